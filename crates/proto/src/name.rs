@@ -1,0 +1,182 @@
+//! Names and ids: what may be typed, and what banger generates.
+//!
+//! A name is checked once, where it enters (clap, serde), and is a plain fact afterwards: holding a [`VmName`] means
+//! the text is valid. Nothing is ever normalised, so what was typed is what is stored.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// Why a text is not a valid name or id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {what} {text:?}: {rule}")]
+pub struct InvalidName {
+    what: &'static str,
+    text: String,
+    rule: &'static str,
+}
+
+/// Longest piece of a refused name that is repeated in the error.
+const SHOWN: usize = 80;
+
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $rule:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                let check: fn(&str) -> bool = $check;
+                if check(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidName { what: $what, text: text.chars().take(SHOWN).collect(), rule: $rule })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = InvalidName;
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+checked_text!(
+    /// A VM's name, also its host name and the first label of `<name>.vm` (RFC 1123 label, lower case only).
+    VmName,
+    "VM name",
+    "1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'",
+    |s| {
+        (1..=63).contains(&s.len())
+            && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !s.starts_with('-')
+            && !s.ends_with('-')
+    }
+);
+
+checked_text!(
+    /// A kernel's name, also the name of its directory: `<family>-<major.minor>`, such as `debian-6.1`.
+    KernelName,
+    "kernel name",
+    "1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-', beginning with a letter or digit, without '..'",
+    |s| is_file_name(s, 64)
+);
+
+checked_text!(
+    /// An image's name: a catalog name (`debian-bookworm`) or a familiar OCI reference (`alpine:3.20`,
+    /// `registry.local:5000/team/app:v1`). It is never used as a path.
+    ImageName,
+    "image name",
+    "1 to 255 of a-z, A-Z, 0-9 and './_:@-', beginning with a letter or digit",
+    |s| {
+        (1..=255).contains(&s.len())
+            && s.as_bytes()[0].is_ascii_alphanumeric()
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"./_:@-".contains(&b))
+    }
+);
+
+checked_text!(
+    /// A VM's id: 12 lower-case hexadecimal digits, unique in one state directory, never reused.
+    VmId,
+    "VM id",
+    "12 lower-case hexadecimal digits",
+    |s| is_hex(s, 12)
+);
+
+checked_text!(
+    /// An image's id: the first 16 hexadecimal digits of the SHA-256 that identifies its content.
+    ImageId,
+    "image id",
+    "16 lower-case hexadecimal digits",
+    |s| is_hex(s, 16)
+);
+
+checked_text!(
+    /// The id of one daemon operation; it stands in the error and in every log line about it.
+    OperationId,
+    "operation id",
+    "8 lower-case hexadecimal digits",
+    |s| is_hex(s, 8)
+);
+
+/// One component that is safe as a file name: no separator, no leading dot, no `..`, nothing a shell or a path
+/// could read as more than text.
+fn is_file_name(s: &str, max: usize) -> bool {
+    (1..=max).contains(&s.len())
+        && s.as_bytes()[0].is_ascii_alphanumeric()
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && !s.contains("..")
+}
+
+fn is_hex(s: &str, len: usize) -> bool {
+    s.len() == len && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vm_names() {
+        for good in ["a", "0", "demo", "a-b", &"x".repeat(63)] {
+            assert!(good.parse::<VmName>().is_ok(), "{good}");
+        }
+        for bad in ["", "-x", "x-", "..", "A", "a.b", "a/b", "é", "a b", "a\n", &"x".repeat(64)] {
+            assert!(bad.parse::<VmName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn kernel_names_are_safe_file_names() {
+        for good in ["debian-6.1", "generic-6.12", "x"] {
+            assert!(good.parse::<KernelName>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", ".x", "a/b", "a..b", "-x", "a\0b"] {
+            assert!(bad.parse::<KernelName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_name_is_quoted_and_cut() {
+        let error = "x".repeat(5000).parse::<VmName>().unwrap_err().to_string();
+        assert!(error.len() < 300, "{}", error.len());
+        assert!("\u{1b}[31m".parse::<VmName>().unwrap_err().to_string().contains("\\u{1b}"));
+    }
+
+    #[test]
+    fn serde_checks_too() {
+        assert!(serde_json::from_str::<VmName>("\"ok\"").is_ok());
+        assert!(serde_json::from_str::<VmName>("\"Not Ok\"").is_err());
+    }
+}
