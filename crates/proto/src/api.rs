@@ -1,0 +1,62 @@
+//! The daemon's HTTP API over its unix socket: `/v1/...`, JSON bodies.
+//!
+//! ```text
+//! GET    /v1/version                    → host::Version
+//! GET    /v1/daemon                     → host::DaemonStatus
+//! POST   /v1/daemon/stop                → host::DaemonStatus; VMs keep running
+//! GET    /v1/config                     → [host::Setting]
+//! GET    /v1/openapi.json
+//!
+//! GET    /v1/vms[?running=true]         → [vm::Vm]
+//! POST   /v1/vms            vm::CreateVm → events; the result is vm::Vm
+//! GET    /v1/vms/{ref}                  → vm::Vm
+//! DELETE /v1/vms/{ref}[?force=true]     → events
+//! POST   /v1/vms/{ref}/start            → events; the result is vm::Vm
+//! POST   /v1/vms/{ref}/stop    vm::StopVm → events; likewise
+//! POST   /v1/vms/{ref}/restart vm::StopVm → events; likewise
+//! POST   /v1/vms/{ref}/kill    vm::KillVm → events; likewise
+//! GET    /v1/vms/{ref}/guest            → vm::GuestEndpoint, when the agent answers
+//! GET    /v1/vms/{ref}/stats            → vm::VmStats
+//! GET    /v1/vms/{ref}/ports            → [agent::http::Port]
+//! GET    /v1/vms/{ref}/logs?tail=N&follow=true → the console's bytes
+//!
+//! GET    /v1/images                     → [artifact::Image]      GET /v1/images/{ref} → artifact::Image
+//! POST   /v1/images/pull  artifact::PullImage → events; the result is artifact::Image
+//! DELETE /v1/images/{ref}               → 204
+//! GET    /v1/kernels                    → [artifact::Kernel]     GET /v1/kernels/{name} → artifact::Kernel
+//! POST   /v1/kernels/pull artifact::PullKernel → events; the result is artifact::Kernel
+//! DELETE /v1/kernels/{name}             → 204
+//! ```
+//!
+//! *events* is `application/x-ndjson`, one [`event::Event`] a line, the last one `done` or `failed`; a client that goes
+//! away cancels the operation. A refused request has a [`crate::failure::Failure`] as its body and one status per code
+//! ([`http_status`]).
+
+pub mod artifact;
+pub mod event;
+pub mod host;
+pub mod vm;
+
+use crate::failure::Code;
+
+/// Version of this API, also in the paths. Additions keep it.
+pub const API_VERSION: u32 = 1;
+/// Largest request body, in bytes.
+pub const MAX_REQUEST: usize = 4 << 20;
+/// Header a client sends its own version in.
+pub const CLIENT_VERSION_HEADER: &str = "banger-client-version";
+
+/// The HTTP status of a failure.
+pub fn http_status(code: Code) -> u16 {
+    match code {
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Conflict => 409,
+        Code::Invalid => 400,
+        Code::Denied => 403,
+        Code::Unsupported => 501,
+        Code::Unavailable => 503,
+        Code::Timeout => 504,
+        Code::Guest => 502,
+        Code::Internal => 500,
+    }
+}

@@ -104,14 +104,17 @@ mod tests {
 
     #[test]
     fn refuses_the_rest() {
-        for text in ["", "G", "-1", "+1", "1.5G", "1GB", "99999999999999999999", "18446744073709551615G", "1 G", "0x1"] {
+        for text in ["", "G", "-1", "+1", "1.5G", "1GB", "99999999999999999999", "18446744073709551615G", "1 G", "0x1"]
+        {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn shows_the_largest_unit() {
-        for (bytes, text) in [(0, "0 B"), (8 * GIB, "8 GiB"), (GIB + GIB / 2, "1.5 GiB"), (1023, "1023 B"), (u64::MAX, "16777215.9 TiB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (8 * GIB, "8 GiB"), (GIB + GIB / 2, "1.5 GiB"), (1023, "1023 B"), (u64::MAX, "16777215.9 TiB")]
+        {
             assert_eq!(ByteSize(bytes).to_string(), text);
         }
     }

@@ -1,0 +1,101 @@
+//! The guest's configuration: `banger/config.json` in the initramfs, the only thing the host tells `/init`.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where the configuration stands in the initramfs.
+pub const CONFIG_PATH: &str = "/banger/config.json";
+/// Where the kernel modules stand in the initramfs, loaded in the order of their names.
+pub const MODULES_DIR: &str = "/banger/modules";
+/// Largest configuration, in bytes.
+pub const MAX_CONFIG: usize = 1 << 20;
+/// The version this crate writes; a guest refuses a newer one.
+pub const CONFIG_VERSION: u32 = 1;
+
+/// Everything a guest must know before it can answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// [`CONFIG_VERSION`].
+    pub version: u32,
+    /// Host name; also what `/etc/hosts` maps to 127.0.1.1.
+    pub hostname: String,
+    /// What becomes PID 1.
+    pub init: Init,
+    /// The root file system and everything mounted under it, in order.
+    pub mounts: Vec<Mount>,
+    /// `/etc/machine-id`: 32 lower-case hexadecimal digits, one per VM.
+    pub machine_id: String,
+    /// Host wall clock when the configuration was written, in nanoseconds since 1970 (UTC).
+    pub clock_ns: u64,
+    /// Fresh random bytes for the guest's pool, in hexadecimal.
+    pub entropy: String,
+    /// Content of `/etc/resolv.conf`; `None` leaves the image's own.
+    #[serde(default)]
+    pub resolv_conf: Option<String>,
+    /// Environment of every exec in this VM (`--env` at creation).
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory of an exec that names none.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User of an exec that names none (`name`, `uid`, `name:group`, `uid:gid`).
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// One thing to mount. `device` is the guest's name of it; the host attaches disks in the order of this list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Mount {
+    /// The root: an overlay of the writable disk over the read-only image.
+    Root {
+        /// Read-only image with the root file system (ext4).
+        image: String,
+        /// The VM's own disk (ext4); holds the overlay's upper directory and the bind-mounted directories.
+        work: String,
+        /// Directories that live on the work disk itself instead of on the overlay, each seeded once from the image.
+        binds: Vec<String>,
+    },
+    /// The kernel's modules, read-only, at `/lib/modules/<release>`.
+    Modules {
+        /// Read-only disk with the module tree (ext4).
+        device: String,
+        /// `uname -r` of the kernel they belong to.
+        release: String,
+    },
+}
+
+/// Who is PID 1 in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// The image's init if it has one, else the agent.
+    Auto,
+    /// The image's init; an image without one fails to boot, saying so.
+    Image,
+    /// The agent: the fastest start, no services of the image.
+    Agent,
+}
+
+impl std::str::FromStr for Init {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "image" => Ok(Self::Image),
+            "agent" => Ok(Self::Agent),
+            _ => Err(format!("{text:?} is none of auto, image, agent")),
+        }
+    }
+}
+
+impl std::fmt::Display for Init {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Image => "image",
+            Self::Agent => "agent",
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! The agent's HTTP API on guest port `AGENT_PORT`.
+//!
+//! ```text
+//! GET  /healthz                   → Health
+//! GET  /stats                     → Stats
+//! GET  /ports                     → [Port]
+//! POST /shutdown   Shutdown       → 202 once it began; sync comes first
+//! GET  /archive?path=/abs/path    → a tar stream of the file or directory, entries named from its last component
+//! PUT  /archive?path=/abs/dir     ← a tar stream, unpacked below that directory
+//! GET  /exec                      → WebSocket (see `exec`)
+//! CONNECT 127.0.0.1:<port>        → 200, then a byte stream to that port in the guest
+//! ```
+//!
+//! A refused request has a [`crate::failure::Failure`] as its JSON body.
+
+use super::{boot::Init, event::Power};
+use serde::{Deserialize, Serialize};
+
+/// Version of this API. Additions keep it; a change that breaks an older peer raises it.
+pub const API_VERSION: u32 = 1;
+/// Largest JSON body either side reads, in bytes.
+pub const MAX_BODY: usize = 4 << 20;
+
+/// Answer of `GET /healthz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The agent's version.
+    pub version: String,
+    /// [`API_VERSION`].
+    pub api_version: u32,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Milliseconds since the kernel started.
+    pub uptime_ms: u64,
+    /// Which init runs.
+    pub init: Init,
+    /// Processes started by exec that still run.
+    pub execs: u32,
+}
+
+/// Answer of `GET /stats`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Stats {
+    /// Busy CPU time of all processors since boot, in milliseconds.
+    pub cpu_ms: u64,
+    /// `MemTotal`, in bytes.
+    pub memory_total: u64,
+    /// `MemAvailable`, in bytes.
+    pub memory_available: u64,
+    /// Size of the root file system, in bytes.
+    pub disk_total: u64,
+    /// Free bytes of it.
+    pub disk_free: u64,
+    /// Running processes, as `/proc/loadavg` counts them.
+    pub processes: u32,
+}
+
+/// One listening socket in the guest; an element of the answer of `GET /ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Port {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The address listened on.
+    pub address: String,
+    /// The port.
+    pub port: u16,
+    /// The listening process, when it is known.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Its name (`/proc/<pid>/comm`): guest text, escape it.
+    #[serde(default)]
+    pub process: Option<String>,
+}
+
+/// Body of `POST /shutdown`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// Off or a fresh kernel.
+    pub verb: Power,
+    /// Time processes get between TERM and KILL where the agent is PID 1, in milliseconds.
+    pub grace_ms: u64,
+}

@@ -1,0 +1,39 @@
+//! The byte pipe between host and guest: session handshake and stream headers.
+//!
+//! Where the VMM gives a real vsock (Firecracker) a stream is a vsock connection and nothing of this file is on the
+//! wire. Where it gives one byte pipe (a virtio-serial port of QEMU) the pipe carries:
+//!
+//! ```text
+//! host  → guest   HELLO (16 bytes) nonce (16 bytes)        repeated until answered; repeats are skipped
+//! guest → host    REPLY (16 bytes) nonce (16 bytes)        the host drops everything before it
+//! both            yamux frames; each stream begins with a header from its opener:
+//!                 port (4 bytes, big endian); the other end answers one byte, [`ACCEPTED`] or [`REFUSED`]
+//! ```
+//!
+//! A guest that was in a session and meets bytes that are no yamux frame ends that session and looks for HELLO again:
+//! that is what a restored snapshot sees.
+
+/// Opens a session; no yamux frame begins with this first byte (a yamux frame begins with version 0).
+pub const HELLO: [u8; 16] = *b"banger-hello-v1\n";
+/// The guest's answer to [`HELLO`].
+pub const REPLY: [u8; 16] = *b"banger-reply-v1\n";
+/// Length of the nonce that ties a reply to its hello.
+pub const NONCE_LEN: usize = 16;
+
+/// Answer to a stream header: something listens on that port.
+pub const ACCEPTED: u8 = 0;
+/// Answer to a stream header: nothing listens on that port.
+pub const REFUSED: u8 = 1;
+
+/// Guest port of the agent's HTTP server.
+pub const AGENT_PORT: u32 = 1024;
+/// Host port the agent dials once it serves, to announce itself ([`super::event`]).
+pub const EVENTS_PORT: u32 = 1025;
+
+/// Streams one session may have open at once, both directions together.
+pub const MAX_STREAMS: usize = 512;
+/// Receive window of all streams of a session together, in bytes.
+pub const MAX_SESSION_WINDOW: usize = 256 << 20;
+
+/// Name of the virtio-serial port (QEMU `name=`, `/sys/class/virtio-ports/*/name` in the guest).
+pub const PORT_NAME: &str = "banger.agent.0";

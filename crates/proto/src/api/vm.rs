@@ -1,0 +1,351 @@
+//! Virtual machines.
+
+use crate::{
+    agent::{boot::Init, http::Stats},
+    failure::Failure,
+    name::{ImageId, ImageName, KernelName, VmId, VmName},
+    size::ByteSize,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Least memory a VM may have.
+pub const MIN_MEMORY: ByteSize = ByteSize::mib(128);
+/// Most virtual processors a VM may have.
+pub const MAX_VCPU: u32 = 32;
+/// Largest work disk.
+pub const MAX_DISK: ByteSize = ByteSize::gib(1024);
+/// Smallest work disk: the file system's own structures and some room.
+pub const MIN_DISK: ByteSize = ByteSize::mib(64);
+
+/// Where a VM is in its life.
+///
+/// ```text
+///  created ──start──► starting ──agent ready──► running ──stop/kill──► stopping ──► stopped ──start──► starting
+///                        │                         │                                   ▲
+///                        └── failed ◄──────────────┴── the guest or the VMM died ──────┘ (guest powered off)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// Has a disk, was never started.
+    Created,
+    /// Its VMM is being started or its agent has not answered yet.
+    Starting,
+    /// The agent answered.
+    Running,
+    /// On its way down.
+    Stopping,
+    /// Down, on purpose.
+    Stopped,
+    /// Down, not on purpose; `reason` says why.
+    Failed,
+}
+
+impl VmState {
+    /// The state as it stands in JSON and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether a VMM may exist in this state.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+    }
+}
+
+/// Which virtual machine monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Vmm {
+    /// Needs KVM.
+    Firecracker,
+    /// With KVM where it works, in software where it does not.
+    Qemu,
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The host's processor.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+macro_rules! words {
+    ($type:ty { $($variant:path => $word:literal),+ }) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(match self { $($variant => $word),+ })
+            }
+        }
+        impl std::str::FromStr for $type {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($variant),)+
+                    _ => Err(format!("{text:?} is none of {}", [$($word),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+words!(Vmm { Self::Firecracker => "firecracker", Self::Qemu => "qemu" });
+words!(Accelerator { Self::Kvm => "kvm", Self::Tcg => "tcg" });
+words!(VmState {
+    Self::Created => "created",
+    Self::Starting => "starting",
+    Self::Running => "running",
+    Self::Stopping => "stopping",
+    Self::Stopped => "stopped",
+    Self::Failed => "failed"
+});
+
+/// Body of `POST /v1/vms`. Absent values come from the configuration, then from the defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    /// Generated when absent.
+    #[serde(default)]
+    pub name: Option<VmName>,
+    /// Pulled when it is not there.
+    #[serde(default)]
+    pub image: Option<ImageName>,
+    /// Pulled when it is not there; else what the image recommends.
+    #[serde(default)]
+    pub kernel: Option<KernelName>,
+    /// Else chosen by probing the host.
+    #[serde(default)]
+    pub vmm: Option<Vmm>,
+    /// 1 to [`MAX_VCPU`].
+    #[serde(default)]
+    pub vcpu: Option<u32>,
+    /// At least [`MIN_MEMORY`].
+    #[serde(default)]
+    pub memory: Option<ByteSize>,
+    /// [`MIN_DISK`] to [`MAX_DISK`].
+    #[serde(default)]
+    pub disk_size: Option<ByteSize>,
+    /// Else `auto`.
+    #[serde(default)]
+    pub init: Option<Init>,
+    /// Environment of every exec in this VM.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory of an exec that names none.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User of an exec that names none.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Start even when the memory asked for is not free now.
+    #[serde(default)]
+    pub overcommit: bool,
+    /// What happens after creation.
+    #[serde(default)]
+    pub start: Start,
+}
+
+/// What `POST /v1/vms` does once the VM exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Nothing: the state is `created`.
+    No,
+    /// Starts it and ends with `done` when the agent answers.
+    #[default]
+    Yes,
+    /// Starts it, says `ready` when the agent answers, and deletes it, without an orderly shutdown, when the client
+    /// closes the stream: the lease behind `--rm`. A VM that never became ready is kept.
+    Leased,
+}
+
+/// One VM. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Vm {
+    /// Unique, never reused.
+    pub id: VmId,
+    /// Unique among VMs that exist.
+    pub name: VmName,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// Why it is `failed` (or what is being waited for), in words.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Private IPv4 address; none without a network card.
+    #[serde(default)]
+    pub ip: Option<String>,
+    /// The monitor it runs on, or will.
+    pub vmm: Vmm,
+    /// Known once it was started.
+    #[serde(default)]
+    pub accelerator: Option<Accelerator>,
+    /// Why this monitor and accelerator.
+    #[serde(default)]
+    pub vmm_reason: Option<String>,
+    /// The monitor's process, while there is one.
+    #[serde(default)]
+    pub vmm_pid: Option<u32>,
+    /// The shim's process, while there is one.
+    #[serde(default)]
+    pub shim_pid: Option<u32>,
+    /// The image's name when the VM was made.
+    pub image: ImageName,
+    /// The image itself, whatever its name points at now.
+    pub image_id: ImageId,
+    /// The kernel.
+    pub kernel: KernelName,
+    /// Virtual processors.
+    pub vcpu: u32,
+    /// Guest memory, in bytes.
+    pub memory: ByteSize,
+    /// Size of the work disk, in bytes.
+    pub disk_size: ByteSize,
+    /// Bytes the work disk takes on the host.
+    #[serde(default)]
+    pub disk_used: Option<ByteSize>,
+    /// Which rule gave vcpu, memory and disk_size (`flag`, `config`, `host`, `default`).
+    #[serde(default)]
+    pub sources: BTreeMap<String, String>,
+    /// Who is PID 1.
+    pub init: Init,
+    /// Names of the environment variables every exec gets; the values are not shown.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Working directory of an exec that names none.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User of an exec that names none.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// When it was created (RFC 3339, UTC).
+    pub created_at: String,
+    /// When it was last started (RFC 3339, UTC).
+    #[serde(default)]
+    pub started_at: Option<String>,
+    /// Boot id of the running kernel.
+    #[serde(default)]
+    pub boot_id: Option<String>,
+    /// What the image's init says of the boot (`running`, `degraded`), once it said it.
+    #[serde(default)]
+    pub boot_state: Option<String>,
+    /// Where the time of the last start went, in order.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+}
+
+/// One step of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Phase {
+    /// `image`, `kernel-files`, `disk`, `shim`, `vmm`, `kernel`, `modules`, `mounts`, `agent`, `exec`.
+    pub name: String,
+    /// When it began, in milliseconds since the start was asked for.
+    pub started_ms: u64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// Body of stop and restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StopVm {
+    /// How long an orderly power-off may take, in milliseconds; absent: 10 s under an image's init, 2 s without.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
+}
+
+/// Body of kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct KillVm {
+    /// Sent to the VMM.
+    #[serde(default)]
+    pub signal: KillSignal,
+}
+
+/// The signals `vm kill` may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "UPPERCASE")]
+pub enum KillSignal {
+    /// 15.
+    Term,
+    /// 9.
+    #[default]
+    Kill,
+    /// 2.
+    Int,
+    /// 1.
+    Hup,
+    /// 3.
+    Quit,
+    /// 10.
+    Usr1,
+    /// 12.
+    Usr2,
+    /// 6.
+    Abrt,
+}
+
+words!(KillSignal {
+    Self::Term => "TERM",
+    Self::Kill => "KILL",
+    Self::Int => "INT",
+    Self::Hup => "HUP",
+    Self::Quit => "QUIT",
+    Self::Usr1 => "USR1",
+    Self::Usr2 => "USR2",
+    Self::Abrt => "ABRT"
+});
+
+/// Where the CLI dials a VM's agent: streams do not pass through the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GuestEndpoint {
+    /// The VM.
+    pub id: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// The VM's hybrid-vsock socket: `CONNECT <port>\n` → `OK <n>\n`, then bytes.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub socket: PathBuf,
+    /// Version of the agent API that VM's agent speaks.
+    pub agent_api_version: u32,
+}
+
+/// Answer of `GET /v1/vms/{ref}/stats`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmStats {
+    /// CPU time of the VMM's process, in milliseconds.
+    pub vmm_cpu_ms: u64,
+    /// Resident memory of the VMM's process, in bytes.
+    pub vmm_rss: u64,
+    /// Bytes the work disk takes on the host.
+    pub disk_used: u64,
+    /// What the guest says of itself, when its agent answers.
+    #[serde(default)]
+    pub guest: Option<Stats>,
+    /// Why it does not.
+    #[serde(default)]
+    pub guest_failure: Option<Failure>,
+}
