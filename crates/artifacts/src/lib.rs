@@ -6,3 +6,5 @@
 //! cancellation.
 
 pub mod job;
+pub mod program;
+pub mod publish;

@@ -1,0 +1,555 @@
+//! Running other people's programs: `apt-get`, `depmod`, `mmdebstrap`, `mkfs.ext4`.
+//!
+//! Decides what such a program sees (a known environment, no stdin, its own process group), how much of its output is
+//! kept, and that nothing of it is left when the call returns. It refuses to know what any program is for; only the
+//! Debian package that has it is carried along, so that an error can say how to mend a missing one.
+//!
+//! There are no helper threads: the caller's own reads drive one `poll` over stdout, stderr and the process, so a
+//! program that floods stderr, that outlives its pipe or that is cancelled half way is dealt with in one place.
+
+#![expect(unsafe_code, reason = "a hook between fork and exec ties the program's life to ours")]
+
+use crate::job::{Cancel, Cancelled};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, set_parent_process_death_signal},
+};
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    io::{self, Read},
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::PathBuf,
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How much of the end of stderr is kept.
+const STDERR_TAIL: usize = 4096;
+/// How many of its last lines an error repeats.
+const STDERR_LINES: usize = 3;
+/// What may follow after the reader has all it wants (archives are padded), before the program is called a flood.
+const MAX_PADDING: u64 = 1 << 20;
+/// Between SIGTERM and SIGKILL: what `mmdebstrap` needs to take its temporary root down.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often a silent program's wait looks at the cancel flag.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// Where system programs live although an ordinary user's `PATH` often leaves it out.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It is not installed. `package` is the Debian package that has it.
+    #[error("{program} is not installed")]
+    Missing {
+        /// The program's name.
+        program: String,
+        /// The Debian package with it.
+        package: &'static str,
+    },
+    /// It ran and did not end with status 0.
+    #[error("{program} failed ({status}){}", last_lines(stderr))]
+    Failed {
+        /// The program's name.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its stderr, at most 4 KiB before escaping; control characters other than line feeds are escaped.
+        stderr: String,
+    },
+    /// It wrote more than its caller takes.
+    #[error("{program} wrote more than {limit} bytes")]
+    TooMuchOutput {
+        /// The program's name.
+        program: String,
+        /// The caller's limit.
+        limit: u64,
+    },
+    /// It could not be started or talked to.
+    #[error("cannot run {program}")]
+    Io {
+        /// The program's name.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It was told to stop, and did.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// A program about to be run.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    package: &'static str,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    directory: PathBuf,
+}
+
+impl Program {
+    /// `name` as found on `PATH` (system directories are always searched, last); `package` is the Debian package with it.
+    pub fn new(name: impl Into<String>, package: &'static str) -> Self {
+        Self { name: name.into(), package, args: Vec::new(), env: Vec::new(), directory: PathBuf::from("/") }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets one environment variable. Only `PATH` and `LANG=C.UTF-8` are there by themselves; `HOME` is the caller's.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Lets the user's proxy settings through: for programs that go to the network.
+    #[must_use]
+    pub fn with_proxy_settings(mut self) -> Self {
+        for name in ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
+            if let Some(value) = std::env::var_os(name) {
+                self = self.env(name, value);
+            }
+        }
+        self
+    }
+
+    /// The directory it runs in; `/` unless said.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = directory.into();
+        self
+    }
+
+    /// Where `name` is installed, if it is.
+    pub fn find(name: &str) -> Option<PathBuf> {
+        std::env::split_paths(&search_path())
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join(name))
+            .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
+    }
+
+    /// Runs it to its end and returns its stdout, at most `limit` bytes.
+    pub fn capture(self, limit: u64, cancel: &Cancel) -> Result<Vec<u8>, ProgramError> {
+        let program = self.name.clone();
+        self.stream(cancel, |stdout| {
+            let mut output = Vec::new();
+            stdout
+                .take(limit.saturating_add(1))
+                .read_to_end(&mut output)
+                .map_err(|source| ProgramError::Io { program: program.clone(), source })?;
+            if output.len() as u64 > limit {
+                return Err(ProgramError::TooMuchOutput { program, limit });
+            }
+            Ok(output)
+        })
+    }
+
+    /// Runs it while `consume` reads its stdout. When `consume` fails before the program has ended its output, the
+    /// program is stopped; when the output ended because the program failed, the program's failure is the error.
+    pub fn stream<T, E: From<ProgramError>>(
+        self,
+        cancel: &Cancel,
+        consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut running = self.start(cancel)?;
+        let consumed = consume(&mut running);
+        if cancel.is_cancelled() {
+            running.terminate();
+            return Err(ProgramError::Cancelled(Cancelled).into());
+        }
+        match consumed {
+            Ok(value) => {
+                running.drain()?;
+                running.finish()?;
+                Ok(value)
+            }
+            Err(error) if running.stdout.is_none() => {
+                running.finish()?;
+                Err(error)
+            }
+            Err(error) => {
+                running.terminate();
+                Err(error)
+            }
+        }
+    }
+
+    fn start(self, cancel: &Cancel) -> Result<Running<'_>, ProgramError> {
+        cancel.check()?;
+        let Some(path) = Self::find(&self.name) else {
+            return Err(ProgramError::Missing { program: self.name, package: self.package });
+        };
+        let mut command = Command::new(path);
+        command
+            .args(&self.args)
+            .env_clear()
+            .env("PATH", search_path())
+            .env("LANG", "C.UTF-8")
+            .envs(self.env)
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let parent = rustix::process::getpid();
+        // SAFETY: the hook makes two system calls and touches neither memory of the parent nor any lock.
+        unsafe {
+            command.pre_exec(move || {
+                // A daemon that is killed takes its programs with it: TERM, so that they can tidy up.
+                set_parent_process_death_signal(Some(Signal::TERM))?;
+                if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+            });
+        }
+        let program = self.name;
+        Running::new(&mut command, program.clone(), cancel).map_err(|source| ProgramError::Io { program, source })
+    }
+}
+
+/// The user's `PATH`, then the system's directories.
+fn search_path() -> OsString {
+    match std::env::var_os("PATH") {
+        Some(mut path) if !path.is_empty() => {
+            path.push(":");
+            path.push(SYSTEM_PATH);
+            path
+        }
+        _ => SYSTEM_PATH.into(),
+    }
+}
+
+/// The program while it runs; reading from it reads its stdout. Dropping it kills whatever is left.
+struct Running<'a> {
+    program: String,
+    cancel: &'a Cancel,
+    child: Child,
+    /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`] does.
+    group: Pid,
+    process: OwnedFd,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    tail: VecDeque<u8>,
+    exited: bool,
+    reaped: bool,
+}
+
+impl<'a> Running<'a> {
+    fn new(command: &mut Command, program: String, cancel: &'a Cancel) -> io::Result<Self> {
+        let mut child = command.spawn()?;
+        let group = Pid::from_child(&child);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let process = match pidfd_open(group, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(error) => {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = child.wait();
+                return Err(error.into());
+            }
+        };
+        // From here on `Drop` cleans up.
+        let tail = VecDeque::with_capacity(STDERR_TAIL);
+        let running =
+            Self { program, cancel, child, group, process, stdout, stderr, tail, exited: false, reaped: false };
+        if let Some(stdout) = &running.stdout {
+            fcntl_setfl(stdout, fcntl_getfl(stdout)? | OFlags::NONBLOCK)?;
+        }
+        if let Some(stderr) = &running.stderr {
+            fcntl_setfl(stderr, fcntl_getfl(stderr)? | OFlags::NONBLOCK)?;
+        }
+        Ok(running)
+    }
+
+    /// Waits at most one tick for stdout (if asked), stderr or the end, and takes in what stderr has.
+    fn step(&mut self, for_stdout: bool) -> io::Result<()> {
+        let mut fds = Vec::with_capacity(3);
+        if let Some(stdout) = self.stdout.as_ref().filter(|_| for_stdout) {
+            fds.push(PollFd::new(stdout, PollFlags::IN));
+        }
+        if let Some(stderr) = &self.stderr {
+            fds.push(PollFd::new(stderr, PollFlags::IN));
+        }
+        if !self.exited {
+            fds.push(PollFd::new(&self.process, PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&TICK)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ended = !self.exited && fds.last().is_some_and(|fd| !fd.revents().is_empty());
+        self.drain_stderr();
+        if ended {
+            self.exited = true;
+            // Whatever it left behind in its group would keep the pipes open for ever. The pid is not reaped yet, so
+            // the group is still ours.
+            let _ = kill_process_group(self.group, Signal::KILL);
+        }
+        Ok(())
+    }
+
+    fn drain_stderr(&mut self) {
+        let mut buffer = [0; STDERR_TAIL];
+        while let Some(stderr) = &mut self.stderr {
+            match stderr.read(&mut buffer) {
+                Ok(0) => self.stderr = None,
+                Ok(n) => {
+                    self.tail.extend(&buffer[..n]);
+                    let surplus = self.tail.len().saturating_sub(STDERR_TAIL);
+                    self.tail.drain(..surplus);
+                    // One bufferful per call while it runs: a flood must not keep the caller from its own work.
+                    if !self.exited {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.stderr = None,
+            }
+        }
+    }
+
+    /// Reads what the consumer left over, so that the program does not die of a closed pipe.
+    fn drain(&mut self) -> Result<(), ProgramError> {
+        let mut left = 0;
+        let mut buffer = [0; 16 << 10];
+        while left <= MAX_PADDING {
+            match self.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => left += n as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.failed_io(source)),
+            }
+        }
+        self.terminate();
+        Err(ProgramError::TooMuchOutput { program: self.program.clone(), limit: MAX_PADDING })
+    }
+
+    /// Waits for the end and judges it.
+    fn finish(&mut self) -> Result<(), ProgramError> {
+        while !self.exited {
+            if self.cancel.is_cancelled() {
+                self.terminate();
+                return Err(Cancelled.into());
+            }
+            self.step(false).map_err(|source| self.failed_io(source))?;
+        }
+        self.drain_stderr();
+        let status = self.reap().map_err(|source| self.failed_io(source))?;
+        if status.success() {
+            return Ok(());
+        }
+        let stderr = escaped(&self.tail.iter().copied().collect::<Vec<_>>());
+        Err(ProgramError::Failed { program: self.program.clone(), status, stderr })
+    }
+
+    /// Tells the whole group to end, waits a little, makes it end.
+    fn terminate(&mut self) {
+        self.stdout = None;
+        if !self.exited && kill_process_group(self.group, Signal::TERM).is_ok() {
+            let deadline = Instant::now() + GRACE;
+            while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
+        }
+        let _ = self.reap();
+    }
+
+    /// Kills what is left of the group and collects the child. After this the pid is nobody's.
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        if !self.reaped {
+            let _ = kill_process_group(self.group, Signal::KILL);
+        }
+        let status = self.child.wait()?;
+        self.reaped = true;
+        Ok(status)
+    }
+
+    fn failed_io(&self, source: io::Error) -> ProgramError {
+        if self.cancel.is_cancelled() {
+            return Cancelled.into();
+        }
+        ProgramError::Io { program: self.program.clone(), source }
+    }
+}
+
+impl Read for Running<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.cancel.check().map_err(io::Error::other)?;
+            let Some(stdout) = &mut self.stdout else { return Ok(0) };
+            match stdout.read(buffer) {
+                Ok(0) if !buffer.is_empty() => {
+                    self.stdout = None;
+                    return Ok(0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(true)?,
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = self.reap();
+        }
+    }
+}
+
+/// `bytes` as text a terminal can be trusted with: control characters but the line feed are escaped, as is what is not
+/// UTF-8.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\n' || !c.is_control() {
+                text.push(c);
+            } else {
+                text.extend(c.escape_default());
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(text, "\\x{byte:02x}").expect("a String takes every write");
+        }
+    }
+    text
+}
+
+/// `: ` and the last lines that say something, or nothing.
+fn last_lines(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.as_slice() {
+        [] => String::new(),
+        lines => format!(": {}", lines[lines.len().saturating_sub(STDERR_LINES)..].join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn sh(script: &str) -> Program {
+        Program::new("sh", "dash").arg("-c").arg(script)
+    }
+
+    fn run(script: &str) -> Result<Vec<u8>, ProgramError> {
+        sh(script).capture(1 << 20, &Cancel::default())
+    }
+
+    #[test]
+    fn stdout_is_returned_and_the_environment_is_known() {
+        let out = sh("printf '%s|' \"$HOME\" \"$LANG\" \"$USER\"; pwd; cat")
+            .env("HOME", "/somewhere")
+            .directory("/usr")
+            .capture(1000, &Cancel::default())
+            .unwrap();
+        assert_eq!(out, b"/somewhere|C.UTF-8||/usr\n");
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = Program::new("no-such-program-here", "some-package").capture(1, &Cancel::default()).unwrap_err();
+        assert!(matches!(&error, ProgramError::Missing { package: "some-package", .. }), "{error:?}");
+        assert_eq!(error.to_string(), "no-such-program-here is not installed");
+    }
+
+    #[test]
+    fn a_failure_carries_the_end_of_stderr_escaped() {
+        let error = run("i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i+1)); done; printf 'E: \\033[31mbad\\377\\n' >&2; exit 7")
+            .unwrap_err();
+        let ProgramError::Failed { status, stderr, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(status.code(), Some(7));
+        assert!(stderr.ends_with("line 2999\nE: \\u{1b}[31mbad\\xff\n"), "{stderr}");
+        assert!(stderr.len() < STDERR_TAIL + 20, "{}", stderr.len());
+        assert_eq!(error.to_string(), "sh failed (exit status: 7): line 2998; line 2999; E: \\u{1b}[31mbad\\xff");
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_the_program_is_gone() {
+        let error = sh("exec cat /dev/zero").capture(100_000, &Cancel::default()).unwrap_err();
+        assert!(matches!(error, ProgramError::TooMuchOutput { limit: 100_000, .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_long_answer_with_a_noisy_stderr_does_not_lock_up() {
+        let out = run("head -c 900000 /dev/zero & head -c 900000 /dev/zero >&2; wait").unwrap();
+        assert_eq!(out.len(), 900_000);
+    }
+
+    #[test]
+    fn cancelling_ends_the_whole_group() {
+        let cancel = Cancel::default();
+        let temp = tempfile::tempdir().unwrap();
+        // The grandchild's pid is the evidence: it must be gone, although it ignores TERM.
+        let pid_file = temp.path().join("pid");
+        let script = format!(
+            "(trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 1000; done') & wait",
+            pid_file.display()
+        );
+        let canceller = cancel.clone();
+        let watched = pid_file.clone();
+        let watcher = thread::spawn(move || {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !watched.exists() {
+                assert!(Instant::now() < deadline, "the program never wrote its pid");
+                thread::yield_now();
+            }
+            canceller.cancel();
+        });
+        let error = sh(&script).capture(10, &cancel).unwrap_err();
+        watcher.join().unwrap();
+        assert!(matches!(error, ProgramError::Cancelled(_)), "{error:?}");
+        let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+        // SIGKILL was sent before the call returned; the grandchild is somebody else's to reap, so wait for the fact.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            if stat.contains(") Z ") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "still there: {stat}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_helper_left_in_the_background_does_not_hold_the_pipes() {
+        assert_eq!(run("sleep 1000 & echo done").unwrap(), b"done\n");
+    }
+
+    #[test]
+    fn a_reader_that_stops_early_is_not_the_programs_failure() {
+        let first = sh("head -c 100000 /dev/zero").stream(&Cancel::default(), |stdout| {
+            let mut byte = [1; 1];
+            stdout.read_exact(&mut byte).map_err(|source| ProgramError::Io { program: "test".into(), source })?;
+            Ok::<_, ProgramError>(byte[0])
+        });
+        assert_eq!(first.unwrap(), 0);
+    }
+
+    #[test]
+    fn the_programs_failure_wins_over_the_readers_truncated_input() {
+        let error = sh("printf ab; echo broken >&2; exit 3")
+            .stream(&Cancel::default(), |stdout| {
+                let mut all = Vec::new();
+                stdout.read_to_end(&mut all).unwrap();
+                Err::<(), _>(ProgramError::TooMuchOutput { program: "reader".into(), limit: 0 })
+            })
+            .unwrap_err();
+        assert_eq!(error.to_string(), "sh failed (exit status: 3): broken");
+    }
+}

@@ -1,0 +1,561 @@
+//! Publishing files under a name so that nobody ever sees half of them.
+//!
+//! A [`Shelf`] is one directory of named entries (`kernels/`, `images/`, a cache). Work on a name happens under that
+//! name's [`NameLock`]; the work is done in a [`Staging`] directory beside the entries and appears under its name by one
+//! rename. What a killed process left behind is swept by the next one, and only when no living process holds it. The
+//! shelf refuses to know what an entry is.
+//!
+//! Locks are `flock`s, so they go with their process however it ends, and exclude threads as well as processes.
+
+use crate::job::{Cancel, Cancelled};
+use rustix::{
+    fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, open, renameat_with, statat},
+    io::Errno,
+};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tempfile::NamedTempFile;
+
+/// What begins the name of everything unfinished.
+const STAGING: &str = ".staging-";
+/// What begins the name of a lock file.
+const LOCK: &str = ".lock-";
+/// How often a waiting lock looks at the cancel flag. `flock` cannot wait for two things.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+/// Up to this many files each is synced by itself; a larger tree is synced with its whole file system.
+const FEW_FILES: usize = 32;
+
+/// Why nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The name would not be one plain file name.
+    #[error("{name:?} cannot be the name of a stored entry")]
+    Name {
+        /// The name as given.
+        name: String,
+    },
+    /// The file system said no.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// The step, as a verb: `create`, `sync`.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The wait for the lock was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Adds the step and the path to an I/O error.
+fn at<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> PublishError {
+    move |source| PublishError::Io { what, path: path.to_owned(), source: source.into() }
+}
+
+/// A directory of entries published by rename.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    directory: PathBuf,
+}
+
+/// The right to change what stands under one name, held until dropped.
+#[derive(Debug)]
+pub struct NameLock {
+    name: String,
+    path: PathBuf,
+    // Closing it gives the lock back.
+    _file: File,
+}
+
+/// A directory being filled; it goes, with its content, unless it is published.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    // An flock on the directory itself tells a sweeper that somebody is at work.
+    _lock: OwnedFd,
+}
+
+/// A file being written; it goes unless it is published.
+#[derive(Debug)]
+pub struct StagedFile {
+    file: NamedTempFile,
+}
+
+impl Shelf {
+    /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what dead processes left in it.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
+        let directory = directory.into();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at("create", &directory))?;
+        let shelf = Self { directory };
+        shelf.sweep()?;
+        Ok(shelf)
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the entry `name` is, or would be.
+    pub fn path(&self, name: &str) -> Result<PathBuf, PublishError> {
+        let plain = !name.is_empty() && !name.starts_with('.') && name.len() <= 200 && !name.contains(['/', '\0']);
+        if plain { Ok(self.directory.join(name)) } else { Err(PublishError::Name { name: name.to_owned() }) }
+    }
+
+    /// The names of all entries, sorted. Unfinished work, lock files and names that are not UTF-8 are left out.
+    pub fn names(&self) -> Result<Vec<String>, PublishError> {
+        let read = |source| PublishError::Io { what: "read", path: self.directory.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(read)? {
+            if let Ok(name) = entry.map_err(read)?.file_name().into_string()
+                && self.path(&name).is_ok()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Waits for the lock on `name`. The caller looks again whether its work is still to be done once it has it.
+    pub fn lock(&self, name: &str, cancel: &Cancel) -> Result<NameLock, PublishError> {
+        self.path(name)?;
+        let path = self.directory.join(format!("{LOCK}{name}"));
+        loop {
+            cancel.check()?;
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(at("open the lock", &path))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // The last holder removes the file; a lock on a removed file excludes nobody.
+                Ok(()) if is_at(&file, &path) => return Ok(NameLock { name: name.to_owned(), path, _file: file }),
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(LOCK_POLL),
+                Err(error) => return Err(at("lock", &path)(error)),
+            }
+        }
+    }
+
+    /// A new empty directory (mode 0700) in the same file system as the entries.
+    pub fn stage(&self) -> Result<Staging, PublishError> {
+        loop {
+            let path = tempfile::Builder::new()
+                .prefix(STAGING)
+                .tempdir_in(&self.directory)
+                .map_err(at("create a directory in", &self.directory))?
+                .keep();
+            // A sweeper may have been faster than the lock: then it owns the directory, and another one is made.
+            if let Some(lock) = try_lock(&path).map_err(at("lock", &path))? {
+                return Ok(Staging { path, _lock: lock });
+            }
+        }
+    }
+
+    /// A new empty file (mode 0600) in the same file system as the entries.
+    pub fn stage_file(&self) -> Result<StagedFile, PublishError> {
+        loop {
+            let file = tempfile::Builder::new()
+                .prefix(STAGING)
+                .tempfile_in(&self.directory)
+                .map_err(at("create a file in", &self.directory))?;
+            let path = file.path();
+            match flock(file.as_file(), FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_at(file.as_file(), path) => return Ok(StagedFile { file }),
+                Ok(()) | Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+                Err(error) => return Err(at("lock", path)(error)),
+            }
+        }
+    }
+
+    /// Syncs the directory and puts it under the lock's name, replacing what is there. There is no moment without an
+    /// entry, unless the file system cannot exchange two names.
+    pub fn publish(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
+        let target = self.path(&lock.name)?;
+        sync_tree(&staging.path)?;
+        match renameat_with(CWD, &staging.path, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                // The staging directory has its name now; dropping must not remove anything.
+                staging.into_published();
+            }
+            // Afterwards the staging path is the old entry, which goes when `staging` is dropped.
+            Err(Errno::EXIST) => exchange(&staging.path, &target).map_err(at("replace", &target))?,
+            Err(Errno::INVAL | Errno::NOSYS) if !target.exists() => {
+                fs::rename(&staging.path, &target).map_err(at("publish", &target))?;
+                staging.into_published();
+            }
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                let aside = self.stage()?;
+                swap(aside.path(), &staging.path, &target).map_err(at("replace", &target))?;
+            }
+            Err(error) => return Err(at("publish", &target)(error)),
+        }
+        sync_directory(&self.directory)?;
+        Ok(target)
+    }
+
+    /// Syncs the file and puts it under `name`, replacing what is there. Needs no lock: the last one wins whole.
+    pub fn publish_file(&self, file: StagedFile, name: &str) -> Result<PathBuf, PublishError> {
+        let target = self.path(name)?;
+        file.file.as_file().sync_all().map_err(at("sync", &target))?;
+        file.file.persist(&target).map_err(|error| at("publish", &target)(error.error))?;
+        sync_directory(&self.directory)?;
+        Ok(target)
+    }
+
+    /// Takes the entry away: gone for everybody at once, then deleted. Whether there was one.
+    pub fn remove(&self, lock: &NameLock) -> Result<bool, PublishError> {
+        let target = self.path(&lock.name)?;
+        let grave = self.stage()?;
+        match fs::rename(&target, grave.path.join("removed")) {
+            Ok(()) => {
+                sync_directory(&self.directory)?;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(at("remove", &target)(error)),
+        }
+    }
+
+    /// Removes unfinished work that no living process holds.
+    fn sweep(&self) -> Result<(), PublishError> {
+        let read = |source| PublishError::Io { what: "read", path: self.directory.clone(), source };
+        for entry in fs::read_dir(&self.directory).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            if !entry.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
+                continue;
+            }
+            let path = entry.path();
+            // What vanishes or cannot be opened meanwhile is somebody else's; what cannot be removed is tried again
+            // next time. Neither keeps the shelf from working.
+            if let Ok(Some(_lock)) = try_lock(&path) {
+                tracing::debug!(path = %path.display(), "removing what a killed process left");
+                if let Err(error) = remove_any(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove what a killed process left");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl NameLock {
+    /// The name that is locked.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for NameLock {
+    fn drop(&mut self) {
+        // While still locked, so that only this holder's file can go.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Staging {
+    /// Where to put things.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Forgets the directory: it stands under its final name.
+    fn into_published(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty()
+            && let Err(error) = remove_any(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a staging directory");
+        }
+    }
+}
+
+impl StagedFile {
+    /// The open file, at its current position.
+    pub fn file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    /// The open file, for writing.
+    pub fn file_mut(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Where it is for now: for programs that want a path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
+/// Whether `file` is what stands at `path`.
+fn is_at(file: impl AsFd, path: &Path) -> bool {
+    match (fstat(file), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
+        _ => false,
+    }
+}
+
+/// Locks the file or directory at `path`; `None` when another process holds it or it is no longer there.
+fn try_lock(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let fd = match open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(is_at(&fd, path).then_some(fd)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives `target` the content of `staged`, and `staged` the content of `target`, in one step.
+fn exchange(staged: &Path, target: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, staged, CWD, target, RenameFlags::EXCHANGE)?)
+}
+
+/// Replaces `target` where names cannot be exchanged: the old entry steps aside into `aside` first.
+fn swap(aside: &Path, staged: &Path, target: &Path) -> io::Result<()> {
+    let old = aside.join("old");
+    fs::rename(target, &old)?;
+    fs::rename(staged, target).inspect_err(|_| {
+        let _ = fs::rename(&old, target);
+    })
+}
+
+/// Removes a file, or a directory with all below it. Only ever called with a staging path made here.
+fn remove_any(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path).or_else(|_| {
+            // A tree can contain directories its owner may not write; make them writable and try once more.
+            open_up(path)?;
+            fs::remove_dir_all(path)
+        }),
+        Ok(_) => fs::remove_file(path),
+    }
+}
+
+/// Makes every directory below `path` writable for its owner.
+fn open_up(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings the tree to the disk.
+fn sync_tree(root: &Path) -> Result<(), PublishError> {
+    let mut files = Vec::new();
+    if collect(root, &mut files).map_err(at("read", root))? {
+        for path in &files {
+            // Links have no content to sync; their names are the directory's.
+            File::open(path).and_then(|file| file.sync_all()).map_err(at("sync", path))?;
+        }
+        return Ok(());
+    }
+    let directory = File::open(root).map_err(at("open", root))?;
+    rustix::fs::syncfs(&directory).map_err(at("sync the file system of", root))
+}
+
+/// Collects files and directories (deepest last to first is not needed: a rename follows); false when they are many.
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<bool> {
+    files.push(directory.to_owned());
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if !collect(&entry.path(), files)? {
+                return Ok(false);
+            }
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+        if files.len() > FEW_FILES {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes the renames in `directory` durable.
+fn sync_directory(directory: &Path) -> Result<(), PublishError> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(at("sync", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        thread,
+    };
+
+    fn shelf() -> (tempfile::TempDir, Shelf) {
+        let temp = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(temp.path().join("a/b")).unwrap();
+        (temp, shelf)
+    }
+
+    fn hidden(shelf: &Shelf) -> Vec<String> {
+        let all = fs::read_dir(shelf.directory()).unwrap();
+        all.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| n.starts_with('.')).collect()
+    }
+
+    fn publish(shelf: &Shelf, name: &str, content: &str) {
+        let lock = shelf.lock(name, &Cancel::default()).unwrap();
+        let staging = shelf.stage().unwrap();
+        fs::write(staging.path().join("file"), content).unwrap();
+        shelf.publish(staging, &lock).unwrap();
+    }
+
+    #[test]
+    fn an_entry_appears_is_replaced_and_goes_whole() {
+        let (_temp, shelf) = shelf();
+        publish(&shelf, "x", "one");
+        publish(&shelf, "x", "two");
+        assert_eq!(fs::read_to_string(shelf.path("x").unwrap().join("file")).unwrap(), "two");
+        assert_eq!(shelf.names().unwrap(), ["x"]);
+        let lock = shelf.lock("x", &Cancel::default()).unwrap();
+        assert!(shelf.remove(&lock).unwrap());
+        assert!(!shelf.remove(&lock).unwrap());
+        drop(lock);
+        assert_eq!(fs::read_dir(shelf.directory()).unwrap().count(), 0, "{:?}", hidden(&shelf));
+    }
+
+    #[test]
+    fn replacing_leaves_no_moment_without_an_entry() {
+        let (_temp, shelf) = shelf();
+        publish(&shelf, "x", "0");
+        let file = shelf.path("x").unwrap().join("file");
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| (1..50).for_each(|n| publish(&shelf, "x", &n.to_string())));
+            while !writer.is_finished() {
+                // Opened by name each time: an absent entry would fail here.
+                fs::metadata(shelf.path("x").unwrap()).unwrap();
+            }
+        });
+        assert_eq!(fs::read_to_string(file).unwrap(), "49");
+    }
+
+    #[test]
+    fn without_exchange_the_old_entry_steps_aside() {
+        let temp = tempfile::tempdir().unwrap();
+        let (aside, staged, target) =
+            (temp.path().join("aside"), temp.path().join("staged"), temp.path().join("target"));
+        for path in [&aside, &staged, &target] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::write(staged.join("new"), "").unwrap();
+        swap(&aside, &staged, &target).unwrap();
+        assert!(target.join("new").exists() && aside.join("old").exists() && !staged.exists());
+        assert!(swap(&temp.path().join("no"), &staged, &target).is_err());
+        assert!(target.join("new").exists());
+    }
+
+    #[test]
+    fn one_holder_at_a_time_and_no_lock_file_stays() {
+        let (_temp, shelf) = shelf();
+        let inside = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let _lock = shelf.lock("n", &Cancel::default()).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(hidden(&shelf).is_empty(), "{:?}", hidden(&shelf));
+    }
+
+    #[test]
+    fn waiting_for_a_lock_can_be_cancelled() {
+        let (_temp, shelf) = shelf();
+        let _held = shelf.lock("n", &Cancel::default()).unwrap();
+        let cancel = Cancel::default();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| shelf.lock("n", &cancel).map(drop));
+            cancel.cancel();
+            assert!(matches!(waiter.join().unwrap(), Err(PublishError::Cancelled(_))));
+        });
+    }
+
+    #[test]
+    fn only_dead_staging_is_swept() {
+        let (_temp, shelf) = shelf();
+        let alive = shelf.stage().unwrap();
+        let alive_file = shelf.stage_file().unwrap();
+        let dead = shelf.directory().join(".staging-dead");
+        fs::create_dir_all(dead.join("sub")).unwrap();
+        fs::write(dead.join("sub/file"), "x").unwrap();
+        fs::set_permissions(dead.join("sub"), fs::Permissions::from_mode(0o500)).unwrap();
+        fs::write(shelf.directory().join(".staging-file"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", shelf.directory().join(".staging-link")).unwrap();
+        Shelf::open(shelf.directory()).unwrap();
+        assert!(alive.path().exists() && alive_file.path().exists());
+        assert!(!dead.exists() && !shelf.directory().join(".staging-file").exists());
+        assert!(Path::new("/etc/passwd").exists());
+        drop((alive, alive_file));
+        assert_eq!(hidden(&shelf), [".staging-link"]);
+    }
+
+    #[test]
+    fn unpublished_work_goes_and_published_files_stay() {
+        let (_temp, shelf) = shelf();
+        let staging = shelf.stage().unwrap();
+        fs::write(staging.path().join("x"), "x").unwrap();
+        drop(staging);
+        drop(shelf.stage_file().unwrap());
+        assert!(hidden(&shelf).is_empty());
+        let mut file = shelf.stage_file().unwrap();
+        io::Write::write_all(file.file_mut(), b"hello").unwrap();
+        let path = shelf.publish_file(file, "f").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"hello");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn names_are_plain() {
+        let (_temp, shelf) = shelf();
+        for bad in ["", ".", "..", ".x", "a/b", "/", "a\0b"] {
+            assert!(matches!(shelf.lock(bad, &Cancel::default()), Err(PublishError::Name { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_tree_is_published_too() {
+        let (_temp, shelf) = shelf();
+        let lock = shelf.lock("tree", &Cancel::default()).unwrap();
+        let staging = shelf.stage().unwrap();
+        for n in 0..=FEW_FILES {
+            fs::write(staging.path().join(n.to_string()), "x").unwrap();
+        }
+        let path = shelf.publish(staging, &lock).unwrap();
+        assert_eq!(fs::read_dir(path).unwrap().count(), FEW_FILES + 1);
+    }
+}
