@@ -1,1 +1,7 @@
-//! daemon
+//! The engine behind banger.
+//!
+//! `bangerd` composes four services over one store and owns every VM's life; `banger-shim` owns one VMM process and
+//! outlives `bangerd`. They meet in [`shim::control`] and in [`vmm::plan::LaunchPlan`].
+
+pub mod shim;
+pub mod vmm;

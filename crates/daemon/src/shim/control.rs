@@ -1,0 +1,132 @@
+//! What the daemon and a shim say to each other, and what a shim leaves on disk.
+//!
+//! One unix socket per VM ([`SOCKET`] in its run directory), frames of `banger_proto::framing`. A connection begins with
+//! the shim's [`ShimStatus`], then carries requests one way and [`ShimMessage`]s the other. Any number of connections may
+//! be open; every one gets every event. The shim lives until its VMM has ended for good and the [`ExitRecord`] is on
+//! disk, whether or not a daemon is there.
+
+use banger_proto::{
+    agent::event::{GuestEvent, Ready},
+    api::vm::KillSignal,
+};
+use serde::{Deserialize, Serialize};
+
+/// The control socket, in the VM's run directory.
+pub const SOCKET: &str = "control.sock";
+/// The hybrid-vsock socket, in the VM's run directory.
+pub const VSOCK: &str = "vsock.sock";
+/// The [`LaunchPlan`](crate::vmm::plan::LaunchPlan) in JSON, in the VM's state directory.
+pub const PLAN_FILE: &str = "launch.json";
+/// The [`RuntimeRecord`] in JSON, in the VM's state directory; written before the VMM runs, removed by the daemon.
+pub const RUNTIME_FILE: &str = "runtime.json";
+/// The [`ExitRecord`] in JSON, in the VM's state directory; the shim's last act.
+pub const EXIT_FILE: &str = "exit.json";
+
+/// A process that can be told apart from a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Process id.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: clock ticks after boot when it started (proc(5)).
+    pub start_time: u64,
+}
+
+/// Who runs a VM: enough for a later daemon to find or end them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeRecord {
+    /// `/proc/sys/kernel/random/boot_id` of the host: after a host reboot nothing of this is alive.
+    pub host_boot_id: String,
+    /// The shim.
+    pub shim: ProcessIdentity,
+    /// The VMM, once it runs.
+    pub vmm: Option<ProcessIdentity>,
+}
+
+/// A request to a shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum ShimRequest {
+    /// Sends a signal to the VMM. [`ExitCause::Killed`] is the end of one that dies of it.
+    Signal {
+        /// Which.
+        signal: KillSignal,
+    },
+    /// Ends the VMM now (SIGKILL) with this cause on record; the daemon's word for `stop` that ran out of grace and for
+    /// `delete`.
+    End,
+}
+
+/// A message from a shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum ShimMessage {
+    /// The first message of a connection.
+    Status(ShimStatus),
+    /// A VMM process began; also after a reboot in the guest.
+    VmmStarted {
+        /// The process.
+        vmm: ProcessIdentity,
+        /// Milliseconds since the shim started.
+        at_ms: u64,
+    },
+    /// The guest's agent said something.
+    Guest {
+        /// What.
+        event: GuestEvent,
+        /// Milliseconds since the shim started.
+        at_ms: u64,
+    },
+    /// The console grew; at most one a second.
+    Console {
+        /// Bytes the guest has written since the VMM started.
+        bytes: u64,
+    },
+    /// The guest rebooted: a fresh VMM follows.
+    Relaunching,
+    /// The VMM ended for good; the last message.
+    Ended(ExitRecord),
+}
+
+/// A shim's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimStatus {
+    /// The shim's version.
+    pub version: String,
+    /// The shim itself.
+    pub shim: ProcessIdentity,
+    /// The VMM, while there is one.
+    pub vmm: Option<ProcessIdentity>,
+    /// The agent's announcement, once it came (of the current boot).
+    pub ready: Option<Ready>,
+    /// The image's init's word for the boot, once it came.
+    pub booted: Option<String>,
+    /// Bytes the guest has written to the console since the VMM started.
+    pub console_bytes: u64,
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Why.
+    pub cause: ExitCause,
+    /// In words, with evidence: exit status, the VMM's last stderr lines, a panic line from the console (escaped).
+    pub reason: String,
+    /// When, in seconds since 1970 (UTC).
+    pub at: u64,
+}
+
+/// Why a machine ended; decides the VM's next state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    /// The guest powered off. Next state: `stopped`.
+    Poweroff,
+    /// [`ShimRequest::End`]. Next state: `stopped`.
+    Ended,
+    /// It died of a signal that was asked for. Next state: `stopped`.
+    Killed,
+    /// The guest's kernel panicked or reset without a word. Next state: `failed`.
+    GuestFailed,
+    /// The VMM could not be started or died by itself. Next state: `failed`.
+    VmmFailed,
+}

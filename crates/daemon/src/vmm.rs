@@ -1,0 +1,3 @@
+//! Virtual machine monitors: what a machine is made of, and the drivers that make one.
+
+pub mod plan;

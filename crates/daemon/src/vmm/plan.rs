@@ -1,0 +1,77 @@
+//! The launch plan: everything a shim needs to start one machine, as data.
+//!
+//! The daemon fills it (each capability contributes its part), writes it as `launch.json` into the VM's directory and
+//! starts the shim on it; a driver renders it into QEMU's arguments or Firecracker's calls. Nothing in it is looked up
+//! again later, so a reboot inside the guest starts the same machine.
+
+use banger_proto::{
+    api::vm::{Accelerator, Vmm},
+    name::{VmId, VmName},
+    size::ByteSize,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// One machine to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    /// The VM.
+    pub id: VmId,
+    /// Its name, for process titles and logs.
+    pub name: VmName,
+    /// Which monitor.
+    pub vmm: Vmm,
+    /// What executes the guest.
+    pub accelerator: Accelerator,
+    /// The monitor's program.
+    pub program: PathBuf,
+    /// Virtual processors.
+    pub vcpu: u32,
+    /// Guest memory; the shim makes it as a memfd.
+    pub memory: ByteSize,
+    /// The kernel and how it boots.
+    pub kernel: KernelFile,
+    /// The initramfs with this VM's configuration appended, mode 0600. Needed again on a guest's reboot.
+    pub initramfs: PathBuf,
+    /// Words for the kernel's command line beyond what the driver itself needs.
+    pub kernel_args: Vec<String>,
+    /// Disks, in the order the guest sees them: the first is `/dev/vda`.
+    pub disks: Vec<Disk>,
+    /// Where the serial console is kept.
+    pub console: Console,
+    /// The VM's durable directory; the shim writes its runtime and exit records there.
+    pub state_dir: PathBuf,
+    /// The VM's directory of sockets, made by the daemon with mode 0700.
+    pub run_dir: PathBuf,
+}
+
+/// A kernel on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelFile {
+    /// The ELF file.
+    pub path: PathBuf,
+    /// Has a PVH entry note.
+    pub pvh: bool,
+    /// Finds virtio-mmio devices through ACPI (`LNRO0005`).
+    pub acpi: bool,
+    /// Finds virtio-mmio devices named on its command line (`VIRTIO_MMIO_CMDLINE_DEVICES`).
+    pub mmio_cmdline: bool,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// A raw file.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+/// The serial console's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Console {
+    /// The file; `<path>.1` holds what was rotated out.
+    pub path: PathBuf,
+    /// Most bytes the two files take together, whatever the guest writes.
+    pub cap: ByteSize,
+}
