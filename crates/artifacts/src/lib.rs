@@ -5,6 +5,8 @@
 //! root, and it blocks: the daemon runs it on its blocking pool with a [`job::Job`] that carries progress and
 //! cancellation.
 
+pub mod disk;
 pub mod job;
 pub mod program;
 pub mod publish;
+pub mod rootfs;

@@ -1,0 +1,161 @@
+//! The builder: entries in, one image out.
+
+use super::{
+    entry::{Meta, Node, Xattr},
+    error::{Error, Refusal},
+    image::{self, Plan},
+    path::{components, utf8},
+    spool::Spool,
+    tree::{Kind, Tree},
+    xattr,
+};
+use crate::job::{Cancel, Job};
+use std::{io::Read, path::Path};
+
+/// Longest target of a symbolic link, in bytes.
+const LINK_TARGET_MAX: usize = 4095;
+
+/// What an unfriendly stream may make the builder hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Names, parent directories nobody described included.
+    pub entries: u64,
+    /// Bytes of file content, replaced files included.
+    pub content_bytes: u64,
+    /// Bytes of paths, link targets and extended attributes, all of which stay in memory.
+    pub metadata_bytes: u64,
+}
+
+impl Default for Limits {
+    /// One million entries, 64 GiB of content, 512 MiB of names and attributes.
+    fn default() -> Self {
+        Self { entries: 1_000_000, content_bytes: 64 << 30, metadata_bytes: 512 << 20 }
+    }
+}
+
+/// What the filesystem itself is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    /// Volume label, at most 16 bytes.
+    pub label: String,
+    /// Time in the superblock and of directories nobody described, in seconds since 1970; below 2^32.
+    pub epoch: u32,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Length of the image in bytes; a multiple of 4,096.
+    pub size_bytes: u64,
+    /// Inodes in it that came from entries or were implied by them, the root included.
+    pub entries: u64,
+    /// Bytes of file content in it.
+    pub content_bytes: u64,
+}
+
+/// Gathers a tree and writes it as an ext4 image.
+///
+/// Paths are bytes, relative to the image's root. Unrelated entries may come in any order; where two name the same
+/// path the later wins (a directory named again keeps what is in it), and missing parents are made: root's, 0755. The
+/// target of a hard link must be there before the link. Contents are read when they are given, with bounded memory.
+/// The same tree and [`Format`] give the same bytes, whatever the order the entries came in.
+///
+/// Each call either takes an entry whole or says what is wrong with it; after an error the builder is only good for
+/// being dropped.
+#[derive(Debug)]
+pub struct RootfsBuilder {
+    tree: Tree,
+    spool: Spool,
+    limits: Limits,
+    metadata_bytes: u64,
+    cancel: Cancel,
+}
+
+impl RootfsBuilder {
+    /// A builder that spools contents into an unlinked file on the filesystem of `dir`, best the one the image will be
+    /// on, and looks at `cancel` between entries and within large ones.
+    pub fn new(dir: &Path, limits: Limits, cancel: &Cancel) -> Result<Self, Error> {
+        Ok(Self {
+            tree: Tree::new(),
+            spool: Spool::new(dir, limits.content_bytes)?,
+            limits,
+            metadata_bytes: 0,
+            cancel: cancel.clone(),
+        })
+    }
+
+    /// A directory; `.` is the root of the image.
+    pub fn dir(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
+        let meta = self.admit(path, 0, meta)?;
+        components(path).and_then(|parts| self.tree.dir(&parts, meta)).map_err(|why| Error::entry(path, why))
+    }
+
+    /// A regular file of exactly `size` bytes, read from `content` now.
+    pub fn file(&mut self, path: &[u8], meta: Meta, size: u64, content: &mut dyn Read) -> Result<(), Error> {
+        let meta = self.admit(path, 0, meta)?;
+        let segment = self.spool.take(path, size, content, &self.cancel)?;
+        self.put(path, Kind::File(segment), meta)
+    }
+
+    /// A symbolic link. The target is text and is not looked at, but for its length.
+    pub fn symlink(&mut self, path: &[u8], target: &[u8], meta: Meta) -> Result<(), Error> {
+        let meta = self.admit(path, target.len(), meta)?;
+        if !(1..=LINK_TARGET_MAX).contains(&target.len()) {
+            return Err(Error::entry(path, Refusal::LinkTarget(target.len())));
+        }
+        if target.contains(&0) {
+            return Err(Error::entry(path, Refusal::Nul));
+        }
+        utf8(target).map_err(|why| Error::entry(path, why))?;
+        self.put(path, Kind::Symlink(target.into()), meta)
+    }
+
+    /// One more name for what is at `target`, which may be anything but a directory. Owner, mode and time stay those
+    /// of the target.
+    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Error> {
+        self.admit(path, target.len(), Meta::default())?;
+        components(path)
+            .and_then(|parts| self.tree.hard_link(&parts, &components(target)?))
+            .map_err(|why| Error::entry(path, why))
+    }
+
+    /// A device, fifo or socket.
+    pub fn node(&mut self, path: &[u8], node: Node, meta: Meta) -> Result<(), Error> {
+        let meta = self.admit(path, 0, meta)?;
+        if let Node::CharDevice { major, minor } | Node::BlockDevice { major, minor } = node
+            && (major > 0xFFF || minor > 0xF_FFFF)
+        {
+            return Err(Error::entry(path, Refusal::DeviceNumber(major, minor)));
+        }
+        self.put(path, Kind::Node(node), meta)
+    }
+
+    /// Writes the image to `out`, which must not exist. It is complete, but not synced, when this returns; after an
+    /// error it is for the caller to remove.
+    pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, Error> {
+        let plan = Plan::new(&self.tree, format)?;
+        drop(self.tree);
+        image::write(plan, &self.spool.into_file()?, out, job)
+    }
+
+    fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), Error> {
+        components(path).and_then(|parts| self.tree.put(&parts, kind, meta)).map_err(|why| Error::entry(path, why))
+    }
+
+    /// Counts an entry against the limits and puts its metadata in the form the image holds.
+    fn admit(&mut self, path: &[u8], target: usize, mut meta: Meta) -> Result<Meta, Error> {
+        self.cancel.check()?;
+        let xattrs: usize = meta.xattrs.iter().map(|Xattr { name, value }| name.len() + value.len()).sum();
+        self.metadata_bytes += (path.len() + target + xattrs) as u64;
+        if self.metadata_bytes > self.limits.metadata_bytes {
+            return Err(Error::TooMuchMetadata(self.limits.metadata_bytes));
+        }
+        if self.tree.names() >= self.limits.entries {
+            return Err(Error::TooManyEntries(self.limits.entries));
+        }
+        meta.mode &= 0o7777;
+        meta.mtime = meta.mtime.clamped();
+        meta.xattrs = xattr::checked(meta.xattrs).map_err(|why| Error::entry(path, why))?;
+        Ok(meta)
+    }
+}

@@ -1,0 +1,251 @@
+//! From the tree to the bytes of the image: the only place that talks to the filesystem writer.
+
+use super::{
+    builder::{Format, Written},
+    entry::{Meta, Node},
+    error::Error,
+    geometry::{Demand, JOURNAL},
+    spool::Segment,
+    tree::{Index, Kind, ROOT, Tree},
+};
+use crate::{disk::copy_range, job::Job};
+use mkext4::{FsBuilder, InodeCount, InodeHandle, Options, RegionSink, SpecialKind};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+/// Progress is told about every this many bytes of content.
+const REPORT_EVERY: u64 = 8 << 20;
+
+/// A declared filesystem and where the content of each of its files lies.
+pub(super) struct Plan {
+    builder: FsBuilder,
+    contents: Vec<(InodeHandle, Segment)>,
+    entries: u64,
+}
+
+impl Plan {
+    pub(super) fn new(tree: &Tree, format: &Format) -> Result<Self, Error> {
+        let order = Order::of(tree);
+        let shape = order.demand.shape();
+        let mut options = Options::new(shape.size_bytes, order.uuid(format), i64::from(format.epoch));
+        options.inodes =
+            InodeCount::Exact(u32::try_from(shape.inodes).map_err(|_| Error::TooManyEntries(shape.inodes))?);
+        options.label = Some(format.label.clone());
+        options.reserved_percent = 0;
+        options.journal_blocks = Some(JOURNAL);
+        let mut declared = Declared {
+            builder: FsBuilder::new(options)?,
+            handles: vec![None; tree.inodes.len()],
+            contents: Vec::new(),
+            epoch: format.epoch,
+        };
+        declared.all(tree, &order)?;
+        Ok(Self { builder: declared.builder, contents: declared.contents, entries: order.inodes })
+    }
+}
+
+/// One pass over what is reachable: which directories in which order, how much room, and a digest of it all.
+struct Order {
+    dirs: Vec<Index>,
+    demand: Demand,
+    inodes: u64,
+    digest: Sha256,
+}
+
+impl Order {
+    fn of(tree: &Tree) -> Self {
+        let mut order = Self { dirs: vec![ROOT], demand: Demand::new(), inodes: 1, digest: Sha256::new() };
+        // The root's inode is among those the filesystem keeps for itself; its attributes may need a block all the same.
+        order.demand.inode(&tree.inodes[ROOT as usize].meta.xattrs);
+        order.note(b"", &tree.inodes[ROOT as usize].meta);
+        let mut seen = vec![false; tree.inodes.len()];
+        let mut next = 0;
+        while let Some(&dir) = order.dirs.get(next) {
+            next += 1;
+            let Kind::Dir { children, .. } = &tree.inodes[dir as usize].kind else { continue };
+            let lost_found = (dir == ROOT).then_some("lost+found".len());
+            order.demand.directory(children.keys().map(|name| name.len()).chain(lost_found));
+            for (name, &index) in children {
+                let inode = &tree.inodes[index as usize];
+                order.note(name, &inode.meta);
+                if std::mem::replace(&mut seen[index as usize], true) {
+                    continue;
+                }
+                order.inodes += 1;
+                order.demand.inode(&inode.meta.xattrs);
+                match &inode.kind {
+                    Kind::Dir { .. } => order.dirs.push(index),
+                    Kind::File(segment) => {
+                        order.digest.update(segment.len.to_le_bytes());
+                        order.demand.file(segment.len);
+                    }
+                    Kind::Symlink(target) => {
+                        order.digest.update(target);
+                        order.demand.symlink(target.len());
+                    }
+                    Kind::Node(_) => {}
+                }
+            }
+        }
+        order
+    }
+
+    fn note(&mut self, name: &[u8], meta: &Meta) {
+        for number in [name.len() as u64, u64::from(meta.mode), u64::from(meta.uid), u64::from(meta.gid)] {
+            self.digest.update(number.to_le_bytes());
+        }
+        self.digest.update(name);
+        self.digest.update(meta.mtime.secs.to_le_bytes());
+    }
+
+    /// An identity that follows from names, sizes and attributes; nothing random gets in.
+    fn uuid(&self, format: &Format) -> [u8; 16] {
+        let mut digest = self.digest.clone();
+        digest.update(format.label.as_bytes());
+        digest.update(format.epoch.to_le_bytes());
+        let digest = digest.finalize();
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&digest[..16]);
+        // Version 8 ("custom"), variant 1, as RFC 9562 wants it.
+        uuid[6] = (uuid[6] & 0x0F) | 0x80;
+        uuid[8] = (uuid[8] & 0x3F) | 0x80;
+        uuid
+    }
+}
+
+/// The declaration as far as it got.
+struct Declared {
+    builder: FsBuilder,
+    handles: Vec<Option<InodeHandle>>,
+    contents: Vec<(InodeHandle, Segment)>,
+    epoch: u32,
+}
+
+impl Declared {
+    fn all(&mut self, tree: &Tree, order: &Order) -> Result<(), Error> {
+        self.handles[ROOT as usize] = Some(mkext4::ROOT);
+        let root = &tree.inodes[ROOT as usize];
+        self.builder.set_meta(mkext4::ROOT, self.meta(&root.kind, &root.meta))?;
+        self.attributes(mkext4::ROOT, &root.meta)?;
+        for &dir in &order.dirs {
+            let (Kind::Dir { children, .. }, Some(parent)) =
+                (&tree.inodes[dir as usize].kind, self.handles[dir as usize])
+            else {
+                continue;
+            };
+            for (name, &index) in children {
+                let name = text(name)?;
+                if let Some(known) = self.handles[index as usize] {
+                    self.builder.hardlink(parent, name, known)?;
+                    continue;
+                }
+                let inode = &tree.inodes[index as usize];
+                let handle = self.inode(parent, name, &inode.kind, self.meta(&inode.kind, &inode.meta))?;
+                self.handles[index as usize] = Some(handle);
+                self.attributes(handle, &inode.meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn inode(
+        &mut self,
+        parent: InodeHandle,
+        name: &str,
+        kind: &Kind,
+        meta: mkext4::Meta,
+    ) -> Result<InodeHandle, Error> {
+        Ok(match kind {
+            Kind::Dir { .. } => self.builder.mkdir(parent, name, meta)?,
+            Kind::Symlink(target) => self.builder.symlink(parent, name, text(target)?, meta)?,
+            Kind::Node(node) => self.builder.mknod(parent, name, meta, special(*node))?,
+            Kind::File(segment) => {
+                let handle = self.builder.file(parent, name, meta, segment.len)?;
+                if segment.len > 0 {
+                    self.contents.push((handle, *segment));
+                }
+                handle
+            }
+        })
+    }
+
+    fn meta(&self, kind: &Kind, meta: &Meta) -> mkext4::Meta {
+        let mtime = match kind {
+            Kind::Dir { implied: true, .. } => (i64::from(self.epoch), 0),
+            _ => (meta.mtime.secs, meta.mtime.nanos),
+        };
+        mkext4::Meta::new(meta.mode, meta.uid, meta.gid, mtime)
+    }
+
+    fn attributes(&mut self, handle: InodeHandle, meta: &Meta) -> Result<(), Error> {
+        for attr in &meta.xattrs {
+            self.builder.set_xattr(handle, text(&attr.name)?, &attr.value)?;
+        }
+        Ok(())
+    }
+}
+
+fn special(node: Node) -> SpecialKind {
+    match node {
+        Node::CharDevice { major, minor } => SpecialKind::Char { major, minor },
+        Node::BlockDevice { major, minor } => SpecialKind::Block { major, minor },
+        Node::Fifo => SpecialKind::Fifo,
+        Node::Socket => SpecialKind::Socket,
+    }
+}
+
+/// Names were checked when they came in; the writer's interface wants to see it again.
+fn text(bytes: &[u8]) -> Result<&str, Error> {
+    std::str::from_utf8(bytes).map_err(|_| Error::entry(bytes, super::Refusal::NotUtf8))
+}
+
+/// Lays the plan out and writes it, contents copied from `spool`.
+pub(super) fn write(plan: Plan, spool: &File, out: &Path, job: &Job<'_>) -> Result<Written, Error> {
+    let layout = plan.builder.seal()?;
+    let image = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(out)
+        .map_err(Error::io("create the image"))?;
+    image.set_len(layout.image_len()).map_err(Error::io("create the image"))?;
+    // Making the writer emits all metadata. The contents then bypass it: the kernel copies them from file to file.
+    drop(layout.writer(Sink(&image))?);
+
+    let content_bytes = plan.contents.iter().map(|(_, segment)| segment.len).sum();
+    let (mut done, mut reported) = (0, 0);
+    for (handle, segment) in plan.contents {
+        job.cancel.check()?;
+        let mut from = segment.offset;
+        for (to, len) in layout.extents(handle) {
+            copy_range(spool, from, &image, to, len).map_err(Error::io("write the image"))?;
+            from += len;
+        }
+        done += segment.len;
+        if done - reported >= REPORT_EVERY {
+            job.progress.advance(done, Some(content_bytes));
+            reported = done;
+        }
+    }
+    job.progress.advance(content_bytes, Some(content_bytes));
+    Ok(Written { size_bytes: layout.image_len(), entries: plan.entries, content_bytes })
+}
+
+/// Metadata goes to its place; zeros are what a fresh file has anyway.
+struct Sink<'a>(&'a File);
+
+impl RegionSink for Sink<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn zeros(&mut self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}

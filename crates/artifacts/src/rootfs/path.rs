@@ -1,0 +1,74 @@
+//! Which path names may enter an image.
+
+use super::error::Refusal;
+
+/// Longest path, in bytes.
+const PATH_MAX: usize = 4096;
+/// Longest component, in bytes.
+const NAME_MAX: usize = 255;
+
+/// The components of a relative path, checked. `.` and empty components (`./a`, `a//b`, `a/`) vanish, so the root
+/// itself has none.
+pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
+    if path.is_empty() {
+        return Err(Refusal::Empty);
+    }
+    if path.len() > PATH_MAX {
+        return Err(Refusal::PathTooLong(path.len()));
+    }
+    if path[0] == b'/' {
+        return Err(Refusal::Absolute);
+    }
+    if path.contains(&0) {
+        return Err(Refusal::Nul);
+    }
+    let mut parts = Vec::new();
+    for part in path.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(Refusal::ParentDir),
+            _ if part.len() > NAME_MAX => return Err(Refusal::NameTooLong(part.len())),
+            _ => parts.push(utf8(part)?),
+        }
+    }
+    Ok(parts)
+}
+
+/// `bytes` unchanged, if they are UTF-8: the filesystem writer behind the builder takes nothing else.
+pub(super) fn utf8(bytes: &[u8]) -> Result<&[u8], Refusal> {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(bytes),
+        Err(_) => Err(Refusal::NotUtf8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_paths() {
+        assert_eq!(components(b"./usr//bin/ls").unwrap(), [b"usr" as &[u8], b"bin", b"ls"]);
+        assert_eq!(components(b"a/").unwrap(), [b"a"]);
+        assert!(components(b"./").unwrap().is_empty());
+        assert!(components(b".").unwrap().is_empty());
+    }
+
+    #[test]
+    fn hostile_paths() {
+        let long = vec![b'x'; 256];
+        for (path, why) in [
+            (b"" as &[u8], Refusal::Empty),
+            (b"/etc", Refusal::Absolute),
+            (b"a/../b", Refusal::ParentDir),
+            (b"..", Refusal::ParentDir),
+            (b"a\0b", Refusal::Nul),
+            (b"caf\xe9", Refusal::NotUtf8),
+            (&long, Refusal::NameTooLong(256)),
+        ] {
+            assert_eq!(components(path).unwrap_err(), why);
+        }
+        assert_eq!(components(&b"x/".repeat(2049)).unwrap_err(), Refusal::PathTooLong(4098));
+        assert_eq!(components(&vec![b'x'; 255]).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,73 @@
+//! Where file contents wait until the tree is complete.
+//!
+//! ext4's layout needs every size before the first data block has an address, and a stream tells a size only when the
+//! file comes. So contents go, as they come, into one unlinked file beside the image; nothing of it outlives the
+//! process, whatever ends it.
+
+use super::error::{Error, Refusal};
+use crate::job::Cancel;
+use std::{
+    fs::File,
+    io::{self, BufWriter, Read, Write},
+    path::Path,
+};
+
+/// Where one file's content lies in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// Content is moved in pieces of this many bytes; between two the job may be cancelled.
+const CHUNK: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(super) struct Spool {
+    file: BufWriter<File>,
+    len: u64,
+    limit: u64,
+    chunk: Vec<u8>,
+}
+
+impl Spool {
+    /// A spool on the filesystem of `dir` that refuses to hold more than `limit` bytes.
+    pub(super) fn new(dir: &Path, limit: u64) -> Result<Self, Error> {
+        let file = tempfile::tempfile_in(dir).map_err(Error::io("make a spool file"))?;
+        Ok(Self { file: BufWriter::with_capacity(CHUNK, file), len: 0, limit, chunk: vec![0; CHUNK] })
+    }
+
+    /// Takes exactly `size` bytes from `content`, which belong to the entry `path`.
+    pub(super) fn take(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        content: &mut dyn Read,
+        cancel: &Cancel,
+    ) -> Result<Segment, Error> {
+        if size > self.limit - self.len {
+            return Err(Error::TooManyBytes(self.limit));
+        }
+        let segment = Segment { offset: self.len, len: size };
+        let mut left = size;
+        while left > 0 {
+            cancel.check()?;
+            let want = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+            let got = match content.read(&mut self.chunk[..want]) {
+                Ok(0) => return Err(Error::entry(path, Refusal::Short { got: size - left, size })),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::Io { what: "read the content of an entry", source: error }),
+            };
+            self.file.write_all(&self.chunk[..got]).map_err(Error::io("write the spool file"))?;
+            self.len += got as u64;
+            left -= got as u64;
+        }
+        Ok(segment)
+    }
+
+    /// The file the segments lie in, everything written.
+    pub(super) fn into_file(self) -> Result<File, Error> {
+        self.file.into_inner().map_err(|error| Error::Io { what: "write the spool file", source: error.into_error() })
+    }
+}

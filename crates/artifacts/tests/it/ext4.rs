@@ -1,0 +1,43 @@
+//! Looking into images with tools that are not ours: `e2fsck`, `debugfs`, and a reader by somebody else.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// An image file and an independent reader over it.
+pub(crate) struct Image {
+    path: PathBuf,
+    reader: ext4_view::Ext4,
+}
+
+impl Image {
+    pub(crate) fn open(path: &Path) -> Self {
+        Self { path: path.to_owned(), reader: ext4_view::Ext4::load_from_path(path).unwrap() }
+    }
+
+    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
+        self.reader.read(path).unwrap()
+    }
+
+    pub(crate) fn link(&self, path: &str) -> Vec<u8> {
+        self.reader.read_link(path).unwrap().as_ref().to_vec()
+    }
+
+    /// What `debugfs` says about one inode.
+    pub(crate) fn stat(&self, path: &str) -> String {
+        self.debugfs(&format!("stat \"{path}\""))
+    }
+
+    pub(crate) fn debugfs(&self, request: &str) -> String {
+        let output = Command::new("/usr/sbin/debugfs").args(["-R", request]).arg(&self.path).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// Fails unless `e2fsck` finds nothing at all to say against the image.
+pub(crate) fn check(path: &Path) {
+    let output = Command::new("/usr/sbin/e2fsck").args(["-f", "-n"]).arg(path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "e2fsck: {said}{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,4 @@
+//! Component tests of the artifacts crate, in one binary.
+
+mod ext4;
+mod rootfs;
