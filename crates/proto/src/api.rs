@@ -10,7 +10,8 @@
 //! GET    /v1/vms[?running=true]         → [vm::Vm]
 //! POST   /v1/vms            vm::CreateVm → events; the result is vm::Vm
 //! GET    /v1/vms/{ref}                  → vm::Vm
-//! DELETE /v1/vms/{ref}[?force=true]     → events
+//! DELETE /v1/vms/{ref}[?force=true]     → events; the result is `null`. Without `force` a VM with a VMM is refused
+//!                                         (`conflict`); with it the VMM is killed, not shut down: its disk goes too, so there is nothing to save
 //! POST   /v1/vms/{ref}/start            → events; the result is vm::Vm
 //! POST   /v1/vms/{ref}/stop    vm::StopVm → events; likewise
 //! POST   /v1/vms/{ref}/restart vm::StopVm → events; likewise
@@ -23,10 +24,13 @@
 //! GET    /v1/images                     → [artifact::Image]      GET /v1/images/{ref} → artifact::Image
 //! POST   /v1/images/pull  artifact::PullImage → events; the result is artifact::Image
 //! DELETE /v1/images/{ref}               → 204
-//! GET    /v1/kernels                    → [artifact::Kernel]     GET /v1/kernels/{name} → artifact::Kernel
+//! GET    /v1/kernels[?available=true]   → [artifact::Kernel]; with `available` the catalog's too
+//! GET    /v1/kernels/{name}             → artifact::Kernel
 //! POST   /v1/kernels/pull artifact::PullKernel → events; the result is artifact::Kernel
-//! DELETE /v1/kernels/{name}             → 204
+//! DELETE /v1/kernels/{name}[?force=true] → 204; without `force` one that is in use is refused (`conflict`)
 //! ```
+//!
+//! A `{ref}` is one percent-encoded path segment (image names hold `/` and `:`).
 //!
 //! *events* is `application/x-ndjson`, one [`event::Event`] a line, the last one `done` or `failed`; a client that goes
 //! away cancels the operation. A refused request has a [`crate::failure::Failure`] as its body and one status per code

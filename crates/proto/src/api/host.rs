@@ -14,6 +14,13 @@ pub struct DaemonRecord {
     pub version: String,
 }
 
+/// What `bangerd --ready-fd N` writes to file descriptor N (inherited, never closed on exec by the parent) once it
+/// serves. A daemon that cannot serve writes one line there, a [`crate::failure::Failure`] in JSON, and exits non-zero.
+/// Until then its stderr is read by who started it; afterwards nobody reads it, so it points it at its log.
+pub const READY_LINE: &str = "ready\n";
+/// Exit status of a `bangerd` that found another one holding the lock of its state directory.
+pub const EXIT_LOCK_HELD: u8 = 75;
+
 /// Answer of `GET /v1/version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -103,6 +103,7 @@ macro_rules! words {
     };
 }
 
+words!(Wait { Self::Agent => "agent", Self::Boot => "boot" });
 words!(Vmm { Self::Firecracker => "firecracker", Self::Qemu => "qemu" });
 words!(Accelerator { Self::Kvm => "kvm", Self::Tcg => "tcg" });
 words!(VmState {
@@ -158,6 +159,21 @@ pub struct CreateVm {
     /// What happens after creation.
     #[serde(default)]
     pub start: Start,
+    /// What a start waits for before it says `ready` or `done`.
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+/// When a VM counts as started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Wait {
+    /// When its agent answers; the image's services may still be starting.
+    #[default]
+    Agent,
+    /// When the image's init finished booting (`boot_state` is known); at once under [`Init::Agent`].
+    Boot,
 }
 
 /// What `POST /v1/vms` does once the VM exists.
