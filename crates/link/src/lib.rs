@@ -1,1 +1,30 @@
-//! link
+//! The guest channel: many byte streams over one byte pipe, and the two handshakes around it.
+//!
+//! [`HostSession`] and [`guest::run`] are the two ends of one pipe (a virtio-serial port of QEMU, a socketpair in tests):
+//! a nonce handshake that finds its way through garbage, then streams with a port each. [`vsock`] is the other
+//! interface, Firecracker's *hybrid vsock*: a unix socket on which `CONNECT <port>` names the stream.
+//!
+//! The multiplexing is yamux on the wire, and ours in the code, because the one maintained crate cannot be used here:
+//! a stream that is dropped after its writing half was closed never tells the peer, who then writes into nothing until
+//! the session ends, and opening one stream too many ends the session. A test talks to that crate to prove the wire.
+//!
+//! What a peer can cost is bounded: [`WINDOW`] bytes of unread data a stream, [`OUTBOX`] bytes of unsent data a stream,
+//! `MAX_STREAMS` streams a session, of which a guest may open [`MAX_GUEST_STREAMS`] at a host.
+
+mod frame;
+pub mod guest;
+mod handshake;
+mod host;
+mod session;
+pub mod vsock;
+
+pub use frame::WINDOW;
+pub use host::HostSession;
+pub use session::{
+    Ended,
+    dial::{DialError, Dialer},
+    driver::Driver,
+    inbound::{Inbound, Incoming},
+    mux::{MAX_GUEST_STREAMS, OUTBOX},
+    stream::Stream,
+};

@@ -1,0 +1,53 @@
+//! The guest's end of the pipe: one session after another, for as long as there is a pipe.
+
+use crate::{
+    handshake::{Greeting, Scanner},
+    session::{Ended, Role, Shared, dial::Dialer, driver::Driver, inbound::Incoming, mux::Mux, parse::Parser},
+};
+use banger_proto::agent::link::{HELLO, REPLY};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+/// Serves sessions on `pipe` until the pipe itself fails or ends, and says how it did.
+///
+/// `on_session` gets the handles of each new session; those of the one before fail from then on. It must not block.
+/// A session that breaks, or that another hello replaces, is not the end: the guest looks for a hello again.
+pub async fn run<P>(mut pipe: P, mut on_session: impl FnMut(Dialer, Incoming)) -> Ended
+where
+    P: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut rest = Vec::new();
+    loop {
+        let (hello, early) = match hello(&mut pipe, rest).await {
+            Ok(found) => found,
+            Err(ended) => return ended,
+        };
+        let reply = Greeting { magic: REPLY, nonce: hello.nonce };
+        let shared = Shared::new(Mux::new(Role::Guest));
+        let driver = Driver::new(pipe, shared.clone(), Parser::new(Some(hello)), early, reply.bytes().to_vec());
+        on_session(Dialer::new(shared.clone()), Incoming::new(shared));
+        let remains = driver.finish().await;
+        match remains.reason {
+            Ended::Closed | Ended::Pipe(_) => return remains.reason,
+            Ended::Protocol(_) | Ended::GoAway | Ended::Superseded | Ended::Dropped => {}
+        }
+        (pipe, rest) = (remains.pipe, remains.rest);
+    }
+}
+
+/// Drops everything up to the next hello; gives it and what was read beyond it.
+async fn hello<P: AsyncRead + Unpin>(pipe: &mut P, rest: Vec<u8>) -> Result<(Greeting, Vec<u8>), Ended> {
+    let mut scanner = Scanner::new(HELLO);
+    let mut bytes = rest;
+    loop {
+        if let Some((nonce, taken)) = scanner.feed(&bytes) {
+            bytes.drain(..taken);
+            return Ok((Greeting { magic: HELLO, nonce }, bytes));
+        }
+        bytes.resize(4 << 10, 0);
+        let count = pipe.read(&mut bytes).await.map_err(|error| Ended::Pipe(error.kind()))?;
+        if count == 0 {
+            return Err(Ended::Closed);
+        }
+        bytes.truncate(count);
+    }
+}

@@ -1,0 +1,97 @@
+//! Firecracker's *hybrid vsock*: a unix socket on which a line names the guest's port.
+//!
+//! The client sends `CONNECT <port>\n` and waits for `OK <number>\n` before it sends anything else: bytes that come
+//! along with the line may be lost. A server without a listener on that port closes the connection.
+
+use std::{io, path::Path};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+};
+
+/// Longest line either side may send, newline included. `CONNECT 4294967295\n` has 19 bytes.
+const MAX_LINE: usize = 32;
+
+/// Why a guest's port could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The socket is not there, or nobody serves it: the VM is down.
+    #[error("the VM's socket cannot be reached")]
+    Socket(#[source] io::Error),
+    /// The connection was closed in place of an answer: nothing listens on that port, or not yet.
+    #[error("nothing answers on guest port {0}")]
+    Refused(u32),
+    /// The connection failed while the answer was awaited.
+    #[error("the VM's socket failed")]
+    Io(#[source] io::Error),
+    /// The answer is not `OK <number>`.
+    #[error("the VM's socket answered with nonsense")]
+    Nonsense,
+}
+
+/// Connects to `port` of the guest behind the socket at `path`. Waits for the answer without a limit of its own.
+pub async fn connect(path: &Path, port: u32) -> Result<UnixStream, ConnectError> {
+    let mut stream = UnixStream::connect(path).await.map_err(ConnectError::Socket)?;
+    client_handshake(&mut stream, port).await?;
+    Ok(stream)
+}
+
+/// The client's half of the handshake on a connected stream.
+pub async fn client_handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    port: u32,
+) -> Result<(), ConnectError> {
+    let closed = |error: io::Error| match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ConnectError::Refused(port),
+        _ => ConnectError::Io(error),
+    };
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(closed)?;
+    match read_line(stream).await.map_err(closed)? {
+        Line::Whole(line) => line
+            .strip_prefix("OK ")
+            .and_then(|number| number.parse::<u32>().ok())
+            .map(drop)
+            .ok_or(ConnectError::Nonsense),
+        Line::Ended => Err(ConnectError::Refused(port)),
+        Line::Bad => Err(ConnectError::Nonsense),
+    }
+}
+
+/// The server's half: reads the client's line. `None` when the client sent something else or went away; the connection
+/// is then to be closed. Once a stream to the port is there, the answer is [`server_accept`].
+pub async fn server_port<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<u32>> {
+    Ok(match read_line(stream).await? {
+        Line::Whole(line) => line.strip_prefix("CONNECT ").and_then(|port| port.parse().ok()),
+        Line::Ended | Line::Bad => None,
+    })
+}
+
+/// Tells the client that its bytes now go to the port it asked for. `number` is the server's own name of the connection.
+pub async fn server_accept<S: AsyncWrite + Unpin>(stream: &mut S, number: u32) -> io::Result<()> {
+    stream.write_all(format!("OK {number}\n").as_bytes()).await
+}
+
+enum Line {
+    /// Without its newline.
+    Whole(String),
+    /// End of file came first.
+    Ended,
+    /// Too long, or no text.
+    Bad,
+}
+
+/// One byte at a time, so that what follows the line stays in the socket.
+async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Line> {
+    let mut line = Vec::with_capacity(MAX_LINE);
+    while line.len() < MAX_LINE {
+        let mut byte = [0];
+        if stream.read(&mut byte).await? == 0 {
+            return Ok(Line::Ended);
+        }
+        if byte == *b"\n" {
+            return Ok(String::from_utf8(line).map_or(Line::Bad, Line::Whole));
+        }
+        line.extend(byte);
+    }
+    Ok(Line::Bad)
+}
