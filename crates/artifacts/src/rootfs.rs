@@ -12,6 +12,7 @@ mod geometry;
 mod image;
 mod path;
 mod spool;
+pub mod tar;
 mod tree;
 mod xattr;
 

@@ -6,6 +6,7 @@ use super::{
     image::{self, Plan},
     path::{components, utf8},
     spool::Spool,
+    tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
     xattr,
 };
@@ -128,6 +129,43 @@ impl RootfsBuilder {
             return Err(Error::entry(path, Refusal::DeviceNumber(major, minor)));
         }
         self.put(path, Kind::Node(node), meta)
+    }
+
+    /// Everything in an archive, read to its end marker. `keep` sees each entry first: it may change path, kind and
+    /// metadata, and an entry for which it says `false` is left out.
+    pub fn archive(&mut self, input: &mut dyn Read, mut keep: impl FnMut(&mut Entry) -> bool) -> Result<(), Error> {
+        let mut archive = Reader::new(input, self.limits);
+        while let Some(mut entry) = archive.next_entry()? {
+            self.cancel.check()?;
+            if !keep(&mut entry) {
+                continue;
+            }
+            let Entry { path, kind, meta, size } = entry;
+            match kind {
+                EntryKind::Dir => self.dir(&path, meta)?,
+                EntryKind::File => self.file(&path, meta, size, &mut archive)?,
+                EntryKind::Symlink(target) => self.symlink(&path, &target, meta)?,
+                EntryKind::HardLink(target) => self.hard_link(&path, &target)?,
+                EntryKind::Node(node) => self.node(&path, node, meta)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The first `limit` bytes of the file at `path`, links followed inside the tree; `None` when there is no file.
+    pub fn read(&mut self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
+        match self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize].kind) {
+            Some(Kind::File(segment)) => self.spool.read(*segment, limit).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether `path`, links followed inside the tree, is a file somebody may execute.
+    pub fn is_executable(&self, path: &[u8]) -> bool {
+        self.tree
+            .resolve(path)
+            .map(|index| &self.tree.inodes[index as usize])
+            .is_some_and(|inode| matches!(inode.kind, Kind::File(_)) && inode.meta.mode & 0o111 != 0)
     }
 
     /// Writes the image to `out`, which must not exist. It is complete, but not synced, when this returns; after an

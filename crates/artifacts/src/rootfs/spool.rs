@@ -9,6 +9,7 @@ use crate::job::Cancel;
 use std::{
     fs::File,
     io::{self, BufWriter, Read, Write},
+    os::unix::fs::FileExt,
     path::Path,
 };
 
@@ -64,6 +65,14 @@ impl Spool {
             left -= got as u64;
         }
         Ok(segment)
+    }
+
+    /// The first bytes of a segment, at most `limit`.
+    pub(super) fn read(&mut self, segment: Segment, limit: usize) -> Result<Vec<u8>, Error> {
+        self.file.flush().map_err(Error::io("write the spool file"))?;
+        let mut bytes = vec![0; usize::try_from(segment.len).map_or(limit, |len| len.min(limit))];
+        self.file.get_ref().read_exact_at(&mut bytes, segment.offset).map_err(Error::io("read the spool file"))?;
+        Ok(bytes)
     }
 
     /// The file the segments lie in, everything written.

@@ -1,0 +1,294 @@
+//! A bounded walk over a tar stream: ustar, GNU long names, PAX.
+//!
+//! Decides what an archive may say and refuses to touch a filesystem. Header fields are read with the `tar` crate's
+//! types; the walk itself is ours, because that crate splits PAX records at line feeds (and so cuts a binary
+//! `security.capability` that contains one) and reads extension headers of any size into memory. An archive must end
+//! with its end marker: a stream that was cut at an entry's boundary is an error.
+
+use super::{
+    builder::Limits,
+    entry::{Meta, Node, Timestamp, Xattr},
+    error::{Error, Refusal},
+};
+use std::io::{self, Read};
+use tar::{EntryType, Header};
+
+mod pax;
+use pax::Overrides;
+
+/// tar's unit: headers and padding come in blocks of this many bytes.
+const BLOCK: usize = 512;
+/// Longest extension header (PAX records or a GNU long name), in bytes.
+const EXTENSION_MAX: u64 = 1 << 20;
+
+/// One entry of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Path as it stands in the archive; not checked yet.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Owner, mode, time and attributes.
+    pub meta: Meta,
+    /// Bytes of content; zero for everything but files.
+    pub size: u64,
+}
+
+/// What an archive entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File,
+    /// A symbolic link with its target.
+    Symlink(Vec<u8>),
+    /// A hard link with the path of its target.
+    HardLink(Vec<u8>),
+    /// A device or fifo.
+    Node(Node),
+}
+
+/// Walks an archive. Between two calls of [`Reader::next_entry`], reading from it yields the content of the entry.
+#[derive(Debug)]
+pub struct Reader<R> {
+    input: R,
+    offset: u64,
+    /// Content of the current entry that was not read yet, and the padding after it.
+    left: u64,
+    padding: u64,
+    entries: u64,
+    content_bytes: u64,
+    limits: Limits,
+}
+
+impl<R: Read> Reader<R> {
+    /// A walk over `input` that stops with an error beyond `limits.entries` or `limits.content_bytes`.
+    pub fn new(input: R, limits: Limits) -> Self {
+        Self { input, offset: 0, left: 0, padding: 0, entries: 0, content_bytes: 0, limits }
+    }
+
+    /// The next entry; `None` at the archive's end. What was left of the current entry's content is skipped.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
+        self.skip()?;
+        let mut overrides = Overrides::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return if overrides.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(self.damaged("it ends after an extension header"))
+                };
+            };
+            let size = self.number(&header.as_old().size, "a size is not a number")?;
+            let size = u64::try_from(size).map_err(|_| self.damaged("a size is negative"))?;
+            match header.entry_type() {
+                EntryType::XHeader => {
+                    let records = self.extension(size)?;
+                    overrides.records(&records).map_err(|what| self.damaged(what))?;
+                }
+                EntryType::GNULongName => overrides.path = Some(until_zero(self.extension(size)?)),
+                EntryType::GNULongLink => overrides.link = Some(until_zero(self.extension(size)?)),
+                EntryType::XGlobalHeader => {
+                    let records = self.extension(size)?;
+                    // Comments (git puts the commit there) are harmless; anything that changes entries is not.
+                    let mut global = Overrides::default();
+                    global.records(&records).map_err(|what| self.damaged(what))?;
+                    if !global.is_empty() {
+                        return Err(self.damaged("a global PAX header changes entries"));
+                    }
+                }
+                _ => return self.entry(&header, size, overrides).map(Some),
+            }
+        }
+    }
+
+    /// Puts an entry together and gets ready to read its content.
+    fn entry(&mut self, header: &Header, size: u64, overrides: Overrides) -> Result<Entry, Error> {
+        let path = overrides.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = || {
+            let in_header = || header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
+            overrides.link.clone().unwrap_or_else(in_header)
+        };
+        if overrides.sparse {
+            return Err(Error::entry(&path, Refusal::Unsupported("a sparse file in PAX form")));
+        }
+        let kind = match header.entry_type() {
+            EntryType::Directory => EntryKind::Dir,
+            // Archives older than the directory type mark one by a slash at the end.
+            EntryType::Regular if header.as_old().linkflag[0] == 0 && path.ends_with(b"/") => EntryKind::Dir,
+            EntryType::Regular | EntryType::Continuous => EntryKind::File,
+            EntryType::Symlink => EntryKind::Symlink(link()),
+            EntryType::Link => EntryKind::HardLink(link()),
+            EntryType::Char => {
+                let (major, minor) = self.device(header)?;
+                EntryKind::Node(Node::CharDevice { major, minor })
+            }
+            EntryType::Block => {
+                let (major, minor) = self.device(header)?;
+                EntryKind::Node(Node::BlockDevice { major, minor })
+            }
+            EntryType::Fifo => EntryKind::Node(Node::Fifo),
+            EntryType::GNUSparse => return Err(Error::entry(&path, Refusal::Unsupported("a sparse file in GNU form"))),
+            _ => return Err(Error::entry(&path, Refusal::Unsupported("an entry of an unknown type"))),
+        };
+        // Only files have content, whatever the size field of the others says.
+        let size = if kind == EntryKind::File { overrides.size.unwrap_or(size) } else { 0 };
+        self.count(size)?;
+        let old = header.as_old();
+        let id = |given: Option<u64>, field: &[u8], what| match given {
+            Some(id) => u32::try_from(id).map_err(|_| self.damaged(what)),
+            None => self.number(field, what).and_then(|id| u32::try_from(id).map_err(|_| self.damaged(what))),
+        };
+        let meta = Meta {
+            // The type bits some archives keep in here are not ours.
+            mode: (self.number(&old.mode, "a mode is not a number")? & 0o7777) as u16,
+            uid: id(overrides.uid, &old.uid, "an owner is not a 32-bit number")?,
+            gid: id(overrides.gid, &old.gid, "a group is not a 32-bit number")?,
+            mtime: match overrides.mtime {
+                Some(mtime) => mtime,
+                None => Timestamp::from_secs(self.number(&old.mtime, "a time is not a number")?),
+            },
+            xattrs: overrides.xattrs,
+        };
+        self.left = size;
+        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        Ok(Entry { path, kind, meta, size })
+    }
+
+    fn count(&mut self, size: u64) -> Result<(), Error> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(Error::TooManyEntries(self.limits.entries));
+        }
+        self.content_bytes = self.content_bytes.saturating_add(size);
+        if self.content_bytes > self.limits.content_bytes {
+            return Err(Error::TooManyBytes(self.limits.content_bytes));
+        }
+        Ok(())
+    }
+
+    /// One header block with a good checksum, or `None` at the end marker.
+    fn header(&mut self) -> Result<Option<Header>, Error> {
+        let mut block = [0; BLOCK];
+        match self.input.read(&mut block) {
+            Ok(0) => return Err(self.damaged("it ends without an end marker")),
+            Ok(got) => self.fill(&mut block[got..])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill(&mut block)?,
+            Err(error) => return Err(Error::io("read the archive")(error)),
+        }
+        self.offset += BLOCK as u64;
+        if block.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
+        let header = Header::from_byte_slice(&block).clone();
+        let stored = self.number(&header.as_old().cksum, "a header has no checksum")?;
+        let spaces = u32::from(b' ') * 8;
+        let sum: u32 = block[..148].iter().chain(&block[156..]).map(|&byte| u32::from(byte)).sum();
+        if stored != i64::from(sum + spaces) {
+            return Err(self.damaged("a header's checksum is wrong"));
+        }
+        Ok(Some(header))
+    }
+
+    fn device(&self, header: &Header) -> Result<(u32, u32), Error> {
+        let what = "a device number is not a number";
+        let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+            (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
+            (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
+            (None, None) => return Err(self.damaged("a device in an archive too old to have one")),
+        };
+        let number = |field: &[u8]| {
+            self.number(field, what).and_then(|number| u32::try_from(number).map_err(|_| self.damaged(what)))
+        };
+        Ok((number(major)?, number(minor)?))
+    }
+
+    /// A header's number: octal text, or big-endian two's complement where the first bit is set. Blank is zero.
+    fn number(&self, field: &[u8], what: &'static str) -> Result<i64, Error> {
+        let parsed = if field[0] & 0x80 == 0 {
+            let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+            match field[..end].trim_ascii() {
+                b"" => Some(0),
+                digits => std::str::from_utf8(digits)
+                    .ok()
+                    .and_then(|digits| u64::from_str_radix(digits, 8).ok())
+                    .and_then(|number| i64::try_from(number).ok()),
+            }
+        } else {
+            // The bit below the marker is the sign.
+            let sign =
+                if field[0] & 0x40 == 0 { i128::from(field[0] & 0x3F) } else { i128::from(field[0] | 0x80) - 256 };
+            let number = field[1..].iter().fold(sign, |number, &byte| (number << 8) | i128::from(byte));
+            i64::try_from(number).ok()
+        };
+        parsed.ok_or_else(|| self.damaged(what))
+    }
+
+    /// The content of an extension header.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, Error> {
+        if size > EXTENSION_MAX {
+            return Err(self.damaged("an extension header is over 1 MiB"));
+        }
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(Error::TooManyEntries(self.limits.entries));
+        }
+        let padded = size.next_multiple_of(BLOCK as u64);
+        let mut bytes = vec![0; usize::try_from(padded).expect("at most 1 MiB")];
+        self.fill(&mut bytes)?;
+        self.offset += padded;
+        bytes.truncate(usize::try_from(size).expect("at most 1 MiB"));
+        Ok(bytes)
+    }
+
+    /// Reads what is left of the current entry, and its padding.
+    fn skip(&mut self) -> Result<(), Error> {
+        let mut rest = self.left + std::mem::take(&mut self.padding);
+        self.left = 0;
+        let mut buffer = [0; 16 << 10];
+        while rest > 0 {
+            let want = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+            self.fill(&mut buffer[..want])?;
+            self.offset += want as u64;
+            rest -= want as u64;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+        match self.input.read_exact(buffer) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.damaged("it ends in the middle of an entry"))
+            }
+            Err(error) => Err(Error::io("read the archive")(error)),
+        }
+    }
+
+    fn damaged(&self, what: &'static str) -> Error {
+        Error::Archive { offset: self.offset, what }
+    }
+}
+
+impl<R: Read> Read for Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        if want == 0 {
+            return Ok(0);
+        }
+        let got = self.input.read(&mut buffer[..want])?;
+        self.left -= got as u64;
+        self.offset += got as u64;
+        Ok(got)
+    }
+}
+
+fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    bytes.truncate(end);
+    bytes
+}
+
+#[cfg(test)]
+mod tests;
