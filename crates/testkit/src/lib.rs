@@ -1,1 +1,27 @@
-//! testkit
+//! What banger's tests share: a hermetic environment around the real programs, the real kernel and image fetched once,
+//! skips that are loud, and waiting that explains itself.
+//!
+//! Development only. It knows the programs by their command lines and files, as a user does; it links none of them.
+
+#![expect(clippy::print_stderr, reason = "what a failed test shows belongs on stderr")]
+
+mod binaries;
+mod capability;
+mod command;
+mod environment;
+mod filter;
+mod golden;
+mod process;
+mod session;
+mod slots;
+mod wait;
+
+pub use binaries::bin_dir;
+pub use capability::require;
+pub use command::{Invocation, Output};
+pub use environment::TestEnv;
+pub use golden::Golden;
+pub use process::{Identity, marked_processes};
+pub use session::{Session, Terminal};
+pub use slots::{alone, shared};
+pub use wait::wait_until;

@@ -1,0 +1,38 @@
+# Two commands set banger up: `make run` and `make test`. The rest is for people who work on it.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/dist/release
+PREFIX ?= $(HOME)/.local
+DESTDIR ?=
+XTASK := cargo run --quiet -p xtask --
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup build bench dist install clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## Install what is missing, build, and boot a microVM that says `uname -a`
+	@scripts/run.sh $(BIN)
+
+test: setup ## Install what is missing and run every test, real boots included
+	@scripts/test.sh
+
+setup: ## Install what is missing on this machine
+	@scripts/setup.sh
+
+build: setup ## Build every program (release) into target/dist/release
+	@scripts/build.sh release
+
+bench: build ## Measure against bare QEMU, ssh and process start; JSON and a table of ratios
+	@$(XTASK) bench --bin-dir $(BIN)
+
+dist: build ## Pack programs, man pages and completions into dist/
+	@$(XTASK) dist --bin-dir $(BIN)
+
+install: build ## Install programs, man pages and completions under PREFIX (~/.local)
+	@$(XTASK) install --bin-dir $(BIN) --prefix $(DESTDIR)$(PREFIX)
+
+clean: ## Remove what was built here (VMs, images and kernels stay)
+	cargo clean
+	rm -rf dist

@@ -1,0 +1,88 @@
+//! What a host can do, and what happens to a test that needs more.
+//!
+//! A test that cannot run here says so on stderr, past the harness's capture, and leaves a line in the file that
+//! `BANGER_TEST_SKIPS` names, which is counted at the end of a run. `BANGER_TEST_REQUIRE` lists what must be there: a skip
+//! for one of those is a failure.
+
+use std::{io::Write, path::PathBuf, process::Command};
+
+/// Whether this host has the capability called `name`; otherwise the calling test is recorded as skipped.
+///
+/// ```no_run
+/// if !banger_testkit::require("qemu") {
+///     return;
+/// }
+/// ```
+///
+/// Capabilities: `qemu` (qemu-system-x86_64), `kvm` (/dev/kvm opens), `apt` (apt, mmdebstrap, depmod and Debian sources),
+/// `mount` (tmpfs can be mounted here), `ssh` (an ssh client), `e2fsck`.
+///
+/// Panics on an unknown name, and when the capability is missing but listed in `BANGER_TEST_REQUIRE`.
+#[must_use = "a test that goes on without what it needs fails for the wrong reason"]
+pub fn require(name: &str) -> bool {
+    let Err(why) = probe(name) else { return true };
+    let test = std::thread::current().name().unwrap_or("unnamed test").to_owned();
+    let required = std::env::var("BANGER_TEST_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|required| required.trim() == name),
+        "{test} needs {name}, which BANGER_TEST_REQUIRE says this host has: {why}"
+    );
+    record(&format!("SKIP {test}: needs {name}: {why}\n"));
+    false
+}
+
+fn record(line: &str) {
+    // The harness captures eprint!, not the stream itself; a skip nobody sees is not a skip.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    let Some(path) = std::env::var_os("BANGER_TEST_SKIPS") else { return };
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("BANGER_TEST_SKIPS can be written");
+}
+
+fn probe(name: &str) -> Result<(), String> {
+    match name {
+        "qemu" => program("qemu-system-x86_64").map(drop),
+        "ssh" => program("ssh").map(drop),
+        "e2fsck" => program("e2fsck").map(drop),
+        "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
+        "apt" => ["apt-get", "mmdebstrap", "depmod"].into_iter().try_for_each(|it| program(it).map(drop)),
+        "mount" => mount(),
+        _ => panic!("no capability is called {name:?}"),
+    }
+}
+
+/// Finds a program on the PATH or where Debian keeps those of the administrator.
+fn program(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// Whether this process may mount a file system, tried in a mount namespace that ends with the try.
+fn mount() -> Result<(), String> {
+    let tried = Command::new("unshare")
+        .args(["--mount", "--", "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"])
+        .output()
+        .map_err(|error| format!("unshare: {error}"))?;
+    if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        assert_eq!(program("no-such-program").unwrap_err(), "no-such-program is not installed");
+        assert!(program("sh").is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "no capability is called")]
+    fn a_typing_mistake_is_not_a_skip() {
+        let _ = require("qmeu");
+    }
+}

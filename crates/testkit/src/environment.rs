@@ -1,0 +1,259 @@
+//! One test's world: a `BANGER_HOME` of its own, a cleared environment, and an end that leaves nothing behind.
+
+use crate::{
+    binaries::bin_dir,
+    command::{Invocation, Output},
+    golden::Golden,
+    process::{Identity, marked_processes},
+    wait::wait_until,
+};
+use banger_proto::layout::Layout;
+use rustix::process::Signal;
+use std::{
+    ffi::OsStr,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long a process may take to end once it was told to.
+const END: Duration = Duration::from_secs(20);
+
+/// A hermetic home for banger.
+///
+/// Dropping it ends every process that belongs to it and removes it. When the test failed, the daemon's log and the
+/// consoles are printed first; `BANGER_TEST_KEEP=1` keeps the directory then.
+#[derive(Debug)]
+pub struct TestEnv {
+    home: tempfile::TempDir,
+    layout: Layout,
+}
+
+impl TestEnv {
+    /// Nothing in it: no kernel, no image, no configuration.
+    #[track_caller]
+    pub fn empty() -> Self {
+        let base = base_dir();
+        let home = tempfile::Builder::new().prefix("").rand_bytes(6).tempdir_in(&base);
+        let home = home.unwrap_or_else(|error| panic!("a directory in {}: {error}", base.display()));
+        std::fs::create_dir(home.path().join("home")).expect("a home directory");
+        let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| home.path().into()), uid())
+            .expect("BANGER_HOME says where everything is");
+        Self { home, layout }
+    }
+
+    /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
+    /// then recorded as skipped.
+    #[track_caller]
+    pub fn real() -> Option<Self> {
+        if !crate::require("qemu") {
+            return None;
+        }
+        Self::with_golden()
+    }
+
+    /// The real kernel and the real image are in it, and VMs are host processes that run the real agent: the fake VMM.
+    #[track_caller]
+    pub fn fake() -> Option<Self> {
+        let env = Self::with_golden()?;
+        env.configure(&format!("qemu_bin = \"{}\"\n", bin_dir().join("fake-qemu").display()));
+        Some(env)
+    }
+
+    #[track_caller]
+    fn with_golden() -> Option<Self> {
+        let golden = Golden::get()?;
+        let env = Self::empty();
+        golden.furnish(&env.layout);
+        Some(env)
+    }
+
+    /// The directory that `BANGER_HOME` names.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Where everything is in it.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Writes the configuration file.
+    #[track_caller]
+    pub fn configure(&self, toml: &str) {
+        std::fs::create_dir_all(&self.layout.config).expect("the configuration directory");
+        std::fs::write(self.layout.config_file(), toml).expect("the configuration file");
+    }
+
+    /// `banger` with these arguments.
+    pub fn banger(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
+        self.program(bin_dir().join("banger")).args(args)
+    }
+
+    /// Another program in the same environment.
+    pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation {
+        let mut invocation = Invocation::new(program)
+            .env("BANGER_HOME", self.home())
+            .env("HOME", self.home().join("home"))
+            .env("LANG", "C.UTF-8")
+            .env("TZ", "UTC")
+            .current_dir(self.home().join("home"));
+        // What a host needs to reach its package registries at all.
+        for (key, value) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if name == "PATH" || name.to_ascii_lowercase().ends_with("_proxy") || name.starts_with("SSL_CERT_") {
+                invocation = invocation.env(&name, value);
+            }
+        }
+        invocation
+    }
+
+    /// `banger vm show NAME --json`.
+    #[track_caller]
+    pub fn vm(&self, name: &str) -> serde_json::Value {
+        self.banger(["vm", "show", name, "--json"]).run().expect(0).json()
+    }
+
+    /// The state of a VM, as `vm show` has it.
+    #[track_caller]
+    pub fn vm_state(&self, name: &str) -> String {
+        self.vm(name)["state"].as_str().expect("a state").to_owned()
+    }
+
+    /// Waits until a VM is in a state.
+    #[track_caller]
+    pub fn wait_state(&self, name: &str, state: &str, deadline: Duration) {
+        wait_until(deadline, &format!("{name} to be {state}"), || {
+            let vm = self.vm(name);
+            if vm["state"] == state { Ok(()) } else { Err(format!("{} ({})", vm["state"], vm["reason"])) }
+        });
+    }
+
+    /// The process that a field of `vm show` (`vmm_pid`, `shim_pid`) names.
+    #[track_caller]
+    pub fn vm_process(&self, name: &str, field: &str) -> Identity {
+        let vm = self.vm(name);
+        let pid = vm[field].as_u64().unwrap_or_else(|| panic!("no {field} in {vm:#}"));
+        Identity::of(u32::try_from(pid).expect("a pid")).unwrap_or_else(|| panic!("{field} {pid} is not alive: {vm:#}"))
+    }
+
+    /// Waits until nothing of `process` is left in the names of all of this environment's processes.
+    pub fn processes(&self, program: &str) -> Vec<Identity> {
+        let is_program = |process: &Identity| {
+            let argv0 = process.command.split(' ').next().unwrap_or_default();
+            Path::new(argv0).file_name().is_some_and(|name| name == program)
+        };
+        marked_processes(self.home()).into_iter().filter(is_program).collect()
+    }
+
+    /// The daemon, while one runs.
+    #[track_caller]
+    pub fn daemon(&self) -> Option<Identity> {
+        let mut daemons = self.processes("bangerd");
+        assert!(daemons.len() <= 1, "more than one daemon: {daemons:?}");
+        daemons.pop()
+    }
+
+    /// Everything volatile in an output replaced by a word in brackets, for snapshots.
+    pub fn filtered(&self, output: &Output) -> String {
+        crate::filter::filtered(&output.to_string(), self.home())
+    }
+
+    /// What a test that deleted all its VMs checks at its end: after `daemon stop` no process, no socket, no VM's
+    /// directory is left.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        self.banger(["daemon", "stop"]).run().expect(0);
+        wait_until(END, "the end of every process", || {
+            let left = marked_processes(self.home());
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
+        });
+        let left: Vec<PathBuf> =
+            [self.layout.vms(), self.layout.run.clone()].iter().flat_map(|dir| walk(dir)).collect();
+        let left: Vec<_> = left.iter().filter(|path| !path.is_dir() || path.starts_with(self.layout.vms())).collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// The daemon's log and every VM's console and shim log: what a person would look at.
+    fn evidence(&self) -> String {
+        let mut text = String::new();
+        let mut files = vec![self.layout.daemon_log()];
+        files.extend(walk(&self.layout.vms()).into_iter().filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.contains("console") || name.ends_with(".log") || name == "exit.json"
+        }));
+        for file in files {
+            let bytes = std::fs::read(&file).unwrap_or_default();
+            let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(6000)..]).into_owned();
+            let _ = writeln!(
+                text,
+                "=== {} (its end)\n{}",
+                file.display(),
+                tail.escape_debug().to_string().replace("\\n", "\n")
+            );
+        }
+        text
+    }
+
+    /// Ends every process of this environment: the daemon first, so that it does not bring anything back.
+    fn end_processes(&self) -> Result<(), String> {
+        let end = |processes: Vec<Identity>, signal: Signal| {
+            for process in &processes {
+                process.signal(signal);
+            }
+            std::panic::catch_unwind(|| processes.iter().for_each(|process| process.wait_gone(END))).is_ok()
+        };
+        if !end(self.processes("bangerd"), Signal::TERM) {
+            end(self.processes("bangerd"), Signal::KILL);
+        }
+        end(marked_processes(self.home()), Signal::KILL);
+        let left = marked_processes(self.home());
+        if left.is_empty() { Ok(()) } else { Err(format!("processes that cannot be ended: {left:?}")) }
+    }
+}
+
+impl Drop for TestEnv {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("{}", self.evidence());
+        }
+        let ended = self.end_processes();
+        if failed && std::env::var_os("BANGER_TEST_KEEP").is_some() {
+            self.home.disable_cleanup(true);
+            eprintln!("kept: {}", self.home().display());
+        }
+        if !self.layout.run.starts_with(self.home()) {
+            // A path too long for sockets has its run directory elsewhere; its name is a hash of this home.
+            let _ = std::fs::remove_dir_all(&self.layout.run);
+        }
+        if let Err(error) = ended
+            && !failed
+        {
+            panic!("{error}");
+        }
+    }
+}
+
+/// Where homes are made: on the file system of the golden home, so that its files can be linked.
+fn base_dir() -> PathBuf {
+    let base = crate::golden::cache_dir().join("t");
+    std::fs::create_dir_all(&base).unwrap_or_else(|error| panic!("{}: {error}", base.display()));
+    base
+}
+
+fn uid() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
+/// Every file and directory below `dir`.
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        found.push(entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(walk(&entry.path()));
+        }
+    }
+    found
+}

@@ -1,0 +1,52 @@
+//! What changes from run to run, replaced by a word in brackets, so that everything else can be compared exactly.
+
+use regex::{Captures, Regex};
+use std::{path::Path, sync::LazyLock};
+
+/// In order: a later rule sees what the earlier ones left.
+static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\b", "[TIME]"),
+        (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "[UUID]"),
+        (r"\b[0-9a-f]{64}\b", "[SHA256]"),
+        (r"\b[0-9a-f]{16}\b", "[IMAGE ID]"),
+        (r"\b[0-9a-f]{12}\b", "[ID]"),
+        (r"\boperation [0-9a-f]{8}\b", "operation [OP]"),
+        (r#""operation": ?"[0-9a-f]{8}""#, r#""operation":"[OP]""#),
+        (r"\b(pid|process) \d+\b", "$1 [PID]"),
+        (r"\b\d+(\.\d+)? ?(ms|s|seconds?)\b", "[DURATION]"),
+        (r"\b\d+ vcpu · \d+ MiB", "[VCPU] vcpu · [MEMORY] MiB"),
+    ]
+    .map(|(pattern, word)| (Regex::new(pattern).expect("a pattern of this file"), word))
+    .into()
+});
+
+/// `text` without what changes from run to run; `home` becomes `[HOME]`.
+pub(crate) fn filtered(text: &str, home: &Path) -> String {
+    let text = text.replace(&*home.to_string_lossy(), "[HOME]");
+    RULES.iter().fold(text, |text, (pattern, word)| {
+        pattern
+            .replace_all(&text, |found: &Captures<'_>| {
+                let mut replaced = String::new();
+                found.expand(word, &mut replaced);
+                replaced
+            })
+            .into_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_is_replaced_and_the_rest_is_not() {
+        let text = "vm demo (0123456789ab) of image 0123456789abcdef in /t/x/state since 2026-11-23T10:00:00Z, \
+                    pid 42, took 1.25 s, exit 125, 8 GiB, operation deadbeef";
+        assert_eq!(
+            filtered(text, Path::new("/t/x")),
+            "vm demo ([ID]) of image [IMAGE ID] in [HOME]/state since [TIME], \
+             pid [PID], took [DURATION], exit 125, 8 GiB, operation [OP]"
+        );
+    }
+}

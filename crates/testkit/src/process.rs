@@ -1,0 +1,127 @@
+//! Processes: proven identity, and which ones belong to a test.
+//!
+//! A pid alone proves nothing. What is ended here was found by a mark no other process can carry (the random path of a
+//! test's directory), is held by a pidfd, and was looked at again after the pidfd was open.
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A process as it was when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Process id.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: clock ticks after boot when it started.
+    pub start_time: u64,
+    /// The command line, for messages.
+    pub command: String,
+}
+
+impl Identity {
+    /// The process with this pid, unless it has ended (a zombie has).
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name in parentheses and may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        if matches!(*fields.first()?, "Z" | "X") {
+            return None;
+        }
+        let start_time = fields.get(19)?.parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
+        Some(Self { pid, start_time, command })
+    }
+
+    /// Whether this very process still runs.
+    pub fn is_alive(&self) -> bool {
+        Self::of(self.pid).is_some_and(|now| now.start_time == self.start_time)
+    }
+
+    /// Sends a signal to this very process; `false` when it has ended.
+    pub fn signal(&self, signal: Signal) -> bool {
+        self.pidfd().is_some_and(|pidfd| pidfd_send_signal(&pidfd, signal).is_ok())
+    }
+
+    /// Waits until this very process has ended, or panics.
+    #[track_caller]
+    pub fn wait_gone(&self, deadline: Duration) {
+        crate::wait_until(deadline, &format!("the end of process {} ({})", self.pid, self.command), || {
+            if self.is_alive() { Err("it is alive".to_owned()) } else { Ok(()) }
+        });
+    }
+
+    /// A descriptor of this very process, `None` when it has ended.
+    fn pidfd(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        self.is_alive().then_some(pidfd)
+    }
+}
+
+/// All processes of this user whose command line, environment, working directory or executable is under `home`, but
+/// for the caller and others that run the same test program.
+pub fn marked_processes(home: &Path) -> Vec<Identity> {
+    let own_exe = exe(std::process::id());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc can be read").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let exe = exe(pid);
+        // A child of this program between fork and exec still carries what its parent carries.
+        if exe.is_some() && exe == own_exe {
+            continue;
+        }
+        if is_marked(pid, exe.as_deref(), home)
+            && let Some(identity) = Identity::of(pid)
+        {
+            found.push(identity);
+        }
+    }
+    found
+}
+
+fn is_marked(pid: u32, exe: Option<&Path>, home: &Path) -> bool {
+    let needle = home.as_os_str().as_encoded_bytes();
+    let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
+    cwd.as_deref().is_some_and(|cwd| cwd.starts_with(home))
+        || exe.is_some_and(|exe| exe.starts_with(home))
+        || ["cmdline", "environ"]
+            .iter()
+            .any(|file| std::fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| contains(&bytes, needle)))
+}
+
+fn exe(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_marked_process_is_found_and_ended() {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new("sleep").arg("1000").env("MARK", home.path()).spawn().unwrap();
+        let found = crate::wait_until(Duration::from_secs(10), "the marked child", || {
+            let found = marked_processes(home.path());
+            if found.iter().any(|process| process.command == "sleep 1000") {
+                Ok(found)
+            } else {
+                Err(format!("{found:?}"))
+            }
+        });
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].signal(Signal::KILL));
+        child.wait().unwrap();
+        assert!(!found[0].is_alive());
+        assert!(!found[0].signal(Signal::KILL), "a pid that may be somebody else's by now");
+    }
+}

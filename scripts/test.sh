@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Every test of banger, in order of cost; all of them run even when one fails.
+#
+#   scripts/test.sh [STEP…]      all steps, or these: fmt clippy repo shell deny unit doc product boot
+#
+# A test that cannot run on this machine says SKIP and is counted at the end. BANGER_TEST_REQUIRE (a comma-separated
+# list: qemu apt mount ssh) makes such a skip a failure.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit
+
+all_steps=(fmt shell clippy repo deny unit doc product boot)
+if [ $# -gt 0 ]; then steps=("$@"); else steps=("${all_steps[@]}"); fi
+
+BANGER_TEST_SKIPS=$(mktemp)
+export BANGER_TEST_SKIPS
+trap 'rm -f "$BANGER_TEST_SKIPS"' EXIT
+
+export CARGO_TERM_PROGRESS_WHEN=never
+
+step_fmt() { cargo fmt --all --check; }
+step_shell() {
+  local scripts
+  mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
+  shellcheck --severity=warning "${scripts[@]}"
+}
+step_clippy() { cargo clippy --workspace --all-targets --quiet -- -D warnings; }
+step_repo() { cargo run --quiet -p xtask -- check-repo; }
+step_deny() {
+  local tool
+  tool=$(scripts/cargo-deny.sh) && "$tool" --log-level warn check --hide-inclusion-graph licenses bans sources
+}
+step_unit() { cargo test --workspace --exclude banger-testkit --lib --bins --tests --quiet; }
+step_doc() { cargo test --workspace --doc --quiet; }
+step_product() { built && cargo test -p banger-testkit --quiet --lib --bins --test product; }
+step_boot() { built && cargo test -p banger-testkit --quiet --test boot; }
+
+built() {
+  if [ -z "${BANGER_BIN_DIR:-}" ]; then
+    BANGER_BIN_DIR=$(realpath "$(scripts/build.sh dev)") || return
+    export BANGER_BIN_DIR
+  fi
+}
+
+failed=()
+report=()
+for step in "${steps[@]}"; do
+  if ! declare -F "step_$step" >/dev/null; then
+    printf 'unknown step %s; steps: %s\n' "$step" "${all_steps[*]}" >&2
+    exit 2
+  fi
+  printf '\n== %s\n' "$step"
+  started=$SECONDS
+  if "step_$step"; then verdict=ok; else
+    verdict=FAILED
+    failed+=("$step")
+  fi
+  report+=("$(printf '%-8s %-6s %5d s' "$step" "$verdict" $((SECONDS - started)))")
+done
+
+printf '\n== summary\n'
+printf '%s\n' "${report[@]}"
+printf 'skipped  %d\n' "$(wc -l <"$BANGER_TEST_SKIPS")"
+sed 's/^/  /' "$BANGER_TEST_SKIPS"
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'FAILED: %s\n' "${failed[*]}"
+  exit 1
+fi
+printf 'all passed in %d s\n' "$SECONDS"
