@@ -102,6 +102,54 @@ pub struct ShimStatus {
     pub booted: Option<String>,
     /// Bytes the guest has written to the console since the VMM started.
     pub console_bytes: u64,
+    /// When the VMM started, in milliseconds since the shim did.
+    #[serde(default)]
+    pub vmm_started_ms: Option<u64>,
+    /// When `ready` came, in milliseconds since the shim started.
+    #[serde(default)]
+    pub ready_ms: Option<u64>,
+    /// How often the guest rebooted under this shim.
+    #[serde(default)]
+    pub relaunches: u32,
+    /// Why the VMM runs without Landlock; `None` when it is confined.
+    #[serde(default)]
+    pub unconfined: Option<String>,
+}
+
+impl ShimStatus {
+    /// What the status becomes when this message is sent. Shim and daemon share it, so a watcher that joined late and
+    /// one that saw everything know the same.
+    pub fn apply(&mut self, message: &ShimMessage) {
+        match message {
+            ShimMessage::Status(status) => *self = status.clone(),
+            ShimMessage::VmmStarted { vmm, at_ms } => {
+                self.forget_boot();
+                self.vmm = Some(*vmm);
+                self.vmm_started_ms = Some(*at_ms);
+            }
+            ShimMessage::Guest { event: GuestEvent::Ready(ready), at_ms } => {
+                self.ready = Some(ready.clone());
+                self.ready_ms = Some(*at_ms);
+            }
+            ShimMessage::Guest { event: GuestEvent::Booted { state }, .. } => self.booted = Some(state.clone()),
+            ShimMessage::Guest { event: GuestEvent::Power { .. } | GuestEvent::Trouble { .. }, .. } => {}
+            ShimMessage::Console { bytes } => self.console_bytes = *bytes,
+            ShimMessage::Relaunching => {
+                self.forget_boot();
+                self.relaunches += 1;
+            }
+            ShimMessage::Ended(_) => self.vmm = None,
+        }
+    }
+
+    fn forget_boot(&mut self) {
+        self.vmm = None;
+        self.vmm_started_ms = None;
+        self.ready = None;
+        self.ready_ms = None;
+        self.booted = None;
+        self.console_bytes = 0;
+    }
 }
 
 /// How a machine ended.

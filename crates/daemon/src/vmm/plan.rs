@@ -35,6 +35,10 @@ pub struct LaunchPlan {
     pub initramfs: PathBuf,
     /// Words for the kernel's command line beyond what the driver itself needs.
     pub kernel_args: Vec<String>,
+    /// Rate of the host's time-stamp counter, in kHz ([`HostFacts::tsc_khz`](super::host::HostFacts::tsc_khz)). A guest
+    /// in software emulation hangs on a busy host without it.
+    #[serde(default)]
+    pub tsc_khz: Option<u32>,
     /// Disks, in the order the guest sees them: the first is `/dev/vda`.
     pub disks: Vec<Disk>,
     /// Where the serial console is kept.

@@ -1,0 +1,248 @@
+//! One control connection and what has been learnt over it.
+//!
+//! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
+//! again, and a shim that is gone is turned into an [`ExitRecord`].
+
+use super::{CHANGE_PATIENCE, CHANGE_TICK, ShimError};
+use crate::shim::{
+    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
+    identity::{ProvenProcess, kill_proven},
+    record,
+};
+use banger_proto::framing::{self, MAX_FRAME};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use rustix::process::Signal;
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    net::UnixStream,
+    sync::{broadcast, mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+/// Messages a slow watcher may be behind before it gets a status instead.
+const BACKLOG: usize = 256;
+/// Requests that may wait for the socket.
+const REQUESTS: usize = 16;
+/// How long a shim may take for its first message or for taking a request.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+type Frames = Framed<UnixStream, LengthDelimitedCodec>;
+type Request = (ShimRequest, oneshot::Sender<io::Result<()>>);
+
+/// What all handles of one shim share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    end: watch::Sender<Option<ExitRecord>>,
+}
+
+#[derive(Debug)]
+struct State {
+    status: ShimStatus,
+    /// Dropped at the end, which is how watchers learn of it that subscribed too late for the message.
+    events: Option<broadcast::Sender<ShimMessage>>,
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> ShimStatus {
+        self.lock().status.clone()
+    }
+
+    pub(super) fn subscribe(&self) -> (ShimStatus, broadcast::Receiver<ShimMessage>) {
+        let state = self.lock();
+        let receiver = state.events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe);
+        (state.status.clone(), receiver)
+    }
+
+    pub(super) async fn ended(&self) -> ExitRecord {
+        let mut end = self.end.subscribe();
+        let known = end.wait_for(Option::is_some).await.expect("the sender is in self");
+        known.clone().expect("that is what was waited for")
+    }
+
+    /// Takes one message in: status and watchers change together.
+    fn take(&self, message: ShimMessage) {
+        let mut state = self.lock();
+        state.status.apply(&message);
+        let ended = match &message {
+            ShimMessage::Ended(record) => Some(record.clone()),
+            _ => None,
+        };
+        if let Some(events) = &state.events {
+            // Nobody watching is fine.
+            let _ = events.send(message);
+        }
+        if ended.is_some() {
+            state.events = None;
+            self.end.send_replace(ended);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A live connection; its task ends with it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
+        let (frames, status) = connect(&socket).await?;
+        let shim = status.shim;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { status, events: Some(broadcast::channel(BACKLOG).0) }),
+            end: watch::Sender::new(None),
+        });
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let follower = Follower { socket, state_dir, shim, shared: shared.clone(), requests: receiver };
+        Ok(Self { shared, requests, task: tokio::spawn(follower.follow(frames)) })
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(super) async fn request(&self, request: ShimRequest) -> Result<(), ShimError> {
+        let (done, written) = oneshot::channel();
+        let sent = async {
+            self.requests.send((request, done)).await.ok()?;
+            written.await.ok()
+        };
+        match timeout(ANSWER_PATIENCE + CHANGE_PATIENCE, sent).await {
+            Ok(Some(result)) => Ok(result?),
+            Ok(None) => Err(ShimError::Ended(self.shared.ended().await)),
+            Err(_) => Err(ShimError::Io(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+struct Follower {
+    socket: PathBuf,
+    state_dir: PathBuf,
+    shim: ProcessIdentity,
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<Request>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut frames: Frames) {
+        loop {
+            self.converse(&mut frames).await;
+            if self.shared.end.borrow().is_some() {
+                return;
+            }
+            match self.find_again().await {
+                Ok((again, status)) => {
+                    frames = again;
+                    self.shared.take(ShimMessage::Status(status));
+                }
+                Err(end) => return self.shared.take(ShimMessage::Ended(end)),
+            }
+        }
+    }
+
+    /// Until the connection breaks or the machine ends.
+    async fn converse(&mut self, frames: &mut Frames) {
+        loop {
+            tokio::select! {
+                frame = frames.next() => match frame.map(|frame| frame.map(|body| framing::decode(&body))) {
+                    Some(Ok(Ok(message))) => {
+                        let last = matches!(message, ShimMessage::Ended(_));
+                        self.shared.take(message);
+                        if last {
+                            return;
+                        }
+                    }
+                    // A newer shim may say what this daemon has no word for.
+                    Some(Ok(Err(error))) => tracing::debug!(%error, pid = self.shim.pid, "a message not understood"),
+                    Some(Err(_)) | None => return,
+                },
+                Some((request, done)) = self.requests.recv() => {
+                    let result = write(frames, &request).await;
+                    let broken = result.is_err();
+                    // Whoever asked may be gone.
+                    let _ = done.send(result);
+                    if broken {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The connection broke: the shim has ended, has died, or merely dropped this connection.
+    async fn find_again(&self) -> Result<(Frames, ShimStatus), ExitRecord> {
+        let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
+        loop {
+            if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
+                return Err(end);
+            }
+            if !self.shim.alive() {
+                return Err(self.lost("the shim died").await);
+            }
+            match connect(&self.socket).await {
+                Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
+                Ok(_) | Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(CHANGE_TICK).await,
+                Ok(_) | Err(_) => {
+                    // A shim that does not answer cannot be managed, and its machine is nobody's.
+                    let _ = kill_proven(self.shim, Signal::KILL);
+                    return Err(self.lost("the shim stopped answering and was killed").await);
+                }
+            }
+        }
+    }
+
+    /// The end of a machine whose shim left no record. The VMM dies with its shim; this makes sure.
+    async fn lost(&self, what: &str) -> ExitRecord {
+        if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
+            return end;
+        }
+        let vmm = self.shared.status().vmm;
+        if let Some(process) = vmm.and_then(|vmm| ProvenProcess::open(vmm).ok().flatten()) {
+            let _ = process.signal(Signal::KILL);
+            let _ = timeout(CHANGE_PATIENCE, process.ended()).await;
+        }
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let reason = format!("{what} (pid {}), and its VMM with it", self.shim.pid);
+        ExitRecord { cause: ExitCause::VmmFailed, reason, at }
+    }
+}
+
+async fn connect(socket: &std::path::Path) -> io::Result<(Frames, ShimStatus)> {
+    let attempt = async {
+        let stream = UnixStream::connect(socket).await?;
+        let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec();
+        let mut frames = Framed::new(stream, codec);
+        let body = frames.next().await.ok_or(io::ErrorKind::UnexpectedEof)??;
+        match framing::decode(&body).map_err(io::Error::other)? {
+            ShimMessage::Status(status) => Ok((frames, status)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a shim begins with its status")),
+        }
+    };
+    timeout(ANSWER_PATIENCE, attempt).await?
+}
+
+async fn write(frames: &mut Frames, request: &ShimRequest) -> io::Result<()> {
+    let body = Bytes::from(serde_json::to_vec(request)?);
+    timeout(ANSWER_PATIENCE, frames.send(body)).await?
+}

@@ -1,0 +1,175 @@
+//! Which process is which: a pid is proven by its start time, or it is not signalled.
+//!
+//! Decides nothing about what a process is for. A pid alone may belong to somebody else by now; pid and start time
+//! together never do within one boot of the host.
+
+#![expect(unsafe_code, reason = "the runtime wants a promise that a watched descriptor stays open")]
+
+use super::control::{ProcessIdentity, RuntimeRecord};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// The boot of this host (`/proc/sys/kernel/random/boot_id`).
+pub fn host_boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+impl ProcessIdentity {
+    /// The process that has this pid now; `None` when there is none, or only its unreaped rest.
+    pub fn of(pid: u32) -> Option<Self> {
+        let (state, start_time) = parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)?;
+        (!matches!(state, b'Z' | b'X')).then_some(Self { pid, start_time })
+    }
+
+    /// This process.
+    pub fn current() -> Option<Self> {
+        Self::of(std::process::id())
+    }
+
+    /// Whether this very process still runs; a zombie does not.
+    pub fn alive(&self) -> bool {
+        Self::of(self.pid) == Some(*self)
+    }
+}
+
+/// State and start time (fields 3 and 22) of a `/proc/<pid>/stat`. The name in field 2 may hold anything, so counting
+/// begins after its last parenthesis.
+fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
+    let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+    let mut fields = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// A handle on one proven process, child or not.
+#[derive(Debug)]
+pub struct ProvenProcess {
+    pidfd: OwnedFd,
+    identity: ProcessIdentity,
+}
+
+impl ProvenProcess {
+    /// `None` when that process is gone. The handle is opened first and the start time compared after, so what it holds
+    /// is what was compared.
+    pub fn open(identity: ProcessIdentity) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(identity.alive().then_some(Self { pidfd, identity }))
+    }
+
+    /// Whose handle it is.
+    pub fn identity(&self) -> ProcessIdentity {
+        self.identity
+    }
+
+    /// Sends a signal; `false` when the process is already gone.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it has ended, without waiting.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+    }
+
+    /// Waits until it has ended. Cancelling loses nothing.
+    pub async fn ended(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is ours and stays open while `self` is borrowed, which is longer than `ready` lives.
+        let ready = unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) }?;
+        ready.readable().await.map(|_| ())
+    }
+}
+
+impl AsFd for ProvenProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Sends a signal to exactly this process; `false` when it is gone, whatever has its pid now.
+pub fn kill_proven(identity: ProcessIdentity, signal: Signal) -> io::Result<bool> {
+    ProvenProcess::open(identity)?.map_or(Ok(false), |process| process.signal(signal))
+}
+
+/// Ends what is left of a recorded VM: shim and VMM get SIGKILL if they are still who they were, and have ended when
+/// this returns `true`; `false` when one did not within `patience`. After a host reboot there is nothing to end.
+pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Result<bool> {
+    if host_boot_id()? != record.host_boot_id {
+        return Ok(true);
+    }
+    let mut ended = true;
+    for identity in [Some(record.shim), record.vmm].into_iter().flatten() {
+        let Some(process) = ProvenProcess::open(identity)? else { continue };
+        process.signal(Signal::KILL)?;
+        ended &= tokio::time::timeout(patience, process.ended()).await.is_ok();
+    }
+    Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_name_full_of_parentheses_does_not_shift_the_fields() {
+        let stat = b"42 (a) b) R 1 2 (x) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1 1";
+        assert_eq!(parse_stat(stat), Some((b'S', 987_654)));
+        assert_eq!(parse_stat(b"42 no name"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_an_older_one_with_its_pid_is_not() {
+        let me = ProcessIdentity::current().unwrap();
+        assert!(me.alive());
+        let other = ProcessIdentity { start_time: me.start_time + 1, ..me };
+        assert!(!other.alive());
+        assert!(!kill_proven(other, Signal::KILL).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_proven_process_is_killed_and_its_end_is_seen() {
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let identity = ProcessIdentity::of(child.id()).unwrap();
+        let process = ProvenProcess::open(identity).unwrap().unwrap();
+        assert!(!process.has_ended());
+        assert!(kill_proven(identity, Signal::KILL).unwrap());
+        tokio::time::timeout(Duration::from_secs(10), process.ended()).await.unwrap().unwrap();
+        assert!(process.has_ended());
+        assert!(!identity.alive(), "a zombie is not alive");
+        child.wait().unwrap();
+        assert!(!kill_proven(identity, Signal::KILL).unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_another_boot_is_left_alone() {
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let identity = ProcessIdentity::of(child.id()).unwrap();
+        let record = RuntimeRecord { host_boot_id: "another".into(), shim: identity, vmm: None };
+        assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
+        assert!(identity.alive());
+        let record = RuntimeRecord { host_boot_id: host_boot_id().unwrap(), ..record };
+        assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
+        assert!(!identity.alive());
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,248 @@
+//! What this host can run machines with: facts, probed once per boot of the host and kept in one small file.
+//!
+//! It finds out and decides nothing; [`select`](super::select) decides.
+
+use super::{
+    kvm_probe::{self, KvmFinding},
+    tsc,
+};
+use crate::shim::{identity::host_boot_id, record};
+use serde::{Deserialize, Serialize};
+use std::{
+    env, fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::process::Command;
+
+/// The file in the cache directory.
+const CACHE_FILE: &str = "host.json";
+/// How long a program may take to say its version.
+const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// QEMU's program for this architecture.
+pub const QEMU: &str = concat!("qemu-system-", "x86_64");
+/// Firecracker's program.
+pub const FIRECRACKER: &str = "firecracker";
+
+/// What to look at.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// The `banger-shim` executable: it runs the KVM probe.
+    pub shim: PathBuf,
+    /// QEMU's program when it is configured; else `PATH` is searched for [`QEMU`].
+    pub qemu: Option<PathBuf>,
+    /// Firecracker's program when it is configured; else `PATH` is searched for [`FIRECRACKER`].
+    pub firecracker: Option<PathBuf>,
+    /// An existing directory for what was found; `None` probes anew each time.
+    pub cache: Option<PathBuf>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The boot of the host this was found in.
+    pub boot_id: String,
+    /// Whether KVM runs guest code.
+    pub kvm: KvmFinding,
+    /// Rate of the time-stamp counter, for [`LaunchPlan::tsc_khz`](super::plan::LaunchPlan::tsc_khz).
+    pub tsc_khz: Option<u32>,
+    /// QEMU.
+    pub qemu: ProgramFinding,
+    /// Firecracker.
+    pub firecracker: ProgramFinding,
+}
+
+/// A program a machine could run in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "program", rename_all = "snake_case")]
+pub enum ProgramFinding {
+    /// Not installed, or not where the configuration says.
+    Missing {
+        /// What was looked for.
+        name: PathBuf,
+    },
+    /// It is there and does not run.
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// It runs.
+    Found {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: Version,
+        /// Tells a replaced file from this one.
+        stamp: Stamp,
+    },
+}
+
+/// A program's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Version {
+    /// The first `a.b` or `a.b.c` in a text.
+    fn find(text: &str) -> Option<Self> {
+        text.split(|char: char| !char.is_ascii_digit() && char != '.').find_map(|word| {
+            let mut numbers = word.trim_end_matches('.').split('.');
+            let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+            Some(Self(major, minor, numbers.next().and_then(|patch| patch.parse().ok()).unwrap_or(0)))
+        })
+    }
+}
+
+/// Which file it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed_s: i64,
+    changed_ns: i64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::metadata(path)?;
+        Ok(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            changed_s: file.ctime(),
+            changed_ns: file.ctime_nsec(),
+        })
+    }
+}
+
+impl HostFacts {
+    /// Finds out, or takes what was found earlier in this boot as far as it cannot have changed.
+    pub async fn probe(probe: &Probe) -> io::Result<Self> {
+        let boot_id = host_boot_id()?;
+        let cached: Option<Self> = probe.cache.as_deref().and_then(|dir| record::read(dir, CACHE_FILE).ok().flatten());
+        let cached = cached.filter(|facts: &Self| facts.boot_id == boot_id);
+        let (kvm, tsc_khz, qemu, firecracker) = tokio::join!(
+            kvm(&probe.shim, cached.as_ref().map(|facts| &facts.kvm)),
+            tsc_khz(cached.as_ref().and_then(|facts| facts.tsc_khz)),
+            program(QEMU, probe.qemu.as_deref(), cached.as_ref().map(|facts| &facts.qemu)),
+            program(FIRECRACKER, probe.firecracker.as_deref(), cached.as_ref().map(|facts| &facts.firecracker)),
+        );
+        let facts = Self { boot_id, kvm, tsc_khz, qemu, firecracker };
+        if let Some(dir) = probe.cache.as_deref().filter(|_| cached.as_ref() != Some(&facts)) {
+            if let Err(error) = record::write(dir, CACHE_FILE, &facts) {
+                tracing::debug!(%error, "what was found about the host is not kept");
+            }
+        }
+        Ok(facts)
+    }
+}
+
+/// A device that was absent or closed to this user may be there a moment later; how an open one works stays.
+async fn kvm(shim: &Path, cached: Option<&KvmFinding>) -> KvmFinding {
+    match cached {
+        Some(found @ (KvmFinding::Usable | KvmFinding::Broken { .. })) if readable_kvm() => found.clone(),
+        _ => kvm_probe::probe(shim).await,
+    }
+}
+
+fn readable_kvm() -> bool {
+    use rustix::fs::{Access, access};
+    access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok()
+}
+
+async fn tsc_khz(cached: Option<u32>) -> Option<u32> {
+    match cached {
+        Some(khz) => Some(khz),
+        None => tokio::task::spawn_blocking(tsc::host_khz).await.ok().flatten(),
+    }
+}
+
+async fn program(name: &str, configured: Option<&Path>, cached: Option<&ProgramFinding>) -> ProgramFinding {
+    let path = match configured {
+        Some(path) => Some(path.to_owned()).filter(|path| is_executable(path)),
+        None => on_path(name),
+    };
+    let Some(path) = path else {
+        return ProgramFinding::Missing { name: configured.map_or_else(|| name.into(), Path::to_owned) };
+    };
+    match (Stamp::of(&path), cached) {
+        (Ok(now), Some(ProgramFinding::Found { path: old, version, stamp })) if *old == path && *stamp == now => {
+            ProgramFinding::Found { path, version: *version, stamp: now }
+        }
+        (Ok(stamp), _) => match version(&path).await {
+            Ok(version) => ProgramFinding::Found { path, version, stamp },
+            Err(reason) => ProgramFinding::Broken { path, reason },
+        },
+        (Err(error), _) => ProgramFinding::Broken { path, reason: error.to_string() },
+    }
+}
+
+async fn version(path: &Path) -> Result<Version, String> {
+    let mut command = Command::new(path);
+    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(VERSION_PATIENCE, command.output())
+        .await
+        .map_err(|_| "it does not say its version".to_owned())?
+        .map_err(|error| format!("it cannot be run: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("--version ended with {}", output.status));
+    }
+    Version::find(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| "it does not say its version".to_owned())
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|path| is_executable(path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        for (text, version) in [
+            ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", Some(Version(7, 2, 22))),
+            ("Firecracker v1.15.1\n\nSupported snapshot data format versions: v8.0.0", Some(Version(1, 15, 1))),
+            ("QEMU emulator version 10.0", Some(Version(10, 0, 0))),
+            ("no version at all.", None),
+        ] {
+            assert_eq!(Version::find(text), version, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_replaced_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmm");
+        let say = |text: &str| {
+            fs::write(&path, format!("#!/bin/sh\necho {text}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        assert!(matches!(program("vmm", Some(&path), None).await, ProgramFinding::Missing { .. }));
+        say("version 1.2.3");
+        let first = program("vmm", Some(&path), None).await;
+        assert!(matches!(&first, ProgramFinding::Found { version: Version(1, 2, 3), .. }), "{first:?}");
+        say("version 1.2.30");
+        let second = program("vmm", Some(&path), Some(&first)).await;
+        assert!(matches!(&second, ProgramFinding::Found { version: Version(1, 2, 30), .. }), "{second:?}");
+        say("nothing; exit 3");
+        let third = program("vmm", Some(&path), Some(&second)).await;
+        assert!(matches!(&third, ProgramFinding::Broken { reason, .. } if reason.contains('3')), "{third:?}");
+    }
+}
