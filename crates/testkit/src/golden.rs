@@ -19,7 +19,7 @@ pub(crate) const KERNEL: &str = "debian-6.1";
 /// The image a golden home holds.
 pub(crate) const IMAGE: &str = "debian-bookworm";
 /// What decides the content of a golden home, relative to the repository.
-const INPUTS: [&str; 3] = ["crates/artifacts/src", "crates/artifacts/catalog", "crates/daemon/src/store"];
+const INPUTS: [&str; 3] = ["crates/artifacts/src", "crates/artifacts/catalogs", "crates/daemon/src/store"];
 /// Longest a pull may take: a slow mirror, two cores, a debug build.
 const PULL: Duration = Duration::from_secs(20 * 60);
 /// Goldens of other states of the code that are kept besides the current one.

@@ -1,1 +1,40 @@
 //! The whole product on the fake VMM: real CLI, real daemon, real shim, real agent, and no virtual machine.
+//!
+//! The agent runs on the host here, so no test asks it for anything that would change the host.
+
+mod bad_input;
+mod daemon;
+mod disk_full;
+mod interrupt;
+mod life;
+mod many;
+mod output;
+mod session;
+mod who_dies;
+
+use banger_testkit::TestEnv;
+use std::time::Duration;
+
+/// Longest a step on the fake may take on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Starts a VM that stays up.
+#[track_caller]
+fn start(env: &TestEnv, name: &str) {
+    env.banger(["vm", "run", "-d", "--quiet", "--name", name]).patience(SOON).run().expect(0);
+}
+
+/// Names and states of all VMs.
+#[track_caller]
+fn vms(env: &TestEnv) -> Vec<(String, String)> {
+    let list = env.banger(["vm", "list", "-a", "--json"]).run().expect(0).json();
+    let text = |vm: &serde_json::Value, key: &str| vm[key].as_str().unwrap_or_default().to_owned();
+    list.as_array().expect("a list").iter().map(|vm| (text(vm, "name"), text(vm, "state"))).collect()
+}
+
+/// Deletes a VM whatever it does, and checks that the environment is empty then.
+#[track_caller]
+fn delete(env: &TestEnv, name: &str) {
+    env.banger(["vm", "delete", "-f", name]).run().expect(0);
+    env.assert_nothing_left();
+}

@@ -1,0 +1,47 @@
+//! What is written stays, through a stop and through the death of the VMM.
+
+use crate::{BOOT, delete, sh, start};
+use banger_testkit::{TestEnv, shared};
+use rustix::process::Signal;
+
+const WRITE: &str = "echo root > /root/data; mkdir -p /opt/x /srv/y; echo opt > /opt/x/data; echo etc >> /etc/motd; \
+                     ln -s /opt/x/data /srv/y/link; rm -f /etc/issue";
+const READ: &str = "cat /root/data /srv/y/link; tail -n1 /etc/motd; test ! -e /etc/issue && echo gone";
+const WRITTEN: &str = "root\nopt\netc\ngone\n";
+
+#[test]
+fn data_survives_stop_and_start() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "keep");
+    sh(&env, "keep", WRITE);
+    env.banger(["vm", "stop", "keep"]).run().expect(0);
+    env.banger(["vm", "start", "keep"]).run().expect(0);
+    assert_eq!(sh(&env, "keep", READ), WRITTEN);
+    delete(&env, "keep");
+}
+
+#[test]
+fn synced_data_survives_a_killed_vmm() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "crash");
+    sh(&env, "crash", &format!("{WRITE}; sync"));
+    assert!(env.vm_process("crash", "vmm_pid").signal(Signal::KILL));
+    env.wait_state("crash", "failed", BOOT);
+    env.banger(["vm", "start", "crash"]).run().expect(0);
+    assert_eq!(sh(&env, "crash", READ), WRITTEN);
+    delete(&env, "crash");
+}
+
+#[test]
+fn the_work_disk_has_the_size_asked_for() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    let args = ["vm", "run", "--rm", "--memory", "256M", "--disk-size", "20G", "--quiet", "--"];
+    let out = env.banger(args.into_iter().chain(["df", "-BG", "--output=size", "/root"])).run().expect(0).out();
+    let size: u32 =
+        out.split_whitespace().last().and_then(|size| size.trim_end_matches('G').parse().ok()).expect("a size");
+    assert!((18..=20).contains(&size), "{out}");
+    env.assert_nothing_left();
+}

@@ -1,0 +1,77 @@
+//! A VM that stays: made, used, stopped, started, deleted.
+
+use crate::{BOOT, delete, sh, start};
+use banger_testkit::{TestEnv, shared};
+
+#[test]
+fn a_named_vm_through_its_life() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "demo");
+    assert_eq!(env.vm_state("demo"), "running");
+    let out = sh(&env, "demo", "echo $HOSTNAME; hostname; cat /etc/os-release");
+    assert!(out.contains("demo\n") && out.contains("VERSION_CODENAME=bookworm"), "{out}");
+
+    let ps = env.banger(["ps"]).run().expect(0).out();
+    assert!(ps.lines().next().is_some_and(|head| head.starts_with("ID")), "{ps}");
+    assert!(ps.contains("demo") && ps.contains("running"), "{ps}");
+    let list = env.banger(["vm", "list", "--json"]).run().expect(0).json();
+    assert_eq!(list[0]["name"], "demo", "{list:#}");
+    let logs = env.banger(["vm", "logs", "demo"]).run().expect(0).out();
+    assert!(logs.contains("Linux version"), "{logs}");
+
+    env.banger(["vm", "stop", "demo"]).run().expect(0);
+    assert_eq!(env.vm_state("demo"), "stopped");
+    assert!(env.processes("banger-shim").is_empty());
+    let refused = env.banger(["vm", "exec", "demo", "--", "true"]).run().expect(125);
+    assert!(refused.err().contains("banger vm start demo"), "{refused}");
+
+    env.banger(["vm", "start", "demo"]).run().expect(0);
+    assert_eq!(sh(&env, "demo", "echo again"), "again\n");
+    delete(&env, "demo");
+}
+
+#[test]
+fn systemd_reaches_running_and_the_agent_answers_all_along() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    env.banger([
+        "vm", "run", "--name", "full", "-d", "--memory", "512M", "--init", "image", "--wait", "boot", "--quiet",
+    ])
+    .patience(BOOT)
+    .run()
+    .expect(0);
+    let vm = env.vm("full");
+    assert_eq!(vm["boot_state"], "running", "{}", sh(&env, "full", "systemctl --failed --no-legend --plain; true"));
+    assert_eq!(sh(&env, "full", "systemctl is-system-running"), "running\n");
+    sh(&env, "full", "systemctl daemon-reload && systemctl daemon-reexec");
+    assert_eq!(sh(&env, "full", "cat /proc/1/comm"), "systemd\n");
+    env.banger(["vm", "stop", "full"]).run().expect(0);
+    assert_eq!(env.vm_state("full"), "stopped");
+    delete(&env, "full");
+}
+
+#[test]
+fn several_execs_at_once_do_not_disturb_each_other() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "busy");
+    let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4)
+            .map(|i| {
+                let (env, bytes) = (&env, &bytes);
+                scope.spawn(move || {
+                    let line = format!("cat; echo {i} >&2; exit {i}");
+                    let out = env.banger(["vm", "exec", "busy", "--", "sh", "-c", &line]).stdin(bytes.clone()).run();
+                    let out = out.expect(i);
+                    assert!(out.stdout == *bytes && out.err() == format!("{i}\n"), "{}", out.err());
+                })
+            })
+            .collect();
+        for run in runs {
+            run.join().expect("no exec failed");
+        }
+    });
+    delete(&env, "busy");
+}

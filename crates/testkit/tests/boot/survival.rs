@@ -1,0 +1,63 @@
+//! Who dies, who cleans: the rows of the table that need a real VMM.
+
+use crate::{BOOT, delete, sh, start};
+use banger_testkit::{TestEnv, shared, wait_until};
+use rustix::process::Signal;
+use std::time::Duration;
+
+#[test]
+fn a_killed_daemon_is_replaced_and_the_vm_and_its_session_go_on() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "goes-on");
+    let vmm = env.vm_process("goes-on", "vmm_pid");
+    let mut session = env.banger(["vm", "exec", "goes-on", "--", "cat"]).spawn();
+    session.write("before\n");
+    session.wait_stdout("before\n", BOOT);
+
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(Duration::from_secs(10));
+    session.write("without a daemon\n");
+    session.wait_stdout("without a daemon\n", BOOT);
+
+    assert_eq!(sh(&env, "goes-on", "echo adopted"), "adopted\n");
+    let adopted = env.vm("goes-on");
+    assert_eq!(adopted["state"], "running", "{adopted:#}");
+    assert_eq!(adopted["vmm_pid"], vmm.pid, "{adopted:#}");
+    assert_ne!(env.daemon().expect("a new daemon"), daemon);
+    session.close_stdin();
+    session.finish(BOOT).expect(0);
+    env.banger(["vm", "stop", "goes-on"]).run().expect(0);
+    assert!(!vmm.is_alive());
+    delete(&env, "goes-on");
+}
+
+#[test]
+fn a_killed_shim_takes_its_vmm_along() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "shimless");
+    let (shim, vmm) = (env.vm_process("shimless", "shim_pid"), env.vm_process("shimless", "vmm_pid"));
+    assert!(shim.signal(Signal::KILL));
+    vmm.wait_gone(BOOT);
+    env.wait_state("shimless", "failed", BOOT);
+    delete(&env, "shimless");
+}
+
+#[test]
+fn a_killed_client_of_a_throw_away_vm_leaves_nothing() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    let args = ["vm", "run", "--rm", "--name", "leased", "--memory", "256M", "--", "sh", "-c", "echo up; exec cat"];
+    let session = env.banger(args).spawn();
+    session.wait_stdout("up\n", BOOT);
+    let vmm = env.vm_process("leased", "vmm_pid");
+    session.signal(Signal::KILL);
+    vmm.wait_gone(BOOT);
+    wait_until(BOOT, "the VM's deletion", || {
+        let list = env.banger(["vm", "list", "--json"]).run().expect(0).json();
+        if list == serde_json::json!([]) { Ok(()) } else { Err(format!("{list:#}")) }
+    });
+    env.assert_nothing_left();
+}

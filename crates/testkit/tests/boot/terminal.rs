@@ -1,0 +1,40 @@
+//! `vm run` without a command: a shell on a terminal, and a VM that stays.
+
+use crate::{BOOT, delete};
+use banger_testkit::{TestEnv, shared};
+
+#[test]
+fn a_shell_on_a_terminal_that_is_resized() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    let args = ["vm", "run", "--name", "shell", "--memory", "256M", "--init", "agent"];
+    let mut terminal = env.banger(args).env("TERM", "xterm").spawn_on_terminal(91, 33);
+    terminal.wait_for("# ", BOOT);
+    // The answer differs from what is typed, so that the terminal's echo is not taken for it.
+    terminal.type_in("echo size is $(stty size)\r");
+    terminal.wait_for("size is 33 91", BOOT);
+    terminal.resize(77, 22);
+    terminal.type_in("echo size is $(stty size)\r");
+    terminal.wait_for("size is 22 77", BOOT);
+    terminal.type_in("tty; echo $TERM-$((6 * 7)); exit 5\r");
+    terminal.wait_for("/dev/pts/", BOOT);
+    terminal.wait_for("xterm-42", BOOT);
+    let out = terminal.finish(BOOT).expect(5);
+    assert!(out.out().contains("banger vm stop shell"), "no reminder how to stop it: {out}");
+    assert_eq!(env.vm_state("shell"), "running");
+    delete(&env, "shell");
+}
+
+#[test]
+fn ctrl_c_goes_to_the_command_in_the_guest() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    let line = "trap 'echo caught; exit 3' INT; echo waiting; while :; do sleep 1; done";
+    let args = ["vm", "run", "--rm", "--name", "int", "--memory", "256M", "--", "sh", "-c", line];
+    let session = env.banger(args).spawn();
+    session.wait_stdout("waiting\n", BOOT);
+    session.signal(rustix::process::Signal::INT);
+    let out = session.finish(BOOT).expect(3);
+    assert_eq!(out.out(), "waiting\ncaught\n");
+    env.assert_nothing_left();
+}

@@ -1,0 +1,121 @@
+//! What makes no sense is refused before anything is made, and the error says what would.
+
+use crate::vms;
+use banger_testkit::TestEnv;
+
+/// Each refused with 125 by `vm run` and with 1 or 2 by `vm create`, leaving no row.
+const BAD: [&[&str]; 20] = [
+    &["--name", ""],
+    &["--name", "0123456789012345678901234567890123456789012345678901234567890123"],
+    &["--name", ".."],
+    &["--name=-x"],
+    &["--name", "x-"],
+    &["--name", "Upper"],
+    &["--name", "caf\u{e9}"],
+    &["--name", "a b"],
+    &["--name", "a/b"],
+    &["--vcpu", "0"],
+    &["--vcpu", "33"],
+    &["--vcpu=-1"],
+    &["--vcpu", "two"],
+    &["--memory", "1"],
+    &["--memory", "0"],
+    &["--memory", "99999999999999999999G"],
+    &["--disk-size", "0"],
+    &["--disk-size", "2T"],
+    &["--image", ""],
+    &["--kernel", "../x"],
+];
+
+#[test]
+fn values_out_of_range_leave_nothing() {
+    let env = TestEnv::empty();
+    for bad in BAD {
+        let run = env.banger(["vm", "run"].iter().chain(bad).chain(&["--", "true"])).run().expect(125);
+        assert!(run.err().contains("error: "), "{bad:?}: {run}");
+        let create = env.banger(["vm", "create", "--no-start"].iter().chain(bad)).run();
+        assert!(matches!(create.code(), 1 | 2), "{bad:?}: {create}");
+    }
+    assert_eq!(vms(&env), []);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn combinations_that_make_no_sense_are_refused() {
+    let env = TestEnv::empty();
+    for bad in [&["-d", "--rm"][..], &["-d", "--", "true"]] {
+        let out = env.banger(["vm", "run"].iter().chain(bad)).run().expect(125);
+        assert!(out.err().contains("error: "), "{out}");
+    }
+    assert_eq!(vms(&env), []);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn unknown_things_are_named() {
+    let env = TestEnv::empty();
+    let shown = [
+        env.banger(["vm", "show", "nope"]).run().expect(1),
+        env.banger(["vm", "exec", "nope", "--", "true"]).run().expect(125),
+        env.banger(["kernel", "pull", "nope-1.0"]).run().expect(1),
+        env.banger(["kernel", "show", "nope-1.0"]).run().expect(1),
+        env.banger(["image", "show", "nope"]).run().expect(1),
+        env.banger(["vm", "run", "--image", "nope", "--", "true"]).run().expect(125),
+        env.banger(["vm", "run", "--kernel", "nope-1.0", "--", "true"]).run().expect(125),
+    ];
+    let shown: Vec<String> = shown.iter().map(|out| env.filtered(out)).collect();
+    insta::assert_snapshot!(shown.join("\n"));
+    assert_eq!(vms(&env), []);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn failures_in_json_have_one_shape() {
+    let env = TestEnv::empty();
+    let out = env.banger(["vm", "show", "nope", "--json"]).run().expect(1);
+    let failure = out.json();
+    assert_eq!(failure["code"], "not_found", "{failure:#}");
+    for (key, is_right) in [("message", failure["message"].is_string()), ("causes", failure["causes"].is_array())] {
+        assert!(is_right, "{key} in {failure:#}");
+    }
+    assert!(failure["hints"].is_array(), "{failure:#}");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_at_start() {
+    let Some(env) = TestEnv::fake() else { return };
+    let out = env.banger(["vm", "run", "--memory", "999999G", "--", "true"]).run().expect(125);
+    insta::assert_snapshot!(env.filtered(&out).replace(|c: char| c.is_ascii_digit(), "0"));
+    assert_eq!(vms(&env).iter().filter(|(_, state)| state == "running").count(), 0);
+    for (name, _) in vms(&env) {
+        env.banger(["vm", "delete", "-f", &name]).run().expect(0);
+    }
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_missing_vmm_is_named_with_its_package() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.configure("");
+    // Everything but QEMU.
+    let bin = env.home().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for dir in ["/usr/bin", "/usr/sbin"] {
+        for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            if !entry.file_name().to_string_lossy().starts_with("qemu-system-") {
+                let _ = std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name()));
+            }
+        }
+    }
+    let out = env.banger(["vm", "run", "--name", "v", "--", "true"]).env("PATH", &bin).run().expect(125);
+    assert!(
+        out.err().contains("apt-get install qemu-system-x86") || out.err().contains("apt install qemu-system-x86"),
+        "{out}"
+    );
+    assert_eq!(vms(&env).iter().filter(|(_, state)| state == "running").count(), 0);
+    for (name, _) in vms(&env) {
+        env.banger(["vm", "delete", "-f", &name]).run().expect(0);
+    }
+    env.assert_nothing_left();
+}

@@ -1,0 +1,67 @@
+//! What scripts read: shapes that stay.
+
+use crate::{delete, start};
+use banger_testkit::TestEnv;
+use std::{collections::BTreeSet, fmt::Write as _};
+
+/// Every key in a JSON value, dotted; the shape without the values.
+fn shape(value: &serde_json::Value, at: &str, into: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            map.iter().for_each(|(key, value)| shape(value, &format!("{at}.{key}"), into));
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|value| shape(value, &format!("{at}[]"), into)),
+        _ => drop(into.insert(at.to_owned())),
+    }
+}
+
+#[test]
+fn json_keeps_its_fields() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "j");
+    let mut shapes = String::new();
+    for args in [
+        &["vm", "show", "j"][..],
+        &["vm", "list"],
+        &["image", "list"],
+        &["kernel", "list"],
+        &["kernel", "list", "--available"],
+        &["config", "show"],
+        &["version"],
+        &["daemon", "status"],
+        &["vm", "stats", "j"],
+        &["vm", "health", "j"],
+    ] {
+        let json = env.banger(args.iter().chain(&["--json"])).run().expect(0).json();
+        let mut keys = BTreeSet::new();
+        shape(&json, "", &mut keys);
+        let _ = write!(shapes, "{}\n  {}\n", args.join(" "), keys.into_iter().collect::<Vec<_>>().join("\n  "));
+    }
+    insta::assert_snapshot!(shapes);
+    delete(&env, "j");
+}
+
+#[test]
+fn tables_have_the_columns_of_the_contract() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "t");
+    let head = |args: &[&str]| {
+        let out = env.banger(args).run().expect(0).out();
+        out.lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(head(&["ps"]), "ID NAME STATE IMAGE VMM IP VCPU MEM DISK WORKSPACE AGE");
+    let id = env.vm("t")["id"].as_str().expect("an id").to_owned();
+    assert!(id.starts_with(env.banger(["ps", "-q"]).run().expect(0).out().trim()));
+    delete(&env, "t");
+}
+
+#[test]
+fn a_group_without_a_command_shows_the_common_one_first() {
+    let env = TestEnv::empty();
+    for group in [&[][..], &["vm"], &["image"], &["kernel"], &["daemon"]] {
+        let out = env.banger(group).run();
+        assert!(matches!(out.code(), 0 | 2), "{out}");
+        assert!(format!("{}{}", out.out(), out.err()).contains("banger "), "no example: {out}");
+    }
+    assert!(env.daemon().is_none(), "help starts no daemon");
+}

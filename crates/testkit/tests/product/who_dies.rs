@@ -1,0 +1,133 @@
+//! The table "who dies, who cleans", row by row.
+
+use crate::{SOON, delete, start, vms};
+use banger_testkit::{TestEnv, wait_until};
+use rustix::process::Signal;
+
+#[track_caller]
+fn wait_no_vm(env: &TestEnv) {
+    wait_until(SOON, "the VM's deletion", || {
+        let left = vms(env);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+#[test]
+fn the_client_dies_and_its_throw_away_vm_goes() {
+    let Some(env) = TestEnv::fake() else { return };
+    let args = ["vm", "run", "--rm", "--name", "c", "--", "sh", "-c", "echo up; exec cat"];
+    let session = env.banger(args).spawn();
+    session.wait_stdout("up\n", SOON);
+    let vmm = env.vm_process("c", "vmm_pid");
+    session.signal(Signal::KILL);
+    vmm.wait_gone(SOON);
+    wait_no_vm(&env);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn the_client_of_an_exec_dies_and_its_command_gets_a_hangup() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "h");
+    let note = env.home().join("hangup");
+    let line = format!("trap 'echo hup > {}; exit' HUP; echo up; while :; do sleep 0.1; done", note.display());
+    let session = env.banger(["vm", "exec", "h", "--", "sh", "-c", &line]).spawn();
+    session.wait_stdout("up\n", SOON);
+    session.signal(Signal::KILL);
+    wait_until(SOON, "the command's last word", || std::fs::read_to_string(&note).map_err(|error| error.to_string()));
+    assert_eq!(env.vm_state("h"), "running");
+    delete(&env, "h");
+}
+
+#[test]
+fn the_daemon_dies_and_everything_goes_on() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "d");
+    let (shim, vmm) = (env.vm_process("d", "shim_pid"), env.vm_process("d", "vmm_pid"));
+    let mut session = env.banger(["vm", "exec", "d", "--", "cat"]).spawn();
+    session.write("one\n");
+    session.wait_stdout("one\n", SOON);
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(SOON);
+    session.write("two\n");
+    session.wait_stdout("two\n", SOON);
+    let vm = env.vm("d");
+    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
+    session.close_stdin();
+    session.finish(SOON).expect(0);
+    env.banger(["vm", "stop", "d"]).run().expect(0);
+    assert_eq!(env.vm_state("d"), "stopped");
+    delete(&env, "d");
+}
+
+#[test]
+fn the_daemon_dies_while_a_throw_away_vm_runs_and_it_still_goes() {
+    let Some(env) = TestEnv::fake() else { return };
+    let args = ["vm", "run", "--rm", "--name", "l", "--", "sh", "-c", "echo up; exec cat"];
+    let mut session = env.banger(args).spawn();
+    session.wait_stdout("up\n", SOON);
+    let (daemon, vmm) = (env.daemon().expect("a daemon"), env.vm_process("l", "vmm_pid"));
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(SOON);
+    session.close_stdin();
+    session.finish(SOON);
+    // Any command brings a daemon, which finds the lease of a client that is gone.
+    wait_no_vm(&env);
+    assert!(!vmm.is_alive());
+    env.assert_nothing_left();
+}
+
+#[test]
+fn the_shim_dies_and_the_vm_has_failed() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "s");
+    let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+    assert!(shim.signal(Signal::KILL));
+    vmm.wait_gone(SOON);
+    env.wait_state("s", "failed", SOON);
+    env.banger(["vm", "start", "s"]).run().expect(0);
+    assert_eq!(env.vm_state("s"), "running");
+    delete(&env, "s");
+}
+
+#[test]
+fn the_shim_dies_while_no_daemon_looks() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "u");
+    let (shim, vmm) = (env.vm_process("u", "shim_pid"), env.vm_process("u", "vmm_pid"));
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(SOON);
+    assert!(shim.signal(Signal::KILL));
+    vmm.wait_gone(SOON);
+    assert_eq!(env.vm_state("u"), "failed");
+    delete(&env, "u");
+}
+
+#[test]
+fn the_vmm_dies_and_the_reason_is_kept() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "v");
+    assert!(env.vm_process("v", "vmm_pid").signal(Signal::KILL));
+    env.wait_state("v", "failed", SOON);
+    let vm = env.vm("v");
+    assert!(vm["reason"].as_str().is_some_and(|reason| reason.contains("signal") || reason.contains('9')), "{vm:#}");
+    wait_until(SOON, "the shim's end", || {
+        let shims = env.processes("banger-shim");
+        if shims.is_empty() { Ok(()) } else { Err(format!("{shims:?}")) }
+    });
+    delete(&env, "v");
+}
+
+#[test]
+fn a_session_in_a_vm_that_dies_ends_with_a_failure_of_bangers() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "x");
+    let session = env.banger(["vm", "exec", "x", "--", "sh", "-c", "echo up; exec sleep 1000"]).spawn();
+    session.wait_stdout("up\n", SOON);
+    assert!(env.vm_process("x", "vmm_pid").signal(Signal::KILL));
+    let out = session.finish(SOON).expect(125);
+    assert!(out.err().contains("error: "), "{out}");
+    delete(&env, "x");
+}
