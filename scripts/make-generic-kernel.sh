@@ -22,7 +22,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib/kernel-config.sh
 . scripts/lib/kernel-config.sh
 
-readonly line=6.12
+readonly family=6.12
 readonly config=configs/generic-x86_64-6.12.config
 readonly upstream=https://cdn.kernel.org/pub/linux/kernel/v6.x
 # The keys that sign kernel releases, by the fingerprints kernel.org publishes. There is deliberately no way to name
@@ -80,7 +80,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[[ $release =~ ^6\.12(\.[0-9]+)?$ ]] || die "release $release is not of the $line line" "give one: --release $line.N"
+[[ $release =~ ^6\.12(\.[0-9]+)?$ ]] || die "release $release is not of the $family line" "give one: --release $family.N"
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || die "--jobs $jobs is not a number of compilers"
 [ -z "$signature" ] || [ "$from" = file ] || die "--signature goes with --source"
 ! $release_given || [ "$from" = upstream ] || [ -n "$signature" ] || die "--release says which upstream release is meant; this source has its own"
@@ -148,10 +148,10 @@ unpack_signed() {
 
 # A source nobody's key of ours has signed, unpacked; the last arguments say what is known about it.
 unpack_unsigned() {
-  local line
+  local known
   say "############################################################################"
   say "## NO PGP CHECK WAS MADE: this is not the signed tarball from kernel.org."
-  for line in "${@:2}"; do say "## $line"; done
+  for known in "${@:2}"; do say "## $known"; done
   say "############################################################################"
   decompress "$1" >"$work/source.tar" || die "cannot decompress $1" "is it a whole .tar.xz?"
   unpack_tar "$work/source.tar" "$work/source" || die "cannot unpack $1" "is it a kernel source tarball?"
@@ -170,7 +170,7 @@ case $from in
       if ! $release_given; then
         # The file's name says which release is meant; the signed content has to agree.
         release=$(basename "$source" | sed -n 's/^linux-\(6\.12\(\.[0-9]*\)\{0,1\}\)\.tar.*/\1/p')
-        [ -n "$release" ] || die "cannot tell which release $source is" "say it: --release $line.N"
+        [ -n "$release" ] || die "cannot tell which release $source is" "say it: --release $family.N"
       fi
       unpack_signed "$source" "$signature"
     else
@@ -178,10 +178,10 @@ case $from in
     fi
     ;;
   apt)
-    say "fetching linux-source-$line with apt"
+    say "fetching linux-source-$family with apt"
     mkdir "$work/deb"
-    (cd "$work/deb" && apt-get -q download "linux-source-$line") >"$work/apt.log" 2>&1 ||
-      die "apt cannot fetch linux-source-$line: $(grep -m1 '^E:' "$work/apt.log" || tail -n 1 "$work/apt.log")" \
+    (cd "$work/deb" && apt-get -q download "linux-source-$family") >"$work/apt.log" 2>&1 ||
+      die "apt cannot fetch linux-source-$family: $(grep -m1 '^E:' "$work/apt.log" || tail -n 1 "$work/apt.log")" \
         "run: sudo apt-get update (Debian 12 has it in bookworm-security)"
     packages=("$work"/deb/linux-source-*.deb)
     dpkg-deb --extract "${packages[0]}" "$work/deb/tree" || die "cannot unpack ${packages[0]##*/}"
@@ -194,8 +194,8 @@ esac
 
 makefile_value() { sed -n "s/^$1 = *//p" "$work/source/Makefile" 2>/dev/null | head -n 1; }
 version=$(makefile_value VERSION).$(makefile_value PATCHLEVEL)
-[ "$version" = "$line" ] ||
-  die "this is the source of Linux $version, and $config is for $line" "use a source of the $line line"
+[ "$version" = "$family" ] ||
+  die "this is the source of Linux $version, and $config is for $family" "use a source of the $family line"
 
 # Nothing of this machine or this minute goes into the kernel.
 export KBUILD_BUILD_USER=banger KBUILD_BUILD_HOST=banger KBUILD_BUILD_VERSION=1 LC_ALL=C TZ=UTC
@@ -233,4 +233,4 @@ mv -f "$out/.config.new" "$out/config"
 install -m 644 "$work/vmlinux" "$out/.vmlinux.new"
 mv -f "$out/.vmlinux.new" "$out/vmlinux"
 say "done: $out/vmlinux, $(stat --format=%s "$out/vmlinux") bytes, $(kbuild -s kernelrelease)"
-say "next: banger kernel import generic-$line --from ${out#"$PWD/"} --distro generic"
+say "next: banger kernel import generic-$family --from ${out#"$PWD/"} --distro generic"
