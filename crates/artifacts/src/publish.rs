@@ -127,10 +127,20 @@ impl Shelf {
 
     /// Waits for the lock on `name`. The caller looks again whether its work is still to be done once it has it.
     pub fn lock(&self, name: &str, cancel: &Cancel) -> Result<NameLock, PublishError> {
+        loop {
+            cancel.check()?;
+            if let Some(lock) = self.try_lock(name)? {
+                return Ok(lock);
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+
+    /// The lock on `name`, unless somebody has it.
+    pub fn try_lock(&self, name: &str) -> Result<Option<NameLock>, PublishError> {
         self.path(name)?;
         let path = self.directory.join(format!("{LOCK}{name}"));
         loop {
-            cancel.check()?;
             let file = File::options()
                 .read(true)
                 .write(true)
@@ -139,10 +149,12 @@ impl Shelf {
                 .open(&path)
                 .map_err(at("open the lock", &path))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_at(&file, &path) => {
+                    return Ok(Some(NameLock { name: name.to_owned(), path, _file: file }));
+                }
                 // The last holder removes the file; a lock on a removed file excludes nobody.
-                Ok(()) if is_at(&file, &path) => return Ok(NameLock { name: name.to_owned(), path, _file: file }),
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(LOCK_POLL),
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(at("lock", &path)(error)),
             }
         }

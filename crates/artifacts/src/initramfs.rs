@@ -1,0 +1,67 @@
+//! The archive a guest starts from.
+//!
+//! It has two parts. The base is the same for every VM of one kernel and one agent, and is made once: the kernel's own
+//! `initrd.img` if it has one, then `/init` (the guest agent), `/dev/console` and the modules needed to reach disks and
+//! host. The second part is a few hundred bytes per VM: its configuration. The kernel unpacks archives that follow each
+//! other, later files winning, so the second is simply appended.
+//!
+//! Decides what is in the archive; what the guest makes of it is the agent's business.
+
+mod base;
+mod config;
+mod cpio;
+
+pub use base::{BootFiles, InitramfsCache};
+pub use config::append_config;
+pub use cpio::{Cpio, CpioError};
+
+use crate::{job::Cancelled, kernel::CodecError, publish::PublishError};
+use std::{io, path::PathBuf};
+
+/// Why the archive could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitramfsError {
+    /// A file could not be read or written.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// The step, as a verb.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is larger than anything that belongs there.
+    #[error("{} has more than {limit} bytes", path.display())]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// The most it may have.
+        limit: u64,
+    },
+    /// The agent is not a program the guest can start.
+    #[error("the guest agent {} is not an ELF file", .0.display())]
+    Agent(PathBuf),
+    /// A module's compression.
+    #[error("cannot unpack the module {}", path.display())]
+    Module {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: CodecError,
+    },
+    /// The archive could not be written.
+    #[error("cannot write the initramfs")]
+    Cpio(#[from] CpioError),
+    /// The cache could not be used.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Adds the step and the path to an I/O error.
+fn at(what: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> InitramfsError {
+    move |source| InitramfsError::Io { what, path: path.to_owned(), source }
+}

@@ -1,0 +1,192 @@
+//! The part of the initramfs that all VMs of one kernel and one agent share, and its cache.
+
+use super::{InitramfsError, at, cpio::Cpio};
+use crate::{
+    job::{Cancel, Job},
+    kernel::{Codec, Elf, Kernel},
+    publish::Shelf,
+};
+use banger_proto::agent::boot::{CONFIG_PATH, MODULES_DIR};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufWriter, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+/// Changes when the same inputs give another archive.
+const LAYOUT: &str = "1";
+/// Largest agent taken.
+const MAX_AGENT: u64 = 64 << 20;
+/// Largest module taken, once unpacked.
+const MAX_MODULE: u64 = 64 << 20;
+/// Largest initrd of a kernel's own taken.
+const MAX_INITRD: u64 = 512 << 20;
+
+/// What a VMM boots, apart from the VM's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The kernel image, an ELF file.
+    pub vmlinux: PathBuf,
+    /// The shared part of the initramfs; see [`super::append_config`].
+    pub initramfs: PathBuf,
+    /// A read-only ext4 of the kernel's modules, if it has any.
+    pub modules_image: Option<PathBuf>,
+    /// `uname -r`.
+    pub kernel_version: String,
+}
+
+/// Base archives by what they are made from.
+#[derive(Debug)]
+pub struct InitramfsCache {
+    shelf: Shelf,
+    /// Hashes of agents already seen, by what changes when the file does.
+    agents: Mutex<HashMap<Identity, String>>,
+}
+
+/// A file as long as nobody writes to it: device, inode, length, times of change of content and of inode.
+type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
+
+impl InitramfsCache {
+    /// Keeps archives in `directory`, which is made when absent.
+    pub fn open(directory: &Path) -> Result<Self, InitramfsError> {
+        Ok(Self { shelf: Shelf::open(directory)?, agents: Mutex::default() })
+    }
+
+    /// What boots `kernel` with the agent at `agent`. The archive is made when there is none yet; of two callers at once
+    /// one makes it.
+    pub fn boot_files(&self, kernel: &Kernel, agent: &Path, job: &Job<'_>) -> Result<BootFiles, InitramfsError> {
+        let name = key(kernel, &self.agent_hash(agent, job.cancel)?);
+        let mut initramfs = self.shelf.path(&name)?;
+        if !initramfs.exists() {
+            let _lock = self.shelf.lock(&name, job.cancel)?;
+            if !initramfs.exists() {
+                job.progress.phase("packing the initramfs");
+                initramfs = self.build(kernel, agent, job)?;
+            }
+        }
+        Ok(BootFiles {
+            vmlinux: kernel.vmlinux(),
+            initramfs,
+            modules_image: kernel.modules_image(),
+            kernel_version: kernel.manifest.kernel_version.clone(),
+        })
+    }
+
+    fn build(&self, kernel: &Kernel, agent: &Path, job: &Job<'_>) -> Result<PathBuf, InitramfsError> {
+        let content = read(agent, MAX_AGENT)?;
+        if !content.starts_with(&Elf::MAGIC) {
+            return Err(InitramfsError::Agent(agent.to_owned()));
+        }
+        let mut staged = self.shelf.stage_file()?;
+        let path = staged.path().to_owned();
+        let out = staged.file_mut();
+        if let Some(initrd) = kernel.initrd() {
+            let file = File::open(&initrd).map_err(at("open", &initrd))?;
+            let copied = io::copy(&mut file.take(MAX_INITRD + 1), out).map_err(at("copy", &initrd))?;
+            if copied > MAX_INITRD {
+                return Err(InitramfsError::TooLarge { path: initrd, limit: MAX_INITRD });
+            }
+            let padding = usize::try_from(copied.next_multiple_of(4) - copied).expect("below four");
+            out.write_all(&[0; 4][..padding]).map_err(at("write", &path))?;
+        }
+        let mut archive = Cpio::new(BufWriter::with_capacity(256 << 10, out));
+        write_base(&mut archive, kernel, &content, job.cancel)?;
+        archive.finish()?;
+        // Named after what was read just now: the agent may have changed since it was looked up.
+        let name = key(kernel, &crate::kernel::hex(&Sha256::digest(&content)));
+        Ok(self.shelf.publish_file(staged, &name)?)
+    }
+
+    /// SHA-256 of the agent, computed once as long as the file stays what it is.
+    fn agent_hash(&self, agent: &Path, cancel: &Cancel) -> Result<String, InitramfsError> {
+        let mut file = File::open(agent).map_err(at("open", agent))?;
+        let metadata = file.metadata().map_err(at("read", agent))?;
+        if !metadata.is_file() || metadata.len() > MAX_AGENT {
+            return Err(InitramfsError::TooLarge { path: agent.to_owned(), limit: MAX_AGENT });
+        }
+        let identity = (
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.ctime(), metadata.ctime_nsec()),
+        );
+        let agents = || self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hash) = agents().get(&identity) {
+            return Ok(hash.clone());
+        }
+        file.rewind().map_err(at("read", agent))?;
+        cancel.check()?;
+        let (hash, _) = crate::kernel::sha256(&mut file.take(MAX_AGENT), cancel).map_err(at("read", agent))?;
+        agents().insert(identity, hash.clone());
+        Ok(hash)
+    }
+}
+
+/// The archive's file name: a hash over everything it is made from.
+fn key(kernel: &Kernel, agent: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [LAYOUT, &kernel.manifest.tree_sha256, agent] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    // The order modules load in is banger's choice and not the tree's.
+    for module in &kernel.manifest.boot_modules {
+        hash.update(module);
+        hash.update([0]);
+    }
+    format!("{}.cpio", &crate::kernel::hex(&hash.finalize())[..32])
+}
+
+fn write_base<W: Write>(
+    archive: &mut Cpio<W>,
+    kernel: &Kernel,
+    agent: &[u8],
+    cancel: &Cancel,
+) -> Result<(), InitramfsError> {
+    archive.directory("dev", 0o755)?;
+    // Without it the kernel has nothing to give /init as its standard streams.
+    archive.char_device("dev/console", 0o600, 5, 1)?;
+    let below = |path: &'static str| path.trim_start_matches('/');
+    let config_directory = below(CONFIG_PATH).rsplit_once('/').map_or("", |(directory, _)| directory);
+    let modules = below(MODULES_DIR);
+    archive.directory(config_directory, 0o755)?;
+    archive.directory(modules, 0o755)?;
+    for (index, module) in kernel.manifest.boot_modules.iter().enumerate() {
+        cancel.check()?;
+        let content = unpacked(&kernel.directory.join("modules").join(module))?;
+        // Numbered in loading order; a manifest lists at most 256, so names sort as numbers do.
+        let name = format!("{modules}/{index:03}-{}.ko", crate::kernel::module_name(module));
+        archive.file(&name, 0o644, &content)?;
+    }
+    archive.file("init", 0o755, agent)?;
+    Ok(())
+}
+
+/// A module's content, unpacked: unpacking it in every guest would cost boot time.
+fn unpacked(path: &Path) -> Result<Vec<u8>, InitramfsError> {
+    let content = read(path, MAX_MODULE)?;
+    if content.starts_with(&Elf::MAGIC) {
+        return Ok(content);
+    }
+    let failed = |source| InitramfsError::Module { path: path.to_owned(), source };
+    let decoder = Codec::sniff(&content).and_then(|codec| codec.decoder(&content[..])).map_err(failed)?;
+    read_all(decoder, path, MAX_MODULE)
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, InitramfsError> {
+    read_all(File::open(path).map_err(at("open", path))?, path, limit)
+}
+
+fn read_all(reader: impl Read, path: &Path, limit: u64) -> Result<Vec<u8>, InitramfsError> {
+    let mut content = Vec::new();
+    reader.take(limit + 1).read_to_end(&mut content).map_err(at("read", path))?;
+    if content.len() as u64 > limit {
+        return Err(InitramfsError::TooLarge { path: path.to_owned(), limit });
+    }
+    Ok(content)
+}

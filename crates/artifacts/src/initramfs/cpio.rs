@@ -1,0 +1,126 @@
+//! The archive format the kernel unpacks: cpio "newc" (Documentation/driver-api/early-userspace/buffer-format.rst).
+//!
+//! Writes only, and only what it is told: the same calls give the same bytes. Owners are root and times are zero.
+
+use std::io::{self, Write};
+
+/// The name that ends an archive.
+const TRAILER: &str = "TRAILER!!!";
+/// The kernel ignores longer names (`PATH_MAX`, its zero byte included).
+const MAX_NAME: usize = 4095;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFCHR: u32 = 0o020_000;
+
+/// Why an entry could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum CpioError {
+    /// The output could not be written.
+    #[error("cannot write the archive")]
+    Io(#[from] io::Error),
+    /// A name the kernel would not take, or take for something else.
+    #[error("{0:?} cannot be a name in the archive")]
+    Name(String),
+    /// The format has 32 bits for a length.
+    #[error("{name:?} has {size} bytes, more than the archive format holds")]
+    TooLarge {
+        /// The entry.
+        name: String,
+        /// Its length.
+        size: u64,
+    },
+}
+
+/// An archive being written.
+#[derive(Debug)]
+pub struct Cpio<W> {
+    out: W,
+    inode: u32,
+    written: u64,
+}
+
+impl<W: Write> Cpio<W> {
+    /// Writes to `out`, which stands at a multiple of four bytes.
+    pub fn new(out: W) -> Self {
+        Self { out, inode: 0, written: 0 }
+    }
+
+    /// A directory. Parents are not made by themselves and come first.
+    pub fn directory(&mut self, name: &str, mode: u32) -> Result<(), CpioError> {
+        self.entry(name, S_IFDIR | (mode & 0o7777), 2, (0, 0), &[])
+    }
+
+    /// A regular file.
+    pub fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<(), CpioError> {
+        self.entry(name, S_IFREG | (mode & 0o7777), 1, (0, 0), content)
+    }
+
+    /// A character device.
+    pub fn char_device(&mut self, name: &str, mode: u32, major: u32, minor: u32) -> Result<(), CpioError> {
+        self.entry(name, S_IFCHR | (mode & 0o7777), 1, (major, minor), &[])
+    }
+
+    /// Ends the archive and gives the output back; it stands at a multiple of four bytes.
+    pub fn finish(mut self) -> Result<W, CpioError> {
+        self.inode = 0;
+        self.header(TRAILER, 0, 1, (0, 0), 0)?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    fn entry(
+        &mut self,
+        name: &str,
+        mode: u32,
+        links: u32,
+        device: (u32, u32),
+        content: &[u8],
+    ) -> Result<(), CpioError> {
+        let plain = !name.is_empty()
+            && name.len() <= MAX_NAME
+            && name != TRAILER
+            && !name.contains('\0')
+            && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        if !plain {
+            return Err(CpioError::Name(name.chars().take(200).collect()));
+        }
+        let size = u32::try_from(content.len())
+            .map_err(|_| CpioError::TooLarge { name: name.to_owned(), size: content.len() as u64 })?;
+        self.inode += 1;
+        self.header(name, mode, links, device, size)?;
+        self.put(content)?;
+        self.align()
+    }
+
+    fn header(
+        &mut self,
+        name: &str,
+        mode: u32,
+        links: u32,
+        (major, minor): (u32, u32),
+        size: u32,
+    ) -> Result<(), CpioError> {
+        let name_size = u32::try_from(name.len() + 1).expect("names are short");
+        let inode = self.inode;
+        // magic, inode, mode, uid, gid, links, mtime, size, device of the file system, device, name's length, checksum
+        let header = format!(
+            "070701{inode:08x}{mode:08x}{0:08x}{0:08x}{links:08x}{0:08x}{size:08x}{0:08x}{0:08x}{major:08x}{minor:08x}{name_size:08x}{0:08x}",
+            0
+        );
+        self.put(header.as_bytes())?;
+        self.put(name.as_bytes())?;
+        self.put(&[0])?;
+        self.align()
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), CpioError> {
+        self.out.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn align(&mut self) -> Result<(), CpioError> {
+        let rest = usize::try_from(self.written.next_multiple_of(4) - self.written).expect("below four");
+        self.put(&[0; 4][..rest])
+    }
+}

@@ -1,0 +1,41 @@
+//! Kernels: from a name, a package or a file to a directory a VM can boot from.
+//!
+//! A kernel's directory holds `vmlinux` (always the ELF: a bzImage is unpacked once, here, and not at every boot),
+//! optionally `initrd.img`, `modules/` (the content of `lib/modules/<release>`) with `modules.ext4` made from it, and
+//! `manifest.json`. [`KernelStore`] is the way in; the other modules are its parts, each of which takes one kind of
+//! hostile input. What a VMM makes of a kernel is decided elsewhere, from the manifest.
+
+mod apt;
+mod archive;
+mod bzimage;
+mod catalog;
+mod codec;
+mod config;
+mod deb;
+mod elf;
+mod error;
+mod import;
+mod manifest;
+mod modules;
+mod stage;
+mod store;
+mod tree;
+
+pub use apt::AptError;
+pub use archive::ArchiveError;
+pub use bzimage::{BzImage, BzImageError};
+pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
+pub use codec::{Codec, CodecError};
+pub use deb::{Deb, DebError};
+pub use elf::{Elf, ElfError};
+pub use error::{Corruption, KernelError, Unusable};
+pub use import::Description;
+pub(crate) use manifest::rfc3339;
+pub use manifest::{Boots, KernelManifest, ManifestError, Provenance};
+pub use modules::ModulesError;
+pub use store::{Kernel, KernelStore, Listing, Outcome};
+pub use tree::TreeError;
+
+pub(crate) use codec::hex;
+pub(crate) use modules::name as module_name;
+pub(crate) use tree::sha256;

@@ -1,0 +1,455 @@
+//! A distribution's kernel through the host's own apt, as whoever runs banger.
+//!
+//! apt keeps what makes it worth using: the host's sources, its keyrings, its proxies, and the verified chain from a
+//! signed Release file to the package's SHA-256. Everything it writes goes below one private directory, and hooks the
+//! host has configured do not run: they are meant for the real package cache. Nothing is installed and no package
+//! script runs; what is inside the package is somebody else's business.
+
+use super::{
+    catalog::is_package,
+    deb::field,
+    tree::{regular, sha256},
+};
+use crate::{
+    job::{Cancelled, Job},
+    program::{Program, ProgramError},
+    publish::{PublishError, Shelf},
+};
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+/// Largest package downloaded: the cap on kernels.
+const MAX_PACKAGE: u64 = 1 << 30;
+/// Most output of a query read.
+const MAX_ANSWER: u64 = 4 << 20;
+
+/// Why apt gave no kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum AptError {
+    /// None of the host's sources has the package.
+    #[error("none of this host's apt sources has the package {package}")]
+    NoPackage {
+        /// Which.
+        package: String,
+        /// What went wrong when the lists were fetched, if something did: the likely reason.
+        source: Option<ProgramError>,
+    },
+    /// The package neither is a kernel nor leads to exactly one.
+    #[error("{package} leads to {} kernel packages ({}), not to one", found.len(), found.join(", "))]
+    NotOneKernel {
+        /// Which.
+        package: String,
+        /// What it depends on that is a kernel.
+        found: Vec<String>,
+    },
+    /// The host's distribution has another kernel under that name.
+    #[error("{package} is version {version}, and not {wanted}")]
+    OtherKernel {
+        /// The package.
+        package: String,
+        /// Its version.
+        version: String,
+        /// The `major.minor` wanted.
+        wanted: String,
+    },
+    /// apt said something unexpected.
+    #[error("apt does not say the {field} of {package}")]
+    Answer {
+        /// The package.
+        package: String,
+        /// What is missing or malformed.
+        field: &'static str,
+    },
+    /// The package is larger than any kernel.
+    #[error("{package} has {size} bytes, more than {MAX_PACKAGE}")]
+    TooLarge {
+        /// The package.
+        package: String,
+        /// Its size.
+        size: u64,
+    },
+    /// What was downloaded is not what the signed lists say.
+    #[error("the downloaded {package} has SHA-256 {found}, and the signed list says {expected}")]
+    Hash {
+        /// The package.
+        package: String,
+        /// From the lists.
+        expected: String,
+        /// Of the file.
+        found: String,
+    },
+    /// A private file could not be written or read.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program failed, or is missing.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The private directory could not be used.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl From<Cancelled> for AptError {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Program(cancelled.into())
+    }
+}
+
+/// apt with a private home.
+#[derive(Debug)]
+pub(super) struct Apt {
+    home: Shelf,
+}
+
+/// A package in the host's signed lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its file, hexadecimal.
+    pub sha256: String,
+    /// Length of its file in bytes.
+    pub size: u64,
+}
+
+impl Apt {
+    /// Keeps apt's lists and caches in `home`, which is made when absent.
+    pub(super) fn new(home: &Path) -> Result<Self, AptError> {
+        Ok(Self { home: Shelf::open(home)? })
+    }
+
+    /// Downloads the one kernel package that `package` is or leads to into `into`, an empty directory. `kernel` is the
+    /// `major.minor` it has to be. The file's hash is checked once more.
+    pub(super) fn fetch(
+        &self,
+        package: &str,
+        kernel: &str,
+        into: &Path,
+        job: &Job<'_>,
+    ) -> Result<(Package, PathBuf), AptError> {
+        // Two apts on the same lists would fail each other.
+        let _lock = self.home.lock("apt", job.cancel)?;
+        let config = self.prepare()?;
+        job.progress.phase("reading the host's package lists");
+        let update = match self.program("apt-get", &config).args(["-qq", "update"]).capture(MAX_ANSWER, job.cancel) {
+            // An old list may do, and a broken source of somebody else's must not matter; if not, this was why.
+            Err(error @ ProgramError::Failed { .. }) => Some(error),
+            other => other.map(|_| None)?,
+        };
+        let found = self.resolve(package, &config, job);
+        let found = match (found, update) {
+            (Err(AptError::NoPackage { package, .. }), source) => Err(AptError::NoPackage { package, source }),
+            (found, _) => found,
+        }?;
+        if !has_major_minor(&found.version, kernel) {
+            let (package, version, wanted) = (found.name, found.version, kernel.to_owned());
+            return Err(AptError::OtherKernel { package, version, wanted });
+        }
+        let path = self.download(&found, into, &config, job)?;
+        Ok((found, path))
+    }
+
+    /// Makes the private directories and apt's configuration, and returns the latter's path.
+    fn prepare(&self) -> Result<PathBuf, AptError> {
+        let home = self.home.directory();
+        for directory in ["lists/partial", "archives/partial", "log"] {
+            let path = home.join(directory);
+            fs::create_dir_all(&path).map_err(|source| AptError::Io { path, source })?;
+        }
+        let path = home.join("apt.conf");
+        let mut file = self.home.stage_file()?;
+        io::Write::write_all(file.file_mut(), configuration(home, rustix::process::geteuid().is_root()).as_bytes())
+            .map_err(|source| AptError::Io { path: path.clone(), source })?;
+        self.home.publish_file(file, "apt.conf")?;
+        Ok(path)
+    }
+
+    fn program(&self, name: &str, config: &Path) -> Program {
+        Program::new(name, "apt").env("APT_CONFIG", config).env("HOME", self.home.directory()).with_proxy_settings()
+    }
+
+    fn resolve(&self, package: &str, config: &Path, job: &Job<'_>) -> Result<Package, AptError> {
+        let record = self.record(package, config, job)?;
+        if is_kernel(package) {
+            return described(package, &record);
+        }
+        let kernels = kernels_in(field(&record, "Depends").unwrap_or_default());
+        let [(name, version)] = &kernels[..] else {
+            let found = kernels.into_iter().map(|(name, _)| name).collect();
+            return Err(AptError::NotOneKernel { package: package.to_owned(), found });
+        };
+        let exact = match version {
+            Some(version) => format!("{name}={version}"),
+            None => name.clone(),
+        };
+        described(name, &self.record(&exact, config, job)?)
+    }
+
+    /// The control fields of a package (or `package=version`), of the version apt would install.
+    fn record(&self, package: &str, config: &Path, job: &Job<'_>) -> Result<String, AptError> {
+        let query = self.program("apt-cache", config).args(["show", "--no-all-versions", "--", package]);
+        match query.capture(MAX_ANSWER, job.cancel) {
+            Ok(text) if !text.is_empty() => Ok(String::from_utf8_lossy(&text).into_owned()),
+            // It prints its regrets and status 100 for what it does not know.
+            Ok(_) | Err(ProgramError::Failed { .. }) => {
+                Err(AptError::NoPackage { package: package.to_owned(), source: None })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn download(&self, package: &Package, into: &Path, config: &Path, job: &Job<'_>) -> Result<PathBuf, AptError> {
+        let Package { name, version, size, .. } = package;
+        if *size > MAX_PACKAGE {
+            return Err(AptError::TooLarge { package: name.clone(), size: *size });
+        }
+        job.progress.phase(&format!("downloading {name} {version}"));
+        let program = self
+            .program("apt-get", config)
+            .args(["-qq", "-o", "APT::Status-Fd=1", "download", "--"])
+            .arg(format!("{name}={version}"))
+            .directory(into);
+        program.stream(job.cancel, |stdout| {
+            follow(stdout, *size, job).map_err(|source| AptError::Io { path: into.to_owned(), source })
+        })?;
+        let failed = |source| AptError::Io { path: into.to_owned(), source };
+        let mut files = fs::read_dir(into).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()));
+        let path = files
+            .find(|path| path.as_ref().map_or(true, |path| path.extension().is_some_and(|ext| ext == "deb")))
+            .ok_or_else(|| AptError::Answer { package: name.clone(), field: "file" })?
+            .map_err(failed)?;
+        Self::check(package, &path, job)?;
+        Ok(path)
+    }
+
+    fn check(package: &Package, path: &Path, job: &Job<'_>) -> Result<(), AptError> {
+        let failed = |source| AptError::Io { path: path.to_owned(), source };
+        let (file, _) = regular(path).map_err(failed)?;
+        let hashed = sha256(&mut file.take(MAX_PACKAGE), job.cancel);
+        let (found, _) = hashed.map_err(|error| match job.cancel.check() {
+            Err(cancelled) => cancelled.into(),
+            Ok(()) => failed(error),
+        })?;
+        if found == package.sha256 {
+            return Ok(());
+        }
+        Err(AptError::Hash { package: package.name.clone(), expected: package.sha256.clone(), found })
+    }
+}
+
+/// Turns apt's status lines (`dlstatus:1:42.5:Retrieving file 1 of 1`) into progress.
+fn follow(stdout: &mut dyn Read, size: u64, job: &Job<'_>) -> io::Result<()> {
+    let mut lines = BufReader::new(stdout.take(MAX_ANSWER));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let percent = text.strip_prefix("dlstatus:").and_then(|rest| rest.split(':').nth(1)?.parse::<f64>().ok());
+        if let Some(percent) = percent.filter(|percent| (0.0..=100.0).contains(percent)) {
+            // In tenths of a per cent, so that whole numbers do.
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+            let per_mille = (percent * 10.0) as u64;
+            job.progress.advance(size * per_mille / 1000, Some(size));
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// apt's whole configuration: the host's own, then what makes it ours. apt reads `APT_CONFIG` before the host's files,
+/// so it has to read those in here, and to be kept from reading them once more afterwards.
+fn configuration(home: &Path, is_root: bool) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    // A final slash takes in a whole directory.
+    for (path, include) in [("/etc/apt/apt.conf.d", "/etc/apt/apt.conf.d/"), ("/etc/apt/apt.conf", "/etc/apt/apt.conf")]
+    {
+        if Path::new(path).exists() {
+            lines.push(format!("#include \"{include}\";"));
+        }
+    }
+    // Hooks are for the host's own cache and database (the usual container image's would empty both).
+    for hooks in [
+        "APT::Update::Pre-Invoke",
+        "APT::Update::Post-Invoke",
+        "APT::Update::Post-Invoke-Success",
+        "DPkg",
+        "AptCli",
+        "Binary",
+    ] {
+        lines.push(format!("#clear {hooks};"));
+    }
+    let mut set = |name: &str, value: &str| {
+        lines.push(format!("{name} \"{}\";", value.replace('\\', "\\\\").replace('"', "\\\"")));
+    };
+    let below = |name: &str| home.join(name).display().to_string();
+    set("Dir::Etc::Parts", "/dev/null");
+    set("Dir::Etc::Main", "/dev/null");
+    set("Dir::State", &below(""));
+    set("Dir::State::Lists", &below("lists"));
+    set("Dir::State::extended_states", &below("extended_states"));
+    set("Dir::State::status", "/var/lib/dpkg/status");
+    set("Dir::Cache", &below(""));
+    set("Dir::Cache::Archives", &below("archives"));
+    set("Dir::Log", &below("log"));
+    // Only what a signed Release file vouches for, whatever the host allows elsewhere.
+    for name in [
+        "APT::Get::AllowUnauthenticated",
+        "Acquire::AllowInsecureRepositories",
+        "Acquire::AllowWeakRepositories",
+        "Acquire::AllowDowngradeToInsecureRepositories",
+        // Lists nobody here reads.
+        "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled",
+        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
+        "Acquire::IndexTargets::deb-src::Sources::DefaultEnabled",
+    ] {
+        set(name, "false");
+    }
+    set("Acquire::Languages", "none");
+    // A wait that ends.
+    set("Acquire::Retries", "3");
+    set("Acquire::http::Timeout", "30");
+    set("Acquire::https::Timeout", "30");
+    if is_root {
+        // Otherwise root's apt downloads as `_apt`, who may not enter a private directory.
+        set("APT::Sandbox::User", "root");
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The kernel packages in a `Depends` field, each with its exact version where one is asked for.
+fn kernels_in(depends: &str) -> Vec<(String, Option<String>)> {
+    let mut kernels: Vec<(String, Option<String>)> = Vec::new();
+    for dependency in depends.split([',', '|']) {
+        let (name, constraint) = match dependency.split_once('(') {
+            Some((name, constraint)) => (name, constraint.trim().trim_end_matches(')')),
+            None => (dependency, ""),
+        };
+        let name = name.trim().split(':').next().unwrap_or_default();
+        let version = constraint.strip_prefix('=').map(str::trim).filter(|version| is_version(version));
+        if is_kernel(name) && is_package(name) && !kernels.iter().any(|(known, _)| known == name) {
+            kernels.push((name.to_owned(), version.map(str::to_owned)));
+        }
+    }
+    kernels
+}
+
+/// Whether the name is that of a kernel itself: `linux-image-6.1.0-56-cloud-amd64`, `linux-image-unsigned-6.8.0-31-x`.
+fn is_kernel(package: &str) -> bool {
+    package
+        .strip_prefix("linux-image-")
+        .map(|rest| rest.strip_prefix("unsigned-").unwrap_or(rest))
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.ends_with("-dbg"))
+}
+
+/// A Debian version (Debian policy 5.6.12).
+fn is_version(text: &str) -> bool {
+    (1..=200).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_digit()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-:~".contains(&b))
+}
+
+/// Whether a Debian version (`[epoch:]upstream[-revision]`) is of the kernel `wanted` (`major.minor`).
+fn has_major_minor(version: &str, wanted: &str) -> bool {
+    let upstream = version.split_once(':').map_or(version, |(_, upstream)| upstream);
+    upstream.strip_prefix(wanted).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// The fields of `record` that make a [`Package`].
+fn described(package: &str, record: &str) -> Result<Package, AptError> {
+    let missing = |field| AptError::Answer { package: package.to_owned(), field };
+    let get = |name: &'static str| field(record, name).ok_or_else(|| missing(name));
+    let version = get("Version")?;
+    let sha256 = get("SHA256")?;
+    if get("Package")? != package || !is_version(version) {
+        return Err(missing("Version"));
+    }
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(missing("SHA256"));
+    }
+    Ok(Package {
+        name: package.to_owned(),
+        version: version.to_owned(),
+        sha256: sha256.to_ascii_lowercase(),
+        size: get("Size")?.parse().map_err(|_| missing("Size"))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meta_package_leads_to_the_kernels_it_names() {
+        let found = |depends| kernels_in(depends).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(
+            kernels_in("linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)"),
+            [("linux-image-6.1.0-56-cloud-amd64".to_owned(), Some("6.1.192-2".to_owned()))]
+        );
+        assert_eq!(
+            found("kmod, linux-image-6.8.0-31-generic | linux-image-unsigned-6.8.0-31-generic, linux-modules-6.8.0"),
+            ["linux-image-6.8.0-31-generic", "linux-image-unsigned-6.8.0-31-generic"]
+        );
+        assert_eq!(found("linux-image-amd64, linux-image-6.1.0-56-amd64-dbg, linux-image--o, x"), [""; 0]);
+        assert_eq!(found("linux-image-6.1:any (>= 1), linux-image-6.1"), ["linux-image-6.1"]);
+    }
+
+    #[test]
+    fn only_the_wanted_kernel_is_taken() {
+        for (version, fits) in [
+            ("6.1.192-2", true),
+            ("1:6.1-1", true),
+            ("6.1~rc1-1", true),
+            ("6.12.1-1", false),
+            ("6.10-1", false),
+            ("5.10.0-6.1", false),
+            ("6", false),
+        ] {
+            assert_eq!(has_major_minor(version, "6.1"), fits, "{version}");
+        }
+    }
+
+    #[test]
+    fn apts_record_is_checked() {
+        let record = format!("Package: linux-image-6.1\nVersion: 6.1.5-1\nSize: 1000\nSHA256: {}\n", "A".repeat(64));
+        let package = described("linux-image-6.1", &record).unwrap();
+        assert_eq!((package.size, package.sha256), (1000, "a".repeat(64)));
+        for (from, to) in [("Package: linux", "Package: x"), ("6.1.5-1", "-o x"), ("1000", "-1"), ("AAAA", "")] {
+            assert!(described("linux-image-6.1", &record.replace(from, to)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_private_and_strict() {
+        let text = configuration(Path::new("/c/a \"b\""), true);
+        assert!(text.contains("Dir::State::Lists \"/c/a \\\"b\\\"/lists\";"), "{text}");
+        assert!(text.contains("#clear APT::Update::Post-Invoke;"));
+        assert!(text.contains("APT::Sandbox::User \"root\""));
+        assert!(!configuration(Path::new("/c"), false).contains("Sandbox"));
+    }
+
+    #[test]
+    fn status_lines_become_progress() {
+        #[derive(Default)]
+        struct Seen(std::sync::Mutex<Vec<u64>>);
+        impl crate::job::Progress for Seen {
+            fn phase(&self, _: &str) {}
+            fn advance(&self, done: u64, _: Option<u64>) {
+                self.0.lock().unwrap().push(done);
+            }
+        }
+        let (seen, cancel) = (Seen::default(), crate::job::Cancel::default());
+        let lines = b"dlstatus:1:0.0000:Retrieving\ngarbage\ndlstatus:1:42.5:x\ndlstatus:1:nan:x\ndlstatus:1:100:x\xff";
+        follow(&mut &lines[..], 2000, &Job { progress: &seen, cancel: &cancel }).unwrap();
+        assert_eq!(*seen.0.lock().unwrap(), [0, 850, 2000]);
+    }
+}

@@ -1,0 +1,290 @@
+//! The list of kernels that can be had by name.
+//!
+//! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
+//! kept with the reason, so that the error of a pull that finds no other source can say it.
+
+use banger_proto::name::{InvalidName, KernelName};
+use serde::Deserialize;
+use std::collections::HashSet;
+
+/// Largest catalog read.
+pub(super) const MAX_CATALOG: usize = 1 << 20;
+/// The schema this banger reads.
+const VERSION: u32 = 1;
+/// Most sources of one entry.
+const MAX_SOURCES: usize = 16;
+
+/// Kernels by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    entries: Vec<CatalogEntry>,
+}
+
+/// One kernel that can be pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogEntry {
+    /// `<family>-<major.minor>`.
+    pub name: KernelName,
+    /// Who makes it.
+    pub distro: String,
+    /// The processor, as `uname -m` says it.
+    pub arch: String,
+    /// The version, as far as the name promises one.
+    pub kernel_version: String,
+    /// For a person choosing.
+    pub description: String,
+    /// Where it can be had, best first.
+    pub sources: Vec<Source>,
+}
+
+/// Where a kernel can be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A distribution's package, through the host's own apt.
+    Apt {
+        /// A package with a kernel, or one that depends on it.
+        package: String,
+        /// `major.minor` it has to be.
+        kernel: String,
+    },
+    /// Not for this banger.
+    Unusable(SourceError),
+}
+
+/// Why a source cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this version of banger has no use for a source of type {kind:?}")]
+pub struct SourceError {
+    /// The source's type, cut.
+    pub kind: String,
+}
+
+/// Why a catalog is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Larger than any catalog.
+    #[error("the kernel catalog is larger than {} KiB", MAX_CATALOG >> 10)]
+    TooLarge,
+    /// Not the JSON it should be.
+    #[error("the kernel catalog is malformed")]
+    Json(#[from] serde_json::Error),
+    /// A schema of another time.
+    #[error("the kernel catalog has version {0}, not {VERSION}")]
+    Version(u32),
+    /// A name that is none.
+    #[error("the kernel catalog has a bad entry")]
+    Name(#[from] InvalidName),
+    /// An entry that makes no sense.
+    #[error("entry {name} of the kernel catalog has a bad {field}: {value:?}")]
+    Value {
+        /// The entry.
+        name: KernelName,
+        /// The field.
+        field: &'static str,
+        /// The value, cut.
+        value: String,
+    },
+    /// Two entries for one name and processor.
+    #[error("the kernel catalog has {0} twice")]
+    Duplicate(KernelName),
+}
+
+#[derive(Deserialize)]
+struct RawVersion {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct RawCatalog {
+    entries: Vec<RawEntry>,
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    name: String,
+    distro: String,
+    arch: String,
+    kernel_version: String,
+    #[serde(default)]
+    description: String,
+    sources: Vec<RawSource>,
+}
+
+#[derive(Deserialize)]
+struct RawSource {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    package: String,
+    #[serde(default)]
+    kernel: String,
+}
+
+impl Catalog {
+    /// The catalog this banger was built with.
+    pub fn builtin() -> Self {
+        Self::parse(include_bytes!("../../catalogs/kernels.json")).expect("a test reads the built-in catalog")
+    }
+
+    /// Reads a catalog.
+    pub fn parse(json: &[u8]) -> Result<Self, CatalogError> {
+        if json.len() > MAX_CATALOG {
+            return Err(CatalogError::TooLarge);
+        }
+        // The version first: another one may mean another shape.
+        let RawVersion { version } = serde_json::from_slice(json)?;
+        if version != VERSION {
+            return Err(CatalogError::Version(version));
+        }
+        let raw: RawCatalog = serde_json::from_slice(json)?;
+        let mut seen = HashSet::new();
+        let mut entries = Vec::with_capacity(raw.entries.len());
+        for entry in raw.entries {
+            let entry = entry.checked()?;
+            if !seen.insert((entry.name.clone(), entry.arch.clone())) {
+                return Err(CatalogError::Duplicate(entry.name));
+            }
+            entries.push(entry);
+        }
+        Ok(Self { entries })
+    }
+
+    /// All entries, in the catalog's order.
+    pub fn entries(&self) -> &[CatalogEntry] {
+        &self.entries
+    }
+
+    /// The entry `name` for the processor `arch`.
+    pub fn find(&self, name: &KernelName, arch: &str) -> Option<&CatalogEntry> {
+        self.entries.iter().find(|entry| entry.name == *name && entry.arch == arch)
+    }
+}
+
+impl RawEntry {
+    fn checked(self) -> Result<CatalogEntry, CatalogError> {
+        let name: KernelName = self.name.parse()?;
+        let bad = |field, value: &str| CatalogError::Value {
+            name: name.clone(),
+            field,
+            value: value.chars().take(80).collect(),
+        };
+        // `<family>-<major.minor>`: a name that promises no version could mean any kernel tomorrow.
+        if !name.as_str().rsplit_once('-').is_some_and(|(_, version)| is_major_minor(version)) {
+            return Err(bad("name", name.as_str()));
+        }
+        let word = |text: &str| {
+            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
+        };
+        for (field, value) in [("distro", &self.distro), ("arch", &self.arch), ("kernel_version", &self.kernel_version)]
+        {
+            if !word(value) {
+                return Err(bad(field, value));
+            }
+        }
+        if self.description.len() > 500 || self.description.contains(char::is_control) {
+            return Err(bad("description", &self.description));
+        }
+        if self.sources.is_empty() || self.sources.len() > MAX_SOURCES {
+            return Err(bad("sources", &format!("{} of them", self.sources.len())));
+        }
+        let sources = self.sources.into_iter().map(|source| match source.kind.as_str() {
+            "apt" if !is_package(&source.package) => Err(bad("package", &source.package)),
+            "apt" if !is_major_minor(&source.kernel) => Err(bad("kernel", &source.kernel)),
+            "apt" => Ok(Source::Apt { package: source.package, kernel: source.kernel }),
+            other => Ok(Source::Unusable(SourceError { kind: other.chars().take(80).collect() })),
+        });
+        let sources = sources.collect::<Result<_, _>>()?;
+        Ok(CatalogEntry {
+            sources,
+            name,
+            distro: self.distro,
+            arch: self.arch,
+            kernel_version: self.kernel_version,
+            description: self.description,
+        })
+    }
+}
+
+/// `6.1`: two plain numbers.
+fn is_major_minor(text: &str) -> bool {
+    let number = |part: &str| (1..=4).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    text.split_once('.').is_some_and(|(major, minor)| number(major) && number(minor))
+}
+
+/// A Debian package name (Debian policy 5.6.7), and so never an option of a program it is given to.
+pub(super) fn is_package(text: &str) -> bool {
+    (2..=200).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn entry() -> Value {
+        json!({"name": "debian-6.1", "distro": "debian", "arch": "x86_64", "kernel_version": "6.1", "description": "x",
+               "sources": [{"type": "apt", "package": "linux-image-cloud-amd64", "kernel": "6.1"}]})
+    }
+
+    fn parse(entries: &[Value]) -> Result<Catalog, CatalogError> {
+        Catalog::parse(&serde_json::to_vec(&json!({"version": 1, "entries": entries})).unwrap())
+    }
+
+    #[test]
+    fn the_built_in_catalog_is_sound() {
+        let catalog = Catalog::builtin();
+        let debian = catalog.find(&"debian-6.1".parse().unwrap(), "x86_64").unwrap();
+        assert_eq!(debian.sources, [Source::Apt { package: "linux-image-cloud-amd64".into(), kernel: "6.1".into() }]);
+        assert!(catalog.find(&"debian-6.1".parse().unwrap(), "riscv64").is_none());
+        assert!(catalog.find(&"debian-6.2".parse().unwrap(), "x86_64").is_none());
+    }
+
+    #[test]
+    fn an_unknown_source_is_kept_with_its_reason() {
+        let mut with_unknown = entry();
+        with_unknown["sources"] = json!([{"type": "carrier-pigeon", "ring": 7}, {"type": "apt", "package": "linux-image-x", "kernel": "6.1"}]);
+        with_unknown["logo"] = json!("penguin");
+        let catalog = parse(&[with_unknown]).unwrap();
+        let [Source::Unusable(reason), Source::Apt { .. }] = &catalog.entries()[0].sources[..] else {
+            panic!("{catalog:?}")
+        };
+        assert!(reason.to_string().contains("\"carrier-pigeon\""));
+    }
+
+    #[test]
+    fn bad_entries_are_refused_with_their_field() {
+        for (pointer, value) in [
+            ("/name", json!("../etc")),
+            ("/name", json!("debian")),
+            ("/name", json!("debian-6")),
+            ("/name", json!("debian-6.x")),
+            ("/distro", json!("")),
+            ("/arch", json!("x 86")),
+            ("/kernel_version", json!("6.1\n")),
+            ("/description", json!("\u{1b}[31m")),
+            ("/sources", json!([])),
+            ("/sources/0/package", json!("-o")),
+            ("/sources/0/package", json!("a b")),
+            ("/sources/0/package", json!("")),
+            ("/sources/0/kernel", json!("6")),
+            ("/sources/0/kernel", json!("6.1.5")),
+        ] {
+            let mut bad = entry();
+            *bad.pointer_mut(pointer).unwrap() = value;
+            assert!(parse(&[bad.clone()]).is_err(), "{bad}");
+        }
+        assert!(matches!(parse(&[entry(), entry()]), Err(CatalogError::Duplicate(_))));
+        let mut other = entry();
+        other["arch"] = json!("aarch64");
+        assert!(parse(&[entry(), other]).is_ok());
+    }
+
+    #[test]
+    fn size_shape_and_version_are_checked() {
+        assert!(matches!(Catalog::parse(&vec![b' '; MAX_CATALOG + 1]), Err(CatalogError::TooLarge)));
+        assert!(matches!(Catalog::parse(b"[]"), Err(CatalogError::Json(_))));
+        assert!(matches!(Catalog::parse(br#"{"version":2,"kernels":{}}"#), Err(CatalogError::Version(2))));
+    }
+}

@@ -1,0 +1,148 @@
+//! What a kernel was configured with, as far as booting goes.
+//!
+//! The build's own `.config` is the best witness: packages ship it, and many kernels carry it inside. Where there is
+//! none, texts only a kernel with the feature contains stand in for it. Decides nothing about which VMM needs what.
+
+use super::manifest::{Boots, is_release};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+/// Largest `.config` read; Debian's has 290 KiB.
+pub(super) const MAX_CONFIG: u64 = 4 << 20;
+/// Begins every kernel's banner, followed by the release.
+const BANNER: &[u8] = b"Linux version ";
+/// Stands before the gzip of a configuration carried inside the kernel (`CONFIG_IKCONFIG`).
+const IKCONFIG: &[u8] = b"IKCFG_ST\x1f\x8b";
+/// Printed by every kernel that interprets ACPI tables.
+const ACPI: &[u8] = b"ACPI: Core revision";
+/// The parent device of virtio devices named on the kernel command line.
+const MMIO_CMDLINE: &[u8] = b"virtio-mmio-cmdline";
+/// How much is searched at a time.
+const WINDOW: usize = 1 << 20;
+/// Longest text looked for or taken, and so how far windows overlap.
+const OVERLAP: usize = 256;
+
+/// What searching a kernel's ELF file brought up.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// `uname -r`.
+    pub release: Option<String>,
+    /// The configuration it carries.
+    pub config: Option<String>,
+    acpi: bool,
+    mmio_cmdline: bool,
+}
+
+impl Findings {
+    /// Searches `elf` once, from its beginning.
+    pub(super) fn search(elf: &File) -> io::Result<Self> {
+        let mut findings = Self::default();
+        let mut config_at = None;
+        let mut window = Vec::with_capacity(WINDOW + OVERLAP);
+        let mut start = 0_u64;
+        let mut file = elf;
+        file.rewind()?;
+        loop {
+            let read = file.take(WINDOW as u64).read_to_end(&mut window)?;
+            let hit = |needle: &[u8]| memchr::memmem::find(&window, needle);
+            findings.acpi |= hit(ACPI).is_some();
+            findings.mmio_cmdline |= hit(MMIO_CMDLINE).is_some();
+            if findings.release.is_none() {
+                findings.release =
+                    memchr::memmem::find_iter(&window, BANNER).find_map(|at| release(&window[at + BANNER.len()..]));
+            }
+            if config_at.is_none() {
+                config_at = hit(IKCONFIG).map(|at| start + (at + IKCONFIG.len() - 2) as u64);
+            }
+            if read == 0 {
+                break;
+            }
+            // The last bytes stay, so that nothing is missed where two windows meet.
+            let done = window.len().saturating_sub(OVERLAP);
+            window.drain(..done);
+            start += done as u64;
+        }
+        if let Some(at) = config_at {
+            file.seek(SeekFrom::Start(at))?;
+            let mut text = String::new();
+            let unpacked = flate2::read::GzDecoder::new(file).take(MAX_CONFIG).read_to_string(&mut text);
+            findings.config = unpacked.is_ok().then_some(text);
+        }
+        Ok(findings)
+    }
+
+    /// What the kernel can be booted with. `config` is the one that came beside the kernel, `virtio_mmio` the module of
+    /// that name if it is one.
+    pub(super) fn boots(&self, pvh: bool, config: Option<&str>, virtio_mmio: Option<&Path>) -> io::Result<Boots> {
+        if let Some(config) = config.or(self.config.as_deref()) {
+            return Ok(from_config(pvh, config));
+        }
+        let mut mmio_cmdline = self.mmio_cmdline;
+        if let Some(module) = virtio_mmio.filter(|_| !mmio_cmdline) {
+            let mut content = Vec::new();
+            File::open(module)?.take(4 << 20).read_to_end(&mut content)?;
+            mmio_cmdline = memchr::memmem::find(&content, MMIO_CMDLINE).is_some();
+        }
+        Ok(Boots { pvh, acpi: self.acpi, mmio_cmdline })
+    }
+}
+
+/// What the configuration text says.
+pub(super) fn from_config(pvh: bool, config: &str) -> Boots {
+    let is_set =
+        |option: &str| config.lines().any(|line| line.trim_end().strip_prefix(option).is_some_and(|rest| rest == "=y"));
+    Boots { pvh, acpi: is_set("CONFIG_ACPI"), mmio_cmdline: is_set("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES") }
+}
+
+/// The release a banner goes on with; format strings (`Linux version %s`) have none.
+fn release(text: &[u8]) -> Option<String> {
+    let word = text.iter().take(OVERLAP - BANNER.len()).position(|byte| *byte == b' ').map(|end| &text[..end])?;
+    let word = std::str::from_utf8(word).ok()?;
+    (word.starts_with(|c: char| c.is_ascii_digit()) && is_release(word)).then(|| word.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn search(content: &[u8]) -> Findings {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Findings::search(&file).unwrap()
+    }
+
+    #[test]
+    fn the_banner_is_found_across_windows_and_after_format_strings() {
+        let mut content = b"Linux version %s (%s)\0".to_vec();
+        content.resize(WINDOW - 7, 0);
+        content.extend(b"Linux version 6.1.0-56-cloud-amd64 (a@b) #1");
+        let findings = search(&content);
+        assert_eq!(findings.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
+        assert_eq!(findings.boots(true, None, None).unwrap(), Boots { pvh: true, acpi: false, mmio_cmdline: false });
+        assert_eq!(search(b"Linux version ").release, None);
+        assert_eq!(search(b"").release, None);
+    }
+
+    #[test]
+    fn the_kernels_own_configuration_wins_over_texts() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(b"CONFIG_ACPI=y\n# CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES is not set\n").unwrap();
+        let content = [b"xx IKCFG_ST", &gzip.finish().unwrap()[..], b"IKCFG_ED virtio-mmio-cmdline"].concat();
+        let boots = search(&content).boots(false, None, None).unwrap();
+        assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: false });
+    }
+
+    #[test]
+    fn texts_stand_in_for_a_configuration() {
+        let boots = search(b"..ACPI: Core revision %x..virtio-mmio-cmdline..").boots(false, None, None).unwrap();
+        assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: true });
+        let mut module = tempfile::NamedTempFile::new().unwrap();
+        module.write_all(b"..virtio-mmio-cmdline..").unwrap();
+        assert!(search(b"").boots(false, None, Some(module.path())).unwrap().mmio_cmdline);
+        assert!(!from_config(false, "CONFIG_ACPI=m\nCONFIG_ACPI_X=y\n").acpi);
+    }
+}

@@ -1,0 +1,194 @@
+//! What can be wrong with a kernel, for callers that tell cases apart.
+
+use super::{
+    AptError, ArchiveError, BzImageError, DebError, ElfError, ManifestError, ModulesError, SourceError, TreeError,
+};
+use crate::{
+    initramfs::InitramfsError,
+    job::{Cancel, Cancelled},
+    program::ProgramError,
+    publish::PublishError,
+};
+use banger_proto::name::KernelName;
+use std::{io, path::PathBuf};
+
+/// Why there is no kernel to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No kernel of that name is on this host.
+    #[error("there is no kernel {name} on this host")]
+    NotFound {
+        /// The name.
+        name: KernelName,
+    },
+    /// No catalog offers a kernel of that name for this processor.
+    #[error("no catalog has a kernel {name} for {arch}")]
+    NotOffered {
+        /// The name.
+        name: KernelName,
+        /// The processor.
+        arch: &'static str,
+    },
+    /// A kernel of that name is here already.
+    #[error("there is a kernel {name} already")]
+    AlreadyExists {
+        /// The name.
+        name: KernelName,
+    },
+    /// What is stored under the name is not what was put there.
+    #[error("kernel {name} is damaged")]
+    Corrupt {
+        /// The name.
+        name: KernelName,
+        /// What is wrong.
+        source: Corruption,
+    },
+    /// None of the entry's sources gave it; `source` is what the last usable one said.
+    #[error("cannot pull kernel {name}")]
+    Pull {
+        /// The name.
+        name: KernelName,
+        /// What went wrong.
+        source: Box<KernelError>,
+    },
+    /// What was given could not be made a kernel.
+    #[error("cannot import kernel {name} from {}", from.display())]
+    Import {
+        /// The name.
+        name: KernelName,
+        /// What was given.
+        from: PathBuf,
+        /// What went wrong.
+        source: Box<KernelError>,
+    },
+    /// The catalog entry has no source this banger can use.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// apt did not give it.
+    #[error(transparent)]
+    Apt(#[from] AptError),
+    /// A package could not be read.
+    #[error(transparent)]
+    Deb(#[from] DebError),
+    /// An archive or a tree was refused.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The kernel image could not be unpacked.
+    #[error("the kernel image cannot be used")]
+    BzImage(#[from] BzImageError),
+    /// The kernel image is none.
+    #[error("the kernel image cannot be used")]
+    Elf(#[from] ElfError),
+    /// The parts do not make a kernel.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// The modules could not be used.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// A tree could not be read, or its image not written.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The store could not be written.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The archive a guest starts from could not be made.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    /// A file could not be used.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// The step, as a verb.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What is wrong with a stored kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Corruption {
+    /// Its manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// One of its files is not there or cannot be read.
+    #[error("cannot read its {file}")]
+    File {
+        /// The file's name.
+        file: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its `vmlinux` is not a kernel image, or not all of it.
+    #[error("its vmlinux is not a kernel image")]
+    Elf(#[from] ElfError),
+    /// A hash differs from the manifest's.
+    #[error("the SHA-256 of its {what} is {found}, and the manifest says {expected}")]
+    Hash {
+        /// `vmlinux` or `files`.
+        what: &'static str,
+        /// From the manifest.
+        expected: String,
+        /// Of what is there.
+        found: String,
+    },
+}
+
+/// Why parts do not make a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// No `vmlinux`, `bzImage` or `vmlinuz`.
+    #[error("there is no kernel image in it")]
+    NoKernel,
+    /// More than one.
+    #[error("there is more than one kernel image in it")]
+    TwoKernels,
+    /// Module trees for more than one release.
+    #[error("there are modules for {0} and for {1} in it")]
+    TwoTrees(String, String),
+    /// Neither the kernel nor what came with it says its release.
+    #[error("its release (uname -r) is not to be found")]
+    NoRelease,
+    /// What is said about the release differs.
+    #[error("its kernel is {kernel}, and {what} says {other}")]
+    Release {
+        /// What the kernel says.
+        kernel: String,
+        /// Who says otherwise.
+        what: &'static str,
+        /// What that is.
+        other: String,
+    },
+    /// A release that is no file name.
+    #[error("{0:?} is not a kernel release")]
+    BadRelease(String),
+    /// For another processor.
+    #[error("it is for {0}, and this host is {arch}", arch = std::env::consts::ARCH)]
+    Arch(String),
+    /// Neither directory nor file.
+    #[error("it is neither a directory nor a regular file")]
+    Kind,
+}
+
+impl KernelError {
+    /// This error, or [`Self::Cancelled`] when that is why it came up: a cancelled step fails in many ways.
+    pub(super) fn or_cancelled(self, cancel: &Cancel) -> Self {
+        cancel.check().err().map_or(self, Self::Cancelled)
+    }
+
+    /// The program that is missing and the Debian package that has it, when that is the reason.
+    pub fn missing_program(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::Pull { source, .. } | Self::Import { source, .. } => source.missing_program(),
+            Self::Apt(AptError::Program(ProgramError::Missing { program, package }))
+            | Self::Modules(ModulesError::Program(ProgramError::Missing { program, package })) => {
+                Some((program, package))
+            }
+            _ => None,
+        }
+    }
+}

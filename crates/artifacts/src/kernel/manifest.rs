@@ -1,0 +1,310 @@
+//! `manifest.json`: what is known about a kernel on this host.
+//!
+//! Written once, when the kernel is published. Fields banger does not know are left alone when read, so that a newer
+//! banger can add some; what is read is checked like any other input, because paths are made from it.
+
+use banger_proto::name::KernelName;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The file's name.
+pub(super) const FILE: &str = "manifest.json";
+/// Largest manifest read.
+const MAX_MANIFEST: u64 = 1 << 20;
+/// Most modules one would load before there are disks.
+const MAX_BOOT_MODULES: usize = 256;
+
+/// What is known about a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelManifest {
+    /// Its name, also its directory's.
+    pub name: KernelName,
+    /// Who makes it: `debian`, `generic`, `unknown`.
+    pub distro: String,
+    /// The processor, as `uname -m` says it.
+    pub arch: String,
+    /// What `uname -r` says in the guest; its modules are at `/lib/modules/<this>`.
+    pub kernel_version: String,
+    /// SHA-256 of `vmlinux`, hexadecimal.
+    pub sha256: String,
+    /// SHA-256 over names and contents of `vmlinux`, `initrd.img` and `modules/`, hexadecimal.
+    pub tree_sha256: String,
+    /// Where it came from.
+    pub source: Provenance,
+    /// When it came here (RFC 3339, UTC, whole seconds).
+    pub imported_at: String,
+    /// Modules a guest loads before it has disks, in this order; paths below `modules/`.
+    pub boot_modules: Vec<String>,
+    /// Drivers a guest needs that are neither built in nor there as modules: a VMM that relies on one cannot use it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_drivers: Vec<String>,
+    /// How it can be booted.
+    pub boots: Boots,
+}
+
+/// How a kernel can be booted. A VMM that needs what is false refuses the kernel with that reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boots {
+    /// It has a PVH entry: QEMU starts the ELF directly.
+    pub pvh: bool,
+    /// It finds devices through ACPI tables.
+    pub acpi: bool,
+    /// It takes virtio-mmio devices from its command line.
+    pub mmio_cmdline: bool,
+}
+
+/// Where a kernel came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Provenance {
+    /// The host's apt, which verified it.
+    Apt {
+        /// The package with the kernel (not the meta-package).
+        package: String,
+        /// Its version.
+        version: String,
+        /// SHA-256 of the package file, hexadecimal.
+        sha256: String,
+    },
+    /// A package file given by the user.
+    Deb {
+        /// Its path when it was imported.
+        path: String,
+        /// The package's name.
+        package: String,
+        /// Its version.
+        version: String,
+    },
+    /// A directory given by the user.
+    Directory {
+        /// Its path when it was imported.
+        path: String,
+    },
+    /// A kernel file given by the user.
+    File {
+        /// Its path when it was imported.
+        path: String,
+    },
+    /// Something only a newer banger knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apt { package, version, .. } => write!(f, "apt {package} {version}"),
+            Self::Deb { path, package, version } => write!(f, "deb {package} {version} ({})", path.escape_debug()),
+            Self::Directory { path } => write!(f, "directory {}", path.escape_debug()),
+            Self::File { path } => write!(f, "file {}", path.escape_debug()),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It could not be read.
+    #[error("cannot read {FILE}")]
+    Io(#[from] io::Error),
+    /// It is not the JSON it should be.
+    #[error("{FILE} is malformed")]
+    Json(#[from] serde_json::Error),
+    /// It is larger than any manifest.
+    #[error("{FILE} is larger than {MAX_MANIFEST} bytes")]
+    TooLarge,
+    /// A value in it would not be safe or true.
+    #[error("{FILE} has a bad {field}: {value:?}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// The value, cut.
+        value: String,
+    },
+}
+
+impl KernelManifest {
+    /// Reads and checks the manifest of the kernel `name` in `directory`.
+    pub fn read(directory: &Path, name: &KernelName) -> Result<Self, ManifestError> {
+        let mut text = Vec::new();
+        File::open(directory.join(FILE))?.take(MAX_MANIFEST + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > MAX_MANIFEST {
+            return Err(ManifestError::TooLarge);
+        }
+        let manifest: Self = serde_json::from_slice(&text)?;
+        manifest.check(name)?;
+        Ok(manifest)
+    }
+
+    /// As it stands in the file: the same manifest gives the same bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("strings and booleans become JSON");
+        text.push(b'\n');
+        text
+    }
+
+    fn check(&self, name: &KernelName) -> Result<(), ManifestError> {
+        let bad = |field, value: &str| Err(ManifestError::Value { field, value: value.chars().take(80).collect() });
+        if self.name != *name {
+            return bad("name", self.name.as_str());
+        }
+        if !is_release(&self.kernel_version) {
+            return bad("kernel_version", &self.kernel_version);
+        }
+        for (field, hash) in [("sha256", &self.sha256), ("tree_sha256", &self.tree_sha256)] {
+            if hash.len() != 64 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+                return bad(field, hash);
+            }
+        }
+        if self.boot_modules.len() > MAX_BOOT_MODULES {
+            return bad("boot_modules", &format!("{} modules", self.boot_modules.len()));
+        }
+        for module in &self.boot_modules {
+            let plain = Path::new(module).components().all(|part| matches!(part, Component::Normal(_)));
+            if module.is_empty() || module.len() > 4096 || !plain {
+                return bad("boot_modules", module);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `text` can be what `uname -r` says and the name of a directory.
+pub(super) fn is_release(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
+        && !text.contains("..")
+}
+
+/// `time` as RFC 3339 in UTC, whole seconds. Times before 1970 count as 1970.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years are counted from March, so that the leap day is the last of its year; 719,468 days lie between
+    // 0000-03-01 and 1970-01-01, and 146,097 are in 400 years.
+    let since_year_zero = days + 719_468;
+    let (era, of_era) = (since_year_zero / 146_097, since_year_zero % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn sample() -> KernelManifest {
+        KernelManifest {
+            name: "debian-6.1".parse().unwrap(),
+            distro: "debian".into(),
+            arch: "x86_64".into(),
+            kernel_version: "6.1.0-56-cloud-amd64".into(),
+            sha256: "0".repeat(64),
+            tree_sha256: "a".repeat(64),
+            source: Provenance::Apt {
+                package: "linux-image-6.1.0-56-cloud-amd64".into(),
+                version: "6.1.192-2".into(),
+                sha256: "f".repeat(64),
+            },
+            imported_at: "2026-11-23T14:45:23Z".into(),
+            boot_modules: vec!["kernel/drivers/virtio/virtio.ko".into()],
+            missing_drivers: vec![],
+            boots: Boots { pvh: true, acpi: true, mmio_cmdline: false },
+        }
+    }
+
+    fn read(text: &[u8]) -> Result<KernelManifest, ManifestError> {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join(FILE), text).unwrap();
+        KernelManifest::read(temp.path(), &"debian-6.1".parse().unwrap())
+    }
+
+    #[test]
+    fn the_file_is_stable() {
+        insta::assert_snapshot!(String::from_utf8(sample().to_json()).unwrap(), @r#"
+        {
+          "name": "debian-6.1",
+          "distro": "debian",
+          "arch": "x86_64",
+          "kernel_version": "6.1.0-56-cloud-amd64",
+          "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
+          "tree_sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+          "source": {
+            "type": "apt",
+            "package": "linux-image-6.1.0-56-cloud-amd64",
+            "version": "6.1.192-2",
+            "sha256": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+          },
+          "imported_at": "2026-11-23T14:45:23Z",
+          "boot_modules": [
+            "kernel/drivers/virtio/virtio.ko"
+          ],
+          "boots": {
+            "pvh": true,
+            "acpi": true,
+            "mmio_cmdline": false
+          }
+        }
+        "#);
+        assert_eq!(read(&sample().to_json()).unwrap(), sample());
+    }
+
+    #[test]
+    fn additions_of_a_newer_banger_are_read_over() {
+        let mut json: serde_json::Value = serde_json::from_slice(&sample().to_json()).unwrap();
+        json["signed_by"] = "someone".into();
+        json["source"] = serde_json::json!({"type": "bundle", "url": "https://example.org"});
+        let read = read(&serde_json::to_vec(&json).unwrap()).unwrap();
+        assert_eq!(read.source, Provenance::Unknown);
+        assert_eq!(read.boots, sample().boots);
+    }
+
+    #[test]
+    fn a_manifest_cannot_name_files_outside() {
+        for (field, value) in [
+            ("name", "other-6.1".into()),
+            ("kernel_version", "../../etc".into()),
+            ("kernel_version", "".into()),
+            ("sha256", "zz".into()),
+            ("boot_modules", serde_json::json!(["/etc/passwd"])),
+            ("boot_modules", serde_json::json!(["a/../../b.ko"])),
+            ("boot_modules", serde_json::json!([""])),
+            ("boot_modules", serde_json::json!(vec!["a.ko"; 300])),
+        ] {
+            let mut json: serde_json::Value = serde_json::from_slice(&sample().to_json()).unwrap();
+            json[field] = value;
+            let error = read(&serde_json::to_vec(&json).unwrap()).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("manifest.json has a bad {field}: ")), "{error}");
+        }
+        assert!(matches!(read(b"{").unwrap_err(), ManifestError::Json(_)));
+        assert!(matches!(read(&vec![b' '; 2 << 20]).unwrap_err(), ManifestError::TooLarge));
+    }
+
+    #[test]
+    fn times() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_798_761_599, "2026-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+}

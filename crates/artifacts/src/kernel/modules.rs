@@ -1,0 +1,282 @@
+//! Which modules a guest needs before it has disks, and in which order they load.
+//!
+//! Works on a module tree as `depmod` describes it. The drivers wanted are those a banger guest reaches its disks and
+//! its host with; whether a VMM can do without one of them is decided elsewhere.
+
+use crate::{
+    job::{Cancelled, Job},
+    program::{Program, ProgramError},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+};
+
+/// Largest index file read; `modules.alias` of a full distribution kernel has some 2 MiB.
+const MAX_INDEX: u64 = 64 << 20;
+/// Deepest chain of soft dependencies followed.
+const MAX_SOFT_DEPTH: usize = 16;
+
+/// What a guest boots with, in loading order: transports, disks, network, the agent's port, file systems.
+const WANTED: [&str; 7] =
+    ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4", "overlay"];
+
+/// Why the modules of a kernel cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModulesError {
+    /// An index could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An index names something outside the tree, or a module that is not there.
+    #[error("{index} names {module:?}, which is not a module of this kernel")]
+    Stray {
+        /// The index.
+        index: &'static str,
+        /// What it names.
+        module: String,
+    },
+    /// `depmod` did not do it.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What to load, and what is missing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct BootModules {
+    /// Paths below the module tree, in loading order.
+    pub load: Vec<String>,
+    /// Wanted drivers that are neither built in nor there.
+    pub missing: Vec<String>,
+    /// Where the `virtio_mmio` module is, if it is one.
+    pub virtio_mmio: Option<PathBuf>,
+}
+
+/// Writes the indexes of the tree at `base/lib/modules/<release>`, unless they are there.
+pub(super) fn depmod(base: &Path, release: &str, job: &Job<'_>) -> Result<(), ModulesError> {
+    if base.join("lib/modules").join(release).join("modules.dep").exists() {
+        return Ok(());
+    }
+    job.progress.phase("indexing kernel modules");
+    // Without the host's depmod.d: another kernel's overrides must not change what is made here.
+    let depmod = Program::new("depmod", "kmod").args(["--config", "/dev/null", "--basedir"]).arg(base).arg(release);
+    depmod.capture(1 << 20, job.cancel)?;
+    Ok(())
+}
+
+/// Reads the indexes in `tree` and works out what a guest loads.
+pub(super) fn boot_modules(tree: &Path) -> Result<BootModules, ModulesError> {
+    let index = Index::read(tree)?;
+    let mut boot = BootModules::default();
+    let mut seen = HashSet::new();
+    for driver in WANTED {
+        if index.builtin.contains(driver) {
+            continue;
+        }
+        if index.modules.contains_key(driver) {
+            index.require(driver, 0, &mut seen, &mut boot.load);
+        } else {
+            boot.missing.push(driver.to_owned());
+        }
+    }
+    for module in &boot.load {
+        let path = tree.join(module);
+        if !std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            return Err(ModulesError::Stray { index: "modules.dep", module: module.clone() });
+        }
+    }
+    boot.virtio_mmio = index.modules.get("virtio_mmio").map(|module| tree.join(&module.path));
+    Ok(boot)
+}
+
+/// `modules.dep`, `modules.builtin`, `modules.softdep` and `modules.alias`, by module name.
+struct Index {
+    modules: HashMap<String, Module>,
+    builtin: HashSet<String>,
+    /// What should be there before a module, by name or alias.
+    before: HashMap<String, Vec<String>>,
+    aliases: HashMap<String, Vec<String>>,
+}
+
+struct Module {
+    path: String,
+    /// Paths, the one to load first being the last.
+    needs: Vec<String>,
+}
+
+impl Index {
+    fn read(tree: &Path) -> Result<Self, ModulesError> {
+        let mut modules = HashMap::new();
+        for line in text(tree, "modules.dep")?.lines() {
+            let Some((path, needs)) = line.split_once(':') else { continue };
+            let needs = needs.split_whitespace().map(|path| checked("modules.dep", path));
+            let module = Module { path: checked("modules.dep", path)?, needs: needs.collect::<Result<_, _>>()? };
+            modules.insert(name(path), module);
+        }
+        let builtin = text(tree, "modules.builtin")?.lines().map(name).collect();
+        let mut before: HashMap<String, Vec<String>> = HashMap::new();
+        for line in text(tree, "modules.softdep")?.lines() {
+            let mut words = line.split_whitespace();
+            if words.next() != Some("softdep") {
+                continue;
+            }
+            let Some(module) = words.next() else { continue };
+            let mut is_pre = false;
+            for word in words {
+                match word {
+                    "pre:" => is_pre = true,
+                    "post:" => is_pre = false,
+                    other if is_pre => before.entry(underscored(module)).or_default().push(other.to_owned()),
+                    _ => {}
+                }
+            }
+        }
+        let mut aliases: HashMap<String, Vec<String>> = HashMap::new();
+        let wanted: HashSet<&str> = before.values().flatten().map(String::as_str).collect();
+        for line in text(tree, "modules.alias")?.lines() {
+            if let Some((alias, module)) = line.strip_prefix("alias ").and_then(|rest| rest.split_once(' '))
+                && wanted.contains(alias)
+            {
+                aliases.entry(alias.to_owned()).or_default().push(underscored(module.trim()));
+            }
+        }
+        Ok(Self { modules, builtin, before, aliases })
+    }
+
+    /// Adds `driver` to `order`, after everything that has to be there before it.
+    fn require(&self, driver: &str, depth: usize, seen: &mut HashSet<String>, order: &mut Vec<String>) {
+        let Some(module) = self.modules.get(driver) else { return };
+        if depth > MAX_SOFT_DEPTH || seen.contains(&module.path) {
+            return;
+        }
+        for path in module.needs.iter().rev().chain([&module.path]) {
+            if !seen.insert(path.clone()) {
+                continue;
+            }
+            for soft in self.before.get(&name(path)).into_iter().flatten() {
+                self.require(&underscored(soft), depth + 1, seen, order);
+                for other in self.aliases.get(soft).into_iter().flatten() {
+                    self.require(other, depth + 1, seen, order);
+                }
+            }
+            order.push(path.clone());
+        }
+    }
+}
+
+/// The text of an index; absent ones are empty.
+fn text(tree: &Path, index: &str) -> Result<String, ModulesError> {
+    let path = tree.join(index);
+    let mut text = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(MAX_INDEX).read_to_end(&mut text));
+    match read {
+        Ok(_) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(ModulesError::Io { path, source }),
+    }
+}
+
+/// A module's path, if it is one below the tree.
+fn checked(index: &'static str, path: &str) -> Result<String, ModulesError> {
+    let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if path.is_empty() || path.len() > 4096 || !plain {
+        return Err(ModulesError::Stray { index, module: path.chars().take(200).collect() });
+    }
+    Ok(path.to_owned())
+}
+
+/// A module's name from its path: `kernel/fs/virtio-fs.ko.xz` is `virtio_fs`.
+pub(crate) fn name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    underscored(file.split(".ko").next().unwrap_or(file))
+}
+
+/// Modules are named with `-` and `_` alike.
+fn underscored(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn tree(dep: &str, builtin: &str, softdep: &str, alias: &str) -> tempfile::TempDir {
+        let temp = tempfile::tempdir().unwrap();
+        for (name, text) in [("dep", dep), ("builtin", builtin), ("softdep", softdep), ("alias", alias)] {
+            fs::write(temp.path().join(format!("modules.{name}")), text).unwrap();
+        }
+        for line in dep.lines() {
+            let path = line.split(':').next().unwrap();
+            if path.starts_with("k/") {
+                let path = temp.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+        }
+        temp
+    }
+
+    #[test]
+    fn dependencies_come_first_and_built_in_drivers_not_at_all() {
+        let tree = tree(
+            "k/virtio_mmio.ko: k/virtio.ko k/virtio_ring.ko\nk/virtio_ring.ko:\nk/virtio.ko: k/virtio_ring.ko\n\
+             k/virtio_blk.ko.xz: k/virtio.ko k/virtio_ring.ko\nk/virtio-console.ko: k/virtio.ko k/virtio_ring.ko\n\
+             k/ext4.ko: k/jbd2.ko\nk/jbd2.ko:\nk/crc32c_generic.ko:\nk/crc32c-intel.ko:\n",
+            "kernel/fs/overlayfs/overlay.ko\nkernel/drivers/virtio/virtio-pci.ko\n",
+            "softdep ext4 pre: crc32c post: other\n",
+            "alias crc32c crc32c_generic\nalias crc32c crc32c_intel\nalias x y\n",
+        );
+        let boot = boot_modules(tree.path()).unwrap();
+        assert_eq!(
+            boot.load,
+            [
+                "k/virtio_ring.ko",
+                "k/virtio.ko",
+                "k/virtio_mmio.ko",
+                "k/virtio_blk.ko.xz",
+                "k/virtio-console.ko",
+                "k/jbd2.ko",
+                "k/crc32c_generic.ko",
+                "k/crc32c-intel.ko",
+                "k/ext4.ko"
+            ]
+        );
+        assert_eq!(boot.missing, ["virtio_net"]);
+        assert!(boot.virtio_mmio.unwrap().ends_with("k/virtio_mmio.ko"));
+    }
+
+    #[test]
+    fn circles_end() {
+        let tree = tree(
+            "k/ext4.ko: k/a.ko k/ext4.ko\nk/a.ko: k/ext4.ko\n",
+            "",
+            "softdep ext4 pre: a\nsoftdep a pre: ext4\n",
+            "",
+        );
+        assert_eq!(boot_modules(tree.path()).unwrap().load.len(), 2);
+    }
+
+    #[test]
+    fn indexes_cannot_lead_out_or_nowhere() {
+        for dep in ["/etc/ext4.ko:\n", "k/ext4.ko: ../../x.ko\n", "gone/ext4.ko:\n", ": x\n"] {
+            let tree = tree(dep, "", "", "");
+            assert!(matches!(boot_modules(tree.path()), Err(ModulesError::Stray { .. })), "{dep:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_indexes_has_nothing_to_load() {
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(boot_modules(temp.path()).unwrap().missing.len(), WANTED.len());
+    }
+}

@@ -1,0 +1,257 @@
+//! Walking a directory tree in one fixed order, and what is made from such a walk: its hash, and an image of it.
+//!
+//! Nothing is followed: a symbolic link is a text. The order is that of the paths' bytes, so the same tree gives the
+//! same hash and the same image on every host.
+
+use super::{archive::Limits, codec::hex};
+use crate::{
+    job::{Cancel, Job},
+    rootfs::{self, Format, Meta, RootfsBuilder, Timestamp},
+};
+use rustix::fs::{Mode, OFlags, open};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+/// Deepest nesting walked.
+const MAX_DEPTH: usize = 64;
+
+/// What stands at a path.
+pub(super) enum Node {
+    /// A directory; its content follows.
+    Directory,
+    /// A regular file, open for reading, with its length.
+    File(File, u64),
+    /// A symbolic link's text.
+    Symlink(PathBuf),
+    /// A device, socket or fifo.
+    Other,
+}
+
+/// Why a tree could not be walked or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// A file or directory could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// More, larger or deeper than any kernel's tree.
+    #[error("{} has too many files, too many bytes or too many levels", .0.display())]
+    TooLarge(PathBuf),
+    /// The image could not be written.
+    #[error("cannot write the image of the modules")]
+    Image(#[from] rootfs::Error),
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] crate::job::Cancelled),
+}
+
+/// Visits everything below `root`, parents before their content. Paths are relative to `root`.
+pub(super) fn walk<E: From<TreeError>>(
+    root: &Path,
+    limits: Limits,
+    cancel: &Cancel,
+    visit: &mut dyn FnMut(&Path, Node) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut left = limits;
+    level(root, Path::new(""), 0, &mut left, cancel, visit)
+}
+
+fn level<E: From<TreeError>>(
+    root: &Path,
+    below: &Path,
+    depth: usize,
+    left: &mut Limits,
+    cancel: &Cancel,
+    visit: &mut dyn FnMut(&Path, Node) -> Result<(), E>,
+) -> Result<(), E> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| E::from(TreeError::Io { path, source })
+    };
+    let directory = root.join(below);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(failed(&directory))? {
+        cancel.check().map_err(TreeError::from)?;
+        let entry = entry.map_err(failed(&directory))?;
+        left.entries = left.entries.checked_sub(1).ok_or_else(|| TreeError::TooLarge(root.to_owned()))?;
+        names.push((entry.file_name(), entry.file_type().map_err(failed(&entry.path()))?));
+    }
+    names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    for (name, kind) in names {
+        cancel.check().map_err(TreeError::from)?;
+        let path = below.join(name);
+        let full = root.join(&path);
+        if kind.is_dir() {
+            if depth == MAX_DEPTH {
+                return Err(TreeError::TooLarge(root.to_owned()).into());
+            }
+            visit(&path, Node::Directory)?;
+            level(root, &path, depth + 1, left, cancel, visit)?;
+        } else if kind.is_file() {
+            let (file, length) = regular(&full).map_err(failed(&full))?;
+            left.bytes = left.bytes.checked_sub(length).ok_or_else(|| TreeError::TooLarge(root.to_owned()))?;
+            visit(&path, Node::File(file, length))?;
+        } else if kind.is_symlink() {
+            visit(&path, Node::Symlink(fs::read_link(&full).map_err(failed(&full))?))?;
+        } else {
+            visit(&path, Node::Other)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a regular file, and nothing that took its place.
+pub(super) fn regular(path: &Path) -> io::Result<(File, u64)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok((file, metadata.len()))
+}
+
+/// SHA-256 of what `reader` gives, and how much that was.
+pub(crate) fn sha256(reader: &mut dyn Read, cancel: &Cancel) -> io::Result<(String, u64)> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut length = 0;
+    loop {
+        cancel.check().map_err(io::Error::other)?;
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok((hex(&hash.finalize()), length)),
+            Ok(n) => {
+                hash.update(&buffer[..n]);
+                length += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A hash over the names, kinds and contents of everything in `parts` (files or directories in `root`; absent ones are
+/// left out): SHA-256 of one line per entry, `<kind> <content's SHA-256 or link text, or nothing> <path>`, each ended by
+/// a zero byte.
+pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel) -> Result<String, TreeError> {
+    let mut total = Sha256::new();
+    let mut line = |kind: u8, content: &[u8], path: &Path| {
+        total.update([kind, b' ']);
+        total.update(content);
+        total.update(b" ");
+        total.update(path.as_os_str().as_bytes());
+        total.update([0]);
+    };
+    for part in parts {
+        let path = root.join(part);
+        let failed = |source| TreeError::Io { path: path.clone(), source };
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        if !metadata.is_dir() {
+            let (mut file, _) = regular(&path).map_err(failed)?;
+            let (content, _) = sha256(&mut file, cancel).map_err(failed)?;
+            line(b'f', content.as_bytes(), Path::new(part));
+            continue;
+        }
+        line(b'd', b"", Path::new(part));
+        walk(&path, limits, cancel, &mut |below, node| {
+            let named = Path::new(part).join(below);
+            match node {
+                Node::Directory => line(b'd', b"", &named),
+                Node::Symlink(target) => line(b'l', target.as_os_str().as_bytes(), &named),
+                Node::Other => line(b'?', b"", &named),
+                Node::File(mut file, _) => {
+                    let hashed = sha256(&mut file, cancel);
+                    let (content, _) = hashed.map_err(|source| TreeError::Io { path: path.join(below), source })?;
+                    line(b'f', content.as_bytes(), &named);
+                }
+            }
+            Ok::<_, TreeError>(())
+        })?;
+    }
+    Ok(hex(&total.finalize()))
+}
+
+/// Writes the tree below `root` as a read-only ext4 to `out`, which must not exist: everything root's, directories
+/// 0755, files 0644, all times zero.
+pub(super) fn image(root: &Path, out: &Path, limits: Limits, job: &Job<'_>) -> Result<(), TreeError> {
+    let bounds = rootfs::Limits { entries: limits.entries, content_bytes: limits.bytes, ..rootfs::Limits::default() };
+    let mut builder = RootfsBuilder::new(out.parent().unwrap_or(Path::new("/")), bounds, job.cancel)?;
+    let time = Timestamp::default();
+    builder.dir(b".", Meta::root(0o755, time))?;
+    walk(root, limits, job.cancel, &mut |path, node| {
+        let name = path.as_os_str().as_bytes();
+        match node {
+            Node::Directory => builder.dir(name, Meta::root(0o755, time))?,
+            Node::File(mut file, length) => builder.file(name, Meta::root(0o644, time), length, &mut file)?,
+            Node::Symlink(target) => {
+                builder.symlink(name, target.as_os_str().as_bytes(), Meta::root(0o777, time))?;
+            }
+            Node::Other => {}
+        }
+        Ok::<_, TreeError>(())
+    })?;
+    builder.finish(out, &Format { label: "modules".into(), epoch: 0 }, job)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const LIMITS: Limits = Limits { entries: 10, bytes: 1000 };
+
+    fn hashed(root: &Path) -> String {
+        hash(root, &["file", "tree", "absent"], LIMITS, &Cancel::default()).unwrap()
+    }
+
+    #[test]
+    fn the_hash_sees_names_contents_and_links_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        fs::create_dir_all(root.join("tree/b")).unwrap();
+        fs::write(root.join("file"), "kernel").unwrap();
+        fs::write(root.join("tree/b/x"), "module").unwrap();
+        symlink("b/x", root.join("tree/a")).unwrap();
+        fs::write(root.join("ignored"), "1").unwrap();
+        let first = hashed(root);
+        assert_eq!(
+            first, "3abde36d447fe6edd28baf1464f9a833d9f9065cb5288aec04cc34e59518b394",
+            "fixed: manifests on disk carry it"
+        );
+        fs::write(root.join("ignored"), "2").unwrap();
+        assert_eq!(hashed(root), first);
+        fs::write(root.join("tree/b/x"), "Module").unwrap();
+        let changed = hashed(root);
+        assert_ne!(changed, first);
+        fs::write(root.join("tree/b/x"), "module").unwrap();
+        fs::rename(root.join("tree/a"), root.join("tree/c")).unwrap();
+        assert!(![first, changed].contains(&hashed(root)));
+    }
+
+    #[test]
+    fn size_number_and_depth_are_bounded() {
+        let temp = tempfile::tempdir().unwrap();
+        let walk = |limits| walk::<TreeError>(temp.path(), limits, &Cancel::default(), &mut |_, _| Ok(()));
+        fs::write(temp.path().join("a"), [0; 600]).unwrap();
+        fs::write(temp.path().join("b"), [0; 600]).unwrap();
+        assert!(matches!(walk(LIMITS), Err(TreeError::TooLarge(_))));
+        assert!(matches!(walk(Limits { entries: 1, bytes: 5000 }), Err(TreeError::TooLarge(_))));
+        walk(Limits { entries: 2, bytes: 1200 }).unwrap();
+        fs::create_dir_all(temp.path().join("x/".repeat(MAX_DEPTH + 2))).unwrap();
+        assert!(matches!(walk(Limits { entries: 1000, bytes: 5000 }), Err(TreeError::TooLarge(_))));
+    }
+}
