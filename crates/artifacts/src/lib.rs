@@ -6,6 +6,7 @@
 //! cancellation.
 
 pub mod disk;
+pub mod image;
 pub mod job;
 pub mod program;
 pub mod publish;

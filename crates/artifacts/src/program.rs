@@ -168,7 +168,18 @@ impl Program {
         cancel: &Cancel,
         consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut running = self.start(cancel)?;
+        self.stream_heard(cancel, &mut |_| (), consume)
+    }
+
+    /// As [`Program::stream`]; `hear` is given each line of stderr as it comes, escaped, without its line feed, cut at
+    /// 4 KiB.
+    pub fn stream_heard<T, E: From<ProgramError>>(
+        self,
+        cancel: &Cancel,
+        hear: &mut dyn FnMut(&str),
+        consume: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut running = self.start(cancel, hear)?;
         let consumed = consume(&mut running);
         if cancel.is_cancelled() {
             running.terminate();
@@ -191,7 +202,7 @@ impl Program {
         }
     }
 
-    fn start(self, cancel: &Cancel) -> Result<Running<'_>, ProgramError> {
+    fn start<'a>(self, cancel: &'a Cancel, hear: &'a mut dyn FnMut(&str)) -> Result<Running<'a>, ProgramError> {
         cancel.check()?;
         let Some(path) = Self::find(&self.name) else {
             return Err(ProgramError::Missing { program: self.name, package: self.package });
@@ -218,7 +229,7 @@ impl Program {
             });
         }
         let program = self.name;
-        Running::new(&mut command, program.clone(), cancel).map_err(|source| ProgramError::Io { program, source })
+        Running::new(&mut command, program.clone(), cancel, hear).map_err(|source| ProgramError::Io { program, source })
     }
 }
 
@@ -245,12 +256,20 @@ struct Running<'a> {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     tail: VecDeque<u8>,
+    /// Who hears the lines of stderr, and the line that is not complete yet.
+    hear: &'a mut dyn FnMut(&str),
+    line: Vec<u8>,
     exited: bool,
     reaped: bool,
 }
 
 impl<'a> Running<'a> {
-    fn new(command: &mut Command, program: String, cancel: &'a Cancel) -> io::Result<Self> {
+    fn new(
+        command: &mut Command,
+        program: String,
+        cancel: &'a Cancel,
+        hear: &'a mut dyn FnMut(&str),
+    ) -> io::Result<Self> {
         let mut child = command.spawn()?;
         let group = Pid::from_child(&child);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -264,8 +283,9 @@ impl<'a> Running<'a> {
         };
         // From here on `Drop` cleans up.
         let tail = VecDeque::with_capacity(STDERR_TAIL);
-        let running =
-            Self { program, cancel, child, group, process, stdout, stderr, tail, exited: false, reaped: false };
+        let line = Vec::new();
+        let (exited, reaped) = (false, false);
+        let running = Self { program, cancel, child, group, process, stdout, stderr, tail, hear, line, exited, reaped };
         if let Some(stdout) = &running.stdout {
             fcntl_setfl(stdout, fcntl_getfl(stdout)? | OFlags::NONBLOCK)?;
         }
@@ -311,6 +331,14 @@ impl<'a> Running<'a> {
                     self.tail.extend(&buffer[..n]);
                     let surplus = self.tail.len().saturating_sub(STDERR_TAIL);
                     self.tail.drain(..surplus);
+                    for &byte in &buffer[..n] {
+                        if byte == b'\n' {
+                            (self.hear)(&escaped(&self.line));
+                            self.line.clear();
+                        } else if self.line.len() < STDERR_TAIL {
+                            self.line.push(byte);
+                        }
+                    }
                     // One bufferful per call while it runs: a flood must not keep the caller from its own work.
                     if !self.exited {
                         return;
@@ -459,6 +487,20 @@ mod tests {
             .capture(1000, &Cancel::default())
             .unwrap();
         assert_eq!(out, b"/somewhere|C.UTF-8||/usr\n");
+    }
+
+    #[test]
+    fn stderr_is_heard_line_by_line_while_stdout_is_read() {
+        let mut heard = Vec::new();
+        let script = "printf 'I: one\nI: t' >&2; echo out; printf 'wo\\033\nrest' >&2";
+        let out = sh(script)
+            .stream_heard(&Cancel::default(), &mut |line| heard.push(line.to_owned()), |stdout| {
+                let mut out = String::new();
+                stdout.read_to_string(&mut out).unwrap();
+                Ok::<_, ProgramError>(out)
+            })
+            .unwrap();
+        assert_eq!((out.as_str(), heard.as_slice()), ("out\n", &["I: one".to_owned(), "I: two\\u{1b}".to_owned()][..]));
     }
 
     #[test]

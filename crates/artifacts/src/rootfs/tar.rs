@@ -142,7 +142,7 @@ impl<R: Read> Reader<R> {
         };
         let meta = Meta {
             // The type bits some archives keep in here are not ours.
-            mode: (self.number(&old.mode, "a mode is not a number")? & 0o7777) as u16,
+            mode: u16::try_from(self.number(&old.mode, "a mode is not a number")? & 0o7777).expect("twelve bits"),
             uid: id(overrides.uid, &old.uid, "an owner is not a 32-bit number")?,
             gid: id(overrides.gid, &old.gid, "a group is not a 32-bit number")?,
             mtime: match overrides.mtime {

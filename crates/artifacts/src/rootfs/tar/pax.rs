@@ -45,10 +45,10 @@ impl Overrides {
             // An empty value takes an earlier one back.
             b"path" => self.path = some(value).map(<[u8]>::to_vec),
             b"linkpath" => self.link = some(value).map(<[u8]>::to_vec),
-            b"size" => self.size = optional(value, number).ok_or("a PAX size is not a number")?,
-            b"uid" => self.uid = optional(value, number).ok_or("a PAX owner is not a number")?,
-            b"gid" => self.gid = optional(value, number).ok_or("a PAX group is not a number")?,
-            b"mtime" => self.mtime = optional(value, time).ok_or("a PAX time is not a number")?,
+            b"size" => self.size = optional(value, number, "a PAX size is not a number")?,
+            b"uid" => self.uid = optional(value, number, "a PAX owner is not a number")?,
+            b"gid" => self.gid = optional(value, number, "a PAX group is not a number")?,
+            b"mtime" => self.mtime = optional(value, time, "a PAX time is not a number")?,
             _ if key.starts_with(SPARSE) => self.sparse = true,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
@@ -64,11 +64,11 @@ fn some(value: &[u8]) -> Option<&[u8]> {
     (!value.is_empty()).then_some(value)
 }
 
-/// `Some(None)` when the value is empty, `None` when it cannot be read.
-fn optional<T>(value: &[u8], parse: fn(&[u8]) -> Option<T>) -> Option<Option<T>> {
+/// `None` when the value is empty; `what` is the error when it cannot be read.
+fn optional<T>(value: &[u8], parse: fn(&[u8]) -> Option<T>, what: &'static str) -> Result<Option<T>, &'static str> {
     match some(value) {
-        None => Some(None),
-        Some(value) => parse(value).map(Some),
+        None => Ok(None),
+        Some(value) => parse(value).map(Some).ok_or(what),
     }
 }
 

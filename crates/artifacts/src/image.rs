@@ -1,0 +1,20 @@
+//! Root filesystem images: one read-only ext4 file each, shared by every VM that uses it.
+//!
+//! A managed image is a directory `images/<id>/` with `rootfs.ext4` and `manifest.json`. Its id is the first 16
+//! hexadecimal digits of the SHA-256 of `rootfs.ext4`, so `sha256sum` proves it, the same content is the same image,
+//! and nothing under an id ever changes. Names that point at ids are the daemon's; this module does not know them.
+
+mod catalog;
+mod debian;
+mod draft;
+mod error;
+mod file;
+mod manifest;
+mod store;
+
+pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
+pub use debian::{DebianError, DebianRecipe};
+pub use error::{Corruption, ImageError};
+pub use file::{FileChanged, FileIdentity};
+pub use manifest::{FORMAT, ImageConfig, ImageManifest, ManifestError};
+pub use store::{Depth, Image, ImageStore};

@@ -1,0 +1,240 @@
+//! The list of images that can be had by name.
+//!
+//! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
+//! kept with the reason, so that the error of a pull that finds no other source can say it.
+
+use super::{DebianError, DebianRecipe};
+use banger_proto::name::{ImageName, InvalidName, KernelName};
+use serde::{Deserialize, Serialize};
+use std::{collections::HashSet, fmt};
+
+/// Largest catalog read, in bytes.
+const MAX_CATALOG: usize = 1 << 20;
+/// The schema this banger reads.
+const VERSION: u32 = 1;
+/// Most sources of one entry.
+const MAX_SOURCES: usize = 16;
+
+/// Images by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    entries: Vec<CatalogEntry>,
+}
+
+/// One image that can be pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogEntry {
+    /// Its name.
+    pub name: ImageName,
+    /// For a person choosing.
+    pub description: String,
+    /// The processor, as `uname -m` says it.
+    pub arch: String,
+    /// The kernel it is best used with.
+    pub kernel: Option<KernelName>,
+    /// Where it can be had, best first; those that cannot be used stand as the reason.
+    pub sources: Vec<Result<Source, SourceError>>,
+}
+
+/// Where an image can be had, and where one came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Source {
+    /// Built here from the host's own Debian sources.
+    Mmdebstrap(DebianRecipe),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mmdebstrap(recipe) => write!(f, "mmdebstrap {}", recipe.suite),
+        }
+    }
+}
+
+/// Why a source cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// From a later banger.
+    #[error("this version of banger has no use for a source of type {0:?}")]
+    Type(String),
+    /// Not what its type asks for.
+    #[error("it is not a source of type {kind:?}: {why}")]
+    Malformed {
+        /// The type.
+        kind: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Why a catalog is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Larger than any catalog.
+    #[error("the image catalog is larger than {} KiB", MAX_CATALOG >> 10)]
+    TooLarge,
+    /// Not the JSON it should be.
+    #[error("the image catalog is malformed")]
+    Json(#[from] serde_json::Error),
+    /// A schema of another time.
+    #[error("the image catalog has version {0}, not {VERSION}")]
+    Version(u32),
+    /// A name that is none.
+    #[error("the image catalog has a bad entry")]
+    Name(#[from] InvalidName),
+    /// No source, or too many.
+    #[error("entry {name} of the image catalog has {count} sources, not 1 to {MAX_SOURCES}")]
+    Sources {
+        /// The entry.
+        name: ImageName,
+        /// How many.
+        count: usize,
+    },
+    /// Two entries for one name and processor.
+    #[error("the image catalog has {0} twice")]
+    Duplicate(ImageName),
+}
+
+#[derive(Deserialize)]
+struct RawCatalog {
+    entries: Vec<RawEntry>,
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    name: String,
+    #[serde(default)]
+    description: String,
+    arch: String,
+    kernel: Option<String>,
+    sources: Vec<serde_json::Value>,
+}
+
+impl Catalog {
+    /// The catalog this banger was built with.
+    pub fn builtin() -> Self {
+        Self::parse(include_bytes!("../../catalogs/images.json")).expect("a test reads the built-in catalog")
+    }
+
+    /// Reads a catalog.
+    pub fn parse(json: &[u8]) -> Result<Self, CatalogError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        if json.len() > MAX_CATALOG {
+            return Err(CatalogError::TooLarge);
+        }
+        // The version first: another one may mean another shape.
+        let Version { version } = serde_json::from_slice(json)?;
+        if version != VERSION {
+            return Err(CatalogError::Version(version));
+        }
+        let raw: RawCatalog = serde_json::from_slice(json)?;
+        let mut seen = HashSet::new();
+        let mut entries = Vec::with_capacity(raw.entries.len());
+        for entry in raw.entries {
+            let entry = entry.checked()?;
+            if !seen.insert((entry.name.clone(), entry.arch.clone())) {
+                return Err(CatalogError::Duplicate(entry.name));
+            }
+            entries.push(entry);
+        }
+        Ok(Self { entries })
+    }
+
+    /// All entries, in the catalog's order.
+    pub fn entries(&self) -> &[CatalogEntry] {
+        &self.entries
+    }
+
+    /// The entry of that name for this host's processor.
+    pub fn find(&self, name: &ImageName) -> Option<&CatalogEntry> {
+        self.entries.iter().find(|entry| entry.name == *name && entry.arch == std::env::consts::ARCH)
+    }
+}
+
+impl RawEntry {
+    fn checked(self) -> Result<CatalogEntry, CatalogError> {
+        let name: ImageName = self.name.parse()?;
+        if !(1..=MAX_SOURCES).contains(&self.sources.len()) {
+            return Err(CatalogError::Sources { name, count: self.sources.len() });
+        }
+        Ok(CatalogEntry {
+            name,
+            description: self.description,
+            arch: self.arch,
+            kernel: self.kernel.map(|kernel| kernel.parse()).transpose()?,
+            sources: self.sources.into_iter().map(source).collect(),
+        })
+    }
+}
+
+fn source(value: serde_json::Value) -> Result<Source, SourceError> {
+    let kind: String = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default().chars().take(40).collect();
+    if kind != "mmdebstrap" {
+        return Err(SourceError::Type(kind));
+    }
+    let malformed = |why: String| SourceError::Malformed { kind: kind.clone(), why };
+    let source: Source = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
+    let Source::Mmdebstrap(recipe) = &source;
+    recipe.check().map_err(|error: DebianError| malformed(error.to_string()))?;
+    Ok(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(entries: &Value) -> Result<Catalog, CatalogError> {
+        Catalog::parse(json!({"version": 1, "entries": entries}).to_string().as_bytes())
+    }
+
+    fn entry(sources: &Value) -> Value {
+        json!({"name": "debian", "arch": "x86_64", "sources": sources, "added-later": true})
+    }
+
+    #[test]
+    fn the_built_in_catalog_has_the_default_image() {
+        let catalog = Catalog::builtin();
+        let entry = catalog.entries().iter().find(|entry| entry.name.as_str() == "debian-bookworm").unwrap();
+        let Ok(Source::Mmdebstrap(recipe)) = &entry.sources[0] else { panic!("{:?}", entry.sources) };
+        for package in
+            ["systemd-sysv", "openssh-server", "docker.io", "git", "curl", "jq", "iproute2", "ca-certificates"]
+        {
+            assert!(recipe.include.iter().any(|name| name == package), "{package}");
+        }
+        assert!(entry.sources.iter().all(Result::is_ok) && entry.kernel.is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_used_keeps_its_reason() {
+        let sources = json!([
+            {"type": "teleport", "url": "x"},
+            {"type": "mmdebstrap", "suite": "-x"},
+            {"type": "mmdebstrap"},
+            {"type": "mmdebstrap", "suite": "bookworm"},
+            17
+        ]);
+        let catalog = parse(&json!([entry(&sources)])).unwrap();
+        let sources = &catalog.entries()[0].sources;
+        assert_eq!(sources[0], Err(SourceError::Type("teleport".into())));
+        assert!(sources[1].as_ref().unwrap_err().to_string().contains("invalid suite"), "{:?}", sources[1]);
+        assert!(matches!(sources[2], Err(SourceError::Malformed { .. })));
+        assert!(sources[3].is_ok());
+        assert!(matches!(sources[4], Err(SourceError::Type(_))));
+    }
+
+    #[test]
+    fn bad_catalogs() {
+        let one = json!([{"type": "mmdebstrap", "suite": "bookworm"}]);
+        assert!(matches!(parse(&json!([entry(&one), entry(&one)])), Err(CatalogError::Duplicate(_))));
+        assert!(matches!(parse(&json!([entry(&json!([]))])), Err(CatalogError::Sources { count: 0, .. })));
+        assert!(matches!(parse(&json!([{"name": "../x", "arch": "x", "sources": [1]}])), Err(CatalogError::Name(_))));
+        assert!(matches!(Catalog::parse(br#"{"version": 9}"#), Err(CatalogError::Version(9))));
+        assert!(matches!(Catalog::parse(b"[]"), Err(CatalogError::Json(_))));
+        assert!(matches!(Catalog::parse(&vec![b' '; MAX_CATALOG + 1]), Err(CatalogError::TooLarge)));
+    }
+}

@@ -1,0 +1,322 @@
+//! A Debian, bootstrapped by `mmdebstrap` from the host's own apt sources and streamed into an image.
+//!
+//! Decides what is asked of `mmdebstrap` and what the host must have for it. Runs as root or as an ordinary user with
+//! subordinate ids; in both cases the same packages give the same bytes, because every time in the image is the
+//! recipe's or older. The tar goes from the program's stdout into the builder; there is no tarball and no tree of ours.
+
+use crate::{
+    job::Job,
+    program::{Program, ProgramError},
+    rootfs::{self, RootfsBuilder, Timestamp},
+};
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+mod sources;
+mod tailor;
+
+use tailor::Tailor;
+
+/// Where apt's configuration is.
+const ETC_APT: &str = "/etc/apt";
+/// Ids an ordinary user needs besides their own.
+const SUBORDINATE_IDS: u64 = 65_536;
+/// Most packages one recipe names.
+const MAX_PACKAGES: usize = 256;
+/// Times in an image whose recipe gives none: 2023-06-10, the day of Debian 12.
+const DEFAULT_EPOCH: u32 = 1_686_355_200;
+/// Progress is told about every this many bytes of the tar.
+const REPORT_EVERY: u64 = 4 << 20;
+/// Settings of the host's apt that are about reaching the archive. Others, hooks above all, stay on the host.
+const APT_SETTINGS: [&str; 8] = [
+    "Acquire::http::Proxy",
+    "Acquire::https::Proxy",
+    "Acquire::http::Proxy-Auto-Detect",
+    "Acquire::https::Proxy-Auto-Detect",
+    "Acquire::Retries",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+    "Acquire::ForceIPv4",
+];
+/// Most bytes of them.
+const MAX_SETTINGS: u64 = 64 << 10;
+/// What dpkg leaves out, in the bootstrap and later in the guest: there is no `man`, and translations are half the
+/// files. Licences stay.
+const DPKG_SETTINGS: [&str; 5] = [
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+];
+
+/// What `mmdebstrap` says it does, and how banger calls it. The first whose beginning matches counts.
+const PHASES: [(&str, &str); 7] = [
+    ("running apt-get update", "reading Debian's package lists"),
+    ("downloading packages", "downloading the base system"),
+    ("extracting archives", "unpacking the base system"),
+    ("installing essential packages", "installing the base system"),
+    ("installing remaining packages", "downloading and installing packages"),
+    ("cleaning package lists", "tidying up"),
+    ("creating tarball", "reading the new system"),
+];
+
+/// Which Debian.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebianRecipe {
+    /// The release, such as `bookworm`.
+    pub suite: String,
+    /// Packages besides the essential ones and apt.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// No time in the image is later; seconds since 1970.
+    #[serde(default = "default_epoch")]
+    pub epoch: u32,
+}
+
+fn default_epoch() -> u32 {
+    DEFAULT_EPOCH
+}
+
+/// Why there is no Debian.
+#[derive(Debug, thiserror::Error)]
+pub enum DebianError {
+    /// The suite's name is not one.
+    #[error("invalid suite {0:?}: write 2 to 32 of a-z, such as bookworm")]
+    Suite(String),
+    /// A package's name is not one.
+    #[error("invalid package name {0:?}")]
+    Package(String),
+    /// Too many of them.
+    #[error("{0} packages are more than {MAX_PACKAGES}")]
+    Packages(usize),
+    /// Unsupported: the host is no Debian.
+    #[error("this host's apt has no Debian sources")]
+    NoSources,
+    /// Unsupported: Debian has no name for this processor, or banger knows none.
+    #[error("no Debian architecture is known for {0}")]
+    Architecture(&'static str),
+    /// Unavailable: an ordinary user without ids to give to the new system's users.
+    #[error("user {0} has no range of {SUBORDINATE_IDS} subordinate ids in /etc/subuid and /etc/subgid")]
+    SubordinateIds(String),
+    /// The host's sources or user database cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The sources cannot be written for `mmdebstrap`.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `mmdebstrap` is missing, failed or was cancelled.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// What it made cannot be an image.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+}
+
+impl DebianRecipe {
+    /// A recipe for `suite` with these packages besides the essential ones and apt.
+    pub fn new(suite: impl Into<String>, include: Vec<String>) -> Result<Self, DebianError> {
+        let recipe = Self { suite: suite.into(), include, epoch: DEFAULT_EPOCH };
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Whether every word in it is what it should be: they become arguments of a program.
+    pub fn check(&self) -> Result<(), DebianError> {
+        if !(2..=32).contains(&self.suite.len()) || !self.suite.bytes().all(|byte| byte.is_ascii_lowercase()) {
+            return Err(DebianError::Suite(cut(&self.suite)));
+        }
+        if self.include.len() > MAX_PACKAGES {
+            return Err(DebianError::Packages(self.include.len()));
+        }
+        // As in Debian's policy, section 5.6.1.
+        let is_name = |name: &&String| {
+            (2..=128).contains(&name.len())
+                && name.as_bytes()[0].is_ascii_alphanumeric()
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
+        };
+        match self.include.iter().find(|name| !is_name(name)) {
+            Some(name) => Err(DebianError::Package(cut(name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `mmdebstrap` and puts the new system into `builder`. `work` is a directory for files of its own.
+    pub(super) fn bootstrap(&self, builder: &mut RootfsBuilder, work: &Path, job: &Job<'_>) -> Result<(), DebianError> {
+        self.check()?;
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => return Err(DebianError::Architecture(other)),
+        };
+        let read = |source| DebianError::Read { path: ETC_APT.into(), source };
+        let stanzas = sources::of_host(Path::new(ETC_APT), &self.suite).map_err(read)?;
+        if stanzas.is_empty() {
+            return Err(DebianError::NoSources);
+        }
+        let mode = mode()?;
+        let list = work.join("debian.sources");
+        fs::write(&list, sources::for_bootstrap(&stanzas))
+            .map_err(|source| DebianError::Write { path: list.clone(), source })?;
+
+        let mut program = Program::new("mmdebstrap", "mmdebstrap")
+            .with_proxy_settings()
+            .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
+            .env("TMPDIR", temporary_directory())
+            .args([mode, "--variant=apt", "--format=tar", "--skip=check/signed-by"])
+            .arg(format!("--architectures={architecture}"));
+        if !self.include.is_empty() {
+            program = program.arg(format!("--include={}", self.include.join(",")));
+        }
+        program = program
+            .args(DPKG_SETTINGS.map(|setting| format!("--dpkgopt={setting}")))
+            .args(apt_settings(job)?.into_iter().map(|setting| format!("--aptopt={setting}")))
+            .args([self.suite.as_str(), "-"])
+            .arg(&list);
+
+        let mut tailor = Tailor::default();
+        program.stream_heard(job.cancel, &mut |line| phase(line, job), |tar| {
+            let (mut bytes, mut reported) = (0, 0);
+            builder.archive(tar, |entry| {
+                bytes += entry.size;
+                if bytes - reported >= REPORT_EVERY {
+                    job.progress.advance(bytes, None);
+                    reported = bytes;
+                }
+                tailor.keep(entry)
+            })?;
+            Ok::<_, DebianError>(())
+        })?;
+        fs::remove_file(&list).map_err(|source| DebianError::Write { path: list, source })?;
+        let sources = sources::for_image(&stanzas);
+        tailor.finish(builder, &sources, Timestamp::from_secs(i64::from(self.epoch)))?;
+        Ok(())
+    }
+}
+
+fn phase(line: &str, job: &Job<'_>) {
+    let Some(said) = line.strip_prefix("I: ") else {
+        tracing::debug!(line, "mmdebstrap");
+        return;
+    };
+    if let Some((_, phase)) = PHASES.iter().find(|(beginning, _)| said.starts_with(beginning)) {
+        job.progress.phase(phase);
+    }
+}
+
+/// How `mmdebstrap` gets to be root in the new system. Named, so that it never falls back to a mode that gives other
+/// bytes.
+fn mode() -> Result<&'static str, DebianError> {
+    if geteuid().is_root() {
+        return Ok("--mode=root");
+    }
+    if Program::find("newuidmap").is_none() {
+        return Err(ProgramError::Missing { program: "newuidmap".into(), package: "uidmap" }.into());
+    }
+    let read = |path: &str| match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(DebianError::Read { path: path.into(), source }),
+    };
+    let uid = geteuid().as_raw().to_string();
+    let user = user_name(&read("/etc/passwd")?, &uid);
+    for path in ["/etc/subuid", "/etc/subgid"] {
+        if !has_range(&read(path)?, &user, &uid) {
+            return Err(DebianError::SubordinateIds(user));
+        }
+    }
+    Ok("--mode=unshare")
+}
+
+/// The name of `uid` in the text of `/etc/passwd`, or the number itself.
+fn user_name(passwd: &str, uid: &str) -> String {
+    let name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then_some(name)
+    });
+    name.unwrap_or(uid).to_owned()
+}
+
+/// Whether a text of `user:first:count` lines gives the user enough ids in one range.
+fn has_range(text: &str, user: &str, uid: &str) -> bool {
+    text.lines().any(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next();
+        let count: Option<u64> = fields.nth(1).and_then(|count| count.trim().parse().ok());
+        (owner == Some(user) || owner == Some(uid)) && count.is_some_and(|count| count >= SUBORDINATE_IDS)
+    })
+}
+
+/// A bootstrap needs over a gigabyte for a while: `/var/tmp` is on a disk where `/tmp` often is memory.
+fn temporary_directory() -> PathBuf {
+    std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| "/var/tmp".into())
+}
+
+/// The host's settings for reaching the archive, one `Name "value";` each.
+fn apt_settings(job: &Job<'_>) -> Result<Vec<String>, DebianError> {
+    let output = Program::new("apt-config", "apt").arg("dump").args(APT_SETTINGS).capture(MAX_SETTINGS, job.cancel)?;
+    let text = String::from_utf8_lossy(&output);
+    // Names without a value are only the branches the others hang on.
+    Ok(text.lines().filter(|line| line.ends_with("\";") && !line.ends_with(" \"\";")).map(str::to_owned).collect())
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_are_no_names_are_refused() {
+        let packages = |names: &[&str]| DebianRecipe::new("bookworm", names.iter().map(|&name| name.into()).collect());
+        assert!(packages(&["git", "libstdc++6", "docker.io", "7zip"]).is_ok());
+        for bad in ["", "x", "-rf", "git,curl", "Git", "git/sid", "a b", "?essential", "./x.deb"] {
+            assert!(matches!(packages(&[bad]), Err(DebianError::Package(_))), "{bad:?}");
+        }
+        for bad in ["", "x", "-x", "book worm", "bookworm/main", "BOOKWORM", &"x".repeat(33)] {
+            assert!(matches!(DebianRecipe::new(bad, Vec::new()), Err(DebianError::Suite(_))), "{bad:?}");
+        }
+        assert!(matches!(packages(&["git"; 257]), Err(DebianError::Packages(257))));
+    }
+
+    #[test]
+    fn subordinate_ids_by_name_or_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/home/me:/bin/sh\n";
+        assert_eq!(user_name(passwd, "1000"), "me");
+        assert_eq!(user_name(passwd, "7"), "7");
+        for (text, enough) in [
+            ("me:100000:65536\n", true),
+            ("1000:100000:65536", true),
+            ("me:100000:1000\nme:200000:70000\n", true),
+            ("me:100000:65535\n", false),
+            ("you:100000:65536\n", false),
+            ("me:100000\n", false),
+            ("", false),
+        ] {
+            assert_eq!(has_range(text, "me", "1000"), enough, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn recipes_in_json() {
+        let recipe: DebianRecipe = serde_json::from_str(r#"{"suite": "bookworm"}"#).unwrap();
+        assert_eq!(recipe, DebianRecipe::new("bookworm", Vec::new()).unwrap());
+    }
+}

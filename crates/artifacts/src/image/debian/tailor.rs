@@ -1,0 +1,190 @@
+//! What becomes of a bootstrapped Debian on its way into an image.
+//!
+//! A pure pass over the tar stream: what identifies a machine or comes from this host is left out, what costs boot time
+//! is not started by itself, and a few small files are added. It stands here and not in shell hooks so that it gives
+//! the same bytes everywhere and can be tested without a network.
+
+use crate::rootfs::{
+    Error, Meta, RootfsBuilder, Timestamp,
+    tar::{Entry, EntryKind},
+};
+
+/// Never in an image: what tells one machine from another, what the host leaked, what can be fetched again. A pattern
+/// that ends in `/` covers everything below that directory, one that ends in `*` everything that begins so; directories
+/// themselves always stay.
+const LEFT_OUT: [&str; 21] = [
+    "etc/ssh/ssh_host_*",
+    "etc/machine-id",
+    "var/lib/dbus/machine-id",
+    "var/lib/systemd/random-seed",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/resolv.conf",
+    "etc/apt/apt.conf.d/99mmdebstrap",
+    "etc/apt/auth.conf.d/",
+    "etc/apt/sources.list",
+    "etc/apt/sources.list.d/",
+    "var/lib/apt/lists/",
+    "var/cache/apt/",
+    "var/cache/debconf/config.dat-old",
+    "var/cache/debconf/templates.dat-old",
+    "var/log/apt/",
+    "root/.bash_history",
+    "dev/",
+    "proc/",
+    "run/",
+    "tmp/",
+];
+
+/// Units a sandbox does without until somebody asks. Docker and sshd start when their sockets are used: started at
+/// boot they cost seconds in software emulation, and sshd without a host key leaves the system `degraded`. The timers
+/// look after machines that live for months.
+const NOT_STARTED: [&str; 13] = [
+    "multi-user.target.wants/docker.service",
+    "multi-user.target.wants/containerd.service",
+    "multi-user.target.wants/ssh.service",
+    "getty.target.wants/getty@tty1.service",
+    "timers.target.wants/apt-daily.timer",
+    "timers.target.wants/apt-daily-upgrade.timer",
+    "timers.target.wants/dpkg-db-backup.timer",
+    "timers.target.wants/e2scrub_all.timer",
+    "timers.target.wants/fstrim.timer",
+    "timers.target.wants/logrotate.timer",
+    "timers.target.wants/man-db.timer",
+    "default.target.wants/e2scrub_reap.service",
+    "sockets.target.wants/ssh.socket",
+];
+const UNITS: &[u8] = b"etc/systemd/system/";
+
+/// sshd gets a host key if nobody brought one; banger's agent brings one before sshd is first asked for.
+const SSH_KEY: &str = "\
+# The image has no host keys: no two machines may share them.
+[Service]
+ExecStartPre=
+ExecStartPre=/bin/sh -c 'test -n \"$(ls /etc/ssh/ssh_host_*_key 2>/dev/null)\" || ssh-keygen -q -t ed25519 -N \"\" -f /etc/ssh/ssh_host_ed25519_key'
+ExecStartPre=/usr/sbin/sshd -t
+";
+
+const HOSTS: &str = "\
+127.0.0.1\tlocalhost
+::1\t\tlocalhost ip6-localhost ip6-loopback
+ff02::1\t\tip6-allnodes
+ff02::2\t\tip6-allrouters
+";
+
+/// What was seen on the way, for what is added at the end.
+#[derive(Debug, Default)]
+pub(super) struct Tailor {
+    ssh_socket: bool,
+    systemd: bool,
+}
+
+impl Tailor {
+    /// Judges one entry: whether it stays, perhaps under another name.
+    pub(super) fn keep(&mut self, entry: &mut Entry) -> bool {
+        let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        match path {
+            b"usr/lib/systemd/system/ssh.socket" => self.ssh_socket = true,
+            b"usr/lib/systemd/systemd" => self.systemd = true,
+            // dpkg goes on leaving out manuals and translations inside, under a name that says so.
+            b"etc/dpkg/dpkg.cfg.d/99mmdebstrap" => {
+                entry.path = b"etc/dpkg/dpkg.cfg.d/01-leave-out".to_vec();
+                return true;
+            }
+            _ => {}
+        }
+        if let Some(unit) = path.strip_prefix(UNITS)
+            && matches!(entry.kind, EntryKind::Symlink(_))
+            && NOT_STARTED.iter().any(|name| name.as_bytes() == unit)
+        {
+            return false;
+        }
+        entry.kind == EntryKind::Dir || !LEFT_OUT.iter().any(|pattern| covers(pattern.as_bytes(), path))
+    }
+
+    /// Adds the image's own files; `sources` is its apt sources file, `time` the time they get.
+    pub(super) fn finish(self, builder: &mut RootfsBuilder, sources: &str, time: Timestamp) -> Result<(), Error> {
+        let mut file = |path: &str, mode, text: &str| {
+            builder.file(path.as_bytes(), Meta::root(mode, time), text.len() as u64, &mut text.as_bytes())
+        };
+        // Empty means: not a first boot, and whoever boots it makes up an id (machine-id(5)).
+        file("etc/machine-id", 0o444, "")?;
+        file("etc/hostname", 0o644, "localhost\n")?;
+        file("etc/hosts", 0o644, HOSTS)?;
+        file("etc/resolv.conf", 0o644, "")?;
+        file("etc/apt/sources.list.d/debian.sources", 0o644, sources)?;
+        if self.systemd {
+            // Not older than /usr: nothing is to be brought up to date, which would cost the first boot seconds.
+            file("etc/.updated", 0o644, "")?;
+            file("var/.updated", 0o644, "")?;
+        }
+        if self.ssh_socket {
+            file("etc/systemd/system/ssh.service.d/host-key.conf", 0o644, SSH_KEY)?;
+            let (wants, target) =
+                ("etc/systemd/system/sockets.target.wants/ssh.socket", "/lib/systemd/system/ssh.socket");
+            builder.symlink(wants.as_bytes(), target.as_bytes(), Meta::root(0o777, time))?;
+        }
+        Ok(())
+    }
+}
+
+fn covers(pattern: &[u8], path: &[u8]) -> bool {
+    match pattern {
+        [.., b'/'] => path.starts_with(pattern),
+        [prefix @ .., b'*'] => path.starts_with(prefix),
+        _ => path == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(path: &str, kind: EntryKind) -> Option<String> {
+        let mut entry = Entry { path: path.as_bytes().to_vec(), kind, meta: Meta::default(), size: 0 };
+        Tailor::default().keep(&mut entry).then(|| String::from_utf8(entry.path).unwrap())
+    }
+
+    #[test]
+    fn what_identifies_a_machine_is_left_out() {
+        for path in [
+            "./etc/ssh/ssh_host_rsa_key",
+            "./etc/machine-id",
+            "./var/lib/dbus/machine-id",
+            "./etc/resolv.conf",
+            "./etc/apt/sources.list.d/0000debian.sources",
+            "./etc/apt/apt.conf.d/99mmdebstrap",
+            "./var/lib/apt/lists/lock",
+            "./dev/null",
+            "./run/utmp",
+        ] {
+            assert_eq!(kept(path, EntryKind::File), None, "{path}");
+        }
+        for path in [
+            "./",
+            "./dev/",
+            "./run/lock/",
+            "./var/cache/apt/archives/partial/",
+            "./etc/apt/sources.list.d/",
+            "./etc/ssh/sshd_config",
+            "./root/.bashrc",
+        ] {
+            assert_eq!(kept(path, EntryKind::Dir).as_deref(), Some(path));
+        }
+    }
+
+    #[test]
+    fn services_wait_until_they_are_asked_for() {
+        let link = || EntryKind::Symlink(b"/lib/systemd/system/docker.service".to_vec());
+        assert_eq!(kept("./etc/systemd/system/multi-user.target.wants/docker.service", link()), None);
+        assert!(kept("./etc/systemd/system/sockets.target.wants/docker.socket", link()).is_some());
+        assert!(kept("./usr/lib/systemd/system/docker.service", EntryKind::File).is_some());
+    }
+
+    #[test]
+    fn dpkgs_rule_gets_a_name_of_its_own() {
+        let path = kept("./etc/dpkg/dpkg.cfg.d/99mmdebstrap", EntryKind::File).unwrap();
+        assert_eq!(path, "etc/dpkg/dpkg.cfg.d/01-leave-out");
+    }
+}

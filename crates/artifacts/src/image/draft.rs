@@ -1,0 +1,126 @@
+//! From a filled builder to a directory that can be published.
+
+use super::{
+    ImageConfig, ImageError, ImageManifest, Source,
+    manifest::{self, pretty_name},
+};
+use crate::{
+    job::Job,
+    kernel::rfc3339,
+    rootfs::{Format, RootfsBuilder},
+};
+use banger_proto::name::{ImageId, ImageName, KernelName};
+use sha2::{Digest, Sha256};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::SystemTime,
+};
+
+/// The image's file.
+pub(super) const ROOTFS: &str = "rootfs.ext4";
+/// Volume label of every image.
+const LABEL: &str = "rootfs";
+/// Where an image's init is looked for, best first.
+const INITS: [&str; 3] = ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd"];
+/// Largest os-release looked at, in bytes.
+const MAX_OS_RELEASE: usize = 64 << 10;
+/// Files are hashed in pieces of this many bytes.
+const CHUNK: usize = 1 << 20;
+/// Progress of hashing is told about every this many bytes.
+const REPORT_EVERY: u64 = 64 << 20;
+
+/// What is known of an image before its bytes are.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) name: ImageName,
+    pub(super) source: Source,
+    pub(super) kernel: Option<KernelName>,
+    pub(super) config: Option<ImageConfig>,
+    /// Time of what the source gives no time to, seconds since 1970.
+    pub(super) epoch: u32,
+}
+
+impl Draft {
+    /// Writes image and manifest into `directory`, read-only.
+    pub(super) fn write(
+        self,
+        mut builder: RootfsBuilder,
+        directory: &Path,
+        job: &Job<'_>,
+    ) -> Result<ImageManifest, ImageError> {
+        let os_release = match builder.read(b"etc/os-release", MAX_OS_RELEASE)? {
+            Some(text) => Some(text),
+            None => builder.read(b"usr/lib/os-release", MAX_OS_RELEASE)?,
+        };
+        let os = os_release.and_then(|text| pretty_name(&String::from_utf8_lossy(&text)));
+        let init = INITS.into_iter().find(|path| builder.is_executable(path.as_bytes())).map(str::to_owned);
+
+        job.progress.phase("writing the image");
+        let path = directory.join(ROOTFS);
+        let written = builder.finish(&path, &Format { label: LABEL.into(), epoch: self.epoch }, job)?;
+        job.progress.phase("hashing the image");
+        let digest = digest(&path, job)?;
+        let id: ImageId = digest[..16].parse().expect("16 hexadecimal digits are an image id");
+
+        let manifest = ImageManifest {
+            version: manifest::FORMAT,
+            id,
+            name: self.name,
+            digest: format!("sha256:{digest}"),
+            source: self.source,
+            size_bytes: written.size_bytes,
+            entries: written.entries,
+            created_at: rfc3339(SystemTime::now()),
+            os,
+            arch: std::env::consts::ARCH.to_owned(),
+            init,
+            kernel: self.kernel,
+            config: self.config,
+        };
+        let file = directory.join(manifest::FILE);
+        File::create_new(&file)
+            .and_then(|mut file| file.write_all(&manifest.to_json()))
+            .map_err(ImageError::io("write", &file))?;
+        for path in [&path, &file] {
+            // Nobody writes to a managed image, not even by mistake.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(ImageError::io("write", path))?;
+        }
+        Ok(manifest)
+    }
+}
+
+/// SHA-256 of the file's bytes, hexadecimal.
+pub(super) fn digest(path: &Path, job: &Job<'_>) -> Result<String, ImageError> {
+    let read = |source| ImageError::Io { what: "read", path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    let (mut done, mut reported) = (0, 0);
+    loop {
+        job.cancel.check()?;
+        match file.read(&mut chunk).map_err(read)? {
+            0 => break,
+            got => {
+                hash.update(&chunk[..got]);
+                done += got as u64;
+            }
+        }
+        if done - reported >= REPORT_EVERY {
+            job.progress.advance(done, Some(size));
+            reported = done;
+        }
+    }
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

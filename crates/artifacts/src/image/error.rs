@@ -1,0 +1,158 @@
+//! What can be wrong with an image, for callers that tell cases apart.
+
+use super::{DebianError, ManifestError, SourceError};
+use crate::{
+    job::{Cancel, Cancelled},
+    program::ProgramError,
+    publish::PublishError,
+    rootfs,
+};
+use banger_proto::name::{ImageId, ImageName};
+use std::{io, path::PathBuf};
+
+/// Why there is no image to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No image of that id is on this host.
+    #[error("there is no image {id} on this host")]
+    NotFound {
+        /// The id.
+        id: ImageId,
+    },
+    /// What is stored under the id is not what was put there.
+    #[error("image {id} is damaged")]
+    Corrupt {
+        /// The id.
+        id: ImageId,
+        /// What is wrong.
+        source: Corruption,
+    },
+    /// None of the entry's sources gave it; `source` is what the last one tried said.
+    #[error("cannot pull image {name}")]
+    Pull {
+        /// The name.
+        name: ImageName,
+        /// What went wrong.
+        source: Box<ImageError>,
+    },
+    /// The image could not be built.
+    #[error("cannot build image {name}")]
+    Build {
+        /// The name.
+        name: ImageName,
+        /// What went wrong.
+        source: Box<ImageError>,
+    },
+    /// The catalog entry has a source this banger cannot use.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The Debian could not be bootstrapped.
+    #[error(transparent)]
+    Debian(#[from] DebianError),
+    /// What was found cannot be an image.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    /// The store could not be written.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A file could not be used.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// The step, as a verb.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What is wrong with a stored image.
+#[derive(Debug, thiserror::Error)]
+pub enum Corruption {
+    /// Its manifest.
+    #[error("its manifest cannot be used")]
+    Manifest(#[from] ManifestError),
+    /// Its file is not there or cannot be read.
+    #[error("cannot read its rootfs.ext4")]
+    File(#[from] io::Error),
+    /// Its file has another length.
+    #[error("its rootfs.ext4 has {is} bytes, not {should}")]
+    Size {
+        /// What there is.
+        is: u64,
+        /// What there should be.
+        should: u64,
+    },
+    /// Its file does not begin like an ext4 of that size.
+    #[error("its rootfs.ext4 is not the ext4 filesystem it was")]
+    Superblock,
+    /// Its file has another content.
+    #[error("its rootfs.ext4 has the digest {is}")]
+    Digest {
+        /// The digest it has, `sha256:<hex>`.
+        is: String,
+    },
+}
+
+impl ImageError {
+    pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+
+    /// The innermost of errors that only add a name.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Pull { source, .. } | Self::Build { source, .. } => source.root(),
+            other => other,
+        }
+    }
+
+    /// Whether it was told to stop, wherever that was noticed.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self.root(),
+            Self::Cancelled(_)
+                | Self::Publish(PublishError::Cancelled(_))
+                | Self::Rootfs(rootfs::Error::Cancelled(_))
+                | Self::Debian(
+                    DebianError::Rootfs(rootfs::Error::Cancelled(_)) | DebianError::Program(ProgramError::Cancelled(_))
+                )
+        )
+    }
+
+    /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
+    pub fn is_out_of_space(&self) -> bool {
+        let full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self.root() {
+            Self::Rootfs(error) | Self::Debian(DebianError::Rootfs(error)) => error.is_out_of_space(),
+            Self::Io { source, .. }
+            | Self::Publish(PublishError::Io { source, .. })
+            | Self::Debian(DebianError::Write { source, .. }) => full(source),
+            _ => false,
+        }
+    }
+
+    /// The program that is missing and the Debian package that has it, when that is the reason.
+    pub fn missing_program(&self) -> Option<(&str, &'static str)> {
+        match self.root() {
+            Self::Debian(DebianError::Program(ProgramError::Missing { program, package })) => Some((program, package)),
+            _ => None,
+        }
+    }
+
+    /// This host cannot do it at all, as opposed to not now.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.root(), Self::Source(_) | Self::Debian(DebianError::NoSources | DebianError::Architecture(_)))
+    }
+
+    /// As [`Cancelled`] when the job was told to stop, whatever broke because of it.
+    pub(super) fn or_cancelled(self, cancel: &Cancel) -> Self {
+        if cancel.is_cancelled() { Self::Cancelled(Cancelled) } else { self }
+    }
+}

@@ -1,0 +1,220 @@
+//! `manifest.json` of a managed image.
+//!
+//! Written once, when the image is published. Fields a later banger adds are passed over when read.
+
+use super::Source;
+use banger_proto::name::{ImageId, ImageName, KernelName};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// Version of the manifest's schema.
+pub const FORMAT: u32 = 1;
+/// The file's name.
+pub(super) const FILE: &str = "manifest.json";
+/// Largest manifest read, in bytes.
+const MAX_MANIFEST: u64 = 1 << 20;
+
+/// What is known about an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageManifest {
+    /// [`FORMAT`].
+    pub version: u32,
+    /// Tells the content; also the directory's name.
+    pub id: ImageId,
+    /// The name it was built under. Names move; the daemon knows where they point now.
+    pub name: ImageName,
+    /// SHA-256 of `rootfs.ext4`, `sha256:<hex>`.
+    pub digest: String,
+    /// Where it came from.
+    pub source: Source,
+    /// Length of `rootfs.ext4` in bytes.
+    pub size_bytes: u64,
+    /// Files, directories and all else in it.
+    pub entries: u64,
+    /// When it was made here (RFC 3339, UTC, whole seconds).
+    pub created_at: String,
+    /// `PRETTY_NAME` of its os-release: guest text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    /// The processor, as `uname -m` says it.
+    pub arch: String,
+    /// Path of its init in the guest, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// The kernel it recommends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelName>,
+    /// How its commands want to be run, where the image says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
+}
+
+/// How an image's commands want to be run: what an OCI image configuration says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// What comes before the command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// The command when none is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cmd: Vec<String>,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It cannot be read.
+    #[error("cannot read it")]
+    Io(#[from] io::Error),
+    /// Larger than any manifest.
+    #[error("it is larger than {} KiB", MAX_MANIFEST >> 10)]
+    TooLarge,
+    /// Not the JSON it should be.
+    #[error("it is malformed")]
+    Json(#[from] serde_json::Error),
+    /// Of another time.
+    #[error("it has version {0}, not {FORMAT}")]
+    Version(u32),
+    /// It is about another image than the one whose directory it is in.
+    #[error("it belongs to image {0}")]
+    Id(ImageId),
+}
+
+impl ImageManifest {
+    /// Reads the manifest in `directory`, which is to be that of image `id`.
+    pub(super) fn load(directory: &Path, id: &ImageId) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let mut bytes = Vec::new();
+        File::open(directory.join(FILE))?.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_MANIFEST {
+            return Err(ManifestError::TooLarge);
+        }
+        // The version first: another one may mean another shape.
+        let Version { version } = serde_json::from_slice(&bytes)?;
+        if version != FORMAT {
+            return Err(ManifestError::Version(version));
+        }
+        let manifest: Self = serde_json::from_slice(&bytes)?;
+        if manifest.id == *id { Ok(manifest) } else { Err(ManifestError::Id(manifest.id)) }
+    }
+
+    /// Its JSON, for people to read too.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let mut json = serde_json::to_vec_pretty(self).expect("a manifest holds nothing JSON cannot");
+        json.push(b'\n');
+        json
+    }
+}
+
+/// `PRETTY_NAME` of the text of an os-release file, if it is there and fit to be shown: one line of at most 128
+/// characters.
+pub(super) fn pretty_name(os_release: &str) -> Option<String> {
+    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?.trim();
+    let quote = value.chars().next().filter(|first| ['"', '\''].contains(first));
+    let value = match quote {
+        Some(quote) => value.strip_prefix(quote)?.strip_suffix(quote)?,
+        None => value,
+    };
+    let shown: String = value.replace('\\', "").chars().filter(|c| !c.is_control()).take(128).collect();
+    (!shown.is_empty()).then_some(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::DebianRecipe;
+
+    fn manifest() -> ImageManifest {
+        ImageManifest {
+            version: FORMAT,
+            id: "0123456789abcdef".parse().unwrap(),
+            name: "debian-bookworm".parse().unwrap(),
+            digest: "sha256:0123456789abcdef00".into(),
+            source: Source::Mmdebstrap(DebianRecipe::new("bookworm", vec!["git".into()]).unwrap()),
+            size_bytes: 4096,
+            entries: 1,
+            created_at: "2026-11-23T14:45:23Z".into(),
+            os: Some("Debian GNU/Linux 12 (bookworm)".into()),
+            arch: "x86_64".into(),
+            init: Some("/sbin/init".into()),
+            kernel: Some("debian-6.1".parse().unwrap()),
+            config: None,
+        }
+    }
+
+    #[test]
+    fn the_format_is_stable() {
+        insta::assert_snapshot!(String::from_utf8(manifest().to_json()).unwrap(), @r#"
+        {
+          "version": 1,
+          "id": "0123456789abcdef",
+          "name": "debian-bookworm",
+          "digest": "sha256:0123456789abcdef00",
+          "source": {
+            "type": "mmdebstrap",
+            "suite": "bookworm",
+            "include": [
+              "git"
+            ],
+            "epoch": 1686355200
+          },
+          "size_bytes": 4096,
+          "entries": 1,
+          "created_at": "2026-11-23T14:45:23Z",
+          "os": "Debian GNU/Linux 12 (bookworm)",
+          "arch": "x86_64",
+          "init": "/sbin/init",
+          "kernel": "debian-6.1"
+        }
+        "#);
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |id: &str| ImageManifest::load(dir.path(), &id.parse().unwrap());
+        let write = |text: &[u8]| std::fs::write(dir.path().join(FILE), text).unwrap();
+        assert!(matches!(load("0123456789abcdef"), Err(ManifestError::Io(_))));
+        write(&manifest().to_json());
+        assert_eq!(load("0123456789abcdef").unwrap(), manifest());
+        assert!(matches!(load("ffffffffffffffff"), Err(ManifestError::Id(_))));
+        write(br#"{"version": 2, "other": "shape"}"#);
+        assert!(matches!(load("0123456789abcdef"), Err(ManifestError::Version(2))));
+        write(b"{");
+        assert!(matches!(load("0123456789abcdef"), Err(ManifestError::Json(_))));
+        write(&vec![b' '; (1 << 20) + 1]);
+        assert!(matches!(load("0123456789abcdef"), Err(ManifestError::TooLarge)));
+    }
+
+    #[test]
+    fn pretty_names() {
+        for (text, name) in [
+            ("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n", Some("Debian GNU/Linux 12 (bookworm)")),
+            ("PRETTY_NAME='It'", Some("It")),
+            ("PRETTY_NAME=Alpine", Some("Alpine")),
+            ("PRETTY_NAME=\"\u{1b}[31mred\"", Some("[31mred")),
+            ("PRETTY_NAME=\"", None),
+            ("PRETTY_NAME=", None),
+            ("ID=x", None),
+        ] {
+            assert_eq!(pretty_name(text).as_deref(), name, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The images on this host.
+//!
+//! Decides when an image is there, whole and the same as when it was made. Two builds of the same thing at once do the
+//! work once: the second waits for the first and takes its result.
+
+use super::{
+    CatalogEntry, Corruption, DebianRecipe, ImageError, ImageManifest, Source,
+    draft::{Draft, ROOTFS, digest, hexadecimal},
+};
+use crate::{
+    job::{Cancel, Job},
+    publish::Shelf,
+    rootfs::{Limits, RootfsBuilder},
+};
+use banger_proto::name::{ImageId, ImageName, KernelName};
+use sha2::{Digest, Sha256};
+use std::{collections::HashSet, fs::File, os::unix::fs::FileExt, path::PathBuf};
+
+/// Where the superblock is, and where in it are its magic number and its number of blocks.
+const SUPERBLOCK: u64 = 1024;
+const MAGIC: usize = 0x38;
+const BLOCKS: usize = 0x04;
+/// Bytes of a block in our images.
+const BLOCK: u64 = 4096;
+
+/// The directory of managed images.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    shelf: Shelf,
+}
+
+/// A managed image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What is known about it.
+    pub manifest: ImageManifest,
+    /// Its read-only ext4 file.
+    pub rootfs: PathBuf,
+}
+
+/// How closely an image is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Length and superblock: what a cut or replaced file shows. Microseconds.
+    Quick,
+    /// The digest of every byte.
+    Full,
+}
+
+impl ImageStore {
+    /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what killed builds left in it.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, ImageError> {
+        Ok(Self { shelf: Shelf::open(directory)? })
+    }
+
+    /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        let names = self.shelf.names()?;
+        let ids = names.iter().filter_map(|name| name.parse::<ImageId>().ok());
+        Ok(ids
+            .filter_map(|id| match self.get(&id) {
+                Ok(image) => Some(image),
+                Err(ImageError::NotFound { .. }) => None,
+                Err(error) => {
+                    tracing::warn!(%id, error = &error as &dyn std::error::Error, "an image cannot be used");
+                    None
+                }
+            })
+            .collect())
+    }
+
+    /// The image of that id.
+    pub fn get(&self, id: &ImageId) -> Result<Image, ImageError> {
+        let directory = self.shelf.path(id.as_str())?;
+        if !directory.is_dir() {
+            return Err(ImageError::NotFound { id: id.clone() });
+        }
+        let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
+        let manifest = ImageManifest::load(&directory, id).map_err(|error| corrupt(error.into()))?;
+        Ok(Image { manifest, rootfs: directory.join(ROOTFS) })
+    }
+
+    /// Gets the image a catalog offers from the first of its sources that works.
+    pub fn pull(&self, entry: &CatalogEntry, job: &Job<'_>) -> Result<Image, ImageError> {
+        let mut last = None;
+        for source in &entry.sources {
+            let tried = match source {
+                Ok(Source::Mmdebstrap(recipe)) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
+                Err(error) => Err(error.clone().into()),
+            };
+            match tried {
+                Ok(image) => return Ok(image),
+                Err(error) if error.is_cancelled() || error.is_out_of_space() => {
+                    last = Some(error);
+                    break;
+                }
+                // A source nobody can use says less than one that failed.
+                Err(error) if last.is_none() || !matches!(error, ImageError::Source(_)) => last = Some(error),
+                Err(_) => {}
+            }
+        }
+        let source = last.expect("a catalog entry has at least one source").or_cancelled(job.cancel);
+        Err(ImageError::Pull { name: entry.name.clone(), source: Box::new(source) })
+    }
+
+    /// Builds a Debian. `kernel` is what the image will recommend.
+    pub fn build_debian(
+        &self,
+        name: &ImageName,
+        recipe: &DebianRecipe,
+        kernel: Option<KernelName>,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
+        self.build(name, recipe, kernel, job)
+            .map_err(|error| ImageError::Build { name: name.clone(), source: Box::new(error.or_cancelled(job.cancel)) })
+    }
+
+    /// Looks whether the image is what it was made to be.
+    pub fn verify(&self, id: &ImageId, depth: Depth, job: &Job<'_>) -> Result<Image, ImageError> {
+        let image = self.get(id)?;
+        let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
+        check_superblock(&image).map_err(corrupt)?;
+        if depth == Depth::Full {
+            let is = format!("sha256:{}", digest(&image.rootfs, job)?);
+            if is != image.manifest.digest {
+                return Err(corrupt(Corruption::Digest { is }));
+            }
+        }
+        Ok(image)
+    }
+
+    /// Takes the image away; whether there was one. Whether a VM uses it is for the caller to know.
+    pub fn delete(&self, id: &ImageId, cancel: &Cancel) -> Result<bool, ImageError> {
+        let lock = self.shelf.lock(id.as_str(), cancel)?;
+        Ok(self.shelf.remove(&lock)?)
+    }
+
+    fn build(
+        &self,
+        name: &ImageName,
+        recipe: &DebianRecipe,
+        kernel: Option<KernelName>,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
+        let source = Source::Mmdebstrap(recipe.clone());
+        let before: HashSet<ImageId> = self.list()?.into_iter().map(|image| image.manifest.id).collect();
+        job.progress.phase("waiting for another build of this image");
+        let lock = self.shelf.lock(&build_lock(name, &source), job.cancel)?;
+        let made_meanwhile = self.list()?.into_iter().find(|Image { manifest, .. }| {
+            !before.contains(&manifest.id) && manifest.name == *name && manifest.source == source
+        });
+        if let Some(image) = made_meanwhile {
+            return Ok(image);
+        }
+
+        let staging = self.shelf.stage()?;
+        let mut builder = RootfsBuilder::new(staging.path(), Limits::default(), job.cancel)?;
+        recipe.bootstrap(&mut builder, staging.path(), job)?;
+        let draft = Draft { name: name.clone(), source, kernel, config: None, epoch: recipe.epoch };
+        let manifest = draft.write(builder, staging.path(), job)?;
+
+        let id = manifest.id;
+        let entry = self.shelf.lock(id.as_str(), job.cancel)?;
+        match self.get(&id) {
+            // The same bytes are here already: what stands under an id stays.
+            Ok(image) if check_superblock(&image).is_ok() => return Ok(image),
+            Ok(_) | Err(_) => {}
+        }
+        self.shelf.publish(staging, &entry)?;
+        drop(lock);
+        self.get(&id)
+    }
+}
+
+/// A lock file's name for builds of one thing.
+fn build_lock(name: &ImageName, source: &Source) -> String {
+    let mut hash = Sha256::new();
+    hash.update(name.as_str());
+    hash.update(serde_json::to_vec(source).expect("a source holds nothing JSON cannot"));
+    format!("build-{}", hexadecimal(&hash.finalize()[..8]))
+}
+
+fn check_superblock(image: &Image) -> Result<(), Corruption> {
+    let file = File::open(&image.rootfs)?;
+    let is = file.metadata()?.len();
+    let should = image.manifest.size_bytes;
+    if is != should {
+        return Err(Corruption::Size { is, should });
+    }
+    let mut superblock = [0; 64];
+    file.read_exact_at(&mut superblock, SUPERBLOCK)?;
+    let blocks = u32::from_le_bytes(superblock[BLOCKS..BLOCKS + 4].try_into().expect("four bytes"));
+    let good = superblock[MAGIC..MAGIC + 2] == [0x53, 0xEF] && u64::from(blocks) * BLOCK == should;
+    if good { Ok(()) } else { Err(Corruption::Superblock) }
+}
+
+#[cfg(test)]
+mod tests;

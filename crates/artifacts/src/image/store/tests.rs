@@ -1,0 +1,123 @@
+//! The store with images that need no bootstrap.
+
+use super::*;
+use crate::{
+    job::Silent,
+    rootfs::{Meta, Timestamp},
+};
+use std::{fs, os::unix::fs::PermissionsExt};
+
+fn store() -> (tempfile::TempDir, ImageStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path().join("images")).unwrap();
+    (dir, store)
+}
+
+/// Publishes an image that holds one file with this content.
+fn publish(store: &ImageStore, content: &str) -> Image {
+    let cancel = Cancel::default();
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let staging = store.shelf.stage().unwrap();
+    let mut builder = RootfsBuilder::new(staging.path(), Limits::default(), &cancel).unwrap();
+    let file = |builder: &mut RootfsBuilder, path: &str, mode, text: &str| {
+        let meta = Meta::root(mode, Timestamp::from_secs(1));
+        builder.file(path.as_bytes(), meta, text.len() as u64, &mut text.as_bytes()).unwrap();
+    };
+    file(&mut builder, "content", 0o644, content);
+    file(&mut builder, "usr/lib/os-release", 0o644, "PRETTY_NAME=\"Test 1\"\n");
+    file(&mut builder, "usr/sbin/init", 0o755, "");
+    builder.symlink(b"sbin", b"usr/sbin", Meta::default()).unwrap();
+    let draft = Draft {
+        name: "test".parse().unwrap(),
+        source: Source::Mmdebstrap(DebianRecipe::new("bookworm", Vec::new()).unwrap()),
+        kernel: None,
+        config: None,
+        epoch: 1,
+    };
+    let id = draft.write(builder, staging.path(), &job).unwrap().id;
+    let lock = store.shelf.lock(id.as_str(), &cancel).unwrap();
+    store.shelf.publish(staging, &lock).unwrap();
+    store.get(&id).unwrap()
+}
+
+fn verify(store: &ImageStore, id: &ImageId, depth: Depth) -> Result<Image, ImageError> {
+    store.verify(id, depth, &Job { progress: &Silent, cancel: &Cancel::default() })
+}
+
+#[test]
+fn an_image_is_published_listed_verified_and_deleted() {
+    let (_dir, store) = store();
+    let image = publish(&store, "hello");
+    let manifest = &image.manifest;
+    assert_eq!(manifest.digest[7..23], *manifest.id.as_str());
+    assert_eq!((manifest.os.as_deref(), manifest.init.as_deref()), (Some("Test 1"), Some("/sbin/init")));
+    assert_eq!(fs::metadata(&image.rootfs).unwrap().permissions().mode() & 0o777, 0o444);
+    assert_eq!(fs::metadata(&image.rootfs).unwrap().len(), manifest.size_bytes);
+    assert_eq!(store.list().unwrap(), [image.clone()]);
+    verify(&store, &manifest.id, Depth::Full).unwrap();
+    assert!(store.delete(&manifest.id, &Cancel::default()).unwrap());
+    assert!(!store.delete(&manifest.id, &Cancel::default()).unwrap());
+    assert!(matches!(store.get(&manifest.id), Err(ImageError::NotFound { .. })));
+}
+
+#[test]
+fn the_same_content_is_the_same_image() {
+    let (_dir, store) = store();
+    assert_eq!(publish(&store, "a").manifest.id, publish(&store, "a").manifest.id);
+    assert_ne!(publish(&store, "a").manifest.id, publish(&store, "b").manifest.id);
+}
+
+#[test]
+fn damage_is_noticed() {
+    let (_dir, store) = store();
+    let image = publish(&store, "hello");
+    let id = &image.manifest.id;
+    fs::set_permissions(&image.rootfs, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = File::options().read(true).write(true).open(&image.rootfs).unwrap();
+
+    // One bit of a file's content: only the digest shows it.
+    let mut bytes = fs::read(&image.rootfs).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"hello").unwrap();
+    bytes[at] ^= 1;
+    file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+    verify(&store, id, Depth::Quick).unwrap();
+    let error = verify(&store, id, Depth::Full).unwrap_err();
+    assert!(matches!(error, ImageError::Corrupt { source: Corruption::Digest { .. }, .. }), "{error:?}");
+
+    file.write_all_at(&[0; 2], SUPERBLOCK + MAGIC as u64).unwrap();
+    let error = verify(&store, id, Depth::Quick).unwrap_err();
+    assert!(matches!(error, ImageError::Corrupt { source: Corruption::Superblock, .. }), "{error:?}");
+
+    file.set_len(4096).unwrap();
+    let error = verify(&store, id, Depth::Quick).unwrap_err();
+    assert!(matches!(error, ImageError::Corrupt { source: Corruption::Size { is: 4096, .. }, .. }), "{error:?}");
+
+    fs::remove_file(&image.rootfs).unwrap();
+    let error = verify(&store, id, Depth::Quick).unwrap_err();
+    assert!(matches!(error, ImageError::Corrupt { source: Corruption::File(_), .. }), "{error:?}");
+
+    fs::remove_file(image.rootfs.with_file_name("manifest.json")).unwrap();
+    assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_catalog_entry_without_a_usable_source_says_why() {
+    let (_dir, store) = store();
+    let json = br#"{"version": 1, "entries": [{"name": "x", "arch": "x86_64", "sources": [{"type": "teleport"}]}]}"#;
+    let catalog = crate::image::Catalog::parse(json).unwrap();
+    let cancel = Cancel::default();
+    let error = store.pull(&catalog.entries()[0], &Job { progress: &Silent, cancel: &cancel }).unwrap_err();
+    assert!(error.is_unsupported(), "{error:?}");
+    assert!(error.root().to_string().contains("teleport"), "{error:?}");
+}
+
+#[test]
+fn a_cancelled_pull_says_so_and_leaves_nothing() {
+    let (_dir, store) = store();
+    let catalog = crate::image::Catalog::builtin();
+    let cancel = Cancel::default();
+    cancel.cancel();
+    let error = store.pull(&catalog.entries()[0], &Job { progress: &Silent, cancel: &cancel }).unwrap_err();
+    assert!(error.is_cancelled(), "{error:?}");
+    assert_eq!(fs::read_dir(store.shelf.directory()).unwrap().count(), 0);
+}
