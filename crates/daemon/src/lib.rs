@@ -3,5 +3,14 @@
 //! `bangerd` composes four services over one store and owns every VM's life; `banger-shim` owns one VMM process and
 //! outlives `bangerd`. They meet in [`shim::control`] and in [`vmm::plan::LaunchPlan`].
 
+pub mod api;
+pub mod config;
+pub mod daemon;
 pub mod shim;
+pub mod store;
 pub mod vmm;
+
+mod clock;
+mod failures;
+mod operation;
+mod random;

@@ -1,0 +1,76 @@
+//! Answers that are not a service's result: failures, and bodies that do not parse.
+
+use axum::{
+    Json,
+    extract::{
+        FromRequest, Query, Request,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use banger_proto::{
+    api::http_status,
+    failure::{Code, Failure},
+};
+use serde::de::DeserializeOwned;
+
+/// A [`Failure`] as an HTTP answer.
+#[derive(Debug)]
+pub(super) struct Refusal(Failure);
+
+impl<E: Into<Failure>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(mut failure) = self;
+        // Streams carry their operation's id; a refusal is logged under one of its own.
+        let operation = failure.operation.get_or_insert_with(crate::random::operation_id).clone();
+        tracing::info!(id = %operation, code = failure.code.as_str(), %failure, "refused");
+        let status = StatusCode::from_u16(http_status(failure.code)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(failure)).into_response()
+    }
+}
+
+/// A JSON body. An empty one is the type's default: every field of every body is optional or the body is refused.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let bytes = axum::body::Bytes::from_request(request, state)
+            .await
+            .map_err(|error| Failure::new(Code::Invalid, "cannot read the request's body").cause(error.body_text()))?;
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        let body = Json::<T>::from_bytes(text).map_err(|error: JsonRejection| {
+            let failure = Failure::new(Code::Invalid, "the request's body is not what this path takes");
+            failure.cause(error.body_text())
+        })?;
+        Ok(Self(body.0))
+    }
+}
+
+/// The query, or why it is refused.
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
+    query.map(|Query(value)| value).map_err(|error| Failure::new(Code::Invalid, error.body_text()))
+}
+
+/// Answer to a path nobody serves.
+pub(super) async fn no_such_path(uri: Uri) -> Refusal {
+    let path: String = uri.path().chars().take(200).collect();
+    Failure::new(Code::NotFound, format!("this daemon has no {path:?}"))
+        .hint("`banger version` shows both versions; `banger daemon stop` lets the newer one start")
+        .into()
+}
+
+/// Answer to a method the path does not have.
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
+    let path: String = uri.path().chars().take(200).collect();
+    Failure::new(Code::Invalid, format!("{path:?} does not take {method}")).into()
+}

@@ -1,0 +1,178 @@
+//! The configuration: what a user wrote, what the environment overrules, what the host suggests.
+//!
+//! [`file`] is what was typed, [`Config`] is what it means: every value is there and says which rule gave it. A key
+//! whose feature does not exist yet is refused like any other unknown key: a setting that does nothing would be a lie.
+
+mod defaults;
+pub mod file;
+mod settings;
+
+use banger_proto::{
+    agent::boot::Init,
+    api::vm::Vmm,
+    name::{ImageName, KernelName},
+    size::ByteSize,
+};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
+
+pub use defaults::Host;
+pub use file::{ConfigError, File};
+
+/// Which rule gave a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The request said so.
+    Flag,
+    /// An environment variable of the daemon.
+    Env,
+    /// `config.toml`.
+    File,
+    /// Derived from the size of this host.
+    Host,
+    /// Built in.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Flag => "flag",
+            Self::Env => "env",
+            Self::File => "file",
+            Self::Host => "host",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// A value and the rule that gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sourced<T> {
+    /// The value.
+    pub value: T,
+    /// The rule.
+    pub source: Source,
+}
+
+impl<T> Sourced<T> {
+    fn new(value: T, source: Source) -> Self {
+        Self { value, source }
+    }
+
+    /// `asked`, if it is there, as the request's own word; else this.
+    pub(crate) fn unless(self, asked: Option<T>) -> Self {
+        asked.map_or(self, |value| Self::new(value, Source::Flag))
+    }
+}
+
+/// How much the daemon's log says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogLevel(pub tracing::level_filters::LevelFilter);
+
+impl FromStr for LogLevel {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" | "error" | "warn" | "info" | "debug" | "trace" => {
+                Ok(Self(text.parse().map_err(|_| text.to_owned())?))
+            }
+            _ => Err(format!("{text:?} is none of off, error, warn, info, debug, trace")),
+        }
+    }
+}
+
+/// Every setting, resolved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How much the daemon's log says.
+    pub log_level: Sourced<LogLevel>,
+    /// The image of a VM that names none.
+    pub default_image: Sourced<ImageName>,
+    /// The kernel of a VM that names none and whose image recommends none.
+    pub default_kernel: Sourced<KernelName>,
+    /// The monitor; `None` is `auto`: what the host can do.
+    pub vmm: Sourced<Option<Vmm>>,
+    /// QEMU's program; `None` looks for it in `PATH`.
+    pub qemu_bin: Sourced<Option<PathBuf>>,
+    /// Most bytes of one VM's console log.
+    pub console_cap: Sourced<ByteSize>,
+    /// Virtual processors of a VM that does not say.
+    pub vcpu: Sourced<u32>,
+    /// Memory of a VM that does not say.
+    pub memory: Sourced<ByteSize>,
+    /// Work disk of a VM that does not say.
+    pub disk_size: Sourced<ByteSize>,
+    /// PID 1 of a VM that does not say.
+    pub init: Sourced<Init>,
+}
+
+impl Config {
+    /// Puts together what the file says, what the environment overrules and what the host suggests.
+    pub fn resolve(file: File, env: impl Fn(&str) -> Option<OsString>, host: Host) -> Result<Self, ConfigError> {
+        let defaults = file.vm_defaults;
+        Ok(Self {
+            log_level: match log_level_from(&env)? {
+                Some(level) => Sourced::new(level, Source::Env),
+                None => from_file(file.log_level, || {
+                    Sourced::new(LogLevel(tracing::level_filters::LevelFilter::INFO), Source::Default)
+                }),
+            },
+            default_image: from_file(file.default_image, || {
+                Sourced::new("debian-bookworm".parse().expect("a valid built-in name"), Source::Default)
+            }),
+            default_kernel: from_file(file.default_kernel, || {
+                Sourced::new("debian-6.1".parse().expect("a valid built-in name"), Source::Default)
+            }),
+            vmm: from_file(file.vmm, || Sourced::new(None, Source::Default)),
+            qemu_bin: from_file(file.qemu_bin.map(Some), || Sourced::new(None, Source::Default)),
+            console_cap: from_file(file.console_cap, || Sourced::new(ByteSize::mib(8), Source::Default)),
+            vcpu: from_file(defaults.vcpu, || host.vcpu()),
+            memory: from_file(defaults.memory, || host.memory()),
+            disk_size: from_file(defaults.disk_size, || Sourced::new(ByteSize::gib(8), Source::Default)),
+            init: from_file(defaults.init, || Sourced::new(Init::Auto, Source::Default)),
+        })
+    }
+}
+
+/// `BANGER_LOG_LEVEL`, when it is set to something.
+fn log_level_from(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<LogLevel>, ConfigError> {
+    const VARIABLE: &str = "BANGER_LOG_LEVEL";
+    let Some(text) = env(VARIABLE).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    text.parse().map(Some).map_err(|rule| ConfigError::Env { variable: VARIABLE, rule })
+}
+
+fn from_file<T>(value: Option<T>, otherwise: impl FnOnce() -> Sourced<T>) -> Sourced<T> {
+    value.map_or_else(otherwise, |value| Sourced::new(value, Source::File))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Host = Host { cpus: 2, memory: ByteSize::gib(24) };
+
+    fn resolve(text: &str, level: Option<&str>) -> Result<Config, ConfigError> {
+        let file = File::parse(text, "/c/config.toml".as_ref())?;
+        Config::resolve(file, |_| level.map(Into::into), SMALL)
+    }
+
+    #[test]
+    fn the_environment_beats_the_file_and_the_file_beats_the_host() {
+        let config =
+            resolve("log_level = \"warn\"\n[vm_defaults]\nvcpu = 3\nmemory = \"1G\"\n", Some("debug")).unwrap();
+        assert_eq!(config.log_level.source, Source::Env);
+        assert_eq!((config.vcpu.value, config.vcpu.source), (3, Source::File));
+        assert_eq!((config.memory.value, config.memory.source), (ByteSize::gib(1), Source::File));
+        assert_eq!((config.disk_size.value, config.disk_size.source), (ByteSize::gib(8), Source::Default));
+        let config = resolve("", None).unwrap();
+        assert_eq!((config.memory.value, config.memory.source), (ByteSize::gib(3), Source::Host));
+        assert_eq!((config.vcpu.value, config.vcpu.source), (2, Source::Default));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        let error = resolve("", Some("loud")).unwrap_err().to_string();
+        assert!(error.contains("BANGER_LOG_LEVEL") && error.contains("loud"), "{error}");
+    }
+}

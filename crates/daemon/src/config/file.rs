@@ -1,0 +1,232 @@
+//! `config.toml` as it is typed: every key optional, every other key refused with its line.
+
+use super::LogLevel;
+use banger_proto::{
+    agent::boot::Init,
+    api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, Vmm},
+    name::{ImageName, KernelName},
+    size::ByteSize,
+};
+use serde::{Deserialize, Deserializer, de};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// Largest configuration file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Least and most a console log may be capped at.
+const CONSOLE_CAP: (ByteSize, ByteSize) = (ByteSize(64 << 10), ByteSize::gib(1));
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is there and cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not a configuration. The source's text has line and column.
+    #[error("{} is not a valid configuration", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// An environment variable has a value that means nothing.
+    #[error("{variable}: {rule}")]
+    Env {
+        /// The variable.
+        variable: &'static str,
+        /// Why not.
+        rule: String,
+    },
+}
+
+/// `config.toml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+    #[serde(deserialize_with = "word")]
+    pub log_level: Option<LogLevel>,
+    /// Image of a VM that names none.
+    pub default_image: Option<ImageName>,
+    /// Kernel of a VM that names none and whose image recommends none.
+    pub default_kernel: Option<KernelName>,
+    /// `auto`, `firecracker` or `qemu`.
+    #[serde(deserialize_with = "vmm")]
+    pub vmm: Option<Option<Vmm>>,
+    /// QEMU's program, an absolute path.
+    #[serde(deserialize_with = "program")]
+    pub qemu_bin: Option<PathBuf>,
+    /// Most bytes of one VM's console log, 64 KiB to 1 GiB.
+    #[serde(deserialize_with = "console_cap")]
+    pub console_cap: Option<ByteSize>,
+    /// What a VM gets that does not say.
+    pub vm_defaults: VmDefaults,
+}
+
+/// `[vm_defaults]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VmDefaults {
+    /// 1 to 32.
+    #[serde(deserialize_with = "vcpu")]
+    pub vcpu: Option<u32>,
+    /// At least 128 MiB.
+    #[serde(deserialize_with = "memory")]
+    pub memory: Option<ByteSize>,
+    /// 64 MiB to 1 TiB.
+    #[serde(deserialize_with = "disk")]
+    pub disk_size: Option<ByteSize>,
+    /// `auto`, `image` or `agent`.
+    pub init: Option<Init>,
+}
+
+impl File {
+    /// Reads `path`; a file that is not there says nothing.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(failed(error)),
+            Ok(metadata) if metadata.len() > MAX_FILE => {
+                return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "the file is over 1 MiB")));
+            }
+            Ok(_) => {}
+        }
+        Self::parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+    }
+
+    /// Reads `text`; `path` is for the error only.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })
+    }
+}
+
+fn word<'de, D: Deserializer<'de>>(input: D) -> Result<Option<LogLevel>, D::Error> {
+    String::deserialize(input)?.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn vmm<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Vmm>>, D::Error> {
+    let text = String::deserialize(input)?;
+    if text == "auto" {
+        return Ok(Some(None));
+    }
+    text.parse().map(|vmm| Some(Some(vmm))).map_err(|rule: String| de::Error::custom(format!("{rule}, auto")))
+}
+
+fn program<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(input)?;
+    // A relative one would mean another program in every directory the daemon is started from.
+    if path.is_absolute() { Ok(Some(path)) } else { Err(de::Error::custom("write the program's absolute path")) }
+}
+
+fn vcpu<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
+    let n = u32::deserialize(input)?;
+    if (1..=MAX_VCPU).contains(&n) {
+        Ok(Some(n))
+    } else {
+        Err(de::Error::custom(format!("{n} is not in 1 to {MAX_VCPU}")))
+    }
+}
+
+fn memory<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Error> {
+    size(input, MIN_MEMORY, ByteSize(u64::MAX))
+}
+
+fn disk<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Error> {
+    size(input, MIN_DISK, MAX_DISK)
+}
+
+fn console_cap<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Error> {
+    size(input, CONSOLE_CAP.0, CONSOLE_CAP.1)
+}
+
+/// A size as on the command line: text with a unit, or a whole number of MiB.
+fn size<'de, D: Deserializer<'de>>(input: D, least: ByteSize, most: ByteSize) -> Result<Option<ByteSize>, D::Error> {
+    struct Size;
+    impl de::Visitor<'_> for Size {
+        type Value = ByteSize;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a size such as \"512M\" or \"4GiB\", or a whole number of MiB")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+            text.parse().map_err(E::custom)
+        }
+        fn visit_i64<E: de::Error>(self, mib: i64) -> Result<ByteSize, E> {
+            u64::try_from(mib)
+                .ok()
+                .and_then(|mib| mib.checked_mul(1 << 20))
+                .map(ByteSize)
+                .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(mib), &self))
+        }
+    }
+    let size = input.deserialize_any(Size)?;
+    if size < least {
+        Err(de::Error::custom(format!("{size} is less than {least}")))
+    } else if size > most {
+        Err(de::Error::custom(format!("{size} is more than {most}")))
+    } else {
+        Ok(Some(size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, String> {
+        File::parse(text, "/c/config.toml".as_ref()).map_err(|error| match error {
+            ConfigError::Syntax { source, .. } => source.to_string(),
+            other => other.to_string(),
+        })
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let file = parse(
+            "log_level = \"debug\"\ndefault_image = \"alpine:3.20\"\ndefault_kernel = \"generic-6.12\"\nvmm = \"qemu\"\n\
+             qemu_bin = \"/opt/qemu\"\nconsole_cap = \"4M\"\n[vm_defaults]\nvcpu = 4\nmemory = 512\ndisk_size = \"1T\"\ninit = \"agent\"\n",
+        )
+        .unwrap();
+        assert_eq!(file.vmm, Some(Some(Vmm::Qemu)));
+        assert_eq!(file.qemu_bin, Some("/opt/qemu".into()));
+        assert_eq!(file.vm_defaults.memory, Some(ByteSize::mib(512)));
+        assert_eq!(file.vm_defaults.disk_size, Some(MAX_DISK));
+        assert_eq!(file.vm_defaults.init, Some(Init::Agent));
+        assert_eq!(parse("vmm = \"auto\"").unwrap().vmm, Some(None));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused_with_their_line() {
+        for (text, said) in [
+            ("log_level = \"info\"\ncolour = 1\n", "colour"),
+            ("\n[network]\ndns = \"1.1.1.1\"", "network"),
+            ("\nlog_level = \"loud\"", "loud"),
+            ("\nvmm = \"bochs\"", "bochs"),
+            ("\nqemu_bin = \"bin/qemu\"", "absolute"),
+            ("\nconsole_cap = 0", "less than 64 KiB"),
+            ("\nvm_defaults.vcpu = 0", "1 to 32"),
+            ("\nvm_defaults.memory = \"1M\"", "less than 128 MiB"),
+            ("\nvm_defaults.memory = -1", "whole number of MiB"),
+            ("\nvm_defaults.disk_size = \"2T\"", "more than 1 TiB"),
+            ("\ndefault_kernel = \"../x\"", "kernel name"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains("line 2") && error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_says_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        assert!(File::read(&temp.path().join("config.toml")).unwrap().log_level.is_none());
+        assert!(matches!(File::read(temp.path()), Err(ConfigError::Read { .. })));
+    }
+}

@@ -1,0 +1,116 @@
+//! The daemon as a process: directories, lock, log, composition, serving, leaving.
+//!
+//! [`run`] is the whole of `bangerd`. The value it builds is a composition root: nothing below it can reach it. What a
+//! request means is decided in the services; this module decides only in which order a daemon comes and goes.
+
+mod directories;
+mod lock;
+mod log;
+pub mod ready;
+mod signals;
+mod socket;
+
+use crate::{
+    api::{self, Context},
+    config::{Config, ConfigError, File, Host},
+    store::{Store, StoreError},
+};
+use banger_proto::layout::Layout;
+use std::{io, path::PathBuf, time::Instant};
+
+pub use lock::Lock;
+
+/// Why a daemon cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not even `HOME` says where files go.
+    #[error("neither HOME nor BANGER_HOME says where banger's files are")]
+    NoHome,
+    /// `--ready-fd` does not name an open file descriptor.
+    #[error("--ready-fd does not name an open file descriptor")]
+    BadReadyFd,
+    /// A directory belongs to somebody else, is a link, or is open to others.
+    #[error("{} cannot be used: {rule}", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        rule: &'static str,
+    },
+    /// Another daemon has this state directory. The lock file says which.
+    #[error("another daemon holds {}", path.display())]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A daemon of another state directory has this directory of sockets.
+    #[error("a daemon of another state directory holds {}", path.display())]
+    RunHeld {
+        /// The directory of sockets.
+        path: PathBuf,
+    },
+    /// The file system or the socket said no.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// The step, as a verb.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The runtime cannot be made.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl StartError {
+    fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// Runs a daemon until it is told to stop. VMs keep running afterwards.
+///
+/// `ready` is told when requests are answered. Call it before any thread exists: it sets the process's umask.
+pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
+    let started = Instant::now();
+    // Whatever is created from here on is the user's alone, sockets from birth.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
+    let uid = rustix::process::geteuid();
+    let env = |key: &str| std::env::var_os(key);
+    let layout = Layout::resolve(env, uid.as_raw()).ok_or(StartError::NoHome)?;
+    directories::make(&layout, uid)?;
+    let mut lock = Lock::take(&layout)?;
+    let config = Config::resolve(File::read(&layout.config_file())?, env, Host::look())?;
+    log::start(&layout.daemon_log(), config.log_level.value)?;
+    let store = Store::open(&layout.database())?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_stack_size(1 << 20)
+        .build()
+        .map_err(StartError::Runtime)?;
+    let served = runtime.block_on(async {
+        let listener = socket::bind(&layout.daemon_socket())?;
+        lock.publish()?;
+        let stop = signals::stop().map_err(StartError::Runtime)?;
+        let context = Context::new(layout.clone(), config, store, stop.clone(), started);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
+        ready.serving(&layout.daemon_log());
+        api::serve(listener, context, stop).await;
+        Ok(())
+    });
+    // What still runs is not waited for: VMs go on without a daemon, and unfinished downloads leave nothing behind.
+    runtime.shutdown_background();
+    tracing::info!("gone; VMs keep running");
+    lock.leave(&layout);
+    served
+}

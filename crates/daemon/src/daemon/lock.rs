@@ -1,0 +1,108 @@
+//! One daemon per state directory, and one per directory of sockets.
+//!
+//! An flock decides, so it goes with its process however that ends. The lock file's content tells the CLI where to
+//! connect, whatever its own environment says.
+
+use super::StartError;
+use banger_proto::{api::host::DaemonRecord, layout::Layout};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, open},
+    io::Errno,
+};
+use std::{fs::File, os::fd::OwnedFd, os::unix::fs::FileExt, path::PathBuf};
+
+/// The record is padded to this length: one write replaces all of the last one, so a reader never sees a mix.
+const RECORD: usize = 1024;
+
+/// The right to be the daemon of a state directory; given back by dropping it.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+    socket: PathBuf,
+    // Two states may share a directory of sockets when the environment differs; two daemons may not.
+    _run: OwnedFd,
+}
+
+impl Lock {
+    /// Takes both locks, or says who holds one.
+    pub fn take(layout: &Layout) -> Result<Self, StartError> {
+        let path = layout.daemon_lock();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(StartError::io("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(StartError::Held { path }),
+            Err(error) => return Err(StartError::io("lock", path)(error.into())),
+        }
+        let run = open(&layout.run, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| StartError::io("open", &layout.run)(error.into()))?;
+        match flock(&run, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(StartError::RunHeld { path: layout.run.clone() }),
+            Err(error) => return Err(StartError::io("lock", &layout.run)(error.into())),
+        }
+        Ok(Self { file, path, socket: layout.daemon_socket(), _run: run })
+    }
+
+    /// Says in the lock file who serves and where.
+    pub(super) fn publish(&mut self) -> Result<(), StartError> {
+        let record = DaemonRecord {
+            pid: std::process::id(),
+            socket: self.socket.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let mut text = serde_json::to_vec(&record).expect("a record serializes");
+        text.resize(text.len().max(RECORD - 1), b' ');
+        text.push(b'\n');
+        self.file.write_all_at(&text, 0).map_err(StartError::io("write", &self.path))
+    }
+
+    /// Takes the socket away and says that nobody serves.
+    pub(super) fn leave(self, layout: &Layout) {
+        // The socket's path is ours as long as the locks are; failing leaves what the next daemon replaces.
+        let _ = std::fs::remove_file(layout.daemon_socket());
+        let _ = self.file.set_len(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, path::Path};
+
+    fn layout(root: &Path, state: &str) -> Layout {
+        let dir = |name: &str| {
+            fs::create_dir_all(root.join(name)).unwrap();
+            root.join(name)
+        };
+        Layout { config: dir("config"), state: dir(state), cache: dir("cache"), run: dir("run") }
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_until_the_first_is_gone() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = layout(temp.path(), "state");
+        let mut first = Lock::take(&layout).unwrap();
+        first.publish().unwrap();
+        assert!(matches!(Lock::take(&layout), Err(StartError::Held { .. })));
+        let record: DaemonRecord = serde_json::from_slice(&fs::read(layout.daemon_lock()).unwrap()).unwrap();
+        assert_eq!((record.pid, record.socket), (std::process::id(), layout.daemon_socket()));
+        first.leave(&layout);
+        assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
+        Lock::take(&layout).unwrap();
+    }
+
+    #[test]
+    fn two_states_cannot_share_their_sockets() {
+        let temp = tempfile::tempdir().unwrap();
+        let _first = Lock::take(&layout(temp.path(), "state")).unwrap();
+        let second = Lock::take(&layout(temp.path(), "other"));
+        assert!(matches!(second, Err(StartError::RunHeld { .. })), "{second:?}");
+    }
+}

@@ -1,0 +1,55 @@
+//! `--ready-fd N`: how whoever started the daemon learns that it serves, or why it cannot.
+
+#![expect(unsafe_code, reason = "a descriptor's number from the command line becomes an owned descriptor")]
+
+use super::StartError;
+use banger_proto::{api::host::READY_LINE, failure::Failure};
+use rustix::io::{FdFlags, fcntl_setfd};
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
+};
+
+/// Who waits for the daemon: a descriptor somebody inherited to us, or a person at a terminal.
+#[derive(Debug)]
+pub struct Ready(Option<File>);
+
+impl Ready {
+    /// Nobody waits on a descriptor; start-up failures go to stderr.
+    pub fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Takes over the inherited descriptor `fd`. Call it once, first thing: the number must not have been reused.
+    pub fn inherited(fd: RawFd) -> Result<Self, StartError> {
+        if fd <= 2 {
+            return Err(StartError::BadReadyFd);
+        }
+        // SAFETY: the borrow lasts for one fcntl, which fails with EBADF when the number is not open.
+        let open = unsafe { fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::CLOEXEC) };
+        open.map_err(|_| StartError::BadReadyFd)?;
+        // SAFETY: it is open (just proven), was inherited over exec, and nothing in this process knows its number.
+        Ok(Self(Some(unsafe { OwnedFd::from_raw_fd(fd) }.into())))
+    }
+
+    /// Requests are answered from now on. Nobody reads our stderr any more, so it goes to the log.
+    pub(super) fn serving(&mut self, log: &Path) {
+        let Some(mut file) = self.0.take() else { return };
+        if let Ok(log) = File::options().append(true).open(log) {
+            // What still reaches stderr (a panic's message) is worth keeping; failing to is no reason not to serve.
+            let _ = rustix::stdio::dup2_stdout(&log).and_then(|()| rustix::stdio::dup2_stderr(&log));
+        }
+        // Who started us may be gone already.
+        let _ = file.write_all(READY_LINE.as_bytes());
+    }
+
+    /// The daemon cannot serve; `true` when somebody was told.
+    pub fn failed(&mut self, failure: &Failure) -> bool {
+        let Some(mut file) = self.0.take() else { return false };
+        let mut line = serde_json::to_vec(failure).expect("a failure serializes");
+        line.push(b'\n');
+        file.write_all(&line).is_ok()
+    }
+}

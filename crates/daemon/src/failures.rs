@@ -1,0 +1,146 @@
+//! Every typed error as the one [`Failure`] a user sees: its code, its causes, and what would help.
+//!
+//! The only file that knows all of them. Modules report what happened to them; what that means for a user is decided
+//! here, so that one mishap has one code and one hint wherever it comes from.
+
+use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
+use banger_link::vsock::ConnectError;
+use banger_proto::failure::{Code, Failure};
+use std::{error::Error, io, path::Path};
+
+/// An error and everything below it, outermost first.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// `error` itself as the message, what is below it as causes. No space left is `unavailable` wherever it happens.
+fn told(code: Code, error: &(dyn Error + 'static)) -> Failure {
+    let mut failure = Failure::new(code, error.to_string());
+    failure.causes = chain(error).skip(1).map(ToString::to_string).collect();
+    with_mishaps(failure, error)
+}
+
+/// `message`, and `error` with everything below it as causes.
+pub(crate) fn because(code: Code, message: impl Into<String>, error: &(dyn Error + 'static)) -> Failure {
+    with_mishaps(Failure::caused_by(code, message, error), error)
+}
+
+/// What means the same whoever reports it: no room, no permission.
+fn with_mishaps(mut failure: Failure, error: &(dyn Error + 'static)) -> Failure {
+    if chain(error).any(is_full) {
+        failure.code = Code::Unavailable;
+        return failure
+            .hint("free some space: `du -xsh ~/.local/state/banger/* ~/.cache/banger/*` shows what banger takes")
+            .hint("`banger vm prune` deletes VMs that are not running");
+    }
+    failure
+}
+
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let by_system = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
+    let by_database = error
+        .downcast_ref::<rusqlite::Error>()
+        .is_some_and(|error| error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull));
+    by_system || by_database
+}
+
+/// An I/O error with the step that failed, as a verb (`create`, `read`), and the path.
+pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Failure {
+    because(Code::Internal, format!("cannot {what} {}", path.display()), error)
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Newer { .. } => told(Code::Unsupported, &error)
+                .hint("install the newer version again, or move the state directory away to start afresh"),
+            StoreError::Taken(_) => told(Code::AlreadyExists, &error),
+            _ => told(Code::Internal, &error),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let failure = told(Code::Invalid, &error);
+        match &error {
+            ConfigError::Syntax { .. } => failure.hint("docs/configuration.md lists every key"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(error) => error.into(),
+            StartError::Store(error) => error.into(),
+            error @ (StartError::NoHome | StartError::BadReadyFd) => told(Code::Invalid, &error),
+            error @ StartError::NotOurs { .. } => {
+                told(Code::Denied, &error).hint("set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
+            }
+            error @ (StartError::Held { .. } | StartError::RunHeld { .. }) => told(Code::Conflict, &error),
+            error => told(Code::Unavailable, &error),
+        }
+    }
+}
+
+impl From<NoVmm> for Failure {
+    fn from(error: NoVmm) -> Self {
+        match &error {
+            NoVmm::Missing { package, .. } => {
+                told(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
+            }
+            NoVmm::NoFirecracker => told(Code::Unsupported, &error).hint("leave --vmm away, or say --vmm qemu"),
+            _ => told(Code::Unavailable, &error).hint("`qemu_bin` in config.toml names another program"),
+        }
+    }
+}
+
+impl From<ShimError> for Failure {
+    fn from(error: ShimError) -> Self {
+        let message = "the machine cannot be started";
+        match &error {
+            ShimError::NotStarted(_) | ShimError::Program { .. } => because(Code::Unavailable, message, &error),
+            ShimError::Slow(_) => because(Code::Timeout, message, &error),
+            ShimError::AlreadyRunning(_) => because(Code::Conflict, message, &error),
+            ShimError::Ended(_) => told(Code::Guest, &error),
+            ShimError::Io(_) => told(Code::Internal, &error),
+        }
+    }
+}
+
+/// The guest's agent, asked for `what`, did not answer.
+pub(crate) fn no_agent(what: &str, error: &ConnectError) -> Failure {
+    because(Code::Guest, format!("the guest's agent does not answer to {what}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_unavailable_wherever_it_happens() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let failure = io("write", "/x".as_ref(), &full());
+        assert_eq!((failure.code, failure.hints.len()), (Code::Unavailable, 2));
+        let failure = Failure::from(ShimError::Io(full()));
+        assert_eq!(failure.code, Code::Unavailable);
+        let sqlite = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        assert_eq!(Failure::from(StoreError::Database(sqlite)).code, Code::Unavailable);
+    }
+
+    #[test]
+    fn a_missing_vmm_comes_with_the_command_that_mends_it() {
+        let failure = Failure::from(NoVmm::Missing { name: "qemu-system-x86_64".into(), package: "qemu-system-x86" });
+        assert_eq!(failure.hints, ["sudo apt install qemu-system-x86"]);
+        assert_eq!(failure.message, "qemu-system-x86_64 is not installed");
+    }
+}

@@ -1,0 +1,36 @@
+//! Random bytes from the host's kernel: ids, machine ids, what seeds a guest's pool.
+
+use banger_proto::name::{OperationId, VmId};
+use std::{fmt::Write as _, fs::File, io::Read};
+
+/// `n` random bytes in lower-case hexadecimal.
+pub(crate) fn hex(n: usize) -> String {
+    let mut text = String::with_capacity(2 * n);
+    for byte in bytes(n) {
+        write!(text, "{byte:02x}").expect("a String takes every write");
+    }
+    text
+}
+
+/// A number below `end`, which is far below 2^32, so that the bias of the remainder does not matter.
+pub(crate) fn below(end: usize) -> usize {
+    bytes(8).into_iter().fold(0_usize, |number, byte| (number << 8) | usize::from(byte)) % end
+}
+
+/// A fresh VM id. The store's UNIQUE constraint has the last word.
+pub(crate) fn vm_id() -> VmId {
+    hex(6).parse().expect("12 hexadecimal digits")
+}
+
+/// A fresh operation id.
+pub(crate) fn operation_id() -> OperationId {
+    hex(4).parse().expect("8 hexadecimal digits")
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    let mut bytes = vec![0; n];
+    File::open("/dev/urandom")
+        .and_then(|mut device| device.read_exact(&mut bytes))
+        .expect("every Linux has /dev/urandom");
+    bytes
+}

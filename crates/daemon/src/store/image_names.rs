@@ -1,0 +1,81 @@
+//! The `image_names` table: which image a name means now. Images themselves are directories of the image store.
+
+use super::{Store, StoreError};
+use banger_proto::name::{ImageId, ImageName};
+use rusqlite::{OptionalExtension as _, params};
+
+impl Store {
+    /// Points `name` at an image, wherever it pointed before.
+    pub async fn name_image(&self, name: &ImageName, id: &ImageId) -> Result<(), StoreError> {
+        let (name, id) = (name.to_string(), id.to_string());
+        self.call(move |connection| {
+            connection.execute(
+                "INSERT INTO image_names (name, image_id) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
+                params![name, id],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What `name` points at.
+    pub async fn image_named(&self, name: &ImageName) -> Result<Option<ImageId>, StoreError> {
+        let name = name.to_string();
+        self.call(move |connection| {
+            let id: Option<String> = connection
+                .query_row("SELECT image_id FROM image_names WHERE name = ?1", [&name], |row| row.get(0))
+                .optional()?;
+            id.map(|id| id.parse().map_err(|source| garbled(&name, source))).transpose()
+        })
+        .await
+    }
+
+    /// Every name with what it points at, sorted by name.
+    pub async fn image_names(&self) -> Result<Vec<(ImageName, ImageId)>, StoreError> {
+        self.call(|connection| {
+            let mut query = connection.prepare_cached("SELECT name, image_id FROM image_names ORDER BY name")?;
+            let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            rows.map(|row| {
+                let (name, id) = row?;
+                let id = id.parse().map_err(|source| garbled(&name, source))?;
+                Ok((name.parse().map_err(|source| garbled(&name, source))?, id))
+            })
+            .collect()
+        })
+        .await
+    }
+
+    /// Forgets every name of an image.
+    pub async fn unname_image(&self, id: &ImageId) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection.execute("DELETE FROM image_names WHERE image_id = ?1", [id])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn garbled(name: &str, source: banger_proto::name::InvalidName) -> StoreError {
+    StoreError::Garbled { what: format!("image {name}"), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::store;
+
+    #[tokio::test]
+    async fn a_name_moves_and_goes_with_its_image() {
+        let (_temp, store) = store();
+        let name = "alpine:3.20".parse().unwrap();
+        let (old, new) = ("0".repeat(16).parse().unwrap(), "1".repeat(16).parse().unwrap());
+        store.name_image(&name, &old).await.unwrap();
+        store.name_image(&name, &new).await.unwrap();
+        assert_eq!(store.image_named(&name).await.unwrap(), Some(new.clone()));
+        store.unname_image(&old).await.unwrap();
+        assert_eq!(store.image_names().await.unwrap().len(), 1);
+        store.unname_image(&new).await.unwrap();
+        assert_eq!(store.image_named(&name).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! The `resources` table: what each VM holds on this host.
+//!
+//! A row is written before the resource is taken and deleted after it was given back, so that whatever happens in
+//! between, a later daemon knows what may be out there. The primary key is the allocator.
+
+use super::{Store, StoreError};
+use banger_proto::name::VmId;
+use rusqlite::params;
+
+/// A kind of thing a VM can hold. Addresses and ports join here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResourceKind {
+    /// The durable directory with its disk; the value is the VM's id.
+    StateDirectory,
+    /// The directory of sockets; the value is the VM's id.
+    RunDirectory,
+    /// A shim, running or about to; the value is the VM's id.
+    Shim,
+}
+
+impl ResourceKind {
+    const ALL: [Self; 3] = [Self::StateDirectory, Self::RunDirectory, Self::Shim];
+
+    /// The kind as it stands in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StateDirectory => "state_dir",
+            Self::RunDirectory => "run_dir",
+            Self::Shim => "shim",
+        }
+    }
+}
+
+/// One thing a VM holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// What kind of thing.
+    pub kind: ResourceKind,
+    /// Which one of its kind.
+    pub value: String,
+}
+
+impl Store {
+    /// Records that `vm` is about to take a resource. Recording what it holds already changes nothing;
+    /// [`StoreError::Taken`] when another VM holds it.
+    pub async fn claim(&self, vm: &VmId, kind: ResourceKind, value: &str) -> Result<(), StoreError> {
+        let (vm, value) = (vm.to_string(), value.to_owned());
+        self.call(move |connection| {
+            let changed = connection.execute(
+                "INSERT INTO resources (kind, value, vm_id) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (kind, value) DO UPDATE SET vm_id = vm_id WHERE vm_id = excluded.vm_id",
+                params![kind.as_str(), value, vm],
+            )?;
+            if changed == 1 { Ok(()) } else { Err(StoreError::Taken(kind.as_str())) }
+        })
+        .await
+    }
+
+    /// Records that a resource was given back.
+    pub async fn unclaim(&self, vm: &VmId, kind: ResourceKind, value: &str) -> Result<(), StoreError> {
+        let (vm, value) = (vm.to_string(), value.to_owned());
+        self.call(move |connection| {
+            connection.execute(
+                "DELETE FROM resources WHERE kind = ?1 AND value = ?2 AND vm_id = ?3",
+                params![kind.as_str(), value, vm],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What `vm` holds.
+    pub async fn resources(&self, vm: &VmId) -> Result<Vec<Resource>, StoreError> {
+        let vm = vm.to_string();
+        self.call(move |connection| {
+            let mut query =
+                connection.prepare_cached("SELECT kind, value FROM resources WHERE vm_id = ?1 ORDER BY kind, value")?;
+            let rows = query.query_map([&vm], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            rows.map(|row| {
+                let (kind, value) = row?;
+                let known = ResourceKind::ALL.into_iter().find(|known| known.as_str() == kind);
+                let kind = known.ok_or_else(|| StoreError::Garbled {
+                    what: format!("VM {vm}"),
+                    source: format!("it holds a {kind:?}").into(),
+                })?;
+                Ok(Resource { kind, value })
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{tests::store, vms::tests::vm};
+
+    #[tokio::test]
+    async fn a_vm_with_resources_cannot_go_and_nobody_takes_them() {
+        let (_temp, store) = store();
+        let (a, b) = (vm("a"), vm("b"));
+        store.insert_vm(a.clone()).await.unwrap();
+        store.insert_vm(b.clone()).await.unwrap();
+        store.claim(&a.id, ResourceKind::RunDirectory, "x").await.unwrap();
+        store.claim(&a.id, ResourceKind::RunDirectory, "x").await.unwrap();
+        assert!(matches!(store.claim(&b.id, ResourceKind::RunDirectory, "x").await, Err(StoreError::Taken("run_dir"))));
+        assert!(store.delete_vm(&a.id).await.is_err());
+        // Giving back what another VM holds changes nothing.
+        store.unclaim(&b.id, ResourceKind::RunDirectory, "x").await.unwrap();
+        assert_eq!(store.resources(&a.id).await.unwrap().len(), 1);
+        store.unclaim(&a.id, ResourceKind::RunDirectory, "x").await.unwrap();
+        store.delete_vm(&a.id).await.unwrap();
+        store.claim(&b.id, ResourceKind::RunDirectory, "x").await.unwrap();
+    }
+}

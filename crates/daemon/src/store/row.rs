@@ -1,0 +1,113 @@
+//! One VM as the store keeps it.
+
+use crate::shim::control::ProcessIdentity;
+use banger_proto::{
+    agent::boot::Init,
+    api::vm::{Accelerator, Phase, VmState, Vmm},
+    name::{ImageId, ImageName, KernelName, VmId, VmName},
+    size::ByteSize,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A VM: who it is, what it was asked to be, how it is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmRow {
+    /// Unique, never reused.
+    pub id: VmId,
+    /// Unique among VMs that exist.
+    pub name: VmName,
+    /// The guest's `/etc/machine-id`.
+    pub machine_id: String,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// Why it is there, when that needs saying.
+    pub reason: Option<String>,
+    /// When it was created, in seconds since 1970.
+    pub created_at: u64,
+    /// What it was asked to be; fixed until somebody sets it anew.
+    pub spec: VmSpec,
+    /// Facts of its last start.
+    pub run: Run,
+}
+
+/// What a VM was asked to be, every value resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// The image's name then.
+    pub image: ImageName,
+    /// The image itself.
+    pub image_id: ImageId,
+    /// The kernel.
+    pub kernel: KernelName,
+    /// The monitor asked for; `None` lets each start choose.
+    pub vmm: Option<Vmm>,
+    /// Virtual processors.
+    pub vcpu: u32,
+    /// Guest memory.
+    pub memory: ByteSize,
+    /// Size of the work disk.
+    pub disk_size: ByteSize,
+    /// PID 1.
+    pub init: Init,
+    /// Environment of every exec.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory of an exec that names none.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User of an exec that names none.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Starts even when its memory is not free.
+    #[serde(default)]
+    pub overcommit: bool,
+    /// Which rule gave which value.
+    #[serde(default)]
+    pub sources: BTreeMap<String, String>,
+}
+
+/// Facts of a VM's last start; empty before the first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// When it was asked for, in seconds since 1970.
+    pub started_at: Option<u64>,
+    /// The monitor that was chosen.
+    pub vmm: Option<Vmm>,
+    /// What executes the guest.
+    pub accelerator: Option<Accelerator>,
+    /// Why these two.
+    pub vmm_reason: Option<String>,
+    /// The shim, while there is one.
+    pub shim: Option<ProcessIdentity>,
+    /// The monitor's process, while there is one.
+    pub vmm_process: Option<ProcessIdentity>,
+    /// Boot id of the running kernel.
+    pub boot_id: Option<String>,
+    /// Which init runs; never `auto`.
+    pub init: Option<Init>,
+    /// Version of the agent API its agent speaks.
+    pub agent_api: Option<u32>,
+    /// What the image's init says of the boot.
+    pub boot_state: Option<String>,
+    /// Where the time of the start went.
+    pub phases: Vec<Phase>,
+}
+
+impl Run {
+    /// Forgets what was true of processes that are gone, and keeps what explains the last start.
+    pub fn ended(&mut self) {
+        self.shim = None;
+        self.vmm_process = None;
+        self.forget_boot();
+    }
+
+    /// Forgets what the guest said of a boot that is over.
+    pub fn forget_boot(&mut self) {
+        self.boot_id = None;
+        self.init = None;
+        self.agent_api = None;
+        self.boot_state = None;
+    }
+}

@@ -1,0 +1,121 @@
+//! The tables, and how an older database becomes this one.
+//!
+//! Migrations are appended, never edited: each is what some user's database went through. What SQL must constrain or
+//! look up is a column; what only travels together is one JSON text.
+
+use super::StoreError;
+use rusqlite::Connection;
+use rusqlite_migration::{Error, M, MigrationDefinitionError, Migrations};
+use std::{path::Path, time::Duration};
+
+const FIRST: &str = "
+CREATE TABLE vms (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    machine_id TEXT NOT NULL UNIQUE,
+    state      TEXT NOT NULL CHECK (state IN ('created', 'starting', 'running', 'stopping', 'stopped', 'failed')),
+    reason     TEXT,
+    image_id   TEXT NOT NULL,
+    kernel     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    spec       TEXT NOT NULL,
+    run        TEXT NOT NULL
+) STRICT;
+CREATE INDEX vms_by_image ON vms (image_id);
+CREATE INDEX vms_by_kernel ON vms (kernel);
+
+-- What a VM holds on the host, written before it is taken and deleted after it was given back.
+-- RESTRICT: a VM's row cannot go while it holds anything.
+CREATE TABLE resources (
+    kind  TEXT NOT NULL,
+    value TEXT NOT NULL,
+    vm_id TEXT NOT NULL REFERENCES vms (id) ON DELETE RESTRICT,
+    PRIMARY KEY (kind, value)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX resources_by_vm ON resources (vm_id);
+
+-- VMs that go with the process that asked for them.
+CREATE TABLE leases (
+    vm_id        TEXT PRIMARY KEY REFERENCES vms (id) ON DELETE CASCADE,
+    host_boot_id TEXT NOT NULL,
+    pid          INTEGER NOT NULL,
+    start_time   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE image_names (
+    name     TEXT PRIMARY KEY,
+    image_id TEXT NOT NULL
+) STRICT;
+CREATE INDEX image_names_by_id ON image_names (image_id);
+";
+
+const STEPS: &[M<'_>] = &[M::up(FIRST)];
+const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
+
+/// Opens the database and migrates it.
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let mut connection = Connection::open(path).map_err(failed)?;
+    configure(&connection).map_err(failed)?;
+    MIGRATIONS.to_latest(&mut connection).map_err(|source| match source {
+        Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => StoreError::Newer {
+            path: path.to_owned(),
+            found: connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap_or(-1),
+            known: STEPS.len(),
+        },
+        source => StoreError::Migrate { path: path.to_owned(), source },
+    })?;
+    Ok(connection)
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    // A second process may hold the file for a moment (a backup, a shell); the daemon's lock excludes a second daemon.
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // With WAL, FULL syncs at each commit: a row is on disk before what it names is taken.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // 256 KiB of page cache: the whole database of a hundred VMs.
+    connection.pragma_update(None, "cache_size", -256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_sound() {
+        MIGRATIONS.validate().unwrap();
+    }
+
+    #[test]
+    fn a_database_opens_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.db");
+        drop(open(&path).unwrap());
+        let connection = open(&path).unwrap();
+        let keys: bool = connection.pragma_query_value(None, "foreign_keys", |row| row.get(0)).unwrap();
+        let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!((keys, journal.as_str()), (true, "wal"));
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.db");
+        open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error:?}");
+        let version: i64 =
+            Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, 99);
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state.db");
+        std::fs::write(&path, vec![b'x'; 4096]).unwrap();
+        assert!(matches!(open(&path).unwrap_err(), StoreError::Open { .. }));
+    }
+}

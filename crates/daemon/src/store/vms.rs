@@ -1,0 +1,228 @@
+//! The `vms` table.
+
+use super::{Run, Store, StoreError, VmRow, VmSpec};
+use banger_proto::name::{ImageId, KernelName, VmId, VmName};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run";
+
+impl Store {
+    /// Writes a new VM. [`StoreError::Taken`] when its name is taken.
+    pub async fn insert_vm(&self, vm: VmRow) -> Result<(), StoreError> {
+        self.call(move |connection| {
+            let inserted = connection.execute(
+                "INSERT INTO vms (id, name, machine_id, state, reason, image_id, kernel, created_at, spec, run)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                params![
+                    vm.id.as_str(),
+                    vm.name.as_str(),
+                    vm.machine_id,
+                    vm.state.as_str(),
+                    vm.reason,
+                    vm.spec.image_id.as_str(),
+                    vm.spec.kernel.as_str(),
+                    i64::try_from(vm.created_at).unwrap_or(i64::MAX),
+                    json(&vm.spec),
+                    json(&vm.run),
+                ],
+            );
+            match inserted {
+                Ok(_) => Ok(()),
+                Err(error) if StoreError::is_unique(&error) => Err(StoreError::Taken("the VM's name")),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
+
+    /// Writes state, reason and facts of a VM that exists; whether it does.
+    pub async fn update_vm(&self, vm: &VmRow) -> Result<bool, StoreError> {
+        let (id, state, reason, run) = (vm.id.clone(), vm.state, vm.reason.clone(), json(&vm.run));
+        self.call(move |connection| {
+            let changed = connection.execute(
+                "UPDATE vms SET state = ?2, reason = ?3, run = ?4 WHERE id = ?1",
+                params![id.as_str(), state.as_str(), reason, run],
+            )?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// Deletes a VM's row. Refused by the database while the VM holds a resource.
+    pub async fn delete_vm(&self, id: &VmId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.call(move |connection| {
+            connection.execute("DELETE FROM vms WHERE id = ?1", [id.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// One VM.
+    pub async fn vm(&self, id: &VmId) -> Result<Option<VmRow>, StoreError> {
+        let id = id.clone();
+        self.call(move |connection| one(connection, "id = ?1", id.as_str())).await
+    }
+
+    /// One VM by its name.
+    pub async fn vm_named(&self, name: &VmName) -> Result<Option<VmRow>, StoreError> {
+        let name = name.clone();
+        self.call(move |connection| one(connection, "name = ?1", name.as_str())).await
+    }
+
+    /// All VMs, oldest first.
+    pub async fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
+        self.call(|connection| {
+            let mut query =
+                connection.prepare_cached(&format!("SELECT {COLUMNS} FROM vms ORDER BY created_at, rowid"))?;
+            let rows = query.query_map([], columns)?;
+            rows.map(|row| row.map_err(StoreError::from).and_then(read)).collect()
+        })
+        .await
+    }
+
+    /// Names of the VMs that use an image.
+    pub async fn vms_of_image(&self, id: &ImageId) -> Result<Vec<VmName>, StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| names(connection, "SELECT name FROM vms WHERE image_id = ?1 ORDER BY name", &id))
+            .await
+    }
+
+    /// Names of the VMs that use a kernel.
+    pub async fn vms_of_kernel(&self, kernel: &KernelName) -> Result<Vec<VmName>, StoreError> {
+        let kernel = kernel.to_string();
+        self.call(move |connection| names(connection, "SELECT name FROM vms WHERE kernel = ?1 ORDER BY name", &kernel))
+            .await
+    }
+}
+
+fn one(connection: &Connection, condition: &str, value: &str) -> Result<Option<VmRow>, StoreError> {
+    let mut query = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM vms WHERE {condition}"))?;
+    query.query_row([value], columns).optional()?.map(read).transpose()
+}
+
+fn names(connection: &Connection, query: &str, value: &str) -> Result<Vec<VmName>, StoreError> {
+    let mut query = connection.prepare_cached(query)?;
+    let names = query.query_map([value], |row| row.get::<_, String>(0))?;
+    names.map(|name| name.map_err(StoreError::from).and_then(|name| name.parse().map_err(garbled("a VM")))).collect()
+}
+
+struct Columns {
+    id: String,
+    name: String,
+    machine_id: String,
+    state: String,
+    reason: Option<String>,
+    created_at: i64,
+    spec: String,
+    run: String,
+}
+
+fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
+    Ok(Columns {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        machine_id: row.get(2)?,
+        state: row.get(3)?,
+        reason: row.get(4)?,
+        created_at: row.get(5)?,
+        spec: row.get(6)?,
+        run: row.get(7)?,
+    })
+}
+
+fn read(columns: Columns) -> Result<VmRow, StoreError> {
+    let what = format!("VM {}", columns.id);
+    Ok(VmRow {
+        id: columns.id.parse().map_err(garbled(&what))?,
+        name: columns.name.parse().map_err(garbled(&what))?,
+        machine_id: columns.machine_id,
+        state: columns.state.parse().map_err(garbled::<String>(&what))?,
+        reason: columns.reason,
+        created_at: u64::try_from(columns.created_at).unwrap_or(0),
+        spec: serde_json::from_str::<VmSpec>(&columns.spec).map_err(garbled(&what))?,
+        run: serde_json::from_str::<Run>(&columns.run).map_err(garbled(&what))?,
+    })
+}
+
+fn garbled<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: &str) -> impl FnOnce(E) -> StoreError {
+    let what = what.to_owned();
+    move |source| StoreError::Garbled { what, source: source.into() }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("rows serialize")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::store::tests::store;
+    use banger_proto::{agent::boot::Init, api::vm::VmState, size::ByteSize};
+
+    /// A VM that was just created.
+    pub(crate) fn vm(name: &str) -> VmRow {
+        VmRow {
+            id: crate::random::vm_id(),
+            name: name.parse().unwrap(),
+            machine_id: crate::random::hex(16),
+            state: VmState::Created,
+            reason: None,
+            created_at: 1,
+            spec: VmSpec {
+                image: "debian-bookworm".parse().unwrap(),
+                image_id: "0123456789abcdef".parse().unwrap(),
+                kernel: "debian-6.1".parse().unwrap(),
+                vmm: None,
+                vcpu: 1,
+                memory: ByteSize::mib(256),
+                disk_size: ByteSize::gib(1),
+                init: Init::Auto,
+                env: [("A".to_owned(), "b".to_owned())].into(),
+                workdir: None,
+                user: None,
+                overcommit: false,
+                sources: [("vcpu".to_owned(), "flag".to_owned())].into(),
+            },
+            run: Run::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vm_reads_as_it_was_written() {
+        let (_temp, store) = store();
+        let mut row = vm("demo");
+        store.insert_vm(row.clone()).await.unwrap();
+        row.state = VmState::Failed;
+        row.reason = Some("the guest panicked".into());
+        row.run.boot_id = Some("x".into());
+        assert!(store.update_vm(&row).await.unwrap());
+        assert_eq!(store.vm(&row.id).await.unwrap(), Some(row.clone()));
+        assert_eq!(store.vm_named(&row.name).await.unwrap(), Some(row.clone()));
+        assert_eq!(store.vms_of_kernel(&row.spec.kernel).await.unwrap(), vec![row.name.clone()]);
+        store.delete_vm(&row.id).await.unwrap();
+        assert_eq!(store.vms().await.unwrap(), vec![]);
+        assert!(!store.update_vm(&row).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_name_belongs_to_one_vm() {
+        let (_temp, store) = store();
+        store.insert_vm(vm("demo")).await.unwrap();
+        assert!(matches!(store.insert_vm(vm("demo")).await, Err(StoreError::Taken(_))));
+        assert_eq!(store.vms().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_state_nobody_knows_is_refused_by_the_database() {
+        let (_temp, store) = store();
+        let row = vm("demo");
+        store.insert_vm(row.clone()).await.unwrap();
+        let result = store
+            .call(move |connection| {
+                Ok(connection.execute("UPDATE vms SET state = 'asleep' WHERE id = ?1", [row.id.as_str()])?)
+            })
+            .await;
+        assert!(result.is_err());
+    }
+}
