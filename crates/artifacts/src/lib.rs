@@ -7,7 +7,9 @@
 
 pub mod disk;
 pub mod image;
+pub mod initramfs;
 pub mod job;
+pub mod kernel;
 pub mod program;
 pub mod publish;
 pub mod rootfs;
