@@ -4,6 +4,7 @@
 #   scripts/make-generic-kernel.sh                      the pinned upstream release, its PGP signature checked
 #   scripts/make-generic-kernel.sh --release 6.12.N     another release of the same line
 #   scripts/make-generic-kernel.sh --apt                the distribution's linux-source-6.12, which apt has verified
+#   scripts/make-generic-kernel.sh --auto               the pinned release where kernel.org answers, else --apt
 #   scripts/make-generic-kernel.sh --source TARBALL     a local source tarball, NOT verified
 #     --signature FILE   with --source: TARBALL is an upstream release and FILE its signature; checked like a download
 #     --keyring-dir DIR  take the signers' public keys from DIR (*.asc, *.gpg) instead of asking kernel.org
@@ -66,6 +67,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --release) release=$2 release_given=true && shift ;;
     --apt) from=apt ;;
+    --auto) from=auto ;;
     --source) from=file source=$2 && shift ;;
     --signature) signature=$2 && shift ;;
     --keyring-dir) keyring_dir=$2 && shift ;;
@@ -85,6 +87,17 @@ done
 [ -z "$signature" ] || [ "$from" = file ] || die "--signature goes with --source"
 ! $release_given || [ "$from" = upstream ] || [ -n "$signature" ] || die "--release says which upstream release is meant; this source has its own"
 [ "$(uname -m)" = x86_64 ] || die "this builds an x86_64 kernel and $(uname -m) is something else" "run it on an x86_64 machine"
+
+# Only a server that does not answer decides for apt: a bad signature never does.
+if [ "$from" = auto ]; then
+  if curl --fail --silent --head --location --proto '=https' --max-time 30 --output /dev/null \
+    -- "$upstream/linux-$release.tar.sign" 2>/dev/null; then
+    from=upstream
+  else
+    say "kernel.org does not answer here: taking the distribution's source"
+    from=apt
+  fi
+fi
 
 # Program (or header) and the Debian package that brings it, for this way of building only.
 needs=(gcc:gcc make:make flex:flex bison:bison bc:bc ld:binutils perl:perl tar:tar gzip:gzip xz:xz-utils)
