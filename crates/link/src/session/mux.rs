@@ -66,6 +66,7 @@ struct Flow {
     in_turn: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    watcher: Option<Waker>,
 }
 
 impl Flow {
@@ -84,11 +85,12 @@ impl Flow {
             in_turn: false,
             reader: None,
             writer: None,
+            watcher: None,
         }
     }
 
     fn wake(&mut self) {
-        [self.reader.take(), self.writer.take()].into_iter().flatten().for_each(Waker::wake);
+        [self.reader.take(), self.writer.take(), self.watcher.take()].into_iter().flatten().for_each(Waker::wake);
     }
 
     fn owes_room(&self) -> bool {
@@ -225,6 +227,18 @@ impl Mux {
         flow.outbox.extend(&bytes[..count]);
         self.take_turn(id);
         Poll::Ready(Ok(count))
+    }
+
+    /// Ready once the peer reset the stream or the session ended, whatever is still unread.
+    pub(crate) fn poll_gone(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = self.ended.is_some();
+        match self.flows.get_mut(&id) {
+            Some(flow) if !flow.reset && !ended => {
+                flow.watcher = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
     }
 
     /// Closes the writing half once everything written is sent.

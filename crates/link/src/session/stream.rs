@@ -18,6 +18,15 @@ pub struct Stream {
     pub(super) shared: Shared,
 }
 
+impl Stream {
+    /// A future that is done once the peer has reset this stream, the session has ended or this handle was dropped: what
+    /// a reader that is not reading would otherwise not notice. One of them per stream is woken.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + Unpin + 'static {
+        let (id, shared) = (self.id, self.shared.clone());
+        std::future::poll_fn(move |cx| shared.lock().poll_gone(id, cx))
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {

@@ -39,7 +39,7 @@ fn the_reference_implementation_is_a_host() {
         let accepted = accepted.accept().await;
         assert_eq!(outbound.read_u8().await.unwrap(), ACCEPTED);
         let ((our_read, our_write), (their_read, their_write)) = (split(accepted), split(outbound));
-        let (_, _, ours, theirs) = tokio::join!(
+        let ((), (), ours, theirs) = tokio::join!(
             send_pattern(our_write, 3_000_000),
             send_pattern(their_write, 3_000_000),
             check_pattern(our_read),

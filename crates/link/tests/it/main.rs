@@ -1,5 +1,7 @@
 //! Component tests of the guest channel over socketpairs.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic anywhere, its helpers too")]
+
 mod hostile;
 mod interop;
 mod resync;

@@ -13,7 +13,7 @@ fn a_hundred_megabytes_both_ways_at_once() {
         let mut pair = pair().await;
         let (a, b) = stream(&pair.host, &mut pair.from_host, 7).await;
         let ((ar, aw), (br, bw)) = (split(a), split(b));
-        let (_, _, to_b, to_a) =
+        let ((), (), to_b, to_a) =
             tokio::join!(send_pattern(aw, TOTAL), send_pattern(bw, TOTAL), check_pattern(br), check_pattern(ar));
         assert_eq!((to_a, to_b), (TOTAL, TOTAL));
     });
@@ -96,6 +96,20 @@ fn a_vanished_reader_is_an_error_for_its_writer_even_after_a_half_close() {
             };
             assert_eq!(error.kind(), ErrorKind::BrokenPipe, "half closed: {half_closed}");
         }
+    });
+}
+
+#[test]
+fn a_vanished_peer_is_noticed_behind_unread_bytes() {
+    on_one_thread(async {
+        let mut pair = pair().await;
+        let (mut a, b) = stream(&pair.host, &mut pair.from_host, 5).await;
+        let gone = b.gone();
+        a.write_all(&[1; 1000]).await.unwrap();
+        tokio::pin!(gone);
+        assert!(futures_util::poll!(&mut gone).is_pending());
+        drop(a);
+        gone.await;
     });
 }
 
