@@ -15,7 +15,8 @@ help: ## Show this list
 run: build ## Install what is missing, build, and boot a microVM that says `uname -a`
 	@scripts/run.sh $(BIN)
 
-test: setup ## Install what is missing and run every test, real boots included
+test: ## Install what is missing and run every test, real boots included
+	@scripts/setup.sh --test
 	@scripts/test.sh
 
 setup: ## Install what is missing on this machine
@@ -25,7 +26,7 @@ build: setup ## Build every program (release) into target/dist/release
 	@scripts/build.sh release
 
 bench: build ## Measure against bare QEMU, ssh and process start; JSON and a table of ratios
-	@$(XTASK) bench --bin-dir $(BIN)
+	@BANGER_BIN_DIR=$(abspath $(BIN)) $(XTASK) bench --out $(TARGET)/bench.json
 
 dist: build ## Pack programs, man pages and completions into dist/
 	@$(XTASK) dist --bin-dir $(BIN)

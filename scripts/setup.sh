@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what banger needs on Debian 12 (or a relative) and is not there yet; safe to run again.
 #
-#   scripts/setup.sh          what building, running and testing banger needs
+#   scripts/setup.sh           what building and running banger needs
+#   scripts/setup.sh --test    and what its tests need
 #
 # Decides nothing about banger itself: it asks dpkg what is missing, installs that with one apt-get call, and checks
 # the Rust toolchain and the user's subordinate ids, which it never changes.
@@ -21,16 +22,29 @@ die() {
 packages=(
   ca-certificates  # the build fetches crates over TLS
   gcc libc6-dev    # linker; C parts of SQLite, zstd and xz; libc.a for the static agent
-  make git         # this file's caller; tests of repository rules
+  make git         # this file's caller; rules of the repository
   qemu-system-x86  # the virtual machine monitor
   mmdebstrap       # default image from the host's own apt sources
   uidmap           # lets mmdebstrap work without root
   kmod             # depmod: module dependencies of a distribution kernel
   e2fsprogs        # mkfs.ext4 for work disks; e2fsck in tests
-  openssh-client   # the benchmark measures against it
-  util-linux       # setsid, mount, unshare in tests
-  shellcheck       # tests of the scripts
 )
+test_packages=(
+  openssh-client                              # the benchmark measures against it
+  util-linux                                  # setsid, mount, unshare
+  shellcheck                                  # the scripts
+  gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them
+  flex bison bc perl binutils                 # a kernel's configuration
+)
+
+case ${1:-} in
+  "") ;;
+  --test) packages+=("${test_packages[@]}") ;;
+  *)
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

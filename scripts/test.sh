@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Every test of banger, in order of cost; all of them run even when one fails.
 #
-#   scripts/test.sh [STEP…]      all steps, or these: fmt clippy repo shell deny unit doc product boot
+#   scripts/test.sh [STEP…]      all steps, or these: fmt shell scripts clippy repo deny unit doc product boot
 #
 # A test that cannot run on this machine says SKIP and is counted at the end. BANGER_TEST_REQUIRE (a comma-separated
-# list: qemu apt mount ssh) makes such a skip a failure.
+# list: qemu apt mount ssh scripts) makes such a skip a failure.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit
 
-all_steps=(fmt shell clippy repo deny unit doc product boot)
+all_steps=(fmt shell scripts clippy repo deny unit doc product boot)
 if [ $# -gt 0 ]; then steps=("$@"); else steps=("${all_steps[@]}"); fi
 
 BANGER_TEST_SKIPS=$(mktemp)
@@ -24,6 +24,7 @@ step_shell() {
   mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
   shellcheck --severity=warning "${scripts[@]}"
 }
+step_scripts() { bash scripts/tests/run.sh; }
 step_clippy() { cargo clippy --workspace --all-targets --quiet -- -D warnings; }
 step_repo() { cargo run --quiet -p xtask -- check-repo; }
 step_deny() {

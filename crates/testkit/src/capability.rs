@@ -15,7 +15,7 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// ```
 ///
 /// Capabilities: `qemu` (qemu-system-x86_64), `kvm` (/dev/kvm opens), `apt` (apt, mmdebstrap, depmod and Debian sources),
-/// `mount` (tmpfs can be mounted here), `ssh` (an ssh client), `e2fsck`.
+/// `mount` (tmpfs can be mounted here), `ssh` (an ssh client), `e2fsck`, `depmod`.
 ///
 /// Panics on an unknown name, and when the capability is missing but listed in `BANGER_TEST_REQUIRE`.
 #[must_use = "a test that goes on without what it needs fails for the wrong reason"]
@@ -44,6 +44,7 @@ fn probe(name: &str) -> Result<(), String> {
         "qemu" => program("qemu-system-x86_64").map(drop),
         "ssh" => program("ssh").map(drop),
         "e2fsck" => program("e2fsck").map(drop),
+        "depmod" => program("depmod").map(drop),
         "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
         "apt" => ["apt-get", "mmdebstrap", "depmod"].into_iter().try_for_each(|it| program(it).map(drop)),
         "mount" => mount(),

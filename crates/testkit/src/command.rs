@@ -6,7 +6,7 @@ use std::{
     fmt,
     path::Path,
     process::{Command, ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Longer than any command a test runs to its end may take on a busy two-core machine without KVM.
@@ -80,6 +80,15 @@ impl Invocation {
             session.feed(bytes);
         }
         session.finish(patience)
+    }
+
+    /// Runs it to its end with nothing on its streams, and says how long that took: for measuring.
+    #[track_caller]
+    pub fn time(mut self) -> (Duration, ExitStatus) {
+        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        let started = Instant::now();
+        let status = self.command.status().unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
+        (started.elapsed(), status)
     }
 
     /// Starts it with an open stdin and comes back.

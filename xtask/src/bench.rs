@@ -1,0 +1,70 @@
+//! The benchmark: what banger costs over what it stands on.
+//!
+//! Every comparison runs both sides alternately in one go, so that a busy machine is busy for both, and compares medians.
+//! The homes are the tests' ones: hermetic, with the real kernel and image, and gone afterwards.
+
+mod compare;
+mod floor;
+pub(crate) mod guest_port;
+mod measures;
+mod phases;
+mod ssh;
+
+use anyhow::{Context, Result};
+use banger_testkit::TestEnv;
+use clap::ValueEnum;
+use compare::Report;
+use std::path::PathBuf;
+
+/// What to measure and how often.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Pairs of measurements for each comparison.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
+    rounds: u32,
+    /// Gets every sample.
+    #[arg(long, default_value = "target/bench.json")]
+    out: PathBuf,
+    /// Only these; all when absent.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Measure>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    /// `vm run --rm -- true` against the same QEMU started by hand.
+    Run,
+    /// `vm exec` against ssh into the same guest.
+    Exec,
+    /// `ps` with 50 VMs against process start; memory of daemon and shim.
+    Ps,
+    /// `vm create` with a small and a large disk.
+    Create,
+    /// Where the time of a boot goes.
+    Phases,
+}
+
+const ALL: [Measure; 5] = [Measure::Run, Measure::Exec, Measure::Ps, Measure::Create, Measure::Phases];
+
+/// Measures, prints the table and writes the samples.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut report = Report::default();
+    for measure in if args.only.is_empty() { &ALL } else { args.only.as_slice() } {
+        let env = TestEnv::real().context("this machine cannot run VMs")?;
+        match measure {
+            Measure::Run => measures::run(&env, args.rounds, &mut report)?,
+            Measure::Exec => ssh::exec(&env, args.rounds, &mut report)?,
+            Measure::Ps => measures::ps(&env, args.rounds, &mut report)?,
+            Measure::Create => measures::create(&env, args.rounds, &mut report)?,
+            Measure::Phases => phases::run(&env, args.rounds, &mut report)?,
+        }
+    }
+    report.write(&args.out)?;
+    say(&format!("{report}\nsamples: {}", args.out.display()));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the task")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,197 @@
+//! Samples, medians, and what was hoped for.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::{fmt, path::Path, time::Duration};
+
+/// Everything one run of the benchmark found.
+#[derive(Default, Serialize)]
+pub(crate) struct Report {
+    comparisons: Vec<Comparison>,
+    sizes: Vec<Size>,
+    phases: Vec<PhaseTime>,
+}
+
+/// Two things measured alternately, in milliseconds.
+#[derive(Serialize)]
+struct Comparison {
+    what: String,
+    against: String,
+    ours_ms: Vec<f64>,
+    theirs_ms: Vec<f64>,
+    ours_median_ms: f64,
+    theirs_median_ms: f64,
+    ratio: f64,
+    target: Target,
+    met: bool,
+}
+
+/// What a comparison should give.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Target {
+    /// Ours divided by theirs is at most this.
+    Ratio(f64),
+    /// Ours is at most this many milliseconds more than theirs.
+    MoreMs(f64),
+}
+
+/// Memory of a process, in KiB.
+#[derive(Serialize)]
+struct Size {
+    what: String,
+    kib: u64,
+    target_kib: u64,
+    met: bool,
+}
+
+/// Median time of one phase of a boot.
+#[derive(Serialize)]
+struct PhaseTime {
+    name: String,
+    started_ms: f64,
+    duration_ms: f64,
+}
+
+impl Report {
+    /// Measures both sides `rounds` times, alternately, ours first in every other round.
+    pub(crate) fn compare(
+        &mut self,
+        (what, against): (&str, &str),
+        target: Target,
+        rounds: u32,
+        mut ours: impl FnMut() -> Result<Duration>,
+        mut theirs: impl FnMut() -> Result<Duration>,
+    ) -> Result<()> {
+        let (mut ours_ms, mut theirs_ms) = (Vec::new(), Vec::new());
+        // One of each that does not count: files into the page cache, the daemon up.
+        ours()?;
+        theirs()?;
+        for round in 0..rounds {
+            if round % 2 == 0 {
+                ours_ms.push(millis(ours()?));
+                theirs_ms.push(millis(theirs()?));
+            } else {
+                theirs_ms.push(millis(theirs()?));
+                ours_ms.push(millis(ours()?));
+            }
+        }
+        let (ours_median_ms, theirs_median_ms) = (median(&ours_ms), median(&theirs_ms));
+        let ratio = ours_median_ms / theirs_median_ms;
+        let met = match target {
+            Target::Ratio(most) => ratio <= most,
+            Target::MoreMs(most) => ours_median_ms - theirs_median_ms <= most,
+        };
+        let (what, against) = (what.to_owned(), against.to_owned());
+        self.comparisons.push(Comparison {
+            what,
+            against,
+            ours_ms,
+            theirs_ms,
+            ours_median_ms,
+            theirs_median_ms,
+            ratio,
+            target,
+            met,
+        });
+        Ok(())
+    }
+
+    /// Notes the memory of a process.
+    pub(crate) fn size(&mut self, what: &str, kib: u64, target_kib: u64) {
+        self.sizes.push(Size { what: what.to_owned(), kib, target_kib, met: kib <= target_kib });
+    }
+
+    /// Notes the median of one phase's samples, each (start, duration) in milliseconds.
+    pub(crate) fn phase(&mut self, name: &str, samples: &[(f64, f64)]) {
+        let started: Vec<f64> = samples.iter().map(|sample| sample.0).collect();
+        let durations: Vec<f64> = samples.iter().map(|sample| sample.1).collect();
+        self.phases.push(PhaseTime {
+            name: name.to_owned(),
+            started_ms: median(&started),
+            duration_ms: median(&durations),
+        });
+    }
+
+    /// Writes everything as JSON.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(path, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = |met: bool| if met { "met" } else { "MISSED" };
+        if !self.comparisons.is_empty() {
+            writeln!(f, "{:<44} {:>11} {:>11} {:>7}  target", "comparison", "ours", "theirs", "ratio")?;
+        }
+        for it in &self.comparisons {
+            let target = match it.target {
+                Target::Ratio(most) => format!("≤ {most}×"),
+                Target::MoreMs(most) => format!("≤ {most} ms more"),
+            };
+            let (ours, theirs) = (it.ours_median_ms, it.theirs_median_ms);
+            writeln!(
+                f,
+                "{:<44} {ours:>8.1} ms {theirs:>8.1} ms {:>7.3}  {target}: {}",
+                it.what,
+                it.ratio,
+                verdict(it.met)
+            )?;
+            writeln!(f, "  against {}", it.against)?;
+        }
+        for it in &self.sizes {
+            let (size, target) = (it.kib, it.target_kib);
+            writeln!(f, "{:<44} {size:>7} KiB {:>19}  ≤ {target} KiB: {}", it.what, "", verdict(it.met))?;
+        }
+        for it in &self.phases {
+            writeln!(f, "phase {:<38} {:>8.1} ms  from {:>8.1} ms", it.name, it.duration_ms, it.started_ms)?;
+        }
+        Ok(())
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// The middle of the samples; of an even number the mean of the two middle ones.
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_alternate_and_medians_are_compared() {
+        let order = std::cell::RefCell::new(String::new());
+        let side = |name: char, ms: u64| {
+            let order = &order;
+            move || {
+                order.borrow_mut().push(name);
+                Ok(Duration::from_millis(ms))
+            }
+        };
+        let mut report = Report::default();
+        report.compare(("a", "b"), Target::Ratio(2.0), 4, side('o', 30), side('t', 20)).unwrap();
+        assert_eq!(order.into_inner(), "otottootto");
+        assert!((report.comparisons[0].ratio - 1.5).abs() < 1e-9 && report.comparisons[0].met);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+}

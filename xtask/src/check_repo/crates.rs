@@ -1,0 +1,47 @@
+//! Which crate may know which other: the processes meet only in their contracts.
+
+use super::SourceFile;
+use crate::repository::{root, text_of};
+use anyhow::{Context, Result};
+use std::process::Command;
+
+/// A crate, and everything of ours it may depend on outside its tests.
+const MAY_KNOW: [(&str, &[&str]); 8] = [
+    ("banger-proto", &[]),
+    ("banger-link", &["banger-proto"]),
+    ("banger-artifacts", &["banger-proto"]),
+    ("banger-vsock-agent", &["banger-proto", "banger-link"]),
+    ("banger-cli", &["banger-proto", "banger-link"]),
+    ("banger-daemon", &["banger-proto", "banger-link", "banger-artifacts"]),
+    // Development only, and nothing of the product may know them. The fake VMM speaks the shim's side of its contracts.
+    ("banger-testkit", &["banger-proto", "banger-link"]),
+    ("xtask", &["banger-proto", "banger-link", "banger-cli", "banger-testkit"]),
+];
+
+/// Checks `[dependencies]` and `[build-dependencies]`; tests may use what they like.
+pub(crate) fn dependencies(_: &[SourceFile]) -> Vec<String> {
+    violations().unwrap_or_else(|error| vec![format!("{error:#}")])
+}
+
+fn violations() -> Result<Vec<String>> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version=1", "--no-deps", "--locked"]).current_dir(root());
+    let metadata: serde_json::Value = serde_json::from_str(&text_of(&mut cargo)?)?;
+    let packages = metadata["packages"].as_array().context("packages in cargo's metadata")?;
+    let mut faults = Vec::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some((_, allowed)) = MAY_KNOW.iter().find(|(known, _)| *known == name) else {
+            faults.push(format!("{name} is not in the list of crates: say what it may know"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let known = dependency["name"].as_str().unwrap_or_default();
+            let is_ours = dependency["path"].is_string();
+            if is_ours && dependency["kind"] != "dev" && !allowed.contains(&known) {
+                faults.push(format!("{name} depends on {known}"));
+            }
+        }
+    }
+    Ok(faults)
+}

@@ -1,0 +1,88 @@
+//! Rules about Rust files as files.
+
+use super::SourceFile;
+use std::{collections::HashSet, path::Path};
+
+/// Longest file that needs no reason.
+const LONGEST: usize = 500;
+/// Longer files, and why each is still one job.
+const LONG: [(&str, &str); 0] = [];
+
+fn rust(files: &[SourceFile]) -> impl Iterator<Item = &SourceFile> {
+    files.iter().filter(|file| Path::new(&file.path).extension().is_some_and(|extension| extension == "rs"))
+}
+
+/// The first line of a file is its module documentation.
+pub(crate) fn documented(files: &[SourceFile]) -> Vec<String> {
+    rust(files)
+        .filter(|file| !file.text.starts_with("//! "))
+        .map(|file| format!("{} does not begin with //!", file.path))
+        .collect()
+}
+
+/// A file is in the build: a crate root, or declared by the file above it.
+pub(crate) fn declared(files: &[SourceFile]) -> Vec<String> {
+    let paths: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let text = |path: &str| files.iter().find(|file| file.path == path).map_or("", |file| file.text.as_str());
+    let mut faults = Vec::new();
+    for file in rust(files) {
+        let path = Path::new(&file.path);
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let (Some(stem), Some(dir_name)) = (path.file_stem(), dir.file_name()) else { continue };
+        let stem = stem.to_string_lossy();
+        let is_root = ["lib", "main", "build"].contains(&&*stem)
+            || ["bin", "tests", "benches", "examples"].iter().any(|kind| dir_name == *kind);
+        if is_root {
+            continue;
+        }
+        // The parent is `dir.rs` beside the directory, or the directory's own root file.
+        let mut parents = vec![format!("{}.rs", dir.display())];
+        parents.extend(["lib.rs", "main.rs", "mod.rs"].map(|root| format!("{}/{root}", dir.display())));
+        let declares = |parent: &String| {
+            paths.contains(parent.as_str())
+                && text(parent).lines().any(|line| line.trim_end().ends_with(&format!("mod {stem};")))
+        };
+        if !parents.iter().any(declares) {
+            faults.push(format!("{} is declared nowhere and never compiled", file.path));
+        }
+    }
+    faults
+}
+
+/// A file is one job; what is longer, its unit tests not counted, says why.
+pub(crate) fn lengths(files: &[SourceFile]) -> Vec<String> {
+    rust(files)
+        .map(|file| (file, file.text.lines().take_while(|line| *line != "mod tests {").count()))
+        .filter(|(file, lines)| *lines > LONGEST && !LONG.iter().any(|(path, _)| *path == file.path))
+        .map(|(file, lines)| format!("{} has {lines} lines; more than {LONGEST} need a reason", file.path))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> SourceFile {
+        SourceFile { path: path.into(), text: text.into() }
+    }
+
+    #[test]
+    fn a_forgotten_file_is_found() {
+        let files = [
+            file("crates/a/src/lib.rs", "//! A.\npub mod b;\n"),
+            file("crates/a/src/b.rs", "//! B.\nmod c;\n"),
+            file("crates/a/src/b/c.rs", "//! C.\n"),
+            file("crates/a/src/b/d.rs", "no doc\n"),
+            file("crates/a/tests/it/main.rs", "//! Tests.\nmod e;\n"),
+            file("crates/a/tests/it/e.rs", "//! E.\n"),
+        ];
+        assert_eq!(declared(&files), ["crates/a/src/b/d.rs is declared nowhere and never compiled"]);
+        assert_eq!(documented(&files), ["crates/a/src/b/d.rs does not begin with //!"]);
+    }
+
+    #[test]
+    fn a_long_file_is_found() {
+        assert!(lengths(&[file("a.rs", &"\n".repeat(LONGEST))]).is_empty());
+        assert_eq!(lengths(&[file("a.rs", &"\n".repeat(LONGEST + 1))]).len(), 1);
+    }
+}

@@ -1,0 +1,54 @@
+//! The programs as they go to a user: a tree below a prefix, installed or packed.
+
+use crate::{
+    generate,
+    repository::{root, text_of},
+};
+use anyhow::{Context, Result};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+/// What is in `bin/`: the programs find each other there.
+const PROGRAMS: [&str; 4] = ["banger", "bangerd", "banger-shim", "banger-vsock-agent"];
+const DOCUMENTS: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
+/// Puts everything below `prefix`; a running program keeps the file it started from.
+pub(crate) fn install(bin_dir: &Path, prefix: &Path) -> Result<()> {
+    let bin = prefix.join("bin");
+    std::fs::create_dir_all(&bin).with_context(|| format!("creating {}", bin.display()))?;
+    for program in PROGRAMS {
+        copy(&bin_dir.join(program), &bin.join(program), 0o755)?;
+    }
+    generate::into(&prefix.join("share"), &bin_dir.join("banger"))?;
+    let documents = prefix.join("share/doc/banger");
+    std::fs::create_dir_all(&documents).with_context(|| format!("creating {}", documents.display()))?;
+    DOCUMENTS.iter().try_for_each(|document| copy(&root().join(document), &documents.join(document), 0o644))
+}
+
+/// Makes `dist/banger-<version>-<arch>.tar.gz`: the same input gives the same bytes.
+pub(crate) fn pack(bin_dir: &Path) -> Result<()> {
+    let name = format!("banger-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let dist = root().join("dist");
+    let tree = tempfile::tempdir()?;
+    install(bin_dir, &tree.path().join(&name))?;
+    std::fs::create_dir_all(&dist)?;
+    let archive = dist.join(format!("{name}.tar.gz"));
+    let time = text_of(Command::new("git").args(["log", "-1", "--format=@%ct"]).current_dir(root()))?;
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--use-compress-program=gzip -n"]);
+    tar.arg(format!("--mtime={}", time.trim())).arg("-cf").arg(&archive).arg("-C").arg(tree.path()).arg(&name);
+    text_of(&mut tar)?;
+    writeln(&archive.display().to_string());
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    let fresh = to.with_extension("new");
+    std::fs::copy(from, &fresh).with_context(|| format!("copying {} to {}", from.display(), fresh.display()))?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(&fresh, to).with_context(|| format!("writing {}", to.display()))
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the task")]
+fn writeln(line: &str) {
+    println!("{line}");
+}

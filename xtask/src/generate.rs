@@ -1,0 +1,45 @@
+//! Man pages and shell completions, from the same definition the program parses with.
+
+use crate::repository::text_of;
+use anyhow::{Context, Result};
+use clap_mangen::Man;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A shell, and where below `share/` its completions are looked for.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "bash-completion/completions/banger"),
+    ("zsh", "zsh/site-functions/_banger"),
+    ("fish", "fish/vendor_completions.d/banger.fish"),
+];
+
+/// Writes everything below `share`; `banger` is asked for the completions.
+pub(crate) fn into(share: &Path, banger: &Path) -> Result<()> {
+    let mut command = banger_cli::command();
+    // `vm run` and the top-level `run` are pages of their own, named `banger-vm-run` and `banger-run`.
+    command.build();
+    man_pages(&command, &share.join("man/man1"))?;
+    for (shell, path) in COMPLETIONS {
+        write(&share.join(path), text_of(Command::new(banger).args(["completion", shell]))?.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn man_pages(command: &clap::Command, dir: &Path) -> Result<()> {
+    let mut page = Vec::new();
+    let man = Man::new(command.clone()).manual("banger").date("");
+    man.render(&mut page)?;
+    write(&dir.join(man.get_filename()), &page)?;
+    for child in command.get_subcommands().filter(|child| !child.is_hide_set() && child.get_name() != "help") {
+        man_pages(child, dir)?;
+    }
+    Ok(())
+}
+
+fn write(path: &PathBuf, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().context("a path below the target directory")?;
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    std::fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}
