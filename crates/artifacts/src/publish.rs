@@ -92,7 +92,9 @@ pub struct StagedFile {
 impl Shelf {
     /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what dead processes left in it.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
-        let directory = directory.into();
+        let given = directory.into();
+        // Programs are handed paths below it and run elsewhere.
+        let directory = std::path::absolute(&given).map_err(at("find", &given))?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at("create", &directory))?;
         let shelf = Self { directory };
         shelf.sweep()?;

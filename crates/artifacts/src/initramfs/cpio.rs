@@ -124,3 +124,76 @@ impl<W: Write> Cpio<W> {
         self.put(&[0; 4][..rest])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_bytes_are_fixed() {
+        let mut archive = Cpio::new(Vec::new());
+        archive.directory("dev", 0o755).unwrap();
+        archive.char_device("dev/console", 0o600, 5, 1).unwrap();
+        archive.file("init", 0o755, b"hello").unwrap();
+        let text = String::from_utf8(archive.finish().unwrap()).unwrap().replace('\0', ".");
+        insta::assert_snapshot!(text.replace("0707", "\n0707"), @r"
+
+        07070100000001000041ed0000000000000000000000020000000000000000000000000000000000000000000000000000000400000000dev...
+        07070100000002000021800000000000000000000000010000000000000000000000000000000000000005000000010000000c00000000dev/console...
+        07070100000003000081ed0000000000000000000000010000000000000005000000000000000000000000000000000000000500000000init..hello...
+        07070100000000000000000000000000000000000000010000000000000000000000000000000000000000000000000000000b00000000TRAILER!!!....
+        ");
+    }
+
+    #[test]
+    fn names_the_kernel_would_misread_are_refused() {
+        let mut archive = Cpio::new(Vec::new());
+        for name in ["", "/init", "a//b", "a/", "./a", "../a", "a/../b", "a\0b", TRAILER, &"x".repeat(5000)] {
+            assert!(matches!(archive.file(name, 0o644, b""), Err(CpioError::Name(_))), "{name:?}");
+        }
+        assert_eq!(archive.written, 0, "nothing of a refused entry is written");
+    }
+
+    /// Name, mode and content of every entry; also checks alignment, the trailer and that nothing follows it.
+    fn read_back(mut archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+        let whole = archive.len();
+        let mut entries = Vec::new();
+        loop {
+            let at = whole - archive.len();
+            assert_eq!(at % 4, 0);
+            let field = |n: usize| {
+                let text = std::str::from_utf8(&archive[6 + n * 8..14 + n * 8]).unwrap();
+                u32::from_str_radix(text, 16).unwrap()
+            };
+            assert_eq!(&archive[..6], b"070701");
+            let (mode, size, name_size) = (field(1), field(6) as usize, field(11) as usize);
+            let name = std::str::from_utf8(&archive[110..110 + name_size - 1]).unwrap().to_owned();
+            assert_eq!(archive[110 + name_size - 1], 0);
+            let content = (110 + name_size).next_multiple_of(4);
+            let end = content + size;
+            if name == TRAILER {
+                assert_eq!(archive.len(), content, "nothing follows the trailer");
+                return entries;
+            }
+            entries.push((name, mode, archive[content..end].to_vec()));
+            archive = &archive[end.next_multiple_of(4)..];
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_can_be_read(
+            files in prop::collection::vec(("[a-z0-9_.é-]{1,40}x", prop::collection::vec(any::<u8>(), 0..300), 0_u32..0o10000), 0..20)
+        ) {
+            let mut archive = Cpio::new(Vec::new());
+            for (name, content, mode) in &files {
+                archive.file(name, *mode, content).unwrap();
+            }
+            let read = read_back(&archive.finish().unwrap());
+            let expected: Vec<_> =
+                files.into_iter().map(|(name, content, mode)| (name, S_IFREG | mode, content)).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+}

@@ -1,4 +1,5 @@
 //! Component tests of the artifacts crate, in one binary.
 
 mod ext4;
+mod kernel;
 mod rootfs;

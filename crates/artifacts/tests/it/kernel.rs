@@ -1,0 +1,10 @@
+//! Kernels: everything a kernel can come from, and everything that can be wrong with it.
+
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
+mod apt;
+mod boot_files;
+mod bzimage;
+mod fixture;
+mod import;
+mod store;
