@@ -1,12 +1,45 @@
-//! Moving bytes between files inside the kernel.
+//! Moving bytes between files inside the kernel, holes staying holes.
 
-use rustix::{fs::copy_file_range, io::Errno};
+use rustix::{
+    fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
+    io::Errno,
+};
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 /// Most bytes asked of one system call.
 const STEP: u64 = 1 << 30;
 /// Buffer of the fallback, for kernels and filesystems that cannot copy by themselves.
 const BUFFER: usize = 256 << 10;
+
+/// Makes `to`, which is empty, a copy of `from`: sharing its blocks where the filesystem can, else copying only what is
+/// not a hole. The offset of `from` may be anywhere afterwards.
+pub(super) fn clone_sparse(from: &File, to: &File) -> io::Result<()> {
+    match ioctl_ficlone(to, from) {
+        Ok(()) => return Ok(()),
+        // Another filesystem, one that cannot share, or a file it will not share.
+        Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    copy_data(from, to)
+}
+
+fn copy_data(from: &File, to: &File) -> io::Result<()> {
+    let len = from.metadata()?.len();
+    to.set_len(len)?;
+    let mut at = 0;
+    while at < len {
+        let data = match seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but holes from here on.
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let hole = seek(from, SeekFrom::Hole(data))?.min(len);
+        copy_range(from, data, to, data, hole - data)?;
+        at = hole;
+    }
+    Ok(())
+}
 
 /// Copies `len` bytes from `from` at `from_offset` to `to` at `to_offset`. The source ending early is an error.
 pub(crate) fn copy_range(from: &File, mut from_offset: u64, to: &File, mut to_offset: u64, len: u64) -> io::Result<()> {
@@ -37,4 +70,57 @@ fn copy_through_memory(from: &File, mut source: u64, to: &File, mut target: u64,
         left -= piece as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// 64 MiB with a few bytes at the beginning, in the middle and at the very end.
+    fn sparse() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 20).unwrap();
+        for (at, text) in [(0, "begin"), ((32 << 20) - 2, "middle"), ((64 << 20) - 3, "end")] {
+            file.write_all_at(text.as_bytes(), at).unwrap();
+        }
+        file
+    }
+
+    fn assert_same(one: &File, other: &File) {
+        let (len, mut a, mut b) = (one.metadata().unwrap().len(), vec![0; 1 << 20], vec![0; 1 << 20]);
+        assert_eq!(other.metadata().unwrap().len(), len);
+        for at in (0..len).step_by(1 << 20) {
+            one.read_exact_at(&mut a, at).unwrap();
+            other.read_exact_at(&mut b, at).unwrap();
+            assert!(a == b, "they differ after {at}");
+        }
+    }
+
+    #[test]
+    fn a_copy_is_the_same_and_as_sparse() {
+        let from = sparse();
+        for copy in [clone_sparse, copy_data] {
+            let to = tempfile::tempfile().unwrap();
+            copy(&from, &to).unwrap();
+            assert_same(&from, &to);
+            assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20, "{} blocks", to.metadata().unwrap().blocks());
+        }
+    }
+
+    #[test]
+    fn memory_does_what_the_kernel_does() {
+        let from = sparse();
+        let to = tempfile::tempfile().unwrap();
+        copy_through_memory(&from, 0, &to, 0, 64 << 20).unwrap();
+        assert_same(&from, &to);
+    }
+
+    #[test]
+    fn a_source_that_ends_early_is_an_error() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.set_len(10).unwrap();
+        assert_eq!(copy_range(&from, 0, &to, 0, 11).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(copy_through_memory(&from, 0, &to, 0, 11).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
 }

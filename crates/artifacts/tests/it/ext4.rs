@@ -1,5 +1,6 @@
 //! Looking into images with tools that are not ours: `e2fsck`, `debugfs`, and a reader by somebody else.
 
+use banger_artifacts::program::Program;
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -30,14 +31,19 @@ impl Image {
     }
 
     pub(crate) fn debugfs(&self, request: &str) -> String {
-        let output = Command::new("/usr/sbin/debugfs").args(["-R", request]).arg(&self.path).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        tool("debugfs", &["-R", request, self.path.to_str().unwrap()])
     }
+}
+
+/// What a program of e2fsprogs says on stdout.
+pub(crate) fn tool(name: &str, args: &[&str]) -> String {
+    let output = Command::new(Program::find(name).unwrap()).args(args).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Fails unless `e2fsck` finds nothing at all to say against the image.
 pub(crate) fn check(path: &Path) {
-    let output = Command::new("/usr/sbin/e2fsck").args(["-f", "-n"]).arg(path).output().unwrap();
+    let output = Command::new(Program::find("e2fsck").unwrap()).args(["-f", "-n"]).arg(path).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "e2fsck: {said}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,5 +1,7 @@
 //! Component tests of the artifacts crate, in one binary.
 
+mod disk;
 mod ext4;
+mod full;
 mod kernel;
 mod rootfs;
