@@ -3,20 +3,33 @@
 //! `banger-shim` is [`run`]; the daemon's side of it is [`client`]; what they say to each other is [`control`]. A shim
 //! knows one machine and nothing of images, names on the network or users: the daemon decides, the shim keeps.
 
+mod boot;
 pub mod client;
+mod console;
 pub mod control;
+mod detach;
+mod guest;
+mod hub;
 pub mod identity;
 pub mod record;
-
-/// What a shim's own words on stderr begin with.
-const SPEAKS: &str = "banger-shim: ";
+mod run;
+mod server;
+mod verdict;
+mod vsock;
 
 use crate::vmm::kvm_probe;
+use detach::{Side, Waiting};
 use std::{
     ffi::OsString,
     io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
+
+/// What a shim's own words on stderr begin with.
+const SPEAKS: &str = "banger-shim: ";
+/// Exit status of a command line that makes no sense.
+const USAGE: u8 = 2;
 
 /// Runs the shim's command line:
 ///
@@ -25,16 +38,42 @@ use std::{
 /// banger-shim STATE_DIR             is the shim
 /// banger-shim kvm-probe             (internal) tries KVM in this process
 /// ```
+///
+/// Must be called before there is any thread.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
-    match words[..] {
-        [kvm_probe::SUBCOMMAND] => match print_finding() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
-        _ => ExitCode::from(2),
+    let result = match args.as_slice() {
+        [probe] if probe == kvm_probe::SUBCOMMAND => print_finding().map_err(|error| error.to_string()),
+        [detach, state_dir] if detach == "--detach" => {
+            let state_dir = PathBuf::from(state_dir);
+            match detach::detach(&state_dir) {
+                Ok(Side::Shim(waiting)) => live(&state_dir, waiting),
+                Ok(Side::Starter(outcome)) => outcome,
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        [state_dir] => live(Path::new(state_dir), Waiting::nobody()),
+        _ => {
+            run::complain("usage: banger-shim [--detach] STATE_DIR");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            run::complain(&reason);
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Is the shim. What prevents the machine is told to whoever waits, and on stderr.
+fn live(state_dir: &Path, mut waiting: Waiting) -> Result<(), String> {
+    run::run(state_dir, &mut waiting).map_err(|error| {
+        let reason = run::in_full(&error);
+        waiting.failed(&reason);
+        reason
+    })
 }
 
 fn print_finding() -> io::Result<()> {

@@ -58,6 +58,15 @@ pub struct ProvenProcess {
 }
 
 impl ProvenProcess {
+    /// A child of this process that has not been waited for: its pid is its own, whether or not it has ended.
+    pub fn of_child(pid: u32) -> io::Result<Self> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let (_, start_time) = parse_stat(&fs::read(format!("/proc/{pid}/stat"))?).ok_or_else(gone)?;
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        Ok(Self { pidfd, identity: ProcessIdentity { pid, start_time } })
+    }
+
     /// `None` when that process is gone. The handle is opened first and the start time compared after, so what it holds
     /// is what was compared.
     pub fn open(identity: ProcessIdentity) -> io::Result<Option<Self>> {

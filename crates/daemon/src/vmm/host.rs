@@ -132,20 +132,24 @@ impl HostFacts {
         let boot_id = host_boot_id()?;
         let cached: Option<Self> = probe.cache.as_deref().and_then(|dir| record::read(dir, CACHE_FILE).ok().flatten());
         let cached = cached.filter(|facts: &Self| facts.boot_id == boot_id);
-        let (kvm, tsc_khz, qemu, firecracker) = tokio::join!(
-            kvm(&probe.shim, cached.as_ref().map(|facts| &facts.kvm)),
-            tsc_khz(cached.as_ref().and_then(|facts| facts.tsc_khz)),
-            program(QEMU, probe.qemu.as_deref(), cached.as_ref().map(|facts| &facts.qemu)),
-            program(FIRECRACKER, probe.firecracker.as_deref(), cached.as_ref().map(|facts| &facts.firecracker)),
-        );
-        let facts = Self { boot_id, kvm, tsc_khz, qemu, firecracker };
-        if let Some(dir) = probe.cache.as_deref().filter(|_| cached.as_ref() != Some(&facts)) {
-            if let Err(error) = record::write(dir, CACHE_FILE, &facts) {
-                tracing::debug!(%error, "what was found about the host is not kept");
-            }
+        let facts = find(boot_id, probe, cached.as_ref()).await;
+        if let Some(dir) = probe.cache.as_deref().filter(|_| cached.as_ref() != Some(&facts))
+            && let Err(error) = record::write(dir, CACHE_FILE, &facts)
+        {
+            tracing::debug!(%error, "what was found about the host is not kept");
         }
         Ok(facts)
     }
+}
+
+async fn find(boot_id: String, probe: &Probe, cached: Option<&HostFacts>) -> HostFacts {
+    let (kvm, tsc_khz, qemu, firecracker) = tokio::join!(
+        kvm(&probe.shim, cached.map(|facts| &facts.kvm)),
+        tsc_khz(cached.and_then(|facts| facts.tsc_khz)),
+        program(QEMU, probe.qemu.as_deref(), cached.map(|facts| &facts.qemu)),
+        program(FIRECRACKER, probe.firecracker.as_deref(), cached.map(|facts| &facts.firecracker)),
+    );
+    HostFacts { boot_id, kvm, tsc_khz, qemu, firecracker }
 }
 
 /// A device that was absent or closed to this user may be there a moment later; how an open one works stays.

@@ -1,0 +1,155 @@
+//! One VMM from its start to its end: everything that can happen meanwhile, and what was learnt for the verdict.
+
+use super::{
+    console::{self, Log},
+    control::{ShimMessage, ShimRequest},
+    guest::{self, Announcement},
+    hub::Hub,
+    run::Signals,
+    verdict::Asked,
+};
+use crate::vmm::{Channel, Machine, MachineEnd};
+use banger_link::Dialer;
+use banger_proto::{
+    agent::event::{GuestEvent, Power},
+    api::vm::KillSignal,
+};
+use rustix::process::Signal;
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+/// Between a guest's last word and the end of its VMM. After it the VMM is ended, and the word counts.
+const LAST_WORD: Duration = Duration::from_secs(10);
+/// How long what an ended VMM left in its pipes may take to be read.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Announcements that may wait.
+const ANNOUNCEMENTS: usize = 8;
+/// Further away than anything that is waited for.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
+/// What a boot needs of the shim.
+pub(super) struct Boot<'a> {
+    pub(super) hub: &'a Arc<Hub>,
+    pub(super) requests: &'a mut mpsc::Receiver<ShimRequest>,
+    pub(super) signals: &'a mut Signals,
+    pub(super) session: &'a watch::Sender<Option<Dialer>>,
+}
+
+/// What was learnt.
+pub(super) struct Followed {
+    pub(super) end: io::Result<MachineEnd>,
+    pub(super) asked: Asked,
+    pub(super) word: Option<Power>,
+    pub(super) overdue: bool,
+    pub(super) panic: Option<String>,
+    pub(super) log: Log,
+}
+
+impl Boot<'_> {
+    /// Follows the machine to its end. The log comes back for the next boot.
+    pub(super) async fn follow(self, mut machine: Box<dyn Machine>, log: Log) -> Followed {
+        let console = machine.take_console().expect("a new machine has its console");
+        let pump = tokio::spawn(console::pump(console, log, self.hub.clone()));
+        let (sender, mut announcements) = mpsc::channel(ANNOUNCEMENTS);
+        let channel = machine.take_channel().expect("a new machine has its channel");
+        let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender));
+
+        let (mut asked, mut word, mut overdue) = (Asked::Nothing, None, false);
+        let mut deadline = Instant::now() + NEVER;
+        let end = loop {
+            tokio::select! {
+                end = machine.ended() => break end,
+                Some(announcement) = announcements.recv() => {
+                    if let Some(verb) = self.take(announcement) {
+                        word = Some(verb);
+                        deadline = Instant::now() + LAST_WORD;
+                    }
+                }
+                Some(request) = self.requests.recv() => {
+                    let (signal, meaning) = match request {
+                        ShimRequest::End => (Signal::KILL, Asked::End),
+                        ShimRequest::Signal { signal } => (number(signal), Asked::Signal(number(signal))),
+                    };
+                    asked = more(asked, meaning);
+                    // Sending fails only when it has ended, which is seen above.
+                    let _ = machine.signal(signal);
+                }
+                () = self.signals.any() => {
+                    asked = more(asked, Asked::HostShutdown);
+                    let _ = machine.signal(Signal::KILL);
+                }
+                () = sleep_until(deadline) => {
+                    overdue = true;
+                    deadline = Instant::now() + NEVER;
+                    let _ = machine.signal(Signal::KILL);
+                }
+            }
+        };
+        // The guest may have said its last word just before; both ends of its pipe are here or closed.
+        let rest = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(announcement) = announcements.recv() => word = self.take(announcement).or(word),
+                    _ = &mut guest => break,
+                }
+            }
+        };
+        if timeout(DRAIN, rest).await.is_err() {
+            guest.abort();
+        }
+        self.session.send_replace(None);
+        drop(machine);
+        let (log, seen) = pump.await.expect("the console's pump does not panic");
+        Followed { end, asked, word, overdue, panic: seen.panic, log }
+    }
+
+    /// Tells watchers of an announcement; gives the verb of a last word. Only then the agent goes on.
+    fn take(&self, announcement: Announcement) -> Option<Power> {
+        let Announcement { event, taken } = announcement;
+        let verb = match &event {
+            GuestEvent::Power { verb } => Some(*verb),
+            _ => None,
+        };
+        self.hub.publish(&ShimMessage::Guest { event, at_ms: self.hub.now_ms() });
+        // The agent may be gone.
+        let _ = taken.send(());
+        verb
+    }
+}
+
+async fn talk(
+    channel: Channel,
+    session: watch::Sender<Option<Dialer>>,
+    announcements: mpsc::Sender<Announcement>,
+) -> io::Result<()> {
+    match channel {
+        Channel::Pipe(pipe) => guest::follow(pipe, session, announcements).await,
+        // The monitor serves the VM's socket itself.
+        Channel::Vsock(_) => Ok(()),
+    }
+}
+
+/// An end that was asked for is not taken back by a signal asked for later.
+fn more(before: Asked, now: Asked) -> Asked {
+    match (before, now) {
+        (Asked::End | Asked::HostShutdown, Asked::Signal(_)) => before,
+        _ => now,
+    }
+}
+
+fn number(signal: KillSignal) -> Signal {
+    match signal {
+        KillSignal::Term => Signal::TERM,
+        KillSignal::Kill => Signal::KILL,
+        KillSignal::Int => Signal::INT,
+        KillSignal::Hup => Signal::HUP,
+        KillSignal::Quit => Signal::QUIT,
+        KillSignal::Usr1 => Signal::USR1,
+        KillSignal::Usr2 => Signal::USR2,
+        KillSignal::Abrt => Signal::ABORT,
+    }
+}

@@ -1,0 +1,201 @@
+//! The serial console: drained whatever happens, kept up to a limit, and read for a kernel's last words.
+//!
+//! A full disk, an unwritable file or a guest that floods must not stop the draining: a VMM that cannot write its console
+//! stops the guest.
+
+use super::{client::escape, control::ShimMessage, hub::Hub};
+use crate::vmm::plan::Console;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::UnixStream,
+    time::{Instant, sleep_until},
+};
+
+/// Least time between two announcements that the console grew.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+/// What a kernel's panic begins with.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+/// Longest line that is looked at whole, in bytes.
+const LINE: usize = 512;
+
+/// A log of two files, `path` and the older `path.1`, each of half the limit at most.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    half: u64,
+    file: Option<File>,
+    size: u64,
+}
+
+impl Log {
+    /// Goes on where an earlier log ended.
+    pub(super) fn open(console: &Console) -> Self {
+        let mut log = Self { path: console.path.clone(), half: (console.cap.bytes() / 2).max(1), file: None, size: 0 };
+        log.reopen(false);
+        log
+    }
+
+    fn reopen(&mut self, empty: bool) {
+        let mut options = OpenOptions::new();
+        options.create(true).mode(0o600);
+        if empty {
+            options.write(true).truncate(true)
+        } else {
+            options.append(true)
+        };
+        self.file = options.open(&self.path).ok();
+        self.size = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |file| file.len());
+    }
+
+    /// Keeps bytes; what cannot be written is lost, and the next bytes are tried again.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.size >= self.half {
+                let mut older = self.path.clone().into_os_string();
+                older.push(".1");
+                // If it cannot be kept it is overwritten: the limit holds either way.
+                let _ = fs::rename(&self.path, older);
+                self.reopen(true);
+            }
+            if self.file.is_none() {
+                self.reopen(false);
+            }
+            let room = usize::try_from(self.half - self.size.min(self.half)).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(bytes.len().min(room.max(1)));
+            let Some(file) = &mut self.file else { return };
+            match file.write_all(now) {
+                Ok(()) => self.size += now.len() as u64,
+                Err(_) => return self.file = None,
+            }
+            bytes = later;
+        }
+    }
+}
+
+/// Finds the line of a panic in a stream.
+#[derive(Debug, Default)]
+struct PanicWatch {
+    line: Vec<u8>,
+    found: Option<String>,
+}
+
+impl PanicWatch {
+    fn feed(&mut self, bytes: &[u8]) {
+        if self.found.is_some() {
+            return;
+        }
+        for byte in bytes {
+            if *byte != b'\n' {
+                if self.line.len() < LINE {
+                    self.line.push(*byte);
+                }
+                continue;
+            }
+            if let Some(at) = self.line.windows(PANIC.len()).position(|window| window == PANIC) {
+                self.found = Some(escape(String::from_utf8_lossy(&self.line[at..]).trim()));
+                return;
+            }
+            self.line.clear();
+        }
+    }
+}
+
+/// What one boot left on the console.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The line of a kernel panic, escaped.
+    pub(super) panic: Option<String>,
+}
+
+/// Drains the console of one boot to its end.
+pub(super) async fn pump(mut console: UnixStream, mut log: Log, hub: Arc<Hub>) -> (Log, Seen) {
+    let mut watch = PanicWatch::default();
+    let mut chunk = [0; 4096];
+    let (mut total, mut announced) = (0_u64, 0_u64);
+    let mut next = Instant::now();
+    loop {
+        let read = tokio::select! {
+            read = console.read(&mut chunk) => read,
+            () = sleep_until(next), if total != announced => {
+                announced = total;
+                next = Instant::now() + ANNOUNCE;
+                hub.publish(&ShimMessage::Console { bytes: total });
+                continue;
+            }
+        };
+        match read {
+            Ok(count @ 1..) => {
+                total += count as u64;
+                watch.feed(&chunk[..count]);
+                log.write(&chunk[..count]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    watch.feed(b"\n");
+    if total != announced {
+        hub.publish(&ShimMessage::Console { bytes: total });
+    }
+    (log, Seen { panic: watch.found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::size::ByteSize;
+
+    fn size(path: &std::path::Path) -> u64 {
+        fs::metadata(path).map_or(0, |file| file.len())
+    }
+
+    #[test]
+    fn two_files_hold_the_newest_bytes_and_never_more_than_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, older) = (dir.path().join("console.log"), dir.path().join("console.log.1"));
+        let console = Console { path: path.clone(), cap: ByteSize(1000) };
+        let mut written = Vec::new();
+        for round in 0..40_u8 {
+            // A log opened again goes on: that is a restarted machine.
+            let mut log = Log::open(&console);
+            let bytes = vec![b'a' + round % 26; 7 + usize::from(round) * 31];
+            log.write(&bytes);
+            written.extend(bytes);
+            assert!(size(&path) + size(&older) <= 1000, "{} + {}", size(&path), size(&older));
+        }
+        let kept = [fs::read(&older).unwrap(), fs::read(&path).unwrap()].concat();
+        assert!(kept.len() >= 500 && written.ends_with(&kept), "{} bytes kept", kept.len());
+    }
+
+    #[test]
+    fn an_unwritable_log_loses_bytes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub").join("console.log");
+        let mut log = Log::open(&Console { path: path.clone(), cap: ByteSize(100) });
+        log.write(b"lost");
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        log.write(b"kept");
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_panic_is_found_however_it_is_cut() {
+        let text = b"[ 1.0] ok\r\n[    1.2] Kernel panic - not syncing: \x1b[31mVFS\r\nmore\n";
+        for size in 1..text.len() {
+            let mut watch = PanicWatch::default();
+            text.chunks(size).for_each(|chunk| watch.feed(chunk));
+            assert_eq!(watch.found.as_deref(), Some("Kernel panic - not syncing: \\u{1b}[31mVFS"));
+        }
+        let mut watch = PanicWatch::default();
+        watch.feed(&vec![b'x'; 1 << 20]);
+        assert!(watch.line.len() <= LINE);
+    }
+}

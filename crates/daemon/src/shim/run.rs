@@ -1,0 +1,252 @@
+//! A shim's life: one machine, one VMM after another, and a record at the end.
+//!
+//! ```text
+//! lock, plan, runtime.json ─► sockets ─► ┌ memory, VMM, runtime.json ─► follow ─► verdict ┐ ─► exit.json ─► Ended
+//!                                        └──────────────── relaunch ◄────────────────────┘
+//! ```
+//!
+//! Everything runs on one thread: the VMM dies with the thread that started it, so that thread is the process.
+
+use super::{
+    boot::{Boot, Followed},
+    console::Log,
+    control::{
+        EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
+        ShimRequest, ShimStatus, VSOCK,
+    },
+    detach::Waiting,
+    hub::Hub,
+    identity::host_boot_id,
+    record, server,
+    verdict::{self, Evidence, Verdict},
+    vsock,
+};
+use crate::vmm::{self, LaunchError, Machine, Resources, Start, memory::Memory, plan::LaunchPlan};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use std::{
+    error::Error,
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+
+/// Requests that may wait for the machine's task.
+const REQUESTS: usize = 16;
+/// How long watchers may take to read the machine's end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why there is no machine to follow.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error("{what}")]
+    Setup { what: &'static str, source: io::Error },
+    #[error("another shim of this VM runs")]
+    Locked,
+    #[error("there is no launch plan in {}", .0.display())]
+    NoPlan(PathBuf),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("this version has no driver for {0}")]
+    NoDriver(banger_proto::api::vm::Vmm),
+}
+
+fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Failed {
+    move |source| Failed::Setup { what, source }
+}
+
+/// An error with its causes on one line.
+pub(super) fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs the machine planned in `state_dir` to its end.
+pub(super) fn run(state_dir: &Path, waiting: &mut Waiting) -> Result<(), Failed> {
+    let started = Instant::now();
+    // Sockets and files are this user's alone from the moment they are there.
+    rustix::process::umask(Mode::from_raw_mode(0o177));
+    let _lock = lock(state_dir)?;
+    let plan: LaunchPlan = record::read(state_dir, PLAN_FILE)
+        .map_err(setup("reading the launch plan"))?
+        .ok_or_else(|| Failed::NoPlan(state_dir.to_owned()))?;
+    let shim = ProcessIdentity::current()
+        .ok_or(Failed::Setup { what: "reading /proc", source: io::ErrorKind::NotFound.into() })?;
+    let host_boot_id = host_boot_id().map_err(setup("reading the host's boot id"))?;
+    let runtime = RuntimeRecord { host_boot_id, shim, vmm: None };
+    // Whoever comes later must be able to find this process before there is anything else to clean up.
+    record::write(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
+    let executor =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(setup("starting the runtime"))?;
+    executor.block_on(async {
+        let life = Life::begin(plan, runtime, started)?;
+        life.live(waiting).await;
+        Ok(())
+    })
+}
+
+/// One shim a VM: the lock is on the directory itself, so there is no file to be left over.
+fn lock(state_dir: &Path) -> Result<OwnedFd, Failed> {
+    let dir = open(state_dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| Failed::Setup { what: "opening the VM's directory", source: error.into() })?;
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(dir),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failed::Locked),
+        Err(error) => Err(Failed::Setup { what: "locking the VM's directory", source: error.into() }),
+    }
+}
+
+/// Signals to the shim itself. A host that shuts down sends them; a shim that ignored them would hold that up.
+pub(super) struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?]))
+    }
+
+    /// Cancelling loses nothing.
+    pub(super) async fn any(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+struct Life {
+    plan: LaunchPlan,
+    runtime: RuntimeRecord,
+    hub: Arc<Hub>,
+    requests: mpsc::Receiver<ShimRequest>,
+    session: watch::Sender<Option<banger_link::Dialer>>,
+    signals: Signals,
+    watchers: TaskTracker,
+}
+
+impl Life {
+    /// Opens the sockets. From here on the shim can be asked.
+    fn begin(plan: LaunchPlan, runtime: RuntimeRecord, started: Instant) -> Result<Self, Failed> {
+        let status = ShimStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            shim: runtime.shim,
+            vmm: None,
+            ready: None,
+            booted: None,
+            console_bytes: 0,
+            vmm_started_ms: None,
+            ready_ms: None,
+            relaunches: 0,
+            unconfined: None,
+        };
+        let hub = Arc::new(Hub::new(started, status));
+        let signals = Signals::new().map_err(setup("watching signals"))?;
+        let control = bind(&plan.run_dir.join(SOCKET)).map_err(setup("opening the control socket"))?;
+        let guest = bind(&plan.run_dir.join(VSOCK)).map_err(setup("opening the guest socket"))?;
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (session, sessions) = watch::channel(None);
+        let watchers = TaskTracker::new();
+        tokio::spawn(server::serve(control, hub.clone(), sender, watchers.clone()));
+        tokio::spawn(vsock::serve(guest, sessions, TaskTracker::new()));
+        Ok(Self { plan, runtime, hub, requests, session, signals, watchers })
+    }
+
+    /// Launches and follows until there is a record, keeps it and tells it.
+    async fn live(mut self, waiting: &mut Waiting) {
+        let (cause, reason) = self.boots(waiting).await;
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let end = ExitRecord { cause, reason, at };
+        if let Err(error) = record::write(&self.plan.state_dir, EXIT_FILE, &end) {
+            // Watchers are told all the same. A daemon that comes later finds a machine that is gone.
+            complain(&format!("the exit record cannot be written: {error}"));
+        }
+        self.hub.publish(&ShimMessage::Ended(end));
+        self.watchers.close();
+        let _ = timeout(FAREWELL, self.watchers.wait()).await;
+        for name in [SOCKET, VSOCK] {
+            let _ = fs::remove_file(self.plan.run_dir.join(name));
+        }
+    }
+
+    async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
+        let mut log = Log::open(&self.plan.console);
+        let mut was_ready = true;
+        loop {
+            let machine = match self.launch() {
+                Ok(machine) => machine,
+                Err(error) => {
+                    let reason = in_full(&error);
+                    waiting.failed(&reason);
+                    return (ExitCause::VmmFailed, reason);
+                }
+            };
+            if !waiting.ready() {
+                return (ExitCause::Ended, "whoever started the machine went away before it ran".to_owned());
+            }
+            let boot = Boot {
+                hub: &self.hub,
+                requests: &mut self.requests,
+                signals: &mut self.signals,
+                session: &self.session,
+            };
+            let Followed { end, asked, word, overdue, panic, log: same_log } = boot.follow(machine, log).await;
+            log = same_log;
+            let ready = self.hub.ready_init();
+            let end = match end {
+                Ok(end) => end,
+                Err(error) => return (ExitCause::VmmFailed, format!("the VMM was lost sight of: {error}")),
+            };
+            let evidence = Evidence { asked, end: &end, word, overdue, panic: panic.as_deref(), ready, was_ready };
+            match verdict::decide(&evidence) {
+                Verdict::End(cause, reason) => return (cause, reason),
+                Verdict::Relaunch => {
+                    was_ready = ready.is_some();
+                    self.hub.publish(&ShimMessage::Relaunching);
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self) -> Result<Box<dyn Machine>, Failed> {
+        let driver = vmm::driver(self.plan.vmm).ok_or(Failed::NoDriver(self.plan.vmm))?;
+        driver.check(&self.plan).map_err(LaunchError::from)?;
+        let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
+        let machine = driver.launch(&self.plan, Resources { memory, start: Start::Kernel })?;
+        self.runtime.vmm = Some(machine.process());
+        record::write(&self.plan.state_dir, RUNTIME_FILE, &self.runtime)
+            .map_err(setup("writing the runtime record"))?;
+        self.hub.amend(|status| status.unconfined = machine.unconfined().map(str::to_owned));
+        self.hub.publish(&ShimMessage::VmmStarted { vmm: machine.process(), at_ms: self.hub.now_ms() });
+        Ok(machine)
+    }
+}
+
+/// Listens at `path`; what an earlier shim left there is removed (the lock says that it is gone).
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// Words for whoever reads a shim's stderr.
+pub(super) fn complain(words: &str) {
+    use std::io::Write;
+    // There is nobody else to tell.
+    let _ = writeln!(io::stderr(), "{}{words}", super::SPEAKS);
+}

@@ -1,0 +1,218 @@
+//! What the end of a VMM means: a fresh one, or the end of the machine, and why. A pure function of the evidence.
+//!
+//! A VMM's own exit does not say it: with `-no-reboot` a reset, a panic and a power-off all end QEMU with status 0. In
+//! this order: what the daemon asked for, what killed the process, the agent's last word, what QEMU says, what the
+//! console shows.
+//!
+//! | asked | status | agent's word | QEMU says | console, boot | verdict |
+//! |---|---|---|---|---|---|
+//! | end | any | any | any | any | `Ended` |
+//! | a signal | died of it, or left as told | – | – | – | `Killed` |
+//! | – | a signal, or not 0 | any | any | any | `VmmFailed` |
+//! | – | 0 | power-off | any | any | `Poweroff` |
+//! | – | 0 | reboot | any | this or the last boot was ready | relaunch |
+//! | – | 0 | reboot | any | neither was | `GuestFailed` |
+//! | – | 0 | – | guest off | any | `Poweroff` |
+//! | – | 0 | – | guest reset | no panic, ready, image's init | relaunch |
+//! | – | 0 | – | guest reset, panic | any | `GuestFailed` |
+//! | – | 0 | – | host, nothing | any | `VmmFailed` |
+
+use super::control::ExitCause;
+use crate::vmm::{MachineEnd, ShutdownReason};
+use banger_proto::agent::{boot::Init, event::Power};
+use rustix::process::Signal;
+use std::os::unix::process::ExitStatusExt;
+
+/// What was asked of the shim while the VMM ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing.
+    Nothing,
+    /// To send the VMM a signal.
+    Signal(Signal),
+    /// To end the machine.
+    End,
+    /// To end the machine, by a signal to the shim itself: the host shuts down.
+    HostShutdown,
+}
+
+/// All that is known when a VMM has ended.
+#[derive(Debug, Clone)]
+pub(super) struct Evidence<'a> {
+    pub(super) asked: Asked,
+    pub(super) end: &'a MachineEnd,
+    /// The agent's last word of this boot.
+    pub(super) word: Option<Power>,
+    /// The shim ended the VMM itself, because the guest did not go down after its last word.
+    pub(super) overdue: bool,
+    /// The console's line about a kernel panic, escaped.
+    pub(super) panic: Option<&'a str>,
+    /// Which init ran, if the agent was ready in this boot.
+    pub(super) ready: Option<Init>,
+    /// Whether it was ready in the boot before this one, or there was none.
+    pub(super) was_ready: bool,
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A fresh VMM.
+    Relaunch,
+    /// The machine's end.
+    End(ExitCause, String),
+}
+
+/// Decides.
+pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
+    use ExitCause::{Ended, GuestFailed, Killed, Poweroff, VmmFailed};
+    let end = |cause, reason: String| Verdict::End(cause, reason);
+    let Evidence { asked, end: machine, word, panic, ready, was_ready, overdue } = evidence;
+    let signal = machine.status.signal();
+    match asked {
+        Asked::End => return end(Ended, "ended by the daemon".into()),
+        Asked::HostShutdown => return end(Ended, "the shim was told to end, as when the host shuts down".into()),
+        Asked::Signal(asked) => {
+            let died_of_it = signal == Some(asked.as_raw());
+            let left_as_told = signal.is_none() && machine.reported == Some(ShutdownReason::Host);
+            if died_of_it || left_as_told {
+                return end(Killed, format!("the VMM was sent signal {} and ended", asked.as_raw()));
+            }
+        }
+        Asked::Nothing => {}
+    }
+    let status_0 = machine.status.success() || *overdue;
+    if !status_0 {
+        return end(VmmFailed, with_stderr(format!("the VMM ended by itself: {}", machine.status), machine));
+    }
+    match (word, machine.reported) {
+        (Some(Power::Poweroff), _) | (None, Some(ShutdownReason::GuestOff)) => {
+            end(Poweroff, "the guest powered off".into())
+        }
+        (Some(Power::Reboot), _) if ready.is_some() || *was_ready => Verdict::Relaunch,
+        (Some(Power::Reboot), _) => {
+            end(GuestFailed, "the guest rebooted twice in a row before its agent was ready".into())
+        }
+        (None, Some(ShutdownReason::GuestReset)) if *ready == Some(Init::Image) && panic.is_none() => Verdict::Relaunch,
+        (None, Some(ShutdownReason::GuestReset | ShutdownReason::GuestPanic)) => {
+            let what = match panic {
+                Some(line) => format!("the guest's kernel panicked: {line}"),
+                None => "the guest reset without a word".to_owned(),
+            };
+            let when = if ready.is_some() { "" } else { ", before its agent was ready" };
+            end(GuestFailed, format!("{what}{when}"))
+        }
+        (None, Some(ShutdownReason::Host)) => end(VmmFailed, "the VMM was told to end, and not by banger".into()),
+        (None, None) => end(VmmFailed, with_stderr("the VMM ended without a reason".into(), machine)),
+    }
+}
+
+fn with_stderr(reason: String, machine: &MachineEnd) -> String {
+    if machine.stderr.is_empty() {
+        reason
+    } else {
+        format!("{reason}; it said: {}", super::client::escape(&machine.stderr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::ExitStatus;
+
+    fn exited(code: i32, reported: Option<ShutdownReason>) -> MachineEnd {
+        MachineEnd { status: ExitStatus::from_raw(code << 8), reported, stderr: String::new() }
+    }
+
+    fn signalled(signal: i32) -> MachineEnd {
+        MachineEnd { status: ExitStatus::from_raw(signal), reported: None, stderr: "qemu: oops\u{1b}[31m".into() }
+    }
+
+    fn evidence(end: &MachineEnd) -> Evidence<'_> {
+        Evidence { asked: Asked::Nothing, end, word: None, overdue: false, panic: None, ready: None, was_ready: true }
+    }
+
+    #[track_caller]
+    fn ends(evidence: &Evidence<'_>, cause: ExitCause, words: &str) {
+        match decide(evidence) {
+            Verdict::End(found, reason) => {
+                assert_eq!(found, cause, "{reason}");
+                assert!(reason.contains(words), "{reason:?} does not say {words:?}");
+            }
+            Verdict::Relaunch => panic!("relaunch where {cause:?} was expected: {evidence:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_first() {
+        let reset = exited(0, Some(ShutdownReason::GuestReset));
+        let killed = signalled(9);
+        for end in [&reset, &killed] {
+            ends(
+                &Evidence { asked: Asked::End, word: Some(Power::Reboot), ..evidence(end) },
+                ExitCause::Ended,
+                "daemon",
+            );
+            ends(&Evidence { asked: Asked::HostShutdown, ..evidence(end) }, ExitCause::Ended, "host");
+        }
+    }
+
+    #[test]
+    fn a_signal_kills_only_when_the_vmm_dies_of_it() {
+        let term = Asked::Signal(Signal::TERM);
+        ends(
+            &Evidence { asked: Asked::Signal(Signal::KILL), ..evidence(&signalled(9)) },
+            ExitCause::Killed,
+            "signal 9",
+        );
+        ends(
+            &Evidence { asked: term, ..evidence(&exited(0, Some(ShutdownReason::Host))) },
+            ExitCause::Killed,
+            "signal 15",
+        );
+        ends(&Evidence { asked: term, ..evidence(&signalled(11)) }, ExitCause::VmmFailed, "signal: 11");
+        let off = exited(0, Some(ShutdownReason::GuestOff));
+        ends(&Evidence { asked: Asked::Signal(Signal::USR1), ..evidence(&off) }, ExitCause::Poweroff, "powered off");
+    }
+
+    #[test]
+    fn a_vmm_that_dies_by_itself_failed_whatever_the_guest_said() {
+        ends(&Evidence { word: Some(Power::Poweroff), ..evidence(&signalled(9)) }, ExitCause::VmmFailed, "oops\\u{1b}");
+        ends(&evidence(&exited(1, None)), ExitCause::VmmFailed, "exit status: 1");
+        ends(&evidence(&exited(0, Some(ShutdownReason::Host))), ExitCause::VmmFailed, "not by banger");
+        ends(&evidence(&exited(0, None)), ExitCause::VmmFailed, "without a reason");
+    }
+
+    #[test]
+    fn the_agents_word_decides() {
+        for reported in [Some(ShutdownReason::GuestReset), Some(ShutdownReason::GuestOff), None] {
+            let end = exited(0, reported);
+            ends(&Evidence { word: Some(Power::Poweroff), ..evidence(&end) }, ExitCause::Poweroff, "powered off");
+            let reboot = Evidence { word: Some(Power::Reboot), ready: Some(Init::Agent), ..evidence(&end) };
+            assert_eq!(decide(&reboot), Verdict::Relaunch);
+        }
+        let killed = signalled(9);
+        let overdue = Evidence { word: Some(Power::Poweroff), overdue: true, ..evidence(&killed) };
+        ends(&overdue, ExitCause::Poweroff, "powered off");
+    }
+
+    #[test]
+    fn a_guest_that_reboots_before_it_is_ready_may_do_so_once() {
+        let end = exited(0, Some(ShutdownReason::GuestReset));
+        let once = Evidence { word: Some(Power::Reboot), was_ready: true, ..evidence(&end) };
+        assert_eq!(decide(&once), Verdict::Relaunch);
+        ends(&Evidence { was_ready: false, ..once }, ExitCause::GuestFailed, "twice in a row");
+    }
+
+    #[test]
+    fn without_a_word_a_reset_is_a_reboot_only_under_the_images_init() {
+        let reset = exited(0, Some(ShutdownReason::GuestReset));
+        let ready = |init| Evidence { ready: Some(init), ..evidence(&reset) };
+        assert_eq!(decide(&ready(Init::Image)), Verdict::Relaunch);
+        ends(&ready(Init::Agent), ExitCause::GuestFailed, "without a word");
+        ends(&evidence(&reset), ExitCause::GuestFailed, "before its agent was ready");
+        let panic = Some("Kernel panic - not syncing: oops");
+        ends(&Evidence { panic, ..ready(Init::Image) }, ExitCause::GuestFailed, "not syncing: oops");
+        ends(&evidence(&exited(0, Some(ShutdownReason::GuestPanic))), ExitCause::GuestFailed, "");
+        ends(&evidence(&exited(0, Some(ShutdownReason::GuestOff))), ExitCause::Poweroff, "");
+    }
+}

@@ -1,0 +1,48 @@
+//! The hybrid-vsock socket: `CONNECT <port>` becomes a stream to the guest.
+
+use super::server::accept;
+use banger_link::{Dialer, vsock};
+use banger_proto::agent::link::MAX_STREAMS;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+
+/// How long a client may take for its line.
+const LINE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a guest may take to accept a stream. Software emulation on a loaded host is slow.
+const DIAL_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serves for ever. While there is no session with the guest, connections are closed at once: there is nothing to wait
+/// for, since the agent announces itself.
+pub(super) async fn serve(listener: UnixListener, session: watch::Receiver<Option<Dialer>>, tasks: TaskTracker) {
+    let number = Arc::new(AtomicU32::new(1));
+    accept(listener, MAX_STREAMS, tasks, |stream| {
+        let (session, number) = (session.clone(), number.clone());
+        async move {
+            // The client sees the connection closed; why is for neither side's eyes.
+            let _ = carry(stream, session, number.fetch_add(1, Ordering::Relaxed)).await;
+        }
+    })
+    .await;
+}
+
+async fn carry(mut client: UnixStream, session: watch::Receiver<Option<Dialer>>, number: u32) -> io::Result<()> {
+    let Some(port) = timeout(LINE_PATIENCE, vsock::server_port(&mut client)).await?? else { return Ok(()) };
+    let Some(dialer) = session.borrow().clone() else { return Ok(()) };
+    let dialled = timeout(DIAL_PATIENCE, dialer.dial(port)).await?;
+    let mut guest = dialled.map_err(io::Error::other)?;
+    vsock::server_accept(&mut client, number).await?;
+    copy_bidirectional(&mut client, &mut guest).await.map(drop)
+}

@@ -1,0 +1,264 @@
+//! QEMU's `microvm` machine, with KVM or in software.
+//!
+//! [`argv`] says what is started and [`qmp`] how it is talked to; this file starts it and follows it to its end.
+
+pub mod argv;
+pub mod qmp;
+
+use super::{
+    Capabilities, Channel, Driver, Later, LaunchError, Machine, MachineEnd, Refusal, Resources, ShutdownReason,
+    Snapshot,
+    confine::{Reach, Rules},
+    launch::Launch,
+    plan::LaunchPlan,
+};
+use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
+use argv::Descriptors;
+use banger_proto::api::vm::{Accelerator, Vmm};
+use qmp::{Qmp, QmpError};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::UnixStream,
+    process::Child,
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Bytes of the end of QEMU's stderr that are kept.
+const STDERR_TAIL: usize = 4096;
+/// How long what an ended QEMU left in its pipes may take to be read.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long writing or reading a machine's state may take. It has some ten KiB.
+const STATE_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a migration is asked whether it is done.
+const STATE_TICK: Duration = Duration::from_millis(2);
+/// QEMU slows migrations down to spare a network; this one goes to a file. Bytes a second.
+const STATE_BANDWIDTH: u64 = 1 << 40;
+
+/// The driver.
+#[derive(Debug, Clone, Copy)]
+pub struct Qemu;
+
+impl Driver for Qemu {
+    fn kind(&self) -> Vmm {
+        Vmm::Qemu
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { emulates: true, snapshots: true, powers_off: true }
+    }
+
+    fn check(&self, plan: &LaunchPlan) -> Result<(), Refusal> {
+        argv::check(plan)
+    }
+
+    fn launch(&self, plan: &LaunchPlan, resources: Resources) -> Result<Box<dyn Machine>, LaunchError> {
+        self.check(plan)?;
+        let (monitor, qemu_monitor) = socket_pair("monitor")?;
+        let (console, qemu_console) = socket_pair("console")?;
+        let (channel, qemu_channel) = socket_pair("guest channel")?;
+        let fds = Descriptors {
+            monitor: qemu_monitor.as_raw_fd(),
+            console: qemu_console.as_raw_fd(),
+            channel: qemu_channel.as_raw_fd(),
+            memory: resources.memory.file.as_raw_fd(),
+        };
+        let monitor =
+            Qmp::begin(monitor).map_err(|error| LaunchError::Prepare { what: "monitor", source: error.into() })?;
+        let args = argv::render(plan, &fds, resources.start, resources.memory.shared);
+        let confinement =
+            reach(plan).map_err(|source| LaunchError::Program { program: plan.program.clone(), source })?.build();
+        let unconfined = confinement.absent().map(str::to_owned);
+        let inherited = vec![qemu_monitor, qemu_console, qemu_channel, resources.memory.file];
+        let mut child = Launch { program: plan.program.clone(), args, inherited, confinement }.spawn()?;
+        let pid = child.id().expect("a child that was not waited for has its pid");
+        let process =
+            ProvenProcess::of_child(pid).map_err(|source| LaunchError::Prepare { what: "process", source })?;
+        let stderr = child.stderr.take().expect("stderr was asked for");
+        Ok(Box::new(Running {
+            child,
+            process,
+            qmp: Some(monitor),
+            reported: None,
+            console: Some(console),
+            channel: Some(channel),
+            stderr: tokio::spawn(tail(stderr)),
+            unconfined,
+        }))
+    }
+}
+
+/// What QEMU may reach: no directory to write in, for all it writes are disks and inherited descriptors.
+fn reach(plan: &LaunchPlan) -> io::Result<Rules> {
+    let mut rules = Rules::default();
+    rules.allow_program(&plan.program)?;
+    // The machine's firmware; distributions keep parts of it in packages of their own behind symbolic links.
+    let prefix = plan.program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
+    for name in ["qemu", "seabios", "qboot"] {
+        rules.allow(prefix.join("share").join(name), Reach::Read);
+    }
+    rules.allow("/dev/urandom", Reach::Read).allow("/dev/null", Reach::Write);
+    if plan.accelerator == Accelerator::Kvm {
+        rules.allow("/dev/kvm", Reach::Write);
+    }
+    rules.allow(&plan.kernel.path, Reach::Read).allow(&plan.initramfs, Reach::Read);
+    for disk in &plan.disks {
+        rules.allow(&disk.path, if disk.read_only { Reach::Read } else { Reach::Write });
+    }
+    Ok(rules)
+}
+
+/// Our end, for the runtime, and QEMU's.
+fn socket_pair(what: &'static str) -> Result<(UnixStream, OwnedFd), LaunchError> {
+    let pair = || {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(ours)?, theirs.into()))
+    };
+    pair().map_err(|source| LaunchError::Prepare { what, source })
+}
+
+async fn tail(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut chunk = [0; 1024];
+    while let Ok(count @ 1..) = stream.read(&mut chunk).await {
+        kept.extend_from_slice(&chunk[..count]);
+        let excess = kept.len().saturating_sub(STDERR_TAIL);
+        kept.drain(..excess);
+    }
+    kept
+}
+
+/// A QEMU process.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    process: ProvenProcess,
+    /// `None` once the conversation is over.
+    qmp: Option<Qmp>,
+    reported: Option<ShutdownReason>,
+    console: Option<UnixStream>,
+    channel: Option<UnixStream>,
+    stderr: JoinHandle<Vec<u8>>,
+    unconfined: Option<String>,
+}
+
+impl Machine for Running {
+    fn process(&self) -> ProcessIdentity {
+        self.process.identity()
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<bool> {
+        self.process.signal(signal)
+    }
+
+    fn take_console(&mut self) -> Option<UnixStream> {
+        self.console.take()
+    }
+
+    fn take_channel(&mut self) -> Option<Channel> {
+        self.channel.take().map(Channel::Pipe)
+    }
+
+    fn unconfined(&self) -> Option<&str> {
+        self.unconfined.as_deref()
+    }
+
+    fn ended(&mut self) -> Later<'_, io::Result<MachineEnd>> {
+        Box::pin(self.wait())
+    }
+
+    fn snapshot(&mut self) -> Option<&mut dyn Snapshot> {
+        Some(self)
+    }
+}
+
+impl Running {
+    async fn wait(&mut self) -> io::Result<MachineEnd> {
+        let status = tokio::select! {
+            status = self.child.wait() => status?,
+            never = async { listen(&mut self.qmp, &mut self.reported).await; std::future::pending().await } => never,
+        };
+        // What it said last is still in the pipes, whose other ends are closed. That waiting for their ends is bounded
+        // all the same is for a program that is not what it should be.
+        let _ = timeout(DRAIN_PATIENCE, listen(&mut self.qmp, &mut self.reported)).await;
+        let stderr = timeout(DRAIN_PATIENCE, &mut self.stderr).await.ok().and_then(Result::ok).unwrap_or_default();
+        let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+        Ok(MachineEnd { status, reported: self.reported, stderr })
+    }
+
+    async fn command(&mut self, command: &'static str, arguments: Value) -> io::Result<Value> {
+        Ok(self.monitor()?.execute(command, arguments).await?)
+    }
+
+    fn monitor(&mut self) -> io::Result<&mut Qmp> {
+        self.qmp.as_mut().ok_or_else(|| QmpError::Closed.into())
+    }
+
+    /// Moves the devices' state through a descriptor; memory that QEMU shares with the shim stays where it is.
+    async fn move_state(&mut self, command: &'static str, file: OwnedFd) -> io::Result<()> {
+        const NAME: &str = "state";
+        let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
+        self.command("migrate-set-capabilities", capability).await?;
+        self.command("migrate-set-parameters", json!({ "max-bandwidth": STATE_BANDWIDTH })).await?;
+        self.monitor()?.give(NAME, file.as_fd()).await?;
+        self.command(command, json!({ "uri": format!("fd:{NAME}") })).await?;
+        let moved = async {
+            loop {
+                let progress = self.command("query-migrate", json!({})).await?;
+                match progress["status"].as_str() {
+                    Some("completed") => return Ok(()),
+                    Some(status @ ("failed" | "cancelled" | "colo")) => {
+                        let reason = progress["error-desc"].as_str().unwrap_or("QEMU does not say why");
+                        return Err(io::Error::other(format!(
+                            "the machine's state was not moved ({status}): {reason}"
+                        )));
+                    }
+                    _ => tokio::time::sleep(STATE_TICK).await,
+                }
+            }
+        };
+        timeout(STATE_PATIENCE, moved).await?
+    }
+}
+
+/// Keeps the first reason QEMU gives, until the conversation is over. Cancelling loses nothing.
+async fn listen(qmp: &mut Option<Qmp>, reported: &mut Option<ShutdownReason>) {
+    while let Some(talking) = qmp {
+        match talking.shutdown().await {
+            Ok(reason) => *reported = reported.or(Some(reason)),
+            Err(error) => {
+                if !matches!(error, QmpError::Closed) {
+                    tracing::debug!(%error, "QEMU's monitor is not listened to any more");
+                }
+                *qmp = None;
+            }
+        }
+    }
+}
+
+impl Snapshot for Running {
+    fn pause(&mut self) -> Later<'_, io::Result<()>> {
+        Box::pin(async { self.command("stop", json!({})).await.map(drop) })
+    }
+
+    fn resume(&mut self) -> Later<'_, io::Result<()>> {
+        Box::pin(async { self.command("cont", json!({})).await.map(drop) })
+    }
+
+    fn save(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>> {
+        Box::pin(self.move_state("migrate", file))
+    }
+
+    fn restore(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>> {
+        Box::pin(self.move_state("migrate-incoming", file))
+    }
+}

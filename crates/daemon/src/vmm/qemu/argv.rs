@@ -1,0 +1,260 @@
+//! A launch plan as QEMU's arguments: a pure function, and the place where every option has its reason.
+
+use crate::vmm::{
+    Refusal, Start,
+    plan::{Disk, LaunchPlan},
+};
+use banger_proto::{
+    agent::link::PORT_NAME,
+    api::vm::{Accelerator, Vmm},
+};
+use std::{
+    ffi::OsString,
+    os::{
+        fd::RawFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::Path,
+};
+
+/// Where the kernel cuts its command line off (`COMMAND_LINE_SIZE`, x86), its NUL not counted.
+const MAX_COMMAND_LINE: usize = 2047;
+/// Disks that surely find a slot: the machine has 8 for virtio devices without its second interrupt controller, and one
+/// is the guest channel's, one the network card's.
+const MAX_DISKS: usize = 6;
+/// Memory for translated code, in MiB. QEMU's own limit is 1 GiB, all of which a long-lived guest fills; a full Debian
+/// boot takes less than this, and what does not fit is translated again.
+const TRANSLATED_CODE_MIB: u32 = 256;
+
+/// The numbers of the descriptors QEMU inherits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptors {
+    /// A stream socket: the monitor (QMP).
+    pub monitor: RawFd,
+    /// A stream socket: the serial console.
+    pub console: RawFd,
+    /// A stream socket: the guest channel.
+    pub channel: RawFd,
+    /// The file of guest memory.
+    pub memory: RawFd,
+}
+
+/// Why these arguments could not start a machine.
+pub fn check(plan: &LaunchPlan) -> Result<(), Refusal> {
+    if plan.vmm != Vmm::Qemu {
+        return Err(Refusal::OtherVmm(plan.vmm));
+    }
+    if !plan.kernel.pvh {
+        return Err(Refusal::NoPvhEntry);
+    }
+    if !plan.kernel.acpi && !plan.kernel.mmio_cmdline {
+        return Err(Refusal::NoDeviceDiscovery);
+    }
+    if plan.memory.bytes() == 0 || !plan.memory.bytes().is_multiple_of(1 << 20) {
+        return Err(Refusal::OddMemory(plan.memory.bytes()));
+    }
+    if plan.disks.len() > MAX_DISKS {
+        return Err(Refusal::TooManyDisks { count: plan.disks.len(), limit: MAX_DISKS });
+    }
+    if let Some(word) = plan.kernel_args.iter().find(|word| !is_word(word)) {
+        return Err(Refusal::KernelWord(word.clone()));
+    }
+    match command_line(plan).len() {
+        length if length > MAX_COMMAND_LINE => Err(Refusal::CommandLineTooLong { length, limit: MAX_COMMAND_LINE }),
+        _ => Ok(()),
+    }
+}
+
+/// One argument of a command line that is split at spaces and unquoted with double quotes.
+fn is_word(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
+}
+
+/// QEMU's arguments, without its name.
+pub fn render(plan: &LaunchPlan, fds: &Descriptors, start: Start, shared_memory: bool) -> Vec<OsString> {
+    let mut args = Args::default();
+    let mib = plan.memory.as_mib();
+    let on = |yes: bool| if yes { "on" } else { "off" };
+
+    args.pair("-name", format!("banger-{}", plan.name));
+    // Nothing by default: no floppy, no network card, no monitor, no configuration file of the host.
+    args.flag("-nodefaults").flag("-no-user-config").pair("-display", "none");
+    // A reset ends QEMU; what it meant is the shim's to decide, and a reboot gets a fresh QEMU.
+    args.flag("-no-reboot");
+    // No new programs, no other user, no raised priority, no old system calls.
+    args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+
+    // ACPI tells kernels without VIRTIO_MMIO_CMDLINE_DEVICES (Debian's) where the devices are.
+    let acpi = on(plan.kernel.acpi);
+    args.pair("-machine", format!("microvm,acpi={acpi},memory-backend=memory,dump-guest-core=off"));
+    match plan.accelerator {
+        Accelerator::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
+        Accelerator::Tcg => {
+            // One thread per virtual processor; `max` is all that the emulation knows.
+            args.pair("-accel", format!("tcg,thread=multi,tb-size={TRANSLATED_CODE_MIB}")).pair("-cpu", "max")
+        }
+    };
+    args.pair("-smp", plan.vcpu.to_string()).pair("-m", format!("{mib}M"));
+    // A file the shim holds: guest memory can be kept, and mapped again by a restored machine.
+    let memory = format!(
+        "memory-backend-file,id=memory,size={mib}M,mem-path=/proc/self/fd/{},share={}",
+        fds.memory,
+        on(shared_memory)
+    );
+    args.pair("-object", memory);
+
+    args.pair("-chardev", format!("socket,id=monitor,fd={}", fds.monitor));
+    args.pair("-mon", "chardev=monitor,mode=control");
+    args.pair("-chardev", format!("socket,id=console,fd={}", fds.console)).pair("-serial", "chardev:console");
+
+    for (index, disk) in plan.disks.iter().enumerate() {
+        args.disk(index, disk);
+    }
+    // Port 0 is a console's by definition, so the channel is port 1 of two; every port more costs the guest two queues.
+    args.pair("-device", "virtio-serial-device,max_ports=2");
+    args.pair("-chardev", format!("socket,id=channel,fd={}", fds.channel));
+    args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
+
+    args.pair("-kernel", &plan.kernel.path).pair("-initrd", &plan.initramfs).pair("-append", command_line(plan));
+    if start == Start::Restored {
+        args.pair("-incoming", "defer").flag("-S");
+    }
+    args.0
+}
+
+/// The kernel's command line. The plan's own words come last, so they win.
+pub fn command_line(plan: &LaunchPlan) -> String {
+    let mut words = vec![
+        // The log the host keeps. `quiet`, since every byte on the emulated port costs an exit: warnings still come.
+        "console=ttyS0".to_owned(),
+        "quiet".to_owned(),
+        // The kernel's self-tests of its ciphers: a third of a second in software emulation.
+        "cryptomgr.notests".to_owned(),
+        // A reset through the keyboard controller ends QEMU at once; the machine's other ways do not exist.
+        "reboot=t".to_owned(),
+        // A panic resets at once, which ends QEMU; the console has the reason.
+        "panic=-1".to_owned(),
+        // No login prompt is wanted on the console, and systemd would wait for a device node for it.
+        "systemd.getty_auto=0".to_owned(),
+    ];
+    if let (Accelerator::Tcg, Some(khz)) = (plan.accelerator, plan.tsc_khz) {
+        // Without these a kernel measures the counter against an emulated timer, gets nonsense when the host is busy, and
+        // hangs.
+        words.push(format!("tsc_early_khz={khz}"));
+        words.push("tsc=reliable".to_owned());
+    }
+    words.extend(plan.kernel_args.iter().cloned());
+    words.join(" ")
+}
+
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.into());
+        self
+    }
+
+    fn pair(&mut self, option: &str, value: impl Into<OsString>) -> &mut Self {
+        self.0.push(option.into());
+        self.0.push(value.into());
+        self
+    }
+
+    fn disk(&mut self, index: usize, disk: &Disk) -> &mut Self {
+        // Many machines read one image, and a reader needs no lock; a disk that is written has one writer.
+        let (read_only, locking) = if disk.read_only { ("on", "off") } else { ("off", "auto") };
+        let mut node = OsString::from(format!(
+            "driver=raw,node-name=disk{index},read-only={read_only},discard=unmap,file.driver=file,\
+             file.locking={locking},file.filename="
+        ));
+        node.push(escape(&disk.path));
+        self.pair("-blockdev", node).pair("-device", format!("virtio-blk-device,drive=disk{index}"))
+    }
+}
+
+/// A comma ends a value in QEMU's options; two are one.
+fn escape(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_bytes();
+    OsString::from_vec(bytes.iter().flat_map(|byte| [*byte].repeat(1 + usize::from(*byte == b','))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmm::plan::{Console, KernelFile};
+    use banger_proto::size::ByteSize;
+
+    fn plan() -> LaunchPlan {
+        LaunchPlan {
+            id: "0123456789ab".parse().unwrap(),
+            name: "demo".parse().unwrap(),
+            vmm: Vmm::Qemu,
+            accelerator: Accelerator::Tcg,
+            program: "/usr/bin/qemu-system-x86_64".into(),
+            vcpu: 2,
+            memory: ByteSize::mib(512),
+            kernel: KernelFile { path: "/k/vmlinux".into(), pvh: true, acpi: true, mmio_cmdline: false },
+            initramfs: "/s/initramfs".into(),
+            kernel_args: vec!["extra=1".into()],
+            tsc_khz: Some(2_445_432),
+            disks: vec![
+                Disk { path: "/i/root.ext4".into(), read_only: true },
+                Disk { path: "/s/a,b/work.ext4".into(), read_only: false },
+            ],
+            console: Console { path: "/s/console.log".into(), cap: ByteSize::mib(8) },
+            state_dir: "/s".into(),
+            run_dir: "/r".into(),
+        }
+    }
+
+    const FDS: Descriptors = Descriptors { monitor: 10, console: 11, channel: 12, memory: 13 };
+
+    fn lines(plan: &LaunchPlan, start: Start, shared: bool) -> String {
+        let args = render(plan, &FDS, start, shared);
+        let args = args.iter().map(|arg| arg.to_str().unwrap());
+        args.fold(String::new(), |text, arg| text + if arg.starts_with('-') { "\n" } else { " " } + arg)
+    }
+
+    #[test]
+    fn a_machine_in_software() {
+        insta::assert_snapshot!(lines(&plan(), Start::Kernel, true));
+    }
+
+    #[test]
+    fn a_machine_with_kvm_and_a_kernel_without_acpi() {
+        let kernel = KernelFile { acpi: false, mmio_cmdline: true, ..plan().kernel };
+        let plan = LaunchPlan { accelerator: Accelerator::Kvm, kernel, disks: Vec::new(), ..plan() };
+        insta::assert_snapshot!(lines(&plan, Start::Kernel, true));
+    }
+
+    #[test]
+    fn a_restored_machine_differs_in_its_memory_and_its_start_only() {
+        let kernel = lines(&plan(), Start::Kernel, true);
+        let restored = lines(&plan(), Start::Restored, false);
+        let changed: Vec<&str> = restored.lines().filter(|line| !kernel.lines().any(|old| old == *line)).collect();
+        insta::assert_snapshot!(changed.join("\n"));
+    }
+
+    #[test]
+    fn what_could_not_start_is_refused() {
+        let kernel = plan().kernel;
+        let refused = |plan: LaunchPlan| check(&plan).unwrap_err();
+        assert_eq!(check(&plan()), Ok(()));
+        assert_eq!(refused(LaunchPlan { vmm: Vmm::Firecracker, ..plan() }), Refusal::OtherVmm(Vmm::Firecracker));
+        let no_pvh = KernelFile { pvh: false, ..kernel.clone() };
+        assert_eq!(refused(LaunchPlan { kernel: no_pvh, ..plan() }), Refusal::NoPvhEntry);
+        let blind = KernelFile { acpi: false, ..kernel };
+        assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), Refusal::NoDeviceDiscovery);
+        assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), Refusal::OddMemory(1 << 19));
+        let disks = vec![plan().disks[0].clone(); MAX_DISKS + 1];
+        assert!(matches!(refused(LaunchPlan { disks, ..plan() }), Refusal::TooManyDisks { .. }));
+        for word in ["", "a b", "a\nb", "a\"b", "ä"] {
+            let kernel_args = vec![word.to_owned()];
+            assert_eq!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::KernelWord(word.into()));
+        }
+        let kernel_args = vec!["x".repeat(MAX_COMMAND_LINE)];
+        assert!(matches!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::CommandLineTooLong { .. }));
+    }
+}
