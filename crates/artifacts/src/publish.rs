@@ -311,7 +311,7 @@ impl StagedFile {
         self.file.as_file_mut()
     }
 
-    /// Where it is for now: for programs that want a path.
+    /// Where it is until it is published: for programs that want a path.
     pub fn path(&self) -> &Path {
         self.file.path()
     }

@@ -1,3 +1,5 @@
+//! Real shells that fail, flood, fork and ignore signals.
+
 use super::*;
 use std::thread;
 

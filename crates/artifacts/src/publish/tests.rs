@@ -1,3 +1,5 @@
+//! Entries that appear, change and go while others look on.
+
 use super::*;
 use std::{
     sync::atomic::{AtomicU32, Ordering},
