@@ -1,0 +1,127 @@
+//! Values as they are typed, checked as far as one value can be checked by itself.
+
+use banger_proto::{
+    api::vm::{KillSignal, MAX_DISK, MIN_DISK, MIN_MEMORY, Vmm},
+    size::ByteSize,
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// `K=V`, or `K` to take the value from banger's own environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Variable {
+    key: String,
+    value: Option<String>,
+}
+
+impl std::str::FromStr for Variable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (text, None),
+        };
+        if key.is_empty() || text.contains('\0') {
+            return Err("write NAME=VALUE, or NAME to pass on your own value".into());
+        }
+        Ok(Self { key: key.to_owned(), value })
+    }
+}
+
+/// The environment `variables` ask for; the last of one name wins, and a name that `own` does not have is left out.
+pub(crate) fn environment(variables: Vec<Variable>, own: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    let value = |variable: Variable| Some((variable.value.or_else(|| own(&variable.key))?, variable.key));
+    variables.into_iter().filter_map(value).map(|(value, key)| (key, value)).collect()
+}
+
+/// `auto`, or the VMM itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VmmChoice(pub(crate) Option<Vmm>);
+
+impl std::str::FromStr for VmmChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        text.parse()
+            .map(|vmm| Self(Some(vmm)))
+            .map_err(|_: String| format!("{text:?} is none of auto, firecracker, qemu"))
+    }
+}
+
+/// Guest memory.
+pub(crate) fn memory(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
+    if size < MIN_MEMORY { Err(format!("a VM needs at least {MIN_MEMORY}")) } else { Ok(size) }
+}
+
+/// Size of a work disk.
+pub(crate) fn disk_size(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
+    if (MIN_DISK..=MAX_DISK).contains(&size) {
+        Ok(size)
+    } else {
+        Err(format!("a work disk has {MIN_DISK} to {MAX_DISK}"))
+    }
+}
+
+/// A time: `10` or `10s`, `500ms`, `2m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let error = || "write a whole number of seconds, or one with ms, s or m, such as 500ms".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| error())?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        _ => None,
+    };
+    millis.filter(|millis| *millis <= 86_400_000).map(Duration::from_millis).ok_or_else(error)
+}
+
+/// A signal with or without `SIG`, in any case.
+pub(crate) fn kill_signal(text: &str) -> Result<KillSignal, String> {
+    let upper = text.to_ascii_uppercase();
+    upper.strip_prefix("SIG").unwrap_or(&upper).parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_take_their_value_from_here_or_from_there() {
+        let parsed: Vec<Variable> =
+            ["A=1", "B", "C=x=y", "A=2", "GONE", "E="].iter().map(|text| text.parse().unwrap()).collect();
+        let env = environment(parsed, |key| (key == "B").then(|| "own".to_owned()));
+        let env: Vec<_> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(env, ["A=2", "B=own", "C=x=y", "E="]);
+        assert!("=x".parse::<Variable>().is_err());
+        assert!("".parse::<Variable>().is_err());
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        assert_eq!(memory("256").unwrap(), ByteSize::mib(256));
+        for bad in ["1", "0", "-1", "127M", "x", "99999999999T"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+        for bad in ["1M", "0", "2T", "-8G"] {
+            assert!(disk_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_and_signals() {
+        assert_eq!(duration("10").unwrap(), Duration::from_secs(10));
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        for bad in ["", "s", "-1", "1h", "999999999999999999999", "18446744073709551615m"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(kill_signal("sigterm").unwrap(), KillSignal::Term);
+        assert!(kill_signal("STOP").is_err());
+    }
+}

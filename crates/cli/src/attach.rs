@@ -1,0 +1,151 @@
+//! Joins this process's terminal, streams and signals to a command in a VM.
+
+use crate::{
+    context::Context,
+    exec::{
+        keyboard,
+        session::{Control, Ended, Session},
+        terminal::{self, RawMode},
+    },
+    exit::{Error, Result, Status, internal},
+    guest,
+    output::printer::Printer,
+    signals::{SIGINT, SIGQUIT, Signals},
+};
+use banger_proto::agent::exec::{ExecSpec, Outcome};
+use std::{
+    fs::File,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// Two signals within this time end the session instead of reaching the guest.
+const IMPATIENCE: Duration = Duration::from_millis(1500);
+
+/// What to run and how, before the VM is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// What the agent is asked for, but for the terminal.
+    pub(crate) spec: ExecSpec,
+    /// Whether it gets a terminal.
+    pub(crate) tty: bool,
+}
+
+impl Command {
+    /// Whether a command gets a terminal: when asked for, and when a person wants a shell at a terminal.
+    pub(crate) fn wants_tty(asked: bool, argv: &[String]) -> bool {
+        asked || (argv.is_empty() && terminal::is_interactive())
+    }
+}
+
+/// Runs `command` in the VM `reference` until one of the two ends.
+pub(crate) async fn attach(context: &Context, reference: &str, command: Command, signals: &mut Signals) -> Result {
+    let mut spec = command.spec;
+    if command.tty {
+        spec.tty = Some(terminal::size());
+        if let Ok(term) = std::env::var("TERM") {
+            spec.env.entry("TERM".into()).or_insert(term);
+        }
+    }
+    let session = signals
+        .guard("interrupted before the command was started", async {
+            Session::start(guest::reach(context, reference).await?, &spec).await
+        })
+        .await?;
+    let raw = command.tty && terminal::stdin_is_terminal();
+    let raw_mode = raw.then(RawMode::enter).transpose()?;
+    let (control, controls) = mpsc::unbounded_channel();
+    let running = session.run(keyboard::read_stdin(), controls, output(std::io::stdout())?, output(std::io::stderr())?);
+    let ended = tokio::select! {
+        biased;
+        ended = running => ended,
+        never = pass_signals(signals, &control, command.tty, raw) => never,
+    };
+    drop(raw_mode);
+    conclude(&context.printer, ended?)
+}
+
+/// Turns signals and changes of the terminal into messages, for as long as the session lasts.
+async fn pass_signals(
+    signals: &mut Signals,
+    control: &mpsc::UnboundedSender<Control>,
+    tty: bool,
+    raw: bool,
+) -> Result<Ended> {
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(|error| internal("cannot watch the terminal's size", &error))?;
+    let mut last: Option<Instant> = None;
+    loop {
+        // The receiver goes away only with the session, and this future with it.
+        let _ = tokio::select! {
+            _ = resized.recv(), if tty => control.send(Control::Resize(terminal::size())),
+            signal = signals.next() => control.send(decide(signal, raw, &mut last)),
+        };
+    }
+}
+
+/// What a signal to banger means for the session. On a raw terminal Ctrl-C is a byte, so a signal comes from elsewhere
+/// (a closed window, `kill`) and ends the session.
+fn decide(signal: u8, raw: bool, last: &mut Option<Instant>) -> Control {
+    let impatient = last.replace(Instant::now()).is_some_and(|last| last.elapsed() < IMPATIENCE);
+    if raw || (impatient && matches!(signal, SIGINT | SIGQUIT)) {
+        Control::Abandon(signal)
+    } else {
+        Control::Signal(signal)
+    }
+}
+
+/// A stream of this process for unbuffered writes that block a thread, not the session's signals.
+fn output(stream: impl AsFd) -> Result<tokio::fs::File> {
+    let owned =
+        stream.as_fd().try_clone_to_owned().map_err(|error| internal("cannot use stdout and stderr", &error))?;
+    Ok(tokio::fs::File::from_std(File::from(owned)))
+}
+
+fn conclude(printer: &Printer, ended: Ended) -> Result {
+    match ended {
+        Ended::Outcome(outcome) => {
+            if let Outcome::NotStarted { message, .. } = &outcome {
+                printer.error_line(&format!("cannot start the command: {message}"));
+            }
+            Ok(Status::Guest(outcome.code()))
+        }
+        Ended::ClosedPipe => Err(Error::Pipe),
+        Ended::Abandoned(signal) => Err(Error::Interrupted {
+            signal,
+            undone: "interrupted: left the session; what still runs in the guest gets HUP, then KILL".into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signals::SIGTERM;
+
+    #[test]
+    fn the_second_interrupt_in_a_row_leaves() {
+        let mut last = None;
+        assert_eq!(decide(SIGINT, false, &mut last), Control::Signal(SIGINT));
+        assert_eq!(decide(SIGINT, false, &mut last), Control::Abandon(SIGINT));
+        last = last.map(|last| last.checked_sub(IMPATIENCE).unwrap());
+        assert_eq!(decide(SIGINT, false, &mut last), Control::Signal(SIGINT));
+        assert_eq!(decide(SIGTERM, false, &mut last), Control::Signal(SIGTERM));
+    }
+
+    #[test]
+    fn on_a_raw_terminal_every_signal_leaves() {
+        assert_eq!(decide(SIGTERM, true, &mut None), Control::Abandon(SIGTERM));
+    }
+
+    #[test]
+    fn a_command_that_did_not_start_keeps_the_shells_code() {
+        let printer = Printer::new(false, true);
+        let outcome = Outcome::NotStarted { code: 127, message: "nope: not found".into() };
+        assert_eq!(conclude(&printer, Ended::Outcome(outcome)).unwrap(), Status::Guest(127));
+    }
+}

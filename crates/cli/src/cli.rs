@@ -1,0 +1,102 @@
+//! The command line as it is typed: groups, aliases at the top level, and what is common to all of them.
+
+use crate::commands::{completion, config, daemon, image, kernel, vm};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+/// Help of a group: what it is, the command most people want, then everything else.
+pub(crate) const GROUP_HELP: &str = "{about-with-newline}\n{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
+
+const EXAMPLES: &str = "\
+Most people want:
+  banger vm run --rm -- uname -a      run a command in a throw-away VM, get its exit status
+  banger vm run                       a shell in a new VM that stays up
+  banger ps                           VMs that run
+  banger exec NAME -- CMD             run a command in one of them";
+
+const FAILURES: &str = "\
+Exit status: 0 done, 1 failed, 2 wrong usage. run and exec: the guest command's own status (128+n when signal n ended \
+it), 125 when banger failed, 126 when the command is not executable, 127 when it was not found.
+
+With --json a failure is one object {code, message, causes, hints} on stdout; on stderr for run and exec, whose stdout \
+is the guest command's.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "banger",
+    version,
+    about = "Throw-away Linux machines, one microVM each",
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{FAILURES}"),
+    help_template = GROUP_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How every command talks.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Print data, and a failure, as JSON
+    #[arg(long, global = true, display_order = 900)]
+    pub(crate) json: bool,
+    /// Print data and errors only: no progress, no notices
+    #[arg(long, global = true, display_order = 901)]
+    pub(crate) quiet: bool,
+}
+
+/// Everything `banger` can be asked for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a VM, start it, and run a command or a shell in it (= vm run)
+    Run(vm::run::RunArgs),
+    /// Run a command in a VM (= vm exec)
+    Exec(vm::exec::ExecArgs),
+    /// List running VMs
+    Ps(vm::list::PsArgs),
+    /// Copy files between this host and a VM (= vm cp)
+    Cp(vm::cp::CpArgs),
+    /// Print a VM's console (= vm logs)
+    Logs(vm::logs::LogsArgs),
+    /// Stop VMs (= vm stop)
+    Stop(vm::stop::StopArgs),
+    /// Delete VMs and their disks (= vm delete)
+    Rm(vm::delete::DeleteArgs),
+    /// Virtual machines
+    Vm(vm::VmGroup),
+    /// Root file system images
+    Image(image::ImageGroup),
+    /// Guest kernels
+    Kernel(kernel::KernelGroup),
+    /// The configuration in force
+    Config(config::ConfigGroup),
+    /// The daemon behind this command
+    Daemon(daemon::DaemonGroup),
+    /// Print the script that completes banger's commands and live names in your shell
+    Completion(completion::CompletionArgs),
+    /// Print the version, and the running daemon's
+    Version,
+}
+
+impl Command {
+    /// Whether the exit status belongs to a guest command.
+    pub(crate) fn is_session(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_)
+                | Self::Exec(_)
+                | Self::Vm(vm::VmGroup { command: vm::VmCommand::Run(_) | vm::VmCommand::Exec(_) })
+        )
+    }
+}
+
+/// The definition man pages and completions are generated from.
+pub fn command() -> clap::Command {
+    Cli::command()
+}

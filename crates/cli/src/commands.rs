@@ -1,0 +1,32 @@
+//! One module a command: what is typed ([`clap::Args`]) and one function that does it.
+
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod image;
+pub(crate) mod kernel;
+mod removal;
+pub(crate) mod version;
+pub(crate) mod vm;
+
+use crate::{cli::Command, context::Context, exit::Result};
+
+/// Does what was typed.
+pub(crate) async fn dispatch(context: &Context, command: Command) -> Result {
+    match command {
+        Command::Run(args) => vm::run::run(context, args).await,
+        Command::Exec(args) => vm::exec::run(context, args).await,
+        Command::Ps(args) => vm::list::ps(context, &args).await,
+        Command::Cp(args) => vm::cp::run(context, args).await,
+        Command::Logs(args) => vm::logs::run(context, &args).await,
+        Command::Stop(args) => vm::stop::run(context, args).await,
+        Command::Rm(args) => vm::delete::run(context, args).await,
+        Command::Vm(group) => vm::dispatch(context, group.command).await,
+        Command::Image(group) => image::dispatch(context, group.command).await,
+        Command::Kernel(group) => kernel::dispatch(context, group.command).await,
+        Command::Config(group) => config::dispatch(context, group.command).await,
+        Command::Daemon(group) => daemon::dispatch(context, group.command).await,
+        Command::Completion(args) => completion::run(context, &args),
+        Command::Version => version::run(context).await,
+    }
+}

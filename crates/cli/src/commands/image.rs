@@ -1,0 +1,60 @@
+//! `banger image`.
+
+mod delete;
+mod list;
+mod pull;
+mod show;
+
+use crate::{cli::GROUP_HELP, context::Context, exit::Result};
+use banger_proto::api::artifact::Image;
+use clap::{Args, Subcommand};
+
+/// `banger image …`.
+#[derive(Debug, Args)]
+#[command(
+    help_template = GROUP_HELP,
+    after_help = "\
+Most people want:
+  banger image list                      images on this host, and who uses them
+  banger image pull debian-bookworm      get one before it is needed (vm run does it by itself)",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct ImageGroup {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+/// The commands of the group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Get an image by its catalog name
+    Pull(pull::PullArgs),
+    /// List images on this host
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about an image
+    Show(show::ShowArgs),
+    /// Delete images nobody uses
+    #[command(visible_alias = "rm")]
+    Delete(delete::DeleteArgs),
+}
+
+pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result {
+    match command {
+        ImageCommand::Pull(args) => pull::run(context, args).await,
+        ImageCommand::List => list::run(context).await,
+        ImageCommand::Show(args) => show::run(context, &args).await,
+        ImageCommand::Delete(args) => delete::run(context, &args).await,
+    }
+}
+
+/// The names of an image in one cell.
+fn names(image: &Image) -> String {
+    if image.names.is_empty() { "-".into() } else { join(&image.names) }
+}
+
+/// Names in one cell.
+fn join<N: ToString>(names: &[N]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

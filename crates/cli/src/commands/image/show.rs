@@ -1,0 +1,41 @@
+//! `banger image show`.
+
+use super::{join, names};
+use crate::{
+    complete,
+    context::Context,
+    exit::{Result, Status},
+    http::segment,
+    output::{age::age, table::facts},
+};
+use banger_proto::{api::artifact::Image, name::ImageName};
+use clap::Args;
+
+/// `banger image show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The image: name, id, or the beginning of its id
+    #[arg(add = complete::images())]
+    image: ImageName,
+}
+
+/// Shows everything about an image.
+pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
+    let path = format!("/v1/images/{}", segment(args.image.as_str()));
+    let image: Image = context.daemon().await?.get(&path).await?;
+    context.printer.data(&image, |image| {
+        facts(&[
+            ("names", Some(names(image))),
+            ("id", Some(image.id.to_string())),
+            ("digest", Some(image.digest.clone())),
+            ("os", image.os.clone()),
+            ("size", Some(image.size.to_string())),
+            ("source", Some(image.source.clone())),
+            ("managed", Some(if image.managed { "yes" } else { "no" }.into())),
+            ("kernel", image.kernel.as_ref().map(ToString::to_string)),
+            ("created", Some(format!("{} ({} ago)", image.created_at, age(&image.created_at)))),
+            ("used by", (!image.used_by.is_empty()).then(|| join(&image.used_by))),
+        ])
+    })?;
+    Ok(Status::Done)
+}

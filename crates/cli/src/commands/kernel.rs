@@ -1,0 +1,49 @@
+//! `banger kernel`.
+
+mod list;
+mod pull;
+mod rm;
+mod show;
+
+use crate::{cli::GROUP_HELP, context::Context, exit::Result};
+use clap::{Args, Subcommand};
+
+/// `banger kernel …`.
+#[derive(Debug, Args)]
+#[command(
+    help_template = GROUP_HELP,
+    after_help = "\
+Most people want:
+  banger kernel list --available      kernels on this host and in the catalog
+  banger kernel pull debian-6.1       get one before it is needed (vm run does it by itself)",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct KernelGroup {
+    #[command(subcommand)]
+    pub(crate) command: KernelCommand,
+}
+
+/// The commands of the group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelCommand {
+    /// List kernels on this host
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Get a kernel by its catalog name
+    Pull(pull::PullArgs),
+    /// Show everything about a kernel
+    Show(show::ShowArgs),
+    /// Delete kernels
+    #[command(visible_alias = "delete")]
+    Rm(rm::RmArgs),
+}
+
+pub(crate) async fn dispatch(context: &Context, command: KernelCommand) -> Result {
+    match command {
+        KernelCommand::List(args) => list::run(context, &args).await,
+        KernelCommand::Pull(args) => pull::run(context, args).await,
+        KernelCommand::Show(args) => show::run(context, &args).await,
+        KernelCommand::Rm(args) => rm::run(context, &args).await,
+    }
+}

@@ -1,0 +1,36 @@
+//! `banger kernel rm`.
+
+use crate::{
+    commands::removal::{self, Removal},
+    complete,
+    context::Context,
+    exit::Result,
+    http::segment,
+};
+use banger_proto::{api::artifact::Kernel, name::KernelName};
+use clap::Args;
+
+/// `banger kernel rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The kernels
+    #[arg(required = true, value_name = "KERNEL", add = complete::kernels())]
+    kernels: Vec<KernelName>,
+    /// Also kernels that a VM or image uses
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Deletes the kernels.
+pub(crate) async fn run(context: &Context, args: &RmArgs) -> Result {
+    let query = if args.force { "?force=true" } else { "" };
+    let removals: Vec<Removal> = args
+        .kernels
+        .iter()
+        .map(|kernel| {
+            let look = format!("/v1/kernels/{}", segment(kernel.as_str()));
+            Removal { name: kernel.to_string(), delete: format!("{look}{query}"), look }
+        })
+        .collect();
+    removal::remove::<Kernel>(context, &removals).await
+}

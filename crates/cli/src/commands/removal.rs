@@ -1,0 +1,55 @@
+//! Deleting several images or kernels: all are looked up before the first is deleted, and each is reported.
+
+use crate::{
+    context::Context,
+    exit::{Error, Result, Status},
+};
+use banger_proto::failure::Failure;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// One thing to delete.
+#[derive(Debug)]
+pub(super) struct Removal {
+    /// As it was typed.
+    pub(super) name: String,
+    /// Where it is looked up.
+    pub(super) look: String,
+    /// What deletes it.
+    pub(super) delete: String,
+}
+
+/// How it went for one; what `--json` prints, in a list. Field names are stable.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    deleted: bool,
+    failure: Option<Failure>,
+}
+
+/// Deletes what `removals` name, things of type `T`.
+pub(super) async fn remove<T: DeserializeOwned>(context: &Context, removals: &[Removal]) -> Result {
+    let mut daemon = context.daemon().await?;
+    for removal in removals {
+        daemon.get::<T>(&removal.look).await?;
+    }
+    let mut reports = Vec::with_capacity(removals.len());
+    for removal in removals {
+        let failure = match daemon.delete(&removal.delete).await {
+            Ok(()) => None,
+            Err(Error::Failed(failure)) => Some(failure),
+            Err(error) => return Err(error),
+        };
+        reports.push(Report { name: &removal.name, deleted: failure.is_none(), failure });
+    }
+    if context.printer.json() {
+        context.printer.value(&reports)?;
+    } else {
+        for report in &reports {
+            match &report.failure {
+                None => context.printer.text(report.name)?,
+                Some(failure) => context.printer.failure(failure, false),
+            }
+        }
+    }
+    Ok(if reports.iter().all(|report| report.deleted) { Status::Done } else { Status::SomeFailed })
+}

@@ -1,0 +1,98 @@
+//! `banger vm`: one file a verb.
+
+pub(crate) mod cp;
+pub(crate) mod create;
+pub(crate) mod delete;
+mod each;
+pub(crate) mod exec;
+pub(crate) mod health;
+pub(crate) mod kill;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod ports;
+pub(crate) mod restart;
+pub(crate) mod run;
+pub(crate) mod show;
+pub(crate) mod start;
+pub(crate) mod stats;
+pub(crate) mod stop;
+
+use crate::{cli::GROUP_HELP, context::Context, exit::Result};
+use clap::{Args, Subcommand};
+
+/// `banger vm …`.
+#[derive(Debug, Args)]
+#[command(
+    help_template = GROUP_HELP,
+    after_help = "\
+Most people want:
+  banger vm run --rm -- uname -a      run a command in a throw-away VM, get its exit status
+  banger vm run --name demo -d        a VM that stays up
+  banger vm exec demo -- ps aux       run a command in it
+  banger vm rm -f demo                delete it
+
+A VM is named by its name, its id, or the beginning of its id.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct VmGroup {
+    #[command(subcommand)]
+    pub(crate) command: VmCommand,
+}
+
+/// The commands of the group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// Create a VM, start it, and run a command or a shell in it
+    Run(run::RunArgs),
+    /// Create a VM, and start it unless told otherwise
+    Create(create::CreateArgs),
+    /// Start VMs
+    Start(start::StartArgs),
+    /// Stop VMs: sync, orderly power-off, then the VMM is killed
+    Stop(stop::StopArgs),
+    /// Stop VMs and start them with a fresh kernel
+    Restart(restart::RestartArgs),
+    /// Send a signal to VMs' monitors (KILL: pull the plug)
+    Kill(kill::KillArgs),
+    /// Delete VMs and their disks
+    #[command(visible_alias = "rm")]
+    Delete(delete::DeleteArgs),
+    /// List VMs
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show everything about a VM
+    Show(show::ShowArgs),
+    /// Run a command in a VM
+    Exec(exec::ExecArgs),
+    /// Copy files between this host and a VM
+    Cp(cp::CpArgs),
+    /// Print a VM's serial console
+    Logs(logs::LogsArgs),
+    /// Show what a VM uses
+    Stats(stats::StatsArgs),
+    /// List the sockets that listen in a VM
+    Ports(ports::PortsArgs),
+    /// Ask a VM's agent whether it is well
+    Health(health::HealthArgs),
+}
+
+pub(crate) async fn dispatch(context: &Context, command: VmCommand) -> Result {
+    match command {
+        VmCommand::Run(args) => run::run(context, args).await,
+        VmCommand::Create(args) => create::run(context, args).await,
+        VmCommand::Start(args) => start::run(context, args).await,
+        VmCommand::Stop(args) => stop::run(context, args).await,
+        VmCommand::Restart(args) => restart::run(context, args).await,
+        VmCommand::Kill(args) => kill::run(context, args).await,
+        VmCommand::Delete(args) => delete::run(context, args).await,
+        VmCommand::List(args) => list::run(context, &args).await,
+        VmCommand::Show(args) => show::run(context, &args).await,
+        VmCommand::Exec(args) => exec::run(context, args).await,
+        VmCommand::Cp(args) => cp::run(context, args).await,
+        VmCommand::Logs(args) => logs::run(context, &args).await,
+        VmCommand::Stats(args) => stats::run(context, &args).await,
+        VmCommand::Ports(args) => ports::run(context, &args).await,
+        VmCommand::Health(args) => health::run(context, &args).await,
+    }
+}

@@ -1,0 +1,235 @@
+//! `banger vm cp`.
+
+use crate::{
+    context::Context,
+    copy::{
+        bridge::{self, Counter},
+        entries::{self, Flow, Kind},
+        pack::{self, pack},
+        place::{Place, split},
+        unpack::unpack,
+    },
+    exit::{Error, Result, Status},
+    guest::{self, gone},
+    http::{self, Body, refusal, segment},
+    output::progress::{Progress, TICK},
+    signals::Signals,
+};
+use banger_proto::{
+    agent::http::MAX_BODY,
+    failure::{Code, Failure},
+    name::VmName,
+};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{Method, StatusCode, body::Frame, body::Incoming};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+use tokio::sync::mpsc;
+
+const UNDONE: &str = "interrupted: what was copied so far is there, perhaps with one file cut short";
+
+/// `banger vm cp`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger vm cp notes.txt demo:/root/        a file into the VM
+  banger vm cp ./src demo:/root/src         a directory
+  banger vm cp demo:/var/log .              back again
+
+A destination that is a directory gets the source under its own name; otherwise the source gets the destination's name.
+Modes, times and symbolic links are kept; devices, fifos and sockets are left out. What comes into a VM belongs to root.")]
+pub(crate) struct CpArgs {
+    /// PATH here, or VM:/PATH
+    #[arg(value_hint = clap::ValueHint::AnyPath)]
+    src: Place,
+    /// PATH here, or VM:/PATH
+    #[arg(value_hint = clap::ValueHint::AnyPath)]
+    dst: Place,
+}
+
+/// Copies one way or the other.
+pub(crate) async fn run(context: &Context, args: CpArgs) -> Result {
+    let mut signals = Signals::install()?;
+    signals
+        .guard(UNDONE, async {
+            match (args.src, args.dst) {
+                (Place::Here(here), Place::There { vm, path }) => upload(context, &here, &vm, &path).await,
+                (Place::There { vm, path }, Place::Here(here)) => download(context, &vm, &path, &here).await,
+                _ => Err(Failure::new(Code::Invalid, "one end of a copy is here, the other in a VM")
+                    .hint("write the VM's end as NAME:/path")
+                    .into()),
+            }
+        })
+        .await?;
+    Ok(Status::Done)
+}
+
+async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Result<()> {
+    // Before the guest is asked anything: a source that is not there is the likeliest mistake.
+    here.symlink_metadata().map_err(|error| local("cannot read", here, &error))?;
+    let (parent, last) = split(path).ok_or_else(|| not_absolute(path))?;
+    let own = pack::base_name(here).map_err(|error| local("cannot read", here, &error))?;
+    let whole = join(&parent, last);
+    let (directory, name) = match (last, look(context, vm, &whole).await?) {
+        (None, _) | (_, Some(Kind::Directory | Kind::Symlink(_))) => (whole, own),
+        (Some(_), None) if path.ends_with('/') => {
+            return Err(Failure::new(Code::NotFound, format!("VM {vm} has no directory {path}")).into());
+        }
+        (Some(last), _) => (parent, OsString::from(last)),
+    };
+    let counter = Counter::default();
+    let (mut writer, chunks) = bridge::writer(counter.clone());
+    let source = here.to_owned();
+    let packing = tokio::task::spawn_blocking(move || match pack(&mut writer, &source, &name) {
+        Ok(skipped) => Ok(skipped),
+        Err(error) => {
+            writer.abort(io::Error::new(error.kind(), error.to_string()));
+            Err(error)
+        }
+    });
+    let mut connection = guest::open(context, vm.as_str()).await?;
+    let request = format!("/archive?path={}", segment(&directory));
+    let sending = connection.send(Method::PUT, &request, Some(streamed(chunks)));
+    let sent = show(context, &format!("copying to {vm}:{path}"), &counter, sending).await;
+    // The thread ends by itself: its channel is gone once the request is over.
+    let refused = match sent {
+        Ok(response) if response.status().is_success() => None,
+        Ok(response) => Some(refusal(response, MAX_BODY, guest::WHO).await),
+        Err(error) => Some(gone(&error)),
+    };
+    let packed = packing.await.map_err(|error| crate::exit::internal("cannot pack", &error))?;
+    match (packed, refused) {
+        (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(local("cannot copy", here, &error)),
+        (_, Some(failure)) => Err(failure.into()),
+        (packed, None) => {
+            packed.iter().flatten().for_each(|path| {
+                context.printer.warn(&format!("left out {}: neither file, directory nor link", path.display()));
+            });
+            Ok(())
+        }
+    }
+}
+
+async fn download(context: &Context, vm: &VmName, path: &str, here: &Path) -> Result<()> {
+    let (_, last) = split(path).ok_or_else(|| not_absolute(path))?;
+    let (parent, name) = if here.is_dir() {
+        (here.to_owned(), OsString::from(last.unwrap_or(vm.as_str())))
+    } else {
+        let name = here.file_name().filter(|_| !here.as_os_str().as_encoded_bytes().ends_with(b"/"));
+        let name = name.ok_or_else(|| local("cannot write", here, &io::ErrorKind::NotFound.into()))?;
+        (parent_of(here), name.to_owned())
+    };
+    let mut connection = guest::open(context, vm.as_str()).await?;
+    let request = format!("/archive?path={}", segment(path));
+    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    if !response.status().is_success() {
+        return Err(refusal(response, MAX_BODY, guest::WHO).await.into());
+    }
+    let counter = Counter::default();
+    let (sender, reader) = bridge::reader(counter.clone());
+    let unpacking = tokio::task::spawn_blocking(move || unpack(reader, &parent, &name));
+    let receiving = receive(response.into_body(), sender);
+    show(context, &format!("copying from {vm}:{path}"), &counter, receiving).await;
+    let unpacked = unpacking.await.map_err(|error| crate::exit::internal("cannot unpack", &error))?;
+    let skipped = unpacked.map_err(|error| {
+        let code = if error.kind() == io::ErrorKind::InvalidData { Code::Guest } else { Code::Unavailable };
+        Failure::caused_by(code, format!("cannot copy {vm}:{path}"), &error)
+    })?;
+    if skipped.0 > 0 {
+        context.printer.warn(&format!("left out {} devices, fifos or sockets", skipped.0));
+    }
+    Ok(())
+}
+
+/// What is at `path` in the guest.
+async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>> {
+    let mut connection = guest::open(context, vm.as_str()).await?;
+    let request = format!("/archive?path={}", segment(path));
+    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    if response.status() == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    if !response.status().is_success() {
+        return Err(refusal(response, MAX_BODY, guest::WHO).await.into());
+    }
+    let (sender, reader) = bridge::reader(Counter::default());
+    let looking = tokio::task::spawn_blocking(move || {
+        let mut kind = None;
+        entries::walk(reader, |entry, _| {
+            kind = Some(entry.kind);
+            Ok(Flow::Stop)
+        })
+        .map(|()| kind)
+    });
+    // The rest of the stream is not wanted: the connection goes with this function.
+    receive(response.into_body(), sender).await;
+    let looked = looking.await.map_err(|error| crate::exit::internal("cannot look into the guest", &error))?;
+    looked.map_err(|error| Failure::caused_by(Code::Guest, format!("cannot look at {vm}:{path}"), &error).into())
+}
+
+/// Passes the body on until it ends or nobody wants it.
+async fn receive(mut body: Incoming, chunks: mpsc::Sender<io::Result<Bytes>>) {
+    while let Some(frame) = body.frame().await {
+        let chunk = match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(_)) => continue,
+            Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
+        };
+        let broken = chunk.is_err();
+        if chunks.send(chunk).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+fn streamed(mut chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
+    let frames =
+        futures_util::stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| Some(chunk?.map(Frame::data))));
+    http::Body::new(StreamBody::new(frames))
+}
+
+/// Shows how far `work` is while it goes on.
+async fn show<T>(context: &Context, what: &str, counter: &Counter, work: impl Future<Output = T>) -> T {
+    let mut progress = Progress::new(&context.printer);
+    progress.phase(what);
+    let mut ticks = tokio::time::interval(TICK);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            _ = ticks.tick() => progress.advance(counter.load(Ordering::Relaxed), None),
+        }
+    }
+}
+
+fn join(parent: &str, last: Option<&str>) -> String {
+    format!("{}/{}", parent.trim_end_matches('/'), last.unwrap_or_default())
+}
+
+fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn not_absolute(path: &str) -> Failure {
+    Failure::new(Code::Invalid, format!("the path in the VM is not absolute, or holds '..': {path:?}"))
+        .hint("write it as NAME:/path")
+}
+
+fn local(what: &str, path: &Path, error: &io::Error) -> Error {
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => Code::NotFound,
+        io::ErrorKind::PermissionDenied => Code::Denied,
+        _ => Code::Unavailable,
+    };
+    Failure::caused_by(code, format!("{what} {}", path.display()), error).into()
+}

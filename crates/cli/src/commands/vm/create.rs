@@ -1,0 +1,116 @@
+//! `banger vm create`, and the flags it shares with `run`.
+
+use crate::{
+    arguments::{self, Variable, VmmChoice},
+    complete,
+    context::Context,
+    exit::{Result, Status},
+    signals::Signals,
+};
+use banger_proto::{
+    agent::boot::Init,
+    api::vm::{CreateVm, MAX_VCPU, Start, Vm, Wait},
+    name::{ImageName, KernelName, VmName},
+    size::ByteSize,
+};
+use clap::{Args, value_parser};
+use hyper::Method;
+
+/// What becomes of a VM whose creation is interrupted: the daemon notices that nobody waits for it.
+pub(super) const UNDONE: &str = "interrupted: the VM was not created; the daemon removes what it had made so far";
+
+/// What a new VM is like.
+#[derive(Debug, Default, Args)]
+pub(crate) struct NewVmArgs {
+    /// Its name: 1 to 63 of a-z, 0-9 and '-' [default: generated]
+    #[arg(long)]
+    name: Option<VmName>,
+    /// Root file system; pulled when it is not there
+    #[arg(long, add = complete::images())]
+    image: Option<ImageName>,
+    /// Kernel; pulled when it is not there
+    #[arg(long, add = complete::available_kernels())]
+    kernel: Option<KernelName>,
+    /// auto, firecracker or qemu [default: what works on this host]
+    #[arg(long)]
+    vmm: Option<VmmChoice>,
+    /// Virtual processors
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(MAX_VCPU)))]
+    vcpu: Option<u32>,
+    /// Memory, such as 512M or 4G (a bare number is MiB)
+    #[arg(long, value_name = "SIZE", value_parser = arguments::memory)]
+    memory: Option<ByteSize>,
+    /// Work disk, such as 20G; takes space as it is used
+    #[arg(long, value_name = "SIZE", value_parser = arguments::disk_size)]
+    disk_size: Option<ByteSize>,
+    /// Environment of every command in the VM; K alone passes on your own value
+    #[arg(short, long, value_name = "K[=V]")]
+    env: Vec<Variable>,
+    /// Working directory of commands
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User commands run as: NAME, UID, NAME:GROUP or UID:GID
+    #[arg(short, long)]
+    user: Option<String>,
+    /// PID 1: the image's init, the agent (fastest), or auto (the image's if it has one)
+    #[arg(long)]
+    init: Option<Init>,
+    /// Up means: the agent answers, or the image's init finished booting
+    #[arg(long, value_name = "agent|boot", default_value_t = Wait::Agent)]
+    wait: Wait,
+    /// Start even when that much memory is not free
+    #[arg(long)]
+    overcommit: bool,
+}
+
+impl NewVmArgs {
+    /// The request; `default_init` holds where no `--init` was typed.
+    pub(super) fn request(self, start: Start, default_init: Option<Init>) -> CreateVm {
+        CreateVm {
+            name: self.name,
+            image: self.image,
+            kernel: self.kernel,
+            vmm: self.vmm.and_then(|choice| choice.0),
+            vcpu: self.vcpu,
+            memory: self.memory,
+            disk_size: self.disk_size,
+            init: self.init.or(default_init),
+            env: arguments::environment(self.env, |key| std::env::var(key).ok()),
+            workdir: self.workdir,
+            user: self.user,
+            overcommit: self.overcommit,
+            start,
+            wait: self.wait,
+        }
+    }
+}
+
+/// `banger vm create`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger vm create --name demo
+  banger vm create --memory 4G --disk-size 40G --no-start")]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    vm: NewVmArgs,
+    /// Do not start it
+    #[arg(long)]
+    no_start: bool,
+}
+
+/// Creates a VM and prints its name.
+pub(crate) async fn run(context: &Context, args: CreateArgs) -> Result {
+    let request = args.vm.request(if args.no_start { Start::No } else { Start::Yes }, None);
+    let mut signals = Signals::install()?;
+    let vm = signals
+        .guard(UNDONE, async {
+            let path = "/v1/vms";
+            context.daemon().await?.operate::<Vm>(Method::POST, path, Some(&request)).await
+        })
+        .await?
+        .settle(&context.printer, &mut signals, UNDONE)
+        .await?;
+    context.printer.data(&vm, |vm| vm.name.to_string())?;
+    Ok(Status::Done)
+}

@@ -1,0 +1,113 @@
+//! Verbs that take several VMs: all are resolved first, then all are acted on at once, and each is reported.
+
+use crate::{
+    complete,
+    context::Context,
+    exit::{Error, Result, Status},
+    http::segment,
+    output::printer::Printer,
+    signals::Signals,
+};
+use banger_proto::{
+    api::vm::Vm,
+    failure::Failure,
+    name::{VmId, VmName},
+};
+use clap::Args;
+use futures_util::future::join_all;
+use hyper::Method;
+use serde::Serialize;
+
+/// The VMs a verb is for.
+#[derive(Debug, Args)]
+pub(crate) struct VmsArg {
+    /// The VMs: name, id, or the beginning of an id
+    #[arg(required = true, value_name = "VM", add = complete::vms())]
+    pub(super) vms: Vec<VmName>,
+}
+
+/// What is asked of each.
+pub(super) struct Request<B> {
+    pub(super) method: Method,
+    /// What follows the VM in the path.
+    pub(super) suffix: &'static str,
+    pub(super) body: Option<B>,
+    /// What an interrupt undoes.
+    pub(super) undone: &'static str,
+}
+
+/// How it went for one; what `--json` prints, in a list. Field names are stable.
+#[derive(Debug, Serialize)]
+struct Report {
+    id: VmId,
+    name: VmName,
+    /// The VM as it is now; none once it is deleted, or when it failed.
+    vm: Option<Vm>,
+    /// Why it failed.
+    failure: Option<Failure>,
+}
+
+/// The VMs that are meant, each once; nothing when one of them is not there.
+pub(super) async fn resolve(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>> {
+    let mut daemon = context.daemon().await?;
+    let mut found: Vec<Vm> = Vec::with_capacity(vms.len());
+    let mut missing: Vec<Failure> = Vec::new();
+    for vm in vms {
+        match daemon.get::<Vm>(&format!("/v1/vms/{}", segment(vm.as_str()))).await {
+            Ok(vm) if found.iter().any(|other| other.id == vm.id) => {}
+            Ok(vm) => found.push(vm),
+            Err(Error::Failed(failure)) => missing.push(failure),
+            Err(error) => return Err(error),
+        }
+    }
+    match missing.len() {
+        0 => Ok(found),
+        1 => Err(missing.swap_remove(0).into()),
+        count => {
+            let all =
+                Failure::new(missing[0].code, format!("{count} of {} VMs cannot be used; nothing was done", vms.len()));
+            Err(missing.into_iter().fold(all, |all, failure| all.cause(failure.to_string())).into())
+        }
+    }
+}
+
+/// Asks the same of every VM, at once, and reports each.
+pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: Request<B>) -> Result {
+    // One bar fits the terminal; several operations would paint over each other.
+    let printer = if vms.len() == 1 { context.printer.clone() } else { context.printer.silent() };
+    let results = join_all(vms.iter().map(|vm| one(context, &printer, vm, &request))).await;
+    let mut reports = Vec::with_capacity(vms.len());
+    for (vm, result) in vms.into_iter().zip(results) {
+        let (now, failure) = match result {
+            Ok(now) => (now, None),
+            Err(Error::Failed(failure)) => (None, Some(failure)),
+            Err(error) => return Err(error),
+        };
+        reports.push(Report { id: vm.id, name: vm.name, vm: now, failure });
+    }
+    let failed = reports.iter().any(|report| report.failure.is_some());
+    if context.printer.json() {
+        context.printer.value(&reports)?;
+    } else {
+        for report in &reports {
+            match &report.failure {
+                None => context.printer.text(report.name.as_str())?,
+                Some(failure) => context.printer.failure(failure, false),
+            }
+        }
+    }
+    Ok(if failed { Status::SomeFailed } else { Status::Done })
+}
+
+async fn one<B: Serialize>(context: &Context, printer: &Printer, vm: &Vm, request: &Request<B>) -> Result<Option<Vm>> {
+    let path = format!("/v1/vms/{}{}", segment(vm.id.as_str()), request.suffix);
+    let mut signals = Signals::install()?;
+    signals
+        .guard(request.undone, async {
+            let daemon = context.daemon().await?;
+            daemon.operate::<Option<Vm>>(request.method.clone(), &path, request.body.as_ref()).await
+        })
+        .await?
+        .settle(printer, &mut signals, request.undone)
+        .await
+}

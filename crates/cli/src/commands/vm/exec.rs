@@ -1,0 +1,76 @@
+//! `banger vm exec`.
+
+use crate::{
+    arguments::{self, Variable},
+    attach::{self, Command},
+    complete,
+    context::Context,
+    exit::Result,
+    signals::Signals,
+};
+use banger_proto::{agent::exec::ExecSpec, name::VmName};
+use clap::Args;
+
+/// `banger vm exec`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger vm exec demo -- ls -l /            its exit status is banger's
+  banger vm exec -t demo -- top             with a terminal
+  banger vm exec demo                       a shell
+  banger vm exec demo -- cat < local.txt    stdin, stdout and stderr are the command's")]
+pub(crate) struct ExecArgs {
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Environment, besides the VM's own; K alone passes on your own value
+    #[arg(short, long, value_name = "K[=V]")]
+    env: Vec<Variable>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User: NAME, UID, NAME:GROUP or UID:GID
+    #[arg(short, long)]
+    user: Option<String>,
+    /// The VM: name, id, or the beginning of its id
+    #[arg(value_name = "VM", add = complete::vms())]
+    vm: VmName,
+    /// The command and its arguments [default: a login shell]
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// Runs the command; its exit status becomes banger's.
+pub(crate) async fn run(context: &Context, args: ExecArgs) -> Result {
+    let tty = Command::wants_tty(args.tty, &args.command);
+    let spec = ExecSpec {
+        argv: args.command,
+        env: arguments::environment(args.env, |key| std::env::var(key).ok()),
+        cwd: args.workdir,
+        user: args.user,
+        tty: None,
+    };
+    attach::attach(context, args.vm.as_str(), Command { spec, tty }, &mut Signals::install()?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::{Cli, Command};
+    use clap::Parser as _;
+
+    fn typed(words: &[&str]) -> (bool, Vec<String>) {
+        match Cli::try_parse_from([&["banger", "exec"], words].concat()).unwrap().command {
+            Command::Exec(args) => (args.tty, args.command),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_dashes_may_be_left_out() {
+        assert_eq!(typed(&["demo", "--", "ls", "-t"]), (false, vec!["ls".into(), "-t".into()]));
+        assert_eq!(typed(&["demo", "ls", "-t"]), (false, vec!["ls".into(), "-t".into()]));
+        assert_eq!(typed(&["-t", "demo", "ls", "--json"]), (true, vec!["ls".into(), "--json".into()]));
+        assert_eq!(typed(&["demo", "--", "sh", "-c", "a -- b", "--", "c"]).1, ["sh", "-c", "a -- b", "--", "c"]);
+        assert_eq!(typed(&["demo"]), (false, vec![]));
+    }
+}

@@ -1,0 +1,83 @@
+//! `banger vm list` and `banger ps`.
+
+use crate::{
+    context::Context,
+    exit::{Result, Status},
+    output::{age::age, table::table},
+};
+use banger_proto::api::vm::Vm;
+use clap::Args;
+
+/// `banger vm list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Print ids only
+    #[arg(short = 'q', long)]
+    ids: bool,
+    // `vm list` shows all by itself; who types `-a` out of habit is right too.
+    #[arg(short, long, hide = true)]
+    all: bool,
+}
+
+/// `banger ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Print ids only
+    #[arg(short = 'q', long)]
+    ids: bool,
+    /// Also VMs that do not run
+    #[arg(short, long)]
+    all: bool,
+}
+
+/// Lists all VMs.
+pub(crate) async fn run(context: &Context, args: &ListArgs) -> Result {
+    list(context, true, args.ids).await
+}
+
+/// Lists running VMs.
+pub(crate) async fn ps(context: &Context, args: &PsArgs) -> Result {
+    list(context, args.all, args.ids).await
+}
+
+async fn list(context: &Context, all: bool, ids: bool) -> Result {
+    let path = if all { "/v1/vms" } else { "/v1/vms?running=true" };
+    let vms: Vec<Vm> = context.daemon().await?.get(path).await?;
+    // As with docker, --quiet leaves of a list what a script needs.
+    if !context.printer.json() && (ids || context.printer.quiet()) {
+        let ids: Vec<&str> = vms.iter().map(|vm| vm.id.as_str()).collect();
+        context.printer.text(&ids.join("\n"))?;
+    } else {
+        context.printer.data(&vms, |vms| render(vms))?;
+    }
+    Ok(Status::Done)
+}
+
+fn render(vms: &[Vm]) -> String {
+    let header = ["ID", "NAME", "STATE", "IMAGE", "VMM", "IP", "VCPU", "MEM", "DISK", "AGE"];
+    table(
+        &header,
+        vms.iter().map(|vm| {
+            [
+                vm.id.to_string(),
+                vm.name.to_string(),
+                vm.state.to_string(),
+                vm.image.to_string(),
+                vmm(vm),
+                vm.ip.clone().unwrap_or_else(|| "-".into()),
+                vm.vcpu.to_string(),
+                vm.memory.to_string(),
+                vm.disk_size.to_string(),
+                age(&vm.created_at),
+            ]
+        }),
+    )
+}
+
+/// The monitor and what executes the guest: `qemu/tcg`.
+pub(super) fn vmm(vm: &Vm) -> String {
+    match vm.accelerator {
+        Some(accelerator) => format!("{}/{accelerator}", vm.vmm),
+        None => vm.vmm.to_string(),
+    }
+}

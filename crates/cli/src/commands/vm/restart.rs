@@ -1,0 +1,29 @@
+//! `banger vm restart`.
+
+use super::{
+    each::{self, Request, VmsArg},
+    stop::GraceArg,
+};
+use crate::{context::Context, exit::Result};
+use clap::Args;
+use hyper::Method;
+
+/// `banger vm restart`.
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    refs: VmsArg,
+    #[command(flatten)]
+    grace: GraceArg,
+}
+
+/// Stops the VMs and starts them again.
+pub(crate) async fn run(context: &Context, args: RestartArgs) -> Result {
+    let request = Request {
+        method: Method::POST,
+        suffix: "/restart",
+        body: Some(args.grace.body()),
+        undone: "interrupted: the VM may be down ('banger ps -a' shows it)",
+    };
+    each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
+}

@@ -1,0 +1,221 @@
+//! `banger vm run`: a VM, and usually a command or a shell in it.
+
+use super::create::{NewVmArgs, UNDONE};
+use crate::{
+    attach::{self, Command},
+    context::Context,
+    daemon::operation::{Operation, is_not_found},
+    exit::{Error, Result, Status},
+    http::segment,
+    signals::Signals,
+};
+use banger_proto::{
+    agent::{boot::Init, exec::ExecSpec},
+    api::vm::{CreateVm, Start, Vm},
+    failure::{Code, Failure},
+};
+use clap::Args;
+use hyper::Method;
+use serde::de::IgnoredAny;
+use std::{collections::BTreeMap, time::Duration};
+
+/// How long the daemon may take to confirm that a VM is gone.
+const DELETE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// `banger vm run` as it is typed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger vm run --rm -- uname -a             a throw-away VM; the command's exit status is banger's
+  tar c src | banger vm run --rm -- tar t    stdin, stdout and stderr are the command's
+  banger vm run                              a shell; the VM stays up
+  banger vm run --name demo -d               no shell; the VM stays up
+
+Exit status: the command's own (128+n when signal n ended it), 125 when banger failed, 126 not executable, 127 not \
+found.")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    vm: NewVmArgs,
+    /// Delete the VM when the command or shell ends, however it ends
+    #[arg(long)]
+    rm: bool,
+    /// Start the VM, print its name, and leave it running
+    #[arg(short, long)]
+    detach: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
+    // Not there yet: known, so that they get an answer instead of a shrug.
+    #[arg(hide = true)]
+    path: Option<String>,
+    #[arg(short = 'v', long = "volume", hide = true)]
+    volumes: Vec<String>,
+    /// The command and its arguments [default: a login shell]
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// What it means.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    create: CreateVm,
+    /// What runs in the VM; nothing when detached.
+    command: Option<Command>,
+    /// The VM goes with the command.
+    lease: bool,
+}
+
+impl TryFrom<RunArgs> for Plan {
+    type Error = Failure;
+
+    fn try_from(args: RunArgs) -> std::result::Result<Self, Failure> {
+        if let Some(path) = &args.path {
+            return Err(Failure::new(
+                Code::Unsupported,
+                format!("cannot bring {path} into the VM: workspaces come later"),
+            )
+            .hint("banger vm cp SRC NAME:/path copies files into a VM that runs")
+            .hint(format!("to run a command, write it after --, such as: banger vm run -- {path}")));
+        }
+        if let Some(volume) = args.volumes.first() {
+            return Err(Failure::new(Code::Unsupported, format!("cannot mount {volume}: mounts come later"))
+                .hint("banger vm cp SRC NAME:/path copies files into a VM that runs"));
+        }
+        if args.detach && args.rm {
+            return Err(Failure::new(
+                Code::Invalid,
+                "-d and --rm exclude each other: a detached VM has no session to end with",
+            )
+            .hint("leave out -d, or delete the VM later with: banger vm rm -f NAME"));
+        }
+        if args.detach && !args.command.is_empty() {
+            return Err(Failure::new(
+                Code::Invalid,
+                "-d and a command exclude each other: nobody would see how it ends",
+            )
+            .hint("start the VM with -d, then: banger vm exec NAME -- CMD"));
+        }
+        // A throw-away command needs no services of the image; everything else gets the machine the image describes.
+        let default_init = (args.rm && !args.command.is_empty()).then_some(Init::Agent);
+        let start = if args.rm { Start::Leased } else { Start::Yes };
+        let tty = Command::wants_tty(args.tty, &args.command);
+        // Environment, directory and user stand in the VM's own configuration, and hold for every command in it.
+        let spec = ExecSpec { argv: args.command, env: BTreeMap::new(), cwd: None, user: None, tty: None };
+        Ok(Self {
+            create: args.vm.request(start, default_init),
+            command: (!args.detach).then_some(Command { spec, tty }),
+            lease: args.rm,
+        })
+    }
+}
+
+/// Creates the VM, runs the command, and with `--rm` sees the VM off.
+pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
+    let plan = Plan::try_from(args)?;
+    let mut signals = Signals::install()?;
+    let mut operation: Operation<Vm> = signals
+        .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })
+        .await?;
+    let vm = operation.settle(&context.printer, &mut signals, UNDONE).await?;
+    let Some(command) = plan.command else {
+        context.printer.data(&vm, |vm| vm.name.to_string())?;
+        return Ok(Status::Done);
+    };
+    let ended = attach::attach(context, vm.id.as_str(), command, &mut signals).await;
+    if plan.lease {
+        return see_off(context, &vm, ended, operation, &mut signals).await;
+    }
+    context
+        .printer
+        .talk(&format!("VM {0} is still up: 'banger vm stop {0}' stops it, 'banger vm rm -f {0}' deletes it", vm.name));
+    ended
+}
+
+/// Deletes the VM and waits for the word that it is gone. The lease is held until then: should this process die here,
+/// the daemon deletes the VM all the same.
+async fn see_off(context: &Context, vm: &Vm, ended: Result, lease: Operation<Vm>, signals: &mut Signals) -> Result {
+    let undone = format!("interrupted: the daemon is still deleting VM {}", vm.name);
+    let deleting = async {
+        let path = format!("/v1/vms/{}?force=true", segment(vm.id.as_str()));
+        let daemon = context.daemon().await?;
+        match daemon.operate::<IgnoredAny>(Method::DELETE, &path, None::<&()>).await {
+            Ok(mut operation) => operation.settle(&context.printer, &mut Signals::install()?, &undone).await.map(drop),
+            Err(error) => Err(error),
+        }
+    };
+    let deleted = signals
+        .guard(&undone, async {
+            tokio::time::timeout(DELETE_DEADLINE, deleting).await.unwrap_or_else(|_| {
+                let message = format!("VM {} was not deleted within {} s", vm.name, DELETE_DEADLINE.as_secs());
+                Err(Failure::new(Code::Timeout, message).into())
+            })
+        })
+        .await;
+    drop(lease);
+    match (ended, deleted) {
+        (ended, Err(error)) if is_not_found(&error) => ended, // Somebody else was faster.
+        (Ok(Status::Done | Status::Guest(0)), Err(Error::Failed(failure))) => Err(left_behind(failure, vm).into()),
+        (Ok(Status::Done | Status::Guest(0)), Err(error)) => Err(error),
+        (ended, Err(Error::Failed(failure))) => {
+            context.printer.failure(&left_behind(failure, vm), true);
+            ended
+        }
+        (ended, Ok(()) | Err(_)) => ended,
+    }
+}
+
+fn left_behind(failure: Failure, vm: &Vm) -> Failure {
+    failure.hint(format!("banger vm rm -f {} deletes what may be left of the VM", vm.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command as Typed};
+    use clap::Parser as _;
+
+    fn plan(line: &str) -> std::result::Result<Plan, Failure> {
+        let typed = line.split(' ').filter(|word| !word.is_empty());
+        let cli = Cli::try_parse_from(["banger", "run"].into_iter().chain(typed)).unwrap();
+        match cli.command {
+            Typed::Run(args) => Plan::try_from(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_throw_away_command_starts_fastest() {
+        let quick = plan("--rm -- uname -a").unwrap();
+        assert_eq!((quick.create.init, quick.create.start, quick.lease), (Some(Init::Agent), Start::Leased, true));
+        assert_eq!(quick.command.unwrap().spec.argv, ["uname", "-a"]);
+        assert_eq!(plan("--rm --init image -- x").unwrap().create.init, Some(Init::Image));
+        for line in ["--rm", "-- x", "-d", ""] {
+            assert_eq!(plan(line).unwrap().create.init, None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_before_anything_exists() {
+        assert_eq!(plan("-d --rm").unwrap_err().code, Code::Invalid);
+        assert_eq!(plan("-d -- x").unwrap_err().code, Code::Invalid);
+    }
+
+    #[test]
+    fn what_comes_later_says_what_works_today() {
+        for line in [".", "/src -- make", "-v /a:/b -- x"] {
+            let failure = plan(line).unwrap_err();
+            assert_eq!(failure.code, Code::Unsupported, "{line}");
+            assert!(failure.hints[0].contains("vm cp"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_commands() {
+        let plan = plan("--name x -e A=1 -w /src -u dev --vmm auto -- sh -c --json -d").unwrap();
+        assert_eq!(plan.command.unwrap().spec.argv, ["sh", "-c", "--json", "-d"]);
+        assert_eq!(plan.create.env["A"], "1");
+        assert_eq!(plan.create.workdir.as_deref(), Some("/src"));
+        assert_eq!(plan.create.vmm, None);
+        assert!(!plan.lease);
+    }
+}

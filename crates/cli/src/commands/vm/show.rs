@@ -1,0 +1,80 @@
+//! `banger vm show`.
+
+use super::list::vmm;
+use crate::{
+    complete,
+    context::Context,
+    exit::{Result, Status},
+    http::segment,
+    output::{
+        age::age,
+        table::{facts, table},
+    },
+};
+use banger_proto::{
+    api::vm::{Phase, Vm},
+    name::VmName,
+};
+use clap::Args;
+
+/// `banger vm show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The VM: name, id, or the beginning of its id
+    #[arg(add = complete::vms())]
+    vm: VmName,
+}
+
+/// Shows everything about a VM.
+pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
+    let vm: Vm = context.daemon().await?.get(&format!("/v1/vms/{}", segment(args.vm.as_str()))).await?;
+    context.printer.data(&vm, render)?;
+    Ok(Status::Done)
+}
+
+fn render(vm: &Vm) -> String {
+    let from = |what: &str| vm.sources.get(what).map(|source| format!(" (from {source})")).unwrap_or_default();
+    let disk_used = vm.disk_used.map(|used| format!(", {used} used")).unwrap_or_default();
+    let mut text = facts(&[
+        ("name", Some(vm.name.to_string())),
+        ("id", Some(vm.id.to_string())),
+        ("state", Some(vm.state.to_string())),
+        ("reason", vm.reason.clone()),
+        ("ip", vm.ip.clone()),
+        ("vmm", Some(vmm(vm))),
+        ("chosen because", vm.vmm_reason.clone()),
+        ("vmm pid", vm.vmm_pid.map(|pid| pid.to_string())),
+        ("shim pid", vm.shim_pid.map(|pid| pid.to_string())),
+        ("image", Some(format!("{} ({})", vm.image, vm.image_id))),
+        ("kernel", Some(vm.kernel.to_string())),
+        ("init", Some(vm.init.to_string())),
+        ("vcpu", Some(format!("{}{}", vm.vcpu, from("vcpu")))),
+        ("memory", Some(format!("{}{}", vm.memory, from("memory")))),
+        ("disk", Some(format!("{}{disk_used}{}", vm.disk_size, from("disk_size")))),
+        ("environment", (!vm.env.is_empty()).then(|| format!("{} (values not shown)", vm.env.join(" ")))),
+        ("workdir", vm.workdir.clone()),
+        ("user", vm.user.clone()),
+        ("created", Some(since(&vm.created_at))),
+        ("started", vm.started_at.as_deref().map(since)),
+        ("boot id", vm.boot_id.clone()),
+        ("boot state", vm.boot_state.clone()),
+    ]);
+    if !vm.phases.is_empty() {
+        text.push_str("\n\nWhere the last start's time went:\n");
+        text.push_str(&phases(&vm.phases));
+    }
+    text
+}
+
+fn since(time: &str) -> String {
+    format!("{time} ({} ago)", age(time))
+}
+
+fn phases(phases: &[Phase]) -> String {
+    table(
+        &["PHASE", "AT", "TOOK"],
+        phases
+            .iter()
+            .map(|phase| [phase.name.clone(), format!("{} ms", phase.started_ms), format!("{} ms", phase.duration_ms)]),
+    )
+}

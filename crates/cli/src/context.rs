@@ -1,0 +1,54 @@
+//! What every command needs: a way to talk, and a way to the daemon.
+
+use crate::{
+    daemon::{Daemon, connect},
+    exit::Result,
+    output::printer::Printer,
+};
+use banger_proto::{
+    failure::{Code, Failure},
+    layout::Layout,
+};
+use std::cell::Cell;
+
+/// One invocation.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) printer: Printer,
+    pub(crate) layout: Layout,
+    /// The daemon's version was looked at already.
+    checked: Cell<bool>,
+}
+
+impl Context {
+    /// Finds out from the environment which state directory is meant.
+    pub(crate) fn new(printer: Printer) -> std::result::Result<Self, Failure> {
+        let uid = rustix::process::getuid().as_raw();
+        let layout = Layout::resolve(|key| std::env::var_os(key), uid).ok_or_else(|| {
+            Failure::new(Code::Unavailable, "cannot tell where banger's files are: neither HOME nor BANGER_HOME is set")
+                .hint("set HOME to an absolute path")
+        })?;
+        Ok(Self { printer, layout, checked: Cell::new(false) })
+    }
+
+    /// A connection to the daemon, which is started when there is none. Each caller gets its own, so that one
+    /// operation ends without ending another.
+    pub(crate) async fn daemon(&self) -> Result<Daemon> {
+        let stream = connect::connect(&self.layout).await?;
+        let mut daemon = Daemon::open(stream, self.layout.daemon_log()).await?;
+        if !self.checked.replace(true)
+            && let Some(warning) = daemon.check_version().await?
+        {
+            self.printer.talk(&format!("warning: {warning}"));
+        }
+        Ok(daemon)
+    }
+
+    /// A connection to the daemon that runs now, whatever its version; none when none does.
+    pub(crate) async fn running_daemon(&self) -> Result<Option<Daemon>> {
+        match connect::find(&self.layout).await? {
+            Some(stream) => Daemon::open(stream, self.layout.daemon_log()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}

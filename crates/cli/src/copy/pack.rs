@@ -1,0 +1,136 @@
+//! A file or directory of this host as a tar stream.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, Metadata},
+    io::{self, Read as _, Write},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+use tar::{Builder, EntryType, Header};
+
+/// Writes `source` as `name`, links as links; gives the paths that were left out because they are no files.
+pub(crate) fn pack(stream: impl Write, source: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
+    let mut builder = Builder::new(stream);
+    let mut skipped = Vec::new();
+    add(&mut builder, source, &PathBuf::from(name), &mut skipped).map_err(|(path, error)| {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            error
+        } else {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        }
+    })?;
+    builder.into_inner()?.flush()?;
+    Ok(skipped)
+}
+
+/// Adds one path and what is below it, in the order of the names.
+fn add<W: Write>(
+    builder: &mut Builder<W>,
+    path: &Path,
+    name: &Path,
+    skipped: &mut Vec<PathBuf>,
+) -> Result<(), (PathBuf, io::Error)> {
+    let failed = |error: io::Error| (path.to_owned(), error);
+    let meta = path.symlink_metadata().map_err(failed)?;
+    let kind = meta.file_type();
+    if kind.is_dir() {
+        let mut header = header(&meta, EntryType::Directory, 0);
+        builder.append_data(&mut header, name, io::empty()).map_err(failed)?;
+        let mut children: Vec<_> =
+            fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
+        children.sort_by_key(fs::DirEntry::file_name);
+        for child in children {
+            add(builder, &child.path(), &name.join(child.file_name()), skipped)?;
+        }
+    } else if kind.is_symlink() {
+        let target = fs::read_link(path).map_err(failed)?;
+        let mut header = header(&meta, EntryType::Symlink, 0);
+        builder.append_link(&mut header, name, &target).map_err(failed)?;
+    } else if kind.is_file() {
+        add_file(builder, path, name).map_err(failed)?;
+    } else {
+        skipped.push(path.to_owned());
+    }
+    Ok(())
+}
+
+/// Adds a file as long as it is when it is opened; one that shrinks meanwhile breaks the stream off.
+fn add_file<W: Write>(builder: &mut Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    let mut header = header(&meta, EntryType::Regular, meta.len());
+    let mut content = file.take(meta.len());
+    builder.append_data(&mut header, name, &mut content)?;
+    if content.limit() == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other("the file became shorter while it was copied"))
+}
+
+/// Root owns what comes into a guest, as with docker cp.
+fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(meta.mode() & 0o7777);
+    header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(size);
+    header
+}
+
+/// The name `source` has where it is copied to: its last component, also of `.` and `..`.
+pub(crate) fn base_name(source: &Path) -> io::Result<std::ffi::OsString> {
+    if let Some(name) = source.file_name() {
+        return Ok(name.to_owned());
+    }
+    let real = source.canonicalize()?;
+    match real.file_name() {
+        Some(name) => Ok(name.to_owned()),
+        None => Ok(OsStr::from_bytes(b"root").to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::unpack::unpack;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn what_is_packed_unpacks_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir_all(source.join("sub")).unwrap();
+        fs::write(source.join("sub").join("n".repeat(200)), "long name").unwrap();
+        fs::write(source.join("run"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(source.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+        symlink("nowhere", source.join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+
+        let mut bytes = Vec::new();
+        let skipped = pack(&mut bytes, &source, OsStr::new("anything")).unwrap();
+        assert_eq!(skipped, [source.join("socket")]);
+        unpack(bytes.as_slice(), dir.path(), OsStr::new("copy")).unwrap();
+        let copy = dir.path().join("copy");
+        assert_eq!(fs::read_to_string(copy.join("sub").join("n".repeat(200))).unwrap(), "long name");
+        assert_eq!(fs::read_link(copy.join("link")).unwrap(), Path::new("nowhere"));
+        assert_eq!(copy.join("run").metadata().unwrap().mode() & 0o777, 0o755);
+        assert_eq!(copy.join("run").metadata().unwrap().mtime(), source.join("run").metadata().unwrap().mtime());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = pack(Vec::new(), Path::new("/nonexistent/x"), OsStr::new("x")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/x"), "{error}");
+    }
+
+    #[test]
+    fn names_of_dots() {
+        assert_eq!(base_name(Path::new("a/b/")).unwrap(), "b");
+        assert_eq!(base_name(Path::new("/")).unwrap(), "root");
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(base_name(Path::new(".")).unwrap(), here.file_name().unwrap());
+    }
+}

@@ -1,0 +1,69 @@
+//! One end of a copy, as it is typed: `PATH` here, or `VM:/PATH` in a guest.
+
+use banger_proto::name::VmName;
+use std::{convert::Infallible, path::PathBuf, str::FromStr};
+
+/// Where something is copied from or to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On this host.
+    Here(PathBuf),
+    /// In a VM.
+    There {
+        /// The VM: name, id, or the beginning of its id.
+        vm: VmName,
+        /// The path in it, as it is typed.
+        path: String,
+    },
+}
+
+impl FromStr for Place {
+    type Err = Infallible;
+
+    /// What comes before the first colon decides: a name means a VM. `./a:b` and `/a:b` are always here.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let there = text.split_once(':').and_then(|(vm, path)| Some((vm.parse().ok()?, path.to_owned())));
+        Ok(match there {
+            Some((vm, path)) => Self::There { vm, path },
+            None => Self::Here(text.into()),
+        })
+    }
+}
+
+/// An absolute guest path as its parent and its last component; the root has no last component. `None` when it is not
+/// absolute or holds `..`, which only the guest could resolve.
+pub(crate) fn split(path: &str) -> Option<(String, Option<&str>)> {
+    let parts: Vec<&str> = path.strip_prefix('/')?.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.contains(&"..") {
+        return None;
+    }
+    Some(match parts.split_last() {
+        None => ("/".into(), None),
+        Some((last, parents)) => (format!("/{}", parents.join("/")), Some(last)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_before_the_colon_is_a_vm() {
+        let there = Place::There { vm: "demo".parse().unwrap(), path: "/etc/hosts".into() };
+        assert_eq!("demo:/etc/hosts".parse(), Ok(there));
+        for here in ["a", "./a:b", "/x:y", "A:b", ":x", "-a:b"] {
+            assert_eq!(here.parse(), Ok(Place::Here(here.into())), "{here}");
+        }
+    }
+
+    #[test]
+    fn guest_paths() {
+        assert_eq!(split("/a/b/"), Some(("/a".into(), Some("b"))));
+        assert_eq!(split("/a"), Some(("/".into(), Some("a"))));
+        assert_eq!(split("/"), Some(("/".into(), None)));
+        assert_eq!(split("/a/./b//c"), Some(("/a/b".into(), Some("c"))));
+        for bad in ["", "a", "/a/../b"] {
+            assert_eq!(split(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One operation of the daemon: follows its events, shows its progress, and cancels it when it is dropped.
+
+use crate::{
+    exit::{Error, Result},
+    http::Connection,
+    output::{
+        printer::Printer,
+        progress::{Progress, TICK},
+    },
+    signals::Signals,
+};
+use banger_proto::{
+    api::event::Event,
+    failure::{Code, Failure},
+};
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{marker::PhantomData, path::PathBuf};
+
+/// Longest line of progress, in bytes.
+const MAX_LINE: usize = 4 << 20;
+
+/// An operation under way. As long as it lives the daemon works for it, or holds its lease.
+#[derive(Debug)]
+pub(crate) struct Operation<T> {
+    body: Incoming,
+    buffer: BytesMut,
+    /// Closing it is what cancels.
+    _connection: Connection,
+    log: PathBuf,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Operation<T> {
+    pub(crate) fn new(body: Incoming, connection: Connection, log: PathBuf) -> Self {
+        Self { body, buffer: BytesMut::new(), _connection: connection, log, result: PhantomData }
+    }
+
+    /// Shows progress until the result is there: at `done`, or at `ready`, after which the lease lasts as long as this.
+    /// On a signal the result is [`Error::Interrupted`] with `undone`.
+    pub(crate) async fn settle(&mut self, printer: &Printer, signals: &mut Signals, undone: &str) -> Result<T> {
+        signals.guard(undone, self.watch(&mut Progress::new(printer))).await
+    }
+
+    async fn watch(&mut self, progress: &mut Progress<'_>) -> Result<T> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = self.next() => event?,
+                _ = ticks.tick() => {
+                    progress.tick();
+                    continue;
+                }
+            };
+            match event {
+                None | Some(Event::Started { .. }) => {}
+                Some(Event::Phase { text }) => progress.phase(&text),
+                Some(Event::Advance { done, total }) => progress.advance(done, total),
+                Some(Event::Notice { text }) => progress.notice(&text),
+                Some(Event::Ready { result } | Event::Done { result }) => return Ok(result),
+                Some(Event::Failed { failure }) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// The next event; `None` for one of a kind this version does not know. Cancelling it loses nothing.
+    async fn next(&mut self) -> Result<Option<Event<T>>> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                return Ok(parse(&line)?);
+            }
+            if self.buffer.len() > MAX_LINE {
+                return Err(Failure::new(Code::Internal, "the daemon sent an endless line of progress").into());
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+                Some(Err(error)) => return Err(self.lost().cause(error.to_string()).into()),
+                None => return Err(self.lost().into()),
+            }
+        }
+    }
+
+    fn lost(&self) -> Failure {
+        Failure::new(Code::Unavailable, "the daemon went away before the operation ended")
+            .hint(format!("its log is {}", self.log.display()))
+    }
+}
+
+/// One line of progress.
+fn parse<T: DeserializeOwned>(line: &[u8]) -> std::result::Result<Option<Event<T>>, Failure> {
+    #[derive(Deserialize)]
+    struct Kind {
+        event: String,
+    }
+    const KNOWN: [&str; 7] = ["started", "phase", "advance", "notice", "ready", "done", "failed"];
+    match serde_json::from_slice(line) {
+        Ok(event) => Ok(Some(event)),
+        Err(error) => match serde_json::from_slice::<Kind>(line) {
+            Ok(kind) if !KNOWN.contains(&kind.event.as_str()) => Ok(None),
+            _ => Err(Failure::caused_by(Code::Internal, "the daemon sent progress that does not parse", &error)),
+        },
+    }
+}
+
+/// Whether the daemon says that what was named is not there.
+pub(crate) fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Failed(Failure { code: Code::NotFound, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_events_are_skipped_and_broken_ones_are_not() {
+        assert!(matches!(parse::<u8>(b"{\"event\":\"done\",\"result\":3}\n"), Ok(Some(Event::Done { result: 3 }))));
+        assert!(matches!(parse::<u8>(b"{\"event\":\"weather\",\"sun\":true}\n"), Ok(None)));
+        assert!(parse::<u8>(b"{\"event\":\"done\"}\n").is_err());
+        assert!(parse::<u8>(b"garbage\n").is_err());
+    }
+
+    #[test]
+    fn a_result_without_content_is_null() {
+        let event = parse::<serde::de::IgnoredAny>(b"{\"event\":\"done\",\"result\":null}\n");
+        assert!(matches!(event, Ok(Some(Event::Done { .. }))));
+    }
+}

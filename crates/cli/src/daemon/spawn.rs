@@ -1,0 +1,153 @@
+//! Starts `bangerd` outside this session and waits until it serves.
+#![expect(unsafe_code, reason = "a new session and an inherited descriptor need code between fork and exec")]
+
+use crate::exit::{Result, internal};
+use banger_proto::{
+    api::host::{EXIT_LOCK_HELD, READY_LINE},
+    failure::{Code, Failure},
+    layout::Layout,
+};
+use rustix::{fs::MemfdFlags, io::FdFlags, pipe::PipeFlags};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
+
+/// How long a daemon may take to serve: it reconciles its VMs first.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a daemon that closed its end may take to exit.
+const EXIT_DEADLINE: Duration = Duration::from_secs(5);
+/// Most bytes of what it says before it serves.
+const MAX_WORDS: u64 = 64 << 10;
+
+/// How a started daemon answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spawned {
+    /// It serves.
+    Ready,
+    /// Another one holds the lock, so this one ended.
+    LockHeld,
+}
+
+/// Starts `bangerd` and waits for its word.
+pub(crate) async fn spawn(layout: &Layout) -> Result<Spawned> {
+    let program = find_program()?;
+    let broken = |error: io::Error| internal("cannot prepare to start the daemon", &error);
+    let (ready, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| broken(error.into()))?;
+    // A file, not a pipe: nobody reads it once the daemon serves, and the daemon must not notice.
+    let errors: File =
+        rustix::fs::memfd_create("bangerd-stderr", MemfdFlags::CLOEXEC).map_err(|error| broken(error.into()))?.into();
+    let child = launch(&program, theirs, errors.try_clone().map_err(broken)?).map_err(|error| {
+        Failure::caused_by(Code::Unavailable, format!("cannot start {}", program.display()), &error)
+    })?;
+    let ready = Receiver::from_owned_fd(ready).map_err(broken)?;
+    let words = tokio::time::timeout(READY_DEADLINE, read_word(ready)).await.map_err(|_| {
+        Failure::new(Code::Timeout, format!("the daemon did not serve within {} s", READY_DEADLINE.as_secs()))
+            .hint(format!("its log is {}", layout.daemon_log().display()))
+    })?;
+    if words == READY_LINE.as_bytes() {
+        return Ok(Spawned::Ready);
+    }
+    let status = wait(child).await?;
+    if status.code() == Some(i32::from(EXIT_LOCK_HELD)) {
+        return Ok(Spawned::LockHeld);
+    }
+    Err(explain(&words, &said(errors), status, layout).into())
+}
+
+/// `bangerd` beside this program, else the first in `PATH`.
+fn find_program() -> Result<PathBuf> {
+    const NAME: &str = "bangerd";
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(NAME)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(NAME));
+    beside.iter().cloned().chain(in_path).find(|program| is_executable(program)).ok_or_else(|| {
+        let place = beside.as_deref().and_then(Path::parent).unwrap_or(Path::new("?")).display().to_string();
+        Failure::new(Code::Unavailable, "cannot find bangerd, the daemon banger needs")
+            .cause(format!("it is neither in {place}, where banger is, nor in PATH"))
+            .hint("install bangerd beside banger, or add its directory to PATH")
+            .into()
+    })
+}
+
+fn is_executable(program: &Path) -> bool {
+    program.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// The daemon in its own session, at `/`, with the write end of the pipe as its only other descriptor.
+fn launch(program: &Path, ready: OwnedFd, errors: File) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command
+        .args([OsStr::new("--ready-fd"), OsStr::new(&ready.as_raw_fd().to_string())])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors);
+    // SAFETY: between fork and exec the closure makes two system calls and touches no memory but its own descriptor,
+    // which it owns.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            rustix::io::fcntl_setfd(&ready, FdFlags::empty())?;
+            Ok(())
+        });
+    }
+    // The closure, and with it this process's copy of the write end, goes with the command.
+    command.spawn()
+}
+
+/// Everything up to the first line end, or the end.
+async fn read_word(ready: Receiver) -> Vec<u8> {
+    let mut words = Vec::new();
+    let mut ready = ready.take(MAX_WORDS);
+    while !words.ends_with(b"\n") {
+        match ready.read_buf(&mut words).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    words
+}
+
+/// The exit status of a daemon that said it cannot serve.
+async fn wait(mut child: Child) -> Result<ExitStatus> {
+    let deadline = Instant::now() + EXIT_DEADLINE;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok(None) => {
+                let message = format!("the daemon (pid {}) neither serves nor ends", child.id());
+                return Err(Failure::new(Code::Timeout, message).into());
+            }
+            Err(error) => return Err(internal("cannot wait for the daemon", &error)),
+        }
+    }
+}
+
+/// The end of what the daemon wrote to stderr.
+fn said(mut errors: File) -> String {
+    let mut text = Vec::new();
+    let start = errors.metadata().map_or(0, |file| file.len().saturating_sub(MAX_WORDS));
+    let read = errors.seek(io::SeekFrom::Start(start)).and_then(|_| errors.read_to_end(&mut text));
+    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// Why the daemon does not serve: its own words, else what it left on stderr.
+fn explain(words: &[u8], errors: &str, status: ExitStatus, layout: &Layout) -> Failure {
+    if let Ok(failure) = serde_json::from_slice::<Failure>(words) {
+        return failure;
+    }
+    let failure = Failure::new(Code::Unavailable, format!("the daemon ended before it served ({status})"))
+        .hint(format!("its log is {}", layout.daemon_log().display()));
+    if errors.is_empty() { failure } else { failure.cause(errors) }
+}

@@ -1,0 +1,264 @@
+//! One exec session over a WebSocket, as `banger_proto::agent::exec` describes it.
+//!
+//! The guest is hostile: every message is bounded before it is read, and anything but the protocol ends the session as
+//! a failure of the guest. It can end it with any status it likes, which is its right, but with nothing else.
+
+use crate::{
+    exit::{Error, Result},
+    output::printer::stdout_error,
+};
+use banger_proto::{
+    agent::exec::{Channel, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, SUBPROTOCOL, TerminalSize},
+    failure::{Code, Failure},
+};
+use bytes::Bytes;
+use futures_util::{
+    SinkExt as _, StreamExt as _,
+    stream::{SplitSink, SplitStream},
+};
+use std::{collections::VecDeque, io, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        self, Message, client::IntoClientRequest as _, handshake::client::Request, protocol::WebSocketConfig,
+    },
+};
+
+/// How long the agent may take to accept a session.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
+/// Most signals and sizes that wait behind stdin for a guest that does not read.
+const MAX_WAITING: usize = 64;
+
+/// What this end does besides stdin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// The terminal has another size.
+    Resize(TerminalSize),
+    /// For the guest's process group.
+    Signal(u8),
+    /// The person at the keyboard has had enough; the signal that said so.
+    Abandon(u8),
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The agent said how.
+    Outcome(Outcome),
+    /// Nobody reads stdout any more.
+    ClosedPipe,
+    /// By [`Control::Abandon`].
+    Abandoned(u8),
+}
+
+/// A session whose command was sent.
+#[derive(Debug)]
+pub(crate) struct Session<S> {
+    socket: WebSocketStream<S>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Asks the agent at the other end of `stream` to run `spec`.
+    pub(crate) async fn start(stream: S, spec: &ExecSpec) -> Result<Self> {
+        let spec =
+            serde_json::to_string(spec).map_err(|error| crate::exit::internal("cannot write the command", &error))?;
+        if spec.len() > MAX_SPEC {
+            let message = format!("the command and its environment are larger than {MAX_SPEC} bytes");
+            return Err(Failure::new(Code::Invalid, message).hint("send the data on stdin instead").into());
+        }
+        let limits = WebSocketConfig::default()
+            .read_buffer_size(64 << 10)
+            .write_buffer_size(0)
+            .max_write_buffer_size(MAX_SPEC + MAX_MESSAGE)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let handshake = tokio_tungstenite::client_async_with_config(request()?, stream, Some(limits));
+        let (mut socket, _) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
+            .await
+            .map_err(|_| Failure::new(Code::Timeout, "the VM's agent did not accept the session"))?
+            .map_err(|error| refused(&error))?;
+        socket.send(Message::text(spec)).await.map_err(|error| broken(&error))?;
+        Ok(Self { socket })
+    }
+
+    /// Joins the command to `stdin` (chunks; the end of the channel is the end of stdin), `control`, `stdout` and
+    /// `stderr` until the agent says how it ended.
+    pub(crate) async fn run(
+        self,
+        stdin: mpsc::Receiver<Bytes>,
+        control: mpsc::UnboundedReceiver<Control>,
+        stdout: impl AsyncWrite + Unpin,
+        stderr: impl AsyncWrite + Unpin,
+    ) -> Result<Ended> {
+        let (sink, stream) = self.socket.split();
+        tokio::select! {
+            biased;
+            ended = receive(stream, stdout, stderr) => ended,
+            signal = send(sink, stdin, control) => Ok(Ended::Abandoned(signal)),
+        }
+    }
+}
+
+/// Passes on what happens here until it is abandoned. A broken connection is not reported from here: what the agent
+/// said before it broke is still to be read.
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
+    mut stdin: mpsc::Receiver<Bytes>,
+    mut control: mpsc::UnboundedReceiver<Control>,
+) -> u8 {
+    let (mut stdin_open, mut connected) = (true, true);
+    let mut waiting = VecDeque::new();
+    loop {
+        let message = if let Some(control) = waiting.pop_front() {
+            encode(control)
+        } else {
+            tokio::select! {
+                biased;
+                next = next(&mut control) => match next {
+                    Control::Abandon(signal) => return signal,
+                    control => encode(control),
+                },
+                chunk = stdin.recv(), if stdin_open && connected => {
+                    stdin_open = chunk.is_some();
+                    chunk.map_or_else(|| Channel::Close.message(&[Channel::Stdin as u8]), |chunk| Channel::Stdin.message(&chunk))
+                }
+            }
+        };
+        if !connected {
+            continue;
+        }
+        // A guest that does not read holds up stdin, which is right, but must not hold up the way out.
+        let sending = sink.send(Message::binary(message));
+        tokio::pin!(sending);
+        connected = loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => break sent.is_ok(),
+                next = next(&mut control) => match next {
+                    Control::Abandon(signal) => return signal,
+                    control if waiting.len() < MAX_WAITING => waiting.push_back(control),
+                    _ => {}
+                },
+            }
+        };
+    }
+}
+
+/// The next control message; never, once nobody is left to send one.
+async fn next(control: &mut mpsc::UnboundedReceiver<Control>) -> Control {
+    match control.recv().await {
+        Some(control) => control,
+        None => std::future::pending().await,
+    }
+}
+
+fn encode(control: Control) -> Vec<u8> {
+    match control {
+        Control::Signal(signal) | Control::Abandon(signal) => Channel::Signal.message(&[signal]),
+        Control::Resize(size) => Channel::Resize.message(&serde_json::to_vec(&size).unwrap_or_default()),
+    }
+}
+
+/// Writes out what the guest sends until it says how the command ended.
+async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: SplitStream<WebSocketStream<S>>,
+    mut stdout: impl AsyncWrite + Unpin,
+    mut stderr: impl AsyncWrite + Unpin,
+) -> Result<Ended> {
+    loop {
+        let message = match stream.next().await {
+            Some(Ok(Message::Binary(message))) => message,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            Some(Ok(Message::Close(frame))) => {
+                let reason = frame.map(|frame| frame.reason.to_string()).filter(|reason| !reason.is_empty());
+                return Err(cut_off(reason).into());
+            }
+            Some(Ok(_)) => return Err(nonsense("a message that is not binary").into()),
+            Some(Err(error)) => return Err(broken(&error).into()),
+            None => return Err(cut_off(None).into()),
+        };
+        let Some((channel, payload)) = message.split_first() else {
+            return Err(nonsense("an empty message").into());
+        };
+        match Channel::from_byte(*channel) {
+            Some(Channel::Stdout) => match write(&mut stdout, payload).await {
+                Ok(()) => {}
+                Err(Error::Pipe) => return Ok(Ended::ClosedPipe),
+                Err(error) => return Err(error),
+            },
+            // As for any program, a stderr that is gone is no reason to end.
+            Some(Channel::Stderr) => drop(write(&mut stderr, payload).await),
+            Some(Channel::Status) => return outcome(payload).map(Ended::Outcome).map_err(Error::from),
+            Some(Channel::Close) => {}
+            Some(Channel::Stdin | Channel::Resize | Channel::Signal) | None => {
+                return Err(nonsense(&format!("a message on channel {channel}")).into());
+            }
+        }
+    }
+}
+
+async fn write(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<()> {
+    let written: io::Result<()> = async {
+        output.write_all(bytes).await?;
+        output.flush().await
+    }
+    .await;
+    written.map_err(|error| stdout_error(&error))
+}
+
+/// What a status means; a code for "not started" other than a shell's is 125.
+fn outcome(payload: &[u8]) -> std::result::Result<Outcome, Failure> {
+    let status: ExecStatus = serde_json::from_slice(payload)
+        .map_err(|error| nonsense("a status that does not parse").cause(error.to_string()))?;
+    match Outcome::try_from(&status).map_err(nonsense)? {
+        Outcome::NotStarted { code, message } if !matches!(code, 126 | 127) => {
+            Ok(Outcome::NotStarted { code: 125, message })
+        }
+        outcome => Ok(outcome),
+    }
+}
+
+fn request() -> Result<Request> {
+    let mut request = "ws://localhost/exec"
+        .into_client_request()
+        .map_err(|error| crate::exit::internal("cannot ask for a session", &error))?;
+    request.headers_mut().insert("sec-websocket-protocol", hyper::header::HeaderValue::from_static(SUBPROTOCOL));
+    Ok(request)
+}
+
+/// The agent did not accept the session: its own failure when it sent one.
+fn refused(error: &tungstenite::Error) -> Failure {
+    let body = match error {
+        tungstenite::Error::Http(response) => response.body().as_deref().unwrap_or_default(),
+        _ => &[],
+    };
+    serde_json::from_slice(body)
+        .unwrap_or_else(|_| Failure::caused_by(Code::Guest, "the VM's agent refused the session", error))
+}
+
+fn broken(error: &tungstenite::Error) -> Failure {
+    use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+    match error {
+        tungstenite::Error::ConnectionClosed
+        | tungstenite::Error::AlreadyClosed
+        | tungstenite::Error::Protocol(ResetWithoutClosingHandshake) => cut_off(None),
+        tungstenite::Error::Io(error) => cut_off(Some(error.to_string())),
+        error => nonsense("something outside the protocol").cause(error.to_string()),
+    }
+}
+
+fn cut_off(reason: Option<String>) -> Failure {
+    let failure = Failure::new(Code::Guest, "the guest ended the session without saying how the command ended");
+    match reason {
+        Some(reason) => failure.cause(reason),
+        None => failure.cause("the connection to the VM's agent closed: the VM may be going down"),
+    }
+}
+
+fn nonsense(what: &str) -> Failure {
+    Failure::new(Code::Guest, "the guest broke the exec protocol").cause(format!("it sent {what}"))
+}

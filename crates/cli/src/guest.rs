@@ -1,0 +1,71 @@
+//! A VM's agent as commands see it: reached through the VM's own socket, never through the daemon.
+
+use crate::{
+    context::Context,
+    daemon::connect,
+    exit::Error,
+    http::{self, Connection, segment},
+};
+use banger_link::vsock::{ConnectError, client_handshake};
+use banger_proto::{
+    agent::{http::API_VERSION, http::MAX_BODY, link::AGENT_PORT},
+    api::vm::GuestEndpoint,
+    failure::{Code, Failure},
+};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// How long the guest may take to accept a connection.
+const DIAL_DEADLINE: Duration = Duration::from_secs(30);
+/// The agent, where a failure names who answered.
+pub(crate) const WHO: &str = "the VM's agent";
+
+/// A byte stream to the agent of the VM `reference`.
+pub(crate) async fn reach(context: &Context, reference: &str) -> Result<UnixStream, Error> {
+    let endpoint: GuestEndpoint = context.daemon().await?.get(&format!("/v1/vms/{}/guest", segment(reference))).await?;
+    if endpoint.agent_api_version != API_VERSION {
+        let message = format!(
+            "the agent in VM {} speaks API {}, this banger speaks {API_VERSION}",
+            endpoint.name, endpoint.agent_api_version
+        );
+        let hint = format!("banger vm restart {} starts it with the agent that belongs to the daemon", endpoint.name);
+        return Err(Failure::new(Code::Unsupported, message).hint(hint).into());
+    }
+    let dialled = tokio::time::timeout(DIAL_DEADLINE, dial(&endpoint)).await;
+    let message = format!("cannot reach the agent in VM {}", endpoint.name);
+    let failure = match dialled {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => Failure::caused_by(Code::Unavailable, message, &error),
+        Err(_) => Failure::new(Code::Timeout, message).cause(format!("no answer within {} s", DIAL_DEADLINE.as_secs())),
+    };
+    Err(failure.hint(format!("banger vm logs {} shows the guest's console", endpoint.name)).into())
+}
+
+async fn dial(endpoint: &GuestEndpoint) -> Result<UnixStream, ConnectError> {
+    let mut stream = connect::dial(&endpoint.socket).await.map_err(ConnectError::Socket)?;
+    client_handshake(&mut stream, AGENT_PORT).await?;
+    Ok(stream)
+}
+
+/// Answer of `GET path` of the agent in the VM `reference`.
+pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str, path: &str) -> Result<T, Error> {
+    let mut connection = open(context, reference).await?;
+    let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
+    if !response.status().is_success() {
+        return Err(http::refusal(response, MAX_BODY, WHO).await.into());
+    }
+    let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
+    Ok(http::parse(&body, Code::Guest, WHO)?)
+}
+
+/// HTTP with the agent in the VM `reference`.
+pub(crate) async fn open(context: &Context, reference: &str) -> Result<Connection, Error> {
+    let stream = reach(context, reference).await?;
+    Ok(Connection::open(stream, Vec::new()).await.map_err(|error| gone(&error))?)
+}
+
+/// The agent ended the connection or spoke something else than HTTP.
+pub(crate) fn gone(error: &hyper::Error) -> Failure {
+    Failure::caused_by(Code::Guest, "the VM's agent broke the connection off", error)
+}

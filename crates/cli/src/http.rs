@@ -1,0 +1,122 @@
+//! HTTP/1.1 over a stream that is already there: the daemon's socket, or a guest's channel.
+//!
+//! The other end may be a hostile guest, so every body is read up to a limit and every failure it sends is only text.
+
+use banger_proto::failure::{Code, Failure};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::{fmt::Write as _, io};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A request's body.
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// One connection. Dropping it (and the bodies it gave) closes the stream.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: http1::SendRequest<Body>,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+impl Connection {
+    /// Speaks HTTP on `stream`; `headers` go with every request.
+    pub(crate) async fn open<S>(stream: S, headers: Vec<(&'static str, &'static str)>) -> hyper::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Its error also reaches whoever waits for an answer.
+        tokio::spawn(connection);
+        Ok(Self { sender, headers })
+    }
+
+    /// Sends one request and waits for the head of the answer.
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+    ) -> hyper::Result<Response<Incoming>> {
+        self.sender.ready().await?;
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        for (name, value) in &self.headers {
+            request = request.header(*name, *value);
+        }
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request.body(body.unwrap_or_else(empty)).expect("paths are made of encoded segments");
+        self.sender.send_request(request).await
+    }
+}
+
+/// A body that is all there.
+pub(crate) fn full(bytes: Vec<u8>) -> Body {
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn empty() -> Body {
+    full(Vec::new())
+}
+
+/// The whole body, or why not; `who` sends it.
+pub(crate) async fn collect(mut body: Incoming, limit: usize, who: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Failure::caused_by(Code::Unavailable, format!("{who} went away while it answered"), &error)
+        })?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(Failure::new(Code::Internal, format!("{who} answered with more than {limit} bytes")));
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}
+
+/// What a refused request's body says.
+pub(crate) async fn refusal(response: Response<Incoming>, limit: usize, who: &str) -> Failure {
+    let status = response.status();
+    match collect(response.into_body(), limit, who).await {
+        Ok(body) => serde_json::from_slice(&body).unwrap_or_else(|_| {
+            let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+            let failure = Failure::new(Code::Internal, format!("{who} answered {status}"));
+            if text.is_empty() { failure } else { failure.cause(text) }
+        }),
+        Err(failure) => failure,
+    }
+}
+
+/// A body that must be JSON of one type.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8], code: Code, who: &str) -> Result<T, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::caused_by(code, format!("{who} sent an answer that does not parse"), &error))
+}
+
+/// `text` as one segment of a path or one value of a query.
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_stays_one_segment() {
+        assert_eq!(segment("alpine:3.20"), "alpine%3A3.20");
+        assert_eq!(segment("a/b?c#d e"), "a%2Fb%3Fc%23d%20e");
+    }
+}

@@ -1,0 +1,64 @@
+//! The `banger` command: thin over the daemon's HTTP API.
+//!
+//! It decides what was typed, how results, progress and failures look, how a terminal and a guest command are joined,
+//! and which exit status follows. What a VM is, which limits hold and what may be done in which state, it asks the
+//! daemon.
+
+mod arguments;
+mod attach;
+mod cli;
+mod commands;
+mod complete;
+mod context;
+mod copy;
+mod daemon;
+mod exec;
+mod exit;
+mod guest;
+mod http;
+mod output;
+mod signals;
+
+pub use cli::command;
+pub use complete::{Shell, script as completion_script};
+
+use clap::{FromArgMatches as _, error::ErrorKind};
+use cli::Cli;
+use context::Context;
+use output::printer::Printer;
+use std::process::ExitCode;
+
+/// Runs the command line of this process and returns its exit status.
+pub fn main() -> ExitCode {
+    complete::answer_shell();
+    let typed: Vec<_> = std::env::args_os().collect();
+    let cli = match command().try_get_matches_from(&typed).and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, &typed),
+    };
+    let printer = Printer::new(cli.output.json, cli.output.quiet);
+    let session = cli.command.is_session();
+    let result = Context::new(printer.clone()).map_err(exit::Error::from).and_then(|context| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| exit::internal("cannot start the event loop", &error))?;
+        let result = runtime.block_on(commands::dispatch(&context, cli.command));
+        // A read of stdin or a write to a stuck pipe may be pending in a thread: nothing waits for it.
+        runtime.shutdown_background();
+        result
+    });
+    exit::report(&printer, session, result)
+}
+
+/// Help and version go to stdout with status 0; a line that does not parse is a failure like any other.
+fn refuse(error: &clap::Error, typed: &[std::ffi::OsString]) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Help is data here, also where it stands in for a missing sub-command.
+            let _ = Printer::new(false, false).help(&error.render());
+            ExitCode::SUCCESS
+        }
+        _ => exit::usage(error, typed),
+    }
+}

@@ -1,0 +1,7 @@
+//! What reaches the user's terminal, and how.
+
+pub(crate) mod age;
+pub(crate) mod escape;
+pub(crate) mod printer;
+pub(crate) mod progress;
+pub(crate) mod table;
