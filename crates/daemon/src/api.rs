@@ -5,10 +5,13 @@
 
 mod accept;
 mod answer;
+mod artifacts;
 mod document;
+mod events;
 mod host;
+mod vms;
 
-use crate::{config::Config, store::Store};
+use crate::{config::Config, wire::Services};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -22,26 +25,31 @@ use tokio_util::sync::CancellationToken;
 pub use document::document;
 
 /// What the handlers work with: the services and a few facts about this daemon.
-#[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     layout: Layout,
     config: Config,
-    store: Store,
+    services: Services,
     stop: CancellationToken,
     started: Instant,
 }
 
 impl Context {
     /// Puts a context together. `stop` ends the daemon when it fires.
-    pub fn new(layout: Layout, config: Config, store: Store, stop: CancellationToken, started: Instant) -> Self {
-        Self { layout, config, store, stop, started }
+    pub(crate) fn new(
+        layout: Layout,
+        config: Config,
+        services: Services,
+        stop: CancellationToken,
+        started: Instant,
+    ) -> Self {
+        Self { layout, config, services, stop, started }
     }
 }
 
 type Shared = Arc<Context>;
 
 /// Serves until `stop` fires. Requests in flight get a moment to end; streams do not.
-pub async fn serve(listener: UnixListener, context: Context, stop: CancellationToken) {
+pub(crate) async fn serve(listener: UnixListener, context: Context, stop: CancellationToken) {
     accept::serve(listener, router(Arc::new(context)), stop).await;
 }
 
@@ -52,6 +60,22 @@ fn router(context: Shared) -> Router {
         .route("/v1/daemon/stop", post(host::stop))
         .route("/v1/config", get(host::config))
         .route("/v1/openapi.json", get(host::openapi))
+        .route("/v1/vms", get(vms::list).post(vms::create))
+        .route("/v1/vms/{ref}", get(vms::show).delete(vms::delete))
+        .route("/v1/vms/{ref}/start", post(vms::start))
+        .route("/v1/vms/{ref}/stop", post(vms::stop))
+        .route("/v1/vms/{ref}/restart", post(vms::restart))
+        .route("/v1/vms/{ref}/kill", post(vms::kill))
+        .route("/v1/vms/{ref}/guest", get(vms::guest))
+        .route("/v1/vms/{ref}/stats", get(vms::stats))
+        .route("/v1/vms/{ref}/ports", get(vms::ports))
+        .route("/v1/vms/{ref}/logs", get(vms::logs))
+        .route("/v1/images", get(artifacts::images))
+        .route("/v1/images/pull", post(artifacts::pull_image))
+        .route("/v1/images/{ref}", get(artifacts::image).delete(artifacts::delete_image))
+        .route("/v1/kernels", get(artifacts::kernels))
+        .route("/v1/kernels/pull", post(artifacts::pull_kernel))
+        .route("/v1/kernels/{name}", get(artifacts::kernel).delete(artifacts::delete_kernel))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_REQUEST))

@@ -16,6 +16,7 @@ use banger_proto::{
 use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
 pub use defaults::Host;
+pub(crate) use defaults::memory_line;
 pub use file::{ConfigError, File};
 
 /// Which rule gave a value.

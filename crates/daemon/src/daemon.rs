@@ -14,8 +14,9 @@ use crate::{
     api::{self, Context},
     config::{Config, ConfigError, File, Host},
     store::{Store, StoreError},
+    wire::wire_services,
 };
-use banger_proto::layout::Layout;
+use banger_proto::{failure::Failure, layout::Layout};
 use std::{io, path::PathBuf, time::Instant};
 
 pub use lock::Lock;
@@ -65,6 +66,9 @@ pub enum StartError {
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A service cannot be opened, or what earlier daemons left cannot be read.
+    #[error("the daemon's services cannot be started")]
+    Services(#[source] Box<Failure>),
     /// The runtime cannot be made.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -99,10 +103,13 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         .build()
         .map_err(StartError::Runtime)?;
     let served = runtime.block_on(async {
+        let failed = |failure| StartError::Services(Box::new(failure));
+        let stop = signals::stop().map_err(StartError::Runtime)?;
+        let services = wire_services(&layout, &config, &store).map_err(failed)?;
+        services.vms.reconcile().await.map_err(failed)?;
         let listener = socket::bind(&layout.daemon_socket())?;
         lock.publish()?;
-        let stop = signals::stop().map_err(StartError::Runtime)?;
-        let context = Context::new(layout.clone(), config, store, stop.clone(), started);
+        let context = Context::new(layout.clone(), config, services, stop.clone(), started);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
         ready.serving(&layout.daemon_log());
         api::serve(listener, context, stop).await;

@@ -4,6 +4,7 @@
 //! here, so that one mishap has one code and one hint wherever it comes from.
 
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
+use banger_artifacts::{disk::DiskError, image::ImageError, kernel::KernelError, program::ProgramError};
 use banger_link::vsock::ConnectError;
 use banger_proto::failure::{Code, Failure};
 use std::{error::Error, io, path::Path};
@@ -34,11 +35,15 @@ pub(crate) fn because(code: Code, message: impl Into<String>, error: &(dyn Error
 fn with_mishaps(mut failure: Failure, error: &(dyn Error + 'static)) -> Failure {
     if chain(error).any(is_full) {
         failure.code = Code::Unavailable;
-        return failure
-            .hint("free some space: `du -xsh ~/.local/state/banger/* ~/.cache/banger/*` shows what banger takes")
-            .hint("`banger vm prune` deletes VMs that are not running");
+        return no_room(failure);
     }
     failure
+}
+
+fn no_room(failure: Failure) -> Failure {
+    failure
+        .hint("free some space and try again; `banger vm list` and `banger image list` show what takes room")
+        .hint("`banger vm delete` and `banger image delete` give it back")
 }
 
 fn is_full(error: &(dyn Error + 'static)) -> bool {
@@ -82,6 +87,7 @@ impl From<StartError> for Failure {
         match error {
             StartError::Config(error) => error.into(),
             StartError::Store(error) => error.into(),
+            StartError::Services(failure) => *failure,
             error @ (StartError::NoHome | StartError::BadReadyFd) => told(Code::Invalid, &error),
             error @ StartError::NotOurs { .. } => {
                 told(Code::Denied, &error).hint("set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
@@ -115,6 +121,88 @@ impl From<ShimError> for Failure {
             ShimError::Io(_) => told(Code::Internal, &error),
         }
     }
+}
+
+/// Errors of other crates, which cannot become a [`Failure`] by `?`.
+pub(crate) trait Explain {
+    /// The failure this is to a user.
+    fn explain(self) -> Failure;
+}
+
+impl Explain for KernelError {
+    fn explain(self) -> Failure {
+        let code = match &self {
+            Self::NotFound { .. } | Self::NotOffered { .. } => Code::NotFound,
+            Self::AlreadyExists { .. } => Code::AlreadyExists,
+            Self::Import { .. } | Self::Unusable(_) => Code::Invalid,
+            Self::Cancelled(_) => return cancelled("the work on a kernel was cancelled"),
+            Self::Pull { .. } | Self::Corrupt { .. } => Code::Unavailable,
+            _ => Code::Internal,
+        };
+        let failure = told(code, &self);
+        match (&self, self.missing_program()) {
+            (_, Some((_, package))) => missing(failure, package),
+            (Self::NotFound { .. } | Self::NotOffered { .. }, _) => {
+                failure.hint("`banger kernel list --available` shows what can be pulled")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl Explain for ImageError {
+    fn explain(self) -> Failure {
+        if self.is_cancelled() {
+            return cancelled("the work on an image was cancelled");
+        }
+        let code = match &self {
+            Self::NotFound { .. } => Code::NotFound,
+            _ if self.is_unsupported() => Code::Unsupported,
+            Self::Pull { .. } | Self::Build { .. } | Self::Corrupt { .. } => Code::Unavailable,
+            _ => Code::Internal,
+        };
+        let mut failure = told(code, &self);
+        if self.is_out_of_space() && failure.hints.is_empty() {
+            failure.code = Code::Unavailable;
+            failure = no_room(failure);
+        }
+        match (&self, self.missing_program()) {
+            (_, Some((_, package))) => missing(failure, package),
+            (Self::NotFound { .. }, _) => failure.hint("`banger image list` shows the images on this host"),
+            (Self::Corrupt { id, .. }, _) => {
+                failure.hint(format!("`banger image delete {id}`, once no VM uses it; the next pull makes it anew"))
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl Explain for DiskError {
+    fn explain(self) -> Failure {
+        let code = match &self {
+            Self::Size(_) => Code::Invalid,
+            Self::AlreadyExists(_) => Code::AlreadyExists,
+            Self::Full { .. } => Code::Unavailable,
+            Self::Cancelled(_) => return cancelled("the creation of a work disk was cancelled"),
+            _ => Code::Internal,
+        };
+        let failure = told(code, &self);
+        match self {
+            Self::Format(ProgramError::Missing { package, .. }) => missing(failure, package),
+            _ => failure,
+        }
+    }
+}
+
+/// A program is not installed: the command that mends it.
+fn missing(mut failure: Failure, package: &str) -> Failure {
+    failure.code = Code::Unavailable;
+    failure.hint(format!("sudo apt install {package}"))
+}
+
+/// A step that was told to stop, by its client or by another request.
+pub(crate) fn cancelled(message: &str) -> Failure {
+    Failure::new(Code::Conflict, message)
 }
 
 /// The guest's agent, asked for `what`, did not answer.

@@ -10,7 +10,13 @@ pub mod shim;
 pub mod store;
 pub mod vmm;
 
+mod capability;
 mod clock;
 mod failures;
+mod images;
+mod network;
 mod operation;
 mod random;
+mod vm;
+mod wire;
+mod workspace;

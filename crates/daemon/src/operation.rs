@@ -38,8 +38,8 @@ impl Operation {
     }
 
     /// The span that carries the id into the log.
-    pub(crate) fn span(&self, what: &'static str) -> tracing::Span {
-        tracing::info_span!("operation", id = %self.id, what)
+    pub(crate) fn span(&self) -> tracing::Span {
+        tracing::info_span!("request", operation = %self.id)
     }
 
     /// Fires when the client went away, or somebody else ended the step.
@@ -47,9 +47,9 @@ impl Operation {
         &self.cancel
     }
 
-    /// The same request with a stop of its own: firing it leaves the rest of the request alone.
-    pub(crate) fn child(&self) -> Self {
-        Self { cancel: self.cancel.child_token(), ..self.clone() }
+    /// The same request with another stop: firing it leaves the rest of the request alone.
+    pub(crate) fn with_cancel(&self, cancel: CancellationToken) -> Self {
+        Self { id: self.id.clone(), cancel, lines: self.lines.clone() }
     }
 
     /// Something worth saying that fails nothing.

@@ -126,6 +126,7 @@ impl Store {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    pub(crate) use super::vms::tests::vm as sample;
     use super::*;
 
     /// A store in a directory of its own.

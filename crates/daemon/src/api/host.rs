@@ -28,7 +28,7 @@ pub(super) async fn stop(State(context): State<Shared>) -> Result<Json<DaemonSta
 }
 
 async fn status(context: &Shared) -> Result<DaemonStatus, Refusal> {
-    let running = context.store.vms().await?.iter().filter(|vm| vm.state.is_live()).count();
+    let running = context.services.vms.list(true).await?.len();
     Ok(DaemonStatus {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,0 +1,121 @@
+//! Images and kernels over HTTP.
+
+use super::{
+    Shared,
+    answer::{Body, Refusal, query},
+    events::stream_of,
+    vms::Force,
+};
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::Response,
+};
+use banger_proto::{
+    api::{
+        artifact::{Image, Kernel, PullImage, PullKernel},
+        event::Event,
+    },
+    failure::{Code, Failure},
+    name::KernelName,
+};
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Available {
+    /// The catalog's too.
+    #[serde(default)]
+    available: bool,
+}
+
+/// The images on this host.
+#[utoipa::path(get, path = "/v1/images", tag = "image", responses((status = 200, body = Vec<Image>)))]
+pub(super) async fn images(State(context): State<Shared>) -> Result<Json<Vec<Image>>, Refusal> {
+    Ok(Json(context.services.images.list_images().await?))
+}
+
+/// One image, by name, id or unique prefix of its id.
+#[utoipa::path(get, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
+    responses((status = 200, body = Image), (status = "4XX", body = Failure)))]
+pub(super) async fn image(State(context): State<Shared>, Path(image): Path<String>) -> Result<Json<Image>, Refusal> {
+    Ok(Json(context.services.images.show_image(&image).await?))
+}
+
+/// Makes a catalog's image be here.
+#[utoipa::path(post, path = "/v1/images/pull", tag = "image", request_body = PullImage,
+    responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn pull_image(
+    State(context): State<Shared>,
+    Body(body): Body<PullImage>,
+) -> Result<Response, Refusal> {
+    context.services.images.know_image(&body.image).await?;
+    stream_of(async move |operation, _| {
+        let images = &context.services.images;
+        let image = images.image(&body.image, &operation).await?;
+        images.shown(image).await
+    })
+}
+
+/// Deletes an image nobody uses.
+#[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
+    responses((status = 204), (status = "4XX", body = Failure)))]
+pub(super) async fn delete_image(
+    State(context): State<Shared>,
+    Path(image): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    context.services.images.delete_image(&image).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The kernels on this host, and with `available` those of the catalog.
+#[utoipa::path(get, path = "/v1/kernels", tag = "kernel", params(Available),
+    responses((status = 200, body = Vec<Kernel>)))]
+pub(super) async fn kernels(
+    State(context): State<Shared>,
+    available: Result<Query<Available>, QueryRejection>,
+) -> Result<Json<Vec<Kernel>>, Refusal> {
+    let Available { available } = query(available)?;
+    Ok(Json(context.services.images.list_kernels(available).await?))
+}
+
+/// One kernel.
+#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path)),
+    responses((status = 200, body = Kernel), (status = "4XX", body = Failure)))]
+pub(super) async fn kernel(State(context): State<Shared>, Path(name): Path<String>) -> Result<Json<Kernel>, Refusal> {
+    Ok(Json(context.services.images.show_kernel(&kernel_name(&name)?).await?))
+}
+
+/// Makes a catalog's kernel be here.
+#[utoipa::path(post, path = "/v1/kernels/pull", tag = "kernel", request_body = PullKernel,
+    responses((status = 200, body = Event<Kernel>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn pull_kernel(
+    State(context): State<Shared>,
+    Body(body): Body<PullKernel>,
+) -> Result<Response, Refusal> {
+    context.services.images.know_kernel(&body.kernel).await?;
+    stream_of(async move |operation, _| {
+        let images = &context.services.images;
+        images.kernel(&body.kernel, body.force, &operation).await?;
+        images.show_kernel(&body.kernel).await
+    })
+}
+
+/// Deletes a kernel nobody uses; with `force` also one that is in use.
+#[utoipa::path(delete, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Force),
+    responses((status = 204), (status = "4XX", body = Failure)))]
+pub(super) async fn delete_kernel(
+    State(context): State<Shared>,
+    Path(name): Path<String>,
+    force: Result<Query<Force>, QueryRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Force { force } = query(force)?;
+    context.services.images.delete_kernel(&kernel_name(&name)?, force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn kernel_name(text: &str) -> Result<KernelName, Failure> {
+    text.parse().map_err(|error: banger_proto::name::InvalidName| Failure::new(Code::Invalid, error.to_string()))
+}

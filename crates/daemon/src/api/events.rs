@@ -1,0 +1,74 @@
+//! Operations that stream their progress: one task each, cancelled when its client goes away.
+
+use super::answer::Refusal;
+use crate::operation::{BACKLOG, Operation, line};
+use axum::{
+    body::Body,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
+use banger_proto::{api::event::Event, failure::Failure};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+use std::{convert::Infallible, future::Future};
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+/// The media type of an event stream.
+pub(super) const NDJSON: &str = "application/x-ndjson";
+
+/// Where an operation tells things that must arrive: a slow client is waited for, one that is gone is not.
+#[derive(Debug, Clone)]
+pub(super) struct Client(mpsc::Sender<Bytes>);
+
+impl Client {
+    pub(super) async fn tell<T: Serialize>(&self, event: &Event<T>) {
+        let line = line(event);
+        // Gone: nobody is left to tell.
+        let _ = self.0.send(line).await;
+    }
+}
+
+/// Runs `work` as an operation and streams what happens.
+pub(super) fn stream_of<T, F>(work: impl FnOnce(Operation, Client) -> F) -> Result<Response, Refusal>
+where
+    T: Serialize + Send + Sync + 'static,
+    F: Future<Output = Result<T, Failure>> + Send + 'static,
+{
+    let (lines, receiver) = mpsc::channel(BACKLOG);
+    let operation = Operation::watched(lines.clone());
+    let client = Client(lines.clone());
+    let started = Event::<()>::Started { operation: operation.id().clone() };
+    lines.try_send(line(&started)).expect("a new channel has room");
+    let running = work(operation.clone(), client.clone());
+    let span = operation.span();
+    tokio::spawn(
+        async move {
+            tokio::pin!(running);
+            let result = tokio::select! {
+                result = &mut running => result,
+                () = lines.closed() => {
+                    tracing::info!("the client went away");
+                    operation.cancel().cancel();
+                    running.await
+                }
+            };
+            let last = match result {
+                Ok(result) => Event::Done { result },
+                Err(mut failure) => {
+                    tracing::info!(code = failure.code.as_str(), %failure, "failed");
+                    failure.operation = Some(operation.id().clone());
+                    Event::Failed { failure }
+                }
+            };
+            client.tell(&last).await;
+        }
+        .instrument(span),
+    );
+    let body = stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(line), receiver))
+    });
+    Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
+}

@@ -1,0 +1,210 @@
+//! Virtual machines over HTTP.
+
+use super::{
+    Shared,
+    accept::Peer,
+    answer::{Body, Refusal, query},
+    events::stream_of,
+};
+use crate::{shim::control::ProcessIdentity, vm::Op};
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
+use banger_proto::{
+    agent::http::Port,
+    api::{
+        event::Event,
+        vm::{CreateVm, GuestEndpoint, KillVm, Start, StopVm, Vm, VmStats, Wait},
+    },
+    failure::Failure,
+};
+use serde::Deserialize;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pieces of a console that may wait for a slow client.
+const LOG_BACKLOG: usize = 4;
+/// Longest grace a client may ask for.
+const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Listing {
+    /// Only VMs with a VMM.
+    #[serde(default)]
+    running: bool,
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Force {
+    /// Also what runs or is in use.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Logs {
+    /// Only the last so many lines.
+    #[serde(default)]
+    tail: Option<usize>,
+    /// Go on until the VM is down.
+    #[serde(default)]
+    follow: bool,
+}
+
+type Queried<T> = Result<Query<T>, QueryRejection>;
+
+/// All VMs, oldest first.
+#[utoipa::path(get, path = "/v1/vms", tag = "vm", params(Listing), responses((status = 200, body = Vec<Vm>)))]
+pub(super) async fn list(State(context): State<Shared>, listing: Queried<Listing>) -> Result<Json<Vec<Vm>>, Refusal> {
+    let Listing { running } = query(listing)?;
+    Ok(Json(context.services.vms.list(running).await?))
+}
+
+/// One VM, by name, id or unique prefix of its id.
+#[utoipa::path(get, path = "/v1/vms/{ref}", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = Vm), (status = "4XX", body = Failure)))]
+pub(super) async fn show(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Json<Vm>, Refusal> {
+    Ok(Json(context.services.vms.show(&vm).await?))
+}
+
+/// Creates a VM, and starts it if asked to. With `start: leased` the VM goes when the client closes the stream.
+#[utoipa::path(post, path = "/v1/vms", tag = "vm", request_body = CreateVm,
+    responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn create(
+    State(context): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<CreateVm>,
+) -> Result<Response, Refusal> {
+    let holder = peer.0.pid().and_then(|pid| u32::try_from(pid).ok()).and_then(ProcessIdentity::of);
+    stream_of(async move |operation, client| {
+        let leased = request.start == Start::Leased;
+        let vm = context.services.vms.create(request, holder, &operation).await?;
+        if !leased {
+            return Ok(Some(vm));
+        }
+        let id = vm.id.clone();
+        client.tell(&Event::Ready { result: vm }).await;
+        operation.cancel().cancelled().await;
+        // A daemon that is told to end leaves VMs running; the next one looks after the lease.
+        if !context.stop.is_cancelled() {
+            context.services.vms.delete(&id, true, &operation).await?;
+        }
+        Ok(None)
+    })
+}
+
+/// Deletes a VM and its disk.
+#[utoipa::path(delete, path = "/v1/vms/{ref}", tag = "vm", params(("ref" = String, Path), Force),
+    responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn delete(
+    State(context): State<Shared>,
+    Path(vm): Path<String>,
+    force: Queried<Force>,
+) -> Result<Response, Refusal> {
+    let Force { force } = query(force)?;
+    let id = context.services.vms.find(&vm).await?.id;
+    stream_of(async move |operation, _| context.services.vms.delete(&id, force, &operation).await)
+}
+
+/// Starts a VM.
+#[utoipa::path(post, path = "/v1/vms/{ref}/start", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn start(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Response, Refusal> {
+    change(context, vm, Op::Start { wait: Wait::Agent }).await
+}
+
+/// Stops a VM in order; its data is on its disk afterwards.
+#[utoipa::path(post, path = "/v1/vms/{ref}/stop", tag = "vm", params(("ref" = String, Path)), request_body = StopVm,
+    responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn stop(
+    State(context): State<Shared>,
+    Path(vm): Path<String>,
+    Body(body): Body<StopVm>,
+) -> Result<Response, Refusal> {
+    change(context, vm, Op::Stop { grace: grace(&body) }).await
+}
+
+/// Stops and starts a VM: a fresh kernel.
+#[utoipa::path(post, path = "/v1/vms/{ref}/restart", tag = "vm", params(("ref" = String, Path)), request_body = StopVm,
+    responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn restart(
+    State(context): State<Shared>,
+    Path(vm): Path<String>,
+    Body(body): Body<StopVm>,
+) -> Result<Response, Refusal> {
+    change(context, vm, Op::Restart { grace: grace(&body) }).await
+}
+
+/// Sends a signal to a VM's monitor.
+#[utoipa::path(post, path = "/v1/vms/{ref}/kill", tag = "vm", params(("ref" = String, Path)), request_body = KillVm,
+    responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn kill(
+    State(context): State<Shared>,
+    Path(vm): Path<String>,
+    Body(body): Body<KillVm>,
+) -> Result<Response, Refusal> {
+    change(context, vm, Op::Kill { signal: body.signal }).await
+}
+
+/// Where to dial a VM's agent, when it answers.
+#[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = GuestEndpoint), (status = "4XX", body = Failure)))]
+pub(super) async fn guest(
+    State(context): State<Shared>,
+    Path(vm): Path<String>,
+) -> Result<Json<GuestEndpoint>, Refusal> {
+    Ok(Json(context.services.vms.guest(&vm).await?))
+}
+
+/// What a VM costs, and what its guest says of itself.
+#[utoipa::path(get, path = "/v1/vms/{ref}/stats", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = VmStats), (status = "4XX", body = Failure)))]
+pub(super) async fn stats(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Json<VmStats>, Refusal> {
+    Ok(Json(context.services.vms.stats(&vm).await?))
+}
+
+/// Listening sockets in the guest.
+#[utoipa::path(get, path = "/v1/vms/{ref}/ports", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = Vec<Port>), (status = "4XX", body = Failure)))]
+pub(super) async fn ports(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Json<Vec<Port>>, Refusal> {
+    Ok(Json(context.services.vms.ports(&vm).await?))
+}
+
+/// The serial console's bytes, as the guest wrote them.
+#[utoipa::path(get, path = "/v1/vms/{ref}/logs", tag = "vm", params(("ref" = String, Path), Logs),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = "4XX", body = Failure)))]
+pub(super) async fn logs(
+    State(context): State<Shared>,
+    Path(vm): Path<String>,
+    logs: Queried<Logs>,
+) -> Result<Response, Refusal> {
+    let Logs { tail, follow } = query(logs)?;
+    let id = context.services.vms.find(&vm).await?.id;
+    let changes = context.services.vms.changes(&id);
+    let (pieces, receiver) = mpsc::channel(LOG_BACKLOG);
+    tokio::spawn(crate::vm::send_console(context.layout.vm(&id), tail, follow, changes, pieces));
+    let body = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
+    });
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], axum::body::Body::from_stream(body)).into_response())
+}
+
+/// Resolves first, so that an unknown VM is a refusal and not an event.
+async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal> {
+    let id = context.services.vms.find(&vm).await?.id;
+    stream_of(async move |operation, _| context.services.vms.change(id.as_str(), op, &operation).await)
+}
+
+fn grace(body: &StopVm) -> Option<Duration> {
+    body.grace_ms.map(|ms| Duration::from_millis(ms).min(MAX_GRACE))
+}

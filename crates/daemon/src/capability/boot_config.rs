@@ -1,0 +1,124 @@
+//! What a guest is told at boot: its names, its mounts, what an exec gets, appended to the initramfs.
+
+use super::{Capability, Depth, Hook, Launch, VmFiles};
+use crate::{
+    clock,
+    failures::{self, because},
+    network::HostNetwork,
+    operation::Operation,
+    random,
+    store::VmRow,
+    workspace::WorkspaceService,
+};
+use banger_artifacts::initramfs::append_config;
+use banger_proto::{
+    agent::boot::{BootConfig, CONFIG_VERSION, Mount},
+    failure::{Code, Failure},
+    layout::Layout,
+    name::VmId,
+};
+use std::sync::Arc;
+
+/// Bytes for a guest's entropy pool: what its generator is keyed with.
+const ENTROPY: usize = 64;
+/// systemd would start a login prompt on the serial console and wait for its device, which needs udev.
+const NO_SERIAL_LOGIN: &str = "systemd.getty_auto=0";
+
+pub(crate) struct BootConfigCapability {
+    pub(crate) layout: Layout,
+    pub(crate) network: Arc<HostNetwork>,
+    pub(crate) workspaces: Arc<WorkspaceService>,
+}
+
+impl Capability for BootConfigCapability {
+    fn phase(&self) -> &'static str {
+        "kernel-files"
+    }
+
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            let config = serde_json::to_vec(&self.render(vm, launch)?).expect("a configuration serializes");
+            let base = launch.shared_initramfs.clone().ok_or_else(|| incomplete("an initramfs"))?;
+            let path = VmFiles::initramfs(&self.layout, &vm.id);
+            let out = path.clone();
+            let appended = tokio::task::spawn_blocking(move || append_config(&base, &config, &out)).await;
+            appended
+                .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+                .map_err(|error| because(Code::Internal, "cannot write the VM's initramfs", &error))?;
+            launch.initramfs = Some(path);
+            launch.kernel_args.push(NO_SERIAL_LOGIN.to_owned());
+            Ok(())
+        })
+    }
+
+    /// It holds what `--env` said, and no start uses that of another.
+    fn release<'a>(&'a self, vm: &'a VmId, _depth: Depth) -> Hook<'a> {
+        Box::pin(async {
+            let path = VmFiles::initramfs(&self.layout, vm);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(failures::io("remove", &path, &error))
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+impl BootConfigCapability {
+    fn render(&self, vm: &VmRow, launch: &Launch) -> Result<BootConfig, Failure> {
+        let names = self.network.guest_names(&vm.name);
+        let root = Mount::Root {
+            image: launch.image.clone().ok_or_else(|| incomplete("a root image"))?,
+            work: launch.work.clone().ok_or_else(|| incomplete("a work disk"))?,
+            binds: self.workspaces.own_directories(),
+        };
+        Ok(BootConfig {
+            version: CONFIG_VERSION,
+            hostname: names.hostname,
+            init: vm.spec.init,
+            mounts: std::iter::once(root).chain(launch.mounts.iter().cloned()).collect(),
+            machine_id: vm.machine_id.clone(),
+            clock_ns: clock::now_ns(),
+            entropy: random::hex(ENTROPY),
+            resolv_conf: Some(names.resolv_conf),
+            env: vm.spec.env.clone(),
+            workdir: vm.spec.workdir.clone(),
+            user: vm.spec.user.clone(),
+        })
+    }
+}
+
+/// The list of capabilities is wrong: a bug.
+fn incomplete(what: &str) -> Failure {
+    Failure::new(Code::Internal, format!("no capability contributed {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::sample;
+
+    #[test]
+    fn the_guest_is_told_all_it_needs() {
+        let root = std::path::PathBuf::from("/r");
+        let layout = Layout { config: root.clone(), state: root.clone(), cache: root.clone(), run: root };
+        let capability = BootConfigCapability { layout, network: Arc::default(), workspaces: Arc::default() };
+        let vm = sample("demo");
+        let mut launch = Launch {
+            image: Some("/dev/vda".into()),
+            work: Some("/dev/vdb".into()),
+            mounts: vec![Mount::Modules { device: "/dev/vdc".into(), release: "6.1.0".into() }],
+            ..Launch::default()
+        };
+        let config = capability.render(&vm, &launch).unwrap();
+        assert_eq!((config.hostname.as_str(), config.machine_id.len()), ("demo", 32));
+        assert!(matches!(&config.mounts[0], Mount::Root { image, binds, .. }
+            if image == "/dev/vda" && binds.contains(&"/root".to_owned())));
+        assert_eq!(config.mounts.len(), 2);
+        assert!(config.resolv_conf.unwrap().starts_with('#'));
+        assert_ne!(config.entropy, capability.render(&vm, &launch).unwrap().entropy);
+        launch.work = None;
+        assert_eq!(capability.render(&vm, &launch).unwrap_err().code, Code::Internal);
+    }
+}

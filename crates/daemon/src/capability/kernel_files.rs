@@ -1,0 +1,49 @@
+//! The kernel, its modules' disk and the part of the initramfs all VMs of that kernel share.
+
+use super::{Capability, Hook, Launch};
+use crate::{
+    images::ImageService,
+    operation::Operation,
+    store::{VmRow, VmSpec},
+    vmm::plan::{Disk, KernelFile},
+};
+use banger_proto::agent::boot::Mount;
+use std::sync::Arc;
+
+pub(crate) struct KernelFilesCapability {
+    pub(crate) images: Arc<ImageService>,
+}
+
+impl Capability for KernelFilesCapability {
+    fn phase(&self) -> &'static str {
+        "kernel-files"
+    }
+
+    /// A kernel somebody deleted comes back.
+    fn preflight<'a>(&'a self, spec: &'a VmSpec, operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            self.images.kernel(&spec.kernel, false, operation).await?;
+            Ok(())
+        })
+    }
+
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            let kernel = self.images.kernel(&vm.spec.kernel, false, operation).await?;
+            let boots = kernel.manifest.boots;
+            let files = self.images.boot_files(kernel, operation).await?;
+            launch.kernel = Some(KernelFile {
+                path: files.vmlinux,
+                pvh: boots.pvh,
+                acpi: boots.acpi,
+                mmio_cmdline: boots.mmio_cmdline,
+            });
+            if let Some(path) = files.modules_image {
+                let device = launch.attach(Disk { path, read_only: true });
+                launch.mounts.push(Mount::Modules { device, release: files.kernel_version });
+            }
+            launch.shared_initramfs = Some(files.initramfs);
+            Ok(())
+        })
+    }
+}

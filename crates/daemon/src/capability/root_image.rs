@@ -1,0 +1,35 @@
+//! The read-only root file system, shared by every VM of one image.
+
+use super::{Capability, Hook, Launch};
+use crate::{
+    images::ImageService,
+    operation::Operation,
+    store::{VmRow, VmSpec},
+    vmm::plan::Disk,
+};
+use std::sync::Arc;
+
+pub(crate) struct RootImageCapability {
+    pub(crate) images: Arc<ImageService>,
+}
+
+impl Capability for RootImageCapability {
+    fn phase(&self) -> &'static str {
+        "image"
+    }
+
+    fn preflight<'a>(&'a self, spec: &'a VmSpec, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            self.images.image_by_id(&spec.image_id).await?;
+            Ok(())
+        })
+    }
+
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            let image = self.images.image_by_id(&vm.spec.image_id).await?;
+            launch.image = Some(launch.attach(Disk { path: image.rootfs, read_only: true }));
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! ImageService: the images and kernels on this host, by name, pulled when they are asked for and not there.
+//!
+//! Decides what a name means, who may take an artifact away, and that two who want the same thing at once get it by one
+//! pull. How an artifact is fetched, verified and kept is `banger-artifacts`' business.
+
+mod catalogue;
+mod flight;
+mod kernels;
+
+use crate::{
+    failures::{self, Explain as _},
+    operation::{Operation, blocking},
+    store::Store,
+};
+use banger_artifacts::{
+    image::{Catalog as ImageCatalog, Depth, Image, ImageStore},
+    initramfs::BootFiles,
+    job::{Cancel, Job},
+    kernel::{Catalog as KernelCatalog, Kernel, KernelStore},
+};
+use banger_proto::{
+    failure::{Code, Failure},
+    layout::Layout,
+    name::{ImageId, ImageName, KernelName},
+};
+use catalogue::in_use;
+use flight::Flights;
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+/// Images and kernels.
+#[derive(Debug)]
+pub(crate) struct ImageService {
+    images: Arc<ImageStore>,
+    kernels: Arc<KernelStore>,
+    image_catalog: ImageCatalog,
+    kernel_catalog: Arc<KernelCatalog>,
+    store: Store,
+    agent: PathBuf,
+    image_pulls: Flights<Image>,
+    kernel_pulls: Flights<Kernel>,
+}
+
+impl ImageService {
+    /// Opens both stores. `agent` is the program every guest starts with.
+    pub(crate) fn open(layout: &Layout, store: Store, agent: PathBuf) -> Result<Self, Failure> {
+        Ok(Self {
+            images: Arc::new(ImageStore::open(layout.images()).map_err(|error| error.explain())?),
+            kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(|error| error.explain())?),
+            image_catalog: ImageCatalog::builtin(),
+            kernel_catalog: Arc::new(KernelCatalog::builtin()),
+            store,
+            agent,
+            image_pulls: Flights::default(),
+            kernel_pulls: Flights::default(),
+        })
+    }
+
+    /// Refuses a name that is neither here nor in a catalog, before anything is pulled for its sake.
+    pub(crate) async fn know_image(&self, name: &ImageName) -> Result<(), Failure> {
+        if self.local_image(name).await?.is_some() || self.image_catalog.find(name).is_some() {
+            return Ok(());
+        }
+        Err(no_image(name.as_str()))
+    }
+
+    /// The kernel an image recommends, without pulling it.
+    pub(crate) async fn recommended_kernel(&self, name: &ImageName) -> Result<Option<KernelName>, Failure> {
+        match self.local_image(name).await? {
+            Some(image) => Ok(image.manifest.kernel),
+            None => Ok(self.image_catalog.find(name).and_then(|entry| entry.kernel.clone())),
+        }
+    }
+
+    /// The image `name`, pulled when it is not here.
+    pub(crate) async fn image(&self, name: &ImageName, operation: &Operation) -> Result<Image, Failure> {
+        if let Some(image) = self.local_image(name).await? {
+            return Ok(image);
+        }
+        let entry = self.image_catalog.find(name).ok_or_else(|| no_image(name.as_str()))?.clone();
+        let began = Instant::now();
+        operation.begin(format!("pulling image {name}"));
+        let (images, store, named) = (self.images.clone(), self.store.clone(), name.clone());
+        let image = self
+            .image_pulls
+            .join(name.as_str(), operation, move |progress, stop| async move {
+                let image = blocking(progress, &stop, move |job| images.pull(&entry, &job)).await;
+                let image = image.map_err(|error| error.explain())?;
+                store.name_image(&named, &image.manifest.id).await?;
+                Ok(image)
+            })
+            .await?;
+        operation.notice(format!("pulled image {name} in {}", seconds(began)));
+        Ok(image)
+    }
+
+    /// The image of that id, looked at closely enough to see a cut or replaced file.
+    pub(crate) async fn image_by_id(&self, id: &ImageId) -> Result<Image, Failure> {
+        let (images, id) = (self.images.clone(), id.clone());
+        off_thread(move || {
+            let (progress, cancel) = (banger_artifacts::job::Silent, Cancel::default());
+            images.verify(&id, Depth::Quick, &Job { progress: &progress, cancel: &cancel })
+        })
+        .await
+        .map_err(|error| error.explain())
+    }
+
+    /// What a machine boots: the kernel's files and the shared part of the initramfs.
+    pub(crate) async fn boot_files(&self, kernel: Kernel, operation: &Operation) -> Result<BootFiles, Failure> {
+        let (kernels, agent) = (self.kernels.clone(), self.agent.clone());
+        let progress = Arc::new(operation.clone());
+        blocking(progress, operation.cancel(), move |job| kernels.boot_files(&kernel, &agent, &job))
+            .await
+            .map_err(|error| error.explain())
+    }
+
+    /// The image `name` points at, when both are here. An image that was built under the name and not yet named (its
+    /// daemon was killed in between) gets it now.
+    async fn local_image(&self, name: &ImageName) -> Result<Option<Image>, Failure> {
+        let named = self.store.image_named(name).await?;
+        let (images, wanted, entry) = (self.images.clone(), name.clone(), self.image_catalog.find(name).cloned());
+        let found = off_thread(move || match named {
+            Some(id) => match images.get(&id) {
+                Ok(image) => Ok(Some((image, false))),
+                Err(banger_artifacts::image::ImageError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+            None => Ok(images.list()?.into_iter().rev().find_map(|image| {
+                let offered = entry.as_ref()?.sources.iter().flatten().any(|source| *source == image.manifest.source);
+                (offered && image.manifest.name == wanted).then_some((image, true))
+            })),
+        })
+        .await
+        .map_err(|error| error.explain())?;
+        let Some((image, unnamed)) = found else { return Ok(None) };
+        if unnamed {
+            self.store.name_image(name, &image.manifest.id).await?;
+        }
+        Ok(Some(image))
+    }
+}
+
+/// Runs a short piece of work that touches the disk.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn no_image(reference: &str) -> Failure {
+    Failure::new(Code::NotFound, format!("no image {reference:?} is here, and no catalog offers it"))
+        .hint("`banger image list` shows the images on this host")
+}
+
+fn no_kernel(name: &KernelName) -> Failure {
+    Failure::new(Code::NotFound, format!("no kernel {name} is here, and no catalog offers it"))
+        .hint("`banger kernel list --available` shows what can be pulled")
+}
+
+fn seconds(began: Instant) -> String {
+    format!("{:.1} s", began.elapsed().as_secs_f32())
+}
+
+/// The wait for a pull was given up.
+fn given_up() -> Failure {
+    failures::cancelled("the pull was cancelled")
+}

@@ -1,0 +1,189 @@
+//! One pull for all who want the same thing at once.
+//!
+//! The first starts it, the others watch it; it ends early when the last of them has gone away.
+
+use super::given_up;
+use crate::operation::Operation;
+use banger_artifacts::job::Progress;
+use banger_proto::failure::Failure;
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Pulls in progress, by what is pulled.
+#[derive(Debug)]
+pub(super) struct Flights<T> {
+    running: Mutex<HashMap<String, Weak<Flight<T>>>>,
+}
+
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Self { running: Mutex::default() }
+    }
+}
+
+#[derive(Debug)]
+struct Flight<T> {
+    audience: Arc<Audience>,
+    result: watch::Sender<Option<Result<T, Failure>>>,
+    stop: CancellationToken,
+}
+
+/// Who watches a pull.
+#[derive(Debug, Default)]
+struct Audience(Mutex<Watchers>);
+
+#[derive(Debug, Default)]
+struct Watchers {
+    list: Vec<(u64, Operation)>,
+    next: u64,
+    phase: Option<String>,
+}
+
+/// One watcher's place; leaving it, however that happens, counts.
+struct Place<T> {
+    flight: Arc<Flight<T>>,
+    number: u64,
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    /// The result of the pull of `key`: of the one in progress, else of `work`, which is given whom to tell and when to
+    /// stop. Gives up when `operation` is cancelled.
+    pub(super) async fn join<F>(
+        &self,
+        key: &str,
+        operation: &Operation,
+        work: impl FnOnce(Arc<dyn Progress>, CancellationToken) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let place = {
+            let mut running = lock(&self.running);
+            running.retain(|_, flight| flight.strong_count() > 0);
+            let under_way = running.get(key).and_then(Weak::upgrade);
+            match under_way.filter(|flight| !flight.stop.is_cancelled() && flight.result.borrow().is_none()) {
+                Some(flight) => flight.enter(operation),
+                None => {
+                    let flight = Arc::new(Flight {
+                        audience: Arc::default(),
+                        result: watch::Sender::new(None),
+                        stop: CancellationToken::new(),
+                    });
+                    running.insert(key.to_owned(), Arc::downgrade(&flight));
+                    let place = flight.enter(operation);
+                    let running = work(flight.audience.clone(), flight.stop.clone());
+                    // A task of its own: it outlives the watcher that started it.
+                    tokio::spawn(async move { flight.result.send_replace(Some(running.await)) });
+                    place
+                }
+            }
+        };
+        let mut result = place.flight.result.subscribe();
+        tokio::select! {
+            known = result.wait_for(Option::is_some) => match known {
+                Ok(known) => known.clone().expect("that is what was waited for"),
+                Err(_) => Err(given_up()),
+            },
+            () = operation.cancel().cancelled() => Err(given_up()),
+        }
+    }
+}
+
+impl<T> Flight<T> {
+    fn enter(self: &Arc<Self>, operation: &Operation) -> Place<T> {
+        let mut watchers = lock(&self.audience.0);
+        let number = watchers.next;
+        watchers.next += 1;
+        if let Some(phase) = &watchers.phase {
+            operation.begin(phase.clone());
+        }
+        watchers.list.push((number, operation.clone()));
+        Place { flight: self.clone(), number }
+    }
+}
+
+impl<T> Drop for Place<T> {
+    fn drop(&mut self) {
+        let mut watchers = lock(&self.flight.audience.0);
+        watchers.list.retain(|(number, _)| *number != self.number);
+        if watchers.list.is_empty() {
+            self.flight.stop.cancel();
+        }
+    }
+}
+
+impl Progress for Audience {
+    fn phase(&self, what: &str) {
+        let mut watchers = lock(&self.0);
+        watchers.phase = Some(what.to_owned());
+        watchers.list.iter().for_each(|(_, operation)| operation.begin(what));
+    }
+
+    fn advance(&self, done: u64, total: Option<u64>) {
+        lock(&self.0).list.iter().for_each(|(_, operation)| operation.advance(done, total));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::{Notify, mpsc};
+
+    #[tokio::test]
+    async fn two_watchers_share_one_pull_and_both_hear_of_it() {
+        let flights = Flights::<u32>::default();
+        let (runs, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+        let (lines, mut heard) = mpsc::channel(16);
+        let first = Operation::silent();
+        let second = Operation::watched(lines);
+        let pull = |operation: &Operation| {
+            let (runs, go) = (runs.clone(), go.clone());
+            flights.join("k", operation, move |progress, _| async move {
+                progress.phase("fetching");
+                go.notified().await;
+                runs.fetch_add(1, Ordering::SeqCst);
+                Ok(7)
+            })
+        };
+        let (a, b, ()) = tokio::join!(pull(&first), pull(&second), async {
+            // The second hears the phase although it may have come before.
+            let line = heard.recv().await.unwrap();
+            assert!(std::str::from_utf8(&line).unwrap().contains("fetching"));
+            go.notify_one();
+        });
+        assert_eq!((a.unwrap(), b.unwrap(), runs.load(Ordering::SeqCst)), (7, 7, 1));
+    }
+
+    #[tokio::test]
+    async fn the_last_one_to_leave_stops_it_and_a_later_one_begins_anew() {
+        let flights = Flights::<u32>::default();
+        let (first, second) = (Operation::silent(), Operation::silent());
+        let stopped = Arc::new(Notify::new());
+        let told = stopped.clone();
+        let waiting = flights.join("k", &first, move |_, stop| async move {
+            stop.cancelled().await;
+            told.notify_one();
+            Err(given_up())
+        });
+        let joined = flights.join("k", &second, |_, _| async { Ok(1) });
+        let (a, b, ()) = tokio::join!(waiting, joined, async {
+            first.cancel().cancel();
+            tokio::task::yield_now().await;
+            second.cancel().cancel();
+        });
+        assert!(a.is_err() && b.is_err());
+        stopped.notified().await;
+        let third = flights.join("k", &Operation::silent(), |_, _| async { Ok(3) }).await;
+        assert_eq!(third.unwrap(), 3);
+    }
+}

@@ -1,0 +1,188 @@
+//! Creating a VM: everything is checked and pulled first, then its name is taken, then its disk.
+
+use super::{
+    Op, VmService, admission, naming,
+    release::release,
+    spec::{chosen, shape},
+    start, view,
+};
+use crate::{
+    capability::Depth,
+    clock, failures,
+    operation::Operation,
+    random,
+    shim::{control::ProcessIdentity, identity::host_boot_id},
+    store::{Lease, Run, StoreError, VmRow, VmSpec},
+};
+use banger_proto::{
+    api::vm::{CreateVm, Start, Vm, VmState},
+    failure::{Code, Failure},
+    name::VmName,
+};
+use std::sync::Arc;
+
+/// Names tried before giving up on generated ones.
+const NAME_TRIES: u32 = 64;
+
+impl VmService {
+    /// Creates a VM and starts it if that was asked for. `client` is who a lease is tied to.
+    ///
+    /// Of a request that fails or is cancelled nothing is left, with one exception: a VM whose machine ran and whose
+    /// agent never answered is kept, so that its console can be read.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: CreateVm,
+        client: Option<ProcessIdentity>,
+        operation: &Operation,
+    ) -> Result<Vm, Failure> {
+        let (start, wait) = (request.start, request.wait);
+        let (name, spec) = self.settle(request, operation).await?;
+        let row = self.take_name(name, spec).await?;
+        let id = row.id.clone();
+        if let Err(failure) = self.furnish(&row, start, client, operation).await {
+            return Err(self.undo(&row, failure).await);
+        }
+        self.adopt(row.clone(), None);
+        if start == Start::No {
+            return Ok(view::vm(&self.parts, row));
+        }
+        if let Err(failure) = self.ask(&id, Op::Start { wait }, operation).await {
+            return Err(self.after_failed_start(&row, failure, operation).await);
+        }
+        self.show(id.as_str()).await
+    }
+
+    /// Resolves every value and pulls what is not here. Nothing of the VM exists afterwards.
+    async fn settle(&self, request: CreateVm, operation: &Operation) -> Result<(Option<VmName>, VmSpec), Failure> {
+        let parts = &self.parts;
+        let shape = shape(&request, &parts.config)?;
+        let exec = parts.workspaces.exec_defaults(request.env, request.workdir, request.user)?;
+        if let Some(name) = &request.name
+            && parts.store.vm_named(name).await?.is_some()
+        {
+            return Err(name_taken(name));
+        }
+        let image = chosen(request.image.as_ref(), &parts.config.default_image);
+        if let Some(kernel) = &request.kernel {
+            parts.images.know_kernel(kernel).await?;
+        }
+        parts.images.know_image(&image).await?;
+        admission::fits_at_all(shape.memory, request.overcommit)?;
+        if request.start != Start::No {
+            admission::admit(shape.memory, request.overcommit)?;
+        }
+        // A VM that cannot run here is not worth a pull either, whenever it is to be started.
+        if request.start != Start::No || request.vmm.is_some() {
+            parts.choose(request.vmm).await?;
+        }
+        let kernel = match request.kernel {
+            Some(kernel) => kernel,
+            None => {
+                let recommended = parts.images.recommended_kernel(&image).await?;
+                recommended.unwrap_or_else(|| parts.config.default_kernel.value.clone())
+            }
+        };
+        parts.images.kernel(&kernel, false, operation).await?;
+        let image_id = parts.images.image(&image, operation).await?.manifest.id;
+        let spec = VmSpec {
+            image,
+            image_id,
+            kernel,
+            vmm: request.vmm,
+            vcpu: shape.vcpu,
+            memory: shape.memory,
+            disk_size: shape.disk_size,
+            init: shape.init,
+            env: exec.env,
+            workdir: exec.workdir,
+            user: exec.user,
+            overcommit: request.overcommit,
+            sources: shape.sources,
+        };
+        if request.start != Start::No {
+            start::preflight(parts, &spec, operation).await?;
+        }
+        match operation.cancel().is_cancelled() {
+            true => Err(failures::cancelled("the creation was cancelled")),
+            false => Ok((request.name, spec)),
+        }
+    }
+
+    /// Writes the row: from here on the name is the VM's.
+    async fn take_name(&self, name: Option<VmName>, spec: VmSpec) -> Result<VmRow, Failure> {
+        for attempt in 0..NAME_TRIES {
+            let row = VmRow {
+                id: random::vm_id(),
+                name: name.clone().unwrap_or_else(|| naming::generate(attempt)),
+                machine_id: random::hex(16),
+                state: VmState::Created,
+                reason: None,
+                created_at: clock::now(),
+                spec: spec.clone(),
+                run: Run::default(),
+            };
+            match (self.parts.store.insert_vm(row.clone()).await, &name) {
+                (Ok(()), _) => return Ok(row),
+                (Err(StoreError::Taken(_)), Some(name)) => return Err(name_taken(name)),
+                (Err(StoreError::Taken(_)), None) => {}
+                (Err(error), _) => return Err(error.into()),
+            }
+        }
+        Err(Failure::new(Code::Unavailable, "no free name was found").hint("name the VM with --name"))
+    }
+
+    async fn furnish(
+        &self,
+        row: &VmRow,
+        start: Start,
+        client: Option<ProcessIdentity>,
+        operation: &Operation,
+    ) -> Result<(), Failure> {
+        if let (Start::Leased, Some(holder)) = (start, client) {
+            let host_boot_id = host_boot_id()
+                .map_err(|error| failures::because(Code::Internal, "cannot tell this boot of the host", &error))?;
+            self.parts.store.insert_lease(Lease { vm: row.id.clone(), host_boot_id, holder }).await?;
+        }
+        start::take_durable(&self.parts, row, operation).await
+    }
+
+    async fn undo(self: &Arc<Self>, row: &VmRow, failure: Failure) -> Failure {
+        match release(&self.parts, &row.id, Depth::Everything).await {
+            Ok(()) => failure,
+            Err(also) => {
+                // The row stays, so that the VM can be seen; with a task it can be deleted too.
+                self.adopt(row.clone(), None);
+                failure.cause(format!("and what was made cannot be taken away: {also}"))
+            }
+        }
+    }
+
+    async fn after_failed_start(&self, row: &VmRow, failure: Failure, operation: &Operation) -> Failure {
+        // Whoever deleted or stopped it meanwhile decided what becomes of it.
+        let Ok(Some(now)) = self.parts.store.vm(&row.id).await else { return failure };
+        let client_left = operation.cancel().is_cancelled();
+        if client_left || now.state == VmState::Created {
+            let gone = self.delete(&row.id, true, &Operation::silent()).await;
+            return match gone {
+                Ok(()) => without_leftover_hints(failure),
+                Err(also) if also.code == Code::NotFound => failure,
+                Err(also) => failure.cause(format!("and what was made cannot be taken away: {also}")),
+            };
+        }
+        if let Err(error) = self.parts.store.delete_lease(&row.id).await {
+            tracing::error!(vm = %row.name, %error, "cannot end a lease");
+        }
+        failure
+    }
+}
+
+/// Hints about a VM that is gone help nobody.
+fn without_leftover_hints(mut failure: Failure) -> Failure {
+    failure.hints.retain(|hint| !hint.contains("banger vm logs") && !hint.contains("banger vm delete "));
+    failure
+}
+
+fn name_taken(name: &VmName) -> Failure {
+    Failure::new(Code::AlreadyExists, format!("there is a VM {name} already"))
+        .hint(format!("`banger vm delete {name}` deletes it; --name gives the new one another name"))
+}

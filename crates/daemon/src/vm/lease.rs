@@ -1,0 +1,64 @@
+//! Leases: VMs that go with whoever asked for them (`run --rm`).
+//!
+//! While the daemon that took the lease lives, the client's stream is the lease. A later daemon has no stream, so it
+//! watches the client's process, proven by pid and start time.
+
+use super::VmService;
+use crate::{
+    operation::Operation,
+    shim::identity::{ProvenProcess, host_boot_id},
+    store::Lease,
+};
+use banger_proto::{api::vm::VmState, failure::Failure};
+use std::sync::Arc;
+use tracing::Instrument as _;
+
+impl VmService {
+    /// Takes over the leases an earlier daemon left: of a client that is gone the VM goes now, of one that lives when
+    /// it ends. A VM that never became ready is kept.
+    pub(super) async fn take_over_leases(self: &Arc<Self>) -> Result<(), Failure> {
+        for lease in self.parts.store.leases().await? {
+            let Some(row) = self.parts.store.vm(&lease.vm).await? else { continue };
+            if row.state == VmState::Failed && row.run.phases.is_empty() {
+                self.parts.store.delete_lease(&lease.vm).await?;
+                continue;
+            }
+            let service = self.clone();
+            let operation = Operation::silent();
+            let span = operation.span();
+            tokio::spawn(
+                async move {
+                    holder_gone(&lease).await;
+                    tracing::info!(vm = %lease.vm, client = lease.holder.pid, "a client is gone, and its VM goes too");
+                    if let Err(failure) = service.delete(&lease.vm, true, &operation).await {
+                        tracing::error!(vm = %lease.vm, %failure, "cannot delete a VM whose client is gone");
+                    }
+                }
+                .instrument(span),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the process that holds a lease is gone.
+async fn holder_gone(lease: &Lease) {
+    let same_boot = host_boot_id().is_ok_and(|boot| boot == lease.host_boot_id);
+    if !same_boot {
+        return;
+    }
+    match ProvenProcess::open(lease.holder) {
+        Ok(Some(process)) => {
+            // A watch that cannot be kept must not delete a VM in use: then the VM stays until somebody deletes it.
+            if let Err(error) = process.ended().await {
+                tracing::error!(%error, client = lease.holder.pid, "cannot watch a VM's client");
+                std::future::pending::<()>().await;
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(%error, client = lease.holder.pid, "cannot look for a VM's client");
+            std::future::pending::<()>().await;
+        }
+    }
+}

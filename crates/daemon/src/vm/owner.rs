@@ -1,0 +1,237 @@
+//! The one who may change a VM: its row, its machine, and what the machine's messages mean for the row.
+
+use super::{Op, console, release::release, service::Parts, start, stop};
+use crate::{
+    capability::Depth,
+    operation::Operation,
+    shim::{
+        client::{Events, Shim},
+        control::{ExitCause, ExitRecord, ShimMessage},
+    },
+    store::VmRow,
+};
+use banger_artifacts::program::escaped;
+use banger_proto::{
+    agent::event::{GuestEvent, Ready},
+    api::vm::VmState,
+    failure::{Code, Failure},
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Longest text of a guest's that is kept, in characters.
+const MAX_WORDS: usize = 500;
+
+/// A VM and everything that is done to it.
+pub(super) struct Owner {
+    pub(super) parts: Arc<Parts>,
+    pub(super) row: VmRow,
+    pub(super) shim: Option<Shim>,
+    events: Option<Events>,
+    state: watch::Sender<VmState>,
+}
+
+/// What a message meant.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// Nothing new.
+    Nothing,
+    /// The guest is alive and getting somewhere.
+    Progress,
+    /// A fact of the row changed.
+    Changed,
+    /// The agent answers.
+    Ready(Ready),
+    /// The guest has something to say.
+    Trouble(String),
+    /// The machine ended for good.
+    Ended(ExitRecord),
+}
+
+impl Owner {
+    pub(super) fn new(parts: Arc<Parts>, row: VmRow, shim: Option<Shim>) -> Self {
+        let state = watch::Sender::new(row.state);
+        let events = shim.as_ref().map(Shim::events);
+        Self { parts, row, shim, events, state }
+    }
+
+    pub(super) fn row(&self) -> &VmRow {
+        &self.row
+    }
+
+    /// Tells of every change.
+    pub(super) fn state(&self) -> watch::Receiver<VmState> {
+        self.state.subscribe()
+    }
+
+    /// Carries out one step.
+    pub(super) async fn perform(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
+        match op {
+            Op::Start { wait } if resume => start::resume(self, operation, wait).await,
+            Op::Start { wait } => start::start(self, operation, wait).await,
+            Op::Stop { grace } => stop::stop(self, operation, grace).await,
+            Op::Restart { grace } => {
+                if self.row.state.is_live() {
+                    stop::stop(self, operation, grace).await?;
+                }
+                start::start(self, operation, banger_proto::api::vm::Wait::Agent).await
+            }
+            Op::Kill { signal } => stop::kill(self, signal).await,
+            Op::Delete { .. } => {
+                operation.begin(format!("deleting VM {}", self.row.name));
+                self.end_machine().await;
+                release(&self.parts, &self.row.id, Depth::Everything).await
+            }
+        }
+    }
+
+    /// The machine's next message; none while there is no machine.
+    pub(super) async fn next_message(&mut self) -> ShimMessage {
+        if let Some(events) = &mut self.events {
+            if let Some(message) = events.next().await {
+                return message;
+            }
+            self.events = None;
+        }
+        std::future::pending().await
+    }
+
+    /// Begins to follow a machine.
+    pub(super) fn follow(&mut self, shim: Shim) {
+        self.events = Some(shim.events());
+        self.shim = Some(shim);
+    }
+
+    /// Writes the row and tells whoever waits for a change.
+    pub(super) async fn save(&mut self) -> Result<(), Failure> {
+        let written = self.parts.store.update_vm(&self.row).await;
+        self.state.send_replace(self.row.state);
+        written?;
+        Ok(())
+    }
+
+    /// [`Self::save`] where there is nobody to tell of a failure: the row is written again at the next change, and the
+    /// next daemon finds out by itself.
+    pub(super) async fn save_or_log(&mut self) {
+        if let Err(failure) = self.save().await {
+            tracing::error!(vm = %self.row.name, %failure, "cannot write a VM's state");
+        }
+    }
+
+    /// A message that came while nothing was being done.
+    pub(super) async fn attend(&mut self, message: ShimMessage) {
+        match self.take_in(message) {
+            Seen::Nothing | Seen::Progress => {}
+            Seen::Changed | Seen::Ready(_) => self.save_or_log().await,
+            Seen::Trouble(words) => {
+                self.row.reason = Some(words);
+                self.save_or_log().await;
+            }
+            Seen::Ended(record) => self.ended(record).await,
+        }
+    }
+
+    /// What a message means for the row.
+    pub(super) fn take_in(&mut self, message: ShimMessage) -> Seen {
+        let run = &mut self.row.run;
+        match message {
+            ShimMessage::Status(status) => {
+                run.shim = Some(status.shim);
+                run.vmm_process = status.vmm;
+                if status.booted.is_some() {
+                    run.boot_state.clone_from(&status.booted);
+                }
+                status.ready.map_or(Seen::Changed, |ready| self.ready(ready))
+            }
+            ShimMessage::VmmStarted { vmm, .. } => {
+                run.vmm_process = Some(vmm);
+                Seen::Changed
+            }
+            ShimMessage::Relaunching => {
+                run.vmm_process = None;
+                run.forget_boot();
+                Seen::Changed
+            }
+            ShimMessage::Console { .. } => Seen::Progress,
+            ShimMessage::Guest { event: GuestEvent::Ready(ready), .. } => self.ready(ready),
+            ShimMessage::Guest { event: GuestEvent::Booted { state }, .. } => {
+                run.boot_state = Some(words(&state));
+                Seen::Changed
+            }
+            ShimMessage::Guest { event: GuestEvent::Trouble { message }, .. } => {
+                let words = words(&message);
+                tracing::warn!(vm = %self.row.name, trouble = words, "the guest is in trouble");
+                Seen::Trouble(words)
+            }
+            ShimMessage::Guest { event: GuestEvent::Power { .. }, .. } => Seen::Nothing,
+            ShimMessage::Ended(record) => Seen::Ended(record),
+        }
+    }
+
+    fn ready(&mut self, ready: Ready) -> Seen {
+        let run = &mut self.row.run;
+        run.boot_id = Some(words(&ready.boot_id));
+        run.init = Some(ready.init);
+        run.agent_api = Some(ready.api_version);
+        Seen::Ready(ready)
+    }
+
+    /// The machine ended by itself.
+    pub(super) async fn ended(&mut self, record: ExitRecord) {
+        tracing::info!(vm = %self.row.name, cause = ?record.cause, reason = record.reason, "the machine ended");
+        let (state, reason) = outcome(&record);
+        self.down(state, reason).await;
+    }
+
+    /// Ends the machine if there is one, whatever it was doing.
+    pub(super) async fn end_machine(&mut self) {
+        if let Some(shim) = &self.shim {
+            // A shim that does not do it is ended by `release`, with proof of who it is.
+            if shim.end().await.is_ok() {
+                let _ = tokio::time::timeout(stop::END_PATIENCE, shim.ended()).await;
+            }
+        }
+        self.events = None;
+        self.shim = None;
+    }
+
+    /// The machine is gone: gives back what it held and says how the VM is now.
+    pub(super) async fn down(&mut self, state: VmState, reason: Option<String>) {
+        self.events = None;
+        self.shim = None;
+        let released = release(&self.parts, &self.row.id, Depth::Machine).await;
+        self.row.run.ended();
+        self.row.state = state;
+        self.row.reason = reason;
+        if let Err(failure) = released {
+            tracing::error!(vm = %self.row.name, %failure, "cannot give back all a machine held");
+        }
+        self.save_or_log().await;
+    }
+
+    /// A failure of this VM's start with the evidence and what to do about it.
+    pub(super) fn not_ready(&self, code: Code, why: String) -> Failure {
+        let name = &self.row.name;
+        let mut failure = Failure::new(code, format!("VM {name} did not become ready")).cause(why);
+        let lines = console::last_lines(&self.parts.layout.vm(&self.row.id));
+        if !lines.is_empty() {
+            failure = failure.cause(format!("its console ended with:\n    {}", lines.join("\n    ")));
+        }
+        failure
+            .hint(format!("`banger vm logs {name}` shows its whole console"))
+            .hint(format!("`banger vm delete {name}` deletes it"))
+    }
+}
+
+/// The state a machine's end leads to, and what there is to say about it.
+pub(super) fn outcome(record: &ExitRecord) -> (VmState, Option<String>) {
+    match record.cause {
+        ExitCause::Poweroff | ExitCause::Ended | ExitCause::Killed => (VmState::Stopped, None),
+        ExitCause::GuestFailed | ExitCause::VmmFailed => (VmState::Failed, Some(words(&record.reason))),
+    }
+}
+
+/// What a guest or a shim says, as a row keeps it.
+fn words(text: &str) -> String {
+    escaped(text.as_bytes()).chars().take(MAX_WORDS).collect()
+}

@@ -1,0 +1,266 @@
+//! What is legal when: a pure function of a VM's state, the step in progress, and what is asked.
+//!
+//! ```text
+//!              idle, down      idle, live        busy starting     busy stopping   busy deleting
+//!  start       run             nothing to do     refuse            refuse          refuse
+//!  restart     run             run               refuse            refuse          refuse
+//!  stop        nothing to do   run               cancel, then run  wait            refuse
+//!  kill        refuse          run               cancel, then run  cancel, run     refuse
+//!  delete      run             needs force       cancel, then run  cancel, run     wait
+//! ```
+//! "Down" is created, stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then
+//! decided anew, in the state it left.
+
+use banger_proto::api::vm::{KillSignal, VmState, Wait};
+use std::time::Duration;
+
+/// What can be asked of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Make it run, and wait until it does.
+    Start {
+        /// What counts as running.
+        wait: Wait,
+    },
+    /// Orderly power-off, at most this long; then the VMM is killed.
+    Stop {
+        /// Absent: what its init is used to.
+        grace: Option<Duration>,
+    },
+    /// Stop and start: a fresh kernel.
+    Restart {
+        /// As for stop.
+        grace: Option<Duration>,
+    },
+    /// A signal for the VMM.
+    Kill {
+        /// Which.
+        signal: KillSignal,
+    },
+    /// Everything goes.
+    Delete {
+        /// Also when it runs.
+        force: bool,
+    },
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Run it now.
+    Run,
+    /// It is so already: success.
+    Nothing,
+    /// Cancel the step in progress; decide again when it has ended.
+    Cancel,
+    /// Decide again when the step in progress has ended.
+    Wait,
+    /// No, for this reason.
+    Refuse(Reason),
+}
+
+/// Why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It is on its way up.
+    Starting,
+    /// It is on its way down.
+    Stopping,
+    /// It is being deleted.
+    Deleting,
+    /// It does not run.
+    NotRunning,
+    /// It runs, and that was not forced.
+    Running,
+}
+
+/// Decides about `asked`, given the state and the step in progress.
+pub(crate) fn decide(state: VmState, busy: Option<Op>, asked: Op) -> Verdict {
+    use Verdict::{Cancel, Nothing, Refuse, Run, Wait};
+    match (busy, asked) {
+        (None, Op::Start { .. }) if state.is_live() => Nothing,
+        (None, Op::Stop { .. }) if !state.is_live() => Nothing,
+        (None, Op::Kill { .. }) if !state.is_live() => Refuse(Reason::NotRunning),
+        // Also while it comes and goes: force is about what is lost, and a VMM is what would be.
+        (_, Op::Delete { force: false }) if state.is_live() => Refuse(Reason::Running),
+        (None, _) => Run,
+
+        (Some(Op::Delete { .. }), Op::Delete { .. }) => Wait,
+        (Some(Op::Delete { .. }), _) => Refuse(Reason::Deleting),
+        (Some(Op::Start { .. } | Op::Restart { .. }), Op::Start { .. } | Op::Restart { .. }) => {
+            Refuse(Reason::Starting)
+        }
+        (Some(Op::Start { .. } | Op::Restart { .. }), _) => Cancel,
+        (Some(Op::Stop { .. } | Op::Kill { .. }), Op::Start { .. } | Op::Restart { .. }) => Refuse(Reason::Stopping),
+        (Some(Op::Stop { .. }), Op::Kill { .. } | Op::Delete { .. }) => Cancel,
+        (Some(Op::Stop { .. } | Op::Kill { .. }), _) => Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const START: Op = Op::Start { wait: Wait::Agent };
+    const STOP: Op = Op::Stop { grace: None };
+    const RESTART: Op = Op::Restart { grace: None };
+    const KILL: Op = Op::Kill { signal: KillSignal::Kill };
+    const DELETE: Op = Op::Delete { force: true };
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![Just(START), Just(STOP), Just(RESTART), Just(KILL), Just(DELETE), Just(Op::Delete { force: false })]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask(Op),
+        /// The step in progress ends; whether it worked.
+        End(bool),
+        /// The guest goes by itself while nothing is in progress.
+        Dies(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => op().prop_map(Step::Ask),
+            2 => any::<bool>().prop_map(Step::End),
+            1 => any::<bool>().prop_map(Step::Dies),
+        ]
+    }
+
+    /// What the task does with verdicts, without a task: the reference the policy is tried on.
+    #[derive(Debug)]
+    struct Model {
+        state: VmState,
+        busy: Option<Op>,
+        cancelled: bool,
+        waiting: Vec<Op>,
+        gone: bool,
+    }
+
+    impl Model {
+        fn ask(&mut self, op: Op) {
+            match decide(self.state, self.busy, op) {
+                Verdict::Run => {
+                    assert!(self.busy.is_none(), "two steps at once: {:?} and {op:?}", self.busy);
+                    self.begin(op);
+                }
+                Verdict::Nothing => match op {
+                    Op::Start { .. } => assert!(self.state.is_live()),
+                    Op::Stop { .. } => assert!(!self.state.is_live()),
+                    other => panic!("{other:?} is never nothing"),
+                },
+                Verdict::Cancel => {
+                    assert!(self.busy.is_some(), "nothing to cancel");
+                    self.cancelled = true;
+                    self.waiting.push(op);
+                }
+                Verdict::Wait => {
+                    assert!(self.busy.is_some(), "nothing to wait for");
+                    self.waiting.push(op);
+                }
+                Verdict::Refuse(_) => {}
+            }
+        }
+
+        fn begin(&mut self, op: Op) {
+            self.busy = Some(op);
+            self.cancelled = false;
+            match op {
+                Op::Start { .. } => self.state = VmState::Starting,
+                Op::Stop { .. } | Op::Restart { .. } if self.state.is_live() => self.state = VmState::Stopping,
+                _ => {}
+            }
+        }
+
+        fn end(&mut self, worked: bool) {
+            let Some(op) = self.busy.take() else { return };
+            let worked = worked && !self.cancelled;
+            self.state = match op {
+                Op::Start { .. } | Op::Restart { .. } if worked => VmState::Running,
+                Op::Start { .. } | Op::Restart { .. } if self.cancelled => VmState::Stopped,
+                Op::Start { .. } | Op::Restart { .. } => VmState::Failed,
+                Op::Stop { .. } if self.cancelled => VmState::Running,
+                Op::Stop { .. } => VmState::Stopped,
+                Op::Kill { .. } if worked => VmState::Stopped,
+                Op::Kill { .. } => self.state,
+                Op::Delete { .. } => {
+                    self.gone = true;
+                    return;
+                }
+            };
+            for op in std::mem::take(&mut self.waiting) {
+                self.ask(op);
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever is asked and whatever happens: one step at a time, the states of the picture only, and a forced
+        /// delete always gets its way without waiting for a start.
+        #[test]
+        fn any_history_keeps_the_rules(steps in proptest::collection::vec(step(), 0..60)) {
+            let mut vm = Model {
+                state: VmState::Created, busy: None, cancelled: false, waiting: Vec::new(), gone: false,
+            };
+            for step in steps {
+                match step {
+                    Step::Ask(op) => vm.ask(op),
+                    Step::End(worked) => vm.end(worked),
+                    Step::Dies(clean) if vm.busy.is_none() && vm.state.is_live() => {
+                        vm.state = if clean { VmState::Stopped } else { VmState::Failed };
+                    }
+                    Step::Dies(_) => {}
+                }
+                if vm.gone {
+                    return Ok(());
+                }
+                if vm.busy.is_none() {
+                    prop_assert!(vm.waiting.is_empty(), "forgotten: {vm:?}");
+                    prop_assert!(!matches!(vm.state, VmState::Starting | VmState::Stopping), "stuck: {vm:?}");
+                }
+            }
+            vm.ask(DELETE);
+            if let Some(Op::Start { .. } | Op::Restart { .. }) = vm.busy {
+                prop_assert!(vm.cancelled, "a delete waits behind a start: {vm:?}");
+            }
+            for _ in 0..64 {
+                vm.end(true);
+                if vm.gone {
+                    return Ok(());
+                }
+            }
+            prop_assert!(false, "never deleted: {vm:?}");
+        }
+
+        /// Stop and kill never wait behind a start, and a delete without force never takes a VMM down.
+        #[test]
+        fn going_down_is_never_stuck(asked in op()) {
+            for busy in [START, RESTART] {
+                for state in [VmState::Starting, VmState::Stopping] {
+                    let verdict = decide(state, Some(busy), asked);
+                    match asked {
+                        Op::Stop { .. } | Op::Kill { .. } | Op::Delete { force: true } => {
+                            prop_assert_eq!(verdict, Verdict::Cancel);
+                        }
+                        _ => prop_assert!(matches!(verdict, Verdict::Refuse(_))),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_holds() {
+        assert_eq!(decide(VmState::Running, None, START), Verdict::Nothing);
+        assert_eq!(decide(VmState::Stopped, None, STOP), Verdict::Nothing);
+        assert_eq!(decide(VmState::Failed, None, RESTART), Verdict::Run);
+        assert_eq!(decide(VmState::Created, None, KILL), Verdict::Refuse(Reason::NotRunning));
+        assert_eq!(decide(VmState::Running, None, Op::Delete { force: false }), Verdict::Refuse(Reason::Running));
+        assert_eq!(decide(VmState::Failed, None, Op::Delete { force: false }), Verdict::Run);
+        assert_eq!(decide(VmState::Stopping, Some(STOP), KILL), Verdict::Cancel);
+        assert_eq!(decide(VmState::Stopping, Some(STOP), STOP), Verdict::Wait);
+        assert_eq!(decide(VmState::Running, Some(DELETE), START), Verdict::Refuse(Reason::Deleting));
+    }
+}

@@ -1,0 +1,132 @@
+//! What a starting daemon does about the VMs of an earlier one: what runs is adopted, what ended is recorded, what is
+//! nobody's is taken away.
+
+use super::{
+    VmService,
+    owner::outcome,
+    release::{release, remove_flat},
+};
+use crate::{
+    capability::{Depth, VmFiles},
+    shim::{
+        client::{Adopted, Shim},
+        control::{RUNTIME_FILE, RuntimeRecord},
+        identity::end_proven,
+        record,
+    },
+    store::{ResourceKind, VmRow},
+};
+use banger_proto::{api::vm::VmState, failure::Failure, name::VmId};
+use futures_util::future::join_all;
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+
+/// How long processes nobody knows may take to be gone.
+const STRAY_PATIENCE: Duration = Duration::from_secs(10);
+
+impl VmService {
+    /// Brings rows and reality together, then gives every VM its task. Must be done before requests are answered.
+    pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<(), Failure> {
+        let rows = self.parts.store.vms().await?;
+        let known: HashSet<VmId> = rows.iter().map(|row| row.id.clone()).collect();
+        // Each may take a moment to answer: together, they take one.
+        join_all(rows.into_iter().map(|row| async move {
+            if row.state == VmState::Created && !VmFiles::work_disk(&self.parts.layout, &row.id).exists() {
+                self.undo_create(&row).await;
+            } else {
+                let (row, shim) = self.settle_row(row).await;
+                self.adopt(row, shim);
+            }
+        }))
+        .await;
+        self.sweep(&self.parts.layout.vms(), &known).await;
+        self.sweep(&self.parts.layout.run.join("v"), &known).await;
+        self.take_over_leases().await
+    }
+
+    /// A VM whose daemon died before it had a disk: its creation was never reported, so nothing of it stays.
+    async fn undo_create(self: &Arc<Self>, row: &VmRow) {
+        tracing::info!(vm = %row.name, "its creation was never finished");
+        if let Err(failure) = release(&self.parts, &row.id, Depth::Everything).await {
+            tracing::error!(vm = %row.name, %failure, "cannot take away a VM that is half made");
+            self.adopt(row.clone(), None);
+        }
+    }
+
+    async fn settle_row(&self, mut row: VmRow) -> (VmRow, Option<Shim>) {
+        let holds_machine = match self.parts.store.resources(&row.id).await {
+            Ok(resources) => resources.iter().any(|resource| resource.kind == ResourceKind::Shim),
+            // What cannot be read is looked for.
+            Err(_) => true,
+        };
+        if !row.state.is_live() && !holds_machine {
+            return (row, None);
+        }
+        let layout = &self.parts.layout;
+        let (state, reason) = match self.parts.shims.adopt(&layout.vm_run(&row.id), &layout.vm(&row.id)).await {
+            Ok(Adopted::Running(shim)) => {
+                let status = shim.status();
+                // A stop that lost its daemon is not resumed: the guest may still go by itself, and then that is seen.
+                row.state = if status.ready.is_some() { VmState::Running } else { VmState::Starting };
+                row.run.shim = Some(status.shim);
+                row.run.vmm_process = status.vmm;
+                tracing::info!(vm = %row.name, state = row.state.as_str(), "adopted");
+                self.write(&row).await;
+                return (row, Some(shim));
+            }
+            Ok(Adopted::Ended(record)) => outcome(&record),
+            Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
+            // The machine never came to be, or was given back already.
+            Ok(Adopted::Gone(_)) => (row.state, row.reason.clone()),
+            Err(error) => (VmState::Failed, Some(format!("its shim cannot be reached: {error}"))),
+        };
+        tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone");
+        if let Err(failure) = release(&self.parts, &row.id, Depth::Machine).await {
+            tracing::error!(vm = %row.name, %failure, "cannot give back all a machine held");
+        }
+        row.state = state;
+        row.reason = reason;
+        row.run.ended();
+        self.write(&row).await;
+        (row, None)
+    }
+
+    async fn write(&self, row: &VmRow) {
+        if let Err(error) = self.parts.store.update_vm(row).await {
+            tracing::error!(vm = %row.name, %error, "cannot write a VM's state");
+        }
+    }
+
+    /// Takes away directories that are named like a VM's and have no row: what a delete left half done.
+    async fn sweep(&self, directory: &Path, known: &HashSet<VmId>) {
+        let Ok(entries) = std::fs::read_dir(directory) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse::<VmId>().ok()) else { continue };
+            if known.contains(&id) {
+                continue;
+            }
+            let path = entry.path();
+            if let Err(error) = end_strays(&path).await {
+                tracing::error!(path = %path.display(), %error, "cannot end what runs for no VM");
+                continue;
+            }
+            match remove_flat(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "removed what belongs to no VM"),
+                Err(failure) => {
+                    tracing::error!(path = %path.display(), %failure, "cannot remove what belongs to no VM")
+                }
+            }
+        }
+    }
+}
+
+async fn end_strays(directory: &Path) -> std::io::Result<()> {
+    match record::read::<RuntimeRecord>(directory, RUNTIME_FILE)? {
+        Some(runtime) if !end_proven(&runtime, STRAY_PATIENCE).await? => Err(std::io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+fn gone() -> String {
+    "its shim and its VMM are gone without a word: they were killed, or this host was restarted".to_owned()
+}

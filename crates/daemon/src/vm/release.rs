@@ -1,0 +1,143 @@
+//! Giving back what a VM holds: the one clean-up path of failed creates, of stops, of deletes and of a daemon's start.
+//!
+//! Every step runs whatever happened to the others, each may run again, and what could not be given back stays written
+//! down for the next try.
+
+use super::service::Parts;
+use crate::{
+    capability::Depth,
+    failures,
+    shim::{
+        control::{RUNTIME_FILE, RuntimeRecord},
+        identity::end_proven,
+        record,
+    },
+    store::ResourceKind,
+};
+use banger_proto::{
+    failure::{Code, Failure},
+    name::VmId,
+};
+use std::{fs, io, path::Path, time::Duration};
+
+/// How long a killed process may take to be gone: it may have memory to give back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Gives back what `vm` holds, as deep as asked.
+pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<(), Failure> {
+    let mut errors = Vec::new();
+    let store = &parts.store;
+    let (state_dir, run_dir) = (parts.layout.vm(vm), parts.layout.vm_run(vm));
+
+    if note(&mut errors, end_shim(&state_dir).await) {
+        note(&mut errors, store.unclaim(vm, ResourceKind::Shim, vm.as_str()).await.map_err(Failure::from));
+    }
+    for capability in parts.capabilities.iter().rev() {
+        note(&mut errors, capability.release(vm, depth).await);
+    }
+    if note(&mut errors, remove_flat(&run_dir)) {
+        note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
+    }
+    if depth == Depth::Everything {
+        let gone = note(&mut errors, remove_flat(&state_dir))
+            && note(
+                &mut errors,
+                store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await.map_err(Failure::from),
+            );
+        // The row is what the next try goes by: it stays as long as anything else does.
+        if gone && errors.is_empty() {
+            errors.extend(store.delete_vm(vm).await.map_err(Failure::from).err());
+        }
+    }
+    joined(errors)
+}
+
+/// Keeps a failure; whether there was none.
+fn note(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
+    let good = result.is_ok();
+    errors.extend(result.err());
+    good
+}
+
+/// Ends what the VM's own records say runs, proven by pid and start time.
+async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| failures::because(Code::Internal, "cannot end the VM's processes", &error);
+    let Some(runtime) = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).map_err(failed)? else { return Ok(()) };
+    if !end_proven(&runtime, PATIENCE).await.map_err(failed)? {
+        return Err(Failure::new(Code::Timeout, "the VM's processes were killed and are not gone").cause(format!(
+            "shim {}, VMM {:?}",
+            runtime.shim.pid,
+            runtime.vmm.map(|vmm| vmm.pid)
+        )));
+    }
+    record::remove(state_dir, RUNTIME_FILE).map_err(failed)
+}
+
+/// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.
+pub(super) fn remove_flat(directory: &Path) -> Result<(), Failure> {
+    let failed = |error: &io::Error| failures::io("remove", directory, error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(&error)),
+    };
+    let mut first = None;
+    for entry in entries {
+        let removed = entry.and_then(|entry| fs::remove_file(entry.path()));
+        if let Err(error) = removed.or_else(unless_gone) {
+            first.get_or_insert(error);
+        }
+    }
+    match first {
+        Some(error) => Err(failed(&error)),
+        None => fs::remove_dir(directory).or_else(unless_gone).map_err(|error| failed(&error)),
+    }
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// One failure out of many: the first, with what else went wrong below it.
+fn joined(errors: Vec<Failure>) -> Result<(), Failure> {
+    let mut errors = errors.into_iter();
+    let Some(mut first) = errors.next() else { return Ok(()) };
+    for error in errors {
+        first = first.cause(format!("also: {error}"));
+        for hint in error.hints {
+            if !first.hints.contains(&hint) {
+                first.hints.push(hint);
+            }
+        }
+    }
+    Err(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flat_directory_goes_and_a_deep_one_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = temp.path().join("vm");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("work.ext4"), "").unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", directory.join("link")).unwrap();
+        remove_flat(&directory).unwrap();
+        remove_flat(&directory).unwrap();
+        assert!(Path::new("/etc/hostname").exists());
+        fs::create_dir_all(directory.join("precious")).unwrap();
+        fs::write(directory.join("precious/file"), "").unwrap();
+        fs::write(directory.join("work.ext4"), "").unwrap();
+        remove_flat(&directory).unwrap_err();
+        assert!(directory.join("precious/file").exists() && !directory.join("work.ext4").exists());
+    }
+
+    #[test]
+    fn errors_are_joined_and_none_is_lost() {
+        let failure = |text: &str| Failure::new(Code::Internal, text).hint("h");
+        let joined = joined(vec![failure("a"), failure("b").cause("c")]).unwrap_err();
+        assert_eq!((joined.to_string().as_str(), joined.hints.len()), ("a: also: b: c", 1));
+    }
+}

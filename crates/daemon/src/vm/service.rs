@@ -1,0 +1,192 @@
+//! The service as others see it: VMs by reference, and what can be asked of them.
+
+use super::{
+    Op,
+    owner::Owner,
+    task::{self, Ask},
+    view,
+};
+use crate::{
+    capability::Capabilities,
+    config::Config,
+    images::ImageService,
+    operation::Operation,
+    shim::client::{Shim, Shims},
+    store::{Store, VmRow},
+    vmm::{host::Probe, select::Choice},
+    workspace::WorkspaceService,
+};
+use banger_proto::{
+    api::vm::{Vm, VmState},
+    failure::{Code, Failure},
+    layout::Layout,
+    name::{VmId, VmName},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Requests that may wait at one VM's door.
+const MAILBOX: usize = 32;
+
+/// What every VM's task works with.
+pub(crate) struct Parts {
+    pub(crate) layout: Layout,
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) images: Arc<ImageService>,
+    pub(crate) workspaces: Arc<WorkspaceService>,
+    pub(crate) shims: Shims,
+    pub(crate) probe: Probe,
+    pub(crate) capabilities: Capabilities,
+    /// Whether somebody was told that guests run in software.
+    pub(crate) said_software: AtomicBool,
+}
+
+/// Every VM's life.
+pub(crate) struct VmService {
+    pub(super) parts: Arc<Parts>,
+    tasks: Mutex<HashMap<VmId, Handle>>,
+}
+
+#[derive(Debug, Clone)]
+struct Handle {
+    asks: mpsc::Sender<Ask>,
+    state: watch::Receiver<VmState>,
+}
+
+/// Tells when a VM's state or facts change.
+#[derive(Debug)]
+pub(crate) struct Changes(Option<watch::Receiver<VmState>>);
+
+impl Changes {
+    /// Whether the VM has, or may have, a VMM. A VM that is gone has none.
+    pub(crate) fn is_live(&mut self) -> bool {
+        match &mut self.0 {
+            Some(state) => state.has_changed().is_ok() && state.borrow_and_update().is_live(),
+            None => false,
+        }
+    }
+
+    /// Waits for the next change; for ever when there will be none.
+    pub(crate) async fn changed(&mut self) {
+        if let Some(state) = &mut self.0
+            && state.changed().await.is_ok()
+        {
+            return;
+        }
+        self.0 = None;
+        std::future::pending().await
+    }
+}
+
+impl VmService {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self { parts: Arc::new(parts), tasks: Mutex::default() })
+    }
+
+    /// All VMs, oldest first; with `running` only those with a VMM.
+    pub(crate) async fn list(&self, running: bool) -> Result<Vec<Vm>, Failure> {
+        let rows = self.parts.store.vms().await?;
+        Ok(rows
+            .into_iter()
+            .filter(|row| !running || row.state.is_live())
+            .map(|row| view::vm(&self.parts, row))
+            .collect())
+    }
+
+    /// One VM as the API shows it.
+    pub(crate) async fn show(&self, reference: &str) -> Result<Vm, Failure> {
+        Ok(view::vm(&self.parts, self.find(reference).await?))
+    }
+
+    /// The VM a name, an id or a unique prefix of an id means.
+    pub(crate) async fn find(&self, reference: &str) -> Result<VmRow, Failure> {
+        let store = &self.parts.store;
+        if let Ok(name) = reference.parse::<VmName>()
+            && let Some(row) = store.vm_named(&name).await?
+        {
+            return Ok(row);
+        }
+        let id_like = !reference.is_empty() && reference.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let mut matching = match id_like {
+            true => store.vms().await?,
+            false => Vec::new(),
+        };
+        matching.retain(|row| row.id.as_str().starts_with(reference));
+        match (matching.pop(), matching.len()) {
+            (Some(row), 0) => Ok(row),
+            (Some(_), _) => Err(Failure::new(Code::Invalid, format!("{reference:?} begins the ids of several VMs"))
+                .hint("`banger vm list` shows their names")),
+            (None, _) => Err(no_vm(reference)),
+        }
+    }
+
+    /// Asks a VM for something and waits until it is done.
+    pub(crate) async fn ask(&self, id: &VmId, op: Op, operation: &Operation) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        let handle = self.tasks().get(id).cloned();
+        let gone = || no_vm(id.as_str());
+        let ask = Ask { op, operation: operation.clone(), reply };
+        handle.ok_or_else(gone)?.asks.send(ask).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Asks for something and returns the VM as it is afterwards.
+    pub(crate) async fn change(&self, reference: &str, op: Op, operation: &Operation) -> Result<Vm, Failure> {
+        let id = self.find(reference).await?.id;
+        self.ask(&id, op, operation).await?;
+        self.show(id.as_str()).await
+    }
+
+    /// Deletes a VM.
+    pub(crate) async fn delete(&self, id: &VmId, force: bool, operation: &Operation) -> Result<(), Failure> {
+        self.ask(id, Op::Delete { force }, operation).await
+    }
+
+    /// Tells when this VM changes.
+    pub(crate) fn changes(&self, id: &VmId) -> Changes {
+        Changes(self.tasks().get(id).map(|handle| handle.state.clone()))
+    }
+
+    /// Gives a VM its task. `shim` is its running machine, if it has one; one that has not answered yet is waited for.
+    pub(super) fn adopt(self: &Arc<Self>, row: VmRow, shim: Option<Shim>) {
+        let id = row.id.clone();
+        let (asks, mailbox) = mpsc::channel(MAILBOX);
+        let owner = Owner::new(self.parts.clone(), row, shim);
+        self.tasks().insert(id.clone(), Handle { asks, state: owner.state() });
+        let service = Arc::downgrade(self);
+        tokio::spawn(async move {
+            task::run(owner, mailbox).await;
+            if let Some(service) = service.upgrade() {
+                service.tasks().remove(&id);
+            }
+        });
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<VmId, Handle>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Parts {
+    /// What a machine would run on now.
+    pub(super) async fn choose(
+        &self,
+        wanted: Option<banger_proto::api::vm::Vmm>,
+    ) -> Result<(Choice, Option<u32>), Failure> {
+        let facts = crate::vmm::host::HostFacts::probe(&self.probe)
+            .await
+            .map_err(|error| crate::failures::because(Code::Internal, "cannot look at this host", &error))?;
+        let choice = crate::vmm::select::select(wanted.or(self.config.vmm.value), &facts)?;
+        Ok((choice, facts.tsc_khz))
+    }
+}
+
+/// There is no such VM.
+pub(super) fn no_vm(reference: &str) -> Failure {
+    let shown: String = reference.chars().take(80).collect();
+    Failure::new(Code::NotFound, format!("no VM {shown:?}")).hint("`banger vm list` shows the VMs there are")
+}

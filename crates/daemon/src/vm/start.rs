@@ -1,0 +1,200 @@
+//! Starting a VM: everything it needs first, then the machine, then its agent.
+//!
+//! Until the shim is asked for, a failure leaves the VM in the state it was in. Afterwards there is a console to read,
+//! so a VM that did not become ready is `failed` and says why.
+
+use super::{await_agent, owner::Owner, phases::PhaseClock, service::Parts};
+use crate::{
+    capability::Launch,
+    clock, failures,
+    operation::Operation,
+    store::{ResourceKind, Run, VmSpec},
+    vmm::{
+        plan::{Console, LaunchPlan},
+        select::Choice,
+    },
+};
+use banger_proto::{
+    agent::event::Ready,
+    api::vm::{Accelerator, VmState, Wait},
+    failure::{Code, Failure},
+};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
+
+/// Looks whether a VM could start now, before anything of it is touched; pulls what can be pulled.
+pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operation) -> Result<(), Failure> {
+    super::admission::admit(spec.memory, spec.overcommit)?;
+    for capability in parts.capabilities.iter() {
+        capability.preflight(spec, operation).await?;
+    }
+    Ok(())
+}
+
+/// Starts the VM and waits until it is ready.
+pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
+    let mut clock = PhaseClock::start();
+    let (choice, tsc_khz) = owner.parts.choose(owner.row.spec.vmm).await?;
+    preflight(&owner.parts, &owner.row.spec, operation).await?;
+    say_what_starts(owner, &choice, operation);
+
+    let before = (owner.row.state, owner.row.reason.clone(), owner.row.run.clone());
+    owner.row.state = VmState::Starting;
+    owner.row.reason = None;
+    owner.row.run = Run {
+        started_at: Some(clock::now()),
+        vmm: Some(choice.vmm),
+        accelerator: Some(choice.accelerator),
+        vmm_reason: Some(choice.reason.clone()),
+        ..Run::default()
+    };
+    let plan = match prepare(owner, &choice, tsc_khz, operation, &mut clock).await {
+        Ok(plan) => plan,
+        Err(failure) => {
+            (owner.row.state, owner.row.reason, owner.row.run) = before;
+            let (state, reason) = (owner.row.state, owner.row.reason.clone());
+            owner.down(state, reason).await;
+            return Err(failure);
+        }
+    };
+    operation.begin(format!("starting {}", plan.vmm));
+    let launched = tokio::select! {
+        // Giving this up ends what was started.
+        launched = owner.parts.shims.launch(&plan) => launched.map_err(Failure::from),
+        () = operation.cancel().cancelled() => Err(failures::cancelled("the start was cancelled")),
+    };
+    match launched {
+        Ok(shim) => owner.follow(shim),
+        Err(failure) => return Err(give_up(owner, operation, with_hints(owner, failure)).await),
+    }
+    clock.mark("shim");
+    finish(owner, operation, wait, clock).await
+}
+
+/// Goes on with a start that an earlier daemon began.
+pub(super) async fn resume(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
+    finish(owner, operation, wait, PhaseClock::start()).await
+}
+
+async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock: PhaseClock) -> Result<(), Failure> {
+    let ready = match await_agent::agent(owner, operation).await {
+        Ok(ready) => ready,
+        Err(failure) => return Err(give_up(owner, operation, failure).await),
+    };
+    clock.guest(&ready);
+    owner.row.run.phases = clock.phases();
+    if let Err(failure) = after_start(owner, &ready).await {
+        return Err(give_up(owner, operation, failure).await);
+    }
+    owner.row.state = VmState::Running;
+    owner.save().await?;
+    match await_agent::boot(owner, operation, wait).await {
+        Ok(()) => owner.save().await,
+        Err(failure) => Err(give_up(owner, operation, failure).await),
+    }
+}
+
+async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
+    for capability in owner.parts.capabilities.iter() {
+        capability.after_start(&owner.row, ready).await?;
+    }
+    Ok(())
+}
+
+/// Takes down what was started. A start that was cancelled leaves a stopped VM, any other a failed one.
+async fn give_up(owner: &mut Owner, operation: &Operation, failure: Failure) -> Failure {
+    owner.end_machine().await;
+    if operation.cancel().is_cancelled() {
+        owner.down(VmState::Stopped, None).await;
+    } else {
+        let first = failure.causes.first().unwrap_or(&failure.message).clone();
+        owner.down(VmState::Failed, Some(first)).await;
+    }
+    failure
+}
+
+/// Takes what a machine needs, in the order of the capabilities, and renders the plan.
+async fn prepare(
+    owner: &mut Owner,
+    choice: &Choice,
+    tsc_khz: Option<u32>,
+    operation: &Operation,
+    clock: &mut PhaseClock,
+) -> Result<LaunchPlan, Failure> {
+    owner.save().await?;
+    let parts = owner.parts.clone();
+    let vm = &owner.row;
+    for kind in [ResourceKind::StateDirectory, ResourceKind::RunDirectory, ResourceKind::Shim] {
+        parts.store.claim(&vm.id, kind, vm.id.as_str()).await?;
+    }
+    let (state_dir, run_dir) = (parts.layout.vm(&vm.id), parts.layout.vm_run(&vm.id));
+    make_directory(&state_dir)?;
+    make_directory(&run_dir)?;
+    let mut launch = Launch::default();
+    for capability in parts.capabilities.iter() {
+        if operation.cancel().is_cancelled() {
+            return Err(failures::cancelled("the start was cancelled"));
+        }
+        capability.contribute(vm, &mut launch, operation).await?;
+        clock.mark(capability.phase());
+    }
+    let incomplete = || Failure::new(Code::Internal, "no capability contributed a kernel and an initramfs");
+    Ok(LaunchPlan {
+        id: vm.id.clone(),
+        name: vm.name.clone(),
+        vmm: choice.vmm,
+        accelerator: choice.accelerator,
+        program: choice.program.clone(),
+        vcpu: vm.spec.vcpu,
+        memory: vm.spec.memory,
+        kernel: launch.kernel.ok_or_else(incomplete)?,
+        initramfs: launch.initramfs.ok_or_else(incomplete)?,
+        kernel_args: launch.kernel_args,
+        tsc_khz,
+        disks: launch.disks,
+        console: Console { path: state_dir.join(super::console::FILE), cap: parts.config.console_cap.value },
+        state_dir,
+        run_dir,
+    })
+}
+
+/// Makes one of the VM's directories (0700) if it is not there.
+pub(super) fn make_directory(path: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| failures::io("create", path, &error))
+}
+
+/// The line every start begins with, and, once per daemon, why guests are slow here.
+fn say_what_starts(owner: &Owner, choice: &Choice, operation: &Operation) {
+    let spec = &owner.row.spec;
+    operation.notice(format!(
+        "{} vcpu · {} MiB · {} disk · {}/{}",
+        spec.vcpu,
+        spec.memory.as_mib(),
+        spec.disk_size,
+        choice.vmm,
+        choice.accelerator
+    ));
+    if choice.accelerator == Accelerator::Tcg && !owner.parts.said_software.swap(true, Ordering::Relaxed) {
+        operation.notice(format!("guests run in software emulation here: {}", choice.reason));
+    }
+}
+
+fn with_hints(owner: &Owner, failure: Failure) -> Failure {
+    let name = &owner.row.name;
+    failure
+        .hint(format!("`banger vm logs {name}` shows its console"))
+        .hint(format!("`banger vm delete {name}` deletes it"))
+}
+
+/// Used by `create` too: what a VM holds for its whole life.
+pub(super) async fn take_durable(
+    parts: &Parts,
+    vm: &crate::store::VmRow,
+    operation: &Operation,
+) -> Result<(), Failure> {
+    parts.store.claim(&vm.id, ResourceKind::StateDirectory, vm.id.as_str()).await?;
+    make_directory(&parts.layout.vm(&vm.id))?;
+    for capability in parts.capabilities.iter() {
+        capability.prepare(vm, operation).await?;
+    }
+    Ok(())
+}

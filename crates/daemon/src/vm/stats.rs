@@ -1,0 +1,91 @@
+//! What a VM costs: its VMM's process, its disk, and what the guest says of itself.
+
+use super::{Agent, VmService, view};
+use crate::shim::control::ProcessIdentity;
+use banger_proto::{
+    agent::http::Port,
+    api::vm::{GuestEndpoint, VmState, VmStats},
+    failure::{Code, Failure},
+};
+
+/// Clock ticks per second in `/proc/<pid>/stat`: fixed at 100 in Linux' interface to programs on every processor we
+/// build for, whatever the kernel's own rate.
+const TICKS: u64 = 100;
+
+impl VmService {
+    /// The VM's resources. Its guest may be unable to say its part.
+    pub(crate) async fn stats(&self, reference: &str) -> Result<VmStats, Failure> {
+        let row = self.find(reference).await?;
+        let (vmm_cpu_ms, vmm_rss) = row.run.vmm_process.and_then(process_cost).unwrap_or_default();
+        let disk_used = view::disk_used(&self.parts, &row.id).unwrap_or_default();
+        let guest = match self.agent_of(&row) {
+            Ok(agent) => agent.stats().await,
+            Err(failure) => Err(failure),
+        };
+        let (guest, guest_failure) = match guest {
+            Ok(stats) => (Some(stats), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        Ok(VmStats { vmm_cpu_ms, vmm_rss, disk_used, guest, guest_failure })
+    }
+
+    /// Listening sockets in the guest.
+    pub(crate) async fn ports(&self, reference: &str) -> Result<Vec<Port>, Failure> {
+        let row = self.find(reference).await?;
+        self.agent_of(&row)?.ports().await
+    }
+
+    /// Where the VM's agent can be dialled, when it answers.
+    pub(crate) async fn guest(&self, reference: &str) -> Result<GuestEndpoint, Failure> {
+        let row = self.find(reference).await?;
+        let socket = self.agent_of(&row)?.socket();
+        let agent_api_version = row.run.agent_api.unwrap_or_default();
+        Ok(GuestEndpoint { id: row.id, name: row.name, socket, agent_api_version })
+    }
+
+    fn agent_of(&self, row: &crate::store::VmRow) -> Result<Agent, Failure> {
+        let name = &row.name;
+        let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
+        match row.state {
+            VmState::Running if row.run.agent_api.is_some() => Ok(Agent::new(self.parts.layout.vm_run(&row.id))),
+            VmState::Running | VmState::Starting => {
+                Err(conflict("is booting: its agent does not answer yet").hint(format!("banger vm logs -f {name}")))
+            }
+            VmState::Stopping => Err(conflict("is being stopped")),
+            VmState::Failed => Err(conflict("has failed")
+                .cause(row.reason.clone().unwrap_or_else(|| "no reason is known".to_owned()))
+                .hint(format!("banger vm start {name}"))
+                .hint(format!("banger vm logs {name}"))),
+            VmState::Created | VmState::Stopped => {
+                Err(conflict("is not running").hint(format!("banger vm start {name}")))
+            }
+        }
+    }
+}
+
+/// CPU time in milliseconds and resident bytes of a process that is still the one it was.
+fn process_cost(process: ProcessIdentity) -> Option<(u64, u64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
+    let (ticks, pages) = parse_cost(&stat)?;
+    process.alive().then(|| (ticks * 1000 / TICKS, pages * rustix::param::page_size() as u64))
+}
+
+/// Fields 14 and 15 (user and system time) and 24 (resident pages) of proc(5)'s stat, counted after the name.
+fn parse_cost(stat: &str) -> Option<(u64, u64)> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some((field(14)?.checked_add(field(15)?)?, field(24)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_costs_something() {
+        let (_, bytes) = process_cost(ProcessIdentity::current().unwrap()).unwrap();
+        assert!(bytes > 1 << 20, "{bytes}");
+        let stat = "7 (a) b) S 1 1 1 0 -1 4 1 0 0 0 11 22 0 0 20 0 1 0 98 5000 333 1";
+        assert_eq!(parse_cost(stat), Some((33, 333)));
+    }
+}

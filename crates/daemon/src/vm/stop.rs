@@ -1,0 +1,95 @@
+//! Taking a VM down: in order when it can answer, by force when it cannot or does not.
+
+use super::{
+    guest::Agent,
+    owner::{Owner, outcome},
+};
+use crate::{failures, operation::Operation};
+use banger_proto::{
+    agent::{boot::Init, event::Power, http::Shutdown},
+    api::vm::{KillSignal, VmState},
+    failure::{Code, Failure},
+};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the machine may take to be gone once its end was asked for.
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guest may take to write its data to the disk before it powers off.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+/// Grace of a guest whose image has an init: its services stop one after the other.
+const IMAGE_GRACE: Duration = Duration::from_secs(10);
+/// Grace of a guest whose agent is its init.
+const AGENT_GRACE: Duration = Duration::from_secs(2);
+/// How long a VMM may take to die of a signal.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Orderly power-off, at most `grace` long; then the VMM is killed.
+pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option<Duration>) -> Result<(), Failure> {
+    let Some(shim) = owner.shim.clone() else {
+        owner.down(VmState::Stopped, None).await;
+        return Ok(());
+    };
+    let before = owner.row.state;
+    owner.row.state = VmState::Stopping;
+    owner.save_or_log().await;
+    let answers = owner.row.run.agent_api.is_some();
+    let grace = grace.unwrap_or(match owner.row.run.init {
+        Some(Init::Agent) => AGENT_GRACE,
+        _ => IMAGE_GRACE,
+    });
+    if answers {
+        let agent = Agent::new(owner.parts.layout.vm_run(&owner.row.id));
+        let orderly = async {
+            operation.begin("writing the guest's data to its disk");
+            let body =
+                Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+            agent.shutdown(&body, SYNC_PATIENCE).await?;
+            operation.begin("waiting for the guest to power off");
+            Ok::<_, Failure>(timeout(grace, shim.ended()).await.ok())
+        };
+        let ended = tokio::select! {
+            ended = orderly => ended,
+            // It may go down before its agent's answer is read.
+            record = shim.ended() => Ok(Some(record)),
+            () = operation.cancel().cancelled() => {
+                owner.row.state = before;
+                owner.save_or_log().await;
+                return Err(failures::cancelled("the stop was overtaken by a kill or a delete"));
+            }
+        };
+        match ended {
+            Ok(Some(record)) => {
+                let (_, reason) = outcome(&record);
+                owner.down(VmState::Stopped, reason).await;
+                return Ok(());
+            }
+            Ok(None) => operation.notice(format!("the guest did not power off within {} s", grace.as_secs_f32())),
+            Err(failure) => operation.notice(format!("the guest cannot be asked to power off: {failure}")),
+        }
+    }
+    owner.end_machine().await;
+    owner.down(VmState::Stopped, None).await;
+    Ok(())
+}
+
+/// A signal for the VMM. One that lives on is left as it is, and that is a failure.
+pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Failure> {
+    let Some(shim) = owner.shim.clone() else {
+        owner.down(VmState::Stopped, None).await;
+        return Ok(());
+    };
+    shim.signal(signal).await?;
+    match timeout(SIGNAL_PATIENCE, shim.ended()).await {
+        Ok(_record) => {
+            owner.down(VmState::Stopped, None).await;
+            Ok(())
+        }
+        Err(_) => {
+            let name = &owner.row.name;
+            let after = SIGNAL_PATIENCE.as_secs();
+            Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
+                .hint(format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives")))
+        }
+    }
+}

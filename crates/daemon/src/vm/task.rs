@@ -1,0 +1,145 @@
+//! The task that owns one VM: one step at a time, a mailbox that is read meanwhile.
+//!
+//! It carries out what [`policy`](super::policy) decides and decides nothing itself.
+
+use super::{
+    Op,
+    owner::Owner,
+    policy::{self, Reason, Verdict},
+    service::no_vm,
+};
+use crate::operation::Operation;
+use banger_proto::{
+    api::vm::VmState,
+    failure::{Code, Failure},
+    name::VmName,
+};
+use std::collections::VecDeque;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+/// Something asked of a VM.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) op: Op,
+    pub(super) operation: Operation,
+    pub(super) reply: oneshot::Sender<Result<(), Failure>>,
+}
+
+impl Ask {
+    fn answer(self, result: Result<(), Failure>) {
+        // Who asked may be gone.
+        let _ = self.reply.send(result);
+    }
+
+    /// What stops the step: whoever asked going away stops a start, which gives its resources back. What takes a VM
+    /// down goes on without its client: half of it is worse than all of it.
+    fn cancel(&self) -> CancellationToken {
+        match self.op {
+            Op::Start { .. } | Op::Restart { .. } => self.operation.cancel().child_token(),
+            Op::Stop { .. } | Op::Kill { .. } | Op::Delete { .. } => CancellationToken::new(),
+        }
+    }
+}
+
+/// Runs until the VM is deleted or the daemon ends.
+pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
+    if owner.row().state == VmState::Starting {
+        let (reply, _) = oneshot::channel();
+        let wait = banger_proto::api::vm::Wait::Agent;
+        let resumed = Ask { op: Op::Start { wait }, operation: Operation::silent(), reply };
+        if step(&mut owner, resumed, &mut asks, &mut VecDeque::new(), true).await {
+            return;
+        }
+    }
+    let mut waiting = VecDeque::new();
+    loop {
+        let ask = match waiting.pop_front() {
+            Some(ask) => ask,
+            None => tokio::select! {
+                ask = asks.recv() => match ask {
+                    Some(ask) => ask,
+                    None => return,
+                },
+                message = owner.next_message() => {
+                    owner.attend(message).await;
+                    continue;
+                }
+            },
+        };
+        match policy::decide(owner.row().state, None, ask.op) {
+            Verdict::Nothing => ask.answer(Ok(())),
+            Verdict::Refuse(reason) => ask.answer(Err(refusal(&owner.row().name, reason))),
+            Verdict::Run | Verdict::Cancel | Verdict::Wait => {
+                if step(&mut owner, ask, &mut asks, &mut waiting, false).await {
+                    break;
+                }
+            }
+        }
+    }
+    asks.close();
+    while let Some(ask) = asks.recv().await {
+        waiting.push_back(ask);
+    }
+    for ask in waiting {
+        // Deleting what is gone has worked; everything else has nobody to work on.
+        let result = match ask.op {
+            Op::Delete { .. } => Ok(()),
+            _ => Err(no_vm(owner.row().name.as_str())),
+        };
+        ask.answer(result);
+    }
+}
+
+/// One step, with the mailbox open. Whether the VM is gone afterwards.
+async fn step(
+    owner: &mut Owner,
+    ask: Ask,
+    asks: &mut mpsc::Receiver<Ask>,
+    waiting: &mut VecDeque<Ask>,
+    resume: bool,
+) -> bool {
+    let (op, cancel) = (ask.op, ask.cancel());
+    let operation = ask.operation.with_cancel(cancel.clone());
+    let (name, state) = (owner.row().name.clone(), owner.state());
+    let result = {
+        let span = tracing::info_span!("vm", %name, operation = %operation.id());
+        let work = Box::pin(owner.perform(op, &operation, resume).instrument(span));
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => break result,
+                Some(other) = asks.recv() => {
+                    let now = *state.borrow();
+                    match policy::decide(now, Some(op), other.op) {
+                        Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
+                        Verdict::Nothing => other.answer(Ok(())),
+                        Verdict::Cancel => {
+                            cancel.cancel();
+                            waiting.push_back(other);
+                        }
+                        Verdict::Wait | Verdict::Run => waiting.push_back(other),
+                    }
+                }
+            }
+        }
+    };
+    if let Err(failure) = &result {
+        tracing::info!(%name, operation = %operation.id(), code = failure.code.as_str(), %failure, "a step failed");
+    }
+    let gone = matches!(op, Op::Delete { .. }) && result.is_ok();
+    ask.answer(result);
+    gone
+}
+
+fn refusal(name: &VmName, reason: Reason) -> Failure {
+    let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
+    match reason {
+        Reason::Starting => conflict("is being started"),
+        Reason::Stopping => conflict("is being stopped"),
+        Reason::Deleting => conflict("is being deleted"),
+        Reason::NotRunning => conflict("is not running").hint(format!("banger vm start {name}")),
+        Reason::Running => conflict("is running").hint(format!("`banger vm delete -f {name}` deletes it all the same")),
+    }
+}

@@ -1,0 +1,50 @@
+//! A VM's row as the API shows it.
+
+use super::service::Parts;
+use crate::{capability::VmFiles, clock, store::VmRow};
+use banger_proto::{
+    api::vm::{Vm, Vmm},
+    size::ByteSize,
+};
+use std::os::unix::fs::MetadataExt;
+
+pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
+    let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run } = row;
+    let disk_used = disk_used(parts, &id).map(ByteSize);
+    Vm {
+        id,
+        name,
+        state,
+        reason,
+        ip: None,
+        vmm: run.vmm.or(spec.vmm).or(parts.config.vmm.value).unwrap_or(Vmm::Qemu),
+        accelerator: run.accelerator,
+        vmm_reason: run.vmm_reason,
+        vmm_pid: run.vmm_process.map(|process| process.pid),
+        shim_pid: run.shim.map(|process| process.pid),
+        image: spec.image,
+        image_id: spec.image_id,
+        kernel: spec.kernel,
+        vcpu: spec.vcpu,
+        memory: spec.memory,
+        disk_size: spec.disk_size,
+        disk_used,
+        sources: spec.sources,
+        init: run.init.unwrap_or(spec.init),
+        // Values may be secrets: they went to the guest and go nowhere else.
+        env: spec.env.into_keys().collect(),
+        workdir: spec.workdir,
+        user: spec.user,
+        created_at: clock::rfc3339(created_at),
+        started_at: run.started_at.map(clock::rfc3339),
+        boot_id: run.boot_id,
+        boot_state: run.boot_state,
+        phases: run.phases,
+    }
+}
+
+/// Bytes the work disk takes on the host.
+pub(super) fn disk_used(parts: &Parts, id: &banger_proto::name::VmId) -> Option<u64> {
+    let path = VmFiles::work_disk(&parts.layout, id);
+    std::fs::metadata(path).ok().map(|metadata| metadata.blocks() * 512)
+}

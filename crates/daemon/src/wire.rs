@@ -1,0 +1,88 @@
+//! The composition: which services there are, what each may use, and which capabilities a VM's start goes through.
+
+use crate::{
+    capability::{
+        BootConfigCapability, Capabilities, Capability, KernelFilesCapability, RootImageCapability, WorkDiskCapability,
+    },
+    config::Config,
+    failures::Explain as _,
+    images::ImageService,
+    network::HostNetwork,
+    shim::client::Shims,
+    store::Store,
+    vm::{Parts, VmService},
+    vmm::host::Probe,
+    workspace::WorkspaceService,
+};
+use banger_artifacts::disk::WorkDisks;
+use banger_proto::{
+    failure::{Code, Failure},
+    layout::Layout,
+};
+use std::{path::PathBuf, sync::Arc};
+
+/// Programs of ours that the daemon runs or hands on.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub(crate) shim: PathBuf,
+    pub(crate) agent: PathBuf,
+}
+
+impl Programs {
+    /// Beside this program, where they are installed together, else in `PATH`.
+    pub(crate) fn find() -> Result<Self, Failure> {
+        Ok(Self { shim: find("banger-shim")?, agent: find("banger-vsock-agent")? })
+    }
+}
+
+fn find(name: &str) -> Result<PathBuf, Failure> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = beside.into_iter().chain(std::env::split_paths(&path).filter(|place| place.is_absolute()));
+    places.map(|place| place.join(name)).find(|program| program.is_file()).ok_or_else(|| {
+        Failure::new(Code::Unavailable, format!("cannot find {name}, which belongs to banger"))
+            .cause("it is neither beside bangerd nor in PATH")
+            .hint(format!("install {name} beside bangerd"))
+    })
+}
+
+/// The services the API is made of.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) images: Arc<ImageService>,
+    pub(crate) vms: Arc<VmService>,
+}
+
+/// Builds every service and the list of capabilities. Nothing below holds what is built here.
+pub(crate) fn wire_services(layout: &Layout, config: &Config, store: &Store) -> Result<Services, Failure> {
+    let programs = Programs::find()?;
+    let network = Arc::new(HostNetwork);
+    let workspaces = Arc::new(WorkspaceService);
+    let images = Arc::new(ImageService::open(layout, store.clone(), programs.agent)?);
+    let disks = WorkDisks::open(layout.cache.join("disks")).map_err(|error| error.explain())?;
+
+    let layout_of = || layout.clone();
+    let capabilities: Capabilities = Arc::new([
+        Box::new(RootImageCapability { images: images.clone() }) as Box<dyn Capability>,
+        Box::new(WorkDiskCapability { layout: layout_of(), disks }),
+        Box::new(KernelFilesCapability { images: images.clone() }),
+        Box::new(BootConfigCapability { layout: layout_of(), network, workspaces: workspaces.clone() }),
+    ]);
+    let vms = VmService::new(Parts {
+        layout: layout_of(),
+        config: config.clone(),
+        store: store.clone(),
+        images: images.clone(),
+        workspaces,
+        probe: Probe {
+            shim: programs.shim.clone(),
+            qemu: config.qemu_bin.value.clone(),
+            firecracker: None,
+            cache: Some(layout.cache.clone()),
+        },
+        shims: Shims::new(programs.shim),
+        capabilities,
+        said_software: false.into(),
+    });
+    Ok(Services { images, vms })
+}

@@ -1,0 +1,112 @@
+//! WorkspaceService: where work happens in a guest — what a command gets that says nothing, and which directories are
+//! the VM's own.
+
+use banger_proto::failure::{Code, Failure};
+use std::collections::BTreeMap;
+
+/// Directories that live on the work disk itself: people keep data there, and Docker, containerd and kubelet cannot
+/// use an overlay for theirs.
+const OWN_DIRECTORIES: [&str; 6] =
+    ["/root", "/home", "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers", "/var/lib/kubelet"];
+/// Most bytes of names and values together; a guest's configuration has room for them and little more.
+const MAX_ENV: usize = 512 << 10;
+/// Longest path a guest's kernel takes.
+const MAX_PATH: usize = 4095;
+/// Longest user and group.
+const MAX_USER: usize = 256;
+
+/// What every exec in a VM gets unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExecDefaults {
+    /// Environment.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Working directory.
+    pub(crate) workdir: Option<String>,
+    /// `name`, `uid`, `name:group` or `uid:gid`.
+    pub(crate) user: Option<String>,
+}
+
+/// Decides where a VM's work happens.
+#[derive(Debug, Default)]
+pub(crate) struct WorkspaceService;
+
+impl WorkspaceService {
+    /// Checks what was asked for, before anything is created.
+    pub(crate) fn exec_defaults(
+        &self,
+        env: BTreeMap<String, String>,
+        workdir: Option<String>,
+        user: Option<String>,
+    ) -> Result<ExecDefaults, Failure> {
+        let invalid = |message: String| Err(Failure::new(Code::Invalid, message));
+        for (name, value) in &env {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return invalid(format!("{name:?} cannot be an environment variable"));
+            }
+        }
+        let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_ENV {
+            return invalid(format!("the environment has {bytes} bytes, where {MAX_ENV} are allowed"));
+        }
+        if let Some(path) = &workdir
+            && (!path.starts_with('/') || path.contains('\0') || path.len() > MAX_PATH)
+        {
+            return invalid(format!("the working directory {:?} is not an absolute path", cut(path)));
+        }
+        if let Some(user) = &user
+            && !is_user(user)
+        {
+            let failure = Failure::new(Code::Invalid, format!("{:?} is not a user", cut(user)));
+            return Err(failure.hint("write name, uid, name:group or uid:gid"));
+        }
+        Ok(ExecDefaults { env, workdir, user })
+    }
+
+    /// Directories that live on the VM's own disk, each seeded once from the image.
+    pub(crate) fn own_directories(&self) -> Vec<String> {
+        OWN_DIRECTORIES.map(str::to_owned).into()
+    }
+}
+
+/// One or two names or numbers. Whether the image knows them is the guest's to say.
+fn is_user(text: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    text.len() <= MAX_USER && text.splitn(2, ':').all(part)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(env: &[(&str, &str)], workdir: Option<&str>, user: Option<&str>) -> Result<ExecDefaults, Failure> {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        WorkspaceService.exec_defaults(env, workdir.map(str::to_owned), user.map(str::to_owned))
+    }
+
+    #[test]
+    fn sensible_defaults_are_taken_as_they_are() {
+        let defaults = check(&[("A", "b=c\n")], Some("/src"), Some("1000:1000")).unwrap();
+        assert_eq!((defaults.env["A"].as_str(), defaults.user.as_deref()), ("b=c\n", Some("1000:1000")));
+        for user in ["root", "www-data:adm", "0", "a.b:c"] {
+            check(&[], None, Some(user)).unwrap_or_else(|error| panic!("{user}: {error}"));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for env in [[("", "x")], [("A=B", "x")], [("A", "\0")]] {
+            assert_eq!(check(&env, None, None).unwrap_err().code, Code::Invalid, "{env:?}");
+        }
+        assert!(check(&[("A", &"x".repeat(MAX_ENV))], None, None).is_err());
+        for workdir in ["", "src", "/a\0b", &format!("/{}", "x".repeat(5000))] {
+            assert!(check(&[], Some(workdir), None).is_err(), "{workdir}");
+        }
+        for user in ["", ":", "a:", ":b", "a:b:c", "a b"] {
+            assert!(check(&[], None, Some(user)).is_err(), "{user}");
+        }
+    }
+}
