@@ -22,6 +22,14 @@ pub enum ArchiveError {
     /// The stream could not be read; a truncated or damaged one ends here too.
     #[error("cannot read the archive")]
     Io(#[source] io::Error),
+    /// What it contains could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Where, relative to the tree being written.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A path that must not be followed.
     #[error("{what} {} is not a plain relative path", shown(path))]
     Path {

@@ -40,9 +40,12 @@ pub struct BzImage {
 /// Why there is no ELF to be had from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum BzImageError {
-    /// It could not be read or the ELF not written.
+    /// It could not be read or unpacked.
     #[error("cannot unpack it")]
     Io(#[from] io::Error),
+    /// What it unpacks to could not be written.
+    #[error("cannot write what it unpacks to")]
+    Write(#[source] io::Error),
     /// There is no boot protocol header.
     #[error("it is not a bzImage")]
     NotBzImage,
@@ -135,7 +138,7 @@ impl BzImage {
                     if found > announced {
                         return Err(BzImageError::Size { announced, found });
                     }
-                    out.write_all(&buffer[..n])?;
+                    out.write_all(&buffer[..n]).map_err(BzImageError::Write)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),

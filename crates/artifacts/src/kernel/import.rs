@@ -12,7 +12,7 @@ use super::{
     error::{KernelError, Unusable},
     manifest::{self, KernelManifest, Provenance, is_release, rfc3339},
     modules::{self, BootModules},
-    stage::Stage,
+    stage::{Stage, fill},
     tree::{self, Node, regular},
 };
 use crate::job::Job;
@@ -99,7 +99,7 @@ impl<'a> Draft<'a> {
             match member {
                 Member::File(content) if name.starts_with("vmlinuz-") || name.starts_with("vmlinux-") => {
                     let mut file = tempfile::tempfile_in(self.staging).map_err(|e| self.io("write to", e))?;
-                    io::copy(&mut content.take(MAX_KERNEL), &mut file).map_err(ArchiveError::from)?;
+                    fill(&mut file, path, &mut content.take(MAX_KERNEL))?;
                     self.add_image(file)?;
                 }
                 Member::File(content) if name.starts_with("config-") => self.add_config(content)?,

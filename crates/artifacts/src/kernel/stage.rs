@@ -7,7 +7,7 @@
 use super::archive::ArchiveError;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
     path::{Path, PathBuf},
 };
@@ -32,13 +32,13 @@ impl Stage {
 
     /// A directory with its parents; there already is fine.
     pub(super) fn directory(&self, path: &Path) -> Result<(), ArchiveError> {
-        Ok(fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(path))?)
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(path));
+        made.map_err(|source| unwritten(source, path))
     }
 
     /// A file (0644) with all of `content`. `path` is relative and plain.
     pub(super) fn file(&self, path: &Path, content: &mut dyn Read) -> Result<u64, ArchiveError> {
-        let mut file = self.create(path)?;
-        Ok(io::copy(content, &mut file)?)
+        fill(&mut self.create(path)?, path, content)
     }
 
     /// An empty file (0644), open for reading and writing.
@@ -92,11 +92,32 @@ impl Stage {
     }
 }
 
+/// Writes all of `content` to `file`, which errors call `path`. Tells a bad archive from a full disk.
+pub(super) fn fill(file: &mut File, path: &Path, content: &mut dyn Read) -> Result<u64, ArchiveError> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut length = 0;
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(n) => {
+                file.write_all(&buffer[..n]).map_err(|source| unwritten(source, path))?;
+                length += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn duplicate(error: io::Error, path: &Path) -> ArchiveError {
     if error.kind() == io::ErrorKind::AlreadyExists {
         return ArchiveError::Duplicate { path: path.to_owned() };
     }
-    error.into()
+    unwritten(error, path)
+}
+
+fn unwritten(source: io::Error, path: &Path) -> ArchiveError {
+    ArchiveError::Write { path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -154,5 +175,22 @@ mod tests {
         assert_eq!(fs::read(temp.path().join("c")).unwrap(), b"1");
         assert!(matches!(stage.hard_link(Path::new("d"), Path::new("no")), Err(ArchiveError::Link { .. })));
         assert!(matches!(stage.hard_link(path, Path::new("c")), Err(ArchiveError::Duplicate { .. })));
+    }
+
+    #[test]
+    fn a_full_disk_is_not_the_archives_fault() {
+        let mut full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let error = fill(&mut full, Path::new("a/b"), &mut &b"x"[..]).unwrap_err();
+        assert_eq!(error.to_string(), "cannot write a/b");
+        let error = fill(&mut full, Path::new("a/b"), &mut io::empty().chain(Broken)).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read the archive");
+    }
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::InvalidData.into())
+        }
     }
 }
