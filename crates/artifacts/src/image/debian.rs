@@ -44,6 +44,9 @@ const APT_SETTINGS: [&str; 8] = [
 ];
 /// Most bytes of them.
 const MAX_SETTINGS: u64 = 64 << 10;
+/// How many of the first errors are repeated, and how many characters of each.
+const MAX_ERRORS: usize = 2;
+const MAX_ERROR: usize = 200;
 /// What dpkg leaves out, in the bootstrap and later in the guest: there is no `man`, and translations are half the
 /// files. Licences stay.
 const DPKG_SETTINGS: [&str; 5] = [
@@ -119,7 +122,13 @@ pub enum DebianError {
         /// What the system said.
         source: io::Error,
     },
-    /// `mmdebstrap` is missing, failed or was cancelled.
+    /// `mmdebstrap` ran and failed.
+    #[error("mmdebstrap failed: {said}")]
+    Bootstrap {
+        /// The first errors it, apt or dpkg reported, escaped and cut; the later ones only follow from them.
+        said: String,
+    },
+    /// A program is missing, could not be run or was cancelled.
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// What it made cannot be an image.
@@ -189,7 +198,12 @@ impl DebianRecipe {
             .arg(&list);
 
         let mut tailor = Tailor::default();
-        program.stream_heard(job.cancel, &mut |line| phase(line, job), |tar| {
+        let mut errors = Errors::default();
+        let mut hear = |line: &str| {
+            errors.hear(line);
+            phase(line, job);
+        };
+        let streamed = program.stream_heard(job.cancel, &mut hear, |tar| {
             let (mut bytes, mut reported) = (0, 0);
             builder.archive(tar, |entry| {
                 bytes += entry.size;
@@ -200,11 +214,36 @@ impl DebianRecipe {
                 tailor.keep(entry)
             })?;
             Ok::<_, DebianError>(())
-        })?;
+        });
+        streamed.map_err(|error| errors.explain(error))?;
         fs::remove_file(&list).map_err(|source| DebianError::Write { path: list, source })?;
         let sources = sources::for_image(&stanzas);
         tailor.finish(builder, &sources, Timestamp::from_secs(i64::from(self.epoch)))?;
         Ok(())
+    }
+}
+
+/// The first errors on stderr.
+#[derive(Debug, Default)]
+struct Errors(Vec<String>);
+
+impl Errors {
+    fn hear(&mut self, line: &str) {
+        if self.0.len() < MAX_ERRORS
+            && let Some(said) = line.strip_prefix("E: ")
+        {
+            self.0.push(said.chars().take(MAX_ERROR).collect());
+        }
+    }
+
+    /// A failure of the program in its own words.
+    fn explain(self, error: DebianError) -> DebianError {
+        match error {
+            DebianError::Program(ProgramError::Failed { .. }) if !self.0.is_empty() => {
+                DebianError::Bootstrap { said: self.0.join("; ") }
+            }
+            other => other,
+        }
     }
 }
 
@@ -312,6 +351,19 @@ mod tests {
         ] {
             assert_eq!(has_range(text, "me", "1000"), enough, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_first_errors_explain_a_failure() {
+        let mut errors = Errors::default();
+        for line in ["I: x", "E: the cause", "Err:1 y", "E: more", "E: mmdebstrap failed to run"] {
+            errors.hear(line);
+        }
+        let status = std::os::unix::process::ExitStatusExt::from_raw(25 << 8);
+        let failed =
+            || DebianError::Program(ProgramError::Failed { program: "x".into(), status, stderr: "tail".into() });
+        assert_eq!(errors.explain(failed()).to_string(), "mmdebstrap failed: the cause; more");
+        assert!(Errors::default().explain(failed()).to_string().contains("tail"));
     }
 
     #[test]

@@ -134,6 +134,8 @@ impl ImageError {
             Self::Io { source, .. }
             | Self::Publish(PublishError::Io { source, .. })
             | Self::Debian(DebianError::Write { source, .. }) => full(source),
+            // The bootstrap's own temporary files.
+            Self::Debian(DebianError::Bootstrap { said }) => said.contains("No space left on device"),
             _ => false,
         }
     }

@@ -144,7 +144,7 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let source = Source::Mmdebstrap(recipe.clone());
         let before: HashSet<ImageId> = self.list()?.into_iter().map(|image| image.manifest.id).collect();
-        job.progress.phase("waiting for another build of this image");
+        job.progress.phase("waiting for any other build of this image");
         let lock = self.shelf.lock(&build_lock(name, &source), job.cancel)?;
         let made_meanwhile = self.list()?.into_iter().find(|Image { manifest, .. }| {
             !before.contains(&manifest.id) && manifest.name == *name && manifest.source == source
@@ -153,6 +153,7 @@ impl ImageStore {
             return Ok(image);
         }
 
+        job.progress.phase("starting mmdebstrap");
         let staging = self.shelf.stage()?;
         let mut builder = RootfsBuilder::new(staging.path(), Limits::default(), job.cancel)?;
         recipe.bootstrap(&mut builder, staging.path(), job)?;

@@ -1,5 +1,7 @@
 //! Work disks with real e2fsprogs.
 
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
 use crate::ext4::{check, tool};
 use banger_artifacts::{
     disk::{DiskError, MAX_SIZE, MIN_SIZE, WorkDisks},

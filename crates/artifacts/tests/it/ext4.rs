@@ -1,5 +1,7 @@
 //! Looking into images with tools that are not ours: `e2fsck`, `debugfs`, and a reader by somebody else.
 
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
 use banger_artifacts::program::Program;
 use std::{
     path::{Path, PathBuf},
@@ -23,6 +25,10 @@ impl Image {
 
     pub(crate) fn link(&self, path: &str) -> Vec<u8> {
         self.reader.read_link(path).unwrap().as_ref().to_vec()
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> bool {
+        self.reader.exists(path).unwrap()
     }
 
     /// What `debugfs` says about one inode.

@@ -1,5 +1,7 @@
 //! A filesystem small enough to be full.
 
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

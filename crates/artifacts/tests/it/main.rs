@@ -3,5 +3,7 @@
 mod disk;
 mod ext4;
 mod full;
+mod image;
 mod kernel;
 mod rootfs;
+mod rootfs_model;

@@ -53,7 +53,7 @@ fn an_image_is_published_listed_verified_and_deleted() {
     assert_eq!((manifest.os.as_deref(), manifest.init.as_deref()), (Some("Test 1"), Some("/sbin/init")));
     assert_eq!(fs::metadata(&image.rootfs).unwrap().permissions().mode() & 0o777, 0o444);
     assert_eq!(fs::metadata(&image.rootfs).unwrap().len(), manifest.size_bytes);
-    assert_eq!(store.list().unwrap(), [image.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&image));
     verify(&store, &manifest.id, Depth::Full).unwrap();
     assert!(store.delete(&manifest.id, &Cancel::default()).unwrap());
     assert!(!store.delete(&manifest.id, &Cancel::default()).unwrap());

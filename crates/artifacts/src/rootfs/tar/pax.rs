@@ -105,7 +105,7 @@ fn time(text: &[u8]) -> Option<Timestamp> {
 #[cfg(test)]
 pub(super) fn written(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = 3 + key.len() + value.len();
-    let length = (rest + 1..).find(|length| rest + length.to_string().len() == *length).unwrap();
+    let length = (rest + 1..rest + 9).find(|length| rest + length.to_string().len() == *length).unwrap();
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
