@@ -1,2 +1,47 @@
-//! Entry point.
-fn main() {}
+//! The guest side of banger: `/init` of every VM, and the agent that serves it.
+//!
+//! One static binary with several roles, told apart by its name, its process id and its first argument:
+//!
+//! ```text
+//! /init, as process 1                       boot, then image's init or our own process 1, and the agent beside it
+//! /shutdown <verb>, as process 1            systemd's last step: the agent says goodbye and resets the machine
+//! poweroff | reboot | halt | shutdown       where the agent is process 1: ask it
+//! modprobe <name>…                          where the image has none
+//! banger-vsock-agent hosted --fd N --config FILE    the agent alone, as an ordinary process on an inherited channel
+//! ```
+
+mod accounts;
+mod boot;
+mod hosted;
+mod modprobe;
+mod power_command;
+mod rooted;
+mod server;
+mod shutdown_hook;
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    let args: Vec<OsString> = args.collect();
+    let name = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let first = std::process::id() == 1;
+    match (name, first) {
+        ("shutdown", true) => shutdown_hook::run(&args),
+        (_, true) => boot::run(),
+        ("poweroff" | "reboot" | "halt" | "shutdown", false) => power_command::run(name, &args),
+        ("modprobe", false) => modprobe::run(&args),
+        _ if args.first().is_some_and(|arg| arg == "hosted") => hosted::run(&args[1..]),
+        _ => {
+            hosted::complain(
+                "usage: banger-vsock-agent hosted --fd N --config FILE (every other role is the guest's own)",
+            );
+            ExitCode::from(2)
+        }
+    }
+}

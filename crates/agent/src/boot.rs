@@ -1,0 +1,111 @@
+//! `/init`: from an unpacked initramfs to the image's root file system with an agent beside its init.
+//!
+//! Single-threaded until the fork. The order is the one that works beside systemd:
+//!
+//! ```text
+//! /dev /proc /sys   modules   image + work disk → overlay   directories on the work disk   modules tree
+//! /dev /proc /sys /run /sys/fs/cgroup moved or mounted in the new root   names, clock, entropy, lo
+//! MS_MOVE + chroot   fork: the child serves, the parent becomes the image's init or our own
+//! ```
+//!
+//! A step that fails ends the boot: it is printed on the console, told to the host if it can be reached, and the machine
+//! is reset, so that nobody waits for a guest that will never answer.
+
+mod config;
+mod console;
+mod device;
+mod identity;
+mod init;
+mod machine;
+mod modules;
+mod mounts;
+mod overlay;
+mod phases;
+mod seed;
+
+pub(crate) use config::read as read_config;
+pub(crate) use console::say;
+pub(crate) use init::{is_systemd, power_signal};
+pub(crate) use machine::{freeze, reset};
+pub(crate) use mounts::BIN;
+pub(crate) use phases::{Phases, boottime_ms};
+
+use crate::server;
+use banger_proto::agent::boot::{BootConfig, Init};
+use rustix::fd::OwnedFd;
+use std::{io, process::ExitCode};
+
+/// A step of the boot that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub(crate) struct BootError {
+    what: String,
+    source: io::Error,
+}
+
+/// Says what was attempted when it fails.
+trait Attempt<T> {
+    fn attempt(self, what: impl FnOnce() -> String) -> Result<T, BootError>;
+}
+
+impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
+    fn attempt(self, what: impl FnOnce() -> String) -> Result<T, BootError> {
+        self.map_err(|error| BootError { what: what(), source: error.into() })
+    }
+}
+
+/// What the boot found out, for the agent.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    pub(crate) config: BootConfig,
+    /// [`Init::Image`] or [`Init::Agent`].
+    pub(crate) init: Init,
+    pub(crate) phases: Phases,
+    /// The root of the work disk, whose mount is no longer visible: what is frozen at the end.
+    pub(crate) work: Option<OwnedFd>,
+    /// What went wrong without ending the boot.
+    pub(crate) troubles: Vec<String>,
+}
+
+/// Never returns to the kernel: process 1 that exits is a panic.
+pub(crate) fn run() -> ExitCode {
+    let mut phases = Phases::default();
+    phases.end("kernel");
+    match sequence(phases) {
+        Ok(never) => match never {},
+        Err(error) => give_up(&error),
+    }
+}
+
+enum Never {}
+
+fn sequence(mut phases: Phases) -> Result<Never, BootError> {
+    mounts::first()?;
+    console::adopt();
+    let config = config::take()?;
+    modules::load_all();
+    phases.end("modules");
+
+    let mut troubles = Vec::new();
+    let root = overlay::assemble(&config, &mut troubles)?;
+    mounts::kernel_trees()?;
+    identity::apply(&config, &mut troubles);
+    mounts::enter()?;
+    phases.end("mounts");
+
+    let init = init::choose(config.init)?;
+    if init == Init::Image {
+        identity::prepare_systemd();
+    }
+    machine::limits();
+    let booted = Booted { config, init, phases, work: root.work, troubles };
+    init::hand_over(booted)
+}
+
+/// The end of a boot that failed.
+fn give_up(error: &BootError) -> ! {
+    say(&format!("the boot failed: {error}"));
+    // The host learns it from the console in any case; the event makes it a sentence instead of a search.
+    server::send_trouble(&format!("the guest could not boot: {error}"));
+    reset()
+}

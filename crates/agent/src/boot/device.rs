@@ -1,0 +1,39 @@
+//! Waiting for a disk to appear.
+
+use super::{Attempt, BootError, say};
+use std::{
+    io,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long a disk may take after its driver was loaded.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// When the console says what is waited for.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Waits until the node of `device` is there. devtmpfs makes it the moment the driver has found the disk, which for a
+/// built-in driver is long before this.
+pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
+    let start = Instant::now();
+    let mut said = false;
+    while !Path::new(device).exists() {
+        let waited = start.elapsed();
+        if waited > PATIENCE {
+            let error: io::Error = io::ErrorKind::TimedOut.into();
+            return Err(error).attempt(|| format!("waiting for the disk {device}; there are: {}", disks()));
+        }
+        if waited > SILENCE && !said {
+            say(&format!("waiting for the disk {device}"));
+            said = true;
+        }
+        sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn disks() -> String {
+    let names = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,80 @@
+//! Process 1: the image's, or a small one of our own.
+
+use super::{Attempt, BootError, Booted, Never, machine, say};
+use crate::server::{self, Channel};
+use banger_proto::agent::boot::Init;
+use rustix::{
+    fs::{Access, access},
+    process::setsid,
+};
+use std::{fs, io, os::unix::process::CommandExt, process::Command};
+
+mod reaper;
+
+/// What the kernel itself would start.
+const CANDIDATES: [&str; 4] = ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init"];
+
+/// Whether the image has an init and is to run it. Called in the new root.
+pub(super) fn choose(wanted: Init) -> Result<Init, BootError> {
+    match (wanted, image_init()) {
+        (Init::Agent, _) | (Init::Auto, None) => Ok(Init::Agent),
+        (Init::Auto | Init::Image, Some(_)) => Ok(Init::Image),
+        (Init::Image, None) => Err(io::Error::from(io::ErrorKind::NotFound))
+            .attempt(|| format!("the image has no init ({})", CANDIDATES.join(", "))),
+    }
+}
+
+fn image_init() -> Option<&'static str> {
+    CANDIDATES
+        .into_iter()
+        .find(|path| fs::metadata(path).is_ok_and(|meta| meta.is_file()) && access(*path, Access::EXEC_OK).is_ok())
+}
+
+/// Starts the agent beside process 1 and becomes process 1.
+pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
+    let init = booted.init;
+    match machine::fork().attempt(|| "starting the agent".to_owned())? {
+        None => serve(booted),
+        Some(agent) if init == Init::Agent => reaper::run(agent, booted),
+        Some(_) => {
+            let path = image_init().expect("it was found a moment ago");
+            // The kernel's own arguments for init went to us; an init that wants them reads /proc/cmdline.
+            let error = Command::new(path).env_clear().envs([("HOME", "/"), ("TERM", "linux")]).exec();
+            Err(error).attempt(|| format!("starting the image's init {path}"))
+        }
+    }
+}
+
+/// The agent's process.
+fn serve(mut booted: Booted) -> ! {
+    let pid = std::process::id();
+    reaper::unblock_signals();
+    let _ = setsid();
+    machine::name_process(c"@banger-agent");
+    // Not in the root group, which systemd empties into its own.
+    for (path, text) in [
+        ("/sys/fs/cgroup/banger/agent/cgroup.procs", pid.to_string()),
+        ("/proc/self/oom_score_adj", "-1000".to_owned()),
+        // Where the shutdown hook finds it, in a directory only root writes to.
+        (&format!("/run/initramfs/{}", crate::shutdown_hook::PID_FILE), pid.to_string()),
+    ] {
+        if let Err(error) = fs::write(path, text) {
+            say(&format!("{path}: {error}"));
+        }
+    }
+    booted.phases.end("agent");
+    let reason = server::run(server::Guest::from(booted), Channel::Port);
+    say(&format!("the agent ends: {reason}"));
+    std::process::exit(1)
+}
+
+/// Whether process 1 is systemd, as far as its program's name says.
+pub(crate) fn is_systemd() -> bool {
+    fs::read_link("/proc/1/exe").is_ok_and(|path| path.file_name().is_some_and(|name| name == "systemd"))
+}
+
+/// The numbers systemd gave its power signals; our own process 1 takes them, too.
+pub(crate) fn power_signal(verb: banger_proto::agent::event::Power) -> i32 {
+    use banger_proto::agent::event::Power;
+    libc::SIGRTMIN() + if verb == Power::Poweroff { 4 } else { 5 }
+}

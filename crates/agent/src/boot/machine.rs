@@ -1,0 +1,139 @@
+//! System calls on the machine as a whole that have no safe wrapper.
+#![expect(unsafe_code, reason = "ioctls on sockets, the random pool and a file system; a process's visible name")]
+
+use super::say;
+use rustix::{
+    fd::{AsFd, AsRawFd},
+    fs::{Mode, OFlags, open},
+    process::{Resource, Rlimit, setrlimit},
+    system::{RebootCommand, reboot},
+    time::{ClockId, Timespec, clock_gettime, clock_settime},
+};
+use std::{io, mem::size_of_val, thread::sleep, time::Duration};
+
+/// A clock that is further off than this is set.
+const MAX_DRIFT_NS: u64 = 1_000_000_000;
+/// Bytes of entropy that are taken.
+const MAX_ENTROPY: usize = 512;
+const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+const FIFREEZE: libc::c_ulong = 0xc004_5877;
+
+/// Resets the machine, which ends the VMM. Whoever wanted to say something has said it.
+pub(crate) fn reset() -> ! {
+    loop {
+        if let Err(error) = reboot(RebootCommand::Restart) {
+            say(&format!("the machine does not reset: {error}"));
+        }
+        sleep(Duration::from_secs(1));
+    }
+}
+
+/// Sets the wall clock when it is off by more than a second.
+pub(super) fn set_clock(now_ns: u64) -> io::Result<()> {
+    let clock = clock_gettime(ClockId::Realtime);
+    let current = u64::try_from(clock.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(clock.tv_nsec).unwrap_or(0);
+    if now_ns == 0 || current.abs_diff(now_ns) <= MAX_DRIFT_NS {
+        return Ok(());
+    }
+    let seconds = i64::try_from(now_ns / 1_000_000_000).map_err(io::Error::other)?;
+    let nanoseconds = i64::try_from(now_ns % 1_000_000_000).map_err(io::Error::other)?;
+    Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })?)
+}
+
+/// Adds bytes in hexadecimal to the kernel's pool and counts them as entropy.
+pub(super) fn add_entropy(hex: &str) -> io::Result<()> {
+    let bytes = from_hex(hex).ok_or(io::ErrorKind::InvalidData)?;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let count = i32::try_from(bytes.len()).map_err(io::Error::other)?;
+    // struct rand_pool_info: entropy in bits, length in bytes, the bytes.
+    let mut request = Vec::with_capacity(bytes.len() + 8);
+    request.extend((count * 8).to_ne_bytes());
+    request.extend(count.to_ne_bytes());
+    request.extend(bytes);
+    let pool = open("/dev/urandom", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: the kernel reads `8 + count` bytes from the pointer, which is what `request` holds.
+    check(unsafe { libc::ioctl(pool.as_raw_fd(), RNDADDENTROPY, request.as_ptr()) })
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || text.len() > 2 * MAX_ENTROPY || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// Brings up the loopback interface; the kernel gives it its addresses.
+pub(super) fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+/// Writes everything of the file system of `dir` to its disk, with a clean journal, and lets nothing more through.
+pub(crate) fn freeze(dir: impl AsFd) -> io::Result<()> {
+    // SAFETY: FIFREEZE takes no argument that is read.
+    check(unsafe { libc::ioctl(dir.as_fd().as_raw_fd(), FIFREEZE, 0) })
+}
+
+/// Limits every process of the guest starts with: the kernel's own are those of 1999.
+pub(super) fn limits() {
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(1024), maximum: Some(1 << 20) });
+}
+
+/// Gives the process a name for `ps`, and systemd: it leaves a process alone at shutdown whose first argument begins
+/// with `@`.
+pub(super) fn name_process(name: &'static std::ffi::CStr) {
+    let bytes = name.to_bytes_with_nul();
+    let end = bytes.as_ptr().wrapping_add(bytes.len());
+    let set = |option: libc::c_int, address: *const u8| {
+        // SAFETY: PR_SET_MM moves what /proc/self/cmdline shows; the string is static, so it stays mapped.
+        let result = unsafe { libc::prctl(libc::PR_SET_MM, option, address as libc::c_ulong, 0, 0) };
+        check(result)
+    };
+    // The start has to stay below the end at each step, and which way the name lies from the stack is not known.
+    let start_first = set(libc::PR_SET_MM_ARG_START, bytes.as_ptr()).and_then(|()| set(libc::PR_SET_MM_ARG_END, end));
+    let done = start_first
+        .or_else(|_| set(libc::PR_SET_MM_ARG_END, end).and_then(|()| set(libc::PR_SET_MM_ARG_START, bytes.as_ptr())));
+    if let Err(error) = done {
+        say(&format!("naming the agent's process: {error}"));
+    }
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, c"banger-agent".as_ptr()) };
+}
+
+/// Forks. The child is `Ok(None)`.
+pub(super) fn fork() -> io::Result<Option<rustix::process::Pid>> {
+    // SAFETY: this process has one thread, so the child may do anything.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(rustix::process::Pid::from_raw(pid)),
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    debug_assert!(size_of_val(&result) == 4);
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::from_hex;
+
+    #[test]
+    fn hexadecimal() {
+        assert_eq!(from_hex("00ffA5"), Some(vec![0, 255, 165]));
+        assert_eq!(from_hex(""), Some(vec![]));
+        for bad in ["0", "0g", "éé", &"00".repeat(1000)] {
+            assert_eq!(from_hex(bad), None, "{bad:.10}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The kernel's own file systems: where they are mounted first, and how they get into the new root.
+
+use super::{Attempt, BootError};
+use rustix::{
+    fs::{Mode, mkdir},
+    io::Errno,
+    mount::{MountFlags, mount, mount_bind, mount_move},
+    process::{chdir, chroot},
+};
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+/// Where the new root is put together.
+pub(super) const NEW_ROOT: &str = "/banger/root";
+/// A directory of the initramfs that becomes `/run/initramfs` in the new root: `shutdown` in it is this program, which
+/// systemd runs when everything else is over, and `bin` the commands where the agent is process 1.
+const HOOK: &str = "/banger/hook";
+/// Power commands where the agent is process 1; first in the default PATH of execs there.
+pub(crate) const BIN: &str = "/run/initramfs/bin";
+
+const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// `/dev`, `/proc` and `/sys` of the initramfs.
+pub(super) fn first() -> Result<(), BootError> {
+    for (kind, place, flags, data) in [
+        ("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755"),
+        ("proc", "/proc", PLAIN, c""),
+        ("sysfs", "/sys", PLAIN, c""),
+    ] {
+        make_dir(place)?;
+        match mount(kind, place, kind, flags, data) {
+            // Some kernels mount devtmpfs by themselves.
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(error) => return Err(error).attempt(|| format!("mounting {kind} at {place}")),
+        }
+    }
+    Ok(())
+}
+
+/// Everything under the new root that is not a disk.
+pub(super) fn kernel_trees() -> Result<(), BootError> {
+    let inside = |place: &str| format!("{NEW_ROOT}{place}");
+    for place in ["/dev", "/proc", "/sys", "/run"] {
+        // An image where one of these is a link would have us mount through it, out of the new root.
+        let path = inside(place);
+        if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_dir()) {
+            fs::remove_file(&path).attempt(|| format!("removing {place}, which is no directory"))?;
+        }
+        make_dir(&path)?;
+    }
+    for place in ["/dev", "/proc", "/sys"] {
+        mount_move(place, inside(place)).attempt(|| format!("moving {place} to the new root"))?;
+    }
+    tmpfs(&inside("/run"), MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")?;
+
+    let devpts = inside("/dev/pts");
+    make_dir(&devpts)?;
+    mount("devpts", &devpts, "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0620,gid=5,ptmxmode=0666")
+        .attempt(|| "mounting devpts".to_owned())?;
+    let shm = inside("/dev/shm");
+    make_dir(&shm)?;
+    tmpfs(&shm, MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        // There already where the kernel's devtmpfs was prepared by somebody else.
+        let _ = symlink(target, inside(&format!("/dev/{link}")));
+    }
+
+    let cgroup = inside("/sys/fs/cgroup");
+    // Mounted before systemd looks: it keeps a hierarchy that is there, and leaves groups alone it did not make.
+    mount("cgroup2", &cgroup, "cgroup2", PLAIN, c"nsdelegate").attempt(|| "mounting cgroup2".to_owned())?;
+    for group in ["/banger", "/banger/agent", "/banger/exec"] {
+        make_dir(&format!("{cgroup}{group}"))?;
+    }
+    hook(&inside("/run/initramfs"))
+}
+
+/// Shows this program in the new root, without copying it.
+fn hook(place: &str) -> Result<(), BootError> {
+    make_dir(HOOK)?;
+    let program = format!("{HOOK}/shutdown");
+    fs::hard_link("/init", &program).attempt(|| format!("linking /init to {program}"))?;
+    let bin = format!("{HOOK}/bin");
+    make_dir(&bin)?;
+    for name in ["poweroff", "reboot", "halt", "shutdown", "modprobe"] {
+        symlink("../shutdown", format!("{bin}/{name}")).attempt(|| format!("linking {bin}/{name}"))?;
+    }
+    make_dir(place)?;
+    mount_bind(HOOK, place).attempt(|| format!("binding {place}"))
+}
+
+/// Makes the new root the root of this process and, because process 1 shares it with them, of the kernel's helpers.
+pub(super) fn enter() -> Result<(), BootError> {
+    chdir(NEW_ROOT).attempt(|| "entering the new root".to_owned())?;
+    mount_move(".", "/").attempt(|| "moving the new root to /".to_owned())?;
+    chroot(".").attempt(|| "changing the root".to_owned())?;
+    chdir("/").attempt(|| "entering /".to_owned())?;
+    if !Path::new("/sbin/modprobe").exists() {
+        // The kernel asks for modules by name; an image without the tool has ours.
+        let _ = fs::write("/proc/sys/kernel/modprobe", format!("{BIN}/modprobe"));
+    }
+    Ok(())
+}
+
+pub(super) fn make_dir(path: &str) -> Result<(), BootError> {
+    match mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).attempt(|| format!("making the directory {path}")),
+    }
+}
+
+fn tmpfs(place: &str, flags: MountFlags, data: &std::ffi::CStr) -> Result<(), BootError> {
+    debug_assert!(Path::new(place).is_absolute());
+    mount("tmpfs", place, "tmpfs", flags, data).attempt(|| format!("mounting a tmpfs at {place}"))
+}

@@ -1,0 +1,152 @@
+//! The root file system: the VM's work disk over the shared image.
+//!
+//! What is where on the work disk:
+//!
+//! ```text
+//! overlay/upper  overlay/work     the overlay's two directories
+//! bind/<name>                     a directory that must not live on an overlay, complete once it has this name
+//! bind/.new-<name>                one that was being filled when the machine went down; made again
+//! ```
+//!
+//! Afterwards neither disk is mounted anywhere the guest can see; overlay and binds keep them alive.
+
+use super::{
+    Attempt, BootError, device,
+    mounts::{NEW_ROOT, make_dir},
+    seed::{self, Seeded},
+};
+use crate::rooted;
+use banger_proto::agent::boot::{BootConfig, Mount};
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{self, AtFlags, Gid, Mode, OFlags, Uid},
+    io::Errno,
+    mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
+};
+use std::{ffi::CString, io, path::Path};
+
+const IMAGE: &str = "/banger/image";
+const WORK: &str = "/banger/work";
+/// A directory of the image with more than this stays on the overlay instead of being copied.
+const SEED_LIMIT: u64 = 64 << 20;
+
+/// What is left open of the root's parts.
+#[derive(Debug, Default)]
+pub(super) struct Root {
+    pub(super) work: Option<OwnedFd>,
+}
+
+/// Mounts everything the configuration names below the new root.
+pub(super) fn assemble(config: &BootConfig, troubles: &mut Vec<String>) -> Result<Root, BootError> {
+    make_dir(NEW_ROOT)?;
+    let mut root = Root::default();
+    for entry in &config.mounts {
+        match entry {
+            Mount::Root { image, work, binds } => root.work = Some(mount_root(image, work, binds, troubles)?),
+            Mount::Modules { device, release } => {
+                if let Err(error) = mount_modules(device, release) {
+                    // A guest without its module tree still runs; what needs a module says so.
+                    super::say(&error.to_string());
+                    troubles.push(error.to_string());
+                }
+            }
+        }
+    }
+    if root.work.is_none() {
+        let missing: io::Error = io::ErrorKind::InvalidInput.into();
+        return Err(missing).attempt(|| "the configuration names no root file system".to_owned());
+    }
+    Ok(root)
+}
+
+fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<String>) -> Result<OwnedFd, BootError> {
+    for (device, place, flags, data) in
+        [(image, IMAGE, MountFlags::RDONLY, c"noload"), (work, WORK, MountFlags::NOATIME, c"")]
+    {
+        device::wait_for(device)?;
+        make_dir(place)?;
+        mount(device, place, "ext4", flags, data).attempt(|| format!("mounting the disk {device}"))?;
+    }
+    let lower = dir(IMAGE)?;
+    for place in ["/banger/work/overlay", "/banger/work/overlay/work", "/banger/work/bind"] {
+        make_dir(place)?;
+    }
+    make_upper(lower.as_fd())?;
+    let options = format!("lowerdir={IMAGE},upperdir={WORK}/overlay/upper,workdir={WORK}/overlay/work,redirect_dir=on");
+    let options = CString::new(options).expect("fixed names have no NUL");
+    mount("overlay", NEW_ROOT, "overlay", MountFlags::empty(), options.as_c_str())
+        .attempt(|| "mounting the overlay".to_owned())?;
+
+    let new_root = dir(NEW_ROOT)?;
+    for bind in binds {
+        if let Err(error) = bind_directory(bind, lower.as_fd(), new_root.as_fd()) {
+            super::say(&error.to_string());
+            troubles.push(error.to_string());
+        }
+    }
+    // Opened before the mounts go: a directory stays usable after its mount was detached.
+    let work = fs::open(WORK, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .attempt(|| "opening the work disk".to_owned())?;
+    for place in [IMAGE, WORK] {
+        unmount(place, UnmountFlags::DETACH).attempt(|| format!("detaching {place}"))?;
+    }
+    Ok(work)
+}
+
+/// The merged root takes owner and mode from the upper directory, so that has the image's.
+fn make_upper(lower: BorrowedFd<'_>) -> Result<(), BootError> {
+    let upper = format!("{WORK}/overlay/upper");
+    match fs::mkdir(&upper, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(error) => return Err(error).attempt(|| format!("making {upper}")),
+    }
+    let stat = fs::fstat(lower).attempt(|| "looking at the image's root".to_owned())?;
+    fs::chmod(&upper, Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .attempt(|| format!("changing the mode of {upper}"))?;
+    fs::chown(&upper, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
+        .attempt(|| format!("changing the owner of {upper}"))
+}
+
+/// Puts one directory on the work disk, with what the image has in it the first time.
+fn bind_directory(path: &str, lower: BorrowedFd<'_>, new_root: BorrowedFd<'_>) -> Result<(), BootError> {
+    let what = || format!("keeping {path} on the work disk");
+    let name = path.trim_matches('/').replace('/', "-");
+    if name.is_empty() || path.split('/').any(|part| part == "..") {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput)).attempt(what);
+    }
+    let store = dir(&format!("{WORK}/bind"))?;
+    if fs::statat(&store, &name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        let from = match rooted::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(from) => Some(from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // A link to a file, or a file: the image means something else by that name.
+            Err(_) => return Ok(()),
+        };
+        let seeded = seed::fill(store.as_fd(), &name, from.as_ref().map(AsFd::as_fd), SEED_LIMIT).attempt(what)?;
+        if seeded == Seeded::TooLarge {
+            return Ok(());
+        }
+    }
+    let target = rooted::make_dirs(new_root, Path::new(path)).attempt(what)?;
+    mount_bind(format!("{WORK}/bind/{name}"), by_descriptor(&target)).attempt(what)
+}
+
+fn mount_modules(device: &str, release: &str) -> Result<(), BootError> {
+    let what = || format!("mounting the kernel's modules from {device}");
+    device::wait_for(device)?;
+    let new_root = dir(NEW_ROOT)?;
+    let target = rooted::make_dirs(&new_root, Path::new(&format!("/lib/modules/{release}"))).attempt(what)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount(device, by_descriptor(&target), "ext4", flags, c"noload").attempt(what)
+}
+
+fn dir(path: &str) -> Result<OwnedFd, BootError> {
+    fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .attempt(|| format!("opening {path}"))
+}
+
+/// A name for exactly the directory that was opened.
+fn by_descriptor(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

@@ -1,0 +1,59 @@
+//! The agent as an ordinary process of the host, on a channel it inherits: what a fake VMM runs in tests.
+//!
+//! No init, no cgroups, no power over the machine: a shutdown is reported and acknowledged as ever, and ends the process.
+#![expect(unsafe_code, reason = "the channel is a descriptor named on the command line")]
+
+use crate::{
+    boot::{Phases, read_config},
+    server::{self, Channel, Guest, Place},
+};
+use banger_link::Ended;
+use banger_proto::agent::boot::Init;
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    os::{fd::FromRawFd, unix::net::UnixStream},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+/// Serves until the channel ends. `--fd N --config FILE`.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    match serve(args) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("banger-vsock-agent: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Words for standard error.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+fn serve(args: &[OsString]) -> io::Result<Ended> {
+    let invalid = |message: &str| io::Error::new(io::ErrorKind::InvalidInput, message.to_owned());
+    let (mut fd, mut config) = (None, None);
+    for pair in args.chunks(2) {
+        match pair {
+            [name, value] if name == "--fd" => fd = value.to_str().and_then(|value| value.parse::<i32>().ok()),
+            [name, value] if name == "--config" => config = Some(PathBuf::from(value)),
+            _ => return Err(invalid("hosted takes --fd N and --config FILE")),
+        }
+    }
+    let fd = fd.filter(|fd| *fd > 2).ok_or_else(|| invalid("--fd wants a descriptor above 2"))?;
+    let config = read_config(&config.ok_or_else(|| invalid("--config is missing"))?)?;
+    rustix::io::fcntl_getfd(
+        // SAFETY: only asked whether it is open.
+        unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) },
+    )?;
+    // SAFETY: the descriptor is open, was passed to us for this, and nothing else in the process uses it.
+    let channel = unsafe { UnixStream::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&channel, rustix::io::FdFlags::CLOEXEC)?;
+    let mut phases = Phases::default();
+    phases.end("agent");
+    let guest = Guest { config, init: Init::Agent, phases, work: None, troubles: Vec::new(), place: Place::Hosted };
+    Ok(server::run(guest, Channel::Inherited(channel)))
+}

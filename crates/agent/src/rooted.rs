@@ -1,0 +1,120 @@
+//! Files below a directory that somebody else filled: no link and no `..` in it leads out.
+//!
+//! The kernel does the resolving (openat2): `IN_ROOT` where absolute links mean the directory itself (an image's root
+//! file system), `BENEATH` where they are refused (the destination of an archive).
+
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{self, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read, Write},
+    path::{Component, Path},
+};
+
+/// Opens `path` as if `root` were `/`. Links inside are followed and stay inside.
+pub(crate) fn open(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(fs::openat2(
+        root,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )?)
+}
+
+/// Opens the directory `path` as if `root` were `/`, making it and its parents (0755) where they are missing.
+pub(crate) fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let root = root.as_fd();
+    match open(root, path, OFlags::DIRECTORY | OFlags::PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = make_dirs(root, parent)?;
+    match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Opened by its whole path again, so that a link that stood there already is followed within the root.
+    open(root, path, OFlags::DIRECTORY | OFlags::PATH)
+}
+
+/// Makes `name` in `dir` a file with this content, in one step and without following what stands there. A file that has
+/// the content already is left alone.
+pub(crate) fn replace(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    let dir = dir.as_fd();
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    if let Ok(old) = fs::openat(dir, name, flags, Mode::empty()) {
+        let mut bytes = Vec::new();
+        let limit = content.len() as u64 + 1;
+        if File::from(old).take(limit).read_to_end(&mut bytes).is_ok() && bytes == content {
+            return Ok(());
+        }
+    }
+    let temporary = format!(".{name}.banger");
+    let _ = fs::unlinkat(dir, &temporary, fs::AtFlags::empty());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mut file = File::from(fs::openat(dir, &temporary, flags, Mode::from_raw_mode(mode))?);
+    file.write_all(content)?;
+    fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(fs::renameat(dir, &temporary, dir, name)?)
+}
+
+/// The parts of an archive entry's path. `None` when it has none, is absolute or climbs.
+pub(crate) fn parts(path: &Path) -> Option<Vec<&OsStr>> {
+    let mut parts = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(part) => parts.push(part),
+            Component::CurDir => {}
+            Component::RootDir | Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(parts)
+}
+
+/// Opens a directory below `base`, refusing every link that leaves it, and makes the missing ones (0755).
+pub(crate) fn make_dirs_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
+    let mut dir = fs::openat(base, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let base = dir.try_clone()?;
+    let mut so_far = std::path::PathBuf::new();
+    for part in parts {
+        so_far.push(part);
+        let open = || {
+            fs::openat2(
+                &base,
+                &so_far,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+            )
+        };
+        let next = match open() {
+            Err(Errno::NOENT) => {
+                fs::mkdirat(&dir, *part, Mode::from_raw_mode(0o755))?;
+                open()?
+            }
+            other => other?,
+        };
+        dir = next;
+    }
+    Ok(dir)
+}
+
+/// Opens a directory below `base` for reading, refusing every link that leaves it.
+pub(crate) fn open_dir_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
+    let path: std::path::PathBuf = parts.iter().collect();
+    Ok(fs::openat2(
+        base,
+        &path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    )?)
+}

@@ -1,0 +1,181 @@
+//! The agent's server: sessions on the channel, HTTP on their streams, and announcements to the host.
+//!
+//! One thread. Requests are tasks on it; only archives and `sync` use a second thread, one each, while they last.
+
+mod announce;
+mod archive;
+mod body;
+mod connect;
+mod exec;
+mod http;
+mod pipe;
+mod pollable;
+mod ports;
+mod power;
+mod stats;
+
+use crate::boot::{self, Booted, Phases};
+use announce::Announcer;
+use banger_link::{Ended, Incoming, Stream, guest};
+use banger_proto::agent::{
+    boot::{BootConfig, Init},
+    event::{GuestEvent, Ready},
+    http::API_VERSION,
+    link::AGENT_PORT,
+};
+use rustix::fd::OwnedFd;
+use std::{cell::Cell, fs, os::unix::net::UnixStream, rc::Rc, time::Duration};
+use tokio::task::{LocalSet, spawn_local};
+
+/// Where the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a guest, as root, with the machine to itself.
+    Machine,
+    /// As an ordinary process of a host.
+    Hosted,
+}
+
+/// Everything the server knows about the guest it serves.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) config: BootConfig,
+    /// Never [`Init::Auto`].
+    pub(crate) init: Init,
+    pub(crate) phases: Phases,
+    pub(crate) work: Option<OwnedFd>,
+    pub(crate) troubles: Vec<String>,
+    pub(crate) place: Place,
+}
+
+impl From<Booted> for Guest {
+    fn from(booted: Booted) -> Self {
+        let Booted { config, init, phases, work, troubles } = booted;
+        Self { config, init, phases, work, troubles, place: Place::Machine }
+    }
+}
+
+/// The byte pipe to the host.
+#[derive(Debug)]
+pub(crate) enum Channel {
+    /// The virtio-serial port.
+    Port,
+    /// A socket.
+    Inherited(UnixStream),
+}
+
+/// What the requests share.
+#[derive(Debug)]
+struct Context {
+    guest: Guest,
+    boot_id: String,
+    announcer: Announcer,
+    /// Processes of exec that still run.
+    execs: Cell<u32>,
+    /// The number of the last exec.
+    exec_number: Cell<u64>,
+    going_down: Cell<bool>,
+}
+
+/// Serves until the channel itself ends.
+pub(crate) fn run(guest: Guest, channel: Channel) -> Ended {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Ended::Pipe(error.kind()),
+    };
+    let ended = LocalSet::new().block_on(&runtime, serve(guest, channel));
+    // A request that reads an archive may sit in a system call for ever; it is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(guest: Guest, channel: Channel) -> Ended {
+    let context = Rc::new(Context::new(guest));
+    if context.guest.place == Place::Machine {
+        spawn_local(power::on_signals(Rc::clone(&context)));
+        spawn_local(announce::watch_init(Rc::clone(&context)));
+    }
+    let on_session = |dialer, incoming| {
+        spawn_local(Rc::clone(&context).announce(dialer));
+        spawn_local(Rc::clone(&context).answer(incoming));
+    };
+    match channel {
+        Channel::Port => match pipe::Port::open(Duration::from_secs(20)).await {
+            Ok(port) => guest::run(port, on_session).await,
+            Err(error) => {
+                boot::say(&format!("the channel to the host does not open: {error}"));
+                Ended::Pipe(error.kind())
+            }
+        },
+        Channel::Inherited(stream) => {
+            let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
+            match stream {
+                Ok(stream) => guest::run(stream, on_session).await,
+                Err(error) => Ended::Pipe(error.kind()),
+            }
+        }
+    }
+}
+
+impl Context {
+    fn new(guest: Guest) -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let ready = Ready {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            api_version: API_VERSION,
+            boot_id: boot_id.clone(),
+            kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
+            init: guest.init,
+            phases: guest.phases.list(),
+        };
+        let announcer = Announcer::new(&GuestEvent::Ready(ready));
+        for message in &guest.troubles {
+            announcer.say(&GuestEvent::Trouble { message: message.clone() });
+        }
+        if guest.init == Init::Agent {
+            announcer.say(&GuestEvent::Booted { state: "running".to_owned() });
+        }
+        Self { guest, boot_id, announcer, execs: Cell::new(0), exec_number: Cell::new(0), going_down: Cell::new(false) }
+    }
+
+    /// Keeps the host informed for one session.
+    async fn announce(self: Rc<Self>, dialer: banger_link::Dialer) {
+        self.announcer.serve(dialer).await;
+    }
+
+    /// Answers the streams of one session.
+    async fn answer(self: Rc<Self>, mut incoming: Incoming) {
+        while let Ok(inbound) = incoming.next().await {
+            if inbound.port() != AGENT_PORT {
+                spawn_local(inbound.refuse());
+                continue;
+            }
+            let context = Rc::clone(&self);
+            spawn_local(async move {
+                let stream: Stream = inbound.accept().await;
+                http::serve(context, stream).await;
+            });
+        }
+    }
+}
+
+/// Tells the host one thing without being an agent: the boot failed before there could be one. Gives up after a while.
+pub(crate) fn send_trouble(message: &str) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    let announcer = Rc::new(Announcer::silent());
+    announcer.say(&GuestEvent::Trouble { message: message.to_owned() });
+    LocalSet::new().block_on(&runtime, async {
+        let told = async {
+            let Ok(port) = pipe::Port::open(Duration::from_secs(2)).await else { return };
+            let served = |dialer, _| {
+                let announcer = Rc::clone(&announcer);
+                spawn_local(async move { announcer.serve(dialer).await });
+            };
+            tokio::select! {
+                _ = guest::run(port, served) => {}
+                () = announcer.told() => {}
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(4), told).await;
+    });
+}

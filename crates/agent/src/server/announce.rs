@@ -1,0 +1,166 @@
+//! What the host hears without asking: one JSON object a line on a stream the agent opens.
+//!
+//! A new session hears everything again, in order; nothing is said twice in one session.
+
+use super::Context;
+use crate::boot;
+use banger_link::{Dialer, Stream};
+use banger_proto::agent::{
+    event::{GuestEvent, MAX_LINE, POWER_ACK},
+    link::EVENTS_PORT,
+};
+use std::{
+    cell::{Cell, RefCell},
+    path::Path,
+    process::Stdio,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+/// Pause before another attempt to reach a host that has no ear yet.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long systemd may take to be up.
+const BOOT_LIMIT: Duration = Duration::from_secs(600);
+
+/// The lines said so far, and whoever waits for more of them.
+#[derive(Debug)]
+pub(super) struct Announcer {
+    lines: RefCell<Vec<String>>,
+    more: Notify,
+    acknowledged: Notify,
+    told: Notify,
+    /// Lines the present session has heard.
+    heard: Cell<usize>,
+}
+
+impl Announcer {
+    /// One whose first word is `event`.
+    pub(super) fn new(event: &GuestEvent) -> Self {
+        let announcer = Self::silent();
+        announcer.say(event);
+        announcer
+    }
+
+    pub(super) fn silent() -> Self {
+        Self {
+            lines: RefCell::default(),
+            more: Notify::new(),
+            acknowledged: Notify::new(),
+            told: Notify::new(),
+            heard: Cell::new(0),
+        }
+    }
+
+    /// Says one thing to this host and every later one.
+    pub(super) fn say(&self, event: &GuestEvent) {
+        let Ok(mut line) = serde_json::to_string(event) else { return };
+        if line.len() >= MAX_LINE {
+            return;
+        }
+        line.push('\n');
+        self.lines.borrow_mut().push(line);
+        self.more.notify_one();
+    }
+
+    /// Says how the guest goes down and waits for the host to have it on record, a while at most.
+    pub(super) async fn say_power(&self, event: &GuestEvent, patience: Duration) -> bool {
+        self.say(event);
+        timeout(patience, self.acknowledged.notified()).await.is_ok()
+    }
+
+    /// Done once everything said was written to a host.
+    pub(super) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    /// Serves one session until it ends.
+    pub(super) async fn serve(&self, dialer: Dialer) {
+        loop {
+            match dialer.dial(EVENTS_PORT).await {
+                Ok(stream) => self.talk(stream).await,
+                Err(banger_link::DialError::Ended(_)) => return,
+                Err(_) => {}
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn talk(&self, stream: Stream) {
+        let (answers, mut words) = tokio::io::split(stream);
+        let mut answers = BufReader::new(answers);
+        self.heard.set(0);
+        let speak = async {
+            loop {
+                let next = self.lines.borrow().get(self.heard.get()).cloned();
+                match next {
+                    Some(line) if words.write_all(line.as_bytes()).await.is_err() => return,
+                    Some(_) => self.heard.set(self.heard.get() + 1),
+                    None => {
+                        self.told.notify_one();
+                        self.more.notified().await;
+                    }
+                }
+            }
+        };
+        let listen = async {
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                let limit = (&mut answers).take(MAX_LINE as u64).read_until(b'\n', &mut line).await;
+                if !limit.is_ok_and(|count| count > 0) {
+                    return;
+                }
+                if line == POWER_ACK.as_bytes() {
+                    self.acknowledged.notify_one();
+                }
+            }
+        };
+        tokio::select! {
+            () = speak => {}
+            () = listen => {}
+        }
+    }
+}
+
+/// Waits until the image's init says that it is up, and passes its word on.
+pub(super) async fn watch_init(context: Rc<Context>) {
+    use banger_proto::agent::boot::Init;
+    if context.guest.init == Init::Agent {
+        return;
+    }
+    let state = timeout(BOOT_LIMIT, systemd_state()).await.unwrap_or_else(|_| "starting".to_owned());
+    context.announcer.say(&GuestEvent::Booted { state });
+}
+
+/// systemd's word for its state once it has left `starting`; `unknown` for any other init.
+async fn systemd_state() -> String {
+    // The socket is there as soon as systemd listens; asking before costs a process for nothing.
+    while !Path::new("/run/systemd/private").exists() {
+        sleep(PAUSE).await;
+        if boot::boottime_ms() > 20_000 && !boot::is_systemd() {
+            return "unknown".to_owned();
+        }
+    }
+    loop {
+        let asked = tokio::process::Command::new("systemctl")
+            .args(["is-system-running", "--wait"])
+            .env("PATH", super::exec::DEFAULT_PATH)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .await;
+        let word = match asked {
+            Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+            Err(_) => return "unknown".to_owned(),
+        };
+        if !matches!(word.as_str(), "" | "starting" | "initializing" | "offline" | "unknown") && word.len() < 64 {
+            return word;
+        }
+        sleep(PAUSE).await;
+    }
+}

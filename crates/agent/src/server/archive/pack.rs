@@ -1,0 +1,144 @@
+//! Writes a tree as a tar stream: names from the last component of the path that was asked for.
+//!
+//! Modes, owners, times, links and hard links are kept; sockets are left out; a file that changes its size while it is
+//! read is cut or filled with zeroes to the size that was announced.
+
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+use tar::{Builder, EntryType, Header};
+
+/// How deep directories may nest.
+const MAX_DEPTH: usize = 512;
+/// Hard links that are remembered; files beyond are written once per name.
+const MAX_LINKED: usize = 1 << 16;
+
+/// What is to be packed.
+#[derive(Debug)]
+pub(super) struct Root {
+    parent: OwnedFd,
+    /// Its name there, and in the archive.
+    name: OsString,
+}
+
+impl Root {
+    /// Finds what `path` names. A link at its end is packed as a link.
+    pub(super) fn find(path: &Path) -> io::Result<Self> {
+        let (parent, name) = match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => (parent, name.to_owned()),
+            // `/` and `/a/..` have no last name.
+            _ => (path, OsString::from(".")),
+        };
+        let parent = fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Self { parent, name })
+    }
+
+    /// Writes the whole archive.
+    pub(super) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut packer = Packer { builder: Builder::new(to), linked: HashMap::new() };
+        packer.entry(&self.parent, &self.name, Path::new(&self.name), 0)?;
+        packer.builder.into_inner()?.flush()
+    }
+}
+
+struct Packer<W: Write> {
+    builder: Builder<W>,
+    /// Device and inode of files with several names, and the first of them.
+    linked: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<W: Write> Packer<W> {
+    fn entry(&mut self, dir: impl AsFd, name: &OsStr, path: &Path, depth: usize) -> io::Result<()> {
+        let dir = dir.as_fd();
+        let stat = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            // It was there when the directory was read; a tree that lives changes.
+            Err(Errno::NOENT) if depth > 0 => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 {
+            if let Some(first) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
+                return self.builder.append_link(&mut header(&stat, EntryType::Link, 0), path, first);
+            }
+            if self.linked.len() < MAX_LINKED {
+                self.linked.insert((stat.st_dev, stat.st_ino), path.to_owned());
+            }
+        }
+        match kind {
+            FileType::Directory => self.directory(dir, name, path, depth, &stat),
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = File::from(fs::openat(dir, name, flags, Mode::empty())?);
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                let mut header = header(&stat, EntryType::Regular, size);
+                self.builder.append_data(&mut header, path, file.take(size).chain(io::repeat(0)).take(size))
+            }
+            FileType::Symlink => {
+                let target = fs::readlinkat(dir, name, Vec::new())?;
+                let target = OsString::from_vec(target.into_bytes());
+                self.builder.append_link(&mut header(&stat, EntryType::Symlink, 0), path, Path::new(&target))
+            }
+            FileType::Fifo => self.special(path, &stat, EntryType::Fifo),
+            FileType::CharacterDevice => self.special(path, &stat, EntryType::Char),
+            FileType::BlockDevice => self.special(path, &stat, EntryType::Block),
+            FileType::Socket | FileType::Unknown => Ok(()),
+        }
+    }
+
+    fn directory(&mut self, dir: impl AsFd, name: &OsStr, path: &Path, depth: usize, stat: &Stat) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(io::Error::other(format!("{} is more than {MAX_DEPTH} directories deep", path.display())));
+        }
+        self.builder.append_data(&mut header(stat, EntryType::Directory, 0), path, io::empty())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inner = fs::openat(dir, name, flags, Mode::empty())?;
+        // Sorted, so that the same tree is the same archive.
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&inner)? {
+            let entry = entry?;
+            if !is_dot(entry.file_name()) {
+                names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            self.entry(&inner, &name, &path.join(&name), depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn special(&mut self, path: &Path, stat: &Stat, kind: EntryType) -> io::Result<()> {
+        let mut header = header(stat, kind, 0);
+        header.set_device_major(fs::major(stat.st_rdev))?;
+        header.set_device_minor(fs::minor(stat.st_rdev))?;
+        self.builder.append_data(&mut header, path, io::empty())
+    }
+}
+
+fn header(stat: &Stat, kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(stat.st_mode & 0o7777);
+    header.set_uid(stat.st_uid.into());
+    header.set_gid(stat.st_gid.into());
+    // The format has no times before 1970.
+    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+    header.set_size(size);
+    header
+}
+
+fn is_dot(name: &CStr) -> bool {
+    name == c"." || name == c".."
+}

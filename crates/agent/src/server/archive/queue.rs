@@ -1,0 +1,101 @@
+//! Blocking readers and writers on one side, the stream's chunks on the other.
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::io::{self, Read, Write};
+use tokio::sync::mpsc;
+
+/// Bytes of one piece.
+const PIECE: usize = 64 << 10;
+/// Pieces that may wait.
+const PIECES: usize = 4;
+
+/// A writer whose pieces become a response body.
+#[derive(Debug)]
+pub(super) struct PieceWriter {
+    buffer: Vec<u8>,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl PieceWriter {
+    pub(super) fn new() -> (Self, mpsc::Receiver<io::Result<Bytes>>) {
+        let (pieces, receiver) = mpsc::channel(PIECES);
+        (Self { buffer: Vec::with_capacity(PIECE), pieces }, receiver)
+    }
+
+    /// Breaks the body off.
+    pub(super) fn fail(self, error: io::Error) {
+        let _ = self.pieces.blocking_send(Err(error));
+    }
+}
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(PIECE - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        if self.buffer.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE));
+        self.pieces.blocking_send(Ok(piece.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// A reader of a request body.
+#[derive(Debug)]
+pub(super) struct BodyReader {
+    piece: Bytes,
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+}
+
+/// The other end of a [`BodyReader`].
+#[derive(Debug)]
+pub(super) struct BodyFeeder(mpsc::Sender<io::Result<Bytes>>);
+
+impl BodyReader {
+    pub(super) fn new() -> (BodyFeeder, Self) {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        (BodyFeeder(sender), Self { piece: Bytes::new(), pieces })
+    }
+}
+
+impl BodyFeeder {
+    /// Feeds the body until it ends or the reader has had enough.
+    pub(super) async fn feed(self, mut body: Incoming) {
+        while let Some(frame) = body.frame().await {
+            let piece = match frame {
+                Ok(frame) => match frame.into_data() {
+                    Ok(data) => Ok(data),
+                    Err(_) => continue,
+                },
+                // A body that breaks off must not look like one that ends.
+                Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
+            };
+            if self.0.send(piece).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = into.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut into[..count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,264 @@
+//! Unpacks a tar stream below a directory, and nowhere else.
+//!
+//! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
+//! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
+
+use crate::rooted;
+use banger_proto::failure::{Code, Failure};
+use rustix::{
+    fd::OwnedFd,
+    fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
+    io::Errno,
+};
+use std::{
+    cell::Cell,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+use tar::{Archive, Entry, EntryType};
+
+/// Longest path of an entry, in bytes.
+const MAX_PATH: usize = 4096;
+/// Bytes an entry's headers may have: long names and PAX records come before it in blocks of their own.
+const MAX_HEADERS: u64 = 1 << 20;
+
+/// Why an archive was not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnpackError {
+    #[error("the archive cannot be read")]
+    Stream(#[source] io::Error),
+    #[error("the archive has an entry that leads outside: {0:?}")]
+    Outside(PathBuf),
+    #[error("the archive has an entry of a kind that is not unpacked: {0:?}")]
+    Kind(PathBuf),
+    #[error("cannot unpack {0:?}")]
+    Write(PathBuf, #[source] io::Error),
+}
+
+impl From<UnpackError> for Failure {
+    fn from(error: UnpackError) -> Self {
+        let code = match &error {
+            UnpackError::Stream(_) => Code::Invalid,
+            UnpackError::Outside(_) => Code::Denied,
+            UnpackError::Kind(_) => Code::Unsupported,
+            UnpackError::Write(_, source) => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::Unavailable,
+                io::ErrorKind::PermissionDenied => Code::Denied,
+                _ => Code::Invalid,
+            },
+        };
+        Self::caused_by(code, "the archive was not unpacked, or not wholly", &error)
+    }
+}
+
+/// Opens the directory an archive goes to.
+pub(super) fn open_base(path: &Path) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Unpacks all of it.
+pub(super) fn unpack(base: &OwnedFd, from: impl Read) -> Result<(), UnpackError> {
+    let budget = Rc::new(Cell::new(Some(MAX_HEADERS)));
+    let mut archive = Archive::new(Metered { inner: from, budget: Rc::clone(&budget) });
+    let mut unpacker = Unpacker { base, root: rustix::process::geteuid().is_root(), dirs: Vec::new() };
+    for entry in archive.entries().map_err(UnpackError::Stream)? {
+        let mut entry = entry.map_err(UnpackError::Stream)?;
+        budget.set(None);
+        unpacker.entry(&mut entry)?;
+        // What an entry has beyond what was taken is skipped here, so that the budget is for headers alone.
+        io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Stream)?;
+        budget.set(Some(MAX_HEADERS));
+    }
+    unpacker.leave(&[])
+}
+
+/// A reader that gives no more than its budget: headers are read into memory, whatever length they announce.
+struct Metered<R> {
+    inner: R,
+    /// Bytes left; `None` is no limit.
+    budget: Rc<Cell<Option<u64>>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(budget) = self.budget.get() else { return self.inner.read(into) };
+        if budget == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "headers over the size limit"));
+        }
+        let limit = usize::try_from(budget).unwrap_or(usize::MAX).min(into.len());
+        let count = self.inner.read(&mut into[..limit])?;
+        self.budget.set(Some(budget - count as u64));
+        Ok(count)
+    }
+}
+
+struct Unpacker<'a> {
+    base: &'a OwnedFd,
+    root: bool,
+    /// Directories that are being filled, each within the one before; they get their times when they are left.
+    dirs: Vec<(PathBuf, Timespec)>,
+}
+
+/// Where an entry goes.
+struct Place<'a> {
+    parent: OwnedFd,
+    name: &'a OsStr,
+    mtime: Timespec,
+}
+
+impl Unpacker<'_> {
+    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), UnpackError> {
+        let path = entry.path().map_err(UnpackError::Stream)?.into_owned();
+        let outside = || UnpackError::Outside(path.clone());
+        if path.as_os_str().len() > MAX_PATH {
+            return Err(outside());
+        }
+        let parts = rooted::parts(&path).ok_or_else(outside)?;
+        self.leave(&parts)?;
+        let Some((name, above)) = parts.split_last() else {
+            // The directory itself, as `.`: it exists, and keeps what it has.
+            return Ok(());
+        };
+        let failed = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+            // What openat2 says about a path that leads out of the directory.
+            Some(Errno::XDEV | Errno::LOOP) => UnpackError::Outside(path.clone()),
+            _ => UnpackError::Write(path.clone(), error),
+        };
+        let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
+        let place = Place {
+            parent: rooted::make_dirs_beneath(self.base, above).map_err(failed)?,
+            name,
+            mtime: Timespec { tv_sec: seconds, tv_nsec: 0 },
+        };
+        match entry.header().entry_type() {
+            EntryType::Directory => {
+                self.directory(&place, entry).map_err(failed)?;
+                self.dirs.push((parts.iter().collect(), place.mtime));
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.file(&place, entry).map_err(failed)
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().ok_or_else(outside)?.into_owned();
+                self.symlink(&place, &target, entry).map_err(failed)
+            }
+            EntryType::Link => {
+                let target = entry.link_name().map_err(UnpackError::Stream)?.ok_or_else(outside)?.into_owned();
+                let target = rooted::parts(&target).ok_or_else(outside)?;
+                let (first, above) = target.split_last().ok_or_else(outside)?;
+                let from = rooted::make_dirs_beneath(self.base, above).map_err(failed)?;
+                place.clear().map_err(failed)?;
+                fs::linkat(&from, *first, &place.parent, place.name, AtFlags::empty())
+                    .map_err(|error| failed(error.into()))
+            }
+            EntryType::Fifo => self.fifo(&place, entry).map_err(failed),
+            _ => Err(UnpackError::Kind(path)),
+        }
+    }
+
+    /// Gives directories that hold nothing of what follows their times.
+    fn leave(&mut self, next: &[&OsStr]) -> Result<(), UnpackError> {
+        let next: PathBuf = next.iter().collect();
+        while let Some((dir, mtime)) = self.dirs.last() {
+            if next.starts_with(dir) {
+                return Ok(());
+            }
+            let times = Timestamps { last_access: *mtime, last_modification: *mtime };
+            // One that was replaced meanwhile has its times from what replaced it.
+            let opened = rooted::parts(dir).and_then(|parts| rooted::open_dir_beneath(self.base, &parts).ok());
+            if let Some(fd) = opened {
+                fs::futimens(&fd, &times).map_err(|error| UnpackError::Write(dir.clone(), error.into()))?;
+            }
+            self.dirs.pop();
+        }
+        Ok(())
+    }
+
+    fn directory(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        let make = || fs::mkdirat(&place.parent, place.name, Mode::from_raw_mode(0o700));
+        match make() {
+            Err(Errno::EXIST) => {
+                let stat = fs::statat(&place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    place.clear()?;
+                    make()?;
+                }
+            }
+            other => other?,
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = fs::openat(&place.parent, place.name, flags, Mode::empty())?;
+        self.own(&dir, entry)?;
+        Ok(fs::fchmod(&dir, mode(entry))?)
+    }
+
+    fn file(&self, place: &Place<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+        place.clear()?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(fs::openat(&place.parent, place.name, flags, Mode::from_raw_mode(0o600))?);
+        io::copy(entry, &mut file)?;
+        self.own(&file, entry)?;
+        fs::fchmod(&file, mode(entry))?;
+        Ok(fs::futimens(&file, &place.times())?)
+    }
+
+    fn symlink(&self, place: &Place<'_>, target: &[u8], entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        place.clear()?;
+        fs::symlinkat(target, &place.parent, place.name)?;
+        self.dress(place, entry)
+    }
+
+    fn fifo(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        place.clear()?;
+        fs::mknodat(&place.parent, place.name, FileType::Fifo, mode(entry), 0)?;
+        self.dress(place, entry)
+    }
+
+    /// Owner and times of what is not opened.
+    fn dress(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        if self.root {
+            let (uid, gid) = owner(entry);
+            fs::chownat(&place.parent, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        Ok(fs::utimensat(&place.parent, place.name, &place.times(), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn own(&self, fd: impl rustix::fd::AsFd, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        if self.root {
+            let (uid, gid) = owner(entry);
+            fs::fchown(fd, uid, gid)?;
+        }
+        Ok(())
+    }
+}
+
+impl Place<'_> {
+    /// Makes room for the entry. A directory is only removed when it is empty.
+    fn clear(&self) -> io::Result<()> {
+        match fs::unlinkat(&self.parent, self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => Ok(fs::unlinkat(&self.parent, self.name, AtFlags::REMOVEDIR)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn times(&self) -> Timestamps {
+        Timestamps { last_access: self.mtime, last_modification: self.mtime }
+    }
+}
+
+fn mode(entry: &Entry<'_, impl Read>) -> Mode {
+    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
+}
+
+/// The numbers of the archive; one that does not fit is root's.
+fn owner(entry: &Entry<'_, impl Read>) -> (Option<Uid>, Option<Gid>) {
+    // All ones means "leave it" to the kernel.
+    let fits = |number: u64| u32::try_from(number).ok().filter(|number| *number != u32::MAX);
+    let number = |number: io::Result<u64>| number.ok().and_then(fits).unwrap_or(0);
+    (Some(Uid::from_raw(number(entry.header().uid()))), Some(Gid::from_raw(number(entry.header().gid()))))
+}

@@ -1,0 +1,49 @@
+//! `CONNECT 127.0.0.1:<port>`: a byte stream to a port of the guest, for published ports and ssh.
+
+use super::{body::Body, http::status};
+use banger_link::Stream;
+use banger_proto::failure::{Code, Failure};
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper_util::rt::TokioIo;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::{
+    io::{AsyncWriteExt, copy_bidirectional},
+    net::TcpStream,
+    task::spawn_local,
+};
+
+/// Connects and answers 200; what follows on the stream is the connection.
+pub(super) async fn open(request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+    let authority = request.uri().authority().filter(|authority| authority.host() == "127.0.0.1");
+    let port = authority
+        .and_then(hyper::http::uri::Authority::port_u16)
+        .ok_or_else(|| Failure::new(Code::Invalid, "CONNECT goes to 127.0.0.1:<port> only"))?;
+    let target = dial(port).await.map_err(|error| {
+        Failure::caused_by(Code::Unavailable, format!("nothing answers on port {port} in the guest"), &error)
+    })?;
+    let upgrade = hyper::upgrade::on(request);
+    spawn_local(async move {
+        if let Ok(upgraded) = upgrade.await
+            && let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>()
+        {
+            relay(parts.io.into_inner(), &parts.read_buf, target).await;
+        }
+    });
+    Ok(status(StatusCode::OK))
+}
+
+/// The loopback address, the old one first: a server may have bound either.
+async fn dial(port: u16) -> std::io::Result<TcpStream> {
+    match TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
+        Ok(stream) => Ok(stream),
+        Err(error) => TcpStream::connect(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await.map_err(|_| error),
+    }
+}
+
+async fn relay(mut stream: Stream, early: &[u8], mut target: TcpStream) {
+    let _ = target.set_nodelay(true);
+    if target.write_all(early).await.is_ok() {
+        // Each half closes by itself; an error on either side resets both, by being dropped.
+        let _ = copy_bidirectional(&mut stream, &mut target).await;
+    }
+}

@@ -1,0 +1,161 @@
+//! From what was asked to what is run: user, directory, environment, program. Touches nothing but `/etc`.
+
+use super::super::{Guest, Place};
+use crate::{
+    accounts::{Account, Accounts},
+    boot::BIN,
+};
+use banger_proto::agent::{
+    boot::Init,
+    exec::{ExecSpec, Outcome, TerminalSize},
+};
+use std::{collections::BTreeMap, path::Path};
+
+/// The PATH of a process nobody gave another.
+pub(in crate::server) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A process that could be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// What is looked up and started.
+    pub(super) program: String,
+    /// `argv[0]` where it differs: a login shell's begins with a hyphen.
+    pub(super) arg0: Option<String>,
+    pub(super) args: Vec<String>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) cwd: Cwd,
+    /// `None` keeps the agent's own user, as a hosted agent must.
+    pub(super) account: Option<Account>,
+    pub(super) tty: Option<TerminalSize>,
+}
+
+/// Where the process starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cwd {
+    /// There, or not at all.
+    Named(String),
+    /// There, or in `/` when it does not exist: nobody asked for it by name.
+    Home(String),
+}
+
+/// Works out what `spec` means in this guest.
+pub(super) fn resolve(spec: ExecSpec, guest: &Guest) -> Result<Plan, Outcome> {
+    let accounts = Accounts::read(Path::new("/etc"));
+    let user = spec.user.as_deref().or(guest.config.user.as_deref());
+    with_accounts(spec.clone(), guest, &accounts, user)
+}
+
+fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts, user: Option<&str>) -> Result<Plan, Outcome> {
+    let hosted = guest.place == Place::Hosted;
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let account = match user {
+        Some(user) => {
+            accounts.resolve(user).map_err(|error| Outcome::NotStarted { code: 125, message: error.to_string() })?
+        }
+        None if hosted => accounts.resolve(&own).unwrap_or_else(|_| Account::root()),
+        None => accounts.resolve("root").unwrap_or_else(|_| Account::root()),
+    };
+    let mut env = defaults(&account, guest, spec.tty.is_some());
+    env.extend(guest.config.env.clone());
+    env.extend(spec.env);
+    let cwd = match spec.cwd.or_else(|| guest.config.workdir.clone()) {
+        Some(named) => Cwd::Named(named),
+        None => Cwd::Home(account.home.clone()),
+    };
+    let mut argv = spec.argv.into_iter();
+    let (program, arg0) = match argv.next() {
+        Some(program) => (program, None),
+        None => (account.shell.clone(), Some(login_name(&account.shell))),
+    };
+    let account = (!hosted || user.is_some()).then_some(account);
+    Ok(Plan { program, arg0, args: argv.collect(), env, cwd, account, tty: spec.tty })
+}
+
+/// What any program may expect to find.
+fn defaults(account: &Account, guest: &Guest, tty: bool) -> BTreeMap<String, String> {
+    let path = match (guest.place, guest.init) {
+        // The image's own power commands would talk to an init that is not there.
+        (Place::Machine, Init::Agent) => format!("{BIN}:{DEFAULT_PATH}"),
+        _ => DEFAULT_PATH.to_owned(),
+    };
+    let name = account.name.clone().unwrap_or_else(|| account.uid.to_string());
+    let mut env = BTreeMap::from([
+        ("HOME".to_owned(), account.home.clone()),
+        ("HOSTNAME".to_owned(), guest.config.hostname.clone()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("LOGNAME".to_owned(), name.clone()),
+        ("PATH".to_owned(), path),
+        ("SHELL".to_owned(), account.shell.clone()),
+        ("USER".to_owned(), name),
+    ]);
+    if tty {
+        env.insert("TERM".to_owned(), "xterm-256color".to_owned());
+    }
+    env
+}
+
+fn login_name(shell: &str) -> String {
+    format!("-{}", shell.rsplit('/').next().unwrap_or(shell))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::Phases;
+    use banger_proto::agent::boot::BootConfig;
+
+    fn guest(place: Place) -> Guest {
+        let config = BootConfig {
+            version: 1,
+            hostname: "box".into(),
+            init: Init::Agent,
+            mounts: vec![],
+            machine_id: String::new(),
+            clock_ns: 0,
+            entropy: String::new(),
+            resolv_conf: None,
+            env: [("A".to_owned(), "vm".to_owned()), ("B".to_owned(), "vm".to_owned())].into(),
+            workdir: None,
+            user: None,
+        };
+        Guest { config, init: Init::Agent, phases: Phases::default(), work: None, troubles: vec![], place }
+    }
+
+    fn spec(argv: &[&str]) -> ExecSpec {
+        let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
+        ExecSpec { argv, env: BTreeMap::new(), cwd: None, user: None, tty: None }
+    }
+
+    #[test]
+    fn the_spec_wins_over_the_vm_and_the_vm_over_the_defaults() {
+        let mut spec = spec(&["env"]);
+        spec.env = [("B".to_owned(), "spec".to_owned()), ("HOME".to_owned(), "/h".to_owned())].into();
+        let plan = with_accounts(spec, &guest(Place::Machine), &Accounts::default(), None).unwrap();
+        let value = |key: &str| plan.env.get(key).map(String::as_str);
+        assert_eq!((value("A"), value("B"), value("HOME")), (Some("vm"), Some("spec"), Some("/h")));
+        assert_eq!(value("PATH"), Some(format!("{BIN}:{DEFAULT_PATH}").as_str()));
+        assert_eq!((value("TERM"), value("HOSTNAME")), (None, Some("box")));
+        assert_eq!(plan.cwd, Cwd::Home("/root".into()));
+    }
+
+    #[test]
+    fn no_command_is_a_login_shell() {
+        let plan = with_accounts(spec(&[]), &guest(Place::Machine), &Accounts::default(), None).unwrap();
+        assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), ("/bin/sh", Some("-sh")));
+    }
+
+    #[test]
+    fn an_unknown_user_is_no_command() {
+        let mut guest = guest(Place::Machine);
+        guest.config.user = Some("nobody-here".into());
+        let outcome = resolve(spec(&["true"]), &guest).unwrap_err();
+        assert_eq!(outcome.code(), 125);
+    }
+
+    #[test]
+    fn a_hosted_agent_stays_who_it_is() {
+        let plan = with_accounts(spec(&["true"]), &guest(Place::Hosted), &Accounts::default(), None).unwrap();
+        assert_eq!(plan.account, None);
+        assert_eq!(plan.env.get("PATH").map(String::as_str), Some(DEFAULT_PATH));
+    }
+}

@@ -1,0 +1,337 @@
+//! One exec from its first message to its last.
+
+use super::{
+    super::{Context, Place},
+    LINGER, MERCY,
+    group::Group,
+    plan,
+    spawn::{self, Started},
+    terminal::Terminal,
+};
+use banger_link::Stream;
+use banger_proto::agent::exec::{Channel, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, TerminalSize};
+use bytes::Bytes;
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{
+    future::Future, io, os::unix::process::ExitStatusExt, pin::pin, process::ExitStatus, rc::Rc, time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout},
+    sync::{mpsc, watch},
+    task::spawn_local,
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+
+type Socket = WebSocketStream<Stream>;
+type Sink = SplitSink<Socket, Message>;
+
+/// How long a client may take to say what it wants.
+const SPEC_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes read from the process at once.
+const CHUNK: usize = 32 << 10;
+/// Messages of input that wait for a process that does not read. When they are used up the client waits, too.
+const INPUT_QUEUE: usize = 4;
+/// What is still passed on of pipes that outlive their command, in bytes: the most a pipe can hold.
+const MAX_LATE: usize = 1 << 20;
+
+/// Runs the whole session.
+pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>) {
+    let gone = stream.gone();
+    let config = WebSocketConfig::default()
+        .read_buffer_size(CHUNK)
+        .write_buffer_size(0)
+        .max_write_buffer_size(2 * MAX_MESSAGE)
+        .max_message_size(Some(MAX_SPEC))
+        .max_frame_size(Some(MAX_SPEC));
+    let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
+    let (mut sink, mut source) = socket.split();
+    let started = match first_message(&mut source).await {
+        Ok(Some(spec)) => start(&context, spec),
+        Ok(None) => return,
+        Err(outcome) => Err(outcome),
+    };
+    let outcome = match started {
+        Ok(started) => pump(&context, started, &mut sink, source, gone).await,
+        Err(outcome) => Some(outcome),
+    };
+    if let Some(outcome) = outcome {
+        let _ = finish(&mut sink, &outcome).await;
+    }
+}
+
+/// `None` when the client went away before it said anything.
+async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecSpec>, Outcome> {
+    let bad = |message: String| Outcome::NotStarted { code: 125, message };
+    match timeout(SPEC_PATIENCE, source.next()).await {
+        Ok(Some(Ok(Message::Text(text)))) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| bad(format!("the exec request does not parse: {error}"))),
+        Ok(Some(Ok(_))) => Err(bad("the first message is not the exec request".to_owned())),
+        Ok(Some(Err(_)) | None) => Ok(None),
+        Err(_) => Err(bad("no exec request came".to_owned())),
+    }
+}
+
+fn start(context: &Context, spec: ExecSpec) -> Result<Started, Outcome> {
+    let plan = plan::resolve(spec, &context.guest)?;
+    let number = context.exec_number.get() + 1;
+    context.exec_number.set(number);
+    let group =
+        match context.guest.place {
+            Place::Machine => Some(Group::make(number).map_err(|error| Outcome::NotStarted {
+                code: 125,
+                message: format!("cannot make a cgroup: {error}"),
+            })?),
+            Place::Hosted => None,
+        };
+    spawn::start(plan, group)
+}
+
+/// Moves bytes until the process has ended and its output is delivered. `None` when there is nobody to tell.
+async fn pump(
+    context: &Rc<Context>,
+    started: Started,
+    sink: &mut Sink,
+    source: SplitStream<Socket>,
+    gone: impl Future<Output = ()> + Unpin,
+) -> Option<Outcome> {
+    let Started { mut child, pid, terminal, group } = started;
+    let terminal = terminal.map(Rc::new);
+    let stdin = child.stdin.take();
+    let output = Output { terminal: terminal.clone(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+    let ended = supervise(Rc::clone(context), child);
+
+    let (left, mut client_left) = mpsc::channel(1);
+    let input = spawn_local(async move {
+        read_client(source, stdin, terminal, pid).await;
+        let _ = left.send(()).await;
+    });
+    let delivered = tokio::select! {
+        delivered = deliver(output, sink, ended.clone()) => delivered,
+        _ = client_left.recv() => None,
+        () = gone => None,
+    };
+    input.abort();
+    if delivered.is_none() {
+        spawn_local(abandon(pid, group, ended));
+    }
+    delivered.map(outcome_of)
+}
+
+/// Waits for the process, whoever else still cares, and counts it while it runs.
+fn supervise(context: Rc<Context>, mut child: Child) -> watch::Receiver<Option<ExitStatus>> {
+    let (sender, receiver) = watch::channel(None);
+    context.execs.set(context.execs.get() + 1);
+    spawn_local(async move {
+        // A wait that fails has no status to tell; the killed stand for it.
+        let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        context.execs.set(context.execs.get() - 1);
+        let _ = sender.send(Some(status));
+    });
+    receiver
+}
+
+/// What becomes of a process whose client is gone.
+async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Option<ExitStatus>>) {
+    let running = ended.borrow().is_none();
+    if running {
+        let _ = kill_process_group(pid, Signal::HUP);
+        // A stopped group would not see it.
+        let _ = kill_process_group(pid, Signal::CONT);
+        if group.is_none() {
+            let _ = timeout(MERCY, ended.wait_for(Option::is_some)).await;
+        } else {
+            sleep(MERCY).await;
+        }
+    }
+    let still_running = ended.borrow().is_none();
+    let killed = group.as_ref().map(Group::kill);
+    if still_running && !matches!(killed, Some(Ok(()))) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    // The group's directory goes when it is empty, which takes the dying a moment.
+    let _ = timeout(MERCY, ended.wait_for(Option::is_some)).await;
+    drop(group);
+}
+
+fn outcome_of(status: ExitStatus) -> Outcome {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
+    Outcome::Exited(u8::try_from(code).unwrap_or(255))
+}
+
+/// The process's output.
+struct Output {
+    terminal: Option<Rc<Terminal>>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+/// Sends output until the process has ended and its pipes have, or nothing more comes. `None` when the client is gone.
+async fn deliver(
+    mut output: Output,
+    sink: &mut Sink,
+    mut ended: watch::Receiver<Option<ExitStatus>>,
+) -> Option<ExitStatus> {
+    let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut late = 0;
+    loop {
+        let status = *ended.borrow();
+        let open = output.terminal.is_some() || output.stdout.is_some() || output.stderr.is_some();
+        if let Some(status) = status
+            && (!open || late > MAX_LATE)
+        {
+            return Some(status);
+        }
+        let next = output.next(&mut out, &mut err);
+        let (channel, count) = match status {
+            Some(status) => match timeout(LINGER, next).await {
+                Ok(read) => read,
+                Err(_) => return Some(status),
+            },
+            None => tokio::select! {
+                biased;
+                read = next, if open => read,
+                changed = ended.wait_for(Option::is_some) => {
+                    changed.ok()?;
+                    continue;
+                }
+            },
+        };
+        let bytes = if channel == Channel::Stderr { &err } else { &out };
+        if count > 0 {
+            if status.is_some() {
+                late += count;
+            }
+            sink.send(Message::Binary(channel.message(&bytes[..count]).into())).await.ok()?;
+        }
+    }
+}
+
+impl Output {
+    /// The next piece of output; a stream that ends gives 0 once and is forgotten.
+    async fn next(&mut self, out: &mut [u8], err: &mut [u8]) -> (Channel, usize) {
+        if let Some(terminal) = &self.terminal {
+            let count = terminal.read(out).await.unwrap_or(0);
+            if count == 0 {
+                self.terminal = None;
+            }
+            return (Channel::Stdout, count);
+        }
+        let (stdout, stderr) = (&mut self.stdout, &mut self.stderr);
+        let (channel, count) = tokio::select! {
+            count = read_some(stdout, out) => (Channel::Stdout, count),
+            count = read_some(stderr, err) => (Channel::Stderr, count),
+        };
+        match (channel, count) {
+            (Channel::Stdout, 0) => self.stdout = None,
+            (_, 0) => self.stderr = None,
+            _ => {}
+        }
+        (channel, count)
+    }
+}
+
+/// Never ready without a pipe.
+async fn read_some(pipe: &mut Option<impl tokio::io::AsyncRead + Unpin>, into: &mut [u8]) -> usize {
+    match pipe {
+        Some(pipe) => pipe.read(into).await.unwrap_or(0),
+        None => std::future::pending().await,
+    }
+}
+
+/// Obeys the client until it goes away: that is when this returns.
+async fn read_client(
+    mut source: SplitStream<Socket>,
+    stdin: Option<ChildStdin>,
+    terminal: Option<Rc<Terminal>>,
+    pid: Pid,
+) {
+    let (input, bytes) = mpsc::channel(INPUT_QUEUE);
+    let mut input = Some(input);
+    // Beside this loop, so that signals and sizes are heard while the process does not read.
+    let feeder = feed(bytes, stdin, terminal.clone());
+    let obey = async {
+        while let Some(Ok(message)) = source.next().await {
+            let Message::Binary(message) = message else {
+                if message.is_close() || message.is_text() {
+                    return;
+                }
+                continue;
+            };
+            if message.len() > MAX_MESSAGE || message.is_empty() {
+                return;
+            }
+            let payload = message.slice(1..);
+            match Channel::from_byte(message[0]) {
+                Some(Channel::Stdin) => {
+                    if let Some(input) = &input {
+                        // Fails once the process has closed its input: the rest is of no use to anybody.
+                        let _ = input.send(payload).await;
+                    }
+                }
+                Some(Channel::Close) if payload.first() == Some(&(Channel::Stdin as u8)) => input = None,
+                Some(Channel::Resize) => {
+                    if let (Some(terminal), Ok(size)) = (&terminal, serde_json::from_slice::<TerminalSize>(&payload)) {
+                        terminal.resize(size);
+                    }
+                }
+                Some(Channel::Signal) => send_signal(payload.first(), terminal.as_deref(), pid),
+                _ => return,
+            }
+        }
+    };
+    let mut feeder = pin!(feeder);
+    let mut obey = pin!(obey);
+    tokio::select! {
+        () = &mut obey => {}
+        () = &mut feeder => obey.await,
+    }
+}
+
+async fn feed(mut bytes: mpsc::Receiver<Bytes>, stdin: Option<ChildStdin>, terminal: Option<Rc<Terminal>>) {
+    let written: io::Result<()> = async {
+        if let Some(mut stdin) = stdin {
+            while let Some(piece) = bytes.recv().await {
+                stdin.write_all(&piece).await?;
+            }
+        } else if let Some(terminal) = terminal {
+            while let Some(piece) = bytes.recv().await {
+                terminal.write_all(&piece).await?;
+            }
+            terminal.end_input().await?;
+        }
+        Ok(())
+    }
+    .await;
+    // A process that closed its input is nothing to report.
+    drop(written);
+}
+
+fn send_signal(number: Option<&u8>, terminal: Option<&Terminal>, pid: Pid) {
+    let Some(signal) = number.and_then(|number| Signal::from_named_raw(i32::from(*number))) else { return };
+    match terminal {
+        Some(terminal) => terminal.signal(signal, pid),
+        None => drop(kill_process_group(pid, signal)),
+    }
+}
+
+/// The status and a clean close.
+async fn finish(sink: &mut Sink, outcome: &Outcome) -> Option<()> {
+    let status = serde_json::to_vec(&ExecStatus::from(outcome)).ok()?;
+    sink.send(Message::Binary(Channel::Status.message(&status).into())).await.ok()?;
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    sink.send(Message::Close(Some(frame))).await.ok()?;
+    sink.close().await.ok()
+}

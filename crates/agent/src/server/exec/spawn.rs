@@ -1,0 +1,196 @@
+//! Starts a planned process: its own session and process group, its own cgroup, the right user, the right words on failure.
+#![expect(unsafe_code, reason = "what a child does between fork and exec")]
+
+use super::{
+    group::Group,
+    plan::{Cwd, Plan},
+    terminal::Terminal,
+};
+use banger_proto::agent::exec::Outcome;
+use rustix::{
+    fd::{AsRawFd, OwnedFd},
+    fs::Mode,
+    io::{Errno, read, write},
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, chdir, ioctl_tiocsctty, setsid, umask},
+    thread::{set_thread_gid, set_thread_groups, set_thread_uid},
+};
+use std::{ffi::CString, io, process::Stdio};
+use tokio::process::{Child, Command};
+
+/// A process that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) pid: Pid,
+    /// With a terminal the child has no pipes.
+    pub(super) terminal: Option<Terminal>,
+    pub(super) group: Option<Group>,
+}
+
+/// The step before exec that failed, as the child reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Step {
+    Session = 1,
+    Group = 2,
+    User = 3,
+    Directory = 4,
+}
+
+/// Starts it. `group` is absent where the agent has no cgroups of its own.
+pub(super) fn start(plan: Plan, group: Option<Group>) -> Result<Started, Outcome> {
+    let failed =
+        |error: &io::Error| Outcome::NotStarted { code: 125, message: format!("cannot start a process: {error}") };
+    let mut command = Command::new(&plan.program);
+    command.args(&plan.args).env_clear().envs(&plan.env);
+    if let Some(arg0) = &plan.arg0 {
+        command.arg0(arg0);
+    }
+    let terminal = match plan.tty {
+        Some(size) => {
+            let owner = plan.account.as_ref().map(|account| account.uid);
+            let (terminal, peer) = Terminal::open(size, owner).map_err(|error| failed(&error))?;
+            for stream in [Command::stdin, Command::stdout, Command::stderr] {
+                stream(&mut command, Stdio::from(peer.try_clone().map_err(|error| failed(&error))?));
+            }
+            Some(terminal)
+        }
+        None => {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            None
+        }
+    };
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| failed(&error.into()))?;
+    let mut setup = Setup::new(&plan, group.as_ref(), tell).map_err(|error| failed(&error))?;
+    // SAFETY: the closure makes system calls on memory that was made before the fork, and allocates nothing.
+    unsafe { command.pre_exec(move || setup.run()) };
+    let child = command.spawn();
+    // The closure holds the writing end; without it the read below would find no end of file, only nothing yet.
+    drop(command);
+    match child {
+        Ok(child) => match child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            Some(pid) => Ok(Started { child, pid, terminal, group }),
+            None => Err(failed(&io::ErrorKind::NotFound.into())),
+        },
+        Err(error) => Err(explain(&plan, &error, &told)),
+    }
+}
+
+/// What a child does before it becomes the program. Everything it needs is made before the fork.
+struct Setup {
+    tell: OwnedFd,
+    procs: Option<OwnedFd>,
+    oom: Option<OwnedFd>,
+    controlling: bool,
+    user: Option<(Vec<rustix::fs::Gid>, rustix::fs::Gid, rustix::fs::Uid)>,
+    cwd: CString,
+    home: bool,
+}
+
+impl Setup {
+    fn new(plan: &Plan, group: Option<&Group>, tell: OwnedFd) -> io::Result<Self> {
+        let (cwd, home) = match &plan.cwd {
+            Cwd::Named(path) => (path, false),
+            Cwd::Home(path) => (path, true),
+        };
+        let user = plan.account.as_ref().map(|account| {
+            let groups = account.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
+            (groups, rustix::fs::Gid::from_raw(account.gid), rustix::fs::Uid::from_raw(account.uid))
+        });
+        Ok(Self {
+            tell,
+            procs: group.map(|group| group.procs.try_clone()).transpose()?,
+            // The agent itself is not to be killed for want of memory; what it starts is.
+            oom: None,
+            controlling: plan.tty.is_some(),
+            user,
+            cwd: CString::new(cwd.as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
+            home,
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        self.session().map_err(|error| self.report(Step::Session, error))?;
+        self.group().map_err(|error| self.report(Step::Group, error))?;
+        self.user().map_err(|error| self.report(Step::User, error))?;
+        self.directory().map_err(|error| self.report(Step::Directory, error))
+    }
+
+    fn session(&self) -> Result<(), Errno> {
+        setsid()?;
+        if self.controlling {
+            // SAFETY: descriptor 0 is the terminal's end, put there before this closure runs.
+            ioctl_tiocsctty(unsafe { rustix::fd::BorrowedFd::borrow_raw(0) })?;
+        }
+        umask(Mode::from_raw_mode(0o022));
+        Ok(())
+    }
+
+    fn group(&mut self) -> Result<(), Errno> {
+        if let Some(procs) = &self.procs {
+            write(procs, b"0")?;
+            // Opened here: it is this process's own file.
+            self.oom = Some(rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, Mode::empty())?);
+        }
+        if let Some(oom) = self.oom.take() {
+            write(&oom, b"0")?;
+        }
+        Ok(())
+    }
+
+    fn user(&self) -> Result<(), Errno> {
+        if let Some((groups, gid, uid)) = &self.user {
+            set_thread_groups(groups)?;
+            set_thread_gid(*gid)?;
+            set_thread_uid(*uid)?;
+        }
+        Ok(())
+    }
+
+    fn directory(&self) -> Result<(), Errno> {
+        match chdir(self.cwd.as_c_str()) {
+            Err(_) if self.home => chdir(c"/"),
+            other => other,
+        }
+    }
+
+    fn report(&self, step: Step, error: Errno) -> io::Error {
+        let _ = write(&self.tell, &[step as u8]);
+        io::Error::from_raw_os_error(error.raw_os_error())
+    }
+}
+
+/// What a shell would say about a program that did not start.
+fn explain(plan: &Plan, error: &io::Error, told: &OwnedFd) -> Outcome {
+    debug_assert!(told.as_raw_fd() >= 0);
+    let mut step = [0];
+    let step = match read(told, &mut step) {
+        Ok(1) => step[0],
+        _ => 0,
+    };
+    let not_started = |code, message| Outcome::NotStarted { code, message };
+    let reason = match error.raw_os_error() {
+        Some(number) => Errno::from_raw_os_error(number).to_string(),
+        None => error.to_string(),
+    };
+    match step {
+        step if step == Step::Directory as u8 => {
+            let (Cwd::Named(path) | Cwd::Home(path)) = &plan.cwd;
+            not_started(126, format!("cannot change to the directory {path:?}: {reason}"))
+        }
+        step if step == Step::User as u8 => not_started(125, format!("cannot become the user: {reason}")),
+        step if step == Step::Session as u8 => not_started(125, format!("cannot start a session: {reason}")),
+        step if step == Step::Group as u8 => not_started(125, format!("cannot enter the cgroup: {reason}")),
+        _ => match error.kind() {
+            io::ErrorKind::NotFound => not_started(127, format!("{:?}: {reason}", plan.program)),
+            io::ErrorKind::InvalidInput => {
+                not_started(125, "an argument or variable of the command has a NUL in it".to_owned())
+            }
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => {
+                not_started(125, format!("cannot start a process: {reason}"))
+            }
+            _ => not_started(126, format!("{:?}: {reason}", plan.program)),
+        },
+    }
+}

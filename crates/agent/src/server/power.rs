@@ -1,0 +1,177 @@
+//! Going down: who ends the processes, and in which order the last words are said.
+//!
+//! ```text
+//! agent is process 1's   sync · TERM · grace · KILL · freeze the work disk · Power · acknowledgement · reset
+//! image's systemd        sync · ask it · it stops everything and runs our hook · freeze · Power · acknowledgement · reset
+//! another image's init   sync · Power · acknowledgement · its own `poweroff` or `reboot`
+//! hosted                 Power · acknowledgement · exit
+//! ```
+#![expect(unsafe_code, reason = "signals to every process")]
+
+use super::{Context, Place, exec};
+use crate::boot;
+use banger_proto::{
+    agent::{
+        boot::Init,
+        event::{GuestEvent, Power},
+        http::Shutdown,
+    },
+    failure::{Code, Failure},
+};
+use std::{fs, io, process::Stdio, rc::Rc, time::Duration};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{spawn_blocking, spawn_local},
+    time::{Instant, sleep},
+};
+
+/// How long the host may take to have the last word on record.
+const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
+/// The grace of a power command typed in the guest.
+const GRACE: Duration = Duration::from_secs(2);
+/// Longest grace a host may ask for.
+const MAX_GRACE: Duration = Duration::from_secs(600);
+/// How often the remaining processes are counted.
+const PERIOD: Duration = Duration::from_millis(10);
+
+/// `POST /shutdown`: returns once everything written so far is on disk and the rest has begun.
+pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) -> Result<(), Failure> {
+    if context.going_down.replace(true) {
+        return Err(Failure::new(Code::Conflict, "the guest is going down already"));
+    }
+    if context.guest.place == Place::Machine {
+        // In a thread of its own: a slow disk must not silence the agent.
+        let _ = spawn_blocking(rustix::fs::sync).await;
+    }
+    let verb = shutdown.verb;
+    let grace = Duration::from_millis(shutdown.grace_ms).min(MAX_GRACE);
+    spawn_local(async move { go_down(&context, verb, grace).await });
+    Ok(())
+}
+
+/// Power signals from process 1: our own passes on what was asked of it, and systemd's last program is our hook.
+pub(super) async fn on_signals(context: Rc<Context>) {
+    let stream = |verb| signal(SignalKind::from_raw(boot::power_signal(verb)));
+    let (Ok(mut off), Ok(mut again)) = (stream(Power::Poweroff), stream(Power::Reboot)) else {
+        boot::say("the agent cannot hear power signals");
+        return;
+    };
+    loop {
+        let verb = tokio::select! {
+            _ = off.recv() => Power::Poweroff,
+            _ = again.recv() => Power::Reboot,
+        };
+        match context.guest.init {
+            // The hook's: whatever was asked for before, this is what systemd did.
+            Init::Image => last_word(&context, verb).await,
+            Init::Agent | Init::Auto if !context.going_down.replace(true) => {
+                let context = Rc::clone(&context);
+                spawn_local(async move { go_down(&context, verb, GRACE).await });
+            }
+            Init::Agent | Init::Auto => {}
+        }
+    }
+}
+
+async fn go_down(context: &Context, verb: Power, grace: Duration) {
+    match (context.guest.place, context.guest.init) {
+        (Place::Hosted, _) => {
+            report(context, verb).await;
+            std::process::exit(0);
+        }
+        (Place::Machine, Init::Image) if boot::is_systemd() => signal_init(verb),
+        (Place::Machine, Init::Image) => {
+            report(context, verb).await;
+            run_power_command(verb).await;
+        }
+        (Place::Machine, Init::Agent | Init::Auto) => {
+            end_processes(grace).await;
+            last_word(context, verb).await;
+        }
+    }
+}
+
+/// Freezes the disk, reports and resets. Does not return.
+async fn last_word(context: &Context, verb: Power) {
+    if let Some(work) = &context.guest.work
+        && let Err(error) = boot::freeze(work)
+    {
+        boot::say(&format!("the work disk cannot be frozen: {error}"));
+        rustix::fs::sync();
+    }
+    report(context, verb).await;
+    boot::reset()
+}
+
+async fn report(context: &Context, verb: Power) {
+    if !context.announcer.say_power(&GuestEvent::Power { verb }, ACKNOWLEDGEMENT).await {
+        boot::say("the host did not acknowledge the guest's end");
+    }
+}
+
+fn signal_init(verb: Power) {
+    // SAFETY: kill has no memory to be wrong about.
+    if unsafe { libc::kill(1, boot::power_signal(verb)) } == -1 {
+        boot::say(&format!("process 1 cannot be asked: {}", io::Error::last_os_error()));
+    }
+}
+
+async fn run_power_command(verb: Power) {
+    let command = if verb == Power::Poweroff { "poweroff" } else { "reboot" };
+    let ran = tokio::process::Command::new(command).env("PATH", exec::DEFAULT_PATH).stdin(Stdio::null()).status().await;
+    if let Err(error) = ran {
+        boot::say(&format!("{command}: {error}"));
+    }
+}
+
+/// TERM for everybody, time to heed it, then KILL.
+async fn end_processes(grace: Duration) {
+    for (signal, patience) in [(libc::SIGTERM, grace), (libc::SIGKILL, Duration::from_secs(2))] {
+        if others() == 0 {
+            return;
+        }
+        // SAFETY: kill has no memory to be wrong about; -1 spares process 1 and this one.
+        unsafe {
+            libc::kill(-1, signal);
+            // A stopped process would not see TERM.
+            libc::kill(-1, libc::SIGCONT);
+        }
+        let deadline = Instant::now() + patience;
+        while others() > 0 && Instant::now() < deadline {
+            sleep(PERIOD).await;
+        }
+    }
+}
+
+/// Processes that are neither the kernel's, nor process 1, nor this one, nor dead.
+fn others() -> usize {
+    let own = std::process::id();
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid > 2 && *pid != own)
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| is_alive_in_user_space(&stat)))
+        .count()
+}
+
+/// From `/proc/<pid>/stat`: the name is in parentheses and may hold anything; then state, parent, …, and the flags.
+fn is_alive_in_user_space(stat: &str) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let dead = matches!(fields.first(), Some(&("Z" | "X")) | None);
+    let flags: u32 = fields.get(6).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+    !dead && flags & PF_KTHREAD == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_counts_as_alive() {
+        assert!(is_alive_in_user_space("7 (a) b) S 1 7 7 0 -1 4194560 0"));
+        assert!(!is_alive_in_user_space("7 (sh) Z 1 7 7 0 -1 4194560 0"));
+        assert!(!is_alive_in_user_space("2 (kthreadd) S 0 0 0 0 -1 2129984 0"));
+        assert!(!is_alive_in_user_space(""));
+    }
+}

@@ -1,0 +1,35 @@
+//! `/run/initramfs/shutdown`, the last program systemd runs, as process 1, when everything else is over.
+//!
+//! The agent is still there (its first argument begins with `@`) and holds the work disk and the channel to the host. It
+//! is told what the verb means; it freezes the disk, reports, and resets the machine. Should it be gone, this program
+//! resets the machine without a word, and the host draws its conclusion from that.
+#![expect(unsafe_code, reason = "the safe wrappers know no real-time signals")]
+
+use crate::boot::{power_signal, reset, say};
+use banger_proto::agent::event::Power;
+use std::{ffi::OsString, fs, process::ExitCode, thread::sleep, time::Duration};
+
+/// The agent's process id, in the directory systemd makes our root.
+pub(crate) const PID_FILE: &str = "agent.pid";
+/// How long the agent may take: freezing the disk, and two seconds for the host's acknowledgement.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tells the agent and waits for the end.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    let verb = match args.first() {
+        Some(verb) if verb == "reboot" || verb == "kexec" => Power::Reboot,
+        _ => Power::Poweroff,
+    };
+    match agent() {
+        // SAFETY: kill has no memory to be wrong about.
+        Some(pid) if unsafe { libc::kill(pid, power_signal(verb)) } == 0 => sleep(PATIENCE),
+        _ => say("the agent is gone before the shutdown's end"),
+    }
+    rustix::fs::sync();
+    reset()
+}
+
+fn agent() -> Option<i32> {
+    let pid: i32 = fs::read_to_string(format!("/{PID_FILE}")).ok()?.trim().parse().ok()?;
+    (pid > 1).then_some(pid)
+}
