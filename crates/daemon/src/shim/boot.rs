@@ -6,7 +6,7 @@ use super::{
     guest::{self, Announcement},
     hub::Hub,
     run::Signals,
-    verdict::Asked,
+    verdict::{Asked, SignalSet},
 };
 use crate::vmm::{Channel, Machine, MachineEnd};
 use banger_link::Dialer;
@@ -69,16 +69,27 @@ impl Boot<'_> {
                     }
                 }
                 Some(request) = self.requests.recv() => {
-                    let (signal, meaning) = match request {
-                        ShimRequest::End => (Signal::KILL, Asked::End),
-                        ShimRequest::Signal { signal } => (number(signal), Asked::Signal(number(signal))),
+                    let signal = match request {
+                        ShimRequest::End => {
+                            asked = Asked::End;
+                            Signal::KILL
+                        }
+                        ShimRequest::Signal { signal } => {
+                            let signal = number(signal);
+                            asked = match asked {
+                                // An end that was asked for is not taken back.
+                                Asked::End | Asked::HostShutdown => asked,
+                                Asked::Signals(before) => Asked::Signals(before.and(signal)),
+                                Asked::Nothing => Asked::Signals(SignalSet::default().and(signal)),
+                            };
+                            signal
+                        }
                     };
-                    asked = more(asked, meaning);
                     // Sending fails only when it has ended, which is seen above.
                     let _ = machine.signal(signal);
                 }
                 () = self.signals.any() => {
-                    asked = more(asked, Asked::HostShutdown);
+                    asked = if asked == Asked::End { asked } else { Asked::HostShutdown };
                     let _ = machine.signal(Signal::KILL);
                 }
                 () = sleep_until(deadline) => {
@@ -130,14 +141,6 @@ async fn talk(
         Channel::Pipe(pipe) => guest::follow(pipe, session, announcements).await,
         // The monitor serves the VM's socket itself.
         Channel::Vsock(_) => Ok(()),
-    }
-}
-
-/// An end that was asked for is not taken back by a signal asked for later.
-fn more(before: Asked, now: Asked) -> Asked {
-    match (before, now) {
-        (Asked::End | Asked::HostShutdown, Asked::Signal(_)) => before,
-        _ => now,
     }
 }
 

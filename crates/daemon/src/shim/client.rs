@@ -80,6 +80,7 @@ pub enum ShimError {
 #[derive(Debug, Clone)]
 pub struct Shims {
     program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
     scope: bool,
 }
 
@@ -98,7 +99,14 @@ pub enum Adopted {
 impl Shims {
     /// `program` is the `banger-shim` executable. Shims get a scope of their own where a systemd user manager answers.
     pub fn new(program: PathBuf) -> Self {
-        Self { program, scope: user_manager().is_some() }
+        Self { program, environment: Vec::new(), scope: user_manager().is_some() }
+    }
+
+    /// Adds a variable to what shims get from this process's own environment. Their VMMs get none of it.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
     }
 
     /// Starts a shim on this plan. Both directories must exist. When this returns the VMM's process runs and the control
@@ -158,7 +166,12 @@ impl Shims {
         }
         argv.extend([self.program.clone().into(), "--detach".into(), plan.state_dir.clone().into()]);
         let mut command = Command::new(&argv[0]);
-        command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(&argv[1..])
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         command.current_dir("/").kill_on_drop(true);
         let program_failed = |source| ShimError::Program { program: self.program.clone(), source };
         let mut child = match command.spawn() {

@@ -28,12 +28,28 @@ use std::os::unix::process::ExitStatusExt;
 pub(super) enum Asked {
     /// Nothing.
     Nothing,
-    /// To send the VMM a signal.
-    Signal(Signal),
+    /// To send the VMM these signals.
+    Signals(SignalSet),
     /// To end the machine.
     End,
     /// To end the machine, by a signal to the shim itself: the host shuts down.
     HostShutdown,
+}
+
+/// Signals, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct SignalSet(u64);
+
+impl SignalSet {
+    /// With one more.
+    #[must_use]
+    pub(super) fn and(self, signal: Signal) -> Self {
+        Self(self.0 | 1 << signal.as_raw())
+    }
+
+    fn contains(self, number: i32) -> bool {
+        (0..64).contains(&number) && self.0 & 1 << number != 0
+    }
 }
 
 /// All that is known when a VMM has ended.
@@ -71,13 +87,15 @@ pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
     match asked {
         Asked::End => return end(Ended, "ended by the daemon".into()),
         Asked::HostShutdown => return end(Ended, "the shim was told to end, as when the host shuts down".into()),
-        Asked::Signal(asked) => {
-            let died_of_it = signal == Some(asked.as_raw());
-            let left_as_told = signal.is_none() && machine.reported == Some(ShutdownReason::Host);
-            if died_of_it || left_as_told {
-                return end(Killed, format!("the VMM was sent signal {} and ended", asked.as_raw()));
+        Asked::Signals(asked) => match signal {
+            Some(signal) if asked.contains(signal) => {
+                return end(Killed, format!("the VMM was sent signal {signal} and died of it"));
             }
-        }
+            None if machine.reported == Some(ShutdownReason::Host) => {
+                return end(Killed, "the VMM was sent a signal and ended".into());
+            }
+            _ => {}
+        },
         Asked::Nothing => {}
     }
     let status_0 = machine.status.success() || *overdue;
@@ -158,20 +176,17 @@ mod tests {
 
     #[test]
     fn a_signal_kills_only_when_the_vmm_dies_of_it() {
-        let term = Asked::Signal(Signal::TERM);
-        ends(
-            &Evidence { asked: Asked::Signal(Signal::KILL), ..evidence(&signalled(9)) },
-            ExitCause::Killed,
-            "signal 9",
-        );
+        let asked = |signal| Asked::Signals(SignalSet::default().and(signal));
+        let term = asked(Signal::TERM);
+        ends(&Evidence { asked: asked(Signal::KILL), ..evidence(&signalled(9)) }, ExitCause::Killed, "signal 9");
         ends(
             &Evidence { asked: term, ..evidence(&exited(0, Some(ShutdownReason::Host))) },
             ExitCause::Killed,
-            "signal 15",
+            "signal",
         );
         ends(&Evidence { asked: term, ..evidence(&signalled(11)) }, ExitCause::VmmFailed, "signal: 11");
         let off = exited(0, Some(ShutdownReason::GuestOff));
-        ends(&Evidence { asked: Asked::Signal(Signal::USR1), ..evidence(&off) }, ExitCause::Poweroff, "powered off");
+        ends(&Evidence { asked: asked(Signal::USR1), ..evidence(&off) }, ExitCause::Poweroff, "powered off");
     }
 
     #[test]

@@ -1,0 +1,227 @@
+//! What every driver's machines do under a shim, the fake's included: each test runs on each.
+
+use crate::machine::{Kind, Place, soon, until};
+use banger_daemon::shim::{
+    client::{Adopted, ShimError},
+    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage},
+    identity::{end_proven, kill_proven},
+    record,
+};
+use banger_link::vsock::{self, ConnectError};
+use banger_proto::{agent::event::Power, api::vm::KillSignal};
+use rustix::process::Signal;
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+macro_rules! on_every_vmm {
+    ($($test:ident),+ $(,)?) => {
+        mod fake {
+            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Fake).await; })+
+        }
+        mod qemu {
+            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Qemu).await; })+
+        }
+    };
+}
+
+on_every_vmm!(
+    a_machine_becomes_ready_answers_and_ends,
+    a_poweroff_in_the_guest_is_the_end,
+    a_reboot_in_the_guest_is_a_fresh_machine,
+    a_signal_that_was_asked_for_kills,
+    a_vmm_killed_by_somebody_else_failed,
+    a_dead_shim_takes_its_vmm_along,
+    a_later_daemon_finds_what_an_earlier_one_left,
+    every_watcher_is_told,
+    a_guest_that_is_not_there_yet_refuses_at_once,
+    there_is_one_shim_a_machine,
+    a_vmm_that_cannot_be_run_is_no_machine,
+    a_host_that_shuts_down_ends_the_machine,
+);
+
+async fn gone(process: ProcessIdentity) {
+    until(&format!("the end of {process:?}"), || if process.alive() { Err("alive".into()) } else { Ok(()) }).await;
+}
+
+#[track_caller]
+fn assert_end(end: &ExitRecord, cause: ExitCause, words: &str) {
+    assert_eq!(end.cause, cause, "{end:?}");
+    assert!(end.reason.contains(words), "{:?} does not say {words:?}", end.reason);
+    assert!(end.at > 1_700_000_000, "{end:?}");
+}
+
+async fn a_machine_becomes_ready_answers_and_ends(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let (shim, _events, ready) = place.ready().await;
+    let status = shim.status();
+    assert_eq!(status.ready.as_ref(), Some(&ready));
+    let (vmm, started, heard) = (status.vmm.unwrap(), status.vmm_started_ms.unwrap(), status.ready_ms.unwrap());
+    assert!(vmm.alive() && started <= heard, "{status:?}");
+    assert_eq!(status.unconfined.is_some(), kind == Kind::Fake, "{status:?}");
+
+    let runtime: RuntimeRecord = record::read(&place.plan.state_dir, RUNTIME_FILE).unwrap().unwrap();
+    assert_eq!((runtime.shim, runtime.vmm), (status.shim, Some(vmm)));
+    for socket in [place.plan.run_dir.join(SOCKET), place.vsock()] {
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600, "{}", socket.display());
+    }
+
+    assert_eq!(place.health().await.boot_id, ready.boot_id);
+    let closed = soon("a refusal", vsock::connect(&place.vsock(), 9)).await;
+    assert!(matches!(closed, Err(ConnectError::Refused(9))), "{closed:?}");
+
+    shim.end().await.unwrap();
+    let end = soon("the end", shim.ended()).await;
+    assert_end(&end, ExitCause::Ended, "daemon");
+    assert_eq!(record::read::<ExitRecord>(&place.plan.state_dir, EXIT_FILE).unwrap(), Some(end));
+    gone(vmm).await;
+    gone(status.shim).await;
+    assert_eq!(fs::read_dir(&place.plan.run_dir).unwrap().count(), 0, "sockets are left");
+    assert!(matches!(shim.end().await, Err(ShimError::Ended(_))));
+}
+
+async fn a_poweroff_in_the_guest_is_the_end(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let (shim, mut events, _) = place.ready().await;
+    place.power(Power::Poweroff).await;
+    let end = place.find(&mut events, "the end", |message| match message {
+        ShimMessage::Ended(end) => Some(end),
+        ShimMessage::Relaunching => panic!("a power-off is no reboot"),
+        _ => None,
+    });
+    assert_end(&end.await, ExitCause::Poweroff, "powered off");
+    assert_eq!(events.next().await, None);
+    gone(shim.status().shim).await;
+}
+
+async fn a_reboot_in_the_guest_is_a_fresh_machine(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let (shim, mut events, first) = place.ready().await;
+    let vmm = shim.status().vmm.unwrap();
+    place.power(Power::Reboot).await;
+    let relaunching = |message| matches!(message, ShimMessage::Relaunching).then_some(());
+    place.find(&mut events, "the relaunch", relaunching).await;
+    let second = place.await_ready(&mut events).await;
+    let status = shim.status();
+    assert_ne!(status.vmm.unwrap().pid, vmm.pid);
+    assert_eq!(status.relaunches, 1);
+    // The fake's guest has this host's kernel.
+    assert_eq!(first.boot_id == second.boot_id, kind == Kind::Fake);
+    let runtime: RuntimeRecord = record::read(&place.plan.state_dir, RUNTIME_FILE).unwrap().unwrap();
+    assert_eq!(runtime.vmm, status.vmm);
+    assert_eq!(place.health().await.boot_id, second.boot_id);
+    shim.end().await.unwrap();
+    assert_end(&soon("the end", shim.ended()).await, ExitCause::Ended, "");
+}
+
+async fn a_signal_that_was_asked_for_kills(kind: Kind) {
+    for signal in [KillSignal::Kill, KillSignal::Term, KillSignal::Abrt] {
+        let Some(place) = Place::new(kind) else { return };
+        let shim = place.launch().await;
+        shim.signal(signal).await.unwrap();
+        assert_end(&soon("the end", shim.ended()).await, ExitCause::Killed, "signal");
+    }
+}
+
+async fn a_vmm_killed_by_somebody_else_failed(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let shim = place.launch().await;
+    assert!(kill_proven(shim.status().vmm.unwrap(), Signal::KILL).unwrap());
+    assert_end(&soon("the end", shim.ended()).await, ExitCause::VmmFailed, "signal: 9");
+}
+
+async fn a_dead_shim_takes_its_vmm_along(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let shim = place.launch().await;
+    let status = shim.status();
+    assert!(kill_proven(status.shim, Signal::KILL).unwrap());
+    assert_end(&soon("the end", shim.ended()).await, ExitCause::VmmFailed, "the shim died");
+    gone(status.vmm.unwrap()).await;
+    let left = place.shims.adopt(&place.plan.run_dir, &place.plan.state_dir).await.unwrap();
+    let Adopted::Gone(Some(record)) = left else { panic!("{left:?}") };
+    assert_eq!(record.shim, status.shim);
+    assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
+    // What it left does not keep the machine from starting again.
+    let again = place.launch().await;
+    again.end().await.unwrap();
+    soon("the end", again.ended()).await;
+}
+
+async fn a_later_daemon_finds_what_an_earlier_one_left(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let (run_dir, state_dir) = (&place.plan.run_dir, &place.plan.state_dir);
+    let adopted = place.shims.adopt(run_dir, state_dir).await.unwrap();
+    assert!(matches!(adopted, Adopted::Gone(None)), "{adopted:?}");
+
+    let (shim, events, ready) = place.ready().await;
+    let before = shim.status();
+    drop((shim, events));
+    let adopted = place.shims.adopt(run_dir, state_dir).await.unwrap();
+    let Adopted::Running(shim) = adopted else { panic!("{adopted:?}") };
+    let status = shim.status();
+    assert_eq!((status.vmm, status.shim, status.ready), (before.vmm, before.shim, Some(ready)));
+    place.health().await;
+
+    shim.end().await.unwrap();
+    let end = soon("the end", shim.ended()).await;
+    gone(status.shim).await;
+    let adopted = place.shims.adopt(run_dir, state_dir).await.unwrap();
+    assert!(matches!(&adopted, Adopted::Ended(found) if *found == end), "{adopted:?}");
+}
+
+async fn every_watcher_is_told(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let first = place.launch().await;
+    let adopted = place.shims.adopt(&place.plan.run_dir, &place.plan.state_dir).await.unwrap();
+    let Adopted::Running(second) = adopted else { panic!("{adopted:?}") };
+    let (mut one, mut other) = (first.events(), second.events());
+    assert_eq!(place.await_ready(&mut one).await, place.await_ready(&mut other).await);
+    second.end().await.unwrap();
+    let (a, b) = soon("both ends", async { tokio::join!(first.ended(), second.ended()) }).await;
+    assert_eq!(a, b);
+    let mut late = first.events();
+    assert!(matches!(late.next().await, Some(ShimMessage::Status(_))));
+    assert_eq!(late.next().await, Some(ShimMessage::Ended(a)));
+    assert_eq!(late.next().await, None);
+}
+
+async fn a_guest_that_is_not_there_yet_refuses_at_once(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let place = if kind == Kind::Fake { place.asking(&["fake.ready=never"]) } else { place };
+    let shim = place.launch().await;
+    let refused = soon("a refusal", vsock::connect(&place.vsock(), 1024)).await;
+    assert!(matches!(refused, Err(ConnectError::Refused(1024))), "{refused:?}");
+    assert_eq!(shim.status().ready, None);
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+}
+
+async fn there_is_one_shim_a_machine(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let shim = place.launch().await;
+    let again = place.shims.launch(&place.plan).await.map(drop);
+    assert!(matches!(again, Err(ShimError::AlreadyRunning(running)) if running == shim.status().shim), "{again:?}");
+    assert!(shim.status().vmm.unwrap().alive());
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+    // The shim may be on its way out still; a launch waits for that.
+    let again = place.launch().await;
+    again.end().await.unwrap();
+    soon("the end", again.ended()).await;
+}
+
+async fn a_vmm_that_cannot_be_run_is_no_machine(kind: Kind) {
+    let Some(mut place) = Place::new(kind) else { return };
+    place.plan.program = "/nonexistent/vmm".into();
+    let refused = place.shims.launch(&place.plan).await.unwrap_err();
+    assert!(matches!(&refused, ShimError::NotStarted(_)), "{refused:?}");
+    assert!(refused.to_string().contains("cannot run /nonexistent/vmm: No such file"), "{refused}");
+    let left = place.shims.adopt(&place.plan.run_dir, &place.plan.state_dir).await.unwrap();
+    let Adopted::Ended(end) = left else { panic!("{left:?}") };
+    assert_end(&end, ExitCause::VmmFailed, "/nonexistent/vmm");
+}
+
+async fn a_host_that_shuts_down_ends_the_machine(kind: Kind) {
+    let Some(place) = Place::new(kind) else { return };
+    let shim = place.launch().await;
+    assert!(kill_proven(shim.status().shim, Signal::TERM).unwrap());
+    assert_end(&soon("the end", shim.ended()).await, ExitCause::Ended, "host shuts down");
+}

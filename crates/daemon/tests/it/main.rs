@@ -1,0 +1,9 @@
+//! Component tests of the daemon crate.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic anywhere, its helpers too")]
+
+mod conformance;
+mod machine;
+mod misbehaviour;
+mod snapshot;
+mod startup;

@@ -1,0 +1,98 @@
+//! VMMs and guests that do what they should not; each does it on request, or can be made to by its kernel's words.
+
+use crate::machine::{Kind, Place, soon};
+use banger_daemon::shim::control::{ExitCause, ShimMessage};
+use banger_link::vsock;
+use banger_proto::api::vm::KillSignal;
+use std::fs;
+
+#[track_caller]
+fn fake(words: &[&str]) -> Place {
+    Place::new(Kind::Fake).expect("the fake runs everywhere").asking(words)
+}
+
+async fn ends(words: &[&str], cause: ExitCause, reason: &str) {
+    let place = fake(words);
+    let end = place.run_to_end().await;
+    assert_eq!(end.cause, cause, "{end:?}");
+    assert!(end.reason.contains(reason), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_panic_is_told_from_the_console() {
+    ends(&["fake.panic=oops"], ExitCause::GuestFailed, "not syncing: oops").await;
+}
+
+#[tokio::test]
+async fn a_reset_or_a_power_off_without_a_word() {
+    ends(&["fake.reset=yes"], ExitCause::GuestFailed, "without a word, before its agent was ready").await;
+    ends(&["fake.off=yes"], ExitCause::Poweroff, "powered off").await;
+}
+
+#[tokio::test]
+async fn a_vmm_that_gives_up_is_quoted() {
+    ends(&["fake.fail=no-such-machine"], ExitCause::VmmFailed, "fake-qemu: no-such-machine").await;
+}
+
+#[tokio::test]
+async fn a_flooded_console_is_capped_and_stops_nothing() {
+    let place = fake(&["fake.flood=16"]);
+    let (shim, _events, _) = place.ready().await;
+    assert!(shim.status().console_bytes > 0);
+    let mut older = place.plan.console.path.clone().into_os_string();
+    older.push(".1");
+    let size = |path: &std::ffi::OsStr| fs::metadata(path).map_or(0, |file| file.len());
+    let kept = size(place.plan.console.path.as_os_str()) + size(&older);
+    assert!(kept <= place.plan.console.cap.bytes(), "{kept} bytes");
+    assert!(kept >= place.plan.console.cap.bytes() / 2, "{kept} bytes");
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+}
+
+#[tokio::test]
+async fn nonsense_on_the_channel_reaches_nobody() {
+    let place = fake(&["fake.channel=garbage"]);
+    let shim = place.launch().await;
+    let dialled = soon("a refusal", vsock::connect(&place.vsock(), 1024)).await;
+    assert!(dialled.is_err());
+    shim.end().await.unwrap();
+    assert_eq!(soon("the end", shim.ended()).await.cause, ExitCause::Ended);
+}
+
+#[tokio::test]
+async fn a_vmm_that_is_deaf_to_one_signal_dies_of_another() {
+    let place = fake(&["fake.deaf=yes", "fake.ready=never"]);
+    let shim = place.launch().await;
+    let mut events = shim.events();
+    let grown = |message| match message {
+        ShimMessage::Status(status) => (status.console_bytes > 0).then_some(()),
+        ShimMessage::Console { .. } => Some(()),
+        _ => None,
+    };
+    // It has begun to be deaf when it writes to its console.
+    place.find(&mut events, "the console", grown).await;
+    shim.signal(KillSignal::Term).await.unwrap();
+    shim.signal(KillSignal::Kill).await.unwrap();
+    let end = soon("the end", shim.ended()).await;
+    assert_eq!((end.cause, end.reason.contains("signal 9")), (ExitCause::Killed, true), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_real_kernel_that_panics() {
+    let Some(place) = Place::new(Kind::Qemu) else { return };
+    let place = place.asking(&["rdinit=/nonexistent"]);
+    let end = place.run_to_end().await;
+    assert_eq!(end.cause, ExitCause::GuestFailed, "{end:?}");
+    assert!(end.reason.contains("Kernel panic - not syncing"), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_kernel_file_that_is_none() {
+    let Some(mut place) = Place::new(Kind::Qemu) else { return };
+    let path = place.plan.state_dir.join("vmlinux");
+    fs::write(&path, "not a kernel").unwrap();
+    place.plan.kernel.path = path;
+    let end = place.run_to_end().await;
+    assert_eq!(end.cause, ExitCause::VmmFailed, "{end:?}");
+    assert!(end.reason.contains("qemu"), "{end:?}");
+}
