@@ -4,7 +4,7 @@ use crate::commands::{completion, config, daemon, image, kernel, vm};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Help of a group: what it is, the command most people want, then everything else.
-pub(crate) const GROUP_HELP: &str = "{about-with-newline}\n{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
+pub(crate) const GROUP_HELP: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
 
 const EXAMPLES: &str = "\
 Most people want:

@@ -53,7 +53,7 @@ pub(crate) struct NewVmArgs {
     #[arg(short, long)]
     user: Option<String>,
     /// PID 1: the image's init, the agent (fastest), or auto (the image's if it has one)
-    #[arg(long)]
+    #[arg(long, value_name = "auto|image|agent")]
     init: Option<Init>,
     /// Up means: the agent answers, or the image's init finished booting
     #[arg(long, value_name = "agent|boot", default_value_t = Wait::Agent)]
