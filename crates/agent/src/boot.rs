@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! /dev /proc /sys   modules   image + work disk → overlay   directories on the work disk   modules tree
-//! /dev /proc /sys /run /sys/fs/cgroup moved or mounted in the new root   names, clock, entropy, lo
-//! MS_MOVE + chroot   fork: the child serves, the parent becomes the image's init or our own
+//! /dev /proc /sys /run /sys/fs/cgroup moved or mounted in the new root   MS_MOVE + chroot
+//! names, clock, entropy, lo   fork: the child serves, the parent becomes the image's init or our own
 //! ```
 //!
 //! A step that fails ends the boot: it is printed on the console, told to the host if it can be reached, and the machine
@@ -89,8 +89,8 @@ fn sequence(mut phases: Phases) -> Result<Never, BootError> {
     let mut troubles = Vec::new();
     let root = overlay::assemble(&config, &mut troubles)?;
     mounts::kernel_trees()?;
-    identity::apply(&config, &mut troubles);
     mounts::enter()?;
+    identity::apply(&config, &mut troubles);
     phases.end("mounts");
 
     let init = init::choose(config.init)?;

@@ -1,6 +1,6 @@
 //! Who this machine is: names, ids, clock, entropy, loopback; and what systemd has to know about it.
 
-use super::{machine, mounts::NEW_ROOT, say};
+use super::{machine, say};
 use crate::rooted;
 use banger_proto::agent::boot::BootConfig;
 use rustix::{
@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-/// Applies the configuration. Nothing here is worth a failed boot: what does not work is reported.
+/// Applies the configuration, in the new root. Nothing here is worth a failed boot: what does not work is reported.
 pub(super) fn apply(config: &BootConfig, troubles: &mut Vec<String>) {
     let mut check = |what: &str, result: io::Result<()>| {
         if let Err(error) = result {
@@ -31,7 +31,7 @@ pub(super) fn apply(config: &BootConfig, troubles: &mut Vec<String>) {
 }
 
 fn write_names(config: &BootConfig) -> io::Result<()> {
-    let root = fs::open(NEW_ROOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let etc = rooted::make_dirs(&root, Path::new("/etc"))?;
     rooted::replace(&etc, "hostname", format!("{}\n", config.hostname).as_bytes(), 0o644)?;
     if !maps_to_this_host(&root, &config.hostname) {

@@ -39,6 +39,8 @@ type Sink = SplitSink<Socket, Message>;
 
 /// How long a client may take to say what it wants.
 const SPEC_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may take to close after the status.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes read from the process at once.
 const CHUNK: usize = 32 << 10;
 /// Messages of input that wait for a process that does not read. When they are used up the client waits, too.
@@ -63,11 +65,15 @@ pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>) {
         Err(outcome) => Err(outcome),
     };
     let outcome = match started {
-        Ok(started) => pump(&context, started, &mut sink, source, gone).await,
+        Ok(started) => pump(&context, started, &mut sink, &mut source, gone).await,
         Err(outcome) => Some(outcome),
     };
-    if let Some(outcome) = outcome {
-        let _ = finish(&mut sink, &outcome).await;
+    if let Some(outcome) = outcome
+        && finish(&mut sink, &mut source, &outcome).await.is_some()
+        && let Ok(mut socket) = sink.reunite(source)
+    {
+        // A stream that is dropped without this is reset, and what it had not sent yet is lost.
+        let _ = socket.get_mut().shutdown().await;
     }
 }
 
@@ -104,7 +110,7 @@ async fn pump(
     context: &Rc<Context>,
     started: Started,
     sink: &mut Sink,
-    source: SplitStream<Socket>,
+    source: &mut SplitStream<Socket>,
     gone: impl Future<Output = ()> + Unpin,
 ) -> Option<Outcome> {
     let Started { mut child, pid, terminal, group } = started;
@@ -113,17 +119,11 @@ async fn pump(
     let output = Output { terminal: terminal.clone(), stdout: child.stdout.take(), stderr: child.stderr.take() };
     let ended = supervise(Rc::clone(context), child);
 
-    let (left, mut client_left) = mpsc::channel(1);
-    let input = spawn_local(async move {
-        read_client(source, stdin, terminal, pid).await;
-        let _ = left.send(()).await;
-    });
     let delivered = tokio::select! {
         delivered = deliver(output, sink, ended.clone()) => delivered,
-        _ = client_left.recv() => None,
+        () = read_client(source, stdin, terminal, pid) => None,
         () = gone => None,
     };
-    input.abort();
     if delivered.is_none() {
         spawn_local(abandon(pid, group, ended));
     }
@@ -253,7 +253,7 @@ async fn read_some(pipe: &mut Option<impl tokio::io::AsyncRead + Unpin>, into: &
 
 /// Obeys the client until it goes away: that is when this returns.
 async fn read_client(
-    mut source: SplitStream<Socket>,
+    source: &mut SplitStream<Socket>,
     stdin: Option<ChildStdin>,
     terminal: Option<Rc<Terminal>>,
     pid: Pid,
@@ -327,11 +327,13 @@ fn send_signal(number: Option<&u8>, terminal: Option<&Terminal>, pid: Pid) {
     }
 }
 
-/// The status and a clean close.
-async fn finish(sink: &mut Sink, outcome: &Outcome) -> Option<()> {
+/// The status, and a clean close from both sides; a client that does not close is not waited for long.
+async fn finish(sink: &mut Sink, source: &mut SplitStream<Socket>, outcome: &Outcome) -> Option<()> {
     let status = serde_json::to_vec(&ExecStatus::from(outcome)).ok()?;
     sink.send(Message::Binary(Channel::Status.message(&status).into())).await.ok()?;
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     sink.send(Message::Close(Some(frame))).await.ok()?;
-    sink.close().await.ok()
+    let closed = async { while source.next().await.is_some_and(|message| message.is_ok()) {} };
+    let _ = timeout(CLOSE_PATIENCE, closed).await;
+    Some(())
 }

@@ -124,6 +124,11 @@ impl Setup {
             ioctl_tiocsctty(unsafe { rustix::fd::BorrowedFd::borrow_raw(0) })?;
         }
         umask(Mode::from_raw_mode(0o022));
+        // What a parent of the agent ignored (a shell does that to SIGINT of a background job) is not the command's.
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: the default action needs no handler; KILL, STOP and the C library's own signals are refused.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         Ok(())
     }
 
