@@ -17,6 +17,7 @@ verdict 'has only options, comments and blank lines' \
   [ -z "$(grep -vE '^(|#( .*)?|CONFIG_[A-Z0-9_]+=(y|-?[0-9]+|"[a-z0-9,]*"))$' "$fragment")" ]
 verdict 'names no option twice' [ -z "$(sed -nE 's/^(# )?(CONFIG_[A-Z0-9_]+)[= ].*/\2/p' "$fragment" | sort | uniq -d)" ]
 verdict 'asks for no modules' has_line '# CONFIG_MODULES is not set'
+verdict 'patches no code while vCPUs run it' has_line '# CONFIG_JUMP_LABEL is not set'
 # The contract: what a guest needs, built in.
 for option in VIRTIO_BLK VIRTIO_NET VIRTIO_MMIO VIRTIO_MMIO_CMDLINE_DEVICES VIRTIO_PCI VIRTIO_CONSOLE HW_RANDOM_VIRTIO \
   PVH ACPI VIRTIO_VSOCKETS EXT4_FS OVERLAY_FS NF_TABLES BRIDGE VETH CGROUPS NAMESPACES BLK_DEV_INITRD AUTOFS_FS \
