@@ -20,7 +20,7 @@ mod vsock;
 use crate::vmm::kvm_probe;
 use detach::{Side, Waiting};
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -45,14 +45,14 @@ pub fn main() -> ExitCode {
     let result = match args.as_slice() {
         [probe] if probe == kvm_probe::SUBCOMMAND => print_finding().map_err(|error| error.to_string()),
         [detach, state_dir] if detach == "--detach" => {
-            let state_dir = PathBuf::from(state_dir);
+            let state_dir = in_full(state_dir);
             match detach::detach(&state_dir) {
                 Ok(Side::Shim(waiting)) => live(&state_dir, waiting),
                 Ok(Side::Starter(outcome)) => outcome,
                 Err(error) => Err(error.to_string()),
             }
         }
-        [state_dir] => live(Path::new(state_dir), Waiting::nobody()),
+        [state_dir] => live(&in_full(state_dir), Waiting::nobody()),
         _ => {
             run::complain("usage: banger-shim [--detach] STATE_DIR");
             return ExitCode::from(USAGE);
@@ -65,6 +65,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A shim's working directory is `/`.
+fn in_full(path: &OsStr) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
 /// Is the shim. What prevents the machine is told to whoever waits, and on stderr.

@@ -8,7 +8,7 @@ use super::{
     run::Signals,
     verdict::{Asked, SignalSet},
 };
-use crate::vmm::{Channel, Machine, MachineEnd};
+use crate::vmm::{Channel, Machine, MachineEnd, ShutdownReason};
 use banger_link::Dialer;
 use banger_proto::{
     agent::event::{GuestEvent, Power},
@@ -25,6 +25,8 @@ use tokio::{
 const LAST_WORD: Duration = Duration::from_secs(10);
 /// How long what an ended VMM left in its pipes may take to be read.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How far apart the signals to a VMM and to its shim may be when a host shuts down.
+const SAME_MOMENT: Duration = Duration::from_millis(500);
 /// Announcements that may wait.
 const ANNOUNCEMENTS: usize = 8;
 /// Further away than anything that is waited for.
@@ -99,6 +101,11 @@ impl Boot<'_> {
                 }
             }
         };
+        // A host that shuts down tells every process, in no order.
+        let told_to_end = matches!(&end, Ok(end) if end.reported == Some(ShutdownReason::Host));
+        if asked == Asked::Nothing && told_to_end && timeout(SAME_MOMENT, self.signals.any()).await.is_ok() {
+            asked = Asked::HostShutdown;
+        }
         // The guest may have said its last word just before; both ends of its pipe are here or closed.
         let rest = async {
             loop {

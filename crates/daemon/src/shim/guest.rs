@@ -132,3 +132,136 @@ async fn take(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_link::guest;
+    use banger_proto::agent::event::Power;
+    use tokio::task::JoinHandle;
+
+    /// A guest that says what it likes, and what the host makes of it.
+    struct Talk {
+        stream: Stream,
+        announcements: mpsc::Receiver<Announcement>,
+        session: watch::Receiver<Option<Dialer>>,
+        follow: JoinHandle<io::Result<()>>,
+        guest: JoinHandle<Ended>,
+        dialers: mpsc::UnboundedReceiver<(Dialer, Incoming)>,
+    }
+
+    async fn talk() -> Talk {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (sender, announcements) = mpsc::channel(8);
+        let (session, watching) = watch::channel(None);
+        let follow = tokio::spawn(follow(ours, session, sender));
+        let (dialled, mut dialers) = mpsc::unbounded_channel();
+        let guest = tokio::spawn(guest::run(theirs, move |dialer, incoming| drop(dialled.send((dialer, incoming)))));
+        let (dialer, _incoming) = dialers.recv().await.unwrap();
+        let stream = dialer.dial(EVENTS_PORT).await.unwrap();
+        Talk { stream, announcements, session: watching, follow, guest, dialers }
+    }
+
+    fn line(event: &GuestEvent) -> Vec<u8> {
+        [serde_json::to_vec(event).unwrap(), b"\n".to_vec()].concat()
+    }
+
+    fn trouble(message: &str) -> GuestEvent {
+        GuestEvent::Trouble { message: message.into() }
+    }
+
+    const POWEROFF: GuestEvent = GuestEvent::Power { verb: Power::Poweroff };
+
+    /// Takes announcements as the shim does, until a last word; says how many came before it.
+    async fn until_last_word(announcements: &mut mpsc::Receiver<Announcement>) -> usize {
+        let mut count = 0;
+        while let Some(Announcement { event, taken }) = announcements.recv().await {
+            taken.send(()).unwrap();
+            if event == POWEROFF {
+                return count;
+            }
+            count += 1;
+        }
+        panic!("the announcements ended after {count}");
+    }
+
+    #[tokio::test]
+    async fn only_a_last_word_that_was_taken_is_acknowledged() {
+        let mut talk = talk().await;
+        talk.stream.write_all(&line(&POWEROFF)).await.unwrap();
+        let Announcement { event, taken } = talk.announcements.recv().await.unwrap();
+        assert_eq!(event, POWEROFF);
+        let mut answer = vec![0; POWER_ACK.len()];
+        {
+            let early = talk.stream.read(&mut answer);
+            tokio::select! {
+                biased;
+                read = early => panic!("acknowledged before it was taken: {read:?}"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        taken.send(()).unwrap();
+        talk.stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, POWER_ACK.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn lines_that_are_no_events_are_skipped_and_too_many_are_not_taken() {
+        let mut talk = talk().await;
+        let Talk { stream, announcements, .. } = &mut talk;
+        let say = async {
+            let mut text = b"\n{}\n[1]\n\xff\xfe\n{\"event\":\"from the future\"}\n".to_vec();
+            for number in 0..MAX_EVENTS + 200 {
+                text.extend(line(&trouble(&number.to_string())));
+            }
+            text.extend(line(&POWEROFF));
+            stream.write_all(&text).await.unwrap();
+        };
+        let ((), count) = tokio::join!(say, until_last_word(announcements));
+        assert_eq!(count, MAX_EVENTS);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_ends_the_stream_and_nothing_else() {
+        let mut talk = talk().await;
+        let chunk = vec![b'x'; 8 << 10];
+        let mut sent = 0;
+        while talk.stream.write_all(&chunk).await.is_ok() {
+            sent += chunk.len();
+            assert!(sent < 4 << 20, "the host reads on and on");
+        }
+        assert!(talk.session.borrow().is_some(), "the session goes on");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_breaks_its_session_gets_another() {
+        let mut talk = talk().await;
+        talk.guest.abort();
+        // The guest's end is gone with its task, so what follows is the pipe's end.
+        tokio::time::timeout(Duration::from_secs(30), talk.follow).await.unwrap().unwrap().unwrap();
+        assert!(talk.session.borrow_and_update().is_none());
+        assert!(talk.dialers.recv().await.is_none());
+
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (sender, _announcements) = mpsc::channel(8);
+        let (session, mut watching) = watch::channel(None);
+        let follow = tokio::spawn(follow(ours, session, sender));
+        for _ in 0..2 {
+            // Answers the greeting and then says what is no frame.
+            let mut hello = [0; 32];
+            loop {
+                theirs.read_exact(&mut hello).await.unwrap();
+                if hello.starts_with(&banger_proto::agent::link::HELLO) {
+                    break;
+                }
+            }
+            hello[..16].copy_from_slice(&banger_proto::agent::link::REPLY);
+            theirs.write_all(&hello).await.unwrap();
+            watching.wait_for(Option::is_some).await.unwrap();
+            theirs.write_all(&[0xff; 64]).await.unwrap();
+            watching.wait_for(Option::is_none).await.unwrap();
+        }
+        drop(theirs);
+        follow.await.unwrap().unwrap();
+    }
+}

@@ -119,3 +119,101 @@ async fn listen(mut reader: OwnedReadHalf, requests: &mpsc::Sender<ShimRequest>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::control::{ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimStatus};
+    use banger_proto::{agent::event::GuestEvent, api::vm::KillSignal};
+    use std::{path::PathBuf, time::Instant};
+
+    struct Served {
+        _dir: tempfile::TempDir,
+        socket: PathBuf,
+        hub: Arc<Hub>,
+        requests: mpsc::Receiver<ShimRequest>,
+        tasks: TaskTracker,
+    }
+
+    fn served() -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("c");
+        let shim = ProcessIdentity { pid: 1, start_time: 1 };
+        let status = serde_json::from_value(serde_json::json!({
+            "version": "0", "shim": shim, "vmm": null, "ready": null, "booted": null, "console_bytes": 0
+        }));
+        let hub = Arc::new(Hub::new(Instant::now(), status.unwrap()));
+        let (sender, requests) = mpsc::channel(4);
+        let tasks = TaskTracker::new();
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(serve(listener, hub.clone(), sender, tasks.clone()));
+        Served { _dir: dir, socket, hub, requests, tasks }
+    }
+
+    async fn next(stream: &mut UnixStream) -> io::Result<ShimMessage> {
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header).await?;
+        let mut body = vec![0; framing::body_length(header).unwrap()];
+        stream.read_exact(&mut body).await?;
+        Ok(framing::decode(&body).unwrap())
+    }
+
+    async fn joined(served: &Served) -> UnixStream {
+        let mut stream = UnixStream::connect(&served.socket).await.unwrap();
+        assert!(matches!(next(&mut stream).await.unwrap(), ShimMessage::Status(ShimStatus { .. })));
+        stream
+    }
+
+    fn long_message() -> ShimMessage {
+        let event = GuestEvent::Trouble { message: "x".repeat(60 << 10) };
+        ShimMessage::Guest { event, at_ms: 1 }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_does_not_read_is_dropped_and_holds_nobody_up() {
+        let served = served();
+        let (mut slow, mut quick) = (joined(&served).await, joined(&served).await);
+        for _ in 0..1000 {
+            served.hub.publish(&long_message());
+            assert_eq!(next(&mut quick).await.unwrap(), long_message());
+        }
+        let end = ExitRecord { cause: ExitCause::Ended, reason: "over".into(), at: 1 };
+        served.hub.publish(&ShimMessage::Ended(end.clone()));
+        assert_eq!(next(&mut quick).await.unwrap(), ShimMessage::Ended(end.clone()));
+        let mut seen = 0;
+        while let Ok(message) = next(&mut slow).await {
+            assert_ne!(message, ShimMessage::Ended(end.clone()), "it cannot have everything");
+            seen += 1;
+        }
+        assert!(seen < 1000, "{seen}");
+        served.tasks.close();
+        timeout(Duration::from_secs(30), served.tasks.wait()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_latecomer_is_told_of_the_end() {
+        let served = served();
+        let end = ExitRecord { cause: ExitCause::Poweroff, reason: "over".into(), at: 1 };
+        served.hub.publish(&ShimMessage::Ended(end.clone()));
+        let mut late = joined(&served).await;
+        assert_eq!(next(&mut late).await.unwrap(), ShimMessage::Ended(end));
+        assert!(next(&mut late).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn requests_arrive_and_nonsense_ends_a_connection() {
+        let mut served = served();
+        let mut stream = joined(&served).await;
+        let request = ShimRequest::Signal { signal: KillSignal::Term };
+        stream.write_all(&framing::encode(&request).unwrap()).await.unwrap();
+        assert_eq!(served.requests.recv().await, Some(request));
+        let too_long = u32::try_from(MAX_REQUEST + 1).unwrap().to_be_bytes();
+        for nonsense in [&b"\xff\xff\xff\xff"[..], &too_long, b"\0\0\0\x02{}", b"\0\0\0\x01"] {
+            let mut stream = joined(&served).await;
+            stream.write_all(nonsense).await.unwrap();
+            stream.shutdown().await.unwrap();
+            assert!(next(&mut stream).await.is_err());
+        }
+        assert!(served.requests.try_recv().is_err());
+    }
+}

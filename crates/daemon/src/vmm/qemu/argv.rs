@@ -128,6 +128,8 @@ pub fn command_line(plan: &LaunchPlan) -> String {
         // The log the host keeps. `quiet`, since every byte on the emulated port costs an exit: warnings still come.
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),
+        // The machine has none, and a kernel that looks for it says "Fatal" on the console.
+        "pci=off".to_owned(),
         // The kernel's self-tests of its ciphers: a third of a second in software emulation.
         "cryptomgr.notests".to_owned(),
         // A reset through the keyboard controller ends QEMU at once; the machine's other ways do not exist.
