@@ -26,12 +26,9 @@ finish() {
 }
 trap finish EXIT
 
-# Ends the file as skipped unless all these programs are there.
-require() {
-  local program line absent=()
-  for program in "$@"; do command -v "$program" >/dev/null || absent+=("$program"); done
-  [ ${#absent[@]} -gt 0 ] || return 0
-  line="SKIP scripts/$suite: needs ${absent[*]}"
+# Ends the file as skipped, loudly; a failure when this host is said to have what the scripts need.
+skip() {
+  local line="SKIP scripts/$suite: $1"
   printf '%s\n' "$line" >&2
   case ",${BANGER_TEST_REQUIRE:-}," in
     *,scripts,*)
@@ -41,6 +38,13 @@ require() {
     *) [ -z "${BANGER_TEST_SKIPS:-}" ] || printf '%s\n' "$line" >>"$BANGER_TEST_SKIPS" ;;
   esac
   exit
+}
+
+# Skips the file unless all these programs are there.
+require() {
+  local program absent=()
+  for program in "$@"; do command -v "$program" >/dev/null || absent+=("$program"); done
+  [ ${#absent[@]} -eq 0 ] || skip "needs ${absent[*]}"
 }
 
 # Runs a command; its status, stdout and stderr are in $status, $tmp/stdout and $tmp/stderr.

@@ -3,16 +3,10 @@
 # the real script with real make, gcc and binutils. (The real kernel is built by `make kernel`.)
 # shellcheck source=scripts/tests/harness.sh
 . "$(dirname "$0")/harness.sh"
-require gcc make flex bison bc perl xz tar readelf
-[ "$(uname -m)" = x86_64 ] || {
-  printf 'SKIP scripts/%s: builds for x86_64 only\n' "$suite" | tee -a "${BANGER_TEST_SKIPS:-/dev/null}" >&2
-  exit
-}
+require gcc make flex bison bc perl xz tar readelf gpg dpkg-deb
+[ "$(uname -m)" = x86_64 ] || skip 'builds for x86_64 only'
 for header in gelf.h openssl/ssl.h; do
-  printf '#include <%s>\n' "$header" | gcc -E -x c - >/dev/null 2>&1 || {
-    printf 'SKIP scripts/%s: needs %s\n' "$suite" "$header" | tee -a "${BANGER_TEST_SKIPS:-/dev/null}" >&2
-    exit
-  }
+  printf '#include <%s>\n' "$header" | gcc -E -x c - >/dev/null 2>&1 || skip "needs $header"
 done
 
 script=$repo/scripts/make-generic-kernel.sh
@@ -95,51 +89,49 @@ rm -rf -- "$tmp/build"
 
 # --- where the source comes from: a curl and an apt-get that give what the test put there --------------------------
 
-if command -v dpkg-deb >/dev/null && command -v gpg >/dev/null; then
-  mkdir -p "$tmp/fakes" "$tmp/package/DEBIAN" "$tmp/package/usr/src"
-  printf 'Package: linux-source-6.12\nVersion: 6.12.117-1\nArchitecture: all\nMaintainer: nobody\nDescription: x\n' >"$tmp/package/DEBIAN/control"
-  cp "$tmp/plain.tar.xz" "$tmp/package/usr/src/linux-source-6.12.tar.xz"
-  dpkg-deb --build "$tmp/package" "$tmp/linux-source-6.12_6.12.117-1_all.deb" >/dev/null
-  cat >"$tmp/fakes/apt-get" <<'APT'
+mkdir -p "$tmp/fakes" "$tmp/package/DEBIAN" "$tmp/package/usr/src"
+printf 'Package: linux-source-6.12\nVersion: 6.12.117-1\nArchitecture: all\nMaintainer: nobody\nDescription: x\n' >"$tmp/package/DEBIAN/control"
+cp "$tmp/plain.tar.xz" "$tmp/package/usr/src/linux-source-6.12.tar.xz"
+dpkg-deb --build "$tmp/package" "$tmp/linux-source-6.12_6.12.117-1_all.deb" >/dev/null
+cat >"$tmp/fakes/apt-get" <<'APT'
 #!/bin/sh
 [ "$*" = '-q download linux-source-6.12' ] && [ -n "$FAKE_DEB" ] && cp "$FAKE_DEB" . && exit
 echo 'E: Unable to locate package linux-source-6.12' >&2
 exit 100
 APT
-  cat >"$tmp/fakes/curl" <<'CURL'
+cat >"$tmp/fakes/curl" <<'CURL'
 #!/bin/sh
 # Answers from $FAKE_SITE, a directory; refuses to connect without one.
 [ -n "$FAKE_SITE" ] || exit 7
 for url; do case $1 in --output) out=$2 ;; esac; shift; done
 case $url in https://cdn.kernel.org/*) cp "$FAKE_SITE/${url##*/}" "$out" ;; *) exit 3 ;; esac
 CURL
-  chmod +x "$tmp/fakes/apt-get" "$tmp/fakes/curl"
-  # with FAKE_DEB FAKE_SITE ARGUMENT…
-  with() { env "PATH=$tmp/fakes:$PATH" "FAKE_DEB=$1" "FAKE_SITE=$2" "$script" --out "$out" --jobs 1 "${@:3}"; }
-  deb=$tmp/linux-source-6.12_6.12.117-1_all.deb
+chmod +x "$tmp/fakes/apt-get" "$tmp/fakes/curl"
+# with FAKE_DEB FAKE_SITE ARGUMENT…
+with() { env "PATH=$tmp/fakes:$PATH" "FAKE_DEB=$1" "FAKE_SITE=$2" "$script" --out "$out" --jobs 1 "${@:3}"; }
+deb=$tmp/linux-source-6.12_6.12.117-1_all.deb
 
-  passes 'the distribution'\''s source' with "$deb" '' --apt
-  verdict 'is the same kernel' cmp "$out/vmlinux" "$tmp/first"
-  verdict 'says who vouches for it' grep -q '## authenticated by apt' "$tmp/stderr"
-  verdict 'and that we do not' grep -q '## NO PGP CHECK WAS MADE' "$tmp/stderr"
-  rm -rf -- "$tmp/build"
-  passes 'upstream out of reach' with "$deb" '' --auto
-  verdict 'falls back to the distribution, and says so' grep -q "kernel.org does not answer" "$tmp/stderr"
-  rm -rf -- "$tmp/build"
-  refuses 'neither within reach' 'Unable to locate package' with '' '' --auto
-  refuses 'upstream asked for and out of reach' 'cannot download' with "$deb" '' --release 6.12.9
+passes 'the distribution'\''s source' with "$deb" '' --apt
+verdict 'is the same kernel' cmp "$out/vmlinux" "$tmp/first"
+verdict 'says who vouches for it' grep -q '## authenticated by apt' "$tmp/stderr"
+verdict 'and that we do not' grep -q '## NO PGP CHECK WAS MADE' "$tmp/stderr"
+rm -rf -- "$tmp/build"
+passes 'upstream out of reach' with "$deb" '' --auto
+verdict 'falls back to the distribution, and says so' grep -q "kernel.org does not answer" "$tmp/stderr"
+rm -rf -- "$tmp/build"
+refuses 'neither within reach' 'Unable to locate package' with '' '' --auto
+refuses 'upstream asked for and out of reach' 'cannot download' with "$deb" '' --release 6.12.9
 
-  # The server answers, with something that none of the three signed: no way around that.
-  mkdir "$tmp/site"
-  cp "$tmp/plain.tar.xz" "$tmp/site/linux-6.12.117.tar.xz"
-  printf 'no signature' >"$tmp/site/linux-6.12.117.tar.sign"
-  refuses 'a bad upstream signature' 'nothing will be built' with "$deb" "$tmp/site" --auto --keyring-dir "$tmp/keys"
-  verdict 'does not fall back' [ "$(grep -c 'with apt' "$tmp/stderr")" -eq 0 ]
-  verdict 'leaves nothing' nothing_left
-  rm "$tmp/site/linux-6.12.117.tar.sign"
-  refuses 'an upstream release without signature' 'cannot download' with "$deb" "$tmp/site" --keyring-dir "$tmp/keys"
-  verdict 'leaves nothing either' nothing_left
-fi
+# The server answers, with something that none of the three signed: no way around that.
+mkdir "$tmp/site"
+cp "$tmp/plain.tar.xz" "$tmp/site/linux-6.12.117.tar.xz"
+printf 'no signature' >"$tmp/site/linux-6.12.117.tar.sign"
+refuses 'a bad upstream signature' 'nothing will be built' with "$deb" "$tmp/site" --auto --keyring-dir "$tmp/keys"
+verdict 'does not fall back' [ "$(grep -c 'with apt' "$tmp/stderr")" -eq 0 ]
+verdict 'leaves nothing' nothing_left
+rm "$tmp/site/linux-6.12.117.tar.sign"
+refuses 'an upstream release without signature' 'cannot download' with "$deb" "$tmp/site" --keyring-dir "$tmp/keys"
+verdict 'leaves nothing either' nothing_left
 
 # --- wrong usage stops before anything is made ---------------------------------------------------------------------
 
