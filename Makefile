@@ -7,7 +7,7 @@ DESTDIR ?=
 XTASK := cargo run --quiet -p xtask --
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build bench dist install clean
+.PHONY: help run test setup build bench dist install kernel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ dist: build ## Pack programs, man pages and completions into dist/
 
 install: build ## Install programs, man pages and completions under PREFIX (~/.local)
 	@$(XTASK) install --bin-dir $(BIN) --prefix $(DESTDIR)$(PREFIX)
+
+kernel: ## Build generic-6.12 from kernel.org, or from the distribution's source, into build/manual/generic-kernel
+	@scripts/make-generic-kernel.sh --auto
 
 clean: ## Remove what was built here (VMs, images and kernels stay)
 	cargo clean
