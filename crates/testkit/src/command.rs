@@ -3,7 +3,7 @@
 use crate::session::{Session, Terminal};
 use std::{
     ffi::{OsStr, OsString},
-    fmt,
+    fmt::{self, Write as _},
     path::Path,
     process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -11,6 +11,8 @@ use std::{
 
 /// Longer than any command a test runs to its end may take on a busy two-core machine without KVM.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// Characters of a stream that are shown when a test fails.
+const SHOWN: usize = 20_000;
 
 /// A command that is about to run in a test's environment.
 #[derive(Debug)]
@@ -179,7 +181,18 @@ impl fmt::Debug for Output {
     }
 }
 
-/// `text` with a line end after its last line, which says when that was missing.
+/// What a person reads of a stream: its beginning, no control characters, a line end after its last line, which says when
+/// that was missing.
 fn ended(text: &str) -> String {
-    if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}[no line end]\n") }
+    let mut shown: String = text
+        .chars()
+        .map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char })
+        .take(SHOWN)
+        .collect();
+    if shown.len() < text.len() && text.chars().nth(SHOWN).is_some() {
+        let _ = write!(shown, "[and so on, {} bytes]\n", text.len());
+    } else if !shown.is_empty() && !shown.ends_with('\n') {
+        shown.push_str("[no line end]\n");
+    }
+    shown
 }

@@ -27,6 +27,8 @@ const END: Duration = Duration::from_secs(20);
 pub struct TestEnv {
     home: tempfile::TempDir,
     layout: Layout,
+    /// The fake VMM runs programs of this host, which a confined VMM may not.
+    unconfined: bool,
 }
 
 impl TestEnv {
@@ -39,7 +41,7 @@ impl TestEnv {
         std::fs::create_dir(home.path().join("home")).expect("a home directory");
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| home.path().into()), uid())
             .expect("BANGER_HOME says where everything is");
-        Self { home, layout }
+        Self { home, layout, unconfined: false }
     }
 
     /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
@@ -55,7 +57,8 @@ impl TestEnv {
     /// The real kernel and the real image are in it, and VMs are host processes that run the real agent: the fake VMM.
     #[track_caller]
     pub fn fake() -> Option<Self> {
-        let env = Self::with_golden()?;
+        let mut env = Self::with_golden()?;
+        env.unconfined = true;
         env.configure(&format!("qemu_bin = \"{}\"\n", bin_dir().join("fake-qemu").display()));
         Some(env)
     }
@@ -98,6 +101,9 @@ impl TestEnv {
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
             .current_dir(self.home().join("home"));
+        if self.unconfined {
+            invocation = invocation.env("BANGER_VMM_LANDLOCK", "off");
+        }
         // What a host needs to reach its package registries at all.
         for (key, value) in std::env::vars_os() {
             let name = key.to_string_lossy();
@@ -184,13 +190,10 @@ impl TestEnv {
         }));
         for file in files {
             let bytes = std::fs::read(&file).unwrap_or_default();
-            let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(6000)..]).into_owned();
-            let _ = writeln!(
-                text,
-                "=== {} (its end)\n{}",
-                file.display(),
-                tail.escape_debug().to_string().replace("\\n", "\n")
-            );
+            let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(6000)..]);
+            // What a guest wrote is no terminal's business.
+            let tail: String = tail.chars().filter(|char| *char == '\n' || !char.is_control()).collect();
+            let _ = writeln!(text, "=== {} (its end)\n{tail}", file.display());
         }
         text
     }
