@@ -9,7 +9,7 @@ use rustix::{
     system::{RebootCommand, reboot},
     time::{ClockId, Timespec, clock_gettime, clock_settime},
 };
-use std::{io, mem::size_of_val, thread::sleep, time::Duration};
+use std::{ffi::CStr, io, thread::sleep, time::Duration};
 
 /// A clock that is further off than this is set.
 const MAX_DRIFT_NS: u64 = 1_000_000_000;
@@ -91,18 +91,18 @@ pub(super) fn limits() {
 
 /// Gives the process a name for `ps`, and systemd: it leaves a process alone at shutdown whose first argument begins
 /// with `@`.
-pub(super) fn name_process(name: &'static std::ffi::CStr) {
-    let bytes = name.to_bytes_with_nul();
-    let end = bytes.as_ptr().wrapping_add(bytes.len());
+pub(super) fn name_process(name: &CStr) {
+    // On the heap, for good: the kernel shows no memory there that is backed by a file, such as a constant.
+    let bytes: &'static [u8] = Vec::leak(name.to_bytes_with_nul().to_vec());
+    let (start, end) = (bytes.as_ptr(), bytes.as_ptr().wrapping_add(bytes.len()));
     let set = |option: libc::c_int, address: *const u8| {
-        // SAFETY: PR_SET_MM moves what /proc/self/cmdline shows; the string is static, so it stays mapped.
-        let result = unsafe { libc::prctl(libc::PR_SET_MM, option, address as libc::c_ulong, 0, 0) };
-        check(result)
+        // SAFETY: PR_SET_MM moves what /proc/self/cmdline shows; the bytes live as long as the process.
+        check(unsafe { libc::prctl(libc::PR_SET_MM, option, address as libc::c_ulong, 0, 0) })
     };
-    // The start has to stay below the end at each step, and which way the name lies from the stack is not known.
-    let start_first = set(libc::PR_SET_MM_ARG_START, bytes.as_ptr()).and_then(|()| set(libc::PR_SET_MM_ARG_END, end));
-    let done = start_first
-        .or_else(|_| set(libc::PR_SET_MM_ARG_END, end).and_then(|()| set(libc::PR_SET_MM_ARG_START, bytes.as_ptr())));
+    // The start has to stay below the end at each step, and which way the bytes lie from the stack is not known.
+    let start_first = set(libc::PR_SET_MM_ARG_START, start).and_then(|()| set(libc::PR_SET_MM_ARG_END, end));
+    let done =
+        start_first.or_else(|_| set(libc::PR_SET_MM_ARG_END, end).and_then(|()| set(libc::PR_SET_MM_ARG_START, start)));
     if let Err(error) = done {
         say(&format!("naming the agent's process: {error}"));
     }
@@ -120,7 +120,6 @@ pub(super) fn fork() -> io::Result<Option<rustix::process::Pid>> {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    debug_assert!(size_of_val(&result) == 4);
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -88,6 +88,10 @@ fn hook(place: &str) -> Result<(), BootError> {
     for name in ["poweroff", "reboot", "halt", "shutdown", "modprobe"] {
         symlink("../shutdown", format!("{bin}/{name}")).attempt(|| format!("linking {bin}/{name}"))?;
     }
+    // systemd moves the kernel's file systems and its own root there before it runs the hook, and makes no directories.
+    for mount_point in ["dev", "proc", "sys", "run", "oldroot"] {
+        make_dir(&format!("{HOOK}/{mount_point}"))?;
+    }
     make_dir(place)?;
     mount_bind(HOOK, place).attempt(|| format!("binding {place}"))
 }

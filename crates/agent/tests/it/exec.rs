@@ -237,7 +237,7 @@ fn signals_reach_the_whole_group() {
         exec.signal(10).await;
         exec.read_until("got").await;
         assert_eq!(code(&exec.collect().await), Some(3));
-        let mut exec = hosted.agent.exec(&shell("echo up; sleep 100")).await;
+        let mut exec = hosted.agent.exec(&shell("echo up; exec sleep 100")).await;
         exec.read_until("up").await;
         exec.signal(2).await;
         assert_eq!(code(&exec.collect().await), Some(130));
@@ -329,7 +329,7 @@ fn a_terminal_is_one() {
 fn control_c_and_control_d_mean_what_they_do() {
     on_one_thread(async {
         let hosted = Hosted::start().await;
-        let mut exec = hosted.agent.exec(&terminal(&["sh", "-c", "echo up; sleep 100"])).await;
+        let mut exec = hosted.agent.exec(&terminal(&["sh", "-c", "echo up; exec sleep 100"])).await;
         exec.read_until("up").await;
         exec.stdin(b"\x03").await;
         assert_eq!(code(&exec.collect().await), Some(130));
@@ -359,13 +359,13 @@ fn nonsense_is_answered() {
         use futures_util::SinkExt;
         use tokio_tungstenite::tungstenite::Message;
         let hosted = Hosted::start().await;
-        let mut exec = hosted.agent.exec(&shell("echo up; sleep 100")).await;
+        let mut exec = hosted.agent.exec(&shell("echo up; exec sleep 100")).await;
         exec.read_until("up").await;
         // A channel that does not exist: the session ends, and the process with it.
         exec.socket.send(Message::Binary(vec![99, 1].into())).await.unwrap();
         assert_eq!(exec.collect().await.outcome, None);
         // A message over the limit, too.
-        let mut exec = hosted.agent.exec(&shell("echo up; sleep 100")).await;
+        let mut exec = hosted.agent.exec(&shell("echo up; exec sleep 100")).await;
         exec.read_until("up").await;
         let _ = exec.socket.send(Message::Binary(vec![0; MAX_MESSAGE + 1].into())).await;
         assert_eq!(exec.collect().await.outcome, None);

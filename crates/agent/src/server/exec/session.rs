@@ -116,16 +116,16 @@ async fn pump(
     let Started { mut child, pid, terminal, group } = started;
     let terminal = terminal.map(Rc::new);
     let stdin = child.stdin.take();
-    let output = Output { terminal: terminal.clone(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+    let mut output = Output { terminal: terminal.clone(), stdout: child.stdout.take(), stderr: child.stderr.take() };
     let ended = supervise(Rc::clone(context), child);
 
     let delivered = tokio::select! {
-        delivered = deliver(output, sink, ended.clone()) => delivered,
+        delivered = deliver(&mut output, sink, ended.clone()) => delivered,
         () = read_client(source, stdin, terminal, pid) => None,
         () = gone => None,
     };
     if delivered.is_none() {
-        spawn_local(abandon(pid, group, ended));
+        spawn_local(abandon(pid, group, ended, output));
     }
     delivered.map(outcome_of)
 }
@@ -144,7 +144,15 @@ fn supervise(context: Rc<Context>, mut child: Child) -> watch::Receiver<Option<E
 }
 
 /// What becomes of a process whose client is gone.
-async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Option<ExitStatus>>) {
+///
+/// Its output is read to nowhere meanwhile: what it says while it cleans up must not kill it.
+async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Option<ExitStatus>>, mut output: Output) {
+    let drain = spawn_local(async move {
+        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
+        while output.is_open() {
+            output.next(&mut out, &mut err).await;
+        }
+    });
     let running = ended.borrow().is_none();
     if running {
         let _ = kill_process_group(pid, Signal::HUP);
@@ -163,6 +171,7 @@ async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Opti
     }
     // The group's directory goes when it is empty, which takes the dying a moment.
     let _ = timeout(MERCY, ended.wait_for(Option::is_some)).await;
+    drain.abort();
     drop(group);
 }
 
@@ -180,7 +189,7 @@ struct Output {
 
 /// Sends output until the process has ended and its pipes have, or nothing more comes. `None` when the client is gone.
 async fn deliver(
-    mut output: Output,
+    output: &mut Output,
     sink: &mut Sink,
     mut ended: watch::Receiver<Option<ExitStatus>>,
 ) -> Option<ExitStatus> {
@@ -188,7 +197,7 @@ async fn deliver(
     let mut late = 0;
     loop {
         let status = *ended.borrow();
-        let open = output.terminal.is_some() || output.stdout.is_some() || output.stderr.is_some();
+        let open = output.is_open();
         if let Some(status) = status
             && (!open || late > MAX_LATE)
         {
@@ -220,6 +229,10 @@ async fn deliver(
 }
 
 impl Output {
+    fn is_open(&self) -> bool {
+        self.terminal.is_some() || self.stdout.is_some() || self.stderr.is_some()
+    }
+
     /// The next piece of output; a stream that ends gives 0 once and is forgotten.
     async fn next(&mut self, out: &mut [u8], err: &mut [u8]) -> (Channel, usize) {
         if let Some(terminal) = &self.terminal {
