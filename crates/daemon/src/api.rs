@@ -9,6 +9,8 @@ mod artifacts;
 mod document;
 mod events;
 mod host;
+#[cfg(test)]
+mod tests;
 mod vms;
 
 use crate::{config::Config, wire::Services};

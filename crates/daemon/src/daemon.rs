@@ -14,7 +14,7 @@ use crate::{
     api::{self, Context},
     config::{Config, ConfigError, File, Host},
     store::{Store, StoreError},
-    wire::wire_services,
+    wire::{Programs, wire_services},
 };
 use banger_proto::{failure::Failure, layout::Layout};
 use std::{io, path::PathBuf, time::Instant};
@@ -105,7 +105,8 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     let served = runtime.block_on(async {
         let failed = |failure| StartError::Services(Box::new(failure));
         let stop = signals::stop().map_err(StartError::Runtime)?;
-        let services = wire_services(&layout, &config, &store).map_err(failed)?;
+        let programs = Programs::find().map_err(failed)?;
+        let services = wire_services(&layout, &config, &store, programs).map_err(failed)?;
         services.vms.reconcile().await.map_err(failed)?;
         let listener = socket::bind(&layout.daemon_socket())?;
         lock.publish()?;

@@ -64,7 +64,8 @@ impl Operation {
 
     fn send(&self, event: &Event<()>) {
         if let Event::Phase { text } | Event::Notice { text } = event {
-            tracing::info!("{text}");
+            // From whatever thread the work is on, so the id does not come from a span.
+            tracing::info!(parent: None, operation = %self.id, "{text}");
         }
         if let Some(lines) = &self.lines {
             // A full backlog is a client that does not read; it has the choice of what it misses.

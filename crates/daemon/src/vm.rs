@@ -31,6 +31,8 @@ mod start;
 mod stats;
 mod stop;
 mod task;
+#[cfg(test)]
+pub(crate) mod tests;
 mod view;
 
 pub(crate) use console::send as send_console;

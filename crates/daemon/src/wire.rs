@@ -54,8 +54,12 @@ pub(crate) struct Services {
 }
 
 /// Builds every service and the list of capabilities. Nothing below holds what is built here.
-pub(crate) fn wire_services(layout: &Layout, config: &Config, store: &Store) -> Result<Services, Failure> {
-    let programs = Programs::find()?;
+pub(crate) fn wire_services(
+    layout: &Layout,
+    config: &Config,
+    store: &Store,
+    programs: Programs,
+) -> Result<Services, Failure> {
     let network = Arc::new(HostNetwork);
     let workspaces = Arc::new(WorkspaceService);
     let images = Arc::new(ImageService::open(layout, store.clone(), programs.agent)?);

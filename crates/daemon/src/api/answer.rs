@@ -3,10 +3,10 @@
 use axum::{
     Json,
     extract::{
-        FromRequest, Query, Request,
+        FromRequest, FromRequestParts, Path, Query, Request,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri, request::Parts},
     response::{IntoResponse, Response},
 };
 use banger_proto::{
@@ -53,6 +53,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             failure.cause(error.body_text())
         })?;
         Ok(Self(body.0))
+    }
+}
+
+/// What a path names, decoded.
+#[derive(Debug)]
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(error) => {
+                Err(Failure::new(Code::Invalid, "cannot read the request's path").cause(error.body_text()).into())
+            }
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::{
     Shared,
-    answer::{Body, Refusal, query},
+    answer::{Body, Named, Refusal, query},
     events::stream_of,
     vms::Force,
 };
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::Response,
 };
@@ -40,7 +40,7 @@ pub(super) async fn images(State(context): State<Shared>) -> Result<Json<Vec<Ima
 /// One image, by name, id or unique prefix of its id.
 #[utoipa::path(get, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Image), (status = "4XX", body = Failure)))]
-pub(super) async fn image(State(context): State<Shared>, Path(image): Path<String>) -> Result<Json<Image>, Refusal> {
+pub(super) async fn image(State(context): State<Shared>, Named(image): Named) -> Result<Json<Image>, Refusal> {
     Ok(Json(context.services.images.show_image(&image).await?))
 }
 
@@ -62,10 +62,7 @@ pub(super) async fn pull_image(
 /// Deletes an image nobody uses.
 #[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 204), (status = "4XX", body = Failure)))]
-pub(super) async fn delete_image(
-    State(context): State<Shared>,
-    Path(image): Path<String>,
-) -> Result<StatusCode, Refusal> {
+pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<StatusCode, Refusal> {
     context.services.images.delete_image(&image).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -84,7 +81,7 @@ pub(super) async fn kernels(
 /// One kernel.
 #[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path)),
     responses((status = 200, body = Kernel), (status = "4XX", body = Failure)))]
-pub(super) async fn kernel(State(context): State<Shared>, Path(name): Path<String>) -> Result<Json<Kernel>, Refusal> {
+pub(super) async fn kernel(State(context): State<Shared>, Named(name): Named) -> Result<Json<Kernel>, Refusal> {
     Ok(Json(context.services.images.show_kernel(&kernel_name(&name)?).await?))
 }
 
@@ -108,7 +105,7 @@ pub(super) async fn pull_kernel(
     responses((status = 204), (status = "4XX", body = Failure)))]
 pub(super) async fn delete_kernel(
     State(context): State<Shared>,
-    Path(name): Path<String>,
+    Named(name): Named,
     force: Result<Query<Force>, QueryRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Force { force } = query(force)?;

@@ -3,13 +3,13 @@
 use super::{
     Shared,
     accept::Peer,
-    answer::{Body, Refusal, query},
+    answer::{Body, Named, Refusal, query},
     events::stream_of,
 };
 use crate::{shim::control::ProcessIdentity, vm::Op};
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     http::header::CONTENT_TYPE,
     response::{IntoResponse as _, Response},
 };
@@ -72,7 +72,7 @@ pub(super) async fn list(State(context): State<Shared>, listing: Queried<Listing
 /// One VM, by name, id or unique prefix of its id.
 #[utoipa::path(get, path = "/v1/vms/{ref}", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Vm), (status = "4XX", body = Failure)))]
-pub(super) async fn show(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Json<Vm>, Refusal> {
+pub(super) async fn show(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Vm>, Refusal> {
     Ok(Json(context.services.vms.show(&vm).await?))
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn create(
     responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn delete(
     State(context): State<Shared>,
-    Path(vm): Path<String>,
+    Named(vm): Named,
     force: Queried<Force>,
 ) -> Result<Response, Refusal> {
     let Force { force } = query(force)?;
@@ -118,7 +118,7 @@ pub(super) async fn delete(
 /// Starts a VM.
 #[utoipa::path(post, path = "/v1/vms/{ref}/start", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
-pub(super) async fn start(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn start(State(context): State<Shared>, Named(vm): Named) -> Result<Response, Refusal> {
     change(context, vm, Op::Start { wait: Wait::Agent }).await
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn start(State(context): State<Shared>, Path(vm): Path<String>)
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn stop(
     State(context): State<Shared>,
-    Path(vm): Path<String>,
+    Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
     change(context, vm, Op::Stop { grace: grace(&body) }).await
@@ -138,7 +138,7 @@ pub(super) async fn stop(
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn restart(
     State(context): State<Shared>,
-    Path(vm): Path<String>,
+    Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
     change(context, vm, Op::Restart { grace: grace(&body) }).await
@@ -149,7 +149,7 @@ pub(super) async fn restart(
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn kill(
     State(context): State<Shared>,
-    Path(vm): Path<String>,
+    Named(vm): Named,
     Body(body): Body<KillVm>,
 ) -> Result<Response, Refusal> {
     change(context, vm, Op::Kill { signal: body.signal }).await
@@ -158,24 +158,21 @@ pub(super) async fn kill(
 /// Where to dial a VM's agent, when it answers.
 #[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = GuestEndpoint), (status = "4XX", body = Failure)))]
-pub(super) async fn guest(
-    State(context): State<Shared>,
-    Path(vm): Path<String>,
-) -> Result<Json<GuestEndpoint>, Refusal> {
+pub(super) async fn guest(State(context): State<Shared>, Named(vm): Named) -> Result<Json<GuestEndpoint>, Refusal> {
     Ok(Json(context.services.vms.guest(&vm).await?))
 }
 
 /// What a VM costs, and what its guest says of itself.
 #[utoipa::path(get, path = "/v1/vms/{ref}/stats", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = VmStats), (status = "4XX", body = Failure)))]
-pub(super) async fn stats(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Json<VmStats>, Refusal> {
+pub(super) async fn stats(State(context): State<Shared>, Named(vm): Named) -> Result<Json<VmStats>, Refusal> {
     Ok(Json(context.services.vms.stats(&vm).await?))
 }
 
 /// Listening sockets in the guest.
 #[utoipa::path(get, path = "/v1/vms/{ref}/ports", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Vec<Port>), (status = "4XX", body = Failure)))]
-pub(super) async fn ports(State(context): State<Shared>, Path(vm): Path<String>) -> Result<Json<Vec<Port>>, Refusal> {
+pub(super) async fn ports(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Vec<Port>>, Refusal> {
     Ok(Json(context.services.vms.ports(&vm).await?))
 }
 
@@ -184,7 +181,7 @@ pub(super) async fn ports(State(context): State<Shared>, Path(vm): Path<String>)
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = "4XX", body = Failure)))]
 pub(super) async fn logs(
     State(context): State<Shared>,
-    Path(vm): Path<String>,
+    Named(vm): Named,
     logs: Queried<Logs>,
 ) -> Result<Response, Refusal> {
     let Logs { tail, follow } = query(logs)?;

@@ -6,47 +6,40 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, statat},
     process::Uid,
 };
-use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
-/// Makes what is absent and checks what is there. State and run directories hold secrets and sockets and must be closed
-/// to others; configuration and cache need only be the user's own.
+/// Makes what is absent and checks what is there. The run directory holds sockets and must be closed to others and be no
+/// link; state and cache need only be the user's own, wherever a link of theirs puts them.
 pub(super) fn make(layout: &Layout, uid: Uid) -> Result<(), StartError> {
+    let others_write = Mode::WGRP | Mode::WOTH;
+    let others = Mode::RWXG | Mode::RWXO;
     for path in [&layout.state, &layout.cache] {
         create(path)?;
-        check(path, uid, Mode::WGRP | Mode::WOTH)?;
+        check(path, uid, others_write, AtFlags::empty())?;
     }
-    // The fallback below /tmp comes in two levels, and both must be ours: who owns the upper can swap the lower.
-    if let Some(parent) = layout.run.parent().filter(|parent| parent.parent() == Some(Path::new("/tmp"))) {
-        create(parent)?;
-        check(parent, uid, Mode::RWXG | Mode::RWXO)?;
+    // The fallback below /tmp may have two levels, and both must be ours: who owns the upper can swap the lower.
+    let fallback = PathBuf::from(format!("/tmp/banger-{}", uid.as_raw()));
+    if layout.run.starts_with(&fallback) {
+        create(&fallback)?;
+        check(&fallback, uid, others, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     create(&layout.run)?;
-    check(&layout.run, uid, Mode::RWXG | Mode::RWXO)?;
-    let sockets = layout.run.join("v");
-    for path in [&layout.vms(), &sockets] {
-        create(path)?;
-    }
-    Ok(())
+    check(&layout.run, uid, others, AtFlags::SYMLINK_NOFOLLOW)?;
+    create(&layout.vms())?;
+    create(&layout.run.join("v"))
 }
 
 fn create(path: &Path) -> Result<(), StartError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StartError::io("create", path))
 }
 
-fn check(path: &Path, uid: Uid, closed: Mode) -> Result<(), StartError> {
-    let refused = |rule| StartError::NotOurs { path: path.to_owned(), rule };
-    let stat =
-        statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| StartError::io("examine", path)(error.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        // A link is for the user to make and to answer for, but not below /tmp, where anybody could have made it.
-        if path.starts_with("/tmp") {
-            return Err(refused("it is not a directory"));
-        }
-        let stat =
-            statat(CWD, path, AtFlags::empty()).map_err(|error| StartError::io("examine", path)(error.into()))?;
-        return verdict(&stat, uid, closed).map_err(refused);
-    }
-    verdict(&stat, uid, closed).map_err(refused)
+fn check(path: &Path, uid: Uid, closed: Mode, links: AtFlags) -> Result<(), StartError> {
+    let stat = statat(CWD, path, links).map_err(|error| StartError::io("examine", path)(error.into()))?;
+    verdict(&stat, uid, closed).map_err(|rule| StartError::NotOurs { path: path.to_owned(), rule })
 }
 
 fn verdict(stat: &rustix::fs::Stat, uid: Uid, closed: Mode) -> Result<(), &'static str> {
@@ -100,11 +93,16 @@ mod tests {
     }
 
     #[test]
-    fn a_link_below_tmp_is_refused() {
-        let temp = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+    fn a_linked_state_is_the_users_choice_and_a_linked_run_directory_nobodys() {
+        let temp = tempfile::tempdir().unwrap();
         let layout = layout(temp.path());
-        fs::create_dir(temp.path().join("elsewhere")).unwrap();
-        symlink(temp.path().join("elsewhere"), &layout.run).unwrap();
+        let elsewhere = temp.path().join("elsewhere");
+        DirBuilder::new().mode(0o700).create(&elsewhere).unwrap();
+        symlink(&elsewhere, &layout.state).unwrap();
+        make(&layout, rustix::process::geteuid()).unwrap();
+        assert!(elsewhere.join("vms").exists());
+        fs::remove_dir_all(&layout.run).unwrap();
+        symlink(&elsewhere, &layout.run).unwrap();
         let error = make(&layout, rustix::process::geteuid()).unwrap_err();
         assert!(matches!(error, StartError::NotOurs { rule: "it is not a directory", .. }), "{error:?}");
     }

@@ -146,8 +146,8 @@ mod tests {
         let (lines, mut heard) = mpsc::channel(16);
         let first = Operation::silent();
         let second = Operation::watched(lines);
-        let pull = |operation: &Operation| {
-            let (runs, go) = (runs.clone(), go.clone());
+        let pull = |operation| {
+            let (runs, go, flights) = (runs.clone(), go.clone(), &flights);
             flights.join("k", operation, move |progress, _| async move {
                 progress.phase("fetching");
                 go.notified().await;

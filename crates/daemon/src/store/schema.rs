@@ -72,11 +72,23 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // A second process may hold the file for a moment (a backup, a shell); the daemon's lock excludes a second daemon.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // With WAL, FULL syncs at each commit: a row is on disk before what it names is taken.
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    // NORMAL survives a killed daemon, which is what reconciling needs: rows are in the kernel's hands before what they
+    // name is taken. What must survive a power cut too is written with `durably`.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // 256 KiB of page cache: the whole database of a hundred VMs.
     connection.pragma_update(None, "cache_size", -256)
+}
+
+/// Runs `work` so that it, and everything before it, survives a power cut.
+pub(super) fn durably<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let result = work(connection);
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    result
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The `vms` table.
 
+use super::schema::durably;
 use super::{Run, Store, StoreError, VmRow, VmSpec};
 use banger_proto::name::{ImageId, KernelName, VmId, VmName};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -7,25 +8,28 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run";
 
 impl Store {
-    /// Writes a new VM. [`StoreError::Taken`] when its name is taken.
+    /// Writes a new VM, power cuts included: a directory without a row is swept, and its disk with it.
+    /// [`StoreError::Taken`] when its name is taken.
     pub async fn insert_vm(&self, vm: VmRow) -> Result<(), StoreError> {
         self.call(move |connection| {
-            let inserted = connection.execute(
-                "INSERT INTO vms (id, name, machine_id, state, reason, image_id, kernel, created_at, spec, run)
+            let inserted = durably(connection, |connection| {
+                connection.execute(
+                    "INSERT INTO vms (id, name, machine_id, state, reason, image_id, kernel, created_at, spec, run)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                params![
-                    vm.id.as_str(),
-                    vm.name.as_str(),
-                    vm.machine_id,
-                    vm.state.as_str(),
-                    vm.reason,
-                    vm.spec.image_id.as_str(),
-                    vm.spec.kernel.as_str(),
-                    i64::try_from(vm.created_at).unwrap_or(i64::MAX),
-                    json(&vm.spec),
-                    json(&vm.run),
-                ],
-            );
+                    params![
+                        vm.id.as_str(),
+                        vm.name.as_str(),
+                        vm.machine_id,
+                        vm.state.as_str(),
+                        vm.reason,
+                        vm.spec.image_id.as_str(),
+                        vm.spec.kernel.as_str(),
+                        i64::try_from(vm.created_at).unwrap_or(i64::MAX),
+                        json(&vm.spec),
+                        json(&vm.run),
+                    ],
+                )
+            });
             match inserted {
                 Ok(_) => Ok(()),
                 Err(error) if StoreError::is_unique(&error) => Err(StoreError::Taken("the VM's name")),

@@ -42,6 +42,9 @@ impl VmService {
         if let Err(failure) = self.furnish(&row, start, client, operation).await {
             return Err(self.undo(&row, failure).await);
         }
+        if operation.cancel().is_cancelled() {
+            return Err(self.undo(&row, failures::cancelled("the creation was cancelled")).await);
+        }
         self.adopt(row.clone(), None);
         if start == Start::No {
             return Ok(view::vm(&self.parts, row));

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::operation::Operation;
 use banger_proto::{
-    api::vm::VmState,
+    api::vm::{VmState, Wait},
     failure::{Code, Failure},
     name::VmName,
 };
@@ -45,19 +45,17 @@ impl Ask {
 
 /// Runs until the VM is deleted or the daemon ends.
 pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
-    if owner.row().state == VmState::Starting {
-        let (reply, _) = oneshot::channel();
-        let wait = banger_proto::api::vm::Wait::Agent;
-        let resumed = Ask { op: Op::Start { wait }, operation: Operation::silent(), reply };
-        if step(&mut owner, resumed, &mut asks, &mut VecDeque::new(), true).await {
-            return;
-        }
-    }
     let mut waiting = VecDeque::new();
+    // Adopted on its way up: the start goes on.
+    let mut resume = owner.row().state == VmState::Starting;
     loop {
-        let ask = match waiting.pop_front() {
-            Some(ask) => ask,
-            None => tokio::select! {
+        let ask = if resume {
+            let (reply, _) = oneshot::channel();
+            Ask { op: Op::Start { wait: Wait::Agent }, operation: Operation::silent(), reply }
+        } else if let Some(ask) = waiting.pop_front() {
+            ask
+        } else {
+            tokio::select! {
                 ask = asks.recv() => match ask {
                     Some(ask) => ask,
                     None => return,
@@ -66,15 +64,17 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
                     owner.attend(message).await;
                     continue;
                 }
-            },
+            }
         };
-        match policy::decide(owner.row().state, None, ask.op) {
+        let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, ask.op) };
+        match verdict {
             Verdict::Nothing => ask.answer(Ok(())),
             Verdict::Refuse(reason) => ask.answer(Err(refusal(&owner.row().name, reason))),
             Verdict::Run | Verdict::Cancel | Verdict::Wait => {
-                if step(&mut owner, ask, &mut asks, &mut waiting, false).await {
+                if step(&mut owner, ask, &mut asks, &mut waiting, std::mem::take(&mut resume)).await {
                     break;
                 }
+                settle(&owner, &mut waiting);
             }
         }
     }
@@ -89,6 +89,19 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
             _ => Err(no_vm(owner.row().name.as_str())),
         };
         ask.answer(result);
+    }
+}
+
+/// Answers the kills that waited for a step which took the machine down: what they were for has happened.
+fn settle(owner: &Owner, waiting: &mut VecDeque<Ask>) {
+    if owner.row().state.is_live() {
+        return;
+    }
+    for ask in std::mem::take(waiting) {
+        match ask.op {
+            Op::Kill { .. } => ask.answer(Ok(())),
+            _ => waiting.push_back(ask),
+        }
     }
 }
 
