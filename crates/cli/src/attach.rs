@@ -4,6 +4,7 @@ use crate::{
     context::Context,
     exec::{
         keyboard,
+        outlet::Outlet,
         session::{Control, Ended, Session},
         terminal::{self, RawMode},
     },
@@ -14,7 +15,6 @@ use crate::{
 };
 use banger_proto::agent::exec::{ExecSpec, Outcome};
 use std::{
-    fs::File,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -59,7 +59,7 @@ pub(crate) async fn attach(context: &Context, reference: &str, command: Command,
     let raw = command.tty && terminal::stdin_is_terminal();
     let raw_mode = raw.then(RawMode::enter).transpose()?;
     let (control, controls) = mpsc::unbounded_channel();
-    let running = session.run(keyboard::read_stdin(), controls, output(std::io::stdout())?, output(std::io::stderr())?);
+    let running = session.run(keyboard::read_stdin(), controls, outlet(std::io::stdout())?, outlet(std::io::stderr())?);
     let ended = tokio::select! {
         biased;
         ended = running => ended,
@@ -99,11 +99,9 @@ fn decide(signal: u8, raw: bool, last: &mut Option<Instant>) -> Control {
     }
 }
 
-/// A stream of this process for unbuffered writes that block a thread, not the session's signals.
-fn output(stream: impl AsFd) -> Result<tokio::fs::File> {
-    let owned =
-        stream.as_fd().try_clone_to_owned().map_err(|error| internal("cannot use stdout and stderr", &error))?;
-    Ok(tokio::fs::File::from_std(File::from(owned)))
+/// A stream of this process for the session to write to.
+fn outlet(stream: impl AsFd) -> Result<Outlet> {
+    Outlet::new(stream).map_err(|error| internal("cannot use stdout and stderr", &error))
 }
 
 fn conclude(printer: &Printer, ended: Ended) -> Result {

@@ -18,6 +18,8 @@ use tokio::net::UnixStream;
 
 /// How long the guest may take to accept a connection.
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the agent may take to answer a question about itself.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// The agent, where a failure names who answered.
 pub(crate) const WHO: &str = "the VM's agent";
 
@@ -51,12 +53,19 @@ async fn dial(endpoint: &GuestEndpoint) -> Result<UnixStream, ConnectError> {
 /// Answer of `GET path` of the agent in the VM `reference`.
 pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str, path: &str) -> Result<T, Error> {
     let mut connection = open(context, reference).await?;
-    let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
-    if !response.status().is_success() {
-        return Err(http::refusal(response, MAX_BODY, WHO).await.into());
-    }
-    let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
-    Ok(http::parse(&body, Code::Guest, WHO)?)
+    let work = async {
+        let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
+        if !response.status().is_success() {
+            return Err(http::refusal(response, MAX_BODY, WHO).await);
+        }
+        let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
+        http::parse(&body, Code::Guest, WHO)
+    };
+    let answer = tokio::time::timeout(ANSWER_DEADLINE, work).await;
+    Ok(answer.map_err(|_| {
+        Failure::new(Code::Timeout, format!("{WHO} did not answer within {} s", ANSWER_DEADLINE.as_secs()))
+            .hint(format!("banger vm logs {reference} shows the guest's console"))
+    })??)
 }
 
 /// HTTP with the agent in the VM `reference`.

@@ -11,7 +11,8 @@
 //! POST   /v1/vms            vm::CreateVm → events; the result is vm::Vm
 //! GET    /v1/vms/{ref}                  → vm::Vm
 //! DELETE /v1/vms/{ref}[?force=true]     → events; the result is `null`. Without `force` a VM with a VMM is refused
-//!                                         (`conflict`); with it the VMM is killed, not shut down: its disk goes too, so there is nothing to save
+//!                                         (`conflict`); with it the VMM is killed, not shut down: its disk goes too,
+//!                                         so there is nothing to save
 //! POST   /v1/vms/{ref}/start            → events; the result is vm::Vm
 //! POST   /v1/vms/{ref}/stop    vm::StopVm → events; likewise
 //! POST   /v1/vms/{ref}/restart vm::StopVm → events; likewise
