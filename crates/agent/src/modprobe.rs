@@ -46,7 +46,8 @@ fn load(tree: &Path, name: &str) -> io::Result<()> {
         return Err(io::ErrorKind::NotFound.into());
     }
     for file in files.iter().take(MAX_LOADED) {
-        let flags = if file.ends_with(".ko") { 0 } else { COMPRESSED };
+        let plain = Path::new(file).extension().is_some_and(|extension| extension == "ko");
+        let flags = if plain { 0 } else { COMPRESSED };
         let module = open(tree.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         match finit_module(&module, c"", flags) {
             Ok(()) | Err(Errno::EXIST) => {}

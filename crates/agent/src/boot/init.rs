@@ -46,6 +46,7 @@ pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
 }
 
 /// The agent's process.
+#[expect(clippy::exit, reason = "a forked child has no main to return to")]
 fn serve(mut booted: Booted) -> ! {
     let pid = std::process::id();
     reaper::unblock_signals();
@@ -68,9 +69,10 @@ fn serve(mut booted: Booted) -> ! {
     std::process::exit(1)
 }
 
-/// Whether process 1 is systemd, as far as its program's name says.
+/// Whether the image's init is systemd, as far as its program's name says.
 pub(crate) fn is_systemd() -> bool {
-    fs::read_link("/proc/1/exe").is_ok_and(|path| path.file_name().is_some_and(|name| name == "systemd"))
+    let program = image_init().and_then(|path| fs::canonicalize(path).ok());
+    program.is_some_and(|path| path.file_name().is_some_and(|name| name == "systemd"))
 }
 
 /// The numbers systemd gave its power signals; our own process 1 takes them, too.

@@ -27,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long systemd may take to be up.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 
+/// There as soon as systemd takes requests.
+pub(super) const SYSTEMD_SOCKET: &str = "/run/systemd/private";
+
 /// The lines said so far, and whoever waits for more of them.
 #[derive(Debug)]
 pub(super) struct Announcer {
@@ -139,12 +142,12 @@ pub(super) async fn watch_init(context: Rc<Context>) {
 
 /// systemd's word for its state once it has left `starting`; `unknown` for any other init.
 async fn systemd_state() -> String {
-    // The socket is there as soon as systemd listens; asking before costs a process for nothing.
-    while !Path::new("/run/systemd/private").exists() {
+    if !boot::is_systemd() {
+        return "unknown".to_owned();
+    }
+    // Asking before it listens would cost a process for nothing.
+    while !Path::new(SYSTEMD_SOCKET).exists() {
         sleep(PAUSE).await;
-        if boot::boottime_ms() > 20_000 && !boot::is_systemd() {
-            return "unknown".to_owned();
-        }
     }
     loop {
         let asked = tokio::process::Command::new("systemctl")

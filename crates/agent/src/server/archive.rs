@@ -19,7 +19,7 @@ use std::{ffi::OsString, io, os::unix::ffi::OsStringExt, path::PathBuf};
 use tokio::task::spawn_blocking;
 
 /// `GET`: the file or directory as a tar stream.
-pub(super) async fn pack(uri: &Uri) -> Result<Response<Body>, Failure> {
+pub(super) fn pack(uri: &Uri) -> Result<Response<Body>, Failure> {
     let path = path_of(uri)?;
     let root = pack::Root::find(&path).map_err(|error| about(&path, &error))?;
     let (writer, pieces) = PieceWriter::new();

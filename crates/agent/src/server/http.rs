@@ -44,7 +44,7 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
         ("GET", "/stats") => json(StatusCode::OK, &stats::read().map_err(|error| unreadable(&error))?),
         ("GET", "/ports") => json(StatusCode::OK, &ports::list()),
         ("GET", "/exec") => exec::upgrade(context, request),
-        ("GET", "/archive") => archive::pack(request.uri()).await,
+        ("GET", "/archive") => archive::pack(request.uri()),
         ("PUT", "/archive") => archive::unpack(request).await,
         ("POST", "/shutdown") => {
             let shutdown: Shutdown = read_json(request).await?;

@@ -8,7 +8,7 @@
 //! ```
 #![expect(unsafe_code, reason = "signals to every process")]
 
-use super::{Context, Place, exec};
+use super::{Context, Place, announce::SYSTEMD_SOCKET, exec};
 use crate::boot;
 use banger_proto::{
     agent::{
@@ -18,7 +18,7 @@ use banger_proto::{
     },
     failure::{Code, Failure},
 };
-use std::{fs, io, process::Stdio, rc::Rc, time::Duration};
+use std::{fs, io, path::Path, process::Stdio, rc::Rc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::{spawn_blocking, spawn_local},
@@ -73,13 +73,20 @@ pub(super) async fn on_signals(context: Rc<Context>) {
     }
 }
 
+#[expect(clippy::exit, reason = "a hosted agent that went down is over")]
 async fn go_down(context: &Context, verb: Power, grace: Duration) {
     match (context.guest.place, context.guest.init) {
         (Place::Hosted, _) => {
             report(context, verb).await;
             std::process::exit(0);
         }
-        (Place::Machine, Init::Image) if boot::is_systemd() => signal_init(verb),
+        (Place::Machine, Init::Image) if boot::is_systemd() => {
+            // Before systemd listens it has no signal handlers either, and process 1 without a handler hears nothing.
+            while !Path::new(SYSTEMD_SOCKET).exists() {
+                sleep(PERIOD).await;
+            }
+            signal_init(verb);
+        }
         (Place::Machine, Init::Image) => {
             report(context, verb).await;
             run_power_command(verb).await;

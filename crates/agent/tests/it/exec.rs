@@ -161,7 +161,7 @@ fn a_hundred_megabytes_each_way() {
         let hosted = Hosted::start().await;
         let exec = hosted.agent.exec(&command(&["cat"])).await;
         let (mut to, mut from) = exec.socket.split();
-        let piece: Vec<u8> = (0..MAX_MESSAGE - 1).map(|at| (at % 251) as u8).collect();
+        let piece: Vec<u8> = (0..251).cycle().take(MAX_MESSAGE - 1).collect();
         let pieces = TOTAL.div_ceil(piece.len());
         let message = Channel::Stdin.message(&piece);
         let send = async {
@@ -295,7 +295,7 @@ fn a_client_that_vanishes_behind_unread_input_is_noticed() {
         // More than pipe, queue, window and outbox together hold: the last send waits for ever.
         let filling = async {
             for _ in 0..200 {
-                exec.stdin(&[0; 100_000]).await;
+                exec.stdin(&vec![0; 100_000]).await;
             }
         };
         assert!(timeout(Duration::from_millis(500), filling).await.is_err());

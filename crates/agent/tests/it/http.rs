@@ -73,7 +73,7 @@ fn connect_reaches_a_port() {
                 head.push(stream.read_u8().await.unwrap());
             }
             assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
-            stream.write_all(&[7; 500_000]).await.unwrap();
+            stream.write_all(&vec![7; 500_000]).await.unwrap();
             stream.shutdown().await.unwrap();
             let mut back = Vec::new();
             stream.read_to_end(&mut back).await.unwrap();
@@ -116,7 +116,7 @@ fn refusals_have_a_body() {
 fn garbage_on_a_stream_harms_nobody() {
     on_one_thread(async {
         let hosted = Hosted::start().await;
-        for garbage in [&b"\x16\x03\x01garbage\r\n\r\n"[..], &[b'a'; 100_000]] {
+        for garbage in [&b"\x16\x03\x01garbage\r\n\r\n"[..], &vec![b'a'; 100_000]] {
             let mut stream = hosted.agent.dialer.dial(AGENT_PORT).await.unwrap();
             let _ = stream.write_all(garbage).await;
             let mut answer = Vec::new();

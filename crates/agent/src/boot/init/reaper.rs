@@ -8,7 +8,7 @@ use super::{Booted, Never, machine, power_signal, say, serve};
 use banger_proto::agent::event::Power;
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fd::{AsRawFd, FromRawFd, OwnedFd},
+    fd::{FromRawFd, OwnedFd},
     fs::{CWD, FileType, Mode, OFlags, mknodat, open},
     io::{Errno, read},
     process::{Pid, WaitOptions, wait},
@@ -125,7 +125,6 @@ fn open_initctl() -> Option<OwnedFd> {
 fn read_initctl(fifo: &OwnedFd) -> Option<Power> {
     let mut request = [0; INITCTL_LENGTH];
     let count = read(fifo, &mut request).ok()?;
-    debug_assert!(fifo.as_raw_fd() >= 0);
     requested(&request[..count])
 }
 

@@ -41,11 +41,11 @@ pub(super) enum Cwd {
 /// Works out what `spec` means in this guest.
 pub(super) fn resolve(spec: ExecSpec, guest: &Guest) -> Result<Plan, Outcome> {
     let accounts = Accounts::read(Path::new("/etc"));
-    let user = spec.user.as_deref().or(guest.config.user.as_deref());
-    with_accounts(spec.clone(), guest, &accounts, user)
+    with_accounts(spec, guest, &accounts)
 }
 
-fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts, user: Option<&str>) -> Result<Plan, Outcome> {
+fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<Plan, Outcome> {
+    let user = spec.user.as_deref().or(guest.config.user.as_deref());
     let hosted = guest.place == Place::Hosted;
     let own = rustix::process::geteuid().as_raw().to_string();
     let account = match user {
@@ -55,6 +55,7 @@ fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts, user: Optio
         None if hosted => accounts.resolve(&own).unwrap_or_else(|_| Account::root()),
         None => accounts.resolve("root").unwrap_or_else(|_| Account::root()),
     };
+    let named = user.is_some();
     let mut env = defaults(&account, guest, spec.tty.is_some());
     env.extend(guest.config.env.clone());
     env.extend(spec.env);
@@ -67,7 +68,7 @@ fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts, user: Optio
         Some(program) => (program, None),
         None => (account.shell.clone(), Some(login_name(&account.shell))),
     };
-    let account = (!hosted || user.is_some()).then_some(account);
+    let account = (!hosted || named).then_some(account);
     Ok(Plan { program, arg0, args: argv.collect(), env, cwd, account, tty: spec.tty })
 }
 
@@ -130,7 +131,7 @@ mod tests {
     fn the_spec_wins_over_the_vm_and_the_vm_over_the_defaults() {
         let mut spec = spec(&["env"]);
         spec.env = [("B".to_owned(), "spec".to_owned()), ("HOME".to_owned(), "/h".to_owned())].into();
-        let plan = with_accounts(spec, &guest(Place::Machine), &Accounts::default(), None).unwrap();
+        let plan = with_accounts(spec, &guest(Place::Machine), &Accounts::default()).unwrap();
         let value = |key: &str| plan.env.get(key).map(String::as_str);
         assert_eq!((value("A"), value("B"), value("HOME")), (Some("vm"), Some("spec"), Some("/h")));
         assert_eq!(value("PATH"), Some(format!("{BIN}:{DEFAULT_PATH}").as_str()));
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn no_command_is_a_login_shell() {
-        let plan = with_accounts(spec(&[]), &guest(Place::Machine), &Accounts::default(), None).unwrap();
+        let plan = with_accounts(spec(&[]), &guest(Place::Machine), &Accounts::default()).unwrap();
         assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), ("/bin/sh", Some("-sh")));
     }
 
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_hosted_agent_stays_who_it_is() {
-        let plan = with_accounts(spec(&["true"]), &guest(Place::Hosted), &Accounts::default(), None).unwrap();
+        let plan = with_accounts(spec(&["true"]), &guest(Place::Hosted), &Accounts::default()).unwrap();
         assert_eq!(plan.account, None);
         assert_eq!(plan.env.get("PATH").map(String::as_str), Some(DEFAULT_PATH));
     }

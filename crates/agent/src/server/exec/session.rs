@@ -102,7 +102,7 @@ fn start(context: &Context, spec: ExecSpec) -> Result<Started, Outcome> {
             })?),
             Place::Hosted => None,
         };
-    spawn::start(plan, group)
+    spawn::start(&plan, group)
 }
 
 /// Moves bytes until the process has ended and its output is delivered. `None` when there is nobody to tell.
@@ -204,19 +204,18 @@ async fn deliver(
             return Some(status);
         }
         let next = output.next(&mut out, &mut err);
-        let (channel, count) = match status {
-            Some(status) => match timeout(LINGER, next).await {
-                Ok(read) => read,
-                Err(_) => return Some(status),
-            },
-            None => tokio::select! {
+        let (channel, count) = if status.is_some() {
+            let Ok(read) = timeout(LINGER, next).await else { return status };
+            read
+        } else {
+            tokio::select! {
                 biased;
                 read = next, if open => read,
                 changed = ended.wait_for(Option::is_some) => {
                     changed.ok()?;
                     continue;
                 }
-            },
+            }
         };
         let bytes = if channel == Channel::Stderr { &err } else { &out };
         if count > 0 {

@@ -8,8 +8,8 @@ use super::{
 };
 use banger_proto::agent::exec::Outcome;
 use rustix::{
-    fd::{AsRawFd, OwnedFd},
-    fs::Mode,
+    fd::OwnedFd,
+    fs::{Mode, OFlags, open},
     io::{Errno, read, write},
     pipe::{PipeFlags, pipe_with},
     process::{Pid, chdir, ioctl_tiocsctty, setsid, umask},
@@ -39,7 +39,7 @@ enum Step {
 }
 
 /// Starts it. `group` is absent where the agent has no cgroups of its own.
-pub(super) fn start(plan: Plan, group: Option<Group>) -> Result<Started, Outcome> {
+pub(super) fn start(plan: &Plan, group: Option<Group>) -> Result<Started, Outcome> {
     let failed =
         |error: &io::Error| Outcome::NotStarted { code: 125, message: format!("cannot start a process: {error}") };
     let mut command = Command::new(&plan.program);
@@ -47,22 +47,19 @@ pub(super) fn start(plan: Plan, group: Option<Group>) -> Result<Started, Outcome
     if let Some(arg0) = &plan.arg0 {
         command.arg0(arg0);
     }
-    let terminal = match plan.tty {
-        Some(size) => {
-            let owner = plan.account.as_ref().map(|account| account.uid);
-            let (terminal, peer) = Terminal::open(size, owner).map_err(|error| failed(&error))?;
-            for stream in [Command::stdin, Command::stdout, Command::stderr] {
-                stream(&mut command, Stdio::from(peer.try_clone().map_err(|error| failed(&error))?));
-            }
-            Some(terminal)
+    let terminal = if let Some(size) = plan.tty {
+        let owner = plan.account.as_ref().map(|account| account.uid);
+        let (terminal, peer) = Terminal::open(size, owner).map_err(|error| failed(&error))?;
+        for stream in [Command::stdin, Command::stdout, Command::stderr] {
+            stream(&mut command, Stdio::from(peer.try_clone().map_err(|error| failed(&error))?));
         }
-        None => {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            None
-        }
+        Some(terminal)
+    } else {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        None
     };
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| failed(&error.into()))?;
-    let mut setup = Setup::new(&plan, group.as_ref(), tell).map_err(|error| failed(&error))?;
+    let setup = Setup::new(plan, group.as_ref(), tell).map_err(|error| failed(&error))?;
     // SAFETY: the closure makes system calls on memory that was made before the fork, and allocates nothing.
     unsafe { command.pre_exec(move || setup.run()) };
     let child = command.spawn();
@@ -73,7 +70,7 @@ pub(super) fn start(plan: Plan, group: Option<Group>) -> Result<Started, Outcome
             Some(pid) => Ok(Started { child, pid, terminal, group }),
             None => Err(failed(&io::ErrorKind::NotFound.into())),
         },
-        Err(error) => Err(explain(&plan, &error, &told)),
+        Err(error) => Err(explain(plan, &error, &told)),
     }
 }
 
@@ -81,7 +78,6 @@ pub(super) fn start(plan: Plan, group: Option<Group>) -> Result<Started, Outcome
 struct Setup {
     tell: OwnedFd,
     procs: Option<OwnedFd>,
-    oom: Option<OwnedFd>,
     controlling: bool,
     user: Option<(Vec<rustix::fs::Gid>, rustix::fs::Gid, rustix::fs::Uid)>,
     cwd: CString,
@@ -101,8 +97,6 @@ impl Setup {
         Ok(Self {
             tell,
             procs: group.map(|group| group.procs.try_clone()).transpose()?,
-            // The agent itself is not to be killed for want of memory; what it starts is.
-            oom: None,
             controlling: plan.tty.is_some(),
             user,
             cwd: CString::new(cwd.as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
@@ -110,7 +104,7 @@ impl Setup {
         })
     }
 
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&self) -> io::Result<()> {
         self.session().map_err(|error| self.report(Step::Session, error))?;
         self.group().map_err(|error| self.report(Step::Group, error))?;
         self.user().map_err(|error| self.report(Step::User, error))?;
@@ -132,14 +126,11 @@ impl Setup {
         Ok(())
     }
 
-    fn group(&mut self) -> Result<(), Errno> {
+    fn group(&self) -> Result<(), Errno> {
         if let Some(procs) = &self.procs {
             write(procs, b"0")?;
-            // Opened here: it is this process's own file.
-            self.oom = Some(rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, Mode::empty())?);
-        }
-        if let Some(oom) = self.oom.take() {
-            write(&oom, b"0")?;
+            // The agent itself is not to be killed for want of memory; what it starts may be.
+            write(&open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())?, b"0")?;
         }
         Ok(())
     }
@@ -168,7 +159,6 @@ impl Setup {
 
 /// What a shell would say about a program that did not start.
 fn explain(plan: &Plan, error: &io::Error, told: &OwnedFd) -> Outcome {
-    debug_assert!(told.as_raw_fd() >= 0);
     let mut step = [0];
     let step = match read(told, &mut step) {
         Ok(1) => step[0],
