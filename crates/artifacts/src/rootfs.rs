@@ -8,6 +8,7 @@
 mod builder;
 mod entry;
 mod error;
+mod fill;
 mod geometry;
 mod image;
 mod path;
