@@ -14,6 +14,7 @@ use banger_daemon::{
     },
     vmm::{
         confine,
+        host::QEMU,
         plan::{Console, Disk, KernelFile, LaunchPlan},
         tsc,
     },
@@ -88,7 +89,7 @@ impl Place {
                 let Fixtures { vmlinux, initramfs, disks } = fixtures();
                 write_image(&image);
                 disks.create(&work, MIN_DISK, &Cancel::default()).unwrap();
-                ("/usr/bin/qemu-system-x86_64".into(), vmlinux.clone(), initramfs.clone())
+                (qemu(), vmlinux.clone(), initramfs.clone())
             }
         };
         let initramfs = state_dir.join("initramfs");
@@ -251,6 +252,13 @@ fn config() -> BootConfig {
         workdir: None,
         user: None,
     }
+}
+
+/// Where `require("qemu")` found it.
+fn qemu() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(QEMU)).find(|path| path.is_file());
+    found.unwrap_or_else(|| Path::new("/usr/bin").join(QEMU))
 }
 
 /// What all real machines share; made once and kept in the cache.

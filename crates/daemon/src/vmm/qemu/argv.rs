@@ -130,7 +130,7 @@ pub fn command_line(plan: &LaunchPlan) -> String {
         "quiet".to_owned(),
         // The machine has none, and a kernel that looks for it says "Fatal" on the console.
         "pci=off".to_owned(),
-        // The kernel's self-tests of its ciphers: a third of a second in software emulation.
+        // The kernel's self-tests of its ciphers: half a second of a boot in software emulation.
         "cryptomgr.notests".to_owned(),
         // A reset through the keyboard controller ends QEMU at once; the machine's other ways do not exist.
         "reboot=t".to_owned(),
