@@ -8,7 +8,7 @@ mod flight;
 mod kernels;
 
 use crate::{
-    failures::{self, Explain as _},
+    failures::{self, Explain},
     operation::{Operation, blocking},
     store::Store,
 };
@@ -44,8 +44,8 @@ impl ImageService {
     /// Opens both stores. `agent` is the program every guest starts with.
     pub(crate) fn open(layout: &Layout, store: Store, agent: PathBuf) -> Result<Self, Failure> {
         Ok(Self {
-            images: Arc::new(ImageStore::open(layout.images()).map_err(|error| error.explain())?),
-            kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(|error| error.explain())?),
+            images: Arc::new(ImageStore::open(layout.images()).map_err(Explain::explain)?),
+            kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(Explain::explain)?),
             image_catalog: ImageCatalog::builtin(),
             kernel_catalog: Arc::new(KernelCatalog::builtin()),
             store,
@@ -84,7 +84,7 @@ impl ImageService {
             .image_pulls
             .join(name.as_str(), operation, move |progress, stop| async move {
                 let image = blocking(progress, &stop, move |job| images.pull(&entry, &job)).await;
-                let image = image.map_err(|error| error.explain())?;
+                let image = image.map_err(Explain::explain)?;
                 store.name_image(&named, &image.manifest.id).await?;
                 Ok(image)
             })
@@ -101,7 +101,7 @@ impl ImageService {
             images.verify(&id, Depth::Quick, &Job { progress: &progress, cancel: &cancel })
         })
         .await
-        .map_err(|error| error.explain())
+        .map_err(Explain::explain)
     }
 
     /// What a machine boots: the kernel's files and the shared part of the initramfs.
@@ -110,7 +110,7 @@ impl ImageService {
         let progress = Arc::new(operation.clone());
         blocking(progress, operation.cancel(), move |job| kernels.boot_files(&kernel, &agent, &job))
             .await
-            .map_err(|error| error.explain())
+            .map_err(Explain::explain)
     }
 
     /// The image `name` points at, when both are here. An image that was built under the name and not yet named (its
@@ -130,7 +130,7 @@ impl ImageService {
             })),
         })
         .await
-        .map_err(|error| error.explain())?;
+        .map_err(Explain::explain)?;
         let Some((image, unnamed)) = found else { return Ok(None) };
         if unnamed {
             self.store.name_image(name, &image.manifest.id).await?;

@@ -5,7 +5,7 @@ use crate::{
         BootConfigCapability, Capabilities, Capability, KernelFilesCapability, RootImageCapability, WorkDiskCapability,
     },
     config::Config,
-    failures::Explain as _,
+    failures::Explain,
     images::ImageService,
     network::HostNetwork,
     shim::client::Shims,
@@ -63,7 +63,7 @@ pub(crate) fn wire_services(
     let network = Arc::new(HostNetwork);
     let workspaces = Arc::new(WorkspaceService);
     let images = Arc::new(ImageService::open(layout, store.clone(), programs.agent)?);
-    let disks = WorkDisks::open(layout.cache.join("disks")).map_err(|error| error.explain())?;
+    let disks = WorkDisks::open(layout.cache.join("disks")).map_err(Explain::explain)?;
 
     let layout_of = || layout.clone();
     let capabilities: Capabilities = Arc::new([

@@ -32,6 +32,7 @@ pub(crate) struct WorkspaceService;
 
 impl WorkspaceService {
     /// Checks what was asked for, before anything is created.
+    #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
     pub(crate) fn exec_defaults(
         &self,
         env: BTreeMap<String, String>,
@@ -63,6 +64,7 @@ impl WorkspaceService {
     }
 
     /// Directories that live on the VM's own disk, each seeded once from the image.
+    #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
     pub(crate) fn own_directories(&self) -> Vec<String> {
         OWN_DIRECTORIES.map(str::to_owned).into()
     }

@@ -52,11 +52,11 @@ pub(super) async fn pull_image(
     Body(body): Body<PullImage>,
 ) -> Result<Response, Refusal> {
     context.services.images.know_image(&body.image).await?;
-    stream_of(async move |operation, _| {
+    Ok(stream_of(async move |operation, _| {
         let images = &context.services.images;
         let image = images.image(&body.image, &operation).await?;
         images.shown(image).await
-    })
+    }))
 }
 
 /// Deletes an image nobody uses.
@@ -93,11 +93,11 @@ pub(super) async fn pull_kernel(
     Body(body): Body<PullKernel>,
 ) -> Result<Response, Refusal> {
     context.services.images.know_kernel(&body.kernel).await?;
-    stream_of(async move |operation, _| {
+    Ok(stream_of(async move |operation, _| {
         let images = &context.services.images;
         images.kernel(&body.kernel, body.force, &operation).await?;
         images.show_kernel(&body.kernel).await
-    })
+    }))
 }
 
 /// Deletes a kernel nobody uses; with `force` also one that is in use.

@@ -1,6 +1,5 @@
 //! Operations that stream their progress: one task each, cancelled when its client goes away.
 
-use super::answer::Refusal;
 use crate::operation::{BACKLOG, Operation, line};
 use axum::{
     body::Body,
@@ -16,7 +15,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 /// The media type of an event stream.
-pub(super) const NDJSON: &str = "application/x-ndjson";
+const NDJSON: &str = "application/x-ndjson";
 
 /// Where an operation tells things that must arrive: a slow client is waited for, one that is gone is not.
 #[derive(Debug, Clone)]
@@ -31,7 +30,7 @@ impl Client {
 }
 
 /// Runs `work` as an operation and streams what happens.
-pub(super) fn stream_of<T, F>(work: impl FnOnce(Operation, Client) -> F) -> Result<Response, Refusal>
+pub(super) fn stream_of<T, F>(work: impl FnOnce(Operation, Client) -> F) -> Response
 where
     T: Serialize + Send + Sync + 'static,
     F: Future<Output = Result<T, Failure>> + Send + 'static,
@@ -70,5 +69,5 @@ where
         let line = receiver.recv().await?;
         Some((Ok::<_, Infallible>(line), receiver))
     });
-    Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
+    ([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response()
 }

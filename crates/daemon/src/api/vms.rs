@@ -19,7 +19,7 @@ use banger_proto::{
         event::Event,
         vm::{CreateVm, GuestEndpoint, KillVm, Start, StopVm, Vm, VmStats, Wait},
     },
-    failure::Failure,
+    failure::{Code, Failure},
 };
 use serde::Deserialize;
 use std::time::Duration;
@@ -85,7 +85,7 @@ pub(super) async fn create(
     Body(request): Body<CreateVm>,
 ) -> Result<Response, Refusal> {
     let holder = peer.0.pid().and_then(|pid| u32::try_from(pid).ok()).and_then(ProcessIdentity::of);
-    stream_of(async move |operation, client| {
+    Ok(stream_of(async move |operation, client| {
         let leased = request.start == Start::Leased;
         let vm = context.services.vms.create(request, holder, &operation).await?;
         if !leased {
@@ -96,10 +96,14 @@ pub(super) async fn create(
         operation.cancel().cancelled().await;
         // A daemon that is told to end leaves VMs running; the next one looks after the lease.
         if !context.stop.is_cancelled() {
-            context.services.vms.delete(&id, true, &operation).await?;
+            match context.services.vms.delete(&id, true, &operation).await {
+                // Somebody was faster, such as the client itself.
+                Err(failure) if failure.code == Code::NotFound => {}
+                other => other?,
+            }
         }
         Ok(None)
-    })
+    }))
 }
 
 /// Deletes a VM and its disk.
@@ -112,7 +116,7 @@ pub(super) async fn delete(
 ) -> Result<Response, Refusal> {
     let Force { force } = query(force)?;
     let id = context.services.vms.find(&vm).await?.id;
-    stream_of(async move |operation, _| context.services.vms.delete(&id, force, &operation).await)
+    Ok(stream_of(async move |operation, _| context.services.vms.delete(&id, force, &operation).await))
 }
 
 /// Starts a VM.
@@ -199,7 +203,7 @@ pub(super) async fn logs(
 /// Resolves first, so that an unknown VM is a refusal and not an event.
 async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal> {
     let id = context.services.vms.find(&vm).await?.id;
-    stream_of(async move |operation, _| context.services.vms.change(id.as_str(), op, &operation).await)
+    Ok(stream_of(async move |operation, _| context.services.vms.change(id.as_str(), op, &operation).await))
 }
 
 fn grace(body: &StopVm) -> Option<Duration> {

@@ -2,7 +2,7 @@
 
 use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
-    failures::{self, Explain as _},
+    failures::{self, Explain},
     operation::Operation,
     store::VmRow,
     vmm::plan::Disk,
@@ -36,7 +36,7 @@ impl Capability for WorkDiskCapability {
                 disks.create(&path, size, job.cancel)
             })
             .await
-            .map_err(|error| error.explain())?;
+            .map_err(Explain::explain)?;
             Ok(())
         })
     }

@@ -113,6 +113,7 @@ fn word<'de, D: Deserializer<'de>>(input: D) -> Result<Option<LogLevel>, D::Erro
     String::deserialize(input)?.parse().map(Some).map_err(de::Error::custom)
 }
 
+#[expect(clippy::option_option, reason = "absent is not the same as `auto`")]
 fn vmm<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Vmm>>, D::Error> {
     let text = String::deserialize(input)?;
     if text == "auto" {

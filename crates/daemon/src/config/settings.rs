@@ -31,7 +31,7 @@ fn setting<T>(key: &str, sourced: &Sourced<T>, show: impl FnOnce(&T) -> Value) -
 fn exact(size: ByteSize) -> String {
     let bytes = size.bytes();
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes >= 1 << shift && bytes % (1 << shift) == 0 {
+        if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);
         }
     }
@@ -42,6 +42,7 @@ fn exact(size: ByteSize) -> String {
 mod tests {
     use super::*;
     use crate::config::{File, Host};
+    use std::fmt::Write as _;
 
     #[test]
     fn what_is_shown_can_be_pasted_back() {
@@ -49,7 +50,7 @@ mod tests {
         let config = Config::resolve(File::default(), |_| None, host).unwrap();
         let mut text = String::new();
         for setting in config.settings().into_iter().filter(|setting| !setting.value.is_null()) {
-            text += &format!("{} = {}\n", setting.key, setting.value);
+            let _ = writeln!(text, "{} = {}", setting.key, setting.value);
         }
         let file = File::parse(&text, "/c".as_ref()).unwrap_or_else(|error| panic!("{error:?}\n{text}"));
         let again = Config::resolve(file, |_| None, Host { cpus: 0, memory: ByteSize(0) }).unwrap();

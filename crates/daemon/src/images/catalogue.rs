@@ -1,7 +1,7 @@
 //! Images as a user lists, looks at and deletes them.
 
 use super::{ImageService, no_image, off_thread};
-use crate::failures::Explain as _;
+use crate::failures::Explain;
 use banger_artifacts::{
     image::{Image, ImageError},
     job::Cancel,
@@ -19,7 +19,7 @@ impl ImageService {
     pub(crate) async fn list_images(&self) -> Result<Vec<artifact::Image>, Failure> {
         let names = self.names().await?;
         let images = self.images.clone();
-        let images = off_thread(move || images.list()).await.map_err(|error| error.explain())?;
+        let images = off_thread(move || images.list()).await.map_err(Explain::explain)?;
         let mut shown = Vec::new();
         for image in images {
             shown.push(self.show_one(image, &names).await?);
@@ -31,7 +31,7 @@ impl ImageService {
     pub(crate) async fn show_image(&self, reference: &str) -> Result<artifact::Image, Failure> {
         let id = self.resolve(reference).await?;
         let images = self.images.clone();
-        let image = off_thread(move || images.get(&id)).await.map_err(|error| error.explain())?;
+        let image = off_thread(move || images.get(&id)).await.map_err(Explain::explain)?;
         self.show_one(image, &self.names().await?).await
     }
 
@@ -43,7 +43,7 @@ impl ImageService {
             return Err(in_use(&format!("image {reference:?}"), &users));
         }
         let (images, gone) = (self.images.clone(), id.clone());
-        off_thread(move || images.delete(&gone, &Cancel::default())).await.map_err(|error| error.explain())?;
+        off_thread(move || images.delete(&gone, &Cancel::default())).await.map_err(Explain::explain)?;
         self.store.unname_image(&id).await?;
         Ok(())
     }
@@ -92,7 +92,7 @@ impl ImageService {
         let images = self.images.clone();
         let ids: Result<Vec<ImageId>, ImageError> =
             off_thread(move || Ok(images.list()?.into_iter().map(|image| image.manifest.id).collect())).await;
-        let ids = ids.map_err(|error| error.explain())?;
+        let ids = ids.map_err(Explain::explain)?;
         let mut matching = ids.into_iter().filter(|id| !reference.is_empty() && id.as_str().starts_with(reference));
         match (matching.next(), matching.next()) {
             (Some(id), None) => Ok(id),

@@ -66,21 +66,21 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             let mut running = lock(&self.running);
             running.retain(|_, flight| flight.strong_count() > 0);
             let under_way = running.get(key).and_then(Weak::upgrade);
-            match under_way.filter(|flight| !flight.stop.is_cancelled() && flight.result.borrow().is_none()) {
-                Some(flight) => flight.enter(operation),
-                None => {
-                    let flight = Arc::new(Flight {
-                        audience: Arc::default(),
-                        result: watch::Sender::new(None),
-                        stop: CancellationToken::new(),
-                    });
-                    running.insert(key.to_owned(), Arc::downgrade(&flight));
-                    let place = flight.enter(operation);
-                    let running = work(flight.audience.clone(), flight.stop.clone());
-                    // A task of its own: it outlives the watcher that started it.
-                    tokio::spawn(async move { flight.result.send_replace(Some(running.await)) });
-                    place
-                }
+            let joinable = under_way.filter(|flight| !flight.stop.is_cancelled() && flight.result.borrow().is_none());
+            if let Some(flight) = joinable {
+                flight.enter(operation)
+            } else {
+                let flight = Arc::new(Flight {
+                    audience: Arc::default(),
+                    result: watch::Sender::new(None),
+                    stop: CancellationToken::new(),
+                });
+                running.insert(key.to_owned(), Arc::downgrade(&flight));
+                let place = flight.enter(operation);
+                let running = work(flight.audience.clone(), flight.stop.clone());
+                // A task of its own: it outlives the watcher that started it.
+                tokio::spawn(async move { flight.result.send_replace(Some(running.await)) });
+                place
             }
         };
         let mut result = place.flight.result.subscribe();

@@ -2,7 +2,7 @@
 
 use super::{ImageService, no_kernel, off_thread, seconds};
 use crate::{
-    failures::Explain as _,
+    failures::Explain,
     operation::{Operation, blocking},
 };
 use banger_artifacts::{
@@ -48,7 +48,7 @@ impl ImageService {
             .kernel_pulls
             .join(&key, operation, move |progress, stop| async move {
                 let pulled = blocking(progress, &stop, move |job| kernels.pull(&named, &catalog, force, &job)).await;
-                pulled.map(|(kernel, _)| kernel).map_err(|error| error.explain())
+                pulled.map(|(kernel, _)| kernel).map_err(Explain::explain)
             })
             .await?;
         operation.notice(format!("pulled kernel {name} in {}", seconds(began)));
@@ -58,7 +58,7 @@ impl ImageService {
     /// The kernels on this host; with `available` also what the catalog offers.
     pub(crate) async fn list_kernels(&self, available: bool) -> Result<Vec<artifact::Kernel>, Failure> {
         let kernels = self.kernels.clone();
-        let listing = off_thread(move || kernels.list()).await.map_err(|error| error.explain())?;
+        let listing = off_thread(move || kernels.list()).await.map_err(Explain::explain)?;
         for (name, error) in &listing.damaged {
             tracing::warn!(%name, error = error as &dyn std::error::Error, "a kernel cannot be used");
         }
@@ -78,13 +78,11 @@ impl ImageService {
 
     /// One kernel, on this host or in the catalog.
     pub(crate) async fn show_kernel(&self, name: &KernelName) -> Result<artifact::Kernel, Failure> {
-        match self.local_kernel(name).await? {
-            Some(kernel) => self.show(kernel).await,
-            None => {
-                let entry = self.kernel_catalog.find(name, std::env::consts::ARCH);
-                entry.map(offered).ok_or_else(|| no_kernel(name))
-            }
+        if let Some(kernel) = self.local_kernel(name).await? {
+            return self.show(kernel).await;
         }
+        let entry = self.kernel_catalog.find(name, std::env::consts::ARCH);
+        entry.map(offered).ok_or_else(|| no_kernel(name))
     }
 
     /// Takes a kernel away. Refused while a VM uses it, unless `force` is set.
@@ -96,7 +94,7 @@ impl ImageService {
         let (kernels, name) = (self.kernels.clone(), name.clone());
         off_thread(move || kernels.remove(&name, &Job { progress: &Silent, cancel: &Cancel::default() }))
             .await
-            .map_err(|error| error.explain())
+            .map_err(Explain::explain)
     }
 
     /// A kernel on this host; a damaged one is as good as none when the catalog can give it again.

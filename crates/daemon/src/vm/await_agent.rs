@@ -31,7 +31,7 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
         match next(owner, operation, deadline).await? {
             None => return Err(owner.not_ready(Code::Timeout, silence("its agent", patience))),
             Some(Seen::Ready(ready)) => return Ok(ready),
-            Some(Seen::Ended(record)) => return Err(died(owner, record).await),
+            Some(Seen::Ended(record)) => return Err(died(owner, record)),
             Some(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
             Some(Seen::Progress) => {}
             // Written down, so that a daemon that comes after this one knows whom to look for.
@@ -54,7 +54,7 @@ pub(super) async fn boot(owner: &mut Owner, operation: &Operation, wait: Wait) -
     while owner.row.run.boot_state.is_none() {
         match next(owner, operation, deadline).await? {
             None => return Err(owner.not_ready(Code::Timeout, silence("its init", patience))),
-            Some(Seen::Ended(record)) => return Err(died(owner, record).await),
+            Some(Seen::Ended(record)) => return Err(died(owner, record)),
             Some(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
             Some(_) => {}
         }
@@ -80,7 +80,7 @@ fn silence(who: &str, patience: Duration) -> String {
 }
 
 /// The machine ended before the guest was ready.
-async fn died(owner: &mut Owner, record: ExitRecord) -> Failure {
+fn died(owner: &Owner, record: ExitRecord) -> Failure {
     let (code, why) = match record.cause {
         ExitCause::Poweroff => (Code::Guest, "the guest powered off".to_owned()),
         ExitCause::Ended | ExitCause::Killed => (Code::Conflict, "it was ended".to_owned()),

@@ -263,7 +263,8 @@ mod tests {
     #[test]
     fn quoted_lines_are_few_short_and_escaped() {
         let temp = tempfile::tempdir().unwrap();
-        let text = (0..100).map(|n| format!("line {n}\r\n\r\n")).collect::<String>() + "\u{1b}[31m" + &"x".repeat(500);
+        let mut text = (0..100).fold(String::new(), |text, n| text + "line " + &n.to_string() + "\r\n\r\n");
+        text += &("\u{1b}[31m".to_owned() + &"x".repeat(500));
         fs::write(temp.path().join(FILE), text).unwrap();
         let lines = last_lines(temp.path());
         assert_eq!(lines.len(), QUOTED_LINES);

@@ -78,12 +78,11 @@ impl VmService {
         if request.start != Start::No || request.vmm.is_some() {
             parts.choose(request.vmm).await?;
         }
-        let kernel = match request.kernel {
-            Some(kernel) => kernel,
-            None => {
-                let recommended = parts.images.recommended_kernel(&image).await?;
-                recommended.unwrap_or_else(|| parts.config.default_kernel.value.clone())
-            }
+        let kernel = if let Some(kernel) = request.kernel {
+            kernel
+        } else {
+            let recommended = parts.images.recommended_kernel(&image).await?;
+            recommended.unwrap_or_else(|| parts.config.default_kernel.value.clone())
         };
         parts.images.kernel(&kernel, false, operation).await?;
         let image_id = parts.images.image(&image, operation).await?.manifest.id;
@@ -105,10 +104,10 @@ impl VmService {
         if request.start != Start::No {
             start::preflight(parts, &spec, operation).await?;
         }
-        match operation.cancel().is_cancelled() {
-            true => Err(failures::cancelled("the creation was cancelled")),
-            false => Ok((request.name, spec)),
+        if operation.cancel().is_cancelled() {
+            return Err(failures::cancelled("the creation was cancelled"));
         }
+        Ok((request.name, spec))
     }
 
     /// Writes the row: from here on the name is the VM's.

@@ -17,7 +17,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::time::timeout;
 
 /// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
@@ -31,7 +34,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// The agent behind the socket in a VM's run directory.
-    pub(crate) fn new(run_dir: PathBuf) -> Self {
+    pub(crate) fn new(run_dir: &Path) -> Self {
         Self { socket: run_dir.join(VSOCK) }
     }
 

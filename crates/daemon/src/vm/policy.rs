@@ -76,7 +76,7 @@ pub(crate) enum Reason {
 
 /// Decides about `asked`, given the state and the step in progress.
 pub(crate) fn decide(state: VmState, busy: Option<Op>, asked: Op) -> Verdict {
-    use Verdict::{Cancel, Nothing, Refuse, Run, Wait};
+    use Verdict::{Nothing, Refuse, Run};
     match (busy, asked) {
         (None, Op::Start { .. }) if state.is_live() => Nothing,
         (None, Op::Stop { .. }) if !state.is_live() => Nothing,
@@ -84,16 +84,30 @@ pub(crate) fn decide(state: VmState, busy: Option<Op>, asked: Op) -> Verdict {
         // Also while it comes and goes: force is about what is lost, and a VMM is what would be.
         (_, Op::Delete { force: false }) if state.is_live() => Refuse(Reason::Running),
         (None, _) => Run,
+        (Some(busy), asked) => decide_meanwhile(busy, asked),
+    }
+}
 
-        (Some(Op::Delete { .. }), Op::Delete { .. }) => Wait,
-        (Some(Op::Delete { .. }), _) => Refuse(Reason::Deleting),
-        (Some(Op::Start { .. } | Op::Restart { .. }), Op::Start { .. } | Op::Restart { .. }) => {
-            Refuse(Reason::Starting)
-        }
-        (Some(Op::Start { .. } | Op::Restart { .. }), _) => Cancel,
-        (Some(Op::Stop { .. } | Op::Kill { .. }), Op::Start { .. } | Op::Restart { .. }) => Refuse(Reason::Stopping),
-        (Some(Op::Stop { .. }), Op::Kill { .. } | Op::Delete { .. }) => Cancel,
-        (Some(Op::Stop { .. } | Op::Kill { .. }), _) => Wait,
+/// The step in progress is `busy`.
+fn decide_meanwhile(busy: Op, asked: Op) -> Verdict {
+    match busy {
+        Op::Delete { .. } => match asked {
+            Op::Delete { .. } => Verdict::Wait,
+            _ => Verdict::Refuse(Reason::Deleting),
+        },
+        Op::Start { .. } | Op::Restart { .. } => match asked {
+            Op::Start { .. } | Op::Restart { .. } => Verdict::Refuse(Reason::Starting),
+            _ => Verdict::Cancel,
+        },
+        Op::Stop { .. } => match asked {
+            Op::Start { .. } | Op::Restart { .. } => Verdict::Refuse(Reason::Stopping),
+            Op::Kill { .. } | Op::Delete { .. } => Verdict::Cancel,
+            Op::Stop { .. } => Verdict::Wait,
+        },
+        Op::Kill { .. } => match asked {
+            Op::Start { .. } | Op::Restart { .. } => Verdict::Refuse(Reason::Stopping),
+            _ => Verdict::Wait,
+        },
     }
 }
 

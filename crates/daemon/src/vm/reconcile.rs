@@ -113,7 +113,7 @@ impl VmService {
             match remove_flat(&path) {
                 Ok(()) => tracing::info!(path = %path.display(), "removed what belongs to no VM"),
                 Err(failure) => {
-                    tracing::error!(path = %path.display(), %failure, "cannot remove what belongs to no VM")
+                    tracing::error!(path = %path.display(), %failure, "cannot remove what belongs to no VM");
                 }
             }
         }

@@ -78,7 +78,7 @@ impl Changes {
             return;
         }
         self.0 = None;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -111,10 +111,7 @@ impl VmService {
             return Ok(row);
         }
         let id_like = !reference.is_empty() && reference.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let mut matching = match id_like {
-            true => store.vms().await?,
-            false => Vec::new(),
-        };
+        let mut matching = if id_like { store.vms().await? } else { Vec::new() };
         matching.retain(|row| row.id.as_str().starts_with(reference));
         match (matching.pop(), matching.len()) {
             (Some(row), 0) => Ok(row),

@@ -39,7 +39,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
         _ => IMAGE_GRACE,
     });
     if answers {
-        let agent = Agent::new(owner.parts.layout.vm_run(&owner.row.id));
+        let agent = Agent::new(&owner.parts.layout.vm_run(&owner.row.id));
         let orderly = async {
             operation.begin("writing the guest's data to its disk");
             let body =
@@ -80,16 +80,12 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
         return Ok(());
     };
     shim.signal(signal).await?;
-    match timeout(SIGNAL_PATIENCE, shim.ended()).await {
-        Ok(_record) => {
-            owner.down(VmState::Stopped, None).await;
-            Ok(())
-        }
-        Err(_) => {
-            let name = &owner.row.name;
-            let after = SIGNAL_PATIENCE.as_secs();
-            Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
-                .hint(format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives")))
-        }
+    if timeout(SIGNAL_PATIENCE, shim.ended()).await.is_ok() {
+        owner.down(VmState::Stopped, None).await;
+        return Ok(());
     }
+    let name = &owner.row.name;
+    let after = SIGNAL_PATIENCE.as_secs();
+    Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
+        .hint(format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives")))
 }
