@@ -11,7 +11,7 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{64}\b", "[SHA256]"),
         (r"\b[0-9a-f]{16}\b", "[IMAGE ID]"),
         (r"\b[0-9a-f]{12}\b", "[ID]"),
-        (r"\boperation [0-9a-f]{8}\b", "operation [OP]"),
+        (r"\boperation(:?) [0-9a-f]{8}\b", "operation$1 [OP]"),
         (r#""operation": ?"[0-9a-f]{8}""#, r#""operation":"[OP]""#),
         (r"\b(pid|process) \d+\b", "$1 [PID]"),
         (r"\b\d+(\.\d+)? ?(ms|s|seconds?)\b", "[DURATION]"),

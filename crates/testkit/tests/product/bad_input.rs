@@ -86,7 +86,8 @@ fn failures_in_json_have_one_shape() {
 fn more_memory_than_there_is_is_refused_at_start() {
     let Some(env) = TestEnv::fake() else { return };
     let out = env.banger(["vm", "run", "--memory", "999999G", "--", "true"]).run().expect(125);
-    insta::assert_snapshot!(env.filtered(&out).replace(|c: char| c.is_ascii_digit(), "0"));
+    assert!(out.err().contains("of memory does not fit: this host has"), "{out}");
+    assert!(out.err().contains("--overcommit"), "{out}");
     assert_eq!(vms(&env).iter().filter(|(_, state)| state == "running").count(), 0);
     for (name, _) in vms(&env) {
         env.banger(["vm", "delete", "-f", &name]).run().expect(0);

@@ -13,7 +13,7 @@ fn while_it_pulls() {
     }
     let env = TestEnv::empty();
     let run = env.banger(["vm", "run", "--rm", "--", "true"]).spawn();
-    run.wait_stderr("debian-6.1", SOON);
+    run.wait_stderr("package lists", SOON);
     run.signal(Signal::INT);
     run.finish(SOON).expect(INTERRUPTED);
     assert_eq!(vms(&env), []);
