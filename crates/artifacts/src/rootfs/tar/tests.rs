@@ -177,3 +177,34 @@ fn damage_is_named() {
     let dangling = archive(&[(header(EntryType::GNULongName, "l", 1), b"x")]);
     assert!(message(&dangling).contains("after an extension header"));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+    /// Whatever is done to an archive, the walk ends with entries or an error, and its checksums make most damage one.
+    #[test]
+    fn damage_never_panics(changes in proptest::collection::vec((0_usize..6000, proptest::num::u8::ANY), 0..4), cut in 0_usize..8000) {
+        let records = [written("path", b"long/path"), written("SCHILY.xattr.user.a", b"b"), written("mtime", b"-1.5")].concat();
+        let mut bytes = archive(&[
+            (header(EntryType::Regular, "a", 700), &[1; 700]),
+            pax(&records),
+            (header(EntryType::Regular, "b", 3), b"abc"),
+            (header(EntryType::GNULongName, "l", 300), &[b'n'; 300]),
+            (header(EntryType::Symlink, "c", 0), b""),
+        ]);
+        for (at, byte) in changes {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        bytes.truncate(cut);
+        // Repaired checksums let the damage reach the fields behind them.
+        for block in bytes.chunks_exact_mut(BLOCK) {
+            if block[257..262] == *b"ustar" {
+                let mut header = Header::from_byte_slice(block).clone();
+                header.set_cksum();
+                block.copy_from_slice(header.as_bytes());
+            }
+        }
+        let _ = walk(&bytes);
+    }
+}
