@@ -101,7 +101,11 @@ async fn serve(guest: Guest, channel: Channel) -> Ended {
     };
     match channel {
         Channel::Port => match pipe::Port::open(Duration::from_secs(20)).await {
-            Ok(port) => guest::run(port, on_session).await,
+            Ok(mut port) => {
+                // An agent before this one may have died in the middle of a session.
+                let _ = guest::end_previous(&mut port).await;
+                guest::run(port, on_session).await
+            }
             Err(error) => {
                 boot::say(&format!("the channel to the host does not open: {error}"));
                 Ended::Pipe(error.kind())

@@ -1,11 +1,13 @@
 //! The guest's end of the pipe: one session after another, for as long as there is a pipe.
 
 use crate::{
+    frame::{Header, Kind},
     handshake::{Greeting, Scanner},
     session::{Ended, Role, Shared, dial::Dialer, driver::Driver, inbound::Incoming, mux::Mux, parse::Parser},
 };
 use banger_proto::agent::link::{HELLO, REPLY};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Serves sessions on `pipe` until the pipe itself fails or ends, and says how it did.
 ///
@@ -32,6 +34,14 @@ where
         }
         (pipe, rest) = (remains.pipe, remains.rest);
     }
+}
+
+/// Tells a host that is in a session with somebody who is gone that it is over: for a guest that takes the pipe after
+/// another process of the guest died. A host that looks for an answer drops it.
+pub async fn end_previous<P: AsyncWrite + Unpin>(pipe: &mut P) -> io::Result<()> {
+    let farewell = Header { kind: Kind::GoAway, flags: 0, stream: 0, length: 0 };
+    pipe.write_all(&farewell.encode()).await?;
+    pipe.flush().await
 }
 
 /// Drops everything up to the next hello; gives it and what was read beyond it.

@@ -150,6 +150,27 @@ fn another_hello_replaces_the_session() {
 }
 
 #[test]
+fn a_guest_that_takes_over_ends_the_session_of_the_one_before() {
+    on_one_thread(async {
+        let (host, guest) = UnixStream::pair().unwrap();
+        let first = guest.into_std().unwrap();
+        let mut second = UnixStream::from_std(first.try_clone().unwrap()).unwrap();
+        let host = host.into_std().unwrap();
+        let opened =
+            tokio::task::spawn_local(HostSession::open(UnixStream::from_std(host.try_clone().unwrap()).unwrap()));
+        let dying = tokio::spawn(banger_link::guest::run(UnixStream::from_std(first).unwrap(), |_, _| {}));
+        let driver = tokio::spawn(opened.await.unwrap().unwrap().driver.run());
+        dying.abort();
+        banger_link::guest::end_previous(&mut second).await.unwrap();
+        assert_eq!(driver.await.unwrap(), Ended::GoAway);
+        // Said to a host that listens for an answer, it is nothing.
+        banger_link::guest::end_previous(&mut second).await.unwrap();
+        let mut sessions = guest_on(second);
+        opens(UnixStream::from_std(host).unwrap(), &mut sessions).await;
+    });
+}
+
+#[test]
 fn a_pipe_that_ends_before_the_answer_says_so() {
     on_one_thread(async {
         let (host, guest) = UnixStream::pair().unwrap();
