@@ -7,6 +7,7 @@
 
 mod apt;
 mod archive;
+mod bundle;
 mod bzimage;
 mod catalog;
 mod codec;
@@ -23,6 +24,7 @@ mod tree;
 
 pub use apt::AptError;
 pub use archive::ArchiveError;
+pub use bundle::{Bundle, BundleError, unpack_bundle};
 pub use bzimage::{BzImage, BzImageError};
 pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
 pub use codec::{Codec, CodecError};

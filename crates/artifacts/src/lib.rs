@@ -6,6 +6,7 @@
 //! cancellation.
 
 pub mod disk;
+pub mod fetch;
 pub mod image;
 pub mod initramfs;
 pub mod job;

@@ -58,6 +58,12 @@ pub enum ArchiveError {
         /// Which.
         path: PathBuf,
     },
+    /// A path with more levels than any kernel's.
+    #[error("member {} lies too deep", shown(path.as_os_str().as_encoded_bytes()))]
+    TooDeep {
+        /// Which.
+        path: PathBuf,
+    },
     /// A header that makes no sense.
     #[error("a header is malformed ({0})")]
     Header(&'static str),

@@ -3,9 +3,19 @@
 //! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
 //! kept with the reason, so that the error of a pull that finds no other source can say it.
 
+use super::bundle::{Bundle, MAX_BUNDLE};
+use crate::{
+    fetch::{Address, AddressError, Client, FetchError},
+    job::Job,
+};
 use banger_proto::name::{InvalidName, KernelName};
 use serde::Deserialize;
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 /// Largest catalog read.
 pub(super) const MAX_CATALOG: usize = 1 << 20;
@@ -47,6 +57,8 @@ pub enum Source {
         /// `major.minor` it has to be.
         kernel: String,
     },
+    /// A file on a web server.
+    Bundle(Bundle),
     /// Not for this banger.
     Unusable(SourceError),
 }
@@ -84,9 +96,35 @@ pub enum CatalogError {
         /// The value, cut.
         value: String,
     },
+    /// An address that is never asked.
+    #[error("entry {name} of the kernel catalog has an unusable url {url:?}")]
+    Url {
+        /// The entry.
+        name: KernelName,
+        /// The address, cut.
+        url: String,
+        /// What is wrong with it.
+        source: AddressError,
+    },
     /// Two entries for one name and processor.
     #[error("the kernel catalog has {0} twice")]
     Duplicate(KernelName),
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It could not be downloaded.
+    #[error("cannot download {address}")]
+    Fetch {
+        /// From where.
+        address: Address,
+        /// What is wrong.
+        source: FetchError,
+    },
 }
 
 #[derive(Deserialize)]
@@ -118,6 +156,12 @@ struct RawSource {
     package: String,
     #[serde(default)]
     kernel: String,
+    #[serde(default)]
+    url: String,
+    #[serde(default)]
+    sha256: String,
+    #[serde(default)]
+    size: u64,
 }
 
 impl Catalog {
@@ -147,6 +191,31 @@ impl Catalog {
             entries.push(entry);
         }
         Ok(Self { entries })
+    }
+
+    /// The catalog in the file at `path`.
+    pub fn read(path: &Path) -> Result<Self, CatalogError> {
+        let mut json = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
+        read.map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
+        Self::parse(&json)
+    }
+
+    /// The catalog at `address`.
+    pub fn download(address: &Address, client: &Client, job: &Job<'_>) -> Result<Self, CatalogError> {
+        let json = client.read(address, MAX_CATALOG as u64, job);
+        Self::parse(&json.map_err(|source| CatalogError::Fetch { address: address.clone(), source })?)
+    }
+
+    /// Adds the entries of `other`. One with the name and processor of an entry that is here takes its place: who names
+    /// a further catalog means it.
+    pub fn extend(&mut self, other: Self) {
+        for entry in other.entries {
+            match self.entries.iter_mut().find(|here| here.name == entry.name && here.arch == entry.arch) {
+                Some(here) => *here = entry,
+                None => self.entries.push(entry),
+            }
+        }
     }
 
     /// All entries, in the catalog's order.
@@ -188,6 +257,16 @@ impl RawEntry {
             return Err(bad("sources", &format!("{} of them", self.sources.len())));
         }
         let sources = self.sources.into_iter().map(|source| match source.kind.as_str() {
+            "bundle" if !is_sha256(&source.sha256) => Err(bad("sha256", &source.sha256)),
+            "bundle" if !(1..=MAX_BUNDLE).contains(&source.size) => Err(bad("size", &source.size.to_string())),
+            "bundle" => match source.url.parse() {
+                Ok(address) => Ok(Source::Bundle(Bundle { address, sha256: source.sha256, size: source.size })),
+                Err(reason) => Err(CatalogError::Url {
+                    name: name.clone(),
+                    url: source.url.chars().take(200).collect(),
+                    source: reason,
+                }),
+            },
             "apt" if !is_package(&source.package) => Err(bad("package", &source.package)),
             "apt" if !is_major_minor(&source.kernel) => Err(bad("kernel", &source.kernel)),
             "apt" => Ok(Source::Apt { package: source.package, kernel: source.kernel }),
@@ -203,6 +282,11 @@ impl RawEntry {
             description: self.description,
         })
     }
+}
+
+/// 64 small hexadecimal digits.
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// `6.1`: two plain numbers.

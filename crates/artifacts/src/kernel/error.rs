@@ -1,7 +1,8 @@
 //! What can be wrong with a kernel, for callers that tell cases apart.
 
 use super::{
-    AptError, ArchiveError, BzImageError, DebError, ElfError, ManifestError, ModulesError, SourceError, TreeError,
+    AptError, ArchiveError, BundleError, BzImageError, DebError, ElfError, ManifestError, ModulesError, SourceError,
+    TreeError,
 };
 use crate::{
     initramfs::InitramfsError,
@@ -10,7 +11,7 @@ use crate::{
     publish::PublishError,
 };
 use banger_proto::name::KernelName;
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 /// Why there is no kernel to work with.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +44,20 @@ pub enum KernelError {
         /// What is wrong.
         source: Corruption,
     },
-    /// None of the entry's sources gave it; `source` is what the last usable one said.
+    /// None of the entry's sources gave it; `source` is what they said, in their order.
     #[error("cannot pull kernel {name}")]
     Pull {
         /// The name.
         name: KernelName,
         /// What went wrong.
+        source: Box<KernelError>,
+    },
+    /// What one of several sources said; `source` is what the next one said.
+    #[error("{}", in_one_line(failure))]
+    Earlier {
+        /// What it said.
+        failure: Box<KernelError>,
+        /// What the next one said.
         source: Box<KernelError>,
     },
     /// What was given could not be made a kernel.
@@ -67,6 +76,9 @@ pub enum KernelError {
     /// apt did not give it.
     #[error(transparent)]
     Apt(#[from] AptError),
+    /// A bundle was not to be had, or refused.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// A package could not be read.
     #[error(transparent)]
     Deb(#[from] DebError),
@@ -174,7 +186,24 @@ pub enum Unusable {
     Kind,
 }
 
+/// An error with all its causes, for a place where another chain goes on.
+fn in_one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line = format!("{line}: {cause}");
+        next = cause.source();
+    }
+    line
+}
+
 impl KernelError {
+    /// What several sources said, in their order, as one chain.
+    pub(super) fn in_order(failures: Vec<Self>) -> Option<Self> {
+        let join = |source: Self, failure: Self| Self::Earlier { failure: Box::new(failure), source: Box::new(source) };
+        failures.into_iter().rev().reduce(join)
+    }
+
     /// This error, or [`Self::Cancelled`] when that is why it came up: a cancelled step fails in many ways.
     pub(super) fn or_cancelled(self, cancel: &Cancel) -> Self {
         cancel.check().err().map_or(self, Self::Cancelled)
@@ -183,7 +212,10 @@ impl KernelError {
     /// The program that is missing and the Debian package that has it, when that is the reason.
     pub fn missing_program(&self) -> Option<(&str, &'static str)> {
         match self {
-            Self::Pull { source, .. } | Self::Import { source, .. } => source.missing_program(),
+            Self::Earlier { failure, source } => failure.missing_program().or_else(|| source.missing_program()),
+            Self::Pull { source, .. }
+            | Self::Import { source, .. }
+            | Self::Bundle(BundleError::Refused { source, .. }) => source.missing_program(),
             Self::Apt(AptError::Program(ProgramError::Missing { program, package }))
             | Self::Modules(ModulesError::Program(ProgramError::Missing { program, package })) => {
                 Some((program, package))

@@ -8,7 +8,7 @@ use super::{
     bzimage::{BzImage, MAX_KERNEL},
     config::{self, Findings},
     deb::{self, Deb},
-    elf::Elf,
+    elf::{Elf, ElfError},
     error::{KernelError, Unusable},
     manifest::{self, KernelManifest, Provenance, is_release, rfc3339},
     modules::{self, BootModules},
@@ -36,7 +36,7 @@ pub(super) const MODULES_IMAGE: &str = "modules.ext4";
 /// How much a kernel may consist of. A full distribution kernel has 6,000 modules and 600 MiB.
 pub(super) const LIMITS: Limits = Limits { entries: 100_000, bytes: 4 << 30 };
 /// Largest initrd taken over.
-const MAX_INITRD: u64 = 512 << 20;
+pub(super) const MAX_INITRD: u64 = 512 << 20;
 /// Where parts are put together, below the staging directory.
 const WORK: &str = "work";
 
@@ -53,10 +53,11 @@ pub struct Description {
 
 /// A kernel being put together in a staging directory.
 pub(super) struct Draft<'a> {
-    staging: &'a Path,
+    pub(super) staging: &'a Path,
     description: &'a Description,
-    work: Stage,
-    job: &'a Job<'a>,
+    /// Where the modules are put together, as `lib/modules/<release>`.
+    pub(super) work: Stage,
+    pub(super) job: &'a Job<'a>,
     image: Option<Image>,
     config: Option<String>,
     /// The release the module tree is for, if there is one.
@@ -76,7 +77,7 @@ struct Image {
 impl<'a> Draft<'a> {
     /// Puts together in `staging`, an empty directory.
     pub(super) fn new(staging: &'a Path, description: &'a Description, job: &'a Job<'a>) -> Result<Self, KernelError> {
-        let work = Stage::new(staging.join(WORK));
+        let mut work = Stage::new(staging.join(WORK), LIMITS.entries);
         work.directory(Path::new(""))?;
         Ok(Self { staging, description, work, job, image: None, config: None, modules: None })
     }
@@ -120,7 +121,7 @@ impl<'a> Draft<'a> {
             Member::File(content) => {
                 self.work.file(path, content)?;
             }
-            Member::Symlink(target) => self.work.symlink(path, target),
+            Member::Symlink(target) => self.work.symlink(path, target)?,
             Member::HardLink(target) => {
                 let target = target.strip_prefix("usr").unwrap_or(&target);
                 self.work.hard_link(path, target)?;
@@ -156,9 +157,7 @@ impl<'a> Draft<'a> {
         }
         let tree = from.join(MODULES);
         if tree.is_dir() {
-            let image = self.image.as_ref().ok_or(Unusable::NoKernel)?;
-            let known = image.release.as_ref().or(self.description.kernel_version.as_ref());
-            let release = known.ok_or(Unusable::NoRelease)?.clone();
+            let release = self.release()?;
             self.set_modules(&release)?;
             self.add_modules(&tree)?;
         }
@@ -191,10 +190,15 @@ impl<'a> Draft<'a> {
             writer.flush().map_err(|e| io_at("write", &path, e))?;
             release = image.version().map(str::to_owned);
         }
-        let elf = Elf::inspect(&out)?;
+        Ok(self.describe_image(&out, release)?)
+    }
+
+    /// Takes the unpacked image in the staging directory, whose boot header says it is `release`.
+    pub(super) fn describe_image(&mut self, image: &File, mut release: Option<String>) -> Result<(), ElfError> {
+        let elf = Elf::inspect(image)?;
         let mut findings = None;
         if release.is_none() {
-            let found = Findings::search(&out).map_err(|e| io_at("read", &path, e))?;
+            let found = Findings::search(image)?;
             release.clone_from(&found.release);
             findings = Some(found);
         }
@@ -250,7 +254,7 @@ impl<'a> Draft<'a> {
 
     /// Moves the module tree to its place, indexed, with its image; works out what a guest loads from it.
     fn finish_modules(
-        work: Stage,
+        mut work: Stage,
         staging: &Path,
         release: Option<&str>,
         job: &Job<'_>,
@@ -273,7 +277,14 @@ impl<'a> Draft<'a> {
         Ok(boot)
     }
 
-    fn set_modules(&mut self, release: &str) -> Result<(), KernelError> {
+    /// What the image says its release is, else what the user says.
+    pub(super) fn release(&self) -> Result<String, Unusable> {
+        let image = self.image.as_ref().ok_or(Unusable::NoKernel)?;
+        let known = image.release.as_ref().or(self.description.kernel_version.as_ref());
+        known.cloned().ok_or(Unusable::NoRelease)
+    }
+
+    pub(super) fn set_modules(&mut self, release: &str) -> Result<(), KernelError> {
         match &self.modules {
             Some(known) if known == release => Ok(()),
             Some(known) => Err(Unusable::TwoTrees(known.clone(), release.to_owned()).into()),
@@ -296,7 +307,7 @@ impl<'a> Draft<'a> {
                 Node::File(mut file, _) => {
                     self.work.file(&inside, &mut file)?;
                 }
-                Node::Symlink(target) => self.work.symlink(&inside, target),
+                Node::Symlink(target) => self.work.symlink(&inside, target)?,
                 Node::Other => return Err(ArchiveError::Kind { path: path.to_owned(), kind: "special file" }.into()),
             }
             Ok::<_, KernelError>(())
@@ -367,7 +378,7 @@ fn settled(kernel: Option<&str>, others: &[(&'static str, Option<&str>)]) -> Res
 }
 
 /// `build` and `source` point at where the kernel was made, which is nowhere in a guest.
-fn is_build_link(path: &Path) -> bool {
+pub(super) fn is_build_link(path: &Path) -> bool {
     path == Path::new("build") || path == Path::new("source")
 }
 

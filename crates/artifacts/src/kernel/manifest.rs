@@ -72,6 +72,13 @@ pub enum Provenance {
         /// SHA-256 of the package file, hexadecimal.
         sha256: String,
     },
+    /// A bundle, whose hash a catalog vouches for.
+    Bundle {
+        /// Where it was downloaded from.
+        url: String,
+        /// SHA-256 of the bundle, hexadecimal.
+        sha256: String,
+    },
     /// A package file given by the user.
     Deb {
         /// Its path when it was imported.
@@ -100,6 +107,7 @@ impl fmt::Display for Provenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Apt { package, version, .. } => write!(f, "apt {package} {version}"),
+            Self::Bundle { url, .. } => write!(f, "bundle {}", url.escape_debug()),
             Self::Deb { path, package, version } => write!(f, "deb {package} {version} ({})", path.escape_debug()),
             Self::Directory { path } => write!(f, "directory {}", path.escape_debug()),
             Self::File { path } => write!(f, "file {}", path.escape_debug()),
@@ -267,7 +275,7 @@ mod tests {
     fn additions_of_a_newer_banger_are_read_over() {
         let mut json: serde_json::Value = serde_json::from_slice(&sample().to_json()).unwrap();
         json["signed_by"] = "someone".into();
-        json["source"] = serde_json::json!({"type": "bundle", "url": "https://example.org"});
+        json["source"] = serde_json::json!({"type": "carrier-pigeon", "url": "https://example.org"});
         let read = read(&serde_json::to_vec(&json).unwrap()).unwrap();
         assert_eq!(read.source, Provenance::Unknown);
         assert_eq!(read.boots, sample().boots);

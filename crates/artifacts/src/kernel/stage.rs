@@ -4,7 +4,7 @@
 //! is written through any path, and each must then lead to something inside the root; so no order of entries can make
 //! a write land elsewhere.
 
-use super::archive::ArchiveError;
+use super::archive::{ArchiveError, Limits};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -12,17 +12,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Deepest path written. Every parent of a path is made, so a flood of deep ones would be one of directories.
+const MAX_DEPTH: usize = 64;
+/// Most bytes of paths and link texts. Links wait in memory, and whoever reads the tree later holds its names.
+const MAX_TEXT: u64 = 16 << 20;
+
 /// A tree being written.
 #[derive(Debug)]
 pub(super) struct Stage {
     root: PathBuf,
     links: Vec<(PathBuf, PathBuf)>,
+    /// How many more names may be made, implied directories included, and how long they may be together.
+    left: Limits,
+    limit: u64,
 }
 
 impl Stage {
-    /// Writes below `root`, which is empty and nobody else's.
-    pub(super) fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), links: Vec::new() }
+    /// Writes at most `entries` names below `root`, which is empty and nobody else's.
+    pub(super) fn new(root: impl Into<PathBuf>, entries: u64) -> Self {
+        let left = Limits { entries, bytes: MAX_TEXT };
+        Self { root: root.into(), links: Vec::new(), left, limit: entries }
     }
 
     /// The directory itself.
@@ -31,28 +40,57 @@ impl Stage {
     }
 
     /// A directory with its parents; there already is fine.
-    pub(super) fn directory(&self, path: &Path) -> Result<(), ArchiveError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(self.root.join(path));
-        made.map_err(|source| unwritten(source, path))
+    pub(super) fn directory(&mut self, path: &Path) -> Result<(), ArchiveError> {
+        if path.components().count() > MAX_DEPTH {
+            return Err(ArchiveError::TooDeep { path: path.to_owned() });
+        }
+        let full = self.root.join(path);
+        match fs::DirBuilder::new().mode(0o755).create(&full) {
+            Ok(()) => self.count(path, 0),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Never a link: those come last.
+                if fs::symlink_metadata(&full).is_ok_and(|found| found.is_dir()) { Ok(()) } else { Err(taken(path)) }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(taken(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
+                self.parents(path)?;
+                fs::DirBuilder::new().mode(0o755).create(&full).map_err(|source| unwritten(source, path))?;
+                self.count(path, 0)
+            }
+            Err(source) => Err(unwritten(source, path)),
+        }
+    }
+
+    /// Counts one more name, with `text` bytes beside its path.
+    fn count(&mut self, path: &Path, text: usize) -> Result<(), ArchiveError> {
+        let bytes = (path.as_os_str().len() + text) as u64;
+        let left = self.left.entries.checked_sub(1).zip(self.left.bytes.checked_sub(bytes));
+        let (entries, bytes) = left.ok_or(ArchiveError::TooManyEntries(self.limit))?;
+        self.left = Limits { entries, bytes };
+        Ok(())
     }
 
     /// A file (0644) with all of `content`. `path` is relative and plain.
-    pub(super) fn file(&self, path: &Path, content: &mut dyn Read) -> Result<u64, ArchiveError> {
+    pub(super) fn file(&mut self, path: &Path, content: &mut dyn Read) -> Result<u64, ArchiveError> {
         fill(&mut self.create(path)?, path, content)
     }
 
     /// An empty file (0644), open for reading and writing.
-    pub(super) fn create(&self, path: &Path) -> Result<File, ArchiveError> {
+    pub(super) fn create(&mut self, path: &Path) -> Result<File, ArchiveError> {
         self.parents(path)?;
+        self.count(path, 0)?;
         let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(self.root.join(path));
         open.map_err(|error| duplicate(error, path))
     }
 
     /// A second name for a file that is already there.
-    pub(super) fn hard_link(&self, path: &Path, target: &Path) -> Result<(), ArchiveError> {
+    pub(super) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), ArchiveError> {
         self.parents(path)?;
+        self.count(path, 0)?;
         fs::hard_link(self.root.join(target), self.root.join(path)).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
+            // A path through a file leads nowhere; one to a directory the system refuses.
+            let nowhere = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory, io::ErrorKind::PermissionDenied];
+            if nowhere.contains(&error.kind()) {
                 return ArchiveError::Link { path: path.to_owned() };
             }
             duplicate(error, path)
@@ -60,31 +98,35 @@ impl Stage {
     }
 
     /// A symbolic link, made by [`Self::finish`].
-    pub(super) fn symlink(&mut self, path: &Path, target: PathBuf) {
+    pub(super) fn symlink(&mut self, path: &Path, target: PathBuf) -> Result<(), ArchiveError> {
+        self.count(path, target.as_os_str().len())?;
         self.links.push((path.to_owned(), target));
+        Ok(())
     }
 
     /// Makes the symbolic links; each has to lead to something in the directory `within`.
-    pub(super) fn finish(self, within: &Path) -> Result<(), ArchiveError> {
+    pub(super) fn finish(&mut self, within: &Path) -> Result<(), ArchiveError> {
         // All directories first: once there is a link, nothing more is made below anything. A link to a place that
         // another link needs as a directory then is a duplicate.
-        for (path, _) in &self.links {
+        let links = std::mem::take(&mut self.links);
+        for (path, _) in &links {
             self.parents(path)?;
         }
-        for (path, target) in &self.links {
+        for (path, target) in &links {
             symlink(target, self.root.join(path)).map_err(|error| duplicate(error, path))?;
         }
         let root = fs::canonicalize(self.root.join(within))?;
-        for (path, _) in &self.links {
+        for (path, target) in &links {
+            // An absolute one leads elsewhere tomorrow, even if it leads inside today.
             let inside = fs::canonicalize(self.root.join(path)).is_ok_and(|target| target.starts_with(&root));
-            if !inside {
+            if !inside || target.is_absolute() {
                 return Err(ArchiveError::Link { path: path.clone() });
             }
         }
         Ok(())
     }
 
-    fn parents(&self, path: &Path) -> Result<(), ArchiveError> {
+    fn parents(&mut self, path: &Path) -> Result<(), ArchiveError> {
         match path.parent() {
             Some(parent) => self.directory(parent),
             None => Ok(()),
@@ -110,10 +152,11 @@ pub(super) fn fill(file: &mut File, path: &Path, content: &mut dyn Read) -> Resu
 }
 
 fn duplicate(error: io::Error, path: &Path) -> ArchiveError {
-    if error.kind() == io::ErrorKind::AlreadyExists {
-        return ArchiveError::Duplicate { path: path.to_owned() };
-    }
-    unwritten(error, path)
+    if error.kind() == io::ErrorKind::AlreadyExists { taken(path) } else { unwritten(error, path) }
+}
+
+fn taken(path: &Path) -> ArchiveError {
+    ArchiveError::Duplicate { path: path.to_owned() }
 }
 
 fn unwritten(source: io::Error, path: &Path) -> ArchiveError {
@@ -129,10 +172,10 @@ mod tests {
         let root = temp.path().join("root");
         fs::create_dir(&root).unwrap();
         fs::write(temp.path().join("secret"), "x").unwrap();
-        let mut stage = Stage::new(root);
+        let mut stage = Stage::new(root, 100);
         stage.file(Path::new("deep/er/file"), &mut &b"content"[..]).unwrap();
         for (path, target) in links {
-            stage.symlink(Path::new(path), PathBuf::from(target));
+            stage.symlink(Path::new(path), PathBuf::from(target)).unwrap();
         }
         (temp, stage.finish(Path::new("deep")))
     }
@@ -167,7 +210,7 @@ mod tests {
     #[test]
     fn nothing_is_written_twice_and_hard_links_need_their_file() {
         let temp = tempfile::tempdir().unwrap();
-        let stage = Stage::new(temp.path());
+        let mut stage = Stage::new(temp.path(), 100);
         let path = Path::new("a/b");
         stage.file(path, &mut &b"1"[..]).unwrap();
         assert!(matches!(stage.file(path, &mut &b"2"[..]), Err(ArchiveError::Duplicate { .. })));
@@ -175,6 +218,30 @@ mod tests {
         assert_eq!(fs::read(temp.path().join("c")).unwrap(), b"1");
         assert!(matches!(stage.hard_link(Path::new("d"), Path::new("no")), Err(ArchiveError::Link { .. })));
         assert!(matches!(stage.hard_link(path, Path::new("c")), Err(ArchiveError::Duplicate { .. })));
+        for path in ["c", "c/x", "c/x/y"] {
+            assert!(matches!(stage.directory(Path::new(path)), Err(ArchiveError::Duplicate { .. })), "{path}");
+            let below = Path::new(path).join("z");
+            assert!(matches!(stage.file(&below, &mut &b"3"[..]), Err(ArchiveError::Duplicate { .. })), "{path}");
+        }
+        assert!(matches!(stage.hard_link(Path::new("e"), Path::new("a")), Err(ArchiveError::Link { .. })));
+        assert!(matches!(stage.hard_link(Path::new("e"), Path::new("c/x")), Err(ArchiveError::Link { .. })));
+    }
+
+    #[test]
+    fn implied_directories_and_texts_count_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut stage = Stage::new(temp.path(), 5);
+        stage.file(Path::new("a/b/c"), &mut &b"1"[..]).unwrap();
+        stage.directory(Path::new("a/b")).unwrap();
+        let error = stage.file(Path::new("d/e/f"), &mut &b"1"[..]).unwrap_err();
+        assert!(matches!(error, ArchiveError::TooManyEntries(5)), "{error:?}");
+        let mut stage = Stage::new(temp.path(), 10_000);
+        let deep = "x/".repeat(MAX_DEPTH + 1);
+        assert!(matches!(stage.directory(Path::new(&deep)), Err(ArchiveError::TooDeep { .. })));
+        assert!(!temp.path().join("x").exists());
+        let long = PathBuf::from("y".repeat(4000));
+        let links = (0..10_000).take_while(|n| stage.symlink(Path::new(&n.to_string()), long.clone()).is_ok());
+        assert!((4_000..4_300).contains(&links.count()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     tree::{self, regular, sha256},
 };
 use crate::{
+    fetch::Client,
     initramfs::{BootFiles, InitramfsCache},
     job::Job,
     publish::{NameLock, Shelf},
@@ -32,6 +33,7 @@ pub struct KernelStore {
     downloads: Shelf,
     apt_home: PathBuf,
     initramfs: InitramfsCache,
+    client: Client,
 }
 
 /// A kernel on this host.
@@ -105,7 +107,14 @@ impl KernelStore {
             downloads: Shelf::open(cache.join("downloads"))?,
             apt_home: cache.join("apt"),
             initramfs: InitramfsCache::open(&cache.join("initramfs"))?,
+            client: Client::default(),
         })
+    }
+
+    /// The same store, with another patience for downloads.
+    #[must_use]
+    pub fn downloading_with(self, client: Client) -> Self {
+        Self { client, ..self }
     }
 
     /// Every kernel.
@@ -180,7 +189,7 @@ impl KernelStore {
         if let Some(kernel) = self.sound(name).filter(|_| !force) {
             return Ok((kernel, Outcome::AlreadyThere));
         }
-        let mut failure = None;
+        let mut failures = Vec::new();
         for source in &entry.sources {
             let error = match self.pull_from(source, entry, &lock, job) {
                 Ok(kernel) => return Ok((kernel, Outcome::Pulled)),
@@ -190,12 +199,14 @@ impl KernelStore {
                 return Err(error);
             }
             tracing::info!(kernel = %name, %error, "a source did not give the kernel");
-            // What a usable source said is worth more than that another is of no use.
-            if failure.is_none() || !matches!(error, KernelError::Source(_)) {
-                failure = Some(error);
-            }
+            failures.push(error);
         }
-        let source = Box::new(failure.expect("a catalog entry has a source"));
+        // What a usable source said is worth more than that another is of no use.
+        let is_useless = |error: &KernelError| matches!(error, KernelError::Source(_));
+        if !failures.iter().all(is_useless) {
+            failures.retain(|error| !is_useless(error));
+        }
+        let source = Box::new(KernelError::in_order(failures).expect("a catalog entry has a source"));
         Err(KernelError::Pull { name: name.clone(), source })
     }
 
@@ -208,6 +219,10 @@ impl KernelStore {
     ) -> Result<Kernel, KernelError> {
         match source {
             Source::Unusable(reason) => Err(reason.clone().into()),
+            Source::Bundle(bundle) => {
+                let description = Description { distro: Some(entry.distro.clone()), ..Description::default() };
+                self.publish(&entry.name, &description, lock, job, |draft| bundle.receive(&self.client, draft))
+            }
             Source::Apt { package, kernel } => {
                 let download = self.downloads.stage()?;
                 let apt = Apt::new(&self.apt_home)?;
@@ -259,6 +274,7 @@ impl KernelStore {
         let source = gather(&mut draft)?;
         let manifest = draft.finish(name, source)?;
         job.cancel.check()?;
+        job.progress.phase(&format!("bringing kernel {name} to the disk"));
         let directory = self.shelf.publish(staging, lock)?;
         Ok(Kernel { directory, manifest })
     }

@@ -4,7 +4,10 @@
 
 mod apt;
 mod boot_files;
+mod bundle;
 mod bzimage;
 mod fixture;
+mod hostile;
 mod import;
+mod interrupted;
 mod store;

@@ -2,8 +2,16 @@
 
 mod disk;
 mod ext4;
+mod fetch;
 mod full;
 mod image;
 mod kernel;
 mod rootfs;
 mod rootfs_model;
+mod web;
+
+/// SHA-256 in the notation of manifests and catalogs.
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}

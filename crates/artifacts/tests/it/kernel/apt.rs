@@ -68,7 +68,7 @@ fn another_kernel_than_the_catalogs_is_refused() {
     let catalog = |package: &str, kernel: &str| {
         let json = format!(
             r#"{{"version":1,"entries":[{{"name":"debian-{kernel}","distro":"debian","arch":"x86_64",
-            "kernel_version":"{kernel}","sources":[{{"type":"bundle","url":"https://example.org/"}},
+            "kernel_version":"{kernel}","sources":[{{"type":"carrier-pigeon","ring":7}},
             {{"type":"apt","package":"{package}","kernel":"{kernel}"}}]}}]}}"#
         );
         Catalog::parse(json.as_bytes()).unwrap()

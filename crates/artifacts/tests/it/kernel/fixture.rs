@@ -188,34 +188,52 @@ pub(super) fn packed_in_rust(codec: Codec, data: &[u8]) -> Vec<u8> {
     }
 }
 
-/// One member of a package's data archive.
+/// One member of a tar archive.
 pub(super) enum Member<'a> {
     File(&'a str, Vec<u8>),
+    /// A file with these mode bits.
+    Mode(&'a str, u32, Vec<u8>),
+    Directory(&'a str),
     Link(&'a str, &'a str),
     HardLink(&'a str, &'a str),
     Fifo(&'a str),
+    /// A member with this type byte.
+    Typed(&'a str, u8),
+}
+
+/// A tar archive with the members, however bad their names are.
+pub(super) fn tar(members: &[Member<'_>]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for member in members {
+        append(&mut archive, member);
+    }
+    archive.into_inner().unwrap()
+}
+
+pub(super) fn append<W: Write>(archive: &mut tar::Builder<W>, member: &Member<'_>) {
+    let (kind, path, link, content) = match member {
+        Member::File(path, content) | Member::Mode(path, _, content) => {
+            (tar::EntryType::Regular, *path, "", content.as_slice())
+        }
+        Member::Directory(path) => (tar::EntryType::Directory, *path, "", &[][..]),
+        Member::Link(path, target) => (tar::EntryType::Symlink, *path, *target, &[][..]),
+        Member::HardLink(path, target) => (tar::EntryType::Link, *path, *target, &[][..]),
+        Member::Fifo(path) => (tar::EntryType::Fifo, *path, "", &[][..]),
+        Member::Typed(path, kind) => (tar::EntryType::new(*kind), *path, "", &[][..]),
+    };
+    let mut header = tar::Header::new_gnu();
+    // Straight into the header: the crate would not write some of these.
+    header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(content.len() as u64);
+    header.set_mode(if let Member::Mode(_, mode, _) = member { *mode } else { 0o644 });
+    header.set_cksum();
+    archive.append(&header, content).unwrap();
 }
 
 /// A Debian package with the members, named `linux-image-<release>`, for `architecture`.
 pub(super) fn deb(architecture: &str, members: &[Member<'_>]) -> Vec<u8> {
-    let mut data = tar::Builder::new(Vec::new());
-    for member in members {
-        let (kind, path, link, content) = match member {
-            Member::File(path, content) => (tar::EntryType::Regular, *path, "", content.as_slice()),
-            Member::Link(path, target) => (tar::EntryType::Symlink, *path, *target, &[][..]),
-            Member::HardLink(path, target) => (tar::EntryType::Link, *path, *target, &[][..]),
-            Member::Fifo(path) => (tar::EntryType::Fifo, *path, "", &[][..]),
-        };
-        let mut header = tar::Header::new_gnu();
-        // Straight into the header: the crate would not write some of these.
-        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-        header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
-        header.set_entry_type(kind);
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        data.append(&header, content).unwrap();
-    }
     let control =
         format!("Package: linux-image-{RELEASE}\nVersion: 6.1.5-1\nArchitecture: {architecture}\nDescription: x\n");
     let mut control_archive = tar::Builder::new(Vec::new());
@@ -225,7 +243,7 @@ pub(super) fn deb(architecture: &str, members: &[Member<'_>]) -> Vec<u8> {
     let parts = [
         ("debian-binary", b"2.0\n".to_vec()),
         ("control.tar.xz", packed_in_rust(Codec::Xz, &control_archive.into_inner().unwrap())),
-        ("data.tar.xz", packed_in_rust(Codec::Xz, &data.into_inner().unwrap())),
+        ("data.tar.xz", packed_in_rust(Codec::Xz, &tar(members))),
     ];
     let mut ar = b"!<arch>\n".to_vec();
     for (name, content) in parts {

@@ -102,10 +102,10 @@ fn a_pull_says_what_is_not_offered_and_what_cannot_be_used() {
     assert_eq!(error.to_string(), "no catalog has a kernel test-6.1 for x86_64");
     let error = pull(
         r#"{"version":1,"entries":[{"name":"test-6.1","distro":"x","arch":"x86_64","kernel_version":"6.1",
-           "sources":[{"type":"bundle","url":"https://example.org/x","sha256":"00","size":1}]}]}"#,
+           "sources":[{"type":"carrier-pigeon","ring":7}]}]}"#,
     );
     let KernelError::Pull { source, .. } = error else { panic!("{error:?}") };
-    assert_eq!(source.to_string(), "this version of banger has no use for a source of type \"bundle\"");
+    assert_eq!(source.to_string(), "this version of banger has no use for a source of type \"carrier-pigeon\"");
     assert!(host.stored().is_empty());
 }
 

@@ -1,0 +1,92 @@
+//! Downloads, for code that blocks.
+//!
+//! One request, one stream of bytes, hashed on the way; nothing is kept, resumed or unpacked. Decides which addresses
+//! may be asked ([`Address`]), how long a silence is borne and that the end has to be where it was announced; refuses
+//! to know what the bytes are.
+//!
+//! The network has a thread of its own per download: it reads and hashes while the caller unpacks and writes, and the
+//! caller can turn away at any time, even from a name server that does not answer.
+
+mod address;
+mod body;
+mod error;
+mod transfer;
+
+pub use address::{Address, AddressError};
+pub use body::{Body, Received};
+pub use error::FetchError;
+
+use crate::job::Job;
+use std::time::{Duration, Instant};
+use transfer::Transfer;
+
+/// How often a wait looks at the cancel flag.
+const POLL: Duration = Duration::from_millis(25);
+
+/// How patient downloads are.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// How long a name server and a server may each take until there is a connection.
+    pub connect: Duration,
+    /// How long a server may take to answer, and over how long a stretch of waiting it has to send something.
+    pub stall: Duration,
+    /// The pause before each further attempt to connect; there are as many further attempts.
+    pub pauses: Vec<Duration>,
+}
+
+/// How much a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// So many bytes, neither more nor less.
+    Exactly(u64),
+    /// So many bytes at most.
+    UpTo(u64),
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        let pauses = [200, 1000, 3000].map(Duration::from_millis).to_vec();
+        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(30), pauses }
+    }
+}
+
+impl Client {
+    /// Asks for what is at `address`. The answer's head has arrived when this returns; the body is read from what is
+    /// returned.
+    pub fn open<'a>(&self, address: &Address, extent: Extent, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
+        let mut pauses = self.pauses.iter();
+        loop {
+            let transfer = Transfer::start(address.clone(), self)?;
+            match Body::begin(transfer, extent, self.stall, job) {
+                Err(error) if error.is_connection() => {
+                    let Some(pause) = pauses.next() else { return Err(error) };
+                    tracing::info!(%address, error = %error, "connecting again");
+                    wait(*pause, job)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// All of what is at `address`, for small things: at most `max` bytes.
+    pub fn read(&self, address: &Address, max: u64, job: &Job<'_>) -> Result<Vec<u8>, FetchError> {
+        let mut body = self.open(address, Extent::UpTo(max), job)?;
+        let mut bytes = Vec::new();
+        // A failure is told by `finish`, with its reason.
+        let _ = std::io::Read::read_to_end(&mut body, &mut bytes);
+        body.finish()?;
+        Ok(bytes)
+    }
+}
+
+fn wait(pause: Duration, job: &Job<'_>) -> Result<(), FetchError> {
+    let until = Instant::now() + pause;
+    loop {
+        job.cancel.check()?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(POLL));
+    }
+}

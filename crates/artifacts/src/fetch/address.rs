@@ -1,0 +1,184 @@
+//! Where something may be downloaded from.
+//!
+//! `https://` anywhere, `http://` only on this host, never with a name and password in it. The same rule holds for
+//! every redirect, which in addition never leads from `https://` to `http://`.
+
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use ureq::http::{Uri, uri::Scheme};
+
+/// Longest address.
+const MAX_LENGTH: usize = 2048;
+
+/// An address that may be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    // Shared: errors carry addresses, and a Uri is large.
+    uri: Arc<Uri>,
+}
+
+/// Why an address is not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// It is no complete URL.
+    #[error("it is not a URL")]
+    Malformed,
+    /// Neither `https` nor `http`.
+    #[error("it is neither https:// nor http://")]
+    Scheme,
+    /// Plain text over a network.
+    #[error("http:// is for this host's own addresses only (127.0.0.1, [::1], localhost)")]
+    Plain,
+    /// It has a user's name in it.
+    #[error("it has a user name or password in it")]
+    Credentials,
+    /// From `https://` to `http://`.
+    #[error("it leads from https:// to http://")]
+    Downgrade,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() || text.len() > MAX_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(AddressError::Malformed);
+        }
+        let uri: Uri = text.parse().map_err(|_| AddressError::Malformed)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return Err(AddressError::Malformed);
+        };
+        if authority.as_str().contains('@') {
+            return Err(AddressError::Credentials);
+        }
+        if authority.host().is_empty() {
+            return Err(AddressError::Malformed);
+        }
+        match scheme {
+            scheme if *scheme == Scheme::HTTPS => Ok(Self { uri: Arc::new(uri) }),
+            scheme if *scheme != Scheme::HTTP => Err(AddressError::Scheme),
+            _ if is_loopback(authority.host()) => Ok(Self { uri: Arc::new(uri) }),
+            _ => Err(AddressError::Plain),
+        }
+    }
+}
+
+impl Address {
+    /// Whether what passes is encrypted.
+    pub(super) fn is_https(&self) -> bool {
+        self.uri.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// `host` or `host:port`, for messages.
+    pub fn host(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Where a redirect to `location` leads.
+    pub(super) fn redirected(&self, location: &str) -> Result<Self, AddressError> {
+        let location = location.split('#').next().unwrap_or_default();
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let path = self.uri.path();
+        let target = if location.is_empty() {
+            return Err(AddressError::Malformed);
+        } else if location.starts_with("//") {
+            format!("{scheme}:{location}")
+        } else if location.starts_with('/') {
+            format!("{scheme}://{}{location}", self.host())
+        } else if location.starts_with('?') {
+            format!("{scheme}://{}{path}{location}", self.host())
+        } else if location.split(['/', '?']).next().is_some_and(|first| first.contains(':')) {
+            location.to_owned()
+        } else {
+            let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+            format!("{scheme}://{}{directory}/{location}", self.host())
+        };
+        let target: Self = target.parse()?;
+        if self.is_https() && !target.is_https() {
+            return Err(AddressError::Downgrade);
+        }
+        Ok(target)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    literal.eq_ignore_ascii_case("localhost") || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn https_anywhere_and_http_at_home() {
+        for good in [
+            "https://example.org/a/b.tar.zst?x=1",
+            "https://127.0.0.1:8443/",
+            "http://127.0.0.1:8000/x",
+            "http://127.9.9.9/x",
+            "http://[::1]:80/x",
+            "http://localhost/x",
+            "HTTP://LOCALHOST/x",
+        ] {
+            address(good);
+        }
+        for (bad, why) in [
+            ("", AddressError::Malformed),
+            ("/x", AddressError::Malformed),
+            ("example.org/x", AddressError::Malformed),
+            ("https:///x", AddressError::Malformed),
+            ("https://exa mple.org/x", AddressError::Malformed),
+            ("https://example.org/\u{e4}", AddressError::Malformed),
+            ("ftp://127.0.0.1/x", AddressError::Scheme),
+            ("file://localhost/etc/passwd", AddressError::Scheme),
+            ("http://example.org/x", AddressError::Plain),
+            ("http://10.0.0.1/x", AddressError::Plain),
+            ("http://127.0.0.1.example.org/x", AddressError::Plain),
+            ("http://localhost.example.org/x", AddressError::Plain),
+            ("http://0x7f000001/x", AddressError::Plain),
+            ("http://[::ffff:127.0.0.1]/x", AddressError::Plain),
+            ("https://me:secret@example.org/x", AddressError::Credentials),
+            ("http://127.0.0.1@example.org/x", AddressError::Credentials),
+        ] {
+            assert_eq!(bad.parse::<Address>(), Err(why), "{bad}");
+        }
+        assert!(format!("https://example.org/{}", "x".repeat(MAX_LENGTH)).parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn redirects_are_resolved_and_obey_the_rule() {
+        let from = address("https://example.org/a/b?c#d");
+        for (location, to) in [
+            ("https://other.example.org/x#part", "https://other.example.org/x"),
+            ("//other.example.org/x", "https://other.example.org/x"),
+            ("/x", "https://example.org/x"),
+            ("x", "https://example.org/a/x"),
+            ("x?a:b", "https://example.org/a/x?a:b"),
+            ("?y", "https://example.org/a/b?y"),
+        ] {
+            assert_eq!(from.redirected(location).map(|to| to.to_string()), Ok(to.to_owned()), "{location}");
+        }
+        assert_eq!(from.redirected("http://127.0.0.1/x"), Err(AddressError::Downgrade));
+        assert_eq!(from.redirected("http://example.org/x"), Err(AddressError::Plain));
+        assert_eq!(from.redirected("javascript:alert(1)"), Err(AddressError::Malformed));
+        assert_eq!(from.redirected("https://a@b/"), Err(AddressError::Credentials));
+        assert_eq!(from.redirected("#x"), Err(AddressError::Malformed));
+        let home = address("http://127.0.0.1:1/x");
+        assert_eq!(home.redirected("//example.org/x"), Err(AddressError::Plain));
+        assert!(home.redirected("https://example.org/x").is_ok());
+    }
+}

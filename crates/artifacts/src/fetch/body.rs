@@ -1,0 +1,177 @@
+//! The reader's side of a download.
+
+use super::{
+    Extent, FetchError, POLL,
+    transfer::{Event, Transfer},
+};
+use crate::job::Job;
+use std::{
+    fmt,
+    io::{self, Read},
+    time::{Duration, Instant},
+};
+
+/// Least that has to come over a stretch of waiting: a server that sends a byte now and then has stalled too.
+const LEAST: u64 = 4 << 10;
+
+/// What a download brings. A failed read says little: [`Self::failure`] and [`Self::finish`] know the reason.
+pub struct Body<'a> {
+    transfer: Transfer,
+    job: Job<'a>,
+    stall: Duration,
+    /// Where it may at most end, and whether it has to end there.
+    max: u64,
+    expected: Option<u64>,
+    chunk: Vec<u8>,
+    /// How much of `chunk` was handed out.
+    taken: usize,
+    received: u64,
+    /// Time spent waiting, and bytes received, since the server was last seen to send enough.
+    waited: Duration,
+    fresh: u64,
+    sha256: Option<String>,
+    failure: Option<FetchError>,
+}
+
+/// A whole body, once it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+impl<'a> Body<'a> {
+    /// Waits for the head of the answer and compares what it announces with `extent`.
+    pub(super) fn begin(
+        transfer: Transfer,
+        extent: Extent,
+        stall: Duration,
+        job: &Job<'a>,
+    ) -> Result<Self, FetchError> {
+        let announced = loop {
+            job.cancel.check()?;
+            match transfer.next(POLL) {
+                None => {}
+                Some(Event::Head(announced)) => break announced,
+                Some(Event::Failed(error)) => return Err(error),
+                Some(Event::Chunk(_) | Event::End(_)) => unreachable!("a body comes after its head"),
+            }
+        };
+        let (max, expected) = match (extent, announced) {
+            (Extent::Exactly(expected), Some(announced)) if announced != expected => {
+                return Err(FetchError::Announced { announced, expected });
+            }
+            (Extent::Exactly(expected), _) => (expected, Some(expected)),
+            (Extent::UpTo(max), Some(announced)) if announced > max => return Err(FetchError::TooLarge(max)),
+            (Extent::UpTo(max), announced) => (max, announced),
+        };
+        Ok(Self {
+            transfer,
+            job: *job,
+            stall,
+            max,
+            expected,
+            chunk: Vec::new(),
+            taken: 0,
+            received: 0,
+            waited: Duration::ZERO,
+            fresh: 0,
+            sha256: None,
+            failure: None,
+        })
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Why reading failed, if it did.
+    pub fn failure(&mut self) -> Option<FetchError> {
+        self.failure.take()
+    }
+
+    /// Reads what is left, and returns what the whole was.
+    pub fn finish(mut self) -> Result<Received, FetchError> {
+        loop {
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if let Some(sha256) = self.sha256.take() {
+                return Ok(Received { length: self.received, sha256 });
+            }
+            self.advance()?;
+        }
+    }
+
+    /// Waits for the next chunk or the end.
+    fn advance(&mut self) -> Result<(), FetchError> {
+        let event = loop {
+            self.job.cancel.check()?;
+            let since = Instant::now();
+            if let Some(event) = self.transfer.next(POLL) {
+                break event;
+            }
+            self.waited += since.elapsed();
+            if self.waited >= self.stall {
+                if self.fresh < LEAST {
+                    return Err(FetchError::Stalled { waited: self.waited, received: self.received });
+                }
+                (self.waited, self.fresh) = (Duration::ZERO, 0);
+            }
+        };
+        match event {
+            Event::Chunk(chunk) => {
+                self.received += chunk.len() as u64;
+                self.fresh += chunk.len() as u64;
+                if self.received > self.max {
+                    return Err(FetchError::TooLarge(self.max));
+                }
+                self.job.progress.advance(self.received, self.expected);
+                (self.chunk, self.taken) = (chunk, 0);
+                Ok(())
+            }
+            Event::End(sha256) => match self.expected {
+                Some(expected) if expected != self.received => {
+                    Err(FetchError::Short { received: self.received, expected })
+                }
+                _ => {
+                    self.sha256 = Some(sha256);
+                    Ok(())
+                }
+            },
+            Event::Failed(error) => Err(error),
+            Event::Head(_) => unreachable!("there is one head"),
+        }
+    }
+}
+
+impl fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("received", &self.received)
+            .field("expected", &self.expected)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.taken == self.chunk.len() && self.sha256.is_none() && !buffer.is_empty() {
+            if self.failure.is_none()
+                && let Err(failure) = self.advance()
+            {
+                self.failure = Some(failure);
+            }
+            if self.failure.is_some() {
+                return Err(io::Error::other("the download failed"));
+            }
+        }
+        let n = buffer.len().min(self.chunk.len() - self.taken);
+        buffer[..n].copy_from_slice(&self.chunk[self.taken..self.taken + n]);
+        self.taken += n;
+        Ok(n)
+    }
+}

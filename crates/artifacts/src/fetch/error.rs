@@ -1,0 +1,117 @@
+//! What can be wrong with a download.
+
+use super::{Address, AddressError};
+use crate::job::Cancelled;
+use std::{error::Error, io, time::Duration};
+
+/// Why something was not downloaded.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// There was no connection, or it was gone before there was an answer.
+    #[error("cannot connect to {host}")]
+    Connect {
+        /// `host` or `host:port`.
+        host: String,
+        /// What the system said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server did not prove to be who it should be.
+    #[error("cannot trust {host}")]
+    Tls {
+        /// `host` or `host:port`.
+        host: String,
+        /// What is wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Nothing on this host says whom to trust.
+    #[error("this host has no certificates to check a server with (the package ca-certificates has them)")]
+    NoCertificates,
+    /// The answer was not HTTP, or its head had no end.
+    #[error("{host} does not answer as a web server does")]
+    Protocol {
+        /// `host` or `host:port`.
+        host: String,
+        /// What is wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A redirect to where banger does not go.
+    #[error("{address} leads to {location:?}, which is refused")]
+    Redirect {
+        /// Who redirects.
+        address: Address,
+        /// Where to, cut.
+        location: String,
+        /// Why not.
+        source: AddressError,
+    },
+    /// Redirects without end.
+    #[error("{address} leads from one address to the next, more than {max} times")]
+    Redirects {
+        /// Where it began.
+        address: Address,
+        /// Most redirects followed.
+        max: usize,
+    },
+    /// The server has no such thing, or does not give it.
+    #[error("{address} answers {status}{}", quoted(excerpt))]
+    Status {
+        /// Who said it.
+        address: Address,
+        /// The status and what it means: `404 Not Found`.
+        status: String,
+        /// The beginning of what the server had to say.
+        excerpt: String,
+    },
+    /// The server has something of another size.
+    #[error("the server announces {announced} bytes, and not {expected}")]
+    Announced {
+        /// By the server.
+        announced: u64,
+        /// What it has to be.
+        expected: u64,
+    },
+    /// More than there may be.
+    #[error("there are more than {0} bytes")]
+    TooLarge(u64),
+    /// The end came too early.
+    #[error("the server stopped after {received} of {expected} bytes")]
+    Short {
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that should have come.
+        expected: u64,
+    },
+    /// The connection broke.
+    #[error("the connection broke after {received} bytes")]
+    Broken {
+        /// Bytes that came.
+        received: u64,
+        /// What the system said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Nothing, or next to nothing, comes any more.
+    #[error("nothing more came for {} s, after {received} bytes", waited.as_secs_f32())]
+    Stalled {
+        /// How long.
+        waited: Duration,
+        /// Bytes that came before.
+        received: u64,
+    },
+    /// No thread could be had for it, or it died.
+    #[error("the thread of the download failed")]
+    Thread(#[source] io::Error),
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl FetchError {
+    /// Whether another attempt may bring more.
+    pub(super) fn is_connection(&self) -> bool {
+        matches!(self, Self::Connect { .. })
+    }
+}
+
+fn quoted(excerpt: &str) -> String {
+    if excerpt.is_empty() { String::new() } else { format!(": {excerpt:?}") }
+}

@@ -1,0 +1,284 @@
+//! The network's side of a download: a thread that connects, follows redirects, reads and hashes.
+//!
+//! It tells the other side what it does through a short queue, so it is never far ahead, and ends when nobody listens.
+
+use super::{Address, Client, FetchError};
+use crate::kernel::hex;
+use sha2::{Digest, Sha256};
+use std::{
+    error::Error,
+    io::{self, Read},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+use ureq::{
+    Agent, Proxy, Timeout,
+    config::Config,
+    http::{Response, StatusCode, header},
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+/// Most redirects followed.
+const MAX_REDIRECTS: usize = 5;
+/// Most bytes of an answer's head.
+const MAX_HEAD: usize = 32 << 10;
+/// Most bytes that travel at once.
+const CHUNK: usize = 128 << 10;
+/// Most chunks that wait to be taken.
+const QUEUE: usize = 8;
+/// Most bytes of an error page read, and most characters of it shown.
+const EXCERPT: usize = 512;
+const SHOWN: usize = 160;
+
+/// What the thread tells.
+pub(super) enum Event {
+    /// The server has it; as long as said, if it said.
+    Head(Option<u64>),
+    /// The next bytes.
+    Chunk(Vec<u8>),
+    /// That was all; SHA-256 of all chunks.
+    End(String),
+    /// There will be no more.
+    Failed(FetchError),
+}
+
+/// A running transfer; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    events: Receiver<Event>,
+    stop: Stop,
+}
+
+/// Interrupts the thread's network calls.
+#[derive(Debug, Clone, Default)]
+struct Stop(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    agent: Option<Agent>,
+}
+
+impl Transfer {
+    /// Starts asking for `address`.
+    pub(super) fn start(address: Address, client: &Client) -> Result<Self, FetchError> {
+        let (events, receiver) = sync_channel(QUEUE);
+        let stop = Stop::default();
+        let sender = Sender { events, stop: stop.clone(), client: client.clone(), received: 0 };
+        let thread = thread::Builder::new().name("download".into());
+        thread.spawn(move || sender.run(&address)).map_err(FetchError::Thread)?;
+        Ok(Self { events: receiver, stop })
+    }
+
+    /// The next event, if one comes in time.
+    pub(super) fn next(&self, wait: Duration) -> Option<Event> {
+        match self.events.recv_timeout(wait) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Only after a last word that was heard already, or a panic.
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Event::Failed(FetchError::Thread(io::Error::other("it ended before the download did"))))
+            }
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.stop.now();
+    }
+}
+
+impl Stop {
+    fn now(&self) {
+        let agent = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.stopped = true;
+            state.agent.take()
+        };
+        if let Some(agent) = agent {
+            agent.shutdown();
+        }
+    }
+
+    /// Remembers whom to interrupt; false when it is too late to begin.
+    fn interrupts(&self, agent: &Agent) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.agent = Some(agent.clone());
+        !state.stopped
+    }
+}
+
+/// The thread.
+struct Sender {
+    events: SyncSender<Event>,
+    stop: Stop,
+    client: Client,
+    received: u64,
+}
+
+impl Sender {
+    fn run(mut self, address: &Address) {
+        let last = match self.transfer(address) {
+            Ok(Some(sha256)) => Event::End(sha256),
+            Ok(None) => return,
+            Err(error) => Event::Failed(error),
+        };
+        let _ = self.events.send(last);
+    }
+
+    /// Passes on the whole body and returns its hash; `None` when nobody listens any more.
+    fn transfer(&mut self, address: &Address) -> Result<Option<String>, FetchError> {
+        let Some(response) = self.follow(address)? else { return Ok(None) };
+        let body = response.into_body();
+        let announced = body.content_length();
+        if self.events.send(Event::Head(announced)).is_err() {
+            return Ok(None);
+        }
+        let mut reader = body.into_reader();
+        let mut hash = Sha256::new();
+        loop {
+            let mut chunk = vec![0; CHUNK];
+            match reader.read(&mut chunk) {
+                Ok(0) => return Ok(Some(hex(&hash.finalize()))),
+                Ok(n) => {
+                    chunk.truncate(n);
+                    hash.update(&chunk);
+                    self.received += n as u64;
+                    if self.events.send(Event::Chunk(chunk)).is_err() {
+                        return Ok(None);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(error.into(), announced)),
+            }
+        }
+    }
+
+    /// The answer at the end of all redirects.
+    fn follow(&self, first: &Address) -> Result<Option<Response<ureq::Body>>, FetchError> {
+        let mut address = first.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let agent = self.agent(&address)?;
+            if !self.stop.interrupts(&agent) {
+                return Ok(None);
+            }
+            let response = agent.get(address.uri()).call().map_err(|error| self.unanswered(&address, error))?;
+            let status = response.status();
+            if status == StatusCode::OK {
+                return Ok(Some(response));
+            }
+            let location = response.headers().get(header::LOCATION).filter(|_| leads_on(status));
+            let Some(location) = location else { return Err(refused(address, response)) };
+            let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
+            address = match address.redirected(&location) {
+                Ok(next) => next,
+                Err(source) => {
+                    let location = location.chars().take(SHOWN).collect();
+                    return Err(FetchError::Redirect { address, location, source });
+                }
+            };
+        }
+        Err(FetchError::Redirects { address: first.clone(), max: MAX_REDIRECTS })
+    }
+
+    /// A client for one request. What it keeps (certificates, a connection) goes with it.
+    fn agent(&self, address: &Address) -> Result<Agent, FetchError> {
+        let client = &self.client;
+        let config = Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_idle_connections(0)
+            .max_response_header_size(MAX_HEAD)
+            .input_buffer_size(CHUNK)
+            .user_agent(concat!("banger/", env!("CARGO_PKG_VERSION")))
+            // The file's own bytes, which is what its hash is about.
+            .accept_encoding("identity")
+            .timeout_resolve(Some(client.connect))
+            .timeout_connect(Some(client.connect))
+            .timeout_send_request(Some(client.stall))
+            .timeout_recv_response(Some(client.stall))
+            .timeout_per_read(Some(client.stall));
+        let config = if address.is_https() {
+            config.https_only(true).proxy(Proxy::try_from_env()).tls_config(trust()?)
+        } else {
+            // A proxy's loopback address is not ours.
+            config.proxy(None)
+        };
+        Ok(config.build().new_agent())
+    }
+
+    /// What it means that there is no answer.
+    fn unanswered(&self, address: &Address, error: ureq::Error) -> FetchError {
+        let host = address.host().to_owned();
+        match error {
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
+            | ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::ConnectProxyFailed(_) => FetchError::Connect { host, source: error.into() },
+            ureq::Error::Timeout(_) => FetchError::Stalled { waited: self.client.stall, received: 0 },
+            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { host, source: error.into() },
+            ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                FetchError::Tls { host, source: plain(source) }
+            }
+            ureq::Error::Io(source) => FetchError::Connect { host, source: plain(source) },
+            other => FetchError::Protocol { host, source: other.into() },
+        }
+    }
+
+    /// What it means that a body goes on no further.
+    fn broken(&self, error: ureq::Error, announced: Option<u64>) -> FetchError {
+        let received = self.received;
+        match (error, announced) {
+            (ureq::Error::Timeout(_), _) => FetchError::Stalled { waited: self.client.stall, received },
+            (ureq::Error::Io(error), Some(expected)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                FetchError::Short { received, expected }
+            }
+            (ureq::Error::Io(error), _) => FetchError::Broken { received, source: plain(error) },
+            (error, _) => FetchError::Broken { received, source: error.into() },
+        }
+    }
+}
+
+/// The host's own word on whom to trust: its administrator may have added to it or taken from it.
+fn trust() -> Result<TlsConfig, FetchError> {
+    let certificates: Vec<_> = rustls_native_certs::load_native_certs()
+        .certs
+        .iter()
+        .map(|certificate| Certificate::from_der(certificate).to_owned())
+        .collect();
+    if certificates.is_empty() {
+        return Err(FetchError::NoCertificates);
+    }
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(certificates)))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build())
+}
+
+fn leads_on(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn refused(address: Address, response: Response<ureq::Body>) -> FetchError {
+    let status = response.status().to_string();
+    let mut page = Vec::new();
+    // Whatever can be had of it; that there is no more says nothing.
+    let _ = response.into_body().into_reader().take(EXCERPT as u64).read_to_end(&mut page);
+    let excerpt = String::from_utf8_lossy(&page);
+    let words = excerpt.split_whitespace().collect::<Vec<_>>().join(" ");
+    FetchError::Status { address, status, excerpt: words.chars().take(SHOWN).collect() }
+}
+
+/// What is inside an error that only wraps another.
+fn plain(error: io::Error) -> Box<dyn Error + Send + Sync> {
+    if error.get_ref().is_some() {
+        return error.into_inner().expect("it was there a line before");
+    }
+    error.into()
+}

@@ -1,0 +1,254 @@
+//! Downloads from servers of every kind.
+
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
+use super::web::{Server, ok, redirect};
+use banger_artifacts::{
+    fetch::{Address, Client, Extent, FetchError, Received},
+    job::{Cancel, Job, Silent},
+};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+/// Impatient, so that no test waits for long; patient enough for a busy machine where nothing should stall.
+fn client() -> Client {
+    Client { connect: Duration::from_secs(20), stall: Duration::from_secs(20), pauses: vec![Duration::ZERO; 3] }
+}
+
+fn impatient() -> Client {
+    Client { stall: Duration::from_millis(300), ..client() }
+}
+
+fn fetch_with(client: &Client, server: &Server, extent: Extent) -> Result<(Vec<u8>, Received), FetchError> {
+    let cancel = Cancel::default();
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let address: Address = server.url("/file").parse().unwrap();
+    let mut body = client.open(&address, extent, &job)?;
+    let mut bytes = Vec::new();
+    let read = body.read_to_end(&mut bytes);
+    let received = body.finish();
+    assert_eq!(read.is_ok(), received.is_ok(), "{read:?} {received:?}");
+    received.map(|received| (bytes, received))
+}
+
+fn fetch(server: &Server, extent: Extent) -> Result<(Vec<u8>, Received), FetchError> {
+    fetch_with(&client(), server, extent)
+}
+
+#[test]
+fn bodies_of_every_framing_arrive_with_their_hash() {
+    let content: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 3).to_le_bytes()).collect();
+    let mut chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for chunk in content.chunks(77_777) {
+        chunked.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        chunked.extend(chunk);
+        chunked.extend(b"\r\n");
+    }
+    chunked.extend(b"0\r\n\r\n");
+    let until_close = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", &content[..]].concat();
+    for answer in [ok(&content), chunked, until_close] {
+        let server = Server::raw(answer);
+        let length = content.len() as u64;
+        for extent in [Extent::Exactly(length), Extent::UpTo(length), Extent::UpTo(u64::MAX)] {
+            let (bytes, received) = fetch(&server, extent).unwrap();
+            assert!(bytes == content);
+            assert_eq!(received.length, length);
+            assert_eq!(received.sha256, super::sha256(&content));
+        }
+        assert_eq!(server.hits(), 3);
+        let head = &server.heads()[0].to_lowercase();
+        assert!(head.starts_with("get /file http/1.1\r\n") && head.contains("user-agent: banger/"), "{head}");
+        assert!(head.contains("accept-encoding: identity"), "{head}");
+        assert!(!head.contains("authorization") && !head.contains("cookie"), "{head}");
+    }
+    let server = Server::serving("");
+    assert_eq!(fetch(&server, Extent::Exactly(0)).unwrap().1.length, 0);
+}
+
+#[test]
+fn a_body_ends_where_it_was_announced() {
+    let until_close = |body: &str| Server::raw(format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
+    let text = |result: Result<(Vec<u8>, Received), FetchError>| result.unwrap_err().to_string();
+    let error = text(fetch(&Server::serving("12345"), Extent::Exactly(4)));
+    assert_eq!(error, "the server announces 5 bytes, and not 4");
+    assert_eq!(text(fetch(&Server::serving("12345"), Extent::UpTo(4))), "there are more than 4 bytes");
+    assert_eq!(text(fetch(&until_close("12345"), Extent::Exactly(4))), "there are more than 4 bytes");
+    assert_eq!(text(fetch(&until_close("12345"), Extent::UpTo(4))), "there are more than 4 bytes");
+    let error = text(fetch(&until_close("12345"), Extent::Exactly(6)));
+    assert_eq!(error, "the server stopped after 5 of 6 bytes");
+    let cut = Server::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n12345");
+    assert_eq!(text(fetch(&cut, Extent::UpTo(9))), "the server stopped after 5 of 9 bytes");
+    let cut = Server::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n");
+    assert!(text(fetch(&cut, Extent::UpTo(9))).contains("after 5"), "a chunked body without its end");
+    // What comes after the announced length does not belong to the body.
+    let more = Server::raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345and more");
+    assert_eq!(fetch(&more, Extent::Exactly(5)).unwrap().0, b"12345");
+}
+
+#[test]
+fn a_refusal_is_told_with_the_beginning_of_its_page() {
+    let page = format!("<h1>\u{1b}[31mno\u{7}</h1>\n\n  gone {}", "x".repeat(100_000));
+    let server = Server::raw(format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{page}", page.len()));
+    let error = fetch(&server, Extent::UpTo(10)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("/file answers 404 Not Found: \"<h1>\\u{1b}[31mno\\u{7}</h1> gone xxx"), "{text}");
+    assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
+    for status in ["500 Oops", "206 Partial Content", "204 No Content", "304 Not Modified", "300 Multiple Choices"] {
+        let server = Server::raw(format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n"));
+        let error = fetch(&server, Extent::UpTo(10)).unwrap_err();
+        assert!(matches!(error, FetchError::Status { .. }), "{status}: {error:?}");
+        assert_eq!(server.hits(), 1, "{status}: a refusal is not asked for again");
+    }
+    for answer in ["nonsense\r\n\r\n", "HTTP/1.1 banana\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"] {
+        let error = fetch(&Server::raw(answer), Extent::UpTo(10)).unwrap_err();
+        assert!(matches!(error, FetchError::Protocol { .. }), "{answer}: {error:?}");
+    }
+    let endless = format!("HTTP/1.1 200 OK\r\n{}", "X-Header: and another\r\n".repeat(100_000));
+    let error = fetch(&Server::raw(endless), Extent::UpTo(10)).unwrap_err();
+    assert!(matches!(error, FetchError::Protocol { .. }), "{error:?}");
+}
+
+#[test]
+fn redirects_are_few_and_stay_where_it_is_safe() {
+    let server = Server::start(|mut request| {
+        let answer = match request.path.as_str() {
+            "/file" => redirect("/b"),
+            "/b" => redirect("c?d"),
+            _ => ok(b"here"),
+        };
+        request.stream.write_all(&answer)
+    });
+    assert_eq!(fetch(&server, Extent::Exactly(4)).unwrap().0, b"here");
+    assert_eq!(server.hits(), 3);
+    let turning = Server::raw(redirect("/file"));
+    let error = fetch(&turning, Extent::UpTo(4)).unwrap_err();
+    assert!(matches!(error, FetchError::Redirects { .. }), "{error:?}");
+    assert_eq!(turning.hits(), 6);
+    for location in ["http://example.org/x", "file:///etc/passwd", "ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "\u{1}"]
+    {
+        let server = Server::raw(redirect(location));
+        let error = fetch(&server, Extent::UpTo(4)).unwrap_err();
+        let refused = matches!(error, FetchError::Redirect { .. } | FetchError::Protocol { .. });
+        assert!(refused && server.hits() == 1, "{location}: {error:?}");
+    }
+    let nowhere = Server::raw("HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n");
+    let error = fetch(&nowhere, Extent::UpTo(4)).unwrap_err();
+    assert!(matches!(error, FetchError::Status { .. }), "{error:?}");
+    // An endless page beside the redirect is not read.
+    let chatty = Server::start(|mut request| match request.path.as_str() {
+        "/file" => {
+            request.stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n")?;
+            loop {
+                request.stream.write_all(&[b'x'; 4096])?;
+            }
+        }
+        _ => request.stream.write_all(&ok(b"here")),
+    });
+    assert_eq!(fetch(&chatty, Extent::Exactly(4)).unwrap().0, b"here");
+}
+
+#[test]
+fn connecting_is_tried_four_times_and_nothing_else_is() {
+    let hanging_up = Server::start(|_| Ok(()));
+    let error = fetch(&hanging_up, Extent::UpTo(4)).unwrap_err();
+    assert!(matches!(error, FetchError::Connect { .. }), "{error:?}");
+    assert_eq!(hanging_up.hits(), 4);
+    let shy = Server::start(|mut request| match request.number {
+        0..3 => Ok(()),
+        _ => request.stream.write_all(&ok(b"here")),
+    });
+    assert_eq!(fetch(&shy, Extent::Exactly(4)).unwrap().0, b"here");
+    let port = hanging_up.port();
+    drop(hanging_up);
+    let cancel = Cancel::default();
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let gone: Address = format!("http://127.0.0.1:{port}/x").parse().unwrap();
+    let error = client().open(&gone, Extent::UpTo(4), &job).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot connect to 127.0.0.1:{port}"));
+    // Whoever does not speak TLS is not asked again either.
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address: Address = format!("https://{}/x", plain.local_addr().unwrap()).parse().unwrap();
+    let answering = thread::spawn(move || {
+        let (mut stream, _) = plain.accept().unwrap();
+        stream.write_all(&ok(b"not TLS")).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let error = client().open(&address, Extent::UpTo(4), &job).unwrap_err();
+    match error {
+        // Then nobody was asked at all.
+        FetchError::NoCertificates => drop(answering),
+        error => {
+            assert!(matches!(error, FetchError::Tls { .. }), "{error:?}");
+            answering.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_left() {
+    let silent = Server::start(|mut request| request.stall());
+    let halfway = Server::start(|mut request| {
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nsome")?;
+        request.stall()
+    });
+    let in_its_head = Server::start(|mut request| {
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-")?;
+        request.stall()
+    });
+    // Always something, never enough.
+    let trickling = Server::start(|mut request| {
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")?;
+        loop {
+            request.stream.write_all(b"x")?;
+            thread::sleep(Duration::from_millis(40));
+        }
+    });
+    for server in [silent, halfway, in_its_head, trickling] {
+        let error = fetch_with(&impatient(), &server, Extent::UpTo(100_000)).unwrap_err();
+        assert!(matches!(error, FetchError::Stalled { .. }), "{error:?}");
+        assert_eq!(server.hits(), 1);
+    }
+}
+
+#[test]
+fn a_download_can_be_cancelled_at_any_time() {
+    let heads: [&[u8]; 3] =
+        [b"", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nsome"];
+    for head in heads {
+        let (arrived, arrival) = mpsc::channel();
+        let (left, leaving) = mpsc::channel();
+        let server = Server::start(move |mut request| {
+            request.stream.write_all(head)?;
+            arrived.send(()).unwrap();
+            let stalled = request.stall();
+            left.send(()).unwrap();
+            stalled
+        });
+        let cancel = Cancel::default();
+        let address: Address = server.url("/").parse().unwrap();
+        thread::scope(|scope| {
+            let job = Job { progress: &Silent, cancel: &cancel };
+            let fetching = scope.spawn(move || client().read(&address, 100_000, &job));
+            arrival.recv_timeout(Duration::from_secs(60)).expect("the request arrives");
+            cancel.cancel();
+            let error = fetching.join().unwrap().unwrap_err();
+            assert!(matches!(error, FetchError::Cancelled(_)), "{error:?}");
+        });
+        leaving.recv_timeout(Duration::from_secs(60)).expect("the connection is closed, long before the time-out");
+    }
+}
+
+#[test]
+fn small_things_are_read_whole() {
+    let cancel = Cancel::default();
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let server = Server::serving("a catalog");
+    let address: Address = server.url("/").parse().unwrap();
+    assert_eq!(client().read(&address, 9, &job).unwrap(), b"a catalog");
+    assert!(matches!(client().read(&address, 8, &job), Err(FetchError::TooLarge(8))));
+}
