@@ -105,8 +105,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     let served = runtime.block_on(async {
         let failed = |failure| StartError::Services(Box::new(failure));
         let stop = signals::stop().map_err(StartError::Runtime)?;
-        let programs = Programs::find().map_err(failed)?;
-        let services = wire_services(&layout, &config, &store, programs).map_err(failed)?;
+        let services = wire_services(&layout, &config, &store, Programs::find()).map_err(failed)?;
         services.vms.reconcile().await.map_err(failed)?;
         let listener = socket::bind(&layout.daemon_socket())?;
         lock.publish()?;

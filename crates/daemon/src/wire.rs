@@ -15,10 +15,7 @@ use crate::{
     workspace::WorkspaceService,
 };
 use banger_artifacts::disk::WorkDisks;
-use banger_proto::{
-    failure::{Code, Failure},
-    layout::Layout,
-};
+use banger_proto::{failure::Failure, layout::Layout};
 use std::{path::PathBuf, sync::Arc};
 
 /// Programs of ours that the daemon runs or hands on.
@@ -29,21 +26,19 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Beside this program, where they are installed together, else in `PATH`.
-    pub(crate) fn find() -> Result<Self, Failure> {
-        Ok(Self { shim: find("banger-shim")?, agent: find("banger-vsock-agent")? })
+    /// Beside this program, where they are installed together, else in `PATH`. One that is nowhere is missed when it is
+    /// run: a daemon without it can still stop and delete VMs.
+    pub(crate) fn find() -> Self {
+        Self { shim: find("banger-shim"), agent: find("banger-vsock-agent") }
     }
 }
 
-fn find(name: &str) -> Result<PathBuf, Failure> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+fn find(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = beside.into_iter().chain(std::env::split_paths(&path).filter(|place| place.is_absolute()));
-    places.map(|place| place.join(name)).find(|program| program.is_file()).ok_or_else(|| {
-        Failure::new(Code::Unavailable, format!("cannot find {name}, which belongs to banger"))
-            .cause("it is neither beside bangerd nor in PATH")
-            .hint(format!("install {name} beside bangerd"))
-    })
+    let in_path = std::env::split_paths(&path).filter(|place| place.is_absolute()).map(|place| place.join(name));
+    let found = beside.iter().cloned().chain(in_path).find(|program| program.is_file());
+    found.or(beside).unwrap_or_else(|| name.into())
 }
 
 /// The services the API is made of.

@@ -80,7 +80,12 @@ impl Owner {
             Op::Delete { .. } => {
                 operation.begin(format!("deleting VM {}", self.row.name));
                 self.end_machine().await;
-                release(&self.parts, &self.row.id, Depth::Everything).await
+                let released = release(&self.parts, &self.row.id, Depth::Everything).await;
+                if let Err(failure) = &released {
+                    // It is still there, without a machine, until somebody deletes it again.
+                    self.down(VmState::Failed, Some(format!("it could not be deleted: {failure}"))).await;
+                }
+                released
             }
         }
     }

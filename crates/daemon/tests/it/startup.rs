@@ -14,7 +14,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-/// A home without anything, and a program that stands in for the agent: these daemons start no VM.
+/// A home without anything: these daemons start no VM.
 struct Home {
     temp: tempfile::TempDir,
     layout: Layout,
@@ -24,20 +24,16 @@ impl Home {
     fn new() -> Self {
         let temp = tempfile::Builder::new().prefix("bd").tempdir_in("/tmp").unwrap();
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| temp.path().into()), 0).unwrap();
-        let bin = temp.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        fs::write(bin.join("banger-vsock-agent"), "").unwrap();
         Self { temp, layout }
     }
 
     /// Starts a daemon whose descriptor 3 is the returned pipe.
     fn daemon(&self) -> Running {
-        let path = format!("{}:/usr/bin:/bin", self.temp.path().join("bin").display());
         let mut child = Command::new("sh")
             .args(["-c", "exec \"$0\" --ready-fd 3 3>&1 >/dev/null", env!("CARGO_BIN_EXE_bangerd")])
             .env_clear()
             .env("BANGER_HOME", self.temp.path())
-            .env("PATH", path)
+            .env("PATH", "/usr/bin:/bin")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
