@@ -33,7 +33,7 @@ const STDERR_TAIL: usize = 4096;
 const STDERR_LINES: usize = 3;
 /// What may follow after the reader has all it wants (archives are padded), before the program is called a flood.
 const MAX_PADDING: u64 = 1 << 20;
-/// Between SIGTERM and SIGKILL: what `mmdebstrap` needs to take its temporary root down.
+/// Between SIGTERM and SIGKILL, unless the caller knows better.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often a silent program's wait looks at the cancel flag.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -90,12 +90,20 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     directory: PathBuf,
+    grace: Duration,
 }
 
 impl Program {
     /// `name` as found on `PATH` (system directories are always searched, last); `package` is the Debian package with it.
     pub fn new(name: impl Into<String>, package: &'static str) -> Self {
-        Self { name: name.into(), package, args: Vec::new(), env: Vec::new(), directory: PathBuf::from("/") }
+        Self {
+            name: name.into(),
+            package,
+            args: Vec::new(),
+            env: Vec::new(),
+            directory: PathBuf::from("/"),
+            grace: GRACE,
+        }
     }
 
     /// Adds one argument.
@@ -134,6 +142,14 @@ impl Program {
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = directory.into();
+        self
+    }
+
+    /// How long it may take to tidy up when it is told to end, before it is killed; 5 s unless said. It only matters for
+    /// programs that would leave something behind.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 
@@ -229,7 +245,10 @@ impl Program {
             });
         }
         let program = self.name;
-        Running::new(&mut command, program.clone(), cancel, hear).map_err(|source| ProgramError::Io { program, source })
+        let mut running = Running::new(&mut command, program.clone(), cancel, hear)
+            .map_err(|source| ProgramError::Io { program, source })?;
+        running.grace = self.grace;
+        Ok(running)
     }
 }
 
@@ -259,6 +278,7 @@ struct Running<'a> {
     /// Who hears the lines of stderr, and the line that is not complete yet.
     hear: &'a mut dyn FnMut(&str),
     line: Vec<u8>,
+    grace: Duration,
     exited: bool,
     reaped: bool,
 }
@@ -284,8 +304,9 @@ impl<'a> Running<'a> {
         // From here on `Drop` cleans up.
         let tail = VecDeque::with_capacity(STDERR_TAIL);
         let line = Vec::new();
-        let (exited, reaped) = (false, false);
-        let running = Self { program, cancel, child, group, process, stdout, stderr, tail, hear, line, exited, reaped };
+        let (grace, exited, reaped) = (GRACE, false, false);
+        let running =
+            Self { program, cancel, child, group, process, stdout, stderr, tail, hear, line, grace, exited, reaped };
         if let Some(stdout) = &running.stdout {
             fcntl_setfl(stdout, fcntl_getfl(stdout)? | OFlags::NONBLOCK)?;
         }
@@ -389,7 +410,7 @@ impl<'a> Running<'a> {
     fn terminate(&mut self) {
         self.stdout = None;
         if !self.exited && kill_process_group(self.group, Signal::TERM).is_ok() {
-            let deadline = Instant::now() + GRACE;
+            let deadline = Instant::now() + self.grace;
             while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
         }
         let _ = self.reap();

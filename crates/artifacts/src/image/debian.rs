@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 mod sources;
@@ -29,6 +30,9 @@ const SUBORDINATE_IDS: u64 = 65_536;
 const MAX_PACKAGES: usize = 256;
 /// Times in an image whose recipe gives none: 2023-06-10, the day of Debian 12.
 const DEFAULT_EPOCH: u32 = 1_686_355_200;
+/// What a cancelled bootstrap may take to remove its temporary root: 3 to 10 s on a busy machine. Killed in the middle,
+/// it would leave hundreds of megabytes that an ordinary user cannot delete, because they belong to subordinate ids.
+const GRACE: Duration = Duration::from_secs(60);
 /// Progress is told about every this many bytes of the tar.
 const REPORT_EVERY: u64 = 4 << 20;
 /// Settings of the host's apt that are about reaching the archive. Others, hooks above all, stay on the host.
@@ -184,6 +188,7 @@ impl DebianRecipe {
 
         let mut program = Program::new("mmdebstrap", "mmdebstrap")
             .with_proxy_settings()
+            .grace(GRACE)
             .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
             .env("TMPDIR", temporary_directory())
             .args([mode, "--variant=apt", "--format=tar", "--skip=check/signed-by"])
