@@ -190,7 +190,7 @@ fn ended(text: &str) -> String {
         .take(SHOWN)
         .collect();
     if shown.len() < text.len() && text.chars().nth(SHOWN).is_some() {
-        let _ = write!(shown, "[and so on, {} bytes]\n", text.len());
+        let _ = writeln!(shown, "[and so on, {} bytes]", text.len());
     } else if !shown.is_empty() && !shown.ends_with('\n') {
         shown.push_str("[no line end]\n");
     }

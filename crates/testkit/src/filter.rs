@@ -21,9 +21,18 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .into()
 });
 
+/// Lines of progress: the CLI prints one only when its phase takes a while, so whether it is there is the host's load.
+static PROGRESS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        r"(?m)^(packing the initramfs|starting qemu|waiting for |writing the guest's data |deleting VM )[^\n]*\n",
+    )
+    .expect("a pattern of this file")
+});
+
 /// `text` without what changes from run to run; `home` becomes `[HOME]`.
 pub(crate) fn filtered(text: &str, home: &Path) -> String {
     let text = text.replace(&*home.to_string_lossy(), "[HOME]");
+    let text = PROGRESS.replace_all(&text, "").into_owned();
     RULES.iter().fold(text, |text, (pattern, word)| {
         pattern
             .replace_all(&text, |found: &Captures<'_>| {
@@ -38,6 +47,12 @@ pub(crate) fn filtered(text: &str, home: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_progress_go_and_what_follows_stays() {
+        let text = "spec\npacking the initramfs\nwaiting for the guest's agent: 3.2 s\nerr\n";
+        assert_eq!(filtered(text, Path::new("/t/x")), "spec\nerr\n");
+    }
 
     #[test]
     fn what_changes_is_replaced_and_the_rest_is_not() {
