@@ -10,7 +10,8 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 const SMALL: u64 = 64 << 10;
 /// Bytes gathered before they are written.
 const GATHERED: usize = 1 << 20;
-const BLOCK: u64 = super::geometry::BLOCK;
+/// Files begin at multiples of this.
+const BLOCK: usize = 4096;
 
 /// Copies pieces of `spool` into `image`.
 #[derive(Debug)]
@@ -33,9 +34,9 @@ impl<'a> Filler<'a> {
             return copy_range(self.spool, from, self.image, to, len);
         }
         // What is between the end of a piece and the next block is zeros in the image anyway.
-        let next = self.at + (self.gathered.len() as u64).next_multiple_of(BLOCK);
+        let next = self.at + self.gathered.len().next_multiple_of(BLOCK) as u64;
         let len = usize::try_from(len).expect("at most 64 KiB");
-        if to != next || self.gathered.len() + len + super::geometry::BLOCK as usize > GATHERED {
+        if to != next || self.gathered.len() + BLOCK + len > GATHERED {
             self.flush()?;
             self.at = to;
         }
@@ -70,7 +71,7 @@ mod tests {
         pieces.push((3, 16_384, 4));
         for (from, to, len) in pieces {
             filler.copy(from, to, len).unwrap();
-            let (from, to, len) = (from as usize, to as usize, len as usize);
+            let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
             expected[to..to + len].copy_from_slice(&content[from..from + len]);
         }
         filler.flush().unwrap();
