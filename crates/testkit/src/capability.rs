@@ -45,6 +45,7 @@ fn probe(name: &str) -> Result<(), String> {
         "ssh" => program("ssh").map(drop),
         "e2fsck" => program("e2fsck").map(drop),
         "depmod" => program("depmod").map(drop),
+        "openssl" => program("openssl").map(drop),
         "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
         "apt" => ["apt-get", "mmdebstrap", "depmod"].into_iter().try_for_each(|it| program(it).map(drop)),
         "mount" => mount(),

@@ -8,8 +8,9 @@ use banger_artifacts::{
     job::{Cancel, Job, Silent},
 };
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -251,4 +252,71 @@ fn small_things_are_read_whole() {
     let address: Address = server.url("/").parse().unwrap();
     assert_eq!(client().read(&address, 9, &job).unwrap(), b"a catalog");
     assert!(matches!(client().read(&address, 8, &job), Err(FetchError::TooLarge(8))));
+}
+
+/// Not a test by itself: downloads with the certificates its parent gave it.
+#[test]
+fn https_child() {
+    let Ok(url) = std::env::var("BANGER_TEST_URL") else { return };
+    let (address, cancel): (Address, _) = (url.parse().unwrap(), Cancel::default());
+    let result = client().read(&address, 1 << 20, &Job { progress: &Silent, cancel: &cancel });
+    let said = match result {
+        Ok(bytes) => format!("got {}", super::sha256(&bytes)),
+        Err(error) => format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string)),
+    };
+    std::fs::write(std::env::var("BANGER_TEST_SAYS").unwrap(), said).unwrap();
+}
+
+#[test]
+fn https_believes_whom_the_host_believes() {
+    if !banger_testkit::require("openssl") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let openssl = |line: &str| {
+        let output = Command::new("openssl").args(line.split(' ')).current_dir(temp.path()).output().unwrap();
+        assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for authority in ["ours", "theirs"] {
+        openssl(&format!("req -x509 {key} -keyout {authority}.key -out {authority}.pem -days 2 -subj /CN={authority}"));
+    }
+    std::fs::write(temp.path().join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"));
+    openssl(
+        "x509 -req -in server.csr -CA ours.pem -CAkey ours.key -CAcreateserial -out server.pem -days 2 -extfile names",
+    );
+    let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(temp.path().join("file"), &content).unwrap();
+    let mut server = Command::new("openssl")
+        .args(["s_server", "-accept", "127.0.0.1:0", "-cert", "server.pem", "-key", "server.key", "-WWW"])
+        .current_dir(temp.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let port = lines.into_iter().find_map(|line| line.strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.parse::<u16>().ok());
+    let port = port.expect("the server says where it listens");
+    let said = |authority: &str, host: &str| {
+        let says = temp.path().join("says");
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "fetch::https_child"])
+            .env("BANGER_TEST_URL", format!("https://{host}:{port}/file"))
+            .env("BANGER_TEST_SAYS", &says)
+            .env("SSL_CERT_FILE", temp.path().join(authority))
+            .env("NO_PROXY", "localhost,127.0.0.1")
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        std::fs::read_to_string(says).unwrap()
+    };
+    let heard = [said("ours.pem", "localhost"), said("theirs.pem", "localhost"), said("ours.pem", "127.0.0.1")];
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(heard[0], format!("got {}", super::sha256(&content)));
+    assert!(heard[1].starts_with("cannot trust localhost") && heard[1].contains("UnknownIssuer"), "{}", heard[1]);
+    assert!(heard[2].starts_with("cannot trust 127.0.0.1"), "another name than the certificate's: {}", heard[2]);
 }
