@@ -7,6 +7,12 @@
 # list: qemu apt mount ssh scripts) makes such a skip a failure.
 set -uo pipefail
 
+# A background job of a script starts with INT and QUIT ignored, and what is ignored stays so in every child. Tests send
+# these signals on purpose, so they begin with the default ones wherever this was started from.
+if [ -z "${BANGER_TEST_SIGNALS:-}" ]; then
+  exec env --default-signal=HUP,INT,QUIT,TERM BANGER_TEST_SIGNALS=default bash "$0" "$@"
+fi
+
 cd "$(dirname "$0")/.." || exit
 
 all_steps=(fmt shell scripts clippy repo deny unit doc product boot)

@@ -87,9 +87,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let signal = runtime.block_on(async {
             let mut signals = Signals::install().unwrap();
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::QUIT).unwrap();
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
             signals.next().await
         });
-        assert_eq!(signal, SIGQUIT);
+        assert_eq!(signal, SIGTERM);
     }
 }
