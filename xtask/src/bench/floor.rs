@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What to start, and on which files.
 pub(crate) struct Floor {
     argv: Vec<String>,
-    /// The work disk as it was made, what the arguments call it, and the copy that is booted.
-    work_disk: (PathBuf, PathBuf, PathBuf),
+    /// The work disk as it was made, and the copy of it that is booted.
+    work_disk: (PathBuf, PathBuf),
     memory: u64,
 }
 
@@ -54,7 +54,7 @@ impl Floor {
         argv[0] = fs::read_link(format!("/proc/{vmm}/exe"))?.display().to_string();
         // Written for this start and not needed by a VM that is up: keep it before it goes.
         let initramfs = argument(&argv, "-initrd")?;
-        let kept_initramfs = kept.join("initramfs");
+        let kept_initramfs = env.home().join("floor-initramfs");
         fs::copy(&initramfs, &kept_initramfs).with_context(|| initramfs.clone())?;
         let memory: u64 = argument(&argv, "-m")?.trim_end_matches('M').parse()?;
         env.banger(["vm", "delete", "-f", "floor"]).run().expect(0);
@@ -62,7 +62,7 @@ impl Floor {
         let fresh: Vec<PathBuf> = fs::read_dir(&kept)?.flatten().map(|entry| entry.path()).collect();
         let named = |path: &&PathBuf| {
             let original = dir.join(path.file_name().unwrap_or_default());
-            argv.iter().any(|argument| argument.contains(&*original.to_string_lossy()))
+            argv.iter().any(|argument| argument.ends_with(&*original.to_string_lossy()))
         };
         let disk = fresh.iter().find(named).context("no file of the VM in the VMM's arguments")?.clone();
         let original = dir.join(disk.file_name().context("a file")?);
@@ -71,12 +71,12 @@ impl Floor {
             *argument = argument.replace(&initramfs, &kept_initramfs.display().to_string());
             *argument = argument.replace(&*original.to_string_lossy(), &booted.display().to_string());
         }
-        Ok(Self { argv, work_disk: (disk, original, booted), memory: memory << 20 })
+        Ok(Self { argv, work_disk: (disk, booted), memory: memory << 20 })
     }
 
     /// From QEMU's start to the agent's announcement; QEMU is killed then.
     pub(crate) fn boot(&self) -> Result<Duration> {
-        let (fresh, _, booted) = &self.work_disk;
+        let (fresh, booted) = &self.work_disk;
         copy(fresh, booted)?;
         let mut inherited: Vec<OwnedFd> = Vec::new();
         let mut peers = Vec::new();
