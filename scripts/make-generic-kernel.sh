@@ -38,7 +38,9 @@ readonly signer_addresses=(gregkh@kernel.org torvalds@kernel.org sashal@kernel.o
 # A release tarball has some 150 MB.
 readonly max_download=$((400 << 20))
 
-say() { printf 'generic kernel: %s\n' "$*" >&2; }
+# An interrupted step's output goes to a log; what the clean-up says should not.
+exec {talk}>&2
+say() { printf 'generic kernel: %s\n' "$*" >&"$talk"; }
 die() {
   say "error: $1"
   shift

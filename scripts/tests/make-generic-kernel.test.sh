@@ -87,6 +87,18 @@ verdict 'shows the error' grep -q 'baner' "$tmp/stderr"
 verdict 'and keeps the tree it happened in' [ -f "$(sed -n 's/.*the whole log: //p' "$tmp/stderr")" ]
 rm -rf -- "$tmp/build"
 
+# Interrupted in the middle of the compiler, as by Ctrl-C: the whole group gets the signal.
+tarball endless "s|^vmlinux: ;.*|vmlinux: ; @echo compiling >$tmp/compiling; exec sleep 1000|"
+mkfifo "$tmp/compiling"
+setsid "$script" --out "$out" --source "$tmp/endless.tar.xz" >"$tmp/stdout" 2>"$tmp/stderr" &
+group=$!
+read -r -t 60 _ <>"$tmp/compiling"
+kill -TERM -- "-$group"
+status=0
+wait "$group" || status=$?
+verdict 'an interrupted build ends' [ "$status" -eq 143 ]
+verdict 'an interrupted build leaves nothing' nothing_left
+
 # --- where the source comes from: a curl and an apt-get that give what the test put there --------------------------
 
 mkdir -p "$tmp/fakes" "$tmp/package/DEBIAN" "$tmp/package/usr/src"
