@@ -10,6 +10,7 @@ mod life;
 mod many;
 mod output;
 mod session;
+mod terminal;
 mod who_dies;
 
 use banger_testkit::TestEnv;
