@@ -2,12 +2,14 @@
 //!
 //! A managed image is a directory `images/<id>/` with `rootfs.ext4` and `manifest.json`. Its id is the first 16
 //! hexadecimal digits of the SHA-256 of `rootfs.ext4`, so `sha256sum` proves it, the same content is the same image,
-//! and nothing under an id ever changes. Names that point at ids are the daemon's; this module does not know them.
+//! and nothing under an id ever changes. An unmanaged image is a file of the user's: its directory holds only the
+//! manifest, which says what the file was, and its id tells that file at that moment. Names that point at ids are the daemon's; this module does not know them.
 
 mod catalog;
 mod debian;
 mod draft;
 mod error;
+mod external;
 mod file;
 mod manifest;
 mod store;
@@ -15,6 +17,7 @@ mod store;
 pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
 pub use debian::{DebianError, DebianRecipe};
 pub use error::{Corruption, ImageError};
+pub use external::{ExternalFile, UnfitFile};
 pub use file::{FileChanged, FileIdentity};
 pub use manifest::{FORMAT, ImageConfig, ImageManifest, ManifestError};
 pub use store::{Depth, Image, ImageStore};

@@ -18,6 +18,7 @@ mod error;
 mod import;
 mod manifest;
 mod modules;
+mod parts;
 mod stage;
 mod store;
 mod tree;
@@ -35,6 +36,7 @@ pub use import::Description;
 pub(crate) use manifest::rfc3339;
 pub use manifest::{Boots, KernelManifest, ManifestError, Provenance};
 pub use modules::ModulesError;
+pub use parts::Parts;
 pub use store::{Kernel, KernelStore, Listing, Outcome};
 pub use tree::TreeError;
 

@@ -2,9 +2,14 @@
 
 use banger_proto::{
     api::vm::{KillSignal, MAX_DISK, MIN_DISK, MIN_MEMORY, Vmm},
+    failure::{Code, Failure},
     size::ByteSize,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// `K=V`, or `K` to take the value from banger's own environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,18 @@ impl std::str::FromStr for Variable {
 pub(crate) fn environment(variables: Vec<Variable>, own: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
     let value = |variable: Variable| Some((variable.value.or_else(|| own(&variable.key))?, variable.key));
     variables.into_iter().filter_map(value).map(|(value, key)| (key, value)).collect()
+}
+
+/// `path` as the daemon, which runs elsewhere, finds it too; JSON carries it as text.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let absolute = std::path::absolute(path).map_err(|error| {
+        Failure::caused_by(Code::Invalid, format!("cannot use the path {}", path.display()), &error)
+    })?;
+    if absolute.to_str().is_none() {
+        return Err(Failure::new(Code::Invalid, format!("the path {} is not UTF-8", path.display()))
+            .hint("a symbolic link with another name leads there too"));
+    }
+    Ok(absolute)
 }
 
 /// `auto`, or the VMM itself.

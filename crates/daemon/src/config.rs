@@ -3,6 +3,7 @@
 //! [`file`] is what was typed, [`Config`] is what it means: every value is there and says which rule gave it. A key
 //! whose feature does not exist yet is refused like any other unknown key: a setting that does nothing would be a lie.
 
+mod catalog_place;
 mod defaults;
 pub mod file;
 mod settings;
@@ -15,6 +16,7 @@ use banger_proto::{
 };
 use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
+pub use catalog_place::CatalogPlace;
 pub use defaults::Host;
 pub(crate) use defaults::memory_line;
 pub use file::{ConfigError, File};
@@ -105,6 +107,8 @@ pub struct Config {
     pub disk_size: Sourced<ByteSize>,
     /// PID 1 of a VM that does not say.
     pub init: Sourced<Init>,
+    /// Further catalogs of kernels, the one that decides last.
+    pub kernel_catalog: Sourced<Vec<CatalogPlace>>,
 }
 
 impl Config {
@@ -131,6 +135,7 @@ impl Config {
             memory: from_file(defaults.memory, || host.memory()),
             disk_size: from_file(defaults.disk_size, || Sourced::new(ByteSize::gib(8), Source::Default)),
             init: from_file(defaults.init, || Sourced::new(Init::Auto, Source::Default)),
+            kernel_catalog: from_file(file.kernel_catalog, || Sourced::new(Vec::new(), Source::Default)),
         })
     }
 }

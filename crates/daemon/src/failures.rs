@@ -4,7 +4,12 @@
 //! here, so that one mishap has one code and one hint wherever it comes from.
 
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
-use banger_artifacts::{disk::DiskError, image::ImageError, kernel::KernelError, program::ProgramError};
+use banger_artifacts::{
+    disk::DiskError,
+    image::{Corruption, ImageError},
+    kernel::KernelError,
+    program::ProgramError,
+};
 use banger_link::vsock::ConnectError;
 use banger_proto::failure::{Code, Failure};
 use std::{error::Error, io, path::Path};
@@ -157,6 +162,7 @@ impl Explain for ImageError {
         }
         let code = match &self {
             Self::NotFound { .. } => Code::NotFound,
+            Self::Register { .. } => Code::Invalid,
             _ if self.is_unsupported() => Code::Unsupported,
             Self::Pull { .. } | Self::Build { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
@@ -169,6 +175,8 @@ impl Explain for ImageError {
         match (&self, self.missing_program()) {
             (_, Some((_, package))) => missing(failure, package),
             (Self::NotFound { .. }, _) => failure.hint("`banger image list` shows the images on this host"),
+            (Self::Corrupt { source: Corruption::Changed { .. }, .. }, _) => failure
+                .hint("put the file back as it was, or register it as it is now: `banger image register --force …`, for new VMs"),
             (Self::Corrupt { id, .. }, _) => {
                 failure.hint(format!("`banger image delete {id}`, once no VM uses it; the next pull makes it anew"))
             }

@@ -5,9 +5,13 @@
 
 mod catalogue;
 mod flight;
+mod kernel_view;
 mod kernels;
+mod offers;
+mod register;
 
 use crate::{
+    config::CatalogPlace,
     failures::{self, Explain},
     operation::{Operation, blocking},
     store::Store,
@@ -16,15 +20,15 @@ use banger_artifacts::{
     image::{Catalog as ImageCatalog, Depth, Image, ImageStore},
     initramfs::BootFiles,
     job::{Cancel, Job},
-    kernel::{Catalog as KernelCatalog, Kernel, KernelStore},
+    kernel::{Kernel, KernelStore},
 };
 use banger_proto::{
     failure::{Code, Failure},
     layout::Layout,
     name::{ImageId, ImageName, KernelName},
 };
-use catalogue::in_use;
 use flight::Flights;
+use offers::KernelOffers;
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 /// Images and kernels.
@@ -33,7 +37,7 @@ pub(crate) struct ImageService {
     images: Arc<ImageStore>,
     kernels: Arc<KernelStore>,
     image_catalog: ImageCatalog,
-    kernel_catalog: Arc<KernelCatalog>,
+    kernel_offers: KernelOffers,
     store: Store,
     agent: PathBuf,
     image_pulls: Flights<Image>,
@@ -42,12 +46,17 @@ pub(crate) struct ImageService {
 
 impl ImageService {
     /// Opens both stores. `agent` is the program every guest starts with.
-    pub(crate) fn open(layout: &Layout, store: Store, agent: PathBuf) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        layout: &Layout,
+        store: Store,
+        agent: PathBuf,
+        kernel_catalogs: Vec<CatalogPlace>,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             images: Arc::new(ImageStore::open(layout.images()).map_err(Explain::explain)?),
             kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(Explain::explain)?),
             image_catalog: ImageCatalog::builtin(),
-            kernel_catalog: Arc::new(KernelCatalog::builtin()),
+            kernel_offers: KernelOffers::new(kernel_catalogs),
             store,
             agent,
             image_pulls: Flights::default(),

@@ -24,10 +24,13 @@
 //!
 //! GET    /v1/images                     → [artifact::Image]      GET /v1/images/{ref} → artifact::Image
 //! POST   /v1/images/pull  artifact::PullImage → events; the result is artifact::Image
+//! POST   /v1/images/register artifact::RegisterImage → events; likewise
 //! DELETE /v1/images/{ref}               → 204
-//! GET    /v1/kernels[?available=true]   → [artifact::Kernel]; with `available` the catalog's too
-//! GET    /v1/kernels/{name}             → artifact::Kernel
+//! GET    /v1/kernels[?available=true]   → [artifact::Kernel]; with `available` the catalogs' too
+//! GET    /v1/kernels/{name}[?verify=true] → artifact::Kernel; with `verify` every byte is compared with its manifest
+//! GET    /v1/kernel-catalogs            → [artifact::KernelCatalog]: which there are, and which cannot be read
 //! POST   /v1/kernels/pull artifact::PullKernel → events; the result is artifact::Kernel
+//! POST   /v1/kernels/import artifact::ImportKernel → events; likewise
 //! DELETE /v1/kernels/{name}[?force=true] → 204; without `force` one that is in use is refused (`conflict`)
 //! ```
 //!

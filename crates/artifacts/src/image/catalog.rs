@@ -3,7 +3,7 @@
 //! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
 //! kept with the reason, so that the error of a pull that finds no other source can say it.
 
-use super::{DebianError, DebianRecipe};
+use super::{DebianError, DebianRecipe, ExternalFile};
 use banger_proto::name::{ImageName, InvalidName, KernelName};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, fmt};
@@ -42,12 +42,15 @@ pub struct CatalogEntry {
 pub enum Source {
     /// Built here from the host's own Debian sources.
     Mmdebstrap(DebianRecipe),
+    /// A file of the user's, used where it lies. Never in a catalog.
+    Registered(ExternalFile),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mmdebstrap(recipe) => write!(f, "mmdebstrap {}", recipe.suite),
+            Self::Registered(file) => write!(f, "file {}", file.path.to_string_lossy().escape_debug()),
         }
     }
 }
@@ -178,8 +181,9 @@ fn source(value: serde_json::Value) -> Result<Source, SourceError> {
     }
     let malformed = |why: String| SourceError::Malformed { kind: kind.clone(), why };
     let source: Source = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
-    let Source::Mmdebstrap(recipe) = &source;
-    recipe.check().map_err(|error: DebianError| malformed(error.to_string()))?;
+    if let Source::Mmdebstrap(recipe) = &source {
+        recipe.check().map_err(|error: DebianError| malformed(error.to_string()))?;
+    }
     Ok(source)
 }
 

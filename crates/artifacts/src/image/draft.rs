@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    io::{Read, Write},
+    io::Read,
     os::unix::fs::PermissionsExt,
     path::Path,
     time::SystemTime,
@@ -81,14 +81,9 @@ impl Draft {
             kernel: self.kernel,
             config: self.config,
         };
-        let file = directory.join(manifest::FILE);
-        File::create_new(&file)
-            .and_then(|mut file| file.write_all(&manifest.to_json()))
-            .map_err(ImageError::io("write", &file))?;
-        for path in [&path, &file] {
-            // Nobody writes to a managed image, not even by mistake.
-            fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(ImageError::io("write", path))?;
-        }
+        manifest.write(directory)?;
+        // Nobody writes to a managed image, not even by mistake.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).map_err(ImageError::io("write", &path))?;
         Ok(manifest)
     }
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with an image, for callers that tell cases apart.
 
-use super::{DebianError, ManifestError, SourceError};
+use super::{DebianError, FileChanged, ManifestError, SourceError, UnfitFile};
 use crate::{
     job::{Cancel, Cancelled},
     program::ProgramError,
@@ -34,6 +34,14 @@ pub enum ImageError {
         name: ImageName,
         /// What went wrong.
         source: Box<ImageError>,
+    },
+    /// A file cannot be used as an image.
+    #[error("cannot use {} as an image", path.display())]
+    Register {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: UnfitFile,
     },
     /// The image could not be built.
     #[error("cannot build image {name}")]
@@ -90,6 +98,14 @@ pub enum Corruption {
     /// Its file does not begin like an ext4 of that size.
     #[error("its rootfs.ext4 is not the ext4 filesystem it was")]
     Superblock,
+    /// It is a file of the user's, which is no longer what was registered.
+    #[error("its file {} is not what was registered", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        source: FileChanged,
+    },
     /// Its file has another content.
     #[error("its rootfs.ext4 has the digest {is}")]
     Digest {

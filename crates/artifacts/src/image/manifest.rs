@@ -2,13 +2,14 @@
 //!
 //! Written once, when the image is published. Fields a later banger adds are passed over when read.
 
-use super::Source;
+use super::{ImageError, Source};
 use banger_proto::name::{ImageId, ImageName, KernelName};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Read},
+    fs::{File, Permissions},
+    io::{self, Read, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
@@ -113,6 +114,17 @@ impl ImageManifest {
         }
         let manifest: Self = serde_json::from_slice(&bytes)?;
         if manifest.id == *id { Ok(manifest) } else { Err(ManifestError::Id(manifest.id)) }
+    }
+
+    /// Writes it into `directory`, where none is yet.
+    pub(super) fn write(&self, directory: &Path) -> Result<(), ImageError> {
+        let path = directory.join(FILE);
+        File::create_new(&path)
+            .and_then(|mut file| {
+                file.write_all(&self.to_json())?;
+                file.set_permissions(Permissions::from_mode(0o444))
+            })
+            .map_err(ImageError::io("write", &path))
     }
 
     /// Its JSON, for people to read too.

@@ -4,17 +4,25 @@
 //! work once: the second waits for the first and takes its result.
 
 use super::{
-    CatalogEntry, Corruption, DebianRecipe, ImageError, ImageManifest, Source,
+    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, Source,
     draft::{Draft, ROOTFS, digest, hexadecimal},
+    manifest::FORMAT,
 };
 use crate::{
     job::{Cancel, Job},
+    kernel::rfc3339,
     publish::Shelf,
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
 use sha2::{Digest, Sha256};
-use std::{collections::HashSet, fs::File, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    collections::HashSet,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 /// Where the superblock is, and where in it are its magic number and its number of blocks.
 const SUPERBLOCK: u64 = 1024;
@@ -29,13 +37,28 @@ pub struct ImageStore {
     shelf: Shelf,
 }
 
-/// A managed image.
+/// An image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// What is known about it.
     pub manifest: ImageManifest,
-    /// Its read-only ext4 file.
+    /// Its ext4 file, which nobody writes to.
     pub rootfs: PathBuf,
+}
+
+impl Image {
+    /// Whether its file is banger's own.
+    pub fn is_managed(&self) -> bool {
+        self.external().is_none()
+    }
+
+    /// The user's file it consists of, if it does.
+    pub fn external(&self) -> Option<&ExternalFile> {
+        match &self.manifest.source {
+            Source::Registered(file) => Some(file),
+            Source::Mmdebstrap(_) => None,
+        }
+    }
 }
 
 /// How closely an image is looked at.
@@ -77,7 +100,11 @@ impl ImageStore {
         }
         let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
         let manifest = ImageManifest::load(&directory, id).map_err(|error| corrupt(error.into()))?;
-        Ok(Image { manifest, rootfs: directory.join(ROOTFS) })
+        let rootfs = match &manifest.source {
+            Source::Registered(file) => file.path.clone(),
+            Source::Mmdebstrap(_) => directory.join(ROOTFS),
+        };
+        Ok(Image { manifest, rootfs })
     }
 
     /// Gets the image a catalog offers from the first of its sources that works.
@@ -86,6 +113,7 @@ impl ImageStore {
         for source in &entry.sources {
             let tried = match source {
                 Ok(Source::Mmdebstrap(recipe)) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
+                Ok(Source::Registered(_)) => continue,
                 Err(error) => Err(error.clone().into()),
             };
             match tried {
@@ -115,10 +143,52 @@ impl ImageStore {
             .map_err(|error| ImageError::Build { name: name.clone(), source: Box::new(error.or_cancelled(job.cancel)) })
     }
 
+    /// Makes the user's file at `path` an image without copying it. `kernel` is what the image will recommend. The same
+    /// file again, untouched, is the same image.
+    pub fn register(
+        &self,
+        name: &ImageName,
+        path: &Path,
+        kernel: Option<KernelName>,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
+        let unfit = |source| ImageError::Register { path: path.to_owned(), source };
+        let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
+        let digest = file.digest();
+        let id: ImageId = digest[..16].parse().expect("16 hexadecimal digits are an image id");
+        let lock = self.shelf.lock(id.as_str(), job.cancel)?;
+        let manifest = ImageManifest {
+            version: FORMAT,
+            id: id.clone(),
+            name: name.clone(),
+            digest: format!("sha256:{digest}"),
+            size_bytes: file.identity.size,
+            entries: facts.inodes,
+            created_at: rfc3339(SystemTime::now()),
+            os: None,
+            arch: std::env::consts::ARCH.to_owned(),
+            init: None,
+            kernel,
+            config: None,
+            source: Source::Registered(file),
+        };
+        let staging = self.shelf.stage()?;
+        manifest.write(staging.path())?;
+        // What the image recommends may be another kernel this time.
+        self.shelf.publish(staging, &lock)?;
+        self.get(&id)
+    }
+
     /// Looks whether the image is what it was made to be.
     pub fn verify(&self, id: &ImageId, depth: Depth, job: &Job<'_>) -> Result<Image, ImageError> {
         let image = self.get(id)?;
         let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
+        if let Some(file) = image.external() {
+            // Its id is that of the file as it was; more is not known.
+            let changed = |source| corrupt(Corruption::Changed { path: file.path.clone(), source });
+            file.identity.check_unchanged(&file.path).map_err(changed)?;
+            return Ok(image);
+        }
         check_superblock(&image).map_err(corrupt)?;
         if depth == Depth::Full {
             let is = format!("sha256:{}", digest(&image.rootfs, job)?);

@@ -229,6 +229,25 @@ impl Catalog {
     }
 }
 
+impl FromIterator<CatalogEntry> for Catalog {
+    /// Entries that were read from catalogs before; a later one takes the place of one of the same name and processor.
+    fn from_iter<I: IntoIterator<Item = CatalogEntry>>(entries: I) -> Self {
+        let mut catalog = Self { entries: Vec::new() };
+        catalog.extend(Self { entries: entries.into_iter().collect() });
+        catalog
+    }
+}
+
+impl CatalogEntry {
+    /// The bundle that would be downloaded first, if one of the sources is one.
+    pub fn bundle(&self) -> Option<&Bundle> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Bundle(bundle) => Some(bundle),
+            Source::Apt { .. } | Source::Unusable(_) => None,
+        })
+    }
+}
+
 impl RawEntry {
     fn checked(self) -> Result<CatalogEntry, CatalogError> {
         let name: KernelName = self.name.parse()?;

@@ -144,24 +144,41 @@ impl<'a> Draft<'a> {
             self.add_config(&mut file)?;
         }
         if let Some(mut file) = Self::open_part(from, INITRD, MAX_INITRD)? {
-            let mut out = File::create_new(self.staging.join(INITRD)).map_err(|e| self.io("create", e))?;
-            io::copy(&mut file, &mut out).map_err(|e| self.io("write to", e))?;
+            self.add_initrd(&mut file)?;
         }
         let trees = from.join("lib/modules");
         if trees.is_dir() {
-            for entry in fs::read_dir(&trees).map_err(|e| io_at("read", &trees, e))? {
-                let entry = entry.map_err(|e| io_at("read", &trees, e))?;
-                self.set_modules(&entry.file_name().to_string_lossy())?;
-                self.add_modules(&entry.path())?;
-            }
+            self.add_trees(&trees)?;
         }
         let tree = from.join(MODULES);
         if tree.is_dir() {
-            let release = self.release()?;
-            self.set_modules(&release)?;
-            self.add_modules(&tree)?;
+            self.add_tree(&tree)?;
         }
         Ok(())
+    }
+
+    /// Takes an initrd.
+    pub(super) fn add_initrd(&mut self, file: &mut File) -> Result<(), KernelError> {
+        let mut out = File::create_new(self.staging.join(INITRD)).map_err(|e| self.io("create", e))?;
+        io::copy(file, &mut out).map_err(|e| self.io("write to", e))?;
+        Ok(())
+    }
+
+    /// Takes the one module tree in a `lib/modules`, whose name is its release.
+    pub(super) fn add_trees(&mut self, trees: &Path) -> Result<(), KernelError> {
+        for entry in fs::read_dir(trees).map_err(|e| io_at("read", trees, e))? {
+            let entry = entry.map_err(|e| io_at("read", trees, e))?;
+            self.set_modules(&entry.file_name().to_string_lossy())?;
+            self.add_modules(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// Takes a module tree for the kernel that was added before.
+    pub(super) fn add_tree(&mut self, tree: &Path) -> Result<(), KernelError> {
+        let release = self.release()?;
+        self.set_modules(&release)?;
+        self.add_modules(tree)
     }
 
     /// Takes a kernel image, ELF or bzImage.
@@ -323,14 +340,7 @@ impl<'a> Draft<'a> {
 
     /// A regular file in the directory given, of a bearable size; `None` if it is not there.
     fn open_part(from: &Path, name: &str, limit: u64) -> Result<Option<File>, KernelError> {
-        let path = from.join(name);
-        // The user's own directory: a link there is the user's word (`vmlinuz` often is one).
-        match fs::canonicalize(&path).and_then(|path| regular(&path)) {
-            Ok((_, length)) if length > limit => Err(tree::TreeError::TooLarge(path).into()),
-            Ok((file, _)) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_at("read", &path, error)),
-        }
+        open_given(&from.join(name), limit)
     }
 
     fn io(&self, what: &'static str, source: io::Error) -> KernelError {
@@ -363,6 +373,17 @@ pub(super) fn gather(from: &Path, draft: &mut Draft<'_>) -> Result<Provenance, K
     Ok(Provenance::File { path })
 }
 
+/// A regular file the user named, of a bearable size; `None` if it is not there.
+pub(super) fn open_given(path: &Path, limit: u64) -> Result<Option<File>, KernelError> {
+    // The user's own file: a link there is the user's word (`vmlinuz` often is one).
+    match fs::canonicalize(path).and_then(|path| regular(&path)) {
+        Ok((_, length)) if length > limit => Err(tree::TreeError::TooLarge(path.to_owned()).into()),
+        Ok((file, _)) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_at("read", path, error)),
+    }
+}
+
 /// The one release everybody agrees on.
 fn settled(kernel: Option<&str>, others: &[(&'static str, Option<&str>)]) -> Result<String, KernelError> {
     let first = kernel.or_else(|| others.iter().find_map(|(_, release)| *release)).ok_or(Unusable::NoRelease)?;
@@ -391,6 +412,6 @@ fn deb_arch() -> &'static str {
     }
 }
 
-fn io_at(what: &'static str, path: &Path, source: io::Error) -> KernelError {
+pub(super) fn io_at(what: &'static str, path: &Path, source: io::Error) -> KernelError {
     KernelError::Io { what, path: PathBuf::from(path), source }
 }

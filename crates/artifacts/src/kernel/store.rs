@@ -11,6 +11,7 @@ use super::{
     error::{Corruption, KernelError},
     import::{self, Description, Draft, INITRD, LIMITS, MODULES, MODULES_IMAGE, TREE, VMLINUX},
     manifest::{KernelManifest, Provenance},
+    parts::Parts,
     tree::{self, regular, sha256},
 };
 use crate::{
@@ -249,15 +250,37 @@ impl KernelStore {
         replace: bool,
         job: &Job<'_>,
     ) -> Result<Kernel, KernelError> {
+        self.import_with(name, from, description, replace, job, |draft| import::gather(from, draft))
+    }
+
+    /// Makes a kernel from files that lie in different places; otherwise as [`Self::import`].
+    pub fn import_parts(
+        &self,
+        name: &KernelName,
+        parts: &Parts,
+        description: &Description,
+        replace: bool,
+        job: &Job<'_>,
+    ) -> Result<Kernel, KernelError> {
+        self.import_with(name, &parts.kernel, description, replace, job, |draft| parts.gather(draft))
+    }
+
+    fn import_with(
+        &self,
+        name: &KernelName,
+        from: &Path,
+        description: &Description,
+        replace: bool,
+        job: &Job<'_>,
+        gather: impl FnOnce(&mut Draft<'_>) -> Result<Provenance, KernelError>,
+    ) -> Result<Kernel, KernelError> {
         let lock = self.lock(name, job)?;
         if !replace && !matches!(self.get(name), Err(KernelError::NotFound { .. })) {
             return Err(KernelError::AlreadyExists { name: name.clone() });
         }
-        self.publish(name, description, &lock, job, |draft| import::gather(from, draft)).map_err(|error| {
-            match error.or_cancelled(job.cancel) {
-                cancelled @ KernelError::Cancelled(_) => cancelled,
-                error => KernelError::Import { name: name.clone(), from: from.to_owned(), source: Box::new(error) },
-            }
+        self.publish(name, description, &lock, job, gather).map_err(|error| match error.or_cancelled(job.cancel) {
+            cancelled @ KernelError::Cancelled(_) => cancelled,
+            error => KernelError::Import { name: name.clone(), from: from.to_owned(), source: Box::new(error) },
         })
     }
 

@@ -10,4 +10,5 @@ mod fixture;
 mod hostile;
 mod import;
 mod interrupted;
+mod parts;
 mod store;

@@ -3,6 +3,7 @@
 mod delete;
 mod list;
 mod pull;
+mod register;
 mod show;
 
 use crate::{cli::GROUP_HELP, context::Context, exit::Result};
@@ -30,6 +31,8 @@ pub(crate) struct ImageGroup {
 pub(crate) enum ImageCommand {
     /// Get an image by its catalog name
     Pull(pull::PullArgs),
+    /// Use an ext4 file of yours as an image, without copying it
+    Register(register::RegisterArgs),
     /// List images on this host
     #[command(visible_alias = "ls")]
     List,
@@ -43,6 +46,7 @@ pub(crate) enum ImageCommand {
 pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result {
     match command {
         ImageCommand::Pull(args) => pull::run(context, args).await,
+        ImageCommand::Register(args) => register::run(context, args).await,
         ImageCommand::List => list::run(context).await,
         ImageCommand::Show(args) => show::run(context, &args).await,
         ImageCommand::Delete(args) => delete::run(context, &args).await,

@@ -1,11 +1,13 @@
 //! `banger kernel`.
 
+mod import;
 mod list;
 mod pull;
 mod rm;
 mod show;
 
 use crate::{cli::GROUP_HELP, context::Context, exit::Result};
+use banger_proto::api::artifact::Kernel;
 use clap::{Args, Subcommand};
 
 /// `banger kernel …`.
@@ -14,8 +16,9 @@ use clap::{Args, Subcommand};
     help_template = GROUP_HELP,
     after_help = "\
 Most people want:
-  banger kernel list --available      kernels on this host and in the catalog
-  banger kernel pull debian-6.1       get one before it is needed (vm run does it by itself)",
+  banger kernel list --available                     kernels on this host and in the catalogs
+  banger kernel pull debian-6.1                      get one before it is needed (vm run does it by itself)
+  banger kernel import mine-6.12 --from ./bzImage    use one of your own",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -32,6 +35,8 @@ pub(crate) enum KernelCommand {
     List(list::ListArgs),
     /// Get a kernel by its catalog name
     Pull(pull::PullArgs),
+    /// Make a kernel from a directory, a Debian package or a kernel file
+    Import(import::ImportArgs),
     /// Show everything about a kernel
     Show(show::ShowArgs),
     /// Delete kernels
@@ -43,7 +48,19 @@ pub(crate) async fn dispatch(context: &Context, command: KernelCommand) -> Resul
     match command {
         KernelCommand::List(args) => list::run(context, &args).await,
         KernelCommand::Pull(args) => pull::run(context, args).await,
+        KernelCommand::Import(args) => import::run(context, args).await,
         KernelCommand::Show(args) => show::run(context, &args).await,
         KernelCommand::Rm(args) => rm::run(context, &args).await,
+    }
+}
+
+/// In one word, how a kernel is.
+fn state(kernel: &Kernel) -> &'static str {
+    match kernel {
+        Kernel { pulled: false, .. } => "available",
+        Kernel { modified: Some(true), .. } => "modified",
+        Kernel { problem: Some(_), .. } => "damaged",
+        Kernel { outdated: true, .. } => "outdated",
+        _ => "pulled",
     }
 }

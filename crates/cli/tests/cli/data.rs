@@ -30,7 +30,8 @@ fn daemon() -> Daemon {
             "GET /v1/images/alpine%3A3.20" => image(),
             "GET /v1/kernels" => json!([kernel(true)]),
             "GET /v1/kernels?available=true" => json!([kernel(true), kernel(false)]),
-            "GET /v1/kernels/debian-6.1" => kernel(true),
+            "GET /v1/kernels/debian-6.1?verify=true" => kernel(true),
+            "GET /v1/kernel-catalogs" => json!([{ "place": "built-in", "kernels": 2 }]),
             "GET /v1/config" => json!([
                 { "key": "default_image", "value": "debian-bookworm", "source": "default" },
                 { "key": "vm_defaults.vcpu", "value": 4, "source": "file" },

@@ -14,7 +14,7 @@ use axum::{
 };
 use banger_proto::{
     api::{
-        artifact::{Image, Kernel, PullImage, PullKernel},
+        artifact::{Image, ImportKernel, Kernel, KernelCatalog, PullImage, PullKernel, RegisterImage},
         event::Event,
     },
     failure::{Code, Failure},
@@ -29,6 +29,15 @@ pub(super) struct Available {
     /// The catalog's too.
     #[serde(default)]
     available: bool,
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Verify {
+    /// Every byte is compared with the manifest.
+    #[serde(default)]
+    verify: bool,
 }
 
 /// The images on this host.
@@ -59,6 +68,20 @@ pub(super) async fn pull_image(
     }))
 }
 
+/// Makes a file of the user's an image, without copying it.
+#[utoipa::path(post, path = "/v1/images/register", tag = "image", request_body = RegisterImage,
+    responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn register_image(
+    State(context): State<Shared>,
+    Body(body): Body<RegisterImage>,
+) -> Result<Response, Refusal> {
+    Ok(stream_of(async move |operation, _| {
+        let images = &context.services.images;
+        let image = images.register_image(body, &operation).await?;
+        images.shown(image).await
+    }))
+}
+
 /// Deletes an image nobody uses.
 #[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 204), (status = "4XX", body = Failure)))]
@@ -67,7 +90,7 @@ pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Na
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The kernels on this host, and with `available` those of the catalog.
+/// The kernels on this host, and with `available` those of the catalogs.
 #[utoipa::path(get, path = "/v1/kernels", tag = "kernel", params(Available),
     responses((status = 200, body = Vec<Kernel>)))]
 pub(super) async fn kernels(
@@ -78,11 +101,22 @@ pub(super) async fn kernels(
     Ok(Json(context.services.images.list_kernels(available).await?))
 }
 
+/// The catalogs of kernels, the one that decides first.
+#[utoipa::path(get, path = "/v1/kernel-catalogs", tag = "kernel", responses((status = 200, body = Vec<KernelCatalog>)))]
+pub(super) async fn kernel_catalogs(State(context): State<Shared>) -> Json<Vec<KernelCatalog>> {
+    Json(context.services.images.kernel_catalogs().await)
+}
+
 /// One kernel.
-#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Verify),
     responses((status = 200, body = Kernel), (status = "4XX", body = Failure)))]
-pub(super) async fn kernel(State(context): State<Shared>, Named(name): Named) -> Result<Json<Kernel>, Refusal> {
-    Ok(Json(context.services.images.show_kernel(&kernel_name(&name)?).await?))
+pub(super) async fn kernel(
+    State(context): State<Shared>,
+    Named(name): Named,
+    verify: Result<Query<Verify>, QueryRejection>,
+) -> Result<Json<Kernel>, Refusal> {
+    let Verify { verify } = query(verify)?;
+    Ok(Json(context.services.images.show_kernel(&kernel_name(&name)?, verify).await?))
 }
 
 /// Makes a catalog's kernel be here.
@@ -92,11 +126,26 @@ pub(super) async fn pull_kernel(
     State(context): State<Shared>,
     Body(body): Body<PullKernel>,
 ) -> Result<Response, Refusal> {
-    context.services.images.know_kernel(&body.kernel).await?;
+    context.services.images.know_pullable(&body.kernel).await?;
     Ok(stream_of(async move |operation, _| {
         let images = &context.services.images;
-        images.kernel(&body.kernel, body.force, &operation).await?;
-        images.show_kernel(&body.kernel).await
+        images.pull_kernel(&body.kernel, body.force, &operation).await?;
+        images.show_kernel(&body.kernel, false).await
+    }))
+}
+
+/// Makes a kernel from a directory, a package or a file of the user's.
+#[utoipa::path(post, path = "/v1/kernels/import", tag = "kernel", request_body = ImportKernel,
+    responses((status = 200, body = Event<Kernel>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn import_kernel(
+    State(context): State<Shared>,
+    Body(body): Body<ImportKernel>,
+) -> Result<Response, Refusal> {
+    Ok(stream_of(async move |operation, _| {
+        let images = &context.services.images;
+        let name = body.kernel.clone();
+        images.import_kernel(body, &operation).await?;
+        images.show_kernel(&name, false).await
     }))
 }
 

@@ -32,10 +32,13 @@ pub fn document() -> utoipa::openapi::OpenApi {
         artifacts::images,
         artifacts::image,
         artifacts::pull_image,
+        artifacts::register_image,
         artifacts::delete_image,
         artifacts::kernels,
         artifacts::kernel,
         artifacts::pull_kernel,
+        artifacts::import_kernel,
+        artifacts::kernel_catalogs,
         artifacts::delete_kernel,
     )
 )]

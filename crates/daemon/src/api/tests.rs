@@ -79,6 +79,9 @@ async fn refusals_have_one_shape_and_an_operation() {
         ("GET /v1/kernels/..%2fx", "", 400, Code::Invalid),
         ("POST /v1/kernels/pull", "{}", 400, Code::Invalid),
         ("POST /v1/kernels/pull", "{\"kernel\":\"nope-1.0\"}", 404, Code::NotFound),
+        ("GET /v1/kernels/x?verify=maybe", "", 400, Code::Invalid),
+        ("POST /v1/kernels/import", "{\"kernel\":\"x\"}", 400, Code::Invalid),
+        ("POST /v1/images/register", "{\"name\":\"x\",\"rootfs\":\"/r\",\"rw\":true}", 400, Code::Invalid),
         ("DELETE /v1/images/nope", "", 404, Code::NotFound),
     ] {
         let (got, failure) = server.refused(request, body.as_bytes()).await;

@@ -1,6 +1,6 @@
 //! `config.toml` as it is typed: every key optional, every other key refused with its line.
 
-use super::LogLevel;
+use super::{LogLevel, catalog_place::CatalogPlace};
 use banger_proto::{
     agent::boot::Init,
     api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, Vmm},
@@ -69,6 +69,8 @@ pub struct File {
     pub console_cap: Option<ByteSize>,
     /// What a VM gets that does not say.
     pub vm_defaults: VmDefaults,
+    /// Further catalogs of kernels; a later one goes before an earlier one, and all before the built-in one.
+    pub kernel_catalog: Option<Vec<CatalogPlace>>,
 }
 
 /// `[vm_defaults]`.
@@ -202,6 +204,11 @@ mod tests {
         assert_eq!(file.vm_defaults.disk_size, Some(MAX_DISK));
         assert_eq!(file.vm_defaults.init, Some(Init::Agent));
         assert_eq!(parse("vmm = \"auto\"").unwrap().vmm, Some(None));
+        let catalogs = parse(
+            "[[kernel_catalog]]\nurl = \"https://kernels.example/c.json\"\n[[kernel_catalog]]\npath = \"/etc/c.json\"\n",
+        );
+        let catalogs: Vec<_> = catalogs.unwrap().kernel_catalog.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(catalogs, ["https://kernels.example/c.json", "/etc/c.json"]);
     }
 
     #[test]
@@ -218,6 +225,11 @@ mod tests {
             ("\nvm_defaults.memory = -1", "whole number of MiB"),
             ("\nvm_defaults.disk_size = \"2T\"", "more than 1 TiB"),
             ("\ndefault_kernel = \"../x\"", "kernel name"),
+            ("\n[[kernel_catalog]]", "either a `url` or a `path`"),
+            ("\nkernel_catalog = [{ path = \"/c\", url = \"https://c.example\" }]", "either a `url` or a `path`"),
+            ("\nkernel_catalog = [{ path = \"c.json\" }]", "absolute path of the catalog"),
+            ("\nkernel_catalog = [{ url = \"http://c.example\" }]", "this host's own addresses"),
+            ("\nkernel_catalog = [{ uri = \"/c\" }]", "uri"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains("line 2") && error.contains(said), "{text}: {error}");

@@ -19,6 +19,9 @@ impl Config {
             setting("vm_defaults.memory", &self.memory, size),
             setting("vm_defaults.disk_size", &self.disk_size, size),
             setting("vm_defaults.init", &self.init, |init| init.to_string().into()),
+            setting("kernel_catalog", &self.kernel_catalog, |places| {
+                serde_json::to_value(places).expect("places are text")
+            }),
         ]
     }
 }

@@ -59,6 +59,7 @@ impl ImageService {
         image: Image,
         names: &BTreeMap<ImageId, Vec<ImageName>>,
     ) -> Result<artifact::Image, Failure> {
+        let managed = image.is_managed();
         let manifest = image.manifest;
         Ok(artifact::Image {
             names: names.get(&manifest.id).cloned().unwrap_or_default(),
@@ -67,7 +68,7 @@ impl ImageService {
             digest: manifest.digest,
             source: manifest.source.to_string(),
             size: allocated(&image.rootfs).unwrap_or(ByteSize(manifest.size_bytes)),
-            managed: true,
+            managed,
             kernel: manifest.kernel,
             os: manifest.os,
             created_at: manifest.created_at,
@@ -105,7 +106,7 @@ impl ImageService {
 }
 
 /// `what` cannot go because these VMs use it.
-pub(super) fn in_use(what: &str, users: &[VmName]) -> Failure {
+fn in_use(what: &str, users: &[VmName]) -> Failure {
     let names: Vec<&str> = users.iter().take(10).map(VmName::as_str).collect();
     let more = if users.len() > 10 { ", …" } else { "" };
     Failure::new(Code::Conflict, format!("{what} is in use by {}{more}", names.join(", ")))

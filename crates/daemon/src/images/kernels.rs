@@ -1,30 +1,41 @@
 //! Kernels of the image service.
 
-use super::{ImageService, no_kernel, off_thread, seconds};
+use super::{ImageService, no_kernel, off_thread, offers::Offers, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
 };
 use banger_artifacts::{
-    job::{Cancel, Job, Silent},
-    kernel::{CatalogEntry, Kernel, KernelError},
+    job::Silent,
+    kernel::{Description, Kernel, KernelError},
 };
 use banger_proto::{
-    api::artifact,
+    api::artifact::{ImportKernel, KernelCatalog},
     failure::{Code, Failure},
     name::KernelName,
-    size::ByteSize,
 };
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 impl ImageService {
     /// Refuses a name that is neither here nor in a catalog.
     pub(crate) async fn know_kernel(&self, name: &KernelName) -> Result<(), Failure> {
-        if self.kernel_catalog.find(name, std::env::consts::ARCH).is_some() || self.local_kernel(name).await?.is_some()
-        {
-            return Ok(());
+        match self.local_kernel(name).await? {
+            Some(_) => Ok(()),
+            None => self.know_offer(name).await,
         }
-        Err(no_kernel(name))
+    }
+
+    /// The same for a pull, which mends what is damaged.
+    pub(crate) async fn know_pullable(&self, name: &KernelName) -> Result<(), Failure> {
+        match self.local_kernel(name).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(_) => self.know_offer(name).await,
+        }
+    }
+
+    async fn know_offer(&self, name: &KernelName) -> Result<(), Failure> {
+        self.kernel_offers.read().await.find(name)?.map(drop).ok_or_else(|| no_kernel(name))
     }
 
     /// The kernel `name`, pulled when it is not here, and anew when `force` says so or it is damaged and can be had.
@@ -37,12 +48,11 @@ impl ImageService {
         if !force && let Some(kernel) = self.local_kernel(name).await? {
             return Ok(kernel);
         }
-        if self.kernel_catalog.find(name, std::env::consts::ARCH).is_none() {
-            return Err(no_kernel(name));
-        }
         let began = Instant::now();
+        let offers = self.kernel_offers.read().await;
+        let offer = offers.find(name)?.ok_or_else(|| no_kernel(name))?;
         operation.begin(format!("pulling kernel {name}"));
-        let (kernels, catalog, named) = (self.kernels.clone(), self.kernel_catalog.clone(), name.clone());
+        let (kernels, catalog, named) = (self.kernels.clone(), offer.alone(), name.clone());
         let key = if force { format!("{name} again") } else { name.to_string() };
         let kernel = self
             .kernel_pulls
@@ -55,97 +65,112 @@ impl ImageService {
         Ok(kernel)
     }
 
-    /// The kernels on this host; with `available` also what the catalog offers.
-    pub(crate) async fn list_kernels(&self, available: bool) -> Result<Vec<artifact::Kernel>, Failure> {
-        let kernels = self.kernels.clone();
-        let listing = off_thread(move || kernels.list()).await.map_err(Explain::explain)?;
-        for (name, error) in &listing.damaged {
-            tracing::warn!(%name, error = error as &dyn std::error::Error, "a kernel cannot be used");
+    /// The kernel `name` as `kernel pull` gets it: one that is here is left alone, which is said.
+    pub(crate) async fn pull_kernel(
+        &self,
+        name: &KernelName,
+        force: bool,
+        operation: &Operation,
+    ) -> Result<Kernel, Failure> {
+        if force {
+            return self.kernel(name, true, operation).await;
         }
-        let mut shown = Vec::new();
-        for kernel in listing.kernels {
-            shown.push(self.show(kernel).await?);
+        match self.local_kernel(name).await {
+            Ok(Some(kernel)) => {
+                operation
+                    .notice(format!("kernel {name} is here already; `banger kernel pull --force {name}` gets it anew"));
+                Ok(kernel)
+            }
+            Ok(None) => self.kernel(name, false, operation).await,
+            // A damaged one is replaced: that is what a pull is for.
+            Err(_) => self.kernel(name, true, operation).await,
         }
-        if available {
-            for entry in self.kernel_catalog.entries() {
-                if entry.arch == std::env::consts::ARCH && !shown.iter().any(|kernel| kernel.name == entry.name) {
-                    shown.push(offered(entry));
-                }
+    }
+
+    /// Makes a kernel from files of the user's.
+    pub(crate) async fn import_kernel(&self, request: ImportKernel, operation: &Operation) -> Result<Kernel, Failure> {
+        if !request.from.is_absolute() {
+            return Err(Failure::new(Code::Invalid, "the path to import from is not absolute"));
+        }
+        let began = Instant::now();
+        let ImportKernel { kernel: name, from, distro, arch, kernel_version, force } = request;
+        if let Some(distro) = &distro
+            && !is_word(distro)
+        {
+            return Err(Failure::new(Code::Invalid, format!("{distro:?} cannot be a distribution's name"))
+                .hint("letters, digits and ._+~-, at most 64 of them"));
+        }
+        operation.begin(format!("importing kernel {name}"));
+        let description = Description { distro, arch, kernel_version };
+        let (kernels, named) = (self.kernels.clone(), name.clone());
+        let imported = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
+            kernels.import(&named, &from, &description, force, &job)
+        });
+        let kernel = imported.await.map_err(|error| {
+            let is_taken = matches!(error, KernelError::AlreadyExists { .. });
+            let failure = error.explain();
+            if is_taken {
+                failure.hint("--force replaces it; VMs that use it boot the new one at their next start")
+            } else {
+                failure
+            }
+        })?;
+        operation.notice(format!("imported kernel {name} in {}", seconds(began)));
+        Ok(kernel)
+    }
+
+    /// Which catalogs of kernels there are, and which of them cannot be read.
+    pub(crate) async fn kernel_catalogs(&self) -> Vec<KernelCatalog> {
+        self.kernel_offers.read().await.catalogs()
+    }
+
+    /// What the catalogs offer now.
+    pub(super) async fn offers(&self) -> Offers {
+        self.kernel_offers.read().await
+    }
+
+    /// Takes a kernel away. Refused while a VM or an image uses it, unless `force` is set.
+    pub(crate) async fn delete_kernel(&self, name: &KernelName, force: bool) -> Result<(), Failure> {
+        if !force {
+            let vms = self.store.vms_of_kernel(name).await?;
+            let users = vms.iter().map(|vm| format!("VM {vm}"));
+            let images = self.images_of_kernel(name).await?;
+            let users: Vec<_> = users.chain(images.iter().map(|image| format!("image {image}"))).collect();
+            if !users.is_empty() {
+                let more = if users.len() > 10 { ", …" } else { "" };
+                let shown = users.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(Failure::new(Code::Conflict, format!("kernel {name} is in use by {shown}{more}")).hint(
+                    "-f deletes it all the same; what uses it pulls it again at its next start, if a catalog has it",
+                ));
             }
         }
-        Ok(shown)
-    }
-
-    /// One kernel, on this host or in the catalog.
-    pub(crate) async fn show_kernel(&self, name: &KernelName) -> Result<artifact::Kernel, Failure> {
-        if let Some(kernel) = self.local_kernel(name).await? {
-            return self.show(kernel).await;
-        }
-        let entry = self.kernel_catalog.find(name, std::env::consts::ARCH);
-        entry.map(offered).ok_or_else(|| no_kernel(name))
-    }
-
-    /// Takes a kernel away. Refused while a VM uses it, unless `force` is set.
-    pub(crate) async fn delete_kernel(&self, name: &KernelName, force: bool) -> Result<(), Failure> {
-        let users = self.store.vms_of_kernel(name).await?;
-        if !force && !users.is_empty() {
-            return Err(super::in_use(&format!("kernel {name}"), &users).hint("-f deletes it all the same"));
-        }
         let (kernels, name) = (self.kernels.clone(), name.clone());
-        off_thread(move || kernels.remove(&name, &Job { progress: &Silent, cancel: &Cancel::default() }))
+        // Waits for a pull of that kernel; a client that goes away ends the wait.
+        blocking(Arc::new(Silent), &CancellationToken::new(), move |job| kernels.remove(&name, &job))
             .await
             .map_err(Explain::explain)
     }
 
-    /// A kernel on this host; a damaged one is as good as none when the catalog can give it again.
-    async fn local_kernel(&self, name: &KernelName) -> Result<Option<Kernel>, Failure> {
+    /// A kernel on this host.
+    pub(super) async fn local_kernel(&self, name: &KernelName) -> Result<Option<Kernel>, Failure> {
         let (kernels, wanted) = (self.kernels.clone(), name.clone());
         match off_thread(move || kernels.get(&wanted)).await {
             Ok(kernel) => Ok(Some(kernel)),
             Err(KernelError::NotFound { .. }) => Ok(None),
-            Err(error) => {
-                let failure = error.explain();
-                let mended = format!("`banger kernel pull --force {name}` fetches it again");
-                Err(if failure.code == Code::Unavailable { failure } else { failure.hint(mended) })
-            }
+            Err(error) => Err(damaged(name, error)),
         }
-    }
-
-    async fn show(&self, kernel: Kernel) -> Result<artifact::Kernel, Failure> {
-        let used_by = self.store.vms_of_kernel(&kernel.manifest.name).await?;
-        let (size, kernel) = off_thread(move || (kernel.disk_bytes(), kernel)).await;
-        let entry = self.kernel_catalog.find(&kernel.manifest.name, &kernel.manifest.arch);
-        let manifest = kernel.manifest;
-        Ok(artifact::Kernel {
-            description: entry.map(|entry| entry.description.clone()),
-            name: manifest.name,
-            distro: manifest.distro,
-            arch: manifest.arch,
-            kernel_version: manifest.kernel_version,
-            pulled: true,
-            size: size.ok().map(ByteSize),
-            sha256: Some(manifest.sha256),
-            source: Some(manifest.source.to_string()),
-            imported_at: Some(manifest.imported_at),
-            boot_modules: manifest.boot_modules,
-            used_by,
-        })
     }
 }
 
-fn offered(entry: &CatalogEntry) -> artifact::Kernel {
-    artifact::Kernel {
-        name: entry.name.clone(),
-        distro: entry.distro.clone(),
-        arch: entry.arch.clone(),
-        kernel_version: entry.kernel_version.clone(),
-        pulled: false,
-        description: Some(entry.description.clone()),
-        size: None,
-        sha256: None,
-        source: None,
-        imported_at: None,
-        boot_modules: Vec::new(),
-        used_by: Vec::new(),
-    }
+/// What somebody whose kernel is damaged can do about it.
+pub(super) fn damaged(name: &KernelName, error: KernelError) -> Failure {
+    let failure = error.explain();
+    let mended = format!("`banger kernel pull --force {name}` fetches it again, if a catalog has it");
+    // A full disk is no damage.
+    if failure.hints.is_empty() { failure.hint(mended) } else { failure }
+}
+
+/// What may stand in a catalog's fields, which a kernel that is published later goes into.
+fn is_word(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
 }

@@ -1,10 +1,12 @@
 //! Images and kernels.
 
 use crate::{
+    failure::Failure,
     name::{ImageId, ImageName, KernelName, VmName},
     size::ByteSize,
 };
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A root file system image on this host. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ pub struct Image {
     pub used_by: Vec<VmName>,
 }
 
-/// A kernel on this host, or one the catalog offers. Field names are stable.
+/// A kernel on this host, or one a catalog offers. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Kernel {
@@ -52,9 +54,24 @@ pub struct Kernel {
     /// From the catalog.
     #[serde(default)]
     pub description: Option<String>,
+    /// The catalog that offers it: `built-in`, or its address or path.
+    #[serde(default)]
+    pub catalog: Option<String>,
     /// Bytes on this host.
     #[serde(default)]
     pub size: Option<ByteSize>,
+    /// Bytes a pull downloads, when the catalog says so.
+    #[serde(default)]
+    pub download: Option<ByteSize>,
+    /// Whether the catalog's bundle is another one than what was pulled from it: `pull --force` gets it.
+    #[serde(default)]
+    pub outdated: bool,
+    /// Whether its files are no longer what was pulled or imported; `null` when nobody looked.
+    #[serde(default)]
+    pub modified: Option<bool>,
+    /// Why it cannot be used, or what was modified.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// SHA-256 of `vmlinux`, hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
@@ -70,6 +87,22 @@ pub struct Kernel {
     /// VMs that use it.
     #[serde(default)]
     pub used_by: Vec<VmName>,
+    /// Images that recommend it: their first names, or ids where they have none.
+    #[serde(default)]
+    pub used_by_images: Vec<String>,
+}
+
+/// A list of kernels that can be pulled. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct KernelCatalog {
+    /// `built-in`, or its address or path as the configuration has it.
+    pub place: String,
+    /// How many kernels it offers for this host's processor.
+    pub kernels: usize,
+    /// Why it cannot be read, if it cannot.
+    #[serde(default)]
+    pub failure: Option<Failure>,
 }
 
 /// Body of `POST /v1/images/pull`.
@@ -79,6 +112,60 @@ pub struct Kernel {
 pub struct PullImage {
     /// A catalog name.
     pub image: ImageName,
+}
+
+/// Body of `POST /v1/images/register`. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RegisterImage {
+    /// What it is called from now on.
+    pub name: ImageName,
+    /// An ext4 file, used where it lies.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub rootfs: PathBuf,
+    /// The kernel it recommends; excludes the other three.
+    #[serde(default)]
+    pub kernel: Option<KernelName>,
+    /// A kernel file, imported under the image's name.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub kernel_file: Option<PathBuf>,
+    /// That kernel's initrd.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub initrd: Option<PathBuf>,
+    /// That kernel's modules.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub modules: Option<PathBuf>,
+    /// Points a name that another image has at this one, and replaces a kernel imported under it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Body of `POST /v1/kernels/import`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ImportKernel {
+    /// What it is called from now on.
+    pub kernel: KernelName,
+    /// A directory, a Debian package or a kernel file; absolute.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub from: PathBuf,
+    /// Who makes it.
+    #[serde(default)]
+    pub distro: Option<String>,
+    /// The processor, which has to be the host's.
+    #[serde(default)]
+    pub arch: Option<String>,
+    /// `uname -r`, for a kernel that does not say it.
+    #[serde(default)]
+    pub kernel_version: Option<String>,
+    /// Replaces a kernel of that name.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Body of `POST /v1/kernels/pull`.

@@ -121,3 +121,37 @@ fn a_cancelled_pull_says_so_and_leaves_nothing() {
     assert!(error.is_cancelled(), "{error:?}");
     assert_eq!(fs::read_dir(store.shelf.directory()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_registered_file_is_used_where_it_lies_and_refused_once_it_changed() {
+    let (dir, store) = store();
+    let (cancel, name) = (Cancel::default(), "mine".parse().unwrap());
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let file = dir.path().join("my root.ext4");
+    fs::copy(&publish(&store, "hello").rootfs, &file).unwrap();
+    let kernel = Some("generic-6.12".parse().unwrap());
+    let image = store.register(&name, &file, kernel.clone(), &job).unwrap();
+    assert!(!image.is_managed());
+    assert_eq!((&image.rootfs, &image.manifest.kernel), (&file.canonicalize().unwrap(), &kernel));
+    assert_eq!(image.manifest.source.to_string(), format!("file {}", image.rootfs.display()));
+    let id = &image.manifest.id;
+    let stored: Vec<_> = fs::read_dir(dir.path().join("images").join(id.as_str())).unwrap().collect();
+    assert_eq!(stored.len(), 1, "nothing but the manifest");
+    assert_eq!(verify(&store, id, Depth::Full).unwrap(), image);
+    // The same file again is the same image; what it recommends may change.
+    assert_eq!(store.register(&name, &file, None, &job).unwrap().manifest.id, *id);
+    assert_eq!(store.get(id).unwrap().manifest.kernel, None);
+
+    fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(image.manifest.size_bytes + 4096).unwrap();
+    for depth in [Depth::Quick, Depth::Full] {
+        let error = verify(&store, id, depth).unwrap_err();
+        assert!(matches!(error, ImageError::Corrupt { source: Corruption::Changed { .. }, .. }), "{error:?}");
+    }
+    let changed = store.register(&name, &file, None, &job).unwrap();
+    assert_ne!(changed.manifest.id, *id);
+    assert!(store.delete(id, &cancel).unwrap());
+    assert!(file.exists(), "it is the user's");
+
+    let error = store.register(&name, &dir.path().join("images"), None, &job).unwrap_err();
+    assert!(matches!(error, ImageError::Register { .. }), "{error:?}");
+}

@@ -9,10 +9,11 @@ use banger_artifacts::{
     job::{Cancel, Job, Progress, Silent},
     kernel::{Catalog, Description, KernelStore},
 };
+use sha2::{Digest, Sha256};
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    path::{Path, PathBuf},
+    io::{self, BufRead, BufReader, Read, Write},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -193,65 +194,120 @@ fn an_import_killed_at_any_step_leaves_the_old_kernel_and_can_be_repeated() {
     }
 }
 
-/// Noise, so that it stays as long as it is when packed.
-fn noise(length: u64) -> impl Read {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut block = vec![0; 64 << 10];
-    let mut at = block.len();
-    let fill = move |buffer: &mut [u8]| {
-        if at == block.len() {
-            for chunk in block.chunks_exact_mut(8) {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                chunk.copy_from_slice(&state.to_le_bytes());
-            }
-            at = 0;
-        }
-        let n = buffer.len().min(block.len() - at);
-        buffer[..n].copy_from_slice(&block[at..at + n]);
-        at += n;
-        n
-    };
-    Filled(fill).take(length)
+/// One block of noise, over and over.
+struct Noise {
+    block: Vec<u8>,
+    at: usize,
 }
 
-struct Filled<F>(F);
-
-impl<F: FnMut(&mut [u8]) -> usize> Read for Filled<F> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        Ok((self.0)(buffer))
+impl Noise {
+    fn new() -> Self {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut block = Vec::with_capacity(1 << 20);
+        while block.len() < 1 << 20 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            block.extend(state.to_le_bytes());
+        }
+        Self { block, at: 0 }
     }
 }
 
-/// A bundle of some 200 MiB at `path`, with the largest window a pull accepts.
-fn large(path: &Path) {
-    const LENGTH: u64 = 200 << 20;
-    let mut encoder = zstd::Encoder::new(fs::File::create(path).unwrap(), 1).unwrap();
-    encoder.window_log(25).unwrap();
-    encoder.long_distance_matching(false).unwrap();
-    let mut archive = tar::Builder::new(encoder);
+impl Read for Noise {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = buffer.len().min(self.block.len() - self.at);
+        buffer[..n].copy_from_slice(&self.block[self.at..self.at + n]);
+        self.at = (self.at + n) % self.block.len();
+        Ok(n)
+    }
+}
+
+/// A zstd frame that asks for the largest window a pull accepts and packs nothing: what comes out is as long as what
+/// goes in, and making it costs nothing. (RFC 8878, 3.1.1: magic, no sizes, a window of 2^25, raw blocks.)
+struct Unpacked<W: Write> {
+    out: W,
+    block: Vec<u8>,
+}
+
+impl<W: Write> Unpacked<W> {
+    const BLOCK: usize = 128 << 10;
+
+    fn begin(mut out: W) -> io::Result<Self> {
+        out.write_all(&[0x28, 0xb5, 0x2f, 0xfd, 0, (25 - 10) << 3])?;
+        Ok(Self { out, block: Vec::with_capacity(Self::BLOCK) })
+    }
+
+    fn emit(&mut self, is_last: bool) -> io::Result<()> {
+        let header = u32::try_from(self.block.len()).unwrap() << 3 | u32::from(is_last);
+        self.out.write_all(&header.to_le_bytes()[..3])?;
+        self.out.write_all(&self.block)?;
+        self.block.clear();
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Unpacked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(Self::BLOCK - self.block.len());
+        self.block.extend(&bytes[..n]);
+        if self.block.len() == Self::BLOCK {
+            self.emit(false)?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a bundle of 1 GiB, less a little: the largest a pull takes.
+fn write_large(out: impl Write) -> io::Result<()> {
+    let mut archive = tar::Builder::new(Unpacked::begin(out)?);
     super::fixture::append(&mut archive, &Member::File("vmlinux", vmlinux(true)));
-    let mut header = tar::Header::new_gnu();
-    header.set_path("initrd.img").unwrap();
-    header.set_size(LENGTH);
-    header.set_mode(0o644);
-    header.set_cksum();
-    archive.append(&header, noise(LENGTH)).unwrap();
-    archive.into_inner().unwrap().finish().unwrap();
+    super::fixture::append(&mut archive, &Member::File("modules/modules.dep", b"kernel/large.ko:\n".to_vec()));
+    for (path, length) in [("initrd.img", 510 << 20), ("modules/kernel/large.ko", 512 << 20)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(path)?;
+        header.set_size(length);
+        header.set_mode(0o644);
+        header.set_cksum();
+        archive.append(&header, Noise::new().take(length))?;
+    }
+    archive.into_inner()?.emit(true)
+}
+
+/// What a bundle is known by.
+#[derive(Default)]
+struct Measured {
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for Measured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
 fn a_pull_takes_little_memory_however_large_the_bundle() {
     let host = Host::new();
-    let path = host.temp.path().join("large.tar.zst");
-    large(&path);
-    let size = fs::metadata(&path).unwrap().len();
-    let sha256 = super::super::sha256(&fs::read(&path).unwrap());
-    let served = path.clone();
+    let mut measured = Measured::default();
+    write_large(&mut measured).unwrap();
+    let size = measured.size;
+    assert!(((1 << 30) - (8 << 20)..=1 << 30).contains(&size), "{size}");
+    let sha256 = super::super::hexadecimal(&measured.hash.finalize());
     let server = Server::start(move |mut request| {
         request.stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").as_bytes())?;
-        std::io::copy(&mut fs::File::open(&served)?, &mut request.stream).map(drop)
+        write_large(&mut request.stream)
     });
     let url = server.url("/large.tar.zst");
     let json = format!(
@@ -264,6 +320,7 @@ fn a_pull_takes_little_memory_however_large_the_bundle() {
     assert!(child.wait().unwrap().success());
     let peak: u64 = said.strip_prefix("done ").unwrap().trim().parse().unwrap();
     assert!(peak <= 64 << 10, "{peak} KiB resident at the most");
+    assert_eq!(fs::metadata(host.store.get(&name()).unwrap().initrd().unwrap()).unwrap().len(), 510 << 20);
 }
 
 #[test]

@@ -1,25 +1,33 @@
 //! `banger kernel list`.
 
+use super::state;
 use crate::{
     context::Context,
     exit::{Result, Status},
     output::table::table,
 };
-use banger_proto::api::artifact::Kernel;
+use banger_proto::api::artifact::{Kernel, KernelCatalog};
 use clap::Args;
 
 /// `banger kernel list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Also what the catalog offers
+    /// Also what the catalogs offer
     #[arg(long)]
     available: bool,
 }
 
 /// Lists kernels.
 pub(crate) async fn run(context: &Context, args: &ListArgs) -> Result {
+    let mut daemon = context.daemon().await?;
     let path = if args.available { "/v1/kernels?available=true" } else { "/v1/kernels" };
-    let kernels: Vec<Kernel> = context.daemon().await?.get(path).await?;
+    let kernels: Vec<Kernel> = daemon.get(path).await?;
+    if args.available {
+        let catalogs: Vec<KernelCatalog> = daemon.get("/v1/kernel-catalogs").await?;
+        for failure in catalogs.into_iter().filter_map(|catalog| catalog.failure) {
+            context.printer.warn(&[vec![failure.message], failure.causes].concat().join(": "));
+        }
+    }
     context.printer.data(&kernels, |kernels| {
         table(
             &["NAME", "VERSION", "DISTRO", "ARCH", "STATE", "SIZE", "DESCRIPTION"],
@@ -29,8 +37,8 @@ pub(crate) async fn run(context: &Context, args: &ListArgs) -> Result {
                     kernel.kernel_version.clone(),
                     kernel.distro.clone(),
                     kernel.arch.clone(),
-                    if kernel.pulled { "pulled" } else { "available" }.into(),
-                    kernel.size.map_or_else(|| "-".into(), |size| size.to_string()),
+                    state(kernel).into(),
+                    kernel.size.or(kernel.download).map_or_else(|| "-".into(), |size| size.to_string()),
                     kernel.description.clone().unwrap_or_else(|| "-".into()),
                 ]
             }),

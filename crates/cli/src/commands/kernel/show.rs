@@ -1,5 +1,6 @@
 //! `banger kernel show`.
 
+use super::state;
 use crate::{
     complete,
     context::Context,
@@ -18,9 +19,9 @@ pub(crate) struct ShowArgs {
     kernel: KernelName,
 }
 
-/// Shows everything about a kernel.
+/// Shows everything about a kernel, whether its files are still what they were included.
 pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
-    let path = format!("/v1/kernels/{}", segment(args.kernel.as_str()));
+    let path = format!("/v1/kernels/{}?verify=true", segment(args.kernel.as_str()));
     let kernel: Kernel = context.daemon().await?.get(&path).await?;
     context.printer.data(&kernel, |kernel| {
         let users: Vec<&str> = kernel.used_by.iter().map(AsRef::as_ref).collect();
@@ -29,14 +30,18 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
             ("version", Some(kernel.kernel_version.clone())),
             ("distro", Some(kernel.distro.clone())),
             ("arch", Some(kernel.arch.clone())),
-            ("state", Some(if kernel.pulled { "pulled" } else { "available" }.into())),
+            ("state", Some(state(kernel).into())),
+            ("problem", kernel.problem.clone()),
             ("description", kernel.description.clone()),
+            ("catalog", kernel.catalog.clone()),
             ("size", kernel.size.map(|size| size.to_string())),
+            ("download", kernel.download.map(|size| size.to_string())),
             ("sha256", kernel.sha256.clone()),
             ("source", kernel.source.clone()),
             ("imported", kernel.imported_at.clone()),
             ("boot modules", (!kernel.boot_modules.is_empty()).then(|| kernel.boot_modules.join(" "))),
             ("used by", (!users.is_empty()).then(|| users.join(", "))),
+            ("images", (!kernel.used_by_images.is_empty()).then(|| kernel.used_by_images.join(", "))),
         ])
     })?;
     Ok(Status::Done)

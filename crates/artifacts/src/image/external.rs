@@ -1,0 +1,224 @@
+//! A file of the user's as an image: what it has to be, and what tells it from every other one.
+//!
+//! It is read as little as possible: its superblock says that it is an ext4 a guest can mount read-only. Its content is
+//! not hashed, so its id is made of what `stat(2)` says of it, and a file that changed is another image.
+
+use super::{
+    draft::hexadecimal,
+    file::{FileChanged, FileIdentity},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::File,
+    io,
+    os::unix::{ffi::OsStrExt, fs::FileExt},
+    path::{Path, PathBuf},
+};
+
+/// Where the superblock is, and how much of it is looked at.
+const SUPERBLOCK: usize = 1024;
+const LENGTH: usize = 0x160;
+/// The journal holds what the file system does not: it was not unmounted.
+const NEEDS_RECOVERY: u32 = 0x4;
+/// Features (of those that change how a file system is read) that any guest's kernel mounts: file types, recovery, block
+/// groups that carry their own descriptors, extents, 64 bits, flexible groups, large attributes, checksum seeds, large
+/// directories, inline data.
+const KNOWN_FEATURES: u32 = 0x2 | NEEDS_RECOVERY | 0x10 | 0x40 | 0x80 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000;
+
+/// A file banger does not own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalFile {
+    /// Where it is: absolute, links resolved.
+    pub path: PathBuf,
+    /// What it was when it was registered.
+    #[serde(flatten)]
+    pub identity: FileIdentity,
+}
+
+/// Why a file cannot be an image.
+#[derive(Debug, thiserror::Error)]
+pub enum UnfitFile {
+    /// It cannot be read.
+    #[error("cannot read it")]
+    Unreadable(#[from] io::Error),
+    /// It cannot be looked at, or is no file.
+    #[error(transparent)]
+    File(#[from] FileChanged),
+    /// It begins like something else.
+    #[error("it is not an ext4 file system but {0}")]
+    Kind(&'static str),
+    /// It ends before its file system does.
+    #[error("its file system has {promised} bytes and the file only {is}")]
+    Cut {
+        /// Of the file system.
+        promised: u64,
+        /// Of the file.
+        is: u64,
+    },
+    /// It was mounted when it was copied, or is mounted now.
+    #[error("its file system was not unmounted")]
+    Dirty,
+    /// A kernel may refuse it.
+    #[error("its file system has features (0x{0:x}) a guest's kernel may not know")]
+    Features(u32),
+}
+
+/// What the superblock says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Inodes in use.
+    pub(super) inodes: u64,
+}
+
+impl ExternalFile {
+    /// Looks at the file at `path`.
+    pub(super) fn inspect(path: &Path) -> Result<(Self, Facts), UnfitFile> {
+        let path = path.canonicalize()?;
+        // Of the name, and first: a fifo would be waited for.
+        let identity = FileIdentity::of(&path)?;
+        let file = File::open(&path)?;
+        let mut start = [0; SUPERBLOCK + LENGTH];
+        let got = read_up_to(&file, &mut start)?;
+        let facts = check(&start[..got], identity.size)?;
+        identity.check_unchanged(&path)?;
+        Ok((Self { path, identity }, facts))
+    }
+
+    /// Tells this file at this moment from every other one: SHA-256 of its path and identity, hexadecimal.
+    pub(super) fn digest(&self) -> String {
+        let FileIdentity { device, inode, size, modified, modified_nanos } = self.identity;
+        let mut hash = Sha256::new();
+        hash.update(b"registered\0");
+        hash.update(self.path.as_os_str().as_bytes());
+        for number in [device.to_le_bytes(), inode.to_le_bytes(), size.to_le_bytes()] {
+            hash.update(number);
+        }
+        hash.update(modified.to_le_bytes());
+        hash.update(modified_nanos.to_le_bytes());
+        hexadecimal(&hash.finalize())
+    }
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], got as u64) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+/// Whether a file of `size` bytes that begins with `start` is an ext4 that can be mounted read-only.
+fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
+    let superblock = start.get(SUPERBLOCK..).filter(|rest| rest.len() == LENGTH);
+    let Some(superblock) = superblock.filter(|superblock| superblock[0x38..0x3a] == [0x53, 0xef]) else {
+        return Err(UnfitFile::Kind(kind(start)));
+    };
+    let word = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().expect("four bytes"));
+    let incompatible = word(0x60);
+    let unknown = incompatible & !KNOWN_FEATURES;
+    if unknown != 0 {
+        return Err(UnfitFile::Features(unknown));
+    }
+    if incompatible & NEEDS_RECOVERY != 0 {
+        return Err(UnfitFile::Dirty);
+    }
+    let high = if incompatible & 0x80 == 0 { 0 } else { word(0x150) };
+    let blocks = u64::from(high) << 32 | u64::from(word(0x4));
+    let promised = match word(0x18) {
+        shift @ 0..=6 => blocks.saturating_mul(1024 << shift),
+        _ => return Err(UnfitFile::Kind("damaged")),
+    };
+    if promised == 0 {
+        return Err(UnfitFile::Kind("damaged"));
+    }
+    if promised > size {
+        return Err(UnfitFile::Cut { promised, is: size });
+    }
+    Ok(Facts { inodes: u64::from(word(0x0).saturating_sub(word(0x10))) })
+}
+
+/// What else people have in files.
+fn kind(start: &[u8]) -> &'static str {
+    let is = |at: usize, magic: &[u8]| start.get(at..at + magic.len()) == Some(magic);
+    match () {
+        () if start.is_empty() => "empty",
+        () if is(0, b"QFI\xfb") => "a qcow2 disk; `qemu-img convert -O raw` and take its partition out",
+        () if is(0, b"hsqs") => "a squashfs",
+        () if is(0, b"XFSB") => "an XFS",
+        () if is(257, b"ustar") => "a tar archive",
+        () if is(0, b"\x1f\x8b") || is(0, b"\x28\xb5\x2f\xfd") || is(0, b"\xfd7zXZ") => "packed; unpack it first",
+        () if is(512, b"EFI PART") || is(510, b"\x55\xaa") => "a disk with partitions; take its root partition out",
+        () => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{Cancel, Job, Silent},
+        rootfs::{Format, Limits, RootfsBuilder},
+    };
+    use std::fs;
+
+    fn ext4() -> Vec<u8> {
+        let (dir, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
+        let builder = RootfsBuilder::new(dir.path(), Limits::default(), &cancel).unwrap();
+        let path = dir.path().join("image");
+        let job = Job { progress: &Silent, cancel: &cancel };
+        builder.finish(&path, &Format { label: "x".into(), epoch: 0 }, &job).unwrap();
+        fs::read(path).unwrap()
+    }
+
+    fn said(bytes: &[u8]) -> String {
+        let start = &bytes[..bytes.len().min(SUPERBLOCK + LENGTH)];
+        check(start, bytes.len() as u64).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_ext4_is_taken_and_nothing_else_is() {
+        let good = ext4();
+        assert_eq!(said(&good), "");
+        let with = |at: usize, value: &[u8]| {
+            let mut bytes = good.clone();
+            bytes[SUPERBLOCK + at..][..value.len()].copy_from_slice(value);
+            bytes
+        };
+        for (bytes, why) in [
+            (vec![], "but empty"),
+            (vec![0; 100], "but something else"),
+            (vec![0; 5000], "but something else"),
+            (b"QFI\xfb and so on".to_vec(), "but a qcow2 disk"),
+            ([&[0; 510][..], b"\x55\xaaEFI PART"].concat(), "but a disk with partitions"),
+            (with(0x38, &[0, 0]), "but something else"),
+            (with(0x18, &[9, 0, 0, 0]), "but damaged"),
+            (with(0x60, &(good[1024 + 0x60] | 4).to_le_bytes()), "was not unmounted"),
+            (with(0x62, &[1]), "features (0x10000)"),
+            (good[..good.len() - 1].to_vec(), "and the file only"),
+        ] {
+            let said = said(&bytes);
+            assert!(said.contains(why), "{why}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_id_tells_the_file_at_one_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        fs::write(&path, ext4()).unwrap();
+        let first = ExternalFile::inspect(&path).unwrap().0;
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(ExternalFile::inspect(&link).unwrap().0, first);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_ne!(ExternalFile::inspect(&path).unwrap().0.digest(), first.digest());
+        assert!(matches!(ExternalFile::inspect(dir.path()), Err(UnfitFile::File(FileChanged::NotAFile))));
+        assert!(matches!(ExternalFile::inspect(&dir.path().join("none")), Err(UnfitFile::Unreadable(_))));
+    }
+}

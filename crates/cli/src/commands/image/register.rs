@@ -1,0 +1,70 @@
+//! `banger image register`.
+
+use super::names;
+use crate::{
+    arguments::absolute,
+    complete,
+    context::Context,
+    exit::{Result, Status},
+    signals::Signals,
+};
+use banger_proto::{
+    api::artifact::{Image, RegisterImage},
+    name::{ImageName, KernelName},
+};
+use clap::{Args, ValueHint};
+use hyper::Method;
+use std::path::PathBuf;
+
+const UNDONE: &str = "interrupted: the image was not registered";
+
+/// `banger image register`.
+#[derive(Debug, Args)]
+pub(crate) struct RegisterArgs {
+    /// What it is called from now on
+    #[arg(long)]
+    name: ImageName,
+    /// An ext4 file system in a file; it is used where it lies, and a VM refuses to start once it changed
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    rootfs: PathBuf,
+    /// The kernel it is to be booted with
+    #[arg(long, visible_alias = "kernel-ref", value_name = "KERNEL", add = complete::available_kernels(),
+        conflicts_with_all = ["kernel_file", "initrd", "modules"])]
+    kernel: Option<KernelName>,
+    /// A kernel file to boot it with; imported as a kernel of the image's name
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    kernel_file: Option<PathBuf>,
+    /// That kernel's initrd
+    #[arg(long, value_name = "FILE", requires = "kernel_file", value_hint = ValueHint::FilePath)]
+    initrd: Option<PathBuf>,
+    /// That kernel's modules: the content of lib/modules/<version>, or a directory that has it
+    #[arg(long, value_name = "DIR", requires = "kernel_file", value_hint = ValueHint::DirPath)]
+    modules: Option<PathBuf>,
+    /// Take the name from the image that has it, and replace a kernel imported under it
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Registers the image, and prints its names.
+pub(crate) async fn run(context: &Context, args: RegisterArgs) -> Result {
+    let maybe = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
+    let request = RegisterImage {
+        name: args.name,
+        rootfs: absolute(&args.rootfs)?,
+        kernel: args.kernel,
+        kernel_file: maybe(args.kernel_file)?,
+        initrd: maybe(args.initrd)?,
+        modules: maybe(args.modules)?,
+        force: args.force,
+    };
+    let mut signals = Signals::install()?;
+    let image = signals
+        .guard(UNDONE, async {
+            context.daemon().await?.operate::<Image>(Method::POST, "/v1/images/register", Some(&request)).await
+        })
+        .await?
+        .settle(&context.printer, &mut signals, UNDONE)
+        .await?;
+    context.printer.data(&image, names)?;
+    Ok(Status::Done)
+}

@@ -1,0 +1,170 @@
+//! Kernels as the API shows them.
+
+use super::{
+    ImageService,
+    kernels::damaged,
+    no_kernel, off_thread,
+    offers::{Offer, Offers},
+};
+use crate::{
+    failures::Explain,
+    operation::{Operation, blocking},
+};
+use banger_artifacts::kernel::{Bundle, Kernel, KernelError, Provenance};
+use banger_proto::{api::artifact, failure::Failure, name::KernelName, size::ByteSize};
+use std::sync::Arc;
+
+impl ImageService {
+    /// The kernels on this host, damaged ones too; with `available` also what the catalogs offer. By name.
+    pub(crate) async fn list_kernels(&self, available: bool) -> Result<Vec<artifact::Kernel>, Failure> {
+        let kernels = self.kernels.clone();
+        let listing = off_thread(move || kernels.list()).await.map_err(Explain::explain)?;
+        // Descriptions come from the catalogs; a plain listing does not wait for a server to have them.
+        let offers = if available { self.offers().await } else { Offers::none() };
+        let mut shown = Vec::new();
+        for kernel in listing.kernels {
+            shown.push(self.here(kernel, &offers).await?);
+        }
+        for (name, error) in listing.damaged {
+            tracing::warn!(%name, error = &error as &dyn std::error::Error, "a kernel cannot be used");
+            shown.push(self.broken(&name, error, &offers).await?);
+        }
+        for offer in offers.all() {
+            if !shown.iter().any(|kernel| kernel.name == offer.entry.name) {
+                shown.push(offered(offer));
+            }
+        }
+        shown.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(shown)
+    }
+
+    /// One kernel, on this host or in a catalog; with `verify` every byte of it is looked at.
+    pub(crate) async fn show_kernel(&self, name: &KernelName, verify: bool) -> Result<artifact::Kernel, Failure> {
+        let (kernels, wanted) = (self.kernels.clone(), name.clone());
+        let found = off_thread(move || kernels.get(&wanted)).await;
+        let offers = self.offers().await;
+        let kernel = match found {
+            Ok(kernel) => kernel,
+            Err(KernelError::NotFound { .. }) => return offers.find(name)?.map(offered).ok_or_else(|| no_kernel(name)),
+            Err(error) => return self.broken(name, error, &offers).await,
+        };
+        let mut shown = self.here(kernel.clone(), &offers).await?;
+        if verify {
+            let operation = Operation::silent();
+            let kernels = self.kernels.clone();
+            let verified =
+                blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernels.verify(&kernel, &job));
+            let verified = verified.await;
+            shown.modified = Some(verified.is_err());
+            if let Err(error) = verified {
+                shown.problem = Some(reason(&error));
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Names (ids where there is none) of the images that recommend a kernel.
+    pub(super) async fn images_of_kernel(&self, name: &KernelName) -> Result<Vec<String>, Failure> {
+        let images = self.images.clone();
+        let images = off_thread(move || images.list()).await.map_err(Explain::explain)?;
+        let names = self.store.image_names().await?;
+        let using = images.into_iter().filter(|image| image.manifest.kernel.as_ref() == Some(name));
+        Ok(using
+            .map(|image| {
+                let id = image.manifest.id;
+                let named = names.iter().find(|(_, named)| *named == id);
+                named.map_or_else(|| id.to_string(), |(name, _)| name.to_string())
+            })
+            .collect())
+    }
+
+    async fn here(&self, kernel: Kernel, offers: &Offers) -> Result<artifact::Kernel, Failure> {
+        let offer = offers.look_up(&kernel.manifest.name);
+        let mut shown = match offer {
+            Some(offer) => offered(offer),
+            None => nothing_known(&kernel.manifest.name),
+        };
+        let (size, kernel) = off_thread(move || (kernel.disk_bytes(), kernel)).await;
+        let manifest = kernel.manifest;
+        shown.outdated = offer.is_some_and(|offer| is_outdated(&manifest.source, offer.entry.bundle()));
+        shown.used_by = self.store.vms_of_kernel(&manifest.name).await?;
+        shown.used_by_images = self.images_of_kernel(&manifest.name).await?;
+        Ok(artifact::Kernel {
+            distro: manifest.distro,
+            arch: manifest.arch,
+            kernel_version: manifest.kernel_version,
+            pulled: true,
+            size: size.ok().map(ByteSize),
+            sha256: Some(manifest.sha256),
+            source: Some(manifest.source.to_string()),
+            imported_at: Some(manifest.imported_at),
+            boot_modules: manifest.boot_modules,
+            ..shown
+        })
+    }
+
+    /// A kernel whose manifest or image cannot be read: nothing else is known of it.
+    async fn broken(
+        &self,
+        name: &KernelName,
+        error: KernelError,
+        offers: &Offers,
+    ) -> Result<artifact::Kernel, Failure> {
+        let known = offers.look_up(name).map_or_else(|| nothing_known(name), offered);
+        let problem = damaged(name, error);
+        Ok(artifact::Kernel {
+            pulled: true,
+            problem: Some([vec![problem.message], problem.causes].concat().join(": ")),
+            used_by: self.store.vms_of_kernel(name).await?,
+            used_by_images: self.images_of_kernel(name).await?,
+            ..known
+        })
+    }
+}
+
+/// The catalog's bundle is another one than the one that was pulled.
+fn is_outdated(source: &Provenance, offered: Option<&Bundle>) -> bool {
+    matches!((source, offered), (Provenance::Bundle { sha256, .. }, Some(bundle)) if *sha256 != bundle.sha256)
+}
+
+/// What is wrong, without repeating that something is.
+fn reason(error: &KernelError) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn offered(offer: Offer<'_>) -> artifact::Kernel {
+    let entry = offer.entry;
+    artifact::Kernel {
+        distro: entry.distro.clone(),
+        arch: entry.arch.clone(),
+        kernel_version: entry.kernel_version.clone(),
+        description: Some(entry.description.clone()).filter(|text| !text.is_empty()),
+        catalog: Some(offer.place.to_owned()),
+        download: entry.bundle().map(|bundle| ByteSize(bundle.size)),
+        ..nothing_known(&entry.name)
+    }
+}
+
+fn nothing_known(name: &KernelName) -> artifact::Kernel {
+    artifact::Kernel {
+        name: name.clone(),
+        distro: "unknown".to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        kernel_version: "unknown".to_owned(),
+        pulled: false,
+        description: None,
+        catalog: None,
+        size: None,
+        download: None,
+        outdated: false,
+        modified: None,
+        problem: None,
+        sha256: None,
+        source: None,
+        imported_at: None,
+        boot_modules: Vec::new(),
+        used_by: Vec::new(),
+        used_by_images: Vec::new(),
+    }
+}
