@@ -14,6 +14,7 @@
 mod config;
 mod console;
 mod device;
+mod grow;
 mod identity;
 mod init;
 mod machine;

@@ -24,7 +24,17 @@ use banger_proto::agent::{
     link::AGENT_PORT,
 };
 use rustix::fd::OwnedFd;
-use std::{cell::Cell, fs, os::unix::net::UnixStream, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    fs,
+    os::unix::net::UnixStream,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::task::{LocalSet, spawn_local};
 
 /// Where the agent runs.
@@ -72,9 +82,21 @@ struct Context {
     announcer: Announcer,
     /// Processes of exec that still run.
     execs: Cell<u32>,
+    /// Copies under way and connections into the guest.
+    transfers: Arc<AtomicU32>,
     /// The number of the last exec.
     exec_number: Cell<u64>,
     going_down: Cell<bool>,
+}
+
+/// A copy under way or a connection into the guest; counted until it is dropped.
+#[derive(Debug)]
+struct InUse(Arc<AtomicU32>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Serves until the channel itself ends.
@@ -139,7 +161,26 @@ impl Context {
         if guest.init == Init::Agent {
             announcer.say(&GuestEvent::Booted { state: "running".to_owned() });
         }
-        Self { guest, boot_id, announcer, execs: Cell::new(0), exec_number: Cell::new(0), going_down: Cell::new(false) }
+        Self {
+            guest,
+            boot_id,
+            announcer,
+            execs: Cell::new(0),
+            transfers: Arc::default(),
+            exec_number: Cell::new(0),
+            going_down: Cell::new(false),
+        }
+    }
+
+    /// Everything that somebody outside uses this guest at this moment.
+    fn sessions(&self) -> u32 {
+        self.execs.get().saturating_add(self.transfers.load(Ordering::Relaxed))
+    }
+
+    /// Counts a copy or a connection as long as what this returns lives, in whatever thread.
+    fn in_use(&self) -> InUse {
+        self.transfers.fetch_add(1, Ordering::Relaxed);
+        InUse(Arc::clone(&self.transfers))
     }
 
     /// Keeps the host informed for one session.

@@ -23,9 +23,14 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// The agent, where a failure names who answered.
 pub(crate) const WHO: &str = "the VM's agent";
 
-/// A byte stream to the agent of the VM `reference`.
+/// A byte stream to the agent of the VM `reference`, to use the VM.
 pub(crate) async fn reach(context: &Context, reference: &str) -> Result<UnixStream, Error> {
-    let endpoint: GuestEndpoint = context.daemon().await?.get(&format!("/v1/vms/{}/guest", segment(reference))).await?;
+    connect_to(context, reference, "").await
+}
+
+async fn connect_to(context: &Context, reference: &str, query: &str) -> Result<UnixStream, Error> {
+    let path = format!("/v1/vms/{}/guest{query}", segment(reference));
+    let endpoint: GuestEndpoint = context.daemon().await?.get(&path).await?;
     if endpoint.agent_api_version != API_VERSION {
         let message = format!(
             "the agent in VM {} speaks API {}, this banger speaks {API_VERSION}",
@@ -50,9 +55,9 @@ async fn dial(endpoint: &GuestEndpoint) -> Result<UnixStream, ConnectError> {
     Ok(stream)
 }
 
-/// Answer of `GET path` of the agent in the VM `reference`.
+/// Answer of `GET path` of the agent in the VM `reference`; a look that does not count as using the VM.
 pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str, path: &str) -> Result<T, Error> {
-    let mut connection = open(context, reference).await?;
+    let mut connection = speak(connect_to(context, reference, "?look=true").await?).await?;
     let work = async {
         let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
         if !response.status().is_success() {
@@ -70,7 +75,10 @@ pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str,
 
 /// HTTP with the agent in the VM `reference`.
 pub(crate) async fn open(context: &Context, reference: &str) -> Result<Connection, Error> {
-    let stream = reach(context, reference).await?;
+    speak(reach(context, reference).await?).await
+}
+
+async fn speak(stream: UnixStream) -> Result<Connection, Error> {
     Ok(Connection::open(stream, Vec::new()).await.map_err(|error| gone(&error))?)
 }
 

@@ -63,7 +63,7 @@ fn router(context: Shared) -> Router {
         .route("/v1/config", get(host::config))
         .route("/v1/openapi.json", get(host::openapi))
         .route("/v1/vms", get(vms::list).post(vms::create))
-        .route("/v1/vms/{ref}", get(vms::show).delete(vms::delete))
+        .route("/v1/vms/{ref}", get(vms::show).patch(vms::set).delete(vms::delete))
         .route("/v1/vms/{ref}/start", post(vms::start))
         .route("/v1/vms/{ref}/stop", post(vms::stop))
         .route("/v1/vms/{ref}/restart", post(vms::restart))

@@ -13,6 +13,7 @@ use banger_proto::{
     api::vm::Vmm,
     name::{ImageName, KernelName},
     size::ByteSize,
+    span::Span,
 };
 use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
@@ -97,6 +98,8 @@ pub struct Config {
     pub vmm: Sourced<Option<Vmm>>,
     /// QEMU's program; `None` looks for it in `PATH`.
     pub qemu_bin: Sourced<Option<PathBuf>>,
+    /// How long nobody may use a VM before it is stopped; `None` is for ever.
+    pub auto_stop_after: Sourced<Option<Span>>,
     /// Most bytes of one VM's console log.
     pub console_cap: Sourced<ByteSize>,
     /// Virtual processors of a VM that does not say.
@@ -130,6 +133,7 @@ impl Config {
             }),
             vmm: from_file(file.vmm, || Sourced::new(None, Source::Default)),
             qemu_bin: from_file(file.qemu_bin.map(Some), || Sourced::new(None, Source::Default)),
+            auto_stop_after: from_file(file.auto_stop_after, || Sourced::new(None, Source::Default)),
             console_cap: from_file(file.console_cap, || Sourced::new(ByteSize::mib(8), Source::Default)),
             vcpu: from_file(defaults.vcpu, || host.vcpu()),
             memory: from_file(defaults.memory, || host.memory()),

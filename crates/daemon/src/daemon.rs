@@ -107,6 +107,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let stop = signals::stop().map_err(StartError::Runtime)?;
         let services = wire_services(&layout, &config, &store, Programs::find()).map_err(failed)?;
         services.vms.reconcile().await.map_err(failed)?;
+        services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
         lock.publish()?;
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);

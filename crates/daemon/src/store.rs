@@ -13,7 +13,7 @@ mod vms;
 
 pub use leases::Lease;
 pub use resources::{Resource, ResourceKind};
-pub use row::{Run, VmRow, VmSpec};
+pub use row::{Run, Sizes, VmRow, VmSpec};
 
 use rusqlite::{Connection, ErrorCode, ffi};
 use std::{

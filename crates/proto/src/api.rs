@@ -10,6 +10,7 @@
 //! GET    /v1/vms[?running=true]         → [vm::Vm]
 //! POST   /v1/vms            vm::CreateVm → events; the result is vm::Vm
 //! GET    /v1/vms/{ref}                  → vm::Vm
+//! PATCH  /v1/vms/{ref}         vm::SetVm → events; the result is vm::Vm, whose `pending` waits for the next start
 //! DELETE /v1/vms/{ref}[?force=true]     → events; the result is `null`. Without `force` a VM with a VMM is refused
 //!                                         (`conflict`); with it the VMM is killed, not shut down: its disk goes too,
 //!                                         so there is nothing to save
@@ -17,7 +18,8 @@
 //! POST   /v1/vms/{ref}/stop    vm::StopVm → events; likewise
 //! POST   /v1/vms/{ref}/restart vm::StopVm → events; likewise
 //! POST   /v1/vms/{ref}/kill    vm::KillVm → events; likewise
-//! GET    /v1/vms/{ref}/guest            → vm::GuestEndpoint, when the agent answers
+//! GET    /v1/vms/{ref}/guest[?look=true] → vm::GuestEndpoint, when the agent answers; counts as a use of the VM
+//!                                         unless it is only to have a look
 //! GET    /v1/vms/{ref}/stats            → vm::VmStats
 //! GET    /v1/vms/{ref}/ports            → [agent::http::Port]
 //! GET    /v1/vms/{ref}/logs?tail=N&follow=true → the console's bytes

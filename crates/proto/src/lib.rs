@@ -10,3 +10,4 @@ pub mod framing;
 pub mod layout;
 pub mod name;
 pub mod size;
+pub mod span;

@@ -88,6 +88,13 @@ impl TestEnv {
         std::fs::write(self.layout.config_file(), toml).expect("the configuration file");
     }
 
+    /// Adds to the configuration file, which a daemon that runs has read already.
+    #[track_caller]
+    pub fn configure_also(&self, toml: &str) {
+        let before = std::fs::read_to_string(self.layout.config_file()).unwrap_or_default();
+        self.configure(&format!("{before}{toml}"));
+    }
+
     /// `banger` with these arguments.
     pub fn banger(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
         self.program(bin_dir().join("banger")).args(args)

@@ -11,7 +11,7 @@
 //! Afterwards neither disk is mounted anywhere the guest can see; overlay and binds keep them alive.
 
 use super::{
-    Attempt, BootError, device,
+    Attempt, BootError, device, grow,
     mounts::{NEW_ROOT, make_dir},
     seed::{self, Seeded},
 };
@@ -66,6 +66,11 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
         device::wait_for(device)?;
         make_dir(place)?;
         mount(device, place, "ext4", flags, data).attempt(|| format!("mounting the disk {device}"))?;
+    }
+    if let Err(error) = grow::fill_disk(work, WORK) {
+        // A guest with less room than its disk has still runs.
+        super::say(&error.to_string());
+        troubles.push(error.to_string());
     }
     let lower = dir(IMAGE)?;
     for place in ["/banger/work/overlay", "/banger/work/overlay/work", "/banger/work/bind"] {

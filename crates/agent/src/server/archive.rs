@@ -7,7 +7,7 @@ mod pack;
 mod queue;
 mod unpack;
 
-use super::{body::Body, http::status};
+use super::{InUse, body::Body, http::status};
 use banger_proto::failure::{Code, Failure};
 use hyper::{
     Request, Response, StatusCode, Uri,
@@ -19,11 +19,12 @@ use std::{ffi::OsString, io, os::unix::ffi::OsStringExt, path::PathBuf};
 use tokio::task::spawn_blocking;
 
 /// `GET`: the file or directory as a tar stream.
-pub(super) fn pack(uri: &Uri) -> Result<Response<Body>, Failure> {
+pub(super) fn pack(uri: &Uri, in_use: InUse) -> Result<Response<Body>, Failure> {
     let path = path_of(uri)?;
     let root = pack::Root::find(&path).map_err(|error| about(&path, &error))?;
     let (writer, pieces) = PieceWriter::new();
     spawn_blocking(move || {
+        let _in_use = in_use;
         let mut writer = writer;
         if let Err(error) = root.write(&mut writer) {
             writer.fail(error);

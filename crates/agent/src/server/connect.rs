@@ -1,11 +1,14 @@
 //! `CONNECT 127.0.0.1:<port>`: a byte stream to a port of the guest, for published ports and ssh.
 
-use super::{body::Body, http::status};
+use super::{Context, body::Body, http::status};
 use banger_link::Stream;
 use banger_proto::failure::{Code, Failure};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
+};
 use tokio::{
     io::{AsyncWriteExt, copy_bidirectional},
     net::TcpStream,
@@ -13,7 +16,7 @@ use tokio::{
 };
 
 /// Connects and answers 200; what follows on the stream is the connection.
-pub(super) async fn open(request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+pub(super) async fn open(context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let authority = request.uri().authority().filter(|authority| authority.host() == "127.0.0.1");
     let port = authority
         .and_then(hyper::http::uri::Authority::port_u16)
@@ -22,7 +25,9 @@ pub(super) async fn open(request: Request<Incoming>) -> Result<Response<Body>, F
         Failure::caused_by(Code::Unavailable, format!("nothing answers on port {port} in the guest"), &error)
     })?;
     let upgrade = hyper::upgrade::on(request);
+    let in_use = context.in_use();
     spawn_local(async move {
+        let _in_use = in_use;
         if let Ok(upgraded) = upgrade.await
             && let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>()
         {

@@ -36,16 +36,21 @@ pub(super) async fn serve(context: Rc<Context>, stream: Stream) {
 
 async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     if request.method() == Method::CONNECT {
-        return connect::open(request).await;
+        return connect::open(&context, request).await;
     }
     let route = (request.method().clone(), request.uri().path().to_owned());
     match (route.0.as_str(), route.1.as_str()) {
         ("GET", "/healthz") => json(StatusCode::OK, &health(&context)),
-        ("GET", "/stats") => json(StatusCode::OK, &stats::read().map_err(|error| unreadable(&error))?),
+        ("GET", "/stats") => {
+            json(StatusCode::OK, &stats::read(context.sessions()).map_err(|error| unreadable(&error))?)
+        }
         ("GET", "/ports") => json(StatusCode::OK, &ports::list()),
         ("GET", "/exec") => exec::upgrade(context, request),
-        ("GET", "/archive") => archive::pack(request.uri()),
-        ("PUT", "/archive") => archive::unpack(request).await,
+        ("GET", "/archive") => archive::pack(request.uri(), context.in_use()),
+        ("PUT", "/archive") => {
+            let _in_use = context.in_use();
+            archive::unpack(request).await
+        }
         ("POST", "/shutdown") => {
             let shutdown: Shutdown = read_json(request).await?;
             power::begin(context, &shutdown).await?;

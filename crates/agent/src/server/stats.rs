@@ -6,8 +6,8 @@ use std::{fs, io};
 /// Milliseconds of one tick of `/proc/stat` (USER_HZ is 100 on every Linux).
 const TICK_MS: u64 = 10;
 
-/// Reads the figures.
-pub(super) fn read() -> io::Result<Stats> {
+/// Reads the figures; `sessions` are the server's to count.
+pub(super) fn read(sessions: u32) -> io::Result<Stats> {
     let (stat, memory, load) =
         (fs::read_to_string("/proc/stat")?, fs::read_to_string("/proc/meminfo")?, fs::read_to_string("/proc/loadavg")?);
     let disk = rustix::fs::statvfs("/")?;
@@ -18,6 +18,7 @@ pub(super) fn read() -> io::Result<Stats> {
         disk_total: disk.f_blocks.saturating_mul(disk.f_frsize),
         disk_free: disk.f_bavail.saturating_mul(disk.f_frsize),
         processes: running(&load),
+        sessions,
     })
 }
 
@@ -48,6 +49,7 @@ mod tests {
         assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 9 9\n"), 1 + 2 + 4 + 8 + 16 + 32);
         assert_eq!(kilobytes("MemTotal:   2048 kB\nMemAvailable:  7 kB\n", "MemAvailable:"), 7);
         assert_eq!(running("0.00 0.01 0.05 2/345 6789\n"), 345);
-        assert!(read().unwrap().memory_total > 0);
+        let stats = read(3).unwrap();
+        assert!(stats.memory_total > 0 && stats.sessions == 3);
     }
 }

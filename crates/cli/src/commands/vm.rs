@@ -10,8 +10,10 @@ pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod ports;
+pub(crate) mod prune;
 pub(crate) mod restart;
 pub(crate) mod run;
+pub(crate) mod set;
 pub(crate) mod show;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -55,9 +57,13 @@ pub(crate) enum VmCommand {
     Restart(restart::RestartArgs),
     /// Send a signal to VMs' monitors (KILL: pull the plug)
     Kill(kill::KillArgs),
+    /// Give VMs other sizes: processors, memory, a larger disk
+    Set(set::SetArgs),
     /// Delete VMs and their disks
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
+    /// Delete all VMs that do not run
+    Prune(prune::PruneArgs),
     /// List VMs
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
@@ -85,6 +91,8 @@ pub(crate) async fn dispatch(context: &Context, command: VmCommand) -> Result {
         VmCommand::Stop(args) => stop::run(context, args).await,
         VmCommand::Restart(args) => restart::run(context, args).await,
         VmCommand::Kill(args) => kill::run(context, args).await,
+        VmCommand::Set(args) => set::run(context, args).await,
+        VmCommand::Prune(args) => prune::run(context, &args).await,
         VmCommand::Delete(args) => delete::run(context, args).await,
         VmCommand::List(args) => list::run(context, &args).await,
         VmCommand::Show(args) => show::run(context, &args).await,

@@ -99,6 +99,13 @@ impl Printer {
         }
     }
 
+    /// Several lines for the person at the terminal, whose cells are escaped already; not with `--quiet`.
+    pub(crate) fn talk_block(&self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
     /// Something a person should know though nothing failed; also with `--quiet`.
     pub(crate) fn warn(&self, line: &str) {
         say(&format!("{} {}", self.paint("33", "warning:"), escape(line)));

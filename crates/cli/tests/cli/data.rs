@@ -20,7 +20,7 @@ fn daemon() -> Daemon {
             "GET /v1/vms/demo/stats" => json!({
                 "vmm_cpu_ms": 1234, "vmm_rss": 104_857_600, "disk_used": 4096,
                 "guest": { "cpu_ms": 10, "memory_total": 100, "memory_available": 200, "disk_total": 1_048_576,
-                           "disk_free": 0, "processes": 3 }
+                           "disk_free": 0, "processes": 3, "sessions": 0 }
             }),
             "GET /v1/vms/demo/ports" => json!([
                 { "protocol": "tcp", "address": "0.0.0.0", "port": 22, "pid": 9, "process": "sshd\u{7}" },

@@ -238,6 +238,7 @@ pub(crate) fn vm(id: &str, name: &str) -> Value {
         "init": "agent", "env": ["TOKEN"], "workdir": null, "user": null,
         "created_at": "1990-01-01T00:00:00Z", "started_at": "1990-01-01T00:00:00Z",
         "boot_id": "11111111-2222-3333-4444-555555555555", "boot_state": null,
+        "last_used_at": null, "expires_at": null, "pending": [],
         "phases": [
             { "name": "disk", "started_ms": 0, "duration_ms": 3 },
             { "name": "kernel", "started_ms": 3, "duration_ms": 700 }

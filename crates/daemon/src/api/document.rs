@@ -20,6 +20,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         vms::list,
         vms::create,
         vms::show,
+        vms::set,
         vms::delete,
         vms::start,
         vms::stop,

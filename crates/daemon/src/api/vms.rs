@@ -6,7 +6,10 @@ use super::{
     answer::{Body, Named, Refusal, query},
     events::stream_of,
 };
-use crate::{shim::control::ProcessIdentity, vm::Op};
+use crate::{
+    shim::control::ProcessIdentity,
+    vm::{Op, StopCause},
+};
 use axum::{
     Extension, Json,
     extract::{Query, State, rejection::QueryRejection},
@@ -17,7 +20,7 @@ use banger_proto::{
     agent::http::Port,
     api::{
         event::Event,
-        vm::{CreateVm, GuestEndpoint, KillVm, Start, StopVm, Vm, VmStats, Wait},
+        vm::{CreateVm, GuestEndpoint, KillVm, SetVm, Start, StopVm, Vm, VmStats, Wait},
     },
     failure::{Code, Failure},
 };
@@ -58,6 +61,15 @@ pub(super) struct Logs {
     /// Go on until the VM is down.
     #[serde(default)]
     follow: bool,
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Look {
+    /// Only to have a look: the VM does not count as used.
+    #[serde(default)]
+    look: bool,
 }
 
 type Queried<T> = Result<Query<T>, QueryRejection>;
@@ -119,6 +131,17 @@ pub(super) async fn delete(
     Ok(stream_of(async move |operation, _| context.services.vms.delete(&id, force, &operation).await))
 }
 
+/// Gives a VM other sizes. What a running one has stays until it starts again.
+#[utoipa::path(patch, path = "/v1/vms/{ref}", tag = "vm", params(("ref" = String, Path)), request_body = SetVm,
+    responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn set(
+    State(context): State<Shared>,
+    Named(vm): Named,
+    Body(body): Body<SetVm>,
+) -> Result<Response, Refusal> {
+    change(context, vm, Op::Set(body)).await
+}
+
 /// Starts a VM.
 #[utoipa::path(post, path = "/v1/vms/{ref}/start", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
@@ -134,7 +157,7 @@ pub(super) async fn stop(
     Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Stop { grace: grace(&body) }).await
+    change(context, vm, Op::Stop { grace: grace(&body), cause: StopCause::Asked }).await
 }
 
 /// Stops and starts a VM: a fresh kernel.
@@ -160,10 +183,15 @@ pub(super) async fn kill(
 }
 
 /// Where to dial a VM's agent, when it answers.
-#[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path)),
+#[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path), Look),
     responses((status = 200, body = GuestEndpoint), (status = "4XX", body = Failure)))]
-pub(super) async fn guest(State(context): State<Shared>, Named(vm): Named) -> Result<Json<GuestEndpoint>, Refusal> {
-    Ok(Json(context.services.vms.guest(&vm).await?))
+pub(super) async fn guest(
+    State(context): State<Shared>,
+    Named(vm): Named,
+    look: Queried<Look>,
+) -> Result<Json<GuestEndpoint>, Refusal> {
+    let Look { look } = query(look)?;
+    Ok(Json(context.services.vms.guest(&vm, look).await?))
 }
 
 /// What a VM costs, and what its guest says of itself.

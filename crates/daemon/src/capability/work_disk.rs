@@ -45,10 +45,18 @@ impl Capability for WorkDiskCapability {
         Box::pin(async {
             let path = VmFiles::work_disk(&self.layout, &vm.id);
             // A new one would be empty: whoever lost the data should hear of it.
-            if let Err(error) = std::fs::metadata(&path) {
-                return Err(Failure::new(Code::NotFound, format!("the work disk of VM {} is gone", vm.name))
+            let length = std::fs::metadata(&path).map(|metadata| metadata.len()).map_err(|error| {
+                Failure::new(Code::NotFound, format!("the work disk of VM {} is gone", vm.name))
                     .cause(format!("{}: {error}", path.display()))
-                    .hint(format!("`banger vm delete {}` deletes the VM", vm.name)));
+                    .hint(format!("`banger vm delete {}` deletes the VM", vm.name))
+            })?;
+            // The guest's own kernel makes the file system as large as its disk: what a guest wrote is not for
+            // programs of this host to parse.
+            if length < vm.spec.disk_size.bytes() {
+                let grown = std::fs::File::options().write(true).open(&path);
+                grown
+                    .and_then(|file| file.set_len(vm.spec.disk_size.bytes()))
+                    .map_err(|error| failures::io("grow", &path, &error))?;
             }
             launch.work = Some(launch.attach(Disk { path, read_only: false }));
             Ok(())

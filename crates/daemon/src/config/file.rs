@@ -6,6 +6,7 @@ use banger_proto::{
     api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, Vmm},
     name::{ImageName, KernelName},
     size::ByteSize,
+    span::Span,
 };
 use serde::{Deserialize, Deserializer, de};
 use std::{
@@ -64,6 +65,9 @@ pub struct File {
     /// QEMU's program, an absolute path.
     #[serde(deserialize_with = "program")]
     pub qemu_bin: Option<PathBuf>,
+    /// `off`, or how long nobody may use a VM before it is stopped, at least a second.
+    #[serde(deserialize_with = "auto_stop")]
+    pub auto_stop_after: Option<Option<Span>>,
     /// Most bytes of one VM's console log, 64 KiB to 1 GiB.
     #[serde(deserialize_with = "console_cap")]
     pub console_cap: Option<ByteSize>,
@@ -122,6 +126,19 @@ fn vmm<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Vmm>>, D::Er
         return Ok(Some(None));
     }
     text.parse().map(|vmm| Some(Some(vmm))).map_err(|rule: String| de::Error::custom(format!("{rule}, auto")))
+}
+
+#[expect(clippy::option_option, reason = "absent is not the same as `off`")]
+fn auto_stop<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Span>>, D::Error> {
+    let text = String::deserialize(input)?;
+    if text == "off" {
+        return Ok(Some(None));
+    }
+    let span: Span = text.parse().map_err(|error| de::Error::custom(format!("{error}, or \"off\"")))?;
+    if span < Span::seconds(1) {
+        return Err(de::Error::custom("a VM is left alone for at least 1s; write \"off\" to never stop it"));
+    }
+    Ok(Some(Some(span)))
 }
 
 fn program<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
@@ -195,7 +212,7 @@ mod tests {
     fn every_key_is_read() {
         let file = parse(
             "log_level = \"debug\"\ndefault_image = \"alpine:3.20\"\ndefault_kernel = \"generic-6.12\"\nvmm = \"qemu\"\n\
-             qemu_bin = \"/opt/qemu\"\nconsole_cap = \"4M\"\n[vm_defaults]\nvcpu = 4\nmemory = 512\ndisk_size = \"1T\"\ninit = \"agent\"\n",
+             qemu_bin = \"/opt/qemu\"\nauto_stop_after = \"2h\"\nconsole_cap = \"4M\"\n[vm_defaults]\nvcpu = 4\nmemory = 512\ndisk_size = \"1T\"\ninit = \"agent\"\n",
         )
         .unwrap();
         assert_eq!(file.vmm, Some(Some(Vmm::Qemu)));
@@ -203,6 +220,8 @@ mod tests {
         assert_eq!(file.vm_defaults.memory, Some(ByteSize::mib(512)));
         assert_eq!(file.vm_defaults.disk_size, Some(MAX_DISK));
         assert_eq!(file.vm_defaults.init, Some(Init::Agent));
+        assert_eq!(file.auto_stop_after, Some(Some(Span::seconds(7200))));
+        assert_eq!(parse("auto_stop_after = \"off\"").unwrap().auto_stop_after, Some(None));
         assert_eq!(parse("vmm = \"auto\"").unwrap().vmm, Some(None));
         let catalogs = parse(
             "[[kernel_catalog]]\nurl = \"https://kernels.example/c.json\"\n[[kernel_catalog]]\npath = \"/etc/c.json\"\n",
@@ -219,6 +238,8 @@ mod tests {
             ("\nlog_level = \"loud\"", "loud"),
             ("\nvmm = \"bochs\"", "bochs"),
             ("\nqemu_bin = \"bin/qemu\"", "absolute"),
+            ("\nauto_stop_after = \"0s\"", "at least 1s"),
+            ("\nauto_stop_after = \"soon\"", "invalid time"),
             ("\nconsole_cap = 0", "less than 64 KiB"),
             ("\nvm_defaults.vcpu = 0", "1 to 32"),
             ("\nvm_defaults.memory = \"1M\"", "less than 128 MiB"),

@@ -14,6 +14,9 @@ impl Config {
             setting("default_kernel", &self.default_kernel, |name| name.as_str().into()),
             setting("vmm", &self.vmm, |vmm| vmm.map_or_else(|| "auto".into(), |vmm| vmm.to_string()).into()),
             setting("qemu_bin", &self.qemu_bin, |path| path.as_ref().map(|path| path.to_string_lossy()).into()),
+            setting("auto_stop_after", &self.auto_stop_after, |span| {
+                span.map_or_else(|| "off".into(), |span| span.to_string()).into()
+            }),
             setting("console_cap", &self.console_cap, size),
             setting("vm_defaults.vcpu", &self.vcpu, |n| (*n).into()),
             setting("vm_defaults.memory", &self.memory, size),

@@ -6,6 +6,7 @@ use banger_proto::{
     api::vm::{Accelerator, Phase, VmState, Vmm},
     name::{ImageId, ImageName, KernelName, VmId, VmName},
     size::ByteSize,
+    span::Span,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub struct VmRow {
     pub spec: VmSpec,
     /// Facts of its last start.
     pub run: Run,
+    /// When it was last used, in seconds since 1970.
+    pub last_used: Option<u64>,
 }
 
 /// What a VM was asked to be, every value resolved.
@@ -62,9 +65,30 @@ pub struct VmSpec {
     /// Starts even when its memory is not free.
     #[serde(default)]
     pub overcommit: bool,
+    /// How long after its creation it is deleted.
+    #[serde(default)]
+    pub ttl: Option<Span>,
     /// Which rule gave which value.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
+}
+
+/// The sizes a machine was started with; those of the spec may have been set anew since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// Virtual processors.
+    pub vcpu: u32,
+    /// Guest memory.
+    pub memory: ByteSize,
+    /// Size of the work disk.
+    pub disk_size: ByteSize,
+}
+
+impl VmSpec {
+    /// The sizes of the next start.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { vcpu: self.vcpu, memory: self.memory, disk_size: self.disk_size }
+    }
 }
 
 /// Facts of a VM's last start; empty before the first.
@@ -73,6 +97,8 @@ pub struct VmSpec {
 pub struct Run {
     /// When it was asked for, in seconds since 1970.
     pub started_at: Option<u64>,
+    /// What the machine was given.
+    pub sizes: Option<Sizes>,
     /// The monitor that was chosen.
     pub vmm: Option<Vmm>,
     /// What executes the guest.

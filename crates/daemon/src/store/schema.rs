@@ -49,7 +49,9 @@ CREATE TABLE image_names (
 CREATE INDEX image_names_by_id ON image_names (image_id);
 ";
 
-const STEPS: &[M<'_>] = &[M::up(FIRST)];
+const LAST_USED: &str = "ALTER TABLE vms ADD COLUMN last_used INTEGER;";
+
+const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED)];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 
 /// Opens the database and migrates it.
@@ -117,7 +119,7 @@ mod tests {
         let path = temp.path().join("state.db");
         open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known, .. } if known == STEPS.len()), "{error:?}");
         let version: i64 =
             Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
         assert_eq!(version, 99);

@@ -5,7 +5,7 @@ use super::{Run, Store, StoreError, VmRow, VmSpec};
 use banger_proto::name::{ImageId, KernelName, VmId, VmName};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run";
+const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run, last_used";
 
 impl Store {
     /// Writes a new VM, power cuts included: a directory without a row is swept, and its disk with it.
@@ -39,15 +39,30 @@ impl Store {
         .await
     }
 
-    /// Writes state, reason and facts of a VM that exists; whether it does.
+    /// Writes state, reason, wishes and facts of a VM that exists; whether it does. When it was last used stays as it
+    /// is: that is [`Self::used_vm`]'s, who asks nobody.
     pub async fn update_vm(&self, vm: &VmRow) -> Result<bool, StoreError> {
-        let (id, state, reason, run) = (vm.id.clone(), vm.state, vm.reason.clone(), json(&vm.run));
+        let (id, state, reason) = (vm.id.clone(), vm.state, vm.reason.clone());
+        let (spec, run) = (json(&vm.spec), json(&vm.run));
         self.call(move |connection| {
             let changed = connection.execute(
-                "UPDATE vms SET state = ?2, reason = ?3, run = ?4 WHERE id = ?1",
-                params![id.as_str(), state.as_str(), reason, run],
+                "UPDATE vms SET state = ?2, reason = ?3, spec = ?4, run = ?5 WHERE id = ?1",
+                params![id.as_str(), state.as_str(), reason, spec, run],
             )?;
             Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// Records that a VM was used at `at` (seconds since 1970).
+    pub async fn used_vm(&self, id: &VmId, at: u64) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.call(move |connection| {
+            connection.execute(
+                "UPDATE vms SET last_used = max(coalesce(last_used, 0), ?2) WHERE id = ?1",
+                params![id.as_str(), i64::try_from(at).unwrap_or(i64::MAX)],
+            )?;
+            Ok(())
         })
         .await
     }
@@ -120,6 +135,7 @@ struct Columns {
     created_at: i64,
     spec: String,
     run: String,
+    last_used: Option<i64>,
 }
 
 fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
@@ -132,6 +148,7 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
         created_at: row.get(5)?,
         spec: row.get(6)?,
         run: row.get(7)?,
+        last_used: row.get(8)?,
     })
 }
 
@@ -146,6 +163,7 @@ fn read(columns: Columns) -> Result<VmRow, StoreError> {
         created_at: u64::try_from(columns.created_at).unwrap_or(0),
         spec: serde_json::from_str::<VmSpec>(&columns.spec).map_err(garbled(&what))?,
         run: serde_json::from_str::<Run>(&columns.run).map_err(garbled(&what))?,
+        last_used: columns.last_used.and_then(|at| u64::try_from(at).ok()),
     })
 }
 
@@ -186,9 +204,11 @@ pub(crate) mod tests {
                 workdir: None,
                 user: None,
                 overcommit: false,
+                ttl: None,
                 sources: [("vcpu".to_owned(), "flag".to_owned())].into(),
             },
             run: Run::default(),
+            last_used: None,
         }
     }
 
@@ -200,7 +220,13 @@ pub(crate) mod tests {
         row.state = VmState::Failed;
         row.reason = Some("the guest panicked".into());
         row.run.boot_id = Some("x".into());
+        row.spec.vcpu = 2;
         assert!(store.update_vm(&row).await.unwrap());
+        for at in [7, 9, 8] {
+            store.used_vm(&row.id, at).await.unwrap();
+        }
+        row.last_used = Some(9);
+        assert!(store.update_vm(&VmRow { last_used: None, ..row.clone() }).await.unwrap());
         assert_eq!(store.vm(&row.id).await.unwrap(), Some(row.clone()));
         assert_eq!(store.vm_named(&row.name).await.unwrap(), Some(row.clone()));
         assert_eq!(store.vms_of_kernel(&row.spec.kernel).await.unwrap(), vec![row.name.clone()]);

@@ -19,8 +19,10 @@ use banger_proto::{
     failure::{Code, Failure},
     name::VmName,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+/// Shortest time to live.
+const MIN_TTL: Duration = Duration::from_secs(1);
 /// Names tried before giving up on generated ones.
 const NAME_TRIES: u32 = 64;
 
@@ -46,6 +48,7 @@ impl VmService {
             return Err(self.undo(&row, failures::cancelled("the creation was cancelled")).await);
         }
         self.adopt(row.clone(), None);
+        self.news.notify_one();
         if start == Start::No {
             return Ok(view::vm(&self.parts, row));
         }
@@ -59,6 +62,10 @@ impl VmService {
     async fn settle(&self, request: CreateVm, operation: &Operation) -> Result<(Option<VmName>, VmSpec), Failure> {
         let parts = &self.parts;
         let shape = shape(&request, &parts.config)?;
+        if request.ttl.is_some_and(|ttl| ttl.duration() < MIN_TTL) {
+            return Err(Failure::new(Code::Invalid, "a VM lives at least a second")
+                .hint("leave --ttl away for a VM that stays until it is deleted"));
+        }
         let exec = parts.workspaces.exec_defaults(request.env, request.workdir, request.user)?;
         if let Some(name) = &request.name
             && parts.store.vm_named(name).await?.is_some()
@@ -72,7 +79,7 @@ impl VmService {
         parts.images.know_image(&image).await?;
         admission::fits_at_all(shape.memory, request.overcommit)?;
         if request.start != Start::No {
-            admission::admit(shape.memory, request.overcommit)?;
+            admission::admit(parts, shape.memory, request.overcommit).await?;
         }
         // A VM that cannot run here is not worth a pull either, whenever it is to be started.
         if request.start != Start::No || request.vmm.is_some() {
@@ -99,6 +106,7 @@ impl VmService {
             workdir: exec.workdir,
             user: exec.user,
             overcommit: request.overcommit,
+            ttl: request.ttl,
             sources: shape.sources,
         };
         if request.start != Start::No {
@@ -122,6 +130,7 @@ impl VmService {
                 created_at: clock::now(),
                 spec: spec.clone(),
                 run: Run::default(),
+                last_used: None,
             };
             match (self.parts.store.insert_vm(row.clone()).await, &name) {
                 (Ok(()), _) => return Ok(row),

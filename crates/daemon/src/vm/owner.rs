@@ -1,6 +1,6 @@
 //! The one who may change a VM: its row, its machine, and what the machine's messages mean for the row.
 
-use super::{Op, console, release::release, service::Parts, start, stop};
+use super::{Op, console, policy::StopCause, release::release, service::Parts, set, start, stop};
 use crate::{
     capability::Depth,
     operation::Operation,
@@ -69,7 +69,14 @@ impl Owner {
         match op {
             Op::Start { wait } if resume => start::resume(self, operation, wait).await,
             Op::Start { wait } => start::start(self, operation, wait).await,
-            Op::Stop { grace } => stop::stop(self, operation, grace).await,
+            Op::Stop { grace, cause } => {
+                stop::stop(self, operation, grace).await?;
+                if cause == StopCause::Unused {
+                    self.row.reason = Some("nobody used it for as long as auto_stop_after says".to_owned());
+                    self.save_or_log().await;
+                }
+                Ok(())
+            }
             Op::Restart { grace } => {
                 if self.row.state.is_live() {
                     stop::stop(self, operation, grace).await?;
@@ -77,6 +84,7 @@ impl Owner {
                 start::start(self, operation, banger_proto::api::vm::Wait::Agent).await
             }
             Op::Kill { signal } => stop::kill(self, signal).await,
+            Op::Set(wanted) => set::set(self, operation, wanted).await,
             Op::Delete { .. } => {
                 operation.begin(format!("deleting VM {}", self.row.name));
                 self.end_machine().await;

@@ -7,11 +7,12 @@
 //!  stop        nothing to do   run               cancel, then run  wait            refuse
 //!  kill        refuse          run               cancel, then run  cancel, run     refuse
 //!  delete      run             needs force       cancel, then run  cancel, run     wait
+//!  set         run             run               wait              wait            refuse
 //! ```
 //! "Down" is created, stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then
 //! decided anew, in the state it left.
 
-use banger_proto::api::vm::{KillSignal, VmState, Wait};
+use banger_proto::api::vm::{KillSignal, SetVm, VmState, Wait};
 use std::time::Duration;
 
 /// What can be asked of a VM.
@@ -26,6 +27,8 @@ pub(crate) enum Op {
     Stop {
         /// Absent: what its init is used to.
         grace: Option<Duration>,
+        /// Who wants it.
+        cause: StopCause,
     },
     /// Stop and start: a fresh kernel.
     Restart {
@@ -37,11 +40,22 @@ pub(crate) enum Op {
         /// Which.
         signal: KillSignal,
     },
+    /// Other sizes, from the next start on.
+    Set(SetVm),
     /// Everything goes.
     Delete {
         /// Also when it runs.
         force: bool,
     },
+}
+
+/// Why a VM is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopCause {
+    /// Somebody asked for it.
+    Asked,
+    /// Nobody used it for as long as the configuration says.
+    Unused,
 }
 
 /// What to do about it.
@@ -90,24 +104,20 @@ pub(crate) fn decide(state: VmState, busy: Option<Op>, asked: Op) -> Verdict {
 
 /// The step in progress is `busy`.
 fn decide_meanwhile(busy: Op, asked: Op) -> Verdict {
-    match busy {
-        Op::Delete { .. } => match asked {
-            Op::Delete { .. } => Verdict::Wait,
-            _ => Verdict::Refuse(Reason::Deleting),
-        },
-        Op::Start { .. } | Op::Restart { .. } => match asked {
-            Op::Start { .. } | Op::Restart { .. } => Verdict::Refuse(Reason::Starting),
-            _ => Verdict::Cancel,
-        },
-        Op::Stop { .. } => match asked {
-            Op::Start { .. } | Op::Restart { .. } => Verdict::Refuse(Reason::Stopping),
-            Op::Kill { .. } | Op::Delete { .. } => Verdict::Cancel,
-            Op::Stop { .. } => Verdict::Wait,
-        },
-        Op::Kill { .. } => match asked {
-            Op::Start { .. } | Op::Restart { .. } => Verdict::Refuse(Reason::Stopping),
-            _ => Verdict::Wait,
-        },
+    match (busy, asked) {
+        (Op::Delete { .. }, Op::Delete { .. }) => Verdict::Wait,
+        (Op::Delete { .. }, _) => Verdict::Refuse(Reason::Deleting),
+        // A set changes a wish, not a machine: the step in progress goes by the wish it began with, and a set itself
+        // takes a moment.
+        (_, Op::Set(_)) | (Op::Set(_), _) => Verdict::Wait,
+        (Op::Start { .. } | Op::Restart { .. }, Op::Start { .. } | Op::Restart { .. }) => {
+            Verdict::Refuse(Reason::Starting)
+        }
+        (Op::Stop { .. } | Op::Kill { .. }, Op::Start { .. } | Op::Restart { .. }) => Verdict::Refuse(Reason::Stopping),
+        (Op::Start { .. } | Op::Restart { .. }, _) | (Op::Stop { .. }, Op::Kill { .. } | Op::Delete { .. }) => {
+            Verdict::Cancel
+        }
+        (Op::Stop { .. } | Op::Kill { .. }, _) => Verdict::Wait,
     }
 }
 
@@ -117,13 +127,22 @@ mod tests {
     use proptest::prelude::*;
 
     const START: Op = Op::Start { wait: Wait::Agent };
-    const STOP: Op = Op::Stop { grace: None };
+    const STOP: Op = Op::Stop { grace: None, cause: StopCause::Asked };
     const RESTART: Op = Op::Restart { grace: None };
     const KILL: Op = Op::Kill { signal: KillSignal::Kill };
     const DELETE: Op = Op::Delete { force: true };
+    const SET: Op = Op::Set(SetVm { vcpu: Some(1), memory: None, disk_size: None });
 
     fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![Just(START), Just(STOP), Just(RESTART), Just(KILL), Just(DELETE), Just(Op::Delete { force: false })]
+        prop_oneof![
+            Just(START),
+            Just(STOP),
+            Just(RESTART),
+            Just(KILL),
+            Just(SET),
+            Just(DELETE),
+            Just(Op::Delete { force: false })
+        ]
     }
 
     #[derive(Debug, Clone)]
@@ -198,7 +217,7 @@ mod tests {
                 Op::Stop { .. } if self.cancelled => VmState::Running,
                 Op::Stop { .. } => VmState::Stopped,
                 Op::Kill { .. } if worked => VmState::Stopped,
-                Op::Kill { .. } => self.state,
+                Op::Kill { .. } | Op::Set(_) => self.state,
                 Op::Delete { .. } => {
                     self.gone = true;
                     return;
@@ -258,6 +277,7 @@ mod tests {
                         Op::Stop { .. } | Op::Kill { .. } | Op::Delete { force: true } => {
                             prop_assert_eq!(verdict, Verdict::Cancel);
                         }
+                        Op::Set(_) => prop_assert_eq!(verdict, Verdict::Wait),
                         _ => prop_assert!(matches!(verdict, Verdict::Refuse(_))),
                     }
                 }
@@ -276,5 +296,9 @@ mod tests {
         assert_eq!(decide(VmState::Stopping, Some(STOP), KILL), Verdict::Cancel);
         assert_eq!(decide(VmState::Stopping, Some(STOP), STOP), Verdict::Wait);
         assert_eq!(decide(VmState::Running, Some(DELETE), START), Verdict::Refuse(Reason::Deleting));
+        assert_eq!(decide(VmState::Running, None, SET), Verdict::Run);
+        assert_eq!(decide(VmState::Stopping, Some(STOP), SET), Verdict::Wait);
+        assert_eq!(decide(VmState::Running, Some(SET), Op::Delete { force: false }), Verdict::Refuse(Reason::Running));
+        assert_eq!(decide(VmState::Failed, Some(DELETE), SET), Verdict::Refuse(Reason::Deleting));
     }
 }

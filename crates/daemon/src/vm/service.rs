@@ -1,7 +1,7 @@
 //! The service as others see it: VMs by reference, and what can be asked of them.
 
 use super::{
-    Op,
+    Op, keeper,
     owner::Owner,
     task::{self, Ask},
     view,
@@ -26,7 +26,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Requests that may wait at one VM's door.
 const MAILBOX: usize = 32;
@@ -49,6 +49,8 @@ pub(crate) struct Parts {
 pub(crate) struct VmService {
     pub(super) parts: Arc<Parts>,
     tasks: Mutex<HashMap<VmId, Handle>>,
+    /// There is a VM the keeper has not looked at.
+    pub(super) news: Notify,
 }
 
 #[derive(Debug, Clone)]
@@ -84,7 +86,12 @@ impl Changes {
 
 impl VmService {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts: Arc::new(parts), tasks: Mutex::default() })
+        Arc::new(Self { parts: Arc::new(parts), tasks: Mutex::default(), news: Notify::new() })
+    }
+
+    /// Begins to look after age and idleness; goes on until the service is gone.
+    pub(crate) fn look_after(self: &Arc<Self>) {
+        tokio::spawn(keeper::keep(Arc::downgrade(self)));
     }
 
     /// All VMs, oldest first; with `running` only those with a VMM.

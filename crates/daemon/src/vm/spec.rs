@@ -1,6 +1,9 @@
 //! From what was asked to what a VM is: every value resolved and checked before anything is created.
 
-use crate::config::{Config, Source, Sourced};
+use crate::{
+    config::{Config, Source, Sourced},
+    store::Sizes,
+};
 use banger_proto::{
     agent::boot::Init,
     api::vm::{CreateVm, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY},
@@ -25,23 +28,30 @@ pub(super) fn shape(request: &CreateVm, config: &Config) -> Result<Shape, Failur
     let memory = config.memory.clone().unless(request.memory);
     let disk_size = config.disk_size.clone().unless(request.disk_size);
     let init = config.init.clone().unless(request.init);
-    if !(1..=MAX_VCPU).contains(&vcpu.value) {
-        return Err(invalid(format!("a VM has 1 to {MAX_VCPU} virtual processors, not {}", vcpu.value)));
-    }
-    whole_mebibytes("memory", memory.value)?;
-    if memory.value < MIN_MEMORY {
-        return Err(invalid(format!("a VM has at least {MIN_MEMORY} of memory, not {}", memory.value)));
-    }
-    whole_mebibytes("work disk", disk_size.value)?;
-    if !(MIN_DISK..=MAX_DISK).contains(&disk_size.value) {
-        return Err(invalid(format!("a work disk has {MIN_DISK} to {MAX_DISK}, not {}", disk_size.value)));
-    }
+    check(Sizes { vcpu: vcpu.value, memory: memory.value, disk_size: disk_size.value })?;
     let sources = BTreeMap::from([
         ("vcpu".to_owned(), said(vcpu.source)),
         ("memory".to_owned(), said(memory.source)),
         ("disk_size".to_owned(), said(disk_size.source)),
     ]);
     Ok(Shape { vcpu: vcpu.value, memory: memory.value, disk_size: disk_size.value, init: init.value, sources })
+}
+
+/// Refuses sizes no VM can have.
+pub(super) fn check(sizes: Sizes) -> Result<(), Failure> {
+    let Sizes { vcpu, memory, disk_size } = sizes;
+    if !(1..=MAX_VCPU).contains(&vcpu) {
+        return Err(invalid(format!("a VM has 1 to {MAX_VCPU} virtual processors, not {vcpu}")));
+    }
+    whole_mebibytes("memory", memory)?;
+    if memory < MIN_MEMORY {
+        return Err(invalid(format!("a VM has at least {MIN_MEMORY} of memory, not {memory}")));
+    }
+    whole_mebibytes("work disk", disk_size)?;
+    if !(MIN_DISK..=MAX_DISK).contains(&disk_size) {
+        return Err(invalid(format!("a work disk has {MIN_DISK} to {MAX_DISK}, not {disk_size}")));
+    }
+    Ok(())
 }
 
 /// The rule as `vm show` says it: a configuration file is `config` there.

@@ -23,7 +23,7 @@ use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic:
 
 /// Looks whether a VM could start now, before anything of it is touched; pulls what can be pulled.
 pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operation) -> Result<(), Failure> {
-    super::admission::admit(spec.memory, spec.overcommit)?;
+    super::admission::admit(parts, spec.memory, spec.overcommit).await?;
     for capability in parts.capabilities.iter() {
         capability.preflight(spec, operation).await?;
     }
@@ -42,6 +42,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) 
     owner.row.reason = None;
     owner.row.run = Run {
         started_at: Some(clock::now()),
+        sizes: Some(owner.row.spec.sizes()),
         vmm: Some(choice.vmm),
         accelerator: Some(choice.accelerator),
         vmm_reason: Some(choice.reason.clone()),

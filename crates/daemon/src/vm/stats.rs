@@ -1,7 +1,7 @@
 //! What a VM costs: its VMM's process, its disk, and what the guest says of itself.
 
 use super::{Agent, VmService, view};
-use crate::shim::control::ProcessIdentity;
+use crate::{clock, shim::control::ProcessIdentity};
 use banger_proto::{
     agent::http::Port,
     api::vm::{GuestEndpoint, VmState, VmStats},
@@ -35,15 +35,34 @@ impl VmService {
         self.agent_of(&row)?.ports().await
     }
 
-    /// Where the VM's agent can be dialled, when it answers.
-    pub(crate) async fn guest(&self, reference: &str) -> Result<GuestEndpoint, Failure> {
+    /// Where the VM's agent can be dialled, when it answers. Unless it is only for a `look`, the VM counts as used.
+    pub(crate) async fn guest(&self, reference: &str, look: bool) -> Result<GuestEndpoint, Failure> {
         let row = self.find(reference).await?;
         let socket = self.agent_of(&row)?.socket();
+        if !look {
+            // Whoever wants to get in does not wait for it to be written down.
+            let (store, id, at) = (self.parts.store.clone(), row.id.clone(), clock::now());
+            tokio::spawn(async move {
+                if let Err(error) = store.used_vm(&id, at).await {
+                    tracing::warn!(vm = %id, %error, "cannot record that a VM was used");
+                }
+            });
+        }
         let agent_api_version = row.run.agent_api.unwrap_or_default();
         Ok(GuestEndpoint { id: row.id, name: row.name, socket, agent_api_version })
     }
 
-    fn agent_of(&self, row: &crate::store::VmRow) -> Result<Agent, Failure> {
+    /// CPU time of the VMM in milliseconds, when it has a process.
+    pub(super) fn cpu_ms(row: &crate::store::VmRow) -> Option<u64> {
+        row.run.vmm_process.and_then(process_cost).map(|(cpu_ms, _)| cpu_ms)
+    }
+
+    /// Resident bytes of the VMM, when it has a process.
+    pub(super) fn resident(row: &crate::store::VmRow) -> Option<u64> {
+        row.run.vmm_process.and_then(process_cost).map(|(_, bytes)| bytes)
+    }
+
+    pub(super) fn agent_of(&self, row: &crate::store::VmRow) -> Result<Agent, Failure> {
         let name = &row.name;
         let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
         match row.state {

@@ -38,7 +38,7 @@ impl Ask {
     fn cancel(&self) -> CancellationToken {
         match self.op {
             Op::Start { .. } | Op::Restart { .. } => self.operation.cancel().child_token(),
-            Op::Stop { .. } | Op::Kill { .. } | Op::Delete { .. } => CancellationToken::new(),
+            Op::Stop { .. } | Op::Kill { .. } | Op::Set(_) | Op::Delete { .. } => CancellationToken::new(),
         }
     }
 }

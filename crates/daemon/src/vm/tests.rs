@@ -1,7 +1,7 @@
 //! The engine on half states: what a killed daemon, a killed shim or a broken disk leaves behind is made by hand here,
 //! in the store and on the disk, and must be brought to order.
 
-use super::{Op, release::release, service::VmService};
+use super::{Op, StopCause, release::release, service::VmService};
 use crate::{
     capability::{Depth, VmFiles},
     config::{Config, File, Host},
@@ -312,7 +312,7 @@ async fn a_vm_that_is_down_can_be_stopped_and_deleted_but_not_killed() {
     let row = world.vm("v", VmState::Failed).await;
     world.vms().reconcile().await.unwrap();
     let operation = Operation::silent();
-    world.vms().change("v", Op::Stop { grace: None }, &operation).await.unwrap();
+    world.vms().change("v", Op::Stop { grace: None, cause: StopCause::Asked }, &operation).await.unwrap();
     let signal = banger_proto::api::vm::KillSignal::Term;
     let refused = world.vms().change("v", Op::Kill { signal }, &operation).await.unwrap_err();
     assert_eq!((refused.code, refused.hints[0].as_str()), (Code::Conflict, "banger vm start v"));

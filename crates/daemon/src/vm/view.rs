@@ -1,7 +1,11 @@
 //! A VM's row as the API shows it.
 
 use super::service::Parts;
-use crate::{capability::VmFiles, clock, store::VmRow};
+use crate::{
+    capability::VmFiles,
+    clock,
+    store::{Sizes, VmRow},
+};
 use banger_proto::{
     api::vm::{Vm, Vmm},
     size::ByteSize,
@@ -9,7 +13,8 @@ use banger_proto::{
 use std::os::unix::fs::MetadataExt;
 
 pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
-    let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run } = row;
+    let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run, last_used } = row;
+    let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
     Vm {
         id,
@@ -39,8 +44,22 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
         started_at: run.started_at.map(clock::rfc3339),
         boot_id: run.boot_id,
         boot_state: run.boot_state,
+        last_used_at: last_used.map(clock::rfc3339),
+        expires_at: spec.ttl.map(|ttl| clock::rfc3339(created_at.saturating_add(ttl.duration().as_secs()))),
+        pending,
         phases: run.phases,
     }
+}
+
+/// Names of the sizes that the running machine (`now`) does not have yet.
+pub(super) fn pending(now: Option<Sizes>, wanted: Sizes) -> Vec<String> {
+    let Some(now) = now else { return Vec::new() };
+    let differs = [
+        ("vcpu", now.vcpu != wanted.vcpu),
+        ("memory", now.memory != wanted.memory),
+        ("disk_size", now.disk_size != wanted.disk_size),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Bytes the work disk takes on the host.

@@ -54,6 +54,9 @@ pub struct Stats {
     pub disk_free: u64,
     /// Running processes, as `/proc/loadavg` counts them.
     pub processes: u32,
+    /// Commands that run, copies under way and connections into the guest; absent from an agent that does not count.
+    #[serde(default)]
+    pub sessions: u32,
 }
 
 /// One listening socket in the guest; an element of the answer of `GET /ports`.

@@ -5,6 +5,7 @@ use crate::{
     failure::Failure,
     name::{ImageId, ImageName, KernelName, VmId, VmName},
     size::ByteSize,
+    span::Span,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -156,12 +157,31 @@ pub struct CreateVm {
     /// Start even when the memory asked for is not free now.
     #[serde(default)]
     pub overcommit: bool,
+    /// Delete it, with its disk, this long after its creation, whatever it does then.
+    #[serde(default)]
+    pub ttl: Option<Span>,
     /// What happens after creation.
     #[serde(default)]
     pub start: Start,
     /// What a start waits for before it says `ready` or `done`.
     #[serde(default)]
     pub wait: Wait,
+}
+
+/// Body of `PATCH /v1/vms/{ref}`: what becomes of a VM that exists. Absent values stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SetVm {
+    /// From the next start on.
+    #[serde(default)]
+    pub vcpu: Option<u32>,
+    /// From the next start on.
+    #[serde(default)]
+    pub memory: Option<ByteSize>,
+    /// From the next start on; not smaller than it is.
+    #[serde(default)]
+    pub disk_size: Option<ByteSize>,
 }
 
 /// When a VM counts as started.
@@ -261,6 +281,15 @@ pub struct Vm {
     /// What the image's init says of the boot (`running`, `degraded`), once it said it.
     #[serde(default)]
     pub boot_state: Option<String>,
+    /// When a command, a copy or an ssh session was last begun in it (RFC 3339, UTC).
+    #[serde(default)]
+    pub last_used_at: Option<String>,
+    /// When it will be deleted, if it was given a time to live (RFC 3339, UTC).
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// What was set while it ran and holds from its next start on (`vcpu`, `memory`, `disk_size`).
+    #[serde(default)]
+    pub pending: Vec<String>,
     /// Where the time of the last start went, in order.
     #[serde(default)]
     pub phases: Vec<Phase>,

@@ -45,3 +45,23 @@ fn the_work_disk_has_the_size_asked_for() {
     assert!((18..=20).contains(&size), "{out}");
     env.assert_nothing_left();
 }
+
+#[test]
+fn a_larger_work_disk_is_larger_in_the_guest_and_keeps_its_data() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "grow");
+    let size = "df -BM --output=size /root | tail -n1 | tr -dc 0-9";
+    let mib = |env: &TestEnv| sh(env, "grow", size).trim().parse::<u64>().expect("a size");
+    let before = mib(&env);
+    sh(&env, "grow", WRITE);
+    env.banger(["vm", "set", "grow", "--disk-size", "40G"]).run().expect(0);
+    assert_eq!(mib(&env), before, "not while it runs");
+    env.banger(["vm", "restart", "grow"]).run().expect(0);
+    assert_eq!(sh(&env, "grow", READ), WRITTEN);
+    let after = mib(&env);
+    assert!((38 << 10..=40 << 10).contains(&after), "{before} -> {after} MiB");
+    // What was gained can be written to.
+    sh(&env, "grow", "dd if=/dev/urandom of=/root/new bs=1M count=8 status=none; sync; cmp /root/new /root/new");
+    delete(&env, "grow");
+}

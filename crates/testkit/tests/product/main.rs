@@ -2,6 +2,7 @@
 //!
 //! The agent runs on the host here, so no test asks it for anything that would change the host.
 
+mod ageing;
 mod bad_input;
 mod daemon;
 mod disk_full;
@@ -9,7 +10,9 @@ mod interrupt;
 mod life;
 mod many;
 mod output;
+mod prune;
 mod session;
+mod sizes;
 mod terminal;
 mod who_dies;
 

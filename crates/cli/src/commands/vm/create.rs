@@ -12,6 +12,7 @@ use banger_proto::{
     api::vm::{CreateVm, MAX_VCPU, Start, Vm, Wait},
     name::{ImageName, KernelName, VmName},
     size::ByteSize,
+    span::Span,
 };
 use clap::{Args, value_parser};
 use hyper::Method;
@@ -58,6 +59,9 @@ pub(crate) struct NewVmArgs {
     /// Up means: the agent answers, or the image's init finished booting
     #[arg(long, value_name = "agent|boot", default_value_t = Wait::Agent)]
     wait: Wait,
+    /// Delete the VM, disk and all, this long after its creation, such as 30m, 2h or 7d
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<Span>,
     /// Start even when that much memory is not free
     #[arg(long)]
     overcommit: bool,
@@ -79,6 +83,7 @@ impl NewVmArgs {
             workdir: self.workdir,
             user: self.user,
             overcommit: self.overcommit,
+            ttl: self.ttl,
             start,
             wait: self.wait,
         }

@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context, args: DeleteArgs) -> Result {
 }
 
 /// Whether the person at the terminal means it.
-fn ask(vms: &[Vm]) -> Result<bool> {
+pub(super) fn ask(vms: &[Vm]) -> Result<bool> {
     let names: Vec<String> = vms.iter().map(|vm| format!("{} ({})", escape(vm.name.as_str()), vm.state)).collect();
     let failed = |error: io::Error| internal("cannot ask whether to delete", &error);
     write!(io::stderr(), "Delete {} and all data on it for good? [y/N] ", names.join(", ")).map_err(failed)?;

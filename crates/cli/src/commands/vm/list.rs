@@ -53,7 +53,8 @@ async fn list(context: &Context, all: bool, ids: bool) -> Result {
     Ok(Status::Done)
 }
 
-fn render(vms: &[Vm]) -> String {
+/// The table of the contract.
+pub(super) fn render(vms: &[Vm]) -> String {
     let header = ["ID", "NAME", "STATE", "IMAGE", "VMM", "IP", "VCPU", "MEM", "DISK", "AGE"];
     table(
         &header,

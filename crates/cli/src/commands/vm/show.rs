@@ -56,6 +56,9 @@ fn render(vm: &Vm) -> String {
         ("user", vm.user.clone()),
         ("created", Some(since(&vm.created_at))),
         ("started", vm.started_at.as_deref().map(since)),
+        ("last used", vm.last_used_at.as_deref().map(since)),
+        ("will be deleted", vm.expires_at.clone()),
+        ("at next start", (!vm.pending.is_empty()).then(|| format!("{} as set", vm.pending.join(", ")))),
         ("boot id", vm.boot_id.clone()),
         ("boot state", vm.boot_state.clone()),
     ]);

@@ -1,0 +1,57 @@
+//! `banger vm prune`.
+
+use super::{
+    delete::ask,
+    each::{self, Request},
+    list,
+};
+use crate::{
+    context::Context,
+    exit::{Result, Status},
+};
+use banger_proto::{
+    api::vm::Vm,
+    failure::{Code, Failure},
+};
+use clap::Args;
+use hyper::Method;
+use std::io::{self, IsTerminal as _};
+
+/// `banger vm prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Deletes every VM that does not run, after showing them. One that was started meanwhile is refused by the daemon.
+pub(crate) async fn run(context: &Context, args: &PruneArgs) -> Result {
+    let all: Vec<Vm> = context.daemon().await?.get("/v1/vms").await?;
+    let idle: Vec<Vm> = all.into_iter().filter(|vm| !vm.state.is_live()).collect();
+    if idle.is_empty() {
+        context.printer.talk("every VM runs: nothing to delete");
+        if context.printer.json() {
+            context.printer.value(&idle)?;
+        }
+        return Ok(Status::Done);
+    }
+    context.printer.talk_block(&list::render(&idle));
+    if !args.force {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            let message = format!("{} VMs would be deleted with their disks, and there is nobody to ask", idle.len());
+            return Err(Failure::new(Code::Invalid, message).hint("banger vm prune -f deletes them").into());
+        }
+        if !ask(&idle)? {
+            context.printer.talk("nothing was deleted");
+            return Ok(Status::SomeFailed);
+        }
+    }
+    let request = Request {
+        method: Method::DELETE,
+        suffix: "",
+        body: None::<()>,
+        undone: "interrupted: some VMs may be deleted already ('banger ps -a' shows what is left)",
+    };
+    each::act(context, idle, request).await
+}

@@ -1,0 +1,52 @@
+//! `banger vm set`.
+
+use super::each::{self, Request, VmsArg};
+use crate::{arguments, context::Context, exit::Result};
+use banger_proto::{
+    api::vm::{MAX_VCPU, SetVm},
+    size::ByteSize,
+};
+use clap::{Args, value_parser};
+use hyper::Method;
+
+/// `banger vm set`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger vm set demo --memory 4G --vcpu 4
+  banger vm set demo --disk-size 40G
+
+What runs keeps what it has: new sizes hold from the next start on (banger vm restart).")]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    refs: VmsArg,
+    #[command(flatten)]
+    sizes: SizeArgs,
+}
+
+/// What can be set; one of them at least.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct SizeArgs {
+    /// Virtual processors
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(MAX_VCPU)))]
+    vcpu: Option<u32>,
+    /// Memory, such as 512M or 4G (a bare number is MiB)
+    #[arg(long, value_name = "SIZE", value_parser = arguments::memory)]
+    memory: Option<ByteSize>,
+    /// Work disk, such as 20G; it only grows
+    #[arg(long, value_name = "SIZE", value_parser = arguments::disk_size)]
+    disk_size: Option<ByteSize>,
+}
+
+/// Sets the sizes of the VMs.
+pub(crate) async fn run(context: &Context, args: SetArgs) -> Result {
+    let SizeArgs { vcpu, memory, disk_size } = args.sizes;
+    let request = Request {
+        method: Method::PATCH,
+        suffix: "",
+        body: Some(SetVm { vcpu, memory, disk_size }),
+        undone: "interrupted: it may be set already ('banger vm show' tells)",
+    };
+    each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
+}

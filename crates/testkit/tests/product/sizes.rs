@@ -1,0 +1,57 @@
+//! `vm set`: what is refused, what waits for the next start, and what a start makes of it.
+
+use crate::{delete, start};
+use banger_testkit::TestEnv;
+
+#[test]
+fn a_stopped_vm_takes_other_sizes_at_its_next_start() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.banger(["vm", "create", "--no-start", "--name", "v", "--disk-size", "64M"]).run().expect(0);
+    env.banger(["vm", "set", "v", "--vcpu", "3", "--memory", "256M", "--disk-size", "80M"]).run().expect(0);
+    let vm = env.vm("v");
+    assert_eq!((&vm["vcpu"], &vm["memory"], &vm["disk_size"]), (&3.into(), &(256 << 20).into(), &(80 << 20).into()));
+    assert_eq!((&vm["pending"], &vm["sources"]["vcpu"]), (&serde_json::json!([]), &"flag".into()));
+    env.banger(["vm", "start", "v"]).run().expect(0);
+    let id = vm["id"].as_str().expect("an id").parse().expect("a valid one");
+    let disk = env.layout().vm(&id).join("work.ext4");
+    assert_eq!(std::fs::metadata(disk).expect("a disk").len(), 80 << 20);
+    delete(&env, "v");
+}
+
+#[test]
+fn a_running_vm_keeps_what_it_has_and_says_what_is_to_come() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "r");
+    let out = env.banger(["vm", "set", "r", "--memory", "192M"]).run().expect(0);
+    assert!(out.err().contains("banger vm restart r"), "{out}");
+    assert_eq!(env.vm("r")["pending"], serde_json::json!(["memory"]));
+    // What waits is not forgotten with the daemon.
+    env.banger(["daemon", "stop"]).run().expect(0);
+    assert_eq!(env.vm("r")["pending"], serde_json::json!(["memory"]));
+    env.banger(["vm", "restart", "r"]).run().expect(0);
+    assert_eq!((&env.vm("r")["pending"], &env.vm("r")["memory"]), (&serde_json::json!([]), &(192 << 20).into()));
+    delete(&env, "r");
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused_and_nothing_changes() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.banger(["vm", "create", "--no-start", "--name", "v", "--disk-size", "128M"]).run().expect(0);
+    let before = env.vm("v");
+    for (args, status) in [
+        (&["--disk-size", "64M"][..], 1),
+        (&["--memory", "1000000G"], 1),
+        (&["--memory", "64M"], 2),
+        (&["--vcpu", "0"], 2),
+        (&["--vcpu", "33"], 2),
+        (&["--disk-size", "2T"], 2),
+        (&[], 2),
+    ] {
+        env.banger(["vm", "set", "v"].iter().chain(args)).run().expect(status);
+    }
+    env.banger(["vm", "set", "nobody", "--vcpu", "1"]).run().expect(1);
+    assert_eq!(env.vm("v"), before);
+    let refused = env.banger(["vm", "set", "v", "--disk-size", "64M", "--json"]).run().expect(1).json();
+    assert_eq!(refused[0]["failure"]["code"], "invalid", "{refused:#}");
+    delete(&env, "v");
+}
