@@ -10,11 +10,14 @@
 mod address;
 mod body;
 mod error;
+mod request;
 mod transfer;
 
 pub use address::{Address, AddressError};
 pub use body::{Body, Received};
-pub use error::FetchError;
+pub use error::{FetchError, Refused};
+pub use request::{Request, Secret, Trust};
+pub use transfer::Head;
 
 use crate::job::Job;
 use std::time::{Duration, Instant};
@@ -54,10 +57,10 @@ impl Client {
     /// Asks for what is at `address`. The answer's head has arrived when this returns; the body is read from what is
     /// returned.
     pub fn open<'a>(&self, address: &Address, extent: Extent, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
+        let request = Request::new(address.clone());
         let mut pauses = self.pauses.iter();
         loop {
-            let transfer = Transfer::start(address.clone(), self)?;
-            match Body::begin(transfer, extent, self.stall, job) {
+            match self.ask(&request, extent, job) {
                 Err(error) if error.is_connection() => {
                     let Some(pause) = pauses.next() else { return Err(error) };
                     tracing::info!(%address, error = %error, "connecting again");
@@ -66,6 +69,11 @@ impl Client {
                 other => return other,
             }
         }
+    }
+
+    /// Asks once. The answer's head has arrived when this returns.
+    pub fn ask<'a>(&self, request: &Request, extent: Extent, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
+        Body::begin(Transfer::start(request.clone(), self)?, extent, self.stall, job)
     }
 
     /// All of what is at `address`, for small things: at most `max` bytes.
@@ -79,7 +87,8 @@ impl Client {
     }
 }
 
-fn wait(pause: Duration, job: &Job<'_>) -> Result<(), FetchError> {
+/// Sleeps, and wakes to a cancelled job.
+pub(crate) fn wait(pause: Duration, job: &Job<'_>) -> Result<(), FetchError> {
     let until = Instant::now() + pause;
     loop {
         job.cancel.check()?;

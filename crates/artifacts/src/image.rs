@@ -12,6 +12,7 @@ mod error;
 mod external;
 mod file;
 mod manifest;
+mod pull;
 mod store;
 
 pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
@@ -20,4 +21,5 @@ pub use error::{Corruption, ImageError};
 pub use external::{ExternalFile, UnfitFile};
 pub use file::{FileChanged, FileIdentity};
 pub use manifest::{FORMAT, ImageConfig, ImageManifest, ManifestError};
+pub use pull::{OciSource, PullRequest, Pulled};
 pub use store::{Depth, Image, ImageStore};

@@ -12,6 +12,37 @@ pub trait Progress: Send + Sync {
 
     /// `done` of `total` units (bytes unless the phase says otherwise); `None` when the end is not known.
     fn advance(&self, done: u64, total: Option<u64>);
+
+    /// How far one of several parts of a phase is that come at once.
+    fn part(&self, part: &Part<'_>) {
+        let _ = part;
+    }
+}
+
+/// One of several parts that come at once, such as a layer of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Tells it from the others.
+    pub name: &'a str,
+    /// What is happening to it.
+    pub state: PartState,
+    /// Bytes done.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+}
+
+/// What is happening to a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartState {
+    /// Others come first.
+    Waiting,
+    /// It is on its way.
+    Coming,
+    /// It was here already and is being read.
+    Cached,
+    /// It is here.
+    Done,
 }
 
 /// Progress nobody watches.

@@ -11,6 +11,7 @@ pub mod image;
 pub mod initramfs;
 pub mod job;
 pub mod kernel;
+pub mod oci;
 pub mod program;
 pub mod publish;
 pub mod rootfs;

@@ -228,6 +228,13 @@ impl Shelf {
         Ok(target)
     }
 
+    /// As [`Self::publish_file`], without a sync: for what can be had again, and is checked when it is used.
+    pub fn publish_cached(&self, file: StagedFile, name: &str) -> Result<PathBuf, PublishError> {
+        let target = self.path(name)?;
+        file.file.persist(&target).map_err(|error| at("publish", &target)(error.error))?;
+        Ok(target)
+    }
+
     /// Takes the entry away: gone for everybody at once, then deleted. Whether there was one.
     pub fn remove(&self, lock: &NameLock) -> Result<bool, PublishError> {
         let target = self.path(&lock.name)?;

@@ -17,6 +17,6 @@ pub mod tar;
 mod tree;
 mod xattr;
 
-pub use builder::{Format, Limits, RootfsBuilder, Written};
+pub use builder::{Adopted, Format, Limits, RootfsBuilder, Written};
 pub use entry::{Meta, Node, Timestamp, Xattr};
 pub use error::{Error, Refusal};

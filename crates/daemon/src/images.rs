@@ -9,6 +9,7 @@ mod kernel_view;
 mod kernels;
 mod offers;
 mod register;
+mod registries;
 
 use crate::{
     config::CatalogPlace,
@@ -21,6 +22,7 @@ use banger_artifacts::{
     initramfs::BootFiles,
     job::{Cancel, Job},
     kernel::{Kernel, KernelStore},
+    oci::{Limits, Registries},
 };
 use banger_proto::{
     failure::{Code, Failure},
@@ -36,6 +38,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 pub(crate) struct ImageService {
     images: Arc<ImageStore>,
     kernels: Arc<KernelStore>,
+    registries: Arc<Registries>,
     image_catalog: ImageCatalog,
     kernel_offers: KernelOffers,
     store: Store,
@@ -55,6 +58,7 @@ impl ImageService {
         Ok(Self {
             images: Arc::new(ImageStore::open(layout.images()).map_err(Explain::explain)?),
             kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(Explain::explain)?),
+            registries: Arc::new(registries::of_user(layout, Limits::default())?),
             image_catalog: ImageCatalog::builtin(),
             kernel_offers: KernelOffers::new(kernel_catalogs),
             store,
@@ -89,10 +93,11 @@ impl ImageService {
         let began = Instant::now();
         operation.begin(format!("pulling image {name}"));
         let (images, store, named) = (self.images.clone(), self.store.clone(), name.clone());
+        let registries = self.registries.clone();
         let image = self
             .image_pulls
             .join(name.as_str(), operation, move |progress, stop| async move {
-                let image = blocking(progress, &stop, move |job| images.pull(&entry, &job)).await;
+                let image = blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job)).await;
                 let image = image.map_err(Explain::explain)?;
                 store.name_image(&named, &image.manifest.id).await?;
                 Ok(image)

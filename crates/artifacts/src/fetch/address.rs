@@ -73,6 +73,11 @@ impl Address {
         self.uri.authority().map_or("", |authority| authority.as_str())
     }
 
+    /// Whether both are the same host and port, spoken to in the same way.
+    pub(super) fn same_host(&self, other: &Self) -> bool {
+        self.uri.scheme() == other.uri.scheme() && self.host().eq_ignore_ascii_case(other.host())
+    }
+
     pub(super) fn uri(&self) -> &Uri {
         &self.uri
     }

@@ -1,7 +1,7 @@
 //! The reader's side of a download.
 
 use super::{
-    Extent, FetchError, POLL,
+    Extent, FetchError, Head, POLL,
     transfer::{Event, Transfer},
 };
 use crate::job::Job;
@@ -17,6 +17,7 @@ const LEAST: u64 = 4 << 10;
 /// What a download brings. A failed read says little: [`Self::failure`] and [`Self::finish`] know the reason.
 pub struct Body<'a> {
     transfer: Transfer,
+    head: Head,
     job: Job<'a>,
     stall: Duration,
     /// Where it may at most end, and whether it has to end there.
@@ -50,16 +51,16 @@ impl<'a> Body<'a> {
         stall: Duration,
         job: &Job<'a>,
     ) -> Result<Self, FetchError> {
-        let announced = loop {
+        let head = loop {
             job.cancel.check()?;
             match transfer.next(POLL) {
                 None => {}
-                Some(Event::Head(announced)) => break announced,
+                Some(Event::Head(head)) => break head,
                 Some(Event::Failed(error)) => return Err(error),
                 Some(Event::Chunk(_) | Event::End(_)) => unreachable!("a body comes after its head"),
             }
         };
-        let (max, expected) = match (extent, announced) {
+        let (max, expected) = match (extent, head.length) {
             (Extent::Exactly(expected), Some(announced)) if announced != expected => {
                 return Err(FetchError::Announced { announced, expected });
             }
@@ -69,6 +70,7 @@ impl<'a> Body<'a> {
         };
         Ok(Self {
             transfer,
+            head,
             job: *job,
             stall,
             max,
@@ -81,6 +83,11 @@ impl<'a> Body<'a> {
             sha256: None,
             failure: None,
         })
+    }
+
+    /// What the server said of it.
+    pub fn head(&self) -> &Head {
+        &self.head
     }
 
     /// Bytes received so far.

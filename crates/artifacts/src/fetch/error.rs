@@ -53,15 +53,8 @@ pub enum FetchError {
         max: usize,
     },
     /// The server has no such thing, or does not give it.
-    #[error("{address} answers {status}{}", quoted(excerpt))]
-    Status {
-        /// Who said it.
-        address: Address,
-        /// The status and what it means: `404 Not Found`.
-        status: String,
-        /// The beginning of what the server had to say.
-        excerpt: String,
-    },
+    #[error("{} answers {}{}", .0.address, .0.status, quoted(&.0.excerpt))]
+    Status(Box<Refused>),
     /// The server has something of another size.
     #[error("the server announces {announced} bytes, and not {expected}")]
     Announced {
@@ -105,10 +98,36 @@ pub enum FetchError {
     Cancelled(#[from] Cancelled),
 }
 
+/// An answer that is not what was asked for.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// Who said it.
+    pub address: Address,
+    /// The status as a number.
+    pub code: u16,
+    /// The status and what it means: `404 Not Found`.
+    pub status: String,
+    /// The beginning of what the server had to say.
+    pub excerpt: String,
+    /// How a caller may say who they are: the values of `WWW-Authenticate`.
+    pub challenges: Vec<String>,
+    /// When to come again, if the server said it in seconds.
+    pub retry_after: Option<Duration>,
+}
+
 impl FetchError {
     /// Whether another attempt may bring more.
     pub(super) fn is_connection(&self) -> bool {
         matches!(self, Self::Connect { .. })
+    }
+
+    /// Whether the same request may work in a moment: the network failed, or the server says that it is busy.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Short { .. } | Self::Broken { .. } | Self::Stalled { .. } => true,
+            Self::Status(refused) => matches!(refused.code, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
     }
 }
 

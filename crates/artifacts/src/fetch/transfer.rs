@@ -2,7 +2,7 @@
 //!
 //! It tells the other side what it does through a short queue, so it is never far ahead, and ends when nobody listens.
 
-use super::{Address, Client, FetchError};
+use super::{Address, Client, FetchError, Refused, Request, Trust};
 use crate::kernel::hex;
 use sha2::{Digest, Sha256};
 use std::{
@@ -19,7 +19,7 @@ use ureq::{
     Agent, Proxy, Timeout,
     config::Config,
     http::{Response, StatusCode, header},
-    tls::{Certificate, RootCerts, TlsConfig},
+    tls::{RootCerts, TlsConfig},
 };
 
 /// Most redirects followed.
@@ -33,17 +33,33 @@ const QUEUE: usize = 8;
 /// Most bytes of an error page read, and most characters of it shown.
 const EXCERPT: usize = 512;
 const SHOWN: usize = 160;
+/// Most characters of a header's value that are looked at, and most challenges of a server that wants to know who asks.
+const MAX_VALUE: usize = 4096;
+const MAX_CHALLENGES: usize = 8;
 
 /// What the thread tells.
 pub(super) enum Event {
-    /// The server has it; as long as said, if it said.
-    Head(Option<u64>),
+    /// The server has it.
+    Head(Head),
     /// The next bytes.
     Chunk(Vec<u8>),
-    /// That was all; SHA-256 of all chunks.
+    /// That was all; SHA-256 of all chunks, unless nobody wants it.
     End(String),
     /// There will be no more.
     Failed(FetchError),
+}
+
+/// What an answer says of its body.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Head {
+    /// Its length, if the server said it.
+    pub length: Option<u64>,
+    /// The byte it begins at: the one asked for, or 0 when the server gives all or nothing.
+    pub from: u64,
+    /// `Content-Type`.
+    pub media_type: Option<String>,
+    /// `Docker-Content-Digest`, of a registry.
+    pub digest: Option<String>,
 }
 
 /// A running transfer; it ends when this is dropped.
@@ -64,13 +80,13 @@ struct State {
 }
 
 impl Transfer {
-    /// Starts asking for `address`.
-    pub(super) fn start(address: Address, client: &Client) -> Result<Self, FetchError> {
+    /// Starts asking.
+    pub(super) fn start(request: Request, client: &Client) -> Result<Self, FetchError> {
         let (events, receiver) = sync_channel(QUEUE);
         let stop = Stop::default();
         let sender = Sender { events, stop: stop.clone(), client: client.clone(), received: 0 };
         let thread = thread::Builder::new().name("download".into());
-        thread.spawn(move || sender.run(&address)).map_err(FetchError::Thread)?;
+        thread.spawn(move || sender.run(&request)).map_err(FetchError::Thread)?;
         Ok(Self { events: receiver, stop })
     }
 
@@ -122,8 +138,8 @@ struct Sender {
 }
 
 impl Sender {
-    fn run(mut self, address: &Address) {
-        let last = match self.transfer(address) {
+    fn run(mut self, request: &Request) {
+        let last = match self.transfer(request) {
             Ok(Some(sha256)) => Event::End(sha256),
             Ok(None) => return,
             Err(error) => Event::Failed(error),
@@ -132,11 +148,12 @@ impl Sender {
     }
 
     /// Passes on the whole body and returns its hash; `None` when nobody listens any more.
-    fn transfer(&mut self, address: &Address) -> Result<Option<String>, FetchError> {
-        let Some(response) = self.follow(address)? else { return Ok(None) };
+    fn transfer(&mut self, request: &Request) -> Result<Option<String>, FetchError> {
+        let Some(response) = self.follow(request)? else { return Ok(None) };
+        let head = head(&response, request.from);
         let body = response.into_body();
         let announced = body.content_length();
-        if self.events.send(Event::Head(announced)).is_err() {
+        if self.events.send(Event::Head(Head { length: announced, ..head })).is_err() {
             return Ok(None);
         }
         let mut reader = body.into_reader();
@@ -147,7 +164,9 @@ impl Sender {
                 Ok(0) => return Ok(Some(hex(&hash.finalize()))),
                 Ok(n) => {
                     chunk.truncate(n);
-                    hash.update(&chunk);
+                    if request.hash {
+                        hash.update(&chunk);
+                    }
                     self.received += n as u64;
                     if self.events.send(Event::Chunk(chunk)).is_err() {
                         return Ok(None);
@@ -160,16 +179,17 @@ impl Sender {
     }
 
     /// The answer at the end of all redirects.
-    fn follow(&self, first: &Address) -> Result<Option<Response<ureq::Body>>, FetchError> {
+    fn follow(&self, request: &Request) -> Result<Option<Response<ureq::Body>>, FetchError> {
+        let first = &request.address;
         let mut address = first.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let agent = self.agent(&address)?;
+            let agent = self.agent(&address, request.trust.as_ref())?;
             if !self.stop.interrupts(&agent) {
                 return Ok(None);
             }
-            let response = agent.get(address.uri()).call().map_err(|error| self.unanswered(&address, error))?;
+            let response = send(&agent, request, &address).map_err(|error| self.unanswered(&address, error))?;
             let status = response.status();
-            if status == StatusCode::OK {
+            if status == StatusCode::OK || (status == StatusCode::PARTIAL_CONTENT && begins(&response, request.from)) {
                 return Ok(Some(response));
             }
             let location = response.headers().get(header::LOCATION).filter(|_| leads_on(status));
@@ -187,7 +207,7 @@ impl Sender {
     }
 
     /// A client for one request. What it keeps (certificates, a connection) goes with it.
-    fn agent(&self, address: &Address) -> Result<Agent, FetchError> {
+    fn agent(&self, address: &Address, trust: Option<&Trust>) -> Result<Agent, FetchError> {
         let client = &self.client;
         let config = Config::builder()
             .http_status_as_error(false)
@@ -205,7 +225,7 @@ impl Sender {
             .timeout_recv_response(Some(client.stall))
             .timeout_per_read(Some(client.stall));
         let config = if address.is_https() {
-            config.https_only(true).proxy(Proxy::try_from_env()).tls_config(trust()?)
+            config.https_only(true).proxy(Proxy::try_from_env()).tls_config(tls(trust)?)
         } else {
             // A proxy's loopback address is not ours.
             config.proxy(None)
@@ -245,18 +265,61 @@ impl Sender {
     }
 }
 
-/// The host's own word on whom to trust: its administrator may have added to it or taken from it.
-fn trust() -> Result<TlsConfig, FetchError> {
-    let certificates: Vec<_> = rustls_native_certs::load_native_certs()
-        .certs
-        .iter()
-        .map(|certificate| Certificate::from_der(certificate).to_owned())
-        .collect();
+/// One request to one of the addresses it leads to.
+fn send(agent: &Agent, request: &Request, address: &Address) -> Result<Response<ureq::Body>, ureq::Error> {
+    let headers = |mut builder: ureq::http::request::Builder| {
+        if let Some(accept) = &request.accept {
+            builder = builder.header(header::ACCEPT, accept);
+        }
+        // Who asks is for the host that was asked to know, not for the store it hands its bytes out from.
+        if let Some(secret) = request.authorization.as_ref().filter(|_| address.same_host(&request.address)) {
+            builder = builder.header(header::AUTHORIZATION, secret.reveal());
+        }
+        if request.from > 0 {
+            builder = builder.header(header::RANGE, format!("bytes={}-", request.from));
+        }
+        builder.uri(address.uri())
+    };
+    match &request.form {
+        None => agent.run(headers(ureq::http::Request::get(address.uri())).body(())?),
+        Some(form) => {
+            let post = headers(ureq::http::Request::post(address.uri()))
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+            agent.run(post.body(form.reveal().to_owned())?)
+        }
+    }
+}
+
+/// Whether part of something is the part that was asked for: `bytes FROM-TO/ALL`.
+fn begins(response: &Response<ureq::Body>, from: u64) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    let start = range.and_then(|range| range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+    from > 0 && start == Some(from)
+}
+
+fn head(response: &Response<ureq::Body>, from: u64) -> Head {
+    let text = |name: &str| {
+        let value = response.headers().get(name)?.to_str().ok()?;
+        Some(value.chars().take(MAX_VALUE).collect())
+    };
+    Head {
+        length: None,
+        from: if response.status() == StatusCode::PARTIAL_CONTENT { from } else { 0 },
+        media_type: text("content-type"),
+        digest: text("docker-content-digest"),
+    }
+}
+
+fn tls(trust: Option<&Trust>) -> Result<TlsConfig, FetchError> {
+    let certificates = match trust {
+        Some(trust) => trust.certificates().clone(),
+        None => Trust::of_host(&[] as &[&str]).certificates().clone(),
+    };
     if certificates.is_empty() {
         return Err(FetchError::NoCertificates);
     }
     Ok(TlsConfig::builder()
-        .root_certs(RootCerts::Specific(Arc::new(certificates)))
+        .root_certs(RootCerts::Specific(certificates))
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build())
 }
@@ -266,13 +329,26 @@ fn leads_on(status: StatusCode) -> bool {
 }
 
 fn refused(address: Address, response: Response<ureq::Body>) -> FetchError {
-    let status = response.status().to_string();
+    let status = response.status();
+    let values = |name| response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let challenges =
+        values(header::WWW_AUTHENTICATE).take(MAX_CHALLENGES).map(|text| text.chars().take(MAX_VALUE).collect());
+    let challenges = challenges.collect();
+    let retry_after = values(header::RETRY_AFTER).next().and_then(|text| text.trim().parse().ok());
     let mut page = Vec::new();
     // Whatever can be had of it; that there is no more says nothing.
     let _ = response.into_body().into_reader().take(EXCERPT as u64).read_to_end(&mut page);
     let excerpt = String::from_utf8_lossy(&page);
     let words = excerpt.split_whitespace().collect::<Vec<_>>().join(" ");
-    FetchError::Status { address, status, excerpt: words.chars().take(SHOWN).collect() }
+    let refused = Refused {
+        address,
+        code: status.as_u16(),
+        status: status.to_string(),
+        excerpt: words.chars().take(SHOWN).collect(),
+        challenges,
+        retry_after: retry_after.map(Duration::from_secs),
+    };
+    FetchError::Status(Box::new(refused))
 }
 
 /// What is inside an error that only wraps another.

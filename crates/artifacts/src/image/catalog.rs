@@ -3,7 +3,8 @@
 //! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
 //! kept with the reason, so that the error of a pull that finds no other source can say it.
 
-use super::{DebianError, DebianRecipe, ExternalFile};
+use super::{DebianError, DebianRecipe, ExternalFile, OciSource};
+use crate::oci::Reference;
 use banger_proto::name::{ImageName, InvalidName, KernelName};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, fmt};
@@ -44,6 +45,8 @@ pub enum Source {
     Mmdebstrap(DebianRecipe),
     /// A file of the user's, used where it lies. Never in a catalog.
     Registered(ExternalFile),
+    /// Made by somebody else, from a registry or a file.
+    Oci(OciSource),
 }
 
 impl fmt::Display for Source {
@@ -51,6 +54,7 @@ impl fmt::Display for Source {
         match self {
             Self::Mmdebstrap(recipe) => write!(f, "mmdebstrap {}", recipe.suite),
             Self::Registered(file) => write!(f, "file {}", file.path.to_string_lossy().escape_debug()),
+            Self::Oci(source) => f.write_str(&source.reference),
         }
     }
 }
@@ -176,13 +180,18 @@ impl RawEntry {
 
 fn source(value: serde_json::Value) -> Result<Source, SourceError> {
     let kind: String = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default().chars().take(40).collect();
-    if kind != "mmdebstrap" {
+    if !["mmdebstrap", "oci"].contains(&kind.as_str()) {
         return Err(SourceError::Type(kind));
     }
     let malformed = |why: String| SourceError::Malformed { kind: kind.clone(), why };
     let source: Source = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
-    if let Source::Mmdebstrap(recipe) = &source {
-        recipe.check().map_err(|error: DebianError| malformed(error.to_string()))?;
+    match &source {
+        Source::Mmdebstrap(recipe) => recipe.check().map_err(|error: DebianError| malformed(error.to_string()))?,
+        // A file on whose host?
+        Source::Oci(oci) => {
+            oci.reference.parse::<Reference>().map_err(|error| malformed(error.to_string()))?;
+        }
+        Source::Registered(_) => {}
     }
     Ok(source)
 }
@@ -204,7 +213,11 @@ mod tests {
     fn the_built_in_catalog_has_the_default_image() {
         let catalog = Catalog::builtin();
         let entry = catalog.entries().iter().find(|entry| entry.name.as_str() == "debian-bookworm").unwrap();
-        let Ok(Source::Mmdebstrap(recipe)) = &entry.sources[0] else { panic!("{:?}", entry.sources) };
+        let recipe = entry.sources.iter().find_map(|source| match source {
+            Ok(Source::Mmdebstrap(recipe)) => Some(recipe),
+            _ => None,
+        });
+        let recipe = recipe.unwrap();
         for package in
             ["systemd-sysv", "openssh-server", "docker.io", "git", "curl", "jq", "iproute2", "ca-certificates"]
         {
@@ -220,7 +233,9 @@ mod tests {
             {"type": "mmdebstrap", "suite": "-x"},
             {"type": "mmdebstrap"},
             {"type": "mmdebstrap", "suite": "bookworm"},
-            17
+            17,
+            {"type": "oci", "ref": "debian:12"},
+            {"type": "oci", "ref": "oci-archive:/etc/passwd"}
         ]);
         let catalog = parse(&json!([entry(&sources)])).unwrap();
         let sources = &catalog.entries()[0].sources;
@@ -229,6 +244,8 @@ mod tests {
         assert!(matches!(sources[2], Err(SourceError::Malformed { .. })));
         assert!(sources[3].is_ok());
         assert!(matches!(sources[4], Err(SourceError::Type(_))));
+        assert!(sources[5].is_ok());
+        assert!(matches!(sources[6], Err(SourceError::Malformed { .. })));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(super) struct Draft {
     pub(super) config: Option<ImageConfig>,
     /// Time of what the source gives no time to, seconds since 1970.
     pub(super) epoch: u32,
+    /// The processor it is for, as `uname -m` says it.
+    pub(super) arch: String,
 }
 
 impl Draft {
@@ -76,7 +78,7 @@ impl Draft {
             entries: written.entries,
             created_at: rfc3339(SystemTime::now()),
             os,
-            arch: std::env::consts::ARCH.to_owned(),
+            arch: self.arch,
             init,
             kernel: self.kernel,
             config: self.config,

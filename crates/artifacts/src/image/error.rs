@@ -3,6 +3,7 @@
 use super::{DebianError, FileChanged, ManifestError, SourceError, UnfitFile};
 use crate::{
     job::{Cancel, Cancelled},
+    oci::OciError,
     program::ProgramError,
     publish::PublishError,
     rootfs,
@@ -57,6 +58,9 @@ pub enum ImageError {
     /// The Debian could not be bootstrapped.
     #[error(transparent)]
     Debian(#[from] DebianError),
+    /// Somebody else's image could not be had.
+    #[error(transparent)]
+    Oci(#[from] Box<OciError>),
     /// What was found cannot be an image.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
@@ -114,6 +118,12 @@ pub enum Corruption {
     },
 }
 
+impl From<OciError> for ImageError {
+    fn from(error: OciError) -> Self {
+        Self::Oci(Box::new(error))
+    }
+}
+
 impl ImageError {
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
@@ -130,6 +140,9 @@ impl ImageError {
 
     /// Whether it was told to stop, wherever that was noticed.
     pub fn is_cancelled(&self) -> bool {
+        if let Self::Oci(error) = self.root() {
+            return error.is_cancelled();
+        }
         matches!(
             self.root(),
             Self::Cancelled(_)
@@ -147,6 +160,7 @@ impl ImageError {
             |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self.root() {
             Self::Rootfs(error) | Self::Debian(DebianError::Rootfs(error)) => error.is_out_of_space(),
+            Self::Oci(error) => error.is_out_of_space(),
             Self::Io { source, .. }
             | Self::Publish(PublishError::Io { source, .. })
             | Self::Debian(DebianError::Write { source, .. }) => full(source),

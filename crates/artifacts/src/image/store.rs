@@ -4,14 +4,16 @@
 //! work once: the second waits for the first and takes its result.
 
 use super::{
-    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, Source,
+    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, Source,
+    SourceError,
     draft::{Draft, ROOTFS, digest, hexadecimal},
     manifest::FORMAT,
 };
 use crate::{
     job::{Cancel, Job},
     kernel::rfc3339,
-    publish::Shelf,
+    oci::{ImageSource, Platform, Registries},
+    publish::{Shelf, Staging},
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
@@ -34,7 +36,7 @@ const BLOCK: u64 = 4096;
 /// The directory of managed images.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    shelf: Shelf,
+    pub(super) shelf: Shelf,
 }
 
 /// An image.
@@ -56,7 +58,7 @@ impl Image {
     pub fn external(&self) -> Option<&ExternalFile> {
         match &self.manifest.source {
             Source::Registered(file) => Some(file),
-            Source::Mmdebstrap(_) => None,
+            Source::Mmdebstrap(_) | Source::Oci(_) => None,
         }
     }
 }
@@ -102,18 +104,19 @@ impl ImageStore {
         let manifest = ImageManifest::load(&directory, id).map_err(|error| corrupt(error.into()))?;
         let rootfs = match &manifest.source {
             Source::Registered(file) => file.path.clone(),
-            Source::Mmdebstrap(_) => directory.join(ROOTFS),
+            Source::Mmdebstrap(_) | Source::Oci(_) => directory.join(ROOTFS),
         };
         Ok(Image { manifest, rootfs })
     }
 
     /// Gets the image a catalog offers from the first of its sources that works.
-    pub fn pull(&self, entry: &CatalogEntry, job: &Job<'_>) -> Result<Image, ImageError> {
+    pub fn pull(&self, entry: &CatalogEntry, registries: &Registries, job: &Job<'_>) -> Result<Image, ImageError> {
         let mut last = None;
         for source in &entry.sources {
             let tried = match source {
                 Ok(Source::Mmdebstrap(recipe)) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
                 Ok(Source::Registered(_)) => continue,
+                Ok(Source::Oci(source)) => self.pull_listed(entry, source, registries, job),
                 Err(error) => Err(error.clone().into()),
             };
             match tried {
@@ -129,6 +132,24 @@ impl ImageStore {
         }
         let source = last.expect("a catalog entry has at least one source").or_cancelled(job.cancel);
         Err(ImageError::Pull { name: entry.name.clone(), source: Box::new(source) })
+    }
+
+    fn pull_listed(
+        &self,
+        entry: &CatalogEntry,
+        source: &OciSource,
+        registries: &Registries,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
+        let malformed =
+            |error: &dyn std::fmt::Display| SourceError::Malformed { kind: "oci".into(), why: error.to_string() };
+        let request = PullRequest {
+            source: ImageSource::Registry(source.reference.parse().map_err(|error| malformed(&error))?),
+            platform: source.platform.clone().unwrap_or_else(Platform::host),
+            name: entry.name.clone(),
+            kernel: entry.kernel.clone(),
+        };
+        Ok(self.pull_opened(registries, &request, job)?.image)
     }
 
     /// Builds a Debian. `kernel` is what the image will recommend.
@@ -227,19 +248,24 @@ impl ImageStore {
         let staging = self.shelf.stage()?;
         let mut builder = RootfsBuilder::new(staging.path(), Limits::default(), job.cancel)?;
         recipe.bootstrap(&mut builder, staging.path(), job)?;
-        let draft = Draft { name: name.clone(), source, kernel, config: None, epoch: recipe.epoch };
+        let arch = std::env::consts::ARCH.to_owned();
+        let draft = Draft { name: name.clone(), source, kernel, config: None, epoch: recipe.epoch, arch };
         let manifest = draft.write(builder, staging.path(), job)?;
 
-        let id = manifest.id;
+        let image = self.put(staging, &manifest.id, job);
+        drop(lock);
+        image
+    }
+
+    /// Publishes what was made, unless the same bytes are here already: what stands under an id stays.
+    pub(super) fn put(&self, staging: Staging, id: &ImageId, job: &Job<'_>) -> Result<Image, ImageError> {
         let entry = self.shelf.lock(id.as_str(), job.cancel)?;
-        match self.get(&id) {
-            // The same bytes are here already: what stands under an id stays.
+        match self.get(id) {
             Ok(image) if check_superblock(&image).is_ok() => return Ok(image),
             Ok(_) | Err(_) => {}
         }
         self.shelf.publish(staging, &entry)?;
-        drop(lock);
-        self.get(&id)
+        self.get(id)
     }
 }
 
@@ -251,7 +277,7 @@ fn build_lock(name: &ImageName, source: &Source) -> String {
     format!("build-{}", hexadecimal(&hash.finalize()[..8]))
 }
 
-fn check_superblock(image: &Image) -> Result<(), Corruption> {
+pub(super) fn check_superblock(image: &Image) -> Result<(), Corruption> {
     let file = File::open(&image.rootfs)?;
     let is = file.metadata()?.len();
     let should = image.manifest.size_bytes;

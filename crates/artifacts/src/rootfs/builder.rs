@@ -5,13 +5,13 @@ use super::{
     error::{Error, Refusal},
     image::{self, Plan},
     path::{components, utf8},
-    spool::Spool,
+    spool::{OWN, Segment, Spool},
     tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
     xattr,
 };
 use crate::job::{Cancel, Job};
-use std::{io::Read, path::Path};
+use std::{fs::File, io::Read, os::unix::fs::FileExt, path::Path};
 
 /// Longest target of a symbolic link, in bytes.
 const LINK_TARGET_MAX: usize = 4095;
@@ -54,6 +54,10 @@ pub struct Written {
     pub content_bytes: u64,
 }
 
+/// A file taken over by a builder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adopted(u32);
+
 /// Gathers a tree and writes it as an ext4 image.
 ///
 /// Paths are bytes, relative to the image's root. Unrelated entries may come in any order; where two name the same
@@ -67,6 +71,8 @@ pub struct Written {
 pub struct RootfsBuilder {
     tree: Tree,
     spool: Spool,
+    /// Files contents lie in that somebody else wrote; the first has the number 1.
+    adopted: Vec<File>,
     limits: Limits,
     metadata_bytes: u64,
     cancel: Cancel,
@@ -79,6 +85,7 @@ impl RootfsBuilder {
         Ok(Self {
             tree: Tree::new(),
             spool: Spool::new(dir, limits.content_bytes)?,
+            adopted: Vec::new(),
             limits,
             metadata_bytes: 0,
             cancel: cancel.clone(),
@@ -96,6 +103,53 @@ impl RootfsBuilder {
         let meta = self.admit(path, 0, meta)?;
         let segment = self.spool.take(path, size, content, &self.cancel)?;
         self.put(path, Kind::File(segment), meta)
+    }
+
+    /// Takes over a file in which contents lie already, for [`Self::stored`].
+    pub fn adopt(&mut self, file: File) -> Adopted {
+        self.adopted.push(file);
+        Adopted(u32::try_from(self.adopted.len()).expect("layers are few"))
+    }
+
+    /// A regular file of `size` bytes whose content lies in an adopted file from `offset` on. `data` names what of it is
+    /// not zeros, as (offset in the file, length) in order, where that is not all: each but the last a whole number of
+    /// blocks of 4,096 bytes, and each beginning at one.
+    pub fn stored(
+        &mut self,
+        path: &[u8],
+        meta: Meta,
+        size: u64,
+        place: (Adopted, u64),
+        data: Option<&[(u64, u64)]>,
+    ) -> Result<(), Error> {
+        let meta = self.admit(path, 0, meta)?;
+        let (Adopted(source), offset) = place;
+        let kind = match data {
+            None => Kind::File(Segment { source, offset, len: size }),
+            Some(data) => Kind::Sparse {
+                len: size,
+                data: data.iter().map(|&(at, len)| (at, Segment { source, offset: offset + at, len })).collect(),
+            },
+        };
+        self.put(path, kind, meta)
+    }
+
+    /// What follows belongs to a layer above all before: whiteouts in it are about those before, and paths lead through
+    /// the image's own symbolic links.
+    pub fn next_layer(&mut self) {
+        self.tree.next_layer();
+    }
+
+    /// Takes away what lower layers have at `path`, if there is anything.
+    pub fn whiteout(&mut self, path: &[u8]) -> Result<(), Error> {
+        self.cancel.check()?;
+        components(path).and_then(|parts| self.tree.whiteout(&parts)).map_err(|why| Error::entry(path, why))
+    }
+
+    /// Takes away what lower layers have in the directory at `path`, if there is one.
+    pub fn opaque(&mut self, path: &[u8]) -> Result<(), Error> {
+        self.cancel.check()?;
+        components(path).map(|parts| self.tree.opaque(&parts)).map_err(|why| Error::entry(path, why))
     }
 
     /// A symbolic link. The target is text and is not looked at, but for its length.
@@ -154,18 +208,28 @@ impl RootfsBuilder {
 
     /// The first `limit` bytes of the file at `path`, links followed inside the tree; `None` when there is no file.
     pub fn read(&mut self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
-        match self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize].kind) {
-            Some(Kind::File(segment)) => self.spool.read(*segment, limit).map(Some),
-            _ => Ok(None),
+        let (segment, holes) = match self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize].kind) {
+            Some(Kind::File(segment)) => (*segment, false),
+            Some(Kind::Sparse { len, .. }) => (Segment { source: OWN, offset: 0, len: *len }, true),
+            _ => return Ok(None),
+        };
+        let mut bytes = vec![0; usize::try_from(segment.len).map_or(limit, |len| len.min(limit))];
+        // Nobody reads a file with holes; that it is there is all that is known of it.
+        if !holes {
+            let file = match segment.source {
+                OWN => self.spool.flushed()?,
+                adopted => &self.adopted[adopted as usize - 1],
+            };
+            file.read_exact_at(&mut bytes, segment.offset).map_err(Error::io("read the spool file"))?;
         }
+        Ok(Some(bytes))
     }
 
     /// Whether `path`, links followed inside the tree, is a file somebody may execute.
     pub fn is_executable(&self, path: &[u8]) -> bool {
-        self.tree
-            .resolve(path)
-            .map(|index| &self.tree.inodes[index as usize])
-            .is_some_and(|inode| matches!(inode.kind, Kind::File(_)) && inode.meta.mode & 0o111 != 0)
+        self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize]).is_some_and(|inode| {
+            matches!(inode.kind, Kind::File(_) | Kind::Sparse { .. }) && inode.meta.mode & 0o111 != 0
+        })
     }
 
     /// Writes the image to `out`, which must not exist. It is complete, but not synced, when this returns; after an
@@ -173,7 +237,9 @@ impl RootfsBuilder {
     pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, Error> {
         let plan = Plan::new(&self.tree, format)?;
         drop(self.tree);
-        image::write(plan, &self.spool.into_file()?, out, job)
+        let mut sources = vec![self.spool.into_file()?];
+        sources.extend(self.adopted);
+        image::write(plan, &sources, out, job)
     }
 
     fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), Error> {

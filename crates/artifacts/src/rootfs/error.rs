@@ -30,6 +30,9 @@ pub enum Refusal {
     /// Something that is no directory stands where a parent directory is needed.
     #[error("{0} is in its path and is not a directory")]
     NotADirectory(String),
+    /// Links that lead to each other.
+    #[error("{0}, in its path, leads through links without end")]
+    LinkLoop(String),
     /// A hard link to something that is not there (yet).
     #[error("it is a hard link to {0}, which is not there")]
     LinkTargetMissing(String),
@@ -65,6 +68,9 @@ pub enum Refusal {
         /// Bytes announced.
         size: u64,
     },
+    /// A whiteout of nothing, of the directory it is in, or with something in it.
+    #[error("it is not a whiteout of anything")]
+    Whiteout,
     /// A kind of entry, or a feature of one, that is not supported.
     #[error("it is {0}, which is not supported")]
     Unsupported(&'static str),
@@ -117,11 +123,11 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn entry(path: &[u8], why: Refusal) -> Self {
+    pub(crate) fn entry(path: &[u8], why: Refusal) -> Self {
         Self::Entry { entry: quoted(path), why }
     }
 
-    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
 

@@ -1,4 +1,4 @@
-//! Contents on their way from the spool into the image.
+//! Contents on their way from the files they wait in into the image.
 //!
 //! The image's order is not the stream's, and most files are small: their pieces are gathered and written together,
 //! because a system call per file would cost more than its bytes. Large ones the kernel copies by itself.
@@ -13,10 +13,10 @@ const GATHERED: usize = 1 << 20;
 /// Files begin at multiples of this.
 const BLOCK: usize = 4096;
 
-/// Copies pieces of `spool` into `image`.
+/// Copies pieces of `sources` into `image`.
 #[derive(Debug)]
 pub(super) struct Filler<'a> {
-    spool: &'a File,
+    sources: &'a [File],
     image: &'a File,
     /// Bytes to be written at `at`.
     gathered: Vec<u8>,
@@ -24,14 +24,15 @@ pub(super) struct Filler<'a> {
 }
 
 impl<'a> Filler<'a> {
-    pub(super) fn new(spool: &'a File, image: &'a File) -> Self {
-        Self { spool, image, gathered: Vec::with_capacity(GATHERED), at: 0 }
+    pub(super) fn new(sources: &'a [File], image: &'a File) -> Self {
+        Self { sources, image, gathered: Vec::with_capacity(GATHERED), at: 0 }
     }
 
-    /// Copies `len` bytes from the spool at `from` to the image at `to`, the beginning of a block.
-    pub(super) fn copy(&mut self, from: u64, to: u64, len: u64) -> io::Result<()> {
+    /// Copies `len` bytes from one of the sources, at `from`, to the image at `to`, the beginning of a block.
+    pub(super) fn copy(&mut self, source: u32, from: u64, to: u64, len: u64) -> io::Result<()> {
+        let source = &self.sources[source as usize];
         if len > SMALL {
-            return copy_range(self.spool, from, self.image, to, len);
+            return copy_range(source, from, self.image, to, len);
         }
         // What is between the end of a piece and the next block is zeros in the image anyway.
         let next = self.at + self.gathered.len().next_multiple_of(BLOCK) as u64;
@@ -42,7 +43,7 @@ impl<'a> Filler<'a> {
         }
         let start = usize::try_from(to - self.at).expect("at most 1 MiB");
         self.gathered.resize(start + len, 0);
-        self.spool.read_exact_at(&mut self.gathered[start..], from)
+        source.read_exact_at(&mut self.gathered[start..], from)
     }
 
     /// Writes what is gathered. To be called at the end.
@@ -64,13 +65,14 @@ mod tests {
         spool.write_all_at(&content, 0).unwrap();
         image.set_len(8 << 20).unwrap();
         let mut expected = vec![0; 8 << 20];
-        let mut filler = Filler::new(&spool, &image);
+        let sources = [spool];
+        let mut filler = Filler::new(&sources, &image);
         // Adjacent small ones, a gap, a large one, small ones enough to overflow, one going back.
         let mut pieces = vec![(5, 0, 10), (100, 4096, 4096), (7, 8192, 1), (9, 40_960, 5000), (1000, 49_152, 1 << 20)];
         pieces.extend((0..40_u64).map(|n| (n * 1000, (2 << 20) + n * 65_536, 60_000 + n)));
         pieces.push((3, 16_384, 4));
         for (from, to, len) in pieces {
-            filler.copy(from, to, len).unwrap();
+            filler.copy(0, from, to, len).unwrap();
             let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
             expected[to..to + len].copy_from_slice(&content[from..from + len]);
         }
@@ -83,6 +85,6 @@ mod tests {
     #[test]
     fn a_spool_that_ends_early_is_an_error() {
         let (spool, image) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        assert!(Filler::new(&spool, &image).copy(0, 0, 1).is_err());
+        assert!(Filler::new(&[spool], &image).copy(0, 0, 0, 1).is_err());
     }
 }

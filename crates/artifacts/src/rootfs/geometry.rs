@@ -55,6 +55,18 @@ impl Demand {
         self.mapped(bytes.div_ceil(BLOCK));
     }
 
+    /// The content of a file with holes, as the lengths of what there is of it.
+    pub(super) fn sparse(&mut self, pieces: impl Iterator<Item = u64>) {
+        let (mut blocks, mut extents) = (0, 0);
+        for bytes in pieces {
+            blocks += bytes.div_ceil(BLOCK);
+            extents += 1 + bytes / BLOCK / GROUP;
+        }
+        // Where a group's own structures interrupt a piece it becomes two.
+        extents += blocks / GROUP + 2;
+        self.mapped_in(blocks, extents);
+    }
+
     /// The target of a symbolic link; short ones live in the inode.
     pub(super) fn symlink(&mut self, target: usize) {
         self.blocks += u64::from(target > 59);
@@ -83,7 +95,10 @@ impl Demand {
     /// Data blocks plus the extent tree over them. The inode itself holds four extents; an extent ends at 32,768
     /// blocks or where a group's own structures interrupt it.
     fn mapped(&mut self, blocks: u64) {
-        let extents = 2 * (blocks / GROUP + 2);
+        self.mapped_in(blocks, 2 * (blocks / GROUP + 2));
+    }
+
+    fn mapped_in(&mut self, blocks: u64, extents: u64) {
         let leaves = if extents > 4 { extents.div_ceil(340) } else { 0 };
         let nodes = if leaves > 4 { leaves.div_ceil(340) } else { 0 };
         self.blocks += blocks + leaves + nodes;

@@ -10,7 +10,7 @@ use super::{
     tree::{Index, Kind, ROOT, Tree},
 };
 use crate::job::Job;
-use mkext4::{FsBuilder, InodeCount, InodeHandle, Options, RegionSink, SpecialKind};
+use mkext4::{FsBuilder, InodeCount, InodeHandle, Options, RegionSink, SparseSeg, SpecialKind};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{File, OpenOptions},
@@ -25,7 +25,7 @@ const REPORT_EVERY: u64 = 8 << 20;
 /// A declared filesystem and where the content of each of its files lies.
 pub(super) struct Plan {
     builder: FsBuilder,
-    contents: Vec<(InodeHandle, Segment)>,
+    contents: Vec<(InodeHandle, Content)>,
     entries: u64,
 }
 
@@ -50,6 +50,21 @@ impl Plan {
     }
 }
 
+/// What a file holds, in the order of its bytes.
+enum Content {
+    One(Segment),
+    Several(Vec<Segment>),
+}
+
+impl Content {
+    fn segments(&self) -> &[Segment] {
+        match self {
+            Self::One(segment) => std::slice::from_ref(segment),
+            Self::Several(segments) => segments,
+        }
+    }
+}
+
 /// One pass over what is reachable: which directories in which order, how much room, and a digest of it all.
 struct Order {
     dirs: Vec<Index>,
@@ -71,7 +86,8 @@ impl Order {
             let Kind::Dir { children, .. } = &tree.inodes[dir as usize].kind else { continue };
             let lost_found = (dir == ROOT).then_some("lost+found".len());
             order.demand.directory(children.keys().map(|name| name.len()).chain(lost_found));
-            for (name, &index) in children {
+            for (name, child) in children {
+                let index = child.index;
                 let inode = &tree.inodes[index as usize];
                 order.note(name, &inode.meta);
                 if std::mem::replace(&mut seen[index as usize], true) {
@@ -84,6 +100,10 @@ impl Order {
                     Kind::File(segment) => {
                         order.digest.update(segment.len.to_le_bytes());
                         order.demand.file(segment.len);
+                    }
+                    Kind::Sparse { len, data } => {
+                        order.digest.update(len.to_le_bytes());
+                        order.demand.sparse(data.iter().map(|(_, segment)| segment.len));
                     }
                     Kind::Symlink(target) => {
                         order.digest.update(target);
@@ -123,7 +143,7 @@ impl Order {
 struct Declared {
     builder: FsBuilder,
     handles: Vec<Option<InodeHandle>>,
-    contents: Vec<(InodeHandle, Segment)>,
+    contents: Vec<(InodeHandle, Content)>,
     epoch: u32,
 }
 
@@ -139,7 +159,8 @@ impl Declared {
             else {
                 continue;
             };
-            for (name, &index) in children {
+            for (name, child) in children {
+                let index = child.index;
                 let name = text(name)?;
                 if let Some(known) = self.handles[index as usize] {
                     self.builder.hardlink(parent, name, known)?;
@@ -168,8 +189,14 @@ impl Declared {
             Kind::File(segment) => {
                 let handle = self.builder.file(parent, name, meta, segment.len)?;
                 if segment.len > 0 {
-                    self.contents.push((handle, *segment));
+                    self.contents.push((handle, Content::One(*segment)));
                 }
+                handle
+            }
+            Kind::Sparse { len, data } => {
+                let handle = self.builder.file_sparse(parent, name, meta, &with_holes(*len, data))?;
+                let segments = data.iter().map(|(_, segment)| *segment).collect();
+                self.contents.push((handle, Content::Several(segments)));
                 handle
             }
         })
@@ -191,6 +218,22 @@ impl Declared {
     }
 }
 
+/// Data and holes in turn, as the writer wants them.
+fn with_holes(len: u64, data: &[(u64, Segment)]) -> Vec<SparseSeg> {
+    let (mut parts, mut at) = (Vec::new(), 0);
+    for (start, segment) in data {
+        if *start > at {
+            parts.push(SparseSeg::Hole(start - at));
+        }
+        parts.push(SparseSeg::Data(segment.len));
+        at = start + segment.len;
+    }
+    if at < len {
+        parts.push(SparseSeg::Hole(len - at));
+    }
+    parts
+}
+
 fn special(node: Node) -> SpecialKind {
     match node {
         Node::CharDevice { major, minor } => SpecialKind::Char { major, minor },
@@ -205,8 +248,8 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(bytes).map_err(|_| Error::entry(bytes, super::Refusal::NotUtf8))
 }
 
-/// Lays the plan out and writes it, contents copied from `spool`.
-pub(super) fn write(plan: Plan, spool: &File, out: &Path, job: &Job<'_>) -> Result<Written, Error> {
+/// Lays the plan out and writes it, contents copied from `sources`.
+pub(super) fn write(plan: Plan, sources: &[File], out: &Path, job: &Job<'_>) -> Result<Written, Error> {
     let layout = plan.builder.seal()?;
     let image = OpenOptions::new()
         .read(true)
@@ -219,17 +262,14 @@ pub(super) fn write(plan: Plan, spool: &File, out: &Path, job: &Job<'_>) -> Resu
     // Making the writer emits all metadata. The contents then bypass it: the kernel copies them from file to file.
     drop(layout.writer(Sink(&image))?);
 
-    let content_bytes = plan.contents.iter().map(|(_, segment)| segment.len).sum();
+    let bytes_of = |content: &Content| content.segments().iter().map(|segment| segment.len).sum::<u64>();
+    let content_bytes = plan.contents.iter().map(|(_, content)| bytes_of(content)).sum();
     let (mut done, mut reported) = (0, 0);
-    let mut filler = Filler::new(spool, &image);
-    for (handle, segment) in plan.contents {
+    let mut filler = Filler::new(sources, &image);
+    for (handle, content) in plan.contents {
         job.cancel.check()?;
-        let mut from = segment.offset;
-        for (to, len) in layout.extents(handle) {
-            filler.copy(from, to, len).map_err(Error::io("write the image"))?;
-            from += len;
-        }
-        done += segment.len;
+        copy(&mut filler, &content, layout.extents(handle)).map_err(Error::io("write the image"))?;
+        done += bytes_of(&content);
         if done - reported >= REPORT_EVERY {
             job.progress.advance(done, Some(content_bytes));
             reported = done;
@@ -238,6 +278,24 @@ pub(super) fn write(plan: Plan, spool: &File, out: &Path, job: &Job<'_>) -> Resu
     filler.flush().map_err(Error::io("write the image"))?;
     job.progress.advance(content_bytes, Some(content_bytes));
     Ok(Written { size_bytes: layout.image_len(), entries: plan.entries, content_bytes })
+}
+
+/// Copies what a file holds to where its blocks are. Both lists are in the order of its bytes; their pieces differ.
+fn copy(filler: &mut Filler<'_>, content: &Content, extents: Vec<(u64, u64)>) -> io::Result<()> {
+    let mut places = extents.into_iter();
+    let (mut to, mut room) = (0, 0);
+    for segment in content.segments() {
+        let (mut from, mut left) = (segment.offset, segment.len);
+        while left > 0 {
+            if room == 0 {
+                (to, room) = places.next().ok_or(io::ErrorKind::InvalidData)?;
+            }
+            let len = left.min(room);
+            filler.copy(segment.source, from, to, len)?;
+            (from, left, to, room) = (from + len, left - len, to + len, room - len);
+        }
+    }
+    Ok(())
 }
 
 /// Metadata goes to its place; zeros are what a fresh file has anyway.
@@ -265,7 +323,7 @@ mod tests {
         let mut tree = Tree::new();
         for (n, len) in files.into_iter().enumerate() {
             let (dir, name) = ((n / 1000).to_string(), n.to_string());
-            let kind = Kind::File(Segment { offset: 0, len });
+            let kind = Kind::File(Segment { source: 0, offset: 0, len });
             tree.put(&[dir.as_bytes(), name.as_bytes()], kind, Meta::default()).unwrap();
         }
         let plan = Plan::new(&tree, &Format { label: String::new(), epoch: 0 }).unwrap();

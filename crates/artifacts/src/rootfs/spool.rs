@@ -9,16 +9,20 @@ use crate::job::Cancel;
 use std::{
     fs::File,
     io::{self, BufWriter, Read, Write},
-    os::unix::fs::FileExt,
     path::Path,
 };
 
-/// Where one file's content lies in the spool.
+/// Where one file's content lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
+    /// In which file: [`OWN`], or the one adopted with that number.
+    pub(super) source: u32,
     pub(super) offset: u64,
     pub(super) len: u64,
 }
+
+/// The spool itself, among the files contents lie in.
+pub(super) const OWN: u32 = 0;
 
 /// Content is moved in pieces of this many bytes; between two the job may be cancelled.
 const CHUNK: usize = 256 << 10;
@@ -49,7 +53,7 @@ impl Spool {
         if size > self.limit - self.len {
             return Err(Error::TooManyBytes(self.limit));
         }
-        let segment = Segment { offset: self.len, len: size };
+        let segment = Segment { source: OWN, offset: self.len, len: size };
         let mut left = size;
         while left > 0 {
             cancel.check()?;
@@ -67,12 +71,10 @@ impl Spool {
         Ok(segment)
     }
 
-    /// The first bytes of a segment, at most `limit`.
-    pub(super) fn read(&mut self, segment: Segment, limit: usize) -> Result<Vec<u8>, Error> {
+    /// The file, with everything written so far.
+    pub(super) fn flushed(&mut self) -> Result<&File, Error> {
         self.file.flush().map_err(Error::io("write the spool file"))?;
-        let mut bytes = vec![0; usize::try_from(segment.len).map_or(limit, |len| len.min(limit))];
-        self.file.get_ref().read_exact_at(&mut bytes, segment.offset).map_err(Error::io("read the spool file"))?;
-        Ok(bytes)
+        Ok(self.file.get_ref())
     }
 
     /// The file the segments lie in, everything written.

@@ -10,7 +10,7 @@ use super::{
     entry::{Meta, Node, Timestamp, Xattr},
     error::{Error, Refusal},
 };
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
 
 mod pax;
@@ -60,12 +60,31 @@ pub struct Reader<R> {
     entries: u64,
     content_bytes: u64,
     limits: Limits,
+    /// The end of the stream is an end of the archive too.
+    open_ended: bool,
 }
 
 impl<R: Read> Reader<R> {
     /// A walk over `input` that stops with an error beyond `limits.entries` or `limits.content_bytes`.
     pub fn new(input: R, limits: Limits) -> Self {
-        Self { input, offset: 0, left: 0, padding: 0, entries: 0, content_bytes: 0, limits }
+        Self { input, offset: 0, left: 0, padding: 0, entries: 0, content_bytes: 0, limits, open_ended: false }
+    }
+
+    /// An archive without its end marker is complete as well: for streams whose digest says whether they were cut.
+    #[must_use]
+    pub fn open_ended(mut self) -> Self {
+        self.open_ended = true;
+        self
+    }
+
+    /// How many bytes of the stream were read: after [`Self::next_entry`], where the entry's content begins.
+    pub fn position(&self) -> u64 {
+        self.offset
+    }
+
+    /// What was read from, at the position this is at.
+    pub fn into_inner(self) -> R {
+        self.input
     }
 
     /// The next entry; `None` at the archive's end. What was left of the current entry's content is skipped.
@@ -172,6 +191,7 @@ impl<R: Read> Reader<R> {
     fn header(&mut self) -> Result<Option<Header>, Error> {
         let mut block = [0; BLOCK];
         match self.input.read(&mut block) {
+            Ok(0) if self.open_ended => return Ok(None),
             Ok(0) => return Err(self.damaged("it ends without an end marker")),
             Ok(got) => self.fill(&mut block[got..])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill(&mut block)?,
@@ -268,6 +288,26 @@ impl<R: Read> Reader<R> {
 
     fn damaged(&self, what: &'static str) -> Error {
         Error::Archive { offset: self.offset, what }
+    }
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Shows `look` the content of the current entry, piece by piece, without a copy.
+    pub fn pass(&mut self, mut look: impl FnMut(&[u8])) -> Result<(), Error> {
+        while self.left > 0 {
+            let piece = match self.input.fill_buf() {
+                Ok([]) => return Err(self.damaged("it ends in the middle of an entry")),
+                Ok(piece) => piece,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::io("read the archive")(error)),
+            };
+            let take = usize::try_from(self.left).map_or(piece.len(), |left| left.min(piece.len()));
+            look(&piece[..take]);
+            self.input.consume(take);
+            self.left -= take as u64;
+            self.offset += take as u64;
+        }
+        Ok(())
     }
 }
 

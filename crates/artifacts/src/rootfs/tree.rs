@@ -2,6 +2,9 @@
 //!
 //! Decides what replaces what (the later entry wins, a directory met again keeps its children) and that every parent
 //! exists. Children are kept sorted, so the image does not depend on the order in which unrelated entries came.
+//!
+//! A tree may be made of layers: then a whiteout takes away what lower layers put there and nothing of its own, and a
+//! path leads through the symbolic links of the tree, as it would for a program in the image.
 
 use super::{
     entry::{Meta, Node},
@@ -19,6 +22,8 @@ pub(super) const ROOT: Index = 0;
 const LINKS_MAX: u32 = 65_000;
 /// Most links followed on the way to one file, as in the kernel.
 const FOLLOWED_MAX: u32 = 40;
+/// Longest name, in bytes; those in paths were checked, those in links were not.
+const NAME_MAX: usize = 255;
 /// The name the filesystem itself takes in the root.
 const LOST_FOUND: &[u8] = b"lost+found";
 
@@ -27,12 +32,25 @@ const LOST_FOUND: &[u8] = b"lost+found";
 pub(super) enum Kind {
     /// `implied`: no entry has described it; it exists because something is in it.
     Dir {
-        children: BTreeMap<Box<[u8]>, Index>,
+        children: BTreeMap<Box<[u8]>, Child>,
         implied: bool,
     },
     File(Segment),
+    /// A file with holes: what of it there is, in order, as (offset in the file, segment).
+    Sparse {
+        len: u64,
+        data: Box<[(u64, Segment)]>,
+    },
     Symlink(Box<[u8]>),
     Node(Node),
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Child {
+    pub(super) index: Index,
+    /// The last layer that put it there, or something below it.
+    layer: u32,
 }
 
 #[derive(Debug)]
@@ -46,16 +64,67 @@ pub(super) struct Inode {
 pub(super) struct Tree {
     pub(super) inodes: Vec<Inode>,
     names: u64,
+    /// The layer entries belong to; 0 where there are none, and then no link is followed.
+    layer: u32,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { inodes: vec![implied_directory()], names: 0 }
+        Self { inodes: vec![implied_directory()], names: 0, layer: 0 }
     }
 
     /// Names given so far, replaced and implied ones included: what bounds the memory.
     pub(super) fn names(&self) -> u64 {
         self.names
+    }
+
+    /// What follows belongs to a layer above all before.
+    pub(super) fn next_layer(&mut self) {
+        self.layer += 1;
+    }
+
+    /// Takes away what lower layers have at `path`.
+    pub(super) fn whiteout(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
+        let Some((name, parents)) = path.split_last() else { return Err(Refusal::Empty) };
+        if let Some(directory) = self.walk(parents) {
+            self.remove_lower(directory, name);
+        }
+        Ok(())
+    }
+
+    /// Takes away what lower layers have in the directory at `path`.
+    pub(super) fn opaque(&mut self, path: &[&[u8]]) {
+        if let Some(directory) = self.walk(path)
+            && let Kind::Dir { children, .. } = &self.inodes[directory as usize].kind
+        {
+            let names: Vec<Box<[u8]>> = children.keys().cloned().collect();
+            for name in names {
+                self.remove_lower(directory, &name);
+            }
+        }
+    }
+
+    /// Removes `name` as far as no entry of the present layer is in it.
+    fn remove_lower(&mut self, directory: Index, name: &[u8]) {
+        let mut work: Vec<(Index, Box<[u8]>)> = vec![(directory, name.into())];
+        while let Some((directory, name)) = work.pop() {
+            let layer = self.layer;
+            let Kind::Dir { children, .. } = &mut self.inodes[directory as usize].kind else { continue };
+            let Some(child) = children.get(&name).copied() else { continue };
+            if child.layer < layer {
+                children.remove(&name);
+                self.forget(child.index);
+            } else if let Kind::Dir { children, .. } = &self.inodes[child.index as usize].kind {
+                // What the present layer put into it marks it, so whatever is unmarked has nothing of it below.
+                work.extend(children.keys().map(|name| (child.index, name.clone())));
+            }
+        }
+    }
+
+    /// One name less for an inode.
+    fn forget(&mut self, index: Index) {
+        let links = &mut self.inodes[index as usize].links;
+        *links = links.saturating_sub(1);
     }
 
     /// Describes a directory; one that is there keeps its children.
@@ -69,7 +138,10 @@ impl Tree {
         }
         let parent = self.parent(path)?;
         match self.child(parent, name) {
-            Some(index) if self.is_dir(index) => self.describe(index, meta),
+            Some(index) if self.is_dir(index) => {
+                self.mark(parent, name);
+                self.describe(index, meta);
+            }
             _ => {
                 self.place(parent, name, Kind::Dir { children: BTreeMap::new(), implied: false }, meta);
             }
@@ -88,7 +160,7 @@ impl Tree {
     /// Gives the inode at `target` one more name.
     pub(super) fn hard_link(&mut self, path: &[&[u8]], target: &[&[u8]]) -> Result<(), Refusal> {
         let shown = || quoted(&target.join(&b'/'));
-        let index = self.find(target).ok_or_else(|| Refusal::LinkTargetMissing(shown()))?;
+        let index = self.target(target).ok_or_else(|| Refusal::LinkTargetMissing(shown()))?;
         if self.is_dir(index) {
             return Err(Refusal::LinkToDirectory(shown()));
         }
@@ -105,6 +177,18 @@ impl Tree {
     /// The inode at `path`, without following links.
     pub(super) fn find(&self, path: &[&[u8]]) -> Option<Index> {
         path.iter().try_fold(ROOT, |dir, name| self.child(dir, name))
+    }
+
+    /// The inode a hard link to `path` is another name of: a link at its end is not followed.
+    fn target(&self, path: &[&[u8]]) -> Option<Index> {
+        let Some((name, parents)) = path.split_last() else { return Some(ROOT) };
+        self.child(self.walk(parents)?, name)
+    }
+
+    /// The directory at `path`, if it is one: through links in a tree of layers, and not otherwise.
+    fn walk(&self, path: &[&[u8]]) -> Option<Index> {
+        let index = if self.layer == 0 { self.find(path) } else { self.resolve(&path.join(&b'/')) };
+        index.filter(|&index| self.is_dir(index))
     }
 
     /// The inode at `path` as a process in the image would see it: links followed, `..` stopping at the root.
@@ -142,6 +226,9 @@ impl Tree {
         if path.first() == Some(&LOST_FOUND) {
             return Err(Refusal::Reserved);
         }
+        if self.layer > 0 {
+            return self.parent_through_links(path);
+        }
         let mut dir = ROOT;
         for (depth, name) in path.iter().enumerate().take(path.len().saturating_sub(1)) {
             dir = match self.child(dir, name) {
@@ -156,6 +243,61 @@ impl Tree {
         Ok(dir)
     }
 
+    /// As [`Self::parent`], following the tree's links; `..` in one stops at the root.
+    fn parent_through_links(&mut self, path: &[&[u8]]) -> Result<Index, Refusal> {
+        let mut at = vec![ROOT];
+        let parents = &path[..path.len().saturating_sub(1)];
+        let mut rest: Vec<Vec<u8>> = parents.iter().rev().map(|name| name.to_vec()).collect();
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            let dir = *at.last().expect("the root stays");
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    at.truncate((at.len() - 1).max(1));
+                    continue;
+                }
+                _ => {}
+            }
+            let Some(index) = self.child(dir, &name) else {
+                if name.len() > NAME_MAX {
+                    return Err(Refusal::NameTooLong(name.len()));
+                }
+                let Inode { kind, meta, .. } = implied_directory();
+                at.push(self.place(dir, &name, kind, meta));
+                continue;
+            };
+            match &self.inodes[index as usize].kind {
+                Kind::Dir { .. } => {
+                    self.mark(dir, &name);
+                    at.push(index);
+                }
+                Kind::Symlink(target) => {
+                    links += 1;
+                    if links > FOLLOWED_MAX {
+                        return Err(Refusal::LinkLoop(quoted(&parents.join(&b'/'))));
+                    }
+                    if target.starts_with(b"/") {
+                        at.truncate(1);
+                    }
+                    rest.extend(target.rsplit(|&byte| byte == b'/').map(<[u8]>::to_vec));
+                }
+                _ => return Err(Refusal::NotADirectory(quoted(&parents.join(&b'/')))),
+            }
+        }
+        Ok(at.pop().expect("the root stays"))
+    }
+
+    /// The present layer put something at or below this name.
+    fn mark(&mut self, parent: Index, name: &[u8]) {
+        let layer = self.layer;
+        if let Kind::Dir { children, .. } = &mut self.inodes[parent as usize].kind
+            && let Some(child) = children.get_mut(name)
+        {
+            child.layer = layer;
+        }
+    }
+
     fn place(&mut self, parent: Index, name: &[u8], kind: Kind, meta: Meta) -> Index {
         let index = Index::try_from(self.inodes.len()).expect("the builder's limit is far below 2^32 entries");
         self.inodes.push(Inode { kind, meta, links: 1 });
@@ -165,8 +307,11 @@ impl Tree {
 
     fn name(&mut self, parent: Index, name: &[u8], index: Index) {
         self.names += 1;
-        if let Kind::Dir { children, .. } = &mut self.inodes[parent as usize].kind {
-            children.insert(name.into(), index);
+        let child = Child { index, layer: self.layer };
+        if let Kind::Dir { children, .. } = &mut self.inodes[parent as usize].kind
+            && let Some(replaced) = children.insert(name.into(), child)
+        {
+            self.forget(replaced.index);
         }
     }
 
@@ -180,7 +325,7 @@ impl Tree {
 
     fn child(&self, dir: Index, name: &[u8]) -> Option<Index> {
         match &self.inodes[dir as usize].kind {
-            Kind::Dir { children, .. } => children.get(name).copied(),
+            Kind::Dir { children, .. } => children.get(name).map(|child| child.index),
             _ => None,
         }
     }
@@ -201,7 +346,7 @@ mod tests {
     use crate::rootfs::path::components;
 
     fn file() -> Kind {
-        Kind::File(Segment { offset: 0, len: 0 })
+        Kind::File(Segment { source: 0, offset: 0, len: 0 })
     }
 
     fn put(tree: &mut Tree, path: &str, kind: Kind) -> Result<(), Refusal> {

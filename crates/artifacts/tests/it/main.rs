@@ -6,6 +6,7 @@ mod fetch;
 mod full;
 mod image;
 mod kernel;
+mod oci;
 mod rootfs;
 mod rootfs_model;
 mod web;

@@ -31,6 +31,11 @@ pub(crate) struct Server {
 impl Server {
     /// Calls `answer` for each request, in a thread of its own; the connection closes when it returns.
     pub(crate) fn start(answer: impl Fn(Request) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self::start_with_heads(move |request, _| answer(request))
+    }
+
+    /// As [`Self::start`], for answers that depend on what the request says.
+    pub(crate) fn start_with_heads(answer: impl Fn(Request, String) -> io::Result<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hits, stop, heads) =
@@ -47,9 +52,9 @@ impl Server {
                 std::thread::spawn(move || {
                     let Ok(head) = head(&stream) else { return };
                     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-                    seen.lock().unwrap().push(head);
+                    seen.lock().unwrap().push(head.clone());
                     // A client that goes away is none of the server's business.
-                    let _ = answer(Request { number, path, stream });
+                    let _ = answer(Request { number, path, stream }, head);
                 });
             }
         });
@@ -105,7 +110,8 @@ impl Request {
 
 fn head(stream: &TcpStream) -> io::Result<String> {
     let mut head = String::new();
-    let mut lines = BufReader::new(stream.take(64 << 10));
+    // Byte by byte, so that what follows the head is still there.
+    let mut lines = BufReader::with_capacity(1, stream.take(64 << 10));
     while lines.read_line(&mut head)? > 2 {}
     Ok(head)
 }

@@ -33,6 +33,7 @@ fn publish(store: &ImageStore, content: &str) -> Image {
         kernel: None,
         config: None,
         epoch: 1,
+        arch: std::env::consts::ARCH.into(),
     };
     let id = draft.write(builder, staging.path(), &job).unwrap().id;
     let lock = store.shelf.lock(id.as_str(), &cancel).unwrap();
@@ -100,13 +101,25 @@ fn damage_is_noticed() {
     assert!(store.list().unwrap().is_empty());
 }
 
+fn registries(store: &ImageStore) -> crate::oci::Registries {
+    crate::oci::Registries {
+        client: crate::fetch::Client::default(),
+        credentials: crate::oci::Credentials::default(),
+        certificates: Vec::new(),
+        cache: crate::oci::BlobCache::open(store.shelf.directory().with_file_name("blobs")).unwrap(),
+        limits: crate::oci::Limits::default(),
+    }
+}
+
 #[test]
 fn a_catalog_entry_without_a_usable_source_says_why() {
     let (_dir, store) = store();
     let json = br#"{"version": 1, "entries": [{"name": "x", "arch": "x86_64", "sources": [{"type": "teleport"}]}]}"#;
     let catalog = crate::image::Catalog::parse(json).unwrap();
     let cancel = Cancel::default();
-    let error = store.pull(&catalog.entries()[0], &Job { progress: &Silent, cancel: &cancel }).unwrap_err();
+    let error = store
+        .pull(&catalog.entries()[0], &registries(&store), &Job { progress: &Silent, cancel: &cancel })
+        .unwrap_err();
     assert!(error.is_unsupported(), "{error:?}");
     assert!(error.root().to_string().contains("teleport"), "{error:?}");
 }
@@ -117,7 +130,9 @@ fn a_cancelled_pull_says_so_and_leaves_nothing() {
     let catalog = crate::image::Catalog::builtin();
     let cancel = Cancel::default();
     cancel.cancel();
-    let error = store.pull(&catalog.entries()[0], &Job { progress: &Silent, cancel: &cancel }).unwrap_err();
+    let error = store
+        .pull(&catalog.entries()[0], &registries(&store), &Job { progress: &Silent, cancel: &cancel })
+        .unwrap_err();
     assert!(error.is_cancelled(), "{error:?}");
     assert_eq!(fs::read_dir(store.shelf.directory()).unwrap().count(), 0);
 }

@@ -1,0 +1,136 @@
+//! Images somebody else made: from a registry, or from a file with images in it.
+
+use super::{Image, ImageConfig, ImageError, ImageStore, Source, draft::Draft};
+use crate::{
+    job::Job,
+    oci::{Digest, ImageSource, Opened, Platform, Registries, RunConfig},
+    rootfs::{Limits, RootfsBuilder},
+};
+use banger_proto::name::{ImageName, KernelName};
+use serde::{Deserialize, Serialize};
+
+/// Time of directories no layer describes; anything else would make two pulls of one image two images.
+const EPOCH: u32 = 0;
+
+/// Where an image of somebody else's came from, or can be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OciSource {
+    /// As it is typed in full: `docker.io/library/alpine:3.20`, `oci-archive:/home/me/app.tar`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Which image that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// For which machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+/// What is to be pulled.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// Where from.
+    pub source: ImageSource,
+    /// For which machines.
+    pub platform: Platform,
+    /// What it is called where its source gives it no name.
+    pub name: ImageName,
+    /// The kernel it will recommend.
+    pub kernel: Option<KernelName>,
+}
+
+/// What a pull came to.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// It was here already.
+    pub known: bool,
+    /// What the file it came from calls it.
+    pub called: Option<String>,
+}
+
+impl ImageStore {
+    /// Makes the image be here. One whose digest is known costs its manifest.
+    pub fn pull_oci(
+        &self,
+        registries: &Registries,
+        request: &PullRequest,
+        job: &Job<'_>,
+    ) -> Result<Pulled, ImageError> {
+        self.pull_opened(registries, request, job).map_err(|error| ImageError::Pull {
+            name: request.name.clone(),
+            source: Box::new(error.or_cancelled(job.cancel)),
+        })
+    }
+
+    pub(super) fn pull_opened(
+        &self,
+        registries: &Registries,
+        request: &PullRequest,
+        job: &Job<'_>,
+    ) -> Result<Pulled, ImageError> {
+        job.progress.phase(&format!("asking for {}", request.source));
+        let staging = self.shelf.stage()?;
+        let opened = registries.open(&request.source, &request.platform, staging.path(), job)?;
+        let (digest, called) = (opened.digest(), opened.name().map(str::to_owned));
+        let known = |image| Ok(Pulled { image, known: true, called: called.clone() });
+        if let Some(image) = self.with_digest(&digest)? {
+            return known(image);
+        }
+        // Two names may lead to one image.
+        let lock = self.shelf.lock(&format!("pull-{}", &digest.hex()[..16]), job.cancel)?;
+        if let Some(image) = self.with_digest(&digest)? {
+            return known(image);
+        }
+        let image = self.make(opened, registries, request, staging, job)?;
+        drop(lock);
+        Ok(Pulled { image, known: false, called })
+    }
+
+    fn make(
+        &self,
+        opened: Opened<'_>,
+        registries: &Registries,
+        request: &PullRequest,
+        staging: crate::publish::Staging,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
+        let digest = opened.digest();
+        let limits = Limits {
+            entries: registries.limits.max_entries,
+            content_bytes: registries.limits.max_unpacked,
+            metadata_bytes: registries.limits.max_metadata,
+        };
+        let mut builder = RootfsBuilder::new(staging.path(), limits, job.cancel)?;
+        let filled = opened.fill(&mut builder, staging.path(), job)?;
+        let source = OciSource {
+            reference: request.source.to_string(),
+            digest: Some(digest),
+            platform: Some(filled.platform.clone()),
+        };
+        let draft = Draft {
+            name: request.name.clone(),
+            source: Source::Oci(source),
+            kernel: request.kernel.clone(),
+            config: Some(filled.run.into()).filter(|config| *config != ImageConfig::default()),
+            epoch: EPOCH,
+            arch: filled.platform.machine().to_owned(),
+        };
+        let manifest = draft.write(builder, staging.path(), job)?;
+        self.put(staging, &manifest.id, job)
+    }
+
+    /// The image that was made from the manifest with this digest.
+    pub fn with_digest(&self, digest: &Digest) -> Result<Option<Image>, ImageError> {
+        let same = |image: &Image| matches!(&image.manifest.source, Source::Oci(from) if from.digest == Some(*digest));
+        Ok(self.list()?.into_iter().find(|image| same(image) && super::store::check_superblock(image).is_ok()))
+    }
+}
+
+impl From<RunConfig> for ImageConfig {
+    fn from(run: RunConfig) -> Self {
+        let RunConfig { env, workdir, user, entrypoint, cmd } = run;
+        Self { env, workdir, user, entrypoint, cmd }
+    }
+}

@@ -1,0 +1,82 @@
+//! Container images: from a reference to the layers of one platform, verified, merged into a [`RootfsBuilder`].
+//!
+//! Decides what a reference means, which documents a registry may answer with, how a layer is checked while it arrives
+//! and what a stack of layers adds up to. Refuses to know where images are kept and what they are called here. The
+//! client is our own, on the transport every download of banger uses: a registry needs five requests and two ways to
+//! say who asks, and an asynchronous client beside it would bring a second HTTP stack, a second TLS set-up and a
+//! runtime into a crate that blocks on purpose.
+//!
+//! Nothing is unpacked into directories: a layer is one spool file with the bytes of its archive and, in memory, what
+//! its headers say. [`RootfsBuilder`] puts the layers together by path and writes the image in one pass.
+//!
+//! [`RootfsBuilder`]: crate::rootfs::RootfsBuilder
+
+mod archive;
+mod blob;
+mod cache;
+mod chunks;
+mod credentials;
+mod digest;
+mod document;
+mod error;
+mod layer;
+mod merge;
+mod origin;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+
+pub use cache::{BlobCache, Pruned};
+pub use credentials::CredentialError;
+pub use credentials::Credentials;
+pub use digest::{Digest, InvalidDigest};
+pub use document::DocumentError;
+pub use document::RunConfig;
+pub use error::{LayerError, OciError};
+pub use error::{LayerName, RegistryError};
+pub use origin::Place;
+pub use origin::{ImageSource, InvalidSource};
+pub use platform::{InvalidPlatform, Platform};
+pub use pull::{Filled, Limits, Opened, Registries};
+pub use reference::{InvalidReference, Reference};
+
+/// For fuzz targets and their replay: the walks that hostile bytes go through.
+pub mod hostile {
+    use crate::{
+        job::{Cancel, Job, Silent},
+        rootfs::{self, RootfsBuilder},
+    };
+
+    /// Reads `bytes` as a manifest, an index and a configuration.
+    pub fn documents(bytes: &[u8]) {
+        let _ = super::document::Document::parse(bytes, None);
+        let _ = super::document::ConfigFile::parse(bytes);
+        let _ = super::archive::saved_manifest(bytes);
+    }
+
+    /// Merges layers, uncompressed archives, out of one input: each preceded by its length, four bytes little-endian.
+    pub fn stack(mut bytes: &[u8], work: &std::path::Path) -> Result<RootfsBuilder, super::OciError> {
+        let limits = super::Limits { max_unpacked: 8 << 20, max_entries: 10_000, ..super::Limits::default() };
+        let cancel = Cancel::default();
+        let job = Job { progress: &Silent, cancel: &cancel };
+        let caps = rootfs::Limits { entries: limits.max_entries, content_bytes: 8 << 20, metadata_bytes: 8 << 20 };
+        let used = std::sync::atomic::AtomicU64::new(0);
+        let mut builder = RootfsBuilder::new(work, caps, &cancel)?;
+        let mut number = 0;
+        while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+            let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX).min(rest.len());
+            let (layer, rest) = rest.split_at(length);
+            (bytes, number) = (rest, number + 1);
+            let name = super::error::LayerName { number, of: number, digest: "in memory".into() };
+            let measure = super::layer::Measure { limits, used: &used, packed: None, diff_id: None };
+            super::layer::read(layer, measure, work, &job)
+                .and_then(|layer| {
+                    let place = builder.adopt(layer.spool);
+                    super::merge::apply(&mut builder, &layer.entries, place)
+                })
+                .map_err(|source| super::OciError::Layer { name, source: Box::new(source) })?;
+        }
+        Ok(builder)
+    }
+}

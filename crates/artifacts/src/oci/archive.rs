@@ -1,0 +1,361 @@
+//! Images in files: OCI's layout in a directory or a tar, and what `docker save` writes.
+//!
+//! A tar is not unpacked: where its members lie is read once, and they are read where they lie.
+
+use super::{
+    Digest, Limits, OciError, Platform, Reference,
+    document::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest},
+    platform::listed,
+};
+use crate::{
+    job::Job,
+    rootfs::{
+        self,
+        tar::{EntryKind, Reader},
+    },
+};
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// Most members of a tar with images.
+const MAX_MEMBERS: usize = 100_000;
+/// Most lists of lists that are followed, and most images that are named in an error.
+const MAX_DEPTH: usize = 4;
+const MAX_NAMED: usize = 12;
+/// tar's unit.
+const BLOCK: u64 = 512;
+
+/// Files by name.
+#[derive(Debug)]
+pub(super) struct Files {
+    path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Directory,
+    Tar { file: File, members: HashMap<Vec<u8>, Member> },
+}
+
+#[derive(Debug, Clone)]
+enum Member {
+    Content { offset: u64, size: u64 },
+    Link(Vec<u8>),
+}
+
+/// One image that was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) manifest: Manifest,
+    pub(super) digest: Digest,
+    /// What the file calls it.
+    pub(super) name: Option<String>,
+}
+
+/// One image of what `docker save` writes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Saved {
+    pub(super) config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+impl Saved {
+    /// Names of the members with its layers, lowest first.
+    pub(super) fn layers(&self) -> &[String] {
+        self.layers.as_deref().unwrap_or_default()
+    }
+
+    /// Its first tag.
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.repo_tags.as_ref()?.first().map(String::as_str)
+    }
+}
+
+impl Files {
+    /// Those of a directory.
+    pub(super) fn directory(path: PathBuf) -> Self {
+        Self { path, kind: Kind::Directory }
+    }
+
+    /// Those of a tar, compressed or not.
+    pub(super) fn tar(path: PathBuf, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Self, OciError> {
+        let file = File::open(&path).map_err(OciError::io("open", &path))?;
+        let file = match unpacked(&file, &path, work, limits, job)? {
+            Some(spool) => spool,
+            None => file,
+        };
+        let members = members(&file, job).map_err(|why| OciError::Archive { path: path.clone(), why })?;
+        Ok(Self { path, kind: Kind::Tar { file, members } })
+    }
+
+    /// Where the bytes of a file are: file, offset, length.
+    pub(super) fn open(&self, name: &str) -> Result<(File, u64, u64), OciError> {
+        match &self.kind {
+            Kind::Directory => {
+                let path = self.path.join(name);
+                let file = File::open(&path).map_err(OciError::io("open", &path))?;
+                let metadata = file.metadata().map_err(OciError::io("read", &path))?;
+                if !metadata.is_file() {
+                    return Err(self.unusable(&format!("{name} is not a file")));
+                }
+                Ok((file, 0, metadata.len()))
+            }
+            Kind::Tar { file, members } => {
+                let mut key = normal(name.as_bytes());
+                // `docker save` wrote links for layers that several images share.
+                for _ in 0..2 {
+                    match members.get(&key) {
+                        Some(Member::Content { offset, size }) => {
+                            let file = file.try_clone().map_err(OciError::io("open", &self.path))?;
+                            return Ok((reopened(&file).unwrap_or(file), *offset, *size));
+                        }
+                        Some(Member::Link(target)) => key.clone_from(target),
+                        None => break,
+                    }
+                }
+                Err(self.unusable(&format!("there is no {name:?} in it")))
+            }
+        }
+    }
+
+    /// A small file whole.
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, OciError> {
+        let (file, offset, size) = self.open(name)?;
+        if size > MAX_DOCUMENT {
+            let of = format!("{} ({name})", self.path.display());
+            return Err(OciError::Document { what: "file", of, source: DocumentError::TooLarge });
+        }
+        let mut bytes = vec![0; usize::try_from(size).expect("at most 4 MiB")];
+        file.read_exact_at(&mut bytes, offset).map_err(OciError::io("read", &self.path))?;
+        Ok(bytes)
+    }
+
+    /// The image of that name, or the only one, for the platform, of a directory in OCI's layout.
+    pub(super) fn find(&self, name: Option<&str>, platform: &Platform) -> Result<Found, OciError> {
+        let what = self.path.display().to_string();
+        let index = self.document("index.json", None, &what)?;
+        let Document::Index(all) = index else { return Err(self.unusable("its index.json is no list")) };
+        let mut candidates: Vec<Descriptor> = match name {
+            Some(name) => {
+                all.iter().filter(|d| d.name.as_deref().is_some_and(|n| is_called(n, name))).cloned().collect()
+            }
+            None => all.clone(),
+        };
+        if candidates.is_empty() || (name.is_none() && several_names(&candidates)) {
+            let names: Vec<&str> = all.iter().filter_map(|d| d.name.as_deref()).take(MAX_NAMED).collect();
+            let why = match name {
+                Some(name) => format!("it has no image {name:?}; it has: {}", names.join(", ")),
+                None => format!("it has several images; name one after another colon: {}", names.join(", ")),
+            };
+            return Err(self.unusable(&why));
+        }
+        let called = candidates.iter().find_map(|d| d.name.clone());
+        for _ in 0..MAX_DEPTH {
+            let chosen = choose(&candidates, platform).map_err(|there| OciError::Platform {
+                asked: platform.clone(),
+                of: what.clone(),
+                there,
+            })?;
+            match self.document(&blob_name(&chosen.digest), Some(&chosen.digest), &what)? {
+                Document::Manifest(manifest) => {
+                    return Ok(Found { manifest, digest: chosen.digest, name: called });
+                }
+                Document::Index(more) => candidates = more,
+            }
+        }
+        Err(self.unusable("its lists lead to lists without end"))
+    }
+
+    /// The image of that name, or the only one, of what `docker save` writes.
+    pub(super) fn saved(&self, name: Option<&str>) -> Result<Saved, OciError> {
+        let bytes = self.read("manifest.json")?;
+        let of = self.path.display().to_string();
+        let all = saved_manifest(&bytes).map_err(|source| OciError::Document { what: "manifest", of, source })?;
+        let tags = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
+        let fits = |saved: &&Saved| name.is_none_or(|name| tags(saved).iter().any(|tag| is_called(tag, name)));
+        let mut fitting = all.iter().filter(fits);
+        match (fitting.next(), fitting.next()) {
+            (Some(saved), None) => Ok(saved.clone()),
+            (first, _) => {
+                let names: Vec<String> = all.iter().flat_map(tags).take(MAX_NAMED).collect();
+                let problem =
+                    if first.is_some() { "several images; name one after another colon" } else { "no such image" };
+                Err(self.unusable(&format!("it has {problem}: {}", names.join(", "))))
+            }
+        }
+    }
+
+    fn document(&self, name: &str, digest: Option<&Digest>, of: &str) -> Result<Document, OciError> {
+        let bytes = self.read(name)?;
+        let is = Digest::of(&bytes);
+        if let Some(&should) = digest.filter(|&&should| should != is) {
+            return Err(OciError::Digest { what: "manifest", of: of.to_owned(), is, should });
+        }
+        Document::parse(&bytes, None).map_err(|source| OciError::Document {
+            what: "manifest",
+            of: of.to_owned(),
+            source,
+        })
+    }
+
+    fn unusable(&self, why: &str) -> OciError {
+        OciError::Archive { path: self.path.clone(), why: why.chars().take(600).collect() }
+    }
+}
+
+/// What is in a tar that is compressed; `None` when it is not.
+fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Option<File>, OciError> {
+    let mut magic = [0; 4];
+    file.read_at(&mut magic, 0).map_err(OciError::io("read", path))?;
+    let decoder: Box<dyn Read + '_> = match magic {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::new(file))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
+        _ => return Ok(None),
+    };
+    job.progress.phase("unpacking the archive");
+    let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;
+    copy_bounded(decoder, &mut spool, limits.max_unpacked, job).map_err(OciError::io("unpack", path))?;
+    Ok(Some(spool))
+}
+
+/// Reads the list of what `docker save` wrote.
+pub(super) fn saved_manifest(json: &[u8]) -> Result<Vec<Saved>, DocumentError> {
+    if json.len() as u64 > MAX_DOCUMENT {
+        return Err(DocumentError::TooLarge);
+    }
+    Ok(serde_json::from_slice(json)?)
+}
+
+/// The best of several manifests for a platform; else the platforms there are.
+pub(super) fn choose<'d>(all: &'d [Descriptor], asked: &Platform) -> Result<&'d Descriptor, Vec<Platform>> {
+    // One that says nothing may be anything: its configuration tells.
+    let score = |descriptor: &Descriptor| descriptor.platform.as_ref().map_or(1, |platform| platform.serves(asked));
+    let mut best: Option<(&Descriptor, u8)> = None;
+    for descriptor in all {
+        let score = score(descriptor);
+        if score > best.map_or(0, |(_, best)| best) {
+            best = Some((descriptor, score));
+        }
+    }
+    best.map(|(descriptor, _)| descriptor).ok_or_else(|| {
+        // Attestations stand among the images and say that they are for no machine.
+        let real = |platform: &&Platform| platform.os != "unknown";
+        let mut there: Vec<Platform> = Vec::new();
+        for platform in all.iter().filter_map(|descriptor| descriptor.platform.as_ref()).filter(real) {
+            if !there.contains(platform) {
+                there.push(platform.clone());
+            }
+        }
+        tracing::debug!(asked = %asked, there = listed(&there), "no manifest fits");
+        there
+    })
+}
+
+/// Where a blob is in OCI's layout.
+pub(super) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn several_names(all: &[Descriptor]) -> bool {
+    let mut names: Vec<Option<&str>> = all.iter().map(|descriptor| descriptor.name.as_deref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.len() > 1
+}
+
+/// Whether a name in a file is the one asked for, in whatever of their forms.
+fn is_called(there: &str, asked: &str) -> bool {
+    let full = |text: &str| text.parse::<Reference>().map(|reference| reference.to_string()).ok();
+    there == asked || full(there).is_some_and(|there| Some(there) == full(asked))
+}
+
+/// A second file description of its own position, so that several layers can be read at once.
+fn reopened(file: &File) -> Option<File> {
+    use std::os::fd::AsRawFd as _;
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+/// Where the members of a tar lie.
+fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, String> {
+    let limits = rootfs::Limits { entries: u64::MAX, content_bytes: u64::MAX, metadata_bytes: u64::MAX };
+    let mut found = HashMap::new();
+    let mut at = 0;
+    let mut input = BufReader::with_capacity(16 << 10, file);
+    for _ in 0..MAX_MEMBERS {
+        job.cancel.check().map_err(|error| error.to_string())?;
+        input.seek(SeekFrom::Start(at)).map_err(|error| error.to_string())?;
+        let mut reader = Reader::new(&mut input, limits).open_ended();
+        let Some(entry) = reader.next_entry().map_err(|error| error.to_string())? else { return Ok(found) };
+        let offset = at + reader.position();
+        let member = match entry.kind {
+            EntryKind::File => Some(Member::Content { offset, size: entry.size }),
+            EntryKind::HardLink(target) => Some(Member::Link(normal(&target))),
+            EntryKind::Symlink(target) => {
+                let directory =
+                    entry.path.iter().rposition(|&byte| byte == b'/').map_or(&[][..], |at| &entry.path[..at]);
+                Some(Member::Link(normal(&[directory, b"/", &target].concat())))
+            }
+            EntryKind::Dir | EntryKind::Node(_) => None,
+        };
+        if let Some(member) = member {
+            found.insert(normal(&entry.path), member);
+        }
+        at = offset.checked_add(entry.size.next_multiple_of(BLOCK)).ok_or("a member has no end")?;
+    }
+    Err(format!("it has more than {MAX_MEMBERS} members"))
+}
+
+/// A name without the ways of writing it: `./a//b/../c` is `a/c`.
+fn normal(name: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+fn copy_bounded(mut from: impl Read, to: &mut File, max: u64, job: &Job<'_>) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut done = 0;
+    loop {
+        job.cancel.check().map_err(io::Error::other)?;
+        let got = from.read(&mut buffer)?;
+        if got == 0 {
+            return Ok(());
+        }
+        done += got as u64;
+        if done > max {
+            return Err(io::Error::other(format!("it unpacks to more than {max} bytes")));
+        }
+        to.write_all(&buffer[..got])?;
+        job.progress.advance(done, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_they_mean() {
+        for (name, means) in [("./a//b/../c", "a/c"), ("/x/", "x"), ("../../etc", "etc"), ("", "")] {
+            assert_eq!(normal(name.as_bytes()), means.as_bytes());
+        }
+    }
+}

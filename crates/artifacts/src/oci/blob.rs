@@ -1,0 +1,217 @@
+//! A layer's bytes on their way in: counted, hashed, kept, and asked for again where a connection broke.
+
+use super::{
+    BlobCache, Digest,
+    error::{LayerError, RegistryError},
+    layer::Packed,
+    registry::Repository,
+};
+use crate::{
+    fetch::{self, Body},
+    job::Job,
+    publish::StagedFile,
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Take, Write},
+    time::Duration,
+};
+
+/// Pauses between attempts that brought nothing; every byte that comes makes them begin anew.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+/// Longest pause a registry is granted.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Bytes read at once when only the end is of interest.
+const CHUNK: usize = 64 << 10;
+/// Bytes between two reports of progress.
+const REPORT_EVERY: u64 = 1 << 20;
+
+/// Where a layer's bytes come from.
+pub(super) enum Origin<'a> {
+    /// The cache.
+    Cached(File, &'a BlobCache),
+    /// A registry, and the cache keeps what comes.
+    Download(Box<(Download<'a>, Keep<'a>)>),
+    /// Part of a file of the user's.
+    Part(Take<File>),
+}
+
+/// What the cache gets.
+pub(super) struct Keep<'a> {
+    pub(super) cache: &'a BlobCache,
+    pub(super) staged: StagedFile,
+}
+
+/// A layer's bytes.
+pub(super) struct Blob<'a> {
+    pub(super) origin: Option<Origin<'a>>,
+    /// What they have to be; an archive of Docker's does not say it.
+    pub(super) digest: Option<Digest>,
+    pub(super) size: u64,
+    pub(super) hash: Sha256,
+    pub(super) read: u64,
+    pub(super) reported: u64,
+    /// Told how many bytes came.
+    pub(super) report: Box<dyn Fn(u64) + Send + 'a>,
+    pub(super) failure: Option<LayerError>,
+}
+
+impl Blob<'_> {
+    fn fail(&mut self, failure: LayerError) -> io::Error {
+        self.failure.get_or_insert(failure);
+        io::Error::other("the layer did not come")
+    }
+}
+
+impl Read for Blob<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = match &mut self.origin {
+            Some(Origin::Cached(file, _)) => file.read(buffer),
+            Some(Origin::Part(part)) => part.read(buffer),
+            Some(Origin::Download(both)) => match both.0.read(buffer) {
+                Err(error) => return Err(self.fail(error.into())),
+                Ok(got) => match both.1.staged.file_mut().write_all(&buffer[..got]) {
+                    Ok(()) => Ok(got),
+                    Err(source) => return Err(self.fail(LayerError::Io { what: "write to the cache", source })),
+                },
+            },
+            None => Ok(0),
+        }?;
+        if self.digest.is_some() {
+            self.hash.update(&buffer[..got]);
+        }
+        self.read += got as u64;
+        if self.read - self.reported >= REPORT_EVERY {
+            self.reported = self.read;
+            (self.report)(self.read);
+        }
+        Ok(got)
+    }
+}
+
+impl Packed for Blob<'_> {
+    fn verdict(&mut self) -> Result<(), LayerError> {
+        let mut rest = vec![0; CHUNK];
+        while self.failure.is_none() {
+            match self.read(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(source) => {
+                    self.failure.get_or_insert(LayerError::Io { what: "read the layer", source });
+                }
+            }
+        }
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let is = Digest::ended(std::mem::take(&mut self.hash));
+        let origin = self.origin.take();
+        if self.read != self.size {
+            return Err(LayerError::Size { is: self.read, should: self.size });
+        }
+        if let Some(should) = self.digest
+            && should != is
+        {
+            if let Some(Origin::Cached(_, cache)) = origin {
+                cache.forget(&should);
+            }
+            return Err(LayerError::Digest { is });
+        }
+        if let (Some(Origin::Download(both)), Some(digest)) = (origin, self.digest) {
+            let (_, keep) = *both;
+            let kept = keep.cache.keep(keep.staged, &digest);
+            if let Err(error) = kept {
+                // The layer is good; the next image that has it downloads it again.
+                tracing::warn!(error = &error as &dyn std::error::Error, "a layer cannot be kept in the cache");
+            }
+        }
+        (self.report)(self.size);
+        Ok(())
+    }
+}
+
+/// A blob of a registry, over as many connections as it takes.
+pub(super) struct Download<'a> {
+    repository: &'a Repository<'a>,
+    digest: Digest,
+    size: u64,
+    job: Job<'a>,
+    body: Option<Body<'a>>,
+    received: u64,
+    /// Attempts since the last byte.
+    idle: usize,
+}
+
+impl<'a> Download<'a> {
+    pub(super) fn new(repository: &'a Repository<'a>, digest: Digest, size: u64, job: Job<'a>) -> Self {
+        Self { repository, digest, size, job, body: None, received: 0, idle: 0 }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+        loop {
+            if self.received == self.size && self.size > 0 && self.body.is_none() {
+                return Ok(0);
+            }
+            let failure = match self.attempt(buffer) {
+                Ok(got) => {
+                    self.received += got as u64;
+                    if got > 0 {
+                        self.idle = 0;
+                    }
+                    return Ok(got);
+                }
+                Err(failure) => failure,
+            };
+            self.body = None;
+            let pause = match &failure {
+                RegistryError::Busy { retry_after, .. } => retry_after.map(|wait| wait.min(MAX_PAUSE)),
+                RegistryError::Fetch(error) if error.is_transient() => None,
+                _ => return Err(failure),
+            };
+            let Some(usual) = PAUSES.get(self.idle) else { return Err(failure) };
+            self.idle += 1;
+            tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
+            fetch::wait(pause.unwrap_or(*usual), &self.job)?;
+        }
+    }
+
+    fn attempt(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+        if self.body.is_none() {
+            let mut body = self.repository.blob(&self.digest, self.size, self.received, &self.job)?;
+            // A server that knows no ranges begins anew; what it repeats was seen and hashed already.
+            let repeated = self.received - body.head().from;
+            if io::copy(&mut body.by_ref().take(repeated), &mut io::sink()).is_err() {
+                return Err(reason(&mut body).into());
+            }
+            self.body = Some(body);
+        }
+        let body = self.body.as_mut().expect("it was put there");
+        let want = usize::try_from(self.size - self.received).unwrap_or(usize::MAX).min(buffer.len());
+        // At the end one more byte is asked for: whether there is one tells a length that was a lie.
+        let got = body.read(if want == 0 { &mut buffer[..1] } else { &mut buffer[..want] });
+        match got {
+            Ok(0) if want > 0 => Err(fetch::FetchError::Short { received: self.received, expected: self.size }.into()),
+            Ok(0) => {
+                self.body = None;
+                Ok(0)
+            }
+            Ok(_) if want == 0 => Err(fetch::FetchError::TooLarge(self.size).into()),
+            Ok(got) => Ok(got),
+            Err(_) => Err(reason(body).into()),
+        }
+    }
+}
+
+/// Why a body ended early.
+fn reason(body: &mut Body<'_>) -> fetch::FetchError {
+    let received = body.received();
+    body.failure().unwrap_or_else(|| fetch::FetchError::Broken { received, source: "it ended".into() })
+}
+
+/// Part of a file, from `offset` on.
+pub(super) fn part(mut file: File, offset: u64, size: u64) -> io::Result<Take<File>> {
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(file.take(size))
+}

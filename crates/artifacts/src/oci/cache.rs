@@ -1,0 +1,116 @@
+//! Layers as they came, kept by their digest, so that what several images share is downloaded once.
+//!
+//! Whatever is read from here is hashed again: a cache that was cut or damaged costs a download and nothing else, so
+//! nothing in it needs to be synced. A blob somebody reads is locked, and pruning passes over it; one that is removed
+//! all the same stays readable for whoever has it open.
+
+use super::{Digest, OciError};
+use crate::{
+    job::Cancel,
+    publish::{Shelf, StagedFile},
+};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+};
+
+/// Where blobs are, by their hexadecimal digest.
+#[derive(Debug, Clone)]
+pub struct BlobCache {
+    shelf: Shelf,
+}
+
+/// What pruning took away, or would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs passed over because a pull reads them.
+    pub in_use: u64,
+}
+
+impl BlobCache {
+    /// Opens `directory` (`cache/oci/blobs/sha256`), and creates it when absent.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, OciError> {
+        Ok(Self { shelf: Shelf::open(directory)? })
+    }
+
+    /// The blob, if it is there with that many bytes; pruning leaves it alone while it is open.
+    pub(super) fn get(&self, digest: &Digest, size: u64) -> Option<File> {
+        let file = File::open(self.shelf.path(&digest.hex()).ok()?).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        (file.metadata().ok()?.len() == size).then_some(file)
+    }
+
+    /// A file for a blob that is on its way.
+    pub(super) fn stage(&self) -> Result<StagedFile, OciError> {
+        Ok(self.shelf.stage_file()?)
+    }
+
+    /// Keeps a blob that turned out to be what it should be.
+    pub(super) fn keep(&self, blob: StagedFile, digest: &Digest) -> Result<(), OciError> {
+        self.shelf.publish_cached(blob, &digest.hex())?;
+        Ok(())
+    }
+
+    /// Forgets a blob that is not what it should be.
+    pub(super) fn forget(&self, digest: &Digest) {
+        if let Ok(path) = self.shelf.path(&digest.hex()) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Removes every blob no pull reads; with `dry` only says what that would be.
+    pub fn prune(&self, dry: bool, cancel: &Cancel) -> Result<Pruned, OciError> {
+        let mut pruned = Pruned::default();
+        for name in self.shelf.names()? {
+            cancel.check()?;
+            let Ok(path) = self.shelf.path(&name) else { continue };
+            // What another one removed meanwhile is gone, which is what was wanted.
+            let Ok(file) = File::open(&path) else { continue };
+            let bytes = file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                pruned.in_use += 1;
+                continue;
+            }
+            if !dry {
+                fs::remove_file(&path).map_err(OciError::io("remove", &path))?;
+            }
+            pruned.blobs += 1;
+            pruned.bytes += bytes;
+        }
+        Ok(pruned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn cached(cache: &BlobCache, bytes: &[u8]) -> Digest {
+        let mut staged = cache.stage().unwrap();
+        staged.file_mut().write_all(bytes).unwrap();
+        cache.keep(staged, &Digest::of(bytes)).unwrap();
+        Digest::of(bytes)
+    }
+
+    #[test]
+    fn pruning_passes_over_what_is_read_and_what_is_on_its_way() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = BlobCache::open(temp.path().join("sha256")).unwrap();
+        let (a, b) = (cached(&cache, b"a"), cached(&cache, b"bb"));
+        let staged = cache.stage().unwrap();
+        let reading = cache.get(&a, 1).unwrap();
+        assert!(cache.get(&a, 2).is_none(), "a blob that was cut is none");
+        let cancel = Cancel::default();
+        assert_eq!(cache.prune(true, &cancel).unwrap(), Pruned { blobs: 1, bytes: 2, in_use: 1 });
+        assert_eq!(cache.prune(false, &cancel).unwrap(), Pruned { blobs: 1, bytes: 2, in_use: 1 });
+        assert!(cache.get(&a, 1).is_some() && cache.get(&b, 2).is_none() && staged.path().exists());
+        drop(reading);
+        assert_eq!(cache.prune(false, &cancel).unwrap(), Pruned { blobs: 1, bytes: 1, in_use: 0 });
+    }
+}

@@ -1,0 +1,135 @@
+//! The unpacked bytes of a layer, on their way from the decoder's thread to the walk over the archive.
+//!
+//! Whoever reads from here reads what has been counted, hashed and written to the spool already. Buffers go back to be
+//! filled again, so a layer of any size takes the memory of a few of them.
+
+use super::{Digest, error::LayerError};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs::File,
+    io::{self, BufRead, Read},
+    os::unix::fs::FileExt,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender},
+    },
+};
+
+/// Bytes of one buffer.
+pub(super) const CHUNK: usize = 256 << 10;
+/// Buffers that are full and wait.
+pub(super) const QUEUE: usize = 6;
+/// Below this many unpacked bytes nothing is called a bomb.
+const HARMLESS: u64 = 1 << 20;
+
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
+
+/// What a layer may unpack to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ceiling<'a> {
+    /// Most bytes of all layers together, and how many there are already.
+    pub(super) most: u64,
+    pub(super) used: &'a AtomicU64,
+    /// Most bytes of this layer, which is its size times the ratio.
+    pub(super) layer: Option<u64>,
+    /// That ratio.
+    pub(super) ratio: u64,
+}
+
+/// The reader's side.
+pub(super) struct Chunks<'a> {
+    full: Receiver<Vec<u8>>,
+    empty: Sender<Vec<u8>>,
+    current: Vec<u8>,
+    taken: usize,
+    total: u64,
+    hash: Sha256,
+    spool: &'a File,
+    ceiling: Ceiling<'a>,
+    failure: Option<LayerError>,
+}
+
+impl<'a> Chunks<'a> {
+    pub(super) fn new(full: Receiver<Vec<u8>>, empty: Sender<Vec<u8>>, spool: &'a File, ceiling: Ceiling<'a>) -> Self {
+        Self {
+            full,
+            empty,
+            current: Vec::new(),
+            taken: 0,
+            total: 0,
+            hash: Sha256::new(),
+            spool,
+            ceiling,
+            failure: None,
+        }
+    }
+
+    /// Why reading failed, if it did.
+    pub(super) fn failure(&mut self) -> Option<LayerError> {
+        self.failure.take()
+    }
+
+    /// Reads what is left; the digest of everything, and how much it was.
+    pub(super) fn finish(mut self) -> Result<(Digest, u64), LayerError> {
+        while self.next()? {}
+        // Zeros at the end were not written.
+        self.spool.set_len(self.total).map_err(|source| LayerError::Io { what: "write the spool file", source })?;
+        Ok((Digest::ended(self.hash), self.total))
+    }
+
+    /// Takes the next buffer; false at the end, which is also where the decoder failed: the decoder says so itself.
+    fn next(&mut self) -> Result<bool, LayerError> {
+        let Ok(next) = self.full.recv() else { return Ok(false) };
+        let old = std::mem::replace(&mut self.current, next);
+        self.taken = 0;
+        if !old.is_empty() {
+            // The decoder may have ended.
+            let _ = self.empty.send(old);
+        }
+        let len = self.current.len() as u64;
+        let before = self.ceiling.used.fetch_add(len, Ordering::Relaxed);
+        if before + len > self.ceiling.most {
+            return Err(LayerError::TooLarge(self.ceiling.most));
+        }
+        if self.ceiling.layer.is_some_and(|most| self.total + len > most.max(HARMLESS)) {
+            return Err(LayerError::Ratio(self.ceiling.ratio));
+        }
+        self.hash.update(&self.current);
+        if self.current != ZEROS[..self.current.len()] {
+            let written = self.spool.write_all_at(&self.current, self.total);
+            written.map_err(|source| LayerError::Io { what: "write the spool file", source })?;
+        }
+        self.total += len;
+        Ok(true)
+    }
+}
+
+impl BufRead for Chunks<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.taken == self.current.len() {
+            match self.next() {
+                Ok(true) => {}
+                Ok(false) => return Ok(&[]),
+                Err(failure) => {
+                    self.failure = Some(failure);
+                    return Err(io::Error::other("the layer is refused"));
+                }
+            }
+        }
+        Ok(&self.current[self.taken..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.taken += amount;
+    }
+}
+
+impl Read for Chunks<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let len = available.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&available[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}

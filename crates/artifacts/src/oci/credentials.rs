@@ -1,0 +1,330 @@
+//! Who asks a registry, as Docker and Podman keep it.
+//!
+//! Reads their files and runs their helper programs; writes nothing and asks nobody for a password. Which files is for
+//! the caller to say: the library looks at no environment.
+
+use crate::fetch::Secret;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Largest file, and most a helper may say.
+const MAX_FILE: u64 = 1 << 20;
+/// How long a helper may think: some ask a keyring that asks a person.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked at.
+const POLL: Duration = Duration::from_millis(20);
+/// What Docker calls its own registry in its files.
+const DOCKER_HUB: [&str; 4] = ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+/// What a helper says a token's user is.
+const TOKEN_USER: &str = "<token>";
+
+/// Files with credentials, the first that knows a registry counts.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    files: Vec<PathBuf>,
+    /// Where helper programs are looked for; else in `PATH`.
+    helpers: Option<PathBuf>,
+}
+
+/// One way to say who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Credential {
+    /// A name and a password.
+    Basic(String, Secret),
+    /// What a login left instead of the password.
+    Identity(Secret),
+}
+
+/// Why credentials cannot be had although there should be some.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} is malformed", path.display())]
+    Json {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// An entry is not what it should be.
+    #[error("{} has no name and password for {key:?} that can be read", path.display())]
+    Entry {
+        /// In which file.
+        path: PathBuf,
+        /// Which entry.
+        key: String,
+    },
+    /// A helper did not help.
+    #[error("{program} gave no credentials: {why}")]
+    Helper {
+        /// The program.
+        program: String,
+        /// What it said or what happened to it.
+        why: String,
+    },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct AuthFile {
+    auths: BTreeMap<String, Auth>,
+    creds_store: Option<String>,
+    cred_helpers: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Auth {
+    #[serde(rename = "auth")]
+    encoded: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Helped {
+    username: String,
+    secret: String,
+}
+
+impl Credentials {
+    /// Those in these files, where they are there; the first that knows a registry counts.
+    pub fn in_files(files: Vec<PathBuf>) -> Self {
+        Self { files, helpers: None }
+    }
+
+    /// Looks for helper programs in this directory and nowhere else.
+    #[must_use]
+    pub fn helpers_in(self, directory: PathBuf) -> Self {
+        Self { helpers: Some(directory), ..self }
+    }
+
+    /// What there is for a repository.
+    pub(super) fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+        for path in &self.files {
+            if let Some(file) = read(path)?
+                && let Some(credential) = file.find(path, registry, repository, self.helpers.as_deref())?
+            {
+                return Ok(Some(credential));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<AuthFile>, CredentialError> {
+    let failed = |source| CredentialError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut text).map_err(failed)?;
+    if text.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|source| CredentialError::Json { path: path.to_owned(), source })
+}
+
+impl AuthFile {
+    fn find(
+        &self,
+        path: &Path,
+        registry: &str,
+        repository: &str,
+        helpers: Option<&Path>,
+    ) -> Result<Option<Credential>, CredentialError> {
+        for name in names(registry) {
+            if let Some(helper) = self.cred_helpers.get(name)
+                && let Some(credential) = helped(helpers, helper, name)?
+            {
+                return Ok(Some(credential));
+            }
+        }
+        if let Some(helper) = self.creds_store.as_deref().filter(|helper| !helper.is_empty()) {
+            // Docker asks its store by the address it wrote there at the login.
+            let hub = DOCKER_HUB.contains(&registry).then_some("https://index.docker.io/v1/");
+            for name in hub.into_iter().chain(names(registry)) {
+                if let Some(credential) = helped(helpers, helper, name)? {
+                    return Ok(Some(credential));
+                }
+            }
+        }
+        // Podman's keys may go down to a repository: the longest that fits counts.
+        let fits = |key: &&String| {
+            let (host, below) = split(key);
+            let whole = format!("{repository}/");
+            names(registry).any(|name| name == host) && (below.is_empty() || whole.starts_with(&format!("{below}/")))
+        };
+        let best = self.auths.keys().filter(fits).max_by_key(|key| split(key).1.len());
+        let Some((key, auth)) = best.and_then(|key| self.auths.get_key_value(key)) else { return Ok(None) };
+        auth.read()
+            .ok_or_else(|| CredentialError::Entry { path: path.to_owned(), key: key.chars().take(120).collect() })
+    }
+}
+
+impl Auth {
+    /// `None` when it cannot be read; an entry with nothing in it is what a login with a helper leaves.
+    #[expect(clippy::option_option, reason = "nothing to read is not the same as unreadable")]
+    fn read(&self) -> Option<Option<Credential>> {
+        if !self.identitytoken.is_empty() {
+            return Some(Some(Credential::Identity(Secret::new(&*self.identitytoken))));
+        }
+        if !self.username.is_empty() {
+            return Some(Some(Credential::Basic(self.username.clone(), Secret::new(&*self.password))));
+        }
+        if self.encoded.is_empty() {
+            return Some(None);
+        }
+        let text = String::from_utf8(STANDARD.decode(self.encoded.trim()).ok()?).ok()?;
+        let (user, password) = text.split_once(':')?;
+        // Docker pads with zero bytes.
+        let password = password.trim_end_matches('\0');
+        Some(Some(Credential::Basic(user.to_owned(), Secret::new(password))))
+    }
+}
+
+/// What one registry is called in files.
+fn names(registry: &str) -> impl Iterator<Item = &str> {
+    let hub = DOCKER_HUB.contains(&registry);
+    std::iter::once(registry).chain(DOCKER_HUB.into_iter().filter(move |name| hub && *name != registry))
+}
+
+/// A key as host and what is below it: `https://index.docker.io/v1/` is a host, `quay.io/me/app` is not only one.
+fn split(key: &str) -> (&str, &str) {
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key).trim_end_matches('/');
+    let (host, below) = key.split_once('/').unwrap_or((key, ""));
+    if matches!(below, "v1" | "v2") { (host, "") } else { (host, below) }
+}
+
+/// Asks a helper program; `None` when it knows nothing of that registry.
+fn helped(directory: Option<&Path>, helper: &str, registry: &str) -> Result<Option<Credential>, CredentialError> {
+    let program = format!("docker-credential-{}", helper.chars().take(80).collect::<String>());
+    let failed = |why: String| CredentialError::Helper { program: program.clone(), why };
+    if !helper.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+        return Err(failed("its name is not one".into()));
+    }
+    let path = directory.map_or_else(|| PathBuf::from(&program), |directory| directory.join(&program));
+    let spawned = Command::new(path)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn();
+    let mut child = spawned.map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not listen answers nonsense, and is told so.
+        let _ = stdin.write_all(registry.as_bytes());
+    }
+    let stdout = child.stdout.take();
+    let reader = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        stdout.map(|stdout| stdout.take(MAX_FILE).read_to_end(&mut said));
+        said
+    });
+    let since = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if since.elapsed() < PATIENCE => std::thread::sleep(POLL),
+            outcome => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed(outcome.err().map_or("it does not answer".into(), |error| error.to_string())));
+            }
+        }
+    };
+    let said = reader.join().unwrap_or_default();
+    if !status.success() {
+        let words: String = String::from_utf8_lossy(&said).chars().filter(|c| !c.is_control()).take(200).collect();
+        // What all of them say when they have none.
+        let unknown = words.contains("credentials not found");
+        return if unknown { Ok(None) } else { Err(failed(format!("{status} {words:?}"))) };
+    }
+    let helped: Helped = serde_json::from_slice(&said).map_err(|error| failed(error.to_string()))?;
+    let secret = Secret::new(helped.secret);
+    Ok(Some(match helped.username.as_str() {
+        TOKEN_USER => Credential::Identity(secret),
+        _ => Credential::Basic(helped.username, secret),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(json: &serde_json::Value, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("auth.json");
+        std::fs::write(&file, json.to_string()).unwrap();
+        Credentials::in_files(vec![temp.path().join("none"), file]).find(registry, repository)
+    }
+
+    fn basic(user: &str) -> Credential {
+        Credential::Basic(user.into(), Secret::new("pw"))
+    }
+
+    fn auth(user: &str) -> serde_json::Value {
+        serde_json::json!({"auth": STANDARD.encode(format!("{user}:pw"))})
+    }
+
+    #[test]
+    fn keys_of_every_kind() {
+        let file = serde_json::json!({"auths": {
+            "https://index.docker.io/v1/": auth("hub"),
+            "quay.io": auth("quay"),
+            "quay.io/team": auth("team"),
+            "https://reg.local:5000": auth("local"),
+            "token.io": {"auth": "ignored", "identitytoken": "T"},
+            "helped.io": {},
+            "broken.io": {"auth": "!"},
+        }});
+        for (registry, repository, user) in [
+            ("docker.io", "library/alpine", "hub"),
+            ("quay.io", "other/app", "quay"),
+            ("quay.io", "team/app", "team"),
+            ("quay.io", "teams/app", "quay"),
+            ("reg.local:5000", "a", "local"),
+        ] {
+            assert_eq!(find(&file, registry, repository).unwrap(), Some(basic(user)), "{registry}/{repository}");
+        }
+        assert_eq!(find(&file, "token.io", "a").unwrap(), Some(Credential::Identity(Secret::new("T"))));
+        for registry in ["reg.local", "helped.io", "io"] {
+            assert_eq!(find(&file, registry, "a").unwrap(), None, "{registry}");
+        }
+        let error = find(&file, "broken.io", "a").unwrap_err();
+        assert!(error.to_string().contains("broken.io"), "{error}");
+    }
+
+    #[test]
+    fn helpers_that_do_not_help() {
+        let file = serde_json::json!({"credHelpers": {"a.io": "is-not-installed", "b.io": "../x"}});
+        for (registry, part) in [("a.io", "docker-credential-is-not-installed"), ("b.io", "name")] {
+            let error = find(&file, registry, "a").unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(find(&file, "c.io", "a").unwrap(), None);
+    }
+}

@@ -1,0 +1,345 @@
+//! What a registry answers: manifests, lists of them, and the configuration of an image.
+//!
+//! Reads OCI's documents and Docker's second schema, which say the same in the same words. Every list and text in them
+//! is bounded before anything is done with it.
+
+use super::{Digest, Platform};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+
+/// Largest document, in bytes: what registries themselves allow.
+pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
+/// Most manifests in a list.
+const MAX_MANIFESTS: usize = 1024;
+/// Most layers that are looked at at all; how many are allowed is configured.
+const MAX_LAYERS: usize = 4096;
+/// Most bytes of environment, entry point and command together: what a process takes.
+const MAX_RUN: usize = 1 << 20;
+
+/// The media types of manifests, best first, as an `Accept` header has them.
+pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json";
+
+/// Why a document is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// Longer than any.
+    #[error("it has more than 4 MiB")]
+    TooLarge,
+    /// Not the JSON it should be.
+    #[error("it is malformed")]
+    Json(#[from] serde_json::Error),
+    /// Of another time or for another purpose.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Lists without end.
+    #[error("it lists {0} {1}, more than {2}")]
+    TooMany(usize, &'static str, usize),
+}
+
+/// One of the two kinds of document a name leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Document {
+    /// Manifests for several platforms.
+    Index(Vec<Descriptor>),
+    /// One image.
+    Manifest(Manifest),
+}
+
+/// One image: its configuration and its layers, lowest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Manifest {
+    pub(super) config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// Something a document points at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Descriptor {
+    pub(super) media_type: String,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) platform: Option<Platform>,
+    /// The tag, in the index of a layout.
+    pub(super) name: Option<String>,
+}
+
+/// What the configuration of an image says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ConfigFile {
+    pub(super) platform: Platform,
+    /// What each layer has to be once it is unpacked.
+    pub(super) diff_ids: Vec<Digest>,
+    pub(super) run: RunConfig,
+}
+
+/// How commands of an image want to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunConfig {
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`.
+    pub user: Option<String>,
+    /// What comes before the command.
+    pub entrypoint: Vec<String>,
+    /// The command when none is given.
+    pub cmd: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDocument {
+    #[serde(default)]
+    schema_version: Option<u32>,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    manifests: Option<Vec<RawDescriptor>>,
+    #[serde(default)]
+    config: Option<RawDescriptor>,
+    #[serde(default)]
+    layers: Option<Vec<RawDescriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    platform: Option<RawPlatform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawConfigFile {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    config: RawRun,
+    rootfs: RawRootfs,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(default, deserialize_with = "or_default")]
+    diff_ids: Vec<Digest>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RawRun {
+    #[serde(deserialize_with = "or_default")]
+    env: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    working_dir: String,
+    #[serde(deserialize_with = "or_default")]
+    user: String,
+    #[serde(deserialize_with = "or_default")]
+    entrypoint: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    cmd: Vec<String>,
+}
+
+/// Go writes `null` for what is empty.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(input: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+impl Document {
+    /// Reads one; `media_type` is what the server calls it, for what does not say itself.
+    pub(super) fn parse(json: &[u8], media_type: Option<&str>) -> Result<Self, DocumentError> {
+        let raw: RawDocument = parse(json)?;
+        let kind = raw.media_type.or_else(|| media_type.map(str::to_owned)).unwrap_or_default();
+        if raw.schema_version == Some(1) || kind.contains("manifest.v1+prettyjws") {
+            let why = "it is of Docker's first schema, which no longer exists in current registries";
+            return Err(DocumentError::Unsupported(why.into()));
+        }
+        match (raw.manifests, raw.config, raw.layers) {
+            // Both at once would be read differently by different readers.
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+                Err(DocumentError::Unsupported("it is a list and a manifest at once".into()))
+            }
+            (Some(manifests), ..) => {
+                if manifests.len() > MAX_MANIFESTS {
+                    return Err(DocumentError::TooMany(manifests.len(), "manifests", MAX_MANIFESTS));
+                }
+                Ok(Self::Index(manifests.into_iter().map(RawDescriptor::read).collect()))
+            }
+            (None, Some(config), layers) => {
+                let layers = layers.unwrap_or_default();
+                if layers.len() > MAX_LAYERS {
+                    return Err(DocumentError::TooMany(layers.len(), "layers", MAX_LAYERS));
+                }
+                let layers = layers.into_iter().map(RawDescriptor::read).collect();
+                Ok(Self::Manifest(Manifest { config: config.read(), layers }))
+            }
+            (None, None, _) => {
+                let shown: String = kind.chars().filter(|c| !c.is_control()).take(80).collect();
+                Err(DocumentError::Unsupported(format!("it is neither an image nor a list of images ({shown:?})")))
+            }
+        }
+    }
+}
+
+impl Descriptor {
+    /// Why this cannot be a layer, if it cannot.
+    pub(super) fn unfit_as_layer(&self) -> Option<&'static str> {
+        let kind = self.media_type.as_str();
+        if kind.contains("foreign") || kind.contains("nondistributable") {
+            return Some("it is a foreign layer, whose content is not in the registry");
+        }
+        if kind.contains("+encrypted") {
+            return Some("it is encrypted");
+        }
+        let known = kind.starts_with("application/vnd.oci.image.layer.v1.tar")
+            || kind.starts_with("application/vnd.docker.image.rootfs.diff.tar");
+        (!known).then_some("it is not an archive of files")
+    }
+}
+
+impl RawDescriptor {
+    fn read(self) -> Descriptor {
+        let name = self.annotations.and_then(|mut all| all.remove("org.opencontainers.image.ref.name"));
+        Descriptor {
+            media_type: self.media_type.chars().filter(|c| !c.is_control()).take(128).collect(),
+            digest: self.digest,
+            size: self.size,
+            platform: self.platform.map(|p| Platform::said(&p.os, &p.architecture, p.variant.as_deref())),
+            name: name.filter(|name| name.len() <= 512),
+        }
+    }
+}
+
+impl ConfigFile {
+    /// Reads a configuration.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, DocumentError> {
+        let raw: RawConfigFile = parse(json)?;
+        if raw.rootfs.diff_ids.len() > MAX_LAYERS {
+            return Err(DocumentError::TooMany(raw.rootfs.diff_ids.len(), "layers", MAX_LAYERS));
+        }
+        let run = raw.config;
+        let words = run.env.iter().chain(&run.entrypoint).chain(&run.cmd).chain([&run.working_dir, &run.user]);
+        let bytes: usize = words.clone().map(String::len).sum();
+        if bytes > MAX_RUN {
+            return Err(DocumentError::TooMany(bytes, "bytes of environment and commands", MAX_RUN));
+        }
+        if words.into_iter().any(|word| word.contains('\0')) {
+            return Err(DocumentError::Unsupported("a word of its environment or command has a zero byte".into()));
+        }
+        let env = run.env.iter().filter_map(|line| line.split_once('='));
+        Ok(Self {
+            platform: Platform::said(&raw.os, &raw.architecture, raw.variant.as_deref()),
+            diff_ids: raw.rootfs.diff_ids,
+            run: RunConfig {
+                env: env.filter(|(key, _)| !key.is_empty()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+                workdir: Some(run.working_dir).filter(|path| path.starts_with('/')),
+                user: Some(run.user).filter(|user| !user.is_empty()),
+                entrypoint: run.entrypoint,
+                cmd: run.cmd,
+            },
+        })
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, DocumentError> {
+    if json.len() as u64 > MAX_DOCUMENT {
+        return Err(DocumentError::TooLarge);
+    }
+    Ok(serde_json::from_slice(json)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn descriptor(kind: &str) -> serde_json::Value {
+        json!({"mediaType": kind, "digest": Digest::of(b"x").to_string(), "size": 1})
+    }
+
+    fn read(value: &serde_json::Value) -> Result<Document, DocumentError> {
+        Document::parse(value.to_string().as_bytes(), None)
+    }
+
+    #[test]
+    fn both_kinds_of_both_makers() {
+        let mut arm = descriptor("application/vnd.oci.image.manifest.v1+json");
+        arm["platform"] = json!({"os": "linux", "architecture": "arm64", "variant": "v8", "os.version": "x"});
+        let Document::Index(list) = read(&json!({"schemaVersion": 2, "manifests": [arm]})).unwrap() else { panic!() };
+        assert_eq!(list[0].platform.as_ref().unwrap().to_string(), "linux/arm64/v8");
+        let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let manifest = json!({"schemaVersion": 2, "config": descriptor(""), "layers": [descriptor(layer)]});
+        let Document::Manifest(manifest) = read(&manifest).unwrap() else { panic!() };
+        assert_eq!(manifest.layers[0].unfit_as_layer(), None);
+    }
+
+    #[test]
+    fn hostile_documents() {
+        for (value, part) in [
+            (json!({"schemaVersion": 1, "fsLayers": []}), "first schema"),
+            (json!({"manifests": [], "layers": []}), "at once"),
+            (json!({"mediaType": "text/\u{1b}html"}), "neither"),
+            (json!({"config": {"digest": "sha256:../x", "size": 1}}), "malformed"),
+            (json!({"config": {"digest": Digest::of(b"").to_string(), "size": -1}}), "malformed"),
+            (json!({"config": descriptor(""), "layers": vec![descriptor("x"); 4097]}), "4097 layers"),
+            (json!({"manifests": vec![descriptor("x"); 1025]}), "1025 manifests"),
+        ] {
+            let error = read(&value).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(matches!(Document::parse(&vec![b' '; (4 << 20) + 1], None), Err(DocumentError::TooLarge)));
+    }
+
+    #[test]
+    fn layers_that_are_none() {
+        for (kind, unfit) in [
+            ("application/vnd.oci.image.layer.v1.tar", false),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", false),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", true),
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", true),
+            ("application/vnd.cncf.helm.chart.content.v1.tar+gzip", true),
+            ("", true),
+        ] {
+            let Document::Manifest(manifest) =
+                read(&json!({"config": descriptor(""), "layers": [descriptor(kind)]})).unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(manifest.layers[0].unfit_as_layer().is_some(), unfit, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_and_without_everything() {
+        let text = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": null},
+            "config": {"Env": ["A=b=c", "=x", "bad"], "WorkingDir": "rel", "User": "1:2", "Entrypoint": ["e"], "Cmd": null}});
+        let config = ConfigFile::parse(text.to_string().as_bytes()).unwrap();
+        assert_eq!(config.run.env, [("A".to_owned(), "b=c".to_owned())].into());
+        assert_eq!((config.run.workdir, config.run.user.as_deref()), (None, Some("1:2")));
+        assert_eq!((config.run.entrypoint.len(), config.run.cmd.len()), (1, 0));
+        ConfigFile::parse(br#"{"rootfs": {}, "config": null}"#).unwrap();
+        assert!(ConfigFile::parse(br#"{"rootfs": {}, "config": {"Cmd": ["a\u0000b"]}}"#).is_err());
+    }
+}

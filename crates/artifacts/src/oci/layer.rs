@@ -1,0 +1,337 @@
+//! One layer: its bytes decompressed, checked and spooled, its headers read.
+//!
+//! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other hashes,
+//! writes and walks. What comes out is the whole archive in an unlinked file and a list of what is in it; where two
+//! entries name the same path is for [`super::merge`] to know.
+
+use super::{
+    Digest, Limits,
+    chunks::{CHUNK, Ceiling, Chunks, QUEUE},
+    error::LayerError,
+};
+use crate::{
+    job::Job,
+    rootfs::{
+        self, Meta, Node,
+        tar::{EntryKind, Reader},
+    },
+};
+use flate2::read::MultiGzDecoder;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::{
+        atomic::AtomicU64,
+        mpsc::{Receiver, SyncSender, channel, sync_channel},
+    },
+    thread,
+};
+
+/// Blocks of the file system.
+const BLOCK: usize = 4096;
+/// Fewer zeros than this in a row are stored.
+const MIN_HOLE: u64 = 64 << 10;
+/// Most pieces of one file; what follows is stored as it is.
+const MAX_PIECES: usize = 50_000;
+/// Most memory a zstd decoder may take for its window: what `zstd --long` asks for at most.
+const MAX_WINDOW_LOG: u32 = 27;
+/// The job is looked at every this many entries.
+const CHECK_EVERY: usize = 256;
+
+/// What a layer's bytes come from.
+pub(super) trait Packed: Read + Send {
+    /// Reads what is left and says what is wrong with the whole, if anything is.
+    fn verdict(&mut self) -> Result<(), LayerError>;
+}
+
+/// Bytes in memory, which are what they are.
+impl Packed for &[u8] {
+    fn verdict(&mut self) -> Result<(), LayerError> {
+        Ok(())
+    }
+}
+
+/// A layer that was read.
+#[derive(Debug)]
+pub(super) struct Layer {
+    /// The archive's bytes.
+    pub(super) spool: File,
+    pub(super) entries: Vec<LayerEntry>,
+}
+
+/// One entry of it.
+#[derive(Debug)]
+pub(super) struct LayerEntry {
+    pub(super) path: Vec<u8>,
+    pub(super) kind: LayerKind,
+    pub(super) meta: Meta,
+}
+
+/// What an entry is.
+#[derive(Debug)]
+pub(super) enum LayerKind {
+    Dir,
+    File {
+        size: u64,
+        /// Where in the spool.
+        offset: u64,
+        /// What of it is not zeros, as (offset in the file, length), where there are holes.
+        data: Option<Box<[(u64, u64)]>>,
+    },
+    Symlink(Vec<u8>),
+    HardLink(Vec<u8>),
+    Node(Node),
+}
+
+/// What one layer is measured by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measure<'a> {
+    pub(super) limits: Limits,
+    /// Bytes all layers unpacked to so far.
+    pub(super) used: &'a AtomicU64,
+    /// Its size as it comes.
+    pub(super) packed: Option<u64>,
+    /// What it has to be in the end.
+    pub(super) diff_id: Option<Digest>,
+}
+
+/// Reads a layer, compressed or not, into a spool on the file system of `work`.
+pub(super) fn read(
+    mut input: impl Packed,
+    measure: Measure<'_>,
+    work: &Path,
+    job: &Job<'_>,
+) -> Result<Layer, LayerError> {
+    let spool = tempfile::tempfile_in(work).map_err(|source| LayerError::Io { what: "make a spool file", source })?;
+    let limits = measure.limits;
+    let ceiling = Ceiling {
+        most: limits.max_unpacked,
+        used: measure.used,
+        layer: measure.packed.map(|packed| packed.saturating_mul(limits.max_ratio)),
+        ratio: limits.max_ratio,
+    };
+    let (walked, decoded) = thread::scope(|scope| {
+        let (full, filled) = sync_channel(QUEUE);
+        let (empty, emptied) = channel();
+        let decoder = scope.spawn(move || {
+            let decoded = decode(&mut input, &full, &emptied);
+            // Those who wait for more learn that there is none before the rest of the input is looked at.
+            drop(full);
+            match decoded {
+                // Nobody wants more.
+                Ok(false) => Ok(()),
+                Ok(true) => input.verdict(),
+                // Bytes that are not those they should be explain why they cannot be decompressed.
+                Err(error) => input.verdict().and(Err(LayerError::Decode(error))),
+            }
+        });
+        let walked = walk(Chunks::new(filled, empty, &spool, ceiling), limits, job);
+        let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (walked, decoded)
+    });
+    // An archive that was cut short is the decoder's failure, where there is one.
+    let (entries, diff_id) = match (walked, decoded) {
+        (Err(walked), Err(decoded)) if !ends_early(&walked) => {
+            tracing::debug!(error = &decoded as &dyn std::error::Error, "the rest of the layer");
+            return Err(walked);
+        }
+        (_, Err(decoded)) => return Err(decoded),
+        (walked, Ok(())) => walked?,
+    };
+    match measure.diff_id {
+        Some(should) if should != diff_id => Err(LayerError::DiffId { is: diff_id, should }),
+        _ => Ok(Layer { spool, entries }),
+    }
+}
+
+fn ends_early(error: &LayerError) -> bool {
+    matches!(error, LayerError::Rootfs(rootfs::Error::Archive { .. }))
+}
+
+/// Decompresses into the queue; whether to the end.
+fn decode(input: &mut impl Packed, full: &SyncSender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    let mut have = 0;
+    while have < magic.len() {
+        match input.read(&mut magic[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // What it is said to be is not asked: Docker's archives do not say it, and the digest proves the outcome.
+    let all = magic[..have].chain(&mut *input);
+    match magic {
+        [0x1f, 0x8b, ..] => pump(MultiGzDecoder::new(io::BufReader::with_capacity(CHUNK, all)), full, emptied),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            let mut decoder = zstd::Decoder::new(all)?;
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
+            pump(decoder, full, emptied)
+        }
+        _ => pump(all, full, emptied),
+    }
+}
+
+fn pump(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> io::Result<bool> {
+    loop {
+        let mut buffer = emptied.try_recv().unwrap_or_default();
+        buffer.resize(CHUNK, 0);
+        let mut have = 0;
+        while have < CHUNK {
+            match decoder.read(&mut buffer[have..]) {
+                Ok(0) => {
+                    buffer.truncate(have);
+                    return Ok(have == 0 || full.send(buffer).is_ok());
+                }
+                Ok(n) => have += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if full.send(buffer).is_err() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Reads the headers, and the digest of the whole.
+fn walk(chunks: Chunks<'_>, limits: Limits, job: &Job<'_>) -> Result<(Vec<LayerEntry>, Digest), LayerError> {
+    let caps = rootfs::Limits {
+        entries: limits.max_entries,
+        content_bytes: limits.max_unpacked,
+        metadata_bytes: limits.max_metadata,
+    };
+    // The digest says whether it was cut.
+    let mut reader = Reader::new(chunks, caps).open_ended();
+    let mut entries = Vec::new();
+    let outcome = list(&mut reader, &mut entries, limits, job);
+    let mut chunks = reader.into_inner();
+    if let Err(error) = outcome {
+        return Err(chunks.failure().unwrap_or(error));
+    }
+    let (digest, _) = chunks.finish()?;
+    Ok((entries, digest))
+}
+
+fn list(
+    reader: &mut Reader<Chunks<'_>>,
+    entries: &mut Vec<LayerEntry>,
+    limits: Limits,
+    job: &Job<'_>,
+) -> Result<(), LayerError> {
+    let mut metadata = 0;
+    while let Some(entry) = reader.next_entry()? {
+        if entries.len().is_multiple_of(CHECK_EVERY) {
+            job.cancel.check()?;
+        }
+        let offset = reader.position();
+        let kind = match entry.kind {
+            EntryKind::Dir => LayerKind::Dir,
+            EntryKind::Symlink(target) => LayerKind::Symlink(target),
+            EntryKind::HardLink(target) => LayerKind::HardLink(target),
+            EntryKind::Node(node) => LayerKind::Node(node),
+            EntryKind::File => {
+                let mut holes = Holes::default();
+                let looks = entry.size >= 2 * MIN_HOLE;
+                reader.pass(|piece| {
+                    if looks {
+                        holes.look(piece);
+                    }
+                })?;
+                LayerKind::File { size: entry.size, offset, data: if looks { holes.data(entry.size) } else { None } }
+            }
+        };
+        let target = match &kind {
+            LayerKind::Symlink(target) | LayerKind::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        let xattrs: usize = entry.meta.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+        metadata += (entry.path.len() + target + xattrs) as u64;
+        if metadata > limits.max_metadata {
+            return Err(rootfs::Error::TooMuchMetadata(limits.max_metadata).into());
+        }
+        entries.push(LayerEntry { path: entry.path, kind, meta: entry.meta });
+    }
+    Ok(())
+}
+
+/// Finds the zeros in a file, block by block.
+#[derive(Debug, Default)]
+struct Holes {
+    at: u64,
+    /// Whether the block at hand has been zeros so far.
+    dirty: bool,
+    /// Zeros before `at`, whole blocks.
+    zeros: u64,
+    data: Vec<(u64, u64)>,
+}
+
+static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
+
+impl Holes {
+    fn look(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let within = usize::try_from(self.at % BLOCK as u64).expect("below 4096");
+            let len = (BLOCK - within).min(piece.len());
+            let (here, rest) = piece.split_at(len);
+            self.dirty |= here != &ZERO_BLOCK[..len];
+            self.at += len as u64;
+            if within + len == BLOCK {
+                self.block_ends(BLOCK as u64);
+            }
+            piece = rest;
+        }
+    }
+
+    /// The block that ends at `at`, `len` bytes of it, is known.
+    fn block_ends(&mut self, len: u64) {
+        let start = self.at - len;
+        if !std::mem::take(&mut self.dirty) {
+            self.zeros += len;
+            return;
+        }
+        let hole = std::mem::take(&mut self.zeros);
+        let full = self.data.len() >= MAX_PIECES;
+        match self.data.last_mut() {
+            Some((from, length)) if hole < MIN_HOLE || full => *length = self.at - *from,
+            None if hole < MIN_HOLE => self.data.push((0, self.at)),
+            _ => self.data.push((start, len)),
+        }
+    }
+
+    /// What is not zeros, if there are holes.
+    fn data(mut self, size: u64) -> Option<Box<[(u64, u64)]>> {
+        let tail = self.at % BLOCK as u64;
+        if tail > 0 {
+            self.block_ends(tail);
+        }
+        let stored: u64 = self.data.iter().map(|(_, len)| len).sum();
+        let sparse = size - stored >= MIN_HOLE;
+        sparse.then(|| self.data.into_boxed_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holes(parts: &[(u8, usize)], cut: usize) -> Option<Vec<(u64, u64)>> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|&(byte, len)| std::iter::repeat_n(byte, len)).collect();
+        let mut holes = Holes::default();
+        bytes.chunks(cut).for_each(|piece| holes.look(piece));
+        holes.data(bytes.len() as u64).map(Vec::from)
+    }
+
+    #[test]
+    fn zeros_in_a_row_are_holes() {
+        for cut in [1000, 4096, 1 << 20] {
+            assert_eq!(holes(&[(0, 1 << 20)], cut), Some(vec![]));
+            assert_eq!(holes(&[(1, 1 << 20)], cut), None);
+            assert_eq!(holes(&[(1, 100), (0, 1 << 20), (2, 5000)], cut), Some(vec![(0, 4096), (1_048_576, 5100)]));
+            assert_eq!(holes(&[(1, 8192), (0, 8192), (2, 1 << 17)], cut), None, "a small gap");
+            assert_eq!(holes(&[(0, 4096), (2, 4096), (0, 1 << 17)], cut), Some(vec![(0, 8192)]));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! For which machines an image was made, and which of several suits this host.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// Operating system, processor and, for some processors, which of their kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64`, as Go calls them.
+    pub architecture: String,
+    /// `v7`, `v8`.
+    pub variant: Option<String>,
+}
+
+/// Why a text is no platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a platform: write one such as linux/amd64 or linux/arm/v7")]
+pub struct InvalidPlatform(String);
+
+/// Most letters of one part, and what they may be.
+const MAX_PART: usize = 32;
+
+impl Platform {
+    /// That of this host.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self { os: "linux".into(), architecture: architecture.into(), variant: None }
+    }
+
+    /// As a registry or an image says it, whatever it says: cut and without control characters.
+    pub(super) fn said(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let part = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_PART).collect::<String>();
+        let variant = variant.filter(|variant| !variant.is_empty()).map(part);
+        Self { os: part(os), architecture: part(architecture), variant }
+    }
+
+    /// The processor as `uname -m` calls it.
+    pub fn machine(&self) -> &str {
+        match self.architecture.as_str() {
+            "amd64" => "x86_64",
+            "arm64" => "aarch64",
+            "386" => "i686",
+            other => other,
+        }
+    }
+
+    /// How well what is offered serves who asks: 0 not at all, more is better.
+    pub(super) fn serves(&self, asked: &Self) -> u8 {
+        if self.os != asked.os || self.architecture != asked.architecture {
+            return 0;
+        }
+        // The one kind of arm64 there is has a name that many leave out.
+        let kind = |platform: &Self| match (platform.architecture.as_str(), platform.variant.as_deref()) {
+            ("arm64", Some("v8")) | ("amd64", Some("v1")) => None,
+            (_, variant) => variant.map(str::to_owned),
+        };
+        match (kind(self), kind(asked)) {
+            (None, None) => 3,
+            (Some(ours), Some(theirs)) if ours == theirs => 3,
+            (None, Some(_)) => 2,
+            // Made for better processors than every one of the kind.
+            (Some(_), None) => 1,
+            (Some(_), Some(_)) => 0,
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = InvalidPlatform;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
+        let invalid = || InvalidPlatform(text.chars().take(80).collect());
+        let good = |part: &str| {
+            (1..=MAX_PART).contains(&part.len())
+                && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        };
+        let mut parts = text.split('/');
+        let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
+        match (os, architecture, variant, parts.next()) {
+            (Some(os), Some(architecture), variant, None)
+                if good(os) && good(architecture) && variant.is_none_or(good) =>
+            {
+                Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.map(Into::into) })
+            }
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl TryFrom<String> for Platform {
+    type Error = InvalidPlatform;
+
+    fn try_from(text: String) -> Result<Self, InvalidPlatform> {
+        text.parse()
+    }
+}
+
+impl From<Platform> for String {
+    fn from(platform: Platform) -> Self {
+        platform.to_string()
+    }
+}
+
+/// Platforms as an error lists them.
+pub(super) fn listed(platforms: &[Platform]) -> String {
+    const MOST: usize = 12;
+    if platforms.is_empty() {
+        return "none".to_owned();
+    }
+    let more = if platforms.len() > MOST { ", …" } else { "" };
+    platforms.iter().take(MOST).map(ToString::to_string).collect::<Vec<_>>().join(", ") + more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_best_that_runs() {
+        for (offered, asked, serves) in [
+            ("linux/amd64", "linux/amd64", 3),
+            ("linux/amd64/v3", "linux/amd64", 1),
+            ("linux/arm64/v8", "linux/arm64", 3),
+            ("linux/arm/v6", "linux/arm/v7", 0),
+            ("linux/arm", "linux/arm/v7", 2),
+            ("windows/amd64", "linux/amd64", 0),
+            ("linux/s390x", "linux/amd64", 0),
+        ] {
+            assert_eq!(platform(offered).serves(&platform(asked)), serves, "{offered} for {asked}");
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "Linux/amd64", "linux/amd 64", "a/b/"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+        assert_eq!(Platform::said("li\u{1b}nux", &"x".repeat(99), Some("")).architecture.len(), 32);
+    }
+}

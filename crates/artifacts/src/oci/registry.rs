@@ -1,0 +1,194 @@
+//! A registry, as OCI's distribution specification has it: documents by tag or digest, blobs by digest.
+//!
+//! `https://`, and plain text to this host's own addresses only, which is the rule of every download here. Who asks is
+//! said when it is asked for, and only to whom it is for.
+
+use super::{
+    Credentials, Digest, Reference,
+    credentials::Credential,
+    document::{ACCEPTED, MAX_DOCUMENT},
+    error::RegistryError,
+};
+use crate::{
+    fetch::{Address, Body, Client, Extent, FetchError, Refused, Request, Secret, Trust},
+    job::{Job, Progress},
+};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+mod auth;
+use auth::Challenge;
+
+/// Times a request is made that the network or a busy registry fails.
+const ATTEMPTS: usize = 4;
+/// Longest pause a registry is granted.
+const MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// One repository of a registry.
+pub(super) struct Repository<'a> {
+    client: &'a Client,
+    credentials: &'a Credentials,
+    reference: Reference,
+    base: String,
+    trust: Option<Trust>,
+    /// What the registry was told last time.
+    authorization: Mutex<Option<Secret>>,
+}
+
+/// Progress of documents, which are too small to have any.
+struct Quiet;
+
+impl Progress for Quiet {
+    fn phase(&self, _what: &str) {}
+    fn advance(&self, _done: u64, _total: Option<u64>) {}
+}
+
+/// An answer in memory.
+pub(super) struct Answer {
+    pub(super) bytes: Vec<u8>,
+    pub(super) media_type: Option<String>,
+}
+
+impl<'a> Repository<'a> {
+    /// The repository of `reference`. `certificates` are directories with one directory per registry, as Docker's and
+    /// Podman's `certs.d`.
+    pub(super) fn new(
+        client: &'a Client,
+        credentials: &'a Credentials,
+        certificates: &[PathBuf],
+        reference: Reference,
+    ) -> Self {
+        let host = reference.host();
+        let plain = format!("http://{host}/");
+        // Only this host's own addresses pass as http; a registry there that speaks TLS has its certificate in certs.d.
+        let own = authorities(certificates, reference.registry());
+        let scheme = if plain.parse::<Address>().is_ok() && own.is_empty() { "http" } else { "https" };
+        let trust = (scheme == "https").then(|| Trust::of_host(&own));
+        let base = format!("{scheme}://{host}/v2/{}", reference.repository());
+        Self { client, credentials, reference, base, trust, authorization: Mutex::default() }
+    }
+
+    /// The document of a tag or digest.
+    pub(super) fn document(&self, version: &str, job: &Job<'_>) -> Result<Answer, RegistryError> {
+        let request = self.request(&format!("manifests/{version}"))?.accept(ACCEPTED).unhashed();
+        let what = format!("{}:{version}", self.reference.repository()).replace(":sha256:", "@sha256:");
+        self.small(&request, &what, MAX_DOCUMENT, job)
+    }
+
+    /// A small blob: a configuration.
+    pub(super) fn small_blob(&self, digest: &Digest, job: &Job<'_>) -> Result<Answer, RegistryError> {
+        let request = self.request(&format!("blobs/{digest}"))?.unhashed();
+        self.small(&request, &format!("{}@{digest}", self.reference.repository()), MAX_DOCUMENT, job)
+    }
+
+    /// A blob of `size` bytes from byte `from` on.
+    pub(super) fn blob<'b>(
+        &self,
+        digest: &Digest,
+        size: u64,
+        from: u64,
+        job: &Job<'b>,
+    ) -> Result<Body<'b>, RegistryError> {
+        let request = self.request(&format!("blobs/{digest}"))?.from(from).unhashed();
+        // From another place than the one asked for, all of it may come.
+        let extent = if from == 0 { Extent::Exactly(size) } else { Extent::UpTo(size) };
+        self.ask(&request, &format!("{}@{digest}", self.reference.repository()), extent, job)
+    }
+
+    fn request(&self, path: &str) -> Result<Request, RegistryError> {
+        let text = format!("{}/{path}", self.base);
+        let address = text.parse().map_err(|source| RegistryError::Address { address: text, source })?;
+        Ok(Request::new(address).trust(self.trust.clone()))
+    }
+
+    fn small(&self, request: &Request, what: &str, max: u64, job: &Job<'_>) -> Result<Answer, RegistryError> {
+        let quiet = Job { progress: &Quiet, cancel: job.cancel };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let outcome = self.ask(request, what, Extent::UpTo(max), &quiet).and_then(|mut body| {
+                let mut bytes = Vec::new();
+                // A failure is told by `finish`, with its reason.
+                let _ = std::io::Read::read_to_end(&mut body, &mut bytes);
+                let media_type = body.head().media_type.clone();
+                body.finish()?;
+                Ok(Answer { bytes, media_type })
+            });
+            let pause = match &outcome {
+                Err(RegistryError::Busy { retry_after, .. }) => retry_after.map(|wait| wait.min(MAX_PAUSE)),
+                Err(RegistryError::Fetch(error)) if error.is_transient() => None,
+                _ => return outcome,
+            };
+            let Some(usual) = self.client.pauses.get(attempt - 1).filter(|_| attempt < ATTEMPTS) else {
+                return outcome;
+            };
+            tracing::info!(what, attempt, "asking the registry again");
+            crate::fetch::wait(pause.unwrap_or(*usual), job)?;
+        }
+    }
+
+    /// Asks, and says who asks where that is wanted.
+    fn ask<'b>(&self, request: &Request, what: &str, extent: Extent, job: &Job<'b>) -> Result<Body<'b>, RegistryError> {
+        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = self.client.ask(&request.clone().authorization(known.clone()), extent, job);
+        let refused = match first {
+            Err(FetchError::Status(refused)) if refused.code == 401 => refused,
+            other => return other.map_err(|error| self.explain(error, what, known.is_some())),
+        };
+        let challenge = Challenge::best(&refused.challenges).ok_or_else(|| RegistryError::Challenge {
+            host: self.host(),
+            challenge: refused.challenges.first().map(|text| text.chars().take(160).collect()).unwrap_or_default(),
+        })?;
+        let credential = self.credentials.find(self.reference.registry(), self.reference.repository());
+        let credential = credential.map_err(|source| RegistryError::Credentials { host: self.host(), source })?;
+        let is_known = credential.is_some();
+        let secret = match challenge {
+            Challenge::Basic => match credential {
+                Some(Credential::Basic(user, password)) => auth::basic(&user, &password),
+                _ => return Err(self.denied(what, false)),
+            },
+            Challenge::Bearer(bearer) => {
+                let scope = format!("repository:{}:pull", self.reference.repository());
+                bearer.token(self.client, self.trust.as_ref(), credential, &scope, job.cancel)?
+            }
+        };
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
+        let second = self.client.ask(&request.clone().authorization(Some(secret)), extent, job);
+        second.map_err(|error| self.explain(error, what, is_known))
+    }
+
+    /// What an answer means to who asked.
+    fn explain(&self, error: FetchError, what: &str, known: bool) -> RegistryError {
+        let FetchError::Status(refused) = &error else { return error.into() };
+        let Refused { code, retry_after, .. } = **refused;
+        match code {
+            404 => RegistryError::NotFound { host: self.host(), what: what.to_owned(), known },
+            401 | 403 => self.denied(what, known),
+            429 => RegistryError::Busy { host: self.host(), retry_after },
+            _ => error.into(),
+        }
+    }
+
+    fn denied(&self, what: &str, known: bool) -> RegistryError {
+        RegistryError::Denied { host: self.host(), what: what.to_owned(), known }
+    }
+
+    fn host(&self) -> String {
+        self.reference.registry().to_owned()
+    }
+}
+
+/// The certificates people put down for one registry.
+fn authorities(directories: &[PathBuf], registry: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for directory in directories {
+        let Ok(entries) = fs::read_dir(directory.join(registry)) else { continue };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        found.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "crt")));
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,218 @@
+//! How a registry wants to be told who asks, and how it is told.
+
+use super::super::{credentials::Credential, error::RegistryError};
+use crate::{
+    fetch::{Address, Client, Extent, FetchError, Request, Secret, Trust},
+    job::{Cancel, Job, Silent},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use std::{fmt::Write as _, io::Read};
+
+/// Most bytes of a token service's answer.
+const MAX_ANSWER: u64 = 64 << 10;
+/// Who asks for a token.
+const CLIENT: &str = "banger";
+
+/// What stands in `WWW-Authenticate`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A name and a password with each request.
+    Basic,
+    /// A token that somebody else gives out.
+    Bearer(Bearer),
+}
+
+/// Who gives out tokens.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bearer {
+    realm: String,
+    service: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+}
+
+impl Challenge {
+    /// The best of what is offered: a token keeps the password from every request.
+    pub(super) fn best(offered: &[String]) -> Option<Self> {
+        let all: Vec<Self> = offered.iter().filter_map(|text| Self::parse(text)).collect();
+        let is_bearer = |challenge: &Self| matches!(challenge, Self::Bearer(_));
+        let (bearer, basic): (Vec<Self>, Vec<Self>) = all.into_iter().partition(is_bearer);
+        bearer.into_iter().chain(basic).next()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            return Some(Self::Basic);
+        }
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let (mut realm, mut service) = (None, None);
+        for (key, value) in parameters(rest) {
+            match key.to_ascii_lowercase().as_str() {
+                "realm" => realm = Some(value),
+                "service" => service = Some(value),
+                _ => {}
+            }
+        }
+        Some(Self::Bearer(Bearer { realm: realm?, service }))
+    }
+}
+
+/// `key="value",key=value`: quoted or not, with `\` before any character in quotes.
+fn parameters(mut rest: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    while let Some((key, after)) = rest.trim_start_matches([',', ' ']).split_once('=') {
+        let mut value = String::new();
+        if let Some(quoted) = after.strip_prefix('"') {
+            let mut end = quoted.len();
+            let mut characters = quoted.char_indices();
+            while let Some((at, character)) = characters.next() {
+                match character {
+                    '"' => {
+                        end = at + 1;
+                        break;
+                    }
+                    '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+                    other => value.push(other),
+                }
+            }
+            rest = &quoted[end..];
+        } else {
+            let end = after.find(',').unwrap_or(after.len());
+            value.push_str(after[..end].trim());
+            rest = &after[end..];
+        }
+        found.push((key.trim().to_owned(), value));
+    }
+    found
+}
+
+/// The header of a name and a password.
+pub(super) fn basic(user: &str, password: &Secret) -> Secret {
+    Secret::new(format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.reveal()))))
+}
+
+impl Bearer {
+    /// Gets a token for `scope`, and makes a header of it.
+    pub(super) fn token(
+        &self,
+        client: &Client,
+        trust: Option<&Trust>,
+        credential: Option<Credential>,
+        scope: &str,
+        cancel: &Cancel,
+    ) -> Result<Secret, RegistryError> {
+        let mut query = format!("scope={}", encoded(scope));
+        if let Some(service) = &self.service {
+            let _ = write!(query, "&service={}", encoded(service));
+        }
+        let request = match credential {
+            Some(Credential::Identity(token)) => {
+                let form = format!(
+                    "grant_type=refresh_token&client_id={CLIENT}&refresh_token={}&{query}",
+                    encoded(token.reveal())
+                );
+                Request::new(self.address("")?).form(Secret::new(form))
+            }
+            Some(Credential::Basic(user, password)) => {
+                Request::new(self.address(&query)?).authorization(Some(basic(&user, &password)))
+            }
+            None => Request::new(self.address(&query)?),
+        };
+        let failed = |error: FetchError| RegistryError::Token { host: self.host(), source: error.into() };
+        let job = Job { progress: &Silent, cancel };
+        let request = request.trust(trust.cloned()).unhashed();
+        let mut body = client.ask(&request, Extent::UpTo(MAX_ANSWER), &job).map_err(failed)?;
+        let mut answer = Vec::new();
+        // A failure is told by `finish`, with its reason.
+        let _ = body.read_to_end(&mut answer);
+        body.finish().map_err(failed)?;
+        let malformed = |why: String| RegistryError::Token { host: self.host(), source: why.into() };
+        let Token { token, access_token } =
+            serde_json::from_slice(&answer).map_err(|error| malformed(error.to_string()))?;
+        let token = if token.is_empty() { access_token } else { token };
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(malformed("its answer has no token".into()));
+        }
+        Ok(Secret::new(format!("Bearer {token}")))
+    }
+
+    fn address(&self, query: &str) -> Result<Address, RegistryError> {
+        let separator = if self.realm.contains('?') { '&' } else { '?' };
+        let text = if query.is_empty() { self.realm.clone() } else { format!("{}{separator}{query}", self.realm) };
+        let shown = || self.realm.chars().take(160).collect();
+        text.parse().map_err(|source| RegistryError::Address { address: shown(), source })
+    }
+
+    fn host(&self) -> String {
+        self.address("").map_or_else(|_| "the token service".into(), |address| address.host().to_owned())
+    }
+}
+
+/// As it stands in a query or a form.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bearer(realm: &str, service: Option<&str>) -> Challenge {
+        Challenge::Bearer(Bearer { realm: realm.into(), service: service.map(Into::into) })
+    }
+
+    #[test]
+    fn challenges() {
+        for (text, challenge) in [
+            (r#"Bearer realm="https://a/t",service="s",scope="x:y""#, Some(bearer("https://a/t", Some("s")))),
+            (r#"bearer Service=s, realm="https://a/\"t""#, Some(bearer("https://a/\"t", Some("s")))),
+            (r#"Bearer realm="https://a"#, Some(bearer("https://a", None))),
+            (r#"Basic realm="r""#, Some(Challenge::Basic)),
+            ("basic", Some(Challenge::Basic)),
+            ("Bearer service=s", None),
+            ("Negotiate", None),
+            ("", None),
+        ] {
+            assert_eq!(Challenge::parse(text), challenge, "{text}");
+        }
+        let both = ["Basic realm=x".to_owned(), "Bearer realm=y".to_owned()];
+        assert_eq!(Challenge::best(&both), Some(bearer("y", None)));
+    }
+
+    #[test]
+    fn what_is_sent_is_encoded() {
+        assert_eq!(encoded("repository:a/b:pull &é"), "repository%3Aa%2Fb%3Apull%20%26%C3%A9");
+        assert_eq!(basic("me", &Secret::new("pw")).reveal(), "Basic bWU6cHc=");
+    }
+
+    #[test]
+    fn a_token_service_is_asked_as_everything_is() {
+        let bearer = Bearer { realm: "http://tokens.example.org/t".into(), service: None };
+        assert!(matches!(bearer.address("x=y"), Err(RegistryError::Address { .. })), "no password in plain text");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+        #[test]
+        fn any_challenge_ends(text: String) {
+            let _ = Challenge::parse(&format!("Bearer {text}"));
+        }
+    }
+}

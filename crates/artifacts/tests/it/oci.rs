@@ -1,0 +1,9 @@
+//! Images from registries and files, end to end: what was pushed is what stands in the ext4.
+
+mod archives;
+mod auth;
+mod hostile;
+mod interrupted;
+mod layers;
+mod pulls;
+mod registry;

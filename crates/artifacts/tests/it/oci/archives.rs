@@ -1,0 +1,111 @@
+//! Images in files.
+
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use super::{
+    layers::{Layer, gzip},
+    registry::{Host, OCI_LAYER, digest},
+};
+use crate::{ext4::Image, sha256};
+use serde_json::json;
+use std::{fs, path::Path};
+
+/// The files of an OCI layout with one image per (name, content of `/a`).
+fn layout(images: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
+    let mut index = Vec::new();
+    for (name, text) in images {
+        let plain = Layer::new().file("a", text).done();
+        let packed = gzip(&plain);
+        let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [digest(&plain)]}});
+        let config = config.to_string().into_bytes();
+        let manifest = json!({"schemaVersion": 2,
+            "config": {"mediaType": "x", "digest": digest(&config), "size": config.len()},
+            "layers": [{"mediaType": format!("{OCI_LAYER}+gzip"), "digest": digest(&packed), "size": packed.len()}]});
+        let manifest = manifest.to_string().into_bytes();
+        index.push(json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&manifest),
+            "size": manifest.len(), "annotations": {"org.opencontainers.image.ref.name": name}}));
+        for blob in [packed, config, manifest] {
+            files.push((format!("blobs/sha256/{}", sha256(&blob)), blob));
+        }
+    }
+    files.push(("index.json".to_owned(), json!({"schemaVersion": 2, "manifests": index}).to_string().into_bytes()));
+    files
+}
+
+fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    files.iter().fold(Layer::new(), |tar, (name, bytes)| tar.file(name, bytes)).done()
+}
+
+fn write(host: &Host, name: &str, bytes: &[u8]) -> String {
+    let path = host.dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn a(host: &Host, source: &str) -> (String, Option<String>) {
+    let pulled = host.pull(source).unwrap_or_else(|error| panic!("{}", super::registry::chain(&error)));
+    (String::from_utf8(Image::open(&pulled.image.rootfs).read("/a")).unwrap(), pulled.called)
+}
+
+#[test]
+fn layouts_in_directories_and_tars() {
+    let host = Host::new();
+    let files = layout(&[("v1", "one"), ("v2", "two")]);
+    for (name, bytes) in &files {
+        let path = host.dir.path().join("layout").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let dir = host.dir.path().join("layout").to_str().unwrap().to_owned();
+    assert_eq!(a(&host, &format!("oci:{dir}:v2")), ("two".into(), Some("v2".into())));
+    let tar = archive(&files);
+    let plain = write(&host, "app.tar", &tar);
+    let packed = write(&host, "app.tar.gz", &gzip(&tar));
+    assert_eq!(a(&host, &format!("oci-archive:{plain}:v1")).0, "one");
+    assert!(host.pull(&format!("oci-archive:{packed}:v1")).unwrap().known);
+    for (source, part) in [
+        (format!("oci:{dir}"), "several images; name one after another colon: v1, v2"),
+        (format!("oci:{dir}:v3"), "no image \"v3\"; it has: v1, v2"),
+        ("oci:/none".into(), "cannot open /none/index.json"),
+        (format!("docker-archive:{plain}"), "no \"manifest.json\""),
+    ] {
+        let error = host.pull(&source).unwrap_err();
+        let said = super::registry::chain(&error);
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn what_docker_saves() {
+    let host = Host::new();
+    let (one, two) = (Layer::new().file("a", "one").done(), Layer::new().file("b", "b").done());
+    let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [digest(&one), digest(&two)]}});
+    let manifest =
+        json!([{"Config": "config.json", "RepoTags": ["app:v1"], "Layers": ["one/layer.tar", "two/layer.tar"]}]);
+    let tar = Layer::new()
+        .file("config.json", config.to_string())
+        .file("shared/layer.tar", &one)
+        .symlink("one/layer.tar", "../shared/layer.tar")
+        .file("two/layer.tar", gzip(&two))
+        .file("manifest.json", manifest.to_string())
+        .done();
+    let path = write(&host, "saved.tar", &tar);
+    assert_eq!(a(&host, &format!("docker-archive:{path}")), ("one".into(), Some("app:v1".into())));
+    assert!(host.pull(&format!("docker-archive:{path}:docker.io/library/app:v1")).unwrap().known);
+}
+
+#[test]
+fn members_that_point_elsewhere_are_not_followed() {
+    let host = Host::new();
+    fs::write(host.dir.path().join("secret"), "secret").unwrap();
+    let tar = Layer::new().symlink("manifest.json", "../../../../../../etc/passwd").done();
+    let path = write(&host, "saved.tar", &tar);
+    let refusal = host.refusal(&format!("docker-archive:{path}"));
+    assert!(refusal.contains("there is no \"manifest.json\""), "{refusal}");
+    let cut = archive(&layout(&[("v1", "one")]));
+    let path = write(&host, "cut.tar", &cut[..cut.len() / 2]);
+    let refusal = host.refusal(&format!("oci-archive:{path}"));
+    assert!(refusal.contains("cannot") || refusal.contains("there is no"), "{refusal}");
+    assert!(Path::new(&path).exists());
+}

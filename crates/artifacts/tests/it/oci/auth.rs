@@ -1,0 +1,181 @@
+//! Registries that want to know who asks.
+
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use super::{
+    layers::Layer,
+    registry::{Content, Host, reference},
+};
+use crate::web::Server;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::json;
+use std::{
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, Mutex},
+};
+
+fn header(head: &str, name: &str) -> Option<String> {
+    let line = head.lines().find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Answers only who says `wanted`; others are told `challenge`.
+fn guarded(
+    wanted: &'static str,
+    challenge: impl Fn(u16) -> String + Send + Sync + 'static,
+) -> (Server, Arc<Mutex<Option<u16>>>) {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let port = Arc::new(Mutex::new(None));
+    let known = port.clone();
+    let server = Server::start_with_heads(move |mut request, head| {
+        if header(&head, "authorization").as_deref() == Some(wanted) {
+            return content.answer(request);
+        }
+        let port = known.lock().unwrap().unwrap_or_default();
+        let challenge = challenge(port);
+        let answer = format!("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n");
+        request.stream.write_all(answer.as_bytes())
+    });
+    *port.lock().unwrap() = Some(server.port());
+    (server, port)
+}
+
+fn login(host: &Host, server: &Server, entry: &serde_json::Value) {
+    let file = json!({"auths": {format!("127.0.0.1:{}", server.port()): entry}});
+    std::fs::write(host.dir.path().join("auth.json"), file.to_string()).unwrap();
+}
+
+#[test]
+fn a_name_and_a_password() {
+    let (server, _) = guarded("Basic bWU6cHc=", |_| "Basic realm=\"r\"".into());
+    let host = Host::new();
+    let refusal = host.refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("to strangers"), "{refusal}");
+    login(&host, &server, &json!({"auth": STANDARD.encode("me:wrong")}));
+    let refusal = host.refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("these credentials"), "{refusal}");
+    assert!(!refusal.contains("wrong"), "{refusal}");
+    login(&host, &server, &json!({"auth": STANDARD.encode("me:pw")}));
+    host.image(&reference(&server, "v1"));
+}
+
+/// A service that gives `TOKEN` to whoever says what `wanted` says.
+fn tokens(wanted: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Server {
+    Server::start_with_heads(move |mut request, head| {
+        let body = if head.starts_with("POST") {
+            let length: usize = header(&head, "content-length").unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            std::io::Read::read_exact(&mut request.stream, &mut body)?;
+            String::from_utf8(body).unwrap()
+        } else {
+            String::new()
+        };
+        if wanted(&head, &body) {
+            request.stream.write_all(&crate::web::ok(br#"{"access_token":"TOKEN","expires_in":60}"#))
+        } else {
+            request.stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        }
+    })
+}
+
+#[test]
+fn a_token_for_strangers_for_those_with_a_password_and_for_those_with_an_identity() {
+    let asks_for_this = |text: &str| text.contains("scope=repository%3Aapp%3Apull") && text.contains("service=reg");
+    let stranger = tokens(move |head, _| asks_for_this(head) && header(head, "authorization").is_none());
+    let known = tokens(move |head, _| {
+        asks_for_this(head) && header(head, "authorization").as_deref() == Some("Basic bWU6cHc=")
+    });
+    let identity = tokens(move |head, body| {
+        head.starts_with("POST")
+            && asks_for_this(body)
+            && body.contains("grant_type=refresh_token&")
+            && body.contains("refresh_token=ID%2F1")
+    });
+    for (service, entry) in [
+        (stranger, None),
+        (known, Some(json!({"auth": STANDARD.encode("me:pw")}))),
+        (identity, Some(json!({"identitytoken": "ID/1"}))),
+    ] {
+        let realm = service.url("/token");
+        let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\",service=\"reg\""));
+        let host = Host::new();
+        if let Some(entry) = entry {
+            login(&host, &server, &entry);
+        }
+        host.image(&reference(&server, "v1"));
+        assert_eq!(service.hits(), 1, "one token for the whole pull");
+    }
+}
+
+#[test]
+fn a_service_that_gives_no_token_is_named() {
+    let service = tokens(|_, _| false);
+    let realm = service.url("/token");
+    let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains(&format!("127.0.0.1:{} gave no token", service.port())), "{refusal}");
+    // Plain text to somewhere else is not an address a password goes to.
+    let (server, _) = guarded("Bearer TOKEN", |_| "Bearer realm=\"http://tokens.example.org/\"".into());
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("http://tokens.example.org/\" is not asked"), "{refusal}");
+    let (server, _) = guarded("x", |_| "Negotiate".into());
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("not understood: \"Negotiate\""), "{refusal}");
+}
+
+#[test]
+fn a_helper_program_is_asked() {
+    let (server, _) = guarded("Basic bWU6cHc=", |_| "Basic realm=\"r\"".into());
+    let host = Host::new();
+    // A program's name is looked for in PATH; one with its directory would be refused, so it is put into PATH.
+    let bin = host.dir.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let name = format!("test-{}", std::process::id());
+    let program = bin.join(format!("docker-credential-{name}"));
+    std::fs::write(
+        &program,
+        "#!/bin/sh\nread who\nprintf '{\"ServerURL\":\"%s\",\"Username\":\"me\",\"Secret\":\"pw\"}' \"$who\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let file = json!({"credHelpers": {format!("127.0.0.1:{}", server.port()): name}});
+    std::fs::write(host.dir.path().join("auth.json"), file.to_string()).unwrap();
+    let registries = banger_artifacts::oci::Registries {
+        credentials: banger_artifacts::oci::Credentials::in_files(vec![host.dir.path().join("auth.json")])
+            .helpers_in(bin),
+        ..host.registries
+    };
+    let host = Host { registries, ..host };
+    host.image(&reference(&server, "v1"));
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let content = Content::default();
+    let server = content.serve();
+    let refusal = Host::new().refusal(&reference(&server, "v9"));
+    assert!(refusal.contains("has no app:v9"), "{refusal}");
+}
+
+#[test]
+fn the_password_does_not_follow_a_redirect_to_another_host() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let store = content.serve();
+    let port = store.port();
+    let server = Server::start_with_heads(move |mut request, head| {
+        if header(&head, "authorization").is_none() {
+            return request
+                .stream
+                .write_all(b"HTTP/1.1 401 X\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n");
+        }
+        let location = format!("http://127.0.0.1:{port}{}", request.path);
+        request.stream.write_all(&crate::web::redirect(&location))
+    });
+    let host = Host::new();
+    login(&host, &server, &json!({"auth": STANDARD.encode("me:pw")}));
+    host.image(&reference(&server, "v1"));
+    assert!(store.hits() > 0 && store.heads().iter().all(|head| header(head, "authorization").is_none()));
+}

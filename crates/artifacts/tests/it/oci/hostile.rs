@@ -1,0 +1,235 @@
+//! Images that lie, overflow or reach out: each refused with layer and entry named, nothing left.
+
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use super::{
+    layers::{Layer, gzip},
+    registry::{Content, Host, OCI_LAYER, chain, digest, reference},
+};
+use crate::web::Server;
+use banger_artifacts::oci::{Limits, hostile};
+use serde_json::{Value, json};
+use std::{fs, io::Write as _, path::Path};
+use tar::EntryType;
+
+fn refused(layers: &[Vec<u8>]) -> String {
+    refused_within(layers, Limits::default())
+}
+
+fn refused_within(layers: &[Vec<u8>], limits: Limits) -> String {
+    let content = Content::default();
+    content.plain("v1", layers);
+    let server = content.serve();
+    let mut host = Host::new();
+    host.registries.limits = limits;
+    host.refusal(&reference(&server, "v1"))
+}
+
+fn pax(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = 3 + key.len() + value.len();
+    let length = (rest + 1..rest + 9).find(|length| rest + length.to_string().len() == *length).unwrap();
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+#[test]
+fn entries_that_reach_out_are_refused_with_layer_and_entry() {
+    let good = Layer::new().dir("etc").file("etc/passwd", "x").done();
+    let long = format!("{}../../../etc/passwd", "x/".repeat(60));
+    let pax_path = pax("path", b"../pax");
+    for (layer, why) in [
+        (Layer::new().file("../up", "x"), "entry \"../up\" cannot be stored: its path contains \"..\""),
+        (Layer::new().file("a/../../b", "x"), "entry \"a/../../b\""),
+        (Layer::new().file(&long, "x"), "its path contains \"..\""),
+        (Layer::new().raw(b"pax", EntryType::XHeader, b"", &pax_path).file("x", "x"), "entry \"../pax\""),
+        (Layer::new().link("l", "../../etc/passwd"), "entry \"l\" cannot be stored: its path contains \"..\""),
+        (Layer::new().link("l", "none"), "entry \"l\" cannot be stored: it is a hard link to \"none\""),
+        (Layer::new().link("a", "b").link("b", "a"), "entry \"a\""),
+        (Layer::new().link("a", "etc"), "the directory \"etc\""),
+        (Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "x"), "leads through links without end"),
+        (Layer::new().file("etc/passwd/x", "x"), "is not a directory"),
+        (Layer::new().file(".wh..", ""), "entry \".wh..\" cannot be stored: it is not a whiteout"),
+        (Layer::new().file("etc/.wh...", ""), "entry \"etc/.wh...\""),
+        (Layer::new().file("etc/.wh.", ""), "not a whiteout"),
+        (Layer::new().file(".wh.etc/x", ""), "not a whiteout"),
+        (Layer::new().raw(b"s", EntryType::GNUSparse, b"", b""), "a sparse file in GNU form"),
+        (
+            Layer::new().raw(b"p", EntryType::XHeader, b"", &pax("GNU.sparse.major", b"1")).file("s", ""),
+            "a sparse file in PAX form",
+        ),
+        (Layer::new().raw(b"v", EntryType::new(b'V'), b"", b""), "unknown type"),
+        (Layer::new().file(&"n".repeat(256), ""), "has 256 bytes, more than 255"),
+        (Layer::new().file(&"n/".repeat(2100), ""), "more than 4096"),
+        (Layer::new().raw(b"p", EntryType::XHeader, b"", &vec![b' '; (1 << 20) + 1]), "over 1 MiB"),
+        (
+            Layer::new().raw(b"p", EntryType::XHeader, b"", &pax("SCHILY.xattr.user.x", &[7; 9000])).file("big", ""),
+            "extended attributes need",
+        ),
+    ] {
+        let refusal = refused(&[good.clone(), layer.done()]);
+        assert!(refusal.contains("layer 2 of 2 (") && refusal.contains(why), "{why}: {refusal}");
+    }
+}
+
+#[test]
+fn a_link_out_of_the_image_leads_into_the_image() {
+    let content = Content::default();
+    let marker = format!("banger-oci-{}", std::process::id());
+    let layer = Layer::new().symlink("out", "../../../../../../tmp").symlink("abs", "/tmp").dir("tmp");
+    let layer = layer.file(&format!("out/{marker}"), "1").file(&format!("abs/{marker}-2"), "2").done();
+    content.plain("v1", &[layer]);
+    let server = content.serve();
+    let host = Host::new();
+    let image = crate::ext4::Image::open(&host.image(&reference(&server, "v1")).rootfs);
+    assert_eq!(image.read(&format!("/tmp/{marker}")), b"1");
+    assert_eq!(image.read(&format!("/tmp/{marker}-2")), b"2");
+    assert!(!Path::new("/tmp").join(&marker).exists());
+}
+
+#[test]
+fn bombs_are_refused_before_they_go_off() {
+    let zeros = Layer::new().file("zeros", vec![0; 8 << 20]).done();
+    let small = Limits { max_unpacked: 4 << 20, ..Limits::default() };
+    assert!(refused_within(std::slice::from_ref(&zeros), small).contains("more than 4194304 bytes"));
+    let split: Vec<Vec<u8>> = (0..5).map(|n| Layer::new().file(&n.to_string(), vec![n; 1 << 20]).done()).collect();
+    assert!(refused_within(&split, small).contains("more than 4194304 bytes"));
+    let many: Vec<Vec<u8>> = (0..5).map(|n| Layer::new().file(&n.to_string(), "x").done()).collect();
+    let refusal = refused_within(&many, Limits { max_layers: 4, ..Limits::default() });
+    assert!(refusal.contains("has 5 layers, more than 4"), "{refusal}");
+    let entries = (0..50).fold(Layer::new(), |layer, n| layer.file(&n.to_string(), "")).done();
+    let refusal = refused_within(&[entries], Limits { max_entries: 20, ..Limits::default() });
+    assert!(refusal.contains("more than 20 entries"), "{refusal}");
+    let names = (0..50).fold(Layer::new(), |layer, n| layer.file(&format!("{n}{}", "x".repeat(200)), "")).done();
+    let refusal = refused_within(&[names], Limits { max_metadata: 5000, ..Limits::default() });
+    assert!(refusal.contains("bytes of names"), "{refusal}");
+
+    let content = Content::default();
+    content.image("v1", &[(zeros.clone(), gzip(&zeros), &format!("{OCI_LAYER}+gzip"))], &Value::Null);
+    let server = content.serve();
+    let mut host = Host::new();
+    host.registries.limits.max_ratio = 100;
+    let refusal = host.refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("more than 100 times its size"), "{refusal}");
+}
+
+#[test]
+fn lies_about_digests_and_sizes() {
+    let plain = Layer::new().file("a", "a").done();
+    let other = Layer::new().file("b", "b").done();
+    let packed = gzip(&plain);
+    let layer = |bytes: &[u8], size: usize| json!([{"mediaType": OCI_LAYER, "digest": digest(bytes), "size": size}]);
+    let config =
+        |diff_ids: &[String]| json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": diff_ids}});
+    let good = config(&[digest(&plain)]);
+    let attempt = |prepare: &dyn Fn(&Content)| {
+        let content = Content::default();
+        prepare(&content);
+        let server = content.serve();
+        Host::new().refusal(&reference(&server, "v1"))
+    };
+    let stored = |content: &Content, config: &Value, layers: Value, under: &[u8], bytes: &[u8]| {
+        content.put(&format!("blobs/{}", digest(under)), "x", bytes);
+        content.manifest("v1", config, layers.as_array().unwrap());
+    };
+    // Other bytes of the same length; a byte more and a byte less than announced; the wrong content; garbage.
+    let mut flipped = packed.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let longer = [packed.as_slice(), b"x"].concat();
+    for (config, layers, bytes, why) in [
+        (good.clone(), layer(&packed, packed.len()), flipped.clone(), "layer 1 of 1"),
+        (good.clone(), layer(&packed, packed.len()), flipped, "it has the digest"),
+        (good.clone(), layer(&packed, packed.len()), longer, "announces"),
+        (good.clone(), layer(&packed, packed.len() + 1), packed.clone(), "announces"),
+        (config(&[digest(&other)]), layer(&packed, packed.len()), packed.clone(), "unpacked it has the digest"),
+        (config(&[]), layer(&packed, packed.len()), packed.clone(), "1 layers in its manifest and 0 in its"),
+    ] {
+        let refusal = attempt(&|content| stored(content, &config, layers.clone(), &packed, &bytes));
+        assert!(refusal.contains(why), "{why}: {refusal}");
+    }
+    let garbage = b"\x1f\x8bgarbage".to_vec();
+    let refusal = attempt(&|content| stored(content, &good, layer(&garbage, garbage.len()), &garbage, &garbage));
+    assert!(refusal.contains("cannot be decompressed"), "{refusal}");
+
+    let refusal = attempt(&|content| {
+        stored(content, &good, layer(&plain, plain.len()), &plain, &plain);
+        let config = format!("blobs/{}", digest(good.to_string().as_bytes()));
+        content.put(&config, "x", good.to_string().replace("amd64", "arm64").as_bytes());
+    });
+    assert!(refusal.contains("the configuration of"), "{refusal}");
+    let content = Content::default();
+    let manifest = content.plain("v1", std::slice::from_ref(&plain));
+    content.put(&format!("manifests/{manifest}"), "x", b"{}");
+    let server = content.serve();
+    let refusal = Host::new().refusal(&format!("127.0.0.1:{}/app@{manifest}", server.port()));
+    assert!(refusal.contains("the manifest of") && refusal.contains("has the digest"), "{refusal}");
+}
+
+#[test]
+fn layers_that_are_elsewhere_or_none() {
+    let content = Content::default();
+    let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [digest(b"x")]}});
+    let kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    content.manifest(
+        "v1",
+        &config,
+        &[json!({"mediaType": kind, "digest": digest(b"x"), "size": 1, "urls": ["http://127.0.0.1/"]})],
+    );
+    content.document("chart", "application/vnd.oci.image.manifest.v1+json", &json!({"layers": []}));
+    let server = content.serve();
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("layer 1 of 1") && refusal.contains("foreign layer"), "{refusal}");
+    let refusal = Host::new().refusal(&reference(&server, "chart"));
+    assert!(refusal.contains("neither an image nor a list"), "{refusal}");
+}
+
+#[test]
+fn documents_and_layers_without_end() {
+    let endless = Server::start(|mut request| {
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n{")?;
+        loop {
+            request.stream.write_all(&[b' '; 4 << 10])?;
+        }
+    });
+    let refusal = Host::new().refusal(&reference(&endless, "v1"));
+    assert!(refusal.contains("more than 4194304 bytes"), "{refusal}");
+
+    let content = Content::default();
+    let layer = Layer::new().file("a", "a").done();
+    content.plain("v1", std::slice::from_ref(&layer));
+    let path = format!("/v2/app/blobs/{}", digest(&layer));
+    let server = Server::start(move |mut request| {
+        if request.path != path {
+            return content.answer(request);
+        }
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+        loop {
+            request.stream.write_all(&layer)?;
+        }
+    });
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("layer 1 of 1") && refusal.contains("there are more than"), "{refusal}");
+}
+
+#[test]
+fn the_corpus_is_replayed() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut count = 0;
+    for entry in fs::read_dir(corpus.join("oci-documents")).unwrap() {
+        hostile::documents(&fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    for entry in fs::read_dir(corpus.join("oci-layers")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = hostile::stack(&bytes, dir.path());
+        let name = path.file_name().unwrap().to_str().unwrap();
+        match &outcome {
+            Ok(_) => assert!(!name.starts_with("refused-"), "{name} was taken"),
+            Err(error) => assert!(name.starts_with("refused-"), "{name}: {}", chain(error)),
+        }
+        drop(outcome);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
+        count += 1;
+    }
+    assert!(count >= 20, "{count} files");
+}

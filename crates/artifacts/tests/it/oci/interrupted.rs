@@ -1,0 +1,153 @@
+//! Networks that break, servers that stall, people who change their mind.
+
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use super::{
+    layers::{Layer, gzip},
+    registry::{Content, Host, OCI_LAYER, digest, names, reference},
+};
+use crate::{ext4::Image, web::Server};
+use serde_json::Value;
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// Bytes that do not compress, so that a layer of them is as long packed.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            u8::try_from(state >> 56).unwrap()
+        })
+        .collect()
+}
+
+fn image(content: &Content) -> (String, Vec<u8>) {
+    let plain = Layer::new().file("noise", noise(900_000)).done();
+    let packed = gzip(&plain);
+    content.image("v1", &[(plain, packed.clone(), &format!("{OCI_LAYER}+gzip"))], &Value::Null);
+    (format!("/v2/app/blobs/{}", digest(&packed)), packed)
+}
+
+#[test]
+fn a_broken_connection_is_taken_up_where_it_broke() {
+    for ranges in [true, false] {
+        let content = Content::default();
+        let (path, packed) = image(&content);
+        let tries = Arc::new(AtomicUsize::new(0));
+        let counter = tries.clone();
+        let server = Server::start(move |mut request| {
+            if request.path != path {
+                return content.answer(request);
+            }
+            let part = counter.fetch_add(1, Ordering::SeqCst);
+            let third = packed.len() / 3;
+            let (from, to) = if ranges { (part * third, (part + 1) * third) } else { (0, (part + 1) * third) };
+            let to = if part >= 3 { packed.len() } else { to };
+            let head = if from > 0 {
+                let range = format!("bytes {from}-{}/{}", packed.len() - 1, packed.len());
+                format!(
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: {range}\r\nContent-Length: {}\r\n\r\n",
+                    packed.len() - from
+                )
+            } else {
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", packed.len())
+            };
+            request.stream.write_all(head.as_bytes())?;
+            request.stream.write_all(&packed[from..to])
+        });
+        let host = Host::new();
+        let pulled = host.image(&reference(&server, "v1"));
+        assert_eq!(Image::open(&pulled.rootfs).read("/noise"), noise(900_000));
+        assert_eq!(tries.load(Ordering::SeqCst), 4);
+        let asked: Vec<String> = server
+            .heads()
+            .iter()
+            .filter_map(|head| Some(head.to_lowercase().split("range: bytes=").nth(1)?.split('-').next()?.to_owned()))
+            .collect();
+        assert_eq!(asked.len(), 3, "each further attempt says where it goes on: {asked:?}");
+    }
+}
+
+#[test]
+fn a_registry_that_is_busy_is_asked_again_and_one_that_stays_so_is_not() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let busy = |times: usize| {
+        let content = content.clone();
+        Server::start(move |mut request| {
+            if request.number < times {
+                return request.stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+            }
+            content.answer(request)
+        })
+    };
+    let server = busy(2);
+    Host::new().image(&reference(&server, "v1"));
+    let server = busy(usize::MAX);
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("503"), "{refusal}");
+    assert_eq!(server.hits(), 4);
+}
+
+#[test]
+fn a_pull_that_is_cancelled_leaves_nothing() {
+    let content = Content::default();
+    let (path, packed) = image(&content);
+    let host = Arc::new(Host::new());
+    let cancel = host.cancel.clone();
+    let server = Server::start(move |mut request| {
+        if request.path != path {
+            return content.answer(request);
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", packed.len());
+        request.stream.write_all(head.as_bytes())?;
+        request.stream.write_all(&packed[..1000])?;
+        cancel.cancel();
+        request.stall()
+    });
+    let error = host.pull(&reference(&server, "v1")).unwrap_err();
+    assert!(error.is_cancelled(), "{error:?}");
+    host.nothing_left();
+}
+
+#[test]
+fn a_damaged_cache_costs_one_attempt() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let server = content.serve();
+    let host = Host::new();
+    host.image(&reference(&server, "v1"));
+    let blobs = host.dir.path().join("blobs");
+    for name in names(&blobs) {
+        let path = blobs.join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[600] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let id = host.store.list().unwrap()[0].manifest.id.clone();
+    host.store.delete(&id, &host.cancel).unwrap();
+    let refusal = host.refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("it has the digest"), "{refusal}");
+    assert_eq!(host.image(&reference(&server, "v1")).manifest.id, id);
+}
+
+#[test]
+fn two_at_once_download_once() {
+    let content = Content::default();
+    let (path, _) = image(&content);
+    let server = content.serve();
+    let host = Host::new();
+    let (one, two) = std::thread::scope(|scope| {
+        let pull = || scope.spawn(|| host.image(&reference(&server, "v1")));
+        let (one, two) = (pull(), pull());
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    assert_eq!(one, two);
+    assert_eq!(server.heads().iter().filter(|head| head.contains(&path)).count(), 1);
+}

@@ -1,0 +1,206 @@
+//! Pulls that work.
+
+use super::{
+    layers::{Layer, gzip, zstd},
+    registry::{Content, Host, OCI_LAYER, reference},
+};
+use crate::ext4::{Image, check};
+use banger_artifacts::oci::Platform;
+use banger_testkit::require;
+use serde_json::{Value, json};
+use std::path::Path;
+use tar::EntryType;
+
+fn opened(path: &Path) -> Image {
+    check(path);
+    Image::open(path)
+}
+
+#[test]
+fn layers_of_every_kind_become_one_tree() {
+    if !require("e2fsck") {
+        return;
+    }
+    let base = Layer::new()
+        .dir("etc/")
+        .file("etc/os-release", "PRETTY_NAME=\"Test 1\"\n")
+        .file("gone", "x")
+        .dir("kept")
+        .file("kept/lower", "lower")
+        .dir("emptied")
+        .file("emptied/lower", "x")
+        .symlink("lib", "usr/lib")
+        .dir("usr/lib")
+        .file("a", "first")
+        .link("b", "a")
+        .done();
+    let middle = Layer::new()
+        .file(".wh.gone", "")
+        .file("emptied/upper", "upper")
+        .file("emptied/.wh..wh..opq", "")
+        .file("lib/through", "a link")
+        .file("a", "second")
+        .link("c", "/b")
+        .done();
+    let top = Layer::new().file("kept/.wh.lower", "").file("kept/upper", "upper").file("/absolute", "yes").done();
+    let content = Content::default();
+    content.image(
+        "v1",
+        &[
+            (base.clone(), gzip(&base), &format!("{OCI_LAYER}+gzip")),
+            (middle.clone(), zstd(&middle), &format!("{OCI_LAYER}+zstd")),
+            (top.clone(), top, OCI_LAYER),
+        ],
+        &json!({"Env": ["A=1", "PATH=/bin"], "WorkingDir": "/w", "User": "1:2", "Entrypoint": ["/e"], "Cmd": ["c"]}),
+    );
+    let server = content.serve();
+    let host = Host::new();
+    let pulled = host.image(&reference(&server, "v1"));
+    let image = opened(&pulled.rootfs);
+    assert!(!image.exists("/gone") && !image.exists("/.wh.gone"));
+    assert!(!image.exists("/emptied/lower") && !image.exists("/kept/lower") && !image.exists("/emptied/.wh..wh..opq"));
+    for (path, text) in [
+        ("/emptied/upper", "upper"),
+        ("/kept/upper", "upper"),
+        ("/usr/lib/through", "a link"),
+        ("/a", "second"),
+        ("/b", "first"),
+        ("/c", "first"),
+        ("/absolute", "yes"),
+    ] {
+        assert_eq!(image.read(path), text.as_bytes(), "{path}");
+    }
+    assert_eq!(image.link("/lib"), b"usr/lib");
+    let manifest = pulled.manifest;
+    assert_eq!(manifest.os.as_deref(), Some("Test 1"));
+    let config = manifest.config.unwrap();
+    assert_eq!((config.workdir.as_deref(), config.user.as_deref()), (Some("/w"), Some("1:2")));
+    assert_eq!((config.env["A"].as_str(), config.entrypoint, config.cmd), ("1", vec!["/e".into()], vec!["c".into()]));
+}
+
+#[test]
+fn the_same_digest_again_costs_the_manifest() {
+    let content = Content::default();
+    let digest = content.plain("v1", &[Layer::new().file("a", "1").done()]);
+    let server = content.serve();
+    let host = Host::new();
+    let first = host.pull(&reference(&server, "v1")).unwrap();
+    assert!(!first.known);
+    let before = server.hits();
+    let again = host.pull(&reference(&server, "v1")).unwrap();
+    assert!(again.known && again.image == first.image);
+    assert_eq!(server.hits() - before, 1);
+    let by_digest = host.pull(&format!("127.0.0.1:{}/app@{digest}", server.port())).unwrap();
+    assert!(by_digest.known);
+    // A tag that moved is another image; the old one stays.
+    content.plain("v1", &[Layer::new().file("a", "2").done()]);
+    let moved = host.pull(&reference(&server, "v1")).unwrap();
+    assert!(!moved.known && moved.image.manifest.id != first.image.manifest.id);
+    assert!(host.store.get(&first.image.manifest.id).is_ok());
+}
+
+#[test]
+fn layers_that_are_shared_are_downloaded_once() {
+    let content = Content::default();
+    let (base, a, b) = (
+        Layer::new().file("base", vec![7; 300_000]).done(),
+        Layer::new().file("a", "a").done(),
+        Layer::new().file("b", "b").done(),
+    );
+    content.plain("a", &[base.clone(), a.clone(), base.clone()]);
+    content.plain("b", &[base.clone(), b]);
+    let server = content.serve();
+    let host = Host::new();
+    host.image(&reference(&server, "a"));
+    host.image(&reference(&server, "b"));
+    let path = format!("/v2/app/blobs/{}", super::registry::digest(&base));
+    let asked = server.heads().iter().filter(|head| head.contains(&path)).count();
+    assert_eq!(asked, 1);
+    let heard = host.heard.0.lock().unwrap().clone();
+    assert!(heard.iter().any(|line| line.ends_with("Cached")) && heard.iter().any(|line| line.ends_with("Coming")));
+}
+
+#[test]
+fn the_platform_that_fits_is_chosen_and_others_are_listed() {
+    let content = Content::default();
+    let arm = json!({"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": []}});
+    let arm = content.manifest("arm", &arm, &[]);
+    let amd = content.plain("amd", &[Layer::new().file("a", "amd64").done()]);
+    let entry = |digest: &str, os: &str, architecture: &str| {
+        let (kind, bytes) = content.get(&format!("manifests/{digest}")).unwrap();
+        json!({"mediaType": kind, "digest": digest, "size": bytes.len(),
+            "platform": {"os": os, "architecture": architecture}})
+    };
+    let list = [entry(&arm, "unknown", "unknown"), entry(&arm, "linux", "arm64"), entry(&amd, "linux", "amd64")];
+    let kind = "application/vnd.docker.distribution.manifest.list.v2+json";
+    content.document("all", kind, &json!({"schemaVersion": 2, "manifests": list}));
+    content.document("arms", kind, &json!({"schemaVersion": 2, "manifests": &list[..2]}));
+    let server = content.serve();
+    let host = Host::new();
+    assert_eq!(Image::open(&host.image(&reference(&server, "all")).rootfs).read("/a"), b"amd64");
+    assert!(host.pull(&reference(&server, "all")).unwrap().known);
+    let arm64: Platform = "linux/arm64".parse().unwrap();
+    assert_eq!(host.pull_for(&reference(&server, "all"), arm64).unwrap().image.manifest.arch, "aarch64");
+    let other = Host::new();
+    for tag in ["arms", "arm"] {
+        let refusal = other.refusal(&reference(&server, tag));
+        assert!(refusal.contains("no linux/amd64") && refusal.contains("there is: linux/arm64"), "{refusal}");
+    }
+}
+
+#[test]
+fn the_same_image_gives_the_same_bytes_whatever_its_layers_took_to_come() {
+    let layers: Vec<Vec<u8>> = (0..6_u8)
+        .map(|n| Layer::new().file("x", [n; 10]).file(&format!("f{n}"), vec![n; 1 << (10 + n)]).done())
+        .collect();
+    let content = Content::default();
+    content.plain("v1", &layers);
+    let server = content.serve();
+    let (one, two) = (Host::new(), Host::new());
+    assert_eq!(
+        one.image(&reference(&server, "v1")).manifest.digest,
+        two.image(&reference(&server, "v1")).manifest.digest
+    );
+}
+
+#[test]
+fn odd_things_arrive() {
+    if !require("e2fsck") {
+        return;
+    }
+    let long = format!("{}/{}", "d".repeat(255), "f".repeat(255));
+    let mut sparse = vec![0_u8; 3 << 20];
+    sparse[1 << 20] = 1;
+    let layer = Layer::new()
+        .file(&long, "long")
+        .raw(b"null", EntryType::Char, b"", b"")
+        .raw(b"pipe", EntryType::Fifo, b"", b"")
+        .file("sparse", &sparse)
+        .file("zeros", vec![0_u8; 1 << 20])
+        .file("almost", [vec![0_u8; 1 << 20], vec![1; 5]].concat())
+        .file("empty", "")
+        .done();
+    let content = Content::default();
+    content.plain("v1", &[layer, Layer::new().done(), Vec::new()]);
+    let server = content.serve();
+    let pulled = Host::new();
+    let pulled = (pulled.image(&reference(&server, "v1")), pulled);
+    let image = opened(&pulled.0.rootfs);
+    assert_eq!(image.read(&format!("/{long}")), b"long");
+    assert_eq!(image.read("/sparse"), sparse);
+    assert_eq!(image.read("/zeros"), vec![0; 1 << 20]);
+    assert_eq!(image.read("/almost").len(), (1 << 20) + 5);
+    assert!(image.stat("/null").contains("Type: character special"));
+    let blocks =
+        image.stat("/sparse").lines().find_map(|line| line.split("Blockcount: ").nth(1)?.trim().parse::<u64>().ok());
+    assert!(blocks.unwrap() <= 16, "{blocks:?} blocks of 512 bytes for one of 4096");
+}
+
+#[test]
+fn no_layers_are_an_image_too() {
+    let content = Content::default();
+    content.image("v1", &[], &Value::Null);
+    let server = content.serve();
+    let host = Host::new();
+    assert!(host.image(&reference(&server, "v1")).manifest.config.is_none());
+}

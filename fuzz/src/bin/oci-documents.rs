@@ -1,0 +1,8 @@
+//! What a registry answers: any bytes, as a manifest, a list and a configuration, are read or refused.
+
+#![no_main]
+
+use banger_artifacts::oci::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::documents(data));
