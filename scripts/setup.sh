@@ -34,7 +34,7 @@ test_packages=(
   util-linux                                  # setsid, mount, unshare
   shellcheck                                  # the scripts
   gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them
-  flex bison bc perl libelf-dev libssl-dev    # a kernel's configuration
+  flex bison bc perl libelf-dev libssl-dev    # building a kernel
 )
 
 case ${1:-} in

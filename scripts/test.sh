@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Every test of banger, in order of cost; all of them run even when one fails.
 #
-#   scripts/test.sh [STEP…]      all steps, or these: fmt shell scripts clippy repo deny unit doc product boot
+#   scripts/test.sh [STEP…]      all steps, or these: fmt shell scripts clippy repo deny unit doc kernel product boot
 #
 # A test that cannot run on this machine says SKIP and is counted at the end. BANGER_TEST_REQUIRE (a comma-separated
-# list: qemu apt mount ssh scripts) makes such a skip a failure.
+# list: qemu apt mount ssh scripts kernel) makes such a skip a failure.
 set -uo pipefail
 
 # A background job of a script starts with INT and QUIT ignored, and what is ignored stays so in every child. Tests send
@@ -15,7 +15,7 @@ fi
 
 cd "$(dirname "$0")/.." || exit
 
-all_steps=(fmt shell scripts clippy repo deny unit doc product boot)
+all_steps=(fmt shell scripts clippy repo deny unit doc kernel product boot)
 if [ $# -gt 0 ]; then steps=("$@"); else steps=("${all_steps[@]}"); fi
 
 BANGER_TEST_SKIPS=$(mktemp)
@@ -39,6 +39,8 @@ step_deny() {
 }
 step_unit() { cargo test --workspace --exclude banger-testkit --lib --bins --tests --quiet; }
 step_doc() { cargo test --workspace --doc --quiet; }
+# Minutes when the cache is empty; done before tests that wait for machines share the processors with it.
+step_kernel() { ! scripts/cached-kernel.sh --check || scripts/cached-kernel.sh; }
 step_product() { built && cargo test -p banger-testkit --quiet --lib --bins --test product; }
 step_boot() { built && cargo test -p banger-testkit --quiet --test boot; }
 

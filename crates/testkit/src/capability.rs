@@ -15,7 +15,8 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// ```
 ///
 /// Capabilities: `qemu` (qemu-system-x86_64), `kvm` (/dev/kvm opens), `apt` (apt, mmdebstrap, depmod and Debian sources),
-/// `mount` (tmpfs can be mounted here), `ssh` (an ssh client), `e2fsck`, `depmod`.
+/// `mount` (tmpfs can be mounted here), `ssh` (an ssh client), `e2fsck`, `depmod`, `scripts` (what the maintainer scripts
+/// call, and a web server for them), `kernel` (generic-6.12 is in the cache, or can be built).
 ///
 /// Panics on an unknown name, and when the capability is missing but listed in `BANGER_TEST_REQUIRE`.
 #[must_use = "a test that goes on without what it needs fails for the wrong reason"]
@@ -48,6 +49,10 @@ fn probe(name: &str) -> Result<(), String> {
         "openssl" => program("openssl").map(drop),
         "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
         "apt" => ["apt-get", "mmdebstrap", "depmod"].into_iter().try_for_each(|it| program(it).map(drop)),
+        "scripts" => {
+            ["python3", "rclone", "curl", "jq", "zstd", "flock"].into_iter().try_for_each(|it| program(it).map(drop))
+        }
+        "kernel" => crate::generic_kernel::probe(),
         "mount" => mount(),
         _ => panic!("no capability is called {name:?}"),
     }

@@ -20,7 +20,7 @@ impl ImageService {
         let kernels = self.kernels.clone();
         let listing = off_thread(move || kernels.list()).await.map_err(Explain::explain)?;
         // Descriptions come from the catalogs; a plain listing does not wait for a server to have them.
-        let offers = if available { self.offers().await } else { Offers::none() };
+        let offers = if available { self.kernel_offers.read().await } else { self.kernel_offers.at_hand().await };
         let mut shown = Vec::new();
         for kernel in listing.kernels {
             shown.push(self.here(kernel, &offers).await?);
@@ -29,7 +29,7 @@ impl ImageService {
             tracing::warn!(%name, error = &error as &dyn std::error::Error, "a kernel cannot be used");
             shown.push(self.broken(&name, error, &offers).await?);
         }
-        for offer in offers.all() {
+        for offer in offers.all().into_iter().filter(|_| available) {
             if !shown.iter().any(|kernel| kernel.name == offer.entry.name) {
                 shown.push(offered(offer));
             }
@@ -41,13 +41,16 @@ impl ImageService {
     /// One kernel, on this host or in a catalog; with `verify` every byte of it is looked at.
     pub(crate) async fn show_kernel(&self, name: &KernelName, verify: bool) -> Result<artifact::Kernel, Failure> {
         let (kernels, wanted) = (self.kernels.clone(), name.clone());
-        let found = off_thread(move || kernels.get(&wanted)).await;
-        let offers = self.offers().await;
-        let kernel = match found {
+        let kernel = match off_thread(move || kernels.get(&wanted)).await {
             Ok(kernel) => kernel,
-            Err(KernelError::NotFound { .. }) => return offers.find(name)?.map(offered).ok_or_else(|| no_kernel(name)),
-            Err(error) => return self.broken(name, error, &offers).await,
+            Err(KernelError::NotFound { .. }) => {
+                let offers = self.kernel_offers.read().await;
+                return offers.find(name)?.map(offered).ok_or_else(|| no_kernel(name));
+            }
+            Err(error) => return self.broken(name, error, &self.kernel_offers.at_hand().await).await,
         };
+        // What is here is shown without waiting for a server.
+        let offers = self.kernel_offers.at_hand().await;
         let mut shown = self.here(kernel.clone(), &offers).await?;
         if verify {
             let operation = Operation::silent();

@@ -1,6 +1,6 @@
 //! Kernels of the image service.
 
-use super::{ImageService, no_kernel, off_thread, offers::Offers, seconds};
+use super::{ImageService, no_kernel, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -122,11 +122,6 @@ impl ImageService {
     /// Which catalogs of kernels there are, and which of them cannot be read.
     pub(crate) async fn kernel_catalogs(&self) -> Vec<KernelCatalog> {
         self.kernel_offers.read().await.catalogs()
-    }
-
-    /// What the catalogs offer now.
-    pub(super) async fn offers(&self) -> Offers {
-        self.kernel_offers.read().await
     }
 
     /// Takes a kernel away. Refused while a VM or an image uses it, unless `force` is set.

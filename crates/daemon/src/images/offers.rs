@@ -66,6 +66,23 @@ impl KernelOffers {
         Offers(offers)
     }
 
+    /// What can be said without asking a server: a download counts however old it is.
+    pub(super) async fn at_hand(&self) -> Offers {
+        let mut offers = Vec::with_capacity(self.places.len() + 1);
+        for (number, place) in self.places.iter().enumerate().rev() {
+            let here = match place {
+                CatalogPlace::Path(_) => self.read_one(number, place).await.ok(),
+                CatalogPlace::Url(_) => {
+                    let downloaded = self.downloaded.try_lock().ok();
+                    downloaded.and_then(|downloaded| Some(Arc::clone(&downloaded[number].as_ref()?.1)))
+                }
+            };
+            offers.extend(here.map(|catalog| (place.to_string(), Ok(catalog))));
+        }
+        offers.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
+        Offers(offers)
+    }
+
     async fn read_one(&self, number: usize, place: &CatalogPlace) -> Result<Arc<Catalog>, Failure> {
         let read = match place.clone() {
             CatalogPlace::Path(path) => off_thread(move || Catalog::read(&path)).await.map(Arc::new),
@@ -108,11 +125,6 @@ fn unreadable(place: &CatalogPlace, error: &CatalogError) -> Failure {
 }
 
 impl Offers {
-    /// No catalog at all.
-    pub(super) fn none() -> Self {
-        Self(Vec::new())
-    }
-
     /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read.
     pub(super) fn find(&self, name: &KernelName) -> Result<Option<Offer<'_>>, Failure> {
         for (place, catalog) in &self.0 {

@@ -6,8 +6,10 @@
 mod broken;
 mod disk;
 mod empty_cache;
+mod generic_kernel;
 mod life;
 mod many;
+mod modular_kernel;
 mod power;
 mod session;
 mod survival;
@@ -25,7 +27,14 @@ const STAYS: [&str; 6] = ["-d", "--memory", "256M", "--init", "agent", "--quiet"
 /// Starts a VM that stays up.
 #[track_caller]
 fn start(env: &TestEnv, name: &str) {
-    env.banger(["vm", "run", "--name", name].into_iter().chain(STAYS)).run().expect(0);
+    start_with(env, name, &[]);
+}
+
+/// The same with further arguments.
+#[track_caller]
+fn start_with(env: &TestEnv, name: &str, more: &[&str]) {
+    let arguments = ["vm", "run", "--name", name].into_iter().chain(STAYS).chain(more.iter().copied());
+    env.banger(arguments).run().expect(0);
 }
 
 /// Runs a shell line in a VM and gives its stdout, which must be all that happens.
