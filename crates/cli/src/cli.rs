@@ -1,6 +1,6 @@
 //! The command line as it is typed: groups, aliases at the top level, and what is common to all of them.
 
-use crate::commands::{completion, config, daemon, image, kernel, vm};
+use crate::commands::{completion, config, daemon, image, kernel, system, vm};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Help of a group: what it is, the command most people want, then everything else.
@@ -74,6 +74,10 @@ pub(crate) enum Command {
     Image(image::ImageGroup),
     /// Guest kernels
     Kernel(kernel::KernelGroup),
+    /// What banger takes on this host
+    System(system::SystemGroup),
+    /// Look whether this host has what banger needs, and how to mend what it lacks
+    Doctor,
     /// The configuration in force
     Config(config::ConfigGroup),
     /// The daemon behind this command

@@ -3,9 +3,11 @@
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod kernel;
 mod removal;
+pub(crate) mod system;
 pub(crate) mod version;
 pub(crate) mod vm;
 
@@ -24,6 +26,8 @@ pub(crate) async fn dispatch(context: &Context, command: Command) -> Result {
         Command::Vm(group) => vm::dispatch(context, group.command).await,
         Command::Image(group) => image::dispatch(context, group.command).await,
         Command::Kernel(group) => kernel::dispatch(context, group.command).await,
+        Command::System(group) => system::dispatch(context, group.command).await,
+        Command::Doctor => doctor::run(context).await,
         Command::Config(group) => config::dispatch(context, group.command).await,
         Command::Daemon(group) => daemon::dispatch(context, group.command).await,
         Command::Completion(args) => completion::run(context, &args),

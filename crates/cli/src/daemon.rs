@@ -2,7 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod operation;
-mod spawn;
+pub(crate) mod spawn;
 
 use crate::{
     exit::Result,

@@ -61,6 +61,7 @@ fn router(context: Shared) -> Router {
         .route("/v1/daemon", get(host::daemon))
         .route("/v1/daemon/stop", post(host::stop))
         .route("/v1/config", get(host::config))
+        .route("/v1/system/df", get(host::df))
         .route("/v1/openapi.json", get(host::openapi))
         .route("/v1/vms", get(vms::list).post(vms::create))
         .route("/v1/vms/{ref}", get(vms::show).patch(vms::set).delete(vms::delete))

@@ -19,7 +19,7 @@ use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
 pub use catalog_place::CatalogPlace;
 pub use defaults::Host;
-pub(crate) use defaults::memory_line;
+pub(crate) use defaults::{memory_line, parse_memory};
 pub use file::{ConfigError, File};
 
 /// Which rule gave a value.

@@ -6,12 +6,14 @@
 pub mod api;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod shim;
 pub mod store;
 pub mod vmm;
 
 mod capability;
 mod clock;
+mod disk_usage;
 mod failures;
 mod images;
 mod network;

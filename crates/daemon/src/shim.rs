@@ -37,6 +37,7 @@ const USAGE: u8 = 2;
 /// banger-shim --detach STATE_DIR    returns once the VMM runs in a shim left behind, or has failed
 /// banger-shim STATE_DIR             is the shim
 /// banger-shim kvm-probe             (internal) tries KVM in this process
+/// banger-shim --version
 /// ```
 ///
 /// Must be called before there is any thread.
@@ -44,6 +45,9 @@ pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match args.as_slice() {
         [probe] if probe == kvm_probe::SUBCOMMAND => print_finding().map_err(|error| error.to_string()),
+        [version] if version == "--version" => {
+            writeln!(io::stdout(), "banger-shim {}", env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())
+        }
         [detach, state_dir] if detach == "--detach" => {
             let state_dir = in_full(state_dir);
             match detach::detach(&state_dir) {

@@ -5,6 +5,7 @@
 //! GET    /v1/daemon                     → host::DaemonStatus
 //! POST   /v1/daemon/stop                → host::DaemonStatus; VMs keep running
 //! GET    /v1/config                     → [host::Setting]
+//! GET    /v1/system/df                  → host::DiskUsage
 //! GET    /v1/openapi.json
 //!
 //! GET    /v1/vms[?running=true]         → [vm::Vm]

@@ -65,7 +65,7 @@ pub(crate) async fn spawn(layout: &Layout) -> Result<Spawned> {
 }
 
 /// `bangerd` beside this program, else the first in `PATH`.
-fn find_program() -> Result<PathBuf> {
+pub(crate) fn find_program() -> Result<PathBuf> {
     const NAME: &str = "bangerd";
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(NAME)));
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -16,6 +16,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         host::daemon,
         host::stop,
         host::config,
+        host::df,
         host::openapi,
         vms::list,
         vms::create,

@@ -4,7 +4,7 @@ use super::{Shared, answer::Refusal, document::document};
 use axum::{Json, extract::State};
 use banger_proto::api::{
     API_VERSION,
-    host::{DaemonStatus, Setting, Version},
+    host::{DaemonStatus, DiskUsage, Setting, Version},
 };
 
 /// The daemon's version and the API it speaks.
@@ -43,6 +43,12 @@ async fn status(context: &Shared) -> Result<DaemonStatus, Refusal> {
 #[utoipa::path(get, path = "/v1/config", tag = "host", responses((status = 200, body = Vec<Setting>)))]
 pub(super) async fn config(State(context): State<Shared>) -> Json<Vec<Setting>> {
     Json(context.config.settings())
+}
+
+/// What banger's files take on this host, and what of it can be given back.
+#[utoipa::path(get, path = "/v1/system/df", tag = "host", responses((status = 200, body = DiskUsage)))]
+pub(super) async fn df(State(context): State<Shared>) -> Result<Json<DiskUsage>, Refusal> {
+    Ok(Json(crate::disk_usage::measure(&context.layout, &context.services).await?))
 }
 
 /// This document.

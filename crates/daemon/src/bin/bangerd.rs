@@ -1,11 +1,11 @@
-//! `bangerd [--ready-fd N]`: the daemon. Everything is in the library; this reads two words.
+//! `bangerd [--ready-fd N]`: the daemon. `bangerd --doctor` looks at the host instead and prints what it found. Everything is
+//! in the library; this reads two words.
 
 use banger_daemon::daemon::{self, StartError, ready::Ready};
 use banger_proto::{api::host::EXIT_LOCK_HELD, failure::Failure};
 use std::{io::Write, process::ExitCode};
 
-const USAGE: &str =
-    "usage: bangerd [--ready-fd N]\n\nThe daemon behind banger. `banger` starts it when it is needed.\n";
+const USAGE: &str = "usage: bangerd [--ready-fd N]\n       bangerd --doctor\n\nThe daemon behind banger. `banger` starts it when it is needed.\n";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
             Ok(ready) => ready,
             Err(error) => return failed(error, &mut Ready::nobody()),
         },
+        ["--doctor"] => return look(),
         ["--version"] => return say(concat!("bangerd ", env!("CARGO_PKG_VERSION"), "\n")),
         ["--help"] => return say(USAGE),
         _ => {
@@ -25,6 +26,17 @@ fn main() -> ExitCode {
     match daemon::run(&mut ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error, &mut ready),
+    }
+}
+
+/// Prints one JSON document: what was found, or the failure to look.
+fn look() -> ExitCode {
+    match banger_daemon::doctor::run() {
+        Ok(found) => say(&(found + "\n")),
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "bangerd: {failure}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -49,7 +49,8 @@ pub(crate) fn memory_line(key: &str) -> Option<ByteSize> {
     parse_memory(&std::fs::read_to_string("/proc/meminfo").ok()?, key)
 }
 
-fn parse_memory(meminfo: &str, key: &str) -> Option<ByteSize> {
+/// The same in the text of such a file.
+pub(crate) fn parse_memory(meminfo: &str, key: &str) -> Option<ByteSize> {
     let kib = meminfo.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix("kB")?;
     kib.trim().parse::<u64>().ok()?.checked_mul(1024).map(ByteSize)
 }

@@ -1,5 +1,6 @@
 //! The daemon itself and its configuration.
 
+use crate::size::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -61,4 +62,87 @@ pub struct Setting {
     pub value: serde_json::Value,
     /// Which rule gave it: `env`, `file`, `host`, `default`.
     pub source: String,
+}
+
+/// Answer of `GET /v1/system/df`: what banger's files take on this host. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DiskUsage {
+    /// One per kind of thing.
+    pub usage: Vec<Usage>,
+    /// Bytes of all.
+    pub size: ByteSize,
+    /// Bytes of all that can be given back.
+    pub reclaimable: ByteSize,
+}
+
+/// What one kind of thing takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Usage {
+    /// Which.
+    pub kind: UsageKind,
+    /// How many there are; files, for the cache.
+    pub count: u64,
+    /// How many are in use: VMs that run, images and kernels a VM uses.
+    pub in_use: u64,
+    /// Bytes allocated on this host; sparse files count what they hold.
+    pub size: ByteSize,
+    /// Bytes of those not in use.
+    pub reclaimable: ByteSize,
+    /// The command that gives them back.
+    pub reclaim: String,
+}
+
+/// A kind of thing that takes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum UsageKind {
+    /// Root file systems.
+    Images,
+    /// Guest kernels.
+    Kernels,
+    /// Work disks and consoles.
+    Vms,
+    /// What can be made again: downloads, layers, disk templates.
+    Cache,
+}
+
+/// What `bangerd --doctor` prints. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// The version that looked.
+    pub version: String,
+    /// What it found, the most important things first.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing the doctor looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The check, in words.
+    pub check: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub message: String,
+    /// Why, where that needs saying.
+    #[serde(default)]
+    pub causes: Vec<String>,
+    /// The commands that mend it; never empty unless it is [`Verdict::Pass`].
+    #[serde(default)]
+    pub hints: Vec<String>,
+}
+
+/// How a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// Something does not work, or not well; the rest does.
+    Warn,
+    /// VMs do not run.
+    Fail,
 }

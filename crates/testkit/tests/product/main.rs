@@ -6,6 +6,7 @@ mod ageing;
 mod bad_input;
 mod daemon;
 mod disk_full;
+mod doctor;
 mod interrupt;
 mod kernels;
 mod life;

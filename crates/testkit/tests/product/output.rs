@@ -29,6 +29,8 @@ fn json_keeps_its_fields() {
         &["config", "show"],
         &["version"],
         &["daemon", "status"],
+        &["system", "df"],
+        &["doctor"],
         &["vm", "stats", "j"],
         &["vm", "health", "j"],
     ] {

@@ -1,0 +1,137 @@
+//! `banger doctor`.
+//!
+//! The looking is the daemon's program's: it knows what a VM needs. It is run for this, whether or not a daemon runs, so
+//! a host on which no daemon starts can be looked at too.
+
+use crate::{
+    context::Context,
+    daemon::spawn,
+    exit::{Error, Result, Status},
+    output::escape::escape,
+};
+use banger_proto::{
+    api::host::{Doctor, Finding, Verdict},
+    failure::{Code, Failure},
+};
+use std::{fmt::Write as _, process::Stdio, time::Duration};
+use tokio::{io::AsyncReadExt as _, process::Command};
+
+/// How long looking may take: the slowest check runs a guest instruction.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Most bytes of findings.
+const MAX_FINDINGS: u64 = 1 << 20;
+
+/// Prints what was found; the status says whether VMs can run.
+pub(crate) async fn run(context: &Context) -> Result {
+    let doctor = match spawn::find_program() {
+        Ok(program) => look(&program).await?,
+        Err(Error::Failed(failure)) => incomplete(failure),
+        Err(error) => return Err(error),
+    };
+    context.printer.data(&doctor, render)?;
+    let worst = doctor.findings.iter().map(|finding| finding.verdict).max();
+    Ok(if worst == Some(Verdict::Fail) { Status::SomeFailed } else { Status::Done })
+}
+
+/// Runs `bangerd --doctor`.
+async fn look(program: &std::path::Path) -> Result<Doctor> {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::caused_by(Code::Unavailable, format!("cannot run {} --doctor", program.display()), error)
+    };
+    let mut child = Command::new(program)
+        .arg("--doctor")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(&error))?;
+    let mut output = Vec::new();
+    let stdout = child.stdout.take();
+    let work = async {
+        if let Some(stdout) = stdout {
+            stdout.take(MAX_FINDINGS).read_to_end(&mut output).await?;
+        }
+        child.wait().await
+    };
+    let status = tokio::time::timeout(DEADLINE, work)
+        .await
+        .map_err(|_| Failure::new(Code::Timeout, format!("looking took more than {} s", DEADLINE.as_secs())))?
+        .map_err(|error| failed(&error))?;
+    if !status.success() {
+        return Err(Failure::new(Code::Unavailable, format!("{} --doctor failed ({status})", program.display()))
+            .hint("install banger again: its programs belong together")
+            .into());
+    }
+    Ok(serde_json::from_slice(&output).map_err(|error| failed(&error))?)
+}
+
+/// There is nobody to look: that is the finding.
+fn incomplete(failure: Failure) -> Doctor {
+    let finding = Finding {
+        check: "banger's programs".into(),
+        verdict: Verdict::Fail,
+        message: failure.message,
+        causes: failure.causes,
+        hints: failure.hints,
+    };
+    Doctor { version: crate::daemon::VERSION.to_owned(), findings: vec![finding] }
+}
+
+fn render(doctor: &Doctor) -> String {
+    let width = doctor.findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for finding in &doctor.findings {
+        let verdict = word(finding.verdict);
+        let _ = writeln!(text, "{verdict}  {:width$}  {}", finding.check, escape(&finding.message));
+        for cause in &finding.causes {
+            for line in cause.lines() {
+                let _ = writeln!(text, "      {:width$}  {}", "", escape(line));
+            }
+        }
+        for hint in &finding.hints {
+            let _ = writeln!(text, "      {:width$}  mend: {}", "", escape(hint));
+        }
+    }
+    let count = |verdict| doctor.findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let (failures, warnings) = (count(Verdict::Fail), count(Verdict::Warn));
+    let _ = match (failures, warnings) {
+        (0, 0) => write!(text, "\neverything is as it should be"),
+        (0, warnings) => write!(text, "\nVMs can run; {warnings} warnings"),
+        (failures, warnings) => write!(text, "\nVMs cannot run: {failures} failures, {warnings} warnings"),
+    };
+    text
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "PASS",
+        Verdict::Warn => "WARN",
+        Verdict::Fail => "FAIL",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_stands_beside_what_mends_it() {
+        let finding = |verdict, message: &str, hints: &[&str]| Finding {
+            check: "programs".into(),
+            verdict,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: hints.iter().map(ToString::to_string).collect(),
+        };
+        let findings = vec![
+            finding(Verdict::Pass, "all there", &[]),
+            finding(Verdict::Fail, "mke2fs is \x1b[1m not installed", &["sudo apt install e2fsprogs"]),
+        ];
+        let text = render(&Doctor { version: "1".into(), findings });
+        assert_eq!(
+            text,
+            "PASS  programs  all there\nFAIL  programs  mke2fs is \\u{1b}[1m not installed\n                mend: sudo apt \
+             install e2fsprogs\n\nVMs cannot run: 1 failures, 0 warnings"
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! `bangerd --doctor`: what banger needs of this host, one check a file.
+//!
+//! It looks and never writes, takes no lock, and works whether or not a daemon runs. A check gets the [`Host`] as it is
+//! and says what it found, how bad that is, and the command that mends it. What a thing is *for* is said too: a program
+//! that only one feature needs is a warning, not a failure. Adding a check is one file and one line in [`checks`].
+
+mod config;
+mod daemon;
+mod directories;
+mod disk_space;
+mod limits;
+mod login_session;
+mod memory;
+mod own_programs;
+mod programs;
+mod stock;
+mod subordinate_ids;
+mod vmm;
+
+use crate::{
+    config::{Config, ConfigError, File},
+    wire::Programs,
+};
+use banger_proto::{
+    api::host::{Doctor, Finding, Verdict},
+    failure::Failure,
+    layout::Layout,
+};
+use std::{
+    ffi::OsString,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+};
+
+/// This host as the checks see it; tests put another one in its place.
+pub(crate) struct Host {
+    /// Where banger's files are.
+    layout: Layout,
+    /// Whose they must be.
+    uid: u32,
+    /// Where programs are looked for.
+    path: Vec<PathBuf>,
+    /// Programs of ours.
+    programs: Programs,
+    /// What the configuration says, or why it says nothing.
+    config: Result<Config, ConfigError>,
+    /// Where `/proc`, `/run`, `/etc` and `/var` are.
+    root: PathBuf,
+    /// The name of the user, when the environment says it.
+    user: Option<String>,
+}
+
+impl Host {
+    /// This one.
+    fn look(layout: Layout, env: impl Fn(&str) -> Option<OsString>) -> Self {
+        let path = env("PATH").unwrap_or_default();
+        let config =
+            File::read(&layout.config_file()).and_then(|file| Config::resolve(file, &env, crate::config::Host::look()));
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            path: std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect(),
+            programs: Programs::find(),
+            config,
+            root: "/".into(),
+            user: env("USER").or_else(|| env("LOGNAME")).and_then(|name| name.into_string().ok()),
+            layout,
+        }
+    }
+
+    /// A file of the system.
+    fn system(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// A program, where it is looked for and where those of the administrator are.
+    fn program(&self, name: &str) -> Option<PathBuf> {
+        let administrators = ["/usr/sbin", "/sbin"].map(|dir| self.system(dir));
+        self.path.iter().chain(&administrators).map(|dir| dir.join(name)).find(|file| is_executable(file))
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// What a check returns.
+pub(crate) type Look<'a> = Pin<Box<dyn Future<Output = Vec<Finding>> + Send + 'a>>;
+
+/// One thing banger needs.
+pub(crate) trait Check: Send + Sync {
+    /// Looks at it. Everything it finds has the check's name.
+    fn look<'a>(&'a self, host: &'a Host) -> Look<'a>;
+}
+
+/// All checks, the most important first.
+fn checks() -> [Box<dyn Check>; 12] {
+    [
+        Box::new(own_programs::OwnPrograms),
+        Box::new(config::Configuration),
+        Box::new(directories::Directories),
+        Box::new(daemon::Daemon),
+        Box::new(vmm::Monitor),
+        Box::new(programs::HostPrograms),
+        Box::new(subordinate_ids::SubordinateIds),
+        Box::new(memory::Memory),
+        Box::new(disk_space::DiskSpace),
+        Box::new(stock::Stock),
+        Box::new(limits::Limits),
+        Box::new(login_session::LoginSession),
+    ]
+}
+
+/// Makes every check, at once.
+async fn examine(host: &Host) -> Doctor {
+    let checks = checks();
+    let found = futures_util::future::join_all(checks.iter().map(|check| check.look(host))).await;
+    Doctor { version: env!("CARGO_PKG_VERSION").to_owned(), findings: found.into_iter().flatten().collect() }
+}
+
+/// `bangerd --doctor`: what was found, as JSON.
+pub fn run() -> Result<String, Failure> {
+    let env = |key: &str| std::env::var_os(key);
+    let layout = Layout::resolve(env, rustix::process::geteuid().as_raw()).ok_or(crate::daemon::StartError::NoHome)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(crate::daemon::StartError::Runtime)?;
+    let doctor = runtime.block_on(async { examine(&Host::look(layout, env)).await });
+    Ok(serde_json::to_string(&doctor).expect("findings serialize"))
+}
+
+/// It is as it should be.
+fn pass(check: &str, message: impl Into<String>) -> Finding {
+    finding(check, Verdict::Pass, message)
+}
+
+/// Something does not work, or not well; the rest does.
+fn warn(check: &str, message: impl Into<String>) -> Finding {
+    finding(check, Verdict::Warn, message)
+}
+
+/// VMs do not run.
+fn fail(check: &str, message: impl Into<String>) -> Finding {
+    finding(check, Verdict::Fail, message)
+}
+
+fn finding(check: &str, verdict: Verdict, message: impl Into<String>) -> Finding {
+    Finding { check: check.to_owned(), verdict, message: message.into(), causes: Vec::new(), hints: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    /// A host with nothing wrong, in a directory of its own; a test breaks it.
+    pub(super) struct Bench {
+        pub(super) temp: tempfile::TempDir,
+        pub(super) host: Host,
+    }
+
+    impl Bench {
+        pub(super) fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            let root = temp.path();
+            let dir = |name: &str| {
+                fs::create_dir_all(root.join(name)).unwrap();
+                fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o700)).unwrap();
+                root.join(name)
+            };
+            let layout = Layout { config: dir("c"), state: dir("s"), cache: dir("a"), run: dir("r") };
+            let bin = dir("usr/sbin");
+            let shim = program(&bin, "banger-shim", &format!("banger-shim {}", env!("CARGO_PKG_VERSION")));
+            let agent = program(&bin, "banger-vsock-agent", "");
+            let config = Config::resolve(File::default(), |_| None, crate::config::Host::look());
+            let host = Host {
+                layout,
+                uid: rustix::process::geteuid().as_raw(),
+                path: vec![bin],
+                programs: Programs { shim, agent },
+                config,
+                root: root.to_owned(),
+                user: Some("u".into()),
+            };
+            Self { temp, host }
+        }
+
+        pub(super) async fn look(&self, check: &dyn Check) -> Vec<(Verdict, String)> {
+            let found = check.look(&self.host).await;
+            found.into_iter().map(|found| (found.verdict, format!("{found:?}"))).collect()
+        }
+
+        /// Writes a file of the system.
+        pub(super) fn write(&self, path: &str, text: &str) {
+            let path = self.temp.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        pub(super) fn install(&self, name: &str, says: &str) -> PathBuf {
+            program(&self.temp.path().join("usr/sbin"), name, says)
+        }
+    }
+
+    fn program(dir: &Path, name: &str, says: &str) -> PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn every_check_finds_something_and_what_is_not_well_says_how_it_is_mended() {
+        let bench = Bench::new();
+        for check in checks() {
+            let found = check.look(&bench.host).await;
+            assert!(!found.is_empty());
+            for finding in found.iter().filter(|finding| finding.verdict != Verdict::Pass) {
+                assert!(!finding.hints.is_empty(), "{finding:?}");
+            }
+            assert!(found.iter().all(|finding| finding.check == found[0].check), "{found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written() {
+        let bench = Bench::new();
+        let listing = || {
+            let mut all: Vec<_> = ["c", "s", "a", "r"]
+                .iter()
+                .flat_map(|dir| fs::read_dir(bench.temp.path().join(dir)).unwrap())
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            all.sort();
+            all
+        };
+        let before = listing();
+        examine(&bench.host).await;
+        assert_eq!(listing(), before);
+    }
+}

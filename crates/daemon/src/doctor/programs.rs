@@ -1,0 +1,66 @@
+//! Programs of the host that banger runs, and what each is for.
+
+use super::{Check, Host, Look, fail, pass, warn};
+use banger_proto::api::host::Finding;
+
+const NAME: &str = "programs";
+
+/// How much is lost without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// No VM starts.
+    Always,
+    /// One thing does not work.
+    Sometimes,
+}
+
+/// Program, Debian package, how much it is needed, what for.
+const PROGRAMS: [(&str, &str, Need, &str); 7] = [
+    ("mke2fs", "e2fsprogs", Need::Always, "every VM's work disk"),
+    ("apt-get", "apt", Need::Sometimes, "pulling the default kernel and image"),
+    ("depmod", "kmod", Need::Sometimes, "pulling a distribution's kernel"),
+    ("mmdebstrap", "mmdebstrap", Need::Sometimes, "building a Debian image"),
+    ("newuidmap", "uidmap", Need::Sometimes, "building a Debian image without root"),
+    ("git", "git", Need::Sometimes, "workspaces"),
+    ("ssh", "openssh-client", Need::Sometimes, "vm ssh"),
+];
+
+pub(super) struct HostPrograms;
+
+impl Check for HostPrograms {
+    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+        let missing: Vec<Finding> = PROGRAMS
+            .into_iter()
+            .filter(|(program, ..)| host.program(program).is_none())
+            .map(|(program, package, need, purpose)| {
+                let message = format!("{program} is not installed: {purpose} needs it");
+                let mut finding = if need == Need::Always { fail(NAME, message) } else { warn(NAME, message) };
+                finding.hints.push(format!("sudo apt install {package}"));
+                finding
+            })
+            .collect();
+        let all = PROGRAMS.map(|(program, ..)| program).join(", ");
+        let found = if missing.is_empty() { vec![pass(NAME, format!("all there: {all}"))] } else { missing };
+        Box::pin(std::future::ready(found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Bench;
+    use banger_proto::api::host::Verdict;
+
+    #[tokio::test]
+    async fn each_missing_program_has_its_package() {
+        let bench = Bench::new();
+        let found = bench.look(&HostPrograms).await;
+        assert_eq!(found.len(), PROGRAMS.len(), "{found:?}");
+        assert!(found[0].0 == Verdict::Fail && found[0].1.contains("apt install e2fsprogs"), "{found:?}");
+        assert!(found[1..].iter().all(|(verdict, _)| *verdict == Verdict::Warn));
+        for (program, ..) in PROGRAMS {
+            bench.install(program, "");
+        }
+        assert_eq!(bench.look(&HostPrograms).await[0].0, Verdict::Pass);
+    }
+}

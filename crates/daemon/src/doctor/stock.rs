@@ -1,0 +1,99 @@
+//! The kernels and images on this host are whole, as far as a look can tell.
+
+use super::{Check, Host, Look, fail, pass};
+use banger_artifacts::{image::ImageManifest, kernel::KernelManifest};
+use banger_proto::api::host::Finding;
+use std::{fs, path::Path};
+
+const NAME: &str = "kernels and images";
+const MANIFEST: &str = "manifest.json";
+
+pub(super) struct Stock;
+
+impl Check for Stock {
+    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+        let kernels = names(&host.layout.kernels());
+        let images = names(&host.layout.images());
+        let bad_kernels = kernels.iter().filter_map(|name| {
+            let why = kernel(&host.layout.kernels().join(name)).err()?;
+            Some(damaged(&format!("kernel {name} is damaged: {why}"), &format!("banger kernel pull --force {name}")))
+        });
+        let bad_images = images.iter().filter_map(|name| {
+            let why = image(&host.layout.images().join(name)).err()?;
+            Some(damaged(&format!("image {name} is damaged: {why}"), &format!("banger image delete {name}")))
+        });
+        let mut found: Vec<Finding> = bad_kernels.chain(bad_images).collect();
+        if found.is_empty() {
+            let (kernels, images) = (kernels.len(), images.len());
+            found.push(pass(
+                NAME,
+                match (kernels, images) {
+                    (0, 0) => "none here yet; the first banger vm run pulls them".to_owned(),
+                    _ => format!("{kernels} kernels and {images} images"),
+                },
+            ));
+        }
+        Box::pin(std::future::ready(found))
+    }
+}
+
+fn damaged(message: &str, mend: &str) -> Finding {
+    let mut finding = fail(NAME, message);
+    finding.hints.push(mend.to_owned());
+    finding
+}
+
+/// Directories that were published; one that is being made begins with a dot.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    names
+}
+
+fn kernel(directory: &Path) -> Result<(), String> {
+    manifest::<KernelManifest>(directory)?;
+    is_file(&directory.join("vmlinux"))
+}
+
+fn image(directory: &Path) -> Result<(), String> {
+    manifest::<ImageManifest>(directory).map(drop)
+}
+
+fn manifest<T: serde::de::DeserializeOwned>(directory: &Path) -> Result<T, String> {
+    let text = fs::read(directory.join(MANIFEST)).map_err(|error| format!("its {MANIFEST}: {error}"))?;
+    serde_json::from_slice(&text).map_err(|error| format!("its {MANIFEST}: {error}"))
+}
+
+fn is_file(path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
+        Ok(_) => Err(format!("{} is empty", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Bench;
+    use banger_proto::api::host::Verdict;
+
+    #[tokio::test]
+    async fn damage_is_found_with_the_command_that_mends_it() {
+        let bench = Bench::new();
+        let (verdict, text) = bench.look(&Stock).await.remove(0);
+        assert!(verdict == Verdict::Pass && text.contains("none here yet"), "{text}");
+        bench.write("s/kernels/debian-6.1/vmlinux", "ELF");
+        bench.write("s/images/0123456789abcdef/manifest.json", "{");
+        bench.write("s/images/.staging/x", "");
+        let found = bench.look(&Stock).await;
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].0 == Verdict::Fail && found[0].1.contains("kernel pull --force debian-6.1"), "{found:?}");
+        assert!(found[1].1.contains("image delete 0123456789abcdef"), "{found:?}");
+    }
+}

@@ -1,0 +1,67 @@
+//! An ordinary user has the ids that building a Debian image maps.
+
+use super::{Check, Host, Look, pass, warn};
+use banger_proto::api::host::Finding;
+
+const NAME: &str = "subordinate ids";
+/// What mmdebstrap maps.
+const WANTED: u64 = 65_536;
+const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+pub(super) struct SubordinateIds;
+
+impl Check for SubordinateIds {
+    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+        Box::pin(std::future::ready(vec![judge(host)]))
+    }
+}
+
+fn judge(host: &Host) -> Finding {
+    if host.uid == 0 {
+        return pass(NAME, "root needs none");
+    }
+    let user = host.user.clone().unwrap_or_else(|| host.uid.to_string());
+    let lacking = FILES.iter().find(|file| {
+        let text = std::fs::read_to_string(host.system(file)).unwrap_or_default();
+        !text.lines().any(|line| has_enough(line, &user, host.uid))
+    });
+    match lacking {
+        None => pass(NAME, format!("{user} has {WANTED} of both kinds")),
+        Some(file) => {
+            let message = format!(
+                "{user} has no {WANTED} ids in {file}: building a Debian image, the default one too, needs them"
+            );
+            let mut finding = warn(NAME, message);
+            finding.hints.push(format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"));
+            finding
+        }
+    }
+}
+
+/// A line of subuid(5): `user:first:count`, the user by name or number.
+fn has_enough(line: &str, user: &str, uid: u32) -> bool {
+    let mut fields = line.split(':');
+    let who = fields.next().unwrap_or_default();
+    let count = fields.nth(1).and_then(|count| count.trim().parse::<u64>().ok());
+    (who == user || who == uid.to_string()) && count.is_some_and(|count| count >= WANTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Bench;
+    use banger_proto::api::host::Verdict;
+
+    #[tokio::test]
+    async fn too_few_ids_are_found() {
+        let mut bench = Bench::new();
+        bench.host.uid = 1000;
+        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Warn);
+        bench.write("etc/subuid", "other:1:65536\nu:100000:65536\n");
+        bench.write("etc/subgid", "u:100000:1000\n");
+        let (verdict, text) = bench.look(&SubordinateIds).await.remove(0);
+        assert!(verdict == Verdict::Warn && text.contains("/etc/subgid") && text.contains("usermod"), "{text}");
+        bench.write("etc/subgid", "1000:100000:65536\n");
+        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+    }
+}

@@ -1,0 +1,94 @@
+//! `banger doctor` and `banger system df`: what is said about a host, and that looking changes nothing.
+
+use crate::{delete, start};
+use banger_testkit::TestEnv;
+use serde_json::Value;
+
+fn findings(json: &Value) -> Vec<(String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = json["findings"].as_array().expect("findings");
+    list.iter().map(|it| (text(&it["check"]), text(&it["verdict"]), it.to_string())).collect()
+}
+
+#[track_caller]
+fn verdict_of(json: &Value, check: &str) -> (String, String) {
+    let all = findings(json);
+    let found = all.iter().find(|(name, ..)| name == check).unwrap_or_else(|| panic!("no {check} in {json:#}"));
+    (found.1.clone(), found.2.clone())
+}
+
+#[test]
+fn the_doctor_needs_no_daemon_and_writes_nothing() {
+    let env = TestEnv::empty();
+    let out = env.banger(["doctor", "--json"]).run();
+    assert!(matches!(out.code(), 0 | 1), "{out}");
+    assert_eq!(verdict_of(&out.json(), "daemon").0, "PASS");
+    assert_eq!(verdict_of(&out.json(), "banger's programs").0, "PASS");
+    for (check, verdict, finding) in findings(&out.json()) {
+        assert!(verdict == "PASS" || finding.contains("\"hints\":[\""), "{check}: {finding}");
+    }
+    assert!(env.daemon().is_none(), "it starts no daemon");
+    for place in [&env.layout().state, &env.layout().cache, &env.layout().config, &env.layout().run] {
+        assert!(!place.exists(), "{} was made", place.display());
+    }
+}
+
+#[test]
+fn what_is_broken_is_a_failure_with_the_command_that_mends_it() {
+    let Some(env) = TestEnv::fake() else { return };
+    assert_eq!(env.banger(["doctor"]).run().code(), 0);
+    // A configuration no daemon starts with.
+    env.configure_also("colour = 1\n");
+    let out = env.banger(["doctor", "--json"]).run().expect(1);
+    let (verdict, text) = verdict_of(&out.json(), "configuration");
+    assert!(verdict == "FAIL" && text.contains("colour"), "{text}");
+    // No monitor.
+    env.configure("qemu_bin = \"/no/such/qemu\"\n");
+    let out = env.banger(["doctor", "--json"]).run().expect(1);
+    let (verdict, text) = verdict_of(&out.json(), "virtual machines");
+    assert!(verdict == "FAIL" && text.contains("/no/such/qemu"), "{text}");
+    // A kernel with a hole.
+    let kernels = env.layout().kernels();
+    let kernel = std::fs::read_dir(kernels)
+        .expect("kernels")
+        .flatten()
+        .find(|dir| !dir.file_name().to_string_lossy().starts_with('.'));
+    std::fs::remove_file(kernel.expect("a kernel").path().join("vmlinux")).expect("its vmlinux");
+    let out = env.banger(["doctor"]).run().expect(1);
+    assert!(out.out().contains("FAIL") && out.out().contains("banger kernel pull --force"), "{out}");
+    assert!(out.out().contains("VMs cannot run"), "{out}");
+}
+
+#[test]
+fn a_host_without_programs_is_told_what_to_install() {
+    let Some(env) = TestEnv::fake() else { return };
+    let out = env.banger(["doctor", "--json"]).env("PATH", "/nowhere").run();
+    // Those of the administrator are found without a PATH, git is not.
+    let (verdict, text) = verdict_of(&out.json(), "programs");
+    assert!(verdict == "WARN" && text.contains("sudo apt install"), "{text}");
+}
+
+#[test]
+fn room_is_accounted_for() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "up");
+    env.banger(["vm", "create", "--no-start", "--name", "idle"]).run().expect(0);
+    let df = env.banger(["system", "df", "--json"]).run().expect(0).json();
+    let of = |df: &Value, kind: &str| {
+        let list = df["usage"].as_array().expect("a list");
+        list.iter().find(|usage| usage["kind"] == kind).unwrap_or_else(|| panic!("no {kind} in {df:#}")).clone()
+    };
+    let (images, vms) = (of(&df, "images"), of(&df, "vms"));
+    assert_eq!((&images["count"], &images["in_use"], &images["reclaimable"]), (&1.into(), &1.into(), &0.into()));
+    assert_eq!((&vms["count"], &vms["in_use"]), (&2.into(), &1.into()));
+    assert!(vms["reclaimable"].as_u64() > Some(0) && vms["reclaimable"].as_u64() < vms["size"].as_u64(), "{vms:#}");
+    // What prune gives back is what was promised.
+    env.banger(["vm", "prune", "-f"]).run().expect(0);
+    let after = env.banger(["system", "df", "--json"]).run().expect(0).json();
+    assert_eq!(of(&after, "vms")["reclaimable"], 0);
+    let head = env.banger(["system", "df"]).run().expect(0).out();
+    assert!(head.starts_with("TYPE"), "{head}");
+    delete(&env, "up");
+    let empty = env.banger(["system", "df", "--json"]).run().expect(0).json();
+    assert!(of(&empty, "images")["reclaimable"].as_u64() > Some(0), "{empty:#}");
+}
