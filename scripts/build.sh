@@ -22,7 +22,7 @@ case $profile in
     ;;
   dev)
     built=$target/debug
-    programs+=(fake-qemu)
+    programs+=(fake-qemu probe-confinement)
     cargo build -p banger-cli -p banger-daemon -p banger-testkit --bins >&2
     ;;
   *)

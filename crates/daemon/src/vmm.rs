@@ -82,7 +82,7 @@ pub trait Machine: Send {
     /// The way to the guest. There once.
     fn take_channel(&mut self) -> Option<Channel>;
 
-    /// Why it is not confined by Landlock; `None` when it is.
+    /// What of its confinement is missing on this host, and why; `None` when nothing is.
     fn unconfined(&self) -> Option<&str>;
 
     /// Waits for the monitor's end. Cancelling loses nothing.

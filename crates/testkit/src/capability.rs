@@ -15,8 +15,9 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// ```
 ///
 /// Capabilities: `qemu` (qemu-system-x86_64), `kvm` (/dev/kvm opens), `apt` (apt, mmdebstrap, depmod and Debian sources),
-/// `mount` (tmpfs can be mounted here), `ssh` (an ssh client), `e2fsck`, `depmod`, `scripts` (what the maintainer scripts
-/// call, and a web server for them), `kernel` (generic-6.12 is in the cache, or can be built).
+/// `mount` (tmpfs can be mounted here), `root` (this is root), `ssh` (an ssh client), `e2fsck`, `depmod`, `scripts` (what
+/// the maintainer scripts call, and a web server for them), `kernel` (generic-6.12 is in the cache, or can be built),
+/// `firecracker` (the program, in a version that is supported).
 ///
 /// Panics on an unknown name, and when the capability is missing but listed in `BANGER_TEST_REQUIRE`.
 #[must_use = "a test that goes on without what it needs fails for the wrong reason"]
@@ -54,6 +55,13 @@ fn probe(name: &str) -> Result<(), String> {
         }
         "kernel" => crate::generic_kernel::probe(),
         "mount" => mount(),
+        "root" => {
+            if rustix::process::geteuid().is_root() {
+                Ok(())
+            } else {
+                Err("this is an ordinary user".into())
+            }
+        }
         _ => panic!("no capability is called {name:?}"),
     }
 }

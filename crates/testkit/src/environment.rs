@@ -109,7 +109,7 @@ impl TestEnv {
             .env("TZ", "UTC")
             .current_dir(self.home().join("home"));
         if self.unconfined {
-            invocation = invocation.env("BANGER_VMM_LANDLOCK", "off");
+            invocation = invocation.env("BANGER_VMM_CONFINEMENT", "off");
         }
         // What a host needs to reach its package registries at all.
         for (key, value) in std::env::vars_os() {

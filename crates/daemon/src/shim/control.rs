@@ -111,7 +111,7 @@ pub struct ShimStatus {
     /// How often the guest rebooted under this shim.
     #[serde(default)]
     pub relaunches: u32,
-    /// Why the VMM runs without Landlock; `None` when it is confined.
+    /// What of the VMM's confinement is missing on this host, and why; `None` when nothing is.
     #[serde(default)]
     pub unconfined: Option<String>,
 }

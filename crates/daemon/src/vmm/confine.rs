@@ -1,175 +1,168 @@
-//! What a monitor may reach in the file system and the network, once it runs: its own program and libraries, its
-//! firmware, this machine's kernel, initramfs and disks, and nothing else. It may connect nowhere.
+//! What a monitor may reach once it runs: its own program and libraries, its firmware, this machine's kernel, initramfs
+//! and disks, and nothing else.
 //!
-//! Landlock needs no privilege. Where the kernel lacks it the monitor runs without, and says so. It does not stop
-//! connecting to unix sockets by path; a root of its own will.
+//! Two layers, each enough by itself for the files. A *root* of its own ([`root`]) holds those files at names that do
+//! not depend on the host, in namespaces of its own: no other process, no socket, no network exists there. *Landlock*
+//! ([`landlock`]) says the same by rule. Beside them no capability is left ([`credentials`]), and a *filter*
+//! ([`seccomp`]) refuses the system calls no monitor needs.
+//!
+//! The list of files is [`Rules`]; a [`Confinement`] is that list made ready, so that entering it after fork needs no
+//! memory; a [`View`] tells a monitor by which name it finds a file. Where a host lacks a layer the rest applies, and
+//! [`Confinement::weaker`] says what is missing.
 
-#![expect(unsafe_code, reason = "the system call has no wrapper that can run between fork and exec")]
+pub(super) mod credentials;
+mod landlock;
+mod program;
+pub(super) mod root;
+pub(super) mod seccomp;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, Scope,
-};
+use super::plan::LaunchPlan;
+use root::Root;
 use std::{
-    fs::{self, File},
-    io::{self, Read},
-    os::fd::{AsRawFd, OwnedFd},
+    fs, io,
+    os::fd::{OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
-/// Set to `off` in the daemon's environment, monitors run without Landlock: for one whose files stand in places that
-/// cannot be told from its program. What it turns off is reported.
-pub const SWITCH: &str = "BANGER_VMM_LANDLOCK";
-
-/// The newest interface asked for; older kernels give the part they know.
-const NEWEST: ABI = ABI::V6;
+/// Set to `off` in the daemon's environment, monitors run unconfined: for the tests' fake monitors, which run programs
+/// of the host. It is reported like any other lack.
+pub const SWITCH: &str = "BANGER_VMM_CONFINEMENT";
 
 /// What a monitor may do with one file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Read, and below a directory list.
     Read,
-    /// Read and execute: programs, the loader, libraries.
+    /// Read and map as code: libraries.
+    Library,
+    /// Read and execute: the program and its loader.
     Execute,
-    /// Read, write, and for devices their controls.
+    /// Read and write.
     Write,
+    /// A device: read, write, and its controls.
+    Device,
+    /// A directory to make sockets in.
+    Sockets,
+}
+
+/// One thing that may be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    /// Where it is.
+    path: PathBuf,
+    /// Where it is in the monitor's own root.
+    inside: PathBuf,
+    reach: Reach,
 }
 
 /// What a monitor may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    paths: Vec<(PathBuf, Reach)>,
+    entries: Vec<Entry>,
 }
 
 impl Rules {
-    /// Adds a file or a directory with everything below it; one that is not there is left out.
+    /// Adds a file or a directory with everything below it, under its own name; one that is not there is left out.
     pub fn allow(&mut self, path: impl Into<PathBuf>, reach: Reach) -> &mut Self {
-        self.paths.push((path.into(), reach));
+        let path = path.into();
+        self.allow_as(path.clone(), path, reach)
+    }
+
+    /// Adds a file or a directory under another name, which must be absolute.
+    pub fn allow_as(&mut self, path: impl Into<PathBuf>, inside: impl Into<PathBuf>, reach: Reach) -> &mut Self {
+        self.entries.push(Entry { path: path.into(), inside: inside.into(), reach });
         self
     }
 
-    /// Adds a dynamically linked program: itself, its loader and the directories its libraries come from.
+    /// Adds a program: itself, and, if it is dynamically linked, its loader and the directories its libraries come from.
     pub fn allow_program(&mut self, program: &Path) -> io::Result<&mut Self> {
         let program = fs::canonicalize(program)?;
-        if let Some(loader) = interpreter(&program)? {
-            self.allow(loader, Reach::Execute).allow("/etc/ld.so.cache", Reach::Read);
-            for dir in library_dirs(&program) {
-                self.allow(dir, Reach::Execute);
+        if let Some(loader) = program::interpreter(&program)? {
+            self.allow("/etc/ld.so.cache", Reach::Read);
+            for dir in program::library_dirs(&program) {
+                self.allow(dir, Reach::Library);
             }
+            self.allow(loader, Reach::Execute);
         }
         Ok(self.allow(program, Reach::Execute))
     }
 
-    /// Makes the rules ready to be entered. The kernel's objects are made here, so that entering needs no memory.
-    pub fn build(&self) -> Confinement {
+    /// Adds what every monitor gets of a machine: its kernel, its initramfs, its disks. Their names are the same for every
+    /// machine, so that a snapshot of one can be restored as another.
+    pub(super) fn allow_machine(&mut self, plan: &LaunchPlan) -> &mut Self {
+        self.allow_as(&plan.kernel.path, "/kernel", Reach::Read).allow_as(&plan.initramfs, "/initrd", Reach::Read);
+        for (index, disk) in plan.disks.iter().enumerate() {
+            let reach = if disk.read_only { Reach::Read } else { Reach::Write };
+            self.allow_as(&disk.path, format!("/disk{index}"), reach);
+        }
+        self
+    }
+
+    /// Makes the rules ready to be entered. `apart` asks for namespaces and a root; else it is the reason why there are
+    /// none.
+    pub(super) fn build(&self, apart: Result<(), String>) -> io::Result<Confinement> {
         if std::env::var_os(SWITCH).is_some_and(|value| value == "off") {
-            return Confinement::Open { reason: format!("{SWITCH}=off") };
+            return Ok(Confinement { weaker: vec![format!("{SWITCH}=off")], ..Confinement::default() });
         }
-        match self.ruleset() {
-            Ok(Some(ruleset)) => Confinement::Landlock { ruleset },
-            Ok(None) => Confinement::Open { reason: "this kernel has no Landlock".into() },
-            Err(error) => Confinement::Open { reason: format!("Landlock refused the rules: {error}") },
+        let mut confinement = Confinement { confined: true, ..Confinement::default() };
+        match apart {
+            Ok(()) => confinement.root = Some(Root::prepare(&self.entries)?),
+            Err(reason) => confinement.weaker.push(reason),
         }
-    }
-
-    fn ruleset(&self) -> Result<Option<OwnedFd>, RulesetError> {
-        let mut ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(NEWEST))?
-            .handle_access(AccessNet::from_all(NEWEST))?
-            .scope(Scope::from_all(NEWEST))?
-            .create()?;
-        for (path, reach) in &self.paths {
-            let Ok(fd) = PathFd::new(path) else { continue };
-            let is_dir = fs::metadata(path).is_ok_and(|file| file.is_dir());
-            ruleset = ruleset.add_rule(PathBeneath::new(fd, access(*reach, is_dir)))?;
+        match landlock::ruleset(&self.entries) {
+            Ok(Some(ruleset)) => confinement.landlock = Some(ruleset),
+            Ok(None) => confinement.weaker.push("this kernel has no Landlock".into()),
+            Err(error) => confinement.weaker.push(format!("Landlock refused the rules: {error}")),
         }
-        Ok(ruleset.into())
+        confinement.names = self.entries.iter().map(|entry| (entry.path.clone(), entry.inside.clone())).collect();
+        Ok(confinement)
     }
 }
 
-fn access(reach: Reach, is_dir: bool) -> BitFlags<AccessFs> {
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let access = match reach {
-        Reach::Read => read,
-        Reach::Execute => read | AccessFs::Execute,
-        Reach::Write => read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev,
-    };
-    if is_dir { access } else { access & AccessFs::from_file(NEWEST) }
-}
-
-/// Rules that are ready.
-#[derive(Debug)]
-pub enum Confinement {
-    /// To be entered.
-    Landlock {
-        /// The kernel's object.
-        ruleset: OwnedFd,
-    },
-    /// There is nothing to enter.
-    Open {
-        /// Why.
-        reason: String,
-    },
+/// Rules that are ready. The default confines nothing.
+#[derive(Debug, Default)]
+pub(super) struct Confinement {
+    /// Whether anything is done at all.
+    pub(super) confined: bool,
+    /// Namespaces and a root, where the host allows them.
+    pub(super) root: Option<Root>,
+    landlock: Option<OwnedFd>,
+    /// What of it is missing here, and why.
+    pub(super) weaker: Vec<String>,
+    names: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Confinement {
-    /// Why there is none; `None` when there is.
-    pub fn absent(&self) -> Option<&str> {
-        match self {
-            Self::Landlock { .. } => None,
-            Self::Open { reason } => Some(reason),
-        }
+    /// How the monitor sees the files.
+    pub(super) fn view(&self) -> View {
+        View { names: self.root.is_some().then(|| self.names.clone()) }
     }
 
-    /// Confines this thread and what it executes, for good. Needs no-new-privileges. Allocates nothing.
-    pub(super) fn enter(&self) -> io::Result<()> {
-        let Self::Landlock { ruleset } = self else { return Ok(()) };
-        // SAFETY: landlock_restrict_self(2) takes a descriptor and flags, and touches no memory.
-        let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    /// Applies Landlock to this thread and what it executes, for good. Needs no-new-privileges. Allocates nothing.
+    pub(super) fn enter_landlock(&self) -> io::Result<()> {
+        self.landlock.as_ref().map_or(Ok(()), landlock::enter)
     }
 }
 
-/// Directories a program's libraries may come from, of those that exist: the architecture's own where there are such
-/// (Debian), else the system's; and those beside a program that was not installed with the system.
-fn library_dirs(program: &Path) -> Vec<PathBuf> {
-    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let system = ["/usr/lib", "/lib"].map(PathBuf::from);
-    let own: Vec<PathBuf> = system.iter().map(|dir| dir.join(&triplet)).filter(|dir| dir.is_dir()).collect();
-    let mut dirs = if own.is_empty() { system.to_vec() } else { own };
-    dirs.extend(["/usr/lib64", "/lib64"].map(PathBuf::from));
-    if let Some(prefix) = program.parent().and_then(Path::parent).filter(|prefix| *prefix != Path::new("/usr")) {
-        dirs.extend(["lib", "lib64"].map(|name| prefix.join(name)));
-    }
-    dirs.retain(|dir| dir.is_dir());
-    dirs
+/// By which names a monitor finds what it was given.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Names in a root of its own; `None` where it has the host's.
+    names: Option<Vec<(PathBuf, PathBuf)>>,
 }
 
-/// The loader an ELF program names (`PT_INTERP`); `None` for a static program or one that is no 64-bit little-endian ELF.
-fn interpreter(program: &Path) -> io::Result<Option<PathBuf>> {
-    const HEADER: usize = 64;
-    const PROGRAM_HEADER: usize = 56;
-    const PT_INTERP: u32 = 3;
-    const LOOKED_AT: u64 = 64 << 10;
-    let mut bytes = Vec::new();
-    File::open(program)?.take(LOOKED_AT).read_to_end(&mut bytes)?;
-    let number = |at: usize, length: usize| {
-        let field = bytes.get(at..at.checked_add(length)?)?;
-        Some(field.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
-    };
-    let place = |at: usize| number(at, 8).and_then(|place| usize::try_from(place).ok());
-    let find = || {
-        let elf_64_little = bytes.len() >= HEADER && bytes.starts_with(b"\x7fELF\x02\x01");
-        let (table, count) = (place(32).filter(|_| elf_64_little)?, number(56, 2)?);
-        let mut headers =
-            (0..count).filter_map(|index| table.checked_add(PROGRAM_HEADER.checked_mul(usize::try_from(index).ok()?)?));
-        let header = headers.find(|at| number(*at, 4) == Some(u64::from(PT_INTERP)))?;
-        let (offset, size) = (place(header.checked_add(8)?)?, place(header.checked_add(32)?)?);
-        let name = bytes.get(offset..offset.checked_add(size)?)?;
-        std::str::from_utf8(name.strip_suffix(b"\0")?).ok().map(PathBuf::from)
-    };
-    Ok(find())
+impl View {
+    /// The monitor's name of a file of the host.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        let found = self.names.iter().flatten().find(|(host, _)| host == path);
+        found.map_or(path, |(_, inside)| inside).to_owned()
+    }
+
+    /// The monitor's name of a descriptor it inherits, for what wants a path.
+    pub fn descriptor(&self, fd: RawFd) -> PathBuf {
+        let dir = if self.names.is_some() { root::DESCRIPTORS } else { "/proc/self/fd" };
+        Path::new(dir).join(fd.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -178,21 +171,21 @@ mod tests {
     use std::{os::unix::process::CommandExt, process::Command};
 
     #[test]
-    fn the_loader_of_a_program_is_read_and_nothing_of_a_script() {
-        let shell = fs::canonicalize("/bin/sh").unwrap();
-        let loader = interpreter(&shell).unwrap().unwrap();
-        assert!(loader.is_absolute() && loader.exists(), "{}", loader.display());
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("script");
-        for content in [&b"#!/bin/sh\n"[..], b"", b"\x7fELF\x02\x01", &[&b"\x7fELF\x02\x01"[..], &[0xff; 100]].concat()]
-        {
-            fs::write(&path, content).unwrap();
-            assert_eq!(interpreter(&path).unwrap(), None);
-        }
+    fn names_are_those_of_the_root_where_there_is_one() {
+        let mut rules = Rules::default();
+        rules.allow_as("/home/u/vmlinux", "/kernel", Reach::Read).allow("/dev/null", Reach::Device);
+        let names =
+            |view: &View| (view.path("/home/u/vmlinux".as_ref()), view.path("/dev/null".as_ref()), view.descriptor(7));
+        let apart = rules.build(Ok(())).unwrap().view();
+        assert_eq!(names(&apart), ("/kernel".into(), "/dev/null".into(), "/fd/7".into()));
+        let beside = rules.build(Err("none".into())).unwrap();
+        assert_eq!(beside.weaker, ["none"]);
+        assert_eq!(names(&beside.view()), ("/home/u/vmlinux".into(), "/dev/null".into(), "/proc/self/fd/7".into()));
     }
 
     #[test]
-    fn a_confined_program_runs_and_reaches_only_what_was_allowed() {
+    #[expect(unsafe_code, reason = "Landlock is entered between fork and exec")]
+    fn landlock_alone_reaches_only_what_was_allowed() {
         let dir = tempfile::tempdir().unwrap();
         let (open, closed) = (dir.path().join("open"), dir.path().join("closed"));
         fs::write(&open, "seen").unwrap();
@@ -201,16 +194,16 @@ mod tests {
         let mut rules = Rules::default();
         rules.allow_program(cat).unwrap().allow(&open, Reach::Read).allow(dir.path().join("absent"), Reach::Read);
         let run = |file: &Path| {
-            let confinement = rules.build();
-            if let Some(reason) = confinement.absent() {
-                eprintln!("SKIP: {reason}");
+            let confinement = rules.build(Err("not apart".into())).unwrap();
+            if confinement.landlock.is_none() {
+                eprintln!("SKIP: {:?}", confinement.weaker);
                 return None;
             }
             let mut command = Command::new(cat);
             command.arg(file);
             let enter = move || {
                 rustix::thread::set_no_new_privs(true)?;
-                confinement.enter()
+                confinement.enter_landlock()
             };
             // SAFETY: two system calls, no allocation.
             unsafe { command.pre_exec(enter) };

@@ -9,10 +9,10 @@ use super::{
     Capabilities, Channel, Driver, Later, LaunchError, Machine, MachineEnd, Refusal, Resources, ShutdownReason,
     Snapshot,
     confine::{Reach, Rules},
-    launch::Launch,
+    launch::{Child, Launch, Launched},
     plan::LaunchPlan,
 };
-use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
+use crate::shim::control::ProcessIdentity;
 use argv::Descriptors;
 use banger_proto::api::vm::{Accelerator, Vmm};
 use qmp::{Qmp, QmpError};
@@ -26,8 +26,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    net::UnixStream,
-    process::Child,
+    net::{UnixStream, unix::pipe},
     task::JoinHandle,
     time::timeout,
 };
@@ -73,19 +72,20 @@ impl Driver for Qemu {
         };
         let monitor =
             Qmp::begin(monitor).map_err(|error| LaunchError::Prepare { what: "monitor", source: error.into() })?;
-        let args = argv::render(plan, &fds, resources.start, resources.memory.shared);
-        let confinement =
-            reach(plan).map_err(|source| LaunchError::Program { program: plan.program.clone(), source })?.build();
-        let unconfined = confinement.absent().map(str::to_owned);
-        let inherited = vec![qemu_monitor, qemu_console, qemu_channel, resources.memory.file];
-        let mut child = Launch { program: plan.program.clone(), args, inherited, confinement }.spawn()?;
-        let pid = child.id().expect("a child that was not waited for has its pid");
-        let process =
-            ProvenProcess::of_child(pid).map_err(|source| LaunchError::Prepare { what: "process", source })?;
-        let stderr = child.stderr.take().expect("stderr was asked for");
+        let rules = reach(plan).map_err(|source| LaunchError::Program { program: plan.program.clone(), source })?;
+        let inherited = [&qemu_monitor, &qemu_console, &qemu_channel, &resources.memory.file];
+        let Launched { child, stderr, unconfined } = Launch {
+            plan,
+            rules: &rules,
+            args: &|view| argv::render(plan, &fds, view, resources.start, resources.memory.shared),
+            inherited: inherited.map(AsFd::as_fd).into(),
+            stdout: None,
+        }
+        .spawn()?;
+        let stderr = pipe::Receiver::from_owned_fd(stderr.into())
+            .map_err(|source| LaunchError::Prepare { what: "stderr", source })?;
         Ok(Box::new(Running {
             child,
-            process,
             qmp: Some(monitor),
             reported: None,
             console: Some(console),
@@ -96,7 +96,8 @@ impl Driver for Qemu {
     }
 }
 
-/// What QEMU may reach: no directory to write in, for all it writes are disks and inherited descriptors.
+/// What QEMU may reach, and by which names: no directory to write in, for all it writes are disks and inherited
+/// descriptors.
 fn reach(plan: &LaunchPlan) -> io::Result<Rules> {
     let mut rules = Rules::default();
     rules.allow_program(&plan.program)?;
@@ -105,14 +106,11 @@ fn reach(plan: &LaunchPlan) -> io::Result<Rules> {
     for name in ["qemu", "seabios", "qboot"] {
         rules.allow(prefix.join("share").join(name), Reach::Read);
     }
-    rules.allow("/dev/urandom", Reach::Read).allow("/dev/null", Reach::Write);
+    rules.allow("/dev/urandom", Reach::Read).allow("/dev/null", Reach::Device);
     if plan.accelerator == Accelerator::Kvm {
-        rules.allow("/dev/kvm", Reach::Write);
+        rules.allow("/dev/kvm", Reach::Device);
     }
-    rules.allow(&plan.kernel.path, Reach::Read).allow(&plan.initramfs, Reach::Read);
-    for disk in &plan.disks {
-        rules.allow(&disk.path, if disk.read_only { Reach::Read } else { Reach::Write });
-    }
+    rules.allow_machine(plan);
     Ok(rules)
 }
 
@@ -141,7 +139,6 @@ async fn tail(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    process: ProvenProcess,
     /// `None` once the conversation is over.
     qmp: Option<Qmp>,
     reported: Option<ShutdownReason>,
@@ -153,11 +150,11 @@ struct Running {
 
 impl Machine for Running {
     fn process(&self) -> ProcessIdentity {
-        self.process.identity()
+        self.child.identity()
     }
 
     fn signal(&self, signal: Signal) -> io::Result<bool> {
-        self.process.signal(signal)
+        self.child.signal(signal)
     }
 
     fn take_console(&mut self) -> Option<UnixStream> {

@@ -114,6 +114,43 @@ impl Place {
         Some(Self { shims, plan, _dir: dir })
     }
 
+    /// A place whose VMM is the program that tries to get out, confined or not.
+    pub(crate) fn probe(confined: bool) -> Self {
+        let mut place = Self::new(Kind::Fake).expect("the fake runs everywhere");
+        place.plan.program = bin_dir().join("probe-confinement");
+        if confined {
+            place.shims = Shims::new(env!("CARGO_BIN_EXE_banger-shim").into());
+        }
+        place
+    }
+
+    /// The same under a user without privileges, where this host has a way to become one.
+    pub(crate) fn under_nobody(mut self) -> Option<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        if !require("root") {
+            return None;
+        }
+        // Programs where everybody may run them, and everything of the machine that user's.
+        let dir = self.plan.state_dir.parent().unwrap().to_owned();
+        let copy = |from: &Path, name: &str| {
+            fs::copy(from, dir.join(name)).unwrap();
+            dir.join(name)
+        };
+        self.plan.program = copy(&self.plan.program, "vmm");
+        let shim = copy(env!("CARGO_BIN_EXE_banger-shim").as_ref(), "banger-shim");
+        // The plan is written by this test, so it changes hands at the last moment.
+        let script = format!(
+            "#!/bin/sh\nchown -R 65534:65534 {}\nexec setpriv --reuid=65534 --regid=65534 --clear-groups {} \"$@\"\n",
+            dir.display(),
+            shim.display()
+        );
+        let program = dir.join("as-nobody");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        self.shims = Shims::new(program);
+        Some(self)
+    }
+
     /// Asks the fake VMM for something.
     pub(crate) fn asking(mut self, words: &[&str]) -> Self {
         self.plan.kernel_args.extend(words.iter().map(|word| (*word).to_owned()));

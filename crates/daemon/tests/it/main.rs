@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic anywhere, its helpers too")]
 
+mod confinement;
 mod conformance;
 mod machine;
 mod misbehaviour;

@@ -2,6 +2,7 @@
 
 use crate::vmm::{
     Refusal, Start,
+    confine::View,
     plan::{Disk, LaunchPlan},
 };
 use banger_proto::{
@@ -70,8 +71,8 @@ fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
 }
 
-/// QEMU's arguments, without its name.
-pub fn render(plan: &LaunchPlan, fds: &Descriptors, start: Start, shared_memory: bool) -> Vec<OsString> {
+/// QEMU's arguments, without its name. `view` has the names QEMU knows files by.
+pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, shared_memory: bool) -> Vec<OsString> {
     let mut args = Args::default();
     let mib = plan.memory.as_mib();
     let on = |yes: bool| if yes { "on" } else { "off" };
@@ -97,8 +98,8 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, start: Start, shared_memory:
     args.pair("-smp", plan.vcpu.to_string()).pair("-m", format!("{mib}M"));
     // A file the shim holds: guest memory can be kept, and mapped again by a restored machine.
     let memory = format!(
-        "memory-backend-file,id=memory,size={mib}M,mem-path=/proc/self/fd/{},share={}",
-        fds.memory,
+        "memory-backend-file,id=memory,size={mib}M,mem-path={},share={}",
+        view.descriptor(fds.memory).display(),
         on(shared_memory)
     );
     args.pair("-object", memory);
@@ -108,14 +109,15 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, start: Start, shared_memory:
     args.pair("-chardev", format!("socket,id=console,fd={}", fds.console)).pair("-serial", "chardev:console");
 
     for (index, disk) in plan.disks.iter().enumerate() {
-        args.disk(index, disk);
+        args.disk(index, disk, view);
     }
     // Port 0 is a console's by definition, so the channel is port 1 of two; every port more costs the guest two queues.
     args.pair("-device", "virtio-serial-device,max_ports=2");
     args.pair("-chardev", format!("socket,id=channel,fd={}", fds.channel));
     args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
 
-    args.pair("-kernel", &plan.kernel.path).pair("-initrd", &plan.initramfs).pair("-append", command_line(plan));
+    args.pair("-kernel", view.path(&plan.kernel.path)).pair("-initrd", view.path(&plan.initramfs));
+    args.pair("-append", command_line(plan));
     if start == Start::Restored {
         args.pair("-incoming", "defer").flag("-S");
     }
@@ -164,14 +166,14 @@ impl Args {
         self
     }
 
-    fn disk(&mut self, index: usize, disk: &Disk) -> &mut Self {
+    fn disk(&mut self, index: usize, disk: &Disk, view: &View) -> &mut Self {
         // Many machines read one image, and a reader needs no lock; a disk that is written has one writer.
         let (read_only, locking) = if disk.read_only { ("on", "off") } else { ("off", "auto") };
         let mut node = OsString::from(format!(
             "driver=raw,node-name=disk{index},read-only={read_only},discard=unmap,file.driver=file,\
              file.locking={locking},file.filename="
         ));
-        node.push(escape(&disk.path));
+        node.push(escape(&view.path(&disk.path)));
         self.pair("-blockdev", node).pair("-device", format!("virtio-blk-device,drive=disk{index}"))
     }
 }
@@ -214,7 +216,7 @@ mod tests {
     const FDS: Descriptors = Descriptors { monitor: 10, console: 11, channel: 12, memory: 13 };
 
     fn lines(plan: &LaunchPlan, start: Start, shared: bool) -> String {
-        let args = render(plan, &FDS, start, shared);
+        let args = render(plan, &FDS, &View::default(), start, shared);
         let args = args.iter().map(|arg| arg.to_str().unwrap());
         args.fold(String::new(), |text, arg| text + if arg.starts_with('-') { "\n" } else { " " } + arg)
     }

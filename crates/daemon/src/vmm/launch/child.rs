@@ -1,0 +1,111 @@
+//! A process that was started here, until it has been waited for.
+//!
+//! A monitor is the first process of its namespace, and the kernel shields such a one: a signal it neither handles nor
+//! ignores is dropped, unless it is SIGKILL. [`Child::signal`] restores what the signal means: the process ends, and its
+//! status says of which signal.
+
+use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
+use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+use std::{
+    io,
+    os::{fd::AsFd, unix::process::ExitStatusExt},
+    process::ExitStatus,
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+/// A child process. Dropping it ends it.
+#[derive(Debug)]
+pub(in crate::vmm) struct Child {
+    process: ProvenProcess,
+    status: Option<ExitStatus>,
+    /// The signal that a SIGKILL stood for; 0 for none.
+    stood_for: AtomicI32,
+}
+
+impl Child {
+    /// `pid` must be a child of this process that nobody has waited for.
+    pub(super) fn new(pid: u32) -> io::Result<Self> {
+        Ok(Self { process: ProvenProcess::of_child(pid)?, status: None, stood_for: AtomicI32::new(0) })
+    }
+
+    /// Which process it is.
+    pub(in crate::vmm) fn identity(&self) -> ProcessIdentity {
+        self.process.identity()
+    }
+
+    /// Sends a signal, with the effect it has on any other process; `false` when it has ended.
+    pub(in crate::vmm) fn signal(&self, signal: Signal) -> io::Result<bool> {
+        if signal != Signal::KILL && self.defaults(signal) {
+            self.stood_for.store(signal.as_raw(), Ordering::Relaxed);
+            return self.process.signal(Signal::KILL);
+        }
+        self.process.signal(signal)
+    }
+
+    /// Whether the process leaves this signal to the kernel, which for all that are sent here means to end it.
+    fn defaults(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.identity().pid));
+        status.is_ok_and(|status| !is_in_set(&status, "SigCgt:", signal) && !is_in_set(&status, "SigIgn:", signal))
+    }
+
+    /// Waits for its end. Cancelling loses nothing.
+    pub(in crate::vmm) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        if self.status.is_none() {
+            self.process.ended().await?;
+        }
+        self.reap()
+    }
+
+    /// Waits for its end, in this thread.
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let ended = loop {
+            match waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED) {
+                Err(rustix::io::Errno::INTR) => {}
+                ended => break ended?.ok_or(io::ErrorKind::NotFound)?,
+            }
+        };
+        // The encoding of wait(2).
+        let raw = match (ended.exit_status(), ended.terminating_signal()) {
+            (Some(code), _) => code << 8,
+            (None, Some(signal)) if signal == Signal::KILL.as_raw() => {
+                Some(self.stood_for.load(Ordering::Relaxed)).filter(|signal| *signal != 0).unwrap_or(signal)
+            }
+            (None, signal) => signal.unwrap_or(Signal::KILL.as_raw()),
+        };
+        let status = ExitStatus::from_raw(raw);
+        self.status = Some(status);
+        Ok(status)
+    }
+}
+
+/// Whether a signal is in one of the sets of a `/proc/<pid>/status`: hexadecimal, the first signal its lowest bit.
+fn is_in_set(status: &str, set: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix(set)).map(str::trim);
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    u32::try_from(signal.as_raw() - 1).is_ok_and(|bit| mask >> bit & 1 == 1)
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.status.is_none() && self.process.signal(Signal::KILL).is_ok() {
+            // A killed process ends; what is left of it is not to stay in the table.
+            let _ = self.reap();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_signals_are_read() {
+        let status = "Name:\tx\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000004002\n";
+        assert!(is_in_set(status, "SigCgt:", Signal::INT) && is_in_set(status, "SigCgt:", Signal::TERM));
+        assert!(is_in_set(status, "SigIgn:", Signal::PIPE) && !is_in_set(status, "SigCgt:", Signal::ABORT));
+        assert!(!is_in_set("", "SigCgt:", Signal::INT));
+    }
+}

@@ -1,0 +1,64 @@
+//! Namespaces of the monitor's own. All of it runs between fork and exec, and allocates nothing.
+
+#![expect(
+    unsafe_code,
+    reason = "leaving namespaces has no safe wrapper, and clone none that runs between fork and exec"
+)]
+
+use rustix::{
+    fs::{Mode, OFlags, open},
+    process::{getegid, geteuid},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+use std::{ffi::CStr, io};
+
+/// What the map files of a user namespace are to hold, made before fork.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    user: String,
+    group: String,
+}
+
+impl Identity {
+    /// This user and group, as themselves, and nobody else: files of theirs are theirs, root's included when this is
+    /// root.
+    pub(super) fn own() -> Self {
+        let only = |id: u32| format!("{id} {id} 1\n");
+        Self { user: only(geteuid().as_raw()), group: only(getegid().as_raw()) }
+    }
+
+    /// Enters a new user namespace, and with it a network namespace that has no interface up.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        // SAFETY: this process has one thread and shares no memory or descriptors.
+        unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET) }?;
+        // Without it the groups of an ordinary user may not be mapped.
+        write(c"/proc/self/setgroups", "deny")?;
+        write(c"/proc/self/uid_map", &self.user)?;
+        write(c"/proc/self/gid_map", &self.group)
+    }
+}
+
+fn write(file: &CStr, text: &str) -> io::Result<()> {
+    let file = open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, text.as_bytes())?;
+    Ok(())
+}
+
+/// Leaves the namespaces of mounts, names and shared memory, and has the next child begin one of processes.
+pub(super) fn apart() -> io::Result<()> {
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    // SAFETY: as above.
+    Ok(unsafe { unshare_unsafe(flags) }?)
+}
+
+/// Forks a process that is not this one's child but its parent's: the first of the new process namespace, and still the
+/// shim's own. `None` in it, its pid in this one.
+pub(super) fn fork_sibling() -> io::Result<Option<i32>> {
+    // SAFETY: without CLONE_VM and a stack this is fork(2), from a process with one thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidData)?)),
+    }
+}

@@ -1,0 +1,140 @@
+//! What a VMM that was taken over can still do: a program in its place tries, confined as every VMM is, and once more
+//! without, so that each attempt is known to succeed where nothing forbids it.
+
+use crate::machine::{Place, until};
+use banger_daemon::shim::client::Shim;
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    process::{Child, Command, Stdio},
+};
+
+/// Things of the host that are no VMM's business.
+struct Host {
+    dir: tempfile::TempDir,
+    process: Child,
+    port: u16,
+    abstract_name: String,
+    _listeners: (Vec<UnixListener>, UnixListener, TcpListener),
+}
+
+/// Sockets a host has, by the names the words of the probe give them.
+const SOCKETS: [&str; 5] = ["bangerd", "other-vm", "docker", "d-bus", "ssh-agent"];
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("bh").tempdir_in("/tmp").unwrap();
+        let listeners = SOCKETS.map(|name| UnixListener::bind(dir.path().join(name)).unwrap()).into();
+        fs::write(dir.path().join("disk"), "another VM's").unwrap();
+        fs::create_dir(dir.path().join("home")).unwrap();
+        let abstract_name = format!("banger-{}", dir.path().file_name().unwrap().display());
+        let abstract_listener =
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let process = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        open_to_all(dir.path());
+        Self { dir, process, port, abstract_name, _listeners: (listeners, abstract_listener, tcp) }
+    }
+
+    /// What to try, as words for the probe.
+    fn words(&self) -> Vec<String> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let mut words: Vec<String> = SOCKETS.iter().map(|name| format!("probe.unix.{name}={}", path(name))).collect();
+        words.extend([
+            format!("probe.unix.abstract=@{}", self.abstract_name),
+            format!("probe.tcp.loopback={}", self.port),
+            format!("probe.read.other-disk={}", path("disk")),
+            format!("probe.write.other-disk={}", path("disk")),
+            format!("probe.read.home={}", path("home")),
+            "probe.read.passwd=/etc/passwd".to_owned(),
+            format!("probe.process.other={}", self.process.id()),
+        ]);
+        words
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Only confinement is to be in a probe's way, not the modes of this test's files.
+fn open_to_all(dir: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let open = |path: &std::path::Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    open(dir);
+    for entry in fs::read_dir(dir).unwrap() {
+        open(&entry.unwrap().path());
+    }
+}
+
+/// Runs the probe in the VMM's place; how each attempt went, and what was missing of the confinement.
+async fn probe(place: Place, words: Vec<String>) -> (BTreeMap<String, String>, Option<String>) {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let place = place.asking(&words);
+    let shim: Shim = place.launch().await;
+    let console = || fs::read_to_string(&place.plan.console.path).unwrap_or_default();
+    until("the probe's end", || {
+        let said = console();
+        if said.ends_with("end\r\n") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let unconfined = shim.status().unconfined;
+    shim.end().await.unwrap();
+    crate::machine::soon("the end", shim.ended()).await;
+    let said = console();
+    let attempts = said.lines().filter_map(|line| line.split_once(": "));
+    (attempts.map(|(name, outcome)| (name.to_owned(), outcome.to_owned())).collect(), unconfined)
+}
+
+#[track_caller]
+fn assert_all_fail(outcomes: &BTreeMap<String, String>) {
+    assert!(outcomes.len() > 20, "{outcomes:#?}");
+    let done: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome == "done").collect();
+    assert!(done.is_empty(), "a confined VMM could: {done:#?}");
+}
+
+#[tokio::test]
+async fn a_vmm_that_was_taken_over_reaches_nothing() {
+    let host = Host::new();
+    let mut words = host.words();
+    let place = Place::probe(true);
+    // By the names it knows its own files by, it reads what it is given and writes only what is the guest's to write.
+    words.extend(["read.kernel=/kernel", "read.work=/disk1", "write.work=/disk1"].map(|own| format!("probe.{own}")));
+    words.extend(["write.image=/disk0", "write.kernel=/kernel"].map(|own| format!("probe.{own}")));
+    let (mut outcomes, unconfined) = probe(place, words).await;
+    assert_eq!(unconfined, None);
+    for own in ["read.kernel", "read.work", "write.work"] {
+        assert_eq!(outcomes.remove(own).as_deref(), Some("done"), "{own}: {outcomes:#?}");
+    }
+    assert_all_fail(&outcomes);
+}
+
+#[tokio::test]
+async fn an_ordinary_users_vmm_reaches_nothing_either() {
+    let Some(place) = Place::probe(true).under_nobody() else { return };
+    let host = Host::new();
+    let (outcomes, unconfined) = probe(place, host.words()).await;
+    assert_eq!(unconfined, None);
+    assert_all_fail(&outcomes);
+}
+
+#[tokio::test]
+async fn without_confinement_every_attempt_succeeds() {
+    if !banger_testkit::require("root") {
+        return;
+    }
+    let host = Host::new();
+    let (outcomes, unconfined) = probe(Place::probe(false), host.words()).await;
+    assert!(unconfined.is_some_and(|reason| reason.contains("=off")));
+    let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "done").collect();
+    assert!(failed.is_empty(), "nothing forbids these, so a test that sees them fail proves nothing: {failed:#?}");
+}
