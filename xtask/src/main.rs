@@ -3,6 +3,7 @@
 //! Run through the Makefile; `cargo run -p xtask -- help` lists them.
 
 mod bench;
+mod boots;
 mod check_repo;
 mod dist;
 mod generate;
@@ -48,6 +49,8 @@ enum Task {
     },
     /// Measure banger against what it stands on.
     Bench(bench::Args),
+    /// Boot throw-away VMs one after the other; fail with the first that hangs.
+    Boots(boots::Args),
     /// Join stdin and stdout to a port in a guest; the benchmark's `ProxyCommand`.
     #[command(hide = true)]
     GuestPort {
@@ -80,6 +83,7 @@ fn run(task: Task) -> Result<()> {
         Task::Dist { bin_dir } => dist::pack(&bin_dir),
         Task::Install { bin_dir, prefix } => dist::install(&bin_dir, &prefix),
         Task::Bench(args) => bench::run(&args),
+        Task::Boots(args) => boots::run(&args),
         Task::GuestPort { socket, port } => bench::guest_port::join(&socket, port),
     }
 }

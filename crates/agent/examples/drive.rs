@@ -38,6 +38,7 @@ async fn main() {
                     GuestEvent::Booted { .. } => "booted",
                     GuestEvent::Power { .. } => "power",
                     GuestEvent::Trouble { .. } => "trouble",
+                    GuestEvent::Exec { .. } => "exec",
                 };
                 if found == verb {
                     break;

@@ -27,7 +27,7 @@ mod seed;
 pub(crate) use config::read as read_config;
 pub(crate) use console::say;
 pub(crate) use init::{is_systemd, power_signal};
-pub(crate) use machine::{freeze, reset};
+pub(crate) use machine::{clock_ns, freeze, reset, shift_clock};
 pub(crate) use mounts::BIN;
 pub(crate) use phases::{Phases, boottime_ms};
 
@@ -84,6 +84,7 @@ fn sequence(mut phases: Phases) -> Result<Never, BootError> {
     mounts::first()?;
     console::adopt();
     let config = config::take()?;
+    let moment = config::take_moment()?;
     modules::load_all();
     phases.end("modules");
 
@@ -91,7 +92,7 @@ fn sequence(mut phases: Phases) -> Result<Never, BootError> {
     let root = overlay::assemble(&config, &mut troubles)?;
     mounts::kernel_trees()?;
     mounts::enter()?;
-    identity::apply(&config, &mut troubles);
+    identity::apply(&config, moment.as_ref(), &mut troubles);
     phases.end("mounts");
 
     let init = init::choose(config.init)?;

@@ -86,6 +86,8 @@ struct Context {
     transfers: Arc<AtomicU32>,
     /// The number of the last exec.
     exec_number: Cell<u64>,
+    /// Whether the host knows of the first that ran.
+    exec_announced: Cell<bool>,
     going_down: Cell<bool>,
 }
 
@@ -168,6 +170,7 @@ impl Context {
             execs: Cell::new(0),
             transfers: Arc::default(),
             exec_number: Cell::new(0),
+            exec_announced: Cell::new(false),
             going_down: Cell::new(false),
         }
     }

@@ -8,4 +8,4 @@ mod format;
 mod work;
 
 pub(crate) use copy::copy_range;
-pub use work::{DiskError, MAX_SIZE, MIN_SIZE, WorkDisks};
+pub use work::{DiskError, MAX_SIZE, MIN_SIZE, WorkDisks, sync};

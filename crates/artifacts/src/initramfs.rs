@@ -2,18 +2,20 @@
 //!
 //! It has two parts. The base is the same for every VM of one kernel and one agent, and is made once: the kernel's own
 //! `initrd.img` if it has one, then `/init` (the guest agent), `/dev/console` and the modules needed to reach disks and
-//! host. The second part is a few hundred bytes per VM: its configuration. The kernel unpacks archives that follow each
-//! other, later files winning, so the second is simply appended.
+//! host. The second part is a few hundred bytes per VM: its configuration, and what holds for one boot only. The kernel
+//! unpacks archives that follow each other, later files winning, so both are simply appended.
 //!
 //! Decides what is in the archive; what the guest makes of it is the agent's business.
 
 mod base;
 mod config;
 mod cpio;
+mod moment;
 
 pub use base::{BootFiles, InitramfsCache};
 pub use config::append_config;
 pub use cpio::{Cpio, CpioError};
+pub use moment::renew_moment;
 
 use crate::{job::Cancelled, kernel::CodecError, publish::PublishError};
 use std::{io, path::PathBuf};

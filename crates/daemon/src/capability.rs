@@ -11,7 +11,7 @@ mod work_disk;
 pub(crate) use boot_config::BootConfigCapability;
 pub(crate) use kernel_files::KernelFilesCapability;
 pub(crate) use root_image::RootImageCapability;
-pub(crate) use work_disk::WorkDiskCapability;
+pub(crate) use work_disk::{Syncing, WorkDiskCapability};
 
 use crate::{
     operation::Operation,
@@ -43,6 +43,12 @@ pub(crate) trait Capability: Send + Sync {
     /// Takes what lasts as long as the VM. Doing it again changes nothing.
     fn prepare<'a>(&'a self, vm: &'a VmRow, operation: &'a Operation) -> Hook<'a> {
         let _ = (vm, operation);
+        nothing()
+    }
+
+    /// Waits for what [`Self::prepare`] began and a machine need not wait for, before anybody is told that the VM exists.
+    fn settle<'a>(&'a self, vm: &'a VmId) -> Hook<'a> {
+        let _ = vm;
         nothing()
     }
 

@@ -2,7 +2,8 @@
 
 use crate::{
     capability::{
-        BootConfigCapability, Capabilities, Capability, KernelFilesCapability, RootImageCapability, WorkDiskCapability,
+        BootConfigCapability, Capabilities, Capability, KernelFilesCapability, RootImageCapability, Syncing,
+        WorkDiskCapability,
     },
     config::Config,
     failures::Explain,
@@ -64,7 +65,7 @@ pub(crate) fn wire_services(
     let layout_of = || layout.clone();
     let capabilities: Capabilities = Arc::new([
         Box::new(RootImageCapability { images: images.clone() }) as Box<dyn Capability>,
-        Box::new(WorkDiskCapability { layout: layout_of(), disks }),
+        Box::new(WorkDiskCapability { layout: layout_of(), disks, syncing: Syncing::default() }),
         Box::new(KernelFilesCapability { images: images.clone() }),
         Box::new(BootConfigCapability { layout: layout_of(), network, workspaces: workspaces.clone() }),
     ]);

@@ -1,7 +1,9 @@
 //! The configuration the host put into the initramfs: read once, checked, and gone.
 
 use super::{Attempt, BootError};
-use banger_proto::agent::boot::{BootConfig, CONFIG_PATH, CONFIG_VERSION, MAX_CONFIG, Mount};
+use banger_proto::agent::boot::{
+    BootConfig, CONFIG_PATH, CONFIG_VERSION, MAX_CONFIG, MAX_MOMENT, MOMENT_PATH, Moment, Mount,
+};
 use std::{
     fs::{self, File},
     io::{self, Read},
@@ -13,6 +15,29 @@ pub(super) fn take() -> Result<BootConfig, BootError> {
     let config = read(Path::new(CONFIG_PATH)).attempt(|| format!("the configuration {CONFIG_PATH}"))?;
     fs::remove_file(CONFIG_PATH).attempt(|| format!("unlinking {CONFIG_PATH}"))?;
     Ok(config)
+}
+
+/// Reads and unlinks what holds for this boot only; none where the host gave none.
+pub(super) fn take_moment() -> Result<Option<Moment>, BootError> {
+    let moment = moment(Path::new(MOMENT_PATH)).attempt(|| format!("reading {MOMENT_PATH}"))?;
+    if moment.is_some() {
+        fs::remove_file(MOMENT_PATH).attempt(|| format!("unlinking {MOMENT_PATH}"))?;
+    }
+    Ok(moment)
+}
+
+fn moment(path: &Path) -> io::Result<Option<Moment>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_MOMENT as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_MOMENT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {MAX_MOMENT} bytes")));
+    }
+    Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
 /// Reads a configuration and checks what the rest relies on.
@@ -47,10 +72,23 @@ mod tests {
 
     fn json(version: u32, release: &str) -> Vec<u8> {
         format!(
-            r#"{{"version":{version},"hostname":"h","init":"auto","machine_id":"","clock_ns":0,"entropy":"",
+            r#"{{"version":{version},"hostname":"h","init":"auto","machine_id":"",
             "mounts":[{{"kind":"modules","device":"/dev/vdc","release":{release:?}}}]}}"#
         )
         .into_bytes()
+    }
+
+    #[test]
+    fn a_moment_may_be_missing_but_not_broken() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("moment.json");
+        assert_eq!(moment(&path).unwrap(), None);
+        fs::write(&path, "{\"clock_ns\":7,\"entropy\":\"00\"}   \n").unwrap();
+        assert_eq!(moment(&path).unwrap(), Some(Moment { clock_ns: 7, entropy: "00".into() }));
+        for bad in ["", "{}", &" ".repeat(MAX_MOMENT + 1)] {
+            fs::write(&path, bad).unwrap();
+            moment(&path).unwrap_err();
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{machine, say};
 use crate::rooted;
-use banger_proto::agent::boot::BootConfig;
+use banger_proto::agent::boot::{BootConfig, Moment};
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{self, Mode, OFlags},
@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Applies the configuration, in the new root. Nothing here is worth a failed boot: what does not work is reported.
-pub(super) fn apply(config: &BootConfig, troubles: &mut Vec<String>) {
+pub(super) fn apply(config: &BootConfig, moment: Option<&Moment>, troubles: &mut Vec<String>) {
     let mut check = |what: &str, result: io::Result<()>| {
         if let Err(error) = result {
             let trouble = format!("{what}: {error}");
@@ -24,8 +24,10 @@ pub(super) fn apply(config: &BootConfig, troubles: &mut Vec<String>) {
         }
     };
     check("setting the host name", rustix::system::sethostname(config.hostname.as_bytes()).map_err(io::Error::from));
-    check("setting the clock", machine::set_clock(config.clock_ns));
-    check("adding entropy", machine::add_entropy(&config.entropy));
+    if let Some(moment) = moment {
+        check("setting the clock", machine::set_clock(moment.clock_ns));
+        check("adding entropy", machine::add_entropy(&moment.entropy));
+    }
     check("bringing up lo", machine::loopback_up());
     check("writing names into /etc", write_names(config));
 }

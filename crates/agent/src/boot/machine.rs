@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "ioctls on sockets, the random pool and a file system; a process's visible name")]
 
 use super::say;
+use banger_proto::agent::exec::MAX_CLOCK_DRIFT_NS;
 use rustix::{
     fd::{AsFd, AsRawFd},
     fs::{Mode, OFlags, open},
@@ -11,8 +12,6 @@ use rustix::{
 };
 use std::{ffi::CStr, io, thread::sleep, time::Duration};
 
-/// A clock that is further off than this is set.
-const MAX_DRIFT_NS: u64 = 1_000_000_000;
 /// Bytes of entropy that are taken.
 const MAX_ENTROPY: usize = 512;
 const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
@@ -30,11 +29,24 @@ pub(crate) fn reset() -> ! {
 
 /// Sets the wall clock when it is off by more than a second.
 pub(super) fn set_clock(now_ns: u64) -> io::Result<()> {
-    let clock = clock_gettime(ClockId::Realtime);
-    let current = u64::try_from(clock.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(clock.tv_nsec).unwrap_or(0);
-    if now_ns == 0 || current.abs_diff(now_ns) <= MAX_DRIFT_NS {
+    if now_ns == 0 || clock_ns().abs_diff(now_ns) <= MAX_CLOCK_DRIFT_NS {
         return Ok(());
     }
+    set(now_ns)
+}
+
+/// Adds `shift` nanoseconds to the wall clock.
+pub(crate) fn shift_clock(shift: i64) -> io::Result<()> {
+    set(clock_ns().saturating_add_signed(shift))
+}
+
+/// The wall clock, in nanoseconds since 1970 (UTC).
+pub(crate) fn clock_ns() -> u64 {
+    let clock = clock_gettime(ClockId::Realtime);
+    u64::try_from(clock.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(clock.tv_nsec).unwrap_or(0)
+}
+
+fn set(now_ns: u64) -> io::Result<()> {
     let seconds = i64::try_from(now_ns / 1_000_000_000).map_err(io::Error::other)?;
     let nanoseconds = i64::try_from(now_ns % 1_000_000_000).map_err(io::Error::other)?;
     Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })?)

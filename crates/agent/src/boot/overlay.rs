@@ -82,13 +82,7 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
     mount("overlay", NEW_ROOT, "overlay", MountFlags::empty(), options.as_c_str())
         .attempt(|| "mounting the overlay".to_owned())?;
 
-    let new_root = dir(NEW_ROOT)?;
-    for bind in binds {
-        if let Err(error) = bind_directory(bind, lower.as_fd(), new_root.as_fd()) {
-            super::say(&error.to_string());
-            troubles.push(error.to_string());
-        }
-    }
+    bind_directories(binds, lower.as_fd(), troubles)?;
     // Opened before the mounts go: a directory stays usable after its mount was detached.
     let work = fs::open(WORK, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .attempt(|| "opening the work disk".to_owned())?;
@@ -113,28 +107,71 @@ fn make_upper(lower: BorrowedFd<'_>) -> Result<(), BootError> {
         .attempt(|| format!("changing the owner of {upper}"))
 }
 
-/// Puts one directory on the work disk, with what the image has in it the first time.
-fn bind_directory(path: &str, lower: BorrowedFd<'_>, new_root: BorrowedFd<'_>) -> Result<(), BootError> {
+/// Puts directories on the work disk, with what the image has in them the first time. One that fails stays on the overlay.
+fn bind_directories(binds: &[String], lower: BorrowedFd<'_>, troubles: &mut Vec<String>) -> Result<(), BootError> {
+    let mut trouble = |error: BootError| {
+        super::say(&error.to_string());
+        troubles.push(error.to_string());
+    };
+    let (store, new_root) = (dir(&format!("{WORK}/bind"))?, dir(NEW_ROOT)?);
+    let (mut kept, mut drafts) = (Vec::new(), Vec::new());
+    for path in binds {
+        let name = path.trim_matches('/').replace('/', "-");
+        match keep(path, &name, lower, store.as_fd()) {
+            Ok(Kept::Already) => {}
+            Ok(Kept::Drafted) => drafts.push(name.clone()),
+            Ok(Kept::OnTheOverlay) => continue,
+            Err(error) => {
+                trouble(error);
+                continue;
+            }
+        }
+        kept.push((path, name));
+    }
+    if let Err(error) =
+        seed::publish(store.as_fd(), &drafts).attempt(|| "keeping directories on the work disk".to_owned())
+    {
+        trouble(error);
+    }
+    for (path, name) in kept {
+        let what = || format!("keeping {path} on the work disk");
+        let bound = rooted::make_dirs(&new_root, Path::new(path))
+            .and_then(|target| Ok(mount_bind(format!("{WORK}/bind/{name}"), by_descriptor(&target))?));
+        if let Err(error) = bound.attempt(what) {
+            trouble(error);
+        }
+    }
+    Ok(())
+}
+
+/// Where a directory's content is.
+enum Kept {
+    /// On the work disk, since an earlier boot.
+    Already,
+    /// On the work disk, without its name yet.
+    Drafted,
+    /// Where the image has it.
+    OnTheOverlay,
+}
+
+fn keep(path: &str, name: &str, lower: BorrowedFd<'_>, store: BorrowedFd<'_>) -> Result<Kept, BootError> {
     let what = || format!("keeping {path} on the work disk");
-    let name = path.trim_matches('/').replace('/', "-");
     if name.is_empty() || path.split('/').any(|part| part == "..") {
         return Err(io::Error::from(io::ErrorKind::InvalidInput)).attempt(what);
     }
-    let store = dir(&format!("{WORK}/bind"))?;
-    if fs::statat(&store, &name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
-        let from = match rooted::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(from) => Some(from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            // A link to a file, or a file: the image means something else by that name.
-            Err(_) => return Ok(()),
-        };
-        let seeded = seed::fill(store.as_fd(), &name, from.as_ref().map(AsFd::as_fd), SEED_LIMIT).attempt(what)?;
-        if seeded == Seeded::TooLarge {
-            return Ok(());
-        }
+    if fs::statat(store, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return Ok(Kept::Already);
     }
-    let target = rooted::make_dirs(new_root, Path::new(path)).attempt(what)?;
-    mount_bind(format!("{WORK}/bind/{name}"), by_descriptor(&target)).attempt(what)
+    let from = match rooted::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(from) => Some(from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // A link to a file, or a file: the image means something else by that name.
+        Err(_) => return Ok(Kept::OnTheOverlay),
+    };
+    match seed::draft(store, name, from.as_ref().map(AsFd::as_fd), SEED_LIMIT).attempt(what)? {
+        Seeded::Drafted => Ok(Kept::Drafted),
+        Seeded::TooLarge => Ok(Kept::OnTheOverlay),
+    }
 }
 
 fn mount_modules(device: &str, release: &str) -> Result<(), BootError> {

@@ -1,4 +1,6 @@
-//! Copies a directory of the image to the work disk once, with everything that makes it that directory.
+//! Copies directories of the image to the work disk once, with everything that makes them those directories.
+//!
+//! Each is drafted under another name; all of them are written to the disk together, and only then they get their names.
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -17,31 +19,44 @@ const ENTRY_COST: u64 = 4096;
 /// What became of a directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seeded {
-    /// It is on the work disk under its name.
-    Done,
+    /// There is a draft of it.
+    Drafted,
     /// It has more than the limit; nothing was made.
     TooLarge,
 }
 
-/// Makes `name` in `store` a copy of `from`, or an empty directory (0755) without one. It has that name only when it is
-/// complete and on disk.
-pub(super) fn fill(store: BorrowedFd<'_>, name: &str, from: Option<BorrowedFd<'_>>, limit: u64) -> io::Result<Seeded> {
+/// Drafts a copy of `from`, or an empty directory (0755) without one, that [`publish`] gives its `name` in `store`.
+pub(super) fn draft(store: BorrowedFd<'_>, name: &str, from: Option<BorrowedFd<'_>>, limit: u64) -> io::Result<Seeded> {
     if let Some(from) = from
         && measure(from, limit, 0)? > limit
     {
         return Ok(Seeded::TooLarge);
     }
-    let draft = format!(".new-{name}");
+    let draft = draft_name(name);
     remove_tree(store, &draft, 0)?;
     fs::mkdirat(store, &draft, Mode::from_raw_mode(0o755))?;
     let to = open_dir(store, &draft)?;
     if let Some(from) = from {
         Copy::default().directory(from, to.as_fd(), 0)?;
     }
-    // What the rename publishes must be on the disk before the name is.
-    fs::syncfs(&to)?;
-    fs::renameat(store, &draft, store, name)?;
-    Ok(Seeded::Done)
+    Ok(Seeded::Drafted)
+}
+
+/// Gives every drafted directory its name.
+pub(super) fn publish(store: BorrowedFd<'_>, names: &[String]) -> io::Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    // What a rename publishes must be on the disk before the name is. One flush for all: each costs the host one, too.
+    fs::syncfs(store)?;
+    for name in names {
+        fs::renameat(store, draft_name(name), store, name)?;
+    }
+    Ok(())
+}
+
+fn draft_name(name: &str) -> String {
+    format!(".new-{name}")
 }
 
 fn measure(dir: BorrowedFd<'_>, limit: u64, depth: usize) -> io::Result<u64> {
@@ -223,8 +238,10 @@ mod tests {
         std::fs::create_dir_all(store.join(".new-x/left/over")).unwrap();
 
         let (from_fd, store_fd) = (open(&from), open(&store));
-        let seeded = fill(store_fd.as_fd(), "x", Some(from_fd.as_fd()), 1 << 20).unwrap();
-        assert_eq!(seeded, Seeded::Done);
+        let seeded = draft(store_fd.as_fd(), "x", Some(from_fd.as_fd()), 1 << 20).unwrap();
+        assert_eq!(seeded, Seeded::Drafted);
+        assert!(!store.join("x").exists(), "a draft has no name");
+        publish(store_fd.as_fd(), &["x".to_owned()]).unwrap();
         let copy = store.join("x");
         assert_eq!(std::fs::read(copy.join("a")).unwrap(), b"content");
         let (a, b) = (copy.join("a").metadata().unwrap(), copy.join("sub/b").metadata().unwrap());
@@ -243,9 +260,10 @@ mod tests {
         std::fs::create_dir(&store).unwrap();
         std::fs::write(from.join("a"), vec![0; 10_000]).unwrap();
         let (from_fd, store_fd) = (open(&from), open(&store));
-        assert_eq!(fill(store_fd.as_fd(), "x", Some(from_fd.as_fd()), 9_999).unwrap(), Seeded::TooLarge);
+        assert_eq!(draft(store_fd.as_fd(), "x", Some(from_fd.as_fd()), 9_999).unwrap(), Seeded::TooLarge);
         assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0);
-        assert_eq!(fill(store_fd.as_fd(), "y", None, 0).unwrap(), Seeded::Done);
+        assert_eq!(draft(store_fd.as_fd(), "y", None, 0).unwrap(), Seeded::Drafted);
+        publish(store_fd.as_fd(), &["y".to_owned()]).unwrap();
         assert!(store.join("y").is_dir());
     }
 }

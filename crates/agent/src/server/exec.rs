@@ -17,9 +17,10 @@ mod terminal;
 pub(super) use plan::DEFAULT_PATH;
 
 use super::{Context, body::Body, http::status};
+use crate::boot;
 use banger_link::Stream;
 use banger_proto::{
-    agent::exec::SUBPROTOCOL,
+    agent::exec::{CLOCK_HEADER, SUBPROTOCOL},
     failure::{Code, Failure},
 };
 use hyper::{
@@ -56,12 +57,13 @@ pub(super) fn upgrade(context: Rc<Context>, request: Request<Incoming>) -> Resul
     let accept = accept.and_then(|accept| HeaderValue::try_from(accept).ok());
     let accept = accept.ok_or_else(|| Failure::new(Code::Invalid, "the WebSocket handshake has no key"))?;
 
+    let asked_ms = boot::boottime_ms();
     let upgrade = hyper::upgrade::on(request);
     spawn_local(async move {
         if let Ok(upgraded) = upgrade.await
             && let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>()
         {
-            session::run(context, parts.io.into_inner(), parts.read_buf.to_vec()).await;
+            session::run(context, parts.io.into_inner(), parts.read_buf.to_vec(), asked_ms).await;
         }
     });
     let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
@@ -70,5 +72,6 @@ pub(super) fn upgrade(context: Rc<Context>, request: Request<Incoming>) -> Resul
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    headers.insert(CLOCK_HEADER, HeaderValue::from(boot::clock_ns()));
     Ok(response)
 }

@@ -5,6 +5,7 @@ use crate::{
     client::{Ran, command, shell},
     on_one_thread, wait_until,
 };
+use banger_proto::agent::event::GuestEvent;
 use banger_proto::agent::exec::{Channel, ExecSpec, MAX_MESSAGE, Outcome, TerminalSize};
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use tokio::time::timeout;
@@ -27,6 +28,26 @@ fn exit_codes_come_through() {
             let ran = hosted.agent.run(&shell(script)).await;
             assert_eq!(ran.outcome, Some(Outcome::Exited(expected)), "{script}");
         }
+    });
+}
+
+#[test]
+fn the_first_command_that_runs_is_announced_and_no_other() {
+    on_one_thread(async {
+        let mut hosted = Hosted::start().await;
+        for argv in [&["no-such-command-anywhere"][..], &["true"], &["true"]] {
+            hosted.agent.run(&command(argv)).await;
+        }
+        hosted.agent.request(hyper::Method::POST, "/shutdown", r#"{"verb":"poweroff","grace_ms":0}"#).await;
+        let mut announced = Vec::new();
+        loop {
+            match hosted.agent.events.recv().await.unwrap() {
+                GuestEvent::Exec { asked_ms, started_ms } => announced.push((asked_ms, started_ms)),
+                GuestEvent::Power { .. } => break,
+                _ => {}
+            }
+        }
+        assert!(matches!(announced.as_slice(), [(asked, started)] if asked <= started), "{announced:?}");
     });
 }
 

@@ -54,8 +54,6 @@ impl Hosted {
             init: Init::Auto,
             mounts: vec![],
             machine_id: String::new(),
-            clock_ns: 0,
-            entropy: String::new(),
             resolv_conf: None,
             env: [("VM".to_owned(), "vm value".to_owned())].into(),
             workdir: None,

@@ -15,7 +15,7 @@ fn a_shutdown_is_reported_acknowledged_and_done() {
             loop {
                 match hosted.agent.events.recv().await.unwrap() {
                     GuestEvent::Power { verb } => break assert_eq!(verb, expected),
-                    GuestEvent::Ready(_) | GuestEvent::Booted { .. } => {}
+                    GuestEvent::Ready(_) | GuestEvent::Booted { .. } | GuestEvent::Exec { .. } => {}
                     other @ GuestEvent::Trouble { .. } => panic!("{other:?}"),
                 }
             }

@@ -76,8 +76,7 @@ impl WorkDisks {
     /// Makes an empty formatted disk of `size`, rounded up to whole MiB, at `path` (mode 0600), where nothing may be.
     /// It appears complete or not at all. Returns its true size.
     ///
-    /// It is not synced: that would be most of the cost, and there is nothing in it yet. The guest's first flush syncs
-    /// the file and with it what was copied; a host that crashes before that loses an empty disk.
+    /// It is not synced, which would be most of the cost; [`sync`] does that, best while something else happens.
     pub fn create(&self, path: &Path, size: ByteSize, cancel: &Cancel) -> Result<ByteSize, DiskError> {
         if !(MIN_SIZE..=MAX_SIZE).contains(&size) {
             return Err(DiskError::Size(size));
@@ -116,6 +115,15 @@ impl WorkDisks {
         self.templates.publish_file(staged, &name).map_err(store)?;
         Ok(file)
     }
+}
+
+/// Makes a new disk one that survives a crash of the host: the file and its name.
+pub fn sync(path: &Path) -> Result<(), DiskError> {
+    let synced = File::open(path).and_then(|disk| disk.sync_all()).and_then(|()| {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        File::open(directory)?.sync_all()
+    });
+    synced.map_err(|source| failed("sync", path, source))
 }
 
 /// Opens the template if it is there with its full length; one that is not is made again.

@@ -10,15 +10,18 @@ use banger_proto::agent::boot::{CONFIG_PATH, MODULES_DIR};
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, DirEntry, File},
     io::{self, BufWriter, Read, Seek, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 /// Changes when the same inputs give another archive.
 const LAYOUT: &str = "1";
+/// How long an archive is kept after its last use.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Largest agent taken.
 const MAX_AGENT: u64 = 64 << 20;
 /// Largest module taken, once unpacked.
@@ -66,8 +69,11 @@ impl InitramfsCache {
             if !initramfs.exists() {
                 job.progress.phase("packing the initramfs");
                 initramfs = self.build(kernel, agent, job)?;
+                prune(&initramfs);
             }
         }
+        // Says when it was last used. Only [`prune`] looks, so that it does not work is nothing to fail for.
+        let _ = File::open(&initramfs).and_then(|file| file.set_modified(SystemTime::now()));
         Ok(BootFiles {
             vmlinux: kernel.vmlinux(),
             initramfs,
@@ -124,6 +130,20 @@ impl InitramfsCache {
         let (hash, _) = crate::kernel::sha256(&mut file.take(MAX_AGENT), cancel).map_err(at("read", agent))?;
         agents().insert(identity, hash.clone());
         Ok(hash)
+    }
+}
+
+/// Removes archives nobody has used for a while, when a new one was made: of older agents, of kernels that are gone. VMs
+/// boot from copies, so nothing breaks, and one that is wanted after all is made again.
+fn prune(new: &Path) {
+    let old = |entry: &DirEntry| {
+        let is_archive = entry.path().extension().is_some_and(|extension| extension == "cpio");
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let unused = modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > KEPT));
+        is_archive && unused && entry.path() != new
+    };
+    for entry in new.parent().into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().filter(old) {
+        let _ = fs::remove_file(entry.path());
     }
 }
 

@@ -20,6 +20,8 @@ const IKCONFIG: &[u8] = b"IKCFG_ST\x1f\x8b";
 const ACPI: &[u8] = b"ACPI: Core revision";
 /// The parent device of virtio devices named on the kernel command line.
 const MMIO_CMDLINE: &[u8] = b"virtio-mmio-cmdline";
+/// Timer rates a kernel can have.
+const PLAUSIBLE_HZ: std::ops::RangeInclusive<u32> = 24..=2000;
 /// How much is searched at a time.
 const WINDOW: usize = 1 << 20;
 /// Longest text looked for or taken, and so how far windows overlap.
@@ -86,7 +88,7 @@ impl Findings {
             File::open(module)?.take(4 << 20).read_to_end(&mut content)?;
             mmio_cmdline = memchr::memmem::find(&content, MMIO_CMDLINE).is_some();
         }
-        Ok(Boots { pvh, acpi: self.acpi, mmio_cmdline })
+        Ok(Boots { pvh, acpi: self.acpi, mmio_cmdline, hz: None })
     }
 }
 
@@ -94,7 +96,13 @@ impl Findings {
 pub(super) fn from_config(pvh: bool, config: &str) -> Boots {
     let is_set =
         |option: &str| config.lines().any(|line| line.trim_end().strip_prefix(option).is_some_and(|rest| rest == "=y"));
-    Boots { pvh, acpi: is_set("CONFIG_ACPI"), mmio_cmdline: is_set("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES") }
+    let hz = config.lines().find_map(|line| line.strip_prefix("CONFIG_HZ=")?.trim_end().parse().ok());
+    Boots {
+        pvh,
+        acpi: is_set("CONFIG_ACPI"),
+        mmio_cmdline: is_set("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"),
+        hz: hz.filter(|hz| PLAUSIBLE_HZ.contains(hz)),
+    }
 }
 
 /// The release a banner goes on with; format strings (`Linux version %s`) have none.
@@ -122,7 +130,10 @@ mod tests {
         content.extend(b"Linux version 6.1.0-56-cloud-amd64 (a@b) #1");
         let findings = search(&content);
         assert_eq!(findings.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
-        assert_eq!(findings.boots(true, None, None).unwrap(), Boots { pvh: true, acpi: false, mmio_cmdline: false });
+        assert_eq!(
+            findings.boots(true, None, None).unwrap(),
+            Boots { pvh: true, acpi: false, mmio_cmdline: false, hz: None }
+        );
         assert_eq!(search(b"Linux version ").release, None);
         assert_eq!(search(b"").release, None);
     }
@@ -133,16 +144,24 @@ mod tests {
         gzip.write_all(b"CONFIG_ACPI=y\n# CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES is not set\n").unwrap();
         let content = [b"xx IKCFG_ST", &gzip.finish().unwrap()[..], b"IKCFG_ED virtio-mmio-cmdline"].concat();
         let boots = search(&content).boots(false, None, None).unwrap();
-        assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: false });
+        assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: false, hz: None });
     }
 
     #[test]
     fn texts_stand_in_for_a_configuration() {
         let boots = search(b"..ACPI: Core revision %x..virtio-mmio-cmdline..").boots(false, None, None).unwrap();
-        assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: true });
+        assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: true, hz: None });
         let mut module = tempfile::NamedTempFile::new().unwrap();
         module.write_all(b"..virtio-mmio-cmdline..").unwrap();
         assert!(search(b"").boots(false, None, Some(module.path())).unwrap().mmio_cmdline);
         assert!(!from_config(false, "CONFIG_ACPI=m\nCONFIG_ACPI_X=y\n").acpi);
+        for (line, hz) in [
+            ("CONFIG_HZ_250=y\nCONFIG_HZ=250", Some(250)),
+            ("CONFIG_HZ=0", None),
+            ("CONFIG_HZ=99999999999", None),
+            ("CONFIG_NO_HZ=y", None),
+        ] {
+            assert_eq!(from_config(false, line).hz, hz, "{line}");
+        }
     }
 }

@@ -57,6 +57,9 @@ pub struct Boots {
     pub acpi: bool,
     /// It takes virtio-mmio devices from its command line.
     pub mmio_cmdline: bool,
+    /// Ticks of its timer in a second (`CONFIG_HZ`), when that is known: what a delay loop is counted in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hz: Option<u32>,
 }
 
 /// Where a kernel came from.
@@ -231,7 +234,7 @@ mod tests {
             imported_at: "2026-11-23T14:45:23Z".into(),
             boot_modules: vec!["kernel/drivers/virtio/virtio.ko".into()],
             missing_drivers: vec![],
-            boots: Boots { pvh: true, acpi: true, mmio_cmdline: false },
+            boots: Boots { pvh: true, acpi: true, mmio_cmdline: false, hz: None },
         }
     }
 

@@ -8,7 +8,10 @@ use crate::{
     output::printer::stdout_error,
 };
 use banger_proto::{
-    agent::exec::{Channel, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, SUBPROTOCOL, TerminalSize},
+    agent::exec::{
+        CLOCK_HEADER, Channel, ExecRequest, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, SUBPROTOCOL,
+        TerminalSize, clock_shift,
+    },
     failure::{Code, Failure},
 };
 use bytes::Bytes;
@@ -16,7 +19,11 @@ use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
@@ -24,7 +31,10 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        self, Message, client::IntoClientRequest as _, handshake::client::Request, protocol::WebSocketConfig,
+        self, Message,
+        client::IntoClientRequest as _,
+        handshake::client::{Request, Response},
+        protocol::WebSocketConfig,
     },
 };
 
@@ -64,12 +74,8 @@ pub(crate) struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Asks the agent at the other end of `stream` to run `spec`.
     pub(crate) async fn start(stream: S, spec: &ExecSpec) -> Result<Self> {
-        let spec =
-            serde_json::to_string(spec).map_err(|error| crate::exit::internal("cannot write the command", &error))?;
-        if spec.len() > MAX_SPEC {
-            let message = format!("the command and its environment are larger than {MAX_SPEC} bytes");
-            return Err(Failure::new(Code::Invalid, message).hint("send the data on stdin instead").into());
-        }
+        // Looked at before anything is said: a command that is too large is no reason to bother the guest.
+        encoded(spec, None)?;
         let limits = WebSocketConfig::default()
             .read_buffer_size(64 << 10)
             .write_buffer_size(0)
@@ -77,11 +83,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
         let handshake = tokio_tungstenite::client_async_with_config(request()?, stream, Some(limits));
-        let (mut socket, _) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
+        let asked = now_ns();
+        let (mut socket, response) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
             .await
             .map_err(|_| Failure::new(Code::Timeout, "the VM's agent did not accept the session"))?
             .map_err(|error| refused(&error))?;
-        socket.send(Message::text(spec)).await.map_err(|error| broken(&error))?;
+        let shift = guest_clock(&response).and_then(|guest| clock_shift(asked, now_ns(), guest));
+        socket.send(Message::text(encoded(spec, shift)?)).await.map_err(|error| broken(&error))?;
         Ok(Self { socket })
     }
 
@@ -101,6 +109,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             signal = send(sink, stdin, control) => Ok(Ended::Abandoned(signal)),
         }
     }
+}
+
+/// The session's first message.
+fn encoded(spec: &ExecSpec, clock_shift_ns: Option<i64>) -> Result<String> {
+    let request = ExecRequest { spec: spec.clone(), clock_shift_ns };
+    let text =
+        serde_json::to_string(&request).map_err(|error| crate::exit::internal("cannot write the command", &error))?;
+    if text.len() > MAX_SPEC {
+        let message = format!("the command and its environment are larger than {MAX_SPEC} bytes");
+        return Err(Failure::new(Code::Invalid, message).hint("send the data on stdin instead").into());
+    }
+    Ok(text)
+}
+
+/// What the guest's clock said when the agent accepted the session.
+fn guest_clock(response: &Response) -> Option<u64> {
+    response.headers().get(CLOCK_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Passes on what happens here until it is abandoned. A broken connection is not reported from here: what the agent

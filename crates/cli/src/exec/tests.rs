@@ -4,7 +4,10 @@
 use super::session::{Control, Ended, Session};
 use crate::exit::{Error, Result};
 use banger_proto::{
-    agent::exec::{Channel, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, SUBPROTOCOL, TerminalSize},
+    agent::exec::{
+        CLOCK_HEADER, Channel, ExecRequest, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, SUBPROTOCOL,
+        TerminalSize,
+    },
     failure::{Code, Failure},
 };
 use bytes::Bytes;
@@ -35,20 +38,29 @@ fn spec(argv: &[&str]) -> ExecSpec {
 }
 
 /// Accepts a session as the agent does, and reads the command.
-#[expect(clippy::result_large_err, reason = "the library's callback is shaped that way")]
 async fn accept(stream: UnixStream) -> (Socket, ExecSpec) {
+    let (socket, request) = accept_at(stream, None).await;
+    (socket, request.spec)
+}
+
+/// The same, of a guest whose clock stands at `clock`.
+#[expect(clippy::result_large_err, reason = "the library's callback is shaped that way")]
+async fn accept_at(stream: UnixStream, clock: Option<&str>) -> (Socket, ExecRequest) {
     let choose = |request: &Request, mut response: Response| {
         assert_eq!(request.uri().path(), "/exec");
         assert_eq!(request.headers()["sec-websocket-protocol"], SUBPROTOCOL);
         response.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL.parse().unwrap());
+        if let Some(clock) = clock {
+            response.headers_mut().insert(CLOCK_HEADER, clock.parse().unwrap());
+        }
         Ok(response)
     };
     let mut socket = accept_hdr_async(stream, choose).await.unwrap();
-    let spec = match socket.next().await {
+    let request = match socket.next().await {
         Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
         other => panic!("{other:?}"),
     };
-    (socket, spec)
+    (socket, request)
 }
 
 async fn send(socket: &mut Socket, channel: Channel, payload: &[u8]) {
@@ -287,5 +299,30 @@ async fn a_command_that_is_too_large_is_not_sent() {
     match Session::start(client, &spec(&["echo", &long])).await {
         Err(Error::Failed(failure)) => assert_eq!(failure.code, Code::Invalid),
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_whose_clock_is_wrong_is_told_by_how_much() {
+    const MINUTE: u64 = 60 * 1_000_000_000;
+    const HOUR: u64 = 60 * MINUTE;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let now = u64::try_from(now).unwrap();
+    for (clock, hours) in [
+        (None, 0),
+        (Some(now.to_string()), 0),
+        (Some((now - HOUR).to_string()), 1),
+        (Some((now + HOUR).to_string()), -1),
+        (Some("noon".to_owned()), 0),
+    ] {
+        let agent = async move |stream| {
+            let (mut socket, request) = accept_at(stream, clock.as_deref()).await;
+            let told = request.clock_shift_ns.unwrap_or(0);
+            let expected = hours * HOUR.cast_signed();
+            assert!(told.abs_diff(expected) < MINUTE && (hours == 0) == (told == 0), "{clock:?}: {request:?}");
+            end(&mut socket, Outcome::Exited(0)).await;
+        };
+        let seen = session(agent, &[], &[]).await;
+        assert!(matches!(seen.ended, Ok(Ended::Outcome(Outcome::Exited(0)))), "{seen:?}");
     }
 }

@@ -2,11 +2,9 @@
 
 use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
-    clock,
     failures::{self, because},
     network::HostNetwork,
     operation::Operation,
-    random,
     store::VmRow,
     workspace::WorkspaceService,
 };
@@ -19,8 +17,6 @@ use banger_proto::{
 };
 use std::sync::Arc;
 
-/// Bytes for a guest's entropy pool: what its generator is keyed with.
-const ENTROPY: usize = 64;
 /// systemd would start a login prompt on the serial console and wait for its device, which needs udev.
 const NO_SERIAL_LOGIN: &str = "systemd.getty_auto=0";
 
@@ -79,8 +75,6 @@ impl BootConfigCapability {
             init: vm.spec.init,
             mounts: std::iter::once(root).chain(launch.mounts.iter().cloned()).collect(),
             machine_id: vm.machine_id.clone(),
-            clock_ns: clock::now_ns(),
-            entropy: random::hex(ENTROPY),
             resolv_conf: Some(names.resolv_conf),
             env: vm.spec.env.clone(),
             workdir: vm.spec.workdir.clone(),
@@ -117,7 +111,6 @@ mod tests {
             if image == "/dev/vda" && binds.contains(&"/root".to_owned())));
         assert_eq!(config.mounts.len(), 2);
         assert!(config.resolv_conf.unwrap().starts_with('#'));
-        assert_ne!(config.entropy, capability.render(&vm, &launch).unwrap().entropy);
         launch.work = None;
         assert_eq!(capability.render(&vm, &launch).unwrap_err().code, Code::Internal);
     }

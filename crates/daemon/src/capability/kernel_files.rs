@@ -37,6 +37,7 @@ impl Capability for KernelFilesCapability {
                 pvh: boots.pvh,
                 acpi: boots.acpi,
                 mmio_cmdline: boots.mmio_cmdline,
+                hz: boots.hz,
             });
             if let Some(path) = files.modules_image {
                 let device = launch.attach(Disk { path, read_only: true });

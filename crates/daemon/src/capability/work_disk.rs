@@ -7,17 +7,43 @@ use crate::{
     store::VmRow,
     vmm::plan::Disk,
 };
-use banger_artifacts::disk::WorkDisks;
+use banger_artifacts::disk::{self, DiskError, WorkDisks};
 use banger_proto::{
     failure::{Code, Failure},
     layout::Layout,
     name::VmId,
 };
-use std::{io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::task::JoinHandle;
 
 pub(crate) struct WorkDiskCapability {
     pub(crate) layout: Layout,
     pub(crate) disks: WorkDisks,
+    /// New disks on their way to the host's disk, which no machine has to wait for.
+    pub(crate) syncing: Syncing,
+}
+
+/// Syncs under way, by VM.
+#[derive(Debug, Default)]
+pub(crate) struct Syncing(Mutex<HashMap<VmId, JoinHandle<Result<(), DiskError>>>>);
+
+impl Syncing {
+    fn begin(&self, vm: &VmId, path: std::path::PathBuf) {
+        let task = tokio::task::spawn_blocking(move || disk::sync(&path));
+        self.tasks().insert(vm.clone(), task);
+    }
+
+    fn take(&self, vm: &VmId) -> Option<JoinHandle<Result<(), DiskError>>> {
+        self.tasks().remove(vm)
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, JoinHandle<Result<(), DiskError>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Capability for WorkDiskCapability {
@@ -37,7 +63,15 @@ impl Capability for WorkDiskCapability {
             })
             .await
             .map_err(Explain::explain)?;
+            self.syncing.begin(&vm.id, VmFiles::work_disk(&self.layout, &vm.id));
             Ok(())
+        })
+    }
+
+    fn settle<'a>(&'a self, vm: &'a VmId) -> Hook<'a> {
+        Box::pin(async {
+            let Some(sync) = self.syncing.take(vm) else { return Ok(()) };
+            sync.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(Explain::explain)
         })
     }
 
@@ -65,6 +99,7 @@ impl Capability for WorkDiskCapability {
 
     fn release<'a>(&'a self, vm: &'a VmId, depth: Depth) -> Hook<'a> {
         Box::pin(async move {
+            drop(self.syncing.take(vm));
             if depth == Depth::Machine {
                 return Ok(());
             }

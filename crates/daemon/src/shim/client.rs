@@ -117,7 +117,7 @@ impl Shims {
         settle_predecessor(&plan.state_dir).await?;
         record::remove(&plan.state_dir, EXIT_FILE)?;
         record::remove(&plan.state_dir, RUNTIME_FILE)?;
-        record::write(&plan.state_dir, PLAN_FILE, plan)?;
+        record::write_volatile(&plan.state_dir, PLAN_FILE, plan)?;
         let mut outcome = self.start(plan, self.scope).await?;
         if self.scope && outcome.systemd_run_failed() {
             outcome = self.start(plan, false).await?;

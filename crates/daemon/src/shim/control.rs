@@ -132,7 +132,10 @@ impl ShimStatus {
                 self.ready_ms = Some(*at_ms);
             }
             ShimMessage::Guest { event: GuestEvent::Booted { state }, .. } => self.booted = Some(state.clone()),
-            ShimMessage::Guest { event: GuestEvent::Power { .. } | GuestEvent::Trouble { .. }, .. } => {}
+            ShimMessage::Guest {
+                event: GuestEvent::Exec { .. } | GuestEvent::Power { .. } | GuestEvent::Trouble { .. },
+                ..
+            } => {}
             ShimMessage::Console { bytes } => self.console_bytes = *bytes,
             ShimMessage::Relaunching => {
                 self.forget_boot();

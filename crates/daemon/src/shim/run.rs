@@ -21,7 +21,12 @@ use super::{
     verdict::{self, Evidence, Verdict},
     vsock,
 };
-use crate::vmm::{self, LaunchError, Machine, Resources, Start, memory::Memory, plan::LaunchPlan};
+use crate::{
+    clock, random,
+    vmm::{self, LaunchError, Machine, Resources, Start, memory::Memory, plan::LaunchPlan},
+};
+use banger_artifacts::initramfs::renew_moment;
+use banger_proto::agent::boot::Moment;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use std::{
     error::Error,
@@ -41,6 +46,8 @@ use tokio_util::task::TaskTracker;
 
 /// Requests that may wait for the machine's task.
 const REQUESTS: usize = 16;
+/// Bytes for a guest's entropy pool: what its generator is keyed with.
+const ENTROPY: usize = 64;
 /// How long watchers may take to read the machine's end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -53,6 +60,8 @@ pub(super) enum Failed {
     Locked,
     #[error("there is no launch plan in {}", .0.display())]
     NoPlan(PathBuf),
+    #[error("telling the guest what time it is: {0}")]
+    Moment(String),
     #[error(transparent)]
     Launch(#[from] LaunchError),
     #[error("this version has no driver for {0}")]
@@ -88,7 +97,7 @@ pub(super) fn run(state_dir: &Path, waiting: &mut Waiting) -> Result<(), Failed>
     let host_boot_id = host_boot_id().map_err(setup("reading the host's boot id"))?;
     let runtime = RuntimeRecord { host_boot_id, shim, vmm: None };
     // Whoever comes later must be able to find this process before there is anything else to clean up.
-    record::write(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
+    record::write_volatile(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
     let executor =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(setup("starting the runtime"))?;
     executor.block_on(async {
@@ -224,15 +233,21 @@ impl Life {
     fn launch(&mut self) -> Result<Box<dyn Machine>, Failed> {
         let driver = vmm::driver(self.plan.vmm).ok_or(Failed::NoDriver(self.plan.vmm))?;
         driver.check(&self.plan).map_err(LaunchError::from)?;
+        renew_moment(&self.plan.initramfs, &moment()).map_err(|error| Failed::Moment(in_full(&error)))?;
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
         let machine = driver.launch(&self.plan, Resources { memory, start: Start::Kernel })?;
         self.runtime.vmm = Some(machine.process());
-        record::write(&self.plan.state_dir, RUNTIME_FILE, &self.runtime)
+        record::write_volatile(&self.plan.state_dir, RUNTIME_FILE, &self.runtime)
             .map_err(setup("writing the runtime record"))?;
         self.hub.amend(|status| status.unconfined = machine.unconfined().map(str::to_owned));
         self.hub.publish(&ShimMessage::VmmStarted { vmm: machine.process(), at_ms: self.hub.now_ms() });
         Ok(machine)
     }
+}
+
+/// What this boot of the guest begins with.
+fn moment() -> Moment {
+    Moment { clock_ns: clock::now_ns(), entropy: random::hex(ENTROPY) }
 }
 
 /// Listens at `path`; what an earlier shim left there is removed (the lock says that it is gone).

@@ -2,6 +2,7 @@
 
 use super::{
     Op, VmService, admission, naming,
+    phases::PhaseClock,
     release::release,
     spec::{chosen, shape},
     start, view,
@@ -38,7 +39,9 @@ impl VmService {
         operation: &Operation,
     ) -> Result<Vm, Failure> {
         let (start, wait) = (request.start, request.wait);
+        let mut clock = PhaseClock::start();
         let (name, spec) = self.settle(request, operation).await?;
+        clock.mark("image");
         let row = self.take_name(name, spec).await?;
         let id = row.id.clone();
         if let Err(failure) = self.furnish(&row, start, client, operation).await {
@@ -47,11 +50,17 @@ impl VmService {
         if operation.cancel().is_cancelled() {
             return Err(self.undo(&row, failures::cancelled("the creation was cancelled")).await);
         }
-        self.adopt(row.clone(), None);
-        self.news.notify_one();
         if start == Start::No {
+            if let Err(failure) = start::settle(&self.parts, &id).await {
+                return Err(self.undo(&row, failure).await);
+            }
+            self.adopt(row.clone(), None);
+            self.news.notify_one();
             return Ok(view::vm(&self.parts, row));
         }
+        clock.mark("disk");
+        self.adopt_new(row.clone(), clock);
+        self.news.notify_one();
         if let Err(failure) = self.ask(&id, Op::Start { wait }, operation).await {
             return Err(self.after_failed_start(&row, failure, operation).await);
         }

@@ -1,6 +1,13 @@
 //! The one who may change a VM: its row, its machine, and what the machine's messages mean for the row.
 
-use super::{Op, console, policy::StopCause, release::release, service::Parts, set, start, stop};
+use super::{
+    Op, console,
+    phases::{self, PhaseClock},
+    policy::StopCause,
+    release::release,
+    service::Parts,
+    set, start, stop,
+};
 use crate::{
     capability::Depth,
     operation::Operation,
@@ -27,7 +34,11 @@ pub(super) struct Owner {
     pub(super) parts: Arc<Parts>,
     pub(super) row: VmRow,
     pub(super) shim: Option<Shim>,
+    /// Runs since a creation that the first start is part of.
+    pub(super) clock: Option<PhaseClock>,
     events: Option<Events>,
+    /// Whether the guest rebooted since its machine was started: what it says of its boot is not that start's any more.
+    rebooted: bool,
     state: watch::Sender<VmState>,
 }
 
@@ -52,7 +63,7 @@ impl Owner {
     pub(super) fn new(parts: Arc<Parts>, row: VmRow, shim: Option<Shim>) -> Self {
         let state = watch::Sender::new(row.state);
         let events = shim.as_ref().map(Shim::events);
-        Self { parts, row, shim, events, state }
+        Self { parts, row, shim, clock: None, events, rebooted: false, state }
     }
 
     pub(super) fn row(&self) -> &VmRow {
@@ -112,6 +123,7 @@ impl Owner {
     /// Begins to follow a machine.
     pub(super) fn follow(&mut self, shim: Shim) {
         self.events = Some(shim.events());
+        self.rebooted = false;
         self.shim = Some(shim);
     }
 
@@ -151,6 +163,7 @@ impl Owner {
             ShimMessage::Status(status) => {
                 run.shim = Some(status.shim);
                 run.vmm_process = status.vmm;
+                self.rebooted |= status.relaunches > 0;
                 if status.booted.is_some() {
                     run.boot_state.clone_from(&status.booted);
                 }
@@ -163,12 +176,20 @@ impl Owner {
             ShimMessage::Relaunching => {
                 run.vmm_process = None;
                 run.forget_boot();
+                self.rebooted = true;
                 Seen::Changed
             }
             ShimMessage::Console { .. } => Seen::Progress,
             ShimMessage::Guest { event: GuestEvent::Ready(ready), .. } => self.ready(ready),
             ShimMessage::Guest { event: GuestEvent::Booted { state }, .. } => {
                 run.boot_state = Some(words(&state));
+                Seen::Changed
+            }
+            ShimMessage::Guest { event: GuestEvent::Exec { asked_ms, started_ms }, .. } => {
+                if self.rebooted {
+                    return Seen::Nothing;
+                }
+                phases::add_exec(&mut run.phases, asked_ms, started_ms);
                 Seen::Changed
             }
             ShimMessage::Guest { event: GuestEvent::Trouble { message }, .. } => {

@@ -5,10 +5,15 @@ use std::time::Instant;
 
 /// Most phases a guest may report.
 const MAX_GUEST_PHASES: usize = 16;
+/// The phase that begins when the guest's clock does.
+const GUEST_BEGINS: &str = "kernel";
+/// Between a command's request and its process.
+const EXEC: &str = "exec";
 /// Longest name of a guest's phase.
 const MAX_NAME: usize = 32;
 
-/// A running measurement; each phase begins where the one before it ended.
+/// A running measurement; each phase begins where the one before it ended. Work of one kind that is done in two places
+/// is one phase, where it was first.
 #[derive(Debug)]
 pub(super) struct PhaseClock {
     began: Instant,
@@ -22,7 +27,7 @@ impl PhaseClock {
         Self { began: Instant::now(), last_ms: 0, phases: Vec::new() }
     }
 
-    /// Ends a phase now. One that ends twice in a row was one.
+    /// Ends a phase now.
     pub(super) fn mark(&mut self, name: &str) {
         let now = self.now_ms();
         self.mark_at(name, now);
@@ -52,19 +57,30 @@ impl PhaseClock {
     }
 
     fn mark_at(&mut self, name: &str, now: u64) {
-        match self.phases.last_mut() {
-            Some(last) if last.name == name => last.duration_ms = now - last.started_ms,
-            _ => self.phases.push(Phase {
-                name: name.to_owned(),
-                started_ms: self.last_ms,
-                duration_ms: now - self.last_ms,
-            }),
+        let duration_ms = now - self.last_ms;
+        match self.phases.iter_mut().find(|phase| phase.name == name) {
+            Some(phase) => phase.duration_ms += duration_ms,
+            None => self.phases.push(Phase { name: name.to_owned(), started_ms: self.last_ms, duration_ms }),
         }
         self.last_ms = now;
     }
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Adds the first command's start, told in the guest's own time, to the phases of the boot it belongs to.
+pub(super) fn add_exec(phases: &mut Vec<Phase>, asked_ms: u64, started_ms: u64) {
+    let Some(zero) = phases.iter().find(|phase| phase.name == GUEST_BEGINS).map(|phase| phase.started_ms) else {
+        return;
+    };
+    if phases.iter().all(|phase| phase.name != EXEC) {
+        phases.push(Phase {
+            name: EXEC.to_owned(),
+            started_ms: zero.saturating_add(asked_ms),
+            duration_ms: started_ms.saturating_sub(asked_ms),
+        });
     }
 }
 
@@ -108,6 +124,34 @@ mod tests {
                 ("agent", 900, 100)
             ]
         );
+    }
+
+    #[test]
+    fn what_is_done_in_two_places_is_one_phase() {
+        let mut clock = PhaseClock::start();
+        for (name, now) in [("image", 2), ("disk", 10), ("image", 11), ("disk", 13), ("shim", 20)] {
+            clock.mark_at(name, now);
+        }
+        assert_eq!(told(&clock), [("image", 0, 3), ("disk", 2, 10), ("shim", 13, 7)]);
+    }
+
+    #[test]
+    fn the_first_command_is_the_last_phase() {
+        let mut clock = PhaseClock::start();
+        clock.mark_at("shim", 10);
+        clock.guest_at(&ready(&[("kernel", 700), ("agent", 900)]), 1000);
+        let mut phases = clock.phases();
+        add_exec(&mut phases, 950, 990);
+        let exec = phases.last().unwrap();
+        assert_eq!((exec.name.as_str(), exec.started_ms, exec.duration_ms), ("exec", 1050, 40));
+        let count = phases.len();
+        add_exec(&mut phases, 2000, 2001);
+        assert_eq!(phases.len(), count, "there is one first command");
+        let mut unknown = Vec::new();
+        add_exec(&mut unknown, 1, u64::MAX);
+        assert!(unknown.is_empty());
+        add_exec(&mut clock.phases, u64::MAX, 0);
+        assert_eq!(clock.phases.last().unwrap().duration_ms, 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{
     Op, keeper,
     owner::Owner,
+    phases::PhaseClock,
     task::{self, Ask},
     view,
 };
@@ -157,9 +158,19 @@ impl VmService {
 
     /// Gives a VM its task. `shim` is its running machine, if it has one; one that has not answered yet is waited for.
     pub(super) fn adopt(self: &Arc<Self>, row: VmRow, shim: Option<Shim>) {
-        let id = row.id.clone();
+        self.enroll(Owner::new(self.parts.clone(), row, shim));
+    }
+
+    /// Gives a VM that was just made its task. `clock` has run since that was asked for.
+    pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, clock: PhaseClock) {
+        let mut owner = Owner::new(self.parts.clone(), row, None);
+        owner.clock = Some(clock);
+        self.enroll(owner);
+    }
+
+    fn enroll(self: &Arc<Self>, owner: Owner) {
+        let id = owner.row.id.clone();
         let (asks, mailbox) = mpsc::channel(MAILBOX);
-        let owner = Owner::new(self.parts.clone(), row, shim);
         self.tasks().insert(id.clone(), Handle { asks, state: owner.state() });
         let service = Arc::downgrade(self);
         tokio::spawn(async move {

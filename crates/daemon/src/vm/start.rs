@@ -18,6 +18,7 @@ use banger_proto::{
     agent::event::Ready,
     api::vm::{Accelerator, VmState, Wait},
     failure::{Code, Failure},
+    name::VmId,
 };
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
 
@@ -32,7 +33,7 @@ pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operatio
 
 /// Starts the VM and waits until it is ready.
 pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
-    let mut clock = PhaseClock::start();
+    let mut clock = owner.clock.take().unwrap_or_else(PhaseClock::start);
     let (choice, tsc_khz) = owner.parts.choose(owner.row.spec.vmm).await?;
     preflight(&owner.parts, &owner.row.spec, operation).await?;
     say_what_starts(owner, &choice, operation);
@@ -95,8 +96,17 @@ async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock:
 }
 
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
+    settle(&owner.parts, &owner.row.id).await?;
     for capability in owner.parts.capabilities.iter() {
         capability.after_start(&owner.row, ready).await?;
+    }
+    Ok(())
+}
+
+/// Waits for the rest of [`take_durable`].
+pub(super) async fn settle(parts: &Parts, vm: &VmId) -> Result<(), Failure> {
+    for capability in parts.capabilities.iter() {
+        capability.settle(vm).await?;
     }
     Ok(())
 }

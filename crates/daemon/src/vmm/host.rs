@@ -134,7 +134,7 @@ impl HostFacts {
         let cached = cached.filter(|facts: &Self| facts.boot_id == boot_id);
         let facts = find(boot_id, probe, cached.as_ref()).await;
         if let Some(dir) = probe.cache.as_deref().filter(|_| cached.as_ref() != Some(&facts))
-            && let Err(error) = record::write(dir, CACHE_FILE, &facts)
+            && let Err(error) = record::write_volatile(dir, CACHE_FILE, &facts)
         {
             tracing::debug!(%error, "what was found about the host is not kept");
         }

@@ -60,6 +60,9 @@ pub struct KernelFile {
     pub acpi: bool,
     /// Finds virtio-mmio devices named on its command line (`VIRTIO_MMIO_CMDLINE_DEVICES`).
     pub mmio_cmdline: bool,
+    /// Ticks of its timer in a second, when that is known.
+    #[serde(default)]
+    pub hz: Option<u32>,
 }
 
 /// One disk.

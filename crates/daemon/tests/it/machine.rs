@@ -102,7 +102,7 @@ impl Place {
             program,
             vcpu: 1,
             memory: ByteSize::mib(256),
-            kernel: KernelFile { path: kernel, pvh: true, acpi: true, mmio_cmdline: false },
+            kernel: KernelFile { path: kernel, pvh: true, acpi: true, mmio_cmdline: false, hz: Some(250) },
             initramfs,
             kernel_args: Vec::new(),
             tsc_khz: tsc::host_khz(),
@@ -275,15 +275,12 @@ pub(crate) async fn until(what: &str, mut probe: impl FnMut() -> Result<(), Stri
 }
 
 fn config() -> BootConfig {
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
     BootConfig {
         version: CONFIG_VERSION,
         hostname: "demo".into(),
         init: Init::Agent,
         mounts: vec![Mount::Root { image: "/dev/vda".into(), work: "/dev/vdb".into(), binds: Vec::new() }],
         machine_id: "0123456789abcdef0123456789abcdef".into(),
-        clock_ns: u64::try_from(now.as_nanos()).unwrap(),
-        entropy: "5a".repeat(32),
         resolv_conf: None,
         env: std::collections::BTreeMap::new(),
         workdir: None,

@@ -1,10 +1,15 @@
-//! The guest's configuration: `banger/config.json` in the initramfs, the only thing the host tells `/init`.
+//! The guest's configuration: `banger/config.json` in the initramfs, and beside it `banger/moment.json`, which is another
+//! at every boot. Nothing else is told to `/init`.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Where the configuration stands in the initramfs.
 pub const CONFIG_PATH: &str = "/banger/config.json";
+/// Where the [`Moment`] of this boot stands in the initramfs.
+pub const MOMENT_PATH: &str = "/banger/moment.json";
+/// Largest moment, in bytes.
+pub const MAX_MOMENT: usize = 4 << 10;
 /// Where the kernel modules stand in the initramfs, loaded in the order of their names.
 pub const MODULES_DIR: &str = "/banger/modules";
 /// Largest configuration, in bytes.
@@ -25,10 +30,6 @@ pub struct BootConfig {
     pub mounts: Vec<Mount>,
     /// `/etc/machine-id`: 32 lower-case hexadecimal digits, one per VM.
     pub machine_id: String,
-    /// Host wall clock when the configuration was written, in nanoseconds since 1970 (UTC).
-    pub clock_ns: u64,
-    /// Fresh random bytes for the guest's pool, in hexadecimal.
-    pub entropy: String,
     /// Content of `/etc/resolv.conf`; `None` leaves the image's own.
     #[serde(default)]
     pub resolv_conf: Option<String>,
@@ -41,6 +42,15 @@ pub struct BootConfig {
     /// User of an exec that names none (`name`, `uid`, `name:group`, `uid:gid`).
     #[serde(default)]
     pub user: Option<String>,
+}
+
+/// What holds for one boot only: a guest that reboots gets a new one, or it would wake up in the past with the same dice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Host wall clock when the machine was launched, in nanoseconds since 1970 (UTC).
+    pub clock_ns: u64,
+    /// Fresh random bytes for the guest's pool, in hexadecimal.
+    pub entropy: String,
 }
 
 /// One thing to mount. `device` is the guest's name of it; the host attaches disks in the order of this list.

@@ -23,6 +23,13 @@ pub enum GuestEvent {
         /// The init's own word for it, such as `running` or `degraded`.
         state: String,
     },
+    /// The first command of this boot runs. Both times are milliseconds of CLOCK_BOOTTIME.
+    Exec {
+        /// When it was asked for.
+        asked_ms: u64,
+        /// When its process was there.
+        started_ms: u64,
+    },
     /// The guest is about to go down, and this is what it means.
     Power {
         /// Off for good, or a fresh kernel.

@@ -1,6 +1,10 @@
 //! Exec: a WebSocket (`GET /exec`, sub-protocol [`SUBPROTOCOL`]) that carries one process.
 //!
-//! The client's first message is text, an [`ExecSpec`] in JSON. Everything after it is binary, the first byte a
+//! The agent's answer to the handshake says what time it is in the guest ([`CLOCK_HEADER`]); a client that finds it wrong
+//! says by how much in its request, and the agent mends it before the process starts: a laptop that slept, a restored
+//! machine.
+//!
+//! The client's first message is text, an [`ExecRequest`] in JSON. Everything after it is binary, the first byte a
 //! [`Channel`] (Kubernetes' v5 remote-command framing, plus signals): stdin and resize and signals go in, stdout, stderr
 //! and one status come out, and `[255, 0]` half-closes stdin. The server closes with code 1000 after the status.
 
@@ -9,7 +13,11 @@ use std::collections::BTreeMap;
 
 /// The WebSocket sub-protocol.
 pub const SUBPROTOCOL: &str = "banger.v1";
-/// Largest [`ExecSpec`] in JSON, in bytes.
+/// Header of the answer to the handshake: the guest's wall clock in nanoseconds since 1970 (UTC).
+pub const CLOCK_HEADER: &str = "banger-clock";
+/// A guest's clock that is further off than this is mended, in nanoseconds.
+pub const MAX_CLOCK_DRIFT_NS: u64 = 1_000_000_000;
+/// Largest [`ExecRequest`] in JSON, in bytes.
 pub const MAX_SPEC: usize = 2 << 20;
 /// Largest binary message either side may send, in bytes, channel byte included.
 pub const MAX_MESSAGE: usize = 256 << 10;
@@ -31,6 +39,28 @@ pub struct ExecSpec {
     /// A terminal of this size; stdout and stderr then come on one channel.
     #[serde(default)]
     pub tty: Option<TerminalSize>,
+}
+
+/// The first message of an exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// What to run.
+    #[serde(flatten)]
+    pub spec: ExecSpec,
+    /// What to add to the guest's clock first, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_shift_ns: Option<i64>,
+}
+
+/// What to add to a guest's clock that said `guest` at some time between `asked` and `answered` (all in nanoseconds since
+/// 1970): nothing unless it was off by more than [`MAX_CLOCK_DRIFT_NS`] for certain, however slow the answer was.
+pub fn clock_shift(asked: u64, answered: u64, guest: u64) -> Option<i64> {
+    let certain = if guest < asked { asked - guest } else { guest.saturating_sub(answered) };
+    if certain <= MAX_CLOCK_DRIFT_NS {
+        return None;
+    }
+    let middle = i128::from(asked) + (i128::from(answered) - i128::from(asked)) / 2;
+    i64::try_from(middle - i128::from(guest)).ok()
 }
 
 /// Size of a terminal in characters.
@@ -202,6 +232,28 @@ mod tests {
             let status: ExecStatus = serde_json::from_str(&json).unwrap();
             assert_eq!(Outcome::try_from(&status).unwrap(), outcome, "{json}");
         }
+    }
+
+    #[test]
+    fn a_clock_is_mended_when_it_is_wrong_for_certain() {
+        const S: u64 = 1_000_000_000;
+        let (asked, answered) = (1000 * S, 1004 * S);
+        for guest in [asked - S, asked, asked + 2 * S, answered, answered + S] {
+            assert_eq!(clock_shift(asked, answered, guest), None, "{guest}");
+        }
+        assert_eq!(clock_shift(asked, answered, asked - 8 * S), Some(10_000_000_000));
+        assert_eq!(clock_shift(asked, answered, answered + 8 * S), Some(-10_000_000_000));
+        assert_eq!(clock_shift(0, 0, u64::MAX), None);
+    }
+
+    #[test]
+    fn a_request_is_a_spec_with_more_beside_it() {
+        let request: ExecRequest = serde_json::from_str(r#"{"argv":["a"]}"#).unwrap();
+        assert_eq!((request.spec.argv.as_slice(), request.clock_shift_ns), (&["a".to_owned()][..], None));
+        let request = ExecRequest { clock_shift_ns: Some(-5), ..request };
+        let json = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<ExecRequest>(&json).unwrap(), request);
+        assert_eq!(serde_json::from_str::<ExecSpec>(&json).unwrap(), request.spec);
     }
 
     #[test]

@@ -112,8 +112,6 @@ mod tests {
             init: Init::Agent,
             mounts: vec![],
             machine_id: String::new(),
-            clock_ns: 0,
-            entropy: String::new(),
             resolv_conf: None,
             env: [("A".to_owned(), "vm".to_owned()), ("B".to_owned(), "vm".to_owned())].into(),
             workdir: None,

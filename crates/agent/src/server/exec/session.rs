@@ -8,8 +8,12 @@ use super::{
     spawn::{self, Started},
     terminal::Terminal,
 };
+use crate::boot;
 use banger_link::Stream;
-use banger_proto::agent::exec::{Channel, ExecSpec, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, TerminalSize};
+use banger_proto::agent::{
+    event::GuestEvent,
+    exec::{Channel, ExecRequest, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, TerminalSize},
+};
 use bytes::Bytes;
 use futures_util::{
     SinkExt, StreamExt,
@@ -49,7 +53,7 @@ const INPUT_QUEUE: usize = 4;
 const MAX_LATE: usize = 1 << 20;
 
 /// Runs the whole session.
-pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>) {
+pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>, asked_ms: u64) {
     let gone = stream.gone();
     let config = WebSocketConfig::default()
         .read_buffer_size(CHUNK)
@@ -60,7 +64,7 @@ pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>) {
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
     let (mut sink, mut source) = socket.split();
     let started = match first_message(&mut source).await {
-        Ok(Some(spec)) => start(&context, spec),
+        Ok(Some(request)) => start(&context, request, asked_ms),
         Ok(None) => return,
         Err(outcome) => Err(outcome),
     };
@@ -78,7 +82,7 @@ pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>) {
 }
 
 /// `None` when the client went away before it said anything.
-async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecSpec>, Outcome> {
+async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecRequest>, Outcome> {
     let bad = |message: String| Outcome::NotStarted { code: 125, message };
     match timeout(SPEC_PATIENCE, source.next()).await {
         Ok(Some(Ok(Message::Text(text)))) => serde_json::from_str(&text)
@@ -90,8 +94,13 @@ async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecSp
     }
 }
 
-fn start(context: &Context, spec: ExecSpec) -> Result<Started, Outcome> {
-    let plan = plan::resolve(spec, &context.guest)?;
+fn start(context: &Context, request: ExecRequest, asked_ms: u64) -> Result<Started, Outcome> {
+    if let (Some(shift), Place::Machine) = (request.clock_shift_ns, context.guest.place)
+        && let Err(error) = boot::shift_clock(shift)
+    {
+        boot::say(&format!("the clock cannot be mended: {error}"));
+    }
+    let plan = plan::resolve(request.spec, &context.guest)?;
     let number = context.exec_number.get() + 1;
     context.exec_number.set(number);
     let group =
@@ -102,7 +111,11 @@ fn start(context: &Context, spec: ExecSpec) -> Result<Started, Outcome> {
             })?),
             Place::Hosted => None,
         };
-    spawn::start(&plan, group)
+    let started = spawn::start(&plan, group)?;
+    if !context.exec_announced.replace(true) {
+        context.announcer.say(&GuestEvent::Exec { asked_ms, started_ms: boot::boottime_ms() });
+    }
+    Ok(started)
 }
 
 /// Moves bytes until the process has ended and its output is delivered. `None` when there is nobody to tell.

@@ -32,6 +32,7 @@ fn the_distributions_kernel_is_pulled_once_and_is_whole() {
     assert_eq!((manifest.distro.as_str(), manifest.arch.as_str()), ("debian", "x86_64"));
     assert!(manifest.kernel_version.starts_with("6.1.0-"), "{manifest:?}");
     assert!(manifest.boots.pvh && manifest.boots.acpi && !manifest.boots.mmio_cmdline, "{manifest:?}");
+    assert_eq!(manifest.boots.hz, Some(250), "Debian's configuration says so");
     assert!(manifest.missing_drivers.is_empty(), "{manifest:?}");
     let Provenance::Apt { package, version, .. } = &manifest.source else { panic!("{manifest:?}") };
     assert_eq!(*package, format!("linux-image-{}", manifest.kernel_version));

@@ -109,6 +109,27 @@ fn bad_agents_and_broken_modules_are_named() {
 }
 
 #[test]
+fn archives_nobody_has_used_for_long_go_when_another_is_made() {
+    let host = Host::new();
+    let kernel = kernel(&host);
+    let boot = |name: &str| {
+        let agent = host.write(name, format!("\x7fELF {name}").as_bytes());
+        host.store.boot_files(&kernel, &agent, &host.job()).unwrap().initramfs
+    };
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);
+    let age = |path: &Path| fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+    let (forgotten, used) = (boot("forgotten"), boot("used"));
+    age(&forgotten);
+    age(&used);
+    let other = forgotten.with_file_name("not-an-archive");
+    fs::write(&other, "").unwrap();
+    age(&other);
+    assert_eq!(boot("used"), used, "a use says so in the file");
+    let new = boot("new");
+    assert_eq!([&forgotten, &used, &other, &new].map(|path| path.exists()), [false, true, true, true]);
+}
+
+#[test]
 fn a_vms_configuration_follows_the_base_and_is_private() {
     let host = Host::new();
     let base = host.write("base", b"12345");

@@ -66,7 +66,7 @@ fn a_kernel_alone() {
     assert_eq!(outcome, Outcome::Pulled);
     let manifest = &kernel.manifest;
     assert_eq!((manifest.kernel_version.as_str(), manifest.distro.as_str()), (RELEASE, "tests"));
-    assert_eq!(manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: false });
+    assert_eq!(manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: false, hz: None });
     assert_eq!(manifest.source, Provenance::Bundle { url: url.clone(), sha256: super::super::sha256(&bundle) });
     assert_eq!(manifest.source.to_string(), format!("bundle {url}"));
     assert!(fs::read(kernel.vmlinux()).unwrap() == vmlinux(true));

@@ -91,7 +91,7 @@ fn a_directory_with_a_bzimage_an_initrd_and_modules() {
     std::os::unix::fs::symlink("kernel/fs", host.path("k/modules/fs")).unwrap();
     let kernel = host.import(&host.path("k")).unwrap();
     check(&host, &kernel);
-    assert_eq!(kernel.manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: true });
+    assert_eq!(kernel.manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: true, hz: None });
     assert_eq!(names(&kernel.directory), ["initrd.img", "manifest.json", "modules", "modules.ext4", "vmlinux"]);
     assert_eq!(fs::read_link(kernel.modules().unwrap().join("fs")).unwrap(), Path::new("kernel/fs"));
     assert!(!kernel.modules().unwrap().join("build").is_symlink());
@@ -123,7 +123,7 @@ fn a_package_is_indexed_by_depmod() {
         let from = host.write("linux.deb", &deb("amd64", &members));
         let kernel = host.import(&from).unwrap();
         check(&host, &kernel);
-        assert_eq!(kernel.manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: false });
+        assert_eq!(kernel.manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: false, hz: None });
         let Provenance::Deb { package, version, .. } = &kernel.manifest.source else { panic!() };
         assert_eq!((package.clone(), version.as_str()), (format!("linux-image-{RELEASE}"), "6.1.5-1"));
         host.store.remove(&kernel.manifest.name, &host.job()).unwrap();
@@ -138,7 +138,7 @@ fn a_kernel_file_alone() {
         let kernel = host.import(&from).unwrap();
         let manifest = &kernel.manifest;
         assert_eq!((manifest.kernel_version.as_str(), manifest.distro.as_str()), (RELEASE, "unknown"));
-        assert_eq!(manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: false });
+        assert_eq!(manifest.boots, Boots { pvh: true, acpi: true, mmio_cmdline: false, hz: None });
         assert!(manifest.boot_modules.is_empty() && manifest.missing_drivers.is_empty());
         assert_eq!(names(&kernel.directory), ["manifest.json", "vmlinux"]);
         assert_eq!((kernel.initrd(), kernel.modules(), kernel.modules_image()), (None, None, None));
