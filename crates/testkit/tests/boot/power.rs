@@ -2,6 +2,18 @@
 
 use crate::{BOOT, delete, sh};
 use banger_testkit::{TestEnv, shared, wait_until};
+use std::time::SystemTime;
+
+const HOUR: u64 = 3600;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[track_caller]
+fn seconds(text: &str) -> u64 {
+    text.trim().parse().unwrap_or_else(|_| panic!("no seconds: {text:?}"))
+}
 
 #[test]
 fn poweroff_and_reboot_under_the_agent() {
@@ -24,9 +36,14 @@ fn power(init: &str) {
     let (first, first_vmm) = (boot_id(&env), env.vm_process("p", "vmm_pid"));
     sh(&env, "p", "echo kept > /root/kept");
 
+    sh(&env, "p", "date --set=2001-02-03");
+    let drift = seconds(&sh(&env, "p", "date +%s")).abs_diff(now());
+    assert!(drift < HOUR, "the next command finds the clock {drift} s off");
+
     // systemd listens to `poweroff` some time after the agent answers.
     let is_up = |env: &TestEnv| !env.vm("p")["boot_state"].is_null();
     // Its own end may reach the client before the status does: what counts is what the machine does.
+    let before_reboot = now();
     env.banger(["vm", "exec", "p", "--", "reboot"]).run();
     wait_until(BOOT, "a fresh kernel", || {
         let (state, id) = (env.vm_state("p"), boot_id(&env));
@@ -38,6 +55,9 @@ fn power(init: &str) {
     });
     assert!(!first_vmm.is_alive());
     assert_eq!(sh(&env, "p", "cat /root/kept"), "kept\n");
+    // Written by the agent once it had set the clock, and before any command could mend it.
+    let booted = seconds(&sh(&env, "p", "stat --format=%Y /run/initramfs/agent.pid"));
+    assert!(booted + 1 >= before_reboot, "the new boot began {} s in the past", before_reboot - booted);
 
     env.banger(["vm", "exec", "p", "--", "poweroff"]).run();
     env.wait_state("p", "stopped", BOOT);
