@@ -7,7 +7,7 @@ DESTDIR ?=
 XTASK := cargo run --quiet -p xtask --
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build bench dist install kernel clean
+.PHONY: help run test setup build bench boots dist install kernel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ build: setup ## Build every program (release) into target/dist/release
 
 bench: build ## Measure against bare QEMU, ssh and process start; JSON and a table of ratios
 	@BANGER_BIN_DIR=$(abspath $(BIN)) $(XTASK) bench --out $(TARGET)/bench.json
+
+boots: build ## Boot 50 throw-away VMs one after the other; fail with the first that hangs
+	@BANGER_BIN_DIR=$(abspath $(BIN)) $(XTASK) boots 50
 
 dist: build ## Pack programs, man pages and completions into dist/
 	@$(XTASK) dist --bin-dir $(BIN)

@@ -1,8 +1,8 @@
 //! Bare QEMU: the arguments of a real VM, started by hand.
 //!
-//! The arguments are read from a running VMM's `/proc/<pid>/cmdline`, so the floor is never a different machine. Files
-//! the VM writes are copied before its first boot; descriptors it inherits are made anew: a socketpair for each socket,
-//! a memory file for guest memory.
+//! The arguments are read from a running VMM's `/proc/<pid>/cmdline`, so the floor is never a different machine; the names
+//! a confined VMM has for its files are those of its launch plan again. Files the VM writes are copied before its first
+//! boot; descriptors it inherits are made anew: a socketpair for each socket, a memory file for guest memory.
 
 use anyhow::{Context, Result, bail, ensure};
 use banger_link::HostSession;
@@ -12,6 +12,7 @@ use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
     io::{FdFlags, fcntl_setfd},
 };
+use serde_json::Value;
 use std::{
     fs,
     os::{
@@ -46,32 +47,35 @@ impl Floor {
         env.banger(["vm", "start", "floor"]).run().expect(0);
         let vmm = env.vm_process("floor", "vmm_pid").pid;
         let cmdline = fs::read(format!("/proc/{vmm}/cmdline"))?;
-        let mut argv: Vec<String> = cmdline
-            .split(|byte| *byte == 0)
-            .filter(|argument| !argument.is_empty())
-            .map(|argument| String::from_utf8(argument.to_vec()))
-            .collect::<Result<_, _>>()?;
-        argv[0] = fs::read_link(format!("/proc/{vmm}/exe"))?.display().to_string();
+        let argv = cmdline.split(|byte| *byte == 0).filter(|argument| !argument.is_empty());
+        let mut argv: Vec<String> =
+            argv.map(|argument| String::from_utf8(argument.to_vec())).collect::<Result<_, _>>()?;
+        let plan: Value = serde_json::from_slice(&fs::read(dir.join("launch.json"))?)?;
         // Written for this start and not needed by a VM that is up: keep it before it goes.
-        let initramfs = argument(&argv, "-initrd")?;
         let kept_initramfs = env.home().join("floor-initramfs");
-        fs::copy(&initramfs, &kept_initramfs).with_context(|| initramfs.clone())?;
-        let memory: u64 = argument(&argv, "-m")?.trim_end_matches('M').parse()?;
+        fs::copy(path(&plan["initramfs"])?, &kept_initramfs).context("the initramfs")?;
         env.banger(["vm", "delete", "-f", "floor"]).run().expect(0);
 
-        let fresh: Vec<PathBuf> = fs::read_dir(&kept)?.flatten().map(|entry| entry.path()).collect();
-        let named = |path: &&PathBuf| {
-            let original = dir.join(path.file_name().unwrap_or_default());
-            argv.iter().any(|argument| argument.ends_with(&*original.to_string_lossy()))
-        };
-        let disk = fresh.iter().find(named).context("no file of the VM in the VMM's arguments")?.clone();
-        let original = dir.join(disk.file_name().context("a file")?);
+        // A confined VMM knows files by names of its own; here it needs the host's.
+        argv[0] = path(&plan["program"])?.display().to_string();
+        *value(&mut argv, "-kernel")? = path(&plan["kernel"]["path"])?.display().to_string();
+        *value(&mut argv, "-initrd")? = kept_initramfs.display().to_string();
         let booted = kept.join("booted");
-        for argument in &mut argv {
-            *argument = argument.replace(&initramfs, &kept_initramfs.display().to_string());
-            *argument = argument.replace(&*original.to_string_lossy(), &booted.display().to_string());
+        let mut fresh = None;
+        for (index, disk) in plan["disks"].as_array().context("disks in the plan")?.iter().enumerate() {
+            let mut file = path(&disk["path"])?.to_owned();
+            if disk["read_only"] == false {
+                ensure!(fresh.is_none(), "more than one disk the VM writes: {plan:#}");
+                fresh = Some(kept.join(file.file_name().context("a file")?));
+                file.clone_from(&booted);
+            }
+            let node = format!("node-name=disk{index},");
+            let argument = argv.iter_mut().find(|argument| argument.contains(&node)).context(node)?;
+            let (head, _) = argument.split_once("file.filename=").context("a disk without a file")?;
+            *argument = format!("{head}file.filename={}", file.display());
         }
-        Ok(Self { argv, work_disk: (disk, booted), memory: memory << 20 })
+        let memory = plan["memory"].as_u64().context("memory in the plan")?;
+        Ok(Self { argv, work_disk: (fresh.context("no disk the VM writes")?, booted), memory })
     }
 
     /// From QEMU's start to the agent's announcement; QEMU is killed then.
@@ -90,12 +94,23 @@ impl Floor {
                 *argument = format!("{head}fd={}", theirs.as_raw_fd());
                 inherited.push(theirs.into());
                 if is_channel { channel = Some(ours) } else { peers.push(ours) }
-            } else if let Some((head, tail)) = argument.clone().split_once("/proc/self/fd/") {
+            } else if argument.starts_with("memory-backend-file,") {
                 let memory = memfd_create("floor", MemfdFlags::CLOEXEC)?;
                 ftruncate(&memory, self.memory)?;
-                let rest = tail.trim_start_matches(|digit: char| digit.is_ascii_digit());
-                *argument = format!("{head}/proc/self/fd/{}{rest}", memory.as_raw_fd());
+                let options = argument.split(',').map(|option| match option.strip_prefix("mem-path=") {
+                    Some(_) => format!("mem-path=/proc/self/fd/{}", memory.as_raw_fd()),
+                    None => option.to_owned(),
+                });
+                *argument = options.collect::<Vec<_>>().join(",");
                 inherited.push(memory);
+            } else if argument.starts_with("tap,") {
+                // The guest's card is the same; what it is plugged into answers nothing.
+                let (ours, theirs) = UnixStream::pair()?;
+                let id =
+                    argument.split(',').find(|option| option.starts_with("id=")).context("a card without an id")?;
+                *argument = format!("socket,{id},fd={}", theirs.as_raw_fd());
+                inherited.push(theirs.into());
+                peers.push(ours);
             }
         }
         let channel = channel.context("no guest channel in the VMM's arguments")?;
@@ -140,9 +155,13 @@ fn announcement(channel: UnixStream) -> Result<()> {
 }
 
 /// The argument after `option`.
-fn argument(argv: &[String], option: &str) -> Result<String> {
+fn value<'a>(argv: &'a mut [String], option: &str) -> Result<&'a mut String> {
     let at = argv.iter().position(|argument| argument == option).with_context(|| format!("no {option} in {argv:?}"))?;
-    argv.get(at + 1).cloned().with_context(|| format!("{option} without a value"))
+    argv.get_mut(at + 1).with_context(|| format!("{option} without a value"))
+}
+
+fn path(value: &Value) -> Result<&Path> {
+    Ok(Path::new(value.as_str().with_context(|| format!("no path: {value}"))?))
 }
 
 /// Copies a file or directory, keeping holes, sharing blocks where the file system can.

@@ -46,6 +46,12 @@ fn systemd_reaches_running_and_the_agent_answers_all_along() {
     assert_eq!(sh(&env, "full", "systemctl is-system-running"), "running\n");
     sh(&env, "full", "systemctl daemon-reload && systemctl daemon-reexec");
     assert_eq!(sh(&env, "full", "cat /proc/1/comm"), "systemd\n");
+    // Stops everything that does not belong to the target, which the agent and its commands must not be.
+    let isolate = |target: &str| {
+        sh(&env, "full", &format!("systemctl isolate {target} && systemctl is-active systemd-logind; true"))
+    };
+    assert_eq!(isolate("rescue.target"), "inactive\n");
+    assert_eq!(isolate("multi-user.target"), "active\n");
     env.banger(["vm", "stop", "full"]).run().expect(0);
     assert_eq!(env.vm_state("full"), "stopped");
     delete(&env, "full");

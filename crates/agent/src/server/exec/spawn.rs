@@ -165,10 +165,9 @@ fn explain(plan: &Plan, error: &io::Error, told: &OwnedFd) -> Outcome {
         _ => 0,
     };
     let not_started = |code, message| Outcome::NotStarted { code, message };
-    let reason = match error.raw_os_error() {
-        Some(number) => Errno::from_raw_os_error(number).to_string(),
-        None => error.to_string(),
-    };
+    let reason = error.to_string();
+    // The number says nothing to people that the words do not.
+    let reason = reason.split(" (os error").next().unwrap_or(&reason);
     match step {
         step if step == Step::Directory as u8 => {
             let (Cwd::Named(path) | Cwd::Home(path)) = &plan.cwd;
