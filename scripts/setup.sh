@@ -33,6 +33,7 @@ test_packages=(
   openssh-client                              # the benchmark measures against it
   util-linux                                  # setsid, mount, unshare
   shellcheck                                  # the scripts
+  docker-registry skopeo umoci                # a real registry, and what images are compared with
   gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them
   flex bison bc perl libelf-dev libssl-dev    # building a kernel
 )

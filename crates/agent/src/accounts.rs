@@ -57,6 +57,12 @@ impl Accounts {
         Self { passwd: text("passwd"), group: text("group") }
     }
 
+    /// Those of a passwd file.
+    #[cfg(test)]
+    pub(crate) fn of(passwd: &str) -> Self {
+        Self { passwd: passwd.to_owned(), group: String::new() }
+    }
+
     /// Resolves `name`, `uid`, `name:group` or `uid:gid`, as Docker does: a number without an entry is that number with
     /// group 0; a group that is named replaces all others.
     pub(crate) fn resolve(&self, spec: &str) -> Result<Account, AccountError> {

@@ -7,5 +7,5 @@ mod copy;
 mod format;
 mod work;
 
-pub(crate) use copy::copy_range;
+pub(crate) use copy::{clone_sparse, copy_range, write_sparse};
 pub use work::{DiskError, MAX_SIZE, MIN_SIZE, WorkDisks, sync};

@@ -5,6 +5,7 @@
 //! and nothing under an id ever changes. An unmanaged image is a file of the user's: its directory holds only the
 //! manifest, which says what the file was, and its id tells that file at that moment. Names that point at ids are the daemon's; this module does not know them.
 
+mod bundle;
 mod catalog;
 mod debian;
 mod draft;
@@ -12,14 +13,17 @@ mod error;
 mod external;
 mod file;
 mod manifest;
+mod promote;
 mod pull;
 mod store;
 
+pub use bundle::{BundleError, BundleSource, WrittenBundle};
 pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
 pub use debian::{DebianError, DebianRecipe};
 pub use error::{Corruption, ImageError};
 pub use external::{ExternalFile, UnfitFile};
 pub use file::{FileChanged, FileIdentity};
 pub use manifest::{FORMAT, ImageConfig, ImageManifest, ManifestError};
+pub use promote::PromotedFile;
 pub use pull::{OciSource, PullRequest, Pulled};
 pub use store::{Depth, Image, ImageStore};

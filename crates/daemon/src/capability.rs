@@ -19,7 +19,10 @@ use crate::{
     vmm::plan::{Disk, KernelFile},
 };
 use banger_proto::{
-    agent::{boot::Mount, event::Ready},
+    agent::{
+        boot::{ImageDefaults, Mount},
+        event::Ready,
+    },
     failure::Failure,
     layout::Layout,
     name::VmId,
@@ -94,6 +97,8 @@ pub(crate) struct Launch {
     pub(crate) disks: Vec<Disk>,
     /// The guest's name of the root file system image.
     pub(crate) image: Option<String>,
+    /// How the image's commands want to be run.
+    pub(crate) image_defaults: ImageDefaults,
     /// The guest's name of the work disk.
     pub(crate) work: Option<String>,
     /// The kernel.

@@ -112,6 +112,16 @@ pub struct Config {
     pub init: Sourced<Init>,
     /// Further catalogs of kernels, the one that decides last.
     pub kernel_catalog: Sourced<Vec<CatalogPlace>>,
+    /// Further catalogs of images; a later one goes before an earlier one, all before the built-in one.
+    pub image_catalog: Sourced<Vec<CatalogPlace>>,
+    /// Most layers of an image.
+    pub oci_max_layers: Sourced<u32>,
+    /// Most bytes the layers of an image unpack to.
+    pub oci_max_unpacked: Sourced<ByteSize>,
+    /// How many times its size a layer may unpack to.
+    pub oci_max_ratio: Sourced<u32>,
+    /// Most entries of the layers of an image.
+    pub oci_max_entries: Sourced<u32>,
 }
 
 impl Config {
@@ -139,9 +149,31 @@ impl Config {
             memory: from_file(defaults.memory, || host.memory()),
             disk_size: from_file(defaults.disk_size, || Sourced::new(ByteSize::gib(8), Source::Default)),
             init: from_file(defaults.init, || Sourced::new(Init::Auto, Source::Default)),
+            image_catalog: from_file(file.image_catalog, || Sourced::new(Vec::new(), Source::Default)),
+            oci_max_layers: number(file.oci.max_layers, 127),
+            oci_max_unpacked: from_file(file.oci.max_unpacked, || Sourced::new(ByteSize::gib(64), Source::Default)),
+            oci_max_ratio: number(file.oci.max_ratio, 1000),
+            oci_max_entries: number(file.oci.max_entries, 4_000_000),
             kernel_catalog: from_file(file.kernel_catalog, || Sourced::new(Vec::new(), Source::Default)),
         })
     }
+}
+
+impl Config {
+    /// What an image of somebody else's may be.
+    pub(crate) fn oci_limits(&self) -> banger_artifacts::oci::Limits {
+        banger_artifacts::oci::Limits {
+            max_layers: usize::try_from(self.oci_max_layers.value).unwrap_or(usize::MAX),
+            max_unpacked: self.oci_max_unpacked.value.bytes(),
+            max_ratio: self.oci_max_ratio.value.into(),
+            max_entries: self.oci_max_entries.value.into(),
+            ..banger_artifacts::oci::Limits::default()
+        }
+    }
+}
+
+fn number(value: Option<std::num::NonZeroU32>, otherwise: u32) -> Sourced<u32> {
+    from_file(value.map(Into::into), || Sourced::new(otherwise, Source::Default))
 }
 
 /// `BANGER_LOG_LEVEL`, when it is set to something.

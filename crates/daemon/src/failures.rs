@@ -8,7 +8,9 @@ use banger_artifacts::{
     disk::DiskError,
     image::{Corruption, ImageError},
     kernel::KernelError,
+    oci::{LayerError, OciError, RegistryError},
     program::ProgramError,
+    rootfs,
 };
 use banger_link::vsock::ConnectError;
 use banger_proto::failure::{Code, Failure};
@@ -160,6 +162,10 @@ impl Explain for ImageError {
         if self.is_cancelled() {
             return cancelled("the work on an image was cancelled");
         }
+        if let Self::Oci(error) = self.root() {
+            let (code, hints) = of_oci(error);
+            return hints.into_iter().fold(told(code, &self), Failure::hint);
+        }
         let code = match &self {
             Self::NotFound { .. } => Code::NotFound,
             Self::Register { .. } => Code::Invalid,
@@ -182,6 +188,39 @@ impl Explain for ImageError {
             }
             _ => failure,
         }
+    }
+}
+
+/// What is wrong with an image of somebody else's, and what would help.
+fn of_oci(error: &OciError) -> (Code, Vec<String>) {
+    const LIMITS: &str = "[oci] in config.toml has the limits; raise one for an image you trust";
+    match (error, error.registry()) {
+        (_, Some(RegistryError::NotFound { host, known: false, .. })) => {
+            (Code::NotFound, vec![format!("if it is private: `docker login {host}` or `podman login {host}`")])
+        }
+        (_, Some(RegistryError::NotFound { .. })) => (Code::NotFound, Vec::new()),
+        (_, Some(RegistryError::Denied { host, .. })) => {
+            (Code::Denied, vec![format!("`docker login {host}` or `podman login {host}` says who you are")])
+        }
+        (_, Some(RegistryError::Address { .. } | RegistryError::Challenge { .. })) => (Code::Unsupported, Vec::new()),
+        (_, Some(RegistryError::Credentials { .. })) => (Code::Denied, Vec::new()),
+        (_, Some(_)) => (Code::Unavailable, Vec::new()),
+        (OciError::Platform { .. }, _) => (Code::Unsupported, vec!["--platform chooses another".to_owned()]),
+        (OciError::TooManyLayers { .. }, _) => (Code::Invalid, vec![LIMITS.to_owned()]),
+        (OciError::Layer { source, .. }, _) => match &**source {
+            LayerError::TooLarge(_) | LayerError::Ratio(_) | LayerError::Rootfs(rootfs::Error::TooManyEntries(_)) => {
+                (Code::Invalid, vec![LIMITS.to_owned()])
+            }
+            LayerError::Io { .. } | LayerError::Publish(_) | LayerError::Rootfs(rootfs::Error::Io { .. }) => {
+                (Code::Internal, Vec::new())
+            }
+            _ => (Code::Invalid, Vec::new()),
+        },
+        (OciError::Io { source, .. }, _) if source.kind() == io::ErrorKind::NotFound => (Code::NotFound, Vec::new()),
+        (OciError::Rootfs(_) | OciError::Publish(_) | OciError::Cancelled(_) | OciError::Io { .. }, _) => {
+            (Code::Internal, Vec::new())
+        }
+        _ => (Code::Invalid, Vec::new()),
     }
 }
 

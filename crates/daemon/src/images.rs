@@ -5,9 +5,12 @@
 
 mod catalogue;
 mod flight;
+mod image_offers;
 mod kernel_view;
 mod kernels;
+mod make;
 mod offers;
+mod pull;
 mod register;
 mod registries;
 
@@ -18,7 +21,7 @@ use crate::{
     store::Store,
 };
 use banger_artifacts::{
-    image::{Catalog as ImageCatalog, Depth, Image, ImageStore},
+    image::{Depth, Image, ImageStore, Pulled},
     initramfs::BootFiles,
     job::{Cancel, Job},
     kernel::{Kernel, KernelStore},
@@ -30,7 +33,9 @@ use banger_proto::{
     name::{ImageId, ImageName, KernelName},
 };
 use flight::Flights;
+use image_offers::ImageOffers;
 use offers::KernelOffers;
+pub(crate) use pull::runs_here;
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 /// Images and kernels.
@@ -39,11 +44,12 @@ pub(crate) struct ImageService {
     images: Arc<ImageStore>,
     kernels: Arc<KernelStore>,
     registries: Arc<Registries>,
-    image_catalog: ImageCatalog,
+    image_offers: ImageOffers,
     kernel_offers: KernelOffers,
     store: Store,
     agent: PathBuf,
     image_pulls: Flights<Image>,
+    oci_pulls: Flights<Pulled>,
     kernel_pulls: Flights<Kernel>,
 }
 
@@ -54,57 +60,37 @@ impl ImageService {
         store: Store,
         agent: PathBuf,
         kernel_catalogs: Vec<CatalogPlace>,
+        image_catalogs: Vec<CatalogPlace>,
+        limits: Limits,
     ) -> Result<Self, Failure> {
         Ok(Self {
             images: Arc::new(ImageStore::open(layout.images()).map_err(Explain::explain)?),
             kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(Explain::explain)?),
-            registries: Arc::new(registries::of_user(layout, Limits::default())?),
-            image_catalog: ImageCatalog::builtin(),
+            registries: Arc::new(registries::of_user(layout, limits)?),
+            image_offers: ImageOffers::new(image_catalogs),
             kernel_offers: KernelOffers::new(kernel_catalogs),
             store,
             agent,
             image_pulls: Flights::default(),
+            oci_pulls: Flights::default(),
             kernel_pulls: Flights::default(),
         })
     }
 
-    /// Refuses a name that is neither here nor in a catalog, before anything is pulled for its sake.
+    /// Refuses a name that is neither here nor in a catalog and cannot be in a registry, before anything is pulled for its sake.
     pub(crate) async fn know_image(&self, name: &ImageName) -> Result<(), Failure> {
-        if self.local_image(name).await?.is_some() || self.image_catalog.find(name).is_some() {
+        if self.local_image(name).await?.is_some() {
             return Ok(());
         }
-        Err(no_image(name.as_str()))
+        self.wanted(name.as_str()).await.map(drop)
     }
 
     /// The kernel an image recommends, without pulling it.
     pub(crate) async fn recommended_kernel(&self, name: &ImageName) -> Result<Option<KernelName>, Failure> {
         match self.local_image(name).await? {
             Some(image) => Ok(image.manifest.kernel),
-            None => Ok(self.image_catalog.find(name).and_then(|entry| entry.kernel.clone())),
+            None => Ok(self.image_offers.find(name).await?.and_then(|entry| entry.kernel)),
         }
-    }
-
-    /// The image `name`, pulled when it is not here.
-    pub(crate) async fn image(&self, name: &ImageName, operation: &Operation) -> Result<Image, Failure> {
-        if let Some(image) = self.local_image(name).await? {
-            return Ok(image);
-        }
-        let entry = self.image_catalog.find(name).ok_or_else(|| no_image(name.as_str()))?.clone();
-        let began = Instant::now();
-        operation.begin(format!("pulling image {name}"));
-        let (images, store, named) = (self.images.clone(), self.store.clone(), name.clone());
-        let registries = self.registries.clone();
-        let image = self
-            .image_pulls
-            .join(name.as_str(), operation, move |progress, stop| async move {
-                let image = blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job)).await;
-                let image = image.map_err(Explain::explain)?;
-                store.name_image(&named, &image.manifest.id).await?;
-                Ok(image)
-            })
-            .await?;
-        operation.notice(format!("pulled image {name} in {}", seconds(began)));
-        Ok(image)
     }
 
     /// The image of that id, looked at closely enough to see a cut or replaced file.
@@ -125,31 +111,6 @@ impl ImageService {
         blocking(progress, operation.cancel(), move |job| kernels.boot_files(&kernel, &agent, &job))
             .await
             .map_err(Explain::explain)
-    }
-
-    /// The image `name` points at, when both are here. An image that was built under the name and not yet named (its
-    /// daemon was killed in between) gets it now.
-    async fn local_image(&self, name: &ImageName) -> Result<Option<Image>, Failure> {
-        let named = self.store.image_named(name).await?;
-        let (images, wanted, entry) = (self.images.clone(), name.clone(), self.image_catalog.find(name).cloned());
-        let found = off_thread(move || match named {
-            Some(id) => match images.get(&id) {
-                Ok(image) => Ok(Some((image, false))),
-                Err(banger_artifacts::image::ImageError::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            },
-            None => Ok(images.list()?.into_iter().rev().find_map(|image| {
-                let offered = entry.as_ref()?.sources.iter().flatten().any(|source| *source == image.manifest.source);
-                (offered && image.manifest.name == wanted).then_some((image, true))
-            })),
-        })
-        .await
-        .map_err(Explain::explain)?;
-        let Some((image, unnamed)) = found else { return Ok(None) };
-        if unnamed {
-            self.store.name_image(name, &image.manifest.id).await?;
-        }
-        Ok(Some(image))
     }
 }
 

@@ -3,8 +3,11 @@
 //! Telling never blocks and never fails: a client that reads slowly misses progress, never a result, because the
 //! result does not travel through here.
 
-use banger_artifacts::job::{Cancel, Job, Progress};
-use banger_proto::{api::event::Event, name::OperationId};
+use banger_artifacts::job::{Cancel, Job, Part, PartState, Progress};
+use banger_proto::{
+    api::event::{Event, LayerState},
+    name::OperationId,
+};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -81,6 +84,16 @@ impl Progress for Operation {
 
     fn advance(&self, done: u64, total: Option<u64>) {
         self.send(&Event::Advance { done, total });
+    }
+
+    fn part(&self, part: &Part<'_>) {
+        let state = match part.state {
+            PartState::Waiting => LayerState::Waiting,
+            PartState::Coming => LayerState::Downloading,
+            PartState::Cached => LayerState::Cached,
+            PartState::Done => LayerState::Done,
+        };
+        self.send(&Event::Layer { layer: part.name.to_owned(), state, done: part.done, total: part.total });
     }
 }
 

@@ -58,8 +58,14 @@ pub(crate) fn wire_services(
 ) -> Result<Services, Failure> {
     let network = Arc::new(HostNetwork);
     let workspaces = Arc::new(WorkspaceService);
-    let images =
-        Arc::new(ImageService::open(layout, store.clone(), programs.agent, config.kernel_catalog.value.clone())?);
+    let images = Arc::new(ImageService::open(
+        layout,
+        store.clone(),
+        programs.agent,
+        config.kernel_catalog.value.clone(),
+        config.image_catalog.value.clone(),
+        config.oci_limits(),
+    )?);
     let disks = WorkDisks::open(layout.cache.join("disks")).map_err(Explain::explain)?;
 
     let layout_of = || layout.clone();

@@ -28,6 +28,10 @@
 //! GET    /v1/images                     → [artifact::Image]      GET /v1/images/{ref} → artifact::Image
 //! POST   /v1/images/pull  artifact::PullImage → events; the result is artifact::Image
 //! POST   /v1/images/register artifact::RegisterImage → events; likewise
+//! POST   /v1/images/build artifact::BuildImage → events; likewise
+//! POST   /v1/images/{ref}/promote       → events; likewise
+//! POST   /v1/images/{ref}/bundle artifact::BundleImage → events; the result is artifact::ImageBundle
+//! POST   /v1/images/cache/prune[?dry_run=true] → artifact::CachePruned
 //! DELETE /v1/images/{ref}               → 204
 //! GET    /v1/kernels[?available=true]   → [artifact::Kernel]; with `available` the catalogs' too
 //! GET    /v1/kernels/{name}[?verify=true] → artifact::Kernel; with `verify` every byte is compared with its manifest

@@ -15,8 +15,8 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// ```
 ///
 /// Capabilities: `qemu` (qemu-system-x86_64), `kvm` (/dev/kvm opens), `apt` (apt, mmdebstrap, depmod and Debian sources),
-/// `mount` (tmpfs can be mounted here), `root` (this is root), `ssh` (an ssh client), `e2fsck`, `depmod`, `scripts` (what
-/// the maintainer scripts call, and a web server for them), `kernel` (generic-6.12 is in the cache, or can be built),
+/// `registry` (docker-registry, skopeo, umoci), `mount` (tmpfs can be mounted here), `root` (this is root), `ssh` (an ssh
+/// client), `e2fsck`, `depmod`, `scripts` (what the maintainer scripts call, and a web server for them), `kernel` (generic-6.12 is in the cache, or can be built),
 /// `firecracker` (the program, in a version that is supported).
 ///
 /// Panics on an unknown name, and when the capability is missing but listed in `BANGER_TEST_REQUIRE`.
@@ -49,6 +49,7 @@ fn probe(name: &str) -> Result<(), String> {
         "depmod" => program("depmod").map(drop),
         "openssl" => program("openssl").map(drop),
         "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
+        "registry" => ["docker-registry", "skopeo", "umoci"].into_iter().try_for_each(|it| program(it).map(drop)),
         "apt" => ["apt-get", "mmdebstrap", "depmod"].into_iter().try_for_each(|it| program(it).map(drop)),
         "scripts" => {
             ["python3", "rclone", "curl", "jq", "zstd", "flock"].into_iter().try_for_each(|it| program(it).map(drop))

@@ -49,6 +49,7 @@ impl Hosted {
     async fn start_with(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = BootConfig {
+            image: banger_proto::agent::boot::ImageDefaults::default(),
             version: 1,
             hostname: "hosted".into(),
             init: Init::Auto,

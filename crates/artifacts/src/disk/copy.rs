@@ -1,19 +1,26 @@
 //! Moving bytes between files inside the kernel, holes staying holes.
 
+use crate::job::Cancel;
 use rustix::{
     fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
     io::Errno,
 };
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+};
 
 /// Most bytes asked of one system call.
 const STEP: u64 = 1 << 30;
 /// Buffer of the fallback, for kernels and filesystems that cannot copy by themselves.
 const BUFFER: usize = 256 << 10;
+/// Zeros shorter than this are written.
+const HOLE: usize = 32 << 10;
 
 /// Makes `to`, which is empty, a copy of `from`: sharing its blocks where the filesystem can, else copying only what is
 /// not a hole. The offset of `from` may be anywhere afterwards.
-pub(super) fn clone_sparse(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn clone_sparse(from: &File, to: &File) -> io::Result<()> {
     match ioctl_ficlone(to, from) {
         Ok(()) => return Ok(()),
         // Another filesystem, one that cannot share, or a file it will not share.
@@ -21,6 +28,25 @@ pub(super) fn clone_sparse(from: &File, to: &File) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     copy_data(from, to)
+}
+
+/// Writes `size` bytes from `from` into `to`, which is empty; zeros become holes.
+pub(crate) fn write_sparse(from: &mut dyn Read, to: &File, size: u64, cancel: &Cancel) -> io::Result<()> {
+    to.set_len(size)?;
+    let mut buffer = vec![0; BUFFER];
+    let mut at = 0;
+    while at < size {
+        cancel.check().map_err(io::Error::other)?;
+        let piece = usize::try_from(size - at).map_or(BUFFER, |left| left.min(BUFFER));
+        from.read_exact(&mut buffer[..piece])?;
+        for (number, block) in buffer[..piece].chunks(HOLE).enumerate() {
+            if block.iter().any(|&byte| byte != 0) {
+                to.write_all_at(block, at + (number * HOLE) as u64)?;
+            }
+        }
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 fn copy_data(from: &File, to: &File) -> io::Result<()> {
@@ -75,6 +101,19 @@ fn copy_through_memory(from: &File, mut source: u64, to: &File, mut target: u64,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_that_come_are_holes() {
+        let to = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; 3 << 20];
+        (bytes[5], bytes[2 << 20], bytes[(3 << 20) - 1]) = (1, 2, 3);
+        write_sparse(&mut bytes.as_slice(), &to, bytes.len() as u64, &Cancel::default()).unwrap();
+        let mut found = vec![9; bytes.len()];
+        to.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == bytes && to.metadata().unwrap().blocks() * 512 <= 3 * HOLE as u64);
+        let short = write_sparse(&mut &bytes[1..], &to, bytes.len() as u64, &Cancel::default());
+        assert_eq!(short.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
     use std::os::unix::fs::MetadataExt;
 
     /// 64 MiB with a few bytes at the beginning, in the middle and at the very end.

@@ -3,11 +3,21 @@
 //! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
 //! kept with the reason, so that the error of a pull that finds no other source can say it.
 
-use super::{DebianError, DebianRecipe, ExternalFile, OciSource};
-use crate::oci::Reference;
+use super::{BundleSource, DebianError, DebianRecipe, ExternalFile, OciSource, PromotedFile};
+use crate::{
+    fetch::{Address, Client, FetchError},
+    job::Job,
+    oci::Reference,
+};
 use banger_proto::name::{ImageName, InvalidName, KernelName};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::HashSet,
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 /// Largest catalog read, in bytes.
 const MAX_CATALOG: usize = 1 << 20;
@@ -45,6 +55,10 @@ pub enum Source {
     Mmdebstrap(DebianRecipe),
     /// A file of the user's, used where it lies. Never in a catalog.
     Registered(ExternalFile),
+    /// A copy of a file of the user's. Never in a catalog.
+    Promoted(PromotedFile),
+    /// As somebody published it.
+    Bundle(BundleSource),
     /// Made by somebody else, from a registry or a file.
     Oci(OciSource),
 }
@@ -54,6 +68,8 @@ impl fmt::Display for Source {
         match self {
             Self::Mmdebstrap(recipe) => write!(f, "mmdebstrap {}", recipe.suite),
             Self::Registered(file) => write!(f, "file {}", file.path.to_string_lossy().escape_debug()),
+            Self::Promoted(file) => write!(f, "copy of {}", file.path.to_string_lossy().escape_debug()),
+            Self::Bundle(source) => f.write_str(&source.url),
             Self::Oci(source) => f.write_str(&source.reference),
         }
     }
@@ -97,6 +113,22 @@ pub enum CatalogError {
         name: ImageName,
         /// How many.
         count: usize,
+    },
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It cannot be downloaded.
+    #[error("cannot download {address}")]
+    Fetch {
+        /// From where.
+        address: Address,
+        /// What went wrong.
+        source: FetchError,
     },
     /// Two entries for one name and processor.
     #[error("the image catalog has {0} twice")]
@@ -151,6 +183,20 @@ impl Catalog {
         Ok(Self { entries })
     }
 
+    /// The catalog in the file at `path`.
+    pub fn read(path: &Path) -> Result<Self, CatalogError> {
+        let mut json = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
+        read.map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
+        Self::parse(&json)
+    }
+
+    /// The catalog at `address`.
+    pub fn download(address: &Address, client: &Client, job: &Job<'_>) -> Result<Self, CatalogError> {
+        let json = client.read(address, MAX_CATALOG as u64, job);
+        Self::parse(&json.map_err(|source| CatalogError::Fetch { address: address.clone(), source })?)
+    }
+
     /// All entries, in the catalog's order.
     pub fn entries(&self) -> &[CatalogEntry] {
         &self.entries
@@ -180,7 +226,7 @@ impl RawEntry {
 
 fn source(value: serde_json::Value) -> Result<Source, SourceError> {
     let kind: String = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default().chars().take(40).collect();
-    if !["mmdebstrap", "oci"].contains(&kind.as_str()) {
+    if !["mmdebstrap", "oci", "bundle"].contains(&kind.as_str()) {
         return Err(SourceError::Type(kind));
     }
     let malformed = |why: String| SourceError::Malformed { kind: kind.clone(), why };
@@ -191,7 +237,8 @@ fn source(value: serde_json::Value) -> Result<Source, SourceError> {
         Source::Oci(oci) => {
             oci.reference.parse::<Reference>().map_err(|error| malformed(error.to_string()))?;
         }
-        Source::Registered(_) => {}
+        Source::Bundle(bundle) => bundle.check().map_err(malformed)?,
+        Source::Registered(_) | Source::Promoted(_) => {}
     }
     Ok(source)
 }
@@ -235,7 +282,10 @@ mod tests {
             {"type": "mmdebstrap", "suite": "bookworm"},
             17,
             {"type": "oci", "ref": "debian:12"},
-            {"type": "oci", "ref": "oci-archive:/etc/passwd"}
+            {"type": "oci", "ref": "oci-archive:/etc/passwd"},
+            {"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1},
+            {"type": "bundle", "url": "http://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1},
+            {"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0", "size": 1}
         ]);
         let catalog = parse(&json!([entry(&sources)])).unwrap();
         let sources = &catalog.entries()[0].sources;
@@ -245,7 +295,10 @@ mod tests {
         assert!(sources[3].is_ok());
         assert!(matches!(sources[4], Err(SourceError::Type(_))));
         assert!(sources[5].is_ok());
-        assert!(matches!(sources[6], Err(SourceError::Malformed { .. })));
+        assert!(sources[7].is_ok());
+        for bad in [6, 8, 9] {
+            assert!(matches!(sources[bad], Err(SourceError::Malformed { .. })), "{:?}", sources[bad]);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What can be wrong with an image, for callers that tell cases apart.
 
-use super::{DebianError, FileChanged, ManifestError, SourceError, UnfitFile};
+use super::{BundleError, DebianError, FileChanged, ManifestError, SourceError, UnfitFile};
 use crate::{
+    fetch::FetchError,
     job::{Cancel, Cancelled},
     oci::OciError,
     program::ProgramError,
@@ -61,6 +62,15 @@ pub enum ImageError {
     /// Somebody else's image could not be had.
     #[error(transparent)]
     Oci(#[from] Box<OciError>),
+    /// What somebody published is no image.
+    #[error(transparent)]
+    Bundle(#[from] Box<BundleError>),
+    /// It is in the store already.
+    #[error("image {id} is banger's own already")]
+    Managed {
+        /// The id.
+        id: ImageId,
+    },
     /// What was found cannot be an image.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),
@@ -118,6 +128,12 @@ pub enum Corruption {
     },
 }
 
+impl From<BundleError> for ImageError {
+    fn from(error: BundleError) -> Self {
+        Self::Bundle(Box::new(error))
+    }
+}
+
 impl From<OciError> for ImageError {
     fn from(error: OciError) -> Self {
         Self::Oci(Box::new(error))
@@ -140,8 +156,15 @@ impl ImageError {
 
     /// Whether it was told to stop, wherever that was noticed.
     pub fn is_cancelled(&self) -> bool {
-        if let Self::Oci(error) = self.root() {
-            return error.is_cancelled();
+        match self.root() {
+            Self::Oci(error) => return error.is_cancelled(),
+            Self::Bundle(error) => {
+                return matches!(
+                    **error,
+                    BundleError::Fetch(FetchError::Cancelled(_)) | BundleError::Archive(rootfs::Error::Cancelled(_))
+                );
+            }
+            _ => {}
         }
         matches!(
             self.root(),
@@ -161,6 +184,7 @@ impl ImageError {
         match self.root() {
             Self::Rootfs(error) | Self::Debian(DebianError::Rootfs(error)) => error.is_out_of_space(),
             Self::Oci(error) => error.is_out_of_space(),
+            Self::Bundle(error) => matches!(&**error, BundleError::Write(source) if full(source)),
             Self::Io { source, .. }
             | Self::Publish(PublishError::Io { source, .. })
             | Self::Debian(DebianError::Write { source, .. }) => full(source),

@@ -98,22 +98,27 @@ pub enum ManifestError {
 impl ImageManifest {
     /// Reads the manifest in `directory`, which is to be that of image `id`.
     pub(super) fn load(directory: &Path, id: &ImageId) -> Result<Self, ManifestError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
         let mut bytes = Vec::new();
         File::open(directory.join(FILE))?.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_MANIFEST {
             return Err(ManifestError::TooLarge);
         }
+        let manifest = Self::parse(&bytes)?;
+        if manifest.id == *id { Ok(manifest) } else { Err(ManifestError::Id(manifest.id)) }
+    }
+
+    /// Reads the text of one.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
         // The version first: another one may mean another shape.
-        let Version { version } = serde_json::from_slice(&bytes)?;
+        let Version { version } = serde_json::from_slice(bytes)?;
         if version != FORMAT {
             return Err(ManifestError::Version(version));
         }
-        let manifest: Self = serde_json::from_slice(&bytes)?;
-        if manifest.id == *id { Ok(manifest) } else { Err(ManifestError::Id(manifest.id)) }
+        Ok(serde_json::from_slice(bytes)?)
     }
 
     /// Writes it into `directory`, where none is yet.

@@ -152,9 +152,10 @@ impl RootfsBuilder {
         components(path).map(|parts| self.tree.opaque(&parts)).map_err(|why| Error::entry(path, why))
     }
 
-    /// A symbolic link. The target is text and is not looked at, but for its length.
+    /// A symbolic link. The target is text and is not looked at, but for its length; the mode is that of all links.
     pub fn symlink(&mut self, path: &[u8], target: &[u8], meta: Meta) -> Result<(), Error> {
-        let meta = self.admit(path, target.len(), meta)?;
+        let mut meta = self.admit(path, target.len(), meta)?;
+        meta.mode = 0o777;
         if !(1..=LINK_TARGET_MAX).contains(&target.len()) {
             return Err(Error::entry(path, Refusal::LinkTarget(target.len())));
         }

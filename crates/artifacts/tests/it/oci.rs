@@ -6,4 +6,6 @@ mod hostile;
 mod interrupted;
 mod layers;
 mod pulls;
+mod real;
 mod registry;
+mod umoci;

@@ -1,7 +1,11 @@
 //! `banger image`.
 
+mod build;
+mod bundle;
+mod cache;
 mod delete;
 mod list;
+mod promote;
 mod pull;
 mod register;
 mod show;
@@ -17,7 +21,7 @@ use clap::{Args, Subcommand};
     after_help = "\
 Most people want:
   banger image list                      images on this host, and who uses them
-  banger image pull debian-bookworm      get one before it is needed (vm run does it by itself)",
+  banger image pull alpine:3.20          get one before it is needed (vm run does it by itself)",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -29,7 +33,7 @@ pub(crate) struct ImageGroup {
 /// The commands of the group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Get an image by its catalog name
+    /// Get an image from a catalog, a registry or a file
     Pull(pull::PullArgs),
     /// Use an ext4 file of yours as an image, without copying it
     Register(register::RegisterArgs),
@@ -38,6 +42,14 @@ pub(crate) enum ImageCommand {
     List,
     /// Show everything about an image
     Show(show::ShowArgs),
+    /// Build a Debian image from this host's apt sources
+    Build(build::BuildArgs),
+    /// Copy a registered image into banger's own store
+    Promote(promote::PromoteArgs),
+    /// Write an image as a catalog can offer it (for maintainers)
+    Bundle(bundle::BundleArgs),
+    /// Layers kept from pulls
+    Cache(cache::CacheGroup),
     /// Delete images nobody uses
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
@@ -49,6 +61,10 @@ pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result
         ImageCommand::Register(args) => register::run(context, args).await,
         ImageCommand::List => list::run(context).await,
         ImageCommand::Show(args) => show::run(context, &args).await,
+        ImageCommand::Build(args) => build::run(context, args).await,
+        ImageCommand::Promote(args) => promote::run(context, &args).await,
+        ImageCommand::Bundle(args) => bundle::run(context, &args).await,
+        ImageCommand::Cache(group) => cache::run(context, group.command).await,
         ImageCommand::Delete(args) => delete::run(context, &args).await,
     }
 }

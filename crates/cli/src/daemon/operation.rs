@@ -30,12 +30,20 @@ pub(crate) struct Operation<T> {
     /// Closing it is what cancels.
     _connection: Connection,
     log: PathBuf,
+    /// Events go to stderr as they come, one JSON object a line.
+    events: bool,
     result: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> Operation<T> {
     pub(crate) fn new(body: Incoming, connection: Connection, log: PathBuf) -> Self {
-        Self { body, buffer: BytesMut::new(), _connection: connection, log, result: PhantomData }
+        Self { body, buffer: BytesMut::new(), _connection: connection, log, events: false, result: PhantomData }
+    }
+
+    /// Passes events on to stderr instead of showing progress, if `events` says so: for programs that watch.
+    pub(crate) fn with_events(mut self, events: bool) -> Self {
+        self.events = events;
+        self
     }
 
     /// Shows progress until the result is there: at `done`, or at `ready`, after which the lease lasts as long as this.
@@ -58,8 +66,11 @@ impl<T: DeserializeOwned> Operation<T> {
             };
             match event {
                 None | Some(Event::Started { .. }) => {}
+                Some(Event::Phase { .. } | Event::Advance { .. } | Event::Layer { .. } | Event::Notice { .. })
+                    if self.events => {}
                 Some(Event::Phase { text }) => progress.phase(&text),
                 Some(Event::Advance { done, total }) => progress.advance(done, total),
+                Some(Event::Layer { layer, state, done, total }) => progress.layer(&layer, state, done, total),
                 Some(Event::Notice { text }) => progress.notice(&text),
                 Some(Event::Ready { result } | Event::Done { result }) => return Ok(result),
                 Some(Event::Failed { failure }) => return Err(failure.into()),
@@ -72,7 +83,11 @@ impl<T: DeserializeOwned> Operation<T> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);
-                return Ok(parse(&line)?);
+                let event = parse(&line)?;
+                if self.events && !matches!(event, Some(Event::Done { .. } | Event::Failed { .. })) {
+                    pass_on(&line);
+                }
+                return Ok(event);
             }
             if self.buffer.len() > MAX_LINE {
                 return Err(Failure::new(Code::Internal, "the daemon sent an endless line of progress").into());
@@ -95,13 +110,20 @@ impl<T: DeserializeOwned> Operation<T> {
     }
 }
 
+/// An event as the daemon sent it.
+fn pass_on(line: &[u8]) {
+    use std::io::Write as _;
+    // Who closed stderr does not want to know.
+    let _ = std::io::stderr().lock().write_all(line);
+}
+
 /// One line of progress.
 fn parse<T: DeserializeOwned>(line: &[u8]) -> std::result::Result<Option<Event<T>>, Failure> {
     #[derive(Deserialize)]
     struct Kind {
         event: String,
     }
-    const KNOWN: [&str; 7] = ["started", "phase", "advance", "notice", "ready", "done", "failed"];
+    const KNOWN: [&str; 8] = ["started", "phase", "advance", "layer", "notice", "ready", "done", "failed"];
     match serde_json::from_slice(line) {
         Ok(event) => Ok(Some(event)),
         Err(error) => match serde_json::from_slice::<Kind>(line) {

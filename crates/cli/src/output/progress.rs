@@ -1,9 +1,12 @@
 //! What an operation is doing, while it does it: a bar on a terminal, a line elsewhere, nothing for what is quick.
 
 use super::{escape::escape, printer::Printer};
-use banger_proto::size::ByteSize;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::time::{Duration, Instant};
+use banger_proto::{api::event::LayerState, size::ByteSize};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// A phase shorter than this is not shown.
 const SHOW_AFTER: Duration = Duration::from_millis(200);
@@ -19,6 +22,20 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Progress<'a> {
     printer: &'a Printer,
     phase: Option<Phase>,
+    layers: Layers,
+}
+
+/// The layers of the phase.
+#[derive(Debug, Default)]
+struct Layers {
+    bars: Option<MultiProgress>,
+    by_name: BTreeMap<String, Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    state: LayerState,
+    bar: Option<ProgressBar>,
 }
 
 #[derive(Debug)]
@@ -27,6 +44,8 @@ struct Phase {
     since: Instant,
     /// The bar, or when the last line was printed, once it is shown.
     shown: Option<Shown>,
+    /// Its layers are shown instead.
+    in_layers: bool,
     done: u64,
     total: Option<u64>,
 }
@@ -39,14 +58,20 @@ enum Shown {
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(printer: &'a Printer) -> Self {
-        Self { printer, phase: None }
+        Self { printer, phase: None, layers: Layers::default() }
     }
 
     /// Another phase begins; the one before it ended.
     pub(crate) fn phase(&mut self, text: &str) {
         self.end_phase();
-        self.phase =
-            Some(Phase { text: escape(text).into_owned(), since: Instant::now(), shown: None, done: 0, total: None });
+        self.phase = Some(Phase {
+            text: escape(text).into_owned(),
+            since: Instant::now(),
+            shown: None,
+            in_layers: false,
+            done: 0,
+            total: None,
+        });
     }
 
     /// How far the phase is.
@@ -57,8 +82,49 @@ impl<'a> Progress<'a> {
         self.tick();
     }
 
+    /// How far one of several layers is: a bar each on a terminal, else a line when it is here.
+    pub(crate) fn layer(&mut self, name: &str, state: LayerState, done: u64, total: u64) {
+        if self.printer.quiet() {
+            return;
+        }
+        // The bars of the layers say more than that of the phase.
+        if let Some(Phase { shown: shown @ Some(Shown::Bar(_)), .. }) = &mut self.phase
+            && let Some(Shown::Bar(bar)) = shown.take()
+        {
+            bar.finish_and_clear();
+        }
+        if let Some(phase) = &mut self.phase {
+            phase.in_layers = true;
+        }
+        let name = escape(name).into_owned();
+        let Layers { bars, by_name } = &mut self.layers;
+        let layer = by_name.entry(name.clone()).or_insert(Layer { state: LayerState::Waiting, bar: None });
+        let ended = state == LayerState::Done && layer.state != LayerState::Done;
+        let cached = layer.state == LayerState::Cached;
+        layer.state = state;
+        if !self.printer.terminal() {
+            if ended {
+                let how = if cached { "from the cache" } else { "downloaded" };
+                self.printer.talk(&format!("layer {name}: {how}, {}", ByteSize(total)));
+            }
+            return;
+        }
+        let bars = bars.get_or_insert_with(MultiProgress::new);
+        let bar = layer.bar.get_or_insert_with(|| bars.add(ProgressBar::new(total)));
+        bar.set_style(layer_style());
+        bar.set_prefix(name);
+        bar.set_message(layer_word(state));
+        bar.set_position(done);
+        if ended {
+            bar.abandon();
+        }
+    }
+
     /// Something worth a line of its own.
     pub(crate) fn notice(&self, text: &str) {
+        if let Some(bars) = &self.layers.bars {
+            return bars.suspend(|| self.printer.talk(text));
+        }
         match &self.phase {
             Some(Phase { shown: Some(Shown::Bar(bar)), .. }) => bar.suspend(|| self.printer.talk(text)),
             _ => self.printer.talk(text),
@@ -73,6 +139,7 @@ impl<'a> Progress<'a> {
         let Some(phase) = &mut self.phase else { return };
         match &mut phase.shown {
             None if phase.since.elapsed() < SHOW_AFTER => {}
+            None if phase.in_layers && self.printer.terminal() => {}
             None if self.printer.terminal() => {
                 let bar =
                     ProgressBar::new_spinner().with_message(phase.text.clone()).with_elapsed(phase.since.elapsed());
@@ -101,6 +168,10 @@ impl<'a> Progress<'a> {
     }
 
     fn end_phase(&mut self) {
+        let layers = std::mem::take(&mut self.layers);
+        for bar in layers.by_name.values().filter_map(|layer| layer.bar.as_ref()) {
+            bar.finish_and_clear();
+        }
         let Some(phase) = self.phase.take() else { return };
         let took = phase.since.elapsed();
         if let Some(Shown::Bar(bar)) = &phase.shown {
@@ -128,6 +199,21 @@ fn template(done: u64, total: Option<u64>) -> &'static str {
         (_, Some(_)) => "{spinner} {msg} {bar:30} {bytes}/{total_bytes} {eta}",
         (0, None) => "{spinner} {msg} {elapsed}",
         (_, None) => "{spinner} {msg} {bytes} {elapsed}",
+    }
+}
+
+fn layer_style() -> ProgressStyle {
+    ProgressStyle::with_template(LAYER_TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+const LAYER_TEMPLATE: &str = "{prefix} {msg:11} {bar:30} {bytes}/{total_bytes}";
+
+fn layer_word(state: LayerState) -> &'static str {
+    match state {
+        LayerState::Waiting => "waiting",
+        LayerState::Downloading => "downloading",
+        LayerState::Cached => "unpacking",
+        LayerState::Done => "done",
     }
 }
 
@@ -169,6 +255,7 @@ mod tests {
         for (done, total) in [(0, None), (1, None), (1, Some(2))] {
             assert!(ProgressStyle::with_template(template(done, total)).is_ok());
         }
+        assert!(ProgressStyle::with_template(LAYER_TEMPLATE).is_ok());
         assert_eq!(position("pulling", 1 << 20, Some(3 << 20)), "pulling: 1 MiB of 3 MiB");
     }
 

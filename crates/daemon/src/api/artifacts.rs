@@ -14,7 +14,10 @@ use axum::{
 };
 use banger_proto::{
     api::{
-        artifact::{Image, ImportKernel, Kernel, KernelCatalog, PullImage, PullKernel, RegisterImage},
+        artifact::{
+            BuildImage, BundleImage, CachePruned, Image, ImageBundle, ImportKernel, Kernel, KernelCatalog, PullImage,
+            PullKernel, RegisterImage,
+        },
         event::Event,
     },
     failure::{Code, Failure},
@@ -40,6 +43,15 @@ pub(super) struct Verify {
     verify: bool,
 }
 
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Dry {
+    /// Only says what would go.
+    #[serde(default)]
+    dry_run: bool,
+}
+
 /// The images on this host.
 #[utoipa::path(get, path = "/v1/images", tag = "image", responses((status = 200, body = Vec<Image>)))]
 pub(super) async fn images(State(context): State<Shared>) -> Result<Json<Vec<Image>>, Refusal> {
@@ -53,17 +65,16 @@ pub(super) async fn image(State(context): State<Shared>, Named(image): Named) ->
     Ok(Json(context.services.images.show_image(&image).await?))
 }
 
-/// Makes a catalog's image be here.
+/// Makes an image of a catalog, a registry or a file be here.
 #[utoipa::path(post, path = "/v1/images/pull", tag = "image", request_body = PullImage,
     responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn pull_image(
     State(context): State<Shared>,
     Body(body): Body<PullImage>,
 ) -> Result<Response, Refusal> {
-    context.services.images.know_image(&body.image).await?;
     Ok(stream_of(async move |operation, _| {
         let images = &context.services.images;
-        let image = images.image(&body.image, &operation).await?;
+        let image = images.pull_image(body, &operation).await?;
         images.shown(image).await
     }))
 }
@@ -80,6 +91,53 @@ pub(super) async fn register_image(
         let image = images.register_image(body, &operation).await?;
         images.shown(image).await
     }))
+}
+
+/// Builds an image from Debian's packages.
+#[utoipa::path(post, path = "/v1/images/build", tag = "image", request_body = BuildImage,
+    responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn build_image(
+    State(context): State<Shared>,
+    Body(body): Body<BuildImage>,
+) -> Result<Response, Refusal> {
+    Ok(stream_of(async move |operation, _| {
+        let images = &context.services.images;
+        let image = images.build_image(body, &operation).await?;
+        images.shown(image).await
+    }))
+}
+
+/// Copies an image that is a file of the user's into the store.
+#[utoipa::path(post, path = "/v1/images/{ref}/promote", tag = "image", params(("ref" = String, Path)),
+    responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn promote_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
+    Ok(stream_of(async move |operation, _| {
+        let images = &context.services.images;
+        let image = images.promote_image(&image, &operation).await?;
+        images.shown(image).await
+    }))
+}
+
+/// Writes an image as a catalog can offer it.
+#[utoipa::path(post, path = "/v1/images/{ref}/bundle", tag = "image", params(("ref" = String, Path)), request_body = BundleImage,
+    responses((status = 200, body = Event<ImageBundle>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn bundle_image(
+    State(context): State<Shared>,
+    Named(image): Named,
+    Body(body): Body<BundleImage>,
+) -> Result<Response, Refusal> {
+    Ok(stream_of(async move |operation, _| context.services.images.bundle_image(&image, body, &operation).await))
+}
+
+/// Empties the cache of layers of what no pull reads.
+#[utoipa::path(post, path = "/v1/images/cache/prune", tag = "image", params(Dry),
+    responses((status = 200, body = CachePruned), (status = "4XX", body = Failure)))]
+pub(super) async fn prune_cache(
+    State(context): State<Shared>,
+    dry: Result<Query<Dry>, QueryRejection>,
+) -> Result<Json<CachePruned>, Refusal> {
+    let Dry { dry_run } = query(dry)?;
+    Ok(Json(context.services.images.prune_cache(dry_run).await?))
 }
 
 /// Deletes an image nobody uses.

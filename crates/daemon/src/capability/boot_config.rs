@@ -76,6 +76,7 @@ impl BootConfigCapability {
             mounts: std::iter::once(root).chain(launch.mounts.iter().cloned()).collect(),
             machine_id: vm.machine_id.clone(),
             resolv_conf: Some(names.resolv_conf),
+            image: launch.image_defaults.clone(),
             env: vm.spec.env.clone(),
             workdir: vm.spec.workdir.clone(),
             user: vm.spec.user.clone(),

@@ -7,6 +7,7 @@ use crate::{
     store::{VmRow, VmSpec},
     vmm::plan::Disk,
 };
+use banger_proto::agent::boot::ImageDefaults;
 use std::sync::Arc;
 
 pub(crate) struct RootImageCapability {
@@ -28,6 +29,11 @@ impl Capability for RootImageCapability {
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
             let image = self.images.image_by_id(&vm.spec.image_id).await?;
+            if let Some(config) = image.manifest.config {
+                let command = config.entrypoint.into_iter().chain(config.cmd).collect();
+                launch.image_defaults =
+                    ImageDefaults { env: config.env, workdir: config.workdir, user: config.user, command };
+            }
             launch.image = Some(launch.attach(Disk { path: image.rootfs, read_only: true }));
             Ok(())
         })

@@ -75,6 +75,25 @@ pub struct File {
     pub vm_defaults: VmDefaults,
     /// Further catalogs of kernels; a later one goes before an earlier one, and all before the built-in one.
     pub kernel_catalog: Option<Vec<CatalogPlace>>,
+    /// Further catalogs of images, each a `url` or a `path`.
+    pub image_catalog: Option<Vec<CatalogPlace>>,
+    /// What an image of somebody else's may be.
+    pub oci: Oci,
+}
+
+/// `[oci]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Oci {
+    /// Most layers.
+    pub max_layers: Option<std::num::NonZeroU32>,
+    /// Most bytes all layers unpack to.
+    #[serde(deserialize_with = "unpacked")]
+    pub max_unpacked: Option<ByteSize>,
+    /// How many times its size a layer may unpack to.
+    pub max_ratio: Option<std::num::NonZeroU32>,
+    /// Most entries of all layers.
+    pub max_entries: Option<std::num::NonZeroU32>,
 }
 
 /// `[vm_defaults]`.
@@ -162,6 +181,10 @@ fn memory<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Er
 
 fn disk<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Error> {
     size(input, MIN_DISK, MAX_DISK)
+}
+
+fn unpacked<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Error> {
+    size(input, ByteSize::mib(1), ByteSize::gib(16 << 10))
 }
 
 fn console_cap<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, D::Error> {

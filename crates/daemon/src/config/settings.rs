@@ -22,6 +22,13 @@ impl Config {
             setting("vm_defaults.memory", &self.memory, size),
             setting("vm_defaults.disk_size", &self.disk_size, size),
             setting("vm_defaults.init", &self.init, |init| init.to_string().into()),
+            setting("oci.max_layers", &self.oci_max_layers, |n| (*n).into()),
+            setting("oci.max_unpacked", &self.oci_max_unpacked, size),
+            setting("oci.max_ratio", &self.oci_max_ratio, |n| (*n).into()),
+            setting("oci.max_entries", &self.oci_max_entries, |n| (*n).into()),
+            setting("image_catalog", &self.image_catalog, |places| {
+                serde_json::to_value(places).expect("a place serializes")
+            }),
             setting("kernel_catalog", &self.kernel_catalog, |places| {
                 serde_json::to_value(places).expect("places are text")
             }),

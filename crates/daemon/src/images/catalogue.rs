@@ -84,7 +84,7 @@ impl ImageService {
     }
 
     /// The id a name, an id or a unique prefix of one means.
-    async fn resolve(&self, reference: &str) -> Result<ImageId, Failure> {
+    pub(super) async fn resolve(&self, reference: &str) -> Result<ImageId, Failure> {
         if let Ok(name) = reference.parse::<ImageName>()
             && let Some(image) = self.local_image(&name).await?
         {

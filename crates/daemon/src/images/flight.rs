@@ -4,7 +4,7 @@
 
 use super::given_up;
 use crate::operation::Operation;
-use banger_artifacts::job::Progress;
+use banger_artifacts::job::{Part, Progress};
 use banger_proto::failure::Failure;
 use std::{
     collections::HashMap,
@@ -126,6 +126,10 @@ impl Progress for Audience {
 
     fn advance(&self, done: u64, total: Option<u64>) {
         lock(&self.0).list.iter().for_each(|(_, operation)| operation.advance(done, total));
+    }
+
+    fn part(&self, part: &Part<'_>) {
+        lock(&self.0).list.iter().for_each(|(_, operation)| operation.part(part));
     }
 }
 

@@ -7,13 +7,43 @@ use rusqlite::{OptionalExtension as _, params};
 impl Store {
     /// Points `name` at an image, wherever it pointed before.
     pub async fn name_image(&self, name: &ImageName, id: &ImageId) -> Result<(), StoreError> {
+        self.name_image_from(name, id, None).await
+    }
+
+    /// As [`Self::name_image`], with where that came from.
+    pub async fn name_image_from(
+        &self,
+        name: &ImageName,
+        id: &ImageId,
+        source: Option<String>,
+    ) -> Result<(), StoreError> {
         let (name, id) = (name.to_string(), id.to_string());
         self.call(move |connection| {
             connection.execute(
-                "INSERT INTO image_names (name, image_id) VALUES (?1, ?2)
-                 ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id",
-                params![name, id],
+                "INSERT INTO image_names (name, image_id, source) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, source = excluded.source",
+                params![name, id, source],
             )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Where what `name` points at came from, where that was told; `None` when there is no such name.
+    pub async fn image_name_source(&self, name: &ImageName) -> Result<Option<Option<String>>, StoreError> {
+        let name = name.to_string();
+        self.call(move |connection| {
+            let row = connection.query_row("SELECT source FROM image_names WHERE name = ?1", [&name], |row| row.get(0));
+            Ok(row.optional()?)
+        })
+        .await
+    }
+
+    /// Points every name of one image at another.
+    pub async fn rename_image(&self, from: &ImageId, to: &ImageId) -> Result<(), StoreError> {
+        let (from, to) = (from.to_string(), to.to_string());
+        self.call(move |connection| {
+            connection.execute("UPDATE image_names SET image_id = ?2 WHERE image_id = ?1", params![from, to])?;
             Ok(())
         })
         .await
@@ -71,7 +101,10 @@ mod tests {
         let name = "alpine:3.20".parse().unwrap();
         let (old, new) = ("0".repeat(16).parse().unwrap(), "1".repeat(16).parse().unwrap());
         store.name_image(&name, &old).await.unwrap();
-        store.name_image(&name, &new).await.unwrap();
+        store.name_image_from(&name, &new, Some("docker.io/library/alpine:3.20".into())).await.unwrap();
+        let source = store.image_name_source(&name).await.unwrap();
+        assert_eq!(source.flatten().as_deref(), Some("docker.io/library/alpine:3.20"));
+        assert_eq!(store.image_name_source(&"none".parse().unwrap()).await.unwrap(), None);
         assert_eq!(store.image_named(&name).await.unwrap(), Some(new.clone()));
         store.unname_image(&old).await.unwrap();
         assert_eq!(store.image_names().await.unwrap().len(), 1);

@@ -51,7 +51,10 @@ CREATE INDEX image_names_by_id ON image_names (image_id);
 
 const LAST_USED: &str = "ALTER TABLE vms ADD COLUMN last_used INTEGER;";
 
-const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED)];
+/// Where what a name was given to came from, so that an explicit name is not taken from something else.
+const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;";
+
+const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED), M::up(IMAGE_NAME_SOURCE)];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 
 /// Opens the database and migrates it.

@@ -82,6 +82,7 @@ impl VmService {
             return Err(name_taken(name));
         }
         let image = chosen(request.image.as_ref(), &parts.config.default_image);
+        let image = parts.images.proper_name(&image).await?;
         if let Some(kernel) = &request.kernel {
             parts.images.know_kernel(kernel).await?;
         }
@@ -101,7 +102,9 @@ impl VmService {
             recommended.unwrap_or_else(|| parts.config.default_kernel.value.clone())
         };
         parts.images.kernel(&kernel, false, operation).await?;
-        let image_id = parts.images.image(&image, operation).await?.manifest.id;
+        let found = parts.images.image(&image, operation).await?;
+        crate::images::runs_here(&found)?;
+        let image_id = found.manifest.id;
         let spec = VmSpec {
             image,
             image_id,

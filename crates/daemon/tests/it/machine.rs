@@ -276,6 +276,7 @@ pub(crate) async fn until(what: &str, mut probe: impl FnMut() -> Result<(), Stri
 
 fn config() -> BootConfig {
     BootConfig {
+        image: banger_proto::agent::boot::ImageDefaults::default(),
         version: CONFIG_VERSION,
         hostname: "demo".into(),
         init: Init::Agent,

@@ -33,6 +33,9 @@ pub struct BootConfig {
     /// Content of `/etc/resolv.conf`; `None` leaves the image's own.
     #[serde(default)]
     pub resolv_conf: Option<String>,
+    /// How the image's commands want to be run; what the VM and an exec say goes before it.
+    #[serde(default)]
+    pub image: ImageDefaults,
     /// Environment of every exec in this VM (`--env` at creation).
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -51,6 +54,23 @@ pub struct Moment {
     pub clock_ns: u64,
     /// Fresh random bytes for the guest's pool, in hexadecimal.
     pub entropy: String,
+}
+
+/// What an image says about the commands in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ImageDefaults {
+    /// Environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// What runs where no command was given and the image has no shell.
+    #[serde(default)]
+    pub command: Vec<String>,
 }
 
 /// One thing to mount. `device` is the guest's name of it; the host attaches disks in the order of this list.

@@ -110,8 +110,73 @@ pub struct KernelCatalog {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PullImage {
-    /// A catalog name.
-    pub image: ImageName,
+    /// A catalog name; `oci:DIR`, `oci-archive:FILE` or `docker-archive:FILE` with an absolute path, and perhaps `:NAME`
+    /// behind it; anything else is an OCI reference.
+    pub image: String,
+    /// What it is called from now on; else its familiar name. Refused when that is the name of something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<ImageName>,
+    /// The kernel it will recommend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelName>,
+    /// Which of the image's platforms, such as `linux/amd64`; else the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// Body of `POST /v1/images/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BuildImage {
+    /// What it is called from now on.
+    pub name: ImageName,
+    /// A release of Debian, such as `bookworm`.
+    pub debian: String,
+    /// Packages besides the essential ones and apt.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// The kernel it will recommend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelName>,
+}
+
+/// Body of `POST /v1/images/{ref}/bundle`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BundleImage {
+    /// The file that is written: an absolute path. What is there is replaced.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub output: PathBuf,
+}
+
+/// A bundle that was written: what a catalog says of it. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageBundle {
+    /// The file.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub size: ByteSize,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+    /// The catalog entry for it, but for the address it will have.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub entry: serde_json::Value,
+}
+
+/// What went from the cache of layers, or would. Field names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CachePruned {
+    /// Layers.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: ByteSize,
+    /// Layers left alone because a pull reads them.
+    pub in_use: u64,
 }
 
 /// Body of `POST /v1/images/register`. Paths are absolute.

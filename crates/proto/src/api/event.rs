@@ -25,6 +25,17 @@ pub enum Event<T> {
         /// Of how many, when that is known.
         total: Option<u64>,
     },
+    /// How far one of several layers is that come at once.
+    Layer {
+        /// The first 12 digits of its digest.
+        layer: String,
+        /// What is happening to it.
+        state: LayerState,
+        /// Bytes done.
+        done: u64,
+        /// Of how many.
+        total: u64,
+    },
     /// Something worth saying that fails nothing, such as `no KVM: running in software emulation`.
     Notice {
         /// In words a person reads.
@@ -45,4 +56,19 @@ pub enum Event<T> {
         /// Why.
         failure: Failure,
     },
+}
+
+/// What is happening to a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LayerState {
+    /// Others come first.
+    Waiting,
+    /// It is being downloaded.
+    Downloading,
+    /// It was here already and is being read.
+    Cached,
+    /// It is here.
+    Done,
 }

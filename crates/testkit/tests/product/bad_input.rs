@@ -60,7 +60,7 @@ fn unknown_things_are_named() {
         env.banger(["kernel", "pull", "nope-1.0"]).run().expect(1),
         env.banger(["kernel", "show", "nope-1.0"]).run().expect(1),
         env.banger(["image", "show", "nope"]).run().expect(1),
-        env.banger(["vm", "run", "--image", "nope", "--", "true"]).run().expect(125),
+        env.banger(["vm", "run", "--image", "Nope", "--", "true"]).run().expect(125),
         env.banger(["vm", "run", "--kernel", "nope-1.0", "--", "true"]).run().expect(125),
     ];
     let shown: Vec<String> = shown.iter().map(|out| env.filtered(out)).collect();

@@ -45,7 +45,8 @@ pub(super) fn resolve(spec: ExecSpec, guest: &Guest) -> Result<Plan, Outcome> {
 }
 
 fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<Plan, Outcome> {
-    let user = spec.user.as_deref().or(guest.config.user.as_deref());
+    let config = &guest.config;
+    let user = spec.user.as_deref().or(config.user.as_deref()).or(config.image.user.as_deref());
     let hosted = guest.place == Place::Hosted;
     let own = rustix::process::geteuid().as_raw().to_string();
     let account = match user {
@@ -57,19 +58,38 @@ fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<P
     };
     let named = user.is_some();
     let mut env = defaults(&account, guest, spec.tty.is_some());
+    env.extend(image_env(guest));
     env.extend(guest.config.env.clone());
     env.extend(spec.env);
     let cwd = match spec.cwd.or_else(|| guest.config.workdir.clone()) {
         Some(named) => Cwd::Named(named),
-        None => Cwd::Home(account.home.clone()),
+        None => Cwd::Home(config.image.workdir.clone().unwrap_or_else(|| account.home.clone())),
     };
-    let mut argv = spec.argv.into_iter();
-    let (program, arg0) = match argv.next() {
-        Some(program) => (program, None),
-        None => (account.shell.clone(), Some(login_name(&account.shell))),
+    let (program, arg0, args) = match words(spec.argv, &config.image.command, &account.shell) {
+        Some((program, args)) => (program, None, args),
+        None => (account.shell.clone(), Some(login_name(&account.shell)), Vec::new()),
     };
     let account = (!hosted || named).then_some(account);
-    Ok(Plan { program, arg0, args: argv.collect(), env, cwd, account, tty: spec.tty })
+    Ok(Plan { program, arg0, args, env, cwd, account, tty: spec.tty })
+}
+
+/// The program and its arguments; `None` is a shell. Nothing was asked for: that is the shell where there is one, else
+/// what the image is for.
+fn words(asked: Vec<String>, image: &[String], shell: &str) -> Option<(String, Vec<String>)> {
+    let words = if asked.is_empty() && !has_file(shell) { image.to_vec() } else { asked };
+    let mut words = words.into_iter();
+    words.next().map(|program| (program, words.collect()))
+}
+
+/// What the image wants in the environment of every command.
+fn image_env(guest: &Guest) -> BTreeMap<String, String> {
+    let mut env = guest.config.image.env.clone();
+    if (guest.place, guest.init) == (Place::Machine, Init::Agent)
+        && let Some(path) = env.get_mut("PATH")
+    {
+        *path = format!("{BIN}:{path}");
+    }
+    env
 }
 
 /// What any program may expect to find.
@@ -95,6 +115,10 @@ fn defaults(account: &Account, guest: &Guest, tty: bool) -> BTreeMap<String, Str
     env
 }
 
+fn has_file(path: &str) -> bool {
+    Path::new(path).is_file()
+}
+
 fn login_name(shell: &str) -> String {
     format!("-{}", shell.rsplit('/').next().unwrap_or(shell))
 }
@@ -108,6 +132,7 @@ mod tests {
     fn guest(place: Place) -> Guest {
         let config = BootConfig {
             version: 1,
+            image: banger_proto::agent::boot::ImageDefaults::default(),
             hostname: "box".into(),
             init: Init::Agent,
             mounts: vec![],
@@ -141,6 +166,27 @@ mod tests {
     fn no_command_is_a_login_shell() {
         let plan = with_accounts(spec(&[]), &guest(Place::Machine), &Accounts::default()).unwrap();
         assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), ("/bin/sh", Some("-sh")));
+    }
+
+    #[test]
+    fn the_image_comes_before_the_defaults_and_after_the_vm() {
+        let mut guest = guest(Place::Machine);
+        guest.config.image = banger_proto::agent::boot::ImageDefaults {
+            env: [("A".to_owned(), "image".to_owned()), ("PATH".to_owned(), "/app".to_owned())].into(),
+            workdir: Some("/srv".into()),
+            user: Some("7:8".into()),
+            command: vec!["/app/serve".into(), "-x".into()],
+        };
+        let plan = |spec| with_accounts(spec, &guest, &Accounts::default()).unwrap();
+        let named = plan(spec(&["env"]));
+        assert_eq!((named.env["A"].as_str(), named.env["PATH"].as_str()), ("vm", format!("{BIN}:/app").as_str()));
+        assert_eq!((named.cwd, named.program.as_str()), (Cwd::Home("/srv".into()), "env"));
+        assert_eq!(named.account.map(|account| (account.uid, account.gid)), Some((7, 8)));
+        // This host has a shell, so a command nobody gave is that.
+        assert_eq!((plan(spec(&[])).program.as_str(), plan(spec(&[])).args.len()), ("/bin/sh", 0));
+        let no_shell = Accounts::of("app:x:7:8::/:/no/shell\n");
+        let plan = with_accounts(spec(&[]), &guest, &no_shell).unwrap();
+        assert_eq!((plan.program.as_str(), plan.args.as_slice()), ("/app/serve", ["-x".to_owned()].as_slice()));
     }
 
     #[test]

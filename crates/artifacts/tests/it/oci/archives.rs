@@ -1,6 +1,6 @@
 //! Images in files.
 
-#![expect(clippy::unwrap_used, reason = "tests panic")]
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
 use super::{
     layers::{Layer, gzip},
@@ -12,25 +12,48 @@ use std::{fs, path::Path};
 
 /// The files of an OCI layout with one image per (name, content of `/a`).
 fn layout(images: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    let one = |text: &str| vec![Layer::new().file("a", text).done()];
+    layout_of(&images.iter().map(|(name, text)| (*name, one(text))).collect::<Vec<_>>())
+}
+
+/// The files of an OCI layout with images of these layers, uncompressed.
+pub(super) fn layout_of(images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
     let mut index = Vec::new();
-    for (name, text) in images {
-        let plain = Layer::new().file("a", text).done();
-        let packed = gzip(&plain);
-        let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [digest(&plain)]}});
+    for (name, plain) in images {
+        let packed: Vec<Vec<u8>> = plain.iter().map(|layer| gzip(layer)).collect();
+        let diff_ids: Vec<String> = plain.iter().map(|layer| digest(layer)).collect();
+        let layers: Vec<_> = packed
+            .iter()
+            .map(
+                |layer| json!({"mediaType": format!("{OCI_LAYER}+gzip"), "digest": digest(layer), "size": layer.len()}),
+            )
+            .collect();
+        let config = json!({"os": "linux", "architecture": "amd64", "config": {},
+            "created": "2023-11-14T22:13:20Z", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
         let config = config.to_string().into_bytes();
-        let manifest = json!({"schemaVersion": 2,
-            "config": {"mediaType": "x", "digest": digest(&config), "size": config.len()},
-            "layers": [{"mediaType": format!("{OCI_LAYER}+gzip"), "digest": digest(&packed), "size": packed.len()}]});
+        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(&config),
+                "size": config.len()},
+            "layers": layers});
         let manifest = manifest.to_string().into_bytes();
         index.push(json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&manifest),
             "size": manifest.len(), "annotations": {"org.opencontainers.image.ref.name": name}}));
-        for blob in [packed, config, manifest] {
+        for blob in packed.into_iter().chain([config, manifest]) {
             files.push((format!("blobs/sha256/{}", sha256(&blob)), blob));
         }
     }
     files.push(("index.json".to_owned(), json!({"schemaVersion": 2, "manifests": index}).to_string().into_bytes()));
     files
+}
+
+/// Puts them into a directory.
+pub(super) fn write_layout(dir: &Path, files: &[(String, Vec<u8>)]) {
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
 }
 
 fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
@@ -52,11 +75,7 @@ fn a(host: &Host, source: &str) -> (String, Option<String>) {
 fn layouts_in_directories_and_tars() {
     let host = Host::new();
     let files = layout(&[("v1", "one"), ("v2", "two")]);
-    for (name, bytes) in &files {
-        let path = host.dir.path().join("layout").join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
+    write_layout(&host.dir.path().join("layout"), &files);
     let dir = host.dir.path().join("layout").to_str().unwrap().to_owned();
     assert_eq!(a(&host, &format!("oci:{dir}:v2")), ("two".into(), Some("v2".into())));
     let tar = archive(&files);

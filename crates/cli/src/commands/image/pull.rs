@@ -2,37 +2,84 @@
 
 use super::names;
 use crate::{
+    arguments::absolute,
+    complete,
     context::Context,
     exit::{Result, Status},
     signals::Signals,
 };
 use banger_proto::{
     api::artifact::{Image, PullImage},
-    name::ImageName,
+    failure::Failure,
+    name::{ImageName, KernelName},
 };
 use clap::Args;
 use hyper::Method;
+use std::path::Path;
 
-const UNDONE: &str = "interrupted: the image was not pulled, and nothing of it is kept";
+const UNDONE: &str = "interrupted: the image was not pulled, and nothing of it is kept but layers in the cache";
+/// What begins a source that is a file or directory.
+const FILES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
 /// `banger image pull`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger image pull debian-bookworm                 a catalog's image
+  banger image pull alpine:3.20                     docker.io/library/alpine:3.20
+  banger image pull registry.local:5000/team/app@sha256:…
+  banger image pull oci-archive:app.tar             also docker-archive:FILE and oci:DIR; :NAME chooses one of several
+
+Logins are those of docker and podman. A registry speaks https, or http on this host's own addresses.")]
 pub(crate) struct PullArgs {
-    /// A catalog name, such as debian-bookworm
-    image: ImageName,
+    /// A catalog name, an OCI reference, or oci:DIR, oci-archive:FILE, docker-archive:FILE
+    #[arg(value_name = "NAME_OR_REF")]
+    image: String,
+    /// What it is called here [default: its familiar name, such as alpine:3.20]
+    #[arg(long)]
+    name: Option<ImageName>,
+    /// The kernel it is to be booted with
+    #[arg(long, value_name = "KERNEL", add = complete::available_kernels())]
+    kernel: Option<KernelName>,
+    /// Which of its platforms, such as linux/amd64 [default: this host's]
+    #[arg(long)]
+    platform: Option<String>,
 }
 
 /// Gets the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
-    let request = PullImage { image: args.image };
+    let PullArgs { image, name, kernel, platform } = args;
+    let request = PullImage { image: located(image)?, name, kernel, platform };
     let mut signals = Signals::install()?;
     let image = signals
         .guard(UNDONE, async {
             context.daemon().await?.operate::<Image>(Method::POST, "/v1/images/pull", Some(&request)).await
         })
         .await?
+        .with_events(context.printer.json())
         .settle(&context.printer, &mut signals, UNDONE)
         .await?;
     context.printer.data(&image, names)?;
     Ok(Status::Done)
+}
+
+/// A file's path as the daemon, which runs elsewhere, finds it too.
+fn located(source: String) -> std::result::Result<String, Failure> {
+    let Some((prefix, path)) = FILES.iter().find_map(|prefix| Some((prefix, source.strip_prefix(prefix)?))) else {
+        return Ok(source);
+    };
+    Ok(format!("{prefix}{}", absolute(Path::new(path))?.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_made_absolute_and_references_left_alone() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(located("alpine:3.20".into()).unwrap(), "alpine:3.20");
+        assert_eq!(located("docker-archive:/a.tar:x".into()).unwrap(), "docker-archive:/a.tar:x");
+        assert_eq!(located("oci:./d".into()).unwrap(), format!("oci:{}/d", here.display()));
+    }
 }

@@ -1,0 +1,283 @@
+//! Images as they are published: `rootfs.ext4` and `manifest.json` in a `tar.zst`.
+//!
+//! A bundle is streamed both ways: download, hash, decompression and writing are one pass, and what comes is an image
+//! only once the bundle's hash and the image's own are what they should be. The same image gives the same bundle.
+
+use super::{
+    Image, ImageError, ImageManifest, ImageStore,
+    draft::{ROOTFS, digest, hexadecimal},
+    manifest,
+};
+use crate::{
+    disk::write_sparse,
+    fetch::{Address, Client, Extent},
+    job::Job,
+    rootfs::{
+        Limits,
+        tar::{EntryKind, Reader},
+    },
+};
+use banger_proto::name::{ImageId, ImageName, KernelName};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+/// Largest bundle that is downloaded.
+const MAX_BUNDLE: u64 = 16 << 30;
+/// Largest image that comes out of one.
+const MAX_IMAGE: u64 = 1 << 40;
+/// Largest manifest in one.
+const MAX_MANIFEST: u64 = 1 << 20;
+/// How hard a bundle is packed: published once, downloaded often; higher takes minutes for a percent.
+const LEVEL: i32 = 12;
+/// Files are read in pieces of this many bytes.
+const CHUNK: usize = 1 << 20;
+/// Progress is told about every this many bytes.
+const REPORT_EVERY: u64 = 32 << 20;
+
+/// Where a bundle is, and what it has to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleSource {
+    /// `https://`, or `http://` to this host.
+    pub url: String,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub sha256: String,
+    /// How many there are.
+    pub size: u64,
+}
+
+/// A bundle that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WrittenBundle {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+    /// The catalog entry for it; its address is to be filled in.
+    pub entry: Value,
+}
+
+/// Why a bundle is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// Its address is not asked.
+    #[error("{url:?} is not asked")]
+    Address {
+        /// The address.
+        url: String,
+        /// Why not.
+        source: crate::fetch::AddressError,
+    },
+    /// The download failed.
+    #[error(transparent)]
+    Fetch(#[from] crate::fetch::FetchError),
+    /// It has another hash.
+    #[error("the bundle has the SHA-256 {is}, not {should}")]
+    Hash {
+        /// The hash it has.
+        is: String,
+        /// The hash it should have.
+        should: String,
+    },
+    /// It holds something else.
+    #[error("the bundle is not an image: {0}")]
+    Content(String),
+    /// It is no archive.
+    #[error(transparent)]
+    Archive(#[from] crate::rootfs::Error),
+    /// What it holds cannot be written.
+    #[error("cannot write the image")]
+    Write(#[source] io::Error),
+}
+
+impl BundleSource {
+    /// Whether it can be one.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.url.parse::<Address>().map_err(|error| error.to_string())?;
+        if self.size > MAX_BUNDLE {
+            return Err(format!("{} bytes are more than 16 GiB", self.size));
+        }
+        let hex = self.sha256.len() == 64 && self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if hex { Ok(()) } else { Err("its sha256 is not 64 hexadecimal digits".into()) }
+    }
+}
+
+impl ImageStore {
+    /// Gets a bundle; `name` and `kernel` are the catalog's.
+    pub(super) fn pull_bundle(
+        &self,
+        name: &ImageName,
+        source: &BundleSource,
+        kernel: Option<KernelName>,
+        client: &Client,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
+        job.progress.phase("downloading the image");
+        let lock = self.shelf.lock(&format!("bundle-{}", &source.sha256[..16]), job.cancel)?;
+        let staging = self.shelf.stage()?;
+        let mut manifest = receive(source, staging.path(), client, job)?;
+        job.progress.phase("hashing the image");
+        let rootfs = staging.path().join(ROOTFS);
+        let is = digest(&rootfs, job)?;
+        if manifest.digest != format!("sha256:{is}") || manifest.id.as_str() != &is[..16] {
+            return Err(BundleError::Content(format!("its rootfs.ext4 has the digest sha256:{is}")).into());
+        }
+        manifest.name = name.clone();
+        manifest.kernel = kernel.or(manifest.kernel);
+        manifest.source = super::Source::Bundle(source.clone());
+        manifest.write(staging.path())?;
+        let read_only = fs::Permissions::from_mode(0o444);
+        fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
+        let image = self.put(staging, &manifest.id, job);
+        drop(lock);
+        image
+    }
+
+    /// Writes the image as a bundle to `output`, which is replaced only once all of it is there.
+    pub fn bundle(&self, id: &ImageId, output: &Path, job: &Job<'_>) -> Result<WrittenBundle, ImageError> {
+        let image = self.verify(id, super::Depth::Full, job)?;
+        let directory = output.parent().unwrap_or(Path::new("/"));
+        let staged = tempfile::NamedTempFile::new_in(directory).map_err(ImageError::io("write to", directory))?;
+        let write = |source| ImageError::Io { what: "write", path: output.to_owned(), source };
+        let (size, sha256) = pack(&image, staged.as_file(), job).map_err(write)?;
+        job.cancel.check()?;
+        staged.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(write)?;
+        staged.as_file().sync_all().map_err(write)?;
+        staged.persist(output).map_err(|error| write(error.error))?;
+        let manifest = image.manifest;
+        let entry = json!({
+            "name": manifest.name,
+            "description": manifest.os.unwrap_or_default(),
+            "arch": manifest.arch,
+            "kernel": manifest.kernel,
+            "sources": [{"type": "bundle", "url": format!("https://…/{}.tar.zst", &sha256[..16]), "sha256": sha256, "size": size}],
+        });
+        Ok(WrittenBundle { size, sha256, entry })
+    }
+}
+
+/// Writes a bundle; its length and SHA-256.
+fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
+    let mut sink = Counted { out, hash: Sha256::new(), bytes: 0 };
+    let mut encoder = zstd::Encoder::new(BufWriter::with_capacity(CHUNK, &mut sink), LEVEL)?;
+    encoder.include_checksum(true)?;
+    let mut archive = tar::Builder::new(encoder);
+    let header = |size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_mode(0o444);
+        header.set_mtime(0);
+        header
+    };
+    // What stands in it of this host is of no use to others.
+    let mut manifest = image.manifest.clone();
+    "1970-01-01T00:00:00Z".clone_into(&mut manifest.created_at);
+    let json = manifest.to_json();
+    archive.append_data(&mut header(json.len() as u64), manifest::FILE, json.as_slice())?;
+    let file = File::open(&image.rootfs)?;
+    let size = file.metadata()?.len();
+    let watched = Watched { input: file, done: 0, reported: 0, total: size, job };
+    archive.append_data(&mut header(size), ROOTFS, watched)?;
+    archive.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok((sink.bytes, hexadecimal(&sink.hash.finalize())))
+}
+
+/// Downloads a bundle and writes what is in it into `directory`.
+fn receive(
+    source: &BundleSource,
+    directory: &Path,
+    client: &Client,
+    job: &Job<'_>,
+) -> Result<ImageManifest, BundleError> {
+    let address: Address =
+        source.url.parse().map_err(|error| BundleError::Address { url: source.url.clone(), source: error })?;
+    let mut body = client.open(&address, Extent::Exactly(source.size), job)?;
+    let outcome = unpack(&mut body, directory, job);
+    // What the network did to it explains more than what it did to the archive; and no hash is compared of half of it.
+    let received = match body.failure() {
+        Some(failure) => return Err(failure.into()),
+        None => body.finish()?,
+    };
+    if received.sha256 != source.sha256 {
+        return Err(BundleError::Hash { is: received.sha256, should: source.sha256.clone() });
+    }
+    outcome
+}
+
+fn unpack(input: &mut dyn Read, directory: &Path, job: &Job<'_>) -> Result<ImageManifest, BundleError> {
+    let content = |why: &str| BundleError::Content(why.to_owned());
+    let decoder = zstd::Decoder::new(input).map_err(|error| BundleError::Content(error.to_string()))?;
+    let limits = Limits { entries: 8, content_bytes: MAX_IMAGE, metadata_bytes: 1 << 20 };
+    let mut archive = Reader::new(decoder, limits);
+    let (mut manifest, mut rootfs) = (None, false);
+    while let Some(entry) = archive.next_entry()? {
+        let name = entry.path.strip_prefix(b"./").unwrap_or(&entry.path).to_vec();
+        match (name.as_slice(), &entry.kind) {
+            (b"manifest.json", EntryKind::File) if manifest.is_none() && entry.size <= MAX_MANIFEST => {
+                let mut json = Vec::new();
+                archive.read_to_end(&mut json).map_err(|error| BundleError::Content(error.to_string()))?;
+                manifest = Some(ImageManifest::parse(&json).map_err(|error| BundleError::Content(error.to_string()))?);
+            }
+            (b"rootfs.ext4", EntryKind::File) if !rootfs => {
+                rootfs = true;
+                let path = directory.join(ROOTFS);
+                let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+                write_sparse(&mut archive, &file.map_err(BundleError::Write)?, entry.size, job.cancel)
+                    .map_err(BundleError::Write)?;
+            }
+            (b"." | b"", EntryKind::Dir) => {}
+            _ => return Err(content("there is something else in it, or something twice")),
+        }
+    }
+    match (manifest, rootfs) {
+        (Some(manifest), true) => Ok(manifest),
+        _ => Err(content("it has no manifest.json or no rootfs.ext4")),
+    }
+}
+
+struct Counted<'a> {
+    out: &'a File,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(buffer)?;
+        self.hash.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// A file being read, with whoever waits for it kept up to date and listened to.
+struct Watched<'a> {
+    input: File,
+    done: u64,
+    reported: u64,
+    total: u64,
+    job: &'a Job<'a>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.job.cancel.check().map_err(io::Error::other)?;
+        let got = self.input.read(buffer)?;
+        self.done += got as u64;
+        if self.done - self.reported >= REPORT_EVERY {
+            self.reported = self.done;
+            self.job.progress.advance(self.done, Some(self.total));
+        }
+        Ok(got)
+    }
+}

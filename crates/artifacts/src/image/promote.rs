@@ -1,0 +1,53 @@
+//! Taking over an image that is a file of the user's.
+
+use super::{
+    FileIdentity, Image, ImageError, ImageStore, Source,
+    draft::{ROOTFS, digest},
+};
+use crate::{disk::clone_sparse, job::Job, kernel::rfc3339};
+use banger_proto::name::ImageId;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::PathBuf,
+    time::SystemTime,
+};
+
+/// Where a promoted image came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotedFile {
+    /// The file it was copied from.
+    pub path: PathBuf,
+}
+
+impl ImageStore {
+    /// Copies an unmanaged image into the store. It has the id of its content then, and the file may change or go.
+    pub fn promote(&self, id: &ImageId, job: &Job<'_>) -> Result<Image, ImageError> {
+        let image = self.verify(id, super::Depth::Quick, job)?;
+        let Some(external) = image.external() else { return Err(ImageError::Managed { id: id.clone() }) };
+        let external = external.clone();
+        let staging = self.shelf.stage()?;
+        let rootfs = staging.path().join(ROOTFS);
+        let from = File::open(&external.path).map_err(ImageError::io("open", &external.path))?;
+        let to = File::options().read(true).write(true).create_new(true).mode(0o600).open(&rootfs);
+        let to = to.map_err(ImageError::io("create", &rootfs))?;
+        clone_sparse(&from, &to).map_err(ImageError::io("copy", &external.path))?;
+        // A file that is written to while it is copied is neither what it was nor what it is.
+        if FileIdentity::of(&external.path).ok() != Some(external.identity) {
+            self.verify(id, super::Depth::Quick, job)?;
+        }
+        job.progress.phase("hashing the image");
+        let digest = digest(&rootfs, job)?;
+        let mut manifest = image.manifest;
+        manifest.id = digest[..16].parse().expect("16 hexadecimal digits are an image id");
+        manifest.digest = format!("sha256:{digest}");
+        manifest.size_bytes = external.identity.size;
+        manifest.source = Source::Promoted(PromotedFile { path: external.path });
+        manifest.created_at = rfc3339(SystemTime::now());
+        manifest.write(staging.path())?;
+        let read_only = fs::Permissions::from_mode(0o444);
+        fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
+        self.put(staging, &manifest.id, job)
+    }
+}

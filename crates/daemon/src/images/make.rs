@@ -1,0 +1,101 @@
+//! Images made here: built from Debian's packages, taken over from a file of the user's, packed to be published; and
+//! the cache the others come through.
+
+use super::{ImageService, off_thread, seconds};
+use crate::{
+    failures::Explain,
+    operation::{Operation, blocking},
+};
+use banger_artifacts::{
+    image::{DebianRecipe, Image, ImageError},
+    job::Cancel,
+};
+use banger_proto::{
+    api::artifact::{BuildImage, BundleImage, CachePruned, ImageBundle},
+    failure::{Code, Failure},
+    size::ByteSize,
+};
+use std::{sync::Arc, time::Instant};
+
+impl ImageService {
+    /// Builds a Debian and gives it its name.
+    pub(crate) async fn build_image(&self, request: BuildImage, operation: &Operation) -> Result<Image, Failure> {
+        let BuildImage { name, debian, include, kernel } = request;
+        let recipe =
+            DebianRecipe::new(debian, include).map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
+        if let Some(kernel) = &kernel {
+            self.know_kernel(kernel).await?;
+        }
+        let began = Instant::now();
+        operation.begin(format!("building image {name}"));
+        let (images, named) = (self.images.clone(), name.clone());
+        let key = format!("build {name} {recipe:?} {kernel:?}");
+        let image = self
+            .image_pulls
+            .join(&key, operation, move |progress, stop| async move {
+                blocking(progress, &stop, move |job| images.build_debian(&named, &recipe, kernel, &job))
+                    .await
+                    .map_err(Explain::explain)
+            })
+            .await
+            .map_err(|failure| {
+                let elsewhere = failure.code == Code::Unsupported;
+                if elsewhere { failure.hint("`banger image pull debian:12` gets one from a registry") } else { failure }
+            })?;
+        self.store.name_image(&name, &image.manifest.id).await?;
+        operation.notice(format!("built image {name} in {}", seconds(began)));
+        Ok(image)
+    }
+
+    /// Copies an image that is a file of the user's into the store; its names go along, VMs that use it stay.
+    pub(crate) async fn promote_image(&self, reference: &str, operation: &Operation) -> Result<Image, Failure> {
+        let id = self.resolve(reference).await?;
+        let (images, from) = (self.images.clone(), id.clone());
+        operation.begin(format!("copying image {reference}"));
+        let promoted =
+            blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.promote(&from, &job))
+                .await
+                .map_err(|error| {
+                    let owned = matches!(error, ImageError::Managed { .. });
+                    let failure = error.explain();
+                    if owned { Failure { code: Code::Invalid, ..failure } } else { failure }
+                })?;
+        self.store.rename_image(&id, &promoted.manifest.id).await?;
+        if self.store.vms_of_image(&id).await?.is_empty() {
+            let images = self.images.clone();
+            off_thread(move || images.delete(&id, &Cancel::default())).await.map_err(Explain::explain)?;
+        } else {
+            operation.notice(format!("VMs that use {id} stay with the file"));
+        }
+        Ok(promoted)
+    }
+
+    /// Writes an image as a catalog can offer it.
+    pub(crate) async fn bundle_image(
+        &self,
+        reference: &str,
+        request: BundleImage,
+        operation: &Operation,
+    ) -> Result<ImageBundle, Failure> {
+        let id = self.resolve(reference).await?;
+        let BundleImage { output } = request;
+        if !output.is_absolute() {
+            return Err(Failure::new(Code::Invalid, format!("{} is not an absolute path", output.display())));
+        }
+        operation.begin(format!("packing image {reference}"));
+        let (images, path) = (self.images.clone(), output.clone());
+        let bundle =
+            blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.bundle(&id, &path, &job))
+                .await
+                .map_err(Explain::explain)?;
+        Ok(ImageBundle { path: output, size: ByteSize(bundle.size), sha256: bundle.sha256, entry: bundle.entry })
+    }
+
+    /// Empties the cache of layers of what no pull reads.
+    pub(crate) async fn prune_cache(&self, dry_run: bool) -> Result<CachePruned, Failure> {
+        let registries = self.registries.clone();
+        let pruned = off_thread(move || registries.cache.prune(dry_run, &Cancel::default())).await;
+        let pruned = pruned.map_err(|error| ImageError::from(error).explain())?;
+        Ok(CachePruned { blobs: pruned.blobs, bytes: ByteSize(pruned.bytes), in_use: pruned.in_use })
+    }
+}

@@ -1,0 +1,264 @@
+//! From what a person types for an image to an image here, under a name.
+//!
+//! A catalog's name is that entry; a file or directory with images in it is named by its prefix; anything else is a
+//! reference to a registry, and is known here by its familiar name. A tag that moved points the name at another image;
+//! VMs stay with theirs.
+
+use super::{ImageService, off_thread, seconds};
+use crate::{
+    failures::Explain,
+    operation::{Operation, blocking},
+};
+use banger_artifacts::{
+    image::{CatalogEntry, Image, PullRequest},
+    oci::{ImageSource, Platform, Reference},
+};
+use banger_proto::{
+    api::artifact::PullImage,
+    failure::{Code, Failure},
+    name::{ImageName, KernelName},
+};
+use std::time::Instant;
+
+/// What an image is asked for by.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// An entry of a catalog.
+    Listed(Box<CatalogEntry>),
+    /// Somebody else's.
+    Source(ImageSource),
+}
+
+impl ImageService {
+    /// What a text means; fails when it means nothing.
+    pub(super) async fn wanted(&self, text: &str) -> Result<Wanted, Failure> {
+        if let Ok(name) = text.parse::<ImageName>()
+            && let Some(entry) = self.image_offers.find(&name).await?
+        {
+            return Ok(Wanted::Listed(Box::new(entry)));
+        }
+        text.parse().map(Wanted::Source).map_err(|error: banger_artifacts::oci::InvalidSource| {
+            let shown: String = text.chars().take(120).collect();
+            Failure::new(Code::Invalid, format!("{shown:?} is no image here, in a catalog or in a registry"))
+                .cause(error.to_string())
+                .hint("an image in a registry is named like alpine:3.20 or registry.local:5000/team/app")
+        })
+    }
+
+    /// The name an image is known by here: a reference in its familiar form, any other name as it is.
+    pub(crate) async fn proper_name(&self, typed: &ImageName) -> Result<ImageName, Failure> {
+        if self.store.image_named(typed).await?.is_some() || self.image_offers.find(typed).await?.is_some() {
+            return Ok(typed.clone());
+        }
+        Ok(familiar(typed.as_str()).unwrap_or_else(|| typed.clone()))
+    }
+
+    /// The image `name`, pulled when it is not here.
+    pub(crate) async fn image(&self, name: &ImageName, operation: &Operation) -> Result<Image, Failure> {
+        if let Some(image) = self.local_image(name).await? {
+            return Ok(image);
+        }
+        let request = PullImage { image: name.to_string(), name: None, kernel: None, platform: None };
+        self.pull_image(request, operation).await
+    }
+
+    /// Makes an image be here, and its name point at it.
+    pub(crate) async fn pull_image(&self, request: PullImage, operation: &Operation) -> Result<Image, Failure> {
+        if let Some(kernel) = &request.kernel {
+            self.know_kernel(kernel).await?;
+        }
+        match self.wanted(&request.image).await? {
+            Wanted::Listed(entry) => self.pull_listed(*entry, request, operation).await,
+            Wanted::Source(source) => self.pull_source(source, request, operation).await,
+        }
+    }
+
+    async fn pull_listed(
+        &self,
+        mut entry: CatalogEntry,
+        request: PullImage,
+        operation: &Operation,
+    ) -> Result<Image, Failure> {
+        if request.platform.is_some() {
+            let why = format!("{} is an image of a catalog, which is for this host's processor", entry.name);
+            return Err(Failure::new(Code::Invalid, why).hint("leave out --platform"));
+        }
+        if let Some(kernel) = request.kernel {
+            entry.kernel = Some(kernel);
+        }
+        let (name, kernel) = (entry.name.clone(), entry.kernel.clone());
+        let source = format!("catalog {name}");
+        let called = request.name.clone().unwrap_or_else(|| name.clone());
+        self.may_take(request.name.as_ref(), &source).await?;
+        let image = if let Some(image) = self.local_image(&name).await? {
+            operation.notice(format!("image {name} is here already"));
+            image
+        } else {
+            let began = Instant::now();
+            operation.begin(format!("pulling image {name}"));
+            let (images, registries) = (self.images.clone(), self.registries.clone());
+            let image = self
+                .image_pulls
+                .join(name.as_str(), operation, move |progress, stop| async move {
+                    blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job))
+                        .await
+                        .map_err(Explain::explain)
+                })
+                .await?;
+            operation.notice(format!("pulled image {name} in {}", seconds(began)));
+            image
+        };
+        for name in [&name, &called] {
+            self.store.name_image_from(name, &image.manifest.id, Some(source.clone())).await?;
+        }
+        // An image is good for nothing without the kernel it names.
+        if let Some(kernel) = kernel {
+            self.kernel(&kernel, false, operation).await?;
+        }
+        Ok(image)
+    }
+
+    async fn pull_source(
+        &self,
+        source: ImageSource,
+        request: PullImage,
+        operation: &Operation,
+    ) -> Result<Image, Failure> {
+        let platform = match &request.platform {
+            Some(text) => text.parse().map_err(|error: banger_artifacts::oci::InvalidPlatform| {
+                Failure::new(Code::Invalid, error.to_string())
+            })?,
+            None => Platform::host(),
+        };
+        self.may_take(request.name.as_ref(), &source.to_string()).await?;
+        let shown = source.to_string();
+        let given = match (&request.name, &source) {
+            (Some(name), _) => Some(name.clone()),
+            (None, ImageSource::Registry(reference)) => Some(proper(reference)?),
+            (None, _) => None,
+        };
+        let began = Instant::now();
+        let pull = PullRequest {
+            source,
+            platform,
+            // Until the file it is in says its own.
+            name: given.clone().unwrap_or_else(|| "image".parse().expect("a valid name")),
+            kernel: request.kernel.clone(),
+        };
+        let key = format!("{shown} for {}", pull.platform);
+        let (images, registries) = (self.images.clone(), self.registries.clone());
+        let pulled = self
+            .oci_pulls
+            .join(&key, operation, move |progress, stop| async move {
+                blocking(progress, &stop, move |job| images.pull_oci(&registries, &pull, &job))
+                    .await
+                    .map_err(Explain::explain)
+            })
+            .await?;
+        let name = match given {
+            Some(name) => name,
+            None => pulled.called.as_deref().and_then(familiar).ok_or_else(|| nameless(&shown))?,
+        };
+        if let Some(asked) = &request.kernel {
+            agree_on_kernel(asked, &pulled.image)?;
+            self.kernel(asked, false, operation).await?;
+        }
+        self.store.name_image_from(&name, &pulled.image.manifest.id, Some(shown)).await?;
+        if pulled.known {
+            operation.notice(format!("image {name} is up to date"));
+        } else {
+            operation.notice(format!("pulled image {name} in {}", seconds(began)));
+        }
+        Ok(pulled.image)
+    }
+
+    /// Refuses an explicit name that belongs to something from elsewhere.
+    async fn may_take(&self, name: Option<&ImageName>, source: &str) -> Result<(), Failure> {
+        let Some(name) = name else { return Ok(()) };
+        match self.store.image_name_source(name).await? {
+            None => Ok(()),
+            Some(Some(there)) if there == source => Ok(()),
+            Some(there) => {
+                let there = there.unwrap_or_else(|| "elsewhere".to_owned());
+                let why = format!("{name} is the name of an image from {there}, not {source}");
+                Err(Failure::new(Code::Conflict, why)
+                    .hint("give another --name")
+                    .hint(format!("`banger image delete {name}` frees this one")))
+            }
+        }
+    }
+
+    /// The image `name` points at, when both are here. An image that was pulled or built under the name and not yet
+    /// named (its daemon was killed in between) gets it now.
+    pub(super) async fn local_image(&self, name: &ImageName) -> Result<Option<Image>, Failure> {
+        let mut name = name.clone();
+        let mut named = self.store.image_named(&name).await?;
+        if named.is_none()
+            && let Some(familiar) = familiar(name.as_str())
+            && let Some(id) = self.store.image_named(&familiar).await?
+        {
+            (name, named) = (familiar, Some(id));
+        }
+        let (images, wanted) = (self.images.clone(), name.clone());
+        let entry = if named.is_none() { self.image_offers.look_up(&name).await } else { None };
+        let found = off_thread(move || match named {
+            Some(id) => match images.get(&id) {
+                Ok(image) => Ok(Some((image, false))),
+                Err(banger_artifacts::image::ImageError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+            None => Ok(images.list()?.into_iter().rev().find_map(|image| {
+                let offered = entry.as_ref()?.sources.iter().flatten().any(|source| *source == image.manifest.source);
+                (offered && image.manifest.name == wanted).then_some((image, true))
+            })),
+        })
+        .await
+        .map_err(Explain::explain)?;
+        let Some((image, unnamed)) = found else { return Ok(None) };
+        if unnamed {
+            self.store.name_image_from(&name, &image.manifest.id, Some(format!("catalog {name}"))).await?;
+        }
+        Ok(Some(image))
+    }
+}
+
+/// A reference's familiar form; `None` for what is none.
+fn familiar(text: &str) -> Option<ImageName> {
+    text.parse::<Reference>().ok()?.familiar().parse().ok()
+}
+
+fn proper(reference: &Reference) -> Result<ImageName, Failure> {
+    let familiar = reference.familiar();
+    familiar.parse().map_err(|_| {
+        Failure::new(Code::Invalid, format!("{familiar} cannot be the name of an image here"))
+            .hint("--name gives it another")
+    })
+}
+
+fn nameless(source: &str) -> Failure {
+    Failure::new(Code::Invalid, format!("nothing says what the image from {source} is called"))
+        .hint("--name gives it a name; what was pulled is kept, so this costs no second pull")
+}
+
+fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
+    match &image.manifest.kernel {
+        Some(kernel) if kernel == asked => Ok(()),
+        other => {
+            let has = other.as_ref().map_or("no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
+            let id = &image.manifest.id;
+            Err(Failure::new(Code::Conflict, format!("the image is here already, as {id}, and recommends {has}"))
+                .hint(format!("`banger vm run --image … --kernel {asked}` boots it with another"))
+                .hint(format!("`banger image delete {id}`, then pull again")))
+        }
+    }
+}
+
+/// Whether this host's processor runs what an image holds.
+pub(crate) fn runs_here(image: &Image) -> Result<(), Failure> {
+    let (host, arch) = (std::env::consts::ARCH, image.manifest.arch.as_str());
+    if arch == host || (host, arch) == ("x86_64", "i686") {
+        return Ok(());
+    }
+    let why = format!("image {} is for {arch}, and this host is {host}", image.manifest.name);
+    Err(Failure::new(Code::Unsupported, why).hint("pull the image again, without --platform"))
+}
