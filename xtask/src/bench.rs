@@ -6,6 +6,7 @@
 mod compare;
 mod floor;
 pub(crate) mod guest_port;
+mod kernels;
 mod measures;
 mod phases;
 mod ssh;
@@ -42,9 +43,24 @@ enum Measure {
     Create,
     /// Where the time of a boot goes.
     Phases,
+    /// The generic kernel's boot against that of the distribution's modular one.
+    KernelBoot,
+    /// `kernel pull` against curl, sha256sum, zstd and tar.
+    KernelPull,
+    /// `kernel import` of a package against dpkg-deb.
+    KernelImport,
 }
 
-const ALL: [Measure; 5] = [Measure::Run, Measure::Exec, Measure::Ps, Measure::Create, Measure::Phases];
+const ALL: [Measure; 8] = [
+    Measure::Run,
+    Measure::Exec,
+    Measure::Ps,
+    Measure::Create,
+    Measure::Phases,
+    Measure::KernelBoot,
+    Measure::KernelPull,
+    Measure::KernelImport,
+];
 
 /// Measures, prints the table and writes the samples.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -57,6 +73,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::Ps => measures::ps(&env, args.rounds, &mut report)?,
             Measure::Create => measures::create(&env, args.rounds, &mut report)?,
             Measure::Phases => phases::run(&env, args.rounds, &mut report)?,
+            Measure::KernelBoot => kernels::boot(&env, args.rounds, &mut report)?,
+            Measure::KernelPull => kernels::pull(&env, args.rounds, &mut report)?,
+            Measure::KernelImport => kernels::import(&env, args.rounds, &mut report)?,
         }
     }
     report.write(&args.out)?;

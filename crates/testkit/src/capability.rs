@@ -14,10 +14,19 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// }
 /// ```
 ///
-/// Capabilities: `qemu` (qemu-system-x86_64), `kvm` (/dev/kvm opens), `apt` (apt, mmdebstrap, depmod and Debian sources),
-/// `registry` (docker-registry, skopeo, umoci), `mount` (tmpfs can be mounted here), `root` (this is root), `ssh` (an ssh
-/// client), `e2fsck`, `depmod`, `scripts` (what the maintainer scripts call, and a web server for them), `kernel` (generic-6.12 is in the cache, or can be built),
-/// `firecracker` (the program, in a version that is supported).
+/// The capabilities, one a line:
+/// - `qemu`: qemu-system-x86_64
+/// - `firecracker`: the program, in a version that is supported
+/// - `kvm`: /dev/kvm opens
+/// - `apt`: apt, mmdebstrap, depmod and Debian sources
+/// - `registry`: docker-registry, skopeo, umoci
+/// - `mount`: tmpfs can be mounted here
+/// - `root`: this is root
+/// - `ssh`: an ssh client
+/// - `e2fsck`, `depmod`, `openssl`: these programs
+/// - `scripts`: what the maintainer scripts call, and a web server for them
+/// - `packers`: gzip, bzip2, lzma, xz, lz4, zstd
+/// - `kernel`: generic-6.12 is in the cache, or can be built
 ///
 /// Panics on an unknown name, and when the capability is missing but listed in `BANGER_TEST_REQUIRE`.
 #[must_use = "a test that goes on without what it needs fails for the wrong reason"]
@@ -53,6 +62,9 @@ fn probe(name: &str) -> Result<(), String> {
         "apt" => ["apt-get", "mmdebstrap", "depmod"].into_iter().try_for_each(|it| program(it).map(drop)),
         "scripts" => {
             ["python3", "rclone", "curl", "jq", "zstd", "flock"].into_iter().try_for_each(|it| program(it).map(drop))
+        }
+        "packers" => {
+            ["gzip", "bzip2", "lzma", "xz", "lz4", "zstd"].into_iter().try_for_each(|it| program(it).map(drop))
         }
         "kernel" => crate::generic_kernel::probe(),
         "mount" => mount(),

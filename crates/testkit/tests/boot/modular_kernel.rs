@@ -1,15 +1,8 @@
 //! A distribution's kernel, whose drivers are modules, imported from its package.
 
-#![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
-
 use crate::{BOOT, delete, sh, start_with};
-use banger_testkit::{TestEnv, shared};
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use banger_testkit::{TestEnv, package, shared};
+use std::{collections::BTreeSet, path::Path};
 
 const NAME: &str = "cloud-6.1";
 
@@ -19,15 +12,15 @@ fn a_package_boots_loads_what_it_needs_and_more_on_request() {
     let Some(env) = TestEnv::real() else { return };
     let golden = env.banger(["kernel", "show", "debian-6.1", "--json"]).run().expect(0).json();
     let source = golden["source"].as_str().unwrap();
-    let package = source.split(' ').nth(1).unwrap_or_else(|| panic!("no package in {source:?}"));
-    let deb = download(env.home(), package);
+    let name = source.split(' ').nth(1).unwrap_or_else(|| panic!("no package in {source:?}"));
+    let deb = package(env.home(), name);
     let from = deb.to_str().unwrap();
     env.banger(["kernel", "import", NAME, "--from", from, "--distro", "debian"]).patience(BOOT).run().expect(0);
     let taken = env.banger(["kernel", "import", NAME, "--from", from]).run().expect(1);
     assert!(taken.err().contains("already") && taken.err().contains("--force"), "{taken}");
 
     let kernel = env.banger(["kernel", "show", NAME, "--json"]).run().expect(0).json();
-    assert!(kernel["source"].as_str().is_some_and(|it| it.starts_with(&format!("deb {package} "))), "{kernel:#}");
+    assert!(kernel["source"].as_str().is_some_and(|it| it.starts_with(&format!("deb {name} "))), "{kernel:#}");
     assert_eq!(kernel["boot_modules"], golden["boot_modules"], "apt or file, it is the same package");
     assert_eq!((&kernel["sha256"], &kernel["modified"]), (&golden["sha256"], &false.into()));
 
@@ -56,32 +49,4 @@ fn a_package_boots_loads_what_it_needs_and_more_on_request() {
 #[track_caller]
 fn loaded(env: &TestEnv) -> BTreeSet<String> {
     sh(env, "m", "cut -d' ' -f1 /proc/modules").lines().map(str::to_owned).collect()
-}
-
-/// The package file, by apt in directories of its own: the host's lists may be of yesterday.
-#[track_caller]
-fn download(home: &Path, package: &str) -> PathBuf {
-    let apt = home.join("apt");
-    fs::create_dir_all(apt.join("lists/partial")).unwrap();
-    let below = |name: &str| apt.join(name).display().to_string();
-    let settings = [
-        // The host's own hooks are about its own cache.
-        ("Dir::Etc::Parts", "/dev/null".to_owned()),
-        ("Dir::State", below("")),
-        ("Dir::State::Lists", below("lists")),
-        ("Dir::State::status", "/var/lib/dpkg/status".to_owned()),
-        ("Dir::Cache", below("")),
-        ("Dir::Log", below("log")),
-        ("APT::Sandbox::User", "root".to_owned()),
-    ];
-    let config = apt.join("apt.conf");
-    let lines: Vec<_> = settings.iter().map(|(name, value)| format!("{name} \"{value}\";\n")).collect();
-    fs::write(&config, lines.concat()).unwrap();
-    for arguments in [&["-q", "update"][..], &["-q", "download", package]] {
-        let run =
-            Command::new("apt-get").args(arguments).env("APT_CONFIG", &config).current_dir(&apt).output().unwrap();
-        assert!(run.status.success(), "apt-get {arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
-    }
-    let mut files = fs::read_dir(&apt).unwrap().map(|entry| entry.unwrap().path());
-    files.find(|path| path.extension().is_some_and(|it| it == "deb")).expect("the package was downloaded")
 }

@@ -1,5 +1,5 @@
-//! Unpacking bzImages: every payload format, made by the program the kernel's build uses where it is installed, and by
-//! Rust encoders everywhere; and images that are not what they say.
+//! Unpacking bzImages: every payload format, made by the program the kernel's build uses and by Rust encoders; and images
+//! that are not what they say.
 
 use super::fixture::{RELEASE, bzimage, packed, packed_in_rust, vmlinux};
 use banger_artifacts::{
@@ -23,16 +23,25 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>, BzImageError> {
 }
 
 #[test]
-fn every_payload_is_unpacked_whoever_packed_it() {
+fn every_payload_of_the_programs_a_kernels_build_uses_is_unpacked() {
+    if banger_testkit::require("packers") {
+        unpacks_all(packed);
+    }
+}
+
+#[test]
+fn every_payload_of_other_encoders_is_unpacked() {
+    unpacks_all(packed_in_rust);
+}
+
+fn unpacks_all(pack: fn(Codec, &[u8]) -> Vec<u8>) {
     let elf = vmlinux(true);
     for codec in ALL {
-        for payload in [Some(packed_in_rust(codec, &elf)), packed(codec, &elf)].into_iter().flatten() {
-            let image = bzimage(codec, &payload, elf.len());
-            let opened = open(&image).unwrap();
-            assert_eq!(opened.codec(), codec);
-            assert_eq!(opened.version(), Some(RELEASE));
-            assert!(unpack(&image).unwrap() == elf, "{codec:?}");
-        }
+        let image = bzimage(codec, &pack(codec, &elf), elf.len());
+        let opened = open(&image).unwrap();
+        assert_eq!(opened.codec(), codec);
+        assert_eq!(opened.version(), Some(RELEASE));
+        assert!(unpack(&image).unwrap() == elf, "{codec:?}");
     }
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&elf).unwrap();

@@ -130,8 +130,8 @@ pub(super) fn bzimage(codec: Codec, payload: &[u8], unpacked: usize) -> Vec<u8> 
     image
 }
 
-/// Packs with the real program, as the kernel's build calls it; `None` when it is not installed.
-pub(super) fn packed(codec: Codec, data: &[u8]) -> Option<Vec<u8>> {
+/// `data` packed by the program the kernel's build calls for it.
+pub(super) fn packed(codec: Codec, data: &[u8]) -> Vec<u8> {
     let (program, args): (_, &[&str]) = match codec {
         Codec::Gzip => ("gzip", &["-n", "-f", "-9"]),
         Codec::Bzip2 => ("bzip2", &["-9"]),
@@ -146,14 +146,14 @@ pub(super) fn packed(codec: Codec, data: &[u8]) -> Option<Vec<u8>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .ok()?;
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
     let data = data.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&data));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
     assert!(output.status.success(), "{program}: {}", output.status);
-    Some(output.stdout)
+    output.stdout
 }
 
 /// The same with the encoders banger's own dependencies bring along.

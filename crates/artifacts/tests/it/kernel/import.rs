@@ -220,6 +220,21 @@ fn other_things_are_no_kernels() {
 }
 
 #[test]
+fn special_files_among_a_directorys_modules_are_refused() {
+    let host = Host::new();
+    host.write("k/vmlinux", &vmlinux(true));
+    host.write("k/modules/modules.dep", b"");
+    let socket = host.path("k/modules/talk");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let said = host.refused(&host.path("k"));
+    assert!(said.contains("talk") && said.contains("special file"), "{said}");
+    std::fs::remove_file(&socket).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &socket, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let said = host.refused(&host.path("k"));
+    assert!(said.contains("talk") && said.contains("special file"), "{said}");
+}
+
+#[test]
 fn a_cancelled_import_leaves_nothing() {
     let host = Host::new();
     let from = host.write("kernel", &packed_kernel());
