@@ -15,6 +15,7 @@ mod config;
 mod deb;
 mod elf;
 mod error;
+mod image;
 mod import;
 mod manifest;
 mod modules;

@@ -204,7 +204,7 @@ impl Parts {
             Member::File(content) => match name {
                 VMLINUX => {
                     let image = top(draft, path, content, MAX_KERNEL)?;
-                    draft.describe_image(&image, None).map_err(BundleError::from)?;
+                    draft.describe_image(&image).map_err(BundleError::from)?;
                     self.kernel = true;
                     Ok(())
                 }

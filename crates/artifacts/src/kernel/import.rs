@@ -5,11 +5,12 @@
 
 use super::{
     archive::{ArchiveError, Limits, Member},
-    bzimage::{BzImage, MAX_KERNEL},
+    bzimage::MAX_KERNEL,
     config::{self, Findings},
     deb::{self, Deb},
-    elf::{Elf, ElfError},
+    elf::ElfError,
     error::{KernelError, Unusable},
+    image::Image,
     manifest::{self, KernelManifest, Provenance, is_release, rfc3339},
     modules::{self, BootModules},
     stage::{Stage, fill},
@@ -19,9 +20,11 @@ use crate::job::Job;
 use banger_proto::name::KernelName;
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Read, Seek, Write},
+    io::{self, Read},
     os::unix::fs::FileExt,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
     time::SystemTime,
 };
 
@@ -64,16 +67,6 @@ pub(super) struct Draft<'a> {
     modules: Option<String>,
 }
 
-/// The unpacked kernel image.
-#[derive(Debug)]
-struct Image {
-    elf: Elf,
-    /// From its boot header if it had one, else from its banner.
-    release: Option<String>,
-    /// What searching it brought up, if that was necessary.
-    findings: Option<Findings>,
-}
-
 impl<'a> Draft<'a> {
     /// Puts together in `staging`, an empty directory.
     pub(super) fn new(staging: &'a Path, description: &'a Description, job: &'a Job<'a>) -> Result<Self, KernelError> {
@@ -88,25 +81,37 @@ impl<'a> Draft<'a> {
             return Err(Unusable::Arch(deb.architecture.clone()).into());
         }
         self.job.progress.phase(&format!("unpacking {} {}", deb.package, deb.version));
-        let cancel = self.job.cancel;
-        deb.each(LIMITS, cancel, |path, member| self.add_member(path, member))
+        let (staging, job) = (self.staging, self.job);
+        // The kernel stands before its modules in a package, and is packed itself: it is unpacked beside them.
+        let image = thread::scope(|scope| {
+            let mut unpacking = None;
+            deb.each(LIMITS, job.cancel, |path, member| match member {
+                Member::File(content) if is_kernel(path) => {
+                    if unpacking.is_some() {
+                        return Err(Unusable::TwoKernels.into());
+                    }
+                    let mut file = tempfile::tempfile_in(staging).map_err(|e| io_at("write to", staging, e))?;
+                    fill(&mut file, path, &mut content.take(MAX_KERNEL))?;
+                    unpacking = Some(scope.spawn(move || Image::unpack(file, staging, job)));
+                    Ok(())
+                }
+                member => self.add_member(path, member),
+            })?;
+            let unpacked = unpacking.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            unpacked.transpose()
+        })?;
+        self.image = image;
+        Ok(())
     }
 
     fn add_member(&mut self, path: &Path, member: Member<'_>) -> Result<(), KernelError> {
         // Packages are on their way from /lib to /usr/lib.
         let path = path.strip_prefix("usr").ok().filter(|path| path.starts_with("lib/modules")).unwrap_or(path);
         if let Ok(name) = path.strip_prefix("boot") {
-            let name = name.to_str().unwrap_or_default();
-            match member {
-                Member::File(content) if name.starts_with("vmlinuz-") || name.starts_with("vmlinux-") => {
-                    let mut file = tempfile::tempfile_in(self.staging).map_err(|e| self.io("write to", e))?;
-                    fill(&mut file, path, &mut content.take(MAX_KERNEL))?;
-                    self.add_image(file)?;
-                }
-                Member::File(content) if name.starts_with("config-") => self.add_config(content)?,
-                _ => {}
-            }
-            return Ok(());
+            return match member {
+                Member::File(content) if name.to_string_lossy().starts_with("config-") => self.add_config(content),
+                _ => Ok(()),
+            };
         }
         let Ok(below) = path.strip_prefix("lib/modules") else { return Ok(()) };
         let mut parts = below.components();
@@ -182,44 +187,17 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes a kernel image, ELF or bzImage.
-    pub(super) fn add_image(&mut self, mut file: File) -> Result<(), KernelError> {
+    pub(super) fn add_image(&mut self, file: File) -> Result<(), KernelError> {
         if self.image.is_some() {
             return Err(Unusable::TwoKernels.into());
         }
-        let path = self.staging.join(VMLINUX);
-        let mut out = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| io_at("create", &path, e))?;
-        let mut magic = [0; Elf::MAGIC.len()];
-        let is_elf = file.read_exact_at(&mut magic, 0).is_ok() && magic == Elf::MAGIC;
-        let mut release = None;
-        if is_elf {
-            let copied = file.rewind().and_then(|()| io::copy(&mut file.take(MAX_KERNEL), &mut out));
-            copied.map_err(|e| io_at("write", &path, e))?;
-        } else {
-            self.job.progress.phase("unpacking the kernel image");
-            let image = BzImage::open(file)?;
-            let mut writer = BufWriter::with_capacity(256 << 10, &mut out);
-            image.unpack(&mut writer, self.job.cancel)?;
-            writer.flush().map_err(|e| io_at("write", &path, e))?;
-            release = image.version().map(str::to_owned);
-        }
-        Ok(self.describe_image(&out, release)?)
+        self.image = Some(Image::unpack(file, self.staging, self.job)?);
+        Ok(())
     }
 
-    /// Takes the unpacked image in the staging directory, whose boot header says it is `release`.
-    pub(super) fn describe_image(&mut self, image: &File, mut release: Option<String>) -> Result<(), ElfError> {
-        let elf = Elf::inspect(image)?;
-        let mut findings = None;
-        if release.is_none() {
-            let found = Findings::search(image)?;
-            release.clone_from(&found.release);
-            findings = Some(found);
-        }
-        self.image = Some(Image { elf, release, findings });
+    /// Takes the unpacked image in the staging directory.
+    pub(super) fn describe_image(&mut self, image: &File) -> Result<(), ElfError> {
+        self.image = Some(Image::describe(image, None)?);
         Ok(())
     }
 
@@ -243,21 +221,24 @@ impl<'a> Draft<'a> {
         let description = self.description;
         let said = [("the module tree", self.modules.as_deref()), ("the user", description.kernel_version.as_deref())];
         let release = settled(image.release.as_deref(), &said)?;
-        let boot = Self::finish_modules(self.work, self.staging, self.modules.as_deref(), self.job)?;
-        let boots = findings
-            .boots(image.elf.pvh, self.config.as_deref(), boot.virtio_mmio.as_deref())
-            .map_err(|e| io_at("read", &vmlinux, e))?;
-        self.job.progress.phase("checking the kernel's files");
-        let (sha256, _) = regular(&vmlinux)
-            .and_then(|(mut file, _)| tree::sha256(&mut file, self.job.cancel))
-            .map_err(|e| io_at("read", &vmlinux, e))?;
+        let initrd = self.staging.join(INITRD);
+        let staging = self.modules.is_some().then_some(self.staging);
+        let (boot, boots, hashes) = meanwhile_on_the_disk(staging, &[&vmlinux, &initrd], || {
+            let boot = Self::finish_modules(self.work, self.staging, self.modules.as_deref(), self.job)?;
+            let boots = findings
+                .boots(image.elf.pvh, self.config.as_deref(), boot.virtio_mmio.as_deref())
+                .map_err(|e| io_at("read", &vmlinux, e))?;
+            self.job.progress.phase("checking the kernel's files");
+            let hashes = tree::hash(self.staging, &TREE, LIMITS, self.job.cancel)?;
+            Ok::<_, KernelError>((boot, boots, hashes))
+        })?;
         let manifest = KernelManifest {
             name: name.clone(),
             distro: description.distro.clone().unwrap_or_else(|| "unknown".to_owned()),
             arch: arch.to_owned(),
             kernel_version: release,
-            sha256,
-            tree_sha256: tree::hash(self.staging, &TREE, LIMITS, self.job.cancel)?,
+            sha256: hashes.of(VMLINUX).ok_or(Unusable::NoKernel)?.to_owned(),
+            tree_sha256: hashes.tree,
             source,
             imported_at: rfc3339(SystemTime::now()),
             boot_modules: boot.load,
@@ -373,6 +354,12 @@ pub(super) fn gather(from: &Path, draft: &mut Draft<'_>) -> Result<Provenance, K
     Ok(Provenance::File { path })
 }
 
+/// Where packages have the kernel itself.
+fn is_kernel(path: &Path) -> bool {
+    let name = path.strip_prefix("boot").ok().and_then(Path::to_str);
+    name.is_some_and(|name| name.starts_with("vmlinuz-") || name.starts_with("vmlinux-"))
+}
+
 /// A regular file the user named, of a bearable size; `None` if it is not there.
 pub(super) fn open_given(path: &Path, limit: u64) -> Result<Option<File>, KernelError> {
     // The user's own file: a link there is the user's word (`vmlinuz` often is one).
@@ -382,6 +369,18 @@ pub(super) fn open_given(path: &Path, limit: u64) -> Result<Option<File>, Kernel
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_at("read", path, error)),
     }
+}
+
+/// Does `work` while the disk begins with files that are final: with `paths`, or with a `tree` of many and all else that
+/// its file system holds. Whatever fails there fails again, and is told, when the whole is synced.
+fn meanwhile_on_the_disk<T>(tree: Option<&Path>, paths: &[&Path], work: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        scope.spawn(|| match tree {
+            Some(tree) => drop(File::open(tree).map(rustix::fs::syncfs)),
+            None => paths.iter().for_each(|path| drop(File::open(path).and_then(|file| file.sync_data()))),
+        });
+        work()
+    })
 }
 
 /// The one release everybody agrees on.

@@ -12,7 +12,7 @@ use super::{
     import::{self, Description, Draft, INITRD, LIMITS, MODULES, MODULES_IMAGE, TREE, VMLINUX},
     manifest::{KernelManifest, Provenance},
     parts::Parts,
-    tree::{self, regular, sha256},
+    tree::{self, regular},
 };
 use crate::{
     fetch::Client,
@@ -159,17 +159,15 @@ impl KernelStore {
         let name = &kernel.manifest.name;
         job.progress.phase(&format!("checking kernel {name}"));
         let corrupt = |source| KernelError::Corrupt { name: name.clone(), source };
-        let compare = |what, expected: &str, found: String| {
-            let expected = expected.to_owned();
+        let compare = |what, expected: &str, found: &str| {
+            let (expected, found) = (expected.to_owned(), found.to_owned());
             if expected == found { Ok(()) } else { Err(corrupt(Corruption::Hash { what, expected, found })) }
         };
-        let hashed = regular(&kernel.vmlinux()).and_then(|(mut file, _)| sha256(&mut file, job.cancel));
-        let (found, _) =
-            hashed.map_err(|source| corrupt(Corruption::File { file: VMLINUX, source }).or_cancelled(job.cancel))?;
-        compare(VMLINUX, &kernel.manifest.sha256, found)?;
         let found = tree::hash(&kernel.directory, &TREE, LIMITS, job.cancel)
             .map_err(|error| KernelError::from(error).or_cancelled(job.cancel))?;
-        compare("files", &kernel.manifest.tree_sha256, found)
+        let gone = || corrupt(Corruption::File { file: VMLINUX, source: io::ErrorKind::NotFound.into() });
+        compare(VMLINUX, &kernel.manifest.sha256, found.of(VMLINUX).ok_or_else(gone)?)?;
+        compare("files", &kernel.manifest.tree_sha256, &found.tree)
     }
 
     /// Makes the catalog's kernel `name` be here. One that is here and sound is left alone unless `force` is set; a

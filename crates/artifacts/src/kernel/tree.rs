@@ -139,10 +139,26 @@ pub(crate) fn sha256(reader: &mut dyn Read, cancel: &Cancel) -> io::Result<(Stri
     }
 }
 
-/// A hash over the names, kinds and contents of everything in `parts` (files or directories in `root`; absent ones are
-/// left out): SHA-256 of one line per entry, `<kind> <content's SHA-256 or link text, or nothing> <path>`, each ended by
-/// a zero byte.
-pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel) -> Result<String, TreeError> {
+/// What a tree's content is known by, all hexadecimal SHA-256.
+#[derive(Debug)]
+pub(super) struct Hashes {
+    /// Over everything.
+    pub(super) tree: String,
+    /// Of those parts that are files.
+    files: Vec<(String, String)>,
+}
+
+impl Hashes {
+    /// Of the part `name`, if there is one and it is a file.
+    pub(super) fn of(&self, name: &str) -> Option<&str> {
+        self.files.iter().find(|(part, _)| part == name).map(|(_, hash)| hash.as_str())
+    }
+}
+
+/// Reads everything in `parts` (files or directories in `root`; absent ones are left out) once. The hash over it all is
+/// that of one line per entry, `<kind> <content's SHA-256 or link text, or nothing> <path>`, each ended by a zero byte.
+pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel) -> Result<Hashes, TreeError> {
+    let mut files = Vec::new();
     let mut total = Sha256::new();
     let mut line = |kind: u8, content: &[u8], path: &Path| {
         total.update([kind, b' ']);
@@ -163,6 +179,7 @@ pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel)
             let (mut file, _) = regular(&path).map_err(failed)?;
             let (content, _) = sha256(&mut file, cancel).map_err(failed)?;
             line(b'f', content.as_bytes(), Path::new(part));
+            files.push(((*part).to_owned(), content));
             continue;
         }
         line(b'd', b"", Path::new(part));
@@ -181,7 +198,7 @@ pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel)
             Ok::<_, TreeError>(())
         })?;
     }
-    Ok(hex(&total.finalize()))
+    Ok(Hashes { tree: hex(&total.finalize()), files })
 }
 
 /// Writes the tree below `root` as a read-only ext4 to `out`, which must not exist: everything root's, directories
@@ -215,7 +232,9 @@ mod tests {
     const LIMITS: Limits = Limits { entries: 10, bytes: 1000 };
 
     fn hashed(root: &Path) -> String {
-        hash(root, &["file", "tree", "absent"], LIMITS, &Cancel::default()).unwrap()
+        let hashes = hash(root, &["file", "tree", "absent"], LIMITS, &Cancel::default()).unwrap();
+        assert_eq!((hashes.of("file").map(str::len), hashes.of("tree"), hashes.of("absent")), (Some(64), None, None));
+        hashes.tree
     }
 
     #[test]
