@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds every program of banger into one directory, where they find each other.
 #
-#   scripts/build.sh release   → target/dist/release: banger bangerd banger-shim banger-vsock-agent
+#   scripts/build.sh release   → target/dist/release: banger bangerd bangerd-root banger-shim banger-vsock-agent
 #   scripts/build.sh dev       → target/dist/dev: the same with debug checks, and the fake programs of the tests
 #
 # The agent is always a release build, and static: it is what the guest boots with, whatever the image holds.
@@ -13,17 +13,17 @@ cd "$(dirname "$0")/.."
 profile=${1:-release}
 target=${CARGO_TARGET_DIR:-target}
 agent_target=x86_64-unknown-linux-gnu
-programs=(banger bangerd banger-shim)
+programs=(banger bangerd bangerd-root banger-shim)
 
 case $profile in
   release)
     built=$target/release
-    cargo build --release -p banger-cli -p banger-daemon >&2
+    cargo build --release -p banger-cli -p banger-daemon -p banger-root-helper >&2
     ;;
   dev)
     built=$target/debug
     programs+=(fake-qemu probe-confinement)
-    cargo build -p banger-cli -p banger-daemon -p banger-testkit --bins >&2
+    cargo build -p banger-cli -p banger-daemon -p banger-root-helper -p banger-testkit --bins >&2
     ;;
   *)
     printf 'usage: %s [release|dev]\n' "$0" >&2

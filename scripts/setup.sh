@@ -27,11 +27,13 @@ packages=(
   mmdebstrap       # default image from the host's own apt sources
   uidmap           # lets mmdebstrap work without root
   kmod             # depmod: module dependencies of a distribution kernel
+  nftables passt   # rules around guests, and their way out
   e2fsprogs        # mkfs.ext4 for work disks; e2fsck in tests
 )
 test_packages=(
   openssh-client                              # the benchmark measures against it
   util-linux                                  # setsid, mount, unshare
+  iproute2 socat dnsmasq-base                 # networks in namespaces, and what the network is measured against
   shellcheck                                  # the scripts
   docker-registry skopeo umoci                # a real registry, and what images are compared with
   gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 /// What is in `bin/`: the programs find each other there.
-const PROGRAMS: [&str; 4] = ["banger", "bangerd", "banger-shim", "banger-vsock-agent"];
+const PROGRAMS: [&str; 5] = ["banger", "bangerd", "bangerd-root", "banger-shim", "banger-vsock-agent"];
 const DOCUMENTS: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
 /// Puts everything below `prefix`; a running program keeps the file it started from.

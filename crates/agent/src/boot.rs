@@ -5,7 +5,7 @@
 //! ```text
 //! /dev /proc /sys   modules   image + work disk → overlay   directories on the work disk   modules tree
 //! /dev /proc /sys /run /sys/fs/cgroup moved or mounted in the new root   MS_MOVE + chroot
-//! names, clock, entropy, lo   fork: the child serves, the parent becomes the image's init or our own
+//! names, clock, entropy, lo, eth0   fork: the child serves, the parent becomes the image's init or our own
 //! ```
 //!
 //! A step that fails ends the boot: it is printed on the console, told to the host if it can be reached, and the machine
@@ -20,6 +20,7 @@ mod init;
 mod machine;
 mod modules;
 mod mounts;
+mod network;
 mod overlay;
 mod phases;
 mod seed;

@@ -72,6 +72,7 @@ fn router(context: Shared) -> Router {
         .route("/v1/vms/{ref}/guest", get(vms::guest))
         .route("/v1/vms/{ref}/stats", get(vms::stats))
         .route("/v1/vms/{ref}/ports", get(vms::ports))
+        .route("/v1/vms/{ref}/egress", get(vms::egress))
         .route("/v1/vms/{ref}/logs", get(vms::logs))
         .route("/v1/images", get(artifacts::images))
         .route("/v1/images/pull", post(artifacts::pull_image))

@@ -4,16 +4,23 @@
 //! list that `wire_services` builds, and are released in the reverse one. Adding one is a file here and a line there.
 
 mod boot_config;
+mod dns;
 mod kernel_files;
+mod nat;
+pub(crate) mod ports;
 mod root_image;
 mod work_disk;
 
 pub(crate) use boot_config::BootConfigCapability;
+pub(crate) use dns::DnsCapability;
 pub(crate) use kernel_files::KernelFilesCapability;
+pub(crate) use nat::NatCapability;
+pub(crate) use ports::PortsCapability;
 pub(crate) use root_image::RootImageCapability;
 pub(crate) use work_disk::{Syncing, WorkDiskCapability};
 
 use crate::{
+    network::{Card, GuestNames},
     operation::Operation,
     store::{VmRow, VmSpec},
     vmm::plan::{Disk, KernelFile},
@@ -26,6 +33,7 @@ use banger_proto::{
     failure::Failure,
     layout::Layout,
     name::VmId,
+    network::Publish,
 };
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -109,6 +117,12 @@ pub(crate) struct Launch {
     pub(crate) shared_initramfs: Option<PathBuf>,
     /// Mounts besides the root.
     pub(crate) mounts: Vec<Mount>,
+    /// The network card, on both sides.
+    pub(crate) card: Option<Card>,
+    /// Who the guest is, and whom it asks for names.
+    pub(crate) names: Option<GuestNames>,
+    /// Ports of the host that lead into the guest.
+    pub(crate) ports: Vec<Publish>,
     /// The initramfs with this VM's configuration.
     pub(crate) initramfs: Option<PathBuf>,
 }

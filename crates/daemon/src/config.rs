@@ -8,14 +8,16 @@ mod defaults;
 pub mod file;
 mod settings;
 
+pub use crate::network::Uplink;
 use banger_proto::{
     agent::boot::Init,
     api::vm::Vmm,
     name::{ImageName, KernelName},
+    network::{Cidr, Rule},
     size::ByteSize,
     span::Span,
 };
-use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 pub use catalog_place::CatalogPlace;
 pub use defaults::Host;
@@ -110,6 +112,18 @@ pub struct Config {
     pub disk_size: Sourced<ByteSize>,
     /// PID 1 of a VM that does not say.
     pub init: Sourced<Init>,
+    /// Whether the public internet is open to a VM that does not say.
+    pub nat: Sourced<bool>,
+    /// How far VMs reach, at most.
+    pub uplink: Sourced<Uplink>,
+    /// The block of private addresses that VMs get theirs from.
+    pub cidr: Sourced<Cidr>,
+    /// Resolvers to ask instead of the host's.
+    pub dns: Sourced<Vec<Ipv4Addr>>,
+    /// Destinations open to every VM.
+    pub allow: Sourced<Vec<Rule>>,
+    /// Destinations closed to every VM.
+    pub deny: Sourced<Vec<Rule>>,
     /// Further catalogs of kernels, the one that decides last.
     pub kernel_catalog: Sourced<Vec<CatalogPlace>>,
     /// Further catalogs of images; a later one goes before an earlier one, all before the built-in one.
@@ -127,7 +141,7 @@ pub struct Config {
 impl Config {
     /// Puts together what the file says, what the environment overrules and what the host suggests.
     pub fn resolve(file: File, env: impl Fn(&str) -> Option<OsString>, host: Host) -> Result<Self, ConfigError> {
-        let defaults = file.vm_defaults;
+        let (defaults, network) = (file.vm_defaults, file.network);
         Ok(Self {
             log_level: match log_level_from(&env)? {
                 Some(level) => Sourced::new(level, Source::Env),
@@ -154,6 +168,15 @@ impl Config {
             oci_max_unpacked: from_file(file.oci.max_unpacked, || Sourced::new(ByteSize::gib(64), Source::Default)),
             oci_max_ratio: number(file.oci.max_ratio, 1000),
             oci_max_entries: number(file.oci.max_entries, 4_000_000),
+            nat: from_file(defaults.nat, || Sourced::new(true, Source::Default)),
+            uplink: match uplink_from(&env)? {
+                Some(uplink) => Sourced::new(uplink, Source::Env),
+                None => from_file(network.uplink, || Sourced::new(Uplink::Auto, Source::Default)),
+            },
+            cidr: from_file(network.cidr, || Sourced::new(DEFAULT_CIDR, Source::Default)),
+            dns: from_file(network.dns, || Sourced::new(Vec::new(), Source::Default)),
+            allow: from_file(network.allow, || Sourced::new(Vec::new(), Source::Default)),
+            deny: from_file(network.deny, || Sourced::new(Vec::new(), Source::Default)),
             kernel_catalog: from_file(file.kernel_catalog, || Sourced::new(Vec::new(), Source::Default)),
         })
     }
@@ -176,12 +199,26 @@ fn number(value: Option<std::num::NonZeroU32>, otherwise: u32) -> Sourced<u32> {
     from_file(value.map(Into::into), || Sourced::new(otherwise, Source::Default))
 }
 
+/// Where VMs' addresses come from: rarely met in homes and offices.
+const DEFAULT_CIDR: Cidr = Cidr::new(Ipv4Addr::new(10, 213, 0, 0), 16).expect("a /16 begins there");
+
 /// `BANGER_LOG_LEVEL`, when it is set to something.
 fn log_level_from(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<LogLevel>, ConfigError> {
-    const VARIABLE: &str = "BANGER_LOG_LEVEL";
-    let Some(text) = env(VARIABLE).filter(|text| !text.is_empty()) else { return Ok(None) };
+    from_env("BANGER_LOG_LEVEL", env)
+}
+
+/// `BANGER_UPLINK`, when it is set to something.
+fn uplink_from(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Uplink>, ConfigError> {
+    from_env("BANGER_UPLINK", env)
+}
+
+fn from_env<T: FromStr<Err = String>>(
+    variable: &'static str,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(text) = env(variable).filter(|text| !text.is_empty()) else { return Ok(None) };
     let text = text.to_string_lossy();
-    text.parse().map(Some).map_err(|rule| ConfigError::Env { variable: VARIABLE, rule })
+    text.parse().map(Some).map_err(|rule| ConfigError::Env { variable, rule })
 }
 
 fn from_file<T>(value: Option<T>, otherwise: impl FnOnce() -> Sourced<T>) -> Sourced<T> {
@@ -196,7 +233,7 @@ mod tests {
 
     fn resolve(text: &str, level: Option<&str>) -> Result<Config, ConfigError> {
         let file = File::parse(text, "/c/config.toml".as_ref())?;
-        Config::resolve(file, |_| level.map(Into::into), SMALL)
+        Config::resolve(file, |key| level.filter(|_| key == "BANGER_LOG_LEVEL").map(Into::into), SMALL)
     }
 
     #[test]

@@ -107,6 +107,8 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let stop = signals::stop().map_err(StartError::Runtime)?;
         let services = wire_services(&layout, &config, &store, Programs::find()).map_err(failed)?;
         services.vms.reconcile().await.map_err(failed)?;
+        services.network.adopt(&store.vms().await?).await.map_err(failed)?;
+        let network = services.network.clone();
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
         lock.publish()?;
@@ -114,6 +116,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
         ready.serving(&layout.daemon_log());
         api::serve(listener, context, stop).await;
+        network.leave().await;
         Ok(())
     });
     // What still runs is not waited for: VMs go on without a daemon, and unfinished downloads leave nothing behind.

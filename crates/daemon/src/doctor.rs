@@ -11,6 +11,7 @@ mod disk_space;
 mod limits;
 mod login_session;
 mod memory;
+mod network;
 mod own_programs;
 mod programs;
 mod stock;
@@ -95,7 +96,7 @@ pub(crate) trait Check: Send + Sync {
 }
 
 /// All checks, the most important first.
-fn checks() -> [Box<dyn Check>; 12] {
+fn checks() -> [Box<dyn Check>; 13] {
     [
         Box::new(own_programs::OwnPrograms),
         Box::new(config::Configuration),
@@ -103,6 +104,7 @@ fn checks() -> [Box<dyn Check>; 12] {
         Box::new(daemon::Daemon),
         Box::new(vmm::Monitor),
         Box::new(programs::HostPrograms),
+        Box::new(network::Network),
         Box::new(subordinate_ids::SubordinateIds),
         Box::new(memory::Memory),
         Box::new(disk_space::DiskSpace),
@@ -174,12 +176,13 @@ mod tests {
             let bin = dir("usr/sbin");
             let shim = program(&bin, "banger-shim", &format!("banger-shim {}", env!("CARGO_PKG_VERSION")));
             let agent = program(&bin, "banger-vsock-agent", "");
+            let root_helper = program(&bin, "bangerd-root", "");
             let config = Config::resolve(File::default(), |_| None, crate::config::Host::look());
             let host = Host {
                 layout,
                 uid: rustix::process::geteuid().as_raw(),
                 path: vec![bin],
-                programs: Programs { shim, agent },
+                programs: Programs { shim, agent, root_helper },
                 config,
                 root: root.to_owned(),
                 user: Some("u".into()),

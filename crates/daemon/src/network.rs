@@ -1,12 +1,87 @@
-//! HostNetwork: what a guest is called and whom it asks for names.
+//! HostNetwork: where each VM stands, what it may reach, and the processes that make it so.
 //!
-//! VMs have no network card yet, so a guest resolves itself and nothing else, and its resolver's file says so. Addresses,
-//! policy and published ports join here; nobody else will decide them.
+//! The rules themselves are the helper's ([`helper`], `bangerd-root`), in a namespace of banger's own that a holder process
+//! keeps ([`holder`]); [`life`] starts them with the first VM, brings back what dies and ends them after the last one. Names
+//! are answered by [`dns`]. This file is what others see: seats, cards, policies. It does not know how a VM starts.
 
-use banger_proto::name::VmName;
+mod changes;
+mod dns;
+mod guests;
+mod helper;
+mod holder;
+mod life;
+mod policy;
+
+pub(crate) use guests::Guest;
+pub(crate) use policy::Egress;
+
+use crate::{
+    store::{Seat, Store, VmRow},
+    vmm::plan,
+};
+use banger_proto::{
+    agent::boot,
+    failure::{Code, Failure},
+    helper::{NETWORK_PREFIX, NETWORK_SIZE},
+    name::{VmId, VmName},
+    network::{Cidr, Rule},
+};
+use guests::Guests;
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// The file a guest without a network card gets, so that a failing look-up explains itself.
 const NO_CARD: &str = "# This VM has no network card: no name but its own resolves.\n";
+/// The largest packet of a guest's card.
+const MTU: u32 = 1500;
+
+/// How far VMs reach, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Uplink {
+    /// As far as their policies say.
+    Auto,
+    /// Each other.
+    None,
+    /// Nowhere: they get no network card.
+    Off,
+}
+
+impl std::str::FromStr for Uplink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("{text:?} is none of auto, none, off")),
+        }
+    }
+}
+
+impl std::fmt::Display for Uplink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// What the configuration says of networks.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) uplink: Uplink,
+    pub(crate) block: Cidr,
+    /// Resolvers instead of the host's.
+    pub(crate) dns: Vec<Ipv4Addr>,
+    pub(crate) deny: Vec<Rule>,
+    pub(crate) allow: Vec<Rule>,
+}
 
 /// What a guest must know about names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,14 +92,198 @@ pub(crate) struct GuestNames {
     pub(crate) resolv_conf: String,
 }
 
-/// The host's side of the VMs' network.
-#[derive(Debug, Default)]
-pub(crate) struct HostNetwork;
+/// A VM's network card, on both sides.
+#[derive(Debug, Clone)]
+pub(crate) struct Card {
+    pub(crate) host: plan::Network,
+    pub(crate) guest: boot::Network,
+}
+
+/// The host's side of the VMs' network. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct HostNetwork {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    store: Store,
+    state: PathBuf,
+    vms: PathBuf,
+    helper: PathBuf,
+    seats: Mutex<HashMap<VmId, Seat>>,
+    guests: Guests,
+    live: tokio::sync::Mutex<Option<life::Live>>,
+    /// Why VMs have no network here, once that was found out.
+    said: Mutex<Option<String>>,
+}
 
 impl HostNetwork {
+    /// Starts nothing yet. `helper` is the `bangerd-root` program; `state` and `vms` are directories of the layout.
+    pub(crate) fn new(settings: Settings, store: Store, state: PathBuf, vms: PathBuf, helper: PathBuf) -> Self {
+        let shared = Shared {
+            settings,
+            store,
+            state,
+            vms,
+            helper,
+            seats: Mutex::default(),
+            guests: Guests::default(),
+            live: tokio::sync::Mutex::default(),
+            said: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What the configuration says.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// Gives a VM an address, written down. One that has it keeps it.
+    pub(crate) async fn seat(&self, vm: &VmRow) -> Result<(), Failure> {
+        if self.shared.settings.uplink == Uplink::Off {
+            return Ok(());
+        }
+        let seat = self.shared.store.take_seat(&vm.id, vm.spec.network.name.as_ref()).await?;
+        self.shared.seats().insert(vm.id.clone(), seat);
+        Ok(())
+    }
+
+    /// Takes its address back.
+    pub(crate) async fn unseat(&self, vm: &VmId) -> Result<(), Failure> {
+        self.shared.store.leave_seat(vm).await?;
+        self.shared.seats().remove(vm);
+        Ok(())
+    }
+
+    /// A VM's address.
+    pub(crate) fn address(&self, vm: &VmId) -> Option<Ipv4Addr> {
+        self.shared.address(*self.shared.seats().get(vm)?)
+    }
+
+    /// Attaches a VM, under its policy. `Ok(None)` is a host where VMs have no network: they start all the same, and
+    /// why is said once, by what this returns beside it.
+    pub(crate) async fn attach(&self, vm: &VmRow) -> Result<Attached, Failure> {
+        if self.shared.settings.uplink == Uplink::Off {
+            return Ok(Attached::Without { news: None });
+        }
+        let guest = self.shared.guest(vm)?;
+        match life::attach(&self.shared, guest.clone()).await {
+            Ok(holder) => Ok(Attached::With(Box::new(self.shared.card(&guest, holder)))),
+            Err(reason) => {
+                tracing::warn!(vm = %vm.name, reason, "a VM starts without a network");
+                let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = said.as_ref() == Some(&reason);
+                *said = Some(reason.clone());
+                Ok(Attached::Without { news: (!known).then_some(reason) })
+            }
+        }
+    }
+
+    /// Puts a running VM under the policy its row has now.
+    pub(crate) async fn repolicy(&self, vm: &VmRow) -> Result<(), Failure> {
+        if self.shared.guests.by_vm(&vm.id).is_none() {
+            return Ok(());
+        }
+        let guest = self.shared.guest(vm)?;
+        life::attach(&self.shared, guest).await.map(drop).map_err(|reason| {
+            Failure::new(Code::Unavailable, format!("the policy of VM {} cannot be changed", vm.name)).cause(reason)
+        })
+    }
+
+    /// Detaches a VM. What is not attached is not missed.
+    pub(crate) async fn detach(&self, vm: &VmId) -> Result<(), Failure> {
+        life::detach(&self.shared, vm)
+            .await
+            .map_err(|reason| Failure::new(Code::Unavailable, "the VM's network cannot be taken away").cause(reason))
+    }
+
+    /// Takes over the VMs that run with a card since an earlier daemon. Nothing waits for it.
+    pub(crate) async fn adopt(&self, rows: &[VmRow]) -> Result<(), Failure> {
+        let seats = self.shared.store.seats().await?;
+        self.shared.seats().extend(seats);
+        for row in rows.iter().filter(|row| row.state.is_live()) {
+            let has_card = crate::shim::record::read::<plan::LaunchPlan>(
+                &self.shared.vms.join(row.id.as_str()),
+                crate::shim::control::PLAN_FILE,
+            );
+            if has_card.is_ok_and(|plan| plan.is_some_and(|plan| plan.network.is_some())) {
+                self.shared.guests.insert(self.shared.guest(row)?);
+            }
+        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move { life::take_over(&shared).await });
+        Ok(())
+    }
+
+    /// What was denied to a VM lately.
+    pub(crate) async fn denials(&self, vm: &VmId) -> Result<guests::Denials, Failure> {
+        let Some(address) = self.address(vm) else { return Ok(guests::Denials::default()) };
+        life::denials(&self.shared, address)
+            .await
+            .map_err(|reason| Failure::new(Code::Unavailable, "the denials cannot be read").cause(reason))
+    }
+
+    /// Ends everything if no VM needs it: the daemon goes.
+    pub(crate) async fn leave(&self) {
+        life::leave(&self.shared).await;
+    }
+
     /// The names of a VM. The first label of `<name>.vm` is its host name.
-    #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
-    pub(crate) fn guest_names(&self, vm: &VmName) -> GuestNames {
-        GuestNames { hostname: vm.to_string(), resolv_conf: NO_CARD.to_owned() }
+    pub(crate) fn guest_names(&self, vm: &VmName, has_card: bool) -> GuestNames {
+        let resolver = self.shared.gateway(0).filter(|_| has_card);
+        let resolv_conf = resolver.map_or_else(
+            || NO_CARD.to_owned(),
+            |resolver| format!("# banger's resolver\nnameserver {resolver}\nsearch vm\noptions edns0\n"),
+        );
+        GuestNames { hostname: vm.to_string(), resolv_conf }
+    }
+}
+
+/// Whether a VM that starts has a card.
+#[derive(Debug)]
+pub(crate) enum Attached {
+    /// It has.
+    With(Box<Card>),
+    /// It has none; `news` is why, where that was not said before.
+    Without {
+        /// Why.
+        news: Option<String>,
+    },
+}
+
+impl Shared {
+    fn seats(&self) -> MutexGuard<'_, HashMap<VmId, Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn address(&self, seat: Seat) -> Option<Ipv4Addr> {
+        self.settings.block.nth(u32::from(seat.network) * NETWORK_SIZE + u32::from(seat.host))
+    }
+
+    fn gateway(&self, network: u8) -> Option<Ipv4Addr> {
+        self.address(Seat { network, host: 1 })
+    }
+
+    fn guest(&self, vm: &VmRow) -> Result<Guest, Failure> {
+        let seat = self.seats().get(&vm.id).copied();
+        let seat = seat.and_then(|seat| Some((seat, self.address(seat)?)));
+        let (seat, address) =
+            seat.ok_or_else(|| Failure::new(Code::Internal, format!("VM {} has no address", vm.name)))?;
+        let egress = Egress::of(&vm.spec.network, &self.settings);
+        Ok(Guest { vm: vm.id.clone(), name: vm.name.clone(), seat, address, egress })
+    }
+
+    fn card(&self, guest: &Guest, holder: crate::shim::control::ProcessIdentity) -> Card {
+        let [a, b, c, d] = guest.address.octets();
+        // As unique as the address; the helper derives the same.
+        let mac = format!("02:62:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        let gateway = self.gateway(guest.seat.network).expect("a network with an address has its first");
+        Card {
+            host: plan::Network { tap: format!("bt{}", guest.vm), mac: mac.clone(), holder },
+            guest: boot::Network { mac, address: guest.address, prefix: NETWORK_PREFIX, gateway, mtu: MTU },
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! answer instead of blocking on a disk. UNIQUE constraints are the allocator: whoever inserts the row has the name.
 //! The store knows shapes and constraints; what a state change means is decided in [`crate::vm`].
 
+mod addresses;
 mod image_names;
 mod leases;
 mod resources;
@@ -11,9 +12,10 @@ mod row;
 mod schema;
 mod vms;
 
+pub use addresses::Seat;
 pub use leases::Lease;
 pub use resources::{Resource, ResourceKind};
-pub use row::{Run, Sizes, VmRow, VmSpec};
+pub use row::{NetworkSpec, Run, Sizes, VmRow, VmSpec};
 
 use rusqlite::{Connection, ErrorCode, ffi};
 use std::{

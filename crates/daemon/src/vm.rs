@@ -28,6 +28,7 @@ mod reconcile;
 mod release;
 mod service;
 mod set;
+mod set_network;
 mod spec;
 mod start;
 mod stats;

@@ -57,6 +57,8 @@ pub struct Resources {
     pub memory: memory::Memory,
     /// Where the machine begins.
     pub start: Start,
+    /// The namespace its network card is in, when the plan has one.
+    pub namespace: Option<launch::Namespace>,
 }
 
 /// Where a machine begins.

@@ -2,8 +2,8 @@
 
 use crate::{
     capability::{
-        BootConfigCapability, Capabilities, Capability, KernelFilesCapability, RootImageCapability, Syncing,
-        WorkDiskCapability,
+        BootConfigCapability, Capabilities, Capability, DnsCapability, KernelFilesCapability, NatCapability,
+        PortsCapability, RootImageCapability, Syncing, WorkDiskCapability,
     },
     config::Config,
     failures::Explain,
@@ -24,13 +24,14 @@ use std::{path::PathBuf, sync::Arc};
 pub(crate) struct Programs {
     pub(crate) shim: PathBuf,
     pub(crate) agent: PathBuf,
+    pub(crate) root_helper: PathBuf,
 }
 
 impl Programs {
     /// Beside this program, where they are installed together, else in `PATH`. One that is nowhere is missed when it is
     /// run: a daemon without it can still stop and delete VMs.
     pub(crate) fn find() -> Self {
-        Self { shim: find("banger-shim"), agent: find("banger-vsock-agent") }
+        Self { shim: find("banger-shim"), agent: find("banger-vsock-agent"), root_helper: find("bangerd-root") }
     }
 }
 
@@ -47,6 +48,7 @@ fn find(name: &str) -> PathBuf {
 pub(crate) struct Services {
     pub(crate) images: Arc<ImageService>,
     pub(crate) vms: Arc<VmService>,
+    pub(crate) network: HostNetwork,
 }
 
 /// Builds every service and the list of capabilities. Nothing below holds what is built here.
@@ -56,7 +58,13 @@ pub(crate) fn wire_services(
     store: &Store,
     programs: Programs,
 ) -> Result<Services, Failure> {
-    let network = Arc::new(HostNetwork);
+    let network = HostNetwork::new(
+        config.network(),
+        store.clone(),
+        layout.state.clone(),
+        layout.vms(),
+        programs.root_helper.clone(),
+    );
     let workspaces = Arc::new(WorkspaceService);
     let images = Arc::new(ImageService::open(
         layout,
@@ -73,7 +81,10 @@ pub(crate) fn wire_services(
         Box::new(RootImageCapability { images: images.clone() }) as Box<dyn Capability>,
         Box::new(WorkDiskCapability { layout: layout_of(), disks, syncing: Syncing::default() }),
         Box::new(KernelFilesCapability { images: images.clone() }),
-        Box::new(BootConfigCapability { layout: layout_of(), network, workspaces: workspaces.clone() }),
+        Box::new(NatCapability { network: network.clone() }),
+        Box::new(DnsCapability { network: network.clone() }),
+        Box::new(PortsCapability { store: store.clone() }),
+        Box::new(BootConfigCapability { layout: layout_of(), workspaces: workspaces.clone() }),
     ]);
     let vms = VmService::new(Parts {
         layout: layout_of(),
@@ -81,6 +92,7 @@ pub(crate) fn wire_services(
         store: store.clone(),
         images: images.clone(),
         workspaces,
+        network: network.clone(),
         probe: Probe {
             shim: programs.shim.clone(),
             qemu: config.qemu_bin.value.clone(),
@@ -91,5 +103,5 @@ pub(crate) fn wire_services(
         capabilities,
         said_software: false.into(),
     });
-    Ok(Services { images, vms })
+    Ok(Services { images, vms, network })
 }

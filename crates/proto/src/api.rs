@@ -22,7 +22,8 @@
 //! GET    /v1/vms/{ref}/guest[?look=true] → vm::GuestEndpoint, when the agent answers; counts as a use of the VM
 //!                                         unless it is only to have a look
 //! GET    /v1/vms/{ref}/stats            → vm::VmStats
-//! GET    /v1/vms/{ref}/ports            → [agent::http::Port]
+//! GET    /v1/vms/{ref}/ports            → [vm::VmPort]
+//! GET    /v1/vms/{ref}/egress           → vm::Egress
 //! GET    /v1/vms/{ref}/logs?tail=N&follow=true → the console's bytes
 //!
 //! GET    /v1/images                     → [artifact::Image]      GET /v1/images/{ref} → artifact::Image

@@ -86,6 +86,14 @@ checked_text!(
 );
 
 checked_text!(
+    /// A network's name: VMs on the same one reach each other.
+    NetworkName,
+    "network name",
+    "1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'",
+    |s| s.parse::<VmName>().is_ok()
+);
+
+checked_text!(
     /// A kernel's name, also the name of its directory: `<family>-<major.minor>`, such as `debian-6.1`.
     KernelName,
     "kernel name",

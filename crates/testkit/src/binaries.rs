@@ -14,7 +14,7 @@ pub fn bin_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let dir = std::env::var_os("BANGER_BIN_DIR").map_or_else(build, PathBuf::from);
-        for program in ["banger", "bangerd", "banger-shim", "banger-vsock-agent"] {
+        for program in ["banger", "bangerd", "bangerd-root", "banger-shim", "banger-vsock-agent"] {
             assert!(
                 dir.join(program).is_file(),
                 "{} is missing: run scripts/build.sh dev",

@@ -22,6 +22,8 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// - `registry`: docker-registry, skopeo, umoci
 /// - `mount`: tmpfs can be mounted here
 /// - `root`: this is root
+/// - `netns`: network namespaces and taps can be made here; ip and nft are there
+/// - `pasta`: this program
 /// - `ssh`: an ssh client
 /// - `e2fsck`, `depmod`, `openssl`: these programs
 /// - `scripts`: what the maintainer scripts call, and a web server for them
@@ -56,6 +58,7 @@ fn probe(name: &str) -> Result<(), String> {
         "ssh" => program("ssh").map(drop),
         "e2fsck" => program("e2fsck").map(drop),
         "depmod" => program("depmod").map(drop),
+        "pasta" => program("pasta").map(drop),
         "openssl" => program("openssl").map(drop),
         "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
         "registry" => ["docker-registry", "skopeo", "umoci"].into_iter().try_for_each(|it| program(it).map(drop)),
@@ -75,6 +78,9 @@ fn probe(name: &str) -> Result<(), String> {
                 Err("this is an ordinary user".into())
             }
         }
+        "netns" => {
+            ["ip", "nft"].into_iter().try_for_each(|it| program(it).map(drop)).and_then(|()| network_namespace())
+        }
         _ => panic!("no capability is called {name:?}"),
     }
 }
@@ -93,6 +99,15 @@ fn program(name: &str) -> Result<PathBuf, String> {
 fn mount() -> Result<(), String> {
     let tried = Command::new("unshare")
         .args(["--mount", "--", "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"])
+        .output()
+        .map_err(|error| format!("unshare: {error}"))?;
+    if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
+}
+
+/// Whether this process may make a network namespace and a tap in it, tried in one that ends with the try.
+fn network_namespace() -> Result<(), String> {
+    let tried = Command::new("unshare")
+        .args(["--net", "--", "ip", "tuntap", "add", "try0", "mode", "tap"])
         .output()
         .map_err(|error| format!("unshare: {error}"))?;
     if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }

@@ -5,6 +5,7 @@ use crate::{
     command::{Invocation, Output},
     golden::Golden,
     process::{Identity, marked_processes},
+    space::Space,
     wait::wait_until,
 };
 use banger_proto::layout::Layout;
@@ -29,6 +30,8 @@ pub struct TestEnv {
     layout: Layout,
     /// The fake VMM runs programs of this host, which a confined VMM may not.
     unconfined: bool,
+    /// The network namespace that everything runs in; then VMs may reach what is in it.
+    within: Option<Space>,
 }
 
 impl TestEnv {
@@ -41,7 +44,7 @@ impl TestEnv {
         std::fs::create_dir(home.path().join("home")).expect("a home directory");
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| home.path().into()), uid())
             .expect("BANGER_HOME says where everything is");
-        Self { home, layout, unconfined: false }
+        Self { home, layout, unconfined: false, within: None }
     }
 
     /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
@@ -69,6 +72,11 @@ impl TestEnv {
         let env = Self::empty();
         golden.furnish(&env.layout);
         Some(env)
+    }
+
+    /// Lets everything run in a network namespace, which plays this host. Its VMs get a way out into it.
+    pub fn move_into(&mut self, space: &Space) {
+        self.within = Some(space.clone());
     }
 
     /// The directory that `BANGER_HOME` names.
@@ -102,11 +110,24 @@ impl TestEnv {
 
     /// Another program in the same environment.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation {
-        let mut invocation = Invocation::new(program)
+        let invocation = match &self.within {
+            Some(space) => {
+                Invocation::new("nsenter").args([format!("--net={}", space.path()).as_ref(), program.as_ref()])
+            }
+            None => Invocation::new(program),
+        };
+        let uplink = match (&self.within, self.unconfined) {
+            (Some(_), _) => "auto",
+            (None, false) => "none",
+            (None, true) => "off",
+        };
+        let mut invocation = invocation
             .env("BANGER_HOME", self.home())
             .env("HOME", self.home().join("home"))
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
+            // No test's traffic leaves this host; the fake VMM's guests are processes of it and get no card.
+            .env("BANGER_UPLINK", uplink)
             .current_dir(self.home().join("home"));
         if self.unconfined {
             invocation = invocation.env("BANGER_VMM_CONFINEMENT", "off");

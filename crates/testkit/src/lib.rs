@@ -17,6 +17,7 @@ mod package;
 mod process;
 mod session;
 mod slots;
+mod space;
 mod wait;
 
 pub use binaries::bin_dir;
@@ -30,4 +31,5 @@ pub use package::package;
 pub use process::{Identity, marked_processes};
 pub use session::{Session, Terminal};
 pub use slots::{alone, shared};
+pub use space::Space;
 pub use wait::wait_until;

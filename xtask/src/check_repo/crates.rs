@@ -6,13 +6,15 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// A crate, and everything of ours it may depend on outside its tests.
-const MAY_KNOW: [(&str, &[&str]); 8] = [
+const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("banger-proto", &[]),
     ("banger-link", &["banger-proto"]),
+    ("banger-netlink", &[]),
     ("banger-artifacts", &["banger-proto"]),
-    ("banger-vsock-agent", &["banger-proto", "banger-link"]),
+    ("banger-root-helper", &["banger-proto", "banger-netlink"]),
+    ("banger-vsock-agent", &["banger-proto", "banger-link", "banger-netlink"]),
     ("banger-cli", &["banger-proto", "banger-link"]),
-    ("banger-daemon", &["banger-proto", "banger-link", "banger-artifacts"]),
+    ("banger-daemon", &["banger-proto", "banger-link", "banger-netlink", "banger-artifacts"]),
     // Development only, and nothing of the product may know them. The fake VMM speaks the shim's side of its contracts.
     ("banger-testkit", &["banger-proto", "banger-link"]),
     ("xtask", &["banger-proto", "banger-link", "banger-cli", "banger-testkit"]),

@@ -1,6 +1,6 @@
 //! Who this machine is: names, ids, clock, entropy, loopback; and what systemd has to know about it.
 
-use super::{machine, say};
+use super::{machine, network, say};
 use crate::rooted;
 use banger_proto::agent::boot::{BootConfig, Moment};
 use rustix::{
@@ -8,6 +8,7 @@ use rustix::{
     fs::{self, Mode, OFlags},
 };
 use std::{
+    fmt::Write as _,
     fs::{create_dir_all, write},
     io,
     os::unix::fs::symlink,
@@ -29,7 +30,13 @@ pub(super) fn apply(config: &BootConfig, moment: Option<&Moment>, troubles: &mut
         check("adding entropy", machine::add_entropy(&moment.entropy));
     }
     check("bringing up lo", machine::loopback_up());
+    if let Some(card) = &config.network {
+        check("configuring the network card", network::configure(card));
+    }
     check("writing names into /etc", write_names(config));
+    if config.network.is_some() {
+        check("telling ifupdown to leave eth0 alone", leave_eth0());
+    }
 }
 
 fn write_names(config: &BootConfig) -> io::Result<()> {
@@ -47,6 +54,53 @@ fn write_names(config: &BootConfig) -> io::Result<()> {
         rooted::replace(&etc, "resolv.conf", text.as_bytes(), 0o644)?;
     }
     Ok(())
+}
+
+/// An image's `/etc/network/interfaces` may bring eth0 up by DHCP, which nobody answers: such stanzas are taken out.
+fn leave_eth0() -> io::Result<()> {
+    use std::io::Read;
+    let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let path = Path::new("/etc/network/interfaces");
+    let Ok(file) = rooted::open(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK) else { return Ok(()) };
+    let mut text = String::new();
+    std::fs::File::from(file).take(1 << 20).read_to_string(&mut text)?;
+    match without_eth0(&text) {
+        Some(changed) => {
+            let dir = rooted::make_dirs(&root, Path::new("/etc/network"))?;
+            rooted::replace(&dir, "interfaces", changed.as_bytes(), 0o644)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The text without stanzas about eth0; `None` when it has none. A stanza ends where the next begins.
+fn without_eth0(interfaces: &str) -> Option<String> {
+    let (mut kept, mut dropping, mut changed) = (String::new(), false, false);
+    for line in interfaces.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("iface" | "mapping") => dropping = words.next() == Some("eth0"),
+            Some(word) if word == "auto" || word.starts_with("allow-") => {
+                dropping = false;
+                let others: Vec<&str> = words.clone().filter(|name| *name != "eth0").collect();
+                if others.len() < words.count() {
+                    changed = true;
+                    if !others.is_empty() {
+                        let _ = writeln!(kept, "{word} {}", others.join(" "));
+                    }
+                    continue;
+                }
+            }
+            Some("source" | "source-directory") => dropping = false,
+            _ => {}
+        }
+        changed |= dropping;
+        if !dropping {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    changed.then_some(kept)
 }
 
 fn hosts(hostname: &str) -> String {
@@ -92,6 +146,14 @@ pub(super) fn prepare_systemd() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn eth0_is_nobody_elses() {
+        let text = "auto lo eth0\niface lo inet loopback\n\nallow-hotplug eth0\niface eth0 inet dhcp\n  mtu 9000\niface eth1 inet dhcp\n";
+        let expected = "auto lo\niface lo inet loopback\n\niface eth1 inet dhcp\n";
+        assert_eq!(without_eth0(text).as_deref(), Some(expected));
+        assert_eq!(without_eth0(expected), None);
+    }
 
     #[test]
     fn hosts_are_written_once() {

@@ -59,6 +59,7 @@ impl Hosted {
             env: [("VM".to_owned(), "vm value".to_owned())].into(),
             workdir: None,
             user: None,
+            network: None,
         };
         (options.config)(&mut config);
         let path = dir.path().join("config.json");

@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod network;
 pub(crate) mod ports;
 pub(crate) mod prune;
 pub(crate) mod restart;
@@ -57,7 +58,7 @@ pub(crate) enum VmCommand {
     Restart(restart::RestartArgs),
     /// Send a signal to VMs' monitors (KILL: pull the plug)
     Kill(kill::KillArgs),
-    /// Give VMs other sizes: processors, memory, a larger disk
+    /// Give VMs other sizes, or another network policy
     Set(set::SetArgs),
     /// Delete VMs and their disks
     #[command(visible_alias = "rm")]
@@ -77,8 +78,12 @@ pub(crate) enum VmCommand {
     Logs(logs::LogsArgs),
     /// Show what a VM uses
     Stats(stats::StatsArgs),
-    /// List the sockets that listen in a VM
+    /// List the ports of a VM: who listens in it, and where they are published
     Ports(ports::PortsArgs),
+    /// Publish ports of a VM on this host
+    Publish(network::PublishArgs),
+    /// Take published ports back
+    Unpublish(network::UnpublishArgs),
     /// Ask a VM's agent whether it is well
     Health(health::HealthArgs),
 }
@@ -101,6 +106,8 @@ pub(crate) async fn dispatch(context: &Context, command: VmCommand) -> Result {
         VmCommand::Logs(args) => logs::run(context, &args).await,
         VmCommand::Stats(args) => stats::run(context, &args).await,
         VmCommand::Ports(args) => ports::run(context, &args).await,
+        VmCommand::Publish(args) => network::publish(context, args).await,
+        VmCommand::Unpublish(args) => network::unpublish(context, args).await,
         VmCommand::Health(args) => health::run(context, &args).await,
     }
 }

@@ -23,8 +23,11 @@ fn daemon() -> Daemon {
                            "disk_free": 0, "processes": 3, "sessions": 0 }
             }),
             "GET /v1/vms/demo/ports" => json!([
-                { "protocol": "tcp", "address": "0.0.0.0", "port": 22, "pid": 9, "process": "sshd\u{7}" },
-                { "protocol": "udp", "address": "::", "port": 53 }
+                { "protocol": "tcp", "address": "0.0.0.0", "port": 22, "pid": 9, "process": "sshd\u{7}",
+                  "published": [], "listening": true },
+                { "protocol": "udp", "address": "::", "port": 53, "pid": null, "process": null, "published": [], "listening": true },
+                { "protocol": "tcp", "address": "", "port": 80, "pid": null, "process": null,
+                  "published": ["127.0.0.1:8080"], "listening": false }
             ]),
             "GET /v1/images" => json!([image()]),
             "GET /v1/images/alpine%3A3.20" => image(),

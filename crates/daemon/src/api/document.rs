@@ -30,6 +30,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         vms::guest,
         vms::stats,
         vms::ports,
+        vms::egress,
         vms::logs,
         artifacts::images,
         artifacts::image,

@@ -17,10 +17,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use banger_proto::{
-    agent::http::Port,
     api::{
         event::Event,
-        vm::{CreateVm, GuestEndpoint, KillVm, SetVm, Start, StopVm, Vm, VmStats, Wait},
+        vm::{CreateVm, Egress, GuestEndpoint, KillVm, SetVm, Start, StopVm, Vm, VmPort, VmStats, Wait},
     },
     failure::{Code, Failure},
 };
@@ -201,11 +200,18 @@ pub(super) async fn stats(State(context): State<Shared>, Named(vm): Named) -> Re
     Ok(Json(context.services.vms.stats(&vm).await?))
 }
 
-/// Listening sockets in the guest.
+/// Listening sockets in the guest, and where ports are published.
 #[utoipa::path(get, path = "/v1/vms/{ref}/ports", tag = "vm", params(("ref" = String, Path)),
-    responses((status = 200, body = Vec<Port>), (status = "4XX", body = Failure)))]
-pub(super) async fn ports(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Vec<Port>>, Refusal> {
+    responses((status = 200, body = Vec<VmPort>), (status = "4XX", body = Failure)))]
+pub(super) async fn ports(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Vec<VmPort>>, Refusal> {
     Ok(Json(context.services.vms.ports(&vm).await?))
+}
+
+/// What a VM may reach, and what it tried in vain.
+#[utoipa::path(get, path = "/v1/vms/{ref}/egress", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = Egress), (status = "4XX", body = Failure)))]
+pub(super) async fn egress(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Egress>, Refusal> {
+    Ok(Json(context.services.vms.egress(&vm).await?))
 }
 
 /// The serial console's bytes, as the guest wrote them.

@@ -3,7 +3,6 @@
 use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
     failures::{self, because},
-    network::HostNetwork,
     operation::Operation,
     store::VmRow,
     workspace::WorkspaceService,
@@ -22,7 +21,6 @@ const NO_SERIAL_LOGIN: &str = "systemd.getty_auto=0";
 
 pub(crate) struct BootConfigCapability {
     pub(crate) layout: Layout,
-    pub(crate) network: Arc<HostNetwork>,
     pub(crate) workspaces: Arc<WorkspaceService>,
 }
 
@@ -63,7 +61,7 @@ impl Capability for BootConfigCapability {
 
 impl BootConfigCapability {
     fn render(&self, vm: &VmRow, launch: &Launch) -> Result<BootConfig, Failure> {
-        let names = self.network.guest_names(&vm.name);
+        let names = launch.names.clone().ok_or_else(|| incomplete("the guest's names"))?;
         let root = Mount::Root {
             image: launch.image.clone().ok_or_else(|| incomplete("a root image"))?,
             work: launch.work.clone().ok_or_else(|| incomplete("a work disk"))?,
@@ -80,6 +78,7 @@ impl BootConfigCapability {
             env: vm.spec.env.clone(),
             workdir: vm.spec.workdir.clone(),
             user: vm.spec.user.clone(),
+            network: launch.card.as_ref().map(|card| card.guest.clone()),
         })
     }
 }
@@ -92,15 +91,16 @@ fn incomplete(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::sample;
+    use crate::{network::GuestNames, store::tests::sample};
 
     #[test]
     fn the_guest_is_told_all_it_needs() {
         let root = std::path::PathBuf::from("/r");
         let layout = Layout { config: root.clone(), state: root.clone(), cache: root.clone(), run: root };
-        let capability = BootConfigCapability { layout, network: Arc::default(), workspaces: Arc::default() };
+        let capability = BootConfigCapability { layout, workspaces: Arc::default() };
         let vm = sample("demo");
         let mut launch = Launch {
+            names: Some(GuestNames { hostname: "demo".into(), resolv_conf: "# none\n".into() }),
             image: Some("/dev/vda".into()),
             work: Some("/dev/vdb".into()),
             mounts: vec![Mount::Modules { device: "/dev/vdc".into(), release: "6.1.0".into() }],

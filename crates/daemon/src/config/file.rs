@@ -1,16 +1,20 @@
 //! `config.toml` as it is typed: every key optional, every other key refused with its line.
 
+use super::Uplink;
 use super::{LogLevel, catalog_place::CatalogPlace};
 use banger_proto::{
     agent::boot::Init,
     api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, Vmm},
+    helper::ALL_PREFIX,
     name::{ImageName, KernelName},
+    network::{Cidr, Rule},
     size::ByteSize,
     span::Span,
 };
 use serde::{Deserialize, Deserializer, de};
 use std::{
     fmt, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -73,6 +77,8 @@ pub struct File {
     pub console_cap: Option<ByteSize>,
     /// What a VM gets that does not say.
     pub vm_defaults: VmDefaults,
+    /// Where VMs stand, and how far they reach.
+    pub network: Network,
     /// Further catalogs of kernels; a later one goes before an earlier one, and all before the built-in one.
     pub kernel_catalog: Option<Vec<CatalogPlace>>,
     /// Further catalogs of images, each a `url` or a `path`.
@@ -111,6 +117,26 @@ pub struct VmDefaults {
     pub disk_size: Option<ByteSize>,
     /// `auto`, `image` or `agent`.
     pub init: Option<Init>,
+    /// Whether the public internet is open.
+    pub nat: Option<bool>,
+}
+
+/// `[network]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// `auto`, `none` (VMs reach each other at most) or `off` (no network cards).
+    #[serde(deserialize_with = "uplink")]
+    pub uplink: Option<Uplink>,
+    /// The block of private addresses that VMs get theirs from: a /16.
+    #[serde(deserialize_with = "block")]
+    pub cidr: Option<Cidr>,
+    /// Resolvers to ask instead of the host's.
+    pub dns: Option<Vec<Ipv4Addr>>,
+    /// Destinations open to every VM.
+    pub allow: Option<Vec<Rule>>,
+    /// Destinations closed to every VM.
+    pub deny: Option<Vec<Rule>>,
 }
 
 impl File {
@@ -131,6 +157,19 @@ impl File {
     /// Reads `text`; `path` is for the error only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })
+    }
+}
+
+fn uplink<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Uplink>, D::Error> {
+    String::deserialize(input)?.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn block<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Cidr>, D::Error> {
+    let block = Cidr::deserialize(input)?;
+    if block.prefix() == ALL_PREFIX && (block.first().is_private() || block.first().octets()[0] == 100) {
+        Ok(Some(block))
+    } else {
+        Err(de::Error::custom(format!("{block} is no /{ALL_PREFIX} of private addresses, such as 10.213.0.0/16")))
     }
 }
 
@@ -257,7 +296,11 @@ mod tests {
     fn unknown_keys_and_bad_values_are_refused_with_their_line() {
         for (text, said) in [
             ("log_level = \"info\"\ncolour = 1\n", "colour"),
-            ("\n[network]\ndns = \"1.1.1.1\"", "network"),
+            ("\n[networks]\ndns = \"1.1.1.1\"", "networks"),
+            ("\nnetwork.cidr = \"10.0.0.0/8\"", "/16"),
+            ("\nnetwork.cidr = \"8.8.0.0/16\"", "private"),
+            ("\nnetwork.uplink = \"up\"", "auto, none, off"),
+            ("\nnetwork.allow = [\"a b\"]", "domain"),
             ("\nlog_level = \"loud\"", "loud"),
             ("\nvmm = \"bochs\"", "bochs"),
             ("\nqemu_bin = \"bin/qemu\"", "absolute"),

@@ -5,6 +5,17 @@ use banger_proto::{api::host::Setting, size::ByteSize};
 use serde_json::Value;
 
 impl Config {
+    /// What of it is the network's.
+    pub(crate) fn network(&self) -> crate::network::Settings {
+        crate::network::Settings {
+            uplink: self.uplink.value,
+            block: self.cidr.value,
+            dns: self.dns.value.clone(),
+            deny: self.deny.value.clone(),
+            allow: self.allow.value.clone(),
+        }
+    }
+
     /// Every key with its value as it would stand in `config.toml` and the rule that gave it.
     pub fn settings(&self) -> Vec<Setting> {
         let size = |size: &ByteSize| exact(*size).into();
@@ -22,6 +33,12 @@ impl Config {
             setting("vm_defaults.memory", &self.memory, size),
             setting("vm_defaults.disk_size", &self.disk_size, size),
             setting("vm_defaults.init", &self.init, |init| init.to_string().into()),
+            setting("vm_defaults.nat", &self.nat, |nat| (*nat).into()),
+            setting("network.uplink", &self.uplink, |uplink| uplink.to_string().into()),
+            setting("network.cidr", &self.cidr, |cidr| cidr.to_string().into()),
+            setting("network.dns", &self.dns, |dns| texts(dns)),
+            setting("network.allow", &self.allow, |rules| texts(rules)),
+            setting("network.deny", &self.deny, |rules| texts(rules)),
             setting("oci.max_layers", &self.oci_max_layers, |n| (*n).into()),
             setting("oci.max_unpacked", &self.oci_max_unpacked, size),
             setting("oci.max_ratio", &self.oci_max_ratio, |n| (*n).into()),
@@ -34,6 +51,10 @@ impl Config {
             }),
         ]
     }
+}
+
+fn texts<T: ToString>(values: &[T]) -> Value {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().into()
 }
 
 fn setting<T>(key: &str, sourced: &Sourced<T>, show: impl FnOnce(&T) -> Value) -> Setting {

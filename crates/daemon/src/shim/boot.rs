@@ -5,6 +5,7 @@ use super::{
     control::{ShimMessage, ShimRequest},
     guest::{self, Announcement},
     hub::Hub,
+    ports::Ports,
     run::Signals,
     verdict::{Asked, SignalSet},
 };
@@ -38,6 +39,7 @@ pub(super) struct Boot<'a> {
     pub(super) requests: &'a mut mpsc::Receiver<ShimRequest>,
     pub(super) signals: &'a mut Signals,
     pub(super) session: &'a watch::Sender<Option<Dialer>>,
+    pub(super) ports: &'a Ports,
 }
 
 /// What was learnt.
@@ -72,6 +74,16 @@ impl Boot<'_> {
                 }
                 Some(request) = self.requests.recv() => {
                     let signal = match request {
+                        ShimRequest::Publish { port } => {
+                            self.hub.publish(&self.ports.carry_out(port));
+                            continue;
+                        }
+                        ShimRequest::Unpublish { port } => {
+                            self.ports.close(port);
+                            let published = self.ports.all();
+                            self.hub.publish(&ShimMessage::Published { published, refused: None });
+                            continue;
+                        }
                         ShimRequest::End => {
                             asked = Asked::End;
                             Signal::KILL

@@ -12,14 +12,14 @@ mod connection;
 
 use super::{
     control::{
-        EXIT_FILE, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
+        EXIT_FILE, ExitRecord, Opened, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
         ShimRequest, ShimStatus,
     },
     identity::{ProvenProcess, host_boot_id},
     record,
 };
 use crate::vmm::plan::LaunchPlan;
-use banger_proto::api::vm::KillSignal;
+use banger_proto::{api::vm::KillSignal, network::Publish};
 use connection::{Connection, Shared};
 use std::{
     ffi::OsString,
@@ -71,6 +71,14 @@ pub enum ShimError {
     /// Its machine has ended, so there is nobody to ask.
     #[error("the machine has ended: {}", .0.reason)]
     Ended(ExitRecord),
+    /// The port is somebody else's, or not this user's to take.
+    #[error("port {} cannot be published: {reason}", port.host)]
+    Port {
+        /// Which.
+        port: Publish,
+        /// Why.
+        reason: String,
+    },
     /// The control socket or the VM's directory failed.
     #[error("cannot reach the shim")]
     Io(#[from] io::Error),
@@ -289,6 +297,38 @@ impl Shim {
     /// Sends a signal to the VMM. That it was sent is no promise that the VMM dies of it.
     pub async fn signal(&self, signal: KillSignal) -> Result<(), ShimError> {
         self.connection.request(ShimRequest::Signal { signal }).await
+    }
+
+    /// Opens a port of the host.
+    pub async fn publish(&self, port: Publish) -> Result<(), ShimError> {
+        self.change_ports(ShimRequest::Publish { port }, port, true).await
+    }
+
+    /// Closes one, as it was asked for.
+    pub async fn unpublish(&self, port: Publish) -> Result<(), ShimError> {
+        self.change_ports(ShimRequest::Unpublish { port }, port, false).await
+    }
+
+    /// Asks, and waits until it is so or was refused.
+    async fn change_ports(&self, request: ShimRequest, port: Publish, open: bool) -> Result<(), ShimError> {
+        let mut events = self.events();
+        let is_so = |published: &[Opened]| published.iter().any(|opened| opened.asked == port) == open;
+        self.connection.request(request).await?;
+        let settled = async {
+            loop {
+                match events.next().await {
+                    Some(ShimMessage::Published { refused: Some(refused), .. }) if refused.asked == port => {
+                        return Err(ShimError::Port { port, reason: refused.reason });
+                    }
+                    Some(ShimMessage::Published { published, .. }) if is_so(&published) => return Ok(()),
+                    Some(ShimMessage::Status(status)) if is_so(&status.published) => return Ok(()),
+                    Some(ShimMessage::Ended(record)) => return Err(ShimError::Ended(record)),
+                    Some(_) => {}
+                    None => return Err(ShimError::Io(io::ErrorKind::UnexpectedEof.into())),
+                }
+            }
+        };
+        timeout(CHANGE_PATIENCE, settled).await.map_err(|_| ShimError::Io(io::ErrorKind::TimedOut.into()))?
     }
 
     /// Ends the VMM now. [`Shim::ended`] says when it has.

@@ -8,6 +8,7 @@
 use banger_proto::{
     agent::event::{GuestEvent, Ready},
     api::vm::KillSignal,
+    network::Publish,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,16 @@ pub enum ShimRequest {
         /// Which.
         signal: KillSignal,
     },
+    /// Opens a port of the host; answered with [`ShimMessage::Published`] to every watcher.
+    Publish {
+        /// Which.
+        port: Publish,
+    },
+    /// Closes one, as it was asked for.
+    Unpublish {
+        /// Which.
+        port: Publish,
+    },
     /// Ends the VMM now (SIGKILL) with this cause on record; the daemon's word for `stop` that ran out of grace and for
     /// `delete`.
     End,
@@ -81,10 +92,35 @@ pub enum ShimMessage {
         /// Bytes the guest has written since the VMM started.
         bytes: u64,
     },
+    /// The published ports changed, or one could not be opened.
+    Published {
+        /// All that are open.
+        published: Vec<Opened>,
+        /// The one that is not.
+        refused: Option<Refused>,
+    },
     /// The guest rebooted: a fresh VMM follows.
     Relaunching,
     /// The VMM ended for good; the last message.
     Ended(ExitRecord),
+}
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// As it was asked for; port 0 is one that is free.
+    pub asked: Publish,
+    /// As it is.
+    pub at: Publish,
+}
+
+/// A port that cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Which.
+    pub asked: Publish,
+    /// Why.
+    pub reason: String,
 }
 
 /// A shim's state.
@@ -114,6 +150,9 @@ pub struct ShimStatus {
     /// What of the VMM's confinement is missing on this host, and why; `None` when nothing is.
     #[serde(default)]
     pub unconfined: Option<String>,
+    /// Published ports.
+    #[serde(default)]
+    pub published: Vec<Opened>,
 }
 
 impl ShimStatus {
@@ -137,6 +176,7 @@ impl ShimStatus {
                 ..
             } => {}
             ShimMessage::Console { bytes } => self.console_bytes = *bytes,
+            ShimMessage::Published { published, .. } => self.published.clone_from(published),
             ShimMessage::Relaunching => {
                 self.forget_boot();
                 self.relaunches += 1;

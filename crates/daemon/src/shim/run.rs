@@ -17,13 +17,14 @@ use super::{
     detach::Waiting,
     hub::Hub,
     identity::host_boot_id,
+    ports::Ports,
     record, server,
     verdict::{self, Evidence, Verdict},
     vsock,
 };
 use crate::{
     clock, random,
-    vmm::{self, LaunchError, Machine, Resources, Start, memory::Memory, plan::LaunchPlan},
+    vmm::{self, LaunchError, Machine, Resources, Start, launch::Namespace, memory::Memory, plan::LaunchPlan},
 };
 use banger_artifacts::initramfs::renew_moment;
 use banger_proto::agent::boot::Moment;
@@ -56,6 +57,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(super) enum Failed {
     #[error("{what}")]
     Setup { what: &'static str, source: io::Error },
+    #[error("port {} cannot be published", port.host)]
+    Port { port: banger_proto::network::Publish, source: io::Error },
     #[error("another shim of this VM runs")]
     Locked,
     #[error("there is no launch plan in {}", .0.display())]
@@ -139,6 +142,8 @@ impl Signals {
 
 struct Life {
     plan: LaunchPlan,
+    namespace: Option<Namespace>,
+    ports: Ports,
     runtime: RuntimeRecord,
     hub: Arc<Hub>,
     requests: mpsc::Receiver<ShimRequest>,
@@ -161,17 +166,25 @@ impl Life {
             ready_ms: None,
             relaunches: 0,
             unconfined: None,
+            published: Vec::new(),
         };
         let hub = Arc::new(Hub::new(started, status));
+        let holder = plan.network.as_ref().map(|network| network.holder);
+        let namespace = holder.map(Namespace::of).transpose().map_err(setup("opening the network namespace"))?;
         let signals = Signals::new().map_err(setup("watching signals"))?;
         let control = bind(&plan.run_dir.join(SOCKET)).map_err(setup("opening the control socket"))?;
         let guest = bind(&plan.run_dir.join(VSOCK)).map_err(setup("opening the guest socket"))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (session, sessions) = watch::channel(None);
+        let ports = Ports::new(sessions.clone());
+        for port in &plan.ports {
+            ports.open(*port).map_err(|source| Failed::Port { port: *port, source })?;
+        }
+        hub.amend(|status| status.published = ports.all());
         let watchers = TaskTracker::new();
         tokio::spawn(server::serve(control, hub.clone(), sender, watchers.clone()));
         tokio::spawn(vsock::serve(guest, sessions, TaskTracker::new()));
-        Ok(Self { plan, runtime, hub, requests, session, signals, watchers })
+        Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers })
     }
 
     /// Launches and follows until there is a record, keeps it and tells it.
@@ -211,6 +224,7 @@ impl Life {
                 requests: &mut self.requests,
                 signals: &mut self.signals,
                 session: &self.session,
+                ports: &self.ports,
             };
             let Followed { end, asked, word, overdue, panic, log: same_log } = boot.follow(machine, log).await;
             log = same_log;
@@ -235,7 +249,8 @@ impl Life {
         driver.check(&self.plan).map_err(LaunchError::from)?;
         renew_moment(&self.plan.initramfs, &moment()).map_err(|error| Failed::Moment(in_full(&error)))?;
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
-        let machine = driver.launch(&self.plan, Resources { memory, start: Start::Kernel })?;
+        let resources = Resources { memory, start: Start::Kernel, namespace: self.namespace.clone() };
+        let machine = driver.launch(&self.plan, resources)?;
         self.runtime.vmm = Some(machine.process());
         record::write_volatile(&self.plan.state_dir, RUNTIME_FILE, &self.runtime)
             .map_err(setup("writing the runtime record"))?;

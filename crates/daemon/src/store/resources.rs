@@ -7,7 +7,7 @@ use super::{Store, StoreError};
 use banger_proto::name::VmId;
 use rusqlite::params;
 
-/// A kind of thing a VM can hold. Addresses and ports join here.
+/// A kind of thing a VM can hold. Addresses have a table of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResourceKind {
     /// The durable directory with its disk; the value is the VM's id.
@@ -16,10 +16,12 @@ pub enum ResourceKind {
     RunDirectory,
     /// A shim, running or about to; the value is the VM's id.
     Shim,
+    /// A port of the host; the value is its address (`127.0.0.1:8080`).
+    Port,
 }
 
 impl ResourceKind {
-    const ALL: [Self; 3] = [Self::StateDirectory, Self::RunDirectory, Self::Shim];
+    const ALL: [Self; 4] = [Self::StateDirectory, Self::RunDirectory, Self::Shim, Self::Port];
 
     /// The kind as it stands in the store.
     pub fn as_str(self) -> &'static str {
@@ -27,6 +29,7 @@ impl ResourceKind {
             Self::StateDirectory => "state_dir",
             Self::RunDirectory => "run_dir",
             Self::Shim => "shim",
+            Self::Port => "port",
         }
     }
 }

@@ -4,7 +4,8 @@ use crate::shim::control::ProcessIdentity;
 use banger_proto::{
     agent::boot::Init,
     api::vm::{Accelerator, Phase, VmState, Vmm},
-    name::{ImageId, ImageName, KernelName, VmId, VmName},
+    name::{ImageId, ImageName, KernelName, NetworkName, VmId, VmName},
+    network::{Publish, Rule},
     size::ByteSize,
     span::Span,
 };
@@ -68,6 +69,9 @@ pub struct VmSpec {
     /// How long after its creation it is deleted.
     #[serde(default)]
     pub ttl: Option<Span>,
+    /// Its network, what it may reach, its published ports.
+    #[serde(default)]
+    pub network: NetworkSpec,
     /// Which rule gave which value.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
@@ -88,6 +92,28 @@ impl VmSpec {
     /// The sizes of the next start.
     pub fn sizes(&self) -> Sizes {
         Sizes { vcpu: self.vcpu, memory: self.memory, disk_size: self.disk_size }
+    }
+}
+
+/// What a VM was asked to be on the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkSpec {
+    /// Whether the public internet is open.
+    pub nat: bool,
+    /// Destinations that are open.
+    pub allow: Vec<Rule>,
+    /// Destinations that are closed.
+    pub deny: Vec<Rule>,
+    /// VMs on one network reach each other; `None` is alone.
+    pub name: Option<NetworkName>,
+    /// Ports of the host that lead into the guest.
+    pub publish: Vec<Publish>,
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self { nat: true, allow: Vec::new(), deny: Vec::new(), name: None, publish: Vec::new() }
     }
 }
 
@@ -117,6 +143,8 @@ pub struct Run {
     pub agent_api: Option<u32>,
     /// What the image's init says of the boot.
     pub boot_state: Option<String>,
+    /// Published ports, while there is a shim.
+    pub published: Vec<Publish>,
     /// Where the time of the start went.
     pub phases: Vec<Phase>,
 }
@@ -126,6 +154,7 @@ impl Run {
     pub fn ended(&mut self) {
         self.shim = None;
         self.vmm_process = None;
+        self.published.clear();
         self.forget_boot();
     }
 

@@ -54,7 +54,21 @@ const LAST_USED: &str = "ALTER TABLE vms ADD COLUMN last_used INTEGER;";
 /// Where what a name was given to came from, so that an explicit name is not taken from something else.
 const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;";
 
-const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED), M::up(IMAGE_NAME_SOURCE)];
+/// Where each VM stands: its network's number, and its address there.
+const ADDRESSES: &str = "
+CREATE TABLE networks (
+    name   TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE CHECK (number BETWEEN 1 AND 63)
+) STRICT;
+CREATE TABLE addresses (
+    vm_id   TEXT PRIMARY KEY REFERENCES vms (id) ON DELETE RESTRICT,
+    network INTEGER NOT NULL CHECK (network BETWEEN 0 AND 63),
+    host    INTEGER NOT NULL CHECK (host BETWEEN 2 AND 1022),
+    UNIQUE (network, host)
+) STRICT;
+";
+
+const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED), M::up(IMAGE_NAME_SOURCE), M::up(ADDRESSES)];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 
 /// Opens the database and migrates it.

@@ -205,6 +205,7 @@ pub(crate) mod tests {
                 user: None,
                 overcommit: false,
                 ttl: None,
+                network: crate::store::NetworkSpec::default(),
                 sources: [("vcpu".to_owned(), "flag".to_owned())].into(),
             },
             run: Run::default(),

@@ -4,16 +4,19 @@ use super::{
     Op, VmService, admission, naming,
     phases::PhaseClock,
     release::release,
+    set_network,
     spec::{chosen, shape},
     start, view,
 };
 use crate::{
     capability::Depth,
-    clock, failures,
+    clock,
+    config::Config,
+    failures,
     operation::Operation,
     random,
     shim::{control::ProcessIdentity, identity::host_boot_id},
-    store::{Lease, Run, StoreError, VmRow, VmSpec},
+    store::{Lease, NetworkSpec, Run, StoreError, VmRow, VmSpec},
 };
 use banger_proto::{
     api::vm::{CreateVm, Start, Vm, VmState},
@@ -75,6 +78,7 @@ impl VmService {
             return Err(Failure::new(Code::Invalid, "a VM lives at least a second")
                 .hint("leave --ttl away for a VM that stays until it is deleted"));
         }
+        let network = wanted_network(&parts.config, &request)?;
         let exec = parts.workspaces.exec_defaults(request.env, request.workdir, request.user)?;
         if let Some(name) = &request.name
             && parts.store.vm_named(name).await?.is_some()
@@ -119,6 +123,7 @@ impl VmService {
             user: exec.user,
             overcommit: request.overcommit,
             ttl: request.ttl,
+            network,
             sources: shape.sources,
         };
         if request.start != Start::No {
@@ -197,6 +202,19 @@ impl VmService {
         }
         failure
     }
+}
+
+/// What the VM is to be on the network, checked.
+fn wanted_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Failure> {
+    let network = NetworkSpec {
+        nat: config.nat.clone().unless(request.nat).value,
+        allow: request.allow.clone(),
+        deny: request.deny.clone(),
+        name: request.network.clone(),
+        publish: request.publish.clone(),
+    };
+    set_network::check(&network, &config.network())?;
+    Ok(network)
 }
 
 /// Hints about a VM that is gone help nobody.

@@ -13,7 +13,7 @@ use crate::{
     operation::Operation,
     shim::{
         client::{Events, Shim},
-        control::{ExitCause, ExitRecord, ShimMessage},
+        control::{ExitCause, ExitRecord, Opened, ShimMessage},
     },
     store::VmRow,
 };
@@ -22,6 +22,7 @@ use banger_proto::{
     agent::event::{GuestEvent, Ready},
     api::vm::VmState,
     failure::{Code, Failure},
+    network::Publish,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -164,6 +165,7 @@ impl Owner {
                 run.shim = Some(status.shim);
                 run.vmm_process = status.vmm;
                 self.rebooted |= status.relaunches > 0;
+                run.published = places(&status.published);
                 if status.booted.is_some() {
                     run.boot_state.clone_from(&status.booted);
                 }
@@ -177,6 +179,10 @@ impl Owner {
                 run.vmm_process = None;
                 run.forget_boot();
                 self.rebooted = true;
+                Seen::Changed
+            }
+            ShimMessage::Published { published, .. } => {
+                run.published = places(&published);
                 Seen::Changed
             }
             ShimMessage::Console { .. } => Seen::Progress,
@@ -263,6 +269,11 @@ pub(super) fn outcome(record: &ExitRecord) -> (VmState, Option<String>) {
         ExitCause::Poweroff | ExitCause::Ended | ExitCause::Killed => (VmState::Stopped, None),
         ExitCause::GuestFailed | ExitCause::VmmFailed => (VmState::Failed, Some(words(&record.reason))),
     }
+}
+
+/// Where published ports are.
+pub(super) fn places(opened: &[Opened]) -> Vec<Publish> {
+    opened.iter().map(|opened| opened.at).collect()
 }
 
 /// What a guest or a shim says, as a row keeps it.

@@ -16,7 +16,7 @@ use banger_proto::api::vm::{KillSignal, SetVm, VmState, Wait};
 use std::time::Duration;
 
 /// What can be asked of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
     /// Make it run, and wait until it does.
     Start {
@@ -89,7 +89,7 @@ pub(crate) enum Reason {
 }
 
 /// Decides about `asked`, given the state and the step in progress.
-pub(crate) fn decide(state: VmState, busy: Option<Op>, asked: Op) -> Verdict {
+pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
     use Verdict::{Nothing, Refuse, Run};
     match (busy, asked) {
         (None, Op::Start { .. }) if state.is_live() => Nothing,
@@ -103,7 +103,7 @@ pub(crate) fn decide(state: VmState, busy: Option<Op>, asked: Op) -> Verdict {
 }
 
 /// The step in progress is `busy`.
-fn decide_meanwhile(busy: Op, asked: Op) -> Verdict {
+fn decide_meanwhile(busy: &Op, asked: &Op) -> Verdict {
     match (busy, asked) {
         (Op::Delete { .. }, Op::Delete { .. }) => Verdict::Wait,
         (Op::Delete { .. }, _) => Verdict::Refuse(Reason::Deleting),
@@ -131,7 +131,16 @@ mod tests {
     const RESTART: Op = Op::Restart { grace: None };
     const KILL: Op = Op::Kill { signal: KillSignal::Kill };
     const DELETE: Op = Op::Delete { force: true };
-    const SET: Op = Op::Set(SetVm { vcpu: Some(1), memory: None, disk_size: None });
+    const SET: Op = Op::Set(SetVm {
+        vcpu: Some(1),
+        memory: None,
+        disk_size: None,
+        nat: None,
+        allow: None,
+        deny: None,
+        publish: Vec::new(),
+        unpublish: Vec::new(),
+    });
 
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
@@ -174,7 +183,7 @@ mod tests {
 
     impl Model {
         fn ask(&mut self, op: Op) {
-            match decide(self.state, self.busy, op) {
+            match decide(self.state, self.busy.as_ref(), &op) {
                 Verdict::Run => {
                     assert!(self.busy.is_none(), "two steps at once: {:?} and {op:?}", self.busy);
                     self.begin(op);
@@ -198,13 +207,13 @@ mod tests {
         }
 
         fn begin(&mut self, op: Op) {
-            self.busy = Some(op);
             self.cancelled = false;
-            match op {
+            match &op {
                 Op::Start { .. } => self.state = VmState::Starting,
                 Op::Stop { .. } | Op::Restart { .. } if self.state.is_live() => self.state = VmState::Stopping,
                 _ => {}
             }
+            self.busy = Some(op);
         }
 
         fn end(&mut self, worked: bool) {
@@ -270,9 +279,9 @@ mod tests {
         /// Stop and kill never wait behind a start, and a delete without force never takes a VMM down.
         #[test]
         fn going_down_is_never_stuck(asked in op()) {
-            for busy in [START, RESTART] {
+            for busy in [&START, &RESTART] {
                 for state in [VmState::Starting, VmState::Stopping] {
-                    let verdict = decide(state, Some(busy), asked);
+                    let verdict = decide(state, Some(busy), &asked);
                     match asked {
                         Op::Stop { .. } | Op::Kill { .. } | Op::Delete { force: true } => {
                             prop_assert_eq!(verdict, Verdict::Cancel);
@@ -287,18 +296,21 @@ mod tests {
 
     #[test]
     fn the_table_holds() {
-        assert_eq!(decide(VmState::Running, None, START), Verdict::Nothing);
-        assert_eq!(decide(VmState::Stopped, None, STOP), Verdict::Nothing);
-        assert_eq!(decide(VmState::Failed, None, RESTART), Verdict::Run);
-        assert_eq!(decide(VmState::Created, None, KILL), Verdict::Refuse(Reason::NotRunning));
-        assert_eq!(decide(VmState::Running, None, Op::Delete { force: false }), Verdict::Refuse(Reason::Running));
-        assert_eq!(decide(VmState::Failed, None, Op::Delete { force: false }), Verdict::Run);
-        assert_eq!(decide(VmState::Stopping, Some(STOP), KILL), Verdict::Cancel);
-        assert_eq!(decide(VmState::Stopping, Some(STOP), STOP), Verdict::Wait);
-        assert_eq!(decide(VmState::Running, Some(DELETE), START), Verdict::Refuse(Reason::Deleting));
-        assert_eq!(decide(VmState::Running, None, SET), Verdict::Run);
-        assert_eq!(decide(VmState::Stopping, Some(STOP), SET), Verdict::Wait);
-        assert_eq!(decide(VmState::Running, Some(SET), Op::Delete { force: false }), Verdict::Refuse(Reason::Running));
-        assert_eq!(decide(VmState::Failed, Some(DELETE), SET), Verdict::Refuse(Reason::Deleting));
+        assert_eq!(decide(VmState::Running, None, &START), Verdict::Nothing);
+        assert_eq!(decide(VmState::Stopped, None, &STOP), Verdict::Nothing);
+        assert_eq!(decide(VmState::Failed, None, &RESTART), Verdict::Run);
+        assert_eq!(decide(VmState::Created, None, &KILL), Verdict::Refuse(Reason::NotRunning));
+        assert_eq!(decide(VmState::Running, None, &Op::Delete { force: false }), Verdict::Refuse(Reason::Running));
+        assert_eq!(decide(VmState::Failed, None, &Op::Delete { force: false }), Verdict::Run);
+        assert_eq!(decide(VmState::Stopping, Some(&STOP), &KILL), Verdict::Cancel);
+        assert_eq!(decide(VmState::Stopping, Some(&STOP), &STOP), Verdict::Wait);
+        assert_eq!(decide(VmState::Running, Some(&DELETE), &START), Verdict::Refuse(Reason::Deleting));
+        assert_eq!(decide(VmState::Running, None, &SET), Verdict::Run);
+        assert_eq!(decide(VmState::Stopping, Some(&STOP), &SET), Verdict::Wait);
+        assert_eq!(
+            decide(VmState::Running, Some(&SET), &Op::Delete { force: false }),
+            Verdict::Refuse(Reason::Running)
+        );
+        assert_eq!(decide(VmState::Failed, Some(&DELETE), &SET), Verdict::Refuse(Reason::Deleting));
     }
 }

@@ -1,6 +1,6 @@
 //! Other sizes for a VM that exists: checked at once, given at its next start.
 
-use super::{admission, owner::Owner, spec, view};
+use super::{admission, owner::Owner, set_network, spec, view};
 use crate::{config::Source, operation::Operation};
 use banger_proto::{
     api::vm::SetVm,
@@ -11,6 +11,9 @@ use banger_proto::{
 pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm) -> Result<(), Failure> {
     if wanted == SetVm::default() {
         return Err(Failure::new(Code::Invalid, "nothing was said to be set"));
+    }
+    if set_network::is_meant(&wanted) {
+        set_network::set(owner, &wanted).await?;
     }
     let before = owner.row.spec.clone();
     let spec = &mut owner.row.spec;

@@ -165,6 +165,8 @@ async fn prepare(
         console: Console { path: state_dir.join(super::console::FILE), cap: parts.config.console_cap.value },
         state_dir,
         run_dir,
+        network: launch.card.map(|card| card.host),
+        ports: launch.ports,
     })
 }
 

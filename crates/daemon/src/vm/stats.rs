@@ -4,8 +4,10 @@ use super::{Agent, VmService, view};
 use crate::{clock, shim::control::ProcessIdentity};
 use banger_proto::{
     agent::http::Port,
-    api::vm::{GuestEndpoint, VmState, VmStats},
+    api::vm::{Denied, Egress, GuestEndpoint, VmPort, VmState, VmStats},
     failure::{Code, Failure},
+    helper::Denial,
+    network::{Publish, Rule},
 };
 
 /// Clock ticks per second in `/proc/<pid>/stat`: fixed at 100 in Linux' interface to programs on every processor we
@@ -29,10 +31,35 @@ impl VmService {
         Ok(VmStats { vmm_cpu_ms, vmm_rss, disk_used, guest, guest_failure })
     }
 
-    /// Listening sockets in the guest.
-    pub(crate) async fn ports(&self, reference: &str) -> Result<Vec<Port>, Failure> {
+    /// Listening sockets in the guest with where they are published, and published ports nobody listens on.
+    pub(crate) async fn ports(&self, reference: &str) -> Result<Vec<VmPort>, Failure> {
         let row = self.find(reference).await?;
-        self.agent_of(&row)?.ports().await
+        let listening = self.agent_of(&row)?.ports().await?;
+        Ok(endpoints(listening, &row.run.published))
+    }
+
+    /// What a VM may reach, and what it tried in vain.
+    pub(crate) async fn egress(&self, reference: &str) -> Result<Egress, Failure> {
+        let row = self.find(reference).await?;
+        let network = &self.parts.network;
+        let denials = network.denials(&row.id).await?;
+        let (ours, theirs) = (network.settings(), row.spec.network);
+        let both = |ours: &[Rule], theirs: Vec<Rule>| ours.iter().cloned().chain(theirs).collect();
+        let denied = |(denial, name): (Denial, Option<String>)| Denied {
+            to: denial.to.to_string(),
+            name,
+            protocol: protocol(denial.protocol),
+            port: Some(denial.port).filter(|port| *port != 0),
+            packets: denial.packets,
+            seconds_ago: denial.age,
+        };
+        Ok(Egress {
+            nat: theirs.nat,
+            allow: both(&ours.allow, theirs.allow),
+            deny: both(&ours.deny, theirs.deny),
+            denied_packets: denials.packets,
+            denials: denials.latest.into_iter().map(denied).collect(),
+        })
     }
 
     /// Where the VM's agent can be dialled, when it answers. Unless it is only for a `look`, the VM counts as used.
@@ -79,6 +106,37 @@ impl VmService {
                 Err(conflict("is not running").hint(format!("banger vm start {name}")))
             }
         }
+    }
+}
+
+fn endpoints(listening: Vec<Port>, published: &[Publish]) -> Vec<VmPort> {
+    let places = |port: u16| {
+        published.iter().filter(move |publish| publish.guest == port).map(|publish| publish.host.to_string())
+    };
+    let is_tcp = |port: &Port| port.protocol == "tcp";
+    let silent =
+        published.iter().filter(|publish| !listening.iter().any(|port| is_tcp(port) && port.port == publish.guest));
+    let silent: std::collections::BTreeSet<u16> = silent.map(|publish| publish.guest).collect();
+    let silent = silent.into_iter().map(|port| VmPort {
+        guest: Port { protocol: "tcp".to_owned(), address: String::new(), port, pid: None, process: None },
+        published: places(port).collect(),
+        listening: false,
+    });
+    let silent: Vec<VmPort> = silent.collect();
+    let listening = listening.into_iter().map(|guest| {
+        let published = if is_tcp(&guest) { places(guest.port).collect() } else { Vec::new() };
+        VmPort { guest, published, listening: true }
+    });
+    listening.chain(silent).collect()
+}
+
+/// A protocol as people call it.
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        other => other.to_string(),
     }
 }
 

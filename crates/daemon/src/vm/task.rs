@@ -66,7 +66,7 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
                 }
             }
         };
-        let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, ask.op) };
+        let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &ask.op) };
         match verdict {
             Verdict::Nothing => ask.answer(Ok(())),
             Verdict::Refuse(reason) => ask.answer(Err(refusal(&owner.row().name, reason))),
@@ -113,19 +113,19 @@ async fn step(
     waiting: &mut VecDeque<Ask>,
     resume: bool,
 ) -> bool {
-    let (op, cancel) = (ask.op, ask.cancel());
+    let (op, cancel) = (ask.op.clone(), ask.cancel());
     let operation = ask.operation.with_cancel(cancel.clone());
     let (name, state) = (owner.row().name.clone(), owner.state());
     let result = {
         let span = tracing::info_span!("vm", %name, operation = %operation.id());
-        let work = Box::pin(owner.perform(op, &operation, resume).instrument(span));
+        let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
         tokio::pin!(work);
         loop {
             tokio::select! {
                 result = &mut work => break result,
                 Some(other) = asks.recv() => {
                     let now = *state.borrow();
-                    match policy::decide(now, Some(op), other.op) {
+                    match policy::decide(now, Some(&op), &other.op) {
                         Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
                         Verdict::Nothing => other.answer(Ok(())),
                         Verdict::Cancel => {

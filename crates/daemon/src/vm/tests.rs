@@ -54,7 +54,8 @@ impl World {
         let host = Host { cpus: 4, memory: ByteSize::gib(4) };
         let config = Config::resolve(File::default(), |_| None, host).unwrap();
         let store = Store::open(&layout.database()).unwrap();
-        let programs = Programs { shim: "/bin/false".into(), agent: "/bin/false".into() };
+        let programs =
+            Programs { shim: "/bin/false".into(), agent: "/bin/false".into(), root_helper: "/bin/false".into() };
         let services = wire_services(&layout, &config, &store, programs).unwrap();
         Self { _temp: temp, layout, config, store, services }
     }

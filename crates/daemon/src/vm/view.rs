@@ -16,12 +16,18 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
     let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run, last_used } = row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
+    let ip = parts.network.address(&id).map(|address| address.to_string());
     Vm {
         id,
         name,
         state,
         reason,
-        ip: None,
+        ip,
+        nat: spec.network.nat,
+        allow: spec.network.allow,
+        deny: spec.network.deny,
+        network: spec.network.name,
+        published: if state.is_live() { run.published } else { spec.network.publish },
         vmm: run.vmm.or(spec.vmm).or(parts.config.vmm.value).unwrap_or(Vmm::Qemu),
         accelerator: run.accelerator,
         vmm_reason: run.vmm_reason,

@@ -15,6 +15,7 @@
 #![expect(unsafe_code, reason = "fork, exec and what is done between them")]
 
 mod child;
+mod namespace;
 mod namespaces;
 mod steps;
 
@@ -24,6 +25,8 @@ use super::{
     plan::LaunchPlan,
 };
 pub(super) use child::Child;
+pub(in crate::vmm) use namespace::Card;
+pub use namespace::Namespace;
 use namespaces::Identity;
 use std::{
     ffi::{CString, OsString},
@@ -54,6 +57,8 @@ pub(super) struct Launch<'a> {
     pub(super) args: &'a dyn Fn(&View) -> Vec<OsString>,
     /// Descriptors the program has under the numbers they have here.
     pub(super) inherited: Vec<BorrowedFd<'a>>,
+    /// The network card. Without one the program has no network at all where namespaces are allowed.
+    pub(super) card: Option<Card>,
     /// Its standard output; nothing else.
     pub(super) stdout: Option<BorrowedFd<'a>>,
 }
@@ -143,9 +148,13 @@ impl Launch<'_> {
             step("limits", move || steps::limits(longest)),
             step("out-of-memory score", steps::out_of_memory_score),
         ];
-        if confinement.root.is_some() {
+        if let Some(card) = &self.card {
+            steps.push(step("network namespace", || card.take()));
+        } else if confinement.root.is_some() {
             let identity = Identity::own();
             steps.push(step("user namespace", move || identity.enter()));
+        }
+        if confinement.root.is_some() {
             steps.push(step("namespaces", namespaces::apart));
         }
         steps
@@ -158,7 +167,8 @@ impl Launch<'_> {
         filter: &'a Filter,
         reporter: &'a PipeWriter,
     ) -> Vec<Step<'a>> {
-        let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
+        let card = self.card.as_ref().map(Card::number);
+        let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).chain(card).collect();
         let mut steps = vec![step("own session", || Ok(rustix::process::setsid().map(drop)?))];
         if let Some(root) = &confinement.root {
             steps.push(step("root", || root.enter()));
@@ -172,7 +182,8 @@ impl Launch<'_> {
             }),
             step("inherited descriptors", move || steps::inherit_only(&inherited)),
         ]);
-        if confinement.confined {
+        // Entering banger's namespace gave it them there.
+        if confinement.confined || self.card.is_some() {
             steps.push(step("capabilities", credentials::give_up_all));
         }
         // After everything that changes credentials, which may take the request back.

@@ -4,9 +4,11 @@
 //! starts the shim on it; a driver renders it into QEMU's arguments or Firecracker's calls. Nothing in it is looked up
 //! again later, so a reboot inside the guest starts the same machine.
 
+use crate::shim::control::ProcessIdentity;
 use banger_proto::{
     api::vm::{Accelerator, Vmm},
     name::{VmId, VmName},
+    network::Publish,
     size::ByteSize,
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,23 @@ pub struct LaunchPlan {
     pub state_dir: PathBuf,
     /// The VM's directory of sockets, made by the daemon with mode 0700.
     pub run_dir: PathBuf,
+    /// The network card; `None` is a machine without one.
+    #[serde(default)]
+    pub network: Option<Network>,
+    /// Ports of the host that lead to ports of the guest, from the shim.
+    #[serde(default)]
+    pub ports: Vec<Publish>,
+}
+
+/// A network card: a tap that stands in banger's network namespace, with its rules around it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The tap's name.
+    pub tap: String,
+    /// The card's hardware address.
+    pub mac: String,
+    /// A process in that namespace. Looked up once, when the shim starts: it may end before the machine does.
+    pub holder: ProcessIdentity,
 }
 
 /// A kernel on disk.

@@ -9,7 +9,7 @@ use super::{
     Capabilities, Channel, Driver, Later, LaunchError, Machine, MachineEnd, Refusal, Resources, ShutdownReason,
     Snapshot,
     confine::{Reach, Rules},
-    launch::{Child, Launch, Launched},
+    launch::{Card, Child, Launch, Launched},
     plan::LaunchPlan,
 };
 use crate::shim::control::ProcessIdentity;
@@ -64,7 +64,15 @@ impl Driver for Qemu {
         let (monitor, qemu_monitor) = socket_pair("monitor")?;
         let (console, qemu_console) = socket_pair("console")?;
         let (channel, qemu_channel) = socket_pair("guest channel")?;
+        let card = match (&plan.network, &resources.namespace) {
+            (Some(network), Some(namespace)) => {
+                let failed = |source| LaunchError::Prepare { what: "network card", source };
+                Some(Card::prepare(namespace, network).map_err(failed)?)
+            }
+            _ => None,
+        };
         let fds = Descriptors {
+            network: card.as_ref().map(Card::number),
             monitor: qemu_monitor.as_raw_fd(),
             console: qemu_console.as_raw_fd(),
             channel: qemu_channel.as_raw_fd(),
@@ -79,6 +87,7 @@ impl Driver for Qemu {
             rules: &rules,
             args: &|view| argv::render(plan, &fds, view, resources.start, resources.memory.shared),
             inherited: inherited.map(AsFd::as_fd).into(),
+            card,
             stdout: None,
         }
         .spawn()?;

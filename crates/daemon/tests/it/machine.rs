@@ -110,6 +110,8 @@ impl Place {
             console: Console { path: state_dir.join("console.log"), cap: ByteSize::mib(1) },
             state_dir,
             run_dir,
+            network: None,
+            ports: Vec::new(),
         };
         Some(Self { shims, plan, _dir: dir })
     }
@@ -286,6 +288,7 @@ fn config() -> BootConfig {
         env: std::collections::BTreeMap::new(),
         workdir: None,
         user: None,
+        network: None,
     }
 }
 

@@ -68,7 +68,7 @@ fn state_file() -> (File, OwnedFd) {
 }
 
 fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Machine> {
-    Qemu.launch(plan, Resources { memory, start }).unwrap_or_else(|error| panic!("{error:?}"))
+    Qemu.launch(plan, Resources { memory, start, namespace: None }).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! at every boot. Nothing else is told to `/init`.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 /// Where the configuration stands in the initramfs.
 pub const CONFIG_PATH: &str = "/banger/config.json";
@@ -45,6 +45,24 @@ pub struct BootConfig {
     /// User of an exec that names none (`name`, `uid`, `name:group`, `uid:gid`).
     #[serde(default)]
     pub user: Option<String>,
+    /// The network card's place; `None` when there is no card.
+    #[serde(default)]
+    pub network: Option<Network>,
+}
+
+/// What `eth0` becomes. There is no DHCP: the host knows it all before the guest exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The card, by its hardware address (`02:62:0a:d5:00:05`).
+    pub mac: String,
+    /// Its IPv4 address.
+    pub address: Ipv4Addr,
+    /// How many leading bits of it its neighbours share.
+    pub prefix: u8,
+    /// Where everything else goes.
+    pub gateway: Ipv4Addr,
+    /// The largest packet.
+    pub mtu: u32,
 }
 
 /// What holds for one boot only: a guest that reboots gets a new one, or it would wake up in the past with the same dice.

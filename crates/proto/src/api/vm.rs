@@ -1,9 +1,13 @@
 //! Virtual machines.
 
 use crate::{
-    agent::{boot::Init, http::Stats},
+    agent::{
+        boot::Init,
+        http::{Port, Stats},
+    },
     failure::Failure,
-    name::{ImageId, ImageName, KernelName, VmId, VmName},
+    name::{ImageId, ImageName, KernelName, NetworkName, VmId, VmName},
+    network::{Publish, Rule},
     size::ByteSize,
     span::Span,
 };
@@ -157,6 +161,21 @@ pub struct CreateVm {
     /// Start even when the memory asked for is not free now.
     #[serde(default)]
     pub overcommit: bool,
+    /// Whether the public internet is open; else what the configuration says.
+    #[serde(default)]
+    pub nat: Option<bool>,
+    /// Opens destinations.
+    #[serde(default)]
+    pub allow: Vec<Rule>,
+    /// Closes destinations; wins over `allow`.
+    #[serde(default)]
+    pub deny: Vec<Rule>,
+    /// VMs on one network reach each other.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
+    /// Ports of the host that lead into the guest.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// Delete it, with its disk, this long after its creation, whatever it does then.
     #[serde(default)]
     pub ttl: Option<Span>,
@@ -169,7 +188,7 @@ pub struct CreateVm {
 }
 
 /// Body of `PATCH /v1/vms/{ref}`: what becomes of a VM that exists. Absent values stay as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetVm {
@@ -182,6 +201,21 @@ pub struct SetVm {
     /// From the next start on; not smaller than it is.
     #[serde(default)]
     pub disk_size: Option<ByteSize>,
+    /// Whether the public internet is open; at once.
+    #[serde(default)]
+    pub nat: Option<bool>,
+    /// In the place of the destinations that are open; at once.
+    #[serde(default)]
+    pub allow: Option<Vec<Rule>>,
+    /// In the place of the destinations that are closed; at once.
+    #[serde(default)]
+    pub deny: Option<Vec<Rule>>,
+    /// Ports to publish besides those that are; at once.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
+    /// Published ports to take back, as they were asked for or as `vm ports` shows them; at once.
+    #[serde(default)]
+    pub unpublish: Vec<Publish>,
 }
 
 /// When a VM counts as started.
@@ -227,6 +261,21 @@ pub struct Vm {
     /// Private IPv4 address; none without a network card.
     #[serde(default)]
     pub ip: Option<String>,
+    /// Whether the public internet is open to it.
+    #[serde(default)]
+    pub nat: bool,
+    /// Destinations opened to it.
+    #[serde(default)]
+    pub allow: Vec<Rule>,
+    /// Destinations closed to it.
+    #[serde(default)]
+    pub deny: Vec<Rule>,
+    /// Its network; `None` is the one whose VMs do not reach each other.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
+    /// Published ports: while it runs as they are, else as they were asked for.
+    #[serde(default)]
+    pub published: Vec<Publish>,
     /// The monitor it runs on, or will.
     pub vmm: Vmm,
     /// Known once it was started.
@@ -375,6 +424,57 @@ pub struct GuestEndpoint {
     pub socket: PathBuf,
     /// Version of the agent API that VM's agent speaks.
     pub agent_api_version: u32,
+}
+
+/// One port of a VM; an element of the answer of `GET /v1/vms/{ref}/ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmPort {
+    /// What listens in the guest; for a published port nobody listens on, the port with no address.
+    #[serde(flatten)]
+    pub guest: Port,
+    /// Where it is published on the host (`127.0.0.1:8080`).
+    #[serde(default)]
+    pub published: Vec<String>,
+    /// Whether somebody listens in the guest.
+    #[serde(default)]
+    pub listening: bool,
+}
+
+/// Answer of `GET /v1/vms/{ref}/egress`: what a VM may reach, and what it tried in vain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Egress {
+    /// Whether the public internet is open.
+    pub nat: bool,
+    /// Destinations opened, the configuration's first.
+    pub allow: Vec<Rule>,
+    /// Destinations closed, the configuration's first.
+    pub deny: Vec<Rule>,
+    /// Packets denied since it was started.
+    pub denied_packets: u64,
+    /// The latest denials.
+    pub denials: Vec<Denied>,
+}
+
+/// Packets of a VM that went nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Denied {
+    /// The address.
+    pub to: String,
+    /// The name it was resolved from, when the VM asked for one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// `tcp`, `udp`, `icmp`, or the protocol's number.
+    pub protocol: String,
+    /// The port, where the protocol has such.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// How many.
+    pub packets: u64,
+    /// Seconds since the last one.
+    pub seconds_ago: u32,
 }
 
 /// Answer of `GET /v1/vms/{ref}/stats`.

@@ -10,6 +10,7 @@ mod generic_kernel;
 mod life;
 mod many;
 mod modular_kernel;
+mod network;
 mod power;
 mod session;
 mod survival;

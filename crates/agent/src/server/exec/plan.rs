@@ -141,6 +141,7 @@ mod tests {
             env: [("A".to_owned(), "vm".to_owned()), ("B".to_owned(), "vm".to_owned())].into(),
             workdir: None,
             user: None,
+            network: None,
         };
         Guest { config, init: Init::Agent, phases: Phases::default(), work: None, troubles: vec![], place }
     }

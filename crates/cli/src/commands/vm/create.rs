@@ -1,5 +1,6 @@
 //! `banger vm create`, and the flags it shares with `run`.
 
+use super::network::NewNetworkArgs;
 use crate::{
     arguments::{self, Variable, VmmChoice},
     complete,
@@ -65,6 +66,8 @@ pub(crate) struct NewVmArgs {
     /// Start even when that much memory is not free
     #[arg(long)]
     overcommit: bool,
+    #[command(flatten)]
+    network: NewNetworkArgs,
 }
 
 impl NewVmArgs {
@@ -83,6 +86,11 @@ impl NewVmArgs {
             workdir: self.workdir,
             user: self.user,
             overcommit: self.overcommit,
+            nat: self.network.egress.nat(),
+            allow: self.network.egress.allow,
+            deny: self.network.egress.deny,
+            network: self.network.network,
+            publish: self.network.publish,
             ttl: self.ttl,
             start,
             wait: self.wait,

@@ -7,7 +7,7 @@ use crate::{
     http::segment,
     output::table::table,
 };
-use banger_proto::{agent::http::Port, name::VmName};
+use banger_proto::{api::vm::VmPort, name::VmName};
 use clap::Args;
 
 /// `banger vm ports`.
@@ -18,19 +18,23 @@ pub(crate) struct PortsArgs {
     vm: VmName,
 }
 
-/// Lists the sockets that listen in a VM.
+/// Lists the ports of a VM.
 pub(crate) async fn run(context: &Context, args: &PortsArgs) -> Result {
-    let ports: Vec<Port> = context.daemon().await?.get(&format!("/v1/vms/{}/ports", segment(args.vm.as_str()))).await?;
+    let ports: Vec<VmPort> =
+        context.daemon().await?.get(&format!("/v1/vms/{}/ports", segment(args.vm.as_str()))).await?;
     context.printer.data(&ports, |ports| {
         table(
-            &["PROTOCOL", "ADDRESS", "PORT", "PID", "PROCESS"],
+            &["PROTOCOL", "ADDRESS", "PORT", "PID", "PROCESS", "PUBLISHED"],
             ports.iter().map(|port| {
+                let VmPort { guest, published, listening } = port;
+                let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
                 [
-                    port.protocol.clone(),
-                    port.address.clone(),
-                    port.port.to_string(),
-                    port.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-                    port.process.clone().unwrap_or_else(|| "-".into()),
+                    guest.protocol.clone(),
+                    if *listening { guest.address.clone() } else { "(nobody)".to_owned() },
+                    guest.port.to_string(),
+                    or_dash(guest.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+                    or_dash(guest.process.clone().unwrap_or_default()),
+                    or_dash(published.join(" ")),
                 ]
             }),
         )

@@ -1,9 +1,13 @@
 //! `banger vm set`.
 
-use super::each::{self, Request, VmsArg};
+use super::{
+    each::{self, Request, VmsArg},
+    network::EgressArgs,
+};
 use crate::{arguments, context::Context, exit::Result};
 use banger_proto::{
     api::vm::{MAX_VCPU, SetVm},
+    network::Rule,
     size::ByteSize,
 };
 use clap::{Args, value_parser};
@@ -15,8 +19,10 @@ use hyper::Method;
 Examples:
   banger vm set demo --memory 4G --vcpu 4
   banger vm set demo --disk-size 40G
+  banger vm set demo --no-nat --allow '*.example.com:443'
 
-What runs keeps what it has: new sizes hold from the next start on (banger vm restart).")]
+What runs keeps its sizes: new ones hold from the next start on (banger vm restart). The network's policy changes at
+once; --allow and --deny take the place of what was said before.")]
 pub(crate) struct SetArgs {
     #[command(flatten)]
     refs: VmsArg,
@@ -37,15 +43,21 @@ struct SizeArgs {
     /// Work disk, such as 20G; it only grows
     #[arg(long, value_name = "SIZE", value_parser = arguments::disk_size)]
     disk_size: Option<ByteSize>,
+    #[command(flatten)]
+    egress: EgressArgs,
 }
 
-/// Sets the sizes of the VMs.
+/// Sets the sizes and the policies of the VMs.
 pub(crate) async fn run(context: &Context, args: SetArgs) -> Result {
-    let SizeArgs { vcpu, memory, disk_size } = args.sizes;
+    let SizeArgs { vcpu, memory, disk_size, egress } = args.sizes;
+    let nat = egress.nat();
+    // Not said is not the same as none.
+    let said = |rules: Vec<Rule>| (!rules.is_empty()).then_some(rules);
+    let (allow, deny) = (said(egress.allow), said(egress.deny));
     let request = Request {
         method: Method::PATCH,
         suffix: "",
-        body: Some(SetVm { vcpu, memory, disk_size }),
+        body: Some(SetVm { vcpu, memory, disk_size, nat, allow, deny, ..SetVm::default() }),
         undone: "interrupted: it may be set already ('banger vm show' tells)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 use banger_proto::{
-    api::vm::{Phase, Vm},
+    api::vm::{Egress, Phase, Vm},
     name::VmName,
 };
 use clap::Args;
@@ -23,11 +23,20 @@ pub(crate) struct ShowArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(add = complete::vms())]
     vm: VmName,
+    /// What it may reach, and the last packets that were denied
+    #[arg(long)]
+    egress: bool,
 }
 
 /// Shows everything about a VM.
 pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
-    let vm: Vm = context.daemon().await?.get(&format!("/v1/vms/{}", segment(args.vm.as_str()))).await?;
+    let path = format!("/v1/vms/{}", segment(args.vm.as_str()));
+    if args.egress {
+        let egress: Egress = context.daemon().await?.get(&format!("{path}/egress")).await?;
+        context.printer.data(&egress, render_egress)?;
+        return Ok(Status::Done);
+    }
+    let vm: Vm = context.daemon().await?.get(&path).await?;
     context.printer.data(&vm, render)?;
     Ok(Status::Done)
 }
@@ -41,6 +50,11 @@ fn render(vm: &Vm) -> String {
         ("state", Some(vm.state.to_string())),
         ("reason", vm.reason.clone()),
         ("ip", vm.ip.clone()),
+        ("network", vm.network.as_ref().map(ToString::to_string)),
+        ("internet", Some(if vm.nat { "open" } else { "closed" }.to_owned())),
+        ("allowed", listed(&vm.allow)),
+        ("denied", listed(&vm.deny)),
+        ("published", listed(&vm.published)),
         ("vmm", Some(vmm(vm))),
         ("chosen because", vm.vmm_reason.clone()),
         ("vmm pid", vm.vmm_pid.map(|pid| pid.to_string())),
@@ -65,6 +79,36 @@ fn render(vm: &Vm) -> String {
     if !vm.phases.is_empty() {
         text.push_str("\n\nWhere the last start's time went:\n");
         text.push_str(&phases(&vm.phases));
+    }
+    text
+}
+
+fn listed(items: &[impl ToString]) -> Option<String> {
+    (!items.is_empty()).then(|| items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+}
+
+fn render_egress(egress: &Egress) -> String {
+    let mut text = facts(&[
+        ("internet", Some(if egress.nat { "open" } else { "closed" }.to_owned())),
+        ("allowed", listed(&egress.allow)),
+        ("denied", listed(&egress.deny)),
+        ("packets denied", Some(egress.denied_packets.to_string())),
+    ]);
+    if !egress.denials.is_empty() {
+        text.push_str("\n\nLast denials:\n");
+        text.push_str(&table(
+            &["TO", "NAME", "PROTOCOL", "PORT", "PACKETS", "AGO"],
+            egress.denials.iter().map(|denied| {
+                [
+                    denied.to.clone(),
+                    denied.name.clone().unwrap_or_else(|| "-".into()),
+                    denied.protocol.clone(),
+                    denied.port.map_or_else(|| "-".into(), |port| port.to_string()),
+                    denied.packets.to_string(),
+                    format!("{} s", denied.seconds_ago),
+                ]
+            }),
+        ));
     }
     text
 }

@@ -38,6 +38,8 @@ pub struct Descriptors {
     pub channel: RawFd,
     /// The file of guest memory.
     pub memory: RawFd,
+    /// The network card's tap.
+    pub network: Option<RawFd>,
 }
 
 /// Why these arguments could not start a machine.
@@ -110,6 +112,11 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, s
 
     for (index, disk) in plan.disks.iter().enumerate() {
         args.disk(index, disk, view);
+    }
+    if let (Some(network), Some(tap)) = (&plan.network, fds.network) {
+        // The tap is open; `vhost` is for hosts whose kernel may take over, and needs a device the guest then depends on.
+        args.pair("-netdev", format!("tap,id=network,fd={tap},vhost=off"));
+        args.pair("-device", format!("virtio-net-device,netdev=network,mac={}", network.mac));
     }
     // Port 0 is a console's by definition, so the channel is port 1 of two; every port more costs the guest two queues.
     args.pair("-device", "virtio-serial-device,max_ports=2");
@@ -220,10 +227,12 @@ mod tests {
             console: Console { path: "/s/console.log".into(), cap: ByteSize::mib(8) },
             state_dir: "/s".into(),
             run_dir: "/r".into(),
+            network: None,
+            ports: Vec::new(),
         }
     }
 
-    const FDS: Descriptors = Descriptors { monitor: 10, console: 11, channel: 12, memory: 13 };
+    const FDS: Descriptors = Descriptors { monitor: 10, console: 11, channel: 12, memory: 13, network: Some(14) };
 
     fn lines(plan: &LaunchPlan, start: Start, shared: bool) -> String {
         let args = render(plan, &FDS, &View::default(), start, shared);
@@ -241,6 +250,19 @@ mod tests {
         let kernel = KernelFile { acpi: false, mmio_cmdline: true, ..plan().kernel };
         let plan = LaunchPlan { accelerator: Accelerator::Kvm, kernel, disks: Vec::new(), ..plan() };
         insta::assert_snapshot!(lines(&plan, Start::Kernel, true));
+    }
+
+    #[test]
+    fn a_network_card_is_a_tap_that_is_open_already() {
+        let holder = crate::shim::control::ProcessIdentity { pid: 1, start_time: 1 };
+        let card = crate::vmm::plan::Network { tap: "bt0123456789ab".into(), mac: "02:62:0a:d5:00:02".into(), holder };
+        let plain = lines(&plan(), Start::Kernel, true);
+        let with_card = lines(&LaunchPlan { network: Some(card), ..plan() }, Start::Kernel, true);
+        let added: Vec<&str> = with_card.lines().filter(|line| !plain.lines().any(|old| old == *line)).collect();
+        insta::assert_snapshot!(added.join("\n"), @r"
+        -netdev tap,id=network,fd=14,vhost=off
+        -device virtio-net-device,netdev=network,mac=02:62:0a:d5:00:02
+        ");
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! The network card: address, route, size of packets. Over netlink, so no program of the image is needed.
+
+use banger_netlink::{
+    Socket,
+    link::{self, Link},
+    route,
+};
+use banger_proto::agent::boot::Network;
+use std::io;
+
+/// Configures the card. The kernel has it by now: its driver is built in or was loaded before.
+pub(super) fn configure(network: &Network) -> io::Result<()> {
+    let mac = parse_mac(&network.mac).ok_or(io::ErrorKind::InvalidData)?;
+    let mut socket = Socket::route()?;
+    let card = find(&link::list(&mut socket)?, mac)?;
+    link::set_mtu(&mut socket, card, network.mtu)?;
+    // The address before the card is up: the kernel then announces it, and no neighbour asks in vain.
+    route::add_address(&mut socket, card, network.address, network.prefix)?;
+    link::set_up(&mut socket, card)?;
+    route::add_default(&mut socket, card, network.gateway)
+}
+
+fn find(links: &[Link], mac: [u8; 6]) -> io::Result<u32> {
+    let card = links.iter().find(|link| link.mac == Some(mac));
+    let missing = || io::Error::new(io::ErrorKind::NotFound, "the kernel has no driver for the network card");
+    card.map(|link| link.index).ok_or_else(missing)
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_addresses_are_read() {
+        assert_eq!(parse_mac("02:62:0a:d5:00:05"), Some([2, 0x62, 10, 0xd5, 0, 5]));
+        for bad in ["", "02:62:0a:d5:00", "02:62:0a:d5:00:05:06", "2:62:0a:d5:00:05", "02:62:0a:d5:00:0g"] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_card_is_the_one_with_the_address() {
+        let link = |index, mac| Link { index, name: format!("eth{index}"), alias: None, master: None, mac: Some(mac) };
+        let links = [link(1, [0; 6]), link(2, [1; 6])];
+        assert_eq!(find(&links, [1; 6]).unwrap(), 2);
+        assert!(find(&links, [2; 6]).unwrap_err().to_string().contains("driver"));
+    }
+}

@@ -1,0 +1,22 @@
+//! Names: the guest's own, and whom it asks for others. `<name>.vm` itself is answered from the list of attached VMs, so a
+//! record is there exactly as long as its VM.
+
+use super::{Capability, Hook, Launch};
+use crate::{network::HostNetwork, operation::Operation, store::VmRow};
+
+pub(crate) struct DnsCapability {
+    pub(crate) network: HostNetwork,
+}
+
+impl Capability for DnsCapability {
+    fn phase(&self) -> &'static str {
+        "network"
+    }
+
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            launch.names = Some(self.network.guest_names(&vm.name, launch.card.is_some()));
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! The VM's network card: an address for its life, a tap and a policy for each start.
+
+use super::{Capability, Depth, Hook, Launch};
+use crate::{
+    network::{Attached, HostNetwork},
+    operation::Operation,
+    store::VmRow,
+};
+use banger_proto::name::VmId;
+
+/// A card that is called `eth0` stays `eth0`.
+const KEEP_NAME: &str = "net.ifnames=0";
+
+pub(crate) struct NatCapability {
+    pub(crate) network: HostNetwork,
+}
+
+impl Capability for NatCapability {
+    fn phase(&self) -> &'static str {
+        "network"
+    }
+
+    fn prepare<'a>(&'a self, vm: &'a VmRow, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(self.network.seat(vm))
+    }
+
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            // VMs that were created before there were networks, or while they were off.
+            self.network.seat(vm).await?;
+            match self.network.attach(vm).await? {
+                Attached::With(card) => {
+                    launch.card = Some(*card);
+                    launch.kernel_args.push(KEEP_NAME.to_owned());
+                }
+                Attached::Without { news: Some(why) } => {
+                    operation.notice(format!("VMs have no network here: {why} (`banger doctor` says more)"));
+                }
+                Attached::Without { news: None } => {}
+            }
+            Ok(())
+        })
+    }
+
+    fn release<'a>(&'a self, vm: &'a VmId, depth: Depth) -> Hook<'a> {
+        Box::pin(async move {
+            self.network.detach(vm).await?;
+            match depth {
+                Depth::Machine => Ok(()),
+                Depth::Everything => self.network.unseat(vm).await,
+            }
+        })
+    }
+}

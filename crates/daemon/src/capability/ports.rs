@@ -1,0 +1,84 @@
+//! Published ports: the host's ports are the VM's while it runs. The shim listens; here it is only made sure that it can.
+
+use super::{Capability, Depth, Hook, Launch};
+use crate::{
+    operation::Operation,
+    store::{ResourceKind, Store, StoreError, VmRow, VmSpec},
+};
+use banger_proto::{
+    failure::{Code, Failure},
+    name::VmId,
+    network::Publish,
+};
+use std::net::{SocketAddrV4, TcpListener};
+
+pub(crate) struct PortsCapability {
+    pub(crate) store: Store,
+}
+
+impl Capability for PortsCapability {
+    fn phase(&self) -> &'static str {
+        "network"
+    }
+
+    fn preflight<'a>(&'a self, spec: &'a VmSpec, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async { spec.network.publish.iter().try_for_each(|publish| is_free(publish.host)) })
+    }
+
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            for publish in &vm.spec.network.publish {
+                claim(&self.store, &vm.id, publish).await?;
+                launch.ports.push(*publish);
+            }
+            Ok(())
+        })
+    }
+
+    /// They are the shim's, and it is gone.
+    fn release<'a>(&'a self, vm: &'a VmId, _depth: Depth) -> Hook<'a> {
+        Box::pin(async {
+            for resource in self.store.resources(vm).await? {
+                if resource.kind == ResourceKind::Port {
+                    self.store.unclaim(vm, ResourceKind::Port, &resource.value).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Writes down that a port is the VM's. Port 0 is none that could be another's.
+pub(crate) async fn claim(store: &Store, vm: &VmId, publish: &Publish) -> Result<(), Failure> {
+    if publish.host.port() == 0 {
+        return Ok(());
+    }
+    match store.claim(vm, ResourceKind::Port, &publish.host.to_string()).await {
+        Err(StoreError::Taken(_)) => Err(taken(publish.host).cause("another VM has it published")),
+        other => Ok(other?),
+    }
+}
+
+/// Whether this host would let anybody listen there.
+pub(crate) fn is_free(host: SocketAddrV4) -> Result<(), Failure> {
+    TcpListener::bind(host).map(drop).map_err(|error| taken(host).cause(error.to_string()))
+}
+
+fn taken(host: SocketAddrV4) -> Failure {
+    Failure::new(Code::Conflict, format!("port {host} cannot be published"))
+        .hint(format!("publish another: -p {}:0:GUEST takes one that is free", host.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_refused_before_anything_starts() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(taken) = holder.local_addr().unwrap() else { unreachable!("it is IPv4") };
+        assert_eq!(is_free(taken).unwrap_err().code, Code::Conflict);
+        drop(holder);
+        is_free(taken).unwrap();
+    }
+}

@@ -1,0 +1,86 @@
+//! What VMs' networks need: user namespaces, a tap device, nft, and pasta for the way out. A VM starts without any of it.
+
+use super::{Check, Host, Look, pass, warn};
+use crate::config::Uplink;
+use banger_proto::api::host::Finding;
+use std::{fs, path::Path};
+
+const NAME: &str = "network";
+
+pub(super) struct Network;
+
+impl Check for Network {
+    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+        Box::pin(std::future::ready(findings(host)))
+    }
+}
+
+fn findings(host: &Host) -> Vec<Finding> {
+    let uplink = host.config.as_ref().map_or(Uplink::Auto, |config| config.uplink.value);
+    if uplink == Uplink::Off {
+        return vec![pass(NAME, "off, as the configuration says: VMs get no network card")];
+    }
+    let mut found = Vec::new();
+    let mut lacks = |what: &str, hint: &str| {
+        let mut finding = warn(NAME, format!("VMs get no network card: {what}"));
+        finding.hints.push(hint.to_owned());
+        found.push(finding);
+    };
+    let number =
+        |path: &str| fs::read_to_string(host.system(path)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if host.uid != 0 {
+        if number("/proc/sys/user/max_user_namespaces") == Some(0) {
+            lacks("this host allows no user namespaces", "sudo sysctl user.max_user_namespaces=15000");
+        }
+        if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+            lacks("this host allows user namespaces to root only", "sudo sysctl kernel.unprivileged_userns_clone=1");
+        }
+        if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+            lacks(
+                "AppArmor takes user namespaces' rights away",
+                "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+            );
+        }
+    }
+    if !can_open(&host.system("/dev/net/tun")) {
+        lacks("/dev/net/tun cannot be opened", "sudo modprobe tun; sudo chmod 666 /dev/net/tun");
+    }
+    if host.program("nft").is_none() {
+        lacks("nft is not installed", "sudo apt install nftables");
+    }
+    if uplink == Uplink::Auto && host.program("pasta").is_none() {
+        let mut finding = warn(NAME, "VMs have no way to the internet: pasta is not installed");
+        finding.hints.push("sudo apt install passt".to_owned());
+        found.push(finding);
+    }
+    if found.is_empty() {
+        let reach =
+            if uplink == Uplink::Auto { "VMs reach what their policies say" } else { "VMs reach each other at most" };
+        found.push(pass(NAME, reach));
+    }
+    found
+}
+
+fn can_open(device: &Path) -> bool {
+    fs::File::options().read(true).write(true).open(device).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Bench;
+    use banger_proto::api::host::Verdict;
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_with_what_mends_it() {
+        let mut bench = Bench::new();
+        bench.host.uid = 1000;
+        bench.write("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n");
+        let found = bench.look(&Network).await;
+        let text = format!("{found:?}");
+        for word in ["AppArmor", "/dev/net/tun", "apt install nftables", "apt install passt"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(found.iter().all(|(verdict, _)| *verdict == Verdict::Warn));
+    }
+}

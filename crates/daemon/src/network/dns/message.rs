@@ -1,0 +1,277 @@
+//! DNS messages (RFC 1035), as far as a resolver in between needs them: the question, short answers of its own, and the
+//! addresses in an answer of others.
+//!
+//! Nothing is read past the bytes there are, no name is followed for longer than a name can be, and what is not
+//! understood is no message.
+
+use std::net::Ipv4Addr;
+
+const HEADER: usize = 12;
+/// Longest name, in bytes of text.
+const MAX_NAME: usize = 255;
+/// Records of an answer that are looked at.
+const MAX_RECORDS: usize = 256;
+
+/// A record's or question's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind(u16);
+
+impl Kind {
+    pub(super) const A: Self = Self(1);
+    pub(super) const PTR: Self = Self(12);
+}
+
+/// A question's class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Class(u16);
+
+impl Class {
+    pub(super) const INTERNET: Self = Self(1);
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rcode {
+    NoError = 0,
+    ServerFailure = 2,
+    NoSuchName = 3,
+    Refused = 5,
+}
+
+/// A message with one question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Query<'a> {
+    id: [u8; 2],
+    flags: u16,
+    /// The question as it stands in the message.
+    question: &'a [u8],
+    /// The name asked for: lower case, without a last dot. A byte that is no part of a host's name stands as a character
+    /// that no name of ours has.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) class: Class,
+}
+
+impl<'a> Query<'a> {
+    /// `None` for what is no message with exactly one question.
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        if word(bytes, 4)? != 1 {
+            return None;
+        }
+        let (name, end) = name(bytes, HEADER)?;
+        let (kind, class) = (Kind(word(bytes, end)?), Class(word(bytes, end + 2)?));
+        Some(Self {
+            id: [bytes[0], bytes[1]],
+            flags: word(bytes, 2)?,
+            question: bytes.get(HEADER..end + 4)?,
+            name,
+            kind,
+            class,
+        })
+    }
+
+    /// Whether it asks (and is a standard query) instead of answering.
+    pub(super) fn is_query(&self) -> bool {
+        self.flags & 0xf800 == 0
+    }
+
+    /// Whether `other` answers this very question.
+    pub(super) fn is_answered_by(&self, other: &Self) -> bool {
+        other.flags & 0x8000 != 0 && self.question.eq_ignore_ascii_case(other.question)
+    }
+
+    /// An answer of ours, with authority.
+    pub(super) fn answer(&self, rcode: Rcode, records: &[Record]) -> Vec<u8> {
+        const RESPONSE: u16 = 0x8000;
+        const AUTHORITATIVE: u16 = 0x0400;
+        const RECURSION_DESIRED: u16 = 0x0100;
+        const RECURSION_AVAILABLE: u16 = 0x0080;
+        let authority = if rcode == Rcode::ServerFailure { 0 } else { AUTHORITATIVE };
+        let flags = RESPONSE | authority | (self.flags & RECURSION_DESIRED) | RECURSION_AVAILABLE | rcode as u16;
+        let count = u16::try_from(records.len()).expect("few records");
+        let mut bytes = self.id.to_vec();
+        for field in [flags, 1, count, 0, 0] {
+            bytes.extend(field.to_be_bytes());
+        }
+        bytes.extend_from_slice(self.question);
+        for record in records {
+            // The name is the question's: a pointer to where that stands.
+            bytes.extend([0xc0, 12]);
+            bytes.extend(record.kind.0.to_be_bytes());
+            bytes.extend(Class::INTERNET.0.to_be_bytes());
+            bytes.extend(record.ttl.to_be_bytes());
+            bytes.extend(u16::try_from(record.data.len()).expect("short records").to_be_bytes());
+            bytes.extend_from_slice(&record.data);
+        }
+        bytes
+    }
+}
+
+/// A record about the name that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    kind: Kind,
+    ttl: u32,
+    data: Vec<u8>,
+}
+
+impl Record {
+    pub(super) fn a(address: Ipv4Addr, ttl: u32) -> Self {
+        Self { kind: Kind::A, ttl, data: address.octets().to_vec() }
+    }
+
+    /// `name` has labels of at most 63 bytes.
+    pub(super) fn ptr(name: &str, ttl: u32) -> Self {
+        let mut data = Vec::new();
+        for label in name.split('.') {
+            data.push(u8::try_from(label.len()).expect("a label is short"));
+            data.extend(label.bytes());
+        }
+        data.push(0);
+        Self { kind: Kind::PTR, ttl, data }
+    }
+}
+
+/// The IPv4 addresses in the answers of a message, with the time they are good for.
+pub(super) fn addresses(bytes: &[u8]) -> Vec<(Ipv4Addr, u32)> {
+    let mut found = Vec::new();
+    // What cannot be read ends the list.
+    let _ = collect(bytes, &mut found);
+    found
+}
+
+fn collect(bytes: &[u8], found: &mut Vec<(Ipv4Addr, u32)>) -> Option<()> {
+    let (questions, answers) = (word(bytes, 4)?, word(bytes, 6)?);
+    let mut at = HEADER;
+    for _ in 0..questions.min(1) {
+        at = skip_name(bytes, at)? + 4;
+    }
+    for _ in 0..usize::from(answers).min(MAX_RECORDS) {
+        at = skip_name(bytes, at)?;
+        let (kind, class, length) = (word(bytes, at)?, word(bytes, at + 2)?, usize::from(word(bytes, at + 8)?));
+        let ttl = u32::from_be_bytes(bytes.get(at + 4..at + 8)?.try_into().ok()?);
+        let data = bytes.get(at + 10..at + 10 + length)?;
+        if let (Kind::A, Class::INTERNET, Ok(octets)) = (Kind(kind), Class(class), <[u8; 4]>::try_from(data)) {
+            found.push((octets.into(), ttl));
+        }
+        at += 10 + length;
+    }
+    Some(())
+}
+
+/// The address that a name of `in-addr.arpa` stands for.
+pub(super) fn reverse(name: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0; 4];
+    let mut labels = name.strip_suffix(".in-addr.arpa")?.split('.');
+    for octet in octets.iter_mut().rev() {
+        *octet = labels.next()?.parse().ok()?;
+    }
+    labels.next().is_none().then_some(octets.into())
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// An uncompressed name, which a question's is, and where it ends.
+fn name(bytes: &[u8], mut at: usize) -> Option<(String, usize)> {
+    let mut text = String::new();
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        at += 1;
+        if length == 0 {
+            return Some((text, at));
+        }
+        let label = bytes.get(at..at + length).filter(|_| length <= 63)?;
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.extend(label.iter().map(|byte| match byte.to_ascii_lowercase() {
+            plain @ (b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_') => char::from(plain),
+            _ => char::REPLACEMENT_CHARACTER,
+        }));
+        if text.len() > 4 * MAX_NAME {
+            return None;
+        }
+        at += length;
+    }
+}
+
+/// Where a name that may end in a pointer ends.
+fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let start = at;
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        match length {
+            0 => return Some(at + 1),
+            1..=63 => at += 1 + length,
+            0xc0.. => return bytes.get(at + 1).map(|_| at + 2),
+            _ => return None,
+        }
+        if at - start > MAX_NAME {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(in crate::network) fn question(name: &str, kind: u16) -> Vec<u8> {
+        let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        bytes.extend(Record::ptr(name, 0).data);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1]);
+        bytes
+    }
+
+    #[test]
+    fn a_question_is_read_and_answered() {
+        let bytes = question("Demo.VM", 1);
+        let query = Query::parse(&bytes).unwrap();
+        assert_eq!((query.name.as_str(), query.kind, query.is_query()), ("demo.vm", Kind::A, true));
+        let answer = query.answer(Rcode::NoError, &[Record::a(Ipv4Addr::new(10, 213, 0, 2), 5)]);
+        let read = Query::parse(&answer).unwrap();
+        assert!(query.is_answered_by(&read) && !read.is_query());
+        assert_eq!(addresses(&answer), [(Ipv4Addr::new(10, 213, 0, 2), 5)]);
+        assert_eq!(query.answer(Rcode::Refused, &[])[3] & 15, 5);
+    }
+
+    #[test]
+    fn a_label_with_a_dot_in_it_is_no_way_around_a_rule() {
+        let mut bytes = question("x", 1);
+        bytes.splice(12..14, *b"\x06a.exam");
+        let query = Query::parse(&bytes).unwrap();
+        assert!(!query.name.contains('.'), "{}", query.name);
+    }
+
+    #[test]
+    fn reverse_names_are_addresses_backwards() {
+        assert_eq!(reverse("2.0.213.10.in-addr.arpa"), Some(Ipv4Addr::new(10, 213, 0, 2)));
+        for other in ["0.213.10.in-addr.arpa", "1.2.0.213.10.in-addr.arpa", "x.0.213.10.in-addr.arpa", "example.com"] {
+            assert_eq!(reverse(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_guest_sends_is_too_much(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Some(query) = Query::parse(&bytes) {
+                let answer = query.answer(Rcode::NoSuchName, &[]);
+                prop_assert!(answer.len() <= bytes.len() + HEADER);
+            }
+            let _ = addresses(&bytes);
+        }
+
+        #[test]
+        fn a_question_with_bytes_changed_does_no_harm(at in 0_usize..40, byte: u8) {
+            let mut bytes = question("some.longer.example.com", 1);
+            let length = bytes.len();
+            bytes[at % length] = byte;
+            let _ = Query::parse(&bytes).map(|query| query.answer(Rcode::Refused, &[]));
+            let _ = addresses(&bytes);
+        }
+    }
+}

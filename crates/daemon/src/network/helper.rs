@@ -1,0 +1,125 @@
+//! The daemon's side of `bangerd-root`: one child, one request at a time.
+
+use crate::shim::control::ProcessIdentity;
+use banger_proto::{
+    framing::{self, HEADER},
+    helper::{Answer, MAX_REQUEST, Request},
+};
+use rustix::{
+    cmsg_space,
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+};
+use std::{
+    io::{self, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::UnixStream,
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// How long one request may take: a hundred times what it does.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Descriptors that come with one answer, at most.
+const MAX_DESCRIPTORS: usize = 2;
+/// Most of a dead helper's last words.
+const MAX_WORDS: u64 = 2048;
+
+/// A running helper. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Helper {
+    child: Child,
+    stream: UnixStream,
+}
+
+impl Helper {
+    /// Starts one in the namespaces of `holder`.
+    pub(super) fn start(program: &Path, holder: ProcessIdentity) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new(program);
+        command
+            .args(["serve", &holder.pid.to_string(), &holder.start_time.to_string()])
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .current_dir("/")
+            .process_group(0)
+            .kill_on_drop(true);
+        Ok(Self { child: command.spawn()?, stream: UnixStream::from_std(ours)? })
+    }
+
+    /// Its process, while it lives.
+    pub(super) fn process(&self) -> Option<ProcessIdentity> {
+        self.child.id().and_then(ProcessIdentity::of)
+    }
+
+    /// Asks for something. An error means that the helper is of no use any more.
+    pub(super) async fn ask(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        let asked =
+            timeout(PATIENCE, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match asked {
+            Ok(answered) => Ok(answered),
+            Err(error) => {
+                let words = self.last_words().await;
+                Err(if words.is_empty() { error } else { io::Error::other(words) })
+            }
+        }
+    }
+
+    async fn converse(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        let bytes = framing::encode(request).map_err(io::Error::other)?;
+        self.stream.write_all(&bytes).await?;
+        let (mut answer, mut descriptors) = (Vec::new(), Vec::new());
+        let mut whole = HEADER;
+        while answer.len() < whole {
+            let more = receive(&self.stream, &mut descriptors).await?;
+            if more.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            answer.extend(more);
+            if let Some(header) = answer.first_chunk::<HEADER>() {
+                whole = HEADER + framing::body_length(*header).map_err(io::Error::other)?;
+            }
+        }
+        Ok((framing::decode(&answer[HEADER..whole]).map_err(io::Error::other)?, descriptors))
+    }
+
+    /// Why it died, if it did and said so.
+    async fn last_words(&mut self) -> String {
+        // One that hangs is as dead as one that is.
+        let _ = self.child.start_kill();
+        let mut words = Vec::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            let _ = timeout(Duration::from_secs(1), stderr.take(MAX_WORDS).read_to_end(&mut words)).await;
+        }
+        let words = String::from_utf8_lossy(&words);
+        words.trim().trim_start_matches("bangerd-root: ").to_owned()
+    }
+}
+
+async fn receive(stream: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; MAX_REQUEST];
+    let count = stream
+        .async_io(Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)?;
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(rights) = message {
+                    descriptors.extend(rights);
+                }
+            }
+            Ok(received.bytes)
+        })
+        .await?;
+    buffer.truncate(count);
+    Ok(buffer)
+}

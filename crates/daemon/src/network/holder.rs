@@ -1,0 +1,144 @@
+//! The processes behind the network that outlive this daemon: the holder of the namespaces, and pasta, its way out.
+//!
+//! Both are written down, by pid and start time, before they are let go.
+
+use crate::shim::{
+    control::ProcessIdentity,
+    identity::{ProvenProcess, host_boot_id, kill_proven},
+    record,
+};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// The record, in the state directory.
+const RECORD: &str = "network.json";
+/// How long a holder may take to have its namespaces.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What the interface to the outside is called.
+const UPLINK: &str = "up0";
+
+/// Who keeps the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    host_boot_id: String,
+    /// In the namespaces, for as long as it lives.
+    pub(super) holder: ProcessIdentity,
+    /// The network namespace (its inode): how a process in it is known when the holder is gone.
+    pub(super) namespace: u64,
+    /// The way out.
+    pub(super) pasta: Option<ProcessIdentity>,
+}
+
+impl Record {
+    /// What an earlier daemon wrote, if it is of this boot of the host.
+    pub(super) fn read(state: &Path) -> io::Result<Option<Self>> {
+        let boot = host_boot_id()?;
+        Ok(record::read::<Self>(state, RECORD)?.filter(|record| record.host_boot_id == boot))
+    }
+
+    pub(super) fn write(&self, state: &Path) -> io::Result<()> {
+        record::write(state, RECORD, self)
+    }
+
+    /// Ends both, and forgets them. What is gone already is not missed.
+    pub(super) async fn end(self, state: &Path) -> io::Result<()> {
+        for process in self.pasta.into_iter().chain([self.holder]) {
+            let Some(process) = ProvenProcess::open(process)? else { continue };
+            process.signal(Signal::KILL)?;
+            let _ = timeout(PATIENCE, process.ended()).await;
+        }
+        record::remove(state, RECORD)
+    }
+}
+
+/// The network namespace of a process; `None` when it is gone.
+pub(super) fn namespace_of(process: ProcessIdentity) -> Option<u64> {
+    let inode = fs::metadata(format!("/proc/{}/ns/net", process.pid)).ok()?.ino();
+    process.alive().then_some(inode)
+}
+
+/// Starts a holder: of new namespaces, or of those that `member` is in. It is on record when this returns.
+pub(super) async fn hold(program: &Path, state: &Path, member: Option<ProcessIdentity>) -> io::Result<Record> {
+    let mut command = Command::new(program);
+    command.arg("hold");
+    if let Some(member) = member {
+        command.args([member.pid.to_string(), member.start_time.to_string()]);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/").process_group(0);
+    // Not killed with this value, which goes with the daemon: one that is not let go ends by itself.
+    let mut child = command.spawn()?;
+    let mut stdout = child.stdout.take().expect("stdout was asked for");
+    let mut word = [0; 6];
+    let said = timeout(PATIENCE, stdout.read_exact(&mut word)).await;
+    if !matches!(said, Ok(Ok(_))) || word != *b"ready\n" {
+        return Err(io::Error::other(last_words(&mut child).await));
+    }
+    let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+    let holder = ProcessIdentity::of(pid).ok_or(io::ErrorKind::NotFound)?;
+    let namespace = namespace_of(holder).ok_or(io::ErrorKind::NotFound)?;
+    let record = Record { host_boot_id: host_boot_id()?, holder, namespace, pasta: None };
+    record.write(state)?;
+    child.stdin.take().expect("stdin was asked for").write_all(b"go").await?;
+    reap(child);
+    Ok(record)
+}
+
+/// Starts pasta for the holder. Nothing of the host is forwarded into the namespace, and no address in it leads to the
+/// host's own services.
+pub(super) fn uplink(program: &Path, holder: ProcessIdentity) -> io::Result<(ProcessIdentity, Child)> {
+    let mut command = Command::new(program);
+    command.args(["--foreground", "--quiet", "-4", "--config-net", "--ns-ifname", UPLINK, "--no-map-gw"]);
+    command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+    if rustix::process::geteuid().is_root() {
+        // It would become nobody, who may not join.
+        command.args(["--runas", "0"]);
+    }
+    command.arg(holder.pid.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/").process_group(0);
+    let child = command.spawn()?;
+    let process = child.id().and_then(ProcessIdentity::of).ok_or(io::ErrorKind::NotFound)?;
+    Ok((process, child))
+}
+
+/// Why a child that ended did so, in its own words.
+pub(super) async fn last_words(child: &mut Child) -> String {
+    let _ = child.start_kill();
+    let mut words = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = timeout(PATIENCE, stderr.take(2048).read_to_end(&mut words)).await;
+    }
+    let words = String::from_utf8_lossy(&words);
+    let words = words.trim().trim_start_matches("bangerd-root: ");
+    if words.is_empty() { "it ended without a word".to_owned() } else { words.to_owned() }
+}
+
+/// Waits for a child's end in the background, so that it does not stay as a zombie; the child goes on without it.
+pub(super) fn reap(mut child: Child) {
+    tokio::spawn(async move { child.wait().await });
+}
+
+/// A program by its name: beside those of this daemon's `PATH`, where administrators' programs are.
+pub(super) fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
+    places.filter(|place| place.is_absolute()).map(|place| place.join(name)).find(|program| program.is_file())
+}
+
+/// Ends one process of ours, and says nothing when it is gone.
+pub(super) fn end(process: ProcessIdentity) {
+    if let Err(error) = kill_proven(process, Signal::KILL) {
+        tracing::warn!(pid = process.pid, %error, "cannot end a process of the network");
+    }
+}

@@ -1,0 +1,165 @@
+//! The `addresses` and `networks` tables: where each VM stands. UNIQUE (network, host) is the allocator.
+
+use super::{Store, StoreError};
+use banger_proto::{
+    helper::{NETWORK_SIZE, NETWORKS},
+    name::{NetworkName, VmId},
+};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+/// A VM's place: the number of its network, and of its address there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Seat {
+    /// 0 is the network whose VMs do not see each other.
+    pub network: u8,
+    /// Counted from the network's first address.
+    pub host: u16,
+}
+
+impl Store {
+    /// Gives `vm` an address on a network and writes it down. One that has an address there keeps it.
+    /// [`StoreError::Taken`] when there is no free address, or no free network.
+    pub async fn take_seat(&self, vm: &VmId, network: Option<&NetworkName>) -> Result<Seat, StoreError> {
+        let (vm, network) = (vm.to_string(), network.map(ToString::to_string));
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            let number = match network {
+                Some(name) => number_of(&transaction, &name)?,
+                None => 0,
+            };
+            let seat = match seat_of(&transaction, &vm)? {
+                Some(seat) if seat.network == number => seat,
+                _ => new_seat(&transaction, &vm, number)?,
+            };
+            forget_empty(&transaction)?;
+            transaction.commit()?;
+            Ok(seat)
+        })
+        .await
+    }
+
+    /// Takes the address of `vm` back. What is not there is not missed.
+    pub async fn leave_seat(&self, vm: &VmId) -> Result<(), StoreError> {
+        let vm = vm.to_string();
+        self.call(move |connection| {
+            connection.execute("DELETE FROM addresses WHERE vm_id = ?1", params![vm])?;
+            Ok(forget_empty(connection)?)
+        })
+        .await
+    }
+
+    /// Every VM that has an address.
+    pub async fn seats(&self) -> Result<Vec<(VmId, Seat)>, StoreError> {
+        self.call(|connection| {
+            let mut query = connection.prepare("SELECT vm_id, network, host FROM addresses ORDER BY network, host")?;
+            let rows = query.query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, Seat { network: row.get(1)?, host: row.get(2)? }))
+            })?;
+            rows.map(|row| {
+                let (vm, seat) = row?;
+                let garbled = |error| StoreError::Garbled { what: format!("address of {vm}"), source: Box::new(error) };
+                Ok((vm.parse().map_err(garbled)?, seat))
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
+fn seat_of(connection: &Connection, vm: &str) -> rusqlite::Result<Option<Seat>> {
+    let query = "SELECT network, host FROM addresses WHERE vm_id = ?1";
+    connection.query_row(query, params![vm], |row| Ok(Seat { network: row.get(0)?, host: row.get(1)? })).optional()
+}
+
+/// The number of a named network; a new name gets the lowest that is free.
+fn number_of(transaction: &Transaction<'_>, name: &str) -> Result<u8, StoreError> {
+    let known = transaction
+        .query_row("SELECT number FROM networks WHERE name = ?1", params![name], |row| row.get(0))
+        .optional()?;
+    if let Some(number) = known {
+        return Ok(number);
+    }
+    let free = lowest_free(
+        transaction,
+        "SELECT number FROM networks WHERE number >= ?1 ORDER BY number",
+        1,
+        u32::from(NETWORKS),
+        0,
+    )?;
+    let number = free.and_then(|number| u8::try_from(number).ok()).ok_or(StoreError::Taken("every network"))?;
+    transaction.execute("INSERT INTO networks (name, number) VALUES (?1, ?2)", params![name, number])?;
+    Ok(number)
+}
+
+fn new_seat(transaction: &Transaction<'_>, vm: &str, network: u8) -> Result<Seat, StoreError> {
+    let query = "SELECT host FROM addresses WHERE host >= ?1 AND network = ?2 ORDER BY host";
+    let free = lowest_free(transaction, query, 2, NETWORK_SIZE - 1, network)?;
+    let host = free.and_then(|host| u16::try_from(host).ok()).ok_or(StoreError::Taken("every address"))?;
+    transaction.execute(
+        "INSERT INTO addresses (vm_id, network, host) VALUES (?1, ?2, ?3)
+         ON CONFLICT (vm_id) DO UPDATE SET network = excluded.network, host = excluded.host",
+        params![vm, network, host],
+    )?;
+    Ok(Seat { network, host })
+}
+
+/// The lowest number from `first` below `end` that the query does not list.
+fn lowest_free(
+    transaction: &Transaction<'_>,
+    query: &str,
+    first: u32,
+    end: u32,
+    network: u8,
+) -> rusqlite::Result<Option<u32>> {
+    let mut query = transaction.prepare(query)?;
+    let mut free = first;
+    let mut rows = if query.parameter_count() == 1 {
+        query.query(params![first])?
+    } else {
+        query.query(params![first, network])?
+    };
+    while let Some(row) = rows.next()? {
+        if row.get::<_, u32>(0)? != free {
+            break;
+        }
+        free += 1;
+    }
+    Ok((free < end).then_some(free))
+}
+
+/// A network goes with its last VM.
+fn forget_empty(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM networks WHERE number NOT IN (SELECT network FROM addresses)", []).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{sample, store};
+
+    #[tokio::test]
+    async fn addresses_are_unique_and_kept_and_come_back() {
+        let (_temp, store) = store();
+        let network: NetworkName = "lab".parse().unwrap();
+        let vms = ["a", "b", "c"].map(sample);
+        for vm in &vms {
+            store.insert_vm(vm.clone()).await.unwrap();
+        }
+        let [a, b, c] = vms.map(|vm| vm.id);
+        assert_eq!(store.take_seat(&a, None).await.unwrap(), Seat { network: 0, host: 2 });
+        assert_eq!(store.take_seat(&b, None).await.unwrap(), Seat { network: 0, host: 3 });
+        assert_eq!(store.take_seat(&a, None).await.unwrap(), Seat { network: 0, host: 2 });
+        assert_eq!(store.take_seat(&c, Some(&network)).await.unwrap(), Seat { network: 1, host: 2 });
+        assert_eq!(store.take_seat(&a, Some(&network)).await.unwrap(), Seat { network: 1, host: 3 });
+        store.leave_seat(&c).await.unwrap();
+        store.leave_seat(&c).await.unwrap();
+        assert_eq!(
+            store.seats().await.unwrap(),
+            [(b, Seat { network: 0, host: 3 }), (a.clone(), Seat { network: 1, host: 3 })]
+        );
+        store.leave_seat(&a).await.unwrap();
+        let other: NetworkName = "other".parse().unwrap();
+        assert_eq!(store.take_seat(&a, Some(&other)).await.unwrap().network, 1, "its number is free again");
+        assert!(store.delete_vm(&a).await.is_err(), "a VM with an address cannot go");
+    }
+}

@@ -1,0 +1,79 @@
+//! IPv4 addresses and routes.
+
+use crate::{Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Socket, attributes};
+use std::{io, net::Ipv4Addr};
+
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const AF_INET: u8 = 2;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+/// `struct ifaddrmsg`.
+const ADDRESS_FIXED: usize = 8;
+
+/// Gives a link an address; one that it has already stays.
+pub fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let mut fixed = [0; ADDRESS_FIXED];
+    fixed[0] = AF_INET;
+    fixed[1] = prefix;
+    fixed[4..].copy_from_slice(&index.to_ne_bytes());
+    socket.request(
+        Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE)
+            .fixed(&fixed)
+            .put(IFA_LOCAL, &address.octets())
+            .put(IFA_ADDRESS, &address.octets()),
+    )
+}
+
+/// Sends everything that no other route takes through a gateway.
+pub fn add_default(socket: &mut Socket, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+    let fixed = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+    socket.request(
+        Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
+            .fixed(&fixed)
+            .number(RTA_OIF, index)
+            .put(RTA_GATEWAY, &gateway.octets()),
+    )
+}
+
+/// Every IPv4 address of this namespace.
+pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Ipv4Addr>> {
+    let mut fixed = [0; ADDRESS_FIXED];
+    fixed[0] = AF_INET;
+    let replies = socket.dump(Message::new(RTM_GETADDR, NLM_F_DUMP).fixed(&fixed))?;
+    let of = |body: &[u8]| {
+        let local = attributes(body.get(ADDRESS_FIXED..)?).find(|attribute| attribute.kind == IFA_LOCAL)?;
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(local.value).ok()?))
+    };
+    Ok(replies.iter().filter(|reply| reply.kind == RTM_NEWADDR).filter_map(|reply| of(&reply.body)).collect())
+}
+
+/// Whether something has an IPv4 route to everywhere.
+pub fn has_default(socket: &mut Socket) -> io::Result<bool> {
+    let mut fixed = [0; 12];
+    fixed[0] = AF_INET;
+    let replies = socket.dump(Message::new(RTM_GETROUTE, NLM_F_DUMP).fixed(&fixed))?;
+    // struct rtmsg: the second byte is the length of the destination's prefix, the eighth the kind of route.
+    Ok(replies.iter().any(|reply| {
+        matches!(reply.body[..], [AF_INET, 0, _, _, RT_TABLE_MAIN, _, _, RTN_UNICAST, ..]) && reply.kind == RTM_NEWROUTE
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_address_is_listed() {
+        let mut socket = Socket::route().unwrap();
+        assert!(addresses(&mut socket).unwrap().contains(&Ipv4Addr::LOCALHOST));
+        has_default(&mut socket).unwrap();
+    }
+}

@@ -1,0 +1,180 @@
+//! A conversation with the kernel: one request, its answers, its acknowledgement.
+
+use crate::message::{HEADER, Message};
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    io::Errno,
+    net::{
+        AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv,
+        sendto, socket_with,
+    },
+};
+use std::io;
+
+const NLM_F_ACK: u16 = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// What one receive may bring; the kernel sends at most 32 KiB at once.
+const BUFFER: usize = 64 << 10;
+
+/// A netlink socket. Requests are answered before the next is sent.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// One message of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Its type.
+    pub kind: u16,
+    /// Everything after the header.
+    pub body: Vec<u8>,
+}
+
+impl Socket {
+    /// For links, addresses and routes, in the network namespace of this thread.
+    pub fn route() -> io::Result<Self> {
+        Self::open(None, 0)
+    }
+
+    /// For nftables.
+    pub fn netfilter() -> io::Result<Self> {
+        Self::open(Some(rustix::net::netlink::NETFILTER), 0)
+    }
+
+    /// Hears of changes to links, IPv4 addresses and routes.
+    pub fn changes() -> io::Result<Self> {
+        const LINKS: u32 = 0x1;
+        const IPV4_ADDRESSES: u32 = 0x10;
+        const IPV4_ROUTES: u32 = 0x40;
+        Self::open(None, LINKS | IPV4_ADDRESSES | IPV4_ROUTES)
+    }
+
+    fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<Self> {
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        bind(&fd, &SocketAddrNetlink::new(0, groups))?;
+        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Sends a request that the kernel acknowledges.
+    pub fn request(&mut self, message: Message) -> io::Result<()> {
+        let sequence = self.next();
+        self.send(&message.finish(sequence, NLM_F_ACK))?;
+        self.collect(sequence).map(drop)
+    }
+
+    /// Sends a request that is answered with a list.
+    pub fn dump(&mut self, message: Message) -> io::Result<Vec<Reply>> {
+        let sequence = self.next();
+        self.send(&message.finish(sequence, 0))?;
+        self.collect(sequence)
+    }
+
+    /// Sends a request that is answered with one message.
+    pub fn ask(&mut self, message: Message) -> io::Result<Reply> {
+        let sequence = self.next();
+        self.send(&message.finish(sequence, NLM_F_ACK))?;
+        self.collect(sequence)?.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Sends nftables messages as one transaction: all of them, or none. The error is the first one's.
+    pub fn transaction(&mut self, messages: Vec<Message>) -> io::Result<()> {
+        const BEGIN: u16 = 0x10;
+        const END: u16 = 0x11;
+        // struct nfgenmsg: family, version, and the subsystem that the batch is for (nftables, big-endian).
+        const NFTABLES: [u8; 4] = [0, 0, 0, 10];
+        let mut batch = Message::new(BEGIN, 0).fixed(&NFTABLES).finish(self.next(), 0);
+        let count = messages.len();
+        let first = self.sequence.wrapping_add(1);
+        for message in messages {
+            let sequence = self.next();
+            batch.extend(message.finish(sequence, NLM_F_ACK));
+        }
+        batch.extend(Message::new(END, 0).fixed(&NFTABLES).finish(self.next(), 0));
+        self.send(&batch)?;
+        let mut failed = Ok(());
+        // A transaction that failed is acknowledged up to its end all the same.
+        for offset in 0..u32::try_from(count).unwrap_or(u32::MAX) {
+            let result = self.collect(first.wrapping_add(offset)).map(drop);
+            if failed.is_ok() && result.is_err() {
+                failed = result;
+                break;
+            }
+        }
+        failed
+    }
+
+    /// Reads what came unasked and forgets it; whether there was something. Does not wait.
+    pub fn drain(&mut self) -> io::Result<bool> {
+        let mut any = false;
+        loop {
+            match recv(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
+                // More came than fits the socket: something changed.
+                Ok(_) | Err(Errno::NOBUFS) => any = true,
+                Err(Errno::AGAIN) => return Ok(any),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn next(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let sent = sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Messages of this number until its acknowledgement or the end of its list. Others are what an earlier request
+    /// that failed left over.
+    fn collect(&mut self, sequence: u32) -> io::Result<Vec<Reply>> {
+        let mut replies = Vec::new();
+        loop {
+            let count = loop {
+                match recv(&self.fd, &mut self.buffer, RecvFlags::empty()) {
+                    Ok((_, count)) => break count,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            let mut rest = &self.buffer[..count.min(BUFFER)];
+            while rest.len() >= HEADER {
+                let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes"));
+                let length = (word(0) as usize).clamp(HEADER, rest.len());
+                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                if word(8) == sequence {
+                    let body = &rest[HEADER..length];
+                    match kind {
+                        NLMSG_DONE => return Ok(replies),
+                        NLMSG_ERROR => return acknowledged(body).map(|()| replies),
+                        _ => replies.push(Reply { kind, body: body.to_vec() }),
+                    }
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn acknowledged(body: &[u8]) -> io::Result<()> {
+    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
+}

@@ -1,0 +1,22 @@
+//! The network helper: bridges, taps, and the rules that hold guests in.
+//!
+//! The only code of banger with `CAP_NET_ADMIN`, and it has it in banger's own network namespace only (or, after a system
+//! install, in the host's). It does what `banger_proto::helper` lists and nothing else: names and rules are derived from
+//! ids ([`names`], [`rules`]), requests are checked again ([`check`]), what is ours is marked in the kernel, and nothing is
+//! written to disk. It does not know what a VM is for, who asked for a policy or why.
+
+mod apply;
+pub mod check;
+pub mod confine;
+pub mod hold;
+mod join;
+pub mod names;
+mod network;
+pub mod rules;
+pub mod serve;
+mod status;
+pub mod system;
+mod tap;
+
+pub use join::Namespaces;
+pub use network::{Host, Tools};

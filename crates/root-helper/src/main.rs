@@ -1,0 +1,64 @@
+//! `bangerd-root`: the network helper as a process.
+//!
+//! ```text
+//! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and stays
+//! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
+//! bangerd-root system               serves the socket systemd passes, in the machine's own namespace
+//! ```
+
+use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Place, serve, system};
+use std::{
+    fs,
+    io::{self, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    process::ExitCode,
+};
+
+const USAGE: &str = "usage: bangerd-root hold [PID START] | serve PID START | system";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args[..] {
+        ["hold"] => hold::hold(None),
+        ["hold", pid, start] => process(pid, start).and_then(|joined| hold::hold(Some(&joined))),
+        ["serve", pid, start] => process(pid, start).and_then(|joined| user(&joined)),
+        ["system"] => system::run(),
+        _ => {
+            complain(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn process(pid: &str, start: &str) -> io::Result<Namespaces> {
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, USAGE);
+    Namespaces::of(pid.parse().map_err(invalid)?, start.parse().map_err(invalid)?)
+}
+
+/// Serves the one who started it.
+fn user(namespaces: &Namespaces) -> io::Result<()> {
+    let owner = Owner(rustix::process::getuid().as_raw());
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    namespaces.enter()?;
+    // Nobody else lives here. Links are made with these as defaults.
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    for scope in ["all", "default"] {
+        // A kernel without IPv6 has nothing to turn off.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
+    }
+    let mut host = Host::new(owner, Place::OwnNamespace, Tools::confine()?)?;
+    serve::serve(stream, |request| host.carry_out(request))
+}
+
+fn complain(words: &str) {
+    // There is nobody else to tell.
+    let _ = writeln!(io::stderr(), "bangerd-root: {words}");
+}

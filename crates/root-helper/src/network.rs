@@ -1,0 +1,279 @@
+//! The verbs: what each request does to links and rules. Requests have been checked.
+
+use crate::{
+    apply::Nft,
+    check::{check, is_public},
+    names::{self, Owner},
+    rules::{self, Place},
+    status, tap,
+};
+use banger_netlink::{
+    Socket,
+    link::{self, Link},
+    route,
+};
+use banger_proto::{
+    helper::{Answer, Attachment, NETWORK_PREFIX, NETWORKS, Request, To},
+    name::VmId,
+    network::Cidr,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket},
+    os::fd::OwnedFd,
+};
+
+/// The port names are asked for on.
+const DNS: u16 = 53;
+
+/// The network of one user: what the helper was told, and its hands. What is really there is asked of the kernel.
+#[derive(Debug)]
+pub struct Host {
+    owner: Owner,
+    place: Place,
+    nft: Nft,
+    netlink: Socket,
+    confinement: Vec<String>,
+    block: Option<Cidr>,
+    addresses: HashSet<Ipv4Addr>,
+    attached: HashMap<VmId, Attachment>,
+}
+
+/// What every network is made with: nft, and this process's confinement.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    nft: Nft,
+    confinement: Vec<String>,
+}
+
+impl Tools {
+    /// Confines this process, for good. Must be called before there is a thread.
+    pub fn confine() -> io::Result<Self> {
+        let nft = Nft::find().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "nft is not installed"))?;
+        let confinement = crate::confine::enter(&nft)?;
+        Ok(Self { nft, confinement })
+    }
+}
+
+impl Host {
+    /// The network of `owner`, in the network namespace of this thread.
+    pub fn new(owner: Owner, place: Place, tools: Tools) -> io::Result<Self> {
+        Ok(Self {
+            owner,
+            place,
+            nft: tools.nft,
+            netlink: Socket::route()?,
+            confinement: tools.confinement,
+            block: None,
+            addresses: HashSet::new(),
+            attached: HashMap::new(),
+        })
+    }
+
+    /// Carries out a request; descriptors go along with some answers.
+    pub fn carry_out(&mut self, request: Request) -> (Answer, Vec<OwnedFd>) {
+        if let Err(refusal) = check(&request) {
+            return (Answer::Failed { reason: refusal.to_string() }, Vec::new());
+        }
+        let done = |()| (Answer::Done, Vec::new());
+        let result = match request {
+            Request::EnsureNetwork { block, network, host } => self.ensure(block, network, &host),
+            Request::AttachVm(attachment) => self.attach(attachment).map(done),
+            Request::DetachVm { vm } => self.detach(&vm).map(done),
+            Request::LearnAddresses { vm, rule, addresses, ttl } => self.learn(&vm, rule, addresses, ttl).map(done),
+            Request::Reconcile { vms } => self.reconcile(&vms).map(done),
+            Request::Status => self.status().map(|status| (Answer::Status(status), Vec::new())),
+        };
+        result.unwrap_or_else(|error| (Answer::Failed { reason: error.to_string() }, Vec::new()))
+    }
+
+    fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        if self.block.is_some_and(|known| known != block) {
+            return Err(io::Error::other("networks are cut from another block already"));
+        }
+        self.nft.apply(&rules::tables(self.owner, self.place, block, network, host))?;
+        if self.place == Place::OwnNamespace
+            && let Some(lo) = link::find(&mut self.netlink, "lo")?
+        {
+            link::set_up(&mut self.netlink, lo.index)?;
+        }
+        self.bridge(block, 0)?;
+        if network != 0 {
+            self.bridge(block, network)?;
+        }
+        self.block = Some(block);
+        self.addresses = host.iter().copied().collect();
+        let resolver = SocketAddrV4::new(gateway(block, 0)?, DNS);
+        match (UdpSocket::bind(resolver), TcpListener::bind(resolver)) {
+            (Ok(udp), Ok(tcp)) => Ok((Answer::Resolver, vec![udp.into(), tcp.into()])),
+            (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::AddrInUse => {
+                // Whoever asks has them since an earlier time.
+                Ok((Answer::Done, Vec::new()))
+            }
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+
+    fn bridge(&mut self, block: Cidr, network: u8) -> io::Result<Link> {
+        let (name, alias) = (self.owner.bridge(network), self.owner.bridge_alias(network));
+        let gateway = gateway(block, network)?;
+        if link::find(&mut self.netlink, &name)?.is_none() {
+            if route::addresses(&mut self.netlink)?.contains(&gateway) {
+                return Err(io::Error::other(format!("{gateway} is somebody else's here")));
+            }
+            link::add_bridge(&mut self.netlink, &name, names::mac(gateway))?;
+            let made = self.ours(&name, None)?;
+            link::set_alias(&mut self.netlink, made.index, &alias)?;
+        }
+        let bridge = self.ours(&name, Some(&alias))?;
+        route::add_address(&mut self.netlink, bridge.index, gateway, NETWORK_PREFIX)?;
+        link::set_up(&mut self.netlink, bridge.index)?;
+        Ok(bridge)
+    }
+
+    /// The link of this name, if it says that it is ours.
+    fn ours(&mut self, name: &str, alias: Option<&str>) -> io::Result<Link> {
+        let link = link::find(&mut self.netlink, name)?.ok_or(io::ErrorKind::NotFound)?;
+        match alias {
+            Some(alias) if link.alias.as_deref() != Some(alias) => {
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is not banger's")))
+            }
+            _ => Ok(link),
+        }
+    }
+
+    fn attach(&mut self, attachment: Attachment) -> io::Result<()> {
+        let block = self.block.ok_or_else(|| io::Error::other("there is no network yet"))?;
+        let address = names::address(block, attachment.network, attachment.host).ok_or(io::ErrorKind::InvalidInput)?;
+        if let Some(other) = self.attached.values().find(|other| {
+            other.vm != attachment.vm && (other.network, other.host) == (attachment.network, attachment.host)
+        }) {
+            return Err(io::Error::other(format!("{address} is the address of VM {}", other.vm)));
+        }
+        let moved = self
+            .attached
+            .get(&attachment.vm)
+            .is_some_and(|old| (old.network, old.host) != (attachment.network, attachment.host));
+        if moved {
+            self.detach(&attachment.vm)?;
+        }
+        let (name, alias) = (names::tap(&attachment.vm), self.owner.tap_alias(&attachment.vm));
+        let made = link::find(&mut self.netlink, &name)?.is_none();
+        if made {
+            // In a namespace of its own the user is the one that is root there.
+            let user = match self.place {
+                Place::OwnNamespace => 0,
+                Place::Machine => self.owner.0,
+            };
+            tap::make(&name, user)?;
+            let tap = self.ours(&name, None)?;
+            link::set_alias(&mut self.netlink, tap.index, &alias)?;
+        }
+        let tap = self.ours(&name, Some(&alias))?;
+        let placed = self.place(&tap, address, &attachment);
+        if placed.is_err() && made {
+            // Nothing is left of what did not work; that it did not is what is reported.
+            let _ = link::delete(&mut self.netlink, tap.index);
+        }
+        placed?;
+        self.attached.insert(attachment.vm.clone(), attachment);
+        Ok(())
+    }
+
+    /// On its bridge, under its rules, and only then up.
+    fn place(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment) -> io::Result<()> {
+        let bridge = self.owner.bridge(attachment.network);
+        let bridge = self.ours(&bridge, Some(&self.owner.bridge_alias(attachment.network)))?;
+        if tap.master != Some(bridge.index) {
+            link::set_master(&mut self.netlink, tap.index, bridge.index)?;
+        }
+        link::pin_port(&mut self.netlink, tap.index, names::mac(address), attachment.network == 0)?;
+        self.nft.apply(&rules::attach(self.owner, address, attachment))?;
+        link::set_up(&mut self.netlink, tap.index)
+    }
+
+    fn detach(&mut self, vm: &VmId) -> io::Result<()> {
+        let (name, alias) = (names::tap(vm), self.owner.tap_alias(vm));
+        // Also one that an earlier helper attached: where it stands is found in the rules' own set.
+        let address = match (self.attached.get(vm), self.block) {
+            (Some(attachment), Some(block)) => names::address(block, attachment.network, attachment.host),
+            _ => status::address_of(&self.nft, self.owner, vm)?,
+        };
+        if let Some(tap) = link::find(&mut self.netlink, &name)? {
+            if tap.alias.as_deref() != Some(alias.as_str()) {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is not banger's")));
+            }
+            link::delete(&mut self.netlink, tap.index)?;
+        }
+        if self.block.is_some() || address.is_some() {
+            self.nft.apply(&rules::detach(self.owner, address, vm))?;
+        }
+        self.attached.remove(vm);
+        Ok(())
+    }
+
+    fn learn(&mut self, vm: &VmId, rule: u8, addresses: Vec<Ipv4Addr>, ttl: u32) -> io::Result<()> {
+        let attachment = self.attached.get(vm).ok_or_else(|| io::Error::other("the VM is not attached"))?;
+        let filter = attachment.policy.allow.get(usize::from(rule)).filter(|filter| filter.to == To::Learned);
+        let filter = filter.ok_or_else(|| io::Error::other("the VM has no such rule"))?;
+        let public: Vec<Ipv4Addr> = addresses
+            .into_iter()
+            .filter(|address| is_public(*address) && !self.addresses.contains(address))
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        if public.is_empty() {
+            return Ok(());
+        }
+        self.nft.apply(&rules::learn(self.owner, vm, filter.port, &public, ttl))
+    }
+
+    fn reconcile(&mut self, vms: &[VmId]) -> io::Result<()> {
+        let known: HashSet<&VmId> = vms.iter().collect();
+        let mut strays: HashSet<VmId> = self.taps()?.into_iter().collect();
+        strays.extend(status::placed(&self.nft, self.owner)?.into_keys());
+        for vm in strays.iter().filter(|vm| !known.contains(vm)) {
+            self.detach(vm)?;
+        }
+        self.clear(known.is_empty())
+    }
+
+    /// Removes bridges that no tap stands on, and with the last VM the first bridge and the tables too.
+    fn clear(&mut self, everything: bool) -> io::Result<()> {
+        let links = link::list(&mut self.netlink)?;
+        for bridge in &links {
+            let network = (0..NETWORKS).find(|network| bridge.name == self.owner.bridge(*network));
+            let Some(network) = network.filter(|network| *network != 0 || everything) else { continue };
+            let ours = bridge.alias.as_deref() == Some(self.owner.bridge_alias(network).as_str());
+            if ours && !links.iter().any(|link| link.master == Some(bridge.index)) {
+                link::delete(&mut self.netlink, bridge.index)?;
+            }
+        }
+        if everything {
+            self.nft.apply(&rules::nothing(self.owner))?;
+            self.block = None;
+            self.attached.clear();
+        }
+        Ok(())
+    }
+
+    /// The VMs that have a tap.
+    fn taps(&mut self) -> io::Result<Vec<VmId>> {
+        let links = link::list(&mut self.netlink)?;
+        Ok(links.iter().filter_map(|link| self.owner.vm_of(link.alias.as_deref()?)).collect())
+    }
+
+    fn status(&mut self) -> io::Result<banger_proto::helper::Status> {
+        Ok(banger_proto::helper::Status {
+            vms: self.taps()?,
+            confinement: self.confinement.clone(),
+            denied: status::denied(&self.nft, self.owner)?,
+            denials: status::denials(&self.nft, self.owner)?,
+        })
+    }
+}
+
+fn gateway(block: Cidr, network: u8) -> io::Result<Ipv4Addr> {
+    names::gateway(block, network).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}

@@ -1,0 +1,55 @@
+//! One conversation: a frame in, a frame out. A frame that is too large, or no request, ends it.
+
+use banger_proto::{
+    framing::{self, HEADER},
+    helper::{Answer, MAX_REQUEST, Request},
+};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::{
+    io::{self, IoSlice, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+/// Descriptors that go along with one answer, at most.
+const MAX_DESCRIPTORS: usize = 2;
+
+/// Reads one request; `None` when the other side has gone.
+pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
+    let mut header = [0; HEADER];
+    match stream.read(&mut header[..1])? {
+        0 => return Ok(None),
+        _ => stream.read_exact(&mut header[1..])?,
+    }
+    let length = framing::body_length(header).map_err(io::Error::other)?;
+    if length > MAX_REQUEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request that is too large"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    framing::decode(&body).map(Some).map_err(io::Error::other)
+}
+
+/// Serves requests until the other side goes.
+pub fn serve(mut stream: UnixStream, mut carry_out: impl FnMut(Request) -> (Answer, Vec<OwnedFd>)) -> io::Result<()> {
+    while let Some(request) = read(&mut stream)? {
+        let (answer, descriptors) = carry_out(request);
+        write(&mut stream, &answer, &descriptors)?;
+    }
+    Ok(())
+}
+
+fn write(stream: &mut UnixStream, answer: &Answer, descriptors: &[OwnedFd]) -> io::Result<()> {
+    let bytes = framing::encode(answer).map_err(io::Error::other)?;
+    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(io::Error::other("too many descriptors"));
+    }
+    let sent = sendmsg(&*stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    stream.write_all(&bytes[sent..])
+}

@@ -1,0 +1,178 @@
+//! What a guest reaches is what its policy says: before and after a change, and after the helper was killed.
+
+use crate::{
+    guest::Guest,
+    world::{HOST, INTERNET, LAN, METADATA, World, attach, policy},
+};
+use banger_proto::helper::{Base, Policy, Request};
+use std::net::Ipv4Addr;
+
+const DESTINATIONS: [(&str, Ipv4Addr, u16); 6] = [
+    ("internet", INTERNET, 80),
+    ("internet, another port", INTERNET, 5432),
+    ("lan", LAN, 80),
+    ("lan, another port", LAN, 5432),
+    ("metadata", METADATA, 80),
+    ("host", HOST, 80),
+];
+
+/// The policy, and which of the destinations it opens.
+fn policies() -> Vec<(&'static str, Policy, [bool; 6])> {
+    use Base::{Internet, Nothing};
+    vec![
+        ("default", policy(Internet, &[], &[]), [true, true, false, false, false, false]),
+        ("nothing", policy(Nothing, &[], &[]), [false; 6]),
+        ("lan service", policy(Internet, &[], &["192.168.77.1:5432"]), [true, true, false, true, false, false]),
+        ("only lan", policy(Nothing, &[], &["192.168.0.0/16"]), [false, false, true, true, false, false]),
+        (
+            "deny wins",
+            policy(Internet, &["9.9.9.0/24:80"], &["9.9.9.9", "192.168.77.1:80"]),
+            [false, true, true, false, false, false],
+        ),
+        ("everything", policy(Nothing, &["169.254.0.0/16"], &["0.0.0.0/0"]), [true, true, true, true, false, true]),
+    ]
+}
+
+fn check(world: &mut World, guest: &Guest, name: &str, open: [bool; 6]) {
+    for ((what, to, port), open) in DESTINATIONS.into_iter().zip(open) {
+        eprintln!("{name}: {what} is to be {}", if open { "open" } else { "closed" });
+        if open {
+            guest.reaches(to, port);
+        } else {
+            guest.is_denied(world, to, port);
+        }
+    }
+}
+
+#[test]
+fn a_guest_reaches_what_its_policy_says_and_nothing_else() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    let policies = policies();
+    world.helper.done(&attach(0, 0, policies[0].1.clone()));
+    let guest = Guest::new(&world, 0, 0);
+    for (index, (name, policy, open)) in policies.into_iter().enumerate() {
+        // The same card, another policy, one transaction.
+        world.helper.done(&attach(0, 0, policy.clone()));
+        check(&mut world, &guest, name, open);
+        if index == 2 {
+            world.replace_helper();
+            check(&mut world, &guest, "without its helper", open);
+            world.helper.done(&attach(0, 0, policy));
+            check(&mut world, &guest, "attached again", open);
+        }
+    }
+    let denied = world.helper.status().denied;
+    assert!(denied.iter().any(|(from, packets)| *from == guest.address && *packets > 0), "{denied:?}");
+}
+
+#[test]
+fn a_change_cuts_what_was_connected() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &[])));
+    let guest = Guest::new(&world, 0, 0);
+    let outside = world.outside.start(|| {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind((INTERNET, 7000)).unwrap();
+        let mut stream = listener.accept().unwrap().0;
+        let mut got = Vec::new();
+        stream.set_read_timeout(Some(crate::guest::SOON)).unwrap();
+        let mut byte = [0];
+        while stream.read(&mut byte).is_ok_and(|count| count == 1) {
+            got.push(byte[0]);
+            if byte == *b"." {
+                break;
+            }
+        }
+        got
+    });
+    let mut stream = guest.space.run(|| {
+        banger_testkit::wait_until(crate::guest::SOON, "the server to listen", || {
+            std::net::TcpStream::connect((INTERNET, 7000)).map_err(|error| error.to_string())
+        })
+    });
+    std::io::Write::write_all(&mut stream, b"a").unwrap();
+    world.helper.done(&attach(0, 0, policy(Base::Nothing, &[], &[])));
+    std::io::Write::write_all(&mut stream, b"b").unwrap();
+    banger_testkit::wait_until(crate::guest::SOON, "the connection's packets to be denied", || {
+        let denied = world.helper.status().denials;
+        denied.iter().any(|denial| denial.port == 7000).then_some(()).ok_or_else(|| format!("{denied:?}"))
+    });
+    world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &[])));
+    std::io::Write::write_all(&mut stream, b".").unwrap();
+    assert_eq!(outside.join().unwrap(), b"ab.");
+}
+
+#[test]
+fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    let learns = policy(Base::Nothing, &[], &["learned:80", "learned"]);
+    for number in [0, 1] {
+        world.helper.done(&attach(number, 0, learns.clone()));
+    }
+    let (guest, other) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
+    guest.is_denied(&mut world, INTERNET, 80);
+    let learn = |rule, addresses: &[Ipv4Addr]| Request::LearnAddresses {
+        vm: crate::world::vm(0),
+        rule,
+        addresses: addresses.to_vec(),
+        ttl: 3600,
+    };
+    world.helper.done(&learn(0, &[INTERNET, LAN, METADATA, HOST]));
+    guest.reaches(INTERNET, 80);
+    for (to, port) in [(INTERNET, 5432), (LAN, 80), (METADATA, 80), (HOST, 80)] {
+        guest.is_denied(&mut world, to, port);
+    }
+    other.is_denied(&mut world, INTERNET, 80);
+    world.helper.done(&learn(1, &[INTERNET]));
+    world.helper.done(&learn(1, &[INTERNET]));
+    guest.reaches(INTERNET, 5432);
+    // The same rules again: what was learnt belongs to the old ones.
+    world.helper.done(&attach(0, 0, learns));
+    guest.is_denied(&mut world, INTERNET, 80);
+    for wrong in [
+        Request::LearnAddresses { vm: crate::world::vm(7), rule: 0, addresses: vec![INTERNET], ttl: 1 },
+        Request::LearnAddresses { vm: crate::world::vm(0), rule: 2, addresses: vec![INTERNET], ttl: 1 },
+    ] {
+        assert!(matches!(world.helper.ask(&wrong), banger_proto::helper::Answer::Failed { .. }), "{wrong:?}");
+    }
+}
+
+#[test]
+fn guests_meet_on_a_named_network_only() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    world.helper.done(&crate::world::ensure(3));
+    let open = policy(Base::Internet, &[], &["10.0.0.0/8"]);
+    let mut guest = |number, network| {
+        world.helper.done(&attach(number, network, open.clone()));
+        Guest::new(&world, number, network)
+    };
+    let [a, b, c, d] = [guest(0, 0), guest(1, 0), guest(2, 3), guest(3, 3)];
+    for server in [&b, &d] {
+        server.space.start(|| {
+            let listener = std::net::TcpListener::bind(("0.0.0.0", 80)).unwrap();
+            for stream in listener.incoming() {
+                let _ = std::io::Write::write_all(&mut stream.unwrap(), b"hello");
+            }
+        });
+    }
+    c.reaches(d.address, 80);
+    // Another network, by way of the gateway: denied although the VM's own rules would allow it.
+    a.is_denied(&mut world, d.address, 80);
+    c.is_denied(&mut world, b.address, 80);
+    // The same bridge: not even a frame passes, so nobody answers for the address, and the kernel gives up.
+    let to = std::net::SocketAddr::from((b.address, 80));
+    let lonely = a.space.run(move || std::net::TcpStream::connect(to).map_err(|error| error.kind()));
+    assert_eq!(lonely.unwrap_err(), std::io::ErrorKind::HostUnreachable);
+}

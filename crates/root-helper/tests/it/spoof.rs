@@ -1,0 +1,95 @@
+//! A guest that says it is somebody else, or speaks what nobody asked for.
+
+use crate::{
+    guest::{Guest, SOON},
+    world::{INTERNET, World, attach, policy},
+};
+use banger_proto::helper::Base;
+use banger_root_helper::names;
+use banger_testkit::wait_until;
+use std::net::Ipv4Addr;
+
+const IPV4: [u8; 2] = [8, 0];
+const ARP: [u8; 2] = [8, 6];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const VLAN: [u8; 2] = [0x81, 0];
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+fn frame(to: [u8; 6], from: [u8; 6], kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&to[..], &from, &kind, payload].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// An IPv4 packet with UDP from and to; `fragment` is the field of that name.
+fn packet(from: Ipv4Addr, to: Ipv4Addr, fragment: u16) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 1];
+    packet.extend(fragment.to_be_bytes());
+    packet.extend([64, 17, 0, 0]);
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    let sum: u32 = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(0);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    // UDP 1000 → 9, no checksum.
+    packet.extend([3, 232, 0, 9, 0, 8, 0, 0]);
+    packet
+}
+
+fn arp(mac: [u8; 6], address: Ipv4Addr, asked: Ipv4Addr) -> Vec<u8> {
+    [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac, &address.octets(), &[0; 6], &asked.octets()].concat()
+}
+
+/// Frames that the guests' chain dropped.
+fn dropped(world: &World) -> u64 {
+    let listing = world.inside.command("nft -j list chain bridge banger_0 guest");
+    let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
+    let rules = listing["nftables"].as_array().unwrap().iter().filter_map(|entry| entry["rule"]["expr"].as_array());
+    rules.flatten().filter_map(|expression| expression["counter"]["packets"].as_u64()).sum()
+}
+
+#[test]
+fn a_guest_that_is_not_itself_gets_nowhere() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    for number in [0, 1] {
+        world.helper.done(&attach(number, 0, policy(Base::Internet, &[], &[])));
+    }
+    let (guest, other) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
+    guest.reaches(INTERNET, 80);
+    other.reaches(INTERNET, 80);
+    let gateway = Ipv4Addr::new(10, 213, 0, 1);
+    let router = names::mac(gateway);
+    let (me, my_mac) = (guest.address, guest.mac);
+    let spoofs: [(&str, Vec<u8>); 9] = [
+        ("another's address", frame(router, my_mac, IPV4, &packet(other.address, INTERNET, 0))),
+        ("another's MAC", frame(router, other.mac, IPV4, &packet(me, INTERNET, 0))),
+        ("another's MAC and address", frame(router, other.mac, IPV4, &packet(other.address, INTERNET, 0))),
+        ("no address yet", frame(BROADCAST, my_mac, IPV4, &packet(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 0))),
+        ("a fragment of another's", frame(router, my_mac, IPV4, &packet(other.address, INTERNET, 0x2001))),
+        ("ARP for the gateway", frame(BROADCAST, my_mac, ARP, &arp(my_mac, gateway, me))),
+        ("ARP with another's MAC", frame(BROADCAST, my_mac, ARP, &arp(other.mac, me, gateway))),
+        ("IPv6", frame([0x33, 0x33, 0, 0, 0, 1], my_mac, IPV6, &[0x60; 40])),
+        ("a VLAN", frame(router, my_mac, VLAN, &[0, 1, 8, 0, 0x45])),
+    ];
+    for (what, frame) in spoofs {
+        let before = dropped(&world);
+        guest.send(&frame);
+        wait_until(SOON, &format!("{what} to be dropped"), || {
+            if dropped(&world) > before { Ok(()) } else { Err(format!("{before} frames")) }
+        });
+    }
+    // A spanning-tree packet with the other's MAC: it is not forwarded, and must not teach the bridge anything.
+    guest.send(&frame([1, 0x80, 0xc2, 0, 0, 0], other.mac, [0, 38], &[0x42, 0x42, 3]));
+    // Nothing that was sent reached anybody, and both are who they were.
+    other.reaches(INTERNET, 80);
+    guest.reaches(INTERNET, 80);
+    let neighbours = world.inside.command("ip neighbour show dev bb0n0");
+    assert!(!neighbours.contains(&format!("{me} lladdr 02:62:0a:d5:00:03")), "{neighbours}");
+    let seen = world.outside.command("cat /proc/net/snmp");
+    assert!(seen.contains("Udp:"), "{seen}");
+    let denied = world.helper.status();
+    assert!(denied.denials.iter().all(|denial| denial.from == me || denial.from == other.address), "{denied:?}");
+}

@@ -1,0 +1,85 @@
+//! Network namespaces as places where closures and programs run: a test's own internet, LAN and host.
+
+#![expect(unsafe_code, reason = "unshare")]
+
+use rustix::{
+    fs::{Mode, OFlags, open},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+/// A network namespace. Clones are the same; it ends with the last, and with what runs in it.
+#[derive(Debug, Clone)]
+pub struct Space(Arc<OwnedFd>);
+
+impl Default for Space {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Space {
+    /// A new one, with nothing but a loopback that is down.
+    pub fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            // SAFETY: the thread shares its descriptors with the others still.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
+            Self::open("/proc/thread-self/ns/net")
+        });
+        made.join().expect("the thread does not panic")
+    }
+
+    /// That of a process.
+    pub fn of(pid: u32) -> Self {
+        Self::open(&format!("/proc/{pid}/ns/net"))
+    }
+
+    /// A path that names it, while this process lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    fn open(path: &str) -> Self {
+        Self(Arc::new(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("a network namespace")))
+    }
+
+    /// Runs something in it.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.start(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Starts something in it.
+    pub fn start<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+        let space = self.clone();
+        std::thread::spawn(move || {
+            move_into_link_name_space(space.0.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("the way into a namespace");
+            work()
+        })
+    }
+
+    /// Runs a program in it; what it printed.
+    #[track_caller]
+    pub fn command(&self, line: &str) -> String {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let (status, text, errors) = self.run(move || {
+            let output = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).output().expect("a program");
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            (output.status, text(&output.stdout), text(&output.stderr))
+        });
+        assert!(status.success(), "{line}: {errors}");
+        text
+    }
+
+    /// Several, one a line.
+    #[track_caller]
+    pub fn commands(&self, lines: &str) {
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            self.command(line);
+        }
+    }
+}
