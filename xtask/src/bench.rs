@@ -8,6 +8,7 @@ mod floor;
 pub(crate) mod guest_port;
 mod kernels;
 mod measures;
+mod network;
 mod phases;
 mod ssh;
 
@@ -49,9 +50,13 @@ enum Measure {
     KernelPull,
     /// `kernel import` of a package against dpkg-deb.
     KernelImport,
+    /// Attaching a VM to its network against ip and nft by hand, and beside a hundred others.
+    Attach,
+    /// A published port against socat.
+    Ports,
 }
 
-const ALL: [Measure; 8] = [
+const ALL: [Measure; 10] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -60,6 +65,8 @@ const ALL: [Measure; 8] = [
     Measure::KernelBoot,
     Measure::KernelPull,
     Measure::KernelImport,
+    Measure::Attach,
+    Measure::Ports,
 ];
 
 /// Measures, prints the table and writes the samples.
@@ -76,6 +83,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::KernelBoot => kernels::boot(&env, args.rounds, &mut report)?,
             Measure::KernelPull => kernels::pull(&env, args.rounds, &mut report)?,
             Measure::KernelImport => kernels::import(&env, args.rounds, &mut report)?,
+            Measure::Attach => network::attach(args.rounds, &mut report)?,
+            Measure::Ports => network::ports(args.rounds, &mut report)?,
         }
     }
     report.write(&args.out)?;

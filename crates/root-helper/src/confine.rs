@@ -6,8 +6,8 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -47,10 +47,13 @@ fn keep(own: CapabilitySet, handed_on: CapabilitySet) -> io::Result<()> {
         if own.contains(capability) {
             continue;
         }
-        match remove_capability_from_bounding_set(capability) {
+        match capability_is_in_bounding_set(capability) {
             // The kernel knows fewer than there are bits.
             Err(rustix::io::Errno::INVAL) => break,
-            result => result?,
+            // Who is started without it may not have the right to give it up.
+            Ok(false) => {}
+            Ok(true) => remove_capability_from_bounding_set(capability)?,
+            Err(error) => return Err(error.into()),
         }
     }
     set_capabilities(None, CapabilitySets { effective: own, permitted: own, inheritable: handed_on })?;

@@ -246,3 +246,6 @@ fn place(vm: &VmId, address: Ipv4Addr) -> String {
 fn list(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

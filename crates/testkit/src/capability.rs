@@ -24,6 +24,7 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// - `root`: this is root
 /// - `netns`: network namespaces and taps can be made here; ip and nft are there
 /// - `pasta`: this program
+/// - `systemd`: systemd-analyze and systemd-socket-activate
 /// - `ssh`: an ssh client
 /// - `e2fsck`, `depmod`, `openssl`: these programs
 /// - `scripts`: what the maintainer scripts call, and a web server for them
@@ -59,6 +60,9 @@ fn probe(name: &str) -> Result<(), String> {
         "e2fsck" => program("e2fsck").map(drop),
         "depmod" => program("depmod").map(drop),
         "pasta" => program("pasta").map(drop),
+        "systemd" => {
+            ["systemd-analyze", "systemd-socket-activate"].into_iter().try_for_each(|it| program(it).map(drop))
+        }
         "openssl" => program("openssl").map(drop),
         "kvm" => std::fs::File::open("/dev/kvm").map(drop).map_err(|error| format!("/dev/kvm: {error}")),
         "registry" => ["docker-registry", "skopeo", "umoci"].into_iter().try_for_each(|it| program(it).map(drop)),

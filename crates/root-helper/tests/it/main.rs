@@ -7,4 +7,5 @@ mod hostile;
 mod life;
 mod policy;
 mod spoof;
+mod system;
 mod world;

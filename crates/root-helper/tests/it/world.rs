@@ -25,7 +25,7 @@ pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 5);
 /// Where everybody of `outside` listens.
 pub(crate) const PORTS: [u16; 2] = [80, 5432];
 
-const HELPER: &str = env!("CARGO_BIN_EXE_bangerd-root");
+pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_bangerd-root");
 
 /// A process of the helper's program that ends with the test.
 #[derive(Debug)]
