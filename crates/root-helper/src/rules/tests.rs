@@ -1,3 +1,5 @@
+//! The rules, read as text, and what of a request can be in them.
+
 use super::*;
 use crate::check::check;
 use banger_proto::helper::{MAX_RULES, NETWORKS, Request};
