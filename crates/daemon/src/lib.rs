@@ -14,6 +14,7 @@ pub mod vmm;
 mod capability;
 mod clock;
 mod disk_usage;
+mod failpoint;
 mod failures;
 mod images;
 mod network;

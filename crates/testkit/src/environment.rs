@@ -11,7 +11,7 @@ use crate::{
 use banger_proto::layout::Layout;
 use rustix::process::Signal;
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fmt::Write as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -32,6 +32,8 @@ pub struct TestEnv {
     unconfined: bool,
     /// The network namespace that everything runs in; then VMs may reach what is in it.
     within: Option<Space>,
+    /// What every program gets besides.
+    variables: Vec<(String, OsString)>,
 }
 
 impl TestEnv {
@@ -44,7 +46,7 @@ impl TestEnv {
         std::fs::create_dir(home.path().join("home")).expect("a home directory");
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| home.path().into()), uid())
             .expect("BANGER_HOME says where everything is");
-        Self { home, layout, unconfined: false, within: None }
+        Self { home, layout, unconfined: false, within: None, variables: Vec::new() }
     }
 
     /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
@@ -96,6 +98,11 @@ impl TestEnv {
         std::fs::write(self.layout.config_file(), toml).expect("the configuration file");
     }
 
+    /// Gives every program that is run from here on one more variable.
+    pub fn set_variable(&mut self, key: &str, value: impl Into<OsString>) {
+        self.variables.push((key.to_owned(), value.into()));
+    }
+
     /// Adds to the configuration file, which a daemon that runs has read already.
     #[track_caller]
     pub fn configure_also(&self, toml: &str) {
@@ -131,6 +138,9 @@ impl TestEnv {
             .current_dir(self.home().join("home"));
         if self.unconfined {
             invocation = invocation.env("BANGER_VMM_CONFINEMENT", "off");
+        }
+        for (key, value) in &self.variables {
+            invocation = invocation.env(key, value);
         }
         // What a host needs to reach its package registries at all.
         for (key, value) in std::env::vars_os() {

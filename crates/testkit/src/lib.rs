@@ -13,6 +13,7 @@ mod files;
 mod filter;
 mod generic_kernel;
 mod golden;
+mod order;
 mod package;
 mod process;
 mod session;

@@ -145,6 +145,8 @@ pub struct Run {
     pub boot_state: Option<String>,
     /// Published ports, while there is a shim.
     pub published: Vec<Publish>,
+    /// Its deletion has begun: whatever dies meanwhile, the next daemon goes on with it.
+    pub deleting: bool,
     /// Where the time of the start went.
     pub phases: Vec<Phase>,
 }

@@ -12,7 +12,7 @@ use crate::{
     capability::Depth,
     clock,
     config::Config,
-    failures,
+    failpoint, failures,
     operation::Operation,
     random,
     shim::{control::ProcessIdentity, identity::host_boot_id},
@@ -46,6 +46,7 @@ impl VmService {
         let (name, spec) = self.settle(request, operation).await?;
         clock.mark("image");
         let row = self.take_name(name, spec).await?;
+        failpoint::hit("create.named").await;
         let id = row.id.clone();
         if let Err(failure) = self.furnish(&row, start, client, operation).await {
             return Err(self.undo(&row, failure).await);
@@ -53,6 +54,7 @@ impl VmService {
         if operation.cancel().is_cancelled() {
             return Err(self.undo(&row, failures::cancelled("the creation was cancelled")).await);
         }
+        failpoint::hit("create.furnished").await;
         if start == Start::No {
             if let Err(failure) = start::settle(&self.parts, &id).await {
                 return Err(self.undo(&row, failure).await);
@@ -66,6 +68,11 @@ impl VmService {
         self.news.notify_one();
         if let Err(failure) = self.ask(&id, Op::Start { wait }, operation).await {
             return Err(self.after_failed_start(&row, failure, operation).await);
+        }
+        // It runs, and nobody is left who would be told so.
+        if operation.cancel().is_cancelled() && start != Start::Leased {
+            let left = failures::cancelled("the creation was cancelled");
+            return Err(self.after_failed_start(&row, left, operation).await);
         }
         self.show(id.as_str()).await
     }
@@ -171,6 +178,7 @@ impl VmService {
                 .map_err(|error| failures::because(Code::Internal, "cannot tell this boot of the host", &error))?;
             self.parts.store.insert_lease(Lease { vm: row.id.clone(), host_boot_id, holder }).await?;
         }
+        failpoint::hit("create.leased").await;
         start::take_durable(&self.parts, row, operation).await
     }
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     capability::Depth,
+    failpoint,
     operation::Operation,
     shim::{
         client::{Events, Shim},
@@ -99,7 +100,12 @@ impl Owner {
             Op::Set(wanted) => set::set(self, operation, wanted).await,
             Op::Delete { .. } => {
                 operation.begin(format!("deleting VM {}", self.row.name));
+                // From here on there is no way back: half of its disk is no disk.
+                self.row.run.deleting = true;
+                self.save_or_log().await;
+                failpoint::hit("delete.begun").await;
                 self.end_machine().await;
+                failpoint::hit("delete.ended").await;
                 let released = release(&self.parts, &self.row.id, Depth::Everything).await;
                 if let Err(failure) = &released {
                     // It is still there, without a machine, until somebody deletes it again.
@@ -240,6 +246,7 @@ impl Owner {
         self.events = None;
         self.shim = None;
         let released = release(&self.parts, &self.row.id, Depth::Machine).await;
+        failpoint::hit("down.released").await;
         self.row.run.ended();
         self.row.state = state;
         self.row.reason = reason;

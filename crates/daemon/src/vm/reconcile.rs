@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     capability::{Depth, VmFiles},
+    failpoint,
     shim::{
         client::{Adopted, Shim},
         control::{RUNTIME_FILE, RuntimeRecord},
@@ -30,8 +31,9 @@ impl VmService {
         let known: HashSet<VmId> = rows.iter().map(|row| row.id.clone()).collect();
         // Each may take a moment to answer: together, they take one.
         join_all(rows.into_iter().map(|row| async move {
-            if row.state == VmState::Created && !VmFiles::work_disk(&self.parts.layout, &row.id).exists() {
-                self.undo_create(&row).await;
+            let half_made = row.state == VmState::Created && !VmFiles::work_disk(&self.parts.layout, &row.id).exists();
+            if half_made || row.run.deleting {
+                self.take_away(&row).await;
             } else {
                 let (row, shim) = self.settle_row(row).await;
                 self.adopt(row, shim);
@@ -43,11 +45,12 @@ impl VmService {
         self.take_over_leases().await
     }
 
-    /// A VM whose daemon died before it had a disk: its creation was never reported, so nothing of it stays.
-    async fn undo_create(self: &Arc<Self>, row: &VmRow) {
-        tracing::info!(vm = %row.name, "its creation was never finished");
+    /// A VM whose daemon died before it had a disk (its creation was never reported), or while it was being deleted:
+    /// nothing of it stays.
+    async fn take_away(self: &Arc<Self>, row: &VmRow) {
+        tracing::info!(vm = %row.name, deleting = row.run.deleting, "only half of it is there: it is taken away");
         if let Err(failure) = release(&self.parts, &row.id, Depth::Everything).await {
-            tracing::error!(vm = %row.name, %failure, "cannot take away a VM that is half made");
+            tracing::error!(vm = %row.name, %failure, "cannot take away a VM of which only half is there");
             self.adopt(row.clone(), None);
         }
     }
@@ -61,6 +64,7 @@ impl VmService {
         if !row.state.is_live() && !holds_machine {
             return (row, None);
         }
+        failpoint::hit("adopt.row").await;
         let layout = &self.parts.layout;
         let (state, reason) = match self.parts.shims.adopt(&layout.vm_run(&row.id), &layout.vm(&row.id)).await {
             Ok(Adopted::Running(shim)) => {
@@ -69,6 +73,7 @@ impl VmService {
                 row.state = if status.ready.is_some() { VmState::Running } else { VmState::Starting };
                 row.run.shim = Some(status.shim);
                 row.run.vmm_process = status.vmm;
+                failpoint::hit("adopt.found").await;
                 tracing::info!(vm = %row.name, state = row.state.as_str(), "adopted");
                 self.write(&row).await;
                 return (row, Some(shim));
@@ -83,6 +88,7 @@ impl VmService {
         if let Err(failure) = release(&self.parts, &row.id, Depth::Machine).await {
             tracing::error!(vm = %row.name, %failure, "cannot give back all a machine held");
         }
+        failpoint::hit("adopt.released").await;
         row.state = state;
         row.reason = reason;
         row.run.ended();

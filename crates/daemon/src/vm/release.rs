@@ -6,7 +6,7 @@
 use super::service::Parts;
 use crate::{
     capability::Depth,
-    failures,
+    failpoint, failures,
     shim::{
         control::{RUNTIME_FILE, RuntimeRecord},
         identity::end_proven,
@@ -29,15 +29,21 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     let store = &parts.store;
     let (state_dir, run_dir) = (parts.layout.vm(vm), parts.layout.vm_run(vm));
 
-    if note(&mut errors, end_shim(&state_dir).await) {
+    let ended = end_shim(&state_dir).await;
+    failpoint::hit("release.processes").await;
+    if note(&mut errors, ended) {
         note(&mut errors, store.unclaim(vm, ResourceKind::Shim, vm.as_str()).await.map_err(Failure::from));
     }
+    failpoint::hit("release.shim").await;
     for capability in parts.capabilities.iter().rev() {
         note(&mut errors, capability.release(vm, depth).await);
     }
+    note(&mut errors, remove_unfinished(&state_dir));
+    failpoint::hit("release.capabilities").await;
     if note(&mut errors, remove_flat(&run_dir)) {
         note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
     }
+    failpoint::hit("release.run").await;
     if depth == Depth::Everything {
         let gone = note(&mut errors, remove_flat(&state_dir))
             && note(
@@ -45,6 +51,7 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
                 store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await.map_err(Failure::from),
             );
         // The row is what the next try goes by: it stays as long as anything else does.
+        failpoint::hit("release.state").await;
         if gone && errors.is_empty() {
             errors.extend(store.delete_vm(vm).await.map_err(Failure::from).err());
         }
@@ -71,6 +78,18 @@ async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
         )));
     }
     record::remove(state_dir, RUNTIME_FILE).map_err(failed)
+}
+
+/// Removes what a daemon was writing when it died: files that have no name of their own yet begin with a dot.
+fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().first() == Some(&b'.') {
+            fs::remove_file(entry.path())
+                .or_else(unless_gone)
+                .map_err(|error| failures::io("remove", &entry.path(), &error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.
@@ -132,6 +151,17 @@ mod tests {
         fs::write(directory.join("work.ext4"), "").unwrap();
         remove_flat(&directory).unwrap_err();
         assert!(directory.join("precious/file").exists() && !directory.join("work.ext4").exists());
+    }
+
+    #[test]
+    fn what_was_being_written_goes_and_the_rest_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in [".initramfs-x", "work.ext4"] {
+            fs::write(temp.path().join(name), "").unwrap();
+        }
+        remove_unfinished(temp.path()).unwrap();
+        assert!(temp.path().join("work.ext4").exists() && !temp.path().join(".initramfs-x").exists());
+        remove_unfinished(&temp.path().join("missing")).unwrap();
     }
 
     #[test]

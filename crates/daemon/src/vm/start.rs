@@ -6,7 +6,7 @@
 use super::{await_agent, owner::Owner, phases::PhaseClock, service::Parts};
 use crate::{
     capability::Launch,
-    clock, failures,
+    clock, failpoint, failures,
     operation::Operation,
     store::{ResourceKind, Run, VmSpec},
     vmm::{
@@ -58,6 +58,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) 
             return Err(failure);
         }
     };
+    failpoint::hit("start.planned").await;
     operation.begin(format!("starting {}", plan.vmm));
     let launched = tokio::select! {
         // Giving this up ends what was started.
@@ -65,7 +66,10 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) 
         () = operation.cancel().cancelled() => Err(failures::cancelled("the start was cancelled")),
     };
     match launched {
-        Ok(shim) => owner.follow(shim),
+        Ok(shim) => {
+            failpoint::hit("start.launched").await;
+            owner.follow(shim);
+        }
         Err(failure) => return Err(give_up(owner, operation, with_hints(owner, failure)).await),
     }
     clock.mark("shim");
@@ -82,6 +86,7 @@ async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock:
         Ok(ready) => ready,
         Err(failure) => return Err(give_up(owner, operation, failure).await),
     };
+    failpoint::hit("start.ready").await;
     clock.guest(&ready);
     owner.row.run.phases = clock.phases();
     if let Err(failure) = after_start(owner, &ready).await {
@@ -89,6 +94,7 @@ async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock:
     }
     owner.row.state = VmState::Running;
     owner.save().await?;
+    failpoint::hit("start.saved").await;
     match await_agent::boot(owner, operation, wait).await {
         Ok(()) => owner.save().await,
         Err(failure) => Err(give_up(owner, operation, failure).await),
@@ -132,14 +138,17 @@ async fn prepare(
     clock: &mut PhaseClock,
 ) -> Result<LaunchPlan, Failure> {
     owner.save().await?;
+    failpoint::hit("start.recorded").await;
     let parts = owner.parts.clone();
     let vm = &owner.row;
     for kind in [ResourceKind::StateDirectory, ResourceKind::RunDirectory, ResourceKind::Shim] {
         parts.store.claim(&vm.id, kind, vm.id.as_str()).await?;
     }
+    failpoint::hit("start.claimed").await;
     let (state_dir, run_dir) = (parts.layout.vm(&vm.id), parts.layout.vm_run(&vm.id));
     make_directory(&state_dir)?;
     make_directory(&run_dir)?;
+    failpoint::hit("start.directories").await;
     let mut launch = Launch::default();
     for capability in parts.capabilities.iter() {
         if operation.cancel().is_cancelled() {
@@ -205,7 +214,9 @@ pub(super) async fn take_durable(
     operation: &Operation,
 ) -> Result<(), Failure> {
     parts.store.claim(&vm.id, ResourceKind::StateDirectory, vm.id.as_str()).await?;
+    failpoint::hit("create.claimed").await;
     make_directory(&parts.layout.vm(&vm.id))?;
+    failpoint::hit("create.directory").await;
     for capability in parts.capabilities.iter() {
         capability.prepare(vm, operation).await?;
     }

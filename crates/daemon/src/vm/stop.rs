@@ -4,7 +4,7 @@ use super::{
     guest::Agent,
     owner::{Owner, outcome},
 };
-use crate::{failures, operation::Operation};
+use crate::{failpoint, failures, operation::Operation};
 use banger_proto::{
     agent::{boot::Init, event::Power, http::Shutdown},
     api::vm::{KillSignal, VmState},
@@ -33,6 +33,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
     let before = owner.row.state;
     owner.row.state = VmState::Stopping;
     owner.save_or_log().await;
+    failpoint::hit("stop.recorded").await;
     let answers = owner.row.run.agent_api.is_some();
     let grace = grace.unwrap_or(match owner.row.run.init {
         Some(Init::Agent) => AGENT_GRACE,
@@ -60,6 +61,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
         };
         match ended {
             Ok(Some(record)) => {
+                failpoint::hit("stop.ended").await;
                 let (_, reason) = outcome(&record);
                 owner.down(VmState::Stopped, reason).await;
                 return Ok(());
@@ -69,6 +71,8 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
         }
     }
     owner.end_machine().await;
+    // The same point as after an orderly end: on a busy host it is chance which of them a stop takes.
+    failpoint::hit("stop.ended").await;
     owner.down(VmState::Stopped, None).await;
     Ok(())
 }

@@ -15,6 +15,8 @@
 //! | `channel` | `garbage` | the guest writes nonsense to its channel until the VMM is ended |
 //! | `deaf` | `yes` | SIGTERM is ignored |
 //!
+//! A VM called `hostile-KIND` gets `hostile-agent` instead of the real one.
+//!
 //! Processes of the "guest" are in a pid namespace where this host allows one, so that they end with it as a guest's do.
 
 #![expect(unsafe_code, reason = "descriptors are named by number, and processes are tied to each other")]
@@ -180,19 +182,35 @@ impl Machine {
     /// Starts the guest's first process, which starts the agent on the channel.
     fn start_guest(&self) -> io::Result<Child> {
         let config = memfd_create("config.json", MemfdFlags::empty())?;
-        File::from(config.try_clone()?).write_all(&find_config(&std::fs::read(&self.initrd)?)?)?;
+        let words = find_config(&std::fs::read(&self.initrd)?)?;
+        File::from(config.try_clone()?).write_all(&words)?;
         fcntl_setfd(&self.channel, FdFlags::empty())?;
         let itself = std::env::current_exe()?;
-        let agent = itself.with_file_name("banger-vsock-agent");
+        let (program, verb) = agent_of(&words);
+        let agent = itself.with_file_name(program);
         // SAFETY: no descriptor table is shared or left; only children are in the new namespace.
         // Where it is not allowed, processes that the agent does not end outlive it: a poorer fake, not a wrong one.
         let _ = unsafe { unshare_unsafe(UnshareFlags::NEWPID) };
         let mut guest = Command::new(itself);
-        guest.arg(GUEST).arg(agent).arg(self.channel.as_raw_fd().to_string()).arg(config.as_raw_fd().to_string());
+        guest
+            .arg(GUEST)
+            .arg(agent)
+            .arg(verb)
+            .arg(self.channel.as_raw_fd().to_string())
+            .arg(config.as_raw_fd().to_string());
         // The path is how tests tell which machine a process belongs to.
         guest.env_clear().env("PATH", PATH).env("FAKE_QEMU_INITRD", &self.initrd);
         die_with_parent(&mut guest);
         guest.spawn()
+    }
+}
+
+/// The real agent, or in a VM called `hostile-KIND` the one that is its host's enemy; and the agent's first argument.
+fn agent_of(config: &[u8]) -> (&'static str, String) {
+    let config: Value = serde_json::from_slice(config).unwrap_or_default();
+    match config["hostname"].as_str().and_then(|name| name.strip_prefix("hostile-")) {
+        Some(kind) => ("hostile-agent", kind.to_owned()),
+        None => ("banger-vsock-agent", "hosted".to_owned()),
     }
 }
 
@@ -204,9 +222,9 @@ fn die_with_parent(command: &mut Command) {
 /// The guest's first process: starts the agent (which must not be the first itself: it would be `/init`), reaps what is
 /// left to it, and ends as the agent does. The namespace ends with it.
 fn guest(args: &[String]) -> io::Result<()> {
-    let [agent, channel, config] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let [agent, verb, channel, config] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut command = Command::new(agent);
-    command.args(["hosted", "--fd", channel, "--config", &format!("/proc/self/fd/{config}")]).current_dir("/");
+    command.args([verb, "--fd", channel, "--config", &format!("/proc/self/fd/{config}")]).current_dir("/");
     die_with_parent(&mut command);
     let agent = Pid::from_child(&command.spawn()?);
     loop {

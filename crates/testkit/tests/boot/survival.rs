@@ -61,3 +61,25 @@ fn a_killed_client_of_a_throw_away_vm_leaves_nothing() {
     });
     env.assert_nothing_left();
 }
+
+#[test]
+fn a_guest_that_panics_has_failed_and_says_so() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "panic");
+    let (shim, vmm) = (env.vm_process("panic", "shim_pid"), env.vm_process("panic", "vmm_pid"));
+    // The session ends with the guest; what it says of that is another test's business.
+    env.banger(["vm", "exec", "panic", "--", "sh", "-c", "echo c > /proc/sysrq-trigger"]).run();
+    env.wait_state("panic", "failed", BOOT);
+    vmm.wait_gone(BOOT);
+    shim.wait_gone(BOOT);
+    let vm = env.vm("panic");
+    assert!(vm["reason"].as_str().is_some_and(|reason| reason.to_lowercase().contains("panic")), "{vm:#}");
+    assert!(
+        env.banger(["logs", "--tail", "200", "panic"]).run().expect(0).out().contains("sysrq"),
+        "its console stays"
+    );
+    env.banger(["vm", "start", "panic"]).run().expect(0);
+    env.assert_in_order("qemu-system-x86_64");
+    delete(&env, "panic");
+}

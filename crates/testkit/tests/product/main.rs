@@ -7,6 +7,8 @@ mod bad_input;
 mod daemon;
 mod disk_full;
 mod doctor;
+mod faults;
+mod hostile;
 mod interrupt;
 mod kernels;
 mod life;
@@ -17,6 +19,7 @@ mod registered;
 mod session;
 mod sizes;
 mod terminal;
+mod wear;
 mod who_dies;
 
 use banger_testkit::TestEnv;

@@ -1,0 +1,131 @@
+//! Whether everything of a test's environment is what its VMs' states say: processes, sockets, files, rows, mounts.
+
+use crate::{TestEnv, wait_until};
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+/// How long things may be on their way: a shim that said its last word still has to end.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// A VM as `vm list` has it.
+struct Listed {
+    id: String,
+    state: String,
+    shim: Option<u64>,
+    vmm: Option<u64>,
+}
+
+impl Listed {
+    fn of(vm: &Value) -> Self {
+        let text = |key: &str| vm[key].as_str().unwrap_or_default().to_owned();
+        Self { id: text("id"), state: text("state"), shim: vm["shim_pid"].as_u64(), vmm: vm["vmm_pid"].as_u64() }
+    }
+
+    fn is_live(&self) -> bool {
+        self.state == "running"
+    }
+}
+
+impl TestEnv {
+    /// Waits until no VM is on its way and everything is exactly what the states say; `vmm` is the program VMs run in.
+    ///
+    /// A live VM has a shim, a VMM, two sockets and a runtime record, and nothing else has any of them; every VM has a
+    /// disk; rows and resources say the same; no mount of this environment is left on the host. Guest memory is a memfd
+    /// of shim and VMM, so it is gone with them.
+    #[track_caller]
+    pub fn assert_in_order(&self, vmm: &str) {
+        wait_until(SETTLING, "everything to be what the VMs' states say", || self.disorder(vmm));
+    }
+
+    fn disorder(&self, vmm: &str) -> Result<(), String> {
+        let listed = self.banger(["vm", "list", "--json"]).run().expect(0).json();
+        let vms: Vec<Listed> = listed.as_array().expect("a list").iter().map(Listed::of).collect();
+        if let Some(vm) = vms.iter().find(|vm| matches!(vm.state.as_str(), "starting" | "stopping")) {
+            return Err(format!("VM {} is {}", vm.id, vm.state));
+        }
+        let live: Vec<&Listed> = vms.iter().filter(|vm| vm.is_live()).collect();
+        let pids = |of: fn(&Listed) -> Option<u64>| live.iter().filter_map(|vm| of(vm)).collect::<BTreeSet<u64>>();
+        self.same("shims", &self.pids_of("banger-shim", ""), &pids(|vm| vm.shim))?;
+        self.same("VMMs", &self.pids_of(vmm, "--guest"), &pids(|vm| vm.vmm))?;
+        if let Some(vm) = vms.iter().find(|vm| !vm.is_live() && (vm.shim.is_some() || vm.vmm.is_some())) {
+            return Err(format!("VM {} is {} and has processes", vm.id, vm.state));
+        }
+        let ids = |vms: &mut dyn Iterator<Item = &Listed>| vms.map(|vm| vm.id.clone()).collect::<BTreeSet<String>>();
+        let (all, live_ids) = (ids(&mut vms.iter()), ids(&mut live.iter().copied()));
+        self.same("directories", &names(&self.layout().vms()), &all)?;
+        self.same("directories of sockets", &names(&self.layout().run.join("v")), &live_ids)?;
+        for id in &all {
+            self.check_files(id, live_ids.contains(id))?;
+        }
+        self.check_rows(&vms)?;
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        match mounts.lines().find(|line| line.contains(&*self.home().to_string_lossy())) {
+            Some(line) => Err(format!("a mount: {line}")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_files(&self, id: &str, live: bool) -> Result<(), String> {
+        let files = names(&self.layout().vms().join(id));
+        let has = |name: &str| files.contains(name);
+        let unfinished = files.iter().any(|name| name.starts_with('.'));
+        if unfinished || !has("work.ext4") || has("runtime.json") != live {
+            return Err(format!("files of VM {id} (live: {live}): {files:?}"));
+        }
+        let sockets = names(&self.layout().run.join("v").join(id));
+        if live && !(sockets.contains("control.sock") && sockets.contains("vsock.sock")) {
+            return Err(format!("sockets of VM {id}: {sockets:?}"));
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self, vms: &[Listed]) -> Result<(), String> {
+        let failed = |error: rusqlite::Error| format!("state.db: {error}");
+        let database = Connection::open_with_flags(self.layout().database(), OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let database = database.map_err(failed)?;
+        let rows = |query: &str| -> Result<BTreeSet<(String, String)>, String> {
+            let mut query = database.prepare(query).map_err(failed)?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+            rows.collect::<Result<_, _>>().map_err(failed)
+        };
+        let states = vms.iter().map(|vm| (vm.id.clone(), vm.state.clone())).collect();
+        self.same("rows", &rows("SELECT id, state FROM vms")?, &states)?;
+        let held = rows("SELECT vm_id, kind FROM resources WHERE kind IN ('state_dir', 'run_dir', 'shim')")?;
+        let wanted = vms
+            .iter()
+            .flat_map(|vm| {
+                let kinds: &[&str] = if vm.is_live() { &["state_dir", "run_dir", "shim"] } else { &["state_dir"] };
+                kinds.iter().map(|kind| (vm.id.clone(), (*kind).to_owned()))
+            })
+            .collect();
+        self.same("resources", &held, &wanted)
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as what it is part of")]
+    fn same<T: Ord + std::fmt::Debug>(
+        &self,
+        what: &str,
+        there: &BTreeSet<T>,
+        wanted: &BTreeSet<T>,
+    ) -> Result<(), String> {
+        if there == wanted {
+            return Ok(());
+        }
+        let (extra, missing): (Vec<_>, Vec<_>) =
+            (there.difference(wanted).collect(), wanted.difference(there).collect());
+        Err(format!("{what}: {extra:?} too many, {missing:?} missing"))
+    }
+
+    fn pids_of(&self, program: &str, without: &str) -> BTreeSet<u64> {
+        let all = self.processes(program).into_iter();
+        let wanted =
+            all.filter(|process| without.is_empty() || !process.command.split(' ').any(|word| word == without));
+        wanted.map(|process| u64::from(process.pid)).collect()
+    }
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

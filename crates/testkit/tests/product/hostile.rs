@@ -1,0 +1,134 @@
+//! A guest that is its host's enemy: every command that talks to it ends with a clear failure, in bounded time and memory,
+//! and VMs beside it do not notice. The enemy is `hostile-agent`, which the fake VMM starts in VMs of that name.
+
+use crate::{SOON, start};
+use banger_testkit::{Output, TestEnv};
+
+/// Address space of a client, in KiB: one that collected what an endless guest says would not end as it should.
+const CLIENT_ROOM: u32 = 2 << 20;
+/// What the daemon may need more than before, in KiB, when its guests are at their worst.
+const DAEMON_ROOM: u64 = 48 << 10;
+
+fn resident(env: &TestEnv) -> u64 {
+    let daemon = env.daemon().expect("a daemon");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid)).expect("its status");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("its peak");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// `banger` with little memory.
+#[track_caller]
+fn confined(env: &TestEnv, args: &[&str]) -> Output {
+    let banger = banger_testkit::bin_dir().join("banger");
+    let line = format!("ulimit -v {CLIENT_ROOM}; exec {} \"$@\"", banger.display());
+    env.program("sh").args(["-c", &line, "banger"]).args(args).patience(SOON * 3).run()
+}
+
+#[track_caller]
+fn failed_clearly(output: &Output, status: i32) {
+    assert_eq!(output.code(), status, "{output}");
+    assert!(output.err().contains("error: ") && output.err().len() < 4096, "{output}");
+}
+
+/// One VM of the kind beside a good one, everything that talks to an agent tried on it.
+fn everything_against(kind: &str, exec_status: Option<i32>) {
+    let Some(env) = TestEnv::fake() else { return };
+    let name = format!("hostile-{kind}");
+    start(&env, "good");
+    start(&env, &name);
+    let before = resident(&env);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Some(status) = exec_status {
+                failed_clearly(&confined(&env, &["exec", &name, "--", "true"]), status);
+            }
+        });
+        scope.spawn(|| failed_clearly(&confined(&env, &["vm", "ports", &name]), 1));
+        scope.spawn(|| failed_clearly(&confined(&env, &["vm", "health", &name]), 1));
+        scope.spawn(|| {
+            let stats = confined(&env, &["vm", "stats", "--json", &name]).expect(0).json();
+            assert!(stats["guest"].is_null() && stats["guest_failure"]["code"].is_string(), "{stats:#}");
+        });
+        scope.spawn(|| {
+            for _ in 0..5 {
+                env.banger(["exec", "good", "--", "echo", "fine"]).patience(SOON).run().expect(0);
+            }
+        });
+    });
+    // It cannot be asked to power off, so it is ended.
+    env.banger(["vm", "stop", &name]).patience(SOON).run().expect(0);
+    assert_eq!(env.vm_state(&name), "stopped");
+    assert_eq!(env.banger(["exec", "good", "--", "echo", "fine"]).run().expect(0).out(), "fine\n");
+    let after = resident(&env);
+    assert!(after < before + DAEMON_ROOM, "the daemon grew from {before} to {after} KiB");
+    env.banger(["rm", "-f", &name, "good"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn garbage_is_an_error() {
+    everything_against("garbage", Some(125));
+}
+
+#[test]
+fn silence_is_an_error() {
+    everything_against("silent", Some(125));
+}
+
+#[test]
+fn an_answer_that_drips_is_an_error() {
+    everything_against("slow", Some(125));
+}
+
+#[test]
+fn lengths_that_cannot_be_are_an_error() {
+    everything_against("huge", Some(125));
+}
+
+#[test]
+fn a_body_without_an_end_is_an_error() {
+    everything_against("endless", None);
+}
+
+#[test]
+fn output_without_an_end_goes_through_and_is_not_collected() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "hostile-endless");
+    let before = resident(&env);
+    let banger = banger_testkit::bin_dir().join("banger");
+    let line = format!(
+        "ulimit -v {CLIENT_ROOM}; {} exec hostile-endless -- yes | head -c 300000000 | wc -c",
+        banger.display()
+    );
+    let out = env.program("sh").args(["-c", &line]).patience(SOON * 3).run().expect(0);
+    assert_eq!(out.out().trim(), "300000000");
+    assert!(resident(&env) < before + DAEMON_ROOM, "the daemon is not in the way of streams");
+    env.banger(["rm", "-f", "hostile-endless"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_command_that_ends_in_an_impossible_way_is_a_failure_of_the_guest() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "hostile-status");
+    failed_clearly(&confined(&env, &["exec", "hostile-status", "--", "true"]), 125);
+    env.banger(["rm", "-f", "hostile-status"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn an_archive_that_leads_out_is_refused_and_nothing_is_outside() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "hostile-escape");
+    let place = env.home().join("home/in/here");
+    let outside = env.home().join("home/in/outside");
+    for dir in [&place, &outside] {
+        std::fs::create_dir_all(dir).expect("a directory");
+    }
+    let target = place.join("got").display().to_string();
+    failed_clearly(&confined(&env, &["cp", "hostile-escape:/tree", &target]), 1);
+    assert_eq!(std::fs::read_dir(&outside).expect("it is there").count(), 0, "something got out");
+    assert!(!std::path::Path::new("/tmp/banger-hostile-agent-was-here").exists());
+    env.banger(["rm", "-f", "hostile-escape"]).run().expect(0);
+    env.assert_nothing_left();
+}
