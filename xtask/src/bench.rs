@@ -7,10 +7,12 @@ mod compare;
 mod floor;
 pub(crate) mod guest_port;
 mod kernels;
+mod life;
 mod measures;
 mod network;
 mod phases;
 mod ssh;
+mod transfer;
 
 use anyhow::{Context, Result};
 use banger_testkit::TestEnv;
@@ -54,9 +56,13 @@ enum Measure {
     Attach,
     /// A published port against socat.
     Ports,
+    /// Ten VMs at once against one; stopping; deleting; two hundred commands at once.
+    Life,
+    /// A hundred megabytes of output, a gigabyte and twenty thousand files, against ssh.
+    Transfer,
 }
 
-const ALL: [Measure; 10] = [
+const ALL: [Measure; 12] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -67,6 +73,8 @@ const ALL: [Measure; 10] = [
     Measure::KernelImport,
     Measure::Attach,
     Measure::Ports,
+    Measure::Life,
+    Measure::Transfer,
 ];
 
 /// Measures, prints the table and writes the samples.
@@ -85,6 +93,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::KernelImport => kernels::import(&env, args.rounds, &mut report)?,
             Measure::Attach => network::attach(args.rounds, &mut report)?,
             Measure::Ports => network::ports(args.rounds, &mut report)?,
+            Measure::Life => life::run(&env, args.rounds, &mut report)?,
+            Measure::Transfer => transfer::run(&env, args.rounds, &mut report)?,
         }
     }
     report.write(&args.out)?;
