@@ -30,7 +30,7 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{process::Child, task::JoinHandle, time::sleep};
 
 /// Work that starts other work of its kind.
 type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -55,6 +55,8 @@ pub(super) struct Live {
     networks: std::collections::HashSet<u8>,
     tasks: Vec<JoinHandle<()>>,
     resolves: bool,
+    /// The way out whose end is noticed.
+    followed: Option<ProcessIdentity>,
     pasta_retry: Duration,
 }
 
@@ -227,6 +229,7 @@ async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result<Live> {
         networks: std::collections::HashSet::new(),
         tasks: Vec::new(),
         resolves: false,
+        followed: None,
         pasta_retry: RETRY.0,
     };
     live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
@@ -318,7 +321,14 @@ impl Live {
 
     /// Starts the way out if there should be one and is none.
     fn uplink(&mut self, shared: &Arc<Shared>) {
-        if shared.settings.uplink != Uplink::Auto || self.record.pasta.is_some_and(|pasta| pasta.alive()) {
+        if shared.settings.uplink != Uplink::Auto {
+            return;
+        }
+        if let Some(pasta) = self.record.pasta.filter(ProcessIdentity::alive) {
+            // One that an earlier helper's time, or an earlier daemon, has left.
+            if self.followed != Some(pasta) {
+                self.follow(shared, pasta, None);
+            }
             return;
         }
         let Some(program) = holder::find("pasta") else {
@@ -331,7 +341,7 @@ impl Live {
                 if let Err(error) = self.record.write(&shared.state) {
                     tracing::error!(%error, "cannot write down who the uplink is");
                 }
-                self.tasks.push(tokio::spawn(follow_pasta(Arc::downgrade(shared), pasta, child, self.pasta_retry)));
+                self.follow(shared, pasta, Some(child));
                 self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
             }
             Err(error) => tracing::warn!(%error, "pasta does not start: VMs have no way to the internet"),
@@ -339,12 +349,22 @@ impl Live {
     }
 }
 
+impl Live {
+    fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
+        self.followed = Some(pasta);
+        self.tasks.push(tokio::spawn(follow_pasta(Arc::downgrade(shared), pasta, child, self.pasta_retry)));
+    }
+}
+
 /// Starts pasta again when it ends. One that was up for a while is started again at once.
-async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, mut child: tokio::process::Child, retry: Duration) {
+async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, child: Option<Child>, retry: Duration) {
     let began = tokio::time::Instant::now();
-    let status = child.wait().await;
-    let words = holder::last_words(&mut child).await;
-    tracing::warn!(pid = pasta.pid, ?status, words, "pasta ended");
+    ended(Some(pasta)).await;
+    let words = match child {
+        Some(mut child) => holder::last_words(&mut child).await,
+        None => String::new(),
+    };
+    tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
     let lasted = began.elapsed() > RETRY.1;
     sleep(if lasted { RETRY.0 } else { retry }).await;
     let Some(shared) = shared.upgrade() else { return };
@@ -376,16 +396,18 @@ fn mend(shared: Arc<Shared>) -> Later {
     })
 }
 
+/// Waits for a process's end; for ever when there is none.
+async fn ended(process: Option<ProcessIdentity>) {
+    match process.map(ProvenProcess::open) {
+        Some(Ok(Some(process))) => drop(process.ended().await),
+        Some(Ok(None)) => {}
+        // What cannot be watched is found out when it is next needed.
+        Some(Err(_)) | None => std::future::pending().await,
+    }
+}
+
 /// Mends the network when its holder or helper ends, and follows the host's own network.
 async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper: Option<ProcessIdentity>) {
-    let ended = |process: Option<ProcessIdentity>| async move {
-        match process.map(ProvenProcess::open) {
-            Some(Ok(Some(process))) => drop(process.ended().await),
-            Some(Ok(None)) => {}
-            // What cannot be watched is found out when it is next needed.
-            Some(Err(_)) | None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         () = ended(Some(holder)) => tracing::warn!("the network's holder ended; another is started"),
         () = ended(helper) => tracing::warn!("the network helper ended; another is started"),

@@ -46,6 +46,11 @@ impl Around {
              ip link set eth0 up
              ip route add default via 172.30.0.1",
         );
+        // The kernel notes a while later that the cable is in.
+        wait_until(SOON, "the host's link", || {
+            let link = host.command("ip link show dev eth0");
+            if link.contains("state UP") { Ok(()) } else { Err(link) }
+        });
         outside.start(serve_hello);
         host.start(serve_hello);
         outside.start(serve_names);
@@ -54,7 +59,7 @@ impl Around {
 
     /// What must not change.
     fn state(&self) -> String {
-        ["ip address", "ip route show table all", "nft list ruleset"].map(|line| self.host.command(line)).concat()
+        ["ip -4 address", "ip -4 route show table all", "nft list ruleset"].map(|line| self.host.command(line)).concat()
     }
 }
 

@@ -10,11 +10,17 @@ use banger_proto::{
     network::Rule,
     size::ByteSize,
 };
-use clap::{Args, value_parser};
+use clap::{ArgGroup, Args, value_parser};
 use hyper::Method;
 
 /// `banger vm set`.
 #[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("what")
+        .required(true)
+        .multiple(true)
+        .args(["vcpu", "memory", "disk_size", "nat", "no_nat", "allow", "deny"])
+))]
 #[command(after_help = "\
 Examples:
   banger vm set demo --memory 4G --vcpu 4
@@ -32,7 +38,6 @@ pub(crate) struct SetArgs {
 
 /// What can be set; one of them at least.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
 struct SizeArgs {
     /// Virtual processors
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(MAX_VCPU)))]
