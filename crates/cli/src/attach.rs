@@ -13,7 +13,10 @@ use crate::{
     output::printer::Printer,
     signals::{SIGINT, SIGQUIT, Signals},
 };
-use banger_proto::agent::exec::{ExecSpec, Outcome};
+use banger_proto::{
+    agent::exec::{ExecSpec, Outcome},
+    api::vm::GuestEndpoint,
+};
 use std::{
     os::fd::AsFd,
     time::{Duration, Instant},
@@ -25,6 +28,9 @@ use tokio::{
 
 /// Two signals within this time end the session instead of reaching the guest.
 const IMPATIENCE: Duration = Duration::from_millis(1500);
+
+/// What an interrupted command comes to.
+pub(crate) const UNSTARTED: &str = "interrupted before the command was started";
 
 /// What to run and how, before the VM is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,18 +50,31 @@ impl Command {
 
 /// Runs `command` in the VM `reference` until one of the two ends.
 pub(crate) async fn attach(context: &Context, reference: &str, command: Command, signals: &mut Signals) -> Result {
+    let endpoint = signals.guard(UNSTARTED, guest::endpoint(context, reference)).await?;
+    attach_to(context, &endpoint, command, signals).await
+}
+
+/// The same, in a VM whose agent is known. A command that names no directory, in a VM that names none, runs in the
+/// workspace.
+pub(crate) async fn attach_to(
+    context: &Context,
+    endpoint: &GuestEndpoint,
+    command: Command,
+    signals: &mut Signals,
+) -> Result {
     let mut spec = command.spec;
+    if let Some(workspace) = &endpoint.workspace
+        && endpoint.workdir.is_none()
+    {
+        spec.cwd.get_or_insert_with(|| workspace.guest_path.clone());
+    }
     if command.tty {
         spec.tty = Some(terminal::size());
         if let Ok(term) = std::env::var("TERM") {
             spec.env.entry("TERM".into()).or_insert(term);
         }
     }
-    let session = signals
-        .guard("interrupted before the command was started", async {
-            Session::start(guest::reach(context, reference).await?, &spec).await
-        })
-        .await?;
+    let session = signals.guard(UNSTARTED, async { Session::start(guest::call(endpoint).await?, &spec).await }).await?;
     let raw = command.tty && terminal::stdin_is_terminal();
     let raw_mode = raw.then(RawMode::enter).transpose()?;
     let (control, controls) = mpsc::unbounded_channel();

@@ -53,6 +53,15 @@ impl Daemon {
         Ok(http::parse(&body, Code::Internal, WHO)?)
     }
 
+    /// `PUT path` with a body that answers JSON.
+    pub(crate) async fn put<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| crate::exit::internal("cannot write the request", &error))?;
+        let response = self.send(Method::PUT, path, Some(body)).await?;
+        let body = http::collect(response.into_body(), MAX_ANSWER, WHO).await?;
+        Ok(http::parse(&body, Code::Internal, WHO)?)
+    }
+
     /// `DELETE path` where the answer has no body.
     pub(crate) async fn delete(&mut self, path: &str) -> Result<()> {
         self.send(Method::DELETE, path, None).await.map(drop)

@@ -1,5 +1,6 @@
 //! The client side of an exec session: one process in a guest, joined to streams and signals here.
 
+pub(crate) mod capture;
 pub(crate) mod keyboard;
 pub(crate) mod outlet;
 pub(crate) mod session;

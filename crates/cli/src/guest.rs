@@ -23,12 +23,12 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// The agent, where a failure names who answered.
 pub(crate) const WHO: &str = "the VM's agent";
 
-/// A byte stream to the agent of the VM `reference`, to use the VM.
-pub(crate) async fn reach(context: &Context, reference: &str) -> Result<UnixStream, Error> {
-    connect_to(context, reference, "").await
+/// Where the agent of the VM `reference` answers, and what a command there finds: to use the VM.
+pub(crate) async fn endpoint(context: &Context, reference: &str) -> Result<GuestEndpoint, Error> {
+    endpoint_with(context, reference, "").await
 }
 
-async fn connect_to(context: &Context, reference: &str, query: &str) -> Result<UnixStream, Error> {
+async fn endpoint_with(context: &Context, reference: &str, query: &str) -> Result<GuestEndpoint, Error> {
     let path = format!("/v1/vms/{}/guest{query}", segment(reference));
     let endpoint: GuestEndpoint = context.daemon().await?.get(&path).await?;
     if endpoint.agent_api_version != API_VERSION {
@@ -39,7 +39,12 @@ async fn connect_to(context: &Context, reference: &str, query: &str) -> Result<U
         let hint = format!("banger vm restart {} starts it with the agent that belongs to the daemon", endpoint.name);
         return Err(Failure::new(Code::Unsupported, message).hint(hint).into());
     }
-    let dialled = tokio::time::timeout(DIAL_DEADLINE, dial(&endpoint)).await;
+    Ok(endpoint)
+}
+
+/// A byte stream to an agent.
+pub(crate) async fn call(endpoint: &GuestEndpoint) -> Result<UnixStream, Error> {
+    let dialled = tokio::time::timeout(DIAL_DEADLINE, dial(endpoint)).await;
     let message = format!("cannot reach the agent in VM {}", endpoint.name);
     let failure = match dialled {
         Ok(Ok(stream)) => return Ok(stream),
@@ -57,7 +62,7 @@ async fn dial(endpoint: &GuestEndpoint) -> Result<UnixStream, ConnectError> {
 
 /// Answer of `GET path` of the agent in the VM `reference`; a look that does not count as using the VM.
 pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str, path: &str) -> Result<T, Error> {
-    let mut connection = speak(connect_to(context, reference, "?look=true").await?).await?;
+    let mut connection = connect(&endpoint_with(context, reference, "?look=true").await?).await?;
     let work = async {
         let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
         if !response.status().is_success() {
@@ -75,10 +80,12 @@ pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str,
 
 /// HTTP with the agent in the VM `reference`.
 pub(crate) async fn open(context: &Context, reference: &str) -> Result<Connection, Error> {
-    speak(reach(context, reference).await?).await
+    connect(&endpoint(context, reference).await?).await
 }
 
-async fn speak(stream: UnixStream) -> Result<Connection, Error> {
+/// HTTP with an agent.
+pub(crate) async fn connect(endpoint: &GuestEndpoint) -> Result<Connection, Error> {
+    let stream = call(endpoint).await?;
     Ok(Connection::open(stream, Vec::new()).await.map_err(|error| gone(&error))?)
 }
 

@@ -18,6 +18,7 @@ mod guest;
 mod http;
 mod output;
 mod signals;
+mod workspace;
 
 pub use cli::command;
 pub use complete::{Shell, script as completion_script};

@@ -12,12 +12,13 @@ mod host;
 #[cfg(test)]
 mod tests;
 mod vms;
+mod workspaces;
 
 use crate::{config::Config, wire::Services};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use banger_proto::{api::MAX_REQUEST, layout::Layout};
 use std::{sync::Arc, time::Instant};
@@ -70,6 +71,7 @@ fn router(context: Shared) -> Router {
         .route("/v1/vms/{ref}/restart", post(vms::restart))
         .route("/v1/vms/{ref}/kill", post(vms::kill))
         .route("/v1/vms/{ref}/guest", get(vms::guest))
+        .route("/v1/vms/{ref}/workspace", put(workspaces::record))
         .route("/v1/vms/{ref}/stats", get(vms::stats))
         .route("/v1/vms/{ref}/ports", get(vms::ports))
         .route("/v1/vms/{ref}/egress", get(vms::egress))

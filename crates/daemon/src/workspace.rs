@@ -1,7 +1,13 @@
-//! WorkspaceService: where work happens in a guest — what a command gets that says nothing, and which directories are
-//! the VM's own.
+//! WorkspaceService: where work happens in a guest — what a command gets that says nothing, which directories are the
+//! VM's own, and which repository was brought there.
+//!
+//! It never runs git and never sees a repository: whoever brings one (the CLI, in its user's name) says what it brought.
 
-use banger_proto::failure::{Code, Failure};
+use crate::clock;
+use banger_proto::{
+    api::workspace::{RecordWorkspace, Workspace},
+    failure::{Code, Failure},
+};
 use std::collections::BTreeMap;
 
 /// Directories that live on the work disk itself: people keep data there, and Docker, containerd and kubelet cannot
@@ -63,6 +69,37 @@ impl WorkspaceService {
         Ok(ExecDefaults { env, workdir, user })
     }
 
+    /// What is written down of a repository that was brought into a VM now.
+    #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
+    pub(crate) fn record(&self, said: RecordWorkspace) -> Result<Workspace, Failure> {
+        for path in [&said.guest_path, &said.source_path] {
+            if !path.starts_with('/') || path.contains('\0') || path.len() > MAX_PATH {
+                return Err(Failure::new(Code::Invalid, format!("{:?} is not an absolute path", cut(path))));
+            }
+        }
+        for commit in [&said.head_commit, &said.base_commit].into_iter().flatten() {
+            if !is_commit(commit) {
+                return Err(Failure::new(Code::Invalid, format!("{:?} is not the id of a commit", cut(commit))));
+            }
+        }
+        for name in [&said.branch, &said.from].into_iter().flatten() {
+            if name.is_empty() || name.len() > MAX_PATH || name.contains('\0') {
+                return Err(Failure::new(Code::Invalid, format!("{:?} is not a branch or commit", cut(name))));
+            }
+        }
+        Ok(Workspace {
+            guest_path: said.guest_path,
+            source_path: said.source_path,
+            head_commit: said.head_commit,
+            base_commit: said.base_commit,
+            mode: said.mode,
+            branch: said.branch,
+            from: said.from,
+            include_untracked: said.include_untracked,
+            prepared_at: clock::rfc3339(clock::now()),
+        })
+    }
+
     /// Directories that live on the VM's own disk, each seeded once from the image.
     #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
     pub(crate) fn own_directories(&self) -> Vec<String> {
@@ -74,6 +111,10 @@ impl WorkspaceService {
 fn is_user(text: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     text.len() <= MAX_USER && text.splitn(2, ':').all(part)
+}
+
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn cut(text: &str) -> String {
@@ -95,6 +136,24 @@ mod tests {
         assert_eq!((defaults.env["A"].as_str(), defaults.user.as_deref()), ("b=c\n", Some("1000:1000")));
         for user in ["root", "www-data:adm", "0", "a.b:c"] {
             check(&[], None, Some(user)).unwrap_or_else(|error| panic!("{user}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_record_is_what_was_said_and_when() {
+        let said = |path: &str, commit: &str| RecordWorkspace {
+            guest_path: path.into(),
+            source_path: "/src".into(),
+            head_commit: Some(commit.into()),
+            ..RecordWorkspace::default()
+        };
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let record = WorkspaceService.record(said("/root/repo", commit)).unwrap();
+        assert_eq!((record.guest_path.as_str(), record.head_commit.as_deref()), ("/root/repo", Some(commit)));
+        assert!(record.prepared_at.ends_with('Z'), "{}", record.prepared_at);
+        for (path, commit) in [("root", commit), ("", commit), ("/a\0", commit), ("/a", "HEAD"), ("/a", "--output=/x")]
+        {
+            assert_eq!(WorkspaceService.record(said(path, commit)).unwrap_err().code, Code::Invalid, "{path} {commit}");
         }
     }
 

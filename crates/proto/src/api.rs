@@ -21,6 +21,7 @@
 //! POST   /v1/vms/{ref}/kill    vm::KillVm → events; likewise
 //! GET    /v1/vms/{ref}/guest[?look=true] → vm::GuestEndpoint, when the agent answers; counts as a use of the VM
 //!                                         unless it is only to have a look
+//! PUT    /v1/vms/{ref}/workspace workspace::RecordWorkspace → workspace::Workspace: what was brought into the guest
 //! GET    /v1/vms/{ref}/stats            → vm::VmStats
 //! GET    /v1/vms/{ref}/ports            → [vm::VmPort]
 //! GET    /v1/vms/{ref}/egress           → vm::Egress
@@ -52,6 +53,7 @@ pub mod artifact;
 pub mod event;
 pub mod host;
 pub mod vm;
+pub mod workspace;
 
 use crate::failure::Code;
 

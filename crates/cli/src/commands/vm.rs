@@ -19,6 +19,7 @@ pub(crate) mod show;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
+pub(crate) mod workspace;
 
 use crate::{cli::GROUP_HELP, context::Context, exit::Result};
 use clap::{Args, Subcommand};
@@ -86,6 +87,8 @@ pub(crate) enum VmCommand {
     Unpublish(network::UnpublishArgs),
     /// Ask a VM's agent whether it is well
     Health(health::HealthArgs),
+    /// A repository in a VM: bring it, take back what changed
+    Workspace(workspace::WorkspaceGroup),
 }
 
 pub(crate) async fn dispatch(context: &Context, command: VmCommand) -> Result {
@@ -109,5 +112,6 @@ pub(crate) async fn dispatch(context: &Context, command: VmCommand) -> Result {
         VmCommand::Publish(args) => network::publish(context, args).await,
         VmCommand::Unpublish(args) => network::unpublish(context, args).await,
         VmCommand::Health(args) => health::run(context, &args).await,
+        VmCommand::Workspace(group) => workspace::dispatch(context, group.command).await,
     }
 }

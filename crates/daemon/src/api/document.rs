@@ -1,6 +1,6 @@
 //! The OpenAPI document, generated from the handlers and the types they speak. `docs/openapi.json` is its committed copy.
 
-use super::{artifacts, host, vms};
+use super::{artifacts, host, vms, workspaces};
 use utoipa::OpenApi;
 
 /// The API as OpenAPI 3.1.
@@ -28,6 +28,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         vms::restart,
         vms::kill,
         vms::guest,
+        workspaces::record,
         vms::stats,
         vms::ports,
         vms::egress,

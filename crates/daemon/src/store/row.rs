@@ -3,7 +3,10 @@
 use crate::shim::control::ProcessIdentity;
 use banger_proto::{
     agent::boot::Init,
-    api::vm::{Accelerator, Phase, VmState, Vmm},
+    api::{
+        vm::{Accelerator, Phase, VmState, Vmm},
+        workspace::Workspace,
+    },
     name::{ImageId, ImageName, KernelName, NetworkName, VmId, VmName},
     network::{Publish, Rule},
     size::ByteSize,
@@ -33,6 +36,8 @@ pub struct VmRow {
     pub run: Run,
     /// When it was last used, in seconds since 1970.
     pub last_used: Option<u64>,
+    /// The repository in it. [`Store::set_workspace`](super::Store::set_workspace) alone writes it.
+    pub workspace: Option<Workspace>,
 }
 
 /// What a VM was asked to be, every value resolved.

@@ -50,6 +50,8 @@ CREATE INDEX image_names_by_id ON image_names (image_id);
 ";
 
 const LAST_USED: &str = "ALTER TABLE vms ADD COLUMN last_used INTEGER;";
+/// The repository in a VM: written by whoever brought it, never with the rest of the row.
+const WORKSPACE: &str = "ALTER TABLE vms ADD COLUMN workspace TEXT;";
 
 /// Where what a name was given to came from, so that an explicit name is not taken from something else.
 const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;";
@@ -68,7 +70,7 @@ CREATE TABLE addresses (
 ) STRICT;
 ";
 
-const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED), M::up(IMAGE_NAME_SOURCE), M::up(ADDRESSES)];
+const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED), M::up(IMAGE_NAME_SOURCE), M::up(ADDRESSES), M::up(WORKSPACE)];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 
 /// Opens the database and migrates it.

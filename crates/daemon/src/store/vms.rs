@@ -2,10 +2,13 @@
 
 use super::schema::durably;
 use super::{Run, Store, StoreError, VmRow, VmSpec};
-use banger_proto::name::{ImageId, KernelName, VmId, VmName};
+use banger_proto::{
+    api::workspace::Workspace,
+    name::{ImageId, KernelName, VmId, VmName},
+};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run, last_used";
+const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run, last_used, workspace";
 
 impl Store {
     /// Writes a new VM, power cuts included: a directory without a row is swept, and its disk with it.
@@ -63,6 +66,17 @@ impl Store {
                 params![id.as_str(), i64::try_from(at).unwrap_or(i64::MAX)],
             )?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Writes down the repository that was brought into a VM; whether there is such a VM.
+    pub async fn set_workspace(&self, id: &VmId, workspace: &Workspace) -> Result<bool, StoreError> {
+        let (id, workspace) = (id.clone(), json(workspace));
+        self.call(move |connection| {
+            let changed =
+                connection.execute("UPDATE vms SET workspace = ?2 WHERE id = ?1", params![id.as_str(), workspace])?;
+            Ok(changed == 1)
         })
         .await
     }
@@ -136,6 +150,7 @@ struct Columns {
     spec: String,
     run: String,
     last_used: Option<i64>,
+    workspace: Option<String>,
 }
 
 fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
@@ -149,6 +164,7 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
         spec: row.get(6)?,
         run: row.get(7)?,
         last_used: row.get(8)?,
+        workspace: row.get(9)?,
     })
 }
 
@@ -164,6 +180,7 @@ fn read(columns: Columns) -> Result<VmRow, StoreError> {
         spec: serde_json::from_str::<VmSpec>(&columns.spec).map_err(garbled(&what))?,
         run: serde_json::from_str::<Run>(&columns.run).map_err(garbled(&what))?,
         last_used: columns.last_used.and_then(|at| u64::try_from(at).ok()),
+        workspace: columns.workspace.map(|text| serde_json::from_str(&text)).transpose().map_err(garbled(&what))?,
     })
 }
 
@@ -210,6 +227,7 @@ pub(crate) mod tests {
             },
             run: Run::default(),
             last_used: None,
+            workspace: None,
         }
     }
 
@@ -234,6 +252,29 @@ pub(crate) mod tests {
         store.delete_vm(&row.id).await.unwrap();
         assert_eq!(store.vms().await.unwrap(), vec![]);
         assert!(!store.update_vm(&row).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_workspace_is_written_by_itself() {
+        let (_temp, store) = store();
+        let row = vm("demo");
+        store.insert_vm(row.clone()).await.unwrap();
+        let workspace = Workspace {
+            guest_path: "/root/repo".into(),
+            source_path: "/src".into(),
+            head_commit: None,
+            base_commit: Some("0".repeat(40)),
+            mode: banger_proto::api::workspace::Mode::Overlay,
+            branch: None,
+            from: None,
+            include_untracked: false,
+            prepared_at: "2026-01-01T00:00:00Z".into(),
+        };
+        assert!(store.set_workspace(&row.id, &workspace).await.unwrap());
+        // A task that knows the row from before does not undo it.
+        store.update_vm(&row).await.unwrap();
+        assert_eq!(store.vm(&row.id).await.unwrap().unwrap().workspace, Some(workspace.clone()));
+        assert!(!store.set_workspace(&vm("other").id, &workspace).await.unwrap());
     }
 
     #[tokio::test]

@@ -155,6 +155,7 @@ impl VmService {
                 spec: spec.clone(),
                 run: Run::default(),
                 last_used: None,
+                workspace: None,
             };
             match (self.parts.store.insert_vm(row.clone()).await, &name) {
                 (Ok(()), _) => return Ok(row),

@@ -19,7 +19,10 @@ use crate::{
     workspace::WorkspaceService,
 };
 use banger_proto::{
-    api::vm::{Vm, VmState},
+    api::{
+        vm::{Vm, VmState},
+        workspace::{RecordWorkspace, Workspace},
+    },
     failure::{Code, Failure},
     layout::Layout,
     name::{VmId, VmName},
@@ -146,6 +149,13 @@ impl VmService {
         let id = self.find(reference).await?.id;
         self.ask(&id, op, operation).await?;
         self.show(id.as_str()).await
+    }
+
+    /// Writes down the repository that was brought into a VM.
+    pub(crate) async fn record_workspace(&self, reference: &str, said: RecordWorkspace) -> Result<Workspace, Failure> {
+        let workspace = self.parts.workspaces.record(said)?;
+        let id = self.find(reference).await?.id;
+        if self.parts.store.set_workspace(&id, &workspace).await? { Ok(workspace) } else { Err(no_vm(reference)) }
     }
 
     /// Deletes a VM.

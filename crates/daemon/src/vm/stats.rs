@@ -76,7 +76,15 @@ impl VmService {
             });
         }
         let agent_api_version = row.run.agent_api.unwrap_or_default();
-        Ok(GuestEndpoint { id: row.id, name: row.name, socket, agent_api_version })
+        Ok(GuestEndpoint {
+            id: row.id,
+            name: row.name,
+            socket,
+            agent_api_version,
+            workspace: row.workspace,
+            workdir: row.spec.workdir,
+            user: row.spec.user,
+        })
     }
 
     /// CPU time of the VMM in milliseconds, when it has a process.

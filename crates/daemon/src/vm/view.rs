@@ -13,7 +13,7 @@ use banger_proto::{
 use std::os::unix::fs::MetadataExt;
 
 pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
-    let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run, last_used } = row;
+    let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run, last_used, workspace } = row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
     let ip = parts.network.address(&id).map(|address| address.to_string());
@@ -54,6 +54,7 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
         expires_at: spec.ttl.map(|ttl| clock::rfc3339(created_at.saturating_add(ttl.duration().as_secs()))),
         pending,
         phases: run.phases,
+        workspace,
     }
 }
 

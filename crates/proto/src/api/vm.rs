@@ -5,6 +5,7 @@ use crate::{
         boot::Init,
         http::{Port, Stats},
     },
+    api::workspace::Workspace,
     failure::Failure,
     name::{ImageId, ImageName, KernelName, NetworkName, VmId, VmName},
     network::{Publish, Rule},
@@ -342,6 +343,9 @@ pub struct Vm {
     /// Where the time of the last start went, in order.
     #[serde(default)]
     pub phases: Vec<Phase>,
+    /// The repository that was brought into it.
+    #[serde(default)]
+    pub workspace: Option<Workspace>,
 }
 
 /// One step of a start.
@@ -424,6 +428,15 @@ pub struct GuestEndpoint {
     pub socket: PathBuf,
     /// Version of the agent API that VM's agent speaks.
     pub agent_api_version: u32,
+    /// The repository that was brought into it.
+    #[serde(default)]
+    pub workspace: Option<Workspace>,
+    /// Working directory of an exec that names none; it wins over the workspace.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User of an exec that names none.
+    #[serde(default)]
+    pub user: Option<String>,
 }
 
 /// One port of a VM; an element of the answer of `GET /v1/vms/{ref}/ports`.

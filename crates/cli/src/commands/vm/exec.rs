@@ -1,14 +1,20 @@
 //! `banger vm exec`.
 
+use super::workspace::prepare::make_plan;
 use crate::{
     arguments::{self, Variable},
     attach::{self, Command},
     complete,
     context::Context,
     exit::Result,
+    guest,
     signals::Signals,
+    workspace::{
+        send::{self, Existing},
+        stale::{self, Head},
+    },
 };
-use banger_proto::{agent::exec::ExecSpec, name::VmName};
+use banger_proto::{agent::exec::ExecSpec, api::vm::GuestEndpoint, name::VmName};
 use clap::Args;
 
 /// `banger vm exec`.
@@ -26,12 +32,15 @@ pub(crate) struct ExecArgs {
     /// Environment, besides the VM's own; K alone passes on your own value
     #[arg(short, long, value_name = "K[=V]")]
     env: Vec<Variable>,
-    /// Working directory
+    /// Working directory [default: the VM's own, else the workspace, else the user's home]
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
     /// User: NAME, UID, NAME:GROUP or UID:GID
     #[arg(short, long)]
     user: Option<String>,
+    /// Bring the workspace up to date first when HEAD moved on the host
+    #[arg(long)]
+    auto_prepare: bool,
     /// The VM: name, id, or the beginning of its id
     #[arg(value_name = "VM", add = complete::vms())]
     vm: VmName,
@@ -50,7 +59,29 @@ pub(crate) async fn run(context: &Context, args: ExecArgs) -> Result {
         user: args.user,
         tty: None,
     };
-    attach::attach(context, args.vm.as_str(), Command { spec, tty }, &mut Signals::install()?).await
+    let mut signals = Signals::install()?;
+    let work = up_to_date(context, args.vm.as_str(), args.auto_prepare);
+    let endpoint = signals.guard(attach::UNSTARTED, work).await?;
+    attach::attach_to(context, &endpoint, Command { spec, tty }, &mut signals).await
+}
+
+/// The VM's agent, after a look at whether the workspace is still what the repository is.
+async fn up_to_date(context: &Context, vm: &str, auto_prepare: bool) -> Result<GuestEndpoint> {
+    let endpoint = guest::endpoint(context, vm).await?;
+    let Some(workspace) = &endpoint.workspace else { return Ok(endpoint) };
+    let Head::Moved(now) = stale::look(workspace) else { return Ok(endpoint) };
+    if auto_prepare {
+        let plan = make_plan(context, send::again(workspace)).await?;
+        send::prepare(context, vm, plan, Existing::Update).await?;
+        return guest::endpoint(context, vm).await;
+    }
+    context.printer.warn(&format!(
+        "{} is at {} since the workspace was brought at {}; --auto-prepare brings it up to date",
+        workspace.source_path,
+        stale::short(now.as_deref()),
+        stale::short(workspace.head_commit.as_deref())
+    ));
+    Ok(endpoint)
 }
 
 #[cfg(test)]

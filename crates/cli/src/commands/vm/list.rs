@@ -55,7 +55,7 @@ async fn list(context: &Context, all: bool, ids: bool) -> Result {
 
 /// The table of the contract.
 pub(super) fn render(vms: &[Vm]) -> String {
-    let header = ["ID", "NAME", "STATE", "IMAGE", "VMM", "IP", "VCPU", "MEM", "DISK", "AGE"];
+    let header = ["ID", "NAME", "STATE", "IMAGE", "VMM", "IP", "VCPU", "MEM", "DISK", "WORKSPACE", "AGE"];
     table(
         &header,
         vms.iter().map(|vm| {
@@ -69,10 +69,16 @@ pub(super) fn render(vms: &[Vm]) -> String {
                 vm.vcpu.to_string(),
                 vm.memory.to_string(),
                 vm.disk_size.to_string(),
+                vm.workspace.as_ref().map_or("-", |workspace| base_name(&workspace.source_path)).to_owned(),
                 age(&vm.created_at),
             ]
         }),
     )
+}
+
+/// What people call the repository at this path.
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
 }
 
 /// The monitor and what executes the guest: `qemu/tcg`.

@@ -1,6 +1,9 @@
 //! `banger vm run`: a VM, and usually a command or a shell in it.
 
-use super::create::{NewVmArgs, UNDONE};
+use super::{
+    create::{NewVmArgs, UNDONE},
+    workspace::prepare::{BringArgs, make_plan, print_files},
+};
 use crate::{
     attach::{self, Command},
     context::Context,
@@ -8,6 +11,10 @@ use crate::{
     exit::{Error, Result, Status},
     http::segment,
     signals::Signals,
+    workspace::{
+        plan::{self, Wish},
+        send::{self, Packing},
+    },
 };
 use banger_proto::{
     agent::{boot::Init, exec::ExecSpec},
@@ -17,16 +24,21 @@ use banger_proto::{
 use clap::Args;
 use hyper::Method;
 use serde::de::IgnoredAny;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// How long the daemon may take to confirm that a VM is gone.
 const DELETE_DEADLINE: Duration = Duration::from_secs(30);
+
+const UNTOUCHED: &str = "interrupted: nothing was created";
+const UNBROUGHT: &str = "interrupted while the repository was brought into the VM";
 
 /// `banger vm run` as it is typed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   banger vm run --rm -- uname -a             a throw-away VM; the command's exit status is banger's
+  banger vm run . --rm -- make test          the same with this git repository in it
+  banger vm run . --name fix                 a shell in the repository; the VM stays up
   tar c src | banger vm run --rm -- tar t    stdin, stdout and stderr are the command's
   banger vm run                              a shell; the VM stays up
   banger vm run --name demo -d               no shell; the VM stays up
@@ -45,9 +57,12 @@ pub(crate) struct RunArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
-    // Not there yet: known, so that they get an answer instead of a shrug.
-    #[arg(hide = true)]
-    path: Option<String>,
+    #[command(flatten)]
+    bring: BringArgs,
+    /// A git repository to bring into the VM, such as . [default: none]
+    #[arg(value_hint = clap::ValueHint::DirPath)]
+    path: Option<PathBuf>,
+    // Not there yet: known, so that it gets an answer instead of a shrug.
     #[arg(short = 'v', long = "volume", hide = true)]
     volumes: Vec<String>,
     /// The command and its arguments [default: a login shell]
@@ -63,19 +78,29 @@ struct Plan {
     command: Option<Command>,
     /// The VM goes with the command.
     lease: bool,
+    /// The repository that goes into it.
+    bring: Option<Wish>,
+    /// Only what would arrive is wanted.
+    dry_run: bool,
 }
 
 impl TryFrom<RunArgs> for Plan {
     type Error = Failure;
 
     fn try_from(args: RunArgs) -> std::result::Result<Self, Failure> {
-        if let Some(path) = &args.path {
-            return Err(Failure::new(
-                Code::Unsupported,
-                format!("cannot bring {path} into the VM: workspaces come later"),
-            )
-            .hint("banger vm cp SRC NAME:/path copies files into a VM that runs")
-            .hint(format!("to run a command, write it after --, such as: banger vm run -- {path}")));
+        match &args.path {
+            None => {
+                if let Some(flag) = args.bring.needs_a_path() {
+                    return Err(Failure::new(Code::Invalid, format!("{flag} needs a repository"))
+                        .hint("write its path, such as: banger vm run ."));
+                }
+            }
+            Some(path) if plan::looks_like_a_command(path) => {
+                let path = path.display();
+                return Err(Failure::new(Code::NotFound, format!("there is no directory {path} to bring into the VM"))
+                    .hint(format!("to run a command, write it after --, such as: banger vm run -- {path}")));
+            }
+            Some(_) => {}
         }
         if let Some(volume) = args.volumes.first() {
             return Err(Failure::new(Code::Unsupported, format!("cannot mount {volume}: mounts come later"))
@@ -101,10 +126,14 @@ impl TryFrom<RunArgs> for Plan {
         let tty = Command::wants_tty(args.tty, &args.command);
         // Environment, directory and user stand in the VM's own configuration, and hold for every command in it.
         let spec = ExecSpec { argv: args.command, env: BTreeMap::new(), cwd: None, user: None, tty: None };
+        let dry_run = args.bring.dry_run();
+        let bring = args.path.map(|path| args.bring.wish(path));
         Ok(Self {
             create: args.vm.request(start, default_init),
             command: (!args.detach).then_some(Command { spec, tty }),
             lease: args.rm,
+            bring,
+            dry_run,
         })
     }
 }
@@ -113,15 +142,35 @@ impl TryFrom<RunArgs> for Plan {
 pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
     let plan = Plan::try_from(args)?;
     let mut signals = Signals::install()?;
+    // Before there is a VM: a repository that cannot be brought is no reason to make one.
+    let packing = match plan.bring {
+        None => None,
+        Some(wish) => {
+            let repository = signals.guard(UNTOUCHED, make_plan(context, wish)).await?;
+            if plan.dry_run {
+                return print_files(context, &repository);
+            }
+            // Made while the VM boots.
+            Some(Packing::begin(repository, Vec::new()))
+        }
+    };
     let mut operation: Operation<Vm> = signals
         .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })
         .await?;
     let vm = operation.settle(&context.printer, &mut signals, UNDONE).await?;
-    let Some(command) = plan.command else {
-        context.printer.data(&vm, |vm| vm.name.to_string())?;
-        return Ok(Status::Done);
+    let brought = match packing {
+        None => Ok(()),
+        Some(packing) => signals.guard(UNBROUGHT, send::deliver(context, vm.id.as_str(), packing)).await.map(drop),
     };
-    let ended = attach::attach(context, vm.id.as_str(), command, &mut signals).await;
+    let ended = match (brought, plan.command) {
+        (Err(error), _) if plan.lease => Err(error),
+        (Err(error), _) => return Err(send::unbrought(error, vm.name.as_str())),
+        (Ok(()), Some(command)) => attach::attach(context, vm.id.as_str(), command, &mut signals).await,
+        (Ok(()), None) => {
+            context.printer.data(&vm, |vm| vm.name.to_string())?;
+            return Ok(Status::Done);
+        }
+    };
     if plan.lease {
         return see_off(context, &vm, ended, operation, &mut signals).await;
     }
@@ -202,11 +251,22 @@ mod tests {
 
     #[test]
     fn what_comes_later_says_what_works_today() {
-        for line in [".", "/src -- make", "-v /a:/b -- x"] {
-            let failure = plan(line).unwrap_err();
-            assert_eq!(failure.code, Code::Unsupported, "{line}");
-            assert!(failure.hints[0].contains("vm cp"), "{failure:?}");
+        let failure = plan("-v /a:/b -- x").unwrap_err();
+        assert_eq!(failure.code, Code::Unsupported);
+        assert!(failure.hints[0].contains("vm cp"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_path_is_a_repository_and_its_flags_need_one() {
+        let brought = plan("--include-untracked . --rm -- make test").unwrap();
+        let wish = brought.bring.unwrap();
+        assert_eq!((wish.path.as_path(), wish.guest_path.as_str()), (".".as_ref(), "/root/repo"));
+        assert!(wish.include_untracked && brought.lease);
+        for line in ["--include-untracked -- x", "--branch b", "--mode full -d", "--dry-run"] {
+            assert_eq!(plan(line).unwrap_err().code, Code::Invalid, "{line}");
         }
+        let failure = plan("uname-that-is-not-here").unwrap_err();
+        assert!(failure.hints[0].contains("after --"), "{failure:?}");
     }
 
     #[test]

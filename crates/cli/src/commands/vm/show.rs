@@ -10,9 +10,13 @@ use crate::{
         age::age,
         table::{facts, table},
     },
+    workspace::stale::short,
 };
 use banger_proto::{
-    api::vm::{Egress, Phase, Vm},
+    api::{
+        vm::{Egress, Phase, Vm},
+        workspace::Workspace,
+    },
     name::VmName,
 };
 use clap::Args;
@@ -68,6 +72,7 @@ fn render(vm: &Vm) -> String {
         ("environment", (!vm.env.is_empty()).then(|| format!("{} (values not shown)", vm.env.join(" ")))),
         ("workdir", vm.workdir.clone()),
         ("user", vm.user.clone()),
+        ("workspace", vm.workspace.as_ref().map(workspace)),
         ("created", Some(since(&vm.created_at))),
         ("started", vm.started_at.as_deref().map(since)),
         ("last used", vm.last_used_at.as_deref().map(since)),
@@ -111,6 +116,12 @@ fn render_egress(egress: &Egress) -> String {
         ));
     }
     text
+}
+
+fn workspace(workspace: &Workspace) -> String {
+    let head = short(workspace.head_commit.as_deref());
+    let Workspace { guest_path, source_path, mode, prepared_at, .. } = workspace;
+    format!("{guest_path} from {source_path} at {head}, {mode}, {} ago", age(prepared_at))
 }
 
 fn since(time: &str) -> String {

@@ -1,0 +1,129 @@
+//! `banger vm workspace prepare`, and the flags it shares with `run`.
+
+use crate::{
+    complete,
+    context::Context,
+    exit::{Result, Status, internal},
+    signals::Signals,
+    workspace::{
+        GUEST_PATH,
+        plan::{self, Plan, Wish},
+        quote::quoted,
+        send::{self, Existing},
+        stale::short,
+    },
+};
+use banger_proto::{api::workspace::Mode, name::VmName};
+use clap::Args;
+use std::{path::PathBuf, sync::Arc};
+
+const UNDONE: &str = "interrupted: the repository is in the VM in part, or not at all; prepare it again";
+
+/// How a repository is brought.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BringArgs {
+    /// Make a branch in the guest, and be on it
+    #[arg(long, value_name = "NAME")]
+    branch: Option<String>,
+    /// Where that branch begins; the tree is then as it was committed there
+    #[arg(long, value_name = "REF", requires = "branch")]
+    from: Option<String>,
+    /// Bring untracked files, too (ignored ones never travel)
+    #[arg(long)]
+    include_untracked: bool,
+    /// How much: overlay (the last commits and the tree as it is) or full (all history, submodules)
+    #[arg(long, value_name = "overlay|full", default_value_t = Mode::Overlay)]
+    mode: Mode,
+    /// Where the repository goes in the guest
+    #[arg(long, value_name = "DIR", default_value = GUEST_PATH, value_parser = plan::guest_path)]
+    guest_path: String,
+    /// Print the files that would arrive; touch neither daemon nor VM
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl BringArgs {
+    /// Whether something was asked that only a repository makes sense of.
+    pub(crate) fn needs_a_path(&self) -> Option<&'static str> {
+        [
+            (self.branch.is_some(), "--branch"),
+            (self.include_untracked, "--include-untracked"),
+            (self.mode != Mode::Overlay, "--mode"),
+            (self.guest_path != GUEST_PATH, "--guest-path"),
+            (self.dry_run, "--dry-run"),
+        ]
+        .into_iter()
+        .find_map(|(asked, flag)| asked.then_some(flag))
+    }
+
+    pub(crate) fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    pub(crate) fn wish(self, path: PathBuf) -> Wish {
+        let Self { branch, from, include_untracked, mode, guest_path, dry_run: _ } = self;
+        Wish { path, mode, branch, from, include_untracked, guest_path }
+    }
+}
+
+/// Works out what would arrive, and says what is worth saying about it.
+pub(crate) async fn make_plan(context: &Context, wish: Wish) -> Result<Arc<Plan>> {
+    let planning = tokio::task::spawn_blocking(move || Plan::make(wish));
+    let plan = planning.await.map_err(|error| internal("cannot look at the repository", &error))??;
+    plan.notices.iter().for_each(|notice| context.printer.talk(notice));
+    Ok(Arc::new(plan))
+}
+
+/// The files that would arrive, one a line as `git ls-files` prints them.
+pub(crate) fn print_files(context: &Context, plan: &Plan) -> Result {
+    let files: Vec<String> = plan.files().iter().map(|path| quoted(path)).collect();
+    context.printer.data(&files, |files| files.join("\n"))?;
+    Ok(Status::Done)
+}
+
+/// `banger vm workspace prepare`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger vm workspace prepare demo .                 this repository at /root/repo in VM demo
+  banger vm workspace prepare demo . --mode full     with all history and submodules
+  banger vm workspace prepare demo . --dry-run       what would arrive
+
+Tracked files travel, with the changes they have here; untracked ones only with --include-untracked, ignored ones never. \
+A workspace the guest worked in is not overwritten.")]
+pub(crate) struct PrepareArgs {
+    #[command(flatten)]
+    bring: BringArgs,
+    /// Overwrite what was done in the guest
+    #[arg(long)]
+    force: bool,
+    /// The VM: name, id, or the beginning of its id
+    #[arg(value_name = "VM", add = complete::vms())]
+    vm: VmName,
+    /// In the repository [default: where you are]
+    #[arg(default_value = ".", value_hint = clap::ValueHint::DirPath)]
+    path: PathBuf,
+}
+
+/// Brings the repository and prints what was recorded.
+pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
+    let dry_run = args.bring.dry_run();
+    let mut signals = Signals::install()?;
+    let vm = args.vm.as_str();
+    let workspace = signals
+        .guard(UNDONE, async {
+            let plan = make_plan(context, args.bring.wish(args.path)).await?;
+            if dry_run {
+                return print_files(context, &plan).map(|_| None);
+            }
+            let existing = if args.force { Existing::Overwrite } else { Existing::Update };
+            send::prepare(context, vm, plan, existing).await.map(Some)
+        })
+        .await?;
+    if let Some(workspace) = workspace {
+        context.printer.data(&workspace, |workspace| {
+            format!("{} at {} ({})", workspace.guest_path, short(workspace.head_commit.as_deref()), workspace.mode)
+        })?;
+    }
+    Ok(Status::Done)
+}

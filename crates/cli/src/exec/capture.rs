@@ -1,0 +1,120 @@
+//! A command in a guest whose output is for banger itself: bounded, because the guest decides how much it says.
+
+use super::session::{Ended, Session};
+use crate::{
+    exit::{Error, Result},
+    output::progress::Progress,
+};
+use banger_proto::{
+    agent::exec::{ExecSpec, Outcome},
+    failure::{Code, Failure},
+};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::{io::AsyncWrite, net::UnixStream, sync::mpsc};
+
+/// Most bytes of complaints that are kept; the rest is dropped.
+const MAX_COMPLAINT: usize = 16 << 10;
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) outcome: Outcome,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Captured {
+    /// Whether the program, or what it needed, was not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.outcome.code() == 127
+    }
+}
+
+/// Runs `spec` without stdin. More than `limit` bytes on stdout end it as a failure of the guest.
+pub(crate) async fn capture(stream: UnixStream, spec: &ExecSpec, limit: usize) -> Result<Captured> {
+    capture_with(stream, spec, limit, None).await
+}
+
+/// The same, showing how much has arrived.
+pub(crate) async fn capture_with(
+    stream: UnixStream,
+    spec: &ExecSpec,
+    limit: usize,
+    progress: Option<&mut Progress<'_>>,
+) -> Result<Captured> {
+    let session = Session::start(stream, spec).await?;
+    // Channels whose senders are gone: no stdin, and nobody who could signal.
+    let (_, stdin) = mpsc::channel(1);
+    let (_, control) = mpsc::unbounded_channel();
+    let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
+    let mut stderr =
+        Bounded { bytes: Vec::new(), limit: MAX_COMPLAINT, refuses: false, refused: false, progress: None };
+    let ended = session.run(stdin, control, &mut stdout, &mut stderr).await;
+    if stdout.refused {
+        return Err(Failure::new(Code::Guest, format!("the guest sent more than {limit} bytes")).into());
+    }
+    match ended? {
+        Ended::Outcome(outcome) => Ok(Captured {
+            outcome,
+            stdout: stdout.bytes,
+            stderr: String::from_utf8_lossy(&stderr.bytes).trim().to_owned(),
+        }),
+        Ended::ClosedPipe | Ended::Abandoned(_) => {
+            Err(Error::Failed(Failure::new(Code::Internal, "a session of banger's own was given up")))
+        }
+    }
+}
+
+/// Memory with an end.
+struct Bounded<'a, 'b> {
+    bytes: Vec<u8>,
+    limit: usize,
+    /// Whether more than the limit is an error, or just dropped.
+    refuses: bool,
+    refused: bool,
+    progress: Option<&'a mut Progress<'b>>,
+}
+
+impl AsyncWrite for Bounded<'_, '_> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let room = self.limit - self.bytes.len();
+        if bytes.len() > room && self.refuses {
+            self.refused = true;
+            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+        }
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let done = self.bytes.len() as u64;
+        if let Some(progress) = &mut self.progress {
+            progress.advance(done, None);
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    #[tokio::test]
+    async fn what_is_kept_has_an_end() {
+        let mut strict = Bounded { bytes: vec![], limit: 4, refuses: true, refused: false, progress: None };
+        strict.write_all(b"abcd").await.unwrap();
+        assert!(strict.write_all(b"e").await.is_err() && strict.refused);
+        let mut lenient = Bounded { bytes: vec![], limit: 4, refuses: false, refused: false, progress: None };
+        lenient.write_all(b"abcdef").await.unwrap();
+        assert_eq!((lenient.bytes.as_slice(), lenient.refused), (b"abcd".as_slice(), false));
+    }
+}

@@ -1,0 +1,137 @@
+//! What a guest did to its workspace, as one patch: made in the guest, checked here, written or applied all or not at all.
+
+use super::{
+    changes::RepoPath,
+    checkout::{self, succeeded, with_git},
+    facade::Facade,
+    git::{Git, refused},
+    patch::{self, Summary},
+    quote::quoted,
+    repository::Repository,
+    settings::Settings,
+};
+use crate::{context::Context, exec::capture::capture_with, exit::Result, guest, output::progress::Progress};
+use banger_proto::failure::{Code, Failure};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Largest patch, in bytes.
+pub(crate) const MAX_PATCH: usize = 256 << 20;
+
+/// Compares everything that is there with `$2`, in an index and a directory of objects that go afterwards; what follows
+/// is left out.
+const EXPORT: &str = r#"
+base=$2
+shift 2
+g=$(git rev-parse --git-dir)
+git rev-parse -q --verify "$base^{tree}" >/dev/null || { echo "the guest's repository has no commit $base" >&2; exit 3; }
+t=$g/banger-export.$$
+trap 'rm -rf "$t"' EXIT
+trap 'exit 1' HUP INT TERM PIPE
+mkdir "$t" "$t/objects"
+[ ! -e "$g/index" ] || cp "$g/index" "$t/index"
+GIT_ALTERNATE_OBJECT_DIRECTORIES=$(git rev-parse --git-path objects)
+export GIT_INDEX_FILE="$t/index" GIT_OBJECT_DIRECTORY="$t/objects" GIT_ALTERNATE_OBJECT_DIRECTORIES
+git add -A . >&2
+git diff-index --cached -p --binary --full-index -M --no-color --no-ext-diff --no-textconv \
+    --src-prefix=a/ --dst-prefix=b/ --submodule=short "$base" -- . "$@"
+"#;
+
+/// What is exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Compared with this instead of what was brought.
+    pub(crate) base: Option<String>,
+    /// Another place than where the workspace is.
+    pub(crate) guest_path: Option<String>,
+    /// Paths that are left out.
+    pub(crate) exclude: Vec<String>,
+}
+
+/// A patch that was read and found harmless.
+#[derive(Debug)]
+pub(crate) struct Patch {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) summary: Summary,
+    pub(crate) base: String,
+    /// The repository it belongs to, as the VM's record says.
+    pub(crate) source: Option<PathBuf>,
+}
+
+/// Has the guest make its patch, takes it, and checks it.
+pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<Patch> {
+    let endpoint = guest::endpoint(context, vm).await?;
+    let name = &endpoint.name;
+    let workspace = endpoint.workspace.as_ref();
+    let missing =
+        |what: &str| Failure::new(Code::NotFound, format!("VM {name} has no workspace")).hint(what.to_owned());
+    let path = wish.guest_path.as_deref().or(workspace.map(|workspace| workspace.guest_path.as_str()));
+    let path = path.ok_or_else(|| missing("banger vm workspace prepare brings one; --guest-path names another"))?;
+    let recorded = workspace.and_then(|workspace| workspace.base_commit.as_deref());
+    let base = wish.base.as_deref().or(recorded);
+    let base = base.ok_or_else(|| missing("--base-commit says what to compare with"))?.to_owned();
+    if base.starts_with('-') {
+        return Err(Failure::new(Code::Invalid, format!("{base:?} is no commit")).into());
+    }
+    let excluded: Vec<String> = wish.exclude.iter().map(|path| format!(":(exclude,top){path}")).collect();
+    let args: Vec<&str> = [path, base.as_str()].into_iter().chain(excluded.iter().map(String::as_str)).collect();
+    let mut progress = Progress::new(&context.printer);
+    progress.phase(&format!("taking what changed in {name}:{path}"));
+    let stream = guest::call(&endpoint).await?;
+    let spec = checkout::spec(&endpoint, &with_git(EXPORT), &args);
+    let made = capture_with(stream, &spec, MAX_PATCH, Some(&mut progress)).await?;
+    if made.is_missing() {
+        let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));
+        let failure = failure.hint(format!("install git in the guest, or: banger vm cp {name}:{path} DIR"));
+        return Err(failure.into());
+    }
+    succeeded(&made, &format!("make a patch of {name}:{path}"))?;
+    let summary = patch::check(&made.stdout)?;
+    let source = workspace.filter(|it| it.guest_path == path).map(|it| PathBuf::from(&it.source_path));
+    Ok(Patch { bytes: made.stdout, summary, base, source })
+}
+
+/// Applies a patch to the working tree of `source`; when it does not apply cleanly, nothing changes.
+pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Failure> {
+    if patch.bytes.is_empty() {
+        return Ok(());
+    }
+    let git = Git::find()?;
+    let repository = Repository::at(&git, source)?;
+    let settings = Settings::read(&git, &repository)?;
+    for path in &patch.summary.files {
+        no_link_above(&repository.root, path)?;
+    }
+    let facade = Facade::over(&git, &repository, &settings, None)?;
+    let run = |mode: &[&str]| {
+        let args = ["apply", "--whitespace=nowarn", "--binary"];
+        facade.call().args(args).args(mode).args(["-"]).answer(&patch.bytes)
+    };
+    let checked = run(&["--check"])?;
+    if !checked.success {
+        let failure = Failure::new(
+            Code::Conflict,
+            format!("the patch does not apply to {}; nothing was changed", repository.root.display()),
+        );
+        let failure = failure.cause(checked.complaint);
+        return Err(failure.hint("-o FILE saves it; 'git apply --3way FILE' merges what overlaps"));
+    }
+    let applied = run(&[])?;
+    if applied.success { Ok(()) } else { Err(refused("apply the patch", &applied.complaint)) }
+}
+
+/// A link on the host that a path goes through would lead it elsewhere.
+fn no_link_above(root: &Path, path: &RepoPath) -> std::result::Result<(), Failure> {
+    for parent in patch::parents(path) {
+        let at = root.join(OsStr::from_bytes(parent));
+        if at.symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
+            let what =
+                format!("the guest's patch touches {}: it goes through the link {}", quoted(path), quoted(parent));
+            return Err(Failure::new(Code::Denied, what));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! A git directory of banger's own over a repository's objects and working tree.
+//!
+//! The repository's configuration is not in it, so no filter, hook, monitor or helper that it names exists for a git
+//! that works here; neither are its remotes. Its index is a copy: refreshing it changes nothing of the user's.
+
+use super::{
+    about,
+    git::{Call, Git},
+    repository::Repository,
+    settings::Settings,
+};
+use banger_proto::failure::{Code, Failure};
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+/// Largest of the small files that are taken on.
+const MAX_SMALL: u64 = 4 << 20;
+/// Largest index.
+const MAX_INDEX: u64 = 1 << 30;
+/// What decides which files are ignored, converted or checked out, beside what is in the tree.
+pub(crate) const RULES: [&str; 3] = ["info/exclude", "info/attributes", "info/sparse-checkout"];
+
+/// See the module's words. Its files go with it.
+#[derive(Debug)]
+pub(crate) struct Facade {
+    dir: tempfile::TempDir,
+    git: Git,
+    root: PathBuf,
+    objects: PathBuf,
+}
+
+impl Facade {
+    /// Makes one whose HEAD is `head`, with a copy of the repository's index.
+    pub(crate) fn over(
+        git: &Git,
+        repository: &Repository,
+        settings: &Settings,
+        head: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let dir = tempfile::Builder::new()
+            .prefix("banger-git-")
+            .tempdir()
+            .map_err(|error| Failure::caused_by(Code::Unavailable, "cannot make a temporary directory", &error))?;
+        let facade = Self { git: git.clone(), root: repository.root.clone(), objects: repository.objects(), dir };
+        facade.fill(repository, settings, head).map_err(|error| about("read", &repository.git_dir, &error))?;
+        Ok(facade)
+    }
+
+    fn fill(&self, repository: &Repository, settings: &Settings, head: Option<&str>) -> io::Result<()> {
+        let dir = self.dir.path();
+        for name in ["objects", "refs", "info"] {
+            fs::create_dir(dir.join(name))?;
+        }
+        let head = head.map_or_else(|| "ref: refs/heads/banger-unborn\n".to_owned(), |head| format!("{head}\n"));
+        fs::write(dir.join("HEAD"), head)?;
+        fs::write(dir.join("config"), settings.for_facade().text())?;
+        for rules in RULES {
+            if let Some(text) = rules_of(repository, rules)? {
+                fs::write(dir.join(rules), text)?;
+            }
+        }
+        let shallow = small(&repository.common_dir.join("shallow"))?;
+        if let Some(shallow) = shallow {
+            fs::write(dir.join("shallow"), shallow)?;
+        }
+        let index = repository.git_dir.join("index");
+        match fs::metadata(&index) {
+            Ok(meta) if meta.is_file() && meta.len() <= MAX_INDEX => drop(fs::copy(&index, self.index())?),
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the index is no index")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // An index may be two files.
+        for entry in fs::read_dir(&repository.git_dir)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("sharedindex.") {
+                symlink(entry.path(), dir.join(entry.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A git that works here.
+    pub(crate) fn call(&self) -> Call {
+        self.git
+            .call()
+            .env("GIT_DIR", self.dir.path())
+            .env("GIT_WORK_TREE", &self.root)
+            .env("GIT_OBJECT_DIRECTORY", &self.objects)
+            .within(&self.root)
+    }
+
+    /// The copy of the index.
+    pub(crate) fn index(&self) -> PathBuf {
+        self.dir.path().join("index")
+    }
+
+    /// Attributes that are not in the tree.
+    pub(crate) fn own_attributes(&self) -> Option<Vec<u8>> {
+        small(&self.dir.path().join("info/attributes")).ok().flatten()
+    }
+
+    /// Cuts history off at these commits.
+    pub(crate) fn cut(&self, commits: &[String]) -> io::Result<()> {
+        let path = self.dir.path().join("shallow");
+        if commits.is_empty() {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        } else {
+            fs::write(path, commits.join("\n") + "\n")
+        }
+    }
+}
+
+/// A file of rules: the tree's own for a sparse checkout, everybody's for the rest.
+pub(crate) fn rules_of(repository: &Repository, rules: &str) -> io::Result<Option<Vec<u8>>> {
+    let dir = if rules.ends_with("sparse-checkout") { &repository.git_dir } else { &repository.common_dir };
+    small(&dir.join(rules))
+}
+
+/// The commits this repository's own history is cut off at.
+pub(crate) fn shallow_of(repository: &Repository) -> io::Result<Vec<String>> {
+    let text = small(&repository.common_dir.join("shallow"))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
+}
+
+/// A file that is small; none where there is none, or something else.
+pub(crate) fn small(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_SMALL + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SMALL {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{} is too large", path.display())));
+    }
+    Ok(Some(bytes))
+}

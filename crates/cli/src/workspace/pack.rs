@@ -1,0 +1,442 @@
+//! Git objects as packs with their indexes, made while they are read, so that the guest has nothing to work out.
+//!
+//! `git cat-file` gives the objects; here they are compressed and written into packs of a bounded size, each complete in
+//! memory before it goes. An object too large for that goes in a pack of its own, stored instead of compressed: its
+//! length is known before it was read.
+
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use sha1::{Digest as _, Sha1};
+use sha2::Sha256;
+use std::io::{self, BufRead, Read};
+
+/// Bytes of a pack that is put together in memory.
+const PACK: usize = 16 << 20;
+/// An object larger than this is not held in memory.
+const LARGE: u64 = 8 << 20;
+/// Compressed better costs the host more than it saves on the way.
+const LEVEL: u32 = 4;
+/// Bytes of one stored block (RFC 1951, 3.2.4).
+const BLOCK: usize = 65_535;
+
+/// Which hash names objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Sha1,
+    Sha256,
+}
+
+impl Format {
+    fn hash(self, bytes: &[u8]) -> Vec<u8> {
+        let mut hasher = Hasher::new(self);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+}
+
+enum Hasher {
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+impl Hasher {
+    fn new(format: Format) -> Self {
+        match format {
+            Format::Sha1 => Self::Sha1(Sha1::new()),
+            Format::Sha256 => Self::Sha256(Sha256::new()),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(hash) => hash.update(bytes),
+            Self::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Sha1(hash) => hash.finalize().to_vec(),
+            Self::Sha256(hash) => hash.finalize().to_vec(),
+        }
+    }
+}
+
+/// Where packs go: a name (`pack-<hash>`), the pack's length and content, then the content of its index.
+pub(crate) trait Sink {
+    /// Takes one pack.
+    fn pack(&mut self, name: &str, size: u64, content: &mut dyn Read) -> io::Result<()>;
+    /// Takes the index of the pack before it.
+    fn index(&mut self, name: &str, content: &[u8]) -> io::Result<()>;
+}
+
+/// Reads the output of `git cat-file --batch` to its end and writes everything in it as packs.
+pub(crate) fn write(mut objects: impl BufRead, format: Format, sink: &mut impl Sink) -> io::Result<()> {
+    let mut pack = Pack::new(format);
+    let mut content = Vec::new();
+    while let Some(object) = Object::read(&mut objects, format)? {
+        if object.size > LARGE {
+            write_large(&object, &mut objects, format, sink)?;
+        } else {
+            content.clear();
+            (&mut objects).take(object.size).read_to_end(&mut content)?;
+            if content.len() as u64 != object.size {
+                return Err(nonsense("an object cut short"));
+            }
+            pack.add(&object, &content)?;
+            if pack.bytes.len() >= PACK {
+                std::mem::replace(&mut pack, Pack::new(format)).finish(sink)?;
+            }
+        }
+        let mut end = [0];
+        objects.read_exact(&mut end)?;
+    }
+    pack.finish(sink)
+}
+
+/// Writes a pack with the empty file, which git may know without having it.
+pub(crate) fn write_empty_blob(format: Format, sink: &mut impl Sink) -> io::Result<()> {
+    let object = Object { id: format.hash(b"blob 0\0"), kind: 3, size: 0 };
+    let mut pack = Pack::new(format);
+    pack.add(&object, b"")?;
+    pack.finish(sink)
+}
+
+/// One object's header, as `cat-file` gives it.
+#[derive(Debug, PartialEq, Eq)]
+struct Object {
+    id: Vec<u8>,
+    kind: u8,
+    size: u64,
+}
+
+impl Object {
+    fn read(from: &mut impl BufRead, format: Format) -> io::Result<Option<Self>> {
+        let mut line = String::new();
+        from.take(256).read_line(&mut line)?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let words: Vec<&str> = line.trim_end().split(' ').collect();
+        let [id, kind, size] = words[..] else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("an object is missing: {}", line.trim_end())));
+        };
+        let kind = match kind {
+            "commit" => 1,
+            "tree" => 2,
+            "blob" => 3,
+            "tag" => 4,
+            _ => return Err(nonsense("an object of no known kind")),
+        };
+        let id =
+            from_hex(id).filter(|id| id.len() == format.len()).ok_or_else(|| nonsense("an object without an id"))?;
+        let size = size.parse().map_err(|_| nonsense("an object without a size"))?;
+        Ok(Some(Self { id, kind, size }))
+    }
+
+    /// Kind and size, as they stand before an object in a pack (gitformat-pack).
+    fn header(&self) -> Vec<u8> {
+        let mut rest = self.size >> 4;
+        let mut byte = (self.kind << 4) | (self.size & 0xf) as u8;
+        let mut header = Vec::new();
+        while rest > 0 {
+            header.push(byte | 0x80);
+            byte = (rest & 0x7f) as u8;
+            rest >>= 7;
+        }
+        header.push(byte);
+        header
+    }
+}
+
+/// An object in a pack, for the pack's index.
+struct Entry {
+    id: Vec<u8>,
+    crc: u32,
+    offset: u32,
+}
+
+struct Pack {
+    format: Format,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    compress: Compress,
+}
+
+impl Pack {
+    fn new(format: Format) -> Self {
+        Self { format, bytes: head(0), entries: Vec::new(), compress: Compress::new(Compression::new(LEVEL), true) }
+    }
+
+    fn add(&mut self, object: &Object, content: &[u8]) -> io::Result<()> {
+        let start = self.bytes.len();
+        self.bytes.extend(object.header());
+        self.compress.reset();
+        let mut read = 0;
+        loop {
+            self.bytes.reserve((content.len() - read) / 2 + 64);
+            let before = self.compress.total_in();
+            let status = self.compress.compress_vec(&content[read..], &mut self.bytes, FlushCompress::Finish);
+            read += usize::try_from(self.compress.total_in() - before).unwrap_or(usize::MAX);
+            match status {
+                Ok(Status::StreamEnd) => break,
+                Ok(_) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let mut crc = Crc::new();
+        crc.update(&self.bytes[start..]);
+        // A pack in memory is far smaller than 4 GiB.
+        let offset = u32::try_from(start).map_err(io::Error::other)?;
+        self.entries.push(Entry { id: object.id.clone(), crc: crc.sum(), offset });
+        Ok(())
+    }
+
+    fn finish(mut self, sink: &mut impl Sink) -> io::Result<()> {
+        let count = u32::try_from(self.entries.len()).map_err(io::Error::other)?;
+        if count == 0 {
+            return Ok(());
+        }
+        self.bytes[8..12].copy_from_slice(&count.to_be_bytes());
+        let hash = self.format.hash(&self.bytes);
+        self.bytes.extend_from_slice(&hash);
+        let name = format!("pack-{}", super::files::hex(&hash));
+        sink.pack(&name, self.bytes.len() as u64, &mut self.bytes.as_slice())?;
+        sink.index(&name, &index(self.entries, &hash, self.format))
+    }
+}
+
+/// A pack's first bytes.
+fn head(count: u32) -> Vec<u8> {
+    [b"PACK".as_slice(), &2_u32.to_be_bytes(), &count.to_be_bytes()].concat()
+}
+
+/// A pack's index, version 2 (gitformat-pack).
+fn index(mut entries: Vec<Entry>, pack: &[u8], format: Format) -> Vec<u8> {
+    entries.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
+    let mut count = 0_u32;
+    let mut rest = entries.iter().peekable();
+    for first in 0..=255_u8 {
+        while rest.next_if(|entry| entry.id[0] == first).is_some() {
+            count += 1;
+        }
+        bytes.extend(count.to_be_bytes());
+    }
+    for entry in &entries {
+        bytes.extend_from_slice(&entry.id);
+    }
+    for field in [|entry: &Entry| entry.crc, |entry: &Entry| entry.offset] {
+        bytes.extend(entries.iter().flat_map(|entry| field(entry).to_be_bytes()));
+    }
+    bytes.extend_from_slice(pack);
+    let hash = format.hash(&bytes);
+    bytes.extend_from_slice(&hash);
+    bytes
+}
+
+/// Writes one object that is not held in memory.
+fn write_large(object: &Object, content: &mut impl Read, format: Format, sink: &mut impl Sink) -> io::Result<()> {
+    let blocks = object.size.div_ceil(BLOCK as u64);
+    let prefix = [head(1), object.header()].concat();
+    let size = prefix.len() as u64 + 2 + object.size + 5 * blocks + 4 + format.len() as u64;
+    let mut stored = Stored {
+        content: content.take(object.size),
+        left: object.size,
+        ready: Vec::new(),
+        at: 0,
+        adler: (1, 0),
+        hasher: Some(Hasher::new(format)),
+        crc: Crc::new(),
+        pack: Vec::new(),
+    };
+    stored.put(&prefix[..12], false);
+    stored.put(&[&prefix[12..], &[0x78, 0x01]].concat(), true);
+    // The pack's own name is only known at its end; an object's is as good, and as unique.
+    let name = format!("pack-{}", super::files::hex(&object.id));
+    sink.pack(&name, size, &mut stored)?;
+    if stored.pack.is_empty() {
+        return Err(nonsense("an object cut short"));
+    }
+    let entry = Entry { id: object.id.clone(), crc: stored.crc.sum(), offset: 12 };
+    sink.index(&name, &index(vec![entry], &stored.pack, format))
+}
+
+/// A pack of one object, as it is read.
+struct Stored<R> {
+    content: R,
+    left: u64,
+    /// Bytes of the pack that are ready, and how many of them are gone.
+    ready: Vec<u8>,
+    at: usize,
+    adler: (u32, u32),
+    /// Of the whole pack, until its end.
+    hasher: Option<Hasher>,
+    /// Of the object's bytes in the pack.
+    crc: Crc,
+    /// The pack's checksum, once all of it was made.
+    pack: Vec<u8>,
+}
+
+impl<R: Read> Stored<R> {
+    fn put(&mut self, bytes: &[u8], of_object: bool) {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        if of_object {
+            self.crc.update(bytes);
+        }
+        self.ready.extend_from_slice(bytes);
+    }
+
+    fn block(&mut self) -> io::Result<()> {
+        let length = self.left.min(BLOCK as u64);
+        let mut block = vec![0; 5 + usize::try_from(length).map_err(io::Error::other)?];
+        self.content.read_exact(&mut block[5..])?;
+        self.left -= length;
+        let length = u16::try_from(length).map_err(io::Error::other)?;
+        block[0] = u8::from(self.left == 0);
+        block[1..3].copy_from_slice(&length.to_le_bytes());
+        block[3..5].copy_from_slice(&(!length).to_le_bytes());
+        self.adler = adler(self.adler, &block[5..]);
+        self.put(&block, true);
+        if self.left == 0 {
+            let (a, b) = self.adler;
+            self.put(&((b << 16) | a).to_be_bytes(), true);
+            if let Some(hasher) = self.hasher.take() {
+                self.pack = hasher.finish();
+                self.ready.extend_from_slice(&self.pack);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Stored<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.ready.len() {
+            self.ready.clear();
+            self.at = 0;
+            if self.left == 0 {
+                return Ok(0);
+            }
+            self.block()?;
+        }
+        let count = into.len().min(self.ready.len() - self.at);
+        into[..count].copy_from_slice(&self.ready[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// Adler-32 (RFC 1950), in runs short enough not to overflow.
+fn adler((mut a, mut b): (u32, u32), bytes: &[u8]) -> (u32, u32) {
+    for run in bytes.chunks(5552) {
+        for byte in run {
+            a += u32::from(*byte);
+            b += a;
+        }
+        a %= 65_521;
+        b %= 65_521;
+    }
+    (a, b)
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+fn nonsense(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("git cat-file gave {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, path::Path, process::Command};
+
+    struct Directory<'a>(&'a Path);
+
+    impl Sink for Directory<'_> {
+        fn pack(&mut self, name: &str, size: u64, content: &mut dyn Read) -> io::Result<()> {
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes)?;
+            assert_eq!(bytes.len() as u64, size, "the size that was announced");
+            fs::write(self.0.join(format!("{name}.pack")), bytes)
+        }
+
+        fn index(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+            fs::write(self.0.join(format!("{name}.idx")), content)
+        }
+    }
+
+    fn git(dir: &Path, args: &[&str]) -> Vec<u8> {
+        let out = Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@t"])
+            .args(args)
+            .current_dir(dir)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    }
+
+    /// git's own check of packs and objects is the judge.
+    #[test]
+    fn git_finds_nothing_wrong() {
+        for (format, name) in [(Format::Sha1, "sha1"), (Format::Sha256, "sha256")] {
+            let temp = tempfile::tempdir().unwrap();
+            let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+            for dir in [&from, &to] {
+                fs::create_dir(dir).unwrap();
+                git(dir, &["init", "-q", &format!("--object-format={name}")]);
+            }
+            fs::write(from.join("empty"), "").unwrap();
+            fs::write(from.join("text"), "hello\n".repeat(10_000)).unwrap();
+            // Larger than what is compressed, and no multiple of a block.
+            let large: Vec<u8> = (0..u32::try_from(LARGE).unwrap() + 12_345).map(|n| (n % 251) as u8).collect();
+            fs::write(from.join("large"), &large).unwrap();
+            git(&from, &["add", "."]);
+            git(&from, &["commit", "-q", "-m", "all"]);
+            let args = ["cat-file", "--batch", "--batch-all-objects"];
+            let objects = git(&from, &args);
+            write(objects.as_slice(), format, &mut Directory(&to.join(".git/objects/pack"))).unwrap();
+            for pack in fs::read_dir(to.join(".git/objects/pack")).unwrap().flatten() {
+                if pack.path().extension().is_some_and(|kind| kind == "idx") {
+                    git(&to, &["verify-pack", pack.path().to_str().unwrap()]);
+                }
+            }
+            let head = String::from_utf8(git(&from, &["rev-parse", "HEAD"])).unwrap();
+            git(&to, &["reset", "-q", "--hard", head.trim()]);
+            git(&to, &["fsck", "--strict"]);
+            assert_eq!(fs::read(to.join("large")).unwrap(), large);
+            assert_eq!(git(&to, &["status", "--porcelain"]), b"");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let error = write(b"0123 missing\n".as_slice(), Format::Sha1, &mut Directory(temp.path())).unwrap_err();
+        assert!(error.to_string().contains("0123 missing"), "{error}");
+        assert!(write(b"xyz blob 3\nabc\n".as_slice(), Format::Sha1, &mut Directory(temp.path())).is_err());
+    }
+
+    #[test]
+    fn headers_are_gits() {
+        let header = |kind, size| Object { id: vec![], kind, size }.header();
+        assert_eq!(header(3, 15), [0x3f]);
+        assert_eq!(header(3, 16), [0xb0, 0x01]);
+        assert_eq!(header(1, 4096), [0x90, 0x80, 0x02]);
+    }
+}

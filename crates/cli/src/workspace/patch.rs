@@ -1,0 +1,406 @@
+//! Reads a patch from a guest, all of it, before git does: what it touches, and whether it may.
+//!
+//! Only what `git diff` writes is accepted, down to the line counts, and every place that names a file must name the same
+//! one. So git, which reads more kinds of patches than this, cannot find another meaning in one that passed.
+
+use super::quote::{quoted, unquote};
+use banger_proto::failure::{Code, Failure};
+use std::collections::BTreeSet;
+
+/// Drivers git has built in; any other name is a program of the host's configuration.
+const KNOWN_DRIVERS: [&str; 34] = [
+    "ada", "bash", "bibtex", "cpp", "csharp", "css", "dts", "elixir", "fortran", "fountain", "golang", "html", "java",
+    "kotlin", "markdown", "matlab", "objc", "pascal", "perl", "php", "python", "ruby", "rust", "scheme", "tex", "text",
+    "binary", "union", "default", "auto", "true", "false", "ini", "r",
+];
+
+/// What a patch does.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Files it makes, changes or removes, each once.
+    pub(crate) files: BTreeSet<Vec<u8>>,
+}
+
+/// Reads the whole patch; a failure names the path, or the line that is not `git diff`'s.
+pub(crate) fn check(patch: &[u8]) -> Result<Summary, Failure> {
+    let mut reader = Reader { rest: patch, line: 0 };
+    let (mut summary, mut links) = (Summary::default(), BTreeSet::new());
+    while !reader.rest.is_empty() {
+        let section = reader.section()?;
+        for path in [&section.old, &section.new] {
+            check_path(path)?;
+            summary.files.insert(path.clone());
+        }
+        if let Some(target) = &section.link {
+            check_link(&section.new, target)?;
+            links.insert(section.new);
+        }
+    }
+    for path in &summary.files {
+        if let Some(link) = parents(path).find(|parent| links.contains(*parent)) {
+            return Err(refused(path, &format!("it goes through the link {}, which the patch makes", quoted(link))));
+        }
+    }
+    Ok(summary)
+}
+
+/// The directories above a path, the nearest first.
+pub(crate) fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
+}
+
+/// One file's part of a patch.
+#[derive(Debug, Default)]
+struct Section {
+    old: Vec<u8>,
+    new: Vec<u8>,
+    /// Where a link that the patch makes or changes points.
+    link: Option<Vec<u8>>,
+}
+
+/// The lines between `diff --git` and the changes.
+#[derive(Debug, Default)]
+struct Extended {
+    from: Option<Vec<u8>>,
+    to: Option<Vec<u8>>,
+    created: bool,
+    deleted: bool,
+    link: bool,
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+    line: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn section(&mut self) -> Result<Section, Failure> {
+        let line = self.next()?;
+        let names = line.strip_prefix(b"diff --git ").ok_or_else(|| self.garbage())?;
+        let extended = self.extended()?;
+        let (old, new) = self.names(names, &extended)?;
+        let mut section = Section { old, new, link: None };
+        let added = if self.peek().starts_with(b"--- ") {
+            self.hunks(&section, &extended)?
+        } else if self.peek() == b"GIT binary patch" {
+            self.binary()?;
+            None
+        } else {
+            Some(Vec::new())
+        };
+        if extended.link && !extended.deleted {
+            // A link that is only renamed has no content here; what it points to was checked when it was made, or is the host's.
+            let target = added.ok_or_else(|| refused(&section.new, "it makes a link in a way git does not"))?;
+            let target = target.strip_suffix(b"\n").unwrap_or(&target).to_vec();
+            section.link = Some(target);
+        } else if let Some(added) = added {
+            check_attributes(&section.new, &added)?;
+        } else if is_special(last(&section.new), "attributes", "gitatt") {
+            return Err(refused(&section.new, "its content is binary"));
+        }
+        Ok(section)
+    }
+
+    fn extended(&mut self) -> Result<Extended, Failure> {
+        let mut extended = Extended::default();
+        loop {
+            let line = self.peek();
+            let after = |prefix: &str| line.strip_prefix(prefix.as_bytes());
+            let mut mode = None;
+            if let Some(it) = after("old mode ").or_else(|| after("new mode ")) {
+                mode = Some(it);
+            } else if let Some(it) = after("deleted file mode ") {
+                extended.deleted = true;
+                mode = Some(it);
+            } else if let Some(it) = after("new file mode ") {
+                extended.created = true;
+                mode = Some(it);
+            } else if let Some(name) = after("rename from ").or_else(|| after("copy from ")) {
+                extended.from = Some(self.name(name)?);
+            } else if let Some(name) = after("rename to ").or_else(|| after("copy to ")) {
+                extended.to = Some(self.name(name)?);
+            } else if let Some(index) = after("index ") {
+                mode = index.split(|byte| *byte == b' ').nth(1);
+            } else if after("similarity index ").or_else(|| after("dissimilarity index ")).is_none() {
+                return Ok(extended);
+            }
+            match mode {
+                None | Some(b"100644" | b"100755") => {}
+                Some(b"120000") => extended.link = true,
+                Some(b"160000") => return Err(self.failure("makes or changes a submodule")),
+                Some(_) => return Err(self.garbage()),
+            }
+            self.next()?;
+        }
+    }
+
+    /// Both names of the file, as all lines that have one agree.
+    fn names(&self, header: &[u8], extended: &Extended) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let (old, new) = match (&extended.from, &extended.to) {
+            (Some(from), Some(to)) => (from.clone(), to.clone()),
+            (None, None) => {
+                let name = same_name(header).ok_or_else(|| self.garbage())?;
+                (name.clone(), name)
+            }
+            _ => return Err(self.garbage()),
+        };
+        let prefixed = |prefix: &[u8], name: &[u8]| [prefix, name].concat();
+        let (a, b) = (prefixed(b"a/", &old), prefixed(b"b/", &new));
+        let said = split_names(header, &a, &b);
+        if said { Ok((old, new)) } else { Err(self.garbage()) }
+    }
+
+    /// A name that stands alone on its line.
+    fn name(&self, text: &[u8]) -> Result<Vec<u8>, Failure> {
+        match text.strip_prefix(b"\"") {
+            None => Ok(text.to_vec()),
+            Some(inner) => match unquote(inner) {
+                Some((name, b"")) => Ok(name),
+                _ => Err(self.garbage()),
+            },
+        }
+    }
+
+    /// `---`, `+++` and the hunks; gives the lines that are added.
+    fn hunks(&mut self, section: &Section, extended: &Extended) -> Result<Option<Vec<u8>>, Failure> {
+        for (marker, prefix, name, absent) in [
+            (b"--- ".as_slice(), b"a/".as_slice(), &section.old, extended.created),
+            (b"+++ ", b"b/", &section.new, extended.deleted),
+        ] {
+            let line = self.next()?;
+            let text = line.strip_prefix(marker).ok_or_else(|| self.garbage())?;
+            let said = if text.starts_with(b"\"") { text } else { text.strip_suffix(b"\t").unwrap_or(text) };
+            let said = self.name(said)?;
+            let right = if absent { said == b"/dev/null" } else { said == [prefix, name].concat() };
+            if !right {
+                return Err(self.garbage());
+            }
+        }
+        if !self.peek().starts_with(b"@@ -") {
+            return Err(self.garbage());
+        }
+        let mut added = Vec::new();
+        while self.peek().starts_with(b"@@ -") {
+            self.hunk(&mut added)?;
+        }
+        Ok(Some(added))
+    }
+
+    fn hunk(&mut self, added: &mut Vec<u8>) -> Result<(), Failure> {
+        let line = self.next()?;
+        let (mut old, mut new) = counts(line).ok_or_else(|| self.garbage())?;
+        while old > 0 || new > 0 {
+            let line = self.next()?;
+            match line.first() {
+                Some(b' ') | None if old > 0 && new > 0 => (old, new) = (old - 1, new - 1),
+                Some(b'-') if old > 0 => old -= 1,
+                Some(b'+') if new > 0 => {
+                    new -= 1;
+                    added.extend_from_slice(&line[1..]);
+                    added.push(b'\n');
+                }
+                Some(b'\\') if line.starts_with(b"\\ ") => {}
+                _ => return Err(self.garbage()),
+            }
+        }
+        if self.peek().starts_with(b"\\ ") {
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    /// One or two blocks of base 85, each ended by an empty line.
+    fn binary(&mut self) -> Result<(), Failure> {
+        self.next()?;
+        let mut blocks = 0;
+        while blocks < 2 {
+            let line = self.peek();
+            let size = line.strip_prefix(b"literal ").or_else(|| line.strip_prefix(b"delta "));
+            let Some(size) = size else { break };
+            number(size).ok_or_else(|| self.garbage())?;
+            self.next()?;
+            loop {
+                let line = self.next()?;
+                if line.is_empty() {
+                    break;
+                }
+                let bytes = match line[0] {
+                    letter @ b'A'..=b'Z' => letter - b'A' + 1,
+                    letter @ b'a'..=b'z' => letter - b'a' + 27,
+                    _ => return Err(self.garbage()),
+                };
+                if line.len() != 1 + usize::from(bytes).div_ceil(4) * 5 {
+                    return Err(self.garbage());
+                }
+            }
+            blocks += 1;
+        }
+        if blocks == 0 { Err(self.garbage()) } else { Ok(()) }
+    }
+
+    fn peek(&self) -> &'a [u8] {
+        let end = self.rest.iter().position(|byte| *byte == b'\n').unwrap_or(self.rest.len());
+        &self.rest[..end]
+    }
+
+    fn next(&mut self) -> Result<&'a [u8], Failure> {
+        let line = self.peek();
+        // git ends every line, also the last.
+        if line.len() == self.rest.len() {
+            return Err(Failure::new(Code::Guest, "the patch breaks off"));
+        }
+        self.rest = &self.rest[line.len() + 1..];
+        self.line += 1;
+        Ok(line)
+    }
+
+    fn garbage(&self) -> Failure {
+        self.failure("is not what git diff writes")
+    }
+
+    fn failure(&self, what: &str) -> Failure {
+        let shown: String = String::from_utf8_lossy(self.peek()).chars().take(100).collect();
+        Failure::new(Code::Guest, format!("the guest's patch {what}"))
+            .cause(format!("near line {}: {shown:?}", self.line + 1))
+    }
+}
+
+/// The name in `a/NAME b/NAME`.
+fn same_name(header: &[u8]) -> Option<Vec<u8>> {
+    if header.starts_with(b"\"") {
+        let (a, _) = unquote(&header[1..])?;
+        return a.strip_prefix(b"a/").map(<[u8]>::to_vec);
+    }
+    // `a/` and ` b/` are five bytes, the rest is the name twice.
+    let length = header.len().checked_sub(5)? / 2;
+    header.strip_prefix(b"a/")?.get(..length).map(<[u8]>::to_vec)
+}
+
+/// Whether a header is these two names, quoted or not.
+fn split_names(header: &[u8], a: &[u8], b: &[u8]) -> bool {
+    let rest = match header.strip_prefix(b"\"") {
+        Some(inner) => match unquote(inner) {
+            Some((name, rest)) if name == a => rest,
+            _ => return false,
+        },
+        None => match header.strip_prefix(a) {
+            Some(rest) => rest,
+            None => return false,
+        },
+    };
+    let Some(rest) = rest.strip_prefix(b" ") else { return false };
+    match rest.strip_prefix(b"\"") {
+        Some(inner) => unquote(inner) == Some((b.to_vec(), b"")),
+        None => rest == b,
+    }
+}
+
+/// The line counts of `@@ -1,2 +3,4 @@`.
+fn counts(line: &[u8]) -> Option<(u64, u64)> {
+    let text = line.strip_prefix(b"@@ -")?;
+    let end = text.windows(3).position(|window| window == b" @@")?;
+    let (old, new) = std::str::from_utf8(&text[..end]).ok()?.split_once(" +")?;
+    let count = |range: &str| match range.split_once(',') {
+        Some((start, count)) => number(start.as_bytes()).and_then(|_| number(count.as_bytes())),
+        None => number(range.as_bytes()).map(|_| 1),
+    };
+    Some((count(old)?, count(new)?))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = !digits.is_empty() && digits.len() < 19 && digits.iter().all(u8::is_ascii_digit);
+    plain.then(|| digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// Whether a patch may touch a path.
+fn check_path(path: &[u8]) -> Result<(), Failure> {
+    if path.is_empty() || path.len() > 4096 || path.contains(&0) {
+        return Err(refused(path, "it is no path"));
+    }
+    if path[0] == b'/' {
+        return Err(refused(path, "it is absolute"));
+    }
+    // Where a backslash separates, it must not lead anywhere either.
+    for part in path.split(|byte| matches!(byte, b'/' | b'\\')) {
+        if part == b".." {
+            return Err(refused(path, "it leaves the tree"));
+        }
+        if is_special(part, "", "git~1") {
+            return Err(refused(path, "it is in a git directory"));
+        }
+    }
+    if path.split(|byte| *byte == b'/').any(|part| part.is_empty() || part == b".") {
+        return Err(refused(path, "it is no path"));
+    }
+    if is_special(last(path), "modules", "gitmod") {
+        return Err(refused(path, "it says where submodules come from"));
+    }
+    Ok(())
+}
+
+fn last(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// Whether some file system takes a name for `.git<suffix>`: by letter case, by characters HFS+ ignores, by the ends NTFS
+/// drops, or by its short name, which begins with `short`.
+fn is_special(name: &[u8], suffix: &str, short: &str) -> bool {
+    const IGNORED: [std::ops::RangeInclusive<char>; 4] =
+        ['\u{200c}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{206a}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+    let text: String = String::from_utf8_lossy(name)
+        .chars()
+        .filter(|char| !IGNORED.iter().any(|range| range.contains(char)))
+        .flat_map(char::to_lowercase)
+        .collect();
+    let text = text.split(':').next().unwrap_or_default().trim_end_matches([' ', '.']);
+    text.strip_prefix(".git") == Some(suffix) || text == short || (text.contains('~') && text.starts_with(short))
+}
+
+/// Whether a link may point there: inside the tree, and not into a git directory.
+fn check_link(path: &[u8], target: &[u8]) -> Result<(), Failure> {
+    if target.is_empty() {
+        return Ok(());
+    }
+    let shown = || format!("it points to {}", quoted(target));
+    if target[0] == b'/' || target.contains(&b'\n') || target.contains(&0) {
+        return Err(refused(path, &shown()));
+    }
+    let mut depth = parents(path).count();
+    for part in target.split(|byte| matches!(byte, b'/' | b'\\')) {
+        match part {
+            b"" | b"." => {}
+            b".." => depth = depth.checked_sub(1).ok_or_else(|| refused(path, &shown()))?,
+            part if is_special(part, "", "git~1") => return Err(refused(path, &shown())),
+            _ => depth += 1,
+        }
+    }
+    Ok(())
+}
+
+/// Attributes that make git run a program of the host's configuration are not for a guest to set.
+fn check_attributes(path: &[u8], added: &[u8]) -> Result<(), Failure> {
+    if !is_special(last(path), "attributes", "gitatt") {
+        return Ok(());
+    }
+    for word in added.split(u8::is_ascii_whitespace) {
+        let word = String::from_utf8_lossy(word);
+        let Some((name, value)) = word.split_once('=') else { continue };
+        let runs = match name.trim_start_matches(['-', '!']) {
+            "filter" => true,
+            "diff" | "merge" => !KNOWN_DRIVERS.contains(&value),
+            _ => false,
+        };
+        if runs {
+            return Err(refused(path, &format!("it sets {word:?}, which may run a program")));
+        }
+    }
+    Ok(())
+}
+
+fn refused(path: &[u8], why: &str) -> Failure {
+    Failure::new(Code::Denied, format!("the guest's patch touches {}: {why}", quoted(path)))
+        .hint("look at it in the guest; --exclude leaves a path out")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! What is to be brought, worked out before there is a VM: nothing here needs one, and a repository that cannot be
+//! brought is refused before one is made.
+
+use super::{
+    about,
+    changes::{Changes, RepoPath},
+    facade::{Facade, shallow_of},
+    files::Tree,
+    git::Git,
+    history::History,
+    pack::Format,
+    quote::quoted,
+    repository::Repository,
+    settings::{Config, Settings, Upstream},
+};
+use banger_proto::{
+    api::workspace::Mode,
+    failure::{Code, Failure},
+};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+/// How deep submodules may nest.
+const MAX_NESTING: usize = 16;
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// In the repository.
+    pub(crate) path: PathBuf,
+    /// How much of it.
+    pub(crate) mode: Mode,
+    /// A branch that is only the guest's.
+    pub(crate) branch: Option<String>,
+    /// Where that branch begins.
+    pub(crate) from: Option<String>,
+    /// Untracked files, too.
+    pub(crate) include_untracked: bool,
+    /// Where it goes; absolute, no `..`.
+    pub(crate) guest_path: String,
+}
+
+/// Everything that is known before the first byte goes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) wish: Wish,
+    pub(crate) repository: Repository,
+    pub(crate) facade: Facade,
+    pub(crate) tree: Tree,
+    pub(crate) changes: Changes,
+    pub(crate) history: History,
+    pub(crate) format: Format,
+    /// HEAD on the host.
+    pub(crate) host_commit: Option<String>,
+    /// HEAD in the guest.
+    pub(crate) commit: Option<String>,
+    /// Content of the guest's HEAD and configuration.
+    pub(crate) head: String,
+    pub(crate) config: Config,
+    /// Branches as files of their own: they win over what an earlier workspace left.
+    pub(crate) loose: Vec<(String, String)>,
+    /// All other refs: object, space, name, a line each.
+    pub(crate) packed: String,
+    /// Commits the guest's history is cut off at.
+    pub(crate) shallow: Vec<String>,
+    /// Submodules by their path (full mode only).
+    pub(crate) submodules: Vec<(RepoPath, Plan)>,
+    /// Lines worth saying.
+    pub(crate) notices: Vec<String>,
+}
+
+impl Plan {
+    /// Works it out.
+    pub(crate) fn make(wish: Wish) -> Result<Self, Failure> {
+        let git = Git::find()?;
+        let repository = Repository::around(&git, &wish.path)?;
+        Self::of(&git, repository, wish, 0)
+    }
+
+    fn of(git: &Git, repository: Repository, wish: Wish, depth: usize) -> Result<Self, Failure> {
+        let settings = Settings::read(git, &repository)?;
+        let branch = git.reading(&repository.git_dir).args(["symbolic-ref", "-q", "HEAD"]).line()?;
+        let host_commit = resolve(git, &repository, "HEAD")?;
+        let commit = match &wish.from {
+            None => host_commit.clone(),
+            Some(from) => Some(
+                resolve(git, &repository, &format!("{from}^{{commit}}"))?
+                    .ok_or_else(|| Failure::new(Code::NotFound, format!("the repository has no commit {from:?}")))?,
+            ),
+        };
+        let guest_branch = match &wish.branch {
+            Some(name) => Some(branch_ref(git, name)?),
+            None => branch.clone(),
+        };
+        let facade = Facade::over(git, &repository, &settings, commit.as_deref())?;
+        let tree = Tree::open(&repository.root).map_err(|error| about("open", &repository.root, &error))?;
+        let changes = match &wish.from {
+            Some(_) => Changes::none(&facade, commit.as_deref().unwrap_or_default())?,
+            None => Changes::find(&facade, &tree, commit.as_deref(), wish.include_untracked)?,
+        };
+        let upstream = upstream(git, &repository, &settings, branch.as_deref().filter(|_| wish.branch.is_none()))?;
+        let shallow = shallow_of(&repository).map_err(|error| about("read", &repository.common_dir, &error))?;
+        let mut plan = Self {
+            head: match (&guest_branch, &commit) {
+                (Some(branch), _) => format!("ref: {branch}\n"),
+                (None, Some(commit)) => format!("{commit}\n"),
+                (None, None) => "ref: refs/heads/main\n".into(),
+            },
+            config: settings.for_guest(),
+            loose: Vec::new(),
+            packed: String::new(),
+            shallow: Vec::new(),
+            history: History::default(),
+            format: if settings.object_format().is_some() { Format::Sha256 } else { Format::Sha1 },
+            submodules: Vec::new(),
+            notices: Vec::new(),
+            wish,
+            repository,
+            facade,
+            tree,
+            changes,
+            host_commit,
+            commit,
+        };
+        plan.follow(guest_branch.as_deref(), upstream.as_ref().map(|(upstream, _)| upstream));
+        match plan.wish.mode {
+            Mode::Overlay => plan.overlay(guest_branch.as_deref(), upstream, &shallow)?,
+            Mode::Full => plan.full(git, guest_branch.as_deref(), shallow, depth)?,
+        }
+        plan.say();
+        Ok(plan)
+    }
+
+    /// The guest's branch follows what the host's does.
+    fn follow(&mut self, branch: Option<&str>, upstream: Option<&Upstream>) {
+        if let (Some(name), Some(upstream)) = (branch.and_then(|branch| branch.strip_prefix("refs/heads/")), upstream) {
+            self.config.set(&format!("branch.{name}.remote"), "origin");
+            self.config.set(&format!("branch.{name}.merge"), &upstream.merge);
+        }
+    }
+
+    /// The current branch and what it follows, ten generations deep.
+    fn overlay(
+        &mut self,
+        branch: Option<&str>,
+        upstream: Option<(Upstream, String)>,
+        shallow: &[String],
+    ) -> Result<(), Failure> {
+        if let Some(first) = self.changes.submodules.first() {
+            let count = self.changes.submodules.len();
+            let failure = Failure::new(
+                Code::Unsupported,
+                format!("{} has submodules, which overlay mode does not bring", self.repository.root.display()),
+            );
+            let failure = failure.cause(format!("{count} of them, the first {}", quoted(first)));
+            return Err(failure.hint("--mode full brings them, and all history with them"));
+        }
+        // With the branch it follows, status can say how the two differ; if it is further away, status says nothing.
+        let mut tips: Vec<String> = self.commit.iter().cloned().collect();
+        let mut history = History::walk(&self.facade, tips.clone(), shallow)?;
+        if let (Some((upstream, at)), Some(_)) = (upstream, &self.commit) {
+            if !history.has(&at) {
+                tips.push(at.clone());
+                history = History::walk(&self.facade, tips, shallow)?;
+            }
+            self.loose.push((upstream.tracking, at));
+        }
+        if let (Some(branch), Some(commit)) = (branch, &self.commit) {
+            self.loose.push((branch.to_owned(), commit.clone()));
+        }
+        self.facade.cut(&history.cut).map_err(|error| about("write", &self.facade.index(), &error))?;
+        self.shallow.clone_from(&history.cut);
+        self.history = history;
+        Ok(())
+    }
+
+    /// Every ref, and every submodule that is checked out.
+    fn full(&mut self, git: &Git, branch: Option<&str>, shallow: Vec<String>, depth: usize) -> Result<(), Failure> {
+        let args = ["for-each-ref", "--format=%(objectname) %(refname)"];
+        let listing = git.reading(&self.repository.git_dir).args(args).ask("list the repository's refs", b"")?;
+        // for-each-ref sorts by name, as packed-refs wants it.
+        self.packed = String::from_utf8(listing)
+            .map_err(|error| Failure::caused_by(Code::Unsupported, "a ref's name is not UTF-8", &error))?;
+        if let (Some(branch), Some(commit)) = (branch, &self.commit) {
+            self.loose.push((branch.to_owned(), commit.clone()));
+        }
+        self.shallow = shallow;
+        if depth > MAX_NESTING {
+            return Err(Failure::new(Code::Invalid, format!("submodules are more than {MAX_NESTING} deep")));
+        }
+        for path in self.changes.submodules.clone() {
+            let root = self.repository.root.join(OsStr::from_bytes(&path));
+            if root.join(".git").symlink_metadata().is_err() {
+                continue;
+            }
+            let wish = Wish {
+                path: root.clone(),
+                mode: Mode::Full,
+                branch: None,
+                from: None,
+                include_untracked: self.wish.include_untracked,
+                guest_path: format!("{}/{}", self.wish.guest_path, String::from_utf8_lossy(&path)),
+            };
+            let root = root.canonicalize().map_err(|error| about("open", &root, &error))?;
+            let submodule = Repository::at(git, &root)?;
+            self.submodules.push((path, Self::of(git, submodule, wish, depth + 1)?));
+        }
+        Ok(())
+    }
+
+    fn say(&mut self) {
+        let left_out = self.changes.left_out;
+        if left_out > 0 {
+            let files = if left_out == 1 { "file stays" } else { "files stay" };
+            self.notices.push(format!("{left_out} untracked {files} here; --include-untracked brings them"));
+        }
+        if self.wish.from.is_some() {
+            self.notices.push("the tree is as it was committed: --from leaves changes of the working tree here".into());
+        }
+        for (path, submodule) in &mut self.submodules {
+            let named = submodule.notices.drain(..).map(|notice| format!("{}: {notice}", quoted(path)));
+            self.notices.extend(named);
+        }
+    }
+
+    /// Every file that arrives, submodules' included, as paths below the workspace.
+    pub(crate) fn files(&self) -> Vec<RepoPath> {
+        let mut files: Vec<RepoPath> = self.changes.files().into_iter().cloned().collect();
+        for (path, submodule) in &self.submodules {
+            files.extend(submodule.files().into_iter().map(|file| [path.as_slice(), b"/", &file].concat()));
+        }
+        files.sort_unstable();
+        files
+    }
+
+    /// Whether HEAD alone is what arrives.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.commit.is_some() && !self.changes.dirty
+    }
+}
+
+/// The commit a name means here.
+fn resolve(git: &Git, repository: &Repository, name: &str) -> Result<Option<String>, Failure> {
+    let args = ["rev-parse", "-q", "--verify", "--end-of-options", name];
+    git.reading(&repository.git_dir).args(args).line()
+}
+
+/// A branch's full name, when it may be one.
+fn branch_ref(git: &Git, name: &str) -> Result<String, Failure> {
+    let full = format!("refs/heads/{name}");
+    let valid = !name.starts_with('-') && git.call().args(["check-ref-format", &full]).answer(b"")?.success;
+    if valid { Ok(full) } else { Err(Failure::new(Code::Invalid, format!("{name:?} cannot be a branch"))) }
+}
+
+fn upstream(
+    git: &Git,
+    repository: &Repository,
+    settings: &Settings,
+    branch: Option<&str>,
+) -> Result<Option<(Upstream, String)>, Failure> {
+    let Some(name) = branch.and_then(|branch| branch.strip_prefix("refs/heads/")) else { return Ok(None) };
+    let Some(upstream) = settings.upstream(name) else { return Ok(None) };
+    let at = resolve(git, repository, &upstream.tracking)?;
+    Ok(at.map(|at| (upstream, at)))
+}
+
+/// A guest path as it may be given: absolute, plain.
+pub(crate) fn guest_path(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+    let plain = text.starts_with('/') && !parts.iter().any(|part| matches!(*part, "." | "..")) && !text.contains('\0');
+    if plain && !parts.is_empty() && text.len() < 4000 {
+        Ok(format!("/{}", parts.join("/")))
+    } else {
+        Err("write an absolute path in the guest, such as /root/repo".into())
+    }
+}
+
+/// Whether a path given to `run` could have been meant as a command.
+pub(crate) fn looks_like_a_command(path: &Path) -> bool {
+    path.symlink_metadata().is_err() && path.components().count() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_paths_are_plain() {
+        assert_eq!(guest_path("/root//repo/").unwrap(), "/root/repo");
+        for bad in ["", "/", "repo", "/a/../b", "/a/./b", "/a\0"] {
+            assert!(guest_path(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Finds the repository around a path, without asking git: git would believe what the repository says of itself.
+//!
+//! A `.git` that points elsewhere is believed only when what it points to points back, as a worktree's and a submodule's
+//! does: a directory somebody sent must not bring another repository of this user into a guest.
+
+use super::{about, git::Git};
+use banger_proto::failure::{Code, Failure};
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Largest file that is a pointer.
+const MAX_POINTER: u64 = 8 << 10;
+
+/// One repository with a working tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Repository {
+    /// Its working tree.
+    pub(crate) root: PathBuf,
+    /// HEAD and index are here.
+    pub(crate) git_dir: PathBuf,
+    /// Objects and refs are here; the same but for worktrees.
+    pub(crate) common_dir: PathBuf,
+}
+
+impl Repository {
+    /// The repository `path` is in.
+    pub(crate) fn around(git: &Git, path: &Path) -> Result<Self, Failure> {
+        let start = path.canonicalize().map_err(|error| about("open", path, &error))?;
+        if !start.is_dir() {
+            return Err(Failure::new(Code::Invalid, format!("{} is not a directory", path.display())));
+        }
+        for dir in start.ancestors() {
+            if is_git_dir(dir) {
+                return Err(Failure::new(Code::Invalid, format!("{} is a bare repository", dir.display()))
+                    .hint("clone it, and use the clone: only a repository with a working tree can be brought"));
+            }
+            if dir.join(".git").symlink_metadata().is_ok() {
+                return Self::at(git, dir);
+            }
+        }
+        Err(Failure::new(Code::NotFound, format!("{} is not in a git repository", path.display()))
+            .hint("'git init' makes one; banger vm cp copies a directory that is none"))
+    }
+
+    /// The repository whose working tree is exactly `root`.
+    pub(crate) fn at(git: &Git, root: &Path) -> Result<Self, Failure> {
+        let dot_git = root.join(".git");
+        let meta = dot_git.symlink_metadata().map_err(|error| about("open", &dot_git, &error))?;
+        let (git_dir, points) = if meta.is_dir() {
+            (dot_git.clone(), false)
+        } else if meta.is_symlink() {
+            (dot_git.canonicalize().map_err(|error| about("open", &dot_git, &error))?, true)
+        } else {
+            let target = pointer(&dot_git, b"gitdir: ").map_err(|error| about("read", &dot_git, &error))?;
+            let target = root.join(target);
+            (target.canonicalize().map_err(|error| about("open", &target, &error))?, true)
+        };
+        if !git_dir.join("HEAD").symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_symlink()) {
+            return Err(Failure::new(Code::Invalid, format!("{} is not a git directory", git_dir.display())));
+        }
+        let common_dir = match pointer(&git_dir.join("commondir"), b"") {
+            Ok(common) => {
+                let common = git_dir.join(common);
+                common.canonicalize().map_err(|error| about("open", &common, &error))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => git_dir.clone(),
+            Err(error) => return Err(about("read", &git_dir.join("commondir"), &error)),
+        };
+        let repository = Self { root: root.to_owned(), git_dir, common_dir };
+        if points && !repository.points_back(git)? {
+            return Err(Failure::new(
+                Code::Denied,
+                format!("{} points to {}, which does not point back", dot_git.display(), repository.git_dir.display()),
+            )
+            .hint("it may be another repository than it looks; a worktree or submodule git made itself is fine"));
+        }
+        if !repository.git_dir.starts_with(&repository.common_dir) {
+            return Err(Failure::new(
+                Code::Denied,
+                format!("{} takes its objects from a directory it is not in", repository.git_dir.display()),
+            ));
+        }
+        Ok(repository)
+    }
+
+    /// Where its objects are.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.common_dir.join("objects")
+    }
+
+    /// Whether the git directory names this working tree as its own.
+    fn points_back(&self, git: &Git) -> Result<bool, Failure> {
+        let is_ours = |path: &Path, ours: &Path| path.canonicalize().is_ok_and(|path| path == ours);
+        // A worktree's git directory names the file that led here.
+        if let Ok(back) = pointer(&self.git_dir.join("gitdir"), b"") {
+            return Ok(is_ours(&self.git_dir.join(back), &self.root.join(".git")));
+        }
+        // A submodule's names the tree.
+        let config = self.git_dir.join("config");
+        let args = [OsStr::new("config"), OsStr::new("--file"), config.as_os_str()];
+        let worktree = git.call().args(args).args(["--get", "core.worktree"]).line()?;
+        Ok(worktree.is_some_and(|worktree| is_ours(&self.git_dir.join(worktree), &self.root)))
+    }
+}
+
+/// What git itself takes for a git directory.
+fn is_git_dir(dir: &Path) -> bool {
+    dir.join("HEAD").is_file() && dir.join("objects").is_dir() && dir.join("refs").is_dir()
+}
+
+/// The path in a file of one line, after `prefix`.
+fn pointer(file: &Path, prefix: &[u8]) -> io::Result<PathBuf> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(MAX_POINTER).read_to_end(&mut bytes)?;
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "it does not name a git directory");
+    let line = bytes.strip_prefix(prefix).ok_or_else(invalid)?;
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    if line.is_empty() || line.contains(&b'\n') || line.contains(&0) {
+        return Err(invalid());
+    }
+    Ok(PathBuf::from(OsStr::from_bytes(line)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn git(dir: &Path, args: &[&str]) {
+        let status = Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@t", "-c", "protocol.file.allow=always"])
+            .args(args)
+            .current_dir(dir)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(status.status.success(), "{args:?}: {}", String::from_utf8_lossy(&status.stderr));
+    }
+
+    fn around(path: &Path) -> Result<Repository, Failure> {
+        Repository::around(&Git::find().unwrap(), path)
+    }
+
+    #[test]
+    fn a_repository_is_found_from_within() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().canonicalize().unwrap().join("repo");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        assert_eq!(around(&root).unwrap_err().code, Code::NotFound);
+        git(&root, &["init", "-q"]);
+        let found = around(&root.join("a/b")).unwrap();
+        assert_eq!((found.root.as_path(), found.common_dir.as_path()), (root.as_path(), root.join(".git").as_path()));
+        assert!(around(&root.join(".git")).unwrap_err().message.contains("bare"));
+        git(temp.path(), &["clone", "-q", "--bare", "repo", "bare.git"]);
+        assert!(around(&temp.path().join("bare.git")).unwrap_err().message.contains("bare"));
+    }
+
+    #[test]
+    fn worktrees_and_submodules_point_back_and_strangers_do_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().canonicalize().unwrap().join(name);
+        fs::create_dir(at("main")).unwrap();
+        git(&at("main"), &["init", "-q"]);
+        git(&at("main"), &["commit", "-q", "--allow-empty", "-m", "x"]);
+        git(&at("main"), &["worktree", "add", "-q", "../tree"]);
+        let tree = around(&at("tree")).unwrap();
+        assert_eq!(tree.common_dir, at("main/.git"));
+        fs::create_dir(at("super")).unwrap();
+        git(&at("super"), &["init", "-q"]);
+        git(&at("super"), &["submodule", "add", "-q", "../main", "sub"]);
+        assert_eq!(around(&at("super/sub")).unwrap().git_dir, at("super/.git/modules/sub"));
+
+        for content in [format!("gitdir: {}\n", at("main/.git").display()), "gitdir: ../tree/.git\n".into()] {
+            fs::create_dir_all(at("stranger")).unwrap();
+            fs::write(at("stranger/.git"), content).unwrap();
+            assert!(around(&at("stranger")).is_err());
+        }
+        fs::remove_file(at("stranger/.git")).unwrap();
+        std::os::unix::fs::symlink(at("main/.git"), at("stranger/.git")).unwrap();
+        assert_eq!(around(&at("stranger")).unwrap_err().code, Code::Denied);
+        // A directory of its own that borrows somebody else's objects is as bad.
+        fs::remove_file(at("stranger/.git")).unwrap();
+        fs::create_dir(at("stranger/.git")).unwrap();
+        fs::write(at("stranger/.git/HEAD"), "ref: refs/heads/main\n").unwrap();
+        fs::write(at("stranger/.git/commondir"), "../../main/.git\n").unwrap();
+        assert_eq!(around(&at("stranger")).unwrap_err().code, Code::Denied);
+    }
+}

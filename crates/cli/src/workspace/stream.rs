@@ -1,0 +1,259 @@
+//! The repository as one tar stream: a git directory made for the guest, and the files git cannot write there.
+
+use super::{
+    changes::{RepoPath, join},
+    facade::{RULES, rules_of},
+    files::Item,
+    git::{listen, refused},
+    pack::{self, Sink},
+    plan::Plan,
+};
+use banger_proto::api::workspace::Mode;
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, BufReader, Read, Write},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use tar::{Builder, EntryType, Header};
+
+/// Lists for the guest's side of the work, below `.git`.
+pub(crate) const SCRATCH: &str = "banger";
+/// The empty file's names: git knows it without having it.
+const EMPTY: [&str; 2] =
+    ["e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813"];
+/// Deepest directory of objects that is copied.
+const MAX_DEPTH: usize = 4;
+
+/// Writes everything but the files the guest's git writes itself. `removed` are files the guest has and shall not have.
+pub(crate) fn write(plan: &Plan, removed: &[RepoPath], to: impl Write) -> io::Result<()> {
+    let mut stream = Stream { builder: Builder::new(to), base: base(plan) };
+    stream.repository(plan, removed)?;
+    stream.builder.into_inner()?.flush()
+}
+
+/// Writes the files the guest's git would have written, for a guest without one.
+pub(crate) fn write_files(plan: &Plan, to: impl Write) -> io::Result<()> {
+    let mut stream = Stream { builder: Builder::new(to), base: base(plan) };
+    stream.written(plan)?;
+    stream.builder.into_inner()?.flush()
+}
+
+/// Paths in the stream are below `/`.
+fn base(plan: &Plan) -> PathBuf {
+    PathBuf::from(plan.wish.guest_path.trim_start_matches('/'))
+}
+
+struct Stream<W: Write> {
+    builder: Builder<W>,
+    /// The workspace.
+    base: PathBuf,
+}
+
+impl<W: Write> Stream<W> {
+    fn repository(&mut self, plan: &Plan, removed: &[RepoPath]) -> io::Result<()> {
+        for dir in ["", "objects", "objects/pack", "refs", "refs/heads", "info", SCRATCH] {
+            self.dir(&Path::new(".git").join(dir))?;
+        }
+        self.git_file("HEAD", plan.head.as_bytes())?;
+        self.git_file("config", plan.config.text().as_bytes())?;
+        for (name, object) in &plan.loose {
+            self.git_file(name, format!("{object}\n").as_bytes())?;
+        }
+        if !plan.packed.is_empty() {
+            self.git_file("packed-refs", plan.packed.as_bytes())?;
+        }
+        for rules in RULES {
+            if let Some(text) = rules_of(&plan.repository, rules)? {
+                self.git_file(rules, &text)?;
+            }
+        }
+        match plan.wish.mode {
+            Mode::Overlay => self.packs(plan)?,
+            Mode::Full => self.objects(&plan.repository.objects(), Path::new(".git/objects"), 0)?,
+        }
+        if !plan.shallow.is_empty() {
+            self.git_file("shallow", (plan.shallow.join("\n") + "\n").as_bytes())?;
+        }
+        if let Ok(index) = File::open(plan.facade.index()) {
+            let size = index.metadata()?.len();
+            self.file(Path::new(".git/index"), size, 0o644, 0, &mut index.take(size))?;
+        }
+        if !plan.changes.all {
+            self.git_file(&format!("{SCRATCH}/written"), &join(&plan.changes.written))?;
+        }
+        if !removed.is_empty() {
+            self.git_file(&format!("{SCRATCH}/removed"), &join(removed))?;
+        }
+        for path in plan.changes.carried.iter().chain(&plan.changes.untracked) {
+            self.carry(plan, path)?;
+        }
+        for (path, submodule) in &plan.submodules {
+            let base = self.base.clone();
+            self.base.push(OsStr::from_bytes(path));
+            self.repository(submodule, &[])?;
+            self.base = base;
+        }
+        Ok(())
+    }
+
+    fn written(&mut self, plan: &Plan) -> io::Result<()> {
+        for path in &plan.changes.written {
+            self.carry(plan, path)?;
+        }
+        for (path, submodule) in &plan.submodules {
+            let base = self.base.clone();
+            self.base.push(OsStr::from_bytes(path));
+            self.written(submodule)?;
+            self.base = base;
+        }
+        Ok(())
+    }
+
+    /// The commits that travel and everything they name, and what is only in the index.
+    fn packs(&mut self, plan: &Plan) -> io::Result<()> {
+        let wanted = plan.history.tips.iter().chain(&plan.changes.objects);
+        let mut input = String::new();
+        for id in wanted.filter(|id| !EMPTY.contains(&id.as_str())) {
+            input.push_str(id);
+            input.push('\n');
+        }
+        let failed = |error: banger_proto::failure::Failure| io::Error::other(error.to_string());
+        if !input.is_empty() {
+            let args = ["rev-list", "--objects", "--no-object-names", "--stdin"];
+            let mut list = plan.facade.call().args(args).spawn(Stdio::piped()).map_err(failed)?;
+            let complaints = list.stderr.take().map(listen);
+            let ids = list.stdout.take().map_or_else(Stdio::null, Stdio::from);
+            let mut cat = plan.facade.call().args(["cat-file", "--batch", "--buffer"]).spawn(ids).map_err(failed)?;
+            let more_complaints = cat.stderr.take().map(listen);
+            let mut stdin = list.stdin.take();
+            let feeder = std::thread::spawn(move || stdin.as_mut().map(|stdin| stdin.write_all(input.as_bytes())));
+            let objects = cat.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+            let packed = pack::write(BufReader::with_capacity(1 << 20, objects), plan.format, self);
+            if packed.is_err() {
+                let _ = cat.kill();
+            }
+            let _ = feeder.join();
+            let statuses = [list.wait()?, cat.wait()?];
+            let said =
+                [complaints, more_complaints].map(|thread| thread.and_then(|it| it.join().ok()).unwrap_or_default());
+            // A list that broke off looks like a short one to whoever reads it.
+            if packed.is_ok() && statuses.iter().any(|status| !status.success()) {
+                return Err(failed(refused("read the repository's objects", said.join(" ").trim())));
+            }
+            packed?;
+        }
+        if plan.changes.objects.iter().any(|id| EMPTY.contains(&id.as_str())) {
+            pack::write_empty_blob(plan.format, self)?;
+        }
+        Ok(())
+    }
+
+    /// The repository's objects as they are, from all the directories it takes them from.
+    fn objects(&mut self, from: &Path, to: &Path, depth: usize) -> io::Result<()> {
+        let mut names: Vec<_> = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
+        names.sort_by_key(fs::DirEntry::file_name);
+        for entry in names {
+            let (path, name) = (entry.path(), entry.file_name());
+            let text = name.to_string_lossy();
+            let kind = entry.file_type()?;
+            if depth <= 1 && text == "info" {
+                // What is in there is worked out again where it is wanted, but for the other directories.
+                if depth == 0 {
+                    self.alternates(&path.join("alternates"), from, to)?;
+                }
+            } else if kind.is_dir() && depth < MAX_DEPTH {
+                let to = to.join(&name);
+                self.dir(&to)?;
+                self.objects(&path, &to, depth + 1)?;
+            } else if kind.is_file() && !text.starts_with("tmp_") && !text.ends_with(".lock") {
+                let file = match File::open(&path) {
+                    // Repacked meanwhile: what it held is elsewhere, or git says what is missing.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => other?,
+                };
+                let size = file.metadata()?.len();
+                self.file(&to.join(&name), size, 0o444, 0, &mut file.take(size))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn alternates(&mut self, list: &Path, objects: &Path, to: &Path) -> io::Result<()> {
+        let Some(text) = super::facade::small(list)? else { return Ok(()) };
+        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && line[0] != b'#') {
+            let other = objects.join(OsStr::from_bytes(line));
+            if other.is_dir() {
+                // Theirs are not followed further: git itself stops at five, and one is what people have.
+                self.objects(&other, to, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file of the working tree as it is.
+    fn carry(&mut self, plan: &Plan, path: &RepoPath) -> io::Result<()> {
+        let name = PathBuf::from(OsStr::from_bytes(path));
+        match plan.tree.item(path)? {
+            Some(Item::File(file, stat)) => {
+                // git knows one bit of a file's mode.
+                let mode = if stat.st_mode & 0o100 == 0 { 0o644 } else { 0o755 };
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                let mtime = u64::try_from(stat.st_mtime).unwrap_or(0);
+                // One that changes its size meanwhile is cut or filled, as the header says how long it is.
+                self.file(&name, size, mode, mtime, &mut file.take(size).chain(io::repeat(0)).take(size))
+            }
+            Some(Item::Link(target, stat)) => {
+                let mut header = header(EntryType::Symlink, 0, 0o777, u64::try_from(stat.st_mtime).unwrap_or(0));
+                let target = PathBuf::from(OsStr::from_bytes(&target));
+                self.builder.append_link(&mut header, self.base.join(name), target)
+            }
+            // Gone since it was looked at.
+            None => Ok(()),
+        }
+    }
+
+    fn git_file(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.file(&Path::new(".git").join(name), content.len() as u64, 0o644, 0, &mut &*content)
+    }
+
+    fn file(&mut self, name: &Path, size: u64, mode: u32, mtime: u64, content: &mut dyn Read) -> io::Result<()> {
+        let mut header = header(EntryType::Regular, size, mode, mtime);
+        self.builder.append_data(&mut header, self.base.join(name), content)
+    }
+
+    fn dir(&mut self, name: &Path) -> io::Result<()> {
+        let mut header = header(EntryType::Directory, 0, 0o755, 0);
+        self.builder.append_data(&mut header, self.base.join(name), io::empty())
+    }
+}
+
+impl<W: Write> Sink for Stream<W> {
+    fn pack(&mut self, name: &str, size: u64, content: &mut dyn Read) -> io::Result<()> {
+        self.file(&Path::new(".git/objects/pack").join(format!("{name}.pack")), size, 0o444, 0, content)
+    }
+
+    fn index(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+        let path = Path::new(".git/objects/pack").join(format!("{name}.idx"));
+        self.file(&path, content.len() as u64, 0o444, 0, &mut &*content)
+    }
+}
+
+/// Root owns what comes into a guest.
+fn header(kind: EntryType, size: u64, mode: u32, mtime: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    // Without a time of its own a file is new: 1970 makes build tools think.
+    header.set_mtime(if mtime == 0 { now() } else { mtime });
+    header
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
