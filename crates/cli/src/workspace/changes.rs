@@ -4,7 +4,12 @@
 //! Everything is asked of a facade, so no filter runs: a file whose content only a filter explains (Git LFS) travels as
 //! it is, and the guest's index is told not to look at it.
 
-use super::{facade::Facade, files::Tree, git::refused, quote::quoted};
+use super::{
+    facade::Facade,
+    files::{Stamp, Tree},
+    git::refused,
+    quote::quoted,
+};
 use banger_proto::failure::{Code, Failure};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -55,11 +60,17 @@ impl Changes {
         head: Option<&str>,
         include_untracked: bool,
     ) -> Result<Self, Failure> {
-        refresh(facade)?;
         let entries = index(facade)?;
         let mut changes = Self::default();
-        let changed = changed_files(facade)?;
+        // Before the index forgets what it knew: without their filter, these look changed.
         let filtered = filtered(facade, tree, &entries)?;
+        refresh(facade)?;
+        let mut changed = changed_files(facade)?;
+        for (path, unchanged) in &filtered {
+            if *unchanged {
+                changed.remove(path);
+            }
+        }
         let (mut seen, mut complete) = (HashSet::new(), true);
         for entry in &entries {
             if entry.mode == Mode::Submodule {
@@ -75,7 +86,7 @@ impl Changes {
             let is_changed = entry.stage != 0 || changed.contains(&entry.path);
             if entry.skipped {
                 complete = false;
-            } else if is_changed || filtered.contains(&entry.path) {
+            } else if is_changed || filtered.contains_key(&entry.path) {
                 complete = false;
                 changes.dirty |= is_changed;
                 if tree.has(&entry.path) {
@@ -217,8 +228,9 @@ fn untracked(facade: &Facade) -> Result<Vec<RepoPath>, Failure> {
     Ok(paths)
 }
 
-/// Files with a filter whose content here is not the index's: only the filter knows that they are the same.
-fn filtered(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<HashSet<RepoPath>, Failure> {
+/// Files with a filter whose content here is not the index's: only the filter knows whether they are the same. Whether
+/// the index takes each for unchanged, by its size and times, comes with it.
+fn filtered(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<HashMap<RepoPath, bool>, Failure> {
     let names_filter = |bytes: &[u8]| bytes.windows(6).any(|window| window == b"filter");
     let in_tree =
         entries.iter().filter(|entry| entry.path == b".gitattributes" || entry.path.ends_with(b"/.gitattributes"));
@@ -226,7 +238,7 @@ fn filtered(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<HashSet<R
     if !attributes.any(|bytes| names_filter(&bytes))
         && !facade.own_attributes().is_some_and(|bytes| names_filter(&bytes))
     {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let paths: BTreeSet<&[u8]> = entries.iter().map(|entry| entry.path.as_slice()).collect();
     let input = join(paths);
@@ -245,13 +257,46 @@ fn filtered(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<HashSet<R
         let same = tree.is_blob(path, object).map_err(|error| unreadable(path, &error))?;
         Ok(!same)
     };
-    let mut differing = HashSet::new();
+    let known = known_stats(facade)?;
+    let mut differing = HashMap::new();
     for path in with_filter {
         if tree.has(&path) && differs(&path)? {
-            differing.insert(path);
+            let unchanged = known.get(&path).is_some_and(|known| tree.stamp(&path).is_some_and(|now| now == *known));
+            differing.insert(path, unchanged);
         }
     }
     Ok(differing)
+}
+
+/// When each file was last changed, and how large it was, as the index knows it.
+fn known_stats(facade: &Facade) -> Result<HashMap<RepoPath, Stamp>, Failure> {
+    let listing = facade.call().args(["ls-files", "-z", "--debug"]).ask("read what the index knows of files", b"")?;
+    let mut known = HashMap::new();
+    let mut rest = listing.as_slice();
+    // A name and its zero, then five lines.
+    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+        let path = rest[..end].to_vec();
+        let mut lines = rest[end + 1..].splitn(6, |byte| *byte == b'\n');
+        let mut field = |key: &str| -> Option<String> {
+            let line = String::from_utf8_lossy(lines.next()?).into_owned();
+            let value = line.trim_start().strip_prefix(key)?.trim_start().split('\t').next()?.to_owned();
+            Some(value)
+        };
+        let stamp = (|| {
+            let (_, mtime) = (field("ctime:")?, field("mtime:")?);
+            let (_, _, size) = (field("dev:")?, field("uid:")?, field("size:")?);
+            let (seconds, nanoseconds) = mtime.split_once(':')?;
+            Some(Stamp {
+                seconds: seconds.parse().ok()?,
+                nanoseconds: nanoseconds.parse().ok()?,
+                size: size.parse().ok()?,
+            })
+        })();
+        let (Some(stamp), Some(tail)) = (stamp, lines.next()) else { return Err(nonsense("ls-files --debug")) };
+        known.insert(path, stamp);
+        rest = tail;
+    }
+    Ok(known)
 }
 
 /// `:mode mode object object status` and the path, of a raw diff without renames.

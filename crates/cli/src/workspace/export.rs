@@ -91,6 +91,11 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     succeeded(&made, &format!("make a patch of {name}:{path}"))?;
     let summary = patch::check(&made.stdout)?;
     let source = workspace.filter(|it| it.guest_path == path).map(|it| PathBuf::from(&it.source_path));
+    if let Some(source) = &source {
+        for path in &summary.files {
+            no_link_above(source, path)?;
+        }
+    }
     Ok(Patch { bytes: made.stdout, summary, base, source })
 }
 

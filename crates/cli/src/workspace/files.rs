@@ -26,6 +26,14 @@ pub(crate) enum Item {
     Link(Vec<u8>, Stat),
 }
 
+/// What an index knows of a file without having read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) seconds: u32,
+    pub(crate) nanoseconds: u32,
+    pub(crate) size: u32,
+}
+
 /// An open working tree.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -65,6 +73,16 @@ impl Tree {
             }
             _ => Ok(None),
         }
+    }
+
+    /// When a file was last changed, and how large it is, in the width an index keeps.
+    pub(crate) fn stamp(&self, path: &[u8]) -> Option<Stamp> {
+        let (_, _, stat) = self.stat(path).ok()?;
+        Some(Stamp {
+            seconds: u32::try_from(stat.st_mtime & 0xffff_ffff).unwrap_or(0),
+            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            size: u32::try_from(stat.st_size & 0xffff_ffff).unwrap_or(0),
+        })
     }
 
     /// A small file's content.

@@ -169,8 +169,8 @@ impl<'a> Reader<'a> {
         ] {
             let line = self.next()?;
             let text = line.strip_prefix(marker).ok_or_else(|| self.garbage())?;
-            let said = if text.starts_with(b"\"") { text } else { text.strip_suffix(b"\t").unwrap_or(text) };
-            let said = self.name(said)?;
+            // A tab follows a name with a space in it, quoted or not.
+            let said = self.name(text.strip_suffix(b"\t").unwrap_or(text))?;
             let right = if absent { said == b"/dev/null" } else { said == [prefix, name].concat() };
             if !right {
                 return Err(self.garbage());

@@ -80,6 +80,15 @@ impl Settings {
         self.copy(&CONTENT, &mut config);
         self.copy(&STATUS, &mut config);
         self.copy(&["user.name", "user.email"], &mut config);
+        for (key, value) in &self.values {
+            if let Some(name) = key.strip_prefix("submodule.") {
+                match name.rsplit_once('.') {
+                    Some((_, "url")) => drop(config.set(key, &without_password(value))),
+                    Some((_, "active")) => drop(config.set(key, value)),
+                    _ => {}
+                }
+            }
+        }
         if let Some(url) = self.get("remote.origin.url") {
             config.set("remote.origin.url", &without_password(url));
             config.set("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*");

@@ -21,6 +21,7 @@ mod sizes;
 mod terminal;
 mod wear;
 mod who_dies;
+mod workspace;
 
 use banger_testkit::TestEnv;
 use std::time::Duration;

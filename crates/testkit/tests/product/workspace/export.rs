@@ -1,0 +1,159 @@
+//! What a guest did comes back whole, or not at all.
+
+use super::{corpus, git, place, prepare, says, tree};
+use crate::{delete, start};
+use banger_testkit::{Output, TestEnv};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+/// A repository in a VM, worked in: commits, edits, new and removed files, modes, links, binary, a rename.
+fn worked_in(env: &TestEnv, name: &str) -> (PathBuf, PathBuf) {
+    start(env, "w");
+    let (repo, copy) = (corpus::make(env, name), place(env, "guest"));
+    prepare(env, "w", &repo, &copy, &[]).expect(0);
+    work(env, &copy);
+    (repo, copy)
+}
+
+fn work(env: &TestEnv, copy: &Path) {
+    fs::write(copy.join("committed"), "in a commit\n").expect("a file");
+    says(env, copy, &["add", "committed"]);
+    says(env, copy, &["commit", "-q", "-m", "work"]);
+    fs::write(copy.join("staged"), "staged\n").expect("a file");
+    says(env, copy, &["add", "staged"]);
+    fs::create_dir_all(copy.join("new dir")).expect("a directory");
+    fs::write(copy.join("new dir/untracked \"one\""), "u\n").expect("a file");
+    fs::write(copy.join("new-binary"), (0..=255_u8).rev().cycle().take(70_000).collect::<Vec<_>>()).expect("a file");
+    fs::write(copy.join("no-newline"), "x").expect("a file");
+    fs::write(copy.join("script"), "#!/bin/sh\n").expect("a file");
+    fs::set_permissions(copy.join("script"), fs::Permissions::from_mode(0o755)).expect("permissions");
+    symlink("new dir", copy.join("to-dir")).expect("a link");
+}
+
+fn export(env: &TestEnv, more: &[&str]) -> Output {
+    env.banger(["vm", "workspace", "export", "w"]).args(more).run()
+}
+
+#[test]
+fn everything_the_guest_did_round_trips() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (repo, copy) = worked_in(&env, "plain");
+    fs::write(copy.join("binary"), vec![7; 90_000]).expect("a file");
+    fs::rename(copy.join("READ ME"), copy.join("READ ME TOO")).expect("a rename");
+    fs::remove_file(copy.join("side")).expect("a file");
+    fs::set_permissions(copy.join("run"), fs::Permissions::from_mode(0o644)).expect("permissions");
+    let looks = |dir: &Path| {
+        let status = says(&env, dir, &["status", "--porcelain=v2"]);
+        (fs::read(dir.join(".git/index")).expect("an index"), says(&env, dir, &["for-each-ref"]), status, tree(dir))
+    };
+    let before = looks(&copy);
+    let file = place(&env, "fix.patch");
+    let out = export(&env, &["--json", "-o", file.to_str().expect("UTF-8")]).expect(0).json();
+    assert_eq!(out["files"].as_array().expect("files").len(), 13, "{out:#}");
+    assert!(before == looks(&copy), "the guest's index, refs, status or files changed");
+    assert!(
+        !fs::read_dir(copy.join(".git"))
+            .expect("a directory")
+            .flatten()
+            .any(|entry| { entry.file_name().to_string_lossy().contains("banger-export") })
+    );
+    // stdout is the same patch.
+    assert_eq!(export(&env, &[]).expect(0).stdout, fs::read(&file).expect("a patch"));
+
+    says(&env, &repo, &["apply", file.to_str().expect("UTF-8")]);
+    assert_eq!(tree(&repo), tree(&copy));
+    delete(&env, "w");
+}
+
+#[test]
+fn apply_keeps_what_the_host_changed_meanwhile_or_changes_nothing() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (repo, copy) = worked_in(&env, "states");
+    // Brought dirty: what the host had changed is no part of the patch.
+    let patch = String::from_utf8_lossy(&export(&env, &[]).expect(0).stdout).into_owned();
+    assert!(!patch.contains("unstaged") && patch.contains("committed"), "{patch}");
+
+    fs::write(repo.join("staged"), "in the way\n").expect("a file");
+    let before = tree(&repo);
+    let refused = export(&env, &["--apply"]).expect(1);
+    assert!(refused.err().contains("nothing was changed") && refused.err().contains("staged"), "{refused}");
+    assert_eq!(tree(&repo), before, "all or nothing");
+
+    fs::write(repo.join("staged"), tree_file(&copy, "staged-before")).ok();
+    says(&env, &repo, &["checkout-index", "-f", "staged"]);
+    fs::write(repo.join("untracked"), "changed meanwhile\n").expect("a file");
+    let index = fs::read(repo.join(".git/index")).expect("an index");
+    let applied = export(&env, &["--apply"]).expect(0);
+    assert!(applied.err().contains("files changed in"), "{applied}");
+    for name in ["committed", "new dir/untracked \"one\"", "new-binary", "script", "staged"] {
+        assert_eq!(fs::read(repo.join(name)).expect(name), fs::read(copy.join(name)).expect(name), "{name}");
+    }
+    assert_eq!(fs::read(repo.join("untracked")).expect("a file"), b"changed meanwhile\n");
+    assert_eq!(fs::read(repo.join(".git/index")).expect("an index"), index, "the host's index was touched");
+    // Once more it does not apply: it is there.
+    export(&env, &["--apply"]).expect(1);
+    delete(&env, "w");
+}
+
+fn tree_file(dir: &Path, name: &str) -> Vec<u8> {
+    fs::read(dir.join(name)).unwrap_or_default()
+}
+
+#[test]
+fn a_base_of_ones_own_and_paths_left_out() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (_, copy) = worked_in(&env, "detached");
+    let since = export(&env, &["--base-commit", "HEAD"]).expect(0).out();
+    assert!(!since.contains("b/committed") && since.contains("b/staged"), "{since}");
+    let part = export(&env, &["--exclude", "new-binary", "--exclude", "new dir"]).expect(0).out();
+    assert!(!part.contains("new-binary") && !part.contains("untracked") && part.contains("b/script"), "{part}");
+    for (base, code) in [("no-such-commit", 1), ("--output=/tmp/x", 2)] {
+        let out = export(&env, &["--base-commit", base]);
+        assert!(out.code() == code, "{out}");
+    }
+    let elsewhere = export(&env, &["--guest-path", place(&env, "nowhere").to_str().expect("UTF-8")]).expect(1);
+    assert!(elsewhere.err().contains("make a patch"), "{elsewhere}");
+    // A file that cannot be written is no patch half written.
+    let out = export(&env, &["-o", "/nonexistent/x.patch"]).expect(1);
+    assert!(out.err().contains("/nonexistent/x.patch"), "{out}");
+    assert!(copy.join("committed").exists());
+    delete(&env, "w");
+}
+
+#[test]
+fn a_vm_without_a_workspace_says_so() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let out = export(&env, &[]).expect(1);
+    assert!(out.err().contains("has no workspace") && out.err().contains("vm workspace prepare"), "{out}");
+    let out = export(&env, &["--json"]).expect(1);
+    assert_eq!(out.json()["code"], "invalid", "{out}");
+    delete(&env, "w");
+}
+
+#[test]
+fn without_git_in_the_guest_the_files_arrive_and_an_export_says_what_is_missing() {
+    let Some(env) = TestEnv::fake() else { return };
+    // A guest whose PATH has a shell and no git.
+    let bin = place(&env, "bin");
+    fs::create_dir(&bin).expect("a directory");
+    for tool in ["sh", "ls", "cat", "mkdir", "rm"] {
+        let found = env.program("sh").args(["-c", &format!("command -v {tool}")]).run().expect(0).out();
+        symlink(found.trim(), bin.join(tool)).expect("a link");
+    }
+    let path = format!("PATH={}", bin.display());
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "w", "-e", &path]).run().expect(0);
+    let (repo, copy) = (corpus::make(&env, "crlf"), place(&env, "guest"));
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    assert_eq!(tree(&copy), tree(&repo));
+    let log = ["log", "--format=%H %s"];
+    assert_eq!(git(&env, &copy, &log).expect(0).out(), git(&env, &repo, &log).expect(0).out());
+    let status = ["status", "--porcelain=v2", "-uno"];
+    assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status));
+    let out = export(&env, &[]).expect(1);
+    assert!(out.err().contains("no git") && out.err().contains("banger vm cp"), "{out}");
+    delete(&env, "w");
+}

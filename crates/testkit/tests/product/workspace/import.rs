@@ -1,0 +1,247 @@
+//! What arrives is what is here.
+
+use super::{corpus, git, listed, place, prepare, says, tree};
+use crate::{delete, start};
+use banger_testkit::TestEnv;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Files below a directory that git tracks or, with `others`, could.
+fn known(env: &TestEnv, repo: &Path, others: bool) -> BTreeSet<PathBuf> {
+    let mut args = vec!["ls-files", "-z", "--cached"];
+    if others {
+        args.extend(["--others", "--exclude-standard"]);
+    }
+    let there = listed(&says(env, repo, &args));
+    there.into_iter().filter(|path| repo.join(path).symlink_metadata().is_ok()).collect()
+}
+
+#[test]
+fn every_kind_of_repository_arrives_as_it_is() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    for name in corpus::ALL {
+        let (repo, copy) = (corpus::make(&env, name), place(&env, &format!("guest-{name}")));
+        let index = fs::read(repo.join(".git/index")).ok();
+        prepare(&env, "w", &repo, &copy, &[]).expect(0);
+        assert_eq!(fs::read(repo.join(".git/index")).ok(), index, "{name}: the host's index was touched");
+
+        for args in [
+            ["status", "--porcelain=v2", "-uno", "--branch"].as_slice(),
+            &["diff", "HEAD"],
+            &["diff", "--cached"],
+            &["log", "-10", "--format=%H %P %an %ae %at %s%n%b", "--name-status"],
+        ] {
+            let (here, there) = (git(&env, &repo, args), git(&env, &copy, args));
+            let text = |out: &banger_testkit::Output| format!("{} {}", out.code(), out.out());
+            // Where history is cut off, the last commit looks as if it had no parents.
+            let (here, there) =
+                if args[0] == "log" { (cut(&here.out()), cut(&there.out())) } else { (text(&here), text(&there)) };
+            assert_eq!(there, here, "{name}: git {args:?}");
+        }
+        let (here, there) = (tree(&repo), tree(&copy));
+        let tracked = known(&env, &repo, false);
+        assert_eq!(there.keys().cloned().collect::<BTreeSet<_>>(), tracked, "{name}: what arrived");
+        for (path, item) in &there {
+            assert_eq!(Some(item), here.get(path), "{name}: {}", path.display());
+        }
+        says(&env, &copy, &["fsck", "--no-dangling"]);
+    }
+    delete(&env, "w");
+}
+
+/// The first nine commits: the tenth has its parents cut off in the guest.
+fn cut(log: &str) -> String {
+    let is_commit = |line: &&str| line.split(' ').next().is_some_and(|word| matches!(word.len(), 40 | 64));
+    let mut seen = 0;
+    let mut kept = Vec::new();
+    for line in log.lines() {
+        seen += usize::from(is_commit(&line));
+        if seen > 9 {
+            break;
+        }
+        kept.push(line);
+    }
+    kept.join("\n")
+}
+
+#[test]
+fn untracked_files_travel_when_they_are_asked_for_and_ignored_ones_never() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "states");
+    let without = env.banger(["vm", "run", "--dry-run"]).args([&repo]).run().expect(0);
+    assert!(without.err().contains("1 untracked file stays here; --include-untracked"), "{without}");
+    assert!(!without.out().contains("untracked"), "{without}");
+    let listing = env.banger(["vm", "run", "--dry-run", "--include-untracked"]).args([&repo]).run().expect(0).out();
+    let copy = place(&env, "guest");
+    let out = prepare(&env, "w", &repo, &copy, &["--include-untracked"]).expect(0);
+    assert!(out.err().is_empty(), "{out}");
+    let arrived: BTreeSet<String> = tree(&copy).keys().map(|path| path.display().to_string()).collect();
+    assert_eq!(listing.lines().map(str::to_owned).collect::<BTreeSet<_>>(), arrived, "--dry-run is what arrives");
+    assert!(arrived.contains("untracked") && !arrived.contains("ignored.o"));
+    let status = ["status", "--porcelain=v2"];
+    assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status));
+    delete(&env, "w");
+}
+
+#[test]
+fn a_dry_run_needs_no_daemon() {
+    let env = TestEnv::empty();
+    let repo = corpus::make(&env, "plain");
+    let out = env.banger(["vm", "run", "--dry-run", "--json"]).args([&repo]).run().expect(0);
+    let files: Vec<String> = serde_json::from_value(out.json()).expect("a list");
+    assert!(
+        files.contains(&"\"not-utf8-\\377\\376\"".to_owned()) && files.contains(&"READ ME".to_owned()),
+        "{files:?}"
+    );
+    assert!(env.daemon().is_none());
+}
+
+#[test]
+fn a_branch_of_the_guests_own() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "plain");
+    fs::write(repo.join("counter"), "uncommitted\n").expect("a file");
+    let head = |dir: &Path, what: &str| String::from_utf8(says(&env, dir, &["rev-parse", what])).expect("hex");
+    let copy = place(&env, "guest-a");
+    prepare(&env, "w", &repo, &copy, &["--branch", "mine/x"]).expect(0);
+    assert_eq!(says(&env, &copy, &["symbolic-ref", "HEAD"]), b"refs/heads/mine/x\n");
+    assert_eq!(head(&copy, "HEAD"), head(&repo, "HEAD"));
+    assert_eq!(fs::read(copy.join("counter")).expect("a file"), b"uncommitted\n");
+    let copy = place(&env, "guest-b");
+    let out = prepare(&env, "w", &repo, &copy, &["--branch", "old", "--from", "HEAD~2"]).expect(0);
+    assert_eq!(head(&copy, "old"), head(&repo, "HEAD~2"), "{out}");
+    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    for (more, said) in [
+        (["--branch", "a..b"].as_slice(), "cannot be a branch"),
+        (&["--branch", "x", "--from", "nowhere"], "no commit"),
+        (&["--branch", "x", "--from=--output=/x"], "no commit"),
+    ] {
+        let out = prepare(&env, "w", &repo, &place(&env, "guest-c"), more);
+        assert!(out.code() != 0 && out.err().contains(said), "{out}");
+    }
+    delete(&env, "w");
+}
+
+#[test]
+fn submodules_need_the_full_mode_and_have_it_all() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let inner = corpus::make(&env, "plain");
+    let repo = place(&env, "super");
+    fs::create_dir(&repo).expect("a directory");
+    says(&env, &repo, &["init", "-q", "-b", "main"]);
+    says(&env, &repo, &["submodule", "--quiet", "add", inner.to_str().expect("UTF-8"), "libs/inner"]);
+    for n in 0..15 {
+        says(&env, &repo, &["commit", "-q", "--allow-empty", "-m", &n.to_string()]);
+    }
+    says(&env, &repo, &["tag", "-a", "-m", "t", "v1"]);
+    says(&env, &repo, &["branch", "other", "HEAD~3"]);
+    fs::write(repo.join("libs/inner/counter"), "changed in the submodule\n").expect("a file");
+    let copy = place(&env, "guest");
+    let refused = prepare(&env, "w", &repo, &copy, &[]).expect(1);
+    assert!(refused.err().contains("libs/inner") && refused.err().contains("--mode full"), "{refused}");
+    assert!(!copy.exists());
+    prepare(&env, "w", &repo, &copy, &["--mode", "full"]).expect(0);
+    for args in [
+        ["status", "--porcelain=v2"].as_slice(),
+        &["log", "--format=%H %P %s"],
+        &["for-each-ref"],
+        &["submodule", "status"],
+        &["-C", "libs/inner", "log", "--all", "--format=%H"],
+    ] {
+        assert_eq!(git(&env, &copy, args).out(), git(&env, &repo, args).out(), "git {args:?}");
+    }
+    assert_eq!(tree(&copy), tree(&repo));
+    delete(&env, "w");
+}
+
+#[test]
+fn twenty_thousand_files_leave_nothing_on_the_hosts_disk_on_their_way() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::many_files(&env, 20_000);
+    let (copy, scratch) = (place(&env, "guest"), place(&env, "tmp"));
+    fs::create_dir(&scratch).expect("a directory");
+    let objects = size(&repo.join(".git/objects"));
+    let (done, mut most) = (AtomicBool::new(false), 0);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(size(&scratch));
+                std::thread::yield_now();
+            }
+            most
+        });
+        let args = ["vm", "workspace", "prepare", "--quiet", "--guest-path", copy.to_str().expect("UTF-8"), "w"];
+        env.banger(args).args([&repo]).env("TMPDIR", &scratch).run().expect(0);
+        done.store(true, Ordering::Relaxed);
+        most = watch.join().expect("the watch");
+    });
+    // The copy of the index, two of them while one replaces the other.
+    let index = size(&repo.join(".git/index"));
+    assert!(most > 0 && most <= 3 * index, "{most} bytes in the temporary directory, the index has {index}");
+    assert_eq!(size(&scratch), 0, "what is left");
+    assert_eq!(size(&repo.join(".git/objects")), objects, "objects were written into the host's repository");
+    assert_eq!(tree(&copy), tree(&repo));
+    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    delete(&env, "w");
+}
+
+/// Bytes of files below a path.
+fn size(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => {
+            fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size(&entry.path())).sum()
+        }
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    }
+}
+
+#[test]
+fn run_brings_the_repository_and_works_in_it() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    let at = copy.to_str().expect("UTF-8");
+    let run = |more: &[&str]| env.banger(["vm", "run", "--quiet", "--guest-path", at]).args(more).current_dir(&repo);
+    let out = run(&["--rm", ".", "--", "sh", "-c", "pwd; git rev-parse HEAD; exit 7"]).run().expect(7);
+    let head = String::from_utf8(says(&env, &repo, &["rev-parse", "HEAD"])).expect("hex");
+    assert_eq!(out.out(), format!("{at}\n{head}"));
+    fs::remove_dir_all(&copy).expect("the guest's disk goes with it");
+
+    run(&["-d", "--name", "w", "."]).run().expect(0);
+    let workspace = env.vm("w")["workspace"].clone();
+    assert_eq!(workspace["guest_path"], at, "{workspace:#}");
+    assert_eq!(workspace["head_commit"], head.trim(), "{workspace:#}");
+    assert_eq!(workspace["source_path"], repo.to_str().expect("UTF-8"), "{workspace:#}");
+    let ps = env.banger(["ps"]).run().expect(0).out();
+    assert!(ps.contains("WORKSPACE") && ps.contains("src-plain"), "{ps}");
+    assert_eq!(env.banger(["vm", "exec", "w", "--", "pwd"]).run().expect(0).out(), format!("{at}\n"));
+    assert_eq!(env.banger(["vm", "exec", "-w", "/", "w", "--", "pwd"]).run().expect(0).out(), "/\n");
+    delete(&env, "w");
+}
+
+#[test]
+fn what_cannot_be_brought_is_refused_before_there_is_a_vm() {
+    let env = TestEnv::empty();
+    let bare = place(&env, "bare.git");
+    fs::create_dir(&bare).expect("a directory");
+    says(&env, &bare, &["init", "-q", "--bare"]);
+    let plain = place(&env, "plain");
+    fs::create_dir(&plain).expect("a directory");
+    for (path, said) in [(&bare, "bare repository"), (&plain, "not in a git repository")] {
+        let out = env.banger(["vm", "run", "--rm"]).args([path]).args(["--", "true"]).run().expect(125);
+        assert!(out.err().contains(said) && out.err().contains("hint:"), "{out}");
+    }
+    let out = env.banger(["vm", "run", "make"]).run().expect(125);
+    assert!(out.err().contains("banger vm run -- make"), "{out}");
+    assert!(env.daemon().is_none());
+}
