@@ -1,6 +1,6 @@
 //! The command line as it is typed: groups, aliases at the top level, and what is common to all of them.
 
-use crate::commands::{completion, config, daemon, image, kernel, system, vm};
+use crate::commands::{completion, config, daemon, image, kernel, ssh_config, ssh_proxy, system, vm};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Help of a group: what it is, the command most people want, then everything else.
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Exec(vm::exec::ExecArgs),
     /// List running VMs
     Ps(vm::list::PsArgs),
+    /// Log in to a VM with the system's ssh (= vm ssh)
+    Ssh(vm::ssh::SshArgs),
     /// Copy files between this host and a VM (= vm cp)
     Cp(vm::cp::CpArgs),
     /// Print a VM's console (= vm logs)
@@ -80,6 +82,11 @@ pub(crate) enum Command {
     Doctor,
     /// The configuration in force
     Config(config::ConfigGroup),
+    /// What ssh has to know to reach VMs as NAME.vm: print it, or have ~/.ssh/config include it
+    SshConfig(ssh_config::SshConfigArgs),
+    /// What ssh runs to reach a VM
+    #[command(hide = true)]
+    SshProxy(ssh_proxy::SshProxyArgs),
     /// The daemon behind this command
     Daemon(daemon::DaemonGroup),
     /// Print the script that completes banger's commands and live names in your shell

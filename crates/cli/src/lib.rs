@@ -18,6 +18,7 @@ mod guest;
 mod http;
 mod output;
 mod signals;
+mod ssh;
 mod workspace;
 
 pub use cli::command;

@@ -71,6 +71,7 @@ fn router(context: Shared) -> Router {
         .route("/v1/vms/{ref}/restart", post(vms::restart))
         .route("/v1/vms/{ref}/kill", post(vms::kill))
         .route("/v1/vms/{ref}/guest", get(vms::guest))
+        .route("/v1/vms/{ref}/ssh", post(workspaces::ssh))
         .route("/v1/vms/{ref}/workspace", put(workspaces::record))
         .route("/v1/vms/{ref}/stats", get(vms::stats))
         .route("/v1/vms/{ref}/ports", get(vms::ports))

@@ -9,6 +9,7 @@ mod kernel_files;
 mod nat;
 pub(crate) mod ports;
 mod root_image;
+mod ssh;
 mod work_disk;
 
 pub(crate) use boot_config::BootConfigCapability;
@@ -17,6 +18,7 @@ pub(crate) use kernel_files::KernelFilesCapability;
 pub(crate) use nat::NatCapability;
 pub(crate) use ports::PortsCapability;
 pub(crate) use root_image::RootImageCapability;
+pub(crate) use ssh::SshCapability;
 pub(crate) use work_disk::{Syncing, WorkDiskCapability};
 
 use crate::{

@@ -20,6 +20,7 @@ mod images;
 mod network;
 mod operation;
 mod random;
+mod ssh;
 mod vm;
 mod wire;
 mod workspace;

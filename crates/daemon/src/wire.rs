@@ -3,13 +3,14 @@
 use crate::{
     capability::{
         BootConfigCapability, Capabilities, Capability, DnsCapability, KernelFilesCapability, NatCapability,
-        PortsCapability, RootImageCapability, Syncing, WorkDiskCapability,
+        PortsCapability, RootImageCapability, SshCapability, Syncing, WorkDiskCapability,
     },
     config::Config,
     failures::Explain,
     images::ImageService,
     network::HostNetwork,
     shim::client::Shims,
+    ssh::SshKeys,
     store::Store,
     vm::{Parts, VmService},
     vmm::host::Probe,
@@ -49,6 +50,7 @@ pub(crate) struct Services {
     pub(crate) images: Arc<ImageService>,
     pub(crate) vms: Arc<VmService>,
     pub(crate) network: HostNetwork,
+    pub(crate) ssh: Arc<SshKeys>,
 }
 
 /// Builds every service and the list of capabilities. Nothing below holds what is built here.
@@ -74,6 +76,7 @@ pub(crate) fn wire_services(
         config.image_catalog.value.clone(),
         config.oci_limits(),
     )?);
+    let ssh = Arc::new(SshKeys::new(layout.clone(), store.clone()));
     let disks = WorkDisks::open(layout.cache.join("disks")).map_err(Explain::explain)?;
 
     let layout_of = || layout.clone();
@@ -85,6 +88,7 @@ pub(crate) fn wire_services(
         Box::new(DnsCapability { network: network.clone() }),
         Box::new(PortsCapability { store: store.clone() }),
         Box::new(BootConfigCapability { layout: layout_of(), workspaces: workspaces.clone() }),
+        Box::new(SshCapability { keys: ssh.clone() }),
     ]);
     let vms = VmService::new(Parts {
         layout: layout_of(),
@@ -103,5 +107,5 @@ pub(crate) fn wire_services(
         capabilities,
         said_software: false.into(),
     });
-    Ok(Services { images, vms, network })
+    Ok(Services { images, vms, network, ssh })
 }

@@ -21,6 +21,7 @@
 //! POST   /v1/vms/{ref}/kill    vm::KillVm → events; likewise
 //! GET    /v1/vms/{ref}/guest[?look=true] → vm::GuestEndpoint, when the agent answers; counts as a use of the VM
 //!                                         unless it is only to have a look
+//! POST   /v1/vms/{ref}/ssh              → ssh::SshAccess; keys are made when they are first asked for
 //! PUT    /v1/vms/{ref}/workspace workspace::RecordWorkspace → workspace::Workspace: what was brought into the guest
 //! GET    /v1/vms/{ref}/stats            → vm::VmStats
 //! GET    /v1/vms/{ref}/ports            → [vm::VmPort]
@@ -52,6 +53,7 @@
 pub mod artifact;
 pub mod event;
 pub mod host;
+pub mod ssh;
 pub mod vm;
 pub mod workspace;
 

@@ -100,6 +100,21 @@ impl Layout {
         self.images().join(id.as_str())
     }
 
+    /// The key that opens VMs, and who they are.
+    pub fn ssh(&self) -> PathBuf {
+        self.state.join("ssh")
+    }
+
+    /// The host keys of VMs, as ssh reads them.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.ssh().join("known_hosts")
+    }
+
+    /// What the user's ssh configuration includes.
+    pub fn ssh_config(&self) -> PathBuf {
+        self.ssh().join("config")
+    }
+
     /// All VMs' durable directories.
     pub fn vms(&self) -> PathBuf {
         self.state.join("vms")

@@ -16,6 +16,7 @@ pub(crate) mod restart;
 pub(crate) mod run;
 pub(crate) mod set;
 pub(crate) mod show;
+pub(crate) mod ssh;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
@@ -73,6 +74,8 @@ pub(crate) enum VmCommand {
     Show(show::ShowArgs),
     /// Run a command in a VM
     Exec(exec::ExecArgs),
+    /// Log in to a VM with the system's ssh
+    Ssh(ssh::SshArgs),
     /// Copy files between this host and a VM
     Cp(cp::CpArgs),
     /// Print a VM's serial console
@@ -105,6 +108,7 @@ pub(crate) async fn dispatch(context: &Context, command: VmCommand) -> Result {
         VmCommand::List(args) => list::run(context, &args).await,
         VmCommand::Show(args) => show::run(context, &args).await,
         VmCommand::Exec(args) => exec::run(context, args).await,
+        VmCommand::Ssh(args) => ssh::run(context, args).await,
         VmCommand::Cp(args) => cp::run(context, args).await,
         VmCommand::Logs(args) => logs::run(context, &args).await,
         VmCommand::Stats(args) => stats::run(context, &args).await,

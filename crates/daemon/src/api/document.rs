@@ -29,6 +29,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         vms::kill,
         vms::guest,
         workspaces::record,
+        workspaces::ssh,
         vms::stats,
         vms::ports,
         vms::egress,

@@ -1,4 +1,4 @@
-//! What was brought into VMs, over HTTP.
+//! Work in VMs over HTTP: what was brought into them, and the keys to enter them.
 
 use super::{
     Shared,
@@ -6,7 +6,10 @@ use super::{
 };
 use axum::{Json, extract::State};
 use banger_proto::{
-    api::workspace::{RecordWorkspace, Workspace},
+    api::{
+        ssh::SshAccess,
+        workspace::{RecordWorkspace, Workspace},
+    },
     failure::Failure,
 };
 
@@ -19,4 +22,12 @@ pub(super) async fn record(
     Body(said): Body<RecordWorkspace>,
 ) -> Result<Json<Workspace>, Refusal> {
     Ok(Json(context.services.vms.record_workspace(&vm, said).await?))
+}
+
+/// What is needed to enter a VM by ssh. Keys are made when they are first asked for.
+#[utoipa::path(post, path = "/v1/vms/{ref}/ssh", tag = "vm", params(("ref" = String, Path)),
+    responses((status = 200, body = SshAccess), (status = "4XX", body = Failure)))]
+pub(super) async fn ssh(State(context): State<Shared>, Named(vm): Named) -> Result<Json<SshAccess>, Refusal> {
+    let row = context.services.vms.find(&vm).await?;
+    Ok(Json(context.services.ssh.access(&row).await?))
 }

@@ -1,0 +1,52 @@
+//! The system's ssh client, told all it needs on its command line: no configuration of the user's has to be changed.
+
+use super::{access::DOMAIN, config};
+use banger_proto::{
+    failure::{Code, Failure},
+    layout::Layout,
+};
+use std::{
+    ffi::{OsStr, OsString},
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What ssh is to read of VMs, in banger's own file: made or renewed.
+pub(crate) fn write_config(layout: &Layout) -> Result<PathBuf, Failure> {
+    let text = config::render(layout, &itself()?, std::env::var_os("BANGER_HOME").as_deref())?;
+    let path = layout.ssh_config();
+    let failed = |error: std::io::Error| {
+        Failure::caused_by(Code::Unavailable, format!("cannot write {}", path.display()), &error)
+    };
+    if std::fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(path);
+    }
+    let dir = layout.ssh();
+    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
+        .create(&dir)
+        .map_err(failed)?;
+    let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(&dir).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(path)
+}
+
+/// This program, as others start it.
+pub(crate) fn itself() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::caused_by(Code::Internal, "cannot tell where this program is", &error))
+}
+
+/// Becomes ssh. `args` are everything after the VM's name; only a failure comes back.
+pub(crate) fn become_ssh(config: &Path, vm: &str, args: &[OsString]) -> Failure {
+    let host = format!("{vm}{DOMAIN}");
+    let error = Command::new("ssh").args([OsStr::new("-F"), config.as_os_str()]).arg(host).args(args).exec();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::new(Code::Unavailable, "ssh is not installed on this host")
+            .hint("install openssh-client")
+            .hint(format!("banger vm exec -t {vm} gives a shell without it")),
+        _ => Failure::caused_by(Code::Unavailable, "cannot run ssh", &error),
+    }
+}

@@ -1,0 +1,206 @@
+//! The user's own `~/.ssh/config`: banger adds one line at its top, between two marks, and takes exactly that away again.
+//!
+//! At the top, because for ssh the first value counts, and as an `Include`, because a section of its own there would take
+//! the user's first lines in. Everything else in the file stays, byte by byte.
+
+use banger_proto::failure::{Code, Failure};
+use std::{
+    fs::{self, DirBuilder},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+const BEGIN: &str = "# >>> banger (banger ssh-config --uninstall removes this) >>>";
+const END: &str = "# <<< banger <<<";
+/// Largest file that is edited.
+const MAX_FILE: u64 = 4 << 20;
+
+/// What became of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Edit {
+    Changed,
+    /// It was as it should be.
+    Unchanged,
+}
+
+/// Makes the file include `included` (already quoted).
+pub(crate) fn install(file: &Path, included: &str) -> Result<Edit, Failure> {
+    edit(file, |text| with(text, included))
+}
+
+/// Takes away what [`install`] added.
+pub(crate) fn uninstall(file: &Path) -> Result<Edit, Failure> {
+    edit(file, without)
+}
+
+/// The text with the block at its top, if it is not in there as it should be.
+fn with(text: &[u8], included: &str) -> Result<Vec<u8>, Broken> {
+    let block = format!("{BEGIN}\nInclude {included}\n{END}\n");
+    let rest = without(text)?;
+    if text.len() != rest.len() && contains(text, block.as_bytes()) && rest.len() + block.len() == text.len() {
+        return Ok(text.to_vec());
+    }
+    Ok([block.as_bytes(), &rest].concat())
+}
+
+/// The text without any block of banger's.
+fn without(text: &[u8]) -> Result<Vec<u8>, Broken> {
+    let mut rest = Vec::with_capacity(text.len());
+    let mut inside = false;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let bare = line.trim_ascii();
+        match (inside, bare == BEGIN.as_bytes(), bare == END.as_bytes()) {
+            (false, true, _) => inside = true,
+            (true, _, true) => inside = false,
+            (true, true, _) | (false, _, true) => return Err(Broken),
+            (true, ..) => {}
+            (false, ..) => rest.extend_from_slice(line),
+        }
+    }
+    if inside { Err(Broken) } else { Ok(rest) }
+}
+
+/// One mark without the other: what is between is anybody's guess.
+#[derive(Debug, PartialEq, Eq)]
+struct Broken;
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+fn edit(file: &Path, change: impl FnOnce(&[u8]) -> Result<Vec<u8>, Broken>) -> Result<Edit, Failure> {
+    let failed = |what: &str, error: &io::Error| {
+        let code = if error.kind() == io::ErrorKind::PermissionDenied { Code::Denied } else { Code::Unavailable };
+        Failure::caused_by(code, format!("cannot {what} {}", file.display()), error)
+    };
+    // A link is somebody's way of keeping the file elsewhere: that file is edited, the link stays.
+    let target = target(file).map_err(|error| failed("find", &error))?;
+    let (text, mode) = match fs::metadata(&target) {
+        Ok(meta) if !meta.is_file() => {
+            return Err(Failure::new(Code::Invalid, format!("{} is not a file", file.display())));
+        }
+        Ok(meta) if meta.len() > MAX_FILE => {
+            return Err(Failure::new(Code::Invalid, format!("{} is larger than 4 MiB", file.display())));
+        }
+        Ok(meta) => (Some(fs::read(&target).map_err(|error| failed("read", &error))?), meta.mode() & 0o777),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (None, 0o600),
+        Err(error) => return Err(failed("read", &error)),
+    };
+    let old = text.as_deref().unwrap_or_default();
+    let new = change(old).map_err(|Broken| {
+        Failure::new(Code::Conflict, format!("{} has one of banger's marks without the other", file.display()))
+            .cause(format!("{BEGIN:?} and {END:?} belong together"))
+            .hint("remove the lines that are banger's by hand, then try again")
+    })?;
+    if new == old {
+        return Ok(Edit::Unchanged);
+    }
+    if new.is_empty() && !file.is_symlink() {
+        // Nothing else was ever in it.
+        fs::remove_file(&target).map_err(|error| failed("remove", &error))?;
+        return Ok(Edit::Changed);
+    }
+    write(&target, &new, mode).map_err(|error| failed("write", &error))?;
+    Ok(Edit::Changed)
+}
+
+/// The file behind a chain of links; it need not be there.
+fn target(file: &Path) -> io::Result<PathBuf> {
+    let mut path = file.to_owned();
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(link) => path = path.parent().unwrap_or_else(|| Path::new("/")).join(link),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+/// The whole file or none, with the mode it had.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let parent = path.parent().unwrap_or_else(|| Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    let mut file = tempfile::Builder::new().prefix(".banger-").tempfile_in(parent)?;
+    file.write_all(bytes)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const UGLY: [&[u8]; 8] = [
+        b"",
+        b"Host a\n    User b\n",
+        b"User first\n\nHost *\n  Port 2222",
+        b"Host a\r\n    User b\r\n",
+        b"\xff\xfe not UTF-8 \x00\n",
+        b"\n\n\n",
+        b"# >>> somebody else >>>\nInclude x\n# <<< somebody else <<<\n",
+        b"Match exec \"true\"\n\tHostName %h",
+    ];
+
+    #[test]
+    fn what_was_there_is_there_again_byte_by_byte() {
+        let temp = tempfile::tempdir().unwrap();
+        for (n, ugly) in UGLY.iter().enumerate() {
+            let file = temp.path().join(format!("{n}/config"));
+            if !ugly.is_empty() {
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(&file, ugly).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+            }
+            assert_eq!(install(&file, "\"/x\"").unwrap(), Edit::Changed);
+            let installed = fs::read(&file).unwrap();
+            assert!(installed.starts_with(BEGIN.as_bytes()) && installed.ends_with(ugly));
+            assert_eq!(install(&file, "\"/x\"").unwrap(), Edit::Unchanged);
+            assert_eq!(install(&file, "\"/y\"").unwrap(), Edit::Changed);
+            assert_eq!(fs::read(&file).unwrap().len(), installed.len());
+            let mode = if ugly.is_empty() { 0o600 } else { 0o640 };
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, mode);
+            assert_eq!(uninstall(&file).unwrap(), Edit::Changed);
+            assert_eq!(fs::read(&file).unwrap_or_default(), *ugly);
+            assert_eq!(uninstall(&file).unwrap(), Edit::Unchanged);
+        }
+    }
+
+    #[test]
+    fn a_block_stays_where_its_user_put_it_and_doubles_become_one() {
+        let block = format!("{BEGIN}\nInclude \"/x\"\n{END}\n");
+        let moved = format!("Host a\n{block}Host b\n");
+        assert_eq!(with(moved.as_bytes(), "\"/x\"").unwrap(), moved.as_bytes());
+        let twice = format!("{block}Host a\n{block}");
+        assert_eq!(with(twice.as_bytes(), "\"/x\"").unwrap(), format!("{block}Host a\n").as_bytes());
+    }
+
+    #[test]
+    fn half_a_block_is_not_guessed_at() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("config");
+        for text in [format!("{BEGIN}\nHost a\n"), format!("Host a\n{END}\n"), format!("{BEGIN}\n{BEGIN}\n{END}\n")] {
+            fs::write(&file, &text).unwrap();
+            assert_eq!(install(&file, "\"/x\"").unwrap_err().code, Code::Conflict);
+            assert_eq!(uninstall(&file).unwrap_err().code, Code::Conflict);
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let temp = tempfile::tempdir().unwrap();
+        let (file, kept) = (temp.path().join("config"), temp.path().join("dotfiles/ssh"));
+        fs::create_dir(temp.path().join("dotfiles")).unwrap();
+        symlink("dotfiles/ssh", &file).unwrap();
+        install(&file, "\"/x\"").unwrap();
+        assert!(file.is_symlink() && fs::read_to_string(&kept).unwrap().contains("Include"));
+        uninstall(&file).unwrap();
+        assert!(file.is_symlink() && fs::read(&kept).unwrap().is_empty());
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert_eq!(install(&file, "\"/x\"").unwrap_err().code, Code::Invalid);
+    }
+}
