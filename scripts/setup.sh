@@ -29,9 +29,10 @@ packages=(
   kmod             # depmod: module dependencies of a distribution kernel
   nftables passt   # rules around guests, and their way out
   e2fsprogs        # mkfs.ext4 for work disks; e2fsck in tests
+  openssh-client   # vm ssh; the keys of VMs
 )
 test_packages=(
-  openssh-client                              # the benchmark measures against it
+  rsync                                       # one of the clients that reach a VM over ssh; the benchmark
   util-linux                                  # setsid, mount, unshare
   iproute2 socat dnsmasq-base                 # networks in namespaces, and what the network is measured against
   shellcheck                                  # the scripts

@@ -5,6 +5,7 @@
 
 mod boot_config;
 mod dns;
+mod file_sync;
 mod kernel_files;
 mod nat;
 pub(crate) mod ports;
@@ -14,6 +15,7 @@ mod work_disk;
 
 pub(crate) use boot_config::BootConfigCapability;
 pub(crate) use dns::DnsCapability;
+pub(crate) use file_sync::FileSyncCapability;
 pub(crate) use kernel_files::KernelFilesCapability;
 pub(crate) use nat::NatCapability;
 pub(crate) use ports::PortsCapability;

@@ -6,6 +6,7 @@
 mod catalog_place;
 mod defaults;
 pub mod file;
+mod file_sync;
 mod settings;
 
 pub use crate::network::Uplink;
@@ -23,6 +24,7 @@ pub use catalog_place::CatalogPlace;
 pub use defaults::Host;
 pub(crate) use defaults::{memory_line, parse_memory};
 pub use file::{ConfigError, File};
+pub use file_sync::FileSync;
 
 /// Which rule gave a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,6 +138,8 @@ pub struct Config {
     pub oci_max_ratio: Sourced<u32>,
     /// Most entries of the layers of an image.
     pub oci_max_entries: Sourced<u32>,
+    /// Files of the user's that every VM gets.
+    pub file_sync: Sourced<Vec<FileSync>>,
 }
 
 impl Config {
@@ -178,6 +182,7 @@ impl Config {
             allow: from_file(network.allow, || Sourced::new(Vec::new(), Source::Default)),
             deny: from_file(network.deny, || Sourced::new(Vec::new(), Source::Default)),
             kernel_catalog: from_file(file.kernel_catalog, || Sourced::new(Vec::new(), Source::Default)),
+            file_sync: from_file(file.file_sync, || Sourced::new(Vec::new(), Source::Default)),
         })
     }
 }

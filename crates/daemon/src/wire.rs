@@ -2,7 +2,7 @@
 
 use crate::{
     capability::{
-        BootConfigCapability, Capabilities, Capability, DnsCapability, KernelFilesCapability, NatCapability,
+        BootConfigCapability, Capabilities, Capability, DnsCapability, FileSyncCapability, KernelFilesCapability, NatCapability,
         PortsCapability, RootImageCapability, SshCapability, Syncing, WorkDiskCapability,
     },
     config::Config,
@@ -89,6 +89,11 @@ pub(crate) fn wire_services(
         Box::new(PortsCapability { store: store.clone() }),
         Box::new(BootConfigCapability { layout: layout_of(), workspaces: workspaces.clone() }),
         Box::new(SshCapability { keys: ssh.clone() }),
+        Box::new(FileSyncCapability {
+            layout: layout_of(),
+            home: std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
+            files: config.file_sync.value.clone(),
+        }),
     ]);
     let vms = VmService::new(Parts {
         layout: layout_of(),

@@ -26,6 +26,7 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// - `pasta`: this program
 /// - `systemd`: systemd-analyze and systemd-socket-activate
 /// - `ssh`: an ssh client
+/// - `rsync`: this program
 /// - `e2fsck`, `depmod`, `openssl`: these programs
 /// - `scripts`: what the maintainer scripts call, and a web server for them
 /// - `packers`: gzip, bzip2, lzma, xz, lz4, zstd
@@ -57,6 +58,7 @@ fn probe(name: &str) -> Result<(), String> {
     match name {
         "qemu" => program("qemu-system-x86_64").map(drop),
         "ssh" => program("ssh").map(drop),
+        "rsync" => program("rsync").map(drop),
         "e2fsck" => program("e2fsck").map(drop),
         "depmod" => program("depmod").map(drop),
         "pasta" => program("pasta").map(drop),

@@ -1,6 +1,7 @@
 //! A file or directory of this host as a tar stream.
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs::{self, File, Metadata},
     io::{self, Read as _, Write},
@@ -9,63 +10,78 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
+/// Hard links that are remembered; files beyond are written once per name.
+const MAX_LINKED: usize = 1 << 16;
+
 /// Writes `source` as `name`, links as links; gives the paths that were left out because they are no files.
 pub(crate) fn pack(stream: impl Write, source: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
-    let mut builder = Builder::new(stream);
-    let mut skipped = Vec::new();
-    add(&mut builder, source, &PathBuf::from(name), &mut skipped).map_err(|(path, error)| {
+    let mut packer = Packer { builder: Builder::new(stream), linked: HashMap::new(), skipped: Vec::new() };
+    packer.add(source, &PathBuf::from(name)).map_err(|(path, error)| {
         if error.kind() == io::ErrorKind::BrokenPipe {
             error
         } else {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         }
     })?;
-    builder.into_inner()?.flush()?;
-    Ok(skipped)
+    packer.builder.into_inner()?.flush()?;
+    Ok(packer.skipped)
 }
 
-/// Adds one path and what is below it, in the order of the names.
-fn add<W: Write>(
-    builder: &mut Builder<W>,
-    path: &Path,
-    name: &Path,
-    skipped: &mut Vec<PathBuf>,
-) -> Result<(), (PathBuf, io::Error)> {
-    let failed = |error: io::Error| (path.to_owned(), error);
-    let meta = path.symlink_metadata().map_err(failed)?;
-    let kind = meta.file_type();
-    if kind.is_dir() {
-        let mut header = header(&meta, EntryType::Directory, 0);
-        builder.append_data(&mut header, name, io::empty()).map_err(failed)?;
-        let mut children: Vec<_> =
-            fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
-        children.sort_by_key(fs::DirEntry::file_name);
-        for child in children {
-            add(builder, &child.path(), &name.join(child.file_name()), skipped)?;
+struct Packer<W: Write> {
+    builder: Builder<W>,
+    /// Device and inode of files with several names, and the first of them.
+    linked: HashMap<(u64, u64), PathBuf>,
+    skipped: Vec<PathBuf>,
+}
+
+impl<W: Write> Packer<W> {
+    /// Adds one path and what is below it, in the order of the names.
+    fn add(&mut self, path: &Path, name: &Path) -> Result<(), (PathBuf, io::Error)> {
+        let failed = |error: io::Error| (path.to_owned(), error);
+        let meta = path.symlink_metadata().map_err(failed)?;
+        let kind = meta.file_type();
+        if kind.is_dir() {
+            let mut header = header(&meta, EntryType::Directory, 0);
+            self.builder.append_data(&mut header, name, io::empty()).map_err(failed)?;
+            let mut children: Vec<_> =
+                fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
+            children.sort_by_key(fs::DirEntry::file_name);
+            for child in children {
+                self.add(&child.path(), &name.join(child.file_name()))?;
+            }
+        } else if kind.is_symlink() {
+            let target = fs::read_link(path).map_err(failed)?;
+            let mut header = header(&meta, EntryType::Symlink, 0);
+            self.builder.append_link(&mut header, name, &target).map_err(failed)?;
+        } else if kind.is_file() {
+            self.file(path, name, &meta).map_err(failed)?;
+        } else {
+            self.skipped.push(path.to_owned());
         }
-    } else if kind.is_symlink() {
-        let target = fs::read_link(path).map_err(failed)?;
-        let mut header = header(&meta, EntryType::Symlink, 0);
-        builder.append_link(&mut header, name, &target).map_err(failed)?;
-    } else if kind.is_file() {
-        add_file(builder, path, name).map_err(failed)?;
-    } else {
-        skipped.push(path.to_owned());
+        Ok(())
     }
-    Ok(())
-}
 
-/// Adds a file as long as it is when it is opened; one that shrinks meanwhile breaks the stream off.
-fn add_file<W: Write>(builder: &mut Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
-    let mut header = header(&meta, EntryType::Regular, meta.len());
-    let mut content = file.take(meta.len());
-    builder.append_data(&mut header, name, &mut content)?;
-    if content.limit() == 0 {
-        return Ok(());
+    /// Adds a file as long as it is when it is opened; one that shrinks meanwhile breaks the stream off. The second name
+    /// of a file is a link to the first.
+    fn file(&mut self, path: &Path, name: &Path, meta: &Metadata) -> io::Result<()> {
+        if meta.nlink() > 1 {
+            if let Some(first) = self.linked.get(&(meta.dev(), meta.ino())) {
+                return self.builder.append_link(&mut header(meta, EntryType::Link, 0), name, first);
+            }
+            if self.linked.len() < MAX_LINKED {
+                self.linked.insert((meta.dev(), meta.ino()), name.to_owned());
+            }
+        }
+        let file = File::open(path)?;
+        let meta = file.metadata()?;
+        let mut header = header(&meta, EntryType::Regular, meta.len());
+        let mut content = file.take(meta.len());
+        self.builder.append_data(&mut header, name, &mut content)?;
+        if content.limit() == 0 {
+            return Ok(());
+        }
+        Err(io::Error::other("the file became shorter while it was copied"))
     }
-    Err(io::Error::other("the file became shorter while it was copied"))
 }
 
 /// Root owns what comes into a guest, as with docker cp.
@@ -107,6 +123,7 @@ mod tests {
         fs::write(source.join("run"), "#!/bin/sh\n").unwrap();
         fs::set_permissions(source.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
         symlink("nowhere", source.join("link")).unwrap();
+        fs::hard_link(source.join("run"), source.join("sub/again")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
 
         let mut bytes = Vec::new();
@@ -117,6 +134,8 @@ mod tests {
         assert_eq!(fs::read_to_string(copy.join("sub").join("n".repeat(200))).unwrap(), "long name");
         assert_eq!(fs::read_link(copy.join("link")).unwrap(), Path::new("nowhere"));
         assert_eq!(copy.join("run").metadata().unwrap().mode() & 0o777, 0o755);
+        let inode = |name: &str| copy.join(name).metadata().unwrap().ino();
+        assert_eq!(inode("run"), inode("sub/again"));
         assert_eq!(copy.join("run").metadata().unwrap().mtime(), source.join("run").metadata().unwrap().mtime());
     }
 

@@ -1,4 +1,4 @@
-//! One end of a copy, as it is typed: `PATH` here, or `VM:/PATH` in a guest.
+//! One end of a copy, as it is typed: `PATH` here, `VM:/PATH` in a guest, or `-` for a tar archive on stdin or stdout.
 
 use banger_proto::name::VmName;
 use std::{convert::Infallible, path::PathBuf, str::FromStr};
@@ -8,6 +8,8 @@ use std::{convert::Infallible, path::PathBuf, str::FromStr};
 pub(crate) enum Place {
     /// On this host.
     Here(PathBuf),
+    /// `-`: stdin or stdout, as a tar archive.
+    Stream,
     /// In a VM.
     There {
         /// The VM: name, id, or the beginning of its id.
@@ -22,6 +24,9 @@ impl FromStr for Place {
 
     /// What comes before the first colon decides: a name means a VM. `./a:b` and `/a:b` are always here.
     fn from_str(text: &str) -> Result<Self, Infallible> {
+        if text == "-" {
+            return Ok(Self::Stream);
+        }
         let there = text.split_once(':').and_then(|(vm, path)| Some((vm.parse().ok()?, path.to_owned())));
         Ok(match there {
             Some((vm, path)) => Self::There { vm, path },
@@ -51,7 +56,8 @@ mod tests {
     fn a_name_before_the_colon_is_a_vm() {
         let there = Place::There { vm: "demo".parse().unwrap(), path: "/etc/hosts".into() };
         assert_eq!("demo:/etc/hosts".parse(), Ok(there));
-        for here in ["a", "./a:b", "/x:y", "A:b", ":x", "-a:b"] {
+        assert_eq!("-".parse(), Ok(Place::Stream));
+        for here in ["a", "./-", "./a:b", "/x:y", "A:b", ":x", "-a:b"] {
             assert_eq!(here.parse(), Ok(Place::Here(here.into())), "{here}");
         }
     }

@@ -3,7 +3,10 @@
 //! Every path is resolved by the kernel beneath that directory without following any link, so neither the archive's own
 //! links nor ones that are already there lead outside.
 
-use super::entries::{Entry, Flow, Kind, hostile, walk};
+use super::{
+    entries::{Entry, Flow, Kind, hostile, walk},
+    holes,
+};
 use rustix::{
     fs::{
         AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, linkat, mkdirat,
@@ -66,7 +69,7 @@ impl Target<'_> {
             }
             Kind::File(size) => {
                 let file = create(&parent, &name).map_err(|error| at(&path, &error))?;
-                let copied = io::copy(content, &mut &file)?;
+                let copied = holes::copy(content, &file)?;
                 if copied != size {
                     return Err(hostile("a file shorter than it says"));
                 }

@@ -1,7 +1,7 @@
 //! `config.toml` as it is typed: every key optional, every other key refused with its line.
 
 use super::Uplink;
-use super::{LogLevel, catalog_place::CatalogPlace};
+use super::{FileSync, LogLevel, catalog_place::CatalogPlace};
 use banger_proto::{
     agent::boot::Init,
     api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, Vmm},
@@ -85,6 +85,8 @@ pub struct File {
     pub image_catalog: Option<Vec<CatalogPlace>>,
     /// What an image of somebody else's may be.
     pub oci: Oci,
+    /// Files of the user's that every VM gets.
+    pub file_sync: Option<Vec<FileSync>>,
 }
 
 /// `[oci]`.
@@ -288,6 +290,8 @@ mod tests {
         let catalogs = parse(
             "[[kernel_catalog]]\nurl = \"https://kernels.example/c.json\"\n[[kernel_catalog]]\npath = \"/etc/c.json\"\n",
         );
+        let files = parse("[[file_sync]]\nhost = \"~/.netrc\"\nguest = \"~/.netrc\"\n").unwrap().file_sync.unwrap();
+        assert_eq!((files[0].guest.as_str(), files[0].mode), ("/root/.netrc", 0o600));
         let catalogs: Vec<_> = catalogs.unwrap().kernel_catalog.unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(catalogs, ["https://kernels.example/c.json", "/etc/c.json"]);
     }
@@ -317,6 +321,11 @@ mod tests {
             ("\nkernel_catalog = [{ path = \"c.json\" }]", "absolute path of the catalog"),
             ("\nkernel_catalog = [{ url = \"http://c.example\" }]", "this host's own addresses"),
             ("\nkernel_catalog = [{ uri = \"/c\" }]", "uri"),
+            ("\n[[file_sync]]\nhost = \"/etc/passwd\"\nguest = \"/x\"", "of your home only"),
+            ("\n[[file_sync]]\nhost = \"~/../x\"\nguest = \"/x\"", "of your home only"),
+            ("\n[[file_sync]]\nhost = \"~/x\"\nguest = \"x\"", "in the guest"),
+            ("\n[[file_sync]]\nhost = \"~/x\"\nguest = \"/a/../x\"", "in the guest"),
+            ("\n[[file_sync]]\nhost = \"~/x\"\nguest = \"/x\"\nmode = \"888\"", "no mode"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains("line 2") && error.contains(said), "{text}: {error}");

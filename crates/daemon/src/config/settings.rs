@@ -49,6 +49,7 @@ impl Config {
             setting("kernel_catalog", &self.kernel_catalog, |places| {
                 serde_json::to_value(places).expect("places are text")
             }),
+            setting("file_sync", &self.file_sync, |files| serde_json::to_value(files).expect("files are text")),
         ]
     }
 }

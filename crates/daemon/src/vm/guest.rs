@@ -26,6 +26,9 @@ use tokio::time::timeout;
 /// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a few small files may take to be on a guest's disk there.
+const UNPACK_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A VM's agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
@@ -57,6 +60,11 @@ impl Agent {
     pub(super) async fn shutdown(&self, body: &Shutdown, patience: Duration) -> Result<(), Failure> {
         let body = serde_json::to_vec(body).expect("a shutdown serializes");
         self.request(Method::POST, "/shutdown", body.into(), patience).await.map(drop)
+    }
+
+    /// Unpacks a tar archive below the guest's root.
+    pub(crate) async fn unpack(&self, archive: Vec<u8>) -> Result<(), Failure> {
+        self.request(Method::PUT, "/archive?path=/", archive.into(), UNPACK_PATIENCE).await.map(drop)
     }
 
     async fn look<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, Failure> {

@@ -15,6 +15,7 @@ mod power;
 mod session;
 mod survival;
 mod terminal;
+mod workspace;
 
 use banger_testkit::TestEnv;
 use std::time::Duration;

@@ -51,7 +51,7 @@ fn tables_have_the_columns_of_the_contract() {
         let out = env.banger(args).run().expect(0).out();
         out.lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(head(&["ps"]), "ID NAME STATE IMAGE VMM IP VCPU MEM DISK AGE");
+    assert_eq!(head(&["ps"]), "ID NAME STATE IMAGE VMM IP VCPU MEM DISK WORKSPACE AGE");
     let id = env.vm("t")["id"].as_str().expect("an id").to_owned();
     assert!(id.starts_with(env.banger(["ps", "-q"]).run().expect(0).out().trim()));
     delete(&env, "t");

@@ -3,6 +3,7 @@
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
 //! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
 
+use super::holes;
 use crate::rooted;
 use banger_proto::failure::{Code, Failure};
 use rustix::{
@@ -199,8 +200,8 @@ impl Unpacker<'_> {
     fn file(&self, place: &Place<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         place.clear()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(fs::openat(&place.parent, place.name, flags, Mode::from_raw_mode(0o600))?);
-        io::copy(entry, &mut file)?;
+        let file = File::from(fs::openat(&place.parent, place.name, flags, Mode::from_raw_mode(0o600))?);
+        holes::copy(entry, &file)?;
         self.own(&file, entry)?;
         fs::fchmod(&file, mode(entry))?;
         Ok(fs::futimens(&file, &place.times())?)

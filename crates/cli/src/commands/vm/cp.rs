@@ -9,6 +9,7 @@ use crate::{
         place::{Place, split},
         unpack::unpack,
     },
+    exec::keyboard,
     exit::{Error, Result, Status},
     guest::{self, gone},
     http::{self, Body, refusal, segment},
@@ -26,7 +27,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{Method, StatusCode, body::Frame, body::Incoming};
 use std::{
     ffi::OsString,
-    io,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
@@ -41,14 +42,18 @@ Examples:
   banger vm cp notes.txt demo:/root/        a file into the VM
   banger vm cp ./src demo:/root/src         a directory
   banger vm cp demo:/var/log .              back again
+  tar c src | banger vm cp - demo:/root     a tar archive from stdin, unpacked there
+  banger vm cp demo:/etc - | tar t          and one to stdout
+
+PATH before the first colon is a VM when it may be one: ./a:b is a file here.
 
 A destination that is a directory gets the source under its own name; otherwise the source gets the destination's name.
-Modes, times and symbolic links are kept; devices, fifos and sockets are left out. What comes into a VM belongs to root.")]
+Modes, times, symbolic and hard links are kept, and long zeroes become holes; devices, fifos and sockets are left out. What comes into a VM belongs to root.")]
 pub(crate) struct CpArgs {
-    /// PATH here, or VM:/PATH
+    /// PATH here, VM:/PATH, or - for a tar archive on stdin
     #[arg(value_hint = clap::ValueHint::AnyPath)]
     src: Place,
-    /// PATH here, or VM:/PATH
+    /// PATH here, VM:/PATH, or - for a tar archive on stdout
     #[arg(value_hint = clap::ValueHint::AnyPath)]
     dst: Place,
 }
@@ -61,7 +66,9 @@ pub(crate) async fn run(context: &Context, args: CpArgs) -> Result {
             match (args.src, args.dst) {
                 (Place::Here(here), Place::There { vm, path }) => upload(context, &here, &vm, &path).await,
                 (Place::There { vm, path }, Place::Here(here)) => download(context, &vm, &path, &here).await,
-                _ => Err(Failure::new(Code::Invalid, "one end of a copy is here, the other in a VM")
+                (Place::Stream, Place::There { vm, path }) => receive_archive(context, &vm, &path).await,
+                (Place::There { vm, path }, Place::Stream) => send_archive(context, &vm, &path).await,
+                _ => Err(Failure::new(Code::Invalid, "one end of a copy is here (a path, or -), the other in a VM")
                     .hint("write the VM's end as NAME:/path")
                     .into()),
             }
@@ -143,6 +150,45 @@ async fn download(context: &Context, vm: &VmName, path: &str, here: &Path) -> Re
     })?;
     if skipped.0 > 0 {
         context.printer.warn(&format!("left out {} devices, fifos or sockets", skipped.0));
+    }
+    Ok(())
+}
+
+/// Has the guest unpack a tar archive from stdin. The agent is the judge of what is in it.
+async fn receive_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> {
+    let (parent, last) = split(path).ok_or_else(|| not_absolute(path))?;
+    let directory = join(&parent, last);
+    let mut stdin = keyboard::read_stdin();
+    let frames = futures_util::stream::poll_fn(move |cx| {
+        stdin.poll_recv(cx).map(|chunk| Some(Ok::<_, io::Error>(Frame::data(chunk?))))
+    });
+    let mut connection = guest::open(context, vm.as_str()).await?;
+    let request = format!("/archive?path={}", segment(&directory));
+    let body = http::Body::new(StreamBody::new(frames));
+    let response = connection.send(Method::PUT, &request, Some(body)).await.map_err(|error| gone(&error))?;
+    if response.status().is_success() { Ok(()) } else { Err(refusal(response, MAX_BODY, guest::WHO).await.into()) }
+}
+
+/// Writes what is at `path` in the guest to stdout as a tar archive, as the guest sends it.
+async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::new(Code::Invalid, "a tar archive is not for a terminal")
+            .hint("write it to a file or a pipe")
+            .into());
+    }
+    split(path).ok_or_else(|| not_absolute(path))?;
+    let mut connection = guest::open(context, vm.as_str()).await?;
+    let request = format!("/archive?path={}", segment(path));
+    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    if !response.status().is_success() {
+        return Err(refusal(response, MAX_BODY, guest::WHO).await.into());
+    }
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| gone(&error))?;
+        if let Some(data) = frame.data_ref() {
+            context.printer.bytes(data)?;
+        }
     }
     Ok(())
 }
