@@ -2,8 +2,8 @@
 
 use crate::{
     capability::{
-        BootConfigCapability, Capabilities, Capability, DnsCapability, FileSyncCapability, KernelFilesCapability, NatCapability,
-        PortsCapability, RootImageCapability, SshCapability, Syncing, WorkDiskCapability,
+        BootConfigCapability, Capabilities, Capability, DnsCapability, FileSyncCapability, KernelFilesCapability,
+        NatCapability, PortsCapability, RootImageCapability, SshCapability, Syncing, WorkDiskCapability,
     },
     config::Config,
     failures::Explain,

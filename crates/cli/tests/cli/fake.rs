@@ -236,7 +236,7 @@ pub(crate) fn vm(id: &str, name: &str) -> Value {
         "image": "debian-bookworm", "image_id": "00112233445566aa", "kernel": "debian-6.1",
         "vcpu": 2, "memory": 2_147_483_648_u64, "disk_size": 8_589_934_592_u64, "disk_used": 4_194_304,
         "sources": { "vcpu": "default", "memory": "flag" },
-        "init": "agent", "env": ["TOKEN"], "workdir": null, "user": null,
+        "init": "agent", "env": ["TOKEN"], "workdir": null, "user": null, "workspace": null,
         "created_at": "1990-01-01T00:00:00Z", "started_at": "1990-01-01T00:00:00Z",
         "boot_id": "11111111-2222-3333-4444-555555555555", "boot_state": null,
         "last_used_at": null, "expires_at": null, "pending": [],
