@@ -52,6 +52,7 @@
 
 pub mod artifact;
 pub mod event;
+pub mod guest;
 pub mod host;
 pub mod ssh;
 pub mod vm;

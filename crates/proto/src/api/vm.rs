@@ -1,5 +1,6 @@
 //! Virtual machines.
 
+pub use super::guest::GuestEndpoint;
 use crate::{
     agent::{
         boot::Init,
@@ -13,7 +14,7 @@ use crate::{
     span::Span,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 /// Least memory a VM may have.
 pub const MIN_MEMORY: ByteSize = ByteSize::mib(128);
@@ -414,30 +415,6 @@ words!(KillSignal {
     Self::Usr2 => "USR2",
     Self::Abrt => "ABRT"
 });
-
-/// Where the CLI dials a VM's agent: streams do not pass through the daemon.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct GuestEndpoint {
-    /// The VM.
-    pub id: VmId,
-    /// Its name.
-    pub name: VmName,
-    /// The VM's hybrid-vsock socket: `CONNECT <port>\n` → `OK <n>\n`, then bytes.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub socket: PathBuf,
-    /// Version of the agent API that VM's agent speaks.
-    pub agent_api_version: u32,
-    /// The repository that was brought into it.
-    #[serde(default)]
-    pub workspace: Option<Workspace>,
-    /// Working directory of an exec that names none; it wins over the workspace.
-    #[serde(default)]
-    pub workdir: Option<String>,
-    /// User of an exec that names none.
-    #[serde(default)]
-    pub user: Option<String>,
-}
 
 /// One port of a VM; an element of the answer of `GET /v1/vms/{ref}/ports`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
