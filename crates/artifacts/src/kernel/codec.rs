@@ -9,6 +9,11 @@ use std::io::{self, BufReader, Read};
 const MAX_WINDOW_LOG: u32 = 27;
 /// The same for xz and lzma, which count their other tables too.
 const MAX_LZMA_MEMORY: u64 = 192 << 20;
+/// Most memory a decoder may take to work on several blocks of one `.xz` at once; with less to be had it takes them one
+/// after the other. What `dpkg-deb` packs on several processors has such blocks, what a kernel's build packs has not.
+const MAX_XZ_AT_ONCE: u64 = 128 << 20;
+/// Most threads for that.
+const MAX_XZ_THREADS: usize = 4;
 /// Largest block of a legacy lz4 frame once unpacked, by its definition.
 const LZ4_BLOCK: usize = 8 << 20;
 /// How many bytes [`Codec::sniff`] wants to see.
@@ -70,7 +75,7 @@ impl Codec {
         Ok(match self {
             Self::Gzip => Box::new(flate2::read::GzDecoder::new(input)),
             Self::Bzip2 => Box::new(bzip2::read::BzDecoder::new(input)),
-            Self::Xz => Box::new(XzDecoder::new_stream(input, lzma(Stream::new_stream_decoder(MAX_LZMA_MEMORY, 0))?)),
+            Self::Xz => Box::new(XzDecoder::new_stream(input, lzma(on_all_processors())?)),
             Self::Lzma => Box::new(XzDecoder::new_stream(input, lzma(Stream::new_lzma_decoder(MAX_LZMA_MEMORY))?)),
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::new(input).map_err(CodecError::Setup)?;
@@ -80,6 +85,16 @@ impl Codec {
             Self::Lz4Legacy => Box::new(Lz4Legacy::new(BufReader::new(input))),
         })
     }
+}
+
+/// A decoder of one `.xz` stream.
+fn on_all_processors() -> Result<liblzma::stream::Stream, liblzma::stream::Error> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_XZ_THREADS);
+    liblzma::stream::MtStreamBuilder::new()
+        .threads(u32::try_from(processors).unwrap_or(1))
+        .memlimit_threading(MAX_XZ_AT_ONCE)
+        .memlimit_stop(MAX_LZMA_MEMORY)
+        .decoder()
 }
 
 /// Reads the legacy lz4 frame: a magic number, then blocks of at most 8 MiB, each after its packed length.

@@ -7,16 +7,23 @@ use banger_testkit::{FileServer, TestEnv};
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command};
 
-/// A bundle of the real kernel's image alone, and its catalog entry.
-fn bundle(env: &TestEnv, public: &Path, server: &FileServer, name: &str) -> Value {
+/// Packs the real kernel's image alone into `file`; its SHA-256 and size.
+pub(crate) fn pack(env: &TestEnv, file: &Path) -> (String, u64) {
     let kernel = env.layout().kernel(&"debian-6.1".parse().unwrap());
-    let file = public.join(format!("{name}.tar.zst"));
+    let parts = env.home().join("parts");
+    fs::create_dir(&parts).unwrap();
+    // A copy: other tests make links to the same file meanwhile, and tar minds.
+    fs::copy(kernel.join("vmlinux"), parts.join("vmlinux")).unwrap();
     let mut tar = Command::new("tar");
-    tar.arg("-C").arg(kernel).args(["-I", "zstd -1", "-cf"]).arg(&file).arg("vmlinux");
+    tar.arg("-C").arg(parts).args(["-I", "zstd -1", "-cf"]).arg(file).arg("vmlinux");
     assert!(tar.status().unwrap().success());
-    let sum = Command::new("sha256sum").arg(&file).output().unwrap();
-    let sha256 = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
-    let size = fs::metadata(&file).unwrap().len();
+    let sum = Command::new("sha256sum").arg(file).output().unwrap();
+    (String::from_utf8(sum.stdout).unwrap()[..64].to_owned(), fs::metadata(file).unwrap().len())
+}
+
+/// A bundle and its catalog entry.
+fn bundle(env: &TestEnv, public: &Path, server: &FileServer, name: &str) -> Value {
+    let (sha256, size) = pack(env, &public.join(format!("{name}.tar.zst")));
     let url = server.url(&format!("{name}.tar.zst"));
     entry(name, "mine", &json!({"type": "bundle", "url": url, "sha256": sha256, "size": size}))
 }

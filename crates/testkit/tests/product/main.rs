@@ -10,6 +10,7 @@ mod doctor;
 mod faults;
 mod hostile;
 mod interrupt;
+mod kernel_pulls;
 mod kernels;
 mod life;
 mod many;
