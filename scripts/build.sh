@@ -22,7 +22,7 @@ case $profile in
     ;;
   dev)
     built=$target/debug
-    programs+=(fake-qemu hostile-agent probe-confinement)
+    programs+=(fake-qemu fake-firecracker hostile-agent probe-confinement)
     cargo build -p banger-cli -p banger-daemon -p banger-root-helper -p banger-testkit --bins >&2
     ;;
   *)

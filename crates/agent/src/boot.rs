@@ -27,6 +27,7 @@ mod seed;
 
 pub(crate) use config::read as read_config;
 pub(crate) use console::say;
+pub(crate) use device::has_vsock;
 pub(crate) use init::{is_systemd, power_signal};
 pub(crate) use machine::{clock_ns, freeze, reset, shift_clock};
 pub(crate) use mounts::BIN;

@@ -13,6 +13,7 @@ mod pollable;
 mod ports;
 mod power;
 mod stats;
+mod vsock;
 
 use crate::boot::{self, Booted, Phases};
 use announce::Announcer;
@@ -68,8 +69,8 @@ impl From<Booted> for Guest {
 /// The byte pipe to the host.
 #[derive(Debug)]
 pub(crate) enum Channel {
-    /// The virtio-serial port.
-    Port,
+    /// What the machine has for it: a vsock, or a virtio-serial port.
+    Device,
     /// A socket.
     Inherited(UnixStream),
 }
@@ -124,7 +125,8 @@ async fn serve(guest: Guest, channel: Channel) -> Ended {
         spawn_local(Rc::clone(&context).answer(incoming));
     };
     match channel {
-        Channel::Port => match pipe::Port::open(Duration::from_secs(20)).await {
+        Channel::Device if boot::has_vsock() => serve_vsock(on_session).await,
+        Channel::Device => match pipe::Port::open(Duration::from_secs(20)).await {
             Ok(mut port) => {
                 // An agent before this one may have died in the middle of a session.
                 let _ = guest::end_previous(&mut port).await;
@@ -141,6 +143,26 @@ async fn serve(guest: Guest, channel: Channel) -> Ended {
                 Ok(stream) => guest::run(stream, on_session).await,
                 Err(error) => Ended::Pipe(error.kind()),
             }
+        }
+    }
+}
+
+/// Serves one call of the host's after the other.
+async fn serve_vsock(mut on_session: impl FnMut(banger_link::Dialer, Incoming)) -> Ended {
+    let listener = match vsock::Listener::open() {
+        Ok(listener) => listener,
+        Err(error) => {
+            boot::say(&format!("the channel to the host does not open: {error}"));
+            return Ended::Pipe(error.kind());
+        }
+    };
+    loop {
+        match listener.accept().await {
+            // It ends with the host's process; a restored guest is called by another.
+            Ok(pipe) => {
+                let _ended = guest::run(pipe, &mut on_session).await;
+            }
+            Err(error) => return Ended::Pipe(error.kind()),
         }
     }
 }
@@ -214,16 +236,23 @@ pub(crate) fn send_trouble(message: &str) {
     announcer.say(&GuestEvent::Trouble { message: message.to_owned() });
     LocalSet::new().block_on(&runtime, async {
         let told = async {
-            let Ok(port) = pipe::Port::open(Duration::from_secs(2)).await else { return };
             let served = |dialer, _| {
                 let announcer = Rc::clone(&announcer);
                 spawn_local(async move { announcer.serve(dialer).await });
             };
             tokio::select! {
-                _ = guest::run(port, served) => {}
+                () = on_any_channel(served) => {}
                 () = announcer.told() => {}
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(4), told).await;
     });
+}
+
+async fn on_any_channel(served: impl FnMut(banger_link::Dialer, Incoming)) {
+    if boot::has_vsock() {
+        serve_vsock(served).await;
+    } else if let Ok(port) = pipe::Port::open(Duration::from_secs(2)).await {
+        guest::run(port, served).await;
+    }
 }

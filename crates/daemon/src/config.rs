@@ -104,6 +104,8 @@ pub struct Config {
     pub qemu_bin: Sourced<Option<PathBuf>>,
     /// How long nobody may use a VM before it is stopped; `None` is for ever.
     pub auto_stop_after: Sourced<Option<Span>>,
+    /// Firecracker's program; `None` looks for it in `PATH`.
+    pub firecracker_bin: Sourced<Option<PathBuf>>,
     /// Most bytes of one VM's console log.
     pub console_cap: Sourced<ByteSize>,
     /// Virtual processors of a VM that does not say.
@@ -161,6 +163,7 @@ impl Config {
             }),
             vmm: from_file(file.vmm, || Sourced::new(None, Source::Default)),
             qemu_bin: from_file(file.qemu_bin.map(Some), || Sourced::new(None, Source::Default)),
+            firecracker_bin: from_file(file.firecracker_bin.map(Some), || Sourced::new(None, Source::Default)),
             auto_stop_after: from_file(file.auto_stop_after, || Sourced::new(None, Source::Default)),
             console_cap: from_file(file.console_cap, || Sourced::new(ByteSize::mib(8), Source::Default)),
             vcpu: from_file(defaults.vcpu, || host.vcpu()),

@@ -108,11 +108,18 @@ impl From<StartError> for Failure {
 impl From<NoVmm> for Failure {
     fn from(error: NoVmm) -> Self {
         match &error {
-            NoVmm::Missing { package, .. } => {
+            NoVmm::Missing { package: Some(package), .. } => {
                 told(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
             }
-            NoVmm::NoFirecracker => told(Code::Unsupported, &error).hint("leave --vmm away, or say --vmm qemu"),
-            _ => told(Code::Unavailable, &error).hint("`qemu_bin` in config.toml names another program"),
+            NoVmm::Missing { package: None, .. } => told(Code::Unavailable, &error)
+                .hint("leave --vmm away, or say --vmm qemu")
+                .hint(format!("`{}` in config.toml says where the program is", error.key())),
+            NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => {
+                told(Code::Unsupported, &error).hint(format!("`{}` in config.toml names another program", error.key()))
+            }
+            NoVmm::Broken { .. } => {
+                told(Code::Unavailable, &error).hint(format!("`{}` in config.toml names another program", error.key()))
+            }
         }
     }
 }
@@ -275,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_missing_vmm_comes_with_the_command_that_mends_it() {
-        let failure = Failure::from(NoVmm::Missing { name: "qemu-system-x86_64".into(), package: "qemu-system-x86" });
+        let failure =
+            Failure::from(NoVmm::Missing { name: "qemu-system-x86_64".into(), package: Some("qemu-system-x86") });
         assert_eq!(failure.hints, ["sudo apt install qemu-system-x86"]);
         assert_eq!(failure.message, "qemu-system-x86_64 is not installed");
     }

@@ -4,10 +4,12 @@
 //! cannot. It does not decide what a machine's end means ([`crate::shim`] does) nor which driver to use ([`select`] does).
 
 pub mod confine;
+pub mod firecracker;
 pub mod host;
 pub mod kvm_probe;
 pub mod launch;
 pub mod memory;
+mod pipes;
 pub mod plan;
 pub mod qemu;
 pub mod select;
@@ -36,7 +38,11 @@ pub trait Driver: Send + Sync {
 
     /// Starts the monitor; the guest runs when this returns. Must be called within a runtime, and from the thread whose
     /// end shall be the monitor's end too.
-    fn launch(&self, plan: &LaunchPlan, resources: Resources) -> Result<Box<dyn Machine>, LaunchError>;
+    fn launch<'a>(
+        &'a self,
+        plan: &'a LaunchPlan,
+        resources: Resources,
+    ) -> Later<'a, Result<Box<dyn Machine>, LaunchError>>;
 }
 
 /// What machines of a driver can do.
@@ -96,13 +102,13 @@ pub trait Machine: Send {
     }
 }
 
-/// The way to the guest.
+/// The way to the guest. Either way sessions of `banger_link` go over a byte pipe.
 #[derive(Debug)]
 pub enum Channel {
-    /// One byte pipe (virtio-serial): sessions of `banger_link` go over it.
+    /// The pipe (virtio-serial).
     Pipe(UnixStream),
-    /// The monitor serves hybrid vsock on this socket itself.
-    Vsock(PathBuf),
+    /// A pipe can be dialled (vsock), and another when it broke.
+    Vsock(firecracker::Guest),
 }
 
 /// How a monitor ended.
@@ -167,6 +173,9 @@ pub enum Refusal {
         /// The kernel's limit.
         limit: usize,
     },
+    /// It has no software emulation.
+    #[error("Firecracker needs KVM")]
+    NeedsKvm,
     /// Memory comes in whole mebibytes.
     #[error("{0} bytes of memory are not a whole number of MiB")]
     OddMemory(u64),
@@ -202,6 +211,9 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
+    /// It ran, and would not start the machine.
+    #[error("the VMM did not take the machine")]
+    Monitor(#[source] io::Error),
     /// The program could not be executed.
     #[error("cannot run {}", program.display())]
     Program {
@@ -212,10 +224,10 @@ pub enum LaunchError {
     },
 }
 
-/// The driver of a monitor; `None` when this version has none.
-pub fn driver(vmm: Vmm) -> Option<&'static dyn Driver> {
+/// The driver of a monitor.
+pub fn driver(vmm: Vmm) -> &'static dyn Driver {
     match vmm {
-        Vmm::Qemu => Some(&qemu::Qemu),
-        Vmm::Firecracker => None,
+        Vmm::Qemu => &qemu::Qemu,
+        Vmm::Firecracker => &firecracker::Firecracker,
     }
 }

@@ -105,7 +105,7 @@ pub(crate) fn wire_services(
         probe: Probe {
             shim: programs.shim.clone(),
             qemu: config.qemu_bin.value.clone(),
-            firecracker: None,
+            firecracker: config.firecracker_bin.value.clone(),
             cache: Some(layout.cache.clone()),
         },
         shims: Shims::new(programs.shim),

@@ -16,7 +16,8 @@ use std::{io::Write, path::PathBuf, process::Command};
 ///
 /// The capabilities, one a line:
 /// - `qemu`: qemu-system-x86_64
-/// - `firecracker`: the program, in a version that is supported
+/// - `firecracker`: the program, and a /dev/kvm that opens
+/// - `kvm-guests`: KVM runs guest code, as the shim's probe says
 /// - `kvm`: /dev/kvm opens
 /// - `apt`: apt, mmdebstrap, depmod and Debian sources
 /// - `registry`: docker-registry, skopeo, umoci
@@ -77,6 +78,8 @@ fn probe(name: &str) -> Result<(), String> {
         }
         "kernel" => crate::generic_kernel::probe(),
         "mount" => mount(),
+        "firecracker" => program("firecracker").map(drop).and_then(|()| probe("kvm")),
+        "kvm-guests" => kvm_guests(),
         "root" => {
             if rustix::process::geteuid().is_root() {
                 Ok(())
@@ -99,6 +102,14 @@ fn program(name: &str) -> Result<PathBuf, String> {
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
         .ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// Whether the shim's probe sees guest code run.
+fn kvm_guests() -> Result<(), String> {
+    let probe = Command::new(crate::bin_dir().join("banger-shim")).arg("kvm-probe").output();
+    let said = probe.map_err(|error| error.to_string())?.stdout;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    if said.contains("usable") { Ok(()) } else { Err(said) }
 }
 
 /// Whether this process may mount a file system, tried in a mount namespace that ends with the try.

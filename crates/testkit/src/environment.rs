@@ -68,6 +68,16 @@ impl TestEnv {
         Some(env)
     }
 
+    /// The same with the fake Firecracker.
+    #[track_caller]
+    pub fn fake_firecracker() -> Option<Self> {
+        let mut env = Self::with_golden()?;
+        env.unconfined = true;
+        let program = bin_dir().join("fake-firecracker");
+        env.configure(&format!("vmm = \"firecracker\"\nfirecracker_bin = \"{}\"\n", program.display()));
+        Some(env)
+    }
+
     #[track_caller]
     fn with_golden() -> Option<Self> {
         let golden = Golden::get()?;

@@ -9,6 +9,7 @@ mod binaries;
 mod capability;
 mod command;
 mod environment;
+pub mod fake;
 mod files;
 mod filter;
 mod generic_kernel;

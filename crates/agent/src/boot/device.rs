@@ -1,4 +1,4 @@
-//! Waiting for a disk to appear.
+//! What devices there are, and waiting for a disk to appear.
 
 use super::{Attempt, BootError, say};
 use std::{
@@ -31,6 +31,18 @@ pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
         sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// Whether this machine has a vsock, as far as the bus was looked at.
+pub(crate) fn has_vsock() -> bool {
+    const BUS: &str = "/sys/bus/virtio/devices";
+    /// Its number among virtio devices.
+    const VSOCK: &str = "0x0013";
+    let devices = std::fs::read_dir(BUS).into_iter().flatten().flatten();
+    devices.map(|device| device.path().join("device")).any(|kind| {
+        let kind = std::fs::read_to_string(kind).unwrap_or_default();
+        kind.trim() == VSOCK
+    })
 }
 
 fn disks() -> String {

@@ -64,7 +64,7 @@ fn serve(mut booted: Booted) -> ! {
         }
     }
     booted.phases.end("agent");
-    let reason = server::run(server::Guest::from(booted), Channel::Port);
+    let reason = server::run(server::Guest::from(booted), Channel::Device);
     say(&format!("the agent ends: {reason}"));
     std::process::exit(1)
 }

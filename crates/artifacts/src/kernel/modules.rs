@@ -19,9 +19,18 @@ const MAX_INDEX: u64 = 64 << 20;
 /// Deepest chain of soft dependencies followed.
 const MAX_SOFT_DEPTH: usize = 16;
 
-/// What a guest boots with, in loading order: transports, disks, network, the agent's port, file systems.
-const WANTED: [&str; 7] =
-    ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4", "overlay"];
+/// What a guest boots with, in loading order: transports, disks, network, the agent's port, file systems, and the agent's
+/// other way to the host, which a guest passes over where there is no such device.
+const WANTED: [&str; 8] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "ext4",
+    "overlay",
+    "vmw_vsock_virtio_transport",
+];
 
 /// Why the modules of a kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +240,8 @@ mod tests {
         let tree = tree(
             "k/virtio_mmio.ko: k/virtio.ko k/virtio_ring.ko\nk/virtio_ring.ko:\nk/virtio.ko: k/virtio_ring.ko\n\
              k/virtio_blk.ko.xz: k/virtio.ko k/virtio_ring.ko\nk/virtio-console.ko: k/virtio.ko k/virtio_ring.ko\n\
-             k/ext4.ko: k/jbd2.ko\nk/jbd2.ko:\nk/crc32c_generic.ko:\nk/crc32c-intel.ko:\n",
+             k/ext4.ko: k/jbd2.ko\nk/jbd2.ko:\nk/crc32c_generic.ko:\nk/crc32c-intel.ko:\n\
+             k/vmw_vsock_virtio_transport.ko: k/vsock.ko\nk/vsock.ko:\n",
             "kernel/fs/overlayfs/overlay.ko\nkernel/drivers/virtio/virtio-pci.ko\n",
             "softdep ext4 pre: crc32c post: other\n",
             "alias crc32c crc32c_generic\nalias crc32c crc32c_intel\nalias x y\n",
@@ -248,7 +258,9 @@ mod tests {
                 "k/jbd2.ko",
                 "k/crc32c_generic.ko",
                 "k/crc32c-intel.ko",
-                "k/ext4.ko"
+                "k/ext4.ko",
+                "k/vsock.ko",
+                "k/vmw_vsock_virtio_transport.ko"
             ]
         );
         assert_eq!(boot.missing, ["virtio_net"]);

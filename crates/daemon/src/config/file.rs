@@ -72,6 +72,9 @@ pub struct File {
     /// `off`, or how long nobody may use a VM before it is stopped, at least a second.
     #[serde(deserialize_with = "auto_stop")]
     pub auto_stop_after: Option<Option<Span>>,
+    /// Firecracker's program, an absolute path.
+    #[serde(deserialize_with = "program")]
+    pub firecracker_bin: Option<PathBuf>,
     /// Most bytes of one VM's console log, 64 KiB to 1 GiB.
     #[serde(deserialize_with = "console_cap")]
     pub console_cap: Option<ByteSize>,
@@ -276,11 +279,12 @@ mod tests {
     fn every_key_is_read() {
         let file = parse(
             "log_level = \"debug\"\ndefault_image = \"alpine:3.20\"\ndefault_kernel = \"generic-6.12\"\nvmm = \"qemu\"\n\
-             qemu_bin = \"/opt/qemu\"\nauto_stop_after = \"2h\"\nconsole_cap = \"4M\"\n[vm_defaults]\nvcpu = 4\nmemory = 512\ndisk_size = \"1T\"\ninit = \"agent\"\n",
+             qemu_bin = \"/opt/qemu\"\nfirecracker_bin = \"/opt/fc\"\nauto_stop_after = \"2h\"\nconsole_cap = \"4M\"\n[vm_defaults]\nvcpu = 4\nmemory = 512\ndisk_size = \"1T\"\ninit = \"agent\"\n",
         )
         .unwrap();
         assert_eq!(file.vmm, Some(Some(Vmm::Qemu)));
         assert_eq!(file.qemu_bin, Some("/opt/qemu".into()));
+        assert_eq!(file.firecracker_bin, Some("/opt/fc".into()));
         assert_eq!(file.vm_defaults.memory, Some(ByteSize::mib(512)));
         assert_eq!(file.vm_defaults.disk_size, Some(MAX_DISK));
         assert_eq!(file.vm_defaults.init, Some(Init::Agent));

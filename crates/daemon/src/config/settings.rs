@@ -25,6 +25,9 @@ impl Config {
             setting("default_kernel", &self.default_kernel, |name| name.as_str().into()),
             setting("vmm", &self.vmm, |vmm| vmm.map_or_else(|| "auto".into(), |vmm| vmm.to_string()).into()),
             setting("qemu_bin", &self.qemu_bin, |path| path.as_ref().map(|path| path.to_string_lossy()).into()),
+            setting("firecracker_bin", &self.firecracker_bin, |path| {
+                path.as_ref().map(|path| path.to_string_lossy()).into()
+            }),
             setting("auto_stop_after", &self.auto_stop_after, |span| {
                 span.map_or_else(|| "off".into(), |span| span.to_string()).into()
             }),

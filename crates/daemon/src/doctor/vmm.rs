@@ -19,7 +19,7 @@ impl Check for Monitor {
             let probe = Probe {
                 shim: host.programs.shim.clone(),
                 qemu: config.and_then(|config| config.qemu_bin.value.clone()),
-                firecracker: None,
+                firecracker: config.and_then(|config| config.firecracker_bin.value.clone()),
                 // What was found earlier may be what somebody asks the doctor about; and nothing is written.
                 cache: None,
             };

@@ -59,7 +59,8 @@ impl Boot<'_> {
         let pump = tokio::spawn(console::pump(console, log, self.hub.clone()));
         let (sender, mut announcements) = mpsc::channel(ANNOUNCEMENTS);
         let channel = machine.take_channel().expect("a new machine has its channel");
-        let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender));
+        let (over, is_over) = watch::channel(false);
+        let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender, is_over));
 
         let (mut asked, mut word, mut overdue) = (Asked::Nothing, None, false);
         let mut deadline = Instant::now() + NEVER;
@@ -118,6 +119,7 @@ impl Boot<'_> {
         if asked == Asked::Nothing && told_to_end && timeout(SAME_MOMENT, self.signals.any()).await.is_ok() {
             asked = Asked::HostShutdown;
         }
+        over.send_replace(true);
         // The guest may have said its last word just before; both ends of its pipe are here or closed.
         let rest = async {
             loop {
@@ -155,11 +157,21 @@ async fn talk(
     channel: Channel,
     session: watch::Sender<Option<Dialer>>,
     announcements: mpsc::Sender<Announcement>,
+    mut over: watch::Receiver<bool>,
 ) -> io::Result<()> {
     match channel {
         Channel::Pipe(pipe) => guest::follow(pipe, session, announcements).await,
-        // The monitor serves the VM's socket itself.
-        Channel::Vsock(_) => Ok(()),
+        Channel::Vsock(guest) => loop {
+            // One who knocked just before the end is still let in, and has said what it had to say.
+            tokio::select! {
+                biased;
+                knock = guest.knock() => knock?,
+                _ = over.wait_for(|over| *over) => return Ok(()),
+            }
+            // It may not have been the agent, or be gone.
+            let Ok(pipe) = guest.dial().await else { continue };
+            guest::follow(pipe, session.clone(), announcements.clone()).await?;
+        },
     }
 }
 

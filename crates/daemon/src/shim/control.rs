@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub const SOCKET: &str = "control.sock";
 /// The hybrid-vsock socket, in the VM's run directory.
 pub const VSOCK: &str = "vsock.sock";
+/// The directory a VMM may make sockets in, in the VM's run directory; there only while one does.
+pub const VMM_DIR: &str = "vmm";
 /// The [`LaunchPlan`](crate::vmm::plan::LaunchPlan) in JSON, in the VM's state directory.
 pub const PLAN_FILE: &str = "launch.json";
 /// The [`RuntimeRecord`] in JSON, in the VM's state directory; written before the VMM runs, removed by the daemon.

@@ -67,8 +67,6 @@ pub(super) enum Failed {
     Moment(String),
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    #[error("this version has no driver for {0}")]
-    NoDriver(banger_proto::api::vm::Vmm),
 }
 
 fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Failed {
@@ -208,7 +206,7 @@ impl Life {
         let mut log = Log::open(&self.plan.console);
         let mut was_ready = true;
         loop {
-            let machine = match self.launch() {
+            let machine = match self.launch().await {
                 Ok(machine) => machine,
                 Err(error) => {
                     let reason = in_full(&error);
@@ -244,13 +242,13 @@ impl Life {
         }
     }
 
-    fn launch(&mut self) -> Result<Box<dyn Machine>, Failed> {
-        let driver = vmm::driver(self.plan.vmm).ok_or(Failed::NoDriver(self.plan.vmm))?;
+    async fn launch(&mut self) -> Result<Box<dyn Machine>, Failed> {
+        let driver = vmm::driver(self.plan.vmm);
         driver.check(&self.plan).map_err(LaunchError::from)?;
         renew_moment(&self.plan.initramfs, &moment()).map_err(|error| Failed::Moment(in_full(&error)))?;
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
         let resources = Resources { memory, start: Start::Kernel, namespace: self.namespace.clone() };
-        let machine = driver.launch(&self.plan, resources)?;
+        let machine = driver.launch(&self.plan, resources).await?;
         self.runtime.vmm = Some(machine.process());
         record::write_volatile(&self.plan.state_dir, RUNTIME_FILE, &self.runtime)
             .map_err(setup("writing the runtime record"))?;

@@ -8,7 +8,7 @@ use crate::{
     capability::Depth,
     failpoint, failures,
     shim::{
-        control::{RUNTIME_FILE, RuntimeRecord},
+        control::{RUNTIME_FILE, RuntimeRecord, VMM_DIR},
         identity::end_proven,
         record,
     },
@@ -40,7 +40,8 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     }
     note(&mut errors, remove_unfinished(&state_dir));
     failpoint::hit("release.capabilities").await;
-    if note(&mut errors, remove_flat(&run_dir)) {
+    let sockets = remove_flat(&run_dir.join(VMM_DIR)).and_then(|()| remove_flat(&run_dir));
+    if note(&mut errors, sockets) {
         note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
     }
     failpoint::hit("release.run").await;

@@ -70,6 +70,8 @@ pub(super) struct Launched {
     pub(super) stderr: PipeReader,
     /// What of its confinement is missing.
     pub(super) unconfined: Option<String>,
+    /// By which names it knows things.
+    pub(super) view: View,
 }
 
 /// One thing done in the child. The list is run after fork, so it must not allocate or lock.
@@ -134,7 +136,7 @@ impl Launch<'_> {
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound);
         let child = pid.map_err(io::Error::from).and_then(Child::new).map_err(prepare("process"))?;
         let unconfined = (!confinement.weaker.is_empty()).then(|| confinement.weaker.join("; "));
-        Ok(Launched { child, stderr, unconfined })
+        Ok(Launched { child, stderr, unconfined, view: confinement.view() })
     }
 
     /// What is done in the host's namespaces, and leaving them.
@@ -167,7 +169,7 @@ impl Launch<'_> {
         filter: &'a Filter,
         reporter: &'a PipeWriter,
     ) -> Vec<Step<'a>> {
-        let card = self.card.as_ref().map(Card::number);
+        let card = self.card.as_ref().and_then(Card::number);
         let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).chain(card).collect();
         let mut steps = vec![step("own session", || Ok(rustix::process::setsid().map(drop)?))];
         if let Some(root) = &confinement.root {

@@ -10,6 +10,7 @@ use super::{
     Snapshot,
     confine::{Reach, Rules},
     launch::{Card, Child, Launch, Launched},
+    pipes::{DRAIN_PATIENCE, LastWords, socket_pair},
     plan::LaunchPlan,
 };
 use crate::shim::control::ProcessIdentity;
@@ -24,17 +25,8 @@ use std::{
     path::Path,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    net::{UnixStream, unix::pipe},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{net::UnixStream, time::timeout};
 
-/// Bytes of the end of QEMU's stderr that are kept.
-const STDERR_TAIL: usize = 4096;
-/// How long what an ended QEMU left in its pipes may take to be read.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long writing or reading a machine's state may take. It has some ten KiB.
 const STATE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a migration is asked whether it is done.
@@ -59,50 +51,56 @@ impl Driver for Qemu {
         argv::check(plan)
     }
 
-    fn launch(&self, plan: &LaunchPlan, resources: Resources) -> Result<Box<dyn Machine>, LaunchError> {
-        self.check(plan)?;
-        let (monitor, qemu_monitor) = socket_pair("monitor")?;
-        let (console, qemu_console) = socket_pair("console")?;
-        let (channel, qemu_channel) = socket_pair("guest channel")?;
-        let card = match (&plan.network, &resources.namespace) {
-            (Some(network), Some(namespace)) => {
-                let failed = |source| LaunchError::Prepare { what: "network card", source };
-                Some(Card::prepare(namespace, network).map_err(failed)?)
-            }
-            _ => None,
-        };
-        let fds = Descriptors {
-            network: card.as_ref().map(Card::number),
-            monitor: qemu_monitor.as_raw_fd(),
-            console: qemu_console.as_raw_fd(),
-            channel: qemu_channel.as_raw_fd(),
-            memory: resources.memory.file.as_raw_fd(),
-        };
-        let monitor =
-            Qmp::begin(monitor).map_err(|error| LaunchError::Prepare { what: "monitor", source: error.into() })?;
-        let rules = reach(plan).map_err(|source| LaunchError::Program { program: plan.program.clone(), source })?;
-        let inherited = [&qemu_monitor, &qemu_console, &qemu_channel, &resources.memory.file];
-        let Launched { child, stderr, unconfined } = Launch {
-            plan,
-            rules: &rules,
-            args: &|view| argv::render(plan, &fds, view, resources.start, resources.memory.shared),
-            inherited: inherited.map(AsFd::as_fd).into(),
-            card,
-            stdout: None,
-        }
-        .spawn()?;
-        let stderr = pipe::Receiver::from_owned_fd(stderr.into())
-            .map_err(|source| LaunchError::Prepare { what: "stderr", source })?;
-        Ok(Box::new(Running {
-            child,
-            qmp: Some(monitor),
-            reported: None,
-            console: Some(console),
-            channel: Some(channel),
-            stderr: tokio::spawn(tail(stderr)),
-            unconfined,
-        }))
+    fn launch<'a>(
+        &'a self,
+        plan: &'a LaunchPlan,
+        resources: Resources,
+    ) -> Later<'a, Result<Box<dyn Machine>, LaunchError>> {
+        Box::pin(std::future::ready(start(plan, &resources)))
     }
+}
+
+fn start(plan: &LaunchPlan, resources: &Resources) -> Result<Box<dyn Machine>, LaunchError> {
+    argv::check(plan)?;
+    let (monitor, qemu_monitor) = socket_pair("monitor")?;
+    let (console, qemu_console) = socket_pair("console")?;
+    let (channel, qemu_channel) = socket_pair("guest channel")?;
+    let card = match (&plan.network, &resources.namespace) {
+        (Some(network), Some(namespace)) => {
+            let failed = |source| LaunchError::Prepare { what: "network card", source };
+            Some(Card::prepare(namespace, network).map_err(failed)?)
+        }
+        _ => None,
+    };
+    let fds = Descriptors {
+        network: card.as_ref().and_then(Card::number),
+        monitor: qemu_monitor.as_raw_fd(),
+        console: qemu_console.as_raw_fd(),
+        channel: qemu_channel.as_raw_fd(),
+        memory: resources.memory.file.as_raw_fd(),
+    };
+    let monitor =
+        Qmp::begin(monitor).map_err(|error| LaunchError::Prepare { what: "monitor", source: error.into() })?;
+    let rules = reach(plan).map_err(|source| LaunchError::Program { program: plan.program.clone(), source })?;
+    let inherited = [&qemu_monitor, &qemu_console, &qemu_channel, &resources.memory.file];
+    let Launched { child, stderr, unconfined, view: _ } = Launch {
+        plan,
+        rules: &rules,
+        args: &|view| argv::render(plan, &fds, view, resources.start, resources.memory.shared),
+        inherited: inherited.map(AsFd::as_fd).into(),
+        card,
+        stdout: None,
+    }
+    .spawn()?;
+    Ok(Box::new(Running {
+        child,
+        qmp: Some(monitor),
+        reported: None,
+        console: Some(console),
+        channel: Some(channel),
+        stderr: LastWords::of(stderr)?,
+        unconfined,
+    }))
 }
 
 /// What QEMU may reach, and by which names: no directory to write in, for all it writes are disks and inherited
@@ -123,27 +121,6 @@ fn reach(plan: &LaunchPlan) -> io::Result<Rules> {
     Ok(rules)
 }
 
-/// Our end, for the runtime, and QEMU's.
-fn socket_pair(what: &'static str) -> Result<(UnixStream, OwnedFd), LaunchError> {
-    let pair = || {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, theirs.into()))
-    };
-    pair().map_err(|source| LaunchError::Prepare { what, source })
-}
-
-async fn tail(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut chunk = [0; 1024];
-    while let Ok(count @ 1..) = stream.read(&mut chunk).await {
-        kept.extend_from_slice(&chunk[..count]);
-        let excess = kept.len().saturating_sub(STDERR_TAIL);
-        kept.drain(..excess);
-    }
-    kept
-}
-
 /// A QEMU process.
 #[derive(Debug)]
 struct Running {
@@ -153,7 +130,7 @@ struct Running {
     reported: Option<ShutdownReason>,
     console: Option<UnixStream>,
     channel: Option<UnixStream>,
-    stderr: JoinHandle<Vec<u8>>,
+    stderr: LastWords,
     unconfined: Option<String>,
 }
 
@@ -196,8 +173,7 @@ impl Running {
         // What it said last is still in the pipes, whose other ends are closed. That waiting for their ends is bounded
         // all the same is for a program that is not what it should be.
         let _ = timeout(DRAIN_PATIENCE, listen(&mut self.qmp, &mut self.reported)).await;
-        let stderr = timeout(DRAIN_PATIENCE, &mut self.stderr).await.ok().and_then(Result::ok).unwrap_or_default();
-        let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+        let stderr = self.stderr.read().await;
         Ok(MachineEnd { status, reported: self.reported, stderr })
     }
 

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 /// The oldest QEMU whose `microvm` machine has all that is used here.
 pub const OLDEST_QEMU: Version = Version(6, 2, 0);
 
+/// The oldest Firecracker that describes its devices as they are looked for here.
+pub const OLDEST_FIRECRACKER: Version = Version(1, 12, 0);
+
 /// What a machine will run on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
@@ -31,8 +34,8 @@ pub enum NoVmm {
     Missing {
         /// The program.
         name: PathBuf,
-        /// The Debian package that has it.
-        package: &'static str,
+        /// The Debian package that has it, if one has.
+        package: Option<&'static str>,
     },
     /// Installed, and does not run.
     #[error("{} does not work: {reason}", path.display())]
@@ -43,40 +46,101 @@ pub enum NoVmm {
         reason: String,
     },
     /// Too old.
-    #[error("{} is version {found}, and {OLDEST_QEMU} is the oldest that works", path.display())]
+    #[error("{} is version {found}, and {oldest} is the oldest that works", path.display())]
     TooOld {
         /// The program.
         path: PathBuf,
         /// Its version.
         found: Version,
+        /// The first that will do.
+        oldest: Version,
     },
-    /// Firecracker was asked for.
-    #[error("this version of banger has no Firecracker driver")]
-    NoFirecracker,
+    /// A version that is known not to do what is needed of it.
+    #[error("{} is version {found}: {reason}", path.display())]
+    Unfit {
+        /// The program.
+        path: PathBuf,
+        /// Its version.
+        found: Version,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+impl NoVmm {
+    /// The key of the configuration that names the program.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Missing { name: path, .. }
+            | Self::Broken { path, .. }
+            | Self::TooOld { path, .. }
+            | Self::Unfit { path, .. } => {
+                let is_firecracker = path.to_string_lossy().contains(super::host::FIRECRACKER);
+                if is_firecracker { "firecracker_bin" } else { "qemu_bin" }
+            }
+        }
+    }
 }
 
 /// `wanted` is what the user asked for; `None` is `auto`.
+///
+/// By itself Firecracker is chosen only where KVM was seen to run guest code. Who asks for it gets it wherever it is
+/// installed in a version that is supported: what it cannot do it then says itself.
 pub fn select(wanted: Option<Vmm>, host: &HostFacts) -> Result<Choice, NoVmm> {
-    if wanted == Some(Vmm::Firecracker) {
-        return Err(NoVmm::NoFirecracker);
+    match wanted {
+        Some(Vmm::Firecracker) => {
+            let (program, version) = firecracker(host)?;
+            let kvm = if host.kvm == KvmFinding::Usable { String::new() } else { format!("; {}", host.kvm) };
+            let reason = format!("Firecracker {version}, which was asked for{kvm}");
+            Ok(Choice { vmm: Vmm::Firecracker, accelerator: Accelerator::Kvm, program, reason })
+        }
+        Some(Vmm::Qemu) => qemu(host, ""),
+        None => match (&host.kvm, firecracker(host)) {
+            (KvmFinding::Usable, Ok((program, version))) => {
+                let reason = format!("Firecracker {version} with KVM, which runs guest code here");
+                Ok(Choice { vmm: Vmm::Firecracker, accelerator: Accelerator::Kvm, program, reason })
+            }
+            (KvmFinding::Usable, Err(NoVmm::Missing { .. })) | (_, Ok(_) | Err(NoVmm::Missing { .. })) => {
+                qemu(host, "")
+            }
+            (_, Err(unfit)) => qemu(host, &format!("; not Firecracker: {unfit}")),
+        },
     }
-    let (path, version) = match &host.qemu {
-        ProgramFinding::Found { path, version, .. } => (path.clone(), *version),
-        ProgramFinding::Missing { name } => {
-            return Err(NoVmm::Missing { name: name.clone(), package: "qemu-system-x86" });
+}
+
+/// Firecracker's program and version, if it may be used.
+pub fn firecracker(host: &HostFacts) -> Result<(PathBuf, Version), NoVmm> {
+    let (path, found) = found(&host.firecracker, None)?;
+    match found {
+        version if version < OLDEST_FIRECRACKER => Err(NoVmm::TooOld { path, found, oldest: OLDEST_FIRECRACKER }),
+        Version(1, 16, 0) => Err(NoVmm::Unfit { path, found, reason: "guests lose their host after a restore" }),
+        Version(1, 16, 1) => {
+            Err(NoVmm::Unfit { path, found, reason: "connections to a guest hang after it was paused" })
         }
-        ProgramFinding::Broken { path, reason } => {
-            return Err(NoVmm::Broken { path: path.clone(), reason: reason.clone() });
-        }
-    };
+        _ => Ok((path, found)),
+    }
+}
+
+fn qemu(host: &HostFacts, remark: &str) -> Result<Choice, NoVmm> {
+    let (program, version) = found(&host.qemu, Some("qemu-system-x86"))?;
     if version < OLDEST_QEMU {
-        return Err(NoVmm::TooOld { path, found: version });
+        return Err(NoVmm::TooOld { path: program, found: version, oldest: OLDEST_QEMU });
     }
     let (accelerator, reason) = match &host.kvm {
-        KvmFinding::Usable => (Accelerator::Kvm, format!("QEMU {version} with KVM, which runs guest code here")),
-        finding => (Accelerator::Tcg, format!("QEMU {version} in software: {finding}")),
+        KvmFinding::Usable => {
+            (Accelerator::Kvm, format!("QEMU {version} with KVM, which runs guest code here{remark}"))
+        }
+        finding => (Accelerator::Tcg, format!("QEMU {version} in software: {finding}{remark}")),
     };
-    Ok(Choice { vmm: Vmm::Qemu, accelerator, program: path, reason })
+    Ok(Choice { vmm: Vmm::Qemu, accelerator, program, reason })
+}
+
+fn found(finding: &ProgramFinding, package: Option<&'static str>) -> Result<(PathBuf, Version), NoVmm> {
+    match finding {
+        ProgramFinding::Found { path, version, .. } => Ok((path.clone(), *version)),
+        ProgramFinding::Missing { name } => Err(NoVmm::Missing { name: name.clone(), package }),
+        ProgramFinding::Broken { path, reason } => Err(NoVmm::Broken { path: path.clone(), reason: reason.clone() }),
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +176,46 @@ mod tests {
         assert_eq!(broken.to_string(), "/q does not work: it cannot be run");
         let old = refused(&QEMU_7.replace("[7,2,22]", "[5,1,0]"));
         assert_eq!(old.to_string(), "/usr/bin/q is version 5.1.0, and 6.2.0 is the oldest that works");
-        let host = host(KvmFinding::Usable, QEMU_7);
-        assert_eq!(select(Some(Vmm::Firecracker), &host), Err(NoVmm::NoFirecracker));
+    }
+
+    fn with_firecracker(kvm: KvmFinding, version: &str) -> HostFacts {
+        let firecracker = QEMU_7.replace("/usr/bin/q", "/usr/bin/firecracker").replace("[7,2,22]", version);
+        HostFacts { firecracker: serde_json::from_str(&firecracker).unwrap(), ..host(kvm, QEMU_7) }
+    }
+
+    #[test]
+    fn firecracker_where_kvm_works_and_where_it_was_asked_for() {
+        let broken = || KvmFinding::Broken { reason: "so".into() };
+        let chosen = |wanted, kvm| select(wanted, &with_firecracker(kvm, "[1,15,1]")).unwrap();
+        let auto = chosen(None, KvmFinding::Usable);
+        assert_eq!((auto.vmm, auto.accelerator), (Vmm::Firecracker, Accelerator::Kvm));
+        assert_eq!(auto.program, PathBuf::from("/usr/bin/firecracker"));
+        assert_eq!(chosen(None, broken()).vmm, Vmm::Qemu);
+        assert_eq!(chosen(Some(Vmm::Qemu), KvmFinding::Usable).vmm, Vmm::Qemu);
+        let asked = chosen(Some(Vmm::Firecracker), broken());
+        assert_eq!(asked.vmm, Vmm::Firecracker);
+        assert!(
+            asked.reason.contains("asked for") && asked.reason.contains("KVM does not run guest code"),
+            "{asked:?}"
+        );
+    }
+
+    #[test]
+    fn versions_of_firecracker_that_do_not_work_are_refused_with_the_reason() {
+        for (version, said) in
+            [("[1,11,0]", "1.12.0 is the oldest"), ("[1,16,0]", "after a restore"), ("[1,16,1]", "after it was paused")]
+        {
+            let host = with_firecracker(KvmFinding::Usable, version);
+            let refused = select(Some(Vmm::Firecracker), &host).unwrap_err();
+            assert!(refused.to_string().contains(said), "{refused}");
+            assert_eq!(refused.key(), "firecracker_bin");
+            let auto = select(None, &host).unwrap();
+            assert!(auto.vmm == Vmm::Qemu && auto.reason.contains(said), "{auto:?}");
+        }
+        for version in ["[1,12,0]", "[1,15,1]", "[1,16,2]"] {
+            assert_eq!(select(None, &with_firecracker(KvmFinding::Usable, version)).unwrap().vmm, Vmm::Firecracker);
+        }
+        let missing = select(Some(Vmm::Firecracker), &host(KvmFinding::Usable, QEMU_7)).unwrap_err();
+        assert_eq!(missing.to_string(), "firecracker is not installed");
     }
 }

@@ -1,4 +1,4 @@
-//! What every driver's machines do under a shim, the fake's included: each test runs on each.
+//! What every driver's machines do under a shim, the fakes' included: each test runs on each.
 
 use crate::machine::{Kind, Place, soon, until};
 use banger_daemon::shim::{
@@ -17,8 +17,14 @@ macro_rules! on_every_vmm {
         mod fake {
             $(#[tokio::test] async fn $test() { super::$test(super::Kind::Fake).await; })+
         }
+        mod fake_firecracker {
+            $(#[tokio::test] async fn $test() { super::$test(super::Kind::FakeFirecracker).await; })+
+        }
         mod qemu {
             $(#[tokio::test] async fn $test() { super::$test(super::Kind::Qemu).await; })+
+        }
+        mod firecracker {
+            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Firecracker).await; })+
         }
     };
 }
@@ -56,7 +62,7 @@ async fn a_machine_becomes_ready_answers_and_ends(kind: Kind) {
     assert_eq!(status.ready.as_ref(), Some(&ready));
     let (vmm, started, heard) = (status.vmm.unwrap(), status.vmm_started_ms.unwrap(), status.ready_ms.unwrap());
     assert!(vmm.alive() && started <= heard, "{status:?}");
-    assert_eq!(status.unconfined.is_some(), kind == Kind::Fake, "{status:?}");
+    assert_eq!(status.unconfined.is_some(), kind.is_fake(), "{status:?}");
 
     let runtime: RuntimeRecord = record::read(&place.plan.state_dir, RUNTIME_FILE).unwrap().unwrap();
     assert_eq!((runtime.shim, runtime.vmm), (status.shim, Some(vmm)));
@@ -104,7 +110,7 @@ async fn a_reboot_in_the_guest_is_a_fresh_machine(kind: Kind) {
     assert_ne!(status.vmm.unwrap().pid, vmm.pid);
     assert_eq!(status.relaunches, 1);
     // The fake's guest has this host's kernel.
-    assert_eq!(first.boot_id == second.boot_id, kind == Kind::Fake);
+    assert_eq!(first.boot_id == second.boot_id, kind.is_fake());
     let runtime: RuntimeRecord = record::read(&place.plan.state_dir, RUNTIME_FILE).unwrap().unwrap();
     assert_eq!(runtime.vmm, status.vmm);
     assert_eq!(place.health().await.boot_id, second.boot_id);
@@ -185,7 +191,7 @@ async fn every_watcher_is_told(kind: Kind) {
 
 async fn a_guest_that_is_not_there_yet_refuses_at_once(kind: Kind) {
     let Some(place) = Place::new(kind) else { return };
-    let place = if kind == Kind::Fake { place.asking(&["fake.ready=never"]) } else { place };
+    let place = if kind.is_fake() { place.asking(&["fake.ready=never"]) } else { place };
     let shim = place.launch().await;
     let refused = soon("a refusal", vsock::connect(&place.vsock(), 1024)).await;
     assert!(matches!(refused, Err(ConnectError::Refused(1024))), "{refused:?}");

@@ -1,4 +1,4 @@
-//! A machine for a test: on the fake VMM or on real QEMU, with nothing shared but the kernel and the initramfs's base.
+//! A machine for a test: on a fake VMM or on a real one, with nothing shared but the kernel and the initramfs's base.
 
 use banger_artifacts::{
     disk::WorkDisks,
@@ -14,7 +14,7 @@ use banger_daemon::{
     },
     vmm::{
         confine,
-        host::QEMU,
+        host::{FIRECRACKER, QEMU},
         plan::{Console, Disk, KernelFile, LaunchPlan},
         tsc,
     },
@@ -48,8 +48,34 @@ pub(crate) const SOON: Duration = Duration::from_secs(90);
 pub(crate) enum Kind {
     /// `fake-qemu` of the testkit.
     Fake,
+    /// `fake-firecracker` of the testkit.
+    FakeFirecracker,
     /// QEMU in software emulation, with the distribution's kernel.
     Qemu,
+    /// Firecracker, with the distribution's kernel, where KVM runs guests.
+    Firecracker,
+    /// Firecracker where KVM opens, whether or not guests come far.
+    FirecrackerWithoutGuest,
+}
+
+impl Kind {
+    /// Whether the "guest" is processes of this host.
+    pub(crate) fn is_fake(self) -> bool {
+        matches!(self, Self::Fake | Self::FakeFirecracker)
+    }
+
+    fn is_firecracker(self) -> bool {
+        matches!(self, Self::FakeFirecracker | Self::Firecracker | Self::FirecrackerWithoutGuest)
+    }
+
+    fn runs_here(self) -> bool {
+        match self {
+            Self::Fake | Self::FakeFirecracker => true,
+            Self::Qemu => require("qemu") && require("apt"),
+            Self::Firecracker => require("firecracker") && require("kvm-guests") && require("apt"),
+            Self::FirecrackerWithoutGuest => require("firecracker") && require("apt"),
+        }
+    }
 }
 
 /// A machine's directories and its plan.
@@ -64,7 +90,7 @@ impl Place {
     pub(crate) fn new(kind: Kind) -> Option<Self> {
         let shims = Shims::new(env!("CARGO_BIN_EXE_banger-shim").into());
         // What the fake's "guest" runs are programs of this host, which a confined VMM cannot.
-        let shims = if kind == Kind::Fake { shims.env(confine::SWITCH, "off") } else { shims };
+        let shims = if kind.is_fake() { shims.env(confine::SWITCH, "off") } else { shims };
         // Short, for the sockets in it.
         let dir = tempfile::Builder::new().prefix("bs").tempdir_in("/tmp").unwrap();
         let (state_dir, run_dir) = (dir.path().join("s"), dir.path().join("r"));
@@ -72,24 +98,26 @@ impl Place {
             fs::create_dir(dir).unwrap();
         }
         let (image, work) = (state_dir.join("image.ext4"), state_dir.join("work.ext4"));
+        if !kind.runs_here() {
+            return None;
+        }
         let (program, kernel, base) = match kind {
-            Kind::Fake => {
+            Kind::Fake | Kind::FakeFirecracker => {
                 for file in [&image, &work] {
                     fs::write(file, "").unwrap();
                 }
                 let (kernel, base) = (state_dir.join("vmlinux"), state_dir.join("base"));
                 fs::write(&kernel, "").unwrap();
                 fs::write(&base, "").unwrap();
-                (bin_dir().join("fake-qemu"), kernel, base)
+                let fake = if kind.is_firecracker() { "fake-firecracker" } else { "fake-qemu" };
+                (bin_dir().join(fake), kernel, base)
             }
-            Kind::Qemu => {
-                if !require("qemu") || !require("apt") {
-                    return None;
-                }
+            Kind::Qemu | Kind::Firecracker | Kind::FirecrackerWithoutGuest => {
                 let Fixtures { vmlinux, initramfs, disks } = fixtures();
                 write_image(&image);
                 disks.create(&work, MIN_DISK, &Cancel::default()).unwrap();
-                (qemu(), vmlinux.clone(), initramfs.clone())
+                let program = if kind.is_firecracker() { FIRECRACKER } else { QEMU };
+                (on_path(program), vmlinux.clone(), initramfs.clone())
             }
         };
         let initramfs = state_dir.join("initramfs");
@@ -97,8 +125,8 @@ impl Place {
         let plan = LaunchPlan {
             id: "0123456789ab".parse().unwrap(),
             name: "demo".parse().unwrap(),
-            vmm: Vmm::Qemu,
-            accelerator: Accelerator::Tcg,
+            vmm: if kind.is_firecracker() { Vmm::Firecracker } else { Vmm::Qemu },
+            accelerator: if kind.is_firecracker() { Accelerator::Kvm } else { Accelerator::Tcg },
             program,
             vcpu: 1,
             memory: ByteSize::mib(256),
@@ -292,11 +320,11 @@ fn config() -> BootConfig {
     }
 }
 
-/// Where `require("qemu")` found it.
-fn qemu() -> PathBuf {
+/// Where `require` found it.
+fn on_path(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(QEMU)).find(|path| path.is_file());
-    found.unwrap_or_else(|| Path::new("/usr/bin").join(QEMU))
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+    found.unwrap_or_else(|| Path::new("/usr/bin").join(program))
 }
 
 /// What all real machines share; made once and kept in the cache.

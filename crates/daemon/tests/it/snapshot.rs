@@ -67,8 +67,8 @@ fn state_file() -> (File, OwnedFd) {
     (file, given)
 }
 
-fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Machine> {
-    Qemu.launch(plan, Resources { memory, start, namespace: None }).unwrap_or_else(|error| panic!("{error:?}"))
+async fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Machine> {
+    Qemu.launch(plan, Resources { memory, start, namespace: None }).await.unwrap_or_else(|error| panic!("{error:?}"))
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn two_clones_of_a_saved_machine_answer() {
     let Some(place) = Place::new(Kind::Qemu) else { return };
     let memory = Memory::fresh(place.plan.memory.bytes()).unwrap();
     let saved_memory = memory.file.try_clone().unwrap();
-    let mut original = Guest::meet(launch(&place.plan, memory, Start::Kernel)).await;
+    let mut original = Guest::meet(launch(&place.plan, memory, Start::Kernel).await).await;
     original.await_ready().await;
     let before = original.health().await;
 
@@ -96,7 +96,7 @@ async fn two_clones_of_a_saved_machine_answer() {
         let mut plan = place.plan.clone();
         plan.disks[1].path = place.plan.state_dir.join(format!("work-{number}.ext4"));
         std::fs::copy(&place.plan.disks[1].path, &plan.disks[1].path).unwrap();
-        let mut machine = launch(&plan, Memory::copy_of(saved_memory.try_clone().unwrap()), Start::Restored);
+        let mut machine = launch(&plan, Memory::copy_of(saved_memory.try_clone().unwrap()), Start::Restored).await;
         // An offset is shared by everybody who has the file open through one description.
         state.rewind().unwrap();
         let power = machine.snapshot().unwrap();

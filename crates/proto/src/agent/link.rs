@@ -1,7 +1,8 @@
 //! The byte pipe between host and guest: session handshake and stream headers.
 //!
-//! Where the VMM gives a real vsock (Firecracker) a stream is a vsock connection and nothing of this file is on the
-//! wire. Where it gives one byte pipe (a virtio-serial port of QEMU) the pipe carries:
+//! The pipe is a virtio-serial port (QEMU), or a vsock connection (Firecracker) that the host makes to [`LINK_PORT`] of
+//! the guest after somebody in the guest knocked at [`KNOCK_PORT`] of the host: any process may knock, only root can
+//! listen on a port this low. It carries:
 //!
 //! ```text
 //! host  → guest   HELLO (16 bytes) nonce (16 bytes)        repeated until answered; repeats are skipped
@@ -29,6 +30,11 @@ pub const REFUSED: u8 = 1;
 pub const AGENT_PORT: u32 = 1024;
 /// Host port the agent dials once it serves, to announce itself ([`super::event`]).
 pub const EVENTS_PORT: u32 = 1025;
+
+/// Guest vsock port of the agent's end of the pipe. Ports below 1024 are for root.
+pub const LINK_PORT: u32 = 1023;
+/// Host vsock port at which the agent says that it listens, by connecting and closing.
+pub const KNOCK_PORT: u32 = 1025;
 
 /// Streams one session may have open at once, both directions together.
 pub const MAX_STREAMS: usize = 512;

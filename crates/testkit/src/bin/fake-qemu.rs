@@ -1,62 +1,31 @@
 //! A QEMU without a machine: the same arguments, the same monitor, a console, and on the guest channel the real agent,
-//! run on the host. What a VMM does wrong it does on request.
-//!
-//! A request is a word on the kernel's command line (`fake.NAME=VALUE`) or a variable of whoever started this
-//! (`FAKE_QEMU_NAME=VALUE`):
-//!
-//! | name | value | what happens |
-//! |---|---|---|
-//! | `ready` | `never` | the guest boots and no agent announces itself |
-//! | `fail` | any text | it goes to stderr, and the exit status is 1 |
-//! | `panic` | any text | the console shows a kernel panic for that reason, and the guest resets |
-//! | `reset` | `yes` | the guest resets without a word |
-//! | `off` | `yes` | the guest powers off without a word |
-//! | `flood` | a number | so many MiB of console come before the agent |
-//! | `channel` | `garbage` | the guest writes nonsense to its channel until the VMM is ended |
-//! | `deaf` | `yes` | SIGTERM is ignored |
-//!
-//! A VM called `hostile-KIND` gets `hostile-agent` instead of the real one.
-//!
-//! Processes of the "guest" are in a pid namespace where this host allows one, so that they end with it as a guest's do.
+//! run on the host. What its guest does wrong it does on
+//! request (`banger_testkit::fake`).
 
-#![expect(unsafe_code, reason = "descriptors are named by number, and processes are tied to each other")]
+#![expect(unsafe_code, reason = "descriptors are named by number")]
 
-use rustix::{
-    fs::{MemfdFlags, memfd_create},
-    io::{FdFlags, fcntl_setfd},
-    process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, wait},
-    thread::{UnshareFlags, unshare_unsafe},
-};
+use banger_testkit::fake::{self, End, GUEST, Guest};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     fs::File,
     io::{self, BufRead, BufReader, Write},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt},
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
     },
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitCode},
+    path::PathBuf,
+    process::ExitCode,
     sync::{Arc, Mutex},
 };
 
 /// What it answers to `--version`.
 const VERSION: &str = "QEMU emulator version 7.2.99 (fake)";
-/// The sub-command of the process that is the guest's first.
-const GUEST: &str = "--guest";
-/// What the guest's processes find programs by.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// One line of a flood.
-const FLOOD_LINE: &[u8] = b"[    0.100000] flood flood flood flood flood flood flood flood\r\n";
-/// Marks in a cpio archive ("newc"): its magic, its header's length, and where the sizes of file and name stand in it.
-const CPIO: (&[u8], usize, usize, usize) = (b"070701", 110, 54, 94);
-
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("--version") => writeln!(io::stdout(), "{VERSION}"),
-        Some(GUEST) => guest(&args[1..]),
+        Some(GUEST) => fake::first_process(&args[1..]),
         _ => Machine::from_args(&args).and_then(Machine::run),
     };
     match result {
@@ -120,120 +89,12 @@ impl Machine {
         })
     }
 
-    fn run(mut self) -> io::Result<()> {
-        if let Some(words) = self.request("fail") {
-            return Err(io::Error::other(words));
-        }
-        if self.request("deaf").is_some() {
-            // SAFETY: a disposition, no handler.
-            unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
-        }
-        let monitor = Monitor::serve(self.monitor.try_clone()?)?;
-        self.console.write_all(b"[    0.000000] Linux version 6.1.0-fake\r\n")?;
-        if let Some(mib) = self.request("flood").and_then(|mib| mib.parse::<usize>().ok()) {
-            for _ in 0..(mib << 20) / FLOOD_LINE.len() {
-                self.console.write_all(FLOOD_LINE)?;
-            }
-        }
-        if let Some(reason) = self.request("panic") {
-            write!(self.console, "[    0.200000] Kernel panic - not syncing: {reason}\r\n")?;
-            return monitor.shutdown("guest-reset");
-        }
-        if self.request("reset").is_some() {
-            return monitor.shutdown("guest-reset");
-        }
-        if self.request("off").is_some() {
-            return monitor.shutdown("guest-shutdown");
-        }
-        if self.request("channel").as_deref() == Some("garbage") {
-            // Ends with the reader, or the process.
-            while self.channel.write_all(b"\x00\x00\xff\xffno frame at all").is_ok() {}
-            return Ok(());
-        }
-        if self.request("ready").as_deref() == Some("never") {
-            loop {
-                std::thread::park();
-            }
-        }
-        let mut agent = self.start_guest()?;
-        self.console.write_all(b"[    0.300000] Run /init as init process\r\n")?;
-        let status = agent.wait()?;
-        if !status.success() {
-            write!(self.console, "[    9.000000] Kernel panic - not syncing: the agent ended with {status}\r\n")?;
-        }
-        monitor.shutdown("guest-reset")
-    }
-
-    /// The value of a request, if it was made. Monitors get no environment, so that of whoever started this is looked at.
-    fn request(&self, name: &str) -> Option<String> {
-        let word = format!("fake.{name}=");
-        let from_words = || self.append.split(' ').find_map(|text| text.strip_prefix(&word)).map(str::to_owned);
-        let variable = format!("FAKE_QEMU_{}=", name.to_ascii_uppercase());
-        let environment = std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id()));
-        let from_starter = || {
-            let environment = environment.ok()?;
-            let found =
-                environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(variable.as_bytes()))?;
-            String::from_utf8(found.to_vec()).ok()
-        };
-        from_words().or_else(from_starter)
-    }
-
-    /// Starts the guest's first process, which starts the agent on the channel.
-    fn start_guest(&self) -> io::Result<Child> {
-        let config = memfd_create("config.json", MemfdFlags::empty())?;
-        let words = find_config(&std::fs::read(&self.initrd)?)?;
-        File::from(config.try_clone()?).write_all(&words)?;
-        fcntl_setfd(&self.channel, FdFlags::empty())?;
-        let itself = std::env::current_exe()?;
-        let (program, verb) = agent_of(&words);
-        let agent = itself.with_file_name(program);
-        // SAFETY: no descriptor table is shared or left; only children are in the new namespace.
-        // Where it is not allowed, processes that the agent does not end outlive it: a poorer fake, not a wrong one.
-        let _ = unsafe { unshare_unsafe(UnshareFlags::NEWPID) };
-        let mut guest = Command::new(itself);
-        guest
-            .arg(GUEST)
-            .arg(agent)
-            .arg(verb)
-            .arg(self.channel.as_raw_fd().to_string())
-            .arg(config.as_raw_fd().to_string());
-        // The path is how tests tell which machine a process belongs to.
-        guest.env_clear().env("PATH", PATH).env("FAKE_QEMU_INITRD", &self.initrd);
-        die_with_parent(&mut guest);
-        guest.spawn()
-    }
-}
-
-/// The real agent, or in a VM called `hostile-KIND` the one that is its host's enemy; and the agent's first argument.
-fn agent_of(config: &[u8]) -> (&'static str, String) {
-    let config: Value = serde_json::from_slice(config).unwrap_or_default();
-    match config["hostname"].as_str().and_then(|name| name.strip_prefix("hostile-")) {
-        Some(kind) => ("hostile-agent", kind.to_owned()),
-        None => ("banger-vsock-agent", "hosted".to_owned()),
-    }
-}
-
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: one system call, no allocation.
-    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
-}
-
-/// The guest's first process: starts the agent (which must not be the first itself: it would be `/init`), reaps what is
-/// left to it, and ends as the agent does. The namespace ends with it.
-fn guest(args: &[String]) -> io::Result<()> {
-    let [agent, verb, channel, config] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let mut command = Command::new(agent);
-    command.args([verb, "--fd", channel, "--config", &format!("/proc/self/fd/{config}")]).current_dir("/");
-    die_with_parent(&mut command);
-    let agent = Pid::from_child(&command.spawn()?);
-    loop {
-        match wait(WaitOptions::empty())? {
-            Some((pid, status)) if pid == agent => {
-                let ended_well = status.exit_status() == Some(0);
-                return if ended_well { Ok(()) } else { Err(io::Error::other(format!("the agent: {status:?}"))) };
-            }
-            _ => {}
+    fn run(self) -> io::Result<()> {
+        let monitor = Monitor::serve(self.monitor)?;
+        let guest = Guest { console: self.console, initrd: self.initrd, append: self.append };
+        match guest.run(self.channel, || ())? {
+            End::Reset => monitor.shutdown("guest-reset"),
+            End::Off => monitor.shutdown("guest-shutdown"),
         }
     }
 }
@@ -267,26 +128,4 @@ impl Monitor {
     fn shutdown(&self, reason: &str) -> io::Result<()> {
         self.say(&json!({ "event": "SHUTDOWN", "data": { "guest": true, "reason": reason } }))
     }
-}
-
-/// The content of `banger/config.json` in an initramfs: the last such file of several archives, as the kernel has it.
-fn find_config(initrd: &[u8]) -> io::Result<Vec<u8>> {
-    let (magic, header_length, file_size_at, name_size_at) = CPIO;
-    let name = Path::new(banger_proto::agent::boot::CONFIG_PATH).strip_prefix("/").expect("an absolute path");
-    let name = [name.as_os_str().as_encoded_bytes(), b"\0"].concat();
-    let find = || {
-        let at = initrd.windows(name.len()).rposition(|window| window == name)?;
-        let header = initrd.get(at.checked_sub(header_length)?..at)?;
-        let number = |at: usize| {
-            let digits = std::str::from_utf8(header.get(at..at + 8)?).ok()?;
-            usize::try_from(u32::from_str_radix(digits, 16).ok()?).ok()
-        };
-        if !header.starts_with(magic) || number(name_size_at)? != name.len() {
-            return None;
-        }
-        let content = (at + name.len()).next_multiple_of(4);
-        // Alignment counts from the archive's start, and archives begin at multiples of four.
-        Some(initrd.get(content..content.checked_add(number(file_size_at)?)?)?.to_vec())
-    };
-    find().ok_or_else(|| io::Error::other("the initramfs has no banger/config.json"))
 }

@@ -8,6 +8,7 @@ mod daemon;
 mod disk_full;
 mod doctor;
 mod faults;
+mod firecracker;
 mod hostile;
 mod interrupt;
 mod kernel_pulls;

@@ -56,37 +56,49 @@ impl Namespace {
 #[derive(Debug)]
 pub(in crate::vmm) struct Card {
     namespace: Namespace,
-    tap: [libc::c_char; libc::IFNAMSIZ],
+    /// `None` when the monitor opens the tap itself.
+    tap: Option<Tap>,
+}
+
+#[derive(Debug)]
+struct Tap {
+    name: [libc::c_char; libc::IFNAMSIZ],
     /// The number under which the monitor has the tap. Reserved by an open file until the tap takes its place.
     reserved: OwnedFd,
 }
 
 impl Card {
+    /// For a monitor that opens its tap itself, by name, in the namespace.
+    pub(in crate::vmm) fn by_name(namespace: &Namespace) -> Self {
+        Self { namespace: namespace.clone(), tap: None }
+    }
+
     /// Makes everything ready that needs memory.
     pub(in crate::vmm) fn prepare(namespace: &Namespace, network: &Network) -> io::Result<Self> {
-        let mut tap = [0; libc::IFNAMSIZ];
-        if network.tap.len() >= tap.len() {
+        let mut name = [0; libc::IFNAMSIZ];
+        if network.tap.len() >= name.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        for (to, from) in tap.iter_mut().zip(network.tap.bytes()) {
+        for (to, from) in name.iter_mut().zip(network.tap.bytes()) {
             *to = from.cast_signed();
         }
         let reserved = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { namespace: namespace.clone(), tap, reserved })
+        Ok(Self { namespace: namespace.clone(), tap: Some(Tap { name, reserved }) })
     }
 
     /// The number of the tap's descriptor.
-    pub(in crate::vmm) fn number(&self) -> RawFd {
-        self.reserved.as_raw_fd()
+    pub(in crate::vmm) fn number(&self) -> Option<RawFd> {
+        self.tap.as_ref().map(|tap| tap.reserved.as_raw_fd())
     }
 
     /// Between fork and exec: enters the namespace and opens the tap that stands there. Allocates nothing.
     pub(super) fn take(&self) -> io::Result<()> {
         self.namespace.enter()?;
+        let Some(Tap { name, reserved }) = &self.tap else { return Ok(()) };
         let tap = open(c"/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        request.ifr_name = self.tap;
+        request.ifr_name = *name;
         // Frames as they are, with the header that lets the guest leave checksums and segmentation to the host.
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -95,7 +107,7 @@ impl Card {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: dup2(2) onto a number that this process reserved; the file that reserved it is closed by it.
-        if unsafe { libc::dup2(tap.as_raw_fd(), self.reserved.as_raw_fd()) } == -1 {
+        if unsafe { libc::dup2(tap.as_raw_fd(), reserved.as_raw_fd()) } == -1 {
             return Err(io::Error::last_os_error());
         }
         Ok(())

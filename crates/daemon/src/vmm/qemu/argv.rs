@@ -19,7 +19,7 @@ use std::{
 };
 
 /// Where the kernel cuts its command line off (`COMMAND_LINE_SIZE`, x86), its NUL not counted.
-const MAX_COMMAND_LINE: usize = 2047;
+pub(in crate::vmm) const MAX_COMMAND_LINE: usize = 2047;
 /// Disks that surely find a slot: the machine has 8 for virtio devices without its second interrupt controller, and one
 /// is the guest channel's, one the network card's.
 const MAX_DISKS: usize = 6;
@@ -69,7 +69,7 @@ pub fn check(plan: &LaunchPlan) -> Result<(), Refusal> {
 }
 
 /// One argument of a command line that is split at spaces and unquoted with double quotes.
-fn is_word(word: &str) -> bool {
+pub(in crate::vmm) fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
 }
 
@@ -202,12 +202,12 @@ fn escape(path: &Path) -> OsString {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::vmm) mod tests {
     use super::*;
     use crate::vmm::plan::{Console, KernelFile};
     use banger_proto::size::ByteSize;
 
-    fn plan() -> LaunchPlan {
+    pub(in crate::vmm) fn plan() -> LaunchPlan {
         LaunchPlan {
             id: "0123456789ab".parse().unwrap(),
             name: "demo".parse().unwrap(),

@@ -1,0 +1,156 @@
+//! The guest's end of the pipe where the machine has a vsock: a listener on a port that only root can take, and a knock at
+//! the host to say so. The host dials.
+//!
+//! The host's knocking port is open to every process of the guest, so nothing is said there. The listener takes callers
+//! from the host only: a guest's own processes reach it, too, where the kernel loops vsock back.
+#![expect(unsafe_code, reason = "the address family has no wrapper here")]
+
+use super::pollable::pollable;
+use banger_proto::agent::link::{KNOCK_PORT, LINK_PORT};
+use rustix::{
+    fd::{AsRawFd, FromRawFd, OwnedFd},
+    io::{Errno, read, write},
+};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
+    task::spawn_blocking,
+    time::sleep,
+};
+
+/// How long a host may take to dial before it is knocked again.
+const KNOCK_AGAIN: Duration = Duration::from_secs(1);
+/// The address of whoever runs this machine.
+const HOST: u32 = libc::VMADDR_CID_HOST;
+
+/// Waits for the host's calls.
+#[derive(Debug)]
+pub(super) struct Listener(AsyncFd<OwnedFd>);
+
+impl Listener {
+    pub(super) fn open() -> io::Result<Self> {
+        let socket = socket(libc::SOCK_NONBLOCK)?;
+        let address = address(libc::VMADDR_CID_ANY, LINK_PORT);
+        // SAFETY: bind(2) reads an address of the length it is told; listen(2) takes numbers.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length()) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::listen(socket.as_raw_fd(), 1) })?;
+        Ok(Self(pollable(socket)?))
+    }
+
+    /// Knocks until the host dials.
+    pub(super) async fn accept(&self) -> io::Result<Pipe> {
+        loop {
+            // It blocks until the host took it, or two seconds. A host without an ear is knocked again.
+            let _ = spawn_blocking(knock).await;
+            tokio::select! {
+                accepted = self.next() => return accepted,
+                () = sleep(KNOCK_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn next(&self) -> io::Result<Pipe> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            match accept(guard.get_inner()) {
+                Ok((HOST, pipe)) => return Ok(Pipe(pollable(pipe)?)),
+                // One of the guest's own.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Connects to the host and closes.
+fn knock() -> io::Result<()> {
+    let socket = socket(0)?;
+    let address = address(HOST, KNOCK_PORT);
+    // SAFETY: connect(2) reads an address of the length it is told.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length()) })
+}
+
+/// A connection, and whose it is.
+fn accept(listener: &OwnedFd) -> io::Result<(u32, OwnedFd)> {
+    let (mut peer, mut size) = (address(0, 0), length());
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: accept4(2) writes an address of at most the length it is told, which is that of `peer`.
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut peer).cast(), &raw mut size, flags) };
+    check(fd)?;
+    // SAFETY: the descriptor is new, and nobody else's.
+    Ok((peer.svm_cid, unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+fn socket(flags: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: socket(2) takes numbers.
+    let fd = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, 0) };
+    check(fd)?;
+    // SAFETY: the descriptor is new, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
+    // SAFETY: plain old data, for which all zeroes is a value.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::sa_family_t::try_from(libc::AF_VSOCK).unwrap_or_default();
+    (address.svm_cid, address.svm_port) = (cid, port);
+    address
+}
+
+fn length() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<libc::sockaddr_vm>()).unwrap_or_default()
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// One call of the host's.
+#[derive(Debug)]
+pub(super) struct Pipe(AsyncFd<OwnedFd>);
+
+impl AsyncRead for Pipe {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            match read(guard.get_inner(), buf.initialize_unfilled()) {
+                Ok(count) => {
+                    buf.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            match write(guard.get_inner(), bytes) {
+                Ok(count) => return Poll::Ready(Ok(count)),
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

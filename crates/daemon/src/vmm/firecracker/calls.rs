@@ -1,0 +1,156 @@
+//! A launch plan as Firecracker's calls: a pure function, and the place where every value has its reason.
+
+use super::{
+    api::{
+        Action, BootSource, CacheType, Call, Drive, EntropyDevice, InstanceActionInfo, IoEngine, MachineConfiguration,
+        NetworkInterface, Vsock,
+    },
+    sockets,
+};
+use crate::vmm::{
+    Refusal,
+    confine::View,
+    plan::{Disk, LaunchPlan},
+    qemu::argv::{MAX_COMMAND_LINE, is_word},
+};
+use banger_proto::api::vm::{Accelerator, Vmm};
+use std::path::Path;
+
+/// The guest's address; the host's is 2, and no other guest is on this device.
+const GUEST_CID: u32 = 3;
+/// What Firecracker itself adds to a command line: a word for each device.
+const ADDED_WORDS: usize = 512;
+/// Interrupt lines for devices; the guest's sockets, randomness and network take three.
+const MAX_DISKS: usize = 6;
+
+/// Why these calls could not start a machine.
+pub fn check(plan: &LaunchPlan) -> Result<(), Refusal> {
+    if plan.vmm != Vmm::Firecracker {
+        return Err(Refusal::OtherVmm(plan.vmm));
+    }
+    if plan.accelerator != Accelerator::Kvm {
+        return Err(Refusal::NeedsKvm);
+    }
+    if !plan.kernel.acpi && !plan.kernel.mmio_cmdline {
+        return Err(Refusal::NoDeviceDiscovery);
+    }
+    if plan.memory.bytes() == 0 || !plan.memory.bytes().is_multiple_of(1 << 20) {
+        return Err(Refusal::OddMemory(plan.memory.bytes()));
+    }
+    if plan.disks.len() > MAX_DISKS {
+        return Err(Refusal::TooManyDisks { count: plan.disks.len(), limit: MAX_DISKS });
+    }
+    if let Some(word) = plan.kernel_args.iter().find(|word| !is_word(word)) {
+        return Err(Refusal::KernelWord(word.clone()));
+    }
+    match (command_line(plan).len(), MAX_COMMAND_LINE - ADDED_WORDS) {
+        (length, limit) if length > limit => Err(Refusal::CommandLineTooLong { length, limit }),
+        _ => Ok(()),
+    }
+}
+
+/// Everything up to the guest's start, in order. `view` has the names Firecracker knows files by; `sockets` is its name
+/// of the directory for sockets.
+pub fn configuration(plan: &LaunchPlan, view: &View, sockets: &Path) -> Vec<Call> {
+    let mut calls = vec![
+        Call::Machine(MachineConfiguration { vcpu_count: plan.vcpu, mem_size_mib: plan.memory.as_mib(), smt: false }),
+        Call::Boot(BootSource {
+            kernel_image_path: view.path(&plan.kernel.path),
+            initrd_path: view.path(&plan.initramfs),
+            boot_args: command_line(plan),
+        }),
+    ];
+    calls.extend(plan.disks.iter().enumerate().map(|(index, disk)| Call::Drive(drive(index, disk, view))));
+    if let Some(network) = &plan.network {
+        calls.push(Call::Network(NetworkInterface {
+            iface_id: "eth0".into(),
+            host_dev_name: network.tap.clone(),
+            guest_mac: network.mac.clone(),
+        }));
+    }
+    calls.push(Call::Vsock(Vsock { guest_cid: GUEST_CID, uds_path: sockets.join(sockets::VSOCK) }));
+    calls.push(Call::Entropy(EntropyDevice {}));
+    calls.push(Call::Act(InstanceActionInfo { action_type: Action::InstanceStart }));
+    calls
+}
+
+fn drive(index: usize, disk: &Disk, view: &View) -> Drive {
+    Drive {
+        drive_id: format!("disk{index}"),
+        is_root_device: false,
+        is_read_only: disk.read_only,
+        path_on_host: view.path(&disk.path),
+        // What the guest was told is on the disk is on the disk.
+        cache_type: if disk.read_only { CacheType::Unsafe } else { CacheType::Writeback },
+        // The other one is io_uring, which monitors may not use here.
+        io_engine: IoEngine::Sync,
+    }
+}
+
+/// The kernel's command line. The plan's own words come last, so they win.
+pub fn command_line(plan: &LaunchPlan) -> String {
+    let words = [
+        // The log the host keeps. `quiet`, since every byte on the emulated port costs an exit: warnings still come.
+        "console=ttyS0",
+        "quiet",
+        // There is none; a kernel that looks for it takes longer.
+        "pci=off",
+        "cryptomgr.notests",
+        // The keyboard controller is there for its reset line, which ends Firecracker; looking for keys on it takes
+        // longer.
+        "reboot=k",
+        "i8042.noaux",
+        "i8042.nomux",
+        "i8042.dumbkbd",
+        // A panic resets at once, which ends Firecracker; the console has the reason.
+        "panic=-1",
+        // No login prompt is wanted on the console, and systemd would wait for a device node for it.
+        "systemd.getty_auto=0",
+    ];
+    let own = plan.kernel_args.iter().map(String::as_str);
+    words.into_iter().chain(own).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmm::plan::KernelFile;
+    use banger_proto::size::ByteSize;
+
+    fn plan() -> LaunchPlan {
+        let plan = crate::vmm::qemu::argv::tests::plan();
+        LaunchPlan {
+            vmm: Vmm::Firecracker,
+            accelerator: Accelerator::Kvm,
+            program: "/usr/bin/firecracker".into(),
+            ..plan
+        }
+    }
+
+    #[test]
+    fn a_machine() {
+        let calls = configuration(&plan(), &View::default(), "/run".as_ref());
+        let lines = calls.iter().map(|call| {
+            let (method, path) = call.target();
+            format!("{method} {path} {}", call.body())
+        });
+        insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn what_could_not_start_is_refused() {
+        let refused = |plan: LaunchPlan| check(&plan).unwrap_err();
+        assert_eq!(check(&plan()), Ok(()));
+        assert_eq!(refused(LaunchPlan { vmm: Vmm::Qemu, ..plan() }), Refusal::OtherVmm(Vmm::Qemu));
+        assert_eq!(refused(LaunchPlan { accelerator: Accelerator::Tcg, ..plan() }), Refusal::NeedsKvm);
+        let blind = KernelFile { acpi: false, ..plan().kernel };
+        assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), Refusal::NoDeviceDiscovery);
+        assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), Refusal::OddMemory(1 << 19));
+        let disks = vec![plan().disks[0].clone(); MAX_DISKS + 1];
+        assert!(matches!(refused(LaunchPlan { disks, ..plan() }), Refusal::TooManyDisks { .. }));
+        let kernel_args = vec!["a b".to_owned()];
+        assert_eq!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::KernelWord("a b".into()));
+        let kernel_args = vec!["x".repeat(MAX_COMMAND_LINE - ADDED_WORDS)];
+        assert!(matches!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::CommandLineTooLong { .. }));
+    }
+}

@@ -1,0 +1,116 @@
+//! The real Firecracker as far as any KVM goes, also one that only emulates: launched, fully configured, started, the
+//! kernel's first lines, paused, resumed, saved, loaded into a second process, ended, cleaned up.
+
+use crate::machine::{Kind, Place, soon, until};
+use banger_daemon::{
+    shim::control::{ExitCause, VMM_DIR},
+    vmm::{Driver, Machine, Resources, Start, firecracker::Firecracker, memory::Memory, plan::LaunchPlan},
+};
+use rustix::process::Signal;
+use std::{
+    fs::File,
+    io::{Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex},
+};
+use tokio::{io::AsyncReadExt, task::JoinHandle};
+
+async fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Machine> {
+    Firecracker
+        .launch(plan, Resources { memory, start, namespace: None })
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// The machine's console, read in the background.
+fn listen(machine: &mut dyn Machine) -> (Arc<Mutex<String>>, JoinHandle<()>) {
+    let mut console = machine.take_console().unwrap();
+    let said = Arc::new(Mutex::new(String::new()));
+    let heard = said.clone();
+    let task = tokio::spawn(async move {
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = console.read(&mut chunk).await {
+            heard.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..count]));
+        }
+    });
+    (said, task)
+}
+
+async fn end(mut machine: Box<dyn Machine>) {
+    machine.signal(Signal::KILL).unwrap();
+    let ended = soon("the end", machine.ended()).await.unwrap();
+    assert_eq!(ended.reported, None, "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_machine_starts_is_saved_and_goes_on_in_a_second_process() {
+    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    // Without `quiet` the kernel's first lines are on the console whether or not it comes further.
+    place.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
+    let memory = Memory::fresh(place.plan.memory.bytes()).unwrap();
+    let saved = File::from(memory.file.try_clone().unwrap());
+    let mut first = launch(&place.plan, memory, Start::Kernel).await;
+    assert_eq!(first.unconfined(), None);
+    let (console, _listening) = listen(&mut *first);
+    until("the kernel's first lines", || {
+        let said = console.lock().unwrap();
+        if said.contains("Linux version") { Ok(()) } else { Err(said.clone()) }
+    })
+    .await;
+
+    let mut state = tempfile::tempfile().unwrap();
+    let power = first.snapshot().expect("Firecracker has snapshots");
+    power.pause().await.unwrap();
+    power.resume().await.unwrap();
+    power.pause().await.unwrap();
+    power.save(state.try_clone().unwrap().into()).await.unwrap();
+    let size = state.stream_position().unwrap();
+    assert!((1 << 10..1 << 20).contains(&size), "{size} bytes of state: memory is not to be in it");
+    let kernel = "Linux version".as_bytes();
+    let mut found = vec![0; usize::try_from(place.plan.memory.bytes()).unwrap()];
+    saved.read_exact_at(&mut found, 0).unwrap();
+    assert!(found.windows(kernel.len()).any(|bytes| bytes == kernel), "memory was not saved");
+    end(first).await;
+    assert!(!place.plan.run_dir.join(VMM_DIR).exists(), "its sockets are left");
+
+    state.seek(SeekFrom::Start(0)).unwrap();
+    let mut second = launch(&place.plan, Memory::copy_of(saved.into()), Start::Restored).await;
+    let power = second.snapshot().unwrap();
+    power.restore(state.into()).await.unwrap();
+    power.resume().await.unwrap();
+    power.pause().await.unwrap();
+    end(second).await;
+}
+
+#[tokio::test]
+async fn a_shim_keeps_its_console_and_cleans_up() {
+    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    place.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
+    let shim = place.launch().await;
+    let vmm = shim.status().vmm.unwrap();
+    assert_eq!(shim.status().unconfined, None);
+    until("the kernel's first lines", || {
+        let said = place.console();
+        if said.contains("Linux version") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert!(vmm.alive());
+    shim.end().await.unwrap();
+    let ended = soon("the end", shim.ended()).await;
+    assert_eq!(ended.cause, ExitCause::Ended, "{ended:?}");
+    until("the sockets' end", || {
+        let left = std::fs::read_dir(&place.plan.run_dir).unwrap().count();
+        if left == 0 && !vmm.alive() { Ok(()) } else { Err(format!("{left} sockets")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_firecracker_does_not_take_is_an_error_in_its_words() {
+    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    let path = place.plan.state_dir.join("vmlinux");
+    std::fs::write(&path, "not a kernel").unwrap();
+    place.plan.kernel.path = path;
+    let refused = place.shims.launch(&place.plan).await.unwrap_err().to_string();
+    assert!(refused.contains("Firecracker refuses PUT /actions"), "{refused}");
+}
