@@ -6,6 +6,7 @@
 mod compare;
 mod floor;
 pub(crate) mod guest_port;
+mod images;
 mod kernels;
 mod life;
 mod measures;
@@ -60,9 +61,11 @@ enum Measure {
     Life,
     /// A hundred megabytes of output, a gigabyte and twenty thousand files, against ssh.
     Transfer,
+    /// Pulling images: against other tools, against decompression alone, and what it weighs. Minutes.
+    Images,
 }
 
-const ALL: [Measure; 12] = [
+const ALL: [Measure; 13] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -75,6 +78,7 @@ const ALL: [Measure; 12] = [
     Measure::Ports,
     Measure::Life,
     Measure::Transfer,
+    Measure::Images,
 ];
 
 /// Measures, prints the table and writes the samples.
@@ -95,6 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::Ports => network::ports(args.rounds, &mut report)?,
             Measure::Life => life::run(&env, args.rounds, &mut report)?,
             Measure::Transfer => transfer::run(&env, args.rounds, &mut report)?,
+            Measure::Images => images::run(&env, args.rounds, &mut report)?,
         }
     }
     report.write(&args.out)?;

@@ -9,6 +9,7 @@ mod builder;
 mod entry;
 mod error;
 mod fill;
+mod foreign;
 mod geometry;
 mod image;
 mod path;

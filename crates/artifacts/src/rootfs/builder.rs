@@ -4,7 +4,7 @@ use super::{
     entry::{Meta, Node, Xattr},
     error::{Error, Refusal},
     image::{self, Plan},
-    path::{components, utf8},
+    path::components,
     spool::{OWN, Segment, Spool},
     tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
@@ -162,7 +162,6 @@ impl RootfsBuilder {
         if target.contains(&0) {
             return Err(Error::entry(path, Refusal::Nul));
         }
-        utf8(target).map_err(|why| Error::entry(path, why))?;
         self.put(path, Kind::Symlink(target.into()), meta)
     }
 

@@ -24,8 +24,8 @@ pub enum Refusal {
     /// A path over 4,096 bytes.
     #[error("its path has {0} bytes, more than 4096")]
     PathTooLong(usize),
-    /// The filesystem writer takes UTF-8 names only.
-    #[error("its name, target or attribute name is not UTF-8")]
+    /// The name of an attribute, or one of more names of a byte or two than there are stand-ins for.
+    #[error("its name or the name of its attribute is not UTF-8")]
     NotUtf8,
     /// Something that is no directory stands where a parent directory is needed.
     #[error("{0} is in its path and is not a directory")]

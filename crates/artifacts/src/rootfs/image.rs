@@ -5,6 +5,7 @@ use super::{
     entry::{Meta, Node},
     error::Error,
     fill::Filler,
+    foreign::StandIns,
     geometry::{Demand, JOURNAL},
     spool::Segment,
     tree::{Index, Kind, ROOT, Tree},
@@ -19,6 +20,9 @@ use std::{
     path::Path,
 };
 
+/// The root's inode, and that of what is declared first; one more for each that follows.
+const ROOT_INODE: u32 = 2;
+const FIRST_INODE: u32 = 12;
 /// Progress is told about every this many bytes of content.
 const REPORT_EVERY: u64 = 8 << 20;
 
@@ -26,6 +30,7 @@ const REPORT_EVERY: u64 = 8 << 20;
 pub(super) struct Plan {
     builder: FsBuilder,
     contents: Vec<(InodeHandle, Content)>,
+    stand_ins: StandIns,
     entries: u64,
 }
 
@@ -43,10 +48,14 @@ impl Plan {
             builder: FsBuilder::new(options)?,
             handles: vec![None; tree.inodes.len()],
             contents: Vec::new(),
+            numbers: vec![0; tree.inodes.len()],
+            next: FIRST_INODE,
+            stand_ins: StandIns::default(),
             epoch: format.epoch,
         };
         declared.all(tree, &order)?;
-        Ok(Self { builder: declared.builder, contents: declared.contents, entries: order.inodes })
+        let Declared { builder, contents, stand_ins, .. } = declared;
+        Ok(Self { builder, contents, stand_ins, entries: order.inodes })
     }
 }
 
@@ -144,12 +153,17 @@ struct Declared {
     builder: FsBuilder,
     handles: Vec<Option<InodeHandle>>,
     contents: Vec<(InodeHandle, Content)>,
+    /// By the tree's index, the inode the writer gives it: the numbers follow the order of declaration.
+    numbers: Vec<u32>,
+    next: u32,
+    stand_ins: StandIns,
     epoch: u32,
 }
 
 impl Declared {
     fn all(&mut self, tree: &Tree, order: &Order) -> Result<(), Error> {
         self.handles[ROOT as usize] = Some(mkext4::ROOT);
+        self.numbers[ROOT as usize] = ROOT_INODE;
         let root = &tree.inodes[ROOT as usize];
         self.builder.set_meta(mkext4::ROOT, self.meta(&root.kind, &root.meta))?;
         self.attributes(mkext4::ROOT, &root.meta)?;
@@ -161,12 +175,17 @@ impl Declared {
             };
             for (name, child) in children {
                 let index = child.index;
-                let name = text(name)?;
+                let taken = |name: &[u8]| children.contains_key(name);
+                let text = self.stand_ins.name(self.numbers[dir as usize], name, taken);
+                let text = text.map_err(|why| Error::entry(name, why))?;
+                let name = &*text;
                 if let Some(known) = self.handles[index as usize] {
                     self.builder.hardlink(parent, name, known)?;
                     continue;
                 }
                 let inode = &tree.inodes[index as usize];
+                self.numbers[index as usize] = self.next;
+                self.next += 1;
                 let handle = self.inode(parent, name, &inode.kind, self.meta(&inode.kind, &inode.meta))?;
                 self.handles[index as usize] = Some(handle);
                 self.attributes(handle, &inode.meta)?;
@@ -184,7 +203,9 @@ impl Declared {
     ) -> Result<InodeHandle, Error> {
         Ok(match kind {
             Kind::Dir { .. } => self.builder.mkdir(parent, name, meta)?,
-            Kind::Symlink(target) => self.builder.symlink(parent, name, text(target)?, meta)?,
+            Kind::Symlink(target) => {
+                self.builder.symlink(parent, name, &self.stand_ins.target(self.next - 1, target), meta)?
+            }
             Kind::Node(node) => self.builder.mknod(parent, name, meta, special(*node))?,
             Kind::File(segment) => {
                 let handle = self.builder.file(parent, name, meta, segment.len)?;
@@ -261,6 +282,7 @@ pub(super) fn write(plan: Plan, sources: &[File], out: &Path, job: &Job<'_>) -> 
     image.set_len(layout.image_len()).map_err(Error::io("create the image"))?;
     // Making the writer emits all metadata. The contents then bypass it: the kernel copies them from file to file.
     drop(layout.writer(Sink(&image))?);
+    plan.stand_ins.exchange(&image).map_err(Error::io("write the image"))?;
 
     let bytes_of = |content: &Content| content.segments().iter().map(|segment| segment.len).sum::<u64>();
     let content_bytes = plan.contents.iter().map(|(_, content)| bytes_of(content)).sum();

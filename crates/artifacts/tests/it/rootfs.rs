@@ -171,8 +171,6 @@ fn a_bad_entry_is_named_and_limits_hold() {
     let empty = || &b""[..];
     assert_eq!(refused(&|b| b.file(b"../x", meta(0), 0, &mut empty())), Refusal::ParentDir);
     assert_eq!(refused(&|b| b.dir(b"/x", meta(0))), Refusal::Absolute);
-    assert_eq!(refused(&|b| b.file(b"caf\xe9", meta(0), 0, &mut empty())), Refusal::NotUtf8);
-    assert_eq!(refused(&|b| b.symlink(b"x", b"\xff", meta(0))), Refusal::NotUtf8);
     assert_eq!(refused(&|b| b.symlink(b"x", b"", meta(0))), Refusal::LinkTarget(0));
     assert_eq!(refused(&|b| b.symlink(b"x", &[b'x'; 4096], meta(0))), Refusal::LinkTarget(4096));
     assert_eq!(refused(&|b| b.symlink(b"x", b"a\0b", meta(0))), Refusal::Nul);
@@ -260,4 +258,48 @@ fn a_full_filesystem_is_told_and_nothing_stays() {
     assert!(error.is_out_of_space(), "{error:?}");
     std::fs::remove_file(out).unwrap();
     assert_eq!(std::fs::read_dir(full.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn names_and_targets_of_any_bytes() {
+    if !require("e2fsck") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut b = builder(dir.path());
+    let bytes = |name: &[u8]| ext4_view::PathBuf::try_from(name).unwrap();
+    b.file(b"latin/caf\xe9", meta(0o644), 1, &mut &b"1"[..]).unwrap();
+    b.file(b"latin/plain", meta(0o644), 1, &mut &b"2"[..]).unwrap();
+    b.file(b"\xff\xfe/below", meta(0o644), 1, &mut &b"3"[..]).unwrap();
+    b.hard_link(b"latin/\x80twin", b"latin/caf\xe9").unwrap();
+    b.symlink(b"short", b"caf\xe9", meta(0o777)).unwrap();
+    b.symlink(b"long", &b"\xe9/".repeat(100), meta(0o777)).unwrap();
+    // Hashed directories: one with an index of its own, one with inner nodes of the index too.
+    for (name, count) in [("some", 300_u32), ("many", 100_000)] {
+        for n in 0..count {
+            let path = [name.as_bytes(), b"/", format!("a-name-of-some-length-{n}").as_bytes(), b"\xff"].concat();
+            let path = if n % 2 == 0 { path } else { [path.as_slice(), "\u{e9}".as_bytes()].concat() };
+            b.file(&path, meta(0o644), 0, &mut &b""[..]).unwrap();
+        }
+    }
+    let path = finish(b, dir.path(), "image");
+    let reader = ext4_view::Ext4::load_from_path(&path).unwrap();
+    for (name, content) in [
+        (&b"/latin/caf\xe9"[..], b"1"),
+        (b"/latin/plain", b"2"),
+        (b"/\xff\xfe/below", b"3"),
+        (b"/latin/\x80twin", b"1"),
+    ] {
+        assert_eq!(reader.read(&bytes(name)).unwrap(), content, "{}", name.escape_ascii());
+    }
+    assert_eq!(reader.read_link("/short").unwrap().as_ref(), b"caf\xe9");
+    assert_eq!(reader.read_link("/long").unwrap().as_ref(), b"\xe9/".repeat(100));
+    for (name, count) in [("/some", 300), ("/many", 100_000)] {
+        let names: std::collections::HashSet<Vec<u8>> =
+            reader.read_dir(name).unwrap().map(|entry| entry.unwrap().file_name().as_ref().to_vec()).collect();
+        assert_eq!(names.len(), count + 2, "{name}");
+        assert!(names.contains(&b"a-name-of-some-length-298\xff"[..]));
+    }
+    let stat = Image::open(&path).debugfs("stat \"/some\"");
+    assert!(stat.contains("Type: directory"), "{stat}");
 }

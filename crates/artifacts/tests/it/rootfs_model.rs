@@ -54,7 +54,9 @@ fn apply(model: &mut Model, step: &Step) -> bool {
     if !stays {
         model.retain(|path, _| !path.starts_with(&step.path));
     }
-    model.insert(step.path.clone(), (step.thing.clone(), step.mode, step.uid));
+    // All symbolic links have one mode.
+    let mode = if matches!(step.thing, Thing::Link(_)) { 0o777 } else { step.mode };
+    model.insert(step.path.clone(), (step.thing.clone(), mode, step.uid));
     true
 }
 

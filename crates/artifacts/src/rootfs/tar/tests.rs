@@ -141,6 +141,21 @@ fn a_cut_archive_is_an_error_wherever_it_is_cut() {
 }
 
 #[test]
+fn an_open_ended_archive_may_end_after_any_whole_entry() {
+    let whole = archive(&[(header(EntryType::Regular, "a", 600), &[1; 600])]);
+    for (length, good) in
+        [(0, true), (512, false), (1111, false), (1112, true), (1300, true), (1536, true), (2048, true)]
+    {
+        let mut reader = Reader::new(&whole[..length], Limits::default()).open_ended();
+        let outcome = (|| {
+            while reader.next_entry()?.is_some() {}
+            Ok::<(), Error>(())
+        })();
+        assert_eq!(outcome.is_ok(), good, "cut at {length}: {outcome:?}");
+    }
+}
+
+#[test]
 fn damage_is_named() {
     let mut flipped = archive(&[(header(EntryType::Regular, "a", 0), b"")]);
     flipped[0] ^= 1;
