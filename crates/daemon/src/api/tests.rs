@@ -100,7 +100,7 @@ async fn a_body_has_a_limit() {
 #[tokio::test]
 async fn an_operation_streams_from_started_to_its_end() {
     let server = Server::new().await;
-    let (status, body) = server.ask("POST /v1/vms", b"{\"image\":\"nope\"}").await;
+    let (status, body) = server.ask("POST /v1/vms", b"{\"image\":\"Nope\"}").await;
     let events: Vec<Event<()>> =
         body.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(status, 200);

@@ -39,7 +39,7 @@ impl ImageService {
         }
         text.parse().map(Wanted::Source).map_err(|error: banger_artifacts::oci::InvalidSource| {
             let shown: String = text.chars().take(120).collect();
-            Failure::new(Code::Invalid, format!("{shown:?} is no image here, in a catalog or in a registry"))
+            Failure::new(Code::NotFound, format!("{shown:?} is no image here, in a catalog or in a registry"))
                 .cause(error.to_string())
                 .hint("an image in a registry is named like alpine:3.20 or registry.local:5000/team/app")
         })

@@ -333,7 +333,7 @@ async fn bad_requests_leave_no_row() {
         (Code::Invalid, CreateVm { vcpu: Some(0), ..request.clone() }),
         (Code::Invalid, CreateVm { workdir: Some("relative".into()), ..request.clone() }),
         (Code::Unavailable, CreateVm { memory: Some(ByteSize::gib(999_999)), ..request.clone() }),
-        (Code::NotFound, CreateVm { image: Some("nope".parse().unwrap()), ..request.clone() }),
+        (Code::NotFound, CreateVm { image: Some("Nope".parse().unwrap()), ..request.clone() }),
         (Code::NotFound, CreateVm { kernel: Some("nope-1.0".parse().unwrap()), ..request.clone() }),
         (Code::AlreadyExists, CreateVm { name: Some("taken".parse().unwrap()), ..request.clone() }),
     ] {
