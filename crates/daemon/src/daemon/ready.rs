@@ -22,7 +22,8 @@ impl Ready {
         Self(None)
     }
 
-    /// Takes over the inherited descriptor `fd`. Call it once, first thing: the number must not have been reused.
+    /// Takes over the inherited descriptor `fd` and closes every other but the standard streams: a caller's lock or pipe
+    /// would be held for as long as the daemon lives. Call it once, first thing: no number may have been reused.
     pub fn inherited(fd: RawFd) -> Result<Self, StartError> {
         if fd <= 2 {
             return Err(StartError::BadReadyFd);
@@ -30,6 +31,8 @@ impl Ready {
         // SAFETY: the borrow lasts for one fcntl, which fails with EBADF when the number is not open.
         let open = unsafe { fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::CLOEXEC) };
         open.map_err(|_| StartError::BadReadyFd)?;
+        close_between(3, fd - 1)?;
+        close_between(fd + 1, RawFd::MAX)?;
         // SAFETY: it is open (just proven), was inherited over exec, and nothing in this process knows its number.
         Ok(Self(Some(unsafe { OwnedFd::from_raw_fd(fd) }.into())))
     }
@@ -52,4 +55,13 @@ impl Ready {
         line.push(b'\n');
         file.write_all(&line).is_ok()
     }
+}
+
+fn close_between(first: RawFd, last: RawFd) -> Result<(), StartError> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: called at the start of `main`, when nothing here has opened a descriptor over 2.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if closed == 0 { Ok(()) } else { Err(StartError::BadReadyFd) }
 }

@@ -27,10 +27,12 @@ impl Home {
         Self { temp, layout }
     }
 
-    /// Starts a daemon whose descriptor 3 is the returned pipe.
+    /// Starts a daemon whose descriptor 5 is the returned pipe, from a shell that has other descriptors of its own.
     fn daemon(&self) -> Running {
+        let script = "exec 4>>\"$1\" 7>>\"$1\"; flock 7; exec \"$0\" --ready-fd 5 5>&1 >/dev/null";
         let mut child = Command::new("sh")
-            .args(["-c", "exec \"$0\" --ready-fd 3 3>&1 >/dev/null", env!("CARGO_BIN_EXE_bangerd")])
+            .args(["-c", script, env!("CARGO_BIN_EXE_bangerd")])
+            .arg(self.callers_lock())
             .env_clear()
             .env("BANGER_HOME", self.temp.path())
             .env("PATH", "/usr/bin:/bin")
@@ -40,6 +42,10 @@ impl Home {
             .unwrap();
         let ready = BufReader::new(child.stdout.take().unwrap());
         Running { child, ready }
+    }
+
+    fn callers_lock(&self) -> std::path::PathBuf {
+        self.temp.path().join("callers-lock")
     }
 }
 
@@ -84,6 +90,9 @@ fn it_says_when_it_serves_and_leaves_when_it_is_told() {
     let mut rest = String::new();
     daemon.ready.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "", "the descriptor is closed, so nobody inherits it");
+    let lock = fs::File::open(home.callers_lock()).unwrap();
+    lock.try_lock().expect("whoever started it holds nothing open through it");
+    drop(lock);
 
     let record: DaemonRecord = serde_json::from_slice(&fs::read(home.layout.daemon_lock()).unwrap()).unwrap();
     assert_eq!(record.pid, daemon.child.id());
