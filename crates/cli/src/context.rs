@@ -2,7 +2,7 @@
 
 use crate::{
     daemon::{Daemon, connect},
-    exit::Result,
+    exit::{Error, Result},
     output::printer::Printer,
 };
 use banger_proto::{
@@ -34,12 +34,23 @@ impl Context {
     /// A connection to the daemon, which is started when there is none. Each caller gets its own, so that one
     /// operation ends without ending another.
     pub(crate) async fn daemon(&self) -> Result<Daemon> {
+        // A daemon that was killed or replaced this very moment still takes connections and answers none: the first
+        // question changes nothing, so it may be asked again, of the next daemon.
+        match self.greet().await {
+            Err(Error::Failed(failure)) if failure.code == Code::Unavailable => self.greet().await,
+            greeted => greeted,
+        }
+    }
+
+    async fn greet(&self) -> Result<Daemon> {
         let stream = connect::connect(&self.layout).await?;
         let mut daemon = Daemon::open(stream, self.layout.daemon_log()).await?;
-        if !self.checked.replace(true)
-            && let Some(warning) = daemon.check_version().await?
-        {
-            self.printer.talk(&format!("warning: {warning}"));
+        if !self.checked.get() {
+            let warning = daemon.check_version().await?;
+            self.checked.set(true);
+            if let Some(warning) = warning {
+                self.printer.talk(&format!("warning: {warning}"));
+            }
         }
         Ok(daemon)
     }

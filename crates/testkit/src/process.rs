@@ -3,7 +3,10 @@
 //! A pid alone proves nothing. What is ended here was found by a mark no other process can carry (the random path of a
 //! test's directory), is held by a pidfd, and was looked at again after the pidfd was open.
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -46,19 +49,34 @@ impl Identity {
         self.pidfd().is_some_and(|pidfd| pidfd_send_signal(&pidfd, signal).is_ok())
     }
 
-    /// Waits until this very process has ended, or panics.
+    /// Waits until this very process has ended, or panics. Its first thread may be a zombie while others still end and
+    /// its sockets still take connections; a pidfd is readable only after the last one.
     #[track_caller]
     pub fn wait_gone(&self, deadline: Duration) {
+        let pidfd = self.raw_pidfd();
         crate::wait_until(deadline, &format!("the end of process {} ({})", self.pid, self.command), || {
-            if self.is_alive() { Err("it is alive".to_owned()) } else { Ok(()) }
+            let Some(pidfd) = &pidfd else { return Ok(()) };
+            if self.is_alive() {
+                return Err("it is alive".to_owned());
+            }
+            let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+            match poll(&mut fds, Some(&Timespec::default())) {
+                Ok(0) => Err("threads of it are left".to_owned()),
+                _ => Ok(()),
+            }
         });
     }
 
     /// A descriptor of this very process, `None` when it has ended.
     fn pidfd(&self) -> Option<OwnedFd> {
-        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let pidfd = self.raw_pidfd()?;
         self.is_alive().then_some(pidfd)
+    }
+
+    /// A descriptor of whatever has this pid now.
+    fn raw_pidfd(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok()
     }
 }
 
