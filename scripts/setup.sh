@@ -35,6 +35,7 @@ test_packages=(
   rsync                                       # one of the clients that reach a VM over ssh; the benchmark
   util-linux                                  # setsid, mount, unshare
   iproute2 socat dnsmasq-base                 # networks in namespaces, and what the network is measured against
+  systemd                                     # systemd-analyze judges the units of the whole-machine mode
   shellcheck                                  # the scripts
   docker-registry skopeo umoci                # a real registry, and what images are compared with
   gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them
