@@ -17,6 +17,9 @@ fn repository(env: &TestEnv) -> std::path::PathBuf {
     let repo = env.home().join("home/project");
     fs::create_dir(&repo).expect("a directory");
     git(env, &repo, &["init", "-q", "-b", "main"]);
+    // Who commits here is who commits in the guest.
+    git(env, &repo, &["config", "user.name", "Somebody"]);
+    git(env, &repo, &["config", "user.email", "somebody@example.com"]);
     for (name, content) in
         [("same", "s\n"), ("changed", "c\n"), ("gone", "g\n"), ("run.sh", "#!/bin/sh\necho ran $PWD\n")]
     {
@@ -56,6 +59,7 @@ fn a_repository_goes_in_and_a_patch_comes_out() {
         "fix",
         "git commit -q -am wip && printf 'more\\n' >> same && printf '\\0\\1\\2' > binary && chmod +x same",
     );
+    assert_eq!(sh(&env, "fix", "git log -1 --format=%ae"), "somebody@example.com\n");
     let before = sh(&env, "fix", "git rev-parse HEAD; git status --porcelain=v2; sha256sum .git/index");
     env.banger(["vm", "workspace", "export", "fix", "--apply"]).run().expect(0);
     assert_eq!(sh(&env, "fix", "git rev-parse HEAD; git status --porcelain=v2; sha256sum .git/index"), before);
