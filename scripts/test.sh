@@ -37,11 +37,11 @@ step_deny() {
   local tool
   tool=$(scripts/cargo-deny.sh) && "$tool" --log-level warn check --hide-inclusion-graph licenses bans sources
 }
-step_unit() { cargo test --workspace --exclude banger-testkit --lib --bins --tests --quiet; }
+step_unit() { cargo test --workspace --exclude banger-testkit --lib --bins --tests --no-fail-fast --quiet; }
 step_doc() { cargo test --workspace --doc --quiet; }
 # Minutes when the cache is empty; done before tests that wait for machines share the processors with it.
 step_kernel() { ! scripts/cached-kernel.sh --check || scripts/cached-kernel.sh; }
-step_product() { built && cargo test -p banger-testkit --quiet --lib --bins --test product; }
+step_product() { built && cargo test -p banger-testkit --no-fail-fast --quiet --lib --bins --test product; }
 step_boot() { built && cargo test -p banger-testkit --quiet --test boot; }
 
 built() {

@@ -67,7 +67,7 @@ fn check(host: &Host, kernel: &Kernel) {
             "kernel/fs/overlay.ko"
         ]
     );
-    assert_eq!(manifest.missing_drivers, ["virtio_pci", "virtio_net"]);
+    assert_eq!(manifest.missing_drivers, ["virtio_pci", "virtio_net", "vmw_vsock_virtio_transport"]);
     assert_eq!((manifest.kernel_version.as_str(), manifest.arch.as_str()), (RELEASE, "x86_64"));
     assert!(fs::read(kernel.vmlinux()).unwrap() == vmlinux(true));
     host.store.verify(kernel, &host.job()).unwrap();

@@ -343,6 +343,11 @@ fn compare(layers: &[Vec<Step>]) {
                     // behind a whiteout, or reached through a link.
                     if seen.kind == "directory" && !described.contains(path) {
                         seen.mtime = 0;
+                        // mkdir(2) in a set-group-ID directory passes the bit and the group on; no entry says so.
+                        if seen.mode & 0o2000 != 0 {
+                            seen.mode &= !0o2000;
+                            seen.owner.1 = 0;
+                        }
                     }
                 }
             }
