@@ -16,6 +16,7 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b(pid|process) \d+\b", "$1 [PID]"),
         (r"\b\d+(\.\d+)? ?(ms|s|seconds?)\b", "[DURATION]"),
         (r"\b\d+ vcpu · \d+ MiB", "[VCPU] vcpu · [MEMORY] MiB"),
+        (r" disk · (\w+)/(kvm|tcg)\b", " disk · $1/[ACCELERATOR]"),
     ]
     .map(|(pattern, word)| (Regex::new(pattern).expect("a pattern of this file"), word))
     .into()
@@ -29,10 +30,16 @@ static PROGRESS: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a pattern of this file")
 });
 
+/// Why guests are slow here: what the host's KVM does, and nothing at all where it works.
+static SLOWNESS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?m)^guests run in software emulation here: [^\n]*\n").expect("a pattern of this file")
+});
+
 /// `text` without what changes from run to run; `home` becomes `[HOME]`.
 pub(crate) fn filtered(text: &str, home: &Path) -> String {
     let text = text.replace(&*home.to_string_lossy(), "[HOME]");
     let text = PROGRESS.replace_all(&text, "").into_owned();
+    let text = SLOWNESS.replace_all(&text, "").into_owned();
     RULES.iter().fold(text, |text, (pattern, word)| {
         pattern
             .replace_all(&text, |found: &Captures<'_>| {
@@ -52,6 +59,15 @@ mod tests {
     fn lines_of_progress_go_and_what_follows_stays() {
         let text = "spec\npacking the initramfs\nwaiting for the guest's agent: 3.2 s\nerr\n";
         assert_eq!(filtered(text, Path::new("/t/x")), "spec\nerr\n");
+    }
+
+    #[test]
+    fn what_the_hosts_kvm_does_goes() {
+        let spec = |accelerator: &str| format!("2 vcpu · 512 MiB · 8 GiB disk · qemu/{accelerator}\n");
+        let slow = format!("{}guests run in software emulation here: there is no /dev/kvm\nerr\n", spec("tcg"));
+        let fast = format!("{}err\n", spec("kvm"));
+        let same = "[VCPU] vcpu · [MEMORY] MiB · 8 GiB disk · qemu/[ACCELERATOR]\nerr\n";
+        assert_eq!([slow, fast].map(|text| filtered(&text, Path::new("/t/x"))), [same, same]);
     }
 
     #[test]

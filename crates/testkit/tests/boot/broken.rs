@@ -86,7 +86,11 @@ fn a_corrupt_kernel_fails_with_a_reason() {
     damage(&kernel, 0, &[0; 64]);
     let out =
         env.banger(RUN.into_iter().chain(["--name", "bad-kernel", "--", "true"])).patience(2 * BOOT).run().expect(125);
-    assert!(out.err().contains("error: ") && out.err().contains("kernel"), "{out}");
+    assert!(out.err().contains("error: kernel debian-6.1 is damaged\n"), "{out}");
+    assert!(out.err().contains("its vmlinux is not a kernel image\n"), "{out}");
+    assert!(out.err().contains("`banger kernel pull --force debian-6.1`"), "no way out: {out}");
+    assert_eq!(env.banger(["vm", "list", "-a", "--json"]).run().expect(0).json(), serde_json::json!([]));
+    env.assert_nothing_left();
 }
 
 /// A VM that never became ready is kept although `--rm` was asked for, and the error says how to look at it and how to

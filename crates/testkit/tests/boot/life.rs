@@ -1,7 +1,7 @@
 //! A VM that stays: made, used, stopped, started, deleted.
 
 use crate::{BOOT, delete, sh, start};
-use banger_testkit::{TestEnv, shared};
+use banger_testkit::{TestEnv, shared, wait_until};
 
 #[test]
 fn a_named_vm_through_its_life() {
@@ -19,6 +19,16 @@ fn a_named_vm_through_its_life() {
     assert_eq!(list[0]["name"], "demo", "{list:#}");
     let logs = env.banger(["vm", "logs", "demo"]).run().expect(0).out();
     assert!(logs.contains("] "), "no line of the guest's kernel: {logs}");
+
+    // The agent is the first process here, and whoever loses its parent is its child.
+    let orphan = sh(&env, "demo", "sh -c 'sleep 1 >/dev/null 2>&1 & echo $!'");
+    let orphan = orphan.trim();
+    assert!(orphan.parse::<u32>().is_ok(), "no pid: {orphan:?}");
+    wait_until(BOOT, "the reaping of an orphan", || {
+        let line = format!("cat /proc/{orphan}/stat; grep -ls '^State:.*zombie' /proc/[0-9]*/status; true");
+        let left = sh(&env, "demo", &line);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 
     env.banger(["vm", "stop", "demo"]).run().expect(0);
     assert_eq!(env.vm_state("demo"), "stopped");

@@ -1,7 +1,7 @@
 //! `vm run` without a command: a shell on a terminal, and a VM that stays.
 
 use crate::{BOOT, delete};
-use banger_testkit::{TestEnv, shared};
+use banger_testkit::{TestEnv, shared, wait_until};
 
 #[test]
 fn a_shell_on_a_terminal_that_is_resized() {
@@ -37,5 +37,24 @@ fn ctrl_c_goes_to_the_command_in_the_guest() {
     session.signal(rustix::process::Signal::INT);
     let out = session.finish(BOOT).expect(3);
     assert_eq!(out.out(), "waiting\ncaught\n");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn ctrl_c_while_it_boots_leaves_nothing() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    let run = env.banger(["vm", "run", "--name", "early", "--memory", "256M", "--", "true"]).spawn();
+    let vms = || env.banger(["vm", "list", "-a", "--json"]).run().expect(0).json();
+    wait_until(BOOT, "a VMM that boots", || {
+        let vms = vms();
+        if vms[0]["state"] == "starting" && vms[0]["vmm_pid"].is_u64() { Ok(()) } else { Err(format!("{vms:#}")) }
+    });
+    run.signal(rustix::process::Signal::INT);
+    run.finish(BOOT).expect(130);
+    wait_until(BOOT, "the VM's deletion", || {
+        let vms = vms();
+        if vms == serde_json::json!([]) { Ok(()) } else { Err(format!("{vms:#}")) }
+    });
     env.assert_nothing_left();
 }

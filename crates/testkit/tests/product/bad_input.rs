@@ -70,6 +70,16 @@ fn unknown_things_are_named() {
 }
 
 #[test]
+fn an_image_that_no_registry_has_leaves_no_vm() {
+    let Some(env) = TestEnv::fake() else { return };
+    let out = env.banger(["vm", "run", "--image", "127.0.0.1:1/none:1", "--", "true"]).run().expect(125);
+    assert!(out.err().contains("error: cannot pull image 127.0.0.1:1/none:1\n"), "{out}");
+    assert!(out.err().contains("cannot connect to 127.0.0.1:1\n"), "{out}");
+    assert_eq!(vms(&env), []);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn failures_in_json_have_one_shape() {
     let env = TestEnv::empty();
     let out = env.banger(["vm", "show", "nope", "--json"]).run().expect(1);
@@ -88,10 +98,7 @@ fn more_memory_than_there_is_is_refused_at_start() {
     let out = env.banger(["vm", "run", "--memory", "999999G", "--", "true"]).run().expect(125);
     assert!(out.err().contains("of memory does not fit: this host has"), "{out}");
     assert!(out.err().contains("--overcommit"), "{out}");
-    assert_eq!(vms(&env).iter().filter(|(_, state)| state == "running").count(), 0);
-    for (name, _) in vms(&env) {
-        env.banger(["vm", "delete", "-f", &name]).run().expect(0);
-    }
+    assert_eq!(vms(&env), []);
     env.assert_nothing_left();
 }
 
@@ -114,9 +121,6 @@ fn a_missing_vmm_is_named_with_its_package() {
         out.err().contains("apt-get install qemu-system-x86") || out.err().contains("apt install qemu-system-x86"),
         "{out}"
     );
-    assert_eq!(vms(&env).iter().filter(|(_, state)| state == "running").count(), 0);
-    for (name, _) in vms(&env) {
-        env.banger(["vm", "delete", "-f", &name]).run().expect(0);
-    }
+    assert_eq!(vms(&env), []);
     env.assert_nothing_left();
 }
