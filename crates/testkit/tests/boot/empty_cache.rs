@@ -30,5 +30,24 @@ fn two_first_runs_at_once_pull_once() {
     let kernels = env.banger(["kernel", "list", "--json"]).run().expect(0).json();
     let images = env.banger(["image", "list", "--json"]).run().expect(0).json();
     assert_eq!((kernels.as_array().map(Vec::len), images.as_array().map(Vec::len)), (Some(1), Some(1)));
+    let log = std::fs::read_to_string(env.layout().daemon_log()).expect("the daemon's log");
+    let phases = phases_of_pulls(&log);
+    let downloads = phases.iter().filter(|phase| phase.starts_with("downloading linux-image-")).count();
+    assert_eq!(downloads, 1, "{phases:#?}");
+    // Had each of the two built its own, their phases would alternate.
+    let mut once = phases.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(phases.len(), once.len(), "a phase came twice: {phases:#?}");
     env.assert_nothing_left();
+}
+
+/// The phases of pulls in the order in which they came. A shared pull tells both of its watchers at once, which counts
+/// as one.
+fn phases_of_pulls(log: &str) -> Vec<&str> {
+    let steps = log.lines().filter_map(|line| line.split_once(" INFO ")?.1.split_once(" operation="));
+    let pulls = steps.map(|(step, _)| step).take_while(|step| !step.contains(" vcpu · "));
+    let mut phases: Vec<_> = pulls.filter(|step| !step.starts_with("pull")).collect();
+    phases.dedup();
+    phases
 }
