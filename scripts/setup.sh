@@ -40,6 +40,7 @@ test_packages=(
   docker-registry skopeo umoci                # a real registry, and what images are compared with
   gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them
   flex bison bc perl libelf-dev libssl-dev    # building a kernel
+  openssl                                     # authorities for registries that tests bring up
   gzip bzip2 lz4                              # with zstd and xz-utils above: what kernel images are packed with
 )
 

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 /// What to measure and how often.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Pairs of measurements for each comparison.
+    /// Pairs of measurements for each comparison; ten or more make a figure worth quoting.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
     rounds: u32,
     /// Gets every sample.

@@ -43,3 +43,29 @@ fn write(path: &PathBuf, bytes: &[u8]) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     std::fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_with_its_options() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = banger_cli::command();
+        command.build();
+        man_pages(&command, dir.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(page("banger-vm-run.1").contains("\\-\\-rm"), "{}", page("banger-vm-run.1"));
+        assert!(page("banger.1").contains("banger\\-vm(1)"), "{}", page("banger.1"));
+        let visible = |command: &clap::Command| {
+            command.get_subcommands().filter(|child| !child.is_hide_set() && child.get_name() != "help").count()
+        };
+        for group in ["vm", "image", "kernel"] {
+            let pages = std::fs::read_dir(dir.path()).unwrap().flatten();
+            let prefix = format!("banger-{group}-");
+            let found = pages.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)).count();
+            let children = visible(command.find_subcommand(group).unwrap());
+            assert!(found >= children && children > 0, "{group}: {found} pages for {children} commands");
+        }
+    }
+}

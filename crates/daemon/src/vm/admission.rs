@@ -24,18 +24,26 @@ pub(super) async fn admit(parts: &Parts, wanted: ByteSize, overcommit: bool) -> 
 
 /// Refuses `wanted` when this host could never have it.
 pub(super) fn fits_at_all(wanted: ByteSize, overcommit: bool) -> Result<(), Failure> {
-    judge(wanted, overcommit, config::memory_line("MemTotal:"))
+    let Some(total) = short_of(wanted, overcommit, config::memory_line("MemTotal:")) else { return Ok(()) };
+    Err(does_not_fit(wanted, &format!("{total} in all"))
+        .hint("ask for less with --memory")
+        .hint("--overcommit takes it anyway"))
 }
 
 fn judge(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>) -> Result<(), Failure> {
-    // A host that does not say is not a reason to refuse.
-    let Some(free) = free.filter(|free| !overcommit && wanted > *free) else { return Ok(()) };
-    Err(Failure::new(
-        Code::Unavailable,
-        format!("a VM with {wanted} of memory does not fit: this host has {free} free"),
-    )
-    .hint("ask for less with --memory, or stop a VM (`banger ps`)")
-    .hint("--overcommit starts it anyway"))
+    let Some(free) = short_of(wanted, overcommit, free) else { return Ok(()) };
+    Err(does_not_fit(wanted, &format!("{free} free"))
+        .hint("ask for less with --memory, or stop a VM (`banger ps`)")
+        .hint("--overcommit starts it anyway"))
+}
+
+/// What there is, when that is too little. A host that does not say is not a reason to refuse.
+fn short_of(wanted: ByteSize, overcommit: bool, there_is: Option<ByteSize>) -> Option<ByteSize> {
+    there_is.filter(|there_is| !overcommit && wanted > *there_is)
+}
+
+fn does_not_fit(wanted: ByteSize, has: &str) -> Failure {
+    Failure::new(Code::Unavailable, format!("a VM with {wanted} of memory does not fit: this host has {has}"))
 }
 
 /// One sentence: the VMs that have most of it, and the rest.
