@@ -32,6 +32,8 @@ fn a_package_boots_loads_what_it_needs_and_more_on_request() {
         .unwrap()
         .iter()
         .map(|path| Path::new(path.as_str().unwrap()).file_stem().unwrap().to_str().unwrap().replace('-', "_"))
+        // The way to the agent under another monitor; a machine without that device loads none of it.
+        .filter(|module| !module.starts_with("vsock") && !module.starts_with("vmw_vsock"))
         .collect();
     assert_eq!(loaded(&env), needed, "exactly what reaches disks and agent");
     let mounted = "grep -c 'lib/modules/[^ ]* ext4 ro' /proc/mounts; ls /lib/modules";
