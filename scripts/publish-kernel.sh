@@ -165,6 +165,11 @@ url=$base/$file
 
 # --- upload, and look at it as the public does ---------------------------------------------------------------------
 
+# From here on another publisher of this catalog waits: what it names must be what lies there. The directory is locked, not
+# a file of its own that would be left lying about.
+exec {lock}<"$(dirname "$catalog")"
+flock "$lock"
+
 # Asks for fresh bytes: a cache in between must not answer with the previous bundle of this name.
 public() {
   curl --fail --silent --show-error --location --proto "$protocols" --proto-redir "$protocols" \
@@ -197,9 +202,6 @@ fi
 
 # --- the catalog as it shall be ------------------------------------------------------------------------------------
 
-# The directory is locked, not a file of its own that would be left lying about; another publisher waits.
-exec {lock}<"$(dirname "$catalog")"
-flock "$lock"
 new=$(mktemp "$(dirname "$catalog")/.kernels-XXXXXX.json")
 trap 'rm -rf -- "$work"; rm -f -- "$new"' EXIT
 jq --indent 2 --arg name "$name" --arg arch "$arch" --arg distro "$distro" --arg version "$kernel_version" \

@@ -187,7 +187,8 @@ impl Parts {
         if let Ok(inside) = path.strip_prefix(MODULES) {
             self.modules = true;
             return match member {
-                _ if is_build_link(inside) => Ok(()),
+                // They lead to where the kernel was built, and are left out.
+                Member::Symlink(_) if is_build_link(inside) => Ok(()),
                 Member::Directory => Ok(draft.work.directory(path)?),
                 Member::Other(kind) => Err(refused(kind)),
                 _ if inside.as_os_str().is_empty() => Err(refused("file or link, and should be a directory")),

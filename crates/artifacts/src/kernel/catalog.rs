@@ -9,6 +9,7 @@ use crate::{
     job::Job,
 };
 use banger_proto::name::{InvalidName, KernelName};
+use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 use std::{
     collections::HashSet,
@@ -196,7 +197,7 @@ impl Catalog {
     /// The catalog in the file at `path`.
     pub fn read(path: &Path) -> Result<Self, CatalogError> {
         let mut json = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
+        let read = regular(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
         read.map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
         Self::parse(&json)
     }
@@ -319,6 +320,12 @@ pub(super) fn is_package(text: &str) -> bool {
     (2..=200).contains(&text.len())
         && text.as_bytes()[0].is_ascii_alphanumeric()
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b))
+}
+
+/// Opens a file that is one: a fifo would have its reader wait for ever.
+fn regular(path: &Path) -> io::Result<File> {
+    let file: File = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?.into();
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 #[cfg(test)]
