@@ -7,16 +7,36 @@ use rustix::process::Signal;
 const INTERRUPTED: i32 = 130;
 
 #[test]
-fn while_it_pulls() {
+fn while_it_pulls_a_kernel() {
     if !require("apt") {
         return;
     }
     let env = TestEnv::empty();
+    interrupted_at(&env, "package lists");
+    assert_eq!(env.banger(["kernel", "list", "--json"]).run().expect(0).json(), serde_json::json!([]));
+    env.assert_nothing_left();
+}
+
+#[test]
+fn while_it_makes_an_image() {
+    if !require("apt") {
+        return;
+    }
+    let Some(env) = TestEnv::fake() else { return };
+    env.banger(["image", "delete", "debian-bookworm"]).run().expect(0);
+    interrupted_at(&env, "downloading the base system");
+    assert_eq!(env.banger(["image", "list", "--json"]).run().expect(0).json(), serde_json::json!([]));
+    env.assert_nothing_left();
+}
+
+/// Interrupts a run when it has said `phase`; no VM is left, and no program that was pulling.
+#[track_caller]
+fn interrupted_at(env: &TestEnv, phase: &str) {
     let run = env.banger(["vm", "run", "--rm", "--", "true"]).spawn();
-    run.wait_stderr("package lists", SOON);
+    run.wait_stderr(phase, SOON);
     run.signal(Signal::INT);
     run.finish(SOON).expect(INTERRUPTED);
-    assert_eq!(vms(&env), []);
+    assert_eq!(vms(env), []);
     wait_until(SOON, "the end of the pull", || {
         let helpers: Vec<_> = banger_testkit::marked_processes(env.home())
             .into_iter()
@@ -24,8 +44,6 @@ fn while_it_pulls() {
             .collect();
         if helpers.is_empty() { Ok(()) } else { Err(format!("{helpers:#?}")) }
     });
-    assert_eq!(env.banger(["kernel", "list", "--json"]).run().expect(0).json(), serde_json::json!([]));
-    env.assert_nothing_left();
 }
 
 #[test]
