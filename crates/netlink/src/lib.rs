@@ -1,11 +1,12 @@
 //! Netlink, as far as banger speaks it: a message is built, sent, and acknowledged by the kernel before the next.
 //!
-//! The guest's agent configures `eth0` with it and the network helper its bridges and taps: no `ip` program, no runtime,
-//! no allocation that a reply decides. It knows formats and nothing of what a link or an address is for.
+//! The guest's agent configures `eth0` with it and the network helper its bridges, taps and sets: no `ip` program, no
+//! runtime, no allocation that a reply decides. It knows formats and nothing of what a link or an address is for.
 
 mod attribute;
 pub mod link;
 mod message;
+pub mod nft;
 pub mod route;
 mod socket;
 

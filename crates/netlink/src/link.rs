@@ -121,7 +121,7 @@ pub fn find(socket: &mut Socket, name: &str) -> io::Result<Option<Link>> {
 
 /// Every link of this namespace.
 pub fn list(socket: &mut Socket) -> io::Result<Vec<Link>> {
-    let replies = socket.dump(Message::new(RTM_GETLINK, NLM_F_DUMP).fixed(&fixed(0, 0, 0)))?;
+    let replies = socket.dump(&Message::new(RTM_GETLINK, NLM_F_DUMP).fixed(&fixed(0, 0, 0)))?;
     Ok(replies.iter().filter_map(parse).collect())
 }
 

@@ -47,7 +47,7 @@ pub fn add_default(socket: &mut Socket, index: u32, gateway: Ipv4Addr) -> io::Re
 pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Ipv4Addr>> {
     let mut fixed = [0; ADDRESS_FIXED];
     fixed[0] = AF_INET;
-    let replies = socket.dump(Message::new(RTM_GETADDR, NLM_F_DUMP).fixed(&fixed))?;
+    let replies = socket.dump(&Message::new(RTM_GETADDR, NLM_F_DUMP).fixed(&fixed))?;
     let of = |body: &[u8]| {
         let local = attributes(body.get(ADDRESS_FIXED..)?).find(|attribute| attribute.kind == IFA_LOCAL)?;
         Some(Ipv4Addr::from(<[u8; 4]>::try_from(local.value).ok()?))
@@ -59,7 +59,7 @@ pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Ipv4Addr>> {
 pub fn has_default(socket: &mut Socket) -> io::Result<bool> {
     let mut fixed = [0; 12];
     fixed[0] = AF_INET;
-    let replies = socket.dump(Message::new(RTM_GETROUTE, NLM_F_DUMP).fixed(&fixed))?;
+    let replies = socket.dump(&Message::new(RTM_GETROUTE, NLM_F_DUMP).fixed(&fixed))?;
     // struct rtmsg: the second byte is the length of the destination's prefix, the eighth the kind of route.
     Ok(replies.iter().any(|reply| {
         matches!(reply.body[..], [AF_INET, 0, _, _, RT_TABLE_MAIN, _, _, RTN_UNICAST, ..]) && reply.kind == RTM_NEWROUTE

@@ -14,8 +14,11 @@ use std::io;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 /// What one receive may bring; the kernel sends at most 32 KiB at once.
 const BUFFER: usize = 64 << 10;
+/// How often a list is asked for that changes while it is told.
+const LISTINGS: u32 = 10;
 
 /// A netlink socket. Requests are answered before the next is sent.
 #[derive(Debug)]
@@ -32,6 +35,14 @@ pub struct Reply {
     pub kind: u16,
     /// Everything after the header.
     pub body: Vec<u8>,
+}
+
+/// What stands before a message.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
 }
 
 impl Socket {
@@ -67,10 +78,17 @@ impl Socket {
     }
 
     /// Sends a request that is answered with a list.
-    pub fn dump(&mut self, message: Message) -> io::Result<Vec<Reply>> {
-        let sequence = self.next();
-        self.send(&message.finish(sequence, 0))?;
-        self.collect(sequence)
+    pub fn dump(&mut self, message: &Message) -> io::Result<Vec<Reply>> {
+        for _ in 0..LISTINGS {
+            let sequence = self.next();
+            self.send(&message.clone().finish(sequence, 0))?;
+            match self.collect(sequence) {
+                // It changed while it was told; what came may be neither the old nor the new.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+        Err(io::ErrorKind::Interrupted.into())
     }
 
     /// Sends a request that is answered with one message.
@@ -86,25 +104,25 @@ impl Socket {
         const END: u16 = 0x11;
         // struct nfgenmsg: family, version, and the subsystem that the batch is for (nftables, big-endian).
         const NFTABLES: [u8; 4] = [0, 0, 0, 10];
-        let mut batch = Message::new(BEGIN, 0).fixed(&NFTABLES).finish(self.next(), 0);
         let count = messages.len();
-        let first = self.sequence.wrapping_add(1);
-        for message in messages {
-            let sequence = self.next();
-            batch.extend(message.finish(sequence, NLM_F_ACK));
+        if count == 0 {
+            return Ok(());
         }
+        let first = self.next();
+        let mut batch = Message::new(BEGIN, 0).fixed(&NFTABLES).finish(first, 0);
+        for (index, message) in messages.into_iter().enumerate() {
+            let sequence = self.next();
+            // What fails is told unasked, in order, and what makes all of it fail under the first number.
+            batch.extend(message.finish(sequence, if index + 1 == count { NLM_F_ACK } else { 0 }));
+        }
+        let last = self.sequence;
         batch.extend(Message::new(END, 0).fixed(&NFTABLES).finish(self.next(), 0));
         self.send(&batch)?;
-        let mut failed = Ok(());
-        // A transaction that failed is acknowledged up to its end all the same.
-        for offset in 0..u32::try_from(count).unwrap_or(u32::MAX) {
-            let result = self.collect(first.wrapping_add(offset)).map(drop);
-            if failed.is_ok() && result.is_err() {
-                failed = result;
-                break;
-            }
-        }
-        failed
+        self.receive(|header, body| {
+            let ours = header.sequence.wrapping_sub(first) <= last.wrapping_sub(first);
+            let result = Some(acknowledged(body)).filter(|_| ours && header.kind == NLMSG_ERROR)?;
+            (result.is_err() || header.sequence == last).then_some(result)
+        })
     }
 
     /// Reads what came unasked and forgets it; whether there was something. Does not wait.
@@ -134,7 +152,26 @@ impl Socket {
     /// Messages of this number until its acknowledgement or the end of its list. Others are what an earlier request
     /// that failed left over.
     fn collect(&mut self, sequence: u32) -> io::Result<Vec<Reply>> {
-        let mut replies = Vec::new();
+        let (mut replies, mut interrupted) = (Vec::new(), false);
+        self.receive(|header, body| {
+            if header.sequence != sequence {
+                return None;
+            }
+            interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+            match header.kind {
+                NLMSG_DONE if interrupted => Some(Err(io::ErrorKind::Interrupted.into())),
+                NLMSG_DONE | NLMSG_ERROR => Some(acknowledged(body)),
+                kind => {
+                    replies.push(Reply { kind, body: body.to_vec() });
+                    None
+                }
+            }
+        })?;
+        Ok(replies)
+    }
+
+    /// Gives every message that comes to `take`, until that has a result.
+    fn receive(&mut self, mut take: impl FnMut(Header, &[u8]) -> Option<io::Result<()>>) -> io::Result<()> {
         loop {
             let count = loop {
                 match recv(&self.fd, &mut self.buffer, RecvFlags::empty()) {
@@ -146,15 +183,11 @@ impl Socket {
             let mut rest = &self.buffer[..count.min(BUFFER)];
             while rest.len() >= HEADER {
                 let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes"));
+                let half = |at: usize| u16::from_ne_bytes([rest[at], rest[at + 1]]);
                 let length = (word(0) as usize).clamp(HEADER, rest.len());
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                if word(8) == sequence {
-                    let body = &rest[HEADER..length];
-                    match kind {
-                        NLMSG_DONE => return Ok(replies),
-                        NLMSG_ERROR => return acknowledged(body).map(|()| replies),
-                        _ => replies.push(Reply { kind, body: body.to_vec() }),
-                    }
+                let header = Header { kind: half(4), flags: half(6), sequence: word(8) };
+                if let Some(result) = take(header, &rest[HEADER..length]) {
+                    return result;
                 }
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             }

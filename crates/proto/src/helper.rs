@@ -66,7 +66,10 @@ pub enum Request {
         vms: Vec<VmId>,
     },
     /// What is there, and what was denied.
-    Status,
+    Status {
+        /// The one VM whose denials are told; `None`: the latest of all.
+        of: Option<VmId>,
+    },
 }
 
 /// A VM on its network.
@@ -151,7 +154,7 @@ pub struct Status {
     pub confinement: Vec<String>,
     /// Packets denied to each source since it was attached.
     pub denied: Vec<(Ipv4Addr, u64)>,
-    /// What was denied lately, by source and destination.
+    /// What was denied lately, by source and destination; the latest first.
     pub denials: Vec<Denial>,
 }
 

@@ -14,7 +14,7 @@ pub mod names;
 mod network;
 pub mod rules;
 pub mod serve;
-mod status;
+pub mod status;
 pub mod system;
 mod tap;
 

@@ -6,7 +6,7 @@
 //! bangerd-root system               serves the socket systemd passes, in the machine's own namespace
 //! ```
 
-use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Place, serve, system};
+use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Ground, serve, system};
 use std::{
     fs,
     io::{self, Write},
@@ -54,7 +54,7 @@ fn user(namespaces: &Namespaces) -> io::Result<()> {
         // A kernel without IPv6 has nothing to turn off.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
     }
-    let mut host = Host::new(owner, Place::OwnNamespace, Tools::confine()?)?;
+    let mut host = Host::new(owner, Ground::OwnNamespace, Tools::confine()?)?;
     serve::serve(stream, |request| host.carry_out(request))
 }
 

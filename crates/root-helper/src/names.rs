@@ -1,5 +1,6 @@
 //! The names of what the helper makes, derived from who asks and which VM; nobody else chooses one.
 
+use banger_netlink::nft::{Family, Set};
 use banger_proto::{
     helper::{NETWORK_SIZE, NETWORKS},
     name::VmId,
@@ -27,6 +28,11 @@ impl Owner {
         format!("{}{network}", self.bridges())
     }
 
+    /// A set of this user's.
+    pub fn set(self, (family, name): (Family, &str)) -> Set {
+        Set { family, table: self.table(), name: name.to_owned() }
+    }
+
     /// What is written on this user's bridges.
     pub fn bridge_alias(self, network: u8) -> String {
         format!("banger {} network {network}", self.0)
@@ -43,12 +49,33 @@ impl Owner {
     }
 }
 
+/// A set or map that one user's VMs share: the family of its table, and its name.
+pub type Shared = (Family, &'static str);
+
+/// Address → the chain that decides about a VM's packets.
+pub const VMS: Shared = (Family::Inet, "vms");
+/// Interfaces whose frames are looked at.
+pub const TAPS: Shared = (Family::Bridge, "taps");
+/// Tap, MAC and address that belong together.
+pub const OWNERS: Shared = (Family::Bridge, "owners");
+/// How many packets were denied to an address.
+pub const DENIED_BY: Shared = (Family::Inet, "denied_by");
+/// What was denied; the second of protocols without ports.
+pub const DENIALS: [Shared; 2] = [(Family::Inet, "denials"), (Family::Inet, "denials_other")];
+/// How fast an address fills the two.
+pub const DENIAL_RATE: Shared = (Family::Inet, "denial_rate");
+
+/// The chain for whom the public internet is open.
+pub const INTERNET: &str = "internet";
+/// The chain for whom nothing is.
+pub const NOTHING: &str = "denied";
+
 /// The tap of a VM: 14 bytes.
 pub fn tap(vm: &VmId) -> String {
     format!("bt{vm}")
 }
 
-/// The chain with a VM's policy.
+/// The chain with the policy of a VM that has rules of its own.
 pub fn chain(vm: &VmId) -> String {
     format!("vm_{vm}")
 }
@@ -83,26 +110,4 @@ pub fn mac(address: Ipv4Addr) -> [u8; 6] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_name_fits_and_says_whose_it_is() {
-        let vm: VmId = "0123456789ab".parse().unwrap();
-        let owner = Owner(u32::MAX);
-        assert!(owner.bridge(NETWORKS - 1).len() <= 15 && tap(&vm).len() <= 15);
-        assert_eq!(owner.vm_of(&owner.tap_alias(&vm)), Some(vm.clone()));
-        assert_eq!(Owner(1).vm_of(&Owner(11).tap_alias(&vm)), None);
-        assert_eq!(Owner(1).vm_of("something else"), None);
-    }
-
-    #[test]
-    fn addresses_of_networks_do_not_meet() {
-        let block: Cidr = "10.213.0.0/16".parse().unwrap();
-        assert_eq!(gateway(block, 0), Some(Ipv4Addr::new(10, 213, 0, 1)));
-        assert_eq!(gateway(block, 63), Some(Ipv4Addr::new(10, 213, 252, 1)));
-        assert_eq!(address(block, 63, 1023), Some(Ipv4Addr::new(10, 213, 255, 255)));
-        assert_eq!((address(block, 64, 1), address(block, 0, 1024)), (None, None));
-        assert_eq!(mac(Ipv4Addr::new(10, 213, 0, 5)), [2, 0x62, 10, 213, 0, 5]);
-    }
-}
+mod tests;

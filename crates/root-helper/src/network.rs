@@ -4,13 +4,14 @@ use crate::{
     apply::Nft,
     check::{check, is_public},
     names::{self, Owner},
-    rules::{self, Place},
-    status, tap,
+    rules::{self, Change, Ground},
+    status::{self, Place},
+    tap,
 };
 use banger_netlink::{
     Socket,
     link::{self, Link},
-    route,
+    nft, route,
 };
 use banger_proto::{
     helper::{Answer, Attachment, NETWORK_PREFIX, NETWORKS, Request, To},
@@ -31,9 +32,10 @@ const DNS: u16 = 53;
 #[derive(Debug)]
 pub struct Host {
     owner: Owner,
-    place: Place,
+    ground: Ground,
     nft: Nft,
     netlink: Socket,
+    rules: Socket,
     confinement: Vec<String>,
     block: Option<Cidr>,
     addresses: HashSet<Ipv4Addr>,
@@ -58,12 +60,13 @@ impl Tools {
 
 impl Host {
     /// The network of `owner`, in the network namespace of this thread.
-    pub fn new(owner: Owner, place: Place, tools: Tools) -> io::Result<Self> {
+    pub fn new(owner: Owner, ground: Ground, tools: Tools) -> io::Result<Self> {
         Ok(Self {
             owner,
-            place,
+            ground,
             nft: tools.nft,
             netlink: Socket::route()?,
+            rules: Socket::netfilter()?,
             confinement: tools.confinement,
             block: None,
             addresses: HashSet::new(),
@@ -83,7 +86,7 @@ impl Host {
             Request::DetachVm { vm } => self.detach(&vm).map(done),
             Request::LearnAddresses { vm, rule, addresses, ttl } => self.learn(&vm, rule, addresses, ttl).map(done),
             Request::Reconcile { vms } => self.reconcile(&vms).map(done),
-            Request::Status => self.status().map(|status| (Answer::Status(status), Vec::new())),
+            Request::Status { of } => self.status(of.as_ref()).map(|status| (Answer::Status(status), Vec::new())),
         };
         result.unwrap_or_else(|error| (Answer::Failed { reason: error.to_string() }, Vec::new()))
     }
@@ -92,8 +95,8 @@ impl Host {
         if self.block.is_some_and(|known| known != block) {
             return Err(io::Error::other("networks are cut from another block already"));
         }
-        self.nft.apply(&rules::tables(self.owner, self.place, block, network, host))?;
-        if self.place == Place::OwnNamespace
+        self.nft.apply(&rules::tables(self.owner, self.ground, block, network, host))?;
+        if self.ground == Ground::OwnNamespace
             && let Some(lo) = link::find(&mut self.netlink, "lo")?
         {
             link::set_up(&mut self.netlink, lo.index)?;
@@ -146,32 +149,30 @@ impl Host {
     fn attach(&mut self, attachment: Attachment) -> io::Result<()> {
         let block = self.block.ok_or_else(|| io::Error::other("there is no network yet"))?;
         let address = names::address(block, attachment.network, attachment.host).ok_or(io::ErrorKind::InvalidInput)?;
-        if let Some(other) = self.attached.values().find(|other| {
-            other.vm != attachment.vm && (other.network, other.host) == (attachment.network, attachment.host)
-        }) {
+        let known = status::place_at(&mut self.rules, self.owner, address)?;
+        if let Some(other) = known.as_ref().filter(|place| place.vm != attachment.vm) {
             return Err(io::Error::other(format!("{address} is the address of VM {}", other.vm)));
         }
-        let moved = self
-            .attached
-            .get(&attachment.vm)
-            .is_some_and(|old| (old.network, old.host) != (attachment.network, attachment.host));
-        if moved {
-            self.detach(&attachment.vm)?;
-        }
         let (name, alias) = (names::tap(&attachment.vm), self.owner.tap_alias(&attachment.vm));
-        let made = link::find(&mut self.netlink, &name)?.is_none();
-        if made {
+        let mut made = link::find(&mut self.netlink, &name)?.is_none();
+        let may_stand = !made || self.attached.contains_key(&attachment.vm);
+        if known.is_none() && may_stand && self.place_of(&attachment.vm)?.is_some() {
+            // It stood elsewhere: as this helper or an earlier one put it there.
+            self.detach(&attachment.vm)?;
+            made = true;
+        }
+        let tap = if made {
             // In a namespace of its own the user is the one that is root there.
-            let user = match self.place {
-                Place::OwnNamespace => 0,
-                Place::Machine => self.owner.0,
-            };
+            let user = if self.ground == Ground::OwnNamespace { 0 } else { self.owner.0 };
             tap::make(&name, user)?;
             let tap = self.ours(&name, None)?;
             link::set_alias(&mut self.netlink, tap.index, &alias)?;
-        }
-        let tap = self.ours(&name, Some(&alias))?;
-        let placed = self.place(&tap, address, &attachment);
+            tap
+        } else {
+            self.ours(&name, Some(&alias))?
+        };
+        let change = rules::attach(self.owner, address, &attachment, known.as_ref());
+        let placed = self.place(&tap, address, &attachment, &change);
         if placed.is_err() && made {
             // Nothing is left of what did not work; that it did not is what is reported.
             let _ = link::delete(&mut self.netlink, tap.index);
@@ -182,32 +183,47 @@ impl Host {
     }
 
     /// On its bridge, under its rules, and only then up.
-    fn place(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment) -> io::Result<()> {
+    fn place(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment, change: &Change) -> io::Result<()> {
         let bridge = self.owner.bridge(attachment.network);
         let bridge = self.ours(&bridge, Some(&self.owner.bridge_alias(attachment.network)))?;
         if tap.master != Some(bridge.index) {
             link::set_master(&mut self.netlink, tap.index, bridge.index)?;
         }
         link::pin_port(&mut self.netlink, tap.index, names::mac(address), attachment.network == 0)?;
-        self.nft.apply(&rules::attach(self.owner, address, attachment))?;
+        self.change(change)?;
         link::set_up(&mut self.netlink, tap.index)
+    }
+
+    fn change(&mut self, change: &Change) -> io::Result<()> {
+        match change {
+            Change::Text(text) => self.nft.apply(text),
+            Change::Edits(edits) => nft::edit(&mut self.rules, edits),
+        }
+    }
+
+    /// Where a VM stands, also one that an earlier helper attached.
+    fn place_of(&mut self, vm: &VmId) -> io::Result<Option<Place>> {
+        let known = self.attached.get(vm).zip(self.block);
+        let address = known.and_then(|(known, block)| names::address(block, known.network, known.host));
+        if let Some(address) = address {
+            let place = status::place_at(&mut self.rules, self.owner, address)?;
+            return Ok(place.filter(|place| place.vm == *vm));
+        }
+        Ok(status::places(&mut self.rules, self.owner)?.into_iter().find(|place| place.vm == *vm))
     }
 
     fn detach(&mut self, vm: &VmId) -> io::Result<()> {
         let (name, alias) = (names::tap(vm), self.owner.tap_alias(vm));
-        // Also one that an earlier helper attached: where it stands is found in the rules' own set.
-        let address = match (self.attached.get(vm), self.block) {
-            (Some(attachment), Some(block)) => names::address(block, attachment.network, attachment.host),
-            _ => status::address_of(&self.nft, self.owner, vm)?,
-        };
+        let place = self.place_of(vm)?;
         if let Some(tap) = link::find(&mut self.netlink, &name)? {
             if tap.alias.as_deref() != Some(alias.as_str()) {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is not banger's")));
             }
             link::delete(&mut self.netlink, tap.index)?;
         }
-        if self.block.is_some() || address.is_some() {
-            self.nft.apply(&rules::detach(self.owner, address, vm))?;
+        if let Some(place) = place {
+            self.change(&rules::detach(self.owner, &place))?;
+            status::forget(&mut self.rules, self.owner, place.address)?;
         }
         self.attached.remove(vm);
         Ok(())
@@ -226,13 +242,14 @@ impl Host {
         if public.is_empty() {
             return Ok(());
         }
-        self.nft.apply(&rules::learn(self.owner, vm, filter.port, &public, ttl))
+        let change = rules::learn(self.owner, vm, filter.port, &public, ttl);
+        self.change(&change)
     }
 
     fn reconcile(&mut self, vms: &[VmId]) -> io::Result<()> {
         let known: HashSet<&VmId> = vms.iter().collect();
         let mut strays: HashSet<VmId> = self.taps()?.into_iter().collect();
-        strays.extend(status::placed(&self.nft, self.owner)?.into_keys());
+        strays.extend(status::places(&mut self.rules, self.owner)?.into_iter().map(|place| place.vm));
         for vm in strays.iter().filter(|vm| !known.contains(vm)) {
             self.detach(vm)?;
         }
@@ -264,13 +281,14 @@ impl Host {
         Ok(links.iter().filter_map(|link| self.owner.vm_of(link.alias.as_deref()?)).collect())
     }
 
-    fn status(&mut self) -> io::Result<banger_proto::helper::Status> {
-        Ok(banger_proto::helper::Status {
-            vms: self.taps()?,
-            confinement: self.confinement.clone(),
-            denied: status::denied(&self.nft, self.owner)?,
-            denials: status::denials(&self.nft, self.owner)?,
-        })
+    fn status(&mut self, of: Option<&VmId>) -> io::Result<banger_proto::helper::Status> {
+        let (rules, owner) = (&mut self.rules, self.owner);
+        let places = status::places(rules, owner)?;
+        let address = |vm: &VmId| places.iter().find(|place| place.vm == *vm).map(|place| place.address);
+        // Of one that stands nowhere nothing was denied.
+        let of = of.map(|vm| address(vm).unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let (denied, denials) = (status::denied(rules, owner)?, status::denials(rules, owner, of)?);
+        Ok(banger_proto::helper::Status { vms: self.taps()?, confinement: self.confinement.clone(), denied, denials })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rules as nftables' text: pure functions, tested as text. Each text is one transaction.
+//! The rules, as nftables' text and as elements of its sets: pure functions. Each change is one transaction.
 //!
 //! ```text
 //!  bridge prerouting   a frame from a tap must come from its VM's MAC and IPv4 address; ARP too; nothing else passes
@@ -8,47 +8,63 @@
 //!  inet postrouting    what leaves gets the namespace's own address
 //! ```
 //!
-//! A VM's chain is its policy, and replacing it is one transaction. Everything may be added twice and removed twice.
+//! The chain an address leads to is its VM's policy: one that all share, so that coming, going and learning are elements of
+//! sets and need no text and no program, or one with the VM's own rules. Replacing either is one transaction.
 
 use crate::{
     check::CLOSED,
     names::{self, Owner},
+    status::Place,
 };
+use banger_netlink::nft::{self, Edit, Element, Family};
 use banger_proto::{
     helper::{Attachment, Base, Filter, Policy, To},
     name::VmId,
     network::Cidr,
 };
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
-/// Destinations that are remembered when packets to them were denied.
-const MAX_DENIALS: u32 = 4096;
+/// Destinations that are remembered when packets to them were denied; of protocols without ports.
+const MAX_DENIALS: (u32, u32) = (65_536, 16_384);
+/// Denied packets of one VM that are noted at once, and in a second: no VM fills the memory of what was denied to others.
+const NOTED: (u32, u32) = (256, 1);
 /// How long they are, in seconds.
 pub(crate) const DENIALS_KEPT: u32 = 3600;
 /// Addresses one VM may have learnt at a time.
 const MAX_LEARNED: u32 = 4096;
-/// How much longer than its answer an address is open: a connection is made after the answer was read.
-const GRACE: u32 = 30;
+/// How much longer than its answer an address is open, in seconds: a connection is begun after the answer was read, and
+/// its first packet is sent again after one, three and seven.
+const GRACE: u32 = 10;
 
 /// Whose network namespace the rules are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Ground {
     /// Banger's own: nothing else is in it.
     OwnNamespace,
     /// The machine's, which has a life beside VMs.
     Machine,
 }
 
+/// What is to be done to the rules: all of it, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// As a text, which `nft` applies.
+    Text(String),
+    /// To sets only.
+    Edits(Vec<Edit>),
+}
+
 /// The tables, whole: rules are replaced, and what is known of VMs stays.
-pub fn tables(owner: Owner, place: Place, block: Cidr, network: u8, host: &[Ipv4Addr]) -> String {
+pub fn tables(owner: Owner, ground: Ground, block: Cidr, network: u8, host: &[Ipv4Addr]) -> String {
     let (table, bridges) = (owner.table(), owner.bridges());
     let closed = list(&CLOSED);
     // A monitor stands in banger's own namespace too: whatever it sends by itself goes nowhere. On a machine that is
     // shared, what is not from or to a guest is none of our business.
-    let others = match place {
-        Place::OwnNamespace => "drop",
-        Place::Machine => "accept",
+    let others = match ground {
+        Ground::OwnNamespace => "drop",
+        Ground::Machine => "accept",
     };
+    let ((ports, others_kept), (burst, rate)) = (MAX_DENIALS, NOTED);
     let resolver = names::gateway(block, 0).expect("a checked block has a first gateway");
     let mut text = format!(
         r#"add table inet {table}
@@ -57,8 +73,9 @@ add set inet {table} host {{ type ipv4_addr; }}
 flush set inet {table} host
 add set inet {table} networks {{ type ifname . ifname; }}
 add set inet {table} denied_by {{ type ipv4_addr; size 65536; flags dynamic; }}
-add set inet {table} denials {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size {MAX_DENIALS}; flags dynamic,timeout; timeout {DENIALS_KEPT}s; }}
-add set inet {table} denials_other {{ type ipv4_addr . ipv4_addr . inet_proto; size {MAX_DENIALS}; flags dynamic,timeout; timeout {DENIALS_KEPT}s; }}
+add set inet {table} denials {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size {ports}; flags dynamic,timeout; timeout {DENIALS_KEPT}s; }}
+add set inet {table} denials_other {{ type ipv4_addr . ipv4_addr . inet_proto; size {others_kept}; flags dynamic,timeout; timeout {DENIALS_KEPT}s; }}
+add set inet {table} denial_rate {{ type ipv4_addr; size 65536; flags dynamic,timeout; timeout 300s; }}
 add map inet {table} vms {{ type ipv4_addr : verdict; }}
 add chain inet {table} denied
 add chain inet {table} internet
@@ -73,6 +90,7 @@ flush chain inet {table} input
 flush chain inet {table} output
 flush chain inet {table} postrouting
 add rule inet {table} denied update @denied_by {{ ip saddr counter }}
+add rule inet {table} denied update @denial_rate {{ ip saddr limit rate over {rate}/second burst {burst} packets }} drop
 add rule inet {table} denied meta l4proto {{ 6, 17 }} update @denials {{ ip saddr . ip daddr . meta l4proto . th dport counter }} drop
 add rule inet {table} denied update @denials_other {{ ip saddr . ip daddr . meta l4proto counter }} drop
 add rule inet {table} denied drop
@@ -114,45 +132,84 @@ add rule bridge {table} guest counter drop
     text
 }
 
-/// A VM's place and policy; or, of one that has its place, the new policy.
-pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment) -> String {
-    let (table, vm) = (owner.table(), &attachment.vm);
-    let (chain, any, port) = (names::chain(vm), names::learned_any(vm), names::learned_port(vm));
-    let policy = &attachment.policy;
-    let mut text = format!("add chain inet {table} {chain}\nflush chain inet {table} {chain}\n");
-    let learns = policy.allow.iter().any(|filter| filter.to == To::Learned);
-    if learns {
-        let _ = writeln!(
-            text,
-            "add set inet {table} {any} {{ type ipv4_addr; flags timeout; size {MAX_LEARNED}; }}\n\
-             flush set inet {table} {any}\n\
-             add set inet {table} {port} {{ type ipv4_addr . inet_service; flags timeout; size {MAX_LEARNED}; }}\n\
-             flush set inet {table} {port}"
-        );
+/// A VM's place and policy; or, of one that stands there already, the new policy. Rules that are there already stay, with
+/// what was learnt for them.
+pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, standing: Option<&Place>) -> Change {
+    let (vm, policy) = (&attachment.vm, &attachment.policy);
+    let (own, rules) = (names::chain(vm), fingerprint(policy));
+    let stood_alone = standing.is_some_and(|place| place.chain == own);
+    let plain = policy.deny.is_empty() && policy.allow.is_empty();
+    let known = stood_alone && standing.is_some_and(|place| place.fingerprint == Some(rules));
+    let (chain, comment) = match policy.base {
+        _ if !plain && !known => {
+            return Change::Text(with_rules(owner, address, attachment, standing.is_some(), rules));
+        }
+        _ if !plain => (own.as_str(), owner.tap_alias(vm) + &mark(rules)),
+        Base::Internet => (names::INTERNET, owner.tap_alias(vm)),
+        Base::Nothing => (names::NOTHING, owner.tap_alias(vm)),
+    };
+    if plain && stood_alone {
+        return Change::Text(no_rules(owner, vm, address) + &elements(owner, vm, address, chain, ""));
     }
-    for rule in policy_rules(policy, &any, &port) {
-        let _ = writeln!(text, "add rule inet {table} {chain} {rule}");
-    }
-    let comment = owner.tap_alias(vm);
-    let _ = writeln!(text, "add element inet {table} vms {{ {address} comment \"{comment}\" : goto {chain} }}");
-    let _ = writeln!(
-        text,
-        "add element bridge {table} taps {{ \"{}\" }}\n\
-         add element bridge {table} owners {{ {} comment \"{comment}\" }}",
-        names::tap(vm),
-        place(vm, address)
-    );
-    text
+    let element = Element {
+        key: address.octets().to_vec(),
+        goto: Some(chain.to_owned()),
+        comment: Some(comment),
+        ..Element::default()
+    };
+    let owned = Element { key: place_key(vm, address), comment: Some(owner.tap_alias(vm)), ..Element::default() };
+    let tap = Element { key: nft::interface(&names::tap(vm)).to_vec(), ..Element::default() };
+    let vms = owner.set(names::VMS);
+    let moved = standing.is_some_and(|place| place.chain != chain);
+    let before = moved.then(|| vms.remove(vec![element.key.clone()]));
+    let after =
+        [vms.add(vec![element]), owner.set(names::TAPS).add(vec![tap]), owner.set(names::OWNERS).add(vec![owned])];
+    Change::Edits(before.into_iter().chain(after).collect())
 }
 
-fn policy_rules(policy: &Policy, any: &str, port: &str) -> Vec<String> {
+/// The whole chain anew, and the way to it.
+fn with_rules(owner: Owner, address: Ipv4Addr, attachment: &Attachment, stands: bool, rules: u64) -> String {
+    let (table, vm, policy) = (owner.table(), &attachment.vm, &attachment.policy);
+    let chain = names::chain(vm);
+    let mut text = format!("add chain inet {table} {chain}\nflush chain inet {table} {chain}\n");
+    if policy.allow.iter().any(|filter| filter.to == To::Learned) {
+        text += &learned_sets(owner, vm, "flush");
+    }
+    for rule in policy_rules(policy, vm) {
+        let _ = writeln!(text, "add rule inet {table} {chain} {rule}");
+    }
+    if stands {
+        let _ = writeln!(text, "delete element inet {table} vms {{ {address} }}");
+    }
+    text + &elements(owner, vm, address, &chain, &mark(rules))
+}
+
+/// What is written on a VM's way to its own chain besides whose it is.
+fn mark(rules: u64) -> String {
+    format!(" rules {rules:x}")
+}
+
+/// A VM's elements in the sets that all share.
+fn elements(owner: Owner, vm: &VmId, address: Ipv4Addr, chain: &str, rules: &str) -> String {
+    let (table, comment) = (owner.table(), owner.tap_alias(vm));
+    format!(
+        "add element inet {table} vms {{ {address} comment \"{comment}{rules}\" : goto {chain} }}\n\
+         add element bridge {table} taps {{ \"{}\" }}\n\
+         add element bridge {table} owners {{ {} comment \"{comment}\" }}\n",
+        names::tap(vm),
+        place(vm, address)
+    )
+}
+
+fn policy_rules(policy: &Policy, vm: &VmId) -> Vec<String> {
+    let (any, port) = (names::learned_any(vm), names::learned_port(vm));
     let mut rules = Vec::new();
     for filter in &policy.deny {
         rules.extend(matches(filter).map(|matches| format!("{matches} goto denied")));
     }
     if policy.allow.iter().any(|filter| filter.to == To::Learned) {
         // A connection outlives the answer that opened it, but not the rules that did.
-        let mark = fingerprint(policy);
+        let mark = u32::try_from(fingerprint(policy) & 0xffff_ffff).expect("32 bits") | 1;
         rules.push(format!("ct state established ct mark {mark:#x} accept"));
         rules.push(format!("ip daddr @{any} ct mark set {mark:#x} accept"));
         rules.push(format!("meta l4proto {{ 6, 17 }} ip daddr . th dport @{port} ct mark set {mark:#x} accept"));
@@ -176,41 +233,53 @@ fn matches(filter: &Filter) -> Option<String> {
 }
 
 /// A number that changes when the policy does (FNV-1a).
-fn fingerprint(policy: &Policy) -> u32 {
+fn fingerprint(policy: &Policy) -> u64 {
     let text = serde_json::to_vec(policy).expect("a policy serializes");
-    text.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)) | 1
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    text.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
-/// Nothing of a VM.
-pub fn detach(owner: Owner, address: Option<Ipv4Addr>, vm: &VmId) -> String {
+/// Nothing of a VM that stands at an address, under a chain.
+pub fn detach(owner: Owner, place: &Place) -> Change {
+    let Place { vm, address, chain, .. } = place;
+    if *chain == names::chain(vm) {
+        let (table, tap, owned) = (owner.table(), names::tap(vm), self::place(vm, *address));
+        // Added before it is taken away: whoever tidied up by hand is no reason to fail.
+        return Change::Text(format!(
+            "{}add element bridge {table} taps {{ \"{tap}\" }}\n\
+             delete element bridge {table} taps {{ \"{tap}\" }}\n\
+             add element bridge {table} owners {{ {owned} }}\n\
+             delete element bridge {table} owners {{ {owned} }}\n",
+            no_rules(owner, vm, *address)
+        ));
+    }
+    let mut edits = vec![owner.set(names::VMS).remove(vec![address.octets().to_vec()])];
+    edits.extend(owner.set(names::TAPS).remove_any(nft::interface(&names::tap(vm)).to_vec()));
+    edits.extend(owner.set(names::OWNERS).remove_any(place_key(vm, *address)));
+    Change::Edits(edits)
+}
+
+/// No chain of a VM's own and no way to it.
+fn no_rules(owner: Owner, vm: &VmId, address: Ipv4Addr) -> String {
     let (table, chain) = (owner.table(), names::chain(vm));
-    let tap = names::tap(vm);
-    let mut text = format!(
-        "add chain inet {table} {chain}\n\
-         add element bridge {table} taps {{ \"{tap}\" }}\n\
-         delete element bridge {table} taps {{ \"{tap}\" }}\n"
-    );
-    if let Some(address) = address {
-        let place = place(vm, address);
-        let _ = writeln!(
-            text,
-            "add element inet {table} vms {{ {address} : goto {chain} }}\n\
-             delete element inet {table} vms {{ {address} }}\n\
-             add element bridge {table} owners {{ {place} }}\n\
-             delete element bridge {table} owners {{ {place} }}\n\
-             add element inet {table} denied_by {{ {address} }}\n\
-             delete element inet {table} denied_by {{ {address} }}"
-        );
-    }
-    let _ = writeln!(text, "flush chain inet {table} {chain}\ndelete chain inet {table} {chain}");
-    for (set, kind) in [(names::learned_any(vm), "ipv4_addr"), (names::learned_port(vm), "ipv4_addr . inet_service")] {
-        let _ = writeln!(
-            text,
+    format!(
+        "delete element inet {table} vms {{ {address} }}\nflush chain inet {table} {chain}\n\
+         delete chain inet {table} {chain}\n{}",
+        learned_sets(owner, vm, "delete")
+    )
+}
+
+/// The sets of what a VM learnt: made where they are not there, and emptied (`flush`) or gone (`delete`).
+fn learned_sets(owner: Owner, vm: &VmId, and: &str) -> String {
+    let table = owner.table();
+    let sets = [(names::learned_any(vm), "ipv4_addr"), (names::learned_port(vm), "ipv4_addr . inet_service")];
+    let text = |(set, kind)| {
+        format!(
             "add set inet {table} {set} {{ type {kind}; flags timeout; size {MAX_LEARNED}; }}\n\
-             delete set inet {table} {set}"
-        );
-    }
-    text
+             {and} set inet {table} {set}\n"
+        )
+    };
+    sets.map(text).concat()
 }
 
 /// No tables.
@@ -220,27 +289,28 @@ pub fn nothing(owner: Owner) -> String {
 }
 
 /// Addresses that a rule opens from now on. Those that are open already are so anew.
-pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr], ttl: u32) -> String {
-    let table = owner.table();
-    let (set, suffix) = match port {
-        Some(port) => (names::learned_port(vm), format!(" . {port}")),
-        None => (names::learned_any(vm), String::new()),
+pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr], ttl: u32) -> Change {
+    let name = if port.is_some() { names::learned_port(vm) } else { names::learned_any(vm) };
+    let set = owner.set((Family::Inet, &name));
+    let port = port.map(u16::to_be_bytes);
+    let key = |address: &Ipv4Addr| match &port {
+        Some(port) => nft::key(&[&address.octets(), port]),
+        None => address.octets().to_vec(),
     };
-    let keys: Vec<String> = addresses.iter().map(|address| format!("{address}{suffix}")).collect();
-    let seconds = ttl.saturating_add(GRACE);
-    let timed: Vec<String> = keys.iter().map(|key| format!("{key} timeout {seconds}s")).collect();
-    let (keys, timed) = (keys.join(", "), timed.join(", "));
-    format!(
-        "add element inet {table} {set} {{ {timed} }}\n\
-         delete element inet {table} {set} {{ {keys} }}\n\
-         add element inet {table} {set} {{ {timed} }}\n"
-    )
+    let keys: Vec<_> = addresses.iter().map(key).collect();
+    let timeout = Some(Duration::from_secs(u64::from(ttl.saturating_add(GRACE))));
+    let timed: Vec<_> = keys.iter().map(|key| Element { key: key.clone(), timeout, ..Element::default() }).collect();
+    Change::Edits(vec![set.add(timed.clone()), set.remove(keys), set.add(timed)])
 }
 
 /// Tap, MAC and IPv4 address, as the anti-spoofing set has them.
 fn place(vm: &VmId, address: Ipv4Addr) -> String {
     let mac = names::mac(address).map(|byte| format!("{byte:02x}")).join(":");
     format!("\"{}\" . {mac} . {address}", names::tap(vm))
+}
+
+fn place_key(vm: &VmId, address: Ipv4Addr) -> Vec<u8> {
+    nft::key(&[&nft::interface(&names::tap(vm)), &names::mac(address), &address.octets()])
 }
 
 fn list(items: &[impl ToString]) -> String {

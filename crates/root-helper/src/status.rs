@@ -1,68 +1,117 @@
 //! What the kernel remembers: who stands where, and what was denied.
 
-use crate::{apply::Nft, names::Owner, rules::DENIALS_KEPT};
+use crate::{
+    names::{self, Owner},
+    rules::DENIALS_KEPT,
+};
+use banger_netlink::{
+    Socket,
+    nft::{self, Element},
+};
 use banger_proto::{helper::Denial, name::VmId};
-use serde_json::Value;
-use std::{collections::HashMap, io, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr, time::Duration};
 
 /// Denials that are told at once: the latest.
 const MAX_TOLD: usize = 256;
+/// Elements that are removed with one message.
+const MAX_REMOVED: usize = 256;
+/// How often what changes meanwhile is tried again.
+const FORGET_TRIES: u32 = 10;
+
+/// Where a VM stands in the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Who.
+    pub vm: VmId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The chain that decides about its packets.
+    pub chain: String,
+    /// Of a VM with rules of its own: which ones they are.
+    pub fingerprint: Option<u64>,
+}
 
 /// Every VM that has a place in the rules.
-pub(crate) fn placed(nft: &Nft, owner: Owner) -> io::Result<HashMap<VmId, Ipv4Addr>> {
-    let elements = nft.elements("map", &owner.table(), "vms")?;
-    Ok(elements.iter().filter_map(|element| place(owner, element)).collect())
+pub(crate) fn places(rules: &mut Socket, owner: Owner) -> io::Result<Vec<Place>> {
+    Ok(owner.set(names::VMS).list(rules)?.into_iter().filter_map(|element| place(owner, element)).collect())
 }
 
-/// The address of a VM, by the comment of its element.
-pub(crate) fn address_of(nft: &Nft, owner: Owner, vm: &VmId) -> io::Result<Option<Ipv4Addr>> {
-    Ok(placed(nft, owner)?.remove(vm))
+/// Who stands at an address.
+pub(crate) fn place_at(rules: &mut Socket, owner: Owner, address: Ipv4Addr) -> io::Result<Option<Place>> {
+    let element = owner.set(names::VMS).get(rules, address.octets().to_vec())?;
+    Ok(element.and_then(|element| place(owner, element)))
 }
 
-fn place(owner: Owner, element: &Value) -> Option<(VmId, Ipv4Addr)> {
-    // [{"elem": {"val": ADDRESS, "comment": …}}, VERDICT]
-    let key = &element[0]["elem"];
-    Some((owner.vm_of(key["comment"].as_str()?)?, key["val"].as_str()?.parse().ok()?))
+fn place(owner: Owner, element: Element) -> Option<Place> {
+    let comment = element.comment?;
+    let (alias, fingerprint) = comment.split_once(" rules ").map_or((&*comment, None), |(alias, it)| (alias, Some(it)));
+    Some(Place {
+        vm: owner.vm_of(alias)?,
+        address: address(&element.key, 0)?,
+        chain: element.goto?,
+        fingerprint: fingerprint.and_then(|text| u64::from_str_radix(text, 16).ok()),
+    })
 }
 
 /// Packets denied to each source.
-pub(crate) fn denied(nft: &Nft, owner: Owner) -> io::Result<Vec<(Ipv4Addr, u64)>> {
-    let elements = nft.elements("set", &owner.table(), "denied_by")?;
-    let of = |element: &Value| {
-        let element = &element["elem"];
-        Some((element["val"].as_str()?.parse().ok()?, element["counter"]["packets"].as_u64()?))
-    };
-    Ok(elements.iter().filter_map(of).collect())
+pub(crate) fn denied(rules: &mut Socket, owner: Owner) -> io::Result<Vec<(Ipv4Addr, u64)>> {
+    let elements = owner.set(names::DENIED_BY).list(rules)?;
+    Ok(elements.iter().filter_map(|element| Some((address(&element.key, 0)?, element.packets))).collect())
 }
 
-/// What was denied, the latest first.
-pub(crate) fn denials(nft: &Nft, owner: Owner) -> io::Result<Vec<Denial>> {
-    let table = owner.table();
-    let mut elements = nft.elements("set", &table, "denials")?;
-    elements.extend(nft.elements("set", &table, "denials_other")?);
-    let mut denials: Vec<Denial> = elements.iter().filter_map(denial).collect();
+/// What was denied, to one source or to all, the latest first.
+pub(crate) fn denials(rules: &mut Socket, owner: Owner, to: Option<Ipv4Addr>) -> io::Result<Vec<Denial>> {
+    let mut elements = Vec::new();
+    for set in names::DENIALS {
+        elements.extend(owner.set(set).list(rules)?);
+    }
+    let denials = elements.iter().filter_map(denial).filter(|denial| to.is_none_or(|to| to == denial.from));
+    let mut denials: Vec<Denial> = denials.collect();
     denials.sort_by_key(|denial| denial.age);
     denials.truncate(MAX_TOLD);
     Ok(denials)
 }
 
-fn denial(element: &Value) -> Option<Denial> {
-    let element = &element["elem"];
-    let parts = element["val"]["concat"].as_array()?;
-    let number = |at: usize| match parts.get(at) {
-        Some(Value::Number(number)) => number.as_u64(),
-        Some(Value::String(text)) => text.parse().ok(),
-        _ => None,
-    };
+fn denial(element: &Element) -> Option<Denial> {
+    let key = &element.key;
     // What has the set's own time does not say so.
-    let timeout = element["timeout"].as_u64().unwrap_or_else(|| DENIALS_KEPT.into());
-    let left = element["expires"].as_u64().unwrap_or(timeout);
+    let timeout = element.timeout.unwrap_or(Duration::from_secs(DENIALS_KEPT.into()));
+    let age = timeout.saturating_sub(element.left.unwrap_or(timeout)).as_secs();
     Some(Denial {
-        from: parts.first()?.as_str()?.parse().ok()?,
-        to: parts.get(1)?.as_str()?.parse().ok()?,
-        protocol: number(2).and_then(|number| u8::try_from(number).ok())?,
-        port: number(3).and_then(|number| u16::try_from(number).ok()).unwrap_or(0),
-        packets: element["counter"]["packets"].as_u64().unwrap_or(0),
-        age: u32::try_from(timeout.saturating_sub(left)).unwrap_or(u32::MAX),
+        from: address(key, 0)?,
+        to: address(key, 4)?,
+        protocol: *key.get(8)?,
+        port: key.get(12..14).map_or(0, |port| u16::from_be_bytes([port[0], port[1]])),
+        packets: element.packets,
+        age: u32::try_from(age).unwrap_or(u32::MAX),
     })
+}
+
+fn address(key: &[u8], at: usize) -> Option<Ipv4Addr> {
+    Some(<[u8; 4]>::try_from(key.get(at..at + 4)?).ok()?.into())
+}
+
+/// Forgets what was denied to an address that is nobody's any more: the next VM there begins with nothing.
+pub(crate) fn forget(rules: &mut Socket, owner: Owner, of: Ipv4Addr) -> io::Result<()> {
+    if owner.set(names::DENIED_BY).get(rules, of.octets().to_vec())?.is_none() {
+        return Ok(());
+    }
+    let [denials, other] = names::DENIALS;
+    // The one that says that there is something to forget is the last.
+    for set in [denials, other, names::DENIAL_RATE, names::DENIED_BY].map(|set| owner.set(set)) {
+        for attempt in 0.. {
+            let keys = set.list(rules)?.into_iter().map(|element| element.key);
+            let keys: Vec<_> = keys.filter(|key| address(key, 0) == Some(of)).collect();
+            let edits: Vec<_> = keys.chunks(MAX_REMOVED).map(|keys| set.remove(keys.to_vec())).collect();
+            match nft::edit(rules, &edits) {
+                // One whose time came between the list and the edit.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < FORGET_TRIES => {}
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@
 
 #![expect(unsafe_code, reason = "a descriptor that systemd hands over has a number and no owner")]
 
-use crate::{Host, Tools, names::Owner, rules::Place, serve};
+use crate::{Host, Tools, names::Owner, rules::Ground, serve};
 use rustix::{fd::FromRawFd, net::sockopt::socket_peercred};
 use std::{
     collections::HashMap,
@@ -49,7 +49,7 @@ pub fn run() -> io::Result<()> {
 
 fn converse(stream: UnixStream, uid: u32, tools: &Tools, hosts: &Hosts) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut fresh = Some(Host::new(Owner(uid), Place::Machine, tools.clone())?);
+    let mut fresh = Some(Host::new(Owner(uid), Ground::Machine, tools.clone())?);
     serve::serve(stream, |request| {
         let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(host) = fresh.take() {

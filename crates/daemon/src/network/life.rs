@@ -150,13 +150,14 @@ pub(super) async fn take_over(shared: &Arc<Shared>) {
 pub(super) async fn denials(shared: &Arc<Shared>, address: Ipv4Addr) -> Result<Denials, String> {
     let mut slot = shared.live.lock().await;
     let Some(live) = slot.as_mut() else { return Ok(Denials::default()) };
-    let (answer, _) = live.helper.ask(&Request::Status).await.map_err(|error| error.to_string())?;
+    let vm = shared.guests.by_address(address).map(|guest| guest.vm);
+    let request = Request::Status { of: vm.clone() };
+    let (answer, _) = live.helper.ask(&request).await.map_err(|error| error.to_string())?;
     let status = match answer {
         Answer::Status(status) => status,
         Answer::Failed { reason } => return Err(reason),
         Answer::Done | Answer::Resolver => return Err("the helper answered something else".to_owned()),
     };
-    let vm = shared.guests.by_address(address).map(|guest| guest.vm);
     let named = |to| vm.as_ref().and_then(|vm| shared.guests.asked(vm, to));
     let own = status.denials.into_iter().filter(|denial| denial.from == address);
     Ok(Denials {

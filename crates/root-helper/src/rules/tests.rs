@@ -1,9 +1,6 @@
 //! The rules, read as text, and what of a request can be in them.
 
 use super::*;
-use crate::check::check;
-use banger_proto::helper::{MAX_RULES, NETWORKS, Request};
-use proptest::prelude::*;
 
 fn block() -> Cidr {
     "10.213.0.0/16".parse().unwrap()
@@ -12,7 +9,7 @@ fn block() -> Cidr {
 #[test]
 fn the_tables_as_text() {
     let host = [Ipv4Addr::new(192, 168, 1, 7)];
-    insta::assert_snapshot!(tables(Owner(1000), Place::OwnNamespace, block(), 3, &host));
+    insta::assert_snapshot!(tables(Owner(1000), Ground::OwnNamespace, block(), 3, &host));
 }
 
 #[test]
@@ -30,65 +27,86 @@ fn a_vm_as_text() {
     };
     let owner = Owner(1000);
     let address = names::address(block(), 0, 5).unwrap();
+    let vm = attachment.vm.clone();
+    let place = |chain: &str| Place { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint: None };
+    let (shared, own) = (place("internet"), place(&names::chain(&vm)));
+    let plain =
+        Attachment { policy: Policy { base: Base::Internet, deny: vec![], allow: vec![] }, ..attachment.clone() };
     let text = [
-        attach(owner, address, &attachment),
-        learn(owner, &attachment.vm, Some(443), &[Ipv4Addr::new(1, 2, 3, 4)], 60),
-        detach(owner, Some(address), &attachment.vm),
-        nothing(owner),
+        ("new", attach(owner, address, &attachment, None)),
+        ("instead of the shared chain", attach(owner, address, &attachment, Some(&shared))),
+        ("the shared chain instead", attach(owner, address, &plain, Some(&own))),
+        ("gone", detach(owner, &own)),
+        ("no tables", Change::Text(nothing(owner))),
     ];
+    let text = text.map(|(what, change)| match change {
+        Change::Text(text) => format!("# {what}\n{text}"),
+        Change::Edits(edits) => panic!("{what}: {edits:?}"),
+    });
     insta::assert_snapshot!(text.join("\n"));
 }
 
-fn filters(learn: bool) -> impl Strategy<Value = Vec<Filter>> {
-    let block = (any::<u32>(), 0_u8..=32).prop_map(|(bits, prefix)| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-        To::Block(Cidr::new(Ipv4Addr::from_bits(bits & mask), prefix).unwrap())
-    });
-    let to =
-        (block, any::<bool>()).prop_map(move |(block, learned)| if learn && learned { To::Learned } else { block });
-    let port = prop_oneof![Just(None), (1..=u16::MAX).prop_map(Some)];
-    prop::collection::vec((to, port).prop_map(|(to, port)| Filter { to, port }), 0..=MAX_RULES)
+#[test]
+fn a_vm_without_rules_of_its_own_is_three_elements() {
+    let (owner, vm) = (Owner(1000), "0123456789ab".parse::<VmId>().unwrap());
+    let address = names::address(block(), 0, 5).unwrap();
+    let attachment =
+        |base| Attachment { vm: vm.clone(), network: 0, host: 5, policy: Policy { base, deny: vec![], allow: vec![] } };
+    let edits = |change| match change {
+        Change::Edits(edits) => edits,
+        Change::Text(text) => panic!("{text}"),
+    };
+    let comes = edits(attach(owner, address, &attachment(Base::Internet), None));
+    let alias = Some(owner.tap_alias(&vm));
+    let element = |key: Vec<u8>| Element { key, ..Element::default() };
+    let tap = *b"bt0123456789ab\0\0";
+    let owned = nft::key(&[&tap, &[2, 0x62, 10, 213, 0, 5], &[10, 213, 0, 5]]);
+    let goto = Some("internet".to_owned());
+    let way = Element { goto, comment: alias.clone(), ..element(vec![10, 213, 0, 5]) };
+    let expected = [
+        owner.set((Family::Inet, "vms")).add(vec![way]),
+        owner.set((Family::Bridge, "taps")).add(vec![element(tap.to_vec())]),
+        owner.set((Family::Bridge, "owners")).add(vec![Element { comment: alias, ..element(owned) }]),
+    ];
+    assert_eq!(comes, expected);
+    // The same again is the same.
+    let place = |chain: &str| Place { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint: None };
+    assert_eq!(edits(attach(owner, address, &attachment(Base::Internet), Some(&place("internet")))), comes);
+    // Another policy takes the element's place in the same transaction.
+    let closed = edits(attach(owner, address, &attachment(Base::Nothing), Some(&place("internet"))));
+    let gone = owner.set(names::VMS).remove(vec![address.octets().to_vec()]);
+    assert_eq!((closed.len(), &closed[0]), (4, &gone));
+    assert!(edits(detach(owner, &place("denied"))).contains(&gone));
 }
 
-fn attachments() -> impl Strategy<Value = Attachment> {
-    let base = prop_oneof![Just(Base::Internet), Just(Base::Nothing)];
-    ("[0-9a-f]{12}", 0..NETWORKS, 2_u16..1023, base, filters(false), filters(true)).prop_map(
-        |(vm, network, host, base, deny, allow)| Attachment {
-            vm: vm.parse().unwrap(),
-            network,
-            host,
-            policy: Policy { base, deny, allow },
-        },
-    )
+#[test]
+fn rules_that_are_there_already_stay() {
+    let (owner, vm) = (Owner(1000), "0123456789ab".parse::<VmId>().unwrap());
+    let address = names::address(block(), 0, 5).unwrap();
+    let attachment = |port| {
+        let allow = vec![Filter { to: To::Learned, port: Some(port) }];
+        let policy = Policy { base: Base::Nothing, deny: vec![], allow };
+        Attachment { vm: vm.clone(), network: 0, host: 5, policy }
+    };
+    let known = fingerprint(&attachment(443).policy);
+    let place = Place { vm: vm.clone(), address, chain: names::chain(&vm), fingerprint: Some(known) };
+    let Change::Text(text) = attach(owner, address, &attachment(443), None) else { panic!("no rules") };
+    assert!(text.contains(&format!("rules {known:x}")), "{text}");
+    assert!(matches!(attach(owner, address, &attachment(443), Some(&place)), Change::Edits(_)));
+    assert!(matches!(attach(owner, address, &attachment(80), Some(&place)), Change::Text(_)));
+    // Nobody knows which rules they are.
+    let unknown = Place { fingerprint: None, ..place };
+    assert!(matches!(attach(owner, address, &attachment(443), Some(&unknown)), Change::Text(_)));
 }
 
-proptest! {
-    /// Whatever is accepted names nothing but what is derived from this user's and this VM's ids.
-    #[test]
-    fn an_accepted_request_names_only_what_is_its_own(attachment in attachments(), uid: u32) {
-        let owner = Owner(uid);
-        let request = Request::AttachVm(attachment.clone());
-        prop_assert_eq!(check(&request), Ok(()));
-        let address = names::address(block(), attachment.network, attachment.host).unwrap();
-        let text = attach(owner, address, &attachment);
-        let (table, vm) = (owner.table(), &attachment.vm);
-        let own = [names::tap(vm), owner.tap_alias(vm)];
-        for quoted in text.split('"').skip(1).step_by(2) {
-            prop_assert!(own.iter().any(|own| own == quoted), "{quoted}");
-        }
-        for line in text.lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            prop_assert!(matches!(words[0], "add" | "flush"), "{line}");
-            prop_assert!(matches!(words[2], "inet" | "bridge") && words[3] == table, "{line}");
-            let object = words[4];
-            let shared = matches!((words[1], object), ("element", "vms" | "owners" | "taps"));
-            prop_assert!(shared || object.ends_with(vm.as_str()), "{line}");
-        }
-        // Every rule ends in a verdict or a jump of ours.
-        let chain = names::chain(vm);
-        for rule in text.lines().filter_map(|line| line.strip_prefix(&format!("add rule inet {table} {chain} "))) {
-            let verdict = ["accept", "goto denied", "goto internet"].iter().any(|end| rule.ends_with(end));
-            prop_assert!(verdict, "{rule}");
-        }
-    }
+#[test]
+fn an_answer_opens_an_address_a_little_longer_than_it_is_good_for() {
+    let (owner, vm) = (Owner(1000), "0123456789ab".parse::<VmId>().unwrap());
+    let Change::Edits(edits) = learn(owner, &vm, Some(443), &[Ipv4Addr::new(1, 2, 3, 4)], 60) else { panic!("text") };
+    let set = owner.set((Family::Inet, "lp_0123456789ab"));
+    let key = vec![1, 2, 3, 4, 1, 187, 0, 0];
+    let timeout = Some(Duration::from_secs(70));
+    let element = Element { key: key.clone(), timeout, ..Element::default() };
+    // The last one gives it its time anew, where it was there already.
+    assert_eq!(edits, [set.add(vec![element.clone()]), set.remove(vec![key]), set.add(vec![element])]);
 }

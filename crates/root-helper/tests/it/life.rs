@@ -191,5 +191,5 @@ fn two_users_do_not_see_each_other() {
         .output()
         .unwrap();
     assert!(!outsider.status.success());
-    assert!(matches!(one.helper.ask(&Request::Status), Answer::Status(_)));
+    assert!(matches!(one.helper.ask(&Request::Status { of: None }), Answer::Status(_)));
 }

@@ -4,8 +4,10 @@
 
 mod guest;
 mod hostile;
+mod judge;
 mod life;
 mod policy;
+mod requests;
 mod spoof;
 mod system;
 mod world;

@@ -1,10 +1,12 @@
 //! What a guest reaches is what its policy says: before and after a change, and after the helper was killed.
 
 use crate::{
-    guest::Guest,
-    world::{HOST, INTERNET, LAN, METADATA, World, attach, policy},
+    guest::{Guest, SOON},
+    spoof,
+    world::{HOST, INTERNET, LAN, METADATA, World, attach, policy, vm},
 };
-use banger_proto::helper::{Base, Policy, Request};
+use banger_proto::helper::{Answer, Attachment, Base, Policy, Request};
+use banger_testkit::wait_until;
 use std::net::Ipv4Addr;
 
 const DESTINATIONS: [(&str, Ipv4Addr, u16); 6] = [
@@ -121,7 +123,7 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
     let (guest, other) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
     guest.is_denied(&mut world, INTERNET, 80);
     let learn = |rule, addresses: &[Ipv4Addr]| Request::LearnAddresses {
-        vm: crate::world::vm(0),
+        vm: vm(0),
         rule,
         addresses: addresses.to_vec(),
         ttl: 3600,
@@ -135,15 +137,66 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
     world.helper.done(&learn(1, &[INTERNET]));
     world.helper.done(&learn(1, &[INTERNET]));
     guest.reaches(INTERNET, 5432);
-    // The same rules again: what was learnt belongs to the old ones.
+    // The same rules again, by a helper that knows of nothing: what was learnt stays. Other rules: it does not.
+    world.replace_helper();
     world.helper.done(&attach(0, 0, learns));
+    guest.reaches(INTERNET, 80);
+    world.helper.done(&attach(0, 0, policy(Base::Nothing, &[], &["learned:80", "learned", "10.0.0.0/8"])));
     guest.is_denied(&mut world, INTERNET, 80);
     for wrong in [
-        Request::LearnAddresses { vm: crate::world::vm(7), rule: 0, addresses: vec![INTERNET], ttl: 1 },
-        Request::LearnAddresses { vm: crate::world::vm(0), rule: 2, addresses: vec![INTERNET], ttl: 1 },
+        Request::LearnAddresses { vm: vm(7), rule: 0, addresses: vec![INTERNET], ttl: 1 },
+        Request::LearnAddresses { vm: vm(0), rule: 2, addresses: vec![INTERNET], ttl: 1 },
     ] {
         assert!(matches!(world.helper.ask(&wrong), banger_proto::helper::Answer::Failed { .. }), "{wrong:?}");
     }
+}
+
+#[test]
+fn what_was_denied_is_remembered_for_each_vm_and_with_it_forgotten() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    for number in [0, 1] {
+        world.helper.done(&attach(number, 0, policy(Base::Internet, &[], &[])));
+    }
+    let (noisy, quiet) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
+    // Once in touch with its gateway.
+    noisy.reaches(INTERNET, 80);
+    let router = banger_root_helper::names::mac(Ipv4Addr::new(10, 213, 0, 1));
+    let flood: u16 = 2000;
+    for number in 0..flood {
+        let [high, low] = number.to_be_bytes();
+        let packet = spoof::packet(noisy.address, Ipv4Addr::new(10, 99, high, low), 0);
+        noisy.send(&spoof::frame(router, noisy.mac, spoof::IPV4, &packet));
+    }
+    let count = |world: &mut World, of: Ipv4Addr| {
+        let denied = world.helper.status().denied;
+        denied.iter().find(|(from, _)| *from == of).map_or(0, |(_, packets)| *packets)
+    };
+    wait_until(SOON, "all of it to be counted", || {
+        let counted = count(&mut world, noisy.address);
+        if counted >= u64::from(flood) { Ok(()) } else { Err(counted.to_string()) }
+    });
+    // Counted all, remembered some: there is room for others.
+    let sizes = world.inside.command("nft -j list set inet banger_0 denials");
+    let noted = sizes.matches("10.99.").count();
+    assert!((256..usize::from(flood)).contains(&noted), "{noted}");
+    quiet.is_denied(&mut world, LAN, 80);
+    let of = |world: &mut World, number| match world.helper.ask(&Request::Status { of: Some(vm(number)) }) {
+        Answer::Status(status) => status.denials,
+        other => panic!("{other:?}"),
+    };
+    assert!(of(&mut world, 1).iter().any(|denial| (denial.from, denial.to) == (quiet.address, LAN)));
+    assert!(of(&mut world, 0).iter().all(|denial| denial.from == noisy.address));
+    assert_eq!(of(&mut world, 7), []);
+    // The next one at its address has a clean slate.
+    world.helper.done(&Request::DetachVm { vm: vm(0) });
+    let policy = policy(Base::Internet, &[], &[]);
+    world.helper.done(&Request::AttachVm(Attachment { vm: vm(8), network: 0, host: 2, policy }));
+    assert_eq!((of(&mut world, 8), count(&mut world, noisy.address)), (Vec::new(), 0));
+    let rules = world.inside.command("nft list ruleset");
+    assert!(!rules.contains("10.99.") && rules.contains(&LAN.to_string()), "{rules}");
 }
 
 #[test]

@@ -9,20 +9,20 @@ use banger_root_helper::names;
 use banger_testkit::wait_until;
 use std::net::Ipv4Addr;
 
-const IPV4: [u8; 2] = [8, 0];
+pub(crate) const IPV4: [u8; 2] = [8, 0];
 const ARP: [u8; 2] = [8, 6];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const VLAN: [u8; 2] = [0x81, 0];
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-fn frame(to: [u8; 6], from: [u8; 6], kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(to: [u8; 6], from: [u8; 6], kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
     let mut frame = [&to[..], &from, &kind, payload].concat();
     frame.resize(frame.len().max(60), 0);
     frame
 }
 
 /// An IPv4 packet with UDP from and to; `fragment` is the field of that name.
-fn packet(from: Ipv4Addr, to: Ipv4Addr, fragment: u16) -> Vec<u8> {
+pub(crate) fn packet(from: Ipv4Addr, to: Ipv4Addr, fragment: u16) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 28, 0, 1];
     packet.extend(fragment.to_be_bytes());
     packet.extend([64, 17, 0, 0]);

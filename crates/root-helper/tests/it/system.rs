@@ -87,7 +87,7 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
     }
     // Another conversation of the same user goes on where the first one is.
     let mut second = connect();
-    let Answer::Status(status) = ask(&mut second, &Request::Status) else { panic!("no status") };
+    let Answer::Status(status) = ask(&mut second, &Request::Status { of: None }) else { panic!("no status") };
     assert_eq!(status.vms, [vm(0)]);
     // Nonsense ends one conversation only.
     stream.write_all(b"\xff\xff\xff\xff").unwrap();

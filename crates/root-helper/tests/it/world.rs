@@ -103,7 +103,7 @@ impl Helper {
 
     #[track_caller]
     pub(crate) fn status(&mut self) -> Status {
-        match self.ask(&Request::Status) {
+        match self.ask(&Request::Status { of: None }) {
             Answer::Status(status) => status,
             other => panic!("{other:?}"),
         }
