@@ -57,6 +57,10 @@ enum Measure {
     Attach,
     /// A published port against socat.
     Ports,
+    /// A stream from a guest to the outside against a plain veth.
+    Nat,
+    /// The guests' resolver against dnsmasq.
+    Dns,
     /// Ten VMs at once against one; stopping; deleting; two hundred commands at once.
     Life,
     /// A hundred megabytes of output, a gigabyte and twenty thousand files, against ssh.
@@ -65,7 +69,7 @@ enum Measure {
     Images,
 }
 
-const ALL: [Measure; 13] = [
+const ALL: [Measure; 15] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -76,6 +80,8 @@ const ALL: [Measure; 13] = [
     Measure::KernelImport,
     Measure::Attach,
     Measure::Ports,
+    Measure::Nat,
+    Measure::Dns,
     Measure::Life,
     Measure::Transfer,
     Measure::Images,
@@ -97,6 +103,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::KernelImport => kernels::import(&env, args.rounds, &mut report)?,
             Measure::Attach => network::attach(args.rounds, &mut report)?,
             Measure::Ports => network::ports(args.rounds, &mut report)?,
+            Measure::Nat => network::nat(args.rounds, &mut report)?,
+            Measure::Dns => network::dns(args.rounds, &mut report)?,
             Measure::Life => life::run(&env, args.rounds, &mut report)?,
             Measure::Transfer => transfer::run(&env, args.rounds, &mut report)?,
             Measure::Images => images::run(&env, args.rounds, &mut report)?,

@@ -1,0 +1,140 @@
+//! Attaching a VM to its network.
+
+use crate::bench::compare::{Report, Target};
+use anyhow::{Context, Result, ensure};
+use banger_proto::{
+    framing::{self, HEADER},
+    helper::{Answer, Attachment, Base, Policy, Request},
+};
+use banger_testkit::{Space, bin_dir};
+use std::{
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// VMs that are there already in the crowded world.
+const CROWD: u16 = 100;
+
+/// A helper in namespaces of its own, and VMs that come one after the other.
+struct World {
+    holder: Child,
+    helper: Child,
+    stream: UnixStream,
+    inside: Space,
+    next: u16,
+}
+
+impl World {
+    fn new(vms: u16) -> Result<Self> {
+        let program = bin_dir().join("bangerd-root");
+        let mut holder = Command::new(&program).arg("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut ready = [0; 6];
+        holder.stdout.as_mut().context("stdout")?.read_exact(&mut ready)?;
+        holder.stdin.take().context("stdin")?.write_all(b"go")?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", holder.id()))?;
+        let started =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19)).context("stat")?;
+        let (stream, theirs) = UnixStream::pair()?;
+        let helper = Command::new(&program)
+            .args(["serve", &holder.id().to_string(), started])
+            .stdin(OwnedFd::from(theirs))
+            .spawn()?;
+        let inside = Space::of(holder.id());
+        let mut world = Self { holder, helper, stream, inside, next: 0 };
+        world.ask(&Request::EnsureNetwork { block: "10.213.0.0/16".parse()?, network: 0, host: Vec::new() })?;
+        for _ in 0..vms {
+            world.attach()?;
+        }
+        Ok(world)
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<()> {
+        self.stream.write_all(&framing::encode(request)?)?;
+        let mut header = [0; HEADER];
+        self.stream.read_exact(&mut header)?;
+        let mut body = vec![0; framing::body_length(header)?];
+        self.stream.read_exact(&mut body)?;
+        let answer: Answer = framing::decode(&body)?;
+        ensure!(!matches!(answer, Answer::Failed { .. }), "{answer:?}");
+        Ok(())
+    }
+
+    /// One more VM; how long it took.
+    fn attach(&mut self) -> Result<Duration> {
+        let number = self.next;
+        self.next += 1;
+        let policy = Policy { base: Base::Internet, deny: Vec::new(), allow: Vec::new() };
+        let vm = format!("{number:012x}").parse()?;
+        let request = Request::AttachVm(Attachment { vm, network: 0, host: number + 2, policy });
+        let began = Instant::now();
+        self.ask(&request)?;
+        Ok(began.elapsed())
+    }
+
+    /// The same by hand, as programs.
+    fn by_hand(&mut self) -> Result<Duration> {
+        let number = self.next;
+        self.next += 1;
+        let (tap, address) = (format!("hand{number}"), format!("10.213.{}.{}", 1 + number / 200, 2 + number % 200));
+        let mac = format!("02:62:00:00:{:02x}:{:02x}", number / 256, number % 256);
+        let rules = format!(
+            "add element inet banger_0 vms {{ {address} : goto internet }}\n\
+             add element bridge banger_0 taps {{ \"{tap}\" }}\n\
+             add element bridge banger_0 owners {{ \"{tap}\" . {mac} . {address} }}\n"
+        );
+        self.inside.run(move || {
+            let began = Instant::now();
+            for line in [
+                format!("ip tuntap add {tap} mode tap vnet_hdr"),
+                format!("ip link set {tap} master bb0n0"),
+                format!("bridge link set dev {tap} isolated on learning off flood off"),
+                format!("bridge fdb replace {mac} dev {tap} master static"),
+            ] {
+                program(&line)?;
+            }
+            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
+            nft.stdin.take().context("stdin")?.write_all(rules.as_bytes())?;
+            ensure!(nft.wait()?.success(), "nft");
+            program(&format!("ip link set {tap} up"))?;
+            Ok(began.elapsed())
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for child in [&mut self.helper, &mut self.holder] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn program(line: &str) -> Result<()> {
+    let words: Vec<&str> = line.split(' ').collect();
+    ensure!(Command::new(words[0]).args(&words[1..]).status()?.success(), "{line}");
+    Ok(())
+}
+
+/// Attaching a VM, against the same by hand and against itself in a crowd.
+pub(crate) fn attach(rounds: u32, report: &mut Report) -> Result<()> {
+    let (mut ours, mut theirs) = (World::new(1)?, World::new(1)?);
+    report.compare(
+        ("attach a VM", "ip, bridge and nft by hand"),
+        Target::Ratio(0.2),
+        rounds * 3,
+        || ours.attach(),
+        || theirs.by_hand(),
+    )?;
+    drop((ours, theirs));
+    let (mut crowded, mut empty) = (World::new(CROWD)?, World::new(1)?);
+    report.compare(
+        (&format!("attach beside {CROWD} VMs"), "attach beside one"),
+        Target::Ratio(1.3),
+        rounds,
+        || crowded.attach(),
+        || empty.attach(),
+    )
+}

@@ -1,0 +1,63 @@
+//! The way out: a stream through bridge, rules and pasta, against one over a plain veth.
+
+use super::stage::{INTERNET, NEAR, Stage};
+use crate::bench::compare::{Report, Target};
+use anyhow::{Result, anyhow};
+use banger_testkit::{Space, wait_until};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// Bytes of one sample.
+const BULK: usize = 128 << 20;
+const PORT: u16 = 5001;
+const SOON: Duration = Duration::from_secs(30);
+
+/// Measures; there is no target: what pasta costs is pasta's.
+pub(crate) fn nat(rounds: u32, report: &mut Report) -> Result<()> {
+    let stage = Stage::new()?;
+    stage.outside.start(serve);
+    let (guest, neighbour) = (stage.guest.clone(), stage.neighbour.clone());
+    wait_until(SOON, "the way out", || {
+        guest.run(|| TcpStream::connect((INTERNET, PORT)).map(drop).map_err(|error| error.to_string()))
+    });
+    report.compare(
+        ("128 MiB from a guest to the outside", "a plain veth"),
+        Target::Told,
+        rounds,
+        || send(&guest, INTERNET),
+        || send(&neighbour, NEAR),
+    )?;
+    stage.end();
+    Ok(())
+}
+
+fn serve() {
+    let Ok(listener) = TcpListener::bind(("0.0.0.0", PORT)) else { return };
+    for mut stream in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            let mut chunk = vec![0; 256 << 10];
+            while matches!(stream.read(&mut chunk), Ok(1..)) {}
+            // All of it has come.
+            let _ = stream.write_all(b".");
+        });
+    }
+}
+
+fn send(from: &Space, to: Ipv4Addr) -> Result<Duration> {
+    from.run(move || {
+        let mut stream = TcpStream::connect((to, PORT))?;
+        let chunk = vec![7; 256 << 10];
+        let began = Instant::now();
+        for _ in 0..BULK / chunk.len() {
+            stream.write_all(&chunk)?;
+        }
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut last = [0];
+        stream.read_exact(&mut last)?;
+        Ok::<_, std::io::Error>(began.elapsed())
+    })
+    .map_err(|error| anyhow!("{to}: {error}"))
+}
