@@ -24,8 +24,8 @@ use std::path::PathBuf;
 /// What to measure and how often.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Pairs of measurements for each comparison; ten or more make a figure worth quoting.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
+    /// Pairs of measurements for each comparison; with fewer than ten the table says that it holds no figures.
+    #[arg(long, default_value_t = compare::QUOTABLE, value_parser = clap::value_parser!(u32).range(3..))]
     rounds: u32,
     /// Gets every sample.
     #[arg(long, default_value = "target/bench.json")]
@@ -89,7 +89,7 @@ const ALL: [Measure; 15] = [
 
 /// Measures, prints the table and writes the samples.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut report = Report::default();
+    let mut report = Report::of(args.rounds);
     for measure in if args.only.is_empty() { &ALL } else { args.only.as_slice() } {
         let env = TestEnv::real().context("this machine cannot run VMs")?;
         match measure {

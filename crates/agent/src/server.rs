@@ -182,6 +182,7 @@ impl Context {
         for message in &guest.troubles {
             announcer.say(&GuestEvent::Trouble { message: message.clone() });
         }
+        let last_exec = if guest.place == Place::Machine { exec::highest_taken() } else { 0 };
         if guest.init == Init::Agent {
             announcer.say(&GuestEvent::Booted { state: "running".to_owned() });
         }
@@ -191,7 +192,7 @@ impl Context {
             announcer,
             execs: Cell::new(0),
             transfers: Arc::default(),
-            exec_number: Cell::new(0),
+            exec_number: Cell::new(last_exec),
             exec_announced: Cell::new(false),
             going_down: Cell::new(false),
         }

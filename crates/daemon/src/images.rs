@@ -85,14 +85,6 @@ impl ImageService {
         self.wanted(name.as_str()).await.map(drop)
     }
 
-    /// The kernel an image recommends, without pulling it.
-    pub(crate) async fn recommended_kernel(&self, name: &ImageName) -> Result<Option<KernelName>, Failure> {
-        match self.local_image(name).await? {
-            Some(image) => Ok(image.manifest.kernel),
-            None => Ok(self.image_offers.find(name).await?.and_then(|entry| entry.kernel)),
-        }
-    }
-
     /// The image of that id, looked at closely enough to see a cut or replaced file.
     pub(crate) async fn image_by_id(&self, id: &ImageId) -> Result<Image, Failure> {
         let (images, id) = (self.images.clone(), id.clone());

@@ -4,9 +4,13 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::{fmt, path::Path, time::Duration};
 
+/// Fewer rounds than this tell whether a scenario works, and nothing about its ratio.
+pub(super) const QUOTABLE: u32 = 10;
+
 /// Everything one run of the benchmark found.
 #[derive(Default, Serialize)]
 pub(crate) struct Report {
+    rounds: u32,
     comparisons: Vec<Comparison>,
     sizes: Vec<Size>,
     phases: Vec<PhaseTime>,
@@ -56,6 +60,11 @@ struct PhaseTime {
 }
 
 impl Report {
+    /// Nothing yet; comparisons will have so many rounds.
+    pub(crate) fn of(rounds: u32) -> Self {
+        Self { rounds, ..Self::default() }
+    }
+
     /// Measures both sides `rounds` times, alternately, ours first in every other round.
     pub(crate) fn compare(
         &mut self,
@@ -154,6 +163,9 @@ impl fmt::Display for Report {
         for it in &self.phases {
             writeln!(f, "phase {:<38} {:>8.1} ms  from {:>8.1} ms", it.name, it.duration_ms, it.started_ms)?;
         }
+        if self.rounds < QUOTABLE {
+            writeln!(f, "NOT A FIGURE: {} rounds; what fewer than {QUOTABLE} give is not to be quoted", self.rounds)?;
+        }
         Ok(())
     }
 }
@@ -191,6 +203,12 @@ mod tests {
         report.compare(("a", "b"), Target::Ratio(2.0), 4, side('o', 30), side('t', 20)).unwrap();
         assert_eq!(order.into_inner(), "otottootto");
         assert!((report.comparisons[0].ratio - 1.5).abs() < 1e-9 && report.comparisons[0].met);
+    }
+
+    #[test]
+    fn few_rounds_are_said_to_be_no_figure() {
+        assert!(Report::of(QUOTABLE - 1).to_string().contains("NOT A FIGURE: 9 rounds"));
+        assert!(!Report::of(QUOTABLE).to_string().contains("NOT A FIGURE"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustix::{
 };
 use std::{fs, io, os::unix::process::CommandExt, process::Command};
 
+mod guard;
 mod reaper;
 
 /// What the kernel itself would start.
@@ -30,11 +31,13 @@ fn image_init() -> Option<&'static str> {
         .find(|path| fs::metadata(path).is_ok_and(|meta| meta.is_file()) && access(*path, Access::EXEC_OK).is_ok())
 }
 
-/// Starts the agent beside process 1 and becomes process 1.
+/// Starts the agent beside process 1 and becomes process 1. Under the image's init a guard stands between the two, for
+/// that init knows nothing of an agent to start again.
 pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
     let init = booted.init;
     match machine::fork().attempt(|| "starting the agent".to_owned())? {
-        None => serve(booted),
+        None if init == Init::Agent => serve(booted),
+        None => guard::run(booted),
         Some(agent) if init == Init::Agent => reaper::run(agent, booted),
         Some(_) => {
             let path = image_init().expect("it was found a moment ago");
@@ -48,25 +51,30 @@ pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
 /// The agent's process.
 #[expect(clippy::exit, reason = "a forked child has no main to return to")]
 fn serve(mut booted: Booted) -> ! {
-    let pid = std::process::id();
     reaper::unblock_signals();
-    let _ = setsid();
-    machine::name_process(c"@banger-agent");
-    // Not in the root group, which systemd empties into its own.
-    for (path, text) in [
-        ("/sys/fs/cgroup/banger/agent/cgroup.procs", pid.to_string()),
-        ("/proc/self/oom_score_adj", "-1000".to_owned()),
-        // Where the shutdown hook finds it, in a directory only root writes to.
-        (&format!("/run/initramfs/{}", crate::shutdown_hook::PID_FILE), pid.to_string()),
-    ] {
-        if let Err(error) = fs::write(path, text) {
-            say(&format!("{path}: {error}"));
-        }
-    }
+    stand_apart(c"@banger-agent");
+    // Where the shutdown hook finds it, in a directory only root writes to.
+    put(&format!("/run/initramfs/{}", crate::shutdown_hook::PID_FILE), &std::process::id().to_string());
     booted.phases.end("agent");
     let reason = server::run(server::Guest::from(booted), Channel::Device);
     say(&format!("the agent ends: {reason}"));
     std::process::exit(1)
+}
+
+/// Makes this process none of the image's business: a session and a cgroup of its own, spared by whoever looks for memory,
+/// and a name that begins with `@`, which systemd leaves alone to the very end.
+fn stand_apart(name: &'static std::ffi::CStr) {
+    let _ = setsid();
+    machine::name_process(name);
+    // Not in the root group, which systemd empties into its own.
+    put("/sys/fs/cgroup/banger/agent/cgroup.procs", &std::process::id().to_string());
+    put("/proc/self/oom_score_adj", "-1000");
+}
+
+fn put(path: &str, text: &str) {
+    if let Err(error) = fs::write(path, text) {
+        say(&format!("{path}: {error}"));
+    }
 }
 
 /// Whether the image's init is systemd, as far as its program's name says.

@@ -102,8 +102,8 @@ pub(super) fn limits() {
 }
 
 /// Gives the process a name for `ps`, and systemd: it leaves a process alone at shutdown whose first argument begins
-/// with `@`.
-pub(super) fn name_process(name: &CStr) {
+/// with `@`, as this name must.
+pub(super) fn name_process(name: &'static CStr) {
     // On the heap, for good: the kernel shows no memory there that is backed by a file, such as a constant.
     let bytes: &'static [u8] = Vec::leak(name.to_bytes_with_nul().to_vec());
     let (start, end) = (bytes.as_ptr(), bytes.as_ptr().wrapping_add(bytes.len()));
@@ -118,8 +118,9 @@ pub(super) fn name_process(name: &CStr) {
     if let Err(error) = done {
         say(&format!("naming the agent's process: {error}"));
     }
-    // SAFETY: PR_SET_NAME reads a NUL-terminated string.
-    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, c"banger-agent".as_ptr()) };
+    let plain = name.to_bytes_with_nul().strip_prefix(b"@").unwrap_or_default().as_ptr();
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string, which a name without its first character is.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, plain) };
 }
 
 /// Forks. The child is `Ok(None)`.

@@ -14,6 +14,7 @@ mod session;
 mod spawn;
 mod terminal;
 
+pub(super) use group::highest_taken;
 pub(super) use plan::DEFAULT_PATH;
 
 use super::{Context, body::Body, http::status};

@@ -136,6 +136,8 @@ pub struct Run {
     pub accelerator: Option<Accelerator>,
     /// Why these two.
     pub vmm_reason: Option<String>,
+    /// What of the monitor's confinement is missing.
+    pub unconfined: Option<String>,
     /// The shim, while there is one.
     pub shim: Option<ProcessIdentity>,
     /// The monitor's process, while there is one.

@@ -113,6 +113,9 @@ pub(super) fn durably<T>(
 }
 
 #[cfg(test)]
+mod upgrades;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

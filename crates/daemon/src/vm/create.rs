@@ -106,15 +106,13 @@ impl VmService {
         if request.start != Start::No || request.vmm.is_some() {
             parts.choose(request.vmm).await?;
         }
-        let kernel = if let Some(kernel) = request.kernel {
-            kernel
-        } else {
-            let recommended = parts.images.recommended_kernel(&image).await?;
-            recommended.unwrap_or_else(|| parts.config.default_kernel.value.clone())
-        };
-        parts.images.kernel(&kernel, false, operation).await?;
+        // The image first: it is what people misspell and what may be out of reach, and which kernel it wants it says
+        // itself.
         let found = parts.images.image(&image, operation).await?;
         crate::images::runs_here(&found)?;
+        let recommended = found.manifest.kernel;
+        let kernel = request.kernel.or(recommended).unwrap_or_else(|| parts.config.default_kernel.value.clone());
+        parts.images.kernel(&kernel, false, operation).await?;
         let image_id = found.manifest.id;
         let spec = VmSpec {
             image,

@@ -170,6 +170,7 @@ impl Owner {
             ShimMessage::Status(status) => {
                 run.shim = Some(status.shim);
                 run.vmm_process = status.vmm;
+                run.unconfined = status.unconfined;
                 self.rebooted |= status.relaunches > 0;
                 run.published = places(&status.published);
                 if status.booted.is_some() {

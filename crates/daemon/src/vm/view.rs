@@ -31,6 +31,7 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
         vmm: run.vmm.or(spec.vmm).or(parts.config.vmm.value).unwrap_or(Vmm::Qemu),
         accelerator: run.accelerator,
         vmm_reason: run.vmm_reason,
+        unconfined: run.unconfined,
         vmm_pid: run.vmm_process.map(|process| process.pid),
         shim_pid: run.shim.map(|process| process.pid),
         image: spec.image,

@@ -286,6 +286,9 @@ pub struct Vm {
     /// Why this monitor and accelerator.
     #[serde(default)]
     pub vmm_reason: Option<String>,
+    /// What of the monitor's confinement this host does not give, and why; none when it is whole.
+    #[serde(default)]
+    pub unconfined: Option<String>,
     /// The monitor's process, while there is one.
     #[serde(default)]
     pub vmm_pid: Option<u32>,

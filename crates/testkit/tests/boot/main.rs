@@ -11,6 +11,7 @@ mod life;
 mod many;
 mod modular_kernel;
 mod network;
+mod no_init;
 mod power;
 mod session;
 mod survival;

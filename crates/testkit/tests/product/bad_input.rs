@@ -80,6 +80,21 @@ fn an_image_that_no_registry_has_leaves_no_vm() {
 }
 
 #[test]
+fn an_image_out_of_reach_is_found_out_before_a_kernel_is_pulled_for_it() {
+    let env = TestEnv::empty();
+    env.configure(&format!("qemu_bin = \"{}\"\n", banger_testkit::bin_dir().join("fake-qemu").display()));
+    for (image, said) in [("127.0.0.1:1/none:1", "cannot connect to 127.0.0.1:1\n"), ("Nope", "\"Nope\"")] {
+        let out = env.banger(["vm", "run", "--image", image, "--", "true"]).run().expect(125);
+        assert!(out.err().contains(said), "{out}");
+        assert!(!out.err().contains("kernel"), "it was pulled first: {out}");
+    }
+    let kernels = env.banger(["kernel", "list", "--json"]).run().expect(0).json();
+    assert_eq!(kernels, serde_json::json!([]));
+    assert_eq!(vms(&env), []);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn failures_in_json_have_one_shape() {
     let env = TestEnv::empty();
     let out = env.banger(["vm", "show", "nope", "--json"]).run().expect(1);

@@ -20,6 +20,7 @@ mod prune;
 mod registered;
 mod session;
 mod sizes;
+mod strangers;
 mod terminal;
 mod wear;
 mod who_dies;

@@ -68,18 +68,25 @@ fn tell(agent: Pid, verb: Power) {
 
 /// Blocks every signal and gives a descriptor they can be read from.
 fn block_signals() -> io::Result<OwnedFd> {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises the set; sigprocmask and signalfd read it.
-    let fd = unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
-        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    };
+    let set = block_all_signals();
+    // SAFETY: signalfd reads the set.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if fd == -1 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: signalfd just made it, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Blocks every signal but those nobody can; gives the set of them.
+pub(super) fn block_all_signals() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set, and sigprocmask reads it.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+        set.assume_init()
+    }
 }
 
 /// The mask is inherited; the agent wants its signals.

@@ -30,6 +30,19 @@ impl Group {
     }
 }
 
+/// The highest number that is taken: by what an agent before this one started. It goes on, without its streams, as what
+/// is left in the background of a command does; what has ended is cleared away.
+pub(in crate::server) fn highest_taken() -> u64 {
+    let mut highest = 0;
+    for entry in fs::read_dir(PARENT).into_iter().flatten().flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
+        if fs::remove_dir(entry.path()).is_err() {
+            highest = number.max(highest);
+        }
+    }
+    highest
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         if fs::remove_dir(&self.path).is_err() {

@@ -61,6 +61,7 @@ fn render(vm: &Vm) -> String {
         ("published", listed(&vm.published)),
         ("vmm", Some(vmm(vm))),
         ("chosen because", vm.vmm_reason.clone()),
+        ("confinement", vm.unconfined.as_ref().map(|lack| format!("incomplete: {lack}"))),
         ("vmm pid", vm.vmm_pid.map(|pid| pid.to_string())),
         ("shim pid", vm.shim_pid.map(|pid| pid.to_string())),
         ("image", Some(format!("{} ({})", vm.image, vm.image_id))),

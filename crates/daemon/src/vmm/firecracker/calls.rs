@@ -104,8 +104,6 @@ pub fn command_line(plan: &LaunchPlan) -> String {
         "i8042.dumbkbd",
         // A panic resets at once, which ends Firecracker; the console has the reason.
         "panic=-1",
-        // No login prompt is wanted on the console, and systemd would wait for a device node for it.
-        "systemd.getty_auto=0",
     ];
     let own = plan.kernel_args.iter().map(String::as_str);
     words.into_iter().chain(own).collect::<Vec<_>>().join(" ")

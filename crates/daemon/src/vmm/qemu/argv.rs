@@ -137,7 +137,8 @@ pub fn command_line(plan: &LaunchPlan) -> String {
         // The log the host keeps. `quiet`, since every byte on the emulated port costs an exit: warnings still come.
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),
-        // The machine has none, and a kernel that looks for it says "Fatal" on the console.
+        // The machine has none, so the kernel need not try the ways there are to it. That there is none it prints all the
+        // same, as "Fatal"; it is not.
         "pci=off".to_owned(),
         // The kernel's self-tests of its ciphers: half a second of a boot in software emulation.
         "cryptomgr.notests".to_owned(),
@@ -145,8 +146,6 @@ pub fn command_line(plan: &LaunchPlan) -> String {
         "reboot=t".to_owned(),
         // A panic resets at once, which ends QEMU; the console has the reason.
         "panic=-1".to_owned(),
-        // No login prompt is wanted on the console, and systemd would wait for a device node for it.
-        "systemd.getty_auto=0".to_owned(),
     ];
     if let (Accelerator::Tcg, Some(khz)) = (plan.accelerator, plan.tsc_khz) {
         // Without these a kernel measures the counter against an emulated timer, gets nonsense when the host is busy, and

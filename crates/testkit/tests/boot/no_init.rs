@@ -1,0 +1,72 @@
+//! An image without an init: one static program and a few names for it, as many container images are.
+
+use crate::{BOOT, delete, sh};
+use banger_testkit::{TestEnv, package, require, shared, wait_until};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Names the program goes by in it.
+const APPLETS: [&str; 6] = ["cat", "kill", "ls", "sh", "sleep", "tr"];
+
+/// A file system with the distribution's static busybox in it and nothing else.
+#[track_caller]
+fn image(home: &Path) -> PathBuf {
+    let run = |command: &mut Command| {
+        let out = command.output().expect("a program of the host");
+        assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let (unpacked, root, file) = (home.join("unpacked"), home.join("root"), home.join("tiny.ext4"));
+    run(Command::new("dpkg-deb").arg("-x").args([&package(home, "busybox-static"), &unpacked]));
+    fs::create_dir_all(root.join("bin")).expect("a directory");
+    fs::copy(unpacked.join("bin/busybox"), root.join("bin/busybox")).expect("the package's program");
+    for name in APPLETS {
+        symlink("busybox", root.join("bin").join(name)).expect("a link");
+    }
+    run(Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&root, &file]).arg("8M"));
+    file
+}
+
+#[test]
+fn the_agent_is_the_init_of_an_image_without_one_and_is_started_again_when_it_dies() {
+    let _machine = shared();
+    if !require("apt") {
+        return;
+    }
+    let Some(env) = TestEnv::real() else { return };
+    let file = image(env.home());
+    let register = ["image", "register", "--name", "tiny", "--kernel-ref", "debian-6.1", "--rootfs"];
+    env.banger(register).args([file]).run().expect(0);
+    let run = ["vm", "run", "-d", "--name", "t", "--image", "tiny", "--init", "auto", "--memory", "256M", "--quiet"];
+    env.banger(run).run().expect(0);
+    assert_eq!(env.vm("t")["init"], "agent");
+    assert_eq!(sh(&env, "t", "ls /bin | tr '\n' ' '; cat /proc/1/comm"), "busybox cat kill ls sh sleep tr init\n");
+
+    let agent = sh(&env, "t", "cat /run/initramfs/agent.pid");
+    let boot = env.vm("t")["boot_id"].clone();
+    let session = env.banger(["vm", "exec", "t", "--", "sleep", "1000"]).spawn();
+    wait_until(BOOT, "a command that runs", || {
+        let stats = env.banger(["vm", "health", "t", "--json"]).run().expect(0).json();
+        if stats["execs"] == 1 { Ok(()) } else { Err(stats.to_string()) }
+    });
+    let killed = env.banger(["vm", "exec", "t", "--", "kill", "-9", agent.trim()]).run().expect(125);
+    assert!(killed.err().contains("without saying how the command ended"), "{killed}");
+    session.finish(BOOT).expect(125);
+    wait_until(BOOT, "another agent", || {
+        let out = env.banger(["vm", "exec", "t", "--", "cat", "/run/initramfs/agent.pid"]).run();
+        if out.code() == 0 && out.out() != agent { Ok(()) } else { Err(out.to_string()) }
+    });
+    // The machine went on: it is the same boot, and what ran in it runs.
+    let now = env.vm("t");
+    assert_eq!((&now["state"], &now["boot_id"]), (&"running".into(), &boot), "{now:#}");
+    let processes = sh(&env, "t", "cat /proc/[0-9]*/comm");
+    assert!(processes.lines().any(|name| name == "sleep"), "{processes}");
+    assert!(env.banger(["vm", "logs", "t"]).run().expect(0).out().contains("the agent died; it is started again"));
+
+    env.banger(["vm", "exec", "t", "--", "poweroff"]).run();
+    env.wait_state("t", "stopped", BOOT);
+    delete(&env, "t");
+}
