@@ -61,15 +61,25 @@ enum Measure {
     Nat,
     /// The guests' resolver against dnsmasq.
     Dns,
-    /// Ten VMs at once against one; stopping; deleting; two hundred commands at once.
-    Life,
-    /// A hundred megabytes of output, a gigabyte and twenty thousand files, against ssh.
-    Transfer,
+    /// Ten VMs at once against one.
+    Together,
+    /// An orderly stop.
+    Stop,
+    /// Deleting a VM that runs.
+    Delete,
+    /// Two hundred commands at once in one VM.
+    Execs,
+    /// A hundred megabytes of a command's output against ssh.
+    Output,
+    /// A gigabyte into a guest and out of it against tar and ssh. Minutes.
+    CopyLarge,
+    /// Twenty thousand files into a guest and out of it against tar and ssh. Minutes.
+    CopySmall,
     /// Pulling images: against other tools, against decompression alone, and what it weighs. Minutes.
     Images,
 }
 
-const ALL: [Measure; 15] = [
+const ALL: [Measure; 20] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -82,8 +92,13 @@ const ALL: [Measure; 15] = [
     Measure::Ports,
     Measure::Nat,
     Measure::Dns,
-    Measure::Life,
-    Measure::Transfer,
+    Measure::Together,
+    Measure::Stop,
+    Measure::Delete,
+    Measure::Execs,
+    Measure::Output,
+    Measure::CopyLarge,
+    Measure::CopySmall,
     Measure::Images,
 ];
 
@@ -105,8 +120,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::Ports => network::ports(args.rounds, &mut report)?,
             Measure::Nat => network::nat(args.rounds, &mut report)?,
             Measure::Dns => network::dns(args.rounds, &mut report)?,
-            Measure::Life => life::run(&env, args.rounds, &mut report)?,
-            Measure::Transfer => transfer::run(&env, args.rounds, &mut report)?,
+            Measure::Together => life::together(&env, args.rounds, &mut report)?,
+            Measure::Stop => life::stop(&env, args.rounds, &mut report)?,
+            Measure::Delete => life::delete(&env, args.rounds, &mut report)?,
+            Measure::Execs => life::execs(&env)?,
+            Measure::Output => transfer::output(&env, args.rounds, &mut report)?,
+            Measure::CopyLarge => transfer::large(&env, args.rounds, &mut report)?,
+            Measure::CopySmall => transfer::small(&env, args.rounds, &mut report)?,
             Measure::Images => images::run(&env, args.rounds, &mut report)?,
         }
     }

@@ -12,6 +12,7 @@ pub(super) const QUOTABLE: u32 = 10;
 pub(crate) struct Report {
     rounds: u32,
     comparisons: Vec<Comparison>,
+    series: Vec<Series>,
     sizes: Vec<Size>,
     phases: Vec<PhaseTime>,
 }
@@ -40,6 +41,26 @@ pub(crate) enum Target {
     MoreMs(f64),
     /// Whatever it is: nobody promised anything.
     Told,
+}
+
+/// One thing measured by itself, in milliseconds.
+#[derive(Serialize)]
+struct Series {
+    what: String,
+    ms: Vec<f64>,
+    found_ms: f64,
+    limit: Limit,
+    met: bool,
+}
+
+/// What one thing may take.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Limit {
+    /// The middle one of the samples takes at most so many milliseconds.
+    MedianMs(f64),
+    /// Of a hundred, at least ninety-five take at most so many milliseconds.
+    P95Ms(f64),
 }
 
 /// Memory of a process, in KiB.
@@ -109,6 +130,25 @@ impl Report {
         Ok(())
     }
 
+    /// Measures one thing `rounds` times.
+    pub(crate) fn series(
+        &mut self,
+        what: &str,
+        limit: Limit,
+        rounds: u32,
+        mut work: impl FnMut() -> Result<Duration>,
+    ) -> Result<()> {
+        // As above, one that does not count.
+        work()?;
+        let ms = (0..rounds).map(|_| Ok(millis(work()?))).collect::<Result<Vec<f64>>>()?;
+        let (found_ms, most) = match limit {
+            Limit::MedianMs(most) => (median(&ms), most),
+            Limit::P95Ms(most) => (p95(&ms), most),
+        };
+        self.series.push(Series { what: what.to_owned(), ms, found_ms, limit, met: found_ms <= most });
+        Ok(())
+    }
+
     /// Notes the memory of a process.
     pub(crate) fn size(&mut self, what: &str, kib: u64, target_kib: u64) {
         self.sizes.push(Size { what: what.to_owned(), kib, target_kib, met: kib <= target_kib });
@@ -156,6 +196,13 @@ impl fmt::Display for Report {
             )?;
             writeln!(f, "  against {}", it.against)?;
         }
+        for it in &self.series {
+            let limit = match it.limit {
+                Limit::MedianMs(most) => format!("median ≤ {most} ms"),
+                Limit::P95Ms(most) => format!("p95 ≤ {most} ms"),
+            };
+            writeln!(f, "{:<44} {:>8.1} ms {:>19}  {limit}: {}", it.what, it.found_ms, "", verdict(it.met))?;
+        }
         for it in &self.sizes {
             let (size, target) = (it.kib, it.target_kib);
             writeln!(f, "{:<44} {size:>7} KiB {:>19}  ≤ {target} KiB: {}", it.what, "", verdict(it.met))?;
@@ -185,6 +232,14 @@ fn median(samples: &[f64]) -> f64 {
     }
 }
 
+/// The sample below or at which 95 of 100 are.
+fn p95(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() * 95).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +264,17 @@ mod tests {
     fn few_rounds_are_said_to_be_no_figure() {
         assert!(Report::of(QUOTABLE - 1).to_string().contains("NOT A FIGURE: 9 rounds"));
         assert!(!Report::of(QUOTABLE).to_string().contains("NOT A FIGURE"));
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_samples() {
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert!((p95(&hundred) - 95.0).abs() < 1e-9);
+        assert!((p95(&[7.0, 9.0]) - 9.0).abs() < 1e-9);
+        let mut report = Report::default();
+        let mut ms = (1..).map(Duration::from_millis);
+        report.series("it", Limit::P95Ms(20.0), 20, || Ok(ms.next().unwrap())).unwrap();
+        assert!(report.series[0].ms.len() == 20 && report.series[0].met, "the first did not count");
     }
 
     #[test]

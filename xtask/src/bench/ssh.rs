@@ -61,8 +61,16 @@ impl<'a> Guest<'a> {
 
     /// The same with what a line on the host writes as its stdin.
     pub(crate) fn ssh_from(&self, host_line: &str, line: &str) -> Invocation {
-        let pipe = format!("{host_line} | ssh \"$@\"");
-        self.env.program("sh").args(["-c", &pipe, "ssh"]).args(self.words(line))
+        self.piped(&format!("{host_line} | ssh \"$@\""), line)
+    }
+
+    /// The same with its stdout into a line on the host.
+    pub(crate) fn ssh_into(&self, line: &str, host_line: &str) -> Invocation {
+        self.piped(&format!("ssh \"$@\" | {host_line}"), line)
+    }
+
+    fn piped(&self, pipe: &str, line: &str) -> Invocation {
+        self.env.program("sh").args(["-c", pipe, "ssh"]).args(self.words(line))
     }
 }
 

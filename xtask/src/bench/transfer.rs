@@ -6,46 +6,48 @@ use super::{
     ssh::{Guest, VM},
 };
 use anyhow::{Context, Result};
-use banger_testkit::TestEnv;
-use std::{fs, path::Path};
+use banger_testkit::{Invocation, TestEnv};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Bytes of a command's output.
 const OUTPUT: u64 = 100_000_000;
-/// Bytes of the large file.
-const LARGE: u64 = 1 << 30;
+/// Mebibytes of the large file.
+const LARGE: usize = 1 << 10;
 /// Files of the tree, over so many directories.
 const FILES: (u32, u32) = (20_000, 200);
+/// Half the time.
+const TWICE_AS_FAST: Target = Target::Ratio(0.5);
 
-pub(crate) fn run(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+/// What a command writes.
+pub(crate) fn output(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let guest = Guest::start(env)?;
     let line = format!("head -c {OUTPUT} /dev/zero");
     report.compare(
         ("exec of 100 MB output", "the same through ssh"),
-        Target::Ratio(0.5),
+        TWICE_AS_FAST,
         rounds,
         || timed(env.banger(["exec", VM, "--", "sh", "-c", &line])),
         || timed(guest.ssh(&line)),
-    )?;
-    let (large, tree) = (env.home().join("large"), env.home().join("tree"));
-    // Not sparse on the way: what a hole costs is another question.
-    fs::write(&large, vec![0x5a; usize::try_from(LARGE)?]).context("a large file")?;
-    plant(&tree)?;
-    for (what, from) in [("cp of 1 GiB into the guest", &large), ("cp of 20,000 files into the guest", &tree)] {
-        let name = from.file_name().context("a name")?.to_string_lossy().into_owned();
-        let tar = format!("tar -C {} -cf - {name}", env.home().display());
-        report.compare(
-            (what, "tar | ssh tar"),
-            Target::Ratio(0.5),
-            rounds,
-            || timed(env.banger(["cp", &from.display().to_string(), &format!("{VM}:/root/ours")])),
-            || timed(guest.ssh_from(&tar, "mkdir -p /root/theirs && tar -C /root/theirs -xf -")),
-        )?;
-        env.banger(["exec", VM, "--", "rm", "-rf", "/root/ours", "/root/theirs"]).run().expect(0);
-    }
-    Ok(())
+    )
 }
 
-fn plant(tree: &Path) -> Result<()> {
+/// One large file. Not of zeroes: what a hole costs is another question.
+pub(crate) fn large(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let file = env.home().join("large");
+    let mut to = File::create(&file).context("a large file")?;
+    let piece = vec![0x5a; 1 << 20];
+    (0..LARGE).try_for_each(|_| to.write_all(&piece)).context("a large file")?;
+    both_ways(env, rounds, report, "1 GiB", &file)
+}
+
+/// Many small files.
+pub(crate) fn small(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let tree = env.home().join("tree");
     let (files, directories) = FILES;
     for directory in 0..directories {
         let place = tree.join(directory.to_string());
@@ -54,5 +56,47 @@ fn plant(tree: &Path) -> Result<()> {
             fs::write(place.join(file.to_string()), format!("file {file} of directory {directory}\n"))?;
         }
     }
-    Ok(())
+    both_ways(env, rounds, report, "20,000 files", &tree)
+}
+
+fn both_ways(env: &TestEnv, rounds: u32, report: &mut Report, what: &str, from: &Path) -> Result<()> {
+    let guest = Guest::start(env)?;
+    let name = from.file_name().context("a name")?.to_string_lossy().into_owned();
+    let home = env.home().display();
+    // Each copy goes to where nothing is, and making room is nobody's time.
+    let into_guest = |copy: Invocation| -> Result<Duration> {
+        env.banger(["exec", VM, "--", "sh", "-c", "rm -rf /root/copies && mkdir /root/copies"]).run().expect(0);
+        timed(copy)
+    };
+    report.compare(
+        (&format!("cp of {what} into the guest"), "tar | ssh tar"),
+        TWICE_AS_FAST,
+        rounds,
+        || into_guest(env.banger(["cp", &from.display().to_string(), &format!("{VM}:/root/copies/")])),
+        || into_guest(guest.ssh_from(&format!("tar -C {home} -cf - {name}"), "tar -C /root/copies -xf -")),
+    )?;
+    let copies = env.home().join("copies");
+    let out_of_guest = |copy: Invocation| -> Result<Duration> {
+        remake(&copies)?;
+        timed(copy)
+    };
+    let there = format!("{VM}:/root/copies/{name}");
+    report.compare(
+        (&format!("cp of {what} out of the guest"), "ssh tar | tar"),
+        TWICE_AS_FAST,
+        rounds,
+        || out_of_guest(env.banger(["cp", &there, &copies.display().to_string()])),
+        || {
+            let unpack = format!("tar -C {} -xf -", copies.display());
+            out_of_guest(guest.ssh_into(&format!("tar -C /root/copies -cf - {name}"), &unpack))
+        },
+    )
+}
+
+fn remake(directory: &PathBuf) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    Ok(fs::create_dir(directory)?)
 }

@@ -10,10 +10,13 @@ use std::{
     rc::Rc,
 };
 use tokio::{
-    io::{AsyncWriteExt, copy_bidirectional},
+    io::{AsyncWriteExt, copy_bidirectional_with_sizes},
     net::TcpStream,
     task::spawn_local,
 };
+
+/// Bytes that are carried at once, either way.
+const CHUNK: usize = 32 << 10;
 
 /// Connects and answers 200; what follows on the stream is the connection.
 pub(super) async fn open(context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
@@ -49,6 +52,6 @@ async fn relay(mut stream: Stream, early: &[u8], mut target: TcpStream) {
     let _ = target.set_nodelay(true);
     if target.write_all(early).await.is_ok() {
         // Each half closes by itself; an error on either side resets both, by being dropped.
-        let _ = copy_bidirectional(&mut stream, &mut target).await;
+        let _ = copy_bidirectional_with_sizes(&mut stream, &mut target, CHUNK, CHUNK).await;
     }
 }

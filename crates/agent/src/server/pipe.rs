@@ -72,15 +72,29 @@ impl AsyncRead for Port {
                 this.absence = None;
             }
             let mut guard = ready!(this.fd.poll_read_ready(cx))?;
-            match read(guard.get_inner(), buf.initialize_unfilled()) {
-                Ok(0) => this.absence = Some(Box::pin(sleep(ABSENCE))),
-                Ok(count) => {
-                    buf.advance(count);
+            // One read gives one of the device's buffers, a page: as many of them at once as there are.
+            let before = buf.filled().len();
+            let read = loop {
+                if buf.remaining() == 0 {
                     return Poll::Ready(Ok(()));
                 }
+                match read(guard.get_inner(), buf.initialize_unfilled()) {
+                    Ok(0) => break Ok(()),
+                    Ok(count) => buf.advance(count),
+                    Err(Errno::INTR) => {}
+                    Err(error) => break Err(error),
+                }
+            };
+            let any = buf.filled().len() > before;
+            match read {
                 Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(Errno::INTR) => {}
+                // What there is goes first; the host's absence, or the error, is met again.
+                _ if any => {}
+                Ok(()) => this.absence = Some(Box::pin(sleep(ABSENCE))),
                 Err(error) => return Poll::Ready(Err(error.into())),
+            }
+            if any {
+                return Poll::Ready(Ok(()));
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek as _, SeekFrom, Write as _},
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
 };
 
 /// What a file system gives room in.
@@ -10,34 +11,44 @@ const BLOCK: usize = 4096;
 /// Bytes that are read at once.
 const CHUNK: usize = 32 * BLOCK;
 
-/// Copies all of `from` into `to`, which is new and empty; gives how many bytes that were.
-pub(crate) fn copy(from: &mut dyn Read, mut to: &File) -> io::Result<u64> {
-    let mut buffer = vec![0; CHUNK];
-    let (mut total, mut hole) = (0_u64, 0_u64);
-    loop {
-        let count = fill(from, &mut buffer)?;
-        let mut rest = &buffer[..count];
-        while !rest.is_empty() {
-            let zero = is_zero(rest);
-            let blocks = rest.chunks(BLOCK).take_while(|block| is_zero(block) == zero);
-            let (run, tail) = rest.split_at(blocks.map(<[u8]>::len).sum());
-            if zero {
-                hole += run.len() as u64;
-            } else {
-                to.seek(SeekFrom::Start(total + hole))?;
-                to.write_all(run)?;
-                (total, hole) = (total + hole + run.len() as u64, 0);
+/// Copies into files. Its buffer outlives a file: a tree of small ones would spend its time in making them.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    buffer: Vec<u8>,
+}
+
+impl Copier {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; CHUNK] }
+    }
+
+    /// Copies all of `from` into `to`, which is new and empty; gives how many bytes that were.
+    pub(crate) fn copy(&mut self, from: &mut dyn Read, to: &File) -> io::Result<u64> {
+        let (mut total, mut hole) = (0_u64, 0_u64);
+        loop {
+            let count = fill(from, &mut self.buffer)?;
+            let mut rest = &self.buffer[..count];
+            while !rest.is_empty() {
+                let zero = is_zero(rest);
+                let blocks = rest.chunks(BLOCK).take_while(|block| is_zero(block) == zero);
+                let (run, tail) = rest.split_at(blocks.map(<[u8]>::len).sum());
+                if zero {
+                    hole += run.len() as u64;
+                } else {
+                    to.write_all_at(run, total + hole)?;
+                    (total, hole) = (total + hole + run.len() as u64, 0);
+                }
+                rest = tail;
             }
-            rest = tail;
+            if count < CHUNK {
+                break;
+            }
         }
-        if count < buffer.len() {
-            break;
+        if hole > 0 {
+            to.set_len(total + hole)?;
         }
+        Ok(total + hole)
     }
-    if hole > 0 {
-        to.set_len(total + hole)?;
-    }
-    Ok(total + hole)
 }
 
 /// Whether the first block is nothing but zeroes; one cut short, at the end of a file, never is: it costs nothing.
@@ -82,7 +93,7 @@ mod tests {
         .enumerate()
         {
             let path = temp.path().join(n.to_string());
-            let copied = copy(&mut content.as_slice(), &File::create(&path).unwrap()).unwrap();
+            let copied = Copier::new().copy(&mut content.as_slice(), &File::create(&path).unwrap()).unwrap();
             assert_eq!(copied, content.len() as u64);
             assert!(std::fs::read(&path).unwrap() == content, "case {n}");
         }
@@ -92,7 +103,7 @@ mod tests {
     fn nothing_takes_no_room() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("sparse");
-        copy(&mut io::repeat(0).take(64 << 20), &File::create(&path).unwrap()).unwrap();
+        Copier::new().copy(&mut io::repeat(0).take(64 << 20), &File::create(&path).unwrap()).unwrap();
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!(meta.len(), 64 << 20);
         assert!(meta.blocks() * 512 < 1 << 20, "{} bytes", meta.blocks() * 512);

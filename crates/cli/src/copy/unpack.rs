@@ -5,7 +5,7 @@
 
 use super::{
     entries::{Entry, Flow, Kind, hostile, walk},
-    holes,
+    holes::Copier,
 };
 use rustix::{
     fs::{
@@ -36,12 +36,13 @@ struct Target<'a> {
     made: Vec<(PathBuf, u32, i64)>,
     skipped: u64,
     first: bool,
+    copier: Copier,
 }
 
 /// Unpacks `stream` into the directory `parent`, as `name`.
 pub(crate) fn unpack(stream: impl Read, parent: &Path, name: &OsStr) -> io::Result<Skipped> {
     let root = rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
-    let mut target = Target { root, name, made: Vec::new(), skipped: 0, first: true };
+    let mut target = Target { root, name, made: Vec::new(), skipped: 0, first: true, copier: Copier::new() };
     walk(stream, |entry, content| target.make(entry, content).map(|()| Flow::Continue))?;
     if target.first {
         return Err(hostile("nothing"));
@@ -69,7 +70,7 @@ impl Target<'_> {
             }
             Kind::File(size) => {
                 let file = create(&parent, &name).map_err(|error| at(&path, &error))?;
-                let copied = holes::copy(content, &file)?;
+                let copied = self.copier.copy(content, &file)?;
                 if copied != size {
                     return Err(hostile("a file shorter than it says"));
                 }

@@ -12,13 +12,15 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::copy_bidirectional,
+    io::copy_bidirectional_with_sizes,
     net::{UnixListener, UnixStream},
     sync::watch,
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
+/// Bytes that are carried at once, either way.
+const CHUNK: usize = 64 << 10;
 /// How long a client may take for its line.
 const LINE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a guest may take to accept a stream. Software emulation on a loaded host is slow.
@@ -44,5 +46,5 @@ async fn carry(mut client: UnixStream, session: watch::Receiver<Option<Dialer>>,
     let dialled = timeout(DIAL_PATIENCE, dialer.dial(port)).await?;
     let mut guest = dialled.map_err(io::Error::other)?;
     vsock::server_accept(&mut client, number).await?;
-    copy_bidirectional(&mut client, &mut guest).await.map(drop)
+    copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop)
 }

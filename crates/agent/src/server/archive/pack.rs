@@ -3,6 +3,7 @@
 //! Modes, owners, times, links and hard links are kept; sockets are left out; a file that changes its size while it is
 //! read is cut or filled with zeroes to the size that was announced.
 
+use super::queue::PieceWriter;
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat},
@@ -12,12 +13,14 @@ use std::{
     collections::HashMap,
     ffi::{CStr, OsStr, OsString},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 use tar::{Builder, EntryType, Header};
 
+/// What an archive is made of, in bytes.
+const BLOCK: usize = 512;
 /// How deep directories may nest.
 const MAX_DEPTH: usize = 512;
 /// Hard links that are remembered; files beyond are written once per name.
@@ -45,20 +48,20 @@ impl Root {
     }
 
     /// Writes the whole archive.
-    pub(super) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+    pub(super) fn write(&self, to: &mut PieceWriter) -> io::Result<()> {
         let mut packer = Packer { builder: Builder::new(to), linked: HashMap::new() };
         packer.entry(&self.parent, &self.name, Path::new(&self.name), 0)?;
         packer.builder.into_inner()?.flush()
     }
 }
 
-struct Packer<W: Write> {
-    builder: Builder<W>,
+struct Packer<'a> {
+    builder: Builder<&'a mut PieceWriter>,
     /// Device and inode of files with several names, and the first of them.
     linked: HashMap<(u64, u64), PathBuf>,
 }
 
-impl<W: Write> Packer<W> {
+impl Packer<'_> {
     fn entry(&mut self, dir: impl AsFd, name: &OsStr, path: &Path, depth: usize) -> io::Result<()> {
         let dir = dir.as_fd();
         let stat = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -82,8 +85,12 @@ impl<W: Write> Packer<W> {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = File::from(fs::openat(dir, name, flags, Mode::empty())?);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                let mut header = header(&stat, EntryType::Regular, size);
-                self.builder.append_data(&mut header, path, file.take(size).chain(io::repeat(0)).take(size))
+                // The headers by themselves: the content goes past the builder, whose pieces are small.
+                self.builder.append_data(&mut header(&stat, EntryType::Regular, size), path, io::empty())?;
+                let pieces = self.builder.get_mut();
+                pieces.take(&file, size)?;
+                let padding = size.next_multiple_of(BLOCK as u64) - size;
+                pieces.write_all(&[0; BLOCK][..usize::try_from(padding).unwrap_or_default()])
             }
             FileType::Symlink => {
                 let target = fs::readlinkat(dir, name, Vec::new())?;

@@ -3,7 +3,10 @@
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use std::io::{self, Read, Write};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+};
 use tokio::sync::mpsc;
 
 /// Bytes of one piece.
@@ -22,6 +25,26 @@ impl PieceWriter {
     pub(super) fn new() -> (Self, mpsc::Receiver<io::Result<Bytes>>) {
         let (pieces, receiver) = mpsc::channel(PIECES);
         (Self { buffer: Vec::with_capacity(PIECE), pieces }, receiver)
+    }
+
+    /// Takes `size` bytes of a file, straight into pieces; a file that has fewer by now is filled up with zeroes.
+    pub(super) fn take(&mut self, file: &File, size: u64) -> io::Result<()> {
+        let mut left = size;
+        let mut ended = false;
+        while left > 0 {
+            let before = self.buffer.len();
+            let room = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE - before);
+            if ended {
+                self.buffer.resize(before + room, 0);
+            } else {
+                ended = file.take(room as u64).read_to_end(&mut self.buffer)? < room;
+            }
+            left -= (self.buffer.len() - before) as u64;
+            if self.buffer.len() == PIECE {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     /// Breaks the body off.

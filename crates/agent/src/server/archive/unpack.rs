@@ -3,7 +3,7 @@
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
 //! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
 
-use super::holes;
+use super::holes::Copier;
 use crate::rooted;
 use banger_proto::failure::{Code, Failure};
 use rustix::{
@@ -64,7 +64,8 @@ pub(super) fn open_base(path: &Path) -> io::Result<OwnedFd> {
 pub(super) fn unpack(base: &OwnedFd, from: impl Read) -> Result<(), UnpackError> {
     let budget = Rc::new(Cell::new(Some(MAX_HEADERS)));
     let mut archive = Archive::new(Metered { inner: from, budget: Rc::clone(&budget) });
-    let mut unpacker = Unpacker { base, root: rustix::process::geteuid().is_root(), dirs: Vec::new() };
+    let root = rustix::process::geteuid().is_root();
+    let mut unpacker = Unpacker { base, root, dirs: Vec::new(), last: None, copier: Copier::new() };
     for entry in archive.entries().map_err(UnpackError::Stream)? {
         let mut entry = entry.map_err(UnpackError::Stream)?;
         budget.set(None);
@@ -101,11 +102,14 @@ struct Unpacker<'a> {
     root: bool,
     /// Directories that are being filled, each within the one before; they get their times when they are left.
     dirs: Vec<(PathBuf, Timespec)>,
+    /// The directory of the last file, while nothing but files came since: most files come after their neighbours.
+    last: Option<(PathBuf, Rc<OwnedFd>)>,
+    copier: Copier,
 }
 
 /// Where an entry goes.
 struct Place<'a> {
-    parent: OwnedFd,
+    parent: Rc<OwnedFd>,
     name: &'a OsStr,
     mtime: Timespec,
 }
@@ -128,20 +132,20 @@ impl Unpacker<'_> {
             Some(Errno::XDEV | Errno::LOOP) => UnpackError::Outside(path.clone()),
             _ => UnpackError::Write(path.clone(), error),
         };
+        let kind = entry.header().entry_type();
+        let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
         let place = Place {
-            parent: rooted::make_dirs_beneath(self.base, above).map_err(failed)?,
+            parent: self.parent(above, is_file).map_err(failed)?,
             name,
             mtime: Timespec { tv_sec: seconds, tv_nsec: 0 },
         };
-        match entry.header().entry_type() {
+        match kind {
+            _ if is_file => self.file(&place, entry).map_err(failed),
             EntryType::Directory => {
                 self.directory(&place, entry).map_err(failed)?;
                 self.dirs.push((parts.iter().collect(), place.mtime));
                 Ok(())
-            }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.file(&place, entry).map_err(failed)
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().ok_or_else(outside)?.into_owned();
@@ -153,12 +157,25 @@ impl Unpacker<'_> {
                 let (first, above) = target.split_last().ok_or_else(outside)?;
                 let from = rooted::make_dirs_beneath(self.base, above).map_err(failed)?;
                 place.clear().map_err(failed)?;
-                fs::linkat(&from, *first, &place.parent, place.name, AtFlags::empty())
+                fs::linkat(&from, *first, &*place.parent, place.name, AtFlags::empty())
                     .map_err(|error| failed(error.into()))
             }
             EntryType::Fifo => self.fifo(&place, entry).map_err(failed),
             _ => Err(UnpackError::Kind(path)),
         }
+    }
+
+    /// The directory an entry is in, made where it is missing. Anything but a file may put a link or another directory in
+    /// its way, so only a run of files takes it as it was found for the first of them.
+    fn parent(&mut self, above: &[&OsStr], is_file: bool) -> io::Result<Rc<OwnedFd>> {
+        let path: PathBuf = above.iter().collect();
+        match &self.last {
+            Some((last, parent)) if is_file && *last == path => return Ok(Rc::clone(parent)),
+            _ => self.last = None,
+        }
+        let parent = Rc::new(rooted::make_dirs_beneath(self.base, above)?);
+        self.last = is_file.then(|| (path, Rc::clone(&parent)));
+        Ok(parent)
     }
 
     /// Gives directories that hold nothing of what follows their times.
@@ -180,10 +197,10 @@ impl Unpacker<'_> {
     }
 
     fn directory(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
-        let make = || fs::mkdirat(&place.parent, place.name, Mode::from_raw_mode(0o700));
+        let make = || fs::mkdirat(&*place.parent, place.name, Mode::from_raw_mode(0o700));
         match make() {
             Err(Errno::EXIST) => {
-                let stat = fs::statat(&place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let stat = fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                     place.clear()?;
                     make()?;
@@ -192,16 +209,23 @@ impl Unpacker<'_> {
             other => other?,
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = fs::openat(&place.parent, place.name, flags, Mode::empty())?;
+        let dir = fs::openat(&*place.parent, place.name, flags, Mode::empty())?;
         self.own(&dir, entry)?;
         Ok(fs::fchmod(&dir, mode(entry))?)
     }
 
-    fn file(&self, place: &Place<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
-        place.clear()?;
+    fn file(&mut self, place: &Place<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(fs::openat(&place.parent, place.name, flags, Mode::from_raw_mode(0o600))?);
-        holes::copy(entry, &file)?;
+        let make = || fs::openat(&*place.parent, place.name, flags, Mode::from_raw_mode(0o600));
+        let file = match make() {
+            Err(Errno::EXIST) => {
+                place.clear()?;
+                make()?
+            }
+            made => made?,
+        };
+        let file = File::from(file);
+        self.copier.copy(entry, &file)?;
         self.own(&file, entry)?;
         fs::fchmod(&file, mode(entry))?;
         Ok(fs::futimens(&file, &place.times())?)
@@ -209,13 +233,13 @@ impl Unpacker<'_> {
 
     fn symlink(&self, place: &Place<'_>, target: &[u8], entry: &Entry<'_, impl Read>) -> io::Result<()> {
         place.clear()?;
-        fs::symlinkat(target, &place.parent, place.name)?;
+        fs::symlinkat(target, &*place.parent, place.name)?;
         self.dress(place, entry)
     }
 
     fn fifo(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
         place.clear()?;
-        fs::mknodat(&place.parent, place.name, FileType::Fifo, mode(entry), 0)?;
+        fs::mknodat(&*place.parent, place.name, FileType::Fifo, mode(entry), 0)?;
         self.dress(place, entry)
     }
 
@@ -223,9 +247,9 @@ impl Unpacker<'_> {
     fn dress(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
         if self.root {
             let (uid, gid) = owner(entry);
-            fs::chownat(&place.parent, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            fs::chownat(&*place.parent, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
-        Ok(fs::utimensat(&place.parent, place.name, &place.times(), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(fs::utimensat(&*place.parent, place.name, &place.times(), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     fn own(&self, fd: impl rustix::fd::AsFd, entry: &Entry<'_, impl Read>) -> io::Result<()> {
@@ -240,9 +264,9 @@ impl Unpacker<'_> {
 impl Place<'_> {
     /// Makes room for the entry. A directory is only removed when it is empty.
     fn clear(&self) -> io::Result<()> {
-        match fs::unlinkat(&self.parent, self.name, AtFlags::empty()) {
+        match fs::unlinkat(&*self.parent, self.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR) => Ok(fs::unlinkat(&self.parent, self.name, AtFlags::REMOVEDIR)?),
+            Err(Errno::ISDIR) => Ok(fs::unlinkat(&*self.parent, self.name, AtFlags::REMOVEDIR)?),
             Err(error) => Err(error.into()),
         }
     }

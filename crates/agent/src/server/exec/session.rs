@@ -14,7 +14,7 @@ use banger_proto::agent::{
     event::GuestEvent,
     exec::{Channel, ExecRequest, ExecStatus, MAX_MESSAGE, MAX_SPEC, Outcome, TerminalSize},
 };
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
@@ -129,7 +129,7 @@ async fn pump(
     let Started { mut child, pid, terminal, group } = started;
     let terminal = terminal.map(Rc::new);
     let stdin = child.stdin.take();
-    let mut output = Output { terminal: terminal.clone(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+    let mut output = Output::new(terminal.clone(), child.stdout.take(), child.stderr.take());
     let ended = supervise(Rc::clone(context), child);
 
     let delivered = tokio::select! {
@@ -161,9 +161,8 @@ fn supervise(context: Rc<Context>, mut child: Child) -> watch::Receiver<Option<E
 /// Its output is read to nowhere meanwhile: what it says while it cleans up must not kill it.
 async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Option<ExitStatus>>, mut output: Output) {
     let drain = spawn_local(async move {
-        let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
         while output.is_open() {
-            output.next(&mut out, &mut err).await;
+            output.next().await;
         }
     });
     let running = ended.borrow().is_none();
@@ -196,8 +195,15 @@ fn outcome_of(status: ExitStatus) -> Outcome {
 /// The process's output.
 struct Output {
     terminal: Option<Rc<Terminal>>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    stdout: Piped<ChildStdout>,
+    stderr: Piped<ChildStderr>,
+}
+
+/// A pipe of the process, until it ends, and the message that is read from it: bytes come to where they are sent from.
+struct Piped<P> {
+    pipe: Option<P>,
+    channel: Channel,
+    message: BytesMut,
 }
 
 /// Sends output until the process has ended and its pipes have, or nothing more comes. `None` when the client is gone.
@@ -206,7 +212,6 @@ async fn deliver(
     sink: &mut Sink,
     mut ended: watch::Receiver<Option<ExitStatus>>,
 ) -> Option<ExitStatus> {
-    let (mut out, mut err) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut late = 0;
     loop {
         let status = *ended.borrow();
@@ -216,63 +221,73 @@ async fn deliver(
         {
             return Some(status);
         }
-        let next = output.next(&mut out, &mut err);
-        let (channel, count) = if status.is_some() {
-            let Ok(read) = timeout(LINGER, next).await else { return status };
-            read
+        let next = output.next();
+        let message = if status.is_some() {
+            let Ok(message) = timeout(LINGER, next).await else { return status };
+            message
         } else {
             tokio::select! {
                 biased;
-                read = next, if open => read,
+                message = next, if open => message,
                 changed = ended.wait_for(Option::is_some) => {
                     changed.ok()?;
                     continue;
                 }
             }
         };
-        let bytes = if channel == Channel::Stderr { &err } else { &out };
-        if count > 0 {
+        if let Some(message) = message {
             if status.is_some() {
-                late += count;
+                late += message.len();
             }
-            sink.send(Message::Binary(channel.message(&bytes[..count]).into())).await.ok()?;
+            sink.send(Message::Binary(message)).await.ok()?;
         }
     }
 }
 
 impl Output {
-    fn is_open(&self) -> bool {
-        self.terminal.is_some() || self.stdout.is_some() || self.stderr.is_some()
+    fn new(terminal: Option<Rc<Terminal>>, stdout: Option<ChildStdout>, stderr: Option<ChildStderr>) -> Self {
+        Self { terminal, stdout: Piped::new(stdout, Channel::Stdout), stderr: Piped::new(stderr, Channel::Stderr) }
     }
 
-    /// The next piece of output; a stream that ends gives 0 once and is forgotten.
-    async fn next(&mut self, out: &mut [u8], err: &mut [u8]) -> (Channel, usize) {
+    fn is_open(&self) -> bool {
+        self.terminal.is_some() || self.stdout.pipe.is_some() || self.stderr.pipe.is_some()
+    }
+
+    /// The next piece of output; a stream that ends gives none once and is forgotten. May be dropped and called again.
+    async fn next(&mut self) -> Option<Bytes> {
         if let Some(terminal) = &self.terminal {
-            let count = terminal.read(out).await.unwrap_or(0);
+            let mut bytes = vec![0; CHUNK];
+            let count = terminal.read(&mut bytes).await.unwrap_or(0);
             if count == 0 {
                 self.terminal = None;
+                return None;
             }
-            return (Channel::Stdout, count);
+            return Some(Channel::Stdout.message(&bytes[..count]).into());
         }
-        let (stdout, stderr) = (&mut self.stdout, &mut self.stderr);
-        let (channel, count) = tokio::select! {
-            count = read_some(stdout, out) => (Channel::Stdout, count),
-            count = read_some(stderr, err) => (Channel::Stderr, count),
-        };
-        match (channel, count) {
-            (Channel::Stdout, 0) => self.stdout = None,
-            (_, 0) => self.stderr = None,
-            _ => {}
+        tokio::select! {
+            message = self.stdout.next() => message,
+            message = self.stderr.next() => message,
         }
-        (channel, count)
     }
 }
 
-/// Never ready without a pipe.
-async fn read_some(pipe: &mut Option<impl tokio::io::AsyncRead + Unpin>, into: &mut [u8]) -> usize {
-    match pipe {
-        Some(pipe) => pipe.read(into).await.unwrap_or(0),
-        None => std::future::pending().await,
+impl<P: tokio::io::AsyncRead + Unpin> Piped<P> {
+    fn new(pipe: Option<P>, channel: Channel) -> Self {
+        Self { pipe, channel, message: BytesMut::new() }
+    }
+
+    /// Never ready without a pipe.
+    async fn next(&mut self) -> Option<Bytes> {
+        let Some(pipe) = &mut self.pipe else { return std::future::pending().await };
+        self.message.clear();
+        self.message.reserve(1 + CHUNK);
+        self.message.put_u8(self.channel as u8);
+        let count = pipe.read_buf(&mut (&mut self.message).limit(CHUNK)).await.unwrap_or(0);
+        if count == 0 {
+            self.pipe = None;
+            return None;
+        }
+        Some(self.message.split().freeze())
     }
 }
 
