@@ -14,8 +14,12 @@ mod ports;
 mod power;
 mod stats;
 mod vsock;
+mod workspace;
 
-use crate::boot::{self, Booted, Phases};
+use crate::{
+    accounts::{Account, AccountError, Accounts},
+    boot::{self, Booted, Phases},
+};
 use announce::Announcer;
 use banger_link::{Ended, Incoming, Stream, guest};
 use banger_proto::agent::{
@@ -29,6 +33,7 @@ use std::{
     cell::Cell,
     fs,
     os::unix::net::UnixStream,
+    path::Path,
     rc::Rc,
     sync::{
         Arc,
@@ -63,6 +68,24 @@ impl From<Booted> for Guest {
     fn from(booted: Booted) -> Self {
         let Booted { config, init, phases, work, troubles } = booted;
         Self { config, init, phases, work, troubles, place: Place::Machine }
+    }
+}
+
+impl Guest {
+    /// Who commands run as: who is asked for, else the VM's user, else the image's, else root.
+    fn account(&self, asked: Option<&str>) -> Result<Account, AccountError> {
+        self.account_in(&Accounts::read(Path::new("/etc")), asked)
+    }
+
+    fn account_in(&self, accounts: &Accounts, asked: Option<&str>) -> Result<Account, AccountError> {
+        match asked.or(self.config.user.as_deref()).or(self.config.image.user.as_deref()) {
+            Some(user) => accounts.resolve(user),
+            None if self.place == Place::Hosted => {
+                let own = rustix::process::geteuid().as_raw().to_string();
+                Ok(accounts.resolve(&own).unwrap_or_else(|_| Account::root()))
+            }
+            None => Ok(accounts.resolve("root").unwrap_or_else(|_| Account::root())),
+        }
     }
 }
 

@@ -62,7 +62,12 @@ async fn dial(endpoint: &GuestEndpoint) -> Result<UnixStream, ConnectError> {
 
 /// Answer of `GET path` of the agent in the VM `reference`; a look that does not count as using the VM.
 pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str, path: &str) -> Result<T, Error> {
-    let mut connection = connect(&endpoint_with(context, reference, "?look=true").await?).await?;
+    get_from(&endpoint_with(context, reference, "?look=true").await?, path).await
+}
+
+/// Answer of `GET path` of an agent.
+pub(crate) async fn get_from<T: DeserializeOwned>(endpoint: &GuestEndpoint, path: &str) -> Result<T, Error> {
+    let mut connection = connect(endpoint).await?;
     let work = async {
         let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
         if !response.status().is_success() {
@@ -74,7 +79,7 @@ pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str,
     let answer = tokio::time::timeout(ANSWER_DEADLINE, work).await;
     Ok(answer.map_err(|_| {
         Failure::new(Code::Timeout, format!("{WHO} did not answer within {} s", ANSWER_DEADLINE.as_secs()))
-            .hint(format!("banger vm logs {reference} shows the guest's console"))
+            .hint(format!("banger vm logs {} shows the guest's console", endpoint.name))
     })??)
 }
 

@@ -5,17 +5,20 @@
 //! [`facade`], a git directory of banger's own that borrows the repository's objects and none of its configuration.
 //!
 //! ```text
-//! repository → plan (index, changes, history) → stream: one tar of .git and changed files → the agent's /archive
-//!                                              → checkout: the guest's git writes the files out of the packs
+//! repository → plan (index, changes, history) → stream: one tar of .git and changed files → the agent's /workspace,
+//!                                                which writes the other files out of the packs
 //! guest: throw-away index → one patch → patch (every path checked) → file, stdout, or git apply
 //! ```
 
+mod attributes;
+pub(crate) mod bootstrap;
 pub(crate) mod changes;
 pub(crate) mod checkout;
 pub(crate) mod export;
 pub(crate) mod facade;
 pub(crate) mod files;
 pub(crate) mod git;
+mod hash;
 pub(crate) mod history;
 pub(crate) mod pack;
 pub(crate) mod patch;
@@ -30,8 +33,8 @@ pub(crate) mod stream;
 use banger_proto::failure::{Code, Failure};
 use std::{io, path::Path};
 
-/// Where a repository appears in a guest.
-pub(crate) const GUEST_PATH: &str = "/root/repo";
+/// Where a repository appears in a guest: in the home of the VM's user.
+pub(crate) const GUEST_PATH: &str = "~/repo";
 
 /// A failure about a path of this host.
 fn about(what: &str, path: &Path, error: &io::Error) -> Failure {

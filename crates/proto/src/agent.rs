@@ -1,7 +1,7 @@
 //! What the host and the guest agent say to each other.
 //!
-//! Four layers, each in its own file: [`link`] is the byte pipe (one virtio-serial port or one vsock), [`event`] is what
-//! the agent announces by itself, [`exec`] and [`http`] are what the host asks of it, and [`boot`] is what it finds in
+//! A few layers, each in its own file: [`link`] is the byte pipe (one virtio-serial port or one vsock), [`event`] is what
+//! the agent announces by itself, [`exec`], [`http`] and [`workspace`] are what the host asks of it, and [`boot`] is what it finds in
 //! its initramfs before anything else exists.
 
 pub mod boot;
@@ -9,3 +9,4 @@ pub mod event;
 pub mod exec;
 pub mod http;
 pub mod link;
+pub mod workspace;

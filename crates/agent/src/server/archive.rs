@@ -15,9 +15,12 @@ use hyper::{
     body::Incoming,
     header::{CONTENT_TYPE, HeaderValue},
 };
-use queue::{BodyReader, PieceWriter};
+pub(super) use queue::BodyReader;
+use queue::PieceWriter;
+use rustix::fd::OwnedFd;
 use std::{ffi::OsString, io, os::unix::ffi::OsStringExt, path::PathBuf};
 use tokio::task::spawn_blocking;
+pub(super) use unpack::open_base;
 
 /// `GET`: the file or directory as a tar stream.
 pub(super) fn pack(uri: &Uri, in_use: InUse) -> Result<Response<Body>, Failure> {
@@ -51,6 +54,11 @@ pub(super) async fn unpack(request: Request<Incoming>) -> Result<Response<Body>,
     }
 }
 
+/// Unpacks a stream as the user this thread is.
+pub(super) fn unpack_below(base: &OwnedFd, from: BodyReader) -> Result<(), Failure> {
+    Ok(unpack::unpack(base, from)?)
+}
+
 fn about(path: &std::path::Path, error: &io::Error) -> Failure {
     let code = match error.kind() {
         io::ErrorKind::NotFound => Code::NotFound,
@@ -62,11 +70,16 @@ fn about(path: &std::path::Path, error: &io::Error) -> Failure {
 
 /// The absolute path in the query, percent-decoded: any bytes a path may have.
 fn path_of(uri: &Uri) -> Result<PathBuf, Failure> {
-    let value = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("path="));
-    let bytes = value.and_then(decode).filter(|bytes| bytes.first() == Some(&b'/') && !bytes.contains(&0));
+    let bytes = query(uri, "path").filter(|bytes| bytes.first() == Some(&b'/') && !bytes.contains(&0));
     bytes
         .map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
         .ok_or_else(|| Failure::new(Code::Invalid, "archive wants ?path=/an/absolute/path"))
+}
+
+/// A value in the query, percent-decoded: any bytes.
+pub(super) fn query(uri: &Uri, key: &str) -> Option<Vec<u8>> {
+    let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(name, value)| (name == key).then(|| decode(value)))?
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! The routes.
 
-use super::{Context, archive, body::Body, connect, exec, ports, power, stats};
+use super::{Context, archive, body::Body, connect, exec, ports, power, stats, workspace};
 use crate::boot::boottime_ms;
 use banger_link::Stream;
 use banger_proto::{
@@ -51,6 +51,8 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
             let _in_use = context.in_use();
             archive::unpack(request).await
         }
+        ("GET", "/workspace") => json(StatusCode::OK, &workspace::look(&context, request.uri())?),
+        ("PUT", "/workspace") => workspace::receive(context, request).await,
         ("POST", "/shutdown") => {
             let shutdown: Shutdown = read_json(request).await?;
             power::begin(context, &shutdown).await?;
@@ -88,7 +90,8 @@ pub(super) fn status(status: StatusCode) -> Response<Body> {
     response
 }
 
-fn json<T: Serialize>(code: StatusCode, value: &T) -> Result<Response<Body>, Failure> {
+/// A response with a body.
+pub(super) fn json<T: Serialize>(code: StatusCode, value: &T) -> Result<Response<Body>, Failure> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| Failure::caused_by(Code::Internal, "the answer cannot be written", &error))?;
     let mut response = status(code);

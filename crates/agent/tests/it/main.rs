@@ -9,6 +9,7 @@ mod exec;
 mod http;
 mod linkage;
 mod power;
+mod workspace;
 
 use banger_proto::agent::boot::{BootConfig, Init};
 use client::Agent;

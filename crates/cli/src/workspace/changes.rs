@@ -4,17 +4,9 @@
 //! Everything is asked of a facade, so no filter runs: a file whose content only a filter explains (Git LFS) travels as
 //! it is, and the guest's index is told not to look at it.
 
-use super::{
-    facade::Facade,
-    files::{Stamp, Tree},
-    git::refused,
-    quote::quoted,
-};
+use super::{attributes, facade::Facade, files::Tree, git::refused, quote::quoted};
 use banger_proto::failure::{Code, Failure};
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    io,
-};
+use std::{collections::HashSet, io};
 
 /// A path below the working tree, as git knows it.
 pub(crate) type RepoPath = Vec<u8>;
@@ -25,7 +17,7 @@ const MAX_FILES: usize = 4_000_000;
 /// The working tree, in the terms of what has to be done for it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// Files that are what the index says: git writes them in the guest.
+    /// Files that are what the index says, byte by byte: they are written out of git's objects in the guest.
     pub(crate) written: Vec<RepoPath>,
     /// Whether [`Self::written`] is all of the index, so that it need not be listed.
     pub(crate) all: bool,
@@ -33,6 +25,8 @@ pub(crate) struct Changes {
     pub(crate) carried: Vec<RepoPath>,
     /// Of those, the ones git takes for unchanged, whatever they hold.
     pub(crate) assumed: Vec<RepoPath>,
+    /// Of those, the ones that are what the index says once line ends and the like are converted.
+    pub(crate) converted: Vec<RepoPath>,
     /// Untracked files that travel because they were asked for.
     pub(crate) untracked: Vec<RepoPath>,
     /// Untracked files that stay here.
@@ -63,10 +57,10 @@ impl Changes {
         let entries = index(facade)?;
         let mut changes = Self::default();
         // Before the index forgets what it knew: without their filter, these look changed.
-        let filtered = filtered(facade, tree, &entries)?;
+        let attributes = attributes::find(facade, tree, &entries)?;
         refresh(facade)?;
         let mut changed = changed_files(facade)?;
-        for (path, unchanged) in &filtered {
+        for (path, unchanged) in &attributes.filtered {
             if *unchanged {
                 changed.remove(path);
             }
@@ -86,13 +80,15 @@ impl Changes {
             let is_changed = entry.stage != 0 || changed.contains(&entry.path);
             if entry.skipped {
                 complete = false;
-            } else if is_changed || filtered.contains_key(&entry.path) {
+            } else if is_changed || attributes.differs(&entry.path) {
                 complete = false;
                 changes.dirty |= is_changed;
                 if tree.has(&entry.path) {
                     changes.carried.push(entry.path.clone());
-                    if !is_changed {
+                    if attributes.filtered.contains_key(&entry.path) && !is_changed {
                         changes.assumed.push(entry.path.clone());
+                    } else if !is_changed {
+                        changes.converted.push(entry.path.clone());
                     }
                 }
             } else {
@@ -118,11 +114,13 @@ impl Changes {
     /// A tree as it was committed: the index is made of `commit`, and the working tree is not looked at.
     pub(crate) fn none(facade: &Facade, commit: &str) -> Result<Self, Failure> {
         facade.call().args(["read-tree", "--reset", commit]).ask("read the commit's tree", b"")?;
+        let args = ["update-index", "--index-version", "2", "--force-write-index"];
+        facade.call().args(args).ask("write the commit's index", b"")?;
         let mut changes = Self { all: true, ..Self::default() };
         for entry in index(facade)? {
             match entry.mode {
                 Mode::Submodule => changes.submodules.push(entry.path),
-                Mode::Other => changes.written.push(entry.path),
+                Mode::File | Mode::Link => changes.written.push(entry.path),
             }
         }
         Ok(changes)
@@ -150,29 +148,31 @@ impl Changes {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     Submodule,
-    Other,
+    Link,
+    File,
 }
 
+/// One line of the index.
 #[derive(Debug)]
-struct Entry {
-    mode: Mode,
-    object: String,
+pub(super) struct Entry {
+    pub(super) mode: Mode,
+    pub(super) object: String,
     stage: u8,
     /// Not in the working tree of a sparse checkout.
     skipped: bool,
-    path: RepoPath,
+    pub(super) path: RepoPath,
 }
 
-/// Makes the copy of the index one file, and its knowledge of the working tree up to date.
+/// Makes the copy of the index one file that the agent can read, and its knowledge of the working tree up to date.
 fn refresh(facade: &Facade) -> Result<(), Failure> {
     if !facade.index().exists() {
         return Ok(());
     }
     let args = ["update-index", "-q", "--unmerged", "--ignore-missing", "--ignore-submodules"];
-    let ways = ["--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--force-write-index", "--refresh"];
-    let answer = facade.call().args(args).args(ways).answer(b"")?;
+    let ways = ["--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--index-version", "2"];
+    let answer = facade.call().args(args).args(ways).args(["--force-write-index", "--refresh"]).answer(b"")?;
     // 1 says that something needs an update, which is what is asked about later.
     if matches!(answer.code, Some(0 | 1)) {
         Ok(())
@@ -190,7 +190,11 @@ fn index(facade: &Facade) -> Result<Vec<Entry>, Failure> {
             let mut words = std::str::from_utf8(&line[..tab]).ok()?.split(' ');
             let (tag, mode, object, stage) = (words.next()?, words.next()?, words.next()?, words.next()?);
             Some(Entry {
-                mode: if mode == "160000" { Mode::Submodule } else { Mode::Other },
+                mode: match mode {
+                    "160000" => Mode::Submodule,
+                    "120000" => Mode::Link,
+                    _ => Mode::File,
+                },
                 object: object.to_owned(),
                 stage: stage.parse().ok()?,
                 skipped: tag.eq_ignore_ascii_case("s"),
@@ -228,77 +232,6 @@ fn untracked(facade: &Facade) -> Result<Vec<RepoPath>, Failure> {
     Ok(paths)
 }
 
-/// Files with a filter whose content here is not the index's: only the filter knows whether they are the same. Whether
-/// the index takes each for unchanged, by its size and times, comes with it.
-fn filtered(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<HashMap<RepoPath, bool>, Failure> {
-    let names_filter = |bytes: &[u8]| bytes.windows(6).any(|window| window == b"filter");
-    let in_tree =
-        entries.iter().filter(|entry| entry.path == b".gitattributes" || entry.path.ends_with(b"/.gitattributes"));
-    let mut attributes = in_tree.filter_map(|entry| tree.small(&entry.path));
-    if !attributes.any(|bytes| names_filter(&bytes))
-        && !facade.own_attributes().is_some_and(|bytes| names_filter(&bytes))
-    {
-        return Ok(HashMap::new());
-    }
-    let paths: BTreeSet<&[u8]> = entries.iter().map(|entry| entry.path.as_slice()).collect();
-    let input = join(paths);
-    let listing = facade.call().args(["check-attr", "--stdin", "-z", "filter"]).ask("read attributes", &input)?;
-    let mut with_filter = Vec::new();
-    let mut words = pieces(&listing);
-    while let (Some(path), Some(_), Some(value)) = (words.next(), words.next(), words.next()) {
-        if value != b"unspecified" && value != b"unset" {
-            with_filter.push(path.to_vec());
-        }
-    }
-    let objects: HashMap<&[u8], &str> =
-        entries.iter().map(|entry| (entry.path.as_slice(), entry.object.as_str())).collect();
-    let differs = |path: &RepoPath| -> Result<bool, Failure> {
-        let Some(object) = objects.get(path.as_slice()) else { return Ok(false) };
-        let same = tree.is_blob(path, object).map_err(|error| unreadable(path, &error))?;
-        Ok(!same)
-    };
-    let known = known_stats(facade)?;
-    let mut differing = HashMap::new();
-    for path in with_filter {
-        if tree.has(&path) && differs(&path)? {
-            let unchanged = known.get(&path).is_some_and(|known| tree.stamp(&path).is_some_and(|now| now == *known));
-            differing.insert(path, unchanged);
-        }
-    }
-    Ok(differing)
-}
-
-/// When each file was last changed, and how large it was, as the index knows it.
-fn known_stats(facade: &Facade) -> Result<HashMap<RepoPath, Stamp>, Failure> {
-    let listing = facade.call().args(["ls-files", "-z", "--debug"]).ask("read what the index knows of files", b"")?;
-    let mut known = HashMap::new();
-    let mut rest = listing.as_slice();
-    // A name and its zero, then five lines.
-    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
-        let path = rest[..end].to_vec();
-        let mut lines = rest[end + 1..].splitn(6, |byte| *byte == b'\n');
-        let mut field = |key: &str| -> Option<String> {
-            let line = String::from_utf8_lossy(lines.next()?).into_owned();
-            let value = line.trim_start().strip_prefix(key)?.trim_start().split('\t').next()?.to_owned();
-            Some(value)
-        };
-        let stamp = (|| {
-            let (_, mtime) = (field("ctime:")?, field("mtime:")?);
-            let (_, _, size) = (field("dev:")?, field("uid:")?, field("size:")?);
-            let (seconds, nanoseconds) = mtime.split_once(':')?;
-            Some(Stamp {
-                seconds: seconds.parse().ok()?,
-                nanoseconds: nanoseconds.parse().ok()?,
-                size: size.parse().ok()?,
-            })
-        })();
-        let (Some(stamp), Some(tail)) = (stamp, lines.next()) else { return Err(nonsense("ls-files --debug")) };
-        known.insert(path, stamp);
-        rest = tail;
-    }
-    Ok(known)
-}
-
 /// `:mode mode object object status` and the path, of a raw diff without renames.
 fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     let mut entries = Vec::new();
@@ -312,7 +245,7 @@ fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     Ok(entries)
 }
 
-fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).filter(|piece| !piece.is_empty())
 }
 
@@ -335,11 +268,11 @@ fn check(path: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn nonsense(command: &str) -> Failure {
+pub(super) fn nonsense(command: &str) -> Failure {
     Failure::new(Code::Internal, format!("git {command} answered with nonsense"))
 }
 
-fn unreadable(path: &[u8], error: &io::Error) -> Failure {
+pub(super) fn unreadable(path: &[u8], error: &io::Error) -> Failure {
     Failure::caused_by(Code::Unavailable, format!("cannot read {}", quoted(path)), error)
 }
 

@@ -28,8 +28,8 @@ cd "$1"
 export GIT_DIR=.git GIT_WORK_TREE=.
 "#;
 
-/// Writes the files. `$2`: whether the tree as brought needs a commit of its own; `$3`: its parent, if any.
-const CHECKOUT: &str = r#"
+/// Writes the files, where the agent does not.
+const CHECKOUT: &str = r"
 umask 022
 s=.git/banger
 [ ! -s $s/removed ] || xargs -0 rm -f -- < $s/removed
@@ -38,15 +38,18 @@ s=.git/banger
 else
     git -c checkout.workers=0 checkout-index -q -f -u -a
 fi
-if [ "$2" = dirty ]; then
-    [ ! -e .git/index ] || cp .git/index $s/index
-    GIT_INDEX_FILE=$s/index git add -A .
-    tree=$(GIT_INDEX_FILE=$s/index git write-tree)
-    commit=$(git commit-tree ${3:+-p "$3"} -m 'The tree as banger brought it' "$tree")
-    git update-ref refs/banger/base "$commit"
-    echo "$commit"
-fi
 rm -rf $s
+";
+
+/// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any.
+const KEEP: &str = r#"
+i=.git/banger-index.$$
+trap 'rm -f "$i"' EXIT
+[ ! -e .git/index ] || cp .git/index "$i"
+tree=$(GIT_INDEX_FILE=$i sh -c 'git add -A . && git write-tree')
+commit=$(git commit-tree ${2:+-p "$2"} -m 'The tree as banger brought it' "$tree")
+git update-ref refs/banger/base "$commit"
+echo "$commit"
 "#;
 
 /// Says what stands there. `$2`: the commit that holds the tree as it was brought.
@@ -64,32 +67,25 @@ if [ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$2^{tree}")
 git ls-files -z
 "#;
 
-/// Says whether anything is at `$1`.
-const EXISTS: &str = r#"[ -e "$1" ] || exit 1; [ -d "$1" ] || exit 0; [ -n "$(ls -A "$1")" ]"#;
-
 /// What stands where a workspace was.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Nothing.
-    Nothing,
     /// Something banger did not bring, or cannot look at.
     Unknown,
     /// The workspace; whether the guest changed it, and the files its index names.
     Workspace { changed: bool, files: Vec<RepoPath> },
 }
 
-/// Runs a script of banger's in a guest, as root.
-pub(crate) async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
+/// Runs a script of banger's in a guest, as the user everything in the workspace belongs to.
+async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
     let stream = guest::call(endpoint).await?;
-    capture(stream, &spec(endpoint, text, args), limit).await
+    capture(stream, &spec(text, args), limit).await
 }
 
 /// The exec that runs a script.
-pub(crate) fn spec(endpoint: &GuestEndpoint, text: &str, args: &[&str]) -> ExecSpec {
+pub(crate) fn spec(text: &str, args: &[&str]) -> ExecSpec {
     let argv = ["sh", "-c", text, "banger"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
-    // The VM's own user may not write where the workspace is; who has none is root already.
-    let user = endpoint.user.as_ref().map(|_| "root".to_owned());
-    ExecSpec { argv, env: BTreeMap::new(), cwd: Some("/".into()), user, tty: None }
+    ExecSpec { argv, env: BTreeMap::new(), cwd: Some("/".into()), user: None, tty: None }
 }
 
 /// A script with its beginning.
@@ -97,28 +93,38 @@ pub(crate) fn with_git(text: &str) -> String {
     format!("{BEGIN}{text}")
 }
 
-/// Has the guest's git write the files. Gives the commit to compare with later when `dirty`; `None` without git.
-pub(crate) async fn checkout(
-    endpoint: &GuestEndpoint,
-    path: &str,
-    dirty: bool,
-    parent: Option<&str>,
-) -> Result<Option<String>> {
-    let how = if dirty { "dirty" } else { "clean" };
-    let done = script(endpoint, &with_git(CHECKOUT), &[path, how, parent.unwrap_or("")], 4096).await?;
+/// Has the guest's git write the files; `false` without git.
+pub(crate) async fn checkout(endpoint: &GuestEndpoint, path: &str) -> Result<bool> {
+    let done = script(endpoint, &with_git(CHECKOUT), &[path], 4096).await?;
+    if done.is_missing() {
+        return Ok(false);
+    }
+    succeeded(&done, "write the repository's files in the guest")?;
+    Ok(true)
+}
+
+/// Has the guest's git commit the tree as it arrived, and gives that commit; none without git.
+pub(crate) async fn keep(endpoint: &GuestEndpoint, path: &str, parent: Option<&str>) -> Result<Option<String>> {
+    let done = script(endpoint, &with_git(KEEP), &[path, parent.unwrap_or("")], 4096).await?;
     if done.is_missing() {
         return Ok(None);
     }
-    succeeded(&done, "write the repository's files in the guest")?;
-    Ok(Some(String::from_utf8_lossy(&done.stdout).trim().to_owned()))
+    succeeded(&done, "write down the tree as it was brought")?;
+    Ok(Some(commit_id(String::from_utf8_lossy(&done.stdout).trim())?))
+}
+
+/// What a guest says is a commit.
+fn commit_id(text: &str) -> std::result::Result<String, Failure> {
+    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if is_id {
+        Ok(text.to_owned())
+    } else {
+        Err(Failure::new(Code::Guest, "the guest's git did not say which commit it made"))
+    }
 }
 
 /// Looks at what stands at `path`, which the VM's record says is a workspace brought as `base`, or does not.
 pub(crate) async fn inspect(endpoint: &GuestEndpoint, path: &str, base: Option<&str>) -> Result<Standing> {
-    let exists = script(endpoint, EXISTS, &[path], 4096).await?;
-    if exists.outcome.code() == 1 {
-        return Ok(Standing::Nothing);
-    }
     let Some(base) = base else { return Ok(Standing::Unknown) };
     let looked = script(endpoint, &with_git(INSPECT), &[path, base], MAX_NAMES).await?;
     if looked.outcome.code() != 0 {

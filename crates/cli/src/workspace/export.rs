@@ -81,7 +81,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     let mut progress = Progress::new(&context.printer);
     progress.phase(&format!("taking what changed in {name}:{path}"));
     let stream = guest::call(&endpoint).await?;
-    let spec = checkout::spec(&endpoint, &with_git(EXPORT), &args);
+    let spec = checkout::spec(&with_git(EXPORT), &args);
     let made = capture_with(stream, &spec, MAX_PATCH, Some(&mut progress)).await?;
     if made.is_missing() {
         let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));

@@ -31,6 +31,8 @@ pub(crate) struct Facade {
     git: Git,
     root: PathBuf,
     objects: PathBuf,
+    /// Whether a setting converts files that no attribute names.
+    converts: bool,
 }
 
 impl Facade {
@@ -45,7 +47,8 @@ impl Facade {
             .prefix("banger-git-")
             .tempdir()
             .map_err(|error| Failure::caused_by(Code::Unavailable, "cannot make a temporary directory", &error))?;
-        let facade = Self { git: git.clone(), root: repository.root.clone(), objects: repository.objects(), dir };
+        let (root, objects) = (repository.root.clone(), repository.objects());
+        let facade = Self { git: git.clone(), root, objects, converts: settings.convert(), dir };
         facade.fill(repository, settings, head).map_err(|error| about("read", &repository.git_dir, &error))?;
         Ok(facade)
     }
@@ -101,6 +104,11 @@ impl Facade {
     /// Attributes that are not in the tree.
     pub(crate) fn own_attributes(&self) -> Option<Vec<u8>> {
         small(&self.dir.path().join("info/attributes")).ok().flatten()
+    }
+
+    /// Whether any file may have other bytes here than its object.
+    pub(crate) fn converts(&self) -> bool {
+        self.converts
     }
 
     /// Cuts history off at these commits.

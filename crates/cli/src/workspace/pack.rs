@@ -4,10 +4,13 @@
 //! memory before it goes. An object too large for that goes in a pack of its own, stored instead of compressed: its
 //! length is known before it was read.
 
+mod stored;
+
+use super::hash;
+use banger_proto::agent::workspace::HashName;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
-use sha1::{Digest as _, Sha1};
-use sha2::Sha256;
 use std::io::{self, BufRead, Read};
+use stored::write_large;
 
 /// Bytes of a pack that is put together in memory.
 const PACK: usize = 16 << 20;
@@ -15,58 +18,6 @@ const PACK: usize = 16 << 20;
 const LARGE: u64 = 8 << 20;
 /// Compressed better costs the host more than it saves on the way.
 const LEVEL: u32 = 4;
-/// Bytes of one stored block (RFC 1951, 3.2.4).
-const BLOCK: usize = 65_535;
-
-/// Which hash names objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    Sha1,
-    Sha256,
-}
-
-impl Format {
-    fn hash(self, bytes: &[u8]) -> Vec<u8> {
-        let mut hasher = Hasher::new(self);
-        hasher.update(bytes);
-        hasher.finish()
-    }
-
-    fn len(self) -> usize {
-        match self {
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
-        }
-    }
-}
-
-enum Hasher {
-    Sha1(Sha1),
-    Sha256(Sha256),
-}
-
-impl Hasher {
-    fn new(format: Format) -> Self {
-        match format {
-            Format::Sha1 => Self::Sha1(Sha1::new()),
-            Format::Sha256 => Self::Sha256(Sha256::new()),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha1(hash) => hash.update(bytes),
-            Self::Sha256(hash) => hash.update(bytes),
-        }
-    }
-
-    fn finish(self) -> Vec<u8> {
-        match self {
-            Self::Sha1(hash) => hash.finalize().to_vec(),
-            Self::Sha256(hash) => hash.finalize().to_vec(),
-        }
-    }
-}
 
 /// Where packs go: a name (`pack-<hash>`), the pack's length and content, then the content of its index.
 pub(crate) trait Sink {
@@ -77,7 +28,7 @@ pub(crate) trait Sink {
 }
 
 /// Reads the output of `git cat-file --batch` to its end and writes everything in it as packs.
-pub(crate) fn write(mut objects: impl BufRead, format: Format, sink: &mut impl Sink) -> io::Result<()> {
+pub(crate) fn write(mut objects: impl BufRead, format: HashName, sink: &mut impl Sink) -> io::Result<()> {
     let mut pack = Pack::new(format);
     let mut content = Vec::new();
     while let Some(object) = Object::read(&mut objects, format)? {
@@ -101,8 +52,8 @@ pub(crate) fn write(mut objects: impl BufRead, format: Format, sink: &mut impl S
 }
 
 /// Writes a pack with the empty file, which git may know without having it.
-pub(crate) fn write_empty_blob(format: Format, sink: &mut impl Sink) -> io::Result<()> {
-    let object = Object { id: format.hash(b"blob 0\0"), kind: 3, size: 0 };
+pub(crate) fn write_empty_blob(format: HashName, sink: &mut impl Sink) -> io::Result<()> {
+    let object = Object { id: hash::of(format, b"blob 0\0"), kind: 3, size: 0 };
     let mut pack = Pack::new(format);
     pack.add(&object, b"")?;
     pack.finish(sink)
@@ -117,7 +68,7 @@ struct Object {
 }
 
 impl Object {
-    fn read(from: &mut impl BufRead, format: Format) -> io::Result<Option<Self>> {
+    fn read(from: &mut impl BufRead, format: HashName) -> io::Result<Option<Self>> {
         let mut line = String::new();
         from.take(256).read_line(&mut line)?;
         if line.is_empty() {
@@ -163,14 +114,14 @@ struct Entry {
 }
 
 struct Pack {
-    format: Format,
+    format: HashName,
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     compress: Compress,
 }
 
 impl Pack {
-    fn new(format: Format) -> Self {
+    fn new(format: HashName) -> Self {
         Self { format, bytes: head(0), entries: Vec::new(), compress: Compress::new(Compression::new(LEVEL), true) }
     }
 
@@ -204,7 +155,7 @@ impl Pack {
             return Ok(());
         }
         self.bytes[8..12].copy_from_slice(&count.to_be_bytes());
-        let hash = self.format.hash(&self.bytes);
+        let hash = hash::of(self.format, &self.bytes);
         self.bytes.extend_from_slice(&hash);
         let name = format!("pack-{}", super::files::hex(&hash));
         sink.pack(&name, self.bytes.len() as u64, &mut self.bytes.as_slice())?;
@@ -218,7 +169,7 @@ fn head(count: u32) -> Vec<u8> {
 }
 
 /// A pack's index, version 2 (gitformat-pack).
-fn index(mut entries: Vec<Entry>, pack: &[u8], format: Format) -> Vec<u8> {
+fn index(mut entries: Vec<Entry>, pack: &[u8], format: HashName) -> Vec<u8> {
     entries.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
     let mut count = 0_u32;
@@ -236,116 +187,9 @@ fn index(mut entries: Vec<Entry>, pack: &[u8], format: Format) -> Vec<u8> {
         bytes.extend(entries.iter().flat_map(|entry| field(entry).to_be_bytes()));
     }
     bytes.extend_from_slice(pack);
-    let hash = format.hash(&bytes);
+    let hash = hash::of(format, &bytes);
     bytes.extend_from_slice(&hash);
     bytes
-}
-
-/// Writes one object that is not held in memory.
-fn write_large(object: &Object, content: &mut impl Read, format: Format, sink: &mut impl Sink) -> io::Result<()> {
-    let blocks = object.size.div_ceil(BLOCK as u64);
-    let prefix = [head(1), object.header()].concat();
-    let size = prefix.len() as u64 + 2 + object.size + 5 * blocks + 4 + format.len() as u64;
-    let mut stored = Stored {
-        content: content.take(object.size),
-        left: object.size,
-        ready: Vec::new(),
-        at: 0,
-        adler: (1, 0),
-        hasher: Some(Hasher::new(format)),
-        crc: Crc::new(),
-        pack: Vec::new(),
-    };
-    stored.put(&prefix[..12], false);
-    stored.put(&[&prefix[12..], &[0x78, 0x01]].concat(), true);
-    // The pack's own name is only known at its end; an object's is as good, and as unique.
-    let name = format!("pack-{}", super::files::hex(&object.id));
-    sink.pack(&name, size, &mut stored)?;
-    if stored.pack.is_empty() {
-        return Err(nonsense("an object cut short"));
-    }
-    let entry = Entry { id: object.id.clone(), crc: stored.crc.sum(), offset: 12 };
-    sink.index(&name, &index(vec![entry], &stored.pack, format))
-}
-
-/// A pack of one object, as it is read.
-struct Stored<R> {
-    content: R,
-    left: u64,
-    /// Bytes of the pack that are ready, and how many of them are gone.
-    ready: Vec<u8>,
-    at: usize,
-    adler: (u32, u32),
-    /// Of the whole pack, until its end.
-    hasher: Option<Hasher>,
-    /// Of the object's bytes in the pack.
-    crc: Crc,
-    /// The pack's checksum, once all of it was made.
-    pack: Vec<u8>,
-}
-
-impl<R: Read> Stored<R> {
-    fn put(&mut self, bytes: &[u8], of_object: bool) {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
-        }
-        if of_object {
-            self.crc.update(bytes);
-        }
-        self.ready.extend_from_slice(bytes);
-    }
-
-    fn block(&mut self) -> io::Result<()> {
-        let length = self.left.min(BLOCK as u64);
-        let mut block = vec![0; 5 + usize::try_from(length).map_err(io::Error::other)?];
-        self.content.read_exact(&mut block[5..])?;
-        self.left -= length;
-        let length = u16::try_from(length).map_err(io::Error::other)?;
-        block[0] = u8::from(self.left == 0);
-        block[1..3].copy_from_slice(&length.to_le_bytes());
-        block[3..5].copy_from_slice(&(!length).to_le_bytes());
-        self.adler = adler(self.adler, &block[5..]);
-        self.put(&block, true);
-        if self.left == 0 {
-            let (a, b) = self.adler;
-            self.put(&((b << 16) | a).to_be_bytes(), true);
-            if let Some(hasher) = self.hasher.take() {
-                self.pack = hasher.finish();
-                self.ready.extend_from_slice(&self.pack);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<R: Read> Read for Stored<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.ready.len() {
-            self.ready.clear();
-            self.at = 0;
-            if self.left == 0 {
-                return Ok(0);
-            }
-            self.block()?;
-        }
-        let count = into.len().min(self.ready.len() - self.at);
-        into[..count].copy_from_slice(&self.ready[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
-/// Adler-32 (RFC 1950), in runs short enough not to overflow.
-fn adler((mut a, mut b): (u32, u32), bytes: &[u8]) -> (u32, u32) {
-    for run in bytes.chunks(5552) {
-        for byte in run {
-            a += u32::from(*byte);
-            b += a;
-        }
-        a %= 65_521;
-        b %= 65_521;
-    }
-    (a, b)
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -394,7 +238,7 @@ mod tests {
     /// git's own check of packs and objects is the judge.
     #[test]
     fn git_finds_nothing_wrong() {
-        for (format, name) in [(Format::Sha1, "sha1"), (Format::Sha256, "sha256")] {
+        for (format, name) in [(HashName::Sha1, "sha1"), (HashName::Sha256, "sha256")] {
             let temp = tempfile::tempdir().unwrap();
             let (from, to) = (temp.path().join("from"), temp.path().join("to"));
             for dir in [&from, &to] {
@@ -427,9 +271,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let temp = tempfile::tempdir().unwrap();
-        let error = write(b"0123 missing\n".as_slice(), Format::Sha1, &mut Directory(temp.path())).unwrap_err();
+        let error = write(b"0123 missing\n".as_slice(), HashName::Sha1, &mut Directory(temp.path())).unwrap_err();
         assert!(error.to_string().contains("0123 missing"), "{error}");
-        assert!(write(b"xyz blob 3\nabc\n".as_slice(), Format::Sha1, &mut Directory(temp.path())).is_err());
+        assert!(write(b"xyz blob 3\nabc\n".as_slice(), HashName::Sha1, &mut Directory(temp.path())).is_err());
     }
 
     #[test]

@@ -8,12 +8,12 @@ use super::{
     files::Tree,
     git::Git,
     history::History,
-    pack::Format,
     quote::quoted,
     repository::Repository,
     settings::{Config, Settings, Upstream},
 };
 use banger_proto::{
+    agent::workspace::HashName,
     api::workspace::Mode,
     failure::{Code, Failure},
 };
@@ -39,7 +39,7 @@ pub(crate) struct Wish {
     pub(crate) from: Option<String>,
     /// Untracked files, too.
     pub(crate) include_untracked: bool,
-    /// Where it goes; absolute, no `..`.
+    /// Where it goes: absolute or below `~/`, no `..`.
     pub(crate) guest_path: String,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Plan {
     pub(crate) tree: Tree,
     pub(crate) changes: Changes,
     pub(crate) history: History,
-    pub(crate) format: Format,
+    pub(crate) hash: HashName,
     /// HEAD on the host.
     pub(crate) host_commit: Option<String>,
     /// HEAD in the guest.
@@ -114,7 +114,7 @@ impl Plan {
             packed: String::new(),
             shallow: Vec::new(),
             history: History::default(),
-            format: if settings.object_format().is_some() { Format::Sha256 } else { Format::Sha1 },
+            hash: if settings.object_format().is_some() { HashName::Sha256 } else { HashName::Sha1 },
             submodules: Vec::new(),
             notices: Vec::new(),
             wish,
@@ -267,14 +267,18 @@ fn upstream(
     Ok(at.map(|at| (upstream, at)))
 }
 
-/// A guest path as it may be given: absolute, plain.
+/// A guest path as it may be given: absolute, or in the home of the VM's user; plain.
 pub(crate) fn guest_path(text: &str) -> Result<String, String> {
-    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
-    let plain = text.starts_with('/') && !parts.iter().any(|part| matches!(*part, "." | "..")) && !text.contains('\0');
+    let (begin, rest) = match text.strip_prefix("~/") {
+        Some(rest) => ("~/", rest),
+        None => ("/", text.strip_prefix('/').unwrap_or_default()),
+    };
+    let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+    let plain = !parts.iter().any(|part| matches!(*part, "." | "..")) && !text.contains(char::is_control);
     if plain && !parts.is_empty() && text.len() < 4000 {
-        Ok(format!("/{}", parts.join("/")))
+        Ok(format!("{begin}{}", parts.join("/")))
     } else {
-        Err("write an absolute path in the guest, such as /root/repo".into())
+        Err("write an absolute path in the guest, such as /srv/repo, or ~/repo for the user's home".into())
     }
 }
 
@@ -290,7 +294,8 @@ mod tests {
     #[test]
     fn guest_paths_are_plain() {
         assert_eq!(guest_path("/root//repo/").unwrap(), "/root/repo");
-        for bad in ["", "/", "repo", "/a/../b", "/a/./b", "/a\0"] {
+        assert_eq!(guest_path("~//src/repo").unwrap(), "~/src/repo");
+        for bad in ["", "/", "~", "~/", "~x/y", "repo", "/a/../b", "/a/./b", "~/../x", "/a\0", "/a\nb"] {
             assert!(guest_path(bad).is_err(), "{bad:?}");
         }
     }

@@ -3,7 +3,7 @@
 use super::{
     changes::RepoPath,
     checkout::{self, Standing},
-    plan::{Plan, Wish},
+    plan::{self, Plan, Wish},
     stream,
 };
 use crate::{
@@ -15,16 +15,22 @@ use crate::{
     output::progress::{Progress, TICK},
 };
 use banger_proto::{
-    agent::http::MAX_BODY,
+    agent::{
+        http::MAX_BODY,
+        workspace::{Arrived, Standing as Place},
+    },
     api::{
         vm::GuestEndpoint,
-        workspace::{RecordWorkspace, Workspace},
+        workspace::{Mode, RecordWorkspace, Workspace},
     },
     failure::{Code, Failure},
 };
 use bytes::Bytes;
 use http_body_util::StreamBody;
-use hyper::{Method, body::Frame};
+use hyper::{
+    Method, Response,
+    body::{Frame, Incoming},
+};
 use std::{
     collections::HashSet,
     io,
@@ -81,10 +87,19 @@ impl Packing {
         Self { plan, counter, chunks, packed }
     }
 
-    /// Sends it to the agent.
-    async fn send(self, endpoint: &GuestEndpoint, progress: &mut Progress<'_>) -> Result<()> {
+    /// Sends it to the agent, which also writes the files out of the packs when it is told to; gives where that is.
+    async fn send(
+        self,
+        endpoint: &GuestEndpoint,
+        path: &str,
+        checkout: bool,
+        progress: &mut Progress<'_>,
+    ) -> Result<String> {
         let mut connection = guest::connect(endpoint).await?;
-        let request = format!("/archive?path={}", segment("/"));
+        let mut request = format!("/workspace?path={}", segment(path));
+        if checkout {
+            request = format!("{request}&checkout={}", self.plan.hash);
+        }
         let sending = connection.send(Method::PUT, &request, Some(streamed(self.chunks)));
         tokio::pin!(sending);
         let mut ticks = tokio::time::interval(TICK);
@@ -95,20 +110,35 @@ impl Packing {
                 _ = ticks.tick() => progress.advance(self.counter.load(Ordering::Relaxed), None),
             }
         };
-        let refused = match sent {
-            Ok(response) if response.status().is_success() => None,
-            Ok(response) => Some(refusal(response, MAX_BODY, guest::WHO).await),
-            Err(error) => Some(gone(&error)),
+        let answer = match sent {
+            Ok(response) if response.status().is_success() => arrived(response).await,
+            Ok(response) => Err(refusal(response, MAX_BODY, guest::WHO).await.into()),
+            Err(error) => Err(gone(&error).into()),
         };
         let packed = self.packed.await.map_err(|error| internal("cannot read the repository", &error))?;
-        match (packed, refused) {
-            (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
+        match packed {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 let what = format!("cannot read {}", self.plan.repository.root.display());
                 Err(Failure::caused_by(Code::Unavailable, what, &error).into())
             }
-            (_, Some(failure)) => Err(failure.into()),
-            (_, None) => Ok(()),
+            _ => answer,
         }
+    }
+}
+
+/// Where the agent says the workspace is.
+async fn arrived(response: Response<Incoming>) -> Result<String> {
+    let body = http::collect(response.into_body(), MAX_BODY, guest::WHO).await?;
+    let Arrived { path } = http::parse(&body, Code::Guest, guest::WHO)?;
+    absolute(path)
+}
+
+/// A path as a guest gives it.
+fn absolute(path: String) -> Result<String> {
+    if path.starts_with('/') && plan::guest_path(&path).is_ok_and(|plain| plain == path) {
+        Ok(path)
+    } else {
+        Err(Failure::new(Code::Guest, format!("{} says that the workspace is at {path:?}", guest::WHO)).into())
     }
 }
 
@@ -118,24 +148,26 @@ pub(crate) async fn deliver(context: &Context, vm: &str, packing: Packing) -> Re
     let plan = packing.plan.clone();
     let mut progress = Progress::new(&context.printer);
     progress.phase(&format!("bringing {}", plan.repository.root.display()));
-    packing.send(&endpoint, &mut progress).await?;
-    finish(context, &endpoint, &plan, &mut progress).await
+    let by_agent = plan.wish.mode == Mode::Overlay;
+    let path = packing.send(&endpoint, &plan.wish.guest_path, by_agent, &mut progress).await?;
+    finish(context, &endpoint, &plan, path, &mut progress).await
 }
 
 /// Brings a repository into a VM that may have one already.
 pub(crate) async fn prepare(context: &Context, vm: &str, plan: Arc<Plan>, existing: Existing) -> Result<Workspace> {
     let endpoint = guest::endpoint(context, vm).await?;
-    let removed = make_room(&endpoint, &plan, existing).await?;
+    let place: Place =
+        guest::get_from(&endpoint, &format!("/workspace?path={}", segment(&plan.wish.guest_path))).await?;
+    let removed =
+        if place.occupied { make_room(&endpoint, &plan, &absolute(place.path)?, existing).await? } else { Vec::new() };
     deliver(context, vm, Packing::begin(plan, removed)).await
 }
 
 /// Files of the workspace that stands there which the new one does not have; a refusal when it is not ours to change.
-async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, existing: Existing) -> Result<Vec<RepoPath>> {
-    let path = &plan.wish.guest_path;
-    let known = endpoint.workspace.as_ref().filter(|workspace| workspace.guest_path == *path);
+async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, path: &str, existing: Existing) -> Result<Vec<RepoPath>> {
+    let known = endpoint.workspace.as_ref().filter(|workspace| workspace.guest_path == path);
     let base = known.and_then(|known| known.base_commit.as_deref());
     match (checkout::inspect(endpoint, path, base).await?, existing) {
-        (Standing::Nothing, _) => Ok(Vec::new()),
         (Standing::Unknown, _) => {
             let failure = Failure::new(Code::Conflict, format!("{path} in VM {} is in use", endpoint.name));
             Err(failure.hint("--guest-path brings the repository elsewhere").into())
@@ -152,32 +184,37 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, existing: Existing) ->
     }
 }
 
-/// The guest's git writes the files, or, where there is none, they are sent.
+/// What the agent left to do: submodules and histories as they are belong to the guest's git, where there is one.
 async fn finish(
     context: &Context,
     endpoint: &GuestEndpoint,
     plan: &Arc<Plan>,
+    path: String,
     progress: &mut Progress<'_>,
 ) -> Result<Workspace> {
-    let path = &plan.wish.guest_path;
-    progress.phase("writing its files in the guest");
-    let written = checkout::checkout(endpoint, path, !plan.is_clean(), plan.commit.as_deref()).await?;
-    let base = if let Some(own) = written {
-        for submodule in nested(plan) {
-            checkout::checkout(endpoint, &submodule.wish.guest_path, false, None).await?;
+    if plan.wish.mode == Mode::Full {
+        progress.phase("writing its files in the guest");
+        if checkout::checkout(endpoint, &path).await? {
+            for submodule in nested(plan, &path) {
+                checkout::checkout(endpoint, &submodule).await?;
+            }
+        } else {
+            progress.phase("sending its files: the guest has no git");
+            let packing = Packing::with(plan.clone(), |plan, writer| stream::write_files(plan, writer));
+            packing.send(endpoint, &path, false, progress).await?;
         }
-        if own.is_empty() { plan.commit.clone() } else { Some(commit_id(&own)?) }
+    }
+    let kept = if plan.is_clean() {
+        None
     } else {
-        progress.phase("sending its files: the guest has no git");
-        let packing = Packing::with(plan.clone(), |plan, writer| stream::write_files(plan, writer));
-        packing.send(endpoint, progress).await?;
-        plan.commit.clone()
+        progress.phase("writing down the tree as it was brought");
+        checkout::keep(endpoint, &path, plan.commit.as_deref()).await?
     };
     let record = RecordWorkspace {
-        guest_path: path.clone(),
+        guest_path: path,
         source_path: plan.repository.root.to_string_lossy().into_owned(),
         head_commit: plan.host_commit.clone(),
-        base_commit: base,
+        base_commit: kept.or_else(|| plan.commit.clone()),
         mode: plan.wish.mode,
         branch: plan.wish.branch.clone(),
         from: plan.wish.from.clone(),
@@ -187,24 +224,15 @@ async fn finish(
     context.daemon().await?.put(&at, &record).await
 }
 
-/// Submodules, outer before inner.
-fn nested(plan: &Plan) -> Vec<&Plan> {
+/// Where submodules are in the guest, outer before inner.
+fn nested(plan: &Plan, base: &str) -> Vec<String> {
     let mut all = Vec::new();
-    for (_, submodule) in &plan.submodules {
-        all.push(submodule);
-        all.extend(nested(submodule));
+    for (path, submodule) in &plan.submodules {
+        let at = format!("{base}/{}", String::from_utf8_lossy(path));
+        all.push(at.clone());
+        all.extend(nested(submodule, &at));
     }
     all
-}
-
-/// What a guest says is a commit.
-fn commit_id(text: &str) -> std::result::Result<String, Failure> {
-    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if is_id {
-        Ok(text.to_owned())
-    } else {
-        Err(Failure::new(Code::Guest, "the guest's git did not say which commit it made"))
-    }
 }
 
 fn streamed(mut chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
@@ -214,10 +242,11 @@ fn streamed(mut chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
 }
 
 /// What a failure leaves behind.
-pub(crate) fn unbrought(error: Error, vm: &str) -> Error {
+pub(crate) fn unfinished(error: Error, vm: &str) -> Error {
     match error {
         Error::Failed(failure) => {
-            Error::Failed(failure.hint(format!("VM {vm} runs without the repository: banger vm rm -f {vm} deletes it")))
+            let left = format!("VM {vm} runs, without the repository or its tools: banger vm rm -f {vm} deletes it");
+            Error::Failed(failure.hint(left))
         }
         other => other,
     }

@@ -63,6 +63,12 @@ impl Settings {
         self.get("extensions.objectformat").filter(|format| *format != "sha1")
     }
 
+    /// Whether they make git convert line ends that no attribute mentions.
+    pub(crate) fn convert(&self) -> bool {
+        let is = |key, values: &[&str]| self.get(key).is_some_and(|value| values.contains(&&*value.to_lowercase()));
+        is("core.autocrlf", &["true", "yes", "on", "1", "input"]) || is("core.eol", &["crlf"])
+    }
+
     /// The configuration of a facade.
     pub(crate) fn for_facade(&self) -> Config {
         let mut config = Config::new(self.object_format());

@@ -8,7 +8,10 @@ use super::{
     pack::{self, Sink},
     plan::Plan,
 };
-use banger_proto::api::workspace::Mode;
+use banger_proto::{
+    agent::workspace::{FRESH, REMOVED, SCRATCH, WRITTEN},
+    api::workspace::Mode,
+};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -19,8 +22,6 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// Lists for the guest's side of the work, below `.git`.
-pub(crate) const SCRATCH: &str = "banger";
 /// The empty file's names: git knows it without having it.
 const EMPTY: [&str; 2] =
     ["e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813"];
@@ -29,32 +30,27 @@ const MAX_DEPTH: usize = 4;
 
 /// Writes everything but the files the guest's git writes itself. `removed` are files the guest has and shall not have.
 pub(crate) fn write(plan: &Plan, removed: &[RepoPath], to: impl Write) -> io::Result<()> {
-    let mut stream = Stream { builder: Builder::new(to), base: base(plan) };
+    let mut stream = Stream { builder: Builder::new(to), base: PathBuf::new() };
     stream.repository(plan, removed)?;
     stream.builder.into_inner()?.flush()
 }
 
 /// Writes the files the guest's git would have written, for a guest without one.
 pub(crate) fn write_files(plan: &Plan, to: impl Write) -> io::Result<()> {
-    let mut stream = Stream { builder: Builder::new(to), base: base(plan) };
+    let mut stream = Stream { builder: Builder::new(to), base: PathBuf::new() };
     stream.written(plan)?;
     stream.builder.into_inner()?.flush()
 }
 
-/// Paths in the stream are below `/`.
-fn base(plan: &Plan) -> PathBuf {
-    PathBuf::from(plan.wish.guest_path.trim_start_matches('/'))
-}
-
 struct Stream<W: Write> {
     builder: Builder<W>,
-    /// The workspace.
+    /// The repository within the workspace: itself, or a submodule.
     base: PathBuf,
 }
 
 impl<W: Write> Stream<W> {
     fn repository(&mut self, plan: &Plan, removed: &[RepoPath]) -> io::Result<()> {
-        for dir in ["", "objects", "objects/pack", "refs", "refs/heads", "info", SCRATCH] {
+        for dir in ["", "objects", "objects/pack", "refs", "refs/heads", "info"] {
             self.dir(&Path::new(".git").join(dir))?;
         }
         self.git_file("HEAD", plan.head.as_bytes())?;
@@ -81,11 +77,15 @@ impl<W: Write> Stream<W> {
             let size = index.metadata()?.len();
             self.file(Path::new(".git/index"), size, 0o644, 0, &mut index.take(size))?;
         }
-        if !plan.changes.all {
-            self.git_file(&format!("{SCRATCH}/written"), &join(&plan.changes.written))?;
-        }
-        if !removed.is_empty() {
-            self.git_file(&format!("{SCRATCH}/removed"), &join(removed))?;
+        for (name, list, wanted) in [
+            (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all),
+            (FRESH, &plan.changes.converted, !plan.changes.converted.is_empty()),
+            (REMOVED, removed, !removed.is_empty()),
+        ] {
+            if wanted {
+                let list = join(list);
+                self.file(&Path::new(SCRATCH).join(name), list.len() as u64, 0o644, 0, &mut &*list)?;
+            }
         }
         for path in plan.changes.carried.iter().chain(&plan.changes.untracked) {
             self.carry(plan, path)?;
@@ -131,7 +131,7 @@ impl<W: Write> Stream<W> {
             let mut stdin = list.stdin.take();
             let feeder = std::thread::spawn(move || stdin.as_mut().map(|stdin| stdin.write_all(input.as_bytes())));
             let objects = cat.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-            let packed = pack::write(BufReader::with_capacity(1 << 20, objects), plan.format, self);
+            let packed = pack::write(BufReader::with_capacity(1 << 20, objects), plan.hash, self);
             if packed.is_err() {
                 let _ = cat.kill();
             }
@@ -146,7 +146,7 @@ impl<W: Write> Stream<W> {
             packed?;
         }
         if plan.changes.objects.iter().any(|id| EMPTY.contains(&id.as_str())) {
-            pack::write_empty_blob(plan.format, self)?;
+            pack::write_empty_blob(plan.hash, self)?;
         }
         Ok(())
     }

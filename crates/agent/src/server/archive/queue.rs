@@ -74,17 +74,17 @@ impl Write for PieceWriter {
 
 /// A reader of a request body.
 #[derive(Debug)]
-pub(super) struct BodyReader {
+pub(in crate::server) struct BodyReader {
     piece: Bytes,
     pieces: mpsc::Receiver<io::Result<Bytes>>,
 }
 
 /// The other end of a [`BodyReader`].
 #[derive(Debug)]
-pub(super) struct BodyFeeder(mpsc::Sender<io::Result<Bytes>>);
+pub(in crate::server) struct BodyFeeder(mpsc::Sender<io::Result<Bytes>>);
 
 impl BodyReader {
-    pub(super) fn new() -> (BodyFeeder, Self) {
+    pub(in crate::server) fn new() -> (BodyFeeder, Self) {
         let (sender, pieces) = mpsc::channel(PIECES);
         (BodyFeeder(sender), Self { piece: Bytes::new(), pieces })
     }
@@ -92,7 +92,7 @@ impl BodyReader {
 
 impl BodyFeeder {
     /// Feeds the body until it ends or the reader has had enough.
-    pub(super) async fn feed(self, mut body: Incoming) {
+    pub(in crate::server) async fn feed(self, mut body: Incoming) {
         while let Some(frame) = body.frame().await {
             let piece = match frame {
                 Ok(frame) => match frame.into_data() {

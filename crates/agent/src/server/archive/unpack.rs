@@ -56,7 +56,7 @@ impl From<UnpackError> for Failure {
 }
 
 /// Opens the directory an archive goes to.
-pub(super) fn open_base(path: &Path) -> io::Result<OwnedFd> {
+pub(in crate::server) fn open_base(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 

@@ -46,17 +46,11 @@ pub(super) fn resolve(spec: ExecSpec, guest: &Guest) -> Result<Plan, Outcome> {
 
 fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<Plan, Outcome> {
     let config = &guest.config;
-    let user = spec.user.as_deref().or(config.user.as_deref()).or(config.image.user.as_deref());
+    let account = guest
+        .account_in(accounts, spec.user.as_deref())
+        .map_err(|error| Outcome::NotStarted { code: 125, message: error.to_string() })?;
+    let named = spec.user.is_some() || config.user.is_some() || config.image.user.is_some();
     let hosted = guest.place == Place::Hosted;
-    let own = rustix::process::geteuid().as_raw().to_string();
-    let account = match user {
-        Some(user) => {
-            accounts.resolve(user).map_err(|error| Outcome::NotStarted { code: 125, message: error.to_string() })?
-        }
-        None if hosted => accounts.resolve(&own).unwrap_or_else(|_| Account::root()),
-        None => accounts.resolve("root").unwrap_or_else(|_| Account::root()),
-    };
-    let named = user.is_some();
     let mut env = defaults(&account, guest, spec.tty.is_some());
     env.extend(image_env(guest));
     env.extend(guest.config.env.clone());

@@ -9,16 +9,21 @@ use crate::{
     context::Context,
     daemon::operation::{Operation, is_not_found},
     exit::{Error, Result, Status},
+    guest,
     http::segment,
     signals::Signals,
     workspace::{
+        bootstrap::{self, Bootstrap},
         plan::{self, Wish},
         send::{self, Packing},
     },
 };
 use banger_proto::{
     agent::{boot::Init, exec::ExecSpec},
-    api::vm::{CreateVm, Start, Vm},
+    api::{
+        host::Setting,
+        vm::{CreateVm, Start, Vm},
+    },
     failure::{Code, Failure},
 };
 use clap::Args;
@@ -30,6 +35,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 const DELETE_DEADLINE: Duration = Duration::from_secs(30);
 
 const UNTOUCHED: &str = "interrupted: nothing was created";
+const UNINSTALLED: &str = "interrupted while tools were installed: the VM is up, with the repository in it";
 const UNBROUGHT: &str = "interrupted while the repository was brought into the VM";
 
 /// `banger vm run` as it is typed.
@@ -45,6 +51,7 @@ Examples:
 
 Exit status: the command's own (128+n when signal n ended it), 125 when banger failed, 126 not executable, 127 not \
 found.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag somebody types")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     vm: NewVmArgs,
@@ -59,6 +66,9 @@ pub(crate) struct RunArgs {
     tty: bool,
     #[command(flatten)]
     bring: BringArgs,
+    /// Do not have the guest's mise install the tools that mise.toml or .tool-versions ask for
+    #[arg(long)]
+    no_bootstrap: bool,
     /// A git repository to bring into the VM, such as . [default: none]
     #[arg(value_hint = clap::ValueHint::DirPath)]
     path: Option<PathBuf>,
@@ -80,6 +90,8 @@ struct Plan {
     lease: bool,
     /// The repository that goes into it.
     bring: Option<Wish>,
+    /// What becomes of the tools it asks for.
+    bootstrap: Bootstrap,
     /// Only what would arrive is wanted.
     dry_run: bool,
 }
@@ -90,7 +102,8 @@ impl TryFrom<RunArgs> for Plan {
     fn try_from(args: RunArgs) -> std::result::Result<Self, Failure> {
         match &args.path {
             None => {
-                if let Some(flag) = args.bring.needs_a_path() {
+                let no_bootstrap = args.no_bootstrap.then_some("--no-bootstrap");
+                if let Some(flag) = args.bring.needs_a_path().or(no_bootstrap) {
                     return Err(Failure::new(Code::Invalid, format!("{flag} needs a repository"))
                         .hint("write its path, such as: banger vm run ."));
                 }
@@ -127,12 +140,19 @@ impl TryFrom<RunArgs> for Plan {
         // Environment, directory and user stand in the VM's own configuration, and hold for every command in it.
         let spec = ExecSpec { argv: args.command, env: BTreeMap::new(), cwd: None, user: None, tty: None };
         let dry_run = args.bring.dry_run();
+        // A command is what somebody waits for: it says itself what it needs.
+        let bootstrap = match (args.no_bootstrap || !spec.argv.is_empty(), args.detach) {
+            (true, _) => Bootstrap::No,
+            (false, true) => Bootstrap::Foreground,
+            (false, false) => Bootstrap::Background,
+        };
         let bring = args.path.map(|path| args.bring.wish(path));
         Ok(Self {
             create: args.vm.request(start, default_init),
             command: (!args.detach).then_some(Command { spec, tty }),
             lease: args.rm,
             bring,
+            bootstrap,
             dry_run,
         })
     }
@@ -143,28 +163,38 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
     let plan = Plan::try_from(args)?;
     let mut signals = Signals::install()?;
     // Before there is a VM: a repository that cannot be brought is no reason to make one.
-    let packing = match plan.bring {
-        None => None,
-        Some(wish) => {
-            let repository = signals.guard(UNTOUCHED, make_plan(context, wish)).await?;
-            if plan.dry_run {
-                return print_files(context, &repository);
-            }
-            // Made while the VM boots.
-            Some(Packing::begin(repository, Vec::new()))
+    let (mut packing, mut tools) = (None, None);
+    if let Some(wish) = plan.bring {
+        let repository = signals.guard(UNTOUCHED, make_plan(context, wish)).await?;
+        if plan.dry_run {
+            return print_files(context, &repository);
         }
-    };
+        tools = bootstrap::asked(&repository).filter(|_| plan.bootstrap != Bootstrap::No);
+        if let Some(file) = tools {
+            let settings = async { context.daemon().await?.get("/v1/config").await };
+            let settings: Vec<Setting> = signals.guard(UNTOUCHED, settings).await?;
+            if !bootstrap::has_network(plan.create.nat, &settings) {
+                return Err(bootstrap::unreachable(file).into());
+            }
+        }
+        // Made while the VM boots.
+        packing = Some(Packing::begin(repository, Vec::new()));
+    }
     let mut operation: Operation<Vm> = signals
         .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })
         .await?;
     let vm = operation.settle(&context.printer, &mut signals, UNDONE).await?;
     let brought = match packing {
         None => Ok(()),
-        Some(packing) => signals.guard(UNBROUGHT, send::deliver(context, vm.id.as_str(), packing)).await.map(drop),
+        Some(packing) => {
+            let tools = tools.map(|file| (file, plan.bootstrap));
+            let brought = bring(context, &vm, packing, tools, &mut signals).await;
+            brought.map_err(|error| if plan.lease { error } else { send::unfinished(error, vm.name.as_str()) })
+        }
     };
     let ended = match (brought, plan.command) {
         (Err(error), _) if plan.lease => Err(error),
-        (Err(error), _) => return Err(send::unbrought(error, vm.name.as_str())),
+        (Err(error), _) => return Err(error),
         (Ok(()), Some(command)) => attach::attach(context, vm.id.as_str(), command, &mut signals).await,
         (Ok(()), None) => {
             context.printer.data(&vm, |vm| vm.name.to_string())?;
@@ -178,6 +208,24 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
         .printer
         .talk(&format!("VM {0} is still up: 'banger vm stop {0}' stops it, 'banger vm rm -f {0}' deletes it", vm.name));
     ended
+}
+
+/// Brings the repository, and has the tools installed that it asks for.
+async fn bring(
+    context: &Context,
+    vm: &Vm,
+    packing: Packing,
+    tools: Option<(&str, Bootstrap)>,
+    signals: &mut Signals,
+) -> Result<()> {
+    let id = vm.id.as_str();
+    let workspace = signals.guard(UNBROUGHT, send::deliver(context, id, packing)).await?;
+    let Some((file, how)) = tools else { return Ok(()) };
+    let installing = async {
+        let endpoint = guest::endpoint(context, id).await?;
+        bootstrap::install(&context.printer, &endpoint, &workspace, file, how).await
+    };
+    signals.guard(UNINSTALLED, installing).await
 }
 
 /// Deletes the VM and waits for the word that it is gone. The lease is held until then: should this process die here,
@@ -260,13 +308,26 @@ mod tests {
     fn a_path_is_a_repository_and_its_flags_need_one() {
         let brought = plan("--include-untracked . --rm -- make test").unwrap();
         let wish = brought.bring.unwrap();
-        assert_eq!((wish.path.as_path(), wish.guest_path.as_str()), (".".as_ref(), "/root/repo"));
+        assert_eq!((wish.path.as_path(), wish.guest_path.as_str()), (".".as_ref(), "~/repo"));
         assert!(wish.include_untracked && brought.lease);
-        for line in ["--include-untracked -- x", "--branch b", "--mode full -d", "--dry-run"] {
+        for line in ["--include-untracked -- x", "--branch b", "--mode full -d", "--dry-run", "--no-bootstrap"] {
             assert_eq!(plan(line).unwrap_err().code, Code::Invalid, "{line}");
         }
         let failure = plan("uname-that-is-not-here").unwrap_err();
         assert!(failure.hints[0].contains("after --"), "{failure:?}");
+    }
+
+    #[test]
+    fn tools_are_waited_for_when_nobody_works_meanwhile() {
+        for (line, how) in [
+            (". -d", Bootstrap::Foreground),
+            (".", Bootstrap::Background),
+            (". --rm", Bootstrap::Background),
+            (". --rm -- make", Bootstrap::No),
+            (". -d --no-bootstrap", Bootstrap::No),
+        ] {
+            assert_eq!(plan(line).unwrap().bootstrap, how, "{line}");
+        }
     }
 
     #[test]

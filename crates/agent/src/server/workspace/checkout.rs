@@ -1,0 +1,271 @@
+//! Writes the files an index names, as `git checkout-index -f -u` does, but on all processors and without a process: what
+//! is checked out here was packed for it, so there is nothing to work out.
+//!
+//! Lists beside the repository, names ended by zeroes, say where the index is not the whole truth; they go afterwards.
+
+use super::{
+    index::{Entry, Index, Kind},
+    packs::{Blobs, Packs},
+    tree::{Dirs, clear},
+};
+use banger_proto::{
+    agent::workspace::{FRESH, HashName, REMOVED, SCRATCH, WRITTEN},
+    failure::{Code, Failure},
+};
+use rustix::{
+    fd::{AsFd as _, BorrowedFd, OwnedFd},
+    fs::{AtFlags, Mode, OFlags, Stat, fstat, openat, renameat, statat, symlinkat},
+    io::Errno,
+};
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    path::Path,
+    thread,
+};
+
+/// Largest index, and largest list.
+const MAX_INDEX: u64 = 1 << 30;
+/// Longest target of a link.
+const MAX_TARGET: usize = 4095;
+/// Threads that write.
+const MAX_THREADS: usize = 8;
+/// Fewer files than this are not worth a thread.
+const SHARE: usize = 200;
+
+/// Why files were not written, or not all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckoutError {
+    #[error("the repository cannot be read")]
+    Repository(#[source] io::Error),
+    #[error("{0:?} is in no pack")]
+    Missing(String),
+    #[error("cannot write {0:?}")]
+    Write(String, #[source] io::Error),
+}
+
+impl CheckoutError {
+    pub(super) fn into_failure(self, path: &Path) -> Failure {
+        let code = match &self {
+            Self::Write(_, error) if error.kind() == io::ErrorKind::PermissionDenied => Code::Denied,
+            Self::Write(_, error) if error.kind() == io::ErrorKind::StorageFull => Code::Unavailable,
+            _ => Code::Invalid,
+        };
+        Failure::caused_by(code, format!("the files of {} were not written, or not all", path.display()), &self)
+    }
+}
+
+/// What became of one entry of the index.
+type Seen = (usize, Stat);
+
+/// Writes the files of the repository in `base`.
+pub(super) fn checkout(base: &OwnedFd, hash: HashName) -> Result<(), CheckoutError> {
+    let scratch = |name: &str| format!("{SCRATCH}/{name}");
+    let list = |name: &str| small(base, &scratch(name)).map_err(CheckoutError::Repository);
+    for path in names(&list(REMOVED)?.unwrap_or_default()) {
+        remove(base, path).map_err(|error| CheckoutError::Write(shown(path), error))?;
+    }
+    if let Some(bytes) = small(base, ".git/index").map_err(CheckoutError::Repository)? {
+        let mut index = Index::parse(bytes, hash).map_err(CheckoutError::Repository)?;
+        let (written, fresh) = (list(WRITTEN)?, list(FRESH)?.unwrap_or_default());
+        for (at, stat) in write(base, &index, written.as_deref(), &fresh, hash)? {
+            index.know(at, &stat);
+        }
+        replace(base, ".git/banger-index", ".git/index", &index.into_bytes()).map_err(CheckoutError::Repository)?;
+    }
+    let (dir, name) = SCRATCH.split_once('/').unwrap_or((".", SCRATCH));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let git = openat(base, dir, flags, Mode::empty()).map_err(|error| CheckoutError::Repository(error.into()))?;
+    clear(git.as_fd(), OsStr::new(name)).map_err(CheckoutError::Repository)
+}
+
+fn write(
+    base: &OwnedFd,
+    index: &Index,
+    written: Option<&[u8]>,
+    fresh: &[u8],
+    hash: HashName,
+) -> Result<Vec<Seen>, CheckoutError> {
+    let packs = Packs::open(base, hash.len()).map_err(CheckoutError::Repository)?;
+    let written: Option<HashSet<&[u8]>> = written.map(|list| names(list).collect());
+    let fresh: HashSet<&[u8]> = names(fresh).collect();
+    let wanted = |entry: &Entry| !entry.absent && written.as_ref().is_none_or(|list| list.contains(index.path(entry)));
+    let (mut work, mut seen) = (Vec::new(), Vec::new());
+    for (at, entry) in index.entries.iter().enumerate().filter(|(_, entry)| entry.kind != Kind::Submodule) {
+        let path = index.path(entry);
+        if fresh.contains(path) {
+            // It travelled, and it is what the index says.
+            let stat = Dirs::new(base).of(path).and_then(|(dir, name)| stat_at(dir, name));
+            seen.push((at, stat.map_err(|error| CheckoutError::Write(shown(path), error))?));
+        } else if wanted(entry) {
+            work.push(at);
+        }
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(work.len() / SHARE + 1);
+    let shares = shares(&work, threads, |at| dir_of(index.path(&index.entries[at])));
+    let packs = &packs;
+    let done: Vec<Result<Vec<Seen>, CheckoutError>> = thread::scope(|scope| {
+        let running: Vec<_> =
+            shares.into_iter().map(|share| scope.spawn(move || write_share(base, index, packs, share))).collect();
+        let ended = |panic| Err(CheckoutError::Repository(io::Error::other(format!("a thread ended: {panic:?}"))));
+        running.into_iter().map(|thread| thread.join().unwrap_or_else(ended)).collect()
+    });
+    for share in done {
+        seen.extend(share?);
+    }
+    Ok(seen)
+}
+
+/// Cuts the work where directories end, so that no two threads want the same one.
+fn shares<'a>(work: &'a [usize], count: usize, dir: impl Fn(usize) -> &'a [u8]) -> Vec<&'a [usize]> {
+    let (mut shares, mut rest) = (Vec::new(), work);
+    for left in (1..=count).rev() {
+        let mut end = rest.len() / left;
+        while 0 < end && end < rest.len() && dir(rest[end - 1]) == dir(rest[end]) {
+            end += 1;
+        }
+        let (share, others) = rest.split_at(end);
+        shares.push(share);
+        rest = others;
+    }
+    shares.retain(|share| !share.is_empty());
+    shares
+}
+
+fn dir_of(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(b"", |end| &path[..end])
+}
+
+fn write_share(base: &OwnedFd, index: &Index, packs: &Packs, share: &[usize]) -> Result<Vec<Seen>, CheckoutError> {
+    let (mut dirs, mut blobs) = (Dirs::new(base), Blobs::new(packs));
+    let mut seen = Vec::with_capacity(share.len());
+    for at in share {
+        let entry = &index.entries[*at];
+        let path = index.path(entry);
+        let failed = |error| CheckoutError::Write(shown(path), error);
+        let (dir, name) = dirs.of(path).map_err(failed)?;
+        let stat = match entry.kind {
+            Kind::File { executable } => file(dir, name, executable, &mut blobs, index.id(entry)),
+            _ => link(dir, name, &mut blobs, index.id(entry)),
+        };
+        match stat {
+            Ok(Some(stat)) => seen.push((*at, stat)),
+            Ok(None) => return Err(CheckoutError::Missing(shown(path))),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(seen)
+}
+
+/// A new file in place of whatever was there; none when its content is missing.
+fn file(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    executable: bool,
+    blobs: &mut Blobs<'_>,
+    id: &[u8],
+) -> io::Result<Option<Stat>> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let create = || openat(dir, name, flags, Mode::from_raw_mode(if executable { 0o755 } else { 0o644 }));
+    let mut file = File::from(match create() {
+        Err(Errno::EXIST) => {
+            clear(dir, name)?;
+            create()?
+        }
+        other => other?,
+    });
+    let there = blobs.read(id, &mut |bytes| file.write_all(bytes))?;
+    Ok(if there { Some(fstat(&file)?) } else { None })
+}
+
+fn link(dir: BorrowedFd<'_>, name: &OsStr, blobs: &mut Blobs<'_>, id: &[u8]) -> io::Result<Option<Stat>> {
+    let mut target = Vec::new();
+    let there = blobs.read(id, &mut |bytes| {
+        target.extend_from_slice(bytes);
+        if target.len() > MAX_TARGET { Err(io::ErrorKind::InvalidFilename.into()) } else { Ok(()) }
+    })?;
+    if !there {
+        return Ok(None);
+    }
+    match symlinkat(&target[..], dir, name) {
+        Err(Errno::EXIST) => {
+            clear(dir, name)?;
+            symlinkat(&target[..], dir, name)?;
+        }
+        other => other?,
+    }
+    stat_at(dir, name).map(Some)
+}
+
+fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat> {
+    Ok(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Removes a file that the repository had before and has no longer, and the directories it leaves empty.
+fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut path = path;
+    let mut flags = AtFlags::empty();
+    loop {
+        let parts: Option<Vec<&OsStr>> = crate::rooted::parts(Path::new(OsStr::from_bytes(path)));
+        let Some((name, above)) = parts.as_deref().and_then(<[_]>::split_last) else { return Ok(()) };
+        let Ok(dir) = crate::rooted::open_dir_beneath(base, above) else { return Ok(()) };
+        match rustix::fs::unlinkat(&dir, *name, flags) {
+            // Gone already, or something else now: not what the repository had.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        (path, flags) = (dir_of(path), AtFlags::REMOVEDIR);
+        if path.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn small(base: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let file = match openat(base, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => File::from(other?),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_INDEX).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+fn replace(base: &OwnedFd, staged: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    File::from(openat(base, staged, flags, Mode::from_raw_mode(0o644))?).write_all(bytes)?;
+    Ok(renameat(base, staged, base, name)?)
+}
+
+fn names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == 0).filter(|name| !name.is_empty())
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_one_threads() {
+        let dirs = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3];
+        let names: Vec<Vec<u8>> = dirs.iter().map(|dir| vec![*dir]).collect();
+        let work: Vec<usize> = (0..dirs.len()).collect();
+        for count in 1..12 {
+            let shares = shares(&work, count, |at| &names[at]);
+            assert_eq!(shares.concat(), work, "{count}");
+            assert!(shares.len() <= count);
+            for pair in shares.windows(2) {
+                assert_ne!(dirs[*pair[0].last().unwrap()], dirs[pair[1][0]], "{count}");
+            }
+        }
+        assert!(shares(&[], 4, |_| b"").is_empty());
+    }
+}

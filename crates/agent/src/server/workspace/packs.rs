@@ -1,0 +1,198 @@
+//! Packs as banger makes them (gitformat-pack): whole objects, none described by another, each pack with its index.
+
+use flate2::{Decompress, FlushDecompress, Status};
+use rustix::{
+    fd::OwnedFd,
+    fs::{Dir, Mode, OFlags, openat},
+};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
+};
+
+/// Where they are, below the workspace.
+const DIR: &str = ".git/objects/pack";
+/// Bytes before the names in a pack's index: magic, version, and how many names begin with each byte or a smaller one.
+const FANOUT: usize = 8 + 256 * 4;
+/// Largest index of a pack.
+const MAX_INDEX: u64 = 1 << 30;
+/// Bytes of a pack, and of an object, that are looked at together.
+const WINDOW: usize = 128 << 10;
+/// The kind of object that is a file's content.
+const BLOB: u8 = 3;
+
+/// All packs of a workspace.
+#[derive(Debug)]
+pub(super) struct Packs(Vec<Pack>);
+
+#[derive(Debug)]
+struct Pack {
+    file: File,
+    index: Vec<u8>,
+    count: usize,
+    /// Bytes of a name.
+    hash: usize,
+}
+
+impl Packs {
+    /// Opens them; none is not wrong.
+    pub(super) fn open(base: &OwnedFd, hash: usize) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let dir = openat(base, DIR, flags, Mode::empty())?;
+        let open = |name: &[u8]| openat(&dir, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
+        let mut packs = Vec::new();
+        for entry in Dir::read_from(&dir)? {
+            let entry = entry?;
+            let Some(stem) = entry.file_name().to_bytes().strip_suffix(b".idx") else { continue };
+            let mut index = Vec::new();
+            File::from(open(entry.file_name().to_bytes())?).take(MAX_INDEX).read_to_end(&mut index)?;
+            let file = File::from(open(&[stem, b".pack"].concat())?);
+            packs.push(Pack::new(file, index, hash)?);
+        }
+        Ok(Self(packs))
+    }
+
+    /// The pack an object is in, and where in it.
+    fn find(&self, id: &[u8]) -> Option<(usize, u64)> {
+        self.0.iter().enumerate().find_map(|(pack, it)| Some((pack, it.offset(id)?)))
+    }
+}
+
+impl Pack {
+    fn new(file: File, index: Vec<u8>, hash: usize) -> io::Result<Self> {
+        let count = index.get(FANOUT - 4..FANOUT).map(|word| u32::from_be_bytes(word.try_into().unwrap_or_default()));
+        let count = usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX);
+        let fits = count.checked_mul(hash + 8).is_some_and(|bytes| FANOUT + bytes <= index.len());
+        if !index.starts_with(b"\xfftOc\0\0\0\x02") || !fits {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's index cannot be read"));
+        }
+        Ok(Self { file, index, count, hash })
+    }
+
+    fn name(&self, at: usize) -> &[u8] {
+        &self.index[FANOUT + at * self.hash..][..self.hash]
+    }
+
+    fn fanout(&self, byte: u8) -> usize {
+        let word: [u8; 4] = self.index[8 + usize::from(byte) * 4..][..4].try_into().unwrap_or_default();
+        usize::try_from(u32::from_be_bytes(word)).unwrap_or(usize::MAX).min(self.count)
+    }
+
+    fn offset(&self, id: &[u8]) -> Option<u64> {
+        let first = *id.first()?;
+        let (mut low, mut high) = (first.checked_sub(1).map_or(0, |byte| self.fanout(byte)), self.fanout(first));
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.name(middle).cmp(id) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => {
+                    let at = FANOUT + self.count * (self.hash + 4) + middle * 4;
+                    return Some(u64::from(u32::from_be_bytes(self.index[at..at + 4].try_into().ok()?)));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Reads objects, best in the order they lie in.
+pub(super) struct Blobs<'a> {
+    packs: &'a Packs,
+    inflate: Decompress,
+    window: Window,
+    out: Vec<u8>,
+}
+
+/// A piece of one pack.
+struct Window {
+    bytes: Vec<u8>,
+    filled: usize,
+    pack: usize,
+    begin: u64,
+}
+
+impl Window {
+    /// What is at `offset`, at least `least` bytes of it unless the pack ends.
+    fn at(&mut self, packs: &Packs, pack: usize, offset: u64, least: usize) -> io::Result<&[u8]> {
+        let inside = offset.checked_sub(self.begin).and_then(|skip| usize::try_from(skip).ok());
+        if let Some(skip) = inside.filter(|skip| self.pack == pack && skip + least <= self.filled) {
+            return Ok(&self.bytes[skip..self.filled]);
+        }
+        (self.pack, self.begin, self.filled) = (pack, offset, 0);
+        while self.filled < self.bytes.len() {
+            match packs.0[pack].file.read_at(&mut self.bytes[self.filled..], offset + self.filled as u64)? {
+                0 => break,
+                count => self.filled += count,
+            }
+        }
+        Ok(&self.bytes[..self.filled])
+    }
+}
+
+impl<'a> Blobs<'a> {
+    pub(super) fn new(packs: &'a Packs) -> Self {
+        let window = Window { bytes: vec![0; WINDOW], filled: 0, pack: usize::MAX, begin: 0 };
+        Self { packs, inflate: Decompress::new(true), window, out: vec![0; WINDOW] }
+    }
+
+    /// Gives a file's content piece by piece to `to`; `false` when it is in no pack.
+    pub(super) fn read(&mut self, id: &[u8], to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+        let Some((pack, mut at)) = self.packs.find(id) else { return Ok(false) };
+        let head = self.window.at(self.packs, pack, at, 16)?;
+        let (size, length) = header(head).ok_or_else(|| broken("is no whole file's content"))?;
+        at += length;
+        self.inflate.reset(true);
+        let mut total = 0;
+        loop {
+            let input = self.window.at(self.packs, pack, at, 1)?;
+            let before = (self.inflate.total_in(), self.inflate.total_out());
+            let status = self.inflate.decompress(input, &mut self.out, FlushDecompress::None);
+            let status = status.map_err(|_| broken("is damaged"))?;
+            let used = self.inflate.total_in() - before.0;
+            let made = usize::try_from(self.inflate.total_out() - before.1).unwrap_or(usize::MAX);
+            (at, total) = (at + used, total + made as u64);
+            to(&self.out[..made])?;
+            match status {
+                Status::StreamEnd if total == size => return Ok(true),
+                Status::Ok | Status::BufError if total <= size && (used, made) != (0, 0) => {}
+                _ => return Err(broken("is not as long as it says")),
+            }
+        }
+    }
+}
+
+/// An object's size, and how long its header is; none of what is no blob, or described by another object.
+fn header(bytes: &[u8]) -> Option<(u64, u64)> {
+    let first = *bytes.first()?;
+    if (first >> 4) & 7 != BLOB {
+        return None;
+    }
+    let (mut size, mut shift, mut more, mut length) = (u64::from(first & 0xf), 4, first & 0x80 != 0, 1);
+    while more {
+        let byte = *bytes.get(length)?;
+        size |= u64::from(byte & 0x7f).checked_shl(shift).filter(|_| shift < 60)?;
+        (shift, more, length) = (shift + 7, byte & 0x80 != 0, length + 1);
+    }
+    Some((size, length as u64))
+}
+
+fn broken(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("an object {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_say_kind_and_size() {
+        assert_eq!(header(&[0x3f]), Some((15, 1)));
+        assert_eq!(header(&[0xb0, 0x01]), Some((16, 2)));
+        // A commit, a delta, and numbers without an end.
+        for bytes in [[0x1f].as_slice(), &[0x6f], &[], &[0xb0], &[0xbf; 12]] {
+            assert_eq!(header(bytes), None, "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Places in a working tree, whatever stands there: a link or a file where a directory has to be makes way, and nothing
+//! is reached through one.
+
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, unlinkat},
+    io::Errno,
+};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _};
+
+/// The directory files are being written into, and those above it.
+pub(super) struct Dirs<'a> {
+    base: &'a OwnedFd,
+    open: Vec<(&'a [u8], OwnedFd)>,
+}
+
+impl<'a> Dirs<'a> {
+    pub(super) fn new(base: &'a OwnedFd) -> Self {
+        Self { base, open: Vec::new() }
+    }
+
+    /// The directory of `path`, made where it is missing, and its name there.
+    pub(super) fn of(&mut self, path: &'a [u8]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
+        let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+        let bad = |part: &&[u8]| matches!(*part, b"" | b"." | b"..") || part.eq_ignore_ascii_case(b".git");
+        let Some(name) = parts.pop().filter(|name| !bad(name) && !parts.iter().any(bad)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let same = self.open.iter().zip(&parts).take_while(|((open, _), part)| open == *part).count();
+        self.open.truncate(same);
+        for part in &parts[same..] {
+            let dir = enter(self.current(), OsStr::from_bytes(part))?;
+            self.open.push((part, dir));
+        }
+        Ok((self.current(), OsStr::from_bytes(name)))
+    }
+
+    fn current(&self) -> BorrowedFd<'_> {
+        self.open.last().map_or(self.base, |(_, dir)| dir).as_fd()
+    }
+}
+
+fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let open =
+        || openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let make = || match mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        other => other,
+    };
+    match open() {
+        Err(Errno::NOENT) => make()?,
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            unlinkat(dir, name, AtFlags::empty())?;
+            make()?;
+        }
+        other => return Ok(other?),
+    }
+    Ok(open()?)
+}
+
+/// Removes what is at `name`, all of it; nothing is not wrong.
+pub(super) fn clear(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(dir, name, flags, Mode::empty())?;
+    for entry in Dir::read_from(&inner)? {
+        let entry = entry?;
+        let inside = entry.file_name().to_bytes();
+        if !matches!(inside, b"." | b"..") {
+            clear(inner.as_fd(), OsStr::from_bytes(inside))?;
+        }
+    }
+    Ok(unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn what_is_in_the_way_goes_and_nothing_is_reached_through_a_link() {
+        let temp = tempfile::tempdir().unwrap();
+        let (root, outside) = (temp.path().join("root"), temp.path().join("outside"));
+        for dir in [root.join("full/of"), outside.clone()] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        fs::write(root.join("full/of/files"), "x").unwrap();
+        fs::write(root.join("file"), "x").unwrap();
+        symlink(&outside, root.join("link")).unwrap();
+        let base = rustix::fs::open(&root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let mut dirs = Dirs::new(&base);
+        for path in [b"a/b/c".as_slice(), b"a/b/d", b"a/e", b"file/x", b"link/x", b"top"] {
+            let (dir, name) = dirs.of(path).unwrap();
+            openat(dir, name, OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644)).unwrap();
+        }
+        for path in ["a/b/c", "a/b/d", "a/e", "file/x", "link/x", "top"] {
+            assert!(root.join(path).is_file(), "{path}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        for bad in [b"../x".as_slice(), b"a//b", b".git/config", b"a/.GIT/x", b"", b"a/"] {
+            assert!(dirs.of(bad).is_err(), "{bad:?}");
+        }
+        clear(base.as_fd(), OsStr::new("full")).unwrap();
+        clear(base.as_fd(), OsStr::new("full")).unwrap();
+        assert!(!root.join("full").exists());
+    }
+}

@@ -1,0 +1,181 @@
+//! A repository that arrives and is written out of its packs. git itself says whether that was right.
+
+use crate::{Hosted, on_one_thread};
+use banger_proto::failure::{Code, Failure};
+use hyper::{Method, StatusCode};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use tar::Builder;
+
+#[track_caller]
+fn git(dir: &Path, args: &[&str]) -> String {
+    let out = Command::new("git")
+        .args(["-c", "user.name=t", "-c", "user.email=t@t"])
+        .args(args)
+        .current_dir(dir)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// A repository whose objects are in packs of whole ones.
+fn repository(dir: &Path, format: &str) -> PathBuf {
+    let repo = dir.join("repo");
+    fs::create_dir_all(repo.join("a/b")).unwrap();
+    git(&repo, &["init", "-q", "-b", "main", "--object-format", format]);
+    for n in 0..900 {
+        let dir = repo.join(format!("many/{}", n / 30));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("{n}")), format!("{n}\n").repeat(n)).unwrap();
+    }
+    fs::write(repo.join("a/b/large"), vec![b'l'; 3 << 20]).unwrap();
+    fs::write(repo.join("empty"), "").unwrap();
+    fs::write(repo.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(repo.join("run"), PermissionsExt::from_mode(0o755)).unwrap();
+    symlink("a/b/large", repo.join("link")).unwrap();
+    git(&repo, &["add", "-A"]);
+    git(&repo, &["commit", "-q", "-m", "x"]);
+    repo
+}
+
+/// What travels: the git directory, its objects packed whole, and these files besides.
+fn stream(repo: &Path, scratch: &[(&str, &str)]) -> Vec<u8> {
+    let pack = repo.join(".git/objects/pack");
+    let listed = git(repo, &["rev-list", "--all", "--objects", "--no-object-names"]);
+    let mut packing = Command::new("git")
+        .args(["pack-objects", "-q", "--window=0"])
+        .arg(pack.join("pack"))
+        .current_dir(repo)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut packing.stdin.take().unwrap(), listed.as_bytes()).unwrap();
+    assert!(packing.wait().unwrap().success());
+    let mut tar = Builder::new(Vec::new());
+    for name in ["HEAD", "config", "index"] {
+        tar.append_path_with_name(repo.join(".git").join(name), format!(".git/{name}")).unwrap();
+    }
+    tar.append_dir(".git/refs", repo.join(".git/refs")).unwrap();
+    tar.append_dir_all(".git/refs/heads", repo.join(".git/refs/heads")).unwrap();
+    tar.append_dir_all(".git/objects/pack", &pack).unwrap();
+    for (name, content) in scratch {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+async fn put(hosted: &Hosted, query: &str, bytes: Vec<u8>) -> Result<PathBuf, Failure> {
+    let (status, body) = hosted.agent.request(Method::PUT, &format!("/workspace?{query}"), bytes).await;
+    if status != StatusCode::OK {
+        return Err(serde_json::from_slice(&body).unwrap());
+    }
+    let arrived: banger_proto::agent::workspace::Arrived = serde_json::from_slice(&body).unwrap();
+    Ok(arrived.path.into())
+}
+
+async fn occupied(hosted: &Hosted, path: &Path) -> bool {
+    let (_, body) = hosted.agent.request(Method::GET, &format!("/workspace?path={}", path.display()), "").await;
+    let standing: banger_proto::agent::workspace::Standing = serde_json::from_slice(&body).unwrap();
+    assert_eq!(Path::new(&standing.path), path);
+    standing.occupied
+}
+
+#[test]
+fn git_finds_the_tree_as_it_was_committed() {
+    for format in ["sha1", "sha256"] {
+        on_one_thread(async {
+            let hosted = Hosted::start().await;
+            let repo = repository(hosted.dir.path(), format);
+            let to = hosted.dir.path().join("deep/er");
+            let query = format!("path={}&checkout={format}", to.display());
+            assert!(!occupied(&hosted, &to).await);
+            assert_eq!(put(&hosted, &query, stream(&repo, &[])).await.unwrap(), to);
+            assert!(occupied(&hosted, &to).await);
+            // Neither looks into a file whose times and size the index knows.
+            assert_eq!(git(&to, &["diff-files", "--raw"]), "");
+            assert_eq!(git(&to, &["status", "--porcelain"]), "");
+            git(&to, &["fsck"]);
+            assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("a/b/large"));
+            assert_eq!(fs::metadata(to.join("run")).unwrap().mode() & 0o7777, 0o755);
+            assert!(!to.join(".git/banger").exists());
+
+            // Once more over it, with everything that can be in the way.
+            fs::remove_dir_all(to.join("a")).unwrap();
+            symlink("/nowhere", to.join("a")).unwrap();
+            fs::remove_file(to.join("run")).unwrap();
+            fs::create_dir_all(to.join("run/is/a/directory")).unwrap();
+            fs::write(
+                to.join("old/file")
+                    .parent()
+                    .map(|dir| {
+                        fs::create_dir_all(dir).unwrap();
+                        to.join("old/file")
+                    })
+                    .unwrap(),
+                "x",
+            )
+            .unwrap();
+            fs::write(to.join("stays"), "x").unwrap();
+            put(&hosted, &query, stream(&repo, &[(".git/banger/removed", "old/file\0never/there\0")])).await.unwrap();
+            assert_eq!(git(&to, &["status", "--porcelain"]), "?? stays\n");
+            assert!(!to.join("old").exists());
+        });
+    }
+}
+
+#[test]
+fn lists_say_what_is_written_and_what_travelled() {
+    on_one_thread(async {
+        let hosted = Hosted::start().await;
+        let repo = repository(hosted.dir.path(), "sha1");
+        let to = hosted.dir.path().join("to");
+        let query = format!("path={}&checkout=sha1", to.display());
+        let lists =
+            [(".git/banger/written", "empty\0many/1/30\0"), ("run", "#!/bin/sh\n"), (".git/banger/fresh", "run\0")];
+        put(&hosted, &query, stream(&repo, &lists)).await.unwrap();
+        let mut there: Vec<_> =
+            git(&to, &["ls-files"]).lines().filter(|path| to.join(path).exists()).map(str::to_owned).collect();
+        there.sort_unstable();
+        assert_eq!(there, ["empty", "many/1/30", "run"]);
+        assert!(!git(&to, &["diff-files", "--name-only"]).contains("empty"));
+        // Without a checkout it is an archive like any other.
+        let plain = hosted.dir.path().join("plain");
+        put(&hosted, &format!("path={}", plain.display()), stream(&repo, &[])).await.unwrap();
+        assert!(plain.join(".git/index").exists() && !plain.join("empty").exists());
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    on_one_thread(async {
+        let hosted = Hosted::start().await;
+        let repo = repository(hosted.dir.path(), "sha1");
+        let to = hosted.dir.path().join("to");
+        for query in ["", "path=repo", "path=/", "path=/a/../b", "path=~x/y", "path=/tmp/x&checkout=md5"] {
+            assert_eq!(put(&hosted, query, Vec::new()).await.unwrap_err().code, Code::Invalid, "{query}");
+        }
+        let bytes = stream(&repo, &[]);
+        let query = format!("path={}&checkout=sha1", to.display());
+        for (what, at, said) in [("index", "DIRC", "index"), ("objects", "PACK", "")] {
+            // The first kilobyte after its magic is something else.
+            let mut broken = bytes.clone();
+            let place = broken.windows(4).position(|window| window == at.as_bytes()).unwrap() + 12;
+            broken[place..place + 1024].fill(0xee);
+            let failure = put(&hosted, &query, broken).await.unwrap_err();
+            assert!(failure.causes.iter().any(|cause| cause.contains(said)), "{what}: {failure:?}");
+        }
+        let short = put(&hosted, &query, bytes[..bytes.len() / 2].to_vec()).await.unwrap_err();
+        assert_eq!(short.code, Code::Invalid, "{short:?}");
+    });
+}

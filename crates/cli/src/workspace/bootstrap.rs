@@ -1,0 +1,123 @@
+//! Tools a repository asks for, installed by the guest's own mise. Nothing here looks for a mise on the host.
+
+use super::{checkout::spec, plan::Plan};
+use crate::{exec::capture::capture, exit::Result, guest, output::printer::Printer, output::progress::Progress};
+use banger_proto::{
+    api::{host::Setting, vm::GuestEndpoint, workspace::Workspace},
+    failure::{Code, Failure},
+};
+
+/// Files that say which, at the top of a repository, in the order mise looks for them.
+const FILES: [&str; 3] = ["mise.toml", ".mise.toml", ".tool-versions"];
+/// Most bytes a script says: the end of a log.
+const MAX_WORDS: usize = 64 << 10;
+
+/// Installs. `$1`: the workspace; `$2`: whether somebody waits for it. Everything goes into a log that git does not see.
+const INSTALL: &str = r#"
+command -v mise >/dev/null 2>&1 || exit 127
+cd "$1"
+log=.git/banger-bootstrap.log
+export MISE_YES=1 MISE_TRUSTED_CONFIG_PATHS="$1"
+if [ "$2" = wait ]; then
+    mise install > $log 2>&1 < /dev/null && exit 0
+    s=$?
+    tail -n 20 $log
+    [ $s -ne 127 ] || s=1
+    exit $s
+fi
+trap '' HUP
+{ mise install; echo "mise install ended with status $?"; } > $log 2>&1 < /dev/null &
+"#;
+
+/// How tools are installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bootstrap {
+    /// Not at all.
+    No,
+    /// While somebody waits.
+    Foreground,
+    /// While somebody works.
+    Background,
+}
+
+/// The file that asks for tools, among those that arrive.
+pub(crate) fn asked(plan: &Plan) -> Option<&'static str> {
+    let files = plan.changes.files();
+    FILES.into_iter().find(|name| files.binary_search_by(|file| file.as_slice().cmp(name.as_bytes())).is_ok())
+}
+
+/// Whether a new VM gets a network: as asked for, else as the daemon is configured.
+pub(crate) fn has_network(asked: Option<bool>, settings: &[Setting]) -> bool {
+    let default = || settings.iter().find(|setting| setting.key == "vm_defaults.nat")?.value.as_bool();
+    asked.or_else(default).unwrap_or(true)
+}
+
+/// Why a VM without a network is not made.
+pub(crate) fn unreachable(file: &str) -> Failure {
+    Failure::new(
+        Code::Unsupported,
+        format!("{file} asks for tools from the internet, and the VM would have no network"),
+    )
+    .hint("leave out --no-nat")
+    .hint("--no-bootstrap brings the repository without them")
+}
+
+/// Has the guest install what `file` asks for.
+pub(crate) async fn install(
+    printer: &Printer,
+    endpoint: &GuestEndpoint,
+    workspace: &Workspace,
+    file: &str,
+    how: Bootstrap,
+) -> Result<()> {
+    let mode = match how {
+        Bootstrap::No => return Ok(()),
+        Bootstrap::Foreground => "wait",
+        Bootstrap::Background => "go on",
+    };
+    let done = {
+        let mut progress = Progress::new(printer);
+        progress.phase(&format!("installing the tools of {file}"));
+        let stream = guest::call(endpoint).await?;
+        capture(stream, &spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
+    };
+    let name = &endpoint.name;
+    if done.is_missing() {
+        printer.talk(&format!("VM {name} has no mise: the tools of {file} are not installed"));
+        return Ok(());
+    }
+    if done.outcome.code() != 0 {
+        let failure = Failure::new(Code::Guest, format!("mise in VM {name} cannot install the tools of {file}"));
+        let words = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+        let words = if words.is_empty() { done.stderr } else { words };
+        let failure = failure.cause(if words.is_empty() { "it failed without a word".into() } else { words });
+        let failure = failure.hint(format!("banger vm exec {name} -- mise install tries again in the VM"));
+        return Err(failure.hint("--no-bootstrap brings a repository without them").into());
+    }
+    if how == Bootstrap::Background {
+        printer.talk(&format!(
+            "mise installs the tools of {file} meanwhile: .git/banger-bootstrap.log says how far it is"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_wins_over_the_configuration() {
+        let setting =
+            |value: bool| Setting { key: "vm_defaults.nat".into(), value: value.into(), source: "file".into() };
+        for (asked, default, has) in [
+            (None, None, true),
+            (None, Some(false), false),
+            (Some(true), Some(false), true),
+            (Some(false), Some(true), false),
+        ] {
+            let settings: Vec<Setting> = default.map(setting).into_iter().collect();
+            assert_eq!(has_network(asked, &settings), has, "{asked:?} {default:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `PUT /workspace?path=/abs/path|~/path[&checkout=sha1|sha256]`: a repository into the guest.
+//!
+//! The body is a tar stream with paths below the workspace: a git directory, and the files that git could not write by
+//! itself. It is unpacked as the user the VM's commands run as. With `checkout` the agent then writes the files that the
+//! index names out of the packs, which must hold whole objects, and tells the index what it wrote.
+//!
+//! Lists below [`SCRATCH`] change that: [`WRITTEN`] are the only ones that are written; [`FRESH`] travelled and are what
+//! the index says; [`REMOVED`] go. Each is names ended by zeroes; all of it is gone afterwards.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the lists are, below the workspace.
+pub const SCRATCH: &str = ".git/banger";
+/// The files that are to be written; without the list it is all of the index.
+pub const WRITTEN: &str = "written";
+/// Files of the stream that the index takes for unchanged.
+pub const FRESH: &str = "fresh";
+/// Files that are to be removed.
+pub const REMOVED: &str = "removed";
+
+/// Answer of `GET /workspace?path=…`: what is there before anything is brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Where a workspace would be: absolute. Guest text.
+    pub path: String,
+    /// Whether there is anything but an empty directory.
+    pub occupied: bool,
+}
+
+/// Answer of `PUT /workspace`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// Where the workspace is: absolute. Guest text.
+    pub path: String,
+}
+
+/// Which hash names objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashName {
+    /// 20 bytes.
+    Sha1,
+    /// 32 bytes.
+    Sha256,
+}
+
+impl HashName {
+    /// Bytes of a name.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no name is empty")]
+    pub const fn len(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+}
+
+impl std::fmt::Display for HashName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+        })
+    }
+}
+
+impl std::str::FromStr for HashName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sha1" => Ok(Self::Sha1),
+            "sha256" => Ok(Self::Sha256),
+            _ => Err(format!("{text:?} is none of sha1, sha256")),
+        }
+    }
+}
