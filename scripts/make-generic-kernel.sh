@@ -4,7 +4,7 @@
 #   scripts/make-generic-kernel.sh                      the pinned upstream release, its PGP signature checked
 #   scripts/make-generic-kernel.sh --release 6.12.N     another release of the same line
 #   scripts/make-generic-kernel.sh --apt                the distribution's linux-source-6.12, which apt has verified
-#   scripts/make-generic-kernel.sh --auto               the pinned release where kernel.org answers, else --apt
+#   scripts/make-generic-kernel.sh --auto               the pinned release where kernel.org is within reach, else --apt
 #   scripts/make-generic-kernel.sh --source TARBALL     a local source tarball, NOT verified
 #     --signature FILE   with --source: TARBALL is an upstream release and FILE its signature; checked like a download
 #     --keyring-dir DIR  take the signers' public keys from DIR (*.asc, *.gpg) instead of asking kernel.org
@@ -90,15 +90,25 @@ done
 ! $release_given || [ "$from" = upstream ] || [ -n "$signature" ] || die "--release says which upstream release is meant; this source has its own"
 [ "$(uname -m)" = x86_64 ] || die "this builds an x86_64 kernel and $(uname -m) is something else" "run it on an x86_64 machine"
 
-# Only a server that does not answer decides for apt: a bad signature never does.
+# Only a server out of reach decides for apt: a release that is not there, or a bad signature, never does.
 if [ "$from" = auto ]; then
-  if curl --fail --silent --head --location --proto '=https' --max-time 30 --output /dev/null \
-    -- "$upstream/linux-$release.tar.sign" 2>/dev/null; then
-    from=upstream
-  else
-    say "kernel.org does not answer here: taking the distribution's source"
-    from=apt
-  fi
+  answer=$(curl --silent --head --location --proto '=https' --max-time 30 --output /dev/null --write-out '%{http_code}' \
+    -- "$upstream/linux-$release.tar.sign" 2>/dev/null) || true
+  case $answer in
+    2??) from=upstream ;;
+    404 | 410)
+      die "kernel.org has no release $release ($upstream/linux-$release.tar.sign: HTTP $answer)" \
+        "another one: --release $family.N; the distribution's source: --apt"
+      ;;
+    '' | 000)
+      say "kernel.org does not answer here: taking the distribution's source"
+      from=apt
+      ;;
+    *)
+      say "kernel.org answers HTTP $answer here: taking the distribution's source"
+      from=apt
+      ;;
+  esac
 fi
 
 # Program (or header) and the Debian package that brings it, for this way of building only.

@@ -125,9 +125,11 @@ file=$name-$arch.tar.zst
 bundle=$work/$file
 say "packing $file"
 pack_bundle "$entry" "$bundle"
-# What was packed is what was checked, even when somebody replaced the kernel in between.
-[ "$(tar --extract --to-stdout --file "$bundle" --zstd vmlinux | sha256sum | cut -d' ' -f1)" = "$wanted_vmlinux" ] ||
-  die "the kernel changed while it was packed" "run this again"
+# What was packed is what was checked, all of it, even when somebody replaced the kernel in between.
+mkdir "$work/packed"
+tar --extract --directory "$work/packed" --file "$bundle" --zstd --no-same-owner
+[ "$(tree_sha256 "$work/packed")" = "$wanted_tree" ] || die "the kernel changed while it was packed" "run this again"
+rm -rf -- "$work/packed"
 size=$(stat --format=%s "$bundle")
 sha256=$(sha256sum <"$bundle" | cut -d' ' -f1)
 [ "$size" -le "$max_bundle" ] || die "the bundle has $size bytes, and a pull takes at most $max_bundle" \

@@ -113,10 +113,17 @@ exit 100
 APT
 cat >"$tmp/fakes/curl" <<'CURL'
 #!/bin/sh
-# Answers from $FAKE_SITE, a directory; refuses to connect without one.
-[ -n "$FAKE_SITE" ] || exit 7
-for url; do case $1 in --output) out=$2 ;; esac; shift; done
-case $url in https://cdn.kernel.org/*) cp "$FAKE_SITE/${url##*/}" "$out" ;; *) exit 3 ;; esac
+# Answers from $FAKE_SITE, a directory, or with a status if it is a number; refuses to connect without either.
+code=000 fail=
+for url; do case $1 in --output) out=$2 ;; --write-out) said=$2 ;; --fail) fail=yes ;; esac; shift; done
+case $FAKE_SITE in
+  '') status=7 ;;
+  [0-9][0-9][0-9]) code=$FAKE_SITE status=0 ;;
+  *) case $url in https://cdn.kernel.org/*) cp "$FAKE_SITE/${url##*/}" "$out" 2>/dev/null && code=200 || code=404 ;; *) exit 3 ;; esac ;;
+esac
+[ "${said:-}" != '%{http_code}' ] || printf %s "$code"
+[ -z "$fail" ] || case $code in 000 | 2??) ;; *) exit 22 ;; esac
+exit "${status:-0}"
 CURL
 chmod +x "$tmp/fakes/apt-get" "$tmp/fakes/curl"
 # with FAKE_DEB FAKE_SITE ARGUMENT…
@@ -132,6 +139,12 @@ passes 'upstream out of reach' with "$deb" '' --auto
 verdict 'falls back to the distribution, and says so' grep -q "kernel.org does not answer" "$tmp/stderr"
 rm -rf -- "$tmp/build"
 refuses 'neither within reach' 'Unable to locate package' with '' '' --auto
+passes 'a proxy that lets nobody through' with "$deb" 403 --auto
+verdict 'falls back too, and says with which answer' grep -q "kernel.org answers HTTP 403 here" "$tmp/stderr"
+rm -rf -- "$tmp/build"
+refuses 'a release that kernel.org does not have' 'kernel.org has no release 6.12.117' with "$deb" 404 --auto
+verdict 'is no reason for another source' [ "$(grep -c 'with apt' "$tmp/stderr")" -eq 0 ]
+verdict 'and leaves nothing' nothing_left
 refuses 'upstream asked for and out of reach' 'cannot download' with "$deb" '' --release 6.12.9
 
 # The server answers, with something that none of the three signed: no way around that.

@@ -169,6 +169,17 @@ for name in ../x generic generic-6 -x 'generic-6.12;x'; do
   refused "the name $name" 'error:' "$repo/scripts/publish-kernel.sh" "$name" --catalog "$catalog"
 done
 
+# Replaced between the look at it and the packing: a tar that changes a module first.
+import && mkdir "$entry/modules" && printf 'module x' >"$entry/modules/x.ko" && manifest "$entry"
+mkdir "$tmp/meddling"
+cat >"$tmp/meddling/tar" <<TAR
+#!/bin/sh
+[ "\$1" != --create ] || printf y >"$entry/modules/x.ko"
+exec $(command -v tar) "\$@"
+TAR
+chmod +x "$tmp/meddling/tar"
+PATH=$tmp/meddling:$PATH refused 'a module that changes while it is packed' 'changed while it was packed' publish
+
 # --- places that do not work ---------------------------------------------------------------------------------------
 
 import

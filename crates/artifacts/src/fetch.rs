@@ -1,8 +1,8 @@
 //! Downloads, for code that blocks.
 //!
 //! One request, one stream of bytes, hashed on the way; nothing is kept, resumed or unpacked. Decides which addresses
-//! may be asked ([`Address`]), how long a silence is borne and that the end has to be where it was announced; refuses
-//! to know what the bytes are.
+//! may be asked ([`Address`]), how slow a server may be and that the end has to be where it was announced; refuses to
+//! know what the bytes are.
 //!
 //! The network has a thread of its own per download: it reads and hashes while the caller unpacks and writes, and the
 //! caller can turn away at any time, even from a name server that does not answer.
@@ -10,6 +10,7 @@
 mod address;
 mod body;
 mod error;
+mod pace;
 mod request;
 mod transfer;
 
@@ -20,9 +21,12 @@ pub use request::{Request, Secret, Trust};
 pub use transfer::Head;
 
 use crate::job::Job;
+use pace::Pace;
 use std::time::{Duration, Instant};
 use transfer::Transfer;
 
+/// Fewest bytes a second: what a telephone line carried. The largest bundle takes a day and a half at this pace.
+const LEAST: u64 = 8 << 10;
 /// How often a wait looks at the cancel flag.
 const POLL: Duration = Duration::from_millis(25);
 
@@ -31,8 +35,11 @@ const POLL: Duration = Duration::from_millis(25);
 pub struct Client {
     /// How long a name server and a server may each take until there is a connection.
     pub connect: Duration,
-    /// How long a server may take to answer, and over how long a stretch of waiting it has to send something.
+    /// How long a server may take to answer, and over how long a stretch of waiting its pace is judged.
     pub stall: Duration,
+    /// Fewest bytes a second that have to come over each such stretch. With a body whose length is known or limited, this
+    /// is what ends every download.
+    pub least: u64,
     /// The pause before each further attempt to connect; there are as many further attempts.
     pub pauses: Vec<Duration>,
 }
@@ -49,7 +56,7 @@ pub enum Extent {
 impl Default for Client {
     fn default() -> Self {
         let pauses = [200, 1000, 3000].map(Duration::from_millis).to_vec();
-        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(30), pauses }
+        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(30), least: LEAST, pauses }
     }
 }
 
@@ -73,7 +80,7 @@ impl Client {
 
     /// Asks once. The answer's head has arrived when this returns.
     pub fn ask<'a>(&self, request: &Request, extent: Extent, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
-        Body::begin(Transfer::start(request.clone(), self)?, extent, self.stall, job)
+        Body::begin(Transfer::start(request.clone(), self)?, extent, Pace::new(self.stall, self.least), job)
     }
 
     /// All of what is at `address`, for small things: at most `max` bytes.

@@ -249,12 +249,13 @@ impl Shelf {
         }
     }
 
-    /// Removes unfinished work that no living process holds.
+    /// Removes unfinished work, and locks, that no living process holds.
     fn sweep(&self) -> Result<(), PublishError> {
         let read = |source| PublishError::Io { what: "read", path: self.directory.clone(), source };
         for entry in fs::read_dir(&self.directory).map_err(read)? {
             let entry = entry.map_err(read)?;
-            if !entry.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
+            let name = entry.file_name();
+            if ![STAGING, LOCK].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
                 continue;
             }
             let path = entry.path();

@@ -157,9 +157,12 @@ impl Explain for KernelError {
         let failure = told(code, &self);
         match (&self, self.missing_program()) {
             (_, Some((_, package))) => missing(failure, package),
-            (Self::NotFound { .. } | Self::NotOffered { .. }, _) => {
-                failure.hint("`banger kernel list --available` shows what can be pulled")
-            }
+            (Self::NotFound { .. }, _) => failure.hint("`banger kernel list` shows the kernels on this host"),
+            (Self::NotOffered { .. }, _) => failure.hint("`banger kernel list --available` shows what can be pulled"),
+            (Self::Import { .. }, _) if self.is_no_kernel() => failure.hint(
+                "what can be imported: a directory with a vmlinux, bzImage or vmlinuz; a Debian kernel package \
+                 (linux-image-…); a kernel file, ELF or bzImage",
+            ),
             _ => failure,
         }
     }

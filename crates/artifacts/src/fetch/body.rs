@@ -2,24 +2,22 @@
 
 use super::{
     Extent, FetchError, Head, POLL,
+    pace::Pace,
     transfer::{Event, Transfer},
 };
 use crate::job::Job;
 use std::{
     fmt,
     io::{self, Read},
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-/// Least that has to come over a stretch of waiting: a server that sends a byte now and then has stalled too.
-const LEAST: u64 = 4 << 10;
 
 /// What a download brings. A failed read says little: [`Self::failure`] and [`Self::finish`] know the reason.
 pub struct Body<'a> {
     transfer: Transfer,
     head: Head,
     job: Job<'a>,
-    stall: Duration,
+    pace: Pace,
     /// Where it may at most end, and whether it has to end there.
     max: u64,
     expected: Option<u64>,
@@ -27,9 +25,6 @@ pub struct Body<'a> {
     /// How much of `chunk` was handed out.
     taken: usize,
     received: u64,
-    /// Time spent waiting, and bytes received, since the server was last seen to send enough.
-    waited: Duration,
-    fresh: u64,
     sha256: Option<String>,
     failure: Option<FetchError>,
 }
@@ -45,12 +40,7 @@ pub struct Received {
 
 impl<'a> Body<'a> {
     /// Waits for the head of the answer and compares what it announces with `extent`.
-    pub(super) fn begin(
-        transfer: Transfer,
-        extent: Extent,
-        stall: Duration,
-        job: &Job<'a>,
-    ) -> Result<Self, FetchError> {
+    pub(super) fn begin(transfer: Transfer, extent: Extent, pace: Pace, job: &Job<'a>) -> Result<Self, FetchError> {
         let head = loop {
             job.cancel.check()?;
             match transfer.next(POLL) {
@@ -72,14 +62,12 @@ impl<'a> Body<'a> {
             transfer,
             head,
             job: *job,
-            stall,
+            pace,
             max,
             expected,
             chunk: Vec::new(),
             taken: 0,
             received: 0,
-            waited: Duration::ZERO,
-            fresh: 0,
             sha256: None,
             failure: None,
         })
@@ -118,21 +106,22 @@ impl<'a> Body<'a> {
         let event = loop {
             self.job.cancel.check()?;
             let since = Instant::now();
-            if let Some(event) = self.transfer.next(POLL) {
-                break event;
-            }
-            self.waited += since.elapsed();
-            if self.waited >= self.stall {
-                if self.fresh < LEAST {
-                    return Err(FetchError::Stalled { waited: self.waited, received: self.received });
+            let event = self.transfer.next(POLL);
+            let came = if let Some(Event::Chunk(chunk)) = &event { chunk.len() as u64 } else { 0 };
+            let paced = self.pace.waited(since.elapsed(), came);
+            match event {
+                Some(event @ (Event::End(_) | Event::Failed(_))) => break event,
+                event => {
+                    paced.map_err(|slow| slow.told(self.received + came))?;
+                    if let Some(event) = event {
+                        break event;
+                    }
                 }
-                (self.waited, self.fresh) = (Duration::ZERO, 0);
             }
         };
         match event {
             Event::Chunk(chunk) => {
                 self.received += chunk.len() as u64;
-                self.fresh += chunk.len() as u64;
                 if self.received > self.max {
                     return Err(FetchError::TooLarge(self.max));
                 }

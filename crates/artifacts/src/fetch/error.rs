@@ -82,13 +82,28 @@ pub enum FetchError {
         /// What the system said.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Nothing, or next to nothing, comes any more.
+    /// Nothing comes any more.
     #[error("nothing more came for {} s, after {received} bytes", waited.as_secs_f32())]
     Stalled {
         /// How long.
         waited: Duration,
         /// Bytes that came before.
         received: u64,
+    },
+    /// Too little comes for it ever to end.
+    #[error(
+        "only {came} bytes came in {} s, after {received} bytes; less than {least} bytes a second are not waited for",
+        waited.as_secs_f32()
+    )]
+    Slow {
+        /// How long.
+        waited: Duration,
+        /// Bytes that came in this time.
+        came: u64,
+        /// Bytes that came before.
+        received: u64,
+        /// Bytes that should come in a second.
+        least: u64,
     },
     /// No thread could be had for it, or it died.
     #[error("the thread of the download failed")]
@@ -124,7 +139,11 @@ impl FetchError {
     /// Whether the same request may work in a moment: the network failed, or the server says that it is busy.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Short { .. } | Self::Broken { .. } | Self::Stalled { .. } => true,
+            Self::Connect { .. }
+            | Self::Short { .. }
+            | Self::Broken { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. } => true,
             Self::Status(refused) => matches!(refused.code, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }

@@ -246,6 +246,45 @@ mod tests {
         assert!(Codec::Lz4Legacy.decoder(&huge[..]).unwrap().read_to_end(&mut Vec::new()).is_err());
     }
 
+    /// What packs a few bytes with a header that asks for a window of `2^log` bytes. The formats not named here have no
+    /// say in it: gzip's window is 32 KiB, a bzip2 block at most 900 KB, one of lz4 8 MiB.
+    fn asking_for(codec: Codec, log: u8) -> Vec<u8> {
+        match codec {
+            // RFC 8878, 3.1.1: no sizes, the window, one raw block that is the last.
+            Codec::Zstd => [&[0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3, 3 << 3 | 1, 0, 0], &b"abc"[..]].concat(),
+            Codec::Lzma => {
+                let mut bytes = packed(codec, b"abc");
+                bytes[1..5].copy_from_slice(&(1_u32 << log).to_le_bytes());
+                bytes
+            }
+            Codec::Xz => {
+                // The block's header: its length, flags, the filter LZMA2 with one byte of properties, padding, CRC-32.
+                let mut bytes = packed(codec, b"abc");
+                assert_eq!(bytes[12..16], [2, 0, 0x21, 1]);
+                bytes[16] = (log - 12) * 2;
+                let mut crc = flate2::Crc::new();
+                crc.update(&bytes[12..20]);
+                bytes[20..24].copy_from_slice(&crc.sum().to_le_bytes());
+                bytes
+            }
+            other => panic!("{other:?} does not ask"),
+        }
+    }
+
+    #[test]
+    fn no_header_is_given_all_the_memory_it_asks_for() {
+        for codec in [Codec::Zstd, Codec::Lzma, Codec::Xz] {
+            let unpack = |log| {
+                let mut out = Vec::new();
+                codec.decoder(&asking_for(codec, log)[..]).unwrap().read_to_end(&mut out).map(|_| out)
+            };
+            assert_eq!(unpack(27).unwrap(), b"abc", "{codec:?}: the most a kernel's build asks for");
+            for log in [28, 30, 31] {
+                assert!(unpack(log).is_err(), "{codec:?}: a window of 2^{log}");
+            }
+        }
+    }
+
     #[test]
     fn unknown_beginnings_are_shown() {
         assert_eq!(

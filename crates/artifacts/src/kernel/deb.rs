@@ -116,7 +116,7 @@ impl Part {
     fn open(self, file: &File) -> Result<Box<dyn Read + '_>, DebError> {
         let mut file = file;
         file.seek(SeekFrom::Start(self.at))?;
-        let input = BufReader::with_capacity(256 << 10, file.take(self.length));
+        let input = BufReader::with_capacity(1 << 20, file.take(self.length));
         match self.codec {
             Some(codec) => Ok(codec.decoder(input)?),
             None => Ok(Box::new(input)),

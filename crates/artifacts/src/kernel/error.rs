@@ -209,6 +209,19 @@ impl KernelError {
         cancel.check().err().map_or(self, Self::Cancelled)
     }
 
+    /// Whether what was given is no kernel at all, as opposed to a bad one.
+    pub fn is_no_kernel(&self) -> bool {
+        match self {
+            Self::Import { source, .. } => source.is_no_kernel(),
+            Self::Unusable(Unusable::NoKernel | Unusable::Kind)
+            | Self::BzImage(BzImageError::NotBzImage)
+            | Self::Elf(ElfError::NotElf | ElfError::Type(_))
+            | Self::Deb(DebError::NotDeb) => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// The program that is missing and the Debian package that has it, when that is the reason.
     pub fn missing_program(&self) -> Option<(&str, &'static str)> {
         match self {

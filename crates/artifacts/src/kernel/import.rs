@@ -14,7 +14,7 @@ use super::{
     manifest::{self, KernelManifest, Provenance, is_release, rfc3339},
     modules::{self, BootModules},
     stage::{Stage, fill},
-    tree::{self, Node, regular},
+    tree::{self, Hashes, Node, regular},
 };
 use crate::job::Job;
 use banger_proto::name::KernelName;
@@ -228,8 +228,7 @@ impl<'a> Draft<'a> {
             let boots = findings
                 .boots(image.elf.pvh, self.config.as_deref(), boot.virtio_mmio.as_deref())
                 .map_err(|e| io_at("read", &vmlinux, e))?;
-            self.job.progress.phase("checking the kernel's files");
-            let hashes = tree::hash(self.staging, &TREE, LIMITS, self.job.cancel)?;
+            let hashes = image_and_hashes(self.staging, self.modules.is_some(), self.job)?;
             Ok::<_, KernelError>((boot, boots, hashes))
         })?;
         let manifest = KernelManifest {
@@ -250,7 +249,7 @@ impl<'a> Draft<'a> {
         Ok(manifest)
     }
 
-    /// Moves the module tree to its place, indexed, with its image; works out what a guest loads from it.
+    /// Moves the module tree to its place, indexed; works out what a guest loads from it.
     fn finish_modules(
         mut work: Stage,
         staging: &Path,
@@ -269,10 +268,7 @@ impl<'a> Draft<'a> {
         let tree = staging.join(MODULES);
         fs::rename(root.join(below), &tree).map_err(|e| io_at("create", &tree, e))?;
         remove()?;
-        let boot = modules::boot_modules(&tree)?;
-        job.progress.phase("writing the image of the modules");
-        tree::image(&tree, &staging.join(MODULES_IMAGE), LIMITS, job)?;
-        Ok(boot)
+        Ok(modules::boot_modules(&tree)?)
     }
 
     /// What the image says its release is, else what the user says.
@@ -380,6 +376,23 @@ fn meanwhile_on_the_disk<T>(tree: Option<&Path>, paths: &[&Path], work: impl FnO
             None => paths.iter().for_each(|path| drop(File::open(path).and_then(|file| file.sync_data()))),
         });
         work()
+    })
+}
+
+/// Reads the whole kernel twice at once: for what it is known by, and into the image of its modules.
+fn image_and_hashes(staging: &Path, has_modules: bool, job: &Job<'_>) -> Result<Hashes, KernelError> {
+    let (modules, image) = (staging.join(MODULES), staging.join(MODULES_IMAGE));
+    thread::scope(|scope| {
+        let writing = has_modules.then(|| {
+            job.progress.phase("writing the image of the modules");
+            scope.spawn(|| tree::image(&modules, &image, LIMITS, job))
+        });
+        job.progress.phase("checking the kernel's files");
+        let hashes = tree::hash(staging, &TREE, LIMITS, job.cancel);
+        if let Some(writing) = writing {
+            writing.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        Ok(hashes?)
     })
 }
 

@@ -202,7 +202,7 @@ pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel)
 }
 
 /// Writes the tree below `root` as a read-only ext4 to `out`, which must not exist: everything root's, directories
-/// 0755, files 0644, all times zero.
+/// 0755, files 0644, all times zero. Contents go from the files there into the image, and nowhere else.
 pub(super) fn image(root: &Path, out: &Path, limits: Limits, job: &Job<'_>) -> Result<(), TreeError> {
     let bounds = rootfs::Limits { entries: limits.entries, content_bytes: limits.bytes, ..rootfs::Limits::default() };
     let mut builder = RootfsBuilder::new(out.parent().unwrap_or(Path::new("/")), bounds, job.cancel)?;
@@ -212,7 +212,7 @@ pub(super) fn image(root: &Path, out: &Path, limits: Limits, job: &Job<'_>) -> R
         let name = path.as_os_str().as_bytes();
         match node {
             Node::Directory => builder.dir(name, Meta::root(0o755, time))?,
-            Node::File(mut file, length) => builder.file(name, Meta::root(0o644, time), length, &mut file)?,
+            Node::File(_, length) => builder.file_at(name, Meta::root(0o644, time), length, &root.join(path))?,
             Node::Symlink(target) => {
                 builder.symlink(name, target.as_os_str().as_bytes(), Meta::root(0o777, time))?;
             }

@@ -108,12 +108,15 @@ fn only_dead_staging_is_swept() {
     fs::write(dead.join("sub/file"), "x").unwrap();
     fs::set_permissions(dead.join("sub"), fs::Permissions::from_mode(0o500)).unwrap();
     fs::write(shelf.directory().join(".staging-file"), "x").unwrap();
+    fs::write(shelf.directory().join(".lock-dead"), "").unwrap();
+    let lock = shelf.lock("alive", &Cancel::default()).unwrap();
     std::os::unix::fs::symlink("/etc", shelf.directory().join(".staging-link")).unwrap();
     Shelf::open(shelf.directory()).unwrap();
     assert!(alive.path().exists() && alive_file.path().exists());
     assert!(!dead.exists() && !shelf.directory().join(".staging-file").exists());
+    assert!(!shelf.directory().join(".lock-dead").exists() && shelf.try_lock("alive").unwrap().is_none());
     assert!(Path::new("/etc/passwd").exists());
-    drop((alive, alive_file));
+    drop((alive, alive_file, lock));
     assert_eq!(hidden(&shelf), [".staging-link"]);
 }
 

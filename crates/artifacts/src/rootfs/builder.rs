@@ -5,7 +5,7 @@ use super::{
     error::{Error, Refusal},
     image::{self, Plan},
     path::components,
-    spool::{OWN, Segment, Spool},
+    spool::{OWN, Origin, Segment, Spool},
     tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
     xattr,
@@ -72,7 +72,7 @@ pub struct RootfsBuilder {
     tree: Tree,
     spool: Spool,
     /// Files contents lie in that somebody else wrote; the first has the number 1.
-    adopted: Vec<File>,
+    adopted: Vec<Origin>,
     limits: Limits,
     metadata_bytes: u64,
     cancel: Cancel,
@@ -107,8 +107,12 @@ impl RootfsBuilder {
 
     /// Takes over a file in which contents lie already, for [`Self::stored`].
     pub fn adopt(&mut self, file: File) -> Adopted {
-        self.adopted.push(file);
-        Adopted(u32::try_from(self.adopted.len()).expect("layers are few"))
+        self.number(Origin::Open(file))
+    }
+
+    fn number(&mut self, origin: Origin) -> Adopted {
+        self.adopted.push(origin);
+        Adopted(u32::try_from(self.adopted.len()).expect("fewer than the entries, which are counted"))
     }
 
     /// A regular file of `size` bytes whose content lies in an adopted file from `offset` on. `data` names what of it is
@@ -132,6 +136,14 @@ impl RootfsBuilder {
             },
         };
         self.put(path, kind, meta)
+    }
+
+    /// A regular file whose content is that of the file at `origin`, `size` bytes of it. It is opened when the image is
+    /// written, and has to be what it is until then.
+    pub fn file_at(&mut self, path: &[u8], meta: Meta, size: u64, origin: &Path) -> Result<(), Error> {
+        let meta = self.admit(path, origin.as_os_str().len(), meta)?;
+        let Adopted(source) = self.number(Origin::At(origin.to_owned()));
+        self.put(path, Kind::File(Segment { source, offset: 0, len: size }), meta)
     }
 
     /// What follows belongs to a layer above all before: whiteouts in it are about those before, and paths lead through
@@ -216,11 +228,13 @@ impl RootfsBuilder {
         let mut bytes = vec![0; usize::try_from(segment.len).map_or(limit, |len| len.min(limit))];
         // Nobody reads a file with holes; that it is there is all that is known of it.
         if !holes {
-            let file = match segment.source {
-                OWN => self.spool.flushed()?,
-                adopted => &self.adopted[adopted as usize - 1],
+            let read = match segment.source {
+                OWN => self.spool.flushed()?.read_exact_at(&mut bytes, segment.offset),
+                adopted => self.adopted[adopted as usize - 1]
+                    .open()
+                    .and_then(|file| file.read_exact_at(&mut bytes, segment.offset)),
             };
-            file.read_exact_at(&mut bytes, segment.offset).map_err(Error::io("read the spool file"))?;
+            read.map_err(Error::io("read the content of an entry"))?;
         }
         Ok(Some(bytes))
     }
@@ -237,7 +251,7 @@ impl RootfsBuilder {
     pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, Error> {
         let plan = Plan::new(&self.tree, format)?;
         drop(self.tree);
-        let mut sources = vec![self.spool.into_file()?];
+        let mut sources = vec![Origin::Open(self.spool.into_file()?)];
         sources.extend(self.adopted);
         image::write(plan, &sources, out, job)
     }

@@ -3,6 +3,7 @@
 //! The image's order is not the stream's, and most files are small: their pieces are gathered and written together,
 //! because a system call per file would cost more than its bytes. Large ones the kernel copies by itself.
 
+use super::spool::Origin;
 use crate::disk::copy_range;
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -16,7 +17,7 @@ const BLOCK: usize = 4096;
 /// Copies pieces of `sources` into `image`.
 #[derive(Debug)]
 pub(super) struct Filler<'a> {
-    sources: &'a [File],
+    sources: &'a [Origin],
     image: &'a File,
     /// Bytes to be written at `at`.
     gathered: Vec<u8>,
@@ -24,15 +25,15 @@ pub(super) struct Filler<'a> {
 }
 
 impl<'a> Filler<'a> {
-    pub(super) fn new(sources: &'a [File], image: &'a File) -> Self {
+    pub(super) fn new(sources: &'a [Origin], image: &'a File) -> Self {
         Self { sources, image, gathered: Vec::with_capacity(GATHERED), at: 0 }
     }
 
     /// Copies `len` bytes from one of the sources, at `from`, to the image at `to`, the beginning of a block.
     pub(super) fn copy(&mut self, source: u32, from: u64, to: u64, len: u64) -> io::Result<()> {
-        let source = &self.sources[source as usize];
+        let source = self.sources[source as usize].open()?;
         if len > SMALL {
-            return copy_range(source, from, self.image, to, len);
+            return copy_range(&source, from, self.image, to, len);
         }
         // What is between the end of a piece and the next block is zeros in the image anyway.
         let next = self.at + self.gathered.len().next_multiple_of(BLOCK) as u64;
@@ -65,7 +66,7 @@ mod tests {
         spool.write_all_at(&content, 0).unwrap();
         image.set_len(8 << 20).unwrap();
         let mut expected = vec![0; 8 << 20];
-        let sources = [spool];
+        let sources = [Origin::Open(spool)];
         let mut filler = Filler::new(&sources, &image);
         // Adjacent small ones, a gap, a large one, small ones enough to overflow, one going back.
         let mut pieces = vec![(5, 0, 10), (100, 4096, 4096), (7, 8192, 1), (9, 40_960, 5000), (1000, 49_152, 1 << 20)];
@@ -85,6 +86,6 @@ mod tests {
     #[test]
     fn a_spool_that_ends_early_is_an_error() {
         let (spool, image) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        assert!(Filler::new(&[spool], &image).copy(0, 0, 0, 1).is_err());
+        assert!(Filler::new(&[Origin::Open(spool)], &image).copy(0, 0, 0, 1).is_err());
     }
 }

@@ -7,7 +7,7 @@ use super::{
     fill::Filler,
     foreign::StandIns,
     geometry::{Demand, JOURNAL},
-    spool::Segment,
+    spool::{Origin, Segment},
     tree::{Index, Kind, ROOT, Tree},
 };
 use crate::job::Job;
@@ -270,7 +270,7 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
 }
 
 /// Lays the plan out and writes it, contents copied from `sources`.
-pub(super) fn write(plan: Plan, sources: &[File], out: &Path, job: &Job<'_>) -> Result<Written, Error> {
+pub(super) fn write(plan: Plan, sources: &[Origin], out: &Path, job: &Job<'_>) -> Result<Written, Error> {
     let layout = plan.builder.seal()?;
     let image = OpenOptions::new()
         .read(true)

@@ -6,10 +6,12 @@
 
 use super::error::{Error, Refusal};
 use crate::job::Cancel;
+use rustix::fs::{Mode, OFlags, open};
 use std::{
     fs::File,
     io::{self, BufWriter, Read, Write},
-    path::Path,
+    ops::Deref,
+    path::{Path, PathBuf},
 };
 
 /// Where one file's content lies.
@@ -23,6 +25,46 @@ pub(super) struct Segment {
 
 /// The spool itself, among the files contents lie in.
 pub(super) const OWN: u32 = 0;
+
+/// A file contents lie in.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// Open all the time.
+    Open(File),
+    /// Opened when it is read: there may be more of them than a process may have open.
+    At(PathBuf),
+}
+
+/// An [`Origin`] for as long as it is read.
+pub(super) enum Opened<'a> {
+    Kept(&'a File),
+    Now(File),
+}
+
+impl Origin {
+    pub(super) fn open(&self) -> io::Result<Opened<'_>> {
+        match self {
+            Self::Open(file) => Ok(Opened::Kept(file)),
+            Self::At(path) => open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+                .map(|file| Opened::Now(file.into()))
+                .map_err(|error| {
+                    let error = io::Error::from(error);
+                    io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
+                }),
+        }
+    }
+}
+
+impl Deref for Opened<'_> {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Self::Kept(file) => file,
+            Self::Now(file) => file,
+        }
+    }
+}
 
 /// Content is moved in pieces of this many bytes; between two the job may be cancelled.
 const CHUNK: usize = 256 << 10;

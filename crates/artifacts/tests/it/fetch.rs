@@ -18,7 +18,8 @@ use std::{
 
 /// Impatient, so that no test waits for long; patient enough for a busy machine where nothing should stall.
 fn client() -> Client {
-    Client { connect: Duration::from_secs(20), stall: Duration::from_secs(20), pauses: vec![Duration::ZERO; 3] }
+    let twenty = Duration::from_secs(20);
+    Client { connect: twenty, stall: twenty, pauses: vec![Duration::ZERO; 3], ..Client::default() }
 }
 
 fn impatient() -> Client {
@@ -201,18 +202,32 @@ fn a_server_that_falls_silent_is_left() {
         request.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-")?;
         request.stall()
     });
-    // Always something, never enough.
-    let trickling = Server::start(|mut request| {
-        request.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")?;
-        loop {
-            request.stream.write_all(b"x")?;
-            thread::sleep(Duration::from_millis(40));
-        }
-    });
-    for server in [silent, halfway, in_its_head, trickling] {
+    for server in [silent, halfway, in_its_head] {
         let error = fetch_with(&impatient(), &server, Extent::UpTo(100_000)).unwrap_err();
-        assert!(matches!(error, FetchError::Stalled { .. }), "{error:?}");
+        // What came before the silence counts in the stretch it came in.
+        assert!(matches!(error, FetchError::Stalled { .. } | FetchError::Slow { came: 4, .. }), "{error:?}");
         assert_eq!(server.hits(), 1);
+    }
+}
+
+#[test]
+fn a_server_that_drips_is_left() {
+    // Always something, never enough: slower and faster than anybody looks, and much at once but seldom.
+    for (bytes, pause) in [(1, 40), (1, 2), (2000, 50)] {
+        let dripping = Server::start(move |mut request| {
+            request.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")?;
+            loop {
+                request.stream.write_all(&vec![b'x'; bytes])?;
+                thread::sleep(Duration::from_millis(pause));
+            }
+        });
+        // 40,000 bytes a second at the most are sent, on a slow machine fewer.
+        let client = Client { least: 100_000, ..impatient() };
+        let error = fetch_with(&client, &dripping, Extent::UpTo(100_000_000)).unwrap_err();
+        let least = if let FetchError::Slow { least, .. } = &error { *least } else { 0 };
+        // A machine so busy that nothing at all was sent in a stretch has seen a stall.
+        assert!(least == 100_000 || matches!(error, FetchError::Stalled { .. }), "{error:?}");
+        assert_eq!(dripping.hits(), 1);
     }
 }
 

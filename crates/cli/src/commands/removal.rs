@@ -3,9 +3,14 @@
 use crate::{
     context::Context,
     exit::{Error, Result, Status},
+    signals::Signals,
 };
 use banger_proto::failure::Failure;
-use serde::{Serialize, de::DeserializeOwned};
+use hyper::Method;
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 /// One thing to delete.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub(super) struct Removal {
     pub(super) look: String,
     /// What deletes it.
     pub(super) delete: String,
+    /// Deleting it is an operation that says what it waits for; what an interrupt has left then.
+    pub(super) undone: Option<&'static str>,
 }
 
 /// How it went for one; what `--json` prints, in a list. Field names are stable.
@@ -32,9 +39,14 @@ pub(super) async fn remove<T: DeserializeOwned>(context: &Context, removals: &[R
     for removal in removals {
         daemon.get::<T>(&removal.look).await?;
     }
+    let mut signals = Signals::install()?;
     let mut reports = Vec::with_capacity(removals.len());
     for removal in removals {
-        let failure = match daemon.delete(&removal.delete).await {
+        let deleted = match removal.undone {
+            None => daemon.delete(&removal.delete).await,
+            Some(undone) => operate(context, &mut signals, &removal.delete, undone).await,
+        };
+        let failure = match deleted {
             Ok(()) => None,
             Err(Error::Failed(failure)) => Some(failure),
             Err(error) => return Err(error),
@@ -52,4 +64,11 @@ pub(super) async fn remove<T: DeserializeOwned>(context: &Context, removals: &[R
         }
     }
     Ok(if reports.iter().all(|report| report.deleted) { Status::Done } else { Status::SomeFailed })
+}
+
+async fn operate(context: &Context, signals: &mut Signals, delete: &str, undone: &str) -> Result<()> {
+    let deletion = signals.guard(undone, async {
+        context.daemon().await?.operate::<IgnoredAny>(Method::DELETE, delete, None::<&()>).await
+    });
+    deletion.await?.settle(&context.printer, signals, undone).await.map(drop)
 }

@@ -37,10 +37,13 @@ pub(super) struct Available {
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Verify {
+pub(super) struct Look {
     /// Every byte is compared with the manifest.
     #[serde(default)]
     verify: bool,
+    /// One that only a catalog has is not found.
+    #[serde(default)]
+    here: bool,
 }
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -166,15 +169,19 @@ pub(super) async fn kernel_catalogs(State(context): State<Shared>) -> Json<Vec<K
 }
 
 /// One kernel.
-#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Verify),
+#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Look),
     responses((status = 200, body = Kernel), (status = "4XX", body = Failure)))]
 pub(super) async fn kernel(
     State(context): State<Shared>,
     Named(name): Named,
-    verify: Result<Query<Verify>, QueryRejection>,
+    look: Result<Query<Look>, QueryRejection>,
 ) -> Result<Json<Kernel>, Refusal> {
-    let Verify { verify } = query(verify)?;
-    Ok(Json(context.services.images.show_kernel(&kernel_name(&name)?, verify).await?))
+    let Look { verify, here } = query(look)?;
+    let (images, name) = (&context.services.images, kernel_name(&name)?);
+    if here {
+        images.know_local(&name).await?;
+    }
+    Ok(Json(images.show_kernel(&name, verify).await?))
 }
 
 /// Makes a catalog's kernel be here.
@@ -209,15 +216,16 @@ pub(super) async fn import_kernel(
 
 /// Deletes a kernel nobody uses; with `force` also one that is in use.
 #[utoipa::path(delete, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Force),
-    responses((status = 204), (status = "4XX", body = Failure)))]
+    responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn delete_kernel(
     State(context): State<Shared>,
     Named(name): Named,
     force: Result<Query<Force>, QueryRejection>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Response, Refusal> {
     let Force { force } = query(force)?;
-    context.services.images.delete_kernel(&kernel_name(&name)?, force).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let name = kernel_name(&name)?;
+    context.services.images.know_local(&name).await?;
+    Ok(stream_of(async move |operation, _| context.services.images.delete_kernel(&name, force, &operation).await))
 }
 
 fn kernel_name(text: &str) -> Result<KernelName, Failure> {

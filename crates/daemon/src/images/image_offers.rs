@@ -90,7 +90,7 @@ impl ImageOffers {
 /// Somebody waits for the answer before there is anything to look at.
 fn patience() -> Client {
     let second = Duration::from_secs(1);
-    Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4] }
+    Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4], ..Client::default() }
 }
 
 fn unreadable(place: &CatalogPlace, error: &CatalogError) -> Failure {

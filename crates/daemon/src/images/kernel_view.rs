@@ -10,7 +10,7 @@ use crate::{
     failures::Explain,
     operation::{Operation, blocking},
 };
-use banger_artifacts::kernel::{Bundle, Kernel, KernelError, Provenance};
+use banger_artifacts::kernel::{Bundle, Kernel, KernelError, Provenance, Source};
 use banger_proto::{api::artifact, failure::Failure, name::KernelName, size::ByteSize};
 use std::sync::Arc;
 
@@ -118,6 +118,7 @@ impl ImageService {
         Ok(artifact::Kernel {
             pulled: true,
             problem: Some([vec![problem.message], problem.causes].concat().join(": ")),
+            source: None,
             used_by: self.store.vms_of_kernel(name).await?,
             used_by_images: self.images_of_kernel(name).await?,
             ..known
@@ -145,7 +146,17 @@ fn offered(offer: Offer<'_>) -> artifact::Kernel {
         description: Some(entry.description.clone()).filter(|text| !text.is_empty()),
         catalog: Some(offer.place.to_owned()),
         download: entry.bundle().map(|bundle| ByteSize(bundle.size)),
+        source: entry.sources.iter().find_map(would_come_from),
         ..nothing_known(&entry.name)
+    }
+}
+
+/// A source in a word or two, as the manifest of a kernel pulled from it will say it, as far as that is known.
+fn would_come_from(source: &Source) -> Option<String> {
+    match source {
+        Source::Bundle(bundle) => Some(format!("bundle {}", bundle.address)),
+        Source::Apt { package, kernel } => Some(format!("apt {package} {kernel}")),
+        Source::Unusable(_) => None,
     }
 }
 

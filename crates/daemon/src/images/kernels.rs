@@ -5,17 +5,13 @@ use crate::{
     failures::Explain,
     operation::{Operation, blocking},
 };
-use banger_artifacts::{
-    job::Silent,
-    kernel::{Description, Kernel, KernelError},
-};
+use banger_artifacts::kernel::{Description, Kernel, KernelError};
 use banger_proto::{
     api::artifact::{ImportKernel, KernelCatalog},
     failure::{Code, Failure},
     name::KernelName,
 };
 use std::{sync::Arc, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 impl ImageService {
     /// Refuses a name that is neither here nor in a catalog.
@@ -31,6 +27,15 @@ impl ImageService {
         match self.local_kernel(name).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) | Err(_) => self.know_offer(name).await,
+        }
+    }
+
+    /// Refuses a name that is not here; a damaged kernel is.
+    pub(crate) async fn know_local(&self, name: &KernelName) -> Result<(), Failure> {
+        let (kernels, wanted) = (self.kernels.clone(), name.clone());
+        match off_thread(move || kernels.get(&wanted)).await {
+            Err(error @ KernelError::NotFound { .. }) => Err(error.explain()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -124,8 +129,13 @@ impl ImageService {
         self.kernel_offers.read().await.catalogs()
     }
 
-    /// Takes a kernel away. Refused while a VM or an image uses it, unless `force` is set.
-    pub(crate) async fn delete_kernel(&self, name: &KernelName, force: bool) -> Result<(), Failure> {
+    /// Takes a kernel away, once nobody else works on it. Refused while a VM or an image uses it, unless `force` is set.
+    pub(crate) async fn delete_kernel(
+        &self,
+        name: &KernelName,
+        force: bool,
+        operation: &Operation,
+    ) -> Result<(), Failure> {
         if !force {
             let vms = self.store.vms_of_kernel(name).await?;
             let users = vms.iter().map(|vm| format!("VM {vm}"));
@@ -140,8 +150,8 @@ impl ImageService {
             }
         }
         let (kernels, name) = (self.kernels.clone(), name.clone());
-        // Waits for a pull of that kernel; a client that goes away ends the wait.
-        blocking(Arc::new(Silent), &CancellationToken::new(), move |job| kernels.remove(&name, &job))
+        // Says so when it waits for a pull of that kernel; a client that goes away ends the wait.
+        blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernels.remove(&name, &job))
             .await
             .map_err(Explain::explain)
     }

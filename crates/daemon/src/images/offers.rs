@@ -112,7 +112,7 @@ impl KernelOffers {
 /// Somebody waits for the list before there is anything to look at.
 fn patience() -> Client {
     let second = Duration::from_secs(1);
-    Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4] }
+    Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4], ..Client::default() }
 }
 
 fn unreadable(place: &CatalogPlace, error: &CatalogError) -> Failure {

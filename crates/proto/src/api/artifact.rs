@@ -60,7 +60,7 @@ pub struct Kernel {
     /// Bytes on this host.
     #[serde(default)]
     pub size: Option<ByteSize>,
-    /// Bytes a pull downloads, when the catalog says so.
+    /// Bytes a pull downloads, when the catalog says so: of a package only apt knows it, once it has looked.
     #[serde(default)]
     pub download: Option<ByteSize>,
     /// Whether the catalog's bundle is another one than what was pulled from it: `pull --force` gets it.
@@ -75,7 +75,8 @@ pub struct Kernel {
     /// SHA-256 of `vmlinux`, hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
-    /// Where it came from, such as `apt linux-image-6.1.0-49-cloud-amd64 6.1.174-1`.
+    /// Where it came from, such as `apt linux-image-6.1.0-49-cloud-amd64 6.1.174-1`; where a pull would get it when it is
+    /// not here.
     #[serde(default)]
     pub source: Option<String>,
     /// When it came here (RFC 3339, UTC).

@@ -49,6 +49,10 @@ impl SlowServer {
         self.gate.1.notify_all();
     }
 
+    fn close(&self) {
+        *self.gate.0.lock().unwrap() = false;
+    }
+
     fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
@@ -133,6 +137,18 @@ fn two_at_once_are_one_download_and_a_removal_waits_for_it() {
     }
     assert_eq!(server.hits(), 1);
     whole(&env);
+
+    // A removal in the midst of a pull waits for it, says so, and then takes away what was pulled.
+    server.close();
+    let again = env.banger(["kernel", "pull", "--force", NAME]).spawn();
+    halfway(&env, &server, 2);
+    let removal = env.banger(["kernel", "rm", NAME]).spawn();
+    removal.wait_stderr("waiting for somebody else's work on kernel", SOON);
+    server.open();
+    again.finish(SOON).expect(0);
+    assert_eq!(removal.finish(SOON).expect(0).out(), format!("{NAME}\n"));
+    assert_eq!(stored(&env), ["debian-6.1"]);
+    env.banger(["kernel", "pull", NAME]).run().expect(0);
 
     // A removal beside a pull: whichever comes first, the other one finds a whole kernel or none.
     let again = env.banger(["kernel", "pull", "--force", NAME]).spawn();

@@ -140,6 +140,12 @@ fn a_kernel_in_use_is_kept_unless_forced() {
     assert_eq!(listed(&env, "own-6.1")["distro"], "me");
 
     env.banger(["vm", "create", "--no-start", "--name", "v", "--kernel", "own-6.1"]).run().expect(0);
+    // What is not here cannot be deleted; that a catalog has it is no help.
+    for name in ["nope-1.0", "debian-9.9"] {
+        let refused = env.banger(["kernel", "rm", "own-6.1", name]).run().expect(1);
+        assert!(refused.err().contains(&format!("there is no kernel {name} on this host")), "{refused}");
+        assert!(refused.err().contains("`banger kernel list`") && !refused.err().contains("pull"), "{refused}");
+    }
     let refused = env.banger(["kernel", "rm", "own-6.1"]).run().expect(1);
     assert!(refused.err().contains("in use by VM v") && refused.err().contains("-f"), "{refused}");
     assert_eq!(listed(&env, "own-6.1")["used_by"], json!(["v"]));
@@ -151,7 +157,13 @@ fn a_kernel_in_use_is_kept_unless_forced() {
     let refused = env.banger(["kernel", "rm", "debian-6.1"]).run().expect(1);
     assert!(refused.err().contains("in use by image debian-bookworm"), "{refused}");
     env.banger(["kernel", "rm", "--force", "debian-6.1"]).run().expect(0);
-    assert_eq!(listed(&env, "debian-6.1")["pulled"], false);
+    let row = listed(&env, "debian-6.1");
+    assert_eq!((&row["pulled"], &row["download"]), (&false.into(), &Value::Null), "{row:#}");
+    assert_eq!(row["source"], "apt linux-image-cloud-amd64 6.1", "{row:#}");
+    let table = env.banger(["kernel", "list", "--available"]).run().expect(0).out();
+    assert!(table.contains("by apt"), "why there is no size: {table}");
+    let refused = env.banger(["kernel", "rm", "debian-6.1"]).run().expect(1);
+    assert!(refused.err().contains("there is no kernel debian-6.1 on this host"), "{refused}");
     delete(&env, "v");
 }
 
@@ -168,6 +180,8 @@ fn what_is_no_kernel_is_refused_and_leaves_nothing() {
         let failure = out.json();
         assert_eq!(failure["code"], "invalid", "{failure:#}");
         assert!(failure.to_string().contains(said), "{said}: {failure:#}");
+        let hints = failure["hints"].to_string();
+        assert!(hints.contains("what can be imported") && hints.contains("bzImage"), "{failure:#}");
     }
     let out = env.banger(["kernel", "import", "../x", "--from", "x"]).run().expect(2);
     assert!(out.err().contains("kernel name"), "{out}");

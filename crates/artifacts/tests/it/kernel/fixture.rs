@@ -108,12 +108,22 @@ pub(super) fn vmlinux(pvh: bool) -> Vec<u8> {
 /// A bzImage around `payload`, which is packed already; `unpacked` is the length it unpacks to. As the kernel's build
 /// does it: gzip carries its length itself, behind the others it is appended.
 pub(super) fn bzimage(codec: Codec, payload: &[u8], unpacked: usize) -> Vec<u8> {
-    const SETUP_SECTORS: usize = 3;
-    const OFFSET: usize = 100;
     let mut payload = payload.to_vec();
     if codec != Codec::Gzip {
         payload.extend(u32::try_from(unpacked).unwrap().to_le_bytes());
     }
+    let (mut image, length_at) = bzimage_head();
+    let length_at = usize::try_from(length_at).unwrap();
+    image[length_at..length_at + 4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+    image.extend(payload);
+    image.extend(b"what follows the payload");
+    image
+}
+
+/// What stands before the payload of a bzImage, and where in it the payload's length belongs.
+pub(super) fn bzimage_head() -> (Vec<u8>, u64) {
+    const SETUP_SECTORS: usize = 3;
+    const OFFSET: usize = 100;
     let mut image = vec![0; (SETUP_SECTORS + 1) * 512 + OFFSET];
     let version = 0x300_usize;
     image[0x1f1] = u8::try_from(SETUP_SECTORS).unwrap();
@@ -122,12 +132,9 @@ pub(super) fn bzimage(codec: Codec, payload: &[u8], unpacked: usize) -> Vec<u8> 
     image[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
     image[0x20e..0x210].copy_from_slice(&u16::try_from(version - 0x200).unwrap().to_le_bytes());
     image[0x248..0x24c].copy_from_slice(&u32::try_from(OFFSET).unwrap().to_le_bytes());
-    image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
     let text = format!("{RELEASE} (a@b) #1 SMP\0");
     image[version..version + text.len()].copy_from_slice(text.as_bytes());
-    image.extend(payload);
-    image.extend(b"what follows the payload");
-    image
+    (image, 0x24c)
 }
 
 /// `data` packed by the program the kernel's build calls for it.

@@ -131,6 +131,7 @@ impl Host {
                 connect: Duration::from_secs(5),
                 stall: Duration::from_secs(5),
                 pauses: vec![Duration::from_millis(1); 3],
+                ..Client::default()
             },
             credentials: Credentials::in_files(vec![dir.path().join("auth.json")]),
             certificates: vec![dir.path().join("certs.d")],

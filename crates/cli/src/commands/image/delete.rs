@@ -25,7 +25,7 @@ pub(crate) async fn run(context: &Context, args: &DeleteArgs) -> Result {
         .iter()
         .map(|image| {
             let look = format!("/v1/images/{}", segment(image.as_str()));
-            Removal { name: image.to_string(), delete: look.clone(), look }
+            Removal { name: image.to_string(), delete: look.clone(), look, undone: None }
         })
         .collect();
     removal::remove::<Image>(context, &removals).await

@@ -38,11 +38,21 @@ pub(crate) async fn run(context: &Context, args: &ListArgs) -> Result {
                     kernel.distro.clone(),
                     kernel.arch.clone(),
                     state(kernel).into(),
-                    kernel.size.or(kernel.download).map_or_else(|| "-".into(), |size| size.to_string()),
+                    size(kernel),
                     kernel.description.clone().unwrap_or_else(|| "-".into()),
                 ]
             }),
         )
     })?;
     Ok(Status::Done)
+}
+
+/// What it takes here, or what a pull downloads. Of a distribution's package apt alone knows that, when it is pulled.
+fn size(kernel: &Kernel) -> String {
+    let by_apt = !kernel.pulled && kernel.source.as_deref().is_some_and(|source| source.starts_with("apt "));
+    match kernel.size.or(kernel.download) {
+        Some(size) => size.to_string(),
+        None if by_apt => "by apt".into(),
+        None => "-".into(),
+    }
 }

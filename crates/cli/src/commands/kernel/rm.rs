@@ -29,7 +29,14 @@ pub(crate) async fn run(context: &Context, args: &RmArgs) -> Result {
         .iter()
         .map(|kernel| {
             let look = format!("/v1/kernels/{}", segment(kernel.as_str()));
-            Removal { name: kernel.to_string(), delete: format!("{look}{query}"), look }
+            Removal {
+                name: kernel.to_string(),
+                delete: format!("{look}{query}"),
+                look: format!("{look}?here=true"),
+                undone: Some(
+                    "interrupted: the kernel may be deleted already ('banger kernel list' shows what is left)",
+                ),
+            }
         })
         .collect();
     removal::remove::<Kernel>(context, &removals).await
