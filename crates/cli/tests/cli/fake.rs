@@ -232,7 +232,7 @@ pub(crate) fn vm(id: &str, name: &str) -> Value {
     json!({
         "id": id, "name": name, "state": "running", "reason": null, "ip": "10.213.0.2",
         "nat": true, "allow": ["10.0.0.0/8:22"], "deny": [], "network": null, "published": ["127.0.0.1:8080:80"], "vmm": "qemu", "accelerator": "tcg",
-        "vmm_reason": "no /dev/kvm", "vmm_pid": 41, "shim_pid": 40,
+        "vmm_reason": "no /dev/kvm", "unconfined": null, "vmm_pid": 41, "shim_pid": 40,
         "image": "debian-bookworm", "image_id": "00112233445566aa", "kernel": "debian-6.1",
         "vcpu": 2, "memory": 2_147_483_648_u64, "disk_size": 8_589_934_592_u64, "disk_used": 4_194_304,
         "sources": { "vcpu": "default", "memory": "flag" },
