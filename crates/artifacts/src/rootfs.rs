@@ -6,6 +6,7 @@
 //! entries live in memory, file contents in one unlinked spool file.
 
 mod builder;
+mod digest;
 mod entry;
 mod error;
 mod fill;

@@ -63,9 +63,9 @@ impl Draft {
 
         job.progress.phase("writing the image");
         let path = directory.join(ROOTFS);
-        let written = builder.finish(&path, &Format { label: LABEL.into(), epoch: self.epoch }, job)?;
-        job.progress.phase("hashing the image");
-        let digest = digest(&path, job)?;
+        let (written, digest) =
+            builder.finish_hashed(&path, &Format { label: LABEL.into(), epoch: self.epoch }, job)?;
+        let digest = hexadecimal(&digest);
         let id: ImageId = digest[..16].parse().expect("16 hexadecimal digits are an image id");
 
         let manifest = ImageManifest {

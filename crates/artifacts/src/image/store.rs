@@ -266,6 +266,7 @@ impl ImageStore {
             Ok(image) if check_superblock(&image).is_ok() => return Ok(image),
             Ok(_) | Err(_) => {}
         }
+        job.progress.phase("saving the image");
         self.shelf.publish(staging, &entry)?;
         self.get(id)
     }

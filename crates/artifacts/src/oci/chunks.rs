@@ -19,8 +19,6 @@ use std::{
 pub(super) const CHUNK: usize = 256 << 10;
 /// Buffers that are full and wait.
 pub(super) const QUEUE: usize = 6;
-/// Below this many unpacked bytes nothing is called a bomb.
-const HARMLESS: u64 = 1 << 20;
 
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
@@ -30,7 +28,7 @@ pub(super) struct Ceiling<'a> {
     /// Most bytes of all layers together, and how many there are already.
     pub(super) most: u64,
     pub(super) used: &'a AtomicU64,
-    /// Most bytes of this layer, which is its size times the ratio.
+    /// Most bytes of this layer, which is its size times the ratio, or what harms nobody.
     pub(super) layer: Option<u64>,
     /// That ratio.
     pub(super) ratio: u64,
@@ -91,7 +89,7 @@ impl<'a> Chunks<'a> {
         if before + len > self.ceiling.most {
             return Err(LayerError::TooLarge(self.ceiling.most));
         }
-        if self.ceiling.layer.is_some_and(|most| self.total + len > most.max(HARMLESS)) {
+        if self.ceiling.layer.is_some_and(|most| self.total + len > most) {
             return Err(LayerError::Ratio(self.ceiling.ratio));
         }
         self.hash.update(&self.current);

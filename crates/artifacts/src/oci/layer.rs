@@ -108,7 +108,7 @@ pub(super) fn read(
     let ceiling = Ceiling {
         most: limits.max_unpacked,
         used: measure.used,
-        layer: measure.packed.map(|packed| packed.saturating_mul(limits.max_ratio)),
+        layer: measure.packed.map(|packed| packed.saturating_mul(limits.max_ratio).max(limits.harmless)),
         ratio: limits.max_ratio,
     };
     let (walked, decoded) = thread::scope(|scope| {

@@ -249,11 +249,27 @@ impl RootfsBuilder {
     /// Writes the image to `out`, which must not exist. It is complete, but not synced, when this returns; after an
     /// error it is for the caller to remove.
     pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, Error> {
+        Ok(self.write(out, format, false, job)?.0)
+    }
+
+    /// As [`Self::finish`], with the SHA-256 of the image, which is taken while it is written.
+    pub fn finish_hashed(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<(Written, [u8; 32]), Error> {
+        let (written, digest) = self.write(out, format, true, job)?;
+        Ok((written, digest.expect("it was asked for")))
+    }
+
+    fn write(
+        self,
+        out: &Path,
+        format: &Format,
+        hash: bool,
+        job: &Job<'_>,
+    ) -> Result<(Written, Option<[u8; 32]>), Error> {
         let plan = Plan::new(&self.tree, format)?;
         drop(self.tree);
         let mut sources = vec![Origin::Open(self.spool.into_file()?)];
         sources.extend(self.adopted);
-        image::write(plan, &sources, out, job)
+        image::write(plan, &sources, out, hash, job)
     }
 
     fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), Error> {

@@ -2,22 +2,25 @@
 
 use super::{
     builder::{Format, Written},
+    digest::Digester,
     entry::{Meta, Node},
     error::Error,
-    fill::Filler,
+    fill::{Filler, Hasher},
     foreign::StandIns,
     geometry::{Demand, JOURNAL},
     spool::{Origin, Segment},
     tree::{Index, Kind, ROOT, Tree},
 };
 use crate::job::Job;
-use mkext4::{FsBuilder, InodeCount, InodeHandle, Options, RegionSink, SparseSeg, SpecialKind};
+use mkext4::{FsBuilder, InodeCount, InodeHandle, Layout, Options, RegionSink, SparseSeg, SpecialKind};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
+    sync::mpsc::{channel, sync_channel},
+    thread,
 };
 
 /// The root's inode, and that of what is declared first; one more for each that follows.
@@ -25,6 +28,8 @@ const ROOT_INODE: u32 = 2;
 const FIRST_INODE: u32 = 12;
 /// Progress is told about every this many bytes of content.
 const REPORT_EVERY: u64 = 8 << 20;
+/// Pieces that are written and wait to be hashed.
+const QUEUE: usize = 6;
 
 /// A declared filesystem and where the content of each of its files lies.
 pub(super) struct Plan {
@@ -71,6 +76,10 @@ impl Content {
             Self::One(segment) => std::slice::from_ref(segment),
             Self::Several(segments) => segments,
         }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments().iter().map(|segment| segment.len).sum()
     }
 }
 
@@ -269,8 +278,16 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(bytes).map_err(|_| Error::entry(bytes, super::Refusal::NotUtf8))
 }
 
-/// Lays the plan out and writes it, contents copied from `sources`.
-pub(super) fn write(plan: Plan, sources: &[Origin], out: &Path, job: &Job<'_>) -> Result<Written, Error> {
+/// Lays the plan out and writes it, contents copied from `sources`. Where `hash` says so, the digest of the whole image
+/// comes along.
+pub(super) fn write(
+    plan: Plan,
+    sources: &[Origin],
+    out: &Path,
+    hash: bool,
+    job: &Job<'_>,
+) -> Result<(Written, Option<[u8; 32]>), Error> {
+    let failed = || Error::io("write the image");
     let layout = plan.builder.seal()?;
     let image = OpenOptions::new()
         .read(true)
@@ -280,26 +297,53 @@ pub(super) fn write(plan: Plan, sources: &[Origin], out: &Path, job: &Job<'_>) -
         .open(out)
         .map_err(Error::io("create the image"))?;
     image.set_len(layout.image_len()).map_err(Error::io("create the image"))?;
-    // Making the writer emits all metadata. The contents then bypass it: the kernel copies them from file to file.
+    // Making the writer emits all metadata. The contents then bypass it, in its order.
     drop(layout.writer(Sink(&image))?);
-    plan.stand_ins.exchange(&image).map_err(Error::io("write the image"))?;
+    plan.stand_ins.exchange(&image).map_err(failed())?;
 
-    let bytes_of = |content: &Content| content.segments().iter().map(|segment| segment.len).sum::<u64>();
-    let content_bytes = plan.contents.iter().map(|(_, content)| bytes_of(content)).sum();
+    let content_bytes = plan.contents.iter().map(|(_, content)| content.bytes()).sum();
+    let digest = if hash {
+        let (filled, digester) = thread::scope(|scope| {
+            let (written, to_hash) = sync_channel(QUEUE);
+            let (give_back, emptied) = channel();
+            let digester = Digester::new(&image);
+            let digester = scope.spawn(move || digester.follow(&to_hash, &give_back));
+            let hasher = Hasher { written, emptied };
+            let filled = fill(Filler::new(sources, &image, Some(hasher)), &plan.contents, &layout, content_bytes, job);
+            (filled, digester.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        // Whoever writes cannot go on without whoever hashes, who knows why.
+        let digester = digester.map_err(Error::io("hash the image"))?;
+        filled?;
+        Some(digester.finish(layout.image_len()).map_err(Error::io("hash the image"))?)
+    } else {
+        fill(Filler::new(sources, &image, None), &plan.contents, &layout, content_bytes, job)?;
+        None
+    };
+    job.progress.advance(content_bytes, Some(content_bytes));
+    Ok((Written { size_bytes: layout.image_len(), entries: plan.entries, content_bytes }, digest))
+}
+
+/// Copies all contents to where their blocks are.
+fn fill(
+    mut filler: Filler<'_>,
+    contents: &[(InodeHandle, Content)],
+    layout: &Layout,
+    content_bytes: u64,
+    job: &Job<'_>,
+) -> Result<(), Error> {
+    let failed = || Error::io("write the image");
     let (mut done, mut reported) = (0, 0);
-    let mut filler = Filler::new(sources, &image);
-    for (handle, content) in plan.contents {
+    for (handle, content) in contents {
         job.cancel.check()?;
-        copy(&mut filler, &content, layout.extents(handle)).map_err(Error::io("write the image"))?;
-        done += bytes_of(&content);
+        copy(&mut filler, content, layout.extents(*handle)).map_err(failed())?;
+        done += content.bytes();
         if done - reported >= REPORT_EVERY {
             job.progress.advance(done, Some(content_bytes));
             reported = done;
         }
     }
-    filler.flush().map_err(Error::io("write the image"))?;
-    job.progress.advance(content_bytes, Some(content_bytes));
-    Ok(Written { size_bytes: layout.image_len(), entries: plan.entries, content_bytes })
+    filler.flush().map_err(failed())
 }
 
 /// Copies what a file holds to where its blocks are. Both lists are in the order of its bytes; their pieces differ.

@@ -10,6 +10,8 @@ mod doctor;
 mod faults;
 mod firecracker;
 mod hostile;
+mod image_pulls;
+mod images;
 mod interrupt;
 mod kernel_pulls;
 mod kernels;

@@ -7,7 +7,7 @@ use banger_testkit::TestEnv;
 use std::{fs, path::PathBuf};
 
 /// A copy of the real image's file, as a user has one.
-fn own_file(env: &TestEnv) -> PathBuf {
+pub(crate) fn own_file(env: &TestEnv) -> PathBuf {
     let images = fs::read_dir(env.layout().images()).unwrap().map(|entry| entry.unwrap().path().join("rootfs.ext4"));
     let managed = images.filter(|path| path.is_file()).collect::<Vec<_>>();
     let file = env.home().join("home/my.ext4");

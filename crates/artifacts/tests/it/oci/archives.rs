@@ -7,7 +7,7 @@ use super::{
     registry::{Host, OCI_LAYER, digest},
 };
 use crate::{ext4::Image, sha256};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 /// The files of an OCI layout with one image per (name, content of `/a`).
@@ -19,32 +19,57 @@ fn layout(images: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
 /// The files of an OCI layout with images of these layers, uncompressed.
 pub(super) fn layout_of(images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
-    let mut index = Vec::new();
-    for (name, plain) in images {
-        let packed: Vec<Vec<u8>> = plain.iter().map(|layer| gzip(layer)).collect();
-        let diff_ids: Vec<String> = plain.iter().map(|layer| digest(layer)).collect();
-        let layers: Vec<_> = packed
-            .iter()
-            .map(
-                |layer| json!({"mediaType": format!("{OCI_LAYER}+gzip"), "digest": digest(layer), "size": layer.len()}),
-            )
-            .collect();
-        let config = json!({"os": "linux", "architecture": "amd64", "config": {},
-            "created": "2023-11-14T22:13:20Z", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-        let config = config.to_string().into_bytes();
-        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(&config),
-                "size": config.len()},
-            "layers": layers});
-        let manifest = manifest.to_string().into_bytes();
-        index.push(json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&manifest),
-            "size": manifest.len(), "annotations": {"org.opencontainers.image.ref.name": name}}));
-        for blob in packed.into_iter().chain([config, manifest]) {
-            files.push((format!("blobs/sha256/{}", sha256(&blob)), blob));
-        }
-    }
+    let index = images.iter().map(|(name, plain)| {
+        let mut descriptor = image("amd64", plain, &mut files);
+        descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        descriptor
+    });
+    let index: Vec<Value> = index.collect();
     files.push(("index.json".to_owned(), json!({"schemaVersion": 2, "manifests": index}).to_string().into_bytes()));
     files
+}
+
+/// The files of an OCI layout with one image for several architectures.
+pub(super) fn layout_for(name: &str, images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>)> {
+    let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
+    let list: Vec<Value> = images
+        .iter()
+        .map(|(architecture, plain)| {
+            let mut descriptor = image(architecture, plain, &mut files);
+            descriptor["platform"] = json!({"os": "linux", "architecture": architecture});
+            descriptor
+        })
+        .collect();
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let list = json!({"schemaVersion": 2, "mediaType": kind, "manifests": list}).to_string().into_bytes();
+    let top = json!({"mediaType": kind, "digest": digest(&list), "size": list.len(),
+        "annotations": {"org.opencontainers.image.ref.name": name}});
+    files.push((format!("blobs/sha256/{}", sha256(&list)), list));
+    files.push(("index.json".to_owned(), json!({"schemaVersion": 2, "manifests": [top]}).to_string().into_bytes()));
+    files
+}
+
+/// Adds an image's blobs to a layout; the descriptor of its manifest.
+fn image(architecture: &str, plain: &[Vec<u8>], files: &mut Vec<(String, Vec<u8>)>) -> Value {
+    let packed: Vec<Vec<u8>> = plain.iter().map(|layer| gzip(layer)).collect();
+    let diff_ids: Vec<String> = plain.iter().map(|layer| digest(layer)).collect();
+    let layers: Vec<_> = packed
+        .iter()
+        .map(|layer| json!({"mediaType": format!("{OCI_LAYER}+gzip"), "digest": digest(layer), "size": layer.len()}))
+        .collect();
+    let config = json!({"os": "linux", "architecture": architecture, "config": {},
+        "created": "2023-11-14T22:13:20Z", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = config.to_string().into_bytes();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": kind, "layers": layers,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(&config),
+            "size": config.len()}});
+    let manifest = manifest.to_string().into_bytes();
+    let descriptor = json!({"mediaType": kind, "digest": digest(&manifest), "size": manifest.len()});
+    for blob in packed.into_iter().chain([config, manifest]) {
+        files.push((format!("blobs/sha256/{}", sha256(&blob)), blob));
+    }
+    descriptor
 }
 
 /// Puts them into a directory.

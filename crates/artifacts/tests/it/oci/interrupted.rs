@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Bytes that do not compress, so that a layer of them is as long packed.
-fn noise(len: usize) -> Vec<u8> {
+pub(super) fn noise(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
     (0..len)
         .map(|_| {

@@ -3,86 +3,42 @@
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
 use super::{
-    archives::{layout_of, write_layout},
+    archives::{layout_for, layout_of, write_layout},
+    interrupted::noise,
     layers::Layer,
-    registry::Host,
+    registry::{Host, chain},
 };
-use crate::ext4::Image;
-use banger_artifacts::program::Program;
-use banger_testkit::{require, wait_until};
+use crate::{ext4::Image, sha256};
+use banger_artifacts::{job::Cancel, oci::Platform, program::Program};
+use banger_testkit::{Entry, ImageLayout, Registry, Relay, require};
+use serde_json::json;
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    process::Command,
 };
 
-/// A registry of its own; it ends with the test.
-struct Registry {
-    child: Child,
-    port: u16,
+/// Everything in the registry is a tag of this.
+const APP: &str = "team/app";
+
+fn tagged(registry: &Registry, tag: &str) -> String {
+    registry.reference(&format!("{APP}:{tag}"))
 }
 
-impl Registry {
-    fn start(dir: &Path, more: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = dir.join("registry.yml");
-        let root = dir.join("registry");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http:\n  addr: 127.0.0.1:{port}\n{more}",
-            root.display()
-        );
-        fs::write(&config, text).unwrap();
-        let child = Command::new(Program::find("docker-registry").unwrap())
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_until(Duration::from_secs(30), "the registry to listen", || {
-            TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
-        });
-        Self { child, port }
-    }
-
-    fn reference(&self, tag: &str) -> String {
-        format!("127.0.0.1:{}/team/app:{tag}", self.port)
-    }
-
-    /// Everything it was asked for a blob of, by a proxy's view: the bytes it sent, told by its own counters.
-    fn head(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
-        write!(stream, "GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn skopeo(args: &[&str]) {
-    let output = Command::new(Program::find("skopeo").unwrap()).arg("--insecure-policy").args(args).output().unwrap();
-    assert!(output.status.success(), "skopeo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn source(dir: &Path) -> String {
-    let base =
-        Layer::new().dir("etc").file("etc/os-release", "PRETTY_NAME=Real\n").file("big", vec![7; 2 << 20]).done();
-    let top = Layer::new().file(".wh.big", "").file("new", "new").link("twin", "new").done();
-    let path = dir.join("layout");
-    write_layout(&path, &layout_of(&[("v1", vec![base, top])]));
-    format!("oci:{}:v1", path.display())
+/// An image of two layers, as `pack` compresses them.
+fn source(dir: &Path, pack: &[&str]) -> String {
+    let mut image = ImageLayout::new(&dir.join("layout"));
+    image.layer(pack, |layer| {
+        layer.add("etc", &Entry::DIR, "");
+        layer.add("etc/os-release", &Entry::FILE, "PRETTY_NAME=Real\n");
+        layer.add("big", &Entry::FILE, vec![7; 2 << 20]);
+    });
+    image.layer(pack, |layer| {
+        layer.add(".wh.big", &Entry::FILE, "");
+        layer.add("new", &Entry::FILE, "new");
+        layer.add("twin", &Entry { kind: tar::EntryType::Link, link: b"new", ..Entry::FILE }, "");
+    });
+    image.finish("v1", &json!({}))
 }
 
 fn check(host: &Host, reference: &str) {
@@ -96,31 +52,138 @@ fn check(host: &Host, reference: &str) {
 
 #[test]
 fn every_format_and_compression_skopeo_pushes() {
-    if !require("registry") || !require("e2fsck") {
+    if !require("registry") || !require("e2fsck") || !require("packers") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut ids = Vec::new();
+    for (tag, pack, options, kind) in [
+        ("gzip", &["gzip", "-1"][..], &["--format", "oci"][..], "tar+gzip"),
+        ("zstd", &["zstd", "-1", "-q"], &["--format", "oci"], "tar+zstd"),
+        ("plain", &[], &[], "layer.v1.tar\""),
+        ("docker", &["gzip", "-1"], &["--format", "v2s2"], "diff.tar.gzip"),
+    ] {
+        let source = source(dir.path(), pack);
+        // One each: skopeo takes what a registry has already, however it is packed.
+        let own = dir.path().join(tag);
+        fs::create_dir(&own).unwrap();
+        let registry = Registry::start(&own, "");
+        if pack.is_empty() {
+            registry.store(&dir.path().join("layout"), APP, tag);
+        } else {
+            registry.push(options, &source, &format!("{APP}:{tag}"));
+        }
+        let manifest = registry.get(&format!("/v2/{APP}/manifests/{tag}"));
+        assert_eq!(manifest.matches(kind).count(), 2, "{tag} is what it is for: {manifest}");
+        assert_eq!(manifest.contains("distribution.manifest.v2+json"), tag == "docker", "{manifest}");
+        let host = Host::new();
+        check(&host, &tagged(&registry, tag));
+        // Once more costs the manifest, by tag as by digest, and nothing else.
+        let before = registry.requests().len();
+        assert!(host.pull(&tagged(&registry, tag)).unwrap().known);
+        let path = format!("GET /v2/{APP}/manifests");
+        assert_eq!(registry.requests()[before..], [format!("{path}/{tag} 200")]);
+        let digest = format!("sha256:{}", sha256(manifest.split_once("\r\n\r\n").unwrap().1.as_bytes()));
+        assert!(host.pull(&registry.reference(&format!("{APP}@{digest}"))).unwrap().known);
+        assert_eq!(registry.requests()[before + 1..], [format!("{path}/{digest} 200")]);
+        ids.push(host.store.list().unwrap()[0].manifest.id.clone());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "the same layers are the same image, however they are packed");
+    // And what skopeo makes of it in files.
+    let source = source(dir.path(), &["gzip", "-1"]);
+    for (kind, file) in [("docker-archive", "saved.tar:app:v1"), ("oci-archive", "app.tar")] {
+        let place = format!("{kind}:{}", dir.path().join(file).display());
+        banger_testkit::skopeo(&["copy", source.as_str(), place.as_str()]);
+        check(&Host::new(), &place);
+    }
+}
+
+#[test]
+fn lists_with_several_platforms() {
+    if !require("registry") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path(), "");
-    let source = source(dir.path());
-    for (tag, options) in [
-        ("oci", &["--format", "oci"][..]),
-        ("docker", &["--format", "v2s2"]),
-        ("zstd", &["--format", "oci", "--dest-compress-format", "zstd", "--dest-compress"]),
-        ("plain", &["--format", "oci", "--dest-decompress"]),
-    ] {
-        let target = format!("docker://{}", registry.reference(tag));
-        skopeo(&[&["copy", "--dest-tls-verify=false"], options, &[source.as_str(), target.as_str()]].concat());
+    let platforms = [("amd64", "one"), ("arm64", "two"), ("s390x", "three")];
+    let images: Vec<_> = platforms
+        .iter()
+        .map(|(architecture, text)| (*architecture, vec![Layer::new().file("a", text).done()]))
+        .collect();
+    write_layout(&dir.path().join("layout"), &layout_for("v1", &images));
+    let source = format!("oci:{}:v1", dir.path().join("layout").display());
+    for (tag, options) in [("oci", &["--all"][..]), ("docker", &["--all", "--format", "v2s2"])] {
+        registry.push(options, &source, &format!("{APP}:{tag}"));
+        let list = registry.get(&format!("/v2/{APP}/manifests/{tag}"));
+        assert!(list.contains(if tag == "oci" { "image.index.v1" } else { "manifest.list.v2" }), "{list}");
         let host = Host::new();
-        check(&host, &registry.reference(tag));
-        assert!(host.pull(&registry.reference(tag)).unwrap().known);
+        for (platform, machine, text) in
+            [("linux/amd64", "x86_64", "one"), ("linux/arm64", "aarch64", "two"), ("linux/s390x", "s390x", "three")]
+        {
+            let platform: Platform = platform.parse().unwrap();
+            let pulled = host.pull_for(&tagged(&registry, tag), platform.clone());
+            let pulled = pulled.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            assert_eq!(Image::open(&pulled.image.rootfs).read("/a"), text.as_bytes(), "{platform}");
+            assert_eq!(pulled.image.manifest.arch, machine);
+            // What the list says of the image is enough to know that it is here.
+            let before = registry.requests().len();
+            assert!(host.pull_for(&tagged(&registry, tag), platform).unwrap().known);
+            assert_eq!(registry.requests()[before..], [format!("GET /v2/{APP}/manifests/{tag} 200")]);
+        }
+        let error = host.pull_for(&tagged(&registry, tag), "linux/riscv64".parse().unwrap()).unwrap_err();
+        let said = chain(&error);
+        assert!(said.contains("no linux/riscv64"), "{said}");
+        assert!(said.contains("there is: linux/amd64, linux/arm64, linux/s390x"), "{said}");
     }
-    assert!(registry.head("/v2/team/app/manifests/docker").contains("distribution.manifest.v2+json"));
-    // And what skopeo makes of it in files.
-    for (kind, file) in [("docker-archive", "saved.tar:app:v1"), ("oci-archive", "app.tar")] {
-        let place = format!("{kind}:{}", dir.path().join(file).display());
-        skopeo(&["copy", source.as_str(), place.as_str()]);
-        check(&Host::new(), &place);
+}
+
+/// An image of one layer that does not compress.
+fn large(dir: &Path, registry: &Registry, tag: &str) -> usize {
+    const SIZE: usize = 6 << 20;
+    let layer = Layer::new().file("noise", noise(SIZE)).done();
+    let path = dir.join(format!("layout-{tag}"));
+    write_layout(&path, &layout_of(&[("v1", vec![layer])]));
+    registry.push(&[], &format!("oci:{}:v1", path.display()), &format!("{APP}:{tag}"));
+    SIZE
+}
+
+#[test]
+fn a_connection_that_drops_is_taken_up_where_it_broke() {
+    if !require("registry") {
+        return;
     }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path(), "");
+    let size = large(dir.path(), &registry, "v1");
+    // Every connection ends after this many bytes, the layer in the middle of it.
+    let relay = Relay::dropping(registry.port(), 2 << 20);
+    let host = Host::new();
+    let before = registry.requests().len();
+    let image = host.image(&format!("127.0.0.1:{}/{APP}:v1", relay.port()));
+    assert_eq!(Image::open(&image.rootfs).read("/noise"), noise(size));
+    let asked = registry.requests()[before..].to_vec();
+    let parts = asked.iter().filter(|line| line.contains("/blobs/") && line.ends_with(" 206")).count();
+    assert!(parts >= 2, "the rest is asked for, and no more than the rest: {asked:#?}");
+}
+
+#[test]
+fn a_pull_that_is_cancelled_leaves_nothing_and_can_be_repeated() {
+    if !require("registry") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path(), "");
+    let size = large(dir.path(), &registry, "v1");
+    let mut host = Host::new();
+    let cancel = host.cancel.clone();
+    let relay = Relay::stalling(registry.port(), 2 << 20, move || cancel.cancel());
+    let error = host.pull(&format!("127.0.0.1:{}/{APP}:v1", relay.port())).unwrap_err();
+    assert!(error.is_cancelled(), "{error:?}");
+    host.nothing_left();
+    host.cancel = Cancel::default();
+    let image = host.image(&tagged(&registry, "v1"));
+    assert_eq!(Image::open(&image.rootfs).read("/noise"), noise(size));
 }
 
 /// A certificate for 127.0.0.1, its key, and the line of an htpasswd file for `me:pw`.
@@ -142,9 +205,18 @@ fn secrets(dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
     (certificate, key, htpasswd)
 }
 
+/// Whom a host says it is, and the directory for the authorities it trusts.
+fn login(host: &Host, registry: &Registry) -> PathBuf {
+    let login = json!({"auths": {format!("https://127.0.0.1:{}", registry.port()): {"auth": "bWU6cHc="}}});
+    fs::write(host.dir.path().join("auth.json"), login.to_string()).unwrap();
+    let authorities = host.dir.path().join("certs.d").join(format!("127.0.0.1:{}", registry.port()));
+    fs::create_dir_all(&authorities).unwrap();
+    authorities
+}
+
 #[test]
 fn tls_with_an_authority_of_its_own_and_a_password() {
-    if !require("registry") || !require("openssl") {
+    if !require("registry") || !require("openssl") || !require("e2fsck") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -156,25 +228,38 @@ fn tls_with_an_authority_of_its_own_and_a_password() {
         htpasswd.display()
     );
     let registry = Registry::start(dir.path(), &more);
-    let target = format!("docker://{}", registry.reference("v1"));
-    let source = source(dir.path());
-    skopeo(&["copy", "--dest-tls-verify=false", "--dest-creds", "me:pw", source.as_str(), target.as_str()]);
+    registry.push(&["--dest-creds", "me:pw"], &source(dir.path(), &[]), &format!("{APP}:v1"));
 
     let host = Host::new();
-    let authority = host.dir.path().join("certs.d").join(format!("127.0.0.1:{}", registry.port));
-    fs::create_dir_all(&authority).unwrap();
-    fs::copy(&certificate, authority.join("ca.crt")).unwrap();
-    let refusal = host.refusal(&registry.reference("v1"));
+    fs::copy(&certificate, login(&host, &registry).join("ca.crt")).unwrap();
+    fs::remove_file(host.dir.path().join("auth.json")).unwrap();
+    let refusal = host.refusal(&tagged(&registry, "v1"));
     assert!(refusal.contains("to strangers"), "{refusal}");
-    let login = serde_json::json!({"auths": {format!("https://127.0.0.1:{}", registry.port): {"auth": "bWU6cHc="}}});
-    fs::write(host.dir.path().join("auth.json"), login.to_string()).unwrap();
-    check(&host, &registry.reference("v1"));
+    login(&host, &registry);
+    check(&host, &tagged(&registry, "v1"));
 
     // Without the authority nobody is asked who they are.
     let stranger = Host::new();
-    let authority = stranger.dir.path().join("certs.d").join(format!("127.0.0.1:{}", registry.port));
-    fs::create_dir_all(&authority).unwrap();
-    fs::write(authority.join("ca.crt"), "").unwrap();
-    let refusal = stranger.refusal(&registry.reference("v1"));
+    fs::write(login(&stranger, &registry).join("ca.crt"), "").unwrap();
+    let refusal = stranger.refusal(&tagged(&registry, "v1"));
     assert!(refusal.contains("cannot trust 127.0.0.1"), "{refusal}");
+}
+
+#[test]
+fn a_service_that_signs_tokens() {
+    if !require("registry") || !require("openssl") || !require("e2fsck") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = super::tokens::Service::start(dir.path());
+    let registry = Registry::start(dir.path(), &service.configuration());
+    registry.push(&["--dest-creds", "me:pw"], &source(dir.path(), &[]), &format!("{APP}:v1"));
+
+    let host = Host::new();
+    let refusal = host.refusal(&tagged(&registry, "v1"));
+    assert!(refusal.contains("gave no token"), "{refusal}");
+    login(&host, &registry);
+    let before = service.given();
+    check(&host, &tagged(&registry, "v1"));
+    assert_eq!(service.given() - before, 1, "one token for the whole pull");
 }

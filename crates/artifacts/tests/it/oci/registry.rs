@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -77,6 +77,12 @@ impl Content {
         digest
     }
 
+    /// Whether a request is for a layer's bytes, and not for a configuration's.
+    pub(super) fn is_layer(&self, path: &str) -> bool {
+        let stored = path.strip_prefix("/v2/app/").and_then(|path| self.get(path));
+        path.contains("/blobs/") && stored.is_some_and(|(_, bytes)| !bytes.starts_with(b"{"))
+    }
+
     /// Uncompressed layers, nothing else.
     pub(super) fn plain(&self, tag: &str, layers: &[Vec<u8>]) -> String {
         let layers: Vec<_> = layers.iter().map(|layer| (layer.clone(), layer.clone(), OCI_LAYER)).collect();
@@ -116,16 +122,41 @@ impl Progress for Heard {
 
 /// A store with a cache.
 pub(super) struct Host {
-    pub(super) dir: tempfile::TempDir,
+    pub(super) dir: Home,
     pub(super) store: ImageStore,
     pub(super) registries: Registries,
     pub(super) heard: Heard,
     pub(super) cancel: Cancel,
 }
 
+/// Where a host keeps things.
+pub(super) enum Home {
+    /// It goes with the host.
+    Own(tempfile::TempDir),
+    /// It stays.
+    Given(PathBuf),
+}
+
+impl Home {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir.path(),
+            Self::Given(path) => path,
+        }
+    }
+}
+
 impl Host {
     pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(Home::Own(tempfile::tempdir().unwrap()))
+    }
+
+    /// One that keeps everything in a directory of somebody else's.
+    pub(super) fn within(dir: &Path) -> Self {
+        Self::at(Home::Given(dir.to_owned()))
+    }
+
+    fn at(dir: Home) -> Self {
         let registries = Registries {
             client: Client {
                 connect: Duration::from_secs(5),
@@ -147,10 +178,18 @@ impl Host {
     }
 
     pub(super) fn pull_for(&self, source: &str, platform: Platform) -> Result<Pulled, ImageError> {
+        self.pull_as(source, platform, &self.heard)
+    }
+
+    /// A pull that is watched by somebody else.
+    pub(super) fn pull_watched(&self, source: &str, progress: &dyn Progress) -> Result<Pulled, ImageError> {
+        self.pull_as(source, "linux/amd64".parse().unwrap(), progress)
+    }
+
+    fn pull_as(&self, source: &str, platform: Platform, progress: &dyn Progress) -> Result<Pulled, ImageError> {
         let source: ImageSource = source.parse().unwrap();
         let request = PullRequest { source, platform, name: "app".parse().unwrap(), kernel: None };
-        let job = Job { progress: &self.heard, cancel: &self.cancel };
-        self.store.pull_oci(&self.registries, &request, &job)
+        self.store.pull_oci(&self.registries, &request, &Job { progress, cancel: &self.cancel })
     }
 
     pub(super) fn image(&self, source: &str) -> Image {

@@ -1,0 +1,215 @@
+//! Pulls of images from a registry as they are seen, shared and disturbed.
+
+#![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
+
+use crate::{SOON, images::pull};
+use banger_testkit::{Entry, ImageLayout, Registry, Relay, TestEnv, require, wait_until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{fs, time::Duration};
+
+/// Bytes of the large layer, and where a connection stops that does: in the middle of it.
+const LAYER: usize = 3 << 20;
+const HALF: u64 = 2 << 20;
+
+/// A registry with `team/NAME:v1` for each name: a layer of bytes that do not compress, and a small one.
+fn registry(env: &TestEnv, names: &[&str]) -> Registry {
+    let registry = Registry::start(env.home(), "  # every request\n");
+    for (number, name) in names.iter().enumerate() {
+        let mut image = ImageLayout::new(&env.home().join("layout"));
+        let mut state = number as u64 + 1;
+        let noise: Vec<u8> = (0..LAYER)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                u8::try_from(state >> 56).unwrap()
+            })
+            .collect();
+        image.layer(&[], |layer| layer.add("noise", &Entry::FILE, noise));
+        image.layer(&[], |layer| layer.add("name", &Entry::FILE, name));
+        registry.push(&[], &image.finish(name, &json!({})), &format!("team/{name}:v1"));
+    }
+    registry
+}
+
+fn staged(env: &TestEnv) -> usize {
+    let entries = fs::read_dir(env.layout().images()).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b".staging-")).count()
+}
+
+fn blob_requests(registry: &Registry, since: usize) -> Vec<String> {
+    registry.requests()[since..].iter().filter(|line| line.contains("/blobs/")).cloned().collect()
+}
+
+#[test]
+fn progress_on_a_terminal_in_plain_text_and_as_events() {
+    if !require("registry") {
+        return;
+    }
+    let env = TestEnv::empty();
+    let registry = registry(&env, &["app"]);
+    let reference = registry.reference("team/app:v1");
+    let again = || {
+        env.banger(["image", "delete", &reference]).run().expect(0);
+        env.banger(["image", "cache", "prune"]).run().expect(0);
+    };
+    // Plain: one line a layer, and what became of the whole.
+    let out = env.banger(["image", "pull", &reference]).patience(SOON).run().expect(0);
+    assert_eq!(out.err().matches(": downloaded, ").count(), 2, "{out}");
+    assert!(out.err().contains(&format!("pulled image {reference} in ")), "{out}");
+    assert_eq!(out.out(), format!("{reference}\n"));
+    // From the cache.
+    env.banger(["image", "delete", &reference]).run().expect(0);
+    let out = env.banger(["image", "pull", &reference]).patience(SOON).run().expect(0);
+    assert_eq!(out.err().matches(": from the cache, ").count(), 2, "{out}");
+
+    // Events: every layer waits, comes and is done, in that order; each line is one JSON object.
+    again();
+    let out = env.banger(["image", "pull", "--json", &reference]).patience(SOON).run().expect(0);
+    let events: Vec<Value> = out.err().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut states = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for event in events.iter().filter(|event| event["event"] == "layer") {
+        let text = |key: &str| event[key].as_str().unwrap_or_else(|| panic!("{key} in {event}")).to_owned();
+        let states = states.entry(text("layer")).or_default();
+        if states.last() != Some(&text("state")) {
+            states.push(text("state"));
+        }
+    }
+    assert_eq!(states.len(), 2, "{events:#?}");
+    for states in states.values() {
+        assert_eq!(states, &["waiting", "downloading", "done"], "{events:#?}");
+    }
+    assert_eq!(out.json()["names"], json!([reference]));
+
+    // A terminal: a bar each, while the layer is on its way.
+    again();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let relay = Relay::stalling(registry.port(), HALF, move || sender.send(()).unwrap());
+    let slow = format!("127.0.0.1:{}/team/app:v1", relay.port());
+    let terminal = env.banger(["image", "pull", &slow]).env("TERM", "xterm").spawn_on_terminal(100, 30);
+    receiver.recv_timeout(SOON).unwrap();
+    terminal.wait_for("downloading", SOON);
+    terminal.wait_for("MiB/3", SOON);
+    let screen = terminal.so_far();
+    assert!(screen.contains('█') || screen.contains('░') || screen.contains('#'), "a bar: {screen:?}");
+    drop(terminal);
+    wait_until(SOON, "the end of the pull", || match staged(&env) {
+        0 => Ok(()),
+        staged => Err(format!("{staged} unfinished")),
+    });
+    // It is a process with this home in its arguments.
+    drop(registry);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn two_of_one_download_once_and_two_of_different_ones_come_together() {
+    if !require("registry") {
+        return;
+    }
+    let env = TestEnv::empty();
+    let registry = registry(&env, &["one", "two"]);
+    // Neither can end before both have begun: each connection stops in the middle of its layer.
+    let relay = Relay::stalling(registry.port(), HALF, || ());
+    let through = |name: &str| format!("127.0.0.1:{}/team/{name}:v1", relay.port());
+    let pulls = [through("one"), through("two")].map(|reference| env.banger(["image", "pull", &reference]).spawn());
+    wait_until(SOON, "two pulls at work", || match staged(&env) {
+        2 => Ok(()),
+        staged => Err(format!("{staged} at work")),
+    });
+    for pull in pulls {
+        pull.signal(Signal::INT);
+        let out = pull.finish(SOON).expect(130);
+        assert!(out.err().contains("nothing of it is kept"), "{out}");
+    }
+    wait_until(SOON, "the end of both", || match staged(&env) {
+        0 => Ok(()),
+        staged => Err(format!("{staged} at work")),
+    });
+
+    let reference = registry.reference("team/one:v1");
+    let before = registry.requests().len();
+    let ids: Vec<Value> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| pull(&env, &[&reference])["id"].clone())).collect();
+        pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
+    });
+    assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
+    let asked = blob_requests(&registry, before);
+    // Its configuration and its two layers, each once.
+    assert_eq!(asked.len(), 3, "{asked:#?}");
+    // What is here already costs its manifest.
+    let before = registry.requests().len();
+    pull(&env, &[&reference]);
+    assert_eq!(registry.requests()[before..], ["GET /v2/team/one/manifests/v1 200"]);
+    // It is a process with this home in its arguments.
+    drop(registry);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_killed_in_the_middle_leaves_nothing_a_retry_minds() {
+    if !require("registry") {
+        return;
+    }
+    let env = TestEnv::empty();
+    let registry = registry(&env, &["app"]);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let relay = Relay::stalling(registry.port(), HALF, move || sender.send(()).unwrap());
+    let first = env.banger(["image", "pull", &format!("127.0.0.1:{}/team/app:v1", relay.port())]).spawn();
+    receiver.recv_timeout(SOON).unwrap();
+    // A prune beside it takes nothing from it.
+    env.banger(["image", "cache", "prune"]).run().expect(0);
+    assert_eq!(staged(&env), 1);
+    let daemon = env.daemon().unwrap();
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(Duration::from_secs(10));
+    first.finish(SOON).expect(1);
+    assert_eq!(env.banger(["image", "list", "--json"]).run().expect(0).json(), json!([]));
+    assert_eq!(staged(&env), 0, "the next daemon swept what the killed one left");
+    let reference = registry.reference("team/app:v1");
+    assert_eq!(pull(&env, &[&reference])["names"], json!([reference]));
+    // It is a process with this home in its arguments.
+    drop(registry);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn twenty_vms_of_one_image_use_one_file() {
+    const VMS: usize = 20;
+    let Some(env) = TestEnv::fake() else { return };
+    let names: Vec<String> = (0..VMS).map(|number| format!("v{number}")).collect();
+    for name in &names {
+        crate::start(&env, name);
+    }
+    let mut images: Vec<String> = names
+        .iter()
+        .map(|name| {
+            let id = env.vm(name)["id"].as_str().unwrap().to_owned();
+            let plan = fs::read(env.layout().vms().join(id).join("launch.json")).unwrap();
+            let plan: Value = serde_json::from_slice(&plan).unwrap();
+            plan["disks"][0]["path"].as_str().unwrap_or_else(|| panic!("an image in {plan:#}")).to_owned()
+        })
+        .collect();
+    images.dedup();
+    assert_eq!(images.len(), 1, "{images:#?}");
+    // And none has a copy of it: what all of them have together is less than one image.
+    let image = fs::metadata(&images[0]).unwrap();
+    let used: u64 = walk(&env.layout().vms());
+    assert!(used < image.len(), "{used} bytes of {VMS} VMs, {} of the image", image.len());
+    let refused = env.banger(["image", "delete", "debian-bookworm"]).run().expect(1);
+    assert!(refused.err().contains("in use by"), "{refused}");
+    env.banger(["vm", "delete", "-f"].into_iter().chain(names.iter().map(String::as_str))).run().expect(0);
+    env.assert_nothing_left();
+}
+
+/// Bytes on the disk below a directory.
+fn walk(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => walk(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}

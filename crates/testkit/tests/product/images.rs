@@ -1,0 +1,175 @@
+//! Images from files, through the whole product: names, conflicts, catalogs, bundles, promotion, the cache.
+
+#![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
+
+use crate::{SOON, delete};
+use banger_testkit::{Entry, FileServer, ImageLayout, TestEnv};
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+
+/// An image of one file, in the layout of this environment; `oci:DIR:TAG` of it.
+pub(crate) fn layout(env: &TestEnv, tag: &str, text: &str) -> String {
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    image.layer(&[], |layer| layer.add("srv/greeting", &Entry::FILE, text));
+    image.finish(tag, &json!({"WorkingDir": "/srv"}))
+}
+
+pub(crate) fn pull(env: &TestEnv, args: &[&str]) -> Value {
+    let args = ["image", "pull", "--json"].iter().chain(args);
+    env.banger(args).patience(SOON).run().expect(0).json()
+}
+
+fn names(env: &TestEnv) -> Vec<String> {
+    let images = env.banger(["image", "list", "--json"]).run().expect(0).json();
+    let all = images.as_array().unwrap().iter().flat_map(|image| image["names"].as_array().unwrap().clone());
+    let mut names: Vec<String> = all.map(|name| name.as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// What is in the directory of images, hidden files too.
+fn stored(env: &TestEnv) -> Vec<String> {
+    let entries = fs::read_dir(env.layout().images()).unwrap().flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_name_belongs_to_its_source_until_it_is_given_up() {
+    let env = TestEnv::empty();
+    let (one, two) = (layout(&env, "one", "1"), layout(&env, "two", "2"));
+    let out = env.banger(["image", "pull", &one, "--name", "app"]).patience(SOON).run().expect(0);
+    assert_eq!(out.out(), "app\n");
+    let again = env.banger(["image", "pull", &one, "--name", "app"]).run().expect(0);
+    assert!(again.err().contains("image app is up to date"), "{again}");
+    let refused = env.banger(["image", "pull", &two, "--name", "app"]).run().expect(1);
+    assert!(refused.err().contains("app is the name of an image from oci:"), "{refused}");
+    assert!(refused.err().contains("--name"), "{refused}");
+    // What the layout calls it is its name where none is given, in the form of a reference.
+    pull(&env, &[&two]);
+    assert_eq!(names(&env), ["app", "two:latest"]);
+    let shown = env.banger(["image", "show", "docker.io/library/two", "--json"]).run().expect(0).json();
+    assert_eq!(shown["managed"], true, "{shown:#}");
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    pull(&env, &[&two, "--name", "app"]);
+    assert_eq!(names(&env), ["app", "two:latest"]);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_moved_tag_moves_the_name_and_a_vm_stays_on_its_image() {
+    let Some(env) = TestEnv::fake() else { return };
+    let source = layout(&env, "moving", "1");
+    let first = pull(&env, &[&source])["id"].clone();
+    env.banger(["vm", "create", "--no-start", "--name", "v", "--image", "moving"]).run().expect(0);
+    assert_eq!(env.vm("v")["image_id"], first);
+    layout(&env, "moving", "2");
+    assert_ne!(pull(&env, &[&source])["id"], first);
+    assert_eq!(env.vm("v")["image_id"], first);
+    // It has no name any more, and stays as long as somebody uses it.
+    let id = first.as_str().unwrap();
+    let refused = env.banger(["image", "delete", id]).run().expect(1);
+    assert!(refused.err().contains("in use by v"), "{refused}");
+    env.banger(["vm", "delete", "-f", "v"]).run().expect(0);
+    env.banger(["image", "delete", id]).run().expect(0);
+    assert!(!stored(&env).iter().any(|name| name == id));
+    env.assert_nothing_left();
+}
+
+/// Packs `app`, and writes a catalog that offers the bundle as `mine`, and as `lie` with another hash.
+fn published(env: &TestEnv, server: &FileServer, dir: &Path) -> Value {
+    let file = dir.join("app.tar.zst");
+    let pack = || {
+        let args = ["image", "bundle", "app", "--json", "-o", file.to_str().unwrap()];
+        env.banger(args).patience(SOON).run().expect(0).json()
+    };
+    let first = pack();
+    assert_eq!(pack()["sha256"], first["sha256"], "the same image gives the same bundle");
+    let offer = |name: &str, sha256: &Value| {
+        let mut entry = first["entry"].clone();
+        (entry["name"], entry["kernel"]) = (name.into(), Value::Null);
+        entry["sources"][0]["url"] = server.url("app.tar.zst").into();
+        entry["sources"][0]["sha256"] = sha256.clone();
+        entry
+    };
+    let entries = [offer("mine", &first["sha256"]), offer("lie", &"0".repeat(64).into())];
+    let catalog = env.home().join("catalog.json");
+    fs::write(&catalog, json!({"version": 1, "entries": entries}).to_string()).unwrap();
+    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
+    first
+}
+
+#[test]
+fn a_bundle_pulled_back_is_the_same_image() {
+    let env = TestEnv::empty();
+    let dir = env.home().join("public");
+    fs::create_dir(&dir).unwrap();
+    let Some(server) = FileServer::start(&dir) else { return };
+    let source = layout(&env, "app", "bundled");
+    let pulled = pull(&env, &[&source, "--name", "app"]);
+    let image = env.layout().images().join(pulled["id"].as_str().unwrap());
+    let bytes = fs::read(image.join("rootfs.ext4")).unwrap();
+    published(&env, &server, &dir);
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    assert!(!image.exists());
+    env.banger(["daemon", "stop"]).run().expect(0);
+
+    let refused = env.banger(["image", "pull", "lie"]).patience(SOON).run().expect(1);
+    assert!(refused.err().contains("the bundle has the SHA-256"), "{refused}");
+    assert_eq!((names(&env), stored(&env)), (vec![], vec![]));
+    let back = pull(&env, &["mine"]);
+    assert_eq!((&back["id"], &back["digest"]), (&pulled["id"], &pulled["digest"]));
+    assert!(fs::read(image.join("rootfs.ext4")).unwrap() == bytes);
+    let config = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap()["config"].clone();
+    assert_eq!(config(&fs::read(image.join("manifest.json")).unwrap()), json!({"workdir": "/srv"}));
+    drop(server);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_promoted_image_is_bangers_own() {
+    let Some(env) = TestEnv::fake() else { return };
+    let file = crate::registered::own_file(&env);
+    env.banger(["image", "register", "--name", "my", "--rootfs", "my.ext4", "--kernel-ref", "debian-6.1"])
+        .run()
+        .expect(0);
+    let registered = env.banger(["image", "show", "my", "--json"]).run().expect(0).json();
+    env.banger(["vm", "create", "--no-start", "--name", "before", "--image", "my"]).run().expect(0);
+    let out = env.banger(["image", "promote", "my"]).patience(SOON).run().expect(0);
+    assert_eq!(out.out(), "my\n");
+    let promoted = env.banger(["image", "show", "my", "--json"]).run().expect(0).json();
+    assert_eq!((&promoted["managed"], &promoted["kernel"]), (&true.into(), &"debian-6.1".into()), "{promoted:#}");
+    assert_ne!(promoted["id"], registered["id"]);
+    let again = env.banger(["image", "promote", "my"]).run().expect(1);
+    assert!(again.err().contains("my") || again.err().contains("already"), "{again}");
+
+    // The file may go now; who used it before stays with it, and says so.
+    fs::remove_file(file).unwrap();
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "after", "--image", "my"]).patience(SOON).run().expect(0);
+    assert_eq!(env.vm("after")["image_id"], promoted["id"]);
+    let gone = env.banger(["vm", "start", "before"]).run().expect(1);
+    assert!(gone.err().contains("is not what was registered"), "{gone}");
+    env.banger(["vm", "delete", "-f", "before"]).run().expect(0);
+    delete(&env, "after");
+}
+
+#[test]
+fn what_cannot_be_pulled_says_why_and_leaves_nothing() {
+    let env = TestEnv::empty();
+    for (args, part) in [
+        (&["image", "pull", "oci:/none"][..], "cannot open /none/index.json"),
+        (&["image", "pull", "127.0.0.1:1/none:1"], "cannot connect to 127.0.0.1:1"),
+        (&["image", "pull", "UPPER/case:1:2"], "no image here, in a catalog or in a registry"),
+        (&["image", "pull", "oci:/none", "--platform", "x"], "is not a platform"),
+        (&["image", "pull", "debian-bookworm", "--platform", "linux/arm64"], "leave out --platform"),
+        (&["image", "build", "x", "--debian=-rf"], "invalid suite"),
+        (&["image", "promote", "none"], "no image \"none\" is here"),
+        (&["image", "bundle", "none", "-o", "/tmp/x"], "no image \"none\" is here"),
+    ] {
+        let out = env.banger(args).patience(SOON).run().expect(1);
+        assert!(out.err().contains(part), "{args:?}: {out}");
+    }
+    let pruned = env.banger(["image", "cache", "prune", "--dry-run"]).run().expect(0);
+    assert!(pruned.out().starts_with("would free 0"), "{pruned}");
+    assert_eq!((names(&env), stored(&env)), (vec![], vec![]));
+    env.assert_nothing_left();
+}
