@@ -7,6 +7,7 @@ use crate::{
     process::{Identity, marked_processes},
     space::Space,
     wait::wait_until,
+    way::Way,
 };
 use banger_proto::layout::Layout;
 use rustix::process::Signal;
@@ -30,8 +31,8 @@ pub struct TestEnv {
     layout: Layout,
     /// The fake VMM runs programs of this host, which a confined VMM may not.
     unconfined: bool,
-    /// The network namespace that everything runs in; then VMs may reach what is in it.
-    within: Option<Space>,
+    /// How programs get here. In a network namespace of its own VMs may reach what is in it.
+    way: Way,
     /// What every program gets besides.
     variables: Vec<(String, OsString)>,
 }
@@ -40,13 +41,17 @@ impl TestEnv {
     /// Nothing in it: no kernel, no image, no configuration.
     #[track_caller]
     pub fn empty() -> Self {
-        let base = base_dir();
-        let home = tempfile::Builder::new().prefix("").rand_bytes(6).tempdir_in(&base);
+        Self::empty_in(&base_dir())
+    }
+
+    #[track_caller]
+    fn empty_in(base: &Path) -> Self {
+        let home = tempfile::Builder::new().prefix("").rand_bytes(6).tempdir_in(base);
         let home = home.unwrap_or_else(|error| panic!("a directory in {}: {error}", base.display()));
         std::fs::create_dir(home.path().join("home")).expect("a home directory");
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| home.path().into()), uid())
             .expect("BANGER_HOME says where everything is");
-        Self { home, layout, unconfined: false, within: None, variables: Vec::new() }
+        Self { home, layout, unconfined: false, way: Way::default(), variables: Vec::new() }
     }
 
     /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
@@ -57,6 +62,27 @@ impl TestEnv {
             return None;
         }
         Self::with_golden()
+    }
+
+    /// The same for an ordinary user who owns the home, and whose programs run as that user. This process must be root.
+    #[track_caller]
+    pub fn real_as(uid: u32) -> Option<Self> {
+        if !crate::require("qemu") || !crate::require("root") || !crate::require("mount") {
+            return None;
+        }
+        let golden = Golden::get()?;
+        // Not below root's own home, which others may not enter.
+        let mut env = Self::empty_in(&std::env::temp_dir());
+        golden.furnish_for(&env.layout, uid);
+        let programs = env.home().join("programs");
+        let tap = env.home().join("tap");
+        std::fs::create_dir(&tap).expect("a directory for the tap device");
+        link_or_copy(bin_dir(), &programs).expect("programs that the user can reach");
+        for dir in [env.home(), &env.home().join("home")] {
+            std::os::unix::fs::chown(dir, Some(uid), Some(uid)).expect("this is root");
+        }
+        env.way = Way::user(uid, &tap);
+        Some(env)
     }
 
     /// The real kernel and the real image are in it, and VMs are host processes that run the real agent: the fake VMM.
@@ -88,7 +114,12 @@ impl TestEnv {
 
     /// Lets everything run in a network namespace, which plays this host. Its VMs get a way out into it.
     pub fn move_into(&mut self, space: &Space) {
-        self.within = Some(space.clone());
+        self.way.space = Some(space.clone());
+    }
+
+    /// Lets every program that is run from here on find `file` in the place of `over`.
+    pub fn bind(&mut self, file: impl Into<PathBuf>, over: impl Into<PathBuf>) {
+        self.way.binds.push((file.into(), over.into()));
     }
 
     /// The directory that `BANGER_HOME` names.
@@ -122,18 +153,16 @@ impl TestEnv {
 
     /// `banger` with these arguments.
     pub fn banger(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
-        self.program(bin_dir().join("banger")).args(args)
+        let dir = if self.way.user.is_some() { self.home().join("programs") } else { bin_dir().to_path_buf() };
+        self.program(dir.join("banger")).args(args)
     }
 
     /// Another program in the same environment.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation {
-        let invocation = match &self.within {
-            Some(space) => {
-                Invocation::new("nsenter").args([format!("--net={}", space.path()).as_ref(), program.as_ref()])
-            }
-            None => Invocation::new(program),
-        };
-        let uplink = match (&self.within, self.unconfined) {
+        let mut words = self.way.words();
+        words.push(program.as_ref().to_owned());
+        let invocation = Invocation::new(&words[0]).args(&words[1..]);
+        let uplink = match (&self.way.space, self.unconfined) {
             (Some(_), _) => "auto",
             (None, false) => "none",
             (None, true) => "off",
@@ -284,6 +313,19 @@ impl Drop for TestEnv {
             panic!("{error}");
         }
     }
+}
+
+/// The programs of a directory in another: linked where that is possible.
+fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_file() && std::fs::hard_link(entry.path(), &target).is_err() {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where homes are made: on the file system of the golden home, so that its files can be linked.

@@ -81,6 +81,43 @@ impl Golden {
     pub(crate) fn furnish(&self, layout: &banger_proto::layout::Layout) {
         furnish(&self.state, &layout.state).unwrap_or_else(|error| panic!("furnishing {layout:?}: {error}"));
     }
+
+    /// The same, for another user.
+    #[track_caller]
+    pub(crate) fn furnish_for(&self, layout: &banger_proto::layout::Layout, uid: u32) {
+        furnish_for(&self.state, &layout.state, uid).unwrap_or_else(|error| panic!("furnishing {layout:?}: {error}"));
+    }
+}
+
+/// Copies that belong to `uid`, and links to the images' files, which everybody may read.
+fn furnish_for(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
+    std::os::unix::fs::lchown(to, Some(uid), Some(uid))?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let (kind, name) = (entry.file_type()?, entry.file_name());
+        if kind.is_dir() {
+            if name != "vms" {
+                furnish_for(&source, &target, uid)?;
+            }
+            continue;
+        }
+        let is_image = name == "rootfs.ext4";
+        if is_image && std::fs::hard_link(&source, &target).is_ok() {
+            continue;
+        }
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&source)?, &target)?;
+        } else if name != "bangerd.lock" {
+            std::fs::copy(&source, &target)?;
+        } else {
+            continue;
+        }
+        std::os::unix::fs::lchown(&target, Some(uid), Some(uid))?;
+    }
+    Ok(())
 }
 
 /// Where goldens and tests' homes are.

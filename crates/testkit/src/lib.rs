@@ -24,6 +24,7 @@ mod session;
 mod slots;
 mod space;
 mod wait;
+mod way;
 
 pub use binaries::bin_dir;
 pub use capability::require;
@@ -41,3 +42,4 @@ pub use session::{Session, Terminal};
 pub use slots::{alone, shared};
 pub use space::Space;
 pub use wait::wait_until;
+pub use way::Way;

@@ -10,4 +10,5 @@ mod policy;
 mod requests;
 mod spoof;
 mod system;
+mod users;
 mod world;

@@ -9,33 +9,44 @@ use banger_proto::helper::{Answer, Attachment, Base, Policy, Request};
 use banger_testkit::wait_until;
 use std::net::Ipv4Addr;
 
-const DESTINATIONS: [(&str, Ipv4Addr, u16); 6] = [
+/// Where another VM is: on another network, by way of the gateway.
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 213, 8, 3);
+
+const DESTINATIONS: [(&str, Ipv4Addr, u16); 8] = [
     ("internet", INTERNET, 80),
     ("internet, another port", INTERNET, 5432),
     ("lan", LAN, 80),
     ("lan, another port", LAN, 5432),
     ("metadata", METADATA, 80),
     ("host", HOST, 80),
+    ("gateway", Ipv4Addr::new(10, 213, 0, 1), 80),
+    ("another VM", PEER, 80),
 ];
 
 /// The policy, and which of the destinations it opens.
-fn policies() -> Vec<(&'static str, Policy, [bool; 6])> {
+fn policies() -> Vec<(&'static str, Policy, [bool; 8])> {
     use Base::{Internet, Nothing};
+    let open = |open: [bool; 6]| [open[0], open[1], open[2], open[3], open[4], open[5], false, false];
     vec![
-        ("default", policy(Internet, &[], &[]), [true, true, false, false, false, false]),
-        ("nothing", policy(Nothing, &[], &[]), [false; 6]),
-        ("lan service", policy(Internet, &[], &["192.168.77.1:5432"]), [true, true, false, true, false, false]),
-        ("only lan", policy(Nothing, &[], &["192.168.0.0/16"]), [false, false, true, true, false, false]),
+        ("default", policy(Internet, &[], &[]), open([true, true, false, false, false, false])),
+        ("nothing", policy(Nothing, &[], &[]), open([false; 6])),
+        ("lan service", policy(Internet, &[], &["192.168.77.1:5432"]), open([true, true, false, true, false, false])),
+        ("only lan", policy(Nothing, &[], &["192.168.0.0/16"]), open([false, false, true, true, false, false])),
         (
             "deny wins",
             policy(Internet, &["9.9.9.0/24:80"], &["9.9.9.9", "192.168.77.1:80"]),
-            [false, true, true, false, false, false],
+            open([false, true, true, false, false, false]),
         ),
-        ("everything", policy(Nothing, &["169.254.0.0/16"], &["0.0.0.0/0"]), [true, true, true, true, false, true]),
+        (
+            "everything",
+            policy(Nothing, &["169.254.0.0/16"], &["0.0.0.0/0"]),
+            open([true, true, true, true, false, true]),
+        ),
+        ("default again", policy(Internet, &[], &[]), open([true, true, false, false, false, false])),
     ]
 }
 
-fn check(world: &mut World, guest: &Guest, name: &str, open: [bool; 6]) {
+fn check(world: &mut World, guest: &Guest, name: &str, open: [bool; 8]) {
     for ((what, to, port), open) in DESTINATIONS.into_iter().zip(open) {
         eprintln!("{name}: {what} is to be {}", if open { "open" } else { "closed" });
         if open {
@@ -46,25 +57,34 @@ fn check(world: &mut World, guest: &Guest, name: &str, open: [bool; 6]) {
     }
 }
 
+/// Destinations, policies, before and after a change, without a helper, and with one that knows of nothing.
 #[test]
 fn a_guest_reaches_what_its_policy_says_and_nothing_else() {
     if !banger_testkit::require("netns") {
         return;
     }
     let mut world = World::new();
+    world.helper.done(&crate::world::ensure(2));
+    world.helper.done(&attach(1, 2, policy(Base::Internet, &[], &[])));
     let policies = policies();
     world.helper.done(&attach(0, 0, policies[0].1.clone()));
-    let guest = Guest::new(&world, 0, 0);
-    for (index, (name, policy, open)) in policies.into_iter().enumerate() {
+    let (guest, peer) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 2));
+    assert_eq!(peer.address, PEER);
+    let server = peer.space.start(|| std::net::TcpListener::bind(("0.0.0.0", 80)).unwrap());
+    let _listens = server.join().unwrap();
+    for (name, policy, open) in policies {
         // The same card, another policy, one transaction.
         world.helper.done(&attach(0, 0, policy.clone()));
         check(&mut world, &guest, name, open);
-        if index == 2 {
-            world.replace_helper();
-            check(&mut world, &guest, "without its helper", open);
-            world.helper.done(&attach(0, 0, policy));
-            check(&mut world, &guest, "attached again", open);
+        world.helper.process.kill();
+        for ((what, to, port), open) in DESTINATIONS.into_iter().zip(open).filter(|(_, open)| *open) {
+            eprintln!("{name}, without a helper: {what} is to be {open}");
+            guest.reaches(to, port);
         }
+        world.replace_helper();
+        check(&mut world, &guest, &format!("{name}, another helper"), open);
+        world.helper.done(&attach(0, 0, policy));
+        check(&mut world, &guest, &format!("{name}, attached again"), open);
     }
     let denied = world.helper.status().denied;
     assert!(denied.iter().any(|(from, packets)| *from == guest.address && *packets > 0), "{denied:?}");
@@ -134,6 +154,16 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
         guest.is_denied(&mut world, to, port);
     }
     other.is_denied(&mut world, INTERNET, 80);
+    // An answer that is good for a second: the kernel closes the way by itself.
+    let briefly = Request::LearnAddresses { vm: vm(1), rule: 0, addresses: vec![INTERNET], ttl: 1 };
+    world.helper.done(&briefly);
+    other.reaches(INTERNET, 80);
+    wait_until(SOON, "the end of a short answer", || {
+        let set = world.inside.command("nft list set inet banger_0 lp_000000000001");
+        if set.contains("9.9.9.9") { Err(set) } else { Ok(()) }
+    });
+    other.is_denied(&mut world, INTERNET, 80);
+    guest.reaches(INTERNET, 80);
     world.helper.done(&learn(1, &[INTERNET]));
     world.helper.done(&learn(1, &[INTERNET]));
     guest.reaches(INTERNET, 5432);

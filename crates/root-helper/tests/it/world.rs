@@ -10,7 +10,7 @@ use banger_proto::{
     helper::{Answer, Attachment, Base, Filter, Policy, Request, Status, To},
     name::VmId,
 };
-use banger_testkit::Space;
+use banger_testkit::{Space, Way};
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
@@ -58,9 +58,47 @@ impl Drop for Process {
     }
 }
 
+/// The helper's program, for this process's user or for an ordinary one.
+fn program(user: Option<&User>) -> Command {
+    let mut words = user.map(|user| user.way.words()).unwrap_or_default();
+    words.push(user.map_or(HELPER.into(), |user| user.program.clone().into()));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// A user nobody knows but by number, with a copy of the program and a tap device.
+#[derive(Debug)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    way: Way,
+    program: std::path::PathBuf,
+    dir: std::path::PathBuf,
+}
+
+impl User {
+    pub(crate) fn new(uid: u32) -> Self {
+        let dir = std::env::temp_dir().join(format!("banger-user-{}-{uid}", std::process::id()));
+        std::fs::create_dir_all(dir.join("tap")).unwrap();
+        let program = dir.join("bangerd-root");
+        std::fs::copy(HELPER, &program).unwrap();
+        Self { uid, way: Way::user(uid, &dir.join("tap")), program, dir }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
 /// A holder, of new namespaces or of a member's.
 pub(crate) fn hold(member: Option<&Process>) -> Process {
-    let mut command = Command::new(HELPER);
+    hold_as(None, member)
+}
+
+pub(crate) fn hold_as(user: Option<&User>, member: Option<&Process>) -> Process {
+    let mut command = program(user);
     command.arg("hold").args(member.map(Process::arguments).into_iter().flatten());
     let mut child = Process(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     let mut ready = [0; 6];
@@ -79,8 +117,12 @@ pub(crate) struct Helper {
 
 impl Helper {
     pub(crate) fn start(member: &Process) -> Self {
+        Self::start_as(None, member)
+    }
+
+    pub(crate) fn start_as(user: Option<&User>, member: &Process) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
-        let mut command = Command::new(HELPER);
+        let mut command = program(user);
         command.arg("serve").args(member.arguments()).stdin(OwnedFd::from(theirs));
         Self { process: Process(command.spawn().unwrap()), stream }
     }
@@ -123,8 +165,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let holder = hold(None);
-        let (helper, inside, outside) = (Helper::start(&holder), Space::of(holder.pid()), Space::new());
+        Self::of(None)
+    }
+
+    /// That of an ordinary user.
+    pub(crate) fn of(user: Option<&User>) -> Self {
+        let holder = hold_as(user, None);
+        let (helper, inside, outside) = (Helper::start_as(user, &holder), Space::of(holder.pid()), Space::new());
         // A veth is made in one namespace and given to the other, by the pid of somebody in there.
         outside.command(&format!("ip link add out0 type veth peer name up0 netns {}", holder.pid()));
         outside.commands(&format!(

@@ -1,0 +1,61 @@
+//! How a program gets to where a test wants it: another network namespace, files in the place of others, an ordinary user.
+
+use crate::space::Space;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// What happens between here and the program, as root in a mount namespace of its own. Programs are executed one in the
+/// place of the other, so that the last one has the first one's pid.
+const LEAD: &str = r#"
+set -e
+while [ "$1" = bind ]; do
+  mount --bind "$2" "$3"
+  shift 3
+done
+[ "$1" = user ] || exec "$@"
+uid=$2
+mount -t tmpfs -o mode=755,size=64k none "$3"
+mknod -m 666 "$3/tun" c 10 200
+mount --bind "$3/tun" /dev/net/tun
+shift 3
+exec setpriv --reuid="$uid" --regid="$uid" --clear-groups -- "$@"
+"#;
+
+/// The way; the default is none at all.
+#[derive(Debug, Clone, Default)]
+pub struct Way {
+    /// The network namespace.
+    pub space: Option<Space>,
+    /// Files, and which ones they stand in for.
+    pub binds: Vec<(PathBuf, PathBuf)>,
+    /// The user, and an empty directory for a tap device that this user can open.
+    pub user: Option<(u32, PathBuf)>,
+}
+
+impl Way {
+    /// That of an ordinary user. `dir` must exist.
+    pub fn user(uid: u32, dir: &Path) -> Self {
+        Self { user: Some((uid, dir.to_owned())), ..Self::default() }
+    }
+
+    /// The words that come before the program's.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(space) = &self.space {
+            words.extend(["nsenter".into(), format!("--net={}", space.path()).into()]);
+        }
+        if self.binds.is_empty() && self.user.is_none() {
+            return words;
+        }
+        words.extend(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", LEAD, "sh"].map(OsString::from));
+        for (file, over) in &self.binds {
+            words.extend(["bind".into(), file.into(), over.into()]);
+        }
+        if let Some((uid, dir)) = &self.user {
+            words.extend(["user".into(), uid.to_string().into(), dir.into()]);
+        }
+        words
+    }
+}
