@@ -190,7 +190,7 @@ async fn forward(
     stream: bool,
 ) -> Option<Vec<u8>> {
     let query = Query::parse(bytes)?;
-    let Some(answer) = upstream.ask(bytes, stream).await else {
+    let Some(mut answer) = upstream.ask(bytes, stream).await else {
         return Some(query.answer(Rcode::ServerFailure, &[]));
     };
     let found = message::addresses(&answer);
@@ -201,7 +201,8 @@ async fn forward(
         if !rules.is_empty() {
             let ttl = found.iter().map(|(_, ttl)| *ttl).min().unwrap_or(0).min(MAX_LEARNED_TTL);
             let most = &addresses[..addresses.len().min(banger_proto::helper::MAX_LEARNED)];
-            life::learn(&shared, &guest.vm, rules, most, ttl).await;
+            life::learn(&shared, guest, rules, most, ttl).await;
+            message::limit_ttl(&mut answer, MAX_LEARNED_TTL);
         }
     }
     Some(answer)

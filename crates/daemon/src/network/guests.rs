@@ -9,7 +9,7 @@ use banger_proto::{
 use std::{
     collections::HashMap,
     net::Ipv4Addr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Names of addresses that are remembered, for all VMs together.
@@ -54,7 +54,7 @@ pub(crate) struct Denials {
 /// The VMs that are attached.
 #[derive(Debug, Default)]
 pub(super) struct Guests {
-    by_address: Mutex<HashMap<Ipv4Addr, Guest>>,
+    by_address: Mutex<HashMap<Ipv4Addr, Arc<Guest>>>,
     names: Mutex<HashMap<(VmId, Ipv4Addr), String>>,
 }
 
@@ -62,7 +62,7 @@ impl Guests {
     pub(super) fn insert(&self, guest: Guest) {
         let mut guests = self.lock();
         guests.retain(|_, other| other.vm != guest.vm);
-        guests.insert(guest.address, guest);
+        guests.insert(guest.address, Arc::new(guest));
     }
 
     pub(super) fn remove(&self, vm: &VmId) {
@@ -70,7 +70,7 @@ impl Guests {
         self.names().retain(|(of, _), _| of != vm);
     }
 
-    pub(super) fn all(&self) -> Vec<Guest> {
+    pub(super) fn all(&self) -> Vec<Arc<Guest>> {
         self.lock().values().cloned().collect()
     }
 
@@ -78,12 +78,12 @@ impl Guests {
         self.lock().is_empty()
     }
 
-    pub(super) fn by_vm(&self, vm: &VmId) -> Option<Guest> {
+    pub(super) fn by_vm(&self, vm: &VmId) -> Option<Arc<Guest>> {
         self.lock().values().find(|guest| guest.vm == *vm).cloned()
     }
 
     /// Whose address it is.
-    pub(super) fn by_address(&self, address: Ipv4Addr) -> Option<Guest> {
+    pub(super) fn by_address(&self, address: Ipv4Addr) -> Option<Arc<Guest>> {
         self.lock().get(&address).cloned()
     }
 
@@ -114,7 +114,7 @@ impl Guests {
         self.names().get(&(vm.clone(), address)).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Guest>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Arc<Guest>>> {
         self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,32 +8,18 @@
 //!  last detach    all of it ends, after a while in which the next VM may come
 //! ```
 
-use super::{
-    Guest, Shared, Uplink,
-    changes::Changes,
-    dns,
-    guests::Denials,
-    helper::Helper,
-    holder::{self, Record},
-};
+mod start;
+mod uplink;
+mod watch;
+
+use super::{Guest, Shared, dns, guests::Denials, helper::Helper, holder::Record};
 use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
-use banger_netlink::{Socket, route};
 use banger_proto::{
-    helper::{Answer, MAX_HOST_ADDRESSES, Request},
+    helper::{Answer, Request},
     name::VmId,
 };
-use std::{
-    io,
-    net::Ipv4Addr,
-    os::fd::OwnedFd,
-    pin::Pin,
-    sync::{Arc, Weak},
-    time::Duration,
-};
-use tokio::{process::Child, task::JoinHandle, time::sleep};
-
-/// Work that starts other work of its kind.
-type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
+use std::{collections::HashSet, io, net::Ipv4Addr, os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::{task::JoinHandle, time::sleep};
 
 /// How long the network waits for another VM.
 const LINGER: Duration = Duration::from_secs(20);
@@ -52,7 +38,7 @@ pub(super) struct Live {
     helper: Helper,
     host: Vec<Ipv4Addr>,
     /// Networks that have their bridge.
-    networks: std::collections::HashSet<u8>,
+    networks: HashSet<u8>,
     tasks: Vec<JoinHandle<()>>,
     resolves: bool,
     /// The way out whose end is noticed.
@@ -150,7 +136,7 @@ pub(super) async fn take_over(shared: &Arc<Shared>) {
 pub(super) async fn denials(shared: &Arc<Shared>, address: Ipv4Addr) -> Result<Denials, String> {
     let mut slot = shared.live.lock().await;
     let Some(live) = slot.as_mut() else { return Ok(Denials::default()) };
-    let vm = shared.guests.by_address(address).map(|guest| guest.vm);
+    let vm = shared.guests.by_address(address).map(|guest| guest.vm.clone());
     let request = Request::Status { of: vm.clone() };
     let (answer, _) = live.helper.ask(&request).await.map_err(|error| error.to_string())?;
     let status = match answer {
@@ -171,10 +157,15 @@ pub(super) async fn denials(shared: &Arc<Shared>, address: Ipv4Addr) -> Result<D
     })
 }
 
-/// Opens addresses that a name resolved to.
-pub(super) async fn learn(shared: &Shared, vm: &VmId, rules: &[u8], addresses: &[Ipv4Addr], ttl: u32) {
+/// Opens addresses that a name resolved to, for a guest under the rules that it had when it asked.
+pub(super) async fn learn(shared: &Shared, guest: &Guest, rules: &[u8], addresses: &[Ipv4Addr], ttl: u32) {
     let mut slot = shared.live.lock().await;
     let Some(live) = slot.as_mut() else { return };
+    let vm = &guest.vm;
+    // Rules are known by their numbers: of others they would be other ones.
+    if shared.guests.by_vm(vm).is_none_or(|now| now.egress != guest.egress) {
+        return;
+    }
     for rule in rules {
         let request = Request::LearnAddresses { vm: vm.clone(), rule: *rule, addresses: addresses.to_vec(), ttl };
         if let Err(error) = live.tell(&request).await {
@@ -188,73 +179,9 @@ async fn ready<'a>(shared: &Arc<Shared>, slot: &'a mut Option<Live>) -> Result<&
     let intact = slot.as_ref().is_some_and(|live| live.record.holder.alive() && live.helper.process().is_some());
     if !intact {
         let old = slot.take();
-        *slot = Some(start(shared, old).await.map_err(|error| error.to_string())?);
+        *slot = Some(start::start(shared, old).await.map_err(|error| error.to_string())?);
     }
     Ok(slot.as_mut().expect("it was just put there"))
-}
-
-async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result<Live> {
-    let known = Record::read(&shared.state)?;
-    let record = match known {
-        Some(record) if record.holder.alive() => record,
-        known => {
-            let helper = old.as_ref().and_then(|live| live.helper.process());
-            let member = match &known {
-                Some(record) => member(shared, record.namespace, helper).await,
-                None => None,
-            };
-            let pasta = known.and_then(|record| record.pasta).filter(ProcessIdentity::alive);
-            let mut record = holder::hold(&shared.helper, &shared.state, member).await?;
-            // The way out is still there if the namespace is the same.
-            match (pasta, member) {
-                (Some(pasta), Some(_)) => record.pasta = Some(pasta),
-                (Some(pasta), None) => holder::end(pasta),
-                (None, _) => {}
-            }
-            record.write(&shared.state)?;
-            record
-        }
-    };
-    if let Some(mut old) = old {
-        // Its resolver's sockets must be closed before another helper binds the same address.
-        for task in std::mem::take(&mut old.tasks) {
-            task.abort();
-            let _ = task.await;
-        }
-    }
-    let helper = Helper::start(&shared.helper, record.holder)?;
-    let mut live = Live {
-        record,
-        helper,
-        host: Vec::new(),
-        networks: std::collections::HashSet::new(),
-        tasks: Vec::new(),
-        resolves: false,
-        followed: None,
-        pasta_retry: RETRY.0,
-    };
-    live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
-    let guests = shared.guests.all();
-    let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
-    live.tell(&Request::Reconcile { vms }).await.map_err(Trouble::into_io)?;
-    if guests.is_empty() {
-        // Reconciling with nobody takes the tables away too.
-        live.networks.clear();
-        live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
-    }
-    for guest in &guests {
-        live.place(shared, guest).await.map_err(Trouble::into_io)?;
-    }
-    live.uplink(shared);
-    live.tasks.push(tokio::spawn(watch(Arc::downgrade(shared), live.record.holder, live.helper.process())));
-    Ok(live)
-}
-
-/// A process that is in the namespace still, now that its holder is gone.
-async fn member(shared: &Shared, namespace: u64, helper: Option<ProcessIdentity>) -> Option<ProcessIdentity> {
-    let rows = shared.store.vms().await.unwrap_or_default();
-    let monitors = rows.iter().filter_map(|row| row.run.vmm_process);
-    helper.into_iter().chain(monitors).find(|process| holder::namespace_of(*process) == Some(namespace))
 }
 
 /// Why the helper did not do it.
@@ -295,7 +222,7 @@ impl Live {
 
     /// Makes a network, and answers names in it.
     async fn ensure(&mut self, shared: &Arc<Shared>, network: u8) -> Result<(), Trouble> {
-        self.host = host_addresses();
+        self.host = watch::host_addresses();
         let request = Request::EnsureNetwork { block: shared.settings.block, network, host: self.host.clone() };
         // The sockets of a resolver that is ending may be open for a moment still.
         for _ in 0..BIND_TRIES {
@@ -319,82 +246,6 @@ impl Live {
         self.resolves = true;
         Ok(())
     }
-
-    /// Starts the way out if there should be one and is none.
-    fn uplink(&mut self, shared: &Arc<Shared>) {
-        if shared.settings.uplink != Uplink::Auto {
-            return;
-        }
-        if let Some(pasta) = self.record.pasta.filter(ProcessIdentity::alive) {
-            // One that an earlier helper's time, or an earlier daemon, has left.
-            if self.followed != Some(pasta) {
-                self.follow(shared, pasta, None);
-            }
-            return;
-        }
-        let Some(program) = holder::find("pasta") else {
-            tracing::warn!("pasta is not installed: VMs have no way to the internet");
-            return;
-        };
-        match holder::uplink(&program, self.record.holder) {
-            Ok((pasta, child)) => {
-                self.record.pasta = Some(pasta);
-                if let Err(error) = self.record.write(&shared.state) {
-                    tracing::error!(%error, "cannot write down who the uplink is");
-                }
-                self.follow(shared, pasta, Some(child));
-                self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
-            }
-            Err(error) => tracing::warn!(%error, "pasta does not start: VMs have no way to the internet"),
-        }
-    }
-}
-
-impl Live {
-    fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
-        self.followed = Some(pasta);
-        self.tasks.push(tokio::spawn(follow_pasta(Arc::downgrade(shared), pasta, child, self.pasta_retry)));
-    }
-}
-
-/// Starts pasta again when it ends. One that was up for a while is started again at once.
-async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, child: Option<Child>, retry: Duration) {
-    let began = tokio::time::Instant::now();
-    ended(Some(pasta)).await;
-    let words = match child {
-        Some(mut child) => holder::last_words(&mut child).await,
-        None => String::new(),
-    };
-    tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
-    let lasted = began.elapsed() > RETRY.1;
-    sleep(if lasted { RETRY.0 } else { retry }).await;
-    let Some(shared) = shared.upgrade() else { return };
-    // From a task of its own: this one ends with the network it belongs to.
-    tokio::spawn(try_uplink(shared, lasted));
-}
-
-/// Starts the way out, if there is a network.
-fn try_uplink(shared: Arc<Shared>, afresh: bool) -> Later {
-    Box::pin(async move {
-        if let Some(live) = shared.live.lock().await.as_mut() {
-            if afresh {
-                live.pasta_retry = RETRY.0;
-            }
-            live.uplink(&shared);
-        }
-    })
-}
-
-/// Brings back what is missing, if a VM needs it.
-fn mend(shared: Arc<Shared>) -> Later {
-    Box::pin(async move {
-        let mut slot = shared.live.lock().await;
-        if !shared.guests.is_empty()
-            && let Err(reason) = ready(&shared, &mut slot).await
-        {
-            tracing::error!(reason, "the VMs' network is not as it should be");
-        }
-    })
 }
 
 /// Waits for a process's end; for ever when there is none.
@@ -405,49 +256,4 @@ async fn ended(process: Option<ProcessIdentity>) {
         // What cannot be watched is found out when it is next needed.
         Some(Err(_)) | None => std::future::pending().await,
     }
-}
-
-/// Mends the network when its holder or helper ends, and follows the host's own network.
-async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper: Option<ProcessIdentity>) {
-    tokio::select! {
-        () = ended(Some(holder)) => tracing::warn!("the network's holder ended; another is started"),
-        () = ended(helper) => tracing::warn!("the network helper ended; another is started"),
-        () = follow_host(&shared) => return,
-    }
-    let Some(shared) = shared.upgrade() else { return };
-    // From a task of its own: this one ends with the network it belongs to.
-    tokio::spawn(mend(shared));
-}
-
-/// The host moves to another network, gets another address, starts a VPN: its addresses stay closed to guests, and a way
-/// out that was missing is tried again.
-async fn follow_host(shared: &Weak<Shared>) {
-    let Ok(mut changes) = Changes::subscribe() else { std::future::pending().await };
-    loop {
-        if changes.next().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        sleep(SETTLE).await;
-        let Some(shared) = shared.upgrade() else { return };
-        let mut slot = shared.live.lock().await;
-        let Some(live) = slot.as_mut() else { continue };
-        if host_addresses() != live.host {
-            tracing::info!("this host's addresses changed");
-            if let Err(error) = live.ensure(&shared, 0).await {
-                tracing::error!(%error, "the host's new addresses are not closed to guests");
-            }
-        }
-        live.pasta_retry = RETRY.0;
-        live.uplink(&shared);
-    }
-}
-
-/// The addresses of this host, its loopback apart.
-fn host_addresses() -> Vec<Ipv4Addr> {
-    let addresses = Socket::route().and_then(|mut socket| route::addresses(&mut socket)).unwrap_or_default();
-    let mut addresses: Vec<Ipv4Addr> = addresses.into_iter().filter(|address| !address.is_loopback()).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_HOST_ADDRESSES);
-    addresses
 }

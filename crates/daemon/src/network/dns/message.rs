@@ -134,13 +134,43 @@ impl Record {
 
 /// The IPv4 addresses in the answers of a message, with the time they are good for.
 pub(super) fn addresses(bytes: &[u8]) -> Vec<(Ipv4Addr, u32)> {
+    let of = |answer: Answer| {
+        let octets = <[u8; 4]>::try_from(bytes.get(answer.data())?).ok()?;
+        ((answer.kind, answer.class) == (Kind::A, Class::INTERNET)).then_some((octets.into(), answer.ttl))
+    };
+    answers(bytes).into_iter().filter_map(of).collect()
+}
+
+/// Makes every answer of a message good for at most so many seconds.
+pub(super) fn limit_ttl(bytes: &mut [u8], most: u32) {
+    for answer in answers(bytes).into_iter().filter(|answer| answer.ttl > most) {
+        bytes[answer.at + 4..answer.at + 8].copy_from_slice(&most.to_be_bytes());
+    }
+}
+
+/// One record of an answer: where what follows its name begins, and what that says.
+struct Answer {
+    at: usize,
+    kind: Kind,
+    class: Class,
+    ttl: u32,
+    length: usize,
+}
+
+impl Answer {
+    fn data(&self) -> std::ops::Range<usize> {
+        self.at + 10..self.at + 10 + self.length
+    }
+}
+
+/// The answers of a message. What cannot be read ends the list.
+fn answers(bytes: &[u8]) -> Vec<Answer> {
     let mut found = Vec::new();
-    // What cannot be read ends the list.
     let _ = collect(bytes, &mut found);
     found
 }
 
-fn collect(bytes: &[u8], found: &mut Vec<(Ipv4Addr, u32)>) -> Option<()> {
+fn collect(bytes: &[u8], found: &mut Vec<Answer>) -> Option<()> {
     let (questions, answers) = (word(bytes, 4)?, word(bytes, 6)?);
     let mut at = HEADER;
     for _ in 0..questions.min(1) {
@@ -150,11 +180,10 @@ fn collect(bytes: &[u8], found: &mut Vec<(Ipv4Addr, u32)>) -> Option<()> {
         at = skip_name(bytes, at)?;
         let (kind, class, length) = (word(bytes, at)?, word(bytes, at + 2)?, usize::from(word(bytes, at + 8)?));
         let ttl = u32::from_be_bytes(bytes.get(at + 4..at + 8)?.try_into().ok()?);
-        let data = bytes.get(at + 10..at + 10 + length)?;
-        if let (Kind::A, Class::INTERNET, Ok(octets)) = (Kind(kind), Class(class), <[u8; 4]>::try_from(data)) {
-            found.push((octets.into(), ttl));
-        }
-        at += 10 + length;
+        let answer = Answer { at, kind: Kind(kind), class: Class(class), ttl, length };
+        bytes.get(answer.data())?;
+        at = answer.data().end;
+        found.push(answer);
     }
     Some(())
 }
@@ -240,6 +269,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_answer_is_good_for_no_longer_than_its_rule_is_open() {
+        let bytes = question("demo.example", 1);
+        let records = [Record::a(Ipv4Addr::new(1, 2, 3, 4), 86_400), Record::a(Ipv4Addr::new(1, 2, 3, 5), 60)];
+        let mut answer = Query::parse(&bytes).unwrap().answer(Rcode::NoError, &records);
+        limit_ttl(&mut answer, 3600);
+        let times: Vec<u32> = addresses(&answer).into_iter().map(|(_, ttl)| ttl).collect();
+        assert_eq!(times, [3600, 60]);
+    }
+
+    #[test]
     fn a_label_with_a_dot_in_it_is_no_way_around_a_rule() {
         let mut bytes = question("x", 1);
         bytes.splice(12..14, *b"\x06a.exam");
@@ -262,7 +301,11 @@ pub(super) mod tests {
                 let answer = query.answer(Rcode::NoSuchName, &[]);
                 prop_assert!(answer.len() <= bytes.len() + HEADER);
             }
-            let _ = addresses(&bytes);
+            let before = addresses(&bytes);
+            let mut limited = bytes.clone();
+            limit_ttl(&mut limited, 5);
+            prop_assert_eq!(limited.len(), bytes.len());
+            prop_assert_eq!(addresses(&limited).len(), before.len());
         }
 
         #[test]

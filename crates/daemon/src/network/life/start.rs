@@ -1,0 +1,81 @@
+//! Starting what is missing of the network, around what is still there.
+
+use super::{Live, RETRY, Trouble, watch::watch};
+use crate::{
+    network::{
+        Shared,
+        helper::Helper,
+        holder::{self, Record},
+    },
+    shim::control::ProcessIdentity,
+};
+use banger_proto::helper::Request;
+use std::{collections::HashSet, io, sync::Arc};
+
+pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result<Live> {
+    let known = Record::read(&shared.state)?;
+    let mut record = match known {
+        Some(record) if record.holder.alive() => record,
+        known => {
+            let helper = old.as_ref().and_then(|live| live.helper.process());
+            let member = match &known {
+                Some(record) => member(shared, record.namespace, helper).await,
+                None => None,
+            };
+            let pasta = known.and_then(|record| record.pasta).filter(ProcessIdentity::alive);
+            let mut record = holder::hold(&shared.helper, &shared.state, member).await?;
+            // The way out is still there if the namespace is the same.
+            match (pasta, member) {
+                (Some(pasta), Some(_)) => record.pasta = Some(pasta),
+                (Some(pasta), None) => holder::end(pasta),
+                (None, _) => {}
+            }
+            record.write(&shared.state)?;
+            record
+        }
+    };
+    if !record.pasta.as_ref().is_some_and(ProcessIdentity::alive) {
+        // One that was started by a daemon that died before it wrote that down.
+        record.pasta = holder::inhabitants(record.namespace).into_iter().find(holder::is_pasta);
+    }
+    if let Some(mut old) = old {
+        // Its resolver's sockets must be closed before another helper binds the same address.
+        for task in std::mem::take(&mut old.tasks) {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+    let helper = Helper::start(&shared.helper, record.holder)?;
+    let mut live = Live {
+        record,
+        helper,
+        host: Vec::new(),
+        networks: HashSet::new(),
+        tasks: Vec::new(),
+        resolves: false,
+        followed: None,
+        pasta_retry: RETRY.0,
+    };
+    live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+    let guests = shared.guests.all();
+    let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
+    live.tell(&Request::Reconcile { vms }).await.map_err(Trouble::into_io)?;
+    if guests.is_empty() {
+        // Reconciling with nobody takes the tables away too.
+        live.networks.clear();
+        live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+    }
+    for guest in &guests {
+        live.place(shared, guest).await.map_err(Trouble::into_io)?;
+    }
+    live.uplink(shared);
+    live.tasks.push(tokio::spawn(watch(Arc::downgrade(shared), live.record.holder, live.helper.process())));
+    Ok(live)
+}
+
+/// A process that is in the namespace still, now that its holder is gone.
+async fn member(shared: &Shared, namespace: u64, helper: Option<ProcessIdentity>) -> Option<ProcessIdentity> {
+    let rows = shared.store.vms().await.unwrap_or_default();
+    let monitors = rows.iter().filter_map(|row| row.run.vmm_process);
+    helper.into_iter().chain(monitors).find(|process| holder::namespace_of(*process) == Some(namespace))
+}

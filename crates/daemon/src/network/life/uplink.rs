@@ -1,0 +1,77 @@
+//! The way out: pasta, started when it is missing and when it ends.
+
+use super::{Live, RETRY, ended};
+use crate::{
+    network::{Shared, Uplink, holder},
+    shim::control::ProcessIdentity,
+};
+use std::{
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::{process::Child, time::sleep};
+
+impl Live {
+    /// Starts the way out if there should be one and is none.
+    pub(super) fn uplink(&mut self, shared: &Arc<Shared>) {
+        if shared.settings.uplink != Uplink::Auto {
+            return;
+        }
+        if let Some(pasta) = self.record.pasta.filter(ProcessIdentity::alive) {
+            // One that an earlier helper's time, or an earlier daemon, has left.
+            if self.followed != Some(pasta) {
+                self.follow(shared, pasta, None);
+            }
+            return;
+        }
+        let Some(program) = holder::find("pasta") else {
+            tracing::warn!("pasta is not installed: VMs have no way to the internet");
+            return;
+        };
+        match holder::uplink(&program, self.record.holder) {
+            Ok((pasta, child)) => {
+                self.record.pasta = Some(pasta);
+                if let Err(error) = self.record.write(&shared.state) {
+                    tracing::error!(%error, "cannot write down who the uplink is");
+                }
+                self.follow(shared, pasta, Some(child));
+                self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
+            }
+            Err(error) => tracing::warn!(%error, "pasta does not start: VMs have no way to the internet"),
+        }
+    }
+
+    fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
+        self.followed = Some(pasta);
+        self.tasks.push(tokio::spawn(follow_pasta(Arc::downgrade(shared), pasta, child, self.pasta_retry)));
+    }
+}
+
+/// Starts pasta again when it ends. One that was up for a while is started again at once.
+async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, child: Option<Child>, retry: Duration) {
+    let began = tokio::time::Instant::now();
+    ended(Some(pasta)).await;
+    let words = match child {
+        Some(mut child) => holder::last_words(&mut child).await,
+        None => String::new(),
+    };
+    tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
+    let lasted = began.elapsed() > RETRY.1;
+    sleep(if lasted { RETRY.0 } else { retry }).await;
+    let Some(shared) = shared.upgrade() else { return };
+    // From a task of its own: this one ends with the network it belongs to.
+    tokio::spawn(try_uplink(shared, lasted));
+}
+
+/// Starts the way out, if there is a network.
+fn try_uplink(shared: Arc<Shared>, afresh: bool) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        if let Some(live) = shared.live.lock().await.as_mut() {
+            if afresh {
+                live.pasta_retry = RETRY.0;
+            }
+            live.uplink(&shared);
+        }
+    })
+}
