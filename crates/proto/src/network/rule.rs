@@ -87,6 +87,10 @@ impl fmt::Display for Rule {
 impl FromStr for Rule {
     type Err = InvalidNetwork;
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        if text == "none" {
+            // Where a list is typed it means an empty one.
+            return Err(InvalidNetwork::new("destination", text, "it is no name of a host"));
+        }
         let (to, port) = match text.rsplit_once(':') {
             Some((to, port)) => {
                 let plain = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -129,6 +133,7 @@ mod tests {
             "-x.y",
             "a;b.c",
             "x.y\n",
+            "none",
         ] {
             text.parse::<Rule>().expect_err(text);
         }

@@ -9,32 +9,28 @@ use crate::{
 };
 use banger_proto::{
     api::vm::{SetVm, Vm},
+    failure::{Code, Failure},
     name::{NetworkName, VmName},
-    network::{Publish, Rule},
+    network::{InvalidNetwork, Publish, Rule},
 };
 use clap::Args;
 use hyper::Method;
+use std::str::FromStr;
 
-/// Where a VM may send.
+/// Whether a VM reaches the internet.
 #[derive(Debug, Default, Args)]
-pub(super) struct EgressArgs {
+pub(super) struct NatArgs {
     /// The public internet is open (never private addresses, this host or its network)
     #[arg(long, overrides_with = "no_nat")]
     nat: bool,
     /// Nothing outside is open but what --allow says
     #[arg(long)]
     no_nat: bool,
-    /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain (*.example.com: everything below it)
-    #[arg(long, value_name = "DESTINATION")]
-    pub(super) allow: Vec<Rule>,
-    /// Close a destination; wins over --allow
-    #[arg(long, value_name = "DESTINATION")]
-    pub(super) deny: Vec<Rule>,
 }
 
-impl EgressArgs {
+impl NatArgs {
     /// What was said of the internet.
-    pub(super) fn nat(&self) -> Option<bool> {
+    pub(super) fn said(&self) -> Option<bool> {
         match (self.nat, self.no_nat) {
             (true, _) => Some(true),
             (_, true) => Some(false),
@@ -43,11 +39,59 @@ impl EgressArgs {
     }
 }
 
+/// Where a VM that is there may send from now on.
+#[derive(Debug, Default, Args)]
+pub(super) struct EgressArgs {
+    #[command(flatten)]
+    pub(super) nat: NatArgs,
+    /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain; none empties the list
+    #[arg(long, value_name = "DESTINATION")]
+    allow: Vec<Choice>,
+    /// Close a destination; wins over --allow; none empties the list
+    #[arg(long, value_name = "DESTINATION")]
+    deny: Vec<Choice>,
+}
+
+impl EgressArgs {
+    /// What is open besides, and what is closed; `None` where nothing was said.
+    pub(super) fn lists(self) -> std::result::Result<[Option<Vec<Rule>>; 2], Failure> {
+        Ok([list("--allow", self.allow)?, list("--deny", self.deny)?])
+    }
+}
+
+/// A destination, or none at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Choice(Option<Rule>);
+
+impl FromStr for Choice {
+    type Err = InvalidNetwork;
+    fn from_str(text: &str) -> std::result::Result<Self, InvalidNetwork> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|rule| Self(Some(rule))) }
+    }
+}
+
+fn list(flag: &str, choices: Vec<Choice>) -> std::result::Result<Option<Vec<Rule>>, Failure> {
+    if choices.is_empty() {
+        return Ok(None);
+    }
+    let (count, rules) = (choices.len(), choices.into_iter().filter_map(|choice| choice.0).collect::<Vec<_>>());
+    if rules.len() == count || count == 1 {
+        return Ok(Some(rules));
+    }
+    Err(Failure::new(Code::Invalid, format!("{flag} none stands alone")))
+}
+
 /// A new VM's network.
 #[derive(Debug, Default, Args)]
 pub(super) struct NewNetworkArgs {
     #[command(flatten)]
-    pub(super) egress: EgressArgs,
+    pub(super) nat: NatArgs,
+    /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain (*.example.com: everything below it)
+    #[arg(long, value_name = "DESTINATION")]
+    pub(super) allow: Vec<Rule>,
+    /// Close a destination; wins over --allow
+    #[arg(long, value_name = "DESTINATION")]
+    pub(super) deny: Vec<Rule>,
     /// Network whose VMs reach each other, by address and as NAME.vm [default: none, the VM is alone]
     #[arg(long, value_name = "NAME")]
     pub(super) network: Option<NetworkName>,
@@ -108,4 +152,19 @@ async fn change(context: &Context, vm: &VmName, body: SetVm) -> Result {
         .printer
         .data(&vm.published, |published| published.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     Ok(Status::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_is_a_list_with_nothing_in_it_and_stands_alone() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Choice>>();
+        assert_eq!(list("--allow", parse(&[])).unwrap(), None);
+        assert_eq!(list("--allow", parse(&["none"])).unwrap(), Some(Vec::new()));
+        assert_eq!(list("--allow", parse(&["none.example"])).unwrap().unwrap().len(), 1);
+        let mixed = list("--deny", parse(&["none", "10.0.0.0/8"])).unwrap_err();
+        assert!(mixed.to_string().contains("--deny none"), "{mixed}");
+    }
 }

@@ -7,7 +7,6 @@ use super::{
 use crate::{arguments, context::Context, exit::Result};
 use banger_proto::{
     api::vm::{MAX_VCPU, SetVm},
-    network::Rule,
     size::ByteSize,
 };
 use clap::{ArgGroup, Args, value_parser};
@@ -26,9 +25,10 @@ Examples:
   banger vm set demo --memory 4G --vcpu 4
   banger vm set demo --disk-size 40G
   banger vm set demo --no-nat --allow '*.example.com:443'
+  banger vm set demo --nat --allow none
 
 What runs keeps its sizes: new ones hold from the next start on (banger vm restart). The network's policy changes at
-once; --allow and --deny take the place of what was said before.")]
+once; --allow and --deny take the place of what was said before, and none empties a list.")]
 pub(crate) struct SetArgs {
     #[command(flatten)]
     refs: VmsArg,
@@ -55,10 +55,8 @@ struct SizeArgs {
 /// Sets the sizes and the policies of the VMs.
 pub(crate) async fn run(context: &Context, args: SetArgs) -> Result {
     let SizeArgs { vcpu, memory, disk_size, egress } = args.sizes;
-    let nat = egress.nat();
-    // Not said is not the same as none.
-    let said = |rules: Vec<Rule>| (!rules.is_empty()).then_some(rules);
-    let (allow, deny) = (said(egress.allow), said(egress.deny));
+    let nat = egress.nat.said();
+    let [allow, deny] = egress.lists()?;
     let request = Request {
         method: Method::PATCH,
         suffix: "",
