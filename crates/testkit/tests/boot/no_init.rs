@@ -14,7 +14,7 @@ const APPLETS: [&str; 6] = ["cat", "kill", "ls", "sh", "sleep", "tr"];
 
 /// A file system with the distribution's static busybox in it and nothing else.
 #[track_caller]
-fn image(home: &Path) -> PathBuf {
+pub(crate) fn image(home: &Path) -> PathBuf {
     let run = |command: &mut Command| {
         let out = command.output().expect("a program of the host");
         assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
@@ -44,6 +44,14 @@ fn the_agent_is_the_init_of_an_image_without_one_and_is_started_again_when_it_di
     env.banger(run).run().expect(0);
     assert_eq!(env.vm("t")["init"], "agent");
     assert_eq!(sh(&env, "t", "ls /bin | tr '\n' ' '; cat /proc/1/comm"), "busybox cat kill ls sh sleep tr init\n");
+
+    // It has a card, and no way out but to other VMs: no test's VM has, unless it says so.
+    if require("netns") {
+        let address = env.vm("t")["ip"].as_str().expect("an address").to_owned();
+        assert!(sh(&env, "t", "busybox ifconfig eth0").contains(&format!("inet addr:{address} ")));
+        assert!(sh(&env, "t", "busybox nslookup banger.invalid 2>&1; true").contains("REFUSED"));
+        assert!(env.processes("pasta").is_empty() && !env.processes("bangerd-root").is_empty());
+    }
 
     let agent = sh(&env, "t", "cat /run/initramfs/agent.pid");
     let boot = env.vm("t")["boot_id"].clone();

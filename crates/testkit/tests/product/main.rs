@@ -17,6 +17,7 @@ mod kernel_pulls;
 mod kernels;
 mod life;
 mod many;
+mod network;
 mod output;
 mod prune;
 mod registered;
