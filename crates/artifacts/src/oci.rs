@@ -20,6 +20,7 @@ mod digest;
 mod document;
 mod error;
 mod layer;
+mod limits;
 mod merge;
 mod origin;
 mod platform;
@@ -35,10 +36,11 @@ pub use document::DocumentError;
 pub use document::RunConfig;
 pub use error::{LayerError, OciError};
 pub use error::{LayerName, RegistryError};
+pub use limits::Limits;
 pub use origin::Place;
 pub use origin::{ImageSource, InvalidSource};
 pub use platform::{InvalidPlatform, Platform};
-pub use pull::{Filled, Limits, Opened, Registries};
+pub use pull::{Filled, Opened, Registries};
 pub use reference::{InvalidReference, Reference};
 
 /// For fuzz targets and their replay: the walks that hostile bytes go through.

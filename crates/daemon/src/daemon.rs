@@ -6,6 +6,7 @@
 mod directories;
 mod lock;
 mod log;
+mod memory;
 pub mod ready;
 mod signals;
 mod socket;
@@ -86,6 +87,7 @@ impl StartError {
 /// `ready` is told when requests are answered. Call it before any thread exists: it sets the process's umask.
 pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     let started = Instant::now();
+    memory::keep_small();
     // Whatever is created from here on is the user's alone, sockets from birth.
     rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
     let uid = rustix::process::geteuid();

@@ -152,7 +152,8 @@ impl LayerWriter {
         header.set_size(size);
         header.set_device_major(entry.device.0).and_then(|()| header.set_device_minor(entry.device.1)).expect("ustar");
         header.set_cksum();
-        let written = self.0.append(&extension, records.as_slice()).and_then(|()| self.0.append(&header, content));
+        let written =
+            self.0.append(&extension, records.as_slice()).and_then(|()| self.0.append(&header, content.take(size)));
         written.expect("the layer can be written");
     }
 

@@ -5,13 +5,13 @@
 
 use super::compare::{Report, Target};
 use anyhow::{Context, Result, bail, ensure};
-use banger_testkit::{Invocation, TestEnv, wait_until};
+use banger_testkit::{Invocation, Registry, TestEnv};
 use std::{
+    collections::HashSet,
     fs,
     io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -31,114 +31,89 @@ const MOST_ROUNDS: u32 = 3;
 /// How long one pull may take.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// A registry of its own with everything that is measured in it.
-struct Registry {
-    child: Child,
-    port: u16,
+/// A registry and room beside it, on the disk that homes are on.
+struct Shop {
+    dir: tempfile::TempDir,
+    registry: Registry,
 }
 
-impl Registry {
-    fn start(dir: &Path) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let config = dir.join("registry.yml");
-        let root = dir.join("registry");
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
-                root.display()
-            ),
-        )?;
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("docker-registry, which scripts/setup.sh --test installs")?;
-        wait_until(Duration::from_secs(30), "the registry to listen", || {
-            TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
-        });
-        Ok(Self { child, port })
+impl Shop {
+    fn open() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("banger-bench-").tempdir_in("/var/tmp")?;
+        let registry = Registry::start(dir.path(), "");
+        Ok(Self { dir, registry })
     }
 
-    fn reference(&self, name: &str) -> String {
-        format!("127.0.0.1:{}/bench/{name}:v1", self.port)
+    /// The image of this host's packages: its layers, and what it is called.
+    fn packages(&self) -> Result<(Vec<PathBuf>, String)> {
+        let layers = package_layers(self.dir.path())?;
+        let reference = self.push("packages", &layers);
+        Ok((layers, reference))
     }
 
     /// Pushes layers, each a tar compressed with gzip.
-    fn push(&self, name: &str, layers: &[PathBuf]) -> Result<()> {
+    fn push(&self, name: &str, layers: &[PathBuf]) -> String {
         let list: Vec<String> = layers.iter().map(|path| path.display().to_string()).collect();
-        let target = format!("docker://{}", self.reference(name));
-        tool(
-            "skopeo",
-            &["--insecure-policy", "copy", "--dest-tls-verify=false", &format!("tarball:{}", list.join(":")), &target],
-        )
+        let name = format!("bench/{name}:v1");
+        self.registry.push(&[], &format!("tarball:{}", list.join(":")), &name);
+        self.registry.reference(&name)
     }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// All comparisons about images.
-pub(crate) fn run(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
-    let dir = tempfile::Builder::new().prefix("banger-bench-").tempdir_in("/var/tmp")?;
-    let dir = dir.path();
-    let registry = Registry::start(dir)?;
-    let layers = package_layers(dir)?;
-    registry.push("packages", &layers)?;
-    let rounds = rounds.min(MOST_ROUNDS);
-    let reference = registry.reference("packages");
-    pulls(env, rounds, report, dir, &reference)?;
-    report.compare(
-        ("image pull, 900 MB in 3 layers", "decompressing its layers, in parallel, to nowhere"),
-        Target::Ratio(1.8),
-        rounds,
-        || pull(env, &reference),
-        || inflate(&layers),
-    )?;
-    again(env, rounds, report, &registry, &reference)?;
-    directories(env, rounds, report, dir, &registry)?;
-    starts(env, rounds, report, dir)
-}
-
-fn pulls(env: &TestEnv, rounds: u32, report: &mut Report, dir: &Path, reference: &str) -> Result<()> {
+/// Against what people do without banger, and what memory it takes.
+pub(crate) fn pulls(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let shop = Shop::open()?;
+    let (_, reference) = shop.packages()?;
     report.compare(
         ("image pull, 900 MB in 3 layers", "skopeo copy + umoci unpack + mke2fs -d"),
         Target::Ratio(0.2),
-        rounds,
-        || pull(env, reference),
-        || others(dir, reference),
+        rounds.min(MOST_ROUNDS),
+        || pull(env, &reference),
+        || others(shop.dir.path(), &reference),
     )?;
     let daemon = env.daemon().context("a daemon")?;
     report.size("bangerd at its peak, pulling that image", peak(daemon.pid)?, 150 << 10);
     Ok(())
 }
 
-fn again(env: &TestEnv, rounds: u32, report: &mut Report, registry: &Registry, reference: &str) -> Result<()> {
-    pull(env, reference)?;
-    let path = "/v2/bench/packages/manifests/v1";
+/// Against decompression alone: the fastest decoder that reads a stream, as many layers at once.
+pub(crate) fn floor(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let shop = Shop::open()?;
+    let (layers, reference) = shop.packages()?;
+    report.compare(
+        ("image pull, 900 MB in 3 layers", "decompressing its layers, in parallel, to nowhere"),
+        Target::Ratio(1.8),
+        rounds,
+        || pull(env, &reference),
+        || inflate(&layers),
+    )
+}
+
+/// What is here already, against the round trip of its manifest.
+pub(crate) fn again(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let shop = Shop::open()?;
+    let hello = shop.dir.path().join("hello.tar.gz");
+    shell(&format!("tar -c -C / etc/hostname | gzip > {}", hello.display()))?;
+    let reference = shop.push("hello", &[hello]);
+    pull(env, &reference)?;
     report.compare(
         ("image pull of what is here", "the manifest over HTTP, and process start"),
         Target::MoreMs(50.0),
-        rounds * 5,
-        || timed(env.banger(["image", "pull", "--quiet", reference])),
+        rounds,
+        || timed(env.banger(["image", "pull", "--quiet", &reference])),
         || {
             let since = Instant::now();
-            let mut stream = TcpStream::connect(("127.0.0.1", registry.port))?;
-            write!(stream, "GET {path} HTTP/1.0\r\nAccept: application/vnd.oci.image.manifest.v1+json\r\n\r\n")?;
-            io::copy(&mut stream, &mut io::sink())?;
+            shop.registry.get("/v2/bench/hello/manifests/v1");
             timed(env.program("true")).map(|_| since.elapsed())
         },
     )
 }
 
 /// A directory of 100,000 files against 1,000 directories of 100.
-fn directories(env: &TestEnv, rounds: u32, report: &mut Report, dir: &Path, registry: &Registry) -> Result<()> {
+pub(crate) fn directories(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let shop = Shop::open()?;
+    let dir = shop.dir.path();
+    let mut references = Vec::new();
     for (name, each) in [("flat", FLAT), ("spread", 100)] {
         let tree = dir.join(name);
         for n in 0..FLAT {
@@ -150,20 +125,22 @@ fn directories(env: &TestEnv, rounds: u32, report: &mut Report, dir: &Path, regi
         }
         let layer = dir.join(format!("{name}.tar.gz"));
         shell(&format!("tar -C {} -c . | gzip -1 > {}", tree.display(), layer.display()))?;
-        registry.push(name, &[layer])?;
+        references.push(shop.push(name, &[layer]));
         fs::remove_dir_all(&tree)?;
     }
     report.compare(
         ("pull, 100,000 files in one directory", "pull, the same files in 1,000 directories"),
         Target::Ratio(1.5),
         rounds,
-        || pull(env, &registry.reference("flat")),
-        || pull(env, &registry.reference("spread")),
+        || pull(env, &references[0]),
+        || pull(env, &references[1]),
     )
 }
 
 /// A start costs the same whatever the size of the image.
-fn starts(env: &TestEnv, rounds: u32, report: &mut Report, dir: &Path) -> Result<()> {
+pub(crate) fn starts(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("banger-bench-").tempdir_in("/var/tmp")?;
+    let dir = dir.path();
     let hello = dir.join("hello");
     shell(&format!("echo 'int main(void) {{ return 0; }}' | gcc -static -O1 -x c -o {} -", hello.display()))?;
     for (name, size) in [("large", LARGE), ("small", SMALL)] {
@@ -183,7 +160,7 @@ fn starts(env: &TestEnv, rounds: u32, report: &mut Report, dir: &Path) -> Result
     report.compare(
         ("vm run --rm on a 5 GB image", "vm run --rm on a 50 MB image"),
         Target::Ratio(1.2),
-        rounds.max(3),
+        rounds,
         || start("large"),
         || start("small"),
     )
@@ -196,11 +173,16 @@ fn package_layers(dir: &Path) -> Result<Vec<PathBuf>> {
     lists.retain(|path| path.extension().is_some_and(|extension| extension == "list"));
     lists.sort();
     let mut outputs: Vec<(PathBuf, fs::File)> = Vec::new();
-    let (mut bytes, mut files) = (0, 0_u64);
+    let (mut bytes, mut seen) = (0, HashSet::new());
     for list in lists {
-        for name in fs::read_to_string(list)?.lines() {
-            let Ok(metadata) = fs::symlink_metadata(name) else { continue };
-            if name == "/." || bytes >= IMAGE || name.starts_with("/boot") {
+        for listed in fs::read_to_string(list)?.lines() {
+            let (Some(parent), Some(name)) = (Path::new(listed).parent(), Path::new(listed).file_name()) else {
+                continue;
+            };
+            // What is listed below /lib stands below /usr/lib, and many packages list the same directory.
+            let Ok(name) = parent.canonicalize().map(|parent| parent.join(name)) else { continue };
+            let Ok(metadata) = fs::symlink_metadata(&name) else { continue };
+            if bytes >= IMAGE || name.starts_with("/boot") || !seen.insert(name.clone()) {
                 continue;
             }
             let layer = usize::try_from(bytes * LAYERS as u64 / IMAGE)?;
@@ -215,12 +197,11 @@ fn package_layers(dir: &Path) -> Result<Vec<PathBuf>> {
                 }
                 bytes += metadata.len();
             }
-            files += 1;
-            writeln!(outputs[layer].1, "{}", name.trim_start_matches('/'))?;
+            writeln!(outputs[layer].1, "{}", name.display().to_string().trim_start_matches('/'))?;
         }
     }
     ensure!(bytes >= IMAGE / 2, "this host's packages are only {bytes} bytes");
-    super::say(&format!("the image: {files} entries, {} MiB", bytes >> 20));
+    super::say(&format!("the image: {} entries, {} MiB", seen.len(), bytes >> 20));
     let mut layers = Vec::new();
     for (list, _) in outputs {
         let layer = list.with_extension("tar.gz");

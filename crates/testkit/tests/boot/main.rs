@@ -7,6 +7,7 @@ mod broken;
 mod disk;
 mod empty_cache;
 mod generic_kernel;
+mod images;
 mod life;
 mod many;
 mod modular_kernel;

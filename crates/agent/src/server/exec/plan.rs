@@ -57,7 +57,17 @@ fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<P
     env.extend(spec.env);
     let cwd = match spec.cwd.or_else(|| guest.config.workdir.clone()) {
         Some(named) => Cwd::Named(named),
-        None => Cwd::Home(config.image.workdir.clone().unwrap_or_else(|| account.home.clone())),
+        None => match &config.image.workdir {
+            Some(workdir) => {
+                if !hosted {
+                    // An image may name a directory it does not hold; whatever runs containers makes it then. Where
+                    // that fails, the command begins in the root.
+                    let _ = std::fs::create_dir_all(workdir);
+                }
+                Cwd::Home(workdir.clone())
+            }
+            None => Cwd::Home(account.home.clone()),
+        },
     };
     let (program, arg0, args) = match words(spec.argv, &config.image.command, &account.shell) {
         Some((program, args)) => (program, None, args),

@@ -36,7 +36,16 @@ fn entries_that_reach_out_are_refused_with_layer_and_entry() {
     let good = Layer::new().dir("etc").file("etc/passwd", "x").done();
     let long = format!("{}../../../etc/passwd", "x/".repeat(60));
     let pax_path = pax("path", b"../pax");
+    let pax_link = pax("linkpath", b"../../etc/shadow");
     for (layer, why) in [
+        (Layer::new().ustar("../etc", "ustar"), "entry \"../etc/ustar\" cannot be stored: its path contains \"..\""),
+        (Layer::new().ustar("etc/..", "../ustar"), "entry \"etc/../../ustar\""),
+        (
+            Layer::new().raw(b"pax", EntryType::XHeader, b"", &pax_link).link("l", "etc/passwd"),
+            "entry \"l\" cannot be stored: its path contains \"..\"",
+        ),
+        (Layer::new().link("l", &long), "entry \"l\" cannot be stored: its path contains \"..\""),
+        (Layer::new().raw(b"n", EntryType::GNULongName, b"", &vec![b'n'; (1 << 20) + 1]), "over 1 MiB"),
         (Layer::new().file("../up", "x"), "entry \"../up\" cannot be stored: its path contains \"..\""),
         (Layer::new().file("a/../../b", "x"), "entry \"a/../../b\""),
         (Layer::new().file(&long, "x"), "its path contains \"..\""),
@@ -67,6 +76,8 @@ fn entries_that_reach_out_are_refused_with_layer_and_entry() {
     ] {
         let refusal = refused(&[good.clone(), layer.done()]);
         assert!(refusal.contains("layer 2 of 2 (") && refusal.contains(why), "{why}: {refusal}");
+        // An entry is named, or where in the archive the walk ended.
+        assert!(refusal.contains("entry \"") || refusal.contains("at byte"), "{refusal}");
     }
 }
 
@@ -89,7 +100,8 @@ fn a_link_out_of_the_image_leads_into_the_image() {
 fn bombs_are_refused_before_they_go_off() {
     let zeros = Layer::new().file("zeros", vec![0; 8 << 20]).done();
     let small = Limits { max_unpacked: 4 << 20, ..Limits::default() };
-    assert!(refused_within(std::slice::from_ref(&zeros), small).contains("more than 4194304 bytes"));
+    let refusal = refused_within(std::slice::from_ref(&zeros), small);
+    assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 4194304 bytes"), "{refusal}");
     let split: Vec<Vec<u8>> = (0..5).map(|n| Layer::new().file(&n.to_string(), vec![n; 1 << 20]).done()).collect();
     assert!(refused_within(&split, small).contains("more than 4194304 bytes"));
     let many: Vec<Vec<u8>> = (0..5).map(|n| Layer::new().file(&n.to_string(), "x").done()).collect();
@@ -97,10 +109,10 @@ fn bombs_are_refused_before_they_go_off() {
     assert!(refusal.contains("has 5 layers, more than 4"), "{refusal}");
     let entries = (0..50).fold(Layer::new(), |layer, n| layer.file(&n.to_string(), "")).done();
     let refusal = refused_within(&[entries], Limits { max_entries: 20, ..Limits::default() });
-    assert!(refusal.contains("more than 20 entries"), "{refusal}");
+    assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 20 entries"), "{refusal}");
     let names = (0..50).fold(Layer::new(), |layer, n| layer.file(&format!("{n}{}", "x".repeat(200)), "")).done();
     let refusal = refused_within(&[names], Limits { max_metadata: 5000, ..Limits::default() });
-    assert!(refusal.contains("bytes of names"), "{refusal}");
+    assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("bytes of names"), "{refusal}");
 
     let content = Content::default();
     content.image("v1", &[(zeros.clone(), gzip(&zeros), &format!("{OCI_LAYER}+gzip"))], &Value::Null);
@@ -111,7 +123,7 @@ fn bombs_are_refused_before_they_go_off() {
     let mut host = Host::new();
     host.registries.limits = Limits { max_ratio: 100, harmless: 1 << 20, ..Limits::default() };
     let refusal = host.refusal(&reference(&server, "v1"));
-    assert!(refusal.contains("more than 100 times its size"), "{refusal}");
+    assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 100 times its size"), "{refusal}");
 }
 
 #[test]
@@ -158,6 +170,15 @@ fn lies_about_digests_and_sizes() {
         content.put(&config, "x", good.to_string().replace("amd64", "arm64").as_bytes());
     });
     assert!(refusal.contains("the configuration of"), "{refusal}");
+    // The configuration's size.
+    let refusal = attempt(&|content| {
+        stored(content, &good, layer(&plain, plain.len()), &plain, &plain);
+        let (kind, manifest) = content.get("manifests/v1").unwrap();
+        let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["config"]["size"] = 7.into();
+        content.document("v1", &kind, &manifest);
+    });
+    assert!(refusal.contains("the configuration of") && refusal.contains("bytes, not 7"), "{refusal}");
     let content = Content::default();
     let manifest = content.plain("v1", std::slice::from_ref(&plain));
     content.put(&format!("manifests/{manifest}"), "x", b"{}");
@@ -193,6 +214,11 @@ fn documents_and_layers_without_end() {
         }
     });
     let refusal = Host::new().refusal(&reference(&endless, "v1"));
+    assert!(refusal.contains("more than 4194304 bytes"), "{refusal}");
+
+    // One that says so.
+    let large = Server::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 4194305\r\n\r\n".to_vec());
+    let refusal = Host::new().refusal(&reference(&large, "v1"));
     assert!(refusal.contains("more than 4194304 bytes"), "{refusal}");
 
     let content = Content::default();

@@ -41,6 +41,20 @@ impl Layer {
         self
     }
 
+    /// A file whose path is in two parts, as ustar has it.
+    pub(super) fn ustar(mut self, prefix: &str, name: &str) -> Self {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(0);
+        let ustar = header.as_ustar_mut().unwrap();
+        ustar.prefix[..prefix.len()].copy_from_slice(prefix.as_bytes());
+        ustar.name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        self.0.append(&header, &b""[..]).unwrap();
+        self
+    }
+
     pub(super) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         self.raw(path.as_bytes(), EntryType::Regular, b"", content.as_ref())
     }

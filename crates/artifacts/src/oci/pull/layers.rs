@@ -1,0 +1,211 @@
+//! Layers on their way: several come at once, and each is put on top of those below when its turn comes.
+
+use super::{Opened, Pending, Place, Way};
+use crate::{
+    job::{Cancel, Job, Part, PartState},
+    oci::{
+        Digest, OciError,
+        blob::{Blob, Download, Keep, Origin, part},
+        error::LayerError,
+        layer::{self, Layer, Measure},
+        merge,
+    },
+    rootfs::{Adopted, RootfsBuilder},
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::{HashMap, VecDeque},
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::AtomicU64,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Layers on their way at once.
+const PARALLEL: usize = 3;
+/// How often a waiting pull looks at the cancel flag.
+const POLL: Duration = Duration::from_millis(25);
+
+impl Opened<'_> {
+    /// Reads all layers, several at once, and stacks them.
+    pub(super) fn layers(
+        &self,
+        pending: &[Pending],
+        builder: &mut RootfsBuilder,
+        work: &Path,
+        job: &Job<'_>,
+    ) -> Result<(), OciError> {
+        job.progress.phase(&format!("getting {} of {}", plural(pending.len()), self.what));
+        let used = AtomicU64::new(0);
+        // The same bytes several times are read once.
+        let mut first = HashMap::new();
+        let queue: VecDeque<usize> =
+            (0..pending.len()).filter(|&n| *first.entry(pending[n].diff_id).or_insert(n) == n).collect();
+        for &n in &queue {
+            report(job, &pending[n], PartState::Waiting, 0);
+        }
+        let workers = queue.len().min(PARALLEL);
+        let queue = Mutex::new(queue);
+        let stop = Cancel::default();
+        thread::scope(|scope| {
+            let (ready, results) = channel();
+            for _ in 0..workers {
+                let (ready, queue, used) = (ready.clone(), &queue, &used);
+                let job = Job { progress: job.progress, cancel: &stop };
+                scope.spawn(move || self.worker(pending, queue, used, work, &job, &ready));
+            }
+            drop(ready);
+            let mut stack = Stack { pending, first: &first, waiting: HashMap::new(), placed: HashMap::new(), next: 0 };
+            let outcome = loop {
+                if let Err(cancelled) = job.cancel.check() {
+                    break Err(cancelled.into());
+                }
+                match results.recv_timeout(POLL) {
+                    Ok((number, layer)) => {
+                        let stacked = layer.map_err(|source| (number, source)).and_then(|layer| {
+                            stack.waiting.insert(number, layer);
+                            stack.advance(builder)
+                        });
+                        if let Err((number, source)) = stacked {
+                            let name = pending[number].name.clone();
+                            break Err(OciError::Layer { name, source: Box::new(source) });
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                }
+            };
+            // The others need not go on for the sake of an image that will not be.
+            stop.cancel();
+            outcome
+        })
+    }
+
+    fn worker(
+        &self,
+        pending: &[Pending],
+        queue: &Mutex<VecDeque<usize>>,
+        used: &AtomicU64,
+        work: &Path,
+        job: &Job<'_>,
+        ready: &Sender<(usize, Result<Layer, LayerError>)>,
+    ) {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(number) = next else { return };
+            if job.cancel.is_cancelled() {
+                return;
+            }
+            let layer = self.layer(&pending[number], used, work, job);
+            if ready.send((number, layer)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn layer(&self, pending: &Pending, used: &AtomicU64, work: &Path, job: &Job<'_>) -> Result<Layer, LayerError> {
+        let limits = self.registries.limits;
+        if pending.size > limits.max_unpacked {
+            return Err(LayerError::TooLarge(limits.max_unpacked));
+        }
+        let (origin, cached) = self.origin(pending, *job)?;
+        let begins = if cached { PartState::Cached } else { PartState::Coming };
+        report(job, pending, begins, 0);
+        let watcher = *job;
+        let blob = Blob {
+            origin: Some(origin),
+            digest: pending.digest,
+            size: pending.size,
+            hash: Sha256::new(),
+            read: 0,
+            reported: 0,
+            report: Box::new(move |bytes| report(&watcher, pending, begins, bytes)),
+            failure: None,
+        };
+        let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id) };
+        let layer = layer::read(blob, measure, work, job)?;
+        report(job, pending, PartState::Done, pending.size);
+        Ok(layer)
+    }
+
+    /// Where the bytes of a layer come from, and whether they are here already.
+    fn origin<'b>(&'b self, pending: &Pending, job: Job<'b>) -> Result<(Origin<'b>, bool), LayerError> {
+        let cache = &self.registries.cache;
+        match (&self.from, &pending.place, pending.digest) {
+            (Way::Registry(repository, _), Place::Registry, Some(digest)) => {
+                if let Some(file) = cache.get(&digest, pending.size) {
+                    return Ok((Origin::Cached(file, cache), true));
+                }
+                let staged = cache.stage().map_err(unusual)?;
+                let download = Download::new(repository, digest, pending.size, job);
+                Ok((Origin::Download(Box::new((download, Keep { cache, staged }))), false))
+            }
+            (Way::Layout(files, _) | Way::Saved(files, _), Place::Member(name), _) => {
+                let (file, offset, size) = files.open(name).map_err(unusual)?;
+                if size != pending.size {
+                    return Err(LayerError::Size { is: size, should: pending.size });
+                }
+                let read =
+                    part(file, offset, size).map_err(|source| LayerError::Io { what: "read the file", source })?;
+                Ok((Origin::Part(read), true))
+            }
+            _ => Err(LayerError::Unfit("nothing says where it is")),
+        }
+    }
+}
+
+/// Layers that are ready, put on top of each other in their order.
+struct Stack<'a> {
+    pending: &'a [Pending],
+    /// The first layer with the same bytes.
+    first: &'a HashMap<Digest, usize>,
+    waiting: HashMap<usize, Layer>,
+    /// Where the bytes of those are that were put there once, with what is in them.
+    placed: HashMap<usize, (Vec<layer::LayerEntry>, Adopted)>,
+    next: usize,
+}
+
+impl Stack<'_> {
+    fn advance(&mut self, builder: &mut RootfsBuilder) -> Result<(), (usize, LayerError)> {
+        while let Some(pending) = self.pending.get(self.next) {
+            let number = self.next;
+            let first = self.first[&pending.diff_id];
+            if !self.placed.contains_key(&first) {
+                let Some(layer) = self.waiting.remove(&first) else { return Ok(()) };
+                let adopted = builder.adopt(layer.spool);
+                self.placed.insert(first, (layer.entries, adopted));
+            }
+            let (entries, adopted) = &self.placed[&first];
+            merge::apply(builder, entries, *adopted).map_err(|error| (number, error))?;
+            self.next += 1;
+            if !self.pending[self.next..].iter().any(|later| self.first[&later.diff_id] == first) {
+                // Names and attributes need their memory no longer; the bytes are the builder's.
+                if let Some((entries, _)) = self.placed.get_mut(&first) {
+                    *entries = Vec::new();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn report(job: &Job<'_>, pending: &Pending, state: PartState, done: u64) {
+    job.progress.part(&Part { name: &pending.name.digest, state, done, total: pending.size });
+}
+
+fn plural(layers: usize) -> String {
+    if layers == 1 { "1 layer".into() } else { format!("{layers} layers") }
+}
+
+/// A failure of the cache or of a file, as one of a layer.
+fn unusual(error: OciError) -> LayerError {
+    match error {
+        OciError::Publish(error) => error.into(),
+        OciError::Io { what, source, .. } => LayerError::Io { what, source },
+        other => LayerError::Io { what: "read the layer", source: std::io::Error::other(other.to_string()) },
+    }
+}
