@@ -4,39 +4,34 @@
 //! kept, and that nothing of it is left when the call returns. It refuses to know what any program is for; only the
 //! Debian package that has it is carried along, so that an error can say how to mend a missing one.
 //!
-//! There are no helper threads: the caller's own reads drive one `poll` over stdout, stderr and the process, so a
-//! program that floods stderr, that outlives its pipe or that is cancelled half way is dealt with in one place.
+//! What is done with it while it runs is `running`'s: there are no helper threads, and a program that floods stderr, that
+//! outlives its pipe or that is cancelled half way is dealt with in one place.
 
 #![expect(unsafe_code, reason = "a hook between fork and exec ties the program's life to ours")]
 
+mod running;
+
 use crate::job::{Cancel, Cancelled};
+use running::Running;
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl},
+    fs::{Access, access},
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, set_parent_process_death_signal},
+    process::{Signal, set_parent_process_death_signal},
 };
 use std::{
-    collections::VecDeque,
     ffi::{OsStr, OsString},
     fmt::Write as _,
     io::{self, Read},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
-/// How much of the end of stderr is kept.
-const STDERR_TAIL: usize = 4096;
 /// How many of its last lines an error repeats.
 const STDERR_LINES: usize = 3;
-/// What may follow after the reader has all it wants (archives are padded), before the program is called a flood.
-const MAX_PADDING: u64 = 1 << 20;
 /// Between SIGTERM and SIGKILL, unless the caller knows better.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often a silent program's wait looks at the cancel flag.
-const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// Where system programs live although an ordinary user's `PATH` often leaves it out.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -207,7 +202,7 @@ impl Program {
                 running.finish()?;
                 Ok(value)
             }
-            Err(error) if running.stdout.is_none() => {
+            Err(error) if running.has_ended_its_output() => {
                 running.finish()?;
                 Err(error)
             }
@@ -245,10 +240,8 @@ impl Program {
             });
         }
         let program = self.name;
-        let mut running = Running::new(&mut command, program.clone(), cancel, hear)
-            .map_err(|source| ProgramError::Io { program, source })?;
-        running.grace = self.grace;
-        Ok(running)
+        Running::new(&mut command, program.clone(), self.grace, cancel, hear)
+            .map_err(|source| ProgramError::Io { program, source })
     }
 }
 
@@ -261,201 +254,6 @@ fn search_path() -> OsString {
             path
         }
         _ => SYSTEM_PATH.into(),
-    }
-}
-
-/// The program while it runs; reading from it reads its stdout. Dropping it kills whatever is left.
-struct Running<'a> {
-    program: String,
-    cancel: &'a Cancel,
-    child: Child,
-    /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`] does.
-    group: Pid,
-    process: OwnedFd,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
-    tail: VecDeque<u8>,
-    /// Who hears the lines of stderr, and the line that is not complete yet.
-    hear: &'a mut dyn FnMut(&str),
-    line: Vec<u8>,
-    grace: Duration,
-    exited: bool,
-    reaped: bool,
-}
-
-impl<'a> Running<'a> {
-    fn new(
-        command: &mut Command,
-        program: String,
-        cancel: &'a Cancel,
-        hear: &'a mut dyn FnMut(&str),
-    ) -> io::Result<Self> {
-        let mut child = command.spawn()?;
-        let group = Pid::from_child(&child);
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let process = match pidfd_open(group, PidfdFlags::empty()) {
-            Ok(process) => process,
-            Err(error) => {
-                let _ = kill_process_group(group, Signal::KILL);
-                let _ = child.wait();
-                return Err(error.into());
-            }
-        };
-        // From here on `Drop` cleans up.
-        let tail = VecDeque::with_capacity(STDERR_TAIL);
-        let line = Vec::new();
-        let (grace, exited, reaped) = (GRACE, false, false);
-        let running =
-            Self { program, cancel, child, group, process, stdout, stderr, tail, hear, line, grace, exited, reaped };
-        if let Some(stdout) = &running.stdout {
-            fcntl_setfl(stdout, fcntl_getfl(stdout)? | OFlags::NONBLOCK)?;
-        }
-        if let Some(stderr) = &running.stderr {
-            fcntl_setfl(stderr, fcntl_getfl(stderr)? | OFlags::NONBLOCK)?;
-        }
-        Ok(running)
-    }
-
-    /// Waits at most one tick for stdout (if asked), stderr or the end, and takes in what stderr has.
-    fn step(&mut self, for_stdout: bool) -> io::Result<()> {
-        let mut fds = Vec::with_capacity(3);
-        if let Some(stdout) = self.stdout.as_ref().filter(|_| for_stdout) {
-            fds.push(PollFd::new(stdout, PollFlags::IN));
-        }
-        if let Some(stderr) = &self.stderr {
-            fds.push(PollFd::new(stderr, PollFlags::IN));
-        }
-        if !self.exited {
-            fds.push(PollFd::new(&self.process, PollFlags::IN));
-        }
-        match poll(&mut fds, Some(&TICK)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ended = !self.exited && fds.last().is_some_and(|fd| !fd.revents().is_empty());
-        self.drain_stderr();
-        if ended {
-            self.exited = true;
-            // Whatever it left behind in its group would keep the pipes open for ever. The pid is not reaped yet, so
-            // the group is still ours.
-            let _ = kill_process_group(self.group, Signal::KILL);
-        }
-        Ok(())
-    }
-
-    fn drain_stderr(&mut self) {
-        let mut buffer = [0; STDERR_TAIL];
-        while let Some(stderr) = &mut self.stderr {
-            match stderr.read(&mut buffer) {
-                Ok(0) => self.stderr = None,
-                Ok(n) => {
-                    self.tail.extend(&buffer[..n]);
-                    let surplus = self.tail.len().saturating_sub(STDERR_TAIL);
-                    self.tail.drain(..surplus);
-                    for &byte in &buffer[..n] {
-                        if byte == b'\n' {
-                            (self.hear)(&escaped(&self.line));
-                            self.line.clear();
-                        } else if self.line.len() < STDERR_TAIL {
-                            self.line.push(byte);
-                        }
-                    }
-                    // One bufferful per call while it runs: a flood must not keep the caller from its own work.
-                    if !self.exited {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.stderr = None,
-            }
-        }
-    }
-
-    /// Reads what the consumer left over, so that the program does not die of a closed pipe.
-    fn drain(&mut self) -> Result<(), ProgramError> {
-        let mut left = 0;
-        let mut buffer = [0; 16 << 10];
-        while left <= MAX_PADDING {
-            match self.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(n) => left += n as u64,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(self.failed_io(source)),
-            }
-        }
-        self.terminate();
-        Err(ProgramError::TooMuchOutput { program: self.program.clone(), limit: MAX_PADDING })
-    }
-
-    /// Waits for the end and judges it.
-    fn finish(&mut self) -> Result<(), ProgramError> {
-        while !self.exited {
-            if self.cancel.is_cancelled() {
-                self.terminate();
-                return Err(Cancelled.into());
-            }
-            self.step(false).map_err(|source| self.failed_io(source))?;
-        }
-        self.drain_stderr();
-        let status = self.reap().map_err(|source| self.failed_io(source))?;
-        if status.success() {
-            return Ok(());
-        }
-        let stderr = escaped(&self.tail.iter().copied().collect::<Vec<_>>());
-        Err(ProgramError::Failed { program: self.program.clone(), status, stderr })
-    }
-
-    /// Tells the whole group to end, waits a little, makes it end.
-    fn terminate(&mut self) {
-        self.stdout = None;
-        if !self.exited && kill_process_group(self.group, Signal::TERM).is_ok() {
-            let deadline = Instant::now() + self.grace;
-            while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
-        }
-        let _ = self.reap();
-    }
-
-    /// Kills what is left of the group and collects the child. After this the pid is nobody's.
-    fn reap(&mut self) -> io::Result<ExitStatus> {
-        if !self.reaped {
-            let _ = kill_process_group(self.group, Signal::KILL);
-        }
-        let status = self.child.wait()?;
-        self.reaped = true;
-        Ok(status)
-    }
-
-    fn failed_io(&self, source: io::Error) -> ProgramError {
-        if self.cancel.is_cancelled() {
-            return Cancelled.into();
-        }
-        ProgramError::Io { program: self.program.clone(), source }
-    }
-}
-
-impl Read for Running<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.cancel.check().map_err(io::Error::other)?;
-            let Some(stdout) = &mut self.stdout else { return Ok(0) };
-            match stdout.read(buffer) {
-                Ok(0) if !buffer.is_empty() => {
-                    self.stdout = None;
-                    return Ok(0);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(true)?,
-                other => return other,
-            }
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if !self.reaped {
-            let _ = self.reap();
-        }
     }
 }
 

@@ -7,20 +7,26 @@
 //!
 //! Locks are `flock`s, so they go with their process however it ends, and exclude threads as well as processes.
 
+mod staging;
+mod sync;
+
 use crate::job::{Cancel, Cancelled};
 use rustix::{
     fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, open, renameat_with, statat},
     io::Errno,
 };
+use staging::remove_any;
 use std::{
     fs::{self, File},
     io,
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
-use tempfile::NamedTempFile;
+use sync::{sync_directory, sync_tree};
+
+pub use staging::{StagedFile, Staging};
 
 /// What begins the name of everything unfinished.
 const STAGING: &str = ".staging-";
@@ -28,8 +34,6 @@ const STAGING: &str = ".staging-";
 const LOCK: &str = ".lock-";
 /// How often a waiting lock looks at the cancel flag. `flock` cannot wait for two things.
 const LOCK_POLL: Duration = Duration::from_millis(20);
-/// Up to this many files each is synced by itself; a larger tree is synced with its whole file system.
-const FEW_FILES: usize = 32;
 
 /// Why nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -73,20 +77,6 @@ pub struct NameLock {
     path: PathBuf,
     // Closing it gives the lock back.
     _file: File,
-}
-
-/// A directory being filled; it goes, with its content, unless it is published.
-#[derive(Debug)]
-pub struct Staging {
-    path: PathBuf,
-    // An flock on the directory itself tells a sweeper that somebody is at work.
-    _lock: OwnedFd,
-}
-
-/// A file being written; it goes unless it is published.
-#[derive(Debug)]
-pub struct StagedFile {
-    file: NamedTempFile,
 }
 
 impl Shelf {
@@ -172,7 +162,7 @@ impl Shelf {
                 .keep();
             // A sweeper may have been faster than the lock: then it owns the directory, and another one is made.
             if let Some(lock) = try_lock(&path).map_err(at("lock", &path))? {
-                return Ok(Staging { path, _lock: lock });
+                return Ok(Staging::new(path, lock));
             }
         }
     }
@@ -186,7 +176,7 @@ impl Shelf {
                 .map_err(at("create a file in", &self.directory))?;
             let path = file.path();
             match flock(file.as_file(), FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if is_at(file.as_file(), path) => return Ok(StagedFile { file }),
+                Ok(()) if is_at(file.as_file(), path) => return Ok(StagedFile::new(file)),
                 Ok(()) | Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(error) => return Err(at("lock", path)(error)),
             }
@@ -197,21 +187,21 @@ impl Shelf {
     /// entry, unless the file system cannot exchange two names.
     pub fn publish(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
         let target = self.path(&lock.name)?;
-        sync_tree(&staging.path)?;
-        match renameat_with(CWD, &staging.path, CWD, &target, RenameFlags::NOREPLACE) {
+        sync_tree(staging.path())?;
+        match renameat_with(CWD, staging.path(), CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {
                 // The staging directory has its name now; dropping must not remove anything.
                 staging.into_published();
             }
             // Afterwards the staging path is the old entry, which goes when `staging` is dropped.
-            Err(Errno::EXIST) => exchange(&staging.path, &target).map_err(at("replace", &target))?,
+            Err(Errno::EXIST) => exchange(staging.path(), &target).map_err(at("replace", &target))?,
             Err(Errno::INVAL | Errno::NOSYS) if !target.exists() => {
-                fs::rename(&staging.path, &target).map_err(at("publish", &target))?;
+                fs::rename(staging.path(), &target).map_err(at("publish", &target))?;
                 staging.into_published();
             }
             Err(Errno::INVAL | Errno::NOSYS) => {
                 let aside = self.stage()?;
-                swap(aside.path(), &staging.path, &target).map_err(at("replace", &target))?;
+                swap(aside.path(), staging.path(), &target).map_err(at("replace", &target))?;
             }
             Err(error) => return Err(at("publish", &target)(error)),
         }
@@ -222,8 +212,8 @@ impl Shelf {
     /// Syncs the file and puts it under `name`, replacing what is there. Needs no lock: the last one wins whole.
     pub fn publish_file(&self, file: StagedFile, name: &str) -> Result<PathBuf, PublishError> {
         let target = self.path(name)?;
-        file.file.as_file().sync_all().map_err(at("sync", &target))?;
-        file.file.persist(&target).map_err(|error| at("publish", &target)(error.error))?;
+        file.file().sync_all().map_err(at("sync", &target))?;
+        file.persist(&target).map_err(at("publish", &target))?;
         sync_directory(&self.directory)?;
         Ok(target)
     }
@@ -231,7 +221,7 @@ impl Shelf {
     /// As [`Self::publish_file`], without a sync: for what can be had again, and is checked when it is used.
     pub fn publish_cached(&self, file: StagedFile, name: &str) -> Result<PathBuf, PublishError> {
         let target = self.path(name)?;
-        file.file.persist(&target).map_err(|error| at("publish", &target)(error.error))?;
+        file.persist(&target).map_err(at("publish", &target))?;
         Ok(target)
     }
 
@@ -239,7 +229,7 @@ impl Shelf {
     pub fn remove(&self, lock: &NameLock) -> Result<bool, PublishError> {
         let target = self.path(&lock.name)?;
         let grave = self.stage()?;
-        match fs::rename(&target, grave.path.join("removed")) {
+        match fs::rename(&target, grave.path().join("removed")) {
             Ok(()) => {
                 sync_directory(&self.directory)?;
                 Ok(true)
@@ -286,45 +276,6 @@ impl Drop for NameLock {
     }
 }
 
-impl Staging {
-    /// Where to put things.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Forgets the directory: it stands under its final name.
-    fn into_published(mut self) {
-        self.path = PathBuf::new();
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty()
-            && let Err(error) = remove_any(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a staging directory");
-        }
-    }
-}
-
-impl StagedFile {
-    /// The open file, at its current position.
-    pub fn file(&self) -> &File {
-        self.file.as_file()
-    }
-
-    /// The open file, for writing.
-    pub fn file_mut(&mut self) -> &mut File {
-        self.file.as_file_mut()
-    }
-
-    /// Where it is until it is published: for programs that want a path.
-    pub fn path(&self) -> &Path {
-        self.file.path()
-    }
-}
-
 /// Whether `file` is what stands at `path`.
 fn is_at(file: impl AsFd, path: &Path) -> bool {
     match (fstat(file), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
@@ -359,71 +310,6 @@ fn swap(aside: &Path, staged: &Path, target: &Path) -> io::Result<()> {
     fs::rename(staged, target).inspect_err(|_| {
         let _ = fs::rename(&old, target);
     })
-}
-
-/// Removes a file, or a directory with all below it. Only ever called with a staging path made here.
-fn remove_any(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path).or_else(|_| {
-            // A tree can contain directories its owner may not write; make them writable and try once more.
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }),
-        Ok(_) => fs::remove_file(path),
-    }
-}
-
-/// Makes every directory below `path` writable for its owner.
-fn open_up(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Brings the tree to the disk.
-fn sync_tree(root: &Path) -> Result<(), PublishError> {
-    let mut files = Vec::new();
-    if collect(root, &mut files).map_err(at("read", root))? {
-        for path in &files {
-            // Links have no content to sync; their names are the directory's.
-            File::open(path).and_then(|file| file.sync_all()).map_err(at("sync", path))?;
-        }
-        return Ok(());
-    }
-    let directory = File::open(root).map_err(at("open", root))?;
-    rustix::fs::syncfs(&directory).map_err(at("sync the file system of", root))
-}
-
-/// Collects files and directories (deepest last to first is not needed: a rename follows); false when they are many.
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<bool> {
-    files.push(directory.to_owned());
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            if !collect(&entry.path(), files)? {
-                return Ok(false);
-            }
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-        if files.len() > FEW_FILES {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Makes the renames in `directory` durable.
-fn sync_directory(directory: &Path) -> Result<(), PublishError> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(at("sync", directory))
 }
 
 #[cfg(test)]

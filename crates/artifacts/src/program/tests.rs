@@ -1,7 +1,7 @@
 //! Real shells that fail, flood, fork and ignore signals.
 
 use super::*;
-use std::thread;
+use std::{thread, time::Instant};
 
 fn sh(script: &str) -> Program {
     Program::new("sh", "dash").arg("-c").arg(script)
@@ -49,7 +49,7 @@ fn a_failure_carries_the_end_of_stderr_escaped() {
     let ProgramError::Failed { status, stderr, .. } = &error else { panic!("{error:?}") };
     assert_eq!(status.code(), Some(7));
     assert!(stderr.ends_with("line 2999\nE: \\u{1b}[31mbad\\xff\n"), "{stderr}");
-    assert!(stderr.len() < STDERR_TAIL + 20, "{}", stderr.len());
+    assert!(stderr.len() < running::STDERR_TAIL + 20, "{}", stderr.len());
     assert_eq!(error.to_string(), "sh failed (exit status: 7): line 2998; line 2999; E: \\u{1b}[31mbad\\xff");
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::{
+    os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -148,9 +149,9 @@ fn a_large_tree_is_published_too() {
     let (_temp, shelf) = shelf();
     let lock = shelf.lock("tree", &Cancel::default()).unwrap();
     let staging = shelf.stage().unwrap();
-    for n in 0..=FEW_FILES {
+    for n in 0..=sync::FEW_FILES {
         fs::write(staging.path().join(n.to_string()), "x").unwrap();
     }
     let path = shelf.publish(staging, &lock).unwrap();
-    assert_eq!(fs::read_dir(path).unwrap().count(), FEW_FILES + 1);
+    assert_eq!(fs::read_dir(path).unwrap().count(), sync::FEW_FILES + 1);
 }

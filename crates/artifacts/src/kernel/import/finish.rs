@@ -1,0 +1,141 @@
+//! From a draft to what is published: indexed, described, hashed, with the image of its modules.
+
+use super::{
+    super::{
+        config::Findings,
+        error::{KernelError, Unusable},
+        manifest::{self, KernelManifest, Provenance, is_release, rfc3339},
+        modules::{self, BootModules},
+        stage::Stage,
+        tree::{self, Hashes},
+    },
+    Draft, INITRD, LIMITS, MODULES, MODULES_IMAGE, TREE, VMLINUX, io_at,
+};
+use crate::job::Job;
+use banger_proto::name::KernelName;
+use std::{
+    fs::{self, File},
+    panic::resume_unwind,
+    path::Path,
+    thread,
+    time::SystemTime,
+};
+
+impl Draft<'_> {
+    /// Checks and describes the whole, and leaves in the staging directory what is published.
+    pub(in crate::kernel) fn finish(
+        self,
+        name: &KernelName,
+        source: Provenance,
+    ) -> Result<KernelManifest, KernelError> {
+        let image = self.image.ok_or(Unusable::NoKernel)?;
+        let arch = std::env::consts::ARCH;
+        if let Some(other) = self.description.arch.as_deref().filter(|other| *other != arch) {
+            return Err(Unusable::Arch(other.to_owned()).into());
+        }
+        let vmlinux = self.staging.join(VMLINUX);
+        // Searching costs a pass over the file; what came beside the kernel usually makes it unnecessary.
+        let findings = match (image.findings, &self.config) {
+            (Some(findings), _) => findings,
+            (None, Some(_)) => Findings::default(),
+            (None, None) => {
+                let file = File::open(&vmlinux).map_err(|e| io_at("open", &vmlinux, e))?;
+                Findings::search(&file).map_err(|e| io_at("read", &vmlinux, e))?
+            }
+        };
+        let description = self.description;
+        let said = [("the module tree", self.modules.as_deref()), ("the user", description.kernel_version.as_deref())];
+        let release = settled(image.release.as_deref(), &said)?;
+        let initrd = self.staging.join(INITRD);
+        let staging = self.modules.is_some().then_some(self.staging);
+        let (boot, boots, hashes) = meanwhile_on_the_disk(staging, &[&vmlinux, &initrd], || {
+            let boot = Self::finish_modules(self.work, self.staging, self.modules.as_deref(), self.job)?;
+            let boots = findings
+                .boots(image.elf.pvh, self.config.as_deref(), boot.virtio_mmio.as_deref())
+                .map_err(|e| io_at("read", &vmlinux, e))?;
+            let hashes = image_and_hashes(self.staging, self.modules.is_some(), self.job)?;
+            Ok::<_, KernelError>((boot, boots, hashes))
+        })?;
+        let manifest = KernelManifest {
+            name: name.clone(),
+            distro: description.distro.clone().unwrap_or_else(|| "unknown".to_owned()),
+            arch: arch.to_owned(),
+            kernel_version: release,
+            sha256: hashes.of(VMLINUX).ok_or(Unusable::NoKernel)?.to_owned(),
+            tree_sha256: hashes.tree,
+            source,
+            imported_at: rfc3339(SystemTime::now()),
+            boot_modules: boot.load,
+            missing_drivers: boot.missing,
+            boots,
+        };
+        let path = self.staging.join(manifest::FILE);
+        fs::write(&path, manifest.to_json()).map_err(|e| io_at("write", &path, e))?;
+        Ok(manifest)
+    }
+
+    /// Moves the module tree to its place, indexed; works out what a guest loads from it.
+    fn finish_modules(
+        mut work: Stage,
+        staging: &Path,
+        release: Option<&str>,
+        job: &Job<'_>,
+    ) -> Result<BootModules, KernelError> {
+        let root = work.root().to_owned();
+        let remove = || fs::remove_dir_all(&root).map_err(|e| io_at("remove", &root, e));
+        let Some(release) = release else {
+            remove()?;
+            return Ok(BootModules::default());
+        };
+        let below = Path::new("lib/modules").join(release);
+        work.finish(&below)?;
+        modules::depmod(&root, release, job)?;
+        let tree = staging.join(MODULES);
+        fs::rename(root.join(below), &tree).map_err(|e| io_at("create", &tree, e))?;
+        remove()?;
+        Ok(modules::boot_modules(&tree)?)
+    }
+}
+
+/// Does `work` while the disk begins with files that are final: with `paths`, or with a `tree` of many and all else that
+/// its file system holds. Whatever fails there fails again, and is told, when the whole is synced.
+fn meanwhile_on_the_disk<T>(tree: Option<&Path>, paths: &[&Path], work: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        scope.spawn(|| match tree {
+            Some(tree) => drop(File::open(tree).map(rustix::fs::syncfs)),
+            None => paths.iter().for_each(|path| drop(File::open(path).and_then(|file| file.sync_data()))),
+        });
+        work()
+    })
+}
+
+/// Reads the whole kernel twice at once: for what it is known by, and into the image of its modules.
+fn image_and_hashes(staging: &Path, has_modules: bool, job: &Job<'_>) -> Result<Hashes, KernelError> {
+    let (modules, image) = (staging.join(MODULES), staging.join(MODULES_IMAGE));
+    thread::scope(|scope| {
+        let writing = has_modules.then(|| {
+            job.progress.phase("writing the image of the modules");
+            scope.spawn(|| tree::image(&modules, &image, LIMITS, job))
+        });
+        job.progress.phase("checking the kernel's files");
+        let hashes = tree::hash(staging, &TREE, LIMITS, job.cancel);
+        if let Some(writing) = writing {
+            writing.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        Ok(hashes?)
+    })
+}
+
+/// The one release everybody agrees on.
+fn settled(kernel: Option<&str>, others: &[(&'static str, Option<&str>)]) -> Result<String, KernelError> {
+    let first = kernel.or_else(|| others.iter().find_map(|(_, release)| *release)).ok_or(Unusable::NoRelease)?;
+    for (what, other) in others {
+        if let Some(other) = other.filter(|other| *other != first) {
+            return Err(Unusable::Release { kernel: first.to_owned(), what, other: other.to_owned() }.into());
+        }
+    }
+    if is_release(first) {
+        return Ok(first.to_owned());
+    }
+    Err(Unusable::BadRelease(first.chars().take(80).collect()).into())
+}

@@ -1,0 +1,102 @@
+//! Unfinished work: gone unless it is published.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+};
+use tempfile::NamedTempFile;
+
+/// A directory being filled; it goes, with its content, unless it is published.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    // An flock on the directory itself tells a sweeper that somebody is at work.
+    _lock: OwnedFd,
+}
+
+/// A file being written; it goes unless it is published.
+#[derive(Debug)]
+pub struct StagedFile {
+    file: NamedTempFile,
+}
+
+impl Staging {
+    /// Takes over a directory whose lock is held.
+    pub(super) fn new(path: PathBuf, lock: OwnedFd) -> Self {
+        Self { path, _lock: lock }
+    }
+
+    /// Where to put things.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Forgets the directory: it stands under its final name.
+    pub(super) fn into_published(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty()
+            && let Err(error) = remove_any(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a staging directory");
+        }
+    }
+}
+
+impl StagedFile {
+    pub(super) fn new(file: NamedTempFile) -> Self {
+        Self { file }
+    }
+
+    /// The open file, at its current position.
+    pub fn file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    /// The open file, for writing.
+    pub fn file_mut(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Where it is until it is published: for programs that want a path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Gives it its final name, `target`, in the place of what is there.
+    pub(super) fn persist(self, target: &Path) -> io::Result<()> {
+        self.file.persist(target).map(drop).map_err(|error| error.error)
+    }
+}
+
+/// Removes a file, or a directory with all below it. Only ever called with a staging path made here.
+pub(super) fn remove_any(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path).or_else(|_| {
+            // A tree can contain directories its owner may not write; make them writable and try once more.
+            open_up(path)?;
+            fs::remove_dir_all(path)
+        }),
+        Ok(_) => fs::remove_file(path),
+    }
+}
+
+/// Makes every directory below `path` writable for its owner.
+fn open_up(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
