@@ -155,6 +155,16 @@ fn images_and_kernels_come_and_go() {
             "GET /v1/images/a" | "GET /v1/images/b" => Reply::Json(image()),
             "DELETE /v1/images/a" => Reply::Nothing,
             "DELETE /v1/images/b" => Reply::Failure(409, json!({ "code": "conflict", "message": "b is used by demo" })),
+            "GET /v1/kernels/nope?here=true" => {
+                Reply::Failure(404, json!({ "code": "not_found", "message": "there is no kernel nope on this host" }))
+            }
+            "GET /v1/kernels/k-6.1?here=true" => Reply::Json(json!({
+                "name": "k-6.1", "distro": "x", "arch": "x86_64", "kernel_version": "6.1", "pulled": true
+            })),
+            "DELETE /v1/kernels/k-6.1?force=true" => Reply::Events(vec![
+                json!({ "event": "phase", "text": "waiting for somebody else's work on kernel k-6.1" }),
+                done(&Value::Null),
+            ]),
             _ => return None,
         })
     });
@@ -162,7 +172,9 @@ fn images_and_kernels_come_and_go() {
     let run = daemon.banger(["image", "rm", "a", "b"]).run().expect(1);
     assert_eq!((run.out(), run.err()), ("a\n".into(), "error: b is used by demo\n".into()));
     let missing = daemon.banger(["kernel", "rm", "-f", "nope"]).run().expect(1);
-    assert_eq!(missing.err(), "error: there is no nope\nhint: banger ps -a\n");
+    assert_eq!(missing.err(), "error: there is no kernel nope on this host\n");
+    let run = daemon.banger(["kernel", "rm", "-f", "k-6.1"]).run().expect(0);
+    assert_eq!((run.out(), run.err()), ("k-6.1\n".into(), "waiting for somebody else's work on kernel k-6.1\n".into()));
 }
 
 #[test]

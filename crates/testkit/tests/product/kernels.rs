@@ -98,6 +98,18 @@ fn catalogs_by_address_and_by_path_add_to_each_other() {
     assert!(no_op.err().contains("is here already") && no_op.err().contains("--force"), "{no_op}");
     env.banger(["kernel", "pull", "--force", "mine-6.1"]).run().expect(0);
     assert_eq!(listed(&env, "mine-6.1")["outdated"], false);
+    // No catalog has it any more: what was pulled stays, and works.
+    catalog(&file, &[]);
+    env.configure(&format!("[[kernel_catalog]]\npath = \"{}\"\n", file.display()));
+    env.banger(["daemon", "stop"]).run().expect(0);
+    let kept = env.banger(["kernel", "show", "mine-6.1", "--json"]).run().expect(0).json();
+    assert_eq!(
+        (&kept["pulled"], &kept["catalog"], &kept["modified"]),
+        (&true.into(), &Value::Null, &false.into()),
+        "{kept:#}"
+    );
+    env.banger(["vm", "create", "--no-start", "--name", "kept", "--kernel", "mine-6.1"]).run().expect(0);
+    delete(&env, "kept");
     drop(server);
     env.assert_nothing_left();
 }
