@@ -5,7 +5,6 @@
 
 pub(crate) mod bridge;
 pub(crate) mod entries;
-pub(crate) mod holes;
 pub(crate) mod pack;
 pub(crate) mod place;
 pub(crate) mod unpack;

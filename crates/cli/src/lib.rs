@@ -15,6 +15,7 @@ mod daemon;
 mod exec;
 mod exit;
 mod guest;
+pub mod hostile;
 mod http;
 mod output;
 mod signals;

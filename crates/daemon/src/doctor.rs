@@ -5,6 +5,7 @@
 //! that only one feature needs is a warning, not a failure. Adding a check is one file and one line in [`checks`].
 
 mod config;
+mod confinement;
 mod daemon;
 mod directories;
 mod disk_space;
@@ -16,6 +17,7 @@ mod own_programs;
 mod programs;
 mod stock;
 mod subordinate_ids;
+mod user_namespaces;
 mod vmm;
 
 use crate::{
@@ -96,13 +98,14 @@ pub(crate) trait Check: Send + Sync {
 }
 
 /// All checks, the most important first.
-fn checks() -> [Box<dyn Check>; 13] {
+fn checks() -> [Box<dyn Check>; 14] {
     [
         Box::new(own_programs::OwnPrograms),
         Box::new(config::Configuration),
         Box::new(directories::Directories),
         Box::new(daemon::Daemon),
         Box::new(vmm::Monitor),
+        Box::new(confinement::Confinement),
         Box::new(programs::HostPrograms),
         Box::new(network::Network),
         Box::new(subordinate_ids::SubordinateIds),

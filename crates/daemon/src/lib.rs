@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod hostile;
 pub mod shim;
 pub mod store;
 pub mod vmm;

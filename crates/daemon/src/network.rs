@@ -12,6 +12,7 @@ mod holder;
 mod life;
 mod policy;
 
+pub(crate) use dns::read_as_any;
 pub(crate) use guests::Guest;
 pub(crate) use policy::Egress;
 

@@ -18,7 +18,10 @@ mod server;
 mod verdict;
 mod vsock;
 
-use crate::vmm::kvm_probe;
+use crate::vmm::{
+    kvm_probe,
+    launch::probe::{self, ConfinementFinding},
+};
 use detach::{Side, Waiting};
 use std::{
     ffi::{OsStr, OsString},
@@ -26,6 +29,9 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+pub(crate) use console::panic_on;
+pub(crate) use guest::hear;
 
 /// What a shim's own words on stderr begin with.
 const SPEAKS: &str = "banger-shim: ";
@@ -38,6 +44,7 @@ const USAGE: u8 = 2;
 /// banger-shim --detach STATE_DIR    returns once the VMM runs in a shim left behind, or has failed
 /// banger-shim STATE_DIR             is the shim
 /// banger-shim kvm-probe             (internal) tries KVM in this process
+/// banger-shim confinement-probe     (internal) starts a program that does nothing as a monitor is started
 /// banger-shim --version
 /// ```
 ///
@@ -45,7 +52,11 @@ const USAGE: u8 = 2;
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match args.as_slice() {
-        [probe] if probe == kvm_probe::SUBCOMMAND => print_finding().map_err(|error| error.to_string()),
+        [name] if name == kvm_probe::SUBCOMMAND => print(&kvm_probe::probe_here()),
+        [name] if name == probe::SUBCOMMAND => print(
+            &ConfinementFinding::here()
+                .unwrap_or_else(|error| ConfinementFinding::Broken { reason: run::in_full(&error) }),
+        ),
         [version] if version == "--version" => {
             writeln!(io::stdout(), "banger-shim {}", env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())
         }
@@ -86,7 +97,8 @@ fn live(state_dir: &Path, mut waiting: Waiting) -> Result<(), String> {
     })
 }
 
-fn print_finding() -> io::Result<()> {
-    let finding = serde_json::to_vec(&kvm_probe::probe_here())?;
-    io::stdout().write_all(&finding)
+/// What a probe found, as one line of JSON.
+fn print(finding: &impl serde::Serialize) -> Result<(), String> {
+    let finding = serde_json::to_vec(finding).expect("findings serialize");
+    io::stdout().write_all(&finding).map_err(|error| error.to_string())
 }

@@ -38,7 +38,7 @@ mod task;
 pub(crate) mod tests;
 mod view;
 
-pub(crate) use console::send as send_console;
+pub(crate) use console::{QUOTED_LINE, QUOTED_LINES, quoted, send as send_console};
 pub(crate) use guest::Agent;
 pub(crate) use policy::{Op, StopCause};
 pub(crate) use service::{Parts, VmService};

@@ -162,6 +162,9 @@ pub enum Refusal {
     /// The kernel would find no disk.
     #[error("this kernel finds virtio devices neither through ACPI nor on its command line")]
     NoDeviceDiscovery,
+    /// The guest would have no way to its host.
+    #[error("this kernel has no driver for virtio sockets, by which a guest reaches its host under Firecracker")]
+    NoVsock,
     /// A word of the kernel's command line would be more than one, or unreadable.
     #[error("{0:?} is no word for a kernel's command line")]
     KernelWord(String),

@@ -23,6 +23,7 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// - `registry`: docker-registry, skopeo, umoci
 /// - `mount`: tmpfs can be mounted here
 /// - `root`: this is root
+/// - `userns`: user namespaces can be made here, and forbidden in one
 /// - `netns`: network namespaces and taps can be made here; ip and nft are there
 /// - `pasta`: this program
 /// - `systemd`: systemd-analyze and systemd-socket-activate
@@ -87,6 +88,7 @@ fn probe(name: &str) -> Result<(), String> {
                 Err("this is an ordinary user".into())
             }
         }
+        "userns" => user_namespace(),
         "netns" => {
             ["ip", "nft"].into_iter().try_for_each(|it| program(it).map(drop)).and_then(|()| network_namespace())
         }
@@ -116,6 +118,15 @@ fn kvm_guests() -> Result<(), String> {
 fn mount() -> Result<(), String> {
     let tried = Command::new("unshare")
         .args(["--mount", "--", "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"])
+        .output()
+        .map_err(|error| format!("unshare: {error}"))?;
+    if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
+}
+
+/// Whether this process may make a user namespace and forbid more of them there, tried in one that ends with the try.
+fn user_namespace() -> Result<(), String> {
+    let tried = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--", "sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces"])
         .output()
         .map_err(|error| format!("unshare: {error}"))?;
     if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }

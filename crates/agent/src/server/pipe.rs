@@ -3,13 +3,9 @@
 //! Opened O_NONBLOCK: a blocking write spins the processor in the kernel while the host is away. While it is away a read
 //! gives 0 bytes at once and the port polls as hung up, so neither means an end here: it is looked at again a little later.
 
-use super::pollable::pollable;
+use super::pollable::Pipe;
 use banger_proto::agent::link::PORT_NAME;
-use rustix::{
-    fd::OwnedFd,
-    fs::{Mode, OFlags, open},
-    io::{Errno, read, write},
-};
+use rustix::fs::{Mode, OFlags, open};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -18,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
 
@@ -29,7 +25,7 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// The open port.
 #[derive(Debug)]
 pub(super) struct Port {
-    fd: AsyncFd<OwnedFd>,
+    pipe: Pipe,
     absence: Option<Pin<Box<Sleep>>>,
 }
 
@@ -43,7 +39,7 @@ impl Port {
                 Ok(open(path, flags, Mode::empty())?)
             });
             match opened {
-                Ok(fd) => return Ok(Self { fd: pollable(fd)?, absence: None }),
+                Ok(fd) => return Ok(Self { pipe: Pipe::new(fd)?, absence: None }),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(Duration::from_millis(5)).await,
             }
@@ -71,54 +67,25 @@ impl AsyncRead for Port {
                 ready!(absence.as_mut().poll(cx));
                 this.absence = None;
             }
-            let mut guard = ready!(this.fd.poll_read_ready(cx))?;
-            // One read gives one of the device's buffers, a page: as many of them at once as there are.
-            let before = buf.filled().len();
-            let read = loop {
-                if buf.remaining() == 0 {
-                    return Poll::Ready(Ok(()));
-                }
-                match read(guard.get_inner(), buf.initialize_unfilled()) {
-                    Ok(0) => break Ok(()),
-                    Ok(count) => buf.advance(count),
-                    Err(Errno::INTR) => {}
-                    Err(error) => break Err(error),
-                }
-            };
-            let any = buf.filled().len() > before;
-            match read {
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                // What there is goes first; the host's absence, or the error, is met again.
-                _ if any => {}
-                Ok(()) => this.absence = Some(Box::pin(sleep(ABSENCE))),
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-            if any {
-                return Poll::Ready(Ok(()));
+            match ready!(this.pipe.poll_some(cx, buf))? {
+                0 => this.absence = Some(Box::pin(sleep(ABSENCE))),
+                _ => return Poll::Ready(Ok(())),
             }
         }
     }
 }
 
 impl AsyncWrite for Port {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
-            match write(guard.get_inner(), bytes) {
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
     }
 }
 

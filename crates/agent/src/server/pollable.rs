@@ -1,12 +1,88 @@
-//! Descriptors the runtime waits on.
+//! Descriptors that do not block, as byte pipes the runtime waits on.
 #![expect(unsafe_code, reason = "the runtime's promise about descriptors has to be given by hand")]
 
-use rustix::fd::OwnedFd;
-use std::io;
-use tokio::io::unix::AsyncFd;
+use rustix::{
+    fd::OwnedFd,
+    io::{Errno, read, write},
+};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 
 /// Registers a descriptor that does not block.
 pub(super) fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is one open descriptor until it is dropped, and the result owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// One that is read and written.
+#[derive(Debug)]
+pub(super) struct Pipe(AsyncFd<OwnedFd>);
+
+impl Pipe {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        pollable(fd).map(Self)
+    }
+
+    /// Reads all there is, as far as the buffer has room: one read gives one of a device's buffers, a page. 0 is whatever
+    /// the descriptor means by it.
+    pub(super) fn poll_some(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        let before = buf.filled().len();
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let end = loop {
+                if buf.remaining() == 0 {
+                    break Ok(());
+                }
+                match read(guard.get_inner(), buf.initialize_unfilled()) {
+                    Ok(0) => break Ok(()),
+                    Ok(count) => buf.advance(count),
+                    Err(Errno::INTR) => {}
+                    Err(error) => break Err(error),
+                }
+            };
+            let count = buf.filled().len() - before;
+            match end {
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(error) if count == 0 => return Poll::Ready(Err(error.into())),
+                Ok(()) if count == 0 => return Poll::Ready(Ok(0)),
+                // What there is goes first; the end, or the error, is met again.
+                _ => {}
+            }
+            if count > 0 {
+                return Poll::Ready(Ok(count));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_some(cx, buf).map_ok(drop)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            match write(guard.get_inner(), bytes) {
+                Ok(count) => return Poll::Ready(Ok(count)),
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }

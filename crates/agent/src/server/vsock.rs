@@ -5,23 +5,11 @@
 //! from the host only: a guest's own processes reach it, too, where the kernel loops vsock back.
 #![expect(unsafe_code, reason = "the address family has no wrapper here")]
 
-use super::pollable::pollable;
+use super::pollable::{Pipe, pollable};
 use banger_proto::agent::link::{KNOCK_PORT, LINK_PORT};
-use rustix::{
-    fd::{AsRawFd, FromRawFd, OwnedFd},
-    io::{Errno, read, write},
-};
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
-    task::spawn_blocking,
-    time::sleep,
-};
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{io, time::Duration};
+use tokio::{io::unix::AsyncFd, task::spawn_blocking, time::sleep};
 
 /// How long a host may take to dial before it is knocked again.
 const KNOCK_AGAIN: Duration = Duration::from_secs(1);
@@ -59,7 +47,7 @@ impl Listener {
         loop {
             let mut guard = self.0.readable().await?;
             match accept(guard.get_inner()) {
-                Ok((HOST, pipe)) => return Ok(Pipe(pollable(pipe)?)),
+                Ok((HOST, pipe)) => return Pipe::new(pipe),
                 // One of the guest's own.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
@@ -110,47 +98,4 @@ fn length() -> libc::socklen_t {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// One call of the host's.
-#[derive(Debug)]
-pub(super) struct Pipe(AsyncFd<OwnedFd>);
-
-impl AsyncRead for Pipe {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let mut guard = ready!(self.0.poll_read_ready(cx))?;
-            match read(guard.get_inner(), buf.initialize_unfilled()) {
-                Ok(count) => {
-                    buf.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            match write(guard.get_inner(), bytes) {
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }

@@ -3,10 +3,8 @@
 //! Every path is resolved by the kernel beneath that directory without following any link, so neither the archive's own
 //! links nor ones that are already there lead outside.
 
-use super::{
-    entries::{Entry, Flow, Kind, hostile, walk},
-    holes::Copier,
-};
+use super::entries::{Entry, Flow, Kind, hostile, walk};
+use banger_link::holes::Copier;
 use rustix::{
     fs::{
         AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, linkat, mkdirat,

@@ -34,7 +34,7 @@ use tokio_tungstenite::{
         self, Message,
         client::IntoClientRequest as _,
         handshake::client::{Request, Response},
-        protocol::WebSocketConfig,
+        protocol::{Role, WebSocketConfig},
     },
 };
 
@@ -76,13 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) async fn start(stream: S, spec: &ExecSpec) -> Result<Self> {
         // Looked at before anything is said: a command that is too large is no reason to bother the guest.
         encoded(spec, None)?;
-        let limits = WebSocketConfig::default()
-            .read_buffer_size(64 << 10)
-            .write_buffer_size(0)
-            .max_write_buffer_size(MAX_SPEC + MAX_MESSAGE)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let handshake = tokio_tungstenite::client_async_with_config(request()?, stream, Some(limits));
+        let handshake = tokio_tungstenite::client_async_with_config(request()?, stream, Some(limits()));
         let asked = now_ns();
         let (mut socket, response) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
             .await
@@ -109,6 +103,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             signal = send(sink, stdin, control) => Ok(Ended::Abandoned(signal)),
         }
     }
+}
+
+/// What an agent sends once it accepted a session, for [`crate::hostile`].
+pub(crate) async fn hear(data: &[u8]) {
+    let pipe = tokio::io::join(data, tokio::io::sink());
+    let socket = WebSocketStream::from_raw_socket(pipe, Role::Client, Some(limits())).await;
+    let (_, stream) = socket.split();
+    let _ = receive(stream, tokio::io::sink(), tokio::io::sink()).await;
+}
+
+fn limits() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(64 << 10)
+        .write_buffer_size(0)
+        .max_write_buffer_size(MAX_SPEC + MAX_MESSAGE)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
 }
 
 /// The session's first message.

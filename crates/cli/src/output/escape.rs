@@ -120,8 +120,10 @@ enum Colour {
     Other,
 }
 
-/// Whether `bytes`, which begin with ESC, begin with `ESC [ … m`.
+/// Whether `bytes`, which begin with ESC, begin with `ESC [ … m`. What comes later than a sequence can be long makes no
+/// difference, so that it is the same whatever pieces it comes in.
 fn colour(bytes: &[u8]) -> Colour {
+    let bytes = &bytes[..bytes.len().min(LONGEST_SEQUENCE)];
     match bytes.get(1) {
         None => return Colour::Unfinished,
         Some(b'[') => {}

@@ -9,6 +9,7 @@ mod agent;
 mod bad_input;
 mod completion;
 mod copy;
+mod corpora;
 mod data;
 mod fake;
 mod groups;

@@ -10,6 +10,9 @@ use crate::{
 use banger_proto::agent::boot::Mount;
 use std::sync::Arc;
 
+/// What a kernel that can have a virtio socket has.
+const VSOCK_DRIVER: &str = "vmw_vsock_virtio_transport";
+
 pub(crate) struct KernelFilesCapability {
     pub(crate) images: Arc<ImageService>,
 }
@@ -31,6 +34,7 @@ impl Capability for KernelFilesCapability {
         Box::pin(async {
             let kernel = self.images.kernel(&vm.spec.kernel, false, operation).await?;
             let boots = kernel.manifest.boots;
+            let vsock = !kernel.manifest.missing_drivers.iter().any(|driver| driver == VSOCK_DRIVER);
             let files = self.images.boot_files(kernel, operation).await?;
             launch.kernel = Some(KernelFile {
                 path: files.vmlinux,
@@ -38,6 +42,7 @@ impl Capability for KernelFilesCapability {
                 acpi: boots.acpi,
                 mmio_cmdline: boots.mmio_cmdline,
                 hz: boots.hz,
+                vsock,
             });
             if let Some(path) = files.modules_image {
                 let device = launch.attach(Disk { path, read_only: true });

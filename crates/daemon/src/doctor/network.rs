@@ -1,6 +1,6 @@
 //! What VMs' networks need: user namespaces, a tap device, nft, and pasta for the way out. A VM starts without any of it.
 
-use super::{Check, Host, Look, pass, warn};
+use super::{Check, Host, Look, pass, user_namespaces, warn};
 use crate::config::Uplink;
 use banger_proto::api::host::Finding;
 use std::{fs, path::Path};
@@ -26,21 +26,8 @@ fn findings(host: &Host) -> Vec<Finding> {
         finding.hints.push(hint.to_owned());
         found.push(finding);
     };
-    let number =
-        |path: &str| fs::read_to_string(host.system(path)).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    if host.uid != 0 {
-        if number("/proc/sys/user/max_user_namespaces") == Some(0) {
-            lacks("this host allows no user namespaces", "sudo sysctl user.max_user_namespaces=15000");
-        }
-        if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-            lacks("this host allows user namespaces to root only", "sudo sysctl kernel.unprivileged_userns_clone=1");
-        }
-        if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
-            lacks(
-                "AppArmor takes user namespaces' rights away",
-                "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-            );
-        }
+    for obstacle in user_namespaces::obstacles(host) {
+        lacks(obstacle.what, obstacle.hint);
     }
     if !can_open(&host.system("/dev/net/tun")) {
         lacks("/dev/net/tun cannot be opened", "sudo modprobe tun; sudo chmod 666 /dev/net/tun");

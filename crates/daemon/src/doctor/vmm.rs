@@ -4,7 +4,7 @@ use super::{Check, Host, Look, fail, pass, warn};
 use crate::vmm::{
     host::{HostFacts, Probe},
     kvm_probe::KvmFinding,
-    select::{Choice, NoVmm, select},
+    select::{self, Choice, NoVmm, OLDEST_FIRECRACKER, select},
 };
 use banger_proto::{api::host::Finding, failure::Failure};
 
@@ -26,7 +26,9 @@ impl Check for Monitor {
             match HostFacts::probe(&probe).await {
                 Ok(facts) => {
                     let wanted = config.and_then(|config| config.vmm.value);
-                    vec![chosen(select(wanted, &facts)), kvm(&facts.kvm)]
+                    let mut found = vec![chosen(select(wanted, &facts)), kvm(&facts.kvm)];
+                    found.extend(firecracker(&facts));
+                    found
                 }
                 Err(error) => {
                     let mut finding = fail(NAME, format!("this host cannot be probed: {error}"));
@@ -50,6 +52,25 @@ fn chosen(choice: Result<Choice, NoVmm>) -> Finding {
             finding.causes = failure.causes;
             finding.hints = failure.hints;
             finding
+        }
+    }
+}
+
+/// Whether the Firecracker that is installed is one that may be used; nothing where there is none.
+fn firecracker(facts: &HostFacts) -> Option<Finding> {
+    match select::firecracker(facts) {
+        Ok((program, version)) => {
+            let when = if facts.kvm == KvmFinding::Usable { "chosen by itself" } else { "used where it is asked for" };
+            Some(pass(NAME, format!("Firecracker {version} is supported, and {when} ({})", program.display())))
+        }
+        Err(NoVmm::Missing { .. }) => None,
+        Err(unfit) => {
+            let mut finding = warn(NAME, format!("Firecracker is not used: {unfit}"));
+            finding.hints.push(format!(
+                "install a Firecracker from {OLDEST_FIRECRACKER} on that is neither 1.16.0 nor 1.16.1; firecracker_bin \
+                 in config.toml names another program"
+            ));
+            Some(finding)
         }
     }
 }
@@ -92,6 +113,25 @@ mod tests {
         let (verdict, text) = bench.look(&Monitor).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("no-qemu"), "{text}");
         assert!(text.contains("apt install") || text.contains("qemu_bin"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_firecracker_that_may_not_be_used_is_a_warning_with_those_that_may() {
+        let mut bench = Bench::new();
+        bench.install("firecracker", "");
+        let told = async |bench: &mut Bench, version: &str| {
+            let program = bench.install("firecracker", &format!("Firecracker v{version}"));
+            let file = crate::config::File::parse(&format!("firecracker_bin = {program:?}"), "/c".as_ref()).unwrap();
+            bench.host.config =
+                Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+            bench.look(&Monitor).await.into_iter().find(|(_, text)| text.contains("\"Firecracker ")).unwrap()
+        };
+        for (version, why) in [("1.11.0", "1.12.0 is the oldest"), ("1.16.0", "after a restore"), ("1.16.1", "hang")] {
+            let (verdict, text) = told(&mut bench, version).await;
+            assert!(verdict == Verdict::Warn && text.contains(why) && text.contains("install a"), "{text}");
+        }
+        let (verdict, text) = told(&mut bench, "1.15.1").await;
+        assert!(verdict == Verdict::Pass && text.contains("1.15.1 is supported"), "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod message;
 mod upstream;
 
 use super::{Guest, Shared, Uplink, life, policy::Lookup};
+pub(crate) use message::read_as_any;
 use message::{Class, Kind, Query, Rcode, Record};
 use std::{
     collections::HashMap,

@@ -108,6 +108,14 @@ impl PanicWatch {
     }
 }
 
+/// The line of a panic on a console, as the shim finds it, for [`crate::hostile`].
+pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
+    let mut watch = PanicWatch::default();
+    console.chunks(7).for_each(|piece| watch.feed(piece));
+    watch.feed(b"\n");
+    watch.found
+}
+
 /// What one boot left on the console.
 #[derive(Debug, Default)]
 pub(super) struct Seen {

@@ -3,7 +3,7 @@
 //! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events, streams by the
 //! link's own limits. A guest that breaks a session gets another one.
 
-use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming, Stream};
+use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
 use banger_proto::agent::{
     event::{GuestEvent, MAX_LINE, POWER_ACK},
     link::EVENTS_PORT,
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -89,7 +89,7 @@ async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announceme
 }
 
 async fn read_events(
-    mut stream: Stream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     announcements: mpsc::Sender<Announcement>,
     seen: Arc<AtomicUsize>,
 ) -> io::Result<()> {
@@ -114,7 +114,7 @@ async fn read_events(
 /// A line that is no event is skipped: a newer agent may know more.
 async fn take(
     line: &[u8],
-    stream: &mut Stream,
+    stream: &mut (impl AsyncWrite + Unpin),
     announcements: &mpsc::Sender<Announcement>,
     seen: &AtomicUsize,
 ) -> io::Result<()> {
@@ -133,10 +133,26 @@ async fn take(
     Ok(())
 }
 
+/// Takes the events in `data` as the shim does, for [`crate::hostile`].
+pub(crate) async fn hear(data: &[u8]) {
+    let (sender, mut announcements) = mpsc::channel(1);
+    let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::default());
+    let take = async {
+        let mut count = 0;
+        while let Some(Announcement { event, taken }) = announcements.recv().await {
+            count += usize::from(!matches!(event, GuestEvent::Power { .. }));
+            assert!(count <= MAX_EVENTS, "more than an honest agent says");
+            // Who reads may have given up.
+            let _ = taken.send(());
+        }
+    };
+    let (_, ()) = tokio::join!(read, take);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_link::guest;
+    use banger_link::{Stream, guest};
     use banger_proto::agent::event::Power;
     use tokio::task::JoinHandle;
 

@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 /// The log's name in the VM's directory.
 pub(crate) const FILE: &str = "console.log";
 /// Lines an error quotes.
-const QUOTED_LINES: usize = 12;
+pub(crate) const QUOTED_LINES: usize = 12;
 /// Bytes at the end of the log that are looked at for them.
 const QUOTED_BYTES: u64 = 8 << 10;
 /// Longest line an error quotes, in characters.
-const QUOTED_LINE: usize = 200;
+pub(crate) const QUOTED_LINE: usize = 200;
 /// Bytes sent at a time.
 const CHUNK: usize = 64 << 10;
 /// How often a log that is followed is looked at. The file has no way to say that it grew.
@@ -29,8 +29,12 @@ const LOOK: Duration = Duration::from_millis(150);
 
 /// The last lines of the console, escaped: they are the guest's words. Empty when there is nothing to quote.
 pub(super) fn last_lines(directory: &Path) -> Vec<String> {
-    let Ok(bytes) = end(&directory.join(FILE), QUOTED_BYTES) else { return Vec::new() };
-    let text = escaped(&bytes);
+    end(&directory.join(FILE), QUOTED_BYTES).map_or_else(|_| Vec::new(), |bytes| quoted(&bytes))
+}
+
+/// The last lines of a text.
+pub(crate) fn quoted(bytes: &[u8]) -> Vec<String> {
+    let text = escaped(bytes);
     let lines: Vec<&str> = text.lines().map(|line| line.trim_end_matches("\\r").trim_end()).collect();
     let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();
     let quoted = lines[lines.len().saturating_sub(QUOTED_LINES)..].iter();

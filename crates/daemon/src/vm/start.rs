@@ -10,6 +10,7 @@ use crate::{
     operation::Operation,
     store::{ResourceKind, Run, VmSpec},
     vmm::{
+        driver,
         plan::{Console, LaunchPlan},
         select::Choice,
     },
@@ -158,7 +159,7 @@ async fn prepare(
         clock.mark(capability.phase());
     }
     let incomplete = || Failure::new(Code::Internal, "no capability contributed a kernel and an initramfs");
-    Ok(LaunchPlan {
+    let plan = LaunchPlan {
         id: vm.id.clone(),
         name: vm.name.clone(),
         vmm: choice.vmm,
@@ -176,7 +177,13 @@ async fn prepare(
         run_dir,
         network: launch.card.map(|card| card.host),
         ports: launch.ports,
-    })
+    };
+    driver(plan.vmm).check(&plan).map_err(|refusal| {
+        let what = format!("{} cannot run VM {} with kernel {}", plan.vmm, vm.name, vm.spec.kernel);
+        failures::because(Code::Unsupported, what, &refusal)
+            .hint("make the VM with another --kernel or --vmm; `banger kernel show` says what a kernel has")
+    })?;
+    Ok(plan)
 }
 
 /// Makes one of the VM's directories (0700) if it is not there.

@@ -17,6 +17,7 @@
 mod child;
 mod namespace;
 mod namespaces;
+pub mod probe;
 mod steps;
 
 use super::{

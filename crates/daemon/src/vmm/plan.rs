@@ -69,6 +69,7 @@ pub struct Network {
 }
 
 /// A kernel on disk.
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not exclude each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelFile {
     /// The ELF file.
@@ -82,6 +83,14 @@ pub struct KernelFile {
     /// Ticks of its timer in a second, when that is known.
     #[serde(default)]
     pub hz: Option<u32>,
+    /// May have a driver for virtio sockets: `false` where it is known to have none.
+    #[serde(default = "yes")]
+    pub vsock: bool,
+}
+
+/// What plans from before this was written down are taken for.
+fn yes() -> bool {
+    true
 }
 
 /// One disk.

@@ -128,6 +128,21 @@ async fn an_ordinary_users_vmm_reaches_nothing_either() {
 }
 
 #[tokio::test]
+async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_is_said() {
+    let Some(place) = Place::probe(true).without_user_namespaces() else { return };
+    let host = Host::new();
+    let (outcomes, unconfined) = probe(place, host.words()).await;
+    assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
+    // All they do not keep it from are sockets with a path, and being told that a process is there.
+    let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
+    let left: Vec<&str> = left.keys().map(String::as_str).collect();
+    let sockets = SOCKETS.map(|name| format!("unix.{name}"));
+    assert!(left.iter().all(|name| sockets.iter().any(|socket| socket == name)), "{left:?}");
+    assert!(kept.len() > 15, "{kept:#?}");
+}
+
+#[tokio::test]
 async fn without_confinement_every_attempt_succeeds() {
     if !banger_testkit::require("root") {
         return;

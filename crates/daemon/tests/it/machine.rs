@@ -130,7 +130,7 @@ impl Place {
             program,
             vcpu: 1,
             memory: ByteSize::mib(256),
-            kernel: KernelFile { path: kernel, pvh: true, acpi: true, mmio_cmdline: false, hz: Some(250) },
+            kernel: KernelFile { path: kernel, pvh: true, acpi: true, mmio_cmdline: false, hz: Some(250), vsock: true },
             initramfs,
             kernel_args: Vec::new(),
             tsc_khz: tsc::host_khz(),
@@ -175,6 +175,22 @@ impl Place {
             shim.display()
         );
         let program = dir.join("as-nobody");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        self.shims = Shims::new(program);
+        Some(self)
+    }
+
+    /// The same on a host that allows no further user namespaces: the setting is that of the one the shim is in.
+    pub(crate) fn without_user_namespaces(mut self) -> Option<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        if !require("userns") {
+            return None;
+        }
+        let forbid = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
+        let shim = env!("CARGO_BIN_EXE_banger-shim");
+        let script = format!("#!/bin/sh\nexec unshare --user --map-root-user sh -c '{forbid}' sh {shim} \"$@\"\n");
+        let program = self.plan.state_dir.join("without-namespaces");
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         self.shims = Shims::new(program);

@@ -4,6 +4,7 @@
 
 mod confinement;
 mod conformance;
+mod corpora;
 mod firecracker;
 mod machine;
 mod misbehaviour;

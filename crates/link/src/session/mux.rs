@@ -10,10 +10,18 @@
 //!
 //! An RST does not take back what was received before it: the reader gets those bytes, then the error. A peer that
 //! finished before the RST is a plain end of file. This is what lets a handle be dropped right after its last write.
+//!
+//! The handles' side is here; [`receive`] and [`send`] are the pipe's.
+
+mod bounds;
+mod flow;
+mod receive;
+mod send;
 
 use super::{Ended, Role};
-use crate::frame::{Header, Kind, MAX_PAYLOAD, WINDOW, flag};
+use crate::frame::{Header, Kind, flag};
 use banger_proto::agent::link::MAX_STREAMS;
+use flow::{Finish, Flow};
 use std::{
     collections::{HashMap, VecDeque},
     io,
@@ -30,80 +38,6 @@ const MAX_CONTROL: usize = 4 * MAX_STREAMS;
 const BATCH: usize = 64 << 10;
 /// Bytes of the port in front of a stream.
 pub(crate) const PORT: usize = 4;
-
-/// How far the writing half of a stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Finish {
-    Open,
-    Asked,
-    Sent,
-}
-
-/// One stream.
-#[expect(clippy::struct_excessive_bools, reason = "four facts that do not exclude each other")]
-#[derive(Debug)]
-struct Flow {
-    /// Received, not yet read.
-    inbox: VecDeque<u8>,
-    /// What the peer may still send.
-    inbox_room: usize,
-    /// Read, and not yet given back to the peer as room.
-    credit: usize,
-    /// The peer's FIN came.
-    peer_done: bool,
-    /// The peer's RST came.
-    reset: bool,
-    /// Written, not yet sent.
-    outbox: VecDeque<u8>,
-    /// What the peer takes now.
-    send_room: usize,
-    /// SYN or ACK, until the first frame carries it.
-    greeting: u16,
-    finish: Finish,
-    /// No handle any more; only the outbox is left to send.
-    orphan: bool,
-    /// Stands in `Mux::turn`.
-    in_turn: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-    watcher: Option<Waker>,
-}
-
-impl Flow {
-    fn new(greeting: u16, extra_room: u32) -> Self {
-        Self {
-            inbox: VecDeque::new(),
-            inbox_room: WINDOW,
-            credit: 0,
-            peer_done: false,
-            reset: false,
-            outbox: VecDeque::new(),
-            send_room: WINDOW.saturating_add(extra_room as usize),
-            greeting,
-            finish: Finish::Open,
-            orphan: false,
-            in_turn: false,
-            reader: None,
-            writer: None,
-            watcher: None,
-        }
-    }
-
-    fn wake(&mut self) {
-        [self.reader.take(), self.writer.take(), self.watcher.take()].into_iter().flatten().for_each(Waker::wake);
-    }
-
-    fn owes_room(&self) -> bool {
-        self.credit >= WINDOW / 2 && !self.peer_done && !self.orphan
-    }
-
-    fn has_frame(&self) -> bool {
-        !self.reset
-            && (self.owes_room()
-                || (!self.outbox.is_empty() && self.send_room > 0)
-                || (self.outbox.is_empty() && self.finish == Finish::Asked))
-    }
-}
 
 /// All streams of a session.
 #[derive(Debug)]
@@ -263,157 +197,7 @@ impl Mux {
         let silent = over || flow.greeting == flag::SYN || self.ended.is_some();
         self.remove(id);
         if !silent {
-            self.control.push_back(reset(id));
-            self.wake_driver();
-        }
-    }
-
-    /// Moves frames into `out`, a batch at most, and leaves `waker` to be woken when there are more.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, waker: &Waker) {
-        while out.len() < BATCH {
-            if let Some(header) = self.control.pop_front() {
-                out.extend(header.encode());
-            } else if let Some(id) = self.turn.pop_front() {
-                self.send(id, out);
-            } else {
-                self.driver = Some(waker.clone());
-                return;
-            }
-        }
-        self.driver = Some(waker.clone());
-    }
-
-    fn send(&mut self, id: u32, out: &mut Vec<u8>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.in_turn = false;
-        if flow.reset {
-            return;
-        }
-        if flow.owes_room() {
-            let flags = std::mem::take(&mut flow.greeting);
-            let credit = std::mem::take(&mut flow.credit);
-            flow.inbox_room += credit;
-            let length = u32::try_from(credit).expect("a credit is at most a window");
-            out.extend(Header { kind: Kind::Window, flags, stream: id, length }.encode());
-        }
-        let count = flow.outbox.len().min(flow.send_room).min(MAX_PAYLOAD);
-        let finishes = flow.finish == Finish::Asked && count == flow.outbox.len();
-        if count > 0 || finishes {
-            let flags = std::mem::take(&mut flow.greeting) | if finishes { flag::FIN } else { 0 };
-            let length = u32::try_from(count).expect("a payload is small");
-            out.extend(Header { kind: Kind::Data, flags, stream: id, length }.encode());
-            take(&mut flow.outbox, count, out);
-            flow.send_room -= count;
-            if let Some(writer) = flow.writer.take() {
-                writer.wake();
-            }
-        }
-        if finishes {
-            flow.finish = Finish::Sent;
-            flow.outbox = VecDeque::new();
-            if flow.orphan {
-                if !flow.peer_done {
-                    out.extend(reset(id).encode());
-                }
-                self.remove(id);
-                return;
-            }
-        }
-        if flow.has_frame() {
-            self.take_turn(id);
-        }
-    }
-
-    /// A frame without payload, or the header of one with payload; what a data frame's payload is for is the answer of
-    /// [`Mux::on_payload`].
-    pub(crate) fn on_header(&mut self, header: Header) -> Result<(), Ended> {
-        let Header { kind, flags, stream: id, length } = header;
-        match kind {
-            Kind::GoAway => return Err(Ended::GoAway),
-            Kind::Ping if flags & flag::ACK != 0 => return Ok(()),
-            Kind::Ping => {
-                return self.push_control(Header { kind, flags: flag::ACK, stream: 0, length });
-            }
-            Kind::Data if length as usize > MAX_PAYLOAD => return Err(Ended::Protocol("a frame over the size limit")),
-            Kind::Data | Kind::Window => {}
-        }
-        if flags & flag::SYN != 0 {
-            self.on_open(id, if kind == Kind::Window { length } else { 0 })?;
-        }
-        let Some(flow) = self.flows.get_mut(&id) else { return Ok(()) };
-        if flags & flag::RST != 0 {
-            flow.reset = true;
-            flow.outbox = VecDeque::new();
-            flow.wake();
-            if flow.orphan {
-                self.remove(id);
-            } else if self.newborn.contains(&id) {
-                self.wake_acceptor();
-            }
-            return Ok(());
-        }
-        match kind {
-            Kind::Window if flags & flag::SYN == 0 => {
-                flow.send_room = flow.send_room.saturating_add(length as usize).min(u32::MAX as usize);
-                if flow.has_frame() {
-                    self.take_turn(id);
-                }
-            }
-            Kind::Data => {
-                if flow.peer_done && length > 0 {
-                    return Err(Ended::Protocol("data after the end of a stream"));
-                }
-                flow.inbox_room =
-                    flow.inbox_room.checked_sub(length as usize).ok_or(Ended::Protocol("a stream over its window"))?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn on_open(&mut self, id: u32, extra_room: u32) -> Result<(), Ended> {
-        let odd = id % 2 == 1;
-        if id == 0 || odd == (self.role == Role::Host) {
-            return Err(Ended::Protocol("a stream number of this end"));
-        }
-        if self.flows.contains_key(&id) {
-            return Err(Ended::Protocol("a stream opened twice"));
-        }
-        let limit = if self.role == Role::Host { MAX_GUEST_STREAMS } else { MAX_STREAMS };
-        if self.opened_by_peer >= limit || self.flows.len() >= MAX_STREAMS {
-            return self.push_control(reset(id));
-        }
-        self.flows.insert(id, Flow::new(flag::ACK, extra_room));
-        self.opened_by_peer += 1;
-        self.newborn.push_back(id);
-        self.wake_acceptor();
-        Ok(())
-    }
-
-    /// Bytes of a data frame whose header was accepted.
-    pub(crate) fn on_payload(&mut self, id: u32, bytes: &[u8]) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        if flow.orphan || flow.reset {
-            return;
-        }
-        flow.inbox.extend(bytes);
-        if let Some(reader) = flow.reader.take() {
-            reader.wake();
-        }
-        if self.newborn.contains(&id) {
-            self.wake_acceptor();
-        }
-    }
-
-    /// The FIN of a frame, after its payload.
-    pub(crate) fn on_fin(&mut self, id: u32) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.peer_done = true;
-        if let Some(reader) = flow.reader.take() {
-            reader.wake();
-        }
-        if self.newborn.contains(&id) {
-            self.wake_acceptor();
+            self.push_control(reset(id));
         }
     }
 
@@ -434,13 +218,9 @@ impl Mux {
         self.ended.clone()
     }
 
-    fn push_control(&mut self, header: Header) -> Result<(), Ended> {
-        if self.control.len() >= MAX_CONTROL {
-            return Err(Ended::Protocol("a flood of pings or streams"));
-        }
+    fn push_control(&mut self, header: Header) {
         self.control.push_back(header);
         self.wake_driver();
-        Ok(())
     }
 
     fn give_back(&mut self, id: u32, count: usize) {
@@ -477,15 +257,6 @@ impl Mux {
             acceptor.wake();
         }
     }
-}
-
-/// Moves the first bytes of a queue, by pieces: byte by byte it is what a guest in software emulation is slowest at.
-fn take(queue: &mut VecDeque<u8>, count: usize, into: &mut Vec<u8>) {
-    let (front, back) = queue.as_slices();
-    let (first, second) = (count.min(front.len()), count.saturating_sub(front.len()));
-    into.extend_from_slice(&front[..first]);
-    into.extend_from_slice(&back[..second]);
-    queue.drain(..count);
 }
 
 fn reset(id: u32) -> Header {

@@ -1,7 +1,7 @@
 //! A guest that breaks the rules costs its host a bounded amount and one session.
 
 use crate::{frame, on_one_thread, stream};
-use banger_link::{Ended, HostSession, MAX_GUEST_STREAMS, WINDOW};
+use banger_link::{Ended, HostSession, MAX_GUEST_STREAMS, WINDOW, hostile};
 use banger_proto::agent::link::{HELLO, NONCE_LEN, REPLY};
 use proptest::prelude::*;
 use tokio::{
@@ -112,6 +112,34 @@ fn a_huge_window_does_not_make_the_host_hold_more() {
             assert!(written < 2 << 20, "{written} bytes are held");
         }
     });
+}
+
+#[test]
+fn streams_that_end_before_they_say_where_to_are_a_flood_when_nobody_reads_the_resets() {
+    on_one_thread(async {
+        let (mut guest, mut host) = raw_guest().await;
+        // Whoever waits for streams gets none of these.
+        let waits = tokio::task::spawn_local(async move { host.incoming.next().await.map(drop) });
+        let flood: Vec<u8> = (1..=200_000_u32).flat_map(|number| frame(0, 1 | 4, number * 2, 0)).collect();
+        let _ = guest.write_all(&flood).await;
+        let ended = host.end.await.unwrap();
+        assert!(matches!(ended, Ended::Protocol("a flood of pings or streams")), "{ended:?}");
+        assert_eq!(waits.await.unwrap(), Err(ended));
+    });
+}
+
+/// What fuzzing and people came up with; `fuzz/` has the targets that add to it.
+#[test]
+fn the_corpora_are_replayed() {
+    for (name, read) in [("channel", hostile::pipe as fn(&[u8])), ("dial", hostile::line)] {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+        let files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() >= 7, "{name}: {} files", files.len());
+        for file in files {
+            println!("{}", file.display());
+            read(&std::fs::read(&file).unwrap());
+        }
+    }
 }
 
 proptest! {

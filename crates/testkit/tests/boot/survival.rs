@@ -1,7 +1,7 @@
 //! Who dies, who cleans: the rows of the table that need a real VMM.
 
 use crate::{BOOT, delete, sh, start};
-use banger_testkit::{TestEnv, shared, wait_until};
+use banger_testkit::{TestEnv, require, shared, wait_until};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -82,4 +82,33 @@ fn a_guest_that_panics_has_failed_and_says_so() {
     env.banger(["vm", "start", "panic"]).run().expect(0);
     env.assert_in_order("qemu-system-x86_64");
     delete(&env, "panic");
+}
+
+#[test]
+fn a_host_that_forbids_user_namespaces_runs_vms_all_the_same_and_says_what_is_missing() {
+    let _machine = shared();
+    if !require("userns") {
+        return;
+    }
+    let Some(mut env) = TestEnv::real() else { return };
+    // The daemon cannot make its network's namespace either.
+    env.set_variable("BANGER_UPLINK", "off");
+    let forbid = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let banger = banger_testkit::bin_dir().join("banger");
+    env.program("unshare")
+        .args(["--user", "--map-root-user", "--", "sh", "-c", forbid, "sh"])
+        .args([&banger])
+        .args(["vm", "run", "--name", "bare"])
+        .args(crate::STAYS)
+        .run()
+        .expect(0);
+    let vm = env.vm("bare");
+    let lack = vm["unconfined"].as_str().unwrap_or_default();
+    assert!(lack.starts_with("this host allows no namespaces of its own"), "{vm:#}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", vm["vmm_pid"])).expect("it runs");
+    for line in ["NoNewPrivs:\t1\n", "Seccomp:\t2\n", "CapEff:\t0000000000000000\n"] {
+        assert!(status.contains(line), "{line:?}: {status}");
+    }
+    assert_eq!(sh(&env, "bare", "echo works"), "works\n");
+    delete(&env, "bare");
 }

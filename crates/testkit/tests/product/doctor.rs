@@ -1,7 +1,7 @@
 //! `banger doctor` and `banger system df`: what is said about a host, and that looking changes nothing.
 
 use crate::{delete, start};
-use banger_testkit::TestEnv;
+use banger_testkit::{TestEnv, require};
 use serde_json::Value;
 
 fn findings(json: &Value) -> Vec<(String, String, String)> {
@@ -66,6 +66,26 @@ fn a_host_without_programs_is_told_what_to_install() {
     // Those of the administrator are found without a PATH, git is not.
     let (verdict, text) = verdict_of(&out.json(), "programs");
     assert!(verdict == "WARN" && text.contains("sudo apt install"), "{text}");
+}
+
+#[test]
+fn a_host_without_namespaces_is_told_that_monitors_are_confined_less() {
+    if !require("userns") {
+        return;
+    }
+    let env = TestEnv::empty();
+    let (verdict, text) = verdict_of(&env.banger(["doctor", "--json"]).run().json(), "confinement");
+    assert!(verdict == "PASS" && text.contains("Landlock"), "{text}");
+    let forbidden = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let out = env
+        .program("unshare")
+        .args(["--user", "--map-root-user", "--", "sh", "-c", forbidden, "sh"])
+        .args([banger_testkit::bin_dir().join("banger")])
+        .args(["doctor", "--json"])
+        .run();
+    let (verdict, text) = verdict_of(&out.json(), "confinement");
+    assert!(verdict == "WARN" && text.contains("no namespaces of its own"), "{text}");
+    assert!(text.contains("sysctl user.max_user_namespaces="), "{text}");
 }
 
 #[test]

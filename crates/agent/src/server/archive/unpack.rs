@@ -3,8 +3,8 @@
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
 //! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
 
-use super::holes::Copier;
 use crate::rooted;
+use banger_link::holes::Copier;
 use banger_proto::failure::{Code, Failure};
 use rustix::{
     fd::OwnedFd,

@@ -132,6 +132,17 @@ impl Record {
     }
 }
 
+/// Reads a message as a question and as an answer, for [`crate::hostile`].
+pub(crate) fn read_as_any(bytes: &[u8]) {
+    if let Some(query) = Query::parse(bytes) {
+        let answer = query.answer(Rcode::NoSuchName, &[]);
+        let read = Query::parse(&answer).expect("what is written can be read");
+        assert!(query.is_answered_by(&read), "{query:?}");
+        let _ = reverse(&query.name);
+    }
+    assert!(addresses(bytes).len() <= MAX_RECORDS);
+}
+
 /// The IPv4 addresses in the answers of a message, with the time they are good for.
 pub(super) fn addresses(bytes: &[u8]) -> Vec<(Ipv4Addr, u32)> {
     let of = |answer: Answer| {

@@ -34,6 +34,9 @@ pub fn check(plan: &LaunchPlan) -> Result<(), Refusal> {
     if !plan.kernel.acpi && !plan.kernel.mmio_cmdline {
         return Err(Refusal::NoDeviceDiscovery);
     }
+    if !plan.kernel.vsock {
+        return Err(Refusal::NoVsock);
+    }
     if plan.memory.bytes() == 0 || !plan.memory.bytes().is_multiple_of(1 << 20) {
         return Err(Refusal::OddMemory(plan.memory.bytes()));
     }
@@ -143,6 +146,8 @@ mod tests {
         assert_eq!(refused(LaunchPlan { accelerator: Accelerator::Tcg, ..plan() }), Refusal::NeedsKvm);
         let blind = KernelFile { acpi: false, ..plan().kernel };
         assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), Refusal::NoDeviceDiscovery);
+        let mute = KernelFile { vsock: false, ..plan().kernel };
+        assert_eq!(refused(LaunchPlan { kernel: mute, ..plan() }), Refusal::NoVsock);
         assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), Refusal::OddMemory(1 << 19));
         let disks = vec![plan().disks[0].clone(); MAX_DISKS + 1];
         assert!(matches!(refused(LaunchPlan { disks, ..plan() }), Refusal::TooManyDisks { .. }));

@@ -1,4 +1,5 @@
-//! Zeroes on their way into a new file become holes: a disk image that is mostly nothing stays small in the guest.
+//! Zeroes on their way into a new file become holes: a disk image that is mostly nothing stays small, at either end of the
+//! channel.
 
 use std::{
     fs::File,
@@ -13,17 +14,24 @@ const CHUNK: usize = 32 * BLOCK;
 
 /// Copies into files. Its buffer outlives a file: a tree of small ones would spend its time in making them.
 #[derive(Debug)]
-pub(super) struct Copier {
+pub struct Copier {
     buffer: Vec<u8>,
 }
 
+impl Default for Copier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Copier {
-    pub(super) fn new() -> Self {
+    /// One with an empty buffer.
+    pub fn new() -> Self {
         Self { buffer: vec![0; CHUNK] }
     }
 
     /// Copies all of `from` into `to`, which is new and empty; gives how many bytes that were.
-    pub(super) fn copy(&mut self, from: &mut dyn Read, to: &File) -> io::Result<u64> {
+    pub fn copy(&mut self, from: &mut dyn Read, to: &File) -> io::Result<u64> {
         let (mut total, mut hole) = (0_u64, 0_u64);
         loop {
             let count = fill(from, &mut self.buffer)?;
@@ -76,15 +84,36 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     #[test]
-    fn zeroes_become_holes_and_read_back() {
+    fn every_shape_of_zeroes_reads_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let zeroes = |count: usize| vec![0_u8; count];
+        for (n, content) in [
+            zeroes(0),
+            zeroes(1),
+            zeroes(BLOCK * 3 + 5),
+            zeroes(CHUNK * 2),
+            [b"x".to_vec(), zeroes(CHUNK * 2)].concat(),
+            [zeroes(CHUNK + BLOCK), b"x".to_vec()].concat(),
+            [zeroes(BLOCK), vec![1; BLOCK], zeroes(BLOCK), vec![2; 10]].concat(),
+            vec![7; CHUNK * 2 + 1],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path = temp.path().join(n.to_string());
+            let copied = Copier::new().copy(&mut content.as_slice(), &File::create(&path).unwrap()).unwrap();
+            assert_eq!(copied, content.len() as u64);
+            assert!(std::fs::read(&path).unwrap() == content, "case {n}");
+        }
+    }
+
+    #[test]
+    fn nothing_takes_no_room() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("sparse");
-        let content = [vec![0; 1 << 20], vec![1; 10], vec![0; (1 << 20) + 3]].concat();
-        assert_eq!(
-            Copier::new().copy(&mut content.as_slice(), &File::create(&path).unwrap()).unwrap(),
-            content.len() as u64
-        );
-        assert!(std::fs::read(&path).unwrap() == content);
-        assert!(std::fs::metadata(&path).unwrap().blocks() * 512 < 64 << 10);
+        Copier::new().copy(&mut io::repeat(0).take(64 << 20), &File::create(&path).unwrap()).unwrap();
+        let meta = std::fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), 64 << 20);
+        assert!(meta.blocks() * 512 < 1 << 20, "{} bytes", meta.blocks() * 512);
     }
 }

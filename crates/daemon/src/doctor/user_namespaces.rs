@@ -1,0 +1,49 @@
+//! What keeps this user from having namespaces, and the knob that lets them.
+
+use super::Host;
+use std::fs;
+
+/// One such thing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Obstacle {
+    pub(super) what: &'static str,
+    pub(super) hint: &'static str,
+}
+
+/// A setting, the value that forbids, and whether that goes for root, too.
+const SETTINGS: [(&str, u64, bool, Obstacle); 3] = [
+    (
+        "/proc/sys/user/max_user_namespaces",
+        0,
+        true,
+        Obstacle { what: "this host allows no user namespaces", hint: "sudo sysctl user.max_user_namespaces=15000" },
+    ),
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        0,
+        false,
+        Obstacle {
+            what: "this host allows user namespaces to root only",
+            hint: "sudo sysctl kernel.unprivileged_userns_clone=1",
+        },
+    ),
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        1,
+        false,
+        Obstacle {
+            what: "AppArmor takes user namespaces' rights away",
+            hint: "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        },
+    ),
+];
+
+/// All there are.
+pub(super) fn obstacles(host: &Host) -> Vec<Obstacle> {
+    let number =
+        |path: &str| fs::read_to_string(host.system(path)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let forbids = |(path, value, also_root, _): &(&str, u64, bool, Obstacle)| {
+        (host.uid != 0 || *also_root) && number(path) == Some(*value)
+    };
+    SETTINGS.iter().filter(|setting| forbids(setting)).map(|setting| setting.3).collect()
+}

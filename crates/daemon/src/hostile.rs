@@ -1,0 +1,71 @@
+//! Any bytes in the place of a guest and of its monitor: what fuzzing drives, and what its corpora are replayed with. No
+//! part of the daemon uses it.
+//!
+//! Each function panics when what came was not refused, bounded or escaped as its reader promises.
+
+use crate::{
+    network, shim,
+    vm::{QUOTED_LINE, QUOTED_LINES, quoted},
+    vmm::qemu::qmp::Qmp,
+};
+use banger_proto::{
+    agent::http::{Health, Port, Stats},
+    failure::Failure,
+};
+use std::future::Future;
+use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+/// What an agent announces by itself.
+pub fn events(data: &[u8]) {
+    run(shim::hear(data));
+}
+
+/// What an agent answers when it is asked.
+pub fn answers(data: &[u8]) {
+    let _ = serde_json::from_slice::<Health>(data);
+    let _ = serde_json::from_slice::<Stats>(data);
+    let _ = serde_json::from_slice::<Vec<Port>>(data);
+    let _ = serde_json::from_slice::<Failure>(data);
+}
+
+/// What a guest writes on its console: searched for a panic, and quoted.
+pub fn console(data: &[u8]) {
+    let lines = quoted(data);
+    assert!(lines.len() <= QUOTED_LINES, "{} lines", lines.len());
+    for line in lines.iter().chain(&shim::panic_on(data)) {
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+    assert!(lines.iter().all(|line| line.chars().count() <= QUOTED_LINE), "{lines:?}");
+}
+
+/// What a monitor says on its QMP socket, while it is listened to and while an answer is awaited.
+pub fn monitor(data: &[u8]) {
+    run(async {
+        for asks in [false, true] {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+            let mut qmp = Qmp::begin(ours).expect("the first word finds room");
+            // It ends with what it has said, or with who listens.
+            let speak = async {
+                let _ = theirs.write_all(data).await;
+                drop(theirs);
+            };
+            let listen = async move {
+                if asks {
+                    let _ = qmp.execute("query-status", serde_json::json!({})).await;
+                }
+                while qmp.shutdown().await.is_ok() {}
+            };
+            tokio::join!(speak, listen);
+        }
+    });
+}
+
+/// What a guest asks the resolver, and what a resolver of the outside answers.
+pub fn names(data: &[u8]) {
+    network::read_as_any(data);
+}
+
+fn run(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(work);
+}

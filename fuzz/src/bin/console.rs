@@ -1,0 +1,8 @@
+//! What a guest writes on its console: any bytes.
+
+#![no_main]
+
+use banger_daemon::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::console(data));

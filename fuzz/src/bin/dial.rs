@@ -1,0 +1,8 @@
+//! The line of a hybrid-vsock handshake: any bytes.
+
+#![no_main]
+
+use banger_link::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::line(data));

@@ -1,0 +1,8 @@
+//! What a monitor says on its QMP socket: any bytes.
+
+#![no_main]
+
+use banger_daemon::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::monitor(data));

@@ -1,0 +1,8 @@
+//! Text of a guest on its way to a terminal: any bytes, in any pieces.
+
+#![no_main]
+
+use banger_cli::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::terminal(data));
