@@ -173,8 +173,8 @@ fn images_and_kernels_come_and_go() {
     assert_eq!((run.out(), run.err()), ("a\n".into(), "error: b is used by demo\n".into()));
     let missing = daemon.banger(["kernel", "rm", "-f", "nope"]).run().expect(1);
     assert_eq!(missing.err(), "error: there is no kernel nope on this host\n");
-    let run = daemon.banger(["kernel", "rm", "-f", "k-6.1"]).run().expect(0);
-    assert_eq!((run.out(), run.err()), ("k-6.1\n".into(), "waiting for somebody else's work on kernel k-6.1\n".into()));
+    // A phase is only shown when it lasts.
+    assert_eq!(daemon.banger(["kernel", "rm", "-f", "k-6.1"]).run().expect(0).out(), "k-6.1\n");
 }
 
 #[test]
