@@ -182,18 +182,12 @@ impl fmt::Display for Report {
         }
         for it in &self.comparisons {
             let target = match it.target {
-                Target::Ratio(most) => format!("≤ {most}×"),
-                Target::MoreMs(most) => format!("≤ {most} ms more"),
+                Target::Ratio(most) => format!("≤ {most}×: {}", verdict(it.met)),
+                Target::MoreMs(most) => format!("≤ {most} ms more: {}", verdict(it.met)),
                 Target::Told => "none".to_owned(),
             };
             let (ours, theirs) = (it.ours_median_ms, it.theirs_median_ms);
-            writeln!(
-                f,
-                "{:<44} {ours:>8.1} ms {theirs:>8.1} ms {:>7.3}  {target}: {}",
-                it.what,
-                it.ratio,
-                verdict(it.met)
-            )?;
+            writeln!(f, "{:<44} {ours:>8.1} ms {theirs:>8.1} ms {:>7.3}  {target}", it.what, it.ratio)?;
             writeln!(f, "  against {}", it.against)?;
         }
         for it in &self.series {
