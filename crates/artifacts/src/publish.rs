@@ -64,6 +64,11 @@ fn at<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> 
     move |source| PublishError::Io { what, path: path.to_owned(), source: source.into() }
 }
 
+/// Whether the disk, or the user's quota, was full: freeing space and trying again helps.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A directory of entries published by rename.
 #[derive(Debug, Clone)]
 pub struct Shelf {

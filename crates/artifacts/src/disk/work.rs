@@ -4,7 +4,7 @@ use super::{copy::clone_sparse, format};
 use crate::{
     job::{Cancel, Cancelled},
     program::ProgramError,
-    publish::{PublishError, Shelf},
+    publish::{PublishError, Shelf, is_full},
 };
 use banger_proto::size::ByteSize;
 use std::{
@@ -145,10 +145,6 @@ fn place(disk: NamedTempFile, path: &Path) -> Result<(), DiskError> {
         }
         Err(error) => Err(failed("create", path, error.error)),
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> DiskError {

@@ -6,7 +6,7 @@ use crate::{
     job::{Cancel, Cancelled},
     oci::OciError,
     program::ProgramError,
-    publish::PublishError,
+    publish::{PublishError, is_full},
     rootfs,
 };
 use banger_proto::name::{ImageId, ImageName};
@@ -179,15 +179,13 @@ impl ImageError {
 
     /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
     pub fn is_out_of_space(&self) -> bool {
-        let full =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self.root() {
             Self::Rootfs(error) | Self::Debian(DebianError::Rootfs(error)) => error.is_out_of_space(),
             Self::Oci(error) => error.is_out_of_space(),
-            Self::Bundle(error) => matches!(&**error, BundleError::Write(source) if full(source)),
+            Self::Bundle(error) => matches!(&**error, BundleError::Write(source) if is_full(source)),
             Self::Io { source, .. }
             | Self::Publish(PublishError::Io { source, .. })
-            | Self::Debian(DebianError::Write { source, .. }) => full(source),
+            | Self::Debian(DebianError::Write { source, .. }) => is_full(source),
             // The bootstrap's own temporary files.
             Self::Debian(DebianError::Bootstrap { said }) => said.contains("No space left on device"),
             _ => false,

@@ -1,7 +1,12 @@
 //! What can be wrong with an image that somebody else made.
 
 use super::{Digest, Platform, document::DocumentError, platform::listed};
-use crate::{fetch::FetchError, job::Cancelled, publish::PublishError, rootfs};
+use crate::{
+    fetch::FetchError,
+    job::Cancelled,
+    publish::{PublishError, is_full},
+    rootfs,
+};
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 /// Why an image could not be had.
@@ -306,14 +311,12 @@ impl OciError {
 
     /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
     pub fn is_out_of_space(&self) -> bool {
-        let full =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
             Self::Rootfs(error) => error.is_out_of_space(),
-            Self::Io { source, .. } | Self::Publish(PublishError::Io { source, .. }) => full(source),
+            Self::Io { source, .. } | Self::Publish(PublishError::Io { source, .. }) => is_full(source),
             Self::Layer { source, .. } => match &**source {
                 LayerError::Rootfs(error) => error.is_out_of_space(),
-                LayerError::Io { source, .. } | LayerError::Publish(PublishError::Io { source, .. }) => full(source),
+                LayerError::Io { source, .. } | LayerError::Publish(PublishError::Io { source, .. }) => is_full(source),
                 _ => false,
             },
             _ => false,

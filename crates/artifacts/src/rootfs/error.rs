@@ -1,6 +1,6 @@
 //! What can be wrong with an entry, and what can go wrong while an image is written.
 
-use crate::job::Cancelled;
+use crate::{job::Cancelled, publish::is_full};
 use std::io;
 
 /// Why one entry cannot be stored. The names in here come from an archive: they are shown quoted and cut.
@@ -134,7 +134,7 @@ impl Error {
     /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
     pub fn is_out_of_space(&self) -> bool {
         let (Self::Io { source, .. } | Self::Layout(mkext4::Error::Io(source))) = self else { return false };
-        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        is_full(source)
     }
 }
 
