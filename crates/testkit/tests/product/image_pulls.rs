@@ -85,13 +85,14 @@ fn progress_on_a_terminal_in_plain_text_and_as_events() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let relay = Relay::stalling(registry.port(), HALF, move || sender.send(()).unwrap());
     let slow = format!("127.0.0.1:{}/team/app:v1", relay.port());
-    let terminal = env.banger(["image", "pull", &slow]).env("TERM", "xterm").spawn_on_terminal(100, 30);
+    let mut terminal = env.banger(["image", "pull", &slow]).env("TERM", "xterm").spawn_on_terminal(100, 30);
     receiver.recv_timeout(SOON).unwrap();
     terminal.wait_for("downloading", SOON);
     terminal.wait_for("MiB/3", SOON);
     let screen = terminal.so_far();
     assert!(screen.contains('█') || screen.contains('░') || screen.contains('#'), "a bar: {screen:?}");
-    drop(terminal);
+    terminal.type_in("\u{3}");
+    terminal.finish(SOON).expect(130);
     wait_until(SOON, "the end of the pull", || match staged(&env) {
         0 => Ok(()),
         staged => Err(format!("{staged} unfinished")),
