@@ -25,8 +25,11 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Pairs of measurements for each comparison; with fewer than ten the table says that it holds no figures.
-    #[arg(long, default_value_t = compare::QUOTABLE, value_parser = clap::value_parser!(u32).range(3..))]
+    #[arg(long, default_value_t = compare::QUOTABLE, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Mebibytes of the large file of `copy-large`.
+    #[arg(long, default_value_t = 1024)]
+    large_mib: usize,
     /// Gets every sample.
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
@@ -137,7 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::Delete => life::delete(&env, args.rounds, &mut report)?,
             Measure::Execs => life::execs(&env)?,
             Measure::Output => transfer::output(&env, args.rounds, &mut report)?,
-            Measure::CopyLarge => transfer::large(&env, args.rounds, &mut report)?,
+            Measure::CopyLarge => transfer::large(&env, args.rounds, args.large_mib, &mut report)?,
             Measure::CopySmall => transfer::small(&env, args.rounds, &mut report)?,
             Measure::ImagePull => images::pulls(&env, args.rounds, &mut report)?,
             Measure::ImageFloor => images::floor(&env, args.rounds, &mut report)?,

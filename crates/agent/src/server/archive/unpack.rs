@@ -65,7 +65,8 @@ pub(super) fn unpack(base: &OwnedFd, from: impl Read) -> Result<(), UnpackError>
     let budget = Rc::new(Cell::new(Some(MAX_HEADERS)));
     let mut archive = Archive::new(Metered { inner: from, budget: Rc::clone(&budget) });
     let root = rustix::process::geteuid().is_root();
-    let mut unpacker = Unpacker { base, root, dirs: Vec::new(), last: None, copier: Copier::new() };
+    let mask = file_mode_mask();
+    let mut unpacker = Unpacker { base, root, mask, dirs: Vec::new(), last: None, copier: Copier::new() };
     for entry in archive.entries().map_err(UnpackError::Stream)? {
         let mut entry = entry.map_err(UnpackError::Stream)?;
         budget.set(None);
@@ -100,16 +101,27 @@ impl<R: Read> Read for Metered<R> {
 struct Unpacker<'a> {
     base: &'a OwnedFd,
     root: bool,
+    /// Mode bits a new file does not get, whatever is asked for.
+    mask: Mode,
     /// Directories that are being filled, each within the one before; they get their times when they are left.
     dirs: Vec<(PathBuf, Timespec)>,
     /// The directory of the last file, while nothing but files came since: most files come after their neighbours.
-    last: Option<(PathBuf, Rc<OwnedFd>)>,
+    last: Option<(PathBuf, Parent)>,
     copier: Copier,
+}
+
+/// A directory entries go to.
+#[derive(Clone)]
+struct Parent {
+    fd: Rc<OwnedFd>,
+    /// What is made there gets the directory's group.
+    gives_group: bool,
 }
 
 /// Where an entry goes.
 struct Place<'a> {
     parent: Rc<OwnedFd>,
+    gives_group: bool,
     name: &'a OsStr,
     mtime: Timespec,
 }
@@ -135,11 +147,8 @@ impl Unpacker<'_> {
         let kind = entry.header().entry_type();
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
-        let place = Place {
-            parent: self.parent(above, is_file).map_err(failed)?,
-            name,
-            mtime: Timespec { tv_sec: seconds, tv_nsec: 0 },
-        };
+        let Parent { fd: parent, gives_group } = self.parent(above, is_file).map_err(failed)?;
+        let place = Place { parent, gives_group, name, mtime: Timespec { tv_sec: seconds, tv_nsec: 0 } };
         match kind {
             _ if is_file => self.file(&place, entry).map_err(failed),
             EntryType::Directory => {
@@ -167,14 +176,16 @@ impl Unpacker<'_> {
 
     /// The directory an entry is in, made where it is missing. Anything but a file may put a link or another directory in
     /// its way, so only a run of files takes it as it was found for the first of them.
-    fn parent(&mut self, above: &[&OsStr], is_file: bool) -> io::Result<Rc<OwnedFd>> {
+    fn parent(&mut self, above: &[&OsStr], is_file: bool) -> io::Result<Parent> {
         let path: PathBuf = above.iter().collect();
         match &self.last {
-            Some((last, parent)) if is_file && *last == path => return Ok(Rc::clone(parent)),
+            Some((last, parent)) if is_file && *last == path => return Ok(parent.clone()),
             _ => self.last = None,
         }
-        let parent = Rc::new(rooted::make_dirs_beneath(self.base, above)?);
-        self.last = is_file.then(|| (path, Rc::clone(&parent)));
+        let fd = rooted::make_dirs_beneath(self.base, above)?;
+        let gives_group = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode).contains(Mode::SGID);
+        let parent = Parent { fd: Rc::new(fd), gives_group };
+        self.last = is_file.then(|| (path, parent.clone()));
         Ok(parent)
     }
 
@@ -216,7 +227,10 @@ impl Unpacker<'_> {
 
     fn file(&mut self, place: &Place<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = || fs::openat(&*place.parent, place.name, flags, Mode::from_raw_mode(0o600));
+        let wanted = mode(entry);
+        // Of twenty thousand small files every call is felt: what a new file has anyhow is not given to it again.
+        let born = wanted & (Mode::RWXU | Mode::RWXG | Mode::RWXO) & !self.mask;
+        let make = || fs::openat(&*place.parent, place.name, flags, born);
         let file = match make() {
             Err(Errno::EXIST) => {
                 place.clear()?;
@@ -226,8 +240,14 @@ impl Unpacker<'_> {
         };
         let file = File::from(file);
         self.copier.copy(entry, &file)?;
-        self.own(&file, entry)?;
-        fs::fchmod(&file, mode(entry))?;
+        let roots = owner(entry) == (Some(Uid::ROOT), Some(Gid::ROOT)) && rustix::process::getegid().is_root();
+        if place.gives_group || !roots {
+            // Changing hands takes set-user-id away, so it comes before the mode.
+            self.own(&file, entry)?;
+        }
+        if born != wanted {
+            fs::fchmod(&file, wanted)?;
+        }
         Ok(fs::futimens(&file, &place.times())?)
     }
 
@@ -278,6 +298,14 @@ impl Place<'_> {
 
 fn mode(entry: &Entry<'_, impl Read>) -> Mode {
     Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
+}
+
+/// This process's umask, as the kernel tells it: asking for it the usual way would change it for every thread.
+fn file_mode_mask() -> Mode {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    // Without an answer everything is asked for again.
+    Mode::from_raw_mode(mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777))
 }
 
 /// The numbers of the archive; one that does not fit is root's.
