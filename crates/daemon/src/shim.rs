@@ -11,6 +11,7 @@ mod detach;
 mod guest;
 mod hub;
 pub mod identity;
+mod pace;
 mod ports;
 pub mod record;
 mod run;

@@ -31,8 +31,8 @@ impl TestEnv {
     /// Waits until no VM is on its way and everything is exactly what the states say; `vmm` is the program VMs run in.
     ///
     /// A live VM has a shim, a VMM, two sockets and a runtime record, and nothing else has any of them; every VM has a
-    /// disk; rows and resources say the same; no mount of this environment is left on the host. Guest memory is a memfd
-    /// of shim and VMM, so it is gone with them.
+    /// disk; rows and resources say the same; nothing else has a tap; no mount of this environment is left on the host.
+    /// Guest memory is a memfd of shim and VMM, so it is gone with them.
     #[track_caller]
     pub fn assert_in_order(&self, vmm: &str) {
         wait_until(SETTLING, "everything to be what the VMs' states say", || self.disorder(vmm));
@@ -59,6 +59,7 @@ impl TestEnv {
             self.check_files(id, live_ids.contains(id))?;
         }
         self.check_rows(&vms)?;
+        self.check_taps(&live_ids)?;
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         match mounts.lines().find(|line| line.contains(&*self.home().to_string_lossy())) {
             Some(line) => Err(format!("a mount: {line}")),
@@ -78,6 +79,19 @@ impl TestEnv {
             return Err(format!("sockets of VM {id}: {sockets:?}"));
         }
         Ok(())
+    }
+
+    /// In the network's namespace only VMs that run have a tap. How long the namespace itself stays is its own business.
+    fn check_taps(&self, live: &BTreeSet<String>) -> Result<(), String> {
+        let holds = |process: &crate::Identity| process.command.split(' ').any(|word| word == "hold");
+        let Some(holder) = self.processes("bangerd-root").into_iter().find(holds) else { return Ok(()) };
+        let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", holder.pid)).unwrap_or_default();
+        let names = devices.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+        let taps: BTreeSet<&str> = names.filter_map(|name| name.strip_prefix("bt")).collect();
+        match taps.iter().find(|id| !live.contains(**id)) {
+            Some(id) => Err(format!("VM {id} does not run and has a tap")),
+            None => Ok(()),
+        }
     }
 
     fn check_rows(&self, vms: &[Listed]) -> Result<(), String> {

@@ -1,9 +1,10 @@
-//! The serial console: drained whatever happens, kept up to a limit, and read for a kernel's last words.
+//! The serial console: drained whatever happens, at a bounded pace, kept up to a limit, and read for a kernel's last
+//! words.
 //!
-//! A full disk, an unwritable file or a guest that floods must not stop the draining: a VMM that cannot write its console
-//! stops the guest.
+//! A full disk or an unwritable file must not stop the draining: a VMM that cannot write its console stops the guest. One
+//! that floods is slowed down.
 
-use super::{client::escape, control::ShimMessage, hub::Hub};
+use super::{client::escape, control::ShimMessage, hub::Hub, pace::Pace};
 use crate::vmm::plan::Console;
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,6 +24,8 @@ use tokio::{
 const ANNOUNCE: Duration = Duration::from_secs(1);
 /// What a kernel's panic begins with.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
+/// Bytes that are read at once.
+const CHUNK: usize = 4096;
 /// Longest line that is looked at whole, in bytes.
 const LINE: usize = 512;
 
@@ -126,12 +129,21 @@ pub(super) struct Seen {
 /// Drains the console of one boot to its end.
 pub(super) async fn pump(mut console: UnixStream, mut log: Log, hub: Arc<Hub>) -> (Log, Seen) {
     let mut watch = PanicWatch::default();
-    let mut chunk = [0; 4096];
+    let mut chunk = [0; CHUNK];
+    let mut pace = Pace::new(Instant::now());
     let (mut total, mut announced) = (0_u64, 0_u64);
     let mut next = Instant::now();
     loop {
+        let now = Instant::now();
+        let ready = pace.ready(CHUNK, now);
+        let read = async {
+            if ready > now {
+                sleep_until(ready).await;
+            }
+            console.read(&mut chunk).await
+        };
         let read = tokio::select! {
-            read = console.read(&mut chunk) => read,
+            read = read => read,
             () = sleep_until(next), if total != announced => {
                 announced = total;
                 next = Instant::now() + ANNOUNCE;
@@ -142,6 +154,7 @@ pub(super) async fn pump(mut console: UnixStream, mut log: Log, hub: Arc<Hub>) -
         match read {
             Ok(count @ 1..) => {
                 total += count as u64;
+                pace.take(count);
                 watch.feed(&chunk[..count]);
                 log.write(&chunk[..count]);
             }

@@ -3,14 +3,21 @@
 
 use crate::machine::{Kind, Place, soon, until};
 use banger_daemon::{
-    shim::control::{ExitCause, VMM_DIR},
-    vmm::{Driver, Machine, Resources, Start, firecracker::Firecracker, memory::Memory, plan::LaunchPlan},
+    shim::control::{ExitCause, ProcessIdentity, VMM_DIR},
+    vmm::{
+        Driver, Machine, Resources, Start,
+        firecracker::Firecracker,
+        memory::Memory,
+        plan::{LaunchPlan, Network},
+    },
 };
+use banger_testkit::require;
 use rustix::process::Signal;
 use std::{
     fs::File,
-    io::{Seek, SeekFrom},
+    io::{BufRead, BufReader, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
+    process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
 };
 use tokio::{io::AsyncReadExt, task::JoinHandle};
@@ -113,4 +120,91 @@ async fn what_firecracker_does_not_take_is_an_error_in_its_words() {
     place.plan.kernel.path = path;
     let refused = place.shims.launch(&place.plan).await.unwrap_err().to_string();
     assert!(refused.contains("Firecracker refuses PUT /actions"), "{refused}");
+}
+
+/// The tap of a VM.
+const TAP: &str = "bt0123456789ab";
+
+/// A shell in user and network namespaces of its own, with a tap in them: what banger's holder and helper make of them.
+struct Holder {
+    shell: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Holder {
+    fn with_tap() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "--", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = command.spawn().unwrap();
+        let said = BufReader::new(shell.stdout.take().unwrap());
+        let mut holder = Self { shell, said };
+        let made = holder.ask(&format!(
+            "ip tuntap add dev {TAP} mode tap user 0 vnet_hdr 2>&1 && ip link set {TAP} up && echo made"
+        ));
+        assert_eq!(made, "made");
+        holder
+    }
+
+    /// One line of an answer to one line.
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.shell.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let mut answer = String::new();
+        self.said.read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+
+    fn card(&self) -> Network {
+        let holder = ProcessIdentity::of(self.shell.id()).unwrap();
+        Network { tap: TAP.into(), mac: "02:62:0a:d5:00:02".into(), holder }
+    }
+
+    /// Whether somebody has the tap open: it has a carrier then.
+    fn is_plugged_in(&mut self) -> bool {
+        let link = self.ask(&format!("ip -oneline link show dev {TAP}"));
+        assert!(link.contains(TAP), "{link}");
+        !link.contains("NO-CARRIER")
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_network_card_is_its_tap_in_the_holders_namespace() {
+    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    if !require("netns") {
+        return;
+    }
+    let mut holder = Holder::with_tap();
+    assert!(!holder.is_plugged_in());
+    place.plan.network = Some(holder.card());
+    place.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
+    let shim = place.launch().await;
+    // It took its whole configuration, the card included, or there was no machine.
+    assert_eq!(shim.status().unconfined, None);
+    assert!(holder.is_plugged_in());
+    until("the kernel's first lines", || {
+        let said = place.console();
+        if said.contains("Linux version") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+    until("the tap's end", || if holder.is_plugged_in() { Err("plugged in".into()) } else { Ok(()) }).await;
+}
+
+#[tokio::test]
+async fn a_tap_that_is_not_there_is_refused_in_firecrackers_words() {
+    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    if !require("netns") {
+        return;
+    }
+    let holder = Holder::with_tap();
+    place.plan.network = Some(Network { tap: "bt000000000000".into(), ..holder.card() });
+    let refused = place.shims.launch(&place.plan).await.unwrap_err().to_string();
+    assert!(refused.contains("Firecracker refuses PUT /network-interfaces/eth0"), "{refused}");
 }

@@ -57,7 +57,13 @@ fn a_larger_work_disk_is_larger_in_the_guest_and_keeps_its_data() {
     sh(&env, "grow", WRITE);
     env.banger(["vm", "set", "grow", "--disk-size", "40G"]).run().expect(0);
     assert_eq!(mib(&env), before, "not while it runs");
+    let boot =
+        |env: &TestEnv| (env.vm("grow")["boot_id"].clone(), sh(env, "grow", "cat /proc/sys/kernel/random/boot_id"));
+    let first = boot(&env);
     env.banger(["vm", "restart", "grow"]).run().expect(0);
+    let second = boot(&env);
+    assert!(first.0 != second.0 && first.1 != second.1, "a restart is a fresh kernel: {first:?}, {second:?}");
+    assert_eq!(second.0.as_str(), Some(second.1.trim()));
     assert_eq!(sh(&env, "grow", READ), WRITTEN);
     let after = mib(&env);
     assert!((38 << 10..=40 << 10).contains(&after), "{before} -> {after} MiB");

@@ -1,8 +1,13 @@
 //! A guest that is its host's enemy: every command that talks to it ends with a clear failure, in bounded time and memory,
 //! and VMs beside it do not notice. The enemy is `hostile-agent`, which the fake VMM starts in VMs of that name.
 
-use crate::{SOON, start};
+use crate::{SOON, delete, start};
 use banger_testkit::{Output, TestEnv};
+use std::{
+    os::unix::fs::symlink,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Address space of a client, in KiB: one that collected what an endless guest says would not end as it should.
 const CLIENT_ROOM: u32 = 2 << 20;
@@ -131,4 +136,58 @@ fn an_archive_that_leads_out_is_refused_and_nothing_is_outside() {
     assert!(!std::path::Path::new("/tmp/banger-hostile-agent-was-here").exists());
     env.banger(["rm", "-f", "hostile-escape"]).run().expect(0);
     env.assert_nothing_left();
+}
+
+/// In the guest: a directory that becomes a link out of the tree and a directory again, a file that grows and shrinks.
+fn stir(tree: &Path, outside: &Path) -> std::io::Result<()> {
+    let door = tree.join("door");
+    std::fs::remove_dir_all(&door)?;
+    symlink(outside, &door)?;
+    std::fs::write(tree.join("size"), vec![1; 100_000])?;
+    std::fs::remove_file(&door)?;
+    std::fs::create_dir(&door)?;
+    std::fs::write(door.join("file"), "in")?;
+    std::fs::File::options().write(true).open(tree.join("size"))?.set_len(10)
+}
+
+#[test]
+fn a_tree_that_changes_under_a_copy_leads_nowhere() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "c");
+    let place = env.home().join("home/copies");
+    let (tree, outside, ours) = (place.join("tree"), place.join("outside"), place.join("ours"));
+    for dir in [&tree.join("door"), &outside, &ours.join("door")] {
+        std::fs::create_dir_all(dir).expect("a directory");
+    }
+    std::fs::write(tree.join("size"), "").expect("a file");
+    std::fs::write(outside.join("secret"), "secret").expect("a file");
+    for number in 0..50 {
+        std::fs::write(ours.join(format!("door/{number}")), "ours").expect("a file");
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stirring = scope.spawn(|| {
+            let mut times = 0_u32;
+            while !over.load(Ordering::Relaxed) {
+                // What a copy into the tree puts in the way is its right.
+                times += u32::from(stir(&tree, &outside).is_ok());
+            }
+            times
+        });
+        for number in 0..12 {
+            let to = place.join(format!("out{number}"));
+            let out = env.banger(["cp", &format!("c:{}", tree.display()), &to.display().to_string()]).run();
+            assert!(out.code() == 0 || out.err().contains("error: "), "{out}");
+            let is_directory = to.join("door").symlink_metadata().is_ok_and(|door| door.is_dir());
+            assert!(!(is_directory && to.join("door/secret").exists()), "a copy went through a link");
+            let from = ours.join("door").display().to_string();
+            let into = env.banger(["cp", &from, &format!("c:{}/", tree.display())]).run();
+            assert!(into.code() == 0 || into.err().contains("error: "), "{into}");
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(stirring.join().expect("no panic") > 0, "nothing changed");
+    });
+    let left: Vec<_> = std::fs::read_dir(&outside).expect("it is there").flatten().map(|it| it.file_name()).collect();
+    assert_eq!(left, ["secret"], "something got out of the tree");
+    delete(&env, "c");
 }

@@ -24,6 +24,8 @@ fn json_keeps_its_fields() {
         &["vm", "show", "j"][..],
         &["vm", "list"],
         &["image", "list"],
+        &["image", "show", "debian-bookworm"],
+        &["kernel", "show", "debian-6.1"],
         &["kernel", "list"],
         &["kernel", "list", "--available"],
         &["config", "show"],

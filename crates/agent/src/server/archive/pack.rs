@@ -83,8 +83,13 @@ impl Packer<'_> {
             FileType::Directory => self.directory(dir, name, path, depth, &stat),
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = File::from(fs::openat(dir, name, flags, Mode::empty())?);
-                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                let Some(file) = unless_changed(fs::openat(dir, name, flags, Mode::empty()))? else { return Ok(()) };
+                // What was opened is what counts: another may have taken the name meanwhile, of any kind.
+                let stat = fs::fstat(&file)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Ok(());
+                }
+                let (file, size) = (File::from(file), u64::try_from(stat.st_size).unwrap_or(0));
                 // The headers by themselves: the content goes past the builder, whose pieces are small.
                 self.builder.append_data(&mut header(&stat, EntryType::Regular, size), path, io::empty())?;
                 let pieces = self.builder.get_mut();
@@ -93,7 +98,7 @@ impl Packer<'_> {
                 pieces.write_all(&[0; BLOCK][..usize::try_from(padding).unwrap_or_default()])
             }
             FileType::Symlink => {
-                let target = fs::readlinkat(dir, name, Vec::new())?;
+                let Some(target) = unless_changed(fs::readlinkat(dir, name, Vec::new()))? else { return Ok(()) };
                 let target = OsString::from_vec(target.into_bytes());
                 self.builder.append_link(&mut header(&stat, EntryType::Symlink, 0), path, Path::new(&target))
             }
@@ -108,9 +113,9 @@ impl Packer<'_> {
         if depth > MAX_DEPTH {
             return Err(io::Error::other(format!("{} is more than {MAX_DEPTH} directories deep", path.display())));
         }
-        self.builder.append_data(&mut header(stat, EntryType::Directory, 0), path, io::empty())?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let inner = fs::openat(dir, name, flags, Mode::empty())?;
+        let Some(inner) = unless_changed(fs::openat(dir, name, flags, Mode::empty()))? else { return Ok(()) };
+        self.builder.append_data(&mut header(stat, EntryType::Directory, 0), path, io::empty())?;
         // Sorted, so that the same tree is the same archive.
         let mut names = Vec::new();
         for entry in Dir::read_from(&inner)? {
@@ -131,6 +136,15 @@ impl Packer<'_> {
         header.set_device_major(fs::major(stat.st_rdev))?;
         header.set_device_minor(fs::minor(stat.st_rdev))?;
         self.builder.append_data(&mut header, path, io::empty())
+    }
+}
+
+/// What was looked at a moment ago; none when it has gone or become something else since, as in a tree that lives.
+fn unless_changed<T>(result: rustix::io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::INVAL | Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,0 +1,104 @@
+//! How fast a guest's console is read: a bucket of bytes that fills with time.
+//!
+//! A guest writes to its console as fast as somebody reads, and every byte costs its host something. What a boot says
+//! is far below this; a guest that floods is slowed down, and nobody but itself waits.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes that are read at any speed: more than a noisy boot says.
+const BURST: i64 = 2 << 20;
+/// Bytes a second from then on.
+const RATE: i64 = 4 << 20;
+
+/// In nanoseconds.
+const SECOND: u128 = 1_000_000_000;
+
+/// The bucket.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Negative when what was read is still to be earned.
+    bytes: i64,
+    filled: Instant,
+}
+
+impl Pace {
+    /// A full one.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { bytes: BURST, filled: now }
+    }
+
+    /// When `count` bytes may be read: `now`, if there are so many. `count` is less than a burst.
+    pub(super) fn ready(&mut self, count: usize, now: Instant) -> Instant {
+        let passed = now.saturating_duration_since(self.filled).as_nanos();
+        let fresh = i64::try_from(passed * u128::from(RATE.unsigned_abs()) / SECOND).unwrap_or(i64::MAX);
+        if fresh > 0 {
+            self.bytes = self.bytes.saturating_add(fresh).min(BURST);
+            // What is not a whole byte yet is lost: too slow by a byte now and then, never too fast.
+            self.filled = now;
+        }
+        let missing = signed(count).saturating_sub(self.bytes).max(0);
+        now + Duration::from_micros((missing * 1_000_000 / RATE).unsigned_abs() + u64::from(missing > 0))
+    }
+
+    /// So many were read.
+    pub(super) fn take(&mut self, count: usize) {
+        self.bytes = self.bytes.saturating_sub(signed(count));
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PIECE: usize = 4096;
+    const WHOLE: usize = 2 << 20;
+
+    #[test]
+    fn a_flood_is_read_at_the_rate_and_a_rest_gives_no_more_than_a_burst() {
+        let start = Instant::now();
+        let (mut pace, mut now, mut read) = (Pace::new(start), start, 0);
+        while read < BURST + 10 * RATE {
+            now = pace.ready(PIECE, now);
+            pace.take(PIECE);
+            read += signed(PIECE);
+        }
+        let took = now.duration_since(start).as_secs_f64();
+        assert!((9.99..10.1).contains(&took), "{took} s for a burst and ten seconds' worth");
+        now += Duration::from_secs(3600);
+        assert_eq!(signed(WHOLE), BURST);
+        assert_eq!(pace.ready(WHOLE, now), now);
+        pace.take(WHOLE);
+        assert!(pace.ready(PIECE, now) > now);
+    }
+
+    proptest! {
+        /// Whoever reads when it is told to never reads more in any time than a burst and what that time is worth.
+        #[test]
+        fn no_interval_has_more_than_its_share(steps in proptest::collection::vec((1..16 * PIECE, 0_u64..20_000_000), 1..400)) {
+            let start = Instant::now();
+            let (mut pace, mut now) = (Pace::new(start), start);
+            let mut reads = Vec::new();
+            for (count, pause) in steps {
+                now += Duration::from_nanos(pause);
+                now = pace.ready(count, now);
+                pace.take(count);
+                reads.push((now, count as u128));
+            }
+            for from in 0..reads.len() {
+                let mut sum = 0;
+                for (at, count) in &reads[from..] {
+                    sum += count;
+                    let passed = at.duration_since(reads[from].0).as_nanos();
+                    let share = u128::from(RATE.unsigned_abs()) * passed / SECOND;
+                    prop_assert!(sum <= u128::from(BURST.unsigned_abs()) + share + 1, "{sum} bytes in {passed} ns");
+                }
+            }
+        }
+    }
+}
