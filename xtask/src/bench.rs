@@ -14,6 +14,7 @@ mod network;
 mod phases;
 mod ssh;
 mod transfer;
+mod workspace;
 
 use anyhow::{Context, Result};
 use banger_testkit::TestEnv;
@@ -88,9 +89,17 @@ enum Measure {
     ImageDirectory,
     /// `vm run` on a 5 GB image against a 50 MB one.
     ImageSize,
+    /// A repository of 20,000 files into a guest against `git clone` over ssh. Minutes.
+    WorkspaceClone,
+    /// The same against rsync. Minutes.
+    WorkspaceRsync,
+    /// A patch out of it against `git diff` through ssh.
+    WorkspaceExport,
+    /// `vm run . --rm -- true` against the same without a repository.
+    WorkspaceRun,
 }
 
-const ALL: [Measure; 24] = [
+const ALL: [Measure; 28] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -115,6 +124,10 @@ const ALL: [Measure; 24] = [
     Measure::ImageAgain,
     Measure::ImageDirectory,
     Measure::ImageSize,
+    Measure::WorkspaceClone,
+    Measure::WorkspaceRsync,
+    Measure::WorkspaceExport,
+    Measure::WorkspaceRun,
 ];
 
 /// Measures, prints the table and writes the samples.
@@ -147,6 +160,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::ImageAgain => images::again(&env, args.rounds, &mut report)?,
             Measure::ImageDirectory => images::directories(&env, args.rounds, &mut report)?,
             Measure::ImageSize => images::starts(&env, args.rounds, &mut report)?,
+            Measure::WorkspaceClone => workspace::clone(&env, args.rounds, &mut report)?,
+            Measure::WorkspaceRsync => workspace::rsync(&env, args.rounds, &mut report)?,
+            Measure::WorkspaceExport => workspace::export(&env, args.rounds, &mut report)?,
+            Measure::WorkspaceRun => workspace::run(&env, args.rounds, &mut report)?,
         }
     }
     report.write(&args.out)?;

@@ -129,6 +129,11 @@ impl Session {
         self.stderr.wait_for(text, deadline);
     }
 
+    /// What is on its stdout so far.
+    pub fn stdout_so_far(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.so_far()).into_owned()
+    }
+
     /// What is on its stderr so far.
     pub fn stderr_so_far(&self) -> String {
         String::from_utf8_lossy(&self.stderr.so_far()).into_owned()

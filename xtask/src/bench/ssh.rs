@@ -25,9 +25,14 @@ pub(crate) struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     pub(crate) fn start(env: &'a TestEnv) -> Result<Self> {
+        Self::shaped(env, &["--memory", "1G", "--vcpu", "1"])
+    }
+
+    /// One of another size.
+    pub(crate) fn shaped(env: &'a TestEnv, shape: &[&str]) -> Result<Self> {
         ensure!(banger_testkit::require("ssh"), "no ssh client");
-        let args = ["vm", "run", "-d", "--quiet", "--name", VM, "--memory", "1G", "--vcpu", "1"];
-        env.banger(args.iter().chain(&["--init", "image", "--wait", "boot"])).run().expect(0);
+        let args = ["vm", "run", "-d", "--quiet", "--name", VM, "--init", "image", "--wait", "boot"];
+        env.banger(args.iter().chain(shape)).run().expect(0);
         let key = authorise(env)?;
         let id = env.vm(VM)["id"].as_str().context("an id")?.to_owned();
         let socket = env.layout().vm_run(&id.parse()?).join("vsock.sock");
@@ -61,16 +66,26 @@ impl<'a> Guest<'a> {
 
     /// The same with what a line on the host writes as its stdin.
     pub(crate) fn ssh_from(&self, host_line: &str, line: &str) -> Invocation {
-        self.piped(&format!("{host_line} | ssh \"$@\""), line)
+        self.around(&format!("{host_line} | ssh \"$@\""), line)
     }
 
     /// The same with its stdout into a line on the host.
     pub(crate) fn ssh_into(&self, line: &str, host_line: &str) -> Invocation {
-        self.piped(&format!("ssh \"$@\" | {host_line}"), line)
+        self.around(&format!("ssh \"$@\" | {host_line}"), line)
     }
 
-    fn piped(&self, pipe: &str, line: &str) -> Invocation {
-        self.env.program("sh").args(["-c", pipe, "ssh"]).args(self.words(line))
+    /// A line on the host in which `ssh "$@"` is the connection.
+    pub(crate) fn around(&self, host_line: &str, line: &str) -> Invocation {
+        self.env.program("sh").args(["-c", host_line, "ssh"]).args(self.words(line))
+    }
+
+    /// `rsync -a` of what is here into the guest.
+    pub(crate) fn rsync(&self, here: &str, there: &str) -> Invocation {
+        let quoted = |word: &OsString| format!("'{}'", word.to_string_lossy());
+        let words = self.words("");
+        let options: Vec<String> = words[..words.len() - 2].iter().map(quoted).collect();
+        let ssh = format!("ssh {}", options.join(" "));
+        self.env.program("rsync").args(["-a", "-e", &ssh, here, &format!("root@{VM}:{there}")])
     }
 }
 

@@ -39,14 +39,39 @@ pub(crate) fn itself() -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::caused_by(Code::Internal, "cannot tell where this program is", &error))
 }
 
+/// The user to enter as, when the VM has one with a name: ssh knows nobody by number. `args` may say another.
+pub(crate) fn login<'a>(user: Option<&'a str>, args: &[OsString]) -> Option<&'a str> {
+    let name = user?.split(':').next()?;
+    let says = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-l");
+    (name.parse::<u32>().is_err() && !args.iter().any(says)).then_some(name)
+}
+
 /// Becomes ssh. `args` are everything after the VM's name; only a failure comes back.
-pub(crate) fn become_ssh(config: &Path, vm: &str, args: &[OsString]) -> Failure {
-    let host = format!("{vm}{DOMAIN}");
-    let error = Command::new("ssh").args([OsStr::new("-F"), config.as_os_str()]).arg(host).args(args).exec();
+pub(crate) fn become_ssh(config: &Path, vm: &str, user: Option<&str>, args: &[OsString]) -> Failure {
+    let mut ssh = Command::new("ssh");
+    ssh.args([OsStr::new("-F"), config.as_os_str()]);
+    if let Some(user) = login(user, args) {
+        ssh.args(["-l", user]);
+    }
+    let error = ssh.arg(format!("{vm}{DOMAIN}")).args(args).exec();
     match error.kind() {
         std::io::ErrorKind::NotFound => Failure::new(Code::Unavailable, "ssh is not installed on this host")
             .hint("install openssh-client")
             .hint(format!("banger vm exec -t {vm} gives a shell without it")),
         _ => Failure::caused_by(Code::Unavailable, "cannot run ssh", &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vms_user_enters_unless_another_is_named() {
+        let args = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(login(Some("dev:staff"), &args(&["uptime"])), Some("dev"));
+        assert_eq!(login(Some("dev"), &args(&["-l", "root"])), None);
+        assert_eq!(login(Some("1000:1000"), &[]), None);
+        assert_eq!(login(None, &[]), None);
     }
 }

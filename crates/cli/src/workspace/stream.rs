@@ -257,3 +257,54 @@ fn header(kind: EntryType, size: u64, mode: u32, mtime: u64) -> Header {
 fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::plan::{Plan, Wish};
+    use std::process::Command;
+
+    fn git(dir: &Path, line: &str) -> Vec<u8> {
+        let out = Command::new("sh")
+            .args(["-c", line])
+            .current_dir(dir)
+            .envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_AUTHOR_NAME", "t"), ("GIT_COMMITTER_NAME", "t")])
+            .envs([("GIT_AUTHOR_EMAIL", "t@t"), ("GIT_COMMITTER_EMAIL", "t@t")])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        out.stdout
+    }
+
+    /// What git itself would send for the same commits is the measure.
+    #[test]
+    fn little_travels_beside_the_objects_that_are_needed() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().canonicalize().unwrap();
+        git(&root, "git init -q -b main");
+        // This crate's own source, changed a little in each commit.
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        git(&root, &format!("cp -r {source} src && chmod -R u+w src && git add -A && git commit -q -m 0"));
+        for n in 1..15 {
+            git(
+                &root,
+                &format!(
+                    "for f in $(git ls-files | sed -n '{n}~20p'); do echo '// {n}' >> $f; done; git commit -qam {n}"
+                ),
+            );
+        }
+        let wish = Wish {
+            path: root.clone(),
+            mode: Mode::Overlay,
+            branch: None,
+            from: None,
+            include_untracked: false,
+            guest_path: "~/repo".into(),
+        };
+        let plan = Plan::make(wish).unwrap();
+        let mut sent = Vec::new();
+        write(&plan, &[], &mut sent).unwrap();
+        let needed = git(&root, "git rev-list --objects -10 HEAD | cut -d' ' -f1 | git pack-objects -q --stdout").len();
+        assert!(sent.len() * 10 <= needed * 13, "{} bytes for {needed}", sent.len());
+    }
+}

@@ -51,6 +51,14 @@ fn a_repository_goes_in_and_a_patch_comes_out() {
     let out = run(&["--rm", ".", "--", "sh", "-c", "git status --porcelain=v2 -uno; ./run.sh; exit 9"]).expect(9);
     assert_eq!(out.out(), git(&env, &repo, &status).out() + "ran /root/repo\n", "{out}");
 
+    // For another user it is in that user's home, and that user's: git asks who owns a repository.
+    let look = "id -un; pwd; stat -c %U . run.sh staged .git/index; git status --porcelain=v2 -uno; touch new";
+    let out = run(&["--rm", "-u", "www-data", ".", "--", "sh", "-c", look]).expect(0);
+    let whose = "www-data\n/var/www/repo\n".to_owned() + &"www-data\n".repeat(4);
+    assert_eq!(out.out(), whose + &git(&env, &repo, &status).out(), "{out}");
+    let out = run(&["--rm", "-u", "www-data", "--guest-path", "/root/there", ".", "--", "true"]).expect(125);
+    assert!(out.err().contains("Permission denied") && out.err().contains("~/repo"), "{out}");
+
     run(&["--name", "fix", "-d", "."]).expect(0);
     assert_eq!(sh(&env, "fix", "git log -10 --format=%H"), git(&env, &repo, &["log", "-10", "--format=%H"]).out());
     assert_eq!(sh(&env, "fix", "git diff HEAD"), git(&env, &repo, &["diff", "HEAD"]).out());
@@ -70,25 +78,86 @@ fn a_repository_goes_in_and_a_patch_comes_out() {
     delete(&env, "fix");
 }
 
-/// What VS Code's remote extension does over ssh to install its server, as a script of the commands it runs: a shell
-/// fed on stdin that says what machine it is, unpacks an archive, starts something that listens on loopback, and is
-/// reached through a forwarded port.
+/// What VS Code's remote extension does over ssh, as its logs show it: a shell without a terminal reads a script on stdin,
+/// which says what machine it is, takes a lock, unpacks the server the client sent (the machine has no network), starts it
+/// with a token on a port of its own choosing, waits until its log names that port, and prints what it found between two
+/// marks. The client then talks to the port through the same connection's SOCKS proxy.
 const EDITOR: &str = r#"
-set -e
+AGENT_FOLDER=$HOME/.vscode-server; COMMIT=0123abcd; BIN=$AGENT_FOLDER/bin/$COMMIT
+LOG=$AGENT_FOLDER/.$COMMIT.log; PIDFILE=$AGENT_FOLDER/.$COMMIT.pid; TOKENFILE=$AGENT_FOLDER/.$COMMIT.token
 uname -rsv
-echo "HOME=$HOME SHELL=$SHELL"
-mkdir -p "$HOME/.editor-server/bin/0123"
-cd "$HOME/.editor-server/bin/0123"
 umask 077
-tar -xzf - <<'ARCHIVE' 2>/dev/null || true
-ARCHIVE
-printf '#!/bin/sh\nexec perl -MIO::Socket::INET -e '"'"'$s=IO::Socket::INET->new(Listen=>1,LocalAddr=>"127.0.0.1",LocalPort=>0);open F,">","port";print F $s->sockport;close F;while($c=$s->accept){print $c "hello from the server\n";close $c}'"'"'\n' > server
-chmod 700 server
-nohup ./server > log 2>&1 < /dev/null &
-echo $! > pid
-while [ ! -s port ]; do :; done
-echo "listening on $(cat port)"
+finish() {
+    echo "5f1c: start"
+    echo "exitCode==$1=="
+    echo "listeningOn==$PORT=="
+    echo "osReleaseId==$(. /etc/os-release; echo $ID)=="
+    echo "arch==$(uname -m)=="
+    echo "platform==linux=="
+    echo "tmpDir==${XDG_RUNTIME_DIR:-/tmp}=="
+    echo "5f1c: end"
+    exit "$1"
+}
+mkdir -p "$BIN" || finish 1
+exec 9> "$BIN/vscode-remote-lock"
+flock -n 9 || finish 24
+if [ ! -f "$BIN/bin/code-server" ]; then
+    tar -xf "$HOME/vscode-server.tar.gz" --strip-components 1 -C "$BIN" || finish 25
+fi
+[ -x "$BIN/bin/code-server" ] || finish 26
+if ! { [ -f "$PIDFILE" ] && ps -o pid,args -p "$(cat "$PIDFILE")" | grep -q code-server; }; then
+    rm -f "$LOG" "$TOKENFILE"
+    echo secret-token > "$TOKENFILE"
+    "$BIN/bin/code-server" --start-server --host=127.0.0.1 --port=0 --connection-token-file "$TOKENFILE" \
+        --enable-remote-auto-shutdown --accept-server-license-terms > "$LOG" 2>&1 < /dev/null 9>&- &
+    echo $! > "$PIDFILE"
+fi
+i=0
+while [ $i -lt 6000 ]; do
+    PORT=$(sed -n 's/^.*Extension host agent listening on \([0-9]*\).*$/\1/p' "$LOG" 2>/dev/null)
+    [ -z "$PORT" ] || break
+    i=$((i + 1))
+done
+[ -n "$PORT" ] || finish 27
+finish 0
 "#;
+
+/// The server: it says where it listens, and answers who has the token.
+const SERVER: &str = r#"#!/usr/bin/perl
+use IO::Socket::INET;
+my ($token) = map { open my $f, "<", $ARGV[$_ + 1]; <$f> } grep { $ARGV[$_] eq "--connection-token-file" } 0..$#ARGV;
+my $socket = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 0) or die;
+$| = 1;
+print "Server bound to 127.0.0.1\nExtension host agent listening on ", $socket->sockport, "\n";
+while (my $client = $socket->accept) {
+    print $client <$client> eq $token ? "welcome\n" : "no\n";
+    close $client;
+}
+"#;
+
+/// Talks to a port of the guest through a SOCKS proxy of this host's.
+fn through(proxy: u16, port: u16, words: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let dial = || std::net::TcpStream::connect(("127.0.0.1", proxy)).ok();
+    let mut stream = None;
+    banger_testkit::wait_until("ssh's proxy listens", BOOT, || {
+        stream = dial();
+        stream.is_some()
+    });
+    let mut stream = stream.expect("a connection");
+    stream.write_all(&[5, 1, 0]).expect("a greeting");
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).expect("a method");
+    let [high, low] = port.to_be_bytes();
+    stream.write_all(&[5, 1, 0, 1, 127, 0, 0, 1, high, low]).expect("a request");
+    let mut connected = [0; 10];
+    stream.read_exact(&mut connected).expect("an answer");
+    assert_eq!(connected[1], 0, "the proxy connects");
+    stream.write_all(words.as_bytes()).expect("words");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("an answer");
+    said
+}
 
 #[test]
 fn the_systems_ssh_clients_reach_a_vm_by_name() {
@@ -133,11 +202,38 @@ fn the_systems_ssh_clients_reach_a_vm_by_name() {
     env.program("rsync").args(["-a", "-e", &ssh, "project/", "fix.vm:/root/d/"]).run().expect(0);
     assert_eq!(sh(&env, "fix", "cat /root/d/same; stat -c %a /root/d/run.sh"), "s\n755\n");
 
-    let editor = client("ssh", &["-T", "fix.vm", "sh"]).stdin(EDITOR).run().expect(0).out();
-    assert!(editor.contains("HOME=/root SHELL="), "{editor}");
-    let port = editor.rsplit(' ').next().expect("a port").trim().to_owned();
-    let through = client("ssh", &["-W", &format!("127.0.0.1:{port}"), "fix.vm"]).run().expect(0);
-    assert_eq!(through.out(), "hello from the server\n");
+    // The editor's server comes by scp, as when the client has a network and the machine has none.
+    fs::create_dir_all(home.join("server/bin")).expect("a directory");
+    fs::write(home.join("server/bin/code-server"), SERVER).expect("a program");
+    fs::set_permissions(home.join("server/bin/code-server"), fs::Permissions::from_mode(0o755)).expect("permissions");
+    env.program("tar").args(["-czf", "vscode-server.tar.gz", "server"]).run().expect(0);
+    client("scp", &["-q", "vscode-server.tar.gz", "fix.vm:"]).run().expect(0);
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let mut session = client("ssh", &["-T", "-D", &format!("127.0.0.1:{proxy}"), "fix.vm", "bash"]).spawn();
+    session.write(EDITOR.replace("finish 0\n", "(finish 0)\nread -r _\n"));
+    session.wait_stdout("5f1c: end", BOOT);
+    let found = session.stdout_so_far();
+    assert!(found.contains("exitCode==0==") && found.contains("osReleaseId==debian=="), "{found}");
+    let port = found.split("listeningOn==").nth(1).and_then(|rest| rest.split("==").next()).expect("a port");
+    let port: u16 = port.parse().expect("a number");
+    assert_eq!(through(proxy, port, "secret-token\n"), "welcome\n");
+    assert_eq!(through(proxy, port, "guess\n"), "no\n");
+    session.close_stdin();
+    session.finish(BOOT).expect(0);
+    // A second window finds the server running.
+    let again = client("ssh", &["-T", "fix.vm", "bash"]).stdin(EDITOR).run().expect(0).out();
+    assert!(again.contains(&format!("listeningOn=={port}==")), "{again}");
+
+    // Any user of the guest's may enter.
+    sh(&env, "fix", "useradd -m -s /bin/sh dev");
+    let who = client("ssh", &["dev@fix.vm", "id -un; pwd"]).run().expect(0).out();
+    assert_eq!(who, "dev\n/home/dev\n");
+    let line = "id -un; echo $A $HOME; pwd";
+    let out =
+        env.banger(["exec", "-u", "dev", "-e", "A=1", "-w", "/tmp", "fix", "--", "sh", "-c", line]).run().expect(0);
+    assert_eq!(out.out(), "dev\n1 /home/dev\n/tmp\n", "{out}");
+    let out = env.banger(["vm", "ssh", "fix", "--", "-l", "dev", "id", "-un"]).run().expect(0);
+    assert_eq!(out.out(), "dev\n", "{out}");
 
     // Another machine behind the name is another key: refused, not asked about.
     let pinned = fs::read_to_string(&known).expect("known hosts");

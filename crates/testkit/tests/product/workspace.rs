@@ -1,5 +1,6 @@
 //! Repositories into VMs and patches out of them. The guest is a process of this host, so what arrived can be looked at.
 
+mod bootstrap;
 mod corpus;
 mod export;
 mod hostile;
@@ -24,7 +25,14 @@ fn place(env: &TestEnv, name: &str) -> PathBuf {
 #[track_caller]
 fn git(env: &TestEnv, dir: &Path, args: &[&str]) -> Output {
     let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "protocol.file.allow=always"];
-    env.program("git").args(identity).args(args).current_dir(dir).env("GIT_CONFIG_NOSYSTEM", "1").run()
+    // One of the repositories is somebody else's.
+    env.program("git")
+        .args(identity)
+        .args(["-c", "safe.directory=*"])
+        .args(args)
+        .current_dir(dir)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .run()
 }
 
 /// What git says, which must succeed.

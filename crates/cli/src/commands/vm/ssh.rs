@@ -35,5 +35,5 @@ pub(crate) async fn run(context: &Context, args: SshArgs) -> Result {
     // The pin is there before ssh looks for it.
     access::access(context, endpoint.id.as_str()).await?;
     let config = client::write_config(&context.layout)?;
-    Err(client::become_ssh(&config, endpoint.name.as_str(), &args.args).into())
+    Err(client::become_ssh(&config, endpoint.name.as_str(), endpoint.user.as_deref(), &args.args).into())
 }

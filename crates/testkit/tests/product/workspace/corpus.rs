@@ -31,13 +31,15 @@ pub(super) fn make(env: &TestEnv, name: &str) -> PathBuf {
         "upstream" => return repo.upstream(),
         "odd-index" => repo.odd_index(),
         "borrowed" => return repo.borrowed(),
+        "somebody-elses" => repo.somebody_elses(),
+        "itself" => repo.itself(),
         other => panic!("no repository is called {other}"),
     }
     repo.root
 }
 
 /// All of them.
-pub(super) const ALL: [&str; 13] = [
+pub(super) const ALL: [&str; 15] = [
     "plain",
     "states",
     "detached",
@@ -51,6 +53,8 @@ pub(super) const ALL: [&str; 13] = [
     "upstream",
     "odd-index",
     "borrowed",
+    "somebody-elses",
+    "itself",
 ];
 
 struct Repo<'a> {
@@ -263,6 +267,21 @@ impl Repo<'_> {
         self.git(&["update-index", "--index-version", "4"]);
     }
 
+    /// git asks who owns a repository before it believes it; banger believes none.
+    fn somebody_elses(&self) {
+        self.plain();
+        self.write("counter", "changed\n");
+        if banger_testkit::require("root") {
+            self.env.program("chown").args(["-R", "12345:12345", "."]).current_dir(&self.root).run().expect(0);
+        }
+    }
+
+    /// This repository.
+    fn itself(&self) {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        self.git(&["clone", "-q", "--no-local", source, "."]);
+    }
+
     /// Objects in another repository, and history that was cut off already.
     fn borrowed(&self) -> PathBuf {
         self.git(&["init", "-q", "-b", "main"]);
@@ -277,6 +296,36 @@ impl Repo<'_> {
         self.git(&["clone", "-q", "--depth", "3", &url, shallow.to_str().expect("UTF-8")]);
         shallow
     }
+}
+
+/// A repository most of whose bytes are in its past: each of `commits` replaces a file of `mib` that nothing compresses.
+pub(super) fn long_past(env: &TestEnv, commits: u32, mib: usize) -> PathBuf {
+    let root = place(env, "src-past");
+    fs::create_dir_all(&root).expect("a directory");
+    says(env, &root, &["init", "-q", "-b", "main"]);
+    let (mut stream, mut state) = (Vec::new(), 88_172_645_463_325_252_u64);
+    for commit in 1..=commits {
+        let time = 1_700_000_000 + commit;
+        let _ = write!(
+            stream,
+            "commit refs/heads/main\nmark :{commit}\ncommitter T <t@example.com> {time} +0000\ndata 1\nx\n"
+        );
+        if commit > 1 {
+            let _ = writeln!(stream, "from :{}", commit - 1);
+        }
+        let _ = write!(stream, "M 100644 inline blob\ndata {}\n", mib << 20);
+        for _ in 0..(mib << 20) / 8 {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            stream.extend(state.to_le_bytes());
+        }
+        stream.push(b'\n');
+    }
+    env.program("git").args(["fast-import", "--quiet"]).current_dir(&root).stdin(stream).run().expect(0);
+    says(env, &root, &["reset", "-q", "--hard", "main"]);
+    root
 }
 
 /// A repository with `count` files of a few kilobytes, committed and checked out, through git's fast path.

@@ -133,6 +133,9 @@ fn a_lying_guest_writes_nothing_on_the_host() {
              @@ -0,0 +1 @@\n+{content}\n"
         )
     };
+    let renamed = |from: &str, to: &str| {
+        format!("diff --git a/{from} b/{to}\nsimilarity index 100%\nrename from {from}\nrename to {to}\n")
+    };
     let ordinary = new("fine", "100644", "x");
     for (evil, named) in [
         (new(".git/hooks/post-checkout", "100755", "#!/bin/sh"), ".git/hooks/post-checkout"),
@@ -144,6 +147,15 @@ fn a_lying_guest_writes_nothing_on_the_host() {
         (new("l", "120000", "sub") + &new("l/x", "100644", "x"), "l/x"),
         (new(".gitattributes", "100644", "* filter=evil"), ".gitattributes"),
         (new(".gitmodules", "100644", "[submodule \"x\"]"), ".gitmodules"),
+        (
+            new("sub", "160000", "Subproject commit 0123456789012345678901234567890123456789"),
+            "touches sub: it is a submodule",
+        ),
+        (new("a/git~1/config", "100644", "[core]"), "a/git~1/config"),
+        (new("a/.git. /config", "100644", "[core]"), "a/.git. /config"),
+        (new("a/.g\u{200c}it/config", "100644", "[core]"), "it is in a git directory"),
+        (renamed("file", ".git/hooks/pre-commit"), ".git/hooks/pre-commit"),
+        (renamed(".git/config", "stolen"), ".git/config"),
         ("hello\n".to_owned(), "not what git diff writes"),
         ("\0".repeat(100_000), "breaks off"),
     ] {
@@ -172,18 +184,62 @@ fn a_transfer_that_is_killed_midway_changes_nothing() {
     let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     // The guest begins its patch and never ends it.
-    let made = env.program("mkfifo").args([&patch]).run();
-    made.expect(0);
+    env.program("mkfifo").args([&patch]).run().expect(0);
     let before = tree(&repo);
     let file = place(&env, "out.patch");
-    let session = env.banger(["vm", "workspace", "export", "w", "--apply", "-o"]).args([&file]).spawn();
-    let mut pipe = fs::OpenOptions::new().write(true).open(&patch).expect("the guest reads its patch");
-    std::io::Write::write_all(&mut pipe, b"diff --git a/x b/x\n").expect("a beginning");
-    session.signal(rustix::process::Signal::KILL);
-    let ended = session.finish(crate::SOON);
-    assert_ne!(ended.code(), 0);
-    drop(pipe);
-    assert_eq!(tree(&repo), before);
-    assert!(!file.exists());
+    for dies in ["banger", "the VM"] {
+        let session = env.banger(["vm", "workspace", "export", "w", "--apply", "-o"]).args([&file]).spawn();
+        let mut pipe = fs::OpenOptions::new().write(true).open(&patch).expect("the guest reads its patch");
+        std::io::Write::write_all(&mut pipe, b"diff --git a/x b/x\n").expect("a beginning");
+        if dies == "banger" {
+            session.signal(rustix::process::Signal::KILL);
+        } else {
+            env.banger(["vm", "kill", "w"]).run().expect(0);
+        }
+        let ended = session.finish(crate::SOON);
+        assert_ne!(ended.code(), 0, "{dies}: {ended}");
+        drop(pipe);
+        assert_eq!(tree(&repo), before, "{dies}");
+        assert!(!file.exists(), "{dies}");
+    }
     delete(&env, "w");
+}
+
+/// Agents that are their host's enemies, asked for a patch and to take a repository: each ends as a failure, in bounded
+/// memory, and nothing is written.
+#[test]
+fn enemies_give_no_patch_and_take_no_repository() {
+    let Some(env) = TestEnv::fake() else { return };
+    let repo = corpus::make(&env, "detached");
+    let before = tree(&repo);
+    let banger = banger_testkit::bin_dir().join("banger");
+    let line = format!("ulimit -v {}; exec {} \"$@\"", 2 << 20, banger.display());
+    let kinds = ["garbage", "silent", "slow", "endless", "huge", "status", "escape"];
+    for kind in kinds {
+        start(&env, &format!("hostile-{kind}"));
+    }
+    std::thread::scope(|scope| {
+        for kind in kinds {
+            let (env, repo, line) = (&env, &repo, &line);
+            scope.spawn(move || {
+                let (vm, file) = (format!("hostile-{kind}"), place(env, &format!("{kind}.patch")));
+                let confined = || env.program("sh").args(["-c", line, "banger"]).patience(crate::SOON * 3);
+                let export = ["vm", "workspace", "export", "--guest-path", "/x", "--base-commit", "HEAD", &vm, "-o"];
+                let out = confined().args(export).args([&file]).run().expect(1);
+                assert!(out.err().contains("error: ") && out.err().len() < 4096, "{kind}: {out}");
+                if kind == "endless" {
+                    assert!(out.err().contains("more than 268435456 bytes"), "{out}");
+                }
+                assert!(!file.exists(), "{kind}");
+                let out = confined().args(["vm", "workspace", "prepare", "--guest-path", "/x", &vm]).args([repo]).run();
+                assert_eq!(out.code(), 1, "{kind}: {out}");
+                assert!(out.err().contains("error: ") && out.err().len() < 4096, "{kind}: {out}");
+            });
+        }
+    });
+    assert_eq!(tree(&repo), before);
+    for kind in kinds {
+        env.banger(["vm", "delete", "-f", &format!("hostile-{kind}")]).patience(crate::SOON).run().expect(0);
+    }
+    env.assert_nothing_left();
 }

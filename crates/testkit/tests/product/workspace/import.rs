@@ -20,6 +20,16 @@ fn known(env: &TestEnv, repo: &Path, others: bool) -> BTreeSet<PathBuf> {
     there.into_iter().filter(|path| repo.join(path).symlink_metadata().is_ok()).collect()
 }
 
+/// Those of the files that are in `tracked`, a line each as git prints them.
+fn shown(env: &TestEnv, repo: &Path, tracked: &BTreeSet<PathBuf>) -> String {
+    let plain = listed(&says(env, repo, &["ls-files", "-z", "--deduplicate"]));
+    let lines = String::from_utf8(says(env, repo, &["-c", "core.quotePath=false", "ls-files", "--deduplicate"]));
+    let lines = lines.expect("git escapes what is no UTF-8");
+    assert_eq!(plain.len(), lines.lines().count());
+    let there = plain.iter().zip(lines.lines()).filter(|(path, _)| tracked.contains(*path));
+    there.fold(String::new(), |text, (_, line)| text + line + "\n")
+}
+
 #[test]
 fn every_kind_of_repository_arrives_as_it_is() {
     let Some(env) = TestEnv::fake() else { return };
@@ -46,6 +56,8 @@ fn every_kind_of_repository_arrives_as_it_is() {
         let (here, there) = (tree(&repo), tree(&copy));
         let tracked = known(&env, &repo, false);
         assert_eq!(there.keys().cloned().collect::<BTreeSet<_>>(), tracked, "{name}: what arrived");
+        let promised = env.banger(["vm", "run", "--dry-run", "--quiet"]).args([&repo]).run().expect(0).out();
+        assert_eq!(promised, shown(&env, &repo, &tracked), "{name}: --dry-run");
         for (path, item) in &there {
             assert_eq!(Some(item), here.get(path), "{name}: {}", path.display());
         }
@@ -191,6 +203,26 @@ fn twenty_thousand_files_leave_nothing_on_the_hosts_disk_on_their_way() {
     assert_eq!(size(&scratch), 0, "what is left");
     assert_eq!(size(&repo.join(".git/objects")), objects, "objects were written into the host's repository");
     assert_eq!(tree(&copy), tree(&repo));
+    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    delete(&env, "w");
+}
+
+#[test]
+fn a_long_past_stays_where_it_is() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::long_past(&env, 40, 1), place(&env, "guest"));
+    assert!(size(&repo.join(".git/objects")) >= 40 << 20);
+    let banger = banger_testkit::bin_dir().join("banger");
+    // The stream is made in little memory, however much there is of it.
+    let line = format!("ulimit -v {}; exec {} \"$@\"", 1 << 20, banger.display());
+    let args = ["vm", "workspace", "prepare", "--quiet", "--guest-path", copy.to_str().expect("UTF-8"), "w"];
+    env.program("sh").args(["-c", &line, "banger"]).args(args).args([&repo]).run().expect(0);
+    let brought = size(&copy.join(".git/objects"));
+    assert!((10 << 20..11 << 20).contains(&brought), "{brought} bytes for the last ten commits");
+    let log = ["log", "-10", "--format=%H %T"];
+    assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
+    assert!(tree(&copy) == tree(&repo));
     assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
     delete(&env, "w");
 }
