@@ -142,6 +142,8 @@ fn make(path: &Path, owner: Option<&Account>) -> io::Result<bool> {
                     other => {
                         other?;
                         made = so_far == below;
+                        // Whatever mask this process has.
+                        fs::chmodat(&dir, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
                         if let Some(account) = owner {
                             let stat = fs::fstat(&dir)?;
                             let (uid, gid) = if made { (account.uid, account.gid) } else { (stat.st_uid, stat.st_gid) };

@@ -126,8 +126,11 @@ fn git_finds_the_tree_as_it_was_committed() {
                 "x",
             )
             .unwrap();
+            fs::write(to.join("gone"), "x").unwrap();
             fs::write(to.join("stays"), "x").unwrap();
-            put(&hosted, &query, stream(&repo, &[(".git/banger/removed", "old/file\0never/there\0")])).await.unwrap();
+            put(&hosted, &query, stream(&repo, &[(".git/banger/removed", "old/file\0gone\0never/there\0")]))
+                .await
+                .unwrap();
             assert_eq!(git(&to, &["status", "--porcelain"]), "?? stays\n");
             assert!(!to.join("old").exists());
         });

