@@ -14,12 +14,22 @@ struct Listed {
     state: String,
     shim: Option<u64>,
     vmm: Option<u64>,
+    /// Whether it has an address.
+    seated: bool,
+    network: Option<String>,
 }
 
 impl Listed {
     fn of(vm: &Value) -> Self {
         let text = |key: &str| vm[key].as_str().unwrap_or_default().to_owned();
-        Self { id: text("id"), state: text("state"), shim: vm["shim_pid"].as_u64(), vmm: vm["vmm_pid"].as_u64() }
+        Self {
+            id: text("id"),
+            state: text("state"),
+            shim: vm["shim_pid"].as_u64(),
+            vmm: vm["vmm_pid"].as_u64(),
+            seated: vm["ip"].is_string(),
+            network: vm["network"].as_str().map(str::to_owned),
+        }
     }
 
     fn is_live(&self) -> bool {
@@ -31,7 +41,7 @@ impl TestEnv {
     /// Waits until no VM is on its way and everything is exactly what the states say; `vmm` is the program VMs run in.
     ///
     /// A live VM has a shim, a VMM, two sockets and a runtime record, and nothing else has any of them; every VM has a
-    /// disk; rows and resources say the same; nothing else has a tap; no mount of this environment is left on the host.
+    /// disk; rows, resources, published ports and addresses say the same; nothing else has a tap; no mount of this environment is left on the host.
     /// Guest memory is a memfd of shim and VMM, so it is gone with them.
     #[track_caller]
     pub fn assert_in_order(&self, vmm: &str) {
@@ -113,7 +123,19 @@ impl TestEnv {
                 kinds.iter().map(|kind| (vm.id.clone(), (*kind).to_owned()))
             })
             .collect();
-        self.same("resources", &held, &wanted)
+        self.same("resources", &held, &wanted)?;
+
+        // A port that was named is its VM's while that runs; which one port 0 becomes is nobody's claim.
+        let specs = rows("SELECT id, spec FROM vms")?;
+        let live = specs.iter().filter(|(id, _)| vms.iter().any(|vm| vm.id == *id && vm.is_live()));
+        let published = live.flat_map(|(id, spec)| ports(spec).into_iter().map(|place| (id.clone(), place))).collect();
+        self.same("published ports", &rows("SELECT vm_id, value FROM resources WHERE kind = 'port'")?, &published)?;
+
+        let seated = vms.iter().filter(|vm| vm.seated).map(|vm| (vm.id.clone(), String::new())).collect();
+        self.same("addresses", &rows("SELECT vm_id, '' FROM addresses")?, &seated)?;
+        let named = vms.iter().filter(|vm| vm.seated).filter_map(|vm| vm.network.clone());
+        let networks = named.map(|name| (name, String::new())).collect();
+        self.same("networks", &rows("SELECT name, '' FROM networks")?, &networks)
     }
 
     #[expect(clippy::unused_self, reason = "reads as what it is part of")]
@@ -137,6 +159,14 @@ impl TestEnv {
             all.filter(|process| without.is_empty() || !process.command.split(' ').any(|word| word == without));
         wanted.map(|process| u64::from(process.pid)).collect()
     }
+}
+
+/// The places on the host that a VM's specification names for its ports.
+fn ports(spec: &str) -> Vec<String> {
+    let spec: Value = serde_json::from_str(spec).expect("a specification is JSON");
+    let published = spec["network"]["publish"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let places = published.filter_map(|publish| publish.rsplit_once(':')).map(|(place, _)| place.to_owned());
+    places.filter(|place| !place.ends_with(":0")).collect()
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {

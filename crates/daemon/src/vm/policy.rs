@@ -124,7 +124,11 @@ fn decide_meanwhile(busy: &Op, asked: &Op) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use banger_proto::{
+        network::{Publish, Rule},
+        size::ByteSize,
+    };
+    use proptest::{collection::vec, option, prelude::*, sample::select};
 
     const START: Op = Op::Start { wait: Wait::Agent };
     const STOP: Op = Op::Stop { grace: None, cause: StopCause::Asked };
@@ -148,10 +152,34 @@ mod tests {
             Just(STOP),
             Just(RESTART),
             Just(KILL),
-            Just(SET),
+            set(),
             Just(DELETE),
             Just(Op::Delete { force: false })
         ]
+    }
+
+    /// Sizes, a policy and ports, in every mixture.
+    fn set() -> impl Strategy<Value = Op> {
+        let rule = || {
+            let texts = ["10.0.0.0/8", "192.168.1.10:5432", "*.example.com:443", "example.org"];
+            select(texts.map(|text| text.parse::<Rule>().unwrap()).to_vec())
+        };
+        let rules = || option::of(vec(rule(), 0..3));
+        let publish =
+            || (any::<u16>(), 1_u16..).prop_map(|(host, guest)| format!("{host}:{guest}").parse::<Publish>().unwrap());
+        let ports = || vec(publish(), 0..3);
+        let sizes = (option::of(1_u32..9), option::of(any::<u64>()), option::of(any::<u64>()));
+        (sizes, option::of(any::<bool>()), rules(), rules(), ports(), ports()).prop_map(
+            |((vcpu, memory, disk_size), nat, allow, deny, publish, unpublish)| {
+                let (memory, disk_size) = (memory.map(ByteSize), disk_size.map(ByteSize));
+                Op::Set(SetVm { vcpu, memory, disk_size, nat, allow, deny, publish, unpublish })
+            },
+        )
+    }
+
+    fn state() -> impl Strategy<Value = VmState> {
+        use VmState::{Created, Failed, Running, Starting, Stopped, Stopping};
+        select(vec![Created, Starting, Running, Stopping, Stopped, Failed])
     }
 
     #[derive(Debug, Clone)]
@@ -242,7 +270,7 @@ mod tests {
         /// Whatever is asked and whatever happens: one step at a time, the states of the picture only, and a forced
         /// delete always gets its way without waiting for a start.
         #[test]
-        fn any_history_keeps_the_rules(steps in proptest::collection::vec(step(), 0..60)) {
+        fn any_history_keeps_the_rules(steps in vec(step(), 0..60)) {
             let mut vm = Model {
                 state: VmState::Created, busy: None, cancelled: false, waiting: Vec::new(), gone: false,
             };
@@ -274,6 +302,14 @@ mod tests {
                 }
             }
             prop_assert!(false, "never deleted: {vm:?}");
+        }
+
+        /// What is set is nothing the policy goes by: a change of the network waits and is refused as one of the sizes.
+        #[test]
+        fn every_set_is_a_set(set in set(), state in state(), other in op()) {
+            prop_assert_eq!(decide(state, None, &set), Verdict::Run);
+            prop_assert_eq!(decide(state, Some(&other), &set), decide(state, Some(&other), &SET));
+            prop_assert_eq!(decide(state, Some(&set), &other), decide(state, Some(&SET), &other));
         }
 
         /// Stop and kill never wait behind a start, and a delete without force never takes a VMM down.

@@ -22,6 +22,20 @@ fn is_denied(env: &TestEnv, vm: &str, to: &str, port: u16) {
     is_on_record(env, vm, to, port);
 }
 
+/// A denial has the name its address was resolved from beside it, also where people read it; without one it has none.
+#[track_caller]
+fn is_denied_as(env: &TestEnv, vm: &str, to: &str, port: u16, name: Option<&str>) {
+    is_denied(env, vm, to, port);
+    let egress = env.banger(["vm", "show", "--egress", vm, "--json"]).run().expect(0).json();
+    let denials = egress["denials"].as_array().expect("denials");
+    let denial = denials.iter().find(|denial| denial["to"] == to && denial["port"] == port);
+    assert_eq!(denial.expect("it is on record")["name"].as_str(), name, "{egress:#}");
+    let shown = env.banger(["vm", "show", "--egress", vm]).run().expect(0).out();
+    let row = [to, name.unwrap_or("-"), "tcp", &port.to_string()].join(" ");
+    let rows = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    assert!(rows.into_iter().any(|line| line.starts_with(&row)), "{row:?} in {shown}");
+}
+
 /// A denial is in the list that users see.
 #[track_caller]
 fn is_on_record(env: &TestEnv, vm: &str, to: &str, port: u16) {

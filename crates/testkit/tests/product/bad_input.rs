@@ -1,6 +1,6 @@
 //! What makes no sense is refused before anything is made, and the error says what would.
 
-use crate::vms;
+use crate::{delete, start, vms};
 use banger_testkit::TestEnv;
 
 /// Each refused with 125 by `vm run` and with 1 or 2 by `vm create`, leaving no row.
@@ -115,6 +115,28 @@ fn more_memory_than_there_is_is_refused_at_start() {
     assert!(out.err().contains("--overcommit"), "{out}");
     assert_eq!(vms(&env), []);
     env.assert_nothing_left();
+}
+
+#[test]
+fn memory_that_is_in_use_is_refused_with_who_uses_it() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "holder");
+    // All there is: it would fit, but something is always in use.
+    let text = std::fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).expect("MemTotal").trim_end_matches("kB");
+    let all = format!("{}M", kib.trim().parse::<u64>().expect("a number") / 1024);
+    env.banger(["vm", "create", "--no-start", "--name", "large", "--memory", &all]).run().expect(0);
+    for args in [&["vm", "start", "large"][..], &["vm", "create", "--name", "other", "--memory", &all]] {
+        let out = env.banger(args).run().expect(1);
+        let uses = out.err().lines().find(|line| line.contains("memory in use of")).map(str::to_owned);
+        let uses = uses.unwrap_or_else(|| panic!("{out}"));
+        assert!(uses.contains(": VM holder ") && uses.contains(", everything else "), "{out}");
+        assert!(out.err().contains(" free") && out.err().contains("--overcommit"), "{out}");
+    }
+    let names: Vec<String> = vms(&env).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["holder", "large"]);
+    env.banger(["vm", "delete", "large"]).run().expect(0);
+    delete(&env, "holder");
 }
 
 #[test]

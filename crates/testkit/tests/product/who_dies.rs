@@ -1,7 +1,7 @@
 //! The table "who dies, who cleans", row by row.
 
 use crate::{SOON, delete, start, vms};
-use banger_testkit::{TestEnv, wait_until};
+use banger_testkit::{Identity, TestEnv, wait_until};
 use rustix::process::Signal;
 
 #[track_caller]
@@ -37,6 +37,46 @@ fn the_client_of_an_exec_dies_and_its_command_gets_a_hangup() {
     wait_until(SOON, "the command's last word", || std::fs::read_to_string(&note).map_err(|error| error.to_string()));
     assert_eq!(env.vm_state("h"), "running");
     delete(&env, "h");
+}
+
+#[test]
+fn the_login_session_ends_and_daemon_and_vm_stay() {
+    let Some(env) = TestEnv::fake() else { return };
+    // A login shell: it leads the session, its terminal is the controlling one, and its jobs have groups of their own.
+    let banger = banger_testkit::bin_dir().join("banger");
+    let line = format!("set -m; {} vm run -d --quiet --name n; echo up $?; exec sleep 1000", banger.display());
+    let shell = env.program("bash").args(["-c", &line]).spawn_on_terminal(80, 24);
+    shell.wait_for("up 0", SOON);
+    let login = shell.pid();
+    let (shim, vmm) = (env.vm_process("n", "shim_pid"), env.vm_process("n", "vmm_pid"));
+    let daemon = env.daemon().expect("a daemon");
+    for process in [&daemon, &shim, &vmm] {
+        assert_ne!(session_of(process.pid), session_of(login), "{process:?}");
+        assert_eq!(terminal_of(process.pid), 0, "{process:?} has the terminal");
+    }
+    // A line that drops is a HUP for the session's leader; with its end the kernel takes the terminal from everybody.
+    assert!(Identity::of(login).expect("the shell").signal(Signal::HUP));
+    assert_eq!(shell.finish(SOON).code(), 128 + 1);
+    let vm = env.vm("n");
+    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
+    assert_eq!(env.daemon().map(|daemon| daemon.pid), Some(daemon.pid));
+    env.banger(["vm", "exec", "n", "--", "true"]).run().expect(0);
+    delete(&env, "n");
+}
+
+/// A number of `/proc/<pid>/stat`, counted as proc(5) does.
+fn stat(pid: u32, field: usize) -> i64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, rest) = stat.rsplit_once(')').expect("a name in parentheses");
+    rest.split_whitespace().nth(field - 3).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+fn session_of(pid: u32) -> i64 {
+    stat(pid, 6)
+}
+
+fn terminal_of(pid: u32) -> i64 {
+    stat(pid, 7)
 }
 
 #[test]

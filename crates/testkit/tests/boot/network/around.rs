@@ -83,7 +83,7 @@ fn hello(mut stream: TcpStream) {
 }
 
 /// A resolver for which every name is one address.
-fn serve_names(listen: &str, address: Ipv4Addr) {
+pub(super) fn serve_names(listen: &str, address: Ipv4Addr) {
     let socket = UdpSocket::bind(listen).expect("port 53 of a namespace");
     let mut query = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut query) {

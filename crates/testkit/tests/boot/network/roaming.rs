@@ -1,9 +1,9 @@
 //! Two ordinary users on a host that moves: nothing here is root's, and policy and names follow without a restart.
 
-use super::{Around, INTERNET, NAME, SOON, is_denied, reaches};
+use super::{Around, INTERNET, NAME, SOON, around::serve_names, is_denied, reaches};
 use crate::{sh, start_with};
 use banger_testkit::{Identity, TestEnv, alone, marked_processes, require, wait_until};
-use std::{fs, path::Path};
+use std::{fs, net::Ipv4Addr, path::Path};
 
 const USERS: [u32; 2] = [54_321, 54_322];
 
@@ -56,6 +56,10 @@ fn ordinary_users_vms_follow_a_host_that_moves() {
         sh(env, vm, &line)
     };
     assert_eq!((remote(&one, "mine"), remote(&two, "theirs")), ("9.9.9.9".to_owned(), "9.9.9.9".to_owned()));
+    // A stub that is the host's own: for a guest 127.0.0.53 is another machine.
+    around.host.start(|| serve_names("127.0.0.53:53", Ipv4Addr::new(6, 6, 6, 6)));
+    fs::write(&resolvers, "nameserver 127.0.0.53\noptions edns0 trust-ad\n").expect("a list of resolvers");
+    assert_eq!((remote(&one, "mine"), remote(&two, "theirs")), ("6.6.6.6".to_owned(), "6.6.6.6".to_owned()));
     fs::write(&resolvers, "# moved\nnameserver 9.9.9.54\n").expect("a list of resolvers");
     assert_eq!((remote(&one, "mine"), remote(&two, "theirs")), ("9.9.8.8".to_owned(), "9.9.8.8".to_owned()));
 

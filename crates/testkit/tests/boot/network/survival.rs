@@ -1,6 +1,6 @@
 //! Guests of every kind reach what they may, whoever dies.
 
-use super::{Around, NAME, SOON, is_denied, is_on_record, reaches};
+use super::{Around, NAME, SOON, is_denied, is_denied_as, is_on_record, reaches};
 use crate::{BOOT, no_init, sh, start_with};
 use banger_testkit::{TestEnv, alone, require, wait_until};
 use rustix::process::Signal;
@@ -40,6 +40,29 @@ fn kinds(env: &TestEnv) {
         assert_eq!(sh(env, "tiny", &line), "closed\n", "{to}");
         is_on_record(env, "tiny", to, 80);
     }
+}
+
+/// The names of VMs are those of the VMs there are, also when VM and daemon die at once: `gone` is one that died.
+#[track_caller]
+fn names_vanish_with_a_crash(env: &TestEnv, asker: &str, gone: &str) {
+    let answer = |name: &str| sh(env, asker, &format!("getent ahostsv4 {name}.vm || echo none"));
+    let address = |name: &str| env.vm(name)["ip"].as_str().expect("an address").to_owned();
+    // The daemon that was killed before has left nothing but what is true.
+    assert!(answer(gone).starts_with(&address(gone)), "{}", answer(gone));
+    let (daemon, vmm) = (env.daemon().expect("a daemon"), env.vm_process(gone, "vmm_pid"));
+    for process in [daemon, vmm] {
+        assert!(process.signal(Signal::KILL));
+        process.wait_gone(SOON);
+    }
+    let own = address(asker);
+    wait_until(SOON, "the next daemon's answers", || {
+        let got = answer(asker);
+        if got.starts_with(&own) { Ok(()) } else { Err(got) }
+    });
+    assert_eq!(answer(gone), "none\n");
+    // It was no resolver that is silent.
+    assert!(answer(asker).starts_with(&own));
+    assert_eq!(env.vm_state(gone), "failed");
 }
 
 #[test]
@@ -98,7 +121,8 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
 
     // Another policy while it runs.
     env.banger(["vm", "set", "web", "--no-nat", "--allow", &format!("{NAME}:80")]).run().expect(0);
-    is_denied(&env, "web", "9.9.9.9", 443);
+    is_denied_as(&env, "web", "9.9.9.9", 443, Some(NAME));
+    is_denied_as(&env, "web", "9.9.8.8", 80, None);
     let refused = sh(&env, "web", "getent ahostsv4 other.example.org || echo refused");
     assert_eq!(refused, "refused\n");
     reaches(&env, "web", &format!("http://{NAME}/"));
@@ -143,6 +167,8 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
     assert!(listed, "{ports:#}");
     let taken = env.banger(["vm", "publish", "db", "-p", "8123:1"]).run().expect(1);
     assert!(taken.err().contains("127.0.0.1:8123"), "{taken}");
+
+    names_vanish_with_a_crash(&env, "web", "db");
 
     for vm in ["web", "db", "tiny"] {
         env.banger(["vm", "delete", "-f", vm]).run().expect(0);
