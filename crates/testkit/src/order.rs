@@ -14,6 +14,8 @@ struct Listed {
     state: String,
     shim: Option<u64>,
     vmm: Option<u64>,
+    /// Where its ports are now.
+    published: Vec<String>,
     /// Whether it has an address.
     seated: bool,
     network: Option<String>,
@@ -27,6 +29,7 @@ impl Listed {
             state: text("state"),
             shim: vm["shim_pid"].as_u64(),
             vmm: vm["vmm_pid"].as_u64(),
+            published: texts(&vm["published"]),
             seated: vm["ip"].is_string(),
             network: vm["network"].as_str().map(str::to_owned),
         }
@@ -126,9 +129,17 @@ impl TestEnv {
         self.same("resources", &held, &wanted)?;
 
         // A port that was named is its VM's while that runs; which one port 0 becomes is nobody's claim.
-        let specs = rows("SELECT id, spec FROM vms")?;
-        let live = specs.iter().filter(|(id, _)| vms.iter().any(|vm| vm.id == *id && vm.is_live()));
-        let published = live.flat_map(|(id, spec)| ports(spec).into_iter().map(|place| (id.clone(), place))).collect();
+        let mut published = BTreeSet::new();
+        for (id, spec) in rows("SELECT id, spec FROM vms")? {
+            let Some(vm) = vms.iter().find(|vm| vm.id == id && vm.is_live()) else { continue };
+            let asked = asked_ports(&spec);
+            let named = asked.iter().filter_map(|publish| Some((publish, publish.rsplit_once(':')?.0)));
+            let named: Vec<_> = named.filter(|(_, place)| !place.ends_with(":0")).collect();
+            if vm.published.len() != asked.len() || !named.iter().all(|(publish, _)| vm.published.contains(publish)) {
+                return Err(format!("VM {id} is to publish {asked:?}, and publishes {:?}", vm.published));
+            }
+            published.extend(named.into_iter().map(|(_, place)| (id.clone(), place.to_owned())));
+        }
         self.same("published ports", &rows("SELECT vm_id, value FROM resources WHERE kind = 'port'")?, &published)?;
 
         let seated = vms.iter().filter(|vm| vm.seated).map(|vm| (vm.id.clone(), String::new())).collect();
@@ -161,12 +172,14 @@ impl TestEnv {
     }
 }
 
-/// The places on the host that a VM's specification names for its ports.
-fn ports(spec: &str) -> Vec<String> {
+/// The ports that a VM's specification asks for.
+fn asked_ports(spec: &str) -> Vec<String> {
     let spec: Value = serde_json::from_str(spec).expect("a specification is JSON");
-    let published = spec["network"]["publish"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let places = published.filter_map(|publish| publish.rsplit_once(':')).map(|(place, _)| place.to_owned());
-    places.filter(|place| !place.ends_with(":0")).collect()
+    texts(&spec["network"]["publish"])
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {

@@ -3,8 +3,9 @@
 
 use super::{
     VmService,
-    owner::outcome,
+    owner::{outcome, places},
     release::{release, remove_flat},
+    set_network,
 };
 use crate::{
     capability::{Depth, VmFiles},
@@ -73,6 +74,12 @@ impl VmService {
                 row.state = if status.ready.is_some() { VmState::Running } else { VmState::Starting };
                 row.run.shim = Some(status.shim);
                 row.run.vmm_process = status.vmm;
+                if row.state == VmState::Running {
+                    if let Err(failure) = set_network::agree(&self.parts.store, &row, &shim).await {
+                        tracing::error!(vm = %row.name, %failure, "a port cannot be published as it was asked for");
+                    }
+                    row.run.published = places(&shim.status().published);
+                }
                 failpoint::hit("adopt.found").await;
                 tracing::info!(vm = %row.name, state = row.state.as_str(), "adopted");
                 self.write(&row).await;

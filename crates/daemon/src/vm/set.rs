@@ -1,7 +1,7 @@
 //! Other sizes for a VM that exists: checked at once, given at its next start.
 
 use super::{admission, owner::Owner, set_network, spec, view};
-use crate::{config::Source, operation::Operation};
+use crate::{config::Source, failpoint, operation::Operation};
 use banger_proto::{
     api::vm::SetVm,
     failure::{Code, Failure},
@@ -40,6 +40,7 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
         Ok(()) => owner.save().await,
         refused => refused,
     };
+    failpoint::hit("set.saved").await;
     if saved.is_err() {
         owner.row.spec = before;
         return saved;

@@ -3,9 +3,10 @@
 use super::owner::{Owner, places};
 use crate::{
     capability::ports,
+    failpoint,
     network::{Egress, Settings},
     shim::client::Shim,
-    store::{NetworkSpec, ResourceKind},
+    store::{NetworkSpec, ResourceKind, Store, VmRow},
 };
 use banger_proto::{
     api::vm::SetVm,
@@ -81,15 +82,37 @@ async fn apply(
     let shim = owner.shim.clone().filter(|_| owner.row.state.is_live());
     // Written down first.
     owner.save().await?;
+    failpoint::hit("set.recorded").await;
     let now = &owner.row.spec.network;
     if (now.nat, &now.allow, &now.deny) != (before.nat, &before.allow, &before.deny) {
         owner.parts.network.repolicy(&owner.row).await?;
     }
     let Some(shim) = shim else { return Ok(()) };
     let result = change_ports(owner, &shim, opening, closing).await;
+    failpoint::hit("set.changed").await;
     owner.row.run.published = places(&shim.status().published);
     owner.save_or_log().await;
     result
+}
+
+/// Makes a machine that was adopted publish what is written down: a daemon may have died between the two.
+pub(super) async fn agree(store: &Store, row: &VmRow, shim: &Shim) -> Result<(), Failure> {
+    let (id, wanted) = (&row.id, &row.spec.network.publish);
+    let open: Vec<Publish> = shim.status().published.iter().map(|open| open.asked).collect();
+    for publish in open.iter().filter(|open| !wanted.contains(open)) {
+        shim.unpublish(*publish).await?;
+    }
+    for claim in store.resources(id).await? {
+        let is_wanted = wanted.iter().any(|publish| publish.host.to_string() == claim.value);
+        if claim.kind == ResourceKind::Port && !is_wanted {
+            store.unclaim(id, ResourceKind::Port, &claim.value).await?;
+        }
+    }
+    for publish in wanted.iter().filter(|wanted| !open.contains(wanted)) {
+        ports::claim(store, id, publish).await?;
+        shim.publish(*publish).await?;
+    }
+    Ok(())
 }
 
 async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: &[Publish]) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! The fault matrix: at every point between two steps of create, start, stop, delete and adopt, whoever may die there
+//! The fault matrix: at every point between two steps of create, start, stop, restart, set, delete and adopt, whoever may die there
 //! dies; afterwards a new daemon comes, and everything is exactly what the states say.
 //!
 //! A point is armed by a file, reached by an ordinary command, and held while the victim is killed (see
@@ -33,6 +33,14 @@ enum Act {
     /// `vm start` of a VM that was stopped.
     Start,
     Stop,
+    /// `vm restart` of one that runs.
+    Restart,
+    /// `vm set` of one that runs.
+    Set,
+    /// `vm publish` of one that runs.
+    Publish,
+    /// `vm unpublish` of one that runs.
+    Unpublish,
     /// `vm delete -f` of one that runs.
     Delete,
     /// A new daemon finds one that runs.
@@ -41,7 +49,7 @@ enum Act {
     AdoptDead,
 }
 
-use Act::{Adopt, AdoptDead, Delete, Run, RunLeased, Start, Stop};
+use Act::{Adopt, AdoptDead, Delete, Publish, Restart, Run, RunLeased, Set, Start, Stop, Unpublish};
 use Victim::{Client, Daemon, Guest, Shim, Vmm};
 
 /// Where, while what is done, who may die there, and what the VM may be afterwards (`gone` when it is not).
@@ -62,6 +70,12 @@ const WITH_MACHINE: &[(Victim, &[&str])] =
 /// The VM is up and the client need not be.
 const UP: &[(Victim, &[&str])] =
     &[(Daemon, RUNNING), (Client, &["gone", "running"]), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+/// A client that dies takes it down again, unless it is up already.
+const UP_AGAIN: &[(Victim, &[&str])] =
+    &[(Daemon, RUNNING), (Client, &["running", "stopped"]), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+/// What is set is set, whoever is left: who asked need not be.
+const SETTING: &[(Victim, &[&str])] =
+    &[(Daemon, RUNNING), (Client, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 const GOING_DOWN: &[(Victim, &[&str])] = &[
     (Daemon, &["running", "stopped"]),
     (Client, STOPPED),
@@ -96,6 +110,28 @@ const MATRIX: &[Row] = &[
     ("release.capabilities", Stop, DOWN),
     ("release.run", Stop, DOWN),
     ("down.released", Stop, DOWN),
+    // What was to go down anyway may die there: the way up begins all the same.
+    (
+        "stop.recorded",
+        Restart,
+        &[
+            (Daemon, &["running", "stopped"]),
+            (Client, &["running", "stopped"]),
+            (Shim, RUNNING),
+            (Vmm, RUNNING),
+            (Guest, RUNNING),
+        ],
+    ),
+    ("stop.ended", Restart, DOWN),
+    ("down.released", Restart, DOWN),
+    ("start.recorded", Restart, &[(Daemon, UNSTARTED), (Client, STOPPED)]),
+    ("start.launched", Restart, UP_AGAIN),
+    ("start.ready", Restart, UP_AGAIN),
+    ("set.saved", Set, SETTING),
+    ("set.recorded", Publish, SETTING),
+    ("set.changed", Publish, SETTING),
+    ("set.recorded", Unpublish, SETTING),
+    ("set.changed", Unpublish, SETTING),
     ("delete.begun", Delete, GOING),
     ("delete.ended", Delete, GOING_FOR_GOOD),
     ("release.processes", Delete, GOING_FOR_GOOD),
@@ -113,15 +149,19 @@ const MATRIX: &[Row] = &[
 struct Bench {
     env: TestEnv,
     points: PathBuf,
+    /// A published port of this bench's: on a loopback address that nobody else has, so that it is free whenever no VM
+    /// has it.
+    port: String,
 }
 
 impl Bench {
-    fn new() -> Option<Self> {
+    fn new(victim: Victim) -> Option<Self> {
         let mut env = TestEnv::fake()?;
         let points = env.home().join("points");
         std::fs::create_dir(&points).expect("a directory for points");
         env.set_variable("BANGER_FAILPOINTS", &points);
-        Some(Self { env, points })
+        let [.., high, low] = std::process::id().to_be_bytes();
+        Some(Self { env, points, port: format!("127.{}.{high}.{low}:18093:80", 100 + victim as u8) })
     }
 
     fn run(&self, args: &[&str]) -> banger_testkit::Output {
@@ -144,16 +184,33 @@ impl Bench {
         self.prepare(act);
         std::fs::write(self.points.join(point), "").expect("an armed point");
         let hit = self.points.join(format!("{point}.hit"));
+        let run = ["vm", "run", "-d", "--name", NAME, "-p", &self.port];
+        let another = self.port.replace(":18093:", ":18094:");
+        let publish = ["vm", "publish", NAME, "-p", &another];
+        let unpublish = ["vm", "unpublish", NAME, "-p", &self.port];
+        let run_leased = ["vm", "run", "--rm", "--name", NAME, "-p", &self.port, "--", "cat"];
         let session = self.spawn(match act {
-            Run => &["vm", "run", "-d", "--name", NAME][..],
-            RunLeased => &["vm", "run", "--rm", "--name", NAME, "--", "cat"],
+            Run => &run[..],
+            RunLeased => &run_leased,
             Start => &["vm", "start", NAME],
             Stop => &["vm", "stop", NAME],
+            Restart => &["vm", "restart", NAME],
+            Set => &["vm", "set", NAME, "--vcpu", "3"],
+            Publish => &publish,
+            Unpublish => &unpublish,
             Delete => &["vm", "delete", "-f", NAME],
             Adopt | AdoptDead => &["vm", "list"],
         });
         wait_until(SOON, &format!("{what}: the point"), || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+        let noticed = self.ends_of_clients();
         self.kill(victim, &session);
+        if victim == Client {
+            // Otherwise it is chance whether a start is over before anybody knows that nobody wants it.
+            wait_until(SOON, &format!("{what}: the daemon to notice"), || match self.ends_of_clients() {
+                more if more > noticed => Ok(()),
+                same => Err(format!("{same} clients went away so far")),
+            });
+        }
         // What is held goes on, if it is still there.
         std::fs::remove_file(&hit).expect("the point that was hit");
         session.finish(SOON);
@@ -172,11 +229,17 @@ impl Bench {
         assert_eq!(self.state(), "gone", "{what}");
     }
 
+    /// How many clients the daemons have seen leave.
+    fn ends_of_clients(&self) -> usize {
+        let log = std::fs::read_to_string(self.env.layout().daemon_log()).expect("the daemon's log");
+        log.matches("the client went away").count()
+    }
+
     fn prepare(&self, act: Act) {
         if matches!(act, Run | RunLeased) {
             return;
         }
-        self.run(&["vm", "run", "-d", "--quiet", "--name", NAME]).expect(0);
+        self.run(&["vm", "run", "-d", "--quiet", "--name", NAME, "-p", &self.port]).expect(0);
         match act {
             Start => drop(self.run(&["vm", "stop", NAME]).expect(0)),
             Adopt => self.end_daemon(),
@@ -215,7 +278,7 @@ impl Bench {
 }
 
 fn everywhere(victim: Victim) {
-    let Some(bench) = Bench::new() else { return };
+    let Some(bench) = Bench::new(victim) else { return };
     let cases = MATRIX.iter().flat_map(|(point, act, victims)| victims.iter().map(move |case| (point, act, case)));
     let mut count = 0;
     for (point, act, (dies, allowed)) in cases.filter(|(_, _, (dies, _))| *dies == victim) {

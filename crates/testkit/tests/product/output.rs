@@ -35,6 +35,18 @@ fn json_keeps_its_fields() {
         &["doctor"],
         &["vm", "stats", "j"],
         &["vm", "health", "j"],
+        &["vm", "show", "j", "--egress"],
+        // One that runs and one that does not, and what is done to them.
+        &["vm", "create", "--no-start", "--name", "k"],
+        &["vm", "run", "-d", "--name", "l", "-p", "0:80"],
+        &["vm", "ports", "l"],
+        &["vm", "publish", "l", "-p", "0:81"],
+        &["vm", "set", "k", "--vcpu", "2"],
+        &["vm", "start", "k"],
+        &["vm", "restart", "k"],
+        &["vm", "stop", "k"],
+        &["vm", "prune", "-f"],
+        &["vm", "delete", "-f", "l"],
     ] {
         let json = env.banger(args.iter().chain(&["--json"])).run().expect(0).json();
         let mut keys = BTreeSet::new();
