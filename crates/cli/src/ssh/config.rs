@@ -26,6 +26,7 @@ pub(crate) fn render(layout: &Layout, banger: &Path, home: Option<&OsStr>) -> Re
          StrictHostKeyChecking yes\n    \
          HostKeyAlgorithms ssh-ed25519\n    \
          CheckHostIP no\n    \
+         ForwardAgent no\n    \
          UpdateHostKeys no\n",
         quoted(&ssh.join("id_ed25519"))?,
         quoted(&layout.known_hosts())?,

@@ -10,10 +10,11 @@ use super::{
     settings::Settings,
 };
 use banger_proto::failure::{Code, Failure};
+use rustix::fs::OFlags;
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::symlink,
+    os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -137,18 +138,36 @@ pub(crate) fn shallow_of(repository: &Repository) -> io::Result<Vec<String>> {
     Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
 }
 
-/// A file that is small; none where there is none, or something else.
+/// A file that is small; none where there is none, or something else. A link is something else: where it leads a stranger
+/// may have chosen, and what is read here goes to a guest.
 pub(crate) fn small(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_file() => {}
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_SMALL + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_SMALL + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_SMALL {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{} is too large", path.display())));
     }
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_no_file_of_rules() {
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, rules) = (dir.path().join("id_ed25519"), dir.path().join("exclude"));
+        fs::write(&secret, "a key").unwrap();
+        assert_eq!(small(&secret).unwrap().as_deref(), Some(&b"a key"[..]));
+        symlink(&secret, &rules).unwrap();
+        assert_eq!(small(&rules).unwrap(), None);
+        assert_eq!(small(&dir.path().join("none")).unwrap(), None);
+    }
 }

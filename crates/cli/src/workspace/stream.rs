@@ -164,11 +164,11 @@ impl<W: Write> Stream<W> {
                 if depth == 0 {
                     self.alternates(&path.join("alternates"), from, to)?;
                 }
-            } else if kind.is_dir() && depth < MAX_DEPTH {
+            } else if kind.is_dir() && depth < MAX_DEPTH && holds_objects(&text) {
                 let to = to.join(&name);
                 self.dir(&to)?;
                 self.objects(&path, &to, depth + 1)?;
-            } else if kind.is_file() && !text.starts_with("tmp_") && !text.ends_with(".lock") {
+            } else if kind.is_file() && is_object(&text) {
                 let file = match File::open(&path) {
                     // Repacked meanwhile: what it held is elsewhere, or git says what is missing.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -242,6 +242,23 @@ impl<W: Write> Sink for Stream<W> {
 }
 
 /// Root owns what comes into a guest.
+/// Whether git keeps objects in a directory of that name. A list of other directories is a stranger's to write: nothing but
+/// objects is taken out of where it leads.
+fn holds_objects(name: &str) -> bool {
+    name == "pack" || (name.len() == 2 && is_hexadecimal(name))
+}
+
+/// Whether a file of that name holds objects: one of them (what its directory says of the id is not in its name), or many.
+fn is_object(name: &str) -> bool {
+    let packed = name.strip_prefix("pack-").and_then(|rest| rest.split_once('.')).map(|(id, _)| id);
+    let id = packed.unwrap_or(name);
+    matches!(id.len(), 38 | 40 | 62 | 64) && is_hexadecimal(id) || name == "multi-pack-index"
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn header(kind: EntryType, size: u64, mode: u32, mtime: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -274,6 +291,19 @@ mod tests {
             .unwrap();
         assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
         out.stdout
+    }
+
+    #[test]
+    fn only_objects_are_taken_out_of_a_directory_of_objects() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        for name in [&id[2..], &format!("pack-{id}.pack"), &format!("pack-{id}.idx"), "multi-pack-index"] {
+            assert!(is_object(name), "{name}");
+        }
+        for name in ["id_ed25519", "tmp_obj_x", "pack-x.pack", &format!("pack-{id}"), "credentials", ""] {
+            assert!(!is_object(name), "{name}");
+        }
+        assert!(holds_objects("pack") && holds_objects("0a"));
+        assert!(!holds_objects(".ssh") && !holds_objects("info") && !holds_objects("zz"));
     }
 
     /// The measure is the same objects as git packs them, whole: what describes one by another is smaller, by as much as
