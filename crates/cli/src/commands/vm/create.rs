@@ -71,6 +71,11 @@ pub(crate) struct NewVmArgs {
 }
 
 impl NewVmArgs {
+    /// Whether somebody waits for the services of the image.
+    pub(super) fn waits_for_boot(&self) -> bool {
+        self.wait == Wait::Boot
+    }
+
     /// The request; `default_init` holds where no `--init` was typed.
     pub(super) fn request(self, start: Start, default_init: Option<Init>) -> CreateVm {
         CreateVm {

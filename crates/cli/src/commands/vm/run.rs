@@ -133,8 +133,10 @@ impl TryFrom<RunArgs> for Plan {
             )
             .hint("start the VM with -d, then: banger vm exec NAME -- CMD"));
         }
-        // A throw-away command needs no services of the image; everything else gets the machine the image describes.
-        let default_init = (args.rm && !args.command.is_empty()).then_some(Init::Agent);
+        // A throw-away command needs no services of the image, unless it is to wait for them; everything else gets the
+        // machine the image describes.
+        let quick = args.rm && !args.command.is_empty() && !args.vm.waits_for_boot();
+        let default_init = quick.then_some(Init::Agent);
         let start = if args.rm { Start::Leased } else { Start::Yes };
         let tty = Command::wants_tty(args.tty, &args.command);
         // Environment, directory and user stand in the VM's own configuration, and hold for every command in it.
@@ -286,7 +288,7 @@ mod tests {
         assert_eq!((quick.create.init, quick.create.start, quick.lease), (Some(Init::Agent), Start::Leased, true));
         assert_eq!(quick.command.unwrap().spec.argv, ["uname", "-a"]);
         assert_eq!(plan("--rm --init image -- x").unwrap().create.init, Some(Init::Image));
-        for line in ["--rm", "-- x", "-d", ""] {
+        for line in ["--rm", "-- x", "-d", "", "--rm --wait boot -- x"] {
             assert_eq!(plan(line).unwrap().create.init, None, "{line:?}");
         }
     }
