@@ -93,7 +93,7 @@ fn progress_on_a_terminal_in_plain_text_and_as_events() {
     assert!(screen.contains('█') || screen.contains('░') || screen.contains('#'), "a bar: {screen:?}");
     terminal.type_in("\u{3}");
     terminal.finish(SOON).expect(130);
-    wait_until(SOON, "the end of the pull", || match staged(&env) {
+    wait_until(SOON * 3, "the end of the pull", || match staged(&env) {
         0 => Ok(()),
         staged => Err(format!("{staged} unfinished")),
     });
@@ -122,7 +122,7 @@ fn two_of_one_download_once_and_two_of_different_ones_come_together() {
         let out = pull.finish(SOON).expect(130);
         assert!(out.err().contains("nothing of it is kept"), "{out}");
     }
-    wait_until(SOON, "the end of both", || match staged(&env) {
+    wait_until(SOON * 3, "the end of both", || match staged(&env) {
         0 => Ok(()),
         staged => Err(format!("{staged} at work")),
     });
