@@ -1,5 +1,8 @@
 //! Starts `bangerd` outside this session and waits until it serves.
-#![expect(unsafe_code, reason = "a new session and an inherited descriptor need code between fork and exec")]
+#![expect(
+    unsafe_code,
+    reason = "code between fork and exec; the runtime wants a promise that a watched descriptor stays open"
+)]
 
 use crate::exit::{Result, internal};
 use banger_proto::{
@@ -7,20 +10,28 @@ use banger_proto::{
     failure::{Code, Failure},
     layout::Layout,
 };
-use rustix::{fs::MemfdFlags, io::FdFlags, pipe::PipeFlags};
+use rustix::{
+    fs::MemfdFlags,
+    io::FdFlags,
+    pipe::PipeFlags,
+    process::{Pid, PidfdFlags},
+};
 use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read as _, Seek as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::{fs::PermissionsExt as _, process::CommandExt as _},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
+use tokio::{
+    io::{AsyncReadExt as _, Interest, unix::AsyncFd},
+    net::unix::pipe::Receiver,
+};
 
 /// How long a daemon may take to serve: it reconciles its VMs first.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -120,17 +131,18 @@ async fn read_word(ready: Receiver) -> Vec<u8> {
 
 /// The exit status of a daemon that said it cannot serve.
 async fn wait(mut child: Child) -> Result<ExitStatus> {
-    let deadline = Instant::now() + EXIT_DEADLINE;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok(status),
-            Ok(None) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
-            Ok(None) => {
-                let message = format!("the daemon (pid {}) neither serves nor ends", child.id());
-                return Err(Failure::new(Code::Timeout, message).into());
-            }
-            Err(error) => return Err(internal("cannot wait for the daemon", &error)),
-        }
+    let pid = child.id();
+    let ended = async {
+        // Not waited for yet, so the pid is still this child's.
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        // SAFETY: the descriptor is ours and stays open for longer than its registration.
+        let watched = unsafe { AsyncFd::register_with_interest(pidfd.as_fd(), Interest::READABLE) }?;
+        let _ = watched.readable().await?;
+        child.wait()
+    };
+    match tokio::time::timeout(EXIT_DEADLINE, ended).await {
+        Ok(status) => status.map_err(|error| internal("cannot wait for the daemon", &error)),
+        Err(_) => Err(Failure::new(Code::Timeout, format!("the daemon (pid {pid}) neither serves nor ends")).into()),
     }
 }
 
