@@ -6,8 +6,9 @@
 //! say who asks, and an asynchronous client beside it would bring a second HTTP stack, a second TLS set-up and a
 //! runtime into a crate that blocks on purpose.
 //!
-//! Nothing is unpacked into directories: a layer is one spool file with the bytes of its archive and, in memory, what
-//! its headers say. [`RootfsBuilder`] puts the layers together by path and writes the image in one pass.
+//! Nothing is unpacked into directories, and nothing is written twice: what is in a layer's files goes to its final place
+//! in the image while the layer arrives, what its headers say is kept in memory. [`RootfsBuilder`] puts the layers
+//! together by path and writes what makes a file system of it.
 //!
 //! [`RootfsBuilder`]: crate::rootfs::RootfsBuilder
 
@@ -65,17 +66,21 @@ pub mod hostile {
         let caps = rootfs::Limits { entries: limits.max_entries, content_bytes: 8 << 20, metadata_bytes: 8 << 20 };
         let used = std::sync::atomic::AtomicU64::new(0);
         let mut builder = RootfsBuilder::new(work, caps, &cancel)?;
-        let mut number = 0;
+        let mut layers = Vec::new();
         while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
             let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX).min(rest.len());
             let (layer, rest) = rest.split_at(length);
-            (bytes, number) = (rest, number + 1);
-            let name = super::error::LayerName { number, of: number, digest: "in memory".into() };
+            layers.push(layer);
+            bytes = rest;
+        }
+        let site = builder.site(0..layers.len(), 1)?;
+        for (number, layer) in layers.into_iter().enumerate() {
+            let name = super::error::LayerName { number: number + 1, of: number + 1, digest: "in memory".into() };
             let measure = super::layer::Measure { limits, used: &used, packed: None, diff_id: None };
-            super::layer::read(layer, measure, work, &job)
+            super::layer::read(layer, measure, site.placer(number, &cancel), &job)
                 .and_then(|layer| {
-                    let place = builder.adopt(layer.spool);
-                    super::merge::apply(&mut builder, &layer.entries, place)
+                    builder.placed(layer.placed);
+                    super::merge::apply(&mut builder, &layer.entries)
                 })
                 .map_err(|source| super::OciError::Layer { name, source: Box::new(source) })?;
         }

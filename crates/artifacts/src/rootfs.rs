@@ -1,24 +1,32 @@
-//! A tree of files, gathered from a stream, written once as a deterministic ext4 image.
+//! A tree of files, gathered from streams, written once as a deterministic ext4 image.
 //!
-//! [`RootfsBuilder`] is banger's own interface in front of the crate that writes the filesystem: it decides what a
-//! valid entry is, what replaces what, and how big the image must be. It refuses to know where entries come from (a
-//! Debian bootstrap, OCI layers, a kernel's modules) and what the image is for. No root, no mount, no staging tree:
-//! entries live in memory, file contents in one unlinked spool file.
+//! [`RootfsBuilder`] decides what a valid entry is and what replaces what; below it is what knows ext4, with the help of
+//! a crate that knows its structures and checksums. It refuses to know where entries come from (a Debian bootstrap, OCI
+//! layers, a kernel's modules) and what the image is for. No root, no mount, no staging tree: entries live in memory.
+//! The contents of layers go to their final blocks as they come ([`Placer`]), all others into one unlinked spool file
+//! first.
 
 mod builder;
-mod digest;
+mod deal;
+mod directory;
 mod entry;
 mod error;
+mod extents;
 mod fill;
-mod foreign;
-mod geometry;
+mod frame;
+mod ground;
 mod image;
+mod order;
 mod path;
+mod pieces;
+mod place;
+mod space;
 mod spool;
 pub mod tar;
 mod tree;
 mod xattr;
 
-pub use builder::{Adopted, Format, Limits, RootfsBuilder, Written};
+pub use builder::{Format, Limits, RootfsBuilder, Written};
 pub use entry::{Meta, Node, Timestamp, Xattr};
 pub use error::{Error, Refusal};
+pub use place::{Placed, Placer, Site, Stored};

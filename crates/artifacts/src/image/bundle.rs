@@ -5,7 +5,7 @@
 
 use super::{
     Image, ImageError, ImageManifest, ImageStore,
-    draft::{ROOTFS, digest, hexadecimal},
+    draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
 };
 use crate::{
@@ -124,9 +124,11 @@ impl ImageStore {
         let mut manifest = receive(source, staging.path(), client, job)?;
         job.progress.phase("hashing the image");
         let rootfs = staging.path().join(ROOTFS);
-        let is = digest(&rootfs, job)?;
-        if manifest.digest != format!("sha256:{is}") || manifest.id.as_str() != &is[..16] {
-            return Err(BundleError::Content(format!("its rootfs.ext4 has the digest sha256:{is}")).into());
+        let algorithm = Algorithm::of(&manifest.digest);
+        let digits = digest(&rootfs, algorithm, job)?;
+        let is = algorithm.name(&digits);
+        if manifest.digest != is || manifest.id.as_str() != &digits[..16] {
+            return Err(BundleError::Content(format!("its rootfs.ext4 has the digest {is}")).into());
         }
         manifest.name = name.clone();
         manifest.kernel = kernel.or(manifest.kernel);

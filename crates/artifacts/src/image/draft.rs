@@ -10,7 +10,7 @@ use crate::{
     rootfs::{Format, RootfsBuilder},
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use std::{
     fmt::Write as _,
     fs::{self, File},
@@ -72,7 +72,7 @@ impl Draft {
             version: manifest::FORMAT,
             id,
             name: self.name,
-            digest: format!("sha256:{digest}"),
+            digest: Algorithm::Blake3.name(&digest),
             source: self.source,
             size_bytes: written.size_bytes,
             entries: written.entries,
@@ -90,12 +90,63 @@ impl Draft {
     }
 }
 
-/// SHA-256 of the file's bytes, hexadecimal.
-pub(super) fn digest(path: &Path, job: &Job<'_>) -> Result<String, ImageError> {
+/// What an image's digest is made with: what is made here is hashed with BLAKE3; of what somebody made before, the
+/// digest it came with says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Algorithm {
+    Blake3,
+    Sha256,
+}
+
+enum Hash {
+    Blake3(Box<blake3::Hasher>),
+    Sha256(Sha256),
+}
+
+impl Algorithm {
+    /// That of a digest; one of an unknown kind is no digest of anything.
+    pub(super) fn of(digest: &str) -> Self {
+        if digest.starts_with("sha256:") { Self::Sha256 } else { Self::Blake3 }
+    }
+
+    /// The digest with these hexadecimal digits.
+    pub(super) fn name(self, digits: &str) -> String {
+        match self {
+            Self::Blake3 => format!("blake3:{digits}"),
+            Self::Sha256 => format!("sha256:{digits}"),
+        }
+    }
+
+    fn hash(self) -> Hash {
+        match self {
+            Self::Blake3 => Hash::Blake3(Box::default()),
+            Self::Sha256 => Hash::Sha256(Sha256::new()),
+        }
+    }
+}
+
+impl Hash {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Blake3(hash) => drop(hash.update(bytes)),
+            Self::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    fn digits(self) -> String {
+        match self {
+            Self::Blake3(hash) => hexadecimal(hash.finalize().as_bytes()),
+            Self::Sha256(hash) => hexadecimal(&hash.finalize()),
+        }
+    }
+}
+
+/// The digits of the digest of the file's bytes.
+pub(super) fn digest(path: &Path, algorithm: Algorithm, job: &Job<'_>) -> Result<String, ImageError> {
     let read = |source| ImageError::Io { what: "read", path: path.to_owned(), source };
     let mut file = File::open(path).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
-    let mut hash = Sha256::new();
+    let mut hash = algorithm.hash();
     let mut chunk = vec![0; CHUNK];
     let (mut done, mut reported) = (0, 0);
     loop {
@@ -112,7 +163,7 @@ pub(super) fn digest(path: &Path, job: &Job<'_>) -> Result<String, ImageError> {
             reported = done;
         }
     }
-    Ok(hexadecimal(&hash.finalize()))
+    Ok(hash.digits())
 }
 
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {

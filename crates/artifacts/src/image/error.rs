@@ -123,7 +123,7 @@ pub enum Corruption {
     /// Its file has another content.
     #[error("its rootfs.ext4 has the digest {is}")]
     Digest {
-        /// The digest it has, `sha256:<hex>`.
+        /// The digest it has, with its kind.
         is: String,
     },
 }

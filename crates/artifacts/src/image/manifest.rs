@@ -29,7 +29,7 @@ pub struct ImageManifest {
     pub id: ImageId,
     /// The name it was built under. Names move; the daemon knows where they point now.
     pub name: ImageName,
-    /// SHA-256 of `rootfs.ext4`, `sha256:<hex>`.
+    /// BLAKE3 of `rootfs.ext4`, `blake3:<hex>`; SHA-256, `sha256:<hex>`, of images made before.
     pub digest: String,
     /// Where it came from.
     pub source: Source,

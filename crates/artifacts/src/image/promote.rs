@@ -2,7 +2,7 @@
 
 use super::{
     FileIdentity, Image, ImageError, ImageStore, Source,
-    draft::{ROOTFS, digest},
+    draft::{Algorithm, ROOTFS, digest},
 };
 use crate::{disk::clone_sparse, job::Job, kernel::rfc3339};
 use banger_proto::name::ImageId;
@@ -38,10 +38,10 @@ impl ImageStore {
             self.verify(id, super::Depth::Quick, job)?;
         }
         job.progress.phase("hashing the image");
-        let digest = digest(&rootfs, job)?;
+        let digest = digest(&rootfs, Algorithm::Blake3, job)?;
         let mut manifest = image.manifest;
         manifest.id = digest[..16].parse().expect("16 hexadecimal digits are an image id");
-        manifest.digest = format!("sha256:{digest}");
+        manifest.digest = Algorithm::Blake3.name(&digest);
         manifest.size_bytes = external.identity.size;
         manifest.source = Source::Promoted(PromotedFile { path: external.path });
         manifest.created_at = rfc3339(SystemTime::now());

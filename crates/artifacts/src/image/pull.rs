@@ -103,7 +103,7 @@ impl ImageStore {
             metadata_bytes: registries.limits.max_metadata,
         };
         let mut builder = RootfsBuilder::new(staging.path(), limits, job.cancel)?;
-        let filled = opened.fill(&mut builder, staging.path(), job)?;
+        let filled = opened.fill(&mut builder, job)?;
         let source = OciSource {
             reference: request.source.to_string(),
             digest: Some(digest),

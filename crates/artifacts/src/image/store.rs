@@ -6,7 +6,7 @@
 use super::{
     CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, Source,
     SourceError,
-    draft::{Draft, ROOTFS, digest, hexadecimal},
+    draft::{Algorithm, Draft, ROOTFS, digest, hexadecimal},
     manifest::FORMAT,
 };
 use crate::{
@@ -214,7 +214,8 @@ impl ImageStore {
         }
         check_superblock(&image).map_err(corrupt)?;
         if depth == Depth::Full {
-            let is = format!("sha256:{}", digest(&image.rootfs, job)?);
+            let algorithm = Algorithm::of(&image.manifest.digest);
+            let is = algorithm.name(&digest(&image.rootfs, algorithm, job)?);
             if is != image.manifest.digest {
                 return Err(corrupt(Corruption::Digest { is }));
             }

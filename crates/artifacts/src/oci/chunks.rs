@@ -1,14 +1,12 @@
 //! The unpacked bytes of a layer, on their way from the decoder's thread to the walk over the archive.
 //!
-//! Whoever reads from here reads what has been counted, hashed and written to the spool already. Buffers go back to be
-//! filled again, so a layer of any size takes the memory of a few of them.
+//! Whoever reads from here reads what has been counted and hashed already. Buffers go back to be filled again, so a layer
+//! of any size takes the memory of a few of them.
 
 use super::{Digest, error::LayerError};
 use sha2::{Digest as _, Sha256};
 use std::{
-    fs::File,
     io::{self, BufRead, Read},
-    os::unix::fs::FileExt,
     sync::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender},
@@ -19,8 +17,6 @@ use std::{
 pub(super) const CHUNK: usize = 256 << 10;
 /// Buffers that are full and wait.
 pub(super) const QUEUE: usize = 6;
-
-static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// What a layer may unpack to.
 #[derive(Debug, Clone, Copy)]
@@ -42,24 +38,13 @@ pub(super) struct Chunks<'a> {
     taken: usize,
     total: u64,
     hash: Sha256,
-    spool: &'a File,
     ceiling: Ceiling<'a>,
     failure: Option<LayerError>,
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn new(full: Receiver<Vec<u8>>, empty: Sender<Vec<u8>>, spool: &'a File, ceiling: Ceiling<'a>) -> Self {
-        Self {
-            full,
-            empty,
-            current: Vec::new(),
-            taken: 0,
-            total: 0,
-            hash: Sha256::new(),
-            spool,
-            ceiling,
-            failure: None,
-        }
+    pub(super) fn new(full: Receiver<Vec<u8>>, empty: Sender<Vec<u8>>, ceiling: Ceiling<'a>) -> Self {
+        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash: Sha256::new(), ceiling, failure: None }
     }
 
     /// Why reading failed, if it did.
@@ -67,12 +52,10 @@ impl<'a> Chunks<'a> {
         self.failure.take()
     }
 
-    /// Reads what is left; the digest of everything, and how much it was.
-    pub(super) fn finish(mut self) -> Result<(Digest, u64), LayerError> {
+    /// Reads what is left; the digest of everything.
+    pub(super) fn finish(mut self) -> Result<Digest, LayerError> {
         while self.next()? {}
-        // Zeros at the end were not written.
-        self.spool.set_len(self.total).map_err(|source| LayerError::Io { what: "write the spool file", source })?;
-        Ok((Digest::ended(self.hash), self.total))
+        Ok(Digest::ended(self.hash))
     }
 
     /// Takes the next buffer; false at the end, which is also where the decoder failed: the decoder says so itself.
@@ -93,10 +76,6 @@ impl<'a> Chunks<'a> {
             return Err(LayerError::Ratio(self.ceiling.ratio));
         }
         self.hash.update(&self.current);
-        if self.current != ZEROS[..self.current.len()] {
-            let written = self.spool.write_all_at(&self.current, self.total);
-            written.map_err(|source| LayerError::Io { what: "write the spool file", source })?;
-        }
         self.total += len;
         Ok(true)
     }

@@ -1,8 +1,8 @@
-//! One layer: its bytes decompressed, checked and spooled, its headers read.
+//! One layer: its bytes decompressed and checked, its headers read, its contents put into the image.
 //!
 //! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other hashes,
-//! writes and walks. What comes out is the whole archive in an unlinked file and a list of what is in it; where two
-//! entries name the same path is for [`super::merge`] to know.
+//! walks and writes. What comes out is a list of what is in it; where two entries name the same path is for
+//! [`super::merge`] to know.
 
 use super::{
     Digest, Limits,
@@ -12,15 +12,13 @@ use super::{
 use crate::{
     job::Job,
     rootfs::{
-        self, Meta, Node,
+        self, Meta, Node, Placed, Placer, Stored,
         tar::{EntryKind, Reader},
     },
 };
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use std::{
-    fs::File,
     io::{self, Read},
-    path::Path,
     sync::{
         atomic::AtomicU64,
         mpsc::{Receiver, SyncSender, channel, sync_channel},
@@ -28,12 +26,6 @@ use std::{
     thread,
 };
 
-/// Blocks of the file system.
-const BLOCK: usize = 4096;
-/// Fewer zeros than this in a row are stored.
-const MIN_HOLE: u64 = 64 << 10;
-/// Most pieces of one file; what follows is stored as it is.
-const MAX_PIECES: usize = 50_000;
 /// Most memory a zstd decoder may take for its window: what `zstd --long` asks for at most.
 const MAX_WINDOW_LOG: u32 = 27;
 /// The job is looked at every this many entries.
@@ -55,8 +47,7 @@ impl Packed for &[u8] {
 /// A layer that was read.
 #[derive(Debug)]
 pub(super) struct Layer {
-    /// The archive's bytes.
-    pub(super) spool: File,
+    pub(super) placed: Placed,
     pub(super) entries: Vec<LayerEntry>,
 }
 
@@ -72,13 +63,7 @@ pub(super) struct LayerEntry {
 #[derive(Debug)]
 pub(super) enum LayerKind {
     Dir,
-    File {
-        size: u64,
-        /// Where in the spool.
-        offset: u64,
-        /// What of it is not zeros, as (offset in the file, length), where there are holes.
-        data: Option<Box<[(u64, u64)]>>,
-    },
+    File(Stored),
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
     Node(Node),
@@ -96,14 +81,13 @@ pub(super) struct Measure<'a> {
     pub(super) diff_id: Option<Digest>,
 }
 
-/// Reads a layer, compressed or not, into a spool on the file system of `work`.
+/// Reads a layer, compressed or not; `placer` writes its contents.
 pub(super) fn read(
     mut input: impl Packed,
     measure: Measure<'_>,
-    work: &Path,
+    placer: Placer,
     job: &Job<'_>,
 ) -> Result<Layer, LayerError> {
-    let spool = tempfile::tempfile_in(work).map_err(|source| LayerError::Io { what: "make a spool file", source })?;
     let limits = measure.limits;
     let ceiling = Ceiling {
         most: limits.max_unpacked,
@@ -126,12 +110,12 @@ pub(super) fn read(
                 Err(error) => input.verdict().and(Err(LayerError::Decode(error))),
             }
         });
-        let walked = walk(Chunks::new(filled, empty, &spool, ceiling), limits, job);
+        let walked = walk(Chunks::new(filled, empty, ceiling), placer, limits, job);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (walked, decoded)
     });
     // An archive that was cut short is the decoder's failure, where there is one.
-    let (entries, diff_id) = match (walked, decoded) {
+    let (entries, placed, diff_id) = match (walked, decoded) {
         (Err(walked), Err(decoded)) if !ends_early(&walked) => {
             tracing::debug!(error = &decoded as &dyn std::error::Error, "the rest of the layer");
             return Err(walked);
@@ -141,7 +125,7 @@ pub(super) fn read(
     };
     match measure.diff_id {
         Some(should) if should != diff_id => Err(LayerError::DiffId { is: diff_id, should }),
-        _ => Ok(Layer { spool, entries }),
+        _ => Ok(Layer { placed, entries }),
     }
 }
 
@@ -196,8 +180,13 @@ fn pump(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<V
     }
 }
 
-/// Reads the headers, and the digest of the whole.
-fn walk(chunks: Chunks<'_>, limits: Limits, job: &Job<'_>) -> Result<(Vec<LayerEntry>, Digest), LayerError> {
+/// Reads the headers and what is behind them, and the digest of the whole.
+fn walk(
+    chunks: Chunks<'_>,
+    mut placer: Placer,
+    limits: Limits,
+    job: &Job<'_>,
+) -> Result<(Vec<LayerEntry>, Placed, Digest), LayerError> {
     let caps = rootfs::Limits {
         entries: limits.max_entries,
         content_bytes: limits.max_unpacked,
@@ -206,18 +195,19 @@ fn walk(chunks: Chunks<'_>, limits: Limits, job: &Job<'_>) -> Result<(Vec<LayerE
     // The digest says whether it was cut.
     let mut reader = Reader::new(chunks, caps).open_ended();
     let mut entries = Vec::new();
-    let outcome = list(&mut reader, &mut entries, limits, job);
+    let outcome = list(&mut reader, &mut entries, &mut placer, limits, job);
     let mut chunks = reader.into_inner();
     if let Err(error) = outcome {
         return Err(chunks.failure().unwrap_or(error));
     }
-    let (digest, _) = chunks.finish()?;
-    Ok((entries, digest))
+    let placed = placer.finish()?;
+    Ok((entries, placed, chunks.finish()?))
 }
 
 fn list(
     reader: &mut Reader<Chunks<'_>>,
     entries: &mut Vec<LayerEntry>,
+    placer: &mut Placer,
     limits: Limits,
     job: &Job<'_>,
 ) -> Result<(), LayerError> {
@@ -226,21 +216,15 @@ fn list(
         if entries.len().is_multiple_of(CHECK_EVERY) {
             job.cancel.check()?;
         }
-        let offset = reader.position();
         let kind = match entry.kind {
             EntryKind::Dir => LayerKind::Dir,
             EntryKind::Symlink(target) => LayerKind::Symlink(target),
             EntryKind::HardLink(target) => LayerKind::HardLink(target),
             EntryKind::Node(node) => LayerKind::Node(node),
             EntryKind::File => {
-                let mut holes = Holes::default();
-                let looks = entry.size >= 2 * MIN_HOLE;
-                reader.pass(|piece| {
-                    if looks {
-                        holes.look(piece);
-                    }
-                })?;
-                LayerKind::File { size: entry.size, offset, data: if looks { holes.data(entry.size) } else { None } }
+                placer.begin(entry.size);
+                reader.pass(|piece| placer.write(piece))?;
+                LayerKind::File(placer.end()?)
             }
         };
         let target = match &kind {
@@ -255,83 +239,4 @@ fn list(
         entries.push(LayerEntry { path: entry.path, kind, meta: entry.meta });
     }
     Ok(())
-}
-
-/// Finds the zeros in a file, block by block.
-#[derive(Debug, Default)]
-struct Holes {
-    at: u64,
-    /// Whether the block at hand has been zeros so far.
-    dirty: bool,
-    /// Zeros before `at`, whole blocks.
-    zeros: u64,
-    data: Vec<(u64, u64)>,
-}
-
-static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
-
-impl Holes {
-    fn look(&mut self, mut piece: &[u8]) {
-        while !piece.is_empty() {
-            let within = usize::try_from(self.at % BLOCK as u64).expect("below 4096");
-            let len = (BLOCK - within).min(piece.len());
-            let (here, rest) = piece.split_at(len);
-            self.dirty |= here != &ZERO_BLOCK[..len];
-            self.at += len as u64;
-            if within + len == BLOCK {
-                self.block_ends(BLOCK as u64);
-            }
-            piece = rest;
-        }
-    }
-
-    /// The block that ends at `at`, `len` bytes of it, is known.
-    fn block_ends(&mut self, len: u64) {
-        let start = self.at - len;
-        if !std::mem::take(&mut self.dirty) {
-            self.zeros += len;
-            return;
-        }
-        let hole = std::mem::take(&mut self.zeros);
-        let full = self.data.len() >= MAX_PIECES;
-        match self.data.last_mut() {
-            Some((from, length)) if hole < MIN_HOLE || full => *length = self.at - *from,
-            None if hole < MIN_HOLE => self.data.push((0, self.at)),
-            _ => self.data.push((start, len)),
-        }
-    }
-
-    /// What is not zeros, if there are holes.
-    fn data(mut self, size: u64) -> Option<Box<[(u64, u64)]>> {
-        let tail = self.at % BLOCK as u64;
-        if tail > 0 {
-            self.block_ends(tail);
-        }
-        let stored: u64 = self.data.iter().map(|(_, len)| len).sum();
-        let sparse = size - stored >= MIN_HOLE;
-        sparse.then(|| self.data.into_boxed_slice())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holes(parts: &[(u8, usize)], cut: usize) -> Option<Vec<(u64, u64)>> {
-        let bytes: Vec<u8> = parts.iter().flat_map(|&(byte, len)| std::iter::repeat_n(byte, len)).collect();
-        let mut holes = Holes::default();
-        bytes.chunks(cut).for_each(|piece| holes.look(piece));
-        holes.data(bytes.len() as u64).map(Vec::from)
-    }
-
-    #[test]
-    fn zeros_in_a_row_are_holes() {
-        for cut in [1000, 4096, 1 << 20] {
-            assert_eq!(holes(&[(0, 1 << 20)], cut), Some(vec![]));
-            assert_eq!(holes(&[(1, 1 << 20)], cut), None);
-            assert_eq!(holes(&[(1, 100), (0, 1 << 20), (2, 5000)], cut), Some(vec![(0, 4096), (1_048_576, 5100)]));
-            assert_eq!(holes(&[(1, 8192), (0, 8192), (2, 1 << 17)], cut), None, "a small gap");
-            assert_eq!(holes(&[(0, 4096), (2, 4096), (0, 1 << 17)], cut), Some(vec![(0, 8192)]));
-        }
-    }
 }

@@ -8,7 +8,7 @@ use super::{
     error::LayerError,
     layer::{LayerEntry, LayerKind},
 };
-use crate::rootfs::{Adopted, Error, Refusal, RootfsBuilder};
+use crate::rootfs::{Error, Refusal, RootfsBuilder};
 
 /// Begins the name of a whiteout.
 const WHITEOUT: &[u8] = b".wh.";
@@ -32,21 +32,21 @@ enum Meaning<'a> {
     Passed,
 }
 
-/// Puts a layer on top of what is in `builder`; its contents lie in `place`.
-pub(super) fn apply(builder: &mut RootfsBuilder, entries: &[LayerEntry], place: Adopted) -> Result<(), LayerError> {
+/// Puts a layer on top of what is in `builder`.
+pub(super) fn apply(builder: &mut RootfsBuilder, entries: &[LayerEntry]) -> Result<(), LayerError> {
     builder.next_layer();
     for entry in entries {
         match meaning(&entry.path)? {
             Meaning::Whiteout(path) => builder.whiteout(&path)?,
             Meaning::Opaque(directory) => builder.opaque(directory)?,
-            Meaning::Entry(path) => put(builder, path, entry, place)?,
+            Meaning::Entry(path) => put(builder, path, entry)?,
             Meaning::Passed => {}
         }
     }
     Ok(())
 }
 
-fn put(builder: &mut RootfsBuilder, path: &[u8], entry: &LayerEntry, place: Adopted) -> Result<(), LayerError> {
+fn put(builder: &mut RootfsBuilder, path: &[u8], entry: &LayerEntry) -> Result<(), LayerError> {
     let mut meta = entry.meta.clone();
     meta.xattrs.retain(|xattr| !OVERLAY.iter().any(|prefix| xattr.name.starts_with(prefix)));
     Ok(match &entry.kind {
@@ -54,7 +54,7 @@ fn put(builder: &mut RootfsBuilder, path: &[u8], entry: &LayerEntry, place: Adop
         LayerKind::Symlink(target) => builder.symlink(path, target, meta),
         LayerKind::HardLink(target) => builder.hard_link(path, from_root(target)),
         LayerKind::Node(node) => builder.node(path, *node, meta),
-        LayerKind::File { size, offset, data } => builder.stored(path, meta, *size, (place, *offset), data.as_deref()),
+        LayerKind::File(content) => builder.stored(path, meta, content),
     }?)
 }
 

@@ -166,8 +166,8 @@ impl Opened<'_> {
         self.name.as_deref()
     }
 
-    /// Puts the image's files into `builder`. `work` is a directory on the file system the image will be on.
-    pub fn fill(mut self, builder: &mut RootfsBuilder, work: &Path, job: &Job<'_>) -> Result<Filled, OciError> {
+    /// Puts the image's files into `builder`.
+    pub fn fill(mut self, builder: &mut RootfsBuilder, job: &Job<'_>) -> Result<Filled, OciError> {
         let (config, layers) = self.read_manifest(job)?;
         let limits = self.registries.limits;
         if layers.len() > limits.max_layers {
@@ -186,7 +186,7 @@ impl Opened<'_> {
             let name = LayerName { number: number + 1, of: count, digest: digest.unwrap_or(diff_id).short() };
             pending.push(Pending { name, digest, diff_id, size, place });
         }
-        self.layers(&pending, builder, work, job)?;
+        self.layers(&pending, builder, job)?;
         Ok(Filled { run: config.run, platform: config.platform })
     }
 

@@ -1,17 +1,28 @@
 //! The builder: entries in, one image out.
 
 use super::{
+    deal::Dealer,
     entry::{Meta, Node, Xattr},
     error::{Error, Refusal},
-    image::{self, Plan},
+    ground::{self, BLOCK, Run},
+    image::{self, Beginning},
     path::components,
-    spool::{OWN, Origin, Segment, Spool},
+    pieces::Pieces,
+    place::{Place, Placed, Site, Stored},
+    spool::{IMAGE, OWN, Origin, Segment, Spool},
     tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
     xattr,
 };
 use crate::job::{Cancel, Job};
-use std::{fs::File, io::Read, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tempfile::TempPath;
 
 /// Longest target of a symbolic link, in bytes.
 const LINK_TARGET_MAX: usize = 4095;
@@ -54,28 +65,35 @@ pub struct Written {
     pub content_bytes: u64,
 }
 
-/// A file taken over by a builder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Adopted(u32);
-
 /// Gathers a tree and writes it as an ext4 image.
 ///
 /// Paths are bytes, relative to the image's root. Unrelated entries may come in any order; where two name the same
 /// path the later wins (a directory named again keeps what is in it), and missing parents are made: root's, 0755. The
 /// target of a hard link must be there before the link. Contents are read when they are given, with bounded memory.
-/// The same tree and [`Format`] give the same bytes, whatever the order the entries came in.
+/// The same tree and [`Format`] give the same bytes, whatever the order the entries came in; where contents come in
+/// layers ([`Self::site`]) the same layers do.
 ///
 /// Each call either takes an entry whole or says what is wrong with it; after an error the builder is only good for
 /// being dropped.
 #[derive(Debug)]
 pub struct RootfsBuilder {
     tree: Tree,
+    dir: PathBuf,
     spool: Spool,
     /// Files contents lie in that somebody else wrote; the first has the number 1.
-    adopted: Vec<Origin>,
+    others: Vec<Origin>,
+    begun: Option<Begun>,
     limits: Limits,
     metadata_bytes: u64,
     cancel: Cancel,
+}
+
+/// An image that contents are written into before it is known what else will be in it.
+#[derive(Debug)]
+struct Begun {
+    path: TempPath,
+    site: Arc<Site>,
+    pieces: Pieces,
 }
 
 impl RootfsBuilder {
@@ -84,8 +102,10 @@ impl RootfsBuilder {
     pub fn new(dir: &Path, limits: Limits, cancel: &Cancel) -> Result<Self, Error> {
         Ok(Self {
             tree: Tree::new(),
+            dir: dir.to_owned(),
             spool: Spool::new(dir, limits.content_bytes)?,
-            adopted: Vec::new(),
+            others: Vec::new(),
+            begun: None,
             limits,
             metadata_bytes: 0,
             cancel: cancel.clone(),
@@ -105,35 +125,29 @@ impl RootfsBuilder {
         self.put(path, Kind::File(segment), meta)
     }
 
-    /// Takes over a file in which contents lie already, for [`Self::stored`].
-    pub fn adopt(&mut self, file: File) -> Adopted {
-        self.number(Origin::Open(file))
+    /// Begins the image, on the filesystem it will be on, for these layers, which are read in this order and `seats` at
+    /// once: their contents go straight to where they will be. To be called once, before anything is [`Self::stored`].
+    pub fn site(&mut self, layers: impl IntoIterator<Item = usize>, seats: usize) -> Result<Arc<Site>, Error> {
+        let file = tempfile::NamedTempFile::new_in(&self.dir).map_err(Error::io("create the image"))?;
+        let (file, path) = file.into_parts();
+        let site = Arc::new(Site { file, dealer: Dealer::new(layers, seats) });
+        self.begun = Some(Begun { path, site: Arc::clone(&site), pieces: Pieces::default() });
+        Ok(site)
     }
 
-    fn number(&mut self, origin: Origin) -> Adopted {
-        self.adopted.push(origin);
-        Adopted(u32::try_from(self.adopted.len()).expect("fewer than the entries, which are counted"))
+    /// What a layer wrote into the image belongs to it.
+    pub fn placed(&mut self, layer: Placed) {
+        if let Some(begun) = &mut self.begun {
+            layer.hashes.into_iter().for_each(|(at, hash)| begun.pieces.hashed(at, hash));
+        }
     }
 
-    /// A regular file of `size` bytes whose content lies in an adopted file from `offset` on. `data` names what of it is
-    /// not zeros, as (offset in the file, length) in order, where that is not all: each but the last a whole number of
-    /// blocks of 4,096 bytes, and each beginning at one.
-    pub fn stored(
-        &mut self,
-        path: &[u8],
-        meta: Meta,
-        size: u64,
-        place: (Adopted, u64),
-        data: Option<&[(u64, u64)]>,
-    ) -> Result<(), Error> {
+    /// A regular file whose content a layer has written into the image.
+    pub fn stored(&mut self, path: &[u8], meta: Meta, content: &Stored) -> Result<(), Error> {
         let meta = self.admit(path, 0, meta)?;
-        let (Adopted(source), offset) = place;
-        let kind = match data {
-            None => Kind::File(Segment { source, offset, len: size }),
-            Some(data) => Kind::Sparse {
-                len: size,
-                data: data.iter().map(|&(at, len)| (at, Segment { source, offset: offset + at, len })).collect(),
-            },
+        let kind = match &content.0 {
+            Place::One(segment) => Kind::File(*segment),
+            Place::Several { len, data } => Kind::Sparse { len: *len, data: data.clone() },
         };
         self.put(path, kind, meta)
     }
@@ -142,7 +156,8 @@ impl RootfsBuilder {
     /// written, and has to be what it is until then.
     pub fn file_at(&mut self, path: &[u8], meta: Meta, size: u64, origin: &Path) -> Result<(), Error> {
         let meta = self.admit(path, origin.as_os_str().len(), meta)?;
-        let Adopted(source) = self.number(Origin::At(origin.to_owned()));
+        self.others.push(Origin::At(origin.to_owned()));
+        let source = u32::try_from(self.others.len()).expect("fewer than the entries, which are counted");
         self.put(path, Kind::File(Segment { source, offset: 0, len: size }), meta)
     }
 
@@ -230,7 +245,8 @@ impl RootfsBuilder {
         if !holes {
             let read = match segment.source {
                 OWN => self.spool.flushed()?.read_exact_at(&mut bytes, segment.offset),
-                adopted => self.adopted[adopted as usize - 1]
+                IMAGE => self.read_placed(&mut bytes, segment.offset),
+                other => self.others[other as usize - 1]
                     .open()
                     .and_then(|file| file.read_exact_at(&mut bytes, segment.offset)),
             };
@@ -252,7 +268,7 @@ impl RootfsBuilder {
         Ok(self.write(out, format, false, job)?.0)
     }
 
-    /// As [`Self::finish`], with the SHA-256 of the image, which is taken while it is written.
+    /// As [`Self::finish`], with the BLAKE3 of the image, most of which is taken while it is written.
     pub fn finish_hashed(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<(Written, [u8; 32]), Error> {
         let (written, digest) = self.write(out, format, true, job)?;
         Ok((written, digest.expect("it was asked for")))
@@ -265,11 +281,31 @@ impl RootfsBuilder {
         hash: bool,
         job: &Job<'_>,
     ) -> Result<(Written, Option<[u8; 32]>), Error> {
-        let plan = Plan::new(&self.tree, format)?;
-        drop(self.tree);
         let mut sources = vec![Origin::Open(self.spool.into_file()?)];
-        sources.extend(self.adopted);
-        image::write(plan, &sources, out, hash, job)
+        sources.extend(self.others);
+        let Some(Begun { path, site, pieces }) = self.begun else {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(out);
+            let file = file.map_err(Error::io("create the image"))?;
+            let beginning = Beginning { file: &file, dealt: 0, pieces: Pieces::default() };
+            return image::write(&self.tree, format, beginning, &sources, hash, job);
+        };
+        let beginning = Beginning { file: &site.file, dealt: site.dealer.dealt(), pieces };
+        let written = image::write(&self.tree, format, beginning, &sources, hash, job)?;
+        path.persist_noclobber(out).map_err(|error| Error::io("create the image")(error.error))?;
+        Ok(written)
+    }
+
+    /// Reads of what layers have written.
+    fn read_placed(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let file = &self.begun.as_ref().ok_or(io::ErrorKind::NotFound)?.site.file;
+        let mut rest = bytes;
+        for Run { start, len } in ground::runs(offset / BLOCK, (rest.len() as u64).div_ceil(BLOCK)) {
+            let here = usize::try_from(len * BLOCK).map_or(rest.len(), |len| len.min(rest.len()));
+            let (now, later) = rest.split_at_mut(here);
+            file.read_exact_at(now, start * BLOCK)?;
+            rest = later;
+        }
+        Ok(())
     }
 
     fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), Error> {

@@ -24,8 +24,8 @@ pub enum Refusal {
     /// A path over 4,096 bytes.
     #[error("its path has {0} bytes, more than 4096")]
     PathTooLong(usize),
-    /// The name of an attribute, or one of more names of a byte or two than there are stand-ins for.
-    #[error("its name or the name of its attribute is not UTF-8")]
+    /// The name of an attribute.
+    #[error("the name of its attribute is not UTF-8")]
     NotUtf8,
     /// Something that is no directory stands where a parent directory is needed.
     #[error("{0} is in its path and is not a directory")]
@@ -114,9 +114,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The filesystem writer refused the tree.
-    #[error("cannot lay out the filesystem")]
-    Layout(#[from] mkext4::Error),
+    /// More names in one directory than its index can find.
+    #[error("a directory with {0} names is too large")]
+    DirectoryTooLarge(usize),
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -133,8 +133,7 @@ impl Error {
 
     /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
     pub fn is_out_of_space(&self) -> bool {
-        let (Self::Io { source, .. } | Self::Layout(mkext4::Error::Io(source))) = self else { return false };
-        is_full(source)
+        matches!(self, Self::Io { source, .. } if is_full(source))
     }
 }
 

@@ -1,424 +1,401 @@
-//! From the tree to the bytes of the image: the only place that talks to the filesystem writer.
+//! From the tree to the bytes of the image.
+//!
+//! Contents of layers are where they will be; everything else gets the blocks that are left, in the order of the inodes:
+//! first what directories, links and attributes need, then contents that wait elsewhere, at last what follows from all
+//! that, tables and bitmaps.
 
 use super::{
     builder::{Format, Written},
-    digest::Digester,
-    entry::{Meta, Node},
+    directory::{Directory, Name},
+    entry::{Meta, Node, Timestamp},
     error::Error,
-    fill::{Filler, Hasher},
-    foreign::StandIns,
-    geometry::{Demand, JOURNAL},
-    spool::{Origin, Segment},
+    extents::{Map, Tree as ExtentTree},
+    fill::Filler,
+    frame::{Frame, INODE, JOURNAL, JOURNAL_INODE, LOST_FOUND_INODE, Picture, directory_links, mode},
+    ground::{self, BLOCK, BLOCK_BYTES, Run},
+    order::{Order, ROOT_INODE},
+    pieces::Pieces,
+    space::Space,
+    spool::{IMAGE, Origin, Segment},
     tree::{Index, Kind, ROOT, Tree},
+    xattr,
 };
 use crate::job::Job;
-use mkext4::{FsBuilder, InodeCount, InodeHandle, Layout, Options, RegionSink, SparseSeg, SpecialKind};
-use sha2::{Digest, Sha256};
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
-    sync::mpsc::{channel, sync_channel},
-    thread,
+use mkext4::{
+    csum, dirhash,
+    spec::{Inode, file_type, iflags},
 };
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
+use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt};
 
-/// The root's inode, and that of what is declared first; one more for each that follows.
-const ROOT_INODE: u32 = 2;
-const FIRST_INODE: u32 = 12;
+/// Blocks of `lost+found`.
+const LOST_FOUND: usize = 4;
+/// Longest target of a link that is in the inode.
+const SHORT_LINK: usize = 59;
+/// Bytes of an inode behind those every inode has.
+const EXTRA: u16 = 32;
 /// Progress is told about every this many bytes of content.
 const REPORT_EVERY: u64 = 8 << 20;
-/// Pieces that are written and wait to be hashed.
-const QUEUE: usize = 6;
 
-/// A declared filesystem and where the content of each of its files lies.
-pub(super) struct Plan {
-    builder: FsBuilder,
-    contents: Vec<(InodeHandle, Content)>,
-    stand_ins: StandIns,
-    entries: u64,
+/// The file the image will be, and what is in it already.
+pub(super) struct Beginning<'a> {
+    pub(super) file: &'a File,
+    /// How many blocks were dealt to layers.
+    pub(super) dealt: u64,
+    pub(super) pieces: Pieces,
 }
 
-impl Plan {
-    pub(super) fn new(tree: &Tree, format: &Format) -> Result<Self, Error> {
-        let order = Order::of(tree);
-        let shape = order.demand.shape();
-        let mut options = Options::new(shape.size_bytes, order.uuid(format), i64::from(format.epoch));
-        options.inodes =
-            InodeCount::Exact(u32::try_from(shape.inodes).map_err(|_| Error::TooManyEntries(shape.inodes))?);
-        options.label = Some(format.label.clone());
-        options.reserved_percent = 0;
-        options.journal_blocks = Some(JOURNAL);
-        let mut declared = Declared {
-            builder: FsBuilder::new(options)?,
-            handles: vec![None; tree.inodes.len()],
-            contents: Vec::new(),
-            numbers: vec![0; tree.inodes.len()],
-            next: FIRST_INODE,
-            stand_ins: StandIns::default(),
-            epoch: format.epoch,
-        };
-        declared.all(tree, &order)?;
-        let Declared { builder, contents, stand_ins, .. } = declared;
-        Ok(Self { builder, contents, stand_ins, entries: order.inodes })
-    }
-}
-
-/// What a file holds, in the order of its bytes.
-enum Content {
-    One(Segment),
-    Several(Vec<Segment>),
-}
-
-impl Content {
-    fn segments(&self) -> &[Segment] {
-        match self {
-            Self::One(segment) => std::slice::from_ref(segment),
-            Self::Several(segments) => segments,
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.segments().iter().map(|segment| segment.len).sum()
-    }
-}
-
-/// One pass over what is reachable: which directories in which order, how much room, and a digest of it all.
-struct Order {
-    dirs: Vec<Index>,
-    demand: Demand,
-    inodes: u64,
-    digest: Sha256,
-}
-
-impl Order {
-    fn of(tree: &Tree) -> Self {
-        let mut order = Self { dirs: vec![ROOT], demand: Demand::new(), inodes: 1, digest: Sha256::new() };
-        // The root's inode is among those the filesystem keeps for itself; its attributes may need a block all the same.
-        order.demand.inode(&tree.inodes[ROOT as usize].meta.xattrs);
-        order.note(b"", &tree.inodes[ROOT as usize].meta);
-        let mut seen = vec![false; tree.inodes.len()];
-        let mut next = 0;
-        while let Some(&dir) = order.dirs.get(next) {
-            next += 1;
-            let Kind::Dir { children, .. } = &tree.inodes[dir as usize].kind else { continue };
-            let lost_found = (dir == ROOT).then_some("lost+found".len());
-            order.demand.directory(children.keys().map(|name| name.len()).chain(lost_found));
-            for (name, child) in children {
-                let index = child.index;
-                let inode = &tree.inodes[index as usize];
-                order.note(name, &inode.meta);
-                if std::mem::replace(&mut seen[index as usize], true) {
-                    continue;
-                }
-                order.inodes += 1;
-                order.demand.inode(&inode.meta.xattrs);
-                match &inode.kind {
-                    Kind::Dir { .. } => order.dirs.push(index),
-                    Kind::File(segment) => {
-                        order.digest.update(segment.len.to_le_bytes());
-                        order.demand.file(segment.len);
-                    }
-                    Kind::Sparse { len, data } => {
-                        order.digest.update(len.to_le_bytes());
-                        order.demand.sparse(data.iter().map(|(_, segment)| segment.len));
-                    }
-                    Kind::Symlink(target) => {
-                        order.digest.update(target);
-                        order.demand.symlink(target.len());
-                    }
-                    Kind::Node(_) => {}
-                }
-            }
-        }
-        order
-    }
-
-    fn note(&mut self, name: &[u8], meta: &Meta) {
-        for number in [name.len() as u64, u64::from(meta.mode), u64::from(meta.uid), u64::from(meta.gid)] {
-            self.digest.update(number.to_le_bytes());
-        }
-        self.digest.update(name);
-        self.digest.update(meta.mtime.secs.to_le_bytes());
-    }
-
-    /// An identity that follows from names, sizes and attributes; nothing random gets in.
-    fn uuid(&self, format: &Format) -> [u8; 16] {
-        let mut digest = self.digest.clone();
-        digest.update(format.label.as_bytes());
-        digest.update(format.epoch.to_le_bytes());
-        let digest = digest.finalize();
-        let mut uuid = [0; 16];
-        uuid.copy_from_slice(&digest[..16]);
-        // Version 8 ("custom"), variant 1, as RFC 9562 wants it.
-        uuid[6] = (uuid[6] & 0x0F) | 0x80;
-        uuid[8] = (uuid[8] & 0x3F) | 0x80;
-        uuid
-    }
-}
-
-/// The declaration as far as it got.
-struct Declared {
-    builder: FsBuilder,
-    handles: Vec<Option<InodeHandle>>,
-    contents: Vec<(InodeHandle, Content)>,
-    /// By the tree's index, the inode the writer gives it: the numbers follow the order of declaration.
-    numbers: Vec<u32>,
-    next: u32,
-    stand_ins: StandIns,
-    epoch: u32,
-}
-
-impl Declared {
-    fn all(&mut self, tree: &Tree, order: &Order) -> Result<(), Error> {
-        self.handles[ROOT as usize] = Some(mkext4::ROOT);
-        self.numbers[ROOT as usize] = ROOT_INODE;
-        let root = &tree.inodes[ROOT as usize];
-        self.builder.set_meta(mkext4::ROOT, self.meta(&root.kind, &root.meta))?;
-        self.attributes(mkext4::ROOT, &root.meta)?;
-        for &dir in &order.dirs {
-            let (Kind::Dir { children, .. }, Some(parent)) =
-                (&tree.inodes[dir as usize].kind, self.handles[dir as usize])
-            else {
-                continue;
-            };
-            for (name, child) in children {
-                let index = child.index;
-                let taken = |name: &[u8]| children.contains_key(name);
-                let text = self.stand_ins.name(self.numbers[dir as usize], name, taken);
-                let text = text.map_err(|why| Error::entry(name, why))?;
-                let name = &*text;
-                if let Some(known) = self.handles[index as usize] {
-                    self.builder.hardlink(parent, name, known)?;
-                    continue;
-                }
-                let inode = &tree.inodes[index as usize];
-                self.numbers[index as usize] = self.next;
-                self.next += 1;
-                let handle = self.inode(parent, name, &inode.kind, self.meta(&inode.kind, &inode.meta))?;
-                self.handles[index as usize] = Some(handle);
-                self.attributes(handle, &inode.meta)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn inode(
-        &mut self,
-        parent: InodeHandle,
-        name: &str,
-        kind: &Kind,
-        meta: mkext4::Meta,
-    ) -> Result<InodeHandle, Error> {
-        Ok(match kind {
-            Kind::Dir { .. } => self.builder.mkdir(parent, name, meta)?,
-            Kind::Symlink(target) => {
-                self.builder.symlink(parent, name, &self.stand_ins.target(self.next - 1, target), meta)?
-            }
-            Kind::Node(node) => self.builder.mknod(parent, name, meta, special(*node))?,
-            Kind::File(segment) => {
-                let handle = self.builder.file(parent, name, meta, segment.len)?;
-                if segment.len > 0 {
-                    self.contents.push((handle, Content::One(*segment)));
-                }
-                handle
-            }
-            Kind::Sparse { len, data } => {
-                let handle = self.builder.file_sparse(parent, name, meta, &with_holes(*len, data))?;
-                let segments = data.iter().map(|(_, segment)| *segment).collect();
-                self.contents.push((handle, Content::Several(segments)));
-                handle
-            }
-        })
-    }
-
-    fn meta(&self, kind: &Kind, meta: &Meta) -> mkext4::Meta {
-        let mtime = match kind {
-            Kind::Dir { implied: true, .. } => (i64::from(self.epoch), 0),
-            _ => (meta.mtime.secs, meta.mtime.nanos),
-        };
-        mkext4::Meta::new(meta.mode, meta.uid, meta.gid, mtime)
-    }
-
-    fn attributes(&mut self, handle: InodeHandle, meta: &Meta) -> Result<(), Error> {
-        for attr in &meta.xattrs {
-            self.builder.set_xattr(handle, text(&attr.name)?, &attr.value)?;
-        }
-        Ok(())
-    }
-}
-
-/// Data and holes in turn, as the writer wants them.
-fn with_holes(len: u64, data: &[(u64, Segment)]) -> Vec<SparseSeg> {
-    let (mut parts, mut at) = (Vec::new(), 0);
-    for (start, segment) in data {
-        if *start > at {
-            parts.push(SparseSeg::Hole(start - at));
-        }
-        parts.push(SparseSeg::Data(segment.len));
-        at = start + segment.len;
-    }
-    if at < len {
-        parts.push(SparseSeg::Hole(len - at));
-    }
-    parts
-}
-
-fn special(node: Node) -> SpecialKind {
-    match node {
-        Node::CharDevice { major, minor } => SpecialKind::Char { major, minor },
-        Node::BlockDevice { major, minor } => SpecialKind::Block { major, minor },
-        Node::Fifo => SpecialKind::Fifo,
-        Node::Socket => SpecialKind::Socket,
-    }
-}
-
-/// Names were checked when they came in; the writer's interface wants to see it again.
-fn text(bytes: &[u8]) -> Result<&str, Error> {
-    std::str::from_utf8(bytes).map_err(|_| Error::entry(bytes, super::Refusal::NotUtf8))
-}
-
-/// Lays the plan out and writes it, contents copied from `sources`. Where `hash` says so, the digest of the whole image
-/// comes along.
+/// Writes the image, contents copied from `sources` where they are not in it. Where `hash` says so, its digest comes
+/// along.
 pub(super) fn write(
-    plan: Plan,
+    tree: &Tree,
+    format: &Format,
+    beginning: Beginning<'_>,
     sources: &[Origin],
-    out: &Path,
     hash: bool,
     job: &Job<'_>,
 ) -> Result<(Written, Option<[u8; 32]>), Error> {
     let failed = || Error::io("write the image");
-    let layout = plan.builder.seal()?;
-    let image = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(out)
-        .map_err(Error::io("create the image"))?;
-    image.set_len(layout.image_len()).map_err(Error::io("create the image"))?;
-    // Making the writer emits all metadata. The contents then bypass it, in its order.
-    drop(layout.writer(Sink(&image))?);
-    plan.stand_ins.exchange(&image).map_err(failed())?;
-
-    let content_bytes = plan.contents.iter().map(|(_, content)| content.bytes()).sum();
-    let digest = if hash {
-        let (filled, digester) = thread::scope(|scope| {
-            let (written, to_hash) = sync_channel(QUEUE);
-            let (give_back, emptied) = channel();
-            let digester = Digester::new(&image);
-            let digester = scope.spawn(move || digester.follow(&to_hash, &give_back));
-            let hasher = Hasher { written, emptied };
-            let filled = fill(Filler::new(sources, &image, Some(hasher)), &plan.contents, &layout, content_bytes, job);
-            (filled, digester.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
-        // Whoever writes cannot go on without whoever hashes, who knows why.
-        let digester = digester.map_err(Error::io("hash the image"))?;
-        filled?;
-        Some(digester.finish(layout.image_len()).map_err(Error::io("hash the image"))?)
-    } else {
-        fill(Filler::new(sources, &image, None), &plan.contents, &layout, content_bytes, job)?;
-        None
+    let Beginning { file, dealt, pieces } = beginning;
+    let order = Order::of(tree);
+    let uuid = order.uuid(format);
+    let mut space = Space::new(dealt);
+    let elsewhere = claim(tree, &order, &mut space);
+    let mut filler = Filler::new(sources, file, pieces);
+    for free in space.gaps() {
+        clear(file, free).map_err(failed())?;
+        filler.pieces.changed(free);
+    }
+    let total = order.files.iter().map(|&index| copied(&tree.inodes[index as usize].kind)).sum();
+    let mut painter = Painter {
+        tree,
+        order: &order,
+        space,
+        filler,
+        elsewhere,
+        inodes: vec![[0; INODE]; order.last_inode()],
+        seed: csum::fs_seed(&uuid),
+        hash_seed: dirhash::seed_from_uuid(&uuid),
+        epoch: format.epoch,
+        job,
+        done: 0,
+        reported: 0,
+        total,
     };
-    job.progress.advance(content_bytes, Some(content_bytes));
-    Ok((Written { size_bytes: layout.image_len(), entries: plan.entries, content_bytes }, digest))
-}
-
-/// Copies all contents to where their blocks are.
-fn fill(
-    mut filler: Filler<'_>,
-    contents: &[(InodeHandle, Content)],
-    layout: &Layout,
-    content_bytes: u64,
-    job: &Job<'_>,
-) -> Result<(), Error> {
-    let failed = || Error::io("write the image");
-    let (mut done, mut reported) = (0, 0);
-    for (handle, content) in contents {
-        job.cancel.check()?;
-        copy(&mut filler, content, layout.extents(*handle)).map_err(failed())?;
-        done += content.bytes();
-        if done - reported >= REPORT_EVERY {
-            job.progress.advance(done, Some(content_bytes));
-            reported = done;
-        }
+    let journal = painter.reserved()?;
+    for &index in order.dirs.iter().chain(&order.others).chain(&order.files) {
+        painter.inode(index)?;
     }
-    filler.flush().map_err(failed())
+    let Painter { mut space, mut filler, inodes, hash_seed, .. } = painter;
+    let frame = Frame::new(&mut space, inodes.len() as u64)?;
+    let picture = Picture { uuid, hash_seed, label: &format.label, epoch: format.epoch, inodes: &inodes, journal };
+    frame.write(&picture, &mut space, &mut filler)?;
+    filler.flush().map_err(failed())?;
+    file.set_len(frame.len()).map_err(failed())?;
+    job.progress.advance(total, Some(total));
+    let digest = hash.then(|| filler.pieces.digest(file, frame.len()).map_err(Error::io("hash the image")));
+    let digest = digest.transpose()?;
+    let content_bytes = order.files.iter().map(|&index| stored(&tree.inodes[index as usize].kind)).sum();
+    let entries = order.entries();
+    Ok((Written { size_bytes: frame.len(), entries, content_bytes }, digest))
 }
 
-/// Copies what a file holds to where its blocks are. Both lists are in the order of its bytes; their pieces differ.
-fn copy(filler: &mut Filler<'_>, content: &Content, extents: Vec<(u64, u64)>) -> io::Result<()> {
-    let mut places = extents.into_iter();
-    let (mut to, mut room) = (0, 0);
-    for segment in content.segments() {
-        let (mut from, mut left) = (segment.offset, segment.len);
-        while left > 0 {
-            if room == 0 {
-                (to, room) = places.next().ok_or(io::ErrorKind::InvalidData)?;
+/// What a file consists of, as (offset in it, segment) in order.
+fn segments(kind: &Kind) -> Box<dyn Iterator<Item = (u64, Segment)> + '_> {
+    match kind {
+        Kind::File(segment) if segment.len > 0 => Box::new(std::iter::once((0, *segment))),
+        Kind::Sparse { data, .. } => Box::new(data.iter().copied()),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// Bytes of a file that are not zeros in a row.
+fn stored(kind: &Kind) -> u64 {
+    segments(kind).map(|(_, segment)| segment.len).sum()
+}
+
+/// Bytes of it that are to be copied.
+fn copied(kind: &Kind) -> u64 {
+    segments(kind).filter(|(_, segment)| segment.source != IMAGE).map(|(_, segment)| segment.len).sum()
+}
+
+/// The blocks of a placed segment.
+fn blocks(segment: &Segment) -> impl Iterator<Item = Run> + use<> {
+    ground::runs(segment.offset / BLOCK, segment.len.div_ceil(BLOCK))
+}
+
+/// Marks the blocks of all placed contents. The files that come back share theirs with another, as two do when one layer
+/// is there twice: they need a copy.
+fn claim(tree: &Tree, order: &Order, space: &mut Space) -> HashSet<Index> {
+    let mut elsewhere = HashSet::new();
+    for &index in &order.files {
+        let kind = &tree.inodes[index as usize].kind;
+        let placed = || segments(kind).filter(|(_, segment)| segment.source == IMAGE);
+        if placed().any(|(_, segment)| blocks(&segment).any(|run| space.is_used(run))) {
+            elsewhere.insert(index);
+            continue;
+        }
+        placed().for_each(|(_, segment)| blocks(&segment).for_each(|run| space.mark(run)));
+    }
+    elsewhere
+}
+
+/// Gives blocks back, so that what an upper layer hides neither takes room nor travels with the image.
+fn clear(file: &File, run: Run) -> io::Result<()> {
+    let (from, len) = (run.start * BLOCK, run.len * BLOCK);
+    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, len) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let zeros = vec![0; BLOCK_BYTES];
+            let end = file.metadata()?.len().min(from + len);
+            (from..end).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&zeros, at))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+struct Painter<'a> {
+    tree: &'a Tree,
+    order: &'a Order,
+    space: Space,
+    filler: Filler<'a>,
+    /// Files whose placed contents belong to another.
+    elsewhere: HashSet<Index>,
+    inodes: Vec<[u8; INODE]>,
+    /// What the checksums of this image begin with.
+    seed: u32,
+    hash_seed: dirhash::HashSeed,
+    epoch: u32,
+    job: &'a Job<'a>,
+    done: u64,
+    reported: u64,
+    total: u64,
+}
+
+impl Painter<'_> {
+    /// The inodes the filesystem keeps for itself; the journal's first block.
+    fn reserved(&mut self) -> Result<u64, Error> {
+        for number in [1, 3, 4, 5, 6, 7, 9, 10] {
+            let raw = &mut self.inodes[number as usize - 1];
+            if number == 1 {
+                for at in [0x08, 0x0C, 0x10] {
+                    raw[at..at + 4].copy_from_slice(&self.epoch.to_le_bytes());
+                }
             }
-            let len = left.min(room);
-            filler.copy(segment.source, from, to, len)?;
-            (from, left, to, room) = (from + len, left - len, to + len, room - len);
+            let [low, high, ..] = csum::inode(self.seed, number, 0, raw).to_le_bytes();
+            raw[0x7C..0x7E].copy_from_slice(&[low, high]);
         }
+        let mtime = Timestamp::from_secs(self.epoch.into());
+        let own = |mode| Meta::root(mode, mtime);
+
+        let journal = self.space.take(JOURNAL);
+        let first = journal[0].start;
+        let map = self.mapped(JOURNAL_INODE, &journal)?;
+        self.put(JOURNAL_INODE, file_type::REG, 1, &own(0o600), JOURNAL * BLOCK, &map)?;
+
+        let seed = csum::inode_seed(self.seed, LOST_FOUND_INODE, 0);
+        let lost_found = Directory::lost_found(LOST_FOUND_INODE, ROOT_INODE, LOST_FOUND, seed)?;
+        let body = self.blocks(LOST_FOUND_INODE, &lost_found.blocks)?;
+        self.put(LOST_FOUND_INODE, file_type::DIR, 2, &own(0o700), lost_found.blocks.len() as u64 * BLOCK, &body)?;
+        Ok(first)
     }
-    Ok(())
-}
 
-/// Metadata goes to its place; zeros are what a fresh file has anyway.
-struct Sink<'a>(&'a File);
-
-impl RegionSink for Sink<'_> {
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+    /// Writes what an inode of the tree needs blocks for, and puts it in the table.
+    fn inode(&mut self, index: Index) -> Result<(), Error> {
+        self.job.cancel.check()?;
+        let inode = &self.tree.inodes[index as usize];
+        let number = self.order.numbers[index as usize];
+        let links = self.order.links[index as usize];
+        let mut meta = &inode.meta;
+        let implied;
+        if let Kind::Dir { implied: true, .. } = inode.kind {
+            implied = Meta { mtime: Timestamp::from_secs(self.epoch.into()), ..inode.meta.clone() };
+            meta = &implied;
+        }
+        let (kind, size, body) = match &inode.kind {
+            Kind::Dir { .. } => {
+                let directory = self.directory(index, number)?;
+                let mut body = self.blocks(number, &directory.blocks)?;
+                body.flags |= if directory.indexed { iflags::INDEX } else { 0 };
+                (file_type::DIR, directory.blocks.len() as u64 * BLOCK, body)
+            }
+            Kind::Symlink(target) if target.len() <= SHORT_LINK => {
+                let mut body = Body::default();
+                body.block[..target.len()].copy_from_slice(target);
+                (file_type::SYMLINK, target.len() as u64, body)
+            }
+            Kind::Symlink(target) => {
+                (file_type::SYMLINK, target.len() as u64, self.blocks(number, std::slice::from_ref(target))?)
+            }
+            Kind::Node(node) => (kind_of(&inode.kind), 0, Body { block: device(*node), ..Body::default() }),
+            Kind::File(Segment { len, .. }) | Kind::Sparse { len, .. } => {
+                (file_type::REG, *len, self.content(index, number)?)
+            }
+        };
+        self.put(number, kind, links, meta, size, &body)
     }
 
-    fn zeros(&mut self, _offset: u64, _len: u64) -> io::Result<()> {
+    fn directory(&self, index: Index, number: u32) -> Result<Directory, Error> {
+        let Kind::Dir { children, .. } = &self.tree.inodes[index as usize].kind else {
+            return Err(Error::io("write a directory")(io::ErrorKind::InvalidData.into()));
+        };
+        let lost_found = Name { bytes: b"lost+found", inode: LOST_FOUND_INODE, kind: file_type::DIR };
+        let own = (index == ROOT).then_some(lost_found);
+        let names = own.into_iter().chain(children.iter().map(|(name, child)| Name {
+            bytes: name,
+            inode: self.order.numbers[child.index as usize],
+            kind: kind_of(&self.tree.inodes[child.index as usize].kind),
+        }));
+        let names: Vec<Name<'_>> = names.collect();
+        let parent = self.order.parents[index as usize];
+        Directory::new(number, parent, &names, &self.hash_seed, csum::inode_seed(self.seed, number, 0))
+    }
+
+    /// Maps a file's content, and copies what of it is not in its place.
+    fn content(&mut self, index: Index, number: u32) -> Result<Body, Error> {
+        let mut map = Map::default();
+        let kind = &self.tree.inodes[index as usize].kind;
+        for (at, segment) in segments(kind) {
+            let mut logical = at / BLOCK;
+            if segment.source == IMAGE && !self.elsewhere.contains(&index) {
+                for run in blocks(&segment) {
+                    map.push(logical, run);
+                    logical += run.len;
+                }
+                continue;
+            }
+            let mut done = 0;
+            for run in self.space.take(segment.len.div_ceil(BLOCK)) {
+                map.push(logical, run);
+                logical += run.len;
+                let len = (run.len * BLOCK).min(segment.len - done);
+                let copied = self.filler.copy(segment.source, segment.offset + done, run.start * BLOCK, len);
+                copied.map_err(Error::io("write the image"))?;
+                done += len;
+                self.report(len)?;
+            }
+        }
+        self.body(number, &map)
+    }
+
+    fn report(&mut self, bytes: u64) -> Result<(), Error> {
+        self.done += bytes;
+        if self.done - self.reported >= REPORT_EVERY {
+            self.reported = self.done;
+            self.job.cancel.check()?;
+            self.job.progress.advance(self.done, Some(self.total.max(self.done)));
+        }
+        Ok(())
+    }
+
+    /// Writes these blocks somewhere.
+    fn blocks<B: AsRef<[u8]>>(&mut self, number: u32, blocks: &[B]) -> Result<Body, Error> {
+        let runs = self.space.take(blocks.len() as u64);
+        let places = runs.iter().flat_map(|run| run.start..run.start + run.len);
+        for (block, bytes) in places.zip(blocks) {
+            self.filler.put(block, bytes.as_ref()).map_err(Error::io("write the image"))?;
+        }
+        self.mapped(number, &runs)
+    }
+
+    fn mapped(&mut self, number: u32, runs: &[Run]) -> Result<Body, Error> {
+        let mut map = Map::default();
+        let mut logical = 0;
+        for run in runs {
+            map.push(logical, *run);
+            logical += run.len;
+        }
+        self.body(number, &map)
+    }
+
+    fn body(&mut self, number: u32, map: &Map) -> Result<Body, Error> {
+        let ExtentTree { root, nodes } = map.tree(csum::inode_seed(self.seed, number, 0), &mut self.space);
+        for (block, bytes) in &nodes {
+            self.filler.put(*block, bytes).map_err(Error::io("write the image"))?;
+        }
+        Ok(Body { flags: iflags::EXTENTS, block: root, blocks: map.blocks() + nodes.len() as u64 })
+    }
+
+    /// Puts an inode in the table.
+    fn put(&mut self, number: u32, kind: u8, links: u64, meta: &Meta, size: u64, body: &Body) -> Result<(), Error> {
+        let unfit = |why| Error::entry(b".", why);
+        let (ibody, block) = xattr::written(&meta.xattrs).map_err(unfit)?;
+        let mut file_acl = 0;
+        if let Some(mut bytes) = block {
+            file_acl = self.space.one();
+            xattr::seal(&mut bytes, file_acl, self.seed);
+            self.filler.put(file_acl, &bytes).map_err(Error::io("write the image"))?;
+        }
+        let (time, extra) = Inode::encode_timestamp(meta.mtime.secs, meta.mtime.nanos);
+        let blocks = body.blocks + u64::from(file_acl > 0);
+        let mut inode = Inode {
+            mode: mode(kind, meta.mode),
+            uid: meta.uid,
+            gid: meta.gid,
+            size,
+            atime: time,
+            ctime: time,
+            mtime: time,
+            crtime: time,
+            atime_extra: extra,
+            ctime_extra: extra,
+            mtime_extra: extra,
+            crtime_extra: extra,
+            links_count: directory_links(links),
+            blocks: blocks * (BLOCK / 512),
+            flags: body.flags,
+            block: body.block,
+            file_acl,
+            extra_isize: EXTRA,
+            ibody,
+            ..Inode::default()
+        };
+        let raw = &mut self.inodes[number as usize - 1];
+        inode.encode(raw);
+        inode.checksum = csum::inode(self.seed, number, 0, raw);
+        inode.encode(raw);
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    //! Layouts only: sealing finds whatever the computed size does not hold, and needs no content.
+/// What an inode says about where its content is.
+struct Body {
+    flags: u32,
+    block: [u8; 60],
+    /// Blocks of content and of the map to it.
+    blocks: u64,
+}
 
-    use super::*;
+impl Default for Body {
+    fn default() -> Self {
+        Self { flags: 0, block: [0; 60], blocks: 0 }
+    }
+}
 
-    const GROUP: u64 = 128 << 20;
+fn kind_of(kind: &Kind) -> u8 {
+    match kind {
+        Kind::Dir { .. } => file_type::DIR,
+        Kind::File(_) | Kind::Sparse { .. } => file_type::REG,
+        Kind::Symlink(_) => file_type::SYMLINK,
+        Kind::Node(Node::CharDevice { .. }) => file_type::CHR,
+        Kind::Node(Node::BlockDevice { .. }) => file_type::BLK,
+        Kind::Node(Node::Fifo) => file_type::FIFO,
+        Kind::Node(Node::Socket) => file_type::SOCK,
+    }
+}
 
-    fn seal(files: impl IntoIterator<Item = u64>) -> Result<u64, mkext4::Error> {
-        let mut tree = Tree::new();
-        for (n, len) in files.into_iter().enumerate() {
-            let (dir, name) = ((n / 1000).to_string(), n.to_string());
-            let kind = Kind::File(Segment { source: 0, offset: 0, len });
-            tree.put(&[dir.as_bytes(), name.as_bytes()], kind, Meta::default()).unwrap();
+/// A device's numbers: in the first word if they are small, else in the second.
+fn device(node: Node) -> [u8; 60] {
+    let mut block = [0; 60];
+    if let Node::CharDevice { major, minor } | Node::BlockDevice { major, minor } = node {
+        if major < 256 && minor < 256 {
+            block[..4].copy_from_slice(&(major << 8 | minor).to_le_bytes());
+        } else {
+            block[4..8].copy_from_slice(&(minor & 0xFF | major << 8 | (minor & !0xFF) << 12).to_le_bytes());
         }
-        let plan = Plan::new(&tree, &Format { label: String::new(), epoch: 0 }).unwrap();
-        Ok(plan.builder.seal()?.image_len())
     }
-
-    #[test]
-    fn sizes_around_the_end_of_a_group() {
-        // 1, 3 and 16 groups: no copy, a copy, and the first group of a new flex group.
-        for groups in [1, 3, 16] {
-            for step in 0..60 {
-                let len = groups * GROUP - (12 << 20) + step * (256 << 10);
-                let size = seal([len]).unwrap_or_else(|error| panic!("{groups} groups, {len} bytes: {error}"));
-                assert!(size - len < 12 << 20, "{size} bytes for {len}");
-            }
-        }
-    }
-
-    #[test]
-    fn files_of_many_extents() {
-        for gigabytes in [1, 8, 64, 200] {
-            seal([gigabytes << 30, 1, gigabytes << 30]).unwrap_or_else(|error| panic!("{gigabytes} GiB: {error}"));
-        }
-    }
-
-    #[test]
-    fn as_many_inodes_as_groups_can_hold() {
-        // About one block per inode: inode tables as large as they get, and over a whole flex group of them.
-        seal(std::iter::repeat_n(4096, 530_000)).unwrap();
-        seal(std::iter::repeat_n(0, 100_000)).unwrap();
-    }
+    block
 }

@@ -1,8 +1,8 @@
 //! Where file contents wait until the tree is complete.
 //!
-//! ext4's layout needs every size before the first data block has an address, and a stream tells a size only when the
-//! file comes. So contents go, as they come, into one unlinked file beside the image; nothing of it outlives the
-//! process, whatever ends it.
+//! Unrelated entries may come in any order and give the same image all the same. So contents go, as they come, into one
+//! unlinked file beside the image; nothing of it outlives the process, whatever ends it. Those of layers do not come
+//! here: see [`super::place`].
 
 use super::error::{Error, Refusal};
 use crate::job::Cancel;
@@ -17,14 +17,17 @@ use std::{
 /// Where one file's content lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// In which file: [`OWN`], or the one adopted with that number.
+    /// In which file: [`OWN`], [`IMAGE`], or another with that number.
     pub(super) source: u32,
+    /// Where in it; in the image as [`super::ground`] counts, from the beginning of the first block that is for anything.
     pub(super) offset: u64,
     pub(super) len: u64,
 }
 
 /// The spool itself, among the files contents lie in.
 pub(super) const OWN: u32 = 0;
+/// The image itself, where the content has its final place already.
+pub(super) const IMAGE: u32 = u32::MAX;
 
 /// A file contents lie in.
 #[derive(Debug)]

@@ -299,7 +299,7 @@ impl<R: Read> Reader<R> {
 
 impl<R: BufRead> Reader<R> {
     /// Shows `look` the content of the current entry, piece by piece, without a copy.
-    pub fn pass(&mut self, mut look: impl FnMut(&[u8])) -> Result<(), Error> {
+    pub fn pass(&mut self, mut look: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         while self.left > 0 {
             let piece = match self.input.fill_buf() {
                 Ok([]) => return Err(self.damaged("it ends in the middle of an entry")),
@@ -308,7 +308,7 @@ impl<R: BufRead> Reader<R> {
                 Err(error) => return Err(Error::io("read the archive")(error)),
             };
             let take = usize::try_from(self.left).map_or(piece.len(), |left| left.min(piece.len()));
-            look(&piece[..take]);
+            look(&piece[..take])?;
             self.input.consume(take);
             self.left -= take as u64;
             self.offset += take as u64;

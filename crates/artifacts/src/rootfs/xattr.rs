@@ -1,13 +1,13 @@
 //! Which extended attributes an ext4 inode can hold, and in which form.
 //!
-//! The check stands here, before anything is written, because the filesystem writer finds an attribute that does not
-//! fit only when it seals the whole image, and then names no entry.
+//! The check stands here, before anything is written, so that what does not fit is told with the entry it belongs to.
 
 use super::{
     entry::Xattr,
     error::{Refusal, quoted},
     path::utf8,
 };
+use mkext4::{csum, spec::XATTR_MAGIC};
 
 /// Bytes an inode of 256 bytes has for attributes, after the magic number.
 const INODE_AREA: usize = 256 - 128 - 32 - 4;
@@ -61,30 +61,100 @@ fn namespace(name: &[u8]) -> Result<(u8, &[u8]), Refusal> {
     Err(Refusal::XattrNamespace(quoted(name)))
 }
 
-/// Attributes are laid out in the order of (namespace, name length, name): as long as they fit in the inode, then all
-/// others in one block.
-fn fits(attrs: &[Xattr]) -> Result<(), Refusal> {
-    let mut sizes = Vec::with_capacity(attrs.len());
-    for attr in attrs {
-        let (number, rest) = namespace(&attr.name)?;
-        let bytes = 16 + rest.len().next_multiple_of(4) + attr.value.len().next_multiple_of(4);
-        sizes.push(((number, rest.len(), rest), bytes));
-    }
-    sizes.sort_unstable();
-    let mut sizes = sizes.into_iter().map(|(_, bytes)| bytes).peekable();
-    let mut inode = 4;
-    while let Some(bytes) = sizes.next_if(|bytes| inode + bytes <= INODE_AREA) {
-        inode += bytes;
-    }
-    let block: usize = sizes.sum();
-    if block + BLOCK_HEADER > BLOCK { Err(Refusal::XattrTooLarge(inode - 4 + block)) } else { Ok(()) }
+/// An attribute in the form of the disk.
+struct Attribute<'a> {
+    namespace: u8,
+    name: &'a [u8],
+    value: &'a [u8],
 }
 
-/// Whether the attributes need a block of their own.
-pub(super) fn needs_block(attrs: &[Xattr]) -> bool {
-    // An upper bound is good enough: it only makes the image one block larger than it must be.
-    let bytes: usize = attrs.iter().map(|attr| 24 + attr.name.len() + attr.value.len()).sum();
-    bytes + 4 > INODE_AREA
+impl Attribute<'_> {
+    /// Bytes of its entry, and of its value.
+    fn sizes(&self) -> (usize, usize) {
+        (16 + self.name.len().next_multiple_of(4), self.value.len().next_multiple_of(4))
+    }
+
+    fn size(&self) -> usize {
+        let (entry, value) = self.sizes();
+        entry + value
+    }
+}
+
+/// The attributes in the order of (namespace, name length, name): as many as fit in the inode, and all others.
+fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), Refusal> {
+    let mut all = Vec::with_capacity(attrs.len());
+    for attr in attrs {
+        let (namespace, name) = namespace(&attr.name)?;
+        all.push(Attribute { namespace, name, value: &attr.value });
+    }
+    all.sort_unstable_by_key(|attr| (attr.namespace, attr.name.len(), attr.name));
+    let mut bytes = 4;
+    let fit = all.iter().take_while(|attr| {
+        bytes += attr.size();
+        bytes <= INODE_AREA
+    });
+    let rest = all.split_off(fit.count());
+    Ok((all, rest))
+}
+
+/// Those that do not fit in the inode have to fit in one block.
+fn fits(attrs: &[Xattr]) -> Result<(), Refusal> {
+    let (inode, block) = divided(attrs)?;
+    let bytes = |attrs: &[Attribute<'_>]| attrs.iter().map(Attribute::size).sum::<usize>();
+    let needed = bytes(&block);
+    if needed + BLOCK_HEADER > BLOCK { Err(Refusal::XattrTooLarge(bytes(&inode) + needed)) } else { Ok(()) }
+}
+
+/// Checked attributes as they are written: what is in the inode, empty if nothing is, and what is in a block of its own,
+/// if it takes one, which still has to be told where it is.
+pub(super) fn written(attrs: &[Xattr]) -> Result<(Vec<u8>, Option<Vec<u8>>), Refusal> {
+    let (inode, block) = divided(attrs)?;
+    let mut area = Vec::new();
+    if !inode.is_empty() {
+        area.resize(4 + INODE_AREA, 0);
+        area[..4].copy_from_slice(&XATTR_MAGIC.to_le_bytes());
+        // Offsets count from behind the magic number, and nothing is hashed.
+        listed(&mut area[4..], &inode, 0);
+    }
+    if block.is_empty() {
+        return Ok((area, None));
+    }
+    let mut bytes = vec![0; BLOCK];
+    let hashes = listed(&mut bytes[32..], &block, 32);
+    let head = [XATTR_MAGIC, 1, 1, csum::xattr_block_hash(hashes)];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(head) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    Ok((area, Some(bytes)))
+}
+
+/// Puts the checksum into a block of attributes that will be that block of the image with this seed.
+pub(super) fn seal(block: &mut [u8], number: u64, seed: u32) {
+    let sum = csum::xattr_block(seed, number, block);
+    block[16..20].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Writes entries from the beginning of `place` on and values from its end backwards; the hashes of the entries.
+/// `before` bytes of a block are before `place`.
+fn listed(place: &mut [u8], attrs: &[Attribute<'_>], before: usize) -> Vec<u32> {
+    let (mut at, mut value_at) = (0, place.len());
+    let mut hashes = Vec::with_capacity(attrs.len());
+    for attr in attrs {
+        let (entry, value) = attr.sizes();
+        value_at -= value;
+        place[value_at..value_at + attr.value.len()].copy_from_slice(attr.value);
+        let hash = if before > 0 { csum::xattr_entry_hash(attr.name, attr.value) } else { 0 };
+        let short = |n: usize| u16::try_from(n).expect("within a block").to_le_bytes();
+        place[at] = u8::try_from(attr.name.len()).expect("names were checked");
+        place[at + 1] = attr.namespace;
+        place[at + 2..at + 4].copy_from_slice(&short(before + value_at));
+        place[at + 8..at + 10].copy_from_slice(&short(attr.value.len()));
+        place[at + 12..at + 16].copy_from_slice(&hash.to_le_bytes());
+        place[at + 16..at + 16 + attr.name.len()].copy_from_slice(attr.name);
+        at += entry;
+        hashes.push(hash);
+    }
+    hashes
 }
 
 /// Translates an access control list from the form of `getxattr(2)` (version 2, 8 bytes per entry) into the one ext4
@@ -140,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_one_of_the_writer() {
+    fn the_limit_is_one_block() {
         // 4096 - header 32 - terminator 4 - entry 16 - name 4
         assert!(checked(vec![attr("user.abcd", &vec![7; 4040])]).is_ok());
         assert!(matches!(checked(vec![attr("user.abcd", &vec![7; 4041])]), Err(Refusal::XattrTooLarge(_))));

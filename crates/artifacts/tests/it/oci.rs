@@ -6,6 +6,7 @@ mod hostile;
 mod interrupted;
 mod killed;
 mod layers;
+mod placed;
 mod pulls;
 mod real;
 mod registry;

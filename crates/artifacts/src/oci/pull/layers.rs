@@ -10,14 +10,13 @@ use crate::{
         layer::{self, Layer, Measure},
         merge,
     },
-    rootfs::{Adopted, RootfsBuilder},
+    rootfs::{Placer, RootfsBuilder, Site},
 };
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, VecDeque},
-    path::Path,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::AtomicU64,
         mpsc::{RecvTimeoutError, Sender, channel},
     },
@@ -36,7 +35,6 @@ impl Opened<'_> {
         &self,
         pending: &[Pending],
         builder: &mut RootfsBuilder,
-        work: &Path,
         job: &Job<'_>,
     ) -> Result<(), OciError> {
         job.progress.phase(&format!("getting {} of {}", plural(pending.len()), self.what));
@@ -49,6 +47,7 @@ impl Opened<'_> {
             report(job, &pending[n], PartState::Waiting, 0);
         }
         let workers = queue.len().min(PARALLEL);
+        let site = &builder.site(queue.iter().copied(), workers)?;
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
         thread::scope(|scope| {
@@ -56,7 +55,7 @@ impl Opened<'_> {
             for _ in 0..workers {
                 let (ready, queue, used) = (ready.clone(), &queue, &used);
                 let job = Job { progress: job.progress, cancel: &stop };
-                scope.spawn(move || self.worker(pending, queue, used, work, &job, &ready));
+                scope.spawn(move || self.worker(pending, queue, used, site, &job, &ready));
             }
             drop(ready);
             let mut stack = Stack { pending, first: &first, waiting: HashMap::new(), placed: HashMap::new(), next: 0 };
@@ -90,7 +89,7 @@ impl Opened<'_> {
         pending: &[Pending],
         queue: &Mutex<VecDeque<usize>>,
         used: &AtomicU64,
-        work: &Path,
+        site: &Arc<Site>,
         job: &Job<'_>,
         ready: &Sender<(usize, Result<Layer, LayerError>)>,
     ) {
@@ -100,14 +99,15 @@ impl Opened<'_> {
             if job.cancel.is_cancelled() {
                 return;
             }
-            let layer = self.layer(&pending[number], used, work, job);
+            let placer = site.placer(number, job.cancel);
+            let layer = self.layer(&pending[number], used, placer, job);
             if ready.send((number, layer)).is_err() {
                 return;
             }
         }
     }
 
-    fn layer(&self, pending: &Pending, used: &AtomicU64, work: &Path, job: &Job<'_>) -> Result<Layer, LayerError> {
+    fn layer(&self, pending: &Pending, used: &AtomicU64, placer: Placer, job: &Job<'_>) -> Result<Layer, LayerError> {
         let limits = self.registries.limits;
         if pending.size > limits.max_unpacked {
             return Err(LayerError::TooLarge(limits.max_unpacked));
@@ -127,7 +127,7 @@ impl Opened<'_> {
             failure: None,
         };
         let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id) };
-        let layer = layer::read(blob, measure, work, job)?;
+        let layer = layer::read(blob, measure, placer, job)?;
         report(job, pending, PartState::Done, pending.size);
         Ok(layer)
     }
@@ -164,8 +164,8 @@ struct Stack<'a> {
     /// The first layer with the same bytes.
     first: &'a HashMap<Digest, usize>,
     waiting: HashMap<usize, Layer>,
-    /// Where the bytes of those are that were put there once, with what is in them.
-    placed: HashMap<usize, (Vec<layer::LayerEntry>, Adopted)>,
+    /// What is in those that were put there once.
+    placed: HashMap<usize, Vec<layer::LayerEntry>>,
     next: usize,
 }
 
@@ -176,17 +176,14 @@ impl Stack<'_> {
             let first = self.first[&pending.diff_id];
             if !self.placed.contains_key(&first) {
                 let Some(layer) = self.waiting.remove(&first) else { return Ok(()) };
-                let adopted = builder.adopt(layer.spool);
-                self.placed.insert(first, (layer.entries, adopted));
+                builder.placed(layer.placed);
+                self.placed.insert(first, layer.entries);
             }
-            let (entries, adopted) = &self.placed[&first];
-            merge::apply(builder, entries, *adopted).map_err(|error| (number, error))?;
+            merge::apply(builder, &self.placed[&first]).map_err(|error| (number, error))?;
             self.next += 1;
             if !self.pending[self.next..].iter().any(|later| self.first[&later.diff_id] == first) {
-                // Names and attributes need their memory no longer; the bytes are the builder's.
-                if let Some((entries, _)) = self.placed.get_mut(&first) {
-                    *entries = Vec::new();
-                }
+                // Names and attributes need their memory no longer.
+                self.placed.insert(first, Vec::new());
             }
         }
         Ok(())

@@ -207,10 +207,10 @@ fn a_disk_that_is_full_in_the_middle_is_told_and_cleaned_up() {
     }
     let (server, _content) = served();
     let source = reference(&server, "v1");
-    // Which directory is too small, and for what: the spool of the large layer, the image beside it, the cache.
+    // Which directory is too small, and for what: the large layer's contents, what makes a file system of them, the cache.
     for (small, size, said) in [
-        ("images", "8m", "write the spool file"),
-        ("images", "18m", "write the image"),
+        ("images", "8m", "layer 1 of 2"),
+        ("images", "12300k", "cannot pull image app: cannot write the image"),
         ("blobs", "8m", "write to the cache"),
     ] {
         let dir = tempfile::tempdir().unwrap();

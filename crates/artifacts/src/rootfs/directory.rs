@@ -1,0 +1,171 @@
+//! The blocks of a directory: a list of names, or, where they do not fit one block, leaves in the order of the names'
+//! hashes with an index before them.
+
+use super::{error::Error, ground::BLOCK_BYTES};
+use mkext4::{
+    csum,
+    dirhash::{HashSeed, Signedness, half_md4},
+    spec::{dirent, file_type, htree},
+};
+
+/// Bytes at the end of a block that hold its checksum.
+const TAIL: usize = 12;
+const USABLE: usize = BLOCK_BYTES - TAIL;
+/// From so many bytes of entries on there is an index: what `e2fsck -D` does.
+const INDEXED: usize = BLOCK_BYTES - 24;
+/// The hash of names, half MD4, and how many bytes the index says about itself.
+const HASH_VERSION: u8 = 1;
+const INFO: u8 = 8;
+
+/// One name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) inode: u32,
+    pub(super) kind: u8,
+}
+
+/// A directory as it is written.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) blocks: Vec<Vec<u8>>,
+    pub(super) indexed: bool,
+}
+
+impl Directory {
+    /// The directory with this inode, in the one with that, with these names. `seed` is what its checksums begin with.
+    pub(super) fn new(inode: u32, parent: u32, names: &[Name<'_>], hash: &HashSeed, seed: u32) -> Result<Self, Error> {
+        let dots = [
+            Name { bytes: b".", inode, kind: file_type::DIR },
+            Name { bytes: b"..", inode: parent, kind: file_type::DIR },
+        ];
+        let bytes: usize = names.iter().map(|name| dirent::rec_len_for(name.bytes.len())).sum();
+        if bytes >= INDEXED {
+            return Ok(Self { blocks: indexed(inode, parent, names, hash, seed)?, indexed: true });
+        }
+        let all: Vec<Name<'_>> = dots.iter().chain(names).copied().collect();
+        Ok(Self { blocks: packed(&all).map(|names| listed(names, seed)).collect(), indexed: false })
+    }
+
+    /// `lost+found`, with room in it.
+    pub(super) fn lost_found(inode: u32, parent: u32, blocks: usize, seed: u32) -> Result<Self, Error> {
+        let mut directory = Self::new(inode, parent, &[], &[0; 4], seed)?;
+        directory.blocks.resize_with(blocks, || listed(&[], seed));
+        Ok(directory)
+    }
+}
+
+/// As many names as fit a block, and so on.
+fn packed<'a, 'n>(mut names: &'a [Name<'n>]) -> impl Iterator<Item = &'a [Name<'n>]> {
+    std::iter::from_fn(move || {
+        let mut used = 0;
+        let fit = names.iter().take_while(|name| {
+            used += dirent::rec_len_for(name.bytes.len());
+            used <= USABLE
+        });
+        let (now, rest) = names.split_at(fit.count());
+        names = rest;
+        (!now.is_empty()).then_some(now)
+    })
+}
+
+/// A block of names.
+fn listed(names: &[Name<'_>], seed: u32) -> Vec<u8> {
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut at = 0;
+    for (number, name) in names.iter().enumerate() {
+        let needed = dirent::rec_len_for(name.bytes.len());
+        let len = if number + 1 == names.len() { USABLE - at } else { needed };
+        record(&mut block[at..], name, len);
+        at += len;
+    }
+    if names.is_empty() {
+        put16(&mut block, 4, USABLE);
+    }
+    put16(&mut block, USABLE + 4, TAIL);
+    block[USABLE + 7] = 0xDE;
+    let sum = csum::dirent_block(seed, &block);
+    block[BLOCK_BYTES - 4..].copy_from_slice(&sum.to_le_bytes());
+    block
+}
+
+fn record(place: &mut [u8], name: &Name<'_>, len: usize) {
+    place[..4].copy_from_slice(&name.inode.to_le_bytes());
+    put16(place, 4, len);
+    place[6] = u8::try_from(name.bytes.len()).expect("names were checked");
+    place[7] = name.kind;
+    place[8..8 + name.bytes.len()].copy_from_slice(name.bytes);
+}
+
+/// The root of the index, the leaves, and the nodes between them where there are many.
+fn indexed(inode: u32, parent: u32, names: &[Name<'_>], hash: &HashSeed, seed: u32) -> Result<Vec<Vec<u8>>, Error> {
+    let mut hashed: Vec<((u32, u32), Name<'_>)> =
+        names.iter().map(|name| (half_md4(hash, Signedness::Signed, name.bytes), *name)).collect();
+    hashed.sort_by_key(|(hash, _)| *hash);
+    let sorted: Vec<Name<'_>> = hashed.iter().map(|(_, name)| *name).collect();
+
+    let mut blocks = vec![Vec::new()];
+    let mut leaves = Vec::new();
+    let mut before = 0;
+    for names in packed(&sorted) {
+        let first = hashed[before].0.0;
+        // The lowest bit says that the leaf before ends with the same hash.
+        let goes_on = before > 0 && hashed[before - 1].0.0 == first;
+        leaves.push((first | u32::from(goes_on), number(blocks.len())));
+        blocks.push(listed(names, seed));
+        before += names.len();
+    }
+
+    let (root_limit, node_limit) = (htree::root_limit(BLOCK_BYTES), htree::node_limit(BLOCK_BYTES));
+    let mut levels = 0;
+    let mut entries = leaves;
+    if entries.len() > usize::from(root_limit) {
+        levels = 1;
+        let mut nodes = Vec::new();
+        for children in entries.chunks(usize::from(node_limit)) {
+            let mut node = vec![0; BLOCK_BYTES];
+            // To those who know no index it is a block without names.
+            put16(&mut node, 4, BLOCK_BYTES);
+            index(&mut node, htree::NODE_COUNT_OFFSET, node_limit, children, seed);
+            nodes.push((children[0].0, number(blocks.len())));
+            blocks.push(node);
+        }
+        entries = nodes;
+    }
+    if entries.len() > usize::from(root_limit) {
+        return Err(Error::DirectoryTooLarge(names.len()));
+    }
+
+    let mut root = vec![0; BLOCK_BYTES];
+    record(&mut root, &Name { bytes: b".", inode, kind: file_type::DIR }, 12);
+    record(&mut root[12..], &Name { bytes: b"..", inode: parent, kind: file_type::DIR }, USABLE);
+    root[28] = HASH_VERSION;
+    root[29] = INFO;
+    root[30] = levels;
+    index(&mut root, htree::ROOT_COUNT_OFFSET, root_limit, &entries, seed);
+    blocks[0] = root;
+    Ok(blocks)
+}
+
+/// Writes the entries of a node, the first of which has no hash of its own, and its checksum.
+fn index(node: &mut [u8], at: usize, limit: u16, entries: &[(u32, u32)], seed: u32) {
+    for (place, (hash, block)) in node[at..].chunks_exact_mut(8).zip(entries) {
+        place[..4].copy_from_slice(&hash.to_le_bytes());
+        place[4..].copy_from_slice(&block.to_le_bytes());
+    }
+    let count = u16::try_from(entries.len()).expect("at most the limit");
+    node[at..at + 2].copy_from_slice(&limit.to_le_bytes());
+    node[at + 2..at + 4].copy_from_slice(&count.to_le_bytes());
+    let sum = csum::dx_block(seed, node, at, count, limit);
+    let tail = at + usize::from(limit) * 8 + 4;
+    node[tail..tail + 4].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn number(block: usize) -> u32 {
+    u32::try_from(block).expect("a directory has fewer blocks")
+}
+
+fn put16(bytes: &mut [u8], at: usize, number: usize) {
+    let number = u16::try_from(number).expect("lengths within a block");
+    bytes[at..at + 2].copy_from_slice(&number.to_le_bytes());
+}

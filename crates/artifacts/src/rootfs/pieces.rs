@@ -1,0 +1,138 @@
+//! The digest of an image whose bytes come in any order.
+//!
+//! It is the BLAKE3 of the file, which is a tree: aligned pieces are hashed by themselves, most of them while they are
+//! still warm from being written, and put together in the end. What `b3sum` says of the file is the same.
+
+use super::ground::{BLOCK, Run};
+use blake3::{
+    Hasher,
+    hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root},
+};
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+/// Bytes of a piece. A power of two of at least 1,024, as the tree wants it.
+pub(super) const PIECE: usize = 256 << 10;
+/// Blocks of a piece.
+pub(super) const PIECE_BLOCKS: u64 = PIECE as u64 / BLOCK;
+
+static ZEROS: [u8; PIECE] = [0; PIECE];
+
+/// What is known of the pieces of a file.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    known: Vec<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    /// Nobody wrote there.
+    #[default]
+    Zeros,
+    /// It is to be read.
+    Changed,
+    Hashed(ChainingValue),
+}
+
+/// The hash of a whole piece that begins at byte `at` of its file.
+pub(super) fn hash(at: u64, piece: &[u8]) -> ChainingValue {
+    Hasher::new().set_input_offset(at).update(piece).finalize_non_root()
+}
+
+impl Pieces {
+    /// The piece that begins at byte `at` has that hash.
+    pub(super) fn hashed(&mut self, at: u64, hash: ChainingValue) {
+        *self.state(at / PIECE as u64) = State::Hashed(hash);
+    }
+
+    /// Blocks were written, or made a hole.
+    pub(super) fn changed(&mut self, blocks: Run) {
+        if blocks.len > 0 {
+            for piece in blocks.start / PIECE_BLOCKS..=(blocks.start + blocks.len - 1) / PIECE_BLOCKS {
+                *self.state(piece) = State::Changed;
+            }
+        }
+    }
+
+    fn state(&mut self, piece: u64) -> &mut State {
+        let piece = usize::try_from(piece).expect("an image has fewer pieces than memory has bytes");
+        if self.known.len() <= piece {
+            self.known.resize(piece + 1, State::Zeros);
+        }
+        &mut self.known[piece]
+    }
+
+    /// The digest of `file`, which has `len` bytes, more than a piece.
+    pub(super) fn digest(mut self, file: &File, len: u64) -> io::Result<[u8; 32]> {
+        let mut hashes = Vec::new();
+        let mut buffer = vec![0; PIECE];
+        for at in (0..len).step_by(PIECE) {
+            let bytes = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
+            hashes.push(match *self.state(at / PIECE as u64) {
+                State::Hashed(hash) if bytes == PIECE => hash,
+                State::Zeros => hash(at, &ZEROS[..bytes]),
+                State::Hashed(_) | State::Changed => {
+                    file.read_exact_at(&mut buffer[..bytes], at)?;
+                    hash(at, &buffer[..bytes])
+                }
+            });
+        }
+        let left = left_subtree_len(len);
+        let (first, second) = hashes.split_at(pieces(left));
+        Ok(merge_subtrees_root(&merged(first, left), &merged(second, len - left), Mode::Hash).into())
+    }
+}
+
+fn pieces(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(PIECE as u64)).expect("they are in memory")
+}
+
+/// What the pieces of a part of the file, `len` bytes of it, come to.
+fn merged(hashes: &[ChainingValue], len: u64) -> ChainingValue {
+    match hashes {
+        [one] => *one,
+        several => {
+            let left = left_subtree_len(len);
+            let (first, second) = several.split_at(pieces(left));
+            merge_subtrees_non_root(&merged(first, left), &merged(second, len - left), Mode::Hash)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_that_of_the_whole_file() {
+        for len in [PIECE + 1, 5 * PIECE, 9 * PIECE + 4096, 16 * PIECE] {
+            let file = tempfile::tempfile().unwrap();
+            let mut whole = vec![0; len];
+            let mut pieces = Pieces::default();
+            for (n, piece) in whole.chunks_mut(PIECE).enumerate().filter(|(n, _)| n % 3 != 1) {
+                piece.iter_mut().enumerate().for_each(|(at, byte)| *byte = u8::try_from((at + n) % 251).unwrap());
+            }
+            file.write_all_at(&whole, 0).unwrap();
+            for (n, piece) in whole.chunks(PIECE).enumerate() {
+                let at = (n * PIECE) as u64;
+                match n % 3 {
+                    0 if piece.len() == PIECE => pieces.hashed(at, hash(at, piece)),
+                    1 => {}
+                    _ => pieces.changed(Run { start: n as u64 * PIECE_BLOCKS + 3, len: 2 }),
+                }
+            }
+            assert_eq!(pieces.digest(&file, len as u64).unwrap(), *blake3::hash(&whole).as_bytes(), "{len}");
+        }
+    }
+
+    #[test]
+    fn what_changed_after_it_was_hashed_is_read_again() {
+        let file = tempfile::tempfile().unwrap();
+        let whole = vec![7; 2 * PIECE];
+        file.write_all_at(&whole, 0).unwrap();
+        let mut pieces = Pieces::default();
+        pieces.hashed(0, [1; 32]);
+        pieces.hashed(PIECE as u64, [1; 32]);
+        pieces.changed(Run { start: PIECE_BLOCKS - 1, len: 2 });
+        assert_eq!(pieces.digest(&file, 2 * PIECE as u64).unwrap(), *blake3::hash(&whole).as_bytes());
+    }
+}

@@ -1,0 +1,268 @@
+//! Contents on their way from a layer's stream to their final blocks.
+//!
+//! Nothing is spooled: a file begins at the next free block of the hand its layer was dealt, small ones side by side,
+//! and what is full is hashed and written at once. Long runs of zeros take no blocks. Where the layer's entry is hidden
+//! by a later one, its blocks are given back when the image is finished.
+
+use super::{
+    deal::Dealer,
+    error::Error,
+    ground::{self, BLOCK, BLOCK_BYTES, MAX_BYTES, Run},
+    pieces::{PIECE, PIECE_BLOCKS, hash},
+    spool::{IMAGE, Segment},
+};
+use crate::job::Cancel;
+use blake3::hazmat::ChainingValue;
+use rustix::fs::{Advice, fadvise};
+use std::{fs::File, num::NonZeroU64, os::unix::fs::FileExt, sync::Arc};
+
+/// Fewer zeros than this in a row are stored.
+const MIN_HOLE: u64 = 64 << 10;
+/// Most pieces of one file; what follows is stored as it is.
+const MAX_PIECES: usize = 50_000;
+
+static ZERO_BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
+/// An image file that layers write into.
+#[derive(Debug)]
+pub struct Site {
+    pub(super) file: File,
+    pub(super) dealer: Dealer,
+}
+
+impl Site {
+    /// Who writes the contents of a layer, which looks at `cancel` when it has to wait for others.
+    pub fn placer(self: &Arc<Self>, layer: usize, cancel: &Cancel) -> Placer {
+        Placer::new(Arc::clone(self), layer, cancel)
+    }
+}
+
+/// Where the content of a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored(pub(super) Place);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In one place, all of it.
+    One(Segment),
+    /// In several places, as (offset in the file, segment) in order; what is not among them is zeros.
+    Several { len: u64, data: Box<[(u64, Segment)]> },
+}
+
+/// What a layer left in the image.
+#[derive(Debug)]
+pub struct Placed {
+    /// The pieces it filled: at which byte they begin, and their hashes.
+    pub(super) hashes: Vec<(u64, ChainingValue)>,
+}
+
+/// Writes the contents of one layer.
+#[derive(Debug)]
+pub struct Placer {
+    site: Arc<Site>,
+    layer: usize,
+    cancel: Cancel,
+    /// What is left of the hand.
+    hand: Run,
+    /// The piece at hand, the block it begins with, and how much of it is filled.
+    piece: Vec<u8>,
+    at: u64,
+    filled: usize,
+    hashes: Vec<(u64, ChainingValue)>,
+    file: Open,
+}
+
+/// The file at hand.
+#[derive(Debug, Default)]
+struct Open {
+    size: u64,
+    /// How much of it came, but for `part`.
+    at: u64,
+    /// The beginning of a block.
+    part: Vec<u8>,
+    /// Zeros before `at` that are not stored, whole blocks but for the end of the file.
+    zeros: u64,
+    data: Vec<(u64, Segment)>,
+}
+
+impl Open {
+    /// Whether holes are looked for.
+    fn looks(&self) -> bool {
+        self.size >= 2 * MIN_HOLE
+    }
+}
+
+impl Placer {
+    fn new(site: Arc<Site>, layer: usize, cancel: &Cancel) -> Self {
+        Self {
+            site,
+            layer,
+            cancel: cancel.clone(),
+            hand: Run { start: 0, len: 0 },
+            piece: Vec::new(),
+            at: 0,
+            filled: 0,
+            hashes: Vec::new(),
+            file: Open::default(),
+        }
+    }
+
+    /// A file of `size` bytes follows.
+    pub fn begin(&mut self, size: u64) {
+        self.file.size = size;
+    }
+
+    /// Some of its bytes.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        if !self.file.looks() {
+            return self.append(bytes);
+        }
+        while !bytes.is_empty() {
+            if self.file.part.is_empty()
+                && let Some((block, rest)) = bytes.split_first_chunk::<{ BLOCK_BYTES }>()
+            {
+                self.block(block)?;
+                bytes = rest;
+                continue;
+            }
+            let missing = (BLOCK_BYTES - self.file.part.len()).min(bytes.len());
+            let (now, rest) = bytes.split_at(missing);
+            self.file.part.extend_from_slice(now);
+            bytes = rest;
+            if self.file.part.len() == BLOCK_BYTES {
+                self.part()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All of it came; where it is.
+    pub fn end(&mut self) -> Result<Stored, Error> {
+        if !self.file.part.is_empty() {
+            self.part()?;
+        }
+        if self.file.zeros < MIN_HOLE {
+            self.zeros()?;
+        }
+        // The next file begins with a block.
+        let filled = self.filled.next_multiple_of(BLOCK_BYTES);
+        if filled > self.filled {
+            self.piece[self.filled..filled].fill(0);
+            self.filled = filled;
+        }
+        let Open { size, data, .. } = std::mem::take(&mut self.file);
+        Ok(Stored(match data.as_slice() {
+            [] if size == 0 => Place::One(Segment { source: IMAGE, offset: 0, len: 0 }),
+            [(0, whole)] if whole.len == size => Place::One(*whole),
+            _ => Place::Several { len: size, data: data.into_boxed_slice() },
+        }))
+    }
+
+    /// The layer has ended.
+    pub fn finish(mut self) -> Result<Placed, Error> {
+        self.site.dealer.end(self.layer);
+        self.flush()?;
+        Ok(Placed { hashes: self.hashes })
+    }
+
+    /// What was kept of a block, now that all of it is there.
+    fn part(&mut self) -> Result<(), Error> {
+        let mut part = std::mem::take(&mut self.file.part);
+        self.block(&part)?;
+        part.clear();
+        self.file.part = part;
+        Ok(())
+    }
+
+    /// A block of the file, or the end of it.
+    fn block(&mut self, block: &[u8]) -> Result<(), Error> {
+        if block == &ZERO_BLOCK[..block.len()] {
+            self.file.zeros += block.len() as u64;
+            self.file.at += block.len() as u64;
+            return Ok(());
+        }
+        if self.file.zeros < MIN_HOLE || self.file.data.len() >= MAX_PIECES {
+            self.zeros()?;
+        }
+        self.file.zeros = 0;
+        self.append(block)
+    }
+
+    /// Stores the zeros that were left out.
+    fn zeros(&mut self) -> Result<(), Error> {
+        let mut left = std::mem::take(&mut self.file.zeros);
+        self.file.at -= left;
+        while left > 0 {
+            let len = left.min(BLOCK);
+            self.append(&ZERO_BLOCK[..usize::try_from(len).expect("at most a block")])?;
+            left -= len;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            self.room()?;
+            let len = (PIECE - self.filled).min(bytes.len());
+            let (now, rest) = bytes.split_at(len);
+            self.piece[self.filled..self.filled + len].copy_from_slice(now);
+            let (at, offset, len) = (self.file.at, self.at * BLOCK + self.filled as u64, len as u64);
+            match self.file.data.last_mut() {
+                Some((from, segment)) if *from + segment.len == at && segment.offset + segment.len == offset => {
+                    segment.len += len;
+                }
+                _ => self.file.data.push((at, Segment { source: IMAGE, offset, len })),
+            }
+            self.file.at += len;
+            self.filled += now.len();
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Makes room for at least a byte.
+    fn room(&mut self) -> Result<(), Error> {
+        if self.filled < PIECE && !self.piece.is_empty() {
+            return Ok(());
+        }
+        self.flush()?;
+        if self.hand.len == 0 {
+            self.hand = self.site.dealer.deal(self.layer, &self.cancel)?;
+            if (self.hand.start + self.hand.len) * BLOCK > MAX_BYTES / 2 {
+                return Err(Error::TooManyBytes(MAX_BYTES / 2));
+            }
+        }
+        self.piece.resize(PIECE, 0);
+        self.at = self.hand.start;
+        self.hand.start += PIECE_BLOCKS;
+        self.hand.len -= PIECE_BLOCKS;
+        Ok(())
+    }
+
+    /// Writes the piece at hand.
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.filled == 0 {
+            return Ok(());
+        }
+        // Hands and kept blocks are whole pieces, so a piece is in one place.
+        let at = ground::place(self.at).start * BLOCK;
+        let write = self.site.file.write_all_at(&self.piece[..self.filled], at);
+        write.map_err(Error::io("write the image"))?;
+        self.piece[self.filled..].fill(0);
+        self.hashes.push((at, hash(at, &self.piece)));
+        self.filled = 0;
+        if self.hand.len == 0 {
+            self.send(at);
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel begin to write the hand that ends with the piece at byte `at`, so that whoever syncs the image has
+    /// little to wait for.
+    fn send(&self, at: u64) {
+        const LARGEST: u64 = PIECE as u64 * 32;
+        let start = (at + PIECE as u64).saturating_sub(LARGEST);
+        // It is only advice, and pages on their way stay in memory.
+        let _ = fadvise(&self.site.file, start, NonZeroU64::new(LARGEST), Advice::DontNeed);
+    }
+}

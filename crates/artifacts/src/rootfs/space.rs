@@ -1,0 +1,183 @@
+//! Which blocks of an image are used, and where there is room for the rest.
+
+use super::ground::{self, GROUP, Run};
+
+/// Longest run one extent maps.
+pub(super) const EXTENT: u64 = 32_768;
+/// Shorter gaps between what layers left are not filled: they would tear to pieces what is put there.
+const GAP: u64 = 256;
+
+/// The blocks of an image. What is taken comes in one direction, from the first to the last.
+#[derive(Debug, Clone)]
+pub(super) struct Space {
+    used: Vec<u64>,
+    /// Gaps between placed contents that nothing was taken of yet, the last first.
+    gaps: Vec<Run>,
+    /// The first block behind them, as [`super::ground`] counts.
+    tail: u64,
+}
+
+impl Space {
+    /// A space of which contents may lie in the first `placed` blocks that are for anything.
+    pub(super) fn new(placed: u64) -> Self {
+        Self { used: Vec::new(), gaps: Vec::new(), tail: placed }
+    }
+
+    /// Whether one of them is used.
+    pub(super) fn is_used(&self, run: Run) -> bool {
+        (run.start..run.start + run.len).any(|block| {
+            let word = usize::try_from(block / 64).expect("a bitmap in memory");
+            self.used.get(word).is_some_and(|bits| bits >> (block % 64) & 1 == 1)
+        })
+    }
+
+    /// They are used.
+    pub(super) fn mark(&mut self, run: Run) {
+        let end = usize::try_from((run.start + run.len).div_ceil(64)).expect("a bitmap in memory");
+        if self.used.len() < end {
+            self.used.resize(end, 0);
+        }
+        let (mut at, end) = (run.start, run.start + run.len);
+        while at < end {
+            let len = (64 - at % 64).min(end - at);
+            let bits = u64::MAX >> (64 - len) << (at % 64);
+            self.used[usize::try_from(at / 64).expect("a bitmap in memory")] |= bits;
+            at += len;
+        }
+    }
+
+    /// Once all contents that have a place are marked: the runs between them that are free. Those that are large enough
+    /// are filled first.
+    pub(super) fn gaps(&mut self) -> Vec<Run> {
+        let mut free = Vec::new();
+        for Run { start, len } in ground::runs(0, self.tail) {
+            let mut from = None;
+            for block in start..start + len {
+                let used = self.is_used(Run { start: block, len: 1 });
+                match from {
+                    None if !used => from = Some(block),
+                    Some(first) if used => {
+                        free.push(Run { start: first, len: block - first });
+                        from = None;
+                    }
+                    _ => {}
+                }
+            }
+            free.extend(from.map(|first| Run { start: first, len: start + len - first }));
+        }
+        self.gaps = free.iter().rev().filter(|run| run.len >= GAP).copied().collect();
+        free
+    }
+
+    /// Takes `blocks` blocks, in runs of at most what one extent maps.
+    pub(super) fn take(&mut self, mut blocks: u64) -> Vec<Run> {
+        let mut taken = Vec::new();
+        while blocks > 0 {
+            let run = self.advance(blocks.min(EXTENT));
+            blocks -= run.len;
+            taken.push(run);
+        }
+        taken
+    }
+
+    /// Takes one block.
+    pub(super) fn one(&mut self) -> u64 {
+        self.advance(1).start
+    }
+
+    /// Takes that many blocks in a row, fewer than a group has.
+    pub(super) fn in_a_row(&mut self, blocks: u64) -> u64 {
+        while self.front().len < blocks {
+            self.skip();
+        }
+        self.advance(blocks).start
+    }
+
+    /// Takes up to that many blocks in a row.
+    fn advance(&mut self, blocks: u64) -> Run {
+        let Run { start, len } = self.front();
+        let run = Run { start, len: blocks.min(len) };
+        if let Some(gap) = self.gaps.last_mut() {
+            *gap = Run { start: start + run.len, len: len - run.len };
+            if gap.len == 0 {
+                self.gaps.pop();
+            }
+        } else {
+            self.tail += run.len;
+        }
+        self.mark(run);
+        run
+    }
+
+    /// The blocks that follow in a row.
+    fn front(&self) -> Run {
+        self.gaps.last().copied().unwrap_or_else(|| ground::place(self.tail))
+    }
+
+    fn skip(&mut self) {
+        let passed = self.front().len;
+        if self.gaps.pop().is_none() {
+            self.tail += passed;
+        }
+    }
+
+    /// The block behind the last that is used.
+    pub(super) fn end(&self) -> u64 {
+        let words = self.used.iter().rposition(|&bits| bits != 0).map_or(0, |last| last + 1);
+        let Some(&last) = words.checked_sub(1).and_then(|last| self.used.get(last)) else { return 0 };
+        words as u64 * 64 - u64::from(last.leading_zeros())
+    }
+
+    /// The bitmap of a group of `blocks` blocks, and how many of them are free.
+    pub(super) fn bitmap(&self, group: u64, blocks: u64) -> (Vec<u8>, u64) {
+        let first = usize::try_from(group * GROUP / 64).expect("a bitmap in memory");
+        let words = usize::try_from(GROUP / 64).expect("a bitmap in memory");
+        let bits = (first..first + words).map(|word| self.used.get(word).copied().unwrap_or_default());
+        let mut bitmap: Vec<u8> = bits.flat_map(u64::to_le_bytes).collect();
+        let used: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        // What would be behind the end is not free.
+        for block in blocks..GROUP {
+            bitmap[usize::try_from(block / 8).expect("below 4096")] |= 1 << (block % 8);
+        }
+        (bitmap, blocks - used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rootfs::ground::KEPT;
+
+    fn run(start: u64, len: u64) -> Run {
+        Run { start, len }
+    }
+
+    #[test]
+    fn gaps_that_are_large_enough_come_first() {
+        let mut space = Space::new(2048);
+        for used in [run(KEPT, 100), run(200, 300), run(KEPT + 1000, 500)] {
+            assert!(!space.is_used(used));
+            space.mark(used);
+            assert!(space.is_used(run(used.start + used.len - 1, 1)) && !space.is_used(run(used.start + used.len, 1)));
+        }
+        let free = space.gaps();
+        assert_eq!(free, [run(164, 36), run(500, 564), run(1564, 548)]);
+        assert_eq!(space.in_a_row(550), 500);
+        assert_eq!(space.take(20), [run(1050, 14), run(1564, 6)]);
+        assert_eq!(space.in_a_row(600), 2048 + KEPT, "what is left of a gap is passed over");
+        assert_eq!(space.one(), 2648 + KEPT);
+        assert_eq!(space.end(), 2649 + KEPT);
+    }
+
+    #[test]
+    fn what_is_taken_leaves_out_the_kept_blocks() {
+        let mut space = Space::new(0);
+        assert_eq!(space.take(GROUP), [run(KEPT, GROUP - KEPT), run(GROUP + KEPT, KEPT)]);
+        let (bitmap, free) = space.bitmap(1, 1000);
+        assert_eq!(free, 1000 - KEPT);
+        assert_eq!((bitmap[7], bitmap[8], bitmap[15], bitmap[16], bitmap[125]), (0, 255, 255, 0, 255));
+        assert_eq!(space.bitmap(0, GROUP).1, KEPT);
+        assert_eq!(space.in_a_row(2 * GROUP - 2 * KEPT), GROUP + 2 * KEPT);
+        assert_eq!(space.in_a_row(2), 3 * GROUP + KEPT);
+    }
+}

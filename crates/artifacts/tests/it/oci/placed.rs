@@ -1,0 +1,131 @@
+//! Where the contents of layers lie in the image.
+
+use super::{
+    layers::Layer,
+    registry::{Content, Host, reference},
+};
+use crate::{
+    ext4::{Image, check},
+    web::Server,
+};
+use banger_testkit::require;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+const BLOCK: usize = 4096;
+
+/// Bytes in which no block is that of another file, nor all zeros.
+fn content(file: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|at| if at % BLOCK == 0 { file } else { u8::try_from(at / BLOCK % 250 + 1).unwrap() }).collect()
+}
+
+/// How many blocks of the image are those of such a file.
+fn found(path: &Path, file: u8) -> usize {
+    let whole = content(file, 250 * BLOCK);
+    let image = fs::read(path).unwrap();
+    let blocks: Vec<&[u8]> = whole.chunks(BLOCK).collect();
+    image.chunks(BLOCK).filter(|block| blocks.contains(block)).count()
+}
+
+#[test]
+fn what_an_upper_layer_hides_is_not_in_the_image() {
+    if !require("e2fsck") {
+        return;
+    }
+    let served = Content::default();
+    served.plain(
+        "v1",
+        &[
+            Layer::new()
+                .file("kept", content(251, 3 << 20))
+                .file("replaced", content(252, 3 << 20))
+                .file("removed", content(253, 3 << 20))
+                .file("last", content(254, 5))
+                .done(),
+            Layer::new().file("replaced", "short").file(".wh.removed", "").file("new", content(255, 100_000)).done(),
+        ],
+    );
+    let server = served.serve();
+    let host = Host::new();
+    let rootfs = host.image(&reference(&server, "v1")).rootfs;
+    check(&rootfs);
+    let image = Image::open(&rootfs);
+    assert!(image.read("/kept") == content(251, 3 << 20) && image.read("/new") == content(255, 100_000));
+    assert_eq!((image.read("/replaced"), image.read("/last")), (b"short".to_vec(), content(254, 5)));
+    assert_eq!(found(&rootfs, 251), (3 << 20) / BLOCK);
+    assert_eq!((found(&rootfs, 252), found(&rootfs, 253)), (0, 0));
+    let taken = fs::metadata(&rootfs).unwrap().blocks() * 512;
+    assert!(taken < 5 << 20, "{taken} bytes on the disk");
+}
+
+#[test]
+fn a_layer_that_comes_twice_gives_two_files_that_share_nothing() {
+    if !require("e2fsck") {
+        return;
+    }
+    let served = Content::default();
+    let twice = Layer::new().file("way/file", content(251, 2 << 20)).file("way/small", "small").done();
+    let leads_to = |place: &str| Layer::new().dir(place).symlink("way", place).done();
+    served.plain("v1", &[leads_to("one"), twice.clone(), leads_to("two"), twice]);
+    let server = served.serve();
+    let host = Host::new();
+    let rootfs = host.image(&reference(&server, "v1")).rootfs;
+    check(&rootfs);
+    let image = Image::open(&rootfs);
+    for place in ["/one", "/two"] {
+        assert!(image.read(&format!("{place}/file")) == content(251, 2 << 20), "{place}");
+        assert_eq!(image.read(&format!("{place}/small")), b"small");
+    }
+}
+
+#[test]
+fn zeros_are_holes_wherever_a_layer_was_cut_on_its_way() {
+    if !require("e2fsck") {
+        return;
+    }
+    let mut sparse = vec![0; 9 << 20];
+    for (at, len) in [(70_000, 5), (1 << 20, 300_000), ((1 << 20) + 330_000, 10), ((9 << 20) - 1, 1)] {
+        sparse[at..at + len].copy_from_slice(&content(251, len));
+    }
+    let zeros = vec![0; 3_000_001];
+    let served = Content::default();
+    let layer = Layer::new().file("odd", "odd").file("sparse", &sparse).file("zeros", &zeros).file("short", [0; 5000]);
+    served.plain("v1", &[layer.done()]);
+    let server = served.serve();
+    let host = Host::new();
+    let rootfs = host.image(&reference(&server, "v1")).rootfs;
+    check(&rootfs);
+    let image = Image::open(&rootfs);
+    assert!(image.read("/sparse") == sparse && image.read("/zeros") == zeros && image.read("/short") == [0; 5000]);
+    assert!(image.stat("/zeros").contains("Blockcount: 0"), "{}", image.stat("/zeros"));
+    let taken = fs::metadata(&rootfs).unwrap().blocks() * 512;
+    assert!(taken < 1 << 20, "{taken} bytes on the disk");
+}
+
+#[test]
+fn which_layer_comes_first_decides_nothing() {
+    let layers: Vec<Vec<u8>> = (0..6_u8)
+        .map(|n| Layer::new().file(&format!("{n}"), content(n + 1, 700_000 * usize::from(n % 3 + 1))).done())
+        .collect();
+    let mut images = Vec::new();
+    for late in [0, 1, 4] {
+        let served = Content::default();
+        served.plain("v1", &layers);
+        let asked = AtomicUsize::new(0);
+        let server = Server::start(move |request| {
+            if served.is_layer(&request.path) && asked.fetch_add(1, Ordering::SeqCst) == late {
+                thread::sleep(Duration::from_millis(300));
+            }
+            served.answer(request)
+        });
+        let host = Host::new();
+        images.push(fs::read(host.image(&reference(&server, "v1")).rootfs).unwrap());
+    }
+    assert!(images[0] == images[1] && images[0] == images[2]);
+}
