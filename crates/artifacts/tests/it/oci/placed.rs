@@ -1,5 +1,7 @@
 //! Where the contents of layers lie in the image.
 
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
 use super::{
     layers::Layer,
     registry::{Content, Host, reference},
