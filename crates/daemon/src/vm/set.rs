@@ -1,49 +1,36 @@
-//! Other sizes for a VM that exists: checked at once, given at its next start.
+//! What a VM that exists is to be: its sizes, given at its next start, and its network, changed at once.
+//!
+//! A request is kept as a whole or not at all: everything is checked before anything is written, and what fails to take
+//! effect is taken back with the rest.
 
 use super::{admission, owner::Owner, set_network, spec, view};
-use crate::{config::Source, failpoint, operation::Operation};
+use crate::{config::Source, failpoint, operation::Operation, store::VmSpec};
 use banger_proto::{
     api::vm::SetVm,
     failure::{Code, Failure},
 };
 
-/// Writes down what the VM is to be. Of a request that is refused nothing is kept.
+/// Writes down what the VM is to be, and makes a machine that runs agree.
 pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm) -> Result<(), Failure> {
     if wanted == SetVm::default() {
         return Err(Failure::new(Code::Invalid, "nothing was said to be set"));
     }
-    if set_network::is_meant(&wanted) {
-        set_network::set(owner, &wanted).await?;
-    }
     let before = owner.row.spec.clone();
-    let spec = &mut owner.row.spec;
-    spec.vcpu = wanted.vcpu.unwrap_or(spec.vcpu);
-    spec.memory = wanted.memory.unwrap_or(spec.memory);
-    spec.disk_size = wanted.disk_size.unwrap_or(spec.disk_size);
-    let said = [
-        ("vcpu", wanted.vcpu.is_some()),
-        ("memory", wanted.memory.is_some()),
-        ("disk_size", wanted.disk_size.is_some()),
-    ];
-    for (name, _) in said.into_iter().filter(|(_, said)| *said) {
-        spec.sources.insert(name.to_owned(), Source::Flag.to_string());
-    }
-    let checked = spec::check(spec.sizes()).and_then(|()| {
-        if spec.disk_size < before.disk_size {
-            let now = before.disk_size;
-            return Err(Failure::new(Code::Invalid, format!("a work disk only grows: this one has {now}"))
-                .hint("a new VM can have a smaller one: `banger vm create --disk-size`"));
-        }
-        admission::fits_at_all(spec.memory, spec.overcommit)
-    });
-    let saved = match checked {
-        Ok(()) => owner.save().await,
-        refused => refused,
+    let mut after = resized(&before, &wanted)?;
+    let change = set_network::Change::of(owner, &wanted)?;
+    after.network = change.after.clone();
+    owner.row.spec = after;
+    let done = match owner.save().await {
+        // Written down first.
+        Ok(()) => change.take_effect(owner).await,
+        unwritten => unwritten,
     };
     failpoint::hit("set.saved").await;
-    if saved.is_err() {
+    if done.is_err() {
         owner.row.spec = before;
-        return saved;
+        owner.save_or_log().await;
+        change.undo(owner).await;
+        return done;
     }
     let pending = view::pending(owner.row.run.sizes.filter(|_| owner.row.state.is_live()), owner.row.spec.sizes());
     if !pending.is_empty() {
@@ -54,4 +41,30 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
         ));
     }
     Ok(())
+}
+
+/// With the sizes that are wanted, if a VM that has `before` may have them.
+fn resized(before: &VmSpec, wanted: &SetVm) -> Result<VmSpec, Failure> {
+    let mut after = before.clone();
+    after.vcpu = wanted.vcpu.unwrap_or(after.vcpu);
+    after.memory = wanted.memory.unwrap_or(after.memory);
+    after.disk_size = wanted.disk_size.unwrap_or(after.disk_size);
+    let said = [
+        ("vcpu", wanted.vcpu.is_some()),
+        ("memory", wanted.memory.is_some()),
+        ("disk_size", wanted.disk_size.is_some()),
+    ];
+    for (name, _) in said.into_iter().filter(|(_, said)| *said) {
+        after.sources.insert(name.to_owned(), Source::Flag.to_string());
+    }
+    spec::check(after.sizes())?;
+    if after.disk_size < before.disk_size {
+        let now = before.disk_size;
+        return Err(Failure::new(Code::Invalid, format!("a work disk only grows: this one has {now}"))
+            .hint("a new VM can have a smaller one: `banger vm create --disk-size`"));
+    }
+    if wanted.memory.is_some() {
+        admission::fits_at_all(after.memory, after.overcommit)?;
+    }
+    Ok(after)
 }

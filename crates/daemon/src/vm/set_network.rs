@@ -32,36 +32,72 @@ pub(super) fn check(network: &NetworkSpec, settings: &Settings) -> Result<(), Fa
     Ok(())
 }
 
-/// Whether a request is about the network at all.
-pub(super) fn is_meant(wanted: &SetVm) -> bool {
-    let SetVm { nat, allow, deny, publish, unpublish, .. } = wanted;
-    nat.is_some() || allow.is_some() || deny.is_some() || !publish.is_empty() || !unpublish.is_empty()
+/// What a request changes of a VM's network.
+pub(super) struct Change {
+    before: NetworkSpec,
+    pub(super) after: NetworkSpec,
+    opening: Vec<Publish>,
+    closing: Vec<Publish>,
+    /// Whether the request is about the network at all.
+    meant: bool,
 }
 
-/// Carries out the network's part of a request. Of one that is refused nothing is kept.
-pub(super) async fn set(owner: &mut Owner, wanted: &SetVm) -> Result<(), Failure> {
-    let before = owner.row.spec.network.clone();
-    let mut after = before.clone();
-    after.nat = wanted.nat.unwrap_or(after.nat);
-    after.allow = wanted.allow.clone().unwrap_or(after.allow);
-    after.deny = wanted.deny.clone().unwrap_or(after.deny);
-    let mut closing = Vec::new();
-    for publish in &wanted.unpublish {
-        closing.push(take_back(owner, &mut after.publish, *publish)?);
+impl Change {
+    /// Checked; nothing is done.
+    pub(super) fn of(owner: &Owner, wanted: &SetVm) -> Result<Self, Failure> {
+        let before = owner.row.spec.network.clone();
+        let SetVm { nat, allow, deny, publish, unpublish, vcpu: _, memory: _, disk_size: _ } = wanted;
+        let meant = nat.is_some() || allow.is_some() || deny.is_some() || !publish.is_empty() || !unpublish.is_empty();
+        let mut after = before.clone();
+        after.nat = nat.unwrap_or(after.nat);
+        after.allow = allow.clone().unwrap_or(after.allow);
+        after.deny = deny.clone().unwrap_or(after.deny);
+        let mut closing = Vec::new();
+        for publish in unpublish {
+            closing.push(take_back(owner, &mut after.publish, *publish)?);
+        }
+        let opening: Vec<Publish> = publish.iter().filter(|new| !after.publish.contains(new)).copied().collect();
+        after.publish.extend(&opening);
+        if meant {
+            check(&after, &owner.parts.config.network())?;
+        }
+        Ok(Self { before, after, opening, closing, meant })
     }
-    let opening: Vec<Publish> = wanted.publish.iter().filter(|new| !after.publish.contains(new)).copied().collect();
-    after.publish.extend(&opening);
-    check(&after, &owner.parts.config.network())?;
 
-    owner.row.spec.network = after;
-    let done = apply(owner, &before, &opening, &closing).await;
-    if done.is_err() {
-        owner.row.spec.network = before;
+    /// Makes a machine that runs agree with what is written down.
+    pub(super) async fn take_effect(&self, owner: &mut Owner) -> Result<(), Failure> {
+        if !self.meant {
+            return Ok(());
+        }
+        let shim = owner.shim.clone().filter(|_| owner.row.state.is_live());
+        failpoint::hit("set.recorded").await;
+        let (now, before) = (&self.after, &self.before);
+        if (now.nat, &now.allow, &now.deny) != (before.nat, &before.allow, &before.deny) {
+            owner.parts.network.repolicy(&owner.row).await?;
+        }
+        let Some(shim) = shim else { return Ok(()) };
+        let result = change_ports(owner, &shim, &self.opening, &self.closing).await;
+        failpoint::hit("set.changed").await;
+        owner.row.run.published = places(&shim.status().published);
         owner.save_or_log().await;
+        result
+    }
+
+    /// Puts the machine back to what it was, which the row says again.
+    pub(super) async fn undo(&self, owner: &mut Owner) {
+        if !self.meant {
+            return;
+        }
         // The policy that failed to change is the one that was there, or becomes it again.
         let _ = owner.parts.network.repolicy(&owner.row).await;
+        if let Some(shim) = owner.shim.clone().filter(|_| owner.row.state.is_live()) {
+            if let Err(failure) = agree(&owner.parts.store, &owner.row, &shim).await {
+                tracing::error!(vm = %owner.row.name, %failure, "a port cannot be as it was");
+            }
+            owner.row.run.published = places(&shim.status().published);
+            owner.save_or_log().await;
+        }
     }
-    done
 }
 
 /// Finds a published port by what was asked for or by where it is now, and takes it out of the list.
@@ -71,28 +107,6 @@ fn take_back(owner: &Owner, publish: &mut Vec<Publish>, wanted: Publish) -> Resu
     let place = publish.iter().position(|publish| *publish == asked);
     let place = place.ok_or_else(|| Failure::new(Code::NotFound, format!("{wanted} is not published")))?;
     Ok(publish.remove(place))
-}
-
-async fn apply(
-    owner: &mut Owner,
-    before: &NetworkSpec,
-    opening: &[Publish],
-    closing: &[Publish],
-) -> Result<(), Failure> {
-    let shim = owner.shim.clone().filter(|_| owner.row.state.is_live());
-    // Written down first.
-    owner.save().await?;
-    failpoint::hit("set.recorded").await;
-    let now = &owner.row.spec.network;
-    if (now.nat, &now.allow, &now.deny) != (before.nat, &before.allow, &before.deny) {
-        owner.parts.network.repolicy(&owner.row).await?;
-    }
-    let Some(shim) = shim else { return Ok(()) };
-    let result = change_ports(owner, &shim, opening, closing).await;
-    failpoint::hit("set.changed").await;
-    owner.row.run.published = places(&shim.status().published);
-    owner.save_or_log().await;
-    result
 }
 
 /// Makes a machine that was adopted publish what is written down: a daemon may have died between the two.

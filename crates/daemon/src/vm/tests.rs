@@ -16,7 +16,7 @@ use crate::{
     wire::{Programs, Services, wire_services},
 };
 use banger_proto::{
-    api::vm::{CreateVm, Start, VmState, Wait},
+    api::vm::{CreateVm, SetVm, Start, VmState, Wait},
     failure::Code,
     layout::Layout,
     size::ByteSize,
@@ -322,6 +322,33 @@ async fn a_vm_that_is_down_can_be_stopped_and_deleted_but_not_killed() {
     world.assert_gone(&row).await;
     assert!(!changes.is_live());
     assert_eq!(world.vms().delete(&row.id, false, &operation).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn of_a_set_that_is_refused_in_part_nothing_is_kept() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Stopped).await;
+    world.vms().reconcile().await.unwrap();
+    let operation = Operation::silent();
+    let port = |text: &str| text.parse().unwrap();
+    let smaller = ByteSize(row.spec.disk_size.bytes() / 2);
+    for refused in [
+        // A network that could be, with sizes that cannot.
+        SetVm { nat: Some(!row.spec.network.nat), disk_size: Some(smaller), ..SetVm::default() },
+        SetVm { publish: vec![port("8080:80")], vcpu: Some(0), ..SetVm::default() },
+        SetVm { allow: Some(vec!["10.0.0.0/8".parse().unwrap()]), memory: Some(ByteSize(1)), ..SetVm::default() },
+        // Sizes that could be, with a network that cannot.
+        SetVm { vcpu: Some(3), publish: vec![port("8080:80"), port("8080:81")], ..SetVm::default() },
+        SetVm { memory: Some(ByteSize::mib(256)), unpublish: vec![port("8080:80")], ..SetVm::default() },
+    ] {
+        let failure = world.vms().change("v", Op::Set(refused.clone()), &operation).await.unwrap_err();
+        assert!(matches!(failure.code, Code::Invalid | Code::NotFound), "{refused:?}: {failure}");
+        assert_eq!(world.row(&row).await, Some(row.clone()), "{refused:?}");
+    }
+    let whole = SetVm { vcpu: Some(3), nat: Some(!row.spec.network.nat), ..SetVm::default() };
+    world.vms().change("v", Op::Set(whole), &operation).await.unwrap();
+    let now = world.row(&row).await.unwrap().spec;
+    assert_eq!((now.vcpu, now.network.nat), (3, !row.spec.network.nat));
 }
 
 #[tokio::test]
