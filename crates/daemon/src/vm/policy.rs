@@ -1,16 +1,17 @@
 //! What is legal when: a pure function of a VM's state, the step in progress, and what is asked.
 //!
 //! ```text
-//!              idle, down      idle, live        busy starting     busy stopping   busy deleting
-//!  start       run             nothing to do     refuse            refuse          refuse
-//!  restart     run             run               refuse            refuse          refuse
-//!  stop        nothing to do   run               cancel, then run  wait            refuse
-//!  kill        refuse          run               cancel, then run  cancel, run     refuse
-//!  delete      run             needs force       cancel, then run  cancel, run     wait
-//!  set         run             run               wait              wait            refuse
+//!           idle, down  idle, live   start, restart  stop         kill    set   delete
+//!  start    run         nothing      refuse          refuse       refuse  wait  refuse
+//!  restart  run         run          refuse          refuse       refuse  wait  refuse
+//!  stop     nothing     run          cancel, run     wait         wait    wait  refuse
+//!  kill     refuse      run          cancel, run     cancel, run  wait    wait  refuse
+//!  set      run         run          wait            wait         wait    wait  refuse
+//!  delete   run         needs force  cancel, run     cancel, run  wait    wait  wait
 //! ```
-//! "Down" is created, stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then
-//! decided anew, in the state it left.
+//! The columns are the step in progress; a delete of what is live needs force whatever is in progress. "Down" is created,
+//! stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then decided anew, in the
+//! state it left. A start whose agent answered leaves a VM that runs, so that a stop of it is an orderly one.
 
 use banger_proto::api::vm::{KillSignal, SetVm, VmState, Wait};
 use std::time::Duration;
@@ -178,8 +179,88 @@ mod tests {
     }
 
     fn state() -> impl Strategy<Value = VmState> {
-        use VmState::{Created, Failed, Running, Starting, Stopped, Stopping};
-        select(vec![Created, Starting, Running, Stopping, Stopped, Failed])
+        select(STATES.to_vec())
+    }
+
+    const STATES: [VmState; 6] =
+        [VmState::Created, VmState::Starting, VmState::Running, VmState::Stopping, VmState::Stopped, VmState::Failed];
+
+    /// The verdicts, cell by cell, written down from the contract and not from the code: what a VM in that state, busy
+    /// with that step, answers to each request. `go` run, `so` it is so already, `cancel`, `wait`; anything with an `!` is
+    /// a refusal.
+    const TABLE: &str = "
+        busy     state     start      restart    stop    kill    set      delete   delete-f
+        -        created   go         go         so      !down   go       go       go
+        -        starting  so         go         go      go      go       !up      go
+        -        running   so         go         go      go      go       !up      go
+        -        stopping  so         go         go      go      go       !up      go
+        -        stopped   go         go         so      !down   go       go       go
+        -        failed    go         go         so      !down   go       go       go
+        start    created   !starting  !starting  cancel  cancel  wait     cancel   cancel
+        start    starting  !starting  !starting  cancel  cancel  wait     !up      cancel
+        start    running   !starting  !starting  cancel  cancel  wait     !up      cancel
+        start    stopping  !starting  !starting  cancel  cancel  wait     !up      cancel
+        start    stopped   !starting  !starting  cancel  cancel  wait     cancel   cancel
+        start    failed    !starting  !starting  cancel  cancel  wait     cancel   cancel
+        restart  created   !starting  !starting  cancel  cancel  wait     cancel   cancel
+        restart  starting  !starting  !starting  cancel  cancel  wait     !up      cancel
+        restart  running   !starting  !starting  cancel  cancel  wait     !up      cancel
+        restart  stopping  !starting  !starting  cancel  cancel  wait     !up      cancel
+        restart  stopped   !starting  !starting  cancel  cancel  wait     cancel   cancel
+        restart  failed    !starting  !starting  cancel  cancel  wait     cancel   cancel
+        stop     created   !stopping  !stopping  wait    cancel  wait     cancel   cancel
+        stop     starting  !stopping  !stopping  wait    cancel  wait     !up      cancel
+        stop     running   !stopping  !stopping  wait    cancel  wait     !up      cancel
+        stop     stopping  !stopping  !stopping  wait    cancel  wait     !up      cancel
+        stop     stopped   !stopping  !stopping  wait    cancel  wait     cancel   cancel
+        stop     failed    !stopping  !stopping  wait    cancel  wait     cancel   cancel
+        kill     created   !stopping  !stopping  wait    wait    wait     wait     wait
+        kill     starting  !stopping  !stopping  wait    wait    wait     !up      wait
+        kill     running   !stopping  !stopping  wait    wait    wait     !up      wait
+        kill     stopping  !stopping  !stopping  wait    wait    wait     !up      wait
+        kill     stopped   !stopping  !stopping  wait    wait    wait     wait     wait
+        kill     failed    !stopping  !stopping  wait    wait    wait     wait     wait
+        set      created   wait       wait       wait    wait    wait     wait     wait
+        set      starting  wait       wait       wait    wait    wait     !up      wait
+        set      running   wait       wait       wait    wait    wait     !up      wait
+        set      stopping  wait       wait       wait    wait    wait     !up      wait
+        set      stopped   wait       wait       wait    wait    wait     wait     wait
+        set      failed    wait       wait       wait    wait    wait     wait     wait
+        delete   created   !deleting  !deleting  !deleting  !deleting  !deleting  wait  wait
+        delete   starting  !deleting  !deleting  !deleting  !deleting  !deleting  !up   wait
+        delete   running   !deleting  !deleting  !deleting  !deleting  !deleting  !up   wait
+        delete   stopping  !deleting  !deleting  !deleting  !deleting  !deleting  !up   wait
+        delete   stopped   !deleting  !deleting  !deleting  !deleting  !deleting  wait  wait
+        delete   failed    !deleting  !deleting  !deleting  !deleting  !deleting  wait  wait
+    ";
+
+    /// The cell of the table.
+    fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
+        let name = |op: &Op| match op {
+            Op::Start { .. } => "start",
+            Op::Stop { .. } => "stop",
+            Op::Restart { .. } => "restart",
+            Op::Kill { .. } => "kill",
+            Op::Set(_) => "set",
+            Op::Delete { .. } => "delete",
+        };
+        let column = if *asked == (Op::Delete { force: true }) { "delete-f" } else { name(asked) };
+        let mut lines = TABLE.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let head = lines.find(|words| !words.is_empty()).unwrap();
+        let column = head.iter().position(|word| *word == column).unwrap();
+        let row = lines.find(|words| words.starts_with(&[busy.map_or("-", name), state.as_str()])).unwrap();
+        match row[column] {
+            "go" => Verdict::Run,
+            "so" => Verdict::Nothing,
+            "cancel" => Verdict::Cancel,
+            "wait" => Verdict::Wait,
+            "!starting" => Verdict::Refuse(Reason::Starting),
+            "!stopping" => Verdict::Refuse(Reason::Stopping),
+            "!deleting" => Verdict::Refuse(Reason::Deleting),
+            "!down" => Verdict::Refuse(Reason::NotRunning),
+            "!up" => Verdict::Refuse(Reason::Running),
+            other => panic!("{other}"),
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -199,7 +280,8 @@ mod tests {
         ]
     }
 
-    /// What the task does with verdicts, without a task: the reference the policy is tried on.
+    /// What the task does with verdicts, without a task. Its verdicts are the written ones, so that what follows from them
+    /// is tried, and each is compared with what the policy decides.
     #[derive(Debug)]
     struct Model {
         state: VmState,
@@ -211,7 +293,9 @@ mod tests {
 
     impl Model {
         fn ask(&mut self, op: Op) {
-            match decide(self.state, self.busy.as_ref(), &op) {
+            let verdict = written(self.state, self.busy.as_ref(), &op);
+            assert_eq!(decide(self.state, self.busy.as_ref(), &op), verdict, "{op:?} of {self:?}");
+            match verdict {
                 Verdict::Run => {
                     assert!(self.busy.is_none(), "two steps at once: {:?} and {op:?}", self.busy);
                     self.begin(op);
@@ -332,21 +416,16 @@ mod tests {
 
     #[test]
     fn the_table_holds() {
-        assert_eq!(decide(VmState::Running, None, &START), Verdict::Nothing);
-        assert_eq!(decide(VmState::Stopped, None, &STOP), Verdict::Nothing);
-        assert_eq!(decide(VmState::Failed, None, &RESTART), Verdict::Run);
-        assert_eq!(decide(VmState::Created, None, &KILL), Verdict::Refuse(Reason::NotRunning));
-        assert_eq!(decide(VmState::Running, None, &Op::Delete { force: false }), Verdict::Refuse(Reason::Running));
-        assert_eq!(decide(VmState::Failed, None, &Op::Delete { force: false }), Verdict::Run);
-        assert_eq!(decide(VmState::Stopping, Some(&STOP), &KILL), Verdict::Cancel);
-        assert_eq!(decide(VmState::Stopping, Some(&STOP), &STOP), Verdict::Wait);
-        assert_eq!(decide(VmState::Running, Some(&DELETE), &START), Verdict::Refuse(Reason::Deleting));
-        assert_eq!(decide(VmState::Running, None, &SET), Verdict::Run);
-        assert_eq!(decide(VmState::Stopping, Some(&STOP), &SET), Verdict::Wait);
-        assert_eq!(
-            decide(VmState::Running, Some(&SET), &Op::Delete { force: false }),
-            Verdict::Refuse(Reason::Running)
-        );
-        assert_eq!(decide(VmState::Failed, Some(&DELETE), &SET), Verdict::Refuse(Reason::Deleting));
+        let asked = [START, RESTART, STOP, KILL, SET, Op::Delete { force: false }, DELETE];
+        let busy = asked.iter().map(Some).chain([None]);
+        let mut cells = 0;
+        for (busy, state) in busy.flat_map(|busy| STATES.map(|state| (busy, state))) {
+            for asked in &asked {
+                let decided = decide(state, busy, asked);
+                assert_eq!(decided, written(state, busy, asked), "{asked:?} while {busy:?} in {state}");
+                cells += 1;
+            }
+        }
+        assert_eq!(cells, STATES.len() * 8 * 7);
     }
 }
