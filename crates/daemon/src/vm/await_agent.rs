@@ -28,21 +28,30 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
     let patience = patience(owner.row.run.accelerator);
     let mut deadline = Instant::now() + patience;
     loop {
-        match next(owner, operation, deadline).await? {
-            None => return Err(owner.not_ready(Code::Timeout, silence("its agent", patience))),
-            Some(Seen::Ready(ready)) => return Ok(ready),
-            Some(Seen::Ended(record)) => return Err(died(owner, record)),
-            Some(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
-            Some(Seen::Progress) => {}
+        match next(owner, operation, deadline).await {
+            Next::Cancelled => {
+                return Err(failures::cancelled(&format!("the start of VM {} was cancelled", owner.row.name)));
+            }
+            Next::Silence => return Err(owner.not_ready(Code::Timeout, silence("its agent did not answer", patience))),
+            Next::Seen(Seen::Ready(ready)) => return Ok(ready),
+            Next::Seen(Seen::Ended(record)) => {
+                let (code, why) = end(record);
+                return Err(owner.not_ready(code, why));
+            }
+            Next::Seen(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
+            Next::Seen(Seen::Progress) => {}
             // Written down, so that a daemon that comes after this one knows whom to look for.
-            Some(Seen::Changed) => owner.save_or_log().await,
-            Some(Seen::Nothing) => continue,
+            Next::Seen(Seen::Changed) => owner.save_or_log().await,
+            Next::Seen(Seen::Nothing) => continue,
         }
         deadline = Instant::now() + patience;
     }
 }
 
 /// Waits until the image's init has finished booting, where that was asked for and there is one.
+///
+/// The VM runs already and people may be at work in it. So nothing that ends this wait takes it down: not the client that
+/// leaves, not the time, not a stop, which is then carried out on a VM that runs, in order.
 pub(super) async fn boot(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
     let services = wait == Wait::Boot && owner.row.run.init != Some(Init::Agent);
     if !services {
@@ -52,40 +61,61 @@ pub(super) async fn boot(owner: &mut Owner, operation: &Operation, wait: Wait) -
     let patience = patience(owner.row.run.accelerator);
     let mut deadline = Instant::now() + patience;
     while owner.row.run.boot_state.is_none() {
-        match next(owner, operation, deadline).await? {
-            None => return Err(owner.not_ready(Code::Timeout, silence("its init", patience))),
-            Some(Seen::Ended(record)) => return Err(died(owner, record)),
-            Some(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
-            Some(_) => {}
+        match next(owner, operation, deadline).await {
+            Next::Cancelled => {
+                let name = &owner.row.name;
+                return Err(failures::cancelled(&format!("VM {name} runs; the wait for its services was cut short")));
+            }
+            Next::Silence => {
+                return Err(owner.not_booted(silence("its init did not say that it finished booting", patience)));
+            }
+            Next::Seen(Seen::Ended(record)) => {
+                let (code, why) = end(record.clone());
+                let failure = owner.with_console(
+                    Failure::new(code, format!("VM {} ended before its services were up", owner.row.name)).cause(why),
+                );
+                owner.ended(record).await;
+                return Err(failure);
+            }
+            Next::Seen(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
+            Next::Seen(Seen::Changed | Seen::Ready(_)) => owner.save_or_log().await,
+            Next::Seen(Seen::Progress) => {}
+            Next::Seen(Seen::Nothing) => continue,
         }
         deadline = Instant::now() + patience;
     }
     Ok(())
 }
 
-/// The next message, or nothing when the deadline passed.
-async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Result<Option<Seen>, Failure> {
+/// What a wait sees next.
+enum Next {
+    /// Something of the machine's.
+    Seen(Seen),
+    /// Nothing, and the deadline passed.
+    Silence,
+    /// Nobody wants this step any more, or something else is wanted first.
+    Cancelled,
+}
+
+async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Next {
     let message = tokio::select! {
         message = owner.next_message() => message,
-        () = operation.cancel().cancelled() => {
-            return Err(failures::cancelled(&format!("the start of VM {} was cancelled", owner.row.name)));
-        }
-        () = sleep_until(deadline) => return Ok(None),
+        () = operation.cancel().cancelled() => return Next::Cancelled,
+        () = sleep_until(deadline) => return Next::Silence,
     };
-    Ok(Some(owner.take_in(message)))
+    Next::Seen(owner.take_in(message))
 }
 
-fn silence(who: &str, patience: Duration) -> String {
-    format!("{who} did not answer, and the guest showed no progress for {} s", patience.as_secs())
+fn silence(what: &str, patience: Duration) -> String {
+    format!("{what}, and the guest showed no progress for {} s", patience.as_secs())
 }
 
-/// The machine ended before the guest was ready.
-fn died(owner: &Owner, record: ExitRecord) -> Failure {
-    let (code, why) = match record.cause {
+/// What the end of a machine means for whoever waited for it.
+fn end(record: ExitRecord) -> (Code, String) {
+    match record.cause {
         ExitCause::Poweroff => (Code::Guest, "the guest powered off".to_owned()),
         ExitCause::Ended | ExitCause::Killed => (Code::Conflict, "it was ended".to_owned()),
         ExitCause::GuestFailed => (Code::Guest, record.reason),
         ExitCause::VmmFailed => (Code::Unavailable, record.reason),
-    };
-    owner.not_ready(code, why)
+    }
 }

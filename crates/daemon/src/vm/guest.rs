@@ -111,15 +111,15 @@ impl Agent {
             let body = body.map_err(|error| failed(&*error))?.to_bytes();
             Ok::<_, Failure>((status, body))
         };
-        // The connection is driven here and dropped with the exchange: nothing of it outlives the patience.
+        // The connection is driven here and dropped with the exchange: nothing of it outlives the patience. An agent may
+        // end it with its answer, which is there all the same.
+        tokio::pin!(exchange);
         let (status, body) = tokio::select! {
-            answer = exchange => answer?,
-            ended = connection => {
-                return Err(match ended {
-                    Err(error) => failed(&error),
-                    Ok(()) => Failure::new(Code::Guest, format!("the guest's agent closed the connection at {path}")),
-                });
-            }
+            answer = &mut exchange => answer?,
+            ended = connection => match ended {
+                Err(error) => return Err(failed(&error)),
+                Ok(()) => exchange.await?,
+            },
         };
         if status.is_success() {
             return Ok(body);

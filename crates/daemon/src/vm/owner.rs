@@ -260,14 +260,25 @@ impl Owner {
     /// A failure of this VM's start with the evidence and what to do about it.
     pub(super) fn not_ready(&self, code: Code, why: String) -> Failure {
         let name = &self.row.name;
-        let mut failure = Failure::new(code, format!("VM {name} did not become ready")).cause(why);
+        let failure = Failure::new(code, format!("VM {name} did not become ready")).cause(why);
+        self.with_console(failure).hint(format!("`banger vm delete {name}` deletes it"))
+    }
+
+    /// It runs, and that is not all that was waited for.
+    pub(super) fn not_booted(&self, why: String) -> Failure {
+        let name = &self.row.name;
+        let failure = Failure::new(Code::Timeout, format!("VM {name} runs, but its services are not up")).cause(why);
+        self.with_console(failure)
+            .hint(format!("`banger vm exec {name} -- CMD` works meanwhile, `banger vm stop {name}` stops it"))
+    }
+
+    /// The failure with what the console said last.
+    pub(super) fn with_console(&self, mut failure: Failure) -> Failure {
         let lines = console::last_lines(&self.parts.layout.vm(&self.row.id));
         if !lines.is_empty() {
             failure = failure.cause(format!("its console ended with:\n    {}", lines.join("\n    ")));
         }
-        failure
-            .hint(format!("`banger vm logs {name}` shows its whole console"))
-            .hint(format!("`banger vm delete {name}` deletes it"))
+        failure.hint(format!("`banger vm logs {}` shows its whole console", self.row.name))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Until the shim is asked for, a failure leaves the VM in the state it was in. Afterwards there is a console to read,
 //! so a VM that did not become ready is `failed` and says why.
 
-use super::{await_agent, owner::Owner, phases::PhaseClock, service::Parts};
+use super::{await_agent, owner::Owner, phases::PhaseClock, service::Parts, stop};
 use crate::{
     capability::Launch,
     clock, failpoint, failures,
@@ -91,21 +91,22 @@ async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock:
     clock.guest(&ready);
     owner.row.run.phases = clock.phases();
     if let Err(failure) = after_start(owner, &ready).await {
+        // Its services may have begun to write.
+        stop::power_off(owner, operation, None).await;
         return Err(give_up(owner, operation, failure).await);
     }
     owner.row.state = VmState::Running;
     owner.save().await?;
     failpoint::hit("start.saved").await;
-    match await_agent::boot(owner, operation, wait).await {
-        Ok(()) => owner.save().await,
-        Err(failure) => Err(give_up(owner, operation, failure).await),
-    }
+    // It runs, whatever comes of waiting for more: what ends the wait is no reason to take it down.
+    await_agent::boot(owner, operation, wait).await
 }
 
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
     settle(&owner.parts, &owner.row.id).await?;
     for capability in owner.parts.capabilities.iter() {
         capability.after_start(&owner.row, ready).await?;
+        failpoint::hit(&format!("start.followed.{}", capability.name())).await;
     }
     Ok(())
 }
@@ -156,6 +157,7 @@ async fn prepare(
             return Err(failures::cancelled("the start was cancelled"));
         }
         capability.contribute(vm, &mut launch, operation).await?;
+        failpoint::hit(&format!("start.contributed.{}", capability.name())).await;
         clock.mark(capability.phase());
     }
     let incomplete = || Failure::new(Code::Internal, "no capability contributed a kernel and an initramfs");
@@ -226,6 +228,7 @@ pub(super) async fn take_durable(
     failpoint::hit("create.directory").await;
     for capability in parts.capabilities.iter() {
         capability.prepare(vm, operation).await?;
+        failpoint::hit(&format!("create.prepared.{}", capability.name())).await;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::{
     guest::Agent,
     owner::{Owner, outcome},
 };
-use crate::{failpoint, failures, operation::Operation};
+use crate::{failpoint, failures, operation::Operation, shim::control::ExitRecord};
 use banger_proto::{
     agent::{boot::Init, event::Power, http::Shutdown},
     api::vm::{KillSignal, VmState},
@@ -26,55 +26,57 @@ const SIGNAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Orderly power-off, at most `grace` long; then the VMM is killed.
 pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option<Duration>) -> Result<(), Failure> {
-    let Some(shim) = owner.shim.clone() else {
+    if owner.shim.is_none() {
         owner.down(VmState::Stopped, None).await;
         return Ok(());
-    };
+    }
     let before = owner.row.state;
     owner.row.state = VmState::Stopping;
     owner.save_or_log().await;
     failpoint::hit("stop.recorded").await;
-    let answers = owner.row.run.agent_api.is_some();
+    let ended = tokio::select! {
+        ended = power_off(owner, operation, grace) => ended,
+        () = operation.cancel().cancelled() => {
+            owner.row.state = before;
+            owner.save_or_log().await;
+            return Err(failures::cancelled("the stop was overtaken by a kill or a delete"));
+        }
+    };
+    if ended.is_none() {
+        owner.end_machine().await;
+    }
+    // The same point after an orderly end and after one by force: on a busy host it is chance which of them a stop takes.
+    failpoint::hit("stop.ended").await;
+    owner.down(VmState::Stopped, ended.and_then(|record| outcome(&record).1)).await;
+    Ok(())
+}
+
+/// Has the guest write its data to its disk and power off, if its agent answers; how it ended, if it did in time.
+pub(super) async fn power_off(owner: &Owner, operation: &Operation, grace: Option<Duration>) -> Option<ExitRecord> {
+    let shim = owner.shim.as_ref().filter(|_| owner.row.run.agent_api.is_some())?;
     let grace = grace.unwrap_or(match owner.row.run.init {
         Some(Init::Agent) => AGENT_GRACE,
         _ => IMAGE_GRACE,
     });
-    if answers {
-        let agent = Agent::new(&owner.parts.layout.vm_run(&owner.row.id));
-        let orderly = async {
-            operation.begin("writing the guest's data to its disk");
-            let body =
-                Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
-            agent.shutdown(&body, SYNC_PATIENCE).await?;
-            operation.begin("waiting for the guest to power off");
-            Ok::<_, Failure>(timeout(grace, shim.ended()).await.ok())
-        };
-        let ended = tokio::select! {
-            ended = orderly => ended,
-            // It may go down before its agent's answer is read.
-            record = shim.ended() => Ok(Some(record)),
-            () = operation.cancel().cancelled() => {
-                owner.row.state = before;
-                owner.save_or_log().await;
-                return Err(failures::cancelled("the stop was overtaken by a kill or a delete"));
-            }
-        };
-        match ended {
-            Ok(Some(record)) => {
-                failpoint::hit("stop.ended").await;
-                let (_, reason) = outcome(&record);
-                owner.down(VmState::Stopped, reason).await;
-                return Ok(());
-            }
-            Ok(None) => operation.notice(format!("the guest did not power off within {} s", grace.as_secs_f32())),
-            Err(failure) => operation.notice(format!("the guest cannot be asked to power off: {failure}")),
-        }
+    let agent = Agent::new(&owner.parts.layout.vm_run(&owner.row.id));
+    let orderly = async {
+        operation.begin("writing the guest's data to its disk");
+        let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+        agent.shutdown(&body, SYNC_PATIENCE).await?;
+        operation.begin("waiting for the guest to power off");
+        Ok::<_, Failure>(timeout(grace, shim.ended()).await.ok())
+    };
+    let ended = tokio::select! {
+        ended = orderly => ended,
+        // It may go down before its agent's answer is read.
+        record = shim.ended() => Ok(Some(record)),
+    };
+    match ended {
+        Ok(Some(record)) => return Some(record),
+        Ok(None) => operation.notice(format!("the guest did not power off within {} s", grace.as_secs_f32())),
+        Err(failure) => operation.notice(format!("the guest cannot be asked to power off: {failure}")),
     }
-    owner.end_machine().await;
-    // The same point as after an orderly end: on a busy host it is chance which of them a stop takes.
-    failpoint::hit("stop.ended").await;
-    owner.down(VmState::Stopped, None).await;
-    Ok(())
+    None
 }
 
 /// A signal for the VMM. One that lives on is left as it is, and that is a failure.

@@ -10,11 +10,13 @@
 //! | `huge` | heads and frames that announce more than there can be |
 //! | `status` | commands that end in ways no command can |
 //! | `escape` | archives whose entries lead out of where they are unpacked |
+//! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
+//! | `stubborn` | it says that it powers off, and does not |
 
 use banger_link::{Incoming, Stream, guest};
 use banger_proto::agent::{
     boot::Init,
-    event::{GuestEvent, Ready},
+    event::{GuestEvent, Power, Ready},
     exec::{Channel, SUBPROTOCOL},
     http::API_VERSION,
     link::{AGENT_PORT, EVENTS_PORT},
@@ -25,7 +27,10 @@ use std::{
     process::ExitCode,
     time::Duration,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Notify,
+};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Bytes of one piece of what never ends.
@@ -42,6 +47,8 @@ enum Kind {
     Huge,
     Status,
     Escape,
+    Unbooted,
+    Stubborn,
 }
 
 impl Kind {
@@ -54,6 +61,8 @@ impl Kind {
             "huge" => Self::Huge,
             "status" => Self::Status,
             "escape" => Self::Escape,
+            "unbooted" => Self::Unbooted,
+            "stubborn" => Self::Stubborn,
             _ => return None,
         })
     }
@@ -71,7 +80,7 @@ fn main() -> ExitCode {
         runtime.block_on(async {
             let channel = tokio::net::UnixStream::from_std(channel)?;
             guest::run(channel, |dialer, incoming| {
-                tokio::spawn(announce(dialer));
+                tokio::spawn(announce(kind, dialer));
                 tokio::spawn(answer(kind, incoming));
             })
             .await;
@@ -87,21 +96,33 @@ fn main() -> ExitCode {
     }
 }
 
-async fn announce(dialer: banger_link::Dialer) {
+/// Asked to power off, by the one kind that does.
+static POWER_OFF: Notify = Notify::const_new();
+
+async fn announce(kind: Kind, dialer: banger_link::Dialer) {
     let ready = Ready {
         agent_version: "0".into(),
         api_version: API_VERSION,
         boot_id: "hostile".into(),
         kernel_release: "6.1".into(),
-        init: Init::Agent,
+        init: if kind == Kind::Unbooted { Init::Image } else { Init::Agent },
         phases: Vec::new(),
     };
     let Ok(mut stream) = dialer.dial(EVENTS_PORT).await else { return };
-    let mut line = serde_json::to_vec(&GuestEvent::Ready(ready)).expect("an event serializes");
+    let _ = say(&mut stream, &GuestEvent::Ready(ready)).await;
+    POWER_OFF.notified().await;
+    let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff }).await;
+    // The host's acknowledgement.
+    let _ = stream.read_u8().await;
+    #[expect(clippy::exit, reason = "a machine that is off is over")]
+    std::process::exit(0);
+}
+
+async fn say(stream: &mut Stream, event: &GuestEvent) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
-    let _ = stream.write_all(&line).await;
-    let _ = stream.flush().await;
-    std::future::pending::<()>().await;
+    stream.write_all(&line).await?;
+    stream.flush().await
 }
 
 async fn answer(kind: Kind, mut incoming: Incoming) {
@@ -121,6 +142,15 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
     let head = head(&mut stream).await?;
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
     match kind {
+        Kind::Unbooted | Kind::Stubborn if path.starts_with("/shutdown") => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await?;
+            stream.shutdown().await?;
+            if kind == Kind::Unbooted {
+                POWER_OFF.notify_one();
+            }
+            Ok(())
+        }
+        Kind::Unbooted | Kind::Stubborn => Err(io::ErrorKind::Unsupported.into()),
         Kind::Garbage => for_ever(&mut stream, &vec![0xff; PIECE]).await,
         Kind::Silent => std::future::pending().await,
         Kind::Slow => {

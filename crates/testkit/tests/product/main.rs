@@ -26,6 +26,7 @@ mod session;
 mod sizes;
 mod strangers;
 mod terminal;
+mod waiting;
 mod wear;
 mod who_dies;
 mod workspace;
