@@ -46,6 +46,9 @@ pub(crate) type Hook<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Se
 
 /// One thing a VM needs. Hooks that a capability has no use for do nothing.
 pub(crate) trait Capability: Send + Sync {
+    /// Its own name.
+    fn name(&self) -> &'static str;
+
     /// The phase of a start its work counts as.
     fn phase(&self) -> &'static str;
 

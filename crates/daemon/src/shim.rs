@@ -4,6 +4,7 @@
 //! knows one machine and nothing of images, names on the network or users: the daemon decides, the shim keeps.
 
 mod boot;
+mod claim;
 pub mod client;
 mod console;
 pub mod control;
@@ -31,6 +32,7 @@ use std::{
     process::ExitCode,
 };
 
+pub(crate) use claim::revoke;
 pub(crate) use console::panic_on;
 pub(crate) use guest::hear;
 

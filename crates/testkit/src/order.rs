@@ -43,8 +43,9 @@ impl Listed {
 impl TestEnv {
     /// Waits until no VM is on its way and everything is exactly what the states say; `vmm` is the program VMs run in.
     ///
-    /// A live VM has a shim, a VMM, two sockets and a runtime record, and nothing else has any of them; every VM has a
-    /// disk; rows, resources, published ports and addresses say the same; nothing else has a tap; no mount of this environment is left on the host.
+    /// A live VM has a shim, a VMM, two sockets, a plan and a runtime record, and nothing else has any of them; every VM has
+    /// a disk, and no file that its state does not have; rows, resources, leases, published ports and addresses say the
+    /// same; nothing else has a tap; no mount of this environment is left on the host.
     /// Guest memory is a memfd of shim and VMM, so it is gone with them.
     #[track_caller]
     pub fn assert_in_order(&self, vmm: &str) {
@@ -80,15 +81,24 @@ impl TestEnv {
         }
     }
 
+    /// Every file of a VM is one that its state has, and those that the state must have are there.
     fn check_files(&self, id: &str, live: bool) -> Result<(), String> {
         let files = names(&self.layout().vms().join(id));
-        let has = |name: &str| files.contains(name);
-        let unfinished = files.iter().any(|name| name.starts_with('.'));
-        if unfinished || !has("work.ext4") || has("runtime.json") != live {
-            return Err(format!("files of VM {id} (live: {live}): {files:?}"));
+        let always = ["work.ext4"];
+        let while_live = ["runtime.json", "launch.json"];
+        let perhaps = ["console.log", "console.log.1", "shim.log"];
+        let perhaps_now = if live { ["initramfs.cpio"] } else { ["exit.json"] };
+        let wanted = || always.into_iter().chain(while_live.into_iter().filter(|_| live));
+        let missing: Vec<_> = wanted().filter(|name| !files.contains(*name)).collect();
+        let allowed: BTreeSet<_> = wanted().chain(perhaps).chain(perhaps_now).collect();
+        let stray: Vec<_> = files.iter().filter(|name| !allowed.contains(name.as_str())).collect();
+        if !missing.is_empty() || !stray.is_empty() {
+            return Err(format!("files of VM {id} (live: {live}): {missing:?} missing, {stray:?} stray"));
         }
         let sockets = names(&self.layout().run.join("v").join(id));
-        if live && !(sockets.contains("control.sock") && sockets.contains("vsock.sock")) {
+        // Firecracker's own are in a directory of theirs.
+        let of_banger: Vec<&String> = sockets.iter().filter(|name| *name != "vmm").collect();
+        if live && of_banger != ["control.sock", "vsock.sock"] {
             return Err(format!("sockets of VM {id}: {sockets:?}"));
         }
         Ok(())
@@ -127,6 +137,9 @@ impl TestEnv {
             })
             .collect();
         self.same("resources", &held, &wanted)?;
+
+        let leases = rows("SELECT vm_id, CAST(pid AS TEXT) FROM leases")?;
+        check_leases(&leases, &vms.iter().filter(|vm| vm.is_live()).map(|vm| vm.id.clone()).collect())?;
 
         // A port that was named is its VM's while that runs; which one port 0 becomes is nobody's claim.
         let mut published = BTreeSet::new();
@@ -170,6 +183,17 @@ impl TestEnv {
             all.filter(|process| without.is_empty() || !process.command.split(' ').any(|word| word == without));
         wanted.map(|process| u64::from(process.pid)).collect()
     }
+}
+
+/// A lease is of a VM that lives, and of a client that does.
+fn check_leases(leases: &BTreeSet<(String, String)>, live: &BTreeSet<String>) -> Result<(), String> {
+    for (vm, pid) in leases {
+        let holder = pid.parse().ok().and_then(crate::Identity::of);
+        if !live.contains(vm) || holder.is_none() {
+            return Err(format!("a lease of VM {vm} (live: {}), held by {pid}: {holder:?}", live.contains(vm)));
+        }
+    }
+    Ok(())
 }
 
 /// The ports that a VM's specification asks for.

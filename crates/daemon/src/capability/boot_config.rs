@@ -25,6 +25,10 @@ pub(crate) struct BootConfigCapability {
 }
 
 impl Capability for BootConfigCapability {
+    fn name(&self) -> &'static str {
+        "boot-config"
+    }
+
     fn phase(&self) -> &'static str {
         "kernel-files"
     }

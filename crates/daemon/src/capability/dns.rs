@@ -9,6 +9,10 @@ pub(crate) struct DnsCapability {
 }
 
 impl Capability for DnsCapability {
+    fn name(&self) -> &'static str {
+        "dns"
+    }
+
     fn phase(&self) -> &'static str {
         "network"
     }

@@ -31,6 +31,10 @@ pub(crate) struct FileSyncCapability {
 }
 
 impl Capability for FileSyncCapability {
+    fn name(&self) -> &'static str {
+        "file-sync"
+    }
+
     fn phase(&self) -> &'static str {
         "files"
     }

@@ -18,6 +18,10 @@ pub(crate) struct KernelFilesCapability {
 }
 
 impl Capability for KernelFilesCapability {
+    fn name(&self) -> &'static str {
+        "kernel-files"
+    }
+
     fn phase(&self) -> &'static str {
         "kernel-files"
     }

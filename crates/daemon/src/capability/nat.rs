@@ -16,6 +16,10 @@ pub(crate) struct NatCapability {
 }
 
 impl Capability for NatCapability {
+    fn name(&self) -> &'static str {
+        "nat"
+    }
+
     fn phase(&self) -> &'static str {
         "network"
     }

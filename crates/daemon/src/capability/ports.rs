@@ -17,6 +17,10 @@ pub(crate) struct PortsCapability {
 }
 
 impl Capability for PortsCapability {
+    fn name(&self) -> &'static str {
+        "ports"
+    }
+
     fn phase(&self) -> &'static str {
         "network"
     }

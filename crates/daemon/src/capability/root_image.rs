@@ -15,6 +15,10 @@ pub(crate) struct RootImageCapability {
 }
 
 impl Capability for RootImageCapability {
+    fn name(&self) -> &'static str {
+        "root-image"
+    }
+
     fn phase(&self) -> &'static str {
         "image"
     }

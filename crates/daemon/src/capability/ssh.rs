@@ -10,6 +10,10 @@ pub(crate) struct SshCapability {
 }
 
 impl Capability for SshCapability {
+    fn name(&self) -> &'static str {
+        "ssh"
+    }
+
     fn phase(&self) -> &'static str {
         "ssh"
     }

@@ -47,6 +47,10 @@ impl Syncing {
 }
 
 impl Capability for WorkDiskCapability {
+    fn name(&self) -> &'static str {
+        "work-disk"
+    }
+
     fn phase(&self) -> &'static str {
         "disk"
     }

@@ -11,6 +11,7 @@
 mod connection;
 
 use super::{
+    claim,
     control::{
         EXIT_FILE, ExitRecord, Opened, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
         ShimRequest, ShimStatus,
@@ -18,7 +19,7 @@ use super::{
     identity::{ProvenProcess, host_boot_id},
     record,
 };
-use crate::vmm::plan::LaunchPlan;
+use crate::{failpoint, vmm::plan::LaunchPlan};
 use banger_proto::{api::vm::KillSignal, network::Publish};
 use connection::{Connection, Shared};
 use std::{
@@ -100,7 +101,7 @@ pub enum Adopted {
     /// Its machine ended while nobody watched.
     Ended(ExitRecord),
     /// It is not there and left no word how its machine ended; the VMM died with it. What it wrote about itself, if it
-    /// came that far, can be given to [`end_proven`](super::identity::end_proven) to be sure.
+    /// came that far. One that is still on its way to be there has to be revoked (`shim::claim`).
     Gone(Option<RuntimeRecord>),
 }
 
@@ -126,6 +127,7 @@ impl Shims {
         record::remove(&plan.state_dir, EXIT_FILE)?;
         record::remove(&plan.state_dir, RUNTIME_FILE)?;
         record::write_volatile(&plan.state_dir, PLAN_FILE, plan)?;
+        failpoint::hit("launch.planned").await;
         let mut outcome = self.start(plan, self.scope).await?;
         if self.scope && outcome.systemd_run_failed() {
             outcome = self.start(plan, false).await?;
@@ -133,6 +135,7 @@ impl Shims {
         if !outcome.status.success() {
             return Err(ShimError::NotStarted(outcome.reason()));
         }
+        failpoint::hit("launch.detached").await;
         match Shim::connect(&plan.run_dir, &plan.state_dir).await {
             Ok(shim) => Ok(shim),
             Err(error) => match record::read(&plan.state_dir, EXIT_FILE)? {
@@ -153,7 +156,7 @@ impl Shims {
                 return Ok(Adopted::Running(shim));
             }
             let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
-            let may_answer_yet = runtime.as_ref().is_some_and(is_live);
+            let may_answer_yet = runtime.as_ref().is_some_and(is_live) || claim::is_taken(state_dir);
             if !may_answer_yet || tokio::time::Instant::now() >= deadline {
                 // An exit record written between the look above and the shim's death still counts.
                 let exit = record::read(state_dir, EXIT_FILE)?;
@@ -187,6 +190,7 @@ impl Shims {
             Err(error) if scope && error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::no_systemd_run()),
             Err(error) => return Err(program_failed(error)),
         };
+        failpoint::hit("launch.spawned").await;
         let stderr = child.stderr.take().expect("stderr was asked for");
         let ended = async { tokio::try_join!(child.wait(), tail(stderr)) };
         let (status, stderr) = timeout(START_PATIENCE, ended)

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Largest record that is read back, in bytes.
@@ -30,20 +30,69 @@ fn publish(
     record: &impl Serialize,
     finish: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let staged = dir.join(format!(".{name}.{}", std::process::id()));
-    let published = write_staged(&staged, record, finish).and_then(|()| fs::rename(&staged, dir.join(name)));
-    if published.is_err() {
-        // The file may never have been made; what is reported is why.
-        let _ = fs::remove_file(&staged);
-    }
-    published
+    Staged::write(dir, name, record, finish)?.publish()
 }
 
-fn write_staged(path: &Path, record: &impl Serialize, finish: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
-    let bytes = serde_json::to_vec(record)?;
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(&bytes)?;
-    finish(&file)
+/// A record that is written and has not got its name yet: [`staged`] finds it, [`read`] does not.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Staged {
+    /// Writes a volatile record for `dir/name` aside.
+    pub fn new(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<Self> {
+        Self::write(dir, name, record, |_| Ok(()))
+    }
+
+    fn write(
+        dir: &Path,
+        name: &str,
+        record: &impl Serialize,
+        finish: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let path = dir.join(format!("{}{}", staged_prefix(name), std::process::id()));
+        let staged = Self { path, target: dir.join(name) };
+        let bytes = serde_json::to_vec(record)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged.path)?;
+        file.write_all(&bytes)?;
+        finish(&file)?;
+        Ok(staged)
+    }
+
+    /// Gives it its name.
+    pub fn publish(self) -> io::Result<()> {
+        fs::rename(&self.path, &self.target)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // It is gone once it was published, and may never have been made.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn staged_prefix(name: &str) -> String {
+    format!(".{name}.")
+}
+
+/// Every record for `dir/name` that is written aside and whole.
+pub fn staged<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Vec<T>> {
+    let prefix = staged_prefix(name);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let file = entry?.file_name();
+        if file.as_encoded_bytes().starts_with(prefix.as_bytes())
+            && let Some(file) = file.to_str()
+            // One that is being written is none yet.
+            && let Ok(Some(record)) = read(dir, file)
+        {
+            found.push(record);
+        }
+    }
+    Ok(found)
 }
 
 /// The record in `dir/name`; `None` when there is no such file, or nothing in it.
@@ -98,6 +147,23 @@ mod tests {
         assert_eq!(read(dir.path(), "a.json").unwrap(), Some(7_u8));
         fs::write(dir.path().join("a.json"), "").unwrap();
         assert_eq!(read::<u8>(dir.path(), "a.json").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_staged_is_found_apart_and_goes_when_it_is_not_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Staged::new(dir.path(), "a.json", &7_u8).unwrap();
+        assert_eq!(read::<u8>(dir.path(), "a.json").unwrap(), None);
+        assert_eq!(staged::<u8>(dir.path(), "a.json").unwrap(), [7]);
+        fs::write(dir.path().join(".a.json.1"), "{").unwrap();
+        assert_eq!(staged::<u8>(dir.path(), "a.json").unwrap(), [7], "half a record is none");
+        record.publish().unwrap();
+        assert_eq!(read(dir.path(), "a.json").unwrap(), Some(7_u8));
+        drop(Staged::new(dir.path(), "a.json", &8_u8).unwrap());
+        assert_eq!(read(dir.path(), "a.json").unwrap(), Some(7_u8));
+        fs::remove_file(dir.path().join(".a.json.1")).unwrap();
+        assert!(staged::<u8>(dir.path(), "a.json").unwrap().is_empty());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

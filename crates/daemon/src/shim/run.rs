@@ -1,7 +1,7 @@
 //! A shim's life: one machine, one VMM after another, and a record at the end.
 //!
 //! ```text
-//! lock, plan, runtime.json ─► sockets ─► ┌ memory, VMM, runtime.json ─► follow ─► verdict ┐ ─► exit.json ─► Ended
+//! claim, plan, runtime.json ─► sockets ─► ┌ memory, VMM, runtime.json ─► follow ─► verdict ┐ ─► exit.json ─► Ended
 //!                                        └──────────────── relaunch ◄────────────────────┘
 //! ```
 //!
@@ -9,6 +9,7 @@
 
 use super::{
     boot::{Boot, Followed},
+    claim::Claim,
     console::Log,
     control::{
         EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
@@ -18,21 +19,21 @@ use super::{
     hub::Hub,
     identity::host_boot_id,
     ports::Ports,
-    record, server,
+    record::{self, Staged},
+    server,
     verdict::{self, Evidence, Verdict},
     vsock,
 };
 use crate::{
-    clock, random,
+    clock, failpoint, random,
     vmm::{self, LaunchError, Machine, Resources, Start, launch::Namespace, memory::Memory, plan::LaunchPlan},
 };
 use banger_artifacts::initramfs::renew_moment;
 use banger_proto::agent::boot::Moment;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::Mode;
 use std::{
     error::Error,
     fs, io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -89,16 +90,21 @@ pub(super) fn run(state_dir: &Path, waiting: &mut Waiting) -> Result<(), Failed>
     let started = Instant::now();
     // Sockets and files are this user's alone from the moment they are there.
     rustix::process::umask(Mode::from_raw_mode(0o177));
-    let _lock = lock(state_dir)?;
-    let plan: LaunchPlan = record::read(state_dir, PLAN_FILE)
-        .map_err(setup("reading the launch plan"))?
-        .ok_or_else(|| Failed::NoPlan(state_dir.to_owned()))?;
     let shim = ProcessIdentity::current()
         .ok_or(Failed::Setup { what: "reading /proc", source: io::ErrorKind::NotFound.into() })?;
     let host_boot_id = host_boot_id().map_err(setup("reading the host's boot id"))?;
     let runtime = RuntimeRecord { host_boot_id, shim, vmm: None };
-    // Whoever comes later must be able to find this process before there is anything else to clean up.
-    record::write_volatile(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
+    failpoint::hit_and_block("shim.begun");
+    // Whoever comes later must be able to find this process before it may do anything ([`claim`]).
+    let record = Staged::new(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
+    failpoint::hit_and_block("shim.staged");
+    let _claim = Claim::take_soon(state_dir).map_err(setup("locking the VM's directory"))?.ok_or(Failed::Locked)?;
+    failpoint::hit_and_block("shim.claimed");
+    let plan: LaunchPlan = record::read(state_dir, PLAN_FILE)
+        .map_err(setup("reading the launch plan"))?
+        .ok_or_else(|| Failed::NoPlan(state_dir.to_owned()))?;
+    record.publish().map_err(setup("writing the runtime record"))?;
+    failpoint::hit_and_block("shim.recorded");
     let executor =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(setup("starting the runtime"))?;
     executor.block_on(async {
@@ -106,17 +112,6 @@ pub(super) fn run(state_dir: &Path, waiting: &mut Waiting) -> Result<(), Failed>
         life.live(waiting).await;
         Ok(())
     })
-}
-
-/// One shim a VM: the lock is on the directory itself, so there is no file to be left over.
-fn lock(state_dir: &Path) -> Result<OwnedFd, Failed> {
-    let dir = open(state_dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| Failed::Setup { what: "opening the VM's directory", source: error.into() })?;
-    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(dir),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failed::Locked),
-        Err(error) => Err(Failed::Setup { what: "locking the VM's directory", source: error.into() }),
-    }
 }
 
 /// Signals to the shim itself. A host that shuts down sends them; a shim that ignored them would hold that up.
@@ -182,6 +177,7 @@ impl Life {
         let watchers = TaskTracker::new();
         tokio::spawn(server::serve(control, hub.clone(), sender, watchers.clone()));
         tokio::spawn(vsock::serve(guest, sessions, TaskTracker::new()));
+        failpoint::hit_and_block("shim.listening");
         Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers })
     }
 
@@ -249,9 +245,11 @@ impl Life {
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
         let resources = Resources { memory, start: Start::Kernel, namespace: self.namespace.clone() };
         let machine = driver.launch(&self.plan, resources).await?;
+        failpoint::hit_and_block("shim.launched");
         self.runtime.vmm = Some(machine.process());
         record::write_volatile(&self.plan.state_dir, RUNTIME_FILE, &self.runtime)
             .map_err(setup("writing the runtime record"))?;
+        failpoint::hit_and_block("shim.running");
         self.hub.amend(|status| status.unconfined = machine.unconfined().map(str::to_owned));
         self.hub.publish(&ShimMessage::VmmStarted { vmm: machine.process(), at_ms: self.hub.now_ms() });
         Ok(machine)

@@ -12,9 +12,7 @@ use crate::{
     failpoint,
     shim::{
         client::{Adopted, Shim},
-        control::{RUNTIME_FILE, RuntimeRecord},
-        identity::end_proven,
-        record,
+        revoke,
     },
     store::{ResourceKind, VmRow},
 };
@@ -119,8 +117,9 @@ impl VmService {
                 continue;
             }
             let path = entry.path();
-            if let Err(error) = end_strays(&path).await {
-                tracing::error!(path = %path.display(), %error, "cannot end what runs for no VM");
+            let ended = revoke(&path, STRAY_PATIENCE).await;
+            if !matches!(ended, Ok(true)) {
+                tracing::error!(path = %path.display(), ?ended, "cannot end what runs for no VM");
                 continue;
             }
             match remove_flat(&path) {
@@ -130,13 +129,6 @@ impl VmService {
                 }
             }
         }
-    }
-}
-
-async fn end_strays(directory: &Path) -> std::io::Result<()> {
-    match record::read::<RuntimeRecord>(directory, RUNTIME_FILE)? {
-        Some(runtime) if !end_proven(&runtime, STRAY_PATIENCE).await? => Err(std::io::ErrorKind::TimedOut.into()),
-        _ => Ok(()),
     }
 }
 

@@ -7,11 +7,7 @@ use super::service::Parts;
 use crate::{
     capability::Depth,
     failpoint, failures,
-    shim::{
-        control::{RUNTIME_FILE, RuntimeRecord, VMM_DIR},
-        identity::end_proven,
-        record,
-    },
+    shim::{control::VMM_DIR, revoke},
     store::ResourceKind,
 };
 use banger_proto::{
@@ -22,6 +18,9 @@ use std::{fs, io, path::Path, time::Duration};
 
 /// How long a killed process may take to be gone: it may have memory to give back.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a directory is emptied into which something is put meanwhile.
+const EMPTYINGS: u32 = 8;
 
 /// Gives back what `vm` holds, as deep as asked.
 pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<(), Failure> {
@@ -37,6 +36,7 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     failpoint::hit("release.shim").await;
     for capability in parts.capabilities.iter().rev() {
         note(&mut errors, capability.release(vm, depth).await);
+        failpoint::hit(&format!("release.{}", capability.name())).await;
     }
     note(&mut errors, remove_unfinished(&state_dir));
     failpoint::hit("release.capabilities").await;
@@ -67,18 +67,13 @@ fn note(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
     good
 }
 
-/// Ends what the VM's own records say runs, proven by pid and start time.
+/// Ends what runs for the VM, and what was told to and does not yet.
 async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
-    let failed = |error: io::Error| failures::because(Code::Internal, "cannot end the VM's processes", &error);
-    let Some(runtime) = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).map_err(failed)? else { return Ok(()) };
-    if !end_proven(&runtime, PATIENCE).await.map_err(failed)? {
-        return Err(Failure::new(Code::Timeout, "the VM's processes were killed and are not gone").cause(format!(
-            "shim {}, VMM {:?}",
-            runtime.shim.pid,
-            runtime.vmm.map(|vmm| vmm.pid)
-        )));
+    match revoke(state_dir, PATIENCE).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::new(Code::Timeout, "the VM's processes were killed and are not gone")),
+        Err(error) => Err(failures::because(Code::Internal, "cannot end the VM's processes", &error)),
     }
-    record::remove(state_dir, RUNTIME_FILE).map_err(failed)
 }
 
 /// Removes what a daemon was writing when it died: files that have no name of their own yet begin with a dot.
@@ -96,22 +91,26 @@ fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
 /// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.
 pub(super) fn remove_flat(directory: &Path) -> Result<(), Failure> {
     let failed = |error: &io::Error| failures::io("remove", directory, error);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(&error)),
-    };
-    let mut first = None;
-    for entry in entries {
-        let removed = entry.and_then(|entry| fs::remove_file(entry.path()));
-        if let Err(error) = removed.or_else(unless_gone) {
-            first.get_or_insert(error);
+    for _ in 0..EMPTYINGS {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        };
+        let mut first = None;
+        for entry in entries {
+            let removed = entry.and_then(|entry| fs::remove_file(entry.path()));
+            if let Err(error) = removed.or_else(unless_gone) {
+                first.get_or_insert(error);
+            }
+        }
+        match first.map_or_else(|| fs::remove_dir(directory).or_else(unless_gone), Err) {
+            // A shim that comes too late to run anything still begins a log.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => return removed.map_err(|error| failed(&error)),
         }
     }
-    match first {
-        Some(error) => Err(failed(&error)),
-        None => fs::remove_dir(directory).or_else(unless_gone).map_err(|error| failed(&error)),
-    }
+    Err(failed(&io::ErrorKind::DirectoryNotEmpty.into()))
 }
 
 fn unless_gone(error: io::Error) -> io::Result<()> {

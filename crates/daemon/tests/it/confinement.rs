@@ -53,6 +53,7 @@ impl Host {
             format!("probe.write.other-disk={}", path("disk")),
             format!("probe.read.home={}", path("home")),
             "probe.read.passwd=/etc/passwd".to_owned(),
+            "probe.read.root=/".to_owned(),
             format!("probe.process.other={}", self.process.id()),
         ]);
         words

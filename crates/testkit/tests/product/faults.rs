@@ -2,12 +2,16 @@
 //! dies; afterwards a new daemon comes, and everything is exactly what the states say.
 //!
 //! A point is armed by a file, reached by an ordinary command, and held while the victim is killed (see
-//! `banger_daemon::failpoint`). A point that is not reached fails the test, so this table cannot fall behind the code.
+//! `banger_daemon::failpoint`). A point that is not reached fails the test, and so does one that is passed, or stands in the
+//! source, and has no row: this table cannot fall behind the code.
 
 use crate::SOON;
 use banger_testkit::{Session, TestEnv, wait_until};
 use rustix::process::Signal;
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 const VMM: &str = "fake-qemu";
 const NAME: &str = "f";
@@ -16,6 +20,9 @@ const NAME: &str = "f";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Daemon,
+    /// The same, and the next daemon has brought everything to order before what was held goes on: a shim that a daemon
+    /// started and did not live to follow.
+    DaemonLongAgo,
     Client,
     Shim,
     Vmm,
@@ -50,59 +57,70 @@ enum Act {
 }
 
 use Act::{Adopt, AdoptDead, Delete, Publish, Restart, Run, RunLeased, Set, Start, Stop, Unpublish};
-use Victim::{Client, Daemon, Guest, Shim, Vmm};
+use Victim::{Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm};
 
-/// Where, while what is done, who may die there, and what the VM may be afterwards (`gone` when it is not).
-type Row = (&'static str, Act, &'static [(Victim, &'static [&'static str])]);
+/// What the VM may be afterwards (`gone` when it is not).
+type States = &'static [&'static str];
+/// Who may die.
+type Cases = &'static [(Victim, States)];
+/// Where, and while what is done.
+type Row = (&'static str, Act, Cases);
 
-const GONE: &[&str] = &["gone"];
-const FAILED: &[&str] = &["failed"];
-const RUNNING: &[&str] = &["running"];
-const STOPPED: &[&str] = &["stopped"];
-/// A daemon that comes back finds it made and not started, or not made.
-const UNSTARTED: &[&str] = &["failed", "stopped", "created"];
+const GONE: States = &["gone"];
+const CREATED: States = &["created"];
+const FAILED: States = &["failed"];
+const RUNNING: States = &["running"];
+const STOPPED: States = &["stopped"];
+/// A shim that lost its starter comes up before the next daemon looks, or does not.
+const BY_CHANCE: States = &["failed", "running"];
 /// Nobody is left who wanted it: the client is dead and the daemon noticed.
-const UNWANTED: &[(Victim, &[&str])] = &[(Daemon, GONE), (Client, GONE)];
-const BEFORE_MACHINE: &[(Victim, &[&str])] = &[(Daemon, UNSTARTED), (Client, GONE)];
+const UNWANTED: Cases = &[(Daemon, GONE), (Client, GONE)];
+const BEFORE_MACHINE: Cases = &[(Daemon, FAILED), (Client, GONE)];
+/// The shim is not there yet, or nobody can know it.
+const BEFORE_SHIM: Cases = &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (Client, GONE)];
+const IN_SHIM: Cases = &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (Client, GONE), (Shim, FAILED)];
+const IN_SHIM_WITH_VMM: Cases =
+    &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (Client, GONE), (Shim, FAILED), (Vmm, FAILED)];
 /// A client that dies takes its VM along until it was told that it runs.
-const WITH_MACHINE: &[(Victim, &[&str])] =
-    &[(Daemon, RUNNING), (Client, GONE), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
-/// The VM is up and the client need not be.
-const UP: &[(Victim, &[&str])] =
-    &[(Daemon, RUNNING), (Client, &["gone", "running"]), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+const WITH_MACHINE: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 /// A client that dies takes it down again, unless it is up already.
-const UP_AGAIN: &[(Victim, &[&str])] =
+const ON_ITS_WAY_AGAIN: Cases =
     &[(Daemon, RUNNING), (Client, &["running", "stopped"]), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
-/// What is set is set, whoever is left: who asked need not be.
-const SETTING: &[(Victim, &[&str])] =
-    &[(Daemon, RUNNING), (Client, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
-const GOING_DOWN: &[(Victim, &[&str])] = &[
-    (Daemon, &["running", "stopped"]),
-    (Client, STOPPED),
-    (Shim, &["stopped", "failed"]),
-    (Vmm, &["stopped", "failed"]),
-    (Guest, &["stopped", "failed"]),
-];
-const DOWN: &[(Victim, &[&str])] = &[(Daemon, &["stopped", "failed"]), (Client, STOPPED)];
-const GOING: &[(Victim, &[&str])] =
-    &[(Daemon, &["gone", "running", "failed", "stopped"]), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
-const GOING_FOR_GOOD: &[(Victim, &[&str])] = &[(Daemon, &["gone", "stopped", "failed"]), (Client, GONE)];
+/// It is up, and stays so without whoever asked.
+const UP: Cases = &[(Daemon, RUNNING), (Client, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+/// What is to go down has not been told yet: without a daemon it stays, and what dies of it has stopped.
+const GOING_DOWN: Cases = &[(Daemon, RUNNING), (Client, STOPPED), (Shim, STOPPED), (Vmm, STOPPED), (Guest, STOPPED)];
+const DOWN: Cases = &[(Daemon, STOPPED), (Client, STOPPED)];
+/// A deletion that has begun ends, whoever dies.
+const GOING: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
+const GOING_FOR_GOOD: Cases = &[(Daemon, GONE), (Client, GONE)];
+const FOUND: Cases = &[(Daemon, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 
 const MATRIX: &[Row] = &[
     ("create.named", Run, UNWANTED),
     ("create.leased", RunLeased, UNWANTED),
     ("create.claimed", Run, UNWANTED),
     ("create.directory", Run, UNWANTED),
-    ("create.furnished", Run, &[(Daemon, &["created"]), (Client, GONE)]),
+    ("create.furnished", Run, &[(Daemon, CREATED), (Client, GONE)]),
     ("start.recorded", Run, BEFORE_MACHINE),
     ("start.claimed", Run, BEFORE_MACHINE),
-    ("start.directories", Start, &[(Daemon, UNSTARTED), (Client, STOPPED)]),
+    // How it ended last time is how it is still.
+    ("start.directories", Start, DOWN),
     ("start.planned", Run, BEFORE_MACHINE),
+    ("launch.planned", Run, BEFORE_MACHINE),
+    ("launch.spawned", Run, &[(Daemon, BY_CHANCE), (Client, GONE)]),
+    ("shim.begun", Run, BEFORE_SHIM),
+    ("shim.staged", Run, IN_SHIM),
+    ("shim.claimed", Run, IN_SHIM),
+    ("shim.recorded", Run, IN_SHIM),
+    ("shim.listening", Run, IN_SHIM),
+    ("shim.launched", Run, IN_SHIM_WITH_VMM),
+    ("shim.running", Run, IN_SHIM_WITH_VMM),
+    ("launch.detached", Run, WITH_MACHINE),
     ("start.launched", Run, WITH_MACHINE),
-    // From here on it is chance whether its end is seen before the word that the VM runs is written.
-    ("start.ready", Run, UP),
-    ("start.ready", RunLeased, &[(Daemon, &["gone", "running"]), (Client, GONE)]),
-    ("start.saved", Run, UP),
+    ("start.ready", Run, WITH_MACHINE),
+    ("start.ready", RunLeased, UNWANTED),
+    ("start.saved", Run, WITH_MACHINE),
     ("stop.recorded", Stop, GOING_DOWN),
     ("stop.ended", Stop, DOWN),
     ("release.processes", Stop, DOWN),
@@ -114,24 +132,18 @@ const MATRIX: &[Row] = &[
     (
         "stop.recorded",
         Restart,
-        &[
-            (Daemon, &["running", "stopped"]),
-            (Client, &["running", "stopped"]),
-            (Shim, RUNNING),
-            (Vmm, RUNNING),
-            (Guest, RUNNING),
-        ],
+        &[(Daemon, RUNNING), (Client, RUNNING), (Shim, RUNNING), (Vmm, RUNNING), (Guest, RUNNING)],
     ),
     ("stop.ended", Restart, DOWN),
     ("down.released", Restart, DOWN),
-    ("start.recorded", Restart, &[(Daemon, UNSTARTED), (Client, STOPPED)]),
-    ("start.launched", Restart, UP_AGAIN),
-    ("start.ready", Restart, UP_AGAIN),
-    ("set.saved", Set, SETTING),
-    ("set.recorded", Publish, SETTING),
-    ("set.changed", Publish, SETTING),
-    ("set.recorded", Unpublish, SETTING),
-    ("set.changed", Unpublish, SETTING),
+    ("start.recorded", Restart, DOWN),
+    ("start.launched", Restart, ON_ITS_WAY_AGAIN),
+    ("start.ready", Restart, UP),
+    ("set.saved", Set, UP),
+    ("set.recorded", Publish, UP),
+    ("set.changed", Publish, UP),
+    ("set.recorded", Unpublish, UP),
+    ("set.changed", Unpublish, UP),
     ("delete.begun", Delete, GOING),
     ("delete.ended", Delete, GOING_FOR_GOOD),
     ("release.processes", Delete, GOING_FOR_GOOD),
@@ -139,11 +151,33 @@ const MATRIX: &[Row] = &[
     ("release.capabilities", Delete, GOING_FOR_GOOD),
     ("release.run", Delete, GOING_FOR_GOOD),
     ("release.state", Delete, GOING_FOR_GOOD),
-    ("adopt.row", Adopt, &[(Daemon, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)]),
-    ("adopt.found", Adopt, &[(Daemon, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)]),
+    ("adopt.row", Adopt, FOUND),
+    ("adopt.found", Adopt, FOUND),
     ("adopt.row", AdoptDead, &[(Daemon, FAILED)]),
     ("adopt.released", AdoptDead, &[(Daemon, FAILED)]),
 ];
+
+/// What a VM's start needs from the host, in order: after each of them there is a point.
+const CAPABILITIES: &[&str] =
+    &["root-image", "work-disk", "kernel-files", "nat", "dns", "ports", "boot-config", "ssh", "file-sync"];
+/// The one before which there is no VM yet.
+const FIRST: &str = "root-image";
+
+/// Every row: those of the table, and those between two capabilities.
+fn rows() -> Vec<(String, Act, Cases)> {
+    let mut rows: Vec<_> = MATRIX.iter().map(|(point, act, cases)| ((*point).to_owned(), *act, *cases)).collect();
+    for name in CAPABILITIES {
+        let made: Cases = if *name == FIRST { &[(Daemon, GONE)] } else { &[(Daemon, CREATED)] };
+        rows.extend([
+            (format!("create.prepared.{name}"), Run, made),
+            (format!("start.contributed.{name}"), Run, BEFORE_MACHINE),
+            (format!("start.followed.{name}"), Run, &[(Daemon, RUNNING), (Vmm, FAILED)]),
+            (format!("release.{name}"), Stop, &[(Daemon, STOPPED)]),
+            (format!("release.{name}"), Delete, &[(Daemon, GONE)]),
+        ]);
+    }
+    rows
+}
 
 /// One environment for all cases of one victim: what a case leaves behind would show in the next one too.
 struct Bench {
@@ -204,6 +238,9 @@ impl Bench {
         wait_until(SOON, &format!("{what}: the point"), || if hit.exists() { Ok(()) } else { Err("not there".into()) });
         let noticed = self.ends_of_clients();
         self.kill(victim, &session);
+        if victim == DaemonLongAgo {
+            self.run(&["vm", "list"]).expect(0);
+        }
         if victim == Client {
             // Otherwise it is chance whether a start is over before anybody knows that nobody wants it.
             wait_until(SOON, &format!("{what}: the daemon to notice"), || match self.ends_of_clients() {
@@ -214,14 +251,17 @@ impl Bench {
         // What is held goes on, if it is still there.
         std::fs::remove_file(&hit).expect("the point that was hit");
         session.finish(SOON);
-        if victim != Daemon {
+        if !matches!(victim, Daemon | DaemonLongAgo) {
             // What a client's end leads to is the daemon's to do, before it is ended itself.
             self.env.assert_in_order(VMM);
         }
         self.end_daemon();
         self.env.assert_in_order(VMM);
-        let state = self.state();
-        assert!(allowed.contains(&state.as_str()), "{what}: it is {state}, not one of {allowed:?}");
+        // A leased one goes a moment after a new daemon has found that its client is gone.
+        let state = wait_until(SOON, &format!("{what}: one of {allowed:?}"), || {
+            let state = self.state();
+            if allowed.contains(&state.as_str()) { Ok(state) } else { Err(state) }
+        });
         if state != "gone" {
             self.run(&["vm", "delete", "-f", NAME]).expect(0);
         }
@@ -256,7 +296,7 @@ impl Bench {
     fn kill(&self, victim: Victim, session: &Session) {
         let program = match victim {
             Client => return session.signal(Signal::KILL),
-            Daemon => "bangerd",
+            Daemon | DaemonLongAgo => "bangerd",
             Shim => "banger-shim",
             Vmm => VMM,
             Guest => "banger-vsock-agent",
@@ -279,19 +319,64 @@ impl Bench {
 
 fn everywhere(victim: Victim) {
     let Some(bench) = Bench::new(victim) else { return };
-    let cases = MATRIX.iter().flat_map(|(point, act, victims)| victims.iter().map(move |case| (point, act, case)));
+    let rows = rows();
     let mut count = 0;
-    for (point, act, (dies, allowed)) in cases.filter(|(_, _, (dies, _))| *dies == victim) {
-        bench.case(point, *act, *dies, allowed);
-        count += 1;
+    for (point, act, cases) in &rows {
+        for (dies, allowed) in cases.iter().filter(|(dies, _)| *dies == victim) {
+            bench.case(point, *act, *dies, allowed);
+            count += 1;
+        }
     }
     assert!(count > 0, "nobody dies");
+    let known: BTreeSet<&str> = rows.iter().map(|(point, ..)| point.as_str()).collect();
+    let files = std::fs::read_dir(&bench.points).expect("the points").flatten();
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    let unknown: Vec<String> = names
+        .filter_map(|name| name.strip_suffix(".seen").map(str::to_owned))
+        .filter(|name| !known.contains(name.as_str()))
+        .collect();
+    assert!(unknown.is_empty(), "points that were passed and have no row: {unknown:?}");
     bench.env.assert_nothing_left();
+}
+
+/// The names of points in the source below `dir`, as far as they are written out.
+fn written(dir: &Path, into: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).expect("the source").flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            written(&entry.path(), into);
+            continue;
+        }
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        for call in ["failpoint::hit(", "failpoint::hit_and_block("] {
+            let calls = text.split(call).skip(1);
+            into.extend(calls.map(|rest| rest.split('"').nth(1).expect("a name").to_owned()));
+        }
+    }
+}
+
+#[test]
+fn every_point_in_the_source_has_a_row() {
+    let mut points = BTreeSet::new();
+    written(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src"), &mut points);
+    assert!(points.len() > 30, "{points:?}");
+    let rows = rows();
+    let has_row = |point: &String| match point.strip_suffix(".{}") {
+        // One for each capability.
+        Some(loop_of) => CAPABILITIES.iter().all(|name| rows.iter().any(|row| row.0 == format!("{loop_of}.{name}"))),
+        None => rows.iter().any(|row| row.0 == *point),
+    };
+    points.retain(|point| !has_row(point));
+    assert!(points.is_empty(), "no row for {points:?}");
 }
 
 #[test]
 fn the_daemon_may_die_at_every_point() {
     everywhere(Daemon);
+}
+
+#[test]
+fn the_next_daemon_may_be_done_before_a_shim_is_up() {
+    everywhere(DaemonLongAgo);
 }
 
 #[test]
