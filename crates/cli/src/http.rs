@@ -9,7 +9,10 @@ use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::{fmt::Write as _, io};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::AbortHandle,
+};
 
 /// A request's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -18,6 +21,7 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: http1::SendRequest<Body>,
+    driver: AbortHandle,
     headers: Vec<(&'static str, &'static str)>,
 }
 
@@ -29,8 +33,13 @@ impl Connection {
     {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Its error also reaches whoever waits for an answer.
-        tokio::spawn(connection);
-        Ok(Self { sender, headers })
+        let driver = tokio::spawn(connection).abort_handle();
+        Ok(Self { sender, driver, headers })
+    }
+
+    /// Closes the stream now, whatever is on its way.
+    pub(crate) fn break_off(&self) {
+        self.driver.abort();
     }
 
     /// Sends one request and waits for the head of the answer.

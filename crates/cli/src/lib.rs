@@ -18,6 +18,7 @@ mod guest;
 pub mod hostile;
 mod http;
 mod output;
+mod patience;
 mod signals;
 mod ssh;
 mod workspace;

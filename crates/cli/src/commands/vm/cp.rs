@@ -11,19 +11,19 @@ use crate::{
     },
     exec::keyboard,
     exit::{Error, Result, Status},
-    guest::{self, gone},
-    http::{self, Body, refusal, segment},
+    guest,
+    http::{self, Body, segment},
     output::progress::{Progress, TICK},
+    patience::{self, PATIENCE},
     signals::Signals,
 };
 use banger_proto::{
-    agent::http::MAX_BODY,
     failure::{Code, Failure},
     name::VmName,
 };
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::StreamBody;
 use hyper::{Method, StatusCode, body::Frame, body::Incoming};
 use std::{
     ffi::OsString,
@@ -102,13 +102,13 @@ async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Resu
     });
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(&directory));
-    let sending = connection.send(Method::PUT, &request, Some(streamed(chunks)));
+    let sending = PATIENCE.exchange(&mut connection, Method::PUT, &request, Some(streamed(chunks)));
     let sent = show(context, &format!("copying to {vm}:{path}"), &counter, sending).await;
     // The thread ends by itself: its channel is gone once the request is over.
     let refused = match sent {
         Ok(response) if response.status().is_success() => None,
-        Ok(response) => Some(refusal(response, MAX_BODY, guest::WHO).await),
-        Err(error) => Some(gone(&error)),
+        Ok(response) => Some(PATIENCE.refusal(response).await),
+        Err(failure) => Some(failure),
     };
     let packed = packing.await.map_err(|error| crate::exit::internal("cannot pack", &error))?;
     match (packed, refused) {
@@ -134,9 +134,9 @@ async fn download(context: &Context, vm: &VmName, path: &str, here: &Path) -> Re
     };
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
-    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
     if !response.status().is_success() {
-        return Err(refusal(response, MAX_BODY, guest::WHO).await.into());
+        return Err(PATIENCE.refusal(response).await.into());
     }
     let counter = Counter::default();
     let (sender, reader) = bridge::reader(counter.clone());
@@ -145,7 +145,11 @@ async fn download(context: &Context, vm: &VmName, path: &str, here: &Path) -> Re
     show(context, &format!("copying from {vm}:{path}"), &counter, receiving).await;
     let unpacked = unpacking.await.map_err(|error| crate::exit::internal("cannot unpack", &error))?;
     let skipped = unpacked.map_err(|error| {
-        let code = if error.kind() == io::ErrorKind::InvalidData { Code::Guest } else { Code::Unavailable };
+        let code = match error.kind() {
+            io::ErrorKind::InvalidData => Code::Guest,
+            io::ErrorKind::TimedOut => Code::Timeout,
+            _ => Code::Unavailable,
+        };
         Failure::caused_by(code, format!("cannot copy {vm}:{path}"), &error)
     })?;
     if skipped.0 > 0 {
@@ -165,8 +169,8 @@ async fn receive_archive(context: &Context, vm: &VmName, path: &str) -> Result<(
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(&directory));
     let body = http::Body::new(StreamBody::new(frames));
-    let response = connection.send(Method::PUT, &request, Some(body)).await.map_err(|error| gone(&error))?;
-    if response.status().is_success() { Ok(()) } else { Err(refusal(response, MAX_BODY, guest::WHO).await.into()) }
+    let response = PATIENCE.exchange(&mut connection, Method::PUT, &request, Some(body)).await?;
+    if response.status().is_success() { Ok(()) } else { Err(PATIENCE.refusal(response).await.into()) }
 }
 
 /// Writes what is at `path` in the guest to stdout as a tar archive, as the guest sends it.
@@ -179,16 +183,13 @@ async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> 
     split(path).ok_or_else(|| not_absolute(path))?;
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
-    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
     if !response.status().is_success() {
-        return Err(refusal(response, MAX_BODY, guest::WHO).await.into());
+        return Err(PATIENCE.refusal(response).await.into());
     }
     let mut body = response.into_body();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| gone(&error))?;
-        if let Some(data) = frame.data_ref() {
-            context.printer.bytes(data)?;
-        }
+    while let Some(data) = PATIENCE.data(&mut body).await {
+        context.printer.bytes(&data?)?;
     }
     Ok(())
 }
@@ -197,12 +198,12 @@ async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> 
 async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>> {
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
-    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
     if response.status() == StatusCode::NOT_FOUND {
         return Ok(None);
     }
     if !response.status().is_success() {
-        return Err(refusal(response, MAX_BODY, guest::WHO).await.into());
+        return Err(PATIENCE.refusal(response).await.into());
     }
     let (sender, reader) = bridge::reader(Counter::default());
     let looking = tokio::task::spawn_blocking(move || {
@@ -216,17 +217,16 @@ async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>
     // The rest of the stream is not wanted: the connection goes with this function.
     receive(response.into_body(), sender).await;
     let looked = looking.await.map_err(|error| crate::exit::internal("cannot look into the guest", &error))?;
-    looked.map_err(|error| Failure::caused_by(Code::Guest, format!("cannot look at {vm}:{path}"), &error).into())
+    looked.map_err(|error| {
+        let code = if error.kind() == io::ErrorKind::TimedOut { Code::Timeout } else { Code::Guest };
+        Failure::caused_by(code, format!("cannot look at {vm}:{path}"), &error).into()
+    })
 }
 
 /// Passes the body on until it ends or nobody wants it.
 async fn receive(mut body: Incoming, chunks: mpsc::Sender<io::Result<Bytes>>) {
-    while let Some(frame) = body.frame().await {
-        let chunk = match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => Ok(data),
-            Ok(Err(_)) => continue,
-            Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
-        };
+    while let Some(data) = PATIENCE.data(&mut body).await {
+        let chunk = data.map_err(patience::for_a_reader);
         let broken = chunk.is_err();
         if chunks.send(chunk).await.is_err() || broken {
             return;
