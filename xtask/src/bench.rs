@@ -151,7 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::Together => life::together(&env, args.rounds, &mut report)?,
             Measure::Stop => life::stop(&env, args.rounds, &mut report)?,
             Measure::Delete => life::delete(&env, args.rounds, &mut report)?,
-            Measure::Execs => life::execs(&env)?,
+            Measure::Execs => life::execs(&env, args.rounds, &mut report)?,
             Measure::Output => transfer::output(&env, args.rounds, &mut report)?,
             Measure::CopyLarge => transfer::large(&env, args.rounds, args.large_mib, &mut report)?,
             Measure::CopySmall => transfer::small(&env, args.rounds, &mut report)?,

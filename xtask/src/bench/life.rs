@@ -45,11 +45,11 @@ pub(crate) fn delete(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<
 }
 
 /// Two hundred commands at once in one VM, none of which may fail.
-pub(crate) fn execs(env: &TestEnv) -> Result<()> {
+pub(crate) fn execs(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let name = Fresh::new(env).start();
-    let elapsed = at_once(COMMANDS, || timed(env.banger(["exec", &name, "--", "true"])))?;
-    super::say(&format!("{COMMANDS} commands at once in one VM: none failed, {:.1} s", elapsed.as_secs_f32()));
-    Ok(())
+    report.series(&format!("{COMMANDS} commands at once in one VM"), Limit::NoFailure, rounds, || {
+        at_once(COMMANDS, || timed(env.banger(["exec", &name, "--", "true"])))
+    })
 }
 
 /// VMs that stay, one after the other.
