@@ -2,6 +2,7 @@
 //!
 //! The other end may be a hostile guest, so every body is read up to a limit and every failure it sends is only text.
 
+use crate::watched::{Taken, Watched};
 use banger_proto::failure::{Code, Failure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
@@ -22,6 +23,7 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub(crate) struct Connection {
     sender: http1::SendRequest<Body>,
     driver: AbortHandle,
+    taken: Taken,
     headers: Vec<(&'static str, &'static str)>,
 }
 
@@ -31,10 +33,17 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let stream = Watched::new(stream);
+        let taken = stream.taken();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Its error also reaches whoever waits for an answer.
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { sender, driver, headers })
+        Ok(Self { sender, driver, taken, headers })
+    }
+
+    /// When the other end last took something.
+    pub(crate) fn taken(&self) -> Taken {
+        self.taken.clone()
     }
 
     /// Closes the stream now, whatever is on its way.

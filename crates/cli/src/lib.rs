@@ -21,6 +21,7 @@ mod output;
 mod patience;
 mod signals;
 mod ssh;
+mod watched;
 mod workspace;
 
 pub use cli::command;

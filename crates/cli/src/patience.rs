@@ -6,6 +6,7 @@
 use crate::{
     guest,
     http::{self, Body, Connection, refusal},
+    watched::Taken,
 };
 use banger_proto::{
     agent::http::MAX_BODY,
@@ -15,7 +16,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{Method, Response, body::Body as _, body::Frame, body::Incoming};
 use std::{
-    future::Future,
     io,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
@@ -39,13 +39,13 @@ impl Patience {
         path: &str,
         body: Option<Body>,
     ) -> Result<Response<Incoming>, Failure> {
-        let turn = Turn::default();
+        let (turn, taken) = (Turn::default(), connection.taken());
         let body = body.map(|body| turn.watch(body));
         let answer = {
             let sending = pin!(connection.send(method, path, body));
             tokio::select! {
                 answer = sending => Some(answer),
-                () = turn.overdue(self.0) => None,
+                () = turn.overdue(&taken, self.0) => None,
             }
         };
         if answer.is_none() {
@@ -106,18 +106,16 @@ impl Turn {
         http::Body::new(StreamBody::new(frames))
     }
 
-    /// Done once the guest has owed something for so long.
-    fn overdue(&self, patience: Duration) -> impl Future<Output = ()> + use<> {
-        let turn = self.0.clone();
-        async move {
-            loop {
-                let since = *turn.lock().unwrap_or_else(PoisonError::into_inner);
-                let due = since.unwrap_or_else(Instant::now) + patience;
-                if Instant::now() >= due {
-                    return;
-                }
-                sleep_until(due).await;
+    /// Done once the guest has owed something for so long and taken nothing either: what it has to take may stand in
+    /// buffers on this side.
+    async fn overdue(&self, taken: &Taken, patience: Duration) {
+        loop {
+            let owes = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = owes.map_or_else(Instant::now, |owes| owes.max(taken.last()));
+            if since.elapsed() >= patience {
+                return;
             }
+            sleep_until(since + patience).await;
         }
     }
 }
@@ -167,6 +165,7 @@ mod tests {
     async fn a_head_that_drips_is_no_answer() {
         let (mut connection, mut guest) = connection().await;
         tokio::spawn(async move {
+            head(&mut guest).await;
             guest.write_all(b"HTTP/1.1 200 OK\r\nx: ").await.unwrap();
             while guest.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
