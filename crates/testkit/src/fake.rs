@@ -14,6 +14,7 @@
 //! | `flood` | a number | so many MiB of console come before the agent |
 //! | `channel` | `garbage` | the guest writes nonsense to its channel until the monitor is ended |
 //! | `deaf` | `yes` | SIGTERM is ignored |
+//! | `spin` | `yes` | the guest computes without a pause |
 //!
 //! A VM called `hostile-KIND` gets `hostile-agent` instead of the real one.
 //!
@@ -78,6 +79,13 @@ impl<W: Write> Guest<W> {
         if self.request("deaf").is_some() {
             // SAFETY: a disposition, no handler.
             unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+        }
+        if self.request("spin").as_deref() == Some("yes") {
+            std::thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
         }
         self.console.write_all(b"[    0.000000] Linux version 6.1.0-fake\r\n")?;
         if let Some(mib) = self.request("flood").and_then(|mib| mib.parse::<usize>().ok()) {

@@ -68,6 +68,27 @@ fn systemd_reaches_running_and_the_agent_answers_all_along() {
 }
 
 #[test]
+fn a_stop_while_services_start_loses_nothing_that_was_written() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    let run =
+        ["vm", "run", "--name", "early", "-d", "--memory", "512M", "--init", "image", "--wait", "boot", "--quiet"];
+    let session = env.banger(run).spawn();
+    wait_until(BOOT, "the agent", || {
+        let list = env.banger(["ps", "--json"]).run().expect(0).json();
+        if list[0]["state"] == "running" { Ok(()) } else { Err(format!("{list:#}")) }
+    });
+    sh(&env, "early", "echo precious > /root/kept");
+    env.banger(["vm", "stop", "early"]).patience(BOOT).run().expect(0);
+    assert_eq!(env.vm_state("early"), "stopped");
+    let out = session.finish(BOOT).expect(125);
+    assert!(out.err().contains("the wait for its services was cut short"), "{out}");
+    env.banger(["vm", "start", "early"]).patience(BOOT).run().expect(0);
+    assert_eq!(sh(&env, "early", "cat /root/kept"), "precious\n");
+    delete(&env, "early");
+}
+
+#[test]
 fn several_execs_at_once_do_not_disturb_each_other() {
     let _machine = shared();
     let Some(env) = TestEnv::real() else { return };

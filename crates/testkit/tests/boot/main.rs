@@ -4,6 +4,8 @@
 //! processor) are the limit of what runs at once, and a test that starts many VMs runs alone.
 
 mod broken;
+mod confined;
+mod console;
 mod disk;
 mod empty_cache;
 mod generic_kernel;

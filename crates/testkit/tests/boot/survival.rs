@@ -34,6 +34,50 @@ fn a_killed_daemon_is_replaced_and_the_vm_and_its_session_go_on() {
 }
 
 #[test]
+fn ssh_goes_on_without_a_daemon_and_with_the_next() {
+    let _machine = shared();
+    if !require("ssh") {
+        return;
+    }
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "login");
+    let mut session = env.banger(["vm", "ssh", "login", "--", "cat"]).spawn();
+    session.write("before\n");
+    session.wait_stdout("before\n", BOOT);
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(Duration::from_secs(10));
+    session.write("without a daemon\n");
+    session.wait_stdout("without a daemon\n", BOOT);
+    assert_eq!(env.vm_state("login"), "running");
+    session.write("with the next\n");
+    session.wait_stdout("with the next\n", BOOT);
+    session.close_stdin();
+    session.finish(BOOT).expect(0);
+    delete(&env, "login");
+}
+
+#[test]
+fn a_command_that_ignores_its_clients_end_is_killed_with_all_it_started() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "deaf");
+    let line = "trap '' HUP TERM; setsid sleep 98765 & sleep 98765 & echo up; wait";
+    let session = env.banger(["vm", "exec", "deaf", "--", "sh", "-c", line]).spawn();
+    session.wait_stdout("up\n", BOOT);
+    // Bracketed, so that the search does not find itself.
+    let left = || sh(&env, "deaf", "grep -ls '9876[5]' /proc/[0-9]*/cmdline | wc -l").trim().to_owned();
+    assert_eq!(left(), "3", "the shell and both that it started");
+    session.signal(Signal::KILL);
+    wait_until(BOOT, "the end of the command's processes", || match left().as_str() {
+        "0" => Ok(()),
+        some => Err(format!("{some} are left")),
+    });
+    assert_eq!(sh(&env, "deaf", "echo others live"), "others live\n");
+    delete(&env, "deaf");
+}
+
+#[test]
 fn a_killed_shim_takes_its_vmm_along() {
     let _machine = shared();
     let Some(env) = TestEnv::real() else { return };

@@ -55,6 +55,51 @@ fn a_vm_nobody_uses_is_stopped_and_one_with_a_session_is_not() {
 }
 
 #[test]
+fn a_copy_or_a_connection_that_is_open_is_a_use() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.configure_also("auto_stop_after = \"1s\"\n");
+    // The guest is a process of this host: what it connects to is here.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let publish = format!("0:{}", server.local_addr().expect("its address").port());
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "called", "-p", &publish]).run().expect(0);
+    let at = env.vm("called")["published"][0].as_str().expect("a published port").to_owned();
+    let (place, _) = at.rsplit_once(':').expect("ADDRESS:HOST:GUEST");
+    let call = std::net::TcpStream::connect(place).expect("the published port");
+    let (answered, _) = server.accept().expect("the guest's connection");
+    start(&env, "copied");
+    let mut copying = env.banger(["cp", "-", &format!("copied:{}", env.home().join("home").display())]).spawn();
+    copying.write([0; 1 << 10]);
+    start(&env, "unused");
+    env.wait_state("unused", "stopped", SOON);
+    assert_eq!([env.vm_state("called"), env.vm_state("copied")], ["running", "running"]);
+    // And once they are over, they are no use any more.
+    drop((call, answered));
+    copying.close_stdin();
+    copying.finish(SOON).expect(0);
+    for name in ["called", "copied"] {
+        env.wait_state(name, "stopped", SOON);
+        env.banger(["vm", "delete", name]).run().expect(0);
+    }
+    delete(&env, "unused");
+}
+
+#[test]
+fn a_guest_that_computes_is_not_idle() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    env.configure_also("auto_stop_after = \"1s\"\n");
+    env.set_variable("FAKE_QEMU_SPIN", "yes");
+    start(&env, "computes");
+    // What a VM does is its VMM's variable, and VMMs have it of the daemon that started them.
+    env.banger(["daemon", "stop"]).run().expect(0);
+    env.set_variable("FAKE_QEMU_SPIN", "no");
+    start(&env, "unused");
+    env.wait_state("unused", "stopped", SOON);
+    assert_eq!(env.vm_state("computes"), "running");
+    env.banger(["vm", "delete", "-f", "computes"]).run().expect(0);
+    delete(&env, "unused");
+}
+
+#[test]
 fn the_last_use_is_shown_and_a_look_is_none() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "v");

@@ -102,6 +102,26 @@ fn room_is_accounted_for() {
     assert_eq!((&images["count"], &images["in_use"], &images["reclaimable"]), (&1.into(), &1.into(), &0.into()));
     assert_eq!((&vms["count"], &vms["in_use"]), (&2.into(), &1.into()));
     assert!(vms["reclaimable"].as_u64() > Some(0) && vms["reclaimable"].as_u64() < vms["size"].as_u64(), "{vms:#}");
+    // The kernel is the image's and the VMs', and takes what its directory does.
+    let kernels = of(&df, "kernels");
+    assert_eq!((&kernels["count"], &kernels["in_use"], &kernels["reclaimable"]), (&1.into(), &1.into(), &0.into()));
+    assert!(kernels["size"].as_u64() > Some(1 << 20), "{kernels:#}");
+    // What is kept to be quicker next time is nobody's, and may all be given back.
+    let blob = env.layout().cache.join("oci/blobs/sha256").join("0".repeat(64));
+    std::fs::create_dir_all(blob.parent().expect("a directory")).expect("a cache");
+    std::fs::write(&blob, vec![1; 3 << 20]).expect("a blob");
+    let with_blob = of(&env.banger(["system", "df", "--json"]).run().expect(0).json(), "cache");
+    let before = of(&df, "cache");
+    let more = |key: &str| with_blob[key].as_u64().expect("a number") - before[key].as_u64().expect("a number");
+    assert_eq!((more("count"), more("size"), more("reclaimable")), (1, 3 << 20, 3 << 20), "{with_blob:#}");
+    assert_eq!(with_blob["reclaim"], "banger image cache prune");
+    env.banger(["image", "cache", "prune"]).run().expect(0);
+    assert!(!blob.exists());
+    let total = |key: &str| {
+        let list = df["usage"].as_array().expect("a list");
+        list.iter().map(|usage| usage[key].as_u64().expect("a number")).sum::<u64>()
+    };
+    assert_eq!((&df["size"], &df["reclaimable"]), (&total("size").into(), &total("reclaimable").into()));
     // What prune gives back is what was promised.
     env.banger(["vm", "prune", "-f"]).run().expect(0);
     let after = env.banger(["system", "df", "--json"]).run().expect(0).json();

@@ -16,10 +16,15 @@ fn created_started_stopped_started_deleted() {
     assert_eq!(env.vm_state("v"), "stopped");
     env.banger(["vm", "stop", "v"]).run().expect(0);
     env.banger(["vm", "start", "v"]).run().expect(0);
-    let before = env.vm("v")["started_at"].clone();
+    let before = ["vmm_pid", "shim_pid"].map(|process| env.vm_process("v", process));
+    assert!(env.vm("v")["started_at"].is_string());
     env.banger(["vm", "restart", "v"]).run().expect(0);
     assert_eq!(env.vm_state("v"), "running");
-    assert!(before.is_string());
+    let after = ["vmm_pid", "shim_pid"].map(|process| env.vm_process("v", process));
+    for (before, after) in before.iter().zip(&after) {
+        before.wait_gone(crate::SOON);
+        assert_ne!(before, after, "a restart is another machine");
+    }
     let refused = env.banger(["vm", "delete", "v"]).run().expect(1);
     insta::assert_snapshot!(env.filtered(&refused));
     delete(&env, "v");

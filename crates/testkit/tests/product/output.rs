@@ -74,10 +74,27 @@ fn tables_have_the_columns_of_the_contract() {
 #[test]
 fn a_group_without_a_command_shows_the_common_one_first() {
     let env = TestEnv::empty();
-    for group in [&[][..], &["vm"], &["image"], &["kernel"], &["daemon"]] {
+    for (group, first) in [
+        (&[][..], "banger vm run --rm -- uname -a"),
+        (&["vm"], "banger vm run --rm -- uname -a"),
+        (&["image"], "banger image list"),
+        (&["image", "cache"], "banger image cache prune"),
+        (&["kernel"], "banger kernel list --available"),
+        (&["vm", "workspace"], "banger vm run . --name fix"),
+        (&["daemon"], "banger daemon status"),
+        (&["system"], "banger system df"),
+        (&["config"], "banger config show"),
+    ] {
         let out = env.banger(group).run();
         assert!(matches!(out.code(), 0 | 2), "{out}");
-        assert!(format!("{}{}", out.out(), out.err()).contains("banger "), "no example: {out}");
+        let text = format!("{}{}", out.out(), out.err());
+        let place = |what: &str| text.find(what).unwrap_or_else(|| panic!("no {what:?}: {out}"));
+        // Before everything else that can be typed: other examples, the usage, the list of commands.
+        let command = place(&format!("  {first}"));
+        let wanted = place("Most people want:");
+        let example = text[wanted..].find("banger ").map(|any| wanted + any);
+        assert_eq!(example, Some(command + 2), "{first} is not the first: {out}");
+        assert!(command < place("Usage:") && command < place("Commands:"), "{out}");
     }
     assert!(env.daemon().is_none(), "help starts no daemon");
 }

@@ -34,6 +34,42 @@ fn a_running_vm_keeps_what_it_has_and_says_what_is_to_come() {
 }
 
 #[test]
+fn more_memory_than_is_free_is_refused_unless_it_is_overcommitted_and_then_it_starts() {
+    let Some(env) = TestEnv::fake() else { return };
+    let memory = std::fs::read_to_string("/proc/meminfo").expect("what this host has");
+    let line = memory.lines().find(|line| line.starts_with("MemTotal:")).expect("its memory");
+    let mib: u64 =
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).map(|kib: u64| kib >> 10).expect("KiB");
+    let more = format!("{}M", mib + 1024);
+    let run = ["vm", "run", "-d", "--quiet", "--name", "large", "--memory", &more];
+    let refused = env.banger(run).run().expect(125);
+    assert!(refused.err().contains("does not fit") && refused.err().contains("--overcommit"), "{refused}");
+    assert_eq!(crate::vms(&env), []);
+    env.banger(run.iter().chain(&["--overcommit"])).run().expect(0);
+    let vm = env.vm("large");
+    assert_eq!((&vm["state"], &vm["memory"]), (&"running".into(), &((mib + 1024) << 20).into()), "{vm:#}");
+    assert_eq!(env.banger(["exec", "large", "--", "echo", "up"]).run().expect(0).out(), "up\n");
+    // It was said once, for the VM's life.
+    env.banger(["vm", "restart", "large"]).run().expect(0);
+    delete(&env, "large");
+}
+
+#[test]
+fn a_set_is_kept_as_a_whole_or_not_at_all() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "v", "--disk-size", "128M"]).run().expect(0);
+    let before = env.vm("v");
+    for refused in [&["--no-nat", "--disk-size", "64M"][..], &["--allow", "10.0.0.0/8", "--memory", "1000000G"]] {
+        env.banger(["vm", "set", "v"].iter().chain(refused)).run().expect(1);
+        assert_eq!(env.vm("v"), before, "{refused:?}");
+    }
+    env.banger(["vm", "set", "v", "--no-nat", "--disk-size", "192M"]).run().expect(0);
+    let after = env.vm("v");
+    assert_eq!((&after["nat"], &after["disk_size"]), (&false.into(), &(192 << 20).into()), "{after:#}");
+    delete(&env, "v");
+}
+
+#[test]
 fn sizes_that_cannot_be_are_refused_and_nothing_changes() {
     let Some(env) = TestEnv::fake() else { return };
     env.banger(["vm", "create", "--no-start", "--name", "v", "--disk-size", "128M"]).run().expect(0);

@@ -1,9 +1,13 @@
 //! What is left after much use: nothing. The same thing many times, and many things in no order.
 
 use crate::{SOON, vms};
-use banger_testkit::{Identity, TestEnv, wait_until};
+use banger_testkit::{Identity, Output, TestEnv, wait_until};
 use rustix::process::Signal;
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Mutex,
+};
 
 const VMM: &str = "fake-qemu";
 /// How often a VM is made, used and deleted.
@@ -12,6 +16,22 @@ const CYCLES: usize = 200;
 const HANDS: usize = 4;
 /// Cycles after which the daemon has all it allocates once.
 const WARM: usize = 40;
+
+/// What is done and what happens in the soak.
+const KINDS: [&str; 12] = [
+    "run",
+    "start",
+    "stop",
+    "restart",
+    "kill",
+    "rm",
+    "exec",
+    "set",
+    "bangerd",
+    "banger-shim",
+    VMM,
+    "banger-vsock-agent",
+];
 
 /// Descriptors and resident kibibytes of a process.
 fn held_by(process: &Identity) -> (usize, u64) {
@@ -83,50 +103,68 @@ impl Chance {
     }
 }
 
-/// One thing that is done or happens to one of the VMs. Most of it may be refused; none of it may hang or leave
-/// something behind.
-fn disturb(env: &TestEnv, chance: &mut Chance) {
+/// One thing that is done or happens to one of the VMs, and whether it was done. Much of it may be refused; none of it may
+/// hang, break, or leave something behind.
+fn disturb(env: &TestEnv, chance: &mut Chance) -> (&'static str, bool) {
     let name = format!("s{}", chance.next(10));
-    let kill = |program: &str, chance: &mut Chance| {
+    let kill = |program: &'static str, chance: &mut Chance| {
         let mut all = env.processes(program);
         all.retain(|process| !process.command.contains("--guest"));
-        if !all.is_empty() {
-            all.swap_remove(chance.next(all.len())).signal(Signal::KILL);
-        }
+        (program, !all.is_empty() && all.swap_remove(chance.next(all.len())).signal(Signal::KILL))
     };
-    let on_it: &[&str] = match chance.next(20) {
-        0..=4 => &["run", "-d", "--quiet", "--memory", "128M", "--disk-size", "64M", "--name"],
-        5..=6 => &["vm", "start"],
-        7..=8 => &["vm", "stop"],
-        9 => &["vm", "restart"],
-        10 => &["vm", "kill"],
-        11..=12 => &["rm", "-f"],
-        13..=14 => {
-            env.banger(["exec", &name, "--", "true"]).patience(SOON).run();
-            return;
+    let done = |what: &'static str, output: &Output| {
+        // Refused, or without a daemon half-way; anything else is a client that broke.
+        assert!(matches!(output.code(), 0 | 1 | 125), "{what}: {output}");
+        assert!(output.code() == 0 || output.err().contains("error: "), "{what}: {output}");
+        (what, output.code() == 0)
+    };
+    let on_it: &[&str] = match chance.next(32) {
+        0..=6 => &["run", "-d", "--quiet", "--memory", "128M", "--disk-size", "64M", "--name"],
+        7..=10 => &["vm", "start"],
+        11..=12 => &["vm", "stop"],
+        13..=14 => &["vm", "restart"],
+        15..=17 => &["vm", "kill"],
+        18..=19 => &["rm", "-f"],
+        20..=25 => {
+            return done("exec", &env.banger(["exec", &name, "--", "true"]).patience(SOON).run());
         }
-        15 => return kill("bangerd", chance),
-        16 => return kill("banger-shim", chance),
-        17 => return kill(VMM, chance),
-        18 => return kill("banger-vsock-agent", chance),
+        26 => return kill("bangerd", chance),
+        27 => return kill("banger-shim", chance),
+        28 => return kill(VMM, chance),
+        29 => return kill("banger-vsock-agent", chance),
         _ => &["vm", "set", "--vcpu", "2"],
     };
-    env.banger(on_it.iter().copied().chain([name.as_str()])).patience(SOON).run();
+    let output = env.banger(on_it.iter().copied().chain([name.as_str()])).patience(SOON).run();
+    done(if on_it[0] == "vm" { on_it[1] } else { on_it[0] }, &output)
 }
 
 #[test]
 fn five_hundred_things_in_no_order_leave_a_consistent_whole() {
     let Some(env) = TestEnv::fake() else { return };
+    let tally = Mutex::new(BTreeMap::<&str, (u32, u32)>::new());
     // Several hands at once, each with its own fixed sequence; how they meet is the machine's.
     std::thread::scope(|scope| {
         for hand in 0..HANDS {
-            let env = &env;
+            let (env, tally) = (&env, &tally);
             scope.spawn(move || {
                 let mut chance = Chance(0xba44_6e72 + hand as u64);
-                (0..500 / HANDS).for_each(|_| disturb(env, &mut chance));
+                for _ in 0..500 / HANDS {
+                    let (what, done) = disturb(env, &mut chance);
+                    let mut tally = tally.lock().expect("no hand panicked");
+                    let of_a_kind = tally.entry(what).or_insert((0, 0));
+                    *of_a_kind = (of_a_kind.0 + u32::from(done), of_a_kind.1 + 1);
+                }
             });
         }
     });
+    let tally = tally.into_inner().expect("no hand panicked");
+    assert_eq!(tally.values().map(|(_, all)| all).sum::<u32>(), 500, "{tally:?}");
+    // Everything was done and happened, and not once by luck: a soak in which all is refused would show nothing.
+    assert_eq!(tally.len(), KINDS.len(), "{tally:?}");
+    for kind in KINDS {
+        assert!(tally.get(kind).is_some_and(|(done, _)| *done >= 3), "{kind} of {tally:?}");
+    }
+    assert!(tally.values().map(|(done, _)| done).sum::<u32>() >= 150, "{tally:?}");
     env.assert_in_order(VMM);
     for (name, _) in vms(&env) {
         env.banger(["rm", "-f", &name]).patience(SOON).run().expect(0);
