@@ -12,6 +12,7 @@
 
 mod accounts;
 mod boot;
+mod clearing;
 mod hosted;
 mod modprobe;
 mod power_command;

@@ -45,6 +45,36 @@ pub(crate) fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     open(root, path, OFlags::DIRECTORY | OFlags::PATH)
 }
 
+/// Makes the directory `name` in `dir` (0755, whatever mask this process has) and opens it; one that is there is opened as
+/// it is. A link of that name, also one that takes its place meanwhile, is not followed.
+pub(crate) fn make_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let dir = dir.as_fd();
+    let mode = Mode::from_raw_mode(0o755);
+    let made = match fs::mkdirat(dir, name, mode) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = fs::openat(dir, name, flags | if made { OFlags::RDONLY } else { OFlags::PATH }, Mode::empty())?;
+    if made {
+        let given = Mode::from_raw_mode(fs::fstat(&opened)?.st_mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
+        // One that is not as this process makes them is another, and nobody's to change.
+        if given != mode && given == mode & !mask() {
+            fs::fchmod(&opened, mode)?;
+        }
+    }
+    Ok(opened)
+}
+
+/// This process's umask, as the kernel tells it: asking for it the usual way would change it for every thread.
+pub(crate) fn mask() -> Mode {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    // Without an answer everything may be masked.
+    Mode::from_raw_mode(mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777))
+}
+
 /// Makes `name` in `dir` a file with this content, in one step and without following what stands there. A file that has
 /// the content already is left alone.
 pub(crate) fn replace(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
@@ -109,12 +139,55 @@ pub(crate) fn make_dirs_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result
 
 /// Opens a directory below `base` for reading, refusing every link that leaves it.
 pub(crate) fn open_dir_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
-    let path: std::path::PathBuf = parts.iter().collect();
-    Ok(fs::openat2(
-        base,
-        &path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-    )?)
+    open_dir(base, parts, ResolveFlags::empty())
+}
+
+/// Opens a directory below `base` for reading, refusing every link.
+pub(crate) fn open_dir_without_links(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
+    open_dir(base, parts, ResolveFlags::NO_SYMLINKS)
+}
+
+fn open_dir(base: impl AsFd, parts: &[&OsStr], more: ResolveFlags) -> io::Result<OwnedFd> {
+    let path: std::path::PathBuf = std::iter::once(&OsStr::new(".")).chain(parts).collect();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more;
+    Ok(fs::openat2(base, &path, flags, Mode::empty(), resolve)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        os::unix::fs::{PermissionsExt, symlink},
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    /// Whoever owns the directory around it puts a link in the place of the new one, as fast as it can.
+    #[test]
+    fn nothing_is_reached_through_a_link_that_comes_meanwhile() {
+        let temp = tempfile::tempdir().unwrap();
+        let (victim, dir) = (temp.path().join("victim"), temp.path().join("dir"));
+        for path in [&victim, &dir] {
+            std::fs::create_dir(path).unwrap();
+        }
+        std::fs::set_permissions(&victim, PermissionsExt::from_mode(0o700)).unwrap();
+        let base = fs::open(&dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = std::fs::remove_dir(dir.join("name"));
+                    let _ = symlink(&victim, dir.join("name"));
+                    let _ = std::fs::remove_file(dir.join("name"));
+                }
+            });
+            for _ in 0..5_000 {
+                if let Ok(opened) = make_dir(&base, OsStr::new("name")) {
+                    assert_ne!(fs::fstat(&opened).unwrap().st_ino, fs::stat(&victim).unwrap().st_ino);
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(std::fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 }

@@ -19,6 +19,7 @@ use queue::PieceWriter;
 use rustix::fd::OwnedFd;
 use std::{ffi::OsString, io, os::unix::ffi::OsStringExt, path::PathBuf};
 use tokio::task::spawn_blocking;
+use unpack::Way;
 pub(super) use unpack::open_base;
 
 /// `GET`: the file or directory as a tar stream.
@@ -44,7 +45,7 @@ pub(super) async fn unpack(request: Request<Incoming>) -> Result<Response<Body>,
     let path = path_of(request.uri())?;
     let base = unpack::open_base(&path).map_err(|error| about(&path, &error))?;
     let (feeder, reader) = BodyReader::new();
-    let job = spawn_blocking(move || unpack::unpack(&base, reader));
+    let job = spawn_blocking(move || unpack::unpack(&base, reader, Way::Shared));
     feeder.feed(request.into_body()).await;
     match job.await {
         Ok(Ok(())) => Ok(status(StatusCode::OK)),
@@ -53,9 +54,9 @@ pub(super) async fn unpack(request: Request<Incoming>) -> Result<Response<Body>,
     }
 }
 
-/// Unpacks a stream as the user this thread is.
-pub(super) fn unpack_below(base: &OwnedFd, from: BodyReader) -> Result<(), Failure> {
-    Ok(unpack::unpack(base, from)?)
+/// Unpacks a stream as the user this thread is; whatever is in its way goes.
+pub(super) fn unpack_over(base: &OwnedFd, from: BodyReader) -> Result<(), Failure> {
+    Ok(unpack::unpack(base, from, Way::Cleared)?)
 }
 
 fn about(path: &std::path::Path, error: &io::Error) -> Failure {

@@ -52,6 +52,7 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
             archive::unpack(request).await
         }
         ("GET", "/workspace") => json(StatusCode::OK, &workspace::look(&context, request.uri())?),
+        ("GET", "/workspace/files") => workspace::files(&context, request.uri()).await,
         ("PUT", "/workspace") => workspace::receive(context, request).await,
         ("POST", "/shutdown") => {
             let shutdown: Shutdown = read_json(request).await?;

@@ -1,22 +1,22 @@
 //! `PUT /workspace`: a repository arrives, and its files are written out of its own packs.
 //!
 //! Everything is done in a thread that has become the user the VM's commands run as: what is made belongs to that user,
-//! and where that user may not write, nothing is written. The guest needs no git for it.
+//! and where that user may not write, nothing is written; only below directories that nobody but root may change does root
+//! make room first. The guest needs no git for it.
 
 mod checkout;
 mod index;
 mod packs;
-mod tree;
 
 use super::{
     Context, Place,
     archive::{self, BodyReader},
     body::Body,
-    http::json,
+    http::{json, status},
 };
 use crate::{accounts::Account, rooted};
 use banger_proto::{
-    agent::workspace::{Arrived, HashName, Standing},
+    agent::workspace::{Arrived, HashName, SCRATCH, Standing},
     failure::{Code, Failure},
 };
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
@@ -32,7 +32,7 @@ use std::{
     rc::Rc,
     thread,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 /// Says where a workspace would be, and whether something is there.
 pub(super) fn look(context: &Context, uri: &Uri) -> Result<Standing, Failure> {
@@ -41,7 +41,24 @@ pub(super) fn look(context: &Context, uri: &Uri) -> Result<Standing, Failure> {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
-    Ok(Standing { path: path.to_string_lossy().into_owned(), occupied })
+    let unfinished = path.join(SCRATCH).symlink_metadata().is_ok_and(|meta| meta.is_dir());
+    Ok(Standing { path: path.to_string_lossy().into_owned(), occupied, unfinished })
+}
+
+/// The files that the index of the workspace names, each ended by a zero: for a guest whose git cannot be asked.
+pub(super) async fn files(context: &Context, uri: &Uri) -> Result<Response<Body>, Failure> {
+    let path = place(&archive::query(uri, "path").unwrap_or_default(), &account(context)?)?;
+    let hash = hash_name(&archive::query(uri, "hash").unwrap_or_default())?;
+    let listing = spawn_blocking(move || {
+        let about = |error: &io::Error| {
+            Failure::caused_by(Code::Invalid, format!("cannot read the index of {}", path.display()), error)
+        };
+        archive::open_base(&path).and_then(|base| checkout::listed(&base, hash)).map_err(|error| about(&error))
+    });
+    let listing = listing.await.map_err(|error| Failure::caused_by(Code::Internal, "reading stopped", &error))??;
+    let mut response = status(StatusCode::OK);
+    *response.body_mut() = Body::Whole(listing.into());
+    Ok(response)
 }
 
 /// Takes the stream, and with `checkout=sha1|sha256` writes the files that the index names.
@@ -78,7 +95,7 @@ fn account(context: &Context) -> Result<Account, Failure> {
 
 fn hash_name(name: &[u8]) -> Result<HashName, Failure> {
     let known = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
-    known.ok_or_else(|| Failure::new(Code::Invalid, "checkout wants sha1 or sha256"))
+    known.ok_or_else(|| Failure::new(Code::Invalid, "a hash is sha1 or sha256"))
 }
 
 /// Where `path` is: absolute, or `~/…` below the user's home.
@@ -107,52 +124,67 @@ fn bring(
         let failure = Failure::caused_by(code, format!("cannot make {} in the guest", path.display()), error);
         if code == Code::Denied { failure.hint("--guest-path ~/repo is in the home of the VM's user") } else { failure }
     };
-    let made = make(path, becomes).map_err(|error| about(&error))?;
     if let Some(account) = becomes {
+        let root = fs::open("/", DIRECTORY, Mode::empty()).map_err(|error| about(&error.into()))?;
+        make_where_only_root_may(&root, path, account).map_err(|error| about(&error))?;
         become_user(account).map_err(|error| about(&error.into()))?;
     }
+    let made = make(path).map_err(|error| about(&error))?;
     let base = archive::open_base(path).map_err(|error| about(&error))?;
     if !made {
         fs::accessat(&base, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)
             .map_err(|error| about(&error.into()))?;
     }
-    archive::unpack_below(&base, reader)?;
+    // One that did not come to its end left lists that are not this one's.
+    checkout::forget(&base).map_err(|error| about(&error))?;
+    archive::unpack_over(&base, reader)?;
+    checkout::remove_listed(&base).map_err(|error| error.into_failure(path))?;
     if let Some(hash) = checkout {
         checkout::checkout(&base, hash).map_err(|error| error.into_failure(path))?;
     }
     Ok(())
 }
 
-/// Makes the directory where it is missing; gives whether it was. On the way a new directory belongs to whom the one it is
-/// in belongs; the last one is the user's.
-fn make(path: &Path, owner: Option<&Account>) -> io::Result<bool> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = fs::open("/", flags, Mode::empty())?;
-    let mut dir: OwnedFd = fs::openat(&root, ".", flags, Mode::empty())?;
-    let mut made = false;
-    let below = path.strip_prefix("/").unwrap_or(path);
-    let mut so_far = PathBuf::new();
+/// How directories are opened on the way.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Makes what is missing of `path` as root, as far as that is below directories which everybody may go through and only
+/// root may change: nobody can put anything in the way there. The last directory is the user's, those on the way are root's.
+fn make_where_only_root_may(root: &OwnedFd, path: &Path, user: &Account) -> io::Result<()> {
+    let mut dir = fs::openat(root, ".", DIRECTORY, Mode::empty())?;
+    let mut parts = path.strip_prefix("/").unwrap_or(path).components().peekable();
+    while let Some(part) = parts.next() {
+        let stat = fs::fstat(&dir)?;
+        if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 || stat.st_mode & 0o001 == 0 {
+            return Ok(());
+        }
+        dir = match fs::openat(&dir, part.as_os_str(), DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                let made = rooted::make_dir(&dir, part.as_os_str())?;
+                if parts.peek().is_none() {
+                    fs::fchown(&made, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+                }
+                made
+            }
+            Ok(found) => found,
+            // A link, or no directory: what comes of it the user's own rights say.
+            Err(_) => return Ok(()),
+        };
+    }
+    Ok(())
+}
+
+/// Makes what is missing of `path` with this thread's rights; gives whether the last directory is new.
+fn make(path: &Path) -> io::Result<bool> {
+    let root = fs::open("/", DIRECTORY, Mode::empty())?;
+    let mut dir = fs::openat(&root, ".", DIRECTORY, Mode::empty())?;
+    let (below, mut so_far, mut made) = (path.strip_prefix("/").unwrap_or(path), PathBuf::new(), false);
     for part in below.components() {
         so_far.push(part);
         dir = match rooted::open(&root, &so_far, OFlags::PATH | OFlags::DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let name = part.as_os_str();
-                match fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
-                    Err(Errno::EXIST) => {}
-                    other => {
-                        other?;
-                        made = so_far == below;
-                        // Whatever mask this process has.
-                        fs::chmodat(&dir, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
-                        if let Some(account) = owner {
-                            let stat = fs::fstat(&dir)?;
-                            let (uid, gid) = if made { (account.uid, account.gid) } else { (stat.st_uid, stat.st_gid) };
-                            let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                            fs::chownat(&dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
-                        }
-                    }
-                }
-                rooted::open(&root, &so_far, OFlags::PATH | OFlags::DIRECTORY)?
+                made = so_far == below;
+                rooted::make_dir(&dir, part.as_os_str())?
             }
             other => other?,
         };
@@ -172,6 +204,7 @@ fn become_user(account: &Account) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn a_place_is_absolute_or_in_the_home() {
@@ -182,5 +215,43 @@ mod tests {
         for bad in ["", "/", "repo", "~", "~dev/x", "/a/../b", "~/../x", "/a\0b"] {
             assert!(at(bad).is_err(), "{bad:?}");
         }
+    }
+    /// Directories as root has them and as others do; root makes something only where no other could be in the way.
+    #[test]
+    fn root_makes_directories_where_only_root_may() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        let user = Account { uid: 1234, gid: 2345, ..Account::root() };
+        for (name, owner, mode) in
+            [("", 0, 0o755), ("roots", 0, 0o755), ("closed", 0, 0o700), ("shared", 0, 0o777), ("theirs", 1234, 0o755)]
+        {
+            std::fs::create_dir_all(at(name)).unwrap();
+            std::os::unix::fs::chown(at(name), Some(owner), Some(owner)).unwrap();
+            std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+        }
+        std::os::unix::fs::symlink("roots", at("link")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        let root = fs::open(temp.path(), DIRECTORY, Mode::empty()).unwrap();
+        for (path, made) in [
+            ("/roots/a/b/repo", true),
+            ("/repo", true),
+            ("/closed/repo", false),
+            ("/shared/repo", false),
+            ("/theirs/repo", false),
+            ("/theirs/a/repo", false),
+            ("/link/repo", false),
+            ("/file/repo", false),
+        ] {
+            make_where_only_root_may(&root, Path::new(path), &user).unwrap();
+            assert_eq!(at(&path[1..]).symlink_metadata().is_ok(), made, "{path}");
+        }
+        for (path, owner) in [("roots/a", 0), ("roots/a/b", 0), ("roots/a/b/repo", 1234), ("repo", 1234)] {
+            let meta = std::fs::metadata(at(path)).unwrap();
+            assert_eq!((meta.uid(), meta.mode() & 0o7777), (owner, 0o755), "{path}");
+        }
+        assert!(!at("theirs/a").exists() && std::fs::read_dir(at("roots")).unwrap().count() == 1);
     }
 }

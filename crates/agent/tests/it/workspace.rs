@@ -33,7 +33,7 @@ fn repository(dir: &Path, format: &str) -> PathBuf {
     for n in 0..900 {
         let dir = repo.join(format!("many/{}", n / 30));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(format!("{n}")), format!("{n}\n").repeat(n)).unwrap();
+        fs::write(dir.join(format!("{n}")), format!("{n}\n{}", "the same line\n".repeat(n))).unwrap();
     }
     fs::write(repo.join("a/b/large"), vec![b'l'; 3 << 20]).unwrap();
     fs::write(repo.join("empty"), "").unwrap();
@@ -85,10 +85,14 @@ async fn put(hosted: &Hosted, query: &str, bytes: Vec<u8>) -> Result<PathBuf, Fa
 }
 
 async fn occupied(hosted: &Hosted, path: &Path) -> bool {
+    standing(hosted, path).await.occupied
+}
+
+async fn standing(hosted: &Hosted, path: &Path) -> banger_proto::agent::workspace::Standing {
     let (_, body) = hosted.agent.request(Method::GET, &format!("/workspace?path={}", path.display()), "").await;
     let standing: banger_proto::agent::workspace::Standing = serde_json::from_slice(&body).unwrap();
     assert_eq!(Path::new(&standing.path), path);
-    standing.occupied
+    standing
 }
 
 #[test]
@@ -156,6 +160,68 @@ fn lists_say_what_is_written_and_what_travelled() {
         let plain = hosted.dir.path().join("plain");
         put(&hosted, &format!("path={}", plain.display()), stream(&repo, &[])).await.unwrap();
         assert!(plain.join(".git/index").exists() && !plain.join("empty").exists());
+    });
+}
+
+/// What the guest did meanwhile, and what an earlier time left, is not in the way of what arrives.
+#[test]
+fn it_arrives_again_over_whatever_stands_there() {
+    on_one_thread(async {
+        let hosted = Hosted::start().await;
+        let repo = repository(hosted.dir.path(), "sha1");
+        let to = hosted.dir.path().join("to");
+        let query = format!("path={}&checkout=sha1", to.display());
+        put(&hosted, &query, stream(&repo, &[])).await.unwrap();
+        let files = |hash: &str| format!("/workspace/files?path={}&hash={hash}", to.display());
+        let (status, body) = hosted.agent.request(Method::GET, &files("sha1"), "").await;
+        assert_eq!((status, &body[..]), (StatusCode::OK, git(&repo, &["ls-files", "-z"]).as_bytes()));
+        let (status, _) = hosted.agent.request(Method::GET, &files("md5"), "").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+
+        // git describes objects by others.
+        git(&to, &["gc", "-q", "--aggressive", "--prune=now"]);
+        let described = git(&to, &["cat-file", "--batch-all-objects", "--batch-check=%(deltabase)"]);
+        assert!(described.lines().any(|base| base.bytes().any(|byte| byte != b'0')), "no object is a delta");
+        // The end of one that was interrupted.
+        fs::create_dir(to.join(".git/banger")).unwrap();
+        for (list, names) in [("written", "empty\0"), ("fresh", "run\0"), ("removed", "kept\0")] {
+            fs::write(to.join(".git/banger").join(list), names).unwrap();
+        }
+        assert!(standing(&hosted, &to).await.unfinished);
+        fs::write(to.join("kept"), "x").unwrap();
+        fs::remove_dir_all(to.join("many")).unwrap();
+        fs::write(to.join("run"), "changed").unwrap();
+        put(&hosted, &query, stream(&repo, &[])).await.unwrap();
+        assert_eq!(git(&to, &["status", "--porcelain"]), "?? kept\n");
+        assert!(!standing(&hosted, &to).await.unfinished);
+
+        // Files where directories are, the other way round, and links to what must stay as it is.
+        fs::create_dir_all(to.join("real/deep")).unwrap();
+        for name in ["real/file", "real/deep/file"] {
+            fs::write(to.join(name), "stays").unwrap();
+        }
+        symlink("real", to.join("moved")).unwrap();
+        symlink("real", to.join("entered")).unwrap();
+        fs::write(to.join("was-file"), "x").unwrap();
+        fs::create_dir_all(to.join("was-dir/in")).unwrap();
+        fs::write(to.join("was-dir/in/it"), "x").unwrap();
+        let arriving = [
+            (".git/banger/removed", "moved/file\0moved/deep/file\0was-dir/in/it\0was-file\0"),
+            ("entered/file", "its own"),
+            ("was-file/in", "a file in it"),
+            ("was-dir", "a file"),
+        ];
+        put(&hosted, &query, stream(&repo, &arriving)).await.unwrap();
+        for (name, content) in [
+            ("real/file", "stays"),
+            ("real/deep/file", "stays"),
+            ("entered/file", "its own"),
+            ("was-file/in", "a file in it"),
+            ("was-dir", "a file"),
+        ] {
+            assert_eq!(fs::read_to_string(to.join(name)).unwrap(), content, "{name}");
+        }
+        assert!(!to.join("entered").is_symlink());
     });
 }
 

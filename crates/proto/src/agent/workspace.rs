@@ -5,7 +5,12 @@
 //! index names out of the packs, which must hold whole objects, and tells the index what it wrote.
 //!
 //! Lists below [`SCRATCH`] change that: [`WRITTEN`] are the only ones that are written; [`FRESH`] travelled and are what
-//! the index says; [`REMOVED`] go. Each is names ended by zeroes; all of it is gone afterwards.
+//! the index says; [`REMOVED`] go. Each is names ended by zeroes; all of it is gone afterwards. So where the directory is,
+//! somebody was interrupted; what is in it then, the next one does not believe.
+//!
+//! What arrives is the whole truth: a link, file or directory in the way of something else goes.
+//!
+//! `GET /workspace/files?path=…&hash=sha1|sha256`: the files that the index there names, each ended by a zero.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +30,9 @@ pub struct Standing {
     pub path: String,
     /// Whether there is anything but an empty directory.
     pub occupied: bool,
+    /// Whether it is one that did not come to its end.
+    #[serde(default)]
+    pub unfinished: bool,
 }
 
 /// Answer of `PUT /workspace`.

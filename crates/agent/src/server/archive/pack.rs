@@ -4,6 +4,7 @@
 //! read is cut or filled with zeroes to the size that was announced.
 
 use super::queue::PieceWriter;
+use banger_link::times;
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat},
@@ -90,6 +91,7 @@ impl Packer<'_> {
                     return Ok(());
                 }
                 let (file, size) = (File::from(file), u64::try_from(stat.st_size).unwrap_or(0));
+                self.time(&stat)?;
                 // The headers by themselves: the content goes past the builder, whose pieces are small.
                 self.builder.append_data(&mut header(&stat, EntryType::Regular, size), path, io::empty())?;
                 let pieces = self.builder.get_mut();
@@ -100,6 +102,7 @@ impl Packer<'_> {
             FileType::Symlink => {
                 let Some(target) = unless_changed(fs::readlinkat(dir, name, Vec::new()))? else { return Ok(()) };
                 let target = OsString::from_vec(target.into_bytes());
+                self.time(&stat)?;
                 self.builder.append_link(&mut header(&stat, EntryType::Symlink, 0), path, Path::new(&target))
             }
             FileType::Fifo => self.special(path, &stat, EntryType::Fifo),
@@ -115,6 +118,7 @@ impl Packer<'_> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Some(inner) = unless_changed(fs::openat(dir, name, flags, Mode::empty()))? else { return Ok(()) };
+        self.time(stat)?;
         self.builder.append_data(&mut header(stat, EntryType::Directory, 0), path, io::empty())?;
         // Sorted, so that the same tree is the same archive.
         let mut names = Vec::new();
@@ -131,8 +135,17 @@ impl Packer<'_> {
         Ok(())
     }
 
+    /// Says what the next entry's header cannot of its time.
+    fn time(&mut self, stat: &Stat) -> io::Result<()> {
+        match times::record(time(stat)) {
+            Some(value) => self.builder.append_pax_extensions([("mtime", value.as_bytes())]),
+            None => Ok(()),
+        }
+    }
+
     fn special(&mut self, path: &Path, stat: &Stat, kind: EntryType) -> io::Result<()> {
         let mut header = header(stat, kind, 0);
+        self.time(stat)?;
         header.set_device_major(fs::major(stat.st_rdev))?;
         header.set_device_minor(fs::minor(stat.st_rdev))?;
         self.builder.append_data(&mut header, path, io::empty())
@@ -154,10 +167,13 @@ fn header(stat: &Stat, kind: EntryType, size: u64) -> Header {
     header.set_mode(stat.st_mode & 0o7777);
     header.set_uid(stat.st_uid.into());
     header.set_gid(stat.st_gid.into());
-    // The format has no times before 1970.
-    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+    header.set_mtime(times::header(time(stat)));
     header.set_size(size);
     header
+}
+
+fn time(stat: &Stat) -> times::Time {
+    (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))
 }
 
 fn is_dot(name: &CStr) -> bool {

@@ -3,11 +3,11 @@
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
 //! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
 
-use crate::rooted;
-use banger_link::holes::Copier;
+use crate::{clearing, rooted};
+use banger_link::{holes::Copier, times};
 use banger_proto::failure::{Code, Failure};
 use rustix::{
-    fd::OwnedFd,
+    fd::{AsFd, OwnedFd},
     fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
     io::Errno,
 };
@@ -60,13 +60,23 @@ pub(in crate::server) fn open_base(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// What an entry does with what stands in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Links on the way are followed while they stay below the directory; a directory only goes when it is empty.
+    Shared,
+    /// The archive is the whole truth: what is no directory where one has to be goes, and a directory with all that is in
+    /// it where there is something else. Nothing is reached through a link.
+    Cleared,
+}
+
 /// Unpacks all of it.
-pub(super) fn unpack(base: &OwnedFd, from: impl Read) -> Result<(), UnpackError> {
+pub(super) fn unpack(base: &OwnedFd, from: impl Read, way: Way) -> Result<(), UnpackError> {
     let budget = Rc::new(Cell::new(Some(MAX_HEADERS)));
     let mut archive = Archive::new(Metered { inner: from, budget: Rc::clone(&budget) });
     let root = rustix::process::geteuid().is_root();
-    let mask = file_mode_mask();
-    let mut unpacker = Unpacker { base, root, mask, dirs: Vec::new(), last: None, copier: Copier::new() };
+    let mask = rooted::mask();
+    let mut unpacker = Unpacker { base, way, root, mask, dirs: Vec::new(), last: None, copier: Copier::new() };
     for entry in archive.entries().map_err(UnpackError::Stream)? {
         let mut entry = entry.map_err(UnpackError::Stream)?;
         budget.set(None);
@@ -100,6 +110,7 @@ impl<R: Read> Read for Metered<R> {
 
 struct Unpacker<'a> {
     base: &'a OwnedFd,
+    way: Way,
     root: bool,
     /// Mode bits a new file does not get, whatever is asked for.
     mask: Mode,
@@ -123,6 +134,7 @@ struct Place<'a> {
     parent: Rc<OwnedFd>,
     gives_group: bool,
     name: &'a OsStr,
+    way: Way,
     mtime: Timespec,
 }
 
@@ -146,9 +158,11 @@ impl Unpacker<'_> {
         };
         let kind = entry.header().entry_type();
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
-        let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
+        let (seconds, nanoseconds) = time(entry).map_err(UnpackError::Stream)?;
         let Parent { fd: parent, gives_group } = self.parent(above, is_file).map_err(failed)?;
-        let place = Place { parent, gives_group, name, mtime: Timespec { tv_sec: seconds, tv_nsec: 0 } };
+        let way = self.way;
+        let place =
+            Place { parent, gives_group, name, way, mtime: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() } };
         match kind {
             _ if is_file => self.file(&place, entry).map_err(failed),
             EntryType::Directory => {
@@ -182,7 +196,10 @@ impl Unpacker<'_> {
             Some((last, parent)) if is_file && *last == path => return Ok(parent.clone()),
             _ => self.last = None,
         }
-        let fd = rooted::make_dirs_beneath(self.base, above)?;
+        let fd = match self.way {
+            Way::Shared => rooted::make_dirs_beneath(self.base, above)?,
+            Way::Cleared => clearing::make_dirs(self.base, above)?,
+        };
         let gives_group = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode).contains(Mode::SGID);
         let parent = Parent { fd: Rc::new(fd), gives_group };
         self.last = is_file.then(|| (path, parent.clone()));
@@ -286,6 +303,7 @@ impl Place<'_> {
     fn clear(&self) -> io::Result<()> {
         match fs::unlinkat(&*self.parent, self.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) if self.way == Way::Cleared => clearing::clear(self.parent.as_fd(), self.name),
             Err(Errno::ISDIR) => Ok(fs::unlinkat(&*self.parent, self.name, AtFlags::REMOVEDIR)?),
             Err(error) => Err(error.into()),
         }
@@ -296,16 +314,20 @@ impl Place<'_> {
     }
 }
 
-fn mode(entry: &Entry<'_, impl Read>) -> Mode {
-    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
+/// When an entry was last changed, as its record or else its header says.
+fn time(entry: &mut Entry<'_, impl Read>) -> io::Result<times::Time> {
+    let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
+    for record in entry.pax_extensions()?.into_iter().flatten() {
+        let record = record?;
+        if record.key_bytes() == b"mtime" {
+            return Ok(times::parse(record.value_bytes()).unwrap_or((seconds, 0)));
+        }
+    }
+    Ok((seconds, 0))
 }
 
-/// This process's umask, as the kernel tells it: asking for it the usual way would change it for every thread.
-fn file_mode_mask() -> Mode {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    // Without an answer everything is asked for again.
-    Mode::from_raw_mode(mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777))
+fn mode(entry: &Entry<'_, impl Read>) -> Mode {
+    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
 }
 
 /// The numbers of the archive; one that does not fit is root's.

@@ -6,8 +6,8 @@
 use super::{
     index::{Entry, Index, Kind},
     packs::{Blobs, Packs},
-    tree::{Dirs, clear},
 };
+use crate::clearing::{Dirs, clear};
 use banger_proto::{
     agent::workspace::{FRESH, HashName, REMOVED, SCRATCH, WRITTEN},
     failure::{Code, Failure},
@@ -60,25 +60,48 @@ impl CheckoutError {
 /// What became of one entry of the index.
 type Seen = (usize, Stat);
 
-/// Writes the files of the repository in `base`.
-pub(super) fn checkout(base: &OwnedFd, hash: HashName) -> Result<(), CheckoutError> {
-    let scratch = |name: &str| format!("{SCRATCH}/{name}");
-    let list = |name: &str| small(base, &scratch(name)).map_err(CheckoutError::Repository);
-    for path in names(&list(REMOVED)?.unwrap_or_default()) {
+/// Removes the lists beside the repository in `base`, if there is one.
+pub(super) fn forget(base: &OwnedFd) -> io::Result<()> {
+    let (dir, name) = SCRATCH.split_once('/').unwrap_or((".", SCRATCH));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(base, dir, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+        Ok(git) => clear(git.as_fd(), OsStr::new(name)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The files that the index names, each ended by a zero.
+pub(super) fn listed(base: &OwnedFd, hash: HashName) -> io::Result<Vec<u8>> {
+    let Some(bytes) = small(base, ".git/index")? else { return Ok(Vec::new()) };
+    let index = Index::parse(bytes, hash)?;
+    let files = index.entries.iter().filter(|entry| entry.kind != Kind::Submodule);
+    Ok(files.flat_map(|entry| index.path(entry).iter().copied().chain([0])).collect())
+}
+
+fn list(base: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>, CheckoutError> {
+    small(base, &format!("{SCRATCH}/{name}")).map_err(CheckoutError::Repository)
+}
+
+/// Removes the files that the repository in `base` had before and has no longer.
+pub(super) fn remove_listed(base: &OwnedFd) -> Result<(), CheckoutError> {
+    for path in names(&list(base, REMOVED)?.unwrap_or_default()) {
         remove(base, path).map_err(|error| CheckoutError::Write(shown(path), error))?;
     }
+    Ok(())
+}
+
+/// Writes the files of the repository in `base`.
+pub(super) fn checkout(base: &OwnedFd, hash: HashName) -> Result<(), CheckoutError> {
     if let Some(bytes) = small(base, ".git/index").map_err(CheckoutError::Repository)? {
         let mut index = Index::parse(bytes, hash).map_err(CheckoutError::Repository)?;
-        let (written, fresh) = (list(WRITTEN)?, list(FRESH)?.unwrap_or_default());
+        let (written, fresh) = (list(base, WRITTEN)?, list(base, FRESH)?.unwrap_or_default());
         for (at, stat) in write(base, &index, written.as_deref(), &fresh, hash)? {
             index.know(at, &stat);
         }
         replace(base, ".git/banger-index", ".git/index", &index.into_bytes()).map_err(CheckoutError::Repository)?;
     }
-    let (dir, name) = SCRATCH.split_once('/').unwrap_or((".", SCRATCH));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let git = openat(base, dir, flags, Mode::empty()).map_err(|error| CheckoutError::Repository(error.into()))?;
-    clear(git.as_fd(), OsStr::new(name)).map_err(CheckoutError::Repository)
+    forget(base).map_err(CheckoutError::Repository)
 }
 
 fn write(
@@ -118,7 +141,7 @@ fn write(
     Ok(seen)
 }
 
-/// Cuts the work where directories end, so that no two threads want the same one.
+/// Cuts the work where directories end, so that no two threads fill the same one. One above may be made by two at once.
 fn shares<'a>(work: &'a [usize], count: usize, dir: impl Fn(usize) -> &'a [u8]) -> Vec<&'a [usize]> {
     let (mut shares, mut rest) = (Vec::new(), work);
     for left in (1..=count).rev() {
@@ -221,9 +244,8 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
     loop {
         let parts: Option<Vec<&OsStr>> = crate::rooted::parts(Path::new(OsStr::from_bytes(path)));
         let Some((name, above)) = parts.as_deref().and_then(<[_]>::split_last) else { return Ok(()) };
-        let here = [OsStr::new(".")];
-        let above = if above.is_empty() { here.as_slice() } else { above };
-        let Ok(dir) = crate::rooted::open_dir_beneath(base, above) else { return Ok(()) };
+        // Through a link is not where it was: what had that directory may be a link now.
+        let Ok(dir) = crate::rooted::open_dir_without_links(base, above) else { return Ok(()) };
         match rustix::fs::unlinkat(&dir, *name, flags) {
             // Gone already, or something else now: not what the repository had.
             Ok(()) | Err(Errno::NOENT) => {}
@@ -238,10 +260,14 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
 }
 
 fn small(base: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let file = match openat(base, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match openat(base, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
         other => File::from(other?),
     };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is no file")));
+    }
     let mut bytes = Vec::new();
     file.take(MAX_INDEX).read_to_end(&mut bytes)?;
     Ok(Some(bytes))

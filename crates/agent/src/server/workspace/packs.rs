@@ -1,9 +1,11 @@
-//! Packs as banger makes them (gitformat-pack): whole objects, none described by another, each pack with its index.
+//! Packs as banger makes them (gitformat-pack): whole objects, none described by another, each pack with its index. Packs
+//! that the guest's git made are between them; what is not to be read there is passed over.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use rustix::{
     fd::OwnedFd,
     fs::{Dir, Mode, OFlags, openat},
+    io::Errno,
 };
 use std::{
     fs::File,
@@ -19,6 +21,8 @@ const FANOUT: usize = 8 + 256 * 4;
 const MAX_INDEX: u64 = 1 << 30;
 /// Bytes of a pack, and of an object, that are looked at together.
 const WINDOW: usize = 128 << 10;
+/// Says that an offset is beyond 2 GiB.
+const LARGE: u32 = 1 << 31;
 /// The kind of object that is a file's content.
 const BLOB: u8 = 3;
 
@@ -45,29 +49,31 @@ impl Packs {
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
             let Some(stem) = entry.file_name().to_bytes().strip_suffix(b".idx") else { continue };
+            let (index_file, file) = match (open(entry.file_name().to_bytes()), open(&[stem, b".pack"].concat())) {
+                // The guest's git repacks.
+                (Err(Errno::NOENT), _) | (_, Err(Errno::NOENT)) => continue,
+                (index, file) => (File::from(index?), File::from(file?)),
+            };
             let mut index = Vec::new();
-            File::from(open(entry.file_name().to_bytes())?).take(MAX_INDEX).read_to_end(&mut index)?;
-            let file = File::from(open(&[stem, b".pack"].concat())?);
-            packs.push(Pack::new(file, index, hash)?);
+            index_file.take(MAX_INDEX).read_to_end(&mut index)?;
+            packs.extend(Pack::new(file, index, hash));
         }
         Ok(Self(packs))
     }
 
-    /// The pack an object is in, and where in it.
-    fn find(&self, id: &[u8]) -> Option<(usize, u64)> {
-        self.0.iter().enumerate().find_map(|(pack, it)| Some((pack, it.offset(id)?)))
+    /// The packs an object is in, and where in each.
+    fn find<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = (usize, u64)> + 'a {
+        self.0.iter().enumerate().filter_map(move |(pack, it)| Some((pack, it.offset(id)?)))
     }
 }
 
 impl Pack {
-    fn new(file: File, index: Vec<u8>, hash: usize) -> io::Result<Self> {
+    /// None when its index is not one this reads.
+    fn new(file: File, index: Vec<u8>, hash: usize) -> Option<Self> {
         let count = index.get(FANOUT - 4..FANOUT).map(|word| u32::from_be_bytes(word.try_into().unwrap_or_default()));
         let count = usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX);
         let fits = count.checked_mul(hash + 8).is_some_and(|bytes| FANOUT + bytes <= index.len());
-        if !index.starts_with(b"\xfftOc\0\0\0\x02") || !fits {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's index cannot be read"));
-        }
-        Ok(Self { file, index, count, hash })
+        (index.starts_with(b"\xfftOc\0\0\0\x02") && fits).then_some(Self { file, index, count, hash })
     }
 
     fn name(&self, at: usize) -> &[u8] {
@@ -88,8 +94,15 @@ impl Pack {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
-                    let at = FANOUT + self.count * (self.hash + 4) + middle * 4;
-                    return Some(u64::from(u32::from_be_bytes(self.index[at..at + 4].try_into().ok()?)));
+                    let table = FANOUT + self.count * (self.hash + 4);
+                    let at = table + middle * 4;
+                    let offset = u32::from_be_bytes(self.index[at..at + 4].try_into().ok()?);
+                    if offset & LARGE == 0 {
+                        return Some(offset.into());
+                    }
+                    // A place in another table, of offsets that need more bits.
+                    let at = table + self.count * 4 + usize::try_from(offset & !LARGE).ok()? * 8;
+                    return Some(u64::from_be_bytes(self.index.get(at..at + 8)?.try_into().ok()?));
                 }
             }
         }
@@ -137,12 +150,16 @@ impl<'a> Blobs<'a> {
         Self { packs, inflate: Decompress::new(true), window, out: vec![0; WINDOW] }
     }
 
-    /// Gives a file's content piece by piece to `to`; `false` when it is in no pack.
+    /// Gives a file's content piece by piece to `to`; `false` when it is whole in no pack.
     pub(super) fn read(&mut self, id: &[u8], to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let Some((pack, mut at)) = self.packs.find(id) else { return Ok(false) };
-        let head = self.window.at(self.packs, pack, at, 16)?;
-        let (size, length) = header(head).ok_or_else(|| broken("is no whole file's content"))?;
-        at += length;
+        let mut whole = None;
+        for (pack, at) in self.packs.find(id) {
+            if let Some((size, length)) = header(self.window.at(self.packs, pack, at, 16)?) {
+                whole = Some((pack, at + length, size));
+                break;
+            }
+        }
+        let Some((pack, mut at, size)) = whole else { return Ok(false) };
         self.inflate.reset(true);
         let mut total = 0;
         loop {
@@ -194,5 +211,29 @@ mod tests {
         for bytes in [[0x1f].as_slice(), &[0x6f], &[], &[0xb0], &[0xbf; 12]] {
             assert_eq!(header(bytes), None, "{bytes:?}");
         }
+    }
+    /// A pack's index with one object at `offset`.
+    fn index(id: [u8; 20], offset: u32, large: &[u64]) -> Vec<u8> {
+        let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
+        bytes.extend((0..=255_u8).flat_map(|byte| u32::from(byte >= id[0]).to_be_bytes()));
+        bytes.extend(id);
+        bytes.extend([0; 4]);
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(large.iter().flat_map(|offset| offset.to_be_bytes()));
+        bytes.extend([0; 40]);
+        bytes
+    }
+
+    #[test]
+    fn offsets_beyond_two_gigabytes_are_in_a_table_of_their_own() {
+        let id = [7; 20];
+        let offset = |offset, large: &[u64]| {
+            let pack = Pack::new(tempfile::tempfile().unwrap(), index(id, offset, large), 20).unwrap();
+            (pack.offset(&id), pack.offset(&[8; 20]))
+        };
+        assert_eq!(offset(12, &[]), (Some(12), None));
+        assert_eq!(offset(LARGE | 1, &[1, 5 << 30]), (Some(5 << 30), None));
+        // One that is not there.
+        assert_eq!(offset(LARGE | 0x7fff_ffff, &[]), (None, None));
     }
 }

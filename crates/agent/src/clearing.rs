@@ -1,26 +1,27 @@
 //! Places in a working tree, whatever stands there: a link or a file where a directory has to be makes way, and nothing
 //! is reached through one.
 
+use crate::rooted::make_dir;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, Dir, Mode, OFlags, chmodat, mkdirat, openat, unlinkat},
+    fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat},
     io::Errno,
 };
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _};
 
 /// The directory files are being written into, and those above it.
-pub(super) struct Dirs<'a> {
+pub(crate) struct Dirs<'a> {
     base: &'a OwnedFd,
     open: Vec<(&'a [u8], OwnedFd)>,
 }
 
 impl<'a> Dirs<'a> {
-    pub(super) fn new(base: &'a OwnedFd) -> Self {
+    pub(crate) fn new(base: &'a OwnedFd) -> Self {
         Self { base, open: Vec::new() }
     }
 
     /// The directory of `path`, made where it is missing, and its name there.
-    pub(super) fn of(&mut self, path: &'a [u8]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
+    pub(crate) fn of(&mut self, path: &'a [u8]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
         let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let bad = |part: &&[u8]| matches!(*part, b"" | b"." | b"..") || part.eq_ignore_ascii_case(b".git");
         let Some(name) = parts.pop().filter(|name| !bad(name) && !parts.iter().any(bad)) else {
@@ -40,29 +41,31 @@ impl<'a> Dirs<'a> {
     }
 }
 
+/// The directory that is `parts` below `base`, made where it is missing.
+pub(crate) fn make_dirs(base: &OwnedFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
+    let mut dir = base.try_clone()?;
+    for part in parts {
+        dir = enter(dir.as_fd(), part)?;
+    }
+    Ok(dir)
+}
+
+/// The directory `name`, made where it is missing. Others do the same at the same time: what one of them made is as good.
 fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
-    let open =
-        || openat(dir, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let mode = Mode::from_raw_mode(0o755);
-    let make = || match mkdirat(dir, name, mode) {
-        // Whatever mask this process has.
-        Ok(()) => chmodat(dir, name, mode, AtFlags::empty()),
-        Err(Errno::EXIST) => Ok(()),
-        other => other,
-    };
-    match open() {
-        Err(Errno::NOENT) => make()?,
-        Err(Errno::NOTDIR | Errno::LOOP) => {
-            unlinkat(dir, name, AtFlags::empty())?;
-            make()?;
-        }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP) => match unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
+            Err(error) => return Err(error.into()),
+        },
         other => return Ok(other?),
     }
-    Ok(open()?)
+    make_dir(dir, name)
 }
 
 /// Removes what is at `name`, all of it; nothing is not wrong.
-pub(super) fn clear(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+pub(crate) fn clear(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -111,5 +114,37 @@ mod tests {
         clear(base.as_fd(), OsStr::new("full")).unwrap();
         clear(base.as_fd(), OsStr::new("full")).unwrap();
         assert!(!root.join("full").exists());
+    }
+    #[test]
+    fn many_at_once_find_the_same_directories() {
+        for round in 0..200 {
+            let temp = tempfile::tempdir().unwrap();
+            let (root, outside) = (temp.path().join("root"), temp.path().join("outside"));
+            for dir in [&root, &outside] {
+                fs::create_dir(dir).unwrap();
+            }
+            match round % 3 {
+                0 => symlink(&outside, root.join("a")).unwrap(),
+                1 => fs::write(root.join("a"), "x").unwrap(),
+                _ => {}
+            }
+            let base = rustix::fs::open(&root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for path in [b"a/b".as_slice(), b"a/c/d", b"a/e", b"a/c/f"] {
+                    let (base, start) = (&base, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        let mut dirs = Dirs::new(base);
+                        let (dir, name) = dirs.of(path).unwrap();
+                        openat(dir, name, OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644)).unwrap();
+                    });
+                }
+            });
+            for path in ["a/b", "a/c/d", "a/e", "a/c/f"] {
+                assert!(root.join(path).is_file(), "{path}");
+            }
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        }
     }
 }
