@@ -29,6 +29,7 @@ pub(crate) mod send;
 pub(crate) mod settings;
 pub(crate) mod stale;
 pub(crate) mod stream;
+mod swap;
 
 use banger_proto::failure::{Code, Failure};
 use std::{io, path::Path};

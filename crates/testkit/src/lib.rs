@@ -8,6 +8,7 @@
 mod binaries;
 mod capability;
 mod command;
+mod corpora;
 mod environment;
 pub mod fake;
 mod files;
@@ -29,6 +30,7 @@ mod way;
 pub use binaries::bin_dir;
 pub use capability::require;
 pub use command::{Invocation, Output};
+pub use corpora::{Corpus, replay};
 pub use environment::TestEnv;
 pub use files::FileServer;
 pub use generic_kernel::generic_kernel;

@@ -31,7 +31,7 @@ pub(crate) async fn run(context: &Context, args: &SshProxyArgs) -> Result {
     let endpoint = guest::endpoint(context, vm).await?;
     let access = access(context, endpoint.id.as_str()).await?;
     let stream = guest::call(&endpoint).await?;
-    let session = Session::start(stream, &connection(&endpoint, &access)).await?;
+    let session = Session::start(stream, &connection(&access)).await?;
     let outlet = |stream: std::io::Result<Outlet>| stream.map_err(|error| internal("cannot use stdout", &error));
     let (_, control) = mpsc::unbounded_channel();
     let (stdout, stderr) = (outlet(Outlet::new(std::io::stdout()))?, outlet(Outlet::new(std::io::stderr()))?);

@@ -3,6 +3,7 @@
 //! The headers are walked raw, because the convenient walk allocates whatever length a long name announces. Nothing is
 //! resolved here; a path that leaves its directory is refused, not repaired.
 
+use banger_link::times::{self, Time};
 use std::{
     ffi::OsString,
     io::{self, Read},
@@ -24,8 +25,8 @@ pub(crate) struct Entry {
     pub(crate) below: Vec<OsString>,
     /// Permission bits, without set-uid, set-gid and sticky: the guest's users are not ours.
     pub(crate) mode: u32,
-    /// Seconds since 1970.
-    pub(crate) mtime: i64,
+    /// When it was last changed.
+    pub(crate) mtime: Time,
     /// What it is.
     pub(crate) kind: Kind,
 }
@@ -68,7 +69,7 @@ pub(crate) fn walk(
         let entry_of = Entry {
             below: below(&path)?,
             mode: header.mode()? & 0o777,
-            mtime: mtime.unwrap_or_else(|| i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0)),
+            mtime: mtime.unwrap_or_else(|| (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0)),
             kind: what(kind, header.entry_size()?, link)?,
         };
         if matches!(take(entry_of, &mut entry)?, Flow::Stop) {
@@ -106,7 +107,7 @@ fn what(kind: EntryType, size: u64, link: Vec<u8>) -> io::Result<Kind> {
 struct Extension {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
-    mtime: Option<i64>,
+    mtime: Option<Time>,
 }
 
 impl Extension {
@@ -134,10 +135,7 @@ impl Extension {
             match record.key_bytes() {
                 b"path" => self.path = Some(record.value_bytes().to_vec()),
                 b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
-                b"mtime" => {
-                    let whole = record.value().ok().and_then(|value| value.split('.').next()?.parse().ok());
-                    self.mtime = whole;
-                }
+                b"mtime" => self.mtime = times::parse(record.value_bytes()),
                 // The walk goes by the size in the header; another one here would shift everything after it.
                 b"size" => return Err(hostile("a size outside its header")),
                 _ => {}
@@ -212,7 +210,7 @@ mod tests {
         let all = entries(&bytes).unwrap();
         assert_eq!(all[0].below, Vec::<OsString>::new());
         assert_eq!((all[1].below.as_slice(), &all[1].kind), (["a".into(), "b".into()].as_slice(), &Kind::File(3)));
-        assert_eq!((all[1].mode, all[1].mtime), (0o755, 7));
+        assert_eq!((all[1].mode, all[1].mtime), (0o755, (7, 0)));
         assert_eq!(all[2].kind, Kind::Symlink("/etc/passwd".into()));
         assert_eq!(all[3].kind, Kind::HardLink(vec!["a".into(), "b".into()]));
         assert_eq!(all[4].kind, Kind::Special);

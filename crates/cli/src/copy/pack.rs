@@ -1,5 +1,6 @@
 //! A file or directory of this host as a tar stream.
 
+use banger_link::times;
 use std::{
     collections::HashMap,
     ffi::OsStr,
@@ -41,6 +42,7 @@ impl<W: Write> Packer<W> {
         let meta = path.symlink_metadata().map_err(failed)?;
         let kind = meta.file_type();
         if kind.is_dir() {
+            self.time(&meta).map_err(failed)?;
             let mut header = header(&meta, EntryType::Directory, 0);
             self.builder.append_data(&mut header, name, io::empty()).map_err(failed)?;
             let mut children: Vec<_> =
@@ -51,6 +53,7 @@ impl<W: Write> Packer<W> {
             }
         } else if kind.is_symlink() {
             let target = fs::read_link(path).map_err(failed)?;
+            self.time(&meta).map_err(failed)?;
             let mut header = header(&meta, EntryType::Symlink, 0);
             self.builder.append_link(&mut header, name, &target).map_err(failed)?;
         } else if kind.is_file() {
@@ -74,6 +77,7 @@ impl<W: Write> Packer<W> {
         }
         let file = File::open(path)?;
         let meta = file.metadata()?;
+        self.time(&meta)?;
         let mut header = header(&meta, EntryType::Regular, meta.len());
         let mut content = file.take(meta.len());
         self.builder.append_data(&mut header, name, &mut content)?;
@@ -82,6 +86,18 @@ impl<W: Write> Packer<W> {
         }
         Err(io::Error::other("the file became shorter while it was copied"))
     }
+
+    /// Says what the next entry's header cannot of its time.
+    fn time(&mut self, meta: &Metadata) -> io::Result<()> {
+        match times::record(time(meta)) {
+            Some(value) => self.builder.append_pax_extensions([("mtime", value.as_bytes())]),
+            None => Ok(()),
+        }
+    }
+}
+
+fn time(meta: &Metadata) -> times::Time {
+    (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
 /// Root owns what comes into a guest, as with docker cp.
@@ -89,7 +105,7 @@ fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(meta.mode() & 0o7777);
-    header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
+    header.set_mtime(times::header(time(meta)));
     header.set_uid(0);
     header.set_gid(0);
     header.set_size(size);
@@ -112,7 +128,11 @@ pub(crate) fn base_name(source: &Path) -> io::Result<std::ffi::OsString> {
 mod tests {
     use super::*;
     use crate::copy::unpack::unpack;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::{
+        fs::FileTimes,
+        os::unix::fs::{PermissionsExt as _, symlink},
+        time::{Duration, SystemTime, UNIX_EPOCH},
+    };
 
     #[test]
     fn what_is_packed_unpacks_the_same() {
@@ -123,7 +143,14 @@ mod tests {
         fs::write(source.join("run"), "#!/bin/sh\n").unwrap();
         fs::set_permissions(source.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
         symlink("nowhere", source.join("link")).unwrap();
+        // Between two seconds, and before 1970.
+        let moment = |name: &str, time: SystemTime| {
+            let file = File::options().read(true).open(source.join(name)).unwrap();
+            file.set_times(FileTimes::new().set_modified(time)).unwrap();
+        };
+        moment("run", UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789));
         fs::hard_link(source.join("run"), source.join("sub/again")).unwrap();
+        moment("sub", UNIX_EPOCH - Duration::new(1_000, 250_000_000));
         let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
 
         let mut bytes = Vec::new();
@@ -136,7 +163,11 @@ mod tests {
         assert_eq!(copy.join("run").metadata().unwrap().mode() & 0o777, 0o755);
         let inode = |name: &str| copy.join(name).metadata().unwrap().ino();
         assert_eq!(inode("run"), inode("sub/again"));
-        assert_eq!(copy.join("run").metadata().unwrap().mtime(), source.join("run").metadata().unwrap().mtime());
+        for name in ["run", "sub", "link", "sub/again", "."] {
+            let time = |root: &Path| time(&root.join(name).symlink_metadata().unwrap());
+            assert_eq!(time(&copy), time(&source), "{name}");
+        }
+        assert_eq!(time(&copy.join("sub").metadata().unwrap()), (-1_001, 750_000_000));
     }
 
     #[test]

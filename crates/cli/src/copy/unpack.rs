@@ -4,7 +4,7 @@
 //! links nor ones that are already there lead outside.
 
 use super::entries::{Entry, Flow, Kind, hostile, walk};
-use banger_link::holes::Copier;
+use banger_link::{holes::Copier, times::Time};
 use rustix::{
     fs::{
         AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, linkat, mkdirat,
@@ -31,7 +31,7 @@ struct Target<'a> {
     root: OwnedFd,
     name: &'a OsStr,
     /// Directories made here, whose mode and time are set once nothing more is written into them.
-    made: Vec<(PathBuf, u32, i64)>,
+    made: Vec<(PathBuf, u32, Time)>,
     skipped: u64,
     first: bool,
     copier: Copier,
@@ -152,10 +152,10 @@ fn replace(parent: &OwnedFd, name: &OsStr, mut make: impl FnMut() -> rustix::io:
     }
 }
 
-fn times(mtime: i64) -> Timestamps {
+fn times((seconds, nanoseconds): Time) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: mtime, tv_nsec: 0 },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
     }
 }
 

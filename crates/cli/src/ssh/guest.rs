@@ -1,6 +1,6 @@
 //! The guest's end of a connection: `sshd -i`, configured by banger, for as long as the connection lasts.
 
-use banger_proto::{agent::exec::ExecSpec, api::ssh::SshAccess, api::vm::GuestEndpoint};
+use banger_proto::{agent::exec::ExecSpec, api::ssh::SshAccess};
 use std::collections::BTreeMap;
 
 /// Status of a guest without sshd.
@@ -54,7 +54,7 @@ UseDNS no
 LogLevel ERROR";
 
 /// The exec that is one connection. Secrets are in its environment, which only root of the guest can read.
-pub(crate) fn connection(endpoint: &GuestEndpoint, access: &SshAccess) -> ExecSpec {
+pub(crate) fn connection(access: &SshAccess) -> ExecSpec {
     let stamp = stamp(&[&access.host_key, &access.authorized_keys, CONFIG]);
     let env = [
         ("BANGER_SSH_STAMP", stamp.as_str()),
@@ -67,7 +67,8 @@ pub(crate) fn connection(endpoint: &GuestEndpoint, access: &SshAccess) -> ExecSp
         argv: ["sh", "-c", START, "sshd"].map(str::to_owned).into(),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<BTreeMap<_, _>>(),
         cwd: Some("/".into()),
-        user: endpoint.user.as_ref().map(|_| "root".to_owned()),
+        // Whoever the VM's or the image's user is: sshd becomes the one who enters.
+        user: Some("root".to_owned()),
         tty: None,
     }
 }
@@ -81,4 +82,22 @@ fn stamp(parts: &[&str]) -> String {
         hash.update(part);
     }
     crate::workspace::files::hex(&hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sshd_is_roots_whoever_the_images_user_is() {
+        let access = SshAccess {
+            identity: String::new(),
+            known_hosts: String::new(),
+            host_key: "key\n".into(),
+            authorized_keys: "keys\n".into(),
+        };
+        let spec = connection(&access);
+        assert_eq!(spec.user.as_deref(), Some("root"));
+        assert_eq!(spec.env["BANGER_SSH_HOST_KEY"], "key");
+    }
 }

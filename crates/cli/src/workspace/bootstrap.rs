@@ -46,20 +46,19 @@ pub(crate) fn asked(plan: &Plan) -> Option<&'static str> {
     FILES.into_iter().find(|name| files.binary_search_by(|file| file.as_slice().cmp(name.as_bytes())).is_ok())
 }
 
-/// Whether a new VM gets a network: as asked for, else as the daemon is configured.
+/// Whether a VM reaches the internet: as asked for, else as the daemon is configured, which may have no way out for any.
 pub(crate) fn has_network(asked: Option<bool>, settings: &[Setting]) -> bool {
-    let default = || settings.iter().find(|setting| setting.key == "vm_defaults.nat")?.value.as_bool();
-    asked.or_else(default).unwrap_or(true)
+    let value = |key: &str| Some(&settings.iter().find(|setting| setting.key == key)?.value);
+    let closed = value("network.uplink").and_then(|uplink| uplink.as_str()).is_some_and(|uplink| uplink != "auto");
+    let default = || value("vm_defaults.nat")?.as_bool();
+    !closed && asked.or_else(default).unwrap_or(true)
 }
 
 /// Why a VM without a network is not made.
 pub(crate) fn unreachable(file: &str) -> Failure {
-    Failure::new(
-        Code::Unsupported,
-        format!("{file} asks for tools from the internet, and the VM would have no network"),
-    )
-    .hint("leave out --no-nat")
-    .hint("--no-bootstrap brings the repository without them")
+    Failure::new(Code::Unsupported, format!("{file} asks for tools from the internet, and the VM has no network"))
+        .hint("a VM has one without --no-nat, where network.uplink is auto: banger config show says")
+        .hint("--no-bootstrap brings the repository without them")
 }
 
 /// Has the guest install what `file` asks for.
@@ -116,8 +115,14 @@ mod tests {
             (Some(true), Some(false), true),
             (Some(false), Some(true), false),
         ] {
-            let settings: Vec<Setting> = default.map(setting).into_iter().collect();
+            let mut settings: Vec<Setting> = default.map(setting).into_iter().collect();
             assert_eq!(has_network(asked, &settings), has, "{asked:?} {default:?}");
+            for (uplink, open) in [("auto", true), ("none", false), ("off", false)] {
+                let key = "network.uplink".into();
+                settings.push(Setting { key, value: uplink.into(), source: "env".into() });
+                assert_eq!(has_network(asked, &settings), has && open, "{asked:?} {default:?} {uplink}");
+                settings.pop();
+            }
         }
     }
 }

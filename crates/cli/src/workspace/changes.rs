@@ -33,6 +33,8 @@ pub(crate) struct Changes {
     pub(crate) left_out: usize,
     /// Submodules.
     pub(crate) submodules: Vec<RepoPath>,
+    /// Whether there are files that git takes for unchanged, these or others.
+    pub(crate) unwatched: bool,
     /// Objects of the index that no commit has.
     pub(crate) objects: Vec<String>,
     /// Whether index or working tree differ from HEAD, so that HEAD alone is not what arrives.
@@ -77,6 +79,7 @@ impl Changes {
             if !seen.insert(&entry.path) {
                 continue;
             }
+            changes.unwatched |= entry.assumed;
             let is_changed = entry.stage != 0 || changed.contains(&entry.path);
             if entry.skipped {
                 complete = false;
@@ -105,6 +108,7 @@ impl Changes {
             changes.left_out = untracked.len();
         }
         if !changes.assumed.is_empty() {
+            changes.unwatched = true;
             let args = ["update-index", "--assume-unchanged", "-z", "--stdin"];
             facade.call().args(args).ask("mark files in the index", &join(&changes.assumed))?;
         }
@@ -162,6 +166,8 @@ pub(super) struct Entry {
     stage: u8,
     /// Not in the working tree of a sparse checkout.
     skipped: bool,
+    /// Taken for unchanged.
+    assumed: bool,
     pub(super) path: RepoPath,
 }
 
@@ -198,6 +204,7 @@ fn index(facade: &Facade) -> Result<Vec<Entry>, Failure> {
                 object: object.to_owned(),
                 stage: stage.parse().ok()?,
                 skipped: tag.eq_ignore_ascii_case("s"),
+                assumed: tag.starts_with(|char: char| char.is_ascii_lowercase()),
                 path: line[tab + 1..].to_vec(),
             })
         };
@@ -245,7 +252,7 @@ fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     Ok(entries)
 }
 
-pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).filter(|piece| !piece.is_empty())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Where there is no git there may be no shell either; both say 127, as a shell would.
 
-use super::changes::RepoPath;
+use super::changes::{RepoPath, pieces};
 use crate::{
     exec::capture::{Captured, capture},
     exit::Result,
@@ -16,7 +16,7 @@ use banger_proto::{
 use std::collections::BTreeMap;
 
 /// Most bytes a script that names files answers with.
-const MAX_NAMES: usize = 256 << 20;
+pub(crate) const MAX_NAMES: usize = 256 << 20;
 
 /// Common beginning: git is there, the workspace is where we are, and nothing of the caller's git counts.
 const BEGIN: &str = r#"
@@ -26,13 +26,14 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY
 export GIT_AUTHOR_NAME=banger GIT_AUTHOR_EMAIL=banger@localhost GIT_COMMITTER_NAME=banger GIT_COMMITTER_EMAIL=banger@localhost
 cd "$1"
 export GIT_DIR=.git GIT_WORK_TREE=.
+# What git does not look into, whatever it holds.
+assumed() { git ls-files -v | sed -n 's/^[a-rt-z] //p' | git hash-object --no-filters --stdin-paths; }
 "#;
 
 /// Writes the files, where the agent does not.
 const CHECKOUT: &str = r"
 umask 022
 s=.git/banger
-[ ! -s $s/removed ] || xargs -0 rm -f -- < $s/removed
 [ ! -e .git/index ] || if [ -e $s/written ]; then
     git -c checkout.workers=0 checkout-index -q -f -u -z --stdin < $s/written
 else
@@ -52,28 +53,47 @@ git update-ref refs/banger/base "$commit"
 echo "$commit"
 "#;
 
-/// Says what stands there. `$2`: the commit that holds the tree as it was brought.
+/// Writes down what files are that git does not look into.
+const ASSUMED: &str = "assumed > .git/banger-assumed\n";
+
+/// Says what stands there: whether it is as it was brought, refs, and an index. `$2`: the commit that holds the tree as it
+/// was brought; in a submodule (`$3`), which no record names, the repository knows, and there may be none.
 const INSPECT: &str = r#"
-t=.git/banger-look.$$
+[ -z "$3" ] || [ -e .git ] || { echo same; echo; exit 0; }
+g=$(git rev-parse --git-dir)
+base=$2
+[ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || git rev-parse -q --verify HEAD || :)
+t=$g/banger-look.$$
 trap 'rm -rf "$t"' EXIT
 mkdir "$t" "$t/objects"
-[ ! -e .git/index ] || cp .git/index "$t/index"
+[ ! -e "$g/index" ] || cp "$g/index" "$t/index"
 head=$(git rev-parse -q --verify HEAD || :)
-was=$2
-[ "$(git rev-parse -q --verify refs/banger/base)" != "$2" ] || was=$(git rev-parse -q --verify "$2^" || :)
-tree=$(GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=.git/objects \
+was=$base
+[ "$(git rev-parse -q --verify refs/banger/base)" != "$base" ] || was=$(git rev-parse -q --verify "$base^" || :)
+objects=$(git rev-parse --git-path objects)
+tree=$(GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects \
     sh -c 'git add -A . && git write-tree')
-if [ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$2^{tree}")" ]; then echo same; else echo changed; fi
-git ls-files -z
+is=same
+[ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is=changed
+[ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is=changed
+echo $is
+git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags refs/stash
+echo
+git ls-files -z --stage
 "#;
 
+/// Most repositories in a workspace that are looked at.
+const MAX_REPOSITORIES: usize = 1000;
+
 /// What stands where a workspace was.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Something banger did not bring, or cannot look at.
-    Unknown,
-    /// The workspace; whether the guest changed it, and the files its index names.
-    Workspace { changed: bool, files: Vec<RepoPath> },
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Whether the guest changed something.
+    pub(crate) changed: bool,
+    /// Files that the index names, submodules' too.
+    pub(crate) files: Vec<RepoPath>,
+    /// Branches and tags, each with what it names.
+    pub(crate) refs: Vec<(String, String)>,
 }
 
 /// Runs a script of banger's in a guest, as the user everything in the workspace belongs to.
@@ -113,26 +133,97 @@ pub(crate) async fn keep(endpoint: &GuestEndpoint, path: &str, parent: Option<&s
     Ok(Some(commit_id(String::from_utf8_lossy(&done.stdout).trim())?))
 }
 
+/// Has the guest write down what git does not look into there.
+pub(crate) async fn remember_assumed(endpoint: &GuestEndpoint, path: &str) -> Result<()> {
+    let done = script(endpoint, &with_git(ASSUMED), &[path], 4096).await?;
+    if !done.is_missing() {
+        succeeded(&done, "write down what git does not look into")?;
+    }
+    Ok(())
+}
+
+fn is_id(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// What a guest says is a commit.
 fn commit_id(text: &str) -> std::result::Result<String, Failure> {
-    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if is_id {
+    if is_id(text) {
         Ok(text.to_owned())
     } else {
         Err(Failure::new(Code::Guest, "the guest's git did not say which commit it made"))
     }
 }
 
-/// Looks at what stands at `path`, which the VM's record says is a workspace brought as `base`, or does not.
-pub(crate) async fn inspect(endpoint: &GuestEndpoint, path: &str, base: Option<&str>) -> Result<Standing> {
-    let Some(base) = base else { return Ok(Standing::Unknown) };
-    let looked = script(endpoint, &with_git(INSPECT), &[path, base], MAX_NAMES).await?;
-    if looked.outcome.code() != 0 {
-        return Ok(Standing::Unknown);
+/// Looks at what stands at `path`, which the VM's record says was brought as `base`; else says why it cannot.
+pub(crate) async fn inspect(
+    endpoint: &GuestEndpoint,
+    path: &str,
+    base: &str,
+) -> Result<std::result::Result<Standing, String>> {
+    let mut standing = Standing::default();
+    let (mut next, mut seen) = (vec![Vec::new()], 0);
+    while let Some(below) = next.pop() {
+        let outer = below.is_empty();
+        let at = if outer { path.to_owned() } else { format!("{path}/{}", String::from_utf8_lossy(&below)) };
+        let args = if outer { [at.as_str(), base, ""] } else { [&at, "", "submodule"] };
+        let looked = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
+        seen += 1;
+        let Some(one) = Looked::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
+        else {
+            let why = if looked.is_missing() { "the guest has no git".to_owned() } else { looked.stderr };
+            if outer {
+                return Ok(Err(why));
+            }
+            // What cannot be looked at may be anything.
+            standing.changed = true;
+            continue;
+        };
+        standing.changed |= one.changed;
+        let prefixed = |name: RepoPath| if outer { name } else { [&below, b"/".as_slice(), &name].concat() };
+        standing.files.extend(one.files.into_iter().map(prefixed));
+        next.extend(one.submodules.into_iter().map(prefixed));
+        if outer {
+            standing.refs = one.refs;
+        }
     }
-    let Some(end) = looked.stdout.iter().position(|byte| *byte == b'\n') else { return Ok(Standing::Unknown) };
-    let names = looked.stdout[end + 1..].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(Standing::Workspace { changed: &looked.stdout[..end] != b"same", files: names.map(<[u8]>::to_vec).collect() })
+    Ok(Ok(standing))
+}
+
+/// What one repository says of itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Looked {
+    changed: bool,
+    refs: Vec<(String, String)>,
+    files: Vec<RepoPath>,
+    submodules: Vec<RepoPath>,
+}
+
+impl Looked {
+    fn read(mut answer: &[u8]) -> Option<Self> {
+        let mut line = || {
+            let end = answer.iter().position(|byte| *byte == b'\n')?;
+            let (line, rest) = answer.split_at(end);
+            answer = &rest[1..];
+            std::str::from_utf8(line).ok()
+        };
+        let changed = line()? != "same";
+        let mut refs = Vec::new();
+        while let Some(said) = Some(line()?).filter(|said| !said.is_empty()) {
+            let (id, name) = said.split_once(' ')?;
+            if !is_id(id) || !name.starts_with("refs/") || name.contains(|char: char| char.is_whitespace()) {
+                return None;
+            }
+            refs.push((id.to_owned(), name.to_owned()));
+        }
+        let (mut files, mut submodules) = (Vec::new(), Vec::new());
+        for entry in pieces(answer) {
+            let tab = entry.iter().position(|byte| *byte == b'\t')?;
+            let to = if entry.starts_with(b"160000 ") { &mut submodules } else { &mut files };
+            to.push(entry[tab + 1..].to_vec());
+        }
+        Some(Self { changed, refs, files, submodules })
+    }
 }
 
 /// A failure unless it ended well.
@@ -143,4 +234,25 @@ pub(crate) fn succeeded(done: &Captured, what: &str) -> std::result::Result<(), 
     let failure = Failure::new(Code::Guest, format!("cannot {what}"));
     let said = if done.stderr.is_empty() { format!("status {}", done.outcome.code()) } else { done.stderr.clone() };
     Err(failure.cause(said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_says_what_it_is() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let said = format!("changed\n{id} refs/heads/wip\n\n100644 {id} 0\ta b\0160000 {id} 0\tsub\0");
+        let looked = Looked::read(said.as_bytes()).unwrap();
+        assert!(looked.changed);
+        assert_eq!(looked.refs, [(id.to_owned(), "refs/heads/wip".to_owned())]);
+        assert_eq!((looked.files, looked.submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
+        assert!(!Looked::read(b"same\n\n").unwrap().changed);
+        for bad in ["", "same", "same\n", "same\nx refs/heads/a\n\n", "same\n\nx\0"] {
+            assert_eq!(Looked::read(bad.as_bytes()), None, "{bad:?}");
+        }
+        let evil = format!("same\n{id} refs/heads/a\u{2028}b\n\n");
+        assert_eq!(Looked::read(evil.as_bytes()), None);
+    }
 }

@@ -4,16 +4,18 @@ use super::{
     changes::RepoPath,
     checkout::{self, succeeded, with_git},
     facade::Facade,
-    git::{Git, refused},
+    git::Git,
     patch::{self, Summary},
     quote::quoted,
     repository::Repository,
     settings::Settings,
+    swap::{Stage, SwapError},
 };
 use crate::{context::Context, exec::capture::capture_with, exit::Result, guest, output::progress::Progress};
 use banger_proto::failure::{Code, Failure};
 use std::{
     ffi::OsStr,
+    io,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
@@ -21,11 +23,12 @@ use std::{
 /// Largest patch, in bytes.
 pub(crate) const MAX_PATCH: usize = 256 << 20;
 
-/// Compares everything that is there with `$2`, in an index and a directory of objects that go afterwards; what follows
-/// is left out.
+/// Compares everything that is there with `$2`, in an index and a directory of objects that go afterwards. `$3`: whether
+/// renames are told from removals; what follows is left out.
 const EXPORT: &str = r#"
 base=$2
-shift 2
+renames=$3
+shift 3
 g=$(git rev-parse --git-dir)
 git rev-parse -q --verify "$base^{tree}" >/dev/null || { echo "the guest's repository has no commit $base" >&2; exit 3; }
 t=$g/banger-export.$$
@@ -36,7 +39,7 @@ mkdir "$t" "$t/objects"
 GIT_ALTERNATE_OBJECT_DIRECTORIES=$(git rev-parse --git-path objects)
 export GIT_INDEX_FILE="$t/index" GIT_OBJECT_DIRECTORY="$t/objects" GIT_ALTERNATE_OBJECT_DIRECTORIES
 git add -A . >&2
-git diff-index --cached -p --binary --full-index -M --no-color --no-ext-diff --no-textconv \
+git diff-index --cached -p --binary --full-index "$renames" --no-color --no-ext-diff --no-textconv \
     --src-prefix=a/ --dst-prefix=b/ --submodule=short "$base" -- . "$@"
 "#;
 
@@ -77,26 +80,49 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
         return Err(Failure::new(Code::Invalid, format!("{base:?} is no commit")).into());
     }
     let excluded: Vec<String> = wish.exclude.iter().map(|path| format!(":(exclude,top){path}")).collect();
-    let args: Vec<&str> = [path, base.as_str()].into_iter().chain(excluded.iter().map(String::as_str)).collect();
     let mut progress = Progress::new(&context.printer);
     progress.phase(&format!("taking what changed in {name}:{path}"));
-    let stream = guest::call(&endpoint).await?;
-    let spec = checkout::spec(&with_git(EXPORT), &args);
-    let made = capture_with(stream, &spec, MAX_PATCH, Some(&mut progress)).await?;
-    if made.is_missing() {
-        let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));
-        let failure = failure.hint(format!("install git in the guest, or: banger vm cp {name}:{path} DIR"));
-        return Err(failure.into());
-    }
-    succeeded(&made, &format!("make a patch of {name}:{path}"))?;
-    let summary = patch::check(&made.stdout)?;
+    let mut ask = async |renames: &str| -> Result<(Vec<u8>, Summary)> {
+        let args = [path, base.as_str(), renames].into_iter().chain(excluded.iter().map(String::as_str));
+        let spec = checkout::spec(&with_git(EXPORT), &args.collect::<Vec<_>>());
+        let made = capture_with(guest::call(&endpoint).await?, &spec, MAX_PATCH, Some(&mut progress)).await?;
+        if made.is_missing() {
+            let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));
+            let failure = failure.hint(format!("install git in the guest, or: banger vm cp {name}:{path} DIR"));
+            return Err(failure.into());
+        }
+        succeeded(&made, &format!("make a patch of {name}:{path}"))?;
+        let summary = patch::check(&made.stdout)?;
+        Ok((made.stdout, summary))
+    };
     let source = workspace.filter(|it| it.guest_path == path).map(|it| PathBuf::from(&it.source_path));
+    let (mut bytes, mut summary) = ask("-M").await?;
+    if hidden(&summary, source.as_deref()).is_some() {
+        // The same without renames shows all of what is new.
+        (bytes, summary) = ask("--no-renames").await?;
+    }
+    no_hidden(&summary, source.as_deref())?;
     if let Some(source) = &source {
         for path in &summary.files {
             no_link_above(source, path)?;
         }
     }
-    Ok(Patch { bytes: made.stdout, summary, base, source })
+    Ok(Patch { bytes, summary, base, source })
+}
+
+/// A file whose new content, or kind, is neither in the patch nor known from where it is to be applied.
+fn hidden<'a>(summary: &'a Summary, source: Option<&Path>) -> Option<&'a RepoPath> {
+    let is_file = |path: &RepoPath| {
+        let at = |root: &Path| root.join(OsStr::from_bytes(path)).symlink_metadata();
+        source.is_some_and(|root| at(root).is_ok_and(|meta| meta.is_file()))
+    };
+    summary.unread.as_ref().or_else(|| summary.renamed.iter().find(|path| !is_file(path)))
+}
+
+fn no_hidden(summary: &Summary, source: Option<&Path>) -> std::result::Result<(), Failure> {
+    let Some(path) = hidden(summary, source) else { return Ok(()) };
+    let what = format!("the guest's patch touches {}: it renames what is no ordinary file", quoted(path));
+    Err(Failure::new(Code::Denied, what))
 }
 
 /// Applies a patch to the working tree of `source`; when it does not apply cleanly, nothing changes.
@@ -107,15 +133,16 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     let git = Git::find()?;
     let repository = Repository::at(&git, source)?;
     let settings = Settings::read(&git, &repository)?;
+    no_hidden(&patch.summary, Some(&repository.root))?;
     for path in &patch.summary.files {
         no_link_above(&repository.root, path)?;
     }
     let facade = Facade::over(&git, &repository, &settings, None)?;
-    let run = |mode: &[&str]| {
+    let run = |tree: &Path, mode: &[&str]| {
         let args = ["apply", "--whitespace=nowarn", "--binary"];
-        facade.call().args(args).args(mode).args(["-"]).answer(&patch.bytes)
+        facade.call_on(tree).args(args).args(mode).args(["-"]).answer(&patch.bytes)
     };
-    let checked = run(&["--check"])?;
+    let checked = run(&repository.root, &["--check"])?;
     if !checked.success {
         let failure = Failure::new(
             Code::Conflict,
@@ -124,8 +151,23 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
         let failure = failure.cause(checked.complaint);
         return Err(failure.hint("-o FILE saves it; 'git apply --3way FILE' merges what overlaps"));
     }
-    let applied = run(&[])?;
-    if applied.success { Ok(()) } else { Err(refused("apply the patch", &applied.complaint)) }
+    let untouched = format!("cannot apply the patch to {}; nothing was changed", repository.root.display());
+    let failed = |error: io::Error| Failure::caused_by(Code::Unavailable, untouched.clone(), &error);
+    let files = &patch.summary.files;
+    let stage = Stage::beside(&repository, files).map_err(failed)?;
+    let applied = run(&stage.tree(), &[])?;
+    if !applied.success {
+        return Err(Failure::new(Code::Unavailable, untouched).cause(applied.complaint));
+    }
+    stage.swap(files).map_err(|error| match error {
+        SwapError::TakenBack(error) => failed(error),
+        SwapError::Stuck { error, undoing, kept } => {
+            let what = format!("the patch is applied to {} in part", repository.root.display());
+            let failure =
+                Failure::caused_by(Code::Unavailable, what, &error).cause(format!("taking it back: {undoing}"));
+            failure.hint(format!("what is missing there is in {}", kept.display()))
+        }
+    })
 }
 
 /// A link on the host that a path goes through would lead it elsewhere.

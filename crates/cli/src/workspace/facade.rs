@@ -72,7 +72,7 @@ impl Facade {
             fs::write(dir.join("shallow"), shallow)?;
         }
         let index = repository.git_dir.join("index");
-        match fs::metadata(&index) {
+        match fs::symlink_metadata(&index) {
             Ok(meta) if meta.is_file() && meta.len() <= MAX_INDEX => drop(fs::copy(&index, self.index())?),
             Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the index is no index")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -80,7 +80,8 @@ impl Facade {
         }
         // An index may be two files.
         for entry in fs::read_dir(&repository.git_dir)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("sharedindex.") {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file && entry.file_name().to_string_lossy().starts_with("sharedindex.") {
                 symlink(entry.path(), dir.join(entry.file_name()))?;
             }
         }
@@ -89,12 +90,17 @@ impl Facade {
 
     /// A git that works here.
     pub(crate) fn call(&self) -> Call {
+        self.call_on(&self.root)
+    }
+
+    /// A git that works here, on another tree than the repository's.
+    pub(crate) fn call_on(&self, tree: &Path) -> Call {
         self.git
             .call()
             .env("GIT_DIR", self.dir.path())
-            .env("GIT_WORK_TREE", &self.root)
+            .env("GIT_WORK_TREE", tree)
             .env("GIT_OBJECT_DIRECTORY", &self.objects)
-            .within(&self.root)
+            .within(tree)
     }
 
     /// The copy of the index.

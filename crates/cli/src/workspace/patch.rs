@@ -10,22 +10,41 @@ use banger_proto::failure::{Code, Failure};
 use rules::{check_attributes, check_link, check_path, is_attributes, refused};
 use std::collections::BTreeSet;
 
+/// Why a link is refused whose target is not wholly in the patch.
+const LINK: &str = "it makes a link in a way git does not";
+
 /// What a patch does.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     /// Files it makes, changes or removes, each once.
     pub(crate) files: BTreeSet<Vec<u8>>,
+    /// Files it gives another name without saying what they are: links, perhaps.
+    pub(crate) renamed: BTreeSet<Vec<u8>>,
+    /// A file of attributes that another one becomes: not all that it says is in the patch.
+    pub(crate) unread: Option<Vec<u8>>,
 }
 
 /// Reads the whole patch; a failure names the path, or the line that is not `git diff`'s.
 pub(crate) fn check(patch: &[u8]) -> Result<Summary, Failure> {
     let mut reader = Reader { rest: patch, line: 0 };
-    let (mut summary, mut links) = (Summary::default(), BTreeSet::new());
+    let (mut summary, mut links, mut made) = (Summary::default(), BTreeSet::new(), BTreeSet::new());
     while !reader.rest.is_empty() {
         let section = reader.section()?;
         for path in [&section.old, &section.new] {
             check_path(path)?;
             summary.files.insert(path.clone());
+        }
+        // A file that becomes a link is removed and made; anything else is there once.
+        if !section.deleted && !made.insert(section.new.clone()) {
+            return Err(refused(&section.new, "it changes it twice"));
+        }
+        if section.old != section.new {
+            if is_attributes(&section.new) {
+                summary.unread = Some(section.new.clone());
+            }
+            if section.silent {
+                summary.renamed.insert(section.old);
+            }
         }
         if let Some(target) = &section.link {
             check_link(&section.new, target)?;
@@ -50,8 +69,20 @@ pub(crate) fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 struct Section {
     old: Vec<u8>,
     new: Vec<u8>,
+    deleted: bool,
+    /// It does not say what kind of file it is.
+    silent: bool,
     /// Where a link that the patch makes or changes points.
     link: Option<Vec<u8>>,
+}
+
+/// What the lines of a section's hunks come to.
+#[derive(Debug, Default)]
+struct Text {
+    /// Lines that are new.
+    added: Vec<u8>,
+    /// Whether there are lines that stay, so that the new ones are not the whole file.
+    partly: bool,
 }
 
 /// The lines between `diff --git` and the changes.
@@ -62,6 +93,8 @@ struct Extended {
     to: Option<Vec<u8>>,
     created: bool,
     deleted: bool,
+    /// What kind of file it is was said.
+    kind: bool,
     link: bool,
     submodule: bool,
 }
@@ -80,24 +113,38 @@ impl<'a> Reader<'a> {
         if extended.submodule {
             return Err(refused(&new, "it is a submodule"));
         }
-        let mut section = Section { old, new, link: None };
-        let added = if self.peek().starts_with(b"--- ") {
-            self.hunks(&section, &extended)?
+        let Extended { deleted, kind, link, .. } = extended;
+        let mut section = Section { old, new, deleted, silent: !kind, link: None };
+        let text = if self.peek().starts_with(b"--- ") {
+            Some(self.hunks(&section, &extended)?)
         } else if self.peek() == b"GIT binary patch" {
             self.binary()?;
             None
+        } else if kind || extended.from.is_some() {
+            // Only its mode or its name changes, or it is empty.
+            if link && !deleted {
+                return Err(refused(&section.new, LINK));
+            }
+            return Ok(section);
         } else {
-            Some(Vec::new())
+            return Err(self.garbage());
         };
-        if extended.link && !extended.deleted {
-            // A link that is only renamed has no content here; what it points to was checked when it was made, or is the host's.
-            let target = added.ok_or_else(|| refused(&section.new, "it makes a link in a way git does not"))?;
-            let target = target.strip_suffix(b"\n").unwrap_or(&target).to_vec();
-            section.link = Some(target);
-        } else if let Some(added) = added {
-            check_attributes(&section.new, &added)?;
-        } else if is_attributes(&section.new) {
-            return Err(refused(&section.new, "its content is binary"));
+        // git says what kind of file it is wherever content changes.
+        if !kind {
+            return Err(self.garbage());
+        }
+        match text {
+            Some(text) if link && !deleted => {
+                // All of the target has to be here to be looked at.
+                if text.partly || text.added.is_empty() {
+                    return Err(refused(&section.new, LINK));
+                }
+                section.link = Some(text.added.strip_suffix(b"\n").unwrap_or(&text.added).to_vec());
+            }
+            None if link && !deleted => return Err(refused(&section.new, LINK)),
+            Some(text) => check_attributes(&section.new, &text.added)?,
+            None if is_attributes(&section.new) => return Err(refused(&section.new, "its content is binary")),
+            None => {}
         }
         Ok(section)
     }
@@ -116,15 +163,16 @@ impl<'a> Reader<'a> {
             } else if let Some(it) = after("new file mode ") {
                 extended.created = true;
                 mode = Some(it);
-            } else if let Some(name) = after("rename from ").or_else(|| after("copy from ")) {
+            } else if let Some(name) = after("rename from ") {
                 extended.from = Some(self.name(name)?);
-            } else if let Some(name) = after("rename to ").or_else(|| after("copy to ")) {
+            } else if let Some(name) = after("rename to ") {
                 extended.to = Some(self.name(name)?);
             } else if let Some(index) = after("index ") {
                 mode = index.split(|byte| *byte == b' ').nth(1);
             } else if after("similarity index ").or_else(|| after("dissimilarity index ")).is_none() {
                 return Ok(extended);
             }
+            extended.kind |= mode.is_some();
             match mode {
                 None | Some(b"100644" | b"100755") => {}
                 Some(b"120000") => extended.link = true,
@@ -138,8 +186,8 @@ impl<'a> Reader<'a> {
     /// Both names of the file, as all lines that have one agree.
     fn names(&self, header: &[u8], extended: &Extended) -> Result<(Vec<u8>, Vec<u8>), Failure> {
         let (old, new) = match (&extended.from, &extended.to) {
-            (Some(from), Some(to)) => (from.clone(), to.clone()),
-            (None, None) => {
+            (Some(from), Some(to)) if !extended.created && !extended.deleted => (from.clone(), to.clone()),
+            (None, None) if !(extended.created && extended.deleted) => {
                 let name = same_name(header).ok_or_else(|| self.garbage())?;
                 (name.clone(), name)
             }
@@ -162,8 +210,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `---`, `+++` and the hunks; gives the lines that are added.
-    fn hunks(&mut self, section: &Section, extended: &Extended) -> Result<Option<Vec<u8>>, Failure> {
+    /// `---`, `+++` and the hunks.
+    fn hunks(&mut self, section: &Section, extended: &Extended) -> Result<Text, Failure> {
         for (marker, prefix, name, absent) in [
             (b"--- ".as_slice(), b"a/".as_slice(), &section.old, extended.created),
             (b"+++ ", b"b/", &section.new, extended.deleted),
@@ -180,25 +228,27 @@ impl<'a> Reader<'a> {
         if !self.peek().starts_with(b"@@ -") {
             return Err(self.garbage());
         }
-        let mut added = Vec::new();
+        let mut text = Text::default();
         while self.peek().starts_with(b"@@ -") {
-            self.hunk(&mut added)?;
+            self.hunk(&mut text)?;
         }
-        Ok(Some(added))
+        Ok(text)
     }
 
-    fn hunk(&mut self, added: &mut Vec<u8>) -> Result<(), Failure> {
+    fn hunk(&mut self, text: &mut Text) -> Result<(), Failure> {
         let line = self.next()?;
         let (mut old, mut new) = counts(line).ok_or_else(|| self.garbage())?;
         while old > 0 || new > 0 {
             let line = self.next()?;
             match line.first() {
-                Some(b' ') | None if old > 0 && new > 0 => (old, new) = (old - 1, new - 1),
+                Some(b' ') | None if old > 0 && new > 0 => {
+                    (old, new, text.partly) = (old - 1, new - 1, true);
+                }
                 Some(b'-') if old > 0 => old -= 1,
                 Some(b'+') if new > 0 => {
                     new -= 1;
-                    added.extend_from_slice(&line[1..]);
-                    added.push(b'\n');
+                    text.added.extend_from_slice(&line[1..]);
+                    text.added.push(b'\n');
                 }
                 Some(b'\\') if line.starts_with(b"\\ ") => {}
                 _ => return Err(self.garbage()),

@@ -188,6 +188,10 @@ impl Plan {
             self.loose.push((branch.to_owned(), commit.clone()));
         }
         self.shallow = shallow;
+        if self.repository.borrows() {
+            let refs = self.packed.lines().filter_map(|line| line.split(' ').next());
+            self.history.tips = refs.map(str::to_owned).chain(self.commit.clone()).collect();
+        }
         if depth > MAX_NESTING {
             return Err(Failure::new(Code::Invalid, format!("submodules are more than {MAX_NESTING} deep")));
         }

@@ -10,11 +10,14 @@ use std::{
     fs,
     io::{self, Read},
     os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// Largest file that is a pointer.
 const MAX_POINTER: u64 = 8 << 10;
+/// What git reads in a git directory, and in the one it shares with its worktrees.
+const READ: [&str; 8] =
+    ["HEAD", "index", "objects", "objects/pack", "objects/info", "objects/info/alternates", "packed-refs", "refs"];
 
 /// One repository with a working tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,12 +88,41 @@ impl Repository {
                 format!("{} takes its objects from a directory it is not in", repository.git_dir.display()),
             ));
         }
+        if let Some(link) = repository.link()? {
+            return Err(Failure::new(
+                Code::Denied,
+                format!("{} is a link: it may lead to another repository", link.display()),
+            )
+            .hint("'git clone' makes a repository of its own"));
+        }
         Ok(repository)
+    }
+
+    /// A link where git would find objects, refs or the index of somebody else. Only an old HEAD is one: to a ref.
+    fn link(&self) -> Result<Option<PathBuf>, Failure> {
+        for dir in [&self.git_dir, &self.common_dir] {
+            for name in READ {
+                let path = dir.join(name);
+                let Ok(target) = fs::read_link(&path) else { continue };
+                let plain = target.components().all(|part| matches!(part, Component::Normal(_)));
+                if name != "HEAD" || !plain || !target.starts_with("refs") {
+                    return Ok(Some(path));
+                }
+            }
+        }
+        // A ref that is a link names what a file elsewhere says.
+        let refs = [self.git_dir.join("refs"), self.common_dir.join("refs")];
+        link_below(&refs).map_err(|error| about("read", &refs[1], &error))
     }
 
     /// Where its objects are.
     pub(crate) fn objects(&self) -> PathBuf {
         self.common_dir.join("objects")
+    }
+
+    /// Whether some of its objects are in other directories.
+    pub(crate) fn borrows(&self) -> bool {
+        fs::metadata(self.objects().join("info/alternates")).is_ok_and(|list| list.len() > 0)
     }
 
     /// Whether the git directory names this working tree as its own.
@@ -106,6 +138,27 @@ impl Repository {
         let worktree = git.call().args(args).args(["--get", "core.worktree"]).line()?;
         Ok(worktree.is_some_and(|worktree| is_ours(&self.git_dir.join(worktree), &self.root)))
     }
+}
+
+fn link_below(dirs: &[PathBuf]) -> io::Result<Option<PathBuf>> {
+    let mut dirs = dirs.to_vec();
+    while let Some(dir) = dirs.pop() {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_symlink() {
+                return Ok(Some(entry.path()));
+            }
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// What git itself takes for a git directory.
@@ -189,5 +242,33 @@ mod tests {
         fs::write(at("stranger/.git/HEAD"), "ref: refs/heads/main\n").unwrap();
         fs::write(at("stranger/.git/commondir"), "../../main/.git\n").unwrap();
         assert_eq!(around(&at("stranger")).unwrap_err().code, Code::Denied);
+    }
+    #[test]
+    fn links_in_a_git_directory_are_not_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().canonicalize().unwrap().join(name);
+        for name in ["private", "stranger"] {
+            fs::create_dir(at(name)).unwrap();
+            git(&at(name), &["init", "-q", "-b", "main"]);
+            git(&at(name), &["commit", "-q", "--allow-empty", "-m", name]);
+        }
+        let (theirs, ours) = (at("private/.git"), at("stranger/.git"));
+        for name in ["HEAD", "index", "objects", "objects/pack", "refs", "refs/heads", "refs/heads/main", "packed-refs"]
+        {
+            let (kept, place) = (at("kept"), ours.join(name));
+            let had = fs::rename(&place, &kept).is_ok();
+            std::os::unix::fs::symlink(theirs.join(name), &place).unwrap();
+            let failure = around(&at("stranger")).unwrap_err();
+            assert_eq!(failure.code, Code::Denied, "{name}: {failure:?}");
+            assert!(failure.message.contains(name), "{name}: {failure:?}");
+            fs::remove_file(&place).unwrap();
+            if had {
+                fs::rename(&kept, &place).unwrap();
+            }
+        }
+        // As git once made it.
+        fs::remove_file(ours.join("HEAD")).unwrap();
+        std::os::unix::fs::symlink("refs/heads/main", ours.join("HEAD")).unwrap();
+        around(&at("stranger")).unwrap();
     }
 }

@@ -1,10 +1,10 @@
 //! Brings a planned repository into a running guest, and has it written down.
 
 use super::{
-    changes::RepoPath,
+    changes::{RepoPath, pieces},
     checkout::{self, Standing},
     plan::{self, Plan, Wish},
-    stream,
+    stream::{self, Leftovers},
 };
 use crate::{
     context::Context,
@@ -17,7 +17,7 @@ use crate::{
 use banger_proto::{
     agent::{
         http::MAX_BODY,
-        workspace::{Arrived, Standing as Place},
+        workspace::{Arrived, HashName, Standing as Place},
     },
     api::{
         vm::GuestEndpoint,
@@ -69,8 +69,8 @@ pub(crate) struct Packing {
 
 impl Packing {
     /// Begins; a little is made in advance, the rest as it is taken.
-    pub(crate) fn begin(plan: Arc<Plan>, removed: Vec<RepoPath>) -> Self {
-        Self::with(plan, move |plan, writer| stream::write(plan, &removed, writer))
+    pub(crate) fn begin(plan: Arc<Plan>, left: Leftovers) -> Self {
+        Self::with(plan, move |plan, writer| stream::write(plan, &left, writer))
     }
 
     fn with(plan: Arc<Plan>, write: impl FnOnce(&Plan, &mut ChannelWriter) -> io::Result<()> + Send + 'static) -> Self {
@@ -158,29 +158,78 @@ pub(crate) async fn prepare(context: &Context, vm: &str, plan: Arc<Plan>, existi
     let endpoint = guest::endpoint(context, vm).await?;
     let place: Place =
         guest::get_from(&endpoint, &format!("/workspace?path={}", segment(&plan.wish.guest_path))).await?;
-    let removed =
-        if place.occupied { make_room(&endpoint, &plan, &absolute(place.path)?, existing).await? } else { Vec::new() };
-    deliver(context, vm, Packing::begin(plan, removed)).await
+    let left = if place.occupied { make_room(&endpoint, &plan, place, existing).await? } else { Leftovers::default() };
+    deliver(context, vm, Packing::begin(plan, left)).await
 }
 
-/// Files of the workspace that stands there which the new one does not have; a refusal when it is not ours to change.
-async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, path: &str, existing: Existing) -> Result<Vec<RepoPath>> {
+/// What is left of the workspace that stands there; a refusal when it is not ours to change.
+async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, place: Place, existing: Existing) -> Result<Leftovers> {
+    let (unfinished, path, name) = (place.unfinished, absolute(place.path)?, &endpoint.name);
     let known = endpoint.workspace.as_ref().filter(|workspace| workspace.guest_path == path);
-    let base = known.and_then(|known| known.base_commit.as_deref());
-    match (checkout::inspect(endpoint, path, base).await?, existing) {
-        (Standing::Unknown, _) => {
-            let failure = Failure::new(Code::Conflict, format!("{path} in VM {} is in use", endpoint.name));
-            Err(failure.hint("--guest-path brings the repository elsewhere").into())
+    if known.is_none() && !unfinished {
+        let failure = Failure::new(Code::Conflict, format!("{path} in VM {name} is in use"));
+        return Err(failure.hint("--guest-path brings the repository elsewhere").into());
+    }
+    let base = known.and_then(|known| known.base_commit.as_deref()).unwrap_or_default();
+    let standing = checkout::inspect(endpoint, &path, base).await?;
+    if existing == Existing::Update {
+        let refused = match &standing {
+            _ if unfinished => Some(("was brought in part: somebody interrupted it", None)),
+            Err(why) => Some(("cannot be looked at, so that nobody knows whether it was worked in", Some(why))),
+            Ok(standing) => standing.changed.then_some(("was worked in", None)),
+        };
+        if let Some((what, why)) = refused {
+            let mut failure = Failure::new(Code::Conflict, format!("{path} in VM {name} {what}"));
+            match why {
+                Some(why) => failure = failure.cause(why.clone()),
+                None => failure = failure.hint(format!("banger vm workspace export {name} saves that work")),
+            }
+            return Err(failure.hint("banger vm workspace prepare --force overwrites it").into());
         }
-        (Standing::Workspace { changed: true, .. }, Existing::Update) => {
-            let failure = Failure::new(Code::Conflict, format!("{path} in VM {} was worked in", endpoint.name));
-            let failure = failure.hint(format!("banger vm workspace export {} saves that work", endpoint.name));
-            Err(failure.hint("banger vm workspace prepare --force overwrites it").into())
+    }
+    let standing = match standing {
+        Ok(standing) => standing,
+        Err(_) => Standing { files: indexed(endpoint, &path, plan.hash).await?, ..Standing::default() },
+    };
+    Ok(leftovers(plan, standing))
+}
+
+/// The files that the index in the guest names, as the agent reads it; none where it cannot.
+async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result<Vec<RepoPath>> {
+    let mut connection = guest::connect(endpoint).await?;
+    let request = format!("/workspace/files?path={}&hash={hash}", segment(path));
+    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    if !response.status().is_success() {
+        return Ok(Vec::new());
+    }
+    let listing = http::collect(response.into_body(), checkout::MAX_NAMES, guest::WHO).await?;
+    Ok(pieces(&listing).map(<[u8]>::to_vec).collect())
+}
+
+/// What goes, and what stays the guest's own.
+fn leftovers(plan: &Plan, standing: Standing) -> Leftovers {
+    let arriving: HashSet<RepoPath> = plan.files().into_iter().collect();
+    let mut removed: Vec<RepoPath> = standing.files.into_iter().filter(|file| !arriving.contains(file)).collect();
+    forgotten(plan, b"", &mut removed);
+    let ours: HashSet<&str> = plan.packed.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    let theirs = standing.refs.iter().filter(|(_, name)| !ours.contains(name.as_str()));
+    let refs: Vec<String> = theirs.map(|(id, name)| format!("{id} {name}\n")).collect();
+    Leftovers { removed, refs: refs.concat() }
+}
+
+/// What an earlier workspace wrote down in its git directories that does not hold for this one.
+fn forgotten(plan: &Plan, below: &[u8], removed: &mut Vec<RepoPath>) {
+    for (name, goes) in [
+        ("shallow", plan.shallow.is_empty()),
+        ("refs/banger/base", plan.is_clean()),
+        ("banger-assumed", !plan.changes.unwatched),
+    ] {
+        if goes {
+            removed.push([below, b".git/", name.as_bytes()].concat());
         }
-        (Standing::Workspace { files, .. }, _) => {
-            let arriving: HashSet<RepoPath> = plan.files().into_iter().collect();
-            Ok(files.into_iter().filter(|file| !arriving.contains(file)).collect())
-        }
+    }
+    for (path, submodule) in &plan.submodules {
+        forgotten(submodule, &[below, path, b"/"].concat(), removed);
     }
 }
 
@@ -195,8 +244,9 @@ async fn finish(
     if plan.wish.mode == Mode::Full {
         progress.phase("writing its files in the guest");
         if checkout::checkout(endpoint, &path).await? {
-            for submodule in nested(plan, &path) {
-                checkout::checkout(endpoint, &submodule).await?;
+            for (at, submodule) in nested(plan, &path) {
+                checkout::checkout(endpoint, &at).await?;
+                write_down(endpoint, &at, submodule).await?;
             }
         } else {
             progress.phase("sending its files: the guest has no git");
@@ -204,12 +254,10 @@ async fn finish(
             packing.send(endpoint, &path, false, progress).await?;
         }
     }
-    let kept = if plan.is_clean() {
-        None
-    } else {
+    if !plan.is_clean() {
         progress.phase("writing down the tree as it was brought");
-        checkout::keep(endpoint, &path, plan.commit.as_deref()).await?
-    };
+    }
+    let kept = write_down(endpoint, &path, plan).await?;
     let record = RecordWorkspace {
         guest_path: path,
         source_path: plan.repository.root.to_string_lossy().into_owned(),
@@ -224,12 +272,20 @@ async fn finish(
     context.daemon().await?.put(&at, &record).await
 }
 
-/// Where submodules are in the guest, outer before inner.
-fn nested(plan: &Plan, base: &str) -> Vec<String> {
+/// Has the guest's git write down what its HEAD does not say of the tree as it was brought; gives the commit that holds it.
+async fn write_down(endpoint: &GuestEndpoint, path: &str, plan: &Plan) -> Result<Option<String>> {
+    if plan.changes.unwatched {
+        checkout::remember_assumed(endpoint, path).await?;
+    }
+    if plan.is_clean() { Ok(None) } else { checkout::keep(endpoint, path, plan.commit.as_deref()).await }
+}
+
+/// Submodules and where they are in the guest, outer before inner.
+fn nested<'a>(plan: &'a Plan, base: &str) -> Vec<(String, &'a Plan)> {
     let mut all = Vec::new();
     for (path, submodule) in &plan.submodules {
         let at = format!("{base}/{}", String::from_utf8_lossy(path));
-        all.push(at.clone());
+        all.push((at.clone(), submodule));
         all.extend(nested(submodule, &at));
     }
     all

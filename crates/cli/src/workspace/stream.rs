@@ -25,13 +25,20 @@ use tar::{Builder, EntryType, Header};
 /// The empty file's names: git knows it without having it.
 const EMPTY: [&str; 2] =
     ["e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813"];
-/// Deepest directory of objects that is copied.
-const MAX_DEPTH: usize = 4;
 
-/// Writes everything but the files the guest's git writes itself. `removed` are files the guest has and shall not have.
-pub(crate) fn write(plan: &Plan, removed: &[RepoPath], to: impl Write) -> io::Result<()> {
+/// What an earlier workspace has to do with the one that takes its place.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leftovers {
+    /// Files the guest has and shall not have.
+    pub(crate) removed: Vec<RepoPath>,
+    /// Refs that are the guest's own: object and name, a line each.
+    pub(crate) refs: String,
+}
+
+/// Writes everything but the files the guest's git writes itself.
+pub(crate) fn write(plan: &Plan, left: &Leftovers, to: impl Write) -> io::Result<()> {
     let mut stream = Stream { builder: Builder::new(to), base: PathBuf::new() };
-    stream.repository(plan, removed)?;
+    stream.repository(plan, left)?;
     stream.builder.into_inner()?.flush()
 }
 
@@ -49,17 +56,19 @@ struct Stream<W: Write> {
 }
 
 impl<W: Write> Stream<W> {
-    fn repository(&mut self, plan: &Plan, removed: &[RepoPath]) -> io::Result<()> {
+    fn repository(&mut self, plan: &Plan, left: &Leftovers) -> io::Result<()> {
         for dir in ["", "objects", "objects/pack", "refs", "refs/heads", "info"] {
             self.dir(&Path::new(".git").join(dir))?;
         }
+        // It goes at the end: where it is, somebody was interrupted.
+        self.dir(Path::new(SCRATCH))?;
         self.git_file("HEAD", plan.head.as_bytes())?;
         self.git_file("config", plan.config.text().as_bytes())?;
         for (name, object) in &plan.loose {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
         if !plan.packed.is_empty() {
-            self.git_file("packed-refs", plan.packed.as_bytes())?;
+            self.git_file("packed-refs", [plan.packed.as_str(), &left.refs].concat().as_bytes())?;
         }
         for rules in RULES {
             if let Some(text) = rules_of(&plan.repository, rules)? {
@@ -67,8 +76,12 @@ impl<W: Write> Stream<W> {
             }
         }
         match plan.wish.mode {
-            Mode::Overlay => self.packs(plan)?,
-            Mode::Full => self.objects(&plan.repository.objects(), Path::new(".git/objects"), 0)?,
+            // A list of other directories is a stranger's to write. Of what is there only that travels which this
+            // repository's own commits and index name, and git tells which.
+            Mode::Full if !plan.repository.borrows() => {
+                self.objects(&plan.repository.objects(), Path::new(".git/objects"), 0)?;
+            }
+            Mode::Full | Mode::Overlay => self.packs(plan)?,
         }
         if !plan.shallow.is_empty() {
             self.git_file("shallow", (plan.shallow.join("\n") + "\n").as_bytes())?;
@@ -78,9 +91,10 @@ impl<W: Write> Stream<W> {
             self.file(Path::new(".git/index"), size, 0o644, 0, &mut index.take(size))?;
         }
         for (name, list, wanted) in [
-            (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all),
+            // In full mode always: the agent knows nothing of what an earlier time left in submodules.
+            (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all || plan.wish.mode == Mode::Full),
             (FRESH, &plan.changes.converted, !plan.changes.converted.is_empty()),
-            (REMOVED, removed, !removed.is_empty()),
+            (REMOVED, &left.removed, !left.removed.is_empty()),
         ] {
             if wanted {
                 let list = join(list);
@@ -93,7 +107,7 @@ impl<W: Write> Stream<W> {
         for (path, submodule) in &plan.submodules {
             let base = self.base.clone();
             self.base.push(OsStr::from_bytes(path));
-            self.repository(submodule, &[])?;
+            self.repository(submodule, &Leftovers::default())?;
             self.base = base;
         }
         Ok(())
@@ -151,7 +165,7 @@ impl<W: Write> Stream<W> {
         Ok(())
     }
 
-    /// The repository's objects as they are, from all the directories it takes them from.
+    /// The repository's objects as they are.
     fn objects(&mut self, from: &Path, to: &Path, depth: usize) -> io::Result<()> {
         let mut names: Vec<_> = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
         names.sort_by_key(fs::DirEntry::file_name);
@@ -159,12 +173,7 @@ impl<W: Write> Stream<W> {
             let (path, name) = (entry.path(), entry.file_name());
             let text = name.to_string_lossy();
             let kind = entry.file_type()?;
-            if depth <= 1 && text == "info" {
-                // What is in there is worked out again where it is wanted, but for the other directories.
-                if depth == 0 {
-                    self.alternates(&path.join("alternates"), from, to)?;
-                }
-            } else if kind.is_dir() && depth < MAX_DEPTH && holds_objects(&text) {
+            if kind.is_dir() && depth == 0 && holds_objects(&text) {
                 let to = to.join(&name);
                 self.dir(&to)?;
                 self.objects(&path, &to, depth + 1)?;
@@ -176,18 +185,6 @@ impl<W: Write> Stream<W> {
                 };
                 let size = file.metadata()?.len();
                 self.file(&to.join(&name), size, 0o444, 0, &mut file.take(size))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn alternates(&mut self, list: &Path, objects: &Path, to: &Path) -> io::Result<()> {
-        let Some(text) = super::facade::small(list)? else { return Ok(()) };
-        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && line[0] != b'#') {
-            let other = objects.join(OsStr::from_bytes(line));
-            if other.is_dir() {
-                // Theirs are not followed further: git itself stops at five, and one is what people have.
-                self.objects(&other, to, 1)?;
             }
         }
         Ok(())
@@ -241,9 +238,7 @@ impl<W: Write> Sink for Stream<W> {
     }
 }
 
-/// Root owns what comes into a guest.
-/// Whether git keeps objects in a directory of that name. A list of other directories is a stranger's to write: nothing but
-/// objects is taken out of where it leads.
+/// Whether git keeps objects in a directory of that name: nothing else is taken.
 fn holds_objects(name: &str) -> bool {
     name == "pack" || (name.len() == 2 && is_hexadecimal(name))
 }
@@ -259,6 +254,7 @@ fn is_hexadecimal(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// Root owns what comes into a guest.
 fn header(kind: EntryType, size: u64, mode: u32, mtime: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -334,7 +330,7 @@ mod tests {
         };
         let plan = Plan::make(wish).unwrap();
         let mut sent = Vec::new();
-        write(&plan, &[], &mut sent).unwrap();
+        write(&plan, &Leftovers::default(), &mut sent).unwrap();
         let needed =
             git(&root, "git rev-list --objects -10 HEAD | cut -d' ' -f1 | git pack-objects -q --window=0 --stdout")
                 .len();

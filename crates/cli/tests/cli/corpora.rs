@@ -1,26 +1,14 @@
-//! What fuzzing and people came up with in a guest's place; `fuzz/` has the targets that add to it.
+//! What fuzzing and people came up with in a guest's place, read by the command line.
 
 use banger_cli::hostile;
-use std::{fs, path::Path};
-
-/// A corpus by its target's name, and what reads it.
-type Corpus = (&'static str, fn(&[u8]));
 
 #[test]
 fn the_corpora_are_replayed() {
-    let all: [Corpus; 4] = [
+    let all: [banger_testkit::Corpus; 4] = [
         ("exec", hostile::exec),
         ("copy", hostile::archive),
         ("patch", hostile::patch),
         ("terminal", hostile::terminal),
     ];
-    for (name, read) in all {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-        let files: Vec<_> = fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() >= 5, "{name}: {} files", files.len());
-        for file in files {
-            println!("{}", file.display());
-            read(&fs::read(&file).unwrap());
-        }
-    }
+    banger_testkit::replay(env!("CARGO_MANIFEST_DIR"), &all);
 }

@@ -16,6 +16,7 @@ use crate::{
         bootstrap::{self, Bootstrap},
         plan::{self, Wish},
         send::{self, Packing},
+        stream::Leftovers,
     },
 };
 use banger_proto::{
@@ -180,7 +181,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
             }
         }
         // Made while the VM boots.
-        packing = Some(Packing::begin(repository, Vec::new()));
+        packing = Some(Packing::begin(repository, Leftovers::default()));
     }
     let mut operation: Operation<Vm> = signals
         .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })

@@ -140,9 +140,45 @@ fn every_place_that_names_a_file_counts() {
     for (from, to) in [("x", ".git/hooks/x"), ("../secret", "y"), (".git/config", "y"), ("x", "/etc/x")] {
         let rename = format!("diff --git a/{from} b/{to}\nsimilarity index 100%\nrename from {from}\nrename to {to}\n");
         assert_eq!(check(rename.as_bytes()).unwrap_err().code, Code::Denied, "{from} {to}");
-        let lying = format!("diff --git a/a b/b\nsimilarity index 100%\ncopy from {from}\ncopy to {to}\n");
-        assert!(check(lying.as_bytes()).is_err());
+        // Nobody asked for copies.
+        let copy = format!("diff --git a/a b/b\nsimilarity index 100%\ncopy from {from}\ncopy to {to}\n");
+        assert_eq!(check(copy.as_bytes()).unwrap_err().code, Code::Guest);
     }
+    let twice = new_file("x", "100644", "a") + &new_file("x", "100644", "b");
+    assert!(check(twice.as_bytes()).unwrap_err().message.contains("twice"));
+}
+
+/// What a patch leaves open is said, so that whoever applies it looks.
+#[test]
+fn renames_say_what_they_do_not_show() {
+    let rename = |from: &str, to: &str, more: &str| {
+        format!("diff --git a/{from} b/{to}\n{more}similarity index 90%\nrename from {from}\nrename to {to}\n")
+    };
+    let hunk = |from: &str, to: &str, lines: &str| format!("--- a/{from}\n+++ b/{to}\n@@ -1,2 +1,2 @@\n{lines}");
+    let open = |patch: &str| {
+        let summary = check(patch.as_bytes()).unwrap_or_else(|failure| panic!("{failure:?}:\n{patch}"));
+        (summary.renamed.len(), summary.unread)
+    };
+    assert_eq!(open(&rename("a", "b", "")), (1, None));
+    let modes = "old mode 100644\nnew mode 100755\n";
+    assert_eq!(open(&rename("a", "b", modes)), (0, None));
+    let changed = rename("a", "b", "") + "index 1..2 100644\n" + &hunk("a", "b", " x\n-y\n+z\n");
+    assert_eq!(open(&changed), (0, None));
+    // Attributes that only their old name shows.
+    let rules = Some(b"d/.gitattributes".to_vec());
+    for more in [String::new(), "index 1..2 100644\n".to_owned() + &hunk("a", "d/.gitattributes", " x\n-y\n+z\n")] {
+        assert_eq!(open(&(rename("a", "d/.gitattributes", modes) + &more)).1, rules);
+    }
+    // A link whose target is in part the host's, and content of a file that may be one.
+    for more in ["index 1..2 120000\n", "index 1..2\n"] {
+        for lines in [" ../x\n-a\n+b\n", " a\n ../../x\n"] {
+            let patch = rename("d/l", "l", "") + more + &hunk("d/l", "l", lines);
+            assert!(check(patch.as_bytes()).is_err(), "{patch}");
+        }
+    }
+    let patch = "diff --git a/l b/l\nindex 1..2\n--- a/l\n+++ b/l\n@@ -1 +1 @@\n-x\n+/etc/passwd\n";
+    assert!(check(patch.as_bytes()).is_err());
+    assert!(check((rename("l", "m", "old mode 120000\nnew mode 120000\n")).as_bytes()).is_err());
 }
 
 #[test]

@@ -4,20 +4,26 @@ use crate::{
     complete,
     context::Context,
     exit::{Result, Status, internal},
+    guest,
+    http::segment,
     signals::Signals,
     workspace::{
         GUEST_PATH,
+        bootstrap::{self, Bootstrap},
         plan::{self, Plan, Wish},
         quote::quoted,
         send::{self, Existing},
         stale::short,
     },
 };
-use banger_proto::{api::workspace::Mode, name::VmName};
+use banger_proto::{
+    api::{host::Setting, vm::Vm, workspace::Mode},
+    name::VmName,
+};
 use clap::Args;
 use std::{path::PathBuf, sync::Arc};
 
-const UNDONE: &str = "interrupted: the repository is in the VM in part, or not at all; prepare it again";
+const UNDONE: &str = "interrupted: the repository is in the VM in part, or not at all; prepare it again with --force";
 
 /// How a repository is brought.
 #[derive(Debug, Clone, Args)]
@@ -97,6 +103,9 @@ pub(crate) struct PrepareArgs {
     /// Overwrite what was done in the guest
     #[arg(long)]
     force: bool,
+    /// Do not have the guest's mise install the tools that mise.toml or .tool-versions ask for
+    #[arg(long)]
+    no_bootstrap: bool,
     /// The VM: name, id, or the beginning of its id
     #[arg(value_name = "VM", add = complete::vms())]
     vm: VmName,
@@ -116,8 +125,17 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
             if dry_run {
                 return print_files(context, &plan).map(|_| None);
             }
+            let tools = bootstrap::asked(&plan).filter(|_| !args.no_bootstrap);
+            if let Some(file) = tools {
+                has_network(context, vm, file).await?;
+            }
             let existing = if args.force { Existing::Overwrite } else { Existing::Update };
-            send::prepare(context, vm, plan, existing).await.map(Some)
+            let workspace = send::prepare(context, vm, plan, existing).await?;
+            if let Some(file) = tools {
+                let endpoint = guest::endpoint(context, vm).await?;
+                bootstrap::install(&context.printer, &endpoint, &workspace, file, Bootstrap::Foreground).await?;
+            }
+            Ok(Some(workspace))
         })
         .await?;
     if let Some(workspace) = workspace {
@@ -126,4 +144,12 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
         })?;
     }
     Ok(Status::Done)
+}
+
+/// Refuses tools from the internet for a VM that cannot reach it.
+async fn has_network(context: &Context, vm: &str, file: &str) -> Result<()> {
+    let mut daemon = context.daemon().await?;
+    let settings: Vec<Setting> = daemon.get("/v1/config").await?;
+    let vm: Vm = daemon.get(&format!("/v1/vms/{}", segment(vm))).await?;
+    if bootstrap::has_network(Some(vm.nat), &settings) { Ok(()) } else { Err(bootstrap::unreachable(file).into()) }
 }
