@@ -48,6 +48,18 @@ fn prepare(env: &TestEnv, vm: &str, repo: &Path, at: &Path, more: &[&str]) -> Ou
     env.banger(args).args([repo]).args(more).run()
 }
 
+/// A VM whose `PATH` has a shell and no git.
+fn without_git(env: &TestEnv, vm: &str) {
+    let bin = place(env, "bin");
+    fs::create_dir(&bin).expect("a directory");
+    for tool in ["sh", "ls", "cat", "mkdir", "rm", "sed"] {
+        let found = env.program("sh").args(["-c", &format!("command -v {tool}")]).run().expect(0).out();
+        std::os::unix::fs::symlink(found.trim(), bin.join(tool)).expect("a link");
+    }
+    let path = format!("PATH={}", bin.display());
+    env.banger(["vm", "run", "-d", "--quiet", "--name", vm, "-e", &path]).run().expect(0);
+}
+
 /// One thing in a tree, as far as git knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {

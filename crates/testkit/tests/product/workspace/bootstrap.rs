@@ -29,9 +29,12 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn new(env: &'a TestEnv, script: Option<&str>) -> Self {
-        let repo = corpus::make(env, "detached");
-        fs::write(repo.join(".tool-versions"), "node 22\n").expect("a file");
-        super::says(env, &repo, &["add", "-A"]);
+        let repo = place(env, "src-detached");
+        if !repo.exists() {
+            corpus::make(env, "detached");
+            fs::write(repo.join(".tool-versions"), "node 22\n").expect("a file");
+            super::says(env, &repo, &["add", "-A"]);
+        }
         let (bin, host, told) = (place(env, "guest-bin"), place(env, "host-bin"), place(env, "told"));
         if let Some(script) = script {
             program(
@@ -63,7 +66,7 @@ impl<'a> World<'a> {
 
 #[test]
 fn tools_are_installed_before_a_detached_run_returns_and_beside_a_shell() {
-    let Some(env) = TestEnv::fake() else { return };
+    let Some(env) = with_a_way_out() else { return };
     let world = World::new(&env, Some("touch installed"));
     let at = world.copy.display().to_string();
     let out = world.run(&["-d", "."]).expect(0);
@@ -90,7 +93,7 @@ fn tools_are_installed_before_a_detached_run_returns_and_beside_a_shell() {
 
 #[test]
 fn a_mise_that_fails_is_heard_and_one_that_is_missing_is_missed() {
-    let Some(env) = TestEnv::fake() else { return };
+    let Some(env) = with_a_way_out() else { return };
     let world = World::new(
         &env,
         Some("i=0; while [ $i -lt 50 ]; do echo line $i; i=$((i+1)); done; echo no such tool >&2; exit 127"),
@@ -110,21 +113,52 @@ fn a_mise_that_fails_is_heard_and_one_that_is_missing_is_missed() {
 }
 
 #[test]
-fn tools_without_a_network_are_refused_before_there_is_a_vm() {
-    let Some(env) = TestEnv::fake() else { return };
-    let world = World::new(&env, Some("exit 1"));
-    for how in ["--no-nat", "nat = false"] {
-        if how == "--no-nat" {
-            let out = world.run(&["--no-nat", "-d", "."]).expect(125);
-            assert!(out.err().contains("no network") && out.err().contains("--no-bootstrap"), "{out}");
-        } else {
-            env.banger(["daemon", "stop"]).run().expect(0);
-            env.configure_also("[vm_defaults]\nnat = false\n");
-            world.run(&["-d", "."]).expect(125);
-        }
-        assert!(crate::vms(&env).is_empty() && !world.copy.exists(), "{how}");
-    }
-    // Who asks for a network, or for no tools, gets what was asked for.
-    world.run(&["--no-bootstrap", "-d", "."]).expect(0);
+fn prepare_installs_them_too_and_waits() {
+    let Some(env) = with_a_way_out() else { return };
+    let world = World::new(&env, Some("touch installed"));
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "w", "-e", &world.guest]).patience(SOON).run().expect(0);
+    let at = world.copy.display().to_string();
+    super::prepare(&env, "w", &world.repo, &world.copy, &["--no-bootstrap"]).expect(0);
+    assert!(!world.copy.join("installed").exists() && world.log().is_empty());
+    super::prepare(&env, "w", &world.repo, &world.copy, &[]).expect(0);
+    assert_eq!(world.log(), format!("mise install in {at}, trusting {at}\n"));
+    assert!(world.copy.join("installed").exists());
     delete(&env, "w");
+}
+
+#[test]
+fn tools_without_a_network_are_refused_before_there_is_a_vm() {
+    let Some(mut env) = with_a_way_out() else { return };
+    for how in ["--no-nat", "none", "off", "nat = false"] {
+        env.banger(["daemon", "stop"]).run();
+        match how {
+            "--no-nat" => {}
+            "nat = false" => {
+                env.set_variable("BANGER_UPLINK", "auto");
+                env.configure_also("[vm_defaults]\nnat = false\n");
+            }
+            uplink => env.set_variable("BANGER_UPLINK", uplink),
+        }
+        let world = World::new(&env, Some("exit 1"));
+        let more = if how == "--no-nat" { ["--no-nat", "-d", "."].as_slice() } else { &["-d", "."] };
+        let out = world.run(more).expect(125);
+        assert!(out.err().contains("no network") && out.err().contains("--no-bootstrap"), "{how}: {out}");
+        assert!(crate::vms(&env).is_empty() && !world.copy.exists(), "{how}");
+        if how == "off" {
+            // Who asks for no tools gets what was asked for; to a VM that is there nothing is brought either.
+            world.run(&["--no-bootstrap", "-d", "."]).expect(0);
+            let elsewhere = place(&env, "elsewhere");
+            let out = super::prepare(&env, "w", &world.repo, &elsewhere, &[]).expect(1);
+            assert!(out.err().contains("no network") && !elsewhere.exists(), "{out}");
+            delete(&env, "w");
+            fs::remove_dir_all(&world.copy).expect("the guest's disk goes with it");
+        }
+    }
+}
+
+/// A home whose daemon says that VMs reach the internet; these VMs are processes that do not try.
+fn with_a_way_out() -> Option<TestEnv> {
+    let mut env = TestEnv::fake()?;
+    env.set_variable("BANGER_UPLINK", "auto");
+    Some(env)
 }

@@ -31,6 +31,7 @@ pub(super) fn make(env: &TestEnv, name: &str) -> PathBuf {
         "upstream" => return repo.upstream(),
         "odd-index" => repo.odd_index(),
         "borrowed" => return repo.borrowed(),
+        "shallow" => return repo.shallow(),
         "somebody-elses" => repo.somebody_elses(),
         "itself" => repo.itself(),
         other => panic!("no repository is called {other}"),
@@ -39,7 +40,7 @@ pub(super) fn make(env: &TestEnv, name: &str) -> PathBuf {
 }
 
 /// All of them.
-pub(super) const ALL: [&str; 15] = [
+pub(super) const ALL: [&str; 16] = [
     "plain",
     "states",
     "detached",
@@ -53,6 +54,7 @@ pub(super) const ALL: [&str; 15] = [
     "upstream",
     "odd-index",
     "borrowed",
+    "shallow",
     "somebody-elses",
     "itself",
 ];
@@ -282,17 +284,38 @@ impl Repo<'_> {
         self.git(&["clone", "-q", "--no-local", source, "."]);
     }
 
-    /// Objects in another repository, and history that was cut off already.
+    /// Objects in another repository, and in one that takes some of its own from a third.
     fn borrowed(&self) -> PathBuf {
         self.git(&["init", "-q", "-b", "main"]);
         for n in 0..15 {
             self.write("file", format!("{n}\n"));
             self.commit(&format!("{n}"));
         }
-        let clone = place(self.env, "src-borrowed-clone");
-        self.git(&["clone", "-q", "--shared", ".", clone.to_str().expect("UTF-8")]);
-        let shallow = place(self.env, "src-borrowed-shallow");
-        let url = format!("file://{}", clone.display());
+        let clone = |from: &Path, name: &str| {
+            let clone = Repo { env: self.env, root: place(self.env, name) };
+            self.git(&["clone", "-q", "--shared", from.to_str().expect("UTF-8"), clone.root.to_str().expect("UTF-8")]);
+            let borrowed = fs::read_to_string(clone.root.join(".git/objects/info/alternates")).expect("alternates");
+            assert!(borrowed.contains(from.to_str().expect("UTF-8")), "{borrowed}");
+            clone.write(name, "its own\n");
+            clone.commit(name);
+            clone
+        };
+        let first = clone(&self.root, "src-borrowed-1");
+        let second = clone(&first.root, "src-borrowed-2");
+        second.write("staged", "s\n");
+        second.git(&["add", "staged"]);
+        second.root
+    }
+
+    /// History that was cut off already.
+    fn shallow(&self) -> PathBuf {
+        self.git(&["init", "-q", "-b", "main"]);
+        for n in 0..15 {
+            self.write("file", format!("{n}\n"));
+            self.commit(&format!("{n}"));
+        }
+        let shallow = place(self.env, "src-shallow-clone");
+        let url = format!("file://{}", self.root.display());
         self.git(&["clone", "-q", "--depth", "3", &url, shallow.to_str().expect("UTF-8")]);
         shallow
     }

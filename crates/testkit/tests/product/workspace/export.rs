@@ -2,7 +2,7 @@
 
 use super::{corpus, git, place, prepare, says, tree};
 use crate::{delete, start};
-use banger_testkit::{Output, TestEnv};
+use banger_testkit::{Output, TestEnv, require};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -137,15 +137,7 @@ fn a_vm_without_a_workspace_says_so() {
 #[test]
 fn without_git_in_the_guest_the_files_arrive_and_an_export_says_what_is_missing() {
     let Some(env) = TestEnv::fake() else { return };
-    // A guest whose PATH has a shell and no git.
-    let bin = place(&env, "bin");
-    fs::create_dir(&bin).expect("a directory");
-    for tool in ["sh", "ls", "cat", "mkdir", "rm"] {
-        let found = env.program("sh").args(["-c", &format!("command -v {tool}")]).run().expect(0).out();
-        symlink(found.trim(), bin.join(tool)).expect("a link");
-    }
-    let path = format!("PATH={}", bin.display());
-    env.banger(["vm", "run", "-d", "--quiet", "--name", "w", "-e", &path]).run().expect(0);
+    super::without_git(&env, "w");
     let (repo, copy) = (corpus::make(&env, "crlf"), place(&env, "guest"));
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     assert_eq!(tree(&copy), tree(&repo));
@@ -155,5 +147,67 @@ fn without_git_in_the_guest_the_files_arrive_and_an_export_says_what_is_missing(
     assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status));
     let out = export(&env, &[]).expect(1);
     assert!(out.err().contains("no git") && out.err().contains("banger vm cp"), "{out}");
+    delete(&env, "w");
+}
+
+/// Links and attributes that move are in the patch with all that they say, so that it can be looked at.
+#[test]
+fn links_and_attributes_that_move_round_trip() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
+    fs::create_dir(repo.join("dir")).expect("a directory");
+    symlink("../file", repo.join("dir/near")).expect("a link");
+    fs::write(repo.join("dir/.gitattributes"), "*.txt text\n").expect("a file");
+    says(&env, &repo, &["add", "-A"]);
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    fs::create_dir(copy.join("other")).expect("a directory");
+    for name in ["near", ".gitattributes"] {
+        fs::rename(copy.join("dir").join(name), copy.join("other").join(name)).expect("a rename");
+    }
+    export(&env, &["--apply"]).expect(0);
+    assert_eq!(tree(&repo), tree(&copy));
+    // One level up the same link leads out.
+    fs::rename(copy.join("other/near"), copy.join("near")).expect("a rename");
+    let out = export(&env, &["--apply", "--base-commit", "HEAD"]).expect(1);
+    assert!(out.err().contains("touches near: it points to ../file"), "{out}");
+    delete(&env, "w");
+}
+
+/// A private mount namespace in which the repository is on a file system with little room. What stands there is printed
+/// before and after the patch.
+const LITTLE_ROOM: &str = r#"
+set -eu
+repo=$1 banger=$2
+cp -a "$repo" "$repo.copy"
+mount -t tmpfs -o size=6M none "$repo"
+cp -a "$repo.copy/." "$repo/"
+look() { cd "$repo"; find . -path ./.git -prune -o -type f -exec sha256sum {} + | sort -k 2; ls -A .git; cd /; }
+look > "$repo.before"
+status=0
+"$banger" vm workspace export w --apply || status=$?
+look > "$repo.after"
+cmp "$repo.before" "$repo.after"
+mount -o remount,size=32M "$repo"
+"$banger" vm workspace export w --apply
+cat "$repo/z-large" | wc -c
+exit $status
+"#;
+
+#[test]
+fn a_patch_that_the_disk_has_no_room_for_changes_nothing() {
+    if !require("mount") {
+        return;
+    }
+    let Some(env) = TestEnv::fake() else { return };
+    let (repo, copy) = worked_in(&env, "detached");
+    fs::write(copy.join("file"), "edited\n").expect("a file");
+    // git writes it last, when the others are there already. It packs well on the way.
+    fs::write(copy.join("z-large"), vec![0; 8 << 20]).expect("a file");
+    let banger = banger_testkit::bin_dir().join("banger");
+    let script = ["--mount", "--propagation", "private", "--", "bash", "-c", LITTLE_ROOM, "bash"];
+    let out = env.program("unshare").args(script).args([&repo, &banger]).run().expect(1);
+    assert!(out.err().contains("nothing was changed") && out.err().contains("No space left"), "{out}");
+    assert!(out.out().ends_with("8388608\n"), "{out}");
     delete(&env, "w");
 }

@@ -19,9 +19,15 @@ fn nothing_a_repository_names_is_run_on_the_host() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "w");
     let (repo, marker) = (corpus::make(&env, "states"), place(&env, "marker"));
-    let evil = place(&env, "evil");
-    program(&evil, &format!("#!/bin/sh\necho \"$0 $*\" >> {}\ncat\n", marker.display()));
-    let evil = evil.to_str().expect("UTF-8");
+    let bin = place(&env, "evil");
+    fs::create_dir(&bin).expect("a directory");
+    // Each leaves its name.
+    let evil = |name: &str| {
+        let path = bin.join(name);
+        let rest = if name.starts_with("filter") { "cat" } else { "exit 1" };
+        program(&path, &format!("#!/bin/sh\necho {name} >> {}\n{rest}\n", marker.display()));
+        path.to_str().expect("UTF-8").to_owned()
+    };
     fs::write(repo.join(".gitattributes"), "* filter=evil diff=evil merge=evil\n").expect("attributes");
     for key in [
         "filter.evil.clean",
@@ -47,20 +53,41 @@ fn nothing_a_repository_names_is_run_on_the_host() {
         "sequence.editor",
         "interactive.diffFilter",
     ] {
-        says(&env, &repo, &["config", key, evil]);
+        says(&env, &repo, &["config", key, &evil(key)]);
     }
     says(&env, &repo, &["config", "core.hooksPath", "hooks"]);
     fs::create_dir_all(repo.join("hooks")).expect("a directory");
     for dir in ["hooks", ".git/hooks"] {
         for hook in ["post-index-change", "pre-commit", "fsmonitor-watchman", "reference-transaction", "post-checkout"]
         {
-            program(&repo.join(dir).join(hook), &format!("#!/bin/sh\n{evil}\n"));
+            let script = format!("#!/bin/sh\necho hook {hook} >> {}\nexit 1\n", marker.display());
+            program(&repo.join(dir).join(hook), &script);
         }
     }
-    program(&repo.join("git"), &format!("#!/bin/sh\nexec {evil}\n"));
+    program(&repo.join("git"), &format!("#!/bin/sh\nexec {}\n", evil("git")));
     // Looks changed, so that only content tells.
-    let file = fs::File::options().append(true).open(repo.join("same")).expect("a file");
-    file.set_modified(std::time::SystemTime::now()).expect("a time");
+    let touch = || {
+        let file = fs::File::options().append(true).open(repo.join("same")).expect("a file");
+        file.set_modified(std::time::SystemTime::now()).expect("a time");
+    };
+    // They would be run: a git that is asked plainly runs them.
+    for (args, ran) in [
+        (["status", "--porcelain"].as_slice(), "core.fsmonitor"),
+        (&["add", "same"], "filter.evil.process"),
+        (&["commit", "-q", "--allow-empty", "-m", "x"], "hook pre-commit"),
+        (&["diff"], "diff.evil.command"),
+        (&["commit", "-q", "-S", "--no-verify", "--allow-empty", "-m", "x"], "gpg.program"),
+        (&["fetch", "-q", "ssh://nowhere.invalid/x"], "core.sshCommand"),
+    ] {
+        touch();
+        fs::remove_file(&marker).ok();
+        let index = fs::read(repo.join(".git/index")).expect("an index");
+        super::git(&env, &repo, args);
+        let told = fs::read_to_string(&marker).unwrap_or_default();
+        assert!(told.lines().any(|line| line == ran), "git {args:?} runs no {ran}: {told}");
+        fs::write(repo.join(".git/index"), index).expect("an index");
+    }
+    touch();
     fs::remove_file(&marker).ok();
 
     let path = std::env::var("PATH").expect("a PATH");
@@ -105,6 +132,50 @@ fn a_repository_cannot_bring_what_is_outside_it() {
     delete(&env, "w");
 }
 
+/// A repository that names another one's directory of objects gets out of there what it can name itself, in either mode.
+#[test]
+fn a_list_of_other_directories_brings_nothing_else_of_theirs() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let private = place(&env, "private");
+    fs::create_dir(&private).expect("a directory");
+    says(&env, &private, &["init", "-q", "-b", "main"]);
+    fs::write(private.join("key"), "secret\n").expect("a file");
+    says(&env, &private, &["add", "-A"]);
+    says(&env, &private, &["commit", "-q", "-m", "private"]);
+    says(&env, &private, &["gc", "-q"]);
+    fs::write(private.join("loose"), "secret, too\n").expect("a file");
+    says(&env, &private, &["add", "-A"]);
+    let secrets = String::from_utf8(says(&env, &private, &["ls-files", "--stage"])).expect("UTF-8");
+    let secrets: Vec<&str> = secrets.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(secrets.len(), 2);
+
+    let repo = corpus::make(&env, "states");
+    let list = format!("{}\n", private.join(".git/objects").display());
+    fs::write(repo.join(".git/objects/info/alternates"), list).expect("a list");
+    for secret in &secrets {
+        // git itself would give it away.
+        says(&env, &repo, &["cat-file", "-e", secret]);
+    }
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
+        for secret in &secrets {
+            super::git(&env, &copy, &["cat-file", "-e", secret]).expect(1);
+        }
+        assert!(!copy.join(".git/objects/info/alternates").exists());
+        let status = ["status", "--porcelain=v2", "-uno"];
+        assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status), "{mode}");
+        says(&env, &copy, &["fsck"]);
+    }
+    // A ref that is a link would name what the other has.
+    fs::remove_file(repo.join(".git/refs/heads/main")).expect("a ref");
+    symlink(private.join(".git/refs/heads/main"), repo.join(".git/refs/heads/main")).expect("a link");
+    let out = prepare(&env, "w", &repo, &place(&env, "guest-3"), &[]).expect(1);
+    assert!(out.err().contains("refs/heads/main is a link"), "{out}");
+    delete(&env, "w");
+}
+
 /// A guest whose git says what the test wants it to.
 fn lying_guest(env: &TestEnv, patch: &Path) {
     let bin = place(env, "bin");
@@ -125,6 +196,9 @@ fn a_lying_guest_writes_nothing_on_the_host() {
     lying_guest(&env, &patch);
     let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
     symlink("..", repo.join("up")).expect("a link");
+    fs::create_dir(repo.join("dir")).expect("a directory");
+    symlink("../file", repo.join("dir/near")).expect("a link");
+    fs::write(repo.join("rules"), "* filter=evil\n").expect("a file");
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     let before = (tree(&repo), tree(env.home().join("home").join("bin").as_path()));
     let new = |path: &str, mode: &str, content: &str| {
@@ -156,6 +230,11 @@ fn a_lying_guest_writes_nothing_on_the_host() {
         (new("a/.g\u{200c}it/config", "100644", "[core]"), "it is in a git directory"),
         (renamed("file", ".git/hooks/pre-commit"), ".git/hooks/pre-commit"),
         (renamed(".git/config", "stolen"), ".git/config"),
+        // Nothing in these says what comes about: a link that leads out of its new place, rules that run programs.
+        (renamed("dir/near", "near"), "touches dir/near"),
+        (renamed("dir/near", "near").replace("rename", "copy"), "not what git diff writes"),
+        (renamed("rules", ".gitattributes"), "touches .gitattributes"),
+        (renamed("rules", "dir/.gitattributes").replace("rename", "copy"), "not what git diff writes"),
         ("hello\n".to_owned(), "not what git diff writes"),
         ("\0".repeat(100_000), "breaks off"),
     ] {
@@ -170,9 +249,10 @@ fn a_lying_guest_writes_nothing_on_the_host() {
     }
     assert!(!env.home().join("home/outside").exists() && !Path::new("/tmp/banger-absolute").exists());
     // The same guest, honest for once.
-    fs::write(&patch, &ordinary).expect("a patch");
+    fs::write(&patch, ordinary + &renamed("rules", "moved")).expect("a patch");
     env.banger(["vm", "workspace", "export", "w", "--apply"]).run().expect(0);
     assert_eq!(fs::read(repo.join("fine")).expect("a file"), b"x\n");
+    assert_eq!(fs::read(repo.join("moved")).expect("a file"), b"* filter=evil\n");
     delete(&env, "w");
 }
 
@@ -218,22 +298,29 @@ fn enemies_give_no_patch_and_take_no_repository() {
     for kind in kinds {
         start(&env, &format!("hostile-{kind}"));
     }
+    // Some of them are waited for as long as banger waits for anybody: all at once.
     std::thread::scope(|scope| {
         for kind in kinds {
             let (env, repo, line) = (&env, &repo, &line);
-            scope.spawn(move || {
-                let (vm, file) = (format!("hostile-{kind}"), place(env, &format!("{kind}.patch")));
-                let confined = || env.program("sh").args(["-c", line, "banger"]).patience(crate::SOON * 3);
-                let export = ["vm", "workspace", "export", "--guest-path", "/x", "--base-commit", "HEAD", &vm, "-o"];
-                let out = confined().args(export).args([&file]).run().expect(1);
+            let vm = format!("hostile-{kind}");
+            let confined = move |args: &[&str]| {
+                let run = env.program("sh").args(["-c", line, "banger"]).args(args).patience(crate::SOON * 3);
+                let out = run.run().expect(1);
                 assert!(out.err().contains("error: ") && out.err().len() < 4096, "{kind}: {out}");
+                out
+            };
+            let to = vm.clone();
+            scope.spawn(move || {
+                confined(&["vm", "workspace", "prepare", "--guest-path", "/x", &to, repo.to_str().expect("UTF-8")]);
+            });
+            scope.spawn(move || {
+                let file = place(env, &format!("{kind}.patch"));
+                let export = ["vm", "workspace", "export", "--guest-path", "/x", "--base-commit", "HEAD", &vm, "-o"];
+                let out = confined(&[&export[..], &[file.to_str().expect("UTF-8")]].concat());
                 if kind == "endless" {
                     assert!(out.err().contains("more than 268435456 bytes"), "{out}");
                 }
                 assert!(!file.exists(), "{kind}");
-                let out = confined().args(["vm", "workspace", "prepare", "--guest-path", "/x", &vm]).args([repo]).run();
-                assert_eq!(out.code(), 1, "{kind}: {out}");
-                assert!(out.err().contains("error: ") && out.err().len() < 4096, "{kind}: {out}");
             });
         }
     });

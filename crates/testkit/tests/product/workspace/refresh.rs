@@ -3,7 +3,11 @@
 use super::{corpus, place, prepare, says, tree};
 use crate::{delete, start};
 use banger_testkit::TestEnv;
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 #[test]
 fn exec_says_when_head_moved_and_brings_it_up_to_date_when_told() {
@@ -76,6 +80,212 @@ fn what_the_guest_did_is_not_overwritten_unasked() {
     for more in [[].as_slice(), &["--force"]] {
         let out = prepare(&env, "w", &repo, &other, more).expect(1);
         assert!(out.err().contains("in use") && out.err().contains("--guest-path"), "{out}");
+    }
+    delete(&env, "w");
+}
+
+/// What git says there and here, and the files; build output of the guest's is not looked at.
+#[track_caller]
+fn assert_same(env: &TestEnv, copy: &Path, repo: &Path, what: &str) {
+    let status = ["status", "--porcelain=v2", "-uno"];
+    assert_eq!(says(env, copy, &status), says(env, repo, &status), "{what}");
+    assert_eq!(tree(copy), tree(repo), "{what}");
+}
+
+/// A repository with one in it that is brought whole.
+fn with_submodule(env: &TestEnv) -> PathBuf {
+    let inner = corpus::make(env, "plain");
+    let repo = place(env, "super");
+    fs::create_dir(&repo).expect("a directory");
+    says(env, &repo, &["init", "-q", "-b", "main"]);
+    says(env, &repo, &["submodule", "--quiet", "add", inner.to_str().expect("UTF-8"), "libs/inner"]);
+    for n in 0..15 {
+        fs::write(repo.join("file"), format!("{n}\n")).expect("a file");
+        says(env, &repo, &["add", "-A"]);
+        says(env, &repo, &["commit", "-q", "-m", &n.to_string()]);
+    }
+    repo
+}
+
+#[test]
+fn the_full_mode_comes_again_and_again_with_submodules() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (with_submodule(&env), place(&env, "guest"));
+    let full = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", "full"], more].concat());
+    for round in ["first", "second", "third"] {
+        full(&[]).expect(0);
+        assert_same(&env, &copy, &repo, round);
+    }
+    // A file that goes and one that is changed, in both.
+    fs::write(repo.join("libs/inner/counter"), "changed\n").expect("a file");
+    fs::write(repo.join("libs/inner/new"), "n\n").expect("a file");
+    says(&env, &repo.join("libs/inner"), &["add", "new"]);
+    fs::remove_file(repo.join("file")).expect("a file");
+    for round in ["dirty", "dirty again"] {
+        full(&[]).expect(0);
+        assert_same(&env, &copy, &repo, round);
+    }
+    says(&env, &repo.join("libs/inner"), &["rm", "-q", "--cached", "new"]);
+    fs::remove_file(repo.join("libs/inner/new")).expect("a file");
+    says(&env, &repo.join("libs/inner"), &["checkout", "-q", "--", "counter"]);
+    full(&[]).expect(0);
+    assert_same(&env, &copy, &repo, "clean");
+    // What was done in the submodule is seen, and a branch that is only the guest's stays, packed or not.
+    fs::write(copy.join("libs/inner/counter"), "work\n").expect("a file");
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("was worked in"), "{out}");
+    says(&env, &copy, &["branch", "mine", "HEAD~2"]);
+    says(&env, &copy, &["pack-refs", "--all"]);
+    full(&["--force"]).expect(0);
+    assert_same(&env, &copy, &repo, "forced");
+    assert_eq!(says(&env, &copy, &["rev-parse", "mine"]), says(&env, &repo, &["rev-parse", "HEAD~2"]));
+    delete(&env, "w");
+}
+
+#[test]
+fn one_mode_after_the_other() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    for mode in ["overlay", "full", "overlay", "full"] {
+        prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+        assert_eq!(copy.join(".git/shallow").exists(), mode == "overlay");
+        says(&env, &copy, &["fsck", "--no-dangling"]);
+        // What the guest's git makes of it meanwhile is not in the way.
+        says(&env, &copy, &["gc", "-q", "--aggressive", "--prune=now"]);
+    }
+    let log = ["log", "--format=%H %P"];
+    assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
+    delete(&env, "w");
+}
+
+#[test]
+fn files_directories_and_links_take_each_others_place() {
+    let Some(env) = TestEnv::fake() else { return };
+    let repo = corpus::make(&env, "detached");
+    let write = |name: &str, content: &str| {
+        let path = repo.join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+        fs::write(path, content).expect("a file");
+    };
+    // Committed, they are written out of git's objects; uncommitted they travel.
+    for mode in ["overlay", "full"] {
+        for committed in [true, false] {
+            let vm = format!("w-{mode}-{committed}");
+            start(&env, &vm);
+            let copy = place(&env, &format!("guest-{vm}"));
+            for name in ["file", "to-dir", "dir", "other", "link"] {
+                let path = repo.join(name);
+                if path.is_dir() && !path.is_symlink() {
+                    fs::remove_dir_all(path).expect("a directory");
+                } else {
+                    fs::remove_file(path).ok();
+                }
+            }
+            write("file", "a file\n");
+            write("to-dir", "a file\n");
+            for name in ["dir/x", "dir/deep/y", "other/x", "other/deep/y"] {
+                write(name, name);
+            }
+            symlink("other", repo.join("link")).expect("a link");
+            says(&env, &repo, &["add", "-A"]);
+            says(&env, &repo, &["commit", "-q", "--allow-empty", "-m", "before"]);
+            prepare(&env, &vm, &repo, &copy, &["--mode", mode]).expect(0);
+
+            // A file becomes a directory, a directory a link to one with the same names in it, a link a directory.
+            fs::remove_file(repo.join("to-dir")).expect("a file");
+            write("to-dir/x", "in it\n");
+            fs::remove_dir_all(repo.join("dir")).expect("a directory");
+            symlink("other", repo.join("dir")).expect("a link");
+            fs::remove_file(repo.join("link")).expect("a link");
+            write("link/x", "its own\n");
+            fs::remove_file(repo.join("file")).expect("a file");
+            symlink("other/x", repo.join("file")).expect("a link");
+            says(&env, &repo, &["add", "-A"]);
+            if committed {
+                says(&env, &repo, &["commit", "-q", "-m", "after"]);
+            } else {
+                for name in ["other/x", "link/x", "to-dir/x"] {
+                    write(name, "changed since it was staged\n");
+                }
+            }
+            prepare(&env, &vm, &repo, &copy, &["--mode", mode]).expect(0);
+            assert_same(&env, &copy, &repo, &vm);
+            delete(&env, &vm);
+        }
+    }
+}
+
+/// What git is told not to look at is looked at before it is overwritten.
+#[test]
+fn changes_that_git_does_not_see_are_not_overwritten_unasked() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "filters");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+        for _ in 0..3 {
+            again(&[]).expect(0);
+            assert_same(&env, &copy, &repo, mode);
+        }
+        fs::write(copy.join("real.bin"), "edited in the guest\n").expect("a file");
+        assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"", "git does not see it");
+        let out = again(&[]).expect(1);
+        assert!(out.err().contains("was worked in"), "{out}");
+        again(&["--force"]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+        // One that the guest's user says so of.
+        says(&env, &copy, &["update-index", "--assume-unchanged", "plain"]);
+        fs::write(copy.join("plain"), "edited in the guest\n").expect("a file");
+        again(&[]).expect(1);
+        again(&["--force"]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+        again(&[]).expect(0);
+    }
+    delete(&env, "w");
+}
+
+/// A guest without git cannot say what was done there; with `--force` it is brought all the same, and whole.
+#[test]
+fn a_guest_without_git_is_overwritten_when_told() {
+    let Some(env) = TestEnv::fake() else { return };
+    super::without_git(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    for mode in ["overlay", "full"] {
+        prepare(&env, "w", &repo, &copy, &["--mode", mode, "--force"]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+        let out = prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(1);
+        assert!(out.err().contains("the guest has no git") && out.err().contains("--force"), "{out}");
+        says(&env, &repo, &["rm", "-q", if mode == "full" { "counter" } else { "side" }]);
+        says(&env, &repo, &["commit", "-q", "-m", "gone"]);
+        fs::write(copy.join("run"), "edited in the guest\n").expect("a file");
+        prepare(&env, "w", &repo, &copy, &["--mode", mode, "--force"]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+    }
+    delete(&env, "w");
+}
+
+/// What an interrupted time left is neither believed nor in the way for ever.
+#[test]
+fn one_that_was_interrupted_is_brought_with_force() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::many_files(&env, 2_000);
+    for mode in ["overlay", "full"] {
+        // As the stream ends before any file: nothing is recorded, and lists are there that say little.
+        let copy = place(&env, &format!("guest-{mode}"));
+        fs::create_dir_all(copy.join(".git/banger")).expect("directories");
+        fs::write(copy.join(".git/banger/written"), "d0/f1\0").expect("a list");
+        fs::write(copy.join(".git/banger/removed"), "d0/f2\0").expect("a list");
+        let out = prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(1);
+        assert!(out.err().contains("in part") && out.err().contains("--force"), "{out}");
+        prepare(&env, "w", &repo, &copy, &["--mode", mode, "--force"]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+        assert!(!copy.join(".git/banger").exists());
+        prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
     }
     delete(&env, "w");
 }
