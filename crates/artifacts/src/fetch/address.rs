@@ -34,6 +34,9 @@ pub enum AddressError {
     /// From `https://` to `http://`.
     #[error("it leads from https:// to http://")]
     Downgrade,
+    /// A form was posted, and would be posted again.
+    #[error("what was posted is for the one address it was posted to")]
+    Posted,
 }
 
 impl FromStr for Address {
@@ -64,7 +67,7 @@ impl FromStr for Address {
 
 impl Address {
     /// Whether what passes is encrypted.
-    pub(super) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
@@ -74,8 +77,14 @@ impl Address {
     }
 
     /// Whether both are the same host and port, spoken to in the same way.
-    pub(super) fn same_host(&self, other: &Self) -> bool {
+    pub(crate) fn same_host(&self, other: &Self) -> bool {
         self.uri.scheme() == other.uri.scheme() && self.host().eq_ignore_ascii_case(other.host())
+    }
+
+    /// Whether both have the same name, which is what a certificate is about, on whatever port.
+    pub(crate) fn same_name(&self, other: &Self) -> bool {
+        let name = |address: &Self| address.uri.host().unwrap_or_default().to_ascii_lowercase();
+        name(self) == name(other)
     }
 
     pub(super) fn uri(&self) -> &Uri {
@@ -185,5 +194,20 @@ mod tests {
         let home = address("http://127.0.0.1:1/x");
         assert_eq!(home.redirected("//example.org/x"), Err(AddressError::Plain));
         assert!(home.redirected("https://example.org/x").is_ok());
+    }
+
+    #[test]
+    fn who_is_the_same() {
+        let asked = address("https://reg.example.org:5000/v2/");
+        for (other, host, name) in [
+            ("https://REG.example.org:5000/t", true, true),
+            ("https://reg.example.org/t", false, true),
+            ("https://reg.example.org.evil.org:5000/", false, false),
+            ("https://example.org:5000/", false, false),
+        ] {
+            let other = address(other);
+            assert_eq!((asked.same_host(&other), asked.same_name(&other)), (host, name), "{other}");
+        }
+        assert!(!address("https://127.0.0.1:1/").same_host(&address("http://127.0.0.1:1/")));
     }
 }

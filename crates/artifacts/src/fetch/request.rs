@@ -94,7 +94,7 @@ impl Request {
         self
     }
 
-    /// Posts this form (`a=b&c=d`, encoded).
+    /// Posts this form (`a=b&c=d`, encoded), to this address and to none it leads to.
     #[must_use]
     pub fn form(mut self, form: Secret) -> Self {
         self.form = Some(form);
@@ -108,11 +108,16 @@ impl Request {
         self
     }
 
-    /// Trusts these and no others; else the host's own.
+    /// Trusts these about the host that is asked; else, and about others it leads to, those this host trusts.
     #[must_use]
     pub fn trust(mut self, trust: Option<Trust>) -> Self {
         self.trust = trust;
         self
+    }
+
+    /// What is asked first.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Leaves the hashing to the caller.

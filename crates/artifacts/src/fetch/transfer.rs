@@ -2,7 +2,7 @@
 //!
 //! It tells the other side what it does through a short queue, so it is never far ahead, and ends when nobody listens.
 
-use super::{Address, Client, FetchError, Refused, Request, Trust};
+use super::{Address, AddressError, Client, FetchError, Refused, Request, Trust};
 use crate::kernel::hex;
 use sha2::{Digest, Sha256};
 use std::{
@@ -183,7 +183,9 @@ impl Sender {
         let first = &request.address;
         let mut address = first.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let agent = self.agent(&address, request.trust.as_ref())?;
+            // An authority of the host's own is to be believed about that host, and about no other it leads to.
+            let trust = request.trust.as_ref().filter(|_| address.same_name(first));
+            let agent = self.agent(&address, trust)?;
             if !self.stop.interrupts(&agent) {
                 return Ok(None);
             }
@@ -195,7 +197,12 @@ impl Sender {
             let location = response.headers().get(header::LOCATION).filter(|_| leads_on(status));
             let Some(location) = location else { return Err(refused(address, response)) };
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
-            address = match address.redirected(&location) {
+            let next = match request.form {
+                // A form may hold a secret, and is not sent a second time to whoever the answer names.
+                Some(_) => Err(AddressError::Posted),
+                None => address.redirected(&location),
+            };
+            address = match next {
                 Ok(next) => next,
                 Err(source) => {
                     let location = location.chars().take(SHOWN).collect();

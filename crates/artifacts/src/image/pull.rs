@@ -3,7 +3,7 @@
 use super::{Image, ImageConfig, ImageError, ImageStore, Source, draft::Draft};
 use crate::{
     job::Job,
-    oci::{Digest, ImageSource, Opened, Platform, Registries, RunConfig},
+    oci::{Digest, ImageSource, OciError, Opened, Platform, Registries, RunConfig},
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageName, KernelName};
@@ -74,7 +74,16 @@ impl ImageStore {
         let staging = self.shelf.stage()?;
         let opened = registries.open(&request.source, &request.platform, staging.path(), job)?;
         let (digest, called) = (opened.digest(), opened.name().map(str::to_owned));
-        let known = |image| Ok(Pulled { image, known: true, called: called.clone() });
+        let known = |image: Image| {
+            // A manifest that stands by itself says nothing of machines; what was made of it does.
+            if let Source::Oci(OciSource { platform: Some(is), .. }) = &image.manifest.source
+                && is.serves(&request.platform) == 0
+            {
+                let (asked, of, there) = (request.platform.clone(), request.source.to_string(), vec![is.clone()]);
+                return Err(OciError::Platform { asked, of, there }.into());
+            }
+            Ok(Pulled { image, known: true, called: called.clone() })
+        };
         if let Some(image) = self.with_digest(&digest)? {
             return known(image);
         }

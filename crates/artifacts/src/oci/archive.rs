@@ -15,17 +15,20 @@ use crate::{
     },
 };
 use flate2::read::MultiGzDecoder;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 /// Most members of a tar with images.
 const MAX_MEMBERS: usize = 100_000;
+/// Most bytes of their names and of the names they lead to.
+const MAX_NAMES: usize = 32 << 20;
 /// Most lists of lists that are followed, and most images that are named in an error.
 const MAX_DEPTH: usize = 4;
 const MAX_NAMED: usize = 12;
@@ -91,7 +94,7 @@ impl Files {
 
     /// Those of a tar, compressed or not.
     pub(super) fn tar(path: PathBuf, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Self, OciError> {
-        let file = File::open(&path).map_err(OciError::io("open", &path))?;
+        let (file, _) = regular(&path).map_err(OciError::io("open", &path))?;
         let file = match unpacked(&file, &path, work, limits, job)? {
             Some(spool) => spool,
             None => file,
@@ -105,12 +108,8 @@ impl Files {
         match &self.kind {
             Kind::Directory => {
                 let path = self.path.join(name);
-                let file = File::open(&path).map_err(OciError::io("open", &path))?;
-                let metadata = file.metadata().map_err(OciError::io("read", &path))?;
-                if !metadata.is_file() {
-                    return Err(self.unusable(&format!("{name} is not a file")));
-                }
-                Ok((file, 0, metadata.len()))
+                let (file, length) = regular(&path).map_err(OciError::io("open", &path))?;
+                Ok((file, 0, length))
             }
             Kind::Tar { file, members } => {
                 let mut key = normal(name.as_bytes());
@@ -215,6 +214,16 @@ impl Files {
     }
 }
 
+/// A file and its length. Without waiting for whoever may one day write into a fifo of that name.
+fn regular(path: &Path) -> io::Result<(File, u64)> {
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    Ok((file, metadata.len()))
+}
+
 /// What is in a tar that is compressed; `None` when it is not.
 fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Option<File>, OciError> {
     let mut magic = [0; 4];
@@ -226,7 +235,9 @@ fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>
     };
     job.progress.phase("unpacking the archive");
     let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;
-    copy_bounded(decoder, &mut spool, limits.max_unpacked, job).map_err(OciError::io("unpack", path))?;
+    let packed = file.metadata().map_err(OciError::io("read", path))?.len();
+    let most = limits.max_unpacked.min(packed.saturating_mul(limits.max_ratio).max(limits.harmless));
+    copy_bounded(decoder, &mut spool, most, job).map_err(OciError::io("unpack", path))?;
     Ok(Some(spool))
 }
 
@@ -291,7 +302,7 @@ fn reopened(file: &File) -> Option<File> {
 fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, String> {
     let limits = rootfs::Limits { entries: u64::MAX, content_bytes: u64::MAX, metadata_bytes: u64::MAX };
     let mut found = HashMap::new();
-    let mut at = 0;
+    let (mut at, mut names) = (0, 0);
     let mut input = BufReader::with_capacity(16 << 10, file);
     for _ in 0..MAX_MEMBERS {
         job.cancel.check().map_err(|error| error.to_string())?;
@@ -310,6 +321,10 @@ fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, Strin
             EntryKind::Dir | EntryKind::Node(_) => None,
         };
         if let Some(member) = member {
+            names += entry.path.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+            if names > MAX_NAMES {
+                return Err(format!("the names of its members have more than {MAX_NAMES} bytes"));
+            }
             found.insert(normal(&entry.path), member);
         }
         at = offset.checked_add(entry.size.next_multiple_of(BLOCK)).ok_or("a member has no end")?;

@@ -18,9 +18,13 @@ use std::{
     time::Duration,
 };
 
-/// Pauses between attempts that brought nothing; every byte that comes makes them begin anew.
+/// Pauses between attempts that brought too little; one that brings enough makes them begin anew.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+/// Bytes that are enough of one attempt.
+const ENOUGH: u64 = 64 << 10;
+/// Most attempts at one blob: a registry whose connections break more often than that is left.
+const MAX_ATTEMPTS: usize = 200;
 /// Longest pause a registry is granted.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Bytes read at once when only the end is of interest.
@@ -140,13 +144,16 @@ pub(super) struct Download<'a> {
     job: Job<'a>,
     body: Option<Body<'a>>,
     received: u64,
-    /// Attempts since the last byte.
+    /// Attempts so far, and since the last that brought enough.
+    attempts: usize,
     idle: usize,
+    /// Bytes before the present attempt.
+    before: u64,
 }
 
 impl<'a> Download<'a> {
     pub(super) fn new(repository: &'a Repository<'a>, digest: Digest, size: u64, job: Job<'a>) -> Self {
-        Self { repository, digest, size, job, body: None, received: 0, idle: 0 }
+        Self { repository, digest, size, job, body: None, received: 0, attempts: 0, idle: 0, before: 0 }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
@@ -157,7 +164,7 @@ impl<'a> Download<'a> {
             let failure = match self.attempt(buffer) {
                 Ok(got) => {
                     self.received += got as u64;
-                    if got > 0 {
+                    if self.received - self.before >= ENOUGH {
                         self.idle = 0;
                     }
                     return Ok(got);
@@ -170,8 +177,12 @@ impl<'a> Download<'a> {
                 RegistryError::Fetch(error) if error.is_transient() => None,
                 _ => return Err(failure),
             };
-            let Some(usual) = PAUSES.get(self.idle) else { return Err(failure) };
+            self.attempts += 1;
+            let Some(usual) = PAUSES.get(self.idle).filter(|_| self.attempts < MAX_ATTEMPTS) else {
+                return Err(failure);
+            };
             self.idle += 1;
+            self.before = self.received;
             tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
             fetch::wait(pause.unwrap_or(*usual), &self.job)?;
         }

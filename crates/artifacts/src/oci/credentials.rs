@@ -3,28 +3,29 @@
 //! Reads their files and runs their helper programs; writes nothing and asks nobody for a password. Which files is for
 //! the caller to say: the library looks at no environment.
 
-use crate::fetch::Secret;
+use crate::{
+    fetch::Secret,
+    job::{Cancel, Cancelled},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+mod helper;
+use helper::Helpers;
 
 /// Largest file, and most a helper may say.
 const MAX_FILE: u64 = 1 << 20;
 /// How long a helper may think: some ask a keyring that asks a person.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked at.
-const POLL: Duration = Duration::from_millis(20);
 /// What Docker calls its own registry in its files.
 const DOCKER_HUB: [&str; 4] = ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
-/// What a helper says a token's user is.
-const TOKEN_USER: &str = "<token>";
 
 /// Files with credentials, the first that knows a registry counts.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +79,9 @@ pub enum CredentialError {
         /// What it said or what happened to it.
         why: String,
     },
+    /// It was told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 #[derive(Deserialize, Default)]
@@ -98,13 +102,6 @@ struct Auth {
     identitytoken: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Helped {
-    username: String,
-    secret: String,
-}
-
 impl Credentials {
     /// Those in these files, where they are there; the first that knows a registry counts.
     pub fn in_files(files: Vec<PathBuf>) -> Self {
@@ -118,10 +115,16 @@ impl Credentials {
     }
 
     /// What there is for a repository.
-    pub(super) fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+    pub(super) fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+        cancel: &Cancel,
+    ) -> Result<Option<Credential>, CredentialError> {
+        let helpers = Helpers { directory: self.helpers.as_deref(), patience: PATIENCE, cancel };
         for path in &self.files {
             if let Some(file) = read(path)?
-                && let Some(credential) = file.find(path, registry, repository, self.helpers.as_deref())?
+                && let Some(credential) = file.find(path, registry, repository, helpers)?
             {
                 return Ok(Some(credential));
             }
@@ -153,11 +156,11 @@ impl AuthFile {
         path: &Path,
         registry: &str,
         repository: &str,
-        helpers: Option<&Path>,
+        helpers: Helpers<'_>,
     ) -> Result<Option<Credential>, CredentialError> {
         for name in names(registry) {
             if let Some(helper) = self.cred_helpers.get(name)
-                && let Some(credential) = helped(helpers, helper, name)?
+                && let Some(credential) = helpers.ask(helper, name)?
             {
                 return Ok(Some(credential));
             }
@@ -166,7 +169,7 @@ impl AuthFile {
             // Docker asks its store by the address it wrote there at the login.
             let hub = DOCKER_HUB.contains(&registry).then_some("https://index.docker.io/v1/");
             for name in hub.into_iter().chain(names(registry)) {
-                if let Some(credential) = helped(helpers, helper, name)? {
+                if let Some(credential) = helpers.ask(helper, name)? {
                     return Ok(Some(credential));
                 }
             }
@@ -218,59 +221,6 @@ fn split(key: &str) -> (&str, &str) {
     if matches!(below, "v1" | "v2") { (host, "") } else { (host, below) }
 }
 
-/// Asks a helper program; `None` when it knows nothing of that registry.
-fn helped(directory: Option<&Path>, helper: &str, registry: &str) -> Result<Option<Credential>, CredentialError> {
-    let program = format!("docker-credential-{}", helper.chars().take(80).collect::<String>());
-    let failed = |why: String| CredentialError::Helper { program: program.clone(), why };
-    if !helper.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-        return Err(failed("its name is not one".into()));
-    }
-    let path = directory.map_or_else(|| PathBuf::from(&program), |directory| directory.join(&program));
-    let spawned = Command::new(path)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .spawn();
-    let mut child = spawned.map_err(|error| failed(error.to_string()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not listen answers nonsense, and is told so.
-        let _ = stdin.write_all(registry.as_bytes());
-    }
-    let stdout = child.stdout.take();
-    let reader = std::thread::spawn(move || {
-        let mut said = Vec::new();
-        stdout.map(|stdout| stdout.take(MAX_FILE).read_to_end(&mut said));
-        said
-    });
-    let since = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if since.elapsed() < PATIENCE => std::thread::sleep(POLL),
-            outcome => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(failed(outcome.err().map_or("it does not answer".into(), |error| error.to_string())));
-            }
-        }
-    };
-    let said = reader.join().unwrap_or_default();
-    if !status.success() {
-        let words: String = String::from_utf8_lossy(&said).chars().filter(|c| !c.is_control()).take(200).collect();
-        // What all of them say when they have none.
-        let unknown = words.contains("credentials not found");
-        return if unknown { Ok(None) } else { Err(failed(format!("{status} {words:?}"))) };
-    }
-    let helped: Helped = serde_json::from_slice(&said).map_err(|error| failed(error.to_string()))?;
-    let secret = Secret::new(helped.secret);
-    Ok(Some(match helped.username.as_str() {
-        TOKEN_USER => Credential::Identity(secret),
-        _ => Credential::Basic(helped.username, secret),
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,7 +229,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("auth.json");
         std::fs::write(&file, json.to_string()).unwrap();
-        Credentials::in_files(vec![temp.path().join("none"), file]).find(registry, repository)
+        Credentials::in_files(vec![temp.path().join("none"), file]).find(registry, repository, &Cancel::default())
     }
 
     fn basic(user: &str) -> Credential {

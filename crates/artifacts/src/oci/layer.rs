@@ -28,6 +28,8 @@ use std::{
 
 /// Most memory a zstd decoder may take for its window: what `zstd --long` asks for at most.
 const MAX_WINDOW_LOG: u32 = 27;
+/// Bytes an attribute takes besides its name and value.
+const XATTR_WEIGHT: usize = 64;
 /// The job is looked at every this many entries.
 const CHECK_EVERY: usize = 256;
 
@@ -57,6 +59,18 @@ pub(super) struct LayerEntry {
     pub(super) path: Vec<u8>,
     pub(super) kind: LayerKind,
     pub(super) meta: Meta,
+}
+
+impl LayerEntry {
+    /// Bytes its names and attributes take in memory.
+    pub(super) fn weight(&self) -> u64 {
+        let target = match &self.kind {
+            LayerKind::Symlink(target) | LayerKind::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        let xattrs = self.meta.xattrs.iter().map(|xattr| XATTR_WEIGHT + xattr.name.len() + xattr.value.len());
+        (self.path.len() + target + xattrs.sum::<usize>()) as u64
+    }
 }
 
 /// What an entry is.
@@ -227,16 +241,12 @@ fn list(
                 LayerKind::File(placer.end()?)
             }
         };
-        let target = match &kind {
-            LayerKind::Symlink(target) | LayerKind::HardLink(target) => target.len(),
-            _ => 0,
-        };
-        let xattrs: usize = entry.meta.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
-        metadata += (entry.path.len() + target + xattrs) as u64;
+        let entry = LayerEntry { path: entry.path, kind, meta: entry.meta };
+        metadata += entry.weight();
         if metadata > limits.max_metadata {
             return Err(rootfs::Error::TooMuchMetadata(limits.max_metadata).into());
         }
-        entries.push(LayerEntry { path: entry.path, kind, meta: entry.meta });
+        entries.push(entry);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ pub struct Limits {
     pub harmless: u64,
     /// Entries of all layers.
     pub max_entries: u64,
-    /// Bytes of names, link targets and attributes of one layer.
+    /// Bytes of names, link targets and attributes of all layers.
     pub max_metadata: u64,
 }
 

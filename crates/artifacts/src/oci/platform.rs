@@ -52,7 +52,7 @@ impl Platform {
     }
 
     /// How well what is offered serves who asks: 0 not at all, more is better.
-    pub(super) fn serves(&self, asked: &Self) -> u8 {
+    pub(crate) fn serves(&self, asked: &Self) -> u8 {
         if self.os != asked.os || self.architecture != asked.architecture {
             return 0;
         }

@@ -5,6 +5,7 @@
 //! order as they become ready.
 
 mod layers;
+mod tally;
 
 use super::{
     BlobCache, Credentials, Digest, ImageSource, Limits, OciError, Platform, Reference, RunConfig,
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{fetch::Client, job::Job, rootfs::RootfsBuilder};
 use std::path::{Path, PathBuf};
+use tally::Tally;
 
 /// Most lists of lists that are followed.
 const MAX_DEPTH: usize = 4;
@@ -43,6 +45,7 @@ pub struct Opened<'a> {
     digest: Digest,
     name: Option<String>,
     from: Way<'a>,
+    tally: Tally,
 }
 
 enum Way<'a> {
@@ -84,7 +87,8 @@ impl Registries {
         job: &Job<'_>,
     ) -> Result<Opened<'_>, OciError> {
         let opened = |digest, name, from| {
-            Ok(Opened { registries: self, what: source.to_string(), asked: platform.clone(), digest, name, from })
+            let (what, asked, tally) = (source.to_string(), platform.clone(), Tally::default());
+            Ok(Opened { registries: self, what, asked, digest, name, from, tally })
         };
         let found = |files: Files, name: Option<&str>| {
             let Found { manifest, digest, name } = files.find(name, platform)?;

@@ -33,6 +33,8 @@ pub(super) struct Repository<'a> {
     credentials: &'a Credentials,
     reference: Reference,
     base: String,
+    /// Directories with one directory of certificates per host.
+    certificates: Vec<PathBuf>,
     trust: Option<Trust>,
     /// What the registry was told last time.
     authorization: Mutex<Option<Secret>>,
@@ -68,7 +70,8 @@ impl<'a> Repository<'a> {
         let scheme = if plain.parse::<Address>().is_ok() && own.is_empty() { "http" } else { "https" };
         let trust = (scheme == "https").then(|| Trust::of_host(&own));
         let base = format!("{scheme}://{host}/v2/{}", reference.repository());
-        Self { client, credentials, reference, base, trust, authorization: Mutex::default() }
+        let certificates = certificates.to_vec();
+        Self { client, credentials, reference, base, certificates, trust, authorization: Mutex::default() }
     }
 
     /// The document of a tag or digest.
@@ -134,15 +137,17 @@ impl<'a> Repository<'a> {
     fn ask<'b>(&self, request: &Request, what: &str, extent: Extent, job: &Job<'b>) -> Result<Body<'b>, RegistryError> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let first = self.client.ask(&request.clone().authorization(known.clone()), extent, job);
+        let asked = request.address();
         let refused = match first {
-            Err(FetchError::Status(refused)) if refused.code == 401 => refused,
-            other => return other.map_err(|error| self.explain(error, what, known.is_some())),
+            // Whoever the registry leads to has no say in where its password goes.
+            Err(FetchError::Status(refused)) if refused.code == 401 && refused.address.same_host(asked) => refused,
+            other => return other.map_err(|error| self.explain(error, asked, what, known.is_some())),
         };
         let challenge = Challenge::best(&refused.challenges).ok_or_else(|| RegistryError::Challenge {
             host: self.host(),
             challenge: refused.challenges.first().map(|text| text.chars().take(160).collect()).unwrap_or_default(),
         })?;
-        let credential = self.credentials.find(self.reference.registry(), self.reference.repository());
+        let credential = self.credentials.find(self.reference.registry(), self.reference.repository(), job.cancel);
         let credential = credential.map_err(|source| RegistryError::Credentials { host: self.host(), source })?;
         let is_known = credential.is_some();
         let secret = match challenge {
@@ -152,17 +157,30 @@ impl<'a> Repository<'a> {
             },
             Challenge::Bearer(bearer) => {
                 let scope = format!("repository:{}:pull", self.reference.repository());
-                bearer.token(self.client, self.trust.as_ref(), credential, &scope, job.cancel)?
+                let service = bearer.service(asked)?;
+                let trust = self.trust_in(&service, asked);
+                bearer.token(self.client, &service, trust, credential, &scope, job.cancel)?
             }
         };
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
         let second = self.client.ask(&request.clone().authorization(Some(secret)), extent, job);
-        second.map_err(|error| self.explain(error, what, is_known))
+        second.map_err(|error| self.explain(error, asked, what, is_known))
+    }
+
+    /// Whom to trust about the service that gives out tokens: it is believed for its own name's sake.
+    fn trust_in(&self, service: &Address, asked: &Address) -> Option<Trust> {
+        if service.same_name(asked) {
+            return self.trust.clone();
+        }
+        service.is_https().then(|| Trust::of_host(&authorities(&self.certificates, service.host())))
     }
 
     /// What an answer means to who asked.
-    fn explain(&self, error: FetchError, what: &str, known: bool) -> RegistryError {
+    fn explain(&self, error: FetchError, asked: &Address, what: &str, known: bool) -> RegistryError {
         let FetchError::Status(refused) = &error else { return error.into() };
+        if !refused.address.same_host(asked) {
+            return error.into();
+        }
         let Refused { code, retry_after, .. } = **refused;
         match code {
             404 => RegistryError::NotFound { host: self.host(), what: what.to_owned(), known },

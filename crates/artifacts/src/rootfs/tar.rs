@@ -20,6 +20,8 @@ use pax::Overrides;
 const BLOCK: usize = 512;
 /// Longest extension header (PAX records or a GNU long name), in bytes.
 const EXTENSION_MAX: u64 = 1 << 20;
+/// Most extension headers before one entry; writers make three.
+const EXTENSIONS_MAX: u32 = 64;
 
 /// One entry of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +93,7 @@ impl<R: Read> Reader<R> {
     pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
         self.skip()?;
         let mut overrides = Overrides::default();
-        loop {
+        for _ in 0..=EXTENSIONS_MAX {
             let Some(header) = self.header()? else {
                 return if overrides.is_empty() {
                     Ok(None)
@@ -120,6 +122,7 @@ impl<R: Read> Reader<R> {
                 _ => return self.entry(&header, size, overrides).map(Some),
             }
         }
+        Err(self.damaged("an entry has more extension headers than any needs"))
     }
 
     /// Puts an entry together and gets ready to read its content.

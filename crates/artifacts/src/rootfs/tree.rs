@@ -137,13 +137,17 @@ impl Tree {
             return Ok(());
         }
         let parent = self.parent(path)?;
+        // Links may lead there by another path.
+        if is_reserved(parent, name) {
+            return Ok(());
+        }
         match self.child(parent, name) {
             Some(index) if self.is_dir(index) => {
                 self.mark(parent, name);
                 self.describe(index, meta);
             }
             _ => {
-                self.place(parent, name, Kind::Dir { children: BTreeMap::new(), implied: false }, meta);
+                self.place(parent, name, Kind::Dir { children: BTreeMap::new(), implied: false }, meta)?;
             }
         }
         Ok(())
@@ -153,7 +157,7 @@ impl Tree {
     pub(super) fn put(&mut self, path: &[&[u8]], kind: Kind, meta: Meta) -> Result<(), Refusal> {
         let parent = self.parent(path)?;
         let name = path.last().ok_or(Refusal::Empty)?;
-        self.place(parent, name, kind, meta);
+        self.place(parent, name, kind, meta)?;
         Ok(())
     }
 
@@ -169,8 +173,8 @@ impl Tree {
         }
         let parent = self.parent(path)?;
         let name = path.last().ok_or(Refusal::Empty)?;
+        self.name(parent, name, index)?;
         self.inodes[index as usize].links += 1;
-        self.name(parent, name, index);
         Ok(())
     }
 
@@ -236,7 +240,7 @@ impl Tree {
                 Some(_) => return Err(Refusal::NotADirectory(quoted(&path[..=depth].join(&b'/')))),
                 None => {
                     let Inode { kind, meta, .. } = implied_directory();
-                    self.place(dir, name, kind, meta)
+                    self.place(dir, name, kind, meta)?
                 }
             };
         }
@@ -264,7 +268,7 @@ impl Tree {
                     return Err(Refusal::NameTooLong(name.len()));
                 }
                 let Inode { kind, meta, .. } = implied_directory();
-                at.push(self.place(dir, &name, kind, meta));
+                at.push(self.place(dir, &name, kind, meta)?);
                 continue;
             };
             match &self.inodes[index as usize].kind {
@@ -298,14 +302,18 @@ impl Tree {
         }
     }
 
-    fn place(&mut self, parent: Index, name: &[u8], kind: Kind, meta: Meta) -> Index {
+    fn place(&mut self, parent: Index, name: &[u8], kind: Kind, meta: Meta) -> Result<Index, Refusal> {
         let index = Index::try_from(self.inodes.len()).expect("the builder's limit is far below 2^32 entries");
+        self.name(parent, name, index)?;
         self.inodes.push(Inode { kind, meta, links: 1 });
-        self.name(parent, name, index);
-        index
+        Ok(index)
     }
 
-    fn name(&mut self, parent: Index, name: &[u8], index: Index) {
+    fn name(&mut self, parent: Index, name: &[u8], index: Index) -> Result<(), Refusal> {
+        // Here and not by the path alone: a link to the root, or to the name itself, leads there too.
+        if is_reserved(parent, name) {
+            return Err(Refusal::Reserved);
+        }
         self.names += 1;
         let child = Child { index, layer: self.layer };
         if let Kind::Dir { children, .. } = &mut self.inodes[parent as usize].kind
@@ -313,6 +321,7 @@ impl Tree {
         {
             self.forget(replaced.index);
         }
+        Ok(())
     }
 
     fn describe(&mut self, index: Index, described: Meta) {
@@ -333,6 +342,11 @@ impl Tree {
     fn is_dir(&self, index: Index) -> bool {
         matches!(self.inodes[index as usize].kind, Kind::Dir { .. })
     }
+}
+
+/// Whether the filesystem has something of its own there.
+fn is_reserved(parent: Index, name: &[u8]) -> bool {
+    parent == ROOT && name == LOST_FOUND
 }
 
 fn implied_directory() -> Inode {

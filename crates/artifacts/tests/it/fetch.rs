@@ -4,7 +4,7 @@
 
 use super::web::{Server, ok, redirect};
 use banger_artifacts::{
-    fetch::{Address, Client, Extent, FetchError, Received},
+    fetch::{Address, Client, Extent, FetchError, Received, Request, Trust},
     job::{Cancel, Job, Silent},
 };
 use std::{
@@ -328,6 +328,16 @@ fn https_believes_whom_the_host_believes() {
         assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
         std::fs::read_to_string(says).unwrap()
     };
+    // An authority somebody named for one host is believed about that host, and not about the next.
+    let trust = Trust::of_host(&[temp.path().join("ours.pem")]);
+    let leads = Server::raw(redirect(&format!("https://localhost:{port}/file")));
+    let through = |host: &str| {
+        let address = leads.url("/").replace("127.0.0.1", host).parse().unwrap();
+        let (request, cancel) = (Request::new(address).trust(Some(trust.clone())), Cancel::default());
+        let body = client().ask(&request, Extent::UpTo(1 << 20), &Job { progress: &Silent, cancel: &cancel });
+        body.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!([through("localhost"), through("127.0.0.1")], [Ok(()), Err(format!("cannot trust localhost:{port}"))]);
     let heard = [said("ours.pem", "localhost"), said("theirs.pem", "localhost"), said("ours.pem", "127.0.0.1")];
     server.kill().unwrap();
     server.wait().unwrap();

@@ -15,6 +15,7 @@ use crate::{
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, VecDeque},
+    fs::File,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::AtomicU64,
@@ -46,6 +47,8 @@ impl Opened<'_> {
         for &n in &queue {
             report(job, &pending[n], PartState::Waiting, 0);
         }
+        // Else a pruning meanwhile takes those whose turn has not come, and they are downloaded again.
+        let _held = self.hold_cached(pending);
         let workers = queue.len().min(PARALLEL);
         let site = &builder.site(queue.iter().copied(), workers)?;
         let queue = Mutex::new(queue);
@@ -128,8 +131,18 @@ impl Opened<'_> {
         };
         let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id) };
         let layer = layer::read(blob, measure, placer, job)?;
+        self.tally.add(&layer.entries, limits)?;
         report(job, pending, PartState::Done, pending.size);
         Ok(layer)
+    }
+
+    /// All layers that are in the cache already, open, so that they stay there.
+    fn hold_cached(&self, pending: &[Pending]) -> Vec<File> {
+        if !matches!(self.from, Way::Registry(..)) {
+            return Vec::new();
+        }
+        let cache = &self.registries.cache;
+        pending.iter().filter_map(|layer| cache.get(&layer.digest?, layer.size)).collect()
     }
 
     /// Where the bytes of a layer come from, and whether they are here already.

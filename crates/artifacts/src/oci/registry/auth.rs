@@ -2,7 +2,7 @@
 
 use super::super::{credentials::Credential, error::RegistryError};
 use crate::{
-    fetch::{Address, Client, Extent, FetchError, Request, Secret, Trust},
+    fetch::{Address, AddressError, Client, Extent, FetchError, Request, Secret, Trust},
     job::{Cancel, Job, Silent},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -102,11 +102,22 @@ pub(super) fn basic(user: &str, password: &Secret) -> Secret {
 }
 
 impl Bearer {
-    /// Gets a token for `scope`, and makes a header of it.
+    /// Where tokens are given out, for a registry that is itself asked at `asked`: never less private than that.
+    pub(super) fn service(&self, asked: &Address) -> Result<Address, RegistryError> {
+        let refused = |source| RegistryError::Address { address: self.realm.chars().take(160).collect(), source };
+        let service: Address = self.realm.parse().map_err(refused)?;
+        if asked.is_https() && !service.is_https() {
+            return Err(refused(AddressError::Downgrade));
+        }
+        Ok(service)
+    }
+
+    /// Gets a token for `scope` from `service`, and makes a header of it.
     pub(super) fn token(
         &self,
         client: &Client,
-        trust: Option<&Trust>,
+        service: &Address,
+        trust: Option<Trust>,
         credential: Option<Credential>,
         scope: &str,
         cancel: &Cancel,
@@ -121,22 +132,23 @@ impl Bearer {
                     "grant_type=refresh_token&client_id={CLIENT}&refresh_token={}&{query}",
                     encoded(token.reveal())
                 );
-                Request::new(self.address("")?).form(Secret::new(form))
+                Request::new(service.clone()).form(Secret::new(form))
             }
             Some(Credential::Basic(user, password)) => {
                 Request::new(self.address(&query)?).authorization(Some(basic(&user, &password)))
             }
             None => Request::new(self.address(&query)?),
         };
-        let failed = |error: FetchError| RegistryError::Token { host: self.host(), source: error.into() };
+        let host = || service.host().to_owned();
+        let failed = |error: FetchError| RegistryError::Token { host: host(), source: error.into() };
         let job = Job { progress: &Silent, cancel };
-        let request = request.trust(trust.cloned()).unhashed();
+        let request = request.trust(trust).unhashed();
         let mut body = client.ask(&request, Extent::UpTo(MAX_ANSWER), &job).map_err(failed)?;
         let mut answer = Vec::new();
         // A failure is told by `finish`, with its reason.
         let _ = body.read_to_end(&mut answer);
         body.finish().map_err(failed)?;
-        let malformed = |why: String| RegistryError::Token { host: self.host(), source: why.into() };
+        let malformed = |why: String| RegistryError::Token { host: host(), source: why.into() };
         let Token { token, access_token } =
             serde_json::from_slice(&answer).map_err(|error| malformed(error.to_string()))?;
         let token = if token.is_empty() { access_token } else { token };
@@ -148,13 +160,9 @@ impl Bearer {
 
     fn address(&self, query: &str) -> Result<Address, RegistryError> {
         let separator = if self.realm.contains('?') { '&' } else { '?' };
-        let text = if query.is_empty() { self.realm.clone() } else { format!("{}{separator}{query}", self.realm) };
+        let text = format!("{}{separator}{query}", self.realm);
         let shown = || self.realm.chars().take(160).collect();
         text.parse().map_err(|source| RegistryError::Address { address: shown(), source })
-    }
-
-    fn host(&self) -> String {
-        self.address("").map_or_else(|_| "the token service".into(), |address| address.host().to_owned())
     }
 }
 
@@ -203,9 +211,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_service_is_asked_as_everything_is() {
-        let bearer = Bearer { realm: "http://tokens.example.org/t".into(), service: None };
-        assert!(matches!(bearer.address("x=y"), Err(RegistryError::Address { .. })), "no password in plain text");
+    fn a_token_service_is_asked_as_everything_is_and_no_less_privately_than_the_registry() {
+        let service = |realm: &str, asked: &str| {
+            Bearer { realm: realm.into(), service: None }.service(&asked.parse().unwrap()).map_err(
+                |error| match error {
+                    RegistryError::Address { source, .. } => source,
+                    other => panic!("{other}"),
+                },
+            )
+        };
+        let (home, away) = ("http://127.0.0.1:5000/v2/", "https://reg.example.org/v2/");
+        assert_eq!(service("http://tokens.example.org/t", away), Err(AddressError::Plain));
+        assert_eq!(service("http://127.0.0.1:1/t", away), Err(AddressError::Downgrade));
+        for (realm, asked) in [("http://127.0.0.1:1/t", home), ("https://tokens.example.org/t", away)] {
+            assert_eq!(service(realm, asked).unwrap().to_string(), realm);
+        }
     }
 
     proptest::proptest! {

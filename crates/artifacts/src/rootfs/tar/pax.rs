@@ -4,6 +4,9 @@ use super::{Timestamp, Xattr};
 
 /// Begins the name of an extended attribute.
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// Most extended attributes of one entry, in number and in bytes: more than any file system of Linux keeps.
+const MAX_XATTRS: usize = 1024;
+const MAX_XATTR_BYTES: usize = 128 << 10;
 /// Begins the records of a sparse file.
 const SPARSE: &[u8] = b"GNU.sparse.";
 
@@ -17,6 +20,7 @@ pub(super) struct Overrides {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Timestamp>,
     pub(super) xattrs: Vec<Xattr>,
+    xattr_bytes: usize,
     pub(super) sparse: bool,
 }
 
@@ -52,6 +56,11 @@ impl Overrides {
             _ if key.starts_with(SPARSE) => self.sparse = true,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
+                    // Counted over all headers of the entry, which may be any number of headers.
+                    self.xattr_bytes += name.len() + value.len();
+                    if self.xattrs.len() >= MAX_XATTRS || self.xattr_bytes > MAX_XATTR_BYTES {
+                        return Err("an entry has more extended attributes than a file can have");
+                    }
                     self.xattrs.push(Xattr { name: name.to_vec(), value: value.to_vec() });
                 }
             }
@@ -130,6 +139,18 @@ mod tests {
     fn an_empty_value_takes_back() {
         assert!(!read(&[("uid", b"5"), ("path", b"a")]).unwrap().is_empty());
         assert!(read(&[("uid", b"5"), ("path", b"a"), ("uid", b""), ("path", b"")]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn attributes_of_one_entry_have_an_end() {
+        let few = written("SCHILY.xattr.user.a", &vec![7; 60 << 10]);
+        let many: Vec<u8> = (0..600).flat_map(|n| written(&format!("SCHILY.xattr.user.{n}"), b"")).collect();
+        for header in [few, many] {
+            let mut overrides = Overrides::default();
+            overrides.records(&header).unwrap();
+            let error = (0..3).find_map(|_| overrides.records(&header).err());
+            assert_eq!(error, Some("an entry has more extended attributes than a file can have"));
+        }
     }
 
     #[test]

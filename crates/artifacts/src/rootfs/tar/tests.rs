@@ -165,7 +165,11 @@ fn damage_is_named() {
     assert!(message(&huge).contains("over 1 MiB"));
 
     let endless: Vec<_> = (0..200).map(|_| (header(EntryType::GNULongName, "l", 1), &b"x"[..])).collect();
-    assert!(message(&archive(&endless)).contains("more than 100 entries"));
+    assert!(message(&archive(&endless)).contains("more extension headers than any needs"));
+    let name = || (header(EntryType::GNULongName, "l", 1), &b"x"[..]);
+    let long: Vec<_> =
+        (0..200).map(|n| if n % 50 == 49 { (header(EntryType::Regular, "a", 0), &b""[..]) } else { name() }).collect();
+    assert!(message(&archive(&long)).contains("more than 100 entries"), "extension headers count as entries do");
 
     let bomb = archive(&[(header(EntryType::Regular, "bomb", 8 << 20), b"")]);
     assert!(message(&bomb).contains("more than 1048576 bytes"));

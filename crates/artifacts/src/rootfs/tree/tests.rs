@@ -62,6 +62,16 @@ fn lost_found_is_the_file_systems() {
     assert_eq!(put(&mut tree, "lost+found", file()).unwrap_err(), Refusal::Reserved);
     assert_eq!(put(&mut tree, "lost+found/x", file()).unwrap_err(), Refusal::Reserved);
     put(&mut tree, "home/lost+found/x", file()).unwrap();
+    // By whatever path it is reached.
+    tree.next_layer();
+    link(&mut tree, "here", ".");
+    link(&mut tree, "there", "lost+found/below");
+    assert_eq!(put(&mut tree, "here/lost+found", file()).unwrap_err(), Refusal::Reserved);
+    assert_eq!(put(&mut tree, "here/lost+found/x", file()).unwrap_err(), Refusal::Reserved);
+    assert_eq!(put(&mut tree, "there/x", file()).unwrap_err(), Refusal::Reserved);
+    assert_eq!(hard_link(&mut tree, "here/lost+found", "home/lost+found/x").unwrap_err(), Refusal::Reserved);
+    tree.dir(&[b"here", b"lost+found"], Meta::default()).unwrap();
+    assert!(tree.find(&[b"lost+found"]).is_none());
 }
 
 #[test]

@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
 use super::{
-    layers::{Layer, gzip},
+    layers::{Layer, gzip, zstd},
     registry::{Host, OCI_LAYER, digest},
 };
 use crate::{ext4::Image, sha256};
+use banger_artifacts::oci::Limits;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -137,6 +138,48 @@ fn what_docker_saves() {
     let path = write(&host, "saved.tar", &tar);
     assert_eq!(a(&host, &format!("docker-archive:{path}")), ("one".into(), Some("app:v1".into())));
     assert!(host.pull(&format!("docker-archive:{path}:docker.io/library/app:v1")).unwrap().known);
+}
+
+#[test]
+fn archives_that_unpack_to_too_much() {
+    let mut host = Host::new();
+    let tar = Layer::new().file("zeros", vec![0; 4 << 20]).done();
+    let gz = write(&host, "bomb.tar.gz", &gzip(&tar));
+    let zst = write(&host, "bomb.tar.zst", &zstd(&tar));
+    for path in [&gz, &zst] {
+        let refusal = host.refusal(&format!("docker-archive:{path}"));
+        assert!(refusal.contains("there is no \"manifest.json\""), "small enough to harm nobody: {refusal}");
+    }
+    host.registries.limits = Limits { max_ratio: 20, harmless: 1 << 20, ..Limits::default() };
+    for path in [&gz, &zst] {
+        let refusal = host.refusal(&format!("oci-archive:{path}"));
+        assert!(refusal.contains("cannot unpack") && refusal.contains("it unpacks to more than 1048576"), "{refusal}");
+    }
+    // A megabyte of name a member.
+    let long = "n".repeat((1 << 20) - 1);
+    let tar = (0..40).fold(Layer::new(), |tar, _| tar.file(&long, "")).done();
+    let path = write(&host, "names.tar", &tar);
+    let refusal = host.refusal(&format!("oci-archive:{path}"));
+    assert!(refusal.contains("the names of its members have more than"), "{refusal}");
+}
+
+#[test]
+fn a_fifo_is_no_archive_and_nobody_waits_for_its_writer() {
+    let host = Host::new();
+    let fifo = host.dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let layout = host.dir.path().join("layout");
+    fs::create_dir(&layout).unwrap();
+    fs::rename(&fifo, layout.join("index.json")).unwrap();
+    let inside = layout.join("index.json");
+    for source in [
+        format!("oci-archive:{}", inside.display()),
+        format!("docker-archive:{}", inside.display()),
+        format!("oci:{}", layout.display()),
+    ] {
+        let refusal = host.refusal(&source);
+        assert!(refusal.contains("it is not a file"), "{source}: {refusal}");
+    }
 }
 
 #[test]

@@ -179,3 +179,41 @@ fn the_password_does_not_follow_a_redirect_to_another_host() {
     host.image(&reference(&server, "v1"));
     assert!(store.hits() > 0 && store.heads().iter().all(|head| header(head, "authorization").is_none()));
 }
+
+#[test]
+fn what_is_posted_to_a_token_service_is_posted_to_nobody_else() {
+    let elsewhere = Server::serving(br#"{"token":"TOKEN"}"#);
+    for status in [301, 302, 303, 307, 308] {
+        let answer =
+            format!("HTTP/1.1 {status} X\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n", elsewhere.url("/token"));
+        let service = Server::raw(answer);
+        let realm = service.url("/token");
+        let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
+        let host = Host::new();
+        login(&host, &server, &json!({"identitytoken": "ID"}));
+        let refusal = host.refusal(&reference(&server, "v1"));
+        assert!(refusal.contains("for the one address it was posted to"), "{status}: {refusal}");
+        assert_eq!((service.hits(), elsewhere.hits()), (1, 0), "{status}");
+    }
+}
+
+#[test]
+fn whoever_a_registry_leads_to_does_not_ask_for_its_password() {
+    for challenge in ["Basic realm=\"r\"".to_owned(), "Bearer realm=\"REALM\"".to_owned()] {
+        let service = Server::serving(br#"{"token":"TOKEN"}"#);
+        let challenge = challenge.replace("REALM", &service.url("/token"));
+        let store = Server::raw(format!(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let server = Server::raw(crate::web::redirect(&store.url("/blob")));
+        for entry in [json!({"auth": STANDARD.encode("me:pw")}), json!({"identitytoken": "ID"})] {
+            let host = Host::new();
+            login(&host, &server, &entry);
+            let refusal = host.refusal(&reference(&server, "v1"));
+            assert!(refusal.contains(&store.url("/blob")) && refusal.contains("401"), "{refusal}");
+        }
+        assert_eq!((service.hits(), store.hits(), server.hits()), (0, 2, 2));
+        let told = [server.heads(), store.heads()].concat();
+        assert!(told.iter().all(|head| header(head, "authorization").is_none()), "{told:?}");
+    }
+}

@@ -70,6 +70,22 @@ fn entries_that_reach_out_are_refused_with_layer_and_entry() {
         (Layer::new().file(&"n/".repeat(2100), ""), "more than 4096"),
         (Layer::new().raw(b"p", EntryType::XHeader, b"", &vec![b' '; (1 << 20) + 1]), "over 1 MiB"),
         (
+            // Each header is small, and so is what any one of them says.
+            (0..40).fold(Layer::new(), |layer, n: u32| {
+                let records: Vec<u8> =
+                    (0..100).flat_map(|i| pax(&format!("SCHILY.xattr.user.{n}.{i}"), b"1")).collect();
+                layer.raw(b"p", EntryType::XHeader, b"", &records)
+            }),
+            "more extended attributes than a file can have",
+        ),
+        (
+            (0..2000).fold(Layer::new(), |layer, _| layer.raw(b"p", EntryType::XHeader, b"", &pax("comment", b"x"))),
+            "more extension headers than any needs",
+        ),
+        (Layer::new().symlink("r", ".").file("r/lost+found", ""), "lost+found in the root belongs to the filesystem"),
+        (Layer::new().symlink("r", "/").link("r/lost+found", "etc/passwd"), "belongs to the filesystem"),
+        (Layer::new().symlink("r", "/lost+found").file("r/x", ""), "belongs to the filesystem"),
+        (
             Layer::new().raw(b"p", EntryType::XHeader, b"", &pax("SCHILY.xattr.user.x", &[7; 9000])).file("big", ""),
             "extended attributes need",
         ),
@@ -124,6 +140,33 @@ fn bombs_are_refused_before_they_go_off() {
     host.registries.limits = Limits { max_ratio: 100, harmless: 1 << 20, ..Limits::default() };
     let refusal = host.refusal(&reference(&server, "v1"));
     assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 100 times its size"), "{refusal}");
+}
+
+#[test]
+fn layers_that_wait_for_one_below_them_count_together() {
+    for (limits, why) in [
+        (Limits { max_entries: 50, ..Limits::default() }, "more than 50 entries"),
+        (Limits { max_metadata: 5000, ..Limits::default() }, "more than 5000 bytes of names"),
+    ] {
+        let content = Content::default();
+        let upper = |layer: usize| {
+            let name = |n: usize| format!("{layer}-{n}-{}", "x".repeat(80));
+            (0..20).fold(Layer::new(), |layer, n| layer.file(&name(n), "")).done()
+        };
+        let layers = [vec![Layer::new().file("slow", "").done()], (0..4).map(upper).collect()].concat();
+        content.plain("v1", &layers);
+        let slow = format!("/v2/app/blobs/{}", digest(&layers[0]));
+        // The lowest never comes: the others are refused without it.
+        let server = Server::start(
+            move |mut request| {
+                if request.path == slow { request.stall() } else { content.answer(request) }
+            },
+        );
+        let mut host = Host::new();
+        host.registries.limits = limits;
+        let refusal = host.refusal(&reference(&server, "v1"));
+        assert!(refusal.contains(why) && !refusal.contains("layer 1 of 5"), "{refusal}");
+    }
 }
 
 #[test]

@@ -96,6 +96,33 @@ fn a_registry_that_is_busy_is_asked_again_and_one_that_stays_so_is_not() {
 }
 
 #[test]
+fn a_registry_that_gives_a_byte_a_connection_is_left() {
+    let content = Content::default();
+    let (path, packed) = image(&content);
+    let (size, blob) = (packed.len(), path.clone());
+    let server = Server::start_with_heads(move |mut request, head| {
+        if request.path != blob {
+            return content.answer(request);
+        }
+        let from =
+            head.to_lowercase().split("range: bytes=").nth(1).and_then(|rest| rest.split('-').next()?.parse().ok());
+        let from: usize = from.unwrap_or_default();
+        let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Range: bytes {from}-{}/{size}\r\nContent-Length: {}\r\n\r\n",
+            size - 1,
+            size - from
+        );
+        request.stream.write_all(answer.as_bytes())?;
+        request.stream.write_all(&packed[from..=from])
+    });
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("layer 1 of 1") && refusal.contains("stopped after"), "{refusal}");
+    let asked = server.heads().iter().filter(|head| head.contains(&path)).count();
+    assert_eq!(asked, 5, "an attempt that brings next to nothing is one that failed");
+}
+
+#[test]
 fn a_pull_that_is_cancelled_leaves_nothing() {
     let content = Content::default();
     let (path, packed) = image(&content);
@@ -141,7 +168,20 @@ fn a_damaged_cache_costs_one_attempt() {
 fn two_at_once_download_once() {
     let content = Content::default();
     let (path, _) = image(&content);
-    let server = content.serve();
+    // The layer comes when both have asked what the image is.
+    let both = Arc::new(std::sync::Barrier::new(3));
+    let (met, blob, stored) = (both.clone(), path.clone(), content.clone());
+    let server = Server::start(move |request| {
+        if request.path == blob {
+            met.wait();
+        }
+        let is_manifest = request.path.contains("/manifests/");
+        stored.answer(request)?;
+        if is_manifest {
+            met.wait();
+        }
+        Ok(())
+    });
     let host = Host::new();
     let (one, two) = std::thread::scope(|scope| {
         let pull = || scope.spawn(|| host.image(&reference(&server, "v1")));

@@ -4,11 +4,17 @@ use super::{
     layers::{Layer, gzip, zstd},
     registry::{Content, Host, OCI_LAYER, reference},
 };
-use crate::ext4::{Image, check};
+use crate::{
+    ext4::{Image, check},
+    web::Server,
+};
 use banger_artifacts::oci::Platform;
 use banger_testkit::require;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex},
+};
 use tar::EntryType;
 
 fn opened(path: &Path) -> Image {
@@ -121,6 +127,49 @@ fn layers_that_are_shared_are_downloaded_once() {
 }
 
 #[test]
+fn a_prune_in_the_middle_of_a_pull_costs_no_second_download() {
+    let content = Content::default();
+    let layer = |name: String| Layer::new().file(&name, name.clone()).done();
+    let old: Vec<Vec<u8>> = (0..6).map(|n| layer(format!("old{n}"))).collect();
+    let new: Vec<Vec<u8>> = (0..3).map(|n| layer(format!("new{n}"))).collect();
+    content.plain("before", &old);
+    // As many new ones below as there are layers at work: none of the old ones has its turn before they are here.
+    content.plain("after", &[new.clone(), old.clone()].concat());
+    let slow: Vec<String> =
+        new.iter().map(|layer| format!("/v2/app/blobs/{}", super::registry::digest(layer))).collect();
+    let gate = Arc::new((Mutex::new((0, false)), Condvar::new()));
+    let (opened, is_slow) = (gate.clone(), slow.clone());
+    let server = Server::start(move |request| {
+        if is_slow.contains(&request.path) {
+            let (state, changed) = &*opened;
+            let mut state = state.lock().unwrap();
+            state.0 += 1;
+            changed.notify_all();
+            drop(changed.wait_while(state, |(_, open)| !*open).unwrap());
+        }
+        content.answer(request)
+    });
+    let host = Host::new();
+    host.image(&reference(&server, "before"));
+    std::thread::scope(|scope| {
+        let pull = scope.spawn(|| host.image(&reference(&server, "after")));
+        let (state, changed) = &*gate;
+        drop(changed.wait_while(state.lock().unwrap(), |(waiting, _)| *waiting < 3).unwrap());
+        let pruned = host.registries.cache.prune(false, &host.cancel).unwrap();
+        state.lock().unwrap().1 = true;
+        changed.notify_all();
+        assert_eq!((pruned.blobs, pruned.in_use), (0, 6));
+        pull.join().unwrap();
+    });
+    for layer in old.iter().chain(&new) {
+        let path = super::registry::digest(layer);
+        assert_eq!(server.heads().iter().filter(|head| head.contains(&path)).count(), 1);
+    }
+    let pruned = host.registries.cache.prune(false, &host.cancel).unwrap();
+    assert_eq!((pruned.blobs, pruned.in_use), (9, 0), "nobody holds them afterwards");
+}
+
+#[test]
 fn the_platform_that_fits_is_chosen_and_others_are_listed() {
     let content = Content::default();
     let arm = json!({"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": []}});
@@ -145,6 +194,13 @@ fn the_platform_that_fits_is_chosen_and_others_are_listed() {
     for tag in ["arms", "arm"] {
         let refusal = other.refusal(&reference(&server, tag));
         assert!(refusal.contains("no linux/amd64") && refusal.contains("there is: linux/arm64"), "{refusal}");
+    }
+    // That one of them is here already, from a manifest that names no platform, makes it no other's.
+    for (tag, asked, is) in [("arm", "linux/amd64", "linux/arm64"), ("amd", "linux/arm64", "linux/amd64")] {
+        let error = host.pull_for(&reference(&server, tag), asked.parse().unwrap()).unwrap_err();
+        let refusal = super::registry::chain(&error);
+        assert!(refusal.contains(&format!("no {asked}")) && refusal.contains(&format!("there is: {is}")), "{refusal}");
+        assert!(host.pull_for(&reference(&server, tag), is.parse().unwrap()).unwrap().known);
     }
 }
 
