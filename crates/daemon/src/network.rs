@@ -23,9 +23,9 @@ use crate::{
 use banger_proto::{
     agent::boot,
     failure::{Code, Failure},
-    helper::{NETWORK_PREFIX, NETWORK_SIZE},
+    helper::NETWORK_PREFIX,
     name::{VmId, VmName},
-    network::{Cidr, Rule},
+    network::{Cidr, Rule, place},
 };
 use guests::Guests;
 use std::{
@@ -261,11 +261,11 @@ impl Shared {
     }
 
     fn address(&self, seat: Seat) -> Option<Ipv4Addr> {
-        self.settings.block.nth(u32::from(seat.network) * NETWORK_SIZE + u32::from(seat.host))
+        place::address(self.settings.block, seat.network, seat.host)
     }
 
     fn gateway(&self, network: u8) -> Option<Ipv4Addr> {
-        self.address(Seat { network, host: 1 })
+        place::gateway(self.settings.block, network)
     }
 
     fn guest(&self, vm: &VmRow) -> Result<Guest, Failure> {
@@ -278,12 +278,11 @@ impl Shared {
     }
 
     fn card(&self, guest: &Guest, holder: crate::shim::control::ProcessIdentity) -> Card {
-        let [a, b, c, d] = guest.address.octets();
-        // As unique as the address; the helper derives the same.
-        let mac = format!("02:62:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        // The helper derives the same.
+        let (tap, mac) = (place::tap(&guest.vm), place::mac_text(guest.address));
         let gateway = self.gateway(guest.seat.network).expect("a network with an address has its first");
         Card {
-            host: plan::Network { tap: format!("bt{}", guest.vm), mac: mac.clone(), holder },
+            host: plan::Network { tap, mac: mac.clone(), holder },
             guest: boot::Network { mac, address: guest.address, prefix: NETWORK_PREFIX, gateway, mtu: MTU },
         }
     }

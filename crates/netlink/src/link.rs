@@ -50,15 +50,17 @@ fn fixed(index: u32, flags: u32, change: u32) -> [u8; FIXED] {
     bytes
 }
 
-/// Makes a bridge with a hardware address that no port will change.
-pub fn add_bridge(socket: &mut Socket, name: &str, mac: [u8; 6]) -> io::Result<()> {
-    socket.request(
-        Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
-            .fixed(&fixed(0, 0, 0))
-            .text(IFLA_IFNAME, name)
-            .put(IFLA_ADDRESS, &mac)
-            .nest(IFLA_LINKINFO, |info| info.put(IFLA_INFO_KIND, b"bridge")),
-    )
+/// Makes a bridge with a hardware address that no port will change, and writes on it whose it is: whoever is killed
+/// meanwhile leaves none that says nothing.
+pub fn add_bridge(socket: &mut Socket, name: &str, mac: [u8; 6], alias: &str) -> io::Result<()> {
+    let make = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+        .fixed(&fixed(0, 0, 0))
+        .text(IFLA_IFNAME, name)
+        .put(IFLA_ADDRESS, &mac)
+        .nest(IFLA_LINKINFO, |info| info.put(IFLA_INFO_KIND, b"bridge"));
+    let mark =
+        Message::new(RTM_NEWLINK, 0).fixed(&fixed(0, 0, 0)).text(IFLA_IFNAME, name).put(IFLA_IFALIAS, alias.as_bytes());
+    socket.requests(vec![make, mark])
 }
 
 /// Writes on a link whose it is.

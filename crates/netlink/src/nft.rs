@@ -32,6 +32,11 @@ const COMMENT: u8 = 0;
 /// `struct nfgenmsg`.
 const FIXED: usize = 4;
 
+/// Elements that are removed with one message.
+const MAX_REMOVED: usize = 256;
+/// How often what changes meanwhile is tried again.
+const REMOVE_TRIES: u32 = 10;
+
 const fn kind(message: u16) -> u16 {
     const NFTABLES: u16 = 10;
     NFTABLES << 8 | message
@@ -158,6 +163,21 @@ impl Set {
             Ok(replies) => Ok(replies.iter().flat_map(read).collect()),
             Err(error) => missing(error).map(|()| Vec::new()),
         }
+    }
+
+    /// Those whose keys are meant are in it no more, whether more come or some go meanwhile.
+    pub fn remove_where(&self, socket: &mut Socket, meant: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+        for attempt in 0.. {
+            let keys = self.list(socket)?.into_iter().map(|element| element.key);
+            let keys: Vec<_> = keys.filter(|key| meant(key)).collect();
+            let edits: Vec<_> = keys.chunks(MAX_REMOVED).map(|keys| self.remove(keys.to_vec())).collect();
+            match edit(socket, &edits) {
+                // One whose time came between the list and the edit.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < REMOVE_TRIES => {}
+                other => return other,
+            }
+        }
+        unreachable!("the loop returns")
     }
 
     fn request(&self, kind: u16, flags: u16, elements: &[Element]) -> Message {

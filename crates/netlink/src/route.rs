@@ -10,6 +10,7 @@ const RTM_GETROUTE: u16 = 26;
 const AF_INET: u8 = 2;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
@@ -17,6 +18,8 @@ const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
 /// `struct ifaddrmsg`.
 const ADDRESS_FIXED: usize = 8;
+/// `struct rtmsg`.
+const ROUTE_FIXED: usize = 12;
 
 /// Gives a link an address; one that it has already stays.
 pub fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
@@ -55,9 +58,40 @@ pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Ipv4Addr>> {
     Ok(replies.iter().filter(|reply| reply.kind == RTM_NEWADDR).filter_map(|reply| of(&reply.body)).collect())
 }
 
+/// A route: where to, and through which link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The first address it is for.
+    pub first: Ipv4Addr,
+    /// How many bits of the address count.
+    pub prefix: u8,
+    /// The number of the link; none where there are several.
+    pub link: Option<u32>,
+}
+
+/// Every IPv4 route of every table, those to this namespace's own addresses among them.
+pub fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
+    let mut fixed = [0; ROUTE_FIXED];
+    fixed[0] = AF_INET;
+    let replies = socket.dump(&Message::new(RTM_GETROUTE, NLM_F_DUMP).fixed(&fixed))?;
+    let of = |body: &[u8]| {
+        let (fixed, rest) = body.split_first_chunk::<ROUTE_FIXED>()?;
+        let mut route = Route { first: Ipv4Addr::UNSPECIFIED, prefix: fixed[1], link: None };
+        for attribute in attributes(rest) {
+            match attribute.kind {
+                RTA_DST => route.first = <[u8; 4]>::try_from(attribute.value).ok()?.into(),
+                RTA_OIF => route.link = attribute.as_u32(),
+                _ => {}
+            }
+        }
+        (fixed[0] == AF_INET).then_some(route)
+    };
+    Ok(replies.iter().filter(|reply| reply.kind == RTM_NEWROUTE).filter_map(|reply| of(&reply.body)).collect())
+}
+
 /// Whether something has an IPv4 route to everywhere.
 pub fn has_default(socket: &mut Socket) -> io::Result<bool> {
-    let mut fixed = [0; 12];
+    let mut fixed = [0; ROUTE_FIXED];
     fixed[0] = AF_INET;
     let replies = socket.dump(&Message::new(RTM_GETROUTE, NLM_F_DUMP).fixed(&fixed))?;
     // struct rtmsg: the second byte is the length of the destination's prefix, the eighth the kind of route.
@@ -75,5 +109,8 @@ mod tests {
         let mut socket = Socket::route().unwrap();
         assert!(addresses(&mut socket).unwrap().contains(&Ipv4Addr::LOCALHOST));
         has_default(&mut socket).unwrap();
+        let routes = routes(&mut socket).unwrap();
+        let own = |route: &Route| (route.first, route.prefix, route.link) == (Ipv4Addr::LOCALHOST, 32, Some(1));
+        assert!(routes.iter().any(own), "{routes:?}");
     }
 }

@@ -77,6 +77,23 @@ impl Socket {
         self.collect(sequence).map(drop)
     }
 
+    /// Sends requests in one piece: the kernel has done all of them before this process can be ended. Each is done or
+    /// not by itself; the error is the first one's.
+    pub fn requests(&mut self, messages: Vec<Message>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let sequences: Vec<u32> = messages
+            .into_iter()
+            .map(|message| {
+                let sequence = self.next();
+                bytes.extend(message.finish(sequence, NLM_F_ACK));
+                sequence
+            })
+            .collect();
+        self.send(&bytes)?;
+        let results: Vec<_> = sequences.into_iter().map(|sequence| self.collect(sequence)).collect();
+        results.into_iter().try_for_each(|result| result.map(drop))
+    }
+
     /// Sends a request that is answered with a list.
     pub fn dump(&mut self, message: &Message) -> io::Result<Vec<Reply>> {
         for _ in 0..LISTINGS {

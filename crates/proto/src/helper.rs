@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 pub const MAX_REQUEST: usize = 64 << 10;
 /// Most rules of one VM.
 pub const MAX_RULES: usize = 64;
-/// Most addresses of the host that are told apart.
-pub const MAX_HOST_ADDRESSES: usize = 256;
+/// Most public addresses of the host.
+pub const MAX_HOST_ADDRESSES: usize = 1024;
 /// Most addresses of one answer that are learnt.
 pub const MAX_LEARNED: usize = 32;
 /// Longest time an answer is believed, in seconds.
@@ -31,10 +31,11 @@ pub const ALL_PREFIX: u8 = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Makes the tables and this network's bridge, and says which addresses are the host's own. Answered with
+    /// Makes the tables and this network's bridge, and says which public addresses are the host's own. Answered with
     /// [`Answer::Resolver`], two descriptors beside it: UDP and TCP sockets bound to port 53 of the first gateway.
     EnsureNetwork {
-        /// The block all networks are cut from; a prefix of [`ALL_PREFIX`].
+        /// The block all networks are cut from; a prefix of [`ALL_PREFIX`]. In system mode one of the administrator's, and
+        /// with nobody else's address or route in it.
         block: Cidr,
         /// Below [`NETWORKS`].
         network: u8,

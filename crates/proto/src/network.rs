@@ -2,10 +2,13 @@
 //! configuration and in JSON; checked once where it enters.
 
 mod cidr;
+pub mod place;
+mod public;
 mod publish;
 mod rule;
 
 pub use cidr::Cidr;
+pub use public::{CLOSED, PRIVATE, is_public};
 pub use publish::Publish;
 pub use rule::{Destination, Domain, Rule};
 

@@ -5,9 +5,8 @@ use banger_proto::{
         ALL_PREFIX, Attachment, MAX_HOST_ADDRESSES, MAX_LEARNED, MAX_RULES, MAX_TTL, NETWORK_SIZE, NETWORKS, Request,
         To,
     },
-    network::Cidr,
+    network::{Cidr, PRIVATE},
 };
-use std::net::Ipv4Addr;
 
 /// Why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,40 +20,6 @@ pub enum Refusal {
     /// A name cannot be denied by its addresses.
     #[error("a rule that denies has addresses")]
     LearnedDeny,
-}
-
-/// Blocks that a guest reaches only where a rule opens them: private, link-local, shared, test, multicast, reserved.
-pub const CLOSED: [Cidr; 14] = [
-    block(0, 0, 8),
-    block(10, 0, 8),
-    block(100, 64, 10),
-    block(127, 0, 8),
-    block(169, 254, 16),
-    block(172, 16, 12),
-    exact(192, 0, 0, 24),
-    exact(192, 0, 2, 24),
-    exact(192, 88, 99, 24),
-    block(192, 168, 16),
-    block(198, 18, 15),
-    exact(198, 51, 100, 24),
-    exact(203, 0, 113, 24),
-    block(224, 0, 3),
-];
-
-const fn block(a: u8, b: u8, prefix: u8) -> Cidr {
-    exact(a, b, 0, prefix)
-}
-
-const fn exact(a: u8, b: u8, c: u8, prefix: u8) -> Cidr {
-    match Cidr::new(Ipv4Addr::new(a, b, c, 0), prefix) {
-        Some(block) => block,
-        None => panic!("a block begins where it begins"),
-    }
-}
-
-/// Whether an address is one of the public internet's.
-pub fn is_public(address: Ipv4Addr) -> bool {
-    !CLOSED.iter().any(|block| block.contains(address))
 }
 
 /// Checks a request.
@@ -76,7 +41,6 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
 }
 
 fn check_block(block: Cidr) -> Result<(), Refusal> {
-    const PRIVATE: [Cidr; 4] = [CLOSED[1], CLOSED[2], CLOSED[5], CLOSED[9]];
     let private = PRIVATE.iter().any(|private| private.contains(block.first()));
     if private && block.prefix() == ALL_PREFIX { Ok(()) } else { Err(Refusal::Block) }
 }

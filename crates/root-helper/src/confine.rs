@@ -1,9 +1,10 @@
-//! What the helper itself may do: two capabilities, two files, and no system call that leads elsewhere.
+//! What the helper itself may do: two capabilities, two files, and the system calls of those who make links and rules.
 
-use crate::{apply::Nft, tap};
+use crate::apply::Nft;
+use banger_netlink::tap;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, configure_capability_in_ambient_set,
@@ -64,13 +65,11 @@ fn keep(own: CapabilitySet, handed_on: CapabilitySet) -> io::Result<()> {
 }
 
 fn landlock(nft: &Path) -> Result<RulesetStatus, RulesetError> {
-    const NEWEST: ABI = ABI::V5;
+    const NEWEST: ABI = ABI::V6;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
-        // It binds the resolver's port and connects nowhere.
-        .handle_access(AccessNet::ConnectTcp)?
         .create()?;
     let (execute, device) = (read | AccessFs::Execute, AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev);
     let libraries = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/nix/store"].map(|path| (Path::new(path), execute));
@@ -86,48 +85,58 @@ fn landlock(nft: &Path) -> Result<RulesetStatus, RulesetError> {
     Ok(ruleset.restrict_self()?.ruleset)
 }
 
-/// System calls that have no place in networking: they fail, in nft too.
+macro_rules! calls {
+    ($($name:ident)*) => { &[$(libc::$name),*] };
+}
+/// System calls that take what they like.
+const FREE: &[libc::c_long] = calls! {
+    // Files and pipes; which ones is Landlock's business.
+    SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_lseek SYS_close SYS_openat SYS_fstat SYS_newfstatat SYS_statx
+    SYS_faccessat SYS_faccessat2 SYS_readlinkat SYS_getdents64 SYS_getcwd SYS_chdir SYS_fcntl SYS_dup SYS_dup3 SYS_pipe2
+    // Memory.
+    SYS_mmap SYS_munmap SYS_mremap SYS_mprotect SYS_madvise SYS_brk
+    // Netlink, the resolver's sockets, and whoever asks. It connects to nobody.
+    SYS_bind SYS_listen SYS_accept4 SYS_getsockname SYS_getpeername SYS_getsockopt SYS_setsockopt SYS_shutdown
+    SYS_sendto SYS_sendmsg SYS_recvfrom SYS_recvmsg SYS_ppoll SYS_pselect6
+    // Threads, nft and its end. No signal is sent to anybody.
+    SYS_execve SYS_wait4 SYS_waitid SYS_exit SYS_exit_group SYS_futex SYS_set_tid_address SYS_set_robust_list SYS_rseq
+    SYS_membarrier SYS_sched_yield SYS_sched_getaffinity SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn
+    SYS_sigaltstack SYS_restart_syscall
+    // Who and when it is.
+    SYS_getpid SYS_gettid SYS_getppid SYS_getuid SYS_geteuid SYS_getgid SYS_getegid SYS_uname SYS_sysinfo SYS_prlimit64
+    SYS_clock_gettime SYS_clock_getres SYS_clock_nanosleep SYS_nanosleep SYS_gettimeofday SYS_getrandom
+};
+/// The same by names that newer architectures do without.
+#[cfg(target_arch = "x86_64")]
+const OLD: &[libc::c_long] = calls! {
+    SYS_access SYS_arch_prctl SYS_dup2 SYS_getrlimit SYS_open SYS_pipe SYS_poll SYS_readlink SYS_select SYS_stat SYS_vfork
+};
+#[cfg(not(target_arch = "x86_64"))]
+const OLD: &[libc::c_long] = &[];
+/// New namespaces in the flags of clone(2): every `CLONE_NEW*` it takes.
+const NEW_NAMESPACES: u64 = 0x7e02_0000;
+
+/// The system calls that helper and nft need. Any other is one that this kernel does not have: a C library that tries a
+/// newer one (clone3, whose flags no filter sees) does with the older.
 fn filter() -> io::Result<BpfProgram> {
-    const NEVER: [libc::c_long; 27] = [
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_unshare,
-        libc::SYS_setns,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_keyctl,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_userfaultfd,
-        libc::SYS_io_uring_setup,
-        libc::SYS_personality,
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
-    ];
+    use SeccompCmpOp::{Eq, MaskedEq};
     let failed = |error: seccompiler::BackendError| io::Error::other(format!("seccomp: {error}"));
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = NEVER.into_iter().map(|call| (call, Vec::new())).collect();
-    // Sockets of the kinds it works with, and no others: not packet, raw or vsock.
-    let kinds = [libc::AF_UNIX, libc::AF_INET, libc::AF_NETLINK];
-    let other = kinds.map(|kind| {
-        let kind = u64::try_from(kind).expect("address families are positive");
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, kind)
-    });
-    let other = other.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other).map_err(failed)?]);
+    let when = |argument, is, value: u64| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, is, value)?;
+        SeccompRule::new(vec![condition])
+    };
+    let any =
+        |argument, values: &[u64]| values.iter().map(|value| when(argument, Eq, *value)).collect::<Result<_, _>>();
+    // Not packet, raw, vsock or anything else.
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_NETLINK].map(|family| u64::from(family.unsigned_abs()));
+    // Taps, and whether an output is a terminal.
+    let controls = [&tap::CONTROLS[..], &[libc::TCGETS, libc::FIONBIO]].concat();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FREE.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+    let clone = when(0, MaskedEq(NEW_NAMESPACES), 0).map_err(failed)?;
+    rules.insert(libc::SYS_clone, vec![clone]);
+    rules.insert(libc::SYS_socket, any(0, &families).map_err(failed)?);
+    rules.insert(libc::SYS_ioctl, any(1, &controls).map_err(failed)?);
     let arch = std::env::consts::ARCH.try_into().map_err(failed)?;
-    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).and_then(BpfProgram::try_from).map_err(failed)
+    let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    SeccompFilter::new(rules, unknown, SeccompAction::Allow, arch).and_then(BpfProgram::try_from).map_err(failed)
 }

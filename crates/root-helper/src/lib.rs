@@ -16,7 +16,6 @@ pub mod rules;
 pub mod serve;
 pub mod status;
 pub mod system;
-mod tap;
 
 pub use join::Namespaces;
 pub use network::{Host, Tools};

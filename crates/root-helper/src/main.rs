@@ -3,7 +3,8 @@
 //! ```text
 //! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and stays
 //! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
-//! bangerd-root system               serves the socket systemd passes, in the machine's own namespace
+//! bangerd-root system BLOCK         serves the socket systemd passes, in the machine's own namespace; networks are
+//!                                   cut from this block, which is the administrator's to give
 //! ```
 
 use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Ground, serve, system};
@@ -14,7 +15,7 @@ use std::{
     process::ExitCode,
 };
 
-const USAGE: &str = "usage: bangerd-root hold [PID START] | serve PID START | system";
+const USAGE: &str = "usage: bangerd-root hold [PID START] | serve PID START | system BLOCK";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         ["hold"] => hold::hold(None),
         ["hold", pid, start] => process(pid, start).and_then(|joined| hold::hold(Some(&joined))),
         ["serve", pid, start] => process(pid, start).and_then(|joined| user(&joined)),
-        ["system"] => system::run(),
+        ["system", pool] => pool.parse().map_err(io::Error::other).and_then(system::run),
         _ => {
             complain(USAGE);
             return ExitCode::from(2);
@@ -55,7 +56,7 @@ fn user(namespaces: &Namespaces) -> io::Result<()> {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
     }
     let mut host = Host::new(owner, Ground::OwnNamespace, Tools::confine()?)?;
-    serve::serve(stream, |request| host.carry_out(request))
+    serve::serve(&stream, |request| host.carry_out(request))
 }
 
 fn complain(words: &str) {

@@ -1,12 +1,8 @@
 //! The names of what the helper makes, derived from who asks and which VM; nobody else chooses one.
 
 use banger_netlink::nft::{Family, Set};
-use banger_proto::{
-    helper::{NETWORK_SIZE, NETWORKS},
-    name::VmId,
-    network::Cidr,
-};
-use std::net::Ipv4Addr;
+use banger_proto::name::VmId;
+pub use banger_proto::network::place::{address, gateway, mac, mac_text, tap};
 
 /// The user the helper works for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,11 +66,6 @@ pub const INTERNET: &str = "internet";
 /// The chain for whom nothing is.
 pub const NOTHING: &str = "denied";
 
-/// The tap of a VM: 14 bytes.
-pub fn tap(vm: &VmId) -> String {
-    format!("bt{vm}")
-}
-
 /// The chain with the policy of a VM that has rules of its own.
 pub fn chain(vm: &VmId) -> String {
     format!("vm_{vm}")
@@ -88,25 +79,6 @@ pub fn learned_any(vm: &VmId) -> String {
 /// The set of addresses and ports learnt for a VM.
 pub fn learned_port(vm: &VmId) -> String {
     format!("lp_{vm}")
-}
-
-/// An address of a network.
-pub fn address(block: Cidr, network: u8, host: u16) -> Option<Ipv4Addr> {
-    if network >= NETWORKS || u32::from(host) >= NETWORK_SIZE {
-        return None;
-    }
-    block.nth(u32::from(network) * NETWORK_SIZE + u32::from(host))
-}
-
-/// The gateway of a network.
-pub fn gateway(block: Cidr, network: u8) -> Option<Ipv4Addr> {
-    address(block, network, 1)
-}
-
-/// The hardware address of whoever has an IPv4 address here: locally administered, and as unique as the address.
-pub fn mac(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0x02, 0x62, a, b, c, d]
 }
 
 #[cfg(test)]

@@ -2,29 +2,31 @@
 
 use crate::{
     apply::Nft,
-    check::{check, is_public},
+    check::check,
     names::{self, Owner},
     rules::{self, Change, Ground},
     status::{self, Place},
-    tap,
 };
 use banger_netlink::{
     Socket,
     link::{self, Link},
     nft, route,
+    tap::{self, Tap},
 };
 use banger_proto::{
     helper::{Answer, Attachment, NETWORK_PREFIX, NETWORKS, Request, To},
     name::VmId,
-    network::Cidr,
+    network::{Cidr, is_public},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket},
     os::fd::OwnedFd,
 };
 
+/// An answer, and the descriptors that go along with it.
+type Answered = io::Result<(Answer, Vec<OwnedFd>)>;
 /// The port names are asked for on.
 const DNS: u16 = 53;
 
@@ -91,59 +93,95 @@ impl Host {
         result.unwrap_or_else(|error| (Answer::Failed { reason: error.to_string() }, Vec::new()))
     }
 
-    fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> io::Result<(Answer, Vec<OwnedFd>)> {
+    fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> Answered {
         if self.block.is_some_and(|known| known != block) {
             return Err(io::Error::other("networks are cut from another block already"));
         }
-        self.nft.apply(&rules::tables(self.owner, self.ground, block, network, host))?;
+        if let Ground::Machine(pool) = self.ground
+            && !(pool.contains(block.first()) && pool.prefix() <= block.prefix())
+        {
+            return Err(io::Error::other(format!("networks of this machine are cut from {pool}")));
+        }
+        let mut made = Vec::new();
+        let ensured = self.build(block, network, host, &mut made);
+        if ensured.is_err() {
+            // Nothing is left of what did not work; that it did not is what is reported.
+            for bridge in made {
+                let _ = link::delete(&mut self.netlink, bridge);
+            }
+        }
+        ensured
+    }
+
+    /// The tables come last: what fails before them has changed no rule.
+    fn build(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr], made: &mut Vec<u32>) -> Answered {
         if self.ground == Ground::OwnNamespace
             && let Some(lo) = link::find(&mut self.netlink, "lo")?
         {
             link::set_up(&mut self.netlink, lo.index)?;
         }
-        self.bridge(block, 0)?;
-        if network != 0 {
-            self.bridge(block, network)?;
+        for network in HashSet::from([0, network]) {
+            self.bridge(block, network, made)?;
         }
+        let resolver = SocketAddrV4::new(gateway(block, 0)?, DNS);
+        let answer = match (UdpSocket::bind(resolver), TcpListener::bind(resolver)) {
+            (Ok(udp), Ok(tcp)) => (Answer::Resolver, vec![udp.into(), tcp.into()]),
+            // Whoever asks has them since an earlier time.
+            (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::AddrInUse => (Answer::Done, Vec::new()),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        self.nft.apply(&rules::tables(self.owner, self.ground, block, network, host))?;
         self.block = Some(block);
         self.addresses = host.iter().copied().collect();
-        let resolver = SocketAddrV4::new(gateway(block, 0)?, DNS);
-        match (UdpSocket::bind(resolver), TcpListener::bind(resolver)) {
-            (Ok(udp), Ok(tcp)) => Ok((Answer::Resolver, vec![udp.into(), tcp.into()])),
-            (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::AddrInUse => {
-                // Whoever asks has them since an earlier time.
-                Ok((Answer::Done, Vec::new()))
-            }
-            (Err(error), _) | (_, Err(error)) => Err(error),
-        }
+        Ok(answer)
     }
 
-    fn bridge(&mut self, block: Cidr, network: u8) -> io::Result<Link> {
+    fn bridge(&mut self, block: Cidr, network: u8, made: &mut Vec<u32>) -> io::Result<()> {
         let (name, alias) = (self.owner.bridge(network), self.owner.bridge_alias(network));
         let gateway = gateway(block, network)?;
-        if link::find(&mut self.netlink, &name)?.is_none() {
-            if route::addresses(&mut self.netlink)?.contains(&gateway) {
-                return Err(io::Error::other(format!("{gateway} is somebody else's here")));
-            }
-            link::add_bridge(&mut self.netlink, &name, names::mac(gateway))?;
-            let made = self.ours(&name, None)?;
-            link::set_alias(&mut self.netlink, made.index, &alias)?;
+        let is_new = link::find(&mut self.netlink, &name)?.is_none();
+        if is_new {
+            self.nobody_elses(block, gateway)?;
+            link::add_bridge(&mut self.netlink, &name, names::mac(gateway), &alias)?;
         }
-        let bridge = self.ours(&name, Some(&alias))?;
+        let bridge = self.ours(&name, &alias)?;
+        made.extend(is_new.then_some(bridge.index));
         route::add_address(&mut self.netlink, bridge.index, gateway, NETWORK_PREFIX)?;
-        link::set_up(&mut self.netlink, bridge.index)?;
-        Ok(bridge)
+        link::set_up(&mut self.netlink, bridge.index)
+    }
+
+    /// Whether the gateway's address is free. On a machine that has a life beside VMs all of the block must be: its user
+    /// chose it, and would be the router or the resolver that others mean.
+    fn nobody_elses(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
+        let wanted = if self.ground == Ground::OwnNamespace { Cidr::host(gateway) } else { block };
+        let links = link::list(&mut self.netlink)?;
+        let own: Vec<u32> =
+            links.iter().filter(|link| self.network_of(link).is_some()).map(|link| link.index).collect();
+        for route in route::routes(&mut self.netlink)? {
+            // Everything, or either half of it (as some VPNs have it), is the way to what is nobody's here.
+            let is_default = route.prefix <= 1;
+            let is_own = route.link.is_some_and(|link| own.contains(&link));
+            let to = Cidr::new(route.first, route.prefix).filter(|to| to.overlaps(wanted));
+            if let Some(to) = to.filter(|_| !is_default && !is_own) {
+                return Err(io::Error::other(format!("{wanted} is somebody else's here: there is a route to {to}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The network that a link is the bridge of, if it says that it is ours.
+    fn network_of(&self, link: &Link) -> Option<u8> {
+        let network = (0..NETWORKS).find(|network| link.name == self.owner.bridge(*network))?;
+        (link.alias.as_deref() == Some(&self.owner.bridge_alias(network))).then_some(network)
     }
 
     /// The link of this name, if it says that it is ours.
-    fn ours(&mut self, name: &str, alias: Option<&str>) -> io::Result<Link> {
+    fn ours(&mut self, name: &str, alias: &str) -> io::Result<Link> {
         let link = link::find(&mut self.netlink, name)?.ok_or(io::ErrorKind::NotFound)?;
-        match alias {
-            Some(alias) if link.alias.as_deref() != Some(alias) => {
-                Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is not banger's")))
-            }
-            _ => Ok(link),
+        if link.alias.as_deref() == Some(alias) {
+            return Ok(link);
         }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is not banger's")))
     }
 
     fn attach(&mut self, attachment: Attachment) -> io::Result<()> {
@@ -164,18 +202,21 @@ impl Host {
         let tap = if made {
             // In a namespace of its own the user is the one that is root there.
             let user = if self.ground == Ground::OwnNamespace { 0 } else { self.owner.0 };
-            tap::make(&name, user)?;
-            let tap = self.ours(&name, None)?;
-            link::set_alias(&mut self.netlink, tap.index, &alias)?;
-            tap
+            let tap = Tap::make(tap::Name::new(&name)?)?;
+            tap.give(user)?;
+            let link = link::find(&mut self.netlink, &name)?.ok_or(io::ErrorKind::NotFound)?;
+            link::set_alias(&mut self.netlink, link.index, &alias)?;
+            // It says whose it is before it stays.
+            tap.keep()?;
+            link
         } else {
-            self.ours(&name, Some(&alias))?
+            self.ours(&name, &alias)?
         };
         let change = rules::attach(self.owner, address, &attachment, known.as_ref());
         let placed = self.place(&tap, address, &attachment, &change);
         if placed.is_err() && made {
-            // Nothing is left of what did not work; that it did not is what is reported.
-            let _ = link::delete(&mut self.netlink, tap.index);
+            // Nothing is left of what did not work, in the rules neither; that it did not is what is reported.
+            let _ = self.detach(&attachment.vm);
         }
         placed?;
         self.attached.insert(attachment.vm.clone(), attachment);
@@ -185,7 +226,7 @@ impl Host {
     /// On its bridge, under its rules, and only then up.
     fn place(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment, change: &Change) -> io::Result<()> {
         let bridge = self.owner.bridge(attachment.network);
-        let bridge = self.ours(&bridge, Some(&self.owner.bridge_alias(attachment.network)))?;
+        let bridge = self.ours(&bridge, &self.owner.bridge_alias(attachment.network))?;
         if tap.master != Some(bridge.index) {
             link::set_master(&mut self.netlink, tap.index, bridge.index)?;
         }
@@ -215,10 +256,8 @@ impl Host {
     fn detach(&mut self, vm: &VmId) -> io::Result<()> {
         let (name, alias) = (names::tap(vm), self.owner.tap_alias(vm));
         let place = self.place_of(vm)?;
-        if let Some(tap) = link::find(&mut self.netlink, &name)? {
-            if tap.alias.as_deref() != Some(alias.as_str()) {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is not banger's")));
-            }
+        if link::find(&mut self.netlink, &name)?.is_some() {
+            let tap = self.ours(&name, &alias)?;
             link::delete(&mut self.netlink, tap.index)?;
         }
         if let Some(place) = place {
@@ -233,16 +272,12 @@ impl Host {
         let attachment = self.attached.get(vm).ok_or_else(|| io::Error::other("the VM is not attached"))?;
         let filter = attachment.policy.allow.get(usize::from(rule)).filter(|filter| filter.to == To::Learned);
         let filter = filter.ok_or_else(|| io::Error::other("the VM has no such rule"))?;
-        let public: Vec<Ipv4Addr> = addresses
-            .into_iter()
-            .filter(|address| is_public(*address) && !self.addresses.contains(address))
-            .collect::<std::collections::BTreeSet<_>>()
-            .into_iter()
-            .collect();
+        let may_open = |address: &Ipv4Addr| is_public(*address) && !self.addresses.contains(address);
+        let public: BTreeSet<Ipv4Addr> = addresses.into_iter().filter(may_open).collect();
         if public.is_empty() {
             return Ok(());
         }
-        let change = rules::learn(self.owner, vm, filter.port, &public, ttl);
+        let change = rules::learn(self.owner, vm, filter.port, &Vec::from_iter(public), ttl);
         self.change(&change)
     }
 
@@ -260,10 +295,8 @@ impl Host {
     fn clear(&mut self, everything: bool) -> io::Result<()> {
         let links = link::list(&mut self.netlink)?;
         for bridge in &links {
-            let network = (0..NETWORKS).find(|network| bridge.name == self.owner.bridge(*network));
-            let Some(network) = network.filter(|network| *network != 0 || everything) else { continue };
-            let ours = bridge.alias.as_deref() == Some(self.owner.bridge_alias(network).as_str());
-            if ours && !links.iter().any(|link| link.master == Some(bridge.index)) {
+            let goes = self.network_of(bridge).is_some_and(|network| network != 0 || everything);
+            if goes && !links.iter().any(|link| link.master == Some(bridge.index)) {
                 link::delete(&mut self.netlink, bridge.index)?;
             }
         }

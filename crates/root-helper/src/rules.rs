@@ -12,7 +12,6 @@
 //! sets and need no text and no program, or one with the VM's own rules. Replacing either is one transaction.
 
 use crate::{
-    check::CLOSED,
     names::{self, Owner},
     status::Place,
 };
@@ -20,7 +19,7 @@ use banger_netlink::nft::{self, Edit, Element, Family};
 use banger_proto::{
     helper::{Attachment, Base, Filter, Policy, To},
     name::VmId,
-    network::Cidr,
+    network::{CLOSED, Cidr},
 };
 use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
@@ -41,8 +40,8 @@ const GRACE: u32 = 10;
 pub enum Ground {
     /// Banger's own: nothing else is in it.
     OwnNamespace,
-    /// The machine's, which has a life beside VMs.
-    Machine,
+    /// The machine's, which has a life beside VMs: its administrator sets this block aside for them.
+    Machine(Cidr),
 }
 
 /// What is to be done to the rules: all of it, or nothing.
@@ -62,7 +61,7 @@ pub fn tables(owner: Owner, ground: Ground, block: Cidr, network: u8, host: &[Ip
     // shared, what is not from or to a guest is none of our business.
     let others = match ground {
         Ground::OwnNamespace => "drop",
-        Ground::Machine => "accept",
+        Ground::Machine(_) => "accept",
     };
     let ((ports, others_kept), (burst, rate)) = (MAX_DENIALS, NOTED);
     let resolver = names::gateway(block, 0).expect("a checked block has a first gateway");
@@ -208,11 +207,13 @@ fn policy_rules(policy: &Policy, vm: &VmId) -> Vec<String> {
         rules.extend(matches(filter).map(|matches| format!("{matches} goto denied")));
     }
     if policy.allow.iter().any(|filter| filter.to == To::Learned) {
-        // A connection outlives the answer that opened it, but not the rules that did.
+        // A connection outlives the answer that opened it, but not the rules that did; and what was learnt may have
+        // become the host's own address since.
         let mark = u32::try_from(fingerprint(policy) & 0xffff_ffff).expect("32 bits") | 1;
-        rules.push(format!("ct state established ct mark {mark:#x} accept"));
-        rules.push(format!("ip daddr @{any} ct mark set {mark:#x} accept"));
-        rules.push(format!("meta l4proto {{ 6, 17 }} ip daddr . th dport @{port} ct mark set {mark:#x} accept"));
+        let open = format!("ct mark set {mark:#x} accept");
+        rules.push(format!("ip daddr != @host ct state established ct mark {mark:#x} accept"));
+        rules.push(format!("ip daddr != @host ip daddr @{any} {open}"));
+        rules.push(format!("ip daddr != @host meta l4proto {{ 6, 17 }} ip daddr . th dport @{port} {open}"));
     }
     for filter in &policy.allow {
         rules.extend(matches(filter).map(|matches| format!("{matches} accept")));
@@ -232,9 +233,10 @@ fn matches(filter: &Filter) -> Option<String> {
     })
 }
 
-/// A number that changes when the policy does (FNV-1a).
+/// A number that changes when the policy does, or what rules are made of it (FNV-1a).
 fn fingerprint(policy: &Policy) -> u64 {
-    let text = serde_json::to_vec(policy).expect("a policy serializes");
+    const WRITTEN: u8 = 2;
+    let text = serde_json::to_vec(&(WRITTEN, policy)).expect("a policy serializes");
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     text.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
@@ -305,8 +307,7 @@ pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr],
 
 /// Tap, MAC and IPv4 address, as the anti-spoofing set has them.
 fn place(vm: &VmId, address: Ipv4Addr) -> String {
-    let mac = names::mac(address).map(|byte| format!("{byte:02x}")).join(":");
-    format!("\"{}\" . {mac} . {address}", names::tap(vm))
+    format!("\"{}\" . {} . {address}", names::tap(vm), names::mac_text(address))
 }
 
 fn place_key(vm: &VmId, address: Ipv4Addr) -> Vec<u8> {

@@ -12,8 +12,11 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    time::{Duration, Instant},
 };
 
+/// How long the rest of a frame may take once it has begun, and the reading of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Descriptors that go along with one answer, at most.
 const MAX_DESCRIPTORS: usize = 2;
 
@@ -34,15 +37,35 @@ pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
 }
 
 /// Serves requests until the other side goes.
-pub fn serve(mut stream: UnixStream, mut carry_out: impl FnMut(Request) -> (Answer, Vec<OwnedFd>)) -> io::Result<()> {
-    while let Some(request) = read(&mut stream)? {
+pub fn serve(mut stream: &UnixStream, mut carry_out: impl FnMut(Request) -> (Answer, Vec<OwnedFd>)) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    while let Some(request) = read(&mut Frame { stream, until: None })? {
         let (answer, descriptors) = carry_out(request);
         write(&mut stream, &answer, &descriptors)?;
     }
     Ok(())
 }
 
-fn write(stream: &mut UnixStream, answer: &Answer, descriptors: &[OwnedFd]) -> io::Result<()> {
+/// One frame as it comes: for its first byte there is time, and then not much.
+struct Frame<'a> {
+    stream: &'a UnixStream,
+    until: Option<Instant>,
+}
+
+impl Read for Frame<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(left)?;
+        let count = self.stream.read(buffer)?;
+        self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        Ok(count)
+    }
+}
+
+fn write(stream: &mut &UnixStream, answer: &Answer, descriptors: &[OwnedFd]) -> io::Result<()> {
     let bytes = framing::encode(answer).map_err(io::Error::other)?;
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -50,6 +73,6 @@ fn write(stream: &mut UnixStream, answer: &Answer, descriptors: &[OwnedFd]) -> i
     if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(io::Error::other("too many descriptors"));
     }
-    let sent = sendmsg(&*stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(*stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     stream.write_all(&bytes[sent..])
 }

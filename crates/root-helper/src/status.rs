@@ -4,20 +4,12 @@ use crate::{
     names::{self, Owner},
     rules::DENIALS_KEPT,
 };
-use banger_netlink::{
-    Socket,
-    nft::{self, Element},
-};
+use banger_netlink::{Socket, nft::Element};
 use banger_proto::{helper::Denial, name::VmId};
 use std::{io, net::Ipv4Addr, time::Duration};
 
 /// Denials that are told at once: the latest.
 const MAX_TOLD: usize = 256;
-/// Elements that are removed with one message.
-const MAX_REMOVED: usize = 256;
-/// How often what changes meanwhile is tried again.
-const FORGET_TRIES: u32 = 10;
-
 /// Where a VM stands in the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -98,20 +90,8 @@ pub(crate) fn forget(rules: &mut Socket, owner: Owner, of: Ipv4Addr) -> io::Resu
     }
     let [denials, other] = names::DENIALS;
     // The one that says that there is something to forget is the last.
-    for set in [denials, other, names::DENIAL_RATE, names::DENIED_BY].map(|set| owner.set(set)) {
-        for attempt in 0.. {
-            let keys = set.list(rules)?.into_iter().map(|element| element.key);
-            let keys: Vec<_> = keys.filter(|key| address(key, 0) == Some(of)).collect();
-            let edits: Vec<_> = keys.chunks(MAX_REMOVED).map(|keys| set.remove(keys.to_vec())).collect();
-            match nft::edit(rules, &edits) {
-                // One whose time came between the list and the edit.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < FORGET_TRIES => {}
-                other => {
-                    other?;
-                    break;
-                }
-            }
-        }
+    for set in [denials, other, names::DENIAL_RATE, names::DENIED_BY] {
+        owner.set(set).remove_where(rules, |key| address(key, 0) == Some(of))?;
     }
     Ok(())
 }

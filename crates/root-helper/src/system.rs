@@ -1,62 +1,121 @@
 //! The helper for a whole machine: the socket comes from systemd, and the kernel says who is at its other end.
 //!
-//! Every user has tables, bridges and taps of an own name; none can name another's. One request is carried out at a time.
+//! Every user has tables, bridges and taps of an own name; none can name another's. Of one user one request is carried out
+//! at a time, and of everybody one beside the others: nobody waits for somebody else's.
 
 #![expect(unsafe_code, reason = "a descriptor that systemd hands over has a number and no owner")]
 
 use crate::{Host, Tools, names::Owner, rules::Ground, serve};
+use banger_proto::network::Cidr;
 use rustix::{fd::FromRawFd, net::sockopt::socket_peercred};
 use std::{
     collections::HashMap,
     io,
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-/// Conversations at once; one more is hung up on.
-const MAX_CONVERSATIONS: usize = 64;
-/// How long an answer may take to be read.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-type Hosts = Mutex<HashMap<u32, Host>>;
+/// Conversations at once, of all users and of one. One more of one user is hung up on; where there are too many in all,
+/// it is the one that was silent longest, so that nobody who has many user ids keeps others out.
+const MAX_CONVERSATIONS: (usize, usize) = (256, 8);
+/// Before the next is waited for when there is no room for one in this process.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves for ever. Must be called before there is a thread: what confines this one confines those after it.
-pub fn run() -> io::Result<()> {
+pub fn run(pool: Cidr) -> io::Result<()> {
     let listener = inherited()?;
     let tools = Tools::confine()?;
-    let hosts: Arc<Hosts> = Arc::default();
-    let open = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        let stream = stream?;
-        if open.load(Ordering::SeqCst) >= MAX_CONVERSATIONS {
-            continue;
+    let desk: Arc<Mutex<Desk>> = Arc::default();
+    loop {
+        // What goes wrong with one who comes is no reason to be there for nobody.
+        if receive(&listener, pool, &tools, &desk).is_err() {
+            std::thread::sleep(PAUSE);
         }
-        let uid = socket_peercred(&stream)?.uid.as_raw();
-        let (hosts, open, tools) = (hosts.clone(), open.clone(), tools.clone());
-        open.fetch_add(1, Ordering::SeqCst);
-        std::thread::Builder::new().spawn(move || {
-            // What breaks a conversation is its other end's affair.
-            let _ = converse(stream, uid, &tools, &hosts);
-            open.fetch_sub(1, Ordering::SeqCst);
-        })?;
     }
+}
+
+fn receive(listener: &UnixListener, pool: Cidr, tools: &Tools, desk: &Arc<Mutex<Desk>>) -> io::Result<()> {
+    let stream = Arc::new(listener.accept()?.0);
+    let uid = socket_peercred(&stream)?.uid.as_raw();
+    let host = || Host::new(Owner(uid), Ground::Machine(pool), tools.clone());
+    let Some((number, host)) = lock(desk).admit(uid, &stream, host)? else { return Ok(()) };
+    let seat = Seat { desk: desk.clone(), number };
+    std::thread::Builder::new().spawn(move || {
+        // What breaks a conversation is its other end's affair.
+        let _ = serve::serve(&stream, |request| {
+            lock(&seat.desk).spoke(number);
+            lock(&host).carry_out(request)
+        });
+    })?;
     Ok(())
 }
 
-fn converse(stream: UnixStream, uid: u32, tools: &Tools, hosts: &Hosts) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut fresh = Some(Host::new(Owner(uid), Ground::Machine, tools.clone())?);
-    serve::serve(stream, |request| {
-        let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = fresh.take() {
-            hosts.entry(uid).or_insert(host);
+/// Who is being served.
+#[derive(Default)]
+struct Desk {
+    open: Vec<Conversation>,
+    hosts: HashMap<u32, Arc<Mutex<Host>>>,
+    last: u64,
+}
+
+struct Conversation {
+    number: u64,
+    uid: u32,
+    stream: Arc<UnixStream>,
+    spoke: Instant,
+}
+
+impl Desk {
+    /// Takes one in, if there is room for it; another of the same user goes on where the first one is.
+    fn admit(
+        &mut self,
+        uid: u32,
+        stream: &Arc<UnixStream>,
+        host: impl FnOnce() -> io::Result<Host>,
+    ) -> io::Result<Option<(u64, Arc<Mutex<Host>>)>> {
+        if self.open.iter().filter(|other| other.uid == uid).count() >= MAX_CONVERSATIONS.1 {
+            return Ok(None);
         }
-        hosts.get_mut(&uid).expect("it was put there").carry_out(request)
-    })
+        if self.open.len() >= MAX_CONVERSATIONS.0
+            && let Some((silent, _)) = self.open.iter().enumerate().min_by_key(|(_, other)| other.spoke)
+        {
+            // It may have gone by itself.
+            let _ = self.open.swap_remove(silent).stream.shutdown(Shutdown::Both);
+        }
+        let host = match self.hosts.get(&uid) {
+            Some(host) => host.clone(),
+            None => self.hosts.entry(uid).or_insert(Arc::new(Mutex::new(host()?))).clone(),
+        };
+        self.last += 1;
+        self.open.push(Conversation { number: self.last, uid, stream: stream.clone(), spoke: Instant::now() });
+        Ok(Some((self.last, host)))
+    }
+
+    fn spoke(&mut self, number: u64) {
+        self.open.iter_mut().filter(|open| open.number == number).for_each(|open| open.spoke = Instant::now());
+    }
+}
+
+/// The end of a conversation, however it came. With the last of a user what was told in it is forgotten: what is there is
+/// asked of the kernel.
+struct Seat {
+    desk: Arc<Mutex<Desk>>,
+    number: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut desk = lock(&self.desk);
+        let Desk { open, hosts, .. } = &mut *desk;
+        open.retain(|open| open.number != self.number);
+        hosts.retain(|uid, _| open.iter().any(|open| open.uid == *uid));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The one socket that was passed (`sd_listen_fds(3)`).

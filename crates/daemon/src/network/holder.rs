@@ -1,6 +1,6 @@
 //! The processes behind the network that outlive this daemon: the holder of the namespaces, and pasta, its way out.
 //!
-//! Both are written down, by pid and start time, before they are let go.
+//! Both are written down, by pid and start time, before they are let go: there is none that nobody knows of.
 
 use crate::shim::{
     control::ProcessIdentity,
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
+    net::Ipv4Addr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Stdio,
@@ -28,6 +29,10 @@ const RECORD: &str = "network.json";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the interface to the outside is called.
 const UPLINK: &str = "up0";
+/// Its address and its router's: of a block that no machine's own address is in (RFC 7335). With the host's, which pasta
+/// would take, that address would be the namespace's own, and no rule could open what listens on the host's.
+const UPLINK_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 2), Ipv4Addr::new(192, 0, 0, 1)];
+const UPLINK_NETMASK: &str = "29";
 
 /// Who keeps the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,32 +57,16 @@ impl Record {
         record::write(state, RECORD, self)
     }
 
-    /// Ends both, and any way out that nobody wrote down, and forgets them. What is gone already is not missed.
+    /// Ends both, and forgets them. What is gone already is not missed.
     pub(super) async fn end(self, state: &Path) -> io::Result<()> {
         // The holder comes last: as long as it is there the record is true.
-        let ways_out = inhabitants(self.namespace).into_iter().filter(is_pasta);
-        let all: Vec<_> = self.pasta.into_iter().chain(ways_out).chain([self.holder]).collect();
-        for process in all {
+        for process in self.pasta.into_iter().chain([self.holder]) {
             let Some(process) = ProvenProcess::open(process)? else { continue };
             process.signal(Signal::KILL)?;
             let _ = timeout(PATIENCE, process.ended()).await;
         }
         record::remove(state, RECORD)
     }
-}
-
-/// Who is in a network namespace, as far as this user may know: it is banger's own, so everybody in there is banger's.
-pub(super) fn inhabitants(namespace: u64) -> Vec<ProcessIdentity> {
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(ProcessIdentity::of).filter(|process| namespace_of(*process) == Some(namespace)).collect()
-}
-
-/// Whether a process is the way out.
-pub(super) fn is_pasta(process: &ProcessIdentity) -> bool {
-    let name = fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default();
-    // `pasta.avx2` where the processor has that.
-    name.starts_with("pasta") && process.alive()
 }
 
 /// The network namespace of a process; `None` when it is gone.
@@ -112,21 +101,30 @@ pub(super) async fn hold(program: &Path, state: &Path, member: Option<ProcessIde
     Ok(record)
 }
 
-/// Starts pasta for the holder. Nothing of the host is forwarded into the namespace, and no address in it leads to the
-/// host's own services.
-pub(super) fn uplink(program: &Path, holder: ProcessIdentity) -> io::Result<(ProcessIdentity, Child)> {
-    let mut command = Command::new(program);
+/// Starts pasta for the holder; it is on record before it is. Nothing of the host is forwarded into the namespace, and no
+/// address in it leads to the host's own loopback.
+pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) -> io::Result<Child> {
+    // The shell becomes pasta when it is told to, and ends when whoever started it does before that.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "read -r go && exec \"$0\" \"$@\" < /dev/null"]).arg(program);
     command.args(["--foreground", "--quiet", "-4", "--config-net", "--ns-ifname", UPLINK, "--no-map-gw"]);
+    let [address, gateway] = UPLINK_ADDRESSES.map(|address| address.to_string());
+    command.args(["--address", &address, "--netmask", UPLINK_NETMASK, "--gateway", &gateway]);
     command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
     if rustix::process::geteuid().is_root() {
         // It would become nobody, who may not join.
         command.args(["--runas", "0"]);
     }
-    command.arg(holder.pid.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/").process_group(0);
-    let child = command.spawn()?;
+    command.arg(record.holder.pid.to_string());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/").process_group(0);
+    let mut child = command.spawn()?;
     let process = child.id().and_then(ProcessIdentity::of).ok_or(io::ErrorKind::NotFound)?;
-    Ok((process, child))
+    let recorded = Record { pasta: Some(process), ..record.clone() };
+    recorded.write(state)?;
+    *record = recorded;
+    crate::failpoint::hit("uplink.recorded").await;
+    child.stdin.take().expect("stdin was asked for").write_all(b"go\n").await?;
+    Ok(child)
 }
 
 /// Why a child that ended did so, in its own words.
@@ -157,5 +155,54 @@ pub(super) fn find(name: &str) -> Option<PathBuf> {
 pub(super) fn end(process: ProcessIdentity) {
     if let Err(error) = kill_proven(process, Signal::KILL) {
         tracing::warn!(pid = process.pid, %error, "cannot end a process of the network");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A state directory, a record of this process, and a program in pasta's place that keeps a copy of what is on record
+    /// when it begins.
+    fn place() -> (tempfile::TempDir, Record, PathBuf) {
+        let temp = tempfile::tempdir().unwrap();
+        let holder = ProcessIdentity::of(std::process::id()).unwrap();
+        let record = Record { host_boot_id: host_boot_id().unwrap(), holder, namespace: 0, pasta: None };
+        let program = temp.path().join("pasta");
+        let line = format!("#!/bin/sh\ncd '{}' && cp {RECORD} begun && exec sleep 1000\n", temp.path().display());
+        fs::write(&program, line).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        (temp, record, program)
+    }
+
+    #[tokio::test]
+    async fn a_way_out_is_on_record_before_it_begins() {
+        let (temp, mut record, program) = place();
+        let mut child = uplink(&program, &mut record, temp.path()).await.unwrap();
+        let begun = temp.path().join("begun");
+        let read = || fs::read(&begun).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let seen = timeout(PATIENCE, async {
+            loop {
+                match read() {
+                    Some(seen) => break seen,
+                    None => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        });
+        assert_eq!(seen.await.unwrap(), record);
+        let pasta = record.pasta.unwrap();
+        assert_eq!((Some(pasta.pid), Record::read(temp.path()).unwrap().unwrap()), (child.id(), record.clone()));
+        end(pasta);
+        child.wait().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_written_down_does_not_begin() {
+        let (temp, mut record, program) = place();
+        let nowhere = temp.path().join("gone");
+        uplink(&program, &mut record, &nowhere).await.unwrap_err();
+        assert_eq!(record.pasta, None);
+        assert!(!temp.path().join("begun").exists());
     }
 }

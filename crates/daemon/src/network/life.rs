@@ -30,12 +30,15 @@ const BIND_TRIES: u32 = 20;
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// A host that changes its network does so in several steps.
 const SETTLE: Duration = Duration::from_millis(300);
+/// Before the helper is told again what it did not take.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The network while it is there.
 #[derive(Debug)]
 pub(super) struct Live {
     record: Record,
     helper: Helper,
+    /// This host's own addresses, as the helper knows them.
     host: Vec<Ipv4Addr>,
     /// Networks that have their bridge.
     networks: HashSet<u8>,
@@ -81,16 +84,18 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
     let mut slot = shared.live.lock().await;
     shared.guests.remove(vm);
     let Some(live) = slot.as_mut() else { return Ok(()) };
-    let detached = live.tell(&Request::DetachVm { vm: vm.clone() }).await;
-    match detached {
-        Ok(()) => {}
-        Err(Trouble::Refused(reason)) => return Err(reason),
-        Err(Trouble::Broken(error)) => {
-            // Whoever comes next removes what no VM has.
-            tracing::warn!(%error, "the network helper failed");
-            slot.take();
+    let detached = match live.tell(&Request::DetachVm { vm: vm.clone() }).await {
+        Ok(()) => Ok(()),
+        Err(Trouble::Refused(reason)) => {
+            tidy(shared);
+            Err(reason)
         }
-    }
+        Err(Trouble::Broken(error)) => {
+            // The next one, which is started when this one's end is noticed, removes what no VM has.
+            tracing::warn!(%error, "the network helper failed");
+            Ok(())
+        }
+    };
     if shared.guests.is_empty() {
         let shared = Arc::downgrade(shared);
         tokio::spawn(async move {
@@ -100,7 +105,28 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
             }
         });
     }
-    Ok(())
+    detached
+}
+
+/// Has what belongs to no VM removed, until the helper does it: it refused to.
+fn tidy(shared: &Arc<Shared>) {
+    let shared = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        let mut pause = RETRY.0;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+            let Some(shared) = shared.upgrade() else { return };
+            let mut slot = shared.live.lock().await;
+            // The last VM takes everything with it, and a helper that starts is told who may have something.
+            let Some(live) = slot.as_mut().filter(|_| !shared.guests.is_empty()) else { return };
+            let vms = shared.guests.all().iter().map(|guest| guest.vm.clone()).collect();
+            match live.tell(&Request::Reconcile { vms }).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),
+            }
+        }
+    });
 }
 
 /// Ends the network if nobody is attached.
@@ -222,8 +248,8 @@ impl Live {
 
     /// Makes a network, and answers names in it.
     async fn ensure(&mut self, shared: &Arc<Shared>, network: u8) -> Result<(), Trouble> {
-        self.host = watch::host_addresses();
-        let request = Request::EnsureNetwork { block: shared.settings.block, network, host: self.host.clone() };
+        let host = watch::host_addresses().map_err(|error| Trouble::Refused(error.to_string()))?;
+        let request = Request::EnsureNetwork { block: shared.settings.block, network, host: host.clone() };
         // The sockets of a resolver that is ending may be open for a moment still.
         for _ in 0..BIND_TRIES {
             match self.helper.ask(&request).await? {
@@ -236,6 +262,7 @@ impl Live {
             }
             sleep(BIND_PAUSE).await;
         }
+        self.host = host;
         self.networks.extend([0, network]);
         Ok(())
     }

@@ -47,6 +47,11 @@ impl Cidr {
         address.to_bits() & Self::mask(self.prefix) == self.first.to_bits()
     }
 
+    /// Whether an address is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+
     /// Its address number `n`, counted from its first; `None` beyond its end.
     pub fn nth(self, n: u32) -> Option<Ipv4Addr> {
         let address = Ipv4Addr::from_bits(self.first.to_bits().checked_add(n)?);
@@ -94,6 +99,9 @@ mod tests {
         assert_eq!(block.nth(3), Some(Ipv4Addr::new(10, 1, 0, 3)));
         assert_eq!(block.nth(4), None);
         assert_eq!("255.255.255.252/30".parse::<Cidr>().unwrap().nth(u32::MAX), None);
+        let parse = |text: &str| text.parse::<Cidr>().unwrap();
+        assert!(block.overlaps(parse("10.0.0.0/8")) && parse("0.0.0.0/0").overlaps(block));
+        assert!(block.overlaps(parse("10.1.0.3")) && !block.overlaps(parse("10.1.0.4/30")));
         assert!(block.contains(Ipv4Addr::new(10, 1, 0, 2)) && !block.contains(Ipv4Addr::new(10, 1, 0, 4)));
     }
 }

@@ -1,15 +1,14 @@
 //! A guest without a machine: a network namespace whose card is the tap of a VM, frame by frame.
 
-#![expect(unsafe_code, reason = "taps are opened by ioctl")]
-
 use crate::world::{World, vm};
+use banger_netlink::tap::{Name, Tap};
 use banger_root_helper::names;
 use banger_testkit::{Space, wait_until};
-use rustix::fd::AsRawFd;
 use std::{
     fs::File,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -100,18 +99,7 @@ impl Guest {
 
 /// Opens a tap in the network namespace of this thread; makes it if it is not there.
 fn open_tap(name: &str) -> File {
-    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-    // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR).unwrap();
-    // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives until the call returns.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
-    assert_eq!(result, 0, "{name}: {}", std::io::Error::last_os_error());
-    file
+    OwnedFd::from(Tap::make(Name::new(name).unwrap()).unwrap()).into()
 }
 
 /// Carries frames until one side is gone.

@@ -8,10 +8,10 @@ use banger_netlink::nft::{Act, Edit, Element, Family};
 use banger_proto::{
     helper::{Attachment, Request, To},
     name::VmId,
-    network::Cidr,
+    network::{Cidr, is_public},
 };
 use banger_root_helper::{
-    check::{check, is_public},
+    check::check,
     names::{self, Owner},
     rules::{self, Change, Ground},
     serve,
@@ -39,7 +39,7 @@ pub(crate) fn request(owner: Owner, request: &Request) {
     let first: Cidr = "10.213.0.0/16".parse().expect("a block");
     match request {
         Request::EnsureNetwork { block, network, host } => {
-            for ground in [Ground::OwnNamespace, Ground::Machine] {
+            for ground in [Ground::OwnNamespace, Ground::Machine(first)] {
                 tables(owner, *network, &rules::tables(owner, ground, *block, *network, host));
             }
             assert!(names::gateway(*block, *network).is_some_and(|gateway| !is_public(gateway)));

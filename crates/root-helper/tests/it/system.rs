@@ -17,6 +17,9 @@ use std::{
 /// The worst exposure `systemd-analyze security` may find, in tenths: 2.5 of 10.
 const EXPOSURE: &str = "25";
 
+/// What the administrator of these machines gives to VMs.
+const POOL: &str = "10.192.0.0/11";
+
 #[test]
 fn the_units_are_sound_and_expose_little() {
     if !require("systemd") {
@@ -69,7 +72,9 @@ impl Machine {
         let socket = std::env::temp_dir().join(format!("banger-root-{name}-{}.sock", std::process::id()));
         let listen = socket.to_str().unwrap().to_owned();
         let activated = space.run(move || {
-            Process(Command::new("systemd-socket-activate").args(["-l", &listen, HELPER, "system"]).spawn().unwrap())
+            Process(
+                Command::new("systemd-socket-activate").args(["-l", &listen, HELPER, "system", POOL]).spawn().unwrap(),
+            )
         });
         Self { space, socket, _activated: activated }
     }

@@ -14,7 +14,7 @@ use std::{collections::HashSet, io, sync::Arc};
 
 pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result<Live> {
     let known = Record::read(&shared.state)?;
-    let mut record = match known {
+    let record = match known {
         Some(record) if record.holder.alive() => record,
         known => {
             let helper = old.as_ref().and_then(|live| live.helper.process());
@@ -34,10 +34,6 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
             record
         }
     };
-    if !record.pasta.as_ref().is_some_and(ProcessIdentity::alive) {
-        // One that was started by a daemon that died before it wrote that down.
-        record.pasta = holder::inhabitants(record.namespace).into_iter().find(holder::is_pasta);
-    }
     if let Some(mut old) = old {
         // Its resolver's sockets must be closed before another helper binds the same address.
         for task in std::mem::take(&mut old.tasks) {
@@ -68,7 +64,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     for guest in &guests {
         live.place(shared, guest).await.map_err(Trouble::into_io)?;
     }
-    live.uplink(shared);
+    live.uplink(shared).await;
     live.tasks.push(tokio::spawn(watch(Arc::downgrade(shared), live.record.holder, live.helper.process())));
     Ok(live)
 }

@@ -14,7 +14,7 @@ use tokio::{process::Child, time::sleep};
 
 impl Live {
     /// Starts the way out if there should be one and is none.
-    pub(super) fn uplink(&mut self, shared: &Arc<Shared>) {
+    pub(super) async fn uplink(&mut self, shared: &Arc<Shared>) {
         if shared.settings.uplink != Uplink::Auto {
             return;
         }
@@ -29,13 +29,11 @@ impl Live {
             tracing::warn!("pasta is not installed: VMs have no way to the internet");
             return;
         };
-        match holder::uplink(&program, self.record.holder) {
-            Ok((pasta, child)) => {
-                self.record.pasta = Some(pasta);
-                if let Err(error) = self.record.write(&shared.state) {
-                    tracing::error!(%error, "cannot write down who the uplink is");
+        match holder::uplink(&program, &mut self.record, &shared.state).await {
+            Ok(child) => {
+                if let Some(pasta) = self.record.pasta {
+                    self.follow(shared, pasta, Some(child));
                 }
-                self.follow(shared, pasta, Some(child));
                 self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
             }
             Err(error) => tracing::warn!(%error, "pasta does not start: VMs have no way to the internet"),
@@ -71,7 +69,7 @@ fn try_uplink(shared: Arc<Shared>, afresh: bool) -> Pin<Box<dyn Future<Output = 
             if afresh {
                 live.pasta_retry = RETRY.0;
             }
-            live.uplink(&shared);
+            live.uplink(&shared).await;
         }
     })
 }

@@ -1,18 +1,19 @@
 //! What is noticed by itself: the end of a process, and another network around this host.
 
-use super::{RETRY, SETTLE, ended, ready};
+use super::{AGAIN, RETRY, SETTLE, Trouble, ended, ready};
 use crate::{
     network::{Shared, changes::Changes},
     shim::control::ProcessIdentity,
 };
 use banger_netlink::{Socket, route};
-use banger_proto::helper::MAX_HOST_ADDRESSES;
+use banger_proto::{helper::MAX_HOST_ADDRESSES, network::is_public};
 use std::{
+    io,
     net::Ipv4Addr,
     pin::Pin,
     sync::{Arc, Weak},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Mends the network when its holder or helper ends, and follows the host's own network.
 pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper: Option<ProcessIdentity>) {
@@ -31,22 +32,35 @@ pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper:
 async fn follow_host(shared: &Weak<Shared>) {
     let Ok(mut changes) = Changes::subscribe() else { std::future::pending().await };
     loop {
-        if changes.next().await.is_err() {
+        // Before the first news too: nobody listened when the helper was told.
+        let Some(strong) = shared.upgrade() else { return };
+        let told = tell_host(&strong).await;
+        drop(strong);
+        let news = match told {
+            Ok(()) => changes.next().await,
+            Err(error) => {
+                tracing::error!(%error, "the host's new addresses are not closed to guests; it is tried again");
+                timeout(AGAIN, changes.next()).await.unwrap_or(Ok(()))
+            }
+        };
+        if news.is_err() {
             std::future::pending::<()>().await;
         }
         sleep(SETTLE).await;
-        let Some(shared) = shared.upgrade() else { return };
-        let mut slot = shared.live.lock().await;
-        let Some(live) = slot.as_mut() else { continue };
-        if host_addresses() != live.host {
-            tracing::info!("this host's addresses changed");
-            if let Err(error) = live.ensure(&shared, 0).await {
-                tracing::error!(%error, "the host's new addresses are not closed to guests");
-            }
-        }
-        live.pasta_retry = RETRY.0;
-        live.uplink(&shared);
     }
+}
+
+/// Tells the helper of this host's addresses, if they are others than it knows.
+async fn tell_host(shared: &Arc<Shared>) -> io::Result<()> {
+    let mut slot = shared.live.lock().await;
+    let Some(live) = slot.as_mut() else { return Ok(()) };
+    if host_addresses()? != live.host {
+        tracing::info!("this host's addresses changed");
+        live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+    }
+    live.pasta_retry = RETRY.0;
+    live.uplink(shared).await;
+    Ok(())
 }
 
 /// Brings back what is missing, if a VM needs it.
@@ -61,12 +75,16 @@ fn mend(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     })
 }
 
-/// The addresses of this host, its loopback apart.
-pub(super) fn host_addresses() -> Vec<Ipv4Addr> {
-    let addresses = Socket::route().and_then(|mut socket| route::addresses(&mut socket)).unwrap_or_default();
-    let mut addresses: Vec<Ipv4Addr> = addresses.into_iter().filter(|address| !address.is_loopback()).collect();
+/// The addresses that this host has on the public internet. Its others are closed to guests whoever's they are.
+pub(super) fn host_addresses() -> io::Result<Vec<Ipv4Addr>> {
+    let mut addresses = route::addresses(&mut Socket::route()?)?;
+    addresses.retain(|address| is_public(*address));
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.truncate(MAX_HOST_ADDRESSES);
-    addresses
+    if addresses.len() > MAX_HOST_ADDRESSES {
+        let count = addresses.len();
+        let words = format!("this host has {count} public addresses, and {MAX_HOST_ADDRESSES} can be closed to guests");
+        return Err(io::Error::other(words));
+    }
+    Ok(addresses)
 }

@@ -5,6 +5,7 @@
 //! steps to use and to drop.
 
 use crate::{shim::control::ProcessIdentity, vmm::plan::Network};
+use banger_netlink::tap::{self, Tap};
 use rustix::{
     fs::{Mode, OFlags, open},
     thread::{LinkNameSpaceType, move_into_link_name_space},
@@ -17,7 +18,6 @@ use std::{
 
 /// `_IO(0xb7, 0x1)`: the user namespace that owns this one (ioctl_ns(2)).
 const NS_GET_USERNS: libc::c_ulong = 0xb701;
-const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 
 /// A network namespace and the user namespace that owns it. Clones are the same.
 #[derive(Debug, Clone)]
@@ -57,12 +57,12 @@ impl Namespace {
 pub(in crate::vmm) struct Card {
     namespace: Namespace,
     /// `None` when the monitor opens the tap itself.
-    tap: Option<Tap>,
+    tap: Option<Place>,
 }
 
 #[derive(Debug)]
-struct Tap {
-    name: [libc::c_char; libc::IFNAMSIZ],
+struct Place {
+    name: tap::Name,
     /// The number under which the monitor has the tap. Reserved by an open file until the tap takes its place.
     reserved: OwnedFd,
 }
@@ -75,15 +75,9 @@ impl Card {
 
     /// Makes everything ready that needs memory.
     pub(in crate::vmm) fn prepare(namespace: &Namespace, network: &Network) -> io::Result<Self> {
-        let mut name = [0; libc::IFNAMSIZ];
-        if network.tap.len() >= name.len() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        for (to, from) in name.iter_mut().zip(network.tap.bytes()) {
-            *to = from.cast_signed();
-        }
+        let name = tap::Name::new(&network.tap)?;
         let reserved = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { namespace: namespace.clone(), tap: Some(Tap { name, reserved }) })
+        Ok(Self { namespace: namespace.clone(), tap: Some(Place { name, reserved }) })
     }
 
     /// The number of the tap's descriptor.
@@ -94,18 +88,8 @@ impl Card {
     /// Between fork and exec: enters the namespace and opens the tap that stands there. Allocates nothing.
     pub(super) fn take(&self) -> io::Result<()> {
         self.namespace.enter()?;
-        let Some(Tap { name, reserved }) = &self.tap else { return Ok(()) };
-        let tap = open(c"/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        request.ifr_name = *name;
-        // Frames as they are, with the header that lets the guest leave checksums and segmentation to the host.
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives until the call returns.
-        if unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETIFF, &raw mut request) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
+        let Some(Place { name, reserved }) = &self.tap else { return Ok(()) };
+        let tap = OwnedFd::from(Tap::open(*name)?);
         // SAFETY: dup2(2) onto a number that this process reserved; the file that reserved it is closed by it.
         if unsafe { libc::dup2(tap.as_raw_fd(), reserved.as_raw_fd()) } == -1 {
             return Err(io::Error::last_os_error());

@@ -1,0 +1,54 @@
+//! Where a VM stands: what follows from its id, its network and its number there. Daemon and helper derive it, each by
+//! itself, so that none of it crosses the socket between them.
+
+use super::Cidr;
+use crate::{
+    helper::{NETWORK_SIZE, NETWORKS},
+    name::VmId,
+};
+use std::net::Ipv4Addr;
+
+/// The tap of a VM: 14 bytes.
+pub fn tap(vm: &VmId) -> String {
+    format!("bt{vm}")
+}
+
+/// An address of a network.
+pub fn address(block: Cidr, network: u8, host: u16) -> Option<Ipv4Addr> {
+    if network >= NETWORKS || u32::from(host) >= NETWORK_SIZE {
+        return None;
+    }
+    block.nth(u32::from(network) * NETWORK_SIZE + u32::from(host))
+}
+
+/// The gateway of a network.
+pub fn gateway(block: Cidr, network: u8) -> Option<Ipv4Addr> {
+    address(block, network, 1)
+}
+
+/// The hardware address of whoever has an IPv4 address here: locally administered, and as unique as the address.
+pub fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x62, a, b, c, d]
+}
+
+/// The same as text.
+pub fn mac_text(address: Ipv4Addr) -> String {
+    mac(address).map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_networks_do_not_meet() {
+        let block: Cidr = "10.213.0.0/16".parse().unwrap();
+        assert_eq!(gateway(block, 0), Some(Ipv4Addr::new(10, 213, 0, 1)));
+        assert_eq!(gateway(block, 63), Some(Ipv4Addr::new(10, 213, 252, 1)));
+        assert_eq!(address(block, 63, 1023), Some(Ipv4Addr::new(10, 213, 255, 255)));
+        assert_eq!((address(block, 64, 1), address(block, 0, 1024)), (None, None));
+        assert_eq!(mac(Ipv4Addr::new(10, 213, 0, 5)), [2, 0x62, 10, 213, 0, 5]);
+        assert_eq!(mac_text(Ipv4Addr::new(10, 213, 0, 5)), "02:62:0a:d5:00:05");
+    }
+}
