@@ -34,8 +34,8 @@ boots: build ## Boot 50 throw-away VMs one after the other; fail with the first 
 dist: build ## Pack programs, man pages and completions into dist/
 	@$(XTASK) dist --bin-dir $(BIN)
 
-install: build ## Install programs, man pages and completions under PREFIX (~/.local)
-	@$(XTASK) install --bin-dir $(BIN) --prefix $(DESTDIR)$(PREFIX)
+install: build ## Install programs, man pages, completions and unit files under PREFIX (~/.local)
+	@$(XTASK) install --bin-dir $(BIN) --prefix $(PREFIX) --destdir $(or $(DESTDIR),/)
 
 kernel: ## Build generic-6.12 from kernel.org, or from the distribution's source, into build/manual/generic-kernel
 	@scripts/make-generic-kernel.sh --auto

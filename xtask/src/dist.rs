@@ -11,14 +11,21 @@ use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 const PROGRAMS: [&str; 5] = ["banger", "bangerd", "bangerd-root", "banger-shim", "banger-vsock-agent"];
 const DOCUMENTS: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
-/// Puts everything below `prefix`; a running program keeps the file it started from.
-pub(crate) fn install(bin_dir: &Path, prefix: &Path) -> Result<()> {
+/// The network helper's units for a machine, with `@BINDIR@` where its program is.
+const UNITS: [&str; 2] = ["bangerd-root.socket", "bangerd-root.service"];
+/// Where a package that is unpacked for a machine puts programs.
+const PACKED_FOR: &str = "/usr/local";
+
+/// Puts everything below `prefix`, for programs that will be below `final_prefix`; a running program keeps the file it
+/// started from.
+pub(crate) fn install(bin_dir: &Path, prefix: &Path, final_prefix: &Path) -> Result<()> {
     let bin = prefix.join("bin");
     std::fs::create_dir_all(&bin).with_context(|| format!("creating {}", bin.display()))?;
     for program in PROGRAMS {
         copy(&bin_dir.join(program), &bin.join(program), 0o755)?;
     }
     generate::into(&prefix.join("share"), &bin_dir.join("banger"))?;
+    units(&final_prefix.join("bin"), &prefix.join("share/banger/systemd"))?;
     let documents = prefix.join("share/doc/banger");
     std::fs::create_dir_all(&documents).with_context(|| format!("creating {}", documents.display()))?;
     DOCUMENTS.iter().try_for_each(|document| copy(&root().join(document), &documents.join(document), 0o644))
@@ -29,7 +36,7 @@ pub(crate) fn pack(bin_dir: &Path) -> Result<()> {
     let name = format!("banger-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     let dist = root().join("dist");
     let tree = tempfile::tempdir()?;
-    install(bin_dir, &tree.path().join(&name))?;
+    install(bin_dir, &tree.path().join(&name), Path::new(PACKED_FOR))?;
     std::fs::create_dir_all(&dist)?;
     let archive = dist.join(format!("{name}.tar.gz"));
     let time = text_of(Command::new("git").args(["log", "-1", "--format=@%ct"]).current_dir(root()))?;
@@ -38,6 +45,20 @@ pub(crate) fn pack(bin_dir: &Path) -> Result<()> {
     tar.arg(format!("--mtime={}", time.trim())).arg("-cf").arg(&archive).arg("-C").arg(tree.path()).arg(&name);
     text_of(&mut tar)?;
     writeln(&archive.display().to_string());
+    Ok(())
+}
+
+/// Renders the units for programs in `bin` into `dir`.
+pub(crate) fn units(bin: &Path, dir: &Path) -> Result<()> {
+    anyhow::ensure!(bin.is_absolute(), "{} is no absolute path: systemd takes no other", bin.display());
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    for unit in UNITS {
+        let template = root().join("configs/systemd").join(unit);
+        let text = std::fs::read_to_string(&template).with_context(|| format!("reading {}", template.display()))?;
+        let path = dir.join(unit);
+        std::fs::write(&path, text.replace("@BINDIR@", &bin.display().to_string()))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
     Ok(())
 }
 
@@ -51,4 +72,20 @@ fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the result of the task")]
 fn writeln(line: &str) {
     println!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_name_the_program_where_it_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        units(Path::new("/opt/banger/bin"), dir.path()).unwrap();
+        let service = std::fs::read_to_string(dir.path().join("bangerd-root.service")).unwrap();
+        assert!(service.contains("\nExecStart=/opt/banger/bin/bangerd-root system "), "{service}");
+        assert!(!service.contains("@BINDIR@"), "{service}");
+        assert!(dir.path().join("bangerd-root.socket").exists());
+        assert!(units(Path::new("bin"), dir.path()).is_err());
+    }
 }

@@ -38,7 +38,7 @@ enum Task {
         #[arg(long)]
         bin_dir: PathBuf,
     },
-    /// Install programs, man pages and completions.
+    /// Install programs, man pages, completions and the systemd units of the network helper.
     Install {
         /// Where `scripts/build.sh release` put the programs.
         #[arg(long)]
@@ -46,6 +46,9 @@ enum Task {
         /// Gets `bin/` and `share/`.
         #[arg(long)]
         prefix: PathBuf,
+        /// A directory that stands in for the root of the file system, for those who pack.
+        #[arg(long, default_value = "/")]
+        destdir: PathBuf,
     },
     /// Measure banger against what it stands on.
     Bench(bench::Args),
@@ -81,7 +84,10 @@ fn run(task: Task) -> Result<()> {
         Task::CheckRepo => check_repo::run(),
         Task::Gen { bin_dir, dir } => generate::into(&dir, &bin_dir.join("banger")),
         Task::Dist { bin_dir } => dist::pack(&bin_dir),
-        Task::Install { bin_dir, prefix } => dist::install(&bin_dir, &prefix),
+        Task::Install { bin_dir, prefix, destdir } => {
+            let prefix = std::path::absolute(prefix)?;
+            dist::install(&bin_dir, &destdir.join(prefix.strip_prefix("/")?), &prefix)
+        }
         Task::Bench(args) => bench::run(&args),
         Task::Boots(args) => boots::run(&args),
         Task::GuestPort { socket, port } => bench::guest_port::join(&socket, port),

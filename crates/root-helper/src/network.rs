@@ -94,9 +94,6 @@ impl Host {
     }
 
     fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> Answered {
-        if self.block.is_some_and(|known| known != block) {
-            return Err(io::Error::other("networks are cut from another block already"));
-        }
         if let Ground::Machine(pool) = self.ground
             && !(pool.contains(block.first()) && pool.prefix() <= block.prefix())
         {
@@ -139,9 +136,9 @@ impl Host {
     fn bridge(&mut self, block: Cidr, network: u8, made: &mut Vec<u32>) -> io::Result<()> {
         let (name, alias) = (self.owner.bridge(network), self.owner.bridge_alias(network));
         let gateway = gateway(block, network)?;
+        self.nobody_elses(block, gateway)?;
         let is_new = link::find(&mut self.netlink, &name)?.is_none();
         if is_new {
-            self.nobody_elses(block, gateway)?;
             link::add_bridge(&mut self.netlink, &name, names::mac(gateway), &alias)?;
         }
         let bridge = self.ours(&name, &alias)?;
@@ -150,23 +147,28 @@ impl Host {
         link::set_up(&mut self.netlink, bridge.index)
     }
 
-    /// Whether the gateway's address is free. On a machine that has a life beside VMs all of the block must be: its user
-    /// chose it, and would be the router or the resolver that others mean.
+    /// Whether the gateway's address is free, or ours already. On a machine that has a life beside VMs all of the block must
+    /// be: its user chose it, and would be the router or the resolver that others mean.
     fn nobody_elses(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
         let wanted = if self.ground == Ground::OwnNamespace { Cidr::host(gateway) } else { block };
         let links = link::list(&mut self.netlink)?;
-        let own: Vec<u32> =
-            links.iter().filter(|link| self.network_of(link).is_some()).map(|link| link.index).collect();
-        for route in route::routes(&mut self.netlink)? {
-            // Everything, or either half of it (as some VPNs have it), is the way to what is nobody's here.
-            let is_default = route.prefix <= 1;
-            let is_own = route.link.is_some_and(|link| own.contains(&link));
-            let to = Cidr::new(route.first, route.prefix).filter(|to| to.overlaps(wanted));
-            if let Some(to) = to.filter(|_| !is_default && !is_own) {
-                return Err(io::Error::other(format!("{wanted} is somebody else's here: there is a route to {to}")));
-            }
+        let own = links.iter().filter(|link| self.network_of(link).is_some()).map(|link| link.index);
+        let own: HashSet<Option<u32>> = own.map(Some).collect();
+        let routes = route::routes(&mut self.netlink)?;
+        let (ours, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(|route| own.contains(&route.link));
+        if ours.iter().any(|route| route.prefix == 32 && !block.contains(route.first)) {
+            return Err(io::Error::other("networks are cut from another block already"));
         }
-        Ok(())
+        // Everything, or either half of it (as some VPNs have it), is the way to what is nobody's here.
+        let to = others.iter().filter(|to| to.prefix > 1).filter_map(|to| Cidr::new(to.first, to.prefix));
+        let mut to = to.filter(|to| to.overlaps(wanted));
+        match to.next() {
+            // What came after ours was made is no reason to take ours away.
+            Some(to) if !ours.iter().any(|route| (route.first, route.prefix) == (gateway, 32)) => {
+                Err(io::Error::other(format!("{wanted} is somebody else's here: there is a route to {to}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The network that a link is the bridge of, if it says that it is ours.

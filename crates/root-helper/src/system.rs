@@ -19,7 +19,7 @@ use std::{
 
 /// Conversations at once, of all users and of one. One more of one user is hung up on; where there are too many in all,
 /// it is the one that was silent longest, so that nobody who has many user ids keeps others out.
-const MAX_CONVERSATIONS: (usize, usize) = (256, 8);
+const MAX_CONVERSATIONS: (usize, usize) = (200, 8);
 /// Before the next is waited for when there is no room for one in this process.
 const PAUSE: Duration = Duration::from_millis(100);
 

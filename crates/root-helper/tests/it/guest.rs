@@ -30,12 +30,17 @@ pub(crate) struct Guest {
 impl Guest {
     /// The VM of this number, which is attached.
     pub(crate) fn new(world: &World, number: u16, network: u8) -> Self {
+        Self::at(&world.inside, number, network)
+    }
+
+    /// The same where the bridges are in another namespace.
+    pub(crate) fn at(inside: &Space, number: u16, network: u8) -> Self {
         let block = "10.213.0.0/16".parse().unwrap();
         let address = names::address(block, network, number + 2).unwrap();
         let gateway = names::gateway(block, network).unwrap();
         let mac = names::mac(address);
         let name = names::tap(&vm(number));
-        let tap = world.inside.run(move || open_tap(&name));
+        let tap = inside.run(move || open_tap(&name));
         let space = Space::new();
         let card = space.run(|| open_tap("eth0"));
         let mac_text = mac.map(|byte| format!("{byte:02x}")).join(":");

@@ -88,6 +88,40 @@ fn what_is_not_ours_is_left_alone() {
     assert!(links.contains("bt000000000001") && links.contains("bb0n7"), "{links}");
 }
 
+/// What does not work leaves nothing of what did.
+#[test]
+fn a_request_that_fails_half_way_is_undone() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    let everything = |world: &World| {
+        let links = world.inside.command("ip -o link");
+        let names = links.lines().map(|line| line.split(": ").nth(1).unwrap_or_default()).collect::<Vec<_>>();
+        names.join(" ") + &world.inside.command("nft list ruleset")
+    };
+    // The gateway of the fourth network is somebody else's.
+    world.inside.command("ip address add 10.213.12.1/32 dev lo");
+    let before = everything(&world);
+    let hosts = vec!["7.7.7.7".parse().unwrap()];
+    let taken = Request::EnsureNetwork { block: "10.213.0.0/16".parse().unwrap(), network: 3, host: hosts };
+    let answer = world.helper.ask(&taken);
+    assert!(matches!(&answer, Answer::Failed { reason } if reason.contains("somebody else's")), "{answer:?}");
+    assert_eq!(everything(&world), before, "neither a bridge nor the new address of the host");
+    world.inside.command("ip address del 10.213.12.1/32 dev lo");
+    world.helper.done(&taken);
+    // Rules cannot be made where their table is gone.
+    world.inside.command("nft delete table bridge banger_0");
+    let before = everything(&world);
+    for policy in [policy(Base::Internet, &[], &[]), policy(Base::Nothing, &[], &["learned", "10.0.0.0/8"])] {
+        let answer = world.helper.ask(&attach(0, 0, policy));
+        assert!(matches!(answer, Answer::Failed { .. }), "{answer:?}");
+        assert_eq!(everything(&world), before);
+    }
+    world.helper.done(&ensure(0));
+    world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &[])));
+}
+
 #[test]
 fn the_helper_confines_itself() {
     if !banger_testkit::require("netns") {
@@ -95,7 +129,7 @@ fn the_helper_confines_itself() {
     }
     let mut world = World::new();
     let layers = world.helper.status().confinement.join("\n");
-    assert!(layers.contains("net_admin") && layers.contains("seccomp: on"), "{layers}");
+    assert!(layers.contains("net_admin") && layers.contains("seccomp: on") && layers.contains("landlock:"), "{layers}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.helper.process.pid())).unwrap();
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
     // CAP_NET_BIND_SERVICE is bit 10, CAP_NET_ADMIN bit 12.

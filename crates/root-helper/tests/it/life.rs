@@ -2,7 +2,7 @@
 
 use crate::{
     guest::Guest,
-    world::{Helper, INTERNET, World, attach, ensure, hold, policy, vm},
+    world::{Helper, INTERNET, LAN, World, attach, ensure, hold, policy, vm},
 };
 use banger_proto::helper::{Base, Request};
 use banger_testkit::Space;
@@ -17,7 +17,13 @@ fn fifty_vms_that_come_and_go_leave_nothing() {
     }
     let mut world = World::new();
     world.helper.done(&ensure(2));
-    let before = world.inside.command("nft list ruleset");
+    let before = world.inside.command("nft -s list ruleset");
+    // One of them is denied something, which is remembered as long as it is there.
+    world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &[])));
+    let guest = Guest::new(&world, 0, 0);
+    guest.is_denied(&mut world, LAN, 80);
+    world.helper.done(&Request::DetachVm { vm: vm(0) });
+    assert_eq!(world.inside.command("nft -s list ruleset"), before);
     let mut attached = [false; VMS as usize];
     // Always the same random order, so that a failure comes again.
     let mut random = 1_u32;
@@ -58,12 +64,12 @@ fn fifty_vms_that_come_and_go_leave_nothing() {
     }
     world.helper.done(&Request::Reconcile { vms: vec![vm(4242)] });
     assert_eq!(world.traces(), Vec::<String>::new());
-    assert_eq!(world.inside.command("nft list ruleset"), before);
+    assert_eq!(world.inside.command("nft -s list ruleset"), before);
     let helper = world.helper.process.pid();
     let children = std::fs::read_to_string(format!("/proc/{helper}/task/{helper}/children")).unwrap();
     assert_eq!(children, "", "no nft is left");
     world.helper.done(&Request::Reconcile { vms: Vec::new() });
-    assert_eq!(world.inside.command("nft list ruleset"), "");
+    assert_eq!(world.inside.command("nft -s list ruleset"), "");
     let links = world.inside.command("ip -o link");
     assert!(!links.contains("bb0"), "{links}");
 }

@@ -167,6 +167,18 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
     world.helper.done(&learn(1, &[INTERNET]));
     world.helper.done(&learn(1, &[INTERNET]));
     guest.reaches(INTERNET, 5432);
+    // What was learnt becomes the host's own address: closed at once, and open again when it is not.
+    let hosts = |addresses: &[Ipv4Addr]| Request::EnsureNetwork {
+        block: "10.213.0.0/16".parse().unwrap(),
+        network: 0,
+        host: addresses.to_vec(),
+    };
+    world.helper.done(&hosts(&[HOST, INTERNET]));
+    for port in [80, 5432] {
+        guest.is_denied(&mut world, INTERNET, port);
+    }
+    world.helper.done(&hosts(&[HOST]));
+    guest.reaches(INTERNET, 80);
     // The same rules again, by a helper that knows of nothing: what was learnt stays. Other rules: it does not.
     world.replace_helper();
     world.helper.done(&attach(0, 0, learns));

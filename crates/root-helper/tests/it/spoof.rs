@@ -2,12 +2,13 @@
 
 use crate::{
     guest::{Guest, SOON},
+    sniffer::Sniffer,
     world::{INTERNET, World, attach, policy},
 };
 use banger_proto::helper::Base;
 use banger_root_helper::names;
 use banger_testkit::wait_until;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 
 pub(crate) const IPV4: [u8; 2] = [8, 0];
 const ARP: [u8; 2] = [8, 6];
@@ -60,15 +61,18 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
     let (guest, other) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
     guest.reaches(INTERNET, 80);
     other.reaches(INTERNET, 80);
+    let (outside, beside) = (Sniffer::new(&world.outside), Sniffer::new(&other.space));
     let gateway = Ipv4Addr::new(10, 213, 0, 1);
     let router = names::mac(gateway);
     let (me, my_mac) = (guest.address, guest.mac);
+    // Each goes somewhere else, so that the one that gets through is known.
+    let to = |number: u8| Ipv4Addr::new(9, 9, 7, number);
     let spoofs: [(&str, Vec<u8>); 9] = [
-        ("another's address", frame(router, my_mac, IPV4, &packet(other.address, INTERNET, 0))),
-        ("another's MAC", frame(router, other.mac, IPV4, &packet(me, INTERNET, 0))),
-        ("another's MAC and address", frame(router, other.mac, IPV4, &packet(other.address, INTERNET, 0))),
-        ("no address yet", frame(BROADCAST, my_mac, IPV4, &packet(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 0))),
-        ("a fragment of another's", frame(router, my_mac, IPV4, &packet(other.address, INTERNET, 0x2001))),
+        ("another's address", frame(router, my_mac, IPV4, &packet(other.address, to(1), 0))),
+        ("another's MAC", frame(router, other.mac, IPV4, &packet(me, to(2), 0))),
+        ("another's MAC and address", frame(router, other.mac, IPV4, &packet(other.address, to(3), 0))),
+        ("no address yet", frame(BROADCAST, my_mac, IPV4, &packet(Ipv4Addr::UNSPECIFIED, to(4), 0))),
+        ("a fragment of another's", frame(router, my_mac, IPV4, &packet(other.address, to(5), 0x2001))),
         ("ARP for the gateway", frame(BROADCAST, my_mac, ARP, &arp(my_mac, gateway, me))),
         ("ARP with another's MAC", frame(BROADCAST, my_mac, ARP, &arp(other.mac, me, gateway))),
         ("IPv6", frame([0x33, 0x33, 0, 0, 0, 1], my_mac, IPV6, &[0x60; 40])),
@@ -83,13 +87,48 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
     }
     // A spanning-tree packet with the other's MAC: it is not forwarded, and must not teach the bridge anything.
     guest.send(&frame([1, 0x80, 0xc2, 0, 0, 0], other.mac, [0, 38], &[0x42, 0x42, 3]));
-    // Nothing that was sent reached anybody, and both are who they were.
+    // An honest packet, but to the other's card instead of the router's, and the end of one that never began.
+    guest.send(&frame(other.mac, my_mac, IPV4, &packet(me, to(6), 0)));
+    guest.send(&frame(router, my_mac, IPV4, &packet(me, to(7), 0x0010)));
+    // The same frame as all of those, without the lie, does arrive; so does what is sent to the other one.
+    guest.send(&frame(router, my_mac, IPV4, &packet(me, to(200), 0)));
+    outside.sees(to(200));
     other.reaches(INTERNET, 80);
+    beside.sees(other.address);
+    for number in 1..=7 {
+        assert!(!outside.saw(to(number)) && !beside.saw(to(number)), "number {number} got through");
+    }
+    // Both are who they were.
     guest.reaches(INTERNET, 80);
     let neighbours = world.inside.command("ip neighbour show dev bb0n0");
     assert!(!neighbours.contains(&format!("{me} lladdr 02:62:0a:d5:00:03")), "{neighbours}");
-    let seen = world.outside.command("cat /proc/net/snmp");
-    assert!(seen.contains("Udp:"), "{seen}");
     let denied = world.helper.status();
     assert!(denied.denials.iter().all(|denial| denial.from == me || denial.from == other.address), "{denied:?}");
+}
+
+/// Packets larger than a card takes go in pieces, and a rule that has a port decides about all of them.
+#[test]
+fn pieces_of_a_packet_go_where_the_packet_may() {
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    world.helper.done(&attach(0, 0, policy(Base::Nothing, &[], &["9.9.9.9:9000"])));
+    let guest = Guest::new(&world, 0, 0);
+    assert!(guest.space.command("ip link show dev eth0").contains(" mtu 1500 "));
+    let open = world.outside.run(|| UdpSocket::bind((INTERNET, 9000)).unwrap());
+    let closed = world.outside.run(|| UdpSocket::bind((INTERNET, 9001)).unwrap());
+    let sender = guest.space.run(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+    let large = vec![7; 4000];
+    wait_until(SOON, "the packet on record", || {
+        sender.send_to(&large, (INTERNET, 9001)).unwrap();
+        let denials = world.helper.status().denials;
+        denials.iter().any(|denial| denial.port == 9001).then_some(()).ok_or_else(|| format!("{denials:?}"))
+    });
+    sender.send_to(&large, (INTERNET, 9000)).unwrap();
+    let mut got = vec![0; 9000];
+    open.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(open.recv(&mut got).unwrap(), large.len());
+    closed.set_nonblocking(true).unwrap();
+    assert_eq!(closed.recv(&mut got).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }

@@ -1,17 +1,20 @@
 //! The helper for a whole machine: its units, and what it does where others live too.
 
-use crate::world::{HELPER, Process, attach, policy, vm};
+use crate::{
+    guest::{Guest, SOON},
+    world::{HELPER, INTERNET, LAN, Process, attach, policy, vm},
+};
 use banger_proto::{
     framing::{self, HEADER},
-    helper::{Answer, Base, Request},
+    helper::{Answer, Base, Request, Status},
 };
 use banger_testkit::{Space, require, wait_until};
 use std::{
     io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 /// The worst exposure `systemd-analyze security` may find, in tenths: 2.5 of 10.
@@ -65,6 +68,16 @@ pub(crate) struct Machine {
     _activated: Process,
 }
 
+/// The service as its unit has it: an ordinary user nobody knows, two capabilities, and no way to more; and a tap device
+/// that everybody may open, in a mount namespace of its own.
+const UNIT: &str = "set -e
+mount -t tmpfs -o mode=755,size=64k none /mnt
+mknod -m 666 /mnt/tun c 10 200
+mount --bind /mnt/tun /dev/net/tun
+exec setpriv --reuid=64999 --regid=64999 --clear-groups --no-new-privs \
+  --bounding-set=-all,+net_admin,+net_bind_service --inh-caps=-all,+net_admin,+net_bind_service \
+  --ambient-caps=-all,+net_admin,+net_bind_service -- \"$@\"";
+
 impl Machine {
     pub(crate) fn new(name: &str) -> Self {
         let space = Space::new();
@@ -72,17 +85,15 @@ impl Machine {
         let socket = std::env::temp_dir().join(format!("banger-root-{name}-{}.sock", std::process::id()));
         let listen = socket.to_str().unwrap().to_owned();
         let activated = space.run(move || {
-            Process(
-                Command::new("systemd-socket-activate").args(["-l", &listen, HELPER, "system", POOL]).spawn().unwrap(),
-            )
+            let way = ["--mount", "--propagation=private", "--", "sh", "-c", UNIT, "sh", "systemd-socket-activate"];
+            let helper = ["-l", &listen, HELPER, "system", POOL];
+            Process(Command::new("unshare").args(way).args(helper).spawn().unwrap())
         });
         Self { space, socket, _activated: activated }
     }
 
     pub(crate) fn connect(&self) -> UnixStream {
-        wait_until(Duration::from_secs(30), "the socket", || {
-            UnixStream::connect(&self.socket).map_err(|error| error.to_string())
-        })
+        wait_until(SOON, "the socket", || UnixStream::connect(&self.socket).map_err(|error| error.to_string()))
     }
 
     /// The same as another user.
@@ -106,16 +117,71 @@ impl Drop for Machine {
     }
 }
 
+const MACHINE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
+
+/// Somebody who says hello on port 80 of an address.
+fn serve(space: &Space, at: Ipv4Addr) {
+    let listener = space.run(move || TcpListener::bind((at, 80)).unwrap());
+    std::thread::spawn(move || listener.incoming().flatten().try_for_each(|mut stream| stream.write_all(b"hello")));
+}
+
+fn hears(space: &Space, to: Ipv4Addr) {
+    let said = space.run(move || {
+        let mut stream = TcpStream::connect_timeout(&(to, 80).into(), SOON).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
+    });
+    assert_eq!(said, "hello", "{to}");
+}
+
+/// What came through before the other side hung up.
+fn hung_up(stream: &mut UnixStream) {
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => assert_eq!(rest, b""),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
+fn status(stream: &mut UnixStream) -> Status {
+    match ask(stream, &Request::Status { of: None }) {
+        Answer::Status(status) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn on_a_machine_with_others_only_guests_are_ruled() {
-    if !require("netns") || !require("systemd") {
+    if !require("netns") || !require("systemd") || !require("root") {
         return;
     }
     let machine = Machine::new("others");
-    machine.space.commands(
-        "nft add table inet mine
-         nft add chain inet mine input { type filter hook input priority 0 ; policy accept ; }",
-    );
+    let outside = Space::new();
+    outside.commands(&format!(
+        "ip link add out0 type veth peer name eth0 netns {}
+         ip address add 172.30.0.1/24 dev out0
+         ip address add {INTERNET}/32 dev lo
+         ip address add {LAN}/32 dev lo
+         ip link set lo up
+         ip link set out0 up",
+        machine.space.path()
+    ));
+    // The machine is one that forwards, and has rules of somebody else's.
+    machine.space.commands(&format!(
+        "ip address add {MACHINE}/24 dev eth0
+         ip link set eth0 up
+         ip route add default via 172.30.0.1
+         sysctl -q -w net.ipv4.ip_forward=1
+         nft add table inet mine
+         nft add chain inet mine input {{ type filter hook input priority 0 ; policy accept ; }}"
+    ));
+    for at in [INTERNET, LAN] {
+        serve(&outside, at);
+    }
+    serve(&machine.space, MACHINE);
     let others = machine.space.command("nft list table inet mine");
     let mut stream = machine.connect();
     for request in [crate::world::ensure(0), attach(0, 0, policy(Base::Internet, &[], &[]))] {
@@ -126,15 +192,123 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
     for hook in ["forward", "input", "output"] {
         assert!(rules.contains(&format!("hook {hook} priority filter; policy accept;")), "{rules}");
     }
+    // Others go and come as before, whatever is closed to guests.
+    for to in [INTERNET, LAN, MACHINE] {
+        hears(&machine.space, to);
+    }
+    hears(&outside, MACHINE);
+    // A guest is ruled.
+    let guest = Guest::at(&machine.space, 0, 0);
+    guest.reaches(INTERNET, 80);
     // Another conversation of the same user goes on where the first one is.
     let mut second = machine.connect();
-    let Answer::Status(status) = ask(&mut second, &Request::Status { of: None }) else { panic!("no status") };
-    assert_eq!(status.vms, [vm(0)]);
+    assert_eq!(status(&mut second).vms, [vm(0)]);
+    for to in [LAN, MACHINE] {
+        let trying = guest.space.start(move || TcpStream::connect_timeout(&(to, 80).into(), SOON).is_ok());
+        wait_until(SOON, &format!("a denial of {to}"), || {
+            assert!(!trying.is_finished(), "{to} was reached, or never tried");
+            let denials = status(&mut second).denials;
+            let found = denials.iter().any(|denial| (denial.from, denial.to) == (guest.address, to));
+            if found { Ok(()) } else { Err(format!("{denials:?}")) }
+        });
+    }
     // Nonsense ends one conversation only.
     stream.write_all(b"\xff\xff\xff\xff").unwrap();
-    let mut rest = Vec::new();
-    let _ = stream.read_to_end(&mut rest);
+    hung_up(&mut stream);
     assert_eq!(ask(&mut second, &Request::Reconcile { vms: Vec::new() }), Answer::Done);
     assert_eq!(machine.space.command("nft list ruleset"), others);
     assert!(!machine.space.command("ip -o link").contains("bb0"));
+    hears(&outside, MACHINE);
+}
+
+/// A user says which block its VMs are in, and would be whoever else is there.
+#[test]
+fn no_user_takes_an_address_that_somebody_has() {
+    if !require("netns") || !require("systemd") || !require("root") {
+        return;
+    }
+    let machine = Machine::new("blocks");
+    machine.space.commands(
+        "ip link add eth0 type bridge
+         ip address add 10.200.7.2/24 dev eth0
+         ip link set eth0 up
+         ip route add default via 10.200.7.1
+         ip route add 10.201.0.0/24 via 10.200.7.9
+         ip route add blackhole 10.202.128.0/17
+         ip route add 128.0.0.0/1 via 10.200.7.1
+         ip link add lan type bridge
+         ip address add 10.203.255.254/32 dev lan",
+    );
+    let rules_and_links = || machine.space.command("nft list ruleset") + &machine.space.command("ip -o link");
+    let before = rules_and_links();
+    let mut user = machine.connect_as(54_321);
+    let ensure = |block: &str, network| Request::EnsureNetwork { block: block.parse().unwrap(), network, host: vec![] };
+    for (block, words) in [
+        // The router and whoever else is on the link, a resolver behind the router, a closed block, an own address.
+        ("10.200.0.0/16", "somebody else's"),
+        ("10.201.0.0/16", "somebody else's"),
+        ("10.202.0.0/16", "somebody else's"),
+        ("10.203.0.0/16", "somebody else's"),
+        // Where the machine's router leads to: what is not the administrator's to give.
+        ("10.8.0.0/16", "cut from 10.192.0.0/11"),
+        ("192.168.0.0/16", "cut from 10.192.0.0/11"),
+    ] {
+        let answer = ask(&mut user, &ensure(block, 0));
+        assert!(matches!(&answer, Answer::Failed { reason } if reason.contains(words)), "{block}: {answer:?}");
+    }
+    assert_eq!(rules_and_links(), before);
+    assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 0)), Answer::Done | Answer::Resolver));
+    // Its own bridges are no reason; what came since is.
+    assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 1)), Answer::Done | Answer::Resolver));
+    machine.space.command("ip route add 10.213.64.0/24 dev eth0");
+    assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 1)), Answer::Done | Answer::Resolver));
+    let answer = ask(&mut user, &ensure("10.213.0.0/16", 2));
+    assert!(matches!(&answer, Answer::Failed { reason } if reason.contains("10.213.64.0/24")), "{answer:?}");
+    // Who comes again, and is known by nothing but what is there, has one block still.
+    drop(user);
+    let mut user = machine.connect_as(54_321);
+    for block in ["10.203.0.0/16", "10.214.0.0/16"] {
+        let answer = ask(&mut user, &ensure(block, 0));
+        assert!(
+            matches!(&answer, Answer::Failed { reason } if reason.contains("another block")),
+            "{block}: {answer:?}"
+        );
+    }
+    assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 1)), Answer::Done | Answer::Resolver));
+    assert!(!machine.space.command("ip -4 address").contains("10.214."));
+}
+
+/// Neither one user's many conversations nor many users' keep anybody out, and nobody has to be waited for.
+#[test]
+fn nobody_keeps_others_out() {
+    if !require("netns") || !require("systemd") || !require("root") {
+        return;
+    }
+    let machine = Machine::new("fair");
+    // As many as one user may have, each of which stops in the middle of a request.
+    let mut half: Vec<_> = (0..8).map(|_| machine.connect_as(54_321)).collect();
+    for stream in &mut half {
+        stream.write_all(b"\0\0").unwrap();
+    }
+    hung_up(&mut machine.connect_as(54_321));
+    let mut other = machine.connect_as(54_322);
+    assert_eq!(status(&mut other).vms, []);
+    // They do not for ever, and then there is room.
+    half.iter_mut().for_each(hung_up);
+    let mut again = wait_until(SOON, "room for another one", || {
+        let mut stream = machine.connect_as(54_321);
+        stream.write_all(&framing::encode(&Request::Status { of: None }).unwrap()).unwrap();
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header).map_err(|error| error.to_string())?;
+        let mut body = vec![0; framing::body_length(header).unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        Ok::<_, String>(stream)
+    });
+    drop(half);
+    // More users than there is room for, none of whom says anything: who came first and said nothing since goes.
+    let crowd: Vec<_> = (0..200).map(|number| machine.connect_as(60_000 + number)).collect();
+    assert_eq!(status(&mut machine.connect_as(54_323)).vms, []);
+    hung_up(&mut again);
+    drop(crowd);
+    assert_eq!(status(&mut machine.connect_as(54_321)).vms, []);
 }

@@ -2,6 +2,7 @@
 //! host that moves.
 
 mod around;
+mod matrix;
 mod roaming;
 mod survival;
 

@@ -60,6 +60,7 @@ impl Around {
         host.start(serve_hello);
         outside.start(|| serve_names("9.9.9.53:53", INTERNET));
         outside.start(|| serve_names("9.9.9.54:53", OTHER));
+        outside.start(|| serve_names_over_tcp("9.9.9.54:53", Ipv4Addr::new(9, 9, 8, 9)));
         Self { host, outside }
     }
 
@@ -87,15 +88,35 @@ pub(super) fn serve_names(listen: &str, address: Ipv4Addr) {
     let socket = UdpSocket::bind(listen).expect("port 53 of a namespace");
     let mut query = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut query) {
-        let is_a =
-            query[..length].ends_with(&[0, 1, 0, 1]) || query[..length].windows(5).any(|part| part == [0, 0, 1, 0, 1]);
-        // The question as it came, without what may follow it, and one record.
-        let Some(end) = query[12..length].iter().position(|byte| *byte == 0).map(|at| 12 + at + 5) else { continue };
-        let mut answer = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0], &query[12..end]].concat();
-        if is_a {
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
-            answer.extend(address.octets());
-        }
-        let _ = socket.send_to(&answer, from);
+        let _ = answer(&query[..length], address).map(|answer| socket.send_to(&answer, from));
     }
+}
+
+/// The same for who asks over TCP, one question a connection.
+fn serve_names_over_tcp(listen: &str, address: Ipv4Addr) {
+    let listener = TcpListener::bind(listen).expect("port 53 of a namespace");
+    for mut stream in listener.incoming().flatten() {
+        let mut length = [0; 2];
+        let mut query = vec![0; 512];
+        let read = stream.read_exact(&mut length).and_then(|()| {
+            query.resize(usize::from(u16::from_be_bytes(length)), 0);
+            stream.read_exact(&mut query)
+        });
+        if let (Ok(()), Some(answer)) = (read, answer(&query, address)) {
+            let length = u16::try_from(answer.len()).expect("a short answer").to_be_bytes();
+            let _ = stream.write_all(&[&length[..], &answer].concat());
+        }
+    }
+}
+
+/// The question as it came, without what may follow it, and one record.
+fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    let is_a = query.ends_with(&[0, 1, 0, 1]) || query.windows(5).any(|part| part == [0, 0, 1, 0, 1]);
+    let end = query.get(12..)?.iter().position(|byte| *byte == 0)? + 12 + 5;
+    let mut answer = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0], query.get(12..end)?].concat();
+    if is_a {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
 }

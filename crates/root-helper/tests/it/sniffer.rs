@@ -1,0 +1,50 @@
+//! Which IPv4 packets are seen in a namespace, on whatever link: where they were to go.
+
+use crate::guest::SOON;
+use banger_testkit::{Space, wait_until};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+};
+
+/// `ETH_P_IP`, as the wire has it.
+const IPV4: u32 = 0x0800_u16.to_be() as u32;
+
+/// What was seen since this began.
+#[derive(Debug, Clone)]
+pub(crate) struct Sniffer(Arc<Mutex<BTreeSet<Ipv4Addr>>>);
+
+impl Sniffer {
+    pub(crate) fn new(space: &Space) -> Self {
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let note = seen.clone();
+        let socket = space.run(|| {
+            let protocol = Protocol::from_raw(NonZeroU32::new(IPV4).unwrap());
+            socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(protocol)).unwrap()
+        });
+        // It ends with the test.
+        std::thread::spawn(move || {
+            let mut packet = vec![0; 70_000];
+            while let Ok((_, length)) = recv(&socket, &mut packet, RecvFlags::empty()) {
+                let to = packet[..length].get(16..20).and_then(|to| <[u8; 4]>::try_from(to).ok());
+                note.lock().unwrap().extend(to.map(Ipv4Addr::from));
+            }
+        });
+        Self(seen)
+    }
+
+    pub(crate) fn saw(&self, to: Ipv4Addr) -> bool {
+        self.0.lock().unwrap().contains(&to)
+    }
+
+    /// Waits for a packet that does arrive: what was sent before it has arrived too, or never will.
+    #[track_caller]
+    pub(crate) fn sees(&self, to: Ipv4Addr) {
+        wait_until(SOON, &format!("a packet to {to}"), || {
+            if self.saw(to) { Ok(()) } else { Err(format!("{:?}", self.0.lock().unwrap())) }
+        });
+    }
+}
