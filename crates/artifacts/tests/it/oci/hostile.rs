@@ -7,7 +7,12 @@ use super::{
     registry::{Content, Host, OCI_LAYER, chain, digest, reference},
 };
 use crate::web::Server;
-use banger_artifacts::oci::{Limits, hostile};
+use banger_artifacts::{
+    job::{Cancel, Job, Silent},
+    oci::{Limits, hostile},
+    rootfs::Format,
+};
+use banger_testkit::require;
 use serde_json::{Value, json};
 use std::{fs, io::Write as _, path::Path};
 use tar::EntryType;
@@ -295,11 +300,20 @@ fn the_corpus_is_replayed() {
         let dir = tempfile::tempdir().unwrap();
         let outcome = hostile::stack(&bytes, dir.path());
         let name = path.file_name().unwrap().to_str().unwrap();
-        match &outcome {
-            Ok(_) => assert!(!name.starts_with("refused-"), "{name} was taken"),
-            Err(error) => assert!(name.starts_with("refused-"), "{name}: {}", chain(error)),
+        match outcome {
+            Ok(builder) => {
+                assert!(!name.starts_with("refused-"), "{name} was taken");
+                // What is taken is a file system too.
+                let (cancel, written) = (Cancel::default(), dir.path().join("written.ext4"));
+                let format = Format { label: "corpus".into(), epoch: 0 };
+                builder.finish(&written, &format, &Job { progress: &Silent, cancel: &cancel }).unwrap();
+                if require("e2fsck") {
+                    crate::ext4::check(&written);
+                }
+                fs::remove_file(&written).unwrap();
+            }
+            Err(error) => assert!(name.starts_with("refused-"), "{name}: {}", chain(&error)),
         }
-        drop(outcome);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
         count += 1;
     }
