@@ -80,6 +80,22 @@ fn a_tree_goes_out_and_comes_back_the_same() {
         assert_eq!(fs::read(copy.join(OsStr::from_bytes(b"not\xffutf8"))).unwrap(), b"x");
         assert_eq!(fs::read(copy.join("n".repeat(200))).unwrap(), b"long");
 
+        // Times between two seconds and before 1970 go both ways, too.
+        let time = |path: &Path| {
+            let meta = path.symlink_metadata().unwrap();
+            (meta.mtime(), meta.mtime_nsec())
+        };
+        let old = std::time::UNIX_EPOCH - std::time::Duration::new(86_400, 250_000_000);
+        for path in ["sub/empty", "sub", "file"] {
+            fs::File::open(tree.join(path)).unwrap().set_modified(old).unwrap();
+        }
+        let (_, again) = hosted.agent.request(Method::GET, &format!("/archive?path={}", tree.display()), "").await;
+        put(&hosted, &to, again.to_vec()).await.unwrap();
+        for path in ["sub/empty", "sub", "file", "sub/link", "."] {
+            assert_eq!(time(&copy.join(path)), time(&tree.join(path)), "{path}");
+        }
+        assert_eq!(time(&copy.join("sub")), (-86_401, 750_000_000));
+
         // Unpacked over itself: everything is replaced, nothing is in the way.
         put(&hosted, &to, bytes.to_vec()).await.unwrap();
         assert_eq!(fs::read(copy.join("sub/same")).unwrap().len(), 300_000);

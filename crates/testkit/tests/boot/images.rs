@@ -173,6 +173,11 @@ fn a_debian_with_systemd_and_everything_an_image_may_hold() {
         let out = env.banger(["vm", "exec"].iter().chain(args)).patience(BOOT).run().expect(42);
         assert_eq!(out.out(), said, "{args:?}: {out}");
     }
+    // The image's user cannot be sshd; whoever enters is whom ssh names.
+    if require("ssh") {
+        let out = env.banger(["vm", "ssh", "odd", "--", "id", "-un"]).patience(BOOT).run().expect(0);
+        assert_eq!(out.out(), "root\n", "{out}");
+    }
     // It is a process with this home in its arguments.
     drop(registry);
     delete(&env, "odd");
