@@ -147,17 +147,28 @@ fn the_full_mode_comes_again_and_again_with_submodules() {
 fn one_mode_after_the_other() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "w");
-    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
-    for mode in ["overlay", "full", "overlay", "full"] {
-        prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
-        assert_same(&env, &copy, &repo, mode);
-        assert_eq!(copy.join(".git/shallow").exists(), mode == "overlay");
-        says(&env, &copy, &["fsck", "--no-dangling"]);
-        // What the guest's git makes of it meanwhile is not in the way.
-        says(&env, &copy, &["gc", "-q", "--aggressive", "--prune=now"]);
+    // The second has its objects in three places.
+    for name in ["plain", "borrowed"] {
+        let (repo, copy) = (corpus::make(&env, name), place(&env, &format!("guest-{name}")));
+        for mode in ["overlay", "full", "overlay", "full"] {
+            prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
+            assert_same(&env, &copy, &repo, mode);
+            assert_eq!(copy.join(".git/shallow").exists(), mode == "overlay");
+            says(&env, &copy, &["fsck", "--no-dangling"]);
+            // What the guest's git makes of it meanwhile is not in the way.
+            says(&env, &copy, &["gc", "-q", "--aggressive", "--prune=now"]);
+        }
+        let log = ["log", "--format=%H %P"];
+        assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
+        // All of it at once, too.
+        let fresh = place(&env, &format!("guest-fresh-{name}"));
+        prepare(&env, "w", &repo, &fresh, &["--mode", "full"]).expect(0);
+        assert_same(&env, &fresh, &repo, name);
+        for args in [log.as_slice(), &["for-each-ref", "refs/heads", "refs/remotes"]] {
+            assert_eq!(says(&env, &fresh, args), says(&env, &repo, args), "{name}: git {args:?}");
+        }
+        says(&env, &fresh, &["fsck", "--no-dangling"]);
     }
-    let log = ["log", "--format=%H %P"];
-    assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
     delete(&env, "w");
 }
 
