@@ -162,7 +162,7 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
-    /// Whoever owns the directory around it puts a link in the place of the new one, as fast as it can.
+    /// Whoever owns the directory around it puts a link in the place of the new one, in one step and as fast as it can.
     #[test]
     fn nothing_is_reached_through_a_link_that_comes_meanwhile() {
         let temp = tempfile::tempdir().unwrap();
@@ -171,17 +171,22 @@ mod tests {
             std::fs::create_dir(path).unwrap();
         }
         std::fs::set_permissions(&victim, PermissionsExt::from_mode(0o700)).unwrap();
+        symlink(&victim, dir.join("link")).unwrap();
         let base = fs::open(&dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    let _ = std::fs::remove_dir(dir.join("name"));
-                    let _ = symlink(&victim, dir.join("name"));
-                    let _ = std::fs::remove_file(dir.join("name"));
+                    if fs::renameat_with(&base, "link", &base, "name", fs::RenameFlags::EXCHANGE).is_ok() {
+                        fs::unlinkat(&base, "link", fs::AtFlags::REMOVEDIR).unwrap();
+                        fs::renameat(&base, "name", &base, "link").unwrap();
+                    }
                 }
             });
-            for _ in 0..5_000 {
+            for _ in 0..300 {
+                while fs::statat(&base, "name", fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                    std::thread::yield_now();
+                }
                 if let Ok(opened) = make_dir(&base, OsStr::new("name")) {
                     assert_ne!(fs::fstat(&opened).unwrap().st_ino, fs::stat(&victim).unwrap().st_ino);
                 }
