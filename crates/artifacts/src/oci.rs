@@ -20,6 +20,7 @@ mod credentials;
 mod digest;
 mod document;
 mod error;
+mod gunzip;
 mod layer;
 mod limits;
 mod merge;

@@ -8,6 +8,7 @@ use super::{
     Digest, Limits,
     chunks::{CHUNK, Ceiling, Chunks, QUEUE},
     error::LayerError,
+    gunzip::Gunzip,
 };
 use crate::{
     job::Job,
@@ -16,7 +17,6 @@ use crate::{
         tar::{EntryKind, Reader},
     },
 };
-use flate2::bufread::MultiGzDecoder;
 use std::{
     io::{self, Read},
     sync::{
@@ -162,7 +162,7 @@ fn decode(input: &mut impl Packed, full: &SyncSender<Vec<u8>>, emptied: &Receive
     // What it is said to be is not asked: Docker's archives do not say it, and the digest proves the outcome.
     let all = magic[..have].chain(&mut *input);
     match magic {
-        [0x1f, 0x8b, ..] => pump(MultiGzDecoder::new(io::BufReader::with_capacity(CHUNK, all)), full, emptied),
+        [0x1f, 0x8b, ..] => pump(Gunzip::new(io::BufReader::with_capacity(CHUNK, all)), full, emptied),
         [0x28, 0xb5, 0x2f, 0xfd] => {
             let mut decoder = zstd::Decoder::new(all)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;

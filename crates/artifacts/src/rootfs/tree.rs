@@ -247,10 +247,30 @@ impl Tree {
         Ok(dir)
     }
 
+    /// The directory at these names, where all of them are directories already, as most are.
+    fn plain_parent(&mut self, names: &[&[u8]]) -> Option<Index> {
+        let mut directory = ROOT;
+        for name in names {
+            let Kind::Dir { children, .. } = &self.inodes[directory as usize].kind else { return None };
+            let child = *children.get(*name)?;
+            if !self.is_dir(child.index) {
+                return None;
+            }
+            if child.layer != self.layer {
+                self.mark(directory, name);
+            }
+            directory = child.index;
+        }
+        Some(directory)
+    }
+
     /// As [`Self::parent`], following the tree's links; `..` in one stops at the root.
     fn parent_through_links(&mut self, path: &[&[u8]]) -> Result<Index, Refusal> {
-        let mut at = vec![ROOT];
         let parents = &path[..path.len().saturating_sub(1)];
+        if let Some(directory) = self.plain_parent(parents) {
+            return Ok(directory);
+        }
+        let mut at = vec![ROOT];
         let mut rest: Vec<Vec<u8>> = parents.iter().rev().map(|name| name.to_vec()).collect();
         let mut links = 0;
         while let Some(name) = rest.pop() {

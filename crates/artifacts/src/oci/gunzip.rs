@@ -1,0 +1,193 @@
+//! Layers compressed with gzip, without its own checksum.
+//!
+//! What comes out of a layer has to have the SHA-256 its image's configuration names; a CRC-32 of the same bytes would
+//! say less and costs a tenth of the whole. Everything else about the format is looked at.
+
+use flate2::{Decompress, FlushDecompress, Status};
+use std::io::{self, BufRead, Read};
+
+/// Longest name, comment or extra field.
+const MAX_FIELD: usize = 64 << 10;
+/// Fields a header may have, and bits that mean nothing yet.
+const CHECKED: u8 = 1 << 1;
+const EXTRA: u8 = 1 << 2;
+const NAME: u8 = 1 << 3;
+const COMMENT: u8 = 1 << 4;
+const RESERVED: u8 = 0b1110_0000;
+
+/// Decompresses all members of a stream.
+pub(super) struct Gunzip<R> {
+    input: R,
+    inflate: Decompress,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A member begins; the first has to be there.
+    Header {
+        first: bool,
+    },
+    Body,
+    Ended,
+}
+
+impl<R: BufRead> Gunzip<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self { input, inflate: Decompress::new(false), state: State::Header { first: true } }
+    }
+
+    /// Reads the head of a member; false where there is none.
+    fn header(&mut self, first: bool) -> io::Result<bool> {
+        if !first && self.fill()?.is_empty() {
+            return Ok(false);
+        }
+        let mut head = [0; 10];
+        self.input.read_exact(&mut head)?;
+        let [0x1f, 0x8b, 8, flags, ..] = head else { return Err(invalid("it is not gzip")) };
+        if flags & RESERVED != 0 {
+            return Err(invalid("its gzip header has flags of an unknown meaning"));
+        }
+        if flags & EXTRA != 0 {
+            let mut len = [0; 2];
+            self.input.read_exact(&mut len)?;
+            let mut field = vec![0; usize::from(u16::from_le_bytes(len))];
+            self.input.read_exact(&mut field)?;
+        }
+        for field in [NAME, COMMENT] {
+            if flags & field != 0 {
+                let mut text = Vec::new();
+                self.input.by_ref().take(MAX_FIELD as u64).read_until(0, &mut text)?;
+                if text.last() != Some(&0) {
+                    return Err(invalid("its gzip header does not end"));
+                }
+            }
+        }
+        if flags & CHECKED != 0 {
+            self.input.read_exact(&mut [0; 2])?;
+        }
+        self.inflate.reset(false);
+        Ok(true)
+    }
+
+    /// What is behind a member: a checksum, and the length of what came out of it.
+    fn trailer(&mut self) -> io::Result<()> {
+        let mut trailer = [0; 8];
+        self.input.read_exact(&mut trailer)?;
+        let [.., a, b, c, d] = trailer;
+        let is = self.inflate.total_out() & u64::from(u32::MAX);
+        if is == u64::from(u32::from_le_bytes([a, b, c, d])) {
+            return Ok(());
+        }
+        Err(invalid("it has another length than its gzip trailer says"))
+    }
+
+    fn fill(&mut self) -> io::Result<&[u8]> {
+        loop {
+            match self.input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) => break,
+            }
+        }
+        self.input.fill_buf()
+    }
+
+    /// Decompresses some of a member.
+    fn body(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.fill()?;
+            let packed = self.input.fill_buf()?;
+            let (taken, given) = (self.inflate.total_in(), self.inflate.total_out());
+            let status = self.inflate.decompress(packed, buffer, FlushDecompress::None);
+            let taken = usize::try_from(self.inflate.total_in() - taken).expect("at most a buffer");
+            let given = usize::try_from(self.inflate.total_out() - given).expect("at most a buffer");
+            self.input.consume(taken);
+            match status {
+                Ok(Status::StreamEnd) => {
+                    self.trailer()?;
+                    self.state = State::Header { first: false };
+                    return Ok(given);
+                }
+                Ok(_) if given > 0 => return Ok(given),
+                Ok(_) if taken == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Read for Gunzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !buffer.is_empty() {
+            match self.state {
+                State::Header { first } => {
+                    let begins = self.header(first)?;
+                    self.state = if begins { State::Body } else { State::Ended };
+                }
+                State::Body => match self.body(buffer)? {
+                    // An empty member, or one that ended before.
+                    0 => {}
+                    given => return Ok(given),
+                },
+                State::Ended => break,
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, GzBuilder};
+    use std::io::Write as _;
+
+    fn packed(builder: GzBuilder, content: &[u8]) -> Vec<u8> {
+        let mut encoder = builder.write(Vec::new(), Compression::default());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn unpacked(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        // The smallest buffer cuts everything in two that can be cut.
+        Gunzip::new(io::BufReader::with_capacity(1, bytes)).read_to_end(&mut all)?;
+        let mut again = Vec::new();
+        Gunzip::new(bytes).read_to_end(&mut again)?;
+        assert_eq!(all, again);
+        Ok(all)
+    }
+
+    #[test]
+    fn members_with_every_field_follow_each_other() {
+        let content: Vec<u8> = (0..300_000_u32).map(|n| u8::try_from(n % 1000 * (n % 977) % 250).unwrap()).collect();
+        let full = GzBuilder::new().filename("a name").comment("a comment").extra(vec![1, 2, 0, 0]).mtime(7);
+        let all =
+            [packed(full, &content), packed(GzBuilder::new(), b""), packed(GzBuilder::new(), b"the end")].concat();
+        assert!(unpacked(&all).unwrap() == [&content[..], b"the end"].concat());
+    }
+
+    #[test]
+    fn what_is_cut_or_lies_is_an_error() {
+        let good = packed(GzBuilder::new().filename("name"), b"content content content");
+        for len in 0..good.len() {
+            assert!(unpacked(&good[..len]).is_err(), "{len}");
+        }
+        let with = |at: usize, byte: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            bytes
+        };
+        for bad in [with(0, 0), with(2, 7), with(3, 0x80), with(good.len() - 1, 1), [&good[..], b"more"].concat()] {
+            assert!(unpacked(&bad).is_err());
+        }
+        let endless = [&[0x1f, 0x8b, 8, NAME, 0, 0, 0, 0, 0, 0][..], &vec![b'x'; 2 * MAX_FIELD]].concat();
+        assert!(unpacked(&endless).is_err());
+    }
+}
