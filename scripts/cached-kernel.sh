@@ -5,7 +5,7 @@
 #   scripts/cached-kernel.sh --check    only says, by its status, whether that can work on this machine
 #
 # The cache is ~/.cache/banger-tests/generic-kernel (or $XDG_CACHE_HOME/banger-tests/…), one directory for each state of
-# configuration, build script and compiler. A patch release of the distribution's source alone is no reason to build.
+# configuration, build script with all it sources, and compiler. A patch release of the distribution's source alone is no reason to build.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -14,8 +14,9 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/banger-tests/generic-kernel
 # Kernels of other states that are kept beside the current one.
 readonly kept=1
 
+mapfile -t sourced < <(sed -n 's/^\. \(.*\)$/\1/p' scripts/make-generic-kernel.sh)
 key=$({
-  cat configs/generic-x86_64-6.12.config scripts/make-generic-kernel.sh
+  cat configs/generic-x86_64-6.12.config scripts/make-generic-kernel.sh "${sourced[@]}"
   gcc -dumpfullversion 2>/dev/null || true
 } | sha256sum | cut -c1-16)
 kernel=$cache/$key

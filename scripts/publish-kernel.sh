@@ -114,6 +114,12 @@ modified() {
 }
 [ "$(sha256sum <"$entry/vmlinux" | cut -d' ' -f1)" = "$wanted_vmlinux" ] || modified vmlinux
 [ "$(tree_sha256 "$entry")" = "$wanted_tree" ] || modified "the tree (vmlinux, initrd.img, modules/)"
+# Neither goes into the bundle; but what was tried is then not what was imported. Earlier bangers wrote neither hash.
+hash_of() { jq --raw-output ".$1 | strings" "$manifest"; }
+wanted_image=$(hash_of modules_image_sha256)
+[ -z "$wanted_image" ] || [ "$(sha256sum <"$entry/modules.ext4" | cut -d' ' -f1)" = "$wanted_image" ] || modified modules.ext4
+wanted_manifest=$(hash_of manifest_sha256)
+[ -z "$wanted_manifest" ] || [ "$(manifest_sha256 "$manifest")" = "$wanted_manifest" ] || modified manifest.json
 refused=$(refused_entry "$entry")
 [ -z "$refused" ] || die "a pull would refuse this kernel: $refused" "remove it from what you import"
 
@@ -171,6 +177,8 @@ url=$base/$file
 # a file of its own that would be left lying about.
 exec {lock}<"$(dirname "$catalog")"
 flock "$lock"
+# Left by one that was killed.
+rm -f -- "$(dirname "$catalog")"/.kernels-??????.json
 
 # Asks for fresh bytes: a cache in between must not answer with the previous bundle of this name.
 public() {

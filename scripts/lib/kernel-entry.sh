@@ -42,6 +42,13 @@ tree_sha256() (
   done | sha256sum | cut --delimiter=' ' --fields=1
 )
 
+# The manifest's `manifest_sha256`, computed anew: SHA-256 over its other fields, sorted and without blanks.
+# (crates/artifacts/src/kernel/manifest.rs decides.)
+#   manifest_sha256 FILE
+manifest_sha256() {
+  jq --compact-output --sort-keys --join-output 'del(.manifest_sha256)' "$1" | sha256sum | cut --delimiter=' ' --fields=1
+}
+
 # Prints the first entry a pull would refuse, with the reason; nothing when all is well.
 #   refused_entry DIRECTORY
 refused_entry() (

@@ -149,6 +149,17 @@ import && printf x >>"$entry/vmlinux"
 refused 'a changed vmlinux' 'modified after its import: vmlinux' publish
 import && printf x >"$entry/initrd.img"
 refused 'an initrd that was added' 'modified after its import: the tree' publish
+import && printf x >"$entry/modules.ext4" && manifest "$entry" '.modules_image_sha256 = ("0" * 64)'
+refused 'a changed image of the modules' 'modified after its import: modules.ext4' publish
+# seal: gives the manifest the hash over itself that an import writes.
+seal() {
+  jq --arg hash "$(manifest_sha256 "$entry/manifest.json")" '. + {manifest_sha256: $hash}' "$entry/manifest.json" >"$tmp/sealed"
+  mv "$tmp/sealed" "$entry/manifest.json"
+}
+import && seal
+passes 'a manifest with its hash' publish
+import && seal && sed -i 's/"acpi": true/"acpi": false/' "$entry/manifest.json"
+refused 'a changed manifest' 'modified after its import: manifest.json' publish
 import && mkdir "$entry/modules" && ln -s /etc/passwd "$entry/modules/out" && manifest "$entry"
 refused 'an absolute link' 'modules/out is an absolute symbolic link' publish
 rm "$entry/modules/out" && ln -s ../vmlinux "$entry/modules/out" && manifest "$entry"
@@ -205,6 +216,41 @@ verdict 'leaves the catalog (other bytes)' untouched
 printf 'short' >"$tmp/public/stale/$file"
 BASE_URL=http://127.0.0.1:$port/stale refuses 'another size' 'has 5 bytes, not' publish
 verdict 'leaves the catalog (another size)' untouched
+
+# --- killed while it patches the catalog ---------------------------------------------------------------------------
+
+# killer PROGRAM [BEFORE]: a PROGRAM that kills the script that calls it, when it is the one of the last step.
+killer() {
+  mkdir -p "$tmp/killing"
+  rm -f -- "$tmp/killing"/*
+  cat >"$tmp/killing/$1" <<KILLER
+#!/bin/sh
+case "\$*" in
+  *.kernels-*|--indent*) ${2:-:}; kill -KILL \$PPID ;;
+  *) exec $(command -v "$1") "\$@" ;;
+esac
+KILLER
+  chmod +x "$tmp/killing/$1"
+}
+killed() { PATH=$tmp/killing:$PATH publish; }
+for step in 'jq echo {"version":' 'chmod' 'sync' 'mv'; do
+  import && fresh
+  killer "${step%% *}" "$(case $step in *' '*) printf "printf '%%s' '%s'" "${step#* echo }" ;; esac)"
+  run killed
+  verdict "killed at ${step%% *}" [ "$status" -eq 137 ]
+  verdict "killed at ${step%% *} (leaves the catalog)" cmp "$catalog" "$tmp/catalog.before"
+  passes "again after ${step%% *}" publish
+  verdict "again after ${step%% *} (writes it)" in_catalog "$mine | .description == \"Small and quick\""
+  verdict "again after ${step%% *} (clears up)" [ -z "$(find "$tmp" -maxdepth 1 -name '.kernels-*')" ]
+done
+
+# Whoever reads meanwhile reads the old one or the new one: it is replaced, and never written to.
+import && fresh
+exec {old}<"$catalog"
+passes 'a publication that somebody reads the catalog during' publish
+verdict 'the file that was open is as it was' cmp - "$tmp/catalog.before" <&"$old"
+verdict 'the name leads to another' in_catalog "$mine | .name"
+exec {old}<&-
 
 # --- two at once ---------------------------------------------------------------------------------------------------
 

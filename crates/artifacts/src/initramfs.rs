@@ -17,7 +17,11 @@ pub use config::append_config;
 pub use cpio::{Cpio, CpioError};
 pub use moment::renew_moment;
 
-use crate::{job::Cancelled, kernel::CodecError, publish::PublishError};
+use crate::{
+    job::Cancelled,
+    kernel::{CodecError, ModulesError},
+    publish::PublishError,
+};
 use std::{io, path::PathBuf};
 
 /// Why the archive could not be made.
@@ -44,6 +48,9 @@ pub enum InitramfsError {
     /// The agent is not a program the guest can start.
     #[error("the guest agent {} is not an ELF file", .0.display())]
     Agent(PathBuf),
+    /// The kernel's module tree.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
     /// A module's compression.
     #[error("cannot unpack the module {}", path.display())]
     Module {

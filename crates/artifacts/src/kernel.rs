@@ -7,6 +7,7 @@
 
 mod apt;
 mod archive;
+mod beside;
 mod bundle;
 mod bzimage;
 mod catalog;
@@ -42,5 +43,5 @@ pub use store::{Kernel, KernelStore, Listing, Outcome};
 pub use tree::TreeError;
 
 pub(crate) use codec::hex;
-pub(crate) use modules::name as module_name;
+pub(crate) use modules::{boot_modules, name as module_name};
 pub(crate) use tree::sha256;

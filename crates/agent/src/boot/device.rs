@@ -1,6 +1,7 @@
 //! What devices there are, and waiting for a disk to appear.
 
 use super::{Attempt, BootError, say};
+use banger_proto::agent::driver;
 use std::{
     io,
     path::Path,
@@ -35,13 +36,17 @@ pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
 
 /// Whether this machine has a vsock, as far as the bus was looked at.
 pub(crate) fn has_vsock() -> bool {
+    is_there(driver::VSOCK)
+}
+
+/// Whether the machine has a virtio device of this number, as far as the bus was looked at.
+pub(super) fn is_there(number: u16) -> bool {
     const BUS: &str = "/sys/bus/virtio/devices";
-    /// Its number among virtio devices.
-    const VSOCK: &str = "0x0013";
+    let number = format!("{number:#06x}");
     let devices = std::fs::read_dir(BUS).into_iter().flatten().flatten();
     devices.map(|device| device.path().join("device")).any(|kind| {
         let kind = std::fs::read_to_string(kind).unwrap_or_default();
-        kind.trim() == VSOCK
+        kind.trim() == number
     })
 }
 

@@ -1,41 +1,50 @@
-//! Kernel modules of the initramfs, loaded in the order of their names.
+//! Kernel modules of the initramfs: those of the drivers this machine needs, in the order of their names.
 
 use super::{device, say};
-use banger_proto::agent::boot::MODULES_DIR;
+use banger_proto::agent::{boot::MODULES_DIR, driver::DRIVERS};
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
     system::finit_module,
 };
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-/// Loads every module. One that fails is reported and passed over: what misses it will fail by name.
+/// Loads every driver this machine has something for. What the bus of devices is comes first, so which those are is known
+/// by then.
 pub(super) fn load_all() {
-    let Ok(entries) = fs::read_dir(MODULES_DIR) else { return };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort_unstable();
-    for path in paths {
-        // They come last, so that whether there is such a device is known, and cost time where there is none.
-        if is_vsock(&path) && !device::has_vsock() {
-            continue;
-        }
-        let loaded = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|module| finit_module(&module, c"", 0));
-        match loaded {
-            // The initramfs is memory: a module that is loaded need not be kept as a file, too.
-            Ok(()) | Err(Errno::EXIST) => drop(fs::remove_file(&path)),
-            Err(error) => say(&format!("module {} does not load: {error}", path.display())),
+    let drivers = sorted(Path::new(MODULES_DIR)).unwrap_or_default();
+    for driver in drivers.iter().filter(|driver| is_needed(driver, device::is_there)) {
+        for module in sorted(driver).unwrap_or_default() {
+            load(&module);
         }
     }
 }
 
-/// Whether it is one of the modules of vsock, by its name `<number>-<module>.ko`.
-fn is_vsock(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split_once('-').is_some_and(|(_, module)| module.starts_with("vsock") || module.starts_with("vmw_vsock"))
+/// Loads one. A failure is reported and passed over: what misses it will fail by name.
+fn load(path: &Path) {
+    let loaded =
+        open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).and_then(|module| finit_module(&module, c"", 0));
+    match loaded {
+        // The initramfs is memory: a module that is loaded need not be kept as a file, too.
+        Ok(()) | Err(Errno::EXIST) => drop(fs::remove_file(path)),
+        Err(error) => say(&format!("module {} does not load: {error}", path.display())),
+    }
+}
+
+/// Whether a machine that has the devices `is_there` needs the driver in `directory`, which is `<number>-<driver>`.
+fn is_needed(directory: &Path, is_there: impl Fn(u16) -> bool) -> bool {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let known = name.split_once('-').and_then(|(_, name)| DRIVERS.iter().find(|driver| driver.name == name));
+    known.and_then(|driver| driver.device).is_none_or(is_there)
+}
+
+fn sorted(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -43,14 +52,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_of_vsock_are_known_by_their_names() {
-        for (name, is) in [
-            ("013-vsock.ko", true),
-            ("015-vmw_vsock_virtio_transport.ko", true),
-            ("001-virtio_mmio.ko", false),
-            ("vsock", false),
+    fn a_machine_loads_the_drivers_of_its_devices() {
+        let qemu = |number| [2, 3].contains(&number);
+        let firecracker = |number| [1, 2, 0x13].contains(&number);
+        for (name, expected) in [
+            ("00-virtio_mmio", [true, true]),
+            ("01-ext4", [true, true]),
+            ("03-virtio_blk", [true, true]),
+            ("04-virtio_net", [false, true]),
+            ("05-virtio_console", [true, false]),
+            ("06-vmw_vsock_virtio_transport", [false, true]),
+            ("07-of_a_newer_host", [true, true]),
         ] {
-            assert_eq!(is_vsock(&Path::new("/m").join(name)), is, "{name}");
+            let path = Path::new("/banger/modules").join(name);
+            assert_eq!([is_needed(&path, qemu), is_needed(&path, firecracker)], expected, "{name}");
         }
     }
 }

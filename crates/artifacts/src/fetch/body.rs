@@ -8,7 +8,7 @@ use super::{
 use crate::job::Job;
 use std::{
     fmt,
-    io::{self, Read},
+    io::{self, BufRead, Read},
     time::Instant,
 };
 
@@ -153,9 +153,9 @@ impl fmt::Debug for Body<'_> {
     }
 }
 
-impl Read for Body<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.taken == self.chunk.len() && self.sha256.is_none() && !buffer.is_empty() {
+impl BufRead for Body<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.taken == self.chunk.len() && self.sha256.is_none() {
             if self.failure.is_none()
                 && let Err(failure) = self.advance()
             {
@@ -165,9 +165,21 @@ impl Read for Body<'_> {
                 return Err(io::Error::other("the download failed"));
             }
         }
-        let n = buffer.len().min(self.chunk.len() - self.taken);
-        buffer[..n].copy_from_slice(&self.chunk[self.taken..self.taken + n]);
-        self.taken += n;
+        Ok(&self.chunk[self.taken..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.taken = self.chunk.len().min(self.taken + n);
+    }
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
         Ok(n)
     }
 }

@@ -3,10 +3,13 @@
 use super::{InitramfsError, at, cpio::Cpio};
 use crate::{
     job::{Cancel, Job},
-    kernel::{Codec, Elf, Kernel},
+    kernel::{Codec, Elf, Kernel, boot_modules},
     publish::Shelf,
 };
-use banger_proto::agent::boot::{CONFIG_PATH, MODULES_DIR};
+use banger_proto::agent::{
+    boot::{CONFIG_PATH, MODULES_DIR},
+    driver::DRIVERS,
+};
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
@@ -19,7 +22,7 @@ use std::{
 };
 
 /// Changes when the same inputs give another archive.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 /// How long an archive is kept after its last use.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Largest agent taken.
@@ -154,9 +157,9 @@ fn key(kernel: &Kernel, agent: &str) -> String {
         hash.update(part);
         hash.update([0]);
     }
-    // The order modules load in is banger's choice and not the tree's.
-    for module in &kernel.manifest.boot_modules {
-        hash.update(module);
+    // Which drivers are wanted is banger's choice; what they need then follows from the tree.
+    for driver in DRIVERS {
+        hash.update(driver.name);
         hash.update([0]);
     }
     format!("{}.cpio", &crate::kernel::hex(&hash.finalize())[..32])
@@ -176,12 +179,19 @@ fn write_base<W: Write>(
     let modules = below(MODULES_DIR);
     archive.directory(config_directory, 0o755)?;
     archive.directory(modules, 0o755)?;
-    for (index, module) in kernel.manifest.boot_modules.iter().enumerate() {
-        cancel.check()?;
-        let content = unpacked(&kernel.directory.join("modules").join(module))?;
-        // Numbered in loading order; a manifest lists at most 256, so names sort as numbers do.
-        let name = format!("{modules}/{index:03}-{}.ko", crate::kernel::module_name(module));
-        archive.file(&name, 0o644, &content)?;
+    if let Some(tree) = kernel.modules() {
+        // From the tree and not from the manifest, which another banger may have written.
+        for (index, (driver, load)) in boot_modules(&tree)?.drivers.iter().enumerate() {
+            let directory = format!("{modules}/{index:02}-{driver}");
+            archive.directory(&directory, 0o755)?;
+            for (index, module) in load.iter().enumerate() {
+                cancel.check()?;
+                let content = unpacked(&tree.join(module))?;
+                // Numbered in loading order; there are at most 256, so names sort as numbers do.
+                let name = format!("{directory}/{index:03}-{}.ko", crate::kernel::module_name(module));
+                archive.file(&name, 0o644, &content)?;
+            }
+        }
     }
     archive.file("init", 0o755, agent)?;
     Ok(())

@@ -1,18 +1,20 @@
 //! Kernel bundles: one zstd-packed tar, unpacked while it arrives.
 //!
 //! Bytes go from the network through a hash, the decompressor and the tar reader into a staging directory, once, with
-//! nothing kept in between. Decides what may stand in a bundle and how far it may unpack. What came out is made a kernel
+//! nothing kept in between; the large files are hashed, searched and brought to the disk beside it. Decides what may stand in a bundle and how far it may unpack. What came out is made a kernel
 //! only after the whole was seen and its hash matched: until then nobody but this module looks at it.
 
 use super::{
     archive::{self, ArchiveError, Member},
+    beside,
     bzimage::MAX_KERNEL,
-    elf::ElfError,
+    config::Findings,
+    elf::{Elf, ElfError},
     error::KernelError,
+    image::Image,
     import::{Description, Draft, INITRD, LIMITS, MAX_INITRD, MODULES, MODULES_IMAGE, VMLINUX, is_build_link},
     manifest,
     manifest::Provenance,
-    stage::fill,
 };
 use crate::{
     fetch::{Address, Client, Extent, FetchError},
@@ -21,8 +23,11 @@ use crate::{
 use std::{
     cell::Cell,
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead, BufReader, Read},
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
 };
 
 /// Largest bundle.
@@ -143,12 +148,12 @@ impl Bundle {
 
 /// Unpacks `stream` into `into`, an empty directory, as a pull does before it looks at the hash. Publishes nothing.
 pub fn unpack_bundle(stream: impl Read, into: &Path, job: &Job<'_>) -> Result<(), KernelError> {
-    Draft::new(into, &Description::default(), job)?.add_bundle(stream)
+    Draft::new(into, &Description::default(), job)?.add_bundle(BufReader::with_capacity(128 << 10, stream))
 }
 
 impl Draft<'_> {
     /// Takes `vmlinux`, `initrd.img` and `modules/` out of a bundle.
-    pub(super) fn add_bundle(&mut self, stream: impl Read) -> Result<(), KernelError> {
+    pub(super) fn add_bundle(&mut self, stream: impl BufRead) -> Result<(), KernelError> {
         let packed = Cell::new(0);
         let mut inflated = Inflation::new(Counted { inner: stream, count: &packed })?;
         let (mut parts, mut last) = (Parts::default(), PathBuf::new());
@@ -177,7 +182,8 @@ impl Draft<'_> {
 /// What was found in a bundle so far.
 #[derive(Debug, Default)]
 struct Parts {
-    kernel: bool,
+    /// The kernel, and the search for what it says of itself.
+    kernel: Option<(Elf, JoinHandle<io::Result<Findings>>)>,
     modules: bool,
 }
 
@@ -204,12 +210,14 @@ impl Parts {
             _ if !known => Err(BundleError::Stray { path: path.to_owned() }.into()),
             Member::File(content) => match name {
                 VMLINUX => {
-                    let image = top(draft, path, content, MAX_KERNEL)?;
-                    draft.describe_image(&image).map_err(BundleError::from)?;
-                    self.kernel = true;
+                    let image = top(draft, VMLINUX, content, MAX_KERNEL)?;
+                    let elf = Elf::inspect(&image).map_err(BundleError::from)?;
+                    let search = thread::Builder::new().name("search".into());
+                    let search = search.spawn(move || Findings::search(&image)).map_err(ElfError::from);
+                    self.kernel = Some((elf, search.map_err(BundleError::from)?));
                     Ok(())
                 }
-                INITRD => top(draft, path, content, MAX_INITRD).map(drop),
+                INITRD => top(draft, INITRD, content, MAX_INITRD).map(drop),
                 // Made here, from what is really there.
                 _ => Ok(()),
             },
@@ -221,9 +229,10 @@ impl Parts {
 
     /// Puts the modules where those of every other kernel are by now.
     fn finish(self, draft: &mut Draft<'_>) -> Result<(), KernelError> {
-        if !self.kernel {
-            return Err(BundleError::NoKernel.into());
-        }
+        let (elf, search) = self.kernel.ok_or(BundleError::NoKernel)?;
+        let findings = search.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let findings = findings.map_err(|error| BundleError::Kernel(error.into()))?;
+        draft.set_image(Image { elf, release: findings.release.clone(), findings: Some(findings) });
         if !self.modules {
             return Ok(());
         }
@@ -238,18 +247,20 @@ impl Parts {
 }
 
 /// A file at the root of the bundle, which is one at the root of the kernel's directory too.
-fn top(draft: &Draft<'_>, path: &Path, content: &mut dyn Read, max: u64) -> Result<File, KernelError> {
-    let target = draft.staging.join(path);
-    let mut file = match File::options().read(true).write(true).create_new(true).open(&target) {
-        Ok(file) => file,
+fn top(draft: &mut Draft<'_>, name: &'static str, content: &mut dyn Read, max: u64) -> Result<Arc<File>, KernelError> {
+    let (target, path) = (draft.staging.join(name), Path::new(name));
+    let file = match File::options().read(true).write(true).create_new(true).open(&target) {
+        Ok(file) => Arc::new(file),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(ArchiveError::Duplicate { path: path.to_owned() }.into());
         }
         Err(source) => return Err(KernelError::Io { what: "create", path: target, source }),
     };
-    if fill(&mut file, path, &mut content.take(max + 1))? > max {
+    let written = beside::write(&file, path, &mut content.take(max + 1))?;
+    if written.length > max {
         return Err(BundleError::Member { path: path.to_owned(), max }.into());
     }
+    draft.written(name, written);
     Ok(file)
 }
 
@@ -267,18 +278,29 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
+impl<R: BufRead> BufRead for Counted<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.inner.consume(n);
+        self.count.set(self.count.get() + n as u64);
+    }
+}
+
 /// The decompressor, with an eye on how much comes out of how little.
-struct Inflation<'a, R: Read> {
-    decoder: zstd::stream::read::Decoder<'static, io::BufReader<Counted<'a, R>>>,
+struct Inflation<'a, R: BufRead> {
+    decoder: zstd::stream::read::Decoder<'static, Counted<'a, R>>,
     packed: &'a Cell<u64>,
     unpacked: u64,
     is_bomb: bool,
 }
 
-impl<'a, R: Read> Inflation<'a, R> {
+impl<'a, R: BufRead> Inflation<'a, R> {
     fn new(stream: Counted<'a, R>) -> Result<Self, ArchiveError> {
         let packed = stream.count;
-        let mut decoder = zstd::stream::read::Decoder::new(stream)?;
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(stream)?;
         decoder.window_log_max(MAX_WINDOW_LOG)?;
         Ok(Self { decoder, packed, unpacked: 0, is_bomb: false })
     }
@@ -303,7 +325,7 @@ impl<'a, R: Read> Inflation<'a, R> {
     }
 }
 
-impl<R: Read> Read for Inflation<'_, R> {
+impl<R: BufRead> Read for Inflation<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.decoder.read(buffer)?;
         self.unpacked += n as u64;

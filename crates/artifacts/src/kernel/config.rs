@@ -4,6 +4,7 @@
 //! none, texts only a kernel with the feature contains stand in for it. Decides nothing about which VMM needs what.
 
 use super::manifest::{Boots, is_release};
+use banger_proto::agent::driver::{DRIVERS, VSOCK_DRIVER};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
@@ -20,6 +21,16 @@ const IKCONFIG: &[u8] = b"IKCFG_ST\x1f\x8b";
 const ACPI: &[u8] = b"ACPI: Core revision";
 /// The parent device of virtio devices named on the kernel command line.
 const MMIO_CMDLINE: &[u8] = b"virtio-mmio-cmdline";
+/// What each driver a guest starts with is called in a configuration.
+const OPTIONS: [(&str, &str); DRIVERS.len()] = [
+    ("virtio_mmio", "CONFIG_VIRTIO_MMIO"),
+    ("ext4", "CONFIG_EXT4_FS"),
+    ("overlay", "CONFIG_OVERLAY_FS"),
+    ("virtio_blk", "CONFIG_VIRTIO_BLK"),
+    ("virtio_net", "CONFIG_VIRTIO_NET"),
+    ("virtio_console", "CONFIG_VIRTIO_CONSOLE"),
+    (VSOCK_DRIVER, "CONFIG_VIRTIO_VSOCKETS"),
+];
 /// Timer rates a kernel can have.
 const PLAUSIBLE_HZ: std::ops::RangeInclusive<u32> = 24..=2000;
 /// How much is searched at a time.
@@ -36,6 +47,7 @@ pub(super) struct Findings {
     pub config: Option<String>,
     acpi: bool,
     mmio_cmdline: bool,
+    vsock: bool,
 }
 
 impl Findings {
@@ -52,6 +64,8 @@ impl Findings {
             let hit = |needle: &[u8]| memchr::memmem::find(&window, needle);
             findings.acpi |= hit(ACPI).is_some();
             findings.mmio_cmdline |= hit(MMIO_CMDLINE).is_some();
+            // A driver has its own name in it; those of the others are words that stand elsewhere too.
+            findings.vsock |= hit(VSOCK_DRIVER.as_bytes()).is_some();
             if findings.release.is_none() {
                 findings.release =
                     memchr::memmem::find_iter(&window, BANNER).find_map(|at| release(&window[at + BANNER.len()..]));
@@ -76,6 +90,16 @@ impl Findings {
         Ok(findings)
     }
 
+    /// The drivers that a kernel without any modules lacks, as far as that is known. `config` is the one that came beside
+    /// the kernel.
+    pub(super) fn missing_drivers(&self, config: Option<&str>) -> Vec<String> {
+        let missing = |driver: &str| match config.or(self.config.as_deref()) {
+            Some(config) => OPTIONS.iter().any(|(name, option)| *name == driver && !is_set(config, option)),
+            None => driver == VSOCK_DRIVER && !self.vsock,
+        };
+        DRIVERS.iter().map(|driver| driver.name).filter(|driver| missing(driver)).map(str::to_owned).collect()
+    }
+
     /// What the kernel can be booted with. `config` is the one that came beside the kernel, `virtio_mmio` the module of
     /// that name if it is one.
     pub(super) fn boots(&self, pvh: bool, config: Option<&str>, virtio_mmio: Option<&Path>) -> io::Result<Boots> {
@@ -92,15 +116,18 @@ impl Findings {
     }
 }
 
+/// Whether the configuration has `option` built in.
+fn is_set(config: &str, option: &str) -> bool {
+    config.lines().any(|line| line.trim_end().strip_prefix(option).is_some_and(|rest| rest == "=y"))
+}
+
 /// What the configuration text says.
 pub(super) fn from_config(pvh: bool, config: &str) -> Boots {
-    let is_set =
-        |option: &str| config.lines().any(|line| line.trim_end().strip_prefix(option).is_some_and(|rest| rest == "=y"));
     let hz = config.lines().find_map(|line| line.strip_prefix("CONFIG_HZ=")?.trim_end().parse().ok());
     Boots {
         pvh,
-        acpi: is_set("CONFIG_ACPI"),
-        mmio_cmdline: is_set("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"),
+        acpi: is_set(config, "CONFIG_ACPI"),
+        mmio_cmdline: is_set(config, "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"),
         hz: hz.filter(|hz| PLAUSIBLE_HZ.contains(hz)),
     }
 }
@@ -145,6 +172,20 @@ mod tests {
         let content = [b"xx IKCFG_ST", &gzip.finish().unwrap()[..], b"IKCFG_ED virtio-mmio-cmdline"].concat();
         let boots = search(&content).boots(false, None, None).unwrap();
         assert_eq!(boots, Boots { pvh: false, acpi: true, mmio_cmdline: false, hz: None });
+    }
+
+    #[test]
+    fn a_kernel_without_modules_lacks_what_is_not_built_in() {
+        assert_eq!(search(b"..").missing_drivers(None), [VSOCK_DRIVER]);
+        let named = search(b"\0vmw_vsock_virtio_transport\0");
+        assert!(named.missing_drivers(None).is_empty());
+        for (name, _) in OPTIONS {
+            assert!(DRIVERS.iter().any(|driver| driver.name == name), "{name}");
+            // A module that is not there is as good as none.
+            let lines = OPTIONS.map(|(other, option)| format!("{option}={}", if other == name { "m" } else { "y" }));
+            let config = lines.join("\n");
+            assert_eq!(named.missing_drivers(Some(&config)), [name], "{config}");
+        }
     }
 
     #[test]

@@ -8,10 +8,10 @@ mod package;
 
 use super::{
     archive::{ArchiveError, Limits},
+    beside::Written,
     bzimage::MAX_KERNEL,
     config,
     deb::{self, Deb},
-    elf::ElfError,
     error::{KernelError, Unusable},
     image::Image,
     manifest::{Provenance, is_release},
@@ -24,6 +24,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    thread::JoinHandle,
 };
 
 /// The kernel image's name in its directory.
@@ -63,6 +64,10 @@ pub(super) struct Draft<'a> {
     config: Option<String>,
     /// The release the module tree is for, if there is one.
     modules: Option<String>,
+    /// Hashes of files that are known already.
+    hashes: Vec<(&'static str, String)>,
+    /// What is on its way to the disk.
+    syncing: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
 }
 
 impl<'a> Draft<'a> {
@@ -70,7 +75,8 @@ impl<'a> Draft<'a> {
     pub(super) fn new(staging: &'a Path, description: &'a Description, job: &'a Job<'a>) -> Result<Self, KernelError> {
         let mut work = Stage::new(staging.join(WORK), LIMITS.entries);
         work.directory(Path::new(""))?;
-        Ok(Self { staging, description, work, job, image: None, config: None, modules: None })
+        let (hashes, syncing) = (Vec::new(), Vec::new());
+        Ok(Self { staging, description, work, job, image: None, config: None, modules: None, hashes, syncing })
     }
 
     /// Takes over a directory: `vmlinux`, `bzImage` or `vmlinuz`; `initrd.img`; `config`; `modules/` or
@@ -133,9 +139,14 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes the unpacked image in the staging directory.
-    pub(super) fn describe_image(&mut self, image: &File) -> Result<(), ElfError> {
-        self.image = Some(Image::describe(image, None)?);
-        Ok(())
+    pub(super) fn set_image(&mut self, image: Image) {
+        self.image = Some(image);
+    }
+
+    /// Takes what is known of the file `name` since it was written to the staging directory.
+    pub(super) fn written(&mut self, name: &'static str, Written { sha256, syncing, .. }: Written) {
+        self.hashes.push((name, sha256));
+        self.syncing.push((name, syncing));
     }
 
     /// What the image says its release is, else what the user says.

@@ -1,10 +1,13 @@
 //! `manifest.json`: what is known about a kernel on this host.
 //!
-//! Written once, when the kernel is published. Fields banger does not know are left alone when read, so that a newer
-//! banger can add some; what is read is checked like any other input, because paths are made from it.
+//! Written once, when the kernel is published, with a hash over itself: a manifest that somebody changed is no manifest.
+//! Fields banger does not know are left alone when read, so that a newer banger can add some; what is read is checked
+//! like any other input, because paths are made from it.
 
+use super::codec::hex;
 use banger_proto::name::KernelName;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{
     fmt,
     fs::File,
@@ -15,6 +18,8 @@ use std::{
 
 /// The file's name.
 pub(super) const FILE: &str = "manifest.json";
+/// The field with the hash over all others.
+const SEAL: &str = "manifest_sha256";
 /// Largest manifest read.
 const MAX_MANIFEST: u64 = 1 << 20;
 /// Most modules one would load before there are disks.
@@ -35,6 +40,9 @@ pub struct KernelManifest {
     pub sha256: String,
     /// SHA-256 over names and contents of `vmlinux`, `initrd.img` and `modules/`, hexadecimal.
     pub tree_sha256: String,
+    /// SHA-256 of `modules.ext4`, hexadecimal, if there is one. Kernels of earlier bangers have one without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_image_sha256: Option<String>,
     /// Where it came from.
     pub source: Provenance,
     /// When it came here (RFC 3339, UTC, whole seconds).
@@ -131,6 +139,14 @@ pub enum ManifestError {
     /// It is larger than any manifest.
     #[error("{FILE} is larger than {MAX_MANIFEST} bytes")]
     TooLarge,
+    /// It is not as it was written.
+    #[error("{FILE} was changed: it has SHA-256 {found}, and says {stated}")]
+    Changed {
+        /// In it.
+        stated: String,
+        /// Of the rest of it.
+        found: String,
+    },
     /// A value in it would not be safe or true.
     #[error("{FILE} has a bad {field}: {value:?}")]
     Value {
@@ -149,14 +165,30 @@ impl KernelManifest {
         if text.len() as u64 > MAX_MANIFEST {
             return Err(ManifestError::TooLarge);
         }
-        let manifest: Self = serde_json::from_slice(&text)?;
+        let mut json: serde_json::Value = serde_json::from_slice(&text)?;
+        // Those of earlier bangers have none.
+        if let Some(stated) = json.as_object_mut().and_then(|fields| fields.remove(SEAL)) {
+            let (stated, found) = (stated.as_str().unwrap_or_default().chars().take(80).collect(), seal(&json));
+            if found != stated {
+                return Err(ManifestError::Changed { stated, found });
+            }
+        }
+        let manifest: Self = serde_json::from_value(json)?;
         manifest.check(name)?;
         Ok(manifest)
     }
 
     /// As it stands in the file: the same manifest gives the same bytes.
     pub fn to_json(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(self).expect("strings and booleans become JSON");
+        const PLAIN: &str = "strings and booleans become JSON";
+        #[derive(Serialize)]
+        struct Sealed<'a> {
+            #[serde(flatten)]
+            manifest: &'a KernelManifest,
+            manifest_sha256: String,
+        }
+        let manifest_sha256 = seal(&serde_json::to_value(self).expect(PLAIN));
+        let mut text = serde_json::to_vec_pretty(&Sealed { manifest: self, manifest_sha256 }).expect(PLAIN);
         text.push(b'\n');
         text
     }
@@ -169,7 +201,8 @@ impl KernelManifest {
         if !is_release(&self.kernel_version) {
             return bad("kernel_version", &self.kernel_version);
         }
-        for (field, hash) in [("sha256", &self.sha256), ("tree_sha256", &self.tree_sha256)] {
+        let image = self.modules_image_sha256.as_ref().map(|hash| ("modules_image_sha256", hash));
+        for (field, hash) in [("sha256", &self.sha256), ("tree_sha256", &self.tree_sha256)].into_iter().chain(image) {
             if hash.len() != 64 || !hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
                 return bad(field, hash);
             }
@@ -185,6 +218,11 @@ impl KernelManifest {
         }
         Ok(())
     }
+}
+
+/// SHA-256 over a manifest without its seal, however it is laid out.
+fn seal(manifest: &serde_json::Value) -> String {
+    hex(&Sha256::digest(manifest.to_string()))
 }
 
 /// Whether `text` can be what `uname -r` says and the name of a directory.
@@ -226,6 +264,7 @@ mod tests {
             kernel_version: "6.1.0-56-cloud-amd64".into(),
             sha256: "0".repeat(64),
             tree_sha256: "a".repeat(64),
+            modules_image_sha256: Some("b".repeat(64)),
             source: Provenance::Apt {
                 package: "linux-image-6.1.0-56-cloud-amd64".into(),
                 version: "6.1.192-2".into(),
@@ -254,6 +293,7 @@ mod tests {
           "kernel_version": "6.1.0-56-cloud-amd64",
           "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
           "tree_sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+          "modules_image_sha256": "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
           "source": {
             "type": "apt",
             "package": "linux-image-6.1.0-56-cloud-amd64",
@@ -268,17 +308,43 @@ mod tests {
             "pvh": true,
             "acpi": true,
             "mmio_cmdline": false
-          }
+          },
+          "manifest_sha256": "3c429cae8d631a66e8e7d25fb6ee7985f8874c082d2144ddbfed628e3749d0bf"
         }
         "#);
         assert_eq!(read(&sample().to_json()).unwrap(), sample());
     }
 
     #[test]
+    fn a_changed_one_is_noticed_and_one_of_an_earlier_banger_is_read() {
+        let whole: serde_json::Value = serde_json::from_slice(&sample().to_json()).unwrap();
+        for (field, value) in [
+            ("boots", serde_json::json!({"pvh": true, "acpi": false, "mmio_cmdline": true})),
+            ("boot_modules", serde_json::json!([])),
+            ("missing_drivers", serde_json::json!(["vmw_vsock_virtio_transport"])),
+            ("kernel_version", "6.1.0".into()),
+            ("added", true.into()),
+            (SEAL, "f".repeat(64).into()),
+            (SEAL, 7.into()),
+        ] {
+            let mut json = whole.clone();
+            json[field] = value;
+            let error = read(&serde_json::to_vec(&json).unwrap()).unwrap_err();
+            assert!(matches!(error, ManifestError::Changed { .. }), "{field}: {error}");
+        }
+        assert_eq!(read(&serde_json::to_vec(&whole).unwrap()).unwrap(), sample(), "laid out another way");
+        let mut earlier = whole;
+        earlier.as_object_mut().unwrap().retain(|field, _| field != SEAL && field != "modules_image_sha256");
+        assert_eq!(read(&serde_json::to_vec(&earlier).unwrap()).unwrap().modules_image_sha256, None);
+    }
+
+    #[test]
     fn additions_of_a_newer_banger_are_read_over() {
-        let mut json: serde_json::Value = serde_json::from_slice(&sample().to_json()).unwrap();
+        let mut json = serde_json::to_value(sample()).unwrap();
         json["signed_by"] = "someone".into();
         json["source"] = serde_json::json!({"type": "carrier-pigeon", "url": "https://example.org"});
+        let stated = seal(&json);
+        json[SEAL] = stated.into();
         let read = read(&serde_json::to_vec(&json).unwrap()).unwrap();
         assert_eq!(read.source, Provenance::Unknown);
         assert_eq!(read.boots, sample().boots);
@@ -291,12 +357,13 @@ mod tests {
             ("kernel_version", "../../etc".into()),
             ("kernel_version", "".into()),
             ("sha256", "zz".into()),
+            ("modules_image_sha256", "zz".into()),
             ("boot_modules", serde_json::json!(["/etc/passwd"])),
             ("boot_modules", serde_json::json!(["a/../../b.ko"])),
             ("boot_modules", serde_json::json!([""])),
             ("boot_modules", serde_json::json!(vec!["a.ko"; 300])),
         ] {
-            let mut json: serde_json::Value = serde_json::from_slice(&sample().to_json()).unwrap();
+            let mut json = serde_json::to_value(sample()).unwrap();
             json[field] = value;
             let error = read(&serde_json::to_vec(&json).unwrap()).unwrap_err();
             assert!(error.to_string().starts_with(&format!("manifest.json has a bad {field}: ")), "{error}");

@@ -1,12 +1,14 @@
 //! Which modules a guest needs before it has disks, and in which order they load.
 //!
-//! Works on a module tree as `depmod` describes it. The drivers wanted are those a banger guest reaches its disks and
-//! its host with; whether a VMM can do without one of them is decided elsewhere.
+//! Works on a module tree as `depmod` describes it. The drivers wanted are [`DRIVERS`], with which a guest reaches its
+//! disks and its host; which of them a machine loads the guest decides, and whether a VMM can do without one is decided
+//! elsewhere.
 
 use crate::{
     job::{Cancelled, Job},
     program::{Program, ProgramError},
 };
+use banger_proto::agent::driver::{DRIVERS, Driver};
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
@@ -19,18 +21,8 @@ const MAX_INDEX: u64 = 64 << 20;
 /// Deepest chain of soft dependencies followed.
 const MAX_SOFT_DEPTH: usize = 16;
 
-/// What a guest boots with, in loading order: transports, disks, network, the agent's port, file systems, and the agent's
-/// other way to the host, which a guest passes over where there is no such device.
-const WANTED: [&str; 8] = [
-    "virtio_mmio",
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_net",
-    "virtio_console",
-    "ext4",
-    "overlay",
-    "vmw_vsock_virtio_transport",
-];
+/// Most modules packed for one guest. Debian's kernels need some 20.
+const MAX_LOADED: usize = 256;
 
 /// Why the modules of a kernel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +43,9 @@ pub enum ModulesError {
         /// What it names.
         module: String,
     },
+    /// More than any kernel needs.
+    #[error("a guest would have to load more than {MAX_LOADED} modules")]
+    TooMany,
     /// `depmod` did not do it.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -61,13 +56,23 @@ pub enum ModulesError {
 
 /// What to load, and what is missing.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct BootModules {
-    /// Paths below the module tree, in loading order.
-    pub load: Vec<String>,
+pub(crate) struct BootModules {
+    /// In loading order: the driver, and the paths of its modules below the module tree. A module that two drivers need of
+    /// which a machine may have either is with both.
+    pub(crate) drivers: Vec<(&'static str, Vec<String>)>,
     /// Wanted drivers that are neither built in nor there.
-    pub missing: Vec<String>,
+    pub(super) missing: Vec<String>,
     /// Where the `virtio_mmio` module is, if it is one.
-    pub virtio_mmio: Option<PathBuf>,
+    pub(super) virtio_mmio: Option<PathBuf>,
+}
+
+impl BootModules {
+    /// Every module once, in the order a machine with all devices loads them.
+    pub(super) fn all(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        let modules = self.drivers.iter().flat_map(|(_, modules)| modules);
+        modules.filter(|module| seen.insert(*module)).cloned().collect()
+    }
 }
 
 /// Writes the indexes of the tree at `base/lib/modules/<release>`, unless they are there.
@@ -83,21 +88,30 @@ pub(super) fn depmod(base: &Path, release: &str, job: &Job<'_>) -> Result<(), Mo
 }
 
 /// Reads the indexes in `tree` and works out what a guest loads.
-pub(super) fn boot_modules(tree: &Path) -> Result<BootModules, ModulesError> {
+pub(crate) fn boot_modules(tree: &Path) -> Result<BootModules, ModulesError> {
     let index = Index::read(tree)?;
     let mut boot = BootModules::default();
-    let mut seen = HashSet::new();
-    for driver in WANTED {
-        if index.builtin.contains(driver) {
+    // What every machine has by then.
+    let mut loaded = HashSet::new();
+    for Driver { name, device } in DRIVERS {
+        if index.builtin.contains(name) {
             continue;
         }
-        if index.modules.contains_key(driver) {
-            index.require(driver, 0, &mut seen, &mut boot.load);
-        } else {
-            boot.missing.push(driver.to_owned());
+        if !index.modules.contains_key(name) {
+            boot.missing.push(name.to_owned());
+            continue;
         }
+        let (mut load, mut seen) = (Vec::new(), loaded.clone());
+        index.require(name, 0, &mut seen, &mut load);
+        if device.is_none() {
+            loaded = seen;
+        }
+        boot.drivers.push((name, load));
     }
-    for module in &boot.load {
+    if boot.drivers.iter().map(|(_, modules)| modules.len()).sum::<usize>() > MAX_LOADED {
+        return Err(ModulesError::TooMany);
+    }
+    for module in boot.drivers.iter().flat_map(|(_, modules)| modules) {
         let path = tree.join(module);
         if !std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             return Err(ModulesError::Stray { index: "modules.dep", module: module.clone() });
@@ -239,29 +253,35 @@ mod tests {
     fn dependencies_come_first_and_built_in_drivers_not_at_all() {
         let tree = tree(
             "k/virtio_mmio.ko: k/virtio.ko k/virtio_ring.ko\nk/virtio_ring.ko:\nk/virtio.ko: k/virtio_ring.ko\n\
-             k/virtio_blk.ko.xz: k/virtio.ko k/virtio_ring.ko\nk/virtio-console.ko: k/virtio.ko k/virtio_ring.ko\n\
+             k/virtio_blk.ko.xz: k/virtio.ko k/virtio_ring.ko\nk/virtio-console.ko: k/shared.ko k/virtio.ko k/virtio_ring.ko\nk/shared.ko:\n\
              k/ext4.ko: k/jbd2.ko\nk/jbd2.ko:\nk/crc32c_generic.ko:\nk/crc32c-intel.ko:\n\
-             k/vmw_vsock_virtio_transport.ko: k/vsock.ko\nk/vsock.ko:\n",
-            "kernel/fs/overlayfs/overlay.ko\nkernel/drivers/virtio/virtio-pci.ko\n",
+             k/vmw_vsock_virtio_transport.ko: k/vsock.ko k/shared.ko\nk/vsock.ko:\n",
+            "kernel/fs/overlayfs/overlay.ko\n",
             "softdep ext4 pre: crc32c post: other\n",
             "alias crc32c crc32c_generic\nalias crc32c crc32c_intel\nalias x y\n",
         );
         let boot = boot_modules(tree.path()).unwrap();
+        let of = |driver: &str| {
+            let (_, modules) = boot.drivers.iter().find(|(name, _)| *name == driver).expect(driver);
+            modules.iter().map(String::as_str).collect::<Vec<_>>()
+        };
         assert_eq!(
-            boot.load,
-            [
-                "k/virtio_ring.ko",
-                "k/virtio.ko",
-                "k/virtio_mmio.ko",
-                "k/virtio_blk.ko.xz",
-                "k/virtio-console.ko",
-                "k/jbd2.ko",
-                "k/crc32c_generic.ko",
-                "k/crc32c-intel.ko",
-                "k/ext4.ko",
-                "k/vsock.ko",
-                "k/vmw_vsock_virtio_transport.ko"
-            ]
+            boot.drivers.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["virtio_mmio", "ext4", "virtio_blk", "virtio_console", "vmw_vsock_virtio_transport"]
+        );
+        assert_eq!(of("virtio_mmio"), ["k/virtio_ring.ko", "k/virtio.ko", "k/virtio_mmio.ko"]);
+        assert_eq!(of("ext4"), ["k/jbd2.ko", "k/crc32c_generic.ko", "k/crc32c-intel.ko", "k/ext4.ko"]);
+        assert_eq!(of("virtio_blk"), ["k/virtio_blk.ko.xz"]);
+        // A machine has one of the two, or both.
+        assert_eq!(of("virtio_console"), ["k/shared.ko", "k/virtio-console.ko"]);
+        assert_eq!(of("vmw_vsock_virtio_transport"), ["k/shared.ko", "k/vsock.ko", "k/vmw_vsock_virtio_transport.ko"]);
+        let all = boot.all();
+        assert_eq!(
+            (all.len(), &all[9..]),
+            (
+                12,
+                ["k/virtio-console.ko", "k/vsock.ko", "k/vmw_vsock_virtio_transport.ko"].map(str::to_owned).as_slice()
+            )
         );
         assert_eq!(boot.missing, ["virtio_net"]);
         assert!(boot.virtio_mmio.unwrap().ends_with("k/virtio_mmio.ko"));
@@ -275,7 +295,14 @@ mod tests {
             "softdep ext4 pre: a\nsoftdep a pre: ext4\n",
             "",
         );
-        assert_eq!(boot_modules(tree.path()).unwrap().load.len(), 2);
+        assert_eq!(boot_modules(tree.path()).unwrap().all().len(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_modules_is_refused() {
+        let needs: Vec<_> = (0..MAX_LOADED).map(|n| format!("k/m{n}.ko")).collect();
+        let tree = tree(&format!("k/ext4.ko: {}\n", needs.join(" ")), "", "", "");
+        assert!(matches!(boot_modules(tree.path()), Err(ModulesError::TooMany)));
     }
 
     #[test]
@@ -289,6 +316,6 @@ mod tests {
     #[test]
     fn a_kernel_without_indexes_has_nothing_to_load() {
         let temp = tempfile::tempdir().unwrap();
-        assert_eq!(boot_modules(temp.path()).unwrap().missing.len(), WANTED.len());
+        assert_eq!(boot_modules(temp.path()).unwrap().missing.len(), DRIVERS.len());
     }
 }

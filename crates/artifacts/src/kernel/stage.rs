@@ -159,7 +159,7 @@ fn taken(path: &Path) -> ArchiveError {
     ArchiveError::Duplicate { path: path.to_owned() }
 }
 
-fn unwritten(source: io::Error, path: &Path) -> ArchiveError {
+pub(super) fn unwritten(source: io::Error, path: &Path) -> ArchiveError {
     ArchiveError::Write { path: path.to_owned(), source }
 }
 

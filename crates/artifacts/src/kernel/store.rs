@@ -12,7 +12,7 @@ use super::{
     import::{self, Description, Draft, INITRD, LIMITS, MODULES, MODULES_IMAGE, TREE, VMLINUX},
     manifest::{KernelManifest, Provenance},
     parts::Parts,
-    tree::{self, regular},
+    tree::{self, TreeError, regular},
 };
 use crate::{
     fetch::Client,
@@ -65,6 +65,47 @@ pub enum Outcome {
 }
 
 impl Kernel {
+    /// The kernel `name`, which would be in `directory`. Its manifest and its image's structure are checked;
+    /// [`Self::verify`] checks every byte.
+    pub fn read(directory: &Path, name: &KernelName) -> Result<Self, KernelError> {
+        match fs::symlink_metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(KernelError::Io { what: "read", path: directory.to_owned(), source: error });
+            }
+            _ => return Err(KernelError::NotFound { name: name.clone() }),
+        }
+        let corrupt = |source| KernelError::Corrupt { name: name.clone(), source };
+        let manifest = KernelManifest::read(directory, name).map_err(|error| corrupt(error.into()))?;
+        let unreadable = |file| move |source| Corruption::File { file, source };
+        let (image, _) = regular(&directory.join(VMLINUX)).map_err(unreadable(VMLINUX)).map_err(corrupt)?;
+        Elf::inspect(&image).map_err(|error| corrupt(error.into()))?;
+        if manifest.modules_image_sha256.is_some() || !manifest.boot_modules.is_empty() {
+            regular(&directory.join(MODULES_IMAGE)).map_err(unreadable(MODULES_IMAGE)).map_err(corrupt)?;
+        }
+        Ok(Self { directory: directory.to_owned(), manifest })
+    }
+
+    /// Reads all of it and compares it with its manifest.
+    pub fn verify(&self, job: &Job<'_>) -> Result<(), KernelError> {
+        let manifest = &self.manifest;
+        job.progress.phase(&format!("checking kernel {}", manifest.name));
+        let corrupt = |source| KernelError::Corrupt { name: manifest.name.clone(), source };
+        let compare = |what, expected: &str, found: &str| {
+            let (expected, found) = (expected.to_owned(), found.to_owned());
+            if expected == found { Ok(()) } else { Err(corrupt(Corruption::Hash { what, expected, found })) }
+        };
+        let failed = |error: TreeError| KernelError::from(error).or_cancelled(job.cancel);
+        let found = tree::hash(&self.directory, &TREE, &[], LIMITS, job.cancel).map_err(failed)?;
+        let gone = || corrupt(Corruption::File { file: VMLINUX, source: io::ErrorKind::NotFound.into() });
+        compare(VMLINUX, &manifest.sha256, found.of(VMLINUX).ok_or_else(gone)?)?;
+        compare("files", &manifest.tree_sha256, &found.tree)?;
+        // What the guest mounts. One that an earlier banger made has no hash.
+        let Some(expected) = &manifest.modules_image_sha256 else { return Ok(()) };
+        let image = tree::file_sha256(&self.directory.join(MODULES_IMAGE), job.cancel).map_err(failed)?;
+        compare(MODULES_IMAGE, expected, &image)
+    }
+
     /// The kernel image, an ELF file.
     pub fn vmlinux(&self) -> PathBuf {
         self.directory.join(VMLINUX)
@@ -133,41 +174,9 @@ impl KernelStore {
         Ok(listing)
     }
 
-    /// The kernel `name`. Its manifest and its image's structure are checked; [`Self::verify`] checks every byte.
+    /// The kernel `name`, as [`Kernel::read`] finds it.
     pub fn get(&self, name: &KernelName) -> Result<Kernel, KernelError> {
-        let directory = self.shelf.path(name.as_str())?;
-        match fs::symlink_metadata(&directory) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(KernelError::Io { what: "read", path: directory, source: error });
-            }
-            _ => return Err(KernelError::NotFound { name: name.clone() }),
-        }
-        let corrupt = |source| KernelError::Corrupt { name: name.clone(), source };
-        let manifest = KernelManifest::read(&directory, name).map_err(|error| corrupt(error.into()))?;
-        let unreadable = |file| move |source| Corruption::File { file, source };
-        let (image, _) = regular(&directory.join(VMLINUX)).map_err(unreadable(VMLINUX)).map_err(corrupt)?;
-        Elf::inspect(&image).map_err(|error| corrupt(error.into()))?;
-        if !manifest.boot_modules.is_empty() {
-            regular(&directory.join(MODULES_IMAGE)).map_err(unreadable(MODULES_IMAGE)).map_err(corrupt)?;
-        }
-        Ok(Kernel { directory, manifest })
-    }
-
-    /// Reads the whole kernel and compares it with its manifest.
-    pub fn verify(&self, kernel: &Kernel, job: &Job<'_>) -> Result<(), KernelError> {
-        let name = &kernel.manifest.name;
-        job.progress.phase(&format!("checking kernel {name}"));
-        let corrupt = |source| KernelError::Corrupt { name: name.clone(), source };
-        let compare = |what, expected: &str, found: &str| {
-            let (expected, found) = (expected.to_owned(), found.to_owned());
-            if expected == found { Ok(()) } else { Err(corrupt(Corruption::Hash { what, expected, found })) }
-        };
-        let found = tree::hash(&kernel.directory, &TREE, LIMITS, job.cancel)
-            .map_err(|error| KernelError::from(error).or_cancelled(job.cancel))?;
-        let gone = || corrupt(Corruption::File { file: VMLINUX, source: io::ErrorKind::NotFound.into() });
-        compare(VMLINUX, &kernel.manifest.sha256, found.of(VMLINUX).ok_or_else(gone)?)?;
-        compare("files", &kernel.manifest.tree_sha256, &found.tree)
+        Kernel::read(&self.shelf.path(name.as_str())?, name)
     }
 
     /// Makes the catalog's kernel `name` be here. One that is here and sound is left alone unless `force` is set; a

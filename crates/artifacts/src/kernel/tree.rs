@@ -139,6 +139,12 @@ pub(crate) fn sha256(reader: &mut dyn Read, cancel: &Cancel) -> io::Result<(Stri
     }
 }
 
+/// SHA-256 of a regular file.
+pub(super) fn file_sha256(path: &Path, cancel: &Cancel) -> Result<String, TreeError> {
+    let hashed = regular(path).and_then(|(mut file, _)| sha256(&mut file, cancel));
+    hashed.map(|(hash, _)| hash).map_err(|source| TreeError::Io { path: path.to_owned(), source })
+}
+
 /// What a tree's content is known by, all hexadecimal SHA-256.
 #[derive(Debug)]
 pub(super) struct Hashes {
@@ -155,9 +161,16 @@ impl Hashes {
     }
 }
 
-/// Reads everything in `parts` (files or directories in `root`; absent ones are left out) once. The hash over it all is
+/// Reads everything in `parts` (files or directories in `root`; absent ones are left out) once, but for files whose hash
+/// is `known`. The hash over it all is
 /// that of one line per entry, `<kind> <content's SHA-256 or link text, or nothing> <path>`, each ended by a zero byte.
-pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel) -> Result<Hashes, TreeError> {
+pub(super) fn hash(
+    root: &Path,
+    parts: &[&str],
+    known: &[(&str, String)],
+    limits: Limits,
+    cancel: &Cancel,
+) -> Result<Hashes, TreeError> {
     let mut files = Vec::new();
     let mut total = Sha256::new();
     let mut line = |kind: u8, content: &[u8], path: &Path| {
@@ -176,8 +189,10 @@ pub(super) fn hash(root: &Path, parts: &[&str], limits: Limits, cancel: &Cancel)
             Err(error) => return Err(failed(error)),
         };
         if !metadata.is_dir() {
-            let (mut file, _) = regular(&path).map_err(failed)?;
-            let (content, _) = sha256(&mut file, cancel).map_err(failed)?;
+            let content = match known.iter().find(|(name, _)| name == part) {
+                Some((_, hash)) => hash.clone(),
+                None => file_sha256(&path, cancel)?,
+            };
             line(b'f', content.as_bytes(), Path::new(part));
             files.push(((*part).to_owned(), content));
             continue;
@@ -232,7 +247,7 @@ mod tests {
     const LIMITS: Limits = Limits { entries: 10, bytes: 1000 };
 
     fn hashed(root: &Path) -> String {
-        let hashes = hash(root, &["file", "tree", "absent"], LIMITS, &Cancel::default()).unwrap();
+        let hashes = hash(root, &["file", "tree", "absent"], &[], LIMITS, &Cancel::default()).unwrap();
         assert_eq!((hashes.of("file").map(str::len), hashes.of("tree"), hashes.of("absent")), (Some(64), None, None));
         hashes.tree
     }

@@ -7,11 +7,8 @@ use crate::{
     store::{VmRow, VmSpec},
     vmm::plan::{Disk, KernelFile},
 };
-use banger_proto::agent::boot::Mount;
+use banger_proto::agent::{boot::Mount, driver::VSOCK_DRIVER};
 use std::sync::Arc;
-
-/// What a kernel that can have a virtio socket has.
-const VSOCK_DRIVER: &str = "vmw_vsock_virtio_transport";
 
 pub(crate) struct KernelFilesCapability {
     pub(crate) images: Arc<ImageService>,

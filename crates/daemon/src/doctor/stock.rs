@@ -1,7 +1,11 @@
-//! The kernels and images on this host are whole, as far as a look can tell.
+//! The kernels on this host are whole, byte by byte, and the images as far as a look can tell.
 
 use super::{Check, Host, Look, fail, pass};
-use banger_artifacts::{image::ImageManifest, kernel::KernelManifest};
+use banger_artifacts::{
+    image::ImageManifest,
+    job::{Cancel, Job, Silent},
+    kernel::{Kernel, KernelError},
+};
 use banger_proto::api::host::Finding;
 use std::{fs, path::Path};
 
@@ -15,8 +19,8 @@ impl Check for Stock {
         let kernels = names(&host.layout.kernels());
         let images = names(&host.layout.images());
         let bad_kernels = kernels.iter().filter_map(|name| {
-            let why = kernel(&host.layout.kernels().join(name)).err()?;
-            Some(damaged(&format!("kernel {name} is damaged: {why}"), &format!("banger kernel pull --force {name}")))
+            let why = kernel(&host.layout.kernels().join(name), name).err()?;
+            Some(damaged(&format!("kernel {name} is {why}"), &format!("banger kernel pull --force {name}")))
         });
         let bad_images = images.iter().filter_map(|name| {
             let why = image(&host.layout.images().join(name)).err()?;
@@ -55,26 +59,23 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-fn kernel(directory: &Path) -> Result<(), String> {
-    manifest::<KernelManifest>(directory)?;
-    is_file(&directory.join("vmlinux"))
+/// Reads all of it; why it is not as it was.
+fn kernel(directory: &Path, name: &str) -> Result<(), String> {
+    // The error's own first words only name the kernel.
+    let why = |error: KernelError| -> String {
+        let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
+        let causes: Vec<_> = causes.map(ToString::to_string).collect();
+        if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+    };
+    let name = name.parse().map_err(|error| format!("no kernel of banger's: {error}"))?;
+    let kernel = Kernel::read(directory, &name).map_err(|error| format!("damaged: {}", why(error)))?;
+    let cancel = Cancel::default();
+    kernel.verify(&Job { progress: &Silent, cancel: &cancel }).map_err(|error| format!("modified: {}", why(error)))
 }
 
 fn image(directory: &Path) -> Result<(), String> {
-    manifest::<ImageManifest>(directory).map(drop)
-}
-
-fn manifest<T: serde::de::DeserializeOwned>(directory: &Path) -> Result<T, String> {
     let text = fs::read(directory.join(MANIFEST)).map_err(|error| format!("its {MANIFEST}: {error}"))?;
-    serde_json::from_slice(&text).map_err(|error| format!("its {MANIFEST}: {error}"))
-}
-
-fn is_file(path: &Path) -> Result<(), String> {
-    match path.metadata() {
-        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
-        Ok(_) => Err(format!("{} is empty", path.display())),
-        Err(error) => Err(format!("{}: {error}", path.display())),
-    }
+    serde_json::from_slice::<ImageManifest>(&text).map(drop).map_err(|error| format!("its {MANIFEST}: {error}"))
 }
 
 #[cfg(test)]

@@ -54,14 +54,8 @@ impl ImageService {
         let mut shown = self.here(kernel.clone(), &offers).await?;
         if verify {
             let operation = Operation::silent();
-            let kernels = self.kernels.clone();
-            let verified =
-                blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernels.verify(&kernel, &job));
-            let verified = verified.await;
-            shown.modified = Some(verified.is_err());
-            if let Err(error) = verified {
-                shown.problem = Some(reason(&error));
-            }
+            shown.problem = modification(kernel, &operation).await;
+            shown.modified = Some(shown.problem.is_some());
         }
         Ok(shown)
     }
@@ -131,10 +125,11 @@ fn is_outdated(source: &Provenance, offered: Option<&Bundle>) -> bool {
     matches!((source, offered), (Provenance::Bundle { sha256, .. }, Some(bundle)) if *sha256 != bundle.sha256)
 }
 
-/// What is wrong, without repeating that something is.
-fn reason(error: &KernelError) -> String {
-    let source = std::error::Error::source(error);
-    source.map_or_else(|| error.to_string(), ToString::to_string)
+/// Reads all of it: how its bytes differ from what its manifest describes, without repeating that they do.
+pub(super) async fn modification(kernel: Kernel, operation: &Operation) -> Option<String> {
+    let verified = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernel.verify(&job));
+    let error = verified.await.err()?;
+    Some(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
 }
 
 fn offered(offer: Offer<'_>) -> artifact::Kernel {

@@ -1,6 +1,6 @@
 //! Kernels of the image service.
 
-use super::{ImageService, no_kernel, off_thread, seconds};
+use super::{ImageService, kernel_view::modification, no_kernel, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -82,8 +82,11 @@ impl ImageService {
         }
         match self.local_kernel(name).await {
             Ok(Some(kernel)) => {
-                operation
-                    .notice(format!("kernel {name} is here already; `banger kernel pull --force {name}` gets it anew"));
+                let modified = modification(kernel.clone(), operation).await;
+                let how = modified.map_or_else(String::new, |how| format!(", but modified ({how})"));
+                operation.notice(format!(
+                    "kernel {name} is here already{how}; `banger kernel pull --force {name}` gets it anew"
+                ));
                 Ok(kernel)
             }
             Ok(None) => self.kernel(name, false, operation).await,

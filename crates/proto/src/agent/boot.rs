@@ -10,7 +10,9 @@ pub const CONFIG_PATH: &str = "/banger/config.json";
 pub const MOMENT_PATH: &str = "/banger/moment.json";
 /// Largest moment, in bytes.
 pub const MAX_MOMENT: usize = 4 << 10;
-/// Where the kernel modules stand in the initramfs, loaded in the order of their names.
+/// Where the kernel modules stand in the initramfs: one directory for each of [`super::driver::DRIVERS`] that is not built
+/// in, `<number>-<driver>`, with that driver and all it needs. Directories and the files in them are loaded in the order of
+/// their names.
 pub const MODULES_DIR: &str = "/banger/modules";
 /// Largest configuration, in bytes.
 pub const MAX_CONFIG: usize = 1 << 20;

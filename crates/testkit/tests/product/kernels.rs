@@ -137,6 +137,56 @@ fn a_catalog_that_is_not_there_is_said_and_never_passed_over() {
     delete(&env, "k");
 }
 
+/// Puts a changed copy in the place of a file, which is a link that other tests share.
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut content = fs::read(path).unwrap();
+    change(&mut content);
+    fs::remove_file(path).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+#[test]
+fn a_kernel_that_changed_is_noticed_by_all_who_look() {
+    let Some(env) = TestEnv::fake() else { return };
+    let kernel = env.layout().kernel(&"debian-6.1".parse().unwrap());
+    let doctor = || {
+        let findings = env.banger(["doctor", "--json"]).run().json()["findings"].clone();
+        let of_kernels = |finding: &&Value| finding["message"].as_str().is_some_and(|it| it.contains("kernel debian-6.1"));
+        findings.as_array().unwrap().iter().find(of_kernels).map(|finding| finding["message"].as_str().unwrap().to_owned())
+    };
+    let show = || env.banger(["kernel", "show", "debian-6.1", "--json"]).run().expect(0).json();
+    assert_eq!((&show()["modified"], doctor()), (&false.into(), None));
+
+    // One byte of what guests mount.
+    change(&kernel.join("modules.ext4"), |image| {
+        let middle = image.len() / 2;
+        image[middle] ^= 1;
+    });
+    let shown = show();
+    assert_eq!(shown["modified"], true, "{shown:#}");
+    assert!(shown["problem"].as_str().is_some_and(|it| it.contains("modules.ext4")), "{shown:#}");
+    let found = doctor().expect("a finding");
+    assert!(found.contains("kernel debian-6.1 is modified") && found.contains("modules.ext4"), "{found}");
+    let pull = env.banger(["kernel", "pull", "debian-6.1"]).run().expect(0);
+    let said = pull.err();
+    assert!(said.contains("is here already, but modified (") && said.contains("modules.ext4"), "{pull}");
+    assert!(said.contains("kernel pull --force debian-6.1"), "{pull}");
+
+    // How it boots: such a kernel is not used.
+    change(&kernel.join("manifest.json"), |manifest| {
+        let text = String::from_utf8(std::mem::take(manifest)).unwrap();
+        assert!(text.contains("\"acpi\": true"), "{text}");
+        *manifest = text.replace("\"acpi\": true", "\"acpi\": false").into_bytes();
+    });
+    let found = doctor().expect("a finding");
+    assert!(found.contains("kernel debian-6.1 is damaged") && found.contains("manifest.json was changed"), "{found}");
+    let shown = show();
+    assert!(shown["problem"].as_str().is_some_and(|it| it.contains("manifest.json was changed")), "{shown:#}");
+    let refused = env.banger(["vm", "create", "--no-start", "--kernel", "debian-6.1"]).run().expect(1);
+    assert!(refused.err().contains("kernel debian-6.1 is damaged") && refused.err().contains("--force"), "{refused}");
+    env.assert_nothing_left();
+}
+
 #[test]
 fn a_kernel_in_use_is_kept_unless_forced() {
     let Some(env) = TestEnv::fake() else { return };

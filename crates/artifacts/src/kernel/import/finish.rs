@@ -15,6 +15,7 @@ use crate::job::Job;
 use banger_proto::name::KernelName;
 use std::{
     fs::{self, File},
+    io,
     panic::resume_unwind,
     path::Path,
     thread,
@@ -47,15 +48,24 @@ impl Draft<'_> {
         let said = [("the module tree", self.modules.as_deref()), ("the user", description.kernel_version.as_deref())];
         let release = settled(image.release.as_deref(), &said)?;
         let initrd = self.staging.join(INITRD);
-        let staging = self.modules.is_some().then_some(self.staging);
-        let (boot, boots, hashes) = meanwhile_on_the_disk(staging, &[&vmlinux, &initrd], || {
-            let boot = Self::finish_modules(self.work, self.staging, self.modules.as_deref(), self.job)?;
+        let tree = self.modules.is_some().then_some(self.staging);
+        let files: &[&Path] = if self.syncing.is_empty() { &[&vmlinux, &initrd] } else { &[] };
+        let (boot, boots, made) = meanwhile_on_the_disk(tree, files, || {
+            let mut boot = Self::finish_modules(self.work, self.staging, self.modules.as_deref(), self.job)?;
+            if self.modules.is_none() {
+                // There is no index that says what is built in.
+                boot.missing = findings.missing_drivers(self.config.as_deref());
+            }
             let boots = findings
                 .boots(image.elf.pvh, self.config.as_deref(), boot.virtio_mmio.as_deref())
                 .map_err(|e| io_at("read", &vmlinux, e))?;
-            let hashes = image_and_hashes(self.staging, self.modules.is_some(), self.job)?;
-            Ok::<_, KernelError>((boot, boots, hashes))
+            let made = image_and_hashes(self.staging, self.modules.is_some(), &self.hashes, self.job)?;
+            Ok::<_, KernelError>((boot, boots, made))
         })?;
+        let (hashes, modules_image) = made;
+        for (file, syncing) in self.syncing {
+            joined(syncing.join()).map_err(|e| io_at("sync", &self.staging.join(file), e))?;
+        }
         let manifest = KernelManifest {
             name: name.clone(),
             distro: description.distro.clone().unwrap_or_else(|| "unknown".to_owned()),
@@ -63,9 +73,10 @@ impl Draft<'_> {
             kernel_version: release,
             sha256: hashes.of(VMLINUX).ok_or(Unusable::NoKernel)?.to_owned(),
             tree_sha256: hashes.tree,
+            modules_image_sha256: modules_image,
             source,
             imported_at: rfc3339(SystemTime::now()),
-            boot_modules: boot.load,
+            boot_modules: boot.all(),
             missing_drivers: boot.missing,
             boots,
         };
@@ -98,31 +109,55 @@ impl Draft<'_> {
 }
 
 /// Does `work` while the disk begins with files that are final: with `paths`, or with a `tree` of many and all else that
-/// its file system holds. Whatever fails there fails again, and is told, when the whole is synced.
-fn meanwhile_on_the_disk<T>(tree: Option<&Path>, paths: &[&Path], work: impl FnOnce() -> T) -> T {
+/// its file system holds.
+fn meanwhile_on_the_disk<T>(
+    tree: Option<&Path>,
+    paths: &[&Path],
+    work: impl FnOnce() -> Result<T, KernelError>,
+) -> Result<T, KernelError> {
+    let whole = |path: &Path| File::open(path).and_then(|file| Ok(rustix::fs::syncfs(file)?));
+    let one = |path: &Path| match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => file.and_then(|file| file.sync_data()),
+    };
     thread::scope(|scope| {
-        scope.spawn(|| match tree {
-            Some(tree) => drop(File::open(tree).map(rustix::fs::syncfs)),
-            None => paths.iter().for_each(|path| drop(File::open(path).and_then(|file| file.sync_data()))),
+        let syncing = scope.spawn(|| match tree {
+            Some(tree) => whole(tree).map_err(|e| io_at("sync the file system of", tree, e)),
+            None => paths.iter().try_for_each(|path| one(path).map_err(|e| io_at("sync", path, e))),
         });
-        work()
+        let done = work()?;
+        // The kernel tells of a failed write once: this is where it is heard.
+        joined(syncing.join())?;
+        Ok(done)
     })
 }
 
-/// Reads the whole kernel twice at once: for what it is known by, and into the image of its modules.
-fn image_and_hashes(staging: &Path, has_modules: bool, job: &Job<'_>) -> Result<Hashes, KernelError> {
+/// What a thread came to.
+fn joined<T>(result: thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Reads the whole kernel twice at once: for what it is known by, and into the image of its modules, whose hash is the
+/// second result.
+fn image_and_hashes(
+    staging: &Path,
+    has_modules: bool,
+    known: &[(&str, String)],
+    job: &Job<'_>,
+) -> Result<(Hashes, Option<String>), KernelError> {
     let (modules, image) = (staging.join(MODULES), staging.join(MODULES_IMAGE));
     thread::scope(|scope| {
         let writing = has_modules.then(|| {
             job.progress.phase("writing the image of the modules");
-            scope.spawn(|| tree::image(&modules, &image, LIMITS, job))
+            scope.spawn(|| {
+                tree::image(&modules, &image, LIMITS, job)?;
+                tree::file_sha256(&image, job.cancel)
+            })
         });
         job.progress.phase("checking the kernel's files");
-        let hashes = tree::hash(staging, &TREE, LIMITS, job.cancel);
-        if let Some(writing) = writing {
-            writing.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        }
-        Ok(hashes?)
+        let hashes = tree::hash(staging, &TREE, known, LIMITS, job.cancel);
+        let image = writing.map(|writing| joined(writing.join())).transpose()?;
+        Ok((hashes?, image))
     })
 }
 

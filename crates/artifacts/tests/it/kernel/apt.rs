@@ -43,7 +43,7 @@ fn the_distributions_kernel_is_pulled_once_and_is_whole() {
     assert!(position("virtio.ko") < position("virtio_mmio.ko"), "{order:?}");
     assert!(position("virtio_mmio.ko") < position("virtio_blk.ko"), "{order:?}");
     assert!(order.contains(&"virtio_console.ko") && order.contains(&"overlay.ko"), "{order:?}");
-    host.store.verify(kernel, &host.job()).unwrap();
+    kernel.verify(&host.job()).unwrap();
     assert!(kernel.modules_image().unwrap().metadata().unwrap().len() > 10 << 20);
 
     let (again, outcome) = host.store.pull(&name, &catalog, false, &host.job()).unwrap();

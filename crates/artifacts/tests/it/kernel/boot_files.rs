@@ -53,8 +53,9 @@ fn the_base_holds_the_kernels_initrd_the_agent_and_unpacked_modules_in_order() {
             "TRAILER!!!",
             "banger",
             "banger/modules",
-            "banger/modules/000-virtio.ko",
-            "banger/modules/001-virtio_blk.ko",
+            "banger/modules/00-virtio_blk",
+            "banger/modules/00-virtio_blk/000-virtio.ko",
+            "banger/modules/00-virtio_blk/001-virtio_blk.ko",
             "dev",
             "dev/console",
             "init"
@@ -62,7 +63,7 @@ fn the_base_holds_the_kernels_initrd_the_agent_and_unpacked_modules_in_order() {
     );
     assert_eq!(content["init"], (0o100_755, b"\x7fELF agent".to_vec()));
     assert_eq!(content["dev/console"].0, 0o020_600);
-    assert_eq!(content["banger/modules/001-virtio_blk.ko"].1, module("virtio_blk", "virtio"));
+    assert_eq!(content["banger/modules/00-virtio_blk/001-virtio_blk.ko"].1, module("virtio_blk", "virtio"));
 }
 
 #[test]

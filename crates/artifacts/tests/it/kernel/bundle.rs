@@ -72,7 +72,7 @@ fn a_kernel_alone() {
     assert!(fs::read(kernel.vmlinux()).unwrap() == vmlinux(true));
     assert_eq!(names(&kernel.directory), ["manifest.json", "vmlinux"]);
     assert_eq!(host.store.get(&name()).unwrap(), kernel);
-    host.store.verify(&kernel, &host.job()).unwrap();
+    kernel.verify(&host.job()).unwrap();
     let again = host.store.pull(&name(), &catalog(&source(&url, &bundle)), false, &host.job()).unwrap();
     assert_eq!(again, (kernel, Outcome::AlreadyThere));
     assert_eq!((server.hits(), host.stored()), (1, vec!["test-6.1".to_owned()]));
@@ -116,7 +116,7 @@ fn modules_links_and_modes() {
     assert_eq!(manifest.boot_modules, ["kernel/virtio_ring.ko", "kernel/virtio.ko", "kernel/virtio_blk.ko"]);
     assert!(!manifest.boots.pvh && manifest.missing_drivers.contains(&"virtio_mmio".to_owned()));
     assert!(fs::metadata(kernel.modules_image().unwrap()).unwrap().len() > 4096);
-    host.store.verify(&kernel, &host.job()).unwrap();
+    kernel.verify(&host.job()).unwrap();
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn modules_without_indexes_get_them() {
     let order = ["kernel/virtio_ring.ko", "kernel/virtio.ko", "kernel/virtio_blk.ko"];
     assert_eq!(kernel.manifest.boot_modules, order);
     assert!(kernel.modules().unwrap().join("modules.dep").is_file());
-    host.store.verify(&kernel, &host.job()).unwrap();
+    kernel.verify(&host.job()).unwrap();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn sources_are_tried_in_order_and_all_of_them_are_heard() {
     let host = Host::new();
     let (kernel, _) = host.store.pull(&name(), &all(&[&gone, &good, &changed]), false, &host.job()).unwrap();
     assert_eq!((gone.hits(), good.hits(), changed.hits()), (1, 1, 0));
-    host.store.verify(&kernel, &host.job()).unwrap();
+    kernel.verify(&host.job()).unwrap();
 
     let host = Host::new();
     let error = host.store.pull(&name(), &all(&[&gone, &changed]), false, &host.job()).unwrap_err();

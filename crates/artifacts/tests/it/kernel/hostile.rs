@@ -52,7 +52,7 @@ impl Victim {
     fn is_as_it_was(&self) {
         assert_eq!(self.host.stored(), ["test-6.1"]);
         assert_eq!(self.host.store.get(&name()).unwrap(), self.good);
-        self.host.store.verify(&self.good, &self.host.job()).unwrap();
+        self.good.verify(&self.host.job()).unwrap();
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use banger_artifacts::{
     job::{Job, Progress},
-    kernel::{Codec, KernelStore},
+    kernel::{Codec, KernelError, KernelStore},
 };
 use banger_testkit::wait_until;
 use std::{
@@ -20,7 +20,7 @@ use std::{
         fs::{MetadataExt, PermissionsExt},
         process::ExitStatusExt,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, mpsc},
     time::Duration,
 };
@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// What is in the kernel's initrd says which one it is; all of it has to be right.
 fn which(host: &Host) -> String {
     let kernel = host.store.get(&name()).unwrap();
-    host.store.verify(&kernel, &host.job()).unwrap();
+    kernel.verify(&host.job()).unwrap();
     kernel.initrd().map_or_else(|| "no initrd".to_owned(), |initrd| fs::read_to_string(initrd).unwrap())
 }
 
@@ -44,15 +44,23 @@ fn swept(host: &Host) -> Vec<String> {
     host.stored().into_iter().chain(left).collect()
 }
 
-/// Kills `task` at each of `stops`, with `old` there before; then lets it through, and finds `new`.
+/// Kills `task` at each of `stops`, once with `old` there before and once with nothing; then lets it through, and finds
+/// `new`.
 fn killed_at(stops: &[&str], new: &str, prepare: impl Fn(&Host) -> (String, Option<PathBuf>)) {
-    for stop in stops {
+    for (stop, first) in stops.iter().flat_map(|stop| [(*stop, false), (*stop, true)]) {
         let host = Host::new();
-        host.pull(&small("old")).unwrap();
+        if !first {
+            host.pull(&small("old")).unwrap();
+        }
         let (task, programs) = prepare(&host);
         Child::start(&host, &task, stop, programs.as_deref()).stopped(stop).kill();
-        assert_eq!(which(&host), "old", "{stop}");
-        assert_eq!(swept(&host), ["test-6.1"], "{stop}: the next process takes away what the killed one left");
+        if first {
+            assert!(matches!(host.store.get(&name()), Err(KernelError::NotFound { .. })), "{stop}");
+        } else {
+            assert_eq!(which(&host), "old", "{stop}");
+        }
+        let there: &[&str] = if first { &[] } else { &["test-6.1"] };
+        assert_eq!(swept(&host), there, "{stop}: the next process takes away what the killed one left");
         Child::start(&host, &task, "", programs.as_deref()).done(stop);
         assert_eq!((which(&host).as_str(), host.stored()), (new, vec!["test-6.1".to_owned()]), "{stop}");
     }
@@ -138,6 +146,17 @@ fn an_import_of_a_directory_killed_at_any_step() {
         }
         (format!("import {}", host.path("k").display()), None)
     });
+}
+
+#[test]
+fn an_import_of_a_single_file_killed_at_any_step() {
+    let elf = vmlinux(true);
+    let stops = ["unpacking the kernel image", "checking the kernel's files", "bringing kernel"];
+    killed_at(&stops, "no initrd", |host| {
+        let file = host.write("bzImage", &bzimage(Codec::Xz, &packed_in_rust(Codec::Xz, &elf), elf.len()));
+        (format!("import {}", file.display()), None)
+    });
+    killed_at(&stops[1..], "no initrd", |host| (format!("import {}", host.write("vmlinux", &elf).display()), None));
 }
 
 #[test]
@@ -327,12 +346,16 @@ fn many_pulls_and_removals_at_once_end_with_a_whole_kernel_or_none() {
 }
 
 #[test]
-fn locks_of_the_dead_are_swept() {
+fn locks_of_the_dead_are_swept_and_those_of_the_living_are_not() {
+    let bundle = small("x");
+    let server = Server::serving(bundle.clone());
     let host = Host::new();
-    host.pull(&small("x")).unwrap();
-    let lock = host.temp.path().join("kernels/.lock-test-6.1");
-    Child::start(&host, "pull", "", None).kill();
-    fs::write(&lock, "").unwrap();
+    host.pull(&bundle).unwrap();
+    offer(&host, &source(&server.url("/b"), &bundle));
+    let child = Child::start(&host, "pull", "downloading", None).stopped("with the lock");
+    let left = swept(&host);
+    assert!(left.contains(&".lock-test-6.1".to_owned()) && left.len() == 3, "lock, unfinished work, kernel: {left:?}");
+    child.kill();
+    assert_eq!(host.stored().len(), 3, "{:?}", host.stored());
     assert_eq!(swept(&host), ["test-6.1"]);
-    assert!(!Path::new(&lock).exists());
 }

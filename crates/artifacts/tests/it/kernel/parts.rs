@@ -32,7 +32,7 @@ fn modules_are_found_as_a_tree_below_a_release_or_below_lib() {
         assert_eq!(fs::read(kernel.initrd().unwrap()).unwrap(), b"an initrd");
         let path = parts.kernel.to_string_lossy().into_owned();
         assert_eq!(kernel.manifest.source, Provenance::File { path });
-        host.store.verify(&kernel, &host.job()).unwrap();
+        kernel.verify(&host.job()).unwrap();
     }
 }
 

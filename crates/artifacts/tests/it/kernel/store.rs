@@ -1,6 +1,6 @@
 //! The store: what is there, what is damaged, who may change it.
 
-use super::fixture::{Host, quiet, vmlinux};
+use super::fixture::{Host, module, quiet, vmlinux};
 use banger_artifacts::{
     job::Cancel,
     kernel::{Catalog, Corruption, Description, Kernel, KernelError},
@@ -75,14 +75,22 @@ fn one_changed_byte_is_found_by_verify() {
     let host = Host::new();
     let from = host.write("k/vmlinux", &vmlinux(true));
     host.write("k/initrd.img", b"initrd");
+    host.write("k/modules/ext4.ko", &module("ext4", ""));
+    host.write("k/modules/modules.dep", b"ext4.ko:\n");
     let directory = from.parent().unwrap();
     let kernel = host.store.import(&name(), directory, &Description::default(), false, &host.job()).unwrap();
-    host.store.verify(&kernel, &host.job()).unwrap();
-    fs::write(kernel.initrd().unwrap(), b"Initrd").unwrap();
-    let found = |expected: &str| match host.store.verify(&kernel, &host.job()).unwrap_err() {
+    kernel.verify(&host.job()).unwrap();
+    let found = |expected: &str| match kernel.verify(&host.job()).unwrap_err() {
         KernelError::Corrupt { source: Corruption::Hash { what, .. }, .. } => assert_eq!(what, expected),
         other => panic!("{other:?}"),
     };
+    let mut image = fs::read(kernel.modules_image().unwrap()).unwrap();
+    let middle = image.len() / 2;
+    image[middle] ^= 1;
+    fs::write(kernel.modules_image().unwrap(), image).unwrap();
+    host.store.get(&name()).unwrap();
+    found("modules.ext4");
+    fs::write(kernel.initrd().unwrap(), b"Initrd").unwrap();
     found("files");
     let mut content = fs::read(kernel.vmlinux()).unwrap();
     *content.last_mut().unwrap() ^= 1;
