@@ -151,8 +151,14 @@ fn a_kernel_that_changed_is_noticed_by_all_who_look() {
     let kernel = env.layout().kernel(&"debian-6.1".parse().unwrap());
     let doctor = || {
         let findings = env.banger(["doctor", "--json"]).run().json()["findings"].clone();
-        let of_kernels = |finding: &&Value| finding["message"].as_str().is_some_and(|it| it.contains("kernel debian-6.1"));
-        findings.as_array().unwrap().iter().find(of_kernels).map(|finding| finding["message"].as_str().unwrap().to_owned())
+        let of_kernels =
+            |finding: &&Value| finding["message"].as_str().is_some_and(|it| it.contains("kernel debian-6.1"));
+        findings
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(of_kernels)
+            .map(|finding| finding["message"].as_str().unwrap().to_owned())
     };
     let show = || env.banger(["kernel", "show", "debian-6.1", "--json"]).run().expect(0).json();
     assert_eq!((&show()["modified"], doctor()), (&false.into(), None));
