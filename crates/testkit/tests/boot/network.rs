@@ -8,7 +8,21 @@ mod survival;
 
 use crate::sh;
 use around::{Around, INTERNET, NAME, SOON};
-use banger_testkit::{TestEnv, wait_until};
+use banger_testkit::{Space, TestEnv, wait_until};
+
+/// The namespace of an environment's VMs.
+#[track_caller]
+fn inside(env: &TestEnv) -> Space {
+    let processes = env.processes("bangerd-root");
+    Space::of(processes.iter().find(|process| process.command.contains("hold")).expect("a holder").pid)
+}
+
+/// Writes on a link whose it is.
+fn write_on(space: &Space, link: &str, alias: &str) {
+    let words = ["link", "set", "dev", link, "alias", alias].map(str::to_owned);
+    let status = space.run(move || std::process::Command::new("ip").args(words).status());
+    assert!(status.is_ok_and(|status| status.success()), "{link}: {alias}");
+}
 
 #[track_caller]
 fn reaches(env: &TestEnv, vm: &str, url: &str) {
