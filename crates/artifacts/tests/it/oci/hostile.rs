@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use super::{
-    layers::{Layer, gzip},
+    layers::{Layer, gzip, zstd},
     registry::{Content, Host, OCI_LAYER, chain, digest, reference},
 };
 use crate::web::Server;
@@ -137,14 +137,17 @@ fn bombs_are_refused_before_they_go_off() {
 
     let content = Content::default();
     content.image("v1", &[(zeros.clone(), gzip(&zeros), &format!("{OCI_LAYER}+gzip"))], &Value::Null);
+    content.image("v2", &[(zeros.clone(), zstd(&zeros), &format!("{OCI_LAYER}+zstd"))], &Value::Null);
     let server = content.serve();
     let host = Host::new();
     // It is small enough to harm nobody; in earnest it is the same with more zeros.
     host.image(&reference(&server, "v1"));
     let mut host = Host::new();
     host.registries.limits = Limits { max_ratio: 100, harmless: 1 << 20, ..Limits::default() };
-    let refusal = host.refusal(&reference(&server, "v1"));
-    assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 100 times its size"), "{refusal}");
+    for tag in ["v1", "v2"] {
+        let refusal = host.refusal(&reference(&server, tag));
+        assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 100 times its size"), "{refusal}");
+    }
 }
 
 #[test]
@@ -268,6 +271,27 @@ fn documents_and_layers_without_end() {
     let large = Server::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 4194305\r\n\r\n".to_vec());
     let refusal = Host::new().refusal(&reference(&large, "v1"));
     assert!(refusal.contains("more than 4194304 bytes"), "{refusal}");
+
+    // A configuration, and the answer of a token service.
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let server = Server::start(move |mut request| {
+        if !request.path.contains("/blobs/") || content.is_layer(&request.path) {
+            return content.answer(request);
+        }
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n{")?;
+        loop {
+            request.stream.write_all(&[b' '; 4 << 10])?;
+        }
+    });
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("more than 4194304 bytes"), "{refusal}");
+    let realm = endless.url("/token");
+    let asking = Server::raw(format!(
+        "HTTP/1.1 401 X\r\nWWW-Authenticate: Bearer realm=\"{realm}\"\r\nContent-Length: 0\r\n\r\n"
+    ));
+    let refusal = Host::new().refusal(&reference(&asking, "v1"));
+    assert!(refusal.contains("gave no token") && refusal.contains("more than 65536 bytes"), "{refusal}");
 
     let content = Content::default();
     let layer = Layer::new().file("a", "a").done();
