@@ -100,7 +100,8 @@ impl Kernel {
         let gone = || corrupt(Corruption::File { file: VMLINUX, source: io::ErrorKind::NotFound.into() });
         compare(VMLINUX, &manifest.sha256, found.of(VMLINUX).ok_or_else(gone)?)?;
         compare("files", &manifest.tree_sha256, &found.tree)?;
-        // What the guest mounts. One that an earlier banger made has no hash.
+        // What the guest mounts. One that an earlier banger made of a tree of modules has no hash; one without a tree
+        // is never mounted.
         let Some(expected) = &manifest.modules_image_sha256 else { return Ok(()) };
         let image = tree::file_sha256(&self.directory.join(MODULES_IMAGE), job.cancel).map_err(failed)?;
         compare(MODULES_IMAGE, expected, &image)
@@ -121,8 +122,9 @@ impl Kernel {
         Some(self.directory.join(MODULES)).filter(|path| path.exists())
     }
 
-    /// The read-only ext4 of its modules, if it has any.
+    /// The read-only ext4 of its modules, if it has any. A file of that name beside a kernel without modules is not one.
     pub fn modules_image(&self) -> Option<PathBuf> {
+        self.modules()?;
         Some(self.directory.join(MODULES_IMAGE)).filter(|path| path.exists())
     }
 

@@ -43,7 +43,7 @@ impl ImageService {
         self.kernel_offers.read().await.find(name)?.map(drop).ok_or_else(|| no_kernel(name))
     }
 
-    /// The kernel `name`, pulled when it is not here, and anew when `force` says so or it is damaged and can be had.
+    /// The kernel `name`, pulled when it is not here, and anew when `force` says so, which also replaces a damaged one.
     pub(crate) async fn kernel(
         &self,
         name: &KernelName,

@@ -143,6 +143,8 @@ fn a_kernel_file_alone() {
         assert_eq!(manifest.missing_drivers, ["vmw_vsock_virtio_transport"], "nothing in it says it has that");
         assert_eq!(names(&kernel.directory), ["manifest.json", "vmlinux"]);
         assert_eq!((kernel.initrd(), kernel.modules(), kernel.modules_image()), (None, None, None));
+        fs::write(kernel.directory.join("modules.ext4"), "of a stranger").unwrap();
+        assert_eq!(kernel.modules_image(), None, "no guest mounts what no manifest names");
         host.store.remove(&manifest.name, &host.job()).unwrap();
     }
 }
