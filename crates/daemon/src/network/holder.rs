@@ -122,7 +122,6 @@ pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) ->
     let recorded = Record { pasta: Some(process), ..record.clone() };
     recorded.write(state)?;
     *record = recorded;
-    crate::failpoint::hit("uplink.recorded").await;
     child.stdin.take().expect("stdin was asked for").write_all(b"go\n").await?;
     Ok(child)
 }
