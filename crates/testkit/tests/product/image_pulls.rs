@@ -108,7 +108,7 @@ fn two_of_one_download_once_and_two_of_different_ones_come_together() {
         return;
     }
     let env = TestEnv::empty();
-    let registry = registry(&env, &["one", "two"]);
+    let registry = registry(&env, &["one", "two", "three"]);
     // Neither can end before both have begun: each connection stops in the middle of its layer.
     let relay = Relay::stalling(registry.port(), HALF, || ());
     let through = |name: &str| format!("127.0.0.1:{}/team/{name}:v1", relay.port());
@@ -127,7 +127,8 @@ fn two_of_one_download_once_and_two_of_different_ones_come_together() {
         staged => Err(format!("{staged} at work")),
     });
 
-    let reference = registry.reference("team/one:v1");
+    // Another image: a layer that came whole before its pull was cancelled is in the cache.
+    let reference = registry.reference("team/three:v1");
     let before = registry.requests().len();
     let ids: Vec<Value> = std::thread::scope(|scope| {
         let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| pull(&env, &[&reference])["id"].clone())).collect();
