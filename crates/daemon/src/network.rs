@@ -32,7 +32,7 @@ use std::{
     collections::HashMap,
     net::Ipv4Addr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
 /// The file a guest without a network card gets, so that a failing look-up explains itself.
@@ -116,6 +116,8 @@ struct Shared {
     seats: Mutex<HashMap<VmId, Seat>>,
     guests: Guests,
     live: tokio::sync::Mutex<Option<life::Live>>,
+    /// Whether somebody tries to bring the network back.
+    mending: AtomicBool,
     /// Why VMs have no network here, once that was found out.
     said: Mutex<Option<String>>,
 }
@@ -132,6 +134,7 @@ impl HostNetwork {
             seats: Mutex::default(),
             guests: Guests::default(),
             live: tokio::sync::Mutex::default(),
+            mending: AtomicBool::default(),
             said: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }

@@ -35,6 +35,7 @@ const MAX_WORDS: u64 = 2048;
 #[derive(Debug)]
 pub(super) struct Helper {
     child: Child,
+    process: ProcessIdentity,
     stream: UnixStream,
 }
 
@@ -52,12 +53,16 @@ impl Helper {
             .current_dir("/")
             .process_group(0)
             .kill_on_drop(true);
-        Ok(Self { child: command.spawn()?, stream: UnixStream::from_std(ours)? })
+        let child = command.spawn()?;
+        // Now: of one that has ended there is nothing to watch for.
+        let process = child.id().and_then(ProcessIdentity::of);
+        let process = process.ok_or_else(|| io::Error::other("the network helper ended at once"))?;
+        Ok(Self { child, process, stream: UnixStream::from_std(ours)? })
     }
 
-    /// Its process, while it lives.
-    pub(super) fn process(&self) -> Option<ProcessIdentity> {
-        self.child.id().and_then(ProcessIdentity::of)
+    /// Its process, which may have ended.
+    pub(super) fn process(&self) -> ProcessIdentity {
+        self.process
     }
 
     /// Asks for something. An error means that the helper is of no use any more.

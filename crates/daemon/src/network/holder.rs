@@ -75,8 +75,14 @@ pub(super) fn namespace_of(process: ProcessIdentity) -> Option<u64> {
     process.alive().then_some(inode)
 }
 
-/// Starts a holder: of new namespaces, or of those that `member` is in. It is on record when this returns.
-pub(super) async fn hold(program: &Path, state: &Path, member: Option<ProcessIdentity>) -> io::Result<Record> {
+/// Starts a holder: of new namespaces, or of those that `member` is in and `pasta` leads out of. It is on record before it
+/// is let go.
+pub(super) async fn hold(
+    program: &Path,
+    state: &Path,
+    member: Option<ProcessIdentity>,
+    pasta: Option<ProcessIdentity>,
+) -> io::Result<Record> {
     let mut command = Command::new(program);
     command.arg("hold");
     if let Some(member) = member {
@@ -94,7 +100,7 @@ pub(super) async fn hold(program: &Path, state: &Path, member: Option<ProcessIde
     let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
     let holder = ProcessIdentity::of(pid).ok_or(io::ErrorKind::NotFound)?;
     let namespace = namespace_of(holder).ok_or(io::ErrorKind::NotFound)?;
-    let record = Record { host_boot_id: host_boot_id()?, holder, namespace, pasta: None };
+    let record = Record { host_boot_id: host_boot_id()?, holder, namespace, pasta };
     record.write(state)?;
     child.stdin.take().expect("stdin was asked for").write_all(b"go").await?;
     reap(child);

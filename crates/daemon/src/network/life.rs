@@ -5,9 +5,11 @@
 //!  holder dies    another joins the same namespace through a VM's monitor (or the helper) that is still in it
 //!  pasta dies     another, after a pause that grows
 //!  helper dies    another; it is told of every VM again, which changes nothing that is right
+//!  it fails       tried again, after a pause that grows, as long as a VM is attached: whoever dies meanwhile
 //!  last detach    all of it ends, after a while in which the next VM may come
 //! ```
 
+mod mend;
 mod start;
 mod uplink;
 mod watch;
@@ -87,7 +89,7 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
     let detached = match live.tell(&Request::DetachVm { vm: vm.clone() }).await {
         Ok(()) => Ok(()),
         Err(Trouble::Refused(reason)) => {
-            tidy(shared);
+            mend::tidy(shared);
             Err(reason)
         }
         Err(Trouble::Broken(error)) => {
@@ -106,27 +108,6 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
         });
     }
     detached
-}
-
-/// Has what belongs to no VM removed, until the helper does it: it refused to.
-fn tidy(shared: &Arc<Shared>) {
-    let shared = Arc::downgrade(shared);
-    tokio::spawn(async move {
-        let mut pause = RETRY.0;
-        loop {
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
-            let Some(shared) = shared.upgrade() else { return };
-            let mut slot = shared.live.lock().await;
-            // The last VM takes everything with it, and a helper that starts is told who may have something.
-            let Some(live) = slot.as_mut().filter(|_| !shared.guests.is_empty()) else { return };
-            let vms = shared.guests.all().iter().map(|guest| guest.vm.clone()).collect();
-            match live.tell(&Request::Reconcile { vms }).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),
-            }
-        }
-    });
 }
 
 /// Ends the network if nobody is attached.
@@ -202,10 +183,17 @@ pub(super) async fn learn(shared: &Shared, guest: &Guest, rules: &[u8], addresse
 
 /// The network, as it should be: whatever of it is missing is started.
 async fn ready<'a>(shared: &Arc<Shared>, slot: &'a mut Option<Live>) -> Result<&'a mut Live, String> {
-    let intact = slot.as_ref().is_some_and(|live| live.record.holder.alive() && live.helper.process().is_some());
+    let intact = slot.as_ref().is_some_and(|live| live.record.holder.alive() && live.helper.process().alive());
     if !intact {
         let old = slot.take();
-        *slot = Some(start::start(shared, old).await.map_err(|error| error.to_string())?);
+        match start::start(shared, old).await {
+            Ok(live) => *slot = Some(live),
+            Err(error) => {
+                // What is not there has no end that could be noticed.
+                mend::later(shared);
+                return Err(error.to_string());
+            }
+        }
     }
     Ok(slot.as_mut().expect("it was just put there"))
 }
@@ -262,6 +250,9 @@ impl Live {
             }
             sleep(BIND_PAUSE).await;
         }
+        if !self.resolves {
+            return Err(Trouble::Broken(io::Error::other("the resolver's address is taken")));
+        }
         self.host = host;
         self.networks.extend([0, network]);
         Ok(())
@@ -275,12 +266,12 @@ impl Live {
     }
 }
 
-/// Waits for a process's end; for ever when there is none.
-async fn ended(process: Option<ProcessIdentity>) {
-    match process.map(ProvenProcess::open) {
-        Some(Ok(Some(process))) => drop(process.ended().await),
-        Some(Ok(None)) => {}
+/// Waits for a process's end.
+async fn ended(process: ProcessIdentity) {
+    match ProvenProcess::open(process) {
+        Ok(Some(process)) => drop(process.ended().await),
+        Ok(None) => {}
         // What cannot be watched is found out when it is next needed.
-        Some(Err(_)) | None => std::future::pending().await,
+        Err(_) => std::future::pending().await,
     }
 }

@@ -4,6 +4,7 @@
 
 mod ageing;
 mod bad_input;
+mod carriers;
 mod copy;
 mod daemon;
 mod disk_full;

@@ -17,21 +17,18 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     let record = match known {
         Some(record) if record.holder.alive() => record,
         known => {
-            let helper = old.as_ref().and_then(|live| live.helper.process());
+            let helper = old.as_ref().map(|live| live.helper.process());
             let member = match &known {
                 Some(record) => member(shared, record.namespace, helper).await,
                 None => None,
             };
             let pasta = known.and_then(|record| record.pasta).filter(ProcessIdentity::alive);
-            let mut record = holder::hold(&shared.helper, &shared.state, member).await?;
             // The way out is still there if the namespace is the same.
-            match (pasta, member) {
-                (Some(pasta), Some(_)) => record.pasta = Some(pasta),
-                (Some(pasta), None) => holder::end(pasta),
-                (None, _) => {}
+            let kept = pasta.filter(|_| member.is_some());
+            if kept.is_none() {
+                pasta.into_iter().for_each(holder::end);
             }
-            record.write(&shared.state)?;
-            record
+            holder::hold(&shared.helper, &shared.state, member, kept).await?
         }
     };
     if let Some(mut old) = old {

@@ -34,10 +34,14 @@ impl Live {
                 if let Some(pasta) = self.record.pasta {
                     self.follow(shared, pasta, Some(child));
                 }
-                self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
             }
-            Err(error) => tracing::warn!(%error, "pasta does not start: VMs have no way to the internet"),
+            Err(error) => {
+                tracing::warn!(%error, "pasta does not start: VMs have no way to the internet; it is tried again");
+                let (shared, pause) = (Arc::downgrade(shared), self.pasta_retry);
+                self.tasks.push(tokio::spawn(again(shared, pause, false)));
+            }
         }
+        self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
     }
 
     fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
@@ -49,17 +53,21 @@ impl Live {
 /// Starts pasta again when it ends. One that was up for a while is started again at once.
 async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, child: Option<Child>, retry: Duration) {
     let began = tokio::time::Instant::now();
-    ended(Some(pasta)).await;
+    ended(pasta).await;
     let words = match child {
         Some(mut child) => holder::last_words(&mut child).await,
         None => String::new(),
     };
     tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
     let lasted = began.elapsed() > RETRY.1;
-    sleep(if lasted { RETRY.0 } else { retry }).await;
+    again(shared, if lasted { RETRY.0 } else { retry }, lasted).await;
+}
+
+async fn again(shared: Weak<Shared>, pause: Duration, afresh: bool) {
+    sleep(pause).await;
     let Some(shared) = shared.upgrade() else { return };
     // From a task of its own: this one ends with the network it belongs to.
-    tokio::spawn(try_uplink(shared, lasted));
+    tokio::spawn(try_uplink(shared, afresh));
 }
 
 /// Starts the way out, if there is a network.

@@ -1,6 +1,6 @@
 //! What is noticed by itself: the end of a process, and another network around this host.
 
-use super::{AGAIN, RETRY, SETTLE, Trouble, ended, ready};
+use super::{AGAIN, RETRY, SETTLE, Trouble, ended, mend};
 use crate::{
     network::{Shared, changes::Changes},
     shim::control::ProcessIdentity,
@@ -10,21 +10,20 @@ use banger_proto::{helper::MAX_HOST_ADDRESSES, network::is_public};
 use std::{
     io,
     net::Ipv4Addr,
-    pin::Pin,
     sync::{Arc, Weak},
 };
 use tokio::time::{sleep, timeout};
 
 /// Mends the network when its holder or helper ends, and follows the host's own network.
-pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper: Option<ProcessIdentity>) {
+pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper: ProcessIdentity) {
     tokio::select! {
-        () = ended(Some(holder)) => tracing::warn!("the network's holder ended; another is started"),
+        () = ended(holder) => tracing::warn!("the network's holder ended; another is started"),
         () = ended(helper) => tracing::warn!("the network helper ended; another is started"),
         () = follow_host(&shared) => return,
     }
     let Some(shared) = shared.upgrade() else { return };
     // From a task of its own: this one ends with the network it belongs to.
-    tokio::spawn(mend(shared));
+    tokio::spawn(mend::now(shared));
 }
 
 /// The host moves to another network, gets another address, starts a VPN: its addresses stay closed to guests, and a way
@@ -61,18 +60,6 @@ async fn tell_host(shared: &Arc<Shared>) -> io::Result<()> {
     live.pasta_retry = RETRY.0;
     live.uplink(shared).await;
     Ok(())
-}
-
-/// Brings back what is missing, if a VM needs it.
-fn mend(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        let mut slot = shared.live.lock().await;
-        if !shared.guests.is_empty()
-            && let Err(reason) = ready(&shared, &mut slot).await
-        {
-            tracing::error!(reason, "the VMs' network is not as it should be");
-        }
-    })
 }
 
 /// The addresses that this host has on the public internet. Its others are closed to guests whoever's they are.

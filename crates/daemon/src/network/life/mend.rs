@@ -1,0 +1,66 @@
+//! Trying again what has failed, until it is done or nobody needs it.
+
+use super::{RETRY, ready};
+use crate::network::Shared;
+use banger_proto::helper::Request;
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
+use tokio::time::sleep;
+
+/// Brings back what is missing, if a VM needs it.
+pub(super) fn now(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let mut slot = shared.live.lock().await;
+        if !shared.guests.is_empty()
+            && let Err(reason) = ready(&shared, &mut slot).await
+        {
+            tracing::error!(reason, "the VMs' network is not as it should be; it is tried again");
+        }
+    })
+}
+
+/// Does so again and again, after pauses that grow, until everything is there. One such at a time: `shared.live` must be
+/// locked.
+pub(super) fn later(shared: &Arc<Shared>) {
+    if shared.mending.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let shared = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        let mut pause = RETRY.0;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+            let Some(shared) = shared.upgrade() else { return };
+            now(shared.clone()).await;
+            let slot = shared.live.lock().await;
+            if slot.is_some() || shared.guests.is_empty() {
+                shared.mending.store(false, Ordering::Relaxed);
+                return;
+            }
+        }
+    });
+}
+
+/// Has what belongs to no VM removed, until the helper does it: it refused to.
+pub(super) fn tidy(shared: &Arc<Shared>) {
+    let shared = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        let mut pause = RETRY.0;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+            let Some(shared) = shared.upgrade() else { return };
+            let mut slot = shared.live.lock().await;
+            // The last VM takes everything with it, and a helper that starts is told who may have something.
+            let Some(live) = slot.as_mut().filter(|_| !shared.guests.is_empty()) else { return };
+            let vms = shared.guests.all().iter().map(|guest| guest.vm.clone()).collect();
+            match live.tell(&Request::Reconcile { vms }).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),
+            }
+        }
+    });
+}

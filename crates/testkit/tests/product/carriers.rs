@@ -1,0 +1,111 @@
+//! Those who carry the VMs' network die, in every order and at every moment, and what they cannot do at once is done later.
+//! VMs are the fake VMM's in a namespace that plays this host: what is asked here is not what a guest reaches.
+
+use crate::{SOON, start};
+use banger_testkit::{Identity, Space, TestEnv, require, wait_until};
+use rustix::process::Signal;
+use std::{collections::BTreeSet, time::Duration};
+
+/// Longest everything may take to be back: pauses before another try grow.
+const BACK: Duration = Duration::from_secs(180);
+/// Program and word of each.
+const CARRIERS: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
+
+/// An environment whose VMs have cards, in a host with one network and nobody on it.
+fn carried() -> Option<TestEnv> {
+    if !require("netns") || !require("pasta") {
+        return None;
+    }
+    let mut env = TestEnv::fake()?;
+    let host = Space::new();
+    host.commands(
+        "ip link set lo up
+         ip link add eth0 type veth peer name nobody
+         ip address add 172.30.0.2/24 dev eth0
+         ip link set nobody up
+         ip link set eth0 up
+         ip route add default via 172.30.0.1",
+    );
+    env.move_into(&host);
+    Some(env)
+}
+
+/// Those of a kind, however they are called meanwhile (pasta begins as a shell).
+fn of(env: &TestEnv, (program, word): (&str, &str)) -> Vec<Identity> {
+    env.processes(program).into_iter().filter(|process| process.command.contains(word)).collect()
+}
+
+/// Every order in which some of them die.
+fn orders() -> Vec<Vec<(&'static str, &'static str)>> {
+    let mut orders: Vec<Vec<_>> = CARRIERS.iter().map(|one| vec![*one]).collect();
+    for length in 1..CARRIERS.len() {
+        let longest: Vec<_> = orders.iter().filter(|order| order.len() == length).cloned().collect();
+        for order in longest {
+            orders.extend(CARRIERS.iter().filter(|one| !order.contains(one)).map(|one| [&order[..], &[*one]].concat()));
+        }
+    }
+    orders
+}
+
+/// The VMs' namespace, while somebody holds it.
+fn inside(env: &TestEnv) -> Option<Space> {
+    of(env, CARRIERS[0]).first().map(|holder| Space::of(holder.pid))
+}
+
+/// Rules without their counts, links, and whether names are answered.
+fn carried_by(space: &Space) -> String {
+    let rules = space.command("nft --stateless list ruleset");
+    let links = space.command("ip -o link show");
+    let links = links.lines().filter_map(|line| line.split(':').nth(1)).map(str::trim).collect::<BTreeSet<_>>();
+    let sockets = space.command("ss -Hlnu");
+    format!("{rules}\n{links:?}\nanswers: {}", sockets.contains("10.213.0.1:53"))
+}
+
+/// Waits until each of them is there once, and what they carry is this.
+#[track_caller]
+fn is_back(env: &TestEnv, what: &str, whole: &str) {
+    wait_until(BACK, &format!("everything to be back, after {what}"), || {
+        let count = CARRIERS.map(|one| of(env, one).len());
+        if count != [1, 1, 1] {
+            return Err(format!("holders, ways out, helpers: {count:?}"));
+        }
+        let now = inside(env).map(|space| carried_by(&space)).unwrap_or_default();
+        if now == whole { Ok(()) } else { Err(now) }
+    });
+}
+
+#[test]
+fn whoever_carries_the_network_may_die_in_every_order() {
+    let Some(env) = carried() else { return };
+    start(&env, "m");
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "n", "--network", "lab", "--no-nat", "--allow", "10.0.0.0/8"])
+        .run()
+        .expect(0);
+    wait_until(SOON, "a way out", || if of(&env, CARRIERS[1]).is_empty() { Err("none".into()) } else { Ok(()) });
+    let whole = carried_by(&inside(&env).expect("a holder"));
+    assert!(whole.contains("answers: true") && whole.contains("up0"), "{whole}");
+    // At once; and as soon as the one before has a successor, which is in the middle of putting things right then.
+    for waits in [false, true] {
+        for order in orders() {
+            let words = order.iter().map(|(program, word)| format!("{program} {word}")).collect::<Vec<_>>();
+            for one in &order {
+                for process in of(&env, *one) {
+                    process.signal(Signal::KILL);
+                    process.wait_gone(SOON);
+                }
+                if waits {
+                    wait_until(BACK, &format!("another {one:?}"), || match of(&env, *one).len() {
+                        0 => Err("none".into()),
+                        _ => Ok(()),
+                    });
+                }
+            }
+            is_back(&env, &format!("{} (waiting: {waits})", words.join(", then ")), &whole);
+        }
+    }
+    env.assert_in_order("fake-qemu");
+    for vm in ["m", "n"] {
+        env.banger(["vm", "delete", "-f", vm]).run().expect(0);
+    }
+    env.assert_nothing_left();
+}
