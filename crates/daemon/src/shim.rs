@@ -44,12 +44,14 @@ const USAGE: u8 = 2;
 /// Runs the shim's command line:
 ///
 /// ```text
-/// banger-shim --detach STATE_DIR    returns once the VMM runs in a shim left behind, or has failed
-/// banger-shim STATE_DIR             is the shim
-/// banger-shim kvm-probe             (internal) tries KVM in this process
-/// banger-shim confinement-probe     (internal) starts a program that does nothing as a monitor is started
+/// banger-shim --detach STATE_DIR [LAUNCH]    returns once the VMM runs in a shim left behind, or has failed
+/// banger-shim STATE_DIR                      is the shim
+/// banger-shim kvm-probe                      (internal) tries KVM in this process
+/// banger-shim confinement-probe              (internal) starts a program that does nothing as a monitor is started
 /// banger-shim --version
 /// ```
+///
+/// With `LAUNCH` it runs the plan of that launch and no other.
 ///
 /// Must be called before there is any thread.
 pub fn main() -> ExitCode {
@@ -63,17 +65,17 @@ pub fn main() -> ExitCode {
         [version] if version == "--version" => {
             writeln!(io::stdout(), "banger-shim {}", env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())
         }
-        [detach, state_dir] if detach == "--detach" => {
+        [detach, state_dir, launch @ ..] if detach == "--detach" && launch.len() <= 1 => {
             let state_dir = in_full(state_dir);
             match detach::detach(&state_dir) {
-                Ok(Side::Shim(waiting)) => live(&state_dir, waiting),
+                Ok(Side::Shim(waiting)) => live(&state_dir, launch.first().map(OsString::as_os_str), waiting),
                 Ok(Side::Starter(outcome)) => outcome,
                 Err(error) => Err(error.to_string()),
             }
         }
-        [state_dir] => live(&in_full(state_dir), Waiting::nobody()),
+        [state_dir] => live(&in_full(state_dir), None, Waiting::nobody()),
         _ => {
-            run::complain("usage: banger-shim [--detach] STATE_DIR");
+            run::complain("usage: banger-shim [--detach] STATE_DIR [LAUNCH]");
             return ExitCode::from(USAGE);
         }
     };
@@ -92,8 +94,8 @@ fn in_full(path: &OsStr) -> PathBuf {
 }
 
 /// Is the shim. What prevents the machine is told to whoever waits, and on stderr.
-fn live(state_dir: &Path, mut waiting: Waiting) -> Result<(), String> {
-    run::run(state_dir, &mut waiting).map_err(|error| {
+fn live(state_dir: &Path, launch: Option<&OsStr>, mut waiting: Waiting) -> Result<(), String> {
+    run::run(state_dir, launch, &mut waiting).map_err(|error| {
         let reason = run::in_full(&error);
         waiting.failed(&reason);
         reason

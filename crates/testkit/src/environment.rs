@@ -203,6 +203,15 @@ impl TestEnv {
         self.vm(name)["state"].as_str().expect("a state").to_owned()
     }
 
+    /// How a VM's last machine ended, as its shim wrote it down.
+    #[track_caller]
+    pub fn exit_cause(&self, name: &str) -> String {
+        let id = self.vm(name)["id"].as_str().expect("an id").parse().expect("a valid one");
+        let record = std::fs::read(self.layout.vm(&id).join("exit.json")).expect("an exit record");
+        let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+        record["cause"].as_str().expect("a cause").to_owned()
+    }
+
     /// Waits until a VM is in a state.
     #[track_caller]
     pub fn wait_state(&self, name: &str, state: &str, deadline: Duration) {

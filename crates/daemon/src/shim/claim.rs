@@ -3,7 +3,8 @@
 //! A shim writes aside who it is, then takes the lock, then looks for the plan, then publishes its runtime record. A
 //! daemon that takes a VM down ends everybody who has written who he is, takes the lock itself, and takes the plan away
 //! under it. So of a shim that a daemon started and did not live to follow there are two kinds: one that can be found and
-//! ended, and one that comes too late and finds no plan. There is no third, however the two meet.
+//! ended, and one that comes too late and finds no plan, or the plan of another launch, which is not its to run. There is no
+//! third, however the two meet.
 
 use super::{
     control::{PLAN_FILE, RUNTIME_FILE, RuntimeRecord},

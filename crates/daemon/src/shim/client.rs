@@ -13,13 +13,13 @@ mod connection;
 use super::{
     claim,
     control::{
-        EXIT_FILE, ExitRecord, Opened, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
-        ShimRequest, ShimStatus,
+        EXIT_FILE, ExitRecord, Opened, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET,
+        ShimMessage, ShimRequest, ShimStatus,
     },
     identity::{ProvenProcess, host_boot_id},
     record,
 };
-use crate::{failpoint, vmm::plan::LaunchPlan};
+use crate::{failpoint, random, vmm::plan::LaunchPlan};
 use banger_proto::{api::vm::KillSignal, network::Publish};
 use connection::{Connection, Shared};
 use std::{
@@ -42,6 +42,8 @@ use tokio::{
 /// How long a shim may take from its start until its VMM runs. It does no work that grows with the VM; what this bounds
 /// is a host under extreme load or a stuck disk.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that tell one launch from another.
+const LAUNCH: usize = 8;
 /// How long a shim that is on its way in or out may take before it is called gone.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often such a shim is looked at.
@@ -126,11 +128,12 @@ impl Shims {
         settle_predecessor(&plan.state_dir).await?;
         record::remove(&plan.state_dir, EXIT_FILE)?;
         record::remove(&plan.state_dir, RUNTIME_FILE)?;
-        record::write_volatile(&plan.state_dir, PLAN_FILE, plan)?;
+        let planned = Planned { launch: random::hex(LAUNCH), plan: plan.clone() };
+        record::write_volatile(&plan.state_dir, PLAN_FILE, &planned)?;
         failpoint::hit("launch.planned").await;
-        let mut outcome = self.start(plan, self.scope).await?;
+        let mut outcome = self.start(&planned, self.scope).await?;
         if self.scope && outcome.systemd_run_failed() {
-            outcome = self.start(plan, false).await?;
+            outcome = self.start(&planned, false).await?;
         }
         if !outcome.status.success() {
             return Err(ShimError::NotStarted(outcome.reason()));
@@ -167,7 +170,7 @@ impl Shims {
     }
 
     /// Runs `banger-shim --detach`, which returns when the shim it leaves behind has its VMM running or has given up.
-    async fn start(&self, plan: &LaunchPlan, scope: bool) -> Result<Outcome, ShimError> {
+    async fn start(&self, Planned { launch, plan }: &Planned, scope: bool) -> Result<Outcome, ShimError> {
         let mut argv: Vec<OsString> = Vec::new();
         if scope {
             let scope = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--slice=app.slice"];
@@ -176,6 +179,7 @@ impl Shims {
             argv.push("--".into());
         }
         argv.extend([self.program.clone().into(), "--detach".into(), plan.state_dir.clone().into()]);
+        argv.push(launch.into());
         let mut command = Command::new(&argv[0]);
         command
             .args(&argv[1..])

@@ -5,6 +5,7 @@
 //! be open; every one gets every event. The shim lives until its VMM has ended for good and the [`ExitRecord`] is on
 //! disk, whether or not a daemon is there.
 
+use crate::vmm::plan::LaunchPlan;
 use banger_proto::{
     agent::event::{GuestEvent, Ready},
     api::vm::KillSignal,
@@ -18,7 +19,7 @@ pub const SOCKET: &str = "control.sock";
 pub const VSOCK: &str = "vsock.sock";
 /// The directory a VMM may make sockets in, in the VM's run directory; there only while one does.
 pub const VMM_DIR: &str = "vmm";
-/// The [`LaunchPlan`](crate::vmm::plan::LaunchPlan) in JSON, in the VM's state directory.
+/// The [`Planned`] in JSON, in the VM's state directory.
 pub const PLAN_FILE: &str = "launch.json";
 /// The [`RuntimeRecord`] in JSON, in the VM's state directory; written before the VMM runs, removed by the daemon.
 pub const RUNTIME_FILE: &str = "runtime.json";
@@ -32,6 +33,17 @@ pub struct ProcessIdentity {
     pub pid: u32,
     /// Field 22 of `/proc/<pid>/stat`: clock ticks after boot when it started (proc(5)).
     pub start_time: u64,
+}
+
+/// What a shim is started on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Which launch it was written for: a shim of an earlier one must not run it.
+    #[serde(default)]
+    pub launch: String,
+    /// The machine.
+    #[serde(flatten)]
+    pub plan: LaunchPlan,
 }
 
 /// Who runs a VM: enough for a later daemon to find or end them.

@@ -12,8 +12,8 @@ use super::{
     claim::Claim,
     console::Log,
     control::{
-        EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
-        ShimRequest, ShimStatus, VSOCK,
+        EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET,
+        ShimMessage, ShimRequest, ShimStatus, VSOCK,
     },
     detach::Waiting,
     hub::Hub,
@@ -33,6 +33,7 @@ use banger_proto::agent::boot::Moment;
 use rustix::fs::Mode;
 use std::{
     error::Error,
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -64,6 +65,8 @@ pub(super) enum Failed {
     Locked,
     #[error("there is no launch plan in {}", .0.display())]
     NoPlan(PathBuf),
+    #[error("the launch plan in {} is of another start", .0.display())]
+    OtherPlan(PathBuf),
     #[error("telling the guest what time it is: {0}")]
     Moment(String),
     #[error(transparent)]
@@ -85,8 +88,8 @@ pub(super) fn in_full(error: &dyn Error) -> String {
     text
 }
 
-/// Runs the machine planned in `state_dir` to its end.
-pub(super) fn run(state_dir: &Path, waiting: &mut Waiting) -> Result<(), Failed> {
+/// Runs the machine planned in `state_dir` to its end, if it was planned for this launch; `None` is any.
+pub(super) fn run(state_dir: &Path, launch: Option<&OsStr>, waiting: &mut Waiting) -> Result<(), Failed> {
     let started = Instant::now();
     // Sockets and files are this user's alone from the moment they are there.
     rustix::process::umask(Mode::from_raw_mode(0o177));
@@ -100,15 +103,18 @@ pub(super) fn run(state_dir: &Path, waiting: &mut Waiting) -> Result<(), Failed>
     failpoint::hit_and_block("shim.staged");
     let _claim = Claim::take_soon(state_dir).map_err(setup("locking the VM's directory"))?.ok_or(Failed::Locked)?;
     failpoint::hit_and_block("shim.claimed");
-    let plan: LaunchPlan = record::read(state_dir, PLAN_FILE)
+    let planned: Planned = record::read(state_dir, PLAN_FILE)
         .map_err(setup("reading the launch plan"))?
         .ok_or_else(|| Failed::NoPlan(state_dir.to_owned()))?;
+    if launch.is_some_and(|launch| launch != planned.launch.as_str()) {
+        return Err(Failed::OtherPlan(state_dir.to_owned()));
+    }
     record.publish().map_err(setup("writing the runtime record"))?;
     failpoint::hit_and_block("shim.recorded");
     let executor =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(setup("starting the runtime"))?;
     executor.block_on(async {
-        let life = Life::begin(plan, runtime, started)?;
+        let life = Life::begin(planned.plan, runtime, started)?;
         life.live(waiting).await;
         Ok(())
     })

@@ -7,8 +7,8 @@ use crate::{
     shim::control::{ExitCause, ExitRecord},
 };
 use banger_proto::{
-    agent::{boot::Init, event::Ready},
-    api::vm::{Accelerator, Wait},
+    agent::event::Ready,
+    api::vm::Accelerator,
     failure::{Code, Failure},
 };
 use std::time::Duration;
@@ -48,45 +48,6 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
     }
 }
 
-/// Waits until the image's init has finished booting, where that was asked for and there is one.
-///
-/// The VM runs already and people may be at work in it. So nothing that ends this wait takes it down: not the client that
-/// leaves, not the time, not a stop, which is then carried out on a VM that runs, in order.
-pub(super) async fn boot(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
-    let services = wait == Wait::Boot && owner.row.run.init != Some(Init::Agent);
-    if !services {
-        return Ok(());
-    }
-    operation.begin("waiting for the image's services");
-    let patience = patience(owner.row.run.accelerator);
-    let mut deadline = Instant::now() + patience;
-    while owner.row.run.boot_state.is_none() {
-        match next(owner, operation, deadline).await {
-            Next::Cancelled => {
-                let name = &owner.row.name;
-                return Err(failures::cancelled(&format!("VM {name} runs; the wait for its services was cut short")));
-            }
-            Next::Silence => {
-                return Err(owner.not_booted(silence("its init did not say that it finished booting", patience)));
-            }
-            Next::Seen(Seen::Ended(record)) => {
-                let (code, why) = end(record.clone());
-                let failure = owner.with_console(
-                    Failure::new(code, format!("VM {} ended before its services were up", owner.row.name)).cause(why),
-                );
-                owner.ended(record).await;
-                return Err(failure);
-            }
-            Next::Seen(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
-            Next::Seen(Seen::Changed | Seen::Ready(_)) => owner.save_or_log().await,
-            Next::Seen(Seen::Progress) => {}
-            Next::Seen(Seen::Nothing) => continue,
-        }
-        deadline = Instant::now() + patience;
-    }
-    Ok(())
-}
-
 /// What a wait sees next.
 enum Next {
     /// Something of the machine's.
@@ -106,12 +67,12 @@ async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Ne
     Next::Seen(owner.take_in(message))
 }
 
-fn silence(what: &str, patience: Duration) -> String {
+pub(super) fn silence(what: &str, patience: Duration) -> String {
     format!("{what}, and the guest showed no progress for {} s", patience.as_secs())
 }
 
 /// What the end of a machine means for whoever waited for it.
-fn end(record: ExitRecord) -> (Code, String) {
+pub(super) fn end(record: ExitRecord) -> (Code, String) {
     match record.cause {
         ExitCause::Poweroff => (Code::Guest, "the guest powered off".to_owned()),
         ExitCause::Ended | ExitCause::Killed => (Code::Conflict, "it was ended".to_owned()),

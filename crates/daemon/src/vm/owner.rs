@@ -80,8 +80,8 @@ impl Owner {
     /// Carries out one step.
     pub(super) async fn perform(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
         match op {
-            Op::Start { wait } if resume => start::resume(self, operation, wait).await,
-            Op::Start { wait } => start::start(self, operation, wait).await,
+            Op::Start { .. } if resume => start::resume(self, operation).await,
+            Op::Start { .. } => start::start(self, operation).await,
             Op::Stop { grace, cause } => {
                 stop::stop(self, operation, grace).await?;
                 if cause == StopCause::Unused {
@@ -94,7 +94,7 @@ impl Owner {
                 if self.row.state.is_live() {
                     stop::stop(self, operation, grace).await?;
                 }
-                start::start(self, operation, banger_proto::api::vm::Wait::Agent).await
+                start::start(self, operation).await
             }
             Op::Kill { signal } => stop::kill(self, signal).await,
             Op::Set(wanted) => set::set(self, operation, wanted).await,
@@ -132,6 +132,16 @@ impl Owner {
         self.events = Some(shim.events());
         self.rebooted = false;
         self.shim = Some(shim);
+    }
+
+    /// Has everything told again that is known of the machine, such as that its agent answers.
+    pub(super) fn follow_anew(&mut self) {
+        self.events = self.shim.as_ref().map(Shim::events);
+    }
+
+    /// Whether a start is to go on: there is a machine, and nothing has decided what becomes of it.
+    pub(super) fn is_half_started(&self) -> bool {
+        self.row.state == VmState::Starting && self.shim.is_some()
     }
 
     /// Writes the row and tells whoever waits for a change.

@@ -11,7 +11,11 @@
 //! ```
 //! The columns are the step in progress; a delete of what is live needs force whatever is in progress. "Down" is created,
 //! stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then decided anew, in the
-//! state it left. A start whose agent answered leaves a VM that runs, so that a stop of it is an orderly one.
+//! state it left. A start whose agent answered leaves a machine that can be asked to power off, so that a stop of it is an
+//! orderly one; it goes on if nothing that takes the VM down comes after it.
+//!
+//! A start ends when the VM runs. Who waits for its services then (`--wait boot`) waits beside all of this: sizes, ports
+//! and policies can be changed, another start is nothing to do, and what takes the VM down ends the wait.
 
 use banger_proto::api::vm::{KillSignal, SetVm, VmState, Wait};
 use std::time::Duration;
@@ -21,7 +25,7 @@ use std::time::Duration;
 pub(crate) enum Op {
     /// Make it run, and wait until it does.
     Start {
-        /// What counts as running.
+        /// When to answer: the step itself ends when the VM runs.
         wait: Wait,
     },
     /// Orderly power-off, at most this long; then the VMM is killed.
@@ -48,6 +52,20 @@ pub(crate) enum Op {
         /// Also when it runs.
         force: bool,
     },
+}
+
+impl Op {
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Restart { .. } => "restart",
+            Self::Kill { .. } => "kill",
+            Self::Set(_) => "set",
+            Self::Delete { .. } => "delete",
+        }
+    }
 }
 
 /// Why a VM is stopped.
@@ -236,19 +254,11 @@ mod tests {
 
     /// The cell of the table.
     fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
-        let name = |op: &Op| match op {
-            Op::Start { .. } => "start",
-            Op::Stop { .. } => "stop",
-            Op::Restart { .. } => "restart",
-            Op::Kill { .. } => "kill",
-            Op::Set(_) => "set",
-            Op::Delete { .. } => "delete",
-        };
-        let column = if *asked == (Op::Delete { force: true }) { "delete-f" } else { name(asked) };
+        let column = if *asked == (Op::Delete { force: true }) { "delete-f" } else { asked.name() };
         let mut lines = TABLE.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let head = lines.find(|words| !words.is_empty()).unwrap();
         let column = head.iter().position(|word| *word == column).unwrap();
-        let row = lines.find(|words| words.starts_with(&[busy.map_or("-", name), state.as_str()])).unwrap();
+        let row = lines.find(|words| words.starts_with(&[busy.map_or("-", Op::name), state.as_str()])).unwrap();
         match row[column] {
             "go" => Verdict::Run,
             "so" => Verdict::Nothing,

@@ -68,16 +68,16 @@ impl VmService {
         let (state, reason) = match self.parts.shims.adopt(&layout.vm_run(&row.id), &layout.vm(&row.id)).await {
             Ok(Adopted::Running(shim)) => {
                 let status = shim.status();
-                // A stop that lost its daemon is not resumed: the guest may still go by itself, and then that is seen.
-                row.state = if status.ready.is_some() { VmState::Running } else { VmState::Starting };
+                // A start that lost its daemon goes on, also where the agent answers already: what a guest gets then may
+                // not be there. A stop is not resumed: the guest may still go by itself, and then that is seen.
+                let is_up = status.ready.is_some() && row.state != VmState::Starting;
+                row.state = if is_up { VmState::Running } else { VmState::Starting };
                 row.run.shim = Some(status.shim);
                 row.run.vmm_process = status.vmm;
-                if row.state == VmState::Running {
-                    if let Err(failure) = set_network::agree(&self.parts.store, &row, &shim).await {
-                        tracing::error!(vm = %row.name, %failure, "a port cannot be published as it was asked for");
-                    }
-                    row.run.published = places(&shim.status().published);
+                if let Err(failure) = set_network::agree(&self.parts.store, &row, &shim).await {
+                    tracing::error!(vm = %row.name, %failure, "a port cannot be published as it was asked for");
                 }
+                row.run.published = places(&shim.status().published);
                 failpoint::hit("adopt.found").await;
                 tracing::info!(vm = %row.name, state = row.state.as_str(), "adopted");
                 self.write(&row).await;

@@ -17,7 +17,7 @@ use crate::{
 };
 use banger_proto::{
     agent::event::Ready,
-    api::vm::{Accelerator, VmState, Wait},
+    api::vm::{Accelerator, VmState},
     failure::{Code, Failure},
     name::VmId,
 };
@@ -33,7 +33,7 @@ pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operatio
 }
 
 /// Starts the VM and waits until it is ready.
-pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
+pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
     let mut clock = owner.clock.take().unwrap_or_else(PhaseClock::start);
     let (choice, tsc_khz) = owner.parts.choose(owner.row.spec.vmm).await?;
     preflight(&owner.parts, &owner.row.spec, operation).await?;
@@ -74,15 +74,16 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, wait: Wait) 
         Err(failure) => return Err(give_up(owner, operation, with_hints(owner, failure)).await),
     }
     clock.mark("shim");
-    finish(owner, operation, wait, clock).await
+    finish(owner, operation, clock).await
 }
 
-/// Goes on with a start that an earlier daemon began.
-pub(super) async fn resume(owner: &mut Owner, operation: &Operation, wait: Wait) -> Result<(), Failure> {
-    finish(owner, operation, wait, PhaseClock::start()).await
+/// Goes on with a start that an earlier daemon began, or that its client has left behind.
+pub(super) async fn resume(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
+    owner.follow_anew();
+    finish(owner, operation, PhaseClock::start()).await
 }
 
-async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock: PhaseClock) -> Result<(), Failure> {
+async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock) -> Result<(), Failure> {
     let ready = match await_agent::agent(owner, operation).await {
         Ok(ready) => ready,
         Err(failure) => return Err(give_up(owner, operation, failure).await),
@@ -90,16 +91,32 @@ async fn finish(owner: &mut Owner, operation: &Operation, wait: Wait, mut clock:
     failpoint::hit("start.ready").await;
     clock.guest(&ready);
     owner.row.run.phases = clock.phases();
-    if let Err(failure) = after_start(owner, &ready).await {
-        // Its services may have begun to write.
-        stop::power_off(owner, operation, None).await;
+    let followed = tokio::select! {
+        followed = follow_up(owner, operation, &ready) => followed,
+        // Left on its way up, with an agent that answers: a stop of it is an orderly one, and a kill need not wait for a
+        // guest that is silent. If nothing else is wanted of it the start goes on.
+        () = operation.cancel().cancelled() => {
+            let name = &owner.row.name;
+            return Err(failures::cancelled(&format!("the start of VM {name} was cut short; its agent answers already")));
+        }
+    };
+    if let Err(failure) = followed {
         return Err(give_up(owner, operation, failure).await);
     }
     owner.row.state = VmState::Running;
     owner.save().await?;
     failpoint::hit("start.saved").await;
-    // It runs, whatever comes of waiting for more: what ends the wait is no reason to take it down.
-    await_agent::boot(owner, operation, wait).await
+    Ok(())
+}
+
+/// What a guest gets once its agent answers. One that does not take it is asked to power off.
+async fn follow_up(owner: &Owner, operation: &Operation, ready: &Ready) -> Result<(), Failure> {
+    let followed = after_start(owner, ready).await;
+    if followed.is_err() {
+        // Its services may have begun to write.
+        stop::power_off(owner, operation, None).await;
+    }
+    followed
 }
 
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {

@@ -39,7 +39,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
         () = operation.cancel().cancelled() => {
             owner.row.state = before;
             owner.save_or_log().await;
-            return Err(failures::cancelled("the stop was overtaken by a kill or a delete"));
+            return Err(failures::cancelled("the stop was cut short"));
         }
     };
     if ended.is_none() {
@@ -85,10 +85,19 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
         owner.down(VmState::Stopped, None).await;
         return Ok(());
     };
-    shim.signal(signal).await?;
-    if timeout(SIGNAL_PATIENCE, shim.ended()).await.is_ok() {
-        owner.down(VmState::Stopped, None).await;
-        return Ok(());
+    let sent = shim.signal(signal).await;
+    match (timeout(SIGNAL_PATIENCE, shim.ended()).await, sent) {
+        (Ok(_), Ok(())) => {
+            owner.down(VmState::Stopped, None).await;
+            return Ok(());
+        }
+        // It was faster. That it runs no more is what a kill is for; how it ended is its own.
+        (Ok(record), Err(_)) => {
+            owner.ended(record).await;
+            return Ok(());
+        }
+        (Err(_), Err(error)) => return Err(error.into()),
+        (Err(_), Ok(())) => {}
     }
     let name = &owner.row.name;
     let after = SIGNAL_PATIENCE.as_secs();

@@ -4,13 +4,14 @@
 
 use super::{
     Op,
+    await_boot::Waiters,
     owner::Owner,
     policy::{self, Reason, Verdict},
     service::no_vm,
 };
 use crate::operation::Operation;
 use banger_proto::{
-    api::vm::{VmState, Wait},
+    api::vm::Wait,
     failure::{Code, Failure},
     name::VmName,
 };
@@ -28,7 +29,7 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    fn answer(self, result: Result<(), Failure>) {
+    pub(super) fn answer(self, result: Result<(), Failure>) {
         // Who asked may be gone.
         let _ = self.reply.send(result);
     }
@@ -46,14 +47,16 @@ impl Ask {
 /// Runs until the VM is deleted or the daemon ends.
 pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
     let mut waiting = VecDeque::new();
-    // Adopted on its way up: the start goes on.
-    let mut resume = owner.row().state == VmState::Starting;
+    let mut waiters = Waiters::none();
     loop {
-        let ask = if resume {
+        let mut resume = false;
+        let ask = if let Some(ask) = waiting.pop_front() {
+            ask
+        } else if owner.is_half_started() {
+            // Adopted on its way up, or left so.
+            resume = true;
             let (reply, _) = oneshot::channel();
             Ask { op: Op::Start { wait: Wait::Agent }, operation: Operation::silent(), reply }
-        } else if let Some(ask) = waiting.pop_front() {
-            ask
         } else {
             tokio::select! {
                 ask = asks.recv() => match ask {
@@ -61,18 +64,30 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
                     None => return,
                 },
                 message = owner.next_message() => {
-                    owner.attend(message).await;
+                    waiters.attend(message, &mut owner).await;
+                    continue;
+                }
+                () = waiters.any_is_over() => {
+                    waiters.dismiss(&owner);
                     continue;
                 }
             }
         };
         let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &ask.op) };
         match verdict {
-            Verdict::Nothing => ask.answer(Ok(())),
+            Verdict::Nothing => waiters.admit(ask, &owner),
             Verdict::Refuse(reason) => ask.answer(Err(refusal(&owner.row().name, reason))),
             Verdict::Run | Verdict::Cancel | Verdict::Wait => {
-                if step(&mut owner, ask, &mut asks, &mut waiting, std::mem::take(&mut resume)).await {
-                    break;
+                if !matches!(ask.op, Op::Set(_)) {
+                    waiters.cut_short(&owner);
+                }
+                match step(&mut owner, &ask, &mut asks, &mut waiting, resume).await {
+                    Ok(()) if matches!(ask.op, Op::Delete { .. }) => {
+                        ask.answer(Ok(()));
+                        break;
+                    }
+                    Ok(()) => waiters.admit(ask, &owner),
+                    Err(failure) => ask.answer(Err(failure)),
                 }
                 settle(&owner, &mut waiting);
             }
@@ -105,45 +120,48 @@ fn settle(owner: &Owner, waiting: &mut VecDeque<Ask>) {
     }
 }
 
-/// One step, with the mailbox open. Whether the VM is gone afterwards.
+/// One step, with the mailbox open.
 async fn step(
     owner: &mut Owner,
-    ask: Ask,
+    ask: &Ask,
     asks: &mut mpsc::Receiver<Ask>,
     waiting: &mut VecDeque<Ask>,
     resume: bool,
-) -> bool {
-    let (op, cancel) = (ask.op.clone(), ask.cancel());
+) -> Result<(), Failure> {
+    let (op, cancel) = (&ask.op, ask.cancel());
     let operation = ask.operation.with_cancel(cancel.clone());
     let (name, state) = (owner.row().name.clone(), owner.state());
-    let result = {
-        let span = tracing::info_span!("vm", %name, operation = %operation.id());
-        let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                result = &mut work => break result,
-                Some(other) = asks.recv() => {
-                    let now = *state.borrow();
-                    match policy::decide(now, Some(&op), &other.op) {
-                        Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
-                        Verdict::Nothing => other.answer(Ok(())),
-                        Verdict::Cancel => {
-                            cancel.cancel();
-                            waiting.push_back(other);
-                        }
-                        Verdict::Wait | Verdict::Run => waiting.push_back(other),
+    let mut overtaken = None;
+    let span = tracing::info_span!("vm", %name, operation = %operation.id());
+    let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
+    tokio::pin!(work);
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            Some(other) = asks.recv() => {
+                let now = *state.borrow();
+                match policy::decide(now, Some(op), &other.op) {
+                    Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
+                    Verdict::Nothing => other.answer(Ok(())),
+                    Verdict::Cancel => {
+                        cancel.cancel();
+                        overtaken.get_or_insert(other.op.name());
+                        waiting.push_back(other);
                     }
+                    Verdict::Wait | Verdict::Run => waiting.push_back(other),
                 }
             }
         }
     };
-    if let Err(failure) = &result {
+    result.map_err(|failure| {
         tracing::info!(%name, operation = %operation.id(), code = failure.code.as_str(), %failure, "a step failed");
-    }
-    let gone = matches!(op, Op::Delete { .. }) && result.is_ok();
-    ask.answer(result);
-    gone
+        match overtaken {
+            Some(by) if failure.code == Code::Conflict => {
+                failure.cause(format!("a {by} of the VM was asked for meanwhile"))
+            }
+            _ => failure,
+        }
+    })
 }
 
 fn refusal(name: &VmName, reason: Reason) -> Failure {

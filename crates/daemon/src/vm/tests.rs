@@ -1,6 +1,8 @@
 //! The engine on half states: what a killed daemon, a killed shim or a broken disk leaves behind is made by hand here,
 //! in the store and on the disk, and must be brought to order.
 
+mod machine;
+
 use super::{Op, StopCause, release::release, service::VmService};
 use crate::{
     capability::{Depth, VmFiles},

@@ -11,6 +11,7 @@
 //! | `status` | commands that end in ways no command can |
 //! | `escape` | archives whose entries lead out of where they are unpacked |
 //! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
+//! | `mute` | as `silent`, and it powers off in order when it is asked to |
 //! | `stubborn` | it says that it powers off, and does not |
 
 use banger_link::{Incoming, Stream, guest};
@@ -48,6 +49,7 @@ enum Kind {
     Status,
     Escape,
     Unbooted,
+    Mute,
     Stubborn,
 }
 
@@ -62,6 +64,7 @@ impl Kind {
             "status" => Self::Status,
             "escape" => Self::Escape,
             "unbooted" => Self::Unbooted,
+            "mute" => Self::Mute,
             "stubborn" => Self::Stubborn,
             _ => return None,
         })
@@ -96,7 +99,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Asked to power off, by the one kind that does.
+/// Asked to power off, by a kind that does.
 static POWER_OFF: Notify = Notify::const_new();
 
 async fn announce(kind: Kind, dialer: banger_link::Dialer) {
@@ -142,17 +145,17 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
     let head = head(&mut stream).await?;
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
     match kind {
-        Kind::Unbooted | Kind::Stubborn if path.starts_with("/shutdown") => {
+        Kind::Unbooted | Kind::Mute | Kind::Stubborn if path.starts_with("/shutdown") => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await?;
             stream.shutdown().await?;
-            if kind == Kind::Unbooted {
+            if kind != Kind::Stubborn {
                 POWER_OFF.notify_one();
             }
             Ok(())
         }
         Kind::Unbooted | Kind::Stubborn => Err(io::ErrorKind::Unsupported.into()),
         Kind::Garbage => for_ever(&mut stream, &vec![0xff; PIECE]).await,
-        Kind::Silent => std::future::pending().await,
+        Kind::Silent | Kind::Mute => std::future::pending().await,
         Kind::Slow => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: ").await?;
             loop {

@@ -21,6 +21,7 @@ mod life;
 mod many;
 mod network;
 mod output;
+mod overtaken;
 mod prune;
 mod registered;
 mod session;

@@ -2,7 +2,7 @@
 
 use crate::{SOON, delete, start, vms};
 use banger_testkit::{Session, TestEnv, wait_until};
-use serde_json::Value;
+use rustix::process::Signal;
 use std::time::Duration;
 
 /// A VM whose agent answers and whose init never finishes booting.
@@ -20,24 +20,36 @@ fn waiting(env: &TestEnv) -> Session {
     session
 }
 
-/// How the machine ended, as its shim wrote it down.
-#[track_caller]
-fn end_of(env: &TestEnv, name: &str) -> String {
-    let id = env.vm(name)["id"].as_str().expect("an id").parse().expect("a valid one");
-    let record = std::fs::read(env.layout().vm(&id).join("exit.json")).expect("an exit record");
-    let record: Value = serde_json::from_slice(&record).expect("JSON");
-    record["cause"].as_str().expect("a cause").to_owned()
-}
-
 #[test]
 fn a_stop_while_services_are_waited_for_is_an_orderly_one() {
     let Some(env) = TestEnv::fake() else { return };
     let session = waiting(&env);
     env.banger(["vm", "stop", UNBOOTED]).patience(SOON).run().expect(0);
-    assert_eq!((env.vm_state(UNBOOTED).as_str(), end_of(&env, UNBOOTED).as_str()), ("stopped", "poweroff"));
+    assert_eq!((env.vm_state(UNBOOTED).as_str(), env.exit_cause(UNBOOTED).as_str()), ("stopped", "poweroff"));
     let out = session.finish(SOON).expect(125);
     assert!(out.err().contains("the wait for its services was cut short"), "{out}");
     delete(&env, UNBOOTED);
+}
+
+#[test]
+fn a_vm_whose_services_are_waited_for_is_one_that_runs() {
+    let Some(env) = TestEnv::fake() else { return };
+    let session = waiting(&env);
+    env.banger(["vm", "start", UNBOOTED]).patience(SOON).run().expect(0);
+    env.banger(["vm", "set", UNBOOTED, "--vcpu", "3"]).patience(SOON).run().expect(0);
+    env.banger(["vm", "publish", UNBOOTED, "-p", "0:80"]).patience(SOON).run().expect(0);
+    let vm = env.vm(UNBOOTED);
+    let published = vm["published"][0].as_str().expect("a published port").to_owned();
+    env.banger(["vm", "unpublish", UNBOOTED, "-p", &published]).patience(SOON).run().expect(0);
+    assert_eq!((vm["vcpu"].as_u64(), env.vm(UNBOOTED)["published"].as_array().map(Vec::len)), (Some(3), Some(0)));
+    // None of it ended the wait; who waits may go, and the VM, whose creation was not told of yet, goes along.
+    session.signal(Signal::KILL);
+    session.finish(SOON);
+    wait_until(SOON, "the VM's deletion", || {
+        let left = vms(&env);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    env.assert_nothing_left();
 }
 
 #[test]
@@ -45,7 +57,7 @@ fn a_kill_or_a_deletion_need_not_wait_for_services() {
     let Some(env) = TestEnv::fake() else { return };
     let session = waiting(&env);
     env.banger(["vm", "kill", UNBOOTED]).patience(SOON).run().expect(0);
-    assert_eq!((env.vm_state(UNBOOTED).as_str(), end_of(&env, UNBOOTED).as_str()), ("stopped", "killed"));
+    assert_eq!((env.vm_state(UNBOOTED).as_str(), env.exit_cause(UNBOOTED).as_str()), ("stopped", "killed"));
     session.finish(SOON).expect(125);
     env.banger(["rm", UNBOOTED]).run().expect(0);
     let session = waiting(&env);
@@ -67,7 +79,7 @@ fn services_that_never_come_are_no_reason_to_take_a_vm_down() {
     assert!(vmm.is_alive(), "the VMM is another");
     assert_eq!(env.vm_state(UNBOOTED), "running");
     env.banger(["vm", "stop", UNBOOTED]).patience(SOON).run().expect(0);
-    assert_eq!(end_of(&env, UNBOOTED), "poweroff");
+    assert_eq!(env.exit_cause(UNBOOTED), "poweroff");
     delete(&env, UNBOOTED);
 }
 
@@ -80,7 +92,7 @@ fn a_guest_that_outlives_its_grace_is_ended_and_that_is_said() {
     assert!(out.err().contains("the guest did not power off within 0.7 s"), "{out}");
     vmm.wait_gone(SOON);
     assert_eq!(
-        (env.vm_state("hostile-stubborn").as_str(), end_of(&env, "hostile-stubborn").as_str()),
+        (env.vm_state("hostile-stubborn").as_str(), env.exit_cause("hostile-stubborn").as_str()),
         ("stopped", "ended")
     );
     delete(&env, "hostile-stubborn");
