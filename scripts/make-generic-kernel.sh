@@ -63,7 +63,7 @@ release_given=false
 while [ $# -gt 0 ]; do
   case $1 in
     --release | --source | --signature | --keyring-dir | --out | --jobs)
-      [ $# -ge 2 ] && [ -n "$2" ] || die "$1 needs a value" "see: $0 --help"
+      { [ $# -ge 2 ] && [ -n "$2" ]; } || die "$1 needs a value" "see: $0 --help"
       ;;
   esac
   case $1 in

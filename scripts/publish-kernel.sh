@@ -40,7 +40,7 @@ catalog=$repo/crates/artifacts/catalogs/kernels.json
 pack_only=
 while [ $# -gt 0 ]; do
   case $1 in
-    --description | --catalog | --pack-only) [ $# -ge 2 ] && [ -n "$2" ] || die "$1 needs a value" "see: $0 --help" ;;
+    --description | --catalog | --pack-only) { [ $# -ge 2 ] && [ -n "$2" ]; } || die "$1 needs a value" "see: $0 --help" ;;
   esac
   case $1 in
     --description) description=$2 && shift ;;

@@ -66,7 +66,7 @@ as_root() {
 }
 
 install_packages() {
-  command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
+  { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; } ||
     die "no apt-get here: this script knows Debian and its relatives" "install by hand: ${packages[*]}"
   local missing=() package
   for package in "${packages[@]}"; do
@@ -96,7 +96,7 @@ check_rust() {
   wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
   command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] ||
     die "cargo is installed but not on the PATH" "run: . \"\$HOME/.cargo/env\""
-  command -v cargo >/dev/null && command -v rustc >/dev/null ||
+  { command -v cargo >/dev/null && command -v rustc >/dev/null; } ||
     die "no Rust toolchain (banger needs $wanted or newer; Debian 12's own is too old)" \
       "get one: https://rustup.rs (the stable toolchain with its default components)"
   have=$(rustc --version | cut -d' ' -f2)

@@ -66,6 +66,7 @@ stops() {
   refuses "$1" "$2" build "${@:3}"
   verdict "$1 (leaves nothing)" nothing_left
 }
+# shellcheck disable=SC2016 # the words are sed's, and the script's that it changes
 tarball dropped 's/^cp .*/grep -v -e ^CONFIG_PVH= -e ^CONFIG_VETH= "$4" >"$3\/.config"/' scripts/kconfig/merge_config.sh
 stops 'options Kconfig dropped' 'CONFIG_VETH: asked for y, got off' --source "$tmp/dropped.tar.xz"
 verdict 'all of them are named' grep -qF 'CONFIG_PVH: asked for y, got off' "$tmp/stderr"
