@@ -24,10 +24,12 @@ pub(crate) mod pack;
 pub(crate) mod patch;
 pub(crate) mod plan;
 pub(crate) mod quote;
+mod refs;
 pub(crate) mod repository;
 pub(crate) mod send;
 pub(crate) mod settings;
 pub(crate) mod stale;
+mod standing;
 pub(crate) mod stream;
 mod swap;
 
@@ -36,6 +38,11 @@ use std::{io, path::Path};
 
 /// Where a repository appears in a guest: in the home of the VM's user.
 pub(crate) const GUEST_PATH: &str = "~/repo";
+
+/// Whether it is the name of an object.
+fn is_id(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
 
 /// A failure about a path of this host.
 fn about(what: &str, path: &Path, error: &io::Error) -> Failure {

@@ -2,7 +2,11 @@
 //!
 //! Where there is no git there may be no shell either; both say 127, as a shell would.
 
-use super::changes::{RepoPath, pieces};
+use super::{
+    changes::RepoPath,
+    is_id,
+    standing::{Looked, Standing},
+};
 use crate::{
     exec::capture::{Captured, capture},
     exit::Result,
@@ -56,10 +60,11 @@ echo "$commit"
 /// Writes down what files are that git does not look into.
 const ASSUMED: &str = "assumed > .git/banger-assumed\n";
 
-/// Says what stands there: whether it is as it was brought, refs, and an index. `$2`: the commit that holds the tree as it
-/// was brought; in a submodule (`$3`), which no record names, the repository knows, and there may be none.
+/// Says what stands there: what is not as it was brought, HEAD, refs, refs as they were brought, and an index. `$2`: the commit
+/// that holds the tree as it was brought; in a submodule (`$3`), which no record names, the repository knows, and there may
+/// be none.
 const INSPECT: &str = r#"
-[ -z "$3" ] || [ -e .git ] || { echo same; echo; exit 0; }
+[ -z "$3" ] || [ -e .git ] || { printf 'same\n\n\n\n'; exit 0; }
 g=$(git rev-parse --git-dir)
 base=$2
 [ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || git rev-parse -q --verify HEAD || :)
@@ -74,27 +79,19 @@ objects=$(git rev-parse --git-path objects)
 tree=$(GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects \
     sh -c 'git add -A . && git write-tree')
 is=same
-[ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is=changed
-[ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is=changed
-echo $is
-git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags refs/stash
+[ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is="$is tree"
+[ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is="$is unwatched"
+echo "$is"
+echo "$head"
+git for-each-ref --format='%(objectname) %(refname)'
+echo
+cat "$g/banger-refs" 2>/dev/null || :
 echo
 git ls-files -z --stage
 "#;
 
 /// Most repositories in a workspace that are looked at.
 const MAX_REPOSITORIES: usize = 1000;
-
-/// What stands where a workspace was.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// Whether the guest changed something.
-    pub(crate) changed: bool,
-    /// Files that the index names, submodules' too.
-    pub(crate) files: Vec<RepoPath>,
-    /// Branches and tags, each with what it names.
-    pub(crate) refs: Vec<(String, String)>,
-}
 
 /// Runs a script of banger's in a guest, as the user everything in the workspace belongs to.
 async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
@@ -142,10 +139,6 @@ pub(crate) async fn remember_assumed(endpoint: &GuestEndpoint, path: &str) -> Re
     Ok(())
 }
 
-fn is_id(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// What a guest says is a commit.
 fn commit_id(text: &str) -> std::result::Result<String, Failure> {
     if is_id(text) {
@@ -176,54 +169,20 @@ pub(crate) async fn inspect(
                 return Ok(Err(why));
             }
             // What cannot be looked at may be anything.
-            standing.changed = true;
+            standing.work.submodules.push(below);
             continue;
         };
-        standing.changed |= one.changed;
+        if outer {
+            (standing.work.tree, standing.work.unwatched) = (one.tree, one.unwatched);
+        } else if one.tree || one.unwatched {
+            standing.work.submodules.push(below.clone());
+        }
         let prefixed = |name: RepoPath| if outer { name } else { [&below, b"/".as_slice(), &name].concat() };
         standing.files.extend(one.files.into_iter().map(prefixed));
         next.extend(one.submodules.into_iter().map(prefixed));
-        if outer {
-            standing.refs = one.refs;
-        }
+        standing.refs.insert(below.clone(), one.refs);
     }
     Ok(Ok(standing))
-}
-
-/// What one repository says of itself.
-#[derive(Debug, PartialEq, Eq)]
-struct Looked {
-    changed: bool,
-    refs: Vec<(String, String)>,
-    files: Vec<RepoPath>,
-    submodules: Vec<RepoPath>,
-}
-
-impl Looked {
-    fn read(mut answer: &[u8]) -> Option<Self> {
-        let mut line = || {
-            let end = answer.iter().position(|byte| *byte == b'\n')?;
-            let (line, rest) = answer.split_at(end);
-            answer = &rest[1..];
-            std::str::from_utf8(line).ok()
-        };
-        let changed = line()? != "same";
-        let mut refs = Vec::new();
-        while let Some(said) = Some(line()?).filter(|said| !said.is_empty()) {
-            let (id, name) = said.split_once(' ')?;
-            if !is_id(id) || !name.starts_with("refs/") || name.contains(|char: char| char.is_whitespace()) {
-                return None;
-            }
-            refs.push((id.to_owned(), name.to_owned()));
-        }
-        let (mut files, mut submodules) = (Vec::new(), Vec::new());
-        for entry in pieces(answer) {
-            let tab = entry.iter().position(|byte| *byte == b'\t')?;
-            let to = if entry.starts_with(b"160000 ") { &mut submodules } else { &mut files };
-            to.push(entry[tab + 1..].to_vec());
-        }
-        Some(Self { changed, refs, files, submodules })
-    }
 }
 
 /// A failure unless it ended well.
@@ -234,25 +193,4 @@ pub(crate) fn succeeded(done: &Captured, what: &str) -> std::result::Result<(), 
     let failure = Failure::new(Code::Guest, format!("cannot {what}"));
     let said = if done.stderr.is_empty() { format!("status {}", done.outcome.code()) } else { done.stderr.clone() };
     Err(failure.cause(said))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repository_says_what_it_is() {
-        let id = "0123456789abcdef0123456789abcdef01234567";
-        let said = format!("changed\n{id} refs/heads/wip\n\n100644 {id} 0\ta b\0160000 {id} 0\tsub\0");
-        let looked = Looked::read(said.as_bytes()).unwrap();
-        assert!(looked.changed);
-        assert_eq!(looked.refs, [(id.to_owned(), "refs/heads/wip".to_owned())]);
-        assert_eq!((looked.files, looked.submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
-        assert!(!Looked::read(b"same\n\n").unwrap().changed);
-        for bad in ["", "same", "same\n", "same\nx refs/heads/a\n\n", "same\n\nx\0"] {
-            assert_eq!(Looked::read(bad.as_bytes()), None, "{bad:?}");
-        }
-        let evil = format!("same\n{id} refs/heads/a\u{2028}b\n\n");
-        assert_eq!(Looked::read(evil.as_bytes()), None);
-    }
 }

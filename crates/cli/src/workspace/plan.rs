@@ -9,6 +9,7 @@ use super::{
     git::Git,
     history::History,
     quote::quoted,
+    refs,
     repository::Repository,
     settings::{Config, Settings, Upstream},
 };
@@ -238,6 +239,24 @@ impl Plan {
         }
         files.sort_unstable();
         files
+    }
+
+    /// All refs that arrive.
+    pub(super) fn refs(&self) -> refs::Named<'_> {
+        let packed = self.packed.lines().filter_map(|line| line.split_once(' ')).map(|(id, name)| (name, id));
+        packed.chain(self.loose.iter().map(|(name, id)| (name.as_str(), id.as_str()))).collect()
+    }
+
+    /// It, and every submodule with its path below the workspace, outer before inner.
+    pub(super) fn repositories(&self) -> Vec<(RepoPath, &Self)> {
+        let mut all = vec![(RepoPath::new(), self)];
+        for (path, submodule) in &self.submodules {
+            for (below, inner) in submodule.repositories() {
+                let below = if below.is_empty() { path.clone() } else { [path.as_slice(), b"/", &below].concat() };
+                all.push((below, inner));
+            }
+        }
+        all
     }
 
     /// Whether HEAD alone is what arrives.

@@ -2,8 +2,9 @@
 
 use super::{
     changes::{RepoPath, pieces},
-    checkout::{self, Standing},
+    checkout,
     plan::{self, Plan, Wish},
+    standing::Standing,
     stream::{self, Leftovers},
 };
 use crate::{
@@ -32,7 +33,7 @@ use hyper::{
     body::{Frame, Incoming},
 };
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -171,19 +172,23 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, place: Place, existing
         return Err(failure.hint("--guest-path brings the repository elsewhere").into());
     }
     let base = known.and_then(|known| known.base_commit.as_deref()).unwrap_or_default();
-    let standing = checkout::inspect(endpoint, &path, base).await?;
+    let mut standing = checkout::inspect(endpoint, &path, base).await?;
+    if let Ok(standing) = &mut standing {
+        at_stake(plan, standing);
+    }
     if existing == Existing::Update {
+        let cannot = |what: &str| Failure::new(Code::Conflict, format!("{path} in VM {name} {what}"));
         let refused = match &standing {
-            _ if unfinished => Some(("was brought in part: somebody interrupted it", None)),
-            Err(why) => Some(("cannot be looked at, so that nobody knows whether it was worked in", Some(why))),
-            Ok(standing) => standing.changed.then_some(("was worked in", None)),
-        };
-        if let Some((what, why)) = refused {
-            let mut failure = Failure::new(Code::Conflict, format!("{path} in VM {name} {what}"));
-            match why {
-                Some(why) => failure = failure.cause(why.clone()),
-                None => failure = failure.hint(format!("banger vm workspace export {name} saves that work")),
+            _ if unfinished => Some(cannot("was brought in part: somebody interrupted it")),
+            Err(why) => {
+                let failure = cannot("cannot be looked at, so that nobody knows whether it was worked in");
+                Some(failure.cause(why.clone()))
             }
+            Ok(standing) => {
+                Some(&standing.work).filter(|work| !work.is_none()).map(|work| work.refuse(name.as_str(), &path))
+            }
+        };
+        if let Some(failure) = refused {
             return Err(failure.hint("banger vm workspace prepare --force overwrites it").into());
         }
     }
@@ -210,30 +215,44 @@ async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result
 fn leftovers(plan: &Plan, standing: Standing) -> Leftovers {
     let arriving: HashSet<RepoPath> = plan.files().into_iter().collect();
     let mut removed: Vec<RepoPath> = standing.files.into_iter().filter(|file| !arriving.contains(file)).collect();
-    forgotten(plan, b"", &mut removed);
-    let ours: HashSet<&str> = plan.packed.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
-    let theirs = standing.refs.iter().filter(|(_, name)| !ours.contains(name.as_str()));
-    let refs: Vec<String> = theirs.map(|(id, name)| format!("{id} {name}\n")).collect();
-    Leftovers { removed, refs: refs.concat() }
+    let mut refs = BTreeMap::new();
+    for (below, repository) in plan.repositories() {
+        let git = if below.is_empty() { b".git".to_vec() } else { [&below, b"/.git".as_slice()].concat() };
+        let mut goes = |name: &str| removed.push([&git, b"/".as_slice(), name.as_bytes()].concat());
+        forgotten(repository).for_each(&mut goes);
+        if let Some(theirs) = standing.refs.get(&below) {
+            let kept = theirs.kept(&repository.refs(), repository.wish.mode == Mode::Full);
+            kept.gone.iter().for_each(|name| goes(name));
+            refs.insert(below, kept);
+        }
+    }
+    Leftovers { removed, refs }
+}
+
+/// Adds to what the guest did what it did on branches that are somewhere else when the repository arrives.
+fn at_stake(plan: &Plan, standing: &mut Standing) {
+    for (below, repository) in plan.repositories() {
+        let (Some(theirs), arriving) = (standing.refs.get(&below), repository.refs()) else { continue };
+        let work = &mut standing.work;
+        if below.is_empty() {
+            work.refs.extend(theirs.at_stake(&arriving).map(str::to_owned));
+        } else if !work.submodules.contains(&below) && theirs.at_stake(&arriving).next().is_some() {
+            work.submodules.push(below);
+        }
+    }
 }
 
 /// What an earlier workspace wrote down in its git directories that does not hold for this one.
-fn forgotten(plan: &Plan, below: &[u8], removed: &mut Vec<RepoPath>) {
-    for (name, goes) in [
+fn forgotten(plan: &Plan) -> impl Iterator<Item = &'static str> {
+    let names = [
         ("shallow", plan.shallow.is_empty()),
         ("refs/banger/base", plan.is_clean()),
         ("banger-assumed", !plan.changes.unwatched),
         // What the guest's git worked out of a history that was cut off elsewhere; it does so again.
         ("objects/info/commit-graph", true),
         ("objects/info/commit-graphs/commit-graph-chain", true),
-    ] {
-        if goes {
-            removed.push([below, b".git/", name.as_bytes()].concat());
-        }
-    }
-    for (path, submodule) in &plan.submodules {
-        forgotten(submodule, &[below, path, b"/"].concat(), removed);
-    }
+    ];
+    names.into_iter().filter_map(|(name, goes)| goes.then_some(name))
 }
 
 /// What the agent left to do: submodules and histories as they are belong to the guest's git, where there is one.
@@ -247,7 +266,8 @@ async fn finish(
     if plan.wish.mode == Mode::Full {
         progress.phase("writing its files in the guest");
         if checkout::checkout(endpoint, &path).await? {
-            for (at, submodule) in nested(plan, &path) {
+            for (below, submodule) in plan.repositories().into_iter().skip(1) {
+                let at = format!("{path}/{}", String::from_utf8_lossy(&below));
                 checkout::checkout(endpoint, &at).await?;
                 write_down(endpoint, &at, submodule).await?;
             }
@@ -281,17 +301,6 @@ async fn write_down(endpoint: &GuestEndpoint, path: &str, plan: &Plan) -> Result
         checkout::remember_assumed(endpoint, path).await?;
     }
     if plan.is_clean() { Ok(None) } else { checkout::keep(endpoint, path, plan.commit.as_deref()).await }
-}
-
-/// Submodules and where they are in the guest, outer before inner.
-fn nested<'a>(plan: &'a Plan, base: &str) -> Vec<(String, &'a Plan)> {
-    let mut all = Vec::new();
-    for (path, submodule) in &plan.submodules {
-        let at = format!("{base}/{}", String::from_utf8_lossy(path));
-        all.push((at.clone(), submodule));
-        all.extend(nested(submodule, &at));
-    }
-    all
 }
 
 fn streamed(mut chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {

@@ -7,12 +7,14 @@ use super::{
     git::{listen, refused},
     pack::{self, Sink},
     plan::Plan,
+    refs::{self, BROUGHT, Kept},
 };
 use banger_proto::{
     agent::workspace::{FRESH, REMOVED, SCRATCH, WRITTEN},
     api::workspace::Mode,
 };
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
     io::{self, BufReader, Read, Write},
@@ -31,8 +33,8 @@ const EMPTY: [&str; 2] =
 pub(crate) struct Leftovers {
     /// Files the guest has and shall not have.
     pub(crate) removed: Vec<RepoPath>,
-    /// Refs that are the guest's own: object and name, a line each.
-    pub(crate) refs: String,
+    /// What becomes of the refs that are there, by the repository's path in the workspace.
+    pub(crate) refs: BTreeMap<RepoPath, Kept>,
 }
 
 /// Writes everything but the files the guest's git writes itself.
@@ -64,12 +66,7 @@ impl<W: Write> Stream<W> {
         self.dir(Path::new(SCRATCH))?;
         self.git_file("HEAD", plan.head.as_bytes())?;
         self.git_file("config", plan.config.text().as_bytes())?;
-        for (name, object) in &plan.loose {
-            self.git_file(name, format!("{object}\n").as_bytes())?;
-        }
-        if !plan.packed.is_empty() {
-            self.git_file("packed-refs", [plan.packed.as_str(), &left.refs].concat().as_bytes())?;
-        }
+        self.refs(plan, left.refs.get(self.base.as_os_str().as_bytes()).unwrap_or(&Kept::default()))?;
         for rules in RULES {
             if let Some(text) = rules_of(&plan.repository, rules)? {
                 self.git_file(rules, &text)?;
@@ -94,7 +91,8 @@ impl<W: Write> Stream<W> {
             // In full mode always: the agent knows nothing of what an earlier time left in submodules.
             (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all || plan.wish.mode == Mode::Full),
             (FRESH, &plan.changes.converted, !plan.changes.converted.is_empty()),
-            (REMOVED, &left.removed, !left.removed.is_empty()),
+            // All of the workspace's are in one list.
+            (REMOVED, &left.removed, self.base.as_os_str().is_empty() && !left.removed.is_empty()),
         ] {
             if wanted {
                 let list = join(list);
@@ -107,10 +105,26 @@ impl<W: Write> Stream<W> {
         for (path, submodule) in &plan.submodules {
             let base = self.base.clone();
             self.base.push(OsStr::from_bytes(path));
-            self.repository(submodule, &Leftovers::default())?;
+            self.repository(submodule, left)?;
             self.base = base;
         }
         Ok(())
+    }
+
+    /// Branches, tags and the rest, and a list of them, which later says what the guest did.
+    fn refs(&mut self, plan: &Plan, kept: &Kept) -> io::Result<()> {
+        let arriving = plan.refs();
+        // A file of its own wins over the packed ones. Those of the repository have one, too, where another may stand.
+        let stale = kept.stale.iter().filter_map(|name| Some((name.as_str(), *arriving.get(name.as_str())?)));
+        let loose: BTreeMap<&str, &str> =
+            plan.loose.iter().map(|(name, object)| (name.as_str(), object.as_str())).chain(stale).collect();
+        for (name, object) in loose {
+            self.git_file(name, format!("{object}\n").as_bytes())?;
+        }
+        if !plan.packed.is_empty() {
+            self.git_file("packed-refs", [plan.packed.as_str(), &kept.own].concat().as_bytes())?;
+        }
+        self.git_file(BROUGHT, [refs::lines(&arriving), kept.brought.clone()].concat().as_bytes())
     }
 
     fn written(&mut self, plan: &Plan) -> io::Result<()> {

@@ -6,6 +6,7 @@ mod export;
 mod hostile;
 mod import;
 mod refresh;
+mod refs;
 
 use banger_testkit::{Output, TestEnv};
 use std::{

@@ -253,7 +253,8 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
         (path, flags) = (dir_of(path), AtFlags::REMOVEDIR);
-        if path.is_empty() {
+        // Without a directory for refs it would be no repository.
+        if path.is_empty() || path == b".git/refs" || path.ends_with(b"/.git/refs") {
             return Ok(());
         }
     }
@@ -290,6 +291,19 @@ fn shown(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_without_refs_is_still_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = rustix::fs::open(temp.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for git in [".git", "sub/.git"] {
+            let refs = temp.path().join(git).join("refs");
+            std::fs::create_dir_all(refs.join("heads/topic")).unwrap();
+            std::fs::write(refs.join("heads/topic/x"), "").unwrap();
+            remove(&base, format!("{git}/refs/heads/topic/x").as_bytes()).unwrap();
+            assert!(refs.exists() && !refs.join("heads").exists(), "{git}");
+        }
+    }
 
     #[test]
     fn a_directory_is_one_threads() {

@@ -93,7 +93,7 @@ fn assert_same(env: &TestEnv, copy: &Path, repo: &Path, what: &str) {
 }
 
 /// A repository with one in it that is brought whole.
-fn with_submodule(env: &TestEnv) -> PathBuf {
+pub(super) fn with_submodule(env: &TestEnv) -> PathBuf {
     let inner = corpus::make(env, "plain");
     let repo = place(env, "super");
     fs::create_dir(&repo).expect("a directory");
@@ -150,21 +150,38 @@ fn one_mode_after_the_other() {
     // The second has its objects in three places.
     for name in ["plain", "borrowed"] {
         let (repo, copy) = (corpus::make(&env, name), place(&env, &format!("guest-{name}")));
-        for mode in ["overlay", "full", "overlay", "full"] {
+        for (key, value) in [("remote.origin.url", "/x"), ("branch.main.remote", "origin")] {
+            says(&env, &repo, &["config", key, value]);
+        }
+        says(&env, &repo, &["config", "branch.main.merge", "refs/heads/main"]);
+        let (log, refs) = (["log", "--format=%H %P"], ["for-each-ref", "refs/heads", "refs/remotes", "refs/tags"]);
+        for (round, mode) in ["overlay", "full", "overlay", "full"].into_iter().enumerate() {
+            // Everything there is moves on.
+            says(&env, &repo, &["update-ref", "refs/remotes/origin/main", "HEAD"]);
+            says(&env, &repo, &["commit", "-q", "--allow-empty", "--only", "-m", "moved"]);
+            says(&env, &repo, &["branch", "-f", "-q", "other"]);
+            says(&env, &repo, &["tag", &format!("round-{round}")]);
             prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
             assert_same(&env, &copy, &repo, mode);
             assert_eq!(copy.join(".git/shallow").exists(), mode == "overlay");
+            for name in ["main", "origin/main"] {
+                assert_eq!(says(&env, &copy, &["rev-parse", name]), says(&env, &repo, &["rev-parse", name]), "{mode}");
+            }
+            if mode == "full" {
+                assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
+                assert_eq!(says(&env, &copy, &refs), says(&env, &repo, &refs));
+            }
             says(&env, &copy, &["fsck", "--no-dangling"]);
-            // What the guest's git makes of it meanwhile is not in the way.
-            says(&env, &copy, &["gc", "-q", "--aggressive", "--prune=now"]);
+            // What the guest's git makes of it meanwhile is not in the way, nor is it when it makes nothing of it.
+            if round < 2 {
+                says(&env, &copy, &["gc", "-q", "--aggressive", "--prune=now"]);
+            }
         }
-        let log = ["log", "--format=%H %P"];
-        assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
         // All of it at once, too.
         let fresh = place(&env, &format!("guest-fresh-{name}"));
         prepare(&env, "w", &repo, &fresh, &["--mode", "full"]).expect(0);
         assert_same(&env, &fresh, &repo, name);
-        for args in [log.as_slice(), &["for-each-ref", "refs/heads", "refs/remotes"]] {
+        for args in [log.as_slice(), &refs] {
             assert_eq!(says(&env, &fresh, args), says(&env, &repo, args), "{name}: git {args:?}");
         }
         says(&env, &fresh, &["fsck", "--no-dangling"]);

@@ -1,0 +1,159 @@
+//! Branches, tags and other refs of a workspace: which of them hold work of the guest's own, and what becomes of them when
+//! the repository is brought again.
+//!
+//! What was brought is written down beside them. A ref that is no longer what it was then is the guest's work, wherever
+//! HEAD is; one that came from there all the same is git's to fetch again.
+
+use std::collections::BTreeMap;
+
+/// The file in a git directory that says what was brought.
+pub(super) const BROUGHT: &str = "banger-refs";
+
+/// Objects by the names of refs.
+pub(super) type Named<'a> = BTreeMap<&'a str, &'a str>;
+
+/// The refs of one repository in a guest.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Refs {
+    /// The commit HEAD is at, if any: whether that is work is seen without refs.
+    pub(super) head: String,
+    /// What they are.
+    pub(super) is: BTreeMap<String, String>,
+    /// What they were when they were brought.
+    pub(super) brought: BTreeMap<String, String>,
+}
+
+/// What becomes of them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Those that stay the guest's own: object and name, a line each.
+    pub(super) own: String,
+    /// Those that may stand in a file of their own, which says something else than what arrives.
+    pub(super) stale: Vec<String>,
+    /// Those that came from the repository, which has them no longer.
+    pub(super) gone: Vec<String>,
+    /// What was brought earlier, does not arrive, and is still as it was: a line each.
+    pub(super) brought: String,
+}
+
+impl Refs {
+    /// Names of those that hold work which would be lost under what arrives.
+    pub(super) fn at_stake<'a>(&'a self, arriving: &'a Named<'_>) -> impl Iterator<Item = &'a str> {
+        let worked_in = |name: &str, id: &str| id != self.head && !is_fetched(name) && !self.is_as_brought(name, id);
+        let lost = |name: &str, id: &str| match arriving.get(name) {
+            Some(new) => *new != id,
+            None => in_the_way(name, arriving),
+        };
+        let lost = self.is.iter().filter(move |(name, id)| worked_in(name, id) && lost(name, id));
+        lost.map(|(name, _)| name.as_str())
+    }
+
+    /// What becomes of them under `arriving`, which is all that the repository has, or only a part.
+    pub(super) fn kept(&self, arriving: &Named<'_>, all: bool) -> Kept {
+        let mut kept = Kept::default();
+        for (name, id) in &self.is {
+            let line = format!("{id} {name}\n");
+            match arriving.get(name.as_str()) {
+                Some(new) if *new != id => kept.stale.push(name.clone()),
+                Some(_) => {}
+                None if in_the_way(name, arriving) => {}
+                None if !self.is_as_brought(name, id) => kept.own.push_str(&line),
+                None if all => kept.gone.push(name.clone()),
+                None => kept.brought.push_str(&line),
+            }
+        }
+        kept
+    }
+
+    fn is_as_brought(&self, name: &str, id: &str) -> bool {
+        self.brought.get(name).is_some_and(|brought| brought == id)
+    }
+}
+
+/// Whether it says where something else's branch is: nobody works there.
+fn is_fetched(name: &str) -> bool {
+    name.starts_with("refs/remotes/")
+}
+
+/// Whether no ref of that name can be beside those: each is a directory to what is below it.
+fn in_the_way(name: &str, arriving: &Named<'_>) -> bool {
+    let above = name.match_indices('/').any(|(end, _)| arriving.contains_key(&name[..end]));
+    let below = format!("{name}/");
+    above || arriving.range(below.as_str()..).next().is_some_and(|(next, _)| next.starts_with(&below))
+}
+
+/// What a line says: an object, a space, the name of a ref. None when it is no such line.
+pub(super) fn line(text: &str) -> Option<(&str, &str)> {
+    let (id, name) = text.split_once(' ')?;
+    let plain = name.starts_with("refs/") && !name.contains(|char: char| char.is_whitespace() || char.is_control());
+    let leads_out = name.split('/').any(|part| matches!(part, "" | "." | ".."));
+    (super::is_id(id) && plain && !leads_out).then_some((name, id))
+}
+
+/// Lines as [`line`] reads them.
+pub(super) fn lines(refs: &Named<'_>) -> String {
+    let lines: Vec<String> = refs.iter().map(|(name, id)| format!("{id} {name}\n")).collect();
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refs(is: &[(&str, &str)], brought: &[(&str, &str)]) -> Refs {
+        let owned = |refs: &[(&str, &str)]| refs.iter().map(|(name, id)| ((*name).into(), (*id).into())).collect();
+        Refs { head: "7".into(), is: owned(is), brought: owned(brought) }
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_brought_is_work() {
+        let arriving: Named<'_> =
+            [("refs/heads/a", "2"), ("refs/heads/d", "2"), ("refs/heads/dir/x", "2"), ("refs/remotes/origin/a", "2")]
+                .into();
+        let at_stake = |is: &[(&str, &str)], brought: &[(&str, &str)]| {
+            refs(is, brought).at_stake(&arriving).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let brought = [("refs/heads/a", "1"), ("refs/heads/d", "1")];
+        assert_eq!(at_stake(&brought, &brought), [""; 0]);
+        assert_eq!(at_stake(&[("refs/heads/a", "9"), ("refs/heads/d", "2")], &brought), ["refs/heads/a"]);
+        // What HEAD is at is looked at anyway.
+        assert_eq!(at_stake(&[("refs/heads/a", "7")], &brought), [""; 0]);
+        // Nobody knows what these were.
+        assert_eq!(at_stake(&[("refs/heads/a", "1")], &[]), ["refs/heads/a"]);
+        // The guest's own, and the same where a name of the repository's has to be.
+        assert_eq!(at_stake(&[("refs/heads/own", "9"), ("refs/stash", "9")], &brought), [""; 0]);
+        for name in ["refs/heads/a/own", "refs/heads/dir"] {
+            assert_eq!(at_stake(&[(name, "9")], &brought), [name]);
+        }
+        assert_eq!(at_stake(&[("refs/remotes/origin/a", "9")], &brought), [""; 0]);
+    }
+
+    #[test]
+    fn what_stays_goes_and_is_overwritten() {
+        let arriving: Named<'_> = [("refs/heads/a", "2"), ("refs/heads/b", "1")].into();
+        let is = [
+            ("refs/heads/a", "1"),
+            ("refs/heads/b", "1"),
+            ("refs/heads/b/c", "9"),
+            ("refs/heads/left", "1"),
+            ("refs/heads/own", "9"),
+        ];
+        let refs = refs(&is, &[("refs/heads/a", "1"), ("refs/heads/left", "1"), ("refs/heads/own", "1")]);
+        let kept = refs.kept(&arriving, true);
+        assert_eq!((kept.own.as_str(), kept.brought.as_str()), ("9 refs/heads/own\n", ""));
+        assert_eq!((kept.stale, kept.gone), (vec!["refs/heads/a".into()], vec!["refs/heads/left".into()]));
+        let kept = refs.kept(&arriving, false);
+        assert_eq!((kept.brought.as_str(), kept.gone.len()), ("1 refs/heads/left\n", 0));
+    }
+
+    #[test]
+    fn a_line_is_an_object_and_a_name() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(line(&format!("{id} refs/heads/a-b")), Some(("refs/heads/a-b", id)));
+        for name in ["refs/heads/a\u{2028}b", "heads/a", "refs/../x", "refs/heads//a", "refs/heads/a b", "refs/a\u{1b}"]
+        {
+            assert_eq!(line(&format!("{id} {name}")), None, "{name}");
+        }
+        assert_eq!(line("x refs/heads/a"), None);
+    }
+}

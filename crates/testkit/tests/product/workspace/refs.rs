@@ -1,0 +1,116 @@
+//! Branches of a workspace that comes again: the guest's own stay, and work on one that was brought is not lost unasked.
+
+use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
+use crate::{delete, start};
+use banger_testkit::TestEnv;
+use std::{fs, path::Path};
+
+fn commit(env: &TestEnv, dir: &Path, name: &str) -> Vec<u8> {
+    fs::write(dir.join(name), name).expect("a file");
+    says(env, dir, &["add", name]);
+    says(env, dir, &["commit", "-q", "-m", name]);
+    at(env, dir, "HEAD")
+}
+
+#[track_caller]
+fn at(env: &TestEnv, dir: &Path, name: &str) -> Vec<u8> {
+    says(env, dir, &["rev-parse", name])
+}
+
+/// HEAD and files are as they were brought; what was done is on the branch the guest left.
+#[test]
+fn work_on_a_branch_that_was_brought_is_not_overwritten_unasked() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "plain");
+    for mode in ["overlay", "full"] {
+        for packed in [false, true] {
+            let copy = place(&env, &format!("guest-{mode}-{packed}"));
+            let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+            again(&[]).expect(0);
+            let brought = at(&env, &copy, "HEAD");
+            let work = commit(&env, &copy, "work");
+            says(&env, &copy, &["checkout", "-q", "-b", "aside", "HEAD~1"]);
+            if packed {
+                says(&env, &copy, &["pack-refs", "--all"]);
+            }
+            let before = tree(&copy);
+            let out = again(&[]).expect(1);
+            assert!(out.err().contains("was worked in") && out.err().contains("refs/heads/main"), "{mode}: {out}");
+            assert!(out.err().contains("banger vm cp w:"), "an export has none of it: {out}");
+            assert_eq!((at(&env, &copy, "main"), tree(&copy)), (work.clone(), before), "{mode}");
+
+            // Under a name that only the guest has it stays, whatever happens to the other.
+            says(&env, &copy, &["branch", "mine", "main"]);
+            if packed {
+                says(&env, &copy, &["pack-refs", "--all"]);
+            }
+            again(&["--force"]).expect(0);
+            assert_eq!((at(&env, &copy, "main"), at(&env, &copy, "mine")), (brought.clone(), work.clone()), "{mode}");
+            again(&[]).expect(0);
+            assert_eq!(at(&env, &copy, "mine"), work, "{mode}");
+        }
+    }
+    delete(&env, "w");
+}
+
+/// Branches nobody is on, which only the full mode brings: they follow the repository while the guest leaves them alone.
+#[test]
+fn other_branches_follow_the_repository() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    says(&env, &repo, &["branch", "old", "side"]);
+    let full = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", "full"], more].concat());
+    full(&[]).expect(0);
+    // The guest had them in files of their own, and changed nothing.
+    for name in ["side", "old"] {
+        says(&env, &copy, &["checkout", "-q", name]);
+        says(&env, &copy, &["commit", "-q", "--allow-empty", "-m", "x"]);
+        says(&env, &copy, &["reset", "-q", "--hard", "HEAD~1"]);
+    }
+    says(&env, &copy, &["checkout", "-q", "main"]);
+    says(&env, &repo, &["branch", "-q", "-f", "side", "main"]);
+    says(&env, &repo, &["branch", "-q", "-D", "old"]);
+    full(&[]).expect(0);
+    let heads = ["for-each-ref", "refs/heads"];
+    assert_eq!(says(&env, &copy, &heads), says(&env, &repo, &heads));
+
+    says(&env, &copy, &["branch", "-q", "-f", "side", "main~2"]);
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("on refs/heads/side"), "{out}");
+    full(&["--force"]).expect(0);
+    assert_eq!(says(&env, &copy, &heads), says(&env, &repo, &heads));
+
+    // A name that takes the room of the guest's own.
+    says(&env, &copy, &["branch", "topic/mine", "main~1"]);
+    says(&env, &repo, &["branch", "topic", "main"]);
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("on refs/heads/topic/mine"), "{out}");
+    assert_eq!(at(&env, &copy, "topic/mine"), at(&env, &repo, "main~1"));
+    delete(&env, "w");
+}
+
+#[test]
+fn branches_of_a_submodule_are_the_guests_too() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (with_submodule(&env), place(&env, "guest"));
+    let full = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", "full"], more].concat());
+    full(&[]).expect(0);
+    let inner = copy.join("libs/inner");
+    let (before, here) = (at(&env, &inner, "HEAD~1"), at(&env, &inner, "HEAD"));
+    says(&env, &inner, &["branch", "mine", "HEAD~1"]);
+    says(&env, &inner, &["pack-refs", "--all"]);
+    full(&[]).expect(0);
+    assert_eq!(at(&env, &inner, "mine"), before);
+    // One that was brought, while HEAD stays.
+    says(&env, &inner, &["checkout", "-q", "-b", "aside"]);
+    says(&env, &inner, &["branch", "-q", "-f", "main", "HEAD~1"]);
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("in the submodule libs/inner") && out.err().contains("banger vm cp w:"), "{out}");
+    assert_eq!(at(&env, &inner, "main"), before);
+    full(&["--force"]).expect(0);
+    assert_eq!((at(&env, &inner, "main"), at(&env, &inner, "mine")), (here, before));
+    delete(&env, "w");
+}
