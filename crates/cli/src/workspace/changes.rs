@@ -81,8 +81,16 @@ impl Changes {
             }
             changes.unwatched |= entry.assumed;
             let is_changed = entry.stage != 0 || changed.contains(&entry.path);
-            if entry.skipped {
+            let path = &entry.path;
+            let unread = |error: io::Error| unreadable(path, &error);
+            let unseen = entry.assumed && !is_changed && !attributes.differs(path);
+            if entry.skipped || unseen && !tree.is_blob(path, &entry.object).map_err(unread)? {
+                // git does not look at it, here or in the guest: what is there arrives.
                 complete = false;
+                if tree.has(path) {
+                    changes.carried.push(path.clone());
+                    changes.unwatched = true;
+                }
             } else if is_changed || attributes.differs(&entry.path) {
                 complete = false;
                 changes.dirty |= is_changed;
@@ -164,7 +172,7 @@ pub(super) struct Entry {
     pub(super) mode: Mode,
     pub(super) object: String,
     stage: u8,
-    /// Not in the working tree of a sparse checkout.
+    /// Not in the working tree of a sparse checkout, or nobody's business there (`--skip-worktree`).
     skipped: bool,
     /// Taken for unchanged.
     assumed: bool,

@@ -30,8 +30,15 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY
 export GIT_AUTHOR_NAME=banger GIT_AUTHOR_EMAIL=banger@localhost GIT_COMMITTER_NAME=banger GIT_COMMITTER_EMAIL=banger@localhost
 cd "$1"
 export GIT_DIR=.git GIT_WORK_TREE=.
-# What git does not look into, whatever it holds.
-assumed() { git ls-files -v | sed -n 's/^[a-rt-z] //p' | git hash-object --no-filters --stdin-paths; }
+# What git does not look into, whatever it holds. In a sparse checkout the others are just not there.
+assumed() {
+    case $(git config --bool core.sparseCheckout) in true) tags='a-rt-z' ;; *) tags='a-zS' ;; esac
+    git -c core.quotePath=false ls-files -v | sed -n "s/^[$tags] //p" | while IFS= read -r name; do
+        # Quoted, it is git's to read.
+        case $name in \"*) ;; *) [ -f "$name" ] || continue ;; esac
+        printf '%s\n' "$name"
+    done | git hash-object --no-filters --stdin-paths
+}
 "#;
 
 /// Writes the files, where the agent does not.

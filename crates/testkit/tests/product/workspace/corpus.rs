@@ -34,13 +34,14 @@ pub(super) fn make(env: &TestEnv, name: &str) -> PathBuf {
         "shallow" => return repo.shallow(),
         "somebody-elses" => repo.somebody_elses(),
         "itself" => repo.itself(),
+        "unwatched" => repo.unwatched(),
         other => panic!("no repository is called {other}"),
     }
     repo.root
 }
 
 /// All of them.
-pub(super) const ALL: [&str; 16] = [
+pub(super) const ALL: [&str; 17] = [
     "plain",
     "states",
     "detached",
@@ -57,6 +58,7 @@ pub(super) const ALL: [&str; 16] = [
     "shallow",
     "somebody-elses",
     "itself",
+    "unwatched",
 ];
 
 struct Repo<'a> {
@@ -188,6 +190,23 @@ impl Repo<'_> {
         self.write("real.bin", "real content\n".repeat(1000));
         self.git(&["add", "real.bin"]);
         self.git(&["commit", "-q", "-m", "content"]);
+    }
+
+    /// Files git was told not to look at, as people do with settings of their own.
+    fn unwatched(&self) {
+        self.git(&["init", "-q", "-b", "main"]);
+        for name in ["same", "assumed", "skipped", "assumed-gone", "skipped-gone", "odd \"one\""] {
+            self.write(name, format!("{name}\n"));
+        }
+        self.commit("first");
+        self.git(&["update-index", "--assume-unchanged", "same", "assumed", "assumed-gone", "odd \"one\""]);
+        self.git(&["update-index", "--skip-worktree", "skipped", "skipped-gone"]);
+        for name in ["assumed", "skipped", "odd \"one\""] {
+            self.write(name, "my own\n");
+        }
+        for name in ["assumed-gone", "skipped-gone"] {
+            fs::remove_file(self.root.join(name)).expect("a file");
+        }
     }
 
     fn sparse(&self) {

@@ -266,12 +266,43 @@ fn changes_that_git_does_not_see_are_not_overwritten_unasked() {
         again(&["--force"]).expect(0);
         assert_same(&env, &copy, &repo, mode);
         // One that the guest's user says so of.
-        says(&env, &copy, &["update-index", "--assume-unchanged", "plain"]);
-        fs::write(copy.join("plain"), "edited in the guest\n").expect("a file");
-        again(&[]).expect(1);
-        again(&["--force"]).expect(0);
-        assert_same(&env, &copy, &repo, mode);
+        for flag in ["--assume-unchanged", "--skip-worktree"] {
+            says(&env, &copy, &["update-index", flag, "plain"]);
+            fs::write(copy.join("plain"), "edited in the guest\n").expect("a file");
+            let out = again(&[]).expect(1);
+            assert!(out.err().contains("told not to look at") && out.err().contains("banger vm cp w:"), "{out}");
+            again(&["--force"]).expect(0);
+            assert_same(&env, &copy, &repo, mode);
+        }
         again(&[]).expect(0);
+    }
+    delete(&env, "w");
+}
+
+/// Files the host's git was told not to look at arrive as they are, and as often as one likes.
+#[test]
+fn what_git_does_not_look_at_here_comes_again() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "unwatched");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+        for round in ["1", "2"] {
+            for name in ["assumed", "skipped"] {
+                fs::write(repo.join(name), format!("my own {mode} {round}\n")).expect("a file");
+            }
+            again(&[]).expect(0);
+            assert_same(&env, &copy, &repo, mode);
+        }
+        for name in ["assumed", "skipped", "odd \"one\"", "skipped-gone"] {
+            fs::write(copy.join(name), "the guest's\n").expect("a file");
+            assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"", "git does not see it");
+            let out = again(&[]).expect(1);
+            assert!(out.err().contains("told not to look at"), "{name}: {out}");
+            again(&["--force"]).expect(0);
+            assert_same(&env, &copy, &repo, mode);
+        }
     }
     delete(&env, "w");
 }
