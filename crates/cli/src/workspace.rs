@@ -20,6 +20,7 @@ pub(crate) mod files;
 pub(crate) mod git;
 mod hash;
 pub(crate) mod history;
+mod macros;
 pub(crate) mod pack;
 pub(crate) mod patch;
 pub(crate) mod plan;

@@ -5,6 +5,7 @@ use super::{
     checkout::{self, succeeded, with_git},
     facade::Facade,
     git::Git,
+    macros::Macros,
     patch::{self, Summary},
     quote::quoted,
     repository::Repository,
@@ -102,6 +103,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
         (bytes, summary) = ask("--no-renames").await?;
     }
     no_hidden(&summary, source.as_deref())?;
+    Macros::check(&summary, source.as_deref())?;
     if let Some(source) = &source {
         for path in &summary.files {
             no_link_above(source, path)?;
@@ -134,6 +136,7 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     let repository = Repository::at(&git, source)?;
     let settings = Settings::read(&git, &repository)?;
     no_hidden(&patch.summary, Some(&repository.root))?;
+    Macros::check(&patch.summary, Some(&repository.root))?;
     for path in &patch.summary.files {
         no_link_above(&repository.root, path)?;
     }

@@ -7,7 +7,8 @@ mod rules;
 
 use super::quote::{quoted, unquote};
 use banger_proto::failure::{Code, Failure};
-use rules::{check_attributes, check_link, check_path, is_attributes, refused};
+use rules::{check_attributes, check_link, check_path, is_attributes};
+pub(super) use rules::{attribute_line, refused, runs};
 use std::collections::BTreeSet;
 
 /// Why a link is refused whose target is not wholly in the patch.
@@ -22,6 +23,8 @@ pub(crate) struct Summary {
     pub(crate) renamed: BTreeSet<Vec<u8>>,
     /// A file of attributes that another one becomes: not all that it says is in the patch.
     pub(crate) unread: Option<Vec<u8>>,
+    /// Attributes that files of attributes set, each with the file: their names, which a host may let stand for others.
+    pub(crate) attributes: BTreeSet<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Reads the whole patch; a failure names the path, or the line that is not `git diff`'s.
@@ -46,6 +49,8 @@ pub(crate) fn check(patch: &[u8]) -> Result<Summary, Failure> {
                 summary.renamed.insert(section.old);
             }
         }
+        let named = section.attributes.into_iter().map(|name| (section.new.clone(), name));
+        summary.attributes.extend(named);
         if let Some(target) = &section.link {
             check_link(&section.new, target)?;
             links.insert(section.new);
@@ -74,6 +79,8 @@ struct Section {
     silent: bool,
     /// Where a link that the patch makes or changes points.
     link: Option<Vec<u8>>,
+    /// Attributes it sets.
+    attributes: Vec<Vec<u8>>,
 }
 
 /// What the lines of a section's hunks come to.
@@ -114,7 +121,7 @@ impl<'a> Reader<'a> {
             return Err(refused(&new, "it is a submodule"));
         }
         let Extended { deleted, kind, link, .. } = extended;
-        let mut section = Section { old, new, deleted, silent: !kind, link: None };
+        let mut section = Section { old, new, deleted, silent: !kind, ..Section::default() };
         let text = if self.peek().starts_with(b"--- ") {
             Some(self.hunks(&section, &extended)?)
         } else if self.peek() == b"GIT binary patch" {
@@ -142,7 +149,7 @@ impl<'a> Reader<'a> {
                 section.link = Some(text.added.strip_suffix(b"\n").unwrap_or(&text.added).to_vec());
             }
             None if link && !deleted => return Err(refused(&section.new, LINK)),
-            Some(text) => check_attributes(&section.new, &text.added)?,
+            Some(text) => section.attributes = check_attributes(&section.new, &text.added)?,
             None if is_attributes(&section.new) => return Err(refused(&section.new, "its content is binary")),
             None => {}
         }

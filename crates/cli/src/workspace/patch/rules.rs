@@ -1,8 +1,9 @@
 //! What a patch from a guest may touch, and what it may say there.
 
 use super::parents;
-use crate::workspace::quote::quoted;
+use crate::workspace::quote::{quoted, unquote};
 use banger_proto::failure::{Code, Failure};
+use std::borrow::Cow;
 
 /// Drivers git has built in; any other name is a program of the host's configuration.
 const KNOWN_DRIVERS: [&str; 34] = [
@@ -81,27 +82,76 @@ pub(super) fn is_attributes(path: &[u8]) -> bool {
     is_special(last(path), "attributes", "gitatt")
 }
 
-/// Attributes that make git run a program of the host's configuration are not for a guest to set.
-pub(super) fn check_attributes(path: &[u8], added: &[u8]) -> Result<(), Failure> {
-    if !is_attributes(path) {
-        return Ok(());
-    }
-    for word in added.split(u8::is_ascii_whitespace) {
-        let word = String::from_utf8_lossy(word);
-        let Some((name, value)) = word.split_once('=') else { continue };
-        let runs = match name.trim_start_matches(['-', '!']) {
-            "filter" => true,
-            "diff" | "merge" => !KNOWN_DRIVERS.contains(&value),
-            _ => false,
-        };
-        if runs {
-            return Err(refused(path, &format!("it sets {word:?}, which may run a program")));
-        }
-    }
-    Ok(())
+/// A line of a file of attributes.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::workspace) struct AttributeLine<'a> {
+    /// Which files, or which name it defines.
+    pattern: Cow<'a, [u8]>,
+    /// What is set.
+    rest: &'a [u8],
 }
 
-pub(super) fn refused(path: &[u8], why: &str) -> Failure {
+/// Bytes that separate words for git.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// Reads a line as git does.
+pub(in crate::workspace) fn attribute_line(line: &[u8]) -> Option<AttributeLine<'_>> {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    let line = &line[line.iter().position(|byte| !is_blank(*byte))?..];
+    if line[0] == b'#' {
+        return None;
+    }
+    if let Some((pattern, rest)) = line.strip_prefix(b"\"").and_then(unquote) {
+        return Some(AttributeLine { pattern: pattern.into(), rest });
+    }
+    let (pattern, rest) = line.split_at(line.iter().position(|byte| is_blank(*byte)).unwrap_or(line.len()));
+    Some(AttributeLine { pattern: pattern.into(), rest })
+}
+
+impl<'a> AttributeLine<'a> {
+    /// The name that it lets stand for others.
+    pub(in crate::workspace) fn defines(&self) -> Option<&[u8]> {
+        Some(self.pattern.strip_prefix(b"[attr]")?.trim_ascii()).filter(|name| !name.is_empty())
+    }
+
+    pub(in crate::workspace) fn words(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.rest.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty())
+    }
+}
+
+/// Whether an attribute makes git run a program of the host's configuration.
+pub(in crate::workspace) fn runs(word: &[u8]) -> bool {
+    let word = String::from_utf8_lossy(word);
+    let Some((name, value)) = word.split_once('=') else { return false };
+    match name.trim_start_matches(['-', '!']) {
+        "filter" => true,
+        "diff" | "merge" => !KNOWN_DRIVERS.contains(&value),
+        _ => false,
+    }
+}
+
+/// What runs programs is not for a guest to set, nor are names that hide it. Gives the names that are set.
+pub(super) fn check_attributes(path: &[u8], added: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+    if !is_attributes(path) {
+        return Ok(Vec::new());
+    }
+    for word in added.split(u8::is_ascii_whitespace).filter(|word| runs(word)) {
+        let word = String::from_utf8_lossy(word);
+        return Err(refused(path, &format!("it sets {word:?}, which may run a program")));
+    }
+    let mut names = Vec::new();
+    for line in added.split(|byte| *byte == b'\n').filter_map(attribute_line) {
+        if line.pattern.starts_with(b"[attr]") {
+            return Err(refused(path, "it lets one attribute stand for others"));
+        }
+        names.extend(line.words().filter(|word| !word.contains(&b'=')).map(<[u8]>::to_vec));
+    }
+    Ok(names)
+}
+
+pub(in crate::workspace) fn refused(path: &[u8], why: &str) -> Failure {
     Failure::new(Code::Denied, format!("the guest's patch touches {}: {why}", quoted(path)))
         .hint("look at it in the guest; --exclude leaves a path out")
 }

@@ -207,6 +207,16 @@ fn attributes_that_run_programs_are_refused() {
             assert!(failure.message.contains("may run a program"), "{failure:?}");
         }
     }
+    for line in ["[attr]m text", "\"\\133attr]m\" text", " \t[attr]m text", "\u{feff}[attr]m text"] {
+        let failure = check(new_file(".gitattributes", "100644", line).as_bytes()).unwrap_err();
+        assert!(failure.message.contains("stand for others"), "{failure:?}");
+    }
+    // What the names mean is the host's to say.
+    for line in ["*.x lfs -text x=y", "\"a b\"lfs\t-text"] {
+        let set = check(new_file("a/.gitattributes", "100644", line).as_bytes()).unwrap().attributes;
+        let expected = ["-text", "lfs"].map(|name| (b"a/.gitattributes".to_vec(), name.as_bytes().to_vec()));
+        assert_eq!(set, expected.into(), "{line}");
+    }
     touched(&new_file(".gitattributes", "100644", "*.c text eol=lf diff=cpp -filter merge=union"));
     touched(&new_file("x", "100644", "* filter=lfs"));
 }

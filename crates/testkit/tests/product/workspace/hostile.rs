@@ -199,6 +199,15 @@ fn a_lying_guest_writes_nothing_on_the_host() {
     fs::create_dir(repo.join("dir")).expect("a directory");
     symlink("../file", repo.join("dir/near")).expect("a link");
     fs::write(repo.join("rules"), "* filter=evil\n").expect("a file");
+    // Names that this host lets stand for programs, in each of the places git takes them from.
+    fs::create_dir_all(place(&env, ".config/git")).expect("a directory");
+    for (rules, name) in [
+        (place(&env, ".config/git/attributes"), "mine"),
+        (repo.join(".git/info/attributes"), "ours"),
+        (repo.join(".gitattributes"), "everybodys"),
+    ] {
+        fs::write(rules, format!("[attr]{name} filter=evil\n")).expect("rules");
+    }
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     let before = (tree(&repo), tree(env.home().join("home").join("bin").as_path()));
     let new = |path: &str, mode: &str, content: &str| {
@@ -220,6 +229,10 @@ fn a_lying_guest_writes_nothing_on_the_host() {
         (new("l", "120000", "/etc/passwd"), "/etc/passwd"),
         (new("l", "120000", "sub") + &new("l/x", "100644", "x"), "l/x"),
         (new(".gitattributes", "100644", "* filter=evil"), ".gitattributes"),
+        (new("dir/.gitattributes", "100644", "*.x mine"), "dir/.gitattributes: it sets \"mine\""),
+        (new("dir/.gitattributes", "100644", "*.x -text ours"), "dir/.gitattributes: it sets \"ours\""),
+        (new("dir/.gitattributes", "100644", "*.x everybodys"), "dir/.gitattributes: it sets \"everybodys\""),
+        (new("dir/.gitattributes", "100644", "[attr]x text"), "lets one attribute stand for others"),
         (new(".gitmodules", "100644", "[submodule \"x\"]"), ".gitmodules"),
         (
             new("sub", "160000", "Subproject commit 0123456789012345678901234567890123456789"),
@@ -249,7 +262,8 @@ fn a_lying_guest_writes_nothing_on_the_host() {
     }
     assert!(!env.home().join("home/outside").exists() && !Path::new("/tmp/banger-absolute").exists());
     // The same guest, honest for once.
-    fs::write(&patch, ordinary + &renamed("rules", "moved")).expect("a patch");
+    let rules = new("dir/.gitattributes", "100644", "*.x -text -mine theirs");
+    fs::write(&patch, ordinary + &renamed("rules", "moved") + &rules).expect("a patch");
     env.banger(["vm", "workspace", "export", "w", "--apply"]).run().expect(0);
     assert_eq!(fs::read(repo.join("fine")).expect("a file"), b"x\n");
     assert_eq!(fs::read(repo.join("moved")).expect("a file"), b"* filter=evil\n");
