@@ -8,7 +8,10 @@ use crate::{
 };
 use banger_link::vsock::{ConnectError, client_handshake};
 use banger_proto::{
-    agent::{http::API_VERSION, http::MAX_BODY, link::AGENT_PORT},
+    agent::{
+        http::{API_VERSION, Health, MAX_BODY},
+        link::AGENT_PORT,
+    },
     api::vm::GuestEndpoint,
     failure::{Code, Failure},
 };
@@ -81,6 +84,11 @@ pub(crate) async fn get_from<T: DeserializeOwned>(endpoint: &GuestEndpoint, path
         Failure::new(Code::Timeout, format!("{WHO} did not answer within {} s", ANSWER_DEADLINE.as_secs()))
             .hint(format!("banger vm logs {} shows the guest's console", endpoint.name))
     })??)
+}
+
+/// Whether an agent is there to answer.
+pub(crate) async fn is_there(endpoint: &GuestEndpoint) -> bool {
+    get_from::<Health>(endpoint, "/healthz").await.is_ok()
 }
 
 /// HTTP with the agent in the VM `reference`.

@@ -89,11 +89,16 @@ pub(crate) async fn collect(mut body: Incoming, limit: usize, who: &str) -> Resu
         })?;
         let Some(data) = frame.data_ref() else { continue };
         if bytes.len() + data.len() > limit {
-            return Err(Failure::new(Code::Internal, format!("{who} answered with more than {limit} bytes")));
+            return Err(too_much(who, limit));
         }
         bytes.extend_from_slice(data);
     }
     Ok(bytes)
+}
+
+/// A body that is longer than any.
+pub(crate) fn too_much(who: &str, limit: usize) -> Failure {
+    Failure::new(Code::Internal, format!("{who} answered with more than {limit} bytes"))
 }
 
 /// What a refused request's body says.

@@ -1,7 +1,8 @@
 //! How long a guest may stand still while bytes go to it or come from it.
 //!
 //! Only what the guest owes counts: an answer, the next bytes of one, room for the next bytes of ours. A source here that
-//! is slow, or a reader, owes nothing; a guest that is slow and gets somewhere may take as long as it takes.
+//! is slow, or a reader, owes nothing; a guest that is slow and gets somewhere may take as long as it takes. One that has
+//! everything and works owes an answer to the question whether it is there.
 
 use crate::{
     guest,
@@ -18,7 +19,11 @@ use hyper::{Method, Response, body::Body as _, body::Frame, body::Incoming};
 use std::{
     io,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
     time::Duration,
 };
 use tokio::time::{Instant, sleep_until, timeout};
@@ -39,19 +44,71 @@ impl Patience {
         path: &str,
         body: Option<Body>,
     ) -> Result<Response<Incoming>, Failure> {
+        self.exchange_while(connection, method, path, body, async || false).await
+    }
+
+    /// The same with an agent that works on what it was sent: once all is sent, it may be silent for as long as it
+    /// `is_there`.
+    pub(crate) async fn exchange_while(
+        self,
+        connection: &mut Connection,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+        is_there: impl AsyncFn() -> bool,
+    ) -> Result<Response<Incoming>, Failure> {
         let (turn, taken) = (Turn::default(), connection.taken());
         let body = body.map(|body| turn.watch(body));
         let answer = {
-            let sending = pin!(connection.send(method, path, body));
-            tokio::select! {
-                answer = sending => Some(answer),
-                () = turn.overdue(&taken, self.0) => None,
+            let mut sending = pin!(connection.send(method, path, body));
+            loop {
+                let overdue = async {
+                    turn.overdue(&taken, self.0).await;
+                    turn.is_over() && is_there().await
+                };
+                tokio::select! {
+                    answer = &mut sending => break Some(answer),
+                    works = overdue => if !works { break None },
+                }
+                turn.set(true);
             }
         };
         if answer.is_none() {
             connection.break_off();
         }
         answer.ok_or_else(|| self.stands_still())?.map_err(|error| guest::gone(&error))
+    }
+
+    /// Does `work`, in which the guest may be silent for as long as it `is_there`.
+    pub(crate) async fn attend<T>(
+        self,
+        work: impl Future<Output = crate::exit::Result<T>>,
+        is_there: impl AsyncFn() -> bool,
+    ) -> crate::exit::Result<T> {
+        let mut work = pin!(work);
+        loop {
+            let still_there = async {
+                tokio::time::sleep(self.0).await;
+                is_there().await
+            };
+            tokio::select! {
+                done = &mut work => return done,
+                there = still_there => if !there { return Err(self.stands_still().into()) },
+            }
+        }
+    }
+
+    /// All of an answer, up to a limit.
+    pub(crate) async fn collect(self, mut body: Incoming, limit: usize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        while let Some(data) = self.data(&mut body).await {
+            let data = data?;
+            if bytes.len() + data.len() > limit {
+                return Err(http::too_much(guest::WHO, limit));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
     }
 
     /// The next bytes of an answer; nothing at its end.
@@ -82,25 +139,35 @@ impl Patience {
 
 /// Since when the guest owes something; nothing while it is waited for something here.
 #[derive(Debug, Clone)]
-struct Turn(Arc<Mutex<Option<Instant>>>);
+struct Turn {
+    since: Arc<Mutex<Option<Instant>>>,
+    /// Everything was sent.
+    over: Arc<AtomicBool>,
+}
 
 impl Default for Turn {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Some(Instant::now()))))
+        Self { since: Arc::new(Mutex::new(Some(Instant::now()))), over: Arc::new(AtomicBool::new(true)) }
     }
 }
 
 impl Turn {
     fn set(&self, guest_owes: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = guest_owes.then(Instant::now);
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = guest_owes.then(Instant::now);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// The body, watched: whenever a piece of it is taken, the guest is to take the next one, or to answer.
     fn watch(&self, mut body: Body) -> Body {
         let turn = self.clone();
+        turn.over.store(false, Ordering::Relaxed);
         let frames = futures_util::stream::poll_fn(move |cx| {
             let next = Pin::new(&mut body).poll_frame(cx);
             turn.set(next.is_ready());
+            turn.over.store(matches!(next, Poll::Ready(None)), Ordering::Relaxed);
             next
         });
         http::Body::new(StreamBody::new(frames))
@@ -110,7 +177,7 @@ impl Turn {
     /// buffers on this side.
     async fn overdue(&self, taken: &Taken, patience: Duration) {
         loop {
-            let owes = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let owes = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
             let since = owes.map_or_else(Instant::now, |owes| owes.max(taken.last()));
             if since.elapsed() >= patience {
                 return;
@@ -129,7 +196,11 @@ pub(crate) fn for_a_reader(failure: Failure) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use std::sync::atomic::AtomicUsize;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        sync::Notify,
+    };
 
     const SHORT: Patience = Patience(Duration::from_secs(2));
     /// Pauses of a guest that is slow: each shorter than the patience, together longer.
@@ -199,6 +270,57 @@ mod tests {
             got += data.unwrap().len();
         }
         assert_eq!(got, count as usize);
+    }
+
+    /// It took everything and works: it is asked whether it is there, and given up when it does not say so.
+    #[tokio::test]
+    async fn a_guest_that_works_may_be_silent_while_it_is_there() {
+        for (times, answers) in [(3, true), (0, false)] {
+            let (mut connection, mut guest) = connection().await;
+            let asked = AtomicUsize::new(0);
+            let enough = Notify::new();
+            let works = async {
+                head(&mut guest).await;
+                // Three chunks and the end.
+                guest.read_exact(&mut vec![0; 3 * 4096 + 3 * 8 + 5]).await.unwrap();
+                enough.notified().await;
+                guest.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            let is_there = async || {
+                let asked = asked.fetch_add(1, Ordering::Relaxed) + 1;
+                if asked == times {
+                    enough.notify_one();
+                }
+                asked <= times
+            };
+            let exchange = SHORT.exchange_while(&mut connection, Method::PUT, "/", Some(pieces(3)), is_there);
+            let answer = tokio::select! { answer = exchange => answer, () = works => unreachable!() };
+            assert_eq!(
+                answer.map(|answer| answer.status().is_success()).map_err(|it| it.code).ok(),
+                answers.then_some(true)
+            );
+        }
+    }
+
+    /// What it does not take is owed, however well it answers besides.
+    #[tokio::test]
+    async fn a_guest_that_takes_nothing_is_not_asked() {
+        let (mut connection, _guest) = connection().await;
+        let asked = async || panic!("asked");
+        let exchange = SHORT.exchange_while(&mut connection, Method::PUT, "/", Some(pieces(1000)), asked);
+        assert_eq!(exchange.await.unwrap_err().code, Code::Timeout);
+    }
+
+    #[tokio::test]
+    async fn work_ends_when_the_guest_is_gone() {
+        let asked = AtomicUsize::new(0);
+        let is_there = async || asked.fetch_add(1, Ordering::Relaxed) < 2;
+        let nothing = SHORT.attend(std::future::pending::<crate::exit::Result<()>>(), is_there);
+        assert!(nothing.await.is_err());
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        let done = SHORT.attend(async { Ok(1) }, async || false).await;
+        assert_eq!(done.ok(), Some(1));
     }
 
     #[tokio::test]

@@ -3,10 +3,13 @@
 use super::session::{Ended, Session};
 use crate::{
     exit::{Error, Result},
+    guest,
     output::progress::Progress,
+    patience::PATIENCE,
 };
 use banger_proto::{
     agent::exec::{ExecSpec, Outcome},
+    api::vm::GuestEndpoint,
     failure::{Code, Failure},
 };
 use std::{
@@ -14,7 +17,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::{io::AsyncWrite, net::UnixStream, sync::mpsc};
+use tokio::{io::AsyncWrite, sync::mpsc};
 
 /// Most bytes of complaints that are kept; the rest is dropped.
 const MAX_COMPLAINT: usize = 16 << 10;
@@ -34,26 +37,28 @@ impl Captured {
     }
 }
 
-/// Runs `spec` without stdin. More than `limit` bytes on stdout end it as a failure of the guest.
-pub(crate) async fn capture(stream: UnixStream, spec: &ExecSpec, limit: usize) -> Result<Captured> {
-    capture_with(stream, spec, limit, None).await
+/// Runs `spec` without stdin. More than `limit` bytes on stdout end it as a failure of the guest, and so does an agent that
+/// is not there any more.
+pub(crate) async fn capture(endpoint: &GuestEndpoint, spec: &ExecSpec, limit: usize) -> Result<Captured> {
+    capture_with(endpoint, spec, limit, None).await
 }
 
 /// The same, showing how much has arrived.
 pub(crate) async fn capture_with(
-    stream: UnixStream,
+    endpoint: &GuestEndpoint,
     spec: &ExecSpec,
     limit: usize,
     progress: Option<&mut Progress<'_>>,
 ) -> Result<Captured> {
-    let session = Session::start(stream, spec).await?;
+    let session = Session::start(guest::call(endpoint).await?, spec).await?;
     // Channels whose senders are gone: no stdin, and nobody who could signal.
     let (_, stdin) = mpsc::channel(1);
     let (_, control) = mpsc::unbounded_channel();
     let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
     let mut stderr =
         Bounded { bytes: Vec::new(), limit: MAX_COMPLAINT, refuses: false, refused: false, progress: None };
-    let ended = session.run(stdin, control, &mut stdout, &mut stderr).await;
+    let running = session.run(stdin, control, &mut stdout, &mut stderr);
+    let ended = PATIENCE.attend(running, async || guest::is_there(endpoint).await).await;
     if stdout.refused {
         return Err(Failure::new(Code::Guest, format!("the guest sent more than {limit} bytes")).into());
     }

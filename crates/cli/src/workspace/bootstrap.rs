@@ -1,7 +1,7 @@
 //! Tools a repository asks for, installed by the guest's own mise. Nothing here looks for a mise on the host.
 
 use super::{checkout::spec, plan::Plan};
-use crate::{exec::capture::capture, exit::Result, guest, output::printer::Printer, output::progress::Progress};
+use crate::{exec::capture::capture, exit::Result, output::printer::Printer, output::progress::Progress};
 use banger_proto::{
     api::{host::Setting, vm::GuestEndpoint, workspace::Workspace},
     failure::{Code, Failure},
@@ -77,8 +77,7 @@ pub(crate) async fn install(
     let done = {
         let mut progress = Progress::new(printer);
         progress.phase(&format!("installing the tools of {file}"));
-        let stream = guest::call(endpoint).await?;
-        capture(stream, &spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
+        capture(endpoint, &spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
     };
     let name = &endpoint.name;
     if done.is_missing() {

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     exec::capture::{Captured, capture},
     exit::Result,
-    guest,
 };
 use banger_proto::{
     agent::exec::ExecSpec,
@@ -102,8 +101,7 @@ const MAX_REPOSITORIES: usize = 1000;
 
 /// Runs a script of banger's in a guest, as the user everything in the workspace belongs to.
 async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
-    let stream = guest::call(endpoint).await?;
-    capture(stream, &spec(text, args), limit).await
+    capture(endpoint, &spec(text, args), limit).await
 }
 
 /// The exec that runs a script.

@@ -86,7 +86,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     let mut ask = async |renames: &str| -> Result<(Vec<u8>, Summary)> {
         let args = [path, base.as_str(), renames].into_iter().chain(excluded.iter().map(String::as_str));
         let spec = checkout::spec(&with_git(EXPORT), &args.collect::<Vec<_>>());
-        let made = capture_with(guest::call(&endpoint).await?, &spec, MAX_PATCH, Some(&mut progress)).await?;
+        let made = capture_with(&endpoint, &spec, MAX_PATCH, Some(&mut progress)).await?;
         if made.is_missing() {
             let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));
             let failure = failure.hint(format!("install git in the guest, or: banger vm cp {name}:{path} DIR"));

@@ -11,9 +11,10 @@ use crate::{
     context::Context,
     copy::bridge::{self, ChannelWriter, Counter},
     exit::{Error, Result, internal},
-    guest::{self, gone},
-    http::{self, Body, refusal, segment},
+    guest,
+    http::{self, Body, segment},
     output::progress::{Progress, TICK},
+    patience::PATIENCE,
 };
 use banger_proto::{
     agent::{
@@ -101,7 +102,10 @@ impl Packing {
         if checkout {
             request = format!("{request}&checkout={}", self.plan.hash);
         }
-        let sending = connection.send(Method::PUT, &request, Some(streamed(self.chunks)));
+        let body = Some(streamed(self.chunks));
+        // What arrived is written out of its packs before there is an answer.
+        let is_there = async || guest::is_there(endpoint).await;
+        let sending = PATIENCE.exchange_while(&mut connection, Method::PUT, &request, body, is_there);
         tokio::pin!(sending);
         let mut ticks = tokio::time::interval(TICK);
         let sent = loop {
@@ -113,8 +117,8 @@ impl Packing {
         };
         let answer = match sent {
             Ok(response) if response.status().is_success() => arrived(response).await,
-            Ok(response) => Err(refusal(response, MAX_BODY, guest::WHO).await.into()),
-            Err(error) => Err(gone(&error).into()),
+            Ok(response) => Err(PATIENCE.refusal(response).await.into()),
+            Err(failure) => Err(failure.into()),
         };
         let packed = self.packed.await.map_err(|error| internal("cannot read the repository", &error))?;
         match packed {
@@ -129,7 +133,7 @@ impl Packing {
 
 /// Where the agent says the workspace is.
 async fn arrived(response: Response<Incoming>) -> Result<String> {
-    let body = http::collect(response.into_body(), MAX_BODY, guest::WHO).await?;
+    let body = PATIENCE.collect(response.into_body(), MAX_BODY).await?;
     let Arrived { path } = http::parse(&body, Code::Guest, guest::WHO)?;
     absolute(path)
 }
@@ -203,11 +207,11 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, place: Place, existing
 async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result<Vec<RepoPath>> {
     let mut connection = guest::connect(endpoint).await?;
     let request = format!("/workspace/files?path={}&hash={hash}", segment(path));
-    let response = connection.send(Method::GET, &request, None).await.map_err(|error| gone(&error))?;
+    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
     if !response.status().is_success() {
         return Ok(Vec::new());
     }
-    let listing = http::collect(response.into_body(), checkout::MAX_NAMES, guest::WHO).await?;
+    let listing = PATIENCE.collect(response.into_body(), checkout::MAX_NAMES).await?;
     Ok(pieces(&listing).map(<[u8]>::to_vec).collect())
 }
 

@@ -10,6 +10,7 @@
 //! | `huge` | heads and frames that announce more than there can be |
 //! | `status` | commands that end in ways no command can |
 //! | `escape` | archives whose entries lead out of where they are unpacked |
+//! | `stuck` | it takes a command, or says that there is room for a repository, and then nothing is ever said |
 //! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
 //! | `mute` | as `silent`, and it powers off in order when it is asked to |
 //! | `stubborn` | it says that it powers off, and does not |
@@ -48,6 +49,7 @@ enum Kind {
     Huge,
     Status,
     Escape,
+    Stuck,
     Unbooted,
     Mute,
     Stubborn,
@@ -63,6 +65,7 @@ impl Kind {
             "huge" => Self::Huge,
             "status" => Self::Status,
             "escape" => Self::Escape,
+            "stuck" => Self::Stuck,
             "unbooted" => Self::Unbooted,
             "mute" => Self::Mute,
             "stubborn" => Self::Stubborn,
@@ -156,6 +159,17 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
         Kind::Unbooted | Kind::Stubborn => Err(io::ErrorKind::Unsupported.into()),
         Kind::Garbage => for_ever(&mut stream, &vec![0xff; PIECE]).await,
         Kind::Silent | Kind::Mute => std::future::pending().await,
+        Kind::Stuck => {
+            if path.starts_with("/exec") {
+                upgrade(&mut stream, &head).await?;
+            } else if path.starts_with("/workspace") && head.starts_with("GET ") {
+                let place = r#"{"path":"/x","occupied":false,"unfinished":false}"#;
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{place}", place.len());
+                stream.write_all(answer.as_bytes()).await?;
+            }
+            stream.flush().await?;
+            std::future::pending().await
+        }
         Kind::Slow => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: ").await?;
             loop {

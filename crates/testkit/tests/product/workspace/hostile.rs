@@ -308,7 +308,7 @@ fn enemies_give_no_patch_and_take_no_repository() {
     let before = tree(&repo);
     let banger = banger_testkit::bin_dir().join("banger");
     let line = format!("ulimit -v {}; exec {} \"$@\"", 2 << 20, banger.display());
-    let kinds = ["garbage", "silent", "slow", "endless", "huge", "status", "escape"];
+    let kinds = ["garbage", "silent", "slow", "endless", "huge", "status", "escape", "stuck"];
     for kind in kinds {
         start(&env, &format!("hostile-{kind}"));
     }
@@ -321,6 +321,7 @@ fn enemies_give_no_patch_and_take_no_repository() {
                 let run = env.program("sh").args(["-c", line, "banger"]).args(args).patience(crate::SOON * 3);
                 let out = run.run().expect(1);
                 assert!(out.err().contains("error: ") && out.err().len() < 4096, "{kind}: {out}");
+                assert!(kind != "stuck" || out.err().contains("agent stands still"), "{kind}: {out}");
                 out
             };
             let to = vm.clone();
