@@ -10,7 +10,7 @@ use super::{
     quote::quoted,
     repository::Repository,
     settings::Settings,
-    swap::{Stage, SwapError},
+    swap::{self, Stage, SwapError, Turn},
 };
 use crate::{context::Context, exec::capture::capture_with, exit::Result, guest, output::progress::Progress};
 use banger_proto::failure::{Code, Failure};
@@ -127,6 +127,11 @@ fn no_hidden(summary: &Summary, source: Option<&Path>) -> std::result::Result<()
     Err(Failure::new(Code::Denied, what))
 }
 
+/// Takes back what an earlier one that was killed left in `source`, and says so.
+pub(crate) fn recover(source: &Path) -> std::result::Result<Option<String>, Failure> {
+    swap::take_back(&Repository::at(&Git::find()?, source)?)
+}
+
 /// Applies a patch to the working tree of `source`; when it does not apply cleanly, nothing changes.
 pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Failure> {
     if patch.bytes.is_empty() {
@@ -134,6 +139,7 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     }
     let git = Git::find()?;
     let repository = Repository::at(&git, source)?;
+    let _turn = Turn::take(&repository)?;
     let settings = Settings::read(&git, &repository)?;
     no_hidden(&patch.summary, Some(&repository.root))?;
     Macros::check(&patch.summary, Some(&repository.root))?;
@@ -168,7 +174,8 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
             let what = format!("the patch is applied to {} in part", repository.root.display());
             let failure =
                 Failure::caused_by(Code::Unavailable, what, &error).cause(format!("taking it back: {undoing}"));
-            failure.hint(format!("what is missing there is in {}", kept.display()))
+            let failure = failure.hint(format!("what is missing there is in {}", kept.display()));
+            failure.hint("banger vm workspace export --apply tries again to take it back before it applies anything")
         }
     })
 }

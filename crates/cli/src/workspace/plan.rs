@@ -12,6 +12,7 @@ use super::{
     refs,
     repository::Repository,
     settings::{Config, Settings, Upstream},
+    swap,
 };
 use banger_proto::{
     agent::workspace::HashName,
@@ -78,7 +79,10 @@ impl Plan {
     pub(crate) fn make(wish: Wish) -> Result<Self, Failure> {
         let git = Git::find()?;
         let repository = Repository::around(&git, &wish.path)?;
-        Self::of(&git, repository, wish, 0)
+        let notice = swap::take_back(&repository)?;
+        let mut plan = Self::of(&git, repository, wish, 0)?;
+        plan.notices.splice(0..0, notice);
+        Ok(plan)
     }
 
     fn of(git: &Git, repository: Repository, wish: Wish, depth: usize) -> Result<Self, Failure> {

@@ -13,7 +13,7 @@ const KNOWN_DRIVERS: [&str; 34] = [
 ];
 
 /// Whether a patch may touch a path.
-pub(super) fn check_path(path: &[u8]) -> Result<(), Failure> {
+pub(in crate::workspace) fn check_path(path: &[u8]) -> Result<(), Failure> {
     if path.is_empty() || path.len() > 4096 || path.contains(&0) {
         return Err(refused(path, "it is no path"));
     }
@@ -137,7 +137,7 @@ pub(super) fn check_attributes(path: &[u8], added: &[u8]) -> Result<Vec<Vec<u8>>
     if !is_attributes(path) {
         return Ok(Vec::new());
     }
-    for word in added.split(u8::is_ascii_whitespace).filter(|word| runs(word)) {
+    if let Some(word) = added.split(u8::is_ascii_whitespace).find(|word| runs(word)) {
         let word = String::from_utf8_lossy(word);
         return Err(refused(path, &format!("it sets {word:?}, which may run a program")));
     }

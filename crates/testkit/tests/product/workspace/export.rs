@@ -150,6 +150,44 @@ fn without_git_in_the_guest_the_files_arrive_and_an_export_says_what_is_missing(
     delete(&env, "w");
 }
 
+/// A repository in which an `--apply` was killed after it put a file away: whatever comes next there puts it back, or says
+/// why it does not.
+#[test]
+fn an_apply_that_was_killed_is_taken_back_by_what_comes_next() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    fs::write(copy.join("file"), "edited\n").expect("a file");
+    let killed = || {
+        let stage = repo.join(".git/banger-apply-x");
+        fs::create_dir_all(stage.join("away")).expect("a directory");
+        fs::rename(repo.join("file"), stage.join("away/0")).expect("a file");
+        fs::write(stage.join("journal"), "old - file\0end\0").expect("a journal");
+        stage
+    };
+    let before = tree(&repo);
+    let stage = killed();
+    let dry = env.banger(["vm", "run", "--dry-run"]).args([&repo]).run().expect(0);
+    assert!(dry.err().contains("are as they were before") && dry.out().contains("file"), "{dry}");
+    assert_eq!((tree(&repo), stage.exists()), (before, false));
+
+    killed();
+    let applied = export(&env, &["--apply"]).expect(0);
+    assert!(applied.err().contains("are as they were before") && applied.err().contains("1 file changed"), "{applied}");
+    assert_eq!(tree(&repo), tree(&copy));
+
+    killed();
+    fs::write(repo.join("file"), "written meanwhile\n").expect("a file");
+    for out in [export(&env, &["--apply"]), prepare(&env, "w", &repo, &copy, &[])] {
+        let out = out.expect(1);
+        assert!(out.err().contains("cannot be taken back") && out.err().contains("banger-apply-x/away"), "{out}");
+        assert_eq!(fs::read(repo.join("file")).expect("a file"), b"written meanwhile\n");
+        assert_eq!(fs::read(stage.join("away/0")).expect("a file"), b"edited\n");
+    }
+    delete(&env, "w");
+}
+
 /// Links and attributes that move are in the patch with all that they say, so that it can be looked at.
 #[test]
 fn links_and_attributes_that_move_round_trip() {

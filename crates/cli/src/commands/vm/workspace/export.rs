@@ -80,7 +80,7 @@ pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
             Failure::caused_by(Code::Unavailable, format!("cannot write {}", output.display()), &error)
         })?;
     }
-    let source = if args.apply { Some(apply(&args.vm, &patch).await?) } else { None };
+    let source = if args.apply { Some(apply(context, &args.vm, &patch).await?) } else { None };
     if to_stdout {
         context.printer.bytes(&patch.bytes)?;
         return Ok(Status::Done);
@@ -101,11 +101,16 @@ pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
     Ok(Status::Done)
 }
 
-async fn apply(vm: &VmName, patch: &Arc<Patch>) -> Result<PathBuf> {
+async fn apply(context: &Context, vm: &VmName, patch: &Arc<Patch>) -> Result<PathBuf> {
     let source = patch.source.clone().ok_or_else(|| {
         Failure::new(Code::Invalid, format!("VM {vm} does not say which repository that patch belongs to"))
             .hint("-o FILE saves it; 'git apply FILE' applies it where you are")
     })?;
+    let at = source.clone();
+    let recovering = tokio::task::spawn_blocking(move || export::recover(&at));
+    if let Some(notice) = recovering.await.map_err(|error| internal("cannot look at the repository", &error))?? {
+        context.printer.talk(&notice);
+    }
     let (patch, at) = (Arc::clone(patch), source.clone());
     let applying = tokio::task::spawn_blocking(move || export::apply(&patch, &at));
     applying.await.map_err(|error| internal("cannot apply the patch", &error))??;

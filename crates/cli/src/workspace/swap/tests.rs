@@ -1,0 +1,225 @@
+use super::*;
+use std::collections::BTreeMap;
+
+fn repository(root: &Path) -> Repository {
+    let git_dir = root.join(".git");
+    Repository { root: root.to_owned(), common_dir: git_dir.clone(), git_dir }
+}
+
+/// A working tree with `files`, a stage over `touched`, and what the tree is.
+fn stage(files: &[(&str, &str)], touched: &[&str]) -> (tempfile::TempDir, Stage, BTreeSet<RepoPath>) {
+    let temp = tempfile::tempdir().unwrap();
+    let repository = repository(temp.path());
+    fs::create_dir(&repository.git_dir).unwrap();
+    for (name, content) in files {
+        write(&repository.root, name, content);
+    }
+    let touched = touched.iter().map(|path| path.as_bytes().to_vec()).collect();
+    let stage = Stage::beside(&repository, &touched).unwrap();
+    (temp, stage, touched)
+}
+
+fn write(root: &Path, name: &str, content: &str) {
+    fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+    // As git does: never into what is there.
+    let _ = fs::remove_file(root.join(name));
+    fs::write(root.join(name), content).unwrap();
+}
+
+fn tree(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten().filter(|entry| entry.file_name() != ".git") {
+            let name = entry.path().strip_prefix(root).unwrap().display().to_string();
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+                found.insert(name + "/", String::new());
+            } else {
+                found.insert(name, fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Everything a file can become, made in the stage.
+fn everything() -> (tempfile::TempDir, Stage, BTreeSet<RepoPath>) {
+    let files = [("same", "s"), ("changed", "old"), ("gone/deep/x", "g"), ("was", "w"), ("dir/x", "d"), ("dir/y", "d")];
+    let touched = ["changed", "gone/deep/x", "new/a", "was", "was/in", "dir", "dir/x", "dir/y", "made/here/b"];
+    let (temp, stage, touched) = stage(&files, &touched);
+    fs::create_dir_all(temp.path().join("new/a")).unwrap();
+    let small = stage.tree();
+    for path in ["gone/deep/x", "was", "dir/x", "dir/y"] {
+        fs::remove_file(small.join(path)).unwrap();
+    }
+    fs::remove_dir(small.join("dir")).unwrap();
+    for (name, content) in
+        [("changed", "new"), ("new/a", "a"), ("was/in", "i"), ("dir", "a file"), ("made/here/b", "b")]
+    {
+        write(&small, name, content);
+    }
+    (temp, stage, touched)
+}
+
+#[test]
+fn files_change_places() {
+    for plain in [false, true] {
+        let (temp, mut stage, touched) = everything();
+        stage.renames.plain = plain;
+        stage.swap(&touched).unwrap();
+        let is = tree(temp.path());
+        let expected = [
+            ("changed", "new"),
+            ("dir", "a file"),
+            ("made/", ""),
+            ("made/here/", ""),
+            ("made/here/b", "b"),
+            ("new/", ""),
+            ("new/a", "a"),
+            ("same", "s"),
+            ("was/", ""),
+            ("was/in", "i"),
+        ];
+        assert_eq!(is, expected.map(|(name, content)| (name.to_owned(), content.to_owned())).into());
+        assert_eq!(fs::read_dir(temp.path().join(".git")).unwrap().count(), 0);
+    }
+}
+
+/// Stops after so many steps, as if killed; whether it came to its end.
+fn killed_after(steps: usize, stage: Stage, touched: &BTreeSet<RepoPath>) -> bool {
+    let journal = Journal::plan(&stage.places, touched).unwrap();
+    journal.write(&stage.places).unwrap();
+    stage.renames.left.set(Some(steps));
+    let ended = stage.exchange(&journal).is_ok();
+    let _ = stage.dir.keep();
+    ended
+}
+
+/// Whoever is killed, wherever, and whoever takes it back and is killed in turn.
+#[test]
+fn one_that_is_killed_is_taken_back_by_the_next() {
+    for plain in [false, true] {
+        let mut steps = 0;
+        loop {
+            let (temp, mut stage, touched) = everything();
+            let (before, repository) = (tree(temp.path()), repository(temp.path()));
+            stage.renames.plain = plain;
+            if killed_after(steps, stage, &touched) {
+                break;
+            }
+            for again in 0.. {
+                let renames = Renames { plain, ..Renames::default() };
+                renames.left.set(Some(again));
+                if let Ok(taken_back) = recover(&repository, &renames) {
+                    assert!(taken_back);
+                    break;
+                }
+            }
+            assert_eq!(tree(temp.path()), before, "after {steps} steps, {plain}");
+            assert_eq!(fs::read_dir(&repository.git_dir).unwrap().count(), 0);
+            assert!(!Turn::take(&repository).unwrap().1);
+            steps += 1;
+        }
+        assert!(steps >= 8, "{steps}");
+    }
+}
+
+/// What cannot be taken back now is for the next one.
+#[test]
+fn one_that_is_stuck_is_kept() {
+    let (temp, stage, touched) = everything();
+    let (before, repository) = (tree(temp.path()), repository(temp.path()));
+    stage.renames.left.set(Some(3));
+    let SwapError::Stuck { kept, .. } = stage.swap(&touched).unwrap_err() else { panic!("it is taken back") };
+    assert!(tree(temp.path()) != before && kept.join("journal").exists());
+    assert!(Turn::take(&repository).unwrap().1);
+    assert_eq!((tree(temp.path()), kept.exists()), (before, false));
+}
+
+#[test]
+fn what_was_not_begun_or_was_all_done_is_only_cleared_away() {
+    let (temp, stage, _) = everything();
+    let repository = repository(temp.path());
+    let before = tree(temp.path());
+    let _ = stage.dir.keep();
+    assert!(!Turn::take(&repository).unwrap().1);
+    assert_eq!((tree(temp.path()), fs::read_dir(&repository.git_dir).unwrap().count()), (before, 0));
+}
+
+#[test]
+fn two_do_not_work_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let repository = repository(temp.path());
+    fs::create_dir(&repository.git_dir).unwrap();
+    let turn = Turn::take(&repository).unwrap();
+    assert_eq!(Turn::take(&repository).unwrap_err().code, Code::Conflict);
+    drop(turn);
+    Turn::take(&repository).unwrap();
+}
+
+/// A file somebody wrote since is not overwritten, and what was there before is kept.
+#[test]
+fn what_somebody_did_since_is_left_and_said() {
+    for (name, edit) in [("changed", "written anew"), ("changed", "in place"), ("gone/deep/x", "written anew")] {
+        let (temp, stage, touched) = everything();
+        let (repository, kept) = (repository(temp.path()), stage.dir.path().to_owned());
+        assert!(killed_after(100, stage, &touched));
+        let file = temp.path().join(name);
+        if edit == "in place" {
+            io::Write::write_all(&mut fs::File::options().append(true).open(&file).unwrap(), b"more").unwrap();
+        } else {
+            write(temp.path(), name, "mine");
+        }
+        let mine = fs::read_to_string(&file).unwrap();
+        let failure = Turn::take(&repository).unwrap_err();
+        assert!(failure.causes.concat().contains(name), "{failure:?}");
+        assert!(failure.hints.concat().contains(&format!("{}/tree", kept.display())), "{failure:?}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), mine, "{name} {edit}");
+        // Once it is out of the way, the rest is as it was.
+        fs::remove_file(&file).unwrap();
+        assert!(Turn::take(&repository).unwrap().1);
+        assert_eq!(fs::read_to_string(&file).unwrap(), if name == "changed" { "old" } else { "g" });
+    }
+}
+
+/// A repository that was sent with such a thing in it moves nothing out of its tree, or into git's directory.
+#[test]
+fn a_strangers_journal_leads_nowhere() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("repo");
+    let (repository, stage) = (repository(&root), root.join(".git/banger-apply-x"));
+    fs::create_dir_all(stage.join("away")).unwrap();
+    fs::create_dir(stage.join("tree")).unwrap();
+    symlink("..", root.join("up")).unwrap();
+    for path in ["../out", "/tmp/banger-out", ".git/hooks/pre-commit", "up/out", "a/../../out"] {
+        fs::write(stage.join("away/0"), "evil").unwrap();
+        fs::write(stage.join("journal"), format!("old - {path}\0end\0")).unwrap();
+        let failure = Turn::take(&repository).unwrap_err();
+        assert!(failure.causes.concat().contains(path), "{failure:?}");
+        assert!(stage.join("away/0").exists() && !temp.path().join("out").exists(), "{path}");
+    }
+    for garbage in ["", "old - x\0", "old x\0end\0", "old 1:2:3 x\0end\0", "what - x\0end\0", "end\0end\0"] {
+        fs::write(stage.join("journal"), garbage).unwrap();
+        assert!(Turn::take(&repository).is_err(), "{garbage:?}");
+    }
+    fs::write(stage.join("journal"), "old - file\0end\0").unwrap();
+    assert!(Turn::take(&repository).unwrap().1);
+    assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "evil");
+}
+
+#[test]
+fn what_was_done_is_taken_back() {
+    let files = [("a", "old"), ("gone", "g"), ("z/untracked", "u")];
+    let (temp, stage, touched) = stage(&files, &["a", "gone", "new/deep/b", "z"]);
+    let small = stage.tree();
+    fs::remove_file(small.join("gone")).unwrap();
+    for (name, content) in [("a", "new"), ("new/deep/b", "b"), ("z", "in the way of it is somebody's file")] {
+        write(&small, name, content);
+    }
+    let before = tree(temp.path());
+    let SwapError::TakenBack(error) = stage.swap(&touched).unwrap_err() else { panic!("it is stuck") };
+    assert!(error.to_string().contains("/z: "), "{error}");
+    assert_eq!(tree(temp.path()), before);
+    assert_eq!(fs::read_dir(temp.path().join(".git")).unwrap().count(), 0);
+}
