@@ -3,6 +3,7 @@
 use crate::{frame, on_one_thread, stream};
 use banger_link::{Ended, HostSession, MAX_GUEST_STREAMS, WINDOW, hostile};
 use banger_proto::agent::link::{HELLO, NONCE_LEN, REPLY};
+use banger_testkit::replay;
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -131,15 +132,7 @@ fn streams_that_end_before_they_say_where_to_are_a_flood_when_nobody_reads_the_r
 /// What fuzzing and people came up with; `fuzz/` has the targets that add to it.
 #[test]
 fn the_corpora_are_replayed() {
-    for (name, read) in [("channel", hostile::pipe as fn(&[u8])), ("dial", hostile::line)] {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-        let files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() >= 7, "{name}: {} files", files.len());
-        for file in files {
-            println!("{}", file.display());
-            read(&std::fs::read(&file).unwrap());
-        }
-    }
+    replay(env!("CARGO_MANIFEST_DIR"), &[("channel", hostile::pipe), ("dial", hostile::line)]);
 }
 
 proptest! {

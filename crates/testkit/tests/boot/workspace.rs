@@ -155,6 +155,17 @@ fn through(proxy: u16, port: u16, words: &str) -> String {
     said
 }
 
+/// The clients by the configuration that `ssh-config --install` changed, under `$1` as the list of accounts.
+const UNTOLD: &str = r#"
+set -eu
+mount --bind "$1" /etc/passwd
+ssh fix.vm id -un
+scp -q file fix.vm:untold
+scp -q fix.vm:untold untold-back
+git clone -q ssh://fix.vm/root/repo untold-clone
+rsync -a project/ fix.vm:/root/untold-d/
+"#;
+
 #[test]
 fn the_systems_ssh_clients_reach_a_vm_by_name() {
     let _machine = shared();
@@ -173,7 +184,7 @@ fn the_systems_ssh_clients_reach_a_vm_by_name() {
     env.banger(["ssh-config", "--install"]).run().expect(0);
     assert!(fs::read_to_string(&config).expect("a file").ends_with("# mine\nHost elsewhere\n  Port 1"));
 
-    // ssh finds its configuration by the account's home, which a test may not touch; clients are told by -F.
+    // ssh finds its configuration by the account's home, which a test may not touch; most clients are told by -F.
     let f = config.to_str().expect("UTF-8").to_owned();
     let client = |program: &str, args: &[&str]| env.program(program).args(["-F", &f]).args(args).patience(BOOT);
     let out = client("ssh", &["fix.vm", "echo $USER $HOME; exit 5"]).run().expect(5);
@@ -197,6 +208,25 @@ fn the_systems_ssh_clients_reach_a_vm_by_name() {
     assert_eq!(fs::read(home.join("cloned/same")).expect("a file"), b"s\n");
     env.program("rsync").args(["-a", "-e", &ssh, "project/", "fix.vm:/root/d/"]).run().expect(0);
     assert_eq!(sh(&env, "fix", "cat /root/d/same; stat -c %a /root/d/run.sh"), "s\n755\n");
+
+    if require("mount") {
+        // As people have it, nobody is told anything: the account's home is another one in a namespace of this test's own.
+        let accounts = fs::read_to_string("/etc/passwd").expect("accounts");
+        let ours = accounts.lines().map(|line| {
+            let mut fields: Vec<&str> = line.split(':').collect();
+            if fields.get(2) == Some(&"0") && fields.len() > 5 {
+                fields[5] = home.to_str().expect("UTF-8");
+            }
+            fields.join(":") + "\n"
+        });
+        fs::write(home.join("passwd"), ours.collect::<Vec<_>>().concat()).expect("a file");
+        let script = ["--mount", "--propagation", "private", "--", "sh", "-c", UNTOLD, "sh"];
+        let out = env.program("unshare").args(script).args([home.join("passwd")]).patience(BOOT * 2).run().expect(0);
+        assert_eq!((out.out().as_str(), out.err().as_str()), ("root\n", ""), "{out}");
+        assert!(fs::read(home.join("untold-back")).expect("a file") == bytes);
+        assert_eq!(fs::read(home.join("untold-clone/same")).expect("a file"), b"s\n");
+        assert_eq!(sh(&env, "fix", "cat /root/untold-d/same"), "s\n");
+    }
 
     // The editor's server comes by scp, as when the client has a network and the machine has none.
     fs::create_dir_all(home.join("server/bin")).expect("a directory");
