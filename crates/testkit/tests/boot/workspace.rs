@@ -166,6 +166,29 @@ git clone -q ssh://fix.vm/root/repo untold-clone
 rsync -a project/ fix.vm:/root/untold-d/
 "#;
 
+/// As people have it, nobody is told anything: the account's home is another one in a namespace of this test's own.
+fn untold(env: &TestEnv, bytes: &[u8]) {
+    if !require("mount") {
+        return;
+    }
+    let home = env.home().join("home");
+    let accounts = fs::read_to_string("/etc/passwd").expect("accounts");
+    let ours = accounts.lines().map(|line| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        if fields.get(2) == Some(&"0") && fields.len() > 5 {
+            fields[5] = home.to_str().expect("UTF-8");
+        }
+        fields.join(":") + "\n"
+    });
+    fs::write(home.join("passwd"), ours.collect::<Vec<_>>().concat()).expect("a file");
+    let script = ["--mount", "--propagation", "private", "--", "sh", "-c", UNTOLD, "sh"];
+    let out = env.program("unshare").args(script).args([home.join("passwd")]).patience(BOOT * 2).run().expect(0);
+    assert_eq!((out.out().as_str(), out.err().as_str()), ("root\n", ""), "{out}");
+    assert!(fs::read(home.join("untold-back")).expect("a file") == bytes);
+    assert_eq!(fs::read(home.join("untold-clone/same")).expect("a file"), b"s\n");
+    assert_eq!(sh(env, "fix", "cat /root/untold-d/same"), "s\n");
+}
+
 #[test]
 fn the_systems_ssh_clients_reach_a_vm_by_name() {
     let _machine = shared();
@@ -209,24 +232,7 @@ fn the_systems_ssh_clients_reach_a_vm_by_name() {
     env.program("rsync").args(["-a", "-e", &ssh, "project/", "fix.vm:/root/d/"]).run().expect(0);
     assert_eq!(sh(&env, "fix", "cat /root/d/same; stat -c %a /root/d/run.sh"), "s\n755\n");
 
-    if require("mount") {
-        // As people have it, nobody is told anything: the account's home is another one in a namespace of this test's own.
-        let accounts = fs::read_to_string("/etc/passwd").expect("accounts");
-        let ours = accounts.lines().map(|line| {
-            let mut fields: Vec<&str> = line.split(':').collect();
-            if fields.get(2) == Some(&"0") && fields.len() > 5 {
-                fields[5] = home.to_str().expect("UTF-8");
-            }
-            fields.join(":") + "\n"
-        });
-        fs::write(home.join("passwd"), ours.collect::<Vec<_>>().concat()).expect("a file");
-        let script = ["--mount", "--propagation", "private", "--", "sh", "-c", UNTOLD, "sh"];
-        let out = env.program("unshare").args(script).args([home.join("passwd")]).patience(BOOT * 2).run().expect(0);
-        assert_eq!((out.out().as_str(), out.err().as_str()), ("root\n", ""), "{out}");
-        assert!(fs::read(home.join("untold-back")).expect("a file") == bytes);
-        assert_eq!(fs::read(home.join("untold-clone/same")).expect("a file"), b"s\n");
-        assert_eq!(sh(&env, "fix", "cat /root/untold-d/same"), "s\n");
-    }
+    untold(&env, &bytes);
 
     // The editor's server comes by scp, as when the client has a network and the machine has none.
     fs::create_dir_all(home.join("server/bin")).expect("a directory");
