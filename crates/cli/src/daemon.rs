@@ -62,11 +62,6 @@ impl Daemon {
         Ok(http::parse(&body, Code::Internal, WHO)?)
     }
 
-    /// `DELETE path` where the answer has no body.
-    pub(crate) async fn delete(&mut self, path: &str) -> Result<()> {
-        self.send(Method::DELETE, path, None).await.map(drop)
-    }
-
     /// `GET path` where the answer is a stream of bytes.
     pub(crate) async fn stream(&mut self, path: &str) -> Result<Incoming> {
         Ok(self.send(Method::GET, path, None).await?.into_body())

@@ -9,6 +9,7 @@ mod image_offers;
 mod kernel_view;
 mod kernels;
 mod make;
+mod names;
 mod offers;
 mod pull;
 mod register;
@@ -37,6 +38,7 @@ use image_offers::ImageOffers;
 use offers::KernelOffers;
 pub(crate) use pull::runs_here;
 use std::{path::PathBuf, sync::Arc, time::Instant};
+use tokio::sync::RwLock;
 
 /// Images and kernels.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct ImageService {
     kernel_offers: KernelOffers,
     store: Store,
     agent: PathBuf,
+    /// Held to read by who relies on an image being here, to write by who moves names or takes one away.
+    custody: RwLock<()>,
     image_pulls: Flights<Image>,
     oci_pulls: Flights<Pulled>,
     kernel_pulls: Flights<Kernel>,
@@ -71,6 +75,7 @@ impl ImageService {
             kernel_offers: KernelOffers::new(kernel_catalogs),
             store,
             agent,
+            custody: RwLock::default(),
             image_pulls: Flights::default(),
             oci_pulls: Flights::default(),
             kernel_pulls: Flights::default(),
@@ -79,7 +84,7 @@ impl ImageService {
 
     /// Refuses a name that is neither here nor in a catalog and cannot be in a registry, before anything is pulled for its sake.
     pub(crate) async fn know_image(&self, name: &ImageName) -> Result<(), Failure> {
-        if self.local_image(name).await?.is_some() {
+        if self.named_image(name).await?.is_some() {
             return Ok(());
         }
         self.wanted(name.as_str()).await.map(drop)

@@ -7,7 +7,7 @@ use super::{BundleSource, DebianError, DebianRecipe, ExternalFile, OciSource, Pr
 use crate::{
     fetch::{Address, Client, FetchError},
     job::Job,
-    oci::Reference,
+    oci::{Platform, Reference},
 };
 use banger_proto::name::{ImageName, InvalidName, KernelName};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,24 @@ pub struct CatalogEntry {
     pub kernel: Option<KernelName>,
     /// Where it can be had, best first; those that cannot be used stand as the reason.
     pub sources: Vec<Result<Source, SourceError>>,
+}
+
+impl CatalogEntry {
+    /// Whether what came from `source` is what this entry offers now: the same bundle, recipe or digest. A tag may have
+    /// moved; only its registry knows.
+    pub(super) fn gives(&self, source: &Source) -> bool {
+        self.sources.iter().flatten().any(|offered| match (offered, source) {
+            (Source::Bundle(offered), Source::Bundle(bundle)) => offered.sha256 == bundle.sha256,
+            (Source::Mmdebstrap(offered), Source::Mmdebstrap(recipe)) => offered == recipe,
+            (Source::Oci(offered), Source::Oci(image)) => {
+                let platform = offered.platform.clone().unwrap_or_else(Platform::host);
+                let pinned = offered.reference.parse::<Reference>().ok().filter(|it| it.digest().is_some());
+                pinned.is_some_and(|pinned| pinned.to_string() == image.reference)
+                    && image.platform.as_ref().is_some_and(|is| is.serves(&platform) > 0)
+            }
+            _ => false,
+        })
+    }
 }
 
 /// Where an image can be had, and where one came from.

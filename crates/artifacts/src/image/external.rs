@@ -7,6 +7,7 @@ use super::{
     draft::hexadecimal,
     file::{FileChanged, FileIdentity},
 };
+use banger_proto::name::ImageId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -83,6 +84,11 @@ impl ExternalFile {
         let facts = check(&start[..got], identity.size)?;
         identity.check_unchanged(&path)?;
         Ok((Self { path, identity }, facts))
+    }
+
+    /// The id of the image it is.
+    pub(super) fn id(&self) -> ImageId {
+        self.digest()[..16].parse().expect("16 hexadecimal digits are an image id")
     }
 
     /// Tells this file at this moment from every other one: SHA-256 of its path and identity, hexadecimal.

@@ -154,6 +154,12 @@ impl ImageStore {
         Ok(self.pull_opened(registries, &request, job)?.image)
     }
 
+    /// The image here that a pull of `entry` would come to, for all that can be told without asking anybody.
+    pub fn of_entry(&self, entry: &CatalogEntry) -> Result<Option<Image>, ImageError> {
+        let whole = |image: &Image| entry.gives(&image.manifest.source) && check_superblock(image).is_ok();
+        Ok(self.list()?.into_iter().find(whole))
+    }
+
     /// Builds a Debian. `kernel` is what the image will recommend.
     pub fn build_debian(
         &self,
@@ -164,6 +170,13 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         self.build(name, recipe, kernel, job)
             .map_err(|error| ImageError::Build { name: name.clone(), source: Box::new(error.or_cancelled(job.cancel)) })
+    }
+
+    /// The id of the image that the user's file at `path` would be. Fails where it would be none.
+    pub fn inspect(&self, path: &Path) -> Result<ImageId, ImageError> {
+        let unfit = |source| ImageError::Register { path: path.to_owned(), source };
+        let (file, _) = ExternalFile::inspect(path).map_err(unfit)?;
+        Ok(file.id())
     }
 
     /// Makes the user's file at `path` an image without copying it. `kernel` is what the image will recommend. The same
@@ -177,8 +190,7 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
         let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
-        let digest = file.digest();
-        let id: ImageId = digest[..16].parse().expect("16 hexadecimal digits are an image id");
+        let (id, digest) = (file.id(), file.digest());
         let lock = self.shelf.lock(id.as_str(), job.cancel)?;
         let manifest = ImageManifest {
             version: FORMAT,

@@ -10,9 +10,16 @@ mod pull;
 mod register;
 mod show;
 
-use crate::{cli::GROUP_HELP, context::Context, exit::Result};
+use crate::{
+    cli::GROUP_HELP,
+    context::Context,
+    exit::{Result, Status},
+    signals::Signals,
+};
 use banger_proto::api::artifact::Image;
 use clap::{Args, Subcommand};
+use hyper::Method;
+use serde::Serialize;
 
 /// `banger image …`.
 #[derive(Debug, Args)]
@@ -50,7 +57,7 @@ pub(crate) enum ImageCommand {
     Bundle(bundle::BundleArgs),
     /// Layers kept from pulls
     Cache(cache::CacheGroup),
-    /// Delete images nobody uses
+    /// Delete names, and images nobody uses
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
 }
@@ -67,6 +74,19 @@ pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result
         ImageCommand::Cache(group) => cache::run(context, group.command).await,
         ImageCommand::Delete(args) => delete::run(context, &args).await,
     }
+}
+
+/// Has an image made, and prints its names.
+async fn make(context: &Context, path: &str, request: Option<&impl Serialize>, undone: &'static str) -> Result {
+    let mut signals = Signals::install()?;
+    let image = signals
+        .guard(undone, async { context.daemon().await?.operate::<Image>(Method::POST, path, request).await })
+        .await?
+        .with_events(context.printer.json())
+        .settle(&context.printer, &mut signals, undone)
+        .await?;
+    context.printer.data(&image, names)?;
+    Ok(Status::Done)
 }
 
 /// The names of an image in one cell.

@@ -21,8 +21,8 @@ pub(super) struct Removal {
     pub(super) look: String,
     /// What deletes it.
     pub(super) delete: String,
-    /// Deleting it is an operation that says what it waits for; what an interrupt has left then.
-    pub(super) undone: Option<&'static str>,
+    /// What an interrupt has left.
+    pub(super) undone: &'static str,
 }
 
 /// How it went for one; what `--json` prints, in a list. Field names are stable.
@@ -42,11 +42,7 @@ pub(super) async fn remove<T: DeserializeOwned>(context: &Context, removals: &[R
     let mut signals = Signals::install()?;
     let mut reports = Vec::with_capacity(removals.len());
     for removal in removals {
-        let deleted = match removal.undone {
-            None => daemon.delete(&removal.delete).await,
-            Some(undone) => operate(context, &mut signals, &removal.delete, undone).await,
-        };
-        let failure = match deleted {
+        let failure = match operate(context, &mut signals, &removal.delete, removal.undone).await {
             Ok(()) => None,
             Err(Error::Failed(failure)) => Some(failure),
             Err(error) => return Err(error),

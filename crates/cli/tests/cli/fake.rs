@@ -32,8 +32,6 @@ pub(crate) enum Reply {
     Json(Value),
     /// A refusal.
     Failure(u16, Value),
-    /// Status 204.
-    Nothing,
     /// A stream of bytes.
     Bytes(Vec<u8>),
     /// A finished operation.
@@ -189,7 +187,6 @@ fn respond(reply: Reply, line: String, log: Arc<Mutex<Vec<String>>>) -> Response
     match reply {
         Reply::Json(value) => whole(200, value.to_string().into()),
         Reply::Failure(status, failure) => whole(status, failure.to_string().into()),
-        Reply::Nothing => whole(204, Vec::new()),
         Reply::Bytes(bytes) => whole(200, bytes),
         Reply::Events(events) => whole(200, lines(&events).into()),
         Reply::Held(events) => {

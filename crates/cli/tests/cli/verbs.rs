@@ -153,8 +153,12 @@ fn images_and_kernels_come_and_go() {
                 Reply::Events(vec![done(&image())])
             }
             "GET /v1/images/a" | "GET /v1/images/b" => Reply::Json(image()),
-            "DELETE /v1/images/a" => Reply::Nothing,
-            "DELETE /v1/images/b" => Reply::Failure(409, json!({ "code": "conflict", "message": "b is used by demo" })),
+            "DELETE /v1/images/a" => {
+                Reply::Events(vec![json!({ "event": "notice", "text": "image 0 stays as c" }), done(&Value::Null)])
+            }
+            "DELETE /v1/images/b" => Reply::Events(vec![
+                json!({ "event": "failed", "failure": { "code": "conflict", "message": "b is used by demo" } }),
+            ]),
             "GET /v1/kernels/nope?here=true" => {
                 Reply::Failure(404, json!({ "code": "not_found", "message": "there is no kernel nope on this host" }))
             }
@@ -170,7 +174,7 @@ fn images_and_kernels_come_and_go() {
     });
     assert_eq!(daemon.banger(["image", "pull", "debian-bookworm"]).run().expect(0).out(), "debian-bookworm\n");
     let run = daemon.banger(["image", "rm", "a", "b"]).run().expect(1);
-    assert_eq!((run.out(), run.err()), ("a\n".into(), "error: b is used by demo\n".into()));
+    assert_eq!((run.out(), run.err()), ("a\n".into(), "image 0 stays as c\nerror: b is used by demo\n".into()));
     let missing = daemon.banger(["kernel", "rm", "-f", "nope"]).run().expect(1);
     assert_eq!(missing.err(), "error: there is no kernel nope on this host\n");
     // A phase is only shown when it lasts.

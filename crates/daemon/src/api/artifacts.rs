@@ -9,7 +9,6 @@ use super::{
 use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
-    http::StatusCode,
     response::Response,
 };
 use banger_proto::{
@@ -143,12 +142,12 @@ pub(super) async fn prune_cache(
     Ok(Json(context.services.images.prune_cache(dry_run).await?))
 }
 
-/// Deletes an image nobody uses.
+/// Takes away a name, and with its last name an image nobody uses; by its id, an image with all its names.
 #[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
-    responses((status = 204), (status = "4XX", body = Failure)))]
-pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<StatusCode, Refusal> {
-    context.services.images.delete_image(&image).await?;
-    Ok(StatusCode::NO_CONTENT)
+    responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
+pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
+    context.services.images.resolve(&image).await?;
+    Ok(stream_of(async move |operation, _| context.services.images.delete_image(&image, &operation).await))
 }
 
 /// The kernels on this host, and with `available` those of the catalogs.

@@ -52,18 +52,6 @@ impl ImageOffers {
         Ok(self.built_in.find(name).cloned())
     }
 
-    /// The same, of the catalogs that can be read.
-    pub(super) async fn look_up(&self, name: &ImageName) -> Option<CatalogEntry> {
-        for (number, place) in self.places.iter().enumerate().rev() {
-            if let Ok(catalog) = self.read_one(number, place).await
-                && let Some(entry) = catalog.find(name)
-            {
-                return Some(entry.clone());
-            }
-        }
-        self.built_in.find(name).cloned()
-    }
-
     async fn read_one(&self, number: usize, place: &CatalogPlace) -> Result<Arc<Catalog>, CatalogError> {
         match place.clone() {
             CatalogPlace::Path(path) => off_thread(move || Catalog::read(&path)).await.map(Arc::new),
@@ -126,6 +114,5 @@ mod tests {
         let offers = ImageOffers::new(vec![gone, b]);
         assert_eq!(offers.find(&mine).await.unwrap().unwrap().description, "second");
         assert_eq!(offers.find(&debian).await.unwrap_err().code, Code::Unavailable);
-        assert!(offers.look_up(&debian).await.is_some());
     }
 }

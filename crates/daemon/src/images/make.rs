@@ -1,7 +1,7 @@
 //! Images made here: built from Debian's packages, taken over from a file of the user's, packed to be published; and
 //! the cache the others come through.
 
-use super::{ImageService, off_thread, seconds};
+use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -20,12 +20,15 @@ use std::{sync::Arc, time::Instant};
 impl ImageService {
     /// Builds a Debian and gives it its name.
     pub(crate) async fn build_image(&self, request: BuildImage, operation: &Operation) -> Result<Image, Failure> {
-        let BuildImage { name, debian, include, kernel } = request;
+        let BuildImage { name, debian, include, kernel, force } = request;
+        let claim = Claim::own(force);
         let recipe =
             DebianRecipe::new(debian, include).map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
         if let Some(kernel) = &kernel {
             self.know_kernel(kernel).await?;
         }
+        // Before minutes are spent on what could not be called so.
+        self.may_take(&name, None, &claim).await?;
         let began = Instant::now();
         operation.begin(format!("building image {name}"));
         let (images, named) = (self.images.clone(), name.clone());
@@ -42,7 +45,7 @@ impl ImageService {
                 let elsewhere = failure.code == Code::Unsupported;
                 if elsewhere { failure.hint("`banger image pull debian:12` gets one from a registry") } else { failure }
             })?;
-        self.store.name_image(&name, &image.manifest.id).await?;
+        self.give_name(&name, &image.manifest.id, &claim, operation).await?;
         operation.notice(format!("built image {name} in {}", seconds(began)));
         Ok(image)
     }
@@ -60,11 +63,12 @@ impl ImageService {
                     let failure = error.explain();
                     if owned { Failure { code: Code::Invalid, ..failure } } else { failure }
                 })?;
+        let _custody = self.custody.write().await;
+        for id in [&id, &promoted.manifest.id] {
+            self.still_here(id).await?;
+        }
         self.store.rename_image(&id, &promoted.manifest.id).await?;
-        if self.store.vms_of_image(&id).await?.is_empty() {
-            let images = self.images.clone();
-            off_thread(move || images.delete(&id, &Cancel::default())).await.map_err(Explain::explain)?;
-        } else {
+        if !self.drop_unused(&id).await? {
             operation.notice(format!("VMs that use {id} stay with the file"));
         }
         Ok(promoted)

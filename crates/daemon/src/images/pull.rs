@@ -4,13 +4,13 @@
 //! reference to a registry, and is known here by its familiar name. A tag that moved points the name at another image;
 //! VMs stay with theirs.
 
-use super::{ImageService, off_thread, seconds};
+use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
 };
 use banger_artifacts::{
-    image::{CatalogEntry, Image, PullRequest},
+    image::{CatalogEntry, Image, ImageError, PullRequest},
     oci::{ImageSource, Platform, Reference},
 };
 use banger_proto::{
@@ -55,10 +55,10 @@ impl ImageService {
 
     /// The image `name`, pulled when it is not here.
     pub(crate) async fn image(&self, name: &ImageName, operation: &Operation) -> Result<Image, Failure> {
-        if let Some(image) = self.local_image(name).await? {
+        if let Some((_, image)) = self.named_image(name).await? {
             return Ok(image);
         }
-        let request = PullImage { image: name.to_string(), name: None, kernel: None, platform: None };
+        let request = PullImage { image: name.to_string(), name: None, kernel: None, platform: None, force: false };
         self.pull_image(request, operation).await
     }
 
@@ -83,38 +83,47 @@ impl ImageService {
             let why = format!("{} is an image of a catalog, which is for this host's processor", entry.name);
             return Err(Failure::new(Code::Invalid, why).hint("leave out --platform"));
         }
-        if let Some(kernel) = request.kernel {
-            entry.kernel = Some(kernel);
+        if let Some(kernel) = &request.kernel {
+            entry.kernel = Some(kernel.clone());
         }
         let (name, kernel) = (entry.name.clone(), entry.kernel.clone());
-        let source = format!("catalog {name}");
-        let called = request.name.clone().unwrap_or_else(|| name.clone());
-        self.may_take(request.name.as_ref(), &source).await?;
-        let image = if let Some(image) = self.local_image(&name).await? {
-            operation.notice(format!("image {name} is here already"));
-            image
-        } else {
-            let began = Instant::now();
-            operation.begin(format!("pulling image {name}"));
-            let (images, registries) = (self.images.clone(), self.registries.clone());
-            let image = self
-                .image_pulls
-                .join(name.as_str(), operation, move |progress, stop| async move {
-                    blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job))
-                        .await
-                        .map_err(Explain::explain)
-                })
-                .await?;
-            operation.notice(format!("pulled image {name} in {}", seconds(began)));
-            image
+        let claim =
+            Claim { source: Some(format!("catalog {name}")), chosen: request.name.is_some(), force: request.force };
+        // Under a name that was chosen it is known by that one only.
+        let called = request.name.unwrap_or_else(|| name.clone());
+        self.may_take(&called, None, &claim).await?;
+        let (images, wanted) = (self.images.clone(), entry.clone());
+        let image = match off_thread(move || images.of_entry(&wanted)).await.map_err(Explain::explain)? {
+            Some(image) => {
+                operation.notice(format!("image {name} is here already"));
+                image
+            }
+            None => self.pull_entry(entry, operation).await?,
         };
-        for name in [&name, &called] {
-            self.store.name_image_from(name, &image.manifest.id, Some(source.clone())).await?;
+        if let Some(asked) = &request.kernel {
+            agree_on_kernel(asked, &image)?;
         }
+        self.give_name(&called, &image.manifest.id, &claim, operation).await?;
         // An image is good for nothing without the kernel it names.
         if let Some(kernel) = kernel {
             self.kernel(&kernel, false, operation).await?;
         }
+        Ok(image)
+    }
+
+    async fn pull_entry(&self, entry: CatalogEntry, operation: &Operation) -> Result<Image, Failure> {
+        let (name, began) = (entry.name.clone(), Instant::now());
+        operation.begin(format!("pulling image {name}"));
+        let (images, registries) = (self.images.clone(), self.registries.clone());
+        let image = self
+            .image_pulls
+            .join(name.as_str(), operation, move |progress, stop| async move {
+                blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job))
+                    .await
+                    .map_err(Explain::explain)
+            })
+            .await?;
+        operation.notice(format!("pulled image {name} in {}", seconds(began)));
         Ok(image)
     }
 
@@ -130,13 +139,16 @@ impl ImageService {
             })?,
             None => Platform::host(),
         };
-        self.may_take(request.name.as_ref(), &source.to_string()).await?;
         let shown = source.to_string();
         let given = match (&request.name, &source) {
             (Some(name), _) => Some(name.clone()),
             (None, ImageSource::Registry(reference)) => Some(proper(reference)?),
             (None, _) => None,
         };
+        let claim = Claim { source: Some(shown.clone()), chosen: request.name.is_some(), force: request.force };
+        if let Some(name) = &given {
+            self.may_take(name, None, &claim).await?;
+        }
         let began = Instant::now();
         let pull = PullRequest {
             source,
@@ -163,7 +175,7 @@ impl ImageService {
             agree_on_kernel(asked, &pulled.image)?;
             self.kernel(asked, false, operation).await?;
         }
-        self.store.name_image_from(&name, &pulled.image.manifest.id, Some(shown)).await?;
+        self.give_name(&name, &pulled.image.manifest.id, &claim, operation).await?;
         if pulled.known {
             operation.notice(format!("image {name} is up to date"));
         } else {
@@ -172,53 +184,21 @@ impl ImageService {
         Ok(pulled.image)
     }
 
-    /// Refuses an explicit name that belongs to something from elsewhere.
-    async fn may_take(&self, name: Option<&ImageName>, source: &str) -> Result<(), Failure> {
-        let Some(name) = name else { return Ok(()) };
-        match self.store.image_name_source(name).await? {
-            None => Ok(()),
-            Some(Some(there)) if there == source => Ok(()),
-            Some(there) => {
-                let there = there.unwrap_or_else(|| "elsewhere".to_owned());
-                let why = format!("{name} is the name of an image from {there}, not {source}");
-                Err(Failure::new(Code::Conflict, why)
-                    .hint("give another --name")
-                    .hint(format!("`banger image delete {name}` frees this one")))
-            }
-        }
-    }
-
-    /// The image `name` points at, when both are here. An image that was pulled or built under the name and not yet
-    /// named (its daemon was killed in between) gets it now.
-    pub(super) async fn local_image(&self, name: &ImageName) -> Result<Option<Image>, Failure> {
-        let mut name = name.clone();
-        let mut named = self.store.image_named(&name).await?;
-        if named.is_none()
-            && let Some(familiar) = familiar(name.as_str())
-            && let Some(id) = self.store.image_named(&familiar).await?
+    /// What a name points at, with the name as it is known here, when both are here.
+    pub(super) async fn named_image(&self, typed: &ImageName) -> Result<Option<(ImageName, Image)>, Failure> {
+        let mut found = self.store.image_named(typed).await?.map(|id| (typed.clone(), id));
+        if found.is_none()
+            && let Some(familiar) = familiar(typed.as_str())
         {
-            (name, named) = (familiar, Some(id));
+            found = self.store.image_named(&familiar).await?.map(|id| (familiar, id));
         }
-        let (images, wanted) = (self.images.clone(), name.clone());
-        let entry = if named.is_none() { self.image_offers.look_up(&name).await } else { None };
-        let found = off_thread(move || match named {
-            Some(id) => match images.get(&id) {
-                Ok(image) => Ok(Some((image, false))),
-                Err(banger_artifacts::image::ImageError::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            },
-            None => Ok(images.list()?.into_iter().rev().find_map(|image| {
-                let offered = entry.as_ref()?.sources.iter().flatten().any(|source| *source == image.manifest.source);
-                (offered && image.manifest.name == wanted).then_some((image, true))
-            })),
-        })
-        .await
-        .map_err(Explain::explain)?;
-        let Some((image, unnamed)) = found else { return Ok(None) };
-        if unnamed {
-            self.store.name_image_from(&name, &image.manifest.id, Some(format!("catalog {name}"))).await?;
+        let Some((name, id)) = found else { return Ok(None) };
+        let images = self.images.clone();
+        match off_thread(move || images.get(&id)).await {
+            Ok(image) => Ok(Some((name, image))),
+            Err(ImageError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.explain()),
         }
-        Ok(Some(image))
     }
 }
 

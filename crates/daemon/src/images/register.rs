@@ -1,6 +1,6 @@
 //! Images that are files of the user's, used where they lie.
 
-use super::{ImageService, seconds};
+use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -15,7 +15,6 @@ use banger_proto::{
     name::{ImageName, KernelName},
 };
 use std::{path::Path, sync::Arc, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 impl ImageService {
     /// Makes a file an image without copying it. A kernel file that comes with it is imported, under the image's name:
@@ -28,27 +27,26 @@ impl ImageService {
             self.know_kernel(kernel).await?;
         }
         operation.begin(format!("registering image {name}"));
-        // The cheap step that can fail goes first: a kernel without its image would be left behind.
-        let bare = self.register_file(&name, &rootfs, kernel.clone(), operation).await?;
-        if let Err(failure) = self.may_have_name(&name, &bare, force).await {
-            self.take_back(bare, operation).await;
-            return Err(failure);
-        }
-        let image = match kernel_file {
-            None => bare,
+        let claim = Claim::own(force);
+        // What can fail goes first: a kernel without its image would be left behind.
+        let images = self.images.clone();
+        let looked_at = rootfs.clone();
+        let id = off_thread(move || images.inspect(&looked_at)).await.map_err(unfit)?;
+        self.may_take(&name, Some(&id), &claim).await?;
+        let kernel = match kernel_file {
+            None => kernel,
             Some(file) => {
                 let kernel = kernel_name_for(&name)?;
                 let parts = Parts { kernel: file, initrd, modules };
-                match self.import_parts(&kernel, parts, force, operation).await {
-                    Ok(()) => self.register_file(&name, &rootfs, Some(kernel), operation).await?,
-                    Err(failure) => {
-                        self.take_back(bare, operation).await;
-                        return Err(failure);
-                    }
-                }
+                self.import_parts(&kernel, parts, force, operation).await?;
+                Some(kernel)
             }
         };
-        self.store.name_image(&name, &image.manifest.id).await?;
+        // In one go with its name: without one, nothing keeps it here.
+        let _custody = self.custody.write().await;
+        self.may_take(&name, Some(&id), &claim).await?;
+        let image = self.register_file(&name, &rootfs, kernel, operation).await?;
+        self.give_held(&name, &image.manifest.id, &claim, operation).await?;
         operation.notice(format!("registered image {name} in {}", seconds(began)));
         Ok(image)
     }
@@ -65,15 +63,7 @@ impl ImageService {
             images.register(&name, &rootfs, kernel, &job)
         })
         .await
-        .map_err(|error| {
-            let unfit = matches!(error, ImageError::Register { .. });
-            let failure = error.explain();
-            if unfit {
-                failure.hint("an image is an ext4 file system in a file, unmounted; `e2fsck -f FILE` checks one")
-            } else {
-                failure
-            }
-        })
+        .map_err(unfit)
     }
 
     async fn import_parts(
@@ -97,41 +87,16 @@ impl ImageService {
             }
         })
     }
+}
 
-    /// Whether `name` may point at `image` from now on.
-    async fn may_have_name(&self, name: &ImageName, image: &Image, force: bool) -> Result<(), Failure> {
-        match self.store.image_named(name).await? {
-            Some(other) if other != image.manifest.id && !force => {
-                Err(Failure::new(Code::AlreadyExists, format!("there is an image {name} already"))
-                    .hint("--force lets the name point at the new one; VMs stay on the image they have"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes back a registration that came to nothing, unless it was there before. That it cannot be taken back is a
-    /// line in the log: the failure that led here is what the user should hear of.
-    async fn take_back(&self, image: Image, operation: &Operation) {
-        let id = image.manifest.id;
-        let in_use = async {
-            let is_named = self.store.image_names().await?.iter().any(|(_, named)| *named == id);
-            Ok::<_, Failure>(is_named || !self.store.vms_of_image(&id).await?.is_empty())
-        };
-        let gone = match in_use.await {
-            Ok(true) => return,
-            Ok(false) => {
-                let (images, id) = (self.images.clone(), id.clone());
-                let never = CancellationToken::new();
-                blocking(Arc::new(operation.clone()), &never, move |job| images.delete(&id, job.cancel))
-                    .await
-                    .map(drop)
-                    .map_err(Explain::explain)
-            }
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = gone {
-            tracing::error!(image = %id, %failure, "cannot take a registration back");
-        }
+/// What a file that is no image should have been.
+fn unfit(error: ImageError) -> Failure {
+    let unfit = matches!(error, ImageError::Register { .. });
+    let failure = error.explain();
+    if unfit {
+        failure.hint("an image is an ext4 file system in a file, unmounted; `e2fsck -f FILE` checks one")
+    } else {
+        failure
     }
 }
 

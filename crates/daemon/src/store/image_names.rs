@@ -5,18 +5,9 @@ use banger_proto::name::{ImageId, ImageName};
 use rusqlite::{OptionalExtension as _, params};
 
 impl Store {
-    /// Points `name` at an image, wherever it pointed before.
-    pub async fn name_image(&self, name: &ImageName, id: &ImageId) -> Result<(), StoreError> {
-        self.name_image_from(name, id, None).await
-    }
-
-    /// As [`Self::name_image`], with where that came from.
-    pub async fn name_image_from(
-        &self,
-        name: &ImageName,
-        id: &ImageId,
-        source: Option<String>,
-    ) -> Result<(), StoreError> {
+    /// Points `name` at an image, wherever it pointed before. `source` is where that came from; `None` for what was made
+    /// here.
+    pub async fn name_image(&self, name: &ImageName, id: &ImageId, source: Option<String>) -> Result<(), StoreError> {
         let (name, id) = (name.to_string(), id.to_string());
         self.call(move |connection| {
             connection.execute(
@@ -29,12 +20,16 @@ impl Store {
         .await
     }
 
-    /// Where what `name` points at came from, where that was told; `None` when there is no such name.
-    pub async fn image_name_source(&self, name: &ImageName) -> Result<Option<Option<String>>, StoreError> {
+    /// What `name` points at, and where that came from, where that was told; `None` when there is no such name.
+    pub async fn image_named_from(&self, name: &ImageName) -> Result<Option<(ImageId, Option<String>)>, StoreError> {
         let name = name.to_string();
         self.call(move |connection| {
-            let row = connection.query_row("SELECT source FROM image_names WHERE name = ?1", [&name], |row| row.get(0));
-            Ok(row.optional()?)
+            let row = connection
+                .query_row("SELECT image_id, source FROM image_names WHERE name = ?1", [&name], |row| {
+                    Ok((row.get::<_, String>(0)?, row.get(1)?))
+                })
+                .optional()?;
+            row.map(|(id, source)| Ok((id.parse().map_err(|error| garbled(&name, error))?, source))).transpose()
         })
         .await
     }
@@ -51,12 +46,17 @@ impl Store {
 
     /// What `name` points at.
     pub async fn image_named(&self, name: &ImageName) -> Result<Option<ImageId>, StoreError> {
-        let name = name.to_string();
+        Ok(self.image_named_from(name).await?.map(|(id, _)| id))
+    }
+
+    /// The names of one image, sorted.
+    pub async fn names_of_image(&self, id: &ImageId) -> Result<Vec<ImageName>, StoreError> {
+        let id = id.to_string();
         self.call(move |connection| {
-            let id: Option<String> = connection
-                .query_row("SELECT image_id FROM image_names WHERE name = ?1", [&name], |row| row.get(0))
-                .optional()?;
-            id.map(|id| id.parse().map_err(|source| garbled(&name, source))).transpose()
+            let mut query =
+                connection.prepare_cached("SELECT name FROM image_names WHERE image_id = ?1 ORDER BY name")?;
+            let rows = query.query_map([&id], |row| row.get::<_, String>(0))?;
+            rows.map(|name| name?.parse().map_err(|source| garbled(&id, source))).collect()
         })
         .await
     }
@@ -72,6 +72,16 @@ impl Store {
                 Ok((name.parse().map_err(|source| garbled(&name, source))?, id))
             })
             .collect()
+        })
+        .await
+    }
+
+    /// Forgets a name.
+    pub async fn unname(&self, name: &ImageName) -> Result<(), StoreError> {
+        let name = name.to_string();
+        self.call(move |connection| {
+            connection.execute("DELETE FROM image_names WHERE name = ?1", [name])?;
+            Ok(())
         })
         .await
     }
@@ -100,12 +110,18 @@ mod tests {
         let (_temp, store) = store();
         let name = "alpine:3.20".parse().unwrap();
         let (old, new) = ("0".repeat(16).parse().unwrap(), "1".repeat(16).parse().unwrap());
-        store.name_image(&name, &old).await.unwrap();
-        store.name_image_from(&name, &new, Some("docker.io/library/alpine:3.20".into())).await.unwrap();
-        let source = store.image_name_source(&name).await.unwrap();
-        assert_eq!(source.flatten().as_deref(), Some("docker.io/library/alpine:3.20"));
-        assert_eq!(store.image_name_source(&"none".parse().unwrap()).await.unwrap(), None);
+        store.name_image(&name, &old, None).await.unwrap();
+        assert_eq!(store.image_named_from(&name).await.unwrap(), Some((old.clone(), None)));
+        store.name_image(&name, &new, Some("docker.io/library/alpine:3.20".into())).await.unwrap();
+        let (_, source) = store.image_named_from(&name).await.unwrap().unwrap();
+        assert_eq!(source.as_deref(), Some("docker.io/library/alpine:3.20"));
+        assert_eq!(store.image_named(&"none".parse().unwrap()).await.unwrap(), None);
         assert_eq!(store.image_named(&name).await.unwrap(), Some(new.clone()));
+        let other = "also".parse().unwrap();
+        store.name_image(&other, &new, None).await.unwrap();
+        assert_eq!(store.names_of_image(&new).await.unwrap(), [name.clone(), other.clone()]);
+        assert_eq!(store.names_of_image(&old).await.unwrap(), []);
+        store.unname(&other).await.unwrap();
         store.unname_image(&old).await.unwrap();
         assert_eq!(store.image_names().await.unwrap().len(), 1);
         store.unname_image(&new).await.unwrap();

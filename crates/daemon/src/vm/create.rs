@@ -45,6 +45,7 @@ impl VmService {
         let mut clock = PhaseClock::start();
         let (name, spec) = self.settle(request, operation).await?;
         clock.mark("image");
+        failpoint::hit("create.settled").await;
         let row = self.take_name(name, spec).await?;
         failpoint::hit("create.named").await;
         let id = row.id.clone();
@@ -142,6 +143,8 @@ impl VmService {
 
     /// Writes the row: from here on the name is the VM's.
     async fn take_name(&self, name: Option<VmName>, spec: VmSpec) -> Result<VmRow, Failure> {
+        // Until there is a row that says so, nobody knows that the image is needed.
+        let _held = self.parts.images.hold(&spec.image_id).await?;
         for attempt in 0..NAME_TRIES {
             let row = VmRow {
                 id: random::vm_id(),

@@ -16,7 +16,7 @@ pub struct Image {
     pub id: ImageId,
     /// The names that point at it now.
     pub names: Vec<ImageName>,
-    /// SHA-256 of what identifies the content, `sha256:<hex>`.
+    /// Of what identifies the content: `blake3:<hex>`, or `sha256:<hex>`.
     pub digest: String,
     /// Where it came from, such as `mmdebstrap bookworm`.
     pub source: String,
@@ -123,6 +123,9 @@ pub struct PullImage {
     /// Which of the image's platforms, such as `linux/amd64`; else the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// Points a name that another image has at this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Body of `POST /v1/images/build`.
@@ -140,6 +143,9 @@ pub struct BuildImage {
     /// The kernel it will recommend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelName>,
+    /// Points a name that another image has at this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Body of `POST /v1/images/{ref}/bundle`.

@@ -97,6 +97,7 @@ const GOING_FOR_GOOD: Cases = &[(Daemon, GONE), (Client, GONE)];
 const FOUND: Cases = &[(Daemon, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 
 const MATRIX: &[Row] = &[
+    ("create.settled", Run, UNWANTED),
     ("create.named", Run, UNWANTED),
     ("create.leased", RunLeased, UNWANTED),
     ("create.claimed", Run, UNWANTED),

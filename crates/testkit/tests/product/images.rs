@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
 use crate::{SOON, delete};
-use banger_testkit::{Entry, FileServer, ImageLayout, TestEnv};
+use banger_testkit::{Entry, FileServer, ImageLayout, TestEnv, wait_until};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -75,6 +75,73 @@ fn a_moved_tag_moves_the_name_and_a_vm_stays_on_its_image() {
     env.assert_nothing_left();
 }
 
+#[test]
+fn an_image_goes_with_its_last_name() {
+    let Some(env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    let id = pull(&env, &[&source, "--name", "one"])["id"].as_str().unwrap().to_owned();
+    pull(&env, &[&source, "--name", "two"]);
+    env.banger(["vm", "create", "--no-start", "--name", "v", "--image", "one"]).run().expect(0);
+    // A name is not in use: the VM has its image by another one too.
+    let out = env.banger(["image", "rm", "one"]).run().expect(0);
+    assert!(out.err().contains(&format!("image {id} stays as two")), "{out}");
+    assert_eq!((env.vm("v")["image_id"].as_str(), stored(&env).contains(&id)), (Some(id.as_str()), true));
+    for reference in ["two", &id] {
+        let refused = env.banger(["image", "rm", reference]).run().expect(1);
+        assert!(refused.err().contains("in use by v"), "{refused}");
+    }
+    env.banger(["vm", "delete", "-f", "v"]).run().expect(0);
+    pull(&env, &[&source, "--name", "one"]);
+    let out = env.banger(["image", "rm", &id]).run().expect(0);
+    assert!(out.err().contains("its names went with it: one, two"), "{out}");
+    assert!(!stored(&env).contains(&id));
+    pull(&env, &[&source, "--name", "one"]);
+    let out = env.banger(["image", "rm", "one"]).run().expect(0);
+    assert_eq!((out.out().as_str(), out.err().as_str(), stored(&env).contains(&id)), ("one\n", "", false));
+    env.assert_nothing_left();
+}
+
+#[test]
+fn what_a_person_called_so_stays_until_force_takes_its_name() {
+    let Some(env) = TestEnv::fake() else { return };
+    crate::registered::own_file(&env);
+    env.banger(["image", "register", "--name", "app:latest", "--rootfs", "my.ext4"]).run().expect(0);
+    let mine = env.banger(["image", "show", "app", "--json"]).run().expect(0).json()["id"].clone();
+    let source = layout(&env, "app", "1");
+    let refused = env.banger(["image", "pull", &source]).patience(SOON).run().expect(1);
+    assert!(refused.err().contains("app:latest is the name of an image that was made here"), "{refused}");
+    // At once: nothing is built first.
+    let refused = env.banger(["image", "build", "app:latest", "--debian", "bookworm"]).run().expect(1);
+    assert!(refused.err().contains("there is an image app:latest already"), "{refused}");
+    assert!(refused.err().contains("--force"), "{refused}");
+    let shown = || env.banger(["image", "show", "app", "--json"]).run().expect(0).json()["id"].clone();
+    assert_eq!(shown(), mine);
+    let taken = env.banger(["image", "pull", "--force", &source]).patience(SOON).run().expect(0);
+    let said = format!("app:latest was another image until now, which stays as {}", mine.as_str().unwrap());
+    assert!(taken.err().contains(&said), "{taken}");
+    assert_ne!(shown(), mine);
+    assert!(stored(&env).contains(&mine.as_str().unwrap().to_owned()));
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_is_not_made_of_an_image_that_goes_meanwhile() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let points = env.home().join("points");
+    fs::create_dir(&points).unwrap();
+    env.set_variable("BANGER_FAILPOINTS", &points);
+    fs::write(points.join("create.settled"), "").unwrap();
+    let create = env.banger(["vm", "create", "--no-start", "--name", "v"]).spawn();
+    let hit = points.join("create.settled.hit");
+    wait_until(SOON, "a VM about to be made", || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+    env.banger(["image", "delete", "debian-bookworm"]).run().expect(0);
+    fs::remove_file(hit).unwrap();
+    let refused = create.finish(SOON).expect(1);
+    assert!(refused.err().contains("was deleted meanwhile"), "{refused}");
+    assert_eq!(crate::vms(&env), []);
+    env.assert_nothing_left();
+}
+
 /// Packs `app`, and writes a catalog that offers the bundle as `mine`, and as `lie` with another hash.
 fn published(env: &TestEnv, server: &FileServer, dir: &Path) -> Value {
     let file = dir.join("app.tar.zst");
@@ -116,12 +183,18 @@ fn a_bundle_pulled_back_is_the_same_image() {
     let refused = env.banger(["image", "pull", "lie"]).patience(SOON).run().expect(1);
     assert!(refused.err().contains("the bundle has the SHA-256"), "{refused}");
     assert_eq!((names(&env), stored(&env)), (vec![], vec![]));
+    // Whatever else is called so here is not what the catalog offers.
+    let other = layout(&env, "other", "not it");
+    pull(&env, &[&other, "--name", "mine"]);
     let back = pull(&env, &["mine"]);
     assert_eq!((&back["id"], &back["digest"]), (&pulled["id"], &pulled["digest"]));
     assert!(fs::read(image.join("rootfs.ext4")).unwrap() == bytes);
+    // Once it is here nothing is downloaded again, under whatever name.
+    drop(server);
+    let again = env.banger(["image", "pull", "mine", "--name", "again"]).patience(SOON).run().expect(0);
+    assert!(again.err().contains("image mine is here already"), "{again}");
     let config = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap()["config"].clone();
     assert_eq!(config(&fs::read(image.join("manifest.json")).unwrap()), json!({"workdir": "/srv"}));
-    drop(server);
     env.assert_nothing_left();
 }
 

@@ -6,7 +6,7 @@ use crate::{SOON, delete};
 use banger_testkit::TestEnv;
 use std::{fs, path::PathBuf};
 
-/// A copy of the real image's file, as a user has one.
+/// A copy of the real image's file, as a user has one: with a tail nobody uses, so that its content is not that image's.
 pub(crate) fn own_file(env: &TestEnv) -> PathBuf {
     let images = fs::read_dir(env.layout().images()).unwrap().map(|entry| entry.unwrap().path().join("rootfs.ext4"));
     let managed = images.filter(|path| path.is_file()).collect::<Vec<_>>();
@@ -14,6 +14,8 @@ pub(crate) fn own_file(env: &TestEnv) -> PathBuf {
     let copied = std::process::Command::new("cp").arg("--sparse=always").args([&managed[0], &file]).status().unwrap();
     assert!(copied.success());
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
+    opened.set_len(opened.metadata().unwrap().len() + 4096).unwrap();
     file
 }
 

@@ -1,18 +1,12 @@
 //! `banger image build`.
 
-use super::names;
-use crate::{
-    complete,
-    context::Context,
-    exit::{Result, Status},
-    signals::Signals,
-};
+use super::make;
+use crate::{complete, context::Context, exit::Result};
 use banger_proto::{
-    api::artifact::{BuildImage, Image},
+    api::artifact::BuildImage,
     name::{ImageName, KernelName},
 };
 use clap::Args;
-use hyper::Method;
 
 const UNDONE: &str = "interrupted: the image was not built, and nothing of it is kept";
 
@@ -35,21 +29,14 @@ pub(crate) struct BuildArgs {
     /// The kernel it is to be booted with
     #[arg(long, value_name = "KERNEL", add = complete::available_kernels())]
     kernel: Option<KernelName>,
+    /// Take the name from the image that has it
+    #[arg(short, long)]
+    force: bool,
 }
 
 /// Builds the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: BuildArgs) -> Result {
-    let BuildArgs { name, debian, include, kernel } = args;
-    let request = BuildImage { name, debian, include, kernel };
-    let mut signals = Signals::install()?;
-    let image = signals
-        .guard(UNDONE, async {
-            context.daemon().await?.operate::<Image>(Method::POST, "/v1/images/build", Some(&request)).await
-        })
-        .await?
-        .with_events(context.printer.json())
-        .settle(&context.printer, &mut signals, UNDONE)
-        .await?;
-    context.printer.data(&image, names)?;
-    Ok(Status::Done)
+    let BuildArgs { name, debian, include, kernel, force } = args;
+    let request = BuildImage { name, debian, include, kernel, force };
+    make(context, "/v1/images/build", Some(&request), UNDONE).await
 }

@@ -10,22 +10,24 @@ use crate::{
 use banger_proto::{api::artifact::Image, name::ImageName};
 use clap::Args;
 
+const UNDONE: &str = "interrupted: the image may be deleted already ('banger image list' shows what is left)";
+
 /// `banger image delete`.
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// The images: name, id, or the beginning of an id
+    /// A name, which goes, and with its last name the image; or an id or the beginning of one: that image, with all its names
     #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<ImageName>,
 }
 
-/// Deletes the images; one that a VM uses is refused by the daemon.
+/// Deletes names and images; an image that a VM uses is refused by the daemon.
 pub(crate) async fn run(context: &Context, args: &DeleteArgs) -> Result {
     let removals: Vec<Removal> = args
         .images
         .iter()
         .map(|image| {
             let look = format!("/v1/images/{}", segment(image.as_str()));
-            Removal { name: image.to_string(), delete: look.clone(), look, undone: None }
+            Removal { name: image.to_string(), delete: look.clone(), look, undone: UNDONE }
         })
         .collect();
     removal::remove::<Image>(context, &removals).await

@@ -1,16 +1,9 @@
 //! `banger image promote`.
 
-use super::names;
-use crate::{
-    complete,
-    context::Context,
-    exit::{Result, Status},
-    http::segment,
-    signals::Signals,
-};
-use banger_proto::{api::artifact::Image, name::ImageName};
+use super::make;
+use crate::{complete, context::Context, exit::Result, http::segment};
+use banger_proto::name::ImageName;
 use clap::Args;
-use hyper::Method;
 
 const UNDONE: &str = "interrupted: the image is still the file it was";
 
@@ -25,12 +18,5 @@ pub(crate) struct PromoteArgs {
 /// Copies the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: &PromoteArgs) -> Result {
     let path = format!("/v1/images/{}/promote", segment(args.image.as_str()));
-    let mut signals = Signals::install()?;
-    let image = signals
-        .guard(UNDONE, async { context.daemon().await?.operate::<Image>(Method::POST, &path, None::<&()>).await })
-        .await?
-        .settle(&context.printer, &mut signals, UNDONE)
-        .await?;
-    context.printer.data(&image, names)?;
-    Ok(Status::Done)
+    make(context, &path, None::<&()>, UNDONE).await
 }

@@ -1,20 +1,13 @@
 //! `banger image pull`.
 
-use super::names;
-use crate::{
-    arguments::absolute,
-    complete,
-    context::Context,
-    exit::{Result, Status},
-    signals::Signals,
-};
+use super::make;
+use crate::{arguments::absolute, complete, context::Context, exit::Result};
 use banger_proto::{
-    api::artifact::{Image, PullImage},
+    api::artifact::PullImage,
     failure::Failure,
     name::{ImageName, KernelName},
 };
 use clap::Args;
-use hyper::Method;
 use std::path::Path;
 
 const UNDONE: &str = "interrupted: the image was not pulled, and nothing of it is kept but layers in the cache";
@@ -44,23 +37,16 @@ pub(crate) struct PullArgs {
     /// Which of its platforms, such as linux/amd64 [default: this host's]
     #[arg(long)]
     platform: Option<String>,
+    /// Take the name from the image that has it
+    #[arg(short, long)]
+    force: bool,
 }
 
 /// Gets the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
-    let PullArgs { image, name, kernel, platform } = args;
-    let request = PullImage { image: located(image)?, name, kernel, platform };
-    let mut signals = Signals::install()?;
-    let image = signals
-        .guard(UNDONE, async {
-            context.daemon().await?.operate::<Image>(Method::POST, "/v1/images/pull", Some(&request)).await
-        })
-        .await?
-        .with_events(context.printer.json())
-        .settle(&context.printer, &mut signals, UNDONE)
-        .await?;
-    context.printer.data(&image, names)?;
-    Ok(Status::Done)
+    let PullArgs { image, name, kernel, platform, force } = args;
+    let request = PullImage { image: located(image)?, name, kernel, platform, force };
+    make(context, "/v1/images/pull", Some(&request), UNDONE).await
 }
 
 /// A file's path as the daemon, which runs elsewhere, finds it too.

@@ -1,19 +1,12 @@
 //! `banger image register`.
 
-use super::names;
-use crate::{
-    arguments::absolute,
-    complete,
-    context::Context,
-    exit::{Result, Status},
-    signals::Signals,
-};
+use super::make;
+use crate::{arguments::absolute, complete, context::Context, exit::Result};
 use banger_proto::{
-    api::artifact::{Image, RegisterImage},
+    api::artifact::RegisterImage,
     name::{ImageName, KernelName},
 };
 use clap::{Args, ValueHint};
-use hyper::Method;
 use std::path::PathBuf;
 
 const UNDONE: &str = "interrupted: the image was not registered";
@@ -57,14 +50,5 @@ pub(crate) async fn run(context: &Context, args: RegisterArgs) -> Result {
         modules: maybe(args.modules)?,
         force: args.force,
     };
-    let mut signals = Signals::install()?;
-    let image = signals
-        .guard(UNDONE, async {
-            context.daemon().await?.operate::<Image>(Method::POST, "/v1/images/register", Some(&request)).await
-        })
-        .await?
-        .settle(&context.printer, &mut signals, UNDONE)
-        .await?;
-    context.printer.data(&image, names)?;
-    Ok(Status::Done)
+    make(context, "/v1/images/register", Some(&request), UNDONE).await
 }

@@ -33,9 +33,7 @@ pub(crate) async fn run(context: &Context, args: &RmArgs) -> Result {
                 name: kernel.to_string(),
                 delete: format!("{look}{query}"),
                 look: format!("{look}?here=true"),
-                undone: Some(
-                    "interrupted: the kernel may be deleted already ('banger kernel list' shows what is left)",
-                ),
+                undone: "interrupted: the kernel may be deleted already ('banger kernel list' shows what is left)",
             }
         })
         .collect();

@@ -85,8 +85,9 @@ async fn what_earlier_daemons_wrote_means_what_it_meant() {
     assert_eq!((short_lived.last_used, short_lived.run.sizes.unwrap().vcpu), (Some(1_764_083_100), 1));
 
     let (old, new) = ("debian-bookworm".parse().unwrap(), "alpine:3.20".parse().unwrap());
-    assert_eq!(store.image_name_source(&old).await.unwrap(), Some(None));
-    assert_eq!(store.image_name_source(&new).await.unwrap(), Some(Some("docker.io/library/alpine:3.20".into())));
+    assert_eq!(store.image_named_from(&old).await.unwrap().map(|(_, source)| source), Some(None));
+    let source = store.image_named_from(&new).await.unwrap().map(|(_, source)| source);
+    assert_eq!(source, Some(Some("docker.io/library/alpine:3.20".into())));
 
     let web = get("web").await;
     assert_eq!(web.spec.network.name.unwrap().to_string(), "backend");

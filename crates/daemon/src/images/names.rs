@@ -1,0 +1,306 @@
+//! Names of images, and what goes with the last of them.
+//!
+//! Decides who may take a name from whom, and that an image stays while a VM uses it. Whoever relies on an image that is
+//! here holds it; whoever moves names or takes an image away waits until nobody does. So nothing is made of an image that
+//! goes in the same moment.
+
+use super::{ImageService, no_image, off_thread};
+use crate::{failures::Explain, operation::Operation};
+use banger_artifacts::{image::ImageError, job::Cancel};
+use banger_proto::{
+    failure::{Code, Failure},
+    name::{ImageId, ImageName, VmName},
+};
+use tokio::sync::RwLockReadGuard;
+
+/// On what grounds somebody gets a name.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    /// Where a pulled image came from; `None` for one that was made here.
+    pub(super) source: Option<String>,
+    /// A person chose the name, rather than the image's source.
+    pub(super) chosen: bool,
+    /// A person said that the name may be taken from another image.
+    pub(super) force: bool,
+}
+
+/// What a reference means.
+#[derive(Debug)]
+pub(super) struct Meant {
+    pub(super) id: ImageId,
+    /// The name it was meant by, if it was a name.
+    pub(super) name: Option<ImageName>,
+}
+
+/// Keeps every image here as long as it lives.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Held<'a>(#[expect(dead_code, reason = "it is there to be dropped")] RwLockReadGuard<'a, ()>);
+
+impl ImageService {
+    /// Makes sure that an image is here, and stays until what is answered is dropped.
+    pub(crate) async fn hold(&self, id: &ImageId) -> Result<Held<'_>, Failure> {
+        let held = self.custody.read().await;
+        self.still_here(id).await?;
+        Ok(Held(held))
+    }
+
+    /// Points `name` at an image that is here, where it may be taken.
+    pub(super) async fn give_name(
+        &self,
+        name: &ImageName,
+        id: &ImageId,
+        claim: &Claim,
+        operation: &Operation,
+    ) -> Result<(), Failure> {
+        let _custody = self.custody.write().await;
+        self.still_here(id).await?;
+        self.may_take(name, Some(id), claim).await?;
+        self.give_held(name, id, claim, operation).await
+    }
+
+    /// Points one name at an image, for somebody who has [`Self::custody`] and knows that the name may be taken.
+    pub(super) async fn give_held(
+        &self,
+        name: &ImageName,
+        id: &ImageId,
+        claim: &Claim,
+        operation: &Operation,
+    ) -> Result<(), Failure> {
+        let before = self.holder(name).await?;
+        self.store.name_image(name, id, claim.source.clone()).await?;
+        if let Some((before, source)) = before
+            && before != *id
+            && source != claim.source
+        {
+            operation.notice(format!("{name} was another image until now, which stays as {before}"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a name that belongs to another image than `id`, where `claim` does not go that far.
+    pub(super) async fn may_take(&self, name: &ImageName, id: Option<&ImageId>, claim: &Claim) -> Result<(), Failure> {
+        match self.holder(name).await? {
+            Some((holder, source)) if Some(&holder) != id && !claim.beats(source.as_deref()) => {
+                Err(claim.refusal(name, source.as_deref()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What has a name, and where that came from. A name of what is not here any more is nobody's.
+    async fn holder(&self, name: &ImageName) -> Result<Option<(ImageId, Option<String>)>, Failure> {
+        let Some((id, source)) = self.store.image_named_from(name).await? else { return Ok(None) };
+        Ok(self.is_here(&id).await?.then_some((id, source)))
+    }
+
+    /// Takes a name away, and with its last name the image; by its id an image goes with all its names. Refused where a
+    /// VM uses an image that would go.
+    pub(crate) async fn delete_image(&self, reference: &str, operation: &Operation) -> Result<(), Failure> {
+        let _custody = self.custody.write().await;
+        let Meant { id, name } = self.meant(reference).await?;
+        let mut others = self.store.names_of_image(&id).await?;
+        others.retain(|other| Some(other) != name.as_ref());
+        if let (Some(name), false) = (&name, others.is_empty()) {
+            self.store.unname(name).await?;
+            operation.notice(format!("{name} was one of its names; image {id} stays as {}", listed(&others)));
+            return Ok(());
+        }
+        let users = self.store.vms_of_image(&id).await?;
+        if !users.is_empty() {
+            return Err(in_use(&format!("image {reference:?}"), &users));
+        }
+        // The names first: what is killed in between leaves an image without a name, which can be seen and deleted.
+        self.store.unname_image(&id).await?;
+        self.remove(&id).await?;
+        if !others.is_empty() {
+            operation.notice(format!("its names went with it: {}", listed(&others)));
+        }
+        Ok(())
+    }
+
+    /// Takes an image without a name away, unless a VM uses it; whether it went. For somebody who has [`Self::custody`].
+    pub(super) async fn drop_unused(&self, id: &ImageId) -> Result<bool, Failure> {
+        let needed = !self.store.names_of_image(id).await?.is_empty() || !self.store.vms_of_image(id).await?.is_empty();
+        if !needed {
+            self.remove(id).await?;
+        }
+        Ok(!needed)
+    }
+
+    async fn remove(&self, id: &ImageId) -> Result<(), Failure> {
+        let (images, id) = (self.images.clone(), id.clone());
+        off_thread(move || images.delete(&id, &Cancel::default())).await.map(drop).map_err(Explain::explain)
+    }
+
+    /// Refuses an image that somebody deleted since it was looked up or made.
+    pub(super) async fn still_here(&self, id: &ImageId) -> Result<(), Failure> {
+        if self.is_here(id).await? {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Conflict, format!("image {id} was deleted meanwhile")).hint("run the command again"))
+    }
+
+    async fn is_here(&self, id: &ImageId) -> Result<bool, Failure> {
+        let (images, id) = (self.images.clone(), id.clone());
+        match off_thread(move || images.get(&id)).await {
+            Err(ImageError::NotFound { .. }) => Ok(false),
+            // One that is damaged is here.
+            Ok(_) | Err(_) => Ok(true),
+        }
+    }
+
+    /// The id a name, an id or a unique prefix of one means.
+    pub(crate) async fn resolve(&self, reference: &str) -> Result<ImageId, Failure> {
+        self.meant(reference).await.map(|meant| meant.id)
+    }
+
+    /// The same, and whether it was a name.
+    async fn meant(&self, reference: &str) -> Result<Meant, Failure> {
+        if let Ok(typed) = reference.parse::<ImageName>()
+            && let Some((name, image)) = self.named_image(&typed).await?
+        {
+            return Ok(Meant { id: image.manifest.id, name: Some(name) });
+        }
+        let images = self.images.clone();
+        let ids: Result<Vec<ImageId>, ImageError> =
+            off_thread(move || Ok(images.list()?.into_iter().map(|image| image.manifest.id).collect())).await;
+        let ids = ids.map_err(Explain::explain)?;
+        let mut matching = ids.into_iter().filter(|id| !reference.is_empty() && id.as_str().starts_with(reference));
+        match (matching.next(), matching.next()) {
+            (Some(id), None) => Ok(Meant { id, name: None }),
+            (Some(_), Some(_)) => {
+                Err(Failure::new(Code::Invalid, format!("{reference:?} begins the ids of several images")))
+            }
+            (None, _) => Err(no_image(reference)),
+        }
+    }
+}
+
+impl Claim {
+    /// Of what was made here, under a name that a person gave it.
+    pub(super) fn own(force: bool) -> Self {
+        Self { source: None, chosen: true, force }
+    }
+
+    /// Whether a name may be taken from an image that came from `there`: what a person called so stays, and what a
+    /// source is called may become another image of that source.
+    fn beats(&self, there: Option<&str>) -> bool {
+        self.force
+            || match (self.source.as_deref(), there) {
+                (Some(source), Some(there)) => !self.chosen || source == there,
+                _ => false,
+            }
+    }
+
+    fn refusal(&self, name: &ImageName, there: Option<&str>) -> Failure {
+        let Some(source) = &self.source else {
+            return Failure::new(Code::AlreadyExists, format!("there is an image {name} already"))
+                .hint("--force lets the name point at the new one; VMs stay on the image they have");
+        };
+        let there = there.map_or_else(|| "that was made here".to_owned(), |there| format!("from {there}"));
+        Failure::new(Code::Conflict, format!("{name} is the name of an image {there}, not of one from {source}"))
+            .hint("give another --name")
+            .hint("`banger image pull --force` lets the name point at the new one; VMs stay on the image they have")
+    }
+}
+
+/// `what` cannot go because these VMs use it.
+fn in_use(what: &str, users: &[VmName]) -> Failure {
+    let names: Vec<&str> = users.iter().take(10).map(VmName::as_str).collect();
+    let more = if users.len() > 10 { ", …" } else { "" };
+    Failure::new(Code::Conflict, format!("{what} is in use by {}{more}", names.join(", ")))
+        .hint(format!("`banger vm delete {}` deletes what uses it", names.join(" ")))
+}
+
+fn listed(names: &[ImageName]) -> String {
+    names.iter().map(ImageName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{VmRow, tests::sample};
+    use banger_artifacts::{
+        job::{Job, Silent},
+        oci::Limits,
+        rootfs::{Format, RootfsBuilder},
+    };
+    use banger_proto::layout::Layout;
+
+    #[test]
+    fn a_name_goes_to_what_it_was_given_for() {
+        let pulled = |source: &str, chosen| Claim { source: Some(source.into()), chosen, force: false };
+        for (claim, there, taken) in [
+            (pulled("a:1", false), Some("a:1"), true),
+            (pulled("a:1", true), Some("a:1"), true),
+            // What its source is called: as with Docker, the last one that is called so.
+            (pulled("oci:/x", false), Some("a:1"), true),
+            (pulled("oci:/x", true), Some("a:1"), false),
+            (pulled("a:1", false), None, false),
+            (pulled("a:1", true), None, false),
+            (Claim::own(false), None, false),
+            (Claim::own(false), Some("a:1"), false),
+            (Claim::own(true), Some("a:1"), true),
+            (Claim { force: true, ..pulled("a:1", false) }, None, true),
+        ] {
+            assert_eq!(claim.beats(there), taken, "{claim:?} of {there:?}");
+        }
+    }
+
+    /// A service with one image, which is called `my`.
+    async fn service(dir: &std::path::Path) -> (ImageService, ImageId) {
+        let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.into()), 0).unwrap();
+        let store = crate::store::Store::open(&dir.join("state.db")).unwrap();
+        let service = ImageService::open(&layout, store, "/agent".into(), vec![], vec![], Limits::default()).unwrap();
+        let (cancel, path) = (Cancel::default(), dir.join("my.ext4"));
+        let job = Job { progress: &Silent, cancel: &cancel };
+        let builder = RootfsBuilder::new(dir, banger_artifacts::rootfs::Limits::default(), &cancel).unwrap();
+        builder.finish(&path, &Format { label: "x".into(), epoch: 0 }, &job).unwrap();
+        let name = "my".parse().unwrap();
+        let id = service.images.register(&name, &path, None, &job).unwrap().manifest.id;
+        service.give_name(&name, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
+        (service, id)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_deleted_only_when_it_is_known_who_uses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, id) = service(dir.path()).await;
+        let mut vm: VmRow = sample("v");
+        vm.spec.image_id = id.clone();
+        let held = service.hold(&id).await.unwrap();
+        let silent = Operation::silent();
+        let ((), deleted) = tokio::join!(
+            async {
+                // A writer that waits lets no reader in.
+                while service.custody.try_read().is_ok() {
+                    tokio::task::yield_now().await;
+                }
+                service.store.insert_vm(vm.clone()).await.unwrap();
+                drop(held);
+            },
+            service.delete_image("my", &silent)
+        );
+        let refused = deleted.unwrap_err();
+        assert!(refused.message.contains("in use by v"), "{refused}");
+        service.store.delete_vm(&vm.id).await.unwrap();
+        service.delete_image("my", &silent).await.unwrap();
+        assert_eq!(service.hold(&id).await.unwrap_err().code, Code::Conflict);
+        assert_eq!(service.store.image_names().await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_name_of_what_is_gone_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, id) = service(dir.path()).await;
+        let (name, silent) = ("my".parse().unwrap(), Operation::silent());
+        let pulled = Claim { source: Some("a:1".into()), chosen: true, force: false };
+        assert_eq!(service.may_take(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
+        assert_eq!(service.may_take(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
+        service.remove(&id).await.unwrap();
+        service.may_take(&name, None, &pulled).await.unwrap();
+        let gone = service.give_name(&name, &id, &pulled, &silent).await.unwrap_err();
+        assert!(gone.message.contains("was deleted meanwhile"), "{gone}");
+    }
+}
