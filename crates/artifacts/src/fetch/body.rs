@@ -22,7 +22,8 @@ pub struct Body<'a> {
     max: u64,
     expected: Option<u64>,
     chunk: Vec<u8>,
-    /// How much of `chunk` was handed out.
+    /// How much of `chunk` came, and how much of that was handed out.
+    filled: usize,
     taken: usize,
     received: u64,
     sha256: Option<String>,
@@ -47,7 +48,7 @@ impl<'a> Body<'a> {
                 None => {}
                 Some(Event::Head(head)) => break head,
                 Some(Event::Failed(error)) => return Err(error),
-                Some(Event::Chunk(_) | Event::End(_)) => unreachable!("a body comes after its head"),
+                Some(Event::Chunk(..) | Event::End(_)) => unreachable!("a body comes after its head"),
             }
         };
         let (max, expected) = match (extent, head.length) {
@@ -66,6 +67,7 @@ impl<'a> Body<'a> {
             max,
             expected,
             chunk: Vec::new(),
+            filled: 0,
             taken: 0,
             received: 0,
             sha256: None,
@@ -107,7 +109,7 @@ impl<'a> Body<'a> {
             self.job.cancel.check()?;
             let since = Instant::now();
             let event = self.transfer.next(POLL);
-            let came = if let Some(Event::Chunk(chunk)) = &event { chunk.len() as u64 } else { 0 };
+            let came = if let Some(Event::Chunk(_, filled)) = &event { *filled as u64 } else { 0 };
             let paced = self.pace.waited(since.elapsed(), came);
             match event {
                 Some(event @ (Event::End(_) | Event::Failed(_))) => break event,
@@ -120,13 +122,17 @@ impl<'a> Body<'a> {
             }
         };
         match event {
-            Event::Chunk(chunk) => {
-                self.received += chunk.len() as u64;
+            Event::Chunk(chunk, filled) => {
+                let old = std::mem::replace(&mut self.chunk, chunk);
+                if !old.is_empty() {
+                    self.transfer.spent(old);
+                }
+                (self.filled, self.taken) = (filled, 0);
+                self.received += filled as u64;
                 if self.received > self.max {
                     return Err(FetchError::TooLarge(self.max));
                 }
                 self.job.progress.advance(self.received, self.expected);
-                (self.chunk, self.taken) = (chunk, 0);
                 Ok(())
             }
             Event::End(sha256) => match self.expected {
@@ -155,7 +161,7 @@ impl fmt::Debug for Body<'_> {
 
 impl BufRead for Body<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.taken == self.chunk.len() && self.sha256.is_none() {
+        while self.taken == self.filled && self.sha256.is_none() {
             if self.failure.is_none()
                 && let Err(failure) = self.advance()
             {
@@ -165,11 +171,11 @@ impl BufRead for Body<'_> {
                 return Err(io::Error::other("the download failed"));
             }
         }
-        Ok(&self.chunk[self.taken..])
+        Ok(&self.chunk[self.taken..self.filled])
     }
 
     fn consume(&mut self, n: usize) {
-        self.taken = self.chunk.len().min(self.taken + n);
+        self.taken = self.filled.min(self.taken + n);
     }
 }
 

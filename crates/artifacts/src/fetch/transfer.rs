@@ -10,7 +10,7 @@ use std::{
     io::{self, Read},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::Duration,
@@ -41,8 +41,8 @@ const MAX_CHALLENGES: usize = 8;
 pub(super) enum Event {
     /// The server has it.
     Head(Head),
-    /// The next bytes.
-    Chunk(Vec<u8>),
+    /// The next bytes: the first so many of these. They are to be given back ([`Transfer::spent`]).
+    Chunk(Vec<u8>, usize),
     /// That was all; SHA-256 of all chunks, unless nobody wants it.
     End(String),
     /// There will be no more.
@@ -66,6 +66,7 @@ pub struct Head {
 #[derive(Debug)]
 pub(super) struct Transfer {
     events: Receiver<Event>,
+    spent: mpsc::Sender<Vec<u8>>,
     stop: Stop,
 }
 
@@ -83,11 +84,19 @@ impl Transfer {
     /// Starts asking.
     pub(super) fn start(request: Request, client: &Client) -> Result<Self, FetchError> {
         let (events, receiver) = sync_channel(QUEUE);
+        let (spent, empty) = mpsc::channel();
         let stop = Stop::default();
-        let sender = Sender { events, stop: stop.clone(), client: client.clone(), received: 0 };
+        let sender = Sender { events, empty, stop: stop.clone(), client: client.clone(), received: 0 };
         let thread = thread::Builder::new().name("download".into());
         thread.spawn(move || sender.run(&request)).map_err(FetchError::Thread)?;
-        Ok(Self { events: receiver, stop })
+        Ok(Self { events: receiver, spent, stop })
+    }
+
+    /// Gives a chunk back, to be filled again: making one costs more than filling it where a server sends little at a
+    /// time.
+    pub(super) fn spent(&self, chunk: Vec<u8>) {
+        // The thread may have ended.
+        let _ = self.spent.send(chunk);
     }
 
     /// The next event, if one comes in time.
@@ -132,6 +141,7 @@ impl Stop {
 /// The thread.
 struct Sender {
     events: SyncSender<Event>,
+    empty: Receiver<Vec<u8>>,
     stop: Stop,
     client: Client,
     received: u64,
@@ -159,16 +169,15 @@ impl Sender {
         let mut reader = body.into_reader();
         let mut hash = Sha256::new();
         loop {
-            let mut chunk = vec![0; CHUNK];
+            let mut chunk = self.empty.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
             match reader.read(&mut chunk) {
                 Ok(0) => return Ok(Some(hex(&hash.finalize()))),
                 Ok(n) => {
-                    chunk.truncate(n);
                     if request.hash {
-                        hash.update(&chunk);
+                        hash.update(&chunk[..n]);
                     }
                     self.received += n as u64;
-                    if self.events.send(Event::Chunk(chunk)).is_err() {
+                    if self.events.send(Event::Chunk(chunk, n)).is_err() {
                         return Ok(None);
                     }
                 }
