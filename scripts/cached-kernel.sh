@@ -37,6 +37,8 @@ if [ ! -f "$kernel/vmlinux" ]; then
   # Who comes second waits and finds it.
   exec {lock}>"$cache/lock"
   flock "$lock"
+  # Of one that was killed: whoever has the lock is the only one at work.
+  rm -rf -- "$cache"/.new-*
   if [ ! -f "$kernel/vmlinux" ]; then
     new=$(mktemp -d "$cache/.new-XXXXXX")
     trap 'rm -rf -- "$new"' EXIT

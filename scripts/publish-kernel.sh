@@ -118,7 +118,9 @@ modified() {
 hash_of() { jq --raw-output ".$1 | strings" "$manifest"; }
 wanted_image=$(hash_of modules_image_sha256)
 [ -z "$wanted_image" ] || [ "$(sha256sum <"$entry/modules.ext4" | cut -d' ' -f1)" = "$wanted_image" ] || modified modules.ext4
+[ -n "$wanted_image" ] || [ -e "$entry/modules" ] || [ ! -e "$entry/modules.ext4" ] || modified modules.ext4
 wanted_manifest=$(hash_of manifest_sha256)
+[ -z "$wanted_image" ] || [ -n "$wanted_manifest" ] || modified manifest.json
 [ -z "$wanted_manifest" ] || [ "$(manifest_sha256 "$manifest")" = "$wanted_manifest" ] || modified manifest.json
 refused=$(refused_entry "$entry")
 [ -z "$refused" ] || die "a pull would refuse this kernel: $refused" "remove it from what you import"

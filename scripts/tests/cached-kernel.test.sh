@@ -21,7 +21,9 @@ chmod 755 "$copy/scripts/make-generic-kernel.sh"
 cached() { "$copy/scripts/cached-kernel.sh"; }
 builds() { wc -l <"$tmp/builds"; }
 
+mkdir -p "$XDG_CACHE_HOME/banger-tests/generic-kernel/.new-killed/kernel"
 passes 'the first' cached
+verdict 'what a killed build left is gone' [ ! -e "$XDG_CACHE_HOME/banger-tests/generic-kernel/.new-killed" ]
 first=$(<"$tmp/stdout")
 verdict 'it is there' [ -f "$first/vmlinux" ]
 passes 'the second' cached

@@ -151,6 +151,11 @@ import && printf x >"$entry/initrd.img"
 refused 'an initrd that was added' 'modified after its import: the tree' publish
 import && printf x >"$entry/modules.ext4" && manifest "$entry" '.modules_image_sha256 = ("0" * 64)'
 refused 'a changed image of the modules' 'modified after its import: modules.ext4' publish
+import && printf x >"$entry/modules.ext4"
+refused 'an image of modules beside a kernel without any' 'modified after its import: modules.ext4' publish
+import && printf x >"$entry/modules.ext4" &&
+  manifest "$entry" ".modules_image_sha256 = \"$(sha256sum <"$entry/modules.ext4" | cut -d' ' -f1)\""
+refused 'a manifest whose own hash was taken out' 'modified after its import: manifest.json' publish
 # seal: gives the manifest the hash over itself that an import writes.
 seal() {
   jq --arg hash "$(manifest_sha256 "$entry/manifest.json")" '. + {manifest_sha256: $hash}' "$entry/manifest.json" >"$tmp/sealed"

@@ -148,6 +148,9 @@ pub enum Corruption {
         /// Of what is there.
         found: String,
     },
+    /// A file that its import did not make.
+    #[error("it came without a {0}, and now there is one")]
+    Added(&'static str),
 }
 
 /// Why parts do not make a kernel.

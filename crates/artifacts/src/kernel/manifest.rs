@@ -147,6 +147,9 @@ pub enum ManifestError {
         /// Of the rest of it.
         found: String,
     },
+    /// Its hash over itself was taken out.
+    #[error("{FILE} has no {SEAL}, which every one with a hash of the modules' image has")]
+    Unsealed,
     /// A value in it would not be safe or true.
     #[error("{FILE} has a bad {field}: {value:?}")]
     Value {
@@ -166,8 +169,9 @@ impl KernelManifest {
             return Err(ManifestError::TooLarge);
         }
         let mut json: serde_json::Value = serde_json::from_slice(&text)?;
-        // Those of earlier bangers have none.
-        if let Some(stated) = json.as_object_mut().and_then(|fields| fields.remove(SEAL)) {
+        let seal_of = json.as_object_mut().and_then(|fields| fields.remove(SEAL));
+        let sealed = seal_of.is_some();
+        if let Some(stated) = seal_of {
             let (stated, found) = (stated.as_str().unwrap_or_default().chars().take(80).collect(), seal(&json));
             if found != stated {
                 return Err(ManifestError::Changed { stated, found });
@@ -175,6 +179,10 @@ impl KernelManifest {
         }
         let manifest: Self = serde_json::from_value(json)?;
         manifest.check(name)?;
+        // Those of earlier bangers have neither; both came with one release.
+        if !sealed && manifest.modules_image_sha256.is_some() {
+            return Err(ManifestError::Unsealed);
+        }
         Ok(manifest)
     }
 
@@ -333,6 +341,10 @@ mod tests {
             assert!(matches!(error, ManifestError::Changed { .. }), "{field}: {error}");
         }
         assert_eq!(read(&serde_json::to_vec(&whole).unwrap()).unwrap(), sample(), "laid out another way");
+        let mut unsealed = whole.clone();
+        unsealed.as_object_mut().unwrap().remove(SEAL);
+        let error = read(&serde_json::to_vec(&unsealed).unwrap()).unwrap_err();
+        assert!(matches!(error, ManifestError::Unsealed), "{error}");
         let mut earlier = whole;
         earlier.as_object_mut().unwrap().retain(|field, _| field != SEAL && field != "modules_image_sha256");
         assert_eq!(read(&serde_json::to_vec(&earlier).unwrap()).unwrap().modules_image_sha256, None);

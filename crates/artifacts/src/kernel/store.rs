@@ -101,8 +101,11 @@ impl Kernel {
         compare(VMLINUX, &manifest.sha256, found.of(VMLINUX).ok_or_else(gone)?)?;
         compare("files", &manifest.tree_sha256, &found.tree)?;
         // What the guest mounts. One that an earlier banger made of a tree of modules has no hash; one without a tree
-        // is never mounted.
-        let Some(expected) = &manifest.modules_image_sha256 else { return Ok(()) };
+        // is never mounted, and is not ours.
+        let Some(expected) = &manifest.modules_image_sha256 else {
+            let added = self.modules().is_none() && self.directory.join(MODULES_IMAGE).symlink_metadata().is_ok();
+            return if added { Err(corrupt(Corruption::Added(MODULES_IMAGE))) } else { Ok(()) };
+        };
         let image = tree::file_sha256(&self.directory.join(MODULES_IMAGE), job.cancel).map_err(failed)?;
         compare(MODULES_IMAGE, expected, &image)
     }

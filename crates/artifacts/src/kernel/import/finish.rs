@@ -174,3 +174,35 @@ fn settled(kernel: Option<&str>, others: &[(&'static str, Option<&str>)]) -> Res
     }
     Err(Unusable::BadRelease(first.chars().take(80).collect()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{Cancel, Silent},
+        kernel::{Description, elf::tests::kernel},
+    };
+
+    /// What finishing a kernel comes to whose early sync of `vmlinux` came to `synced`.
+    fn finished(synced: io::Result<()>) -> Result<KernelManifest, KernelError> {
+        let (dir, from, cancel) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Cancel::default());
+        let job = Job { progress: &Silent, cancel: &cancel };
+        fs::write(from.path().join(VMLINUX), kernel(b"code", true)).unwrap();
+        let description = Description { kernel_version: Some("6.1".into()), ..Description::default() };
+        let mut draft = Draft::new(dir.path(), &description, &job).unwrap();
+        draft.add_directory(from.path()).unwrap();
+        draft.syncing.push((VMLINUX, thread::spawn(|| synced)));
+        draft.finish(&"test-6.1".parse().unwrap(), Provenance::Unknown)
+    }
+
+    #[test]
+    fn a_write_that_an_early_sync_finds_lost_is_heard_of() {
+        finished(Ok(())).unwrap();
+        let lost = finished(Err(io::Error::other("lost"))).unwrap_err();
+        assert!(matches!(&lost, KernelError::Io { what: "sync", .. }), "{lost:?}");
+        // What can be opened and not synced.
+        let null = Path::new("/dev/null");
+        let lost = meanwhile_on_the_disk(None, &[null], || Ok(())).unwrap_err();
+        assert!(matches!(&lost, KernelError::Io { what: "sync", path, .. } if path == null), "{lost:?}");
+    }
+}

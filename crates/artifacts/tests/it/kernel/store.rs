@@ -100,6 +100,19 @@ fn one_changed_byte_is_found_by_verify() {
 }
 
 #[test]
+fn an_image_of_modules_beside_a_kernel_without_any_is_found_by_verify() {
+    let host = Host::new();
+    let kernel = imported(&host);
+    kernel.verify(&host.job()).unwrap();
+    fs::write(kernel.directory.join("modules.ext4"), "somebody else's").unwrap();
+    assert_eq!(host.store.get(&name()).unwrap().modules_image(), None);
+    match kernel.verify(&host.job()).unwrap_err() {
+        KernelError::Corrupt { source: Corruption::Added("modules.ext4"), .. } => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_pull_says_what_is_not_offered_and_what_cannot_be_used() {
     let host = Host::new();
     let pull = |json: &str| {
