@@ -1,9 +1,10 @@
 //! Root filesystem images: one read-only ext4 file each, shared by every VM that uses it.
 //!
 //! A managed image is a directory `images/<id>/` with `rootfs.ext4` and `manifest.json`. Its id is the first 16
-//! hexadecimal digits of the SHA-256 of `rootfs.ext4`, so `sha256sum` proves it, the same content is the same image,
-//! and nothing under an id ever changes. An unmanaged image is a file of the user's: its directory holds only the
-//! manifest, which says what the file was, and its id tells that file at that moment. Names that point at ids are the daemon's; this module does not know them.
+//! hexadecimal digits of its digest: the BLAKE3 of `rootfs.ext4` (`b3sum` proves it), or the SHA-256 of an image made
+//! before. So the same content is the same image, and nothing under an id ever changes. An unmanaged image is a file of
+//! the user's: its directory holds only the manifest, which says what the file was, and its id tells that file at that
+//! moment. Names that point at ids are the daemon's; this module does not know them.
 
 mod bundle;
 mod catalog;
@@ -16,8 +17,9 @@ mod manifest;
 mod promote;
 mod pull;
 mod store;
+mod unnamed;
 
-pub use bundle::{BundleError, BundleSource, WrittenBundle};
+pub use bundle::{BundleError, BundleSource, WrittenBundle, unpack_image_bundle};
 pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
 pub use debian::{DebianError, DebianRecipe};
 pub use error::{Corruption, ImageError};

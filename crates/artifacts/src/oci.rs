@@ -59,6 +59,32 @@ pub mod hostile {
         let _ = super::archive::saved_manifest(bytes);
     }
 
+    /// Reads `bytes`, which it writes into `work`, as a tar with images in it, compressed or not: where its members lie, and
+    /// what it has of OCI's layout or of what `docker save` writes. The files of the image that is found.
+    pub fn archive(bytes: &[u8], work: &std::path::Path) -> Result<usize, super::OciError> {
+        use super::{OciError, archive::blob_name};
+        let path = work.join("archive.tar");
+        std::fs::write(&path, bytes).map_err(OciError::io("write", &path))?;
+        let limits = super::Limits { max_unpacked: 8 << 20, harmless: 8 << 20, ..super::Limits::default() };
+        let cancel = Cancel::default();
+        let files = super::archive::Files::tar(path, work, limits, &Job { progress: &Silent, cancel: &cancel })?;
+        let platform = super::Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+        let layout = files.find(None, &platform).map(|found| {
+            let manifest = found.manifest;
+            let blobs = manifest.layers.iter().map(|layer| layer.digest).chain([manifest.config.digest]);
+            blobs.map(|digest| blob_name(&digest)).collect::<Vec<_>>()
+        });
+        let members = match layout {
+            Ok(members) => members,
+            Err(error) => {
+                let saved = files.saved(None).map_err(|_| error)?;
+                saved.layers().iter().chain([&saved.config]).cloned().collect()
+            }
+        };
+        members.iter().try_for_each(|member| files.open(member).map(drop))?;
+        Ok(members.len())
+    }
+
     /// Merges layers, uncompressed archives, out of one input: each preceded by its length, four bytes little-endian.
     pub fn stack(mut bytes: &[u8], work: &std::path::Path) -> Result<RootfsBuilder, super::OciError> {
         let limits = super::Limits { max_unpacked: 8 << 20, max_entries: 10_000, ..super::Limits::default() };

@@ -7,6 +7,7 @@ use super::{
     Image, ImageError, ImageManifest, ImageStore,
     draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
+    unnamed::Unnamed,
 };
 use crate::{
     disk::write_sparse,
@@ -145,13 +146,14 @@ impl ImageStore {
     pub fn bundle(&self, id: &ImageId, output: &Path, job: &Job<'_>) -> Result<WrittenBundle, ImageError> {
         let image = self.verify(id, super::Depth::Full, job)?;
         let directory = output.parent().unwrap_or(Path::new("/"));
-        let staged = tempfile::NamedTempFile::new_in(directory).map_err(ImageError::io("write to", directory))?;
+        let staged = Unnamed::create_in(directory).map_err(ImageError::io("write to", directory))?;
         let write = |source| ImageError::Io { what: "write", path: output.to_owned(), source };
-        let (size, sha256) = pack(&image, staged.as_file(), job).map_err(write)?;
+        job.progress.phase("packing the image");
+        let (size, sha256) = pack(&image, staged.file(), job).map_err(write)?;
         job.cancel.check()?;
-        staged.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(write)?;
-        staged.as_file().sync_all().map_err(write)?;
-        staged.persist(output).map_err(|error| write(error.error))?;
+        staged.file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(write)?;
+        staged.file().sync_all().map_err(write)?;
+        staged.persist(output).map_err(write)?;
         let manifest = image.manifest;
         let entry = json!({
             "name": manifest.name,
@@ -210,6 +212,11 @@ fn receive(
         return Err(BundleError::Hash { is: received.sha256, should: source.sha256.clone() });
     }
     outcome
+}
+
+/// Unpacks `stream` into `into`, an empty directory, as a pull does before it looks at the hash. Publishes nothing.
+pub fn unpack_image_bundle(mut stream: impl Read, into: &Path, job: &Job<'_>) -> Result<ImageManifest, BundleError> {
+    unpack(&mut stream, into, job)
 }
 
 fn unpack(input: &mut dyn Read, directory: &Path, job: &Job<'_>) -> Result<ImageManifest, BundleError> {

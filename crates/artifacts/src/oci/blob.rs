@@ -144,6 +144,12 @@ pub(super) struct Download<'a> {
     job: Job<'a>,
     body: Option<Body<'a>>,
     received: u64,
+    patience: Patience,
+}
+
+/// How often a registry is asked for the rest of a blob.
+#[derive(Debug, Default)]
+struct Patience {
     /// Attempts so far, and since the last that brought enough.
     attempts: usize,
     idle: usize,
@@ -151,9 +157,23 @@ pub(super) struct Download<'a> {
     before: u64,
 }
 
+impl Patience {
+    /// The pause before the next attempt, where `received` bytes have come so far; `None` where there is none.
+    fn after_failure(&mut self, received: u64) -> Option<Duration> {
+        if received - self.before >= ENOUGH {
+            self.idle = 0;
+        }
+        self.attempts += 1;
+        let pause = PAUSES.get(self.idle).filter(|_| self.attempts < MAX_ATTEMPTS)?;
+        self.idle += 1;
+        self.before = received;
+        Some(*pause)
+    }
+}
+
 impl<'a> Download<'a> {
     pub(super) fn new(repository: &'a Repository<'a>, digest: Digest, size: u64, job: Job<'a>) -> Self {
-        Self { repository, digest, size, job, body: None, received: 0, attempts: 0, idle: 0, before: 0 }
+        Self { repository, digest, size, job, body: None, received: 0, patience: Patience::default() }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
@@ -164,9 +184,6 @@ impl<'a> Download<'a> {
             let failure = match self.attempt(buffer) {
                 Ok(got) => {
                     self.received += got as u64;
-                    if self.received - self.before >= ENOUGH {
-                        self.idle = 0;
-                    }
                     return Ok(got);
                 }
                 Err(failure) => failure,
@@ -177,14 +194,9 @@ impl<'a> Download<'a> {
                 RegistryError::Fetch(error) if error.is_transient() => None,
                 _ => return Err(failure),
             };
-            self.attempts += 1;
-            let Some(usual) = PAUSES.get(self.idle).filter(|_| self.attempts < MAX_ATTEMPTS) else {
-                return Err(failure);
-            };
-            self.idle += 1;
-            self.before = self.received;
+            let Some(usual) = self.patience.after_failure(self.received) else { return Err(failure) };
             tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
-            fetch::wait(pause.unwrap_or(*usual), &self.job)?;
+            fetch::wait(pause.unwrap_or(usual), &self.job)?;
         }
     }
 
@@ -225,4 +237,33 @@ fn reason(body: &mut Body<'_>) -> fetch::FetchError {
 pub(super) fn part(mut file: File, offset: u64, size: u64) -> io::Result<Take<File>> {
     file.seek(SeekFrom::Start(offset))?;
     Ok(file.take(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many attempts are made of which each brings so many bytes.
+    fn attempts(each: u64) -> usize {
+        let (mut patience, mut received) = (Patience::default(), 0);
+        let mut count = 1;
+        loop {
+            received += each;
+            if patience.after_failure(received).is_none() {
+                return count;
+            }
+            count += 1;
+        }
+    }
+
+    #[test]
+    fn attempts_that_bring_little_are_few_and_those_that_bring_enough_have_an_end_too() {
+        for little in [0, 1, ENOUGH / 2] {
+            assert_eq!(attempts(little), PAUSES.len() + 1, "{little}");
+        }
+        assert_eq!(attempts(ENOUGH), MAX_ATTEMPTS);
+        let mut patience = Patience::default();
+        let pauses = [0, 0, ENOUGH, ENOUGH].map(|received| patience.after_failure(received).unwrap());
+        assert_eq!(pauses, [PAUSES[0], PAUSES[1], PAUSES[0], PAUSES[1]]);
+    }
 }

@@ -19,12 +19,17 @@ impl Image {
         Self { path: path.to_owned(), reader: ext4_view::Ext4::load_from_path(path).unwrap() }
     }
 
-    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
-        self.reader.read(path).unwrap()
+    pub(crate) fn read(&self, path: impl AsRef<[u8]>) -> Vec<u8> {
+        self.reader.read(ext4_view::Path::try_from(path.as_ref()).unwrap()).unwrap()
     }
 
-    pub(crate) fn link(&self, path: &str) -> Vec<u8> {
-        self.reader.read_link(path).unwrap().as_ref().to_vec()
+    pub(crate) fn link(&self, path: impl AsRef<[u8]>) -> Vec<u8> {
+        self.reader.read_link(ext4_view::Path::try_from(path.as_ref()).unwrap()).unwrap().as_ref().to_vec()
+    }
+
+    pub(crate) fn is_dir(&self, path: impl AsRef<[u8]>) -> bool {
+        let path = ext4_view::Path::try_from(path.as_ref()).unwrap();
+        self.reader.symlink_metadata(path).unwrap().is_dir()
     }
 
     pub(crate) fn exists(&self, path: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Component tests of the artifacts crate, in one binary.
 
+mod corpora;
 mod disk;
 mod ext4;
 mod fetch;

@@ -2,13 +2,17 @@
 
 mod archives;
 mod auth;
+mod child;
 mod hostile;
 mod interrupted;
 mod killed;
+mod killed_files;
 mod layers;
 mod placed;
 mod pulls;
 mod real;
 mod registry;
+mod sources;
+mod stacks;
 mod tokens;
 mod umoci;

@@ -49,7 +49,7 @@ impl Overrides {
             // An empty value takes an earlier one back.
             b"path" => self.path = some(value).map(<[u8]>::to_vec),
             b"linkpath" => self.link = some(value).map(<[u8]>::to_vec),
-            b"size" => self.size = optional(value, number, "a PAX size is not a number")?,
+            b"size" => self.size = optional(value, length, "a PAX size is not a number")?,
             b"uid" => self.uid = optional(value, number, "a PAX owner is not a number")?,
             b"gid" => self.gid = optional(value, number, "a PAX group is not a number")?,
             b"mtime" => self.mtime = optional(value, time, "a PAX time is not a number")?,
@@ -87,6 +87,11 @@ fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// A length that a file can have.
+fn length(digits: &[u8]) -> Option<u64> {
+    number(digits).filter(|length| i64::try_from(*length).is_ok())
 }
 
 /// Seconds with an optional fraction; before 1970 the fraction counts backwards, as the seconds do.
@@ -167,7 +172,9 @@ mod tests {
         ] {
             assert!(Overrides::default().records(bad).is_err(), "{}", bad.escape_ascii());
         }
-        for (key, bad) in [("uid", "-1"), ("size", "x"), ("gid", " 1"), ("mtime", "1e3")] {
+        for (key, bad) in
+            [("uid", "-1"), ("size", "x"), ("size", "18446744073709551615"), ("gid", " 1"), ("mtime", "1e3")]
+        {
             assert!(read(&[(key, bad.as_bytes())]).is_err(), "{key}={bad}");
         }
     }

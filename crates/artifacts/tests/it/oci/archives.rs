@@ -82,7 +82,8 @@ pub(super) fn write_layout(dir: &Path, files: &[(String, Vec<u8>)]) {
     }
 }
 
-fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+/// The same in a tar.
+pub(super) fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     files.iter().fold(Layer::new(), |tar, (name, bytes)| tar.file(name, bytes)).done()
 }
 

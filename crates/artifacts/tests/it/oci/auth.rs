@@ -3,16 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use super::{
+    interrupted::noise,
     layers::Layer,
     registry::{Content, Host, reference},
 };
-use crate::web::Server;
+use crate::{ext4::Image, web::Server};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 fn header(head: &str, name: &str) -> Option<String> {
@@ -107,6 +111,49 @@ fn a_token_for_strangers_for_those_with_a_password_and_for_those_with_an_identit
         host.image(&reference(&server, "v1"));
         assert_eq!(service.hits(), 1, "one token for the whole pull");
     }
+}
+
+#[test]
+fn a_token_that_expires_in_the_middle_of_a_layer_is_asked_for_again() {
+    let content = Content::default();
+    let plain = Layer::new().file("noise", noise(900_000)).done();
+    content.plain("v1", &[plain.clone()]);
+    let given = Arc::new(AtomicUsize::new(0));
+    let number = given.clone();
+    let service = Server::start(move |mut request| {
+        let token = format!(r#"{{"token":"T{}"}}"#, number.fetch_add(1, Ordering::SeqCst));
+        request.stream.write_all(&crate::web::ok(token.as_bytes()))
+    });
+    let realm = service.url("/token");
+    let begun = AtomicBool::new(false);
+    let server = Server::start_with_heads(move |mut request, head| {
+        // The first is good until half of the layer has come.
+        let good = if begun.load(Ordering::SeqCst) { "Bearer T1" } else { "Bearer T0" };
+        if header(&head, "authorization").as_deref() != Some(good) {
+            let answer = format!(
+                "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\"\r\nContent-Length: 0\r\n\r\n"
+            );
+            return request.stream.write_all(answer.as_bytes());
+        }
+        if !content.is_layer(&request.path) {
+            return content.answer(request);
+        }
+        let half = plain.len() / 2;
+        if begun.swap(true, Ordering::SeqCst) {
+            let range = format!("bytes {half}-{}/{}", plain.len() - 1, plain.len());
+            let length = plain.len() - half;
+            let head = format!("HTTP/1.1 206 X\r\nContent-Range: {range}\r\nContent-Length: {length}\r\n\r\n");
+            request.stream.write_all(head.as_bytes())?;
+            return request.stream.write_all(&plain[half..]);
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", plain.len());
+        request.stream.write_all(head.as_bytes())?;
+        request.stream.write_all(&plain[..half])
+    });
+    let host = Host::new();
+    let image = host.image(&reference(&server, "v1"));
+    assert_eq!(Image::open(&image.rootfs).read("/noise"), noise(900_000));
+    assert_eq!(given.load(Ordering::SeqCst), 2);
 }
 
 #[test]

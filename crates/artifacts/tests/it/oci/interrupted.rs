@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 /// Bytes that do not compress, so that a layer of them is as long packed.
@@ -93,6 +94,27 @@ fn a_registry_that_is_busy_is_asked_again_and_one_that_stays_so_is_not() {
     let refusal = Host::new().refusal(&reference(&server, "v1"));
     assert!(refusal.contains("503"), "{refusal}");
     assert_eq!(server.hits(), 4);
+}
+
+#[test]
+fn a_registry_that_says_when_to_come_again_is_asked_no_sooner() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let refused = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let server = Server::start(move |mut request| {
+        let kind = usize::from(content.is_layer(&request.path));
+        // Once for the manifest, once for the layer.
+        if refused[kind].fetch_add(1, Ordering::SeqCst) == 0 {
+            let busy = "HTTP/1.1 429 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+            return request.stream.write_all(busy.as_bytes());
+        }
+        content.answer(request)
+    });
+    let began = Instant::now();
+    Host::new().image(&reference(&server, "v1"));
+    // Without being told it would be a millisecond and a fifth of a second.
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_secs(2), "{waited:?}");
 }
 
 #[test]

@@ -3,100 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use super::{
+    child::{self, stored},
     interrupted::noise,
     layers::{Layer, gzip},
     registry::{Content, Host, OCI_LAYER, chain, names, reference},
 };
 use crate::{ext4::Image, full::Tmpfs, web::Server};
-use banger_artifacts::{
-    image::ImageStore,
-    job::{Cancel, Part, PartState, Progress},
-    oci::BlobCache,
-};
+use banger_artifacts::{image::ImageStore, job::Cancel, oci::BlobCache};
 use banger_testkit::require;
 use serde_json::Value;
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Write as _},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::fs;
 
 /// The steps of a pull, by what its progress says; `halfway` is in the middle of a layer, `written` in that of the image.
 const STEPS: [&str; 6] =
     ["asking for", "getting 2 layers", "halfway", "writing the image", "written", "saving the image"];
-
-/// Says a line when it comes to the step it is told to stop at, and goes no further.
-struct StopAt(String);
-
-impl Progress for StopAt {
-    fn phase(&self, what: &str) {
-        if !self.0.is_empty() && what.contains(&self.0) {
-            say("stopped");
-            loop {
-                std::thread::park();
-            }
-        }
-    }
-
-    fn advance(&self, done: u64, _: Option<u64>) {
-        if done > 0 {
-            self.phase("written");
-        }
-    }
-
-    fn part(&self, part: &Part<'_>) {
-        if part.state == PartState::Coming && part.done > 0 && part.done < part.total {
-            self.phase("halfway");
-        }
-    }
-}
-
-/// Past the test harness, which keeps what tests print.
-fn say(line: &str) {
-    let mut stdout = fs::File::options().write(true).open("/proc/self/fd/1").unwrap();
-    stdout.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
-}
-
-/// Not a test by itself: the others start it as a process that they may kill.
-#[test]
-fn child() {
-    let Ok(source) = std::env::var("BANGER_TEST_PULL") else { return };
-    let var = |name: &str| std::env::var(name).unwrap();
-    let host = Host::within(Path::new(&var("BANGER_TEST_ROOT")));
-    let pulled =
-        host.pull_watched(&source, &StopAt(var("BANGER_TEST_STOP"))).unwrap_or_else(|e| panic!("{}", chain(&e)));
-    say(&format!("done {}", pulled.image.manifest.id));
-}
-
-/// A child that goes with the test.
-struct Pull(Child);
-
-impl Pull {
-    /// The next thing it says; `None` when it ends instead.
-    fn heard(&mut self) -> Option<String> {
-        let lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
-        lines.map_while(Result::ok).find_map(|line| line.strip_prefix('@').map(str::to_owned))
-    }
-}
-
-impl Drop for Pull {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(root: &Path, source: &str, stop: &str) -> Pull {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "oci::killed::child", "--nocapture", "--test-threads=1"])
-        .env("BANGER_TEST_PULL", source)
-        .env("BANGER_TEST_ROOT", root)
-        .env("BANGER_TEST_STOP", stop)
-        .stdout(Stdio::piped())
-        .spawn();
-    Pull(child.unwrap())
-}
 
 /// Two layers, one of them longer than progress is told in one piece.
 fn served() -> (Server, Content) {
@@ -105,11 +25,6 @@ fn served() -> (Server, Content) {
     let kind = format!("{OCI_LAYER}+gzip");
     content.image("v1", &[(large.clone(), gzip(&large), &kind), (small.clone(), gzip(&small), &kind)], &Value::Null);
     (content.serve(), content)
-}
-
-/// What is in a directory, hidden files too, but for locks: a killed holder's file excludes nobody.
-fn stored(dir: &Path) -> Vec<String> {
-    names(dir).into_iter().filter(|name| !name.starts_with(".lock-")).collect()
 }
 
 #[test]
@@ -121,7 +36,7 @@ fn a_pull_killed_at_any_step_leaves_a_store_that_is_in_order() {
     for step in STEPS {
         let dir = tempfile::tempdir().unwrap();
         let (images, blobs) = (dir.path().join("images"), dir.path().join("blobs"));
-        let mut killed = start(dir.path(), &source, step);
+        let mut killed = child::start(dir.path(), &source, step);
         assert_eq!(killed.heard().as_deref(), Some("stopped"), "{step}");
         // Others go on with the store while it is there, and do not take its work for refuse.
         let others = ImageStore::open(&images).unwrap();
@@ -134,10 +49,10 @@ fn a_pull_killed_at_any_step_leaves_a_store_that_is_in_order() {
         drop(killed);
 
         assert!(others.list().unwrap().is_empty(), "{step}");
-        let mut again = start(dir.path(), &source, "");
+        let mut again = child::start(dir.path(), &source, "");
         let done = format!("done {}", undisturbed.manifest.id);
         assert_eq!(again.heard(), Some(done), "{step}");
-        assert!(again.0.wait().unwrap().success());
+        again.ends_well();
         assert_eq!(stored(&images), [undisturbed.manifest.id.to_string()], "{step}: the next one swept");
         assert!(stored(&blobs).iter().all(|name| !name.starts_with('.')), "{step}: {:?}", stored(&blobs));
         let image = others.get(&undisturbed.manifest.id).unwrap();

@@ -15,9 +15,10 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-    time::Duration,
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 const BLOCK: usize = 4096;
@@ -116,13 +117,21 @@ fn which_layer_comes_first_decides_nothing() {
         .map(|n| Layer::new().file(&format!("{n}"), content(n + 1, 700_000 * usize::from(n % 3 + 1))).done())
         .collect();
     let mut images = Vec::new();
-    for late in [0, 1, 4] {
+    // Three come at once: which of those that are asked for first is answered first.
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
         let served = Content::default();
         served.plain("v1", &layers);
         let asked = AtomicUsize::new(0);
+        let (answered, turned) = (Mutex::new(0), Condvar::new());
         let server = Server::start(move |request| {
-            if served.is_layer(&request.path) && asked.fetch_add(1, Ordering::SeqCst) == late {
-                thread::sleep(Duration::from_millis(300));
+            if !served.is_layer(&request.path) {
+                return served.answer(request);
+            }
+            let number = asked.fetch_add(1, Ordering::SeqCst);
+            if let Some(turn) = order.iter().position(|first| *first == number) {
+                let mut answered = turned.wait_while(answered.lock().unwrap(), |answered| *answered < turn).unwrap();
+                *answered += 1;
+                turned.notify_all();
             }
             served.answer(request)
         });

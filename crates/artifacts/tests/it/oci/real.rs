@@ -9,13 +9,12 @@ use super::{
     registry::{Host, chain},
 };
 use crate::{ext4::Image, sha256};
-use banger_artifacts::{job::Cancel, oci::Platform, program::Program};
+use banger_artifacts::{job::Cancel, oci::Platform};
 use banger_testkit::{Entry, ImageLayout, Registry, Relay, require};
 use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 /// Everything in the registry is a tag of this.
@@ -188,18 +187,10 @@ fn a_pull_that_is_cancelled_leaves_nothing_and_can_be_repeated() {
 
 /// A certificate for 127.0.0.1, its key, and the line of an htpasswd file for `me:pw`.
 fn secrets(dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
-    let (certificate, key, htpasswd) = (dir.join("ca.crt"), dir.join("key.pem"), dir.join("htpasswd"));
-    let made = Command::new(Program::find("openssl").unwrap())
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let htpasswd = dir.join("htpasswd");
+    let of = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=127.0.0.1"];
+    let about = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
+    let (certificate, key) = super::tokens::certificate(dir, "ca", &[&of[..], &about].concat());
     // bcrypt of "pw", the only kind the registry takes.
     fs::write(&htpasswd, "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n").unwrap();
     (certificate, key, htpasswd)

@@ -34,15 +34,7 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn start(dir: &Path) -> Self {
-        let (certificate, key) = (dir.join("token.crt"), dir.join("token.key"));
-        let made = Command::new(Program::find("openssl").unwrap())
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=the test", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let (certificate, key) = certificate(dir, "token", &["-newkey", "rsa:2048", "-subj", "/CN=the test"]);
         let given = Arc::new(AtomicUsize::new(0));
         let (counter, chain) = (given.clone(), x5c(&certificate));
         let server = Server::start_with_heads(move |mut request, head| {
@@ -69,6 +61,22 @@ impl Service {
     pub(super) fn given(&self) -> usize {
         self.given.load(Ordering::SeqCst)
     }
+}
+
+/// Makes a certificate as `of` says and its key: the files `NAME.crt` and `NAME.key`.
+pub(super) fn certificate(dir: &Path, name: &str, of: &[&str]) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    let made = Command::new(Program::find("openssl").unwrap())
+        .args(["req", "-x509", "-nodes", "-days", "2"])
+        .args(of)
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (certificate, key)
 }
 
 /// What `?scope=repository:NAME:ACTIONS` asks for.

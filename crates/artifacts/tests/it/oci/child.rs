@@ -1,0 +1,115 @@
+//! A process that works on a store and that a test may kill at any step, told by what its progress says.
+
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
+use super::registry::{Host, chain, names};
+use banger_artifacts::{
+    image::Catalog,
+    job::{Job, Part, PartState, Progress},
+};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// The bundle it writes.
+pub(super) const BUNDLE: &str = "out/app.tar.zst";
+
+/// Says a line when it comes to the step it is told to stop at, and goes no further.
+struct StopAt(String);
+
+impl Progress for StopAt {
+    fn phase(&self, what: &str) {
+        if !self.0.is_empty() && what.contains(&self.0) {
+            say("stopped");
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    fn advance(&self, done: u64, _: Option<u64>) {
+        if done > 0 {
+            self.phase("written");
+        }
+    }
+
+    fn part(&self, part: &Part<'_>) {
+        if part.state == PartState::Coming && part.done > 0 && part.done < part.total {
+            self.phase("halfway");
+        }
+    }
+}
+
+/// Past the test harness, which keeps what tests print.
+fn say(line: &str) {
+    let mut stdout = fs::File::options().write(true).open("/proc/self/fd/1").unwrap();
+    stdout.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
+}
+
+/// Not a test by itself: the others start it as a process that they may kill.
+#[test]
+fn child() {
+    let Ok(work) = std::env::var("BANGER_TEST_PULL") else { return };
+    let var = |name: &str| std::env::var(name).unwrap();
+    let host = Host::within(Path::new(&var("BANGER_TEST_ROOT")));
+    let progress = StopAt(var("BANGER_TEST_STOP"));
+    let job = Job { progress: &progress, cancel: &host.cancel };
+    let made = match work.split_once(' ') {
+        Some(("promote", id)) => host.store.promote(&id.parse().unwrap(), &job),
+        Some(("bundle", id)) => {
+            let id = id.parse().unwrap();
+            let output = host.dir.path().join(BUNDLE);
+            host.store.bundle(&id, &output, &job).and_then(|_| host.store.get(&id))
+        }
+        Some(("catalog", path)) => {
+            let catalog = Catalog::read(Path::new(path)).unwrap();
+            host.store.pull(&catalog.entries()[0], &host.registries, &job)
+        }
+        _ => host.pull_watched(&work, &progress).map(|pulled| pulled.image),
+    };
+    say(&format!("done {}", made.unwrap_or_else(|e| panic!("{}", chain(&e))).manifest.id));
+}
+
+/// A child that goes with the test.
+pub(super) struct Work(Child);
+
+impl Work {
+    /// The next thing it says; `None` when it ends instead.
+    pub(super) fn heard(&mut self) -> Option<String> {
+        let lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
+        lines.map_while(Result::ok).find_map(|line| line.strip_prefix('@').map(str::to_owned))
+    }
+
+    /// Waits for its end, which has to be that of a process whose work is done.
+    pub(super) fn ends_well(&mut self) {
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a process that keeps everything in `root`, does `work` and stops at the step `stop`, if that is not empty. Its
+/// work is a source to pull, `promote ID`, `bundle ID`, or `catalog FILE`, to pull the first entry of.
+pub(super) fn start(root: &Path, work: &str, stop: &str) -> Work {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "oci::child::child", "--nocapture", "--test-threads=1"])
+        .env("BANGER_TEST_PULL", work)
+        .env("BANGER_TEST_ROOT", root)
+        .env("BANGER_TEST_STOP", stop)
+        .stdout(Stdio::piped())
+        .spawn();
+    Work(child.unwrap())
+}
+
+/// What is in a directory, hidden files too, but for locks: a killed holder's file excludes nobody.
+pub(super) fn stored(dir: &Path) -> Vec<String> {
+    names(dir).into_iter().filter(|name| !name.starts_with(".lock-")).collect()
+}

@@ -1,0 +1,109 @@
+//! What is made of files, killed at every step: archives, catalogs' bundles, promoted images, bundles that are written.
+
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use super::{
+    archives::{archive, layout_of},
+    child::{self, BUNDLE, stored},
+    layers::{Layer, gzip},
+    registry::{Content, Host, names, reference},
+};
+use crate::{ext4::Image, web::Server};
+use banger_artifacts::{
+    image::Depth,
+    job::{Cancel, Job, Silent},
+};
+use serde_json::json;
+use std::{fs, path::Path};
+
+/// Kills `work` at each of its steps, and lets it be done by another afterwards: then there is what should be, and nothing
+/// of the killed one.
+fn killed_at(steps: &[&str], root: &Path, work: &str, expected: &[String]) {
+    let images = root.join("images");
+    drop(Host::within(root));
+    for step in steps {
+        let before = stored(&images);
+        let mut killed = child::start(root, work, step);
+        assert_eq!(killed.heard().as_deref(), Some("stopped"), "{work}: {step}");
+        drop(killed);
+        let mut again = child::start(root, work, "");
+        let made = again.heard().unwrap_or_else(|| panic!("{work} after {step}"));
+        again.ends_well();
+        assert_eq!(stored(&images), expected, "{work}: {step}");
+        // From the beginning for the next step.
+        let made = made.strip_prefix("done ").unwrap().parse().unwrap();
+        let store = Host::within(root).store;
+        store.verify(&made, Depth::Full, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap();
+        if !before.contains(&made.to_string()) {
+            store.delete(&made, &Cancel::default()).unwrap();
+        }
+    }
+}
+
+/// An image in a store of its own.
+fn pulled() -> (Host, banger_artifacts::image::Image) {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let (host, server) = (Host::new(), content.serve());
+    let image = host.image(&reference(&server, "v1"));
+    (host, image)
+}
+
+#[test]
+fn an_archive_that_is_pulled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.tar.gz");
+    fs::write(&path, gzip(&archive(&layout_of(&[("v1", vec![Layer::new().file("a", "a").done()])])))).unwrap();
+    let source = format!("oci-archive:{}", path.display());
+    let expected = [Host::new().image(&source).manifest.id.to_string()];
+    let steps = ["asking for", "unpacking the archive", "getting 1 layer", "writing the image", "saving the image"];
+    killed_at(&steps, dir.path(), &source, &expected);
+}
+
+#[test]
+fn a_catalogs_bundle_that_is_pulled() {
+    let (host, image) = pulled();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("app.tar.zst");
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    let written = host.store.bundle(&image.manifest.id, &file, &job).unwrap();
+    let server = Server::serving(fs::read(&file).unwrap());
+    let mut entry = written.entry;
+    entry["sources"][0]["url"] = server.url("/app.tar.zst").into();
+    let catalog = dir.path().join("catalog.json");
+    fs::write(&catalog, json!({"version": 1, "entries": [entry]}).to_string()).unwrap();
+    let steps = ["downloading the image", "hashing the image", "saving the image"];
+    killed_at(&steps, dir.path(), &format!("catalog {}", catalog.display()), &[image.manifest.id.to_string()]);
+}
+
+#[test]
+fn an_image_that_is_promoted() {
+    let (host, image) = pulled();
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("my.ext4");
+    fs::copy(&image.rootfs, &own).unwrap();
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    let registered = Host::within(dir.path()).store.register(&"my".parse().unwrap(), &own, None, &job).unwrap();
+    let registered = registered.manifest.id.to_string();
+    let mut expected = [registered.clone(), image.manifest.id.to_string()];
+    expected.sort();
+    killed_at(&["hashing the image", "saving the image"], dir.path(), &format!("promote {registered}"), &expected);
+}
+
+#[test]
+fn a_bundle_that_is_written() {
+    let (host, image) = pulled();
+    let root = host.dir.path();
+    let out = root.join(BUNDLE);
+    fs::create_dir(out.parent().unwrap()).unwrap();
+    let (id, work) = (image.manifest.id.to_string(), format!("bundle {}", image.manifest.id));
+    let mut killed = child::start(root, &work, "packing the image");
+    assert_eq!(killed.heard().as_deref(), Some("stopped"));
+    drop(killed);
+    assert_eq!(names(out.parent().unwrap()), Vec::<String>::new());
+    let mut again = child::start(root, &work, "");
+    assert_eq!(again.heard(), Some(format!("done {id}")));
+    again.ends_well();
+    assert_eq!(names(out.parent().unwrap()), ["app.tar.zst"]);
+    assert_eq!(Image::open(&image.rootfs).read("/a"), b"a");
+}

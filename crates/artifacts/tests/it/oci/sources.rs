@@ -1,0 +1,121 @@
+//! The sources of a catalog's entry: in their order, until one works.
+
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
+use super::{
+    layers::Layer,
+    registry::{Content, Host, chain, reference},
+};
+use crate::{ext4::Image, web::Server};
+use banger_artifacts::{
+    image::{Catalog, CatalogEntry, Image as Kept, ImageError, OciSource, Source},
+    job::{Cancel, Job, Silent},
+};
+use serde_json::{Value, json};
+use std::fs;
+
+fn entry(sources: &[Value]) -> CatalogEntry {
+    let entry = json!({"name": "app", "arch": std::env::consts::ARCH, "kernel": "test-6.1", "sources": sources});
+    let catalog = Catalog::parse(json!({"version": 1, "entries": [entry]}).to_string().as_bytes()).unwrap();
+    catalog.find(&"app".parse().unwrap()).unwrap().clone()
+}
+
+fn bundle(server: &Server, sha256: &str, size: usize) -> Value {
+    json!({"type": "bundle", "url": server.url("/app.tar.zst"), "sha256": sha256, "size": size})
+}
+
+/// One that is nowhere.
+fn none(server: &Server) -> Value {
+    bundle(server, &"0".repeat(64), 7)
+}
+
+fn oci(reference: &str) -> Value {
+    json!({"type": "oci", "ref": reference, "platform": "linux/amd64"})
+}
+
+fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError> {
+    host.store.pull(entry, &host.registries, &Job { progress: &Silent, cancel: &host.cancel })
+}
+
+fn one_image() -> (Content, String) {
+    let content = Content::default();
+    let digest = content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    (content, digest)
+}
+
+#[test]
+fn the_first_that_works_is_taken_and_no_later_one_is_asked() {
+    let (content, _) = one_image();
+    let (absent, registry, later) =
+        (Server::raw("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"), content.serve(), content.serve());
+    let sources =
+        [json!({"type": "teleport"}), none(&absent), oci(&reference(&registry, "v1")), oci(&reference(&later, "v1"))];
+    let host = Host::new();
+    let image = pull(&host, &entry(&sources)).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(Image::open(&image.rootfs).read("/a"), b"a");
+    assert_eq!(image.manifest.kernel, Some("test-6.1".parse().unwrap()));
+    assert!(
+        matches!(&image.manifest.source, Source::Oci(OciSource { reference: from, .. }) if *from == reference(&registry, "v1")),
+        "{:?}",
+        image.manifest.source
+    );
+    assert_eq!((absent.hits(), later.hits()), (1, 0));
+}
+
+#[test]
+fn where_none_works_the_last_one_that_was_asked_says_why() {
+    let absent = Server::raw("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n");
+    let host = Host::new();
+    let failed = pull(&host, &entry(&[oci(&reference(&absent, "v1")), none(&absent), json!({"type": "teleport"})]));
+    let said = chain(&failed.unwrap_err());
+    assert!(said.starts_with("cannot pull image app: ") && said.contains("/app.tar.zst answers 404"), "{said}");
+    assert_eq!(absent.hits(), 2);
+    host.nothing_left();
+}
+
+#[test]
+fn who_is_cancelled_asks_no_other_source() {
+    let (content, _) = one_image();
+    let host = Host::new();
+    let cancel = host.cancel.clone();
+    let stalling = Server::start(move |mut request| {
+        cancel.cancel();
+        request.stall()
+    });
+    let later = content.serve();
+    let error = pull(&host, &entry(&[none(&stalling), oci(&reference(&later, "v1"))])).unwrap_err();
+    assert!(error.is_cancelled(), "{error:?}");
+    assert_eq!(later.hits(), 0);
+    host.nothing_left();
+}
+
+#[test]
+fn what_is_here_is_an_entrys_only_where_its_content_is() {
+    let (content, digest) = one_image();
+    let server = content.serve();
+    let host = Host::new();
+    let job = Job { progress: &Silent, cancel: &Cancel::default() };
+    let by_tag = entry(&[oci(&reference(&server, "v1"))]);
+    let pinned = entry(&[oci(&format!("127.0.0.1:{}/app@{digest}", server.port()))]);
+    let is_here = |entry: &CatalogEntry| host.store.of_entry(entry).unwrap().is_some();
+    let image = pull(&host, &pinned).unwrap();
+    assert_eq!(image.manifest.name.as_str(), "app");
+    // A tag may lead elsewhere by now.
+    assert_eq!((is_here(&pinned), is_here(&by_tag)), (true, false));
+
+    let file = host.dir.path().join("app.tar.zst");
+    let written = host.store.bundle(&image.manifest.id, &file, &job).unwrap();
+    let url = written.entry["sources"][0]["url"].as_str().unwrap();
+    assert!(url.ends_with(&format!("/{}.tar.zst", &written.sha256[..16])), "named by its content: {url}");
+    let published = Server::serving(fs::read(&file).unwrap());
+    let size = usize::try_from(written.size).unwrap();
+    let bundled = entry(&[bundle(&published, &written.sha256, size)]);
+    assert!(!is_here(&bundled), "of the same name, and from elsewhere");
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    let back = pull(&host, &bundled).unwrap();
+    assert_eq!(back.manifest.id, image.manifest.id);
+    // Wherever the bundle is by now.
+    let moved = Server::raw("");
+    assert!(is_here(&bundled) && is_here(&entry(&[none(&moved), bundle(&moved, &written.sha256, size)])));
+    assert!(!is_here(&entry(&[none(&moved)])) && !is_here(&pinned));
+}

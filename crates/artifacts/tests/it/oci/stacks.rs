@@ -1,0 +1,197 @@
+//! Stacks of layers as chance makes them: of every kind of entry, said in every way a header can say it.
+
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use tar::{EntryType, Header};
+
+/// Times in layers are not between these, those of the machine are.
+pub(super) const PRESENT: i64 = 1_700_000_000;
+pub(super) const FUTURE: i64 = 1 << 32;
+
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) path: String,
+    pub(super) what: What,
+    pub(super) mode: u32,
+    pub(super) owner: (u64, u64),
+    pub(super) mtime: i64,
+    pub(super) style: Style,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    Dir,
+    File(Vec<u8>),
+    Symlink(String),
+    Link(String),
+    Fifo,
+    Char(u32, u32),
+    Block(u32, u32),
+    Whiteout,
+    Opaque,
+}
+
+/// How the header says it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Style {
+    Ustar,
+    Gnu,
+    /// With the path, a time with a fraction and an attribute in PAX records.
+    Pax,
+}
+
+fn path() -> impl Strategy<Value = String> {
+    // One name is longer than any header has room for beside another, one is no UTF-8.
+    let (long, odd) = (Just("long".repeat(20)).boxed(), Just("\u{e9}\u{ff}".to_owned()).boxed());
+    let part = prop_oneof![8 => "[a-c]".boxed(), 1 => long, 1 => odd];
+    prop::collection::vec(part, 1..4)
+        .prop_map(|parts| parts.join("/"))
+        .prop_filter("a header's field", |path| path.len() < 90)
+}
+
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    let what = prop_oneof![
+        4 => Just(What::Dir),
+        6 => prop::collection::vec(any::<u8>(), 0..6).prop_map(What::File),
+        2 => path().prop_map(What::Symlink),
+        2 => "/[a-c](/[a-c])?".prop_map(What::Symlink),
+        3 => path().prop_map(What::Link),
+        1 => Just(What::Fifo),
+        1 => (0..300_u32, 0..70_000_u32).prop_map(|(major, minor)| What::Char(major, minor)),
+        1 => (0..300_u32, 0..70_000_u32).prop_map(|(major, minor)| What::Block(major, minor)),
+        3 => Just(What::Whiteout),
+        1 => Just(What::Opaque),
+    ];
+    let style = prop_oneof![Just(Style::Ustar), Just(Style::Gnu), Just(Style::Pax)];
+    let owner = prop_oneof![Just((0, 0)), (0..70_000_u64, 0..70_000_u64), Just((4_000_000_000, 3_999_999_999))];
+    // Until now, and after 2106, when 32 bits are no longer enough. Those between the reader of names does not understand.
+    let mtime = prop_oneof![6 => 1..PRESENT, 1 => FUTURE..FUTURE + (1 << 31)];
+    (path(), what, 0..0o10000_u32, owner, mtime, style).prop_map(|(path, what, mode, owner, mtime, style)| Step {
+        path,
+        what,
+        mode,
+        owner,
+        mtime,
+        style,
+    })
+}
+
+/// The bytes of a name: each character is one.
+pub(super) fn raw(name: &str) -> Vec<u8> {
+    name.chars().map(|character| u8::try_from(u32::from(character)).unwrap()).collect()
+}
+
+/// A name of these bytes.
+pub(super) fn word(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn record(key: &str, value: &str) -> String {
+    let rest = 3 + key.len() + value.len();
+    let length = (rest + 1..rest + 9).find(|length| rest + length.to_string().len() == *length).unwrap();
+    format!("{length} {key}={value}\n")
+}
+
+/// One layer; entries that would make the layer itself invalid are left to the caller.
+pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for step in steps {
+        let (directory, name) = step.path.rsplit_once('/').map_or(("", step.path.as_str()), |(d, n)| (d, n));
+        let below = |name: &str| if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") };
+        let (path, kind, link, content): (String, EntryType, &str, &[u8]) = match &step.what {
+            What::Dir => (format!("{}/", step.path), EntryType::Directory, "", b""),
+            What::File(bytes) => (step.path.clone(), EntryType::Regular, "", bytes),
+            What::Symlink(target) => (step.path.clone(), EntryType::Symlink, target, b""),
+            What::Link(target) => (step.path.clone(), EntryType::Link, target, b""),
+            What::Fifo => (step.path.clone(), EntryType::Fifo, "", b""),
+            What::Char(..) => (step.path.clone(), EntryType::Char, "", b""),
+            What::Block(..) => (step.path.clone(), EntryType::Block, "", b""),
+            What::Whiteout => (below(&format!(".wh.{name}")), EntryType::Regular, "", b""),
+            What::Opaque => (format!("{}/.wh..wh..opq", step.path), EntryType::Regular, "", b""),
+        };
+        let mut header = if matches!(step.style, Style::Gnu) { Header::new_gnu() } else { Header::new_ustar() };
+        header.set_entry_type(kind);
+        header.set_mode(step.mode & 0o7777);
+        // Only a record has times before 1970.
+        header.set_mtime(step.mtime.unsigned_abs());
+        header.set_size(content.len() as u64);
+        let big = step.owner.0 > 0o7_777_777;
+        if big && !matches!(step.style, Style::Gnu) {
+            let records = record("uid", &step.owner.0.to_string()) + &record("gid", &step.owner.1.to_string());
+            extension(&mut tar, &records);
+        } else {
+            header.set_uid(step.owner.0);
+            header.set_gid(step.owner.1);
+        }
+        if let What::Char(major, minor) | What::Block(major, minor) = step.what {
+            header.set_device_major(major).unwrap();
+            header.set_device_minor(minor).unwrap();
+        }
+        if matches!(step.style, Style::Pax) && !big {
+            let mut records = record("mtime", &format!("{}.5", step.mtime));
+            // What is no UTF-8 has no place in a record.
+            if path.is_ascii() {
+                records += &record("path", &path);
+            }
+            if matches!(kind, EntryType::Regular | EntryType::Directory) {
+                records += &record("SCHILY.xattr.user.test", "value");
+                records += &record("SCHILY.xattr.user.other", &step.mtime.to_string());
+            }
+            extension(&mut tar, &records);
+        }
+        let old = header.as_old_mut();
+        let (path, link) = (raw(&path), raw(link));
+        old.name[..path.len()].copy_from_slice(&path);
+        old.linkname[..link.len()].copy_from_slice(&link);
+        header.set_cksum();
+        tar.append(&header, content).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn extension(tar: &mut tar::Builder<Vec<u8>>, records: &str) {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::XHeader);
+    header.set_size(records.len() as u64);
+    header.set_cksum();
+    tar.append(&header, records.as_bytes()).unwrap();
+}
+/// Directories that no entry describes: their times are anybody's.
+pub(super) fn described(layers: &[Vec<Step>]) -> Vec<String> {
+    let dirs = layers.iter().flatten().filter(|step| matches!(step.what, What::Dir));
+    dirs.map(|step| step.path.clone()).collect()
+}
+
+/// Most steps that no image could take are taken out or given something that is there: else few stacks are images at all.
+pub(super) fn mended(layers: Vec<Vec<Step>>) -> Vec<Vec<Step>> {
+    // What is no directory, and whether a hard link may lead to it.
+    let mut leaves: BTreeMap<String, bool> = BTreeMap::new();
+    let mut mend = |mut step: Step| {
+        let place = usize::try_from(step.mtime.unsigned_abs()).unwrap();
+        let spared = place.is_multiple_of(16);
+        let is_below = |leaf: &String| step.path.starts_with(&format!("{leaf}/"));
+        if !spared && leaves.keys().any(is_below) {
+            return None;
+        }
+        if let What::Link(target) = &mut step.what
+            && !spared
+            && leaves.get(target) != Some(&true)
+        {
+            let files: Vec<&String> = leaves.iter().filter(|(_, linkable)| **linkable).map(|(path, _)| path).collect();
+            target.clone_from(files.get(place % files.len().max(1))?);
+        }
+        // What is below a path goes with what takes its place.
+        leaves.retain(|leaf, _| *leaf != step.path && !leaf.starts_with(&format!("{}/", step.path)));
+        match step.what {
+            What::File(_) => drop(leaves.insert(step.path.clone(), true)),
+            What::Link(_) | What::Fifo | What::Char(..) | What::Block(..) => {
+                leaves.insert(step.path.clone(), false);
+            }
+            What::Dir | What::Symlink(_) | What::Whiteout | What::Opaque => {}
+        }
+        Some(step)
+    };
+    layers.into_iter().map(|layer| layer.into_iter().filter_map(&mut mend).collect()).collect()
+}
