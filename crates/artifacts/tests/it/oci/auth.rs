@@ -117,7 +117,7 @@ fn a_token_for_strangers_for_those_with_a_password_and_for_those_with_an_identit
 fn a_token_that_expires_in_the_middle_of_a_layer_is_asked_for_again() {
     let content = Content::default();
     let plain = Layer::new().file("noise", noise(900_000)).done();
-    content.plain("v1", &[plain.clone()]);
+    content.plain("v1", std::slice::from_ref(&plain));
     let given = Arc::new(AtomicUsize::new(0));
     let number = given.clone();
     let service = Server::start(move |mut request| {

@@ -1,7 +1,5 @@
 //! Pulls that are killed at every step, that find the disk full in the middle, and what they leave.
 
-#![expect(clippy::unwrap_used, reason = "tests panic")]
-
 use super::{
     child::{self, stored},
     interrupted::noise,

@@ -82,8 +82,8 @@ fn a_layer_that_comes_twice_gives_two_files_that_share_nothing() {
     check(&rootfs);
     let image = Image::open(&rootfs);
     for place in ["/one", "/two"] {
-        assert!(image.read(&format!("{place}/file")) == content(251, 2 << 20), "{place}");
-        assert_eq!(image.read(&format!("{place}/small")), b"small");
+        assert!(image.read(format!("{place}/file")) == content(251, 2 << 20), "{place}");
+        assert_eq!(image.read(format!("{place}/small")), b"small");
     }
 }
 

@@ -242,7 +242,7 @@ fn odd_things_arrive() {
     let pulled = Host::new();
     let pulled = (pulled.image(&reference(&server, "v1")), pulled);
     let image = opened(&pulled.0.rootfs);
-    assert_eq!(image.read(&format!("/{long}")), b"long");
+    assert_eq!(image.read(format!("/{long}")), b"long");
     assert_eq!(image.read("/sparse"), sparse);
     assert_eq!(image.read("/zeros"), vec![0; 1 << 20]);
     assert_eq!(image.read("/almost").len(), (1 << 20) + 5);
