@@ -75,6 +75,14 @@ impl Space {
         text
     }
 
+    /// Writes on a link whose it is.
+    #[track_caller]
+    pub fn write_on(&self, link: &str, alias: &str) {
+        let words = ["link", "set", "dev", link, "alias", alias].map(str::to_owned);
+        let status = self.run(move || Command::new("ip").args(words).status());
+        assert!(status.is_ok_and(|status| status.success()), "{link}: {alias}");
+    }
+
     /// Several, one a line.
     #[track_caller]
     pub fn commands(&self, lines: &str) {

@@ -85,8 +85,12 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
     }
     let mut slot = shared.live.lock().await;
     shared.guests.remove(vm);
-    let Some(live) = slot.as_mut() else { return Ok(()) };
-    let detached = match live.tell(&Request::DetachVm { vm: vm.clone() }).await {
+    let told = match slot.as_mut() {
+        Some(live) => live.tell(&Request::DetachVm { vm: vm.clone() }).await,
+        // The next helper removes what no VM has.
+        None => Ok(()),
+    };
+    let detached = match told {
         Ok(()) => Ok(()),
         Err(Trouble::Refused(reason)) => {
             mend::tidy(shared);

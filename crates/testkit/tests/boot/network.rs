@@ -17,13 +17,6 @@ fn inside(env: &TestEnv) -> Space {
     Space::of(processes.iter().find(|process| process.command.contains("hold")).expect("a holder").pid)
 }
 
-/// Writes on a link whose it is.
-fn write_on(space: &Space, link: &str, alias: &str) {
-    let words = ["link", "set", "dev", link, "alias", alias].map(str::to_owned);
-    let status = space.run(move || std::process::Command::new("ip").args(words).status());
-    assert!(status.is_ok_and(|status| status.success()), "{link}: {alias}");
-}
-
 #[track_caller]
 fn reaches(env: &TestEnv, vm: &str, url: &str) {
     assert_eq!(sh(env, vm, &format!("curl -sS --retry 3 --retry-all-errors --max-time 60 {url}")), "hello", "{url}");

@@ -1,13 +1,16 @@
 //! Those who carry the VMs' network die, in every order and at every moment, and what they cannot do at once is done later.
 //! VMs are the fake VMM's in a namespace that plays this host: what is asked here is not what a guest reaches.
 
-use crate::{SOON, start};
+use crate::{SOON, start, wear::Chance};
 use banger_testkit::{Identity, Space, TestEnv, require, wait_until};
 use rustix::process::Signal;
 use std::{collections::BTreeSet, time::Duration};
 
 /// Longest everything may take to be back: pauses before another try grow.
 const BACK: Duration = Duration::from_secs(180);
+/// How many VMs come and go, and how many hands see to that.
+const LIVES: usize = 50;
+const HANDS: usize = 5;
 /// Program and word of each.
 const CARRIERS: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
 
@@ -107,5 +110,110 @@ fn whoever_carries_the_network_may_die_in_every_order() {
     for vm in ["m", "n"] {
         env.banger(["vm", "delete", "-f", vm]).run().expect(0);
     }
+    env.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
+    let Some(env) = carried() else { return };
+    start(&env, "stays");
+    let space = inside(&env).expect("a holder");
+    let whole = carried_by(&space);
+    env.banger(["vm", "run", "-d", "--quiet", "--name", "goes", "--no-nat", "--allow", "10.0.0.0/8"]).run().expect(0);
+    let id = env.vm("goes")["id"].as_str().expect("an id").to_owned();
+    let tap = format!("bt{id}");
+    space.write_on(&tap, "somebody else's");
+    let out = env.banger(["vm", "delete", "-f", "goes"]).run().expect(1);
+    assert!(out.err().contains("is not banger's"), "{out}");
+    assert_eq!(env.vm_state("goes"), "failed");
+    let still = carried_by(&space);
+    assert!(still.contains(&tap), "what is not banger's was taken away: {still}");
+    space.write_on(&tap, &format!("banger {} vm {id}", rustix::process::getuid().as_raw()));
+    wait_until(BACK, "its link and its rules to go", || {
+        let now = carried_by(&space);
+        if now == whole { Ok(()) } else { Err(now) }
+    });
+    env.banger(["vm", "delete", "goes"]).run().expect(0);
+    env.assert_in_order("fake-qemu");
+    env.banger(["vm", "delete", "-f", "stays"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+/// Some VMs' lives, several at a time.
+fn lives(env: &TestEnv, hand: usize) {
+    let mut chance = Chance(0x6e65_7477 + hand as u64);
+    let mut alive = Vec::new();
+    let mut made = 0;
+    while made < LIVES / HANDS || !alive.is_empty() {
+        if made < LIVES / HANDS && (alive.is_empty() || chance.next(5) > 1) {
+            let name = format!("v{hand}-{made}");
+            let also: &[&str] = match chance.next(4) {
+                0 => &[],
+                1 => &["--network", "lab"],
+                2 => &["--no-nat", "--allow", "*.example.com:443", "--allow", "10.0.0.0/8"],
+                _ => &["--network", "other", "--deny", "9.9.9.0/24"],
+            };
+            env.banger(["vm", "run", "-d", "--quiet", "--name", &name]).args(also).patience(SOON).run().expect(0);
+            alive.push(name);
+            made += 1;
+            continue;
+        }
+        let name = alive.swap_remove(chance.next(alive.len()));
+        let first: &[&str] = match chance.next(4) {
+            0 => &["stop"],
+            1 => &["kill"],
+            2 => &["restart"],
+            _ => &["set", "--no-nat", "--allow", "192.168.0.0/16"],
+        };
+        env.banger(["vm"]).args(first).args([&name]).patience(SOON).run().expect(0);
+        env.banger(["vm", "delete", "-f", &name]).patience(SOON).run().expect(0);
+    }
+}
+
+#[test]
+fn fifty_vms_that_come_and_go_leave_nothing_on_the_network() {
+    let Some(env) = carried() else { return };
+    start(&env, "stays");
+    let space = inside(&env).expect("a holder");
+    // Bridges of networks stay as long as the network does.
+    for network in ["lab", "other"] {
+        env.banger(["vm", "run", "-d", "--quiet", "--name", network, "--network", network]).run().expect(0);
+    }
+    env.banger(["vm", "delete", "-f", "lab", "other"]).run().expect(0);
+    let whole = carried_by(&space);
+    std::thread::scope(|scope| {
+        for hand in 0..HANDS {
+            let env = &env;
+            scope.spawn(move || lives(env, hand));
+        }
+    });
+    env.assert_in_order("fake-qemu");
+    assert_eq!(carried_by(&space), whole);
+    env.banger(["vm", "delete", "-f", "stays"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn another_block_is_taken_once_nobody_is_in_the_old_one() {
+    let Some(env) = carried() else { return };
+    start(&env, "old");
+    let address = env.vm("old")["ip"].clone();
+    let whole = carried_by(&inside(&env).expect("a holder"));
+    env.banger(["daemon", "stop"]).run().expect(0);
+    env.configure_also("\n[network]\ncidr = \"10.99.0.0/16\"\n");
+    let out = env.banger(["vm", "run", "-d", "--name", "new"]).patience(SOON).run().expect(0);
+    assert!(out.err().contains("networks are cut from another block already"), "{out}");
+    let now = carried_by(&inside(&env).expect("a holder"));
+    assert_eq!(now.replace("answers: false", "answers: true"), whole, "{address} is as it was");
+    env.banger(["vm", "delete", "-f", "old", "new"]).run().expect(0);
+    wait_until(BACK, "the old network's end", || match inside(&env) {
+        Some(_) => Err("it is there".into()),
+        None => Ok(()),
+    });
+    start(&env, "new");
+    let links = inside(&env).expect("a holder").command("ip -o -4 address show");
+    assert!(links.contains("10.99.0.1/22") && !links.contains("10.213."), "{links}");
+    env.assert_in_order("fake-qemu");
+    env.banger(["vm", "delete", "-f", "new"]).run().expect(0);
     env.assert_nothing_left();
 }

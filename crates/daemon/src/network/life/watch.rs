@@ -64,7 +64,11 @@ async fn tell_host(shared: &Arc<Shared>) -> io::Result<()> {
 
 /// The addresses that this host has on the public internet. Its others are closed to guests whoever's they are.
 pub(super) fn host_addresses() -> io::Result<Vec<Ipv4Addr>> {
-    let mut addresses = route::addresses(&mut Socket::route()?)?;
+    to_be_closed(route::addresses(&mut Socket::route()?)?)
+}
+
+/// All of them or none: one that is left out would be open.
+fn to_be_closed(mut addresses: Vec<Ipv4Addr>) -> io::Result<Vec<Ipv4Addr>> {
     addresses.retain(|address| is_public(*address));
     addresses.sort_unstable();
     addresses.dedup();
@@ -74,4 +78,20 @@ pub(super) fn host_addresses() -> io::Result<Vec<Ipv4Addr>> {
         return Err(io::Error::other(words));
     }
     Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_public_addresses_are_closed_or_none_is() {
+        let many = |count: usize| (0..count).map(|n| Ipv4Addr::from(0x0909_0000 + u32::try_from(n).unwrap())).collect();
+        let private = ["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.1.1"].map(|address| address.parse().unwrap());
+        let mut most: Vec<Ipv4Addr> = many(MAX_HOST_ADDRESSES);
+        assert_eq!(to_be_closed([&most[..], &most, &private].concat()).unwrap(), most);
+        most.push(Ipv4Addr::new(5, 5, 5, 5));
+        let refused = to_be_closed(most).unwrap_err().to_string();
+        assert_eq!(refused, "this host has 1025 public addresses, and 1024 can be closed to guests");
+    }
 }

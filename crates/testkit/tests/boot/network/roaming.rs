@@ -1,6 +1,6 @@
 //! Two ordinary users on a host that moves: nothing here is root's, and policy and names follow without a restart.
 
-use super::{Around, INTERNET, NAME, SOON, around::serve_names, inside, is_denied, reaches, write_on};
+use super::{Around, INTERNET, NAME, SOON, around::serve_names, inside, is_denied, reaches};
 use crate::{sh, start_with};
 use banger_testkit::{Identity, TestEnv, alone, marked_processes, require, wait_until};
 use std::{fs, net::Ipv4Addr, path::Path};
@@ -67,13 +67,13 @@ fn ordinary_users_vms_follow_a_host_that_moves() {
     reaches(&one, "mine", "http://6.6.6.6/");
     // At first the helper cannot be told: its bridge does not say whose it is. That is not forgotten.
     let (inside, bridge) = (inside(&one), format!("bb{}n0", USERS[0]));
-    write_on(&inside, &bridge, "somebody else's");
+    inside.write_on(&bridge, "somebody else's");
     around.host.command("ip address add 6.6.6.6/32 dev eth0");
     wait_until(SOON, "the daemon to say so", || {
         let log = fs::read_to_string(one.layout().daemon_log()).unwrap_or_default();
         if log.contains("not closed to guests") { Ok(()) } else { Err(log) }
     });
-    write_on(&inside, &bridge, &format!("banger {} network 0", USERS[0]));
+    inside.write_on(&bridge, &format!("banger {} network 0", USERS[0]));
     wait_until(SOON, "the host's new address to be closed", || {
         let line = "curl -s --connect-timeout 2 http://6.6.6.6/ && echo reached; true";
         let got = sh(&one, "mine", line);
