@@ -8,7 +8,18 @@ mod survival;
 
 use crate::sh;
 use around::{Around, INTERNET, NAME, SOON};
-use banger_testkit::{Space, TestEnv, wait_until};
+use banger_testkit::{Space, TestEnv, require, wait_until};
+
+/// An environment whose host is the one of these namespaces; `None` where this machine has no such.
+fn world() -> Option<(TestEnv, Around)> {
+    if !require("netns") || !require("pasta") {
+        return None;
+    }
+    let mut env = TestEnv::real()?;
+    let around = Around::new();
+    env.move_into(&around.host);
+    Some((env, around))
+}
 
 /// The namespace of an environment's VMs.
 #[track_caller]

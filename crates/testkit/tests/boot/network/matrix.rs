@@ -1,8 +1,8 @@
 //! Destinations × policies with a real guest, changed while it runs; and the same after each of those who carry it died.
 
-use super::{Around, NAME, SOON, reaches};
+use super::{NAME, SOON, reaches, world};
 use crate::{sh, start_with};
-use banger_testkit::{TestEnv, alone, require, wait_until};
+use banger_testkit::{TestEnv, alone, wait_until};
 use rustix::process::Signal;
 
 /// What the guest asks for. The name is of an address that nothing else here has.
@@ -52,7 +52,7 @@ fn denied(env: &TestEnv, vm: &str) -> u64 {
     egress["denied_packets"].as_u64().expect("a number")
 }
 
-/// What carries the network, one by one.
+/// What carries the network, one by one. (In every order: `tests/product/carriers.rs`.)
 const CARRIERS: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
 
 /// Those of a kind, however they are called meanwhile (pasta begins as a shell).
@@ -63,12 +63,7 @@ fn of(env: &TestEnv, (program, word): (&str, &str)) -> Vec<banger_testkit::Ident
 #[test]
 fn a_guest_reaches_what_its_policy_says_whoever_died() {
     let _machine = alone();
-    if !require("netns") || !require("pasta") {
-        return;
-    }
-    let Some(mut env) = TestEnv::real() else { return };
-    let around = Around::new();
-    env.move_into(&around.host);
+    let Some((env, around)) = world() else { return };
     env.configure_also("\n[network]\ndns = [\"9.9.9.54\"]\n");
     let before = around.state();
     start_with(&env, "m", &["--network", "lab"]);
@@ -134,12 +129,7 @@ fn names(env: &TestEnv) {
 #[test]
 fn without_pasta_vms_reach_each_other_and_nothing_else() {
     let _machine = alone();
-    if !require("netns") || !require("pasta") {
-        return;
-    }
-    let Some(mut env) = TestEnv::real() else { return };
-    let around = Around::new();
-    env.move_into(&around.host);
+    let Some((mut env, _around)) = world() else { return };
     // What is no file is no program.
     for place in ["/usr/bin/pasta", "/usr/local/bin/pasta"] {
         if std::path::Path::new(place).exists() {

@@ -1,8 +1,8 @@
 //! Guests of every kind reach what they may, whoever dies.
 
-use super::{Around, NAME, SOON, is_denied, is_denied_as, is_on_record, reaches};
+use super::{NAME, SOON, is_denied, is_denied_as, is_on_record, reaches, world};
 use crate::{BOOT, no_init, sh, start_with};
-use banger_testkit::{TestEnv, alone, require, wait_until};
+use banger_testkit::{TestEnv, alone, wait_until};
 use rustix::process::Signal;
 use std::{
     io::{Read, Write},
@@ -68,12 +68,7 @@ fn names_vanish_with_a_crash(env: &TestEnv, asker: &str, gone: &str) {
 #[test]
 fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
     let _machine = alone();
-    if !require("netns") || !require("pasta") {
-        return;
-    }
-    let Some(mut env) = TestEnv::real() else { return };
-    let around = Around::new();
-    env.move_into(&around.host);
+    let Some((env, around)) = world() else { return };
     env.configure_also("\n[network]\ndns = [\"9.9.9.53\"]\n");
     let before = around.state();
 
