@@ -82,11 +82,19 @@ head=$(git rev-parse -q --verify HEAD || :)
 was=$base
 [ "$(git rev-parse -q --verify refs/banger/base)" != "$base" ] || was=$(git rev-parse -q --verify "$base^" || :)
 objects=$(git rev-parse --git-path objects)
-tree=$(GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects \
-    sh -c 'git add -A . && git write-tree')
+aside() { GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects sh -c "$1"; }
+staged=$(aside 'git write-tree 2>/dev/null || :')
+tree=$(aside 'git add -A . && git write-tree')
 is=same
 [ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is="$is tree"
 [ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is="$is unwatched"
+# What is staged and stands nowhere else. Of a tree that was brought dirty that shows only while the rest is as it was.
+staged_alone() {
+    [ "$staged" != "$tree" ] && [ -e "$g/banger-staged" ] || return 1
+    case $is in *tree*) [ "$was" = "$base" ] || return 1 ;; esac
+    [ "$(git ls-files -s -z | git hash-object --stdin)" != "$(cat "$g/banger-staged")" ]
+}
+! staged_alone || is="$is staged"
 echo "$is"
 echo "$head"
 git for-each-ref --format='%(objectname) %(refname)'
@@ -178,8 +186,9 @@ pub(crate) async fn inspect(
             continue;
         };
         if outer {
-            (standing.work.tree, standing.work.unwatched) = (one.tree, one.unwatched);
-        } else if one.tree || one.unwatched {
+            let work = &mut standing.work;
+            (work.tree, work.staged, work.unwatched) = (one.tree, one.staged, one.unwatched);
+        } else if one.tree || one.staged || one.unwatched {
             standing.work.submodules.push(below.clone());
         }
         let prefixed = |name: RepoPath| if outer { name } else { [&below, b"/".as_slice(), &name].concat() };

@@ -118,6 +118,13 @@ impl Facade {
         self.converts
     }
 
+    /// One name for all that the index holds.
+    pub(crate) fn staged(&self) -> Result<String, Failure> {
+        let listing = self.call().args(["ls-files", "-s", "-z"]).ask("list the repository's index", b"")?;
+        let id = self.call().args(["hash-object", "--stdin"]).ask("name the repository's index", &listing)?;
+        Ok(String::from_utf8_lossy(&id).into_owned())
+    }
+
     /// Cuts history off at these commits.
     pub(crate) fn cut(&self, commits: &[String]) -> io::Result<()> {
         let path = self.dir.path().join("shallow");

@@ -66,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) loose: Vec<(String, String)>,
     /// All other refs: object, space, name, a line each.
     pub(crate) packed: String,
+    /// A name for what is staged.
+    pub(crate) staged: String,
     /// Commits the guest's history is cut off at.
     pub(crate) shallow: Vec<String>,
     /// Submodules by their path (full mode only).
@@ -117,6 +119,7 @@ impl Plan {
             config: settings.for_guest(),
             loose: Vec::new(),
             packed: String::new(),
+            staged: facade.staged()?,
             shallow: Vec::new(),
             history: History::default(),
             hash: if settings.object_format().is_some() { HashName::Sha256 } else { HashName::Sha1 },

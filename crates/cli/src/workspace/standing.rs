@@ -25,6 +25,8 @@ pub(crate) struct Standing {
 pub(crate) struct Work {
     /// To files that git looks at, or to the commit HEAD is at.
     pub(super) tree: bool,
+    /// To what is staged, and stands nowhere else.
+    pub(super) staged: bool,
     /// To files that git is told not to look at.
     pub(super) unwatched: bool,
     /// In submodules.
@@ -44,6 +46,9 @@ impl Work {
         let mut parts = Vec::new();
         if let Some(first) = self.submodules.first() {
             parts.push(format!("in {}", some(&format!("the submodule {}", quoted(first)), self.submodules.len())));
+        }
+        if self.staged {
+            parts.push("in what is staged".to_owned());
         }
         if self.unwatched {
             parts.push("in files that git is told not to look at".to_owned());
@@ -67,6 +72,7 @@ fn some(first: &str, count: usize) -> String {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Looked {
     pub(super) tree: bool,
+    pub(super) staged: bool,
     pub(super) unwatched: bool,
     pub(super) refs: Refs,
     pub(super) files: Vec<RepoPath>,
@@ -81,10 +87,11 @@ impl Looked {
             answer = &rest[1..];
             std::str::from_utf8(line).ok()
         };
-        let (mut tree, mut unwatched) = (false, false);
+        let (mut tree, mut staged, mut unwatched) = (false, false, false);
         for word in line()?.split(' ') {
             match word {
                 "same" => {}
+                "staged" => staged = true,
                 "unwatched" => unwatched = true,
                 _ => tree = true,
             }
@@ -108,7 +115,7 @@ impl Looked {
             let to = if entry.starts_with(b"160000 ") { &mut submodules } else { &mut files };
             to.push(entry[tab + 1..].to_vec());
         }
-        Some(Self { tree, unwatched, refs, files, submodules })
+        Some(Self { tree, staged, unwatched, refs, files, submodules })
     }
 }
 
@@ -147,6 +154,7 @@ mod tests {
         assert!(tree.refuse("w", "/r").hints.concat().contains("workspace export w saves"));
         let names = || vec!["refs/heads/a".to_owned(), "refs/heads/b".to_owned()];
         for (work, cause) in [
+            (Work { staged: true, ..Work::default() }, "in what is staged"),
             (Work { unwatched: true, ..Work::default() }, "told not to look at"),
             (Work { submodules: vec![b"libs/x".to_vec()], tree: true, ..Work::default() }, "the submodule libs/x"),
             (Work { refs: names(), ..Work::default() }, "on refs/heads/a and 1 more"),

@@ -87,6 +87,7 @@ impl<W: Write> Stream<W> {
             let size = index.metadata()?.len();
             self.file(Path::new(".git/index"), size, 0o644, 0, &mut index.take(size))?;
         }
+        self.git_file("banger-staged", plan.staged.as_bytes())?;
         for (name, list, wanted) in [
             // In full mode always: the agent knows nothing of what an earlier time left in submodules.
             (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all || plan.wish.mode == Mode::Full),

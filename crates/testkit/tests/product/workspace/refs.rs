@@ -1,4 +1,4 @@
-//! Branches of a workspace that comes again: the guest's own stay, and work on one that was brought is not lost unasked.
+//! Branches and index of a workspace that comes again: what is only the guest's stays, or is not lost unasked.
 
 use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
 use crate::{delete, start};
@@ -50,6 +50,32 @@ fn work_on_a_branch_that_was_brought_is_not_overwritten_unasked() {
             again(&[]).expect(0);
             assert_eq!(at(&env, &copy, "mine"), work, "{mode}");
         }
+    }
+    delete(&env, "w");
+}
+
+/// An index that holds what no file does: not even an export would have it.
+#[test]
+fn what_is_only_staged_is_work() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "states");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+        again(&[]).expect(0);
+        let before = fs::read(copy.join("same")).expect("a file");
+        fs::write(copy.join("same"), "work\n").expect("a file");
+        says(&env, &copy, &["add", "same"]);
+        // It stands in the tree, too.
+        let out = again(&[]).expect(1);
+        assert!(out.err().contains("was worked in") && out.err().contains("export w saves"), "{out}");
+        fs::write(copy.join("same"), before).expect("a file");
+        let out = again(&[]).expect(1);
+        assert!(out.err().contains("in what is staged") && out.err().contains("banger vm cp w:"), "{out}");
+        assert_eq!(says(&env, &copy, &["show", ":same"]), b"work\n");
+        again(&["--force"]).expect(0);
+        again(&[]).expect(0);
     }
     delete(&env, "w");
 }
