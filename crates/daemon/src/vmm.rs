@@ -84,8 +84,8 @@ pub trait Machine: Send {
     /// Sends a signal to the monitor; `false` when it has ended.
     fn signal(&self, signal: Signal) -> io::Result<bool>;
 
-    /// The serial console's output. There once.
-    fn take_console(&mut self) -> Option<UnixStream>;
+    /// The serial console's output: a pipe that never blocks. There once.
+    fn take_console(&mut self) -> Option<OwnedFd>;
 
     /// The way to the guest. There once.
     fn take_channel(&mut self) -> Option<Channel>;

@@ -6,17 +6,17 @@
 
 use super::{client::escape, control::ShimMessage, hub::Hub, pace::Pace};
 use crate::vmm::plan::Console;
+use rustix::io::Errno;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    io::AsyncReadExt,
-    net::UnixStream,
+    net::unix::pipe,
     time::{Instant, sleep_until},
 };
 
@@ -25,7 +25,7 @@ const ANNOUNCE: Duration = Duration::from_secs(1);
 /// What a kernel's panic begins with.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// Bytes that are read at once.
-const CHUNK: usize = 4096;
+const CHUNK: usize = 16 << 10;
 /// Longest line that is looked at whole, in bytes.
 const LINE: usize = 512;
 
@@ -126,10 +126,23 @@ pub(super) struct Seen {
     pub(super) panic: Option<String>,
 }
 
+/// Reads what there is, and waits for it if there is nothing. Cancelling loses nothing.
+///
+/// The runtime watches the pipe only while it is empty: a watched one wakes its thread for each byte that is written,
+/// whether or not anybody waits for it.
+async fn read_some(console: &OwnedFd, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::io::read(console, &mut *chunk) {
+            Err(Errno::AGAIN) => pipe::Receiver::from_owned_fd(console.try_clone()?)?.readable().await?,
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
 /// Drains the console of one boot to its end.
-pub(super) async fn pump(mut console: UnixStream, mut log: Log, hub: Arc<Hub>) -> (Log, Seen) {
+pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log, Seen) {
     let mut watch = PanicWatch::default();
-    let mut chunk = [0; CHUNK];
+    let mut chunk = vec![0; CHUNK];
     let mut pace = Pace::new(Instant::now());
     let (mut total, mut announced) = (0_u64, 0_u64);
     let mut next = Instant::now();
@@ -140,7 +153,7 @@ pub(super) async fn pump(mut console: UnixStream, mut log: Log, hub: Arc<Hub>) -
             if ready > now {
                 sleep_until(ready).await;
             }
-            console.read(&mut chunk).await
+            read_some(&console, &mut chunk).await
         };
         let read = tokio::select! {
             read = read => read,
@@ -154,7 +167,7 @@ pub(super) async fn pump(mut console: UnixStream, mut log: Log, hub: Arc<Hub>) -
         match read {
             Ok(count @ 1..) => {
                 total += count as u64;
-                pace.take(count);
+                pace.take(count, Instant::now());
                 watch.feed(&chunk[..count]);
                 log.write(&chunk[..count]);
             }

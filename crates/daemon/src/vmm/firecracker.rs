@@ -17,7 +17,7 @@ use super::{
     Snapshot, Start,
     confine::{Reach, Rules, View},
     launch::{Card, Child, Launch, Launched},
-    pipes::{LastWords, ended_early, socket_pair},
+    pipes::{self, LastWords, ended_early},
     plan::LaunchPlan,
 };
 use crate::shim::control::ProcessIdentity;
@@ -40,10 +40,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::UnixStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 /// How long the program may take until it can be asked, and how often that is tried.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -121,7 +118,7 @@ struct Running {
     child: Child,
     sockets: Arc<Sockets>,
     view: View,
-    console: Option<UnixStream>,
+    console: Option<OwnedFd>,
     guest: Option<Guest>,
     stderr: LastWords,
     unconfined: Option<String>,
@@ -139,7 +136,7 @@ impl Running {
             memfd_create("banger-state", MemfdFlags::CLOEXEC).map_err(|error| prepare("state")(error.into()))?;
         let sockets = Arc::new(Sockets::make(&plan.run_dir).map_err(prepare("sockets"))?);
         let guest = Guest::listen(&sockets).map_err(prepare("guest channel"))?;
-        let (console, output) = socket_pair("console")?;
+        let (console, output) = pipes::console()?;
         let rules =
             reach(plan, &sockets).map_err(|source| LaunchError::Program { program: plan.program.clone(), source })?;
         let Launched { child, stderr, unconfined, view } = Launch {
@@ -246,7 +243,7 @@ impl Machine for Running {
         self.child.signal(signal)
     }
 
-    fn take_console(&mut self) -> Option<UnixStream> {
+    fn take_console(&mut self) -> Option<OwnedFd> {
         self.console.take()
     }
 

@@ -1,4 +1,4 @@
-//! What a driver holds of a monitor besides its process: sockets, and the end of what it said.
+//! What a driver holds of a monitor besides its process: sockets, its console, and the end of what it said.
 
 use super::LaunchError;
 use std::{io, os::fd::OwnedFd, process::ExitStatus, time::Duration};
@@ -22,6 +22,19 @@ pub(super) fn socket_pair(what: &'static str) -> Result<(UnixStream, OwnedFd), L
         Ok((UnixStream::from_std(ours)?, theirs.into()))
     };
     pair().map_err(|source| LaunchError::Prepare { what, source })
+}
+
+/// Our end of a serial console, which never blocks, and the monitor's.
+///
+/// A pipe, because a monitor writes a console byte by byte: a pipe puts them together in pages, where a socket keeps each
+/// as a message of its own and is full after a few hundred.
+pub(super) fn console() -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    let pipe = || {
+        let (ours, theirs) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        Ok((ours.into(), theirs.into()))
+    };
+    pipe().map_err(|source| LaunchError::Prepare { what: "console", source })
 }
 
 /// The end of a monitor's stderr, read in the background.

@@ -10,7 +10,7 @@ use super::{
     Snapshot,
     confine::{Reach, Rules},
     launch::{Card, Child, Launch, Launched},
-    pipes::{DRAIN_PATIENCE, LastWords, socket_pair},
+    pipes::{self, DRAIN_PATIENCE, LastWords, socket_pair},
     plan::LaunchPlan,
 };
 use crate::shim::control::ProcessIdentity;
@@ -63,7 +63,7 @@ impl Driver for Qemu {
 fn start(plan: &LaunchPlan, resources: &Resources) -> Result<Box<dyn Machine>, LaunchError> {
     argv::check(plan)?;
     let (monitor, qemu_monitor) = socket_pair("monitor")?;
-    let (console, qemu_console) = socket_pair("console")?;
+    let (console, qemu_console) = pipes::console()?;
     let (channel, qemu_channel) = socket_pair("guest channel")?;
     let card = match (&plan.network, &resources.namespace) {
         (Some(network), Some(namespace)) => {
@@ -128,7 +128,7 @@ struct Running {
     /// `None` once the conversation is over.
     qmp: Option<Qmp>,
     reported: Option<ShutdownReason>,
-    console: Option<UnixStream>,
+    console: Option<OwnedFd>,
     channel: Option<UnixStream>,
     stderr: LastWords,
     unconfined: Option<String>,
@@ -143,7 +143,7 @@ impl Machine for Running {
         self.child.signal(signal)
     }
 
-    fn take_console(&mut self) -> Option<UnixStream> {
+    fn take_console(&mut self) -> Option<OwnedFd> {
         self.console.take()
     }
 

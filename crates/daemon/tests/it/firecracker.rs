@@ -20,7 +20,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
 };
-use tokio::{io::AsyncReadExt, task::JoinHandle};
+use tokio::{io::AsyncReadExt, net::unix::pipe, task::JoinHandle};
 
 async fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Machine> {
     Firecracker
@@ -31,7 +31,7 @@ async fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Mach
 
 /// The machine's console, read in the background.
 fn listen(machine: &mut dyn Machine) -> (Arc<Mutex<String>>, JoinHandle<()>) {
-    let mut console = machine.take_console().unwrap();
+    let mut console = pipe::Receiver::from_owned_fd(machine.take_console().unwrap()).unwrap();
     let said = Arc::new(Mutex::new(String::new()));
     let heard = said.clone();
     let task = tokio::spawn(async move {

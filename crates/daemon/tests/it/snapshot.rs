@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use std::{fs::File, io::Seek, os::fd::OwnedFd, time::Instant};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::unix::pipe,
     task::JoinHandle,
 };
 
@@ -25,7 +26,7 @@ struct Guest {
 
 impl Guest {
     async fn meet(mut machine: Box<dyn Machine>) -> Self {
-        let mut console = machine.take_console().unwrap();
+        let mut console = pipe::Receiver::from_owned_fd(machine.take_console().unwrap()).unwrap();
         let drain = tokio::spawn(async move {
             let _ = tokio::io::copy(&mut console, &mut tokio::io::sink()).await;
         });

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 /// What the arguments say, as far as it matters here.
 struct Machine {
     monitor: UnixStream,
-    console: UnixStream,
+    console: io::PipeWriter,
     channel: UnixStream,
     initrd: PathBuf,
     append: String,
@@ -49,7 +49,8 @@ struct Machine {
 impl Machine {
     fn from_args(args: &[String]) -> io::Result<Self> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let mut sockets: HashMap<String, RawFd> = HashMap::new();
+        let mut descriptors: HashMap<String, RawFd> = HashMap::new();
+        let number = |field: Option<String>| field.and_then(|field| field.parse().ok());
         let (mut monitor, mut console, mut channel, mut initrd, mut append) = (None, None, None, None, String::new());
         for pair in args.windows(2) {
             let [option, value] = pair else { continue };
@@ -57,10 +58,16 @@ impl Machine {
                 value.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
             };
             match option.as_str() {
-                "-chardev" if value.starts_with("socket,") => {
-                    let fd = field("fd").and_then(|fd| fd.parse().ok());
+                "-add-fd" => {
+                    let both =
+                        field("set").zip(number(field("fd"))).ok_or_else(|| invalid(format!("-add-fd {value}")))?;
+                    descriptors.insert(format!("/dev/fdset/{}", both.0), both.1);
+                }
+                "-chardev" => {
+                    let file = field("path").and_then(|path| descriptors.remove(&path));
+                    let fd = number(field("fd")).or(file);
                     let both = field("id").zip(fd).ok_or_else(|| invalid(format!("-chardev {value}")))?;
-                    sockets.insert(both.0, both.1);
+                    descriptors.insert(both.0, both.1);
                 }
                 "-mon" => monitor = field("chardev"),
                 "-serial" => console = value.strip_prefix("chardev:").map(str::to_owned),
@@ -76,14 +83,14 @@ impl Machine {
             }
         }
         let mut take = |what: &str, id: Option<String>| {
-            let fd = id.and_then(|id| sockets.remove(&id)).ok_or_else(|| invalid(format!("no {what}")))?;
+            let fd = id.and_then(|id| descriptors.remove(&id)).ok_or_else(|| invalid(format!("no {what}")))?;
             // SAFETY: the number was given to this process for this, and each is taken once.
-            Ok::<_, io::Error>(UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+            Ok::<_, io::Error>(unsafe { OwnedFd::from_raw_fd(fd) })
         };
         Ok(Self {
-            monitor: take("monitor", monitor)?,
-            console: take("serial console", console)?,
-            channel: take("virtserialport", channel)?,
+            monitor: take("monitor", monitor)?.into(),
+            console: take("serial console", console)?.into(),
+            channel: take("virtserialport", channel)?.into(),
             initrd: initrd.ok_or_else(|| invalid("no -initrd".into()))?,
             append,
         })

@@ -81,7 +81,8 @@ fn main() -> ExitCode {
 
 /// The console's descriptor and the kernel's command line.
 fn given(args: &[String]) -> Option<(RawFd, &str)> {
-    let console = args.iter().find_map(|arg| arg.strip_prefix("socket,id=console,fd="))?.parse().ok()?;
+    let descriptor = |arg: &str| arg.strip_prefix("fd=")?.strip_suffix(",set=0")?.parse().ok();
+    let console = args.iter().find_map(|arg| descriptor(arg))?;
     let append = args.iter().position(|arg| arg == "-append")?;
     Some((console, args.get(append + 1)?))
 }

@@ -32,7 +32,7 @@ const TRANSLATED_CODE_MIB: u32 = 256;
 pub struct Descriptors {
     /// A stream socket: the monitor (QMP).
     pub monitor: RawFd,
-    /// A stream socket: the serial console.
+    /// A pipe: the serial console's output.
     pub console: RawFd,
     /// A stream socket: the guest channel.
     pub channel: RawFd,
@@ -111,7 +111,10 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, s
 
     args.pair("-chardev", format!("socket,id=monitor,fd={}", fds.monitor));
     args.pair("-mon", "chardev=monitor,mode=control");
-    args.pair("-chardev", format!("socket,id=console,fd={}", fds.console)).pair("-serial", "chardev:console");
+    // Of its output only. A file that is a descriptor already is named by the set it is put into; without `append` it
+    // would be emptied, which a pipe cannot be.
+    args.pair("-add-fd", format!("fd={},set=0", fds.console));
+    args.pair("-chardev", "file,id=console,path=/dev/fdset/0,append=on").pair("-serial", "chardev:console");
 
     for (index, disk) in plan.disks.iter().enumerate() {
         args.disk(index, disk, view);
