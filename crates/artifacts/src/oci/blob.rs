@@ -25,8 +25,6 @@ const PAUSES: [Duration; 4] =
 const ENOUGH: u64 = 64 << 10;
 /// Most attempts at one blob: a registry whose connections break more often than that is left.
 const MAX_ATTEMPTS: usize = 200;
-/// Longest pause a registry is granted.
-const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Bytes read at once when only the end is of interest.
 const CHUNK: usize = 64 << 10;
 /// Bytes between two reports of progress.
@@ -189,14 +187,12 @@ impl<'a> Download<'a> {
                 Err(failure) => failure,
             };
             self.body = None;
-            let pause = match &failure {
-                RegistryError::Busy { retry_after, .. } => retry_after.map(|wait| wait.min(MAX_PAUSE)),
-                RegistryError::Fetch(error) if error.is_transient() => None,
-                _ => return Err(failure),
-            };
+            if !failure.passes() {
+                return Err(failure);
+            }
             let Some(usual) = self.patience.after_failure(self.received) else { return Err(failure) };
             tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
-            fetch::wait(pause.unwrap_or(usual), &self.job)?;
+            fetch::wait(failure.wants_pause().unwrap_or(usual), &self.job)?;
         }
     }
 

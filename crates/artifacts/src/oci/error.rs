@@ -192,6 +192,9 @@ pub enum LayerError {
     Cancelled(#[from] Cancelled),
 }
 
+/// Longest pause a registry is granted.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
 /// Why a registry did not give something.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -258,6 +261,27 @@ pub enum RegistryError {
     /// The download failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+}
+
+impl RegistryError {
+    /// Whether the same request may work in a moment.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Fetch(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// How long the registry wants to be left alone, as far as that is granted.
+    pub(super) fn wants_pause(&self) -> Option<Duration> {
+        let wanted = match self {
+            Self::Busy { retry_after, .. } => *retry_after,
+            Self::Fetch(FetchError::Status(refused)) => refused.retry_after,
+            _ => None,
+        };
+        wanted.map(|wanted| wanted.min(MAX_PAUSE))
+    }
 }
 
 fn after(wait: Option<Duration>) -> String {

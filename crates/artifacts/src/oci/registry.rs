@@ -24,8 +24,6 @@ use auth::Challenge;
 
 /// Times a request is made that the network or a busy registry fails.
 const ATTEMPTS: usize = 4;
-/// Longest pause a registry is granted.
-const MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// One repository of a registry.
 pub(super) struct Repository<'a> {
@@ -120,16 +118,15 @@ impl<'a> Repository<'a> {
                 body.finish()?;
                 Ok(Answer { bytes, media_type })
             });
-            let pause = match &outcome {
-                Err(RegistryError::Busy { retry_after, .. }) => retry_after.map(|wait| wait.min(MAX_PAUSE)),
-                Err(RegistryError::Fetch(error)) if error.is_transient() => None,
-                _ => return outcome,
+            let failure = match outcome {
+                Err(failure) if failure.passes() => failure,
+                outcome => return outcome,
             };
             let Some(usual) = self.client.pauses.get(attempt - 1).filter(|_| attempt < ATTEMPTS) else {
-                return outcome;
+                return Err(failure);
             };
             tracing::info!(what, attempt, "asking the registry again");
-            crate::fetch::wait(pause.unwrap_or(*usual), job)?;
+            crate::fetch::wait(failure.wants_pause().unwrap_or(*usual), job)?;
         }
     }
 

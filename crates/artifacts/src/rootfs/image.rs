@@ -148,13 +148,16 @@ fn clear(file: &File, run: Run) -> io::Result<()> {
     let (from, len) = (run.start * BLOCK, run.len * BLOCK);
     match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, len) {
         Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            let zeros = vec![0; BLOCK_BYTES];
-            let end = file.metadata()?.len().min(from + len);
-            (from..end).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&zeros, at))
-        }
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => zero(file, from, len),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The same where the file system cannot take blocks back; what the file does not have is zeros anyway.
+fn zero(file: &File, from: u64, len: u64) -> io::Result<()> {
+    let zeros = vec![0; BLOCK_BYTES];
+    let end = file.metadata()?.len().min(from + len);
+    (from..end).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&zeros, at))
 }
 
 struct Painter<'a> {
@@ -398,4 +401,29 @@ fn device(node: Node) -> [u8; 60] {
         }
     }
     block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_is_zeros_with_holes_and_without() {
+        let run = Run { start: 1, len: 2 };
+        let ways: [fn(&File, Run) -> io::Result<()>; 2] =
+            [clear, |file, run| zero(file, run.start * BLOCK, run.len * BLOCK)];
+        for zeroed in ways {
+            // As long as the blocks, longer, shorter, and ending before them.
+            for blocks in [3, 5, 2, 1] {
+                let file = tempfile::tempfile().unwrap();
+                file.write_all_at(&vec![7; blocks * BLOCK_BYTES], 0).unwrap();
+                zeroed(&file, run).unwrap();
+                let mut found = vec![0; blocks * BLOCK_BYTES];
+                file.read_exact_at(&mut found, 0).unwrap();
+                let expected = |block| if (1..3).contains(&block) { 0 } else { 7 };
+                assert!(found.iter().enumerate().all(|(at, byte)| *byte == expected(at / BLOCK_BYTES)), "{blocks}");
+                assert_eq!(file.metadata().unwrap().len(), found.len() as u64);
+            }
+        }
+    }
 }

@@ -105,7 +105,8 @@ fn a_registry_that_says_when_to_come_again_is_asked_no_sooner() {
         let kind = usize::from(content.is_layer(&request.path));
         // Once for the manifest, once for the layer.
         if refused[kind].fetch_add(1, Ordering::SeqCst) == 0 {
-            let busy = "HTTP/1.1 429 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+            let status = ["429 Too Many Requests", "503 Service Unavailable"][kind];
+            let busy = format!("HTTP/1.1 {status}\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
             return request.stream.write_all(busy.as_bytes());
         }
         content.answer(request)
