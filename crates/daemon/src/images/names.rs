@@ -227,6 +227,7 @@ mod tests {
         rootfs::{Format, RootfsBuilder},
     };
     use banger_proto::layout::Layout;
+    use std::time::Duration;
 
     #[test]
     fn a_name_goes_to_what_it_was_given_for() {
@@ -274,9 +275,12 @@ mod tests {
         let ((), deleted) = tokio::join!(
             async {
                 // A writer that waits lets no reader in.
-                while service.custody.try_read().is_ok() {
-                    tokio::task::yield_now().await;
-                }
+                let waits = async {
+                    while service.custody.try_read().is_ok() {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(60), waits).await.expect("a deletion that waits");
                 service.store.insert_vm(vm.clone()).await.unwrap();
                 drop(held);
             },
