@@ -1,3 +1,5 @@
+//! Exchanges that end, that fail half way and that are killed.
+
 use super::*;
 use std::collections::BTreeMap;
 
