@@ -11,7 +11,10 @@ use super::{changes::RepoPath, patch, repository::Repository};
 use banger_proto::failure::{Code, Failure};
 use journal::Journal;
 use rename::Renames;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::geteuid,
+};
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
@@ -69,11 +72,12 @@ pub(super) fn take_back(repository: &Repository) -> Result<Option<String>, Failu
     Ok(Some(format!("{notice} {root}: the files it had changed are as they were before")))
 }
 
-/// Stages that are there, somebody's or nobody's.
+/// Stages that are there, somebody's or nobody's. They are looked for in git's directory only: what is in the tree is
+/// whatever was checked out.
 fn stages(repository: &Repository) -> Result<Vec<PathBuf>, Failure> {
     let unread = |error: io::Error| super::about("read", &repository.git_dir, &error);
     let mut stages = Vec::new();
-    for entry in fs::read_dir(beside(repository).map_err(unread)?).map_err(unread)? {
+    for entry in fs::read_dir(&repository.git_dir).map_err(unread)? {
         let entry = entry.map_err(unread)?;
         let ours = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
         if ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -83,41 +87,39 @@ fn stages(repository: &Repository) -> Result<Vec<PathBuf>, Failure> {
     Ok(stages)
 }
 
-/// Where stages are made: where nobody looks, unless that is another file system.
-fn beside(repository: &Repository) -> io::Result<&Path> {
-    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
-    let same = device(&repository.git_dir)? == device(&repository.root)?;
-    Ok(if same { &repository.git_dir } else { &repository.root })
-}
-
 /// Takes back what is left of stages whose makers are gone.
 fn recover(repository: &Repository, renames: &Renames) -> Result<bool, Failure> {
     let mut taken_back = false;
     for stage in stages(repository)? {
-        let places = Places { root: repository.root.clone(), stage };
+        let places =
+            Places::of(repository, stage).map_err(|error| super::about("read", &repository.git_dir, &error))?;
         let done = Journal::read(&places).and_then(|journal| {
             let Some(journal) = journal else { return Ok(false) };
             journal.take_back(&places, renames)?;
             Journal::remove(&places)?;
             Ok(true)
         });
-        let done = done.map_err(|error| left_behind(repository, &places.stage, &error))?;
-        taken_back |= done;
-        // In the tree itself one without a journal may be anybody's.
-        if done || places.stage.starts_with(&repository.git_dir) {
-            fs::remove_dir_all(&places.stage).map_err(|error| super::about("remove", &places.stage, &error))?;
+        taken_back |= done.map_err(|error| left_behind(repository, &places, &error))?;
+        // The one that says that there is another goes last.
+        for dir in [&places.store, &places.stage] {
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(super::about("remove", dir, &error));
+                }
+                _ => {}
+            }
         }
     }
     Ok(taken_back)
 }
 
 /// What to do about a stage that nobody can take back.
-fn left_behind(repository: &Repository, stage: &Path, error: &io::Error) -> Failure {
+fn left_behind(repository: &Repository, places: &Places, error: &io::Error) -> Failure {
     let what =
         format!("an export that was killed while it was applied to {} cannot be taken back", repository.root.display());
-    let stage = stage.display();
+    let (stage, store) = (places.stage.display(), places.store.display());
     Failure::caused_by(Code::Conflict, what, error).hint(format!(
-        "the files as they were are below {stage}/tree and {stage}/away; remove {stage} when all is well"
+        "the files as they were are below {store}/tree and {store}/away; remove {stage} when all is well"
     ))
 }
 
@@ -125,10 +127,44 @@ fn left_behind(repository: &Repository, stage: &Path, error: &io::Error) -> Fail
 #[derive(Debug)]
 struct Places {
     root: PathBuf,
+    /// In git's directory, where nobody looks. The journal is here.
     stage: PathBuf,
+    /// The files are here: the same place, unless that is another file system than the tree's; then it has the same name
+    /// in the tree.
+    store: PathBuf,
 }
 
 impl Places {
+    fn of(repository: &Repository, stage: PathBuf) -> io::Result<Self> {
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
+        let same = device(&repository.git_dir)? == device(&repository.root)?;
+        let root = repository.root.clone();
+        let store = if same { stage.clone() } else { root.join(stage.file_name().unwrap_or_default()) };
+        Ok(Self { root, stage, store })
+    }
+
+    /// Refuses a stage that may be a stranger's: somebody else's, or one that is elsewhere than it looks.
+    fn are_ours(&self) -> io::Result<()> {
+        let ours = |meta: &fs::Metadata| meta.is_dir() && meta.uid() == geteuid().as_raw();
+        for dir in [&self.stage, &self.store, &self.store.join("tree"), &self.store.join("away")] {
+            if there(dir)?.is_some_and(|meta| !ours(&meta)) {
+                return Err(at(dir, &io::ErrorKind::PermissionDenied.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a path that leads through a link: out of the tree or, where there `is_new` of it, of the small one.
+    fn hold(&self, path: &[u8], is_new: bool) -> io::Result<()> {
+        let is_link = |path: &Path| there(path).map(|meta| meta.is_some_and(|meta| meta.is_symlink()));
+        for parent in patch::parents(path) {
+            if is_link(&self.here(parent))? || is_new && is_link(&self.small(parent))? {
+                return Err(at(&self.here(path), &io::ErrorKind::PermissionDenied.into()));
+            }
+        }
+        Ok(())
+    }
+
     /// A file of the working tree.
     fn here(&self, path: &[u8]) -> PathBuf {
         self.root.join(OsStr::from_bytes(path))
@@ -136,12 +172,12 @@ impl Places {
 
     /// The same in the small one.
     fn small(&self, path: &[u8]) -> PathBuf {
-        self.stage.join("tree").join(OsStr::from_bytes(path))
+        self.store.join("tree").join(OsStr::from_bytes(path))
     }
 
     /// Where files go that are no longer wanted.
     fn away(&self, number: usize) -> PathBuf {
-        self.stage.join("away").join(number.to_string())
+        self.store.join("away").join(number.to_string())
     }
 }
 
@@ -149,6 +185,8 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Stage {
     places: Places,
+    /// In the tree, if it has to be there. It goes first.
+    aside: Option<tempfile::TempDir>,
     dir: tempfile::TempDir,
     renames: Renames,
 }
@@ -156,11 +194,15 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes one that holds `files` as they are now, and what decides how they are written.
     pub(super) fn beside(repository: &Repository, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(beside(repository)?)?;
-        let places = Places { root: repository.root.clone(), stage: dir.path().to_owned() };
-        let stage = Self { places, dir, renames: Renames::default() };
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&repository.git_dir)?;
+        let places = Places::of(repository, dir.path().to_owned())?;
+        let mut stage = Self { places, aside: None, dir, renames: Renames::default() };
+        if let (true, Some(name)) = (stage.places.store != stage.places.stage, stage.places.store.file_name()) {
+            let named = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(&repository.root)?;
+            stage.aside = Some(named);
+        }
         for name in ["tree", "away"] {
-            fs::create_dir(stage.dir.path().join(name))?;
+            fs::create_dir(stage.places.store.join(name))?;
         }
         stage.lay(b".gitattributes")?;
         for path in files {
@@ -217,8 +259,14 @@ impl Stage {
         match journal.take_back(&self.places, &self.renames) {
             Ok(()) => Err(SwapError::TakenBack(error)),
             // The old files are nowhere else.
-            Err(undoing) => Err(SwapError::Stuck { error, undoing, kept: self.dir.keep() }),
+            Err(undoing) => Err(SwapError::Stuck { error, undoing, kept: self.keep() }),
         }
+    }
+
+    /// Leaves it for the next one; where the files are.
+    fn keep(self) -> PathBuf {
+        let stage = self.dir.keep();
+        self.aside.map_or(stage, tempfile::TempDir::keep)
     }
 
     fn exchange(&self, journal: &Journal) -> io::Result<()> {

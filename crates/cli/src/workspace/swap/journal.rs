@@ -104,20 +104,19 @@ impl Journal {
         fs::rename(staged, places.stage.join(NAME))
     }
 
-    /// Reads the one in a stage; none where nothing began, or all was done. What it names is inside the tree, whoever
-    /// wrote it.
+    /// Reads the one in a stage; none where nothing began, or all was done. It names nothing outside the tree, whoever
+    /// wrote it; what it names may still lead there, through links, which shows when it is done.
     pub(super) fn read(places: &Places) -> io::Result<Option<Self>> {
         let path = places.stage.join(NAME);
         if !there(&path)?.is_some_and(|meta| meta.is_file()) {
             return Ok(None);
         }
+        places.are_ours()?;
         let mut bytes = Vec::new();
         fs::File::open(&path)?.take(MAX).read_to_end(&mut bytes)?;
         let journal = Self::parse(&bytes).ok_or_else(|| at(&path, &io::ErrorKind::InvalidData.into()))?;
         for path in journal.files.iter().map(|change| &change.path).chain(&journal.dirs) {
-            let refused = patch::check_path(path).is_err()
-                || patch::parents(path).any(|parent| there(&places.here(parent)).is_ok_and(is_link));
-            if refused {
+            if patch::check_path(path).is_err() {
                 return Err(at(Path::new(OsStr::from_bytes(path)), &io::ErrorKind::PermissionDenied.into()));
             }
         }
@@ -165,7 +164,7 @@ impl Journal {
         }
         for dir in self.dirs.iter().rev() {
             // One that holds something, or was not made yet: if it is in the way, a file says so.
-            let _ = fs::remove_dir(places.here(dir));
+            let _ = places.hold(dir, false).and_then(|()| fs::remove_dir(places.here(dir)));
         }
         for (number, change) in files().filter(|(_, change)| !change.comes()) {
             first = first.and(change.take_back(places, number, renames));
@@ -190,11 +189,14 @@ impl Change {
     }
 
     fn take_back(&self, places: &Places, number: usize, renames: &Renames) -> io::Result<()> {
+        // Each time anew: what was taken back before it may be a link.
+        places.are_ours()?;
+        places.hold(&self.path, self.new.is_some())?;
         let (here, new, away) = (places.here(&self.path), places.small(&self.path), places.away(number));
         let is_new = |meta: &fs::Metadata| self.new == Some(Known::of(meta));
         if there(&here)?.as_ref().is_some_and(is_new) {
             if there(&new)?.is_some() {
-                renames.exchange(&new, &here, &places.stage.join(format!("away/{number}-new")))?;
+                renames.exchange(&new, &here, &places.store.join(format!("away/{number}-new")))?;
             } else {
                 renames.rename(&here, &new)?;
             }
@@ -215,8 +217,4 @@ impl Change {
             Some(_) => Err(at(&here, &io::ErrorKind::AlreadyExists.into())),
         }
     }
-}
-
-fn is_link(meta: Option<fs::Metadata>) -> bool {
-    meta.is_some_and(|meta| meta.is_symlink())
 }

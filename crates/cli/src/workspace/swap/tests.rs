@@ -94,7 +94,7 @@ fn killed_after(steps: usize, stage: Stage, touched: &BTreeSet<RepoPath>) -> boo
     journal.write(&stage.places).unwrap();
     stage.renames.left.set(Some(steps));
     let ended = stage.exchange(&journal).is_ok();
-    let _ = stage.dir.keep();
+    let _ = stage.keep();
     ended
 }
 
@@ -144,7 +144,7 @@ fn what_was_not_begun_or_was_all_done_is_only_cleared_away() {
     let (temp, stage, _) = everything();
     let repository = repository(temp.path());
     let before = tree(temp.path());
-    let _ = stage.dir.keep();
+    let _ = stage.keep();
     assert!(!Turn::take(&repository).unwrap().1);
     assert_eq!((tree(temp.path()), fs::read_dir(&repository.git_dir).unwrap().count()), (before, 0));
 }
@@ -208,6 +208,89 @@ fn a_strangers_journal_leads_nowhere() {
     fs::write(stage.join("journal"), "old - file\0end\0").unwrap();
     assert!(Turn::take(&repository).unwrap().1);
     assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "evil");
+}
+
+/// Nor does a stage of a stranger's that is not where it looks to be, or a link that it puts in the way of itself.
+#[test]
+fn a_strangers_stage_brings_nothing_in() {
+    let temp = tempfile::tempdir().unwrap();
+    let (root, home) = (temp.path().join("repo"), temp.path().join("home"));
+    let (repository, stage) = (repository(&root), root.join(".git/banger-apply-x"));
+    for name in [".ssh/key", "0"] {
+        write(&home, name, "secret");
+    }
+    let is_kept = |what: &str| {
+        assert!(Turn::take(&repository).is_err(), "{what}");
+        assert_eq!(tree(&home), [".ssh/", "", ".ssh/key", "secret", "0", "secret"].chunks(2).map(pair).collect());
+        assert!(!root.join(".ssh/key").exists(), "{what}");
+        fs::remove_dir_all(&root).unwrap();
+    };
+    for (name, target) in [("tree", "../../../home"), ("tree/.ssh", "../../../../home/.ssh"), ("away", "../../../home")]
+    {
+        for dir in ["away", "tree"] {
+            fs::create_dir_all(stage.join(dir)).unwrap();
+        }
+        fs::create_dir(root.join(".ssh")).unwrap();
+        let _ = fs::remove_dir(stage.join(name));
+        symlink(target, stage.join(name)).unwrap();
+        fs::write(stage.join("journal"), "old 1:2:3:4 .ssh/key\0end\0").unwrap();
+        is_kept(name);
+    }
+    // The last one is put back first.
+    fs::create_dir_all(stage.join("away")).unwrap();
+    fs::write(stage.join("away/0"), "evil").unwrap();
+    symlink("../home", stage.join("away/1")).unwrap();
+    fs::write(stage.join("journal"), "old - up/out\0old - up\0end\0").unwrap();
+    is_kept("a link");
+}
+
+fn pair(pair: &[&str]) -> (String, String) {
+    (pair[0].to_owned(), pair[1].to_owned())
+}
+
+#[test]
+fn a_directory_that_became_a_link_is_taken_back() {
+    let (temp, stage, touched) = stage(&[("d/f", "x")], &["d", "d/f"]);
+    let (before, small) = (tree(temp.path()), stage.tree());
+    fs::remove_dir_all(small.join("d")).unwrap();
+    symlink("elsewhere", small.join("d")).unwrap();
+    assert!(killed_after(100, stage, &touched) && temp.path().join("d").is_symlink());
+    assert!(Turn::take(&repository(temp.path())).unwrap().1);
+    assert_eq!(tree(temp.path()), before);
+}
+
+/// Git's directory on another file system: what looks like a stage in the tree is whatever was checked out, unless git's
+/// directory says otherwise.
+#[test]
+fn a_stage_in_the_tree_is_believed_where_gits_directory_names_it() {
+    let (temp, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    if temp.path().metadata().unwrap().dev() == elsewhere.path().metadata().unwrap().dev() {
+        return;
+    }
+    let git_dir = elsewhere.path().to_owned();
+    let repository = Repository { root: temp.path().to_owned(), common_dir: git_dir.clone(), git_dir };
+    for (name, content) in [("banger-apply-x/journal", "old - file\0end\0"), ("banger-apply-x/away/0", "0"), ("a", "a")]
+    {
+        write(temp.path(), name, content);
+    }
+    let before = tree(temp.path());
+    assert!(!Turn::take(&repository).unwrap().1);
+    assert_eq!(tree(temp.path()), before);
+
+    let touched = [b"a".to_vec()].into();
+    for killed in [true, false] {
+        let stage = Stage::beside(&repository, &touched).unwrap();
+        write(&stage.tree(), "a", "new");
+        if killed {
+            assert!(killed_after(100, stage, &touched));
+            assert!(Turn::take(&repository).unwrap().1);
+            assert_eq!(tree(temp.path()), before);
+        } else {
+            stage.swap(&touched).unwrap();
+            assert_eq!((tree(temp.path()).len(), tree(temp.path())["a"].as_str()), (before.len(), "new"));
+        }
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
 }
 
 #[test]
