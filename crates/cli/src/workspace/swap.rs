@@ -9,14 +9,14 @@ mod rename;
 
 use super::{changes::RepoPath, patch, repository::Repository};
 use banger_proto::failure::{Code, Failure};
-use journal::Journal;
+use journal::{Journal, Known};
 use rename::Renames;
 use rustix::{
     fs::{FlockOperation, flock},
     process::geteuid,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs, io,
     os::unix::{
@@ -188,6 +188,8 @@ pub(super) struct Stage {
     /// In the tree, if it has to be there. It goes first.
     aside: Option<tempfile::TempDir>,
     dir: tempfile::TempDir,
+    /// What the files of the working tree were when they came here. Another one is somebody's who did not know of this.
+    laid: BTreeMap<RepoPath, Known>,
     renames: Renames,
 }
 
@@ -196,7 +198,7 @@ impl Stage {
     pub(super) fn beside(repository: &Repository, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&repository.git_dir)?;
         let places = Places::of(repository, dir.path().to_owned())?;
-        let mut stage = Self { places, aside: None, dir, renames: Renames::default() };
+        let mut stage = Self { places, aside: None, dir, laid: BTreeMap::new(), renames: Renames::default() };
         if let (true, Some(name)) = (stage.places.store != stage.places.stage, stage.places.store.file_name()) {
             let named = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(&repository.root)?;
             stage.aside = Some(named);
@@ -222,7 +224,7 @@ impl Stage {
     }
 
     /// Has a file or link of the working tree in the small one, too.
-    fn lay(&self, path: &[u8]) -> io::Result<()> {
+    fn lay(&mut self, path: &[u8]) -> io::Result<()> {
         let (from, to) = (self.places.here(path), self.places.small(path));
         let Some(meta) = there(&from)?.filter(|meta| !meta.is_dir()) else { return Ok(()) };
         if there(&to)?.is_some() {
@@ -231,6 +233,7 @@ impl Stage {
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
+        self.laid.insert(path.to_vec(), Known::of(&meta));
         if meta.is_symlink() {
             symlink(fs::read_link(&from)?, &to)
         } else if meta.is_file() {
@@ -297,6 +300,23 @@ impl Stage {
                 renames.rename(&here, &places.away(number))?;
             }
             renames.rename(&places.small(&change.path), &here)?;
+        }
+        self.nobody_else(journal)
+    }
+
+    /// Refuses what took the place of something that was not there when the stage was made, or not like that: the new files
+    /// know nothing of it.
+    fn nobody_else(&self, journal: &Journal) -> io::Result<()> {
+        for (number, change) in journal.files.iter().enumerate() {
+            let went = match there(&self.places.away(number))? {
+                None if change.old => there(&self.places.small(&change.path))?,
+                // Where no file was, a directory may have been.
+                away => away.filter(|_| change.old),
+            };
+            if went.as_ref().map(Known::of).as_ref() != self.laid.get(&change.path) {
+                let what = format!("{} was changed meanwhile", self.places.here(&change.path).display());
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
+            }
         }
         Ok(())
     }

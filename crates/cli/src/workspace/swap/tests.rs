@@ -293,6 +293,34 @@ fn a_stage_in_the_tree_is_believed_where_gits_directory_names_it() {
     }
 }
 
+/// Somebody saves a file while the new ones are made: theirs stays, and it is said which.
+#[test]
+fn what_somebody_saves_meanwhile_is_not_lost() {
+    for (name, edit) in [
+        ("changed", "anew"),
+        ("changed", "in place"),
+        ("changed", "gone"),
+        ("gone/deep/x", "anew"),
+        ("made/here/b", "anew"),
+    ] {
+        for plain in [false, true] {
+            let (temp, mut stage, touched) = everything();
+            stage.renames.plain = plain;
+            let file = temp.path().join(name);
+            match edit {
+                "anew" => write(temp.path(), name, "mine"),
+                "gone" => fs::remove_file(&file).unwrap(),
+                _ => io::Write::write_all(&mut fs::File::options().append(true).open(&file).unwrap(), b"more").unwrap(),
+            }
+            let before = tree(temp.path());
+            let SwapError::TakenBack(error) = stage.swap(&touched).unwrap_err() else { panic!("it is stuck") };
+            assert!(error.to_string().contains(&format!("{name} was changed meanwhile")), "{edit}: {error}");
+            assert_eq!(tree(temp.path()), before, "{name} {edit}");
+            assert_eq!(fs::read_dir(temp.path().join(".git")).unwrap().count(), 0);
+        }
+    }
+}
+
 #[test]
 fn what_was_done_is_taken_back() {
     let files = [("a", "old"), ("gone", "g"), ("z/untracked", "u")];
