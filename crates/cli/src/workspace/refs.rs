@@ -30,7 +30,7 @@ pub(crate) struct Kept {
     pub(super) own: String,
     /// Those that may stand in a file of their own, which says something else than what arrives.
     pub(super) stale: Vec<String>,
-    /// Those that came from the repository, which has them no longer.
+    /// Those that came from the repository, which has them no longer, and those that are in the way of what it has.
     pub(super) gone: Vec<String>,
     /// What was brought earlier, does not arrive, and is still as it was: a line each.
     pub(super) brought: String,
@@ -56,7 +56,8 @@ impl Refs {
             match arriving.get(name.as_str()) {
                 Some(new) if *new != id => kept.stale.push(name.clone()),
                 Some(_) => {}
-                None if in_the_way(name, arriving) => {}
+                // In a file of its own it would be there still, or in the way of the file that arrives.
+                None if in_the_way(name, arriving) => kept.gone.push(name.clone()),
                 None if !self.is_as_brought(name, id) => kept.own.push_str(&line),
                 None if all => kept.gone.push(name.clone()),
                 None => kept.brought.push_str(&line),
@@ -141,9 +142,10 @@ mod tests {
         let refs = refs(&is, &[("refs/heads/a", "1"), ("refs/heads/left", "1"), ("refs/heads/own", "1")]);
         let kept = refs.kept(&arriving, true);
         assert_eq!((kept.own.as_str(), kept.brought.as_str()), ("9 refs/heads/own\n", ""));
-        assert_eq!((kept.stale, kept.gone), (vec!["refs/heads/a".into()], vec!["refs/heads/left".into()]));
+        assert_eq!(kept.stale, ["refs/heads/a"]);
+        assert_eq!(kept.gone, ["refs/heads/b/c", "refs/heads/left"]);
         let kept = refs.kept(&arriving, false);
-        assert_eq!((kept.brought.as_str(), kept.gone.len()), ("1 refs/heads/left\n", 0));
+        assert_eq!((kept.brought.as_str(), kept.gone), ("1 refs/heads/left\n", vec!["refs/heads/b/c".into()]));
     }
 
     #[test]

@@ -114,6 +114,20 @@ fn other_branches_follow_the_repository() {
     let out = full(&[]).expect(1);
     assert!(out.err().contains("on refs/heads/topic/mine"), "{out}");
     assert_eq!(at(&env, &copy, "topic/mine"), at(&env, &repo, "main~1"));
+    full(&["--force"]).expect(0);
+    full(&[]).expect(0);
+    assert_eq!(says(&env, &copy, &heads), says(&env, &repo, &heads));
+
+    // One of the repository's own, which the guest had in a file of its own.
+    says(&env, &repo, &["checkout", "-q", "-b", "more/here"]);
+    full(&[]).expect(0);
+    says(&env, &repo, &["checkout", "-q", "main"]);
+    says(&env, &repo, &["branch", "-q", "-D", "more/here"]);
+    says(&env, &repo, &["checkout", "-q", "-b", "more"]);
+    for _ in 0..2 {
+        full(&[]).expect(0);
+        assert_eq!(says(&env, &copy, &heads), says(&env, &repo, &heads));
+    }
     delete(&env, "w");
 }
 
