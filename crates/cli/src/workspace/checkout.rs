@@ -73,7 +73,7 @@ const INSPECT: &str = r#"
 [ -z "$3" ] || [ -e .git ] || { printf 'same\n\n\n\n'; exit 0; }
 g=$(git rev-parse --git-dir)
 base=$2
-[ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || git rev-parse -q --verify HEAD || :)
+[ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || cat "$g/banger-head" 2>/dev/null || git rev-parse -q --verify HEAD || :)
 t=$g/banger-look.$$
 trap 'rm -rf "$t"' EXIT
 mkdir "$t" "$t/objects"

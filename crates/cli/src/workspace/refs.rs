@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// The file in a git directory that says what was brought.
 pub(super) const BROUGHT: &str = "banger-refs";
+/// And the one that says which commit HEAD was at then.
+pub(super) const HEAD: &str = "banger-head";
 
 /// Objects by the names of refs.
 pub(super) type Named<'a> = BTreeMap<&'a str, &'a str>;

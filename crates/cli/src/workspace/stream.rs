@@ -7,7 +7,7 @@ use super::{
     git::{listen, refused},
     pack::{self, Sink},
     plan::Plan,
-    refs::{self, BROUGHT, Kept},
+    refs::{self, BROUGHT, HEAD, Kept},
 };
 use banger_proto::{
     agent::workspace::{FRESH, REMOVED, SCRATCH, WRITTEN},
@@ -125,6 +125,7 @@ impl<W: Write> Stream<W> {
         if !plan.packed.is_empty() {
             self.git_file("packed-refs", [plan.packed.as_str(), &kept.own].concat().as_bytes())?;
         }
+        self.git_file(HEAD, plan.commit.as_deref().unwrap_or_default().as_bytes())?;
         self.git_file(BROUGHT, [refs::lines(&arriving), kept.brought.clone()].concat().as_bytes())
     }
 

@@ -151,6 +151,15 @@ fn branches_of_a_submodule_are_the_guests_too() {
     assert!(out.err().contains("in the submodule libs/inner") && out.err().contains("banger vm cp w:"), "{out}");
     assert_eq!(at(&env, &inner, "main"), before);
     full(&["--force"]).expect(0);
-    assert_eq!((at(&env, &inner, "main"), at(&env, &inner, "mine")), (here, before));
+    assert_eq!((at(&env, &inner, "main"), at(&env, &inner, "mine")), (here.clone(), before));
+    // A commit on no branch, which the repository around it sees as a change of its own.
+    says(&env, &inner, &["checkout", "-q", "--detach"]);
+    let own = commit(&env, &inner, "own");
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("in the submodule libs/inner") && out.err().contains("banger vm cp w:"), "{out}");
+    assert_eq!(at(&env, &inner, "HEAD"), own);
+    full(&["--force"]).expect(0);
+    assert_eq!(at(&env, &inner, "HEAD"), here);
+    full(&[]).expect(0);
     delete(&env, "w");
 }
