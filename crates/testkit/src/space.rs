@@ -28,13 +28,19 @@ impl Space {
         let made = std::thread::spawn(|| {
             // SAFETY: the thread shares its descriptors with the others still.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace");
-            Self::open("/proc/thread-self/ns/net")
+            Self::open("/proc/thread-self/ns/net").expect("its own")
         });
         made.join().expect("the thread does not panic")
     }
 
     /// That of a process.
+    #[track_caller]
     pub fn of(pid: u32) -> Self {
+        Self::of_any(pid).expect("a network namespace")
+    }
+
+    /// That of a process, which may end meanwhile.
+    pub fn of_any(pid: u32) -> Option<Self> {
         Self::open(&format!("/proc/{pid}/ns/net"))
     }
 
@@ -43,8 +49,8 @@ impl Space {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    fn open(path: &str) -> Self {
-        Self(Arc::new(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("a network namespace")))
+    fn open(path: &str) -> Option<Self> {
+        open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(|space| Self(Arc::new(space)))
     }
 
     /// Runs something in it.

@@ -10,6 +10,9 @@ const UNBOOTED: &str = "hostile-unbooted";
 /// Longer than a guest may show no progress.
 const SILENCE: Duration = Duration::from_secs(240);
 
+/// Longer than a guest that powers off takes for it on a busy host.
+const GRACE: &str = "50s";
+
 /// `run --wait boot`, once the agent has answered.
 fn waiting(env: &TestEnv) -> Session {
     let session = env.banger(["vm", "run", "-d", "--wait", "boot", "--name", UNBOOTED]).spawn();
@@ -24,7 +27,7 @@ fn waiting(env: &TestEnv) -> Session {
 fn a_stop_while_services_are_waited_for_is_an_orderly_one() {
     let Some(env) = TestEnv::fake() else { return };
     let session = waiting(&env);
-    env.banger(["vm", "stop", UNBOOTED]).patience(SOON).run().expect(0);
+    env.banger(["vm", "stop", "--timeout", GRACE, UNBOOTED]).patience(SOON).run().expect(0);
     assert_eq!((env.vm_state(UNBOOTED).as_str(), env.exit_cause(UNBOOTED).as_str()), ("stopped", "poweroff"));
     let out = session.finish(SOON).expect(125);
     assert!(out.err().contains("the wait for its services was cut short"), "{out}");
@@ -34,7 +37,7 @@ fn a_stop_while_services_are_waited_for_is_an_orderly_one() {
 #[test]
 fn a_vm_whose_services_are_waited_for_is_one_that_runs() {
     let Some(env) = TestEnv::fake() else { return };
-    let session = waiting(&env);
+    let mut session = waiting(&env);
     env.banger(["vm", "start", UNBOOTED]).patience(SOON).run().expect(0);
     env.banger(["vm", "set", UNBOOTED, "--vcpu", "3"]).patience(SOON).run().expect(0);
     env.banger(["vm", "publish", UNBOOTED, "-p", "0:80"]).patience(SOON).run().expect(0);
@@ -42,6 +45,7 @@ fn a_vm_whose_services_are_waited_for_is_one_that_runs() {
     let published = vm["published"][0].as_str().expect("a published port").to_owned();
     env.banger(["vm", "unpublish", UNBOOTED, "-p", &published]).patience(SOON).run().expect(0);
     assert_eq!((vm["vcpu"].as_u64(), env.vm(UNBOOTED)["published"].as_array().map(Vec::len)), (Some(3), Some(0)));
+    assert!(!session.has_ended(), "the wait is over");
     // None of it ended the wait; who waits may go, and the VM, whose creation was not told of yet, goes along.
     session.signal(Signal::KILL);
     session.finish(SOON);
@@ -78,7 +82,7 @@ fn services_that_never_come_are_no_reason_to_take_a_vm_down() {
     }
     assert!(vmm.is_alive(), "the VMM is another");
     assert_eq!(env.vm_state(UNBOOTED), "running");
-    env.banger(["vm", "stop", UNBOOTED]).patience(SOON).run().expect(0);
+    env.banger(["vm", "stop", "--timeout", GRACE, UNBOOTED]).patience(SOON).run().expect(0);
     assert_eq!(env.exit_cause(UNBOOTED), "poweroff");
     delete(&env, UNBOOTED);
 }
