@@ -4,7 +4,12 @@
 //! A full disk or an unwritable file must not stop the draining: a VMM that cannot write its console stops the guest. One
 //! that floods is slowed down.
 
-use super::{client::escape, control::ShimMessage, hub::Hub, pace::Pace};
+use super::{
+    client::escape,
+    control::ShimMessage,
+    hub::Hub,
+    pace::{CHUNK, Pace},
+};
 use crate::vmm::plan::Console;
 use rustix::io::Errno;
 use std::{
@@ -17,15 +22,15 @@ use std::{
 };
 use tokio::{
     net::unix::pipe,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 /// Least time between two announcements that the console grew.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 /// What a kernel's panic begins with.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
-/// Bytes that are read at once.
-const CHUNK: usize = 16 << 10;
+/// Time between two looks at a pipe that cannot be watched.
+const BLIND: Duration = Duration::from_millis(10);
 /// Longest line that is looked at whole, in bytes.
 const LINE: usize = 512;
 
@@ -133,10 +138,17 @@ pub(super) struct Seen {
 async fn read_some(console: &OwnedFd, chunk: &mut [u8]) -> io::Result<usize> {
     loop {
         match rustix::io::read(console, &mut *chunk) {
-            Err(Errno::AGAIN) => pipe::Receiver::from_owned_fd(console.try_clone()?)?.readable().await?,
+            // Strangers at the ports may have taken all descriptors; a pipe that nobody drains would stop the guest.
+            Err(Errno::AGAIN) if filled(console).await.is_err() => sleep(BLIND).await,
+            Err(Errno::AGAIN) => {}
             outcome => return Ok(outcome?),
         }
     }
+}
+
+/// Waits until there is something to read, or the last writer is gone.
+async fn filled(console: &OwnedFd) -> io::Result<()> {
+    pipe::Receiver::from_owned_fd(console.try_clone()?)?.readable().await
 }
 
 /// Drains the console of one boot to its end.
@@ -167,9 +179,10 @@ pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log,
         match read {
             Ok(count @ 1..) => {
                 total += count as u64;
-                pace.take(count, Instant::now());
                 watch.feed(&chunk[..count]);
                 log.write(&chunk[..count]);
+                // Only now: a slow disk is no reason to leave the shim's other work no time.
+                pace.take(count, Instant::now());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(_) | Err(_) => break,
@@ -218,6 +231,43 @@ mod tests {
         fs::create_dir(dir.path().join("sub")).unwrap();
         log.write(b"kept");
         assert_eq!(fs::read(&path).unwrap(), b"kept");
+    }
+
+    #[tokio::test]
+    async fn what_comes_with_pauses_and_byte_by_byte_is_kept_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        let log = Log::open(&Console { path: path.clone(), cap: ByteSize::mib(1) });
+        let status = serde_json::from_value(serde_json::json!({
+            "version": "0", "shim": { "pid": 1, "start_time": 1 }, "vmm": null, "ready": null, "booted": null,
+            "console_bytes": 0
+        }));
+        let hub = Arc::new(Hub::new(std::time::Instant::now(), status.unwrap()));
+        let (ours, mut theirs) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&ours, true).unwrap();
+        let pump = tokio::spawn(pump(ours.into(), log, hub));
+        let kept = path.clone();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut written = Vec::new();
+            for round in 0..5_u8 {
+                for number in 0..1000_u16 {
+                    let byte = number.to_le_bytes()[0] ^ round;
+                    theirs.write_all(&[byte]).unwrap();
+                    written.push(byte);
+                }
+                // The pipe is empty then, and whoever reads it waits.
+                while fs::metadata(&kept).map_or(0, |file| file.len()) < written.len() as u64 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            theirs.write_all(b"Kernel panic - not syncing: last").unwrap();
+            written.extend(b"Kernel panic - not syncing: last");
+            written
+        });
+        let written = writer.await.unwrap();
+        let (_, seen) = pump.await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), written);
+        assert_eq!(seen.panic.as_deref(), Some("Kernel panic - not syncing: last"));
     }
 
     #[test]

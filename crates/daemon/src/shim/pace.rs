@@ -6,6 +6,8 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Bytes that are read at once.
+pub(super) const CHUNK: usize = 16 << 10;
 /// Bytes that are read at any speed: more than a noisy boot says.
 const BURST: i64 = 2 << 20;
 /// Bytes a second from then on.
@@ -64,7 +66,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PIECE: usize = 16 << 10;
     const WHOLE: usize = 2 << 20;
 
     #[test]
@@ -72,9 +73,9 @@ mod tests {
         let start = Instant::now();
         let (mut pace, mut now, mut read) = (Pace::new(start), start, 0);
         while read < BURST + 10 * RATE {
-            now = pace.ready(PIECE, now);
-            pace.take(PIECE, now);
-            read += signed(PIECE);
+            now = pace.ready(CHUNK, now);
+            pace.take(CHUNK, now);
+            read += signed(CHUNK);
         }
         let took = now.duration_since(start).as_secs_f64();
         assert!((9.99..10.1).contains(&took), "{took} s for a burst and ten seconds' worth");
@@ -82,14 +83,14 @@ mod tests {
         assert_eq!(signed(WHOLE), BURST);
         assert_eq!(pace.ready(WHOLE, now), now);
         pace.take(WHOLE, now);
-        assert!(pace.ready(PIECE, now) > now);
+        assert!(pace.ready(CHUNK, now) > now);
     }
 
     proptest! {
         /// Whoever reads when it is told to never reads more in any time than a burst and what that time is worth, and
         /// rests after each read.
         #[test]
-        fn no_interval_has_more_than_its_share(steps in proptest::collection::vec((1..4 * PIECE, 0_u64..20_000_000), 1..400)) {
+        fn no_interval_has_more_than_its_share(steps in proptest::collection::vec((1..4 * CHUNK, 0_u64..20_000_000), 1..400)) {
             let start = Instant::now();
             let (mut pace, mut now) = (Pace::new(start), start);
             let mut reads = Vec::new();
