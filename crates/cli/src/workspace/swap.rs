@@ -24,8 +24,14 @@ use std::{
         fs::{MetadataExt as _, symlink},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
+/// How long somebody else may take to change files of the repository.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often one looks whether they are done.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How the names of stages begin.
 const PREFIX: &str = "banger-apply-";
 
@@ -42,23 +48,62 @@ pub(super) enum SwapError {
 #[derive(Debug)]
 pub(super) struct Turn {
     /// None where the file system has no locks on directories.
-    lock: Option<fs::File>,
+    _lock: Option<fs::File>,
 }
 
 impl Turn {
-    /// Takes it, and takes back what somebody was killed in; whether there was such a thing.
+    /// Takes it, and takes back what somebody was killed in; whether there was such a thing. Blocks while somebody else
+    /// has it, who is soon done.
     pub(super) fn take(repository: &Repository) -> Result<(Self, bool), Failure> {
-        let lock = fs::File::open(&repository.git_dir).ok();
-        let locked = lock.as_ref().map(|lock| flock(lock, FlockOperation::NonBlockingLockExclusive));
-        if locked == Some(Err(rustix::io::Errno::WOULDBLOCK)) {
-            let failure = format!("another export is being applied to {}", repository.root.display());
-            return Err(Failure::new(Code::Conflict, failure));
-        }
-        let turn = Self { lock: lock.filter(|_| locked == Some(Ok(()))) };
-        // Without a lock it may be somebody's who is at work.
-        let taken_back = turn.lock.is_some() && recover(repository, &Renames::default())?;
-        Ok((turn, taken_back))
+        let deadline = Instant::now() + PATIENCE;
+        Self::take_with(repository, lock, || {
+            thread::sleep(PAUSE);
+            Instant::now() < deadline
+        })
     }
+
+    /// The same with a way to lock; where somebody else has it, as often as they are to be asked `again`.
+    fn take_with(
+        repository: &Repository,
+        lock: impl Fn(&Path) -> io::Result<fs::File>,
+        mut again: impl FnMut() -> bool,
+    ) -> Result<(Self, bool), Failure> {
+        loop {
+            match lock(&repository.git_dir) {
+                Ok(lock) => {
+                    let taken_back = recover(repository, &Renames::default())?;
+                    return Ok((Self { _lock: Some(lock) }, taken_back));
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    without_lock(repository, &error)?;
+                    return Ok((Self { _lock: None }, false));
+                }
+                Err(_) if again() => {}
+                Err(_) => {
+                    let failure = format!("another export is being applied to {}", repository.root.display());
+                    return Err(Failure::new(Code::Conflict, failure));
+                }
+            }
+        }
+    }
+}
+
+fn lock(dir: &Path) -> io::Result<fs::File> {
+    let dir = fs::File::open(dir)?;
+    flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(dir)
+}
+
+/// Refuses files that are changed in part: nobody knows whether somebody is at work or was killed.
+fn without_lock(repository: &Repository, error: &io::Error) -> Result<(), Failure> {
+    for stage in stages(repository)? {
+        let unread = |error: io::Error| super::about("read", &repository.git_dir, &error);
+        let places = Places::of(repository, stage).map_err(unread)?;
+        if Journal::is_in(&places).map_err(unread)? {
+            return Err(left_behind(repository, &places, &at(&repository.git_dir, error)));
+        }
+    }
+    Ok(())
 }
 
 /// Takes back what somebody was killed in, if there is such a thing, and says so.
@@ -136,7 +181,7 @@ struct Places {
 
 impl Places {
     fn of(repository: &Repository, stage: PathBuf) -> io::Result<Self> {
-        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(|error| at(path, &error));
         let same = device(&repository.git_dir)? == device(&repository.root)?;
         let root = repository.root.clone();
         let store = if same { stage.clone() } else { root.join(stage.file_name().unwrap_or_default()) };

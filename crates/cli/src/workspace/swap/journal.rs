@@ -108,7 +108,7 @@ impl Journal {
     /// wrote it; what it names may still lead there, through links, which shows when it is done.
     pub(super) fn read(places: &Places) -> io::Result<Option<Self>> {
         let path = places.stage.join(NAME);
-        if !there(&path)?.is_some_and(|meta| meta.is_file()) {
+        if !Self::is_in(places)? {
             return Ok(None);
         }
         places.are_ours()?;
@@ -121,6 +121,11 @@ impl Journal {
             }
         }
         Ok(Some(journal))
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_in(places: &Places) -> io::Result<bool> {
+        Ok(there(&places.stage.join(NAME))?.is_some_and(|meta| meta.is_file()))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {

@@ -155,9 +155,32 @@ fn two_do_not_work_at_once() {
     let repository = repository(temp.path());
     fs::create_dir(&repository.git_dir).unwrap();
     let turn = Turn::take(&repository).unwrap();
-    assert_eq!(Turn::take(&repository).unwrap_err().code, Code::Conflict);
-    drop(turn);
-    Turn::take(&repository).unwrap();
+    let mut times = 0;
+    let refused = Turn::take_with(&repository, lock, || {
+        times += 1;
+        times < 3
+    });
+    assert_eq!((refused.unwrap_err().code, times), (Code::Conflict, 3));
+    // Who waits has it when the other is done.
+    let mut turn = Some(turn);
+    Turn::take_with(&repository, lock, || turn.take().is_some()).unwrap();
+}
+
+/// Where nobody can say whether somebody is at work, what is begun is left alone, and said.
+#[test]
+fn without_locks_what_was_begun_is_refused() {
+    let (temp, stage, touched) = everything();
+    let repository = repository(temp.path());
+    let unlocked = || Turn::take_with(&repository, |_| Err(rustix::io::Errno::BADF.into()), || panic!("nobody has it"));
+    assert!(!unlocked().unwrap().1, "nothing is begun");
+    let kept = stage.dir.path().to_owned();
+    killed_after(3, stage, &touched);
+    let before = tree(temp.path());
+    let failure = unlocked().unwrap_err();
+    assert!(failure.causes.concat().contains("Bad file descriptor"), "{failure:?}");
+    assert!(failure.hints.concat().contains(&format!("{}/tree", kept.display())), "{failure:?}");
+    assert_eq!(tree(temp.path()), before);
+    assert!(Turn::take(&repository).unwrap().1);
 }
 
 /// A file somebody wrote since is not overwritten, and what was there before is kept.
