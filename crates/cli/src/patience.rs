@@ -26,7 +26,7 @@ use std::{
     task::Poll,
     time::Duration,
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long a guest may owe something.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ impl Patience {
             loop {
                 let overdue = async {
                     turn.overdue(&taken, self.0).await;
-                    turn.is_over() && is_there().await
+                    turn.is_over() && self.answers(&is_there).await
                 };
                 tokio::select! {
                     answer = &mut sending => break Some(answer),
@@ -79,22 +79,39 @@ impl Patience {
         answer.ok_or_else(|| self.stands_still())?.map_err(|error| guest::gone(&error))
     }
 
-    /// Does `work`, in which the guest may be silent for as long as it `is_there`.
+    /// Does `work`, in which the guest may be silent for as long as it `is_there`. What comes from it meanwhile is `heard`.
     pub(crate) async fn attend<T>(
         self,
         work: impl Future<Output = crate::exit::Result<T>>,
+        heard: &[Taken],
         is_there: impl AsyncFn() -> bool,
     ) -> crate::exit::Result<T> {
         let mut work = pin!(work);
+        let mut since = Instant::now();
         loop {
-            let still_there = async {
-                tokio::time::sleep(self.0).await;
-                is_there().await
+            let last = || heard.iter().map(Taken::last).fold(since, Instant::max);
+            let begun = last();
+            let gone = async {
+                sleep_until(begun + self.0).await;
+                // What comes meanwhile is as good as an answer.
+                last() == begun && !self.answers(&is_there).await && last() == begun
             };
             tokio::select! {
                 done = &mut work => return done,
-                there = still_there => if !there { return Err(self.stands_still().into()) },
+                gone = gone => if gone { return Err(self.stands_still().into()) },
             }
+            if last() == begun {
+                since = Instant::now();
+            }
+        }
+    }
+
+    /// Whether it says that it is there; asked once more when it does not, for one answer may be late.
+    async fn answers(self, is_there: &impl AsyncFn() -> bool) -> bool {
+        let ask = async || timeout(self.0 / 2, is_there()).await.unwrap_or(false);
+        ask().await || {
+            sleep(self.0 / 4).await;
+            ask().await
         }
     }
 
@@ -196,6 +213,7 @@ pub(crate) fn for_a_reader(failure: Failure) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watched::Watched;
     use std::sync::atomic::AtomicUsize;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
@@ -316,11 +334,42 @@ mod tests {
     async fn work_ends_when_the_guest_is_gone() {
         let asked = AtomicUsize::new(0);
         let is_there = async || asked.fetch_add(1, Ordering::Relaxed) < 2;
-        let nothing = SHORT.attend(std::future::pending::<crate::exit::Result<()>>(), is_there);
+        let nothing = SHORT.attend(std::future::pending::<crate::exit::Result<()>>(), &[], is_there);
         assert!(nothing.await.is_err());
-        assert_eq!(asked.load(Ordering::Relaxed), 3);
-        let done = SHORT.attend(async { Ok(1) }, async || false).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 4);
+        let done = SHORT.attend(async { Ok(1) }, &[], async || false).await;
         assert_eq!(done.ok(), Some(1));
+    }
+
+    #[tokio::test]
+    async fn one_answer_that_is_missed_ends_no_work() {
+        let (asked, enough) = (AtomicUsize::new(0), Notify::new());
+        let every_other = async || {
+            let asked = asked.fetch_add(1, Ordering::Relaxed);
+            if asked == 3 {
+                enough.notify_one();
+            }
+            if asked == 0 { std::future::pending().await } else { asked % 2 == 1 }
+        };
+        let work = async {
+            enough.notified().await;
+            Ok(1)
+        };
+        assert_eq!(SHORT.attend(work, &[], every_other).await.ok(), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_heard_is_not_asked() {
+        let mut sink = Watched::new(tokio::io::sink());
+        let (heard, (count, pause)) = (sink.taken(), PAUSES);
+        let work = async {
+            for _ in 0..count {
+                sink.write_all(b"x").await.unwrap();
+                tokio::time::sleep(pause).await;
+            }
+            Ok(1)
+        };
+        assert_eq!(SHORT.attend(work, &[heard], async || panic!("asked")).await.ok(), Some(1));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use crate::{
     guest,
     output::progress::Progress,
     patience::PATIENCE,
+    watched::Watched,
 };
 use banger_proto::{
     agent::exec::{ExecSpec, Outcome},
@@ -57,8 +58,10 @@ pub(crate) async fn capture_with(
     let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
     let mut stderr =
         Bounded { bytes: Vec::new(), limit: MAX_COMPLAINT, refuses: false, refused: false, progress: None };
-    let running = session.run(stdin, control, &mut stdout, &mut stderr);
-    let ended = PATIENCE.attend(running, async || guest::is_there(endpoint).await).await;
+    let (out, err) = (Watched::new(&mut stdout), Watched::new(&mut stderr));
+    let heard = [out.taken(), err.taken()];
+    let running = session.run(stdin, control, out, err);
+    let ended = PATIENCE.attend(running, &heard, async || guest::is_there(endpoint).await).await;
     if stdout.refused {
         return Err(Failure::new(Code::Guest, format!("the guest sent more than {limit} bytes")).into());
     }
