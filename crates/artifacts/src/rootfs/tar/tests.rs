@@ -174,9 +174,13 @@ fn damage_is_named() {
     let bomb = archive(&[(header(EntryType::Regular, "bomb", 8 << 20), b"")]);
     assert!(message(&bomb).contains("more than 1048576 bytes"));
 
-    let overflow =
-        archive(&[pax(&written("size", b"18446744073709551615")), (header(EntryType::Regular, "a", 0), b"")]);
-    assert!(message(&overflow).contains("more than 1048576 bytes"));
+    for (size, refusal) in
+        [(u64::MAX, "a PAX size is not a number"), (i64::MAX.unsigned_abs(), "more than 1048576 bytes")]
+    {
+        let size = size.to_string();
+        let overflow = archive(&[pax(&written("size", size.as_bytes())), (header(EntryType::Regular, "a", 0), b"")]);
+        assert!(message(&overflow).contains(refusal), "{}", message(&overflow));
+    }
 
     let sparse = archive(&[pax(&written("GNU.sparse.major", b"1")), (header(EntryType::Regular, "a", 0), b"")]);
     assert!(message(&sparse).contains("sparse"));
