@@ -1,6 +1,10 @@
 //! Exchanges that end, that fail half way and that are killed.
 
-use super::*;
+use super::{
+    turn::{lock, recover},
+    *,
+};
+use banger_proto::failure::Code;
 use std::collections::BTreeMap;
 
 fn repository(root: &Path) -> Repository {
