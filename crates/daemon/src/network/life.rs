@@ -28,7 +28,7 @@ const LINGER: Duration = Duration::from_secs(20);
 /// The pause before pasta is tried again, the first time; it doubles up to the other.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 /// How often, and how far apart, the resolver's address is asked for.
-const BIND_TRIES: u32 = 20;
+const BIND_TRIES: u32 = 100;
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// A host that changes its network does so in several steps.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -60,9 +60,17 @@ impl Drop for Live {
 /// Attaches a VM, or changes its policy. Returns who holds the namespace; an error is a reason in words.
 pub(super) async fn attach(shared: &Arc<Shared>, guest: Guest) -> Result<ProcessIdentity, String> {
     let mut slot = shared.live.lock().await;
+    let attached = seat(shared, &mut slot, guest).await;
+    if attached.is_err() && shared.guests.is_empty() {
+        leave_later(shared);
+    }
+    attached
+}
+
+async fn seat(shared: &Arc<Shared>, slot: &mut Option<Live>, guest: Guest) -> Result<ProcessIdentity, String> {
     // A second try is for a helper that died since it was last used.
     for attempt in 0.. {
-        let live = ready(shared, &mut slot).await?;
+        let live = ready(shared, slot).await?;
         match live.place(shared, &guest).await {
             Ok(()) => {
                 let holder = live.record.holder;
@@ -73,6 +81,7 @@ pub(super) async fn attach(shared: &Arc<Shared>, guest: Guest) -> Result<Process
             Err(Trouble::Broken(error)) if attempt > 0 => return Err(error.to_string()),
             Err(Trouble::Broken(error)) => tracing::warn!(%error, "the network helper failed; another is started"),
         }
+        live.end_tasks().await;
         slot.take();
     }
     unreachable!("the loop returns")
@@ -103,15 +112,20 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
         }
     };
     if shared.guests.is_empty() {
-        let shared = Arc::downgrade(shared);
-        tokio::spawn(async move {
-            sleep(LINGER).await;
-            if let Some(shared) = shared.upgrade() {
-                leave(&shared).await;
-            }
-        });
+        leave_later(shared);
     }
     detached
+}
+
+/// Ends the network after a while, if nobody is attached then.
+fn leave_later(shared: &Arc<Shared>) {
+    let shared = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        sleep(LINGER).await;
+        if let Some(shared) = shared.upgrade() {
+            leave(&shared).await;
+        }
+    });
 }
 
 /// Ends the network if nobody is attached.
@@ -223,6 +237,15 @@ impl Trouble {
 }
 
 impl Live {
+    /// Ends what is done for it, and waits for that: another helper cannot bind the resolver's address before its sockets
+    /// are closed.
+    async fn end_tasks(&mut self) {
+        for task in std::mem::take(&mut self.tasks) {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
     async fn tell(&mut self, request: &Request) -> Result<(), Trouble> {
         match self.helper.ask(request).await? {
             (Answer::Failed { reason }, _) => Err(Trouble::Refused(reason)),

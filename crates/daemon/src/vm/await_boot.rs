@@ -90,7 +90,7 @@ impl Waiters {
         let is_silent = Instant::now() >= self.deadline;
         for ask in std::mem::take(&mut self.asks) {
             if ask.operation.cancel().is_cancelled() {
-                ask.answer(Err(cut_short(owner)));
+                ask.answer(Err(cut_short(owner, "runs")));
             } else if is_silent {
                 let patience = patience(owner.row.run.accelerator);
                 ask.answer(Err(owner.not_booted(silence("its init did not say that it finished booting", patience))));
@@ -100,9 +100,9 @@ impl Waiters {
         }
     }
 
-    /// The VM is about to be taken down.
+    /// The machine whose services were waited for is no more.
     pub(super) fn cut_short(&mut self, owner: &Owner) {
-        self.answer(&Err(cut_short(owner)));
+        self.answer(&Err(cut_short(owner, "went down")));
     }
 
     fn progress(&mut self, owner: &Owner) {
@@ -114,7 +114,7 @@ impl Waiters {
     }
 }
 
-fn cut_short(owner: &Owner) -> Failure {
+fn cut_short(owner: &Owner, how: &str) -> Failure {
     let name = &owner.row.name;
-    failures::cancelled(&format!("VM {name} runs; the wait for its services was cut short"))
+    failures::cancelled(&format!("VM {name} {how}; the wait for its services was cut short"))
 }

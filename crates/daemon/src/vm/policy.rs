@@ -12,7 +12,8 @@
 //! The columns are the step in progress; a delete of what is live needs force whatever is in progress. "Down" is created,
 //! stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then decided anew, in the
 //! state it left. A start whose agent answered leaves a machine that can be asked to power off, so that a stop of it is an
-//! orderly one; it goes on if nothing that takes the VM down comes after it.
+//! orderly one; it goes on if nothing that takes the VM down comes after it, and until then another start is refused as
+//! during the step.
 //!
 //! A start ends when the VM runs. Who waits for its services then (`--wait boot`) waits beside all of this: sizes, ports
 //! and policies can be changed, another start is nothing to do, and what takes the VM down ends the wait.
@@ -111,6 +112,8 @@ pub(crate) enum Reason {
 pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
     use Verdict::{Nothing, Refuse, Run};
     match (busy, asked) {
+        // A start that was left half way goes on when nothing else is to be done, and may fail then.
+        (None, Op::Start { .. }) if state == VmState::Starting => Refuse(Reason::Starting),
         (None, Op::Start { .. }) if state.is_live() => Nothing,
         (None, Op::Stop { .. }) if !state.is_live() => Nothing,
         (None, Op::Kill { .. }) if !state.is_live() => Refuse(Reason::NotRunning),
@@ -209,7 +212,7 @@ mod tests {
     const TABLE: &str = "
         busy     state     start      restart    stop    kill    set      delete   delete-f
         -        created   go         go         so      !down   go       go       go
-        -        starting  so         go         go      go      go       !up      go
+        -        starting  !starting  go         go      go      go       !up      go
         -        running   so         go         go      go      go       !up      go
         -        stopping  so         go         go      go      go       !up      go
         -        stopped   go         go         so      !down   go       go       go

@@ -92,7 +92,7 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
     clock.guest(&ready);
     owner.row.run.phases = clock.phases();
     let followed = tokio::select! {
-        followed = follow_up(owner, operation, &ready) => followed,
+        followed = after_start(owner, &ready) => followed,
         // Left on its way up, with an agent that answers: a stop of it is an orderly one, and a kill need not wait for a
         // guest that is silent. If nothing else is wanted of it the start goes on.
         () = operation.cancel().cancelled() => {
@@ -101,6 +101,12 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
         }
     };
     if let Err(failure) = followed {
+        tokio::select! {
+            // Its services may have begun to write.
+            _ = stop::power_off(owner, operation, None) => {}
+            // Left to what is wanted of it instead, as above.
+            () = operation.cancel().cancelled() => return Err(failure),
+        }
         return Err(give_up(owner, operation, failure).await);
     }
     owner.row.state = VmState::Running;
@@ -110,15 +116,6 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
 }
 
 /// What a guest gets once its agent answers. One that does not take it is asked to power off.
-async fn follow_up(owner: &Owner, operation: &Operation, ready: &Ready) -> Result<(), Failure> {
-    let followed = after_start(owner, ready).await;
-    if followed.is_err() {
-        // Its services may have begun to write.
-        stop::power_off(owner, operation, None).await;
-    }
-    followed
-}
-
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
     settle(&owner.parts, &owner.row.id).await?;
     for capability in owner.parts.capabilities.iter() {

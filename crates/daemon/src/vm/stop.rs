@@ -87,12 +87,8 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
     };
     let sent = shim.signal(signal).await;
     match (timeout(SIGNAL_PATIENCE, shim.ended()).await, sent) {
-        (Ok(_), Ok(())) => {
-            owner.down(VmState::Stopped, None).await;
-            return Ok(());
-        }
-        // It was faster. That it runs no more is what a kill is for; how it ended is its own.
-        (Ok(record), Err(_)) => {
+        // It may have been faster. That it runs no more is what a kill is for; how it ended is its own.
+        (Ok(record), _) => {
             owner.ended(record).await;
             return Ok(());
         }

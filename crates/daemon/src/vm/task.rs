@@ -34,8 +34,8 @@ impl Ask {
         let _ = self.reply.send(result);
     }
 
-    /// What stops the step: whoever asked going away stops a start, which gives its resources back. What takes a VM
-    /// down goes on without its client: half of it is worse than all of it.
+    /// What stops the step: whoever asked going away stops a start, which gives its resources back unless its agent has
+    /// answered. What takes a VM down goes on without its client: half of it is worse than all of it.
     fn cancel(&self) -> CancellationToken {
         match self.op {
             Op::Start { .. } | Op::Restart { .. } => self.operation.cancel().child_token(),
@@ -59,6 +59,8 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
             Ask { op: Op::Start { wait: Wait::Agent }, operation: Operation::silent(), reply }
         } else {
             tokio::select! {
+                // A guest that talks holds up nobody, and what it said was in time although nobody has read it yet.
+                biased;
                 ask = asks.recv() => match ask {
                     Some(ask) => ask,
                     None => return,
@@ -78,11 +80,14 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
             Verdict::Nothing => waiters.admit(ask, &owner),
             Verdict::Refuse(reason) => ask.answer(Err(refusal(&owner.row().name, reason))),
             Verdict::Run | Verdict::Cancel | Verdict::Wait => {
-                if !matches!(ask.op, Op::Set(_)) {
+                let machine = owner.row().run.shim;
+                let result = step(&mut owner, &ask, &mut asks, &mut waiting, resume).await;
+                let is_deleted = result.is_ok() && matches!(ask.op, Op::Delete { .. });
+                if is_deleted || !owner.row().state.is_live() || owner.row().run.shim != machine {
                     waiters.cut_short(&owner);
                 }
-                match step(&mut owner, &ask, &mut asks, &mut waiting, resume).await {
-                    Ok(()) if matches!(ask.op, Op::Delete { .. }) => {
+                match result {
+                    Ok(()) if is_deleted => {
                         ask.answer(Ok(()));
                         break;
                     }

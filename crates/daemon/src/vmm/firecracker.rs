@@ -48,6 +48,8 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const START_TICK: Duration = Duration::from_millis(1);
 /// Most bytes of a machine's devices' state; it has some fifteen KiB.
 const MAX_STATE: u64 = 16 << 20;
+/// What it exits with after a SIGHUP, the one signal of a kill's that it does not just die of.
+const HUNG_UP: i32 = 156;
 /// The directory for sockets as Firecracker knows it.
 const RUN: &str = "/run";
 
@@ -214,7 +216,11 @@ impl Running {
         let status = self.child.wait().await?;
         let stderr = self.stderr.read().await;
         // It gives no reason, but there is only one for a good end: the guest's reset line.
-        let reported = status.success().then_some(ShutdownReason::GuestReset);
+        let reported = match status.code() {
+            Some(0) => Some(ShutdownReason::GuestReset),
+            Some(HUNG_UP) => Some(ShutdownReason::Host),
+            _ => None,
+        };
         Ok(MachineEnd { status, reported, stderr })
     }
 }

@@ -147,6 +147,33 @@ fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
     env.assert_nothing_left();
 }
 
+#[test]
+fn a_network_that_cannot_be_made_is_not_kept_half() {
+    let Some(env) = carried() else { return };
+    env.banger(["vm", "create", "--quiet", "--no-start", "--name", "m"]).run().expect(0);
+    let host = Space::of(env.daemon().expect("a daemon").pid);
+    // One more public address than can be closed to guests.
+    let changes = env.home().join("addresses");
+    let change = |verb: &str| {
+        let one = |n| format!("address {verb} 9.9.{}.{}/32 dev eth0", n / 250, 1 + n % 250);
+        std::fs::write(&changes, (0..=1024).map(one).collect::<Vec<_>>().join("\n")).expect("a file");
+        host.command(&format!("ip -batch {}", changes.display()));
+    };
+    change("add");
+    let out = env.banger(["vm", "start", "m"]).patience(SOON).run().expect(0);
+    assert!(out.err().contains("this host has 1025 public addresses"), "{out}");
+    wait_until(BACK, "the end of what was begun", || match of(&env, CARRIERS[0]).len() {
+        0 => Ok(()),
+        count => Err(format!("{count} holders")),
+    });
+    change("del");
+    env.banger(["vm", "restart", "m"]).patience(SOON).run().expect(0);
+    once_whole(&env);
+    env.assert_in_order("fake-qemu");
+    env.banger(["vm", "delete", "-f", "m"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
 /// Some VMs' lives, several at a time.
 fn lives(env: &TestEnv, hand: usize) {
     let mut chance = Chance(0x6e65_7477 + hand as u64);

@@ -32,11 +32,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         }
     };
     if let Some(mut old) = old {
-        // Its resolver's sockets must be closed before another helper binds the same address.
-        for task in std::mem::take(&mut old.tasks) {
-            task.abort();
-            let _ = task.await;
-        }
+        old.end_tasks().await;
     }
     let helper = Helper::start(&shared.helper, record.holder)?;
     let mut live = Live {

@@ -29,6 +29,8 @@ impl Live {
             tracing::warn!("pasta is not installed: VMs have no way to the internet");
             return;
         };
+        // Those who saw an earlier one end are done.
+        self.tasks.retain(|task| !task.is_finished());
         match holder::uplink(&program, &mut self.record, &shared.state).await {
             Ok(child) => {
                 if let Some(pasta) = self.record.pasta {

@@ -107,6 +107,30 @@ async fn a_kill_of_a_machine_that_has_just_ended_has_worked() {
 }
 
 #[tokio::test]
+async fn a_machine_that_ends_while_it_is_killed_ended_as_it_says() {
+    let world = World::new();
+    for (name, cause, state, reason) in [
+        ("a", ExitCause::Killed, VmState::Stopped, None),
+        ("b", ExitCause::GuestFailed, VmState::Failed, Some("Kernel panic")),
+    ] {
+        let row = world.vm(name, VmState::Running).await;
+        let mut fake = FakeShim::of(&world, &row);
+        let shim = adopt(&world, &row).await;
+        let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
+        let record = ExitRecord { cause, reason: "Kernel panic".into(), at: 1 };
+        let ends = async {
+            let asked = fake.requests.recv().await;
+            assert!(matches!(asked, Some(ShimRequest::Signal { .. })), "{asked:?}");
+            fake.end(&world, &row, &record).await;
+        };
+        let (killed, ()) = tokio::join!(stop::kill(&mut owner, KillSignal::Kill), ends);
+        killed.unwrap();
+        let now = world.row(&row).await.unwrap();
+        assert_eq!((now.state, now.reason.as_deref()), (state, reason));
+    }
+}
+
+#[tokio::test]
 async fn a_machine_that_reboots_publishes_what_is_written_down_too() {
     let world = World::new();
     let mut row = world.vm("v", VmState::Running).await;
