@@ -7,6 +7,7 @@
 //!
 //! Locks are `flock`s, so they go with their process however it ends, and exclude threads as well as processes.
 
+mod early;
 mod staging;
 mod sync;
 
@@ -26,6 +27,7 @@ use std::{
 };
 use sync::{sync_directory, sync_tree};
 
+pub use early::Unsynced;
 pub use staging::{StagedFile, Staging};
 
 /// What begins the name of everything unfinished.
@@ -191,8 +193,15 @@ impl Shelf {
     /// Syncs the directory and puts it under the lock's name, replacing what is there. There is no moment without an
     /// entry, unless the file system cannot exchange two names.
     pub fn publish(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
-        let target = self.path(&lock.name)?;
         sync_tree(staging.path())?;
+        let target = self.rename(staging, lock)?;
+        sync_directory(&self.directory)?;
+        Ok(target)
+    }
+
+    /// Puts the directory under the lock's name, as it is.
+    fn rename(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
+        let target = self.path(&lock.name)?;
         match renameat_with(CWD, staging.path(), CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {
                 // The staging directory has its name now; dropping must not remove anything.
@@ -210,7 +219,6 @@ impl Shelf {
             }
             Err(error) => return Err(at("publish", &target)(error)),
         }
-        sync_directory(&self.directory)?;
         Ok(target)
     }
 

@@ -10,10 +10,10 @@ use super::{
     manifest::FORMAT,
 };
 use crate::{
-    job::{Cancel, Job},
+    job::{Cancel, Job, Silent},
     kernel::rfc3339,
     oci::{ImageSource, Platform, Registries},
-    publish::{Shelf, Staging},
+    publish::{Shelf, Staging, Unsynced},
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
@@ -72,9 +72,30 @@ pub enum Depth {
 }
 
 impl ImageStore {
-    /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what killed builds left in it.
+    /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what killed builds left in it. Images that were
+    /// made shortly before this host was started anew are read as a whole, and go if the disk has not all of them.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, ImageError> {
-        Ok(Self { shelf: Shelf::open(directory)? })
+        let store = Self { shelf: Shelf::open(directory)? };
+        for Unsynced { name, doubtful } in store.shelf.unsynced()? {
+            if !doubtful || store.is_whole(&name)? {
+                store.shelf.sync_behind(&name)?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Whether all of an image is there, which goes if it is not.
+    fn is_whole(&self, name: &str) -> Result<bool, ImageError> {
+        let cancel = Cancel::default();
+        let job = Job { progress: &Silent, cancel: &cancel };
+        let Ok(id) = name.parse() else { return Ok(true) };
+        let Err(error) = self.verify(&id, Depth::Full, &job) else { return Ok(true) };
+        tracing::warn!(%id, error = &error as &dyn std::error::Error, "an image was not on the disk when the host went down");
+        // What cannot be read now may be read another time.
+        if matches!(error, ImageError::Corrupt { .. }) {
+            self.delete(&id, &cancel)?;
+        }
+        Ok(false)
     }
 
     /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
@@ -272,7 +293,8 @@ impl ImageStore {
         image
     }
 
-    /// Publishes what was made, unless the same bytes are here already: what stands under an id stays.
+    /// Publishes what was made, unless the same bytes are here already: what stands under an id stays. It can be used at
+    /// once; the disk has it some seconds later.
     pub(super) fn put(&self, staging: Staging, id: &ImageId, job: &Job<'_>) -> Result<Image, ImageError> {
         let entry = self.shelf.lock(id.as_str(), job.cancel)?;
         match self.get(id) {
@@ -280,7 +302,7 @@ impl ImageStore {
             Ok(_) | Err(_) => {}
         }
         job.progress.phase("saving the image");
-        self.shelf.publish(staging, &entry)?;
+        self.shelf.publish_early(staging, &entry)?;
         self.get(id)
     }
 }

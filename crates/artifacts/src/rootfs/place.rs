@@ -13,8 +13,7 @@ use super::{
 };
 use crate::job::Cancel;
 use blake3::hazmat::ChainingValue;
-use rustix::fs::{Advice, fadvise};
-use std::{fs::File, num::NonZeroU64, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 /// Fewer zeros than this in a row are stored.
 const MIN_HOLE: u64 = 64 << 10;
@@ -251,18 +250,6 @@ impl Placer {
         self.piece[self.filled..].fill(0);
         self.hashes.push((at, hash(at, &self.piece)));
         self.filled = 0;
-        if self.hand.len == 0 {
-            self.send(at);
-        }
         Ok(())
-    }
-
-    /// Lets the kernel begin to write the hand that ends with the piece at byte `at`, so that whoever syncs the image has
-    /// little to wait for.
-    fn send(&self, at: u64) {
-        const LARGEST: u64 = PIECE as u64 * 32;
-        let start = (at + PIECE as u64).saturating_sub(LARGEST);
-        // It is only advice, and pages on their way stay in memory.
-        let _ = fadvise(&self.site.file, start, NonZeroU64::new(LARGEST), Advice::DontNeed);
     }
 }

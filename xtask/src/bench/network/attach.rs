@@ -4,7 +4,7 @@ use crate::bench::compare::{Report, Target};
 use anyhow::{Context, Result, ensure};
 use banger_proto::{
     framing::{self, HEADER},
-    helper::{Answer, Attachment, Base, Policy, Request},
+    helper::{Answer, Attachment, Base, Filter, Policy, Request, To},
 };
 use banger_testkit::{Space, bin_dir};
 use std::{
@@ -23,11 +23,25 @@ struct World {
     helper: Child,
     stream: UnixStream,
     inside: Space,
+    policy: Policy,
     next: u16,
 }
 
+/// What VMs are allowed that have no rules.
+const PLAIN: Policy = Policy { base: Base::Internet, deny: Vec::new(), allow: Vec::new() };
+
+/// A closed range and an open port, as somebody's `--deny` and `--allow` come to.
+fn rules() -> Result<Policy> {
+    let filter = |range: &str, port| anyhow::Ok(Filter { to: To::Block(range.parse()?), port });
+    Ok(Policy {
+        base: Base::Internet,
+        deny: vec![filter("198.51.100.0/24", None)?],
+        allow: vec![filter("10.9.0.7/32", Some(443))?],
+    })
+}
+
 impl World {
-    fn new(vms: u16) -> Result<Self> {
+    fn new(vms: u16, policy: Policy) -> Result<Self> {
         let program = bin_dir().join("bangerd-root");
         let mut holder = Command::new(&program).arg("hold").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut ready = [0; 6];
@@ -42,7 +56,7 @@ impl World {
             .stdin(OwnedFd::from(theirs))
             .spawn()?;
         let inside = Space::of(holder.id());
-        let mut world = Self { holder, helper, stream, inside, next: 0 };
+        let mut world = Self { holder, helper, stream, inside, policy, next: 0 };
         world.ask(&Request::EnsureNetwork { block: "10.213.0.0/16".parse()?, network: 0, host: Vec::new() })?;
         for _ in 0..vms {
             world.attach()?;
@@ -65,7 +79,7 @@ impl World {
     fn attach(&mut self) -> Result<Duration> {
         let number = self.next;
         self.next += 1;
-        let policy = Policy { base: Base::Internet, deny: Vec::new(), allow: Vec::new() };
+        let policy = self.policy.clone();
         let vm = format!("{number:012x}").parse()?;
         let request = Request::AttachVm(Attachment { vm, network: 0, host: number + 2, policy });
         let began = Instant::now();
@@ -120,7 +134,7 @@ fn program(line: &str) -> Result<()> {
 
 /// Attaching a VM, against the same by hand and against itself in a crowd.
 pub(crate) fn attach(rounds: u32, report: &mut Report) -> Result<()> {
-    let (mut ours, mut theirs) = (World::new(1)?, World::new(1)?);
+    let (mut ours, mut theirs) = (World::new(1, PLAIN)?, World::new(1, PLAIN)?);
     report.compare(
         ("attach a VM", "ip, bridge and nft by hand"),
         Target::Ratio(0.2),
@@ -129,12 +143,15 @@ pub(crate) fn attach(rounds: u32, report: &mut Report) -> Result<()> {
         || theirs.by_hand(),
     )?;
     drop((ours, theirs));
-    let (mut crowded, mut empty) = (World::new(CROWD)?, World::new(1)?);
-    report.compare(
-        (&format!("attach beside {CROWD} VMs"), "attach beside one"),
-        Target::Ratio(1.3),
-        rounds,
-        || crowded.attach(),
-        || empty.attach(),
-    )
+    for (kind, policy) in [("", PLAIN), (" with rules", rules()?)] {
+        let (mut crowded, mut empty) = (World::new(CROWD, policy.clone())?, World::new(1, policy)?);
+        report.compare(
+            (&format!("attach{kind} beside {CROWD} VMs"), &format!("attach{kind} beside one")),
+            Target::Ratio(1.3),
+            rounds,
+            || crowded.attach(),
+            || empty.attach(),
+        )?;
+    }
+    Ok(())
 }

@@ -1,10 +1,7 @@
 //! The store with images that need no bootstrap.
 
 use super::*;
-use crate::{
-    job::Silent,
-    rootfs::{Meta, Timestamp},
-};
+use crate::rootfs::{Meta, Timestamp};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 fn store() -> (tempfile::TempDir, ImageStore) {
@@ -66,6 +63,32 @@ fn the_same_content_is_the_same_image() {
     let (_dir, store) = store();
     assert_eq!(publish(&store, "a").manifest.id, publish(&store, "a").manifest.id);
     assert_ne!(publish(&store, "a").manifest.id, publish(&store, "b").manifest.id);
+}
+
+#[test]
+fn after_a_loss_of_power_only_what_the_disk_has_is_there() {
+    let (_dir, store) = store();
+    let [whole, cut, unreadable] = ["whole", "cut", "unreadable"].map(|content| publish(&store, content));
+    // What another boot made, and had no time to sync.
+    for Image { rootfs, .. } in [&whole, &cut, &unreadable] {
+        fs::write(rootfs.with_file_name(".unsynced"), "another boot\n").unwrap();
+    }
+    let allow = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    allow(&cut.rootfs);
+    // As long as it should be, with a hole in the place of what was not written.
+    let file = File::options().write(true).open(&cut.rootfs).unwrap();
+    file.write_all_at(&[0; 4096], cut.manifest.size_bytes / 2).unwrap();
+    file.write_all_at(&[0; 4096], 4096).unwrap();
+    let manifest = unreadable.rootfs.with_file_name("manifest.json");
+    allow(&manifest);
+    fs::write(manifest, "").unwrap();
+
+    let reopened = ImageStore::open(store.shelf.directory()).unwrap();
+    assert_eq!(reopened.list().unwrap(), std::slice::from_ref(&whole));
+    assert_eq!(reopened.shelf.names().unwrap(), [whole.manifest.id.as_str()], "what is gone is gone whole");
+    let marked = || if reopened.shelf.unsynced().unwrap().is_empty() { Ok(()) } else { Err("marked".to_owned()) };
+    banger_testkit::wait_until(std::time::Duration::from_secs(60), "the image to be synced", marked);
+    verify(&reopened, &whole.manifest.id, Depth::Full).unwrap();
 }
 
 #[test]
