@@ -12,6 +12,7 @@
 
 mod attributes;
 pub(crate) mod bootstrap;
+pub(crate) mod bringer;
 pub(crate) mod changes;
 pub(crate) mod checkout;
 pub(crate) mod export;
@@ -20,7 +21,10 @@ pub(crate) mod files;
 pub(crate) mod git;
 mod hash;
 pub(crate) mod history;
+mod inspect;
+pub(crate) mod leftovers;
 mod macros;
+mod own;
 pub(crate) mod pack;
 pub(crate) mod patch;
 pub(crate) mod plan;

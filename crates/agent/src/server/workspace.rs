@@ -22,7 +22,7 @@ use banger_proto::{
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use rustix::{
     fd::OwnedFd,
-    fs::{self, AtFlags, Gid, Mode, OFlags, Uid},
+    fs::{self, AtFlags, FlockOperation, Gid, Mode, OFlags, Uid},
     io::Errno,
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -135,6 +135,8 @@ fn bring(
         fs::accessat(&base, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)
             .map_err(|error| about(&error.into()))?;
     }
+    // One whose sender is gone may be at work still. Where directories have no locks there is nobody to wait for.
+    let _ = fs::flock(&base, FlockOperation::LockExclusive);
     // One that did not come to its end left lists that are not this one's.
     checkout::forget(&base).map_err(|error| about(&error))?;
     archive::unpack_over(&base, reader)?;

@@ -2,11 +2,7 @@
 //!
 //! Where there is no git there may be no shell either; both say 127, as a shell would.
 
-use super::{
-    changes::RepoPath,
-    is_id,
-    standing::{Looked, Standing},
-};
+use super::is_id;
 use crate::{
     exec::capture::{Captured, capture},
     exit::Result,
@@ -52,12 +48,17 @@ fi
 rm -rf $s
 ";
 
-/// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any.
+/// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository without a
+/// commit or a file its user may not read, was not brought and is left out: all that was brought is in it.
 const KEEP: &str = r#"
 i=.git/banger-index.$$
-trap 'rm -f "$i"' EXIT
+trap 'rm -f "$i" "$i.lock"' EXIT
+trap 'exit 1' HUP INT TERM PIPE
 [ ! -e .git/index ] || cp .git/index "$i"
-tree=$(GIT_INDEX_FILE=$i sh -c 'git add -A . && git write-tree')
+export GIT_INDEX_FILE="$i"
+git add --ignore-errors -A . || git diff-files --quiet --ignore-submodules=all || exit 1
+tree=$(git write-tree)
+unset GIT_INDEX_FILE
 commit=$(git commit-tree ${2:+-p "$2"} -m 'The tree as banger brought it' "$tree")
 git update-ref refs/banger/base "$commit"
 echo "$commit"
@@ -66,49 +67,8 @@ echo "$commit"
 /// Writes down what files are that git does not look into.
 const ASSUMED: &str = "assumed > .git/banger-assumed\n";
 
-/// Says what stands there: what is not as it was brought, HEAD, refs, refs as they were brought, and an index. `$2`: the commit
-/// that holds the tree as it was brought; in a submodule (`$3`), which no record names, the repository knows, and there may
-/// be none.
-const INSPECT: &str = r#"
-[ -z "$3" ] || [ -e .git ] || { printf 'same\n\n\n\n'; exit 0; }
-g=$(git rev-parse --git-dir)
-base=$2
-[ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || cat "$g/banger-head" 2>/dev/null || git rev-parse -q --verify HEAD || :)
-t=$g/banger-look.$$
-trap 'rm -rf "$t"' EXIT
-mkdir "$t" "$t/objects"
-[ ! -e "$g/index" ] || cp "$g/index" "$t/index"
-head=$(git rev-parse -q --verify HEAD || :)
-was=$base
-[ "$(git rev-parse -q --verify refs/banger/base)" != "$base" ] || was=$(git rev-parse -q --verify "$base^" || :)
-objects=$(git rev-parse --git-path objects)
-aside() { GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects sh -c "$1"; }
-staged=$(aside 'git write-tree 2>/dev/null || :')
-tree=$(aside 'git add -A . && git write-tree')
-is=same
-[ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is="$is tree"
-[ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is="$is unwatched"
-# What is staged and stands nowhere else. Of a tree that was brought dirty that shows only while the rest is as it was.
-staged_alone() {
-    [ "$staged" != "$tree" ] && [ -e "$g/banger-staged" ] || return 1
-    case $is in *tree*) [ "$was" = "$base" ] || return 1 ;; esac
-    [ "$(git ls-files -s -z | git hash-object --stdin)" != "$(cat "$g/banger-staged")" ]
-}
-! staged_alone || is="$is staged"
-echo "$is"
-echo "$head"
-git for-each-ref --format='%(objectname) %(refname)'
-echo
-cat "$g/banger-refs" 2>/dev/null || :
-echo
-git ls-files -z --stage
-"#;
-
-/// Most repositories in a workspace that are looked at.
-const MAX_REPOSITORIES: usize = 1000;
-
 /// Runs a script of banger's in a guest, as the user everything in the workspace belongs to.
-async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
+pub(super) async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
     capture(endpoint, &spec(text, args), limit).await
 }
 
@@ -159,44 +119,6 @@ fn commit_id(text: &str) -> std::result::Result<String, Failure> {
     } else {
         Err(Failure::new(Code::Guest, "the guest's git did not say which commit it made"))
     }
-}
-
-/// Looks at what stands at `path`, which the VM's record says was brought as `base`; else says why it cannot.
-pub(crate) async fn inspect(
-    endpoint: &GuestEndpoint,
-    path: &str,
-    base: &str,
-) -> Result<std::result::Result<Standing, String>> {
-    let mut standing = Standing::default();
-    let (mut next, mut seen) = (vec![Vec::new()], 0);
-    while let Some(below) = next.pop() {
-        let outer = below.is_empty();
-        let at = if outer { path.to_owned() } else { format!("{path}/{}", String::from_utf8_lossy(&below)) };
-        let args = if outer { [at.as_str(), base, ""] } else { [&at, "", "submodule"] };
-        let looked = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
-        seen += 1;
-        let Some(one) = Looked::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
-        else {
-            let why = if looked.is_missing() { "the guest has no git".to_owned() } else { looked.stderr };
-            if outer {
-                return Ok(Err(why));
-            }
-            // What cannot be looked at may be anything.
-            standing.work.submodules.push(below);
-            continue;
-        };
-        if outer {
-            let work = &mut standing.work;
-            (work.tree, work.staged, work.unwatched) = (one.tree, one.staged, one.unwatched);
-        } else if one.tree || one.staged || one.unwatched {
-            standing.work.submodules.push(below.clone());
-        }
-        let prefixed = |name: RepoPath| if outer { name } else { [&below, b"/".as_slice(), &name].concat() };
-        standing.files.extend(one.files.into_iter().map(prefixed));
-        next.extend(one.submodules.into_iter().map(prefixed));
-        standing.refs.insert(below.clone(), one.refs);
-    }
-    Ok(Ok(standing))
 }
 
 /// A failure unless it ended well.

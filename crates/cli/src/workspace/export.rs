@@ -39,7 +39,7 @@ mkdir "$t" "$t/objects"
 [ ! -e "$g/index" ] || cp "$g/index" "$t/index"
 GIT_ALTERNATE_OBJECT_DIRECTORIES=$(git rev-parse --git-path objects)
 export GIT_INDEX_FILE="$t/index" GIT_OBJECT_DIRECTORY="$t/objects" GIT_ALTERNATE_OBJECT_DIRECTORIES
-git add -A . >&2
+git add -A -- . "$@" >&2
 git diff-index --cached -p --binary --full-index "$renames" --no-color --no-ext-diff --no-textconv \
     --src-prefix=a/ --dst-prefix=b/ --submodule=short "$base" -- . "$@"
 "#;

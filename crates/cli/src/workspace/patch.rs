@@ -8,8 +8,8 @@ mod rules;
 use super::quote::{quoted, unquote};
 use banger_proto::failure::{Code, Failure};
 pub(super) use rules::{attribute_line, check_path, refused, runs};
-use rules::{check_attributes, check_link, is_attributes};
-use std::collections::BTreeSet;
+use rules::{check_attributes, check_link, folded, is_attributes};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a link is refused whose target is not wholly in the patch.
 const LINK: &str = "it makes a link in a way git does not";
@@ -30,7 +30,7 @@ pub(crate) struct Summary {
 /// Reads the whole patch; a failure names the path, or the line that is not `git diff`'s.
 pub(crate) fn check(patch: &[u8]) -> Result<Summary, Failure> {
     let mut reader = Reader { rest: patch, line: 0 };
-    let (mut summary, mut links, mut made) = (Summary::default(), BTreeSet::new(), BTreeSet::new());
+    let (mut summary, mut links, mut made) = (Summary::default(), BTreeMap::new(), BTreeSet::new());
     while !reader.rest.is_empty() {
         let section = reader.section()?;
         for path in [&section.old, &section.new] {
@@ -53,11 +53,12 @@ pub(crate) fn check(patch: &[u8]) -> Result<Summary, Failure> {
         summary.attributes.extend(named);
         if let Some(target) = &section.link {
             check_link(&section.new, target)?;
-            links.insert(section.new);
+            links.insert(folded(&section.new), section.new);
         }
     }
-    for path in &summary.files {
-        if let Some(link) = parents(path).find(|parent| links.contains(*parent)) {
+    // Also where it is the same one only for a file system to which letter case is nothing.
+    for path in summary.files.iter().filter(|_| !links.is_empty()) {
+        if let Some(link) = parents(path).find_map(|parent| links.get(&folded(parent))) {
             return Err(refused(path, &format!("it goes through the link {}, which the patch makes", quoted(link))));
         }
     }

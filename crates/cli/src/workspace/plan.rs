@@ -20,6 +20,7 @@ use banger_proto::{
     failure::{Code, Failure},
 };
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -252,6 +253,15 @@ impl Plan {
     pub(super) fn refs(&self) -> refs::Named<'_> {
         let packed = self.packed.lines().filter_map(|line| line.split_once(' ')).map(|(id, name)| (name, id));
         packed.chain(self.loose.iter().map(|(name, id)| (name.as_str(), id.as_str()))).collect()
+    }
+
+    /// Every commit that arrives in full mode. Runs git.
+    pub(super) fn all_commits(&self) -> Result<HashSet<String>, Failure> {
+        let packed = self.packed.lines().filter_map(|line| line.split(' ').next());
+        let tips: Vec<&str> = packed.chain(self.commit.as_deref()).collect();
+        let call = self.facade.call().args(["rev-list", "--stdin"]);
+        let listing = call.ask("list the repository's commits", (tips.join("\n") + "\n").as_bytes())?;
+        Ok(String::from_utf8_lossy(&listing).lines().map(str::to_owned).collect())
     }
 
     /// It, and every submodule with its path below the workspace, outer before inner.

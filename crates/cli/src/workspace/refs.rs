@@ -23,6 +23,8 @@ pub(crate) struct Refs {
     pub(super) is: BTreeMap<String, String>,
     /// What they were when they were brought.
     pub(super) brought: BTreeMap<String, String>,
+    /// Those whose names are no text, a line each: nothing that arrives is called so, and they stay.
+    pub(super) odd: Vec<u8>,
 }
 
 /// What becomes of them.
@@ -30,6 +32,8 @@ pub(crate) struct Refs {
 pub(crate) struct Kept {
     /// Those that stay the guest's own: object and name, a line each.
     pub(super) own: String,
+    /// Of those, the ones whose names are no text.
+    pub(super) odd: Vec<u8>,
     /// Those that may stand in a file of their own, which says something else than what arrives.
     pub(super) stale: Vec<String>,
     /// Those that came from the repository, which has them no longer, and those that are in the way of what it has.
@@ -52,7 +56,7 @@ impl Refs {
 
     /// What becomes of them under `arriving`, which is all that the repository has, or only a part.
     pub(super) fn kept(&self, arriving: &Named<'_>, all: bool) -> Kept {
-        let mut kept = Kept::default();
+        let mut kept = Kept { odd: self.odd.clone(), ..Kept::default() };
         for (name, id) in &self.is {
             let line = format!("{id} {name}\n");
             match arriving.get(name.as_str()) {
@@ -86,10 +90,11 @@ fn in_the_way(name: &str, arriving: &Named<'_>) -> bool {
 }
 
 /// What a line says: an object, a space, the name of a ref. None when it is no such line.
-pub(super) fn line(text: &str) -> Option<(&str, &str)> {
-    let (id, name) = text.split_once(' ')?;
-    let plain = name.starts_with("refs/") && !name.contains(|char: char| char.is_whitespace() || char.is_control());
-    let leads_out = name.split('/').any(|part| matches!(part, "" | "." | ".."));
+pub(super) fn line(text: &[u8]) -> Option<(&[u8], &str)> {
+    let (id, name) = text.split_at(text.iter().position(|byte| *byte == b' ')?);
+    let (id, name) = (std::str::from_utf8(id).ok()?, &name[1..]);
+    let plain = name.starts_with(b"refs/") && !name.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f));
+    let leads_out = name.split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b".."));
     (super::is_id(id) && plain && !leads_out).then_some((name, id))
 }
 
@@ -105,7 +110,7 @@ mod tests {
 
     fn refs(is: &[(&str, &str)], brought: &[(&str, &str)]) -> Refs {
         let owned = |refs: &[(&str, &str)]| refs.iter().map(|(name, id)| ((*name).into(), (*id).into())).collect();
-        Refs { head: "7".into(), is: owned(is), brought: owned(brought) }
+        Refs { head: "7".into(), is: owned(is), brought: owned(brought), odd: Vec::new() }
     }
 
     #[test]
@@ -153,11 +158,13 @@ mod tests {
     #[test]
     fn a_line_is_an_object_and_a_name() {
         let id = "0123456789abcdef0123456789abcdef01234567";
-        assert_eq!(line(&format!("{id} refs/heads/a-b")), Some(("refs/heads/a-b", id)));
-        for name in ["refs/heads/a\u{2028}b", "heads/a", "refs/../x", "refs/heads//a", "refs/heads/a b", "refs/a\u{1b}"]
-        {
-            assert_eq!(line(&format!("{id} {name}")), None, "{name}");
+        for name in ["refs/heads/a-b", "refs/heads/\u{a0}\u{2028}"] {
+            assert_eq!(line(format!("{id} {name}").as_bytes()), Some((name.as_bytes(), id)));
         }
-        assert_eq!(line("x refs/heads/a"), None);
+        assert_eq!(line(&[id.as_bytes(), b" refs/\xff"].concat()), Some((&b"refs/\xff"[..], id)));
+        for name in ["heads/a", "refs/../x", "refs/heads//a", "refs/heads/a b", "refs/a\u{1b}", "refs/a\u{7f}"] {
+            assert_eq!(line(format!("{id} {name}").as_bytes()), None, "{name}");
+        }
+        assert_eq!(line(b"x refs/heads/a"), None);
     }
 }

@@ -1,11 +1,14 @@
 //! Brings a planned repository into a running guest, and has it written down.
 
 use super::{
+    bringer::Turn,
     changes::{RepoPath, pieces},
     checkout,
+    inspect::inspect,
+    leftovers::{Leftovers, at_stake},
     plan::{self, Plan, Wish},
     standing::Standing,
-    stream::{self, Leftovers},
+    stream,
 };
 use crate::{
     context::Context,
@@ -34,7 +37,6 @@ use hyper::{
     body::{Frame, Incoming},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -147,28 +149,27 @@ fn absolute(path: String) -> Result<String> {
     }
 }
 
-/// Brings what `packing` packs into the VM, which is new.
-pub(crate) async fn deliver(context: &Context, vm: &str, packing: Packing) -> Result<Workspace> {
-    let endpoint = guest::endpoint(context, vm).await?;
-    let plan = packing.plan.clone();
+/// Brings what `packing` packs into the VM, where nothing stands in its way.
+pub(crate) async fn deliver(context: &Context, turn: &Turn, packing: Packing) -> Result<Workspace> {
+    let (endpoint, plan) = (&turn.endpoint, packing.plan.clone());
     let mut progress = Progress::new(&context.printer);
     progress.phase(&format!("bringing {}", plan.repository.root.display()));
     let by_agent = plan.wish.mode == Mode::Overlay;
-    let path = packing.send(&endpoint, &plan.wish.guest_path, by_agent, &mut progress).await?;
-    finish(context, &endpoint, &plan, path, &mut progress).await
+    let path = packing.send(endpoint, &plan.wish.guest_path, by_agent, &mut progress).await?;
+    finish(context, endpoint, &plan, path, &mut progress).await
 }
 
 /// Brings a repository into a VM that may have one already.
-pub(crate) async fn prepare(context: &Context, vm: &str, plan: Arc<Plan>, existing: Existing) -> Result<Workspace> {
-    let endpoint = guest::endpoint(context, vm).await?;
+pub(crate) async fn prepare(context: &Context, turn: &Turn, plan: Arc<Plan>, existing: Existing) -> Result<Workspace> {
+    let endpoint = &turn.endpoint;
     let place: Place =
-        guest::get_from(&endpoint, &format!("/workspace?path={}", segment(&plan.wish.guest_path))).await?;
-    let left = if place.occupied { make_room(&endpoint, &plan, place, existing).await? } else { Leftovers::default() };
-    deliver(context, vm, Packing::begin(plan, left)).await
+        guest::get_from(endpoint, &format!("/workspace?path={}", segment(&plan.wish.guest_path))).await?;
+    let left = if place.occupied { make_room(endpoint, &plan, place, existing).await? } else { Leftovers::default() };
+    deliver(context, turn, Packing::begin(plan, left)).await
 }
 
 /// What is left of the workspace that stands there; a refusal when it is not ours to change.
-async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, place: Place, existing: Existing) -> Result<Leftovers> {
+async fn make_room(endpoint: &GuestEndpoint, plan: &Arc<Plan>, place: Place, existing: Existing) -> Result<Leftovers> {
     let (unfinished, path, name) = (place.unfinished, absolute(place.path)?, &endpoint.name);
     let known = endpoint.workspace.as_ref().filter(|workspace| workspace.guest_path == path);
     if known.is_none() && !unfinished {
@@ -176,7 +177,7 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, place: Place, existing
         return Err(failure.hint("--guest-path brings the repository elsewhere").into());
     }
     let base = known.and_then(|known| known.base_commit.as_deref()).unwrap_or_default();
-    let mut standing = checkout::inspect(endpoint, &path, base).await?;
+    let mut standing = inspect(endpoint, &path, base).await?;
     if let Ok(standing) = &mut standing {
         at_stake(plan, standing);
     }
@@ -200,7 +201,9 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Plan, place: Place, existing
         Ok(standing) => standing,
         Err(_) => Standing { files: indexed(endpoint, &path, plan.hash).await?, ..Standing::default() },
     };
-    Ok(leftovers(plan, standing))
+    let (plan, overwrite) = (plan.clone(), existing == Existing::Overwrite);
+    let left = tokio::task::spawn_blocking(move || Leftovers::of(&plan, standing, overwrite)).await;
+    Ok(left.map_err(|error| internal("cannot look at the repository", &error))??)
 }
 
 /// The files that the index in the guest names, as the agent reads it; none where it cannot.
@@ -213,50 +216,6 @@ async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result
     }
     let listing = PATIENCE.collect(response.into_body(), checkout::MAX_NAMES).await?;
     Ok(pieces(&listing).map(<[u8]>::to_vec).collect())
-}
-
-/// What goes, and what stays the guest's own.
-fn leftovers(plan: &Plan, standing: Standing) -> Leftovers {
-    let arriving: HashSet<RepoPath> = plan.files().into_iter().collect();
-    let mut removed: Vec<RepoPath> = standing.files.into_iter().filter(|file| !arriving.contains(file)).collect();
-    let mut refs = BTreeMap::new();
-    for (below, repository) in plan.repositories() {
-        let git = if below.is_empty() { b".git".to_vec() } else { [&below, b"/.git".as_slice()].concat() };
-        let mut goes = |name: &str| removed.push([&git, b"/".as_slice(), name.as_bytes()].concat());
-        forgotten(repository).for_each(&mut goes);
-        if let Some(theirs) = standing.refs.get(&below) {
-            let kept = theirs.kept(&repository.refs(), repository.wish.mode == Mode::Full);
-            kept.gone.iter().for_each(|name| goes(name));
-            refs.insert(below, kept);
-        }
-    }
-    Leftovers { removed, refs }
-}
-
-/// Adds to what the guest did what it did on branches that are somewhere else when the repository arrives.
-fn at_stake(plan: &Plan, standing: &mut Standing) {
-    for (below, repository) in plan.repositories() {
-        let (Some(theirs), arriving) = (standing.refs.get(&below), repository.refs()) else { continue };
-        let work = &mut standing.work;
-        if below.is_empty() {
-            work.refs.extend(theirs.at_stake(&arriving).map(str::to_owned));
-        } else if !work.submodules.contains(&below) && theirs.at_stake(&arriving).next().is_some() {
-            work.submodules.push(below);
-        }
-    }
-}
-
-/// What an earlier workspace wrote down in its git directories that does not hold for this one.
-fn forgotten(plan: &Plan) -> impl Iterator<Item = &'static str> {
-    let names = [
-        ("shallow", plan.shallow.is_empty()),
-        ("refs/banger/base", plan.is_clean()),
-        ("banger-assumed", !plan.changes.unwatched),
-        // What the guest's git worked out of a history that was cut off elsewhere; it does so again.
-        ("objects/info/commit-graph", true),
-        ("objects/info/commit-graphs/commit-graph-chain", true),
-    ];
-    names.into_iter().filter_map(|(name, goes)| goes.then_some(name))
 }
 
 /// What the agent left to do: submodules and histories as they are belong to the guest's git, where there is one.

@@ -2,7 +2,7 @@
 //!
 //! Reading configuration runs nothing. What is taken on is this list and no more.
 
-use super::{git::Git, repository::Repository};
+use super::{changes::pieces, git::Git, repository::Repository};
 use banger_proto::failure::Failure;
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -44,14 +44,7 @@ impl Settings {
     }
 
     fn parse(listing: &[u8]) -> Self {
-        let mut values = BTreeMap::new();
-        for entry in listing.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
-            let text = String::from_utf8_lossy(entry);
-            // A key without `=` is true.
-            let (key, value) = text.split_once('\n').unwrap_or((&text, "true"));
-            values.insert(key.to_owned(), value.to_owned());
-        }
-        Self { values }
+        Self { values: entries(pieces(listing)).into_iter().collect() }
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
@@ -119,6 +112,22 @@ impl Settings {
     }
 }
 
+/// Keys and values, of what `git config --list -z` says.
+pub(super) fn entries<'a>(listing: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, String)> {
+    let entry = |entry: &[u8]| {
+        let text = String::from_utf8_lossy(entry);
+        // A key without `=` is true.
+        let (key, value) = text.split_once('\n').unwrap_or((&text, "true"));
+        (key.to_owned(), value.to_owned())
+    };
+    listing.into_iter().map(entry).collect()
+}
+
+/// Whether a key decides what a file's content is, or how objects are named.
+pub(super) fn decides_content(key: &str) -> bool {
+    CONTENT.contains(&key) || key == "extensions.objectformat"
+}
+
 /// A URL as it may be shown to a guest: with a user, without a password.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -133,14 +142,14 @@ fn without_password(url: &str) -> String {
 }
 
 /// A git configuration file being written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Config {
-    text: String,
+    entries: Vec<(String, String)>,
 }
 
 impl Config {
     fn new(object_format: Option<&str>) -> Self {
-        let mut config = Self { text: String::new() };
+        let mut config = Self::default();
         config.set("core.repositoryformatversion", if object_format.is_some() { "1" } else { "0" });
         if let Some(format) = object_format {
             config.set("extensions.objectformat", format);
@@ -150,17 +159,25 @@ impl Config {
 
     /// Adds one value. A key's parts are its section, what is between (a branch's name), and its last word.
     pub(crate) fn set(&mut self, key: &str, value: &str) -> &mut Self {
-        let (Some(first), Some(last)) = (key.find('.'), key.rfind('.')) else { return self };
-        let header = match key.get(first + 1..last) {
-            Some(name) if !name.is_empty() => format!("[{} \"{}\"]", &key[..first], escaped(name)),
-            _ => format!("[{}]", &key[..first]),
-        };
-        let _ = writeln!(self.text, "{header}\n\t{} = \"{}\"", &key[last + 1..], escaped(value));
+        self.entries.push((key.to_owned(), value.to_owned()));
         self
     }
 
-    pub(crate) fn text(&self) -> &str {
-        &self.text
+    pub(super) fn entries(&self) -> &[(String, String)] {
+        &self.entries
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        for (key, value) in &self.entries {
+            let (Some(first), Some(last)) = (key.find('.'), key.rfind('.')) else { continue };
+            let header = match key.get(first + 1..last) {
+                Some(name) if !name.is_empty() => format!("[{} \"{}\"]", &key[..first], escaped(name)),
+                _ => format!("[{}]", &key[..first]),
+            };
+            let _ = writeln!(text, "{header}\n\t{} = \"{}\"", &key[last + 1..], escaped(value));
+        }
+        text
     }
 }
 

@@ -1,8 +1,9 @@
 //! What stands in a guest where a workspace was, as the guest's git says.
 
 use super::{
-    changes::{RepoPath, pieces},
+    changes::RepoPath,
     is_id,
+    own::Own,
     quote::quoted,
     refs::{self, Refs},
 };
@@ -16,19 +17,34 @@ pub(crate) struct Standing {
     pub(super) work: Work,
     /// Files that the index names, submodules' too.
     pub(super) files: Vec<RepoPath>,
-    /// Refs of the repository, and of its submodules by their paths.
-    pub(super) refs: BTreeMap<RepoPath, Refs>,
+    /// The repository, and its submodules by their paths.
+    pub(super) repositories: BTreeMap<RepoPath, Found>,
+}
+
+/// What one repository in a guest holds besides files.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) refs: Refs,
+    /// Commits its history is cut off at.
+    pub(super) shallow: Vec<String>,
+    /// What its git was told.
+    pub(super) own: Own,
 }
 
 /// What a guest did to a workspace.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a place where there may be work")]
 pub(crate) struct Work {
     /// To files that git looks at, or to the commit HEAD is at.
     pub(super) tree: bool,
+    /// Why git cannot look at its files, if it cannot.
+    pub(super) unread: Option<String>,
     /// To what is staged, and stands nowhere else.
     pub(super) staged: bool,
     /// To files that git is told not to look at.
     pub(super) unwatched: bool,
+    /// A merge, a rebase or the like that is not finished.
+    pub(super) busy: bool,
     /// In submodules.
     pub(super) submodules: Vec<RepoPath>,
     /// On branches that would be overwritten.
@@ -42,8 +58,7 @@ impl Work {
 
     /// A refusal to overwrite it: what it is, and what saves it.
     pub(super) fn refuse(&self, vm: &str, path: &str) -> Failure {
-        let mut failure = Failure::new(Code::Conflict, format!("{path} in VM {vm} was worked in"));
-        let mut parts = Vec::new();
+        let (mut parts, mut did) = (Vec::new(), "was worked in");
         if let Some(first) = self.submodules.first() {
             parts.push(format!("in {}", some(&format!("the submodule {}", quoted(first)), self.submodules.len())));
         }
@@ -53,9 +68,19 @@ impl Work {
         if self.unwatched {
             parts.push("in files that git is told not to look at".to_owned());
         }
-        if let Some(first) = self.refs.first() {
-            parts.push(format!("on {}", some(first, self.refs.len())));
+        if self.busy {
+            parts.push("in a merge, a rebase or the like that is not finished".to_owned());
         }
+        if let Some(first) = self.refs.first() {
+            parts.push(format!("on {}", some(&quoted(first.as_bytes()), self.refs.len())));
+        }
+        if let Some(why) = &self.unread {
+            if parts.is_empty() && !self.tree {
+                did = "may have been worked in";
+            }
+            parts.push(format!("the guest's git cannot look at all of its files: {why}"));
+        }
+        let mut failure = Failure::new(Code::Conflict, format!("{path} in VM {vm} {did}"));
         if parts.is_empty() {
             return failure.hint(format!("banger vm workspace export {vm} saves that work"));
         }
@@ -69,53 +94,100 @@ fn some(first: &str, count: usize) -> String {
 }
 
 /// What one repository says of itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Looked {
-    pub(super) tree: bool,
-    pub(super) staged: bool,
-    pub(super) unwatched: bool,
-    pub(super) refs: Refs,
+    pub(super) work: Work,
+    /// Whether its files could not be looked at.
+    pub(super) unread: bool,
     pub(super) files: Vec<RepoPath>,
     pub(super) submodules: Vec<RepoPath>,
+    pub(super) found: Found,
 }
 
 impl Looked {
-    pub(super) fn read(mut answer: &[u8]) -> Option<Self> {
-        let mut line = || {
-            let end = answer.iter().position(|byte| *byte == b'\n')?;
-            let (line, rest) = answer.split_at(end);
-            answer = &rest[1..];
-            std::str::from_utf8(line).ok()
-        };
-        let (mut tree, mut staged, mut unwatched) = (false, false, false);
-        for word in line()?.split(' ') {
+    pub(super) fn read(answer: &[u8]) -> Option<Self> {
+        let mut looked = Self::default();
+        if answer == b"absent\n" {
+            return Some(looked);
+        }
+        let mut lines = Lines(answer);
+        for word in lines.text()?.split(' ') {
             match word {
                 "same" => {}
-                "staged" => staged = true,
-                "unwatched" => unwatched = true,
-                _ => tree = true,
+                "staged" => looked.work.staged = true,
+                "unwatched" => looked.work.unwatched = true,
+                "busy" => looked.work.busy = true,
+                "unread" => looked.unread = true,
+                _ => looked.work.tree = true,
             }
         }
-        let head = line()?.to_owned();
-        if !head.is_empty() && !is_id(&head) {
+        let Found { refs, shallow, own } = &mut looked.found;
+        lines.text()?.clone_into(&mut refs.head);
+        if !refs.head.is_empty() && !is_id(&refs.head) {
             return None;
         }
-        let mut refs = Refs { head, ..Refs::default() };
         for list in [&mut refs.is, &mut refs.brought] {
-            while let Some(said) = Some(line()?).filter(|said| !said.is_empty()) {
+            while let Some(said) = lines.of_a_list()? {
                 let (name, id) = refs::line(said)?;
-                if !name.starts_with("refs/banger/") {
-                    list.insert(name.to_owned(), id.to_owned());
+                match std::str::from_utf8(name) {
+                    Ok(name) if name.starts_with("refs/banger/") => {}
+                    Ok(name) => drop(list.insert(name.to_owned(), id.to_owned())),
+                    Err(_) => refs.odd.extend([said, b"\n"].concat()),
                 }
             }
         }
-        let (mut files, mut submodules) = (Vec::new(), Vec::new());
-        for entry in pieces(answer) {
+        while let Some(id) = lines.of_a_list()? {
+            let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
+            shallow.push(id.to_owned());
+        }
+        let mut lists = Lists(lines.0);
+        for entry in lists.next()? {
             let tab = entry.iter().position(|byte| *byte == b'\t')?;
-            let to = if entry.starts_with(b"160000 ") { &mut submodules } else { &mut files };
+            let to = if entry.starts_with(b"160000 ") { &mut looked.submodules } else { &mut looked.files };
             to.push(entry[tab + 1..].to_vec());
         }
-        Some(Self { tree, staged, unwatched, refs, files, submodules })
+        *own = Own::read(|| lists.next())?;
+        lists.0.is_empty().then_some(looked)
+    }
+}
+
+/// Text, a line after the other.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = self.0.iter().position(|byte| *byte == b'\n')?;
+        let (line, rest) = self.0.split_at(end);
+        self.0 = &rest[1..];
+        Some(line)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.next()?).ok()
+    }
+
+    /// The next one of a list, which an empty one ends.
+    #[expect(clippy::option_option, reason = "that there is none is not that it ends")]
+    fn of_a_list(&mut self) -> Option<Option<&'a [u8]>> {
+        Some(Some(self.next()?).filter(|line| !line.is_empty()))
+    }
+}
+
+/// Lists one after the other: entries ended by zeroes, and one more zero.
+struct Lists<'a>(&'a [u8]);
+
+impl<'a> Lists<'a> {
+    fn next(&mut self) -> Option<Vec<&'a [u8]>> {
+        let mut entries = Vec::new();
+        loop {
+            let end = self.0.iter().position(|byte| *byte == 0)?;
+            let (entry, rest) = self.0.split_at(end);
+            self.0 = &rest[1..];
+            if entry.is_empty() {
+                return Some(entries);
+            }
+            entries.push(entry);
+        }
     }
 }
 
@@ -127,23 +199,39 @@ mod tests {
     fn a_repository_says_what_it_is() {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let said = format!(
-            "same unwatched\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n\n{id} refs/heads/main\n\n100644 {id} 0\ta b\0160000 \
-             {id} 0\tsub\0"
+            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n\n{id} refs/heads/main\n\n{id}\n\n\
+             100644 {id} 0\ta b\0160000 {id} 0\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
         );
-        let looked = Looked::read(said.as_bytes()).unwrap();
-        assert!(looked.unwatched && !looked.tree && looked.refs.head == id);
-        assert_eq!(looked.refs.is, [("refs/heads/wip".to_owned(), id.to_owned())].into());
-        assert_eq!(looked.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
-        assert_eq!((looked.files, looked.submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
-        let looked = Looked::read(b"same tree\n\n\n\n").unwrap();
-        assert!(looked.tree && !looked.unwatched);
-        for bad in
-            ["", "same", "same\n", "same\n\n\n", "same\n\nx refs/heads/a\n\n\n", "same\n\n\n\nx\0", "same\nx\n\n\n"]
-        {
+        let Looked { work, unread, files, submodules, found } = Looked::read(said.as_bytes()).unwrap();
+        assert_eq!(work, Work { unwatched: true, busy: true, ..Work::default() });
+        assert!(!unread && found.refs.head == id);
+        assert_eq!(found.refs.is, [("refs/heads/wip".to_owned(), id.to_owned())].into());
+        assert_eq!(found.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
+        assert_eq!((files, submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
+        assert_eq!(found.shallow, [id]);
+        assert_ne!(found.own, Own::default());
+        let end = "\0\0\0\0\0\0\0";
+        let looked = Looked::read(format!("same tree unread\n\n\n\n\n{end}").as_bytes()).unwrap();
+        assert!(looked.work.tree && looked.unread && !looked.work.unwatched);
+        assert_eq!(Looked::read(b"absent\n"), Some(Looked::default()));
+        for bad in [
+            "",
+            "same",
+            "same\n",
+            "same\n\n\n",
+            "same\n\n\n\n\n",
+            &format!("same\n\nx refs/heads/a\n\n\n\n{end}"),
+            &format!("same\n\n\n\nno id\n\n{end}"),
+            &format!("same\n\n\n\n\nx\0{end}"),
+            &format!("same\nx\n\n\n\n{end}"),
+            &format!("same\n\n\n\n\n{}", &end[1..]),
+            &format!("same\n\n\n\n\n{end}\0"),
+        ] {
             assert_eq!(Looked::read(bad.as_bytes()), None, "{bad:?}");
         }
-        let evil = format!("same\n\n{id} refs/heads/a\u{2028}b\n\n\n");
-        assert_eq!(Looked::read(evil.as_bytes()), None);
+        let odd = [format!("same\n\n{id} refs/").as_bytes(), b"\xff\n\n\n\n", end.as_bytes()].concat();
+        let looked = Looked::read(&odd).unwrap();
+        assert_eq!(looked.found.refs.odd, [id.as_bytes(), b" refs/\xff\n"].concat());
     }
 
     /// What an export has is not what else there is.
@@ -156,8 +244,10 @@ mod tests {
         for (work, cause) in [
             (Work { staged: true, ..Work::default() }, "in what is staged"),
             (Work { unwatched: true, ..Work::default() }, "told not to look at"),
+            (Work { busy: true, ..Work::default() }, "in a merge, a rebase"),
             (Work { submodules: vec![b"libs/x".to_vec()], tree: true, ..Work::default() }, "the submodule libs/x"),
             (Work { refs: names(), ..Work::default() }, "on refs/heads/a and 1 more"),
+            (Work { unread: Some("no room".into()), ..Work::default() }, "look at all of its files: no room"),
         ] {
             let failure = work.refuse("w", "/r");
             assert!(failure.causes.concat().contains(cause), "{failure:?}");

@@ -5,6 +5,8 @@ use super::{
     facade::{RULES, rules_of},
     files::Item,
     git::{listen, refused},
+    leftovers::Leftovers,
+    own::{self, Own},
     pack::{self, Sink},
     plan::Plan,
     refs::{self, BROUGHT, HEAD, Kept},
@@ -14,8 +16,8 @@ use banger_proto::{
     api::workspace::Mode,
 };
 use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
+    collections::{BTreeMap, HashSet},
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, BufReader, Read, Write},
     os::unix::ffi::OsStrExt as _,
@@ -28,14 +30,8 @@ use tar::{Builder, EntryType, Header};
 const EMPTY: [&str; 2] =
     ["e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813"];
 
-/// What an earlier workspace has to do with the one that takes its place.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Leftovers {
-    /// Files the guest has and shall not have.
-    pub(crate) removed: Vec<RepoPath>,
-    /// What becomes of the refs that are there, by the repository's path in the workspace.
-    pub(crate) refs: BTreeMap<RepoPath, Kept>,
-}
+/// How often a directory is listed whose files go while they are read: each time is somebody's whole repacking.
+const MAX_LISTINGS: usize = 20;
 
 /// Writes everything but the files the guest's git writes itself.
 pub(crate) fn write(plan: &Plan, left: &Leftovers, to: impl Write) -> io::Result<()> {
@@ -64,24 +60,22 @@ impl<W: Write> Stream<W> {
         }
         // It goes at the end: where it is, somebody was interrupted.
         self.dir(Path::new(SCRATCH))?;
+        let remains = left.at(self.base.as_os_str().as_bytes());
         self.git_file("HEAD", plan.head.as_bytes())?;
-        self.git_file("config", plan.config.text().as_bytes())?;
-        self.refs(plan, left.refs.get(self.base.as_os_str().as_bytes()).unwrap_or(&Kept::default()))?;
-        for rules in RULES {
-            if let Some(text) = rules_of(&plan.repository, rules)? {
-                self.git_file(rules, &text)?;
-            }
-        }
+        self.refs(plan, &remains.refs)?;
+        self.told(plan, &remains.own, left.overwrite)?;
         match plan.wish.mode {
             // A list of other directories is a stranger's to write. Of what is there only that travels which this
             // repository's own commits and index name, and git tells which.
             Mode::Full if !plan.repository.borrows() => {
-                self.objects(&plan.repository.objects(), Path::new(".git/objects"), 0)?;
+                self.objects(&plan.repository.objects(), Path::new(".git/objects"))?;
             }
             Mode::Full | Mode::Overlay => self.packs(plan)?,
         }
-        if !plan.shallow.is_empty() {
-            self.git_file("shallow", (plan.shallow.join("\n") + "\n").as_bytes())?;
+        // Commits that were brought earlier have no more parents there than before.
+        let shallow: Vec<&str> = plan.shallow.iter().chain(&remains.shallow).map(String::as_str).collect();
+        if !shallow.is_empty() {
+            self.git_file("shallow", (shallow.join("\n") + "\n").as_bytes())?;
         }
         if let Ok(index) = File::open(plan.facade.index()) {
             let size = index.metadata()?.len();
@@ -122,11 +116,34 @@ impl<W: Write> Stream<W> {
         for (name, object) in loose {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
-        if !plan.packed.is_empty() {
-            self.git_file("packed-refs", [plan.packed.as_str(), &kept.own].concat().as_bytes())?;
+        // One that goes may be packed, too.
+        if !plan.packed.is_empty() || !kept.gone.is_empty() {
+            let lines = [plan.packed.as_bytes(), kept.own.as_bytes(), kept.brought.as_bytes(), &kept.odd].concat();
+            self.git_file("packed-refs", &lines)?;
         }
         self.git_file(HEAD, plan.commit.as_deref().unwrap_or_default().as_bytes())?;
         self.git_file(BROUGHT, [refs::lines(&arriving), kept.brought.clone()].concat().as_bytes())
+    }
+
+    /// Configuration and rules, with what the guest's git was told there; and what arrives of them, which later says what
+    /// it was told.
+    fn told(&mut self, plan: &Plan, own: &Own, overwrite: bool) -> io::Result<()> {
+        self.git_file("config", own.merge_config(&plan.config, overwrite).text().as_bytes())?;
+        self.git_file(own::CONFIG, plan.config.text().as_bytes())?;
+        for rules in RULES {
+            let arriving = rules_of(&plan.repository, rules)?;
+            let Some(place) = own::RULES.iter().position(|(name, _)| *name == rules) else {
+                if let Some(text) = arriving {
+                    self.git_file(rules, &text)?;
+                }
+                continue;
+            };
+            if let Some(text) = own.merge_rules(place, arriving.as_deref()) {
+                self.git_file(rules, &text)?;
+            }
+            self.git_file(own::RULES[place].1, &arriving.unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     fn written(&mut self, plan: &Plan) -> io::Result<()> {
@@ -181,29 +198,50 @@ impl<W: Write> Stream<W> {
         Ok(())
     }
 
-    /// The repository's objects as they are.
-    fn objects(&mut self, from: &Path, to: &Path, depth: usize) -> io::Result<()> {
-        let mut names: Vec<_> = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
-        names.sort_by_key(fs::DirEntry::file_name);
-        for entry in names {
-            let (path, name) = (entry.path(), entry.file_name());
-            let text = name.to_string_lossy();
-            let kind = entry.file_type()?;
-            if kind.is_dir() && depth == 0 && holds_objects(&text) {
-                let to = to.join(&name);
-                self.dir(&to)?;
-                self.objects(&path, &to, depth + 1)?;
-            } else if kind.is_file() && is_object(&text) {
-                let file = match File::open(&path) {
-                    // Repacked meanwhile: what it held is elsewhere, or git says what is missing.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    other => other?,
-                };
-                let size = file.metadata()?.len();
-                self.file(&to.join(&name), size, 0o444, 0, &mut file.take(size))?;
+    /// The repository's objects as they are. Whoever repacks them meanwhile takes away files that are on the list: what
+    /// those held is in a pack by then. So packs come last, and are listed again until all that are listed were there.
+    fn objects(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        for dir in listed(from)? {
+            let name = dir.file_name();
+            if dir.file_type()?.is_dir() && name.len() == 2 && is_hexadecimal(&name.to_string_lossy()) {
+                self.objects_in(&dir.path(), &to.join(&name), &mut HashSet::new())?;
             }
         }
-        Ok(())
+        let (from, to, mut sent) = (from.join("pack"), to.join("pack"), HashSet::new());
+        for _ in 0..MAX_LISTINGS {
+            if self.objects_in(&from, &to, &mut sent)? {
+                return Ok(());
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "somebody repacks its objects again and again"))
+    }
+
+    /// Those of one directory that were not `sent` yet; whether all were there.
+    fn objects_in(&mut self, from: &Path, to: &Path, sent: &mut HashSet<OsString>) -> io::Result<bool> {
+        let entries = listed(from)?;
+        if !entries.is_empty() {
+            self.dir(to)?;
+        }
+        let mut complete = true;
+        for entry in entries {
+            let name = entry.file_name();
+            // What a link leads to is somebody else's.
+            let is_file = entry.file_type()?.is_file();
+            if !is_file || sent.contains(&name) || !is_object(&name.to_string_lossy()) {
+                continue;
+            }
+            let file = match File::open(entry.path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    complete = false;
+                    continue;
+                }
+                other => other?,
+            };
+            let size = file.metadata()?.len();
+            self.file(&to.join(&name), size, 0o444, 0, &mut file.take(size))?;
+            sent.insert(name);
+        }
+        Ok(complete)
     }
 
     /// A file of the working tree as it is.
@@ -254,16 +292,22 @@ impl<W: Write> Sink for Stream<W> {
     }
 }
 
-/// Whether git keeps objects in a directory of that name: nothing else is taken.
-fn holds_objects(name: &str) -> bool {
-    name == "pack" || (name.len() == 2 && is_hexadecimal(name))
+/// What a directory holds, in the order of names; nothing, where there is none, for git removes those that are empty.
+fn listed(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    let mut entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?.collect::<io::Result<Vec<_>>>()?,
+    };
+    entries.sort_by_key(fs::DirEntry::file_name);
+    Ok(entries)
 }
 
 /// Whether a file of that name holds objects: one of them (what its directory says of the id is not in its name), or many.
+/// A list of what is in several packs is none: it may name one that another took the place of.
 fn is_object(name: &str) -> bool {
     let packed = name.strip_prefix("pack-").and_then(|rest| rest.split_once('.')).map(|(id, _)| id);
     let id = packed.unwrap_or(name);
-    matches!(id.len(), 38 | 40 | 62 | 64) && is_hexadecimal(id) || name == "multi-pack-index"
+    matches!(id.len(), 38 | 40 | 62 | 64) && is_hexadecimal(id)
 }
 
 fn is_hexadecimal(text: &str) -> bool {
@@ -288,68 +332,4 @@ fn now() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::workspace::plan::{Plan, Wish};
-    use std::process::Command;
-
-    fn git(dir: &Path, line: &str) -> Vec<u8> {
-        let out = Command::new("sh")
-            .args(["-c", line])
-            .current_dir(dir)
-            .envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_AUTHOR_NAME", "t"), ("GIT_COMMITTER_NAME", "t")])
-            .envs([("GIT_AUTHOR_EMAIL", "t@t"), ("GIT_COMMITTER_EMAIL", "t@t")])
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
-        out.stdout
-    }
-
-    #[test]
-    fn only_objects_are_taken_out_of_a_directory_of_objects() {
-        let id = "0123456789abcdef0123456789abcdef01234567";
-        for name in [&id[2..], &format!("pack-{id}.pack"), &format!("pack-{id}.idx"), "multi-pack-index"] {
-            assert!(is_object(name), "{name}");
-        }
-        for name in ["id_ed25519", "tmp_obj_x", "pack-x.pack", &format!("pack-{id}"), "credentials", ""] {
-            assert!(!is_object(name), "{name}");
-        }
-        assert!(holds_objects("pack") && holds_objects("0a"));
-        assert!(!holds_objects(".ssh") && !holds_objects("info") && !holds_objects("zz"));
-    }
-
-    /// The measure is the same objects as git packs them, whole: what describes one by another is smaller, by as much as
-    /// the last commits are alike, and work for the guest.
-    #[test]
-    fn little_travels_beside_the_objects_that_are_needed() {
-        let temp = tempfile::tempdir().unwrap();
-        let root = temp.path().canonicalize().unwrap();
-        git(&root, "git init -q -b main");
-        // This crate's own source, changed a little in each commit.
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-        git(&root, &format!("cp -r {source} src && chmod -R u+w src && git add -A && git commit -q -m 0"));
-        for n in 1..15 {
-            git(
-                &root,
-                &format!(
-                    "for f in $(git ls-files | sed -n '{n}~20p'); do echo '// {n}' >> $f; done; git commit -qam {n}"
-                ),
-            );
-        }
-        let wish = Wish {
-            path: root.clone(),
-            mode: Mode::Overlay,
-            branch: None,
-            from: None,
-            include_untracked: false,
-            guest_path: "~/repo".into(),
-        };
-        let plan = Plan::make(wish).unwrap();
-        let mut sent = Vec::new();
-        write(&plan, &Leftovers::default(), &mut sent).unwrap();
-        let needed =
-            git(&root, "git rev-list --objects -10 HEAD | cut -d' ' -f1 | git pack-objects -q --window=0 --stdout")
-                .len();
-        assert!(sent.len() * 10 <= needed * 13, "{} bytes for {needed}", sent.len());
-    }
-}
+mod tests;

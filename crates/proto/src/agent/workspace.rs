@@ -5,7 +5,9 @@
 //! index names out of the packs, which must hold whole objects, and tells the index what it wrote.
 //!
 //! Lists below [`SCRATCH`] change that: [`WRITTEN`] are the only ones that are written; [`FRESH`] travelled and are what
-//! the index says; [`REMOVED`] go. Each is names ended by zeroes; all of it is gone afterwards. So where the directory is,
+//! the index says; [`REMOVED`] go, and of those a name with a slash at its end is a directory that goes with all that is in
+//! it. Each is names ended by zeroes; all of it is gone afterwards. One stream at a time: where another is being unpacked, or
+//! its files written, the next one waits. So where the directory is,
 //! somebody was interrupted; what is in it then, the next one does not believe.
 //!
 //! What arrives is the whole truth: a link, file or directory in the way of something else goes.
@@ -20,7 +22,7 @@ pub const SCRATCH: &str = ".git/banger";
 pub const WRITTEN: &str = "written";
 /// Files of the stream that the index takes for unchanged.
 pub const FRESH: &str = "fresh";
-/// Files that are to be removed.
+/// Files, and directories with all that is in them, that are to be removed.
 pub const REMOVED: &str = "removed";
 
 /// Answer of `GET /workspace?path=…`: what is there before anything is brought.

@@ -1,10 +1,12 @@
 //! Repositories into VMs and patches out of them. The guest is a process of this host, so what arrived can be looked at.
 
+mod again;
 mod bootstrap;
 mod corpus;
 mod export;
 mod hostile;
 mod import;
+mod kept;
 mod refresh;
 mod refs;
 

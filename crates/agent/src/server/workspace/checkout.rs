@@ -236,17 +236,26 @@ fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat> {
     Ok(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Removes a file that the repository had before and has no longer, and the directories it leaves empty.
+/// Removes a file that the repository had before and has no longer, or a directory with all that is in it, and the
+/// directories that leaves empty.
 fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut path = path;
+    let whole = path.ends_with(b"/");
+    let mut path = path.strip_suffix(b"/").unwrap_or(path);
     let mut flags = AtFlags::empty();
     loop {
         let parts: Option<Vec<&OsStr>> = crate::rooted::parts(Path::new(OsStr::from_bytes(path)));
         let Some((name, above)) = parts.as_deref().and_then(<[_]>::split_last) else { return Ok(()) };
         // Through a link is not where it was: what had that directory may be a link now.
         let Ok(dir) = crate::rooted::open_dir_without_links(base, above) else { return Ok(()) };
-        match rustix::fs::unlinkat(&dir, *name, flags) {
+        let removed = match rustix::fs::unlinkat(&dir, *name, flags) {
+            Err(Errno::ISDIR) if whole => {
+                clear(dir.as_fd(), name)?;
+                Ok(())
+            }
+            other => other,
+        };
+        match removed {
             // Gone already, or something else now: not what the repository had.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR) => return Ok(()),
@@ -303,6 +312,25 @@ mod tests {
             remove(&base, format!("{git}/refs/heads/topic/x").as_bytes()).unwrap();
             assert!(refs.exists() && !refs.join("heads").exists(), "{git}");
         }
+    }
+
+    #[test]
+    fn a_directory_goes_only_where_all_of_it_is_to_go() {
+        let temp = tempfile::tempdir().unwrap();
+        let (root, outside) = (temp.path().join("root"), temp.path().join("outside"));
+        for dir in [root.join("libs/inner/.git/refs"), root.join("kept/.git"), outside.clone()] {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("file"), "").unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, root.join("libs/inner/.git/link")).unwrap();
+        std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+        let base = rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for path in ["kept/.git", "libs/inner/.git/", "link/", "link/file", "no/such/", "/"] {
+            remove(&base, path.as_bytes()).unwrap();
+        }
+        assert!(root.join("kept/.git/file").exists() && outside.join("file").exists());
+        // What they leave empty goes, too.
+        assert!(!root.join("libs").exists() && root.exists());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     guest,
     signals::Signals,
     workspace::{
+        bringer::Turn,
         send::{self, Existing},
         stale::{self, Head},
     },
@@ -71,8 +72,14 @@ async fn up_to_date(context: &Context, vm: &str, auto_prepare: bool) -> Result<G
     let Some(workspace) = &endpoint.workspace else { return Ok(endpoint) };
     let Head::Moved(now) = stale::look(workspace) else { return Ok(endpoint) };
     if auto_prepare {
-        let plan = make_plan(context, send::again(workspace)).await?;
-        send::prepare(context, vm, plan, Existing::Update).await?;
+        let turn = Turn::take(context, vm).await?;
+        // Whoever had it may have done it.
+        if let Some(workspace) = &turn.endpoint.workspace
+            && matches!(stale::look(workspace), Head::Moved(_))
+        {
+            let plan = make_plan(context, send::again(workspace)).await?;
+            send::prepare(context, &turn, plan, Existing::Update).await?;
+        }
         return guest::endpoint(context, vm).await;
     }
     context.printer.warn(&format!(

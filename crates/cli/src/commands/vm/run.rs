@@ -14,9 +14,10 @@ use crate::{
     signals::Signals,
     workspace::{
         bootstrap::{self, Bootstrap},
+        bringer::Turn,
+        leftovers::Leftovers,
         plan::{self, Wish},
         send::{self, Packing},
-        stream::Leftovers,
     },
 };
 use banger_proto::{
@@ -222,7 +223,11 @@ async fn bring(
     signals: &mut Signals,
 ) -> Result<()> {
     let id = vm.id.as_str();
-    let workspace = signals.guard(UNBROUGHT, send::deliver(context, id, packing)).await?;
+    let bringing = async {
+        let turn = Turn::take(context, id).await?;
+        send::deliver(context, &turn, packing).await
+    };
+    let workspace = signals.guard(UNBROUGHT, bringing).await?;
     let Some((file, how)) = tools else { return Ok(()) };
     let installing = async {
         let endpoint = guest::endpoint(context, id).await?;

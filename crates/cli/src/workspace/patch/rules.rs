@@ -45,15 +45,18 @@ fn last(path: &[u8]) -> &[u8] {
 /// Whether some file system takes a name for `.git<suffix>`: by letter case, by characters HFS+ ignores, by the ends NTFS
 /// drops, or by its short name, which begins with `short`.
 fn is_special(name: &[u8], suffix: &str, short: &str) -> bool {
-    const IGNORED: [std::ops::RangeInclusive<char>; 4] =
-        ['\u{200c}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{206a}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
-    let text: String = String::from_utf8_lossy(name)
-        .chars()
-        .filter(|char| !IGNORED.iter().any(|range| range.contains(char)))
-        .flat_map(char::to_lowercase)
-        .collect();
+    let text = folded(name);
     let text = text.split(':').next().unwrap_or_default().trim_end_matches([' ', '.']);
     text.strip_prefix(".git") == Some(suffix) || text == short || (text.contains('~') && text.starts_with(short))
+}
+
+/// What is the same for two names that some file system takes for one.
+pub(super) fn folded(name: &[u8]) -> String {
+    const IGNORED: [std::ops::RangeInclusive<char>; 4] =
+        ['\u{200c}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{206a}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+    let text = String::from_utf8_lossy(name);
+    let chars = text.chars().filter(|char| !IGNORED.iter().any(|range| range.contains(char)));
+    chars.flat_map(char::to_lowercase).collect()
 }
 
 /// Whether a link may point there: inside the tree, and not into a git directory.

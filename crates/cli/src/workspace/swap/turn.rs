@@ -120,10 +120,10 @@ pub(super) fn recover(repository: &Repository, renames: &Renames) -> Result<bool
         // The one that says that there is another goes last.
         for dir in [&places.store, &places.stage] {
             match fs::remove_dir_all(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(about("remove", dir, &error));
-                }
-                _ => {}
+                // Another user's, in which nothing began: theirs to remove, and in nobody's way.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+                Err(error) => return Err(about("remove", dir, &error)),
+                Ok(()) => {}
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A repository that would like to run something on the host, and a guest that would like to write there.
 
-use super::{corpus, place, prepare, says, tree};
+use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
 use crate::{delete, start};
 use banger_testkit::TestEnv;
 use std::{
@@ -14,62 +14,72 @@ fn program(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
 }
 
-#[test]
-fn nothing_a_repository_names_is_run_on_the_host() {
-    let Some(env) = TestEnv::fake() else { return };
-    start(&env, "w");
-    let (repo, marker) = (corpus::make(&env, "states"), place(&env, "marker"));
-    let bin = place(&env, "evil");
-    fs::create_dir(&bin).expect("a directory");
-    // Each leaves its name.
+/// Settings that name a program.
+const PROGRAMS: [&str; 22] = [
+    "filter.evil.clean",
+    "filter.evil.smudge",
+    "filter.evil.process",
+    "diff.evil.command",
+    "diff.evil.textconv",
+    "merge.evil.driver",
+    "diff.external",
+    "core.fsmonitor",
+    "core.sshCommand",
+    "core.pager",
+    "core.editor",
+    "core.askPass",
+    "core.gitProxy",
+    "core.alternateRefsCommand",
+    "credential.helper",
+    "gpg.program",
+    "uploadpack.packObjectsHook",
+    "trace2.eventTarget",
+    "remote.origin.uploadpack",
+    "remote.origin.vcs",
+    "sequence.editor",
+    "interactive.diffFilter",
+];
+
+/// Has everything in a repository that may name a program name one that leaves its name in `marker`.
+fn arm(env: &TestEnv, repo: &Path, marker: &Path) {
+    let bin = place(env, "evil");
+    fs::create_dir_all(&bin).expect("a directory");
     let evil = |name: &str| {
         let path = bin.join(name);
         let rest = if name.starts_with("filter") { "cat" } else { "exit 1" };
         program(&path, &format!("#!/bin/sh\necho {name} >> {}\n{rest}\n", marker.display()));
         path.to_str().expect("UTF-8").to_owned()
     };
+    let git_dir = String::from_utf8(says(env, repo, &["rev-parse", "--absolute-git-dir"])).expect("UTF-8");
     fs::write(repo.join(".gitattributes"), "* filter=evil diff=evil merge=evil\n").expect("attributes");
-    for key in [
-        "filter.evil.clean",
-        "filter.evil.smudge",
-        "filter.evil.process",
-        "diff.evil.command",
-        "diff.evil.textconv",
-        "merge.evil.driver",
-        "diff.external",
-        "core.fsmonitor",
-        "core.sshCommand",
-        "core.pager",
-        "core.editor",
-        "core.askPass",
-        "core.gitProxy",
-        "core.alternateRefsCommand",
-        "credential.helper",
-        "gpg.program",
-        "uploadpack.packObjectsHook",
-        "trace2.eventTarget",
-        "remote.origin.uploadpack",
-        "remote.origin.vcs",
-        "sequence.editor",
-        "interactive.diffFilter",
-    ] {
-        says(&env, &repo, &["config", key, &evil(key)]);
-    }
-    says(&env, &repo, &["config", "core.hooksPath", "hooks"]);
     fs::create_dir_all(repo.join("hooks")).expect("a directory");
-    for dir in ["hooks", ".git/hooks"] {
+    for dir in [repo.join("hooks"), Path::new(git_dir.trim_end()).join("hooks")] {
         for hook in ["post-index-change", "pre-commit", "fsmonitor-watchman", "reference-transaction", "post-checkout"]
         {
             let script = format!("#!/bin/sh\necho hook {hook} >> {}\nexit 1\n", marker.display());
-            program(&repo.join(dir).join(hook), &script);
+            program(&dir.join(hook), &script);
         }
     }
     program(&repo.join("git"), &format!("#!/bin/sh\nexec {}\n", evil("git")));
-    // Looks changed, so that only content tells.
-    let touch = || {
-        let file = fs::File::options().append(true).open(repo.join("same")).expect("a file");
-        file.set_modified(std::time::SystemTime::now()).expect("a time");
-    };
+    for key in PROGRAMS {
+        says(env, repo, &["config", key, &evil(key)]);
+    }
+    says(env, repo, &["config", "core.hooksPath", "hooks"]);
+}
+
+/// Makes a file look changed, so that only its content tells.
+fn touch(file: &Path) {
+    let file = fs::File::options().append(true).open(file).expect("a file");
+    file.set_modified(std::time::SystemTime::now()).expect("a time");
+}
+
+#[test]
+fn nothing_a_repository_names_is_run_on_the_host() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, marker) = (corpus::make(&env, "states"), place(&env, "marker"));
+    arm(&env, &repo, &marker);
+    let touch = || touch(&repo.join("same"));
     // They would be run: a git that is asked plainly runs them.
     for (args, ran) in [
         (["status", "--porcelain"].as_slice(), "core.fsmonitor"),
@@ -101,6 +111,60 @@ fn nothing_a_repository_names_is_run_on_the_host() {
     env.banger(["vm", "workspace", "export", "w", "--apply"]).run().expect(0);
     assert_eq!(fs::read(repo.join("same")).expect("a file"), b"changed in the guest\n");
     assert!(!marker.exists(), "run on the host: {}", fs::read_to_string(&marker).unwrap_or_default());
+    delete(&env, "w");
+}
+
+/// Nor in the other ways to bring it, nor by its submodules; and what those name of another repository stays there.
+#[test]
+fn nothing_is_run_whichever_way_it_is_brought() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, marker, private) = (with_submodule(&env), place(&env, "marker"), place(&env, "private"));
+    fs::create_dir(&private).expect("a directory");
+    says(&env, &private, &["init", "-q"]);
+    fs::write(private.join("key"), "secret\n").expect("a file");
+    let secret = String::from_utf8(says(&env, &private, &["hash-object", "-w", "key"])).expect("hex");
+    let (inner, plain) = (repo.join("libs/inner"), place(&env, "src-plain"));
+    let objects = String::from_utf8(says(&env, &inner, &["rev-parse", "--absolute-git-dir"])).expect("UTF-8");
+    let list = Path::new(objects.trim_end()).join("objects/info/alternates");
+    fs::write(list, format!("{}\n", private.join(".git/objects").display())).expect("a list");
+    says(&env, &inner, &["cat-file", "-e", secret.trim_end()]);
+    for dir in [&inner, &repo, &plain] {
+        arm(&env, dir, &marker);
+    }
+    let (outer_file, inner_file) = (repo.join("file"), inner.join("run"));
+    for (dir, file) in [(&repo, &outer_file), (&inner, &inner_file)] {
+        touch(file);
+        fs::remove_file(&marker).ok();
+        super::git(&env, dir, &["status", "--porcelain"]);
+        assert!(marker.exists(), "nothing is run in {}", dir.display());
+    }
+    touch(&outer_file);
+    touch(&inner_file);
+    fs::remove_file(&marker).expect("a marker");
+    let silent = |what: &[&str]| {
+        assert!(!marker.exists(), "{what:?} ran: {}", fs::read_to_string(&marker).unwrap_or_default());
+    };
+    for (number, (dir, more)) in [
+        (&repo, ["--mode", "full", "--include-untracked"].as_slice()),
+        (&repo, &["--mode", "full", "--branch", "x", "--from", "HEAD~2"]),
+        (&plain, &["--branch", "x", "--from", "HEAD~2"]),
+        (&plain, &["--branch", "x"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let copy = place(&env, &format!("guest-{number}"));
+        let dry = env.banger(["vm", "run", "--dry-run"]).args(more).args(["."]).current_dir(dir).run().expect(0);
+        assert!(dry.out().lines().count() > 10 || dir == &repo, "{dry}");
+        silent(more);
+        prepare(&env, "w", dir, &copy, more).expect(0);
+        prepare(&env, "w", dir, &copy, more).expect(0);
+        silent(more);
+        if dir == &repo {
+            super::git(&env, &copy.join("libs/inner"), &["cat-file", "-e", secret.trim_end()]).expect(1);
+        }
+    }
     delete(&env, "w");
 }
 

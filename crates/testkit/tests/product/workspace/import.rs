@@ -1,6 +1,6 @@
 //! What arrives is what is here.
 
-use super::{corpus, git, listed, place, prepare, says, tree};
+use super::{corpus, git, listed, place, prepare, refresh::with_submodule, says, tree};
 use crate::{delete, start};
 use banger_testkit::{TestEnv, require};
 use std::{
@@ -56,6 +56,8 @@ fn every_kind_of_repository_arrives_as_it_is() {
                 if args[0] == "log" { (cut(&here.out()), cut(&there.out())) } else { (text(&here), text(&there)) };
             assert_eq!(there, here, "{name}: git {args:?}");
         }
+        let ten = ["log", "-10", "--format=%H"];
+        assert_eq!(git(&env, &copy, &ten).out(), git(&env, &repo, &ten).out(), "{name}: the last ten commits");
         let (here, there) = (tree(&repo), tree(&copy));
         let tracked = known(&env, &repo, false);
         assert_eq!(there.keys().cloned().collect::<BTreeSet<_>>(), tracked, "{name}: what arrived");
@@ -101,6 +103,44 @@ fn untracked_files_travel_when_they_are_asked_for_and_ignored_ones_never() {
     assert!(arrived.contains("untracked") && !arrived.contains("ignored.o"));
     let status = ["status", "--porcelain=v2"];
     assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status));
+    delete(&env, "w");
+}
+
+/// Names that git prints without quotes, and how many there are in all.
+fn plain_names<'a>(names: impl Iterator<Item = &'a str>) -> (BTreeSet<String>, usize) {
+    let names: Vec<&str> = names.collect();
+    let odd = |name: &&&str| !name.contains(['"', '\\', '\n', '\u{fffd}']);
+    (names.iter().filter(odd).map(|name| (*name).to_owned()).collect(), names.len())
+}
+
+#[test]
+fn a_dry_run_is_what_arrives() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let whole = with_submodule(&env);
+    let plain = place(&env, "src-plain");
+    fs::write(plain.join("untracked"), "u\n").expect("a file");
+    fs::write(whole.join("libs/inner/untracked"), "u\n").expect("a file");
+    fs::remove_file(whole.join("libs/inner/side")).expect("a file");
+    let conflict = corpus::make(&env, "conflict");
+    for (number, (repo, more)) in [
+        (&whole, ["--mode", "full"].as_slice()),
+        (&whole, &["--mode", "full", "--include-untracked"]),
+        (&whole, &["--mode", "full", "--branch", "x", "--from", "HEAD~3"]),
+        (&plain, &["--branch", "x", "--from", "HEAD~4"]),
+        (&plain, &["--branch", "x", "--include-untracked"]),
+        (&conflict, &[]),
+        (&conflict, &["--mode", "full"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let copy = place(&env, &format!("guest-{number}"));
+        let said = env.banger(["vm", "run", "--dry-run", "--quiet"]).args(more).args([repo]).run().expect(0).out();
+        prepare(&env, "w", repo, &copy, more).expect(0);
+        let arrived: Vec<String> = tree(&copy).keys().map(|path| path.to_string_lossy().into_owned()).collect();
+        assert_eq!(plain_names(said.lines()), plain_names(arrived.iter().map(String::as_str)), "{more:?}");
+    }
     delete(&env, "w");
 }
 

@@ -10,6 +10,7 @@ use crate::{
     workspace::{
         GUEST_PATH,
         bootstrap::{self, Bootstrap},
+        bringer::Turn,
         plan::{self, Plan, Wish},
         quote::quoted,
         send::{self, Existing},
@@ -130,7 +131,10 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
                 has_network(context, vm, file).await?;
             }
             let existing = if args.force { Existing::Overwrite } else { Existing::Update };
-            let workspace = send::prepare(context, vm, plan, existing).await?;
+            let turn = Turn::take(context, vm).await?;
+            let plan = if turn.waited { make_plan(context, plan.wish.clone()).await? } else { plan };
+            let workspace = send::prepare(context, &turn, plan, existing).await?;
+            drop(turn);
             if let Some(file) = tools {
                 let endpoint = guest::endpoint(context, vm).await?;
                 bootstrap::install(&context.printer, &endpoint, &workspace, file, Bootstrap::Foreground).await?;

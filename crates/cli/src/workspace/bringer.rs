@@ -1,0 +1,63 @@
+//! Who brings a repository into a VM, one at a time: two would take each other's half for somebody's work.
+//!
+//! The lock is on the directory of the VM's sockets, so there is no file to be left over, and it ends with its process.
+
+use crate::{context::Context, exit::Result, guest, output::progress::Progress, output::progress::TICK};
+use banger_proto::{
+    api::vm::GuestEndpoint,
+    failure::{Code, Failure},
+};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, open},
+    io::Errno,
+};
+use std::{io, os::fd::OwnedFd, path::Path};
+
+/// Nobody else brings anything into the VM while this is held.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// The VM, as it is now that nobody else brings anything there.
+    pub(crate) endpoint: GuestEndpoint,
+    /// Whether somebody else had it: what was planned before may be older than what is there.
+    pub(crate) waited: bool,
+    lock: OwnedFd,
+}
+
+impl Turn {
+    /// Takes it; waits for whoever has it, for as long as that takes.
+    pub(crate) async fn take(context: &Context, vm: &str) -> Result<Self> {
+        let mut endpoint = guest::endpoint(context, vm).await?;
+        let dir = endpoint.socket.parent().unwrap_or_else(|| Path::new("/"));
+        let failed = |error: Errno| {
+            Failure::caused_by(Code::Unavailable, format!("cannot lock {}", dir.display()), &io::Error::from(error))
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lock = open(dir, flags, Mode::empty()).map_err(failed)?;
+        let mut progress = Progress::new(&context.printer);
+        let mut waited = false;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+                Err(error) => return Err(failed(error).into()),
+            }
+            if !waited {
+                progress.phase(&format!("waiting for another command that brings a repository into {}", endpoint.name));
+            }
+            waited = true;
+            tokio::time::sleep(TICK).await;
+            progress.tick();
+        }
+        if waited {
+            endpoint = guest::endpoint(context, vm).await?;
+        }
+        Ok(Self { endpoint, waited, lock })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Closing is not enough where a child between fork and exec has a copy.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}

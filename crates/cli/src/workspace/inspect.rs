@@ -1,0 +1,128 @@
+//! A look at what stands in a guest where a workspace was: one script around the guest's own git, in the repository and in
+//! each of its submodules.
+
+use super::{
+    changes::RepoPath,
+    checkout::{MAX_NAMES, script, with_git},
+    standing::{Looked, Standing},
+};
+use crate::{exec::capture::Captured, exit::Result};
+use banger_proto::api::vm::GuestEndpoint;
+
+/// Says what is not as it was brought, HEAD, refs, refs as they were brought, where history is cut off, an index, and what
+/// the guest's git was told, now and when it was brought. `$2`: the commit that holds the tree as it was brought; in a
+/// submodule (`$3`), which no record names, the repository knows, and there may be none.
+///
+/// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
+/// has to be kept whatever becomes of the files.
+const INSPECT: &str = r#"
+[ -z "$3" ] || [ -e .git ] || { echo absent; exit 0; }
+g=$(git rev-parse --git-dir)
+base=$2
+[ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || cat "$g/banger-head" 2>/dev/null || git rev-parse -q --verify HEAD || :)
+# Whoever was killed left them: one brings at a time.
+rm -rf "$g"/banger-look.* "$g"/banger-index.*
+t=$g/banger-look.$$
+trap 'rm -rf "$t"' EXIT
+trap 'exit 1' HUP INT TERM PIPE
+head=$(git rev-parse -q --verify HEAD || :)
+was=$base
+[ "$(git rev-parse -q --verify refs/banger/base)" != "$base" ] || was=$(git rev-parse -q --verify "$base^" || :)
+objects=$(git rev-parse --git-path objects)
+aside() { GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects sh -c "$1"; }
+look() {
+    mkdir "$t" "$t/objects" || return
+    [ ! -e "$g/index" ] || cp "$g/index" "$t/index" || return
+    staged=$(aside 'git write-tree 2>/dev/null') || :
+    tree=$(aside 'git add -A . && git write-tree')
+}
+is=same staged='' tree=''
+if look; then
+    [ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is="$is tree"
+else
+    is="$is unread"
+    [ "$head" = "$was" ] || is="$is tree"
+fi
+[ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is="$is unwatched"
+# What is staged and stands nowhere else. Of a tree that was brought dirty that shows only while the rest is as it was.
+staged_alone() {
+    [ -n "$tree" ] && [ "$staged" != "$tree" ] && [ -e "$g/banger-staged" ] || return 1
+    case $is in *tree*) [ "$was" = "$base" ] || return 1 ;; esac
+    [ "$(git ls-files -s -z | git hash-object --stdin)" != "$(cat "$g/banger-staged")" ]
+}
+! staged_alone || is="$is staged"
+for name in MERGE_HEAD CHERRY_PICK_HEAD REVERT_HEAD BISECT_LOG rebase-merge rebase-apply sequencer; do
+    [ ! -e "$g/$name" ] || { is="$is busy"; break; }
+done
+echo "$is"
+echo "$head"
+git for-each-ref --format='%(objectname) %(refname)'
+echo
+cat "$g/banger-refs" 2>/dev/null || :
+echo
+cat "$(git rev-parse --git-path shallow)" 2>/dev/null || :
+echo
+git ls-files -z --stage
+printf '\0'
+for file in config banger-config; do
+    git config --file "$g/$file" --list -z 2>/dev/null || :
+    printf '\0'
+done
+for file in info/exclude banger-exclude info/attributes banger-attributes; do
+    { cat "$g/$file" 2>/dev/null || :; echo; } | sed '/^$/d' | tr '\n' '\0'
+    printf '\0'
+done
+"#;
+
+/// Most repositories in a workspace that are looked at.
+const MAX_REPOSITORIES: usize = 1000;
+/// Most characters of what git says that are passed on.
+const MAX_REASON: usize = 300;
+
+/// Looks at what stands at `path`, which the VM's record says was brought as `base`; else says why it cannot.
+pub(super) async fn inspect(
+    endpoint: &GuestEndpoint,
+    path: &str,
+    base: &str,
+) -> Result<std::result::Result<Standing, String>> {
+    let mut standing = Standing::default();
+    let (mut next, mut seen) = (vec![Vec::new()], 0);
+    while let Some(below) = next.pop() {
+        let outer = below.is_empty();
+        let at = if outer { path.to_owned() } else { format!("{path}/{}", String::from_utf8_lossy(&below)) };
+        let args = if outer { [at.as_str(), base, ""] } else { [&at, "", "submodule"] };
+        let looked = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
+        seen += 1;
+        let Some(one) = Looked::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
+        else {
+            let why = if looked.is_missing() { "the guest has no git".to_owned() } else { reason(&looked) };
+            if outer {
+                return Ok(Err(why));
+            }
+            // What cannot be looked at may be anything.
+            standing.work.submodules.push(below);
+            continue;
+        };
+        let Looked { mut work, unread, files, submodules, found } = one;
+        if unread {
+            work.unread = Some(reason(&looked));
+        }
+        if outer {
+            standing.work = work;
+        } else if !work.is_none() {
+            standing.work.submodules.push(below.clone());
+        }
+        let prefixed = |name: RepoPath| if outer { name } else { [&below, b"/".as_slice(), &name].concat() };
+        standing.files.extend(files.into_iter().map(prefixed));
+        next.extend(submodules.into_iter().map(prefixed));
+        standing.repositories.insert(below.clone(), found);
+    }
+    Ok(Ok(standing))
+}
+
+/// What git complains of, in a line.
+fn reason(looked: &Captured) -> String {
+    let complains = |line: &&str| line.starts_with("error:") || line.starts_with("fatal:");
+    let line = looked.stderr.lines().find(complains).or_else(|| looked.stderr.lines().next_back());
+    line.unwrap_or("it says nothing").chars().take(MAX_REASON).collect()
+}

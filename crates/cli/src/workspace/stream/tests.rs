@@ -1,0 +1,113 @@
+//! Streams of repositories: what is in them, and what git makes of them.
+
+use super::*;
+use crate::workspace::plan::{Plan, Wish};
+use std::process::Command;
+
+fn git(dir: &Path, line: &str) -> Vec<u8> {
+    let out = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(dir)
+        .envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_AUTHOR_NAME", "t"), ("GIT_COMMITTER_NAME", "t")])
+        .envs([("GIT_AUTHOR_EMAIL", "t@t"), ("GIT_COMMITTER_EMAIL", "t@t")])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+fn wish(root: &Path, mode: Mode) -> Wish {
+    Wish {
+        path: root.to_owned(),
+        mode,
+        branch: None,
+        from: None,
+        include_untracked: false,
+        guest_path: "~/repo".into(),
+    }
+}
+
+#[test]
+fn only_objects_are_taken_out_of_a_directory_of_objects() {
+    let id = "0123456789abcdef0123456789abcdef01234567";
+    for name in [&id[2..], &format!("pack-{id}.pack"), &format!("pack-{id}.idx")] {
+        assert!(is_object(name), "{name}");
+    }
+    for name in ["id_ed25519", "tmp_obj_x", "pack-x.pack", &format!("pack-{id}"), "credentials", "multi-pack-index", ""]
+    {
+        assert!(!is_object(name), "{name}");
+    }
+}
+
+/// The measure is the same objects as git packs them, whole: what describes one by another is smaller, by as much as
+/// the last commits are alike, and work for the guest.
+#[test]
+fn little_travels_beside_the_objects_that_are_needed() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().canonicalize().unwrap();
+    git(&root, "git init -q -b main");
+    // This crate's own source, changed a little in each commit.
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    git(&root, &format!("cp -r {source} src && chmod -R u+w src && git add -A && git commit -q -m 0"));
+    for n in 1..15 {
+        git(
+            &root,
+            &format!("for f in $(git ls-files | sed -n '{n}~20p'); do echo '// {n}' >> $f; done; git commit -qam {n}"),
+        );
+    }
+    let plan = Plan::make(wish(&root, Mode::Overlay)).unwrap();
+    let mut sent = Vec::new();
+    write(&plan, &Leftovers::default(), &mut sent).unwrap();
+    let needed =
+        git(&root, "git rev-list --objects -10 HEAD | cut -d' ' -f1 | git pack-objects -q --window=0 --stdout").len();
+    assert!(sent.len() * 10 <= needed * 13, "{} bytes for {needed}", sent.len());
+}
+
+/// Has `line` run once, before the first bytes that name a pack are taken.
+struct Meddler<'a> {
+    root: &'a Path,
+    line: Option<&'static str>,
+    taken: Vec<u8>,
+}
+
+impl Write for Meddler<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.starts_with(b".git/objects/pack/pack-")
+            && let Some(line) = self.line.take()
+        {
+            git(self.root, line);
+        }
+        self.taken.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All history arrives also when what was listed is elsewhere by the time it is read, packs and single objects alike.
+#[test]
+fn a_repository_that_is_repacked_meanwhile_arrives_whole() {
+    for line in ["git gc -q --prune=now", "git repack -q -a -d -n", "true"] {
+        let temp = tempfile::tempdir().unwrap();
+        let (root, to) = (temp.path().canonicalize().unwrap().join("repo"), temp.path().join("to"));
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(&to).unwrap();
+        git(&root, "git init -q -b main");
+        for pack in 0..3 {
+            for n in 0..4 {
+                git(&root, &format!("echo {pack}{n} > f{n} && git add -A && git commit -q -m {pack}{n}"));
+            }
+            if pack < 2 {
+                git(&root, "git repack -q -d");
+            }
+        }
+        let plan = Plan::make(wish(&root, Mode::Full)).unwrap();
+        let mut meddler = Meddler { root: &root, line: Some(line), taken: Vec::new() };
+        write(&plan, &Leftovers::default(), &mut meddler).unwrap();
+        assert_eq!(meddler.line, None, "it was too late");
+        tar::Archive::new(meddler.taken.as_slice()).unpack(&to).unwrap();
+        assert_eq!(git(&to, "git rev-list --objects HEAD | sort"), git(&root, "git rev-list --objects HEAD | sort"));
+        git(&to, "git fsck --full");
+    }
+}

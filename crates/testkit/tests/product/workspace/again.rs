@@ -1,0 +1,102 @@
+//! A workspace that comes again by the way of `exec --auto-prepare`: by several at once, and as it was asked for.
+
+use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
+use crate::{SOON, delete, start};
+use banger_testkit::TestEnv;
+use std::{fs, path::Path, thread};
+
+/// Each of them has what is here, and none is in another's way.
+#[test]
+fn several_bring_it_at_once() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::many_files(&env, 3_000), place(&env, "guest"));
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    for round in 0..3 {
+        let now = format!("round {round}\n");
+        for dir in 0..30 {
+            fs::write(repo.join(format!("d{dir}/f{}", dir * 100)), &now).expect("a file");
+        }
+        says(&env, &repo, &["commit", "-q", "-a", "-m", &now]);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let exec = ["vm", "exec", "--quiet", "--auto-prepare", "w", "--", "cat", "d0/f0", "d29/f2900"];
+                    let out = env.banger(exec).patience(SOON * 2).run().expect(0);
+                    assert_eq!((out.out(), out.err()), (now.repeat(2), String::new()), "{out}");
+                });
+            }
+        });
+        assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+        assert!(tree(&copy) == tree(&repo));
+        assert!(!copy.join(".git/banger").exists());
+    }
+    delete(&env, "w");
+}
+
+/// It comes as the first time: the guest's own branch, what is not tracked, all of the history.
+#[test]
+fn it_comes_again_as_it_was_asked_for() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = with_submodule(&env);
+    let plain = place(&env, "src-plain");
+    let move_on = |dir: &Path, content: &str| {
+        fs::write(dir.join("file"), content).expect("a file");
+        says(&env, dir, &["add", "file"]);
+        says(&env, dir, &["commit", "-q", "-m", content]);
+    };
+    let at = |dir: &Path, name: &str| says(&env, dir, &["rev-parse", name]);
+    let exec = || {
+        let git = ["git", "symbolic-ref", "HEAD"];
+        env.banger(["vm", "exec", "--quiet", "--auto-prepare", "w", "--"]).args(git).run().expect(0).out()
+    };
+
+    let copy = place(&env, "guest-branch");
+    prepare(&env, "w", &plain, &copy, &["--branch", "mine"]).expect(0);
+    for round in ["one", "two"] {
+        move_on(&plain, round);
+        assert_eq!(exec(), "refs/heads/mine\n");
+        assert_eq!(at(&copy, "mine"), at(&plain, "HEAD"), "{round}");
+        assert_eq!(tree(&copy), tree(&plain), "{round}");
+    }
+
+    // Where the branch begins moves with the name it was given.
+    let copy = place(&env, "guest-from");
+    prepare(&env, "w", &plain, &copy, &["--branch", "mine", "--from", "main~1"]).expect(0);
+    fs::write(plain.join("counter"), "uncommitted\n").expect("a file");
+    for round in ["three", "four"] {
+        move_on(&plain, round);
+        assert_eq!(exec(), "refs/heads/mine\n");
+        assert_eq!(at(&copy, "mine"), at(&plain, "main~1"), "{round}");
+        assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    }
+
+    let copy = place(&env, "guest-untracked");
+    fs::write(plain.join("untracked"), "u\n").expect("a file");
+    prepare(&env, "w", &plain, &copy, &["--include-untracked"]).expect(0);
+    for round in ["five", "six"] {
+        fs::write(plain.join("untracked"), round).expect("a file");
+        fs::write(plain.join(format!("new-{round}")), round).expect("a file");
+        move_on(&plain, round);
+        assert_eq!(exec(), "refs/heads/main\n");
+        assert_eq!(tree(&copy), tree(&plain), "{round}");
+        let status = ["status", "--porcelain=v2"];
+        assert_eq!(says(&env, &copy, &status), says(&env, &plain, &status), "{round}");
+    }
+
+    let copy = place(&env, "guest-full");
+    prepare(&env, "w", &repo, &copy, &["--mode", "full"]).expect(0);
+    for round in ["seven", "eight"] {
+        says(&env, &repo, &["branch", "-f", "aside", "HEAD"]);
+        move_on(&repo.join("libs/inner"), round);
+        says(&env, &repo, &["add", "libs/inner"]);
+        move_on(&repo, round);
+        assert_eq!(exec(), "refs/heads/main\n");
+        assert_eq!(tree(&copy), tree(&repo), "{round}");
+        for args in [["log", "--format=%H %P"].as_slice(), &["for-each-ref", "refs/heads"], &["submodule", "status"]] {
+            assert_eq!(says(&env, &copy, args), says(&env, &repo, args), "{round}: git {args:?}");
+        }
+    }
+    delete(&env, "w");
+}

@@ -1,0 +1,271 @@
+//! A workspace that comes again over what the guest made there: nothing of the guest's breaks, and what is lost was named.
+
+use super::{corpus, git, place, prepare, refresh::with_submodule, says, tree};
+use crate::{delete, start};
+use banger_testkit::TestEnv;
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Commits one after the other, each of another content.
+fn move_on(env: &TestEnv, repo: &Path, commits: usize) {
+    for n in 0..commits {
+        let old = fs::read_to_string(repo.join("line")).unwrap_or_default();
+        fs::write(repo.join("line"), format!("{old}{n}\n")).expect("a file");
+        says(env, repo, &["add", "-A"]);
+        says(env, repo, &["commit", "-q", "-m", &n.to_string()]);
+    }
+}
+
+fn repository(env: &TestEnv, commits: usize) -> PathBuf {
+    let repo = place(env, "src-long");
+    fs::create_dir(&repo).expect("a directory");
+    says(env, &repo, &["init", "-q", "-b", "main"]);
+    move_on(env, &repo, commits);
+    repo
+}
+
+#[track_caller]
+fn count(env: &TestEnv, copy: &Path, of: &str) -> usize {
+    says(env, copy, &["rev-list", of]).split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+}
+
+/// The guest's branches and reflogs hold commits whose parents were never brought, however often it comes.
+#[test]
+fn history_that_was_brought_earlier_stays_cut_off_where_it_was() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (repository(&env, 30), place(&env, "guest"));
+    let whole = |what: &str| {
+        for args in [["gc", "-q"].as_slice(), &["fsck", "--no-dangling"], &["log", "--all", "--oneline"]] {
+            git(&env, &copy, args).expect(0);
+        }
+        assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"", "{what}");
+        assert_eq!(says(&env, &copy, &["rev-parse", "HEAD"]), says(&env, &repo, &["rev-parse", "HEAD"]), "{what}");
+    };
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    says(&env, &copy, &["branch", "mine"]);
+    says(&env, &copy, &["commit", "-q", "--allow-empty", "-m", "in the reflog"]);
+    move_on(&env, &repo, 12);
+    prepare(&env, "w", &repo, &copy, &["--force"]).expect(0);
+    whole("moved on");
+    assert_eq!((count(&env, &copy, "mine"), count(&env, &copy, "main")), (10, 10));
+    // Two histories without a common commit are no fault.
+    git(&env, &copy, &["merge-base", "main", "mine"]).expect(1);
+
+    says(&env, &repo, &["checkout", "-q", "-b", "other", "HEAD~20"]);
+    move_on(&env, &repo, 1);
+    let exec = ["vm", "exec", "--quiet", "--auto-prepare", "w", "--", "git", "log", "-1", "--format=%H"];
+    let head = env.banger(exec).run().expect(0);
+    assert_eq!(head.stdout, says(&env, &repo, &["rev-parse", "HEAD"]), "{head}");
+    whole("another branch");
+    // Back again, a little further on. What the other branch brought is behind the guest's own, too.
+    says(&env, &repo, &["checkout", "-q", "main"]);
+    move_on(&env, &repo, 3);
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    whole("a little further");
+    assert_eq!((count(&env, &copy, "mine"), count(&env, &copy, "main")), (17, 10));
+
+    prepare(&env, "w", &repo, &copy, &["--mode", "full"]).expect(0);
+    whole("all of it");
+    assert!(!copy.join(".git/shallow").exists());
+    assert_eq!((count(&env, &copy, "mine"), count(&env, &copy, "main")), (30, 45));
+    delete(&env, "w");
+}
+
+/// What git cannot add is in nobody's way: it stands there still, and branches that are only the guest's, too.
+#[test]
+fn what_git_cannot_look_at_loses_nothing() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "plain");
+    for (mode, dirty) in [("overlay", false), ("full", false), ("overlay", true), ("full", true)] {
+        let copy = place(&env, &format!("guest-{mode}-{dirty}"));
+        let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+        if dirty {
+            fs::write(repo.join("counter"), format!("dirty {mode}\n")).expect("a file");
+        }
+        again(&[]).expect(0);
+        let mine = says(&env, &copy, &["rev-parse", "HEAD~2"]);
+        says(&env, &copy, &["branch", "mine", "HEAD~2"]);
+        // A name that is no text.
+        let odd = fs::read(copy.join(".git/refs/heads/mine")).expect("a ref");
+        fs::write(copy.join(OsStr::from_bytes(b".git/refs/heads/odd-\xff")), odd).expect("a ref");
+        says(&env, &copy, &["pack-refs", "--all"]);
+        says(&env, &copy, &["init", "-q", "sub"]);
+        fs::write(copy.join("sub/file"), "work\n").expect("a file");
+        let out = again(&[]).expect(1);
+        assert!(out.err().contains("may have been worked in") && out.err().contains("sub/"), "{out}");
+        for _ in 0..2 {
+            again(&["--force"]).expect(0);
+            assert_eq!(says(&env, &copy, &["rev-parse", "mine"]), mine, "{mode} {dirty}");
+            let refs = says(&env, &copy, &["for-each-ref", "--format=%(refname)"]);
+            assert!(refs.split(|byte| *byte == b'\n').any(|name| name == b"refs/heads/odd-\xff"), "{mode} {dirty}");
+            assert_eq!(fs::read(copy.join("sub/file")).expect("a file"), b"work\n");
+            let status = ["status", "--porcelain=v2", "-uno"];
+            assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status), "{mode} {dirty}");
+        }
+        // An export names it, and does without it.
+        fs::write(copy.join("run"), "changed\n").expect("a file");
+        let export = |more: &[&str]| env.banger(["vm", "workspace", "export", "w"]).args(more).run();
+        let out = export(&[]).expect(1);
+        assert!(out.err().contains("sub/"), "{out}");
+        let patch = export(&["--exclude", "sub"]).expect(0).out();
+        assert!(patch.contains("b/run") && patch.matches("diff --git").count() == 1, "{patch}");
+    }
+    delete(&env, "w");
+}
+
+#[test]
+fn a_submodule_that_is_gone_here_is_gone_there() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (with_submodule(&env), place(&env, "guest"));
+    let full = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", "full"], more].concat());
+    let took_away = |dir: &Path| {
+        says(&env, dir, &["rm", "-q", "libs/inner"]);
+        says(&env, dir, &["commit", "-q", "-m", "without"]);
+    };
+    full(&[]).expect(0);
+    took_away(&repo);
+    for _ in 0..2 {
+        full(&[]).expect(0);
+        assert!(!copy.join("libs").exists());
+        assert_eq!(tree(&copy), tree(&repo));
+    }
+    // It comes back, and the guest has a branch of its own there.
+    says(&env, &repo, &["reset", "-q", "--hard", "HEAD~1"]);
+    says(&env, &repo, &["submodule", "--quiet", "update", "--init"]);
+    full(&[]).expect(0);
+    says(&env, &copy.join("libs/inner"), &["branch", "mine"]);
+    full(&[]).expect(0);
+    took_away(&repo);
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("in the submodule libs/inner") && out.err().contains("vm cp w:"), "{out}");
+    says(&env, &copy.join("libs/inner"), &["rev-parse", "mine"]);
+    full(&["--force"]).expect(0);
+    assert!(!copy.join("libs").exists());
+    full(&[]).expect(0);
+    // One that only the guest checked out stays as it is.
+    says(&env, &repo, &["reset", "-q", "--hard", "HEAD~1"]);
+    full(&[]).expect(0);
+    assert!(!copy.join("libs/inner/.git").exists());
+    let inner = place(&env, "src-plain");
+    says(&env, &copy, &["clone", "-q", inner.to_str().expect("UTF-8"), "libs/inner"]);
+    full(&[]).expect(0);
+    assert_eq!(tree(&copy.join("libs/inner")), tree(&inner));
+    says(&env, &copy.join("libs/inner"), &["status"]);
+    delete(&env, "w");
+}
+
+/// A merge, a rebase or the like of the guest's is about a tree that is there no more.
+#[test]
+fn what_is_under_way_there_is_named_and_does_not_outlive_the_tree() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, more);
+    again(&[]).expect(0);
+    says(&env, &copy, &["checkout", "-q", "-b", "topic", "HEAD~1"]);
+    fs::write(copy.join("counter"), "topic\n").expect("a file");
+    says(&env, &copy, &["commit", "-q", "-a", "-m", "topic"]);
+    says(&env, &copy, &["checkout", "-q", "main"]);
+    // Nothing but what git wrote down of it differs.
+    says(&env, &copy, &["merge", "-q", "--no-commit", "--no-ff", "-s", "ours", "topic"]);
+    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    let out = again(&[]).expect(1);
+    assert!(out.err().contains("that is not finished") && out.err().contains("vm cp w:"), "{out}");
+    again(&["--force"]).expect(0);
+    git(&env, &copy, &["rev-parse", "-q", "--verify", "MERGE_HEAD"]).expect(1);
+
+    says(&env, &copy, &["checkout", "-q", "-b", "mine", "topic~1"]);
+    fs::write(copy.join("counter"), "mine\n").expect("a file");
+    says(&env, &copy, &["commit", "-q", "-a", "-m", "mine"]);
+    git(&env, &copy, &["rebase", "-q", "topic"]).expect(1);
+    assert!(copy.join(".git/rebase-merge").is_dir());
+    let out = again(&[]).expect(1);
+    assert!(out.err().contains("that is not finished"), "{out}");
+    again(&["--force"]).expect(0);
+    assert!(!copy.join(".git/rebase-merge").exists());
+    git(&env, &copy, &["rebase", "--abort"]).expect(128);
+    let says_main = says(&env, &copy, &["status", "--branch", "--porcelain=v2"]);
+    assert_eq!(says_main, says(&env, &repo, &["status", "--branch", "--porcelain=v2"]));
+    again(&[]).expect(0);
+    // The host's own merge stays here; its conflict travels.
+    let (repo, copy) = (corpus::make(&env, "conflict"), place(&env, "guest-conflict"));
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    assert!(repo.join(".git/MERGE_HEAD").exists() && !copy.join(".git/MERGE_HEAD").exists());
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    delete(&env, "w");
+}
+
+/// Remotes, identity and rules that somebody set there are no work, and stay.
+#[test]
+fn what_the_guests_git_was_told_stays() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "upstream");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let config = |dir: &Path, key: &str| git(&env, dir, &["config", "--local", "--get-all", key]).out();
+        says(&env, &repo, &["config", "user.email", "first@example.com"]);
+        says(&env, &repo, &["remote", "set-url", "origin", "https://example.invalid/first.git"]);
+        prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
+        says(&env, &copy, &["remote", "add", "fork", "https://example.invalid/fork.git"]);
+        says(&env, &copy, &["config", "user.email", "guest@example.com"]);
+        fs::write(copy.join(".git/info/exclude"), "built\n").expect("a file");
+        fs::write(copy.join("built"), "artefact\n").expect("a file");
+        for round in ["a", "b"] {
+            fs::write(repo.join("mine"), format!("{mode} {round}\n")).expect("a file");
+            says(&env, &repo, &["commit", "-q", "-a", "-m", round]);
+            says(&env, &repo, &["remote", "set-url", "origin", &format!("https://example.invalid/{round}.git")]);
+            env.banger(["vm", "exec", "--quiet", "--auto-prepare", "w", "--", "true"]).run().expect(0);
+            assert_eq!(config(&copy, "remote.fork.url"), "https://example.invalid/fork.git\n");
+            assert_eq!(config(&copy, "remote.fork.fetch"), "+refs/heads/*:refs/remotes/fork/*\n");
+            assert_eq!(config(&copy, "user.email"), "guest@example.com\n");
+            // What it left alone follows.
+            assert_eq!(config(&copy, "remote.origin.url"), format!("https://example.invalid/{round}.git\n"));
+            assert_eq!(config(&copy, "branch.main.merge"), config(&repo, "branch.main.merge"));
+            assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+        }
+        prepare(&env, "w", &repo, &copy, &["--mode", mode, "--force"]).expect(0);
+        assert_eq!(config(&copy, "user.email"), "first@example.com\n");
+        assert_eq!(config(&copy, "remote.fork.url"), "https://example.invalid/fork.git\n");
+        assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    }
+    delete(&env, "w");
+}
+
+/// In overlay mode, too, a packed ref is out of the way of one that arrives.
+#[test]
+fn a_packed_branch_makes_way_when_told() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "plain");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+        says(&env, &repo, &["checkout", "-q", "main"]);
+        again(&[]).expect(0);
+        for name in ["topic/mine", "other"] {
+            says(&env, &copy, &["branch", name, "HEAD~1"]);
+        }
+        says(&env, &copy, &["pack-refs", "--all"]);
+        says(&env, &repo, &["checkout", "-q", "-B", "topic"]);
+        let out = again(&[]).expect(1);
+        assert!(out.err().contains("refs/heads/topic/mine"), "{out}");
+        again(&["--force"]).expect(0);
+        let names = says(&env, &copy, &["for-each-ref", "--format=%(refname)", "refs/heads"]);
+        let names = String::from_utf8_lossy(&names).into_owned();
+        assert!(names.contains("refs/heads/other\n") && names.contains("refs/heads/topic\n"), "{names}");
+        assert!(!names.contains("topic/mine"), "{names}");
+        // git makes what it likes of it.
+        says(&env, &copy, &["commit", "-q", "--allow-empty", "-m", "on it"]);
+        says(&env, &repo, &["checkout", "-q", "--detach"]);
+        says(&env, &repo, &["branch", "-q", "-D", "topic"]);
+    }
+    delete(&env, "w");
+}
