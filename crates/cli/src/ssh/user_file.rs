@@ -13,6 +13,8 @@ use std::{
 
 const BEGIN: &str = "# >>> banger (banger ssh-config --uninstall removes this) >>>";
 const END: &str = "# <<< banger <<<";
+/// Within the marks: without this line a file in which nothing else is goes with them.
+const WAS_EMPTY: &str = "# The file was there before, and empty.";
 /// Largest file that is edited.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -31,12 +33,14 @@ pub(crate) fn install(file: &Path, included: &str) -> Result<Edit, Failure> {
 
 /// Takes away what [`install`] added.
 pub(crate) fn uninstall(file: &Path) -> Result<Edit, Failure> {
-    edit(file, without)
+    edit(file, |text| without(text.unwrap_or_default()))
 }
 
 /// The text with the block at its top, if it is not in there as it should be.
-fn with(text: &[u8], included: &str) -> Result<Vec<u8>, Broken> {
-    let block = format!("{BEGIN}\nInclude {included}\n{END}\n");
+fn with(text: Option<&[u8]>, included: &str) -> Result<Vec<u8>, Broken> {
+    let note = if text.is_some_and(was_empty) { format!("{WAS_EMPTY}\n") } else { String::new() };
+    let block = format!("{BEGIN}\nInclude {included}\n{note}{END}\n");
+    let text = text.unwrap_or_default();
     let rest = without(text)?;
     if text.len() != rest.len() && contains(text, block.as_bytes()) && rest.len() + block.len() == text.len() {
         return Ok(text.to_vec());
@@ -61,6 +65,11 @@ fn without(text: &[u8]) -> Result<Vec<u8>, Broken> {
     if inside { Err(Broken) } else { Ok(rest) }
 }
 
+/// Whether a file with this text had none before banger came.
+fn was_empty(text: &[u8]) -> bool {
+    text.is_empty() || contains(text, WAS_EMPTY.as_bytes())
+}
+
 /// One mark without the other: what is between is anybody's guess.
 #[derive(Debug, PartialEq, Eq)]
 struct Broken;
@@ -69,7 +78,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-fn edit(file: &Path, change: impl FnOnce(&[u8]) -> Result<Vec<u8>, Broken>) -> Result<Edit, Failure> {
+fn edit(file: &Path, change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, Broken>) -> Result<Edit, Failure> {
     let failed = |what: &str, error: &io::Error| {
         let code = if error.kind() == io::ErrorKind::PermissionDenied { Code::Denied } else { Code::Unavailable };
         Failure::caused_by(code, format!("cannot {what} {}", file.display()), error)
@@ -88,7 +97,7 @@ fn edit(file: &Path, change: impl FnOnce(&[u8]) -> Result<Vec<u8>, Broken>) -> R
         Err(error) => return Err(failed("read", &error)),
     };
     let old = text.as_deref().unwrap_or_default();
-    let new = change(old).map_err(|Broken| {
+    let new = change(text.as_deref()).map_err(|Broken| {
         Failure::new(Code::Conflict, format!("{} has one of banger's marks without the other", file.display()))
             .cause(format!("{BEGIN:?} and {END:?} belong together"))
             .hint("remove the lines that are banger's by hand, then try again")
@@ -96,7 +105,7 @@ fn edit(file: &Path, change: impl FnOnce(&[u8]) -> Result<Vec<u8>, Broken>) -> R
     if new == old {
         return Ok(Edit::Unchanged);
     }
-    if new.is_empty() && !file.is_symlink() {
+    if new.is_empty() && !was_empty(old) && !file.is_symlink() {
         // Nothing else was ever in it.
         fs::remove_file(&target).map_err(|error| failed("remove", &error))?;
         return Ok(Edit::Changed);
@@ -169,12 +178,31 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_file_is_there_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let (file, none) = (temp.path().join("config"), temp.path().join("none"));
+        fs::write(&file, "").unwrap();
+        for file in [&file, &none] {
+            assert_eq!(install(file, "\"/x\"").unwrap(), Edit::Changed);
+            assert_eq!(install(file, "\"/x\"").unwrap(), Edit::Unchanged);
+            install(file, "\"/y\"").unwrap();
+            assert_eq!(uninstall(file).unwrap(), Edit::Changed);
+        }
+        assert!(fs::read(&file).unwrap().is_empty() && !none.exists());
+        // What somebody wrote there meanwhile stays.
+        install(&file, "\"/x\"").unwrap();
+        fs::write(&file, [&fs::read(&file).unwrap()[..], b"Host a\n"].concat()).unwrap();
+        uninstall(&file).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"Host a\n");
+    }
+
+    #[test]
     fn a_block_stays_where_its_user_put_it_and_doubles_become_one() {
         let block = format!("{BEGIN}\nInclude \"/x\"\n{END}\n");
         let moved = format!("Host a\n{block}Host b\n");
-        assert_eq!(with(moved.as_bytes(), "\"/x\"").unwrap(), moved.as_bytes());
+        assert_eq!(with(Some(moved.as_bytes()), "\"/x\"").unwrap(), moved.as_bytes());
         let twice = format!("{block}Host a\n{block}");
-        assert_eq!(with(twice.as_bytes(), "\"/x\"").unwrap(), format!("{block}Host a\n").as_bytes());
+        assert_eq!(with(Some(twice.as_bytes()), "\"/x\"").unwrap(), format!("{block}Host a\n").as_bytes());
     }
 
     #[test]
