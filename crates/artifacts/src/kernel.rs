@@ -39,7 +39,7 @@ pub(crate) use manifest::rfc3339;
 pub use manifest::{Boots, KernelManifest, ManifestError, Provenance};
 pub use modules::ModulesError;
 pub use parts::Parts;
-pub use store::{Kernel, KernelStore, Listing, Outcome};
+pub use store::{Kernel, KernelStore, Listing, Outcome, Turn};
 pub use tree::TreeError;
 
 pub(crate) use codec::hex;

@@ -290,7 +290,7 @@ impl Drop for NameLock {
 }
 
 /// Whether `file` is what stands at `path`.
-fn is_at(file: impl AsFd, path: &Path) -> bool {
+pub(crate) fn is_at(file: impl AsFd, path: &Path) -> bool {
     match (fstat(file), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
         (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
         _ => false,

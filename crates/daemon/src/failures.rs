@@ -179,7 +179,7 @@ impl Explain for ImageError {
         }
         let code = match &self {
             Self::NotFound { .. } => Code::NotFound,
-            Self::Register { .. } => Code::Invalid,
+            Self::Register { .. } | Self::Unmanaged { .. } => Code::Invalid,
             _ if self.is_unsupported() => Code::Unsupported,
             Self::Pull { .. } | Self::Build { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
@@ -192,6 +192,9 @@ impl Explain for ImageError {
         match (&self, self.missing_program()) {
             (_, Some((_, package))) => missing(failure, package),
             (Self::NotFound { .. }, _) => failure.hint("`banger image list` shows the images on this host"),
+            (Self::Unmanaged { id }, _) => {
+                failure.hint(format!("`banger image promote {id}` makes it banger's own, with the id of its content"))
+            }
             (Self::Corrupt { source: Corruption::Changed { .. }, .. }, _) => failure
                 .hint("put the file back as it was, or register it as it is now: `banger image register --force …`, for new VMs"),
             (Self::Corrupt { id, .. }, _) => {

@@ -50,7 +50,7 @@ pub(crate) struct ImageService {
     kernel_offers: KernelOffers,
     store: Store,
     agent: PathBuf,
-    /// Held to read by who relies on an image being here, to write by who moves names or takes one away.
+    /// Held to read by who relies on an image or a kernel being here, to write by who moves names or takes one away.
     custody: RwLock<()>,
     image_pulls: Flights<Image>,
     oci_pulls: Flights<Pulled>,

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
         let cancel = Cancel::default();
         let job = Job { progress: &Silent, cancel: &cancel };
         builder
-            .finish(&work.join("image"), &Format { label: "fuzz".into(), epoch: 0 }, &job)
+            .finish(&work.join("image"), &Format { label: "fuzz".into(), ..Format::default() }, &job)
             .expect("what was taken can be written");
         fs::remove_file(work.join("image")).expect("it was written");
     }

@@ -1,6 +1,6 @@
 //! Moving bytes between files inside the kernel, holes staying holes.
 
-use crate::job::Cancel;
+use crate::job::{Cancel, Job};
 use rustix::{
     fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
     io::Errno,
@@ -13,6 +13,8 @@ use std::{
 
 /// Most bytes asked of one system call.
 const STEP: u64 = 1 << 30;
+/// A copy looks after this many bytes whether it is still wanted.
+const PIECE: u64 = 32 << 20;
 /// Buffer of the fallback, for kernels and filesystems that cannot copy by themselves.
 const BUFFER: usize = 256 << 10;
 /// Zeros shorter than this are written.
@@ -20,14 +22,14 @@ const HOLE: usize = 32 << 10;
 
 /// Makes `to`, which is empty, a copy of `from`: sharing its blocks where the filesystem can, else copying only what is
 /// not a hole. The offset of `from` may be anywhere afterwards.
-pub(crate) fn clone_sparse(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn clone_sparse(from: &File, to: &File, job: &Job<'_>) -> io::Result<()> {
     match ioctl_ficlone(to, from) {
         Ok(()) => return Ok(()),
         // Another filesystem, one that cannot share, or a file it will not share.
         Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
         Err(errno) => return Err(errno.into()),
     }
-    copy_data(from, to)
+    copy_data(from, to, job)
 }
 
 /// Writes `size` bytes from `from` into `to`, which is empty; zeros become holes.
@@ -49,7 +51,7 @@ pub(crate) fn write_sparse(from: &mut dyn Read, to: &File, size: u64, cancel: &C
     Ok(())
 }
 
-fn copy_data(from: &File, to: &File) -> io::Result<()> {
+fn copy_data(from: &File, to: &File, job: &Job<'_>) -> io::Result<()> {
     let len = from.metadata()?.len();
     to.set_len(len)?;
     let mut at = 0;
@@ -60,9 +62,12 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
             Err(Errno::NXIO) => break,
             Err(errno) => return Err(errno.into()),
         };
-        let hole = seek(from, SeekFrom::Hole(data))?.min(len);
-        copy_range(from, data, to, data, hole - data)?;
-        at = hole;
+        // A piece at a time, so that it can be stopped, and watched.
+        job.cancel.check().map_err(io::Error::other)?;
+        let end = seek(from, SeekFrom::Hole(data))?.min(len).min(data + PIECE);
+        copy_range(from, data, to, data, end - data)?;
+        job.progress.advance(end, Some(len));
+        at = end;
     }
     Ok(())
 }
@@ -101,6 +106,8 @@ fn copy_through_memory(from: &File, mut source: u64, to: &File, mut target: u64,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Progress, Silent};
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn zeros_that_come_are_holes() {
@@ -114,7 +121,30 @@ mod tests {
         let short = write_sparse(&mut &bytes[1..], &to, bytes.len() as u64, &Cancel::default());
         assert_eq!(short.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
-    use std::os::unix::fs::MetadataExt;
+
+    /// Stops what tells it how far it is.
+    struct Stops<'a>(&'a Cancel);
+
+    impl Progress for Stops<'_> {
+        fn phase(&self, _what: &str) {}
+
+        fn advance(&self, done: u64, total: Option<u64>) {
+            assert!(Some(done) < total, "it went on to the end");
+            self.0.cancel();
+        }
+    }
+
+    #[test]
+    fn a_copy_stops_in_the_middle_of_its_data() {
+        let (from, to, cancel) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap(), Cancel::default());
+        // One piece of data and half of one.
+        for at in (0..PIECE * 3 / 2).step_by(1 << 20) {
+            from.write_all_at(&[1; 1 << 20], at).unwrap();
+        }
+        let stopped = copy_data(&from, &to, &Job { progress: &Stops(&cancel), cancel: &cancel });
+        assert!(stopped.is_err() && cancel.is_cancelled());
+        assert!(to.metadata().unwrap().blocks() * 512 <= PIECE + (1 << 20));
+    }
 
     /// 64 MiB with a few bytes at the beginning, in the middle and at the very end.
     fn sparse() -> File {
@@ -141,7 +171,7 @@ mod tests {
         let from = sparse();
         for copy in [clone_sparse, copy_data] {
             let to = tempfile::tempfile().unwrap();
-            copy(&from, &to).unwrap();
+            copy(&from, &to, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap();
             assert_same(&from, &to);
             assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20, "{} blocks", to.metadata().unwrap().blocks());
         }

@@ -2,7 +2,7 @@
 
 use super::{copy::clone_sparse, format};
 use crate::{
-    job::{Cancel, Cancelled},
+    job::{Cancel, Cancelled, Job, Silent},
     program::ProgramError,
     publish::{PublishError, Shelf, is_full},
 };
@@ -88,8 +88,9 @@ impl WorkDisks {
             .prefix(UNFINISHED)
             .tempfile_in(directory)
             .map_err(|source| failed("create a file in", directory, source))?;
-        clone_sparse(&template, disk.as_file()).map_err(|source| failed("write", path, source))?;
+        let copied = clone_sparse(&template, disk.as_file(), &Job { progress: &Silent, cancel });
         cancel.check()?;
+        copied.map_err(|source| failed("write", path, source))?;
         place(disk, path)?;
         Ok(ByteSize(size))
     }

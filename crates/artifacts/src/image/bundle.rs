@@ -4,7 +4,7 @@
 //! only once the bundle's hash and the image's own are what they should be. The same image gives the same bundle.
 
 use super::{
-    Image, ImageError, ImageManifest, ImageStore,
+    Image, ImageError, ImageManifest, ImageStore, Source,
     draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
     unnamed::Unnamed,
@@ -133,11 +133,11 @@ impl ImageStore {
         }
         manifest.name = name.clone();
         manifest.kernel = kernel.or(manifest.kernel);
-        manifest.source = super::Source::Bundle(source.clone());
+        manifest.source = Source::Bundle(source.clone());
         manifest.write(staging.path())?;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
-        let image = self.put(staging, &manifest.id, job);
+        let image = self.put(staging, &manifest, job);
         drop(lock);
         image
     }
@@ -145,6 +145,10 @@ impl ImageStore {
     /// Writes the image as a bundle to `output`, which is replaced only once all of it is there.
     pub fn bundle(&self, id: &ImageId, output: &Path, job: &Job<'_>) -> Result<WrittenBundle, ImageError> {
         let image = self.verify(id, super::Depth::Full, job)?;
+        // Its id and digest tell a file on this host; there is nothing a pull could compare.
+        if !image.is_managed() {
+            return Err(ImageError::Unmanaged { id: id.clone() });
+        }
         let directory = output.parent().unwrap_or(Path::new("/"));
         let staged = Unnamed::create_in(directory).map_err(ImageError::io("write to", directory))?;
         let write = |source| ImageError::Io { what: "write", path: output.to_owned(), source };
@@ -179,9 +183,11 @@ fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
         header.set_mtime(0);
         header
     };
-    // What stands in it of this host is of no use to others.
+    // What stands in it of this host, its paths above all, is nobody else's; whoever pulls it has it from the bundle.
     let mut manifest = image.manifest.clone();
     "1970-01-01T00:00:00Z".clone_into(&mut manifest.created_at);
+    manifest.source = Source::Bundle(BundleSource { url: String::new(), sha256: String::new(), size: 0 });
+    manifest.also.clear();
     let json = manifest.to_json();
     archive.append_data(&mut header(json.len() as u64), manifest::FILE, json.as_slice())?;
     let file = File::open(&image.rootfs)?;
@@ -203,6 +209,10 @@ fn receive(
         source.url.parse().map_err(|error| BundleError::Address { url: source.url.clone(), source: error })?;
     let mut body = client.open(&address, Extent::Exactly(source.size), job)?;
     let outcome = unpack(&mut body, directory, job);
+    // What has no room is not worth the rest of the download.
+    if let Err(full @ BundleError::Write(_)) = outcome {
+        return Err(full);
+    }
     // What the network did to it explains more than what it did to the archive; and no hash is compared of half of it.
     let received = match body.failure() {
         Some(failure) => return Err(failure.into()),
@@ -237,8 +247,13 @@ fn unpack(input: &mut dyn Read, directory: &Path, job: &Job<'_>) -> Result<Image
                 rootfs = true;
                 let path = directory.join(ROOTFS);
                 let file = File::options().write(true).create_new(true).mode(0o600).open(path);
-                write_sparse(&mut archive, &file.map_err(BundleError::Write)?, entry.size, job.cancel)
-                    .map_err(BundleError::Write)?;
+                let mut content = Told { input: &mut archive, failed: false };
+                let written = write_sparse(&mut content, &file.map_err(BundleError::Write)?, entry.size, job.cancel);
+                let (cut, at_fault) = (io::ErrorKind::UnexpectedEof, content.failed);
+                written.map_err(|error| match error {
+                    error if at_fault || error.kind() == cut => BundleError::Content(error.to_string()),
+                    error => BundleError::Write(error),
+                })?;
             }
             (b"." | b"", EntryKind::Dir) => {}
             _ => return Err(content("there is something else in it, or something twice")),
@@ -266,6 +281,20 @@ impl Write for Counted<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+/// Remembers whether it was reading that failed, of a copy that did.
+struct Told<'a> {
+    input: &'a mut dyn Read,
+    failed: bool,
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer);
+        self.failed |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
+        read
     }
 }
 

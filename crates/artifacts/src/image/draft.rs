@@ -63,8 +63,8 @@ impl Draft {
 
         job.progress.phase("writing the image");
         let path = directory.join(ROOTFS);
-        let (written, digest) =
-            builder.finish_hashed(&path, &Format { label: LABEL.into(), epoch: self.epoch }, job)?;
+        let format = Format { label: LABEL.into(), epoch: self.epoch, salt: self.salt() };
+        let (written, digest) = builder.finish_hashed(&path, &format, job)?;
         let digest = hexadecimal(&digest);
         let id: ImageId = digest[..16].parse().expect("16 hexadecimal digits are an image id");
 
@@ -74,6 +74,7 @@ impl Draft {
             name: self.name,
             digest: Algorithm::Blake3.name(&digest),
             source: self.source,
+            also: Vec::new(),
             size_bytes: written.size_bytes,
             entries: written.entries,
             created_at: rfc3339(SystemTime::now()),
@@ -87,6 +88,11 @@ impl Draft {
         // Nobody writes to a managed image, not even by mistake.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).map_err(ImageError::io("write", &path))?;
         Ok(manifest)
+    }
+
+    /// What makes another image of the same files: an image is more than its files, and its id tells all of it.
+    fn salt(&self) -> Vec<u8> {
+        serde_json::to_vec(&(&self.arch, &self.config)).expect("a configuration holds nothing JSON cannot")
     }
 }
 

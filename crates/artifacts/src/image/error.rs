@@ -71,6 +71,12 @@ pub enum ImageError {
         /// The id.
         id: ImageId,
     },
+    /// It is a file of the user's, and nobody else's.
+    #[error("image {id} is a file of yours, used where it lies")]
+    Unmanaged {
+        /// The id.
+        id: ImageId,
+    },
     /// What was found cannot be an image.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),

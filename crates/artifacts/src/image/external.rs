@@ -93,11 +93,11 @@ impl ExternalFile {
 
     /// Tells this file at this moment from every other one: SHA-256 of its path and identity, hexadecimal.
     pub(super) fn digest(&self) -> String {
-        let FileIdentity { device, inode, size, modified, modified_nanos } = self.identity;
+        let FileIdentity { inode, size, modified, modified_nanos } = self.identity;
         let mut hash = Sha256::new();
         hash.update(b"registered\0");
         hash.update(self.path.as_os_str().as_bytes());
-        for number in [device.to_le_bytes(), inode.to_le_bytes(), size.to_le_bytes()] {
+        for number in [inode.to_le_bytes(), size.to_le_bytes()] {
             hash.update(number);
         }
         hash.update(modified.to_le_bytes());
@@ -178,7 +178,7 @@ mod tests {
         let builder = RootfsBuilder::new(dir.path(), Limits::default(), &cancel).unwrap();
         let path = dir.path().join("image");
         let job = Job { progress: &Silent, cancel: &cancel };
-        builder.finish(&path, &Format { label: "x".into(), epoch: 0 }, &job).unwrap();
+        builder.finish(&path, &Format::default(), &job).unwrap();
         fs::read(path).unwrap()
     }
 

@@ -1,6 +1,7 @@
 //! `manifest.json` of a managed image.
 //!
-//! Written once, when the image is published. Fields a later banger adds are passed over when read.
+//! Written when the image is published; only what else is this image, and the kernel it recommends, may change later.
+//! Fields a later banger adds are passed over when read.
 
 use super::{ImageError, Source};
 use banger_proto::name::{ImageId, ImageName, KernelName};
@@ -9,9 +10,11 @@ use std::{
     collections::BTreeMap,
     fs::{File, Permissions},
     io::{self, Read, Write as _},
+    iter,
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
+use tempfile::NamedTempFile;
 
 /// Version of the manifest's schema.
 pub const FORMAT: u32 = 1;
@@ -33,6 +36,9 @@ pub struct ImageManifest {
     pub digest: String,
     /// Where it came from.
     pub source: Source,
+    /// What else turned out to be this image, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Source>,
     /// Length of `rootfs.ext4` in bytes.
     pub size_bytes: u64,
     /// Files, directories and all else in it.
@@ -132,6 +138,24 @@ impl ImageManifest {
             .map_err(ImageError::io("write", &path))
     }
 
+    /// Writes it in the place of the one in `directory`: nobody ever finds none there, or half of one.
+    pub(super) fn rewrite(&self, directory: &Path) -> Result<(), ImageError> {
+        let path = directory.join(FILE);
+        let replace = || {
+            let mut file = NamedTempFile::new_in(directory)?;
+            file.write_all(&self.to_json())?;
+            file.as_file().set_permissions(Permissions::from_mode(0o444))?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map(drop).map_err(|error| error.error)
+        };
+        replace().map_err(ImageError::io("write", &path))
+    }
+
+    /// Everywhere it is known to come from.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &Source> {
+        iter::once(&self.source).chain(&self.also)
+    }
+
     /// Its JSON, for people to read too.
     pub(super) fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec_pretty(self).expect("a manifest holds nothing JSON cannot");
@@ -165,6 +189,7 @@ mod tests {
             name: "debian-bookworm".parse().unwrap(),
             digest: "sha256:0123456789abcdef00".into(),
             source: Source::Mmdebstrap(DebianRecipe::new("bookworm", vec!["git".into()]).unwrap()),
+            also: Vec::new(),
             size_bytes: 4096,
             entries: 1,
             created_at: "2026-11-23T14:45:23Z".into(),

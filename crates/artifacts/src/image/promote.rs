@@ -32,7 +32,9 @@ impl ImageStore {
         let from = File::open(&external.path).map_err(ImageError::io("open", &external.path))?;
         let to = File::options().read(true).write(true).create_new(true).mode(0o600).open(&rootfs);
         let to = to.map_err(ImageError::io("create", &rootfs))?;
-        clone_sparse(&from, &to).map_err(ImageError::io("copy", &external.path))?;
+        job.progress.phase("copying the image");
+        clone_sparse(&from, &to, job)
+            .map_err(|error| ImageError::io("copy", &external.path)(error).or_cancelled(job.cancel))?;
         // A file that is written to while it is copied is neither what it was nor what it is.
         if FileIdentity::of(&external.path).ok() != Some(external.identity) {
             self.verify(id, super::Depth::Quick, job)?;
@@ -48,6 +50,6 @@ impl ImageStore {
         manifest.write(staging.path())?;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
-        self.put(staging, &manifest.id, job)
+        self.put(staging, &manifest, job)
     }
 }

@@ -76,7 +76,7 @@ impl ImageStore {
         let (digest, called) = (opened.digest(), opened.name().map(str::to_owned));
         let known = |image: Image| {
             // A manifest that stands by itself says nothing of machines; what was made of it does.
-            if let Source::Oci(OciSource { platform: Some(is), .. }) = &image.manifest.source
+            if let Some(OciSource { platform: Some(is), .. }) = made_from(&image, &digest)
                 && is.serves(&request.platform) == 0
             {
                 let (asked, of, there) = (request.platform.clone(), request.source.to_string(), vec![is.clone()]);
@@ -127,14 +127,22 @@ impl ImageStore {
             arch: filled.platform.machine().to_owned(),
         };
         let manifest = draft.write(builder, staging.path(), job)?;
-        self.put(staging, &manifest.id, job)
+        self.put(staging, &manifest, job)
     }
 
     /// The image that was made from the manifest with this digest.
     pub fn with_digest(&self, digest: &Digest) -> Result<Option<Image>, ImageError> {
-        let same = |image: &Image| matches!(&image.manifest.source, Source::Oci(from) if from.digest == Some(*digest));
+        let same = |image: &Image| made_from(image, digest).is_some();
         Ok(self.list()?.into_iter().find(|image| same(image) && super::store::check_superblock(image).is_ok()))
     }
+}
+
+/// The source of an image that is the manifest with this digest.
+fn made_from<'a>(image: &'a Image, digest: &Digest) -> Option<&'a OciSource> {
+    image.manifest.sources().find_map(|source| match source {
+        Source::Oci(from) if from.digest == Some(*digest) => Some(from),
+        _ => None,
+    })
 }
 
 impl From<RunConfig> for ImageConfig {

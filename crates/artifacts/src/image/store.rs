@@ -32,6 +32,9 @@ const MAGIC: usize = 0x38;
 const BLOCKS: usize = 0x04;
 const LOG_BLOCK: usize = 0x18;
 
+/// Most other sources an image is known to come from; the oldest are forgotten.
+const MAX_ALSO: usize = 64;
+
 /// The directory of managed images.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
@@ -100,9 +103,9 @@ impl ImageStore {
 
     /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
-        let names = self.shelf.names()?;
-        let ids = names.iter().filter_map(|name| name.parse::<ImageId>().ok());
-        Ok(ids
+        Ok(self
+            .ids()?
+            .into_iter()
             .filter_map(|id| match self.get(&id) {
                 Ok(image) => Some(image),
                 Err(ImageError::NotFound { .. }) => None,
@@ -112,6 +115,11 @@ impl ImageStore {
                 }
             })
             .collect())
+    }
+
+    /// The ids of all images, sorted; those of damaged ones too.
+    pub fn ids(&self) -> Result<Vec<ImageId>, ImageError> {
+        Ok(self.shelf.names()?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// The image of that id.
@@ -177,7 +185,9 @@ impl ImageStore {
 
     /// The image here that a pull of `entry` would come to, for all that can be told without asking anybody.
     pub fn of_entry(&self, entry: &CatalogEntry) -> Result<Option<Image>, ImageError> {
-        let whole = |image: &Image| entry.gives(&image.manifest.source) && check_superblock(image).is_ok();
+        let whole = |image: &Image| {
+            image.manifest.sources().any(|source| entry.gives(source)) && check_superblock(image).is_ok()
+        };
         Ok(self.list()?.into_iter().find(whole))
     }
 
@@ -227,6 +237,7 @@ impl ImageStore {
             kernel,
             config: None,
             source: Source::Registered(file),
+            also: Vec::new(),
         };
         let staging = self.shelf.stage()?;
         manifest.write(staging.path())?;
@@ -288,22 +299,44 @@ impl ImageStore {
         let draft = Draft { name: name.clone(), source, kernel, config: None, epoch: recipe.epoch, arch };
         let manifest = draft.write(builder, staging.path(), job)?;
 
-        let image = self.put(staging, &manifest.id, job);
+        let image = self.put(staging, &manifest, job);
         drop(lock);
         image
     }
 
-    /// Publishes what was made, unless the same bytes are here already: what stands under an id stays. It can be used at
-    /// once; the disk has it some seconds later.
-    pub(super) fn put(&self, staging: Staging, id: &ImageId, job: &Job<'_>) -> Result<Image, ImageError> {
-        let entry = self.shelf.lock(id.as_str(), job.cancel)?;
-        match self.get(id) {
-            Ok(image) if check_superblock(&image).is_ok() => return Ok(image),
-            Ok(_) | Err(_) => {}
+    /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
+    /// from there too. It can be used at once; the disk has it some seconds later.
+    pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
+        let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
+        if let Ok(image) = self.get(&made.id)
+            && check_superblock(&image).is_ok()
+        {
+            return self.known_from(image, &made.source);
         }
         job.progress.phase("saving the image");
         self.shelf.publish_early(staging, &entry)?;
-        self.get(id)
+        self.get(&made.id)
+    }
+
+    /// Notes where an image can be had, so that it need not be made again to be known. For who has the lock on its id.
+    fn known_from(&self, mut image: Image, source: &Source) -> Result<Image, ImageError> {
+        let lasting = matches!(source, Source::Mmdebstrap(_) | Source::Oci(_) | Source::Bundle(_));
+        if lasting && image.manifest.sources().all(|known| known != source) {
+            let also = &mut image.manifest.also;
+            also.drain(..(also.len() + 1).saturating_sub(MAX_ALSO));
+            also.push(source.clone());
+            image.manifest.rewrite(&self.shelf.path(image.manifest.id.as_str())?)?;
+        }
+        Ok(image)
+    }
+
+    /// Makes an image recommend another kernel.
+    pub fn recommend(&self, id: &ImageId, kernel: &KernelName, cancel: &Cancel) -> Result<Image, ImageError> {
+        let _entry = self.shelf.lock(id.as_str(), cancel)?;
+        let mut image = self.get(id)?;
+        image.manifest.kernel = Some(kernel.clone());
+        image.manifest.rewrite(&self.shelf.path(id.as_str())?)?;
+        Ok(image)
     }
 }
 

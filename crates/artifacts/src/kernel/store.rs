@@ -55,6 +55,14 @@ pub struct Listing {
     pub damaged: Vec<(KernelName, KernelError)>,
 }
 
+/// The right to take a kernel away.
+#[derive(Debug)]
+#[must_use]
+pub struct Turn {
+    name: KernelName,
+    lock: NameLock,
+}
+
 /// What a pull came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -314,10 +322,19 @@ impl KernelStore {
         Ok(Kernel { directory, manifest })
     }
 
+    /// Waits until nobody works on a kernel, and lets nobody begin until what is answered is dropped.
+    pub fn turn(&self, name: &KernelName, job: &Job<'_>) -> Result<Turn, KernelError> {
+        Ok(Turn { name: name.clone(), lock: self.lock(name, job)? })
+    }
+
     /// Takes a kernel away, damaged or not. Files a VM has open stay readable to it.
     pub fn remove(&self, name: &KernelName, job: &Job<'_>) -> Result<(), KernelError> {
-        let lock = self.lock(name, job)?;
-        if self.shelf.remove(&lock)? { Ok(()) } else { Err(KernelError::NotFound { name: name.clone() }) }
+        self.remove_in(self.turn(name, job)?)
+    }
+
+    /// Takes the kernel away whose turn it is.
+    pub fn remove_in(&self, turn: Turn) -> Result<(), KernelError> {
+        if self.shelf.remove(&turn.lock)? { Ok(()) } else { Err(KernelError::NotFound { name: turn.name }) }
     }
 
     /// What a VMM is given to boot `kernel` with the guest agent at `agent`, made when it is not in the cache.

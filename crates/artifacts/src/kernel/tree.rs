@@ -235,7 +235,7 @@ pub(super) fn image(root: &Path, out: &Path, limits: Limits, job: &Job<'_>) -> R
         }
         Ok::<_, TreeError>(())
     })?;
-    builder.finish(out, &Format { label: "modules".into(), epoch: 0 }, job)?;
+    builder.finish(out, &Format { label: "modules".into(), ..Format::default() }, job)?;
     Ok(())
 }
 

@@ -7,11 +7,12 @@
 use super::{Digest, OciError};
 use crate::{
     job::Cancel,
-    publish::{Shelf, StagedFile},
+    publish::{Shelf, StagedFile, is_at},
 };
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File},
+    io,
     path::PathBuf,
 };
 
@@ -76,8 +77,13 @@ impl BlobCache {
                 pruned.in_use += 1;
                 continue;
             }
-            if !dry {
-                fs::remove_file(&path).map_err(OciError::io("remove", &path))?;
+            // The name may be another blob's by now; so may the one that is removed, and who reads it minds nothing.
+            if !is_at(&file, &path) {
+                continue;
+            }
+            match if dry { Ok(()) } else { fs::remove_file(&path) } {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                removed => removed.map_err(OciError::io("remove", &path))?,
             }
             pruned.blobs += 1;
             pruned.bytes += bytes;
@@ -112,5 +118,22 @@ mod tests {
         assert!(cache.get(&a, 1).is_some() && cache.get(&b, 2).is_none() && staged.path().exists());
         drop(reading);
         assert_eq!(cache.prune(false, &cancel).unwrap(), Pruned { blobs: 1, bytes: 1, in_use: 0 });
+    }
+
+    #[test]
+    fn several_who_prune_at_once_remove_each_blob_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = BlobCache::open(temp.path().join("sha256")).unwrap();
+        for number in 0..500_u32 {
+            cached(&cache, &number.to_le_bytes());
+        }
+        let cancel = Cancel::default();
+        let pruned: Vec<Pruned> = std::thread::scope(|scope| {
+            let pruning: Vec<_> = (0..4).map(|_| scope.spawn(|| cache.prune(false, &cancel).unwrap())).collect();
+            pruning.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        // One that finds another at a blob leaves it to that one.
+        assert_eq!(pruned.iter().map(|pruned| pruned.blobs).sum::<u64>(), 500);
+        assert_eq!(cache.shelf.names().unwrap(), Vec::<String>::new());
     }
 }

@@ -268,16 +268,24 @@ impl RegistryError {
     pub(super) fn passes(&self) -> bool {
         match self {
             Self::Busy { .. } => true,
-            Self::Fetch(error) => error.is_transient(),
-            _ => false,
+            _ => self.fetch().is_some_and(FetchError::is_transient),
+        }
+    }
+
+    /// The request that failed, to the registry or for a token.
+    fn fetch(&self) -> Option<&FetchError> {
+        match self {
+            Self::Fetch(error) => Some(error),
+            Self::Token { source, .. } => source.downcast_ref(),
+            _ => None,
         }
     }
 
     /// How long the registry wants to be left alone, as far as that is granted.
     pub(super) fn wants_pause(&self) -> Option<Duration> {
-        let wanted = match self {
-            Self::Busy { retry_after, .. } => *retry_after,
-            Self::Fetch(FetchError::Status(refused)) => refused.retry_after,
+        let wanted = match (self, self.fetch()) {
+            (Self::Busy { retry_after, .. }, _) => *retry_after,
+            (_, Some(FetchError::Status(refused))) => refused.retry_after,
             _ => None,
         };
         wanted.map(|wanted| wanted.min(MAX_PAUSE))
@@ -308,13 +316,8 @@ impl OciError {
 
     /// Whether it was told to stop.
     pub fn is_cancelled(&self) -> bool {
-        let fetch = self.registry().is_some_and(|error| match error {
-            RegistryError::Fetch(FetchError::Cancelled(_)) => true,
-            RegistryError::Token { source, .. } => {
-                matches!(source.downcast_ref(), Some(FetchError::Cancelled(_)))
-            }
-            _ => false,
-        });
+        let fetch = self.registry().and_then(RegistryError::fetch);
+        let fetch = matches!(fetch, Some(FetchError::Cancelled(_)));
         let layer = |error: &LayerError| {
             matches!(
                 error,

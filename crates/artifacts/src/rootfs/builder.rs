@@ -46,12 +46,14 @@ impl Default for Limits {
 }
 
 /// What the filesystem itself is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Format {
     /// Volume label, at most 16 bytes.
     pub label: String,
     /// Time in the superblock and of directories nobody described, in seconds since 1970; below 2^32.
     pub epoch: u32,
+    /// What tells it from a filesystem with the same tree; it is not in the tree, but in the filesystem's identity.
+    pub salt: Vec<u8>,
 }
 
 /// What was written.
@@ -176,7 +178,7 @@ impl RootfsBuilder {
     /// Takes away what lower layers have in the directory at `path`, if there is one.
     pub fn opaque(&mut self, path: &[u8]) -> Result<(), Error> {
         self.cancel.check()?;
-        components(path).map(|parts| self.tree.opaque(&parts)).map_err(|why| Error::entry(path, why))
+        components(path).and_then(|parts| self.tree.opaque(&parts)).map_err(|why| Error::entry(path, why))
     }
 
     /// A symbolic link. The target is text and is not looked at, but for its length; the mode is that of all links.

@@ -33,6 +33,9 @@ pub enum Refusal {
     /// Links that lead to each other.
     #[error("{0}, in its path, leads through links without end")]
     LinkLoop(String),
+    /// All paths together take more steps through links than any real image's.
+    #[error("the paths of the image lead through too many links")]
+    LinkSteps,
     /// A hard link to something that is not there (yet).
     #[error("it is a hard link to {0}, which is not there")]
     LinkTargetMissing(String),
@@ -48,9 +51,9 @@ pub enum Refusal {
     /// A device number ext4 cannot hold.
     #[error("its device number {0}:{1} is out of range")]
     DeviceNumber(u32, u32),
-    /// An extended attribute of a namespace ext4 has no place for.
-    #[error("its extended attribute {0} belongs to no namespace ext4 stores")]
-    XattrNamespace(String),
+    /// An extended attribute whose name nobody can read.
+    #[error("the name of its extended attribute {0} is no name: empty, over 255 bytes or with a zero byte")]
+    XattrName(String),
     /// Extended attributes that do not fit the inode and one block.
     #[error("its extended attributes need {0} bytes; the inode and one block of 4096 bytes do not hold them")]
     XattrTooLarge(usize),

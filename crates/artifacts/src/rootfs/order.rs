@@ -105,11 +105,12 @@ impl Order {
         self.digest.update(meta.mtime.secs.to_le_bytes());
     }
 
-    /// An identity that follows from names, sizes and attributes; nothing random gets in.
+    /// An identity that follows from names, sizes, attributes and the salt; nothing random gets in.
     pub(super) fn uuid(&self, format: &Format) -> [u8; 16] {
         let mut digest = self.digest.clone();
         digest.update(format.label.as_bytes());
         digest.update(format.epoch.to_le_bytes());
+        digest.update(&format.salt);
         let digest = digest.finalize();
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&digest[..16]);

@@ -22,6 +22,8 @@ pub(super) const ROOT: Index = 0;
 const LINKS_MAX: u32 = 65_000;
 /// Most links followed on the way to one file, as in the kernel.
 const FOLLOWED_MAX: u32 = 40;
+/// Most bytes of links followed on the way to all files. A million of them with a hundred each on their way are far below.
+const STEPS_MAX: u64 = 256 << 20;
 /// Longest name, in bytes; those in paths were checked, those in links were not.
 const NAME_MAX: usize = 255;
 /// The name the filesystem itself takes in the root.
@@ -34,6 +36,8 @@ pub(super) enum Kind {
     Dir {
         children: BTreeMap<Box<[u8]>, Child>,
         implied: bool,
+        /// The last layer in whose time nothing of a lower one is at or below its names.
+        swept: u32,
     },
     File(Segment),
     /// A file with holes: what of it there is, in order, as (offset in the file, segment).
@@ -66,11 +70,13 @@ pub(super) struct Tree {
     names: u64,
     /// The layer entries belong to; 0 where there are none, and then no link is followed.
     layer: u32,
+    /// Bytes of the links followed so far.
+    steps: u64,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { inodes: vec![implied_directory()], names: 0, layer: 0 }
+        Self { inodes: vec![implied_directory(0)], names: 0, layer: 0, steps: 0 }
     }
 
     /// Names given so far, replaced and implied ones included: what bounds the memory.
@@ -86,38 +92,52 @@ impl Tree {
     /// Takes away what lower layers have at `path`.
     pub(super) fn whiteout(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
         let Some((name, parents)) = path.split_last() else { return Err(Refusal::Empty) };
-        if let Some(directory) = self.walk(parents) {
+        if let Some(directory) = self.walk(parents)? {
             self.remove_lower(directory, name);
         }
         Ok(())
     }
 
     /// Takes away what lower layers have in the directory at `path`.
-    pub(super) fn opaque(&mut self, path: &[&[u8]]) {
-        if let Some(directory) = self.walk(path)
-            && let Kind::Dir { children, .. } = &self.inodes[directory as usize].kind
-        {
-            let names: Vec<Box<[u8]>> = children.keys().cloned().collect();
-            for name in names {
-                self.remove_lower(directory, &name);
-            }
+    pub(super) fn opaque(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
+        if let Some(directory) = self.walk(path)? {
+            self.sweep(directory);
         }
+        Ok(())
     }
 
     /// Removes `name` as far as no entry of the present layer is in it.
     fn remove_lower(&mut self, directory: Index, name: &[u8]) {
-        let mut work: Vec<(Index, Box<[u8]>)> = vec![(directory, name.into())];
-        while let Some((directory, name)) = work.pop() {
-            let layer = self.layer;
-            let Kind::Dir { children, .. } = &mut self.inodes[directory as usize].kind else { continue };
-            let Some(child) = children.get(&name).copied() else { continue };
-            if child.layer < layer {
-                children.remove(&name);
-                self.forget(child.index);
-            } else if let Kind::Dir { children, .. } = &self.inodes[child.index as usize].kind {
-                // What the present layer put into it marks it, so whatever is unmarked has nothing of it below.
-                work.extend(children.keys().map(|name| (child.index, name.clone())));
+        let Kind::Dir { children, .. } = &mut self.inodes[directory as usize].kind else { return };
+        let Some(child) = children.get(name).copied() else { return };
+        if child.layer < self.layer {
+            children.remove(name);
+            self.forget(child.index);
+        } else {
+            self.sweep(child.index);
+        }
+    }
+
+    /// Removes what no entry of the present layer is, or is in, from a directory. What comes afterwards is of this layer,
+    /// so once is enough for all of it: however often a layer takes the same away, each name is looked at once.
+    fn sweep(&mut self, directory: Index) {
+        let layer = self.layer;
+        let mut work = vec![directory];
+        let mut gone = Vec::new();
+        while let Some(directory) = work.pop() {
+            let Kind::Dir { children, swept, .. } = &mut self.inodes[directory as usize].kind else { continue };
+            if *swept == layer {
+                continue;
             }
+            *swept = layer;
+            // What the present layer put into one marks it, so whatever is unmarked has nothing of it below.
+            children.retain(|_, child| {
+                let stays = child.layer == layer;
+                let list = if stays { &mut work } else { &mut gone };
+                list.push(child.index);
+                stays
+            });
+            gone.drain(..).for_each(|index| self.forget(index));
         }
     }
 
@@ -147,7 +167,8 @@ impl Tree {
                 self.describe(index, meta);
             }
             _ => {
-                self.place(parent, name, Kind::Dir { children: BTreeMap::new(), implied: false }, meta)?;
+                let kind = Kind::Dir { children: BTreeMap::new(), implied: false, swept: self.layer };
+                self.place(parent, name, kind, meta)?;
             }
         }
         Ok(())
@@ -164,7 +185,7 @@ impl Tree {
     /// Gives the inode at `target` one more name.
     pub(super) fn hard_link(&mut self, path: &[&[u8]], target: &[&[u8]]) -> Result<(), Refusal> {
         let shown = || quoted(&target.join(&b'/'));
-        let index = self.target(target).ok_or_else(|| Refusal::LinkTargetMissing(shown()))?;
+        let index = self.target(target)?.ok_or_else(|| Refusal::LinkTargetMissing(shown()))?;
         if self.is_dir(index) {
             return Err(Refusal::LinkToDirectory(shown()));
         }
@@ -184,19 +205,31 @@ impl Tree {
     }
 
     /// The inode a hard link to `path` is another name of: a link at its end is not followed.
-    fn target(&self, path: &[&[u8]]) -> Option<Index> {
-        let Some((name, parents)) = path.split_last() else { return Some(ROOT) };
-        self.child(self.walk(parents)?, name)
+    fn target(&mut self, path: &[&[u8]]) -> Result<Option<Index>, Refusal> {
+        let Some((name, parents)) = path.split_last() else { return Ok(Some(ROOT)) };
+        Ok(self.walk(parents)?.and_then(|directory| self.child(directory, name)))
     }
 
     /// The directory at `path`, if it is one: through links in a tree of layers, and not otherwise.
-    fn walk(&self, path: &[&[u8]]) -> Option<Index> {
-        let index = if self.layer == 0 { self.find(path) } else { self.resolve(&path.join(&b'/')) };
-        index.filter(|&index| self.is_dir(index))
+    fn walk(&mut self, path: &[&[u8]]) -> Result<Option<Index>, Refusal> {
+        let index = if self.layer == 0 {
+            self.find(path)
+        } else {
+            let mut steps = 0;
+            let index = self.follow(&path.join(&b'/'), &mut steps);
+            self.count(steps)?;
+            index
+        };
+        Ok(index.filter(|&index| self.is_dir(index)))
     }
 
     /// The inode at `path` as a process in the image would see it: links followed, `..` stopping at the root.
     pub(super) fn resolve(&self, path: &[u8]) -> Option<Index> {
+        self.follow(path, &mut 0)
+    }
+
+    /// The same, with the bytes of the links on the way.
+    fn follow(&self, path: &[u8], steps: &mut u64) -> Option<Index> {
         let mut at = vec![ROOT];
         let mut rest: Vec<&[u8]> = path.rsplit(|&byte| byte == b'/').collect();
         let mut links = 0;
@@ -209,6 +242,7 @@ impl Tree {
                     let index = self.child(dir, name)?;
                     if let Kind::Symlink(target) = &self.inodes[index as usize].kind {
                         links += 1;
+                        *steps += target.len() as u64;
                         if links > FOLLOWED_MAX {
                             return None;
                         }
@@ -225,6 +259,13 @@ impl Tree {
         at.pop()
     }
 
+    /// Notes that links of so many bytes were followed. One link may have 4,095, a path may lead through 40, and there
+    /// are millions of paths.
+    fn count(&mut self, steps: u64) -> Result<(), Refusal> {
+        self.steps += steps;
+        if self.steps > STEPS_MAX { Err(Refusal::LinkSteps) } else { Ok(()) }
+    }
+
     /// The directory that holds the last component of `path`, made as far as it is missing.
     fn parent(&mut self, path: &[&[u8]]) -> Result<Index, Refusal> {
         if path.first() == Some(&LOST_FOUND) {
@@ -239,7 +280,7 @@ impl Tree {
                 Some(index) if self.is_dir(index) => index,
                 Some(_) => return Err(Refusal::NotADirectory(quoted(&path[..=depth].join(&b'/')))),
                 None => {
-                    let Inode { kind, meta, .. } = implied_directory();
+                    let Inode { kind, meta, .. } = implied_directory(self.layer);
                     self.place(dir, name, kind, meta)?
                 }
             };
@@ -287,7 +328,7 @@ impl Tree {
                 if name.len() > NAME_MAX {
                     return Err(Refusal::NameTooLong(name.len()));
                 }
-                let Inode { kind, meta, .. } = implied_directory();
+                let Inode { kind, meta, .. } = implied_directory(self.layer);
                 at.push(self.place(dir, &name, kind, meta)?);
                 continue;
             };
@@ -304,7 +345,9 @@ impl Tree {
                     if target.starts_with(b"/") {
                         at.truncate(1);
                     }
+                    let steps = target.len() as u64;
                     rest.extend(target.rsplit(|&byte| byte == b'/').map(<[u8]>::to_vec));
+                    self.count(steps)?;
                 }
                 _ => return Err(Refusal::NotADirectory(quoted(&parents.join(&b'/')))),
             }
@@ -369,8 +412,8 @@ fn is_reserved(parent: Index, name: &[u8]) -> bool {
     parent == ROOT && name == LOST_FOUND
 }
 
-fn implied_directory() -> Inode {
-    let kind = Kind::Dir { children: BTreeMap::new(), implied: true };
+fn implied_directory(layer: u32) -> Inode {
+    let kind = Kind::Dir { children: BTreeMap::new(), implied: true, swept: layer };
     Inode { kind, meta: Meta { mode: 0o755, ..Meta::default() }, links: 1 }
 }
 

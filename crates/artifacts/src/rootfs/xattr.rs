@@ -1,6 +1,8 @@
 //! Which extended attributes an ext4 inode can hold, and in which form.
 //!
 //! The check stands here, before anything is written, so that what does not fit is told with the entry it belongs to.
+//! Attributes of namespaces that Linux keeps nowhere on an ext4 (`com.apple.provenance`, `system.nfs4_acl`) are those of
+//! the machine that packed them, and are left out.
 
 use super::{
     entry::Xattr,
@@ -27,7 +29,7 @@ pub(super) fn checked(given: Vec<Xattr>) -> Result<Vec<Xattr>, Refusal> {
         return Ok(given);
     }
     let mut kept: Vec<Xattr> = Vec::with_capacity(given.len());
-    for mut attr in given {
+    for mut attr in given.into_iter().filter(|attr| is_known(&attr.name)) {
         utf8(&attr.name)?;
         if attr.name == ACL_ACCESS || attr.name == ACL_DEFAULT {
             attr.value = acl_to_disk(&attr.value)?;
@@ -42,6 +44,14 @@ pub(super) fn checked(given: Vec<Xattr>) -> Result<Vec<Xattr>, Refusal> {
     Ok(kept)
 }
 
+/// Namespaces whose names go on, and ext4's numbers for them.
+const NAMESPACES: [(u8, &[u8]); 3] = [(1, b"user."), (4, b"trusted."), (6, b"security.")];
+
+/// Whether a name belongs to a namespace that ext4 has a place for.
+fn is_known(name: &[u8]) -> bool {
+    [ACL_ACCESS, ACL_DEFAULT].contains(&name) || NAMESPACES.iter().any(|(_, prefix)| name.starts_with(prefix))
+}
+
 /// ext4's number for the namespace of `name`, and the part of the name it stores.
 fn namespace(name: &[u8]) -> Result<(u8, &[u8]), Refusal> {
     if name == ACL_ACCESS {
@@ -50,7 +60,7 @@ fn namespace(name: &[u8]) -> Result<(u8, &[u8]), Refusal> {
     if name == ACL_DEFAULT {
         return Ok((3, b""));
     }
-    for (number, prefix) in [(1, b"user." as &[u8]), (4, b"trusted."), (6, b"security.")] {
+    for (number, prefix) in NAMESPACES {
         if let Some(rest) = name.strip_prefix(prefix)
             && (1..=NAME_MAX).contains(&rest.len())
             && !rest.contains(&0)
@@ -58,7 +68,7 @@ fn namespace(name: &[u8]) -> Result<(u8, &[u8]), Refusal> {
             return Ok((number, rest));
         }
     }
-    Err(Refusal::XattrNamespace(quoted(name)))
+    Err(Refusal::XattrName(quoted(name)))
 }
 
 /// An attribute in the form of the disk.
@@ -194,8 +204,13 @@ mod tests {
         for name in ["user.a", "trusted.overlay.opaque", "security.capability"] {
             assert!(checked(vec![attr(name, b"v")]).is_ok(), "{name}");
         }
-        for name in ["", "user.", "system.data", "os2.a", "nonsense"] {
-            assert!(matches!(checked(vec![attr(name, b"v")]), Err(Refusal::XattrNamespace(_))), "{name}");
+        let kept = checked(vec![attr("", b"v"), attr("com.apple.provenance", b"v"), attr("user.a", b"v")]).unwrap();
+        assert_eq!(kept, [attr("user.a", b"v")]);
+        for name in ["system.nfs4_acl", "system.data", "os2.a", "nonsense", "com.\u{e9}"] {
+            assert_eq!(checked(vec![attr(name, &[7; 5000])]).unwrap(), [], "{name}");
+        }
+        for name in ["user.", "user.a\0b", &format!("user.{}", "n".repeat(256))] {
+            assert!(matches!(checked(vec![attr(name, b"v")]), Err(Refusal::XattrName(_))), "{name}");
         }
         assert_eq!(
             checked(vec![Xattr { name: b"user.\xff".to_vec(), value: Vec::new() }]).unwrap_err(),

@@ -16,7 +16,7 @@ use std::{
 const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 123_456_789 };
 
 fn format() -> Format {
-    Format { label: "test".into(), epoch: 1_700_000_000 }
+    Format { label: "test".into(), epoch: 1_700_000_000, ..Format::default() }
 }
 
 fn builder(dir: &Path) -> RootfsBuilder {
@@ -115,6 +115,8 @@ fn order_does_not_matter_and_metadata_does() {
     assert!(bytes == std::fs::read(&other.1).unwrap(), "the same tree gave other bytes");
     let later = Format { epoch: 1, ..format() };
     assert!(bytes != std::fs::read(build(&later, forth).1).unwrap());
+    let other = Format { salt: b"another".to_vec(), ..format() };
+    assert!(bytes != std::fs::read(build(&other, forth).1).unwrap());
 }
 
 #[test]

@@ -82,7 +82,7 @@ proptest! {
             prop_assert_eq!(taken.is_ok(), apply(&mut model, step), "{:?}: {:?}", step, taken);
         }
         let image = dir.path().join("image");
-        let format = Format { label: "model".into(), epoch: 0 };
+        let format = Format { label: "model".into(), ..Format::default() };
         builder.finish(&image, &format, &Job { progress: &Silent, cancel: &cancel }).unwrap();
         check(&image);
         prop_assert_eq!(read_back(&image), model);

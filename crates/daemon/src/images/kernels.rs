@@ -139,6 +139,13 @@ impl ImageService {
         force: bool,
         operation: &Operation,
     ) -> Result<(), Failure> {
+        let (kernels, named) = (self.kernels.clone(), name.clone());
+        // Says so when it waits for a pull of that kernel; a client that goes away ends the wait.
+        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernels.turn(&named, &job))
+            .await
+            .map_err(Explain::explain)?;
+        // From here on nobody begins to use it.
+        let _custody = self.custody.write().await;
         if !force {
             let vms = self.store.vms_of_kernel(name).await?;
             let users = vms.iter().map(|vm| format!("VM {vm}"));
@@ -152,11 +159,8 @@ impl ImageService {
                 ));
             }
         }
-        let (kernels, name) = (self.kernels.clone(), name.clone());
-        // Says so when it waits for a pull of that kernel; a client that goes away ends the wait.
-        blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernels.remove(&name, &job))
-            .await
-            .map_err(Explain::explain)
+        let kernels = self.kernels.clone();
+        off_thread(move || kernels.remove_in(turn)).await.map_err(Explain::explain)
     }
 
     /// A kernel on this host.

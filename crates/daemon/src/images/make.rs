@@ -1,8 +1,9 @@
 //! Images made here: built from Debian's packages, taken over from a file of the user's, packed to be published; and
 //! the cache the others come through.
 
-use super::{ImageService, names::Claim, off_thread, seconds};
+use super::{ImageService, names::Claim, off_thread, pull::agree_on_kernel, seconds};
 use crate::{
+    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
 };
@@ -31,7 +32,7 @@ impl ImageService {
         self.may_take(&name, None, &claim).await?;
         let began = Instant::now();
         operation.begin(format!("building image {name}"));
-        let (images, named) = (self.images.clone(), name.clone());
+        let (images, named, asked) = (self.images.clone(), name.clone(), kernel.clone());
         let key = format!("build {name} {recipe:?} {kernel:?}");
         let image = self
             .image_pulls
@@ -45,6 +46,10 @@ impl ImageService {
                 let elsewhere = failure.code == Code::Unsupported;
                 if elsewhere { failure.hint("`banger image pull debian:12` gets one from a registry") } else { failure }
             })?;
+        // What was built may have been here already, under another name.
+        if let Some(asked) = &asked {
+            agree_on_kernel(asked, &image)?;
+        }
         self.give_name(&name, &image.manifest.id, &claim, operation).await?;
         operation.notice(format!("built image {name} in {}", seconds(began)));
         Ok(image)
@@ -53,6 +58,8 @@ impl ImageService {
     /// Copies an image that is a file of the user's into the store; its names go along, VMs that use it stay.
     pub(crate) async fn promote_image(&self, reference: &str, operation: &Operation) -> Result<Image, Failure> {
         let id = self.resolve(reference).await?;
+        let (images, from) = (self.images.clone(), id.clone());
+        let asked = off_thread(move || images.get(&from)).await.map_err(Explain::explain)?.manifest.kernel;
         let (images, from) = (self.images.clone(), id.clone());
         operation.begin(format!("copying image {reference}"));
         let promoted =
@@ -63,11 +70,17 @@ impl ImageService {
                     let failure = error.explain();
                     if owned { Failure { code: Code::Invalid, ..failure } } else { failure }
                 })?;
+        // Another file with the same content may have been promoted before.
+        if let Some(asked) = &asked {
+            agree_on_kernel(asked, &promoted)?;
+        }
+        failpoint::hit("promote.copied").await;
         let _custody = self.custody.write().await;
         for id in [&id, &promoted.manifest.id] {
             self.still_here(id).await?;
         }
         self.store.rename_image(&id, &promoted.manifest.id).await?;
+        failpoint::hit("promote.renamed").await;
         if !self.drop_unused(&id).await? {
             operation.notice(format!("VMs that use {id} stay with the file"));
         }

@@ -1,15 +1,15 @@
 //! Names of images, and what goes with the last of them.
 //!
-//! Decides who may take a name from whom, and that an image stays while a VM uses it. Whoever relies on an image that is
-//! here holds it; whoever moves names or takes an image away waits until nobody does. So nothing is made of an image that
-//! goes in the same moment.
+//! Decides who may take a name from whom, and that an image stays while a VM uses it. Whoever relies on an image and a
+//! kernel that are here holds them; whoever moves names or takes one away waits until nobody does. So nothing is made of an
+//! image or a kernel that goes in the same moment.
 
 use super::{ImageService, no_image, off_thread};
-use crate::{failures::Explain, operation::Operation};
+use crate::{failpoint, failures::Explain, operation::Operation, store::Origin};
 use banger_artifacts::{image::ImageError, job::Cancel};
 use banger_proto::{
     failure::{Code, Failure},
-    name::{ImageId, ImageName, VmName},
+    name::{ImageId, ImageName, KernelName, VmName},
 };
 use tokio::sync::RwLockReadGuard;
 
@@ -38,10 +38,13 @@ pub(super) struct Meant {
 pub(crate) struct Held<'a>(#[expect(dead_code, reason = "it is there to be dropped")] RwLockReadGuard<'a, ()>);
 
 impl ImageService {
-    /// Makes sure that an image is here, and stays until what is answered is dropped.
-    pub(crate) async fn hold(&self, id: &ImageId) -> Result<Held<'_>, Failure> {
+    /// Makes sure that an image and a kernel are here, and stay until what is answered is dropped.
+    pub(crate) async fn hold(&self, id: &ImageId, kernel: &KernelName) -> Result<Held<'_>, Failure> {
         let held = self.custody.read().await;
         self.still_here(id).await?;
+        if self.know_local(kernel).await.is_err() {
+            return Err(gone(&format!("kernel {kernel}")));
+        }
         Ok(Held(held))
     }
 
@@ -53,6 +56,7 @@ impl ImageService {
         claim: &Claim,
         operation: &Operation,
     ) -> Result<(), Failure> {
+        failpoint::hit("image.made").await;
         let _custody = self.custody.write().await;
         self.still_here(id).await?;
         self.may_take(name, Some(id), claim).await?;
@@ -68,10 +72,10 @@ impl ImageService {
         operation: &Operation,
     ) -> Result<(), Failure> {
         let before = self.holder(name).await?;
-        self.store.name_image(name, id, claim.source.clone()).await?;
-        if let Some((before, source)) = before
+        self.store.name_image(name, id, Origin { source: claim.source.clone(), chosen: claim.chosen }).await?;
+        if let Some((before, origin)) = before
             && before != *id
-            && source != claim.source
+            && origin.source != claim.source
         {
             operation.notice(format!("{name} was another image until now, which stays as {before}"));
         }
@@ -81,17 +85,17 @@ impl ImageService {
     /// Refuses a name that belongs to another image than `id`, where `claim` does not go that far.
     pub(super) async fn may_take(&self, name: &ImageName, id: Option<&ImageId>, claim: &Claim) -> Result<(), Failure> {
         match self.holder(name).await? {
-            Some((holder, source)) if Some(&holder) != id && !claim.beats(source.as_deref()) => {
-                Err(claim.refusal(name, source.as_deref()))
+            Some((holder, origin)) if Some(&holder) != id && !claim.beats(&origin) => {
+                Err(claim.refusal(name, origin.source.as_deref()))
             }
             _ => Ok(()),
         }
     }
 
-    /// What has a name, and where that came from. A name of what is not here any more is nobody's.
-    async fn holder(&self, name: &ImageName) -> Result<Option<(ImageId, Option<String>)>, Failure> {
-        let Some((id, source)) = self.store.image_named_from(name).await? else { return Ok(None) };
-        Ok(self.is_here(&id).await?.then_some((id, source)))
+    /// What has a name, and how it came to it. A name of what is not here any more is nobody's.
+    async fn holder(&self, name: &ImageName) -> Result<Option<(ImageId, Origin)>, Failure> {
+        let Some((id, origin)) = self.store.name_origin(name).await? else { return Ok(None) };
+        Ok(self.is_here(&id).await?.then_some((id, origin)))
     }
 
     /// Takes a name away, and with its last name the image; by its id an image goes with all its names. Refused where a
@@ -138,10 +142,10 @@ impl ImageService {
         if self.is_here(id).await? {
             return Ok(());
         }
-        Err(Failure::new(Code::Conflict, format!("image {id} was deleted meanwhile")).hint("run the command again"))
+        Err(gone(&format!("image {id}")))
     }
 
-    async fn is_here(&self, id: &ImageId) -> Result<bool, Failure> {
+    pub(super) async fn is_here(&self, id: &ImageId) -> Result<bool, Failure> {
         let (images, id) = (self.images.clone(), id.clone());
         match off_thread(move || images.get(&id)).await {
             Err(ImageError::NotFound { .. }) => Ok(false),
@@ -158,14 +162,13 @@ impl ImageService {
     /// The same, and whether it was a name.
     async fn meant(&self, reference: &str) -> Result<Meant, Failure> {
         if let Ok(typed) = reference.parse::<ImageName>()
-            && let Some((name, image)) = self.named_image(&typed).await?
+            && let Some((name, id)) = self.named(&typed).await?
         {
-            return Ok(Meant { id: image.manifest.id, name: Some(name) });
+            return Ok(Meant { id, name: Some(name) });
         }
         let images = self.images.clone();
-        let ids: Result<Vec<ImageId>, ImageError> =
-            off_thread(move || Ok(images.list()?.into_iter().map(|image| image.manifest.id).collect())).await;
-        let ids = ids.map_err(Explain::explain)?;
+        // Damaged ones too: they can be deleted.
+        let ids = off_thread(move || images.ids()).await.map_err(Explain::explain)?;
         let mut matching = ids.into_iter().filter(|id| !reference.is_empty() && id.as_str().starts_with(reference));
         match (matching.next(), matching.next()) {
             (Some(id), None) => Ok(Meant { id, name: None }),
@@ -183,12 +186,12 @@ impl Claim {
         Self { source: None, chosen: true, force }
     }
 
-    /// Whether a name may be taken from an image that came from `there`: what a person called so stays, and what a
-    /// source is called may become another image of that source.
-    fn beats(&self, there: Option<&str>) -> bool {
+    /// Whether a name may be taken from what is `there`: what was made here stays, what comes from the same source is what
+    /// is called so now, and of what is only called so by its source the last one is.
+    fn beats(&self, there: &Origin) -> bool {
         self.force
-            || match (self.source.as_deref(), there) {
-                (Some(source), Some(there)) => !self.chosen || source == there,
+            || match (&self.source, &there.source) {
+                (Some(source), Some(other)) => source == other || !(self.chosen || there.chosen),
                 _ => false,
             }
     }
@@ -203,6 +206,10 @@ impl Claim {
             .hint("give another --name")
             .hint("`banger image pull --force` lets the name point at the new one; VMs stay on the image they have")
     }
+}
+
+fn gone(what: &str) -> Failure {
+    Failure::new(Code::Conflict, format!("{what} was deleted meanwhile")).hint("run the command again")
 }
 
 /// `what` cannot go because these VMs use it.
@@ -232,24 +239,30 @@ mod tests {
     #[test]
     fn a_name_goes_to_what_it_was_given_for() {
         let pulled = |source: &str, chosen| Claim { source: Some(source.into()), chosen, force: false };
-        for (claim, there, taken) in [
-            (pulled("a:1", false), Some("a:1"), true),
-            (pulled("a:1", true), Some("a:1"), true),
+        let (called, given, made) = ((Some("a:1"), false), (Some("a:1"), true), (None, true));
+        for (claim, (source, chosen), taken) in [
+            (pulled("a:1", false), called, true),
+            (pulled("a:1", true), called, true),
+            (pulled("a:1", false), given, true),
+            (pulled("a:1", true), given, true),
             // What its source is called: as with Docker, the last one that is called so.
-            (pulled("oci:/x", false), Some("a:1"), true),
-            (pulled("oci:/x", true), Some("a:1"), false),
-            (pulled("a:1", false), None, false),
-            (pulled("a:1", true), None, false),
-            (Claim::own(false), None, false),
-            (Claim::own(false), Some("a:1"), false),
-            (Claim::own(true), Some("a:1"), true),
-            (Claim { force: true, ..pulled("a:1", false) }, None, true),
+            (pulled("oci:/x", false), called, true),
+            (pulled("oci:/x", true), called, false),
+            (pulled("oci:/x", false), given, false),
+            (pulled("oci:/x", true), given, false),
+            (pulled("a:1", false), made, false),
+            (pulled("a:1", true), made, false),
+            (Claim::own(false), made, false),
+            (Claim::own(false), called, false),
+            (Claim::own(true), given, true),
+            (Claim { force: true, ..pulled("a:1", false) }, made, true),
         ] {
-            assert_eq!(claim.beats(there), taken, "{claim:?} of {there:?}");
+            let there = Origin { source: source.map(Into::into), chosen };
+            assert_eq!(claim.beats(&there), taken, "{claim:?} of {there:?}");
         }
     }
 
-    /// A service with one image, which is called `my`.
+    /// A service with one image, which is called `my`, and one kernel, which is good for nothing.
     async fn service(dir: &std::path::Path) -> (ImageService, ImageId) {
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.into()), 0).unwrap();
         let store = crate::store::Store::open(&dir.join("state.db")).unwrap();
@@ -257,11 +270,26 @@ mod tests {
         let (cancel, path) = (Cancel::default(), dir.join("my.ext4"));
         let job = Job { progress: &Silent, cancel: &cancel };
         let builder = RootfsBuilder::new(dir, banger_artifacts::rootfs::Limits::default(), &cancel).unwrap();
-        builder.finish(&path, &Format { label: "x".into(), epoch: 0 }, &job).unwrap();
+        builder.finish(&path, &Format::default(), &job).unwrap();
         let name = "my".parse().unwrap();
         let id = service.images.register(&name, &path, None, &job).unwrap().manifest.id;
         service.give_name(&name, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
+        std::fs::create_dir_all(layout.kernel(&kernel())).unwrap();
         (service, id)
+    }
+
+    fn kernel() -> KernelName {
+        "k-1".parse().unwrap()
+    }
+
+    /// Waits until somebody waits to take something away: a writer that waits lets no reader in.
+    async fn somebody_waits(service: &ImageService) {
+        let waits = async {
+            while service.custody.try_read().is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waits).await.expect("a deletion that waits");
     }
 
     #[tokio::test]
@@ -270,17 +298,11 @@ mod tests {
         let (service, id) = service(dir.path()).await;
         let mut vm: VmRow = sample("v");
         vm.spec.image_id = id.clone();
-        let held = service.hold(&id).await.unwrap();
+        let held = service.hold(&id, &kernel()).await.unwrap();
         let silent = Operation::silent();
         let ((), deleted) = tokio::join!(
             async {
-                // A writer that waits lets no reader in.
-                let waits = async {
-                    while service.custody.try_read().is_ok() {
-                        tokio::task::yield_now().await;
-                    }
-                };
-                tokio::time::timeout(Duration::from_secs(60), waits).await.expect("a deletion that waits");
+                somebody_waits(&service).await;
                 service.store.insert_vm(vm.clone()).await.unwrap();
                 drop(held);
             },
@@ -290,8 +312,50 @@ mod tests {
         assert!(refused.message.contains("in use by v"), "{refused}");
         service.store.delete_vm(&vm.id).await.unwrap();
         service.delete_image("my", &silent).await.unwrap();
-        assert_eq!(service.hold(&id).await.unwrap_err().code, Code::Conflict);
+        assert_eq!(service.hold(&id, &kernel()).await.unwrap_err().code, Code::Conflict);
         assert_eq!(service.store.image_names().await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_kernel_is_deleted_only_when_it_is_known_who_uses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, id) = service(dir.path()).await;
+        let mut vm: VmRow = sample("v");
+        (vm.spec.image_id, vm.spec.kernel) = (id.clone(), kernel());
+        let held = service.hold(&id, &kernel()).await.unwrap();
+        let (silent, name) = (Operation::silent(), kernel());
+        let ((), deleted) = tokio::join!(
+            async {
+                somebody_waits(&service).await;
+                service.store.insert_vm(vm.clone()).await.unwrap();
+                drop(held);
+            },
+            service.delete_kernel(&name, false, &silent)
+        );
+        let refused = deleted.unwrap_err();
+        assert!(refused.message.contains("in use by VM v"), "{refused}");
+        service.store.delete_vm(&vm.id).await.unwrap();
+        service.delete_kernel(&name, false, &silent).await.unwrap();
+        let late = service.hold(&id, &name).await.unwrap_err();
+        assert!(late.message.contains("kernel k-1 was deleted meanwhile"), "{late}");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_image_can_be_deleted_by_name_and_by_id() {
+        let dir = tempfile::tempdir().unwrap();
+        for by_name in [true, false] {
+            let home = dir.path().join(by_name.to_string());
+            std::fs::create_dir(&home).unwrap();
+            let (service, id) = service(&home).await;
+            let manifest = home.join("state/images").join(id.as_str()).join("manifest.json");
+            std::fs::remove_file(&manifest).unwrap();
+            std::fs::write(&manifest, "{").unwrap();
+            let damaged = service.image(&"my".parse().unwrap(), &Operation::silent()).await.unwrap_err();
+            assert!(damaged.hints.concat().contains(&format!("banger image delete {id}")), "{damaged}");
+            let reference = if by_name { "my".to_owned() } else { id.as_str()[..8].to_owned() };
+            service.delete_image(&reference, &Operation::silent()).await.unwrap();
+            assert_eq!((service.images.ids().unwrap(), service.store.image_names().await.unwrap()), (vec![], vec![]));
+        }
     }
 
     #[tokio::test]

@@ -11,12 +11,13 @@ use crate::{
 };
 use banger_artifacts::{
     image::{CatalogEntry, Image, ImageError, PullRequest},
+    job::Cancel,
     oci::{ImageSource, Platform, Reference},
 };
 use banger_proto::{
     api::artifact::PullImage,
     failure::{Code, Failure},
-    name::{ImageName, KernelName},
+    name::{ImageId, ImageName, KernelName},
 };
 use std::time::Instant;
 
@@ -47,7 +48,11 @@ impl ImageService {
 
     /// The name an image is known by here: a reference in its familiar form, any other name as it is.
     pub(crate) async fn proper_name(&self, typed: &ImageName) -> Result<ImageName, Failure> {
-        if self.store.image_named(typed).await?.is_some() || self.image_offers.find(typed).await?.is_some() {
+        // What is here is known without a catalog, whose server may be down.
+        if let Some((name, _)) = self.named(typed).await? {
+            return Ok(name);
+        }
+        if self.image_offers.find(typed).await?.is_some() {
             return Ok(typed.clone());
         }
         Ok(familiar(typed.as_str()).unwrap_or_else(|| typed.clone()))
@@ -86,29 +91,46 @@ impl ImageService {
         if let Some(kernel) = &request.kernel {
             entry.kernel = Some(kernel.clone());
         }
-        let (name, kernel) = (entry.name.clone(), entry.kernel.clone());
+        let (name, offered) = (entry.name.clone(), entry.kernel.clone());
         let claim =
             Claim { source: Some(format!("catalog {name}")), chosen: request.name.is_some(), force: request.force };
         // Under a name that was chosen it is known by that one only.
         let called = request.name.unwrap_or_else(|| name.clone());
         self.may_take(&called, None, &claim).await?;
         let (images, wanted) = (self.images.clone(), entry.clone());
-        let image = match off_thread(move || images.of_entry(&wanted)).await.map_err(Explain::explain)? {
+        let mut image = match off_thread(move || images.of_entry(&wanted)).await.map_err(Explain::explain)? {
             Some(image) => {
                 operation.notice(format!("image {name} is here already"));
                 image
             }
             None => self.pull_entry(entry, operation).await?,
         };
-        if let Some(asked) = &request.kernel {
-            agree_on_kernel(asked, &image)?;
+        match (&request.kernel, &offered) {
+            (Some(asked), _) => agree_on_kernel(asked, &image)?,
+            (None, Some(offered)) => image = self.recommending(image, offered, operation).await?,
+            (None, None) => {}
         }
         self.give_name(&called, &image.manifest.id, &claim, operation).await?;
         // An image is good for nothing without the kernel it names.
-        if let Some(kernel) = kernel {
+        if let Some(kernel) = offered {
             self.kernel(&kernel, false, operation).await?;
         }
         Ok(image)
+    }
+
+    /// The image with the kernel its catalog offers for it, which may be another one than when it was pulled.
+    async fn recommending(&self, image: Image, kernel: &KernelName, operation: &Operation) -> Result<Image, Failure> {
+        if image.manifest.kernel.as_ref() == Some(kernel) {
+            return Ok(image);
+        }
+        let before = image.manifest.kernel.map_or_else(|| "none".to_owned(), |before| before.to_string());
+        operation.notice(format!(
+            "image {} recommends kernel {kernel} now, as its catalog does; {before} before; VMs \
+             keep theirs",
+            image.manifest.id
+        ));
+        let (images, id, kernel) = (self.images.clone(), image.manifest.id, kernel.clone());
+        off_thread(move || images.recommend(&id, &kernel, &Cancel::default())).await.map_err(Explain::explain)
     }
 
     async fn pull_entry(&self, entry: CatalogEntry, operation: &Operation) -> Result<Image, Failure> {
@@ -186,18 +208,26 @@ impl ImageService {
 
     /// What a name points at, with the name as it is known here, when both are here.
     pub(super) async fn named_image(&self, typed: &ImageName) -> Result<Option<(ImageName, Image)>, Failure> {
+        let Some((name, id)) = self.named(typed).await? else { return Ok(None) };
+        let images = self.images.clone();
+        match off_thread(move || images.get(&id)).await {
+            Ok(image) => Ok(Some((name, image))),
+            Err(ImageError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.explain()),
+        }
+    }
+
+    /// The name as it is known here, and the id it points at, where something is there: a damaged image is, too.
+    pub(super) async fn named(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
         let mut found = self.store.image_named(typed).await?.map(|id| (typed.clone(), id));
         if found.is_none()
             && let Some(familiar) = familiar(typed.as_str())
         {
             found = self.store.image_named(&familiar).await?.map(|id| (familiar, id));
         }
-        let Some((name, id)) = found else { return Ok(None) };
-        let images = self.images.clone();
-        match off_thread(move || images.get(&id)).await {
-            Ok(image) => Ok(Some((name, image))),
-            Err(ImageError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.explain()),
+        match found {
+            Some((name, id)) if self.is_here(&id).await? => Ok(Some((name, id))),
+            _ => Ok(None),
         }
     }
 }
@@ -220,7 +250,8 @@ fn nameless(source: &str) -> Failure {
         .hint("--name gives it a name; what was pulled is kept, so this costs no second pull")
 }
 
-fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
+/// Refuses an image that was here already and boots with another kernel than the one that was asked for.
+pub(super) fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
     match &image.manifest.kernel {
         Some(kernel) if kernel == asked => Ok(()),
         other => {
@@ -228,7 +259,7 @@ fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
             let id = &image.manifest.id;
             Err(Failure::new(Code::Conflict, format!("the image is here already, as {id}, and recommends {has}"))
                 .hint(format!("`banger vm run --image … --kernel {asked}` boots it with another"))
-                .hint(format!("`banger image delete {id}`, then pull again")))
+                .hint(format!("`banger image delete {id}`, then the same command again")))
         }
     }
 }

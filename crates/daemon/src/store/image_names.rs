@@ -4,32 +4,42 @@ use super::{Store, StoreError};
 use banger_proto::name::{ImageId, ImageName};
 use rusqlite::{OptionalExtension as _, params};
 
+/// How an image came to a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Where the image came from; `None` for what was made here.
+    pub source: Option<String>,
+    /// A person gave the name, rather than the image's source.
+    pub chosen: bool,
+}
+
 impl Store {
-    /// Points `name` at an image, wherever it pointed before. `source` is where that came from; `None` for what was made
-    /// here.
-    pub async fn name_image(&self, name: &ImageName, id: &ImageId, source: Option<String>) -> Result<(), StoreError> {
+    /// Points `name` at an image, wherever it pointed before. What a person gave once to what comes from one source stays
+    /// given while it comes from there.
+    pub async fn name_image(&self, name: &ImageName, id: &ImageId, origin: Origin) -> Result<(), StoreError> {
         let (name, id) = (name.to_string(), id.to_string());
         self.call(move |connection| {
             connection.execute(
-                "INSERT INTO image_names (name, image_id, source) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, source = excluded.source",
-                params![name, id, source],
+                "INSERT INTO image_names (name, image_id, source, chosen) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, source = excluded.source,
+                     chosen = excluded.chosen OR (source IS excluded.source AND chosen)",
+                params![name, id, origin.source, origin.chosen],
             )?;
             Ok(())
         })
         .await
     }
 
-    /// What `name` points at, and where that came from, where that was told; `None` when there is no such name.
-    pub async fn image_named_from(&self, name: &ImageName) -> Result<Option<(ImageId, Option<String>)>, StoreError> {
+    /// What `name` points at, and how that came to it; `None` when there is no such name.
+    pub async fn name_origin(&self, name: &ImageName) -> Result<Option<(ImageId, Origin)>, StoreError> {
         let name = name.to_string();
         self.call(move |connection| {
             let row = connection
-                .query_row("SELECT image_id, source FROM image_names WHERE name = ?1", [&name], |row| {
-                    Ok((row.get::<_, String>(0)?, row.get(1)?))
+                .query_row("SELECT image_id, source, chosen FROM image_names WHERE name = ?1", [&name], |row| {
+                    Ok((row.get::<_, String>(0)?, Origin { source: row.get(1)?, chosen: row.get(2)? }))
                 })
                 .optional()?;
-            row.map(|(id, source)| Ok((id.parse().map_err(|error| garbled(&name, error))?, source))).transpose()
+            row.map(|(id, origin)| Ok((id.parse().map_err(|error| garbled(&name, error))?, origin))).transpose()
         })
         .await
     }
@@ -46,7 +56,7 @@ impl Store {
 
     /// What `name` points at.
     pub async fn image_named(&self, name: &ImageName) -> Result<Option<ImageId>, StoreError> {
-        Ok(self.image_named_from(name).await?.map(|(id, _)| id))
+        Ok(self.name_origin(name).await?.map(|(id, _)| id))
     }
 
     /// The names of one image, sorted.
@@ -103,6 +113,7 @@ fn garbled(name: &str, source: banger_proto::name::InvalidName) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use super::Origin;
     use crate::store::tests::store;
 
     #[tokio::test]
@@ -110,15 +121,22 @@ mod tests {
         let (_temp, store) = store();
         let name = "alpine:3.20".parse().unwrap();
         let (old, new) = ("0".repeat(16).parse().unwrap(), "1".repeat(16).parse().unwrap());
-        store.name_image(&name, &old, None).await.unwrap();
-        assert_eq!(store.image_named_from(&name).await.unwrap(), Some((old.clone(), None)));
-        store.name_image(&name, &new, Some("docker.io/library/alpine:3.20".into())).await.unwrap();
-        let (_, source) = store.image_named_from(&name).await.unwrap().unwrap();
-        assert_eq!(source.as_deref(), Some("docker.io/library/alpine:3.20"));
+        store.name_image(&name, &old, Origin::default()).await.unwrap();
+        assert_eq!(store.name_origin(&name).await.unwrap(), Some((old.clone(), Origin::default())));
+        let pulled = |source: &str, chosen| Origin { source: Some(source.into()), chosen };
+        for (given, found) in [
+            (pulled("a:1", false), pulled("a:1", false)),
+            (pulled("a:1", true), pulled("a:1", true)),
+            (pulled("a:1", false), pulled("a:1", true)),
+            (pulled("b:1", false), pulled("b:1", false)),
+        ] {
+            store.name_image(&name, &new, given).await.unwrap();
+            assert_eq!(store.name_origin(&name).await.unwrap(), Some((new.clone(), found)));
+        }
         assert_eq!(store.image_named(&"none".parse().unwrap()).await.unwrap(), None);
         assert_eq!(store.image_named(&name).await.unwrap(), Some(new.clone()));
         let other = "also".parse().unwrap();
-        store.name_image(&other, &new, None).await.unwrap();
+        store.name_image(&other, &new, Origin::default()).await.unwrap();
         assert_eq!(store.names_of_image(&new).await.unwrap(), [name.clone(), other.clone()]);
         assert_eq!(store.names_of_image(&old).await.unwrap(), []);
         store.unname(&other).await.unwrap();

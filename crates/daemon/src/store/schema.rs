@@ -56,6 +56,10 @@ const WORKSPACE: &str = "ALTER TABLE vms ADD COLUMN workspace TEXT;";
 /// Where what a name was given to came from, so that an explicit name is not taken from something else.
 const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;";
 
+/// Whether a person gave the name, so that nothing else takes it that is only called so where it comes from.
+const IMAGE_NAME_CHOSEN: &str =
+    "ALTER TABLE image_names ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0 CHECK (chosen IN (0, 1));";
+
 /// Where each VM stands: its network's number, and its address there.
 const ADDRESSES: &str = "
 CREATE TABLE networks (
@@ -70,7 +74,14 @@ CREATE TABLE addresses (
 ) STRICT;
 ";
 
-const STEPS: &[M<'_>] = &[M::up(FIRST), M::up(LAST_USED), M::up(IMAGE_NAME_SOURCE), M::up(ADDRESSES), M::up(WORKSPACE)];
+const STEPS: &[M<'_>] = &[
+    M::up(FIRST),
+    M::up(LAST_USED),
+    M::up(IMAGE_NAME_SOURCE),
+    M::up(ADDRESSES),
+    M::up(WORKSPACE),
+    M::up(IMAGE_NAME_CHOSEN),
+];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 
 /// Opens the database and migrates it.

@@ -143,8 +143,8 @@ impl VmService {
 
     /// Writes the row: from here on the name is the VM's.
     async fn take_name(&self, name: Option<VmName>, spec: VmSpec) -> Result<VmRow, Failure> {
-        // Until there is a row that says so, nobody knows that the image is needed.
-        let _held = self.parts.images.hold(&spec.image_id).await?;
+        // Until there is a row that says so, nobody knows that image and kernel are needed.
+        let _held = self.parts.images.hold(&spec.image_id, &spec.kernel).await?;
         for attempt in 0..NAME_TRIES {
             let row = VmRow {
                 id: random::vm_id(),

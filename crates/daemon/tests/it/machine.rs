@@ -378,6 +378,6 @@ fn write_image(path: &Path) {
     }
     let passwd = "root:x:0:0:root:/root:/bin/sh\n";
     builder.file(b"etc/passwd", Meta::root(0o644, now), passwd.len() as u64, &mut passwd.as_bytes()).unwrap();
-    let format = Format { label: "image".into(), epoch: 1_700_000_000 };
+    let format = Format { label: "image".into(), epoch: 1_700_000_000, ..Format::default() };
     builder.finish(path, &format, &Job { progress: &Silent, cancel: &cancel }).unwrap();
 }

@@ -4,6 +4,7 @@
 
 use crate::{SOON, delete};
 use banger_testkit::{Entry, FileServer, ImageLayout, TestEnv, wait_until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -33,6 +34,56 @@ fn stored(env: &TestEnv) -> Vec<String> {
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
+/// Where a daemon may die between an image and its name, or between the names of two.
+pub(crate) const POINTS: [&str; 3] = ["image.made", "promote.copied", "promote.renamed"];
+
+#[test]
+fn a_daemon_killed_between_an_image_and_its_name_leaves_both_usable() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    let id = pull(&env, &[&source, "--name", "app"])["id"].as_str().unwrap().to_owned();
+    let rootfs = env.layout().images().join(&id).join("rootfs.ext4");
+    let own = env.home().join("home/my.ext4");
+    fs::copy(rootfs, &own).unwrap();
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    env.banger(["image", "register", "--name", "my", "--rootfs", "my.ext4"]).run().expect(0);
+    let registered = env.banger(["image", "show", "my", "--json"]).run().expect(0).json()["id"].clone();
+    let registered = registered.as_str().unwrap();
+    env.banger(["daemon", "stop"]).run().expect(0);
+    let points = env.home().join("points");
+    fs::create_dir(&points).unwrap();
+    env.set_variable("BANGER_FAILPOINTS", &points);
+    let killed_at = |point: &str, args: &[&str]| {
+        fs::write(points.join(point), "").unwrap();
+        let session = env.banger(args).spawn();
+        let hit = points.join(format!("{point}.hit"));
+        wait_until(SOON, point, || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+        let daemon = env.daemon().unwrap();
+        assert!(daemon.signal(Signal::KILL));
+        daemon.wait_gone(SOON);
+        session.finish(SOON).expect(1);
+        fs::remove_file(hit).unwrap();
+    };
+    let [made, copied, renamed] = POINTS;
+    // A whole image without a name, which is seen and used; the names are those there were.
+    killed_at(made, &["image", "pull", &source, "--name", "app"]);
+    assert_eq!((names(&env), stored(&env).contains(&id)), (vec!["debian-bookworm".into(), "my".into()], true));
+    let again = env.banger(["image", "pull", &source, "--name", "app"]).patience(SOON).run().expect(0);
+    assert!(again.err().contains("image app is up to date"), "{again}");
+    env.banger(["image", "rm", "app"]).run().expect(0);
+
+    let meant = || env.banger(["image", "show", "my", "--json"]).run().expect(0).json()["id"].clone();
+    killed_at(copied, &["image", "promote", "my"]);
+    assert_eq!((meant(), stored(&env).contains(&id)), (registered.into(), true));
+    killed_at(renamed, &["image", "promote", "my"]);
+    assert_eq!(meant(), *id);
+    // What the name meant before is there by its id, and goes by it.
+    env.banger(["image", "rm", registered]).run().expect(0);
+    env.banger(["image", "rm", "my"]).run().expect(0);
+    assert!(own.exists() && !stored(&env).contains(&id));
+    env.assert_nothing_left();
+}
+
 #[test]
 fn a_name_belongs_to_its_source_until_it_is_given_up() {
     let env = TestEnv::empty();
@@ -44,6 +95,12 @@ fn a_name_belongs_to_its_source_until_it_is_given_up() {
     let refused = env.banger(["image", "pull", &two, "--name", "app"]).run().expect(1);
     assert!(refused.err().contains("app is the name of an image from oci:"), "{refused}");
     assert!(refused.err().contains("--name"), "{refused}");
+    // Nor does it go to what is only called so where it comes from.
+    let called = layout(&env, "app:latest", "3");
+    pull(&env, &[&one, "--name", "app:latest"]);
+    let refused = env.banger(["image", "pull", &called]).patience(SOON).run().expect(1);
+    assert!(refused.err().contains("app:latest is the name of an image from oci:"), "{refused}");
+    env.banger(["image", "rm", "app:latest"]).run().expect(0);
     // What the layout calls it is its name where none is given, in the form of a reference.
     pull(&env, &[&two]);
     assert_eq!(names(&env), ["app", "two:latest"]);
@@ -142,7 +199,7 @@ fn a_vm_is_not_made_of_an_image_that_goes_meanwhile() {
     env.assert_nothing_left();
 }
 
-/// Packs `app`, and writes a catalog that offers the bundle as `mine`, and as `lie` with another hash.
+/// Packs `app`, and writes a catalog beside the bundle that offers it as `mine`, and as `lie` with another hash.
 fn published(env: &TestEnv, server: &FileServer, dir: &Path) -> Value {
     let file = dir.join("app.tar.zst");
     let pack = || {
@@ -159,9 +216,7 @@ fn published(env: &TestEnv, server: &FileServer, dir: &Path) -> Value {
         entry
     };
     let entries = [offer("mine", &first["sha256"]), offer("lie", &"0".repeat(64).into())];
-    let catalog = env.home().join("catalog.json");
-    fs::write(&catalog, json!({"version": 1, "entries": entries}).to_string()).unwrap();
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
+    fs::write(dir.join("catalog.json"), json!({"version": 1, "entries": entries}).to_string()).unwrap();
     first
 }
 
@@ -176,6 +231,7 @@ fn a_bundle_pulled_back_is_the_same_image() {
     let image = env.layout().images().join(pulled["id"].as_str().unwrap());
     let bytes = fs::read(image.join("rootfs.ext4")).unwrap();
     published(&env, &server, &dir);
+    env.configure_also(&format!("[[image_catalog]]\nurl = \"{}\"\n", server.url("catalog.json")));
     env.banger(["image", "rm", "app"]).run().expect(0);
     assert!(!image.exists());
     env.banger(["daemon", "stop"]).run().expect(0);
@@ -186,15 +242,65 @@ fn a_bundle_pulled_back_is_the_same_image() {
     // Whatever else is called so here is not what the catalog offers.
     let other = layout(&env, "other", "not it");
     pull(&env, &[&other, "--name", "mine"]);
-    let back = pull(&env, &["mine"]);
+    let refused = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(1);
+    assert!(refused.err().contains("mine is the name of an image from oci:"), "{refused}");
+    let back = pull(&env, &["--force", "mine"]);
     assert_eq!((&back["id"], &back["digest"]), (&pulled["id"], &pulled["digest"]));
     assert!(fs::read(image.join("rootfs.ext4")).unwrap() == bytes);
     // Once it is here nothing is downloaded again, under whatever name.
-    drop(server);
+    fs::remove_file(dir.join("app.tar.zst")).unwrap();
     let again = env.banger(["image", "pull", "mine", "--name", "again"]).patience(SOON).run().expect(0);
     assert!(again.err().contains("image mine is here already"), "{again}");
+    drop(server);
     let config = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap()["config"].clone();
     assert_eq!(config(&fs::read(image.join("manifest.json")).unwrap()), json!({"workdir": "/srv"}));
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_its_kernel() {
+    let Some(env) = TestEnv::fake() else { return };
+    let dir = env.home().join("public");
+    fs::create_dir(&dir).unwrap();
+    let Some(server) = FileServer::start(&dir) else { return };
+    let source = layout(&env, "app", "bundled");
+    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
+    published(&env, &server, &dir);
+    let catalog = dir.join("catalog.json");
+    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
+    env.banger(["daemon", "stop"]).run().expect(0);
+    assert_eq!(pull(&env, &["mine"])["id"], id);
+    drop(server);
+    let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(again.err().contains("image mine is here already"), "{again}");
+    // The catalog has another kernel for it by now.
+    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
+    entries["entries"][0]["kernel"] = "debian-6.1".into();
+    fs::write(&catalog, entries.to_string()).unwrap();
+    let moved = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(moved.err().contains("recommends kernel debian-6.1 now"), "{moved}");
+    let shown = env.banger(["image", "show", "app", "--json"]).run().expect(0).json();
+    assert_eq!((&shown["id"], &shown["kernel"]), (&id, &"debian-6.1".into()), "{shown:#}");
+    let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(!again.err().contains("recommends"), "{again}");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn what_is_here_is_used_while_a_catalogs_server_is_down() {
+    let Some(env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    pull(&env, &[&source]);
+    env.configure_also("[[image_catalog]]\nurl = \"http://127.0.0.1:1/images.json\"\n");
+    env.banger(["daemon", "stop"]).run().expect(0);
+    // By its familiar form too: `app` is `app:latest` here.
+    for (name, image) in [("a", "app:latest"), ("b", "app"), ("c", "docker.io/library/app")] {
+        env.banger(["vm", "create", "--no-start", "--name", name, "--image", image]).run().expect(0);
+        assert_eq!(env.vm(name)["image"], "app:latest", "{image}");
+    }
+    let down = env.banger(["vm", "create", "--no-start", "--image", "other"]).patience(SOON).run().expect(1);
+    assert!(down.err().contains("the image catalog http://127.0.0.1:1/images.json cannot be used"), "{down}");
+    env.banger(["vm", "delete", "-f", "a", "b", "c"]).run().expect(0);
     env.assert_nothing_left();
 }
 
@@ -206,6 +312,10 @@ fn a_promoted_image_is_bangers_own() {
         .run()
         .expect(0);
     let registered = env.banger(["image", "show", "my", "--json"]).run().expect(0).json();
+    let bundle = env.home().join("my.tar.zst");
+    let bundle = ["image", "bundle", "my", "-o", bundle.to_str().unwrap()];
+    let refused = env.banger(bundle).run().expect(1);
+    assert!(refused.err().contains("is a file of yours") && refused.err().contains("image promote"), "{refused}");
     env.banger(["vm", "create", "--no-start", "--name", "before", "--image", "my"]).run().expect(0);
     let out = env.banger(["image", "promote", "my"]).patience(SOON).run().expect(0);
     assert_eq!(out.out(), "my\n");
@@ -223,6 +333,27 @@ fn a_promoted_image_is_bangers_own() {
     assert!(gone.err().contains("is not what was registered"), "{gone}");
     env.banger(["vm", "delete", "-f", "before"]).run().expect(0);
     delete(&env, "after");
+}
+
+#[test]
+fn a_promotion_onto_what_is_here_loses_no_kernel() {
+    let Some(env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
+    let rootfs = env.layout().images().join(id.as_str().unwrap()).join("rootfs.ext4");
+    fs::copy(rootfs, env.home().join("home/mine.ext4")).unwrap();
+    env.banger(["image", "register", "--name", "mine", "--rootfs", "mine.ext4", "--kernel-ref", "debian-6.1"])
+        .run()
+        .expect(0);
+    let shown = || env.banger(["image", "show", "mine", "--json"]).run().expect(0).json();
+    let refused = env.banger(["image", "promote", "mine"]).patience(SOON).run().expect(1);
+    assert!(refused.err().contains("is here already") && refused.err().contains("recommends no kernel"), "{refused}");
+    assert_eq!(shown()["managed"], false);
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    env.banger(["image", "promote", "mine"]).patience(SOON).run().expect(0);
+    let now = shown();
+    assert_eq!((&now["id"], &now["kernel"]), (&id, &"debian-6.1".into()), "{now:#}");
+    env.assert_nothing_left();
 }
 
 #[test]

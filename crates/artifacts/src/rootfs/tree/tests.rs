@@ -74,6 +74,73 @@ fn lost_found_is_the_file_systems() {
     assert!(tree.find(&[b"lost+found"]).is_none());
 }
 
+/// The names in a directory, and whether those who were there before a layer are.
+fn names(tree: &Tree, path: &[&[u8]]) -> Vec<String> {
+    let Kind::Dir { children, .. } = &tree.inodes[tree.find(path).unwrap() as usize].kind else { panic!("{path:?}") };
+    children.keys().map(|name| String::from_utf8(name.to_vec()).unwrap()).collect()
+}
+
+#[test]
+fn a_layer_takes_away_what_lower_ones_have_and_nothing_of_its_own() {
+    let mut tree = Tree::new();
+    for path in ["d/lower", "d/both/lower", "d/s/lower", "e/lower"] {
+        put(&mut tree, path, file()).unwrap();
+    }
+    tree.next_layer();
+    put(&mut tree, "d/both/upper", file()).unwrap();
+    tree.whiteout(&[b"d"]).unwrap();
+    assert_eq!((names(&tree, &[b"d"]), names(&tree, &[b"d", b"both"])), (vec!["both".into()], vec!["upper".into()]));
+    // What comes after it stays, however often the same is said; a second name for a lower file is this layer's.
+    put(&mut tree, "d/s/after", file()).unwrap();
+    hard_link(&mut tree, "d/linked", "e/lower").unwrap();
+    tree.opaque(&[b"d"]).unwrap();
+    tree.whiteout(&[b"d"]).unwrap();
+    tree.whiteout(&[b"d", b"s"]).unwrap();
+    assert_eq!(names(&tree, &[b"d"]), ["both", "linked", "s"]);
+    assert_eq!(names(&tree, &[b"d", b"s"]), ["after"]);
+    // In the next layer all of it is lower.
+    tree.next_layer();
+    put(&mut tree, "d/s/third", file()).unwrap();
+    tree.opaque(&[b"d"]).unwrap();
+    assert_eq!((names(&tree, &[b"d"]), names(&tree, &[b"d", b"s"])), (vec!["s".into()], vec!["third".into()]));
+    tree.whiteout(&[b"e"]).unwrap();
+    assert!(tree.find(&[b"e"]).is_none());
+}
+
+#[test]
+fn taking_away_the_same_again_and_again_costs_nothing() {
+    const MANY: u32 = 200_000;
+    let mut tree = Tree::new();
+    for layer in 0..2 {
+        tree.next_layer();
+        for number in 0..MANY {
+            put(&mut tree, &format!("d/{layer}-{number}"), file()).unwrap();
+        }
+    }
+    // If each looked at all of the names, this would take hours.
+    for _ in 0..MANY {
+        tree.whiteout(&[b"d"]).unwrap();
+        tree.opaque(&[b"d"]).unwrap();
+    }
+    assert_eq!(names(&tree, &[b"d"]).len(), MANY as usize);
+}
+
+#[test]
+fn all_paths_together_lead_through_so_many_links_and_no_more() {
+    let mut tree = Tree::new();
+    tree.next_layer();
+    link(&mut tree, "way", &format!("{}usr", "./".repeat(2000)));
+    put(&mut tree, "way/a", file()).unwrap();
+    assert!(tree.steps > 4000, "{}", tree.steps);
+    tree.steps = STEPS_MAX - 1;
+    assert_eq!(put(&mut tree, "way/b", file()).unwrap_err(), Refusal::LinkSteps);
+    tree.steps = STEPS_MAX - 1;
+    assert_eq!(tree.whiteout(&[b"way", b"a"]).unwrap_err(), Refusal::LinkSteps);
+    tree.steps = STEPS_MAX - 1;
+    assert_eq!(hard_link(&mut tree, "c", "way/a").unwrap_err(), Refusal::LinkSteps);
+    assert!(tree.find(&[b"usr", b"a"]).is_some() && tree.resolve(b"way/a").is_some());
+}
+
 #[test]
 fn links_are_followed_inside_the_tree() {
     let mut tree = Tree::new();

@@ -157,6 +157,27 @@ fn a_token_that_expires_in_the_middle_of_a_layer_is_asked_for_again() {
 }
 
 #[test]
+fn a_token_service_that_stumbles_is_asked_again() {
+    let asked = AtomicUsize::new(0);
+    let service = Server::start(move |mut request| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => request.stream.write_all(b"HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"),
+        // A connection that breaks before there is an answer.
+        1 => Ok(()),
+        _ => request.stream.write_all(&crate::web::ok(br#"{"token":"TOKEN"}"#)),
+    });
+    let realm = service.url("/token");
+    let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
+    Host::new().image(&reference(&server, "v1"));
+    assert_eq!(service.hits(), 3);
+    // What it does not give is not asked for again.
+    let service = tokens(|_, _| false);
+    let realm = service.url("/token");
+    let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
+    Host::new().refusal(&reference(&server, "v1"));
+    assert_eq!(service.hits(), 1);
+}
+
+#[test]
 fn a_service_that_gives_no_token_is_named() {
     let service = tokens(|_, _| false);
     let realm = service.url("/token");

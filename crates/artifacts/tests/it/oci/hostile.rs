@@ -329,7 +329,7 @@ fn the_corpus_is_replayed() {
                 assert!(!name.starts_with("refused-"), "{name} was taken");
                 // What is taken is a file system too.
                 let (cancel, written) = (Cancel::default(), dir.path().join("written.ext4"));
-                let format = Format { label: "corpus".into(), epoch: 0 };
+                let format = Format { label: "corpus".into(), ..Format::default() };
                 builder.finish(&written, &format, &Job { progress: &Silent, cancel: &cancel }).unwrap();
                 if require("e2fsck") {
                     crate::ext4::check(&written);

@@ -106,6 +106,64 @@ fn the_same_digest_again_costs_the_manifest() {
 }
 
 #[test]
+fn images_that_differ_in_their_configuration_are_two() {
+    let content = Content::default();
+    let layer = Layer::new().file("a", "1").done();
+    content.plain("base", std::slice::from_ref(&layer));
+    let run = json!({"Env": ["A=1"], "User": "1000", "Cmd": ["serve"]});
+    content.image("app", &[(layer.clone(), layer.clone(), OCI_LAYER)], &run);
+    let server = content.serve();
+    let host = Host::new();
+    let base = host.image(&reference(&server, "base"));
+    let app = host.image(&reference(&server, "app"));
+    assert_ne!((&app.manifest.id, &app.manifest.digest), (&base.manifest.id, &base.manifest.digest));
+    assert_eq!(base.manifest.config, None);
+    let config = app.manifest.config.clone().unwrap();
+    assert_eq!((config.user.as_deref(), config.cmd, &*config.env["A"]), (Some("1000"), vec!["serve".into()], "1"));
+    // A change of the command alone arrives, and each is known when it is asked for again.
+    content.image("app", &[(layer.clone(), layer.clone(), OCI_LAYER)], &json!({"Cmd": ["serve", "more"]}));
+    let changed = host.image(&reference(&server, "app"));
+    assert_eq!(changed.manifest.config.unwrap().cmd, ["serve", "more"]);
+    for tag in ["base", "app"] {
+        let before = server.hits();
+        assert!(host.pull(&reference(&server, tag)).unwrap().known);
+        assert_eq!(server.hits() - before, 1, "{tag}");
+    }
+}
+
+#[test]
+fn what_turns_out_to_be_an_image_that_is_here_is_known_from_then_on() {
+    let content = Content::default();
+    let layer = Layer::new().file("a", "1").done();
+    let packed = |tag: &str, bytes: Vec<u8>, kind: &str| {
+        content.image(tag, &[(layer.clone(), bytes, kind)], &json!({"Cmd": ["c"]}));
+    };
+    packed("gzip", gzip(&layer), &format!("{OCI_LAYER}+gzip"));
+    packed("zstd", zstd(&layer), &format!("{OCI_LAYER}+zstd"));
+    let server = content.serve();
+    let host = Host::new();
+    let first = host.pull(&reference(&server, "gzip")).unwrap();
+    let second = host.pull(&reference(&server, "zstd")).unwrap();
+    assert!(!second.known);
+    assert_eq!(first.image.manifest.id, second.image.manifest.id);
+    for tag in ["gzip", "zstd"] {
+        let before = server.hits();
+        assert!(host.pull(&reference(&server, tag)).unwrap().known, "{tag}");
+        assert_eq!(server.hits() - before, 1, "{tag}");
+    }
+    // And however many more of them there are.
+    for number in 0..70 {
+        let config = json!({"os": "linux", "architecture": "amd64", "author": number.to_string(), "config": {"Cmd": ["c"]},
+            "rootfs": {"type": "layers", "diff_ids": [super::registry::digest(&layer)]}});
+        let stored = json!({"mediaType": OCI_LAYER, "digest": content.blob(&layer), "size": layer.len()});
+        content.manifest("again", &config, &[stored]);
+        assert_eq!(host.image(&reference(&server, "again")).manifest.id, first.image.manifest.id);
+    }
+    assert!(host.pull(&reference(&server, "again")).unwrap().known);
+    assert_eq!(host.store.list().unwrap()[0].manifest.also.len(), 64);
+}
+
+#[test]
 fn layers_that_are_shared_are_downloaded_once() {
     let content = Content::default();
     let (base, a, b) = (

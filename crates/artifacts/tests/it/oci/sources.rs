@@ -6,13 +6,14 @@ use super::{
     layers::Layer,
     registry::{Content, Host, chain, reference},
 };
-use crate::{ext4::Image, web::Server};
+use crate::{ext4::Image, full::Tmpfs, web::Server};
 use banger_artifacts::{
     image::{Catalog, CatalogEntry, Image as Kept, ImageError, OciSource, Source},
     job::{Cancel, Job, Silent},
 };
+use banger_testkit::require;
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, io::Write as _};
 
 fn entry(sources: &[Value]) -> CatalogEntry {
     let entry = json!({"name": "app", "arch": std::env::consts::ARCH, "kernel": "test-6.1", "sources": sources});
@@ -74,6 +75,22 @@ fn where_none_works_the_last_one_that_was_asked_says_why() {
 }
 
 #[test]
+fn mmdebstrap_comes_where_nobody_has_anything_published() {
+    if !require("apt") {
+        return;
+    }
+    let absent = Server::raw("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n");
+    // Asking for what Debian does not have shows that it is asked, and costs no build.
+    let built = json!({"type": "mmdebstrap", "suite": "nosuchsuite"});
+    let host = Host::new();
+    let failed = pull(&host, &entry(&[none(&absent), oci(&reference(&absent, "v1")), built]));
+    let said = chain(&failed.unwrap_err());
+    assert!(said.contains("nosuchsuite Release"), "{said}");
+    assert_eq!(absent.hits(), 2);
+    host.nothing_left();
+}
+
+#[test]
 fn who_is_cancelled_asks_no_other_source() {
     let (content, _) = one_image();
     let host = Host::new();
@@ -87,6 +104,35 @@ fn who_is_cancelled_asks_no_other_source() {
     assert!(error.is_cancelled(), "{error:?}");
     assert_eq!(later.hits(), 0);
     host.nothing_left();
+}
+
+#[test]
+fn a_full_disk_is_told_before_the_rest_of_a_bundle_came() {
+    if !require("mount") {
+        return;
+    }
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("noise", super::interrupted::noise(16 << 20)).done()]);
+    let registry = content.serve();
+    let host = Host::new();
+    let image = host.image(&reference(&registry, "v1"));
+    let file = host.dir.path().join("app.tar.zst");
+    let job = Job { progress: &Silent, cancel: &Cancel::default() };
+    let written = host.store.bundle(&image.manifest.id, &file, &job).unwrap();
+    let bytes = fs::read(&file).unwrap();
+    // Most of it comes, and then nothing.
+    let server = Server::start(move |mut request| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        request.stream.write_all(head.as_bytes())?;
+        request.stream.write_all(&bytes[..bytes.len() - 100_000])?;
+        request.stall()
+    });
+    let small = Tmpfs::mount(&host.dir.path().join("small"), "4m");
+    let crowded = Host::within(small.path());
+    let size = usize::try_from(written.size).unwrap();
+    let error = pull(&crowded, &entry(&[bundle(&server, &written.sha256, size)])).unwrap_err();
+    assert!(error.is_out_of_space(), "{}", chain(&error));
+    crowded.nothing_left();
 }
 
 #[test]
@@ -105,6 +151,13 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
 
     let file = host.dir.path().join("app.tar.zst");
     let written = host.store.bundle(&image.manifest.id, &file, &job).unwrap();
+    let home = host.dir.path().to_str().unwrap();
+    let said = |text: &str| {
+        let mut archive = tar::Archive::new(zstd::Decoder::new(fs::File::open(&file).unwrap()).unwrap());
+        let manifest = archive.entries().unwrap().next().unwrap().unwrap();
+        std::io::read_to_string(manifest).unwrap().contains(text)
+    };
+    assert!(said("\"app\"") && !said(home) && !said("127.0.0.1"), "a bundle says nothing of this host");
     let url = written.entry["sources"][0]["url"].as_str().unwrap();
     assert!(url.ends_with(&format!("/{}.tar.zst", &written.sha256[..16])), "named by its content: {url}");
     let published = Server::serving(fs::read(&file).unwrap());
