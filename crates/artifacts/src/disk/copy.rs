@@ -138,8 +138,9 @@ mod tests {
     fn a_copy_stops_in_the_middle_of_its_data() {
         let (from, to, cancel) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap(), Cancel::default());
         // One piece of data and half of one.
+        let data = vec![1; 1 << 20];
         for at in (0..PIECE * 3 / 2).step_by(1 << 20) {
-            from.write_all_at(&[1; 1 << 20], at).unwrap();
+            from.write_all_at(&data, at).unwrap();
         }
         let stopped = copy_data(&from, &to, &Job { progress: &Stops(&cancel), cancel: &cancel });
         assert!(stopped.is_err() && cancel.is_cancelled());

@@ -10,6 +10,7 @@ mod kernel;
 mod oci;
 mod rootfs;
 mod rootfs_model;
+mod tls;
 mod web;
 
 /// SHA-256 in the notation of manifests and catalogs.

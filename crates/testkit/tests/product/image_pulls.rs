@@ -6,7 +6,12 @@ use crate::{SOON, images::pull};
 use banger_testkit::{Entry, ImageLayout, Registry, Relay, TestEnv, require, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 /// Bytes of the large layer, and where a connection stops that does: in the middle of it.
 const LAYER: usize = 3 << 20;
@@ -17,18 +22,20 @@ fn registry(env: &TestEnv, names: &[&str]) -> Registry {
     let registry = Registry::start(env.home(), "  # every request\n");
     for (number, name) in names.iter().enumerate() {
         let mut image = ImageLayout::new(&env.home().join("layout"));
-        let mut state = number as u64 + 1;
-        let noise: Vec<u8> = (0..LAYER)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                u8::try_from(state >> 56).unwrap()
-            })
-            .collect();
-        image.layer(&[], |layer| layer.add("noise", &Entry::FILE, noise));
+        image.layer(&[], |layer| layer.add("noise", &Entry::FILE, noise(number as u64 + 1)));
         image.layer(&[], |layer| layer.add("name", &Entry::FILE, name));
         registry.push(&[], &image.finish(name, &json!({})), &format!("team/{name}:v1"));
     }
     registry
+}
+
+/// Bytes that do not compress.
+fn noise(mut state: u64) -> Vec<u8> {
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        u8::try_from(state >> 56).unwrap()
+    };
+    (0..LAYER).map(next).collect()
 }
 
 fn staged(env: &TestEnv) -> usize {
@@ -46,8 +53,13 @@ fn progress_on_a_terminal_in_plain_text_and_as_events() {
         return;
     }
     let env = TestEnv::empty();
-    let registry = registry(&env, &["app"]);
-    let reference = registry.reference("team/app:v1");
+    let registry = registry(&env, &[]);
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    for seed in [1, 2] {
+        image.layer(&[], |layer| layer.add("noise", &Entry::FILE, noise(seed)));
+    }
+    registry.push(&[], &image.finish("pair", &json!({})), "team/pair:v1");
+    let reference = registry.reference("team/pair:v1");
     let again = || {
         env.banger(["image", "delete", &reference]).run().expect(0);
         env.banger(["image", "cache", "prune"]).run().expect(0);
@@ -84,13 +96,16 @@ fn progress_on_a_terminal_in_plain_text_and_as_events() {
     again();
     let (sender, receiver) = std::sync::mpsc::channel();
     let relay = Relay::stalling(registry.port(), HALF, move || sender.send(()).unwrap());
-    let slow = format!("127.0.0.1:{}/team/app:v1", relay.port());
+    let slow = format!("127.0.0.1:{}/team/pair:v1", relay.port());
     let mut terminal = env.banger(["image", "pull", &slow]).env("TERM", "xterm").spawn_on_terminal(100, 30);
     receiver.recv_timeout(SOON).unwrap();
-    terminal.wait_for("downloading", SOON);
-    terminal.wait_for("MiB/3", SOON);
-    let screen = terminal.so_far();
-    assert!(screen.contains('█') || screen.contains('░') || screen.contains('#'), "a bar: {screen:?}");
+    wait_until(SOON, "a bar for each layer", || {
+        let screen = terminal.so_far();
+        let is_bar = |line: &&str| line.contains(['█', '░', '#']) && line.contains("MiB/3");
+        let lines: Vec<&str> = screen.split(['\r', '\n', '\u{1b}']).filter(is_bar).collect();
+        let has_bar = |name: &String| lines.iter().any(|line| line.contains(name) && line.contains("downloading"));
+        if states.keys().all(has_bar) { Ok(()) } else { Err(format!("{screen:?}")) }
+    });
     terminal.type_in("\u{3}");
     terminal.finish(SOON).expect(130);
     wait_until(SOON * 3, "the end of the pull", || match staged(&env) {
@@ -171,6 +186,89 @@ fn a_daemon_killed_in_the_middle_leaves_nothing_a_retry_minds() {
     assert_eq!(staged(&env), 0, "the next daemon swept what the killed one left");
     let reference = registry.reference("team/app:v1");
     assert_eq!(pull(&env, &[&reference])["names"], json!([reference]));
+    // It is a process with this home in its arguments.
+    drop(registry);
+    env.assert_nothing_left();
+}
+
+/// A certificate for 127.0.0.1 and its key.
+fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (dir.join("registry.crt"), dir.join("registry.key"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (certificate, key)
+}
+
+#[test]
+fn a_private_registry_with_the_logins_of_docker_and_podman() {
+    if !require("registry") || !require("openssl") {
+        return;
+    }
+    let mut env = TestEnv::empty();
+    let home = env.home().join("home");
+    let (certificate, key) = certificate(env.home());
+    let htpasswd = env.home().join("htpasswd");
+    // bcrypt of "pw", the only kind the registry takes.
+    fs::write(&htpasswd, "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n").unwrap();
+    let more = format!(
+        "  tls: {{certificate: {}, key: {}}}\nauth: {{htpasswd: {{realm: r, path: {}}}}}\n",
+        certificate.display(),
+        key.display(),
+        htpasswd.display()
+    );
+    let registry = Registry::start(env.home(), &more);
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    image.layer(&[], |layer| layer.add("private", &Entry::FILE, "yes"));
+    registry.push(&["--dest-creds", "me:pw"], &image.finish("v1", &json!({})), "team/app:v1");
+    let reference = registry.reference("team/app:v1");
+    let host = format!("127.0.0.1:{}", registry.port());
+    // Of "me:pw" and "me:wrong".
+    let (right, wrong) = ("bWU6cHc=", "bWU6d3Jvbmc=");
+    let login = |file: &Path, auth: &str| {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, json!({"auths": {&host: {"auth": auth}}}).to_string()).unwrap();
+    };
+    let refused = |env: &TestEnv, said: &str| {
+        let out = env.banger(["image", "pull", &reference]).patience(SOON).run().expect(1);
+        assert!(out.err().contains(said), "{said}: {out}");
+        assert!(!out.err().contains("wrong") && !out.err().contains(wrong), "a password: {out}");
+    };
+    let pulled = |env: &TestEnv| {
+        assert_eq!(pull(env, &[&reference])["names"], json!([reference]));
+        env.banger(["image", "delete", &reference]).run().expect(0);
+    };
+
+    // Its authority as Docker has it, then as Podman does; nobody is asked for a password before.
+    let docker = home.join(".docker/certs.d").join(&host);
+    fs::create_dir_all(&docker).unwrap();
+    fs::write(docker.join("ca.crt"), "").unwrap();
+    refused(&env, "cannot trust 127.0.0.1");
+    fs::remove_dir_all(&docker).unwrap();
+    let podman = home.join(".config/containers/certs.d").join(&host);
+    fs::create_dir_all(&podman).unwrap();
+    fs::copy(&certificate, podman.join("ca.crt")).unwrap();
+    refused(&env, &format!("docker login {host}"));
+
+    // What is written there counts from the next pull on.
+    login(&home.join(".docker/config.json"), right);
+    pulled(&env);
+    // Podman's own goes before Docker's.
+    login(&home.join(".config/containers/auth.json"), wrong);
+    refused(&env, "to these credentials");
+    // And what the environment names goes before both, from the daemon's next start on.
+    let named = env.home().join("logins.json");
+    login(&named, right);
+    env.set_variable("REGISTRY_AUTH_FILE", &named);
+    env.banger(["daemon", "stop"]).run().expect(0);
+    pulled(&env);
     // It is a process with this home in its arguments.
     drop(registry);
     env.assert_nothing_left();

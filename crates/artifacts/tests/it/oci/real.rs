@@ -8,7 +8,7 @@ use super::{
     layers::Layer,
     registry::{Host, chain},
 };
-use crate::{ext4::Image, sha256};
+use crate::{ext4::Image, sha256, tls::Tls};
 use banger_artifacts::{job::Cancel, oci::Platform};
 use banger_testkit::{Entry, ImageLayout, Registry, Relay, require};
 use serde_json::json;
@@ -194,6 +194,45 @@ fn secrets(dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
     // bcrypt of "pw", the only kind the registry takes.
     fs::write(&htpasswd, "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n").unwrap();
     (certificate, key, htpasswd)
+}
+
+#[test]
+fn a_registry_and_its_token_service_with_an_authority_of_their_own() {
+    if !require("registry") || !require("openssl") || !require("e2fsck") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key, _) = secrets(dir.path());
+    let at_home = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    let own =
+        ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", "basicConstraints=critical,CA:FALSE"];
+    let (other, other_key) = super::tokens::certificate(dir.path(), "other", &[&own[..], &at_home].concat());
+    // Under the registry's own name its authority is enough; under another name it is not.
+    for (name, shown, its_key) in [("127.0.0.1", &certificate, &key), ("localhost", &other, &other_key)] {
+        let place = dir.path().join(name);
+        fs::create_dir(&place).unwrap();
+        let service = super::tokens::Service::start(&place);
+        let tls = Tls::before(service.port(), shown, its_key);
+        let service = service.behind(&tls, name);
+        let certificates = format!("  tls: {{certificate: {}, key: {}}}\n", certificate.display(), key.display());
+        let registry = Registry::start(&place, &(certificates + &service.configuration()));
+        registry.push(&["--dest-creds", "me:pw"], &source(&place, &[]), &format!("{APP}:v1"));
+
+        let host = Host::new();
+        fs::copy(&certificate, login(&host, &registry).join("ca.crt")).unwrap();
+        let before = service.given();
+        if name == "localhost" {
+            let refusal = host.refusal(&tagged(&registry, "v1"));
+            assert!(refusal.contains(&format!("localhost:{} gave no token", tls.port())), "{refusal}");
+            assert!(refusal.contains("cannot trust"), "{refusal}");
+            assert_eq!(service.given(), before, "no password went to who did not prove who it is");
+            let authorities = host.dir.path().join("certs.d").join(format!("localhost:{}", tls.port()));
+            fs::create_dir(&authorities).unwrap();
+            fs::copy(&other, authorities.join("ca.crt")).unwrap();
+        }
+        check(&host, &tagged(&registry, "v1"));
+        assert_eq!(service.given() - before, 1, "one token for the whole pull");
+    }
 }
 
 /// Whom a host says it is, and the directory for the authorities it trusts.

@@ -38,23 +38,33 @@ pub(super) enum What {
 pub(super) enum Style {
     Ustar,
     Gnu,
-    /// With the path, a time with a fraction and an attribute in PAX records.
+    /// With the path, a link's target, a time with a fraction and attributes in PAX records.
     Pax,
 }
 
 fn path() -> impl Strategy<Value = String> {
-    // One name is longer than any header has room for beside another, one is no UTF-8.
-    let (long, odd) = (Just("long".repeat(20)).boxed(), Just("\u{e9}\u{ff}".to_owned()).boxed());
-    let part = prop_oneof![8 => "[a-c]".boxed(), 1 => long, 1 => odd];
-    prop::collection::vec(part, 1..4)
-        .prop_map(|parts| parts.join("/"))
-        .prop_filter("a header's field", |path| path.len() < 90)
+    // Two of one name still fit into a header, of the other none does; one name is no UTF-8.
+    let (long, longer) = (Just("long".repeat(20)).boxed(), Just("longer".repeat(38)).boxed());
+    let odd = Just("\u{e9}\u{ff}".to_owned()).boxed();
+    let part = prop_oneof![16 => "[a-c]".boxed(), 2 => long, 1 => longer, 2 => odd];
+    prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"))
+}
+
+/// Little, mostly; or several blocks, with a hole.
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let blocks = (1..40_usize, any::<u8>()).prop_map(|(kilobytes, byte)| {
+        let mut content = vec![byte; kilobytes * 1000];
+        let len = content.len();
+        content[len / 4..len / 2].fill(0);
+        content
+    });
+    prop_oneof![6 => prop::collection::vec(any::<u8>(), 0..6), 1 => blocks]
 }
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let what = prop_oneof![
         4 => Just(What::Dir),
-        6 => prop::collection::vec(any::<u8>(), 0..6).prop_map(What::File),
+        6 => content().prop_map(What::File),
         2 => path().prop_map(What::Symlink),
         2 => "/[a-c](/[a-c])?".prop_map(What::Symlink),
         3 => path().prop_map(What::Link),
@@ -68,7 +78,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     let owner = prop_oneof![Just((0, 0)), (0..70_000_u64, 0..70_000_u64), Just((4_000_000_000, 3_999_999_999))];
     // Until now, and after 2106, when 32 bits are no longer enough. Those between the reader of names does not understand.
     let mtime = prop_oneof![6 => 1..PRESENT, 1 => FUTURE..FUTURE + (1 << 31)];
-    (path(), what, 0..0o10000_u32, owner, mtime, style).prop_map(|(path, what, mode, owner, mtime, style)| Step {
+    // Now and then it is the root itself.
+    let place = prop_oneof![30 => (path(), what), 1 => Just((ROOT.to_owned(), What::Dir))];
+    (place, 0..0o10000_u32, owner, mtime, style).prop_map(|((path, what), mode, owner, mtime, style)| Step {
         path,
         what,
         mode,
@@ -77,6 +89,12 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         style,
     })
 }
+
+/// The root as a layer calls it.
+pub(super) const ROOT: &str = ".";
+/// Longest path, and longest end of one beside its beginning, in a header.
+const NAME: usize = 100;
+const PREFIX: usize = 155;
 
 /// The bytes of a name: each character is one.
 pub(super) fn raw(name: &str) -> Vec<u8> {
@@ -117,7 +135,9 @@ pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
         // Only a record has times before 1970.
         header.set_mtime(step.mtime.unsigned_abs());
         header.set_size(content.len() as u64);
+        let (path, link) = (raw(&path), raw(link));
         let big = step.owner.0 > 0o7_777_777;
+        let mut in_records = (false, false);
         if big && !matches!(step.style, Style::Gnu) {
             let records = record("uid", &step.owner.0.to_string()) + &record("gid", &step.owner.1.to_string());
             extension(&mut tar, &records);
@@ -132,23 +152,59 @@ pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
         if matches!(step.style, Style::Pax) && !big {
             let mut records = record("mtime", &format!("{}.5", step.mtime));
             // What is no UTF-8 has no place in a record.
-            if path.is_ascii() {
-                records += &record("path", &path);
+            in_records = (path.is_ascii(), link.is_ascii() && !link.is_empty());
+            if in_records.0 {
+                records += &record("path", &word(&path));
+            }
+            if in_records.1 {
+                records += &record("linkpath", &word(&link));
             }
             if matches!(kind, EntryType::Regular | EntryType::Directory) {
                 records += &record("SCHILY.xattr.user.test", "value");
                 records += &record("SCHILY.xattr.user.other", &step.mtime.to_string());
+                records += &record("SCHILY.xattr.trusted.test", "of the administrator");
+                // Nothing on this system keeps one of that kind.
+                records += &record("SCHILY.xattr.com.apple.provenance", "elsewhere");
             }
             extension(&mut tar, &records);
         }
+        let split = if matches!(step.style, Style::Gnu) { None } else { beginning(&path) };
+        if path.len() > NAME && split.is_none() && !in_records.0 {
+            long(&mut tar, EntryType::GNULongName, &path);
+        }
+        if link.len() > NAME && !in_records.1 {
+            long(&mut tar, EntryType::GNULongLink, &link);
+        }
+        if let (Some(at), Some(ustar)) = (split, header.as_ustar_mut()) {
+            ustar.prefix[..at].copy_from_slice(&path[..at]);
+        }
+        let end = split.map_or(path.as_slice(), |at| &path[at + 1..]);
         let old = header.as_old_mut();
-        let (path, link) = (raw(&path), raw(link));
-        old.name[..path.len()].copy_from_slice(&path);
-        old.linkname[..link.len()].copy_from_slice(&link);
+        for (field, text) in [(&mut old.name, end), (&mut old.linkname, link.as_slice())] {
+            let fits = text.len().min(NAME);
+            field[..fits].copy_from_slice(&text[..fits]);
+        }
         header.set_cksum();
         tar.append(&header, content).unwrap();
     }
     tar.into_inner().unwrap()
+}
+
+/// Where a path that is too long for one field is divided between two, if it can be.
+fn beginning(path: &[u8]) -> Option<usize> {
+    let at = |at: &usize| path[*at] == b'/' && path.len() - at - 1 <= NAME && *at + 1 < path.len();
+    (path.len() > NAME).then(|| (1..path.len().min(PREFIX + 1)).find(at)).flatten()
+}
+
+/// What GNU's tar writes before an entry whose path or target is too long for a header.
+fn long(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, text: &[u8]) {
+    let mut header = Header::new_gnu();
+    header.set_path("././@LongLink").unwrap();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(text.len() as u64 + 1);
+    header.set_cksum();
+    tar.append(&header, [text, b"\0"].concat().as_slice()).unwrap();
 }
 
 fn extension(tar: &mut tar::Builder<Vec<u8>>, records: &str) {

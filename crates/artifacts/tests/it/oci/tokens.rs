@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
-use crate::web::{Server, ok};
+use crate::{
+    tls::Tls,
+    web::{Server, ok},
+};
 use banger_artifacts::program::Program;
 use base64::{
     Engine as _,
@@ -28,6 +31,8 @@ const SERVICE: &str = "registry";
 
 pub(super) struct Service {
     server: Server,
+    /// How it is asked.
+    realm: String,
     given: Arc<AtomicUsize>,
     certificate: PathBuf,
 }
@@ -46,12 +51,23 @@ impl Service {
             let token = token(&access, &chain, &key);
             request.stream.write_all(&ok(json!({"token": token, "expires_in": 300}).to_string().as_bytes()))
         });
-        Self { server, given, certificate }
+        let realm = server.url("/token");
+        Self { server, realm, given, certificate }
+    }
+
+    /// Lets it be asked through `tls`, as `name`.
+    pub(super) fn behind(self, tls: &Tls, name: &str) -> Self {
+        Self { realm: format!("https://{name}:{}/token", tls.port()), ..self }
+    }
+
+    /// Where it listens without TLS.
+    pub(super) fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// What a registry that believes it has in its configuration.
     pub(super) fn configuration(&self) -> String {
-        let (realm, bundle) = (self.server.url("/token"), self.certificate.display());
+        let (realm, bundle) = (&self.realm, self.certificate.display());
         format!(
             "auth: {{token: {{realm: '{realm}', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {bundle}}}}}\n"
         )

@@ -5,7 +5,7 @@
 use super::{
     archives::{layout_of, write_layout},
     registry::Host,
-    stacks::{FUTURE, PRESENT, Step, Style, What, described, layer, mended, raw, step, word},
+    stacks::{FUTURE, PRESENT, ROOT, Step, Style, What, described, layer, mended, raw, step, word},
 };
 use crate::ext4::{Image, check};
 use banger_artifacts::program::Program;
@@ -54,14 +54,12 @@ fn unpacked(dir: &Path) -> Option<BTreeMap<String, Seen>> {
         return None;
     }
     let mut seen = BTreeMap::new();
-    walk(&bundle.join("rootfs"), "", &mut seen);
+    walk(&bundle.join("rootfs"), vec![ROOT.to_owned()], &mut seen);
     Some(seen)
 }
 
-fn walk(root: &Path, below: &str, seen: &mut BTreeMap<String, Seen>) {
-    for entry in fs::read_dir(root.join(OsStr::from_bytes(&raw(below)))).unwrap() {
-        let name = word(entry.unwrap().file_name().as_bytes());
-        let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+fn walk(root: &Path, mut paths: Vec<String>, seen: &mut BTreeMap<String, Seen>) {
+    while let Some(path) = paths.pop() {
         let full = root.join(OsStr::from_bytes(&raw(&path)));
         let metadata = fs::symlink_metadata(&full).unwrap();
         let kind = metadata.file_type();
@@ -106,7 +104,9 @@ fn walk(root: &Path, below: &str, seen: &mut BTreeMap<String, Seen>) {
             },
         );
         if is_dir {
-            walk(root, &path, seen);
+            let below = if path == ROOT { String::new() } else { format!("{path}/") };
+            let entries = fs::read_dir(&full).unwrap().map(|entry| entry.unwrap().file_name());
+            paths.extend(entries.map(|name| format!("{below}{}", word(name.as_bytes()))));
         }
     }
 }
@@ -173,10 +173,10 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
         let mode = after("Mode: ").unwrap();
         let links = number("Links:").cast_unsigned();
         if kind == "directory" {
-            // Its name, its own, and one in each directory below.
-            let below = format!("{name}/");
+            // Its name, its own, and one in each directory below; the root has one of the file system's there too.
+            let (below, own) = if name == ROOT { (String::new(), 1) } else { (format!("{name}/"), 0) };
             let inner = directly_below(names, &below).filter(|inner| image.is_dir(raw(&format!("/{inner}")))).count();
-            assert_eq!(links, 2 + inner as u64, "{name}");
+            assert_eq!(links, 2 + own + inner as u64, "{name}");
         }
         seen.insert(
             name.clone(),
@@ -196,7 +196,8 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
 
 /// The names directly in a directory.
 fn directly_below<'a>(names: &'a [String], below: &'a str) -> impl Iterator<Item = &'a String> {
-    names.iter().filter(move |name| name.strip_prefix(below).is_some_and(|rest| !rest.contains('/')))
+    let directly = move |name: &&String| name.strip_prefix(below).is_some_and(|rest| !rest.contains('/'));
+    names.iter().filter(directly).filter(|name| *name != ROOT)
 }
 
 fn wrapped(number: i64) -> u32 {
@@ -206,7 +207,7 @@ fn wrapped(number: i64) -> u32 {
 /// Every name in our image.
 fn names(path: &Path) -> Vec<String> {
     let reader = ext4_view::Ext4::load_from_path(path).unwrap();
-    let mut found = Vec::new();
+    let mut found = vec![ROOT.to_owned()];
     let mut directories = vec![String::new()];
     while let Some(directory) = directories.pop() {
         let place = raw(&format!("/{directory}"));
@@ -275,7 +276,7 @@ fn compare(layers: &[Vec<Step>]) -> bool {
 
 #[test]
 fn times_before_1970_and_of_this_century() {
-    if !require("registry") || !rustix::process::geteuid().is_root() {
+    if !require("registry") || !require("root") {
         return;
     }
     let step = |(number, mtime): (usize, &i64)| {
@@ -287,7 +288,9 @@ fn times_before_1970_and_of_this_century() {
     let host = Host::new();
     let dir = host.dir.path();
     write_layout(&dir.join("layout"), &layout_of(&[("v1", vec![layer(&steps)])]));
-    let theirs = unpacked(dir).unwrap();
+    let mut theirs = unpacked(dir).unwrap();
+    // No entry describes it.
+    theirs.remove(ROOT);
     let rootfs = host.image(&format!("oci:{}:v1", dir.join("layout").display())).rootfs;
     let names: Vec<String> = steps.into_iter().map(|step| step.path).collect();
     assert_eq!(ours(&rootfs, &names), theirs);
@@ -297,7 +300,7 @@ fn times_before_1970_and_of_this_century() {
 
 #[test]
 fn any_stack_of_layers() {
-    if !require("registry") || !require("e2fsck") || !rustix::process::geteuid().is_root() {
+    if !require("registry") || !require("e2fsck") || !require("root") {
         return;
     }
     let config =
