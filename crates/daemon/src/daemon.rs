@@ -108,8 +108,9 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let failed = |failure| StartError::Services(Box::new(failure));
         let stop = signals::stop().map_err(StartError::Runtime)?;
         let services = wire_services(&layout, &config, &store, Programs::find()).map_err(failed)?;
+        services.network.recall().await.map_err(failed)?;
         services.vms.reconcile().await.map_err(failed)?;
-        services.network.adopt(&store.vms().await?).await.map_err(failed)?;
+        services.network.take_over();
         let network = services.network.clone();
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;

@@ -17,6 +17,7 @@ pub(crate) use guests::Guest;
 pub(crate) use policy::Egress;
 
 use crate::{
+    shim::{control::PLAN_FILE, record},
     store::{Seat, Store, VmRow},
     vmm::plan,
 };
@@ -162,23 +163,32 @@ impl HostNetwork {
         Ok(())
     }
 
-    /// A VM's address.
+    /// A VM's address, whether it is on the network now or not.
     pub(crate) fn address(&self, vm: &VmId) -> Option<Ipv4Addr> {
         self.shared.address(*self.shared.seats().get(vm)?)
     }
 
-    /// Attaches a VM, under its policy. `Ok(None)` is a host where VMs have no network: they start all the same, and
-    /// why is said once, by what this returns beside it.
+    /// Whether a VM is on the network.
+    pub(crate) fn is_attached(&self, vm: &VmId) -> bool {
+        self.shared.guests.by_vm(vm).is_some()
+    }
+
+    /// Attaches a VM, under its policy. On a host where VMs have no network they start all the same; why is said to the
+    /// first, and again once one had a card or there is another reason.
     pub(crate) async fn attach(&self, vm: &VmRow) -> Result<Attached, Failure> {
         if self.shared.settings.uplink == Uplink::Off {
             return Ok(Attached::Without { news: None });
         }
         let guest = self.shared.guest(vm)?;
-        match life::attach(&self.shared, guest.clone()).await {
-            Ok(holder) => Ok(Attached::With(Box::new(self.shared.card(&guest, holder)))),
+        let attached = life::attach(&self.shared, guest.clone()).await;
+        let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
+        match attached {
+            Ok(holder) => {
+                *said = None;
+                Ok(Attached::With(Box::new(self.shared.card(&guest, holder))))
+            }
             Err(reason) => {
                 tracing::warn!(vm = %vm.name, reason, "a VM starts without a network");
-                let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = said.as_ref() == Some(&reason);
                 *said = Some(reason.clone());
                 Ok(Attached::Without { news: (!known).then_some(reason) })
@@ -204,22 +214,31 @@ impl HostNetwork {
             .map_err(|reason| Failure::new(Code::Unavailable, "the VM's network cannot be taken away").cause(reason))
     }
 
-    /// Takes over the VMs that run with a card since an earlier daemon. Nothing waits for it.
-    pub(crate) async fn adopt(&self, rows: &[VmRow]) -> Result<(), Failure> {
+    /// Where every VM stands, as earlier daemons wrote it down. Comes before [`Self::adopt`].
+    pub(crate) async fn recall(&self) -> Result<(), Failure> {
         let seats = self.shared.store.seats().await?;
         self.shared.seats().extend(seats);
-        for row in rows.iter().filter(|row| row.state.is_live()) {
-            let has_card = crate::shim::record::read::<plan::LaunchPlan>(
-                &self.shared.vms.join(row.id.as_str()),
-                crate::shim::control::PLAN_FILE,
-            );
-            if has_card.is_ok_and(|plan| plan.is_some_and(|plan| plan.network.is_some())) {
-                self.shared.guests.insert(self.shared.guest(row)?);
-            }
+        Ok(())
+    }
+
+    /// Knows a VM that runs since an earlier daemon, if it has a card. Its end must not be seen before that, or nobody would
+    /// take it off the network.
+    pub(crate) fn adopt(&self, vm: &VmRow) {
+        let directory = self.shared.vms.join(vm.id.as_str());
+        match record::read::<plan::LaunchPlan>(&directory, PLAN_FILE) {
+            Ok(Some(plan)) if plan.network.is_some() => match self.shared.guest(vm) {
+                Ok(guest) => self.shared.guests.insert(guest),
+                Err(failure) => tracing::error!(vm = %vm.name, %failure, "it is left without its network"),
+            },
+            Ok(_) => {}
+            Err(error) => tracing::error!(vm = %vm.name, %error, "whether it has a network card cannot be read"),
         }
+    }
+
+    /// Carries on what an earlier daemon left, now that all VMs are adopted. Nothing waits for it.
+    pub(crate) fn take_over(&self) {
         let shared = self.shared.clone();
         tokio::spawn(async move { life::take_over(&shared).await });
-        Ok(())
     }
 
     /// What was denied to a VM lately.

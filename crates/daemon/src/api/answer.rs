@@ -1,5 +1,6 @@
 //! Answers that are not a service's result: failures, and bodies that do not parse.
 
+use crate::failures::because;
 use axum::{
     Json,
     extract::{
@@ -14,6 +15,7 @@ use banger_proto::{
     failure::{Code, Failure},
 };
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 
 /// A [`Failure`] as an HTTP answer.
 #[derive(Debug)]
@@ -71,6 +73,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             }
         }
     }
+}
+
+/// Work that is not to be left half way: a client that goes away takes what answers it along, and this goes on.
+pub(super) async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::spawn(work.in_current_span()).await;
+    done.unwrap_or_else(|error| Err(because(Code::Internal, "the request's work has stopped", &error)))
 }
 
 /// The query, or why it is refused.

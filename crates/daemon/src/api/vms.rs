@@ -3,7 +3,7 @@
 use super::{
     Shared,
     accept::Peer,
-    answer::{Body, Named, Refusal, query},
+    answer::{Body, Named, Refusal, query, whole},
     events::stream_of,
 };
 use crate::{
@@ -211,7 +211,7 @@ pub(super) async fn ports(State(context): State<Shared>, Named(vm): Named) -> Re
 #[utoipa::path(get, path = "/v1/vms/{ref}/egress", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Egress), (status = "4XX", body = Failure)))]
 pub(super) async fn egress(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Egress>, Refusal> {
-    Ok(Json(context.services.vms.egress(&vm).await?))
+    Ok(Json(whole(async move { context.services.vms.egress(&vm).await }).await?))
 }
 
 /// The serial console's bytes, as the guest wrote them.

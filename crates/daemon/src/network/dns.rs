@@ -59,7 +59,8 @@ pub(super) fn serve(shared: Weak<Shared>, [udp, tcp]: [OwnedFd; 2]) -> io::Resul
     tcp.set_nonblocking(true)?;
     let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
     let settings = shared.upgrade().map(|shared| shared.settings.dns.clone()).unwrap_or_default();
-    let upstream = Arc::new(Upstream::new(&settings));
+    let settings = settings.into_iter().map(|address| at_port_53(address.into())).collect();
+    let upstream = Arc::new(Upstream::new(settings));
     let tasks = [
         tokio::spawn(serve_udp(shared.clone(), Arc::new(udp), upstream.clone())),
         tokio::spawn(serve_tcp(shared, tcp, upstream)),
@@ -181,7 +182,7 @@ fn decide(shared: &Shared, guest: &Guest, query: &Query<'_>) -> Verdict {
     }
 }
 
-/// Asks the host's resolvers. Addresses are open before the guest knows them.
+/// Asks the host's resolvers. Addresses are open before the guest knows them: it learns none that could not be opened.
 async fn forward(
     shared: &Weak<Shared>,
     upstream: &Upstream,
@@ -191,9 +192,11 @@ async fn forward(
     stream: bool,
 ) -> Option<Vec<u8>> {
     let query = Query::parse(bytes)?;
-    let Some(mut answer) = upstream.ask(bytes, stream).await else {
-        return Some(query.answer(Rcode::ServerFailure, &[]));
-    };
+    let failed = || Some(query.answer(Rcode::ServerFailure, &[]));
+    let Some(mut answer) = upstream.ask(bytes, stream).await else { return failed() };
+    if !rules.is_empty() && !message::is_whole(&answer) {
+        return failed();
+    }
     let found = message::addresses(&answer);
     if !found.is_empty() {
         let shared = shared.upgrade()?;
@@ -201,9 +204,11 @@ async fn forward(
         shared.guests.remember(&guest.vm, &addresses, &query.name);
         if !rules.is_empty() {
             let ttl = found.iter().map(|(_, ttl)| *ttl).min().unwrap_or(0).min(MAX_LEARNED_TTL);
-            let most = &addresses[..addresses.len().min(banger_proto::helper::MAX_LEARNED)];
-            life::learn(&shared, guest, rules, most, ttl).await;
-            message::limit_ttl(&mut answer, MAX_LEARNED_TTL);
+            if let Err(reason) = life::learn(&shared, guest, rules, &addresses, ttl).await {
+                tracing::warn!(vm = %guest.vm, name = query.name, reason, "a name's addresses cannot be opened");
+                return failed();
+            }
+            message::limit_ttl(&mut answer, ttl);
         }
     }
     Some(answer)
@@ -255,3 +260,6 @@ impl Waiting {
 fn at_port_53(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, 53)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,13 +7,13 @@ use banger_proto::{
     name::{VmId, VmName},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Names of addresses that are remembered, for all VMs together.
-const MAX_NAMES: usize = 8192;
+/// Names of addresses that are remembered of one VM.
+const MAX_NAMES: usize = 1024;
 
 /// A VM on the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +55,13 @@ pub(crate) struct Denials {
 #[derive(Debug, Default)]
 pub(super) struct Guests {
     by_address: Mutex<HashMap<Ipv4Addr, Arc<Guest>>>,
-    names: Mutex<HashMap<(VmId, Ipv4Addr), String>>,
+    names: Mutex<HashMap<VmId, HashMap<Ipv4Addr, String>>>,
+    strays: Mutex<HashSet<VmId>>,
 }
 
 impl Guests {
     pub(super) fn insert(&self, guest: Guest) {
+        self.strays().remove(&guest.vm);
         let mut guests = self.lock();
         guests.retain(|_, other| other.vm != guest.vm);
         guests.insert(guest.address, Arc::new(guest));
@@ -67,7 +69,31 @@ impl Guests {
 
     pub(super) fn remove(&self, vm: &VmId) {
         self.lock().retain(|_, guest| guest.vm != *vm);
-        self.names().retain(|(of, _), _| of != vm);
+        self.names().remove(vm);
+    }
+
+    /// Nothing of it is left.
+    pub(super) fn no_stray(&self, vm: &VmId) {
+        self.strays().remove(vm);
+    }
+
+    /// It is gone, and something of it is there still. Whether that is news, and so of no other.
+    pub(super) fn stray(&self, vm: &VmId) -> bool {
+        let mut strays = self.strays();
+        strays.insert(vm.clone()) && strays.len() == 1
+    }
+
+    pub(super) fn is_stray(&self, vm: &VmId) -> bool {
+        self.strays().contains(vm)
+    }
+
+    pub(super) fn has_strays(&self) -> bool {
+        !self.strays().is_empty()
+    }
+
+    /// Nothing is there of who is gone.
+    pub(super) fn no_strays(&self) {
+        self.strays().clear();
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Guest>> {
@@ -97,29 +123,37 @@ impl Guests {
         self.lock().get(&address).filter(|guest| asker.sees(guest)).map(|guest| guest.name.clone())
     }
 
-    /// Remembers what a VM asked for by name.
+    /// Remembers what a VM asked for by name, as long as it is attached.
     pub(super) fn remember(&self, vm: &VmId, addresses: &[Ipv4Addr], name: &str) {
+        if self.by_vm(vm).is_none() {
+            return;
+        }
         let mut names = self.names();
+        let names = names.entry(vm.clone()).or_default();
         for address in addresses {
             if names.len() >= MAX_NAMES {
                 // Rarely, and what is lost is a name beside an address.
                 names.clear();
             }
-            names.insert((vm.clone(), *address), name.to_owned());
+            names.insert(*address, name.to_owned());
         }
     }
 
     /// What a VM asked for when it got this address.
     pub(super) fn asked(&self, vm: &VmId, address: Ipv4Addr) -> Option<String> {
-        self.names().get(&(vm.clone(), address)).cloned()
+        self.names().get(vm)?.get(&address).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Arc<Guest>>> {
         self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn names(&self) -> MutexGuard<'_, HashMap<(VmId, Ipv4Addr), String>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<VmId, HashMap<Ipv4Addr, String>>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strays(&self) -> MutexGuard<'_, HashSet<VmId>> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,5 +182,40 @@ pub(super) mod tests {
         assert_eq!(guests.peer_name(&c, d.address), Some(d.name.clone()));
         guests.remove(&d.vm);
         assert_eq!((guests.peer(&c, "d"), guests.peer_name(&c, d.address)), (None, None));
+    }
+
+    #[test]
+    fn who_asks_for_many_names_forgets_its_own() {
+        let guests = Guests::default();
+        let [quiet, busy] = [guest("a", 0, 2), guest("b", 0, 3)];
+        for guest in [&quiet, &busy] {
+            guests.insert(guest.clone());
+        }
+        let address = |n: u32| Ipv4Addr::from(0x0909_0000 + n);
+        guests.remember(&quiet.vm, &[address(1)], "quiet.example");
+        let many: Vec<_> = (0..u32::try_from(MAX_NAMES).unwrap() + 2).map(address).collect();
+        guests.remember(&busy.vm, &many, "busy.example");
+        assert_eq!(guests.asked(&quiet.vm, address(1)).as_deref(), Some("quiet.example"));
+        assert_eq!(guests.asked(&busy.vm, *many.last().unwrap()).as_deref(), Some("busy.example"));
+        assert_eq!(guests.asked(&busy.vm, address(1)), None);
+        guests.remove(&busy.vm);
+        guests.remember(&busy.vm, &many, "too.late.example");
+        assert!(!guests.names().contains_key(&busy.vm));
+    }
+
+    #[test]
+    fn a_stray_is_one_until_it_is_gone_or_comes_back() {
+        let guests = Guests::default();
+        let [a, b] = [guest("a", 1, 2), guest("b", 1, 3)];
+        guests.insert(a.clone());
+        guests.remove(&a.vm);
+        assert!(guests.stray(&a.vm), "the first is to be seen to");
+        assert!(!guests.stray(&a.vm) && !guests.stray(&b.vm), "and by one");
+        guests.insert(a.clone());
+        assert!(!guests.is_stray(&a.vm) && guests.is_stray(&b.vm));
+        guests.remove(&b.vm);
+        assert!(guests.has_strays(), "that is not enough");
+        guests.no_stray(&b.vm);
+        assert!(!guests.has_strays());
     }
 }

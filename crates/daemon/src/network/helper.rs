@@ -37,6 +37,8 @@ pub(super) struct Helper {
     child: Child,
     process: ProcessIdentity,
     stream: UnixStream,
+    /// Somebody asked and has not taken the whole answer: what comes next is not an answer to the next question.
+    asked: bool,
 }
 
 impl Helper {
@@ -57,7 +59,7 @@ impl Helper {
         // Now: of one that has ended there is nothing to watch for.
         let process = child.id().and_then(ProcessIdentity::of);
         let process = process.ok_or_else(|| io::Error::other("the network helper ended at once"))?;
-        Ok(Self { child, process, stream: UnixStream::from_std(ours)? })
+        Ok(Self { child, process, stream: UnixStream::from_std(ours)?, asked: false })
     }
 
     /// Its process, which may have ended.
@@ -65,12 +67,19 @@ impl Helper {
         self.process
     }
 
-    /// Asks for something. An error means that the helper is of no use any more.
+    /// Asks for something. An error means that the helper is of no use any more; so it is
+    /// when the question is dropped half way.
     pub(super) async fn ask(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let asked =
-            timeout(PATIENCE, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        match asked {
-            Ok(answered) => Ok(answered),
+        let answered = if std::mem::replace(&mut self.asked, true) {
+            Err(io::Error::other("nobody waited for its last answer"))
+        } else {
+            timeout(PATIENCE, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        };
+        match answered {
+            Ok(answered) => {
+                self.asked = false;
+                Ok(answered)
+            }
             Err(error) => {
                 let words = self.last_words().await;
                 Err(if words.is_empty() { error } else { io::Error::other(words) })
@@ -93,7 +102,8 @@ impl Helper {
                 whole = HEADER + framing::body_length(*header).map_err(io::Error::other)?;
             }
         }
-        Ok((framing::decode(&answer[HEADER..whole]).map_err(io::Error::other)?, descriptors))
+        let answer = framing::decode(&answer[HEADER..whole]).map_err(io::Error::other)?;
+        if answers(request, &answer) { Ok((answer, descriptors)) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// Why it died, if it did and said so.
@@ -106,6 +116,16 @@ impl Helper {
         }
         let words = String::from_utf8_lossy(&words);
         words.trim().trim_start_matches("bangerd-root: ").to_owned()
+    }
+}
+
+/// Whether it is an answer to this at all.
+fn answers(request: &Request, answer: &Answer) -> bool {
+    match answer {
+        Answer::Failed { .. } => true,
+        Answer::Status(_) => matches!(request, Request::Status { .. }),
+        Answer::Resolver => matches!(request, Request::EnsureNetwork { .. }),
+        Answer::Done => !matches!(request, Request::Status { .. }),
     }
 }
 
@@ -127,4 +147,62 @@ async fn receive(stream: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> io::Res
         .await?;
     buffer.truncate(count);
     Ok(buffer)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::task::Poll;
+
+    /// A helper that answers when the other end of its stream does.
+    pub(in crate::network) fn silent() -> (Helper, UnixStream) {
+        let mut command = Command::new("sleep");
+        let child = command.arg("1000").stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let process = ProcessIdentity::of(child.id().unwrap()).unwrap();
+        let (stream, theirs) = UnixStream::pair().unwrap();
+        (Helper { child, process, stream, asked: false }, theirs)
+    }
+
+    async fn answer(stream: &mut UnixStream, answer: &Answer) {
+        stream.write_all(&framing::encode(answer).unwrap()).await.unwrap();
+    }
+
+    fn vm() -> banger_proto::name::VmId {
+        "000000000001".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_is_not_the_next_ones() {
+        let (mut helper, mut theirs) = silent();
+        let detach = Request::DetachVm { vm: vm() };
+        answer(&mut theirs, &Answer::Done).await;
+        assert_eq!(helper.ask(&detach).await.unwrap().0, Answer::Done);
+        {
+            let status = Request::Status { of: None };
+            let mut question = Box::pin(helper.ask(&status));
+            let asked = std::future::poll_fn(|context| Poll::Ready(question.as_mut().poll(context).is_ready())).await;
+            assert!(!asked, "nobody answered");
+        }
+        answer(&mut theirs, &Answer::Status(banger_proto::helper::Status::default())).await;
+        answer(&mut theirs, &Answer::Failed { reason: "no".into() }).await;
+        let error = helper.ask(&detach).await.unwrap_err();
+        assert!(error.to_string().contains("nobody waited"), "{error}");
+        helper.child.wait().await.unwrap();
+        helper.ask(&detach).await.expect_err("it is of no use");
+    }
+
+    #[tokio::test]
+    async fn what_answers_something_else_is_no_answer() {
+        let (detach, status) = (Request::DetachVm { vm: vm() }, Request::Status { of: None });
+        let described = Answer::Status(banger_proto::helper::Status::default());
+        for (request, other) in [(&detach, &described), (&detach, &Answer::Resolver), (&status, &Answer::Done)] {
+            let (mut helper, mut theirs) = silent();
+            answer(&mut theirs, other).await;
+            helper.ask(request).await.expect_err("not an answer to that");
+            helper.child.wait().await.unwrap();
+        }
+        let (mut helper, mut theirs) = silent();
+        answer(&mut theirs, &described).await;
+        assert_eq!(helper.ask(&status).await.unwrap().0, described);
+    }
 }

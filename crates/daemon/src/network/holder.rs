@@ -164,21 +164,25 @@ pub(super) fn end(process: ProcessIdentity) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    /// A record that names this process.
+    pub(in crate::network) fn record() -> Record {
+        let holder = ProcessIdentity::of(std::process::id()).unwrap();
+        Record { host_boot_id: host_boot_id().unwrap(), holder, namespace: 0, pasta: None }
+    }
 
     /// A state directory, a record of this process, and a program in pasta's place that keeps a copy of what is on record
     /// when it begins.
     fn place() -> (tempfile::TempDir, Record, PathBuf) {
         let temp = tempfile::tempdir().unwrap();
-        let holder = ProcessIdentity::of(std::process::id()).unwrap();
-        let record = Record { host_boot_id: host_boot_id().unwrap(), holder, namespace: 0, pasta: None };
         let program = temp.path().join("pasta");
         let line = format!("#!/bin/sh\ncd '{}' && cp {RECORD} begun && exec sleep 1000\n", temp.path().display());
         fs::write(&program, line).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        (temp, record, program)
+        (temp, record(), program)
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ mod watch;
 use super::{Guest, Shared, dns, guests::Denials, helper::Helper, holder::Record};
 use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
 use banger_proto::{
-    helper::{Answer, Request},
+    helper::{Answer, MAX_LEARNED, Request},
     name::VmId,
 };
 use std::{collections::HashSet, io, net::Ipv4Addr, os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -34,6 +34,8 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_millis(300);
 /// Before the helper is told again what it did not take.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often the host's network is looked at where there is no news of it.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The network while it is there.
 #[derive(Debug)]
@@ -87,9 +89,10 @@ async fn seat(shared: &Arc<Shared>, slot: &mut Option<Live>, guest: Guest) -> Re
     unreachable!("the loop returns")
 }
 
-/// Detaches a VM.
+/// Detaches a VM. One that is refused is gone all the same for whoever asks for it, but its address stays its own until
+/// what is there of it has been removed.
 pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String> {
-    if shared.guests.by_vm(vm).is_none() {
+    if shared.guests.by_vm(vm).is_none() && !shared.guests.is_stray(vm) {
         return Ok(());
     }
     let mut slot = shared.live.lock().await;
@@ -100,14 +103,20 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
         None => Ok(()),
     };
     let detached = match told {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            shared.guests.no_stray(vm);
+            Ok(())
+        }
         Err(Trouble::Refused(reason)) => {
-            mend::tidy(shared);
+            if shared.guests.stray(vm) {
+                mend::tidy(shared);
+            }
             Err(reason)
         }
         Err(Trouble::Broken(error)) => {
             // The next one, which is started when this one's end is noticed, removes what no VM has.
             tracing::warn!(%error, "the network helper failed");
+            shared.guests.no_stray(vm);
             Ok(())
         }
     };
@@ -138,6 +147,7 @@ pub(super) async fn leave(shared: &Shared) {
         Some(live) => Some(live.record.clone()),
         None => Record::read(&shared.state).unwrap_or_default(),
     };
+    shared.guests.no_strays();
     if let Some(record) = record
         && let Err(error) = record.end(&shared.state).await
     {
@@ -182,21 +192,29 @@ pub(super) async fn denials(shared: &Arc<Shared>, address: Ipv4Addr) -> Result<D
     })
 }
 
-/// Opens addresses that a name resolved to, for a guest under the rules that it had when it asked.
-pub(super) async fn learn(shared: &Shared, guest: &Guest, rules: &[u8], addresses: &[Ipv4Addr], ttl: u32) {
+/// Opens addresses that a name resolved to, for a guest under the rules that it had when it asked. An error means that some
+/// may be closed.
+pub(super) async fn learn(
+    shared: &Shared,
+    guest: &Guest,
+    rules: &[u8],
+    addresses: &[Ipv4Addr],
+    ttl: u32,
+) -> Result<(), String> {
     let mut slot = shared.live.lock().await;
-    let Some(live) = slot.as_mut() else { return };
+    let live = slot.as_mut().ok_or("there is no network")?;
     let vm = &guest.vm;
     // Rules are known by their numbers: of others they would be other ones.
     if shared.guests.by_vm(vm).is_none_or(|now| now.egress != guest.egress) {
-        return;
+        return Err("the VM's policy is another one now".to_owned());
     }
     for rule in rules {
-        let request = Request::LearnAddresses { vm: vm.clone(), rule: *rule, addresses: addresses.to_vec(), ttl };
-        if let Err(error) = live.tell(&request).await {
-            tracing::warn!(vm = %vm, %error, "a name's addresses cannot be opened");
+        for some in addresses.chunks(MAX_LEARNED) {
+            let request = Request::LearnAddresses { vm: vm.clone(), rule: *rule, addresses: some.to_vec(), ttl };
+            live.tell(&request).await.map_err(|error| error.to_string())?;
         }
     }
+    Ok(())
 }
 
 /// The network, as it should be: whatever of it is missing is started.
@@ -249,6 +267,7 @@ impl Live {
     async fn tell(&mut self, request: &Request) -> Result<(), Trouble> {
         match self.helper.ask(request).await? {
             (Answer::Failed { reason }, _) => Err(Trouble::Refused(reason)),
+            // Nothing else answers this: `Helper::ask` sees to it.
             _ => Ok(()),
         }
     }
@@ -300,5 +319,25 @@ async fn ended(process: ProcessIdentity) {
         Ok(None) => {}
         // What cannot be watched is found out when it is next needed.
         Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::network::holder;
+
+    /// A network that is nothing but its helper.
+    pub(in crate::network) fn live(helper: Helper) -> Live {
+        Live {
+            record: holder::tests::record(),
+            helper,
+            host: Vec::new(),
+            networks: HashSet::new(),
+            tasks: Vec::new(),
+            resolves: true,
+            followed: None,
+            pasta_retry: RETRY.0,
+        }
     }
 }

@@ -74,6 +74,7 @@ impl VmService {
                 row.state = if is_up { VmState::Running } else { VmState::Starting };
                 row.run.shim = Some(status.shim);
                 row.run.vmm_process = status.vmm;
+                self.parts.network.adopt(&row);
                 if let Err(failure) = set_network::agree(&self.parts.store, &row, &shim).await {
                     tracing::error!(vm = %row.name, %failure, "a port cannot be published as it was asked for");
                 }

@@ -16,7 +16,9 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
     let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run, last_used, workspace } = row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
-    let ip = parts.network.address(&id).map(|address| address.to_string());
+    // One that runs without a card has an address that nobody answers at.
+    let stands = !state.is_live() || parts.network.is_attached(&id);
+    let ip = parts.network.address(&id).filter(|_| stands).map(|address| address.to_string());
     Vm {
         id,
         name,

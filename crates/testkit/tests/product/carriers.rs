@@ -7,15 +7,15 @@ use rustix::process::Signal;
 use std::{collections::BTreeSet, time::Duration};
 
 /// Longest everything may take to be back: pauses before another try grow.
-const BACK: Duration = Duration::from_secs(180);
+pub(crate) const BACK: Duration = Duration::from_secs(180);
 /// How many VMs come and go, and how many hands see to that.
 const LIVES: usize = 50;
 const HANDS: usize = 5;
 /// Program and word of each.
-const CARRIERS: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
+pub(crate) const CARRIERS: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
 
 /// An environment whose VMs have cards, in a host with one network and nobody on it.
-fn carried() -> Option<TestEnv> {
+pub(crate) fn carried() -> Option<TestEnv> {
     if !require("netns") || !require("pasta") {
         return None;
     }
@@ -34,7 +34,7 @@ fn carried() -> Option<TestEnv> {
 }
 
 /// Those of a kind, however they are called meanwhile (pasta begins as a shell).
-fn of(env: &TestEnv, (program, word): (&str, &str)) -> Vec<Identity> {
+pub(crate) fn of(env: &TestEnv, (program, word): (&str, &str)) -> Vec<Identity> {
     env.processes(program).into_iter().filter(|process| process.command.contains(word)).collect()
 }
 
@@ -56,7 +56,7 @@ fn inside(env: &TestEnv) -> Option<Space> {
 }
 
 /// Rules without their counts, links, and whether names are answered.
-fn carried_by(space: &Space) -> String {
+pub(crate) fn carried_by(space: &Space) -> String {
     let rules = space.command("nft --stateless list ruleset");
     let links = space.command("ip -o link show");
     let links = links.lines().filter_map(|line| line.split(':').nth(1)).map(str::trim).collect::<BTreeSet<_>>();
@@ -66,12 +66,29 @@ fn carried_by(space: &Space) -> String {
 
 /// The VMs' namespace and what is carried by it, once all of it is: a VM runs before its way out is there.
 #[track_caller]
-fn once_whole(env: &TestEnv) -> (Space, String) {
+pub(crate) fn once_whole(env: &TestEnv) -> (Space, String) {
     wait_until(BACK, "a network with a way out that answers names", || {
         let space = inside(env).ok_or("nobody holds it")?;
         let now = carried_by(&space);
         if now.contains("answers: true") && now.contains("\"up0\"") { Ok((space, now)) } else { Err(now) }
     })
+}
+
+#[track_caller]
+pub(crate) fn id_of(env: &TestEnv, vm: &str) -> String {
+    env.vm(vm)["id"].as_str().expect("an id").to_owned()
+}
+
+/// What says whose a VM's tap is.
+pub(crate) fn alias(id: &str) -> String {
+    format!("banger {} vm {id}", rustix::process::getuid().as_raw())
+}
+
+/// A VM has a card, and an address to show.
+#[track_caller]
+fn has_card(env: &TestEnv, space: &Space, vm: &str) {
+    let links = space.command("ip -o link show");
+    assert!(env.vm(vm)["ip"].is_string() && links.contains(&format!("bt{}", id_of(env, vm))), "{vm}: {links}");
 }
 
 /// Waits until each of them is there once, and what they carry is this.
@@ -126,24 +143,42 @@ fn whoever_carries_the_network_may_die_in_every_order() {
 fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
     let Some(env) = carried() else { return };
     start(&env, "stays");
+    let beside = |more: &[&str]| drop(env.banger(["vm", "run", "-d", "--quiet"]).args(more).run().expect(0));
+    // Bridges of networks stay until something is put in order.
+    beside(&["--name", "before", "--network", "lab"]);
+    env.banger(["vm", "delete", "-f", "before"]).run().expect(0);
     let (space, whole) = once_whole(&env);
-    env.banger(["vm", "run", "-d", "--quiet", "--name", "goes", "--no-nat", "--allow", "10.0.0.0/8"]).run().expect(0);
-    let id = env.vm("goes")["id"].as_str().expect("an id").to_owned();
+    let in_order = whole.replace(&format!("\"bb{}n1\", ", rustix::process::getuid().as_raw()), "");
+    assert_ne!(in_order, whole);
+    let goes = ["--name", "goes", "--network", "lab", "--no-nat", "--allow", "10.0.0.0/8"];
+    beside(&goes);
+    let (id, address) = (id_of(&env, "goes"), env.vm("goes")["ip"].clone());
     let tap = format!("bt{id}");
     space.write_on(&tap, "somebody else's");
-    let out = env.banger(["vm", "delete", "-f", "goes"]).run().expect(1);
-    assert!(out.err().contains("is not banger's"), "{out}");
-    assert_eq!(env.vm_state("goes"), "failed");
+    // Again too: it is not forgotten that something is there still.
+    for _ in 0..2 {
+        let out = env.banger(["vm", "delete", "-f", "goes"]).run().expect(1);
+        assert!(out.err().contains("is not banger's"), "{out}");
+        assert_eq!(env.vm_state("goes"), "failed");
+    }
     let still = carried_by(&space);
     assert!(still.contains(&tap), "what is not banger's was taken away: {still}");
-    space.write_on(&tap, &format!("banger {} vm {id}", rustix::process::getuid().as_raw()));
-    wait_until(BACK, "its link and its rules to go", || {
+    // Its address is nobody else's meanwhile.
+    beside(&["--name", "next", "--network", "lab"]);
+    has_card(&env, &space, "next");
+    assert_ne!(env.vm("next")["ip"], address);
+    env.banger(["vm", "delete", "-f", "next"]).run().expect(0);
+    space.write_on(&tap, &alias(&id));
+    wait_until(BACK, "its link and its rules to go, and its network's bridge", || {
         let now = carried_by(&space);
-        if now == whole { Ok(()) } else { Err(now) }
+        if now == in_order { Ok(()) } else { Err(now) }
     });
+    // Who comes next has a bridge again.
+    beside(&["--name", "next", "--network", "lab"]);
+    has_card(&env, &space, "next");
     env.banger(["vm", "delete", "goes"]).run().expect(0);
     env.assert_in_order("fake-qemu");
-    env.banger(["vm", "delete", "-f", "stays"]).run().expect(0);
+    env.banger(["vm", "delete", "-f", "stays", "next"]).run().expect(0);
     env.assert_nothing_left();
 }
 
@@ -160,17 +195,28 @@ fn a_network_that_cannot_be_made_is_not_kept_half() {
         host.command(&format!("ip -batch {}", changes.display()));
     };
     change("add");
+    let refused = "this host has 1025 public addresses";
     let out = env.banger(["vm", "start", "m"]).patience(SOON).run().expect(0);
-    assert!(out.err().contains("this host has 1025 public addresses"), "{out}");
+    assert!(out.err().contains(refused), "{out}");
+    assert!(env.vm("m")["ip"].is_null(), "it has no card");
     wait_until(BACK, "the end of what was begun", || match of(&env, CARRIERS[0]).len() {
         0 => Ok(()),
         count => Err(format!("{count} holders")),
     });
     change("del");
     env.banger(["vm", "restart", "m"]).patience(SOON).run().expect(0);
-    once_whole(&env);
+    let (space, _) = once_whole(&env);
+    has_card(&env, &space, "m");
+    // Another VM that gets none is told again, for this one had one; the next after that knows it.
+    change("add");
+    for (name, is_told) in [("n", true), ("o", false)] {
+        let out = env.banger(["vm", "run", "-d", "--name", name, "--network", "lab"]).patience(SOON).run().expect(0);
+        assert_eq!(out.err().contains(refused), is_told, "{name}: {out}");
+        assert!(env.vm(name)["ip"].is_null(), "{name} has no card");
+    }
+    change("del");
     env.assert_in_order("fake-qemu");
-    env.banger(["vm", "delete", "-f", "m"]).run().expect(0);
+    env.banger(["vm", "delete", "-f", "m", "n", "o"]).run().expect(0);
     env.assert_nothing_left();
 }
 

@@ -59,5 +59,21 @@ fn a_port_leads_into_a_vm_without_a_network_card() {
     let mut said = String::new();
     TcpStream::connect(place).expect("the published port").read_to_string(&mut said).expect("what it says");
     assert_eq!(said, "hello");
+
+    // On an address of its own, and what is printed is where it is.
+    let publish = format!("127.0.0.3:0:{port}");
+    let printed = env.banger(["vm", "publish", "web", "-p", &publish]).run().expect(0).out();
+    let picked = printed.lines().find_map(|line| line.strip_prefix("127.0.0.3:")?.strip_suffix(&format!(":{port}")));
+    let picked = picked.and_then(|picked| picked.parse::<u16>().ok()).unwrap_or_else(|| panic!("{printed}"));
+    let mut said = String::new();
+    TcpStream::connect(("127.0.0.3", picked)).expect("the port").read_to_string(&mut said).expect("what it says");
+    assert_eq!(said, "hello");
+    TcpListener::bind(("127.0.0.4", picked)).expect("it is free on other addresses");
+    let ports = env.banger(["vm", "ports", "web", "--json"]).run().expect(0).json();
+    let listed = ports.as_array().into_iter().flatten().find(|listed| listed["port"] == port);
+    let listed = listed.unwrap_or_else(|| panic!("{port} in {ports:#}"));
+    assert_eq!(listed["published"], serde_json::json!([place, format!("127.0.0.3:{picked}")]), "{listed:#}");
+    assert_eq!(listed["listening"], true);
+    assert_eq!(listed["pid"], std::process::id(), "{listed:#}");
     delete(&env, "web");
 }

@@ -47,7 +47,8 @@ pub(super) struct EgressArgs {
     /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain; none empties the list
     #[arg(long, value_name = "DESTINATION")]
     allow: Vec<Choice>,
-    /// Close a destination; wins over --allow; a domain is not resolved (its addresses stay); none empties the list
+    /// Close a destination, but no VM of the same --network; wins over --allow; a domain is not resolved (its addresses
+    /// stay); none empties the list
     #[arg(long, value_name = "DESTINATION")]
     deny: Vec<Choice>,
 }
@@ -89,7 +90,8 @@ pub(super) struct NewNetworkArgs {
     /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain (*.example.com: everything below it)
     #[arg(long, value_name = "DESTINATION")]
     pub(super) allow: Vec<Rule>,
-    /// Close a destination; wins over --allow; a domain is not resolved (its addresses stay)
+    /// Close a destination, but no VM of the same --network; wins over --allow; a domain is not resolved (its addresses
+    /// stay)
     #[arg(long, value_name = "DESTINATION")]
     pub(super) deny: Vec<Rule>,
     /// Network whose VMs reach each other, by address and as NAME.vm [default: none, the VM is alone]

@@ -80,13 +80,13 @@ impl<'a> Query<'a> {
         other.flags & 0x8000 != 0 && self.question.eq_ignore_ascii_case(other.question)
     }
 
-    /// An answer of ours, with authority.
+    /// An answer of ours: with authority, where it says what is or is not.
     pub(super) fn answer(&self, rcode: Rcode, records: &[Record]) -> Vec<u8> {
         const RESPONSE: u16 = 0x8000;
         const AUTHORITATIVE: u16 = 0x0400;
         const RECURSION_DESIRED: u16 = 0x0100;
         const RECURSION_AVAILABLE: u16 = 0x0080;
-        let authority = if rcode == Rcode::ServerFailure { 0 } else { AUTHORITATIVE };
+        let authority = if matches!(rcode, Rcode::NoError | Rcode::NoSuchName) { AUTHORITATIVE } else { 0 };
         let flags = RESPONSE | authority | (self.flags & RECURSION_DESIRED) | RECURSION_AVAILABLE | rcode as u16;
         let count = u16::try_from(records.len()).expect("few records");
         let mut bytes = self.id.to_vec();
@@ -150,6 +150,11 @@ pub(super) fn addresses(bytes: &[u8]) -> Vec<(Ipv4Addr, u32)> {
         ((answer.kind, answer.class) == (Kind::A, Class::INTERNET)).then_some((octets.into(), answer.ttl))
     };
     answers(bytes).into_iter().filter_map(of).collect()
+}
+
+/// Whether every answer of a message was looked at.
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
+    word(bytes, 6).is_some_and(|count| answers(bytes).len() == usize::from(count))
 }
 
 /// Makes every answer of a message good for at most so many seconds.
@@ -287,6 +292,16 @@ pub(super) mod tests {
         limit_ttl(&mut answer, 3600);
         let times: Vec<u32> = addresses(&answer).into_iter().map(|(_, ttl)| ttl).collect();
         assert_eq!(times, [3600, 60]);
+    }
+
+    #[test]
+    fn an_answer_is_whole_when_all_of_it_was_looked_at() {
+        let (bytes, record) = (question("demo.example", 1), Record::a(Ipv4Addr::new(1, 2, 3, 4), 60));
+        let answer = |count| Query::parse(&bytes).unwrap().answer(Rcode::NoError, &vec![record.clone(); count]);
+        assert!(is_whole(&answer(0)) && is_whole(&answer(MAX_RECORDS)));
+        assert!(!is_whole(&answer(MAX_RECORDS + 1)), "one more");
+        let short = answer(2);
+        assert!(!is_whole(&short[..short.len() - 1]), "cut short");
     }
 
     #[test]

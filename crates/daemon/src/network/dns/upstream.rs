@@ -43,8 +43,7 @@ struct Known {
 
 impl Upstream {
     /// These, or, when there are none, the host's.
-    pub(super) fn new(fixed: &[Ipv4Addr]) -> Self {
-        let fixed = fixed.iter().map(|address| at_port_53((*address).into())).collect();
+    pub(super) fn new(fixed: Vec<SocketAddr>) -> Self {
         Self { fixed, file: "/etc/resolv.conf".into(), known: Mutex::default() }
     }
 

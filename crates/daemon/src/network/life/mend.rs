@@ -44,7 +44,7 @@ pub(super) fn later(shared: &Arc<Shared>) {
     });
 }
 
-/// Has what belongs to no VM removed, until the helper does it: it refused to.
+/// Has what belongs to no VM removed, until the helper does it: it refused to. Bridges go along that nobody stands on.
 pub(super) fn tidy(shared: &Arc<Shared>) {
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
@@ -54,11 +54,20 @@ pub(super) fn tidy(shared: &Arc<Shared>) {
             pause = (pause * 2).min(RETRY.1);
             let Some(shared) = shared.upgrade() else { return };
             let mut slot = shared.live.lock().await;
-            // The last VM takes everything with it, and a helper that starts is told who may have something.
-            let Some(live) = slot.as_mut().filter(|_| !shared.guests.is_empty()) else { return };
-            let vms = shared.guests.all().iter().map(|guest| guest.vm.clone()).collect();
+            // The end of the network takes everything with it, and a helper that starts is told who may have something.
+            let Some(live) = slot.as_mut().filter(|_| shared.guests.has_strays()) else { return };
+            let guests = shared.guests.all();
+            if guests.is_empty() {
+                // It ends in a while, or another VM comes.
+                continue;
+            }
+            let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
             match live.tell(&Request::Reconcile { vms }).await {
-                Ok(()) => return,
+                Ok(()) => {
+                    live.networks
+                        .retain(|network| *network == 0 || guests.iter().any(|guest| guest.seat.network == *network));
+                    return shared.guests.no_strays();
+                }
                 Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),
             }
         }

@@ -49,6 +49,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     let guests = shared.guests.all();
     let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
     live.tell(&Request::Reconcile { vms }).await.map_err(Trouble::into_io)?;
+    shared.guests.no_strays();
     if guests.is_empty() {
         // Reconciling with nobody takes the tables away too.
         live.networks.clear();

@@ -1,6 +1,6 @@
 //! What is noticed by itself: the end of a process, and another network around this host.
 
-use super::{AGAIN, RETRY, SETTLE, Trouble, ended, mend};
+use super::{AGAIN, LOOK, RETRY, SETTLE, Trouble, ended, mend};
 use crate::{
     network::{Shared, changes::Changes},
     shim::control::ProcessIdentity,
@@ -11,6 +11,7 @@ use std::{
     io,
     net::Ipv4Addr,
     sync::{Arc, Weak},
+    time::Duration,
 };
 use tokio::time::{sleep, timeout};
 
@@ -29,24 +30,38 @@ pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper:
 /// The host moves to another network, gets another address, starts a VPN: its addresses stay closed to guests, and a way
 /// out that was missing is tried again.
 async fn follow_host(shared: &Weak<Shared>) {
-    let Ok(mut changes) = Changes::subscribe() else { std::future::pending().await };
+    let mut changes = listen();
     loop {
         // Before the first news too: nobody listened when the helper was told.
         let Some(strong) = shared.upgrade() else { return };
         let told = tell_host(&strong).await;
         drop(strong);
-        let news = match told {
-            Ok(()) => changes.next().await,
-            Err(error) => {
-                tracing::error!(%error, "the host's new addresses are not closed to guests; it is tried again");
-                timeout(AGAIN, changes.next()).await.unwrap_or(Ok(()))
+        if let Err(error) = &told {
+            tracing::error!(%error, "the host's new addresses are not closed to guests; it is tried again");
+        }
+        if let Some(news) = &mut changes {
+            let heard = if told.is_ok() { news.next().await } else { within(AGAIN, news.next()).await };
+            if heard.is_err() {
+                changes = listen();
             }
-        };
-        if news.is_err() {
-            std::future::pending::<()>().await;
+        } else {
+            // Who hears nothing looks.
+            sleep(LOOK).await;
+            changes = Changes::subscribe().ok();
         }
         sleep(SETTLE).await;
     }
+}
+
+fn listen() -> Option<Changes> {
+    let failed = |error: &io::Error| {
+        tracing::error!(%error, "there is no news of this host's network; it is looked at every few seconds");
+    };
+    Changes::subscribe().inspect_err(failed).ok()
+}
+
+async fn within(patience: Duration, news: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(patience, news).await.unwrap_or(Ok(()))
 }
 
 /// Tells the helper of this host's addresses, if they are others than it knows.
