@@ -3,13 +3,15 @@
 //! Telling never blocks and never fails: a client that reads slowly misses progress, never a result, because the
 //! result does not travel through here.
 
+use crate::failures;
 use banger_artifacts::job::{Cancel, Job, Part, PartState, Progress};
 use banger_proto::{
     api::event::{Event, LayerState},
+    failure::Failure,
     name::OperationId,
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,18 +23,39 @@ pub(crate) const BACKLOG: usize = 64;
 pub(crate) struct Operation {
     id: OperationId,
     cancel: CancellationToken,
+    overtaken: Overtaken,
     lines: Option<mpsc::Sender<Bytes>>,
+}
+
+/// Tells a step that something else is wanted in its place, and what.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overtaken {
+    token: CancellationToken,
+    by: Arc<OnceLock<&'static str>>,
+}
+
+impl Overtaken {
+    /// The first one counts.
+    pub(crate) fn tell(&self, by: &'static str) {
+        self.by.get_or_init(|| by);
+        self.token.cancel();
+    }
 }
 
 impl Operation {
     /// A request whose progress goes to `lines`.
     pub(crate) fn watched(lines: mpsc::Sender<Bytes>) -> Self {
-        Self { id: crate::random::operation_id(), cancel: CancellationToken::new(), lines: Some(lines) }
+        Self::new(Some(lines))
     }
 
     /// A request nobody watches, such as what the daemon does by itself.
     pub(crate) fn silent() -> Self {
-        Self { id: crate::random::operation_id(), cancel: CancellationToken::new(), lines: None }
+        Self::new(None)
+    }
+
+    fn new(lines: Option<mpsc::Sender<Bytes>>) -> Self {
+        let id = crate::random::operation_id();
+        Self { id, cancel: CancellationToken::new(), overtaken: Overtaken::default(), lines }
     }
 
     /// Its id; also in every log line inside [`Self::span`].
@@ -50,9 +73,23 @@ impl Operation {
         &self.cancel
     }
 
-    /// The same request with another stop: firing it leaves the rest of the request alone.
-    pub(crate) fn with_cancel(&self, cancel: CancellationToken) -> Self {
-        Self { id: self.id.clone(), cancel, lines: self.lines.clone() }
+    /// Done once something else is wanted in place of the step, whatever became of the client.
+    pub(crate) async fn overtaken(&self) {
+        self.overtaken.token.cancelled().await;
+    }
+
+    /// The step ended before it was done: `what` of it, and what came in its way.
+    pub(crate) fn cut_short(&self, what: &str) -> Failure {
+        let failure = failures::cancelled(what);
+        match self.overtaken.by.get() {
+            Some(by) => failure.cause(format!("a {by} of the VM was asked for meanwhile")),
+            None => failure,
+        }
+    }
+
+    /// The same request with other stops: they leave the rest of the request alone.
+    pub(crate) fn step(&self, cancel: CancellationToken, overtaken: Overtaken) -> Self {
+        Self { id: self.id.clone(), cancel, overtaken, lines: self.lines.clone() }
     }
 
     /// Something worth saying that fails nothing.

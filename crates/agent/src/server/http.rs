@@ -56,7 +56,7 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
         ("PUT", "/workspace") => workspace::receive(context, request).await,
         ("POST", "/shutdown") => {
             let shutdown: Shutdown = read_json(request).await?;
-            power::begin(context, &shutdown).await?;
+            power::begin(context, &shutdown).await;
             Ok(status(StatusCode::ACCEPTED))
         }
         (method, path) => Err(Failure::new(Code::NotFound, format!("the agent has no {method} {path:?}"))),

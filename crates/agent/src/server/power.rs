@@ -10,13 +10,10 @@
 
 use super::{Context, Place, announce::SYSTEMD_SOCKET, exec};
 use crate::boot;
-use banger_proto::{
-    agent::{
-        boot::Init,
-        event::{GuestEvent, Power},
-        http::Shutdown,
-    },
-    failure::{Code, Failure},
+use banger_proto::agent::{
+    boot::Init,
+    event::{GuestEvent, Power},
+    http::Shutdown,
 };
 use std::{fs, io, path::Path, process::Stdio, rc::Rc, time::Duration};
 use tokio::{
@@ -34,19 +31,19 @@ const MAX_GRACE: Duration = Duration::from_secs(600);
 /// How often the remaining processes are counted.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// `POST /shutdown`: returns once everything written so far is on disk and the rest has begun.
-pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) -> Result<(), Failure> {
-    if context.going_down.replace(true) {
-        return Err(Failure::new(Code::Conflict, "the guest is going down already"));
-    }
+/// `POST /shutdown`: returns once everything written so far is on disk and the rest has begun. Where it had begun before,
+/// by whoever's word, it goes on as it was: what was written meanwhile is on disk all the same.
+pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
+    let is_first = !context.going_down.replace(true);
     if context.guest.place == Place::Machine {
         // In a thread of its own: a slow disk must not silence the agent.
         let _ = spawn_blocking(rustix::fs::sync).await;
     }
-    let verb = shutdown.verb;
-    let grace = Duration::from_millis(shutdown.grace_ms).min(MAX_GRACE);
-    spawn_local(async move { go_down(&context, verb, grace).await });
-    Ok(())
+    if is_first {
+        let verb = shutdown.verb;
+        let grace = Duration::from_millis(shutdown.grace_ms).min(MAX_GRACE);
+        spawn_local(async move { go_down(&context, verb, grace).await });
+    }
 }
 
 /// Power signals from process 1: our own passes on what was asked of it, and systemd's last program is our hook.

@@ -7,7 +7,7 @@ use crate::{
     store::VmRow,
     vmm::plan::Disk,
 };
-use banger_artifacts::disk::{self, DiskError, WorkDisks};
+use banger_artifacts::disk::{self, WorkDisks};
 use banger_proto::{
     failure::{Code, Failure},
     layout::Layout,
@@ -16,9 +16,9 @@ use banger_proto::{
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 pub(crate) struct WorkDiskCapability {
     pub(crate) layout: Layout,
@@ -27,21 +27,36 @@ pub(crate) struct WorkDiskCapability {
     pub(crate) syncing: Syncing,
 }
 
-/// Syncs under way, by VM.
+/// Syncs under way, by VM, and how they ended. Whoever stops waiting for one leaves it to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Syncing(Mutex<HashMap<VmId, JoinHandle<Result<(), DiskError>>>>);
+pub(crate) struct Syncing(Mutex<HashMap<VmId, watch::Receiver<Outcome>>>);
+
+/// Of a sync; nothing while it lasts.
+type Outcome = Option<Result<(), Failure>>;
 
 impl Syncing {
-    fn begin(&self, vm: &VmId, path: std::path::PathBuf) {
-        let task = tokio::task::spawn_blocking(move || disk::sync(&path));
-        self.tasks().insert(vm.clone(), task);
+    fn begin(&self, vm: &VmId, sync: impl FnOnce() -> Result<(), Failure> + Send + 'static) {
+        let (sender, receiver) = watch::channel(None);
+        tokio::task::spawn_blocking(move || {
+            // Nobody may be left who waits.
+            let _ = sender.send(Some(sync()));
+        });
+        self.all().insert(vm.clone(), receiver);
     }
 
-    fn take(&self, vm: &VmId) -> Option<JoinHandle<Result<(), DiskError>>> {
-        self.tasks().remove(vm)
+    async fn settle(&self, vm: &VmId) -> Result<(), Failure> {
+        let Some(mut sync) = self.all().get(vm).cloned() else { return Ok(()) };
+        let lost = || Failure::new(Code::Internal, "whether a new work disk is on the host's disk is not known");
+        let outcome = sync.wait_for(Option::is_some).await.map_or_else(|_| None, |outcome| outcome.clone());
+        self.forget(vm);
+        outcome.unwrap_or_else(|| Err(lost()))
     }
 
-    fn tasks(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, JoinHandle<Result<(), DiskError>>>> {
+    fn forget(&self, vm: &VmId) {
+        self.all().remove(vm);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<VmId, watch::Receiver<Outcome>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,16 +82,14 @@ impl Capability for WorkDiskCapability {
             })
             .await
             .map_err(Explain::explain)?;
-            self.syncing.begin(&vm.id, VmFiles::work_disk(&self.layout, &vm.id));
+            let path = VmFiles::work_disk(&self.layout, &vm.id);
+            self.syncing.begin(&vm.id, move || disk::sync(&path).map_err(Explain::explain));
             Ok(())
         })
     }
 
     fn settle<'a>(&'a self, vm: &'a VmId) -> Hook<'a> {
-        Box::pin(async {
-            let Some(sync) = self.syncing.take(vm) else { return Ok(()) };
-            sync.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map_err(Explain::explain)
-        })
+        Box::pin(self.syncing.settle(vm))
     }
 
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
@@ -103,15 +116,39 @@ impl Capability for WorkDiskCapability {
 
     fn release<'a>(&'a self, vm: &'a VmId, depth: Depth) -> Hook<'a> {
         Box::pin(async move {
-            drop(self.syncing.take(vm));
             if depth == Depth::Machine {
                 return Ok(());
             }
+            self.syncing.forget(vm);
             let path = VmFiles::work_disk(&self.layout, vm);
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failures::io("remove", &path, &error)),
                 _ => Ok(()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_sync_that_is_not_waited_for_to_its_end_is_the_next_ones_to_wait_for() {
+        let (syncing, vm) = (Syncing::default(), crate::random::vm_id());
+        assert_eq!(syncing.settle(&vm).await, Ok(()), "nothing is under way");
+        let (go_on, gate) = mpsc::channel::<()>();
+        let failure = Failure::new(Code::Internal, "the disk is broken");
+        let result = Err(failure.clone());
+        syncing.begin(&vm, move || {
+            gate.recv().unwrap();
+            result
+        });
+        let cut_short = tokio::time::timeout(std::time::Duration::ZERO, syncing.settle(&vm)).await;
+        assert!(cut_short.is_err(), "{cut_short:?}");
+        go_on.send(()).unwrap();
+        assert_eq!(syncing.settle(&vm).await, Err(failure));
+        assert_eq!(syncing.settle(&vm).await, Ok(()), "that was told");
     }
 }

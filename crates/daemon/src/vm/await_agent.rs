@@ -2,7 +2,6 @@
 
 use super::owner::{Owner, Seen};
 use crate::{
-    failures,
     operation::Operation,
     shim::control::{ExitCause, ExitRecord},
 };
@@ -30,7 +29,7 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
     loop {
         match next(owner, operation, deadline).await {
             Next::Cancelled => {
-                return Err(failures::cancelled(&format!("the start of VM {} was cancelled", owner.row.name)));
+                return Err(operation.cut_short(&format!("the start of VM {} was cancelled", owner.row.name)));
             }
             Next::Silence => return Err(owner.not_ready(Code::Timeout, silence("its agent did not answer", patience))),
             Next::Seen(Seen::Ready(ready)) => return Ok(ready),

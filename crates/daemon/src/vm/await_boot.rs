@@ -32,6 +32,11 @@ impl Waiters {
         Self { asks: Vec::new(), deadline: Instant::now() }
     }
 
+    /// Whether anybody waits.
+    pub(super) fn are_any(&self) -> bool {
+        !self.asks.is_empty()
+    }
+
     /// Answers what was done, at once or, where services were to be waited for, when they are up.
     pub(super) fn admit(&mut self, ask: Ask, owner: &Owner) {
         let run = &owner.row.run;

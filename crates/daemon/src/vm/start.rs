@@ -64,7 +64,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<()
     let launched = tokio::select! {
         // Giving this up ends what was started.
         launched = owner.parts.shims.launch(&plan) => launched.map_err(Failure::from),
-        () = operation.cancel().cancelled() => Err(failures::cancelled("the start was cancelled")),
+        () = operation.cancel().cancelled() => Err(operation.cut_short("the start was cancelled")),
     };
     match launched {
         Ok(shim) => {
@@ -96,18 +96,18 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
         // Left on its way up, with an agent that answers: a stop of it is an orderly one, and a kill need not wait for a
         // guest that is silent. If nothing else is wanted of it the start goes on.
         () = operation.cancel().cancelled() => {
-            let name = &owner.row.name;
-            return Err(failures::cancelled(&format!("the start of VM {name} was cut short; its agent answers already")));
+            let what = format!("the start of VM {} was cut short; its agent answers already", owner.row.name);
+            return Err(operation.cut_short(&what));
         }
     };
     if let Err(failure) = followed {
+        // What does not take what it gets is asked to power off: its services may have begun to write.
         tokio::select! {
-            // Its services may have begun to write.
             _ = stop::power_off(owner, operation, None) => {}
-            // Left to what is wanted of it instead, as above.
-            () = operation.cancel().cancelled() => return Err(failure),
+            // Left to what is wanted of it instead, as above; a client that leaves is no reason to have it go on.
+            () = operation.overtaken() => return Err(failure),
         }
-        return Err(give_up(owner, operation, failure).await);
+        return Err(fail(owner, failure).await);
     }
     owner.row.state = VmState::Running;
     owner.save().await?;
@@ -115,7 +115,7 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
     Ok(())
 }
 
-/// What a guest gets once its agent answers. One that does not take it is asked to power off.
+/// What a guest gets once its agent answers.
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
     settle(&owner.parts, &owner.row.id).await?;
     for capability in owner.parts.capabilities.iter() {
@@ -135,13 +135,19 @@ pub(super) async fn settle(parts: &Parts, vm: &VmId) -> Result<(), Failure> {
 
 /// Takes down what was started. A start that was cancelled leaves a stopped VM, any other a failed one.
 async fn give_up(owner: &mut Owner, operation: &Operation, failure: Failure) -> Failure {
-    owner.end_machine().await;
-    if operation.cancel().is_cancelled() {
-        owner.down(VmState::Stopped, None).await;
-    } else {
-        let first = failure.causes.first().unwrap_or(&failure.message).clone();
-        owner.down(VmState::Failed, Some(first)).await;
+    if !operation.cancel().is_cancelled() {
+        return fail(owner, failure).await;
     }
+    owner.end_machine().await;
+    owner.down(VmState::Stopped, None).await;
+    failure
+}
+
+/// Takes down what was started and is no good.
+async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
+    owner.end_machine().await;
+    let first = failure.causes.first().unwrap_or(&failure.message).clone();
+    owner.down(VmState::Failed, Some(first)).await;
     failure
 }
 
@@ -168,7 +174,7 @@ async fn prepare(
     let mut launch = Launch::default();
     for capability in parts.capabilities.iter() {
         if operation.cancel().is_cancelled() {
-            return Err(failures::cancelled("the start was cancelled"));
+            return Err(operation.cut_short("the start was cancelled"));
         }
         capability.contribute(vm, &mut launch, operation).await?;
         failpoint::hit(&format!("start.contributed.{}", capability.name())).await;

@@ -4,7 +4,7 @@ use super::{
     guest::Agent,
     owner::{Owner, outcome},
 };
-use crate::{failpoint, failures, operation::Operation, shim::control::ExitRecord};
+use crate::{failpoint, operation::Operation, shim::control::ExitRecord};
 use banger_proto::{
     agent::{boot::Init, event::Power, http::Shutdown},
     api::vm::{KillSignal, VmState},
@@ -39,7 +39,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
         () = operation.cancel().cancelled() => {
             owner.row.state = before;
             owner.save_or_log().await;
-            return Err(failures::cancelled("the stop was cut short"));
+            return Err(operation.cut_short("the stop was cut short"));
         }
     };
     if ended.is_none() {
@@ -59,24 +59,28 @@ pub(super) async fn power_off(owner: &Owner, operation: &Operation, grace: Optio
         _ => IMAGE_GRACE,
     });
     let agent = Agent::new(&owner.parts.layout.vm_run(&owner.row.id));
-    let orderly = async {
-        operation.begin("writing the guest's data to its disk");
-        let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
-        agent.shutdown(&body, SYNC_PATIENCE).await?;
-        operation.begin("waiting for the guest to power off");
-        Ok::<_, Failure>(timeout(grace, shim.ended()).await.ok())
-    };
-    let ended = tokio::select! {
-        ended = orderly => ended,
+    operation.begin("writing the guest's data to its disk");
+    let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+    let asked = tokio::select! {
+        asked = agent.shutdown(&body, SYNC_PATIENCE) => asked,
         // It may go down before its agent's answer is read.
-        record = shim.ended() => Ok(Some(record)),
+        record = shim.ended() => return Some(record),
     };
-    match ended {
-        Ok(Some(record)) => return Some(record),
-        Ok(None) => operation.notice(format!("the guest did not power off within {} s", grace.as_secs_f32())),
-        Err(failure) => operation.notice(format!("the guest cannot be asked to power off: {failure}")),
+    match asked {
+        // An older agent says that its guest is on its way down already: that may have things to write yet.
+        Err(failure) if failure.code != Code::Conflict => {
+            operation.notice(format!("the guest cannot be asked to power off: {failure}"));
+            return None;
+        }
+        _ => {}
     }
-    None
+    failpoint::hit("stop.asked").await;
+    operation.begin("waiting for the guest to power off");
+    let ended = timeout(grace, shim.ended()).await.ok();
+    if ended.is_none() {
+        operation.notice(format!("the guest did not power off within {} s", grace.as_secs_f32()));
+    }
+    ended
 }
 
 /// A signal for the VMM. One that lives on is left as it is, and that is a failure.

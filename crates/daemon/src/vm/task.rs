@@ -6,10 +6,10 @@ use super::{
     Op,
     await_boot::Waiters,
     owner::Owner,
-    policy::{self, Reason, Verdict},
+    policy::{self, Reason, StopCause, Verdict},
     service::no_vm,
 };
-use crate::operation::Operation;
+use crate::operation::{Operation, Overtaken};
 use banger_proto::{
     api::vm::Wait,
     failure::{Code, Failure},
@@ -75,6 +75,12 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
                 }
             }
         };
+        if waiters.are_any() && matches!(ask.op, Op::Stop { cause: StopCause::Unused, .. }) {
+            let name = &owner.row().name;
+            let used = Failure::new(Code::Conflict, format!("VM {name} is in use: its services are waited for"));
+            ask.answer(Err(used));
+            continue;
+        }
         let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &ask.op) };
         match verdict {
             Verdict::Nothing => waiters.admit(ask, &owner),
@@ -86,6 +92,9 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
                 if is_deleted || !owner.row().state.is_live() || owner.row().run.shim != machine {
                     waiters.cut_short(&owner);
                 }
+                if !is_deleted {
+                    settle(&owner, &ask.op, &mut waiting);
+                }
                 match result {
                     Ok(()) if is_deleted => {
                         ask.answer(Ok(()));
@@ -94,7 +103,6 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
                     Ok(()) => waiters.admit(ask, &owner),
                     Err(failure) => ask.answer(Err(failure)),
                 }
-                settle(&owner, &mut waiting);
             }
         }
     }
@@ -113,8 +121,8 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
 }
 
 /// Answers the kills that waited for a step which took the machine down: what they were for has happened.
-fn settle(owner: &Owner, waiting: &mut VecDeque<Ask>) {
-    if owner.row().state.is_live() {
+fn settle(owner: &Owner, done: &Op, waiting: &mut VecDeque<Ask>) {
+    if owner.row().state.is_live() || matches!(done, Op::Set(_)) {
         return;
     }
     for ask in std::mem::take(waiting) {
@@ -134,9 +142,9 @@ async fn step(
     resume: bool,
 ) -> Result<(), Failure> {
     let (op, cancel) = (&ask.op, ask.cancel());
-    let operation = ask.operation.with_cancel(cancel.clone());
+    let overtaken = Overtaken::default();
+    let operation = ask.operation.step(cancel.clone(), overtaken.clone());
     let (name, state) = (owner.row().name.clone(), owner.state());
-    let mut overtaken = None;
     let span = tracing::info_span!("vm", %name, operation = %operation.id());
     let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
     tokio::pin!(work);
@@ -149,8 +157,8 @@ async fn step(
                     Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
                     Verdict::Nothing => other.answer(Ok(())),
                     Verdict::Cancel => {
+                        overtaken.tell(other.op.name());
                         cancel.cancel();
-                        overtaken.get_or_insert(other.op.name());
                         waiting.push_back(other);
                     }
                     Verdict::Wait | Verdict::Run => waiting.push_back(other),
@@ -158,14 +166,8 @@ async fn step(
             }
         }
     };
-    result.map_err(|failure| {
+    result.inspect_err(|failure| {
         tracing::info!(%name, operation = %operation.id(), code = failure.code.as_str(), %failure, "a step failed");
-        match overtaken {
-            Some(by) if failure.code == Code::Conflict => {
-                failure.cause(format!("a {by} of the VM was asked for meanwhile"))
-            }
-            _ => failure,
-        }
     })
 }
 

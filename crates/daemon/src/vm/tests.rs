@@ -327,6 +327,21 @@ async fn a_vm_that_is_down_can_be_stopped_and_deleted_but_not_killed() {
 }
 
 #[tokio::test]
+async fn a_kill_that_waited_for_a_set_is_told_that_nothing_runs() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Stopped).await;
+    world.vms().reconcile().await.unwrap();
+    let operation = Operation::silent();
+    let set = Op::Set(SetVm { vcpu: Some(3), ..SetVm::default() });
+    let kill = Op::Kill { signal: banger_proto::api::vm::KillSignal::Kill };
+    let (set, killed) =
+        tokio::join!(world.vms().ask(&row.id, set, &operation), world.vms().ask(&row.id, kill, &operation));
+    set.unwrap();
+    let refused = killed.unwrap_err();
+    assert!(refused.code == Code::Conflict && refused.message.contains("not running"), "{refused}");
+}
+
+#[tokio::test]
 async fn of_a_set_that_is_refused_in_part_nothing_is_kept() {
     let world = World::new();
     let row = world.vm("v", VmState::Stopped).await;

@@ -4,7 +4,7 @@
 //! GET  /healthz                   → Health
 //! GET  /stats                     → Stats
 //! GET  /ports                     → [Port]
-//! POST /shutdown   Shutdown       → 202 once it began; sync comes first
+//! POST /shutdown   Shutdown       → 202 once it began or where it had; sync comes first
 //! GET  /archive?path=/abs/path    → a tar stream of the file or directory, entries named from its last component
 //! PUT  /archive?path=/abs/dir     ← a tar stream, unpacked below that directory
 //! GET  /workspace?path=…          → what stands there (see `workspace`)

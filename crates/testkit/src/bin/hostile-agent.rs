@@ -14,6 +14,7 @@
 //! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
 //! | `mute` | as `silent`, and it powers off in order when it is asked to |
 //! | `stubborn` | it says that it powers off, and does not |
+//! | `fickle` | the same; it refuses the first archive it gets and takes the next |
 
 use banger_link::{Incoming, Stream, guest};
 use banger_proto::agent::{
@@ -27,6 +28,7 @@ use std::{
     io::{self, Write as _},
     os::fd::{FromRawFd as _, OwnedFd},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::{
@@ -53,6 +55,7 @@ enum Kind {
     Unbooted,
     Mute,
     Stubborn,
+    Fickle,
 }
 
 impl Kind {
@@ -69,6 +72,7 @@ impl Kind {
             "unbooted" => Self::Unbooted,
             "mute" => Self::Mute,
             "stubborn" => Self::Stubborn,
+            "fickle" => Self::Fickle,
             _ => return None,
         })
     }
@@ -104,6 +108,8 @@ fn main() -> ExitCode {
 
 /// Asked to power off, by a kind that does.
 static POWER_OFF: Notify = Notify::const_new();
+/// The first archive was refused, by a kind that does.
+static REFUSED: AtomicBool = AtomicBool::new(false);
 
 async fn announce(kind: Kind, dialer: banger_link::Dialer) {
     let ready = Ready {
@@ -148,15 +154,22 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
     let head = head(&mut stream).await?;
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
     match kind {
-        Kind::Unbooted | Kind::Mute | Kind::Stubborn if path.starts_with("/shutdown") => {
+        Kind::Unbooted | Kind::Mute | Kind::Stubborn | Kind::Fickle if path.starts_with("/shutdown") => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await?;
             stream.shutdown().await?;
-            if kind != Kind::Stubborn {
+            if matches!(kind, Kind::Unbooted | Kind::Mute) {
                 POWER_OFF.notify_one();
             }
             Ok(())
         }
-        Kind::Unbooted | Kind::Stubborn => Err(io::ErrorKind::Unsupported.into()),
+        Kind::Fickle if path.starts_with("/archive") => {
+            let is_first = !REFUSED.swap(true, Ordering::Relaxed);
+            let status = if is_first { "507 Insufficient Storage" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        }
+        Kind::Unbooted | Kind::Stubborn | Kind::Fickle => Err(io::ErrorKind::Unsupported.into()),
         Kind::Garbage => for_ever(&mut stream, &vec![0xff; PIECE]).await,
         Kind::Silent | Kind::Mute => std::future::pending().await,
         Kind::Stuck => {

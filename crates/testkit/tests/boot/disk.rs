@@ -22,6 +22,23 @@ fn data_survives_stop_and_start() {
 }
 
 #[test]
+fn data_survives_a_stop_of_a_guest_that_goes_already() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "off");
+    // Whoever does not heed TERM holds its end up, and what was written is not on the disk yet.
+    let line = format!("trap '' TERM; {WRITE}; poweroff; echo typed; exec sleep 1000");
+    let session = env.banger(["vm", "exec", "off", "--", "sh", "-c", &line]).spawn();
+    session.wait_stdout("typed\n", BOOT);
+    env.banger(["vm", "stop", "off"]).run().expect(0);
+    assert_eq!(env.vm_state("off"), "stopped");
+    session.finish(BOOT);
+    env.banger(["vm", "start", "off"]).run().expect(0);
+    assert_eq!(sh(&env, "off", READ), WRITTEN);
+    delete(&env, "off");
+}
+
+#[test]
 fn synced_data_survives_a_killed_vmm() {
     let _machine = shared();
     let Some(env) = TestEnv::real() else { return };

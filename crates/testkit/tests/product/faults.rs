@@ -123,6 +123,8 @@ const MATRIX: &[Row] = &[
     ("start.ready", RunLeased, UNWANTED),
     ("start.saved", Run, WITH_MACHINE),
     ("stop.recorded", Stop, GOING_DOWN),
+    // The guest goes by itself from here on, and its VMM and its shim with it.
+    ("stop.asked", Stop, DOWN),
     ("stop.ended", Stop, DOWN),
     ("release.processes", Stop, DOWN),
     ("release.shim", Stop, DOWN),

@@ -15,13 +15,19 @@ struct Bench {
 
 impl Bench {
     fn new() -> Option<Self> {
+        let bench = Self::without_files()?;
+        let guest = bench.arrived.display();
+        bench.env.configure_also(&format!("[[file_sync]]\nhost = \"~/note\"\nguest = \"{guest}\"\n"));
+        Some(bench)
+    }
+
+    fn without_files() -> Option<Self> {
         let mut env = TestEnv::fake()?;
         let (points, home) = (env.home().join("points"), env.home().join("home"));
         fs::create_dir(&points).expect("a directory for points");
         fs::write(home.join("note"), "a note\n").expect("a file");
         env.set_variable("BANGER_FAILPOINTS", &points);
         let arrived = home.join("arrived");
-        env.configure_also(&format!("[[file_sync]]\nhost = \"~/note\"\nguest = \"{}\"\n", arrived.display()));
         Some(Self { env, points, arrived })
     }
 
@@ -44,6 +50,14 @@ impl Bench {
         let daemon = self.env.daemon().expect("a daemon");
         daemon.signal(Signal::KILL);
         daemon.wait_gone(SOON);
+    }
+
+    /// Waits until the daemon has seen a client leave.
+    fn client_left(&self) {
+        wait_until(SOON, "the daemon to notice", || {
+            let log = fs::read_to_string(self.env.layout().daemon_log()).unwrap_or_default();
+            if log.contains("the client went away") { Ok(()) } else { Err(log) }
+        });
     }
 
     /// A start that waits for a guest which has announced itself and takes no file.
@@ -107,10 +121,7 @@ fn a_start_goes_on_after_its_daemon_or_its_client() {
     let session = env.banger(["vm", "start", "f"]).spawn();
     bench.wait("start.ready.hit");
     session.signal(Signal::KILL);
-    wait_until(SOON, "the daemon to notice", || {
-        let log = fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
-        if log.contains("the client went away") { Ok(()) } else { Err(log) }
-    });
+    bench.client_left();
     bench.go_on("start.ready");
     session.finish(SOON);
     env.wait_state("f", "running", SOON);
@@ -144,4 +155,68 @@ fn a_shim_that_comes_late_runs_no_later_starts_plan() {
     assert_eq!(env.vm_state("f"), "running");
     env.assert_in_order("fake-qemu");
     delete(env, "f");
+}
+
+/// Files that a guest does not take are the end of its start.
+const REFUSED: &str = "the files of file_sync do not go into the guest";
+
+#[test]
+fn a_start_that_failed_after_the_agent_answered_has_failed_whoever_leaves_meanwhile() {
+    let Some(bench) = Bench::new() else { return };
+    let env = &bench.env;
+    env.banger(["vm", "create", "--no-start", "--name", "hostile-fickle"]).run().expect(0);
+    bench.arm("stop.asked");
+    let session = env.banger(["vm", "start", "hostile-fickle"]).spawn();
+    bench.wait("stop.asked.hit");
+    session.signal(Signal::KILL);
+    session.finish(SOON);
+    bench.client_left();
+    bench.go_on("stop.asked");
+    // Another try would be taken: whoever had the start go on would have it run.
+    env.wait_state("hostile-fickle", "failed", SOON);
+    let vm = env.vm("hostile-fickle");
+    assert!(vm["reason"].as_str().is_some_and(|reason| reason.contains("507")), "{vm:#}");
+
+    // A stop that comes meanwhile is carried out at once, and what failed is told.
+    bench.arm("stop.asked");
+    let session = env.banger(["vm", "start", "hostile-fickle"]).spawn();
+    bench.wait("stop.asked.hit");
+    env.banger(["vm", "stop", "--timeout", "0s", "hostile-fickle"]).patience(SOON).run().expect(0);
+    assert_eq!(env.vm_state("hostile-fickle"), "stopped");
+    let out = session.finish(SOON);
+    assert!(out.code() != 0 && out.err().contains(REFUSED), "{out}");
+    assert!(!out.err().contains("cut short"), "{out}");
+    delete(env, "hostile-fickle");
+}
+
+#[test]
+fn whoever_dies_once_a_guest_was_asked_to_power_off_a_second_stop_ends_it() {
+    let Some(bench) = Bench::without_files() else { return };
+    let env = &bench.env;
+    let name = "hostile-stubborn";
+    for victim in ["daemon", "client", "shim_pid", "vmm_pid"] {
+        env.banger(["vm", "run", "-d", "--name", name]).run().expect(0);
+        let session = env.banger(["vm", "stop", "--timeout", "10m", name]).spawn();
+        bench.wait("stop.asked.seen");
+        match victim {
+            "daemon" => bench.kill_daemon(),
+            "client" => session.signal(Signal::KILL),
+            field => drop(env.vm_process(name, field).signal(Signal::KILL)),
+        }
+        let out = session.finish(SOON);
+        if victim == "client" {
+            // It is stopped all the same, and takes its time: who cannot wait kills.
+            assert_eq!(env.vm_state(name), "stopping");
+            env.banger(["vm", "kill", name]).run().expect(0);
+        } else if victim == "daemon" {
+            env.wait_state(name, "running", SOON);
+        } else {
+            out.expect(0);
+        }
+        env.banger(["vm", "stop", "--timeout", "0s", name]).patience(SOON).run().expect(0);
+        assert_eq!(env.vm_state(name), "stopped", "{victim}");
+        fs::remove_file(bench.points.join("stop.asked.seen")).expect("it was passed");
+        env.assert_in_order("fake-qemu");
+        delete(env, name);
+    }
 }
