@@ -17,6 +17,7 @@ mod ports;
 pub mod record;
 mod run;
 mod server;
+pub mod share;
 mod verdict;
 mod vsock;
 

@@ -98,7 +98,7 @@ impl TestEnv {
         let sockets = names(&self.layout().run.join("v").join(id));
         // Firecracker's own are in a directory of theirs.
         let of_banger: Vec<&String> = sockets.iter().filter(|name| *name != "vmm").collect();
-        if live && of_banger != ["control.sock", "vsock.sock"] {
+        if live && of_banger != ["agent.sock", "control.sock", "vsock.sock"] {
             return Err(format!("sockets of VM {id}: {sockets:?}"));
         }
         Ok(())

@@ -46,6 +46,9 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const LAUNCH: usize = 8;
 /// How long a shim that is on its way in or out may take before it is called gone.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one may be silent that is proven to live: its host is short of memory, its disk is stuck, or somebody stopped
+/// it. It has a VM to lose. A daemon's start waits for it, and a client's first command for the daemon.
+pub(crate) const SILENCE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often such a shim is looked at.
 const CHANGE_TICK: Duration = Duration::from_millis(20);
 /// Bytes of a failed shim's stderr that are kept.
@@ -105,6 +108,8 @@ pub enum Adopted {
     /// It is not there and left no word how its machine ended; the VMM died with it. What it wrote about itself, if it
     /// came that far. One that is still on its way to be there has to be revoked (`shim::claim`).
     Gone(Option<RuntimeRecord>),
+    /// It lives and does not answer.
+    Silent(ProcessIdentity),
 }
 
 impl Shims {
@@ -150,7 +155,8 @@ impl Shims {
 
     /// Finds the shim of a VM again, after this daemon or the host was restarted.
     pub async fn adopt(&self, run_dir: &Path, state_dir: &Path) -> Result<Adopted, ShimError> {
-        let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
+        let began = tokio::time::Instant::now();
+        let mut said = false;
         loop {
             if let Some(exit) = record::read(state_dir, EXIT_FILE)? {
                 return Ok(Adopted::Ended(exit));
@@ -159,11 +165,24 @@ impl Shims {
                 return Ok(Adopted::Running(shim));
             }
             let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
-            let may_answer_yet = runtime.as_ref().is_some_and(is_live) || claim::is_taken(state_dir);
-            if !may_answer_yet || tokio::time::Instant::now() >= deadline {
+            let alive = runtime.as_ref().filter(|runtime| is_live(runtime)).map(|runtime| runtime.shim);
+            let patience = match alive {
+                Some(_) => SILENCE_PATIENCE,
+                None if claim::is_taken(state_dir) => CHANGE_PATIENCE,
+                None => Duration::ZERO,
+            };
+            let passed = began.elapsed();
+            if passed >= patience {
                 // An exit record written between the look above and the shim's death still counts.
                 let exit = record::read(state_dir, EXIT_FILE)?;
-                return Ok(exit.map_or(Adopted::Gone(runtime), Adopted::Ended));
+                let no_exit = || alive.map_or(Adopted::Gone(runtime), Adopted::Silent);
+                return Ok(exit.map_or_else(no_exit, Adopted::Ended));
+            }
+            if let Some(shim) = alive
+                && passed >= CHANGE_PATIENCE
+                && !std::mem::replace(&mut said, true)
+            {
+                tracing::warn!(pid = shim.pid, "a shim lives and does not answer yet");
             }
             tokio::time::sleep(CHANGE_TICK).await;
         }

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub const SOCKET: &str = "control.sock";
 /// The hybrid-vsock socket, in the VM's run directory.
 pub const VSOCK: &str = "vsock.sock";
+/// The same for the daemon alone, in the same directory: what it asks of a guest waits for nobody's sessions.
+pub const AGENT: &str = "agent.sock";
 /// The directory a VMM may make sockets in, in the VM's run directory; there only while one does.
 pub const VMM_DIR: &str = "vmm";
 /// The [`Planned`] in JSON, in the VM's state directory.

@@ -1,27 +1,32 @@
 //! Published ports: listeners on the host whose connections go to the guest, through its agent.
 //!
 //! They are the shim's, so they live as long as the machine and need neither the daemon nor a network card. A connection
-//! that comes while the guest does not answer is closed.
+//! that comes while the guest does not answer is closed. All ports together have so many connections at once; further ones
+//! wait in the kernel's queues, and whoever is gone without a word does not keep his for ever.
 
-use super::control::{Opened, Refused, ShimMessage};
+#![expect(unsafe_code, reason = "the runtime wants a promise that a watched descriptor stays open")]
+
+use super::{
+    control::{Opened, Refused, ShimMessage},
+    share::PUBLISHED,
+};
 use banger_link::{Dialer, Stream};
 use banger_proto::{agent::link::AGENT_PORT, network::Publish};
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 use std::{
     io,
-    net::{SocketAddr, SocketAddrV4},
+    net::{SocketAddr, SocketAddrV4, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes, unix::AsyncFd},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::AbortHandle,
     time::timeout,
 };
 
-/// Connections of one port at once; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 256;
 /// How long a guest may take to reach its own port. Software emulation on a loaded host is slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest answer to CONNECT, in bytes.
@@ -30,11 +35,18 @@ const MAX_ANSWER: usize = 4 << 10;
 const CHUNK: usize = 64 << 10;
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After so much silence a client is asked whether it is there,
+const SILENCE: Duration = Duration::from_secs(120);
+/// this often,
+const PROBES: u32 = 4;
+/// this far apart.
+const BETWEEN_PROBES: Duration = Duration::from_secs(30);
 
 /// The ports of one machine.
 #[derive(Debug)]
 pub(super) struct Ports {
     session: watch::Receiver<Option<Dialer>>,
+    slots: Arc<Semaphore>,
     open: Mutex<Vec<Open>>,
 }
 
@@ -52,7 +64,7 @@ impl Drop for Open {
 
 impl Ports {
     pub(super) fn new(session: watch::Receiver<Option<Dialer>>) -> Self {
-        Self { session, open: Mutex::default() }
+        Self { session, slots: Arc::new(Semaphore::new(PUBLISHED)), open: Mutex::default() }
     }
 
     /// Listens. A port that is open already stays open.
@@ -61,14 +73,16 @@ impl Ports {
         if open.iter().any(|open| open.opened.asked == asked) {
             return Ok(());
         }
-        let listener = std::net::TcpListener::bind(asked.host)?;
+        let listener = TcpListener::bind(asked.host)?;
         listener.set_nonblocking(true)?;
         let host = match listener.local_addr()? {
             SocketAddr::V4(host) => host,
             SocketAddr::V6(_) => SocketAddrV4::new(*asked.host.ip(), asked.host.port()),
         };
-        let listener = TcpListener::from_std(listener)?;
-        let task = tokio::spawn(accept(listener, asked.guest, self.session.clone())).abort_handle();
+        // SAFETY: the listener goes along, and its descriptor stays open and the same until it is dropped.
+        let listener = unsafe { AsyncFd::register(listener) }?;
+        let serving = accept(listener, asked.guest, self.slots.clone(), self.session.clone());
+        let task = tokio::spawn(serving).abort_handle();
         open.push(Open { opened: Opened { asked, at: Publish { host, ..asked } }, task });
         Ok(())
     }
@@ -94,12 +108,15 @@ impl Ports {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, session: watch::Receiver<Option<Dialer>>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn accept(
+    listener: AsyncFd<TcpListener>,
+    port: u16,
+    slots: Arc<Semaphore>,
+    session: watch::Receiver<Option<Dialer>>,
+) {
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((client, _)) => {
+        match next(&listener, &slots).await {
+            Ok((client, slot)) => {
                 let session = session.clone();
                 tokio::spawn(async move {
                     // The client sees its connection closed; why is in neither side's protocol.
@@ -109,6 +126,26 @@ async fn accept(listener: TcpListener, port: u16, session: watch::Receiver<Optio
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
+    }
+}
+
+/// The next client of a port, once there is a slot for it: a port that nobody comes to has none, and a client that waits
+/// takes no descriptor.
+async fn next(
+    listener: &AsyncFd<TcpListener>,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    loop {
+        let mut ready = listener.readable().await?;
+        let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { continue };
+        let (client, _) = accepted?;
+        client.set_nonblocking(true)?;
+        set_socket_keepalive(&client, true)?;
+        set_tcp_keepidle(&client, SILENCE)?;
+        set_tcp_keepintvl(&client, BETWEEN_PROBES)?;
+        set_tcp_keepcnt(&client, PROBES)?;
+        return Ok((TcpStream::from_std(client)?, slot));
     }
 }
 
@@ -140,18 +177,43 @@ async fn connect(dialer: &Dialer, port: u16) -> io::Result<Stream> {
 mod tests {
     use super::*;
     use banger_link::{HostSession, Incoming, guest};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::{net::UnixStream, sync::mpsc};
 
+    /// How many streams an agent has, and the most it ever had.
+    #[derive(Debug, Default)]
+    struct Count {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    struct Counted<'a>(&'a Count);
+
+    impl<'a> Counted<'a> {
+        fn new(count: &'a Count) -> Self {
+            count.most.fetch_max(count.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            Self(count)
+        }
+    }
+
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.0.now.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// An agent that answers CONNECT and then repeats what it is told.
-    async fn agent(mut incoming: Incoming, answer: &'static str) {
+    async fn agent(mut incoming: Incoming, answer: &'static str, count: Arc<Count>) {
         while let Ok(inbound) = incoming.next().await {
             let mut stream = inbound.accept().await;
+            let count = count.clone();
             tokio::spawn(async move {
+                let _counted = Counted::new(&count);
                 let mut asked = Vec::new();
                 while !asked.ends_with(b"\r\n\r\n") {
                     asked.push(stream.read_u8().await.unwrap());
                 }
-                assert!(asked.starts_with(b"CONNECT 127.0.0.1:80 "));
+                assert!(asked.starts_with(b"CONNECT 127.0.0.1:8"));
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 let mut buffer = [0; 64];
                 while let Ok(count @ 1..) = stream.read(&mut buffer).await {
@@ -162,6 +224,10 @@ mod tests {
     }
 
     async fn ports(answer: &'static str) -> (Ports, watch::Sender<Option<Dialer>>) {
+        counted_ports(answer, Arc::default()).await
+    }
+
+    async fn counted_ports(answer: &'static str, count: Arc<Count>) -> (Ports, watch::Sender<Option<Dialer>>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, mut incoming) = mpsc::unbounded_channel();
         tokio::spawn(guest::run(theirs, move |_, incoming| drop(sender.send(incoming))));
@@ -170,7 +236,7 @@ mod tests {
             let _unused = unused;
             driver.run().await
         });
-        tokio::spawn(agent(incoming.recv().await.unwrap(), answer));
+        tokio::spawn(agent(incoming.recv().await.unwrap(), answer, count));
         let (session, watching) = watch::channel(Some(dialer));
         (Ports::new(watching), session)
     }
@@ -186,15 +252,42 @@ mod tests {
         let [open] = ports.all()[..] else { panic!("one port is open") };
         assert!(open.asked == any_port() && open.at.host.port() != 0);
         let mut client = TcpStream::connect(open.at.host).await.unwrap();
+        says_hello(&mut client).await;
+        ports.close(any_port());
+        assert_eq!(ports.all(), []);
+        says_hello(&mut client).await;
+    }
+
+    async fn says_hello(client: &mut TcpStream) {
         client.write_all(b"hello").await.unwrap();
         let mut back = [0; 5];
         client.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, b"hello");
-        ports.close(any_port());
-        assert_eq!(ports.all(), []);
-        client.write_all(b"still").await.unwrap();
-        client.read_exact(&mut back).await.unwrap();
-        assert_eq!(&back, b"still");
+    }
+
+    #[tokio::test]
+    async fn all_ports_share_their_connections_and_who_waits_comes_in_when_another_leaves() {
+        let count = Arc::new(Count::default());
+        let (mut ports, _session) = counted_ports("HTTP/1.1 200 OK\r\n\r\n", count.clone()).await;
+        ports.slots = Arc::new(Semaphore::new(4));
+        // Ports that nobody comes to take nothing.
+        for port in 1..=6 {
+            ports.open(Publish { host: SocketAddrV4::new([127, 0, 0, 1].into(), 0), guest: 80 + port }).unwrap();
+        }
+        let at: Vec<_> = ports.all().iter().map(|open| open.at.host).collect();
+        let mut clients = Vec::new();
+        for at in [at[0], at[0], at[5], at[0]] {
+            let mut client = TcpStream::connect(at).await.unwrap();
+            says_hello(&mut client).await;
+            clients.push(client);
+        }
+        for at in [at[5], at[1], at[5], at[2]] {
+            let mut waiting = TcpStream::connect(at).await.unwrap();
+            drop(clients.remove(0));
+            says_hello(&mut waiting).await;
+            clients.push(waiting);
+        }
+        assert_eq!(count.most.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test]

@@ -12,15 +12,15 @@ use super::{
     claim::Claim,
     console::Log,
     control::{
-        EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET,
-        ShimMessage, ShimRequest, ShimStatus, VSOCK,
+        AGENT, EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord,
+        SOCKET, ShimMessage, ShimRequest, ShimStatus, VSOCK,
     },
     detach::Waiting,
     hub::Hub,
     identity::host_boot_id,
     ports::Ports,
     record::{self, Staged},
-    server,
+    server, share,
     verdict::{self, Evidence, Verdict},
     vsock,
 };
@@ -173,6 +173,7 @@ impl Life {
         let signals = Signals::new().map_err(setup("watching signals"))?;
         let control = bind(&plan.run_dir.join(SOCKET)).map_err(setup("opening the control socket"))?;
         let guest = bind(&plan.run_dir.join(VSOCK)).map_err(setup("opening the guest socket"))?;
+        let agent = bind(&plan.run_dir.join(AGENT)).map_err(setup("opening the agent socket"))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (session, sessions) = watch::channel(None);
         let ports = Ports::new(sessions.clone());
@@ -182,7 +183,8 @@ impl Life {
         hub.amend(|status| status.published = ports.all());
         let watchers = TaskTracker::new();
         tokio::spawn(server::serve(control, hub.clone(), sender, watchers.clone()));
-        tokio::spawn(vsock::serve(guest, sessions, TaskTracker::new()));
+        tokio::spawn(vsock::serve(guest, share::USER, sessions.clone()));
+        tokio::spawn(vsock::serve(agent, share::DAEMON, sessions));
         failpoint::hit_and_block("shim.listening");
         Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers })
     }
@@ -199,7 +201,7 @@ impl Life {
         self.hub.publish(&ShimMessage::Ended(end));
         self.watchers.close();
         let _ = timeout(FAREWELL, self.watchers.wait()).await;
-        for name in [SOCKET, VSOCK] {
+        for name in [SOCKET, VSOCK, AGENT] {
             let _ = fs::remove_file(self.plan.run_dir.join(name));
         }
     }

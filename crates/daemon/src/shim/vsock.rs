@@ -1,8 +1,7 @@
-//! The hybrid-vsock socket: `CONNECT <port>` becomes a stream to the guest.
+//! The hybrid-vsock sockets: `CONNECT <port>` becomes a stream to the guest.
 
 use super::server::accept;
 use banger_link::{Dialer, vsock};
-use banger_proto::agent::link::MAX_STREAMS;
 use std::{
     io,
     sync::{
@@ -26,11 +25,11 @@ const LINE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a guest may take to accept a stream. Software emulation on a loaded host is slow.
 const DIAL_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Serves for ever. While there is no session with the guest, connections are closed at once: there is nothing to wait
-/// for, since the agent announces itself.
-pub(super) async fn serve(listener: UnixListener, session: watch::Receiver<Option<Dialer>>, tasks: TaskTracker) {
+/// Serves for ever, at most `limit` connections at once: further ones wait. While there is no session with the guest,
+/// connections are closed at once: there is nothing to wait for, since the agent announces itself.
+pub(super) async fn serve(listener: UnixListener, limit: usize, session: watch::Receiver<Option<Dialer>>) {
     let number = Arc::new(AtomicU32::new(1));
-    accept(listener, MAX_STREAMS, tasks, |stream| {
+    accept(listener, limit, TaskTracker::new(), |stream| {
         let (session, number) = (session.clone(), number.clone());
         async move {
             // The client sees the connection closed; why is for neither side's eyes.

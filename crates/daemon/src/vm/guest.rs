@@ -2,9 +2,9 @@
 
 use crate::{
     failures::{self, because},
-    shim::control::VSOCK,
+    shim::control::{AGENT, VSOCK},
 };
-use banger_link::vsock;
+use banger_link::vsock::{self, ConnectError};
 use banger_proto::{
     agent::{
         http::{MAX_BODY, Port, Shutdown, Stats},
@@ -18,10 +18,11 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{net::UnixStream, time::timeout};
 
 /// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
@@ -32,18 +33,28 @@ const UNPACK_PATIENCE: Duration = Duration::from_secs(30);
 /// A VM's agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
-    socket: PathBuf,
+    run_dir: PathBuf,
 }
 
 impl Agent {
-    /// The agent behind the socket in a VM's run directory.
+    /// The agent behind the sockets in a VM's run directory.
     pub(crate) fn new(run_dir: &Path) -> Self {
-        Self { socket: run_dir.join(VSOCK) }
+        Self { run_dir: run_dir.to_owned() }
     }
 
     /// The socket others dial.
     pub(crate) fn socket(self) -> PathBuf {
-        self.socket
+        self.run_dir.join(VSOCK)
+    }
+
+    async fn dial(&self) -> Result<UnixStream, ConnectError> {
+        match vsock::connect(&self.run_dir.join(AGENT), AGENT_PORT).await {
+            // A shim of before has one socket for all.
+            Err(ConnectError::Socket(error)) if error.kind() == io::ErrorKind::NotFound => {
+                vsock::connect(&self.run_dir.join(VSOCK), AGENT_PORT).await
+            }
+            dialled => dialled,
+        }
     }
 
     /// What the guest says of its resources.
@@ -93,8 +104,7 @@ impl Agent {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             because(Code::Guest, format!("the guest's agent did not answer {path}"), error)
         };
-        let stream =
-            vsock::connect(&self.socket, AGENT_PORT).await.map_err(|error| failures::no_agent(path, &error))?;
+        let stream = self.dial().await.map_err(|error| failures::no_agent(path, &error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
         let request = Request::builder()

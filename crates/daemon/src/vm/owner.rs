@@ -183,10 +183,13 @@ impl Owner {
                 run.unconfined = status.unconfined;
                 self.rebooted |= status.relaunches > 0;
                 run.published = places(&status.published);
-                if status.booted.is_some() {
-                    run.boot_state.clone_from(&status.booted);
+                run.boot_state = status.booted.as_deref().map(words);
+                if let Some(ready) = status.ready {
+                    return self.ready(ready);
                 }
-                status.ready.map_or(Seen::Changed, |ready| self.ready(ready))
+                // It reboots: what is written down is of another boot.
+                run.forget_boot();
+                Seen::Changed
             }
             ShimMessage::VmmStarted { vmm, .. } => {
                 run.vmm_process = Some(vmm);

@@ -11,7 +11,8 @@ use crate::{
     capability::{Depth, VmFiles},
     failpoint,
     shim::{
-        client::{Adopted, Shim},
+        client::{Adopted, SILENCE_PATIENCE, Shim},
+        control::{ProcessIdentity, ShimStatus},
         revoke,
     },
     store::{ResourceKind, VmRow},
@@ -68,10 +69,10 @@ impl VmService {
         let (state, reason) = match self.parts.shims.adopt(&layout.vm_run(&row.id), &layout.vm(&row.id)).await {
             Ok(Adopted::Running(shim)) => {
                 let status = shim.status();
-                // A start that lost its daemon goes on, also where the agent answers already: what a guest gets then may
-                // not be there. A stop is not resumed: the guest may still go by itself, and then that is seen.
-                let is_up = status.ready.is_some() && row.state != VmState::Starting;
-                row.state = if is_up { VmState::Running } else { VmState::Starting };
+                row.state = adopted_state(row.state, &status);
+                if status.ready.is_none() {
+                    row.run.forget_boot();
+                }
                 row.run.shim = Some(status.shim);
                 row.run.vmm_process = status.vmm;
                 self.parts.network.adopt(&row);
@@ -86,8 +87,9 @@ impl VmService {
             }
             Ok(Adopted::Ended(record)) => outcome(&record),
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
+            Ok(Adopted::Silent(shim)) if row.state.is_live() => (VmState::Failed, Some(silent(shim))),
             // The machine never came to be, or was given back already.
-            Ok(Adopted::Gone(_)) => (row.state, row.reason.clone()),
+            Ok(Adopted::Gone(_) | Adopted::Silent(_)) => (row.state, row.reason.clone()),
             Err(error) => (VmState::Failed, Some(format!("its shim cannot be reached: {error}"))),
         };
         tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone");
@@ -131,6 +133,20 @@ impl VmService {
             }
         }
     }
+}
+
+/// What a VM is whose machine was found again.
+fn adopted_state(before: VmState, status: &ShimStatus) -> VmState {
+    // A guest that reboots runs, and may take as long for it as with a daemon that saw the beginning. A stop is not
+    // resumed: the guest may still go by itself, and then that is seen.
+    let is_up = status.ready.is_some() || status.relaunches > 0;
+    // A start that lost its daemon goes on, also where the agent answers already: what a guest gets then may not be there.
+    if is_up && before != VmState::Starting { VmState::Running } else { VmState::Starting }
+}
+
+fn silent(shim: ProcessIdentity) -> String {
+    let after = SILENCE_PATIENCE.as_secs();
+    format!("its shim (pid {}) did not answer for {after} s: it was ended, and its VMM with it", shim.pid)
 }
 
 fn gone() -> String {

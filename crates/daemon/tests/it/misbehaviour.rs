@@ -1,7 +1,10 @@
 //! VMMs and guests that do what they should not; each does it on request, or can be made to by its kernel's words.
 
 use crate::machine::{Kind, Place, soon};
-use banger_daemon::shim::control::{ExitCause, ShimMessage};
+use banger_daemon::shim::{
+    control::{AGENT, ExitCause, ShimMessage},
+    share,
+};
 use banger_link::vsock;
 use banger_proto::api::vm::KillSignal;
 use std::fs;
@@ -95,4 +98,28 @@ async fn a_kernel_file_that_is_none() {
     let end = place.run_to_end().await;
     assert_eq!(end.cause, ExitCause::VmmFailed, "{end:?}");
     assert!(end.reason.contains("qemu"), "{end:?}");
+}
+
+#[tokio::test]
+async fn who_has_all_of_the_users_streams_has_none_of_the_daemons() {
+    let place = fake(&[]);
+    let (shim, _events, _) = place.ready().await;
+    let mut sessions = Vec::new();
+    for _ in 0..share::USER {
+        sessions.push(soon("a stream of the user's", vsock::connect(&place.vsock(), 1024)).await.unwrap());
+    }
+    // One more waits until another has ended.
+    let waiting = tokio::spawn({
+        let socket = place.vsock();
+        async move { vsock::connect(&socket, 1024).await }
+    });
+    let daemons = place.plan.run_dir.join(AGENT);
+    for _ in 0..2 {
+        soon("a stream of the daemon's", vsock::connect(&daemons, 1024)).await.unwrap();
+    }
+    assert!(!waiting.is_finished());
+    drop(sessions.pop());
+    soon("the one that waited", waiting).await.unwrap().unwrap();
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
 }

@@ -176,6 +176,28 @@ fn the_shim_dies_while_no_daemon_looks() {
 }
 
 #[test]
+fn a_shim_that_stands_still_while_the_daemon_restarts_keeps_its_vm() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "s");
+    let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(SOON);
+    assert!(shim.signal(Signal::STOP));
+    let list = env.banger(["vm", "list"]).spawn();
+    wait_until(SOON, "a daemon that tries again", || {
+        let log = std::fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
+        if log.contains("a shim lives and does not answer yet") { Ok(()) } else { Err(log) }
+    });
+    assert!(shim.signal(Signal::CONT));
+    list.finish(SOON).expect(0);
+    let vm = env.vm("s");
+    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
+    env.banger(["vm", "exec", "s", "--", "true"]).run().expect(0);
+    delete(&env, "s");
+}
+
+#[test]
 fn the_vmm_dies_and_the_reason_is_kept() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "v");

@@ -3,7 +3,7 @@
 //! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
 //! again, and a shim that is gone is turned into an [`ExitRecord`].
 
-use super::{CHANGE_PATIENCE, CHANGE_TICK, ShimError};
+use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError};
 use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
     identity::{ProvenProcess, kill_proven},
@@ -192,7 +192,7 @@ impl Follower {
 
     /// The connection broke: the shim has ended, has died, or merely dropped this connection.
     async fn find_again(&self) -> Result<(Frames, ShimStatus), ExitRecord> {
-        let deadline = tokio::time::Instant::now() + CHANGE_PATIENCE;
+        let deadline = tokio::time::Instant::now() + SILENCE_PATIENCE;
         loop {
             if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
                 return Err(end);

@@ -2,17 +2,26 @@
 
 use super::*;
 use crate::{
+    operation::BACKLOG,
     shim::{
         client::{Adopted, Shim},
-        control::{Opened, SOCKET, ShimMessage, ShimRequest, ShimStatus},
+        control::{Opened, SOCKET, ShimMessage, ShimRequest, ShimStatus, VSOCK},
     },
     vm::{owner::Owner, stop},
 };
-use banger_proto::{api::vm::KillSignal, framing};
+use banger_link::vsock;
+use banger_proto::{
+    agent::{boot::Init, event::Ready},
+    api::vm::KillSignal,
+    failure::Failure,
+    framing,
+};
+use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::mpsc,
+    time::timeout,
 };
 
 /// A shim whose guest's agent has not answered. It publishes what it is told to, and says what it was asked for.
@@ -24,6 +33,10 @@ struct FakeShim {
 
 impl FakeShim {
     fn of(world: &World, row: &VmRow) -> Self {
+        Self::with(world, row, 1, None)
+    }
+
+    fn with(world: &World, row: &VmRow, relaunches: u32, ready: Option<Ready>) -> Self {
         let process = Victim::new();
         world.record(row, RUNTIME_FILE, &runtime(process.identity()));
         let socket = world.layout.vm_run(&row.id).join(SOCKET);
@@ -34,12 +47,12 @@ impl FakeShim {
             version: String::new(),
             shim: process.identity(),
             vmm: None,
-            ready: None,
+            ready,
             booted: None,
             console_bytes: 0,
             vmm_started_ms: None,
             ready_ms: None,
-            relaunches: 1,
+            relaunches,
             unconfined: None,
             published: Vec::new(),
         };
@@ -141,4 +154,107 @@ async fn a_machine_that_reboots_publishes_what_is_written_down_too() {
     let asked = fake.requests.try_recv().expect("it is asked before the daemon answers anybody");
     assert_eq!(asked, ShimRequest::Publish { port: row.spec.network.publish[0] });
     assert_eq!(world.row(&row).await.unwrap().run.published, row.spec.network.publish);
+}
+
+fn ready() -> Ready {
+    Ready {
+        agent_version: "0".into(),
+        api_version: 1,
+        boot_id: "b".into(),
+        kernel_release: "6.1".into(),
+        init: Init::Image,
+        phases: Vec::new(),
+    }
+}
+
+async fn until_said(said: &mut mpsc::Receiver<Bytes>, words: &str) {
+    let search = async {
+        while let Some(line) = said.recv().await {
+            if String::from_utf8_lossy(&line).contains(words) {
+                return;
+            }
+        }
+        panic!("it never says {words:?}");
+    };
+    timeout(SOON, search).await.unwrap_or_else(|_| panic!("it does not say {words:?}"));
+}
+
+#[tokio::test]
+async fn what_a_machine_that_is_found_again_does_is_told_by_its_agent_and_its_reboots() {
+    let world = World::new();
+    let (running, starting, stopping) = (VmState::Running, VmState::Starting, VmState::Stopping);
+    let mut fakes = Vec::new();
+    for (name, before, relaunches, agent, state) in [
+        ("up", running, 0, Some(ready()), running),
+        // It takes as long as it takes: nothing that could time out is resumed.
+        ("rebooting", running, 1, None, running),
+        ("rebooting-at-its-end", stopping, 1, None, running),
+        ("half-stopped", stopping, 0, Some(ready()), running),
+        ("half-started", starting, 0, None, starting),
+        ("half-started-and-rebooting", starting, 1, None, starting),
+    ] {
+        let mut row = world.vm(name, before).await;
+        (row.run.agent_api, row.run.boot_state) = (Some(1), Some("running".into()));
+        world.store.update_vm(&row).await.unwrap();
+        let answers = agent.is_some();
+        fakes.push((FakeShim::with(&world, &row, relaunches, agent), row, answers, state));
+    }
+    world.vms().reconcile().await.unwrap();
+    for (_, row, answers, state) in &fakes {
+        let now = world.row(row).await.unwrap();
+        assert_eq!((now.state, now.run.agent_api.is_some()), (*state, *answers), "{}", row.name);
+        assert!(*answers || now.run.boot_state.is_none(), "{}: what is known is of another boot", row.name);
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_is_on_its_way_down_already_is_waited_for() {
+    let world = World::new();
+    let mut row = world.vm("v", VmState::Running).await;
+    row.run.agent_api = Some(1);
+    let mut fake = FakeShim::of(&world, &row);
+    let shim = adopt(&world, &row).await;
+    let agent = UnixListener::bind(world.layout.vm_run(&row.id).join(VSOCK)).unwrap();
+    let (lines, mut said) = mpsc::channel(BACKLOG);
+    let operation = Operation::watched(lines);
+    let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
+    let record = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
+    let goes = async {
+        let (mut stream, _) = agent.accept().await.unwrap();
+        assert_eq!(vsock::server_port(&mut stream).await.unwrap(), Some(1024));
+        vsock::server_accept(&mut stream, 1).await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"}") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let refusal = Failure::new(Code::Conflict, "the guest is going down already");
+        let refusal = serde_json::to_string(&refusal).unwrap();
+        let answer = format!("HTTP/1.1 409 Conflict\r\ncontent-length: {}\r\n\r\n{refusal}", refusal.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        until_said(&mut said, "waiting for the guest to power off").await;
+        fake.end(&world, &row, &record).await;
+    };
+    let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON)), goes);
+    stopped.unwrap();
+    assert_eq!(world.row(&row).await.unwrap().state, VmState::Stopped);
+    assert!(fake.requests.try_recv().is_err(), "it was ended by force");
+}
+
+#[tokio::test]
+async fn a_vm_whose_services_are_waited_for_is_used() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let mut fake = FakeShim::with(&world, &row, 0, Some(ready()));
+    world.vms().reconcile().await.unwrap();
+    let (lines, mut said) = mpsc::channel(BACKLOG);
+    let (service, operation) = (world.vms().clone(), Operation::watched(lines));
+    let waiting =
+        tokio::spawn(async move { service.change("v", Op::Start { wait: Wait::Boot }, &operation).await.map(drop) });
+    until_said(&mut said, "waiting for the image's services").await;
+    let unused = Op::Stop { grace: None, cause: StopCause::Unused };
+    let refused = world.vms().change("v", unused, &Operation::silent()).await.unwrap_err();
+    assert!(refused.code == Code::Conflict && refused.message.contains("in use"), "{refused}");
+    assert!(!waiting.is_finished());
+    assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
+    assert!(fake.requests.try_recv().is_err(), "nothing was asked of it");
 }
