@@ -1,7 +1,10 @@
 //! The real Firecracker as far as any KVM goes, also one that only emulates: launched, fully configured, started, the
 //! kernel's first lines, paused, resumed, saved, loaded into a second process, ended, cleaned up.
 
-use crate::machine::{Kind, Place, soon, until};
+use crate::{
+    conformance::SIGNALS,
+    machine::{Kind, Place, soon, until},
+};
 use banger_daemon::{
     shim::control::{ExitCause, ProcessIdentity, VMM_DIR},
     vmm::{
@@ -110,6 +113,17 @@ async fn a_shim_keeps_its_console_and_cleans_up() {
         if left == 0 && !vmm.alive() { Ok(()) } else { Err(format!("{left} sockets")) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn every_signal_of_a_kill_ends_it_and_is_told_as_one() {
+    for signal in SIGNALS {
+        let Some(place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+        let shim = place.launch().await;
+        shim.signal(signal).await.unwrap();
+        let ended = soon(&format!("the end by SIG{signal}"), shim.ended()).await;
+        assert_eq!(ended.cause, ExitCause::Killed, "SIG{signal}: {ended:?}");
+    }
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod prune;
 mod registered;
 mod session;
 mod sizes;
+mod stats;
 mod strangers;
 mod terminal;
 mod waiting;
