@@ -55,4 +55,30 @@ mod tests {
         assert_eq!(find(&links, [1; 6]).unwrap(), 2);
         assert!(find(&links, [2; 6]).unwrap_err().to_string().contains("driver"));
     }
+
+    #[test]
+    fn a_card_is_as_the_host_says() {
+        if !banger_testkit::require("netns") {
+            return;
+        }
+        let space = banger_testkit::Space::new();
+        space.command("ip link add eth0 address 02:62:0a:d5:00:05 type veth peer name other");
+        let network = Network {
+            mac: "02:62:0a:d5:00:05".into(),
+            address: "10.213.0.5".parse().unwrap(),
+            prefix: 22,
+            gateway: "10.213.0.1".parse().unwrap(),
+            mtu: 1400,
+        };
+        space.run(move || configure(&network)).unwrap();
+        for (line, wanted) in [
+            ("ip link show dev eth0", " mtu 1400 "),
+            ("ip link show dev eth0", ",UP"),
+            ("ip address show dev eth0", " 10.213.0.5/22 "),
+            ("ip route show", "default via 10.213.0.1 dev eth0"),
+        ] {
+            let shown = space.command(line);
+            assert!(shown.contains(wanted), "{wanted:?} in {shown}");
+        }
+    }
 }
