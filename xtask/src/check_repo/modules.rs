@@ -52,15 +52,40 @@ pub(crate) fn declared(files: &[SourceFile]) -> Vec<String> {
 /// A file is one job; what is longer, its unit tests not counted, says why.
 pub(crate) fn lengths(files: &[SourceFile]) -> Vec<String> {
     rust(files)
-        .map(|file| (file, file.text.lines().take_while(|line| *line != "mod tests {").count()))
+        .map(|file| (file, lines(file)))
         .filter(|(file, lines)| *lines > LONGEST && !LONG.iter().any(|(path, _)| *path == file.path))
         .map(|(file, lines)| format!("{} has {lines} lines; more than {LONGEST} need a reason", file.path))
         .collect()
 }
 
+/// The network helper, its unit tests not counted, is smaller than this.
+pub(crate) fn privileged(files: &[SourceFile]) -> Vec<String> {
+    const TOO_MANY: usize = 1500;
+    let of_helper =
+        |file: &&SourceFile| file.path.starts_with("crates/root-helper/src/") && !file.path.ends_with("/tests.rs");
+    let count: usize = rust(files).filter(of_helper).map(lines).sum();
+    let fault = format!("crates/root-helper/src has {count} lines; {TOO_MANY} are too many");
+    (count >= TOO_MANY).then_some(fault).into_iter().collect()
+}
+
+/// How long a file is without its unit tests.
+fn lines(file: &SourceFile) -> usize {
+    file.text.lines().take_while(|line| *line != "mod tests {").count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_helper_that_grew_is_found() {
+        let half = "\n".repeat(750);
+        let path = |name: &str| format!("crates/root-helper/src/{name}.rs");
+        let mut files = vec![file(&path("a"), &half), file(&path("a/tests"), &half), file("crates/b/src/b.rs", &half)];
+        assert!(privileged(&files).is_empty());
+        files.push(file(&path("b"), &half));
+        assert_eq!(privileged(&files).len(), 1);
+    }
 
     fn file(path: &str, text: &str) -> SourceFile {
         SourceFile { path: path.into(), text: text.into() }
