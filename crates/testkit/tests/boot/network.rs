@@ -4,6 +4,7 @@
 mod around;
 mod matrix;
 mod roaming;
+mod spoof;
 mod survival;
 
 use crate::sh;

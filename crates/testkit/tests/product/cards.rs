@@ -39,7 +39,8 @@ fn the_answer_of_a_client_that_hung_up_is_nobody_elses() {
     // Who comes later is answered after that was noticed.
     env.banger(["vm", "list"]).run().expect(0);
     space.write_on(&tap, "somebody else's");
-    assert!(helper.signal(Signal::CONT));
+    // On a very slow host it was given up by now: its successor refuses as well.
+    helper.signal(Signal::CONT);
     let out = env.banger(["vm", "set", "m", "--no-nat"]).run().expect(1);
     assert!(out.err().contains("is not banger's"), "{out}");
     assert_eq!(env.vm("m")["nat"], true);
@@ -108,7 +109,7 @@ fn an_address_that_the_host_gets_while_the_network_is_made_is_closed() {
     // It was told of the host's addresses when it began, and nobody listens for more before it has done that.
     assert!(helper.signal(Signal::STOP));
     host.command("ip address add 6.6.6.6/32 dev eth0");
-    assert!(helper.signal(Signal::CONT));
+    helper.signal(Signal::CONT);
     starting.finish(SOON).expect(0);
     let (space, _) = once_whole(&env);
     wait_until(BACK, "the host's new address to be closed", || {

@@ -9,8 +9,10 @@
 
 use banger_testkit::{Space, wait_until};
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -18,6 +20,8 @@ pub(super) const NAME: &str = "www.example.com";
 pub(super) const INTERNET: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
 /// What the second resolver takes every name for.
 pub(super) const OTHER: Ipv4Addr = Ipv4Addr::new(9, 9, 8, 8);
+/// How long they say that is so, in seconds: longer than a test that sees what is open meanwhile.
+const TTL: u32 = 1200;
 /// How long a packet that is denied may take to be on record.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
@@ -54,7 +58,11 @@ impl Around {
         // The kernel notes a while later that the cable is in.
         wait_until(SOON, "the host's link", || {
             let link = host.command("ip link show dev eth0");
-            if link.contains("state UP") { Ok(()) } else { Err(link) }
+            // And a while after that, that nobody else has its address (which is why it is waited for).
+            let addresses = host.command("ip -6 address show");
+            let settled = addresses.contains("scope link") || !addresses.contains("inet6");
+            let settled = settled && !addresses.contains("tentative");
+            if link.contains("state UP") && settled { Ok(()) } else { Err(link + &addresses) }
         });
         outside.start(serve_hello);
         host.start(serve_hello);
@@ -65,9 +73,46 @@ impl Around {
     }
 
     /// What must not change.
-    pub(super) fn state(&self) -> String {
-        ["ip -4 address", "ip -4 route show table all", "nft list ruleset"].map(|line| self.host.command(line)).concat()
+    pub(super) fn state(&self) -> State {
+        let commands = ["ip link", "ip address", "ip -4 route show table all", "ip -6 route show table all"];
+        let shown = commands.into_iter().chain(["ip rule", "nft list ruleset"]).map(|line| self.host.command(line));
+        State { shown: shown.collect(), settings: self.host.run(settings) }
     }
+
+    /// Nothing of the host's is other than it was.
+    #[track_caller]
+    pub(super) fn assert_is(&self, before: &State) {
+        let now = self.state();
+        assert_eq!(now.shown, before.shown);
+        // A module that is loaded meanwhile, for whomever, has settings of its own.
+        let differ = before.settings.iter().filter(|(path, value)| now.settings.get(*path) != Some(*value));
+        let differ: Vec<_> = differ.map(|(path, value)| (path, value, now.settings.get(path))).collect();
+        assert!(differ.is_empty(), "{differ:#?}");
+    }
+}
+
+/// A host's links, addresses, routes and rules, and its settings (sysctl).
+pub(super) struct State {
+    shown: String,
+    settings: BTreeMap<PathBuf, String>,
+}
+
+/// Those of this thread's network.
+fn settings() -> BTreeMap<PathBuf, String> {
+    let (mut found, mut left) = (BTreeMap::new(), vec![PathBuf::from("/proc/sys/net")]);
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).expect("settings").flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(entry.path());
+            } else if entry.file_name() != "nf_conntrack_count"
+                && let Ok(value) = std::fs::read_to_string(entry.path())
+            {
+                found.insert(entry.path(), value);
+            }
+        }
+    }
+    assert!(found.len() > 100, "{found:#?}");
+    found
 }
 
 fn serve_hello() {
@@ -115,7 +160,9 @@ fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     let end = query.get(12..)?.iter().position(|byte| *byte == 0)? + 12 + 5;
     let mut answer = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0], query.get(12..end)?].concat();
     if is_a {
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
+        answer.extend([0xc0, 12, 0, 1, 0, 1]);
+        answer.extend(TTL.to_be_bytes());
+        answer.extend([0, 4]);
         answer.extend(address.octets());
     }
     Some(answer)

@@ -1,6 +1,6 @@
 //! Destinations × policies with a real guest, changed while it runs; and the same after each of those who carry it died.
 
-use super::{NAME, SOON, reaches, world};
+use super::{NAME, SOON, around::OTHER, is_denied, reaches, spoof::not_themselves, world};
 use crate::{sh, start_with};
 use banger_testkit::{TestEnv, alone, wait_until};
 use rustix::process::Signal;
@@ -69,6 +69,8 @@ fn a_guest_reaches_what_its_policy_says_whoever_died() {
     start_with(&env, "m", &["--network", "lab"]);
     start_with(&env, "n", &["--network", "lab"]);
 
+    not_themselves(&env, &around.outside);
+
     let mut counted = 0;
     for (set, open) in POLICIES {
         env.banger(["vm", "set", "m"].iter().chain(set)).run().expect(0);
@@ -76,12 +78,20 @@ fn a_guest_reaches_what_its_policy_says_whoever_died() {
         let now = denied(&env, "m");
         assert!(now > counted, "what was denied is counted: {now}");
         counted = now;
+        if set.contains(&"www.example.com:80") {
+            keeps_what_it_learnt(&env);
+        }
+        if set == ["--no-nat"] {
+            end_daemon(&env);
+            check(&env, "m", "--no-nat, another daemon", open);
+        }
     }
+    around.assert_is(&before);
     let (set, open) = POLICIES[POLICIES.len() - 1];
     let what = set.join(" ");
 
     // The daemon alone: what is closed stays so without it, and its successor changes nothing.
-    env.daemon().expect("a daemon").signal(Signal::KILL);
+    end_daemon(&env);
     check(&env, "m", &format!("{what}, another daemon"), open);
 
     for one in CARRIERS {
@@ -94,6 +104,7 @@ fn a_guest_reaches_what_its_policy_says_whoever_died() {
             if count == [1, 1, 1] { Ok(()) } else { Err(format!("holders, ways out, helpers: {count:?}")) }
         });
         check(&env, "m", &format!("{what}, after {words}"), open);
+        around.assert_is(&before);
     }
 
     names(&env);
@@ -102,7 +113,23 @@ fn a_guest_reaches_what_its_policy_says_whoever_died() {
         env.banger(["vm", "delete", "-f", vm]).run().expect(0);
     }
     env.assert_nothing_left();
-    assert_eq!(around.state(), before);
+    around.assert_is(&before);
+}
+
+fn end_daemon(env: &TestEnv) {
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(SOON);
+}
+
+/// Under a policy that names a domain: what its name resolved to before the daemon died is open without asking again, and
+/// nothing else is.
+#[track_caller]
+fn keeps_what_it_learnt(env: &TestEnv) {
+    end_daemon(env);
+    reaches(env, "m", &format!("http://{OTHER}/"));
+    is_denied(env, "m", "9.9.9.9", 80);
+    is_denied(env, "m", &OTHER.to_string(), 443);
 }
 
 /// Names over TCP, and of addresses.

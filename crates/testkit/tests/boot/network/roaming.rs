@@ -32,7 +32,12 @@ fn ordinary_users_vms_follow_a_host_that_moves() {
     fs::write(&resolvers, "nameserver 9.9.9.53\n").expect("a list of resolvers");
     let [Some(one), Some(two)] = USERS.map(|uid| user(&around, uid, &resolvers)) else { return };
     start_with(&one, "mine", &["-p", "8123:80"]);
+    // This one starts while the host leads nowhere, and gets its way out with the host.
+    around.host.command("ip route delete default via 172.30.0.1");
     start_with(&two, "theirs", &[]);
+    around.host.command("ip route add default via 172.30.0.1");
+    wait_until(SOON, "a way out", || if two.processes("pasta").is_empty() { Err("none".into()) } else { Ok(()) });
+    reaches(&two, "theirs", &format!("http://{INTERNET}/"));
 
     // Each has all of it, as an ordinary user, and nothing of the other's: the same address is in two worlds.
     for (env, owner) in [(&one, USERS[0]), (&two, USERS[1])] {
@@ -115,6 +120,14 @@ fn ordinary_users_vms_follow_a_host_that_moves() {
     one.banger(["vm", "set", "mine", "--allow", "none"]).run().expect(0);
     assert_eq!(one.vm("mine")["allow"], serde_json::json!([]));
     assert_eq!(sh(&one, "mine", "curl -s --connect-timeout 2 http://10.99.0.1/ && echo reached; true"), "");
+
+    // It goes, and everything else is as before.
+    around.host.command("ip link delete tun0");
+    for (env, vm) in [(&one, "mine"), (&two, "theirs")] {
+        reaches(env, vm, &format!("http://{INTERNET}/"));
+        assert_eq!(remote(env, vm), "9.9.8.8");
+        is_denied(env, vm, "10.99.0.1", 80);
+    }
 
     for (env, vm) in [(&one, "mine"), (&two, "theirs")] {
         env.banger(["vm", "delete", "-f", vm]).run().expect(0);

@@ -1,6 +1,6 @@
 //! Guests of every kind reach what they may, whoever dies.
 
-use super::{NAME, SOON, is_denied, is_denied_as, is_on_record, reaches, world};
+use super::{NAME, SOON, inside, is_denied, is_denied_as, is_on_record, reaches, world};
 use crate::{BOOT, no_init, sh, start_with};
 use banger_testkit::{TestEnv, alone, wait_until};
 use rustix::process::Signal;
@@ -40,6 +40,13 @@ fn kinds(env: &TestEnv) {
         assert_eq!(sh(env, "tiny", &line), "closed\n", "{to}");
         is_on_record(env, "tiny", to, 80);
     }
+    // Who is on another network has no name here; and names are refused, not unknown, where nothing opens them.
+    let asked = |name: &str| sh(env, "tiny", &format!("busybox nslookup {name} 2>&1; true"));
+    assert!(asked("db.vm").contains("NXDOMAIN"), "{}", asked("db.vm"));
+    env.banger(["vm", "set", "tiny", "--no-nat", "--allow", NAME]).run().expect(0);
+    assert!(asked(NAME).contains("9.9.9.9"), "{}", asked(NAME));
+    assert!(asked("other.example.org").contains("REFUSED"), "{}", asked("other.example.org"));
+    env.banger(["vm", "set", "tiny", "--nat", "--allow", "none"]).run().expect(0);
 }
 
 /// The names of VMs are those of the VMs there are, also when VM and daemon die at once: `gone` is one that died.
@@ -79,7 +86,7 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
     let register = ["image", "register", "--name", "tiny", "--kernel-ref", "debian-6.1", "--rootfs"];
     env.banger(register).args([no_init::image(env.home())]).run().expect(0);
     start_with(&env, "tiny", &["--image", "tiny"]);
-    assert_eq!(around.state(), before);
+    around.assert_is(&before);
 
     kinds(&env);
 
@@ -121,6 +128,13 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
     let refused = sh(&env, "web", "getent ahostsv4 other.example.org || echo refused");
     assert_eq!(refused, "refused\n");
     reaches(&env, "web", &format!("http://{NAME}/"));
+    // It is open for as long as the answer is good and ten seconds, and for nobody else under the same policy.
+    let rules = inside(&env).command("nft list ruleset");
+    assert!(rules.contains("9.9.9.9 . 80 timeout 20m10s"), "{rules}");
+    env.banger(["vm", "set", "db", "--no-nat", "--allow", &format!("{NAME}:80")]).run().expect(0);
+    is_denied(&env, "db", "9.9.9.9", 80);
+    reaches(&env, "web", "http://9.9.9.9/");
+    env.banger(["vm", "set", "db", "--nat", "--allow", "none"]).run().expect(0);
 
     // Everybody dies, one after the other, then together.
     kill(&env, "bangerd-root", "serve");
@@ -158,8 +172,13 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
     assert!(around.host.run(fetch).is_err());
     env.banger(["vm", "publish", "web", "-p", "8123:8000"]).run().expect(0);
     let ports = env.banger(["vm", "ports", "web", "--json"]).run().expect(0).json();
-    let listed = ports.as_array().into_iter().flatten().any(|port| port["published"][0] == "127.0.0.1:8123");
-    assert!(listed, "{ports:#}");
+    let listed = ports.as_array().into_iter().flatten().find(|port| port["port"] == 8000);
+    let listed = listed.unwrap_or_else(|| panic!("{ports:#}"));
+    assert_eq!(
+        (&listed["published"][0], &listed["address"], &listed["protocol"], &listed["listening"], &listed["process"]),
+        (&"127.0.0.1:8123".into(), &"127.0.0.1".into(), &"tcp".into(), &true.into(), &"perl".into()),
+        "{ports:#}"
+    );
     let taken = env.banger(["vm", "publish", "db", "-p", "8123:1"]).run().expect(1);
     assert!(taken.err().contains("127.0.0.1:8123"), "{taken}");
 
@@ -169,5 +188,5 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
         env.banger(["vm", "delete", "-f", vm]).run().expect(0);
     }
     env.assert_nothing_left();
-    assert_eq!(around.state(), before);
+    around.assert_is(&before);
 }
