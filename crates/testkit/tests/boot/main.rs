@@ -6,6 +6,7 @@
 mod broken;
 mod confined;
 mod console;
+mod copy;
 mod disk;
 mod empty_cache;
 mod generic_kernel;
