@@ -66,8 +66,8 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
     let daemon = env.daemon().expect("a daemon");
     assert!(daemon.signal(Signal::KILL));
     daemon.wait_gone(SOON);
-    // The next one has found one of them and still looks for the other; then both end, and it has not written down that the
-    // first did when it has found the second.
+    // The next one has found both, and is kept from going on with one; then both end, and it has not written down that the
+    // other did when it goes on.
     for point in ["adopt.found", "down.released"] {
         std::fs::write(points.join(point), "").expect("an armed point");
     }
@@ -78,6 +78,10 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
     let pass = |point: &str| std::fs::remove_file(held(point)).expect("a point that was hit");
     let list = env.banger(["vm", "list"]).spawn();
     reached("adopt.found");
+    wait_until(SOON, "the other to be adopted", || {
+        let log = std::fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
+        if log.contains("adopted") { Ok(()) } else { Err(log) }
+    });
     for vmm in vmms {
         assert!(vmm.signal(Signal::KILL));
         vmm.wait_gone(SOON);
