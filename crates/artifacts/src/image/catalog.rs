@@ -7,7 +7,7 @@ use super::{BundleSource, DebianError, DebianRecipe, ExternalFile, OciSource, Pr
 use crate::{
     fetch::{Address, Client, FetchError},
     job::Job,
-    oci::{Platform, Reference},
+    oci::{ImageSource, Platform, Reference},
 };
 use banger_proto::name::{ImageName, InvalidName, KernelName};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,17 @@ pub enum Source {
     Bundle(BundleSource),
     /// Made by somebody else, from a registry or a file.
     Oci(OciSource),
+}
+
+impl Source {
+    /// Whether it gives the same image another time, and is nobody's here to take away: what was lost can be pulled.
+    pub(super) fn lasts(&self) -> bool {
+        match self {
+            Self::Bundle(_) => true,
+            Self::Oci(from) => matches!(from.reference.parse(), Ok(ImageSource::Registry(_))),
+            Self::Mmdebstrap(_) | Self::Registered(_) | Self::Promoted(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Source {

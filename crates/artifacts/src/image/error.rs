@@ -134,6 +134,19 @@ pub enum Corruption {
     },
 }
 
+impl Corruption {
+    /// Whether something of it is lost, and not only out of reach, or for another banger to read.
+    pub(super) fn is_loss(&self) -> bool {
+        match self {
+            Self::Manifest(ManifestError::Io(error)) | Self::File(error) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+            }
+            Self::Manifest(ManifestError::Version(_)) | Self::Changed { .. } => false,
+            Self::Manifest(_) | Self::Size { .. } | Self::Superblock | Self::Digest { .. } => true,
+        }
+    }
+}
+
 impl From<BundleError> for ImageError {
     fn from(error: BundleError) -> Self {
         Self::Bundle(Box::new(error))

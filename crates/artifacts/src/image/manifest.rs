@@ -151,6 +151,13 @@ impl ImageManifest {
         replace().map_err(ImageError::io("write", &path))
     }
 
+    /// Forgets where else it comes from, the oldest first, as far as it takes to be read again.
+    pub(super) fn fit(&mut self) {
+        while !self.also.is_empty() && self.to_json().len() as u64 > MAX_MANIFEST {
+            self.also.remove(0);
+        }
+    }
+
     /// Everywhere it is known to come from.
     pub(super) fn sources(&self) -> impl Iterator<Item = &Source> {
         iter::once(&self.source).chain(&self.also)
@@ -199,6 +206,20 @@ mod tests {
             kernel: Some("debian-6.1".parse().unwrap()),
             config: None,
         }
+    }
+
+    #[test]
+    fn what_else_it_comes_from_makes_it_no_larger_than_what_is_read() {
+        let mut manifest = manifest();
+        manifest.fit();
+        let bundle = |n: usize| {
+            let url = format!("https://example.org/{n}-{}", "x".repeat(64 << 10));
+            Source::Bundle(crate::image::BundleSource { url, sha256: String::new(), size: 1 })
+        };
+        manifest.also = (0..20).map(bundle).collect();
+        manifest.fit();
+        assert!(manifest.to_json().len() as u64 <= MAX_MANIFEST);
+        assert!(manifest.also.len() > 10 && manifest.also.last() == Some(&bundle(19)), "the oldest go");
     }
 
     #[test]

@@ -80,25 +80,31 @@ impl ImageStore {
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, ImageError> {
         let store = Self { shelf: Shelf::open(directory)? };
         for Unsynced { name, doubtful } in store.shelf.unsynced()? {
-            if !doubtful || store.is_whole(&name)? {
-                store.shelf.sync_behind(&name)?;
+            let Ok(id) = name.parse() else { continue };
+            // One image is no reason to have none.
+            if let Err(error) = store.settle(&id, doubtful) {
+                tracing::warn!(%id, error = &error as &dyn std::error::Error, "an image may not be on the disk");
             }
         }
         Ok(store)
     }
 
-    /// Whether all of an image is there, which goes if it is not.
-    fn is_whole(&self, name: &str) -> Result<bool, ImageError> {
+    /// Brings an image to the disk, or takes it away if it is doubtful and not whole.
+    fn settle(&self, id: &ImageId, doubtful: bool) -> Result<(), ImageError> {
         let cancel = Cancel::default();
-        let job = Job { progress: &Silent, cancel: &cancel };
-        let Ok(id) = name.parse() else { return Ok(true) };
-        let Err(error) = self.verify(&id, Depth::Full, &job) else { return Ok(true) };
-        tracing::warn!(%id, error = &error as &dyn std::error::Error, "an image was not on the disk when the host went down");
-        // What cannot be read now may be read another time.
-        if matches!(error, ImageError::Corrupt { .. }) {
-            self.delete(&id, &cancel)?;
+        if doubtful {
+            tracing::info!(%id, "reading an image that was made shortly before the host went down");
+            match self.verify(id, Depth::Full, &Job { progress: &Silent, cancel: &cancel }) {
+                Err(ImageError::Corrupt { source, .. }) if source.is_loss() => {
+                    tracing::warn!(%id, error = &source as &dyn std::error::Error, "the disk has not all of an image");
+                    self.delete(id, &cancel)?;
+                    return Ok(());
+                }
+                // What cannot be read now may be read another time.
+                looked_at => drop(looked_at?),
+            }
         }
-        Ok(false)
+        Ok(self.shelf.sync_behind(id.as_str())?)
     }
 
     /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
@@ -305,16 +311,23 @@ impl ImageStore {
     }
 
     /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
-    /// from there too. It can be used at once; the disk has it some seconds later.
+    /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
     pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
         let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
         if let Ok(image) = self.get(&made.id)
             && check_superblock(&image).is_ok()
         {
+            if !made.source.lasts() {
+                self.shelf.sync_now(made.id.as_str())?;
+            }
             return self.known_from(image, &made.source);
         }
         job.progress.phase("saving the image");
-        self.shelf.publish_early(staging, &entry)?;
+        if made.source.lasts() {
+            self.shelf.publish_early(staging, &entry)?;
+        } else {
+            self.shelf.publish(staging, &entry)?;
+        }
         self.get(&made.id)
     }
 
@@ -325,7 +338,12 @@ impl ImageStore {
             let also = &mut image.manifest.also;
             also.drain(..(also.len() + 1).saturating_sub(MAX_ALSO));
             also.push(source.clone());
-            image.manifest.rewrite(&self.shelf.path(image.manifest.id.as_str())?)?;
+            image.manifest.fit();
+            // Without it the image is as good, and only made again where it need not be.
+            if let Err(error) = image.manifest.rewrite(&self.shelf.path(image.manifest.id.as_str())?) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(id = %image.manifest.id, error, "cannot note where an image comes from too");
+            }
         }
         Ok(image)
     }

@@ -11,14 +11,17 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread,
 };
 
-/// The mark: a file with the boot's id.
+/// The mark: a file with the boot's id, after [`FAILED`] once the disk did not take everything. A mark without an id is of
+/// no boot that is known.
 const MARK: &str = ".unsynced";
+const FAILED: &str = "failed ";
 /// Changes with every boot of the host (`random(4)`).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Opened as what it is, and not as what a link in its place leads to.
@@ -37,46 +40,77 @@ impl Shelf {
     /// As [`Self::publish`], but the entry is there at once, and on the disk some time later: a thread sees to that.
     /// Nothing waits for it; if the process ends first, [`Self::unsynced`] names the entry to the next.
     pub fn publish_early(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
-        let mark = staging.path().join(MARK);
-        let marked = boot_id().and_then(|boot| fs::write(&mark, boot));
-        marked.map_err(at("write", &mark))?;
-        let target = self.rename(staging, lock)?;
-        self.sync_behind(lock.name())?;
+        let target = self.publish_marked(staging, lock)?;
+        if let Err(error) = self.sync_behind(lock.name()) {
+            // It is there, and marked.
+            tracing::warn!(error = &error as &dyn std::error::Error, "an entry is brought to the disk later");
+        }
         Ok(target)
     }
 
-    /// Entries that were published early and not synced so far.
+    fn publish_marked(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
+        let mark = staging.path().join(MARK);
+        fs::write(&mark, boot_id()).map_err(at("write", &mark))?;
+        self.rename(staging, lock)
+    }
+
+    /// Entries that were published early and not synced so far. Without those the disk has refused in this boot: what
+    /// is in memory says nothing of what is on it, and another sync would not hear of it again.
     pub fn unsynced(&self) -> Result<Vec<Unsynced>, PublishError> {
-        let boot = boot_id().map_err(at("read", Path::new(BOOT_ID)))?;
+        let boot = boot_id();
         let marked = self.names()?.into_iter().filter_map(|name| {
-            let mark = fs::read_to_string(self.directory().join(&name).join(MARK));
-            match mark {
-                Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => None,
+            let mark = match fs::read_to_string(self.directory().join(&name).join(MARK)) {
+                Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+                    return None;
+                }
                 // One that is empty or unreadable was not brought to the disk itself.
-                mark => Some(Unsynced { name, doubtful: mark.ok().as_deref() != Some(&boot) }),
-            }
+                mark => mark.unwrap_or_default(),
+            };
+            let ours = !boot.is_empty();
+            let refused = ours && mark.strip_prefix(FAILED) == Some(&boot);
+            (!refused).then_some(Unsynced { name, doubtful: !ours || mark != boot })
         });
         Ok(marked.collect())
     }
 
     /// Brings an entry to the disk and takes its mark away, in a thread of its own.
     pub fn sync_behind(&self, name: &str) -> Result<(), PublishError> {
-        let path = self.path(name)?;
-        // The directory itself, and not what has its name by then.
-        let entry = open(&path, OPENED | OFlags::DIRECTORY, Mode::empty()).map_err(at("open", &path))?;
-        let shelf = open(self.directory(), OPENED | OFlags::DIRECTORY, Mode::empty());
-        let shelf = shelf.map_err(at("open", self.directory()))?;
+        let (path, (entry, shelf)) = (self.path(name)?, self.opened(name)?);
         let failed = |path: &Path, error: &dyn std::fmt::Display| {
-            // It stays marked, so whoever opens the shelf next tries again.
             tracing::warn!(path = %path.display(), %error, "cannot bring an entry to the disk");
         };
         let shown = path.clone();
-        let work = move || sync(&entry, &shelf).unwrap_or_else(|error| failed(&shown, &error));
+        let work = move || {
+            if let Err(error) = sync(&entry, &shelf) {
+                failed(&shown, &error);
+                refused(&entry).unwrap_or_else(|error| failed(&shown, &error));
+            }
+        };
         if let Err(error) = thread::Builder::new().name("sync".into()).spawn(work) {
+            // It stays marked, so whoever opens the shelf next tries again.
             failed(&path, &error);
         }
         Ok(())
     }
+
+    /// The same, and waits for it.
+    pub fn sync_now(&self, name: &str) -> Result<(), PublishError> {
+        let (entry, shelf) = self.opened(name)?;
+        sync(&entry, &shelf).map_err(at("sync", &self.path(name)?))
+    }
+
+    /// The directories of an entry, not of what has its name by then, and of the shelf.
+    fn opened(&self, name: &str) -> Result<(OwnedFd, OwnedFd), PublishError> {
+        let directory = |path: &Path| open(path, OPENED | OFlags::DIRECTORY, Mode::empty()).map_err(at("open", path));
+        Ok((directory(&self.path(name)?)?, directory(self.directory())?))
+    }
+}
+
+/// Notes that the disk did not take all of an entry.
+fn refused(entry: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut mark = fs::File::from(openat(entry, MARK, flags, Mode::empty())?);
+    mark.write_all(format!("{FAILED}{}", boot_id()).as_bytes())
 }
 
 /// Brings everything in `entry` and its name in `shelf` to the disk; then it is marked no longer.
@@ -104,8 +138,9 @@ fn sync(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn boot_id() -> io::Result<String> {
-    fs::read_to_string(BOOT_ID)
+/// Nothing where it cannot be told.
+fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -125,7 +160,7 @@ mod tests {
     fn publish(shelf: &Shelf, name: &str) -> PathBuf {
         let staging = shelf.stage().unwrap();
         fs::write(staging.path().join("file"), name).unwrap();
-        shelf.publish_early(staging, &shelf.lock(name, &Cancel::default()).unwrap()).unwrap()
+        shelf.publish_marked(staging, &shelf.lock(name, &Cancel::default()).unwrap()).unwrap()
     }
 
     fn synced(shelf: &Shelf) {
@@ -140,11 +175,14 @@ mod tests {
         let (_temp, shelf) = shelf();
         let entry = publish(&shelf, "one");
         assert_eq!(fs::read(entry.join("file")).unwrap(), b"one");
+        assert_eq!(shelf.unsynced().unwrap(), [Unsynced { name: "one".into(), doubtful: false }]);
+        shelf.sync_behind("one").unwrap();
         synced(&shelf);
         let left: Vec<_> = fs::read_dir(&entry).unwrap().map(|found| found.unwrap().file_name()).collect();
         assert_eq!(left, ["file"]);
         // In the place of another.
-        publish(&shelf, "one");
+        let staging = shelf.stage().unwrap();
+        shelf.publish_early(staging, &shelf.lock("one", &Cancel::default()).unwrap()).unwrap();
         synced(&shelf);
         assert_eq!(shelf.names().unwrap(), ["one"]);
     }
@@ -152,13 +190,15 @@ mod tests {
     #[test]
     fn what_another_boot_left_marked_is_doubtful() {
         let (_temp, shelf) = shelf();
-        for (name, mark) in [("a", boot_id().unwrap()), ("b", "another\n".into()), ("c", String::new())] {
+        let marks =
+            [("a", boot_id()), ("b", "another\n".into()), ("c", String::new()), ("e", "failed another\n".into())];
+        for (name, mark) in marks {
             fs::create_dir(shelf.directory().join(name)).unwrap();
             fs::write(shelf.directory().join(name).join(MARK), mark).unwrap();
         }
         fs::create_dir(shelf.directory().join("d")).unwrap();
         fs::write(shelf.directory().join("a file"), "").unwrap();
-        let expected = [("a", false), ("b", true), ("c", true)];
+        let expected = [("a", false), ("b", true), ("c", true), ("e", true)];
         let expected = expected.map(|(name, doubtful)| Unsynced { name: name.into(), doubtful });
         assert_eq!(shelf.unsynced().unwrap(), expected);
         for Unsynced { name, .. } in expected {
@@ -173,7 +213,7 @@ mod tests {
         let path = shelf.directory().join("x");
         let make = || {
             fs::create_dir(&path).unwrap();
-            fs::write(path.join(MARK), boot_id().unwrap()).unwrap();
+            fs::write(path.join(MARK), boot_id()).unwrap();
         };
         make();
         let opened = |path| open(path, OPENED, Mode::empty()).unwrap();
@@ -182,5 +222,13 @@ mod tests {
         make();
         sync(&old, &directory).unwrap();
         assert_eq!(shelf.unsynced().unwrap().len(), 1);
+    }
+    #[test]
+    fn what_the_disk_refused_is_doubtful_from_the_next_boot_on() {
+        let (_temp, shelf) = shelf();
+        let entry = publish(&shelf, "x");
+        refused(&shelf.opened("x").unwrap().0).unwrap();
+        assert_eq!(shelf.unsynced().unwrap(), [], "nothing in this boot can tell");
+        assert_eq!(fs::read_to_string(entry.join(MARK)).unwrap(), format!("{FAILED}{}", boot_id()));
     }
 }

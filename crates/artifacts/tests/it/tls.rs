@@ -41,7 +41,9 @@ impl Tls {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let (stream, config) = (stream.unwrap(), config.clone());
+                // One that was gone before it was accepted.
+                let Ok(stream) = stream else { continue };
+                let config = config.clone();
                 // A client that goes away, or trusts nobody here, is none of the server's business.
                 std::thread::spawn(move || drop(pass(stream, config, port)));
             }

@@ -32,7 +32,7 @@ pub(super) struct Meant {
     pub(super) name: Option<ImageName>,
 }
 
-/// Keeps every image here as long as it lives.
+/// Keeps every image and kernel here as long as it lives.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Held<'a>(#[expect(dead_code, reason = "it is there to be dropped")] RwLockReadGuard<'a, ()>);

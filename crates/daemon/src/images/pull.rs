@@ -107,8 +107,12 @@ impl ImageService {
         };
         match (&request.kernel, &offered) {
             (Some(asked), _) => agree_on_kernel(asked, &image)?,
-            (None, Some(offered)) => image = self.recommending(image, offered, operation).await?,
-            (None, None) => {}
+            (None, Some(offered)) if image.manifest.kernel.as_ref() != Some(offered) => {
+                // Before it is recommended: the one of before is here.
+                self.kernel(offered, false, operation).await?;
+                image = self.recommending(image, offered, operation).await?;
+            }
+            (None, _) => {}
         }
         self.give_name(&called, &image.manifest.id, &claim, operation).await?;
         // An image is good for nothing without the kernel it names.
@@ -120,9 +124,6 @@ impl ImageService {
 
     /// The image with the kernel its catalog offers for it, which may be another one than when it was pulled.
     async fn recommending(&self, image: Image, kernel: &KernelName, operation: &Operation) -> Result<Image, Failure> {
-        if image.manifest.kernel.as_ref() == Some(kernel) {
-            return Ok(image);
-        }
         let before = image.manifest.kernel.map_or_else(|| "none".to_owned(), |before| before.to_string());
         operation.notice(format!(
             "image {} recommends kernel {kernel} now, as its catalog does; {before} before; VMs \

@@ -66,11 +66,22 @@ fn the_same_content_is_the_same_image() {
 }
 
 #[test]
+fn only_what_can_be_had_again_need_not_be_on_the_disk() {
+    let oci = |reference: &str| Source::Oci(OciSource { reference: reference.into(), digest: None, platform: None });
+    assert!(oci("docker.io/library/alpine:3.20").lasts() && oci("127.0.0.1:5000/a/b:v1").lasts());
+    let recipe = DebianRecipe::new("bookworm", Vec::new()).unwrap();
+    for once in [oci("oci-archive:/home/me/app.tar"), oci("oci:/home/me/layout"), Source::Mmdebstrap(recipe)] {
+        assert!(!once.lasts(), "{once}");
+    }
+}
+
+#[test]
 fn after_a_loss_of_power_only_what_the_disk_has_is_there() {
     let (_dir, store) = store();
-    let [whole, cut, unreadable] = ["whole", "cut", "unreadable"].map(|content| publish(&store, content));
+    let [whole, cut, unreadable, newer] =
+        ["whole", "cut", "unreadable", "newer"].map(|content| publish(&store, content));
     // What another boot made, and had no time to sync.
-    for Image { rootfs, .. } in [&whole, &cut, &unreadable] {
+    for Image { rootfs, .. } in [&whole, &cut, &unreadable, &newer] {
         fs::write(rootfs.with_file_name(".unsynced"), "another boot\n").unwrap();
     }
     let allow = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -82,11 +93,22 @@ fn after_a_loss_of_power_only_what_the_disk_has_is_there() {
     let manifest = unreadable.rootfs.with_file_name("manifest.json");
     allow(&manifest);
     fs::write(manifest, "").unwrap();
+    // What another banger made is its to judge, and what is no image is nobody's.
+    let manifest = newer.rootfs.with_file_name("manifest.json");
+    allow(&manifest);
+    fs::write(manifest, r#"{"version":99}"#).unwrap();
+    fs::create_dir(store.shelf.directory().join("lost+found")).unwrap();
+    fs::write(store.shelf.directory().join("lost+found/.unsynced"), "another boot\n").unwrap();
 
     let reopened = ImageStore::open(store.shelf.directory()).unwrap();
     assert_eq!(reopened.list().unwrap(), std::slice::from_ref(&whole));
-    assert_eq!(reopened.shelf.names().unwrap(), [whole.manifest.id.as_str()], "what is gone is gone whole");
-    let marked = || if reopened.shelf.unsynced().unwrap().is_empty() { Ok(()) } else { Err("marked".to_owned()) };
+    let mut left = vec![whole.manifest.id.as_str(), newer.manifest.id.as_str(), "lost+found"];
+    left.sort_unstable();
+    assert_eq!(reopened.shelf.names().unwrap(), left, "what is gone is gone whole");
+    let marked = || {
+        let marked = reopened.shelf.unsynced().unwrap();
+        if marked.iter().all(|it| it.name != whole.manifest.id.as_str()) { Ok(()) } else { Err(format!("{marked:?}")) }
+    };
     banger_testkit::wait_until(std::time::Duration::from_secs(60), "the image to be synced", marked);
     verify(&reopened, &whole.manifest.id, Depth::Full).unwrap();
 }
