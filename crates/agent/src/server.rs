@@ -113,6 +113,8 @@ struct Context {
     /// Whether the host knows of the first that ran.
     exec_announced: Cell<bool>,
     going_down: Cell<bool>,
+    /// Whether the host asked for a power-off: nothing else comes of it then.
+    off_wanted: Cell<bool>,
 }
 
 /// A copy under way or a connection into the guest; counted until it is dropped.
@@ -218,6 +220,7 @@ impl Context {
             exec_number: Cell::new(last_exec),
             exec_announced: Cell::new(false),
             going_down: Cell::new(false),
+            off_wanted: Cell::new(false),
         }
     }
 

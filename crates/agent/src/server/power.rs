@@ -18,6 +18,7 @@ use banger_proto::agent::{
 use std::{fs, io, path::Path, process::Stdio, rc::Rc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
     task::{spawn_blocking, spawn_local},
     time::{Instant, sleep},
 };
@@ -32,18 +33,28 @@ const MAX_GRACE: Duration = Duration::from_secs(600);
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// `POST /shutdown`: returns once everything written so far is on disk and the rest has begun. Where it had begun before,
-/// by whoever's word, it goes on as it was: what was written meanwhile is on disk all the same.
+/// by whoever's word, it goes on as it was: what was written meanwhile is on disk all the same. Only a power-off that the
+/// host asks for makes one of a reboot, as long as the machine has not been reset.
 pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     let is_first = !context.going_down.replace(true);
-    if context.guest.place == Place::Machine {
-        // In a thread of its own: a slow disk must not silence the agent.
-        let _ = spawn_blocking(rustix::fs::sync).await;
+    if shutdown.verb == Power::Poweroff {
+        context.off_wanted.set(true);
     }
-    if is_first {
-        let verb = shutdown.verb;
-        let grace = Duration::from_millis(shutdown.grace_ms).min(MAX_GRACE);
-        spawn_local(async move { go_down(&context, verb, grace).await });
-    }
+    let verb = shutdown.verb;
+    let grace = Duration::from_millis(shutdown.grace_ms).min(MAX_GRACE);
+    let (done, written) = oneshot::channel();
+    // A task of its own: whoever asked may leave before the disk has everything, and the guest goes down all the same.
+    spawn_local(async move {
+        if context.guest.place == Place::Machine {
+            // In a thread of its own: a slow disk must not silence the agent.
+            let _ = spawn_blocking(rustix::fs::sync).await;
+        }
+        let _ = done.send(());
+        if is_first {
+            go_down(&context, verb, grace).await;
+        }
+    });
+    let _ = written.await;
 }
 
 /// Power signals from process 1: our own passes on what was asked of it, and systemd's last program is our hook.
@@ -85,7 +96,7 @@ async fn go_down(context: &Context, verb: Power, grace: Duration) {
             signal_init(verb);
         }
         (Place::Machine, Init::Image) => {
-            report(context, verb).await;
+            let verb = report(context, verb).await;
             run_power_command(verb).await;
         }
         (Place::Machine, Init::Agent | Init::Auto) => {
@@ -107,9 +118,19 @@ async fn last_word(context: &Context, verb: Power) {
     boot::reset()
 }
 
-async fn report(context: &Context, verb: Power) {
-    if !context.announcer.say_power(&GuestEvent::Power { verb }, ACKNOWLEDGEMENT).await {
-        boot::say("the host did not acknowledge the guest's end");
+/// Says how the guest goes down, and gives what was said. A host that wants it off would find a fresh guest in place of
+/// one that rebooted, and end it by force: its word outranks, also one that comes while another is said. The caller does
+/// not wait before it acts on this.
+async fn report(context: &Context, verb: Power) -> Power {
+    let mut said = None;
+    loop {
+        let verb = if context.off_wanted.get() { Power::Poweroff } else { verb };
+        if said.replace(verb) == Some(verb) {
+            return verb;
+        }
+        if !context.announcer.say_power(&GuestEvent::Power { verb }, ACKNOWLEDGEMENT).await {
+            boot::say("the host did not acknowledge the guest's end");
+        }
     }
 }
 

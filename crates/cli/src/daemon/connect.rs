@@ -1,6 +1,6 @@
 //! Finds the daemon of this state directory, starts it when there is none, and makes sure it is ours.
 
-use super::spawn::{self, Spawned};
+use super::spawn::{self, READY_DEADLINE, Spawned};
 use crate::exit::Result;
 use banger_proto::{
     api::host::DaemonRecord,
@@ -14,8 +14,6 @@ use std::{
 };
 use tokio::net::UnixStream;
 
-/// How long another daemon may hold the lock without answering.
-const HELD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for the holder of the lock before looking again whether it still holds it.
 const HELD_ROUND: Duration = Duration::from_secs(2);
 /// How often to look for a socket that is about to appear.
@@ -24,12 +22,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const QUEUE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon, started when there is none. Many may call this at once: the daemon's lock lets one win,
-/// and the others find the winner's socket.
+/// and the others find the winner's socket, for which they wait as long as whoever started it.
 pub(crate) async fn connect(layout: &Layout) -> Result<UnixStream> {
     if let Some(stream) = find(layout).await? {
         return Ok(stream);
     }
-    let deadline = Instant::now() + HELD_DEADLINE;
+    let deadline = Instant::now() + READY_DEADLINE;
     loop {
         let spawned = spawn::spawn(layout).await?;
         let round = Instant::now() + HELD_ROUND;

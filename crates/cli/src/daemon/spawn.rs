@@ -34,7 +34,7 @@ use tokio::{
 };
 
 /// How long a daemon may take to serve: it reconciles its VMs first.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a daemon that closed its end may take to exit.
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 /// Most bytes of what it says before it serves.

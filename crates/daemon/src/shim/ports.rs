@@ -35,7 +35,8 @@ const MAX_ANSWER: usize = 4 << 10;
 const CHUNK: usize = 64 << 10;
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// After so much silence a client is asked whether it is there,
+/// After so much silence a client is asked whether it is there (one that has not taken what was sent to it is asked no
+/// such thing: the kernel sends that again, for a quarter of an hour),
 const SILENCE: Duration = Duration::from_secs(120);
 /// this often,
 const PROBES: u32 = 4;

@@ -20,9 +20,9 @@ use super::{
     identity::host_boot_id,
     ports::Ports,
     record::{self, Staged},
-    server, share,
+    server,
     verdict::{self, Evidence, Verdict},
-    vsock,
+    vsock::{self, Who},
 };
 use crate::{
     clock, failpoint, random,
@@ -183,8 +183,8 @@ impl Life {
         hub.amend(|status| status.published = ports.all());
         let watchers = TaskTracker::new();
         tokio::spawn(server::serve(control, hub.clone(), sender, watchers.clone()));
-        tokio::spawn(vsock::serve(guest, share::USER, sessions.clone()));
-        tokio::spawn(vsock::serve(agent, share::DAEMON, sessions));
+        tokio::spawn(vsock::serve(guest, Who::User, sessions.clone()));
+        tokio::spawn(vsock::serve(agent, Who::Daemon, sessions));
         failpoint::hit_and_block("shim.listening");
         Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers })
     }

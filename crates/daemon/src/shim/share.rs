@@ -8,7 +8,7 @@ use banger_proto::agent::link::MAX_STREAMS;
 pub const PUBLISHED: usize = 224;
 /// The user's: commands, copies, ssh.
 pub const USER: usize = 240;
-/// The daemon's: it asks one thing at a time.
+/// The daemon's: a few short requests at once.
 pub const DAEMON: usize = 16;
 /// Streams whose handle is gone and whose last bytes are not.
 const ENDING: usize = 16;

@@ -1,7 +1,10 @@
 //! The hybrid-vsock sockets: `CONNECT <port>` becomes a stream to the guest.
 
-use super::server::accept;
-use banger_link::{Dialer, vsock};
+use super::{
+    server::accept,
+    share::{DAEMON, USER},
+};
+use banger_link::{Dialer, Stream, vsock};
 use std::{
     io,
     sync::{
@@ -11,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::copy_bidirectional_with_sizes,
+    io::{copy, copy_bidirectional_with_sizes, split},
     net::{UnixListener, UnixStream},
     sync::watch,
     time::timeout,
@@ -25,25 +28,122 @@ const LINE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a guest may take to accept a stream. Software emulation on a loaded host is slow.
 const DIAL_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Serves for ever, at most `limit` connections at once: further ones wait. While there is no session with the guest,
-/// connections are closed at once: there is nothing to wait for, since the agent announces itself.
-pub(super) async fn serve(listener: UnixListener, limit: usize, session: watch::Receiver<Option<Dialer>>) {
+/// Whose socket it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Who {
+    User,
+    Daemon,
+}
+
+/// Serves for ever, as many connections at once as are `who`'s: further ones wait. While there is no session with the
+/// guest, connections are closed at once: there is nothing to wait for, since the agent announces itself.
+pub(super) async fn serve(listener: UnixListener, who: Who, session: watch::Receiver<Option<Dialer>>) {
     let number = Arc::new(AtomicU32::new(1));
+    let limit = match who {
+        Who::User => USER,
+        Who::Daemon => DAEMON,
+    };
     accept(listener, limit, TaskTracker::new(), |stream| {
         let (session, number) = (session.clone(), number.clone());
         async move {
             // The client sees the connection closed; why is for neither side's eyes.
-            let _ = carry(stream, session, number.fetch_add(1, Ordering::Relaxed)).await;
+            let _ = carry(stream, who, session, number.fetch_add(1, Ordering::Relaxed)).await;
         }
     })
     .await;
 }
 
-async fn carry(mut client: UnixStream, session: watch::Receiver<Option<Dialer>>, number: u32) -> io::Result<()> {
+async fn carry(
+    mut client: UnixStream,
+    who: Who,
+    session: watch::Receiver<Option<Dialer>>,
+    number: u32,
+) -> io::Result<()> {
     let Some(port) = timeout(LINE_PATIENCE, vsock::server_port(&mut client)).await?? else { return Ok(()) };
     let Some(dialer) = session.borrow().clone() else { return Ok(()) };
     let dialled = timeout(DIAL_PATIENCE, dialer.dial(port)).await?;
     let mut guest = dialled.map_err(io::Error::other)?;
     vsock::server_accept(&mut client, number).await?;
-    copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop)
+    match who {
+        Who::User => copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop),
+        Who::Daemon => until_either_ends(client, guest).await,
+    }
+}
+
+/// The daemon closes both directions at once, and when it does it has given its request up: a guest that hangs must not
+/// keep the place of the next one.
+async fn until_either_ends(mut client: UnixStream, guest: Stream) -> io::Result<()> {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_guest, mut to_guest) = split(guest);
+    tokio::select! {
+        copied = copy(&mut from_client, &mut to_guest) => copied.map(drop),
+        copied = copy(&mut from_guest, &mut to_client) => copied.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_link::{HostSession, guest};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::mpsc,
+    };
+
+    /// Far above what anything here takes.
+    const HANG: Duration = Duration::from_secs(60);
+
+    /// A guest that keeps its connections, repeats what comes and ends with the other side's end; or says nothing at all.
+    async fn served(who: Who, hangs: bool) -> (tempfile::TempDir, std::path::PathBuf, watch::Sender<Option<Dialer>>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (sender, mut sessions) = mpsc::unbounded_channel();
+        tokio::spawn(guest::run(theirs, move |_, incoming| drop(sender.send(incoming))));
+        let HostSession { dialer, driver, incoming: unused } = HostSession::open(ours).await.unwrap();
+        tokio::spawn(async move {
+            let _unused = unused;
+            driver.run().await
+        });
+        let mut incoming = sessions.recv().await.unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok(inbound) = incoming.next().await {
+                let mut stream = inbound.accept().await;
+                if hangs {
+                    held.push(stream);
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let mut said = Vec::new();
+                    stream.read_to_end(&mut said).await.unwrap();
+                    stream.write_all(&said).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                });
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let (session, watching) = watch::channel(Some(dialer));
+        tokio::spawn(serve(UnixListener::bind(&socket).unwrap(), who, watching));
+        (dir, socket, session)
+    }
+
+    #[tokio::test]
+    async fn requests_to_a_guest_that_hangs_leave_room_for_the_next_once_they_are_given_up() {
+        let (_dir, socket, _session) = served(Who::Daemon, true).await;
+        for _ in 0..=DAEMON {
+            let mut asked = timeout(HANG, vsock::connect(&socket, 1)).await.expect("a place").unwrap();
+            asked.write_all(b"GET /stats HTTP/1.1\r\n\r\n").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_who_has_said_everything_still_hears_the_answer() {
+        let (_dir, socket, _session) = served(Who::User, false).await;
+        let mut client = vsock::connect(&socket, 1).await.unwrap();
+        client.write_all(b"everything").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        timeout(HANG, client.read_to_end(&mut answer)).await.expect("the answer").unwrap();
+        assert_eq!(answer, b"everything");
+    }
 }

@@ -6,7 +6,7 @@
 
 use super::{Op, StopCause, VmService};
 use crate::{clock, operation::Operation, store::VmRow};
-use banger_proto::{api::vm::VmState, name::VmId};
+use banger_proto::{api::vm::VmState, failure::Code, name::VmId};
 use futures_util::future::join_all;
 use std::{
     collections::HashMap,
@@ -117,8 +117,13 @@ async fn stop(service: &Arc<VmService>, row: &VmRow) {
     async {
         tracing::info!(vm = %row.name, "nobody uses it: it is stopped");
         let stop = Op::Stop { grace: None, cause: StopCause::Unused };
-        if let Err(failure) = service.ask(&row.id, stop, &operation).await {
-            tracing::warn!(vm = %row.name, %failure, "cannot stop a VM nobody uses");
+        match service.ask(&row.id, stop, &operation).await {
+            Ok(()) => {}
+            // Somebody came, or its services are waited for: nothing is wrong, however often it happens.
+            Err(failure) if failure.code == Code::Conflict => {
+                tracing::debug!(vm = %row.name, %failure, "idle, and not to be stopped now");
+            }
+            Err(failure) => tracing::warn!(vm = %row.name, %failure, "cannot stop a VM nobody uses"),
         }
     }
     .instrument(span)

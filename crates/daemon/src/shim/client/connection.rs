@@ -178,6 +178,10 @@ impl Follower {
                     Some(Err(_)) | None => return,
                 },
                 Some((request, done)) = self.requests.recv() => {
+                    // While the shim was looked for its patience ran out: it was told that nothing came of it.
+                    if done.is_closed() {
+                        continue;
+                    }
                     let result = write(frames, &request).await;
                     let broken = result.is_err();
                     // Whoever asked may be gone.
@@ -245,4 +249,37 @@ async fn connect(socket: &std::path::Path) -> io::Result<(Frames, ShimStatus)> {
 async fn write(frames: &mut Frames, request: &ShimRequest) -> io::Result<()> {
     let body = Bytes::from(serde_json::to_vec(request)?);
     timeout(ANSWER_PATIENCE, frames.send(body)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::api::vm::KillSignal;
+    use futures_util::FutureExt;
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_asked_of_a_shim() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("c");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let shim = ProcessIdentity { pid: 1, start_time: 1 };
+        let status = serde_json::from_value(serde_json::json!({
+            "version": "0", "shim": shim, "vmm": null, "ready": null, "booted": null, "console_bytes": 0
+        }));
+        let greeting = framing::encode(&ShimMessage::Status(status.unwrap())).unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &greeting).await.unwrap();
+            Framed::new(stream, LengthDelimitedCodec::new())
+        };
+        let (connection, mut served) = tokio::join!(Connection::open(socket.clone(), dir.path().to_owned()), serve);
+        let connection = connection.unwrap();
+        // Given up as soon as it is queued.
+        assert!(connection.request(ShimRequest::End).now_or_never().is_none());
+        let waited_for = ShimRequest::Signal { signal: KillSignal::Term };
+        connection.request(waited_for.clone()).await.unwrap();
+        let first = framing::decode::<ShimRequest>(&served.next().await.unwrap().unwrap()).unwrap();
+        assert_eq!(first, waited_for);
+    }
 }
