@@ -31,8 +31,14 @@ use std::{
     path::{Component, Path, PathBuf},
     rc::Rc,
     thread,
+    time::{Duration, Instant},
 };
 use tokio::{sync::oneshot, task::spawn_blocking};
+
+/// How long somebody may hold the lock of a workspace: less than a client gives a guest that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often one looks whether they are done.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Says where a workspace would be, and whether something is there.
 pub(super) fn look(context: &Context, uri: &Uri) -> Result<Standing, Failure> {
@@ -77,7 +83,8 @@ pub(super) async fn receive(context: Rc<Context>, request: Request<Incoming>) ->
     let at = path.clone();
     let spawned = thread::Builder::new().name("workspace".into()).spawn(move || {
         let _in_use = in_use;
-        let _ = done.send(bring(&at, becomes.as_ref(), reader, checkout));
+        let brought = bring(&at, becomes.as_ref(), reader, checkout, || !done.is_closed());
+        let _ = done.send(brought);
     });
     spawned.map_err(|error| Failure::caused_by(Code::Unavailable, "the guest has no thread left", &error))?;
     feeder.feed(request.into_body()).await;
@@ -118,6 +125,7 @@ fn bring(
     becomes: Option<&Account>,
     reader: BodyReader,
     checkout: Option<HashName>,
+    is_awaited: impl Fn() -> bool,
 ) -> Result<(), Failure> {
     let about = |error: &io::Error| {
         let code = if error.kind() == io::ErrorKind::PermissionDenied { Code::Denied } else { Code::Invalid };
@@ -135,8 +143,7 @@ fn bring(
         fs::accessat(&base, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)
             .map_err(|error| about(&error.into()))?;
     }
-    // One whose sender is gone may be at work still. Where directories have no locks there is nobody to wait for.
-    let _ = fs::flock(&base, FlockOperation::LockExclusive);
+    take_turn(&base, path, PATIENCE, is_awaited)?;
     // One that did not come to its end left lists that are not this one's.
     checkout::forget(&base).map_err(|error| about(&error))?;
     archive::unpack_over(&base, reader)?;
@@ -145,6 +152,27 @@ fn bring(
         checkout::checkout(&base, hash).map_err(|error| error.into_failure(path))?;
     }
     Ok(())
+}
+
+/// Waits for one whose sender is gone and that is at work still. Anybody in the guest can hold that lock, so it is not
+/// waited for without end; and nothing is begun for a sender that is gone itself: the guest may have worked there since.
+fn take_turn(base: &OwnedFd, path: &Path, patience: Duration, is_awaited: impl Fn() -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let locked = fs::flock(base, FlockOperation::NonBlockingLockExclusive);
+        if !is_awaited() {
+            return Err(Failure::new(Code::Unavailable, "whoever sent the repository is gone"));
+        }
+        match locked {
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                let failure = format!("something in the guest has locked {}", path.display());
+                return Err(Failure::new(Code::Conflict, failure));
+            }
+            // Where directories have no locks there is nobody to wait for.
+            Ok(()) | Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// How directories are opened on the way.
@@ -206,7 +234,35 @@ fn become_user(account: &Account) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::{
+        cell::Cell,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
+
+    /// A lock that is held is waited for, not without end, and not for a sender that is gone.
+    #[test]
+    fn a_lock_of_the_guests_does_not_outlive_the_sender() {
+        let temp = tempfile::tempdir().unwrap();
+        let open = || fs::open(temp.path(), DIRECTORY.difference(OFlags::PATH), Mode::empty()).unwrap();
+        let (theirs, ours) = (open(), open());
+        let take = |patience: Duration, is_awaited: &dyn Fn() -> bool| {
+            take_turn(&ours, temp.path(), patience, is_awaited).map_err(|failure| failure.code)
+        };
+        fs::flock(&theirs, FlockOperation::LockExclusive).unwrap();
+        assert_eq!(take(Duration::ZERO, &|| true), Err(Code::Conflict));
+        // Gone at once, and after a while.
+        let looks = Cell::new(0);
+        for last in [0, 3] {
+            looks.set(0);
+            let is_awaited = || looks.replace(looks.get() + 1) < last;
+            assert_eq!(take(Duration::from_secs(3600), &is_awaited), Err(Code::Unavailable));
+            assert_eq!(looks.get(), last + 1);
+        }
+        // They are done while one waits; then nothing is begun for a sender that is gone either.
+        let is_awaited = || fs::flock(&theirs, FlockOperation::Unlock).is_ok();
+        assert_eq!(take(Duration::from_secs(3600), &is_awaited), Ok(()));
+        assert_eq!(take(PATIENCE, &|| false), Err(Code::Unavailable));
+    }
 
     #[test]
     fn a_place_is_absolute_or_in_the_home() {

@@ -13,13 +13,11 @@ use rustix::{
 };
 use std::{io, os::fd::OwnedFd, path::Path};
 
-/// Nobody else brings anything into the VM while this is held.
+/// Nobody else brings anything into the VM while this is held. What is planned before may be older than what is there.
 #[derive(Debug)]
 pub(crate) struct Turn {
     /// The VM, as it is now that nobody else brings anything there.
     pub(crate) endpoint: GuestEndpoint,
-    /// Whether somebody else had it: what was planned before may be older than what is there.
-    pub(crate) waited: bool,
     lock: OwnedFd,
 }
 
@@ -51,7 +49,7 @@ impl Turn {
         if waited {
             endpoint = guest::endpoint(context, vm).await?;
         }
-        Ok(Self { endpoint, waited, lock })
+        Ok(Self { endpoint, lock })
     }
 }
 

@@ -49,7 +49,7 @@ rm -rf $s
 ";
 
 /// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository without a
-/// commit or a file its user may not read, was not brought and is left out: all that was brought is in it.
+/// commit or a file its user may not read, is left out; of the files that the index names none may be missing or differ.
 const KEEP: &str = r#"
 i=.git/banger-index.$$
 trap 'rm -f "$i" "$i.lock"' EXIT

@@ -9,8 +9,8 @@ use super::{
 use crate::{exec::capture::Captured, exit::Result};
 use banger_proto::api::vm::GuestEndpoint;
 
-/// Says what is not as it was brought, HEAD, refs, refs as they were brought, where history is cut off, an index, and what
-/// the guest's git was told, now and when it was brought. `$2`: the commit that holds the tree as it was brought; in a
+/// Says what is not as it was brought, HEAD, refs, refs as they were brought, where history is cut off and where it
+/// is not, an index, and what the guest's git was told, now and when it was brought. `$2`: the commit that holds the tree as it was brought; in a
 /// submodule (`$3`), which no record names, the repository knows, and there may be none.
 ///
 /// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
@@ -20,8 +20,8 @@ const INSPECT: &str = r#"
 g=$(git rev-parse --git-dir)
 base=$2
 [ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || cat "$g/banger-head" 2>/dev/null || git rev-parse -q --verify HEAD || :)
-# Whoever was killed left them: one brings at a time.
-rm -rf "$g"/banger-look.* "$g"/banger-index.*
+# Whoever was killed left them: one brings at a time. Another user's are in nobody's way.
+rm -rf "$g"/banger-look.* "$g"/banger-index.* 2>/dev/null || :
 t=$g/banger-look.$$
 trap 'rm -rf "$t"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
@@ -61,6 +61,10 @@ echo
 cat "$g/banger-refs" 2>/dev/null || :
 echo
 cat "$(git rev-parse --git-path shallow)" 2>/dev/null || :
+echo
+# Nothing, where some of it is missing.
+whole=$(git --no-replace-objects rev-list --max-count=100000 --parents --reflog --all ${head:+"$head"} 2>/dev/null) || whole=
+printf '%s\n' "$whole" | sed -n 's/^\([^ ]*\) .*/\1/p'
 echo
 git ls-files -z --stage
 printf '\0'

@@ -28,7 +28,18 @@ pub(super) struct Remains {
     pub(super) refs: Kept,
     /// Commits that have no parents there, besides those at which what arrives is cut off.
     pub(super) shallow: Vec<String>,
+    /// Of those at which what arrives is cut off the ones that have their parents there.
+    pub(super) whole: HashSet<String>,
     pub(super) own: Own,
+}
+
+impl Remains {
+    /// Commits that have no parents in the guest when the repository has arrived: what was brought earlier is cut off
+    /// where it was before.
+    pub(super) fn cut<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a str> {
+        let arriving = plan.shallow.iter().filter(|commit| !self.whole.contains(*commit));
+        arriving.chain(&self.shallow).map(String::as_str)
+    }
 }
 
 /// What git writes down of a merge, a rebase or the like that is under way. It is about another tree than the one that
@@ -62,7 +73,7 @@ impl Leftovers {
     pub(super) fn of(plan: &Plan, standing: Standing, overwrite: bool) -> Result<Self, Failure> {
         let gone = gone(plan, &standing);
         let arriving: HashSet<RepoPath> = plan.files().into_iter().collect();
-        // A submodule that is not brought, but that the guest checked out all the same, is the guest's.
+        // A submodule that is not brought, but that the guest checked out or made all the same, is the guest's.
         let brought: HashSet<RepoPath> = plan.repositories().into_iter().map(|(below, _)| below).collect();
         let theirs: Vec<&RepoPath> =
             standing.repositories.keys().filter(|below| !brought.contains(*below) && !gone.contains(*below)).collect();
@@ -78,14 +89,15 @@ impl Leftovers {
             let mut goes = |name: &str| removed.push([&git, b"/".as_slice(), name.as_bytes()].concat());
             let left = match repositories.remove(&below) {
                 None => Remains::default(),
-                Some(Found { refs, shallow, own }) => {
+                Some(Found { refs, shallow, whole, own }) => {
                     let refs = refs.kept(&repository.refs(), repository.wish.mode == Mode::Full);
                     for name in &refs.gone {
                         goes(name);
                         // Its log would be in the way of another's.
                         goes(&format!("logs/{name}"));
                     }
-                    Remains { refs, shallow: still_cut(repository, shallow)?, own }
+                    let whole = whole.into_iter().filter(|commit| repository.shallow.contains(commit)).collect();
+                    Remains { refs, shallow: still_cut(repository, shallow)?, whole, own }
                 }
             };
             forgotten(repository, &left).for_each(goes);
@@ -124,7 +136,8 @@ pub(super) fn at_stake(plan: &Plan, standing: &mut Standing) {
     }
 }
 
-/// Submodules that stand there and that the repository has no longer, outer before inner.
+/// Submodules that were brought there and that the repository has no longer, outer before inner. One that the guest made
+/// was never the repository's.
 fn gone(plan: &Plan, standing: &Standing) -> Vec<RepoPath> {
     let brought = plan.repositories();
     let named: HashSet<RepoPath> = brought
@@ -135,7 +148,10 @@ fn gone(plan: &Plan, standing: &Standing) -> Vec<RepoPath> {
         })
         .collect();
     let mut gone: Vec<RepoPath> = Vec::new();
-    for below in standing.repositories.keys().filter(|below| !below.is_empty() && !named.contains(*below)) {
+    for (below, found) in &standing.repositories {
+        if below.is_empty() || named.contains(below) || !found.own.was_brought() {
+            continue;
+        }
         let outer = standing.repositories.keys().filter(|outer| is_below(below, outer)).max_by_key(|outer| outer.len());
         // Within one that is not brought nobody knows what it has.
         if outer.is_none_or(|outer| gone.contains(outer) || brought.iter().any(|(below, _)| below == outer)) {
@@ -167,7 +183,7 @@ fn still_cut(plan: &Plan, shallow: Vec<String>) -> Result<Vec<String>, Failure> 
 /// What an earlier workspace wrote down in its git directories that does not hold for this one.
 fn forgotten<'a>(plan: &'a Plan, left: &'a Remains) -> impl Iterator<Item = &'static str> + use<'a> {
     let names = [
-        ("shallow", plan.shallow.is_empty() && left.shallow.is_empty()),
+        ("shallow", left.cut(plan).next().is_none()),
         ("refs/banger/base", plan.is_clean()),
         ("banger-assumed", !plan.changes.unwatched),
         // What the guest's git worked out of a history that was cut off elsewhere; it does so again.

@@ -43,8 +43,13 @@ impl Own {
         Some(Self { config, rules: [rules()?, rules()?] })
     }
 
+    /// Whether the repository was brought at all: of each that is, it is written down which configuration it came with.
+    pub(super) fn was_brought(&self) -> bool {
+        !self.config.brought.is_empty()
+    }
+
     /// The configuration that arrives, with what the guest said. What both changed is the guest's, unless it is to be
-    /// overwritten; what decides what files look like is the repository's, for so the files come.
+    /// overwritten; what decides what files look like and how git keeps them is the repository's, for so it comes.
     pub(super) fn merge_config(&self, arriving: &Config, overwrite: bool) -> Config {
         let (is, brought) = (by_key(&self.config.is), by_key(&self.config.brought));
         let theirs = by_key(arriving.entries());
@@ -124,6 +129,13 @@ mod tests {
         for (brought, overwrite) in [(brought, true), ("", false)] {
             let expected = config(&format!("{arriving} {own}"));
             assert_eq!(merged(is, brought, arriving, overwrite), expected, "{brought}");
+        }
+        // How git keeps a repository is of one piece.
+        let (zero, one) = ("core.repositoryformatversion=0", "core.repositoryformatversion=1");
+        let is = format!("{one} extensions.refstorage=reftable extensions.worktreeconfig=true user.name=A");
+        for overwrite in [false, true] {
+            let arriving = format!("{zero} user.name=A");
+            assert_eq!(merged(&is, &arriving, &arriving, overwrite), config(&arriving));
         }
         // What it took away is away.
         let less = "core.autocrlf=true remote.origin.url=u branch.main.remote=origin";

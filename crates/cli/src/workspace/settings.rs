@@ -123,9 +123,9 @@ pub(super) fn entries<'a>(listing: impl IntoIterator<Item = &'a [u8]>) -> Vec<(S
     listing.into_iter().map(entry).collect()
 }
 
-/// Whether a key decides what a file's content is, or how objects are named.
+/// Whether a key decides what a file's content is, or how git keeps the repository, which arrives as it does.
 pub(super) fn decides_content(key: &str) -> bool {
-    CONTENT.contains(&key) || key == "extensions.objectformat"
+    CONTENT.contains(&key) || key == "core.repositoryformatversion" || key.starts_with("extensions.")
 }
 
 /// A URL as it may be shown to a guest: with a user, without a password.

@@ -27,6 +27,8 @@ pub(super) struct Found {
     pub(super) refs: Refs,
     /// Commits its history is cut off at.
     pub(super) shallow: Vec<String>,
+    /// Commits that have their parents there.
+    pub(super) whole: Vec<String>,
     /// What its git was told.
     pub(super) own: Own,
 }
@@ -121,7 +123,7 @@ impl Looked {
                 _ => looked.work.tree = true,
             }
         }
-        let Found { refs, shallow, own } = &mut looked.found;
+        let Found { refs, shallow, whole, own } = &mut looked.found;
         lines.text()?.clone_into(&mut refs.head);
         if !refs.head.is_empty() && !is_id(&refs.head) {
             return None;
@@ -136,9 +138,11 @@ impl Looked {
                 }
             }
         }
-        while let Some(id) = lines.of_a_list()? {
-            let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
-            shallow.push(id.to_owned());
+        for list in [shallow, whole] {
+            while let Some(id) = lines.of_a_list()? {
+                let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
+                list.push(id.to_owned());
+            }
         }
         let mut lists = Lists(lines.0);
         for entry in lists.next()? {
@@ -199,7 +203,7 @@ mod tests {
     fn a_repository_says_what_it_is() {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let said = format!(
-            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n\n{id} refs/heads/main\n\n{id}\n\n\
+            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n{id}\n\n\
              100644 {id} 0\ta b\0160000 {id} 0\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
         );
         let Looked { work, unread, files, submodules, found } = Looked::read(said.as_bytes()).unwrap();
@@ -208,9 +212,9 @@ mod tests {
         assert_eq!(found.refs.is, [("refs/heads/wip".to_owned(), id.to_owned())].into());
         assert_eq!(found.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
         assert_eq!((files, submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
-        assert_eq!(found.shallow, [id]);
+        assert_eq!((found.shallow.len(), found.whole.len()), (1, 2));
         assert_ne!(found.own, Own::default());
-        let end = "\0\0\0\0\0\0\0";
+        let end = "\n\0\0\0\0\0\0\0";
         let looked = Looked::read(format!("same tree unread\n\n\n\n\n{end}").as_bytes()).unwrap();
         assert!(looked.work.tree && looked.unread && !looked.work.unwatched);
         assert_eq!(Looked::read(b"absent\n"), Some(Looked::default()));
@@ -220,11 +224,13 @@ mod tests {
             "same\n",
             "same\n\n\n",
             "same\n\n\n\n\n",
+            "same\n\n\n\n\n\n",
             &format!("same\n\nx refs/heads/a\n\n\n\n{end}"),
             &format!("same\n\n\n\nno id\n\n{end}"),
-            &format!("same\n\n\n\n\nx\0{end}"),
+            &format!("same\n\n\n\n\n{id}\nno id\n{end}"),
+            &format!("same\n\n\n\n\n\nx\0{}", &end[1..]),
             &format!("same\nx\n\n\n\n{end}"),
-            &format!("same\n\n\n\n\n{}", &end[1..]),
+            &format!("same\n\n\n\n\n\n{}", &end[2..]),
             &format!("same\n\n\n\n\n{end}\0"),
         ] {
             assert_eq!(Looked::read(bad.as_bytes()), None, "{bad:?}");

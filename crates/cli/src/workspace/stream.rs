@@ -72,8 +72,7 @@ impl<W: Write> Stream<W> {
             }
             Mode::Full | Mode::Overlay => self.packs(plan)?,
         }
-        // Commits that were brought earlier have no more parents there than before.
-        let shallow: Vec<&str> = plan.shallow.iter().chain(&remains.shallow).map(String::as_str).collect();
+        let shallow: Vec<&str> = remains.cut(plan).collect();
         if !shallow.is_empty() {
             self.git_file("shallow", (shallow.join("\n") + "\n").as_bytes())?;
         }
@@ -116,9 +115,9 @@ impl<W: Write> Stream<W> {
         for (name, object) in loose {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
-        // One that goes may be packed, too.
-        if !plan.packed.is_empty() || !kept.gone.is_empty() {
-            let lines = [plan.packed.as_bytes(), kept.own.as_bytes(), kept.brought.as_bytes(), &kept.odd].concat();
+        // One that goes may be packed, too; and the guest's own may be kept in another way than by files.
+        let lines = [plan.packed.as_bytes(), kept.own.as_bytes(), kept.brought.as_bytes(), &kept.odd].concat();
+        if !lines.is_empty() || !kept.gone.is_empty() {
             self.git_file("packed-refs", &lines)?;
         }
         self.git_file(HEAD, plan.commit.as_deref().unwrap_or_default().as_bytes())?;

@@ -3,10 +3,13 @@
 use super::{PREFIX, Places, at, journal::Journal, rename::Renames};
 use crate::workspace::{about, repository::Repository};
 use banger_proto::failure::{Code, Failure};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::geteuid,
+};
 use std::{
     fs, io,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -120,14 +123,19 @@ pub(super) fn recover(repository: &Repository, renames: &Renames) -> Result<bool
         // The one that says that there is another goes last.
         for dir in [&places.store, &places.stage] {
             match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // Another user's, in which nothing began: theirs to remove, and in nobody's way.
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_ours(dir) => {}
                 Err(error) => return Err(about("remove", dir, &error)),
                 Ok(()) => {}
             }
         }
     }
     Ok(taken_back)
+}
+
+fn is_ours(dir: &Path) -> bool {
+    dir.symlink_metadata().is_ok_and(|meta| meta.uid() == geteuid().as_raw())
 }
 
 /// What to do about a stage that nobody can take back.

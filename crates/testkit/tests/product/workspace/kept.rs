@@ -67,12 +67,38 @@ fn history_that_was_brought_earlier_stays_cut_off_where_it_was() {
     move_on(&env, &repo, 3);
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     whole("a little further");
-    assert_eq!((count(&env, &copy, "mine"), count(&env, &copy, "main")), (17, 10));
+    assert_eq!((count(&env, &copy, "mine"), count(&env, &copy, "main")), (17, 13));
 
     prepare(&env, "w", &repo, &copy, &["--mode", "full"]).expect(0);
     whole("all of it");
     assert!(!copy.join(".git/shallow").exists());
     assert_eq!((count(&env, &copy, "mine"), count(&env, &copy, "main")), (30, 45));
+    delete(&env, "w");
+}
+
+/// What arrives is cut off nowhere that the guest knows more of.
+#[test]
+fn a_branch_of_the_guests_loses_no_history_while_the_repository_moves_on() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (repository(&env, 30), place(&env, "guest"));
+    let whole = |commits: usize| {
+        says(&env, &copy, &["fsck", "--no-dangling"]);
+        assert_eq!(says(&env, &copy, &["rev-parse", "main"]), says(&env, &repo, &["rev-parse", "main"]));
+        assert_eq!(count(&env, &copy, "mine"), commits);
+    };
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    says(&env, &copy, &["branch", "mine"]);
+    for _ in 0..3 {
+        move_on(&env, &repo, 1);
+        prepare(&env, "w", &repo, &copy, &[]).expect(0);
+        whole(10);
+    }
+    prepare(&env, "w", &repo, &copy, &["--mode", "full"]).expect(0);
+    move_on(&env, &repo, 1);
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    whole(30);
+    assert!(!copy.join(".git/shallow").exists());
     delete(&env, "w");
 }
 
@@ -158,6 +184,36 @@ fn a_submodule_that_is_gone_here_is_gone_there() {
     full(&[]).expect(0);
     assert_eq!(tree(&copy.join("libs/inner")), tree(&inner));
     says(&env, &copy.join("libs/inner"), &["status"]);
+    delete(&env, "w");
+}
+
+/// The repository around it never had it, so it is not the repository's to take away.
+#[test]
+fn a_submodule_that_the_guest_made_stays_even_when_told_to_overwrite() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (full, plain) = (with_submodule(&env), place(&env, "src-plain"));
+    for (mode, repo) in [("full", &full), ("overlay", &plain)] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = |more: &[&str]| prepare(&env, "w", repo, &copy, &[&["--mode", mode], more].concat());
+        again(&[]).expect(0);
+        says(&env, &copy, &["submodule", "--quiet", "add", plain.to_str().expect("UTF-8"), "own/sub"]);
+        let made = copy.join("own/sub");
+        says(&env, &made, &["commit", "-q", "--allow-empty", "-m", "work"]);
+        let (head, files) = (says(&env, &made, &["rev-parse", "HEAD"]), tree(&made));
+        again(&[]).expect(1);
+        for _ in 0..2 {
+            again(&["--force"]).expect(0);
+            assert_eq!(
+                (says(&env, &made, &["rev-parse", "HEAD"]), tree(&made)),
+                (head.clone(), files.clone()),
+                "{mode}"
+            );
+            assert_eq!(says(&env, &made, &["status", "--porcelain"]), b"", "{mode}");
+            let status = ["status", "--porcelain=v2", "-uno"];
+            assert_eq!(says(&env, &copy, &status), says(&env, repo, &status), "{mode}");
+        }
+    }
     delete(&env, "w");
 }
 

@@ -122,17 +122,17 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
     let vm = args.vm.as_str();
     let workspace = signals
         .guard(UNDONE, async {
-            let plan = make_plan(context, args.bring.wish(args.path)).await?;
+            let wish = args.bring.wish(args.path);
             if dry_run {
-                return print_files(context, &plan).map(|_| None);
+                return print_files(context, &*make_plan(context, wish).await?).map(|_| None);
             }
+            let turn = Turn::take(context, vm).await?;
+            let plan = make_plan(context, wish).await?;
             let tools = bootstrap::asked(&plan).filter(|_| !args.no_bootstrap);
             if let Some(file) = tools {
                 has_network(context, vm, file).await?;
             }
             let existing = if args.force { Existing::Overwrite } else { Existing::Update };
-            let turn = Turn::take(context, vm).await?;
-            let plan = if turn.waited { make_plan(context, plan.wish.clone()).await? } else { plan };
             let workspace = send::prepare(context, &turn, plan, existing).await?;
             drop(turn);
             if let Some(file) = tools {
