@@ -182,7 +182,8 @@ fn decide(shared: &Shared, guest: &Guest, query: &Query<'_>) -> Verdict {
     }
 }
 
-/// Asks the host's resolvers. Addresses are open before the guest knows them: it learns none that could not be opened.
+/// Asks the host's resolvers. Addresses are open before the guest knows them: it learns none that could not be opened
+/// (private addresses and the host's own are told and stay closed).
 async fn forward(
     shared: &Weak<Shared>,
     upstream: &Upstream,
@@ -195,7 +196,8 @@ async fn forward(
     let failed = || Some(query.answer(Rcode::ServerFailure, &[]));
     let Some(mut answer) = upstream.ask(bytes, stream).await else { return failed() };
     if !rules.is_empty() && !message::is_whole(&answer) {
-        return failed();
+        // Of what was cut only a part would be open. Over TCP there is room for all of it.
+        return if stream { failed() } else { Some(query.cut()) };
     }
     let found = message::addresses(&answer);
     if !found.is_empty() {

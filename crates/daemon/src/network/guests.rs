@@ -125,10 +125,11 @@ impl Guests {
 
     /// Remembers what a VM asked for by name, as long as it is attached.
     pub(super) fn remember(&self, vm: &VmId, addresses: &[Ipv4Addr], name: &str) {
+        // First: one that is removed meanwhile has them forgotten after that.
+        let mut names = self.names();
         if self.by_vm(vm).is_none() {
             return;
         }
-        let mut names = self.names();
         let names = names.entry(vm.clone()).or_default();
         for address in addresses {
             if names.len() >= MAX_NAMES {

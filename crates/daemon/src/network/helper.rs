@@ -103,7 +103,11 @@ impl Helper {
             }
         }
         let answer = framing::decode(&answer[HEADER..whole]).map_err(io::Error::other)?;
-        if answers(request, &answer) { Ok((answer, descriptors)) } else { Err(io::ErrorKind::InvalidData.into()) }
+        if answers(request, &answer) {
+            Ok((answer, descriptors))
+        } else {
+            Err(io::Error::other("the helper answered something else"))
+        }
     }
 
     /// Why it died, if it did and said so.
@@ -152,7 +156,10 @@ async fn receive(stream: &UnixStream, descriptors: &mut Vec<OwnedFd>) -> io::Res
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::task::Poll;
+    use std::{
+        sync::{Arc, Mutex},
+        task::Poll,
+    };
 
     /// A helper that answers when the other end of its stream does.
     pub(in crate::network) fn silent() -> (Helper, UnixStream) {
@@ -161,6 +168,20 @@ pub(super) mod tests {
         let process = ProcessIdentity::of(child.id().unwrap()).unwrap();
         let (stream, theirs) = UnixStream::pair().unwrap();
         (Helper { child, process, stream, asked: false }, theirs)
+    }
+
+    /// Answers whatever a helper is asked for, and keeps that.
+    pub(in crate::network) async fn serve(mut stream: UnixStream, asked: Arc<Mutex<Vec<Request>>>, answer: Answer) {
+        loop {
+            let mut header = [0; HEADER];
+            if stream.read_exact(&mut header).await.is_err() {
+                return;
+            }
+            let mut body = vec![0; framing::body_length(header).unwrap()];
+            stream.read_exact(&mut body).await.unwrap();
+            asked.lock().unwrap().push(framing::decode(&body).unwrap());
+            stream.write_all(&framing::encode(&answer).unwrap()).await.unwrap();
+        }
     }
 
     async fn answer(stream: &mut UnixStream, answer: &Answer) {
@@ -198,7 +219,8 @@ pub(super) mod tests {
         for (request, other) in [(&detach, &described), (&detach, &Answer::Resolver), (&status, &Answer::Done)] {
             let (mut helper, mut theirs) = silent();
             answer(&mut theirs, other).await;
-            helper.ask(request).await.expect_err("not an answer to that");
+            let error = helper.ask(request).await.expect_err("not an answer to that");
+            assert_eq!(error.to_string(), "the helper answered something else");
             helper.child.wait().await.unwrap();
         }
         let (mut helper, mut theirs) = silent();

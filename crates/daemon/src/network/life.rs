@@ -50,6 +50,8 @@ pub(super) struct Live {
     resolves: bool,
     /// The way out whose end is noticed.
     followed: Option<ProcessIdentity>,
+    /// How often it was tried: one pause at a time leads to another attempt.
+    attempts: u64,
     pasta_retry: Duration,
 }
 
@@ -323,21 +325,4 @@ async fn ended(process: ProcessIdentity) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::network::holder;
-
-    /// A network that is nothing but its helper.
-    pub(in crate::network) fn live(helper: Helper) -> Live {
-        Live {
-            record: holder::tests::record(),
-            helper,
-            host: Vec::new(),
-            networks: HashSet::new(),
-            tasks: Vec::new(),
-            resolves: true,
-            followed: None,
-            pasta_retry: RETRY.0,
-        }
-    }
-}
+pub(super) mod tests;

@@ -82,12 +82,22 @@ impl<'a> Query<'a> {
 
     /// An answer of ours: with authority, where it says what is or is not.
     pub(super) fn answer(&self, rcode: Rcode, records: &[Record]) -> Vec<u8> {
-        const RESPONSE: u16 = 0x8000;
         const AUTHORITATIVE: u16 = 0x0400;
+        let authority = if matches!(rcode, Rcode::NoError | Rcode::NoSuchName) { AUTHORITATIVE } else { 0 };
+        self.message(authority | rcode as u16, records)
+    }
+
+    /// Says that the answer has no room in a packet: who asked asks again over TCP.
+    pub(super) fn cut(&self) -> Vec<u8> {
+        const TRUNCATED: u16 = 0x0200;
+        self.message(TRUNCATED | Rcode::NoError as u16, &[])
+    }
+
+    fn message(&self, flags: u16, records: &[Record]) -> Vec<u8> {
+        const RESPONSE: u16 = 0x8000;
         const RECURSION_DESIRED: u16 = 0x0100;
         const RECURSION_AVAILABLE: u16 = 0x0080;
-        let authority = if matches!(rcode, Rcode::NoError | Rcode::NoSuchName) { AUTHORITATIVE } else { 0 };
-        let flags = RESPONSE | authority | (self.flags & RECURSION_DESIRED) | RECURSION_AVAILABLE | rcode as u16;
+        let flags = RESPONSE | flags | (self.flags & RECURSION_DESIRED) | RECURSION_AVAILABLE;
         let count = u16::try_from(records.len()).expect("few records");
         let mut bytes = self.id.to_vec();
         for field in [flags, 1, count, 0, 0] {

@@ -4,16 +4,9 @@ use super::{
     message::{self, tests::question},
     *,
 };
-use crate::{
-    network::{Egress, HostNetwork, Settings, guests, helper},
-    store::tests::store,
-};
-use banger_proto::{
-    framing::{self, HEADER},
-    helper::{Answer, MAX_LEARNED, Request},
-};
+use crate::network::{Egress, HostNetwork, guests, helper};
+use banger_proto::helper::{Answer as HelperAnswer, MAX_LEARNED, Request};
 use std::sync::Mutex;
-use tokio::net::UnixStream;
 
 const ONE: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
 const OTHER: Ipv4Addr = Ipv4Addr::new(9, 9, 8, 8);
@@ -30,58 +23,61 @@ struct World {
 /// Names resolve to these records, for a guest that may reach what `www.example.com` resolves to and nothing else. The helper
 /// does what it is asked for or refuses it.
 async fn world(records: Vec<Record>, refused: bool) -> World {
-    let (temp, store) = store();
-    let settings = Settings {
-        uplink: Uplink::Auto,
-        block: "10.213.0.0/16".parse().unwrap(),
-        dns: Vec::new(),
-        deny: Vec::new(),
-        allow: Vec::new(),
-    };
-    let place = temp.path().to_owned();
-    let network = HostNetwork::new(settings, store, place.clone(), place, "/none".into());
+    let (temp, network) = life::tests::network(Uplink::Auto);
     let (helper, stream) = helper::tests::silent();
     let asked = Arc::default();
-    tokio::spawn(serve_helper(stream, Arc::clone(&asked), refused));
+    let helpers = if refused { HelperAnswer::Failed { reason: "the set is full".into() } } else { HelperAnswer::Done };
+    tokio::spawn(helper::tests::serve(stream, Arc::clone(&asked), helpers));
     *network.shared.live.lock().await = Some(life::tests::live(helper));
     let mut guest = guests::tests::guest("a", 0, 2);
     guest.egress = Egress::new(false, [], ["10.0.0.0/8", "www.example.com:80"].map(|rule| rule.parse().unwrap()));
     network.shared.guests.insert(guest.clone());
-    let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (resolver, over_tcp) = resolver().await;
     let upstream = Upstream::new(vec![resolver.local_addr().unwrap()]);
+    let answer = move |asked: &[u8]| Query::parse(asked).unwrap().answer(Rcode::NoError, &records);
     tokio::spawn(async move {
         let mut buffer = [0; 512];
-        while let Ok((length, from)) = resolver.recv_from(&mut buffer).await {
-            let answer = Query::parse(&buffer[..length]).unwrap().answer(Rcode::NoError, &records);
-            resolver.send_to(&answer, from).await.unwrap();
+        loop {
+            tokio::select! {
+                Ok((length, from)) = resolver.recv_from(&mut buffer) => {
+                    resolver.send_to(&answer(&buffer[..length]), from).await.unwrap();
+                }
+                Ok((mut stream, _)) = over_tcp.accept() => {
+                    let mut asked = vec![0; usize::from(stream.read_u16().await.unwrap())];
+                    stream.read_exact(&mut asked).await.unwrap();
+                    let answer = answer(&asked);
+                    stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                }
+            }
         }
     });
     World { _temp: temp, network, guest, upstream, asked }
 }
 
-async fn serve_helper(mut stream: UnixStream, asked: Arc<Mutex<Vec<Request>>>, refused: bool) {
-    let answer = if refused { Answer::Failed { reason: "the set is full".into() } } else { Answer::Done };
+/// Both sockets of a resolver, on one port that is free.
+async fn resolver() -> (UdpSocket, TcpListener) {
     loop {
-        let mut header = [0; HEADER];
-        if stream.read_exact(&mut header).await.is_err() {
-            return;
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            return (udp, tcp);
         }
-        let mut body = vec![0; framing::body_length(header).unwrap()];
-        stream.read_exact(&mut body).await.unwrap();
-        asked.lock().unwrap().push(framing::decode(&body).unwrap());
-        stream.write_all(&framing::encode(&answer).unwrap()).await.unwrap();
     }
 }
 
 impl World {
     /// The answer to a guest that asks for an address.
     async fn ask(&self, name: &str) -> Vec<u8> {
+        self.ask_over(name, false).await
+    }
+
+    async fn ask_over(&self, name: &str, stream: bool) -> Vec<u8> {
         let bytes = question(name, 1);
         match self.decide(&bytes) {
             Verdict::Answer(answer) => answer,
             Verdict::Forward(rules) => {
                 let shared = Arc::downgrade(&self.network.shared);
-                forward(&shared, &self.upstream, &self.guest, &bytes, &rules, false).await.unwrap()
+                forward(&shared, &self.upstream, &self.guest, &bytes, &rules, stream).await.unwrap()
             }
             Verdict::Nothing => panic!("it is a query"),
         }
@@ -133,6 +129,23 @@ async fn all_of_many_addresses_are_opened() {
     let answer = world.ask("www.example.com").await;
     assert_eq!(world.asked(), [world.learn(&many[..MAX_LEARNED], 60), world.learn(&many[MAX_LEARNED..], 60)]);
     assert_eq!(message::addresses(&answer).len(), many.len());
+}
+
+#[tokio::test]
+async fn an_answer_that_was_cut_is_asked_for_over_tcp() {
+    let many: Vec<Ipv4Addr> = (0..=255).map(|n| Ipv4Addr::new(9, 9, 9, n)).collect();
+    let world = world(many.iter().map(|address| Record::a(*address, 60)).collect(), false).await;
+    let cut = world.ask("www.example.com").await;
+    assert_eq!((verdict(&cut), cut[2] & 2, message::addresses(&cut)), ((0, false), 2, Vec::new()));
+    assert_eq!(world.asked(), [], "a part of it would be open");
+    let whole = world.ask_over("www.example.com", true).await;
+    assert_eq!((verdict(&whole).0, whole[2] & 2, message::addresses(&whole).len()), (0, 0, many.len()));
+    assert_eq!(world.asked(), many.chunks(MAX_LEARNED).map(|some| world.learn(some, 60)).collect::<Vec<_>>());
+
+    // More than is looked at is not told either way.
+    let more = self::world(vec![Record::a(ONE, 60); 300], false).await;
+    assert_eq!(verdict(&more.ask_over("www.example.com", true).await), (2, false));
+    assert_eq!(more.asked(), []);
 }
 
 #[tokio::test]

@@ -62,12 +62,10 @@ pub(super) fn tidy(shared: &Arc<Shared>) {
                 continue;
             }
             let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
+            // Before it is known how far the helper comes: a bridge that is there still is made again without harm.
+            live.networks.retain(|network| *network == 0 || guests.iter().any(|guest| guest.seat.network == *network));
             match live.tell(&Request::Reconcile { vms }).await {
-                Ok(()) => {
-                    live.networks
-                        .retain(|network| *network == 0 || guests.iter().any(|guest| guest.seat.network == *network));
-                    return shared.guests.no_strays();
-                }
+                Ok(()) => return shared.guests.no_strays(),
                 Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),
             }
         }

@@ -43,6 +43,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         tasks: Vec::new(),
         resolves: false,
         followed: None,
+        attempts: 0,
         pasta_retry: RETRY.0,
     };
     live.ensure(shared, 0).await.map_err(Trouble::into_io)?;

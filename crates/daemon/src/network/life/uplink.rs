@@ -31,6 +31,7 @@ impl Live {
         };
         // Those who saw an earlier one end are done.
         self.tasks.retain(|task| !task.is_finished());
+        self.attempts += 1;
         match holder::uplink(&program, &mut self.record, &shared.state).await {
             Ok(child) => {
                 if let Some(pasta) = self.record.pasta {
@@ -40,7 +41,7 @@ impl Live {
             Err(error) => {
                 tracing::warn!(%error, "pasta does not start: VMs have no way to the internet; it is tried again");
                 let (shared, pause) = (Arc::downgrade(shared), self.pasta_retry);
-                self.tasks.push(tokio::spawn(again(shared, pause, false)));
+                self.tasks.push(tokio::spawn(again(shared, self.attempts, pause, false)));
             }
         }
         self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
@@ -48,12 +49,19 @@ impl Live {
 
     fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
         self.followed = Some(pasta);
-        self.tasks.push(tokio::spawn(follow_pasta(Arc::downgrade(shared), pasta, child, self.pasta_retry)));
+        let (shared, attempt, retry) = (Arc::downgrade(shared), self.attempts, self.pasta_retry);
+        self.tasks.push(tokio::spawn(follow_pasta(shared, attempt, pasta, child, retry)));
     }
 }
 
 /// Starts pasta again when it ends. One that was up for a while is started again at once.
-async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, child: Option<Child>, retry: Duration) {
+async fn follow_pasta(
+    shared: Weak<Shared>,
+    attempt: u64,
+    pasta: ProcessIdentity,
+    child: Option<Child>,
+    retry: Duration,
+) {
     let began = tokio::time::Instant::now();
     ended(pasta).await;
     let words = match child {
@@ -62,24 +70,43 @@ async fn follow_pasta(shared: Weak<Shared>, pasta: ProcessIdentity, child: Optio
     };
     tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
     let lasted = began.elapsed() > RETRY.1;
-    again(shared, if lasted { RETRY.0 } else { retry }, lasted).await;
+    again(shared, attempt, if lasted { RETRY.0 } else { retry }, lasted).await;
 }
 
-async fn again(shared: Weak<Shared>, pause: Duration, afresh: bool) {
+async fn again(shared: Weak<Shared>, attempt: u64, pause: Duration, afresh: bool) {
     sleep(pause).await;
     let Some(shared) = shared.upgrade() else { return };
     // From a task of its own: this one ends with the network it belongs to.
-    tokio::spawn(try_uplink(shared, afresh));
+    tokio::spawn(try_uplink(shared, attempt, afresh));
 }
 
-/// Starts the way out, if there is a network.
-fn try_uplink(shared: Arc<Shared>, afresh: bool) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+/// Starts the way out, if there is a network and this was its last attempt: whoever made a later one sees to it.
+fn try_uplink(shared: Arc<Shared>, attempt: u64, afresh: bool) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        if let Some(live) = shared.live.lock().await.as_mut() {
+        if let Some(live) = shared.live.lock().await.as_mut().filter(|live| live.attempts == attempt) {
             if afresh {
                 live.pasta_retry = RETRY.0;
             }
             live.uplink(&shared).await;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{helper, life::tests};
+
+    #[tokio::test]
+    async fn who_was_overtaken_starts_nothing() {
+        let (_temp, network) = tests::network(Uplink::None);
+        let (helper, _theirs) = helper::tests::silent();
+        let mut live = tests::live(helper);
+        (live.attempts, live.pasta_retry) = (2, RETRY.1);
+        *network.shared.live.lock().await = Some(live);
+        for (attempt, retry) in [(1, RETRY.1), (2, RETRY.0)] {
+            try_uplink(network.shared.clone(), attempt, true).await;
+            assert_eq!(network.shared.live.lock().await.as_ref().unwrap().pasta_retry, retry, "{attempt}");
+        }
+    }
 }

@@ -31,23 +31,27 @@ pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper:
 /// out that was missing is tried again.
 async fn follow_host(shared: &Weak<Shared>) {
     let mut changes = listen();
+    // Before the first news too: nobody listened when the helper was told.
+    let mut heard = true;
     loop {
-        // Before the first news too: nobody listened when the helper was told.
         let Some(strong) = shared.upgrade() else { return };
-        let told = tell_host(&strong).await;
+        let told = tell_host(&strong, heard).await;
         drop(strong);
         if let Err(error) = &told {
             tracing::error!(%error, "the host's new addresses are not closed to guests; it is tried again");
         }
         if let Some(news) = &mut changes {
-            let heard = if told.is_ok() { news.next().await } else { within(AGAIN, news.next()).await };
-            if heard.is_err() {
+            let next = if told.is_ok() { news.next().await.map(|()| true) } else { within(AGAIN, news.next()).await };
+            if next.is_err() {
                 changes = listen();
             }
+            // What was lost may have been news.
+            heard = next.unwrap_or(true);
         } else {
             // Who hears nothing looks.
             sleep(LOOK).await;
             changes = Changes::subscribe().ok();
+            heard = changes.is_some();
         }
         sleep(SETTLE).await;
     }
@@ -60,20 +64,25 @@ fn listen() -> Option<Changes> {
     Changes::subscribe().inspect_err(failed).ok()
 }
 
-async fn within(patience: Duration, news: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    timeout(patience, news).await.unwrap_or(Ok(()))
+/// Whether there was any.
+async fn within(patience: Duration, news: impl Future<Output = io::Result<()>>) -> io::Result<bool> {
+    timeout(patience, news).await.map_or(Ok(false), |news| news.map(|()| true))
 }
 
-/// Tells the helper of this host's addresses, if they are others than it knows.
-async fn tell_host(shared: &Arc<Shared>) -> io::Result<()> {
+/// Tells the helper of this host's addresses, if they are others than it knows. A way out that is missing is tried at once
+/// if there is reason to: it is tried after pauses that grow without one.
+async fn tell_host(shared: &Arc<Shared>, heard: bool) -> io::Result<()> {
     let mut slot = shared.live.lock().await;
     let Some(live) = slot.as_mut() else { return Ok(()) };
-    if host_addresses()? != live.host {
+    let moved = host_addresses()? != live.host;
+    if moved {
         tracing::info!("this host's addresses changed");
         live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
     }
-    live.pasta_retry = RETRY.0;
-    live.uplink(shared).await;
+    if moved || heard {
+        live.pasta_retry = RETRY.0;
+        live.uplink(shared).await;
+    }
     Ok(())
 }
 
@@ -98,6 +107,20 @@ fn to_be_closed(mut addresses: Vec<Ipv4Addr>) -> io::Result<Vec<Ipv4Addr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::{Uplink, helper, life::tests};
+
+    #[tokio::test]
+    async fn a_look_that_finds_nothing_new_is_no_reason_to_hurry() {
+        let (_temp, network) = tests::network(Uplink::None);
+        let (helper, _theirs) = helper::tests::silent();
+        let mut live = tests::live(helper);
+        (live.host, live.pasta_retry) = (host_addresses().unwrap(), RETRY.1);
+        *network.shared.live.lock().await = Some(live);
+        for (heard, retry) in [(false, RETRY.1), (true, RETRY.0)] {
+            tell_host(&network.shared, heard).await.unwrap();
+            assert_eq!(network.shared.live.lock().await.as_ref().unwrap().pasta_retry, retry, "{heard}");
+        }
+    }
 
     #[test]
     fn all_public_addresses_are_closed_or_none_is() {

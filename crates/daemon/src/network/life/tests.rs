@@ -1,0 +1,59 @@
+//! What the daemon takes the network for, with a stream in its helper's place.
+
+use super::*;
+use crate::{
+    network::{HostNetwork, Settings, Uplink, guests, helper, holder},
+    store::tests::store,
+};
+use tokio::time::{Instant, sleep};
+
+/// A host's network, in a place of its own.
+pub(in crate::network) fn network(uplink: Uplink) -> (tempfile::TempDir, HostNetwork) {
+    let (temp, store) = store();
+    let block = "10.213.0.0/16".parse().unwrap();
+    let settings = Settings { uplink, block, dns: Vec::new(), deny: Vec::new(), allow: Vec::new() };
+    let place = temp.path().to_owned();
+    let network = HostNetwork::new(settings, store, place.clone(), place, "/none".into());
+    (temp, network)
+}
+
+/// A network that is nothing but its helper.
+pub(in crate::network) fn live(helper: Helper) -> Live {
+    Live {
+        record: holder::tests::record(),
+        helper,
+        host: Vec::new(),
+        networks: HashSet::new(),
+        tasks: Vec::new(),
+        resolves: true,
+        followed: None,
+        attempts: 0,
+        pasta_retry: RETRY.0,
+    }
+}
+
+#[tokio::test]
+async fn a_bridge_that_may_be_gone_is_not_taken_for_there() {
+    let (_temp, network) = network(Uplink::None);
+    let shared = &network.shared;
+    let (helper, stream) = helper::tests::silent();
+    let (asked, refuse) = (Arc::default(), Answer::Failed { reason: "the second one is not banger's".into() });
+    tokio::spawn(helper::tests::serve(stream, Arc::clone(&asked), refuse));
+    let mut live = live(helper);
+    live.networks.extend([0, 1, 2]);
+    *shared.live.lock().await = Some(live);
+    let [stays, gone] = [guests::tests::guest("a", 1, 2), guests::tests::guest("b", 2, 2)];
+    shared.guests.insert(stays.clone());
+    shared.guests.stray(&gone.vm);
+    mend::tidy(shared);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while asked.lock().unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "nobody asked");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // It has its answer when it lets go.
+    let slot = shared.live.lock().await;
+    assert_eq!(slot.as_ref().unwrap().networks, HashSet::from([0, 1]));
+    assert_eq!(asked.lock().unwrap()[0], Request::Reconcile { vms: vec![stays.vm] });
+    assert!(shared.guests.has_strays(), "it is tried again");
+}
