@@ -25,6 +25,9 @@ const TTL: u32 = 1200;
 /// How long a packet that is denied may take to be on record.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
+/// What the kernel writes among a host's settings: a count, and what it has loaded.
+const KERNELS_OWN: [&str; 2] = ["nf_conntrack_count", "tcp_available_congestion_control"];
+
 /// The namespaces around the VMs.
 pub(super) struct Around {
     pub(super) host: Space,
@@ -104,7 +107,7 @@ fn settings() -> BTreeMap<PathBuf, String> {
         for entry in std::fs::read_dir(directory).expect("settings").flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 left.push(entry.path());
-            } else if entry.file_name() != "nf_conntrack_count"
+            } else if KERNELS_OWN.iter().all(|own| entry.file_name() != *own)
                 && let Ok(value) = std::fs::read_to_string(entry.path())
             {
                 found.insert(entry.path(), value);

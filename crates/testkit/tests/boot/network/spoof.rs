@@ -99,7 +99,7 @@ pub(super) fn not_themselves(env: &TestEnv, outside: &Space) {
     };
     send(&frames);
     let count = frames.len() as u64;
-    wait_until(SOON, "all of it to be dropped", || match dropped(&inside) - before {
+    wait_until(SOON, "all of it to be dropped", || match dropped(&inside).saturating_sub(before) {
         dropped if dropped >= count => Ok(()),
         dropped => Err(format!("{dropped} of {count}")),
     });
