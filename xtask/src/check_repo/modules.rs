@@ -70,7 +70,7 @@ pub(crate) fn privileged(files: &[SourceFile]) -> Vec<String> {
 
 /// How long a file is without its unit tests.
 fn lines(file: &SourceFile) -> usize {
-    file.text.lines().take_while(|line| *line != "mod tests {").count()
+    file.text.lines().take_while(|line| !line.ends_with("mod tests {")).count()
 }
 
 #[cfg(test)]
@@ -109,5 +109,9 @@ mod tests {
     fn a_long_file_is_found() {
         assert!(lengths(&[file("a.rs", &"\n".repeat(LONGEST))]).is_empty());
         assert_eq!(lengths(&[file("a.rs", &"\n".repeat(LONGEST + 1))]).len(), 1);
+        for tests in ["mod tests {", "pub(super) mod tests {"] {
+            let tested = format!("{}{tests}\n{}", "\n".repeat(LONGEST), "\n".repeat(LONGEST));
+            assert!(lengths(&[file("a.rs", &tested)]).is_empty(), "{tests}");
+        }
     }
 }
