@@ -111,6 +111,7 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
     }
     owner.row.state = VmState::Running;
     owner.save().await?;
+    say_which_ports(owner, operation);
     failpoint::hit("start.saved").await;
     Ok(())
 }
@@ -226,6 +227,15 @@ fn say_what_starts(owner: &Owner, choice: &Choice, operation: &Operation) {
     ));
     if choice.accelerator == Accelerator::Tcg && !owner.parts.said_software.swap(true, Ordering::Relaxed) {
         operation.notice(format!("guests run in software emulation here: {}", choice.reason));
+    }
+}
+
+/// Which ports of the host were taken, where any that is free was asked for.
+fn say_which_ports(owner: &Owner, operation: &Operation) {
+    let opened = owner.shim.as_ref().map(|shim| shim.status().published).unwrap_or_default();
+    for open in opened.iter().filter(|open| open.asked.host.port() == 0) {
+        let (name, guest, host) = (&owner.row.name, open.at.guest, open.at.host);
+        operation.notice(format!("port {guest} of VM {name} is published at {host}"));
     }
 }
 

@@ -47,7 +47,7 @@ fn a_port_leads_into_a_vm_without_a_network_card() {
         }
     });
     let publish = format!("0:{port}");
-    env.banger(["vm", "run", "-d", "--quiet", "--name", "web", "-p", &publish]).run().expect(0);
+    let ran = env.banger(["vm", "run", "-d", "--name", "web", "-p", &publish]).run().expect(0);
     let vm = env.vm("web");
     // The configuration says that VMs get no card, so nothing was started for one.
     assert!(vm["ip"].is_null(), "{vm:#}");
@@ -56,6 +56,9 @@ fn a_port_leads_into_a_vm_without_a_network_card() {
     }
     let published = vm["published"][0].as_str().expect("a published port");
     let place = published.strip_suffix(&format!(":{port}")).expect("[ADDRESS:]HOST:GUEST");
+    assert_eq!(ran.out(), "web\n");
+    let which = format!("port {port} of VM web is published at {place}\n");
+    assert!(ran.err().contains(&which), "{ran}");
     let mut said = String::new();
     TcpStream::connect(place).expect("the published port").read_to_string(&mut said).expect("what it says");
     assert_eq!(said, "hello");
