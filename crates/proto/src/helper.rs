@@ -139,7 +139,7 @@ pub enum Answer {
     Resolver,
     /// What is there.
     Status(Status),
-    /// It is not done, and nothing of it is.
+    /// It is not done. Of [`Request::DetachVm`] and [`Request::Reconcile`] a part may be, of the others nothing is.
     Failed {
         /// Why.
         reason: String,

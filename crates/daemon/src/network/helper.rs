@@ -37,8 +37,8 @@ pub(super) struct Helper {
     child: Child,
     process: ProcessIdentity,
     stream: UnixStream,
-    /// Somebody asked and has not taken the whole answer: what comes next is not an answer to the next question.
-    asked: bool,
+    /// Why it is of no use any more.
+    broken: Option<String>,
 }
 
 impl Helper {
@@ -59,7 +59,7 @@ impl Helper {
         // Now: of one that has ended there is nothing to watch for.
         let process = child.id().and_then(ProcessIdentity::of);
         let process = process.ok_or_else(|| io::Error::other("the network helper ended at once"))?;
-        Ok(Self { child, process, stream: UnixStream::from_std(ours)?, asked: false })
+        Ok(Self { child, process, stream: UnixStream::from_std(ours)?, broken: None })
     }
 
     /// Its process, which may have ended.
@@ -70,19 +70,26 @@ impl Helper {
     /// Asks for something. An error means that the helper is of no use any more; so it is
     /// when the question is dropped half way.
     pub(super) async fn ask(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let answered = if std::mem::replace(&mut self.asked, true) {
-            Err(io::Error::other("nobody waited for its last answer"))
-        } else {
-            timeout(PATIENCE, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        // As long as the whole answer is not taken: what comes next would not be one to the next question.
+        let answered = match self.broken.replace("nobody waited for its last answer".to_owned()) {
+            Some(why) => Err(io::Error::other(why)),
+            None => {
+                timeout(PATIENCE, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            }
         };
         match answered {
             Ok(answered) => {
-                self.asked = false;
+                self.broken = None;
                 Ok(answered)
             }
             Err(error) => {
+                self.broken = Some(error.to_string());
                 let words = self.last_words().await;
-                Err(if words.is_empty() { error } else { io::Error::other(words) })
+                if words.is_empty() {
+                    return Err(error);
+                }
+                self.broken = Some(words.clone());
+                Err(io::Error::other(words))
             }
         }
     }
@@ -167,7 +174,7 @@ pub(super) mod tests {
         let child = command.arg("1000").stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let process = ProcessIdentity::of(child.id().unwrap()).unwrap();
         let (stream, theirs) = UnixStream::pair().unwrap();
-        (Helper { child, process, stream, asked: false }, theirs)
+        (Helper { child, process, stream, broken: None }, theirs)
     }
 
     /// Answers whatever a helper is asked for, and keeps that.
@@ -222,6 +229,7 @@ pub(super) mod tests {
             let error = helper.ask(request).await.expect_err("not an answer to that");
             assert_eq!(error.to_string(), "the helper answered something else");
             helper.child.wait().await.unwrap();
+            assert_eq!(helper.ask(request).await.unwrap_err().to_string(), error.to_string(), "that is why");
         }
         let (mut helper, mut theirs) = silent();
         answer(&mut theirs, &described).await;

@@ -142,6 +142,12 @@ async fn an_answer_that_was_cut_is_asked_for_over_tcp() {
     assert_eq!((verdict(&whole).0, whole[2] & 2, message::addresses(&whole).len()), (0, 0, many.len()));
     assert_eq!(world.asked(), many.chunks(MAX_LEARNED).map(|some| world.learn(some, 60)).collect::<Vec<_>>());
 
+    // To whom names open nothing, too: half a message is none.
+    let mut open = self::world(many.iter().map(|address| Record::a(*address, 60)).collect(), false).await;
+    open.guest.egress = Egress::new(true, [], []);
+    let cut = open.ask("www.example.com").await;
+    assert_eq!((verdict(&cut).0, cut[2] & 2, message::addresses(&cut)), (0, 2, Vec::new()));
+
     // More than is looked at is not told either way.
     let more = self::world(vec![Record::a(ONE, 60); 300], false).await;
     assert_eq!(verdict(&more.ask_over("www.example.com", true).await), (2, false));

@@ -107,10 +107,17 @@ async fn over_udp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind(any).await?;
     socket.connect(resolver).await?;
     socket.send(query).await?;
-    let mut buffer = vec![0; MAX_ANSWER];
+    // One that is longer shows.
+    let mut buffer = vec![0; MAX_ANSWER + 1];
     loop {
         let length = socket.recv(&mut buffer).await?;
         if answers(query, &buffer[..length]) {
+            if length > MAX_ANSWER
+                && let Some(asked) = Query::parse(query)
+            {
+                // What is here of it cannot be read to its end. Over TCP there is room.
+                return Ok(asked.cut());
+            }
             buffer.truncate(length);
             return Ok(buffer);
         }
