@@ -117,6 +117,8 @@ struct Shared {
     seats: Mutex<HashMap<VmId, Seat>>,
     guests: Guests,
     live: tokio::sync::Mutex<Option<life::Live>>,
+    /// Whether everybody who was on the network when this daemon began is known.
+    taken_over: AtomicBool,
     /// Whether somebody tries to bring the network back.
     mending: AtomicBool,
     /// Why VMs have no network here, once that was found out.
@@ -135,6 +137,7 @@ impl HostNetwork {
             seats: Mutex::default(),
             guests: Guests::default(),
             live: tokio::sync::Mutex::default(),
+            taken_over: AtomicBool::default(),
             mending: AtomicBool::default(),
             said: Mutex::default(),
         };
@@ -205,6 +208,12 @@ impl HostNetwork {
         life::attach(&self.shared, guest).await.map(drop).map_err(|reason| {
             Failure::new(Code::Unavailable, format!("the policy of VM {} cannot be changed", vm.name)).cause(reason)
         })
+    }
+
+    /// Whether a VM is on the network under the policy that this row of it has.
+    pub(crate) fn is_under_policy(&self, vm: &VmRow) -> bool {
+        let egress = Egress::of(&vm.spec.network, &self.shared.settings);
+        self.shared.guests.by_vm(&vm.id).is_some_and(|guest| guest.egress == egress)
     }
 
     /// Detaches a VM. What is not attached is not missed.

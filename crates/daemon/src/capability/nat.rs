@@ -2,11 +2,14 @@
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
-    network::{Attached, HostNetwork},
+    network::{Attached, Egress, HostNetwork, Uplink},
     operation::Operation,
-    store::VmRow,
+    store::{VmRow, VmSpec},
 };
-use banger_proto::name::VmId;
+use banger_proto::{
+    failure::{Code, Failure},
+    name::VmId,
+};
 
 /// A card that is called `eth0` stays `eth0`.
 const KEEP_NAME: &str = "net.ifnames=0";
@@ -22,6 +25,19 @@ impl Capability for NatCapability {
 
     fn phase(&self) -> &'static str {
         "network"
+    }
+
+    fn preflight<'a>(&'a self, spec: &'a VmSpec, _operation: &'a Operation) -> Hook<'a> {
+        Box::pin(async {
+            let settings = self.network.settings();
+            if settings.uplink == Uplink::Off {
+                return Ok(());
+            }
+            // It was checked before, with the configuration of then.
+            Egress::of(&spec.network, settings).check().map_err(|why| {
+                Failure::new(Code::Invalid, why).hint("`banger vm set --allow … --deny …` gives the VM other rules")
+            })
+        })
     }
 
     fn prepare<'a>(&'a self, vm: &'a VmRow, _operation: &'a Operation) -> Hook<'a> {

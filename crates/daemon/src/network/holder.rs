@@ -25,8 +25,10 @@ use tokio::{
 
 /// The record, in the state directory.
 const RECORD: &str = "network.json";
+/// Most of what a child said that is kept.
+const MAX_WORDS: usize = 2048;
 /// How long a holder may take to have its namespaces.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// What the interface to the outside is called.
 const UPLINK: &str = "up0";
 /// Its address and its router's: of a block that no machine's own address is in (RFC 7335). With the host's, which pasta
@@ -137,9 +139,26 @@ pub(super) async fn last_words(child: &mut Child) -> String {
     let _ = child.start_kill();
     let mut words = Vec::new();
     if let Some(stderr) = child.stderr.take() {
-        let _ = timeout(PATIENCE, stderr.take(2048).read_to_end(&mut words)).await;
+        let _ = timeout(PATIENCE, stderr.take(MAX_WORDS as u64).read_to_end(&mut words)).await;
     }
-    let words = String::from_utf8_lossy(&words);
+    in_words(&words)
+}
+
+/// Listens to a child until it is silent for good: one whose words nobody takes stands still once the pipe is full, and a
+/// guest can make pasta talk. Returns its last words.
+pub(super) async fn listen(mut child: Child) -> String {
+    let mut words = Vec::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        while matches!(stderr.read_buf(&mut words).await, Ok(1..)) {
+            words.drain(..words.len().saturating_sub(MAX_WORDS));
+        }
+    }
+    let _ = child.wait().await;
+    in_words(&words)
+}
+
+fn in_words(bytes: &[u8]) -> String {
+    let words = String::from_utf8_lossy(bytes);
     let words = words.trim().trim_start_matches("bangerd-root: ");
     if words.is_empty() { "it ended without a word".to_owned() } else { words.to_owned() }
 }
@@ -174,20 +193,22 @@ pub(super) mod tests {
         Record { host_boot_id: host_boot_id().unwrap(), holder, namespace: 0, pasta: None }
     }
 
-    /// A state directory, a record of this process, and a program in pasta's place that keeps a copy of what is on record
-    /// when it begins.
-    fn place() -> (tempfile::TempDir, Record, PathBuf) {
+    /// A state directory, a record of this process, and a program in pasta's place that does this there and stays.
+    pub(in crate::network) fn place(does: &str) -> (tempfile::TempDir, Record, PathBuf) {
         let temp = tempfile::tempdir().unwrap();
         let program = temp.path().join("pasta");
-        let line = format!("#!/bin/sh\ncd '{}' && cp {RECORD} begun && exec sleep 1000\n", temp.path().display());
+        let line = format!("#!/bin/sh\ncd '{}' && {does} && exec sleep 1000\n", temp.path().display());
         fs::write(&program, line).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         (temp, record(), program)
     }
 
+    /// What it does to tell what is on record when it begins.
+    const KEEPS: &str = "cp network.json begun";
+
     #[tokio::test]
     async fn a_way_out_is_on_record_before_it_begins() {
-        let (temp, mut record, program) = place();
+        let (temp, mut record, program) = place(KEEPS);
         let mut child = uplink(&program, &mut record, temp.path()).await.unwrap();
         let begun = temp.path().join("begun");
         let read = || fs::read(&begun).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
@@ -208,10 +229,19 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn one_that_cannot_be_written_down_does_not_begin() {
-        let (temp, mut record, program) = place();
+        let (temp, mut record, program) = place(KEEPS);
         let nowhere = temp.path().join("gone");
         uplink(&program, &mut record, &nowhere).await.unwrap_err();
         assert_eq!(record.pasta, None);
         assert!(!temp.path().join("begun").exists());
+    }
+
+    #[tokio::test]
+    async fn of_what_is_said_the_end_is_kept() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "head -c 200000 /dev/zero | tr '\\0' x >&2; echo the end >&2"]);
+        let words = listen(command.stderr(Stdio::piped()).spawn().unwrap()).await;
+        assert!(words.ends_with("xthe end") && words.len() < MAX_WORDS, "{}: {words}", words.len());
+        assert_eq!(listen(Command::new("true").stderr(Stdio::piped()).spawn().unwrap()).await, in_words(b""));
     }
 }

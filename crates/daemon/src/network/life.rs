@@ -20,7 +20,14 @@ use banger_proto::{
     helper::{Answer, MAX_LEARNED, Request},
     name::VmId,
 };
-use std::{collections::HashSet, io, net::Ipv4Addr, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{task::JoinHandle, time::sleep};
 
 /// How long the network waits for another VM.
@@ -139,10 +146,10 @@ fn leave_later(shared: &Arc<Shared>) {
     });
 }
 
-/// Ends the network if nobody is attached.
+/// Ends the network if nobody is attached. While VMs are adopted somebody may be that is not known yet.
 pub(super) async fn leave(shared: &Shared) {
     let mut slot = shared.live.lock().await;
-    if !shared.guests.is_empty() {
+    if !shared.taken_over.load(Ordering::Relaxed) || !shared.guests.is_empty() {
         return;
     }
     let record = match slot.take() {
@@ -157,8 +164,9 @@ pub(super) async fn leave(shared: &Shared) {
     }
 }
 
-/// Takes over what an earlier daemon left.
+/// Takes over what an earlier daemon left, or ends it, now that all are known who are on it.
 pub(super) async fn take_over(shared: &Arc<Shared>) {
+    shared.taken_over.store(true, Ordering::Relaxed);
     if shared.guests.is_empty() {
         leave(shared).await;
         return;

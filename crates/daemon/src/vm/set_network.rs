@@ -89,7 +89,17 @@ impl Change {
             return;
         }
         // The policy that failed to change is the one that was there, or becomes it again.
-        let _ = owner.parts.network.repolicy(&owner.row).await;
+        if let Err(failure) = owner.parts.network.repolicy(&owner.row).await {
+            tracing::error!(vm = %owner.row.name, %failure, "its policy cannot be as it was");
+            let mut changed = owner.row.clone();
+            let publish = changed.spec.network.publish.clone();
+            changed.spec.network = NetworkSpec { publish, ..self.after.clone() };
+            if owner.parts.network.is_under_policy(&changed) {
+                // That is what it is under, then.
+                owner.row = changed;
+                owner.save_or_log().await;
+            }
+        }
         if let Some(shim) = owner.shim.clone().filter(|_| owner.row.state.is_live()) {
             if let Err(failure) = agree(&owner.parts.store, &owner.row, &shim).await {
                 tracing::error!(vm = %owner.row.name, %failure, "a port cannot be as it was");

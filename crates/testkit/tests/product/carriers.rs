@@ -93,7 +93,7 @@ fn has_card(env: &TestEnv, space: &Space, vm: &str) {
 
 /// Waits until each of them is there once, and what they carry is this.
 #[track_caller]
-fn is_back(env: &TestEnv, what: &str, whole: &str) {
+pub(crate) fn is_back(env: &TestEnv, what: &str, whole: &str) {
     wait_until(BACK, &format!("everything to be back, after {what}"), || {
         let count = CARRIERS.map(|one| of(env, one).len());
         if count != [1, 1, 1] {

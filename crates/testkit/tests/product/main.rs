@@ -23,6 +23,7 @@ mod many;
 mod network;
 mod output;
 mod overtaken;
+mod policies;
 mod prune;
 mod registered;
 mod session;

@@ -1,11 +1,11 @@
 //! Trying again what has failed, until it is done or nobody needs it.
 
-use super::{RETRY, ready};
+use super::{RETRY, Trouble, ready};
 use crate::network::Shared;
-use banger_proto::helper::Request;
+use banger_proto::{helper::Request, name::VmId};
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
 };
 use tokio::time::sleep;
 
@@ -42,6 +42,29 @@ pub(super) fn later(shared: &Arc<Shared>) {
             }
         }
     });
+}
+
+/// Puts VMs on the network whom the helper refused when it began, until it takes them or they are gone.
+pub(super) async fn place(shared: Weak<Shared>, mut refused: Vec<VmId>) {
+    let mut pause = RETRY.0;
+    while !refused.is_empty() {
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
+        let Some(shared) = shared.upgrade() else { return };
+        let mut slot = shared.live.lock().await;
+        let Some(live) = slot.as_mut() else { return };
+        let mut still = Vec::new();
+        for vm in refused {
+            let Some(guest) = shared.guests.by_vm(&vm) else { continue };
+            match live.place(&shared, &guest).await {
+                Ok(()) => tracing::info!(vm = %guest.name, "a VM's network is as it should be"),
+                Err(Trouble::Refused(_)) => still.push(vm),
+                // The next helper is told of everybody.
+                Err(Trouble::Broken(_)) => return,
+            }
+        }
+        refused = still;
+    }
 }
 
 /// Has what belongs to no VM removed, until the helper does it: it refused to. Bridges go along that nobody stands on.

@@ -1,6 +1,6 @@
 //! Starting what is missing of the network, around what is still there.
 
-use super::{Live, RETRY, Trouble, watch::watch};
+use super::{Live, RETRY, Trouble, mend, watch::watch};
 use crate::{
     network::{
         Shared,
@@ -56,8 +56,20 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         live.networks.clear();
         live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
     }
+    let mut refused = Vec::new();
     for guest in &guests {
-        live.place(shared, guest).await.map_err(Trouble::into_io)?;
+        match live.place(shared, guest).await {
+            Ok(()) => {}
+            Err(Trouble::Refused(reason)) => {
+                // It has the rules that it had, and the others are not to be without theirs for it.
+                tracing::error!(vm = %guest.name, reason, "a VM's network is not as it should be; it is tried again");
+                refused.push(guest.vm.clone());
+            }
+            Err(Trouble::Broken(error)) => return Err(error),
+        }
+    }
+    if !refused.is_empty() {
+        live.tasks.push(tokio::spawn(mend::place(Arc::downgrade(shared), refused)));
     }
     live.uplink(shared).await;
     live.tasks.push(tokio::spawn(watch(Arc::downgrade(shared), live.record.holder, live.helper.process())));

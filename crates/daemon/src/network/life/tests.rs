@@ -7,6 +7,18 @@ use crate::{
 };
 use tokio::time::{Instant, sleep};
 
+/// Longest anything here may take.
+pub(in crate::network) const SOON: Duration = Duration::from_secs(60);
+
+/// Waits for a fact.
+pub(in crate::network) async fn wait(what: &str, fact: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !fact().await {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A host's network, in a place of its own.
 pub(in crate::network) fn network(uplink: Uplink) -> (tempfile::TempDir, HostNetwork) {
     let (temp, store) = store();
@@ -46,14 +58,31 @@ async fn a_bridge_that_may_be_gone_is_not_taken_for_there() {
     shared.guests.insert(stays.clone());
     shared.guests.stray(&gone.vm);
     mend::tidy(shared);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while asked.lock().unwrap().is_empty() {
-        assert!(Instant::now() < deadline, "nobody asked");
-        sleep(Duration::from_millis(5)).await;
-    }
+    wait("somebody to ask", async || !asked.lock().unwrap().is_empty()).await;
     // It has its answer when it lets go.
     let slot = shared.live.lock().await;
     assert_eq!(slot.as_ref().unwrap().networks, HashSet::from([0, 1]));
     assert_eq!(asked.lock().unwrap()[0], Request::Reconcile { vms: vec![stays.vm] });
     assert!(shared.guests.has_strays(), "it is tried again");
+}
+
+#[tokio::test]
+async fn nobody_leaves_before_it_is_known_who_is_there() {
+    let (_temp, network) = network(Uplink::None);
+    let shared = &network.shared;
+    let mut holder = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    let process = ProcessIdentity::of(holder.id().unwrap()).unwrap();
+    let mut record = holder::tests::record();
+    record.holder = process;
+    record.write(&shared.state).unwrap();
+    // One of two was adopted, and its machine ended; the other one is waited for.
+    let first = guests::tests::guest("a", 0, 2);
+    shared.guests.insert(first.clone());
+    detach(shared, &first.vm).await.unwrap();
+    leave(shared).await;
+    assert!(process.alive() && Record::read(&shared.state).unwrap().is_some());
+    // It did not come: nobody needs the network.
+    take_over(shared).await;
+    holder.wait().await.unwrap();
+    assert_eq!(Record::read(&shared.state).unwrap(), None);
 }

@@ -6,16 +6,21 @@ use crate::{
     shim::control::ProcessIdentity,
 };
 use std::{
+    io,
     pin::Pin,
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::{process::Child, time::sleep};
+use tokio::{
+    process::Child,
+    time::{sleep, timeout},
+};
 
 impl Live {
     /// Starts the way out if there should be one and is none.
     pub(super) async fn uplink(&mut self, shared: &Arc<Shared>) {
         if shared.settings.uplink != Uplink::Auto {
+            self.close(shared);
             return;
         }
         if let Some(pasta) = self.record.pasta.filter(ProcessIdentity::alive) {
@@ -25,14 +30,14 @@ impl Live {
             }
             return;
         }
-        let Some(program) = holder::find("pasta") else {
-            tracing::warn!("pasta is not installed: VMs have no way to the internet");
-            return;
-        };
         // Those who saw an earlier one end are done.
         self.tasks.retain(|task| !task.is_finished());
         self.attempts += 1;
-        match holder::uplink(&program, &mut self.record, &shared.state).await {
+        let started = match holder::find("pasta") {
+            Some(program) => holder::uplink(&program, &mut self.record, &shared.state).await,
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "pasta is not installed")),
+        };
+        match started {
             Ok(child) => {
                 if let Some(pasta) = self.record.pasta {
                     self.follow(shared, pasta, Some(child));
@@ -45,6 +50,15 @@ impl Live {
             }
         }
         self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
+    }
+
+    /// Ends a way out of a time when there should be one.
+    fn close(&mut self, shared: &Shared) {
+        let Some(pasta) = self.record.pasta.take() else { return };
+        holder::end(pasta);
+        if let Err(error) = self.record.write(&shared.state) {
+            tracing::warn!(%error, "a way out that was closed is on record still");
+        }
     }
 
     fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
@@ -63,9 +77,11 @@ async fn follow_pasta(
     retry: Duration,
 ) {
     let began = tokio::time::Instant::now();
+    // In a task of its own: pasta goes on, and says things, when this one ends with the network's helper.
+    let words = child.map(|child| tokio::spawn(holder::listen(child)));
     ended(pasta).await;
-    let words = match child {
-        Some(mut child) => holder::last_words(&mut child).await,
+    let words = match words {
+        Some(words) => timeout(holder::PATIENCE, words).await.ok().and_then(Result::ok).unwrap_or_default(),
         None => String::new(),
     };
     tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
@@ -96,6 +112,36 @@ fn try_uplink(shared: Arc<Shared>, attempt: u64, afresh: bool) -> Pin<Box<dyn Fu
 mod tests {
     use super::*;
     use crate::network::{helper, life::tests};
+
+    #[tokio::test]
+    async fn a_way_out_that_talks_much_goes_on() {
+        let (_temp, network) = tests::network(Uplink::None);
+        let (helper, _theirs) = helper::tests::silent();
+        let mut live = tests::live(helper);
+        // More than a pipe has room for.
+        let (place, mut record, program) = holder::tests::place("head -c 200000 /dev/zero >&2 && touch said");
+        let child = holder::uplink(&program, &mut record, place.path()).await.unwrap();
+        let pasta = record.pasta.unwrap();
+        live.follow(&network.shared, pasta, Some(child));
+        tests::wait("it to have said all", async || place.path().join("said").exists()).await;
+        // Without whoever followed it too.
+        live.end_tasks().await;
+        assert!(pasta.alive());
+        holder::end(pasta);
+    }
+
+    #[tokio::test]
+    async fn a_way_out_that_should_not_be_is_closed() {
+        let (_temp, network) = tests::network(Uplink::None);
+        let (helper, _theirs) = helper::tests::silent();
+        let mut live = tests::live(helper);
+        let (_place, _, program) = holder::tests::place("true");
+        let mut child = holder::uplink(&program, &mut live.record, &network.shared.state).await.unwrap();
+        live.uplink(&network.shared).await;
+        timeout(tests::SOON, child.wait()).await.unwrap().unwrap();
+        assert_eq!(live.record.pasta, None);
+        assert_eq!(holder::Record::read(&network.shared.state).unwrap(), Some(live.record.clone()));
+    }
 
     #[tokio::test]
     async fn who_was_overtaken_starts_nothing() {

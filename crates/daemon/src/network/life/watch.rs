@@ -37,6 +37,8 @@ async fn follow_host(shared: &Weak<Shared>) {
         let Some(strong) = shared.upgrade() else { return };
         let told = tell_host(&strong, heard).await;
         drop(strong);
+        // What nobody could be told is news still.
+        let owed = heard && told.is_err();
         if let Err(error) = &told {
             tracing::error!(%error, "the host's new addresses are not closed to guests; it is tried again");
         }
@@ -46,12 +48,12 @@ async fn follow_host(shared: &Weak<Shared>) {
                 changes = listen();
             }
             // What was lost may have been news.
-            heard = next.unwrap_or(true);
+            heard = owed || next.unwrap_or(true);
         } else {
             // Who hears nothing looks.
             sleep(LOOK).await;
             changes = Changes::subscribe().ok();
-            heard = changes.is_some();
+            heard = owed || changes.is_some();
         }
         sleep(SETTLE).await;
     }
@@ -107,7 +109,11 @@ fn to_be_closed(mut addresses: Vec<Ipv4Addr>) -> io::Result<Vec<Ipv4Addr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{Uplink, helper, life::tests};
+    use crate::network::{
+        Uplink, helper,
+        life::tests::{self, wait},
+    };
+    use banger_proto::helper::Answer;
 
     #[tokio::test]
     async fn a_look_that_finds_nothing_new_is_no_reason_to_hurry() {
@@ -120,6 +126,29 @@ mod tests {
             tell_host(&network.shared, heard).await.unwrap();
             assert_eq!(network.shared.live.lock().await.as_ref().unwrap().pasta_retry, retry, "{heard}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_told_is_news_still() {
+        let (_temp, network) = tests::network(Uplink::None);
+        let shared = &network.shared;
+        let (helper, stream) = helper::tests::silent();
+        let (asked, refuse) = (Arc::default(), Answer::Failed { reason: "not now".into() });
+        tokio::spawn(helper::tests::serve(stream, Arc::clone(&asked), refuse));
+        let mut live = tests::live(helper);
+        // It is somewhere else for a moment.
+        live.host = vec![Ipv4Addr::new(9, 9, 9, 9)];
+        *shared.live.lock().await = Some(live);
+        let weak = Arc::downgrade(shared);
+        tokio::spawn(async move { follow_host(&weak).await });
+        wait("a helper that refuses", async || !asked.lock().unwrap().is_empty()).await;
+        {
+            let mut slot = shared.live.lock().await;
+            let live = slot.as_mut().unwrap();
+            (live.host, live.pasta_retry) = (host_addresses().unwrap(), RETRY.1);
+        }
+        wait("another attempt at once", async || shared.live.lock().await.as_ref().unwrap().pasta_retry == RETRY.0)
+            .await;
     }
 
     #[test]
