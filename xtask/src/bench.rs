@@ -97,9 +97,11 @@ enum Measure {
     WorkspaceExport,
     /// `vm run . --rm -- true` against the same without a repository.
     WorkspaceRun,
+    /// Bytes that pass for an import against the size of the objects that are needed, as git packs them.
+    WorkspaceWire,
 }
 
-const ALL: [Measure; 28] = [
+const ALL: [Measure; 29] = [
     Measure::Run,
     Measure::Exec,
     Measure::Ps,
@@ -128,6 +130,7 @@ const ALL: [Measure; 28] = [
     Measure::WorkspaceRsync,
     Measure::WorkspaceExport,
     Measure::WorkspaceRun,
+    Measure::WorkspaceWire,
 ];
 
 /// Measures, prints the table and writes the samples.
@@ -164,6 +167,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Measure::WorkspaceRsync => workspace::rsync(&env, args.rounds, &mut report)?,
             Measure::WorkspaceExport => workspace::export(&env, args.rounds, &mut report)?,
             Measure::WorkspaceRun => workspace::run(&env, args.rounds, &mut report)?,
+            Measure::WorkspaceWire => workspace::wire(&env, &mut report)?,
         }
     }
     report.write(&args.out)?;

@@ -6,6 +6,9 @@
 
 use std::{io::Write, path::PathBuf, process::Command};
 
+/// Bytes that must be free for a test that needs room.
+const ROOM: u64 = 5 << 30;
+
 /// Whether this host has the capability called `name`; otherwise the calling test is recorded as skipped.
 ///
 /// ```no_run
@@ -22,6 +25,7 @@ use std::{io::Write, path::PathBuf, process::Command};
 /// - `apt`: apt, mmdebstrap, depmod and Debian sources
 /// - `registry`: docker-registry, skopeo, umoci
 /// - `mount`: tmpfs can be mounted here
+/// - `room`: 5 GiB are free where tests keep their homes
 /// - `root`: this is root
 /// - `userns`: user namespaces can be made here, and forbidden in one
 /// - `netns`: network namespaces and taps can be made here; ip and nft are there
@@ -79,6 +83,7 @@ fn probe(name: &str) -> Result<(), String> {
         }
         "kernel" => crate::generic_kernel::probe(),
         "mount" => mount(),
+        "room" => room(),
         "firecracker" => program("firecracker").map(drop).and_then(|()| probe("kvm")),
         "kvm-guests" => kvm_guests(),
         "root" => {
@@ -112,6 +117,15 @@ fn kvm_guests() -> Result<(), String> {
     let said = probe.map_err(|error| error.to_string())?.stdout;
     let said = String::from_utf8_lossy(&said).trim().to_owned();
     if said.contains("usable") { Ok(()) } else { Err(said) }
+}
+
+/// Whether a test may leave a few gigabytes lying about for a while.
+fn room() -> Result<(), String> {
+    let place = crate::golden::cache_dir();
+    let there = std::fs::create_dir_all(&place).and_then(|()| Ok(rustix::fs::statvfs(&place)?));
+    let there = there.map_err(|error| format!("{}: {error}", place.display()))?;
+    let free = there.f_bavail * there.f_frsize;
+    if free >= ROOM { Ok(()) } else { Err(format!("{} has {} MiB free", place.display(), free >> 20)) }
 }
 
 /// Whether this process may mount a file system, tried in a mount namespace that ends with the try.

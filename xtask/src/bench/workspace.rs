@@ -1,4 +1,5 @@
-//! A repository into a guest and a patch out of it, against git and rsync over ssh into the same guest.
+//! A repository into a guest and a patch out of it, against git and rsync over ssh into the same guest; and how many bytes
+//! that moves.
 
 use super::{
     compare::{Report, Target},
@@ -7,7 +8,7 @@ use super::{
 };
 use crate::repository::root;
 use anyhow::{Result, ensure};
-use banger_testkit::TestEnv;
+use banger_testkit::{Meter, TestEnv};
 use std::{
     fs,
     io::Write as _,
@@ -78,9 +79,7 @@ pub(crate) fn export(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<
 
 /// A throw-away VM with this repository in it against one without.
 pub(crate) fn run(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
-    let repo = env.home().join("home/this");
-    let (from, to) = (root().display().to_string(), repo.display().to_string());
-    env.program("git").args(["clone", "-q", "--no-hardlinks", &from, &to]).run().expect(0);
+    let repo = this(env);
     report.compare(
         ("vm run . --rm -- true", "vm run --rm -- true"),
         Target::Ratio(1.3),
@@ -90,8 +89,50 @@ pub(crate) fn run(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()>
     )
 }
 
+/// Bytes that pass between commands and the agent for an import, questions and answers included, against git's own packs
+/// of the same objects: the last ten generations of commits and all they name, and what changed since. Twice: of whole
+/// objects, as they travel, and of such as describe one another, which is work for whoever makes and reads them.
+pub(crate) fn wire(env: &TestEnv, report: &mut Report) -> Result<()> {
+    env.banger(["vm", "run", "-d", "--quiet", "--name", VM].iter().chain(&SHAPE)).run().expect(0);
+    for (what, repo) in [("import of 20,000 files", many_files(env)?), ("import of this repository", this(env))] {
+        let git = |line: &str| env.program("sh").args(["-c", line]).current_dir(&repo).run().expect(0).out();
+        // Edits without a commit travel as they are.
+        git("for file in $(git ls-files | sed -n '7~500p'); do echo '// edited' >> $file; done");
+        clear(env);
+        let meter = Meter::of(env, VM);
+        prepare(env, &repo)?;
+        let passed = meter.passed();
+        drop(meter);
+        let edited = "git diff --name-only | git hash-object -w --stdin-paths";
+        // Not the last ten commits: the commits of the last ten generations.
+        let commits =
+            "git clone -q --bare --depth 10 file://$PWD needed.git && git -C needed.git rev-list --objects HEAD";
+        let needed = format!("{{ {commits}; {edited}; }} | cut -d' ' -f1");
+        for (against, target, how) in [
+            ("whole objects in a pack of git's", Target::Ratio(1.3), "--window=0"),
+            ("objects in a pack of git's, described by one another", Target::Told, "--window=10"),
+        ] {
+            let size = git(&format!("{needed} | git pack-objects -q {how} --stdout | wc -c; rm -rf needed.git"));
+            report.weigh((what, against), target, passed, size.trim().parse()?);
+        }
+    }
+    Ok(())
+}
+
+/// A clone of this repository.
+fn this(env: &TestEnv) -> PathBuf {
+    let repo = env.home().join("home/this");
+    let (from, to) = (root().display().to_string(), repo.display().to_string());
+    env.program("git").args(["clone", "-q", "--no-hardlinks", &from, &to]).run().expect(0);
+    repo
+}
+
 fn import(env: &TestEnv, repo: &Path) -> Result<std::time::Duration> {
     clear(env);
+    prepare(env, repo)
+}
+
+fn prepare(env: &TestEnv, repo: &Path) -> Result<std::time::Duration> {
     timed(env.banger(["vm", "workspace", "prepare", "--quiet", VM, &repo.display().to_string()]))
 }
 
