@@ -67,21 +67,43 @@ impl TestEnv {
     /// The same for an ordinary user who owns the home, and whose programs run as that user. This process must be root.
     #[track_caller]
     pub fn real_as(uid: u32) -> Option<Self> {
-        if !crate::require("qemu") || !crate::require("root") || !crate::require("mount") {
+        if !crate::require("qemu") {
+            return None;
+        }
+        let mut env = Self::golden_as(uid)?;
+        let tap = env.home().join("tap");
+        std::fs::create_dir(&tap).expect("a directory for the tap device");
+        env.way = Way::user(uid, Some(&tap));
+        Some(env)
+    }
+
+    /// The same with the fake VMM, for an ordinary user: the guest's processes are that user's, too.
+    #[track_caller]
+    pub fn fake_as(uid: u32) -> Option<Self> {
+        let mut env = Self::golden_as(uid)?;
+        env.unconfined = true;
+        env.configure(&format!("qemu_bin = \"{}\"\n", env.home().join("programs/fake-qemu").display()));
+        for path in [env.layout.config.clone(), env.layout.config_file()] {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("this is root");
+        }
+        env.way = Way::user(uid, None);
+        Some(env)
+    }
+
+    #[track_caller]
+    fn golden_as(uid: u32) -> Option<Self> {
+        if !crate::require("root") || !crate::require("mount") {
             return None;
         }
         let golden = Golden::get()?;
         // Not below root's own home, which others may not enter.
-        let mut env = Self::empty_in(&std::env::temp_dir());
+        let env = Self::empty_in(&std::env::temp_dir());
         golden.furnish_for(&env.layout, uid);
         let programs = env.home().join("programs");
-        let tap = env.home().join("tap");
-        std::fs::create_dir(&tap).expect("a directory for the tap device");
         link_or_copy(bin_dir(), &programs).expect("programs that the user can reach");
         for dir in [env.home(), &env.home().join("home")] {
             std::os::unix::fs::chown(dir, Some(uid), Some(uid)).expect("this is root");
         }
-        env.way = Way::user(uid, &tap);
         Some(env)
     }
 

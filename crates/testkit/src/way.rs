@@ -16,9 +16,11 @@ while [ "$1" = bind ]; do
 done
 [ "$1" = user ] || exec "$@"
 uid=$2
-mount -t tmpfs -o mode=755,size=64k none "$3"
-mknod -m 666 "$3/tun" c 10 200
-mount --bind "$3/tun" /dev/net/tun
+if [ -n "$3" ]; then
+  mount -t tmpfs -o mode=755,size=64k none "$3"
+  mknod -m 666 "$3/tun" c 10 200
+  mount --bind "$3/tun" /dev/net/tun
+fi
 shift 3
 exec setpriv --reuid="$uid" --regid="$uid" --clear-groups -- "$@"
 "#;
@@ -30,14 +32,14 @@ pub struct Way {
     pub space: Option<Space>,
     /// Files, and which ones they stand in for.
     pub binds: Vec<(PathBuf, PathBuf)>,
-    /// The user, and an empty directory for a tap device that this user can open.
-    pub user: Option<(u32, PathBuf)>,
+    /// The user, and perhaps an empty directory for a tap device that this user can open.
+    pub user: Option<(u32, Option<PathBuf>)>,
 }
 
 impl Way {
-    /// That of an ordinary user. `dir` must exist.
-    pub fn user(uid: u32, dir: &Path) -> Self {
-        Self { user: Some((uid, dir.to_owned())), ..Self::default() }
+    /// That of an ordinary user. `tap` must exist.
+    pub fn user(uid: u32, tap: Option<&Path>) -> Self {
+        Self { user: Some((uid, tap.map(Path::to_owned))), ..Self::default() }
     }
 
     /// The words that come before the program's.
@@ -53,8 +55,9 @@ impl Way {
         for (file, over) in &self.binds {
             words.extend(["bind".into(), file.into(), over.into()]);
         }
-        if let Some((uid, dir)) = &self.user {
-            words.extend(["user".into(), uid.to_string().into(), dir.into()]);
+        if let Some((uid, tap)) = &self.user {
+            let tap = tap.as_ref().map_or_else(OsString::new, OsString::from);
+            words.extend(["user".into(), uid.to_string().into(), tap]);
         }
         words
     }

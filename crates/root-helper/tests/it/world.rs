@@ -82,7 +82,7 @@ impl User {
         std::fs::create_dir_all(dir.join("tap")).unwrap();
         let program = dir.join("bangerd-root");
         std::fs::copy(HELPER, &program).unwrap();
-        Self { uid, way: Way::user(uid, &dir.join("tap")), program, dir }
+        Self { uid, way: Way::user(uid, Some(&dir.join("tap"))), program, dir }
     }
 }
 

@@ -75,6 +75,14 @@ fn a_repository_goes_in_and_a_patch_comes_out() {
     assert_eq!(fs::read(repo.join("binary")).expect("a file"), [0, 1, 2]);
     assert!(fs::metadata(repo.join("same")).expect("metadata").permissions().mode() & 0o100 != 0);
     assert_eq!(fs::read(repo.join("changed")).expect("a file"), b"changed\n");
+
+    // Somebody else's there: git asks whose it is, and is told; banger need not be.
+    sh(&env, "fix", "chown -R www-data: /root/repo");
+    let asked = env.banger(["exec", "fix", "--", "git", "status"]).run().expect(128);
+    assert!(asked.err().contains("dubious ownership") && asked.err().contains("safe.directory"), "{asked}");
+    let patch = env.banger(["vm", "workspace", "export", "fix"]).run().expect(0).out();
+    assert!(patch.contains("b/binary"), "{patch}");
+    sh(&env, "fix", "git config --global safe.directory /root/repo && git status");
     delete(&env, "fix");
 }
 

@@ -1,7 +1,9 @@
-//! Other users of the host: neither end of the daemon's socket talks to one, should the modes in its way be opened.
+//! Other users of the host: neither end of the daemon's socket talks to one, nor does a VM's, should the modes in its way be
+//! opened.
 
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
+use banger_proto::agent::link::AGENT_PORT;
 use banger_testkit::{TestEnv, require, wait_until};
 use rustix::{
     fs::{Mode, OFlags, open},
@@ -26,8 +28,14 @@ use std::{
 const STRANGER: u32 = 65534;
 const REQUEST: &[u8] = b"GET /v1/vms HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
-/// Asks the socket `name` in `directory` as `user`; what came back. The directory is entered as whoever the test is.
-fn ask(directory: &Path, name: &str, user: Option<u32>) -> String {
+/// Asks the daemon's socket in `directory` as `user`; what came back.
+fn ask(directory: &Path, user: Option<u32>) -> String {
+    say(directory, "bangerd.sock", REQUEST.to_vec(), user)
+}
+
+/// Says something to the socket `name` in `directory` as `user`; what came back. The directory is entered as whoever the
+/// test is.
+fn say(directory: &Path, name: &str, words: Vec<u8>, user: Option<u32>) -> String {
     let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
     let asking = std::thread::spawn(move || {
@@ -38,7 +46,7 @@ fn ask(directory: &Path, name: &str, user: Option<u32>) -> String {
         }
         let mut stream = UnixStream::connect(path).expect("the modes do not forbid it");
         // One that is hung up on may see that already when it writes.
-        let _ = stream.write_all(REQUEST);
+        let _ = stream.write_all(&words);
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
         answer
@@ -60,15 +68,39 @@ fn a_daemon_hangs_up_on_another_user() {
     let run = &env.layout().run;
     let_everybody_in(run);
     let_everybody_in(&env.layout().daemon_socket());
-    assert!(ask(run, "bangerd.sock", None).starts_with("HTTP/1.1 200"));
-    assert_eq!(ask(run, "bangerd.sock", Some(STRANGER)), "");
+    assert!(ask(run, None).starts_with("HTTP/1.1 200"));
+    assert_eq!(ask(run, Some(STRANGER)), "");
     wait_until(Duration::from_secs(20), "a word in the log", || {
         let log = fs::read_to_string(env.layout().daemon_log()).unwrap();
         if log.contains("refused another user's connection uid=65534") { Ok(()) } else { Err(log) }
     });
-    assert!(ask(run, "bangerd.sock", None).starts_with("HTTP/1.1 200"), "it goes on");
+    assert!(ask(run, None).starts_with("HTTP/1.1 200"), "it goes on");
     fs::set_permissions(run, Permissions::from_mode(0o700)).unwrap();
     env.assert_nothing_left();
+}
+
+#[test]
+fn a_vm_hangs_up_on_another_user() {
+    if !require("root") {
+        return;
+    }
+    let Some(env) = TestEnv::fake() else { return };
+    crate::start(&env, "w");
+    let run = env.layout().vm_run(&env.vm("w")["id"].as_str().unwrap().parse().unwrap());
+    let_everybody_in(&run);
+    let health = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let words = [format!("CONNECT {AGENT_PORT}\n").as_bytes(), health].concat();
+    for name in ["vsock.sock", "agent.sock"] {
+        let_everybody_in(&run.join(name));
+        assert!(say(&run, name, words.clone(), None).contains("HTTP/1.1 200"), "{name}");
+        assert_eq!(say(&run, name, words.clone(), Some(STRANGER)), "", "{name}");
+        assert!(say(&run, name, words.clone(), None).contains("HTTP/1.1 200"), "{name} goes on");
+    }
+    // One that goes on for ever where it is allowed at all.
+    let_everybody_in(&run.join("control.sock"));
+    assert_eq!(say(&run, "control.sock", b"\n".to_vec(), Some(STRANGER)), "");
+    fs::set_permissions(&run, Permissions::from_mode(0o700)).unwrap();
+    crate::delete(&env, "w");
 }
 
 #[test]
