@@ -231,4 +231,67 @@ mod tests {
         fs::create_dir(&file).unwrap();
         assert_eq!(install(&file, "\"/x\"").unwrap_err().code, Code::Invalid);
     }
+
+    #[test]
+    fn a_link_to_nothing_gets_its_file_and_a_ring_of_links_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let (file, kept) = (temp.path().join("config"), temp.path().join("away/ssh"));
+        symlink("away/ssh", &file).unwrap();
+        install(&file, "\"/x\"").unwrap();
+        assert!(file.is_symlink() && fs::metadata(&kept).unwrap().mode() & 0o777 == 0o600);
+        fs::remove_file(&file).unwrap();
+        symlink("config", &file).unwrap();
+        assert!(install(&file, "\"/x\"").is_err() && uninstall(&file).is_err());
+        assert!(file.is_symlink());
+    }
+
+    #[test]
+    fn what_is_too_large_or_odd_is_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("config");
+        fs::write(&file, vec![b'\n'; usize::try_from(MAX_FILE).unwrap() + 1]).unwrap();
+        for edited in [install(&file, "\"/x\""), uninstall(&file)] {
+            assert_eq!(edited.unwrap_err().code, Code::Invalid);
+        }
+        assert_eq!(fs::metadata(&file).unwrap().len(), MAX_FILE + 1);
+        // Read-only, as some keep it: it is so afterwards, too. Nothing is left beside it.
+        fs::write(&file, "Host a\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        install(&file, "\"/x\"").unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
+        uninstall(&file).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    /// The judge is ssh itself: what a user had in force is in force, whatever comes before it in the file.
+    #[test]
+    fn ssh_reads_the_same_of_what_was_there() {
+        if !banger_testkit::require("ssh") {
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let (file, included) = (temp.path().join("config"), temp.path().join("vms"));
+        fs::write(&included, "Host *.vm\n  User root\n  Port 2200\n").unwrap();
+        let asked = |host: &str| {
+            let args = ["-G", "-F", file.to_str().unwrap(), host];
+            let out = std::process::Command::new("ssh").args(args).output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8_lossy(&out.stdout).into_owned()
+        };
+        for text in [
+            "",
+            "User first\n\nHost *\n  Port 2222",
+            "Host a\r\n  User b\r\n",
+            "Match host a\n  User m\nHost *\n User z\n",
+        ] {
+            fs::write(&file, text).unwrap();
+            let before = asked("a");
+            install(&file, &format!("\"{}\"", included.display())).unwrap();
+            assert_eq!(asked("a"), before, "{text:?}");
+            let vm = asked("x.vm");
+            assert!(vm.contains("\nuser root\n") || vm.starts_with("user root\n"), "{text:?}: {vm}");
+            assert!(vm.contains("\nport 2200\n"), "{text:?}: {vm}");
+        }
+    }
 }

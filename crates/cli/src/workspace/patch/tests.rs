@@ -191,6 +191,15 @@ fn links_stay_inside_and_nothing_goes_through_them() {
     let through = new_file("dir", "120000", "elsewhere") + &new_file("dir/file", "100644", "x");
     let failure = check(through.as_bytes()).unwrap_err();
     assert!(failure.message.contains("dir/file") && failure.message.contains("link"), "{failure:?}");
+    // Where letter case is nothing, another name is the same link.
+    for (link, file) in [("L", "l/x"), ("a/Dir", "A/dir/y"), ("\u{c4}", "\u{e4}/x"), ("d\u{200d}", "D/x")] {
+        for flipped in [false, true] {
+            let (link_part, file_part) = (new_file(link, "120000", "elsewhere"), new_file(file, "100644", "x"));
+            let patch = if flipped { file_part + &link_part } else { link_part + &file_part };
+            let failure = check(patch.as_bytes()).unwrap_err();
+            assert!(failure.message.contains("goes through the link"), "{link} {file}: {failure:?}");
+        }
+    }
     // The other way round is no better.
     let later = new_file("dir/file", "100644", "x") + &new_file("dir", "120000", "elsewhere");
     assert!(check(later.as_bytes()).is_err());
