@@ -7,6 +7,7 @@
 mod checkout;
 mod index;
 mod packs;
+mod same;
 
 use super::{
     Context, Place,

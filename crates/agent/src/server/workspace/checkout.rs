@@ -6,6 +6,7 @@
 use super::{
     index::{Entry, Index, Kind},
     packs::{Blobs, Packs},
+    same,
 };
 use crate::clearing::{Dirs, clear};
 use banger_proto::{
@@ -182,7 +183,7 @@ fn write_share(base: &OwnedFd, index: &Index, packs: &Packs, share: &[usize]) ->
     Ok(seen)
 }
 
-/// A new file in place of whatever was there; none when its content is missing.
+/// A new file in place of whatever was there, unless that is the same; none when its content is missing.
 fn file(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -195,6 +196,9 @@ fn file(
     let create = || openat(dir, name, flags, mode);
     let mut file = File::from(match create() {
         Err(Errno::EXIST) => {
+            if let Some(stat) = same::file(dir, name, mode, id) {
+                return Ok(Some(stat));
+            }
             clear(dir, name)?;
             create()?
         }
@@ -223,6 +227,7 @@ fn link(dir: BorrowedFd<'_>, name: &OsStr, blobs: &mut Blobs<'_>, id: &[u8]) -> 
         return Ok(None);
     }
     match symlinkat(&target[..], dir, name) {
+        Err(Errno::EXIST) if same::link(dir, name, &target) => {}
         Err(Errno::EXIST) => {
             clear(dir, name)?;
             symlinkat(&target[..], dir, name)?;

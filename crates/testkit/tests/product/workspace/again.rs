@@ -3,7 +3,12 @@
 use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
 use crate::{SOON, delete, start};
 use banger_testkit::TestEnv;
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    thread,
+};
 
 /// Each of them has what is here, and none is in another's way.
 #[test]
@@ -31,6 +36,36 @@ fn several_bring_it_at_once() {
         assert!(tree(&copy) == tree(&repo));
         assert!(!copy.join(".git/banger").exists());
     }
+    delete(&env, "w");
+}
+
+/// What is as it was is not written again: a build there goes by times.
+#[test]
+fn what_did_not_change_keeps_its_times() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    let known = |name: &str| {
+        let meta = fs::symlink_metadata(copy.join(name)).expect("metadata");
+        (meta.ino(), meta.mtime(), meta.mtime_nsec())
+    };
+    let same = ["binary", "large", "run", "link", "empty", "a dir/with space"];
+    let before = same.map(known);
+    let counter = known("counter");
+    // One is edited there, and one has another mode.
+    fs::write(copy.join("side"), "work\n").expect("a file");
+    fs::set_permissions(copy.join("-dash"), fs::Permissions::from_mode(0o600)).expect("permissions");
+    fs::write(repo.join("counter"), "moved on\n").expect("a file");
+    says(&env, &repo, &["commit", "-q", "-a", "-m", "moved on"]);
+    prepare(&env, "w", &repo, &copy, &["--force"]).expect(0);
+    assert_eq!(same.map(known), before);
+    assert_ne!(known("counter"), counter);
+    assert_eq!(tree(&copy), tree(&repo));
+    assert_eq!(fs::metadata(copy.join("-dash")).expect("metadata").mode() & 0o777, 0o644);
+    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+    // git looks at none of them again.
+    assert_eq!(says(&env, &copy, &["diff-files", "--name-only"]), b"");
     delete(&env, "w");
 }
 

@@ -1,0 +1,86 @@
+//! Whether what stands in a working tree is what an index says already. It stays then, with its times: whoever builds there
+//! goes by them.
+
+use rustix::{
+    fd::BorrowedFd,
+    fs::{FileType, Mode, OFlags, Stat, fstat, openat, readlinkat},
+    process::geteuid,
+};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read as _},
+};
+
+/// Bytes that are read together.
+const PIECE: usize = 64 << 10;
+
+/// The file `name`, if it is this user's, of that mode, and the blob `id` byte by byte. Nothing that cannot be read is. What
+/// it was before it was read is given: somebody who writes there meanwhile is seen by that.
+pub(super) fn file(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode, id: &[u8]) -> Option<Stat> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(dir, name, flags, Mode::empty()).ok()?);
+    let stat = fstat(&file).ok()?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || stat.st_mode & 0o7777 != mode.as_raw_mode() || stat.st_uid != geteuid().as_raw() {
+        return None;
+    }
+    let header = format!("blob {}\0", stat.st_size);
+    let found = match id.len() {
+        32 => hash(Sha256::new_with_prefix(header), file),
+        _ => hash(Sha1::new_with_prefix(header), file),
+    };
+    (found.ok()? == id).then_some(stat)
+}
+
+/// Whether `name` is a link to `target`.
+pub(super) fn link(dir: BorrowedFd<'_>, name: &OsStr, target: &[u8]) -> bool {
+    readlinkat(dir, name, Vec::new()).is_ok_and(|found| found.as_bytes() == target)
+}
+
+fn hash(mut hash: impl Digest, mut file: File) -> io::Result<Vec<u8>> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hash.finalize().to_vec()),
+            count => hash.update(&piece[..count]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd as _;
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    #[test]
+    fn only_the_same_bytes_and_mode_are_the_same() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = File::open(temp.path()).unwrap();
+        let id: Vec<u8> = (0..20).map(|at| u8::from_str_radix(&HELLO[at * 2..at * 2 + 2], 16).unwrap()).collect();
+        let mode = Mode::from_raw_mode(0o644);
+        let is = |name: &str, mode: Mode, id: &[u8]| file(dir.as_fd(), OsStr::new(name), mode, id).is_some();
+        for (name, content) in [("a", "hello\n"), ("b", "hellO\n"), ("c", "hello\n")] {
+            fs::write(temp.path().join(name), content).unwrap();
+            fs::set_permissions(temp.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(temp.path().join("c"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("a", temp.path().join("l")).unwrap();
+        fs::create_dir(temp.path().join("d")).unwrap();
+        assert!(is("a", mode, &id) && !is("a", Mode::from_raw_mode(0o755), &id) && !is("a", mode, &[0; 32]));
+        for name in ["b", "c", "l", "d", "none"] {
+            assert!(!is(name, mode, &id), "{name}");
+        }
+        let leads = |name: &str, target: &str| link(dir.as_fd(), OsStr::new(name), target.as_bytes());
+        assert!(leads("l", "a") && !leads("l", "b") && !leads("a", "a") && !leads("none", ""));
+    }
+
+    /// What git calls a file that says hello.
+    const HELLO: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
+}
