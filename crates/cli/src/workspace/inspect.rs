@@ -37,11 +37,11 @@ look() {
     tree=$(aside 'git add -A . && git write-tree')
 }
 is=same staged='' tree=''
+[ "$head" = "$was" ] || is="$is moved tree"
 if look; then
-    [ "$head" = "$was" ] && [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is="$is tree"
+    [ "$tree" = "$(git rev-parse -q --verify "$base^{tree}")" ] || is="$is tree"
 else
     is="$is unread"
-    [ "$head" = "$was" ] || is="$is tree"
 fi
 [ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is="$is unwatched"
 # What is staged and stands nowhere else. Of a tree that was brought dirty that shows only while the rest is as it was.
@@ -78,6 +78,8 @@ for file in info/exclude banger-exclude info/attributes banger-attributes; do
 done
 "#;
 
+/// What the script says of a submodule that is not checked out.
+const ABSENT: &[u8] = b"absent\n";
 /// Most repositories in a workspace that are looked at.
 const MAX_REPOSITORIES: usize = 1000;
 /// Most characters of what git says that are passed on.
@@ -97,6 +99,9 @@ pub(super) async fn inspect(
         let args = if outer { [at.as_str(), base, ""] } else { [&at, "", "submodule"] };
         let looked = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
         seen += 1;
+        if looked.stdout == ABSENT {
+            continue;
+        }
         let Some(one) = Looked::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
         else {
             let why = if looked.is_missing() { "the guest has no git".to_owned() } else { reason(&looked) };

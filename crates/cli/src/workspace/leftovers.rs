@@ -5,7 +5,8 @@ use super::{
     changes::RepoPath,
     own::Own,
     plan::Plan,
-    refs::Kept,
+    quote::quoted,
+    refs::{self, Kept},
     standing::{Found, Standing},
 };
 use banger_proto::{api::workspace::Mode, failure::Failure};
@@ -20,12 +21,17 @@ pub(crate) struct Leftovers {
     pub(super) remains: BTreeMap<RepoPath, Remains>,
     /// Whether what both sides changed is the repository's.
     pub(super) overwrite: bool,
+    /// Whether nobody knows which refs are there. Those that are packed stay packed, and what arrives is in files of its
+    /// own, which win.
+    pub(super) unseen: bool,
 }
 
 /// What is left of one repository.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Remains {
     pub(super) refs: Kept,
+    /// What those were that are overwritten with work in them: objects by the names under which they stay.
+    pub(super) saved: BTreeMap<String, String>,
     /// Commits that have no parents there, besides those at which what arrives is cut off.
     pub(super) shallow: Vec<String>,
     /// Of those at which what arrives is cut off the ones that have their parents there.
@@ -90,6 +96,7 @@ impl Leftovers {
             let left = match repositories.remove(&below) {
                 None => Remains::default(),
                 Some(Found { refs, shallow, whole, own }) => {
+                    let saved = if overwrite { refs.saved(&repository.refs()) } else { BTreeMap::new() };
                     let refs = refs.kept(&repository.refs(), repository.wish.mode == Mode::Full);
                     for name in &refs.gone {
                         goes(name);
@@ -97,13 +104,26 @@ impl Leftovers {
                         goes(&format!("logs/{name}"));
                     }
                     let whole = whole.into_iter().filter(|commit| repository.shallow.contains(commit)).collect();
-                    Remains { refs, shallow: still_cut(repository, shallow)?, whole, own }
+                    Remains { refs, saved, shallow: still_cut(repository, shallow)?, whole, own }
                 }
             };
             forgotten(repository, &left).for_each(goes);
             remains.insert(below, left);
         }
-        Ok(Self { removed, remains, overwrite })
+        Ok(Self { removed, remains, overwrite, unseen: false })
+    }
+
+    /// The same where nothing is known but `files` that an index names.
+    pub(super) fn unseen(plan: &Plan, files: Vec<RepoPath>) -> Result<Self, Failure> {
+        let left = Self::of(plan, Standing { files, ..Standing::default() }, true)?;
+        Ok(Self { unseen: true, ..left })
+    }
+
+    /// Names under which work of the guest's stays that is overwritten, each below its repository's path.
+    pub(super) fn saved(&self) -> impl Iterator<Item = String> {
+        let saved =
+            self.remains.iter().flat_map(|(below, remains)| remains.saved.keys().map(move |name| (below, name)));
+        saved.map(|(below, name)| if below.is_empty() { name.clone() } else { format!("{}: {name}", quoted(below)) })
     }
 
     /// What is left of the repository at `below`.
@@ -137,7 +157,8 @@ pub(super) fn at_stake(plan: &Plan, standing: &mut Standing) {
 }
 
 /// Submodules that were brought there and that the repository has no longer, outer before inner. One that the guest made
-/// was never the repository's.
+/// was never the repository's; nor is one any longer that has such a one in it: the git directory of the one holds that of the
+/// other, as a rule.
 fn gone(plan: &Plan, standing: &Standing) -> Vec<RepoPath> {
     let brought = plan.repositories();
     let named: HashSet<RepoPath> = brought
@@ -154,7 +175,11 @@ fn gone(plan: &Plan, standing: &Standing) -> Vec<RepoPath> {
         }
         let outer = standing.repositories.keys().filter(|outer| is_below(below, outer)).max_by_key(|outer| outer.len());
         // Within one that is not brought nobody knows what it has.
-        if outer.is_none_or(|outer| gone.contains(outer) || brought.iter().any(|(below, _)| below == outer)) {
+        let is_known =
+            outer.is_none_or(|outer| gone.contains(outer) || brought.iter().any(|(below, _)| below == outer));
+        let made =
+            |(inner, found): (&RepoPath, &Found)| inner != below && is_below(inner, below) && !found.own.was_brought();
+        if is_known && !standing.repositories.iter().any(made) {
             gone.push(below.clone());
         }
     }
@@ -184,7 +209,7 @@ fn still_cut(plan: &Plan, shallow: Vec<String>) -> Result<Vec<String>, Failure> 
 fn forgotten<'a>(plan: &'a Plan, left: &'a Remains) -> impl Iterator<Item = &'static str> + use<'a> {
     let names = [
         ("shallow", left.cut(plan).next().is_none()),
-        ("refs/banger/base", plan.is_clean()),
+        (refs::BASE, plan.is_clean()),
         ("banger-assumed", !plan.changes.unwatched),
         // What the guest's git worked out of a history that was cut off elsewhere; it does so again.
         ("objects/info/commit-graph", true),

@@ -3,7 +3,7 @@
 //!
 //! What was brought is written down beside them. What is no longer as it was then, or was never brought, the guest said.
 
-use super::settings::{Config, decides_content, entries};
+use super::settings::{Config, Pair, decides_content, entries};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Files of rules to which a guest may add, and the files in a git directory that say what was brought of each.
@@ -15,7 +15,7 @@ pub(super) const CONFIG: &str = "banger-config";
 /// What one repository in a guest was told.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Own {
-    config: Then<(String, String)>,
+    config: Then<Pair>,
     /// Lines, for each of [`RULES`].
     rules: [Then<Vec<u8>>; 2],
 }
@@ -52,17 +52,18 @@ impl Own {
     /// overwritten; what decides what files look like and how git keeps them is the repository's, for so it comes.
     pub(super) fn merge_config(&self, arriving: &Config, overwrite: bool) -> Config {
         let (is, brought) = (by_key(&self.config.is), by_key(&self.config.brought));
-        let theirs = by_key(arriving.entries());
         // Nobody knows what was brought by one that wrote nothing down.
         let overwrite = overwrite || brought.is_empty();
-        let is_own = |key: &str| is.get(key) != brought.get(key) && !decides_content(key);
-        let wins = |key: &str| is_own(key) && !(overwrite && theirs.contains_key(key));
+        let is_own = |key: &&&[u8]| is.get(**key) != brought.get(**key) && !decides_content(key);
+        let own: BTreeSet<&[u8]> = is.keys().chain(brought.keys()).filter(is_own).map(|key| piece(key)).collect();
+        let theirs: BTreeSet<&[u8]> = arriving.entries().iter().map(|(key, _)| piece(key)).collect();
+        let wins = |key: &[u8]| own.contains(piece(key)) && !(overwrite && theirs.contains(piece(key)));
         let mut merged = Config::default();
         for (key, value) in arriving.entries().iter().filter(|(key, _)| !wins(key)) {
-            merged.set(key, value);
+            merged.add(key, value);
         }
         for (key, value) in self.config.is.iter().filter(|(key, _)| wins(key)) {
-            merged.set(key, value);
+            merged.add(key, value);
         }
         merged
     }
@@ -86,9 +87,18 @@ impl Own {
     }
 }
 
+/// What is of one piece with a key: all that is said of a remote, or of what a branch follows. Half of one and half of
+/// another would fetch from here and push to there.
+fn piece(key: &[u8]) -> &[u8] {
+    let end = key.iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1);
+    let (section, name) = key.split_at(end);
+    let follows = section.starts_with(b"branch.") && matches!(name, b"remote" | b"merge");
+    if follows || section.starts_with(b"remote.") { section } else { key }
+}
+
 /// A key's values, in their order.
-fn by_key(entries: &[(String, String)]) -> BTreeMap<&str, Vec<&str>> {
-    let mut map: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+fn by_key(entries: &[Pair]) -> BTreeMap<&[u8], Vec<&[u8]>> {
+    let mut map: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
     for (key, value) in entries {
         map.entry(key).or_default().push(value);
     }
@@ -99,16 +109,16 @@ fn by_key(entries: &[(String, String)]) -> BTreeMap<&str, Vec<&str>> {
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> Vec<(String, String)> {
+    fn config(text: &str) -> Vec<Pair> {
         let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
-        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        pairs.map(|(key, value)| (key.into(), value.into())).collect()
     }
 
-    fn merged(is: &str, brought: &str, arriving: &str, overwrite: bool) -> Vec<(String, String)> {
+    fn merged(is: &str, brought: &str, arriving: &str, overwrite: bool) -> Vec<Pair> {
         let own = Own { config: Then { is: config(is), brought: config(brought) }, ..Own::default() };
         let mut theirs = Config::default();
         for (key, value) in config(arriving) {
-            theirs.set(&key, &value);
+            theirs.add(&key, &value);
         }
         own.merge_config(&theirs, overwrite).entries().to_vec()
     }
@@ -140,6 +150,28 @@ mod tests {
         // What it took away is away.
         let less = "core.autocrlf=true remote.origin.url=u branch.main.remote=origin";
         assert_eq!(merged(less, brought, arriving, false), config("core.autocrlf=input remote.origin.url=v"));
+    }
+
+    /// A remote is one's or the other's.
+    #[test]
+    fn what_is_of_one_piece_stays_so() {
+        let brought = "remote.origin.url=u remote.origin.fetch=f branch.main.remote=origin branch.main.merge=m";
+        let arriving = "remote.origin.url=v remote.origin.fetch=f branch.main.remote=origin branch.main.merge=n";
+        let is = format!("{brought} remote.origin.pushurl=p branch.main.description=d");
+        let own = "remote.origin.url=u remote.origin.fetch=f remote.origin.pushurl=p branch.main.description=d";
+        let follows = "branch.main.remote=origin branch.main.merge=n";
+        assert_eq!(merged(&is, brought, arriving, false), config(&format!("{follows} {own}")));
+        let overwritten = config(&format!("{arriving} branch.main.description=d"));
+        assert_eq!(merged(&is, brought, arriving, true), overwritten);
+        // Neither is one left without the rest of it.
+        assert_eq!(merged(&is, brought, "a.b=c", false), config(&format!("a.b=c {own}")));
+        let is = brought.replace("branch.main.remote=origin", "branch.main.remote=fork");
+        let own = "branch.main.remote=fork branch.main.merge=m";
+        let arriving = "branch.main.remote=origin branch.main.merge=n";
+        assert_eq!(merged(&is, brought, arriving, false), config(own));
+        assert_eq!(merged(&is, brought, arriving, true), config(arriving));
+        let is = "branch.main.remote=origin branch.main.merge=m";
+        assert_eq!(merged(is, brought, &format!("{arriving} remote.origin.url=v"), false), config(arriving));
     }
 
     #[test]

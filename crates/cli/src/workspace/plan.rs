@@ -190,9 +190,11 @@ impl Plan {
     fn full(&mut self, git: &Git, branch: Option<&str>, shallow: Vec<String>, depth: usize) -> Result<(), Failure> {
         let args = ["for-each-ref", "--format=%(objectname) %(refname)"];
         let listing = git.reading(&self.repository.git_dir).args(args).ask("list the repository's refs", b"")?;
-        // for-each-ref sorts by name, as packed-refs wants it.
-        self.packed = String::from_utf8(listing)
+        let listing = String::from_utf8(listing)
             .map_err(|error| Failure::caused_by(Code::Unsupported, "a ref's name is not UTF-8", &error))?;
+        // for-each-ref sorts by name, as packed-refs wants it.
+        let is_bangers = |line: &&str| line.split(' ').nth(1).is_some_and(|name| name.starts_with(refs::BANGERS));
+        self.packed = listing.split_inclusive('\n').filter(|line| !is_bangers(line)).collect();
         if let (Some(branch), Some(commit)) = (branch, &self.commit) {
             self.loose.push((branch.to_owned(), commit.clone()));
         }

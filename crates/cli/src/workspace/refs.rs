@@ -11,6 +11,13 @@ pub(super) const BROUGHT: &str = "banger-refs";
 /// And the one that says which commit HEAD was at then.
 pub(super) const HEAD: &str = "banger-head";
 
+/// The ref of banger's own that holds the tree as it was brought.
+pub(super) const BASE: &str = "refs/banger/base";
+/// Where refs of banger's own are: they are about one workspace, and do not travel.
+pub(super) const BANGERS: &str = "refs/banger/";
+/// Below this, a number for each time, stands what refs were that something was brought over.
+const BEFORE: &str = "refs/banger/before/";
+
 /// Objects by the names of refs.
 pub(super) type Named<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -19,6 +26,8 @@ pub(super) type Named<'a> = BTreeMap<&'a str, &'a str>;
 pub(crate) struct Refs {
     /// The commit HEAD is at, if any: whether that is work is seen without refs.
     pub(super) head: String,
+    /// Whether that is another one than was brought.
+    pub(super) moved: bool,
     /// What they are.
     pub(super) is: BTreeMap<String, String>,
     /// What they were when they were brought.
@@ -43,15 +52,39 @@ pub(crate) struct Kept {
 }
 
 impl Refs {
-    /// Names of those that hold work which would be lost under what arrives.
+    /// Names of those that hold work which would be lost under what arrives. Work at HEAD is seen without them.
     pub(super) fn at_stake<'a>(&'a self, arriving: &'a Named<'_>) -> impl Iterator<Item = &'a str> {
-        let worked_in = |name: &str, id: &str| id != self.head && !is_fetched(name) && !self.is_as_brought(name, id);
+        self.lost(arriving).filter(|(_, id)| *id != self.head).map(|(name, _)| name)
+    }
+
+    /// Those that hold work and say something else, or are gone, under what arrives.
+    fn lost<'a>(&'a self, arriving: &'a Named<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let worked_in = |name: &str, id: &str| {
+            (self.moved || id != self.head) && !is_fetched(name) && !self.is_as_brought(name, id)
+        };
         let lost = |name: &str, id: &str| match arriving.get(name) {
             Some(new) => *new != id,
             None => in_the_way(name, arriving),
         };
-        let lost = self.is.iter().filter(move |(name, id)| worked_in(name, id) && lost(name, id));
-        lost.map(|(name, _)| name.as_str())
+        let refs = self.is.iter().map(|(name, id)| (name.as_str(), id.as_str()));
+        refs.filter(move |(name, id)| worked_in(name, id) && lost(name, id))
+    }
+
+    /// What is lost under `arriving`, and HEAD where no other has it, by the names under which it stays.
+    pub(super) fn saved(&self, arriving: &Named<'_>) -> BTreeMap<String, String> {
+        let number = |name: &String| name.strip_prefix(BEFORE)?.split('/').next()?.parse::<u64>().ok();
+        let times = self.is.keys().filter_map(number).max().map_or(1, |last| last.saturating_add(1));
+        let mut lost: BTreeMap<&str, &str> = self.lost(arriving).collect();
+        let stays = |id: &str| {
+            let mut own = self.is.iter().filter(|(name, _)| !arriving.contains_key(name.as_str()));
+            lost.values().chain(arriving.values()).any(|other| *other == id)
+                || own.any(|(name, other)| other == id && !in_the_way(name, arriving))
+        };
+        if self.moved && !self.head.is_empty() && !stays(&self.head) {
+            lost.insert("HEAD", &self.head);
+        }
+        let name = |name: &str| format!("{BEFORE}{times}/{}", name.strip_prefix("refs/").unwrap_or(name));
+        lost.into_iter().map(|(lost, id)| (name(lost), id.to_owned())).collect()
     }
 
     /// What becomes of them under `arriving`, which is all that the repository has, or only a part.
@@ -110,7 +143,7 @@ mod tests {
 
     fn refs(is: &[(&str, &str)], brought: &[(&str, &str)]) -> Refs {
         let owned = |refs: &[(&str, &str)]| refs.iter().map(|(name, id)| ((*name).into(), (*id).into())).collect();
-        Refs { head: "7".into(), is: owned(is), brought: owned(brought), odd: Vec::new() }
+        Refs { head: "7".into(), moved: true, is: owned(is), brought: owned(brought), odd: Vec::new() }
     }
 
     #[test]
@@ -134,6 +167,33 @@ mod tests {
             assert_eq!(at_stake(&[(name, "9")], &brought), [name]);
         }
         assert_eq!(at_stake(&[("refs/remotes/origin/a", "9")], &brought), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_overwritten_stays_under_another_name() {
+        let arriving: Named<'_> = [("refs/heads/a", "2"), ("refs/heads/dir/x", "2"), ("refs/tags/t", "2")].into();
+        let is = [("refs/heads/a", "9"), ("refs/heads/dir", "8"), ("refs/heads/own", "6"), ("refs/tags/t", "5")];
+        let mut refs = refs(&is, &[("refs/tags/t", "5")]);
+        let saved = |refs: &Refs| {
+            let saved = refs.saved(&arriving).into_iter();
+            saved.map(|(name, id)| format!("{name} {id}")).collect::<Vec<_>>()
+        };
+        let before = |number: u32, more: &[&str]| {
+            let names = more.iter().chain(&["heads/a 9", "heads/dir 8"]);
+            names.map(|name| format!("refs/banger/before/{number}/{name}")).collect::<Vec<_>>()
+        };
+        assert_eq!(saved(&refs), before(1, &["HEAD 7"]));
+        for (name, id) in [("refs/banger/before/9/heads/a", "3"), ("refs/banger/before/10/HEAD", "4")] {
+            refs.is.insert(name.into(), id.into());
+        }
+        assert_eq!(saved(&refs), before(11, &["HEAD 7"]));
+        // HEAD is on a branch that stays, or that is among them, or where it was brought.
+        for head in ["6", "9", "2", ""] {
+            refs.head = head.into();
+            assert_eq!(saved(&refs), before(11, &[]), "{head}");
+        }
+        (refs.head, refs.moved) = ("9".into(), false);
+        assert_eq!(saved(&refs), before(11, &[])[1..]);
     }
 
     #[test]

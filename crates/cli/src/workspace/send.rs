@@ -7,7 +7,7 @@ use super::{
     inspect::inspect,
     leftovers::{Leftovers, at_stake},
     plan::{self, Plan, Wish},
-    standing::Standing,
+    standing::{Standing, some},
     stream,
 };
 use crate::{
@@ -149,8 +149,29 @@ fn absolute(path: String) -> Result<String> {
     }
 }
 
+/// Brings what `packing` packs into a VM that is new. A repository that came there with the image is not mixed with it: it is
+/// overwritten, for the image has it still.
+pub(crate) async fn deliver_first(context: &Context, turn: &Turn, packing: Packing) -> Result<Workspace> {
+    let (endpoint, plan) = (&turn.endpoint, packing.plan.clone());
+    let place = look(endpoint, &plan).await?;
+    if !place.occupied {
+        return deliver(context, turn, packing).await;
+    }
+    drop(packing);
+    let standing = stands(endpoint, &plan, &place.path, "").await?;
+    let left = left_of(endpoint, &plan, &place.path, standing, Existing::Overwrite).await?;
+    deliver(context, turn, Packing::begin(plan, left)).await
+}
+
+/// What is where the repository is to go.
+async fn look(endpoint: &GuestEndpoint, plan: &Plan) -> Result<Place> {
+    let at = format!("/workspace?path={}", segment(&plan.wish.guest_path));
+    let place: Place = guest::get_from(endpoint, &at).await?;
+    Ok(Place { path: absolute(place.path)?, ..place })
+}
+
 /// Brings what `packing` packs into the VM, where nothing stands in its way.
-pub(crate) async fn deliver(context: &Context, turn: &Turn, packing: Packing) -> Result<Workspace> {
+async fn deliver(context: &Context, turn: &Turn, packing: Packing) -> Result<Workspace> {
     let (endpoint, plan) = (&turn.endpoint, packing.plan.clone());
     let mut progress = Progress::new(&context.printer);
     progress.phase(&format!("bringing {}", plan.repository.root.display()));
@@ -162,25 +183,27 @@ pub(crate) async fn deliver(context: &Context, turn: &Turn, packing: Packing) ->
 /// Brings a repository into a VM that may have one already.
 pub(crate) async fn prepare(context: &Context, turn: &Turn, plan: Arc<Plan>, existing: Existing) -> Result<Workspace> {
     let endpoint = &turn.endpoint;
-    let place: Place =
-        guest::get_from(endpoint, &format!("/workspace?path={}", segment(&plan.wish.guest_path))).await?;
+    let place = look(endpoint, &plan).await?;
     let left = if place.occupied { make_room(endpoint, &plan, place, existing).await? } else { Leftovers::default() };
-    deliver(context, turn, Packing::begin(plan, left)).await
+    let saved: Vec<String> = left.saved().collect();
+    let workspace = deliver(context, turn, Packing::begin(plan, left)).await?;
+    if let Some(first) = saved.first() {
+        context.printer.talk(&format!("work that was overwritten stays in the guest, as {}", some(first, saved.len())));
+    }
+    Ok(workspace)
 }
 
 /// What is left of the workspace that stands there; a refusal when it is not ours to change.
 async fn make_room(endpoint: &GuestEndpoint, plan: &Arc<Plan>, place: Place, existing: Existing) -> Result<Leftovers> {
-    let (unfinished, path, name) = (place.unfinished, absolute(place.path)?, &endpoint.name);
+    let Place { path, unfinished, .. } = place;
+    let name = &endpoint.name;
     let known = endpoint.workspace.as_ref().filter(|workspace| workspace.guest_path == path);
     if known.is_none() && !unfinished {
         let failure = Failure::new(Code::Conflict, format!("{path} in VM {name} is in use"));
         return Err(failure.hint("--guest-path brings the repository elsewhere").into());
     }
     let base = known.and_then(|known| known.base_commit.as_deref()).unwrap_or_default();
-    let mut standing = inspect(endpoint, &path, base).await?;
-    if let Ok(standing) = &mut standing {
-        at_stake(plan, standing);
-    }
+    let standing = stands(endpoint, plan, &path, base).await?;
     if existing == Existing::Update {
         let cannot = |what: &str| Failure::new(Code::Conflict, format!("{path} in VM {name} {what}"));
         let refused = match &standing {
@@ -197,9 +220,33 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Arc<Plan>, place: Place, exi
             return Err(failure.hint("banger vm workspace prepare --force overwrites it").into());
         }
     }
-    let standing = match standing {
-        Ok(standing) => standing,
-        Err(_) => Standing { files: indexed(endpoint, &path, plan.hash).await?, ..Standing::default() },
+    left_of(endpoint, plan, &path, standing, existing).await
+}
+
+/// What stands at `path`, which was brought as `base`; else why nobody can say.
+async fn stands(
+    endpoint: &GuestEndpoint,
+    plan: &Plan,
+    path: &str,
+    base: &str,
+) -> Result<std::result::Result<Standing, String>> {
+    let mut standing = inspect(endpoint, path, base).await?;
+    if let Ok(standing) = &mut standing {
+        at_stake(plan, standing);
+    }
+    Ok(standing)
+}
+
+/// What is left of what stands at `path`.
+async fn left_of(
+    endpoint: &GuestEndpoint,
+    plan: &Arc<Plan>,
+    path: &str,
+    standing: std::result::Result<Standing, String>,
+    existing: Existing,
+) -> Result<Leftovers> {
+    let Ok(standing) = standing else {
+        return Ok(Leftovers::unseen(plan, indexed(endpoint, path, plan.hash).await?)?);
     };
     let (plan, overwrite) = (plan.clone(), existing == Existing::Overwrite);
     let left = tokio::task::spawn_blocking(move || Leftovers::of(&plan, standing, overwrite)).await;

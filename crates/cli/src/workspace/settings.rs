@@ -4,7 +4,7 @@
 
 use super::{changes::pieces, git::Git, repository::Repository};
 use banger_proto::failure::Failure;
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 /// Keys that decide what a file's content is, and which files are ignored.
 const CONTENT: [&str; 7] = [
@@ -21,10 +21,13 @@ const HOST_FILES: [&str; 2] = ["core.excludesfile", "core.attributesfile"];
 /// Keys that change what `git status` says.
 const STATUS: [&str; 3] = ["diff.renames", "status.renames", "status.relativepaths"];
 
+/// A key and its value: text by habit only.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
 /// The configuration in force, as far as it is known here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// The remote branch a branch follows.
@@ -47,18 +50,23 @@ impl Settings {
         Self { values: entries(pieces(listing)).into_iter().collect() }
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
+    fn get(&self, key: &str) -> Option<&[u8]> {
+        self.values.get(key.as_bytes()).map(Vec::as_slice)
+    }
+
+    /// A value that is text.
+    fn text(&self, key: &str) -> Option<&str> {
+        std::str::from_utf8(self.get(key)?).ok()
     }
 
     /// `sha256`, unless it is the usual one.
     pub(crate) fn object_format(&self) -> Option<&str> {
-        self.get("extensions.objectformat").filter(|format| *format != "sha1")
+        self.text("extensions.objectformat").filter(|format| *format != "sha1")
     }
 
     /// Whether they make git convert line ends that no attribute mentions.
     pub(crate) fn convert(&self) -> bool {
-        let is = |key, values: &[&str]| self.get(key).is_some_and(|value| values.contains(&&*value.to_lowercase()));
+        let is = |key, values: &[&str]| self.text(key).is_some_and(|value| values.contains(&&*value.to_lowercase()));
         is("core.autocrlf", &["true", "yes", "on", "1", "input"]) || is("core.eol", &["crlf"])
     }
 
@@ -80,16 +88,14 @@ impl Settings {
         self.copy(&STATUS, &mut config);
         self.copy(&["user.name", "user.email"], &mut config);
         for (key, value) in &self.values {
-            if let Some(name) = key.strip_prefix("submodule.") {
-                match name.rsplit_once('.') {
-                    Some((_, "url")) => drop(config.set(key, &without_password(value))),
-                    Some((_, "active")) => drop(config.set(key, value)),
-                    _ => {}
-                }
+            match key.strip_prefix(b"submodule.") {
+                Some(name) if name.ends_with(b".url") => config.add(key, &without_password(value)),
+                Some(name) if name.ends_with(b".active") => config.add(key, value),
+                _ => {}
             }
         }
         if let Some(url) = self.get("remote.origin.url") {
-            config.set("remote.origin.url", &without_password(url));
+            config.add(b"remote.origin.url", &without_password(url));
             config.set("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*");
         }
         config
@@ -97,54 +103,53 @@ impl Settings {
 
     /// What `branch` follows at `origin`.
     pub(crate) fn upstream(&self, branch: &str) -> Option<Upstream> {
-        let merge = self.get(&format!("branch.{branch}.merge"))?;
+        let merge = self.text(&format!("branch.{branch}.merge"))?;
         let name = merge.strip_prefix("refs/heads/")?;
-        let from_origin = self.get(&format!("branch.{branch}.remote")) == Some("origin");
+        let from_origin = self.text(&format!("branch.{branch}.remote")) == Some("origin");
         from_origin.then(|| Upstream { merge: merge.to_owned(), tracking: format!("refs/remotes/origin/{name}") })
     }
 
     fn copy(&self, keys: &[&str], to: &mut Config) {
         for key in keys {
             if let Some(value) = self.get(key) {
-                to.set(key, value);
+                to.add(key.as_bytes(), value);
             }
         }
     }
 }
 
 /// Keys and values, of what `git config --list -z` says.
-pub(super) fn entries<'a>(listing: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, String)> {
-    let entry = |entry: &[u8]| {
-        let text = String::from_utf8_lossy(entry);
+pub(super) fn entries<'a>(listing: impl IntoIterator<Item = &'a [u8]>) -> Vec<Pair> {
+    let entry = |entry: &[u8]| match entry.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (entry[..end].to_vec(), entry[end + 1..].to_vec()),
         // A key without `=` is true.
-        let (key, value) = text.split_once('\n').unwrap_or((&text, "true"));
-        (key.to_owned(), value.to_owned())
+        None => (entry.to_vec(), b"true".to_vec()),
     };
     listing.into_iter().map(entry).collect()
 }
 
 /// Whether a key decides what a file's content is, or how git keeps the repository, which arrives as it does.
-pub(super) fn decides_content(key: &str) -> bool {
-    CONTENT.contains(&key) || key == "core.repositoryformatversion" || key.starts_with("extensions.")
+pub(super) fn decides_content(key: &[u8]) -> bool {
+    let mut known = CONTENT.iter().chain(&["core.repositoryformatversion"]);
+    known.any(|known| known.as_bytes() == key) || key.starts_with(b"extensions.")
 }
 
 /// A URL as it may be shown to a guest: with a user, without a password.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let Some((user, host)) = authority.rsplit_once('@') else { return url.to_owned() };
-    match user.split_once(':') {
-        Some((user, _)) if scheme == "ssh" => format!("{scheme}://{user}@{host}{path}"),
-        // A token is a user name by itself as often as not.
-        _ if scheme != "ssh" => format!("{scheme}://{host}{path}"),
-        _ => url.to_owned(),
-    }
+fn without_password(url: &[u8]) -> Vec<u8> {
+    let Some(scheme) = url.windows(3).position(|window| window == b"://") else { return url.to_vec() };
+    let (scheme, rest) = url.split_at(scheme + 3);
+    let (authority, path) = rest.split_at(rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len()));
+    let Some(at) = authority.iter().rposition(|byte| *byte == b'@') else { return url.to_vec() };
+    let (user, host) = (&authority[..at], &authority[at + 1..]);
+    // A token is a user name by itself as often as not.
+    let user = if scheme == b"ssh://" { user.split(|byte| *byte == b':').next() } else { None };
+    [scheme, user.unwrap_or_default(), if user.is_some() { b"@" } else { b"" }, host, path].concat()
 }
 
 /// A git configuration file being written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Config {
-    entries: Vec<(String, String)>,
+    entries: Vec<Pair>,
 }
 
 impl Config {
@@ -159,39 +164,51 @@ impl Config {
 
     /// Adds one value. A key's parts are its section, what is between (a branch's name), and its last word.
     pub(crate) fn set(&mut self, key: &str, value: &str) -> &mut Self {
-        self.entries.push((key.to_owned(), value.to_owned()));
+        self.add(key.as_bytes(), value.as_bytes());
         self
     }
 
-    pub(super) fn entries(&self) -> &[(String, String)] {
+    /// The same of bytes.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.entries.push((key.to_vec(), value.to_vec()));
+    }
+
+    pub(super) fn entries(&self) -> &[Pair] {
         &self.entries
     }
 
-    pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
+    /// As git reads it.
+    pub(crate) fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let is_dot = |byte: &u8| *byte == b'.';
         for (key, value) in &self.entries {
-            let (Some(first), Some(last)) = (key.find('.'), key.rfind('.')) else { continue };
-            let header = match key.get(first + 1..last) {
-                Some(name) if !name.is_empty() => format!("[{} \"{}\"]", &key[..first], escaped(name)),
-                _ => format!("[{}]", &key[..first]),
+            let (Some(first), Some(last)) = (key.iter().position(is_dot), key.iter().rposition(is_dot)) else {
+                continue;
             };
-            let _ = writeln!(text, "{header}\n\t{} = \"{}\"", &key[last + 1..], escaped(value));
+            text.extend([b"[", &key[..first]].concat());
+            if let Some(name) = key.get(first + 1..last).filter(|name| !name.is_empty()) {
+                // Here a backslash stands for what follows it, whatever that is.
+                text.extend([b" \"", escaped(name, b"\"\\").as_slice(), b"\""].concat());
+            }
+            let value = escaped(value, b"\"\\\n\t");
+            text.extend([b"]\n\t", &key[last + 1..], b" = \"", &value, b"\"\n"].concat());
         }
         text
     }
 }
 
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => out.extend(['\\', char]),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            // Nothing else can be written, and nothing sensible has it.
-            char if char.is_control() => {}
-            char => out.push(char),
+/// The text with a backslash before each byte `of` those, which has another name then where it is no sign to see.
+fn escaped(text: &[u8], of: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text {
+        if of.contains(byte) {
+            out.push(b'\\');
         }
+        out.push(match byte {
+            b'\n' if of.contains(byte) => b'n',
+            b'\t' if of.contains(byte) => b't',
+            byte => *byte,
+        });
     }
     out
 }
@@ -210,13 +227,14 @@ mod tests {
             "core.autocrlf\ninput|filter.evil.smudge\ntouch /pwned|core.fsmonitor\n/bin/evil|core.sshcommand\nx|\
              user.name\nA \"B\"\\|core.excludesfile\n~/.ignore|alias.x\n!evil|core.sparsecheckout|",
         );
-        let (facade, guest) = (settings.for_facade(), settings.for_guest());
-        for config in [facade.text(), guest.text()] {
+        let text = |config: Config| String::from_utf8(config.text()).unwrap();
+        let (facade, guest) = (text(settings.for_facade()), text(settings.for_guest()));
+        for config in [&facade, &guest] {
             assert!(!config.contains("evil") && !config.contains("sshcommand"), "{config}");
             assert!(config.contains("autocrlf = \"input\""), "{config}");
         }
-        assert!(guest.text().contains("name = \"A \\\"B\\\"\\\\\""), "{}", guest.text());
-        assert!(facade.text().contains("excludesfile") && !guest.text().contains("excludesfile"));
+        assert!(guest.contains("name = \"A \\\"B\\\"\\\\\""), "{guest}");
+        assert!(facade.contains("excludesfile") && !guest.contains("excludesfile"));
     }
 
     #[test]
@@ -229,8 +247,9 @@ mod tests {
             ("git@example.com:a/b", "git@example.com:a/b"),
             ("/srv/git/a", "/srv/git/a"),
         ] {
-            assert_eq!(without_password(url), shown);
+            assert_eq!(without_password(url.as_bytes()), shown.as_bytes(), "{url}");
         }
+        assert_eq!(without_password(b"https://me:\xff@h/\xfe"), b"https://h/\xfe");
     }
 
     #[test]
@@ -245,11 +264,19 @@ mod tests {
         assert_eq!(settings.upstream("l"), None);
     }
 
+    /// git itself reads what is written, whatever bytes it is.
     #[test]
-    fn names_between_the_dots_are_quoted() {
+    fn git_reads_what_is_written() {
         let mut config = Config::new(Some("sha256"));
-        config.set("branch.a\"b.remote", "origin");
-        assert!(config.text().contains("[branch \"a\\\"b\"]\n\tremote = \"origin\"\n"), "{}", config.text());
-        assert!(config.text().contains("repositoryformatversion = \"1\""));
+        config.set("branch.a\"b\\c\td.remote", "origin").set("x.empty", "");
+        config.add(b"user.name", b" J\xfcrgen \"#;\\\n\r\t\x01\x1b ");
+        config.add(b"branch.\xff.merge", b"\xfe");
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("config");
+        std::fs::write(&file, config.text()).unwrap();
+        let args =
+            [std::ffi::OsStr::new("config"), "--file".as_ref(), file.as_os_str(), "--list".as_ref(), "-z".as_ref()];
+        let listing = Git::find().unwrap().call().args(args).ask("read it", b"").unwrap();
+        assert_eq!(entries(pieces(&listing)), config.entries());
     }
 }

@@ -91,7 +91,8 @@ impl Work {
     }
 }
 
-fn some(first: &str, count: usize) -> String {
+/// A name, and how many more there are.
+pub(super) fn some(first: &str, count: usize) -> String {
     if count == 1 { first.to_owned() } else { format!("{first} and {} more", count - 1) }
 }
 
@@ -109,9 +110,6 @@ pub(super) struct Looked {
 impl Looked {
     pub(super) fn read(answer: &[u8]) -> Option<Self> {
         let mut looked = Self::default();
-        if answer == b"absent\n" {
-            return Some(looked);
-        }
         let mut lines = Lines(answer);
         for word in lines.text()?.split(' ') {
             match word {
@@ -120,6 +118,7 @@ impl Looked {
                 "unwatched" => looked.work.unwatched = true,
                 "busy" => looked.work.busy = true,
                 "unread" => looked.unread = true,
+                "moved" => looked.found.refs.moved = true,
                 _ => looked.work.tree = true,
             }
         }
@@ -132,7 +131,7 @@ impl Looked {
             while let Some(said) = lines.of_a_list()? {
                 let (name, id) = refs::line(said)?;
                 match std::str::from_utf8(name) {
-                    Ok(name) if name.starts_with("refs/banger/") => {}
+                    Ok(refs::BASE) => {}
                     Ok(name) => drop(list.insert(name.to_owned(), id.to_owned())),
                     Err(_) => refs.odd.extend([said, b"\n"].concat()),
                 }
@@ -203,13 +202,14 @@ mod tests {
     fn a_repository_says_what_it_is() {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let said = format!(
-            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n{id}\n\n\
+            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n{id} refs/banger/before/1/HEAD\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n{id}\n\n\
              100644 {id} 0\ta b\0160000 {id} 0\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
         );
         let Looked { work, unread, files, submodules, found } = Looked::read(said.as_bytes()).unwrap();
         assert_eq!(work, Work { unwatched: true, busy: true, ..Work::default() });
         assert!(!unread && found.refs.head == id);
-        assert_eq!(found.refs.is, [("refs/heads/wip".to_owned(), id.to_owned())].into());
+        let is = ["refs/banger/before/1/HEAD", "refs/heads/wip"].map(|name| (name.to_owned(), id.to_owned()));
+        assert_eq!(found.refs.is, is.into());
         assert_eq!(found.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
         assert_eq!((files, submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
         assert_eq!((found.shallow.len(), found.whole.len()), (1, 2));
@@ -217,7 +217,9 @@ mod tests {
         let end = "\n\0\0\0\0\0\0\0";
         let looked = Looked::read(format!("same tree unread\n\n\n\n\n{end}").as_bytes()).unwrap();
         assert!(looked.work.tree && looked.unread && !looked.work.unwatched);
-        assert_eq!(Looked::read(b"absent\n"), Some(Looked::default()));
+        assert!(!looked.found.refs.moved);
+        let looked = Looked::read(format!("same moved tree\n{id}\n\n\n\n{end}").as_bytes()).unwrap();
+        assert!(looked.work.tree && looked.found.refs.moved);
         for bad in [
             "",
             "same",

@@ -9,6 +9,7 @@ use super::{
     own::{self, Own},
     pack::{self, Sink},
     plan::Plan,
+    quote::quoted,
     refs::{self, BROUGHT, HEAD, Kept},
 };
 use banger_proto::{
@@ -62,7 +63,10 @@ impl<W: Write> Stream<W> {
         self.dir(Path::new(SCRATCH))?;
         let remains = left.at(self.base.as_os_str().as_bytes());
         self.git_file("HEAD", plan.head.as_bytes())?;
-        self.refs(plan, &remains.refs)?;
+        self.refs(plan, &remains.refs, left.unseen)?;
+        for (name, object) in &remains.saved {
+            self.git_file(name, format!("{object}\n").as_bytes())?;
+        }
         self.told(plan, &remains.own, left.overwrite)?;
         match plan.wish.mode {
             // A list of other directories is a stranger's to write. Of what is there only that travels which this
@@ -106,17 +110,23 @@ impl<W: Write> Stream<W> {
     }
 
     /// Branches, tags and the rest, and a list of them, which later says what the guest did.
-    fn refs(&mut self, plan: &Plan, kept: &Kept) -> io::Result<()> {
+    fn refs(&mut self, plan: &Plan, kept: &Kept, unseen: bool) -> io::Result<()> {
         let arriving = plan.refs();
+        let (in_files, packed) = if unseen { (arriving.clone(), "") } else { (BTreeMap::new(), plan.packed.as_str()) };
         // A file of its own wins over the packed ones. Those of the repository have one, too, where another may stand.
         let stale = kept.stale.iter().filter_map(|name| Some((name.as_str(), *arriving.get(name.as_str())?)));
-        let loose: BTreeMap<&str, &str> =
-            plan.loose.iter().map(|(name, object)| (name.as_str(), object.as_str())).chain(stale).collect();
+        let loose: BTreeMap<&str, &str> = plan
+            .loose
+            .iter()
+            .map(|(name, object)| (name.as_str(), object.as_str()))
+            .chain(stale)
+            .chain(in_files)
+            .collect();
         for (name, object) in loose {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
         // One that goes may be packed, too; and the guest's own may be kept in another way than by files.
-        let lines = [plan.packed.as_bytes(), kept.own.as_bytes(), kept.brought.as_bytes(), &kept.odd].concat();
+        let lines = [packed.as_bytes(), kept.own.as_bytes(), kept.brought.as_bytes(), &kept.odd].concat();
         if !lines.is_empty() || !kept.gone.is_empty() {
             self.git_file("packed-refs", &lines)?;
         }
@@ -127,8 +137,8 @@ impl<W: Write> Stream<W> {
     /// Configuration and rules, with what the guest's git was told there; and what arrives of them, which later says what
     /// it was told.
     fn told(&mut self, plan: &Plan, own: &Own, overwrite: bool) -> io::Result<()> {
-        self.git_file("config", own.merge_config(&plan.config, overwrite).text().as_bytes())?;
-        self.git_file(own::CONFIG, plan.config.text().as_bytes())?;
+        self.git_file("config", &own.merge_config(&plan.config, overwrite).text())?;
+        self.git_file(own::CONFIG, &plan.config.text())?;
         for rules in RULES {
             let arriving = rules_of(&plan.repository, rules)?;
             let Some(place) = own::RULES.iter().position(|(name, _)| *name == rules) else {
@@ -246,7 +256,8 @@ impl<W: Write> Stream<W> {
     /// A file of the working tree as it is.
     fn carry(&mut self, plan: &Plan, path: &RepoPath) -> io::Result<()> {
         let name = PathBuf::from(OsStr::from_bytes(path));
-        match plan.tree.item(path)? {
+        let unread = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", quoted(path)));
+        match plan.tree.item(path).map_err(unread)? {
             Some(Item::File(file, stat)) => {
                 // git knows one bit of a file's mode.
                 let mode = if stat.st_mode & 0o100 == 0 { 0o644 } else { 0o755 };

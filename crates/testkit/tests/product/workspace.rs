@@ -7,8 +7,10 @@ mod export;
 mod hostile;
 mod import;
 mod kept;
+mod owners;
 mod refresh;
 mod refs;
+mod weight;
 
 use banger_testkit::{Output, TestEnv};
 use std::{

@@ -225,7 +225,7 @@ async fn bring(
     let id = vm.id.as_str();
     let bringing = async {
         let turn = Turn::take(context, id).await?;
-        send::deliver(context, &turn, packing).await
+        send::deliver_first(context, &turn, packing).await
     };
     let workspace = signals.guard(UNBROUGHT, bringing).await?;
     let Some((file, how)) = tools else { return Ok(()) };

@@ -2,7 +2,7 @@
 
 use super::{corpus, git, listed, place, prepare, refresh::with_submodule, says, tree};
 use crate::{delete, start};
-use banger_testkit::{TestEnv, require};
+use banger_testkit::TestEnv;
 use std::{
     collections::BTreeSet,
     fs,
@@ -217,82 +217,6 @@ fn submodules_need_the_full_mode_and_have_it_all() {
     delete(&env, "w");
 }
 
-/// A private mount namespace in which nothing can be written but a file system for temporary files, of little more room
-/// than the index takes; what a copy of the tree, or a part of it, would need is nowhere.
-const NO_ROOM: &str = r#"
-set -eu
-size=$1
-shift
-mount -t tmpfs -o size="$size" none "$TMPDIR"
-while read -r _ _ _ _ at _; do
-    case $at in
-    "$TMPDIR" | /proc | /proc/* | /dev | /dev/* | /sys | /sys/*) ;;
-    *) mount -o remount,bind,ro "$at" ;;
-    esac
-done < /proc/self/mountinfo
-! touch "$HOME/written" 2>/dev/null
-"$@"
-find "$TMPDIR" -mindepth 1 >&2
-"#;
-
-#[test]
-fn twenty_thousand_files_leave_nothing_on_the_hosts_disk_on_their_way() {
-    if !require("mount") {
-        return;
-    }
-    let Some(env) = TestEnv::fake() else { return };
-    start(&env, "w");
-    let repo = corpus::many_files(&env, 20_000);
-    let (copy, scratch) = (place(&env, "guest"), place(&env, "tmp"));
-    fs::create_dir(&scratch).expect("a directory");
-    // The copy of the index, two of them while one replaces the other.
-    let room = (3 * size(&repo.join(".git/index"))).to_string();
-    let banger = banger_testkit::bin_dir().join("banger");
-    env.program("unshare")
-        .args(["--mount", "--propagation", "private", "--", "bash", "-c", NO_ROOM, "bash", &room])
-        .args([&banger])
-        .args(["vm", "workspace", "prepare", "--quiet", "--guest-path", copy.to_str().expect("UTF-8"), "w"])
-        .args([&repo])
-        .env("TMPDIR", &scratch)
-        .patience(crate::SOON * 3)
-        .run()
-        .expect(0);
-    assert_eq!(tree(&copy), tree(&repo));
-    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
-    delete(&env, "w");
-}
-
-#[test]
-fn a_long_past_stays_where_it_is() {
-    let Some(env) = TestEnv::fake() else { return };
-    start(&env, "w");
-    let (repo, copy) = (corpus::long_past(&env, 40, 1), place(&env, "guest"));
-    assert!(size(&repo.join(".git/objects")) >= 40 << 20);
-    let banger = banger_testkit::bin_dir().join("banger");
-    // The stream is made in little memory, however much there is of it.
-    let line = format!("ulimit -v {}; exec {} \"$@\"", 1 << 20, banger.display());
-    let args = ["vm", "workspace", "prepare", "--quiet", "--guest-path", copy.to_str().expect("UTF-8"), "w"];
-    env.program("sh").args(["-c", &line, "banger"]).args(args).args([&repo]).run().expect(0);
-    let brought = size(&copy.join(".git/objects"));
-    assert!((10 << 20..11 << 20).contains(&brought), "{brought} bytes for the last ten commits");
-    let log = ["log", "-10", "--format=%H %T"];
-    assert_eq!(says(&env, &copy, &log), says(&env, &repo, &log));
-    assert!(tree(&copy) == tree(&repo));
-    assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
-    delete(&env, "w");
-}
-
-/// Bytes of files below a path.
-fn size(path: &Path) -> u64 {
-    match path.symlink_metadata() {
-        Ok(meta) if meta.is_dir() => {
-            fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size(&entry.path())).sum()
-        }
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    }
-}
-
 #[test]
 fn run_brings_the_repository_and_works_in_it() {
     let Some(env) = TestEnv::fake() else { return };
@@ -314,6 +238,45 @@ fn run_brings_the_repository_and_works_in_it() {
     assert_eq!(env.banger(["vm", "exec", "w", "--", "pwd"]).run().expect(0).out(), format!("{at}\n"));
     assert_eq!(env.banger(["vm", "exec", "-w", "/", "w", "--", "pwd"]).run().expect(0).out(), "/\n");
     delete(&env, "w");
+}
+
+/// The guest's disk is this host's, so what one VM left the next one finds as if it had come with the image.
+#[test]
+fn a_repository_that_came_with_the_image_is_not_mixed_with_another() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    let run = |at: &Path, vm: &str| {
+        let args = ["vm", "run", "--quiet", "-d", "--name", vm, "--guest-path", at.to_str().expect("UTF-8")];
+        env.banger(args).args([&repo]).run().expect(0);
+    };
+    let same = |mine: &[u8]| {
+        assert_eq!(tree(&copy), tree(&repo));
+        assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
+        for args in [["fsck", "--no-dangling"].as_slice(), &["gc", "-q"]] {
+            says(&env, &copy, args);
+        }
+        assert_eq!(says(&env, &copy, &["rev-list", "mine"]), mine);
+    };
+    run(&copy, "a");
+    says(&env, &copy, &["branch", "mine", "HEAD~1"]);
+    let mine = says(&env, &copy, &["rev-list", "mine"]);
+    delete(&env, "a");
+    says(&env, &repo, &["rm", "-q", "large"]);
+    for n in 0..12 {
+        says(&env, &repo, &["commit", "-q", "--allow-empty", "-m", &n.to_string()]);
+    }
+    run(&copy, "b");
+    same(&mine);
+    prepare(&env, "b", &repo, &copy, &[]).expect(0);
+    same(&mine);
+    delete(&env, "b");
+    // A directory with something else in it is the image's way to bring what the repository does not track.
+    let other = place(&env, "other");
+    fs::create_dir_all(other.join("node_modules")).expect("directories");
+    fs::write(other.join("node_modules/x"), "x").expect("a file");
+    run(&other, "c");
+    assert_eq!(says(&env, &other, &["status", "--porcelain"]), b"?? node_modules/\n");
+    delete(&env, "c");
 }
 
 #[test]

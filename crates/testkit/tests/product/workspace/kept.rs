@@ -145,6 +145,39 @@ fn what_git_cannot_look_at_loses_nothing() {
     delete(&env, "w");
 }
 
+/// A repository that git does not take for one any more, as a loss of power leaves it.
+#[test]
+fn what_is_packed_outlives_a_repository_that_is_broken() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "plain");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", mode], more].concat());
+        again(&[]).expect(0);
+        says(&env, &copy, &["branch", "mine", "HEAD~2"]);
+        let mine = says(&env, &copy, &["rev-parse", "mine"]);
+        says(&env, &copy, &["pack-refs", "--all"]);
+        fs::write(copy.join(".git/HEAD"), "").expect("a file");
+        let out = again(&[]).expect(1);
+        assert!(out.err().contains("cannot be looked at"), "{out}");
+        again(&["--force"]).expect(0);
+        for _ in 0..2 {
+            assert_eq!(says(&env, &copy, &["rev-parse", "mine"]), mine, "{mode}");
+            if mode == "full" {
+                let all = says(&env, &copy, &["for-each-ref", "--format=%(refname) %(objectname)"]);
+                let own = [b"refs/heads/mine ".as_slice(), &mine].concat();
+                let all = String::from_utf8_lossy(&all).replace(&*String::from_utf8_lossy(&own), "");
+                let here = says(&env, &repo, &["for-each-ref", "--format=%(refname) %(objectname)"]);
+                assert_eq!(all, String::from_utf8_lossy(&here));
+            }
+            says(&env, &copy, &["fsck", "--no-dangling"]);
+            again(&[]).expect(0);
+        }
+    }
+    delete(&env, "w");
+}
+
 #[test]
 fn a_submodule_that_is_gone_here_is_gone_there() {
     let Some(env) = TestEnv::fake() else { return };
@@ -213,6 +246,36 @@ fn a_submodule_that_the_guest_made_stays_even_when_told_to_overwrite() {
             let status = ["status", "--porcelain=v2", "-uno"];
             assert_eq!(says(&env, &copy, &status), says(&env, repo, &status), "{mode}");
         }
+    }
+    delete(&env, "w");
+}
+
+/// Its git directory is in that of the submodule around it, which the repository has no longer.
+#[test]
+fn a_submodule_that_the_guest_made_in_one_that_is_gone_stays() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (with_submodule(&env), place(&env, "guest"));
+    let full = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", "full"], more].concat());
+    full(&[]).expect(0);
+    let (inner, plain) = (copy.join("libs/inner"), place(&env, "src-plain"));
+    says(&env, &inner, &["submodule", "--quiet", "add", plain.to_str().expect("UTF-8"), "own/sub"]);
+    let made = inner.join("own/sub");
+    says(&env, &made, &["commit", "-q", "--allow-empty", "-m", "work"]);
+    let work = says(&env, &made, &["rev-parse", "HEAD"]);
+    says(&env, &repo, &["rm", "-q", "libs/inner"]);
+    says(&env, &repo, &["commit", "-q", "-m", "without"]);
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("in the submodule libs/inner"), "{out}");
+    for _ in 0..2 {
+        full(&["--force"]).expect(0);
+        assert_eq!(says(&env, &made, &["rev-parse", "HEAD"]), work);
+        for dir in [&made, &inner] {
+            says(&env, dir, &["fsck", "--no-dangling"]);
+        }
+        let mut there = tree(&copy);
+        there.retain(|path, _| !path.starts_with("libs"));
+        assert_eq!(there, tree(&repo));
     }
     delete(&env, "w");
 }

@@ -163,3 +163,59 @@ fn branches_of_a_submodule_are_the_guests_too() {
     full(&[]).expect(0);
     delete(&env, "w");
 }
+
+/// Whatever git in the guest makes of its refs and logs.
+#[test]
+fn what_is_overwritten_stays_under_another_name() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = with_submodule(&env);
+    says(&env, &repo, &["tag", "t", "HEAD~2"]);
+    let plain = place(&env, "src-plain");
+    for (mode, from) in [("overlay", &plain), ("full", &repo)] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let to = copy.to_str().expect("UTF-8").to_owned();
+        let again = |more: &[&str]| prepare(&env, "w", from, &copy, &[&["--mode", mode], more].concat());
+        let overwrite = |said: &str| {
+            let args = ["vm", "workspace", "prepare", "--force", "--mode", mode, "--guest-path", &to, "w"];
+            let out = env.banger(args).args([from]).run().expect(0);
+            assert_eq!(out.err().contains("stays in the guest, as"), !said.is_empty(), "{mode}: {out}");
+            assert!(out.err().contains(said), "{mode}: {said}: {out}");
+            assert_eq!(at(&env, &copy, "HEAD"), at(&env, from, "HEAD"), "{mode}");
+            assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"", "{mode}");
+            says(&env, &copy, &["fsck", "--no-dangling"]);
+        };
+        again(&[]).expect(0);
+        let work = commit(&env, &copy, "work");
+        overwrite("refs/banger/before/1/heads/main\n");
+        says(&env, &copy, &["reflog", "expire", "--expire=now", "--all"]);
+        says(&env, &copy, &["gc", "-q", "--prune=now"]);
+        overwrite("");
+        again(&[]).expect(0);
+        assert_eq!(at(&env, &copy, "refs/banger/before/1/heads/main"), work, "{mode}");
+        assert_eq!(says(&env, &copy, &["show", "refs/banger/before/1/heads/main:work"]), b"work");
+        // On no branch.
+        says(&env, &copy, &["checkout", "-q", "--detach"]);
+        let work = commit(&env, &copy, "detached");
+        overwrite("refs/banger/before/2/HEAD\n");
+        assert_eq!(at(&env, &copy, "refs/banger/before/2/HEAD"), work, "{mode}");
+        // On a branch that stays anyway.
+        says(&env, &copy, &["checkout", "-q", "-b", "mine"]);
+        commit(&env, &copy, "mine");
+        overwrite("");
+        if mode == "full" {
+            let inner = copy.join("libs/inner");
+            says(&env, &copy, &["tag", "-f", "t", "HEAD~1"]);
+            let (tag, work) = (at(&env, &copy, "t"), commit(&env, &inner, "inner"));
+            overwrite("refs/banger/before/3/tags/t and 1 more\n");
+            assert_eq!(at(&env, &copy, "t"), at(&env, &repo, "t"));
+            assert_eq!(at(&env, &copy, "refs/banger/before/3/tags/t"), tag);
+            assert_eq!(at(&env, &inner, "refs/banger/before/1/heads/main"), work);
+        }
+        // They are about this workspace alone.
+        let nested = place(&env, &format!("guest-of-{mode}"));
+        prepare(&env, "w", &copy, &nested, &["--mode", "full"]).expect(0);
+        assert_eq!(says(&env, &nested, &["for-each-ref", "refs/banger"]), b"", "{mode}");
+    }
+    delete(&env, "w");
+}
