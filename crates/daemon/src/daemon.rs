@@ -109,7 +109,11 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let stop = signals::stop().map_err(StartError::Runtime)?;
         let services = wire_services(&layout, &config, &store, Programs::find()).map_err(failed)?;
         services.network.recall().await.map_err(failed)?;
-        services.vms.reconcile().await.map_err(failed)?;
+        tokio::select! {
+            reconciled = services.vms.reconcile() => reconciled.map_err(failed)?,
+            // It may be waiting for a shim that is silent. The network stays: who is on it may not be known yet.
+            () = stop.cancelled() => return Ok(()),
+        }
         services.network.take_over();
         let network = services.network.clone();
         services.vms.look_after();

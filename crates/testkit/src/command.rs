@@ -11,6 +11,10 @@ use std::{
 
 /// Longer than any command a test runs to its end may take on a busy two-core machine without KVM.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// Leads the session of a command on a terminal and outlives it: at the end of its leader the kernel hangs a terminal up,
+/// and what was written to it and not passed on yet is lost. How the command ended is said behind all that it wrote;
+/// whoever has read that far ends the leader. The trap keeps keys that are signals from it, and lets the command have them.
+const LEADER: &str = r#"trap : INT QUIT; "$@"; printf '\036%d\036' $?; kill -STOP $$"#;
 /// Characters of a stream that are shown when a test fails.
 const SHOWN: usize = 20_000;
 
@@ -104,8 +108,10 @@ impl Invocation {
     pub fn spawn_on_terminal(self, cols: u16, rows: u16) -> Terminal {
         let program = self.command.get_program().to_owned();
         // `setsid --ctty` makes the terminal on stdin the controlling one, which takes code after fork otherwise.
-        let args: Vec<OsString> = [OsString::from("--ctty"), program]
+        let args: Vec<OsString> = ["--ctty", "sh", "-c", LEADER, "sh"]
             .into_iter()
+            .map(OsString::from)
+            .chain([program])
             .chain(self.command.get_args().map(OsStr::to_owned))
             .collect();
         let mut command = Command::new("setsid");

@@ -13,6 +13,9 @@ use std::{
     time::Duration,
 };
 
+/// What processor time is counted in, in Linux' interface to programs.
+const TICK: Duration = Duration::from_millis(10);
+
 /// A process as it was when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -27,16 +30,28 @@ pub struct Identity {
 impl Identity {
     /// The process with this pid, unless it has ended (a zombie has).
     pub fn of(pid: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the program's name in parentheses and may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*fields.first()?, "Z" | "X") {
+        let stat = Stat::of(pid)?;
+        if matches!(stat.field(3)?, "Z" | "X") {
             return None;
         }
-        let start_time = fields.get(19)?.parse().ok()?;
+        let start_time = stat.field(22)?.parse().ok()?;
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
         Some(Self { pid, start_time, command })
+    }
+
+    /// A number of its `/proc/<pid>/stat`, counted as proc(5) does.
+    #[track_caller]
+    pub fn stat(&self, field: usize) -> i64 {
+        let number = Stat::of(self.pid).and_then(|stat| stat.field(field)?.parse().ok());
+        number.unwrap_or_else(|| panic!("{self:?} has ended"))
+    }
+
+    /// How much of a processor it has taken so far.
+    #[track_caller]
+    pub fn processor_time(&self) -> Duration {
+        let ticks = self.stat(14) + self.stat(15);
+        TICK * u32::try_from(ticks).expect("a number of ticks")
     }
 
     /// Whether this very process still runs.
@@ -77,6 +92,21 @@ impl Identity {
     fn raw_pidfd(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         pidfd_open(pid, PidfdFlags::empty()).ok()
+    }
+}
+
+/// `/proc/<pid>/stat` behind its second field, the program's name in parentheses, which may hold anything.
+struct Stat(String);
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(Self(stat.rsplit_once(')')?.1.to_owned()))
+    }
+
+    /// Counted as proc(5) does.
+    fn field(&self, number: usize) -> Option<&str> {
+        self.0.split_whitespace().nth(number.checked_sub(3)?)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{Read, Write},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -160,7 +160,10 @@ impl Drop for Session {
     }
 }
 
-/// A running command on a terminal of its own.
+/// What a terminal's leader puts around the exit status of its command, at the end of all that the command wrote.
+const STATUS_MARK: u8 = 0o36;
+
+/// A running command on a terminal of its own. A shell leads the session and outlives the command.
 #[derive(Debug)]
 pub struct Terminal {
     child: Child,
@@ -187,8 +190,8 @@ impl Terminal {
         Self { child, master, transcript }
     }
 
-    /// The process.
-    pub fn pid(&self) -> u32 {
+    /// The process that leads the session, whose child the command is.
+    pub fn leader(&self) -> u32 {
         self.child.id()
     }
 
@@ -218,11 +221,27 @@ impl Terminal {
     #[track_caller]
     pub fn finish(mut self, deadline: Duration) -> Output {
         let started = Instant::now();
-        let status =
-            wait_for_end(&mut self.child, deadline, || String::from_utf8_lossy(&self.transcript.so_far()).into_owned());
-        // A daemon that was started here may still hold the terminal, so its end may be long in coming.
-        Output { status, stdout: self.transcript.so_far(), stderr: Vec::new(), elapsed: started.elapsed() }
+        // A daemon that was started here may still hold the terminal, so its own end may be long in coming.
+        let (status, stdout) = wait_until(deadline, "the end of the command", || {
+            let leader = self.child.try_wait().expect("it is a child");
+            let shown = self.transcript.so_far();
+            match (parted(&shown), leader) {
+                (Some((shown, status)), _) => Ok((status, shown.to_vec())),
+                // It was ended before its command.
+                (None, Some(status)) => Ok((status, shown)),
+                (None, None) => Err(String::from_utf8_lossy(&shown).into_owned()),
+            }
+        });
+        Output { status, stdout, stderr: Vec::new(), elapsed: started.elapsed() }
     }
+}
+
+/// What a command wrote, and how it ended, once its leader has said so.
+fn parted(shown: &[u8]) -> Option<(&[u8], ExitStatus)> {
+    let shown = shown.strip_suffix(&[STATUS_MARK])?;
+    let mark = shown.iter().rposition(|byte| *byte == STATUS_MARK)?;
+    let code: i32 = std::str::from_utf8(&shown[mark + 1..]).ok()?.parse().ok()?;
+    Some((&shown[..mark], ExitStatus::from_raw(code << 8)))
 }
 
 impl Drop for Terminal {
@@ -250,5 +269,49 @@ fn end(child: &mut Child) {
     if matches!(child.try_wait(), Ok(None)) {
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command::Invocation;
+    use std::time::Duration;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    fn shell(line: &str) -> Invocation {
+        Invocation::new("sh").env("PATH", std::env::var_os("PATH").unwrap()).args(["-c", line])
+    }
+
+    #[test]
+    fn a_terminal_shows_all_that_was_written_to_it_however_soon_the_command_ended() {
+        for round in 0..20 {
+            let out = shell("seq 1 5000; exit 7").spawn_on_terminal(80, 24).finish(SOON).expect(7);
+            assert!(out.out().ends_with("\r\n4999\r\n5000\r\n"), "round {round}: {out}");
+        }
+    }
+
+    #[test]
+    fn how_a_command_on_a_terminal_ended_is_told_and_its_keys_are_its_own() {
+        shell("kill -TERM $$").spawn_on_terminal(80, 24).finish(SOON).expect(128 + 15);
+        shell("exit 300").spawn_on_terminal(80, 24).finish(SOON).expect(300 & 0xff);
+        Invocation::new("/no/such/program").spawn_on_terminal(80, 24).finish(SOON).expect(127);
+        // What its leader does about the key the command does not inherit.
+        for (line, code) in [("trap 'exit 9' INT; ", 9), ("", 128 + 2)] {
+            let line = format!("{line}echo up; while :; do sleep 0.05; done");
+            let mut terminal = shell(&line).spawn_on_terminal(80, 24);
+            terminal.wait_for("up", SOON);
+            terminal.type_in("\u{3}");
+            terminal.finish(SOON).expect(code);
+        }
+    }
+
+    #[test]
+    fn a_leader_that_is_ended_first_is_the_end_of_a_terminal() {
+        let terminal = shell("echo up; exec sleep 1000").spawn_on_terminal(80, 24);
+        terminal.wait_for("up", SOON);
+        let leader = crate::Identity::of(terminal.leader()).unwrap();
+        assert!(leader.signal(rustix::process::Signal::HUP));
+        terminal.finish(SOON).expect(128 + 1);
     }
 }

@@ -1,20 +1,15 @@
 //! `vm stats` says what the host's own accounts of the monitor and its disk say.
 
 use crate::{delete, start};
-use banger_testkit::TestEnv;
+use banger_testkit::{Identity, TestEnv};
 use std::os::unix::fs::MetadataExt;
 
 /// What the host knows of a VM's monitor: milliseconds of processor time, and resident bytes.
-fn accounts(pid: u64) -> (u64, u64) {
-    const TICK_MS: u64 = 10;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-    // User and system time are the 14th and the 15th of proc(5); the third comes after the name.
-    let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number"));
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+fn accounts(vmm: &Identity) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", vmm.pid)).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    (ticks.sum::<u64>() * TICK_MS, kib << 10)
+    (u64::try_from(vmm.processor_time().as_millis()).expect("a number"), kib << 10)
 }
 
 #[test]
@@ -23,18 +18,17 @@ fn what_a_vm_takes_is_what_the_host_says() {
     // A guest that computes: a number that stands still would be right by chance.
     env.set_variable("FAKE_QEMU_SPIN", "yes");
     start(&env, "v");
-    let vm = env.vm("v");
-    let pid = vm["vmm_pid"].as_u64().expect("a process");
-    let id = vm["id"].as_str().expect("an id").parse().expect("a valid one");
+    let vmm = env.vm_process("v", "vmm_pid");
+    let id = env.vm("v")["id"].as_str().expect("an id").parse().expect("a valid one");
     let disk = env.layout().vm(&id).join("work.ext4");
     let blocks = || std::fs::metadata(&disk).expect("its disk").blocks() * 512;
     let number = |stats: &serde_json::Value, key: &str| stats[key].as_u64().expect("a number");
     let mut last = 0;
     for _ in 0..2 {
-        let (cpu_before, memory_before) = accounts(pid);
+        let (cpu_before, memory_before) = accounts(&vmm);
         let disk_before = blocks();
         let stats = env.banger(["vm", "stats", "--json", "v"]).run().expect(0).json();
-        let ((cpu_after, memory_after), disk_after) = (accounts(pid), blocks());
+        let ((cpu_after, memory_after), disk_after) = (accounts(&vmm), blocks());
         let (cpu, memory, used) =
             (number(&stats, "vmm_cpu_ms"), number(&stats, "vmm_rss"), number(&stats, "disk_used"));
         assert!((cpu_before..=cpu_after).contains(&cpu), "{cpu} ms are not {cpu_before} to {cpu_after}");

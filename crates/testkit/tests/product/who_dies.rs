@@ -1,7 +1,7 @@
 //! The table "who dies, who cleans", row by row.
 
 use crate::{SOON, delete, start, vms};
-use banger_testkit::{Identity, TestEnv, wait_until};
+use banger_testkit::{Identity, Session, TestEnv, wait_until};
 use rustix::process::Signal;
 
 #[track_caller]
@@ -42,41 +42,27 @@ fn the_client_of_an_exec_dies_and_its_command_gets_a_hangup() {
 #[test]
 fn the_login_session_ends_and_daemon_and_vm_stay() {
     let Some(env) = TestEnv::fake() else { return };
-    // A login shell: it leads the session, its terminal is the controlling one, and its jobs have groups of their own.
+    // As in a login shell: the terminal is the controlling one, and jobs have groups of their own.
     let banger = banger_testkit::bin_dir().join("banger");
     let line = format!("set -m; {} vm run -d --quiet --name n; echo up $?; exec sleep 1000", banger.display());
     let shell = env.program("bash").args(["-c", &line]).spawn_on_terminal(80, 24);
     shell.wait_for("up 0", SOON);
-    let login = shell.pid();
+    let login = Identity::of(shell.leader()).expect("the leader");
     let (shim, vmm) = (env.vm_process("n", "shim_pid"), env.vm_process("n", "vmm_pid"));
     let daemon = env.daemon().expect("a daemon");
     for process in [&daemon, &shim, &vmm] {
-        assert_ne!(session_of(process.pid), session_of(login), "{process:?}");
-        assert_eq!(terminal_of(process.pid), 0, "{process:?} has the terminal");
+        let session = |process: &Identity| process.stat(6);
+        assert_ne!(session(process), session(&login), "{process:?}");
+        assert_eq!(process.stat(7), 0, "{process:?} has the terminal");
     }
     // A line that drops is a HUP for the session's leader; with its end the kernel takes the terminal from everybody.
-    assert!(Identity::of(login).expect("the shell").signal(Signal::HUP));
+    assert!(login.signal(Signal::HUP));
     assert_eq!(shell.finish(SOON).code(), 128 + 1);
     let vm = env.vm("n");
     assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
     assert_eq!(env.daemon().map(|daemon| daemon.pid), Some(daemon.pid));
     env.banger(["vm", "exec", "n", "--", "true"]).run().expect(0);
     delete(&env, "n");
-}
-
-/// A number of `/proc/<pid>/stat`, counted as proc(5) does.
-fn stat(pid: u32, field: usize) -> i64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let (_, rest) = stat.rsplit_once(')').expect("a name in parentheses");
-    rest.split_whitespace().nth(field - 3).and_then(|number| number.parse().ok()).expect("a number")
-}
-
-fn session_of(pid: u32) -> i64 {
-    stat(pid, 6)
-}
-
-fn terminal_of(pid: u32) -> i64 {
-    stat(pid, 7)
 }
 
 #[test]
@@ -180,6 +166,37 @@ fn a_shim_that_stands_still_while_the_daemon_restarts_keeps_its_vm() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "s");
     let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+    let list = wait_for_shim(&env, &shim);
+    assert!(shim.signal(Signal::CONT));
+    list.finish(SOON).expect(0);
+    let vm = env.vm("s");
+    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
+    env.banger(["vm", "exec", "s", "--", "true"]).run().expect(0);
+    delete(&env, "s");
+}
+
+#[test]
+fn a_daemon_that_waits_for_a_shim_which_stands_still_ends_when_it_is_told() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "s");
+    let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+    let list = wait_for_shim(&env, &shim);
+    let daemons = env.processes("bangerd");
+    let [waiting] = &daemons[..] else { panic!("one daemon: {daemons:?}") };
+    assert!(waiting.signal(Signal::TERM));
+    // One that goes on would give the shim up first, and end it.
+    waiting.wait_gone(SOON);
+    assert!(shim.signal(Signal::CONT));
+    // The command has another daemon started.
+    list.finish(SOON).expect(0);
+    let vm = env.vm("s");
+    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
+    delete(&env, "s");
+}
+
+/// Has another daemon look for a shim that stands still; gives the command that started it.
+#[track_caller]
+fn wait_for_shim(env: &TestEnv, shim: &Identity) -> Session {
     let daemon = env.daemon().expect("a daemon");
     assert!(daemon.signal(Signal::KILL));
     daemon.wait_gone(SOON);
@@ -189,12 +206,7 @@ fn a_shim_that_stands_still_while_the_daemon_restarts_keeps_its_vm() {
         let log = std::fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
         if log.contains("a shim lives and does not answer yet") { Ok(()) } else { Err(log) }
     });
-    assert!(shim.signal(Signal::CONT));
-    list.finish(SOON).expect(0);
-    let vm = env.vm("s");
-    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
-    env.banger(["vm", "exec", "s", "--", "true"]).run().expect(0);
-    delete(&env, "s");
+    list
 }
 
 #[test]
