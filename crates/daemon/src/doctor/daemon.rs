@@ -30,7 +30,7 @@ fn judge(running: Option<DaemonRecord>) -> Finding {
 
 /// Who holds the lock. Looking takes it for a moment when nobody does, shared, and lets go of it with the file: a daemon
 /// that starts in this very moment tries again when its client does.
-fn running(host: &Host) -> Option<DaemonRecord> {
+pub(super) fn running(host: &Host) -> Option<DaemonRecord> {
     let file = File::open(host.layout.daemon_lock()).ok()?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
         return None;

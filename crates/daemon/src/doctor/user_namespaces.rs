@@ -47,3 +47,24 @@ pub(super) fn obstacles(host: &Host) -> Vec<Obstacle> {
     };
     SETTINGS.iter().filter(|setting| forbids(setting)).map(|setting| setting.3).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::tests::Bench;
+
+    #[test]
+    fn what_only_root_may_is_named_to_everybody_else() {
+        let mut bench = Bench::new();
+        bench.write("proc/sys/kernel/unprivileged_userns_clone", "0\n");
+        bench.write("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n");
+        bench.host.uid = 1000;
+        let hints = |bench: &Bench| obstacles(&bench.host).into_iter().map(|it| it.hint).collect();
+        let found: Vec<&str> = hints(&bench);
+        assert!(found[0].contains("kernel.unprivileged_userns_clone=1"), "{found:?}");
+        assert!(found[1].contains("kernel.apparmor_restrict_unprivileged_userns=0"), "{found:?}");
+        bench.host.uid = 0;
+        let found: Vec<&str> = hints(&bench);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}

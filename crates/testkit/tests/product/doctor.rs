@@ -89,6 +89,29 @@ fn a_host_without_namespaces_is_told_that_monitors_are_confined_less() {
 }
 
 #[test]
+fn limits_that_are_too_low_are_told_of_the_next_daemon_and_of_the_one_that_runs() {
+    let env = TestEnv::empty();
+    let banger = banger_testkit::bin_dir().join("banger");
+    let texts = |json: &Value| -> Vec<String> {
+        findings(json).into_iter().filter(|(check, ..)| check == "limits").map(|(.., text)| text).collect()
+    };
+    let low = "ulimit -n 200 && ulimit -f 4096 && exec \"$@\"";
+    let out = env.program("sh").args(["-c", low, "sh"]).args([&banger]).args(["doctor", "--json"]).run().expect(1);
+    let found = texts(&out.json());
+    assert!(found[0].contains("200 open files") && found[0].contains("\"ulimit -n 1024\""), "{found:?}");
+    assert!(found[1].contains("FAIL") && found[1].contains("ulimit -f unlimited"), "{found:?}");
+
+    env.banger(["ps"]).run().expect(0);
+    let daemon = env.daemon().expect("a daemon").pid.to_string();
+    env.program("prlimit").args(["--pid", &daemon, "--nofile=300:"]).run().expect(0);
+    let found = texts(&env.banger(["doctor", "--json"]).run().json());
+    assert!(found[0].contains("300 open files") && found[0].contains("banger daemon stop"), "{found:?}");
+    env.banger(["daemon", "stop"]).run().expect(0);
+    let found = texts(&env.banger(["doctor", "--json"]).run().json());
+    assert!(!found[0].contains("300 open files"), "{found:?}");
+}
+
+#[test]
 fn room_is_accounted_for() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "up");
