@@ -19,6 +19,7 @@ mod image_layout;
 mod meter;
 mod order;
 mod package;
+pub mod probe;
 mod process;
 mod registry;
 mod relay;

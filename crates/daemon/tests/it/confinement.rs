@@ -1,7 +1,7 @@
 //! What a VMM that was taken over can still do: a program in its place tries, confined as every VMM is, and once more
 //! without, so that each attempt is known to succeed where nothing forbids it.
 
-use crate::machine::{Place, until};
+use crate::machine::{Kind, Place, until};
 use banger_daemon::shim::client::Shim;
 use std::{
     collections::BTreeMap,
@@ -22,6 +22,9 @@ struct Host {
     abstract_name: String,
     _listeners: (Vec<UnixListener>, UnixListener, TcpListener),
 }
+
+/// In whose place something tries to get out.
+const MONITORS: [Kind; 2] = [Kind::Fake, Kind::FakeFirecracker];
 
 /// Sockets a host has, by the names the words of the probe give them.
 const SOCKETS: [&str; 5] = ["bangerd", "other-vm", "docker", "d-bus", "ssh-agent"];
@@ -105,42 +108,48 @@ fn assert_all_fail(outcomes: &BTreeMap<String, String>) {
 
 #[tokio::test]
 async fn a_vmm_that_was_taken_over_reaches_nothing() {
-    let host = Host::new();
-    let mut words = host.words();
-    let place = Place::probe(true);
-    // By the names it knows its own files by, it reads what it is given and writes only what is the guest's to write.
-    words.extend(["read.kernel=/kernel", "read.work=/disk1", "write.work=/disk1"].map(|own| format!("probe.{own}")));
-    words.extend(["write.image=/disk0", "write.kernel=/kernel"].map(|own| format!("probe.{own}")));
-    let (mut outcomes, unconfined) = probe(place, words).await;
-    assert_eq!(unconfined, None);
-    for own in ["read.kernel", "read.work", "write.work"] {
-        assert_eq!(outcomes.remove(own).as_deref(), Some("done"), "{own}: {outcomes:#?}");
+    for monitor in MONITORS {
+        let host = Host::new();
+        let mut words = host.words();
+        // By the names it knows its own files by, it reads what it is given and writes only what is the guest's to write.
+        words
+            .extend(["read.kernel=/kernel", "read.work=/disk1", "write.work=/disk1"].map(|own| format!("probe.{own}")));
+        words.extend(["write.image=/disk0", "write.kernel=/kernel"].map(|own| format!("probe.{own}")));
+        let (mut outcomes, unconfined) = probe(Place::probe(monitor, true), words).await;
+        assert_eq!(unconfined, None);
+        for own in ["read.kernel", "read.work", "write.work"] {
+            assert_eq!(outcomes.remove(own).as_deref(), Some("done"), "{own}: {monitor:?} {outcomes:#?}");
+        }
+        assert_all_fail(&outcomes);
     }
-    assert_all_fail(&outcomes);
 }
 
 #[tokio::test]
 async fn an_ordinary_users_vmm_reaches_nothing_either() {
-    let Some(place) = Place::probe(true).under_nobody() else { return };
-    let host = Host::new();
-    let (outcomes, unconfined) = probe(place, host.words()).await;
-    assert_eq!(unconfined, None);
-    assert_all_fail(&outcomes);
+    for monitor in MONITORS {
+        let Some(place) = Place::probe(monitor, true).under_nobody() else { return };
+        let host = Host::new();
+        let (outcomes, unconfined) = probe(place, host.words()).await;
+        assert_eq!(unconfined, None);
+        assert_all_fail(&outcomes);
+    }
 }
 
 #[tokio::test]
 async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_is_said() {
-    let Some(place) = Place::probe(true).without_user_namespaces() else { return };
-    let host = Host::new();
-    let (outcomes, unconfined) = probe(place, host.words()).await;
-    assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
-    // All they do not keep it from are sockets with a path, and being told that a process is there.
-    let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
-    let left: Vec<&str> = left.keys().map(String::as_str).collect();
-    let sockets = SOCKETS.map(|name| format!("unix.{name}"));
-    assert!(left.iter().all(|name| sockets.iter().any(|socket| socket == name)), "{left:?}");
-    assert!(kept.len() > 15, "{kept:#?}");
+    for monitor in MONITORS {
+        let Some(place) = Place::probe(monitor, true).without_user_namespaces() else { return };
+        let host = Host::new();
+        let (outcomes, unconfined) = probe(place, host.words()).await;
+        assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
+        // All they do not keep it from are sockets with a path, and being told that a process is there.
+        let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
+        let left: Vec<&str> = left.keys().map(String::as_str).collect();
+        let sockets = SOCKETS.map(|name| format!("unix.{name}"));
+        assert!(left.iter().all(|name| sockets.iter().any(|socket| socket == name)), "{monitor:?}: {left:?}");
+        assert!(kept.len() > 15, "{kept:#?}");
+    }
 }
 
 #[tokio::test]
@@ -148,9 +157,11 @@ async fn without_confinement_every_attempt_succeeds() {
     if !banger_testkit::require("root") {
         return;
     }
-    let host = Host::new();
-    let (outcomes, unconfined) = probe(Place::probe(false), host.words()).await;
-    assert!(unconfined.is_some_and(|reason| reason.contains("=off")));
-    let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "done").collect();
-    assert!(failed.is_empty(), "nothing forbids these, so a test that sees them fail proves nothing: {failed:#?}");
+    for monitor in MONITORS {
+        let host = Host::new();
+        let (outcomes, unconfined) = probe(Place::probe(monitor, false), host.words()).await;
+        assert!(unconfined.is_some_and(|reason| reason.contains("=off")));
+        let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "done").collect();
+        assert!(failed.is_empty(), "nothing forbids these, so a test that sees them fail proves nothing: {failed:#?}");
+    }
 }

@@ -144,10 +144,12 @@ impl Place {
         Some(Self { shims, plan, _dir: dir })
     }
 
-    /// A place whose VMM is the program that tries to get out, confined or not.
-    pub(crate) fn probe(confined: bool) -> Self {
-        let mut place = Self::new(Kind::Fake).expect("the fake runs everywhere");
-        place.plan.program = bin_dir().join("probe-confinement");
+    /// A place whose VMM is a program that tries to get out, confined or not: of a fake, in the one's place it stands for.
+    pub(crate) fn probe(fake: Kind, confined: bool) -> Self {
+        let mut place = Self::new(fake).expect("the fakes run everywhere");
+        if fake == Kind::Fake {
+            place.plan.program = bin_dir().join("probe-confinement");
+        }
         if confined {
             place.shims = Shims::new(env!("CARGO_BIN_EXE_banger-shim").into());
         }

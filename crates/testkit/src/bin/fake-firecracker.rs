@@ -1,8 +1,12 @@
 //! A Firecracker without a machine: the same API, a console on standard output, hybrid vsock, and behind it the real
-//! agent, run on the host. What its guest does wrong it does on request (`banger_testkit::fake`).
+//! agent, run on the host. What its guest does wrong it does on request (`banger_testkit::fake`), and so it tries what a
+//! monitor that was taken over would try (`banger_testkit::probe`).
 
 use banger_proto::agent::link::{KNOCK_PORT, LINK_PORT};
-use banger_testkit::fake::{self, End, GUEST, Guest};
+use banger_testkit::{
+    fake::{self, End, GUEST, Guest},
+    probe,
+};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -148,6 +152,12 @@ impl Machine {
     }
 
     fn run(self) -> io::Result<()> {
+        if probe::is_asked(&self.append) {
+            io::stdout().write_all(probe::attempt(&self.append).as_bytes())?;
+            loop {
+                thread::park();
+            }
+        }
         let (host, agent) = UnixStream::pair()?;
         let Self { initrd, append, vsock, listener } = self;
         // Before the guest starts: a thread that has asked for a process namespace can start no thread any more.

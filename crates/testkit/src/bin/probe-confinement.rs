@@ -1,33 +1,16 @@
-//! A program in a VMM's place that tries what a VMM that was taken over would try, and says how each attempt went.
+//! A program in QEMU's place that tries what a monitor that was taken over would try (`banger_testkit::probe`).
 //!
-//! It takes QEMU's arguments and looks at two: the console's descriptor, where it writes one line an attempt
-//! (`NAME: done` or `NAME: <error>`) and `end` at last, and the kernel's command line, which says what to try it on:
-//!
-//! | word | attempt |
-//! |---|---|
-//! | `probe.read.NAME=PATH` | to read a file, or to list a directory |
-//! | `probe.write.NAME=PATH` | to open a file for writing |
-//! | `probe.unix.NAME=PATH` | to connect to a unix socket; `@NAME` is an abstract one |
-//! | `probe.tcp.NAME=PORT` | to connect to a port of the host's 127.0.0.1 |
-//! | `probe.process.NAME=PID` | to signal, to trace and to read the environment of a process |
-//!
-//! Attempts that need nothing to be tried on come by themselves: new namespaces, mounts, sockets, programs, capabilities.
+//! It takes QEMU's arguments and looks at two: the console's descriptor, where it says how it went, and the kernel's
+//! command line, which says what to try it on.
 
-#![expect(unsafe_code, reason = "system calls that a well-behaved program does not make")]
+#![expect(unsafe_code, reason = "a descriptor's number from the command line becomes an owned descriptor")]
 
+use banger_testkit::probe;
 use std::{
-    ffi::CStr,
-    fmt::Write as _,
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    net::TcpStream,
-    os::{
-        fd::{FromRawFd, RawFd},
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixStream},
-    },
-    path::Path,
-    process::{Command, ExitCode},
+    fs::File,
+    io::Write,
+    os::fd::{FromRawFd, RawFd},
+    process::ExitCode,
 };
 
 fn main() -> ExitCode {
@@ -35,43 +18,7 @@ fn main() -> ExitCode {
     let Some((fd, words)) = given(&args) else { return ExitCode::FAILURE };
     // SAFETY: the number was given to this process for this.
     let mut console = unsafe { File::from_raw_fd(fd) };
-    let mut said = String::new();
-    let mut say = |name: &str, outcome: io::Result<()>| {
-        let outcome = outcome.map_or_else(|error| error.to_string(), |()| "done".to_owned());
-        let _ = write!(said, "{name}: {outcome}\r\n");
-    };
-    for word in words.split(' ') {
-        let Some((name, target)) = word.strip_prefix("probe.").and_then(|word| word.split_once('=')) else { continue };
-        match name.split_once('.') {
-            Some(("read", _)) => say(name, read(target.as_ref())),
-            Some(("write", _)) => say(name, OpenOptions::new().write(true).open(target).map(drop)),
-            Some(("unix", _)) => say(name, connect(target)),
-            Some(("tcp", _)) => say(name, port(target)),
-            Some(("process", _)) => {
-                say(&format!("{name}.signal"), number(target).and_then(|pid| check(unsafe_kill(pid))));
-                say(&format!("{name}.trace"), number(target).and_then(trace));
-                say(&format!("{name}.environment"), read(Path::new(&format!("/proc/{target}/environ"))));
-            }
-            _ => say(name, Err(io::ErrorKind::Unsupported.into())),
-        }
-    }
-    for (name, flag) in [
-        ("namespace.user", libc::CLONE_NEWUSER),
-        ("namespace.mount", libc::CLONE_NEWNS),
-        ("namespace.network", libc::CLONE_NEWNET),
-    ] {
-        say(name, in_child(|| check(unsafe_unshare(flag))));
-    }
-    say("mount", in_child(|| check(unsafe_mount(c"/"))));
-    say("socket.packet", socket(libc::AF_PACKET, libc::SOCK_RAW, 0));
-    say("socket.raw", socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP));
-    say("socket.udp", socket(libc::AF_INET, libc::SOCK_DGRAM, 0));
-    say("socket.netlink", socket(libc::AF_NETLINK, libc::SOCK_RAW, 0));
-    say("program", Command::new("/bin/true").status().map(drop));
-    say("processes", read(Path::new("/proc")));
-    say("capability.kept", capability(libc::PR_CAPBSET_READ));
-    said.push_str("end\r\n");
-    if console.write_all(said.as_bytes()).is_err() {
+    if console.write_all(probe::attempt(words).as_bytes()).is_err() {
         return ExitCode::FAILURE;
     }
     loop {
@@ -85,95 +32,4 @@ fn given(args: &[String]) -> Option<(RawFd, &str)> {
     let console = args.iter().find_map(|arg| descriptor(arg))?;
     let append = args.iter().position(|arg| arg == "-append")?;
     Some((console, args.get(append + 1)?))
-}
-
-fn read(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return std::fs::read_dir(path)?.next().map_or(Ok(()), |entry| entry.map(drop));
-    }
-    io::Read::read(&mut File::open(path)?, &mut [0]).map(drop)
-}
-
-fn connect(target: &str) -> io::Result<()> {
-    match target.strip_prefix('@') {
-        Some(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?).map(drop),
-        None => UnixStream::connect(target).map(drop),
-    }
-}
-
-fn port(target: &str) -> io::Result<()> {
-    let port: u16 = target.parse().map_err(io::Error::other)?;
-    TcpStream::connect(("127.0.0.1", port)).map(drop)
-}
-
-fn number(text: &str) -> io::Result<i32> {
-    text.parse().map_err(io::Error::other)
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn unsafe_kill(pid: i32) -> i32 {
-    // SAFETY: signal 0 asks only whether a signal could be sent.
-    unsafe { libc::kill(pid, 0) }
-}
-
-fn unsafe_unshare(flag: i32) -> i32 {
-    // SAFETY: the process has one thread and ends right after.
-    unsafe { libc::unshare(flag) }
-}
-
-fn unsafe_mount(at: &CStr) -> i32 {
-    let (kind, none) = (c"tmpfs".as_ptr(), std::ptr::null());
-    // SAFETY: strings that end with a NUL; mounted in a mount namespace that ends with the process, or not at all.
-    unsafe {
-        libc::unshare(libc::CLONE_NEWNS);
-        libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast());
-        libc::mount(kind, at.as_ptr(), kind, 0, none.cast())
-    }
-}
-
-/// Attaches to a process, and lets it go again.
-fn trace(pid: i32) -> io::Result<()> {
-    let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: ptrace requests without memory.
-    unsafe {
-        check(i32::try_from(libc::ptrace(libc::PTRACE_SEIZE, pid, nothing, nothing)).unwrap_or(-1))?;
-    }
-    Ok(())
-}
-
-fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<()> {
-    // SAFETY: socket(2) takes numbers; what it gives is closed with the process.
-    check(unsafe { libc::socket(family, kind, protocol) })
-}
-
-/// Whether anything is left in a set of capabilities.
-fn capability(option: i32) -> io::Result<()> {
-    // SAFETY: prctl with numbers only.
-    let kept = (0..64_u64).any(|number| unsafe { libc::prctl(option, number, 0, 0, 0) } == 1);
-    if kept { Ok(()) } else { Err(io::Error::other("none")) }
-}
-
-/// Tries something in a process of its own, for what cannot be undone.
-fn in_child(attempt: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    // SAFETY: this process has one thread.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            let code = attempt().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
-            // SAFETY: ends the child.
-            unsafe { libc::_exit(code) }
-        }
-        child => {
-            let mut status = 0;
-            // SAFETY: the status is written to where it lives.
-            check(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
-            match libc::WEXITSTATUS(status) {
-                0 if libc::WIFEXITED(status) => Ok(()),
-                error => Err(io::Error::from_raw_os_error(error)),
-            }
-        }
-    }
 }
