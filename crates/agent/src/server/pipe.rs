@@ -93,6 +93,39 @@ impl AsyncWrite for Port {
 mod tests {
     use super::*;
 
+    /// A reader of a FIFO is what a port is: while there is no writer a read gives nothing at once and it is hung up, and
+    /// with the next writer it is not.
+    #[tokio::test]
+    async fn one_whose_host_has_come_back_is_not_read_over_and_over() {
+        use std::{future::poll_fn, io::Write as _, os::unix::fs::OpenOptionsExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let reader = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut port = Port { pipe: Pipe::new(reader.into()).unwrap(), absence: None };
+        let writer = || fs::File::options().write(true).open(&path).unwrap();
+        let mut bytes = [0; 8];
+        writer().write_all(b"one").unwrap();
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut port, &mut bytes).await.unwrap(), 3);
+        // Its host is away: that is seen, and waited for.
+        let mut buffer = ReadBuf::new(&mut bytes);
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut port).poll_read(cx, &mut buffer))).await.is_pending());
+        let mut back = writer();
+        let mut polls = 0;
+        let read = poll_fn(|cx| {
+            polls += 1;
+            Pin::new(&mut port).poll_read(cx, &mut buffer)
+        });
+        let say = async {
+            sleep(ABSENCE * 4).await;
+            back.write_all(b"two").unwrap();
+        };
+        let (read, ()) = tokio::join!(read, say);
+        read.unwrap();
+        assert_eq!(buffer.filled(), b"two");
+        assert!(polls < 20, "{polls} polls of a port that had nothing to say");
+    }
+
     #[test]
     fn the_port_is_found_by_its_name() {
         let class = tempfile::tempdir().unwrap();

@@ -29,10 +29,11 @@ impl Pipe {
 
     /// Reads all there is, as far as the buffer has room: one read gives one of a device's buffers, a page. 0 is whatever
     /// the descriptor means by it.
-    pub(super) fn poll_some(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buf.filled().len();
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let hung_up = guard.ready().is_read_closed();
             let end = loop {
                 if buf.remaining() == 0 {
                     break Ok(());
@@ -55,23 +56,41 @@ impl Pipe {
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
+            if hung_up {
+                self.watch_anew(cx)?;
+            }
         }
+    }
+
+    /// What was hung up once is so for good as far as the runtime knows, and would be tried again and again. A device's
+    /// other end can come back.
+    fn watch_anew(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.0 = pollable(self.0.get_ref().try_clone()?)?;
+        // Who waits for the other direction waited for the watch that has ended.
+        cx.waker().wake_by_ref();
+        Ok(())
     }
 }
 
 impl AsyncRead for Pipe {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_some(cx, buf).map_ok(drop)
     }
 }
 
 impl AsyncWrite for Pipe {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            let hung_up = guard.ready().is_write_closed();
             match write(guard.get_inner(), bytes) {
                 Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::AGAIN) => {
+                    guard.clear_ready();
+                    if hung_up {
+                        self.watch_anew(cx)?;
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
