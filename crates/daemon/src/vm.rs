@@ -30,6 +30,7 @@ mod release;
 mod service;
 mod set;
 mod set_network;
+mod silence;
 mod spec;
 mod start;
 mod stats;

@@ -1,37 +1,31 @@
 //! Waiting for a guest's agent: as long as something moves, and not much longer.
 
-use super::owner::{Owner, Seen};
+use super::{
+    owner::{Owner, Seen},
+    silence::Silence,
+};
 use crate::{
     operation::Operation,
     shim::control::{ExitCause, ExitRecord},
 };
 use banger_proto::{
     agent::event::Ready,
-    api::vm::Accelerator,
     failure::{Code, Failure},
 };
-use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-
-/// How long a guest may show no sign of progress.
-pub(super) fn patience(accelerator: Option<Accelerator>) -> Duration {
-    match accelerator {
-        Some(Accelerator::Kvm) => Duration::from_secs(30),
-        Some(Accelerator::Tcg) | None => Duration::from_secs(90),
-    }
-}
 
 /// Waits until the agent of the machine that was just launched (or adopted) answers.
 pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Ready, Failure> {
     operation.begin("waiting for the guest's agent");
-    let patience = patience(owner.row.run.accelerator);
-    let mut deadline = Instant::now() + patience;
+    let mut silence = Silence::begin(&owner.row.run);
     loop {
-        match next(owner, operation, deadline).await {
+        match next(owner, operation, silence.deadline()).await {
             Next::Cancelled => {
                 return Err(operation.cut_short(&format!("the start of VM {} was cancelled", owner.row.name)));
             }
-            Next::Silence => return Err(owner.not_ready(Code::Timeout, silence("its agent did not answer", patience))),
+            Next::Silence if silence.is_over() => {
+                return Err(owner.not_ready(Code::Timeout, silence.words("its agent did not answer")));
+            }
             Next::Seen(Seen::Ready(ready)) => return Ok(ready),
             Next::Seen(Seen::Ended(record)) => {
                 let (code, why) = end(record);
@@ -41,9 +35,9 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
             Next::Seen(Seen::Progress) => {}
             // Written down, so that a daemon that comes after this one knows whom to look for.
             Next::Seen(Seen::Changed) => owner.save_or_log().await,
-            Next::Seen(Seen::Nothing) => continue,
+            Next::Silence | Next::Seen(Seen::Nothing) => continue,
         }
-        deadline = Instant::now() + patience;
+        silence = Silence::begin(&owner.row.run);
     }
 }
 
@@ -59,15 +53,13 @@ enum Next {
 
 async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Next {
     let message = tokio::select! {
-        message = owner.next_message() => message,
+        // What the guest said was in time, although nobody has read it yet.
+        biased;
         () = operation.cancel().cancelled() => return Next::Cancelled,
+        message = owner.next_message() => message,
         () = sleep_until(deadline) => return Next::Silence,
     };
     Next::Seen(owner.take_in(message))
-}
-
-pub(super) fn silence(what: &str, patience: Duration) -> String {
-    format!("{what}, and the guest showed no progress for {} s", patience.as_secs())
 }
 
 /// What the end of a machine means for whoever waited for it.

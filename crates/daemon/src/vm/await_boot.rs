@@ -6,30 +6,31 @@
 
 use super::{
     Op,
-    await_agent::{end, patience, silence},
+    await_agent::end,
     owner::{Owner, Seen},
+    silence::Silence,
     task::Ask,
 };
-use crate::{failures, shim::control::ShimMessage};
+use crate::{failures, shim::control::ShimMessage, store::Run};
 use banger_proto::{
     agent::boot::Init,
     api::vm::{VmState, Wait},
     failure::Failure,
 };
 use futures_util::future::select_all;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 /// Those who wait.
 #[derive(Debug)]
 pub(super) struct Waiters {
     asks: Vec<Ask>,
-    /// When the guest has shown no sign of progress for too long.
-    deadline: Instant,
+    /// Of the guest they wait for.
+    pub(super) silence: Silence,
 }
 
 impl Waiters {
     pub(super) fn none() -> Self {
-        Self { asks: Vec::new(), deadline: Instant::now() }
+        Self { asks: Vec::new(), silence: Silence::begin(&Run::default()) }
     }
 
     /// Whether anybody waits.
@@ -86,19 +87,19 @@ impl Waiters {
         let left = select_all(self.asks.iter().map(|ask| Box::pin(ask.operation.cancel().cancelled())));
         tokio::select! {
             _ = left => {}
-            () = sleep_until(self.deadline) => {}
+            () = sleep_until(self.silence.deadline()) => {}
         }
     }
 
     /// Answers those whose wait is over.
     pub(super) fn dismiss(&mut self, owner: &Owner) {
-        let is_silent = Instant::now() >= self.deadline;
+        let is_silent = self.silence.is_over();
         for ask in std::mem::take(&mut self.asks) {
             if ask.operation.cancel().is_cancelled() {
                 ask.answer(Err(cut_short(owner, "runs")));
             } else if is_silent {
-                let patience = patience(owner.row.run.accelerator);
-                ask.answer(Err(owner.not_booted(silence("its init did not say that it finished booting", patience))));
+                let why = self.silence.words("its init did not say that it finished booting");
+                ask.answer(Err(owner.not_booted(why)));
             } else {
                 self.asks.push(ask);
             }
@@ -111,7 +112,7 @@ impl Waiters {
     }
 
     fn progress(&mut self, owner: &Owner) {
-        self.deadline = Instant::now() + patience(owner.row.run.accelerator);
+        self.silence = Silence::begin(&owner.row.run);
     }
 
     fn answer(&mut self, result: &Result<(), Failure>) {

@@ -7,13 +7,15 @@
 use super::{Op, StopCause, VmService};
 use crate::{clock, operation::Operation, store::VmRow};
 use banger_proto::{api::vm::VmState, failure::Code, name::VmId};
-use futures_util::future::join_all;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 use tracing::Instrument as _;
 
 /// Longest time without a look: a host that sleeps does not count it.
@@ -26,19 +28,66 @@ const IDLE_PERCENT: u128 = 5;
 /// Looks after VMs until the service is gone.
 pub(super) async fn keep(service: Weak<VmService>) {
     let mut watches: HashMap<VmId, Watch> = HashMap::new();
+    let mut deeds = Deeds::default();
     loop {
         let Some(service) = service.upgrade() else { return };
-        let next = review(&service, &mut watches).await;
-        let news = async { service.news.notified().await };
-        tokio::select! {
-            () = tokio::time::sleep(next.unwrap_or(LONGEST)), if next.is_some() => {}
-            () = news => {}
+        let next = review(&service, &mut watches, &mut deeds).await.map(|next| Instant::now() + next);
+        loop {
+            tokio::select! {
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => break,
+                () = service.news.notified() => break,
+                // What it came to is seen at the next look: one that cannot be deleted is not tried over and over.
+                () = deeds.next_done() => {}
+            }
         }
     }
 }
 
-/// Does what is due, and says when to look again; never, while there is nothing to look after.
-async fn review(service: &Arc<VmService>, watches: &mut HashMap<VmId, Watch>) -> Option<Duration> {
+/// Something done to a VM because of its age or its idleness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Deed {
+    Delete,
+    Stop,
+}
+
+/// What is being done to which VMs: a guest that takes its time, or is hostile, holds up no other.
+#[derive(Debug, Default)]
+struct Deeds {
+    tasks: JoinSet<(VmId, Deed)>,
+    under_way: HashSet<(VmId, Deed)>,
+}
+
+impl Deeds {
+    /// Begins it, unless that was done already and it lasts.
+    fn begin(&mut self, deed: Deed, service: &Arc<VmService>, row: &VmRow) {
+        let key = (row.id.clone(), deed);
+        if self.under_way.insert(key.clone()) {
+            let (service, row) = (service.clone(), row.clone());
+            self.tasks.spawn(async move {
+                match deed {
+                    Deed::Delete => delete(&service, &row).await,
+                    Deed::Stop => stop(&service, &row).await,
+                }
+                key
+            });
+        }
+    }
+
+    /// Waits until one is done; for ever while there is none.
+    async fn next_done(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok(done)) => {
+                self.under_way.remove(&done);
+            }
+            // It panicked, and which it was is not known: better twice than never.
+            Some(Err(_)) => self.under_way.clear(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Begins what is due, and says when to look again; never, while there is nothing to look after.
+async fn review(service: &Arc<VmService>, watches: &mut HashMap<VmId, Watch>, deeds: &mut Deeds) -> Option<Duration> {
     let rows = match service.parts.store.vms().await {
         Ok(rows) => rows,
         Err(error) => {
@@ -48,16 +97,21 @@ async fn review(service: &Arc<VmService>, watches: &mut HashMap<VmId, Watch>) ->
     };
     let now = clock::now();
     let (due, alive): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| age_left(row, now) == Some(0));
-    join_all(due.iter().map(|row| delete(service, row))).await;
     let mut next: Vec<Duration> = alive.iter().filter_map(|row| age_left(row, now)).map(Duration::from_secs).collect();
     // One that could not be deleted is tried again.
     next.extend(due.first().map(|_| LONGEST));
+    for row in &due {
+        deeds.begin(Deed::Delete, service, row);
+    }
     if let Some(after) = service.parts.config.auto_stop_after.value {
         let after = after.duration();
         let running: Vec<&VmRow> = alive.iter().filter(|row| row.state == VmState::Running).collect();
         watches.retain(|id, _| running.iter().any(|row| row.id == *id));
-        let idle: Vec<&VmRow> = running.iter().filter(|row| looks_idle(row, after, watches)).copied().collect();
-        join_all(idle.into_iter().map(|row| stop(service, row))).await;
+        for row in running {
+            if looks_idle(row, after, watches) {
+                deeds.begin(Deed::Stop, service, row);
+            }
+        }
         next.push((after / 4).clamp(LOOKS.0, LOOKS.1));
     }
     next.into_iter().min().map(|next| next.min(LONGEST))
@@ -111,6 +165,12 @@ async fn stop(service: &Arc<VmService>, row: &VmRow) {
             tracing::warn!(vm = %row.name, %failure, "idle, and it cannot be asked who is in there");
             return;
         }
+    }
+    // The guest may have taken its time to answer, and somebody may have come and gone, or had it restarted.
+    let facts = |row: &VmRow| (row.state, row.last_used, row.run.vmm_process);
+    if !matches!(service.parts.store.vm(&row.id).await, Ok(Some(now)) if facts(&now) == facts(row)) {
+        tracing::debug!(vm = %row.name, "it was idle, and is not what it was");
+        return;
     }
     let operation = Operation::silent();
     let span = operation.span();

@@ -193,6 +193,15 @@ impl VmService {
         });
     }
 
+    /// A VM with nobody to do what is asked of it: whoever asks waits, until the result is dropped.
+    #[cfg(test)]
+    pub(super) fn enroll_idler(&self, row: &VmRow) -> mpsc::Receiver<Ask> {
+        let (asks, mailbox) = mpsc::channel(MAILBOX);
+        let state = watch::Sender::new(row.state).subscribe();
+        self.tasks().insert(row.id.clone(), Handle { asks, state });
+        mailbox
+    }
+
     fn tasks(&self) -> MutexGuard<'_, HashMap<VmId, Handle>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,7 +9,10 @@ use super::{
     policy::{self, Reason, StopCause, Verdict},
     service::no_vm,
 };
-use crate::operation::{Operation, Overtaken};
+use crate::{
+    operation::{Operation, Overtaken},
+    shim::control::ShimMessage,
+};
 use banger_proto::{
     api::vm::Wait,
     failure::{Code, Failure},
@@ -58,21 +61,17 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
             let (reply, _) = oneshot::channel();
             Ask { op: Op::Start { wait: Wait::Agent }, operation: Operation::silent(), reply }
         } else {
-            tokio::select! {
-                // A guest that talks holds up nobody, and what it said was in time although nobody has read it yet.
-                biased;
-                ask = asks.recv() => match ask {
-                    Some(ask) => ask,
-                    None => return,
-                },
-                message = owner.next_message() => {
+            match next(&mut asks, &mut owner, &waiters).await {
+                Next::Asked(ask) => ask,
+                Next::Said(message) => {
                     waiters.attend(message, &mut owner).await;
                     continue;
                 }
-                () = waiters.any_is_over() => {
+                Next::WaitOver => {
                     waiters.dismiss(&owner);
                     continue;
                 }
+                Next::Closed => return,
             }
         };
         if waiters.are_any() && matches!(ask.op, Op::Stop { cause: StopCause::Unused, .. }) {
@@ -117,6 +116,30 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
             _ => Err(no_vm(owner.row().name.as_str())),
         };
         ask.answer(result);
+    }
+}
+
+/// What comes next while no step is in progress.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Something is asked.
+    Asked(Ask),
+    /// The machine says something.
+    Said(ShimMessage),
+    /// A wait for services is over.
+    WaitOver,
+    /// The daemon ends.
+    Closed,
+}
+
+/// Cancelling loses nothing.
+pub(super) async fn next(asks: &mut mpsc::Receiver<Ask>, owner: &mut Owner, waiters: &Waiters) -> Next {
+    tokio::select! {
+        // A guest that talks holds up nobody, and what it said was in time although nobody has read it yet.
+        biased;
+        ask = asks.recv() => ask.map_or(Next::Closed, Next::Asked),
+        message = owner.next_message() => Next::Said(message),
+        () = waiters.any_is_over() => Next::WaitOver,
     }
 }
 
@@ -178,6 +201,7 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
         Reason::Stopping => conflict("is being stopped"),
         Reason::Deleting => conflict("is being deleted"),
         Reason::NotRunning => conflict("is not running").hint(format!("banger vm start {name}")),
+        Reason::InUse => conflict("is in use"),
         Reason::Running => conflict("is running").hint(format!("`banger vm delete -f {name}` deletes it all the same")),
     }
 }

@@ -2,6 +2,8 @@
 //! in the store and on the disk, and must be brought to order.
 
 mod machine;
+mod meanwhile;
+mod waiters;
 
 use super::{Op, StopCause, release::release, service::VmService};
 use crate::{

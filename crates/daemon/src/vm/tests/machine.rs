@@ -25,18 +25,18 @@ use tokio::{
 };
 
 /// A shim whose guest's agent has not answered. It publishes what it is told to, and says what it was asked for.
-struct FakeShim {
+pub(super) struct FakeShim {
     process: Victim,
-    requests: mpsc::UnboundedReceiver<ShimRequest>,
+    pub(super) requests: mpsc::UnboundedReceiver<ShimRequest>,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl FakeShim {
-    fn of(world: &World, row: &VmRow) -> Self {
+    pub(super) fn of(world: &World, row: &VmRow) -> Self {
         Self::with(world, row, 1, None)
     }
 
-    fn with(world: &World, row: &VmRow, relaunches: u32, ready: Option<Ready>) -> Self {
+    pub(super) fn with(world: &World, row: &VmRow, relaunches: u32, ready: Option<Ready>) -> Self {
         let process = Victim::new();
         world.record(row, RUNTIME_FILE, &runtime(process.identity()));
         let socket = world.layout.vm_run(&row.id).join(SOCKET);
@@ -66,7 +66,7 @@ impl FakeShim {
     }
 
     /// Is gone, with this as its last word.
-    async fn end(&mut self, world: &World, row: &VmRow, record: &ExitRecord) {
+    pub(super) async fn end(&mut self, world: &World, row: &VmRow, record: &ExitRecord) {
         world.record(row, EXIT_FILE, record);
         self.serving.abort();
         self.process.0.kill().unwrap();
@@ -96,7 +96,7 @@ async fn serve(
     }
 }
 
-async fn adopt(world: &World, row: &VmRow) -> Shim {
+pub(super) async fn adopt(world: &World, row: &VmRow) -> Shim {
     let (run_dir, state_dir) = (world.layout.vm_run(&row.id), world.layout.vm(&row.id));
     match world.vms().parts.shims.adopt(&run_dir, &state_dir).await.unwrap() {
         Adopted::Running(shim) => shim,
@@ -156,7 +156,7 @@ async fn a_machine_that_reboots_publishes_what_is_written_down_too() {
     assert_eq!(world.row(&row).await.unwrap().run.published, row.spec.network.publish);
 }
 
-fn ready() -> Ready {
+pub(super) fn ready() -> Ready {
     Ready {
         agent_version: "0".into(),
         api_version: 1,
@@ -167,7 +167,7 @@ fn ready() -> Ready {
     }
 }
 
-async fn until_said(said: &mut mpsc::Receiver<Bytes>, words: &str) {
+pub(super) async fn until_said(said: &mut mpsc::Receiver<Bytes>, words: &str) {
     let search = async {
         while let Some(line) = said.recv().await {
             if String::from_utf8_lossy(&line).contains(words) {

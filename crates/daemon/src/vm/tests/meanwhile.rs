@@ -1,0 +1,98 @@
+//! What is asked of a VM while something else is done to it.
+
+use super::{machine::FakeShim, *};
+use crate::shim::control::ShimRequest;
+use banger_proto::failure::Failure;
+use tokio::task::JoinHandle;
+
+const UNUSED: Op = Op::Stop { grace: None, cause: StopCause::Unused };
+const RESTART: Op = Op::Restart { grace: None };
+
+/// A VM that runs, without an agent that could be asked to power off.
+async fn running(world: &World) -> (VmRow, FakeShim) {
+    let row = world.vm("v", VmState::Running).await;
+    let fake = FakeShim::of(world, &row);
+    world.vms().reconcile().await.unwrap();
+    (row, fake)
+}
+
+fn change(world: &World, op: Op) -> JoinHandle<Result<(), Failure>> {
+    let service = world.vms().clone();
+    tokio::spawn(async move { service.change("v", op, &Operation::silent()).await.map(drop) })
+}
+
+/// The machine does what it was asked for by whatever takes the VM down.
+async fn goes_down(world: &World, row: &VmRow, fake: &mut FakeShim) {
+    let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
+    fake.end(world, row, &record).await;
+}
+
+/// A start was tried: either there is no VMM on this host or, as made here, no image.
+#[track_caller]
+fn assert_tried(start: Result<(), Failure>) {
+    let failure = start.unwrap_err();
+    assert!(matches!(failure.code, Code::NotFound | Code::Unavailable), "{failure}");
+}
+
+#[tokio::test]
+async fn a_vm_that_is_being_started_is_not_started_again() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Starting).await;
+    let _fake = FakeShim::with(&world, &row, 0, None);
+    world.vms().reconcile().await.unwrap();
+    for op in [Op::Start { wait: Wait::Agent }, Op::Start { wait: Wait::Boot }, RESTART] {
+        let refused = change(&world, op.clone()).await.unwrap().unwrap_err();
+        assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is being started"), "{op:?}");
+    }
+    assert_eq!(world.row(&row).await.unwrap().state, VmState::Starting);
+}
+
+#[tokio::test]
+async fn that_nobody_uses_a_vm_is_no_reason_to_cut_its_restart_short() {
+    let world = World::new();
+    let (row, mut fake) = running(&world).await;
+    let restart = change(&world, RESTART);
+    assert!(matches!(fake.requests.recv().await, Some(ShimRequest::End)));
+    let refused = change(&world, UNUSED).await.unwrap().unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is in use"));
+    goes_down(&world, &row, &mut fake).await;
+    assert_tried(restart.await.unwrap());
+}
+
+#[tokio::test]
+async fn who_wants_a_vm_while_it_is_stopped_because_nobody_did_gets_it_afterwards() {
+    for wanted in [RESTART, Op::Start { wait: Wait::Agent }] {
+        let world = World::new();
+        let (row, mut fake) = running(&world).await;
+        let unused = change(&world, UNUSED);
+        assert!(matches!(fake.requests.recv().await, Some(ShimRequest::End)));
+        let operation = Operation::silent();
+        // In this order: it is asked before the machine is down.
+        let (tried, ()) =
+            tokio::join!(world.vms().ask(&row.id, wanted, &operation), goes_down(&world, &row, &mut fake));
+        assert_tried(tried);
+        unused.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_takes_its_time_to_go_holds_up_no_other() {
+    let world = World::new();
+    let aged = async |name: &str| {
+        let mut row = VmRow { state: VmState::Stopped, created_at: 0, ..sample(name) };
+        row.spec.ttl = Some("1s".parse().unwrap());
+        world.store.insert_vm(row.clone()).await.unwrap();
+        row
+    };
+    let slow = aged("slow").await;
+    let mut asked = world.vms().enroll_idler(&slow);
+    world.vms().look_after();
+    let unanswered = asked.recv().await.unwrap();
+    assert!(matches!(unanswered.op, Op::Delete { force: true }));
+    let late = aged("late").await;
+    world.vms().adopt(late.clone(), None);
+    world.vms().news.notify_one();
+    wait_for("the deletion of the other", async || world.row(&late).await.is_none()).await;
+    assert!(world.row(&slow).await.is_some());
+    assert!(asked.try_recv().is_err(), "it was asked again while that is under way");
+}

@@ -1,0 +1,152 @@
+//! Who waits for services, and what they are told when the wait ends otherwise.
+
+use super::{
+    machine::{FakeShim, adopt, ready, until_said},
+    *,
+};
+use crate::{
+    operation::BACKLOG,
+    vm::{
+        await_boot::Waiters,
+        owner::Owner,
+        silence,
+        task::{self, Ask, Next},
+    },
+};
+use banger_proto::failure::Failure;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+const BOOT: Op = Op::Start { wait: Wait::Boot };
+
+fn ask(op: Op) -> (Ask, oneshot::Receiver<Result<(), Failure>>) {
+    let (reply, answer) = oneshot::channel();
+    (Ask { op, operation: Operation::silent(), reply }, answer)
+}
+
+/// A VM that runs, and somebody who waits for its services.
+struct Waiting {
+    world: World,
+    row: VmRow,
+    fake: FakeShim,
+    operation: Operation,
+    answer: JoinHandle<Result<(), Failure>>,
+}
+
+impl Waiting {
+    async fn services() -> Self {
+        let world = World::new();
+        let row = world.vm("v", VmState::Running).await;
+        let fake = FakeShim::with(&world, &row, 0, Some(ready()));
+        world.vms().reconcile().await.unwrap();
+        let (lines, mut said) = mpsc::channel(BACKLOG);
+        let (service, operation) = (world.vms().clone(), Operation::watched(lines));
+        let asked = operation.clone();
+        let answer = tokio::spawn(async move { service.change("v", BOOT, &asked).await.map(drop) });
+        until_said(&mut said, "waiting for the image's services").await;
+        Self { world, row, fake, operation, answer }
+    }
+
+    async fn told(self) -> Failure {
+        self.answer.await.unwrap().unwrap_err()
+    }
+}
+
+#[tokio::test]
+async fn one_who_leaves_leaves_a_vm_that_runs() {
+    let wait = Waiting::services().await;
+    wait.operation.cancel().cancel();
+    let (world, row) = (&wait.world, &wait.row);
+    let now = world.row(row).await.unwrap();
+    assert_eq!(now.state, VmState::Running);
+    let told = wait.told().await;
+    assert_eq!(told.message, "VM v runs; the wait for its services was cut short");
+}
+
+#[tokio::test]
+async fn one_whose_vm_is_stopped_is_told_that_it_went_down() {
+    let mut wait = Waiting::services().await;
+    let service = wait.world.vms().clone();
+    let stop = Op::Stop { grace: None, cause: StopCause::Asked };
+    let stopping = tokio::spawn(async move { service.change("v", stop, &Operation::silent()).await.map(drop) });
+    // Its agent does not answer.
+    wait.fake.requests.recv().await.unwrap();
+    assert!(!wait.answer.is_finished(), "it has not gone down yet");
+    let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
+    wait.fake.end(&wait.world, &wait.row, &record).await;
+    stopping.await.unwrap().unwrap();
+    assert_eq!(wait.told().await.message, "VM v went down; the wait for its services was cut short");
+}
+
+#[tokio::test]
+async fn one_whose_vm_ends_is_told_how() {
+    for (cause, code, why) in [
+        (ExitCause::Poweroff, Code::Guest, "the guest powered off"),
+        (ExitCause::Killed, Code::Conflict, "it was ended"),
+        (ExitCause::GuestFailed, Code::Guest, "Kernel panic"),
+        (ExitCause::VmmFailed, Code::Unavailable, "Kernel panic"),
+    ] {
+        let mut wait = Waiting::services().await;
+        let record = ExitRecord { cause, reason: "Kernel panic".into(), at: 1 };
+        wait.fake.end(&wait.world, &wait.row, &record).await;
+        let told = wait.told().await;
+        assert_eq!((told.code, told.message.as_str()), (code, "VM v ended before its services were up"), "{cause:?}");
+        assert_eq!(told.causes, [why], "{cause:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_whose_guest_is_silent_is_told_that_it_runs_and_others_wait_on() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let owner = Owner::new(world.vms().parts.clone(), row, None);
+    let mut waiters = Waiters::none();
+    let (left, mut answer) = ask(BOOT);
+    let (stays, mut other) = ask(BOOT);
+    left.operation.cancel().cancel();
+    waiters.admit(left, &owner);
+    waiters.admit(stays, &owner);
+    // One has left: the other's time is not over.
+    waiters.any_is_over().await;
+    waiters.dismiss(&owner);
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().message, "VM v runs; the wait for its services was cut short");
+    assert!(other.try_recv().is_err() && waiters.are_any());
+    waiters.silence = silence::tests::over();
+    waiters.any_is_over().await;
+    waiters.dismiss(&owner);
+    let told = other.try_recv().unwrap().unwrap_err();
+    assert_eq!((told.code, told.message.as_str()), (Code::Timeout, "VM v runs, but its services are not up"));
+    let why = "its init did not say that it finished booting, and the guest showed no progress for";
+    assert!(told.causes[0].starts_with(why), "{told}");
+    assert!(!waiters.are_any());
+}
+
+#[tokio::test]
+async fn what_is_asked_comes_first_then_what_the_guest_said_and_at_last_the_end_of_a_wait() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let _fake = FakeShim::with(&world, &row, 0, Some(ready()));
+    let shim = adopt(&world, &row).await;
+    let mut owner = Owner::new(world.vms().parts.clone(), row, Some(shim));
+    let mut waiters = Waiters::none();
+    let (waits, _answer) = ask(BOOT);
+    waiters.admit(waits, &owner);
+    waiters.silence = silence::tests::over();
+    let (sender, mut asks) = mpsc::channel(1);
+    // All three are there each time; chance would have another order sooner or later.
+    for round in 0..20 {
+        owner.follow_anew();
+        let (asked, _answer) = ask(BOOT);
+        sender.send(asked).await.unwrap();
+        let first = task::next(&mut asks, &mut owner, &waiters).await;
+        assert!(matches!(first, Next::Asked(_)), "round {round}: {first:?}");
+        let second = task::next(&mut asks, &mut owner, &waiters).await;
+        assert!(matches!(second, Next::Said(_)), "round {round}: {second:?}");
+        let third = task::next(&mut asks, &mut owner, &waiters).await;
+        assert!(matches!(third, Next::WaitOver), "round {round}: {third:?}");
+    }
+    drop(sender);
+    assert!(matches!(task::next(&mut asks, &mut owner, &waiters).await, Next::Closed));
+}
