@@ -26,17 +26,23 @@ fn data_survives_a_stop_of_a_guest_that_goes_already() {
     let _machine = shared();
     let Some(env) = TestEnv::real() else { return };
     start(&env, "off");
-    // Whoever does not heed TERM holds its end up, and what was written is not on the disk yet. Nothing waits for the
-    // power-off itself, which leaves little time: a stop that comes before it, or too late, has to end the same way, and
-    // that one comes in between is what the agent's own tests see to.
-    let line = format!("trap '' TERM; {WRITE}; echo typed; poweroff; exec sleep 1000");
-    let session = env.banger(["vm", "exec", "off", "--", "sh", "-c", &line]).spawn();
-    session.wait_stdout("typed\n", BOOT);
-    env.banger(["vm", "stop", "off"]).run().expect(0);
-    assert_eq!(env.vm_state("off"), "stopped");
-    session.finish(BOOT);
-    env.banger(["vm", "start", "off"]).run().expect(0);
-    assert_eq!(sh(&env, "off", READ), WRITTEN);
+    for verb in ["poweroff", "reboot"] {
+        // Whoever does not end at TERM holds its end up, and what was written is not on the disk yet. That leaves little
+        // time: a stop that comes too late has to end the same way, and that one comes in between is what the agent's own
+        // tests see to.
+        let line =
+            format!("trap 'echo going' TERM; {WRITE}; echo {verb} > /root/last; {verb}; while :; do sleep 0.1; done");
+        let session = env.banger(["vm", "exec", "off", "--", "sh", "-c", &line]).spawn();
+        session.wait_stdout("going\n", BOOT);
+        // A guest that comes back from a reboot would be ended by force, after all that time.
+        let out = env.banger(["vm", "stop", "--timeout", "150s", "off"]).run().expect(0);
+        assert!(!out.err().contains("did not power off"), "{verb}: {out}");
+        assert_eq!(env.vm_state("off"), "stopped", "{verb}");
+        assert!(env.processes("banger-shim").is_empty(), "{verb}: it came back");
+        session.finish(BOOT);
+        env.banger(["vm", "start", "off"]).run().expect(0);
+        assert_eq!(sh(&env, "off", &format!("{READ}; cat /root/last")), format!("{WRITTEN}{verb}\n"));
+    }
     delete(&env, "off");
 }
 

@@ -1,7 +1,7 @@
 //! A repository in a real guest, the way out of it, and ssh into it with the system's clients.
 
 use crate::{BOOT, delete, sh};
-use banger_testkit::{Output, TestEnv, require, shared, wait_until};
+use banger_testkit::{Invocation, Output, TestEnv, require, shared, wait_until};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 const VM: [&str; 5] = ["--memory", "512M", "--init", "agent", "--quiet"];
@@ -197,6 +197,27 @@ fn untold(env: &TestEnv, bytes: &[u8]) {
     assert_eq!(sh(env, "fix", "cat /root/untold-d/same"), "s\n");
 }
 
+/// A VM that somebody entered by ssh is not one that nobody uses; without the session it is.
+#[track_caller]
+fn ssh_is_a_use(env: &TestEnv, client: impl Fn() -> Invocation) {
+    // Older than the daemon that looks, which need not hurry the guest then.
+    let mut session = client().spawn();
+    session.wait_stdout("in\n", BOOT);
+    env.banger(["daemon", "stop"]).run().expect(0);
+    env.configure_also("log_level = \"debug\"\nauto_stop_after = \"4s\"\n");
+    env.banger(["ps"]).run().expect(0);
+    wait_until(BOOT, "a look at a VM that is idle but for its session", || {
+        let log = fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
+        if log.contains("idle, and somebody is in there") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(env.vm_state("fix"), "running");
+    session.close_stdin();
+    session.finish(BOOT).expect(0);
+    env.wait_state("fix", "stopped", BOOT);
+    let reason = env.vm("fix")["reason"].clone();
+    assert!(reason.as_str().is_some_and(|reason| reason.contains("auto_stop_after")), "{reason}");
+}
+
 #[test]
 fn the_systems_ssh_clients_reach_a_vm_by_name() {
     let _machine = shared();
@@ -292,6 +313,8 @@ fn the_systems_ssh_clients_reach_a_vm_by_name() {
     sh(&env, "fix", "mv /usr/sbin/sshd /usr/sbin/sshd.away");
     let out = client("ssh", &["fix.vm", "true"]).run().expect(255);
     assert!(out.err().contains("has no sshd") && out.err().contains("banger vm exec -t fix"), "{out}");
+    sh(&env, "fix", "mv /usr/sbin/sshd.away /usr/sbin/sshd");
+    ssh_is_a_use(&env, || client("ssh", &["fix.vm", "echo in; exec cat"]));
 
     env.banger(["ssh-config", "--uninstall"]).run().expect(0);
     assert_eq!(fs::read_to_string(&config).expect("a file"), "# mine\nHost elsewhere\n  Port 1");
