@@ -70,7 +70,11 @@ pub(crate) fn privileged(files: &[SourceFile]) -> Vec<String> {
 
 /// How long a file is without its unit tests.
 fn lines(file: &SourceFile) -> usize {
-    file.text.lines().take_while(|line| !line.ends_with("mod tests {")).count()
+    // A module's first line, whoever may see it, and not words about one.
+    let begins = |line: &str| {
+        line.strip_suffix("mod tests {").is_some_and(|before| before.is_empty() || before.starts_with("pub"))
+    };
+    file.text.lines().take_while(|line| !begins(line)).count()
 }
 
 #[cfg(test)]
@@ -113,5 +117,7 @@ mod tests {
             let tested = format!("{}{tests}\n{}", "\n".repeat(LONGEST), "\n".repeat(LONGEST));
             assert!(lengths(&[file("a.rs", &tested)]).is_empty(), "{tests}");
         }
+        let spoken_of = format!("// mod tests {{{}", "\n".repeat(LONGEST + 1));
+        assert_eq!(lengths(&[file("a.rs", &spoken_of)]).len(), 1);
     }
 }

@@ -5,9 +5,9 @@ use crate::{
     spoof,
     world::{HOST, INTERNET, LAN, METADATA, World, attach, policy, vm},
 };
-use banger_proto::helper::{Answer, Attachment, Base, Policy, Request};
+use banger_proto::helper::{Answer, Attachment, Base, MAX_LEARNED, Policy, Request};
 use banger_testkit::wait_until;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 
 /// Where another VM is: on another network, by way of the gateway.
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 213, 8, 3);
@@ -88,6 +88,92 @@ fn a_guest_reaches_what_its_policy_says_and_nothing_else() {
     }
     let denied = world.helper.status().denied;
     assert!(denied.iter().any(|(from, packets)| *from == guest.address && *packets > 0), "{denied:?}");
+}
+
+/// Nobody gets through a policy in the making: what is closed before and after is closed all the time, and what is open
+/// open. (From one chain of its own to another: a packet that meets a chain in the moment it is made finds it empty, and is
+/// dropped.)
+#[test]
+fn a_policy_is_another_one_at_once() {
+    const CHANGES: usize = 100;
+    const PORT: u16 = 7001;
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    let policies =
+        ["10.50.0.0/16", "10.51.0.0/16:443"].map(|rule| policy(Base::Internet, &["198.51.100.0/24"], &[rule]));
+    world.helper.done(&attach(0, 0, policies[0].clone()));
+    let guest = Guest::new(&world, 0, 0);
+    let [open, closed] = [INTERNET, LAN].map(|at| world.outside.run(move || UdpSocket::bind((at, PORT)).unwrap()));
+    std::thread::spawn(move || {
+        let mut bytes = [0; 8];
+        while let Ok((length, from)) = open.recv_from(&mut bytes) {
+            open.send_to(&bytes[..length], from).unwrap();
+        }
+    });
+    let sender = guest.space.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    sender.set_read_timeout(Some(SOON)).unwrap();
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| {
+            for change in 0..CHANGES {
+                world.helper.done(&attach(0, 0, policies[change % 2].clone()));
+            }
+        });
+        let mut number = 0_u64;
+        while !changing.is_finished() || number == 0 {
+            number += 1;
+            for to in [LAN, INTERNET] {
+                sender.send_to(&number.to_be_bytes(), (to, PORT)).unwrap();
+            }
+            // One at a time, so that what is lost was dropped by a rule.
+            let mut back = [0; 8];
+            sender.recv_from(&mut back).expect("what is open is open all the time");
+            assert_eq!(u64::from_be_bytes(back), number);
+        }
+    });
+    // What came before the last one that came back would be here.
+    closed.set_nonblocking(true).unwrap();
+    assert_eq!(closed.recv(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // And would have come at all.
+    world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &["192.168.77.1"])));
+    sender.send_to(b"x", (LAN, PORT)).unwrap();
+    closed.set_nonblocking(false).unwrap();
+    closed.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(closed.recv(&mut [0; 8]).unwrap(), 1);
+}
+
+#[test]
+fn a_vm_that_learnt_all_it_may_learns_no_more_and_keeps_what_it_has() {
+    const ROOM: u32 = 4096;
+    if !banger_testkit::require("netns") {
+        return;
+    }
+    let mut world = World::new();
+    world.helper.done(&attach(0, 0, policy(Base::Nothing, &[], &["learned:80", "learned"])));
+    let guest = Guest::new(&world, 0, 0);
+    let learn = |rule, addresses: &[Ipv4Addr]| Request::LearnAddresses {
+        vm: vm(0),
+        rule,
+        addresses: addresses.to_vec(),
+        ttl: 3600,
+    };
+    let many: Vec<Ipv4Addr> = (1..=ROOM).map(|n| Ipv4Addr::from(u32::from(INTERNET) - n)).collect();
+    for rule in [0, 1] {
+        for some in many.chunks(MAX_LEARNED) {
+            world.helper.done(&learn(rule, some));
+        }
+        let full = world.helper.ask(&learn(rule, &[INTERNET]));
+        assert!(matches!(full, Answer::Failed { .. }), "{full:?}");
+        guest.is_denied(&mut world, INTERNET, 80);
+        // None of those that come with one too many, and what is known is so anew.
+        let known = learn(rule, &many[..MAX_LEARNED]);
+        world.helper.done(&known);
+        let mixed = world.helper.ask(&learn(rule, &[many[0], INTERNET]));
+        assert!(matches!(mixed, Answer::Failed { .. }), "{mixed:?}");
+        guest.is_denied(&mut world, INTERNET, 80);
+        world.helper.done(&known);
+    }
 }
 
 #[test]
