@@ -128,7 +128,8 @@ fn end_daemon(env: &TestEnv) {
 fn keeps_what_it_learnt(env: &TestEnv) {
     end_daemon(env);
     reaches(env, "m", &format!("http://{OTHER}/"));
-    is_denied(env, "m", "9.9.9.9", 80);
+    // One that nothing denied before, so that it is on record now.
+    is_denied(env, "m", "9.9.9.10", 80);
     is_denied(env, "m", &OTHER.to_string(), 443);
 }
 
