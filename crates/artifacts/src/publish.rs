@@ -27,7 +27,7 @@ use std::{
 };
 use sync::{sync_directory, sync_tree};
 
-pub use early::Unsynced;
+pub use early::{Mark, Unsynced};
 pub use staging::{StagedFile, Staging};
 
 /// What begins the name of everything unfinished.
@@ -236,6 +236,16 @@ impl Shelf {
         let target = self.path(name)?;
         file.persist(&target).map_err(at("publish", &target))?;
         Ok(target)
+    }
+
+    /// Syncs the file and puts it into the lock's entry as `file`, replacing what is there. What is killed in between
+    /// leaves nothing in the entry.
+    pub fn publish_within(&self, staged: StagedFile, lock: &NameLock, file: &str) -> Result<(), PublishError> {
+        let entry = self.path(&lock.name)?;
+        let target = entry.join(file);
+        staged.file().sync_all().map_err(at("sync", &target))?;
+        staged.persist(&target).map_err(at("replace", &target))?;
+        sync_directory(&entry)
     }
 
     /// Takes the entry away: gone for everybody at once, then deleted. Whether there was one.

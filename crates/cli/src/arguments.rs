@@ -8,6 +8,7 @@ use banger_proto::{
 };
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -50,6 +51,14 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
             .hint("a symbolic link with another name leads there too"));
     }
     Ok(absolute)
+}
+
+/// The one file with logins that the environment names, if it does: as Podman reads it, `REGISTRY_AUTH_FILE` goes before
+/// `DOCKER_CONFIG`, and where one is set no other file counts.
+pub(crate) fn logins(own: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, Failure> {
+    let set = |name: &str| own(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let file = set("REGISTRY_AUTH_FILE").or_else(|| Some(set("DOCKER_CONFIG")?.join("config.json")));
+    file.map(|file| absolute(&file)).transpose()
 }
 
 /// `auto`, or the VMM itself.
@@ -110,6 +119,26 @@ mod tests {
         assert_eq!(env, ["A=2", "B=own", "C=x=y", "E="]);
         assert!("=x".parse::<Variable>().is_err());
         assert!("".parse::<Variable>().is_err());
+    }
+
+    #[test]
+    fn one_file_with_logins_or_those_of_the_user() {
+        let here = std::env::current_dir().unwrap();
+        for (auth_file, docker, file) in [
+            (None, None, None),
+            (Some(""), Some(""), None),
+            (Some("/a/auth.json"), Some("/d"), Some("/a/auth.json".into())),
+            (Some("a.json"), None, Some(here.join("a.json"))),
+            (None, Some("/d"), Some("/d/config.json".into())),
+            (Some(""), Some("d"), Some(here.join("d/config.json"))),
+        ] {
+            let own = |name: &str| match name {
+                "REGISTRY_AUTH_FILE" => auth_file.map(OsString::from),
+                "DOCKER_CONFIG" => docker.map(OsString::from),
+                _ => None,
+            };
+            assert_eq!(logins(own).unwrap(), file, "{auth_file:?} {docker:?}");
+        }
     }
 
     #[test]

@@ -116,12 +116,14 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         }
         services.network.take_over();
         let network = services.network.clone();
+        let images = services.images.clone();
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
         lock.publish()?;
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
         ready.serving(&layout.daemon_log());
+        images.settle_behind(stop.clone());
         api::serve(listener, context, stop).await;
         network.leave().await;
         Ok(())

@@ -24,7 +24,7 @@ use crate::{
 use banger_artifacts::{
     image::{Depth, Image, ImageStore, Pulled},
     initramfs::BootFiles,
-    job::{Cancel, Job},
+    job::Silent,
     kernel::{Kernel, KernelStore},
     oci::{Limits, Registries},
 };
@@ -39,6 +39,7 @@ use offers::KernelOffers;
 pub(crate) use pull::runs_here;
 use std::{path::PathBuf, sync::Arc, time::Instant};
 use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
 
 /// Images and kernels.
 #[derive(Debug)]
@@ -84,21 +85,28 @@ impl ImageService {
 
     /// Refuses a name that is neither here nor in a catalog and cannot be in a registry, before anything is pulled for its sake.
     pub(crate) async fn know_image(&self, name: &ImageName) -> Result<(), Failure> {
-        if self.named_image(name).await?.is_some() {
+        if self.named(name).await?.is_some() {
             return Ok(());
         }
         self.wanted(name.as_str()).await.map(drop)
     }
 
     /// The image of that id, looked at closely enough to see a cut or replaced file.
-    pub(crate) async fn image_by_id(&self, id: &ImageId) -> Result<Image, Failure> {
+    pub(crate) async fn image_by_id(&self, id: &ImageId, operation: &Operation) -> Result<Image, Failure> {
         let (images, id) = (self.images.clone(), id.clone());
-        off_thread(move || {
-            let (progress, cancel) = (banger_artifacts::job::Silent, Cancel::default());
-            images.verify(&id, Depth::Quick, &Job { progress: &progress, cancel: &cancel })
+        blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
+            images.settle(&id, &job)?;
+            images.verify(&id, Depth::Quick, &job)
         })
         .await
         .map_err(Explain::explain)
+    }
+
+    /// Reads, behind everybody's back, what was made shortly before the host went down; who needs one of these images
+    /// before its turn reads it by himself. Ends with the daemon, and the next one goes on.
+    pub(crate) fn settle_behind(&self, stop: CancellationToken) {
+        let images = self.images.clone();
+        tokio::spawn(async move { blocking(Arc::new(Silent), &stop, move |job| images.settle_all(&job)).await });
     }
 
     /// What a machine boots: the kernel's files and the shared part of the initramfs.

@@ -1,18 +1,21 @@
 //! Images as they are published: `rootfs.ext4` and `manifest.json` in a `tar.zst`.
 //!
 //! A bundle is streamed both ways: download, hash, decompression and writing are one pass, and what comes is an image
-//! only once the bundle's hash and the image's own are what they should be. The same image gives the same bundle.
+//! only once the bundle's hash and the image's own are what they should be. The same image gives the same bundle where it
+//! was made under the same name and recommends the same kernel, for both are in it.
 
 use super::{
     Image, ImageError, ImageManifest, ImageStore, Source,
     draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
+    store::check_superblock,
     unnamed::Unnamed,
 };
 use crate::{
     disk::write_sparse,
     fetch::{Address, Client, Extent},
     job::Job,
+    kernel::rfc3339,
     rootfs::{
         Limits,
         tar::{EntryKind, Reader},
@@ -27,6 +30,7 @@ use std::{
     io::{self, BufWriter, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
+    time::SystemTime,
 };
 
 /// Largest bundle that is downloaded.
@@ -134,7 +138,16 @@ impl ImageStore {
         manifest.name = name.clone();
         manifest.kernel = kernel.or(manifest.kernel);
         manifest.source = Source::Bundle(source.clone());
+        // Whoever made it says nothing of what else is this image here.
+        manifest.also.clear();
+        manifest.created_at = rfc3339(SystemTime::now());
+        if let Some(config) = &manifest.config {
+            config.check().map_err(|why| BundleError::Content(why.to_owned()))?;
+        }
         manifest.write(staging.path())?;
+        let image = Image { manifest, rootfs };
+        check_superblock(&image).map_err(|error| BundleError::Content(error.to_string()))?;
+        let Image { manifest, rootfs } = image;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
         let image = self.put(staging, &manifest, job);

@@ -37,6 +37,14 @@ pub enum ImageError {
         /// What went wrong.
         source: Box<ImageError>,
     },
+    /// What there is to know about an image could not be read again.
+    #[error("the manifest of image {name} cannot be kept")]
+    Manifest {
+        /// What it would be called.
+        name: ImageName,
+        /// Why not.
+        source: ManifestError,
+    },
     /// A file cannot be used as an image.
     #[error("cannot use {} as an image", path.display())]
     Register {

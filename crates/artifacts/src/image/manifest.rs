@@ -4,6 +4,7 @@
 //! Fields a later banger adds are passed over when read.
 
 use super::{ImageError, Source};
+use crate::publish::{NameLock, Shelf};
 use banger_proto::name::{ImageId, ImageName, KernelName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -14,7 +15,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
-use tempfile::NamedTempFile;
 
 /// Version of the manifest's schema.
 pub const FORMAT: u32 = 1;
@@ -81,6 +81,24 @@ pub struct ImageConfig {
     pub cmd: Vec<String>,
 }
 
+impl ImageConfig {
+    /// Whether a process can be run like that.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        let Self { env, workdir, user, entrypoint, cmd } = self;
+        let mut words = env.keys().chain(env.values()).chain(workdir).chain(user).chain(entrypoint).chain(cmd);
+        if words.any(|word| word.contains('\0')) {
+            return Err("a word of its environment or command has a zero byte");
+        }
+        if env.keys().any(|name| name.is_empty() || name.contains('=')) {
+            return Err("its environment has a name that is none");
+        }
+        if workdir.as_ref().is_some_and(|path| !path.starts_with('/')) {
+            return Err("its working directory is not an absolute path");
+        }
+        Ok(())
+    }
+}
+
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -130,25 +148,36 @@ impl ImageManifest {
     /// Writes it into `directory`, where none is yet.
     pub(super) fn write(&self, directory: &Path) -> Result<(), ImageError> {
         let path = directory.join(FILE);
+        let json = self.readable()?;
         File::create_new(&path)
             .and_then(|mut file| {
-                file.write_all(&self.to_json())?;
+                file.write_all(&json)?;
                 file.set_permissions(Permissions::from_mode(0o444))
             })
             .map_err(ImageError::io("write", &path))
     }
 
-    /// Writes it in the place of the one in `directory`: nobody ever finds none there, or half of one.
-    pub(super) fn rewrite(&self, directory: &Path) -> Result<(), ImageError> {
-        let path = directory.join(FILE);
-        let replace = || {
-            let mut file = NamedTempFile::new_in(directory)?;
-            file.write_all(&self.to_json())?;
-            file.as_file().set_permissions(Permissions::from_mode(0o444))?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map(drop).map_err(|error| error.error)
-        };
-        replace().map_err(ImageError::io("write", &path))
+    /// Writes it in the place of the one in the entry that is locked: nobody ever finds none there, or half of one.
+    pub(super) fn rewrite(&self, shelf: &Shelf, entry: &NameLock) -> Result<(), ImageError> {
+        let json = self.readable()?;
+        let mut staged = shelf.stage_file()?;
+        let written = staged.file_mut().write_all(&json);
+        let read_only = Permissions::from_mode(0o444);
+        written
+            .and_then(|()| staged.file().set_permissions(read_only))
+            .map_err(ImageError::io("write", staged.path()))?;
+        Ok(shelf.publish_within(staged, entry, FILE)?)
+    }
+
+    /// Its JSON, if that can be read again: what cannot would be a damaged image.
+    fn readable(&self) -> Result<Vec<u8>, ImageError> {
+        let json = self.to_json();
+        let unfit = |source| ImageError::Manifest { name: self.name.clone(), source };
+        if json.len() as u64 > MAX_MANIFEST {
+            return Err(unfit(ManifestError::TooLarge));
+        }
+        Self::parse(&json).map_err(unfit)?;
+        Ok(json)
     }
 
     /// Forgets where else it comes from, the oldest first, as far as it takes to be read again.
@@ -220,6 +249,38 @@ mod tests {
         manifest.fit();
         assert!(manifest.to_json().len() as u64 <= MAX_MANIFEST);
         assert!(manifest.also.len() > 10 && manifest.also.last() == Some(&bundle(19)), "the oldest go");
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest = manifest();
+        manifest.os = Some("x".repeat(1 << 20));
+        let refused = manifest.write(dir.path()).unwrap_err();
+        assert!(matches!(refused, ImageError::Manifest { source: ManifestError::TooLarge, .. }), "{refused:?}");
+        let platform = crate::oci::Platform { os: "linux".into(), architecture: "a-b".into(), variant: None };
+        let (reference, digest) = ("x".to_owned(), None);
+        manifest.source = Source::Oci(crate::image::OciSource { reference, digest, platform: Some(platform) });
+        manifest.os = None;
+        let refused = manifest.write(dir.path()).unwrap_err();
+        assert!(matches!(refused, ImageError::Manifest { source: ManifestError::Json(_), .. }), "{refused:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_no_process_can_be_run_like() {
+        let env = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+        let good = ImageConfig { env: env("A", "b=c"), workdir: Some("/srv".into()), ..ImageConfig::default() };
+        assert_eq!(good.check(), Ok(()));
+        for bad in [
+            ImageConfig { env: env("A", "\0"), ..good.clone() },
+            ImageConfig { env: env("", "x"), ..good.clone() },
+            ImageConfig { env: env("A=B", "x"), ..good.clone() },
+            ImageConfig { cmd: vec!["a\0".into()], ..good.clone() },
+            ImageConfig { workdir: Some("srv".into()), ..good.clone() },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

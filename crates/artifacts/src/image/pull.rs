@@ -70,6 +70,19 @@ impl ImageStore {
         request: &PullRequest,
         job: &Job<'_>,
     ) -> Result<Pulled, ImageError> {
+        for _ in 0..registries.limits.max_layers {
+            match self.pull_once(registries, request, job) {
+                // The cache has it no longer: each time one layer more comes anew.
+                Err(ImageError::Oci(error)) if error.is_stale() => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "pulling {} again", request.source);
+                }
+                outcome => return outcome,
+            }
+        }
+        self.pull_once(registries, request, job)
+    }
+
+    fn pull_once(&self, registries: &Registries, request: &PullRequest, job: &Job<'_>) -> Result<Pulled, ImageError> {
         job.progress.phase(&format!("asking for {}", request.source));
         let staging = self.shelf.stage()?;
         let opened = registries.open(&request.source, &request.platform, staging.path(), job)?;
@@ -84,12 +97,13 @@ impl ImageStore {
             }
             Ok(Pulled { image, known: true, called: called.clone() })
         };
-        if let Some(image) = self.with_digest(&digest)? {
+        let here = || self.find_whole(|| self.with_digest(&digest), job);
+        if let Some(image) = here()? {
             return known(image);
         }
         // Two names may lead to one image.
         let lock = self.shelf.lock(&format!("pull-{}", &digest.hex()[..16]), job.cancel)?;
-        if let Some(image) = self.with_digest(&digest)? {
+        if let Some(image) = here()? {
             return known(image);
         }
         let image = self.make(opened, registries, request, staging, job)?;
@@ -131,7 +145,7 @@ impl ImageStore {
     }
 
     /// The image that was made from the manifest with this digest.
-    pub fn with_digest(&self, digest: &Digest) -> Result<Option<Image>, ImageError> {
+    fn with_digest(&self, digest: &Digest) -> Result<Option<Image>, ImageError> {
         let same = |image: &Image| made_from(image, digest).is_some();
         Ok(self.list()?.into_iter().find(|image| same(image) && super::store::check_superblock(image).is_ok()))
     }

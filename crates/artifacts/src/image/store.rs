@@ -10,10 +10,10 @@ use super::{
     manifest::FORMAT,
 };
 use crate::{
-    job::{Cancel, Job, Silent},
+    job::{Cancel, Job},
     kernel::rfc3339,
     oci::{ImageSource, Platform, Registries},
-    publish::{Shelf, Staging, Unsynced},
+    publish::{Mark, NameLock, Shelf, Staging},
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
@@ -75,36 +75,11 @@ pub enum Depth {
 }
 
 impl ImageStore {
-    /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what killed builds left in it. Images that were
-    /// made shortly before this host was started anew are read as a whole, and go if the disk has not all of them.
+    /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what killed builds left in it.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, ImageError> {
         let store = Self { shelf: Shelf::open(directory)? };
-        for Unsynced { name, doubtful } in store.shelf.unsynced()? {
-            let Ok(id) = name.parse() else { continue };
-            // One image is no reason to have none.
-            if let Err(error) = store.settle(&id, doubtful) {
-                tracing::warn!(%id, error = &error as &dyn std::error::Error, "an image may not be on the disk");
-            }
-        }
+        store.go_on_syncing()?;
         Ok(store)
-    }
-
-    /// Brings an image to the disk, or takes it away if it is doubtful and not whole.
-    fn settle(&self, id: &ImageId, doubtful: bool) -> Result<(), ImageError> {
-        let cancel = Cancel::default();
-        if doubtful {
-            tracing::info!(%id, "reading an image that was made shortly before the host went down");
-            match self.verify(id, Depth::Full, &Job { progress: &Silent, cancel: &cancel }) {
-                Err(ImageError::Corrupt { source, .. }) if source.is_loss() => {
-                    tracing::warn!(%id, error = &source as &dyn std::error::Error, "the disk has not all of an image");
-                    self.delete(id, &cancel)?;
-                    return Ok(());
-                }
-                // What cannot be read now may be read another time.
-                looked_at => drop(looked_at?),
-            }
-        }
-        Ok(self.shelf.sync_behind(id.as_str())?)
     }
 
     /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
@@ -190,11 +165,11 @@ impl ImageStore {
     }
 
     /// The image here that a pull of `entry` would come to, for all that can be told without asking anybody.
-    pub fn of_entry(&self, entry: &CatalogEntry) -> Result<Option<Image>, ImageError> {
-        let whole = |image: &Image| {
+    pub fn of_entry(&self, entry: &CatalogEntry, job: &Job<'_>) -> Result<Option<Image>, ImageError> {
+        let fits = |image: &Image| {
             image.manifest.sources().any(|source| entry.gives(source)) && check_superblock(image).is_ok()
         };
-        Ok(self.list()?.into_iter().find(whole))
+        self.find_whole(|| Ok(self.list()?.into_iter().find(fits)), job)
     }
 
     /// Builds a Debian. `kernel` is what the image will recommend.
@@ -265,7 +240,11 @@ impl ImageStore {
         check_superblock(&image).map_err(corrupt)?;
         if depth == Depth::Full {
             let algorithm = Algorithm::of(&image.manifest.digest);
-            let is = algorithm.name(&digest(&image.rootfs, algorithm, job)?);
+            let is = digest(&image.rootfs, algorithm, job).map_err(|error| match error {
+                ImageError::Io { source, .. } => corrupt(source.into()),
+                other => other,
+            })?;
+            let is = algorithm.name(&is);
             if is != image.manifest.digest {
                 return Err(corrupt(Corruption::Digest { is }));
             }
@@ -314,13 +293,15 @@ impl ImageStore {
     /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
     pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
         let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
-        if let Ok(image) = self.get(&made.id)
+        // What the disk may not have all of gives way to what has just been made.
+        let sure = !matches!(self.shelf.mark(made.id.as_str())?, Some(Mark::Doubtful | Mark::Refused));
+        if let (true, Ok(image)) = (sure, self.get(&made.id))
             && check_superblock(&image).is_ok()
         {
             if !made.source.lasts() {
                 self.shelf.sync_now(made.id.as_str())?;
             }
-            return self.known_from(image, &made.source);
+            return Ok(self.known_from(image, &made.source, &entry));
         }
         job.progress.phase("saving the image");
         if made.source.lasts() {
@@ -331,8 +312,8 @@ impl ImageStore {
         self.get(&made.id)
     }
 
-    /// Notes where an image can be had, so that it need not be made again to be known. For who has the lock on its id.
-    fn known_from(&self, mut image: Image, source: &Source) -> Result<Image, ImageError> {
+    /// Notes where an image can be had, so that it need not be made again to be known.
+    fn known_from(&self, mut image: Image, source: &Source, entry: &NameLock) -> Image {
         let lasting = matches!(source, Source::Mmdebstrap(_) | Source::Oci(_) | Source::Bundle(_));
         if lasting && image.manifest.sources().all(|known| known != source) {
             let also = &mut image.manifest.also;
@@ -340,20 +321,20 @@ impl ImageStore {
             also.push(source.clone());
             image.manifest.fit();
             // Without it the image is as good, and only made again where it need not be.
-            if let Err(error) = image.manifest.rewrite(&self.shelf.path(image.manifest.id.as_str())?) {
+            if let Err(error) = image.manifest.rewrite(&self.shelf, entry) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(id = %image.manifest.id, error, "cannot note where an image comes from too");
             }
         }
-        Ok(image)
+        image
     }
 
     /// Makes an image recommend another kernel.
     pub fn recommend(&self, id: &ImageId, kernel: &KernelName, cancel: &Cancel) -> Result<Image, ImageError> {
-        let _entry = self.shelf.lock(id.as_str(), cancel)?;
+        let entry = self.shelf.lock(id.as_str(), cancel)?;
         let mut image = self.get(id)?;
         image.manifest.kernel = Some(kernel.clone());
-        image.manifest.rewrite(&self.shelf.path(id.as_str())?)?;
+        image.manifest.rewrite(&self.shelf, &entry)?;
         Ok(image)
     }
 }
@@ -376,10 +357,12 @@ pub(super) fn check_superblock(image: &Image) -> Result<(), Corruption> {
     let mut superblock = [0; 64];
     file.read_exact_at(&mut superblock, SUPERBLOCK)?;
     let blocks = u32::from_le_bytes(superblock[BLOCKS..BLOCKS + 4].try_into().expect("four bytes"));
-    // Ours have blocks of one size; a file that was taken over has those it had, and perhaps a tail nobody uses.
+    // Ours have blocks of one size; a file that was taken over, and may have become a bundle, has those it had, and perhaps
+    // a tail nobody uses.
     let block = 1024_u64 << superblock[LOG_BLOCK].min(6);
     let bytes = u64::from(blocks) * block;
-    let whole = if matches!(image.manifest.source, Source::Promoted(_)) { bytes <= should } else { bytes == should };
+    let foreign = matches!(image.manifest.source, Source::Promoted(_) | Source::Bundle(_));
+    let whole = if foreign { bytes <= should } else { bytes == should };
     let good = superblock[MAGIC..MAGIC + 2] == [0x53, 0xEF] && whole;
     if good { Ok(()) } else { Err(Corruption::Superblock) }
 }

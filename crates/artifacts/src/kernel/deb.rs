@@ -143,7 +143,9 @@ fn parts(file: &File) -> Result<(Part, Part), DebError> {
         }
         let mut header = [0; 60];
         file.read_exact_at(&mut header, at)?;
-        let text = std::str::from_utf8(&header).map_err(|_| DebError::Malformed("a member's header"))?;
+        // Letters of one byte each: fields begin and end at bytes.
+        let text = std::str::from_utf8(&header).ok().filter(|text| text.is_ascii());
+        let text = text.ok_or(DebError::Malformed("a member's header"))?;
         let name = text[..16].trim_end().trim_end_matches('/');
         let length: u64 = text[48..58].trim().parse().map_err(|_| DebError::Malformed("a member's length"))?;
         at += HEADER;
@@ -253,6 +255,11 @@ pub(super) mod tests {
         let mut huge = whole.clone();
         huge[8 + 48..8 + 58].copy_from_slice(b"9999999999");
         assert!(matches!(open(&huge), Err(DebError::Malformed(_))));
+        for at in [8 + 15, 8 + 47, 8 + 57] {
+            let mut split = whole.clone();
+            split[at..at + 2].copy_from_slice("\u{e9}".as_bytes());
+            assert!(matches!(open(&split), Err(DebError::Malformed(_))), "a letter across two fields at {at}");
+        }
         let twice = [&whole[..], &whole[8 + 64..]].concat();
         assert!(matches!(open(&twice), Err(DebError::Malformed("a member is there twice"))));
     }

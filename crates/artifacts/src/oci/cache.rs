@@ -10,11 +10,15 @@ use crate::{
     publish::{Shelf, StagedFile, is_at},
 };
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read as _},
     path::PathBuf,
 };
+
+/// Blobs are looked at in pieces of this many bytes.
+const CHUNK: usize = 256 << 10;
 
 /// Where blobs are, by their hexadecimal digest.
 #[derive(Debug, Clone)]
@@ -62,6 +66,29 @@ impl BlobCache {
         if let Ok(path) = self.shelf.path(&digest.hex()) {
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// Whether what is kept as this blob is something else, or cannot be read; then it is forgotten.
+    pub(super) fn is_damaged(&self, digest: &Digest, cancel: &Cancel) -> bool {
+        let Ok(path) = self.shelf.path(&digest.hex()) else { return false };
+        let Ok(mut file) = File::open(path) else { return false };
+        let mut hash = Sha256::new();
+        let mut chunk = vec![0; CHUNK];
+        let damaged = loop {
+            if cancel.is_cancelled() {
+                return false;
+            }
+            match file.read(&mut chunk) {
+                Ok(0) => break Digest::ended(hash) != *digest,
+                Ok(got) => hash.update(&chunk[..got]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break true,
+            }
+        };
+        if damaged {
+            self.forget(digest);
+        }
+        damaged
     }
 
     /// Removes every blob no pull reads; with `dry` only says what that would be.

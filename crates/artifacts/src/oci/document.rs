@@ -5,6 +5,7 @@
 
 use super::{Digest, Platform};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Largest document, in bytes: what registries themselves allow.
@@ -13,8 +14,10 @@ pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 const MAX_MANIFESTS: usize = 1024;
 /// Most layers that are looked at at all; how many are allowed is configured.
 const MAX_LAYERS: usize = 4096;
-/// Most bytes of environment, entry point and command together: what a process takes.
-const MAX_RUN: usize = 1 << 20;
+/// Most bytes of environment, entry point and command together, as JSON has them and with so many more for each word: all of
+/// it goes into an image's manifest, which has an end.
+const MAX_RUN: usize = 512 << 10;
+const WORD: usize = 16;
 
 /// The media types of manifests, best first, as an `Accept` header has them.
 pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
@@ -240,7 +243,7 @@ impl ConfigFile {
         }
         let run = raw.config;
         let words = run.env.iter().chain(&run.entrypoint).chain(&run.cmd).chain([&run.working_dir, &run.user]);
-        let bytes: usize = words.clone().map(String::len).sum();
+        let bytes: usize = words.clone().map(|word| WORD + json!(word).to_string().len()).sum();
         if bytes > MAX_RUN {
             return Err(DocumentError::TooMany(bytes, "bytes of environment and commands", MAX_RUN));
         }
@@ -272,7 +275,6 @@ fn parse<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, DocumentError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn descriptor(kind: &str) -> serde_json::Value {
         json!({"mediaType": kind, "digest": Digest::of(b"x").to_string(), "size": 1})
@@ -340,6 +342,12 @@ mod tests {
         assert_eq!((config.run.workdir, config.run.user.as_deref()), (None, Some("1:2")));
         assert_eq!((config.run.entrypoint.len(), config.run.cmd.len()), (1, 0));
         ConfigFile::parse(br#"{"rootfs": {}, "config": null}"#).unwrap();
+        let escaped = "\u{1}".repeat(MAX_RUN / 6);
+        for many in [json!(["x".repeat(MAX_RUN)]), json!([escaped]), json!(vec![""; MAX_RUN / WORD])] {
+            let text = json!({"rootfs": {}, "config": {"Cmd": many}}).to_string();
+            let error = ConfigFile::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("bytes of environment and commands"), "{error}");
+        }
         assert!(ConfigFile::parse(br#"{"rootfs": {}, "config": {"Cmd": ["a\u0000b"]}}"#).is_err());
     }
 }

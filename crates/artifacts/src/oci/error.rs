@@ -145,6 +145,9 @@ pub enum LayerError {
         /// The digest it has.
         is: Digest,
     },
+    /// What the cache had of it was something else. It is forgotten, so that the layer comes anew another time.
+    #[error("its copy in the cache was damaged")]
+    Stale,
     /// It has another length than announced.
     #[error("it has {is} bytes, not {should}")]
     Size {
@@ -312,6 +315,11 @@ impl OciError {
             },
             _ => None,
         }
+    }
+
+    /// Whether nothing is wrong but what the cache had, so that the same pull may work at once.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Self::Layer { source, .. } if matches!(**source, LayerError::Stale))
     }
 
     /// Whether it was told to stop.

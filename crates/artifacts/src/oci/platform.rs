@@ -20,7 +20,7 @@ pub struct Platform {
 #[error("{0:?} is not a platform: write one such as linux/amd64 or linux/arm/v7")]
 pub struct InvalidPlatform(String);
 
-/// Most letters of one part, and what they may be.
+/// Most letters of one part.
 const MAX_PART: usize = 32;
 
 impl Platform {
@@ -34,9 +34,10 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: None }
     }
 
-    /// As a registry or an image says it, whatever it says: cut and without control characters.
+    /// As a registry or an image says it, whatever it says: cut, and in letters that can be read again.
     pub(super) fn said(os: &str, architecture: &str, variant: Option<&str>) -> Self {
-        let part = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_PART).collect::<String>();
+        let letter = |c: char| if is_letter(c.to_ascii_lowercase()) { c.to_ascii_lowercase() } else { '_' };
+        let part = |text: &str| text.chars().take(MAX_PART).map(letter).collect::<String>();
         let variant = variant.filter(|variant| !variant.is_empty()).map(part);
         Self { os: part(os), architecture: part(architecture), variant }
     }
@@ -72,6 +73,11 @@ impl Platform {
     }
 }
 
+/// What a part may be made of.
+fn is_letter(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
@@ -84,10 +90,7 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
         let invalid = || InvalidPlatform(text.chars().take(80).collect());
-        let good = |part: &str| {
-            (1..=MAX_PART).contains(&part.len())
-                && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-        };
+        let good = |part: &str| (1..=MAX_PART).contains(&part.len()) && part.chars().all(is_letter);
         let mut parts = text.split('/');
         let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
         match (os, architecture, variant, parts.next()) {
@@ -153,6 +156,19 @@ mod tests {
         for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "Linux/amd64", "linux/amd 64", "a/b/"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
-        assert_eq!(Platform::said("li\u{1b}nux", &"x".repeat(99), Some("")).architecture.len(), 32);
+    }
+
+    #[test]
+    fn what_an_image_says_can_be_read_again() {
+        for (os, architecture, variant, is) in [
+            ("linux", "amd64", Some("v8.2-A"), "linux/amd64/v8_2_a"),
+            ("Linux", "AMD64", Some(""), "linux/amd64"),
+            ("li\u{1b}nux", "a/b", Some("\u{e9}\n"), "li_nux/a_b/__"),
+            ("linux", &"x".repeat(99), None, &format!("linux/{}", "x".repeat(32))),
+        ] {
+            let said = Platform::said(os, architecture, variant);
+            assert_eq!(said.to_string(), is);
+            assert_eq!(is.parse(), Ok(said));
+        }
     }
 }

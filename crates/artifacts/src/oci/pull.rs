@@ -22,7 +22,7 @@ use tally::Tally;
 const MAX_DEPTH: usize = 4;
 
 /// What pulls are made with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Registries {
     /// How patient downloads are.
     pub client: Client,

@@ -65,13 +65,13 @@ impl Reference {
         self.digest
     }
 
-    /// Its shortest form: `docker.io/library/alpine:3.20` is `alpine:3.20`.
+    /// Its shortest form that means the same: `docker.io/library/alpine:3.20` is `alpine:3.20`.
     pub fn familiar(&self) -> String {
-        let name = match self.registry.as_str() {
-            DEFAULT_REGISTRY => self.repository.strip_prefix(LIBRARY).unwrap_or(&self.repository).to_owned(),
-            registry => format!("{registry}/{}", self.repository),
-        };
-        format!("{name}{}", self.suffix())
+        let whole = self.to_string();
+        let short = [self.repository.strip_prefix(LIBRARY), Some(&self.repository)];
+        let mut short = short.into_iter().flatten().map(|name| format!("{name}{}", self.suffix()));
+        let same = |text: &String| text.parse::<Self>().is_ok_and(|meant| meant.to_string() == whole);
+        short.find(same).unwrap_or(whole)
     }
 
     fn suffix(&self) -> String {
@@ -214,6 +214,9 @@ mod tests {
             ),
             ("ghcr.io/a/b_c/d-e.f__g:X_1", "ghcr.io/a/b_c/d-e.f__g:X_1", "ghcr.io/a/b_c/d-e.f__g:X_1"),
             ("HOST/a", "HOST/a:latest", "HOST/a:latest"),
+            // What would mean another one is not shortened.
+            ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
         ] {
             let reference: Reference = typed.parse().unwrap_or_else(|error| panic!("{error}"));
             assert_eq!((reference.to_string(), reference.familiar()), (full.to_owned(), familiar.to_owned()));

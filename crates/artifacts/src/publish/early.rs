@@ -32,8 +32,20 @@ const OPENED: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOL
 pub struct Unsynced {
     /// Its name.
     pub name: String,
+    /// What the mark says of it.
+    pub mark: Mark,
+}
+
+/// What a mark says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It was made in this boot of the host, and is on its way to the disk.
+    Coming,
+    /// The disk has refused it in this boot: what is in memory says nothing of what is on the disk, and another sync
+    /// would not hear of it again.
+    Refused,
     /// The host was started anew since, so that not all of it may be there.
-    pub doubtful: bool,
+    Doubtful,
 }
 
 impl Shelf {
@@ -54,23 +66,18 @@ impl Shelf {
         self.rename(staging, lock)
     }
 
-    /// Entries that were published early and not synced so far. Without those the disk has refused in this boot: what
-    /// is in memory says nothing of what is on it, and another sync would not hear of it again.
+    /// Entries that were published early and not synced so far.
     pub fn unsynced(&self) -> Result<Vec<Unsynced>, PublishError> {
-        let boot = boot_id();
         let marked = self.names()?.into_iter().filter_map(|name| {
-            let mark = match fs::read_to_string(self.directory().join(&name).join(MARK)) {
-                Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
-                    return None;
-                }
-                // One that is empty or unreadable was not brought to the disk itself.
-                mark => mark.unwrap_or_default(),
-            };
-            let ours = !boot.is_empty();
-            let refused = ours && mark.strip_prefix(FAILED) == Some(&boot);
-            (!refused).then_some(Unsynced { name, doubtful: !ours || mark != boot })
+            let mark = mark(&self.directory().join(&name))?;
+            Some(Unsynced { name, mark })
         });
         Ok(marked.collect())
+    }
+
+    /// How an entry is marked, if it is.
+    pub fn mark(&self, name: &str) -> Result<Option<Mark>, PublishError> {
+        Ok(mark(&self.path(name)?))
     }
 
     /// Brings an entry to the disk and takes its mark away, in a thread of its own.
@@ -81,9 +88,8 @@ impl Shelf {
         };
         let shown = path.clone();
         let work = move || {
-            if let Err(error) = sync(&entry, &shelf) {
+            if let Err(error) = bring(&entry, &shelf) {
                 failed(&shown, &error);
-                refused(&entry).unwrap_or_else(|error| failed(&shown, &error));
             }
         };
         if let Err(error) = thread::Builder::new().name("sync".into()).spawn(work) {
@@ -96,7 +102,7 @@ impl Shelf {
     /// The same, and waits for it.
     pub fn sync_now(&self, name: &str) -> Result<(), PublishError> {
         let (entry, shelf) = self.opened(name)?;
-        sync(&entry, &shelf).map_err(at("sync", &self.path(name)?))
+        bring(&entry, &shelf).map_err(at("sync", &self.path(name)?))
     }
 
     /// The directories of an entry, not of what has its name by then, and of the shelf.
@@ -104,6 +110,31 @@ impl Shelf {
         let directory = |path: &Path| open(path, OPENED | OFlags::DIRECTORY, Mode::empty()).map_err(at("open", path));
         Ok((directory(&self.path(name)?)?, directory(self.directory())?))
     }
+}
+
+/// How the entry at `path` is marked.
+fn mark(path: &Path) -> Option<Mark> {
+    let text = match fs::read_to_string(path.join(MARK)) {
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => return None,
+        // One that is empty or unreadable was not brought to the disk itself.
+        text => text.unwrap_or_default(),
+    };
+    let boot = boot_id();
+    Some(match text.strip_prefix(FAILED) {
+        _ if boot.is_empty() => Mark::Doubtful,
+        None if text == boot => Mark::Coming,
+        Some(refused) if refused == boot => Mark::Refused,
+        _ => Mark::Doubtful,
+    })
+}
+
+/// Syncs an entry, and notes it where the disk refuses that.
+fn bring(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
+    sync(entry, shelf).inspect_err(|_| {
+        if let Err(error) = refused(entry) {
+            tracing::warn!(%error, "cannot note that the disk has not all of an entry");
+        }
+    })
 }
 
 /// Notes that the disk did not take all of an entry.
@@ -175,7 +206,7 @@ mod tests {
         let (_temp, shelf) = shelf();
         let entry = publish(&shelf, "one");
         assert_eq!(fs::read(entry.join("file")).unwrap(), b"one");
-        assert_eq!(shelf.unsynced().unwrap(), [Unsynced { name: "one".into(), doubtful: false }]);
+        assert_eq!(shelf.unsynced().unwrap(), [Unsynced { name: "one".into(), mark: Mark::Coming }]);
         shelf.sync_behind("one").unwrap();
         synced(&shelf);
         let left: Vec<_> = fs::read_dir(&entry).unwrap().map(|found| found.unwrap().file_name()).collect();
@@ -198,8 +229,9 @@ mod tests {
         }
         fs::create_dir(shelf.directory().join("d")).unwrap();
         fs::write(shelf.directory().join("a file"), "").unwrap();
-        let expected = [("a", false), ("b", true), ("c", true), ("e", true)];
-        let expected = expected.map(|(name, doubtful)| Unsynced { name: name.into(), doubtful });
+        let (coming, doubtful) = (Mark::Coming, Mark::Doubtful);
+        let expected = [("a", coming), ("b", doubtful), ("c", doubtful), ("e", doubtful)];
+        let expected = expected.map(|(name, mark)| Unsynced { name: name.into(), mark });
         assert_eq!(shelf.unsynced().unwrap(), expected);
         for Unsynced { name, .. } in expected {
             shelf.sync_behind(&name).unwrap();
@@ -223,12 +255,13 @@ mod tests {
         sync(&old, &directory).unwrap();
         assert_eq!(shelf.unsynced().unwrap().len(), 1);
     }
+
     #[test]
     fn what_the_disk_refused_is_doubtful_from_the_next_boot_on() {
         let (_temp, shelf) = shelf();
         let entry = publish(&shelf, "x");
         refused(&shelf.opened("x").unwrap().0).unwrap();
-        assert_eq!(shelf.unsynced().unwrap(), [], "nothing in this boot can tell");
+        assert_eq!(shelf.mark("x").unwrap(), Some(Mark::Refused));
         assert_eq!(fs::read_to_string(entry.join(MARK)).unwrap(), format!("{FAILED}{}", boot_id()));
     }
 }

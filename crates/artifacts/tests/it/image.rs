@@ -36,7 +36,7 @@ fn name() -> ImageName {
 }
 
 fn recipe() -> DebianRecipe {
-    DebianRecipe::new("bookworm", Vec::new()).unwrap()
+    DebianRecipe::new("bookworm", vec!["hello".into()]).unwrap()
 }
 
 #[test]
@@ -72,7 +72,11 @@ fn a_debian_is_built_once_for_two_who_ask() {
     assert!(one.manifest.os.as_deref().unwrap().contains("bookworm"), "{:?}", one.manifest.os);
     let image = Image::open(&one.rootfs);
     assert_eq!((image.read("/etc/machine-id"), image.read("/etc/resolv.conf")), (Vec::new(), Vec::new()));
-    assert!(image.read("/bin/sh").starts_with(b"\x7fELF"));
+    for program in ["/bin/sh", "/usr/bin/hello"] {
+        assert!(image.read(program).starts_with(b"\x7fELF"), "{program}");
+    }
+    let status = String::from_utf8(image.read("/var/lib/dpkg/status")).unwrap();
+    assert!(status.contains("Package: hello\nStatus: install ok installed\n"), "what was included is installed");
     let sources = String::from_utf8(image.read("/etc/apt/sources.list.d/debian.sources")).unwrap();
     assert!(sources.contains("Suites: bookworm") && sources.contains("debian-archive-keyring"), "{sources}");
     for gone in ["/etc/apt/sources.list.d/0000debian.sources", "/etc/apt/apt.conf.d/99mmdebstrap", "/dev/null"] {

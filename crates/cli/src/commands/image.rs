@@ -16,7 +16,7 @@ use crate::{
     exit::{Result, Status},
     signals::Signals,
 };
-use banger_proto::api::artifact::Image;
+use banger_proto::api::artifact::{Image, ImageState};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Serialize;
@@ -92,6 +92,15 @@ async fn make(context: &Context, path: &str, request: Option<&impl Serialize>, u
 /// The names of an image in one cell.
 fn names(image: &Image) -> String {
     if image.names.is_empty() { "-".into() } else { join(&image.names) }
+}
+
+/// In one word, how an image is.
+fn state(image: &Image) -> &'static str {
+    match image.state {
+        ImageState::Ready => "ready",
+        ImageState::Unread => "unread",
+        ImageState::Damaged => "damaged",
+    }
 }
 
 /// Names in one cell.

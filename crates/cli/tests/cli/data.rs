@@ -52,7 +52,7 @@ fn image() -> Value {
     json!({
         "id": "00112233445566aa", "names": ["alpine:3.20"], "digest": "sha256:aa", "source": "mmdebstrap", "size": 5_242_880,
         "managed": true, "kernel": "debian-6.1", "os": "Alpine \u{202e}evil", "created_at": "1990-01-01T00:00:00Z",
-        "used_by": ["demo", "web"]
+        "state": "ready", "problem": null, "hints": [], "used_by": ["demo", "web"]
     })
 }
 
@@ -93,6 +93,34 @@ fn tables_and_facts() {
         let run = daemon.banger(args).run().expect(0);
         assert!(run.err().is_empty(), "{run}");
         insta::assert_snapshot!(name, filtered(&run.out()));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_image_is_said_beside_the_list() {
+    let mut bad = image();
+    (bad["state"], bad["problem"]) =
+        ("damaged".into(), "its manifest cannot be used: \u{1b}[31mit is malformed".into());
+    bad["hints"] = json!(["`banger image delete 00112233445566aa`", "then pull it again"]);
+    let shown = json!([bad, image()]);
+    let daemon = Daemon::answering(move |line, _| {
+        Some(Reply::Json(match line {
+            "GET /v1/images" => shown.clone(),
+            "GET /v1/images/alpine%3A3.20" => shown[0].clone(),
+            _ => return None,
+        }))
+    });
+    let list = daemon.banger(["image", "list"]).run().expect(0);
+    assert!(list.out().contains("alpine:3.20  damaged ") && list.out().contains("alpine:3.20  ready "), "{list}");
+    assert_eq!(
+        list.err(),
+        "warning: image 00112233445566aa: its manifest cannot be used: \\u{1b}[31mit is malformed; `banger image delete \
+         00112233445566aa`; then pull it again\n"
+    );
+    assert_eq!(daemon.banger(["image", "list", "--json"]).run().expect(0).err(), "");
+    let show = daemon.banger(["image", "show", "alpine:3.20"]).run().expect(0).out();
+    for fact in ["state:   damaged\n", "problem: its manifest", "hint:    `banger image delete"] {
+        assert!(show.contains(fact), "{fact:?}: {show}");
     }
 }
 

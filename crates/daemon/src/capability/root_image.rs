@@ -23,16 +23,16 @@ impl Capability for RootImageCapability {
         "image"
     }
 
-    fn preflight<'a>(&'a self, spec: &'a VmSpec, _operation: &'a Operation) -> Hook<'a> {
+    fn preflight<'a>(&'a self, spec: &'a VmSpec, operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
-            self.images.image_by_id(&spec.image_id).await?;
+            self.images.image_by_id(&spec.image_id, operation).await?;
             Ok(())
         })
     }
 
-    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
+    fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
-            let image = self.images.image_by_id(&vm.spec.image_id).await?;
+            let image = self.images.image_by_id(&vm.spec.image_id, operation).await?;
             if let Some(config) = image.manifest.config {
                 let command = config.entrypoint.into_iter().chain(config.cmd).collect();
                 launch.image_defaults =

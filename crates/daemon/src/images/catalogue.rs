@@ -2,9 +2,9 @@
 
 use super::{ImageService, off_thread};
 use crate::failures::Explain;
-use banger_artifacts::image::Image;
+use banger_artifacts::image::{Image, ImageError, ImageManifest, Look};
 use banger_proto::{
-    api::artifact,
+    api::artifact::{self, ImageState},
     failure::Failure,
     name::{ImageId, ImageName},
     size::ByteSize,
@@ -12,14 +12,14 @@ use banger_proto::{
 use std::collections::BTreeMap;
 
 impl ImageService {
-    /// All images, sorted by id.
+    /// All images, sorted by id; damaged ones too.
     pub(crate) async fn list_images(&self) -> Result<Vec<artifact::Image>, Failure> {
         let names = self.names().await?;
         let images = self.images.clone();
-        let images = off_thread(move || images.list()).await.map_err(Explain::explain)?;
+        let looks = off_thread(move || images.look_at_all()).await.map_err(Explain::explain)?;
         let mut shown = Vec::new();
-        for image in images {
-            shown.push(self.show_one(image, &names).await?);
+        for look in looks {
+            shown.push(self.show_one(look, &names).await?);
         }
         Ok(shown)
     }
@@ -27,35 +27,47 @@ impl ImageService {
     /// One image, by name, id or unique prefix of its id.
     pub(crate) async fn show_image(&self, reference: &str) -> Result<artifact::Image, Failure> {
         let id = self.resolve(reference).await?;
-        let images = self.images.clone();
-        let image = off_thread(move || images.get(&id)).await.map_err(Explain::explain)?;
-        self.show_one(image, &self.names().await?).await
+        self.show_id(id).await
     }
 
     /// An image as the API shows it.
     pub(crate) async fn shown(&self, image: Image) -> Result<artifact::Image, Failure> {
-        let names = self.names().await?;
-        self.show_one(image, &names).await
+        self.show_id(image.manifest.id).await
+    }
+
+    async fn show_id(&self, id: ImageId) -> Result<artifact::Image, Failure> {
+        let images = self.images.clone();
+        let look = off_thread(move || images.look_at(&id)).await.map_err(Explain::explain)?;
+        self.show_one(look, &self.names().await?).await
     }
 
     async fn show_one(
         &self,
-        image: Image,
+        look: Look,
         names: &BTreeMap<ImageId, Vec<ImageName>>,
     ) -> Result<artifact::Image, Failure> {
-        let managed = image.is_managed();
-        let manifest = image.manifest;
+        let Look { id, image, rootfs, since, problem, doubtful } = look;
+        let managed = image.as_ref().is_none_or(Image::is_managed);
+        let manifest = image.map(|image| image.manifest);
+        let known = |of: fn(&ImageManifest) -> String| manifest.as_ref().map_or_else(|| "unknown".to_owned(), of);
+        let (digest, source) = (known(|it| it.digest.clone()), known(|it| it.source.to_string()));
+        let size = allocated(&rootfs).or(manifest.as_ref().map(|it| ByteSize(it.size_bytes)));
+        let (state, problem, hints) = condition(&id, problem, doubtful);
+        let (kernel, os) = manifest.map_or((None, None), |manifest| (manifest.kernel, manifest.os));
         Ok(artifact::Image {
-            names: names.get(&manifest.id).cloned().unwrap_or_default(),
-            used_by: self.store.vms_of_image(&manifest.id).await?,
-            id: manifest.id,
-            digest: manifest.digest,
-            source: manifest.source.to_string(),
-            size: allocated(&image.rootfs).unwrap_or(ByteSize(manifest.size_bytes)),
+            names: names.get(&id).cloned().unwrap_or_default(),
+            used_by: self.store.vms_of_image(&id).await?,
+            digest,
+            source,
+            size: size.unwrap_or(ByteSize(0)),
             managed,
-            kernel: manifest.kernel,
-            os: manifest.os,
-            created_at: manifest.created_at,
+            kernel,
+            os,
+            created_at: since,
+            state,
+            problem,
+            hints,
+            id,
         })
     }
 
@@ -66,6 +78,21 @@ impl ImageService {
         }
         Ok(names)
     }
+}
+
+/// Whether an image can be used, why not, and what would help.
+fn condition(id: &ImageId, problem: Option<ImageError>, doubtful: bool) -> (ImageState, Option<String>, Vec<String>) {
+    // What is not known to be whole is not known to be damaged either: it goes by itself if it is.
+    if doubtful {
+        let why = "made shortly before this host went down, and not read as a whole since";
+        let wait = format!("what needs it waits for that; `banger image delete {id}` gives it up");
+        return (ImageState::Unread, Some(why.to_owned()), vec![wait]);
+    }
+    let Some(problem) = problem else { return (ImageState::Ready, None, Vec::new()) };
+    let Failure { message, causes, hints, .. } = problem.explain();
+    // That this image is damaged is what the state says.
+    let why = if causes.is_empty() { message } else { causes.join(": ") };
+    (ImageState::Damaged, Some(why), hints)
 }
 
 /// Bytes the file takes.

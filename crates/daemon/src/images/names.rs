@@ -11,7 +11,7 @@ use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName, KernelName, VmName},
 };
-use tokio::sync::RwLockReadGuard;
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 /// On what grounds somebody gets a name.
 #[derive(Debug, Clone)]
@@ -56,11 +56,22 @@ impl ImageService {
         claim: &Claim,
         operation: &Operation,
     ) -> Result<(), Failure> {
+        let _custody = self.claim(name, id, claim).await?;
+        self.give_held(name, id, claim, operation).await
+    }
+
+    /// Waits for [`Self::custody`]. As long as somebody has it, the image is here and the name may be given to it.
+    pub(super) async fn claim(
+        &self,
+        name: &ImageName,
+        id: &ImageId,
+        claim: &Claim,
+    ) -> Result<RwLockWriteGuard<'_, ()>, Failure> {
         failpoint::hit("image.made").await;
-        let _custody = self.custody.write().await;
+        let custody = self.custody.write().await;
         self.still_here(id).await?;
         self.may_take(name, Some(id), claim).await?;
-        self.give_held(name, id, claim, operation).await
+        Ok(custody)
     }
 
     /// Points one name at an image, for somebody who has [`Self::custody`] and knows that the name may be taken.
@@ -350,7 +361,7 @@ mod tests {
             let manifest = home.join("state/images").join(id.as_str()).join("manifest.json");
             std::fs::remove_file(&manifest).unwrap();
             std::fs::write(&manifest, "{").unwrap();
-            let damaged = service.image(&"my".parse().unwrap(), &Operation::silent()).await.unwrap_err();
+            let damaged = service.image(&"my".parse().unwrap(), None, &Operation::silent()).await.unwrap_err();
             assert!(damaged.hints.concat().contains(&format!("banger image delete {id}")), "{damaged}");
             let reference = if by_name { "my".to_owned() } else { id.as_str()[..8].to_owned() };
             service.delete_image(&reference, &Operation::silent()).await.unwrap();

@@ -19,7 +19,11 @@ use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName, KernelName},
 };
-use std::time::Instant;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 /// What an image is asked for by.
 #[derive(Debug, Clone)]
@@ -58,12 +62,27 @@ impl ImageService {
         Ok(familiar(typed.as_str()).unwrap_or_else(|| typed.clone()))
     }
 
-    /// The image `name`, pulled when it is not here.
-    pub(crate) async fn image(&self, name: &ImageName, operation: &Operation) -> Result<Image, Failure> {
-        if let Some((_, image)) = self.named_image(name).await? {
-            return Ok(image);
+    /// The image `name`, pulled when it is not here, with the logins in a file where one is named.
+    pub(crate) async fn image(
+        &self,
+        name: &ImageName,
+        logins: Option<PathBuf>,
+        operation: &Operation,
+    ) -> Result<Image, Failure> {
+        if let Some((_, id)) = self.named(name).await? {
+            let images = self.images.clone();
+            let found = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
+                images.settle(&id, &job)?;
+                images.get(&id)
+            });
+            match found.await {
+                // It was not whole.
+                Err(ImageError::NotFound { .. }) => {}
+                found => return found.map_err(Explain::explain),
+            }
         }
-        let request = PullImage { image: name.to_string(), name: None, kernel: None, platform: None, force: false };
+        let image = name.to_string();
+        let request = PullImage { image, name: None, kernel: None, platform: None, logins, force: false };
         self.pull_image(request, operation).await
     }
 
@@ -98,49 +117,98 @@ impl ImageService {
         let called = request.name.unwrap_or_else(|| name.clone());
         self.may_take(&called, None, &claim).await?;
         let (images, wanted) = (self.images.clone(), entry.clone());
-        let mut image = match off_thread(move || images.of_entry(&wanted)).await.map_err(Explain::explain)? {
+        let here = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.of_entry(&wanted, &job));
+        let image = match here.await.map_err(Explain::explain)? {
             Some(image) => {
                 operation.notice(format!("image {name} is here already"));
                 image
             }
-            None => self.pull_entry(entry, operation).await?,
+            None => self.pull_entry(entry, request.logins, operation).await?,
         };
-        match (&request.kernel, &offered) {
-            (Some(asked), _) => agree_on_kernel(asked, &image)?,
-            (None, Some(offered)) if image.manifest.kernel.as_ref() != Some(offered) => {
-                // Before it is recommended: the one of before is here.
-                self.kernel(offered, false, operation).await?;
-                image = self.recommending(image, offered, operation).await?;
-            }
-            (None, _) => {}
+        if let Some(asked) = &request.kernel {
+            agree_on_kernel(asked, &image)?;
+        } else if let Some(offered) = &offered
+            && image.manifest.kernel.as_ref() != Some(offered)
+            && self.keeps_its_kernel(&image, &claim).await?.is_none()
+        {
+            // Before it is recommended: the one of before is here.
+            self.kernel(offered, false, operation).await?;
         }
-        self.give_name(&called, &image.manifest.id, &claim, operation).await?;
+        let id = image.manifest.id;
+        // From here on nobody gives the image another name, or takes it away.
+        let custody = self.claim(&called, &id, &claim).await?;
+        let image = match &offered {
+            Some(offered) if request.kernel.is_none() => self.recommending(&id, offered, &claim, operation).await?,
+            _ => self.get(&id).await?,
+        };
+        self.give_held(&called, &id, &claim, operation).await?;
+        drop(custody);
         // An image is good for nothing without the kernel it names.
-        if let Some(kernel) = offered {
+        if let Some(kernel) = offered.filter(|offered| image.manifest.kernel.as_ref() == Some(offered)) {
             self.kernel(&kernel, false, operation).await?;
         }
         Ok(image)
     }
 
-    /// The image with the kernel its catalog offers for it, which may be another one than when it was pulled.
-    async fn recommending(&self, image: Image, kernel: &KernelName, operation: &Operation) -> Result<Image, Failure> {
-        let before = image.manifest.kernel.map_or_else(|| "none".to_owned(), |before| before.to_string());
+    /// The image with the kernel its catalog offers for it, which may be another one than when it was pulled. A kernel
+    /// that may be somebody's own stays. For who has [`Self::custody`].
+    async fn recommending(
+        &self,
+        id: &ImageId,
+        offered: &KernelName,
+        claim: &Claim,
+        operation: &Operation,
+    ) -> Result<Image, Failure> {
+        let image = self.get(id).await?;
+        if image.manifest.kernel.as_ref() == Some(offered) {
+            return Ok(image);
+        }
+        let kernel = image.manifest.kernel.as_ref();
+        let before = kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
+        if let Some(name) = self.keeps_its_kernel(&image, claim).await? {
+            operation.notice(format!(
+                "the same image is here as {name}, and what it recommends stays: {before}, where the catalog has \
+                 {offered}; --kernel {offered} boots a VM with that"
+            ));
+            return Ok(image);
+        }
         operation.notice(format!(
-            "image {} recommends kernel {kernel} now, as its catalog does; {before} before; VMs \
-             keep theirs",
-            image.manifest.id
+            "image {id} recommends kernel {offered} now, as its catalog does, and {before} before; VMs keep theirs"
         ));
-        let (images, id, kernel) = (self.images.clone(), image.manifest.id, kernel.clone());
+        let (images, id, kernel) = (self.images.clone(), id.clone(), offered.clone());
         off_thread(move || images.recommend(&id, &kernel, &Cancel::default())).await.map_err(Explain::explain)
     }
 
-    async fn pull_entry(&self, entry: CatalogEntry, operation: &Operation) -> Result<Image, Failure> {
+    /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made
+    /// here has the kernel, or none, that its maker wanted, and what came from elsewhere has the one it came with.
+    async fn keeps_its_kernel(&self, image: &Image, claim: &Claim) -> Result<Option<ImageName>, Failure> {
+        for name in self.store.names_of_image(&image.manifest.id).await? {
+            let Some((_, origin)) = self.store.name_origin(&name).await? else { continue };
+            if origin.source.is_none() || (origin.source != claim.source && image.manifest.kernel.is_some()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn get(&self, id: &ImageId) -> Result<Image, Failure> {
+        let (images, id) = (self.images.clone(), id.clone());
+        off_thread(move || images.get(&id)).await.map_err(Explain::explain)
+    }
+
+    async fn pull_entry(
+        &self,
+        entry: CatalogEntry,
+        logins: Option<PathBuf>,
+        operation: &Operation,
+    ) -> Result<Image, Failure> {
         let (name, began) = (entry.name.clone(), Instant::now());
         operation.begin(format!("pulling image {name}"));
-        let (images, registries) = (self.images.clone(), self.registries.clone());
+        let key = with_logins(name.to_string(), logins.as_deref());
+        let (images, registries) = (self.images.clone(), self.registries_with(logins)?);
         let image = self
             .image_pulls
-            .join(name.as_str(), operation, move |progress, stop| async move {
+            .join(&key, operation, move |progress, stop| async move {
                 blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job))
                     .await
                     .map_err(Explain::explain)
@@ -180,8 +248,8 @@ impl ImageService {
             name: given.clone().unwrap_or_else(|| "image".parse().expect("a valid name")),
             kernel: request.kernel.clone(),
         };
-        let key = format!("{shown} for {}", pull.platform);
-        let (images, registries) = (self.images.clone(), self.registries.clone());
+        let key = with_logins(format!("{shown} for {}", pull.platform), request.logins.as_deref());
+        let (images, registries) = (self.images.clone(), self.registries_with(request.logins)?);
         let pulled = self
             .oci_pulls
             .join(&key, operation, move |progress, stop| async move {
@@ -207,17 +275,6 @@ impl ImageService {
         Ok(pulled.image)
     }
 
-    /// What a name points at, with the name as it is known here, when both are here.
-    pub(super) async fn named_image(&self, typed: &ImageName) -> Result<Option<(ImageName, Image)>, Failure> {
-        let Some((name, id)) = self.named(typed).await? else { return Ok(None) };
-        let images = self.images.clone();
-        match off_thread(move || images.get(&id)).await {
-            Ok(image) => Ok(Some((name, image))),
-            Err(ImageError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.explain()),
-        }
-    }
-
     /// The name as it is known here, and the id it points at, where something is there: a damaged image is, too.
     pub(super) async fn named(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
         let mut found = self.store.image_named(typed).await?.map(|id| (typed.clone(), id));
@@ -230,6 +287,14 @@ impl ImageService {
             Some((name, id)) if self.is_here(&id).await? => Ok(Some((name, id))),
             _ => Ok(None),
         }
+    }
+}
+
+/// The key of a pull: who has other logins may be told something else.
+fn with_logins(what: String, logins: Option<&Path>) -> String {
+    match logins {
+        Some(file) => format!("{what} with {}", file.display()),
+        None => what,
     }
 }
 

@@ -1,19 +1,23 @@
 //! What pulls from registries are made with on this host.
 
+use super::ImageService;
 use crate::failures::Explain;
 use banger_artifacts::{
     fetch::Client,
     oci::{BlobCache, Credentials, Limits, Registries},
 };
-use banger_proto::{failure::Failure, layout::Layout};
-use std::{ffi::OsString, path::PathBuf};
+use banger_proto::{
+    failure::{Code, Failure},
+    layout::Layout,
+};
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 /// Registries as this user reaches them: their cache, their logins, the certificates put down for them.
 pub(super) fn of_user(layout: &Layout, limits: Limits) -> Result<Registries, Failure> {
     let env = |name: &str| std::env::var_os(name);
     Ok(Registries {
         client: Client::default(),
-        credentials: Credentials::in_files(credential_files(env)),
+        credentials: Credentials::in_files(credential_files(env, rustix::process::getuid().as_raw())),
         certificates: certificate_directories(env),
         cache: BlobCache::open(layout.cache.join("oci/blobs/sha256"))
             .map_err(|error| banger_artifacts::image::ImageError::from(error).explain())?,
@@ -21,16 +25,32 @@ pub(super) fn of_user(layout: &Layout, limits: Limits) -> Result<Registries, Fai
     })
 }
 
-/// Where Podman and Docker keep logins, in the order Podman looks.
-fn credential_files(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+impl ImageService {
+    /// What a pull is made with for somebody with logins of his own, which count instead of the user's.
+    pub(super) fn registries_with(&self, logins: Option<PathBuf>) -> Result<Arc<Registries>, Failure> {
+        let Some(file) = logins else { return Ok(self.registries.clone()) };
+        if !file.is_absolute() {
+            return Err(Failure::new(Code::Invalid, format!("{} is not an absolute path", file.display())));
+        }
+        let credentials = Credentials::in_files(vec![file]);
+        Ok(Arc::new(Registries { credentials, ..Registries::clone(&self.registries) }))
+    }
+}
+
+/// Where Podman and Docker keep logins, in the order Podman looks: `containers-auth.json(5)`, and where a variable names
+/// a file, no other counts.
+fn credential_files(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<PathBuf> {
     let path = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let named = path("REGISTRY_AUTH_FILE").or_else(|| Some(path("DOCKER_CONFIG")?.join("config.json")));
+    if let Some(named) = named {
+        return vec![named];
+    }
+    let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
-    let docker = path("DOCKER_CONFIG").or_else(|| Some(path("HOME")?.join(".docker")));
     [
-        path("REGISTRY_AUTH_FILE"),
-        path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        Some(runtime.unwrap_or_else(|| format!("/run/containers/{uid}/auth.json").into())),
         config.map(|dir| dir.join("containers/auth.json")),
-        docker.map(|dir| dir.join("config.json")),
+        path("HOME").map(|home| home.join(".docker/config.json")),
     ]
     .into_iter()
     .flatten()
@@ -66,8 +86,22 @@ mod tests {
             "/home/me/.config/containers/auth.json",
             "/home/me/.docker/config.json",
         ];
-        assert_eq!(credential_files(env), files.map(PathBuf::from));
+        assert_eq!(credential_files(env, 7), files.map(PathBuf::from));
         assert_eq!(certificate_directories(env)[0], PathBuf::from("/home/me/.config/containers/certs.d"));
-        assert_eq!(credential_files(|_| None), Vec::<PathBuf>::new());
+        assert_eq!(credential_files(|_| None, 7), [PathBuf::from("/run/containers/7/auth.json")]);
+    }
+
+    #[test]
+    fn a_file_that_is_named_is_the_only_one() {
+        let named = |auth_file: Option<&'static str>| {
+            move |name: &str| match name {
+                "HOME" => Some("/home/me".into()),
+                "DOCKER_CONFIG" => Some("/docker".into()),
+                "REGISTRY_AUTH_FILE" => auth_file.map(OsString::from),
+                _ => None,
+            }
+        };
+        assert_eq!(credential_files(named(None), 7), [PathBuf::from("/docker/config.json")]);
+        assert_eq!(credential_files(named(Some("/auth.json")), 7), [PathBuf::from("/auth.json")]);
     }
 }

@@ -109,7 +109,7 @@ impl VmService {
         }
         // The image first: it is what people misspell and what may be out of reach, and which kernel it wants it says
         // itself.
-        let found = parts.images.image(&image, operation).await?;
+        let found = parts.images.image(&image, request.logins, operation).await?;
         crate::images::runs_here(&found)?;
         let recommended = found.manifest.kernel;
         let kernel = request.kernel.or(recommended).unwrap_or_else(|| parts.config.default_kernel.value.clone());

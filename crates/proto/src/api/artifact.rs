@@ -16,9 +16,9 @@ pub struct Image {
     pub id: ImageId,
     /// The names that point at it now.
     pub names: Vec<ImageName>,
-    /// Of what identifies the content: `blake3:<hex>`, or `sha256:<hex>`.
+    /// Of what identifies the content: `blake3:<hex>`, or `sha256:<hex>`; `unknown` where its manifest is damaged.
     pub digest: String,
-    /// Where it came from, such as `mmdebstrap bookworm`.
+    /// Where it came from, such as `mmdebstrap bookworm`; `unknown` where its manifest is damaged.
     pub source: String,
     /// Bytes of the root file system on this host.
     pub size: ByteSize,
@@ -32,9 +32,32 @@ pub struct Image {
     pub os: Option<String>,
     /// When it was made here (RFC 3339, UTC).
     pub created_at: String,
+    /// Whether it can be used.
+    #[serde(default)]
+    pub state: ImageState,
+    /// Why it cannot be used, where it cannot.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// What would help against that.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// VMs that use it.
     #[serde(default)]
     pub used_by: Vec<VmName>,
+}
+
+/// Whether an image can be used, as far as a look at it tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ImageState {
+    /// It can.
+    #[default]
+    Ready,
+    /// It was made shortly before the host went down, and nobody has read it as a whole since: what needs it waits for that.
+    Unread,
+    /// It cannot.
+    Damaged,
 }
 
 /// A kernel on this host, or one a catalog offers. Field names are stable.
@@ -123,6 +146,10 @@ pub struct PullImage {
     /// Which of the image's platforms, such as `linux/amd64`; else the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// A file with logins, as Docker and Podman write it, that counts instead of the daemon's own: an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub logins: Option<PathBuf>,
     /// Points a name that another image has at this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,

@@ -4,7 +4,7 @@ use crate::{BOOT, delete, sh};
 use banger_testkit::{TestEnv, package, require, shared, wait_until};
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::{fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,7 +12,10 @@ use std::{
 /// Names the program goes by in it.
 const APPLETS: [&str; 6] = ["cat", "kill", "ls", "sh", "sleep", "tr"];
 
-/// A file system with the distribution's static busybox in it and nothing else.
+/// A socket in it, as a program that was ended leaves one.
+const SOCKET: &str = "door";
+
+/// A file system with the distribution's static busybox and a socket in it, and nothing else.
 #[track_caller]
 pub(crate) fn image(home: &Path) -> PathBuf {
     let run = |command: &mut Command| {
@@ -26,6 +29,7 @@ pub(crate) fn image(home: &Path) -> PathBuf {
     for name in APPLETS {
         symlink("busybox", root.join("bin").join(name)).expect("a link");
     }
+    drop(UnixListener::bind(root.join(SOCKET)).expect("a socket"));
     run(Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&root, &file]).arg("8M"));
     file
 }
@@ -44,6 +48,9 @@ fn the_agent_is_the_init_of_an_image_without_one_and_is_started_again_when_it_di
     env.banger(run).run().expect(0);
     assert_eq!(env.vm("t")["init"], "agent");
     assert_eq!(sh(&env, "t", "ls /bin | tr '\n' ' '; cat /proc/1/comm"), "busybox cat kill ls sh sleep tr init\n");
+    // A socket is one here too, and goes like any file.
+    let goes = format!("[ -S /{SOCKET} ] && echo there; busybox rm /{SOCKET}; [ -e /{SOCKET} ] || echo gone");
+    assert_eq!(sh(&env, "t", &goes), "there\ngone\n");
 
     // It has a card, and no way out but to other VMs: no test's VM has, unless it says so.
     if require("netns") {

@@ -212,7 +212,7 @@ fn a_private_registry_with_the_logins_of_docker_and_podman() {
     if !require("registry") || !require("openssl") {
         return;
     }
-    let mut env = TestEnv::empty();
+    let env = TestEnv::empty();
     let home = env.home().join("home");
     let (certificate, key) = certificate(env.home());
     let htpasswd = env.home().join("htpasswd");
@@ -263,11 +263,31 @@ fn a_private_registry_with_the_logins_of_docker_and_podman() {
     // Podman's own goes before Docker's.
     login(&home.join(".config/containers/auth.json"), wrong);
     refused(&env, "to these credentials");
-    // And what the environment names goes before both, from the daemon's next start on.
-    let named = env.home().join("logins.json");
+    // And what the environment of a command names goes before both, for that command.
+    let (named, docker) = (env.home().join("logins.json"), env.home().join("docker"));
     login(&named, right);
-    env.set_variable("REGISTRY_AUTH_FILE", &named);
+    login(&docker.join("config.json"), right);
+    let with = |variable: &str, value: &Path| {
+        env.banger(["image", "pull", &reference]).env(variable, value).patience(SOON).run()
+    };
+    for (variable, value) in [("REGISTRY_AUTH_FILE", &named), ("DOCKER_CONFIG", &docker)] {
+        with(variable, value).expect(0);
+        env.banger(["image", "delete", &reference]).run().expect(0);
+        refused(&env, "to these credentials");
+    }
+    // No other file counts then.
+    fs::remove_file(home.join(".config/containers/auth.json")).unwrap();
+    let nobody = with("DOCKER_CONFIG", &home).expect(1);
+    assert!(nobody.err().contains(&format!("docker login {host}")), "{nobody}");
+    login(&docker.join("config.json"), wrong);
+    let args = ["vm", "create", "--no-start", "--image", &reference];
+    let denied = env.banger(args).env("DOCKER_CONFIG", &docker).patience(SOON).run().expect(1);
+    assert!(denied.err().contains("to these credentials"), "{denied}");
+    pulled(&env);
+    // What was set when the daemon started counts where a command says nothing.
+    login(&home.join(".docker/config.json"), wrong);
     env.banger(["daemon", "stop"]).run().expect(0);
+    env.banger(["image", "list"]).env("REGISTRY_AUTH_FILE", &named).run().expect(0);
     pulled(&env);
     // It is a process with this home in its arguments.
     drop(registry);

@@ -283,6 +283,48 @@ fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_its_kernel() {
     assert_eq!((&shown["id"], &shown["kernel"]), (&id, &"debian-6.1".into()), "{shown:#}");
     let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert!(!again.err().contains("recommends"), "{again}");
+    // What came from elsewhere keeps the kernel it has by now, and no other is pulled for nothing.
+    entries["entries"][0]["kernel"] = "nowhere-1.0".into();
+    fs::write(&catalog, entries.to_string()).unwrap();
+    let stays = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(stays.err().contains("is here as app") && stays.err().contains("kernel debian-6.1, where"), "{stays}");
+    let shown = env.banger(["image", "show", "mine", "--json"]).run().expect(0).json();
+    assert_eq!(shown["kernel"], "debian-6.1", "{shown:#}");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_catalog_has_no_say_in_the_kernel_of_what_was_made_here() {
+    let Some(env) = TestEnv::fake() else { return };
+    let dir = env.home().join("public");
+    fs::create_dir(&dir).unwrap();
+    let Some(server) = FileServer::start(&dir) else { return };
+    let source = layout(&env, "app", "made");
+    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
+    published(&env, &server, &dir);
+    // The same bytes, as an image of one's own that is to boot with whatever kernel is the default.
+    let rootfs = env.layout().images().join(id.as_str().unwrap()).join("rootfs.ext4");
+    fs::copy(rootfs, env.home().join("home/own.ext4")).unwrap();
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    env.banger(["image", "register", "--name", "own", "--rootfs", "own.ext4"]).run().expect(0);
+    env.banger(["image", "promote", "own"]).patience(SOON).run().expect(0);
+    let catalog = dir.join("catalog.json");
+    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
+    entries["entries"][0]["kernel"] = "debian-6.1".into();
+    fs::write(&catalog, entries.to_string()).unwrap();
+    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
+    env.banger(["daemon", "stop"]).run().expect(0);
+    let stays = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(stays.err().contains("is here as own") && stays.err().contains("no kernel, where"), "{stays}");
+    let shown = |name: &str| {
+        let shown = env.banger(["image", "show", name, "--json"]).run().expect(0).json();
+        (shown["id"].clone(), shown["kernel"].clone())
+    };
+    assert_eq!((shown("own"), shown("mine")), ((id.clone(), Value::Null), (id.clone(), Value::Null)));
+    // Once it is the catalog's alone it is as the catalog says.
+    env.banger(["image", "rm", "own"]).run().expect(0);
+    env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert_eq!(shown("mine"), (id, "debian-6.1".into()));
     env.assert_nothing_left();
 }
 

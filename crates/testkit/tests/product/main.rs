@@ -10,6 +10,7 @@ mod copy;
 mod daemon;
 mod disk_full;
 mod doctor;
+mod doubtful;
 mod faults;
 mod firecracker;
 mod hostile;

@@ -1,8 +1,14 @@
 //! The store with images that need no bootstrap.
 
 use super::*;
-use crate::rootfs::{Meta, Timestamp};
+use crate::{
+    job::Silent,
+    rootfs::{Meta, Timestamp},
+};
 use std::{fs, os::unix::fs::PermissionsExt};
+
+/// Changes with every boot of the host.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 fn store() -> (tempfile::TempDir, ImageStore) {
     let dir = tempfile::tempdir().unwrap();
@@ -12,6 +18,15 @@ fn store() -> (tempfile::TempDir, ImageStore) {
 
 /// Publishes an image that holds one file with this content.
 fn publish(store: &ImageStore, content: &str) -> Image {
+    publish_with(store, content, |staging, manifest| {
+        let lock = store.shelf.lock(manifest.id.as_str(), &Cancel::default()).unwrap();
+        store.shelf.publish(staging, &lock).unwrap();
+        store.get(&manifest.id).unwrap()
+    })
+}
+
+/// The same, by `put`.
+fn publish_with(store: &ImageStore, content: &str, put: impl FnOnce(Staging, &ImageManifest) -> Image) -> Image {
     let cancel = Cancel::default();
     let job = Job { progress: &Silent, cancel: &cancel };
     let staging = store.shelf.stage().unwrap();
@@ -32,10 +47,8 @@ fn publish(store: &ImageStore, content: &str) -> Image {
         epoch: 1,
         arch: std::env::consts::ARCH.into(),
     };
-    let id = draft.write(builder, staging.path(), &job).unwrap().id;
-    let lock = store.shelf.lock(id.as_str(), &cancel).unwrap();
-    store.shelf.publish(staging, &lock).unwrap();
-    store.get(&id).unwrap()
+    let manifest = draft.write(builder, staging.path(), &job).unwrap();
+    put(staging, &manifest)
 }
 
 fn verify(store: &ImageStore, id: &ImageId, depth: Depth) -> Result<Image, ImageError> {
@@ -100,17 +113,139 @@ fn after_a_loss_of_power_only_what_the_disk_has_is_there() {
     fs::create_dir(store.shelf.directory().join("lost+found")).unwrap();
     fs::write(store.shelf.directory().join("lost+found/.unsynced"), "another boot\n").unwrap();
 
+    // A start takes its time for none of them.
     let reopened = ImageStore::open(store.shelf.directory()).unwrap();
+    assert_eq!(reopened.ids().unwrap().len(), 4);
+    assert!(reopened.look_at_all().unwrap().iter().all(|look| look.doubtful));
+    let cancel = Cancel::default();
+    reopened.settle_all(&Job { progress: &Silent, cancel: &cancel });
     assert_eq!(reopened.list().unwrap(), std::slice::from_ref(&whole));
     let mut left = vec![whole.manifest.id.as_str(), newer.manifest.id.as_str(), "lost+found"];
     left.sort_unstable();
     assert_eq!(reopened.shelf.names().unwrap(), left, "what is gone is gone whole");
-    let marked = || {
-        let marked = reopened.shelf.unsynced().unwrap();
-        if marked.iter().all(|it| it.name != whole.manifest.id.as_str()) { Ok(()) } else { Err(format!("{marked:?}")) }
-    };
-    banger_testkit::wait_until(std::time::Duration::from_secs(60), "the image to be synced", marked);
+    assert_eq!(reopened.shelf.mark(whole.manifest.id.as_str()).unwrap(), None);
+    assert!(reopened.is_doubtful(&newer.manifest.id).unwrap());
     verify(&reopened, &whole.manifest.id, Depth::Full).unwrap();
+}
+
+/// Remembers the phases.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<String>>);
+
+impl crate::job::Progress for Heard {
+    fn phase(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+
+    fn advance(&self, _done: u64, _total: Option<u64>) {}
+}
+
+#[test]
+fn what_is_doubtful_is_read_once_for_all_who_need_it() {
+    let (_dir, store) = store();
+    let (image, other) = (publish(&store, "hello"), publish(&store, "other"));
+    let id = &image.manifest.id;
+    fs::write(image.rootfs.with_file_name(".unsynced"), "another boot\n").unwrap();
+    // Somebody reads it.
+    let turn = store.shelf.lock(&format!("settle-{id}"), &Cancel::default()).unwrap();
+    let (heard, cancel) = (Heard::default(), Cancel::default());
+    let job = Job { progress: &heard, cancel: &cancel };
+    store.settle(&other.manifest.id, &job).unwrap();
+    assert!(heard.0.lock().unwrap().is_empty(), "nobody waits for what is not doubtful");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| store.settle(id, &job));
+        banger_testkit::wait_until(std::time::Duration::from_secs(60), "a word about the wait", || {
+            let heard = heard.0.lock().unwrap();
+            if heard.iter().any(|it| it.contains("shortly before this host went down")) {
+                Ok(())
+            } else {
+                Err(format!("{heard:?}"))
+            }
+        });
+        cancel.cancel();
+        assert!(waits.join().unwrap().unwrap_err().is_cancelled());
+    });
+    assert!(store.is_doubtful(id).unwrap());
+    drop(turn);
+    let job = Job { progress: &Silent, cancel: &Cancel::default() };
+    store.settle(id, &job).unwrap();
+    assert!(!store.is_doubtful(id).unwrap());
+    // Not even its file is looked at any more.
+    fs::remove_file(&image.rootfs).unwrap();
+    store.settle(id, &job).unwrap();
+    assert_eq!(store.list().unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_made_anew_takes_the_place_of_what_is_doubtful() {
+    let (_dir, store) = store();
+    let cancel = Cancel::default();
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let image = publish(&store, "hello");
+    for mark in ["another boot\n".to_owned(), format!("failed {}", fs::read_to_string(BOOT_ID).unwrap())] {
+        let allow = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        allow(&image.rootfs);
+        // A look does not show it.
+        let file = File::options().write(true).open(&image.rootfs).unwrap();
+        file.write_all_at(b"damaged", image.manifest.size_bytes - 7).unwrap();
+        fs::write(image.rootfs.with_file_name(".unsynced"), mark).unwrap();
+        let made = publish_with(&store, "hello", |staging, manifest| store.put(staging, manifest, &job).unwrap());
+        assert_eq!(made.manifest.id, image.manifest.id);
+        assert_eq!(store.shelf.mark(made.manifest.id.as_str()).unwrap(), None);
+        verify(&store, &made.manifest.id, Depth::Full).unwrap();
+    }
+}
+
+#[test]
+fn a_manifest_is_written_anew_with_nothing_beside_it() {
+    let (_dir, store) = store();
+    let image = publish(&store, "hello");
+    let directory = image.rootfs.parent().unwrap();
+    let kernel = "k-1".parse().unwrap();
+    let changed = store.recommend(&image.manifest.id, &kernel, &Cancel::default()).unwrap();
+    assert_eq!(store.get(&image.manifest.id).unwrap(), changed);
+    assert_eq!(changed.manifest.kernel, Some(kernel));
+    let manifest = directory.join("manifest.json");
+    assert_eq!(fs::metadata(&manifest).unwrap().permissions().mode() & 0o777, 0o444);
+    let names = |directory: &Path| {
+        let mut names: Vec<_> = fs::read_dir(directory).unwrap().map(|it| it.unwrap().file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(directory), ["manifest.json", "rootfs.ext4"]);
+    // What is killed in between leaves what the next one sweeps: it is written beside the images, and not in one.
+    let lock = store.shelf.lock(image.manifest.id.as_str(), &Cancel::default()).unwrap();
+    let staged = store.shelf.stage_file().unwrap();
+    assert_eq!(staged.path().parent(), Some(store.shelf.directory()));
+    store.shelf.publish_within(staged, &lock, "manifest.json").unwrap();
+    assert_eq!((fs::read(&manifest).unwrap().len(), names(directory).len()), (0, 2));
+}
+
+#[test]
+fn a_look_shows_what_is_wrong() {
+    let (dir, store) = store();
+    let [whole, cut, garbled] = ["whole", "cut", "garbled"].map(|content| publish(&store, content));
+    for path in [&cut.rootfs, &garbled.rootfs.with_file_name("manifest.json")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        File::options().write(true).open(path).unwrap().set_len(1).unwrap();
+    }
+    let file = dir.path().join("mine.ext4");
+    fs::copy(&whole.rootfs, &file).unwrap();
+    let job = Job { progress: &Silent, cancel: &Cancel::default() };
+    let mine = store.register(&"mine".parse().unwrap(), &file, None, &job).unwrap();
+    fs::remove_file(file).unwrap();
+    let looks = store.look_at_all().unwrap();
+    let look = |image: &Image| looks.iter().find(|look| look.id == image.manifest.id).unwrap();
+    assert!(look(&whole).problem.is_none() && look(&whole).image.as_ref() == Some(&whole));
+    for (image, known) in [(&cut, true), (&garbled, false), (&mine, true)] {
+        let look = look(image);
+        assert!(matches!(look.problem, Some(ImageError::Corrupt { .. })), "{look:?}");
+        assert_eq!((look.image.is_some(), &look.rootfs, look.doubtful), (known, &image.rootfs, false));
+    }
+    let since = &look(&garbled).since;
+    assert!(since.starts_with("20"), "{since}");
+    store.delete(&cut.manifest.id, &Cancel::default()).unwrap();
+    assert!(matches!(store.look_at(&cut.manifest.id), Err(ImageError::NotFound { .. })));
 }
 
 #[test]

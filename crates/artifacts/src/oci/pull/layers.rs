@@ -116,6 +116,7 @@ impl Opened<'_> {
             return Err(LayerError::TooLarge(limits.max_unpacked));
         }
         let (origin, cached) = self.origin(pending, *job)?;
+        let kept = if let (Origin::Cached(..), Some(digest)) = (&origin, pending.digest) { Some(digest) } else { None };
         let begins = if cached { PartState::Cached } else { PartState::Coming };
         report(job, pending, begins, 0);
         let watcher = *job;
@@ -130,10 +131,20 @@ impl Opened<'_> {
             failure: None,
         };
         let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id) };
-        let layer = layer::read(blob, measure, placer, job)?;
+        let layer = layer::read(blob, measure, placer, job).map_err(|error| match kept {
+            // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
+            // begins anew.
+            Some(digest) if self.is_stale(&error, &digest, job.cancel) => LayerError::Stale,
+            _ => error,
+        })?;
         self.tally.add(&layer.entries, limits)?;
         report(job, pending, PartState::Done, pending.size);
         Ok(layer)
+    }
+
+    /// Whether a layer failed because of what the cache had of it.
+    fn is_stale(&self, error: &LayerError, digest: &Digest, cancel: &Cancel) -> bool {
+        matches!(error, LayerError::Digest { .. }) || self.registries.cache.is_damaged(digest, cancel)
     }
 
     /// All layers that are in the cache already, open, so that they stay there.

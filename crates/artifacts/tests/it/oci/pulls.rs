@@ -8,12 +8,19 @@ use crate::{
     ext4::{Image, check},
     web::Server,
 };
-use banger_artifacts::oci::Platform;
-use banger_testkit::require;
+use banger_artifacts::{
+    image::Depth,
+    job::{Job, Silent},
+    oci::Platform,
+};
+use banger_testkit::{require, wait_until};
 use serde_json::{Value, json};
 use std::{
+    fs,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::Path,
     sync::{Arc, Condvar, Mutex},
+    time::Duration,
 };
 use tar::EntryType;
 
@@ -103,6 +110,35 @@ fn the_same_digest_again_costs_the_manifest() {
     let moved = host.pull(&reference(&server, "v1")).unwrap();
     assert!(!moved.known && moved.image.manifest.id != first.image.manifest.id);
     assert!(host.store.get(&first.image.manifest.id).is_ok());
+}
+
+#[test]
+fn what_the_disk_may_not_have_is_read_before_a_pull_relies_on_it() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "1").done()]);
+    let server = content.serve();
+    let host = Host::new();
+    let first = host.image(&reference(&server, "v1"));
+    let mark = first.rootfs.with_file_name(".unsynced");
+    // As another boot of the host left it.
+    let doubt = || {
+        let synced = || if mark.exists() { Err("it is marked".to_owned()) } else { Ok(()) };
+        wait_until(Duration::from_secs(60), "an image on the disk", synced);
+        fs::write(&mark, "another boot\n").unwrap();
+    };
+    doubt();
+    let again = host.pull(&reference(&server, "v1")).unwrap();
+    assert!(again.known && again.image == first && !mark.exists());
+    assert!(host.heard.0.lock().unwrap().iter().any(|it| it.contains("shortly before this host went down")));
+
+    doubt();
+    fs::set_permissions(&first.rootfs, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().write(true).open(&first.rootfs).unwrap();
+    file.write_all_at(b"lost", first.manifest.size_bytes - 4).unwrap();
+    let anew = host.pull(&reference(&server, "v1")).unwrap();
+    assert!(!anew.known && anew.image.manifest.id == first.manifest.id);
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    host.store.verify(&first.manifest.id, Depth::Full, &job).unwrap();
 }
 
 #[test]

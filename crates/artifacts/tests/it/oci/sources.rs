@@ -6,14 +6,19 @@ use super::{
     layers::Layer,
     registry::{Content, Host, chain, reference},
 };
-use crate::{ext4::Image, full::Tmpfs, web::Server};
+use crate::{ext4::Image, full::Tmpfs, sha256, web::Server};
 use banger_artifacts::{
-    image::{Catalog, CatalogEntry, Image as Kept, ImageError, OciSource, Source},
+    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, Source},
     job::{Cancel, Job, Silent},
 };
 use banger_testkit::require;
 use serde_json::{Value, json};
-use std::{fs, io::Write as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 fn entry(sources: &[Value]) -> CatalogEntry {
     let entry = json!({"name": "app", "arch": std::env::consts::ARCH, "kernel": "test-6.1", "sources": sources});
@@ -143,7 +148,7 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
     let job = Job { progress: &Silent, cancel: &Cancel::default() };
     let by_tag = entry(&[oci(&reference(&server, "v1"))]);
     let pinned = entry(&[oci(&format!("127.0.0.1:{}/app@{digest}", server.port()))]);
-    let is_here = |entry: &CatalogEntry| host.store.of_entry(entry).unwrap().is_some();
+    let is_here = |entry: &CatalogEntry| host.store.of_entry(entry, &job).unwrap().is_some();
     let image = pull(&host, &pinned).unwrap();
     assert_eq!(image.manifest.name.as_str(), "app");
     // A tag may lead elsewhere by now.
@@ -171,4 +176,92 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
     let moved = Server::raw("");
     assert!(is_here(&bundled) && is_here(&entry(&[none(&moved), bundle(&moved, &written.sha256, size)])));
     assert!(!is_here(&entry(&[none(&moved)])) && !is_here(&pinned));
+}
+
+/// The same bundle with another manifest.
+fn with_manifest(bundle: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut change = Some(change);
+    let mut archive = tar::Archive::new(zstd::Decoder::new(bundle).unwrap());
+    let mut changed = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        if let Some(change) = change.take() {
+            assert_eq!(path, Path::new("manifest.json"), "it comes first");
+            let mut manifest = serde_json::from_slice(&bytes).unwrap();
+            change(&mut manifest);
+            bytes = manifest.to_string().into_bytes();
+        }
+        let mut header = entry.header().clone();
+        header.set_size(bytes.len() as u64);
+        changed.append_data(&mut header, path, bytes.as_slice()).unwrap();
+    }
+    changed.into_inner().unwrap().finish().unwrap()
+}
+
+#[test]
+fn a_bundle_speaks_for_itself_alone_and_is_an_image_or_nothing() {
+    let (content, _) = one_image();
+    let registry = content.serve();
+    let host = Host::new();
+    let image = host.image(&reference(&registry, "v1"));
+    let file = host.dir.path().join("app.tar.zst");
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    host.store.bundle(&image.manifest.id, &file, &job).unwrap();
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    let bytes = fs::read(&file).unwrap();
+    let offered = |bytes: &[u8]| {
+        let server = Server::serving(bytes.to_vec());
+        let entry = entry(&[bundle(&server, &sha256(bytes), bytes.len())]);
+        (server, entry)
+    };
+    let another = OciSource {
+        reference: "docker.io/library/alpine:3.20".into(),
+        digest: Some(format!("sha256:{}", "a".repeat(64)).parse().unwrap()),
+        platform: None,
+    };
+    let also = serde_json::to_value([Source::Oci(another)]).unwrap();
+    let (_server, claims) = offered(&with_manifest(&bytes, |manifest| manifest["also"] = also));
+    let kept = pull(&host, &claims).unwrap_or_else(|error| panic!("{}", chain(&error))).manifest;
+    assert_eq!((&kept.id, kept.also), (&image.manifest.id, vec![]));
+    assert!(kept.created_at >= image.manifest.created_at, "it was made here: {}", kept.created_at);
+    host.store.delete(&kept.id, &host.cancel).unwrap();
+
+    let changes: [(&str, Value, &str); 3] = [
+        ("config", json!({"env": {"A": "\0"}}), "a zero byte"),
+        ("config", json!({"workdir": "srv"}), "not an absolute path"),
+        ("size_bytes", json!(4096), "bytes, not 4096"),
+    ];
+    for (key, value, why) in changes {
+        let (_server, bad) = offered(&with_manifest(&bytes, |manifest| manifest[key] = value));
+        let said = chain(&pull(&host, &bad).unwrap_err());
+        assert!(said.contains("the bundle is not an image") && said.contains(why), "{said}");
+        host.nothing_left();
+    }
+}
+
+#[test]
+fn a_promoted_file_with_a_tail_can_be_published() {
+    let (content, _) = one_image();
+    let registry = content.serve();
+    let host = Host::new();
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    let own = host.dir.path().join("own.ext4");
+    fs::copy(host.image(&reference(&registry, "v1")).rootfs, &own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
+    let tail = fs::File::options().append(true).open(&own).unwrap();
+    tail.set_len(tail.metadata().unwrap().len() + 4096).unwrap();
+    let registered = host.store.register(&"own".parse().unwrap(), &own, None, &job).unwrap();
+    let promoted = host.store.promote(&registered.manifest.id, &job).unwrap().manifest;
+    let file = host.dir.path().join("own.tar.zst");
+    let written = host.store.bundle(&promoted.id, &file, &job).unwrap();
+    host.store.delete(&promoted.id, &host.cancel).unwrap();
+    let server = Server::serving(fs::read(&file).unwrap());
+    let size = usize::try_from(written.size).unwrap();
+    let back = pull(&host, &entry(&[bundle(&server, &written.sha256, size)]));
+    let back = back.unwrap_or_else(|error| panic!("{}", chain(&error))).manifest;
+    assert_eq!((&back.id, &back.digest), (&promoted.id, &promoted.digest));
+    host.store.verify(&back.id, Depth::Full, &job).unwrap();
 }

@@ -1,7 +1,12 @@
 //! `banger image pull`.
 
 use super::make;
-use crate::{arguments::absolute, complete, context::Context, exit::Result};
+use crate::{
+    arguments::{absolute, logins},
+    complete,
+    context::Context,
+    exit::Result,
+};
 use banger_proto::{
     api::artifact::PullImage,
     failure::Failure,
@@ -23,7 +28,8 @@ Examples:
   banger image pull registry.local:5000/team/app@sha256:…
   banger image pull oci-archive:app.tar             also docker-archive:FILE and oci:DIR; :NAME chooses one of several
 
-Logins are those of docker and podman. A registry speaks https, or http on this host's own addresses.")]
+Logins are those of docker and podman; $REGISTRY_AUTH_FILE or $DOCKER_CONFIG name others, as there. A registry speaks
+https, or http on this host's own addresses.")]
 pub(crate) struct PullArgs {
     /// A catalog name, an OCI reference, or oci:DIR, oci-archive:FILE, docker-archive:FILE
     #[arg(value_name = "NAME_OR_REF")]
@@ -45,7 +51,8 @@ pub(crate) struct PullArgs {
 /// Gets the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
     let PullArgs { image, name, kernel, platform, force } = args;
-    let request = PullImage { image: located(image)?, name, kernel, platform, force };
+    let logins = logins(|key| std::env::var_os(key))?;
+    let request = PullImage { image: located(image)?, name, kernel, platform, logins, force };
     make(context, "/v1/images/pull", Some(&request), UNDONE).await
 }
 

@@ -1,6 +1,6 @@
 //! `banger image show`.
 
-use super::{join, names};
+use super::{join, names, state};
 use crate::{
     complete,
     context::Context,
@@ -27,6 +27,9 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
         facts(&[
             ("names", Some(names(image))),
             ("id", Some(image.id.to_string())),
+            ("state", Some(state(image).into())),
+            ("problem", image.problem.clone()),
+            ("hint", (!image.hints.is_empty()).then(|| image.hints.join("; "))),
             ("digest", Some(image.digest.clone())),
             ("os", image.os.clone()),
             ("size", Some(image.size.to_string())),

@@ -11,6 +11,7 @@ use crate::{
 use banger_proto::{
     agent::boot::Init,
     api::vm::{CreateVm, MAX_VCPU, Start, Vm, Wait},
+    failure::Failure,
     name::{ImageName, KernelName, VmName},
     size::ByteSize,
     span::Span,
@@ -77,10 +78,11 @@ impl NewVmArgs {
     }
 
     /// The request; `default_init` holds where no `--init` was typed.
-    pub(super) fn request(self, start: Start, default_init: Option<Init>) -> CreateVm {
-        CreateVm {
+    pub(super) fn request(self, start: Start, default_init: Option<Init>) -> std::result::Result<CreateVm, Failure> {
+        Ok(CreateVm {
             name: self.name,
             image: self.image,
+            logins: arguments::logins(|key| std::env::var_os(key))?,
             kernel: self.kernel,
             vmm: self.vmm.and_then(|choice| choice.0),
             vcpu: self.vcpu,
@@ -99,7 +101,7 @@ impl NewVmArgs {
             ttl: self.ttl,
             start,
             wait: self.wait,
-        }
+        })
     }
 }
 
@@ -119,7 +121,7 @@ pub(crate) struct CreateArgs {
 
 /// Creates a VM and prints its name.
 pub(crate) async fn run(context: &Context, args: CreateArgs) -> Result {
-    let request = args.vm.request(if args.no_start { Start::No } else { Start::Yes }, None);
+    let request = args.vm.request(if args.no_start { Start::No } else { Start::Yes }, None)?;
     let mut signals = Signals::install()?;
     let vm = signals
         .guard(UNDONE, async {

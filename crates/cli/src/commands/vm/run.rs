@@ -152,7 +152,7 @@ impl TryFrom<RunArgs> for Plan {
         };
         let bring = args.path.map(|path| args.bring.wish(path));
         Ok(Self {
-            create: args.vm.request(start, default_init),
+            create: args.vm.request(start, default_init)?,
             command: (!args.detach).then_some(Command { spec, tty }),
             lease: args.rm,
             bring,

@@ -9,7 +9,7 @@ use crate::{
     span::Span,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Least memory a VM may have.
 pub const MIN_MEMORY: ByteSize = ByteSize::mib(128);
@@ -31,6 +31,10 @@ pub struct CreateVm {
     /// Pulled when it is not there.
     #[serde(default)]
     pub image: Option<ImageName>,
+    /// A file with logins that counts for that instead of the daemon's own: an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub logins: Option<PathBuf>,
     /// Pulled when it is not there; else what the image recommends.
     #[serde(default)]
     pub kernel: Option<KernelName>,

@@ -1,0 +1,60 @@
+//! What is in the store, whole or not: so that damage can be seen before something needs the image.
+
+use super::{Depth, Image, ImageError, ImageStore, draft::ROOTFS};
+use crate::{
+    job::{Cancel, Job, Silent},
+    kernel::rfc3339,
+};
+use banger_proto::name::ImageId;
+use std::{fs, path::PathBuf, time::SystemTime};
+
+/// An image, as far as a look shows it.
+#[derive(Debug)]
+pub struct Look {
+    /// Its id.
+    pub id: ImageId,
+    /// What is known about it, unless its manifest cannot be used.
+    pub image: Option<Image>,
+    /// Its file, where it is or would be.
+    pub rootfs: PathBuf,
+    /// When it came here (RFC 3339, UTC, whole seconds).
+    pub since: String,
+    /// What is wrong with it.
+    pub problem: Option<ImageError>,
+    /// Nobody knows yet whether the disk has all of it.
+    pub doubtful: bool,
+}
+
+impl ImageStore {
+    /// All that is here, sorted by id.
+    pub fn look_at_all(&self) -> Result<Vec<Look>, ImageError> {
+        let mut looks = Vec::new();
+        for id in self.ids()? {
+            match self.look_at(&id) {
+                // Deleted meanwhile.
+                Err(ImageError::NotFound { .. }) => {}
+                look => looks.push(look?),
+            }
+        }
+        Ok(looks)
+    }
+
+    /// What is under one id. Takes microseconds, so it does not see everything.
+    pub fn look_at(&self, id: &ImageId) -> Result<Look, ImageError> {
+        let quick = self.verify(id, Depth::Quick, &Job { progress: &Silent, cancel: &Cancel::default() });
+        let (image, problem) = match quick {
+            Ok(image) => (Some(image), None),
+            Err(problem @ ImageError::Corrupt { .. }) => (self.get(id).ok(), Some(problem)),
+            Err(error) => return Err(error),
+        };
+        let directory = self.shelf.path(id.as_str())?;
+        let since = if let Some(image) = &image {
+            image.manifest.created_at.clone()
+        } else {
+            let changed = fs::metadata(&directory).and_then(|metadata| metadata.modified());
+            rfc3339(changed.unwrap_or(SystemTime::UNIX_EPOCH))
+        };
+        let rootfs = image.as_ref().map_or_else(|| directory.join(ROOTFS), |image| image.rootfs.clone());
+        Ok(Look { id: id.clone(), image, rootfs, since, problem, doubtful: self.is_doubtful(id)? })
+    }
+}
