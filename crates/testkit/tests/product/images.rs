@@ -325,6 +325,7 @@ fn a_catalog_has_no_say_in_the_kernel_of_what_was_made_here() {
     env.banger(["image", "rm", "own"]).run().expect(0);
     env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert_eq!(shown("mine"), (id, "debian-6.1".into()));
+    drop(server);
     env.assert_nothing_left();
 }
 
