@@ -33,7 +33,10 @@ use std::{
     collections::HashMap,
     net::Ipv4Addr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The file a guest without a network card gets, so that a failing look-up explains itself.
@@ -246,6 +249,8 @@ impl HostNetwork {
 
     /// Carries on what an earlier daemon left, now that all VMs are adopted. Nothing waits for it.
     pub(crate) fn take_over(&self) {
+        // At once: a daemon that is told to end meanwhile leaves the network, and has to know that it may.
+        self.shared.taken_over.store(true, Ordering::Relaxed);
         let shared = self.shared.clone();
         tokio::spawn(async move { life::take_over(&shared).await });
     }

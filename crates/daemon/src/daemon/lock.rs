@@ -47,6 +47,8 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => return Err(StartError::RunHeld { path: layout.run.clone() }),
             Err(error) => return Err(StartError::io("lock", &layout.run)(error.into())),
         }
+        // What one that was killed has left names somebody who is gone, or by now another process.
+        file.set_len(0).map_err(StartError::io("empty", &path))?;
         Ok(Self { file, path, socket: layout.daemon_socket(), _run: run })
     }
 
@@ -95,7 +97,10 @@ mod tests {
         assert_eq!((record.pid, record.socket), (std::process::id(), layout.daemon_socket()));
         first.leave(&layout);
         assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
-        Lock::take(&layout).unwrap();
+        Lock::take(&layout).unwrap().publish().unwrap();
+        // That one ended without a word.
+        let _next = Lock::take(&layout).unwrap();
+        assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a VM that exists is to be: its sizes, given at its next start, and its network, changed at once.
 //!
 //! A request is kept as a whole or not at all: everything is checked before anything is written, and what fails to take
-//! effect is taken back with the rest.
+//! effect is taken back with the rest. A policy whose way back fails too stays, and whoever asked is told.
 
 use super::{admission, owner::Owner, set_network, spec, view};
 use crate::{config::Source, failpoint, operation::Operation, store::VmSpec};
@@ -29,8 +29,8 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
     if done.is_err() {
         owner.row.spec = before;
         owner.save_or_log().await;
-        change.undo(owner).await;
-        return done;
+        let told = |failure: Failure| failure.cause("the policy could not be taken back: the new one is in force");
+        return if change.undo(owner).await { done } else { done.map_err(told) };
     }
     let pending = view::pending(owner.row.run.sizes.filter(|_| owner.row.state.is_live()), owner.row.spec.sizes());
     if !pending.is_empty() {

@@ -83,11 +83,13 @@ impl Change {
         result
     }
 
-    /// Puts the machine back to what it was, which the row says again.
-    pub(super) async fn undo(&self, owner: &mut Owner) {
+    /// Puts the machine back to what it was, which the row says again. False where the policy stays the new one: then the
+    /// row says that.
+    pub(super) async fn undo(&self, owner: &mut Owner) -> bool {
         if !self.meant {
-            return;
+            return true;
         }
+        let mut is_back = true;
         // The policy that failed to change is the one that was there, or becomes it again.
         if let Err(failure) = owner.parts.network.repolicy(&owner.row).await {
             tracing::error!(vm = %owner.row.name, %failure, "its policy cannot be as it was");
@@ -98,6 +100,7 @@ impl Change {
                 // That is what it is under, then.
                 owner.row = changed;
                 owner.save_or_log().await;
+                is_back = false;
             }
         }
         if let Some(shim) = owner.shim.clone().filter(|_| owner.row.state.is_live()) {
@@ -107,6 +110,7 @@ impl Change {
             owner.row.run.published = places(&shim.status().published);
             owner.save_or_log().await;
         }
+        is_back
     }
 }
 

@@ -28,10 +28,12 @@ fn data_survives_a_stop_of_a_guest_that_goes_already() {
     start(&env, "off");
     for verb in ["poweroff", "reboot"] {
         // Whoever does not end at TERM holds its end up, and what was written is not on the disk yet. That leaves little
-        // time: a stop that comes too late has to end the same way, and that one comes in between is what the agent's own
-        // tests see to.
-        let line =
-            format!("trap 'echo going' TERM; {WRITE}; echo {verb} > /root/last; {verb}; while :; do sleep 0.1; done");
+        // time, so a stop may come before it, in between or too late, and all have to end the same way; that one comes in
+        // between is what the agent's own tests see to. One that comes first asks everybody to end and waits for them.
+        let line = format!(
+            "trap : TERM; {WRITE}; echo {verb} > /root/last; echo going; {verb}; \
+             for i in $(seq 100); do sleep 0.1; done"
+        );
         let session = env.banger(["vm", "exec", "off", "--", "sh", "-c", &line]).spawn();
         session.wait_stdout("going\n", BOOT);
         // A guest that comes back from a reboot would be ended by force, after all that time.

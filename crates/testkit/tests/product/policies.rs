@@ -58,7 +58,10 @@ fn a_vm_with_too_many_rules_costs_the_others_nothing() {
     }
     let kept = chain("many");
     assert!(kept.contains("10.77.61.0/24") && !kept.contains("10.78."), "it has those it had: {kept}");
-    // It is said when it starts, and not only in the log.
+    // It is said when it starts, and not only in the log; nor does a machine go that could not come back.
+    let refused = env.banger(["vm", "restart", "many"]).run().expect(1);
+    assert!(refused.err().contains("at most 64 rules"), "{refused}");
+    assert_eq!(env.vm_state("many"), "running");
     env.banger(["vm", "stop", "many"]).run().expect(0);
     let refused = env.banger(["vm", "start", "many"]).run().expect(1);
     assert!(refused.err().contains("at most 64 rules"), "{refused}");
@@ -98,7 +101,10 @@ fn a_policy_that_cannot_be_taken_back_is_the_one_that_is_shown() {
     let mut answer = String::new();
     client.set_read_timeout(Some(SOON)).expect("a time");
     client.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.contains("cannot be published"), "{answer}");
+    assert!(
+        answer.contains("cannot be published") && answer.contains("the policy could not be taken back"),
+        "{answer}"
+    );
     let vm = env.vm("m");
     assert_eq!((&vm["nat"], &vm["published"]), (&json!(false), &json!([])), "{vm:#}");
 

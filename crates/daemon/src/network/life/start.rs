@@ -3,18 +3,18 @@
 use super::{Live, RETRY, Trouble, mend, watch::watch};
 use crate::{
     network::{
-        Shared,
+        Shared, Uplink,
         helper::Helper,
         holder::{self, Record},
     },
     shim::control::ProcessIdentity,
 };
 use banger_proto::helper::Request;
-use std::{collections::HashSet, io, sync::Arc};
+use std::{collections::HashSet, io, path::Path, sync::Arc};
 
 pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result<Live> {
     let known = Record::read(&shared.state)?;
-    let record = match known {
+    let mut record = match known {
         Some(record) if record.holder.alive() => record,
         known => {
             let helper = old.as_ref().map(|live| live.helper.process());
@@ -31,6 +31,10 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
             holder::hold(&shared.helper, &shared.state, member, kept).await?
         }
     };
+    // Before anything else that may fail: it may have been begun when there should be one.
+    if shared.settings.uplink != Uplink::Auto {
+        close(&mut record, &shared.state)?;
+    }
     if let Some(mut old) = old {
         old.end_tasks().await;
     }
@@ -74,6 +78,13 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     live.uplink(shared).await;
     live.tasks.push(tokio::spawn(watch(Arc::downgrade(shared), live.record.holder, live.helper.process())));
     Ok(live)
+}
+
+/// Ends the way out.
+pub(super) fn close(record: &mut Record, state: &Path) -> io::Result<()> {
+    let Some(pasta) = record.pasta.take() else { return Ok(()) };
+    holder::end(pasta);
+    record.write(state)
 }
 
 /// A process that is in the namespace still, now that its holder is gone.

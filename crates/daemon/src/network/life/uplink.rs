@@ -20,7 +20,6 @@ impl Live {
     /// Starts the way out if there should be one and is none.
     pub(super) async fn uplink(&mut self, shared: &Arc<Shared>) {
         if shared.settings.uplink != Uplink::Auto {
-            self.close(shared);
             return;
         }
         if let Some(pasta) = self.record.pasta.filter(ProcessIdentity::alive) {
@@ -50,15 +49,6 @@ impl Live {
             }
         }
         self.pasta_retry = (self.pasta_retry * 2).min(RETRY.1);
-    }
-
-    /// Ends a way out of a time when there should be one.
-    fn close(&mut self, shared: &Shared) {
-        let Some(pasta) = self.record.pasta.take() else { return };
-        holder::end(pasta);
-        if let Err(error) = self.record.write(&shared.state) {
-            tracing::warn!(%error, "a way out that was closed is on record still");
-        }
     }
 
     fn follow(&mut self, shared: &Arc<Shared>, pasta: ProcessIdentity, child: Option<Child>) {
@@ -118,29 +108,21 @@ mod tests {
         let (_temp, network) = tests::network(Uplink::None);
         let (helper, _theirs) = helper::tests::silent();
         let mut live = tests::live(helper);
-        // More than a pipe has room for.
-        let (place, mut record, program) = holder::tests::place("head -c 200000 /dev/zero >&2 && touch said");
+        // Twice more than a pipe has room for.
+        let talks = "head -c 200000 /dev/zero >&2";
+        let waits = "until test -e more; do sleep 0.05; done";
+        let (place, mut record, program) =
+            holder::tests::place(&format!("{talks} && touch said && {waits} && {talks} && touch again"));
         let child = holder::uplink(&program, &mut record, place.path()).await.unwrap();
         let pasta = record.pasta.unwrap();
         live.follow(&network.shared, pasta, Some(child));
         tests::wait("it to have said all", async || place.path().join("said").exists()).await;
         // Without whoever followed it too.
         live.end_tasks().await;
+        std::fs::write(place.path().join("more"), "").unwrap();
+        tests::wait("it to have said more", async || place.path().join("again").exists()).await;
         assert!(pasta.alive());
         holder::end(pasta);
-    }
-
-    #[tokio::test]
-    async fn a_way_out_that_should_not_be_is_closed() {
-        let (_temp, network) = tests::network(Uplink::None);
-        let (helper, _theirs) = helper::tests::silent();
-        let mut live = tests::live(helper);
-        let (_place, _, program) = holder::tests::place("true");
-        let mut child = holder::uplink(&program, &mut live.record, &network.shared.state).await.unwrap();
-        live.uplink(&network.shared).await;
-        timeout(tests::SOON, child.wait()).await.unwrap().unwrap();
-        assert_eq!(live.record.pasta, None);
-        assert_eq!(holder::Record::read(&network.shared.state).unwrap(), Some(live.record.clone()));
     }
 
     #[tokio::test]

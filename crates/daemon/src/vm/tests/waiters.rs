@@ -56,13 +56,13 @@ impl Waiting {
 
 #[tokio::test]
 async fn one_who_leaves_leaves_a_vm_that_runs() {
-    let wait = Waiting::services().await;
+    let mut wait = Waiting::services().await;
     wait.operation.cancel().cancel();
-    let (world, row) = (&wait.world, &wait.row);
-    let now = world.row(row).await.unwrap();
-    assert_eq!(now.state, VmState::Running);
-    let told = wait.told().await;
+    let told = (&mut wait.answer).await.unwrap().unwrap_err();
     assert_eq!(told.message, "VM v runs; the wait for its services was cut short");
+    let now = wait.world.row(&wait.row).await.unwrap();
+    assert_eq!(now.state, VmState::Running);
+    assert!(wait.fake.requests.try_recv().is_err(), "nobody asked its agent to go");
 }
 
 #[tokio::test]
