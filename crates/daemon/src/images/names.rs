@@ -113,6 +113,9 @@ impl ImageService {
     /// VM uses an image that would go.
     pub(crate) async fn delete_image(&self, reference: &str, operation: &Operation) -> Result<(), Failure> {
         let _custody = self.custody.write().await;
+        if let Some(lost) = self.name_of_nothing(reference).await? {
+            return Ok(self.store.unname(&lost).await?);
+        }
         let Meant { id, name } = self.meant(reference).await?;
         let mut others = self.store.names_of_image(&id).await?;
         others.retain(|other| Some(other) != name.as_ref());
@@ -132,6 +135,13 @@ impl ImageService {
             operation.notice(format!("its names went with it: {}", listed(&others)));
         }
         Ok(())
+    }
+
+    /// The name `reference` is, where what it points at is here no longer.
+    async fn name_of_nothing(&self, reference: &str) -> Result<Option<ImageName>, Failure> {
+        let Ok(typed) = reference.parse() else { return Ok(None) };
+        let Some((name, id, _)) = self.noted(&typed).await? else { return Ok(None) };
+        Ok((!self.is_here(&id).await?).then_some(name))
     }
 
     /// Takes an image without a name away, unless a VM uses it; whether it went. For somebody who has [`Self::custody`].
@@ -367,6 +377,34 @@ mod tests {
             service.delete_image(&reference, &Operation::silent()).await.unwrap();
             assert_eq!((service.images.ids().unwrap(), service.store.image_names().await.unwrap()), (vec![], vec![]));
         }
+    }
+
+    #[tokio::test]
+    async fn a_lost_images_own_name_leads_to_no_strangers() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, id) = service(dir.path()).await;
+        let silent = Operation::silent();
+        let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
+        for (name, chosen) in [(&mine, true), (&usual, false)] {
+            let claim = Claim { source: Some("registry.local/app:latest".into()), chosen, force: false };
+            service.give_name(name, &id, &claim, &silent).await.unwrap();
+            assert_eq!(service.proper_name(name).await.unwrap(), *name);
+        }
+        service.remove(&id).await.unwrap();
+        let (proper, image) = (service.proper_name(&mine).await, service.image(&mine, None, &silent).await);
+        for lost in [proper.unwrap_err(), image.unwrap_err()] {
+            assert_eq!(
+                (lost.code, &*lost.message),
+                (Code::Unavailable, "image mine was lost when this host went down")
+            );
+            assert!(lost.hints[0].contains("banger image pull registry.local/app:latest --name mine"), "{lost}");
+        }
+        // What its source is called comes from there again.
+        assert_eq!(service.proper_name(&"usual".parse().unwrap()).await.unwrap(), usual);
+        // Given up, it may mean something else.
+        service.delete_image("mine", &silent).await.unwrap();
+        assert_eq!(service.proper_name(&mine).await.unwrap().as_str(), "mine:latest");
+        assert_eq!(service.delete_image("mine", &silent).await.unwrap_err().code, Code::NotFound);
     }
 
     #[tokio::test]

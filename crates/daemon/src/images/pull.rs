@@ -8,6 +8,7 @@ use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
+    store::Origin,
 };
 use banger_artifacts::{
     image::{CatalogEntry, Image, ImageError, PullRequest},
@@ -53,7 +54,7 @@ impl ImageService {
     /// The name an image is known by here: a reference in its familiar form, any other name as it is.
     pub(crate) async fn proper_name(&self, typed: &ImageName) -> Result<ImageName, Failure> {
         // What is here is known without a catalog, whose server may be down.
-        if let Some((name, _)) = self.named(typed).await? {
+        if let Some((name, _)) = self.named_or_lost(typed).await? {
             return Ok(name);
         }
         if self.image_offers.find(typed).await?.is_some() {
@@ -69,14 +70,14 @@ impl ImageService {
         logins: Option<PathBuf>,
         operation: &Operation,
     ) -> Result<Image, Failure> {
-        if let Some((_, id)) = self.named(name).await? {
+        while let Some((_, id)) = self.named_or_lost(name).await? {
             let images = self.images.clone();
             let found = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
                 images.settle(&id, &job)?;
                 images.get(&id)
             });
             match found.await {
-                // It was not whole.
+                // It was not whole, and is not here any more.
                 Err(ImageError::NotFound { .. }) => {}
                 found => return found.map_err(Explain::explain),
             }
@@ -277,15 +278,31 @@ impl ImageService {
 
     /// The name as it is known here, and the id it points at, where something is there: a damaged image is, too.
     pub(super) async fn named(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
-        let mut found = self.store.image_named(typed).await?.map(|id| (typed.clone(), id));
+        match self.noted(typed).await? {
+            Some((name, id, _)) if self.is_here(&id).await? => Ok(Some((name, id))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same, whether or not anything is there, and how it came to the name.
+    pub(super) async fn noted(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId, Origin)>, Failure> {
+        let mut found = self.store.name_origin(typed).await?.map(|(id, origin)| (typed.clone(), id, origin));
         if found.is_none()
             && let Some(familiar) = familiar(typed.as_str())
         {
-            found = self.store.image_named(&familiar).await?.map(|id| (familiar, id));
+            found = self.store.name_origin(&familiar).await?.map(|(id, origin)| (familiar, id, origin));
         }
-        match found {
-            Some((name, id)) if self.is_here(&id).await? => Ok(Some((name, id))),
-            _ => Ok(None),
+        Ok(found)
+    }
+
+    /// As [`Self::named`], but fails for a name that a person gave to an image the disk has lost: whatever a catalog or a
+    /// registry has under it is somebody else's. A name that its source gave leads to the same image again.
+    async fn named_or_lost(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
+        let Some((name, id, origin)) = self.noted(typed).await? else { return Ok(None) };
+        match self.is_here(&id).await? {
+            true => Ok(Some((name, id))),
+            false if origin.chosen => Err(lost(&name, &origin)),
+            false => Ok(None),
         }
     }
 }
@@ -309,6 +326,19 @@ fn proper(reference: &Reference) -> Result<ImageName, Failure> {
         Failure::new(Code::Invalid, format!("{familiar} cannot be the name of an image here"))
             .hint("--name gives it another")
     })
+}
+
+fn lost(name: &ImageName, origin: &Origin) -> Failure {
+    let again = match &origin.source {
+        Some(source) => {
+            let source = source.strip_prefix("catalog ").unwrap_or(source);
+            format!("`banger image pull {source} --name {name}` brings it back")
+        }
+        None => format!("make it again under that name: `banger image build {name} …`"),
+    };
+    Failure::new(Code::Unavailable, format!("image {name} was lost when this host went down"))
+        .hint(again)
+        .hint(format!("`banger image delete {name}` gives the name up"))
 }
 
 fn nameless(source: &str) -> Failure {
