@@ -197,6 +197,8 @@ impl Explain for ImageError {
             }
             (Self::Corrupt { source: Corruption::Changed { .. }, .. }, _) => failure
                 .hint("put the file back as it was, or register it as it is now: `banger image register --force …`, for new VMs"),
+            (Self::Corrupt { source: Corruption::Refused, .. }, _) => failure
+                .hint("`banger image pull` of it again, once the disk has room and is sound, puts a whole one in its place"),
             (Self::Corrupt { id, .. }, _) => {
                 failure.hint(format!("`banger image delete {id}`, once no VM uses it; the next pull makes it anew"))
             }

@@ -134,6 +134,9 @@ pub enum Corruption {
         /// What became of it.
         source: FileChanged,
     },
+    /// The disk refused it in this boot of the host: what is read of it may be what is in memory, or nothing.
+    #[error("the disk has refused part of it")]
+    Refused,
     /// Its file has another content.
     #[error("its rootfs.ext4 has the digest {is}")]
     Digest {
@@ -144,12 +147,12 @@ pub enum Corruption {
 
 impl Corruption {
     /// Whether something of it is lost, and not only out of reach, or for another banger to read.
-    pub(super) fn is_loss(&self) -> bool {
+    pub fn is_loss(&self) -> bool {
         match self {
             Self::Manifest(ManifestError::Io(error)) | Self::File(error) => {
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
             }
-            Self::Manifest(ManifestError::Version(_)) | Self::Changed { .. } => false,
+            Self::Manifest(ManifestError::Version(_)) | Self::Changed { .. } | Self::Refused => false,
             Self::Manifest(_) | Self::Size { .. } | Self::Superblock | Self::Digest { .. } => true,
         }
     }

@@ -42,6 +42,7 @@ impl ImageStore {
     /// What is under one id. Takes microseconds, so it does not see everything.
     pub fn look_at(&self, id: &ImageId) -> Result<Look, ImageError> {
         let quick = self.verify(id, Depth::Quick, &Job { progress: &Silent, cancel: &Cancel::default() });
+        let quick = quick.and_then(|image| self.not_refused(id).map(|()| image));
         let (image, problem) = match quick {
             Ok(image) => (Some(image), None),
             Err(problem @ ImageError::Corrupt { .. }) => (self.get(id).ok(), Some(problem)),

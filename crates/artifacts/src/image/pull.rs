@@ -1,6 +1,6 @@
 //! Images somebody else made: from a registry, or from a file with images in it.
 
-use super::{Image, ImageConfig, ImageError, ImageStore, Source, draft::Draft};
+use super::{Image, ImageConfig, ImageError, ImageStore, Source, draft::Draft, store::check_superblock};
 use crate::{
     job::Job,
     oci::{Digest, ImageSource, OciError, Opened, Platform, Registries, RunConfig},
@@ -95,9 +95,15 @@ impl ImageStore {
                 let (asked, of, there) = (request.platform.clone(), request.source.to_string(), vec![is.clone()]);
                 return Err(OciError::Platform { asked, of, there }.into());
             }
+            // What cannot be had from there again has to be on the disk.
+            let id = image.manifest.id.as_str();
+            if !matches!(request.source, ImageSource::Registry(_)) && self.shelf.mark(id)?.is_some() {
+                self.shelf.sync_now(id)?;
+            }
             Ok(Pulled { image, known: true, called: called.clone() })
         };
-        let here = || self.find_whole(|| self.with_digest(&digest), job);
+        let same = |image: &Image| made_from(image, &digest).is_some() && check_superblock(image).is_ok();
+        let here = || self.find_whole(same, job);
         if let Some(image) = here()? {
             return known(image);
         }
@@ -142,12 +148,6 @@ impl ImageStore {
         };
         let manifest = draft.write(builder, staging.path(), job)?;
         self.put(staging, &manifest, job)
-    }
-
-    /// The image that was made from the manifest with this digest.
-    fn with_digest(&self, digest: &Digest) -> Result<Option<Image>, ImageError> {
-        let same = |image: &Image| made_from(image, digest).is_some();
-        Ok(self.list()?.into_iter().find(|image| same(image) && super::store::check_superblock(image).is_ok()))
     }
 }
 

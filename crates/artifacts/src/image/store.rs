@@ -169,7 +169,7 @@ impl ImageStore {
         let fits = |image: &Image| {
             image.manifest.sources().any(|source| entry.gives(source)) && check_superblock(image).is_ok()
         };
-        self.find_whole(|| Ok(self.list()?.into_iter().find(fits)), job)
+        self.find_whole(fits, job)
     }
 
     /// Builds a Debian. `kernel` is what the image will recommend.

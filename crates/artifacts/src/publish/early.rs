@@ -7,12 +7,12 @@
 
 use super::{NameLock, PublishError, Shelf, Staging, at};
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, open, openat, syncfs, unlinkat},
-    io::Errno,
+    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fsync, open, openat, syncfs, unlinkat},
+    io::{Errno, retry_on_intr},
 };
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread,
@@ -22,6 +22,8 @@ use std::{
 /// no boot that is known.
 const MARK: &str = ".unsynced";
 const FAILED: &str = "failed ";
+/// More than any mark has.
+const MARK_BYTES: u64 = 256;
 /// Changes with every boot of the host (`random(4)`).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Opened as what it is, and not as what a link in its place leads to.
@@ -119,22 +121,39 @@ fn mark(path: &Path) -> Option<Mark> {
         // One that is empty or unreadable was not brought to the disk itself.
         text => text.unwrap_or_default(),
     };
+    Some(meaning(&text))
+}
+
+/// What the text of a mark says.
+fn meaning(text: &str) -> Mark {
     let boot = boot_id();
-    Some(match text.strip_prefix(FAILED) {
+    match text.strip_prefix(FAILED) {
         _ if boot.is_empty() => Mark::Doubtful,
         None if text == boot => Mark::Coming,
         Some(refused) if refused == boot => Mark::Refused,
         _ => Mark::Doubtful,
-    })
+    }
 }
 
 /// Syncs an entry, and notes it where the disk refuses that.
 fn bring(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
+    // The disk tells one that it refuses something, and the next one nothing.
+    retry_on_intr(|| flock(entry, FlockOperation::LockExclusive))?;
+    if is_refused(entry) {
+        return Err(io::Error::other("the disk has refused part of it before"));
+    }
     sync(entry, shelf).inspect_err(|_| {
         if let Err(error) = refused(entry) {
             tracing::warn!(%error, "cannot note that the disk has not all of an entry");
         }
     })
+}
+
+/// Whether it was noted in this boot that the disk did not take all of an entry.
+fn is_refused(entry: &OwnedFd) -> bool {
+    let Ok(mark) = openat(entry, MARK, OPENED | OFlags::NONBLOCK, Mode::empty()) else { return false };
+    let mut text = String::new();
+    fs::File::from(mark).take(MARK_BYTES).read_to_string(&mut text).is_ok() && meaning(&text) == Mark::Refused
 }
 
 /// Notes that the disk did not take all of an entry.
@@ -261,6 +280,9 @@ mod tests {
         let (_temp, shelf) = shelf();
         let entry = publish(&shelf, "x");
         refused(&shelf.opened("x").unwrap().0).unwrap();
+        assert_eq!(shelf.mark("x").unwrap(), Some(Mark::Refused));
+        // Another sync, which the disk would tell nothing, does not make it good.
+        shelf.sync_now("x").unwrap_err();
         assert_eq!(shelf.mark("x").unwrap(), Some(Mark::Refused));
         assert_eq!(fs::read_to_string(entry.join(MARK)).unwrap(), format!("{FAILED}{}", boot_id()));
     }

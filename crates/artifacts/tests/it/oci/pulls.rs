@@ -1,6 +1,7 @@
 //! Pulls that work.
 
 use super::{
+    archives::{layout_of, write_layout},
     layers::{Layer, gzip, zstd},
     registry::{Content, Host, OCI_LAYER, reference},
 };
@@ -9,7 +10,7 @@ use crate::{
     web::Server,
 };
 use banger_artifacts::{
-    image::Depth,
+    image::{Corruption, Depth, ImageError},
     job::{Job, Silent},
     oci::Platform,
 };
@@ -139,6 +140,40 @@ fn what_the_disk_may_not_have_is_read_before_a_pull_relies_on_it() {
     assert!(!anew.known && anew.image.manifest.id == first.manifest.id);
     let job = Job { progress: &Silent, cancel: &host.cancel };
     host.store.verify(&first.manifest.id, Depth::Full, &job).unwrap();
+}
+
+#[test]
+fn what_the_disk_refused_is_good_for_nothing_until_it_is_pulled_again() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "1").done()]);
+    let server = content.serve();
+    let host = Host::new();
+    let first = host.image(&reference(&server, "v1"));
+    let (id, mark) = (&first.manifest.id, first.rootfs.with_file_name(".unsynced"));
+    let synced = || {
+        let synced = || if mark.exists() { Err("it is marked".to_owned()) } else { Ok(()) };
+        wait_until(Duration::from_secs(60), "an image on the disk", synced);
+    };
+    synced();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    fs::write(&mark, format!("failed {boot}")).unwrap();
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    let refused = |error| matches!(error, ImageError::Corrupt { source: Corruption::Refused, .. });
+    assert!(refused(host.store.look_at(id).unwrap().problem.unwrap()));
+    assert!(refused(host.store.settle(id, &job).unwrap_err()), "nothing starts from it");
+    let anew = host.pull(&reference(&server, "v1")).unwrap();
+    assert!(!anew.known && anew.image.manifest.id == *id);
+    assert!(host.store.look_at(id).unwrap().problem.is_none());
+    host.store.settle(id, &job).unwrap();
+
+    // What comes from a file that may go is on the disk once it was pulled, whoever else brings it there.
+    let dir = host.dir.path().join("layout");
+    write_layout(&dir, &layout_of(&[("own", vec![Layer::new().file("a", "own").done()])]));
+    let source = format!("oci:{}", dir.display());
+    let own = host.image(&source).rootfs.with_file_name(".unsynced");
+    assert!(!own.exists());
+    fs::write(&own, boot).unwrap();
+    assert!(host.pull(&source).unwrap().known && !own.exists());
 }
 
 #[test]
