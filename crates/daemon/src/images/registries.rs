@@ -37,14 +37,10 @@ impl ImageService {
     }
 }
 
-/// Where Podman and Docker keep logins, in the order Podman looks: `containers-auth.json(5)`, and where a variable names
-/// a file, no other counts.
+/// Where Podman and Docker keep logins, in the order Podman looks: `containers-auth.json(5)`. What a variable names counts
+/// for the command it is set for, which says so itself: the daemon has the environment of whoever started it.
 fn credential_files(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<PathBuf> {
     let path = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let named = path("REGISTRY_AUTH_FILE").or_else(|| Some(path("DOCKER_CONFIG")?.join("config.json")));
-    if let Some(named) = named {
-        return vec![named];
-    }
     let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
     [
@@ -78,6 +74,8 @@ mod tests {
         let env = |name: &str| match name {
             "HOME" => Some("/home/me".into()),
             "XDG_RUNTIME_DIR" => Some("/run/user/7".into()),
+            // What was set for the command that started the daemon is that command's.
+            "REGISTRY_AUTH_FILE" => Some("/auth.json".into()),
             "DOCKER_CONFIG" => Some("relative".into()),
             _ => None,
         };
@@ -89,19 +87,5 @@ mod tests {
         assert_eq!(credential_files(env, 7), files.map(PathBuf::from));
         assert_eq!(certificate_directories(env)[0], PathBuf::from("/home/me/.config/containers/certs.d"));
         assert_eq!(credential_files(|_| None, 7), [PathBuf::from("/run/containers/7/auth.json")]);
-    }
-
-    #[test]
-    fn a_file_that_is_named_is_the_only_one() {
-        let named = |auth_file: Option<&'static str>| {
-            move |name: &str| match name {
-                "HOME" => Some("/home/me".into()),
-                "DOCKER_CONFIG" => Some("/docker".into()),
-                "REGISTRY_AUTH_FILE" => auth_file.map(OsString::from),
-                _ => None,
-            }
-        };
-        assert_eq!(credential_files(named(None), 7), [PathBuf::from("/docker/config.json")]);
-        assert_eq!(credential_files(named(Some("/auth.json")), 7), [PathBuf::from("/auth.json")]);
     }
 }

@@ -284,11 +284,12 @@ fn a_private_registry_with_the_logins_of_docker_and_podman() {
     let denied = env.banger(args).env("DOCKER_CONFIG", &docker).patience(SOON).run().expect(1);
     assert!(denied.err().contains("to these credentials"), "{denied}");
     pulled(&env);
-    // What was set when the daemon started counts where a command says nothing.
+    // What was set for the command that started the daemon counts for no later one.
     login(&home.join(".docker/config.json"), wrong);
     env.banger(["daemon", "stop"]).run().expect(0);
-    env.banger(["image", "list"]).env("REGISTRY_AUTH_FILE", &named).run().expect(0);
-    pulled(&env);
+    with("REGISTRY_AUTH_FILE", &named).expect(0);
+    env.banger(["image", "delete", &reference]).run().expect(0);
+    refused(&env, "to these credentials");
     // It is a process with this home in its arguments.
     drop(registry);
     env.assert_nothing_left();
