@@ -58,7 +58,18 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 pub(crate) fn logins(own: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, Failure> {
     let set = |name: &str| own(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let file = set("REGISTRY_AUTH_FILE").or_else(|| Some(set("DOCKER_CONFIG")?.join("config.json")));
-    file.map(|file| absolute(&file)).transpose()
+    file.map(|file| absolute(&regular(file)?)).transpose()
+}
+
+/// `file` by a name that the daemon, another process, knows it by too; one that is not there stays one that is not there.
+fn regular(file: PathBuf) -> Result<PathBuf, Failure> {
+    let Ok(metadata) = std::fs::metadata(&file) else { return Ok(file) };
+    // What a pipe of this process is called is in the daemon something else, or nothing anybody writes to.
+    let lasting = if metadata.is_file() { file.canonicalize().ok() } else { None };
+    lasting.ok_or_else(|| {
+        Failure::new(Code::Invalid, format!("{} is no regular file, so no logins are read from it", file.display()))
+            .hint("REGISTRY_AUTH_FILE and DOCKER_CONFIG name files that the daemon reads")
+    })
 }
 
 /// `auto`, or the VMM itself.
@@ -138,6 +149,23 @@ mod tests {
                 _ => None,
             };
             assert_eq!(logins(own).unwrap(), file, "{auth_file:?} {docker:?}");
+        }
+    }
+
+    #[test]
+    fn logins_come_from_files_that_others_find_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().canonicalize().unwrap();
+        let (file, link) = (dir.join("auth.json"), dir.join("link"));
+        std::fs::write(&file, "{}").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let named = |path: &Path| logins(|name| (name == "REGISTRY_AUTH_FILE").then(|| path.into()));
+        assert_eq!(named(&link).unwrap(), Some(file));
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let pipe = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        for bad in [Path::new(&pipe), &dir] {
+            let refused = named(bad).unwrap_err();
+            assert!(refused.message.contains("is no regular file"), "{refused}");
         }
     }
 

@@ -8,11 +8,13 @@ use crate::{
     job::{Cancel, Cancelled},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -135,13 +137,17 @@ impl Credentials {
 
 fn read(path: &Path) -> Result<Option<AuthFile>, CredentialError> {
     let failed = |source| CredentialError::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
+    // Nobody waits for somebody who would write to a pipe.
+    let file = match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
         Err(error) => return Err(failed(error)),
     };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is no regular file")));
+    }
     let mut text = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut text).map_err(failed)?;
     if text.trim_ascii().is_empty() {
@@ -266,6 +272,15 @@ mod tests {
         }
         let error = find(&file, "broken.io", "a").unwrap_err();
         assert!(error.to_string().contains("broken.io"), "{error}");
+    }
+
+    #[test]
+    fn a_fifo_is_no_file_with_logins_and_nobody_waits_for_its_writer() {
+        let temp = tempfile::tempdir().unwrap();
+        let fifo = temp.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = Credentials::in_files(vec![fifo]).find("a.io", "a", &Cancel::default()).unwrap_err();
+        assert!(matches!(error, CredentialError::Read { .. }), "{error:?}");
     }
 
     #[test]
