@@ -57,13 +57,15 @@ pub enum CredentialError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file is not what it should be.
-    #[error("{} is malformed", path.display())]
+    /// A file is not what it should be. What the parser says of it would quote what is in it.
+    #[error("{} is malformed in line {line}, column {column}", path.display())]
     Json {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
+        /// Where.
+        line: usize,
+        /// Where in that.
+        column: usize,
     },
     /// An entry is not what it should be.
     #[error("{} has no name and password for {key:?} that can be read", path.display())]
@@ -153,7 +155,11 @@ fn read(path: &Path) -> Result<Option<AuthFile>, CredentialError> {
     if text.trim_ascii().is_empty() {
         return Ok(None);
     }
-    serde_json::from_slice(&text).map(Some).map_err(|source| CredentialError::Json { path: path.to_owned(), source })
+    serde_json::from_slice(&text).map(Some).map_err(|error| CredentialError::Json {
+        path: path.to_owned(),
+        line: error.line(),
+        column: error.column(),
+    })
 }
 
 impl AuthFile {
@@ -272,6 +278,18 @@ mod tests {
         }
         let error = find(&file, "broken.io", "a").unwrap_err();
         assert!(error.to_string().contains("broken.io"), "{error}");
+    }
+
+    #[test]
+    fn what_is_said_of_a_malformed_file_has_nothing_of_what_is_in_it() {
+        let error = find(&serde_json::json!({"auths": {"a.io": "c2VjcmV0"}}), "a.io", "a").unwrap_err();
+        let mut told = error.to_string();
+        let mut next = std::error::Error::source(&error);
+        while let Some(cause) = next {
+            told.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        assert!(told.contains("is malformed in line 1, column ") && !told.contains("c2VjcmV0"), "{told}");
     }
 
     #[test]

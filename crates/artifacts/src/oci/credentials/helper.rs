@@ -66,7 +66,10 @@ impl Helpers<'_> {
             let unknown = words.contains("credentials not found");
             return if unknown { Ok(None) } else { Err(failed(format!("{status} {words:?}"))) };
         }
-        let helped: Helped = serde_json::from_slice(&said).map_err(|error| failed(error.to_string()))?;
+        let helped: Helped = serde_json::from_slice(&said).map_err(|error| {
+            // What the parser says would quote the secret.
+            failed(format!("its answer is malformed in line {}, column {}", error.line(), error.column()))
+        })?;
         let secret = Secret::new(helped.secret);
         Ok(Some(match helped.username.as_str() {
             TOKEN_USER => Credential::Identity(secret),
@@ -209,9 +212,11 @@ mod tests {
         assert_eq!(said("echo credentials not found in native keychain; exit 1").unwrap(), None);
         let token = r#"read who; printf '{"Username":"<token>","Secret":"%s"}' "$who""#;
         assert_eq!(said(token).unwrap(), Some(Credential::Identity(Secret::new("reg.local"))));
-        for (script, part) in [("echo oops; exit 3", "oops"), ("echo x", "expected"), ("yes", "it says too much")] {
+        for (script, part) in [("echo oops; exit 3", "oops"), ("echo x", "malformed"), ("yes", "it says too much")] {
             let error = said(script).unwrap_err().to_string();
             assert!(error.contains("docker-credential-test gave no credentials") && error.contains(part), "{error}");
         }
+        let error = said(r#"echo '{"Username":"me","Secret":271828}'"#).unwrap_err().to_string();
+        assert!(error.contains("malformed") && !error.contains("271828"), "a password: {error}");
     }
 }
