@@ -6,7 +6,7 @@
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
 use banger_artifacts::{
     disk::DiskError,
-    image::{Corruption, ImageError},
+    image::{Corruption, ImageError, ManifestError},
     kernel::KernelError,
     oci::{LayerError, OciError, RegistryError},
     program::ProgramError,
@@ -199,7 +199,10 @@ impl Explain for ImageError {
                 .hint("put the file back as it was, or register it as it is now: `banger image register --force …`, for new VMs"),
             (Self::Corrupt { source: Corruption::Refused, .. }, _) => failure
                 .hint("`banger image pull` of it again, once the disk has room and is sound, puts a whole one in its place"),
-            (Self::Corrupt { id, .. }, _) => {
+            (Self::Corrupt { source: Corruption::Manifest(ManifestError::Version(_)), .. }, _) => {
+                failure.hint("a newer banger made it, and can use it; nothing of it is lost")
+            }
+            (Self::Corrupt { id, source }, _) if source.is_loss() => {
                 failure.hint(format!("`banger image delete {id}`, once no VM uses it; the next pull makes it anew"))
             }
             _ => failure,
@@ -286,6 +289,24 @@ mod tests {
         assert_eq!(failure.code, Code::Unavailable);
         let sqlite = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
         assert_eq!(Failure::from(StoreError::Database(sqlite)).code, Code::Unavailable);
+    }
+
+    #[test]
+    fn only_an_image_that_is_lost_is_to_be_deleted() {
+        let hints = |source| ImageError::Corrupt { id: "0123456789abcdef".parse().unwrap(), source }.explain().hints;
+        for lost in [Corruption::Superblock, Corruption::Manifest(ManifestError::TooLarge)] {
+            assert!(hints(lost).concat().contains("banger image delete 0123456789abcdef"));
+        }
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        for there in [
+            Corruption::Manifest(ManifestError::Version(99)),
+            Corruption::Manifest(denied().into()),
+            Corruption::File(denied()),
+            Corruption::Refused,
+        ] {
+            let hints = hints(there).concat();
+            assert!(!hints.contains("delete"), "{hints}");
+        }
     }
 
     #[test]
