@@ -70,16 +70,14 @@ impl ImageStore {
         request: &PullRequest,
         job: &Job<'_>,
     ) -> Result<Pulled, ImageError> {
-        for _ in 0..registries.limits.max_layers {
-            match self.pull_once(registries, request, job) {
-                // The cache has it no longer: each time one layer more comes anew.
-                Err(ImageError::Oci(error)) if error.is_stale() => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "pulling {} again", request.source);
-                }
-                outcome => return outcome,
+        match self.pull_once(registries, request, job) {
+            // The cache has no layer any more that is damaged.
+            Err(ImageError::Oci(error)) if error.is_stale() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pulling {} again", request.source);
+                self.pull_once(registries, request, job)
             }
+            outcome => outcome,
         }
-        self.pull_once(registries, request, job)
     }
 
     fn pull_once(&self, registries: &Registries, request: &PullRequest, job: &Job<'_>) -> Result<Pulled, ImageError> {

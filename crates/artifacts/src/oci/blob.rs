@@ -116,8 +116,8 @@ impl Packed for Blob<'_> {
         if let Some(should) = self.digest
             && should != is
         {
-            if let Some(Origin::Cached(_, cache)) = origin {
-                cache.forget(&should);
+            if let Some(Origin::Cached(file, cache)) = origin {
+                cache.forget(&should, &file);
             }
             return Err(LayerError::Digest { is });
         }

@@ -13,7 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io,
+    os::unix::fs::FileExt as _,
     path::PathBuf,
 };
 
@@ -61,32 +62,35 @@ impl BlobCache {
         Ok(())
     }
 
-    /// Forgets a blob that is not what it should be.
-    pub(super) fn forget(&self, digest: &Digest) {
-        if let Ok(path) = self.shelf.path(&digest.hex()) {
+    /// Forgets a blob that is not what it should be; what has its name by now may be.
+    pub(super) fn forget(&self, digest: &Digest, blob: &File) {
+        if let Ok(path) = self.shelf.path(&digest.hex())
+            && is_at(blob, &path)
+        {
             let _ = fs::remove_file(path);
         }
     }
 
-    /// Whether what is kept as this blob is something else, or cannot be read; then it is forgotten.
-    pub(super) fn is_damaged(&self, digest: &Digest, cancel: &Cancel) -> bool {
-        let Ok(path) = self.shelf.path(&digest.hex()) else { return false };
-        let Ok(mut file) = File::open(path) else { return false };
+    /// Whether what was kept as this blob is something else, or cannot be read; then it is forgotten.
+    pub(super) fn is_damaged(&self, digest: &Digest, blob: &File, cancel: &Cancel) -> bool {
         let mut hash = Sha256::new();
-        let mut chunk = vec![0; CHUNK];
+        let (mut chunk, mut at) = (vec![0; CHUNK], 0);
         let damaged = loop {
             if cancel.is_cancelled() {
                 return false;
             }
-            match file.read(&mut chunk) {
+            match blob.read_at(&mut chunk, at) {
                 Ok(0) => break Digest::ended(hash) != *digest,
-                Ok(got) => hash.update(&chunk[..got]),
+                Ok(got) => {
+                    hash.update(&chunk[..got]);
+                    at += got as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break true,
             }
         };
         if damaged {
-            self.forget(digest);
+            self.forget(digest, blob);
         }
         damaged
     }
@@ -145,6 +149,21 @@ mod tests {
         assert!(cache.get(&a, 1).is_some() && cache.get(&b, 2).is_none() && staged.path().exists());
         drop(reading);
         assert_eq!(cache.prune(false, &cancel).unwrap(), Pruned { blobs: 1, bytes: 1, in_use: 0 });
+    }
+
+    #[test]
+    fn what_came_anew_is_not_forgotten_for_what_was_damaged() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = BlobCache::open(temp.path().join("sha256")).unwrap();
+        let (digest, cancel) = (cached(&cache, b"a"), Cancel::default());
+        fs::write(cache.shelf.path(&digest.hex()).unwrap(), "b").unwrap();
+        let [one, two] = [(); 2].map(|()| cache.get(&digest, 1).unwrap());
+        assert!(cache.is_damaged(&digest, &one, &cancel));
+        assert!(cache.get(&digest, 1).is_none());
+        cached(&cache, b"a");
+        // Another pull that read the same bytes hears the same of them.
+        assert!(cache.is_damaged(&digest, &two, &cancel));
+        assert!(!cache.is_damaged(&digest, &cache.get(&digest, 1).unwrap(), &cancel));
     }
 
     #[test]

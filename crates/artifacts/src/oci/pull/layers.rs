@@ -53,7 +53,7 @@ impl Opened<'_> {
         let site = &builder.site(queue.iter().copied(), workers)?;
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
-        thread::scope(|scope| {
+        let outcome = thread::scope(|scope| {
             let (ready, results) = channel();
             for _ in 0..workers {
                 let (ready, queue, used) = (ready.clone(), &queue, &used);
@@ -84,7 +84,12 @@ impl Opened<'_> {
             // The others need not go on for the sake of an image that will not be.
             stop.cancel();
             outcome
-        })
+        });
+        // Those that were not read to their end may be damaged too.
+        if outcome.as_ref().is_err_and(OciError::is_stale) {
+            self.forget_damaged(pending, job.cancel);
+        }
+        outcome
     }
 
     fn worker(
@@ -116,7 +121,10 @@ impl Opened<'_> {
             return Err(LayerError::TooLarge(limits.max_unpacked));
         }
         let (origin, cached) = self.origin(pending, *job)?;
-        let kept = if let (Origin::Cached(..), Some(digest)) = (&origin, pending.digest) { Some(digest) } else { None };
+        let kept = match (&origin, pending.digest) {
+            (Origin::Cached(file, _), Some(digest)) => file.try_clone().ok().map(|file| (digest, file)),
+            _ => None,
+        };
         let begins = if cached { PartState::Cached } else { PartState::Coming };
         report(job, pending, begins, 0);
         let watcher = *job;
@@ -134,7 +142,7 @@ impl Opened<'_> {
         let layer = layer::read(blob, measure, placer, job).map_err(|error| match kept {
             // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
             // begins anew.
-            Some(digest) if self.is_stale(&error, &digest, job.cancel) => LayerError::Stale,
+            Some((digest, file)) if self.is_stale(&error, &digest, &file, job.cancel) => LayerError::Stale,
             _ => error,
         })?;
         self.tally.add(&layer.entries, limits)?;
@@ -143,8 +151,20 @@ impl Opened<'_> {
     }
 
     /// Whether a layer failed because of what the cache had of it.
-    fn is_stale(&self, error: &LayerError, digest: &Digest, cancel: &Cancel) -> bool {
-        matches!(error, LayerError::Digest { .. }) || self.registries.cache.is_damaged(digest, cancel)
+    fn is_stale(&self, error: &LayerError, digest: &Digest, file: &File, cancel: &Cancel) -> bool {
+        matches!(error, LayerError::Digest { .. }) || self.registries.cache.is_damaged(digest, file, cancel)
+    }
+
+    /// Forgets all layers that are damaged in the cache, so that one more attempt finds none of them.
+    fn forget_damaged(&self, pending: &[Pending], cancel: &Cancel) {
+        let cache = &self.registries.cache;
+        for layer in pending {
+            if let Some(digest) = layer.digest
+                && let Some(file) = cache.get(&digest, layer.size)
+            {
+                cache.is_damaged(&digest, &file, cancel);
+            }
+        }
     }
 
     /// All layers that are in the cache already, open, so that they stay there.
