@@ -82,8 +82,8 @@ impl ImageService {
 
 /// Whether an image can be used, why not, and what would help.
 fn condition(id: &ImageId, problem: Option<ImageError>, doubtful: bool) -> (ImageState, Option<String>, Vec<String>) {
-    // What is not known to be whole is not known to be damaged either: it goes by itself if it is.
-    if doubtful {
+    // What is not known to be whole is not known to be damaged either, unless a look shows it.
+    if doubtful && problem.is_none() {
         let why = "made shortly before this host went down, and not read as a whole since";
         let wait = format!("what needs it waits for that; `banger image delete {id}` gives it up");
         return (ImageState::Unread, Some(why.to_owned()), vec![wait]);

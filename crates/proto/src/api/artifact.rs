@@ -35,7 +35,7 @@ pub struct Image {
     /// Whether it can be used.
     #[serde(default)]
     pub state: ImageState,
-    /// Why it cannot be used, where it cannot.
+    /// Why it cannot be used, or not at once.
     #[serde(default)]
     pub problem: Option<String>,
     /// What would help against that.
