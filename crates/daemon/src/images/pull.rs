@@ -130,7 +130,7 @@ impl ImageService {
             agree_on_kernel(asked, &image)?;
         } else if let Some(offered) = &offered
             && image.manifest.kernel.as_ref() != Some(offered)
-            && self.keeps_its_kernel(&image, &claim).await?.is_none()
+            && self.keeps_its_kernel(&image, &called, &claim).await?.is_none()
         {
             // Before it is recommended: the one of before is here.
             self.kernel(offered, false, operation).await?;
@@ -139,7 +139,9 @@ impl ImageService {
         // From here on nobody gives the image another name, or takes it away.
         let custody = self.claim(&called, &id, &claim).await?;
         let image = match &offered {
-            Some(offered) if request.kernel.is_none() => self.recommending(&id, offered, &claim, operation).await?,
+            Some(offered) if request.kernel.is_none() => {
+                self.recommending(&id, offered, (&called, &claim), operation).await?
+            }
             _ => self.get(&id).await?,
         };
         self.give_held(&called, &id, &claim, operation).await?;
@@ -157,7 +159,7 @@ impl ImageService {
         &self,
         id: &ImageId,
         offered: &KernelName,
-        claim: &Claim,
+        (called, claim): (&ImageName, &Claim),
         operation: &Operation,
     ) -> Result<Image, Failure> {
         let image = self.get(id).await?;
@@ -166,7 +168,7 @@ impl ImageService {
         }
         let kernel = image.manifest.kernel.as_ref();
         let before = kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
-        if let Some(name) = self.keeps_its_kernel(&image, claim).await? {
+        if let Some(name) = self.keeps_its_kernel(&image, called, claim).await? {
             operation.notice(format!(
                 "the same image is here as {name}, and what it recommends stays: {before}, where the catalog has \
                  {offered}; --kernel {offered} boots a VM with that"
@@ -181,9 +183,18 @@ impl ImageService {
     }
 
     /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made
-    /// here has the kernel, or none, that its maker wanted, and what came from elsewhere has the one it came with.
-    async fn keeps_its_kernel(&self, image: &Image, claim: &Claim) -> Result<Option<ImageName>, Failure> {
+    /// here has the kernel, or none, that its maker wanted, and what came from elsewhere has the one it came with. The name
+    /// that is claimed is somebody's no longer.
+    async fn keeps_its_kernel(
+        &self,
+        image: &Image,
+        called: &ImageName,
+        claim: &Claim,
+    ) -> Result<Option<ImageName>, Failure> {
         for name in self.store.names_of_image(&image.manifest.id).await? {
+            if name == *called {
+                continue;
+            }
             let Some((_, origin)) = self.store.name_origin(&name).await? else { continue };
             if origin.source.is_none() || (origin.source != claim.source && image.manifest.kernel.is_some()) {
                 return Ok(Some(name));
