@@ -102,6 +102,11 @@ pub enum BundleError {
 }
 
 impl BundleSource {
+    /// Whether what came from `other` is what this leads to.
+    pub(super) fn is(&self, other: &Source) -> bool {
+        matches!(other, Source::Bundle(bundle) if bundle.sha256 == self.sha256)
+    }
+
     /// Whether it can be one.
     pub(super) fn check(&self) -> Result<(), String> {
         self.url.parse::<Address>().map_err(|error| error.to_string())?;
@@ -125,6 +130,12 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         job.progress.phase("downloading the image");
         let lock = self.shelf.lock(&format!("bundle-{}", &source.sha256[..16]), job.cancel)?;
+        // Another one may have brought it while this one waited.
+        let same =
+            |image: &Image| image.manifest.sources().any(|from| source.is(from)) && check_superblock(image).is_ok();
+        if let Some(image) = self.find_whole(same, job)? {
+            return Ok(image);
+        }
         let staging = self.shelf.stage()?;
         let mut manifest = receive(source, staging.path(), client, job)?;
         job.progress.phase("hashing the image");

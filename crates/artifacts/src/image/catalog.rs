@@ -52,7 +52,7 @@ impl CatalogEntry {
     /// moved; only its registry knows.
     pub(super) fn gives(&self, source: &Source) -> bool {
         self.sources.iter().flatten().any(|offered| match (offered, source) {
-            (Source::Bundle(offered), Source::Bundle(bundle)) => offered.sha256 == bundle.sha256,
+            (Source::Bundle(offered), from) => offered.is(from),
             (Source::Mmdebstrap(offered), Source::Mmdebstrap(recipe)) => offered == recipe,
             (Source::Oci(offered), Source::Oci(image)) => {
                 let platform = offered.platform.clone().unwrap_or_else(Platform::host);

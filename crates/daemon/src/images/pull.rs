@@ -11,7 +11,7 @@ use crate::{
     store::Origin,
 };
 use banger_artifacts::{
-    image::{CatalogEntry, Image, ImageError, PullRequest},
+    image::{CatalogEntry, Image, ImageError, PullRequest, Source},
     job::Cancel,
     oci::{ImageSource, Platform, Reference},
 };
@@ -216,7 +216,9 @@ impl ImageService {
     ) -> Result<Image, Failure> {
         let (name, began) = (entry.name.clone(), Instant::now());
         operation.begin(format!("pulling image {name}"));
-        let key = with_logins(name.to_string(), logins.as_deref());
+        // A bundle asks for none.
+        let asks = entry.sources.iter().flatten().any(|source| matches!(source, Source::Oci(_)));
+        let key = with_logins(name.to_string(), logins.as_deref().filter(|_| asks));
         let (images, registries) = (self.images.clone(), self.registries_with(logins)?);
         let image = self
             .image_pulls

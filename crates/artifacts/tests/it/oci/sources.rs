@@ -176,6 +176,9 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
     let moved = Server::raw("");
     assert!(is_here(&bundled) && is_here(&entry(&[none(&moved), bundle(&moved, &written.sha256, size)])));
     assert!(!is_here(&entry(&[none(&moved)])) && !is_here(&pinned));
+    // Nor does it come again for somebody who waited while another one brought it.
+    assert_eq!(pull(&host, &entry(&[bundle(&moved, &written.sha256, size)])).unwrap(), back);
+    assert_eq!((published.hits(), moved.hits()), (1, 0));
 }
 
 /// The same bundle with another manifest.
