@@ -90,6 +90,16 @@ impl Source {
             Self::Mmdebstrap(_) | Self::Registered(_) | Self::Promoted(_) => false,
         }
     }
+
+    /// What it is, with the digest it had where that is known: a tag moves.
+    pub(super) fn pinned(&self) -> String {
+        match self {
+            Self::Oci(OciSource { reference, digest: Some(digest), .. }) if !reference.contains('@') => {
+                format!("{reference}@{digest}")
+            }
+            _ => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Source {

@@ -94,7 +94,9 @@ impl ImageStore {
         let lock = self.shelf.lock(id.as_str(), cancel)?;
         // What was made anew meanwhile is not what was read.
         if self.is_doubtful(id)? {
-            tracing::warn!(%id, error = why as &dyn Error, "the disk has not all of an image, which is taken away");
+            let from = self.get(id).map(|image| image.manifest.source.pinned()).unwrap_or_default();
+            let error = why as &dyn Error;
+            tracing::warn!(%id, from, error, "the disk has not all of an image, which is taken away");
             self.shelf.remove(&lock)?;
         }
         Ok(())
