@@ -254,8 +254,17 @@ impl ImageStore {
 
     /// Takes the image away; whether there was one. Whether a VM uses it is for the caller to know.
     pub fn delete(&self, id: &ImageId, cancel: &Cancel) -> Result<bool, ImageError> {
-        let lock = self.shelf.lock(id.as_str(), cancel)?;
-        Ok(self.shelf.remove(&lock)?)
+        self.delete_held(&self.turn(id, cancel)?)
+    }
+
+    /// Waits until nobody else changes what is under this id.
+    pub fn turn(&self, id: &ImageId, cancel: &Cancel) -> Result<NameLock, ImageError> {
+        Ok(self.shelf.lock(id.as_str(), cancel)?)
+    }
+
+    /// As [`Self::delete`], of the image whose turn it is; nothing is waited for.
+    pub fn delete_held(&self, turn: &NameLock) -> Result<bool, ImageError> {
+        Ok(self.shelf.remove(turn)?)
     }
 
     fn build(

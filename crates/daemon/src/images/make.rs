@@ -81,7 +81,7 @@ impl ImageService {
         }
         self.store.rename_image(&id, &promoted.manifest.id).await?;
         failpoint::hit("promote.renamed").await;
-        if !self.drop_unused(&id).await? {
+        if !self.drop_unused(&id, operation).await? {
             operation.notice(format!("VMs that use {id} stay with the file"));
         }
         Ok(promoted)

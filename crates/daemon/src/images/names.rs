@@ -5,12 +5,18 @@
 //! image or a kernel that goes in the same moment.
 
 use super::{ImageService, no_image, off_thread};
-use crate::{failpoint, failures::Explain, operation::Operation, store::Origin};
-use banger_artifacts::{image::ImageError, job::Cancel};
+use crate::{
+    failpoint,
+    failures::Explain,
+    operation::{Operation, blocking},
+    store::Origin,
+};
+use banger_artifacts::{image::ImageError, publish::NameLock};
 use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName, KernelName, VmName},
 };
+use std::sync::Arc;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 /// On what grounds somebody gets a name.
@@ -128,9 +134,10 @@ impl ImageService {
         if !users.is_empty() {
             return Err(in_use(&format!("image {reference:?}"), &users));
         }
+        let turn = self.turn(&id, operation).await?;
         // The names first: what is killed in between leaves an image without a name, which can be seen and deleted.
         self.store.unname_image(&id).await?;
-        self.remove(&id).await?;
+        self.remove(turn).await?;
         if !others.is_empty() {
             operation.notice(format!("its names went with it: {}", listed(&others)));
         }
@@ -145,17 +152,24 @@ impl ImageService {
     }
 
     /// Takes an image without a name away, unless a VM uses it; whether it went. For somebody who has [`Self::custody`].
-    pub(super) async fn drop_unused(&self, id: &ImageId) -> Result<bool, Failure> {
+    pub(super) async fn drop_unused(&self, id: &ImageId, operation: &Operation) -> Result<bool, Failure> {
         let needed = !self.store.names_of_image(id).await?.is_empty() || !self.store.vms_of_image(id).await?.is_empty();
         if !needed {
-            self.remove(id).await?;
+            self.remove(self.turn(id, operation).await?).await?;
         }
         Ok(!needed)
     }
 
-    async fn remove(&self, id: &ImageId) -> Result<(), Failure> {
+    /// Waits, as long as `operation` does, until nobody else changes an image.
+    async fn turn(&self, id: &ImageId, operation: &Operation) -> Result<NameLock, Failure> {
         let (images, id) = (self.images.clone(), id.clone());
-        off_thread(move || images.delete(&id, &Cancel::default())).await.map(drop).map_err(Explain::explain)
+        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.turn(&id, job.cancel));
+        turn.await.map_err(Explain::explain)
+    }
+
+    async fn remove(&self, turn: NameLock) -> Result<(), Failure> {
+        let images = self.images.clone();
+        off_thread(move || images.delete_held(&turn)).await.map(drop).map_err(Explain::explain)
     }
 
     /// Refuses an image that somebody deleted since it was looked up or made.
@@ -250,7 +264,7 @@ mod tests {
     use super::*;
     use crate::store::{VmRow, tests::sample};
     use banger_artifacts::{
-        job::{Job, Silent},
+        job::{Cancel, Job, Silent},
         oci::Limits,
         rootfs::{Format, RootfsBuilder},
     };
@@ -338,6 +352,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_deletes_an_image_that_somebody_changes_can_give_up_and_nothing_of_it_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, id) = service(dir.path()).await;
+        let turn = service.images.turn(&id, &Cancel::default()).unwrap();
+        let operation = Operation::silent();
+        operation.cancel().cancel();
+        let given_up = service.delete_image("my", &operation).await.unwrap_err();
+        assert_eq!((given_up.code, service.resolve("my").await.unwrap()), (Code::Conflict, id));
+        drop(turn);
+        service.delete_image("my", &Operation::silent()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_kernel_is_deleted_only_when_it_is_known_who_uses_it() {
         let dir = tempfile::tempdir().unwrap();
         let (service, id) = service(dir.path()).await;
@@ -390,7 +417,7 @@ mod tests {
             service.give_name(name, &id, &claim, &silent).await.unwrap();
             assert_eq!(service.proper_name(name).await.unwrap(), *name);
         }
-        service.remove(&id).await.unwrap();
+        service.images.delete(&id, &Cancel::default()).unwrap();
         let (proper, image) = (service.proper_name(&mine).await, service.image(&mine, None, &silent).await);
         for lost in [proper.unwrap_err(), image.unwrap_err()] {
             assert_eq!(
@@ -415,7 +442,7 @@ mod tests {
         let pulled = Claim { source: Some("a:1".into()), chosen: true, force: false };
         assert_eq!(service.may_take(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
         assert_eq!(service.may_take(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
-        service.remove(&id).await.unwrap();
+        service.images.delete(&id, &Cancel::default()).unwrap();
         service.may_take(&name, None, &pulled).await.unwrap();
         let gone = service.give_name(&name, &id, &pulled, &silent).await.unwrap_err();
         assert!(gone.message.contains("was deleted meanwhile"), "{gone}");

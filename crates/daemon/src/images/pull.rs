@@ -12,7 +12,6 @@ use crate::{
 };
 use banger_artifacts::{
     image::{CatalogEntry, Image, ImageError, PullRequest, Source},
-    job::Cancel,
     oci::{ImageSource, Platform, Reference},
 };
 use banger_proto::{
@@ -179,7 +178,10 @@ impl ImageService {
             "image {id} recommends kernel {offered} now, as its catalog does, and {before} before; VMs keep theirs"
         ));
         let (images, id, kernel) = (self.images.clone(), id.clone(), offered.clone());
-        off_thread(move || images.recommend(&id, &kernel, &Cancel::default())).await.map_err(Explain::explain)
+        let recommended = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
+            images.recommend(&id, &kernel, job.cancel)
+        });
+        recommended.await.map_err(Explain::explain)
     }
 
     /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made
