@@ -1,0 +1,185 @@
+//! Names and deletions of images, in a service with one of each.
+
+use super::*;
+use crate::store::{VmRow, tests::sample};
+use banger_artifacts::{
+    job::{Cancel, Job, Silent},
+    oci::Limits,
+    rootfs::{Format, RootfsBuilder},
+};
+use banger_proto::layout::Layout;
+use std::time::Duration;
+
+#[test]
+fn a_name_goes_to_what_it_was_given_for() {
+    let pulled = |source: &str, chosen| Claim { source: Some(source.into()), chosen, force: false };
+    let (called, given, made) = ((Some("a:1"), false), (Some("a:1"), true), (None, true));
+    for (claim, (source, chosen), taken) in [
+        (pulled("a:1", false), called, true),
+        (pulled("a:1", true), called, true),
+        (pulled("a:1", false), given, true),
+        (pulled("a:1", true), given, true),
+        // What its source is called: as with Docker, the last one that is called so.
+        (pulled("oci:/x", false), called, true),
+        (pulled("oci:/x", true), called, false),
+        (pulled("oci:/x", false), given, false),
+        (pulled("oci:/x", true), given, false),
+        (pulled("a:1", false), made, false),
+        (pulled("a:1", true), made, false),
+        (Claim::own(false), made, false),
+        (Claim::own(false), called, false),
+        (Claim::own(true), given, true),
+        (Claim { force: true, ..pulled("a:1", false) }, made, true),
+    ] {
+        let there = Origin { source: source.map(Into::into), chosen };
+        assert_eq!(claim.beats(&there), taken, "{claim:?} of {there:?}");
+    }
+}
+
+/// A service with one image, which is called `my`, and one kernel, which is good for nothing.
+async fn service(dir: &std::path::Path) -> (ImageService, ImageId) {
+    let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.into()), 0).unwrap();
+    let store = crate::store::Store::open(&dir.join("state.db")).unwrap();
+    let service = ImageService::open(&layout, store, "/agent".into(), vec![], vec![], Limits::default()).unwrap();
+    let (cancel, path) = (Cancel::default(), dir.join("my.ext4"));
+    let job = Job { progress: &Silent, cancel: &cancel };
+    let builder = RootfsBuilder::new(dir, banger_artifacts::rootfs::Limits::default(), &cancel).unwrap();
+    builder.finish(&path, &Format::default(), &job).unwrap();
+    let name = "my".parse().unwrap();
+    let id = service.images.register(&name, &path, None, &job).unwrap().manifest.id;
+    service.give_name(&name, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
+    std::fs::create_dir_all(layout.kernel(&kernel())).unwrap();
+    (service, id)
+}
+
+fn kernel() -> KernelName {
+    "k-1".parse().unwrap()
+}
+
+/// Waits until somebody waits to take something away: a writer that waits lets no reader in.
+async fn somebody_waits(service: &ImageService) {
+    let waits = async {
+        while service.custody.try_read().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.expect("a deletion that waits");
+}
+
+#[tokio::test]
+async fn what_is_held_is_deleted_only_when_it_is_known_who_uses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let mut vm: VmRow = sample("v");
+    vm.spec.image_id = id.clone();
+    let held = service.hold(&id, &kernel()).await.unwrap();
+    let silent = Operation::silent();
+    let ((), deleted) = tokio::join!(
+        async {
+            somebody_waits(&service).await;
+            service.store.insert_vm(vm.clone()).await.unwrap();
+            drop(held);
+        },
+        service.delete_image("my", &silent)
+    );
+    let refused = deleted.unwrap_err();
+    assert!(refused.message.contains("in use by v"), "{refused}");
+    service.store.delete_vm(&vm.id).await.unwrap();
+    service.delete_image("my", &silent).await.unwrap();
+    assert_eq!(service.hold(&id, &kernel()).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(service.store.image_names().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn who_deletes_an_image_that_somebody_changes_can_give_up_and_nothing_of_it_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let turn = service.images.turn(&id, &Cancel::default()).unwrap();
+    let operation = Operation::silent();
+    operation.cancel().cancel();
+    let given_up = service.delete_image("my", &operation).await.unwrap_err();
+    assert_eq!((given_up.code, service.resolve("my").await.unwrap()), (Code::Conflict, id));
+    drop(turn);
+    service.delete_image("my", &Operation::silent()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kernel_is_deleted_only_when_it_is_known_who_uses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let mut vm: VmRow = sample("v");
+    (vm.spec.image_id, vm.spec.kernel) = (id.clone(), kernel());
+    let held = service.hold(&id, &kernel()).await.unwrap();
+    let (silent, name) = (Operation::silent(), kernel());
+    let ((), deleted) = tokio::join!(
+        async {
+            somebody_waits(&service).await;
+            service.store.insert_vm(vm.clone()).await.unwrap();
+            drop(held);
+        },
+        service.delete_kernel(&name, false, &silent)
+    );
+    let refused = deleted.unwrap_err();
+    assert!(refused.message.contains("in use by VM v"), "{refused}");
+    service.store.delete_vm(&vm.id).await.unwrap();
+    service.delete_kernel(&name, false, &silent).await.unwrap();
+    let late = service.hold(&id, &name).await.unwrap_err();
+    assert!(late.message.contains("kernel k-1 was deleted meanwhile"), "{late}");
+}
+
+#[tokio::test]
+async fn a_damaged_image_can_be_deleted_by_name_and_by_id() {
+    let dir = tempfile::tempdir().unwrap();
+    for by_name in [true, false] {
+        let home = dir.path().join(by_name.to_string());
+        std::fs::create_dir(&home).unwrap();
+        let (service, id) = service(&home).await;
+        let manifest = home.join("state/images").join(id.as_str()).join("manifest.json");
+        std::fs::remove_file(&manifest).unwrap();
+        std::fs::write(&manifest, "{").unwrap();
+        let damaged = service.image(&"my".parse().unwrap(), None, &Operation::silent()).await.unwrap_err();
+        assert!(damaged.hints.concat().contains(&format!("banger image delete {id}")), "{damaged}");
+        let reference = if by_name { "my".to_owned() } else { id.as_str()[..8].to_owned() };
+        service.delete_image(&reference, &Operation::silent()).await.unwrap();
+        assert_eq!((service.images.ids().unwrap(), service.store.image_names().await.unwrap()), (vec![], vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_images_own_name_leads_to_no_strangers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
+    for (name, chosen) in [(&mine, true), (&usual, false)] {
+        let claim = Claim { source: Some("registry.local/app:latest".into()), chosen, force: false };
+        service.give_name(name, &id, &claim, &silent).await.unwrap();
+        assert_eq!(service.proper_name(name).await.unwrap(), *name);
+    }
+    service.images.delete(&id, &Cancel::default()).unwrap();
+    let (proper, image) = (service.proper_name(&mine).await, service.image(&mine, None, &silent).await);
+    for lost in [proper.unwrap_err(), image.unwrap_err()] {
+        assert_eq!((lost.code, &*lost.message), (Code::Unavailable, "image mine was lost when this host went down"));
+        assert!(lost.hints[0].contains("banger image pull registry.local/app:latest --name mine"), "{lost}");
+    }
+    // What its source is called comes from there again.
+    assert_eq!(service.proper_name(&"usual".parse().unwrap()).await.unwrap(), usual);
+    // Given up, it may mean something else.
+    service.delete_image("mine", &silent).await.unwrap();
+    assert_eq!(service.proper_name(&mine).await.unwrap().as_str(), "mine:latest");
+    assert_eq!(service.delete_image("mine", &silent).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_name_of_what_is_gone_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let (name, silent) = ("my".parse().unwrap(), Operation::silent());
+    let pulled = Claim { source: Some("a:1".into()), chosen: true, force: false };
+    assert_eq!(service.may_take(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(service.may_take(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
+    service.images.delete(&id, &Cancel::default()).unwrap();
+    service.may_take(&name, None, &pulled).await.unwrap();
+    let gone = service.give_name(&name, &id, &pulled, &silent).await.unwrap_err();
+    assert!(gone.message.contains("was deleted meanwhile"), "{gone}");
+}
