@@ -27,7 +27,8 @@ pub(crate) struct WorkDiskCapability {
     pub(crate) syncing: Syncing,
 }
 
-/// Syncs under way, by VM, and how they ended. Whoever stops waiting for one leaves it to the next.
+/// Syncs under way, by VM, and how they ended. Whoever stops waiting for one leaves it to the next. A failed one stays:
+/// the kernel tells it once and would then take what was lost for written.
 #[derive(Debug, Default)]
 pub(crate) struct Syncing(Mutex<HashMap<VmId, watch::Receiver<Outcome>>>);
 
@@ -48,7 +49,9 @@ impl Syncing {
         let Some(mut sync) = self.all().get(vm).cloned() else { return Ok(()) };
         let lost = || Failure::new(Code::Internal, "whether a new work disk is on the host's disk is not known");
         let outcome = sync.wait_for(Option::is_some).await.map_or_else(|_| None, |outcome| outcome.clone());
-        self.forget(vm);
+        if outcome == Some(Ok(())) {
+            self.forget(vm);
+        }
         outcome.unwrap_or_else(|| Err(lost()))
     }
 
@@ -83,7 +86,9 @@ impl Capability for WorkDiskCapability {
             .await
             .map_err(Explain::explain)?;
             let path = VmFiles::work_disk(&self.layout, &vm.id);
-            self.syncing.begin(&vm.id, move || disk::sync(&path).map_err(Explain::explain));
+            let again = "what is lost of it is not known; once the host's disk is well, make the VM again";
+            let hint = format!("{again}: `banger vm delete {}` first", vm.name);
+            self.syncing.begin(&vm.id, move || disk::sync(&path).map_err(|error| error.explain().hint(hint)));
             Ok(())
         })
     }
@@ -148,7 +153,13 @@ mod tests {
         let cut_short = tokio::time::timeout(std::time::Duration::ZERO, syncing.settle(&vm)).await;
         assert!(cut_short.is_err(), "{cut_short:?}");
         go_on.send(()).unwrap();
-        assert_eq!(syncing.settle(&vm).await, Err(failure));
-        assert_eq!(syncing.settle(&vm).await, Ok(()), "that was told");
+        for _ in 0..2 {
+            assert_eq!(syncing.settle(&vm).await, Err(failure.clone()), "however often it is started");
+        }
+        syncing.forget(&vm);
+        assert_eq!(syncing.settle(&vm).await, Ok(()), "it is deleted");
+        syncing.begin(&vm, || Ok(()));
+        assert_eq!(syncing.settle(&vm).await, Ok(()));
+        assert!(syncing.all().is_empty(), "what went well is done with");
     }
 }
