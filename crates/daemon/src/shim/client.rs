@@ -109,7 +109,12 @@ pub enum Adopted {
     /// came that far. One that is still on its way to be there has to be revoked (`shim::claim`).
     Gone(Option<RuntimeRecord>),
     /// It lives and does not answer.
-    Silent(ProcessIdentity),
+    Silent {
+        /// Who.
+        shim: ProcessIdentity,
+        /// How long it was waited for: where its socket is gone nobody can answer.
+        waited: Duration,
+    },
 }
 
 impl Shims {
@@ -167,7 +172,7 @@ impl Shims {
             let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
             let alive = runtime.as_ref().filter(|runtime| is_live(runtime)).map(|runtime| runtime.shim);
             let patience = match alive {
-                Some(_) => SILENCE_PATIENCE,
+                Some(_) => patience_with(&run_dir.join(SOCKET)),
                 None if claim::is_taken(state_dir) => CHANGE_PATIENCE,
                 None => Duration::ZERO,
             };
@@ -175,7 +180,10 @@ impl Shims {
             if passed >= patience {
                 // An exit record written between the look above and the shim's death still counts.
                 let exit = record::read(state_dir, EXIT_FILE)?;
-                let no_exit = || alive.map_or(Adopted::Gone(runtime), Adopted::Silent);
+                let no_exit = || match alive {
+                    Some(shim) => Adopted::Silent { shim, waited: patience },
+                    None => Adopted::Gone(runtime),
+                };
                 return Ok(exit.map_or_else(no_exit, Adopted::Ended));
             }
             if let Some(shim) = alive
@@ -280,6 +288,12 @@ fn user_manager() -> Option<PathBuf> {
     let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
     let socket = runtime.join("systemd/private");
     std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(socket)
+}
+
+/// How long a shim that lives may be silent. Nobody can answer at a socket that is gone, as one is that lay in a directory
+/// which went with a login.
+fn patience_with(socket: &Path) -> Duration {
+    if socket.exists() { SILENCE_PATIENCE } else { CHANGE_PATIENCE }
 }
 
 fn is_live(runtime: &RuntimeRecord) -> bool {
@@ -402,5 +416,21 @@ impl Events {
         };
         self.over = matches!(message, ShimMessage::Ended(_));
         Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_whose_socket_is_gone_is_not_waited_for_like_one_that_is_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("run").join(SOCKET);
+        assert_eq!(patience_with(&socket), CHANGE_PATIENCE);
+        std::fs::create_dir(dir.path().join("run")).unwrap();
+        assert_eq!(patience_with(&socket), CHANGE_PATIENCE);
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert_eq!(patience_with(&socket), SILENCE_PATIENCE);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     capability::{Depth, VmFiles},
     failpoint,
     shim::{
-        client::{Adopted, SILENCE_PATIENCE, Shim},
+        client::{Adopted, Shim},
         control::{ProcessIdentity, ShimStatus},
         revoke,
     },
@@ -66,6 +66,7 @@ impl VmService {
         }
         failpoint::hit("adopt.row").await;
         let layout = &self.parts.layout;
+        let mut ends_with = "";
         let (state, reason) = match self.parts.shims.adopt(&layout.vm_run(&row.id), &layout.vm(&row.id)).await {
             Ok(Adopted::Running(shim)) => {
                 let status = shim.status();
@@ -87,18 +88,22 @@ impl VmService {
             }
             Ok(Adopted::Ended(record)) => outcome(&record),
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
-            Ok(Adopted::Silent(shim)) if row.state.is_live() => (VmState::Failed, Some(silent(shim))),
+            Ok(Adopted::Silent { shim, waited }) if row.state.is_live() => {
+                ends_with = ": it was ended, and its VMM with it";
+                (VmState::Failed, Some(silent(shim, waited)))
+            }
             // The machine never came to be, or was given back already.
-            Ok(Adopted::Gone(_) | Adopted::Silent(_)) => (row.state, row.reason.clone()),
+            Ok(Adopted::Gone(_) | Adopted::Silent { .. }) => (row.state, row.reason.clone()),
             Err(error) => (VmState::Failed, Some(format!("its shim cannot be reached: {error}"))),
         };
-        tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone");
+        tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone or goes");
         if let Err(failure) = release(&self.parts, &row.id, Depth::Machine).await {
             tracing::error!(vm = %row.name, %failure, "cannot give back all a machine held");
+            ends_with = "";
         }
         failpoint::hit("adopt.released").await;
         row.state = state;
-        row.reason = reason;
+        row.reason = reason.map(|reason| reason + ends_with);
         row.run.ended();
         self.write(&row).await;
         (row, None)
@@ -144,9 +149,8 @@ fn adopted_state(before: VmState, status: &ShimStatus) -> VmState {
     if is_up && before != VmState::Starting { VmState::Running } else { VmState::Starting }
 }
 
-fn silent(shim: ProcessIdentity) -> String {
-    let after = SILENCE_PATIENCE.as_secs();
-    format!("its shim (pid {}) did not answer for {after} s: it was ended, and its VMM with it", shim.pid)
+fn silent(shim: ProcessIdentity, waited: Duration) -> String {
+    format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs())
 }
 
 fn gone() -> String {

@@ -3,7 +3,7 @@
 //! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
 //! again, and a shim that is gone is turned into an [`ExitRecord`].
 
-use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError};
+use super::{CHANGE_PATIENCE, CHANGE_TICK, ShimError, patience_with};
 use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
     identity::{ProvenProcess, kill_proven},
@@ -196,7 +196,7 @@ impl Follower {
 
     /// The connection broke: the shim has ended, has died, or merely dropped this connection.
     async fn find_again(&self) -> Result<(Frames, ShimStatus), ExitRecord> {
-        let deadline = tokio::time::Instant::now() + SILENCE_PATIENCE;
+        let began = tokio::time::Instant::now();
         loop {
             if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
                 return Err(end);
@@ -206,7 +206,9 @@ impl Follower {
             }
             match connect(&self.socket).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
-                Ok(_) | Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(CHANGE_TICK).await,
+                Ok(_) | Err(_) if began.elapsed() < patience_with(&self.socket) => {
+                    tokio::time::sleep(CHANGE_TICK).await
+                }
                 Ok(_) | Err(_) => {
                     // A shim that does not answer cannot be managed, and its machine is nobody's.
                     let _ = kill_proven(self.shim, Signal::KILL);
