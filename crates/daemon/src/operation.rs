@@ -7,7 +7,7 @@ use crate::failures;
 use banger_artifacts::job::{Cancel, Job, Part, PartState, Progress};
 use banger_proto::{
     api::event::{Event, LayerState},
-    failure::Failure,
+    failure::{Code, Failure},
     name::OperationId,
 };
 use bytes::Bytes;
@@ -80,10 +80,16 @@ impl Operation {
 
     /// The step ended before it was done: `what` of it, and what came in its way.
     pub(crate) fn cut_short(&self, what: &str) -> Failure {
-        let failure = failures::cancelled(what);
+        self.blame(failures::cancelled(what))
+    }
+
+    /// The same of a failure whose maker knows only that it was cancelled. What failed for another reason stays as it is.
+    pub(crate) fn blame(&self, failure: Failure) -> Failure {
         match self.overtaken.by.get() {
-            Some(by) => failure.cause(format!("a {by} of the VM was asked for meanwhile")),
-            None => failure,
+            Some(by) if failure.code == Code::Conflict => {
+                failure.cause(format!("a {by} of the VM was asked for meanwhile"))
+            }
+            _ => failure,
         }
     }
 
@@ -170,5 +176,25 @@ struct CancelOnDrop(Cancel);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cancelled_says_by_what_and_what_failed_says_why() {
+        let overtaken = Overtaken::default();
+        let step = Operation::silent().step(CancellationToken::new(), overtaken.clone());
+        let cancelled = || failures::cancelled("the pull was cancelled");
+        assert_eq!(step.blame(cancelled()), cancelled(), "its client left");
+        overtaken.tell("stop");
+        overtaken.tell("kill");
+        let cause = "a stop of the VM was asked for meanwhile";
+        assert_eq!(step.blame(cancelled()).causes, [cause]);
+        assert_eq!(step.cut_short("the start was cancelled").causes, [cause]);
+        let broken = Failure::new(Code::Unavailable, "no route");
+        assert_eq!(step.blame(broken.clone()), broken);
     }
 }

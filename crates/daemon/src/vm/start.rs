@@ -36,7 +36,7 @@ pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operatio
 pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
     let mut clock = owner.clock.take().unwrap_or_else(PhaseClock::start);
     let (choice, tsc_khz) = owner.parts.choose(owner.row.spec.vmm).await?;
-    preflight(&owner.parts, &owner.row.spec, operation).await?;
+    preflight(&owner.parts, &owner.row.spec, operation).await.map_err(|failure| operation.blame(failure))?;
     say_what_starts(owner, &choice, operation);
 
     let before = (owner.row.state, owner.row.reason.clone(), owner.row.run.clone());
@@ -56,7 +56,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<()
             (owner.row.state, owner.row.reason, owner.row.run) = before;
             let (state, reason) = (owner.row.state, owner.row.reason.clone());
             owner.down(state, reason).await;
-            return Err(failure);
+            return Err(operation.blame(failure));
         }
     };
     failpoint::hit("start.planned").await;
@@ -175,7 +175,7 @@ async fn prepare(
     let mut launch = Launch::default();
     for capability in parts.capabilities.iter() {
         if operation.cancel().is_cancelled() {
-            return Err(operation.cut_short("the start was cancelled"));
+            return Err(failures::cancelled("the start was cancelled"));
         }
         capability.contribute(vm, &mut launch, operation).await?;
         failpoint::hit(&format!("start.contributed.{}", capability.name())).await;
