@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    sync::Notify,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 
@@ -35,8 +35,11 @@ pub(super) const SYSTEMD_SOCKET: &str = "/run/systemd/private";
 pub(super) struct Announcer {
     lines: RefCell<Vec<String>>,
     more: Notify,
-    acknowledged: Notify,
     told: Notify,
+    /// Words about the guest's end so far.
+    words: Cell<usize>,
+    /// How many of them the present session's host has on record.
+    acknowledged: watch::Sender<usize>,
     /// Lines the present session has heard.
     heard: Cell<usize>,
 }
@@ -53,8 +56,9 @@ impl Announcer {
         Self {
             lines: RefCell::default(),
             more: Notify::new(),
-            acknowledged: Notify::new(),
             told: Notify::new(),
+            words: Cell::new(0),
+            acknowledged: watch::Sender::new(0),
             heard: Cell::new(0),
         }
     }
@@ -70,10 +74,18 @@ impl Announcer {
         self.more.notify_one();
     }
 
-    /// Says how the guest goes down and waits for the host to have it on record, a while at most.
+    /// Says how the guest goes down and waits for the host to have it on record, a while at most. An acknowledgement that
+    /// comes later is not the next word's.
     pub(super) async fn say_power(&self, event: &GuestEvent, patience: Duration) -> bool {
+        let number = self.words.get() + 1;
+        self.words.set(number);
         self.say(event);
-        timeout(patience, self.acknowledged.notified()).await.is_ok()
+        let mut acknowledged = self.acknowledged.subscribe();
+        timeout(patience, acknowledged.wait_for(|acknowledged| *acknowledged >= number)).await.is_ok()
+    }
+
+    fn acknowledge(&self) {
+        self.acknowledged.send_modify(|acknowledged| *acknowledged += 1);
     }
 
     /// Done once everything said was written to a host.
@@ -96,7 +108,9 @@ impl Announcer {
     async fn talk(&self, stream: Stream) {
         let (answers, mut words) = tokio::io::split(stream);
         let mut answers = BufReader::new(answers);
+        // All lines are said again, and acknowledged again.
         self.heard.set(0);
+        self.acknowledged.send_replace(0);
         let speak = async {
             loop {
                 let next = self.lines.borrow().get(self.heard.get()).cloned();
@@ -119,7 +133,7 @@ impl Announcer {
                     return;
                 }
                 if line == POWER_ACK.as_bytes() {
-                    self.acknowledged.notify_one();
+                    self.acknowledge();
                 }
             }
         };
@@ -165,5 +179,29 @@ async fn systemd_state() -> String {
             return word;
         }
         sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::agent::event::Power;
+    use std::task::{Context, Poll, Waker};
+
+    #[tokio::test]
+    async fn a_late_acknowledgement_is_not_the_next_words() {
+        let announcer = Announcer::silent();
+        let word = |verb| GuestEvent::Power { verb };
+        assert!(!announcer.say_power(&word(Power::Reboot), Duration::ZERO).await);
+        let off = word(Power::Poweroff);
+        let mut waits = Box::pin(announcer.say_power(&off, Duration::from_secs(600)));
+        let mut look = |expected: Poll<bool>| {
+            assert_eq!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())), expected);
+        };
+        look(Poll::Pending);
+        announcer.acknowledge();
+        look(Poll::Pending);
+        announcer.acknowledge();
+        look(Poll::Ready(true));
     }
 }
