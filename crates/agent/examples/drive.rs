@@ -18,14 +18,15 @@ use banger_proto::agent::event::GuestEvent;
 use client::{Agent, shell};
 use hyper::Method;
 use std::time::Instant;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::watch};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let start = Instant::now();
     let mut words = std::env::args().skip(1);
     let socket = words.next().expect("usage: drive SOCKET [WORD…]");
-    let mut agent = Agent::connect(UnixStream::connect(socket).await.unwrap(), true).await;
+    let mut agent =
+        Agent::connect(UnixStream::connect(socket).await.unwrap(), watch::Sender::new(true).subscribe()).await;
     for word in words {
         let (verb, rest) = word.split_once(':').unwrap_or((&word, ""));
         match verb {

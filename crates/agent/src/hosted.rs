@@ -5,7 +5,7 @@
 
 use crate::{
     boot::{Phases, read_config},
-    server::{self, Channel, Guest, Place},
+    server::{self, ACKNOWLEDGEMENT, Channel, Guest, Place},
 };
 use banger_link::Ended;
 use banger_proto::agent::boot::Init;
@@ -15,9 +15,10 @@ use std::{
     os::{fd::FromRawFd, unix::net::UnixStream},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
-/// Serves until the channel ends. `--fd N --config FILE`.
+/// Serves until the channel ends. `--fd N --config FILE`, and `--acknowledgement-ms N` for tests that keep the host waiting.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match serve(args) {
         Ok(_) => ExitCode::SUCCESS,
@@ -35,12 +36,16 @@ pub(crate) fn complain(message: &str) {
 
 fn serve(args: &[OsString]) -> io::Result<Ended> {
     let invalid = |message: &str| io::Error::new(io::ErrorKind::InvalidInput, message.to_owned());
-    let (mut fd, mut config) = (None, None);
+    let (mut fd, mut config, mut acknowledgement) = (None, None, ACKNOWLEDGEMENT);
     for pair in args.chunks(2) {
         match pair {
             [name, value] if name == "--fd" => fd = value.to_str().and_then(|value| value.parse::<i32>().ok()),
             [name, value] if name == "--config" => config = Some(PathBuf::from(value)),
-            _ => return Err(invalid("hosted takes --fd N and --config FILE")),
+            [name, value] if name == "--acknowledgement-ms" => {
+                let number = value.to_str().and_then(|value| value.parse().ok());
+                acknowledgement = number.map(Duration::from_millis).ok_or_else(|| invalid("that is no number"))?;
+            }
+            _ => return Err(invalid("hosted takes --fd N, --config FILE and --acknowledgement-ms N")),
         }
     }
     let fd = fd.filter(|fd| *fd > 2).ok_or_else(|| invalid("--fd wants a descriptor above 2"))?;
@@ -54,6 +59,7 @@ fn serve(args: &[OsString]) -> io::Result<Ended> {
     rustix::io::fcntl_setfd(&channel, rustix::io::FdFlags::CLOEXEC)?;
     let mut phases = Phases::default();
     phases.end("agent");
-    let guest = Guest { config, init: Init::Agent, phases, work: None, troubles: Vec::new(), place: Place::Hosted };
+    let (init, place) = (Init::Agent, Place::Hosted);
+    let guest = Guest { config, init, phases, work: None, troubles: Vec::new(), place, acknowledgement };
     Ok(server::run(guest, Channel::Inherited(channel)))
 }

@@ -28,6 +28,7 @@ use banger_proto::agent::{
     http::API_VERSION,
     link::AGENT_PORT,
 };
+pub(crate) use power::ACKNOWLEDGEMENT;
 use rustix::fd::OwnedFd;
 use std::{
     cell::Cell,
@@ -62,12 +63,14 @@ pub(crate) struct Guest {
     pub(crate) work: Option<OwnedFd>,
     pub(crate) troubles: Vec<String>,
     pub(crate) place: Place,
+    /// How long the host may take to have the last word on record.
+    pub(crate) acknowledgement: Duration,
 }
 
 impl From<Booted> for Guest {
     fn from(booted: Booted) -> Self {
         let Booted { config, init, phases, work, troubles } = booted;
-        Self { config, init, phases, work, troubles, place: Place::Machine }
+        Self { config, init, phases, work, troubles, place: Place::Machine, acknowledgement: ACKNOWLEDGEMENT }
     }
 }
 

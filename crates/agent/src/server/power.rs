@@ -24,7 +24,7 @@ use tokio::{
 };
 
 /// How long the host may take to have the last word on record.
-const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
+pub(crate) const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
 /// The grace of a power command typed in the guest.
 const GRACE: Duration = Duration::from_secs(2);
 /// Longest grace a host may ask for.
@@ -128,7 +128,7 @@ async fn report(context: &Context, verb: Power) -> Power {
         if said.replace(verb) == Some(verb) {
             return verb;
         }
-        if !context.announcer.say_power(&GuestEvent::Power { verb }, ACKNOWLEDGEMENT).await {
+        if !context.announcer.say_power(&GuestEvent::Power { verb }, context.guest.acknowledgement).await {
             boot::say("the host did not acknowledge the guest's end");
         }
     }

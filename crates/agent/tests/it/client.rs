@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -33,24 +33,26 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Waits for the agent behind `pipe`. Power events are acknowledged when `acknowledge` says so.
-    pub async fn connect(pipe: UnixStream, acknowledge: bool) -> Self {
+    /// Waits for the agent behind `pipe`. Power events are acknowledged once `acknowledge` says so; never, if it is gone
+    /// before.
+    pub async fn connect(pipe: UnixStream, acknowledge: watch::Receiver<bool>) -> Self {
         let HostSession { dialer, mut incoming, driver } = HostSession::open(pipe).await.unwrap();
         let driver = tokio::spawn(driver.run());
         let (sender, events) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok(inbound) = incoming.next().await {
                 assert_eq!(inbound.port(), EVENTS_PORT);
-                let (sender, stream) = (sender.clone(), inbound.accept().await);
+                let (sender, mut acknowledge, stream) = (sender.clone(), acknowledge.clone(), inbound.accept().await);
                 tokio::spawn(async move {
                     let (lines, mut answers) = tokio::io::split(stream);
                     let mut lines = BufReader::new(lines).lines();
                     while let Ok(Some(line)) = lines.next_line().await {
                         let event: GuestEvent = serde_json::from_str(&line).unwrap();
-                        if matches!(event, GuestEvent::Power { .. }) && acknowledge {
+                        let is_word = matches!(event, GuestEvent::Power { .. });
+                        let _ = sender.send(event);
+                        if is_word && acknowledge.wait_for(|so| *so).await.is_ok() {
                             answers.write_all(POWER_ACK.as_bytes()).await.unwrap();
                         }
-                        let _ = sender.send(event);
                     }
                 });
             }

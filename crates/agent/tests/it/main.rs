@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::{net::UnixStream, task::LocalSet};
+use tokio::{net::UnixStream, sync::watch, task::LocalSet};
 
 /// An agent of its own for one test.
 struct Hosted {
@@ -32,13 +32,16 @@ struct Hosted {
 
 /// How a hosted agent is made.
 struct Options {
-    acknowledge: bool,
+    /// See [`Agent::connect`].
+    acknowledge: watch::Receiver<bool>,
+    /// Arguments for the agent.
+    also: &'static [&'static str],
     config: fn(&mut BootConfig),
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { acknowledge: true, config: |_| {} }
+        Self { acknowledge: watch::Sender::new(true).subscribe(), also: &[], config: |_| {} }
     }
 }
 
@@ -70,6 +73,7 @@ impl Hosted {
         let child = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
             .args(["hosted", "--fd", &theirs.as_raw_fd().to_string(), "--config"])
             .arg(path)
+            .args(options.also)
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

@@ -3,6 +3,7 @@
 use crate::{Hosted, Options, client::command, on_one_thread};
 use banger_proto::agent::event::{GuestEvent, Power};
 use hyper::{Method, StatusCode};
+use tokio::sync::watch;
 
 #[test]
 fn a_shutdown_is_reported_acknowledged_and_done() {
@@ -27,10 +28,29 @@ fn a_shutdown_is_reported_acknowledged_and_done() {
 #[test]
 fn a_host_that_does_not_acknowledge_is_not_waited_for_long() {
     on_one_thread(async {
-        let mut hosted = Hosted::start_with(Options { acknowledge: false, ..Options::default() }).await;
+        let never = watch::Sender::new(false).subscribe();
+        let mut hosted = Hosted::start_with(Options { acknowledge: never, ..Options::default() }).await;
         hosted.agent.request(Method::POST, "/shutdown", r#"{"verb":"poweroff","grace_ms":0}"#).await;
-        // It still serves while it waits.
+        assert_eq!(hosted.exit_code().await, Some(0));
+    });
+}
+
+/// An agent whose word is not acknowledged until this says so, and which waits for that.
+async fn patient() -> (Hosted, watch::Sender<bool>) {
+    let (acknowledge, is_acknowledged) = watch::channel(false);
+    let also = &["--acknowledgement-ms", "600000"];
+    let options = Options { acknowledge: is_acknowledged, also, ..Options::default() };
+    (Hosted::start_with(options).await, acknowledge)
+}
+
+#[test]
+fn an_agent_serves_while_its_last_word_is_not_acknowledged() {
+    on_one_thread(async {
+        let (mut hosted, acknowledge) = patient().await;
+        hosted.agent.request(Method::POST, "/shutdown", r#"{"verb":"poweroff","grace_ms":0}"#).await;
+        while !matches!(hosted.agent.events.recv().await.unwrap(), GuestEvent::Power { .. }) {}
         assert_eq!(hosted.agent.run(&command(&["true"])).await.outcome.unwrap().code(), 0);
+        acknowledge.send_replace(true);
         assert_eq!(hosted.exit_code().await, Some(0));
     });
 }
@@ -43,12 +63,13 @@ fn a_guest_that_reboots_is_powered_off_once_the_host_asks_for_it() {
         for (asked, said) in [(["reboot", "poweroff"], &[Reboot, Poweroff][..]), (["poweroff", "reboot"], &[Poweroff])]
         {
             // The host has not heard the first word when the second comes.
-            let mut hosted = Hosted::start_with(Options { acknowledge: false, ..Options::default() }).await;
+            let (mut hosted, acknowledge) = patient().await;
             for verb in asked {
                 let body = format!(r#"{{"verb":"{verb}","grace_ms":0}}"#);
                 let (status, _) = hosted.agent.request(Method::POST, "/shutdown", body).await;
                 assert_eq!(status, StatusCode::ACCEPTED);
             }
+            acknowledge.send_replace(true);
             assert_eq!(hosted.exit_code().await, Some(0));
             let mut verbs = Vec::new();
             while let Some(event) = hosted.agent.events.recv().await {

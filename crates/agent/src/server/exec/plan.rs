@@ -147,7 +147,16 @@ mod tests {
             user: None,
             network: None,
         };
-        Guest { config, init: Init::Agent, phases: Phases::default(), work: None, troubles: vec![], place }
+        let acknowledgement = crate::server::ACKNOWLEDGEMENT;
+        Guest {
+            config,
+            init: Init::Agent,
+            phases: Phases::default(),
+            work: None,
+            troubles: vec![],
+            place,
+            acknowledgement,
+        }
     }
 
     fn spec(argv: &[&str]) -> ExecSpec {
