@@ -19,6 +19,7 @@ use crate::{
 };
 use banger_proto::{failure::Failure, layout::Layout};
 use std::{io, path::PathBuf, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 pub use lock::Lock;
 
@@ -119,6 +120,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let images = services.images.clone();
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
+        tokio::spawn(follow(socket::Place::at(layout.daemon_socket()), stop.clone()));
         lock.publish()?;
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
@@ -133,4 +135,15 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     tracing::info!("gone; VMs keep running");
     lock.leave(&layout);
     served
+}
+
+/// Ends a daemon that nobody can find any more: whoever comes would wait in vain for the holder of its lock.
+async fn follow(place: socket::Place, stop: CancellationToken) {
+    tokio::select! {
+        () = place.lost() => {
+            tracing::warn!("its socket is gone: it makes room for a daemon that can be found");
+            stop.cancel();
+        }
+        () = stop.cancelled() => {}
+    }
 }

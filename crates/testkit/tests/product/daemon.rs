@@ -1,6 +1,6 @@
 //! One daemon per home, started by who needs it first.
 
-use crate::SOON;
+use crate::{SOON, delete, start};
 use banger_testkit::TestEnv;
 use rustix::process::Signal;
 
@@ -54,6 +54,19 @@ fn a_daemon_that_was_killed_is_replaced() {
     env.banger(["ps"]).run().expect(0);
     assert_ne!(env.daemon().expect("another"), first);
     env.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_whose_socket_was_taken_away_makes_room_for_another() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "v");
+    let first = env.daemon().expect("a daemon");
+    std::fs::remove_file(env.layout().daemon_socket()).expect("its socket");
+    env.banger(["ps"]).patience(SOON).run().expect(0);
+    first.wait_gone(SOON);
+    env.daemon().expect("another");
+    assert_eq!(env.vm_state("v"), "running");
+    delete(&env, "v");
 }
 
 #[test]
