@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// Between a guest's last word and the end of its VMM. After it the VMM is ended, and the word counts.
@@ -159,8 +159,9 @@ async fn talk(
     announcements: mpsc::Sender<Announcement>,
     mut over: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let heard = Arc::default();
     match channel {
-        Channel::Pipe(pipe) => guest::follow(pipe, session, announcements).await,
+        Channel::Pipe(pipe) => guest::follow(pipe, session, announcements, &heard).await,
         Channel::Vsock(guest) => loop {
             // One who knocked just before the end is still let in, and has said what it had to say.
             tokio::select! {
@@ -169,8 +170,11 @@ async fn talk(
                 _ = over.wait_for(|over| *over) => return Ok(()),
             }
             // It may not have been the agent, or be gone.
-            let Ok(pipe) = guest.dial().await else { continue };
-            guest::follow(pipe, session.clone(), announcements.clone()).await?;
+            if let Ok(pipe) = guest.dial().await {
+                guest::follow(pipe, session.clone(), announcements.clone(), &heard).await?;
+            }
+            // A guest that knocks over and over is not to keep a processor of its host's busy.
+            sleep(guest::PAUSE).await;
         },
     }
 }

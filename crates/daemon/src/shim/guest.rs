@@ -1,18 +1,18 @@
 //! The guest's side of the channel: sessions over the pipe, and what the agent announces.
 //!
-//! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events, streams by the
-//! link's own limits. A guest that breaks a session gets another one.
+//! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_WORDS`]
+//! words about its end, streams by the link's own limits. A guest that breaks a session gets another one.
 
 use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
 use banger_proto::agent::{
-    event::{GuestEvent, MAX_LINE, POWER_ACK},
+    event::{GuestEvent, MAX_LINE, POWER_ACK, Power},
     link::EVENTS_PORT,
 };
 use std::{
     io,
     os::unix::net::UnixStream as StdStream,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,10 +26,12 @@ use tokio::{
 
 /// Events taken from one boot; from then on only the last word counts. An honest agent has some ten.
 const MAX_EVENTS: usize = 1000;
+/// Times a boot may change its mind about its end. An honest agent does it once, and again in each session.
+const MAX_WORDS: usize = 100;
 /// Event streams open at once. An agent has one, and another for the shutdown hook.
 const MAX_STREAMS: usize = 4;
-/// Pause before a new session after one that the guest broke.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a new session after one that the guest broke or left.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// An announcement. The agent waits for `taken` after its last word.
 #[derive(Debug)]
@@ -38,15 +40,43 @@ pub(super) struct Announcement {
     pub(super) taken: oneshot::Sender<()>,
 }
 
+/// What was taken from one boot, in however many sessions.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    events: AtomicUsize,
+    words: AtomicUsize,
+    /// The last word that was taken.
+    word: Mutex<Option<Power>>,
+}
+
+impl Heard {
+    /// Whether it is on record as the last word already: it was said again, and means nothing new.
+    fn is_on_record(&self, verb: Power) -> bool {
+        *self.word() == Some(verb)
+    }
+
+    fn may_take(&self, event: &GuestEvent) -> bool {
+        let (count, most) = match event {
+            GuestEvent::Power { .. } => (&self.words, MAX_WORDS),
+            _ => (&self.events, MAX_EVENTS),
+        };
+        count.fetch_add(1, Ordering::Relaxed) < most
+    }
+
+    fn word(&self) -> MutexGuard<'_, Option<Power>> {
+        self.word.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Holds sessions over `pipe` until the VMM closes it.
 pub(super) async fn follow(
     pipe: UnixStream,
     session: watch::Sender<Option<Dialer>>,
     announcements: mpsc::Sender<Announcement>,
+    heard: &Arc<Heard>,
 ) -> io::Result<()> {
     // A session takes its pipe with it, so each gets a descriptor of its own.
     let pipe: StdStream = pipe.into_std()?;
-    let seen = Arc::new(AtomicUsize::new(0));
     loop {
         let own = UnixStream::from_std(pipe.try_clone()?)?;
         let ended = match HostSession::open(own).await {
@@ -55,7 +85,7 @@ pub(super) async fn follow(
                 let ended = tokio::select! {
                     biased;
                     ended = driver.run() => ended,
-                    ended = receive(incoming, &announcements, &seen) => ended,
+                    ended = receive(incoming, &announcements, heard) => ended,
                 };
                 session.send_replace(None);
                 ended
@@ -69,7 +99,7 @@ pub(super) async fn follow(
     }
 }
 
-async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announcement>, seen: &Arc<AtomicUsize>) -> Ended {
+async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announcement>, heard: &Arc<Heard>) -> Ended {
     let mut streams = JoinSet::new();
     loop {
         let inbound: Inbound = tokio::select! {
@@ -80,8 +110,8 @@ async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announceme
             Some(_) = streams.join_next() => continue,
         };
         if inbound.port() == EVENTS_PORT && streams.len() < MAX_STREAMS {
-            let (announcements, seen) = (announcements.clone(), seen.clone());
-            streams.spawn(async move { read_events(inbound.accept().await, announcements, seen).await });
+            let (announcements, heard) = (announcements.clone(), heard.clone());
+            streams.spawn(async move { read_events(inbound.accept().await, announcements, heard).await });
         } else {
             inbound.refuse().await;
         }
@@ -91,7 +121,7 @@ async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announceme
 async fn read_events(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     announcements: mpsc::Sender<Announcement>,
-    seen: Arc<AtomicUsize>,
+    heard: Arc<Heard>,
 ) -> io::Result<()> {
     let mut pending = Vec::new();
     let mut chunk = [0; 4096];
@@ -103,7 +133,7 @@ async fn read_events(
         pending.extend_from_slice(&chunk[..count]);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
-            take(&line, &mut stream, &announcements, &seen).await?;
+            take(&line, &mut stream, &announcements, &heard).await?;
         }
         if pending.len() > MAX_LINE {
             return Err(io::ErrorKind::InvalidData.into());
@@ -116,17 +146,25 @@ async fn take(
     line: &[u8],
     stream: &mut (impl AsyncWrite + Unpin),
     announcements: &mpsc::Sender<Announcement>,
-    seen: &AtomicUsize,
+    heard: &Heard,
 ) -> io::Result<()> {
     let Ok(event) = serde_json::from_slice::<GuestEvent>(line) else { return Ok(()) };
-    let is_word = matches!(event, GuestEvent::Power { .. });
-    if seen.fetch_add(1, Ordering::Relaxed) >= MAX_EVENTS && !is_word {
-        return Ok(());
+    let word = match event {
+        GuestEvent::Power { verb } => Some(verb),
+        _ => None,
+    };
+    if !word.is_some_and(|verb| heard.is_on_record(verb)) {
+        if !heard.may_take(&event) {
+            return Ok(());
+        }
+        let (taken, wait) = oneshot::channel();
+        announcements.send(Announcement { event, taken }).await.map_err(io::Error::other)?;
+        wait.await.map_err(io::Error::other)?;
+        if word.is_some() {
+            *heard.word() = word;
+        }
     }
-    let (taken, wait) = oneshot::channel();
-    announcements.send(Announcement { event, taken }).await.map_err(io::Error::other)?;
-    wait.await.map_err(io::Error::other)?;
-    if is_word {
+    if word.is_some() {
         stream.write_all(POWER_ACK.as_bytes()).await?;
         stream.flush().await?;
     }
@@ -139,9 +177,9 @@ pub(crate) async fn hear(data: &[u8]) {
     let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::default());
     let take = async {
         let mut count = 0;
-        while let Some(Announcement { event, taken }) = announcements.recv().await {
-            count += usize::from(!matches!(event, GuestEvent::Power { .. }));
-            assert!(count <= MAX_EVENTS, "more than an honest agent says");
+        while let Some(Announcement { taken, .. }) = announcements.recv().await {
+            count += 1;
+            assert!(count <= MAX_EVENTS + MAX_WORDS, "more than an honest agent says");
             // Who reads may have given up.
             let _ = taken.send(());
         }
@@ -153,7 +191,6 @@ pub(crate) async fn hear(data: &[u8]) {
 mod tests {
     use super::*;
     use banger_link::{Stream, guest};
-    use banger_proto::agent::event::Power;
     use tokio::task::JoinHandle;
 
     /// A guest that says what it likes, and what the host makes of it.
@@ -170,7 +207,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, announcements) = mpsc::channel(8);
         let (session, watching) = watch::channel(None);
-        let follow = tokio::spawn(follow(ours, session, sender));
+        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::default()).await });
         let (dialled, mut dialers) = mpsc::unbounded_channel();
         let guest = tokio::spawn(guest::run(theirs, move |dialer, incoming| drop(dialled.send((dialer, incoming)))));
         let (dialer, _incoming) = dialers.recv().await.unwrap();
@@ -237,6 +274,46 @@ mod tests {
         assert_eq!(count, MAX_EVENTS);
     }
 
+    /// Says what it says on a stream of a boot that has said something before; how many announcements came of it, and how
+    /// many words were acknowledged.
+    async fn say_again(heard: &Arc<Heard>, events: &[GuestEvent]) -> (usize, usize) {
+        let text: Vec<u8> = events.iter().flat_map(line).collect();
+        let (sender, mut announcements) = mpsc::channel(1);
+        let mut answers = Vec::new();
+        let read = read_events(tokio::io::join(&*text, &mut answers), sender, heard.clone());
+        let take = async {
+            let mut count = 0;
+            while let Some(Announcement { taken, .. }) = announcements.recv().await {
+                count += 1;
+                taken.send(()).unwrap();
+            }
+            count
+        };
+        let (read, count) = tokio::join!(read, take);
+        read.unwrap();
+        (count, answers.len() / POWER_ACK.len())
+    }
+
+    #[tokio::test]
+    async fn what_a_boot_says_again_in_another_session_is_counted_on() {
+        let heard = Arc::new(Heard::default());
+        let troubles: Vec<_> = (0..MAX_EVENTS - 1).map(|number| trouble(&number.to_string())).collect();
+        assert_eq!(say_again(&heard, &troubles).await, (MAX_EVENTS - 1, 0));
+        assert_eq!(say_again(&heard, &troubles).await, (1, 0));
+        assert_eq!(say_again(&heard, &[trouble("x"), POWEROFF]).await, (1, 1), "only the last word");
+    }
+
+    #[tokio::test]
+    async fn a_word_said_again_is_acknowledged_and_told_nobody() {
+        const REBOOT: GuestEvent = GuestEvent::Power { verb: Power::Reboot };
+        let heard = Arc::new(Heard::default());
+        assert_eq!(say_again(&heard, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
+        assert_eq!(say_again(&heard, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
+        let fickle: Vec<_> = [REBOOT, POWEROFF].into_iter().cycle().take(3 * MAX_WORDS).collect();
+        let (told, _) = say_again(&heard, &fickle).await;
+        assert_eq!(told, MAX_WORDS - 3);
+    }
+
     #[tokio::test]
     async fn a_line_without_an_end_ends_the_stream_and_nothing_else() {
         let mut talk = talk().await;
@@ -261,7 +338,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (sender, _announcements) = mpsc::channel(8);
         let (session, mut watching) = watch::channel(None);
-        let follow = tokio::spawn(follow(ours, session, sender));
+        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::default()).await });
         for _ in 0..2 {
             // Answers the greeting and then says what is no frame.
             let mut hello = [0; 32];

@@ -14,12 +14,13 @@
 //! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
 //! | `mute` | as `silent`, and it powers off in order when it is asked to |
 //! | `stubborn` | it says that it powers off, and does not |
+//! | `chatter` | the same, and then tells its troubles, and says that it powers off, over and over |
 //! | `fickle` | the same; it refuses the first archive it gets and takes the next |
 
 use banger_link::{Incoming, Stream, guest};
 use banger_proto::agent::{
     boot::Init,
-    event::{GuestEvent, Power, Ready},
+    event::{GuestEvent, POWER_ACK, Power, Ready},
     exec::{Channel, SUBPROTOCOL},
     http::API_VERSION,
     link::{AGENT_PORT, EVENTS_PORT},
@@ -39,6 +40,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Bytes of one piece of what never ends.
 const PIECE: usize = 64 << 10;
+/// Events of each kind that a chatterer has: more than a host takes.
+const CHATTER: usize = 1500;
 /// Between two bytes of a slow answer.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -55,6 +58,7 @@ enum Kind {
     Unbooted,
     Mute,
     Stubborn,
+    Chatter,
     Fickle,
 }
 
@@ -72,6 +76,7 @@ impl Kind {
             "unbooted" => Self::Unbooted,
             "mute" => Self::Mute,
             "stubborn" => Self::Stubborn,
+            "chatter" => Self::Chatter,
             "fickle" => Self::Fickle,
             _ => return None,
         })
@@ -123,6 +128,15 @@ async fn announce(kind: Kind, dialer: banger_link::Dialer) {
     let Ok(mut stream) = dialer.dial(EVENTS_PORT).await else { return };
     let _ = say(&mut stream, &GuestEvent::Ready(ready)).await;
     POWER_OFF.notified().await;
+    if kind == Kind::Chatter {
+        for number in 0..CHATTER {
+            let _ = say(&mut stream, &GuestEvent::Trouble { message: format!("chatter {number}") }).await;
+        }
+        for _ in 0..CHATTER {
+            let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff }).await;
+            let _ = stream.read_exact(&mut [0; POWER_ACK.len()]).await;
+        }
+    }
     let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff }).await;
     // The host's acknowledgement.
     let _ = stream.read_u8().await;
@@ -154,10 +168,12 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
     let head = head(&mut stream).await?;
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
     match kind {
-        Kind::Unbooted | Kind::Mute | Kind::Stubborn | Kind::Fickle if path.starts_with("/shutdown") => {
+        Kind::Unbooted | Kind::Mute | Kind::Stubborn | Kind::Chatter | Kind::Fickle
+            if path.starts_with("/shutdown") =>
+        {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await?;
             stream.shutdown().await?;
-            if matches!(kind, Kind::Unbooted | Kind::Mute) {
+            if matches!(kind, Kind::Unbooted | Kind::Mute | Kind::Chatter) {
                 POWER_OFF.notify_one();
             }
             Ok(())
@@ -169,7 +185,7 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await
         }
-        Kind::Unbooted | Kind::Stubborn | Kind::Fickle => Err(io::ErrorKind::Unsupported.into()),
+        Kind::Unbooted | Kind::Stubborn | Kind::Chatter | Kind::Fickle => Err(io::ErrorKind::Unsupported.into()),
         Kind::Garbage => for_ever(&mut stream, &vec![0xff; PIECE]).await,
         Kind::Silent | Kind::Mute => std::future::pending().await,
         Kind::Stuck => {

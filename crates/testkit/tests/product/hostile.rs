@@ -153,6 +153,24 @@ fn a_command_that_ends_in_an_impossible_way_is_a_failure_of_the_guest() {
 }
 
 #[test]
+fn a_guest_that_talks_and_talks_is_heard_so_often_and_no_more() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "good");
+    start(&env, "hostile-chatter");
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| env.banger(["vm", "stop", "--timeout", "50s", "hostile-chatter"]).patience(SOON).run().expect(0));
+        env.banger(["exec", "good", "--", "echo", "fine"]).patience(SOON).run().expect(0);
+    });
+    assert_eq!(env.exit_cause("hostile-chatter"), "poweroff");
+    let log = std::fs::read_to_string(env.layout().daemon_log()).expect("the daemon's log");
+    let told = log.lines().filter(|line| line.contains("the guest is in trouble")).count();
+    assert!(told <= 1000, "{told}");
+    env.banger(["rm", "-f", "hostile-chatter", "good"]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn an_archive_that_leads_out_is_refused_and_nothing_is_outside() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "hostile-escape");
