@@ -112,9 +112,14 @@ async fn review(service: &Arc<VmService>, watches: &mut HashMap<VmId, Watch>, de
                 deeds.begin(Deed::Stop, service, row);
             }
         }
-        next.push((after / 4).clamp(LOOKS.0, LOOKS.1));
+        next.push(between_looks(after));
     }
     next.into_iter().min().map(|next| next.min(LONGEST))
+}
+
+/// Time between two looks at a VM that is to be stopped once it was idle for so long.
+fn between_looks(after: Duration) -> Duration {
+    (after / 4).clamp(LOOKS.0, LOOKS.1)
 }
 
 /// Seconds until the VM is as old as it may get.
@@ -140,8 +145,7 @@ async fn delete(service: &Arc<VmService>, row: &VmRow) {
 fn looks_idle(row: &VmRow, after: Duration, watches: &mut HashMap<VmId, Watch>) -> bool {
     let look = Look { at: Instant::now(), cpu_ms: VmService::cpu_ms(row).unwrap_or(0), last_used: row.last_used };
     let watch = watches.entry(row.id.clone()).or_insert(Watch { busy_at: look.at, last: look });
-    watch.take(look);
-    if look.at.duration_since(watch.busy_at) < after {
+    if !watch.take(look, between_looks(after)) || look.at.duration_since(watch.busy_at) < after {
         return false;
     }
     // Whatever the guest says, the next question comes one whole time later.
@@ -207,8 +211,14 @@ struct Watch {
 }
 
 impl Watch {
-    fn take(&mut self, look: Look) {
-        let passed = look.at.duration_since(self.last.at).as_millis();
+    /// Whether it tells anything. Processor time is counted in ticks: one of them is no work, however little time has
+    /// passed since a look that another VM's creation was the reason for.
+    fn take(&mut self, look: Look, at_least: Duration) -> bool {
+        let passed = look.at.duration_since(self.last.at);
+        if passed < at_least && look.last_used == self.last.last_used {
+            return false;
+        }
+        let passed = passed.as_millis();
         // Another VMM's clock begins at zero: that is a reboot, and somebody's doing.
         let worked = look.cpu_ms.checked_sub(self.last.cpu_ms);
         let busy = worked.is_none_or(|worked| u128::from(worked) * 100 > passed * IDLE_PERCENT);
@@ -216,6 +226,7 @@ impl Watch {
             self.busy_at = look.at;
         }
         self.last = look;
+        true
     }
 }
 
@@ -233,7 +244,7 @@ mod tests {
         let look = |at: u64, cpu_ms, last_used| Look { at: start + seconds(at), cpu_ms, last_used };
         let mut watch = Watch { busy_at: start, last: look(0, 1_000, None) };
         let mut busy_at = |next: Look| {
-            watch.take(next);
+            assert!(watch.take(next, seconds(10)));
             watch.busy_at.duration_since(start).as_secs()
         };
         assert_eq!(busy_at(look(10, 1_400, None)), 0, "4 % of a processor are nothing");
@@ -242,6 +253,22 @@ mod tests {
         assert_eq!(busy_at(look(40, 2_400, Some(7))), 30);
         assert_eq!(busy_at(look(50, 100, Some(7))), 50, "another VMM");
         assert_eq!(busy_at(look(60, 100, Some(7))), 50);
+    }
+
+    #[test]
+    fn looks_that_other_vms_are_the_reason_for_do_not_make_a_guest_busy() {
+        let start = Instant::now();
+        let look = |ms: u64, cpu_ms, last_used| Look { at: start + Duration::from_millis(ms), cpu_ms, last_used };
+        let mut watch = Watch { busy_at: start, last: look(0, 1_000, None) };
+        let mut took = Vec::new();
+        // A tick each 500 ms is 2 %, and every third of these looks comes just after one.
+        for n in 1..=12 {
+            took.push(watch.take(look(n * 170, 1_000 + n * 170 / 500 * 10, None), seconds(1)));
+        }
+        assert_eq!(watch.busy_at, start);
+        assert_eq!(took.iter().filter(|took| **took).count(), 2, "{took:?}");
+        assert!(watch.take(look(2_050, 1_040, Some(7)), seconds(1)), "somebody came");
+        assert_eq!(watch.busy_at, start + Duration::from_millis(2_050));
     }
 
     #[test]
