@@ -3,6 +3,7 @@
 //! The tar work is blocking and sits in a thread of its own; a short queue of chunks joins it to the stream, so memory is
 //! bounded and a slow peer slows the disk down.
 
+mod earlier;
 mod pack;
 mod queue;
 mod unpack;

@@ -3,6 +3,7 @@
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
 //! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
 
+use super::earlier::Earlier;
 use crate::{clearing, rooted};
 use banger_link::{holes::Copier, times};
 use banger_proto::failure::{Code, Failure};
@@ -66,7 +67,8 @@ pub(super) enum Way {
     /// Links on the way are followed while they stay below the directory; a directory only goes when it is empty.
     Shared,
     /// The archive is the whole truth: what is no directory where one has to be goes, and a directory with all that is in
-    /// it where there is something else. Nothing is reached through a link.
+    /// it where there is something else. Nothing is reached through a link. What was there already as it arrives keeps its
+    /// time, and what was not has the guest's.
     Cleared,
 }
 
@@ -135,6 +137,8 @@ struct Place<'a> {
     gives_group: bool,
     name: &'a OsStr,
     way: Way,
+    /// Whether it is git's own, which nobody builds from.
+    of_git: bool,
     mtime: Timespec,
 }
 
@@ -160,9 +164,9 @@ impl Unpacker<'_> {
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         let (seconds, nanoseconds) = time(entry).map_err(UnpackError::Stream)?;
         let Parent { fd: parent, gives_group } = self.parent(above, is_file).map_err(failed)?;
-        let way = self.way;
-        let place =
-            Place { parent, gives_group, name, way, mtime: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() } };
+        let (way, of_git) = (self.way, parts.iter().any(|part| *part == ".git"));
+        let mtime = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+        let place = Place { parent, gives_group, name, way, of_git, mtime };
         match kind {
             _ if is_file => self.file(&place, entry).map_err(failed),
             EntryType::Directory => {
@@ -248,15 +252,20 @@ impl Unpacker<'_> {
         // Of twenty thousand small files every call is felt: what a new file has anyhow is not given to it again.
         let born = wanted & (Mode::RWXU | Mode::RWXG | Mode::RWXO) & !self.mask;
         let make = || fs::openat(&*place.parent, place.name, flags, born);
+        let mut earlier = None;
         let file = match make() {
             Err(Errno::EXIST) => {
+                earlier = place.earlier(entry.size());
                 place.clear()?;
                 make()?
             }
             made => made?,
         };
         let file = File::from(file);
-        self.copier.copy(entry, &file)?;
+        match &mut earlier {
+            Some(earlier) => self.copier.copy(&mut earlier.beside(&mut *entry), &file)?,
+            None => self.copier.copy(entry, &file)?,
+        };
         let roots = owner(entry) == (Some(Uid::ROOT), Some(Gid::ROOT)) && rustix::process::getegid().is_root();
         if place.gives_group || !roots {
             // Changing hands takes set-user-id away, so it comes before the mode.
@@ -265,10 +274,16 @@ impl Unpacker<'_> {
         if born != wanted {
             fs::fchmod(&file, wanted)?;
         }
-        Ok(fs::futimens(&file, &place.times())?)
+        match place.times().or_else(|| earlier?.times()) {
+            Some(times) => Ok(fs::futimens(&file, &times)?),
+            None => Ok(()),
+        }
     }
 
     fn symlink(&self, place: &Place<'_>, target: &[u8], entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        if place.has_link(target) {
+            return Ok(());
+        }
         place.clear()?;
         fs::symlinkat(target, &*place.parent, place.name)?;
         self.dress(place, entry)
@@ -286,7 +301,10 @@ impl Unpacker<'_> {
             let (uid, gid) = owner(entry);
             fs::chownat(&*place.parent, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
-        Ok(fs::utimensat(&*place.parent, place.name, &place.times(), AtFlags::SYMLINK_NOFOLLOW)?)
+        match place.times() {
+            Some(times) => Ok(fs::utimensat(&*place.parent, place.name, &times, AtFlags::SYMLINK_NOFOLLOW)?),
+            None => Ok(()),
+        }
     }
 
     fn own(&self, fd: impl rustix::fd::AsFd, entry: &Entry<'_, impl Read>) -> io::Result<()> {
@@ -309,8 +327,22 @@ impl Place<'_> {
         }
     }
 
-    fn times(&self) -> Timestamps {
-        Timestamps { last_access: self.mtime, last_modification: self.mtime }
+    /// The file that is there and may be the one that arrives with `size` bytes.
+    fn earlier(&self, size: u64) -> Option<Earlier> {
+        let counts = self.way == Way::Cleared && !self.of_git;
+        counts.then(|| Earlier::find(self.parent.as_fd(), self.name, size)).flatten()
+    }
+
+    /// Whether the link that arrives is there.
+    fn has_link(&self, target: &[u8]) -> bool {
+        let there = || fs::readlinkat(&*self.parent, self.name, Vec::new());
+        self.way == Way::Cleared && there().is_ok_and(|found| found.as_bytes() == target)
+    }
+
+    /// The times it is given, unless it has those of the moment.
+    fn times(&self) -> Option<Timestamps> {
+        let given = Timestamps { last_access: self.mtime, last_modification: self.mtime };
+        (self.way == Way::Shared).then_some(given)
     }
 }
 

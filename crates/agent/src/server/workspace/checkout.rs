@@ -196,7 +196,8 @@ fn file(
     let create = || openat(dir, name, flags, mode);
     let mut file = File::from(match create() {
         Err(Errno::EXIST) => {
-            if let Some(stat) = same::file(dir, name, mode, id) {
+            let size = blobs.size(id)?;
+            if let Some(stat) = size.and_then(|size| same::file(dir, name, mode, size, id)) {
                 return Ok(Some(stat));
             }
             clear(dir, name)?;

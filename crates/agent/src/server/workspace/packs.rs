@@ -150,16 +150,24 @@ impl<'a> Blobs<'a> {
         Self { packs, inflate: Decompress::new(true), window, out: vec![0; WINDOW] }
     }
 
-    /// Gives a file's content piece by piece to `to`; `false` when it is whole in no pack.
-    pub(super) fn read(&mut self, id: &[u8], to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
-        let mut whole = None;
+    /// How long a file's content is; none when it is whole in no pack.
+    pub(super) fn size(&mut self, id: &[u8]) -> io::Result<Option<u64>> {
+        Ok(self.find(id)?.map(|(_, _, size)| size))
+    }
+
+    /// The pack a file's content is whole in, where it begins there, and how long it is.
+    fn find(&mut self, id: &[u8]) -> io::Result<Option<(usize, u64, u64)>> {
         for (pack, at) in self.packs.find(id) {
             if let Some((size, length)) = header(self.window.at(self.packs, pack, at, 16)?) {
-                whole = Some((pack, at + length, size));
-                break;
+                return Ok(Some((pack, at + length, size)));
             }
         }
-        let Some((pack, mut at, size)) = whole else { return Ok(false) };
+        Ok(None)
+    }
+
+    /// Gives a file's content piece by piece to `to`; `false` when it is whole in no pack.
+    pub(super) fn read(&mut self, id: &[u8], to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+        let Some((pack, mut at, size)) = self.find(id)? else { return Ok(false) };
         self.inflate.reset(true);
         let mut total = 0;
         loop {

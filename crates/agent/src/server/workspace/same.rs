@@ -11,23 +11,25 @@ use sha2::Sha256;
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read},
 };
 
 /// Bytes that are read together.
 const PIECE: usize = 64 << 10;
 
-/// The file `name`, if it is this user's, of that mode, and the blob `id` byte by byte. Nothing that cannot be read is. What
-/// it was before it was read is given: somebody who writes there meanwhile is seen by that.
-pub(super) fn file(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode, id: &[u8]) -> Option<Stat> {
+/// The file `name`, if it is this user's, of that mode, and the blob `id` of `size` bytes, byte by byte. Nothing that cannot be
+/// read is. What it was before it was read is given: somebody who writes there meanwhile is seen by that. No more is read than
+/// that many bytes: what stands there now may be anything.
+pub(super) fn file(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode, size: u64, id: &[u8]) -> Option<Stat> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(dir, name, flags, Mode::empty()).ok()?);
     let stat = fstat(&file).ok()?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !is_file || stat.st_mode & 0o7777 != mode.as_raw_mode() || stat.st_uid != geteuid().as_raw() {
+    let fits = is_file && u64::try_from(stat.st_size).is_ok_and(|found| found == size);
+    if !fits || stat.st_mode & 0o7777 != mode.as_raw_mode() || stat.st_uid != geteuid().as_raw() {
         return None;
     }
-    let header = format!("blob {}\0", stat.st_size);
+    let (header, file) = (format!("blob {size}\0"), file.take(size.saturating_add(1)));
     let found = match id.len() {
         32 => hash(Sha256::new_with_prefix(header), file),
         _ => hash(Sha1::new_with_prefix(header), file),
@@ -40,7 +42,7 @@ pub(super) fn link(dir: BorrowedFd<'_>, name: &OsStr, target: &[u8]) -> bool {
     readlinkat(dir, name, Vec::new()).is_ok_and(|found| found.as_bytes() == target)
 }
 
-fn hash(mut hash: impl Digest, mut file: File) -> io::Result<Vec<u8>> {
+fn hash(mut hash: impl Digest, mut file: impl Read) -> io::Result<Vec<u8>> {
     let mut piece = vec![0; PIECE];
     loop {
         match file.read(&mut piece)? {
@@ -65,7 +67,10 @@ mod tests {
         let dir = File::open(temp.path()).unwrap();
         let id: Vec<u8> = (0..20).map(|at| u8::from_str_radix(&HELLO[at * 2..at * 2 + 2], 16).unwrap()).collect();
         let mode = Mode::from_raw_mode(0o644);
-        let is = |name: &str, mode: Mode, id: &[u8]| file(dir.as_fd(), OsStr::new(name), mode, id).is_some();
+        let of = |name: &str, mode: Mode, size: u64, id: &[u8]| {
+            file(dir.as_fd(), OsStr::new(name), mode, size, id).is_some()
+        };
+        let is = |name: &str, mode: Mode, id: &[u8]| of(name, mode, 6, id);
         for (name, content) in [("a", "hello\n"), ("b", "hellO\n"), ("c", "hello\n")] {
             fs::write(temp.path().join(name), content).unwrap();
             fs::set_permissions(temp.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
@@ -77,6 +82,10 @@ mod tests {
         for name in ["b", "c", "l", "d", "none"] {
             assert!(!is(name, mode, &id), "{name}");
         }
+        assert!(!of("a", mode, 5, &id) && !of("a", mode, 7, &id));
+        // One so large that nobody reads it to its end is not begun.
+        fs::File::options().write(true).open(temp.path().join("b")).unwrap().set_len(1 << 43).unwrap();
+        assert!(!is("b", mode, &id));
         let leads = |name: &str, target: &str| link(dir.as_fd(), OsStr::new(name), target.as_bytes());
         assert!(leads("l", "a") && !leads("l", "b") && !leads("a", "a") && !leads("none", ""));
     }

@@ -61,11 +61,57 @@ fn what_did_not_change_keeps_its_times() {
     prepare(&env, "w", &repo, &copy, &["--force"]).expect(0);
     assert_eq!(same.map(known), before);
     assert_ne!(known("counter"), counter);
+    // git looks at none of them again, and is asked before it has looked itself.
+    assert_eq!(says(&env, &copy, &["diff-files", "--name-only"]), b"");
     assert_eq!(tree(&copy), tree(&repo));
     assert_eq!(fs::metadata(copy.join("-dash")).expect("metadata").mode() & 0o777, 0o644);
     assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
-    // git looks at none of them again.
-    assert_eq!(says(&env, &copy, &["diff-files", "--name-only"]), b"");
+    delete(&env, "w");
+}
+
+/// A change without a commit is as new as it is there: what was built meanwhile was built without it, whenever it was made
+/// here. One that comes again as it was is not new.
+#[test]
+fn what_did_change_is_newer_than_what_was_built_without_it() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let repo = corpus::make(&env, "plain");
+    fs::write(repo.join(".gitignore"), "*.o\n").expect("a file");
+    says(&env, &repo, &["add", ".gitignore"]);
+    says(&env, &repo, &["commit", "-q", "-m", "rules"]);
+    fs::write(repo.join("untracked"), "u\n").expect("a file");
+    for mode in ["overlay", "full"] {
+        let copy = place(&env, &format!("guest-{mode}"));
+        let again = || prepare(&env, "w", &repo, &copy, &["--include-untracked", "--mode", mode]).expect(0);
+        let time = |name: &str| {
+            let meta = fs::symlink_metadata(copy.join(name)).expect("metadata");
+            (meta.mtime(), meta.mtime_nsec())
+        };
+        let build = || fs::write(copy.join("ignored.o"), "built").expect("a file");
+        let edit = |text: &str| {
+            fs::write(repo.join("counter"), text).expect("a file");
+            fs::write(repo.join("untracked"), text).expect("a file");
+            fs::remove_file(repo.join("link")).expect("a file");
+            std::os::unix::fs::symlink(text.trim(), repo.join("link")).expect("a link");
+        };
+        again();
+        edit("edited before it was built\n");
+        build();
+        again();
+        let carried = ["counter", "untracked", "link"];
+        let new = carried.map(time);
+        assert!(new.iter().all(|new| *new > time("ignored.o")), "{mode}: {new:?}");
+        build();
+        again();
+        assert_eq!(carried.map(time), new, "{mode}");
+        // As long as before.
+        edit("edited before it was BUILT\n");
+        build();
+        again();
+        assert!(carried.map(time).iter().all(|new| *new > time("ignored.o")), "{mode}");
+        assert_eq!(fs::read_to_string(copy.join("counter")).expect("a file"), "edited before it was BUILT\n");
+        says(&env, &repo, &["checkout", "-q", "counter", "link"]);
+    }
     delete(&env, "w");
 }
 
