@@ -1,7 +1,8 @@
 //! The guest's end of the virtio-serial port, as a byte pipe.
 //!
 //! Opened O_NONBLOCK: a blocking write spins the processor in the kernel while the host is away. While it is away a read
-//! gives 0 bytes at once and the port polls as hung up, so neither means an end here: it is looked at again a little later.
+//! gives 0 bytes at once, a write takes none, and the port polls as hung up, so none of that means an end here: it is looked
+//! at again a little later.
 
 use super::pollable::Pipe;
 use banger_proto::agent::link::PORT_NAME;
@@ -26,7 +27,19 @@ const PORTS: &str = "/sys/class/virtio-ports";
 #[derive(Debug)]
 pub(super) struct Port {
     pipe: Pipe,
-    absence: Option<Pin<Box<Sleep>>>,
+    /// What reading waits for, and what writing does, while the host is away.
+    absence: [Absence; 2],
+}
+
+type Absence = Option<Pin<Box<Sleep>>>;
+
+/// Waits until the absence that was seen last is over.
+fn poll_over(absence: &mut Absence, cx: &mut Context<'_>) -> Poll<()> {
+    if let Some(sleep) = absence {
+        ready!(sleep.as_mut().poll(cx));
+        *absence = None;
+    }
+    Poll::Ready(())
 }
 
 impl Port {
@@ -39,7 +52,7 @@ impl Port {
                 Ok(open(path, flags, Mode::empty())?)
             });
             match opened {
-                Ok(fd) => return Ok(Self { pipe: Pipe::new(fd)?, absence: None }),
+                Ok(fd) => return Ok(Self { pipe: Pipe::new(fd)?, absence: [None, None] }),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(Duration::from_millis(5)).await,
             }
@@ -61,14 +74,11 @@ fn find(class: &Path) -> io::Result<PathBuf> {
 
 impl AsyncRead for Port {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+        let Self { pipe, absence: [absence, _] } = &mut *self;
         loop {
-            if let Some(absence) = &mut this.absence {
-                ready!(absence.as_mut().poll(cx));
-                this.absence = None;
-            }
-            match ready!(this.pipe.poll_some(cx, buf))? {
-                0 => this.absence = Some(Box::pin(sleep(ABSENCE))),
+            ready!(poll_over(absence, cx));
+            match ready!(pipe.poll_some(cx, buf))? {
+                0 => *absence = Some(Box::pin(sleep(ABSENCE))),
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -77,7 +87,14 @@ impl AsyncRead for Port {
 
 impl AsyncWrite for Port {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write(cx, bytes)
+        let Self { pipe, absence: [_, absence] } = &mut *self;
+        loop {
+            ready!(poll_over(absence, cx));
+            match ready!(pipe.poll_put(cx, bytes))? {
+                0 if !bytes.is_empty() => *absence = Some(Box::pin(sleep(ABSENCE))),
+                count => return Poll::Ready(Ok(count)),
+            }
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -92,6 +109,7 @@ impl AsyncWrite for Port {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     /// A reader of a FIFO is what a port is: while there is no writer a read gives nothing at once and it is hung up, and
     /// with the next writer it is not.
@@ -102,7 +120,7 @@ mod tests {
         let path = dir.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         let reader = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
-        let mut port = Port { pipe: Pipe::new(reader.into()).unwrap(), absence: None };
+        let mut port = Port { pipe: Pipe::new(reader.into()).unwrap(), absence: [None, None] };
         let writer = || fs::File::options().write(true).open(&path).unwrap();
         let mut bytes = [0; 8];
         writer().write_all(b"one").unwrap();
@@ -124,6 +142,58 @@ mod tests {
         read.unwrap();
         assert_eq!(buffer.filled(), b"two");
         assert!(polls < 20, "{polls} polls of a port that had nothing to say");
+    }
+
+    #[expect(unsafe_code, reason = "nothing else sets one of them")]
+    fn set(socket: &impl AsRawFd, option: i32, value: u32) {
+        let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
+        // SAFETY: setsockopt(2) reads a number of the length it is told.
+        let set =
+            unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), size) };
+        assert_eq!(set, 0);
+    }
+
+    /// A connection that is full and polls as an error is what a port is whose host is away: it takes nothing, and the
+    /// runtime takes it for hung up.
+    #[tokio::test]
+    async fn one_whose_host_is_away_is_not_written_over_and_over() {
+        use std::{
+            future::poll_fn,
+            io::{Read as _, Write as _},
+            net,
+        };
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        set(&listener, libc::SO_RCVBUF, 32 << 10);
+        let mut ours = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut host = listener.accept().unwrap().0;
+        ours.set_nonblocking(true).unwrap();
+        set(&ours, libc::SO_SNDBUF, 32 << 10);
+        // Word of what was sent is kept, and is an error as long as nobody takes it.
+        let word = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_TX_ACK | libc::SOF_TIMESTAMPING_TX_SCHED;
+        set(&ours, libc::SO_TIMESTAMPING, word);
+        ours.write_all(b"x").unwrap();
+        let mut port = Port { pipe: Pipe::new(ours.into()).unwrap(), absence: [None, None] };
+        let bytes = vec![0; 64 << 10];
+        let mut sent = 1;
+        // Until it is full, and that is seen.
+        while let Ok(count) =
+            tokio::time::timeout(ABSENCE * 4, poll_fn(|cx| Pin::new(&mut port).poll_write(cx, &bytes))).await
+        {
+            sent += count.unwrap();
+        }
+        assert!(port.absence[1].is_some(), "it does not poll as hung up");
+        let mut polls = 0;
+        let write = poll_fn(|cx| {
+            polls += 1;
+            Pin::new(&mut port).poll_write(cx, &bytes)
+        });
+        let take = async {
+            sleep(ABSENCE * 4).await;
+            host.read_exact(&mut vec![0; sent]).unwrap();
+        };
+        let (written, ()) = tokio::join!(write, take);
+        assert!(written.unwrap() > 0);
+        assert!(polls < 20, "{polls} polls of a port that took nothing");
     }
 
     #[test]

@@ -62,11 +62,32 @@ impl Pipe {
         }
     }
 
+    /// Writes what there is room for. 0 of something is an other end that is away: it is watched for anew, and may be as
+    /// far away as before.
+    pub(super) fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            let hung_up = guard.ready().is_write_closed();
+            match write(guard.get_inner(), bytes) {
+                Ok(count) => return Poll::Ready(Ok(count)),
+                Err(Errno::AGAIN) => {
+                    guard.clear_ready();
+                    if hung_up {
+                        self.watch_anew(cx)?;
+                        return Poll::Ready(Ok(0));
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
     /// What was hung up once is so for good as far as the runtime knows, and would be tried again and again. A device's
     /// other end can come back.
     fn watch_anew(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.0 = pollable(self.0.get_ref().try_clone()?)?;
-        // Who waits for the other direction waited for the watch that has ended.
+        // Who waits for the other direction waited for the watch that has ended. It is the same task: one drives both.
         cx.waker().wake_by_ref();
         Ok(())
     }
@@ -81,18 +102,9 @@ impl AsyncRead for Pipe {
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            let hung_up = guard.ready().is_write_closed();
-            match write(guard.get_inner(), bytes) {
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::AGAIN) => {
-                    guard.clear_ready();
-                    if hung_up {
-                        self.watch_anew(cx)?;
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+            match ready!(self.poll_put(cx, bytes))? {
+                0 if !bytes.is_empty() => {}
+                count => return Poll::Ready(Ok(count)),
             }
         }
     }
