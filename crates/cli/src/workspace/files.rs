@@ -23,7 +23,7 @@ pub(crate) enum Item {
     /// A regular file, and whether it may be executed.
     File(File, Stat),
     /// A symbolic link and its target.
-    Link(Vec<u8>, Stat),
+    Link(Vec<u8>),
 }
 
 /// What an index knows of a file without having read it.
@@ -63,7 +63,7 @@ impl Tree {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
                 let target = readlinkat(&parent, name, Vec::new())?.into_bytes();
-                Ok(Some(Item::Link(target, stat)))
+                Ok(Some(Item::Link(target)))
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -158,7 +158,7 @@ mod tests {
         symlink("../outside/secret", root.join("link")).unwrap();
         let tree = Tree::open(&root).unwrap();
         assert!(tree.item(b"dir/secret").unwrap().is_none() && !tree.has(b"dir/secret"));
-        assert!(matches!(tree.item(b"link").unwrap(), Some(Item::Link(target, _)) if target == b"../outside/secret"));
+        assert!(matches!(tree.item(b"link").unwrap(), Some(Item::Link(target)) if target == b"../outside/secret"));
         assert!(tree.item(b"../outside/secret").unwrap().is_none());
         assert!(tree.item(b"missing").unwrap().is_none());
     }

@@ -9,9 +9,10 @@ use super::{
 use crate::{exec::capture::Captured, exit::Result};
 use banger_proto::api::vm::GuestEndpoint;
 
-/// Says what is not as it was brought, HEAD, refs, refs as they were brought, where history is cut off and where it
-/// is not, an index, and what the guest's git was told, now and when it was brought. `$2`: the commit that holds the tree as it was brought; in a
-/// submodule (`$3`), which no record names, the repository knows, and there may be none.
+/// Says what is not as it was brought, HEAD, refs, refs as they were brought, what refs name that is not there, where history
+/// is cut off and where it is not, an index, and what the guest's git was told, now and when it was brought. `$2`: the commit
+/// that holds the tree as it was brought; in a submodule (`$3`), which no record names, the repository knows, and there may be
+/// none.
 ///
 /// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
 /// has to be kept whatever becomes of the files.
@@ -25,7 +26,7 @@ rm -rf "$g"/banger-look.* "$g"/banger-index.* 2>/dev/null || :
 t=$g/banger-look.$$
 trap 'rm -rf "$t"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
-head=$(git rev-parse -q --verify HEAD || :)
+head=$(git rev-parse -q --verify 'HEAD^{commit}' || :)
 was=$base
 [ "$(git rev-parse -q --verify refs/banger/base)" != "$base" ] || was=$(git rev-parse -q --verify "$base^" || :)
 objects=$(git rev-parse --git-path objects)
@@ -59,6 +60,8 @@ echo "$head"
 git for-each-ref --format='%(objectname) %(refname)'
 echo
 cat "$g/banger-refs" 2>/dev/null || :
+echo
+git for-each-ref --format='%(objectname)' | GIT_NO_LAZY_FETCH=1 git cat-file --batch-check | sed -n 's/ missing$//p'
 echo
 cat "$(git rev-parse --git-path shallow)" 2>/dev/null || :
 echo

@@ -134,14 +134,19 @@ impl Leftovers {
 
 /// Adds to what the guest did what it did on branches that are somewhere else when the repository arrives, or nowhere.
 pub(super) fn at_stake(plan: &Plan, standing: &mut Standing) {
-    let mut submodules = Vec::new();
-    for below in gone(plan, standing) {
+    let (gone, brought) = (gone(plan, standing), plan.repositories());
+    let (files, mut submodules): (HashSet<RepoPath>, _) = (plan.files().into_iter().collect(), Vec::new());
+    // One that would stay, were there no file in its way.
+    let stays = |below: &RepoPath| !gone.contains(below) && !brought.iter().any(|(other, _)| other == below);
+    let makes_way = |below: &RepoPath| files.contains(below) || above(below).any(|dir| files.contains(dir));
+    submodules.extend(standing.repositories.keys().filter(|below| stays(below) && makes_way(below)).cloned());
+    for below in gone {
         let kept = standing.repositories.get(&below).map(|found| found.refs.kept(&BTreeMap::new(), true));
         if kept.is_some_and(|kept| !kept.own.is_empty() || !kept.odd.is_empty()) {
             submodules.push(below);
         }
     }
-    for (below, repository) in plan.repositories() {
+    for (below, repository) in brought {
         let (Some(found), arriving) = (standing.repositories.get(&below), repository.refs()) else { continue };
         if below.is_empty() {
             standing.work.refs.extend(found.refs.at_stake(&arriving).map(str::to_owned));
@@ -184,6 +189,11 @@ fn gone(plan: &Plan, standing: &Standing) -> Vec<RepoPath> {
         }
     }
     gone
+}
+
+/// The directories a path is in.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &path[..end])
 }
 
 fn is_below(path: &[u8], dir: &[u8]) -> bool {

@@ -4,7 +4,7 @@
 //! What was brought is written down beside them. A ref that is no longer what it was then is the guest's work, wherever
 //! HEAD is; one that came from there all the same is git's to fetch again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The file in a git directory that says what was brought.
 pub(super) const BROUGHT: &str = "banger-refs";
@@ -26,12 +26,14 @@ pub(super) type Named<'a> = BTreeMap<&'a str, &'a str>;
 pub(crate) struct Refs {
     /// The commit HEAD is at, if any: whether that is work is seen without refs.
     pub(super) head: String,
-    /// Whether that is another one than was brought.
+    /// Whether that is another one than was brought, or nothing was.
     pub(super) moved: bool,
     /// What they are.
     pub(super) is: BTreeMap<String, String>,
     /// What they were when they were brought.
     pub(super) brought: BTreeMap<String, String>,
+    /// Objects that they name and that are not there: somebody was interrupted, and there is nothing to lose.
+    pub(super) missing: HashSet<String>,
     /// Those whose names are no text, a line each: nothing that arrives is called so, and they stay.
     pub(super) odd: Vec<u8>,
 }
@@ -60,7 +62,8 @@ impl Refs {
     /// Those that hold work and say something else, or are gone, under what arrives.
     fn lost<'a>(&'a self, arriving: &'a Named<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
         let worked_in = |name: &str, id: &str| {
-            (self.moved || id != self.head) && !is_fetched(name) && !self.is_as_brought(name, id)
+            let counts = (self.moved || id != self.head) && !self.missing.contains(id);
+            counts && !is_fetched(name) && !self.is_as_brought(name, id)
         };
         let lost = |name: &str, id: &str| match arriving.get(name) {
             Some(new) => *new != id,
@@ -143,7 +146,7 @@ mod tests {
 
     fn refs(is: &[(&str, &str)], brought: &[(&str, &str)]) -> Refs {
         let owned = |refs: &[(&str, &str)]| refs.iter().map(|(name, id)| ((*name).into(), (*id).into())).collect();
-        Refs { head: "7".into(), moved: true, is: owned(is), brought: owned(brought), odd: Vec::new() }
+        Refs { head: "7".into(), moved: true, is: owned(is), brought: owned(brought), ..Refs::default() }
     }
 
     #[test]
@@ -194,6 +197,8 @@ mod tests {
         }
         (refs.head, refs.moved) = ("9".into(), false);
         assert_eq!(saved(&refs), before(11, &[])[1..]);
+        refs.missing.insert("8".into());
+        assert_eq!(saved(&refs), [""; 0]);
     }
 
     #[test]

@@ -149,8 +149,8 @@ fn absolute(path: String) -> Result<String> {
     }
 }
 
-/// Brings what `packing` packs into a VM that is new. A repository that came there with the image is not mixed with it: it is
-/// overwritten, for the image has it still.
+/// Brings what `packing` packs into a VM that is new. The files of a repository that came there with the image are overwritten,
+/// and what its branches were stays.
 pub(crate) async fn deliver_first(context: &Context, turn: &Turn, packing: Packing) -> Result<Workspace> {
     let (endpoint, plan) = (&turn.endpoint, packing.plan.clone());
     let place = look(endpoint, &plan).await?;
@@ -160,7 +160,7 @@ pub(crate) async fn deliver_first(context: &Context, turn: &Turn, packing: Packi
     drop(packing);
     let standing = stands(endpoint, &plan, &place.path, "").await?;
     let left = left_of(endpoint, &plan, &place.path, standing, Existing::Overwrite).await?;
-    deliver(context, turn, Packing::begin(plan, left)).await
+    deliver_over(context, turn, plan, left).await
 }
 
 /// What is where the repository is to go.
@@ -185,6 +185,11 @@ pub(crate) async fn prepare(context: &Context, turn: &Turn, plan: Arc<Plan>, exi
     let endpoint = &turn.endpoint;
     let place = look(endpoint, &plan).await?;
     let left = if place.occupied { make_room(endpoint, &plan, place, existing).await? } else { Leftovers::default() };
+    deliver_over(context, turn, plan, left).await
+}
+
+/// Brings it over what leaves that behind, and says under which names work stays that was overwritten.
+async fn deliver_over(context: &Context, turn: &Turn, plan: Arc<Plan>, left: Leftovers) -> Result<Workspace> {
     let saved: Vec<String> = left.saved().collect();
     let workspace = deliver(context, turn, Packing::begin(plan, left)).await?;
     if let Some(first) = saved.first() {

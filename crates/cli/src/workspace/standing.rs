@@ -123,6 +123,7 @@ impl Looked {
             }
         }
         let Found { refs, shallow, whole, own } = &mut looked.found;
+        let mut missing = Vec::new();
         lines.text()?.clone_into(&mut refs.head);
         if !refs.head.is_empty() && !is_id(&refs.head) {
             return None;
@@ -137,12 +138,13 @@ impl Looked {
                 }
             }
         }
-        for list in [shallow, whole] {
+        for list in [&mut missing, shallow, whole] {
             while let Some(id) = lines.of_a_list()? {
                 let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
                 list.push(id.to_owned());
             }
         }
+        refs.missing = missing.into_iter().collect();
         let mut lists = Lists(lines.0);
         for entry in lists.next()? {
             let tab = entry.iter().position(|byte| *byte == b'\t')?;
@@ -150,6 +152,8 @@ impl Looked {
             to.push(entry[tab + 1..].to_vec());
         }
         *own = Own::read(|| lists.next())?;
+        // All of one that came in another way is somebody's work.
+        refs.moved |= !own.was_brought();
         lists.0.is_empty().then_some(looked)
     }
 }
@@ -202,7 +206,7 @@ mod tests {
     fn a_repository_says_what_it_is() {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let said = format!(
-            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n{id} refs/banger/before/1/HEAD\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n{id}\n\n\
+            "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n{id} refs/banger/before/1/HEAD\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n\n{id}\n{id}\n\n\
              100644 {id} 0\ta b\0160000 {id} 0\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
         );
         let Looked { work, unread, files, submodules, found } = Looked::read(said.as_bytes()).unwrap();
@@ -212,14 +216,16 @@ mod tests {
         assert_eq!(found.refs.is, is.into());
         assert_eq!(found.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
         assert_eq!((files, submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
-        assert_eq!((found.shallow.len(), found.whole.len()), (1, 2));
+        assert_eq!((found.refs.missing.len(), found.shallow.len(), found.whole.len()), (1, 1, 2));
         assert_ne!(found.own, Own::default());
-        let end = "\n\0\0\0\0\0\0\0";
-        let looked = Looked::read(format!("same tree unread\n\n\n\n\n{end}").as_bytes()).unwrap();
+        let (end, brought) = ("\n\n\0\0\0\0\0\0\0", "\n\n\0\0a.b\nc\0\0\0\0\0\0");
+        let looked = Looked::read(format!("same tree unread\n\n\n\n\n{brought}").as_bytes()).unwrap();
         assert!(looked.work.tree && looked.unread && !looked.work.unwatched);
         assert!(!looked.found.refs.moved);
-        let looked = Looked::read(format!("same moved tree\n{id}\n\n\n\n{end}").as_bytes()).unwrap();
-        assert!(looked.work.tree && looked.found.refs.moved);
+        for said in [format!("same moved tree\n{id}\n\n\n\n{brought}"), format!("same tree\n{id}\n\n\n\n{end}")] {
+            let looked = Looked::read(said.as_bytes()).unwrap();
+            assert!(looked.work.tree && looked.found.refs.moved);
+        }
         for bad in [
             "",
             "same",
@@ -227,12 +233,13 @@ mod tests {
             "same\n\n\n",
             "same\n\n\n\n\n",
             "same\n\n\n\n\n\n",
+            "same\n\n\n\n\n\n\n",
             &format!("same\n\nx refs/heads/a\n\n\n\n{end}"),
             &format!("same\n\n\n\nno id\n\n{end}"),
             &format!("same\n\n\n\n\n{id}\nno id\n{end}"),
-            &format!("same\n\n\n\n\n\nx\0{}", &end[1..]),
+            &format!("same\n\n\n\n\n\n\nx\0{}", &end[2..]),
             &format!("same\nx\n\n\n\n{end}"),
-            &format!("same\n\n\n\n\n\n{}", &end[2..]),
+            &format!("same\n\n\n\n\n\n\n{}", &end[3..]),
             &format!("same\n\n\n\n\n{end}\0"),
         ] {
             assert_eq!(Looked::read(bad.as_bytes()), None, "{bad:?}");

@@ -62,12 +62,7 @@ impl<W: Write> Stream<W> {
         // It goes at the end: where it is, somebody was interrupted.
         self.dir(Path::new(SCRATCH))?;
         let remains = left.at(self.base.as_os_str().as_bytes());
-        self.git_file("HEAD", plan.head.as_bytes())?;
-        self.refs(plan, &remains.refs, left.unseen)?;
-        for (name, object) in &remains.saved {
-            self.git_file(name, format!("{object}\n").as_bytes())?;
-        }
-        self.told(plan, &remains.own, left.overwrite)?;
+        // Whoever is interrupted leaves no name of what did not arrive, nor takes one from what is not under another yet.
         match plan.wish.mode {
             // A list of other directories is a stranger's to write. Of what is there only that travels which this
             // repository's own commits and index name, and git tells which.
@@ -80,9 +75,15 @@ impl<W: Write> Stream<W> {
         if !shallow.is_empty() {
             self.git_file("shallow", (shallow.join("\n") + "\n").as_bytes())?;
         }
+        for (name, object) in &remains.saved {
+            self.git_file(name, format!("{object}\n").as_bytes())?;
+        }
+        self.git_file("HEAD", plan.head.as_bytes())?;
+        self.refs(plan, &remains.refs, left.unseen)?;
+        self.told(plan, &remains.own, left.overwrite)?;
         if let Ok(index) = File::open(plan.facade.index()) {
             let size = index.metadata()?.len();
-            self.file(Path::new(".git/index"), size, 0o644, 0, &mut index.take(size))?;
+            self.file(Path::new(".git/index"), size, 0o644, &mut index.take(size))?;
         }
         self.git_file("banger-staged", plan.staged.as_bytes())?;
         for (name, list, wanted) in [
@@ -94,7 +95,7 @@ impl<W: Write> Stream<W> {
         ] {
             if wanted {
                 let list = join(list);
-                self.file(&Path::new(SCRATCH).join(name), list.len() as u64, 0o644, 0, &mut &*list)?;
+                self.file(&Path::new(SCRATCH).join(name), list.len() as u64, 0o644, &mut &*list)?;
             }
         }
         for path in plan.changes.carried.iter().chain(&plan.changes.untracked) {
@@ -247,7 +248,7 @@ impl<W: Write> Stream<W> {
                 other => other?,
             };
             let size = file.metadata()?.len();
-            self.file(&to.join(&name), size, 0o444, 0, &mut file.take(size))?;
+            self.file(&to.join(&name), size, 0o444, &mut file.take(size))?;
             sent.insert(name);
         }
         Ok(complete)
@@ -262,12 +263,11 @@ impl<W: Write> Stream<W> {
                 // git knows one bit of a file's mode.
                 let mode = if stat.st_mode & 0o100 == 0 { 0o644 } else { 0o755 };
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                let mtime = u64::try_from(stat.st_mtime).unwrap_or(0);
                 // One that changes its size meanwhile is cut or filled, as the header says how long it is.
-                self.file(&name, size, mode, mtime, &mut file.take(size).chain(io::repeat(0)).take(size))
+                self.file(&name, size, mode, &mut file.take(size).chain(io::repeat(0)).take(size))
             }
-            Some(Item::Link(target, stat)) => {
-                let mut header = header(EntryType::Symlink, 0, 0o777, u64::try_from(stat.st_mtime).unwrap_or(0));
+            Some(Item::Link(target)) => {
+                let mut header = header(EntryType::Symlink, 0, 0o777);
                 let target = PathBuf::from(OsStr::from_bytes(&target));
                 self.builder.append_link(&mut header, self.base.join(name), target)
             }
@@ -277,28 +277,28 @@ impl<W: Write> Stream<W> {
     }
 
     fn git_file(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-        self.file(&Path::new(".git").join(name), content.len() as u64, 0o644, 0, &mut &*content)
+        self.file(&Path::new(".git").join(name), content.len() as u64, 0o644, &mut &*content)
     }
 
-    fn file(&mut self, name: &Path, size: u64, mode: u32, mtime: u64, content: &mut dyn Read) -> io::Result<()> {
-        let mut header = header(EntryType::Regular, size, mode, mtime);
+    fn file(&mut self, name: &Path, size: u64, mode: u32, content: &mut dyn Read) -> io::Result<()> {
+        let mut header = header(EntryType::Regular, size, mode);
         self.builder.append_data(&mut header, self.base.join(name), content)
     }
 
     fn dir(&mut self, name: &Path) -> io::Result<()> {
-        let mut header = header(EntryType::Directory, 0, 0o755, 0);
+        let mut header = header(EntryType::Directory, 0, 0o755);
         self.builder.append_data(&mut header, self.base.join(name), io::empty())
     }
 }
 
 impl<W: Write> Sink for Stream<W> {
     fn pack(&mut self, name: &str, size: u64, content: &mut dyn Read) -> io::Result<()> {
-        self.file(&Path::new(".git/objects/pack").join(format!("{name}.pack")), size, 0o444, 0, content)
+        self.file(&Path::new(".git/objects/pack").join(format!("{name}.pack")), size, 0o444, content)
     }
 
     fn index(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = Path::new(".git/objects/pack").join(format!("{name}.idx"));
-        self.file(&path, content.len() as u64, 0o444, 0, &mut &*content)
+        self.file(&path, content.len() as u64, 0o444, &mut &*content)
     }
 }
 
@@ -325,20 +325,17 @@ fn is_hexadecimal(text: &str) -> bool {
 }
 
 /// Root owns what comes into a guest.
-fn header(kind: EntryType, size: u64, mode: u32, mtime: u64) -> Header {
+fn header(kind: EntryType, size: u64, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_size(size);
     header.set_uid(0);
     header.set_gid(0);
-    // Without a time of its own a file is new: 1970 makes build tools think.
-    header.set_mtime(if mtime == 0 { now() } else { mtime });
+    // Everything is new there, whenever it was written here: what the guest built meanwhile was built without it.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    header.set_mtime(now.map_or(0, |time| time.as_secs()));
     header
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Streams of repositories: what is in them, and what git makes of them.
 
 use super::*;
-use crate::workspace::plan::{Plan, Wish};
+use crate::workspace::{
+    leftovers::Remains,
+    plan::{Plan, Wish},
+};
 use std::process::Command;
 
 fn git(dir: &Path, line: &str) -> Vec<u8> {
@@ -61,6 +64,33 @@ fn little_travels_beside_the_objects_that_are_needed() {
     let needed =
         git(&root, "git rev-list --objects -10 HEAD | cut -d' ' -f1 | git pack-objects -q --window=0 --stdout").len();
     assert!(sent.len() * 10 <= needed * 13, "{} bytes for {needed}", sent.len());
+}
+
+/// A name comes after what it names, and what somebody overwrites has another name before: a stream may end anywhere.
+#[test]
+fn what_is_named_is_there_before_its_name() {
+    for mode in [Mode::Overlay, Mode::Full] {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().canonicalize().unwrap();
+        git(&root, "git init -q -b main && echo a > a && git add a && git commit -q -m a && git branch side");
+        let plan = Plan::make(wish(&root, mode)).unwrap();
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let saved = [("refs/banger/before/1/HEAD".to_owned(), id.to_owned())].into();
+        let remains = Remains { saved, shallow: vec![id.to_owned()], ..Remains::default() };
+        let left = Leftovers { remains: [(Vec::new(), remains)].into(), ..Leftovers::default() };
+        let mut sent = Vec::new();
+        write(&plan, &left, &mut sent).unwrap();
+        let mut archive = tar::Archive::new(sent.as_slice());
+        let files =
+            archive.entries().unwrap().map(Result::unwrap).filter(|entry| entry.header().entry_type().is_file());
+        let order = files.filter_map(|entry| {
+            let name = entry.path().unwrap().strip_prefix(".git").ok()?.to_str().unwrap().to_owned();
+            let ranks = [("objects/", 0), ("shallow", 1), ("refs/banger/before/", 2), ("", 3)];
+            ranks.into_iter().find_map(|(begin, rank)| name.starts_with(begin).then_some(rank))
+        });
+        let order: Vec<i32> = order.collect();
+        assert!(order.is_sorted() && (0..4).all(|rank| order.contains(&rank)), "{mode}: {order:?}");
+    }
 }
 
 /// Has `line` run once, before the first bytes that name a pack are taken.

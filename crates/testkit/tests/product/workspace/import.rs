@@ -279,6 +279,31 @@ fn a_repository_that_came_with_the_image_is_not_mixed_with_another() {
     delete(&env, "c");
 }
 
+/// Its commits are whoever made the image's, on the branch it is on as on the others.
+#[test]
+fn branches_that_came_with_the_image_stay_under_another_name() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    fs::create_dir(&copy).expect("a directory");
+    says(&env, &copy, &["init", "-q", "-b", "main"]);
+    says(&env, &copy, &["commit", "-q", "--allow-empty", "-m", "the image's"]);
+    says(&env, &copy, &["branch", "theirs"]);
+    says(&env, &copy, &["commit", "-q", "--allow-empty", "-m", "more"]);
+    let at = |name: &str| says(&env, &copy, &["rev-parse", name]);
+    let (main, theirs) = (at("main"), at("theirs"));
+    let args = ["vm", "run", "-d", "--name", "w", "--guest-path", copy.to_str().expect("UTF-8")];
+    let out = env.banger(args).args([&repo]).run().expect(0);
+    assert!(out.err().contains("stays in the guest, as refs/banger/before/1/heads/main\n"), "{out}");
+    assert_eq!((at("refs/banger/before/1/heads/main"), at("theirs")), (main, theirs));
+    assert_eq!((tree(&copy), at("HEAD")), (tree(&repo), says(&env, &repo, &["rev-parse", "HEAD"])));
+    says(&env, &copy, &["fsck", "--no-dangling"]);
+    // It is the repository's from now on.
+    prepare(&env, "w", &repo, &copy, &["--force"]).expect(0);
+    let names = says(&env, &copy, &["for-each-ref", "--format=%(refname)", "refs/banger/before"]);
+    assert_eq!(names, b"refs/banger/before/1/heads/main\n");
+    delete(&env, "w");
+}
+
 #[test]
 fn what_cannot_be_brought_is_refused_before_there_is_a_vm() {
     let env = TestEnv::empty();

@@ -280,6 +280,37 @@ fn a_submodule_that_the_guest_made_in_one_that_is_gone_stays() {
     delete(&env, "w");
 }
 
+/// One that only the guest checked out keeps the submodule around it, and a file in the way of both is no small matter.
+#[test]
+fn a_submodule_with_the_guests_in_it_is_not_replaced_by_a_file_unasked() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy, plain) = (with_submodule(&env), place(&env, "guest"), place(&env, "src-plain"));
+    let full = |more: &[&str]| prepare(&env, "w", &repo, &copy, &[&["--mode", "full"], more].concat());
+    let head = String::from_utf8(says(&env, &plain, &["rev-parse", "HEAD"])).expect("UTF-8");
+    let (here, inner) = (repo.join("libs/inner"), copy.join("libs/inner"));
+    fs::create_dir_all(here.join("own/sub")).expect("directories");
+    says(&env, &here, &["update-index", "--add", "--cacheinfo", &format!("160000,{},own/sub", head.trim())]);
+    says(&env, &here, &["commit", "-q", "-m", "deeper"]);
+    says(&env, &repo, &["commit", "-q", "-a", "-m", "deeper"]);
+    full(&[]).expect(0);
+    says(&env, &inner, &["clone", "-q", plain.to_str().expect("UTF-8"), "own/sub"]);
+    says(&env, &inner, &["branch", "mine", "HEAD~1"]);
+    full(&[]).expect(0);
+    says(&env, &repo, &["rm", "-q", "-f", "libs/inner"]);
+    fs::create_dir_all(repo.join("libs")).expect("a directory");
+    fs::write(repo.join("libs/inner"), "a file\n").expect("a file");
+    says(&env, &repo, &["add", "libs/inner"]);
+    says(&env, &repo, &["commit", "-q", "-m", "a file"]);
+    let out = full(&[]).expect(1);
+    assert!(out.err().contains("in the submodule libs/inner and 1 more"), "{out}");
+    says(&env, &inner, &["rev-parse", "mine"]);
+    full(&["--force"]).expect(0);
+    assert_eq!(tree(&copy), tree(&repo));
+    full(&[]).expect(0);
+    delete(&env, "w");
+}
+
 /// A merge, a rebase or the like of the guest's is about a tree that is there no more.
 #[test]
 fn what_is_under_way_there_is_named_and_does_not_outlive_the_tree() {

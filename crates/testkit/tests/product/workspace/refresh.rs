@@ -346,6 +346,13 @@ fn one_that_was_interrupted_is_brought_with_force() {
         assert_same(&env, &copy, &repo, mode);
         assert!(!copy.join(".git/banger").exists());
         prepare(&env, "w", &repo, &copy, &["--mode", mode]).expect(0);
+        // As one left it whose names came before what they name: nothing of that is work that has to be saved.
+        fs::create_dir(copy.join(".git/banger")).expect("a directory");
+        fs::write(copy.join(".git/refs/heads/main"), format!("{}\n", "12".repeat(20))).expect("a file");
+        prepare(&env, "w", &repo, &copy, &["--mode", mode, "--force"]).expect(0);
+        assert_same(&env, &copy, &repo, mode);
+        says(&env, &copy, &["fsck", "--no-dangling"]);
+        assert_eq!(says(&env, &copy, &["for-each-ref", "refs/banger/before"]), b"", "{mode}");
     }
     delete(&env, "w");
 }
