@@ -103,6 +103,7 @@ pub(crate) fn wire(env: &TestEnv, report: &mut Report) -> Result<()> {
         prepare(env, &repo)?;
         let passed = meter.passed();
         drop(meter);
+        ensure!(passed > 0, "the {what} passed by whoever counts its bytes");
         let edited = "git diff --name-only | git hash-object -w --stdin-paths";
         // Not the last ten commits: the commits of the last ten generations.
         let commits =

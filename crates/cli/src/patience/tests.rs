@@ -10,7 +10,7 @@ use tokio::{
 
 const SHORT: Patience = Patience { silence: Duration::from_secs(2), work: Duration::from_secs(60 * 60) };
 /// The work of a guest that never comes to its end.
-const ENDING: Patience = Patience { silence: Duration::from_millis(200), work: Duration::from_secs(1) };
+const ENDING: Patience = Patience { silence: Duration::from_secs(1), work: Duration::from_secs(4) };
 /// Pauses of a guest that is slow: each shorter than the patience, together longer.
 const PAUSES: (u32, Duration) = (8, Duration::from_millis(400));
 
@@ -136,10 +136,8 @@ async fn work_ends_when_the_guest_is_gone() {
 async fn nobody_waits_for_ever() {
     let (mut silent, _guest) = connection().await;
     let there = async || true;
-    let failure = ENDING.exchange_while(&mut silent, Method::PUT, "/", Some(pieces(0)), there).await.unwrap_err();
-    assert!(failure.message.contains("comes to no end"), "{failure:?}");
-    let nothing = ENDING.attend(std::future::pending::<crate::exit::Result<()>>(), &[], there).await;
-    assert!(nothing.is_err());
+    let exchange = ENDING.exchange_while(&mut silent, Method::PUT, "/", Some(pieces(0)), there);
+    let nothing = ENDING.attend(std::future::pending::<crate::exit::Result<()>>(), &[], there);
     let mut sink = Watched::new(tokio::io::sink());
     let heard = [sink.taken()];
     let drips = async {
@@ -148,7 +146,7 @@ async fn nobody_waits_for_ever() {
         }
         Ok(())
     };
-    assert!(ENDING.attend(drips, &heard, async || true).await.is_err());
+    let drips = ENDING.attend(drips, &heard, there);
     let (mut dripping, mut guest) = connection().await;
     tokio::spawn(async move {
         head(&mut guest).await;
@@ -158,9 +156,15 @@ async fn nobody_waits_for_ever() {
         }
     });
     let ending = Patience { silence: Duration::from_secs(60), ..ENDING };
-    let response = ending.exchange(&mut dripping, Method::GET, "/", None).await.unwrap();
-    let failure = ending.collect(response.into_body(), 1 << 20).await.unwrap_err();
-    assert!(failure.message.contains("comes to no end"), "{failure:?}");
+    let collect = async {
+        let response = ending.exchange(&mut dripping, Method::GET, "/", None).await.unwrap();
+        ending.collect(response.into_body(), 1 << 20).await.map(drop)
+    };
+    let (exchanged, nothing, drips, collected) = tokio::join!(exchange, nothing, drips, collect);
+    for failure in [exchanged.map(drop).unwrap_err(), collected.unwrap_err()] {
+        assert!(failure.message.contains("comes to no end"), "{failure:?}");
+    }
+    assert!(nothing.is_err() && drips.is_err());
 }
 
 #[tokio::test]

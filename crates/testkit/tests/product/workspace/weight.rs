@@ -16,7 +16,8 @@ mount -t tmpfs -o size="$size" none "$TMPDIR"
 while read -r _ _ _ _ at _; do
     case $at in
     "$TMPDIR" | /proc | /proc/* | /dev | /dev/* | /sys | /sys/*) ;;
-    *) mount -o remount,bind,ro "$at" ;;
+    # Another test may have taken its own away since it was listed.
+    *) mount -o remount,bind,ro "$at" || ! mountpoint -q "$at" ;;
     esac
 done < /proc/self/mountinfo
 if touch "$HOME/written" 2>/dev/null; then exit 9; fi
@@ -141,7 +142,8 @@ fn two_gigabytes_of_past_are_nobodys_burden() {
     let (repo, copy) = (place(&env, "src-past"), place(&env, "guest"));
     fs::create_dir(&repo).expect("a directory");
     says(&env, &repo, &["init", "-q", "-b", "main"]);
-    let commits = env.program("python3").args(["-c", GIGABYTES, "64", "32"]).current_dir(&repo).run().expect(0).stdout;
+    let python = env.program("python3").args(["-c", GIGABYTES, "64", "32"]).patience(SOON * 3);
+    let commits = python.current_dir(&repo).run().expect(0).stdout;
     env.program("git").args(["fast-import", "--quiet"]).current_dir(&repo).stdin(commits).run().expect(0);
     says(&env, &repo, &["reset", "-q", "--hard", "main"]);
     assert!(size(&repo.join(".git/objects")) >= 2 << 30);
@@ -161,7 +163,7 @@ fn two_gigabytes_of_past_are_nobodys_burden() {
         assert!(grown < 32 << 10, "process {pid} took {grown} KiB more");
     }
     let there = size(&copy.join(".git"));
-    assert!(passed < 1 << 20 && there < 1 << 20, "{passed} bytes passed, {there} are there");
+    assert!((1 << 10..1 << 20).contains(&passed) && there < 1 << 20, "{passed} bytes passed, {there} are there");
     for args in [
         ["status", "--porcelain=v2", "--branch", "-uno"].as_slice(),
         &["diff", "HEAD"],
