@@ -37,6 +37,7 @@ pub(crate) mod stale;
 mod standing;
 pub(crate) mod stream;
 mod swap;
+mod trusted;
 
 use banger_proto::failure::{Code, Failure};
 use std::{io, path::Path};

@@ -11,6 +11,7 @@ use super::{
     repository::Repository,
     settings::Settings,
     swap::{self, Stage, SwapError, Turn},
+    trusted::Trusted,
 };
 use crate::{context::Context, exec::capture::capture_with, exit::Result, guest, output::progress::Progress};
 use banger_proto::failure::{Code, Failure};
@@ -104,6 +105,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     }
     no_hidden(&summary, source.as_deref())?;
     Macros::check(&summary, source.as_deref())?;
+    Trusted::check(&summary, source.as_deref())?;
     if let Some(source) = &source {
         for path in &summary.files {
             no_link_above(source, path)?;
@@ -143,6 +145,7 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     let settings = Settings::read(&git, &repository)?;
     no_hidden(&patch.summary, Some(&repository.root))?;
     Macros::check(&patch.summary, Some(&repository.root))?;
+    Trusted::check(&patch.summary, Some(&repository.root))?;
     for path in &patch.summary.files {
         no_link_above(&repository.root, path)?;
     }

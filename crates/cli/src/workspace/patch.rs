@@ -7,8 +7,8 @@ mod rules;
 
 use super::quote::{quoted, unquote};
 use banger_proto::failure::{Code, Failure};
-pub(super) use rules::{attribute_line, check_path, refused, runs};
-use rules::{check_attributes, check_link, folded, is_attributes};
+pub(super) use rules::{attribute_line, check_path, folded, refused, runs};
+use rules::{check_attributes, check_link, is_attributes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a link is refused whose target is not wholly in the patch.

@@ -51,7 +51,7 @@ fn is_special(name: &[u8], suffix: &str, short: &str) -> bool {
 }
 
 /// What is the same for two names that some file system takes for one.
-pub(super) fn folded(name: &[u8]) -> String {
+pub(in crate::workspace) fn folded(name: &[u8]) -> String {
     const IGNORED: [std::ops::RangeInclusive<char>; 4] =
         ['\u{200c}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{206a}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
     let text = String::from_utf8_lossy(name);

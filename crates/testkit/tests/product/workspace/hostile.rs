@@ -272,6 +272,18 @@ fn a_lying_guest_writes_nothing_on_the_host() {
     ] {
         fs::write(rules, format!("[attr]{name} filter=evil\n")).expect("rules");
     }
+    // Files of the tree that this host's git was told to believe, or to run; some are yet to be made.
+    for (key, value) in [
+        ("core.hooksPath", "checks"),
+        ("include.path", "../conf/git"),
+        ("includeIf.onbranch:other.path", "../.gitconfig"),
+        ("filter.evil.clean", "sh ./tools/clean.sh %f"),
+    ] {
+        says(&env, &repo, &["config", key, value]);
+    }
+    symlink("../../tools/push.sh", repo.join(".git/hooks/pre-push")).expect("a link");
+    fs::create_dir(repo.join("tools")).expect("a directory");
+    fs::write(repo.join("tools/push.sh"), "").expect("a file");
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     let before = (tree(&repo), tree(env.home().join("home").join("bin").as_path()));
     let new = |path: &str, mode: &str, content: &str| {
@@ -305,6 +317,13 @@ fn a_lying_guest_writes_nothing_on_the_host() {
         (new("a/git~1/config", "100644", "[core]"), "a/git~1/config"),
         (new("a/.git. /config", "100644", "[core]"), "a/.git. /config"),
         (new("a/.g\u{200c}it/config", "100644", "[core]"), "it is in a git directory"),
+        (new("checks/pre-commit", "100755", "#!/bin/sh"), "touches checks/pre-commit: this host's git runs hooks"),
+        (renamed("file", "Checks/pre-commit"), "touches Checks/pre-commit: this host's git runs hooks"),
+        (new("checks", "120000", "dir"), "touches checks: this host's git runs hooks"),
+        (new("conf/git", "100644", "[core]"), "touches conf/git: this host's git takes configuration"),
+        (new(".gitconfig", "100644", "[core]"), "touches .gitconfig: this host's git takes configuration"),
+        (new("tools/clean.sh", "100755", "#!/bin/sh"), "touches tools/clean.sh: this host's git runs it (filter.evil"),
+        (new("tools/push.sh", "100755", "#!/bin/sh"), "touches tools/push.sh: this host's git runs hooks"),
         (renamed("file", ".git/hooks/pre-commit"), ".git/hooks/pre-commit"),
         (renamed(".git/config", "stolen"), ".git/config"),
         // Nothing in these says what comes about: a link that leads out of its new place, rules that run programs.
@@ -325,6 +344,11 @@ fn a_lying_guest_writes_nothing_on_the_host() {
         assert_eq!(before, (tree(&repo), tree(env.home().join("home").join("bin").as_path())), "{named}");
     }
     assert!(!env.home().join("home/outside").exists() && !Path::new("/tmp/banger-absolute").exists());
+    // What this host believes no longer is a file as any other.
+    fs::write(&patch, ordinary.clone() + &new("checks/pre-commit", "100755", "#!/bin/sh")).expect("a patch");
+    says(&env, &repo, &["config", "--unset", "core.hooksPath"]);
+    let file = place(&env, "out.patch");
+    env.banger(["vm", "workspace", "export", "w", "-o"]).args([&file]).run().expect(0);
     // The same guest, honest for once.
     let rules = new("dir/.gitattributes", "100644", "*.x -text -mine theirs");
     fs::write(&patch, ordinary + &renamed("rules", "moved") + &rules).expect("a patch");
