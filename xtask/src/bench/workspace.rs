@@ -108,7 +108,8 @@ pub(crate) fn wire(env: &TestEnv, report: &mut Report) -> Result<()> {
         // Not the last ten commits: the commits of the last ten generations.
         let commits =
             "git clone -q --bare --depth 10 file://$PWD needed.git && git -C needed.git rev-list --objects HEAD";
-        let needed = format!("{{ {commits}; {edited}; }} | cut -d' ' -f1");
+        // With the names of files, by which git finds what describes what.
+        let needed = format!("{{ {commits}; {edited}; }}");
         for (against, how) in [
             ("whole objects in a pack of git's", "--window=0"),
             ("objects in a pack of git's, described by one another", "--window=10"),
