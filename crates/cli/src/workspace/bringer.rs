@@ -24,8 +24,8 @@ pub(crate) struct Turn {
 impl Turn {
     /// Takes it; waits for whoever has it, for as long as that takes.
     pub(crate) async fn take(context: &Context, vm: &str) -> Result<Self> {
-        let mut endpoint = guest::endpoint(context, vm).await?;
-        let dir = endpoint.socket.parent().unwrap_or_else(|| Path::new("/"));
+        let before = guest::endpoint(context, vm).await?;
+        let dir = before.socket.parent().unwrap_or_else(|| Path::new("/"));
         let failed = |error: Errno| {
             Failure::caused_by(Code::Unavailable, format!("cannot lock {}", dir.display()), &io::Error::from(error))
         };
@@ -40,15 +40,14 @@ impl Turn {
                 Err(error) => return Err(failed(error).into()),
             }
             if !waited {
-                progress.phase(&format!("waiting for another command that brings a repository into {}", endpoint.name));
+                progress.phase(&format!("waiting for another command that brings a repository into {}", before.name));
             }
             waited = true;
             tokio::time::sleep(TICK).await;
             progress.tick();
         }
-        if waited {
-            endpoint = guest::endpoint(context, vm).await?;
-        }
+        // Somebody may have had it, and been done with it, since the VM was asked for.
+        let endpoint = guest::endpoint(context, vm).await?;
         Ok(Self { endpoint, lock })
     }
 }
