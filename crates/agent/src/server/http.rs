@@ -25,11 +25,8 @@ pub(super) async fn serve(context: Rc<Context>, stream: Stream) {
         let context = Rc::clone(&context);
         async move { Ok::<_, Infallible>(answer(context, request).await.unwrap_or_else(|failure| refuse(&failure))) }
     });
-    let connection = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
+    let connection =
+        http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service).with_upgrades();
     // A client that breaks the protocol or the stream harms nobody else, and there is nobody to tell.
     let _ = connection.await;
 }

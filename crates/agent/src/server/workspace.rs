@@ -88,12 +88,20 @@ pub(super) async fn receive(context: Rc<Context>, request: Request<Incoming>) ->
         let _ = done.send(brought);
     });
     spawned.map_err(|error| Failure::caused_by(Code::Unavailable, "the guest has no thread left", &error))?;
-    feeder.feed(request.into_body()).await;
+    if !feeder.feed(request.into_body()).await {
+        // That it is not awaited any more is what the thread is to see.
+        drop(finished);
+        return Err(gone());
+    }
     match finished.await {
         Ok(Ok(())) => json(StatusCode::OK, &Arrived { path: path.to_string_lossy().into_owned() }),
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::new(Code::Internal, "bringing the repository stopped")),
     }
+}
+
+fn gone() -> Failure {
+    Failure::new(Code::Unavailable, "whoever sent the repository is gone")
 }
 
 fn account(context: &Context) -> Result<Account, Failure> {
@@ -157,12 +165,13 @@ fn bring(
 
 /// Waits for one whose sender is gone and that is at work still. Anybody in the guest can hold that lock, so it is not
 /// waited for without end; and nothing is begun for a sender that is gone itself: the guest may have worked there since.
+/// That is seen once all was read of what was sent, as it is where that is little.
 fn take_turn(base: &OwnedFd, path: &Path, patience: Duration, is_awaited: impl Fn() -> bool) -> Result<(), Failure> {
     let deadline = Instant::now() + patience;
     loop {
         let locked = fs::flock(base, FlockOperation::NonBlockingLockExclusive);
         if !is_awaited() {
-            return Err(Failure::new(Code::Unavailable, "whoever sent the repository is gone"));
+            return Err(gone());
         }
         match locked {
             Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => thread::sleep(PAUSE),

@@ -1,15 +1,20 @@
 //! A repository that arrives and is written out of its packs. git itself says whether that was right.
 
-use crate::{Hosted, on_one_thread};
-use banger_proto::failure::{Code, Failure};
+use crate::{Hosted, on_one_thread, wait_until};
+use banger_proto::{
+    agent::link::AGENT_PORT,
+    failure::{Code, Failure},
+};
 use hyper::{Method, StatusCode};
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 use tar::Builder;
+use tokio::io::AsyncWriteExt as _;
 
 #[track_caller]
 fn git(dir: &Path, args: &[&str]) -> String {
@@ -222,6 +227,47 @@ fn it_arrives_again_over_whatever_stands_there() {
             assert_eq!(fs::read_to_string(to.join(name)).unwrap(), content, "{name}");
         }
         assert!(!to.join("entered").is_symlink());
+    });
+}
+
+/// Somebody in the guest has locked the directory, and the command that sent a repository is gone meanwhile.
+#[test]
+fn nothing_is_begun_for_a_sender_that_is_gone() {
+    on_one_thread(async {
+        let hosted = Hosted::start().await;
+        let to = hosted.dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        fs::write(to.join("file"), "the guest's\n").unwrap();
+        let lock = fs::File::open(&to).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let mut tar = Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(7);
+        tar.append_data(&mut header, "file", &b"theirs\n"[..]).unwrap();
+        let body = tar.into_inner().unwrap();
+        let tasks = PathBuf::from(format!("/proc/{}/task", hosted.child.id()));
+        let at_work = || {
+            let names =
+                fs::read_dir(&tasks).unwrap().flatten().map(|task| fs::read_to_string(task.path().join("comm")));
+            names.flatten().any(|name| name.trim() == "workspace")
+        };
+        // All of it, and a part.
+        for length in [body.len(), body.len() / 2] {
+            let head = format!("PUT /workspace?path={} HTTP/1.1\r\nhost: agent\r\n", to.display());
+            let head = format!("{head}content-length: {}\r\n\r\n", body.len());
+            let mut stream = hosted.agent.dialer.dial(AGENT_PORT).await.unwrap();
+            stream.write_all(&[head.as_bytes(), &body[..length]].concat()).await.unwrap();
+            stream.flush().await.unwrap();
+            wait_until("the repository to be received", || at_work().then_some(())).await;
+            let dropped = Instant::now();
+            drop(stream);
+            wait_until("the agent to see that its sender is gone", || (!at_work()).then_some(())).await;
+            assert!(dropped.elapsed() < Duration::from_secs(25), "it was the end of the agent's patience");
+        }
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
+        assert_eq!(fs::read(to.join("file")).unwrap(), b"the guest's\n");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
     });
 }
 

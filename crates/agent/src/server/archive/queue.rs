@@ -91,8 +91,8 @@ impl BodyReader {
 }
 
 impl BodyFeeder {
-    /// Feeds the body until it ends or the reader has had enough.
-    pub(in crate::server) async fn feed(self, mut body: Incoming) {
+    /// Feeds the body until it ends or the reader has had enough; `false` when it breaks off.
+    pub(in crate::server) async fn feed(self, mut body: Incoming) -> bool {
         while let Some(frame) = body.frame().await {
             let piece = match frame {
                 Ok(frame) => match frame.into_data() {
@@ -102,10 +102,15 @@ impl BodyFeeder {
                 // A body that breaks off must not look like one that ends.
                 Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
             };
+            let broken = piece.is_err();
             if self.0.send(piece).await.is_err() {
-                return;
+                return true;
+            }
+            if broken {
+                return false;
             }
         }
+        true
     }
 }
 
