@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{accounts::Account, rooted};
 use banger_proto::{
-    agent::workspace::{Arrived, HashName, SCRATCH, Standing},
+    agent::workspace::{Arrived, BROUGHT, HashName, SCRATCH, Standing},
     failure::{Code, Failure},
 };
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
@@ -49,7 +49,8 @@ pub(super) fn look(context: &Context, uri: &Uri) -> Result<Standing, Failure> {
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
     let unfinished = path.join(SCRATCH).symlink_metadata().is_ok_and(|meta| meta.is_dir());
-    Ok(Standing { path: path.to_string_lossy().into_owned(), occupied, unfinished })
+    let brought = path.join(BROUGHT).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    Ok(Standing { path: path.to_string_lossy().into_owned(), occupied, unfinished, brought })
 }
 
 /// The files that the index of the workspace names, each ended by a zero: for a guest whose git cannot be asked.

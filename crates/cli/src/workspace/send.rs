@@ -200,10 +200,10 @@ async fn deliver_over(context: &Context, turn: &Turn, plan: Arc<Plan>, left: Lef
 
 /// What is left of the workspace that stands there; a refusal when it is not ours to change.
 async fn make_room(endpoint: &GuestEndpoint, plan: &Arc<Plan>, place: Place, existing: Existing) -> Result<Leftovers> {
-    let Place { path, unfinished, .. } = place;
+    let Place { path, unfinished, brought, .. } = place;
     let name = &endpoint.name;
     let known = endpoint.workspace.as_ref().filter(|workspace| workspace.guest_path == path);
-    if known.is_none() && !unfinished {
+    if known.is_none() && !unfinished && !brought {
         let failure = Failure::new(Code::Conflict, format!("{path} in VM {name} is in use"));
         return Err(failure.hint("--guest-path brings the repository elsewhere").into());
     }
@@ -213,6 +213,8 @@ async fn make_room(endpoint: &GuestEndpoint, plan: &Arc<Plan>, place: Place, exi
         let cannot = |what: &str| Failure::new(Code::Conflict, format!("{path} in VM {name} {what}"));
         let refused = match &standing {
             _ if unfinished => Some(cannot("was brought in part: somebody interrupted it")),
+            // Interrupted after the last file, or another place was recorded since.
+            _ if known.is_none() => Some(cannot("was brought once, and the VM has no record of it")),
             Err(why) => {
                 let failure = cannot("cannot be looked at, so that nobody knows whether it was worked in");
                 Some(failure.cause(why.clone()))

@@ -25,6 +25,9 @@ pub const FRESH: &str = "fresh";
 /// Files, and directories with all that is in them, that are to be removed.
 pub const REMOVED: &str = "removed";
 
+/// A file that every repository has which was brought: where its HEAD was then.
+pub const BROUGHT: &str = ".git/banger-head";
+
 /// Answer of `GET /workspace?path=…`: what is there before anything is brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -35,6 +38,9 @@ pub struct Standing {
     /// Whether it is one that did not come to its end.
     #[serde(default)]
     pub unfinished: bool,
+    /// Whether a repository was brought there once, to its end or not: what [`BROUGHT`] says.
+    #[serde(default)]
+    pub brought: bool,
 }
 
 /// Answer of `PUT /workspace`.

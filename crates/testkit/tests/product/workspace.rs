@@ -2,6 +2,7 @@
 
 mod again;
 mod bootstrap;
+mod brought;
 mod corpus;
 mod export;
 mod hostile;
