@@ -13,6 +13,7 @@ use banger_proto::{
     api::vm::GuestEndpoint,
     failure::{Code, Failure},
 };
+use bytes::Bytes;
 use std::{
     io,
     pin::Pin,
@@ -22,6 +23,8 @@ use tokio::{io::AsyncWrite, sync::mpsc};
 
 /// Most bytes of complaints that are kept; the rest is dropped.
 const MAX_COMPLAINT: usize = 16 << 10;
+/// Bytes of stdin in one message.
+const PIECE: usize = 32 << 10;
 
 /// How a command ended and what it said.
 #[derive(Debug)]
@@ -44,6 +47,22 @@ pub(crate) async fn capture(endpoint: &GuestEndpoint, spec: &ExecSpec, limit: us
     capture_with(endpoint, spec, limit, None).await
 }
 
+/// The same with something on stdin.
+pub(crate) async fn capture_given(
+    endpoint: &GuestEndpoint,
+    spec: &ExecSpec,
+    stdin: &[u8],
+    limit: usize,
+) -> Result<Captured> {
+    let pieces = stdin.chunks(PIECE);
+    let (sender, receiver) = mpsc::channel(pieces.len().max(1));
+    for piece in pieces {
+        let _ = sender.try_send(Bytes::copy_from_slice(piece));
+    }
+    drop(sender);
+    capture_from(endpoint, spec, receiver, limit, None).await
+}
+
 /// The same, showing how much has arrived.
 pub(crate) async fn capture_with(
     endpoint: &GuestEndpoint,
@@ -51,9 +70,20 @@ pub(crate) async fn capture_with(
     limit: usize,
     progress: Option<&mut Progress<'_>>,
 ) -> Result<Captured> {
-    let session = Session::start(guest::call(endpoint).await?, spec).await?;
-    // Channels whose senders are gone: no stdin, and nobody who could signal.
+    // A channel whose sender is gone.
     let (_, stdin) = mpsc::channel(1);
+    capture_from(endpoint, spec, stdin, limit, progress).await
+}
+
+async fn capture_from(
+    endpoint: &GuestEndpoint,
+    spec: &ExecSpec,
+    stdin: mpsc::Receiver<Bytes>,
+    limit: usize,
+    progress: Option<&mut Progress<'_>>,
+) -> Result<Captured> {
+    let session = Session::start(guest::call(endpoint).await?, spec).await?;
+    // Nobody could signal.
     let (_, control) = mpsc::unbounded_channel();
     let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
     let mut stderr =

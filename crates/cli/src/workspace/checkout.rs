@@ -2,9 +2,12 @@
 //!
 //! Where there is no git there may be no shell either; both say 127, as a shell would.
 
-use super::is_id;
+use super::{
+    changes::{RepoPath, join},
+    is_id,
+};
 use crate::{
-    exec::capture::{Captured, capture},
+    exec::capture::{Captured, capture, capture_given},
     exit::Result,
 };
 use banger_proto::{
@@ -50,13 +53,21 @@ rm -rf $s
 
 /// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository without a
 /// commit or a file its user may not read, is left out; of the files that the index names none may be missing or differ.
+/// On stdin: untracked files that were brought. Others are the guest's, which an export has to show; only a git that is
+/// too old to be told of files takes them all.
 const KEEP: &str = r#"
 i=.git/banger-index.$$
 trap 'rm -f "$i" "$i.lock"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 [ ! -e .git/index ] || cp .git/index "$i"
 export GIT_INDEX_FILE="$i"
-git add --ignore-errors -A . || git diff-files --quiet --ignore-submodules=all || exit 1
+all=yes
+git add --ignore-errors -u . || all=''
+case $(git add -h 2>&1) in
+*pathspec-file-nul*) git --literal-pathspecs add --ignore-errors --pathspec-from-file=- --pathspec-file-nul || all='' ;;
+*) git add --ignore-errors -A . || all='' ;;
+esac
+[ -n "$all" ] || git diff-files --quiet --ignore-submodules=all || exit 1
 tree=$(git write-tree)
 unset GIT_INDEX_FILE
 commit=$(git commit-tree ${2:+-p "$2"} -m 'The tree as banger brought it' "$tree")
@@ -94,8 +105,14 @@ pub(crate) async fn checkout(endpoint: &GuestEndpoint, path: &str) -> Result<boo
 }
 
 /// Has the guest's git commit the tree as it arrived, and gives that commit; none without git.
-pub(crate) async fn keep(endpoint: &GuestEndpoint, path: &str, parent: Option<&str>) -> Result<Option<String>> {
-    let done = script(endpoint, &with_git(KEEP), &[path, parent.unwrap_or("")], 4096).await?;
+pub(crate) async fn keep(
+    endpoint: &GuestEndpoint,
+    path: &str,
+    parent: Option<&str>,
+    untracked: &[RepoPath],
+) -> Result<Option<String>> {
+    let spec = spec(&with_git(KEEP), &[path, parent.unwrap_or("")]);
+    let done = capture_given(endpoint, &spec, &join(untracked), 4096).await?;
     if done.is_missing() {
         return Ok(None);
     }

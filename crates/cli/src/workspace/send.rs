@@ -317,7 +317,10 @@ async fn write_down(endpoint: &GuestEndpoint, path: &str, plan: &Plan) -> Result
     if plan.changes.unwatched {
         checkout::remember_assumed(endpoint, path).await?;
     }
-    if plan.is_clean() { Ok(None) } else { checkout::keep(endpoint, path, plan.commit.as_deref()).await }
+    if plan.is_clean() {
+        return Ok(None);
+    }
+    checkout::keep(endpoint, path, plan.commit.as_deref(), &plan.changes.untracked).await
 }
 
 fn streamed(mut chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {

@@ -3,6 +3,30 @@
 use super::{corpus, place, prepare, says, tree};
 use crate::{delete, start};
 use banger_testkit::TestEnv;
+use std::fs;
+
+/// What only the guest made is in every export, whatever travels later in the tree that is brought.
+#[test]
+fn files_that_the_guest_made_stay_in_what_is_exported() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    fs::write(copy.join("the guest's"), "x\n").expect("a file");
+    fs::write(repo.join("file"), "edited\n").expect("a file");
+    for name in ["mine", "*", "a dir/mine"] {
+        fs::create_dir_all(repo.join(name).parent().expect("a directory")).expect("a directory");
+        fs::write(repo.join(name), "here\n").expect("a file");
+    }
+    for more in [["--force"].as_slice(), &["--force", "--include-untracked"]] {
+        prepare(&env, "w", &repo, &copy, more).expect(0);
+        let out = env.banger(["vm", "workspace", "export", "w"]).run().expect(0);
+        let patch = out.out();
+        let named: Vec<&str> = patch.lines().filter(|line| line.starts_with("diff ")).collect();
+        assert_eq!(named, ["diff --git a/the guest's b/the guest's"], "{more:?}: {out}");
+    }
+    delete(&env, "w");
+}
 
 /// A first transfer that ended after its last file and before the VM's record.
 #[test]
