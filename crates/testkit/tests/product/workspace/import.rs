@@ -106,6 +106,22 @@ fn untracked_files_travel_when_they_are_asked_for_and_ignored_ones_never() {
     delete(&env, "w");
 }
 
+#[test]
+fn who_commits_there_is_who_commits_here() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    // In no configuration of the repository's own.
+    fs::write(place(&env, ".gitconfig"), "[user]\n\tname = \"Zoë \\\"Z\\\"\"\n\temail = z@example.com\n")
+        .expect("a file");
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    for (key, value) in [("user.name", "Zoë \"Z\"\n"), ("user.email", "z@example.com\n")] {
+        let there = says(&env, &copy, &["config", "--file", ".git/config", key]);
+        assert_eq!(String::from_utf8_lossy(&there), value);
+    }
+    delete(&env, "w");
+}
+
 /// Names that git prints without quotes, and how many there are in all.
 fn plain_names<'a>(names: impl Iterator<Item = &'a str>) -> (BTreeSet<String>, usize) {
     let names: Vec<&str> = names.collect();
