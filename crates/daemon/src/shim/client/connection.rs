@@ -207,7 +207,7 @@ impl Follower {
             match connect(&self.socket).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
                 Ok(_) | Err(_) if began.elapsed() < patience_with(&self.socket) => {
-                    tokio::time::sleep(CHANGE_TICK).await
+                    tokio::time::sleep(CHANGE_TICK).await;
                 }
                 Ok(_) | Err(_) => {
                     // A shim that does not answer cannot be managed, and its machine is nobody's.
