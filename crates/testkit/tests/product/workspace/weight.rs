@@ -111,6 +111,9 @@ def large(number):
             file.write(struct.pack("<BHH", at + 65535 >= len(data), len(block), len(block) ^ 0xffff))
             file.write(block)
         file.write(struct.pack(">I", zlib.adler32(data)))
+        # Else whoever syncs beside this waits for two gigabytes.
+        file.flush()
+        os.fsync(file.fileno())
     return "M 100644 %s past\n" % name
 
 def small(number):
