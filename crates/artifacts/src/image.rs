@@ -19,6 +19,7 @@ mod look;
 mod manifest;
 mod promote;
 mod pull;
+mod put;
 mod store;
 mod unnamed;
 

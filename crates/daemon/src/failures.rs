@@ -6,7 +6,7 @@
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
 use banger_artifacts::{
     disk::DiskError,
-    image::{Corruption, ImageError, ManifestError},
+    image::{Corruption, FileChanged, ImageError, ManifestError},
     kernel::KernelError,
     oci::{LayerError, OciError, RegistryError},
     program::ProgramError,
@@ -181,6 +181,7 @@ impl Explain for ImageError {
             Self::NotFound { .. } => Code::NotFound,
             Self::Register { .. } | Self::Unmanaged { .. } => Code::Invalid,
             _ if self.is_unsupported() => Code::Unsupported,
+            _ if matches!(self.root(), Self::Taken { .. } | Self::Disputed { .. }) => Code::Conflict,
             Self::Pull { .. } | Self::Build { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
         };
@@ -189,12 +190,19 @@ impl Explain for ImageError {
             failure.code = Code::Unavailable;
             failure = no_room(failure);
         }
+        if let Self::Taken { id } | Self::Disputed { id } = self.root() {
+            return failure
+                .hint(format!("`banger image show {id}` says where that one comes from"))
+                .hint(format!("`banger image delete {id}`, then the same command again, takes this one"));
+        }
         match (&self, self.missing_program()) {
             (_, Some((_, package))) => missing(failure, package),
             (Self::NotFound { .. }, _) => failure.hint("`banger image list` shows the images on this host"),
             (Self::Unmanaged { id }, _) => {
                 failure.hint(format!("`banger image promote {id}` makes it banger's own, with the id of its content"))
             }
+            (Self::Corrupt { source: Corruption::Changed { source: FileChanged::Touched, .. }, .. }, _) => failure
+                .hint("where its content is what it was: `banger image register` of it again, under the name it has"),
             (Self::Corrupt { source: Corruption::Changed { .. }, .. }, _) => failure
                 .hint("put the file back as it was, or register it as it is now: `banger image register --force …`, for new VMs"),
             (Self::Corrupt { source: Corruption::Refused, .. }, _) => failure

@@ -73,6 +73,18 @@ pub enum ImageError {
     /// What somebody published is no image.
     #[error(transparent)]
     Bundle(#[from] Box<BundleError>),
+    /// Another image has the same id.
+    #[error("another image is here under the id {id}")]
+    Taken {
+        /// The id.
+        id: ImageId,
+    },
+    /// The same image is here, and its manifest says otherwise how it is run.
+    #[error("the same image is here already, as {id}, and is run in another way than this one says")]
+    Disputed {
+        /// The id.
+        id: ImageId,
+    },
     /// It is in the store already.
     #[error("image {id} is banger's own already")]
     Managed {

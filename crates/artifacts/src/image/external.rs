@@ -93,7 +93,7 @@ impl ExternalFile {
 
     /// Tells this file at this moment from every other one: SHA-256 of its path and identity, hexadecimal.
     pub(super) fn digest(&self) -> String {
-        let FileIdentity { inode, size, modified, modified_nanos } = self.identity;
+        let FileIdentity { inode, size, modified, modified_nanos, changed: _ } = self.identity;
         let mut hash = Sha256::new();
         hash.update(b"registered\0");
         hash.update(self.path.as_os_str().as_bytes());

@@ -1,8 +1,9 @@
 //! Noticing that a file banger does not own was changed.
 //!
 //! An unmanaged image is used where it lies. What it was when it was registered is kept, and compared before every
-//! start: a VM whose base changed under its overlay is corrupt. The comparison is `stat(2)`'s, so it costs nothing and
-//! trusts the file's owner not to forge times. The number of the device says nothing: with btrfs, NFS, overlays and disks
+//! start: a VM whose base changed under its overlay is corrupt. The comparison is `stat(2)`'s, so it costs nothing; a
+//! modification time that was set back (`cp -p`, `rsync -t`, `touch -r`) does not hide a change, for the time of the last
+//! change is the kernel's. It is that of a new mode or another name of the file, too. The number of the device says nothing: with btrfs, NFS, overlays and disks
 //! that are found in another order it is another one after a reboot.
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,10 @@ pub struct FileIdentity {
     pub modified: i64,
     /// Nanoseconds of it.
     pub modified_nanos: i64,
+    /// When its content or what is known of it changed last, seconds since 1970 and nanoseconds; a banger of before did not
+    /// write it down. No part of an image's id: registered again the same file is the same image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<(i64, i64)>,
 }
 
 /// Why a file is not what it was.
@@ -44,6 +49,9 @@ pub enum FileChanged {
     /// It was written to.
     #[error("it was written to since it was registered")]
     Modified,
+    /// It may have been written to by who set its modification time back.
+    #[error("it was written to since it was registered, or has another mode, owner or name")]
+    Touched,
 }
 
 impl FileIdentity {
@@ -58,6 +66,7 @@ impl FileIdentity {
             size: metadata.len(),
             modified: metadata.mtime(),
             modified_nanos: metadata.mtime_nsec(),
+            changed: Some((metadata.ctime(), metadata.ctime_nsec())),
         })
     }
 
@@ -70,7 +79,10 @@ impl FileIdentity {
         if now.size != self.size {
             return Err(FileChanged::Resized { was: self.size, is: now.size });
         }
-        if now == *self { Ok(()) } else { Err(FileChanged::Modified) }
+        if (now.modified, now.modified_nanos) != (self.modified, self.modified_nanos) {
+            return Err(FileChanged::Modified);
+        }
+        if self.changed.is_none_or(|then| now.changed == Some(then)) { Ok(()) } else { Err(FileChanged::Touched) }
     }
 }
 
@@ -81,7 +93,7 @@ mod tests {
     #[test]
     fn what_was_written_with_a_device_is_read() {
         let then = r#"{"device": 7, "inode": 1, "size": 2, "modified": 3, "modified_nanos": 4}"#;
-        let now = FileIdentity { inode: 1, size: 2, modified: 3, modified_nanos: 4 };
+        let now = FileIdentity { inode: 1, size: 2, modified: 3, modified_nanos: 4, changed: None };
         assert_eq!(serde_json::from_str::<FileIdentity>(then).unwrap(), now);
         assert!(!serde_json::to_string(&now).unwrap().contains("device"));
     }
@@ -93,8 +105,19 @@ mod tests {
         fs::write(&path, "abc").unwrap();
         let then = FileIdentity::of(&path).unwrap();
         then.check_unchanged(&path).unwrap();
-        fs::OpenOptions::new().write(true).open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
         assert!(matches!(then.check_unchanged(&path), Err(FileChanged::Modified)));
+        // The content is another, and its time and length are not.
+        // The kernel's clock has ticks.
+        let told = banger_testkit::wait_until(std::time::Duration::from_secs(60), "a change that is seen", || {
+            fs::write(&path, "abd").unwrap();
+            file.set_modified(modified).unwrap();
+            then.check_unchanged(&path).err().ok_or_else(|| "not yet".to_owned())
+        });
+        assert!(matches!(told, FileChanged::Touched), "{told:?}");
+        FileIdentity { changed: None, ..then }.check_unchanged(&path).unwrap();
         fs::write(&path, "abcd").unwrap();
         assert!(matches!(then.check_unchanged(&path), Err(FileChanged::Resized { was: 3, is: 4 })));
         fs::write(dir.path().join("other"), "abc").unwrap();

@@ -13,7 +13,7 @@ use crate::{
     job::{Cancel, Job},
     kernel::rfc3339,
     oci::{ImageSource, Platform, Registries},
-    publish::{Mark, NameLock, Shelf, Staging},
+    publish::{NameLock, Shelf},
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
@@ -31,9 +31,6 @@ const SUPERBLOCK: u64 = 1024;
 const MAGIC: usize = 0x38;
 const BLOCKS: usize = 0x04;
 const LOG_BLOCK: usize = 0x18;
-
-/// Most other sources an image is known to come from; the oldest are forgotten.
-const MAX_ALSO: usize = 64;
 
 /// The directory of managed images.
 #[derive(Debug, Clone)]
@@ -262,6 +259,11 @@ impl ImageStore {
         Ok(self.shelf.lock(id.as_str(), cancel)?)
     }
 
+    /// The same, unless somebody does.
+    pub fn try_turn(&self, id: &ImageId) -> Result<Option<NameLock>, ImageError> {
+        Ok(self.shelf.try_lock(id.as_str())?)
+    }
+
     /// As [`Self::delete`], of the image whose turn it is; nothing is waited for.
     pub fn delete_held(&self, turn: &NameLock) -> Result<bool, ImageError> {
         Ok(self.shelf.remove(turn)?)
@@ -295,46 +297,6 @@ impl ImageStore {
 
         let image = self.put(staging, &manifest, job);
         drop(lock);
-        image
-    }
-
-    /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
-    /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
-    pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
-        let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
-        // What the disk may not have all of gives way to what has just been made.
-        let sure = !matches!(self.shelf.mark(made.id.as_str())?, Some(Mark::Doubtful | Mark::Refused));
-        if let (true, Ok(image)) = (sure, self.get(&made.id))
-            && check_superblock(&image).is_ok()
-        {
-            if !made.source.lasts() {
-                self.shelf.sync_now(made.id.as_str())?;
-            }
-            return Ok(self.known_from(image, &made.source, &entry));
-        }
-        job.progress.phase("saving the image");
-        if made.source.lasts() {
-            self.shelf.publish_early(staging, &entry)?;
-        } else {
-            self.shelf.publish(staging, &entry)?;
-        }
-        self.get(&made.id)
-    }
-
-    /// Notes where an image can be had, so that it need not be made again to be known.
-    fn known_from(&self, mut image: Image, source: &Source, entry: &NameLock) -> Image {
-        let lasting = matches!(source, Source::Mmdebstrap(_) | Source::Oci(_) | Source::Bundle(_));
-        if lasting && image.manifest.sources().all(|known| known != source) {
-            let also = &mut image.manifest.also;
-            also.drain(..(also.len() + 1).saturating_sub(MAX_ALSO));
-            also.push(source.clone());
-            image.manifest.fit();
-            // Without it the image is as good, and only made again where it need not be.
-            if let Err(error) = image.manifest.rewrite(&self.shelf, entry) {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(id = %image.manifest.id, error, "cannot note where an image comes from too");
-            }
-        }
         image
     }
 

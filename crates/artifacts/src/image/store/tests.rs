@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     job::Silent,
+    publish::Staging,
     rootfs::{Meta, Timestamp},
 };
 use std::{fs, os::unix::fs::PermissionsExt};
@@ -194,6 +195,26 @@ fn what_is_made_anew_takes_the_place_of_what_is_doubtful() {
         assert_eq!(store.shelf.mark(made.manifest.id.as_str()).unwrap(), None);
         verify(&store, &made.manifest.id, Depth::Full).unwrap();
     }
+}
+
+#[test]
+fn another_image_under_the_same_id_is_not_taken_for_the_one_that_was_made() {
+    let (_dir, store) = store();
+    let image = publish(&store, "hello");
+    let path = image.rootfs.with_file_name("manifest.json");
+    let last = image.manifest.digest.chars().last().unwrap();
+    // As if the first 64 bits of two digests were the same.
+    let mut other = image.manifest.clone();
+    other.digest =
+        format!("{}{}", &image.manifest.digest[..image.manifest.digest.len() - 1], if last == '0' { '1' } else { '0' });
+    fs::remove_file(&path).unwrap();
+    other.write(path.parent().unwrap()).unwrap();
+    publish_with(&store, "hello", |staging, manifest| {
+        let refused = store.put(staging, manifest, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap_err();
+        assert!(matches!(refused, ImageError::Taken { .. }), "{refused:?}");
+        store.get(&manifest.id).unwrap()
+    });
+    assert_eq!(store.get(&image.manifest.id).unwrap().manifest, other);
 }
 
 #[test]

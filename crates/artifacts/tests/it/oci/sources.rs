@@ -4,20 +4,21 @@
 
 use super::{
     layers::Layer,
-    registry::{Content, Host, chain, reference},
+    registry::{Content, Host, OCI_LAYER, chain, reference},
 };
 use crate::{ext4::Image, full::Tmpfs, sha256, web::Server};
 use banger_artifacts::{
     image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, Source},
     job::{Cancel, Job, Silent},
 };
-use banger_testkit::require;
+use banger_testkit::{require, wait_until};
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    time::Duration,
 };
 
 fn entry(sources: &[Value]) -> CatalogEntry {
@@ -243,6 +244,85 @@ fn a_bundle_speaks_for_itself_alone_and_is_an_image_or_nothing() {
         assert!(said.contains("the bundle is not an image") && said.contains(why), "{said}");
         host.nothing_left();
     }
+}
+
+#[test]
+fn a_bundle_has_no_say_in_how_anybody_elses_image_is_run() {
+    let (content, _) = one_image();
+    content.image("served", &served(), &json!({"Cmd": ["serve"], "User": "1000"}));
+    let registry = content.serve();
+    for (tag, run) in [("v1", json!(null)), ("served", json!({"user": "1000", "cmd": ["serve"]}))] {
+        let host = Host::new();
+        let job = Job { progress: &Silent, cancel: &host.cancel };
+        let config = |image: &Kept| serde_json::to_value(&image.manifest.config).unwrap();
+        let image = host.image(&reference(&registry, tag));
+        assert_eq!(config(&image), run);
+        let file = host.dir.path().join("app.tar.zst");
+        host.store.bundle(&image.manifest.id, &file, &job).unwrap();
+        let honest = fs::read(&file).unwrap();
+        let lie = with_manifest(&honest, |manifest| {
+            manifest["config"] = json!({"env": {"BASH_ENV": "/tmp/x"}, "user": "0"});
+            (manifest["arch"], manifest["os"]) = ("aarch64".into(), "Another".into());
+        });
+        let offered = |bytes: &[u8]| {
+            let server = Server::serving(bytes.to_vec());
+            let entry = entry(&[bundle(&server, &sha256(bytes), bytes.len())]);
+            (server, entry)
+        };
+        let ((_one, honest), (_two, lie)) = (offered(&honest), offered(&lie));
+        let told = |error: ImageError| matches!(error.root(), ImageError::Disputed { .. });
+        // What comes later than the image is the image.
+        assert_eq!(config(&pull(&host, &lie).unwrap()), run);
+
+        host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+        assert_eq!(config(&pull(&host, &lie).unwrap())["env"]["BASH_ENV"], "/tmp/x", "under its own name");
+        // Of two strangers neither speaks for the other.
+        assert!(told(pull(&host, &honest).unwrap_err()));
+        // The image itself says what it is, and that stands from then on.
+        let back = host.image(&reference(&registry, tag));
+        assert_eq!((config(&back), &back.manifest.arch), (run.clone(), &image.manifest.arch));
+        assert_eq!(back.manifest.os, image.manifest.os);
+        assert_eq!(host.store.get(&back.manifest.id).unwrap(), back);
+        assert_eq!(config(&pull(&host, &lie).unwrap()), run);
+
+        // It does while the disk may not have all of it, too.
+        let mark = back.rootfs.with_file_name(".unsynced");
+        let synced = || if mark.exists() { Err("it is marked".to_owned()) } else { Ok(()) };
+        wait_until(Duration::from_secs(60), "an image on the disk", synced);
+        fs::write(&mark, "another boot\n").unwrap();
+        let (_three, late) =
+            offered(&with_manifest(&fs::read(&file).unwrap(), |it| it["config"] = json!({"user": "7"})));
+        assert!(told(pull(&host, &late).unwrap_err()));
+        assert_eq!(config(&host.store.get(&back.manifest.id).unwrap()), run);
+    }
+}
+
+#[test]
+fn what_a_file_of_ones_own_says_of_its_commands_is_nothing_until_its_image_comes() {
+    let content = Content::default();
+    content.image("v1", &served(), &json!({"Cmd": ["serve"]}));
+    let registry = content.serve();
+    let host = Host::new();
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    let image = host.image(&reference(&registry, "v1"));
+    let own = host.dir.path().join("own.ext4");
+    fs::copy(&image.rootfs, &own).unwrap();
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    let registered = host.store.register(&"own".parse().unwrap(), &own, None, &job).unwrap();
+    let promoted = host.store.promote(&registered.manifest.id, &job).unwrap().manifest;
+    assert_eq!((&promoted.id, promoted.config), (&image.manifest.id, None));
+    let back = host.image(&reference(&registry, "v1")).manifest;
+    assert_eq!((back.id, back.config), (image.manifest.id.clone(), image.manifest.config.clone()));
+    // Another copy of it takes nothing away again.
+    fs::copy(&own, host.dir.path().join("more.ext4")).unwrap();
+    let more = host.store.register(&"more".parse().unwrap(), &host.dir.path().join("more.ext4"), None, &job).unwrap();
+    assert_eq!(host.store.promote(&more.manifest.id, &job).unwrap().manifest.config, image.manifest.config);
+}
+
+/// One layer, as [`Content::image`] takes it.
+fn served() -> [(Vec<u8>, Vec<u8>, &'static str); 1] {
+    let layer = Layer::new().file("a", "served").done();
+    [(layer.clone(), layer, OCI_LAYER)]
 }
 
 #[test]
