@@ -29,6 +29,8 @@ use transfer::Transfer;
 const LEAST: u64 = 8 << 10;
 /// How often a wait looks at the cancel flag.
 const POLL: Duration = Duration::from_millis(25);
+/// Who waits for a server longer than this is told why.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
 /// How patient downloads are.
 #[derive(Debug, Clone)]
@@ -67,11 +69,12 @@ impl Client {
         let request = Request::new(address.clone());
         let mut pauses = self.pauses.iter();
         loop {
+            let since = Instant::now();
             match self.ask(&request, extent, job) {
                 Err(error) if error.is_connection() => {
                     let Some(pause) = pauses.next() else { return Err(error) };
                     tracing::info!(%address, error = %error, "connecting again");
-                    wait(*pause, job)?;
+                    before_again(address.host(), &error, since, *pause, job)?;
                 }
                 other => return other,
             }
@@ -94,8 +97,24 @@ impl Client {
     }
 }
 
+/// Pauses before `host` is asked again, which was asked `since` then and failed. Whoever waits is told, unless it is over in
+/// a moment.
+pub(crate) fn before_again(
+    host: &str,
+    failure: &dyn std::error::Error,
+    since: Instant,
+    pause: Duration,
+    job: &Job<'_>,
+) -> Result<(), FetchError> {
+    if since.elapsed() + pause >= WORTH_A_WORD {
+        let when = if pause < WORTH_A_WORD { String::new() } else { format!(" in {} s", pause.as_secs()) };
+        job.progress.notice(&format!("{host} is asked again{when}: {failure}"));
+    }
+    wait(pause, job)
+}
+
 /// Sleeps, and wakes to a cancelled job.
-pub(crate) fn wait(pause: Duration, job: &Job<'_>) -> Result<(), FetchError> {
+fn wait(pause: Duration, job: &Job<'_>) -> Result<(), FetchError> {
     let until = Instant::now() + pause;
     loop {
         job.cancel.check()?;

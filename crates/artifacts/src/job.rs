@@ -17,6 +17,11 @@ pub trait Progress: Send + Sync {
     fn part(&self, part: &Part<'_>) {
         let _ = part;
     }
+
+    /// Something worth saying that fails nothing and ends no phase.
+    fn notice(&self, text: &str) {
+        let _ = text;
+    }
 }
 
 /// One of several parts that come at once, such as a layer of an image.

@@ -15,8 +15,10 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Lines of progress a slow client may be behind.
-pub(crate) const BACKLOG: usize = 64;
+/// Lines a slow client may be behind: every state of every layer of the largest image, twice.
+pub(crate) const BACKLOG: usize = 4096;
+/// Lines after which a slow client misses how far something is. What begins and what ends it misses only beyond [`BACKLOG`].
+const FULL: usize = 64;
 
 /// A running request. Clones are the same request.
 #[derive(Debug, Clone)]
@@ -113,10 +115,13 @@ impl Operation {
             // From whatever thread the work is on, so the id does not come from a span.
             tracing::info!(parent: None, operation = %self.id, "{text}");
         }
-        if let Some(lines) = &self.lines {
-            // A full backlog is a client that does not read; it has the choice of what it misses.
-            let _ = lines.try_send(line(event));
+        let Some(lines) = &self.lines else { return };
+        let behind = lines.max_capacity() - lines.capacity();
+        if behind >= FULL && is_passed_over(event) {
+            return;
         }
+        // A full backlog is a client that does not read; it has the choice of what it misses.
+        let _ = lines.try_send(line(event));
     }
 }
 
@@ -137,6 +142,19 @@ impl Progress for Operation {
             PartState::Done => LayerState::Done,
         };
         self.send(&Event::Layer { layer: part.name.to_owned(), state, done: part.done, total: part.total });
+    }
+
+    fn notice(&self, text: &str) {
+        self.notice(text);
+    }
+}
+
+/// Whether what comes next says the same and more.
+fn is_passed_over(event: &Event<()>) -> bool {
+    match event {
+        Event::Advance { .. } => true,
+        Event::Layer { state: LayerState::Downloading | LayerState::Cached, done, .. } => *done > 0,
+        _ => false,
     }
 }
 
@@ -182,6 +200,36 @@ impl Drop for CancelOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_is_behind_misses_how_far_a_layer_is_and_never_what_became_of_it() {
+        const LAYERS: usize = 500;
+        let (lines, mut heard) = mpsc::channel(BACKLOG);
+        let operation = Operation::watched(lines);
+        let names: Vec<String> = (0..LAYERS).map(|number| number.to_string()).collect();
+        let tell = |state, done| {
+            for name in &names {
+                operation.part(&Part { name, state, done, total: 9 });
+                operation.advance(done, None);
+            }
+        };
+        for (state, done) in
+            [(PartState::Waiting, 0), (PartState::Coming, 0), (PartState::Coming, 5), (PartState::Done, 9)]
+        {
+            tell(state, done);
+        }
+        operation.notice("the end");
+        drop(operation);
+        let mut events = Vec::new();
+        while let Ok(line) = heard.try_recv() {
+            events.push(serde_json::from_slice::<serde_json::Value>(&line).unwrap());
+        }
+        assert_eq!(events.last().unwrap()["text"], "the end");
+        let told =
+            |state: &str, done: u64| events.iter().filter(|it| it["state"] == state && it["done"] == done).count();
+        assert_eq!([told("waiting", 0), told("downloading", 0), told("done", 9)], [LAYERS; 3]);
+        assert_eq!(told("downloading", 5), 0, "those beyond the backlog are passed over");
+    }
 
     #[test]
     fn what_was_cancelled_says_by_what_and_what_failed_says_why() {

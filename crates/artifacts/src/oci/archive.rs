@@ -4,7 +4,7 @@
 
 use super::{
     Digest, Limits, OciError, Platform, Reference,
-    document::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest},
+    document::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest, check_manifest},
     platform::listed,
 };
 use crate::{
@@ -167,7 +167,7 @@ impl Files {
                 of: what.clone(),
                 there,
             })?;
-            match self.document(&blob_name(&chosen.digest), Some(&chosen.digest), &what)? {
+            match self.document(&blob_name(&chosen.digest), Some(chosen), &what)? {
                 Document::Manifest(manifest) => {
                     return Ok(Found { manifest, digest: chosen.digest, name: called });
                 }
@@ -196,12 +196,9 @@ impl Files {
         }
     }
 
-    fn document(&self, name: &str, digest: Option<&Digest>, of: &str) -> Result<Document, OciError> {
+    fn document(&self, name: &str, listed: Option<&Descriptor>, of: &str) -> Result<Document, OciError> {
         let bytes = self.read(name)?;
-        let is = Digest::of(&bytes);
-        if let Some(&should) = digest.filter(|&&should| should != is) {
-            return Err(OciError::Digest { what: "manifest", of: of.to_owned(), is, should });
-        }
+        check_manifest(&bytes, listed.map(|it| it.digest), listed.map(|it| it.size), of)?;
         Document::parse(&bytes, None).map_err(|source| OciError::Document {
             what: "manifest",
             of: of.to_owned(),

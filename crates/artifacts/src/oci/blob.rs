@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Take, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Pauses between attempts that brought too little; one that brings enough makes them begin anew.
@@ -176,6 +176,7 @@ impl<'a> Download<'a> {
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
         loop {
+            let since = Instant::now();
             if self.received == self.size && self.size > 0 && self.body.is_none() {
                 return Ok(0);
             }
@@ -192,7 +193,7 @@ impl<'a> Download<'a> {
             }
             let Some(usual) = self.patience.after_failure(self.received) else { return Err(failure) };
             tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
-            fetch::wait(failure.wants_pause().unwrap_or(usual), &self.job)?;
+            self.repository.before_again(&failure, since, usual, &self.job)?;
         }
     }
 

@@ -3,7 +3,7 @@
 //! Reads OCI's documents and Docker's second schema, which say the same in the same words. Every list and text in them
 //! is bounded before anything is done with it.
 
-use super::{Digest, Platform};
+use super::{Digest, OciError, Platform};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -262,6 +262,23 @@ impl ConfigFile {
                 cmd: run.cmd,
             },
         })
+    }
+}
+
+/// The digest of a manifest, which is to be what its reference or a list says it is.
+pub(super) fn check_manifest(
+    bytes: &[u8],
+    digest: Option<Digest>,
+    length: Option<u64>,
+    of: &str,
+) -> Result<Digest, OciError> {
+    let (is, len) = (Digest::of(bytes), bytes.len() as u64);
+    if let Some(should) = length.filter(|&should| should != len) {
+        return Err(OciError::Size { what: "manifest", of: of.to_owned(), is: len, should });
+    }
+    match digest {
+        Some(should) if should != is => Err(OciError::Digest { what: "manifest", of: of.to_owned(), is, should }),
+        _ => Ok(is),
     }
 }
 

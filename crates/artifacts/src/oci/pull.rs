@@ -10,7 +10,7 @@ mod tally;
 use super::{
     BlobCache, Credentials, Digest, ImageSource, Limits, OciError, Platform, Reference, RunConfig,
     archive::{Files, Found, Saved, blob_name, choose},
-    document::{ConfigFile, Descriptor, Document, Manifest},
+    document::{ConfigFile, Descriptor, Document, Manifest, check_manifest},
     error::{LayerError, LayerName},
     registry::Repository,
 };
@@ -49,9 +49,17 @@ pub struct Opened<'a> {
 }
 
 enum Way<'a> {
-    Registry(Box<Repository<'a>>, Option<Manifest>),
+    Registry(Box<Repository<'a>>, Lead),
     Layout(Files, Manifest),
     Saved(Files, Saved),
+}
+
+/// What is known of a manifest in a registry.
+enum Lead {
+    /// What it says.
+    Read(Manifest),
+    /// Its length, which a list says.
+    Listed(u64),
 }
 
 /// What a filled builder does not know.
@@ -96,8 +104,8 @@ impl Registries {
         };
         match source {
             ImageSource::Registry(reference) => {
-                let (repository, digest, manifest) = self.look_up(reference, platform, job)?;
-                opened(digest, None, Way::Registry(Box::new(repository), manifest))
+                let (repository, digest, lead) = self.look_up(reference, platform, job)?;
+                opened(digest, None, Way::Registry(Box::new(repository), lead))
             }
             ImageSource::Layout(place) => {
                 let (path, name) = place.split();
@@ -118,27 +126,24 @@ impl Registries {
         }
     }
 
-    /// The digest of the manifest a reference leads to, and the manifest if it was read on the way.
+    /// The digest of the manifest a reference leads to, and what is known of it on the way there.
     fn look_up(
         &self,
         reference: &Reference,
         platform: &Platform,
         job: &Job<'_>,
-    ) -> Result<(Repository<'_>, Digest, Option<Manifest>), OciError> {
+    ) -> Result<(Repository<'_>, Digest, Lead), OciError> {
         let repository = Repository::new(&self.client, &self.credentials, &self.certificates, reference.clone());
         let of = reference.to_string();
-        let (mut version, mut should) = (reference.version(), reference.digest());
+        let (mut version, mut should, mut length) = (reference.version(), reference.digest(), None);
         for _ in 0..MAX_DEPTH {
             let answer = repository.document(&version, job)?;
-            let is = Digest::of(&answer.bytes);
-            if let Some(should) = should.filter(|&should| should != is) {
-                return Err(OciError::Digest { what: "manifest", of, is, should });
-            }
+            let is = check_manifest(&answer.bytes, should, length, &of)?;
             let document = Document::parse(&answer.bytes, answer.media_type.as_deref());
             let document =
                 document.map_err(|source| OciError::Document { what: "manifest", of: of.clone(), source })?;
             match document {
-                Document::Manifest(manifest) => return Ok((repository, is, Some(manifest))),
+                Document::Manifest(manifest) => return Ok((repository, is, Lead::Read(manifest))),
                 Document::Index(all) => {
                     let chosen = choose(&all, platform).map_err(|there| OciError::Platform {
                         asked: platform.clone(),
@@ -147,9 +152,9 @@ impl Registries {
                     })?;
                     if !is_list(chosen) {
                         // What it holds need not be known to know whether it is here.
-                        return Ok((repository, chosen.digest, None));
+                        return Ok((repository, chosen.digest, Lead::Listed(chosen.size)));
                     }
-                    (version, should) = (chosen.digest.to_string(), Some(chosen.digest));
+                    (version, should, length) = (chosen.digest.to_string(), Some(chosen.digest), Some(chosen.size));
                 }
             }
         }
@@ -218,10 +223,10 @@ impl Opened<'_> {
                 let bytes = files.read(&blob_name(&manifest.config.digest))?;
                 (manifest.clone(), bytes)
             }
-            Way::Registry(repository, manifest) => {
-                let manifest = match manifest.take() {
-                    Some(manifest) => manifest,
-                    None => manifest_of(repository, self.digest, &of, job)?,
+            Way::Registry(repository, lead) => {
+                let manifest = match lead {
+                    Lead::Read(manifest) => manifest.clone(),
+                    Lead::Listed(length) => manifest_of(repository, self.digest, *length, &of, job)?,
                 };
                 let config = repository.small_blob(&manifest.config.digest, job)?.bytes;
                 (manifest, config)
@@ -256,12 +261,15 @@ fn is_list(descriptor: &Descriptor) -> bool {
     descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list")
 }
 
-fn manifest_of(repository: &Repository<'_>, should: Digest, of: &str, job: &Job<'_>) -> Result<Manifest, OciError> {
-    let answer = repository.document(&should.to_string(), job)?;
-    let is = Digest::of(&answer.bytes);
-    if is != should {
-        return Err(OciError::Digest { what: "manifest", of: of.to_owned(), is, should });
-    }
+fn manifest_of(
+    repository: &Repository<'_>,
+    digest: Digest,
+    length: u64,
+    of: &str,
+    job: &Job<'_>,
+) -> Result<Manifest, OciError> {
+    let answer = repository.document(&digest.to_string(), job)?;
+    check_manifest(&answer.bytes, Some(digest), Some(length), of)?;
     let document = Document::parse(&answer.bytes, answer.media_type.as_deref());
     match document.map_err(|source| OciError::Document { what: "manifest", of: of.to_owned(), source })? {
         Document::Manifest(manifest) => Ok(manifest),

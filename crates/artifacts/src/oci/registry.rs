@@ -10,13 +10,14 @@ use super::{
     error::RegistryError,
 };
 use crate::{
-    fetch::{Address, Body, Client, Extent, FetchError, Refused, Request, Secret, Trust},
+    fetch::{self, Address, Body, Client, Extent, FetchError, Refused, Request, Secret, Trust},
     job::{Job, Progress},
 };
 use std::{
     fs,
     path::PathBuf,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 mod auth;
@@ -110,6 +111,7 @@ impl<'a> Repository<'a> {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            let since = Instant::now();
             let outcome = self.ask(request, what, Extent::UpTo(max), &quiet).and_then(|mut body| {
                 let mut bytes = Vec::new();
                 // A failure is told by `finish`, with its reason.
@@ -126,8 +128,20 @@ impl<'a> Repository<'a> {
                 return Err(failure);
             };
             tracing::info!(what, attempt, "asking the registry again");
-            crate::fetch::wait(failure.wants_pause().unwrap_or(*usual), job)?;
+            self.before_again(&failure, since, *usual, job)?;
         }
+    }
+
+    /// Pauses before the registry is asked again: as long as it wishes, else as `usual`.
+    pub(super) fn before_again(
+        &self,
+        failure: &RegistryError,
+        since: Instant,
+        usual: Duration,
+        job: &Job<'_>,
+    ) -> Result<(), RegistryError> {
+        let pause = failure.wants_pause().unwrap_or(usual);
+        Ok(fetch::before_again(self.reference.registry(), failure, since, pause, job)?)
     }
 
     /// Asks, and says who asks where that is wanted.

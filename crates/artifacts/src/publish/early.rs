@@ -156,11 +156,14 @@ fn is_refused(entry: &OwnedFd) -> bool {
     fs::File::from(mark).take(MARK_BYTES).read_to_string(&mut text).is_ok() && meaning(&text) == Mark::Refused
 }
 
-/// Notes that the disk did not take all of an entry.
+/// Notes that the disk did not take all of an entry. The disk may have no room left: what there is of the mark is written
+/// over, which takes no more than it has, and is not given back before.
 fn refused(entry: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut mark = fs::File::from(openat(entry, MARK, flags, Mode::empty())?);
-    mark.write_all(format!("{FAILED}{}", boot_id()).as_bytes())
+    let text = format!("{FAILED}{}", boot_id());
+    mark.write_all(text.as_bytes())?;
+    mark.set_len(text.len() as u64)
 }
 
 /// Brings everything in `entry` and its name in `shelf` to the disk; then it is marked no longer.
@@ -279,6 +282,10 @@ mod tests {
     fn what_the_disk_refused_is_doubtful_from_the_next_boot_on() {
         let (_temp, shelf) = shelf();
         let entry = publish(&shelf, "x");
+        refused(&shelf.opened("x").unwrap().0).unwrap();
+        assert_eq!(shelf.mark("x").unwrap(), Some(Mark::Refused));
+        // On a full disk the old mark is all the room there is.
+        fs::write(entry.join(MARK), "x".repeat(200)).unwrap();
         refused(&shelf.opened("x").unwrap().0).unwrap();
         assert_eq!(shelf.mark("x").unwrap(), Some(Mark::Refused));
         // Another sync, which the disk would tell nothing, does not make it good.

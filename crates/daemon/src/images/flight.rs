@@ -131,6 +131,10 @@ impl Progress for Audience {
     fn part(&self, part: &Part<'_>) {
         lock(&self.0).list.iter().for_each(|(_, operation)| operation.part(part));
     }
+
+    fn notice(&self, text: &str) {
+        lock(&self.0).list.iter().for_each(|(_, operation)| operation.notice(text));
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

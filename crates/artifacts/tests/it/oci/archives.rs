@@ -123,6 +123,25 @@ fn layouts_in_directories_and_tars() {
 }
 
 #[test]
+fn a_list_that_lies_about_the_size_of_a_manifest() {
+    let host = Host::new();
+    let mut files = layout(&[("v1", "one")]);
+    let (_, index) = files.last_mut().unwrap();
+    let mut list: Value = serde_json::from_slice(index).unwrap();
+    let size = list["manifests"][0]["size"].as_u64().unwrap();
+    list["manifests"][0]["size"] = (size + 1).into();
+    *index = list.to_string().into_bytes();
+    let dir = host.dir.path().join("layout");
+    write_layout(&dir, &files);
+    let tar = write(&host, "app.tar", &archive(&files));
+    for source in [format!("oci:{}", dir.display()), format!("oci-archive:{tar}")] {
+        let refusal = host.refusal(&source);
+        let said = format!("has {size} bytes, not {}", size + 1);
+        assert!(refusal.contains("the manifest of") && refusal.contains(&said), "{refusal}");
+    }
+}
+
+#[test]
 fn what_docker_saves() {
     let host = Host::new();
     let (one, two) = (Layer::new().file("a", "one").done(), Layer::new().file("b", "b").done());

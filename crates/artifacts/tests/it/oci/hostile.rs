@@ -230,6 +230,27 @@ fn lies_about_digests_and_sizes() {
         content.document("v1", &kind, &manifest);
     });
     assert!(refusal.contains("the configuration of") && refusal.contains("bytes, not 7"), "{refusal}");
+    // What a list says of a manifest, and of another list.
+    let of_list = |content: &Content, tag: &str, kind: &str, lie: i64| {
+        let (_, listed) = content.get(&format!("manifests/{tag}")).unwrap();
+        let size = i64::try_from(listed.len()).unwrap() + lie;
+        json!({"schemaVersion": 2, "manifests": [{"mediaType": kind, "digest": digest(&listed), "size": size,
+            "platform": {"os": "linux", "architecture": "amd64"}}]})
+    };
+    let (list, one) = ("application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json");
+    for (lies, refused) in [([1, 0], true), ([-1, 0], true), ([0, 1], true), ([0, 0], false)] {
+        let content = Content::default();
+        content.plain("image", std::slice::from_ref(&plain));
+        content.document("list", list, &of_list(&content, "image", one, lies[0]));
+        content.document("v1", list, &of_list(&content, "list", list, lies[1]));
+        let server = content.serve();
+        if refused {
+            let refusal = Host::new().refusal(&reference(&server, "v1"));
+            assert!(refusal.contains("the manifest of") && refusal.contains("bytes, not "), "{lies:?}: {refusal}");
+        } else {
+            Host::new().image(&reference(&server, "v1"));
+        }
+    }
     let content = Content::default();
     let manifest = content.plain("v1", std::slice::from_ref(&plain));
     content.put(&format!("manifests/{manifest}"), "x", b"{}");

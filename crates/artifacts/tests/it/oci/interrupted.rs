@@ -111,11 +111,17 @@ fn a_registry_that_says_when_to_come_again_is_asked_no_sooner() {
         }
         content.answer(request)
     });
-    let began = Instant::now();
-    Host::new().image(&reference(&server, "v1"));
+    let (host, began) = (Host::new(), Instant::now());
+    host.image(&reference(&server, "v1"));
     // Without being told it would be a millisecond and a fifth of a second.
     let waited = began.elapsed();
     assert!(waited >= Duration::from_secs(2), "{waited:?}");
+    let heard = host.heard.0.lock().unwrap();
+    let notices: Vec<&String> = heard.iter().filter(|line| line.starts_with("notice: ")).collect();
+    let again = format!("notice: 127.0.0.1:{} is asked again in 1 s: ", server.port());
+    assert!(notices.iter().all(|line| line.starts_with(&again)), "{notices:?}");
+    let [manifest, layer] = notices[..] else { panic!("{notices:?}") };
+    assert!(manifest.contains("too many requests") && layer.contains("answers 503"), "{notices:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Everything in the registry is a tag of this.
@@ -292,4 +293,36 @@ fn a_service_that_signs_tokens() {
     let before = service.given();
     check(&host, &tagged(&registry, "v1"));
     assert_eq!(service.given() - before, 1, "one token for the whole pull");
+}
+
+#[test]
+fn an_image_that_umoci_made() {
+    if ["registry", "e2fsck", "root"].iter().any(|it| !require(it)) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout");
+    let (tree, image) = (dir.path().join("tree"), format!("{}:v1", layout.display()));
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/os-release"), "PRETTY_NAME=Real\n").unwrap();
+    fs::write(tree.join("new"), "new").unwrap();
+    fs::write(tree.join("big"), vec![7; 2 << 20]).unwrap();
+    fs::hard_link(tree.join("new"), tree.join("twin")).unwrap();
+    let umoci = |args: &[&str]| {
+        let output = Command::new("umoci").args(args).output().unwrap();
+        assert!(output.status.success(), "umoci {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    umoci(&["init", "--layout", layout.to_str().unwrap()]);
+    umoci(&["new", "--image", &image]);
+    umoci(&["insert", "--image", &image, tree.to_str().unwrap(), "/"]);
+    umoci(&["insert", "--image", &image, "--whiteout", "/big"]);
+    umoci(&["config", "--image", &image, "--config.user", "7:8", "--config.env", "A=b", "--config.cmd", "serve"]);
+    let registry = Registry::start(dir.path(), "");
+    registry.push(&[], &format!("oci:{image}"), &format!("{APP}:v1"));
+    let host = Host::new();
+    check(&host, &tagged(&registry, "v1"));
+    let run = host.image(&tagged(&registry, "v1")).manifest.config.unwrap();
+    assert_eq!((run.user.as_deref(), &run.env["A"], &run.cmd[..]), (Some("7:8"), &"b".into(), &["serve".into()][..]));
+    // As it lies in its layout, too.
+    check(&Host::new(), &format!("oci:{image}"));
 }

@@ -118,6 +118,10 @@ impl Progress for Heard {
     fn part(&self, part: &Part<'_>) {
         self.0.lock().unwrap().push(format!("{} {:?}", part.name, part.state));
     }
+
+    fn notice(&self, text: &str) {
+        self.0.lock().unwrap().push(format!("notice: {text}"));
+    }
 }
 
 /// A store with a cache.
