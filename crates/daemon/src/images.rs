@@ -22,7 +22,7 @@ use crate::{
     store::Store,
 };
 use banger_artifacts::{
-    image::{Depth, Image, ImageStore, Pulled},
+    image::{Depth, Image, ImageError, ImageStore, Pulled},
     initramfs::BootFiles,
     job::Silent,
     kernel::{Kernel, KernelStore},
@@ -85,7 +85,7 @@ impl ImageService {
 
     /// Refuses a name that is neither here nor in a catalog and cannot be in a registry, before anything is pulled for its sake.
     pub(crate) async fn know_image(&self, name: &ImageName) -> Result<(), Failure> {
-        if self.named(name).await?.is_some() {
+        if self.known(name).await?.is_some() {
             return Ok(());
         }
         self.wanted(name.as_str()).await.map(drop)
@@ -93,13 +93,15 @@ impl ImageService {
 
     /// The image of that id, looked at closely enough to see a cut or replaced file.
     pub(crate) async fn image_by_id(&self, id: &ImageId, operation: &Operation) -> Result<Image, Failure> {
-        let (images, id) = (self.images.clone(), id.clone());
-        blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
-            images.settle(&id, &job)?;
-            images.verify(&id, Depth::Quick, &job)
-        })
-        .await
-        .map_err(Explain::explain)
+        let (images, wanted) = (self.images.clone(), id.clone());
+        let found = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
+            images.settle(&wanted, &job)?;
+            images.verify(&wanted, Depth::Quick, &job)
+        });
+        match found.await {
+            Err(error @ ImageError::NotFound { .. }) => Err(self.not_here(id, error.explain()).await),
+            found => found.map_err(Explain::explain),
+        }
     }
 
     /// Reads, behind everybody's back, what was made shortly before the host went down; who needs one of these images

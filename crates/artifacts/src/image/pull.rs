@@ -48,6 +48,8 @@ pub struct Pulled {
     pub known: bool,
     /// What the file it came from calls it.
     pub called: Option<String>,
+    /// The reference to this very image, where a tag led to it that may lead elsewhere later.
+    pub pinned: Option<String>,
 }
 
 impl ImageStore {
@@ -85,6 +87,10 @@ impl ImageStore {
         let staging = self.shelf.stage()?;
         let opened = registries.open(&request.source, &request.platform, staging.path(), job)?;
         let (digest, called) = (opened.digest(), opened.name().map(str::to_owned));
+        let pinned = match &request.source {
+            ImageSource::Registry(tag) if tag.digest().is_none() => Some(format!("{tag}@{digest}")),
+            _ => None,
+        };
         let known = |image: Image| {
             // A manifest that stands by itself says nothing of machines; what was made of it does.
             if let Some(OciSource { platform: Some(is), .. }) = made_from(&image, &digest)
@@ -98,7 +104,7 @@ impl ImageStore {
             if !matches!(request.source, ImageSource::Registry(_)) && self.shelf.mark(id)?.is_some() {
                 self.shelf.sync_now(id)?;
             }
-            Ok(Pulled { image, known: true, called: called.clone() })
+            Ok(Pulled { image, known: true, called: called.clone(), pinned: pinned.clone() })
         };
         let same = |image: &Image| made_from(image, &digest).is_some() && check_superblock(image).is_ok();
         let here = || self.find_whole(same, job);
@@ -112,7 +118,7 @@ impl ImageStore {
         }
         let image = self.make(opened, registries, request, staging, job)?;
         drop(lock);
-        Ok(Pulled { image, known: false, called })
+        Ok(Pulled { image, known: false, called, pinned })
     }
 
     fn make(

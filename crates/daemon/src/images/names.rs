@@ -28,6 +28,8 @@ pub(super) struct Claim {
     pub(super) chosen: bool,
     /// A person said that the name may be taken from another image.
     pub(super) force: bool,
+    /// The reference to the very image, where `source` is a tag.
+    pub(super) pinned: Option<String>,
 }
 
 /// What a reference means.
@@ -89,7 +91,8 @@ impl ImageService {
         operation: &Operation,
     ) -> Result<(), Failure> {
         let before = self.holder(name).await?;
-        self.store.name_image(name, id, Origin { source: claim.source.clone(), chosen: claim.chosen }).await?;
+        let Claim { source, chosen, pinned, .. } = claim.clone();
+        self.store.name_image(name, id, Origin { source, chosen, pinned }).await?;
         if let Some((before, origin)) = before
             && before != *id
             && origin.source != claim.source
@@ -118,30 +121,39 @@ impl ImageService {
     /// Takes a name away, and with its last name the image; by its id an image goes with all its names. Refused where a
     /// VM uses an image that would go.
     pub(crate) async fn delete_image(&self, reference: &str, operation: &Operation) -> Result<(), Failure> {
-        let _custody = self.custody.write().await;
-        if let Some(lost) = self.name_of_nothing(reference).await? {
-            return Ok(self.store.unname(&lost).await?);
-        }
-        let Meant { id, name } = self.meant(reference).await?;
-        let mut others = self.store.names_of_image(&id).await?;
-        others.retain(|other| Some(other) != name.as_ref());
-        if let (Some(name), false) = (&name, others.is_empty()) {
-            self.store.unname(name).await?;
-            operation.notice(format!("{name} was one of its names; image {id} stays as {}", listed(&others)));
+        loop {
+            let custody = self.custody.write().await;
+            if let Some(lost) = self.name_of_nothing(reference).await? {
+                return Ok(self.store.unname(&lost).await?);
+            }
+            let Meant { id, name } = self.meant(reference).await?;
+            let mut others = self.store.names_of_image(&id).await?;
+            others.retain(|other| Some(other) != name.as_ref());
+            if let (Some(name), false) = (&name, others.is_empty()) {
+                self.store.unname(name).await?;
+                operation.notice(format!("{name} was one of its names; image {id} stays as {}", listed(&others)));
+                return Ok(());
+            }
+            let users = self.store.vms_of_image(&id).await?;
+            if !users.is_empty() {
+                return Err(in_use(&format!("image {reference:?}"), &users));
+            }
+            let (images, wanted) = (self.images.clone(), id.clone());
+            let Some(turn) = off_thread(move || images.try_turn(&wanted)).await.map_err(Explain::explain)? else {
+                // It may take as long as the disk needs for gigabytes: nobody else waits for that, and what was looked up
+                // here may be otherwise then.
+                drop(custody);
+                drop(self.turn(&id, operation).await?);
+                continue;
+            };
+            // The names first: what is killed in between leaves an image without a name, which can be seen and deleted.
+            self.store.unname_image(&id).await?;
+            self.remove(turn).await?;
+            if !others.is_empty() {
+                operation.notice(format!("its names went with it: {}", listed(&others)));
+            }
             return Ok(());
         }
-        let users = self.store.vms_of_image(&id).await?;
-        if !users.is_empty() {
-            return Err(in_use(&format!("image {reference:?}"), &users));
-        }
-        let turn = self.turn(&id, operation).await?;
-        // The names first: what is killed in between leaves an image without a name, which can be seen and deleted.
-        self.store.unname_image(&id).await?;
-        self.remove(turn).await?;
-        if !others.is_empty() {
-            operation.notice(format!("its names went with it: {}", listed(&others)));
-        }
-        Ok(())
     }
 
     /// The name `reference` is, where what it points at is here no longer.
@@ -189,7 +201,7 @@ impl ImageService {
         }
     }
 
-    /// The id a name, an id or a unique prefix of one means.
+    /// The id a name, an id or a unique prefix of one means. Fails for a name as [`Self::named_or_lost`] does.
     pub(crate) async fn resolve(&self, reference: &str) -> Result<ImageId, Failure> {
         self.meant(reference).await.map(|meant| meant.id)
     }
@@ -197,7 +209,7 @@ impl ImageService {
     /// The same, and whether it was a name.
     async fn meant(&self, reference: &str) -> Result<Meant, Failure> {
         if let Ok(typed) = reference.parse::<ImageName>()
-            && let Some((name, id)) = self.named(&typed).await?
+            && let Some((name, id)) = self.named_or_lost(&typed).await?
         {
             return Ok(Meant { id, name: Some(name) });
         }
@@ -218,7 +230,12 @@ impl ImageService {
 impl Claim {
     /// Of what was made here, under a name that a person gave it.
     pub(super) fn own(force: bool) -> Self {
-        Self { source: None, chosen: true, force }
+        Self { source: None, chosen: true, force, pinned: None }
+    }
+
+    /// Of what comes from `source`.
+    pub(super) fn pulled(source: String, chosen: bool, force: bool) -> Self {
+        Self { source: Some(source), chosen, force, pinned: None }
     }
 
     /// Whether a name may be taken from what is `there`: what was made here stays, what comes from the same source is what

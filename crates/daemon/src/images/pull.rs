@@ -53,7 +53,7 @@ impl ImageService {
     /// The name an image is known by here: a reference in its familiar form, any other name as it is.
     pub(crate) async fn proper_name(&self, typed: &ImageName) -> Result<ImageName, Failure> {
         // What is here is known without a catalog, whose server may be down.
-        if let Some((name, _)) = self.named_or_lost(typed).await? {
+        if let Some((name, _)) = self.known(typed).await? {
             return Ok(name);
         }
         if self.image_offers.find(typed).await?.is_some() {
@@ -69,15 +69,15 @@ impl ImageService {
         logins: Option<PathBuf>,
         operation: &Operation,
     ) -> Result<Image, Failure> {
-        while let Some((_, id)) = self.named_or_lost(name).await? {
-            let images = self.images.clone();
+        while let Some((_, id)) = self.known(name).await? {
+            let (images, wanted) = (self.images.clone(), id.clone());
             let found = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
-                images.settle(&id, &job)?;
-                images.get(&id)
+                images.settle(&wanted, &job)?;
+                images.get(&wanted)
             });
             match found.await {
-                // It was not whole, and is not here any more.
-                Err(ImageError::NotFound { .. }) => {}
+                // It was not whole, and is not here any more. Nobody has another one of that id.
+                Err(ImageError::NotFound { .. }) if id.as_str() != name.as_str() => {}
                 found => return found.map_err(Explain::explain),
             }
         }
@@ -111,8 +111,7 @@ impl ImageService {
             entry.kernel = Some(kernel.clone());
         }
         let (name, offered) = (entry.name.clone(), entry.kernel.clone());
-        let claim =
-            Claim { source: Some(format!("catalog {name}")), chosen: request.name.is_some(), force: request.force };
+        let claim = Claim::pulled(Origin::of_catalog(&name), request.name.is_some(), request.force);
         // Under a name that was chosen it is known by that one only.
         let called = request.name.unwrap_or_else(|| name.clone());
         self.may_take(&called, None, &claim).await?;
@@ -252,7 +251,7 @@ impl ImageService {
             (None, ImageSource::Registry(reference)) => Some(proper(reference)?),
             (None, _) => None,
         };
-        let claim = Claim { source: Some(shown.clone()), chosen: request.name.is_some(), force: request.force };
+        let mut claim = Claim::pulled(shown.clone(), request.name.is_some(), request.force);
         if let Some(name) = &given {
             self.may_take(name, None, &claim).await?;
         }
@@ -282,6 +281,7 @@ impl ImageService {
             agree_on_kernel(asked, &pulled.image)?;
             self.kernel(asked, false, operation).await?;
         }
+        claim.pinned = pulled.pinned;
         self.give_name(&name, &pulled.image.manifest.id, &claim, operation).await?;
         if pulled.known {
             operation.notice(format!("image {name} is up to date"));
@@ -291,15 +291,17 @@ impl ImageService {
         Ok(pulled.image)
     }
 
-    /// The name as it is known here, and the id it points at, where something is there: a damaged image is, too.
-    pub(super) async fn named(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
-        match self.noted(typed).await? {
-            Some((name, id, _)) if self.is_here(&id).await? => Ok(Some((name, id))),
-            _ => Ok(None),
+    /// What was typed as it is known here, and the id it means, where something is there: a damaged image is, too. A whole id
+    /// means its image, which may have no name, unless it is a name too.
+    pub(super) async fn known(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
+        if let Some(named) = self.named_or_lost(typed).await? {
+            return Ok(Some(named));
         }
+        let Ok(id) = typed.as_str().parse::<ImageId>() else { return Ok(None) };
+        Ok(self.is_here(&id).await?.then(|| (typed.clone(), id)))
     }
 
-    /// The same, whether or not anything is there, and how it came to the name.
+    /// The name as it is known here, whether or not anything is there, the id it points at, and how it came to the name.
     pub(super) async fn noted(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId, Origin)>, Failure> {
         let mut found = self.store.name_origin(typed).await?.map(|(id, origin)| (typed.clone(), id, origin));
         if found.is_none()
@@ -310,14 +312,28 @@ impl ImageService {
         Ok(found)
     }
 
-    /// As [`Self::named`], but fails for a name that a person gave to an image the disk has lost: whatever a catalog or a
-    /// registry has under it is somebody else's. A name that its source gave leads to the same image again.
-    async fn named_or_lost(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
+    /// The name as it is known here, and the id it points at, where something is there. Fails for a name that a person gave
+    /// to an image the disk has lost: whatever a catalog or a registry has under it is somebody else's. A name that its
+    /// source gave leads to the same image again, unless that was a catalog which has no such name any more.
+    pub(super) async fn named_or_lost(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
         let Some((name, id, origin)) = self.noted(typed).await? else { return Ok(None) };
-        match self.is_here(&id).await? {
-            true => Ok(Some((name, id))),
-            false if origin.chosen => Err(lost(&name, &origin)),
-            false => Ok(None),
+        if self.is_here(&id).await? {
+            return Ok(Some((name, id)));
+        }
+        let leads_elsewhere =
+            origin.chosen || (origin.catalog().is_some() && self.image_offers.find(&name).await?.is_none());
+        if leads_elsewhere { Err(lost(&name, &origin)) } else { Ok(None) }
+    }
+
+    /// Why an image that somebody relies on is not here, where it has a name still: `failure` knows no more than its id.
+    pub(super) async fn not_here(&self, id: &ImageId, failure: Failure) -> Failure {
+        let name = self.store.names_of_image(id).await.ok().and_then(|names| names.into_iter().next());
+        let Some(name) = name else { return failure };
+        let Ok(Some((_, origin))) = self.store.name_origin(&name).await else { return failure };
+        let lost = lost(&name, &origin);
+        match origin.pinned {
+            Some(pinned) => lost.hint(format!("`banger image pull {pinned}` does where that is another image by now")),
+            None => lost,
         }
     }
 }
@@ -344,12 +360,15 @@ fn proper(reference: &Reference) -> Result<ImageName, Failure> {
 }
 
 fn lost(name: &ImageName, origin: &Origin) -> Failure {
-    let again = match &origin.source {
-        Some(source) => {
-            let source = source.strip_prefix("catalog ").unwrap_or(source);
-            format!("`banger image pull {source} --name {name}` brings it back")
+    let called = if origin.chosen { format!(" --name {name}") } else { String::new() };
+    let again = match (origin.catalog(), &origin.source) {
+        (Some(entry), _) => {
+            format!(
+                "`banger image pull {entry}{called}` brings it back from its catalog ([[image_catalog]] in config.toml)"
+            )
         }
-        None => format!("make it again under that name: `banger image build {name} …`"),
+        (None, Some(source)) => format!("`banger image pull {source}{called}` brings it back"),
+        (None, None) => format!("make it again under that name: `banger image build {name} …`"),
     };
     Failure::new(Code::Unavailable, format!("image {name} was lost when this host went down"))
         .hint(again)

@@ -11,6 +11,23 @@ pub struct Origin {
     pub source: Option<String>,
     /// A person gave the name, rather than the image's source.
     pub chosen: bool,
+    /// The reference to the very image, where the source may lead to another by now.
+    pub pinned: Option<String>,
+}
+
+/// What the source of a catalog's image begins with, before the entry's name.
+const CATALOG: &str = "catalog ";
+
+impl Origin {
+    /// The source of what a catalog offers under this name.
+    pub(crate) fn of_catalog(entry: &ImageName) -> String {
+        format!("{CATALOG}{entry}")
+    }
+
+    /// The catalog's entry it came from, if it came from one.
+    pub(crate) fn catalog(&self) -> Option<&str> {
+        self.source.as_deref()?.strip_prefix(CATALOG)
+    }
 }
 
 impl Store {
@@ -20,10 +37,10 @@ impl Store {
         let (name, id) = (name.to_string(), id.to_string());
         self.call(move |connection| {
             connection.execute(
-                "INSERT INTO image_names (name, image_id, source, chosen) VALUES (?1, ?2, ?3, ?4)
+                "INSERT INTO image_names (name, image_id, source, chosen, pinned) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, source = excluded.source,
-                     chosen = excluded.chosen OR (source IS excluded.source AND chosen)",
-                params![name, id, origin.source, origin.chosen],
+                     chosen = excluded.chosen OR (source IS excluded.source AND chosen), pinned = excluded.pinned",
+                params![name, id, origin.source, origin.chosen, origin.pinned],
             )?;
             Ok(())
         })
@@ -35,8 +52,9 @@ impl Store {
         let name = name.to_string();
         self.call(move |connection| {
             let row = connection
-                .query_row("SELECT image_id, source, chosen FROM image_names WHERE name = ?1", [&name], |row| {
-                    Ok((row.get::<_, String>(0)?, Origin { source: row.get(1)?, chosen: row.get(2)? }))
+                .query_row("SELECT image_id, source, chosen, pinned FROM image_names WHERE name = ?1", [&name], |row| {
+                    let origin = Origin { source: row.get(1)?, chosen: row.get(2)?, pinned: row.get(3)? };
+                    Ok((row.get::<_, String>(0)?, origin))
                 })
                 .optional()?;
             row.map(|(id, origin)| Ok((id.parse().map_err(|error| garbled(&name, error))?, origin))).transpose()
@@ -123,11 +141,14 @@ mod tests {
         let (old, new) = ("0".repeat(16).parse().unwrap(), "1".repeat(16).parse().unwrap());
         store.name_image(&name, &old, Origin::default()).await.unwrap();
         assert_eq!(store.name_origin(&name).await.unwrap(), Some((old.clone(), Origin::default())));
-        let pulled = |source: &str, chosen| Origin { source: Some(source.into()), chosen };
+        let pulled = |source: &str, chosen: bool| {
+            let pinned = chosen.then(|| format!("{source}@sha256:00"));
+            Origin { source: Some(source.into()), chosen, pinned }
+        };
         for (given, found) in [
             (pulled("a:1", false), pulled("a:1", false)),
             (pulled("a:1", true), pulled("a:1", true)),
-            (pulled("a:1", false), pulled("a:1", true)),
+            (pulled("a:1", false), Origin { pinned: None, ..pulled("a:1", true) }),
             (pulled("b:1", false), pulled("b:1", false)),
         ] {
             store.name_image(&name, &new, given).await.unwrap();

@@ -60,6 +60,9 @@ const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;
 const IMAGE_NAME_CHOSEN: &str =
     "ALTER TABLE image_names ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0 CHECK (chosen IN (0, 1));";
 
+/// What brings back the very image a name was given to, where a tag may lead to another.
+const IMAGE_NAME_PINNED: &str = "ALTER TABLE image_names ADD COLUMN pinned TEXT;";
+
 /// Where each VM stands: its network's number, and its address there.
 const ADDRESSES: &str = "
 CREATE TABLE networks (
@@ -81,6 +84,7 @@ const STEPS: &[M<'_>] = &[
     M::up(ADDRESSES),
     M::up(WORKSPACE),
     M::up(IMAGE_NAME_CHOSEN),
+    M::up(IMAGE_NAME_PINNED),
 ];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 

@@ -105,7 +105,9 @@ fn the_same_digest_again_costs_the_manifest() {
     assert!(again.known && again.image == first.image);
     assert_eq!(server.hits() - before, 1);
     let by_digest = host.pull(&format!("127.0.0.1:{}/app@{digest}", server.port())).unwrap();
-    assert!(by_digest.known);
+    assert!(by_digest.known && by_digest.pinned.is_none());
+    let pinned = again.pinned.unwrap();
+    assert_eq!((Some(&pinned), host.pull(&pinned).unwrap().image), (first.pinned.as_ref(), first.image.clone()));
     // A tag that moved is another image; the old one stays.
     content.plain("v1", &[Layer::new().file("a", "2").done()]);
     let moved = host.pull(&reference(&server, "v1")).unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[test]
 fn a_name_goes_to_what_it_was_given_for() {
-    let pulled = |source: &str, chosen| Claim { source: Some(source.into()), chosen, force: false };
+    let pulled = |source: &str, chosen| Claim::pulled(source.into(), chosen, false);
     let (called, given, made) = ((Some("a:1"), false), (Some("a:1"), true), (None, true));
     for (claim, (source, chosen), taken) in [
         (pulled("a:1", false), called, true),
@@ -31,7 +31,7 @@ fn a_name_goes_to_what_it_was_given_for() {
         (Claim::own(true), given, true),
         (Claim { force: true, ..pulled("a:1", false) }, made, true),
     ] {
-        let there = Origin { source: source.map(Into::into), chosen };
+        let there = Origin { source: source.map(Into::into), chosen, pinned: None };
         assert_eq!(claim.beats(&there), taken, "{claim:?} of {there:?}");
     }
 }
@@ -104,6 +104,28 @@ async fn who_deletes_an_image_that_somebody_changes_can_give_up_and_nothing_of_i
 }
 
 #[tokio::test]
+async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let turn = service.images.turn(&id, &Cancel::default()).unwrap();
+    let (silent, kernel) = (Operation::silent(), kernel());
+    let others = async {
+        // It is at its wait, or on its way there.
+        let held = tokio::time::timeout(Duration::from_secs(60), service.hold(&id, &kernel)).await;
+        drop(held.expect("who makes a VM of it").unwrap());
+        let (name, own) = ("another".parse().unwrap(), Claim::own(false));
+        let named = service.give_name(&name, &id, &own, &silent);
+        tokio::time::timeout(Duration::from_secs(60), named).await.expect("who names it").unwrap();
+        drop(turn);
+    };
+    let (deleted, ()) = tokio::join!(service.delete_image("my", &silent), others);
+    deleted.unwrap();
+    // What was given a name meanwhile stays under that.
+    assert_eq!(service.resolve("another").await.unwrap(), id);
+    assert_eq!(service.resolve("my").await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
 async fn a_kernel_is_deleted_only_when_it_is_known_who_uses_it() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
@@ -152,13 +174,14 @@ async fn a_lost_images_own_name_leads_to_no_strangers() {
     let silent = Operation::silent();
     let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
     for (name, chosen) in [(&mine, true), (&usual, false)] {
-        let claim = Claim { source: Some("registry.local/app:latest".into()), chosen, force: false };
+        let claim = Claim::pulled("registry.local/app:latest".into(), chosen, false);
         service.give_name(name, &id, &claim, &silent).await.unwrap();
         assert_eq!(service.proper_name(name).await.unwrap(), *name);
     }
     service.images.delete(&id, &Cancel::default()).unwrap();
     let (proper, image) = (service.proper_name(&mine).await, service.image(&mine, None, &silent).await);
-    for lost in [proper.unwrap_err(), image.unwrap_err()] {
+    let (shown, bundled) = (service.show_image("mine").await, service.resolve("mine").await);
+    for lost in [proper.unwrap_err(), image.unwrap_err(), shown.unwrap_err(), bundled.unwrap_err()] {
         assert_eq!((lost.code, &*lost.message), (Code::Unavailable, "image mine was lost when this host went down"));
         assert!(lost.hints[0].contains("banger image pull registry.local/app:latest --name mine"), "{lost}");
     }
@@ -171,11 +194,63 @@ async fn a_lost_images_own_name_leads_to_no_strangers() {
 }
 
 #[tokio::test]
+async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [offered, gone] = ["debian-bookworm", "given-up"].map(|name| name.parse::<ImageName>().unwrap());
+    for name in [&offered, &gone] {
+        service.give_name(name, &id, &Claim::pulled(Origin::of_catalog(name), false, false), &silent).await.unwrap();
+    }
+    service.images.delete(&id, &Cancel::default()).unwrap();
+    assert_eq!(service.proper_name(&offered).await.unwrap(), offered);
+    let lost = service.proper_name(&gone).await.unwrap_err();
+    assert!(lost.message.contains("image given-up was lost") && lost.hints[0].contains("[[image_catalog]]"), "{lost}");
+    // A VM that has it hears of it by its name, not by its id.
+    service.delete_image("my", &silent).await.unwrap();
+    service.delete_image("given-up", &silent).await.unwrap();
+    let lost = service.image_by_id(&id, &silent).await.unwrap_err();
+    assert!(lost.message.contains("image debian-bookworm was lost"), "{lost}");
+    service.delete_image("debian-bookworm", &silent).await.unwrap();
+    assert_eq!(service.image_by_id(&id, &silent).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    service.delete_image("my", &silent).await.unwrap();
+    let name = "app:v1".parse().unwrap();
+    let pinned = Some("registry.local/app:v1@sha256:00".to_owned());
+    let origin = Origin { source: Some("registry.local/app:v1".into()), chosen: false, pinned };
+    service.store.name_image(&name, &id, origin).await.unwrap();
+    let lost = service.image_by_id(&id, &silent).await.unwrap_err();
+    let [again, _, exact] = &lost.hints[..] else { panic!("{lost}") };
+    assert!(again.contains("`banger image pull registry.local/app:v1` brings it back"), "{again}");
+    assert!(exact.contains("`banger image pull registry.local/app:v1@sha256:00` does"), "{exact}");
+}
+
+#[tokio::test]
+async fn an_image_without_a_name_is_meant_by_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    service.store.unname_image(&id).await.unwrap();
+    let typed: ImageName = id.as_str().parse().unwrap();
+    service.know_image(&typed).await.unwrap();
+    assert_eq!(service.proper_name(&typed).await.unwrap(), typed);
+    assert_eq!(service.image(&typed, None, &silent).await.unwrap().manifest.id, id);
+    service.delete_image(id.as_str(), &silent).await.unwrap();
+    assert_eq!(service.proper_name(&typed).await.unwrap().as_str(), format!("{id}:latest"));
+}
+
+#[tokio::test]
 async fn a_name_of_what_is_gone_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
     let (name, silent) = ("my".parse().unwrap(), Operation::silent());
-    let pulled = Claim { source: Some("a:1".into()), chosen: true, force: false };
+    let pulled = Claim::pulled("a:1".into(), true, false);
     assert_eq!(service.may_take(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
     assert_eq!(service.may_take(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
     service.images.delete(&id, &Cancel::default()).unwrap();

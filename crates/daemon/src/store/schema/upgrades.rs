@@ -9,17 +9,18 @@ use banger_proto::api::vm::VmState;
 use rusqlite_migration::SchemaVersion;
 
 /// What daemons of each schema wrote. A new migration comes with the next file.
-const WRITTEN: [&str; 6] = [
+const WRITTEN: [&str; 7] = [
     include_str!("fixtures/1.sql"),
     include_str!("fixtures/2.sql"),
     include_str!("fixtures/3.sql"),
     include_str!("fixtures/4.sql"),
     include_str!("fixtures/5.sql"),
     include_str!("fixtures/6.sql"),
+    include_str!("fixtures/7.sql"),
 ];
 /// The VMs in them, oldest first, by the schema that brought each.
-const VMS: [&[&str]; 6] =
-    [&["fresh", "up", "broken", "on-its-way", "going"], &["short-lived"], &["alpine"], &["web"], &["work"], &[]];
+const VMS: [&[&str]; 7] =
+    [&["fresh", "up", "broken", "on-its-way", "going"], &["short-lived"], &["alpine"], &["web"], &["work"], &[], &[]];
 
 /// A database that went through the schemas up to `version`, each with rows of its own.
 fn aged(path: &Path, version: usize) {
@@ -85,13 +86,15 @@ async fn what_earlier_daemons_wrote_means_what_it_meant() {
     assert_eq!(short_lived.spec.ttl.unwrap().to_string(), "2h");
     assert_eq!((short_lived.last_used, short_lived.run.sizes.unwrap().vcpu), (Some(1_764_083_100), 1));
 
-    for (name, source, chosen) in [
-        ("debian-bookworm", None, false),
-        ("alpine:3.20", Some("docker.io/library/alpine:3.20"), false),
-        ("mine", Some("oci:/home/u/layout"), true),
+    for (name, source, chosen, pinned) in [
+        ("debian-bookworm", None, false, None),
+        ("alpine:3.20", Some("docker.io/library/alpine:3.20"), false, None),
+        ("mine", Some("oci:/home/u/layout"), true, None),
+        ("app:v1", Some("registry.local/app:v1"), false, Some("registry.local/app:v1@sha256:00")),
     ] {
         let origin = store.name_origin(&name.parse().unwrap()).await.unwrap().unwrap().1;
-        assert_eq!((origin.source.as_deref(), origin.chosen), (source, chosen), "{name}");
+        let found = (origin.source.as_deref(), origin.chosen, origin.pinned.as_deref());
+        assert_eq!(found, (source, chosen, pinned), "{name}");
     }
 
     let web = get("web").await;
