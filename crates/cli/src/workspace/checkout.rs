@@ -53,20 +53,24 @@ rm -rf $s
 
 /// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository without a
 /// commit or a file its user may not read, is left out; of the files that the index names none may be missing or differ.
-/// On stdin: untracked files that were brought. Others are the guest's, which an export has to show; only a git that is
-/// too old to be told of files takes them all.
+/// On stdin: untracked files that were brought. Others are the guest's, which an export has to show. One that is not there,
+/// because it went here before it travelled or there since, costs no other its place.
 const KEEP: &str = r#"
 i=.git/banger-index.$$
-trap 'rm -f "$i" "$i.lock"' EXIT
+trap 'rm -f "$i" "$i".*' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 [ ! -e .git/index ] || cp .git/index "$i"
 export GIT_INDEX_FILE="$i"
 all=yes
 git add --ignore-errors -u . || all=''
-case $(git add -h 2>&1) in
-*pathspec-file-nul*) git --literal-pathspecs add --ignore-errors --pathspec-from-file=- --pathspec-file-nul || all='' ;;
-*) git add --ignore-errors -A . || all='' ;;
-esac
+cat > "$i.names"
+if ! git update-index --add --remove -z --stdin < "$i.names"; then
+    all=''
+    # One of them git cannot add, and nobody knows which.
+    tr '\0' '\n' < "$i.names" | while IFS= read -r name; do
+        git update-index --add --remove -- "$name" || :
+    done
+fi
 [ -n "$all" ] || git diff-files --quiet --ignore-submodules=all || exit 1
 tree=$(git write-tree)
 unset GIT_INDEX_FILE

@@ -10,14 +10,18 @@ use crate::{exec::capture::Captured, exit::Result};
 use banger_proto::api::vm::GuestEndpoint;
 
 /// Says what is not as it was brought, HEAD, refs, refs as they were brought, what refs name that is not there, where history
-/// is cut off and where it is not, an index, and what the guest's git was told, now and when it was brought. `$2`: the commit
-/// that holds the tree as it was brought; in a submodule (`$3`), which no record names, the repository knows, and there may be
-/// none.
+/// is cut off and where it is not, an index and the tree as it was brought, and what the guest's git was told, now and when it
+/// was brought. `$2`: the commit that holds that tree; in a submodule (`$3`, its path), which no record names, the repository
+/// knows, and there may be none.
 ///
 /// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
 /// has to be kept whatever becomes of the files.
 const INSPECT: &str = r#"
-[ -z "$3" ] || [ -e .git ] || { echo absent; exit 0; }
+if [ -n "$3" ]; then
+    [ -d "./$3" ] || { echo absent; exit 0; }
+    cd "./$3"
+    [ -e .git ] || { echo absent; exit 0; }
+fi
 g=$(git rev-parse --git-dir)
 base=$2
 [ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || cat "$g/banger-head" 2>/dev/null || git rev-parse -q --verify HEAD || :)
@@ -70,6 +74,8 @@ whole=$(git --no-replace-objects rev-list --max-count=100000 --parents --reflog 
 printf '%s\n' "$whole" | sed -n 's/^\([^ ]*\) .*/\1/p'
 echo
 git ls-files -z --stage
+# An untracked file that was brought is in no index. What HEAD names of a repository that was never brought may be nobody's.
+[ ! -e "$g/banger-head" ] || git ls-tree -r -z --full-tree "$base^{tree}" 2>/dev/null || :
 printf '\0'
 for file in config banger-config; do
     git config --file "$g/$file" --list -z 2>/dev/null || :
@@ -98,8 +104,8 @@ pub(super) async fn inspect(
     let (mut next, mut seen) = (vec![Vec::new()], 0);
     while let Some(below) = next.pop() {
         let outer = below.is_empty();
-        let at = if outer { path.to_owned() } else { format!("{path}/{}", String::from_utf8_lossy(&below)) };
-        let args = if outer { [at.as_str(), base, ""] } else { [&at, "", "submodule"] };
+        let within = String::from_utf8_lossy(&below);
+        let args = if outer { [path, base, ""] } else { [path, "", &within] };
         let looked = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
         seen += 1;
         if looked.stdout == ABSENT {

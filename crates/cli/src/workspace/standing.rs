@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Standing {
     /// What the guest did.
     pub(super) work: Work,
-    /// Files that the index names, submodules' too.
+    /// Files that the index names, or that were brought, submodules' too.
     pub(super) files: Vec<RepoPath>,
     /// The repository, and its submodules by their paths.
     pub(super) repositories: BTreeMap<RepoPath, Found>,
@@ -151,6 +151,11 @@ impl Looked {
             let to = if entry.starts_with(b"160000 ") { &mut looked.submodules } else { &mut looked.files };
             to.push(entry[tab + 1..].to_vec());
         }
+        // As a rule the index and the tree that was brought name the same.
+        for names in [&mut looked.files, &mut looked.submodules] {
+            names.sort_unstable();
+            names.dedup();
+        }
         *own = Own::read(|| lists.next())?;
         // All of one that came in another way is somebody's work.
         refs.moved |= !own.was_brought();
@@ -207,7 +212,7 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let said = format!(
             "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n{id} refs/banger/before/1/HEAD\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n\n{id}\n{id}\n\n\
-             100644 {id} 0\ta b\0160000 {id} 0\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
+             100644 {id} 0\ta b\0160000 {id} 0\tsub\0100644 blob {id}\ta\0100644 blob {id}\ta b\0160000 commit {id}\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
         );
         let Looked { work, unread, files, submodules, found } = Looked::read(said.as_bytes()).unwrap();
         assert_eq!(work, Work { unwatched: true, busy: true, ..Work::default() });
@@ -215,7 +220,7 @@ mod tests {
         let is = ["refs/banger/before/1/HEAD", "refs/heads/wip"].map(|name| (name.to_owned(), id.to_owned()));
         assert_eq!(found.refs.is, is.into());
         assert_eq!(found.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
-        assert_eq!((files, submodules), (vec![b"a b".to_vec()], vec![b"sub".to_vec()]));
+        assert_eq!((files, submodules), (vec![b"a".to_vec(), b"a b".to_vec()], vec![b"sub".to_vec()]));
         assert_eq!((found.refs.missing.len(), found.shallow.len(), found.whole.len()), (1, 1, 2));
         assert_ne!(found.own, Own::default());
         let (end, brought) = ("\n\n\0\0\0\0\0\0\0", "\n\n\0\0a.b\nc\0\0\0\0\0\0");

@@ -66,6 +66,17 @@ fn without_git(env: &TestEnv, vm: &str) {
     env.banger(["vm", "run", "-d", "--quiet", "--name", vm, "-e", &path]).run().expect(0);
 }
 
+/// A VM whose git runs a line of shell before it does what it is asked for.
+fn with_git(env: &TestEnv, vm: &str, line: &str) {
+    let bin = place(env, "bin");
+    fs::create_dir(&bin).expect("a directory");
+    let script = format!("#!/bin/sh\nPATH=${{PATH#*:}}\n{line}\nexec git \"$@\"\n");
+    fs::write(bin.join("git"), script).expect("a program");
+    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).expect("permissions");
+    let path = format!("PATH={}:{}", bin.display(), "/usr/local/bin:/usr/bin:/bin");
+    env.banger(["vm", "run", "-d", "--quiet", "--name", vm, "-e", &path]).run().expect(0);
+}
+
 /// One thing in a tree, as far as git knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
