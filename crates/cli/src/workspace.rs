@@ -24,6 +24,7 @@ pub(crate) mod history;
 mod inspect;
 pub(crate) mod leftovers;
 mod macros;
+mod nested;
 mod own;
 pub(crate) mod pack;
 pub(crate) mod patch;

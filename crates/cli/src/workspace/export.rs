@@ -6,6 +6,7 @@ use super::{
     facade::Facade,
     git::Git,
     macros::Macros,
+    nested,
     patch::{self, Summary},
     quote::quoted,
     repository::Repository,
@@ -111,6 +112,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
             no_link_above(source, path)?;
         }
     }
+    nested::check(&summary, source.as_deref())?;
     Ok(Patch { bytes, summary, base, source })
 }
 
@@ -149,6 +151,7 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     for path in &patch.summary.files {
         no_link_above(&repository.root, path)?;
     }
+    nested::check(&patch.summary, Some(&repository.root))?;
     let facade = Facade::over(&git, &repository, &settings, None)?;
     let run = |tree: &Path, mode: &[&str]| {
         let args = ["apply", "--whitespace=nowarn", "--binary"];

@@ -1,6 +1,6 @@
 //! A repository that would like to run something on the host, and a guest that would like to write there.
 
-use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
+use super::{corpus, place, prepare, refresh::with_submodule, says, tree, with_git};
 use crate::{delete, start};
 use banger_testkit::TestEnv;
 use std::{
@@ -242,15 +242,21 @@ fn a_list_of_other_directories_brings_nothing_else_of_theirs() {
 
 /// A guest whose git says what the test wants it to.
 fn lying_guest(env: &TestEnv, patch: &Path) {
-    let bin = place(env, "bin");
-    fs::create_dir(&bin).expect("a directory");
-    let script = format!(
-        "#!/bin/sh\nPATH=${{PATH#*:}}\ncase \" $* \" in *' diff-index '*) cat {}; exit 0;; esac\nexec git \"$@\"\n",
-        patch.display()
-    );
-    program(&bin.join("git"), &script);
-    let path = format!("PATH={}:{}", bin.display(), "/usr/local/bin:/usr/bin:/bin");
-    env.banger(["vm", "run", "-d", "--quiet", "--name", "w", "-e", &path]).run().expect(0);
+    let line = format!("case \" $* \" in *' diff-index '*) cat {}; exit 0;; esac", patch.display());
+    with_git(env, "w", &line);
+}
+
+/// A part of a patch that makes a file.
+fn new(path: &str, mode: &str, content: &str) -> String {
+    format!(
+        "diff --git a/{path} b/{path}\nnew file mode {mode}\nindex 0000000..1111111\n--- /dev/null\n+++ b/{path}\n\
+         @@ -0,0 +1 @@\n+{content}\n"
+    )
+}
+
+/// A part of a patch that gives a file another name.
+fn renamed(from: &str, to: &str) -> String {
+    format!("diff --git a/{from} b/{to}\nsimilarity index 100%\nrename from {from}\nrename to {to}\n")
 }
 
 #[test]
@@ -284,17 +290,10 @@ fn a_lying_guest_writes_nothing_on_the_host() {
     symlink("../../tools/push.sh", repo.join(".git/hooks/pre-push")).expect("a link");
     fs::create_dir(repo.join("tools")).expect("a directory");
     fs::write(repo.join("tools/push.sh"), "").expect("a file");
+    // Its own git believes what is in it.
+    says(&env, &repo, &["init", "-q", "nested"]);
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     let before = (tree(&repo), tree(env.home().join("home").join("bin").as_path()));
-    let new = |path: &str, mode: &str, content: &str| {
-        format!(
-            "diff --git a/{path} b/{path}\nnew file mode {mode}\nindex 0000000..1111111\n--- /dev/null\n+++ b/{path}\n\
-             @@ -0,0 +1 @@\n+{content}\n"
-        )
-    };
-    let renamed = |from: &str, to: &str| {
-        format!("diff --git a/{from} b/{to}\nsimilarity index 100%\nrename from {from}\nrename to {to}\n")
-    };
     let ordinary = new("fine", "100644", "x");
     for (evil, named) in [
         (new(".git/hooks/post-checkout", "100755", "#!/bin/sh"), ".git/hooks/post-checkout"),
@@ -324,6 +323,11 @@ fn a_lying_guest_writes_nothing_on_the_host() {
         (new(".gitconfig", "100644", "[core]"), "touches .gitconfig: this host's git takes configuration"),
         (new("tools/clean.sh", "100755", "#!/bin/sh"), "touches tools/clean.sh: this host's git runs it (filter.evil"),
         (new("tools/push.sh", "100755", "#!/bin/sh"), "touches tools/push.sh: this host's git runs hooks"),
+        (new("nested/.githooks/pre-commit", "100755", "#!/bin/sh"), "it is in another repository, nested"),
+        (
+            ["x/HEAD", "x/config", "x/objects/k", "x/refs/k"].map(|name| new(name, "100644", "x")).concat(),
+            "repository, x",
+        ),
         (renamed("file", ".git/hooks/pre-commit"), ".git/hooks/pre-commit"),
         (renamed(".git/config", "stolen"), ".git/config"),
         // Nothing in these says what comes about: a link that leads out of its new place, rules that run programs.

@@ -34,8 +34,8 @@ Examples:
   banger vm workspace export fix --base-commit main
 
 Commits, edits, new, removed and renamed files are all in the patch; ignored ones are not. The guest's own index, branches \
-and files stay as they are. A patch that touches .git, leaves the tree, or changes what git here runs or believes (hooks, configuration, filters) is \
-refused; look at what else it changes before you run it.")]
+and files stay as they are. A patch that touches .git or another repository in the tree, leaves the tree, or changes what git \
+here runs or believes (hooks, configuration, filters) is refused; look at what else it changes before you run it.")]
 pub(crate) struct ExportArgs {
     /// Compare with this commit of the guest's [default: the tree as it was brought]
     #[arg(long, value_name = "COMMIT")]
