@@ -24,31 +24,45 @@ pub(crate) struct Turn {
 impl Turn {
     /// Takes it; waits for whoever has it, for as long as that takes.
     pub(crate) async fn take(context: &Context, vm: &str) -> Result<Self> {
-        let before = guest::endpoint(context, vm).await?;
-        let dir = before.socket.parent().unwrap_or_else(|| Path::new("/"));
-        let failed = |error: Errno| {
-            Failure::caused_by(Code::Unavailable, format!("cannot lock {}", dir.display()), &io::Error::from(error))
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let lock = open(dir, flags, Mode::empty()).map_err(failed)?;
-        let mut progress = Progress::new(&context.printer);
-        let mut waited = false;
+        let mut endpoint = guest::endpoint(context, vm).await?;
         loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(error) => return Err(failed(error).into()),
+            let lock = lock(context, &endpoint).await?;
+            // Somebody may have had it, and been done with it, since the VM was asked for. Or that VM is gone, and its lock
+            // with it, and another one has its name.
+            let now = guest::endpoint(context, vm).await?;
+            if dir(&now) == dir(&endpoint) {
+                return Ok(Self { endpoint: now, lock });
             }
-            if !waited {
-                progress.phase(&format!("waiting for another command that brings a repository into {}", before.name));
-            }
-            waited = true;
-            tokio::time::sleep(TICK).await;
-            progress.tick();
+            endpoint = now;
         }
-        // Somebody may have had it, and been done with it, since the VM was asked for.
-        let endpoint = guest::endpoint(context, vm).await?;
-        Ok(Self { endpoint, lock })
+    }
+}
+
+fn dir(endpoint: &GuestEndpoint) -> &Path {
+    endpoint.socket.parent().unwrap_or_else(|| Path::new("/"))
+}
+
+async fn lock(context: &Context, endpoint: &GuestEndpoint) -> Result<OwnedFd> {
+    let dir = dir(endpoint);
+    let failed = |error: Errno| {
+        Failure::caused_by(Code::Unavailable, format!("cannot lock {}", dir.display()), &io::Error::from(error))
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = open(dir, flags, Mode::empty()).map_err(failed)?;
+    let mut progress = Progress::new(&context.printer);
+    let mut waited = false;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(error) => return Err(failed(error).into()),
+        }
+        if !waited {
+            progress.phase(&format!("waiting for another command that brings a repository into {}", endpoint.name));
+        }
+        waited = true;
+        tokio::time::sleep(TICK).await;
+        progress.tick();
     }
 }
 

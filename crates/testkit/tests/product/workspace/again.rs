@@ -2,9 +2,10 @@
 
 use super::{corpus, place, prepare, refresh::with_submodule, says, tree};
 use crate::{SOON, delete, start};
-use banger_testkit::TestEnv;
+use banger_testkit::{TestEnv, wait_until};
+use rustix::fs::{FlockOperation, flock};
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     thread,
@@ -36,6 +37,37 @@ fn several_bring_it_at_once() {
         assert!(tree(&copy) == tree(&repo));
         assert!(!copy.join(".git/banger").exists());
     }
+    delete(&env, "w");
+}
+
+/// Whoever waits for a VM that is deleted meanwhile waits for the one that has its name then, and whoever is at work there.
+#[test]
+fn a_vm_that_was_made_anew_while_one_waits_is_waited_for() {
+    let Some(env) = TestEnv::fake() else { return };
+    let begin = || {
+        start(&env, "w");
+        let run = env.layout().vm_run(&env.vm("w")["id"].as_str().expect("an id").parse().expect("an id"));
+        let turn = File::open(run).expect("the VM's directory");
+        flock(&turn, FlockOperation::LockExclusive).expect("a turn");
+        turn
+    };
+    let (repo, copy) = (corpus::make(&env, "plain"), place(&env, "guest"));
+    let first = begin();
+    let at = ["--guest-path", copy.to_str().expect("UTF-8")];
+    let bringing = env.banger(["vm", "workspace", "prepare", "w"]).args(at).args([&repo]).spawn();
+    let waits = "waiting for another command that brings a repository into w";
+    bringing.wait_stderr(waits, SOON);
+    env.banger(["vm", "delete", "-f", "w"]).run().expect(0);
+    let second = begin();
+    drop(first);
+    wait_until(SOON, "it waits again", || {
+        let said = bringing.stderr_so_far();
+        if said.matches(waits).count() == 2 { Ok(()) } else { Err(said) }
+    });
+    assert!(!copy.exists(), "somebody else is at work there");
+    drop(second);
+    bringing.finish(SOON).expect(0);
+    assert_eq!(tree(&copy), tree(&repo));
     delete(&env, "w");
 }
 
