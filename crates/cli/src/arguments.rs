@@ -53,6 +53,9 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     Ok(absolute)
 }
 
+/// What has nothing in it, as any other process finds.
+const NOTHING: &str = "/dev/null";
+
 /// The one file with logins that the environment names, if it does: as Podman reads it, `REGISTRY_AUTH_FILE` goes before
 /// `DOCKER_CONFIG`, and where one is set no other file counts.
 pub(crate) fn logins(own: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, Failure> {
@@ -65,7 +68,7 @@ pub(crate) fn logins(own: impl Fn(&str) -> Option<OsString>) -> Result<Option<Pa
 fn regular(file: PathBuf) -> Result<PathBuf, Failure> {
     let Ok(metadata) = std::fs::metadata(&file) else { return Ok(file) };
     // What a pipe of this process is called is in the daemon something else, or nothing anybody writes to.
-    let lasting = if metadata.is_file() { file.canonicalize().ok() } else { None };
+    let lasting = file.canonicalize().ok().filter(|real| metadata.is_file() || real == Path::new(NOTHING));
     lasting.ok_or_else(|| {
         Failure::new(Code::Invalid, format!("{} is no regular file, so no logins are read from it", file.display()))
             .hint("REGISTRY_AUTH_FILE and DOCKER_CONFIG name files that the daemon reads")
@@ -161,9 +164,14 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         let named = |path: &Path| logins(|name| (name == "REGISTRY_AUTH_FILE").then(|| path.into()));
         assert_eq!(named(&link).unwrap(), Some(file));
+        let nothing = dir.join("nothing");
+        std::os::unix::fs::symlink("/dev/null", &nothing).unwrap();
+        for nobody in [Path::new("/dev/null"), &nothing] {
+            assert_eq!(named(nobody).unwrap(), Some("/dev/null".into()));
+        }
         let (reader, _writer) = std::io::pipe().unwrap();
         let pipe = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
-        for bad in [Path::new(&pipe), &dir] {
+        for bad in [Path::new(&pipe), &dir, Path::new("/dev/zero")] {
             let refused = named(bad).unwrap_err();
             assert!(refused.message.contains("is no regular file"), "{refused}");
         }

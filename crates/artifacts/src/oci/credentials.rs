@@ -24,6 +24,8 @@ use helper::Helpers;
 
 /// Largest file, and most a helper may say.
 const MAX_FILE: u64 = 1 << 20;
+/// What is named where there are no logins: nobody reads it.
+const NO_LOGINS: &str = "/dev/null";
 /// How long a helper may think: some ask a keyring that asks a person.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What Docker calls its own registry in its files.
@@ -138,6 +140,9 @@ impl Credentials {
 }
 
 fn read(path: &Path) -> Result<Option<AuthFile>, CredentialError> {
+    if path == Path::new(NO_LOGINS) {
+        return Ok(None);
+    }
     let failed = |source| CredentialError::Read { path: path.to_owned(), source };
     // Nobody waits for somebody who would write to a pipe.
     let file = match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
@@ -297,8 +302,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let fifo = temp.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let error = Credentials::in_files(vec![fifo]).find("a.io", "a", &Cancel::default()).unwrap_err();
-        assert!(matches!(error, CredentialError::Read { .. }), "{error:?}");
+        for file in [fifo, "/dev/zero".into()] {
+            let error = Credentials::in_files(vec![file]).find("a.io", "a", &Cancel::default()).unwrap_err();
+            assert!(matches!(error, CredentialError::Read { .. }), "{error:?}");
+        }
+        let nobody = Credentials::in_files(vec!["/dev/null".into()]).find("a.io", "a", &Cancel::default());
+        assert_eq!(nobody.unwrap(), None);
     }
 
     #[test]

@@ -277,8 +277,10 @@ fn a_private_registry_with_the_logins_of_docker_and_podman() {
     }
     // No other file counts then.
     fs::remove_file(home.join(".config/containers/auth.json")).unwrap();
-    let nobody = with("DOCKER_CONFIG", &home).expect(1);
-    assert!(nobody.err().contains(&format!("docker login {host}")), "{nobody}");
+    for (variable, value) in [("DOCKER_CONFIG", home.as_path()), ("REGISTRY_AUTH_FILE", Path::new("/dev/null"))] {
+        let nobody = with(variable, value).expect(1);
+        assert!(nobody.err().contains(&format!("docker login {host}")), "{nobody}");
+    }
     login(&docker.join("config.json"), wrong);
     let args = ["vm", "create", "--no-start", "--image", &reference];
     let denied = env.banger(args).env("DOCKER_CONFIG", &docker).patience(SOON).run().expect(1);
