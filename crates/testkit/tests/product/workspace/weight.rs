@@ -16,8 +16,8 @@ mount -t tmpfs -o size="$size" none "$TMPDIR"
 while read -r _ _ _ _ at _; do
     case $at in
     "$TMPDIR" | /proc | /proc/* | /dev | /dev/* | /sys | /sys/*) ;;
-    # Another test may have taken its own away since it was listed.
-    *) mount -o remount,bind,ro "$at" || ! mountpoint -q "$at" ;;
+    # Another test may have taken its own away since it was listed; a pipeline with `!` would end nothing.
+    *) mount -o remount,bind,ro "$at" || if mountpoint -q "$at"; then exit 8; fi ;;
     esac
 done < /proc/self/mountinfo
 if touch "$HOME/written" 2>/dev/null; then exit 9; fi
