@@ -14,8 +14,8 @@
 //! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
 //! | `mute` | as `silent`, and it powers off in order when it is asked to |
 //! | `stubborn` | it says that it powers off, and does not |
-//! | `chatter` | the same, and then tells its troubles, and says that it powers off, over and over |
-//! | `fickle` | the same; it refuses the first archive it gets and takes the next |
+//! | `chatter` | it tells its troubles over and over; when it is asked to power off again, and that it does, as often |
+//! | `fickle` | as `stubborn`; it refuses the first archive it gets and takes the next |
 
 use banger_link::{Incoming, Stream, guest};
 use banger_proto::agent::{
@@ -127,11 +127,12 @@ async fn announce(kind: Kind, dialer: banger_link::Dialer) {
     };
     let Ok(mut stream) = dialer.dial(EVENTS_PORT).await else { return };
     let _ = say(&mut stream, &GuestEvent::Ready(ready)).await;
+    if kind == Kind::Chatter {
+        tell_troubles(&mut stream).await;
+    }
     POWER_OFF.notified().await;
     if kind == Kind::Chatter {
-        for number in 0..CHATTER {
-            let _ = say(&mut stream, &GuestEvent::Trouble { message: format!("chatter {number}") }).await;
-        }
+        tell_troubles(&mut stream).await;
         for _ in 0..CHATTER {
             let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff }).await;
             let _ = stream.read_exact(&mut [0; POWER_ACK.len()]).await;
@@ -142,6 +143,12 @@ async fn announce(kind: Kind, dialer: banger_link::Dialer) {
     let _ = stream.read_u8().await;
     #[expect(clippy::exit, reason = "a machine that is off is over")]
     std::process::exit(0);
+}
+
+async fn tell_troubles(stream: &mut Stream) {
+    for number in 0..CHATTER {
+        let _ = say(stream, &GuestEvent::Trouble { message: format!("chatter {number}") }).await;
+    }
 }
 
 async fn say(stream: &mut Stream, event: &GuestEvent) -> io::Result<()> {
