@@ -5,7 +5,7 @@ use crate::{
     exit::{Error, Result, Status},
     signals::Signals,
 };
-use banger_proto::failure::Failure;
+use banger_proto::failure::{Code, Failure};
 use hyper::Method;
 use serde::{
     Serialize,
@@ -37,7 +37,11 @@ struct Report<'a> {
 pub(super) async fn remove<T: DeserializeOwned>(context: &Context, removals: &[Removal]) -> Result {
     let mut daemon = context.daemon().await?;
     for removal in removals {
-        daemon.get::<T>(&removal.look).await?;
+        match daemon.get::<T>(&removal.look).await {
+            // It is known, and whatever is wrong with it, it may go.
+            Err(Error::Failed(Failure { code: Code::Unavailable, .. })) => {}
+            looked => drop(looked?),
+        }
     }
     let mut signals = Signals::install()?;
     let mut reports = Vec::with_capacity(removals.len());

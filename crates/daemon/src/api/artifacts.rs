@@ -146,7 +146,7 @@ pub(super) async fn prune_cache(
 #[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
-    context.services.images.resolve(&image).await?;
+    context.services.images.know_what_goes(&image).await?;
     Ok(stream_of(async move |operation, _| context.services.images.delete_image(&image, &operation).await))
 }
 

@@ -118,6 +118,14 @@ impl ImageService {
         Ok(self.is_here(&id).await?.then_some((id, origin)))
     }
 
+    /// Refuses what [`Self::delete_image`] would find nothing for.
+    pub(crate) async fn know_what_goes(&self, reference: &str) -> Result<(), Failure> {
+        match self.name_of_nothing(reference).await? {
+            Some(_) => Ok(()),
+            None => self.resolve(reference).await.map(drop),
+        }
+    }
+
     /// Takes a name away, and with its last name the image; by its id an image goes with all its names. Refused where a
     /// VM uses an image that would go.
     pub(crate) async fn delete_image(&self, reference: &str, operation: &Operation) -> Result<(), Failure> {

@@ -99,6 +99,69 @@ fn only_who_needs_a_doubtful_image_waits_for_it() {
 }
 
 #[test]
+fn what_the_disk_refused_is_used_by_nobody_until_it_is_pulled_again() {
+    let Some(env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    let id = pull(&env, &[&source])["id"].as_str().unwrap().to_owned();
+    let mark = env.layout().images().join(&id).join(".unsynced");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    fs::write(mark, format!("failed {boot}")).unwrap();
+    assert_eq!(state(&env, &id).as_deref(), Some("damaged"));
+    let create = ["vm", "create", "--no-start", "--name", "v", "--image", "app"];
+    let refused = env.banger(create).run().expect(1);
+    assert!(refused.err().contains("the disk has refused part of it"), "{refused}");
+    assert!(refused.err().contains("`banger image pull` of it again"), "{refused}");
+    assert_eq!(vms(&env), []);
+    let again = env.banger(["image", "pull", &source]).patience(SOON).run().expect(0);
+    assert!(again.err().contains("pulled image app:latest in") && !again.err().contains("up to date"), "{again}");
+    assert_eq!(state(&env, &id).as_deref(), Some("ready"));
+    env.banger(create).run().expect(0);
+    crate::delete(&env, "v");
+}
+
+#[test]
+fn a_name_of_ones_own_leads_to_nothing_else_once_its_image_is_lost() {
+    let Some(env) = TestEnv::fake() else { return };
+    let (source, other) = (layout(&env, "app", "1"), layout(&env, "other", "2"));
+    let id = pull(&env, &[&source, "--name", "mine"])["id"].as_str().unwrap().to_owned();
+    env.banger(["vm", "create", "--no-start", "--name", "v", "--image", "mine"]).run().expect(0);
+    let lose = || {
+        env.banger(["daemon", "stop"]).run().expect(0);
+        let image = env.layout().images().join(&id);
+        doubt(&image);
+        damage(&image);
+        // The next daemon finds it so, by itself.
+        wait_until(SOON, "the end of the image that is not whole", || match state(&env, &id) {
+            None => Ok(()),
+            Some(state) => Err(state),
+        });
+    };
+    lose();
+    let bundle = env.home().join("mine.tar.zst");
+    for args in [
+        &["vm", "create", "--no-start", "--image", "mine"][..],
+        &["image", "show", "mine"],
+        &["image", "promote", "mine"],
+        &["image", "bundle", "mine", "-o", bundle.to_str().unwrap()],
+        // Nor does a VM know no more than an id.
+        &["vm", "start", "v"],
+    ] {
+        let lost = env.banger(args).run().expect(1);
+        assert!(lost.err().contains("image mine was lost when this host went down"), "{args:?}: {lost}");
+        assert!(lost.err().contains(&format!("`banger image pull {source} --name mine` brings it back")), "{lost}");
+        assert!(lost.err().contains("`banger image delete mine` gives the name up"), "{lost}");
+    }
+    // What it says helps.
+    assert_eq!(pull(&env, &[&source, "--name", "mine"])["id"], id.as_str());
+    env.banger(["vm", "start", "v"]).patience(SOON).run().expect(0);
+    env.banger(["vm", "delete", "-f", "v"]).run().expect(0);
+    lose();
+    env.banger(["image", "delete", "mine"]).run().expect(0);
+    assert_ne!(pull(&env, &[&other, "--name", "mine"])["id"], id.as_str());
+    env.assert_nothing_left();
+}
+
+#[test]
 fn what_is_damaged_is_listed_with_what_helps() {
     let env = TestEnv::empty();
     let source = layout(&env, "app", "1");

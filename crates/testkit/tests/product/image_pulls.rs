@@ -118,6 +118,28 @@ fn progress_on_a_terminal_in_plain_text_and_as_events() {
 }
 
 #[test]
+fn every_layer_of_an_image_that_has_many_is_told_of() {
+    const LAYERS: usize = 120;
+    let env = TestEnv::empty();
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    for number in 0..LAYERS {
+        image.layer(&[], |layer| layer.add(format!("file-{number}"), &Entry::FILE, "x"));
+    }
+    let source = image.finish("many", &json!({}));
+    let out = env.banger(["image", "pull", &source]).patience(SOON).run().expect(0);
+    assert_eq!(out.err().matches(": from the cache, ").count(), LAYERS, "{out}");
+    env.banger(["image", "delete", "many"]).run().expect(0);
+    let out = env.banger(["image", "pull", "--json", &source]).patience(SOON).run().expect(0);
+    let events: Vec<Value> = out.err().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for state in ["waiting", "cached", "done"] {
+        let layers = events.iter().filter(|event| event["state"] == state).map(|event| event["layer"].to_string());
+        let told: std::collections::BTreeSet<String> = layers.collect();
+        assert_eq!(told.len(), LAYERS, "{state}: {told:?}");
+    }
+    env.assert_nothing_left();
+}
+
+#[test]
 fn two_of_one_download_once_and_two_of_different_ones_come_together() {
     if !require("registry") {
         return;

@@ -122,11 +122,13 @@ fn a_moved_tag_moves_the_name_and_a_vm_stays_on_its_image() {
     layout(&env, "moving", "2");
     assert_ne!(pull(&env, &[&source])["id"], first);
     assert_eq!(env.vm("v")["image_id"], first);
-    // It has no name any more, and stays as long as somebody uses it.
+    // It has no name any more, and stays as long as somebody uses it; by its id it can be used by others.
     let id = first.as_str().unwrap();
+    env.banger(["vm", "create", "--no-start", "--name", "w", "--image", id]).run().expect(0);
+    assert_eq!((&env.vm("w")["image_id"], &env.vm("w")["image"]), (&first, &first));
     let refused = env.banger(["image", "delete", id]).run().expect(1);
-    assert!(refused.err().contains("in use by v"), "{refused}");
-    env.banger(["vm", "delete", "-f", "v"]).run().expect(0);
+    assert!(refused.err().contains("in use by v, w"), "{refused}");
+    env.banger(["vm", "delete", "-f", "v", "w"]).run().expect(0);
     env.banger(["image", "delete", id]).run().expect(0);
     assert!(!stored(&env).iter().any(|name| name == id));
     env.assert_nothing_left();
