@@ -64,6 +64,35 @@ fn synced_data_survives_a_killed_vmm() {
     delete(&env, "crash");
 }
 
+/// Whoever is root in a guest tries to write to each of its disks that are not its own.
+const TAMPER: &str = "
+for disk in /sys/block/vd*; do
+    [ $(cat $disk/ro) = 1 ] || continue
+    device=/dev/${disk##*/}
+    blockdev --setrw $device 2>/dev/null
+    dd if=/dev/zero of=$device bs=4096 count=4 conv=fsync,notrunc 2>/dev/null && echo written to $device
+    echo tried
+done";
+
+#[test]
+fn a_guest_cannot_write_to_its_image() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "tamper");
+    let id = env.vm("tamper")["image_id"].as_str().expect("an image").to_owned();
+    let rootfs = env.layout().images().join(id).join("rootfs.ext4");
+    let sum = || {
+        let out = std::process::Command::new("sha256sum").arg(&rootfs).output().expect("sha256sum");
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let before = sum();
+    let said = sh(&env, "tamper", TAMPER);
+    assert!(said.contains("tried\n") && !said.contains("written"), "{said}");
+    assert_eq!(sum(), before);
+    delete(&env, "tamper");
+}
+
 #[test]
 fn the_work_disk_has_the_size_asked_for() {
     let _machine = shared();

@@ -1,7 +1,8 @@
 //! An image without an init: one static program and a few names for it, as many container images are.
 
 use crate::{BOOT, delete, sh};
-use banger_testkit::{TestEnv, package, require, shared, wait_until};
+use banger_testkit::{Entry, ImageLayout, TestEnv, package, require, shared, wait_until};
+use serde_json::json;
 use std::{
     fs,
     os::unix::{fs::symlink, net::UnixListener},
@@ -15,17 +16,26 @@ const APPLETS: [&str; 6] = ["cat", "kill", "ls", "sh", "sleep", "tr"];
 /// A socket in it, as a program that was ended leaves one.
 const SOCKET: &str = "door";
 
-/// A file system with the distribution's static busybox and a socket in it, and nothing else.
+#[track_caller]
+fn run(command: &mut Command) {
+    let out = command.output().expect("a program of the host");
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// The distribution's static busybox.
+#[track_caller]
+fn busybox(home: &Path) -> PathBuf {
+    let unpacked = home.join("unpacked");
+    run(Command::new("dpkg-deb").arg("-x").args([&package(home, "busybox-static"), &unpacked]));
+    unpacked.join("bin/busybox")
+}
+
+/// A file system with it and a socket in it, and nothing else.
 #[track_caller]
 pub(crate) fn image(home: &Path) -> PathBuf {
-    let run = |command: &mut Command| {
-        let out = command.output().expect("a program of the host");
-        assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-    };
-    let (unpacked, root, file) = (home.join("unpacked"), home.join("root"), home.join("tiny.ext4"));
-    run(Command::new("dpkg-deb").arg("-x").args([&package(home, "busybox-static"), &unpacked]));
+    let (root, file) = (home.join("root"), home.join("tiny.ext4"));
     fs::create_dir_all(root.join("bin")).expect("a directory");
-    fs::copy(unpacked.join("bin/busybox"), root.join("bin/busybox")).expect("the package's program");
+    fs::copy(busybox(home), root.join("bin/busybox")).expect("the package's program");
     for name in APPLETS {
         symlink("busybox", root.join("bin").join(name)).expect("a link");
     }
@@ -84,4 +94,30 @@ fn the_agent_is_the_init_of_an_image_without_one_and_is_started_again_when_it_di
     env.banger(["vm", "exec", "t", "--", "poweroff"]).run();
     env.wait_state("t", "stopped", BOOT);
     delete(&env, "t");
+}
+
+#[test]
+fn a_pulled_image_with_a_shell_and_no_init_has_its_shell_for_a_command() {
+    let _machine = shared();
+    if !require("apt") {
+        return;
+    }
+    let Some(env) = TestEnv::real() else { return };
+    let program = fs::read(busybox(env.home())).expect("the package's program");
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    image.layer(&[], |layer| {
+        layer.add("bin/busybox", &Entry { mode: 0o755, ..Entry::FILE }, &program);
+        let link = Entry { kind: tar::EntryType::Symlink, link: b"busybox", ..Entry::FILE };
+        for name in ["sh", "cat"] {
+            layer.add(format!("bin/{name}"), &link, "");
+        }
+    });
+    let source = image.finish("shell", &json!({"Env": ["GREETING=hello"], "WorkingDir": "/srv", "Cmd": ["/none"]}));
+    env.banger(["image", "pull", &source]).run().expect(0);
+    // Its own command is for images that have no shell.
+    let args = ["vm", "run", "--rm", "--quiet", "--memory", "256M", "--image", "shell"];
+    let out =
+        env.banger(args).stdin("echo $GREETING in $PWD; cat /proc/1/comm; exit 7\n").patience(BOOT).run().expect(7);
+    assert_eq!(out.out(), "hello in /srv\ninit\n", "{out}");
+    env.assert_nothing_left();
 }
