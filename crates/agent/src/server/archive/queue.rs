@@ -2,8 +2,9 @@
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::Body;
 use std::{
+    error::Error,
     fs::File,
     io::{self, Read, Write},
 };
@@ -72,11 +73,13 @@ impl Write for PieceWriter {
     }
 }
 
-/// A reader of a request body.
+/// A reader of a request body. What ends it is an empty piece: a feeder that is dropped, as it is when the client is gone,
+/// must not look like a body's end.
 #[derive(Debug)]
 pub(in crate::server) struct BodyReader {
     piece: Bytes,
     pieces: mpsc::Receiver<io::Result<Bytes>>,
+    ended: bool,
 }
 
 /// The other end of a [`BodyReader`].
@@ -86,20 +89,22 @@ pub(in crate::server) struct BodyFeeder(mpsc::Sender<io::Result<Bytes>>);
 impl BodyReader {
     pub(in crate::server) fn new() -> (BodyFeeder, Self) {
         let (sender, pieces) = mpsc::channel(PIECES);
-        (BodyFeeder(sender), Self { piece: Bytes::new(), pieces })
+        (BodyFeeder(sender), Self { piece: Bytes::new(), pieces, ended: false })
     }
 }
 
 impl BodyFeeder {
     /// Feeds the body until it ends or the reader has had enough; `false` when it breaks off.
-    pub(in crate::server) async fn feed(self, mut body: Incoming) -> bool {
+    pub(in crate::server) async fn feed<B>(self, mut body: B) -> bool
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+    {
         while let Some(frame) = body.frame().await {
             let piece = match frame {
                 Ok(frame) => match frame.into_data() {
-                    Ok(data) => Ok(data),
-                    Err(_) => continue,
+                    Ok(data) if !data.is_empty() => Ok(data),
+                    Ok(_) | Err(_) => continue,
                 },
-                // A body that breaks off must not look like one that ends.
                 Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
             };
             let broken = piece.is_err();
@@ -110,20 +115,64 @@ impl BodyFeeder {
                 return false;
             }
         }
+        let _ = self.0.send(Ok(Bytes::new())).await;
         true
     }
 }
 
 impl Read for BodyReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.piece = piece?,
-                None => return Ok(0),
-            }
+        while self.piece.is_empty() && !self.ended {
+            let next = self.pieces.blocking_recv();
+            self.piece = next.ok_or(io::ErrorKind::UnexpectedEof)??;
+            self.ended = self.piece.is_empty();
         }
         let count = into.len().min(self.piece.len());
         self.piece.copy_to_slice(&mut into[..count]);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+    use hyper::body::Frame;
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+        time::Duration,
+    };
+
+    /// A body whose end never comes.
+    struct Endless(Option<Bytes>);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
+        }
+    }
+
+    async fn all_of(mut reader: BodyReader) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = tokio::task::spawn_blocking(move || reader.read_to_end(&mut bytes).map(|_| bytes));
+        read.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_given_up_has_no_end() {
+        let (feeder, reader) = BodyReader::new();
+        let piece = Bytes::from_static(b"a piece");
+        let fed = tokio::time::timeout(Duration::ZERO, feeder.feed(Endless(Some(piece.clone())))).await;
+        assert!(fed.is_err(), "it is fed on and on");
+        assert_eq!(all_of(reader).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+
+        let (feeder, reader) = BodyReader::new();
+        assert!(feeder.feed(Full::new(piece.clone())).await);
+        assert_eq!(all_of(reader).await.unwrap(), piece);
     }
 }
