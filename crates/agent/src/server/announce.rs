@@ -191,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_acknowledgement_is_not_the_next_words() {
         let announcer = Announcer::silent();
-        let word = |verb| GuestEvent::Power { verb };
+        let word = |verb| GuestEvent::Power { verb, within_ms: 0 };
         assert!(!announcer.say_power(&word(Power::Reboot), Duration::ZERO).await);
         let off = word(Power::Poweroff);
         let mut waits = Box::pin(announcer.say_power(&off, Duration::from_secs(600)));

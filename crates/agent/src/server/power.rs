@@ -3,7 +3,7 @@
 //! ```text
 //! agent is process 1's   sync · TERM · grace · KILL · freeze the work disk · Power · acknowledgement · reset
 //! image's systemd        sync · ask it · it stops everything and runs our hook · freeze · Power · acknowledgement · reset
-//! another image's init   sync · Power · acknowledgement · its own `poweroff` or `reboot`
+//! another image's init   sync · Power with its grace · acknowledgement · its own `reboot`
 //! hosted                 Power · acknowledgement · exit
 //! ```
 #![expect(unsafe_code, reason = "signals to every process")]
@@ -13,13 +13,13 @@ use crate::boot;
 use banger_proto::agent::{
     boot::Init,
     event::{GuestEvent, Power},
-    http::Shutdown,
+    http::{MAX_GRACE, Shutdown},
 };
-use std::{fs, io, path::Path, process::Stdio, rc::Rc, time::Duration};
+use std::{fs, io, path::Path, process::Stdio, rc::Rc, thread, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    task::{spawn_blocking, spawn_local},
+    task::spawn_local,
     time::{Instant, sleep},
 };
 
@@ -27,8 +27,6 @@ use tokio::{
 pub(crate) const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
 /// The grace of a power command typed in the guest.
 const GRACE: Duration = Duration::from_secs(2);
-/// Longest grace a host may ask for.
-const MAX_GRACE: Duration = Duration::from_secs(600);
 /// How often the remaining processes are counted.
 const PERIOD: Duration = Duration::from_millis(10);
 
@@ -46,8 +44,7 @@ pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     // A task of its own: whoever asked may leave before the disk has everything, and the guest goes down all the same.
     spawn_local(async move {
         if context.guest.place == Place::Machine {
-            // In a thread of its own: a slow disk must not silence the agent.
-            let _ = spawn_blocking(rustix::fs::sync).await;
+            sync().await;
         }
         let _ = done.send(());
         if is_first {
@@ -55,6 +52,23 @@ pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
         }
     });
     let _ = written.await;
+}
+
+/// Writes everything to the disk, in a thread of its own: a slow disk must not silence the agent, and those of the pool
+/// belong to copies for as long as whoever copies likes.
+async fn sync() {
+    let (done, written) = oneshot::channel();
+    let thread = thread::Builder::new().name("sync".to_owned()).spawn(move || {
+        rustix::fs::sync();
+        let _ = done.send(());
+    });
+    match thread {
+        Ok(_) => {
+            let _ = written.await;
+        }
+        // A guest that has no thread left: better silent for a while than without what it wrote.
+        Err(_) => rustix::fs::sync(),
+    }
 }
 
 /// Power signals from process 1: our own passes on what was asked of it, and systemd's last program is our hook.
@@ -85,7 +99,7 @@ pub(super) async fn on_signals(context: Rc<Context>) {
 async fn go_down(context: &Context, verb: Power, grace: Duration) {
     match (context.guest.place, context.guest.init) {
         (Place::Hosted, _) => {
-            report(context, verb).await;
+            report(context, verb, Duration::ZERO).await;
             std::process::exit(0);
         }
         (Place::Machine, Init::Image) if boot::is_systemd() => {
@@ -96,8 +110,8 @@ async fn go_down(context: &Context, verb: Power, grace: Duration) {
             signal_init(verb);
         }
         (Place::Machine, Init::Image) => {
-            let verb = report(context, verb).await;
-            run_power_command(verb).await;
+            let said = report(context, verb, grace).await;
+            run_power_command(&said).await;
         }
         (Place::Machine, Init::Agent | Init::Auto) => {
             end_processes(grace).await;
@@ -114,21 +128,31 @@ async fn last_word(context: &Context, verb: Power) {
         boot::say(&format!("the work disk cannot be frozen: {error}"));
         rustix::fs::sync();
     }
-    report(context, verb).await;
+    report(context, verb, Duration::ZERO).await;
     boot::reset()
 }
 
-/// Says how the guest goes down, and gives what was said. A host that wants it off would find a fresh guest in place of
-/// one that rebooted, and end it by force: its word outranks, also one that comes while another is said. The caller does
-/// not wait before it acts on this.
-async fn report(context: &Context, verb: Power) -> Power {
-    let mut said = None;
+/// A last word.
+struct Said {
+    verb: Power,
+    /// Whether the host has it on record.
+    is_known: bool,
+}
+
+/// Says how the guest goes down and how long that may take, and gives what was said. A host that wants it off would find a
+/// fresh guest in place of one that rebooted, and end it by force: its word outranks, also one that comes while another is
+/// said. The caller does not wait before it acts on this.
+async fn report(context: &Context, verb: Power, within: Duration) -> Said {
+    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let (mut said, mut is_known) = (None, false);
     loop {
         let verb = if context.off_wanted.get() { Power::Poweroff } else { verb };
         if said.replace(verb) == Some(verb) {
-            return verb;
+            return Said { verb, is_known };
         }
-        if !context.announcer.say_power(&GuestEvent::Power { verb }, context.guest.acknowledgement).await {
+        let word = GuestEvent::Power { verb, within_ms };
+        is_known = context.announcer.say_power(&word, context.guest.acknowledgement).await;
+        if !is_known {
             boot::say("the host did not acknowledge the guest's end");
         }
     }
@@ -141,11 +165,15 @@ fn signal_init(verb: Power) {
     }
 }
 
-async fn run_power_command(verb: Power) {
-    let command = if verb == Power::Poweroff { "poweroff" } else { "reboot" };
+/// Has the image's init stop everything. A machine that is reset ends under every monitor, one that powers off only under
+/// some, and a host that knows the word does not ask how it ended.
+async fn run_power_command(said: &Said) {
+    let command = if said.is_known || said.verb == Power::Reboot { "reboot" } else { "poweroff" };
     let ran = tokio::process::Command::new(command).env("PATH", exec::DEFAULT_PATH).stdin(Stdio::null()).status().await;
-    if let Err(error) = ran {
-        boot::say(&format!("{command}: {error}"));
+    match ran {
+        Ok(status) if status.success() => {}
+        Ok(status) => boot::say(&format!("{command}: {status}")),
+        Err(error) => boot::say(&format!("{command}: {error}")),
     }
 }
 

@@ -15,7 +15,7 @@ fn a_shutdown_is_reported_acknowledged_and_done() {
             assert_eq!(status, StatusCode::ACCEPTED);
             loop {
                 match hosted.agent.events.recv().await.unwrap() {
-                    GuestEvent::Power { verb } => break assert_eq!(verb, expected),
+                    GuestEvent::Power { verb, .. } => break assert_eq!(verb, expected),
                     GuestEvent::Ready(_) | GuestEvent::Booted { .. } | GuestEvent::Exec { .. } => {}
                     other @ GuestEvent::Trouble { .. } => panic!("{other:?}"),
                 }
@@ -73,7 +73,7 @@ fn a_guest_that_reboots_is_powered_off_once_the_host_asks_for_it() {
             assert_eq!(hosted.exit_code().await, Some(0));
             let mut verbs = Vec::new();
             while let Some(event) = hosted.agent.events.recv().await {
-                if let GuestEvent::Power { verb } = event {
+                if let GuestEvent::Power { verb, .. } = event {
                     verbs.push(verb);
                 }
             }

@@ -21,6 +21,8 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 const IMAGE_GRACE: Duration = Duration::from_secs(10);
 /// Grace of a guest whose agent is its init.
 const AGENT_GRACE: Duration = Duration::from_secs(2);
+/// Longest part of a grace that is kept for the end itself.
+const END_OF_GRACE: Duration = Duration::from_secs(5);
 /// How long a VMM may take to die of a signal.
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -60,7 +62,8 @@ pub(super) async fn power_off(owner: &Owner, operation: &Operation, grace: Optio
     });
     let agent = Agent::new(&owner.parts.layout.vm_run(&owner.row.id));
     operation.begin("writing the guest's data to its disk");
-    let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+    let guests = guests_part(grace, owner.row.run.init);
+    let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(guests.as_millis()).unwrap_or(u64::MAX) };
     let asked = tokio::select! {
         asked = agent.shutdown(&body, SYNC_PATIENCE) => asked,
         // It may go down before its agent's answer is read.
@@ -83,6 +86,15 @@ pub(super) async fn power_off(owner: &Owner, operation: &Operation, grace: Optio
     ended
 }
 
+/// What of a grace the guest gets. An agent that is the init ends by force what does not heed TERM, a shell for one, and
+/// brings the disk to order afterwards: that, too, is to be over when the grace is.
+fn guests_part(grace: Duration, init: Option<Init>) -> Duration {
+    match init {
+        Some(Init::Agent) => grace.saturating_sub((grace / 4).min(END_OF_GRACE)),
+        _ => grace,
+    }
+}
+
 /// A signal for the VMM. One that lives on is left as it is, and that is a failure.
 pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Failure> {
     let Some(shim) = owner.shim.clone() else {
@@ -103,4 +115,18 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
     let after = SIGNAL_PATIENCE.as_secs();
     Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
         .hint(format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_down_before_its_grace_is_over() {
+        let part = |grace, init| guests_part(Duration::from_millis(grace), init).as_millis();
+        assert_eq!(part(2000, Some(Init::Agent)), 1500);
+        assert_eq!(part(120_000, Some(Init::Agent)), 115_000);
+        assert_eq!(part(0, Some(Init::Agent)), 0);
+        assert_eq!(part(10_000, Some(Init::Image)), 10_000);
+    }
 }

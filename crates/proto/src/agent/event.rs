@@ -34,6 +34,10 @@ pub enum GuestEvent {
     Power {
         /// Off for good, or a fresh kernel.
         verb: Power,
+        /// How long it may take yet, in milliseconds: an init of the image's that says nothing itself stops everything
+        /// after this. Never more than [`super::http::MAX_GRACE`] to a host.
+        #[serde(default)]
+        within_ms: u64,
     },
     /// Something in the guest went wrong that a person should see (a mount that failed, a bad configuration).
     Trouble {

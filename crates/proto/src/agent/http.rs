@@ -17,9 +17,12 @@
 
 use super::{boot::Init, event::Power};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Version of this API. Additions keep it; a change that breaks an older peer raises it.
 pub const API_VERSION: u32 = 1;
+/// Longest time a guest gets to go down.
+pub const MAX_GRACE: Duration = Duration::from_secs(600);
 /// Largest JSON body either side reads, in bytes.
 pub const MAX_BODY: usize = 4 << 20;
 
@@ -84,6 +87,7 @@ pub struct Port {
 pub struct Shutdown {
     /// Off or a fresh kernel.
     pub verb: Power,
-    /// Time processes get between TERM and KILL where the agent is PID 1, in milliseconds.
+    /// Time processes get between TERM and KILL where the agent is PID 1, and an image's init that is not systemd gets for
+    /// everything, in milliseconds.
     pub grace_ms: u64,
 }

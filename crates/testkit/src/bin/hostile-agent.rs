@@ -134,11 +134,11 @@ async fn announce(kind: Kind, dialer: banger_link::Dialer) {
     if kind == Kind::Chatter {
         tell_troubles(&mut stream).await;
         for _ in 0..CHATTER {
-            let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff }).await;
+            let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff, within_ms: 0 }).await;
             let _ = stream.read_exact(&mut [0; POWER_ACK.len()]).await;
         }
     }
-    let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff }).await;
+    let _ = say(&mut stream, &GuestEvent::Power { verb: Power::Poweroff, within_ms: 0 }).await;
     // The host's acknowledgement.
     let _ = stream.read_u8().await;
     #[expect(clippy::exit, reason = "a machine that is off is over")]
