@@ -14,11 +14,12 @@ mod socket;
 use crate::{
     api::{self, Context},
     config::{Config, ConfigError, File, Host},
+    place::Place,
     store::{Store, StoreError},
     wire::{Programs, wire_services},
 };
 use banger_proto::{failure::Failure, layout::Layout};
-use std::{io, path::PathBuf, time::Instant};
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use lock::Lock;
@@ -105,6 +106,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         .thread_stack_size(1 << 20)
         .build()
         .map_err(StartError::Runtime)?;
+    let mut bound = None;
     let served = runtime.block_on(async {
         let failed = |failure| StartError::Services(Box::new(failure));
         let stop = signals::stop().map_err(StartError::Runtime)?;
@@ -120,7 +122,9 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let images = services.images.clone();
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
-        tokio::spawn(follow(socket::Place::at(layout.daemon_socket()), stop.clone()));
+        let place = Arc::new(Place::at(layout.daemon_socket()));
+        bound = Some(place.clone());
+        tokio::spawn(follow(place, stop.clone()));
         lock.publish()?;
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
@@ -133,12 +137,12 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     // What still runs is not waited for: VMs go on without a daemon, and unfinished downloads leave nothing behind.
     runtime.shutdown_background();
     tracing::info!("gone; VMs keep running");
-    lock.leave(&layout);
+    lock.leave(bound.as_deref());
     served
 }
 
 /// Ends a daemon that nobody can find any more: whoever comes would wait in vain for the holder of its lock.
-async fn follow(place: socket::Place, stop: CancellationToken) {
+async fn follow(place: Arc<Place>, stop: CancellationToken) {
     tokio::select! {
         () = place.lost() => {
             tracing::warn!("its socket is gone: it makes room for a daemon that can be found");

@@ -20,6 +20,7 @@ mod failures;
 mod images;
 mod network;
 mod operation;
+mod place;
 mod random;
 mod ssh;
 mod vm;

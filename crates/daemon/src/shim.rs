@@ -9,9 +9,11 @@ pub mod client;
 mod console;
 pub mod control;
 mod detach;
+mod doors;
 mod guest;
 mod hub;
 pub mod identity;
+mod off;
 mod pace;
 mod ports;
 pub mod record;
@@ -26,6 +28,7 @@ use crate::vmm::{
     launch::probe::{self, ConfinementFinding},
 };
 use detach::{Side, Waiting};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     ffi::{OsStr, OsString},
     io::{self, Write},
@@ -96,11 +99,20 @@ fn in_full(path: &OsStr) -> PathBuf {
 
 /// Is the shim. What prevents the machine is told to whoever waits, and on stderr.
 fn live(state_dir: &Path, launch: Option<&OsStr>, mut waiting: Waiting) -> Result<(), String> {
+    raise_descriptors();
     run::run(state_dir, launch, &mut waiting).map_err(|error| {
         let reason = run::in_full(&error);
         waiting.failed(&reason);
         reason
     })
+}
+
+/// Each stream to the guest has a descriptor at its host's end, and there may be some 500: with all else that is close to
+/// what a process is given unasked. Its VMM has limits of its own.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // One that cannot have more does with what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// What a probe found, as one line of JSON.

@@ -4,6 +4,7 @@
 //! connect, whatever its own environment says.
 
 use super::StartError;
+use crate::place::Place;
 use banger_proto::{api::host::DaemonRecord, layout::Layout};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
@@ -65,10 +66,13 @@ impl Lock {
         self.file.write_all_at(&text, 0).map_err(StartError::io("write", &self.path))
     }
 
-    /// Takes the socket away and says that nobody serves.
-    pub(super) fn leave(self, layout: &Layout) {
-        // The socket's path is ours as long as the locks are; failing leaves what the next daemon replaces.
-        let _ = std::fs::remove_file(layout.daemon_socket());
+    /// Takes the socket away, if this daemon has one there, and says that nobody serves. The lock on the directory does
+    /// not say whose it is: the directory may be another by now, and its socket that of a daemon with another state.
+    pub(super) fn leave(self, place: Option<&Place>) {
+        if place.is_some_and(Place::may_be_there) {
+            // Failing leaves what the next daemon replaces.
+            let _ = std::fs::remove_file(&self.socket);
+        }
         let _ = self.file.set_len(0);
     }
 }
@@ -95,12 +99,34 @@ mod tests {
         assert!(matches!(Lock::take(&layout), Err(StartError::Held { .. })));
         let record: DaemonRecord = serde_json::from_slice(&fs::read(layout.daemon_lock()).unwrap()).unwrap();
         assert_eq!((record.pid, record.socket), (std::process::id(), layout.daemon_socket()));
-        first.leave(&layout);
+        first.leave(None);
         assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
         Lock::take(&layout).unwrap().publish().unwrap();
         // That one ended without a word.
         let _next = Lock::take(&layout).unwrap();
         assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
+    }
+
+    #[test]
+    fn only_a_daemons_own_socket_goes_with_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = layout(temp.path(), "state");
+        let socket = layout.daemon_socket();
+        let bind = || {
+            let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            (listener, Place::at(socket.clone()))
+        };
+        let (_listener, place) = bind();
+        Lock::take(&layout).unwrap().leave(Some(&place));
+        assert!(!socket.exists());
+        // The first one stays, so that the other is not the same file again.
+        let (_listener, place) = bind();
+        fs::rename(&socket, temp.path().join("before")).unwrap();
+        let (_listener, _) = bind();
+        for place in [Some(&place), None] {
+            Lock::take(&layout).unwrap().leave(place);
+            assert!(socket.exists(), "it is another's");
+        }
     }
 
     #[test]

@@ -3,16 +3,20 @@
 use super::{
     console::{self, Log},
     control::{ShimMessage, ShimRequest},
-    guest::{self, Announcement},
+    guest::{self, Announcement, Heard},
     hub::Hub,
+    off,
     ports::Ports,
-    run::Signals,
+    run::{Signals, Told},
     verdict::{Asked, SignalSet},
 };
 use crate::vmm::{Channel, Machine, MachineEnd, ShutdownReason};
 use banger_link::Dialer;
 use banger_proto::{
-    agent::event::{GuestEvent, Power},
+    agent::{
+        event::{GuestEvent, Power},
+        http::MAX_GRACE,
+    },
     api::vm::KillSignal,
 };
 use rustix::process::Signal;
@@ -22,7 +26,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// Between a guest's last word and the end of its VMM. After it the VMM is ended, and the word counts.
+/// Between the end of the time a guest gave itself with its last word and the end of its VMM. After it the VMM is ended,
+/// and the word counts.
 const LAST_WORD: Duration = Duration::from_secs(10);
 /// How long what an ended VMM left in its pipes may take to be read.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -40,6 +45,7 @@ pub(super) struct Boot<'a> {
     pub(super) signals: &'a mut Signals,
     pub(super) session: &'a watch::Sender<Option<Dialer>>,
     pub(super) ports: &'a Ports,
+    pub(super) heard: &'a Arc<Heard>,
 }
 
 /// What was learnt.
@@ -60,7 +66,7 @@ impl Boot<'_> {
         let (sender, mut announcements) = mpsc::channel(ANNOUNCEMENTS);
         let channel = machine.take_channel().expect("a new machine has its channel");
         let (over, is_over) = watch::channel(false);
-        let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender, is_over));
+        let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender, self.heard.clone(), is_over));
 
         let (mut asked, mut word, mut overdue) = (Asked::Nothing, None, false);
         let mut deadline = Instant::now() + NEVER;
@@ -68,9 +74,9 @@ impl Boot<'_> {
             tokio::select! {
                 end = machine.ended() => break end,
                 Some(announcement) = announcements.recv() => {
-                    if let Some(verb) = self.take(announcement) {
+                    if let Some((verb, within)) = self.take(announcement) {
                         word = Some(verb);
-                        deadline = Instant::now() + LAST_WORD;
+                        deadline = end_by(deadline, Instant::now(), within);
                     }
                 }
                 Some(request) = self.requests.recv() => {
@@ -103,9 +109,16 @@ impl Boot<'_> {
                     // Sending fails only when it has ended, which is seen above.
                     let _ = machine.signal(signal);
                 }
-                () = self.signals.any() => {
+                told = self.signals.next() => {
                     asked = if asked == Asked::End { asked } else { Asked::HostShutdown };
-                    let _ = machine.signal(Signal::KILL);
+                    let dialer = self.session.borrow().clone();
+                    match dialer {
+                        Some(dialer) if told == Told::InOrder => {
+                            deadline = deadline.min(Instant::now() + off::PATIENCE);
+                            tokio::spawn(off::ask(dialer));
+                        }
+                        _ => drop(machine.signal(Signal::KILL)),
+                    }
                 }
                 () = sleep_until(deadline) => {
                     overdue = true;
@@ -116,7 +129,7 @@ impl Boot<'_> {
         };
         // A host that shuts down tells every process, in no order.
         let told_to_end = matches!(&end, Ok(end) if end.reported == Some(ShutdownReason::Host));
-        if asked == Asked::Nothing && told_to_end && timeout(SAME_MOMENT, self.signals.any()).await.is_ok() {
+        if asked == Asked::Nothing && told_to_end && timeout(SAME_MOMENT, self.signals.next()).await.is_ok() {
             asked = Asked::HostShutdown;
         }
         over.send_replace(true);
@@ -125,7 +138,7 @@ impl Boot<'_> {
             loop {
                 tokio::select! {
                     biased;
-                    Some(announcement) = announcements.recv() => word = self.take(announcement).or(word),
+                    Some(announcement) = announcements.recv() => word = self.take(announcement).map(|(verb, _)| verb).or(word),
                     _ = &mut guest => break,
                 }
             }
@@ -139,39 +152,50 @@ impl Boot<'_> {
         Followed { end, asked, word, overdue, panic: seen.panic, log }
     }
 
-    /// Tells watchers of an announcement; gives the verb of a last word. Only then the agent goes on.
-    fn take(&self, announcement: Announcement) -> Option<Power> {
+    /// Tells watchers of an announcement; gives what a last word said. Only then the agent goes on.
+    fn take(&self, announcement: Announcement) -> Option<(Power, Duration)> {
         let Announcement { event, taken } = announcement;
-        let verb = match &event {
-            GuestEvent::Power { verb } => Some(*verb),
+        let word = match &event {
+            GuestEvent::Power { verb, within_ms } => Some((*verb, Duration::from_millis(*within_ms))),
             _ => None,
         };
+        if let Some((verb, _)) = word {
+            self.heard.record(verb);
+        }
         self.hub.publish(&ShimMessage::Guest { event, at_ms: self.hub.now_ms() });
         // The agent may be gone.
         let _ = taken.send(());
-        verb
+        word
     }
+}
+
+/// When the VMM of a guest that says its last word is ended: no later than after an earlier word, however often it changes
+/// its mind.
+fn end_by(before: Instant, now: Instant, within: Duration) -> Instant {
+    before.min(now + within.min(MAX_GRACE) + LAST_WORD)
 }
 
 async fn talk(
     channel: Channel,
     session: watch::Sender<Option<Dialer>>,
     announcements: mpsc::Sender<Announcement>,
+    heard: Arc<Heard>,
     mut over: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let heard = Arc::default();
+) {
     match channel {
         Channel::Pipe(pipe) => guest::follow(pipe, session, announcements, &heard).await,
         Channel::Vsock(guest) => loop {
             // One who knocked just before the end is still let in, and has said what it had to say.
-            tokio::select! {
+            let knock = tokio::select! {
                 biased;
-                knock = guest.knock() => knock?,
-                _ = over.wait_for(|over| *over) => return Ok(()),
-            }
-            // It may not have been the agent, or be gone.
-            if let Ok(pipe) = guest.dial().await {
-                guest::follow(pipe, session.clone(), announcements.clone(), &heard).await?;
+                knock = guest.knock() => knock,
+                _ = over.wait_for(|over| *over) => return,
+            };
+            // It may not have been the agent, or be gone; and where no descriptor is left it knocks again.
+            if knock.is_ok()
+                && let Ok(pipe) = guest.dial().await
+            {
+                guest::follow(pipe, session.clone(), announcements.clone(), &heard).await;
             }
             // A guest that knocks over and over is not to keep a processor of its host's busy.
             sleep(guest::PAUSE).await;
@@ -189,5 +213,21 @@ fn number(signal: KillSignal) -> Signal {
         KillSignal::Usr1 => Signal::USR1,
         KillSignal::Usr2 => Signal::USR2,
         KillSignal::Abrt => Signal::ABORT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_the_time_it_asked_for_once() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let first = end_by(now + NEVER, now, 60 * second);
+        assert_eq!(first, now + 60 * second + LAST_WORD);
+        assert_eq!(end_by(first, now + 50 * second, 60 * second), first);
+        assert_eq!(end_by(first, now + second, Duration::ZERO), now + second + LAST_WORD);
+        assert_eq!(end_by(now + NEVER, now, Duration::from_millis(u64::MAX)), now + MAX_GRACE + LAST_WORD);
     }
 }

@@ -51,6 +51,9 @@ const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const SILENCE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often such a shim is looked at.
 const CHANGE_TICK: Duration = Duration::from_millis(20);
+/// What ends a scope, as at a logout: systemd sends it to every process there. TERM would end the monitor while the shim has
+/// its guest power off; this one is nothing to a process that does not listen for it.
+pub(super) const SCOPE_SIGNAL: &str = "SIGWINCH";
 /// Bytes of a failed shim's stderr that are kept.
 const STDERR_TAIL: usize = 4096;
 
@@ -112,7 +115,7 @@ pub enum Adopted {
     Silent {
         /// Who.
         shim: ProcessIdentity,
-        /// How long it was waited for: where its socket is gone nobody can answer.
+        /// How long it was waited for.
         waited: Duration,
     },
 }
@@ -172,7 +175,7 @@ impl Shims {
             let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
             let alive = runtime.as_ref().filter(|runtime| is_live(runtime)).map(|runtime| runtime.shim);
             let patience = match alive {
-                Some(_) => patience_with(&run_dir.join(SOCKET)),
+                Some(_) => SILENCE_PATIENCE,
                 None if claim::is_taken(state_dir) => CHANGE_PATIENCE,
                 None => Duration::ZERO,
             };
@@ -202,6 +205,7 @@ impl Shims {
         if scope {
             let scope = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--slice=app.slice"];
             argv.extend(scope.map(OsString::from));
+            argv.push(format!("--property=KillSignal={SCOPE_SIGNAL}").into());
             argv.push(format!("--description=banger VM {}", plan.name).into());
             argv.push("--".into());
         }
@@ -288,12 +292,6 @@ fn user_manager() -> Option<PathBuf> {
     let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
     let socket = runtime.join("systemd/private");
     std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(socket)
-}
-
-/// How long a shim that lives may be silent. Nobody can answer at a socket that is gone, as one is that lay in a directory
-/// which went with a login.
-fn patience_with(socket: &Path) -> Duration {
-    if socket.exists() { SILENCE_PATIENCE } else { CHANGE_PATIENCE }
 }
 
 fn is_live(runtime: &RuntimeRecord) -> bool {
@@ -416,21 +414,5 @@ impl Events {
         };
         self.over = matches!(message, ShimMessage::Ended(_));
         Some(message)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shim_whose_socket_is_gone_is_not_waited_for_like_one_that_is_silent() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("run").join(SOCKET);
-        assert_eq!(patience_with(&socket), CHANGE_PATIENCE);
-        std::fs::create_dir(dir.path().join("run")).unwrap();
-        assert_eq!(patience_with(&socket), CHANGE_PATIENCE);
-        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-        assert_eq!(patience_with(&socket), SILENCE_PATIENCE);
     }
 }

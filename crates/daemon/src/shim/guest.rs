@@ -1,7 +1,8 @@
 //! The guest's side of the channel: sessions over the pipe, and what the agent announces.
 //!
 //! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_WORDS`]
-//! words about its end, streams by the link's own limits. A guest that breaks a session gets another one.
+//! words about its end, boots one after the other by time, streams by the link's own limits. A guest that breaks a session
+//! gets another one.
 
 use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
 use banger_proto::agent::{
@@ -10,11 +11,7 @@ use banger_proto::agent::{
 };
 use std::{
     io,
-    os::unix::net::UnixStream as StdStream,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -22,10 +19,15 @@ use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::Instant,
 };
 
 /// Events taken from one boot; from then on only the last word counts. An honest agent has some ten.
 const MAX_EVENTS: usize = 1000;
+/// Events that each boot has, however many those before it had.
+const FEW_EVENTS: usize = 20;
+/// After so long a boot may have one more than what those before it left.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
 /// Times a boot may change its mind about its end. An honest agent does it once, and again in each session.
 const MAX_WORDS: usize = 100;
 /// Event streams open at once. An agent has one, and another for the shutdown hook.
@@ -40,46 +42,71 @@ pub(super) struct Announcement {
     pub(super) taken: oneshot::Sender<()>,
 }
 
-/// What was taken from one boot, in however many sessions.
-#[derive(Debug, Default)]
-pub(super) struct Heard {
-    events: AtomicUsize,
-    words: AtomicUsize,
+/// What was taken from a machine's boots, each in however many sessions.
+#[derive(Debug)]
+pub(super) struct Heard(Mutex<Account>);
+
+#[derive(Debug)]
+struct Account {
+    began: Instant,
+    /// What the boot may still say.
+    events: usize,
+    words: usize,
     /// The last word that was taken.
-    word: Mutex<Option<Power>>,
+    word: Option<Power>,
 }
 
 impl Heard {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Account { began: Instant::now(), events: MAX_EVENTS, words: MAX_WORDS, word: None }))
+    }
+
+    /// Another boot begins. It has no more events than time has passed: a guest that reboots over and over would otherwise
+    /// fill its host's log.
+    pub(super) fn begin(&self, now: Instant) {
+        let mut account = self.account();
+        let since = now.saturating_duration_since(account.began).as_secs() / EVENT_EVERY.as_secs();
+        let gained = usize::try_from(since).unwrap_or(usize::MAX);
+        let events = account.events.saturating_add(gained).clamp(FEW_EVENTS, MAX_EVENTS);
+        *account = Account { began: now, events, words: MAX_WORDS, word: None };
+    }
+
+    /// This is the guest's last word from here on.
+    pub(super) fn record(&self, verb: Power) {
+        self.account().word = Some(verb);
+    }
+
     /// Whether it is on record as the last word already: it was said again, and means nothing new.
     fn is_on_record(&self, verb: Power) -> bool {
-        *self.word() == Some(verb)
+        self.account().word == Some(verb)
     }
 
     fn may_take(&self, event: &GuestEvent) -> bool {
-        let (count, most) = match event {
-            GuestEvent::Power { .. } => (&self.words, MAX_WORDS),
-            _ => (&self.events, MAX_EVENTS),
+        let mut account = self.account();
+        let left = match event {
+            GuestEvent::Power { .. } => &mut account.words,
+            _ => &mut account.events,
         };
-        count.fetch_add(1, Ordering::Relaxed) < most
+        let may = *left > 0;
+        *left = left.saturating_sub(1);
+        may
     }
 
-    fn word(&self) -> MutexGuard<'_, Option<Power>> {
-        self.word.lock().unwrap_or_else(PoisonError::into_inner)
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Holds sessions over `pipe` until the VMM closes it.
+/// Holds sessions over `pipe` until the VMM closes it. Each borrows it: a descriptor of its own might not be had, where
+/// strangers at the ports have taken all.
 pub(super) async fn follow(
-    pipe: UnixStream,
+    mut pipe: UnixStream,
     session: watch::Sender<Option<Dialer>>,
     announcements: mpsc::Sender<Announcement>,
     heard: &Arc<Heard>,
-) -> io::Result<()> {
-    // A session takes its pipe with it, so each gets a descriptor of its own.
-    let pipe: StdStream = pipe.into_std()?;
+) {
     loop {
-        let own = UnixStream::from_std(pipe.try_clone()?)?;
-        let ended = match HostSession::open(own).await {
+        let ended = match HostSession::open(&mut pipe).await {
             Ok(HostSession { dialer, incoming, driver }) => {
                 session.send_replace(Some(dialer));
                 let ended = tokio::select! {
@@ -93,7 +120,7 @@ pub(super) async fn follow(
             Err(ended) => ended,
         };
         match ended {
-            Ended::Closed | Ended::Pipe(_) => return Ok(()),
+            Ended::Closed | Ended::Pipe(_) => return,
             Ended::Protocol(_) | Ended::GoAway | Ended::Superseded | Ended::Dropped => tokio::time::sleep(PAUSE).await,
         }
     }
@@ -150,7 +177,7 @@ async fn take(
 ) -> io::Result<()> {
     let Ok(event) = serde_json::from_slice::<GuestEvent>(line) else { return Ok(()) };
     let word = match event {
-        GuestEvent::Power { verb } => Some(verb),
+        GuestEvent::Power { verb, .. } => Some(verb),
         _ => None,
     };
     if !word.is_some_and(|verb| heard.is_on_record(verb)) {
@@ -160,9 +187,6 @@ async fn take(
         let (taken, wait) = oneshot::channel();
         announcements.send(Announcement { event, taken }).await.map_err(io::Error::other)?;
         wait.await.map_err(io::Error::other)?;
-        if word.is_some() {
-            *heard.word() = word;
-        }
     }
     if word.is_some() {
         stream.write_all(POWER_ACK.as_bytes()).await?;
@@ -174,7 +198,7 @@ async fn take(
 /// Takes the events in `data` as the shim does, for [`crate::hostile`].
 pub(crate) async fn hear(data: &[u8]) {
     let (sender, mut announcements) = mpsc::channel(1);
-    let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::default());
+    let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::new(Heard::new()));
     let take = async {
         let mut count = 0;
         while let Some(Announcement { taken, .. }) = announcements.recv().await {
@@ -198,7 +222,7 @@ mod tests {
         stream: Stream,
         announcements: mpsc::Receiver<Announcement>,
         session: watch::Receiver<Option<Dialer>>,
-        follow: JoinHandle<io::Result<()>>,
+        follow: JoinHandle<()>,
         guest: JoinHandle<Ended>,
         dialers: mpsc::UnboundedReceiver<(Dialer, Incoming)>,
     }
@@ -207,7 +231,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, announcements) = mpsc::channel(8);
         let (session, watching) = watch::channel(None);
-        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::default()).await });
+        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(Heard::new())).await });
         let (dialled, mut dialers) = mpsc::unbounded_channel();
         let guest = tokio::spawn(guest::run(theirs, move |dialer, incoming| drop(dialled.send((dialer, incoming)))));
         let (dialer, _incoming) = dialers.recv().await.unwrap();
@@ -223,7 +247,7 @@ mod tests {
         GuestEvent::Trouble { message: message.into() }
     }
 
-    const POWEROFF: GuestEvent = GuestEvent::Power { verb: Power::Poweroff };
+    const POWEROFF: GuestEvent = GuestEvent::Power { verb: Power::Poweroff, within_ms: 0 };
 
     /// Takes announcements as the shim does, until a last word; says how many came before it.
     async fn until_last_word(announcements: &mut mpsc::Receiver<Announcement>) -> usize {
@@ -283,8 +307,11 @@ mod tests {
         let read = read_events(tokio::io::join(&*text, &mut answers), sender, heard.clone());
         let take = async {
             let mut count = 0;
-            while let Some(Announcement { taken, .. }) = announcements.recv().await {
+            while let Some(Announcement { event, taken }) = announcements.recv().await {
                 count += 1;
+                if let GuestEvent::Power { verb, .. } = event {
+                    heard.record(verb);
+                }
                 taken.send(()).unwrap();
             }
             count
@@ -296,7 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_boot_says_again_in_another_session_is_counted_on() {
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(Heard::new());
         let troubles: Vec<_> = (0..MAX_EVENTS - 1).map(|number| trouble(&number.to_string())).collect();
         assert_eq!(say_again(&heard, &troubles).await, (MAX_EVENTS - 1, 0));
         assert_eq!(say_again(&heard, &troubles).await, (1, 0));
@@ -304,9 +331,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_guest_that_reboots_over_and_over_is_heard_as_often_as_one_that_does_not() {
+        let heard = Arc::new(Heard::new());
+        let troubles: Vec<_> = (0..2 * MAX_EVENTS).map(|number| trouble(&number.to_string())).collect();
+        assert_eq!(say_again(&heard, &troubles).await, (MAX_EVENTS, 0));
+        assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1));
+        let mut now = Instant::now();
+        heard.begin(now);
+        assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1), "it is another boot's");
+        for (passed, told) in [(0, FEW_EVENTS), (30, 30), (5, FEW_EVENTS), (24 * 3600, MAX_EVENTS)] {
+            now += Duration::from_secs(passed);
+            heard.begin(now);
+            assert_eq!(say_again(&heard, &troubles).await, (told, 0), "after {passed} s");
+        }
+        now += Duration::from_secs(50);
+        heard.begin(now);
+        assert_eq!(say_again(&heard, &troubles[..40]).await, (40, 0));
+        heard.begin(now + Duration::from_secs(15));
+        assert_eq!(say_again(&heard, &troubles).await, (25, 0), "what the boot before it left");
+    }
+
+    #[tokio::test]
     async fn a_word_said_again_is_acknowledged_and_told_nobody() {
-        const REBOOT: GuestEvent = GuestEvent::Power { verb: Power::Reboot };
-        let heard = Arc::new(Heard::default());
+        const REBOOT: GuestEvent = GuestEvent::Power { verb: Power::Reboot, within_ms: 0 };
+        let heard = Arc::new(Heard::new());
         assert_eq!(say_again(&heard, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
         assert_eq!(say_again(&heard, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
         let fickle: Vec<_> = [REBOOT, POWEROFF].into_iter().cycle().take(3 * MAX_WORDS).collect();
@@ -331,14 +379,14 @@ mod tests {
         let mut talk = talk().await;
         talk.guest.abort();
         // The guest's end is gone with its task, so what follows is the pipe's end.
-        tokio::time::timeout(Duration::from_secs(30), talk.follow).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), talk.follow).await.unwrap().unwrap();
         assert!(talk.session.borrow_and_update().is_none());
         assert!(talk.dialers.recv().await.is_none());
 
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (sender, _announcements) = mpsc::channel(8);
         let (session, mut watching) = watch::channel(None);
-        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::default()).await });
+        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(Heard::new())).await });
         for _ in 0..2 {
             // Answers the greeting and then says what is no frame.
             let mut hello = [0; 32];
@@ -355,6 +403,6 @@ mod tests {
             watching.wait_for(Option::is_none).await.unwrap();
         }
         drop(theirs);
-        follow.await.unwrap().unwrap();
+        follow.await.unwrap();
     }
 }

@@ -16,6 +16,8 @@ use super::{
         SOCKET, ShimMessage, ShimRequest, ShimStatus, VSOCK,
     },
     detach::Waiting,
+    doors::{self, Door},
+    guest::Heard,
     hub::Hub,
     identity::host_boot_id,
     ports::Ports,
@@ -34,13 +36,12 @@ use rustix::fs::Mode;
 use std::{
     error::Error,
     ffi::OsStr,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     time::timeout,
@@ -121,20 +122,35 @@ pub(super) fn run(state_dir: &Path, launch: Option<&OsStr>, waiting: &mut Waitin
 }
 
 /// Signals to the shim itself. A host that shuts down sends them; a shim that ignored them would hold that up.
-pub(super) struct Signals([Signal; 3]);
+pub(super) struct Signals {
+    at_once: [Signal; 3],
+    in_order: Signal,
+}
+
+/// How the machine is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    AtOnce,
+    /// By [`super::client::SCOPE_SIGNAL`], which monitors do not heed.
+    InOrder,
+}
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?]))
+        let at_once = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [terminate, interrupt, hangup] = at_once;
+        Ok(Self { at_once: [terminate?, interrupt?, hangup?], in_order: signal(SignalKind::window_change())? })
     }
 
     /// Cancelling loses nothing.
-    pub(super) async fn any(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
+    pub(super) async fn next(&mut self) -> Told {
+        let [terminate, interrupt, hangup] = &mut self.at_once;
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
+            biased;
+            _ = terminate.recv() => Told::AtOnce,
+            _ = interrupt.recv() => Told::AtOnce,
+            _ = hangup.recv() => Told::AtOnce,
+            _ = self.in_order.recv() => Told::InOrder,
         }
     }
 }
@@ -149,6 +165,7 @@ struct Life {
     session: watch::Sender<Option<banger_link::Dialer>>,
     signals: Signals,
     watchers: TaskTracker,
+    doors: Vec<Door>,
 }
 
 impl Life {
@@ -171,27 +188,41 @@ impl Life {
         let holder = plan.network.as_ref().map(|network| network.holder);
         let namespace = holder.map(Namespace::of).transpose().map_err(setup("opening the network namespace"))?;
         let signals = Signals::new().map_err(setup("watching signals"))?;
-        let control = bind(&plan.run_dir.join(SOCKET)).map_err(setup("opening the control socket"))?;
-        let guest = bind(&plan.run_dir.join(VSOCK)).map_err(setup("opening the guest socket"))?;
-        let agent = bind(&plan.run_dir.join(AGENT)).map_err(setup("opening the agent socket"))?;
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (session, sessions) = watch::channel(None);
+        let watchers = TaskTracker::new();
+        let control = {
+            let (hub, watchers) = (hub.clone(), watchers.clone());
+            Door::open(plan.run_dir.join(SOCKET), move |listener| {
+                tokio::spawn(server::serve(listener, hub.clone(), sender.clone(), watchers.clone()))
+            })
+            .map_err(setup("opening the control socket"))?
+        };
+        let to_guest = |name, who| {
+            let sessions = sessions.clone();
+            Door::open(plan.run_dir.join(name), move |listener| {
+                tokio::spawn(vsock::serve(listener, who, sessions.clone()))
+            })
+        };
+        let guest = to_guest(VSOCK, Who::User).map_err(setup("opening the guest socket"))?;
+        let agent = to_guest(AGENT, Who::Daemon).map_err(setup("opening the agent socket"))?;
         let ports = Ports::new(sessions.clone());
         for port in &plan.ports {
             ports.open(*port).map_err(|source| Failed::Port { port: *port, source })?;
         }
         hub.amend(|status| status.published = ports.all());
-        let watchers = TaskTracker::new();
-        tokio::spawn(server::serve(control, hub.clone(), sender, watchers.clone()));
-        tokio::spawn(vsock::serve(guest, Who::User, sessions.clone()));
-        tokio::spawn(vsock::serve(agent, Who::Daemon, sessions));
+        let doors = vec![control, guest, agent];
         failpoint::hit_and_block("shim.listening");
-        Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers })
+        Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers, doors })
     }
 
     /// Launches and follows until there is a record, keeps it and tells it.
     async fn live(mut self, waiting: &mut Waiting) {
-        let (cause, reason) = self.boots(waiting).await;
+        let mut doors = std::mem::take(&mut self.doors);
+        let (cause, reason) = tokio::select! {
+            end = self.boots(waiting) => end,
+            never = doors::keep_open(&mut doors) => match never {},
+        };
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let end = ExitRecord { cause, reason, at };
         if let Err(error) = record::write(&self.plan.state_dir, EXIT_FILE, &end) {
@@ -201,14 +232,13 @@ impl Life {
         self.hub.publish(&ShimMessage::Ended(end));
         self.watchers.close();
         let _ = timeout(FAREWELL, self.watchers.wait()).await;
-        for name in [SOCKET, VSOCK, AGENT] {
-            let _ = fs::remove_file(self.plan.run_dir.join(name));
-        }
+        doors.into_iter().for_each(Door::close);
     }
 
     async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
         let mut log = Log::open(&self.plan.console);
         let mut was_ready = true;
+        let heard = Arc::new(Heard::new());
         loop {
             let machine = match self.launch().await {
                 Ok(machine) => machine,
@@ -227,6 +257,7 @@ impl Life {
                 signals: &mut self.signals,
                 session: &self.session,
                 ports: &self.ports,
+                heard: &heard,
             };
             let Followed { end, asked, word, overdue, panic, log: same_log } = boot.follow(machine, log).await;
             log = same_log;
@@ -240,6 +271,7 @@ impl Life {
                 Verdict::End(cause, reason) => return (cause, reason),
                 Verdict::Relaunch => {
                     was_ready = ready.is_some();
+                    heard.begin(tokio::time::Instant::now());
                     self.hub.publish(&ShimMessage::Relaunching);
                 }
             }
@@ -267,15 +299,6 @@ impl Life {
 /// What this boot of the guest begins with.
 fn moment() -> Moment {
     Moment { clock_ns: clock::now_ns(), entropy: random::hex(ENTROPY) }
-}
-
-/// Listens at `path`; what an earlier shim left there is removed (the lock says that it is gone).
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(path)
 }
 
 /// Words for whoever reads a shim's stderr.

@@ -7,6 +7,8 @@
 //! | asked | status | agent's word | QEMU says | console, boot | verdict |
 //! |---|---|---|---|---|---|
 //! | end | any | any | any | any | `Ended` |
+//! | the host's end | 0 | power-off | any | any | `Poweroff` |
+//! | the host's end | any | any | any | any | `Ended` |
 //! | a signal | died of it, or left as told | – | – | – | `Killed` |
 //! | – | a signal, or not 0 | any | any | any | `VmmFailed` |
 //! | – | 0 | power-off | any | any | `Poweroff` |
@@ -86,6 +88,9 @@ pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
     let signal = machine.status.signal();
     match asked {
         Asked::End => return end(Ended, "ended by the daemon".into()),
+        Asked::HostShutdown if *word == Some(Power::Poweroff) && machine.status.success() => {
+            return end(Poweroff, "the guest powered off, as the host wanted it".into());
+        }
         Asked::HostShutdown => return end(Ended, "the shim was told to end, as when the host shuts down".into()),
         Asked::Signals(asked) => match signal {
             Some(signal) if asked.contains(signal) => {
@@ -171,6 +176,13 @@ mod tests {
                 "daemon",
             );
             ends(&Evidence { asked: Asked::HostShutdown, ..evidence(end) }, ExitCause::Ended, "host");
+        }
+        for (word, end, cause) in [
+            (Power::Poweroff, &reset, ExitCause::Poweroff),
+            (Power::Poweroff, &killed, ExitCause::Ended),
+            (Power::Reboot, &reset, ExitCause::Ended),
+        ] {
+            ends(&Evidence { asked: Asked::HostShutdown, word: Some(word), ..evidence(end) }, cause, "host");
         }
     }
 

@@ -70,6 +70,29 @@ fn a_daemon_whose_socket_was_taken_away_makes_room_for_another() {
 }
 
 #[test]
+fn a_run_directory_that_was_taken_away_takes_no_vm_along() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "v");
+    let (first, vmm) = (env.daemon().expect("a daemon"), env.vm_process("v", "vmm_pid"));
+    let mut session = env.banger(["exec", "v", "--", "cat"]).spawn();
+    session.write("one\n");
+    session.wait_stdout("one\n", SOON);
+    std::fs::remove_dir_all(&env.layout().run).expect("the directory of sockets");
+    env.banger(["ps"]).patience(SOON).run().expect(0);
+    first.wait_gone(SOON);
+    let vm = env.vm("v");
+    assert_eq!((&vm["state"], &vm["vmm_pid"]), (&"running".into(), &vmm.pid.into()), "{vm:#}");
+    assert_eq!(env.banger(["exec", "v", "--", "echo", "fine"]).run().expect(0).out(), "fine\n");
+    session.write("two\n");
+    session.wait_stdout("two\n", SOON);
+    session.close_stdin();
+    session.finish(SOON).expect(0);
+    env.banger(["vm", "stop", "v"]).run().expect(0);
+    assert_eq!(env.exit_cause("v"), "poweroff");
+    delete(&env, "v");
+}
+
+#[test]
 fn an_unknown_key_in_the_configuration_is_named_with_its_line() {
     let env = TestEnv::empty();
     env.configure("log_level = \"info\"\nnonsense = 1\n");

@@ -66,6 +66,21 @@ fn the_login_session_ends_and_daemon_and_vm_stay() {
 }
 
 #[test]
+fn the_users_manager_ends_and_the_guest_powers_off() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "m");
+    let (shim, vmm) = (env.vm_process("m", "shim_pid"), env.vm_process("m", "vmm_pid"));
+    // What a scope's end is, for every process of it, in whatever order.
+    for process in [&vmm, &shim] {
+        assert!(process.signal(Signal::WINCH));
+    }
+    env.wait_state("m", "stopped", SOON);
+    assert_eq!(env.exit_cause("m"), "poweroff");
+    env.banger(["vm", "start", "m"]).run().expect(0);
+    delete(&env, "m");
+}
+
+#[test]
 fn the_daemon_dies_and_everything_goes_on() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "d");

@@ -3,7 +3,7 @@
 //! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
 //! again, and a shim that is gone is turned into an [`ExitRecord`].
 
-use super::{CHANGE_PATIENCE, CHANGE_TICK, ShimError, patience_with};
+use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError};
 use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
     identity::{ProvenProcess, kill_proven},
@@ -206,7 +206,7 @@ impl Follower {
             }
             match connect(&self.socket).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
-                Ok(_) | Err(_) if began.elapsed() < patience_with(&self.socket) => {
+                Ok(_) | Err(_) if began.elapsed() < SILENCE_PATIENCE => {
                     tokio::time::sleep(CHANGE_TICK).await;
                 }
                 Ok(_) | Err(_) => {
