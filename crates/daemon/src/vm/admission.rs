@@ -13,10 +13,11 @@ use std::cmp::Reverse;
 /// VMs that are named as users of memory.
 const NAMED: usize = 5;
 
-/// Refuses `wanted` when it is not free now, and says who has what.
-pub(super) async fn admit(parts: &Parts, wanted: ByteSize, overcommit: bool) -> Result<(), Failure> {
+/// Refuses `wanted` when it is not free now, and says who has what. `back` is given back before it is needed.
+pub(super) async fn admit(parts: &Parts, wanted: ByteSize, back: ByteSize, overcommit: bool) -> Result<(), Failure> {
     let free = config::memory_line("MemAvailable:");
-    let Err(failure) = judge(wanted, overcommit, free) else { return Ok(()) };
+    let then = free.map(|free| ByteSize(free.bytes().saturating_add(back.bytes())));
+    let Err(failure) = judge(wanted, overcommit, then) else { return Ok(()) };
     let rows = parts.store.vms().await?;
     let users = rows.iter().filter_map(|row| Some((row.name.to_string(), ByteSize(VmService::resident(row)?))));
     Err(failure.cause(who_uses(config::memory_line("MemTotal:"), free, users.collect())))

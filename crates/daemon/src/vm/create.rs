@@ -22,6 +22,7 @@ use banger_proto::{
     api::vm::{CreateVm, Start, Vm, VmState},
     failure::{Code, Failure},
     name::VmName,
+    size::ByteSize,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -101,7 +102,7 @@ impl VmService {
         parts.images.know_image(&image).await?;
         admission::fits_at_all(shape.memory, request.overcommit)?;
         if request.start != Start::No {
-            admission::admit(parts, shape.memory, request.overcommit).await?;
+            admission::admit(parts, shape.memory, ByteSize(0), request.overcommit).await?;
         }
         // A VM that cannot run here is not worth a pull either, whenever it is to be started.
         if request.start != Start::No || request.vmm.is_some() {

@@ -6,7 +6,7 @@ use super::{
     policy::StopCause,
     release::release,
     service::Parts,
-    set, set_network, start, stop,
+    set, start, stop,
 };
 use crate::{
     capability::Depth,
@@ -92,8 +92,7 @@ impl Owner {
             }
             Op::Restart { grace } => {
                 if self.row.state.is_live() {
-                    // Rules that the configuration made too many would refuse its start: no reason to take it down.
-                    set_network::check(&self.row.spec.network, &self.parts.config.network())?;
+                    start::preflight_again(self, operation).await?;
                     stop::stop(self, operation, grace).await?;
                 }
                 start::start(self, operation).await

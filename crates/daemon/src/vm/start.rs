@@ -3,7 +3,7 @@
 //! Until the shim is asked for, a failure leaves the VM in the state it was in. Afterwards there is a console to read,
 //! so a VM that did not become ready is `failed` and says why.
 
-use super::{await_agent, owner::Owner, phases::PhaseClock, service::Parts, stop};
+use super::{VmService, admission, await_agent, owner::Owner, phases::PhaseClock, service::Parts, set_network, stop};
 use crate::{
     capability::Launch,
     clock, failpoint, failures,
@@ -20,12 +20,31 @@ use banger_proto::{
     api::vm::{Accelerator, VmState},
     failure::{Code, Failure},
     name::VmId,
+    size::ByteSize,
 };
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
 
 /// Looks whether a VM could start now, before anything of it is touched; pulls what can be pulled.
 pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operation) -> Result<(), Failure> {
-    super::admission::admit(parts, spec.memory, spec.overcommit).await?;
+    preflight_with(parts, spec, ByteSize(0), operation).await
+}
+
+/// The same for one that runs, before it is taken down to be started again. Not all can be seen from there: that a kernel
+/// does not go with the monitor shows when everything is put together.
+pub(super) async fn preflight_again(owner: &Owner, operation: &Operation) -> Result<(), Failure> {
+    let (parts, row) = (&owner.parts, &owner.row);
+    // Rules that the configuration made too many would refuse its start.
+    set_network::check(&row.spec.network, &parts.config.network())?;
+    parts.choose(row.spec.vmm).await?;
+    let mut spec = row.spec.clone();
+    // What it has itself will be free.
+    spec.network.publish.retain(|publish| !row.run.published.iter().any(|own| own.host == publish.host));
+    let back = ByteSize(VmService::resident(row).unwrap_or(0));
+    preflight_with(parts, &spec, back, operation).await.map_err(|failure| operation.blame(failure))
+}
+
+async fn preflight_with(parts: &Parts, spec: &VmSpec, back: ByteSize, operation: &Operation) -> Result<(), Failure> {
+    admission::admit(parts, spec.memory, back, spec.overcommit).await?;
     for capability in parts.capabilities.iter() {
         capability.preflight(spec, operation).await?;
     }

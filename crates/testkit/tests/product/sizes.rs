@@ -33,13 +33,43 @@ fn a_running_vm_keeps_what_it_has_and_says_what_is_to_come() {
     delete(&env, "r");
 }
 
+/// In MiB.
+fn memory_of_this_host() -> u64 {
+    let memory = std::fs::read_to_string("/proc/meminfo").expect("what this host has");
+    let line = memory.lines().find(|line| line.starts_with("MemTotal:")).expect("its memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).map(|kib: u64| kib >> 10).expect("KiB")
+}
+
+#[test]
+fn a_restart_that_cannot_be_takes_nothing_down() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "v");
+    let vmm = env.vm_process("v", "vmm_pid");
+    let is_refused = |why: &str| {
+        let out = env.banger(["vm", "restart", "v"]).run().expect(1);
+        assert!(out.err().contains(why), "{out}");
+        assert_eq!((env.vm_state("v").as_str(), vmm.is_alive()), ("running", true), "{out}");
+    };
+    // All there is: it would fit, but something is always in use.
+    env.banger(["vm", "set", "v", "--memory", &format!("{}M", memory_of_this_host())]).run().expect(0);
+    is_refused("does not fit");
+    env.banger(["vm", "set", "v", "--memory", "192M"]).run().expect(0);
+    // A monitor that was removed since.
+    let before = std::fs::read_to_string(env.layout().config_file()).expect("its configuration");
+    env.configure("qemu_bin = \"/nowhere/qemu\"\n");
+    env.banger(["daemon", "stop"]).run().expect(0);
+    is_refused("/nowhere/qemu");
+    env.configure(&before);
+    env.banger(["daemon", "stop"]).run().expect(0);
+    env.banger(["vm", "restart", "v"]).run().expect(0);
+    assert!(!vmm.is_alive());
+    delete(&env, "v");
+}
+
 #[test]
 fn more_memory_than_is_free_is_refused_unless_it_is_overcommitted_and_then_it_starts() {
     let Some(env) = TestEnv::fake() else { return };
-    let memory = std::fs::read_to_string("/proc/meminfo").expect("what this host has");
-    let line = memory.lines().find(|line| line.starts_with("MemTotal:")).expect("its memory");
-    let mib: u64 =
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).map(|kib: u64| kib >> 10).expect("KiB");
+    let mib = memory_of_this_host();
     let more = format!("{}M", mib + 1024);
     let run = ["vm", "run", "-d", "--quiet", "--name", "large", "--memory", &more];
     let refused = env.banger(run).run().expect(125);
