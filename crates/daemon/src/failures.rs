@@ -274,9 +274,17 @@ fn missing(mut failure: Failure, package: &str) -> Failure {
     failure.hint(format!("sudo apt install {package}"))
 }
 
+/// How the message of what was told to stop ends, where it does not say more.
+const CANCELLED: &str = " was cancelled";
+
 /// A step that was told to stop, by its client or by another request.
 pub(crate) fn cancelled(message: &str) -> Failure {
     Failure::new(Code::Conflict, message)
+}
+
+/// Whether it is one of those that [`cancelled`] makes, and knows no more.
+pub(crate) fn is_cancelled(failure: &Failure) -> bool {
+    failure.code == Code::Conflict && failure.message.ends_with(CANCELLED)
 }
 
 /// The guest's agent, asked for `what`, did not answer.

@@ -7,7 +7,7 @@ use crate::failures;
 use banger_artifacts::job::{Cancel, Job, Part, PartState, Progress};
 use banger_proto::{
     api::event::{Event, LayerState},
-    failure::{Code, Failure},
+    failure::Failure,
     name::OperationId,
 };
 use bytes::Bytes;
@@ -82,16 +82,18 @@ impl Operation {
 
     /// The step ended before it was done: `what` of it, and what came in its way.
     pub(crate) fn cut_short(&self, what: &str) -> Failure {
-        self.blame(failures::cancelled(what))
+        self.with_blame(failures::cancelled(what))
     }
 
     /// The same of a failure whose maker knows only that it was cancelled. What failed for another reason stays as it is.
     pub(crate) fn blame(&self, failure: Failure) -> Failure {
+        if failures::is_cancelled(&failure) { self.with_blame(failure) } else { failure }
+    }
+
+    fn with_blame(&self, failure: Failure) -> Failure {
         match self.overtaken.by.get() {
-            Some(by) if failure.code == Code::Conflict => {
-                failure.cause(format!("a {by} of the VM was asked for meanwhile"))
-            }
-            _ => failure,
+            Some(by) => failure.cause(format!("a {by} of the VM was asked for meanwhile")),
+            None => failure,
         }
     }
 
@@ -200,6 +202,7 @@ impl Drop for CancelOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_proto::failure::Code;
 
     #[test]
     fn a_client_that_is_behind_misses_how_far_a_layer_is_and_never_what_became_of_it() {
@@ -241,8 +244,10 @@ mod tests {
         overtaken.tell("kill");
         let cause = "a stop of the VM was asked for meanwhile";
         assert_eq!(step.blame(cancelled()).causes, [cause]);
-        assert_eq!(step.cut_short("the start was cancelled").causes, [cause]);
-        let broken = Failure::new(Code::Unavailable, "no route");
-        assert_eq!(step.blame(broken.clone()), broken);
+        assert_eq!(step.cut_short("the start was cut short").causes, [cause]);
+        for code in [Code::Unavailable, Code::Conflict] {
+            let broken = Failure::new(code, "port 127.0.0.1:80 is taken");
+            assert_eq!(step.blame(broken.clone()), broken);
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
     failures::{self, Explain},
     operation::Operation,
+    shim::record,
     store::VmRow,
     vmm::plan::Disk,
 };
@@ -16,6 +17,7 @@ use banger_proto::{
 use std::{
     collections::HashMap,
     io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::watch;
@@ -27,8 +29,11 @@ pub(crate) struct WorkDiskCapability {
     pub(crate) syncing: Syncing,
 }
 
-/// Syncs under way, by VM, and how they ended. Whoever stops waiting for one leaves it to the next. A failed one stays:
-/// the kernel tells it once and would then take what was lost for written.
+/// In a VM's directory: how the sync of its disk failed.
+const LOST: &str = "work.lost";
+
+/// Syncs under way, by VM, and how they ended. Whoever stops waiting for one leaves it to the next. A failed one stays, also
+/// for the daemons after this one: the kernel tells it once and would then take what was lost for written.
 #[derive(Debug, Default)]
 pub(crate) struct Syncing(Mutex<HashMap<VmId, watch::Receiver<Outcome>>>);
 
@@ -36,17 +41,20 @@ pub(crate) struct Syncing(Mutex<HashMap<VmId, watch::Receiver<Outcome>>>);
 type Outcome = Option<Result<(), Failure>>;
 
 impl Syncing {
-    fn begin(&self, vm: &VmId, sync: impl FnOnce() -> Result<(), Failure> + Send + 'static) {
+    /// `dir` is the VM's directory.
+    fn begin(&self, vm: &VmId, dir: PathBuf, sync: impl FnOnce() -> Result<(), Failure> + Send + 'static) {
         let (sender, receiver) = watch::channel(None);
         tokio::task::spawn_blocking(move || {
+            let outcome = sync().inspect_err(|failure| remember(&dir, failure));
             // Nobody may be left who waits.
-            let _ = sender.send(Some(sync()));
+            let _ = sender.send(Some(outcome));
         });
         self.all().insert(vm.clone(), receiver);
     }
 
-    async fn settle(&self, vm: &VmId) -> Result<(), Failure> {
-        let Some(mut sync) = self.all().get(vm).cloned() else { return Ok(()) };
+    async fn settle(&self, vm: &VmId, dir: &Path) -> Result<(), Failure> {
+        let sync = self.all().get(vm).cloned();
+        let Some(mut sync) = sync else { return recall(dir) };
         let lost = || Failure::new(Code::Internal, "whether a new work disk is on the host's disk is not known");
         let outcome = sync.wait_for(Option::is_some).await.map_or_else(|_| None, |outcome| outcome.clone());
         if outcome == Some(Ok(())) {
@@ -61,6 +69,23 @@ impl Syncing {
 
     fn all(&self) -> MutexGuard<'_, HashMap<VmId, watch::Receiver<Outcome>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves word for later daemons. The disk is in trouble: where the word is not safe from a crash of the host either, it is
+/// there without one.
+fn remember(dir: &Path, failure: &Failure) {
+    let written = record::write(dir, LOST, failure).or_else(|_| record::write_volatile(dir, LOST, failure));
+    if let Err(error) = written {
+        tracing::error!(dir = %dir.display(), %error, "that a new work disk was lost cannot be written down");
+    }
+}
+
+/// What an earlier daemon was told.
+fn recall(dir: &Path) -> Result<(), Failure> {
+    match record::read::<Failure>(dir, LOST) {
+        Ok(lost) => lost.map_or(Ok(()), Err),
+        Err(error) => Err(failures::io("read", &dir.join(LOST), &error)),
     }
 }
 
@@ -88,13 +113,15 @@ impl Capability for WorkDiskCapability {
             let path = VmFiles::work_disk(&self.layout, &vm.id);
             let again = "what is lost of it is not known; once the host's disk is well, make the VM again";
             let hint = format!("{again}: `banger vm delete {}` first", vm.name);
-            self.syncing.begin(&vm.id, move || disk::sync(&path).map_err(|error| error.explain().hint(hint)));
+            self.syncing.begin(&vm.id, self.layout.vm(&vm.id), move || {
+                disk::sync(&path).map_err(|error| error.explain().hint(hint))
+            });
             Ok(())
         })
     }
 
     fn settle<'a>(&'a self, vm: &'a VmId) -> Hook<'a> {
-        Box::pin(self.syncing.settle(vm))
+        Box::pin(async { self.syncing.settle(vm, &self.layout.vm(vm)).await })
     }
 
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
@@ -141,25 +168,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_sync_that_is_not_waited_for_to_its_end_is_the_next_ones_to_wait_for() {
-        let (syncing, vm) = (Syncing::default(), crate::random::vm_id());
-        assert_eq!(syncing.settle(&vm).await, Ok(()), "nothing is under way");
+        let (syncing, vm, temp) = (Syncing::default(), crate::random::vm_id(), tempfile::tempdir().unwrap());
+        let dir = temp.path();
+        assert_eq!(syncing.settle(&vm, dir).await, Ok(()), "nothing is under way");
         let (go_on, gate) = mpsc::channel::<()>();
         let failure = Failure::new(Code::Internal, "the disk is broken");
         let result = Err(failure.clone());
-        syncing.begin(&vm, move || {
+        syncing.begin(&vm, dir.to_owned(), move || {
             gate.recv().unwrap();
             result
         });
-        let cut_short = tokio::time::timeout(std::time::Duration::ZERO, syncing.settle(&vm)).await;
+        let cut_short = tokio::time::timeout(std::time::Duration::ZERO, syncing.settle(&vm, dir)).await;
         assert!(cut_short.is_err(), "{cut_short:?}");
         go_on.send(()).unwrap();
         for _ in 0..2 {
-            assert_eq!(syncing.settle(&vm).await, Err(failure.clone()), "however often it is started");
+            assert_eq!(syncing.settle(&vm, dir).await, Err(failure.clone()), "however often it is started");
         }
+        assert_eq!(Syncing::default().settle(&vm, dir).await, Err(failure), "also by another daemon");
         syncing.forget(&vm);
-        assert_eq!(syncing.settle(&vm).await, Ok(()), "it is deleted");
-        syncing.begin(&vm, || Ok(()));
-        assert_eq!(syncing.settle(&vm).await, Ok(()));
+        temp.close().unwrap();
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        assert_eq!(syncing.settle(&vm, dir).await, Ok(()), "it is deleted");
+        syncing.begin(&vm, dir.to_owned(), || Ok(()));
+        assert_eq!(syncing.settle(&vm, dir).await, Ok(()));
         assert!(syncing.all().is_empty(), "what went well is done with");
     }
 }

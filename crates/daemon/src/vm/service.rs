@@ -59,6 +59,18 @@ pub(crate) struct VmService {
     pub(super) news: Notify,
 }
 
+/// Where a panic does not end the process by itself, as it does in a release, one of a VM's task would leave a VM that runs
+/// and that nobody answers for. The daemon ends with it, VMs go on, and the next daemon finds out about all of them.
+struct EndsWithPanic;
+
+impl Drop for EndsWithPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Handle {
     asks: mpsc::Sender<Ask>,
@@ -186,6 +198,7 @@ impl VmService {
         self.tasks().insert(id.clone(), Handle { asks, state: owner.state() });
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
+            let _whole = EndsWithPanic;
             task::run(owner, mailbox).await;
             if let Some(service) = service.upgrade() {
                 service.tasks().remove(&id);
