@@ -1,7 +1,7 @@
 //! What is written stays, through a stop and through the death of the VMM.
 
 use crate::{BOOT, delete, sh, start};
-use banger_testkit::{TestEnv, shared};
+use banger_testkit::{TestEnv, shared, wait_until};
 use rustix::process::Signal;
 
 const WRITE: &str = "echo root > /root/data; mkdir -p /opt/x /srv/y; echo opt > /opt/x/data; echo etc >> /etc/motd; \
@@ -18,6 +18,16 @@ fn data_survives_stop_and_start() {
     env.banger(["vm", "stop", "keep"]).run().expect(0);
     env.banger(["vm", "start", "keep"]).run().expect(0);
     assert_eq!(sh(&env, "keep", READ), WRITTEN);
+
+    // The end of a login, where the user's manager goes with it, is a stop too.
+    sh(&env, "keep", "echo later > /root/later");
+    for pid in ["vmm_pid", "shim_pid"] {
+        assert!(env.vm_process("keep", pid).signal(Signal::WINCH));
+    }
+    env.wait_state("keep", "stopped", BOOT);
+    assert_eq!(env.exit_cause("keep"), "poweroff");
+    env.banger(["vm", "start", "keep"]).run().expect(0);
+    assert_eq!(sh(&env, "keep", "cat /root/later"), "later\n");
     delete(&env, "keep");
 }
 
@@ -46,6 +56,28 @@ fn data_survives_a_stop_of_a_guest_that_goes_already() {
         assert_eq!(sh(&env, "off", &format!("{READ}; cat /root/last")), format!("{WRITTEN}{verb}\n"));
     }
     delete(&env, "off");
+}
+
+#[test]
+fn data_survives_a_stop_that_comes_while_copies_stand_still() {
+    const COPIES: u64 = 16;
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    start(&env, "held");
+    let copies: Vec<_> = (0..COPIES).map(|_| env.banger(["cp", "--quiet", "-", "held:/root"]).spawn()).collect();
+    wait_until(BOOT, "copies that are under way", || {
+        let stats = env.banger(["vm", "stats", "held", "--json"]).run().expect(0).json();
+        if stats["guest"]["sessions"] == COPIES { Ok(()) } else { Err(stats.to_string()) }
+    });
+    sh(&env, "held", WRITE);
+    env.banger(["vm", "stop", "--timeout", "60s", "held"]).run().expect(0);
+    assert_eq!(env.exit_cause("held"), "poweroff");
+    for copy in copies {
+        copy.finish(BOOT);
+    }
+    env.banger(["vm", "start", "held"]).run().expect(0);
+    assert_eq!(sh(&env, "held", READ), WRITTEN);
+    delete(&env, "held");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod many;
 mod modular_kernel;
 mod network;
 mod no_init;
+mod plain_init;
 mod power;
 mod session;
 mod survival;

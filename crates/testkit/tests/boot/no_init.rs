@@ -33,6 +33,12 @@ fn busybox(home: &Path) -> PathBuf {
 /// A file system with it and a socket in it, and nothing else.
 #[track_caller]
 pub(crate) fn image(home: &Path) -> PathBuf {
+    image_with(home, |_| {})
+}
+
+/// The same with what `more` puts below its root.
+#[track_caller]
+pub(crate) fn image_with(home: &Path, more: impl FnOnce(&Path)) -> PathBuf {
     let (root, file) = (home.join("root"), home.join("tiny.ext4"));
     fs::create_dir_all(root.join("bin")).expect("a directory");
     fs::copy(busybox(home), root.join("bin/busybox")).expect("the package's program");
@@ -40,6 +46,7 @@ pub(crate) fn image(home: &Path) -> PathBuf {
         symlink("busybox", root.join("bin").join(name)).expect("a link");
     }
     drop(UnixListener::bind(root.join(SOCKET)).expect("a socket"));
+    more(&root);
     run(Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&root, &file]).arg("8M"));
     file
 }

@@ -170,11 +170,11 @@ const FIRST: &str = "root-image";
 fn rows() -> Vec<(String, Act, Cases)> {
     let mut rows: Vec<_> = MATRIX.iter().map(|(point, act, cases)| ((*point).to_owned(), *act, *cases)).collect();
     for name in CAPABILITIES {
-        let made: Cases = if *name == FIRST { &[(Daemon, GONE)] } else { &[(Daemon, CREATED)] };
+        let made: Cases = if *name == FIRST { UNWANTED } else { &[(Daemon, CREATED), (Client, GONE)] };
         rows.extend([
             (format!("create.prepared.{name}"), Run, made),
             (format!("start.contributed.{name}"), Run, BEFORE_MACHINE),
-            (format!("start.followed.{name}"), Run, &[(Daemon, RUNNING), (Vmm, FAILED)]),
+            (format!("start.followed.{name}"), Run, WITH_MACHINE),
             (format!("release.{name}"), Stop, &[(Daemon, STOPPED)]),
             (format!("release.{name}"), Delete, &[(Daemon, GONE)]),
         ]);
