@@ -1,11 +1,12 @@
-//! Bytes into and out of a guest against ssh into the same one, on the same channel.
+//! Bytes into and out of a guest against ssh into the same one, on the same channel. What arrives is looked at: a way that
+//! loses some would be the fastest.
 
 use super::{
     compare::{Report, Target},
     measures::timed,
     ssh::{Guest, VM},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use banger_testkit::{Invocation, TestEnv};
 use std::{
     fs::{self, File},
@@ -31,7 +32,12 @@ pub(crate) fn output(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<
         rounds,
         || timed(env.banger(["exec", VM, "--", "sh", "-c", &line])),
         || timed(guest.ssh(&line)),
-    )
+    )?;
+    for once_more in [env.banger(["exec", VM, "--", "sh", "-c", &line]), guest.ssh(&line)] {
+        let arrived = once_more.run().expect(0).out().len() as u64;
+        ensure!(arrived == OUTPUT, "{arrived} bytes of {OUTPUT} arrived");
+    }
+    Ok(())
 }
 
 /// One large file. Not of zeroes: what a hole costs is another question.
@@ -68,22 +74,34 @@ fn both_ways(env: &TestEnv, rounds: u32, report: &mut Report, what: &str, from: 
     let guest = Guest::start(env)?;
     let name = from.file_name().context("a name")?.to_string_lossy().into_owned();
     let place = from.parent().context("a directory")?;
-    // Each copy goes to where nothing is, and making room is nobody's time.
+    // Each copy goes to where nothing is, and making room is nobody's time; nor is counting what came.
+    let sum = "awk '{ n++; s += $1 } END { printf \"%d %.0f\", n, s }'";
+    let count = format!("find {name} -type f -printf '%s\\n' | {sum}");
+    let sent = env.program("sh").args(["-c", &count]).current_dir(place).run().expect(0).out();
+    let in_guest = |line: &str| env.banger(["exec", VM, "--", "sh", "-c", line]).run().expect(0).out();
     let into_guest = |copy: Invocation| -> Result<Duration> {
-        env.banger(["exec", VM, "--", "sh", "-c", "rm -rf /root/copies && mkdir /root/copies"]).run().expect(0);
-        timed(copy)
+        in_guest("rm -rf /root/copies && mkdir /root/copies");
+        let took = timed(copy)?;
+        let arrived = in_guest(&format!("cd /root/copies && {count}"));
+        ensure!(arrived == sent, "{arrived} files and bytes of {sent} arrived");
+        Ok(took)
     };
+    let with_banger = || env.banger(["cp", &from.display().to_string(), &format!("{VM}:/root/copies/")]);
     report.compare(
         (&format!("cp of {what} into the guest"), "tar | ssh tar"),
         TWICE_AS_FAST,
         rounds,
-        || into_guest(env.banger(["cp", &from.display().to_string(), &format!("{VM}:/root/copies/")])),
+        || into_guest(with_banger()),
         || into_guest(guest.ssh_from(&format!("tar -C {} -cf - {name}", place.display()), "tar -C /root/copies -xf -")),
     )?;
+    // What comes out is compared with what went in this way.
+    into_guest(with_banger())?;
     let copies = place.join("copies");
     let out_of_guest = |copy: Invocation| -> Result<Duration> {
         remake(&copies)?;
-        timed(copy)
+        let took = timed(copy)?;
+        env.program("diff").args(["-r".as_ref(), from.as_os_str(), copies.join(&name).as_os_str()]).run().expect(0);
+        Ok(took)
     };
     let there = format!("{VM}:/root/copies/{name}");
     report.compare(
