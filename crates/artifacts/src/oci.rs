@@ -21,6 +21,7 @@ mod digest;
 mod document;
 mod error;
 mod gunzip;
+mod hashing;
 mod layer;
 mod limits;
 mod merge;
@@ -92,6 +93,7 @@ pub mod hostile {
         let job = Job { progress: &Silent, cancel: &cancel };
         let caps = rootfs::Limits { entries: limits.max_entries, content_bytes: 8 << 20, metadata_bytes: 8 << 20 };
         let used = std::sync::atomic::AtomicU64::new(0);
+        let pairs = super::hashing::Pairs::default();
         let mut builder = RootfsBuilder::new(work, caps, &cancel)?;
         let mut layers = Vec::new();
         while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
@@ -103,7 +105,7 @@ pub mod hostile {
         let site = builder.site(0..layers.len(), 1)?;
         for (number, layer) in layers.into_iter().enumerate() {
             let name = super::error::LayerName { number: number + 1, of: number + 1, digest: "in memory".into() };
-            let measure = super::layer::Measure { limits, used: &used, packed: None, diff_id: None };
+            let measure = super::layer::Measure { limits, used: &used, packed: None, diff_id: None, pairs: &pairs };
             super::layer::read(layer, measure, site.placer(number, &cancel), &job)
                 .and_then(|layer| {
                     builder.placed(layer.placed);

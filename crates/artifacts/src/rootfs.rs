@@ -20,6 +20,7 @@ mod order;
 mod path;
 mod pieces;
 mod place;
+mod scribe;
 mod space;
 mod spool;
 pub mod tar;

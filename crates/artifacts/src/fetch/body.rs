@@ -9,8 +9,11 @@ use crate::job::Job;
 use std::{
     fmt,
     io::{self, BufRead, Read},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// Time between two reports of progress.
+const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 /// What a download brings. A failed read says little: [`Self::failure`] and [`Self::finish`] know the reason.
 pub struct Body<'a> {
@@ -26,6 +29,7 @@ pub struct Body<'a> {
     filled: usize,
     taken: usize,
     received: u64,
+    reported: Option<Instant>,
     sha256: Option<String>,
     failure: Option<FetchError>,
 }
@@ -70,6 +74,7 @@ impl<'a> Body<'a> {
             filled: 0,
             taken: 0,
             received: 0,
+            reported: None,
             sha256: None,
             failure: None,
         })
@@ -132,7 +137,7 @@ impl<'a> Body<'a> {
                 if self.received > self.max {
                     return Err(FetchError::TooLarge(self.max));
                 }
-                self.job.progress.advance(self.received, self.expected);
+                self.report();
                 Ok(())
             }
             Event::End(sha256) => match self.expected {
@@ -146,6 +151,15 @@ impl<'a> Body<'a> {
             },
             Event::Failed(error) => Err(error),
             Event::Head(_) => unreachable!("there is one head"),
+        }
+    }
+
+    /// Tells how far it is: the end in any case, and not every of thousands of chunks a second on the way there.
+    fn report(&mut self) {
+        let ended = Some(self.received) == self.expected;
+        if ended || self.reported.is_none_or(|last| last.elapsed() >= REPORT_EVERY) {
+            self.reported = Some(Instant::now());
+            self.job.progress.advance(self.received, self.expected);
         }
     }
 }

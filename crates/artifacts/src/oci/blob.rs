@@ -3,6 +3,7 @@
 use super::{
     BlobCache, Digest,
     error::{LayerError, RegistryError},
+    hashing::Stream,
     layer::Packed,
     registry::Repository,
 };
@@ -11,7 +12,6 @@ use crate::{
     job::Job,
     publish::StagedFile,
 };
-use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Take, Write},
@@ -52,7 +52,8 @@ pub(super) struct Blob<'a> {
     /// What they have to be; an archive of Docker's does not say it.
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
-    pub(super) hash: Sha256,
+    /// Where there is something to compare it with.
+    pub(super) hash: Option<Stream<'a>>,
     pub(super) read: u64,
     pub(super) reported: u64,
     /// Told how many bytes came.
@@ -81,8 +82,8 @@ impl Read for Blob<'_> {
             },
             None => Ok(0),
         }?;
-        if self.digest.is_some() {
-            self.hash.update(&buffer[..got]);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&buffer[..got]);
         }
         self.read += got as u64;
         if self.read - self.reported >= REPORT_EVERY {
@@ -108,12 +109,12 @@ impl Packed for Blob<'_> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let is = Digest::ended(std::mem::take(&mut self.hash));
+        let is = self.hash.take().map(Stream::finish);
         let origin = self.origin.take();
         if self.read != self.size {
             return Err(LayerError::Size { is: self.read, should: self.size });
         }
-        if let Some(should) = self.digest
+        if let (Some(should), Some(is)) = (self.digest, is)
             && should != is
         {
             if let Some(Origin::Cached(file, cache)) = origin {

@@ -1,10 +1,9 @@
 //! The unpacked bytes of a layer, on their way from the decoder's thread to the walk over the archive.
 //!
-//! Whoever reads from here reads what has been counted and hashed already. Buffers go back to be filled again, so a layer
-//! of any size takes the memory of a few of them.
+//! Whoever reads from here reads what has been counted already; what was read is hashed, and the buffers go back to be
+//! filled again, so a layer of any size takes the memory of a few of them.
 
-use super::{Digest, error::LayerError};
-use sha2::{Digest as _, Sha256};
+use super::{Digest, error::LayerError, hashing::Stream};
 use std::{
     io::{self, BufRead, Read},
     sync::{
@@ -37,14 +36,14 @@ pub(super) struct Chunks<'a> {
     current: Vec<u8>,
     taken: usize,
     total: u64,
-    hash: Sha256,
+    hash: Stream<'a>,
     ceiling: Ceiling<'a>,
     failure: Option<LayerError>,
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn new(full: Receiver<Vec<u8>>, empty: Sender<Vec<u8>>, ceiling: Ceiling<'a>) -> Self {
-        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash: Sha256::new(), ceiling, failure: None }
+    pub(super) fn new(full: Receiver<Vec<u8>>, empty: Sender<Vec<u8>>, ceiling: Ceiling<'a>, hash: Stream<'a>) -> Self {
+        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash, ceiling, failure: None }
     }
 
     /// Why reading failed, if it did.
@@ -55,7 +54,8 @@ impl<'a> Chunks<'a> {
     /// Reads what is left; the digest of everything.
     pub(super) fn finish(mut self) -> Result<Digest, LayerError> {
         while self.next()? {}
-        Ok(Digest::ended(self.hash))
+        self.hash.give(self.current);
+        Ok(self.hash.finish())
     }
 
     /// Takes the next buffer; false at the end, which is also where the decoder failed: the decoder says so itself.
@@ -63,9 +63,9 @@ impl<'a> Chunks<'a> {
         let Ok(next) = self.full.recv() else { return Ok(false) };
         let old = std::mem::replace(&mut self.current, next);
         self.taken = 0;
-        if !old.is_empty() {
+        for spent in self.hash.give(old) {
             // The decoder may have ended.
-            let _ = self.empty.send(old);
+            let _ = self.empty.send(spent);
         }
         let len = self.current.len() as u64;
         let before = self.ceiling.used.fetch_add(len, Ordering::Relaxed);
@@ -75,7 +75,6 @@ impl<'a> Chunks<'a> {
         if self.ceiling.layer.is_some_and(|most| self.total + len > most) {
             return Err(LayerError::Ratio(self.ceiling.ratio));
         }
-        self.hash.update(&self.current);
         self.total += len;
         Ok(true)
     }

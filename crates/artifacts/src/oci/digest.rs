@@ -25,6 +25,13 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
+    /// What the state of a hash came to.
+    pub(super) fn of_state(state: [u32; 8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.as_chunks_mut().0.iter_mut().zip(state).for_each(|(word, is)| *word = is.to_be_bytes());
+        Self(bytes)
+    }
+
     /// Its 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         crate::kernel::hex(&self.0)

@@ -9,6 +9,7 @@ use super::{
     chunks::{CHUNK, Ceiling, Chunks, QUEUE},
     error::LayerError,
     gunzip::Gunzip,
+    hashing::Pairs,
 };
 use crate::{
     job::Job,
@@ -93,6 +94,8 @@ pub(super) struct Measure<'a> {
     pub(super) packed: Option<u64>,
     /// What it has to be in the end.
     pub(super) diff_id: Option<Digest>,
+    /// Where it is hashed.
+    pub(super) pairs: &'a Pairs,
 }
 
 /// Reads a layer, compressed or not; `placer` writes its contents.
@@ -124,7 +127,7 @@ pub(super) fn read(
                 Err(error) => input.verdict().and(Err(LayerError::Decode(error))),
             }
         });
-        let walked = walk(Chunks::new(filled, empty, ceiling), placer, limits, job);
+        let walked = walk(Chunks::new(filled, empty, ceiling, measure.pairs.stream()), placer, limits, job);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (walked, decoded)
     });

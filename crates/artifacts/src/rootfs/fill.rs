@@ -1,46 +1,57 @@
 //! Contents and metadata on their way into the image.
 //!
-//! Most files and all metadata are small: their pieces are gathered and written together, because a system call per file
-//! would cost more than its bytes. Large ones the kernel copies by itself.
+//! Most files and all metadata are small: their pieces are gathered and written together ([`super::scribe`]), because a
+//! system call per file would cost more than its bytes. Large ones the kernel copies by itself.
 
 use super::{
     ground::{self, BLOCK, BLOCK_BYTES, Run},
     pieces::Pieces,
+    scribe::{SHEET, Scribe},
     spool::{IMAGE, Origin},
 };
 use crate::disk::copy_range;
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, thread::Scope};
 
 /// Pieces up to this many bytes are gathered in any case.
 const SMALL: u64 = 64 << 10;
-/// Bytes gathered before they are written.
-const GATHERED: usize = 512 << 10;
 
 /// Writes into `image`.
 #[derive(Debug)]
 pub(super) struct Filler<'a> {
     sources: &'a [Origin],
     image: &'a File,
-    /// What is known of what is in it.
-    pub(super) pieces: Pieces,
-    /// Bytes to be written at `at`, as many as are filled.
+    scribe: Scribe<'a>,
+    /// Bytes to be written at `at`.
     gathered: Vec<u8>,
-    filled: usize,
     at: u64,
 }
 
 impl<'a> Filler<'a> {
-    pub(super) fn new(sources: &'a [Origin], image: &'a File, pieces: Pieces) -> Self {
-        Self { sources, image, pieces, gathered: vec![0; GATHERED], filled: 0, at: 0 }
+    /// Writes into `image`, of which `pieces` is known, on a thread of `scope`.
+    pub(super) fn new(
+        scope: &'a Scope<'a, '_>,
+        sources: &'a [Origin],
+        image: &'a File,
+        pieces: Pieces,
+    ) -> io::Result<Self> {
+        let scribe = Scribe::start(scope, image, pieces)?;
+        Ok(Self { sources, image, scribe, gathered: Vec::with_capacity(SHEET), at: 0 })
+    }
+
+    /// Somebody made these blocks a hole.
+    pub(super) fn cleared(&mut self, run: Run) -> io::Result<()> {
+        self.scribe.cleared(run)
     }
 
     /// Writes `bytes` to the beginning of a block.
     pub(super) fn put(&mut self, block: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut to = block * BLOCK;
-        for piece in bytes.chunks(GATHERED) {
-            let place = self.gather(to, piece.len())?;
-            self.gathered[place..place + piece.len()].copy_from_slice(piece);
-            to += piece.len() as u64;
+        let (mut to, mut left) = (block * BLOCK, bytes);
+        while !left.is_empty() {
+            let room = self.room(to)?;
+            let (now, later) = left.split_at(room.min(left.len()));
+            self.gathered.extend_from_slice(now);
+            to += now.len() as u64;
+            left = later;
         }
         Ok(())
     }
@@ -64,46 +75,60 @@ impl<'a> Filler<'a> {
 
     fn copy_file(&mut self, source: &File, mut from: u64, mut to: u64, len: u64) -> io::Result<()> {
         if len > SMALL {
-            self.pieces.changed(Run { start: to / BLOCK, len: len.div_ceil(BLOCK) });
+            self.scribe.changed(Run::of_bytes(to, len))?;
             return copy_range(source, from, self.image, to, len);
         }
         let end = to + len;
         while to < end {
-            let len = usize::try_from(end - to).map_or(GATHERED, |left| left.min(GATHERED));
-            let place = self.gather(to, len)?;
-            source.read_exact_at(&mut self.gathered[place..place + len], from)?;
+            let room = self.room(to)?;
+            let len = usize::try_from(end - to).map_or(room, |left| left.min(room));
+            let filled = self.gathered.len();
+            self.gathered.resize(filled + len, 0);
+            source.read_exact_at(&mut self.gathered[filled..], from)?;
             (from, to) = (from + len as u64, to + len as u64);
         }
         Ok(())
     }
 
-    /// Makes room for `len` bytes that go to `to`: where they are gathered.
-    fn gather(&mut self, to: u64, len: usize) -> io::Result<usize> {
-        // What is between the end of a piece and the next block is zeros in the image.
-        let mut start = self.filled.next_multiple_of(BLOCK_BYTES);
-        if to != self.at + start as u64 || start + len > GATHERED {
-            self.flush()?;
-            (self.at, start) = (to, 0);
+    /// Makes room for bytes that go to `to`: at least one, and how many.
+    fn room(&mut self, to: u64) -> io::Result<usize> {
+        let filled = self.gathered.len();
+        // What is between the end of one and the next block is zeros in the image.
+        let ends = [filled, filled.next_multiple_of(BLOCK_BYTES)];
+        match ends.into_iter().find(|&end| to == self.at + end as u64) {
+            Some(end) if end < capacity(self.at) => self.gathered.resize(end, 0),
+            _ => {
+                self.flush()?;
+                self.at = to;
+            }
         }
-        self.gathered[self.filled..start].fill(0);
-        self.filled = start + len;
-        Ok(start)
+        Ok(capacity(self.at) - self.gathered.len())
     }
 
-    /// Writes what is gathered. To be called at the end.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        let filled = std::mem::take(&mut self.filled);
-        if filled == 0 {
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
             return Ok(());
         }
-        self.pieces.changed(Run { start: self.at / BLOCK, len: (filled as u64).div_ceil(BLOCK) });
-        self.image.write_all_at(&self.gathered[..filled], self.at)
+        self.gathered = self.scribe.write(self.at, std::mem::take(&mut self.gathered))?;
+        Ok(())
     }
+
+    /// Writes what is gathered; what is known of the image then.
+    pub(super) fn finish(mut self) -> io::Result<Pieces> {
+        self.flush()?;
+        self.scribe.finish()
+    }
+}
+
+/// Bytes of a sheet that begins at byte `at`: sheets end where pieces do, so that most of these are whole in one.
+fn capacity(at: u64) -> usize {
+    SHEET - usize::try_from(at % SHEET as u64).expect("less than a sheet")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn pieces_land_where_they_belong_and_nowhere_else() {
@@ -118,29 +143,34 @@ mod tests {
         let image = tempfile::tempfile().unwrap();
         image.set_len(8 << 20).unwrap();
         let mut expected = vec![0; 8 << 20];
-        let mut filler = Filler::new(&sources, &image, Pieces::default());
-        for &(from, to, len) in &pieces {
-            filler.copy(0, from, to, len).unwrap();
-            let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
-            expected[to..to + len].copy_from_slice(&content[from..from + len]);
-        }
-        for (block, len) in [(1200, 4096), (1201, 100), (1500, (1 << 20) + 5)] {
-            filler.put(block, &content[..len]).unwrap();
-            let to = usize::try_from(block * BLOCK).unwrap();
-            expected[to..to + len].copy_from_slice(&content[..len]);
-        }
-        filler.flush().unwrap();
+        let known = thread::scope(|scope| {
+            let mut filler = Filler::new(scope, &sources, &image, Pieces::default()).unwrap();
+            for &(from, to, len) in &pieces {
+                filler.copy(0, from, to, len).unwrap();
+                let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
+                expected[to..to + len].copy_from_slice(&content[from..from + len]);
+            }
+            for (block, len) in [(1200, 4096), (1201, 100), (1500, (1 << 20) + 5)] {
+                filler.put(block, &content[..len]).unwrap();
+                let to = usize::try_from(block * BLOCK).unwrap();
+                expected[to..to + len].copy_from_slice(&content[..len]);
+            }
+            filler.finish().unwrap()
+        });
         let mut found = vec![0; 8 << 20];
         image.read_exact_at(&mut found, 0).unwrap();
         assert!(found == expected);
         // What was written is known to have changed.
-        assert_eq!(filler.pieces.digest(&image, 8 << 20).unwrap(), *blake3::hash(&expected).as_bytes());
+        assert_eq!(known.digest(&image, 8 << 20).unwrap(), *blake3::hash(&expected).as_bytes());
     }
 
     #[test]
     fn a_spool_that_ends_early_is_an_error() {
         let (spool, image) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let sources = [Origin::Open(spool)];
-        assert!(Filler::new(&sources, &image, Pieces::default()).copy(0, 0, 0, 1).is_err());
+        thread::scope(|scope| {
+            let mut filler = Filler::new(scope, &sources, &image, Pieces::default()).unwrap();
+            assert!(filler.copy(0, 0, 0, 1).is_err());
+        });
     }
 }

@@ -29,6 +29,13 @@ pub(super) struct Run {
     pub(super) len: u64,
 }
 
+impl Run {
+    /// The blocks that `len` bytes from byte `at` on, the beginning of one, are in.
+    pub(super) fn of_bytes(at: u64, len: u64) -> Self {
+        Self { start: at / BLOCK, len: len.div_ceil(BLOCK) }
+    }
+}
+
 /// Those of the first `groups` groups that hold a superblock.
 pub(super) fn with_superblock(groups: u64) -> impl Iterator<Item = u64> {
     COPIES.into_iter().take_while(move |&group| group < groups)

@@ -29,7 +29,7 @@ use rustix::{
     fs::{FallocateFlags, fallocate},
     io::Errno,
 };
-use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt};
+use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt, thread};
 
 /// Blocks of `lost+found`.
 const LOST_FOUND: usize = 4;
@@ -64,52 +64,54 @@ pub(super) fn write(
     let uuid = order.uuid(format);
     let mut space = Space::new(dealt);
     let elsewhere = claim(tree, &order, &mut space);
-    let mut filler = Filler::new(sources, file, pieces);
-    for free in space.gaps() {
-        clear(file, free).map_err(failed())?;
-        filler.pieces.changed(free);
-    }
     let total = order.files.iter().map(|&index| copied(&tree.inodes[index as usize].kind)).sum();
-    let mut painter = Painter {
-        tree,
-        order: &order,
-        space,
-        filler,
-        elsewhere,
-        inodes: vec![[0; INODE]; order.last_inode()],
-        seed: csum::fs_seed(&uuid),
-        hash_seed: dirhash::seed_from_uuid(&uuid),
-        epoch: format.epoch,
-        job,
-        done: 0,
-        reported: 0,
-        total,
-    };
-    let journal = painter.reserved()?;
-    for &index in order.dirs.iter().chain(&order.others).chain(&order.files) {
-        painter.inode(index)?;
-    }
-    let Painter { mut space, mut filler, inodes, hash_seed, .. } = painter;
-    let frame = Frame::new(&mut space, inodes.len() as u64)?;
-    let picture = Picture { uuid, hash_seed, label: &format.label, epoch: format.epoch, inodes: &inodes, journal };
-    frame.write(&picture, &mut space, &mut filler)?;
-    filler.flush().map_err(failed())?;
-    file.set_len(frame.len()).map_err(failed())?;
+    let painted: Result<_, Error> = thread::scope(|scope| {
+        let mut filler = Filler::new(scope, sources, file, pieces).map_err(failed())?;
+        for free in space.gaps() {
+            clear(file, free).and_then(|()| filler.cleared(free)).map_err(failed())?;
+        }
+        let mut painter = Painter {
+            tree,
+            order: &order,
+            space,
+            filler,
+            elsewhere,
+            inodes: vec![[0; INODE]; order.last_inode()],
+            seed: csum::fs_seed(&uuid),
+            hash_seed: dirhash::seed_from_uuid(&uuid),
+            epoch: format.epoch,
+            job,
+            done: 0,
+            reported: 0,
+            total,
+        };
+        let journal = painter.reserved()?;
+        for &index in order.dirs.iter().chain(&order.others).chain(&order.files) {
+            painter.inode(index)?;
+        }
+        let Painter { mut space, mut filler, inodes, hash_seed, .. } = painter;
+        let frame = Frame::new(&mut space, inodes.len() as u64)?;
+        let picture = Picture { uuid, hash_seed, label: &format.label, epoch: format.epoch, inodes: &inodes, journal };
+        frame.write(&picture, &mut space, &mut filler)?;
+        Ok((frame.len(), filler.finish().map_err(failed())?))
+    });
+    let (len, pieces) = painted?;
+    file.set_len(len).map_err(failed())?;
     job.progress.advance(total, Some(total));
-    let digest = hash.then(|| filler.pieces.digest(file, frame.len()).map_err(Error::io("hash the image")));
-    let digest = digest.transpose()?;
+    let digest = hash.then(|| pieces.digest(file, len).map_err(Error::io("hash the image"))).transpose()?;
     let content_bytes = order.files.iter().map(|&index| stored(&tree.inodes[index as usize].kind)).sum();
     let entries = order.entries();
-    Ok((Written { size_bytes: frame.len(), entries, content_bytes }, digest))
+    Ok((Written { size_bytes: len, entries, content_bytes }, digest))
 }
 
 /// What a file consists of, as (offset in it, segment) in order.
-fn segments(kind: &Kind) -> Box<dyn Iterator<Item = (u64, Segment)> + '_> {
-    match kind {
-        Kind::File(segment) if segment.len > 0 => Box::new(std::iter::once((0, *segment))),
-        Kind::Sparse { data, .. } => Box::new(data.iter().copied()),
-        _ => Box::new(std::iter::empty()),
-    }
+fn segments(kind: &Kind) -> impl Iterator<Item = (u64, Segment)> + '_ {
+    let (one, several): (_, &[_]) = match kind {
+        Kind::File(segment) => (Some((0, *segment)).filter(|_| segment.len > 0), &[]),
+        Kind::Sparse { data, .. } => (None, data),
+        _ => (None, &[]),
+    };
+    one.into_iter().chain(several.iter().copied())
 }
 
 /// Bytes of a file that are not zeros in a row.

@@ -98,9 +98,8 @@ impl Order {
     }
 
     fn note(&mut self, name: &[u8], meta: &Meta) {
-        for number in [name.len() as u64, u64::from(meta.mode), u64::from(meta.uid), u64::from(meta.gid)] {
-            self.digest.update(number.to_le_bytes());
-        }
+        let numbers = [name.len() as u64, u64::from(meta.mode), u64::from(meta.uid), u64::from(meta.gid)];
+        self.digest.update(numbers.map(u64::to_le_bytes).as_flattened());
         self.digest.update(name);
         self.digest.update(meta.mtime.secs.to_le_bytes());
     }

@@ -44,7 +44,19 @@ impl Pieces {
         *self.state(at / PIECE as u64) = State::Hashed(hash);
     }
 
-    /// Blocks were written, or made a hole.
+    /// Blocks were made a hole.
+    pub(super) fn cleared(&mut self, blocks: Run) {
+        let end = blocks.start + blocks.len;
+        let (first, last) = (blocks.start.div_ceil(PIECE_BLOCKS), end / PIECE_BLOCKS);
+        if first >= last {
+            return self.changed(blocks);
+        }
+        (first..last).for_each(|piece| *self.state(piece) = State::Zeros);
+        self.changed(Run { start: blocks.start, len: first * PIECE_BLOCKS - blocks.start });
+        self.changed(Run { start: last * PIECE_BLOCKS, len: end - last * PIECE_BLOCKS });
+    }
+
+    /// Blocks were written.
     pub(super) fn changed(&mut self, blocks: Run) {
         if blocks.len > 0 {
             for piece in blocks.start / PIECE_BLOCKS..=(blocks.start + blocks.len - 1) / PIECE_BLOCKS {
@@ -134,5 +146,21 @@ mod tests {
         pieces.hashed(PIECE as u64, [1; 32]);
         pieces.changed(Run { start: PIECE_BLOCKS - 1, len: 2 });
         assert_eq!(pieces.digest(&file, 2 * PIECE as u64).unwrap(), *blake3::hash(&whole).as_bytes());
+    }
+
+    #[test]
+    fn a_hole_is_zeros_whatever_was_there() {
+        for (from, blocks) in [(0, 64), (1, 63), (0, 65), (3, 200), (70, 20), (60, 8), (63, 129), (128, 128)] {
+            let file = tempfile::tempfile().unwrap();
+            let mut whole = vec![7; 4 * PIECE];
+            let mut pieces = Pieces::default();
+            whole.chunks(PIECE).zip((0..).step_by(PIECE)).for_each(|(piece, at)| pieces.hashed(at, hash(at, piece)));
+            let block = usize::try_from(BLOCK).unwrap();
+            whole[from * block..(from + blocks) * block].fill(0);
+            file.write_all_at(&whole, 0).unwrap();
+            pieces.cleared(Run { start: from as u64, len: blocks as u64 });
+            let digest = pieces.digest(&file, whole.len() as u64).unwrap();
+            assert_eq!(digest, *blake3::hash(&whole).as_bytes(), "{from} {blocks}");
+        }
     }
 }

@@ -6,11 +6,14 @@
 //! A tree may be made of layers: then a whiteout takes away what lower layers put there and nothing of its own, and a
 //! path leads through the symbolic links of the tree, as it would for a program in the image.
 
+mod last;
+
 use super::{
     entry::{Meta, Node},
     error::{Refusal, quoted},
     spool::Segment,
 };
+use last::LastParent;
 use std::collections::BTreeMap;
 
 /// Index of an inode in [`Tree::inodes`].
@@ -72,11 +75,13 @@ pub(super) struct Tree {
     layer: u32,
     /// Bytes of the links followed so far.
     steps: u64,
+    last: LastParent,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { inodes: vec![implied_directory(0)], names: 0, layer: 0, steps: 0 }
+        let last = LastParent::default();
+        Self { inodes: vec![implied_directory(0)], names: 0, layer: 0, steps: 0, last }
     }
 
     /// Names given so far, replaced and implied ones included: what bounds the memory.
@@ -87,11 +92,14 @@ impl Tree {
     /// What follows belongs to a layer above all before.
     pub(super) fn next_layer(&mut self) {
         self.layer += 1;
+        // What it puts somewhere is marked on the way.
+        self.last.forget();
     }
 
     /// Takes away what lower layers have at `path`.
     pub(super) fn whiteout(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
         let Some((name, parents)) = path.split_last() else { return Err(Refusal::Empty) };
+        self.last.forget();
         if let Some(directory) = self.walk(parents)? {
             self.remove_lower(directory, name);
         }
@@ -100,6 +108,7 @@ impl Tree {
 
     /// Takes away what lower layers have in the directory at `path`.
     pub(super) fn opaque(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
+        self.last.forget();
         if let Some(directory) = self.walk(path)? {
             self.sweep(directory);
         }
@@ -271,14 +280,22 @@ impl Tree {
         if path.first() == Some(&LOST_FOUND) {
             return Err(Refusal::Reserved);
         }
-        if self.layer > 0 {
-            return self.parent_through_links(path);
+        let parents = &path[..path.len().saturating_sub(1)];
+        if let Some(directory) = self.last.at(parents) {
+            return Ok(directory);
         }
+        let directory =
+            if self.layer > 0 { self.parent_through_links(parents) } else { self.parent_by_names(parents) }?;
+        self.last.note(parents, directory);
+        Ok(directory)
+    }
+
+    fn parent_by_names(&mut self, parents: &[&[u8]]) -> Result<Index, Refusal> {
         let mut dir = ROOT;
-        for (depth, name) in path.iter().enumerate().take(path.len().saturating_sub(1)) {
+        for (depth, name) in parents.iter().enumerate() {
             dir = match self.child(dir, name) {
                 Some(index) if self.is_dir(index) => index,
-                Some(_) => return Err(Refusal::NotADirectory(quoted(&path[..=depth].join(&b'/')))),
+                Some(_) => return Err(Refusal::NotADirectory(quoted(&parents[..=depth].join(&b'/')))),
                 None => {
                     let Inode { kind, meta, .. } = implied_directory(self.layer);
                     self.place(dir, name, kind, meta)?
@@ -305,9 +322,8 @@ impl Tree {
         Some(directory)
     }
 
-    /// As [`Self::parent`], following the tree's links; `..` in one stops at the root.
-    fn parent_through_links(&mut self, path: &[&[u8]]) -> Result<Index, Refusal> {
-        let parents = &path[..path.len().saturating_sub(1)];
+    /// The same, following the tree's links; `..` in one stops at the root.
+    fn parent_through_links(&mut self, parents: &[&[u8]]) -> Result<Index, Refusal> {
         if let Some(directory) = self.plain_parent(parents) {
             return Ok(directory);
         }
@@ -382,6 +398,7 @@ impl Tree {
         if let Kind::Dir { children, .. } = &mut self.inodes[parent as usize].kind
             && let Some(replaced) = children.insert(name.into(), child)
         {
+            self.last.forget();
             self.forget(replaced.index);
         }
         Ok(())

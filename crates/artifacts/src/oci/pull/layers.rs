@@ -2,17 +2,17 @@
 
 use super::{Opened, Pending, Place, Way};
 use crate::{
-    job::{Cancel, Job, Part, PartState},
+    job::{Cancel, Job, Part, PartState, Progress},
     oci::{
         Digest, OciError,
         blob::{Blob, Download, Keep, Origin, part},
         error::LayerError,
+        hashing::Pairs,
         layer::{self, Layer, Measure},
         merge,
     },
     rootfs::{Placer, RootfsBuilder, Site},
 };
-use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
@@ -30,6 +30,15 @@ const PARALLEL: usize = 3;
 /// How often a waiting pull looks at the cancel flag.
 const POLL: Duration = Duration::from_millis(25);
 
+/// What layers that come at once have in common.
+#[derive(Debug, Default)]
+struct Common {
+    /// Bytes they unpacked to so far.
+    used: AtomicU64,
+    /// Where they are hashed.
+    pairs: Pairs,
+}
+
 impl Opened<'_> {
     /// Reads all layers, several at once, and stacks them.
     pub(super) fn layers(
@@ -39,7 +48,7 @@ impl Opened<'_> {
         job: &Job<'_>,
     ) -> Result<(), OciError> {
         job.progress.phase(&format!("getting {} of {}", plural(pending.len()), self.what));
-        let used = AtomicU64::new(0);
+        let common = Common::default();
         // The same bytes several times are read once.
         let mut first = HashMap::new();
         let queue: VecDeque<usize> =
@@ -56,9 +65,9 @@ impl Opened<'_> {
         let outcome = thread::scope(|scope| {
             let (ready, results) = channel();
             for _ in 0..workers {
-                let (ready, queue, used) = (ready.clone(), &queue, &used);
+                let (ready, queue, common) = (ready.clone(), &queue, &common);
                 let job = Job { progress: job.progress, cancel: &stop };
-                scope.spawn(move || self.worker(pending, queue, used, site, &job, &ready));
+                scope.spawn(move || self.worker(pending, queue, common, site, &job, &ready));
             }
             drop(ready);
             let mut stack = Stack { pending, first: &first, waiting: HashMap::new(), placed: HashMap::new(), next: 0 };
@@ -96,7 +105,7 @@ impl Opened<'_> {
         &self,
         pending: &[Pending],
         queue: &Mutex<VecDeque<usize>>,
-        used: &AtomicU64,
+        common: &Common,
         site: &Arc<Site>,
         job: &Job<'_>,
         ready: &Sender<(usize, Result<Layer, LayerError>)>,
@@ -108,19 +117,21 @@ impl Opened<'_> {
                 return;
             }
             let placer = site.placer(number, job.cancel);
-            let layer = self.layer(&pending[number], used, placer, job);
+            let layer = self.layer(&pending[number], common, placer, job);
             if ready.send((number, layer)).is_err() {
                 return;
             }
         }
     }
 
-    fn layer(&self, pending: &Pending, used: &AtomicU64, placer: Placer, job: &Job<'_>) -> Result<Layer, LayerError> {
+    fn layer(&self, pending: &Pending, common: &Common, placer: Placer, job: &Job<'_>) -> Result<Layer, LayerError> {
+        let Common { used, pairs } = common;
         let limits = self.registries.limits;
         if pending.size > limits.max_unpacked {
             return Err(LayerError::TooLarge(limits.max_unpacked));
         }
-        let (origin, cached) = self.origin(pending, *job)?;
+        let words = Words(job.progress);
+        let (origin, cached) = self.origin(pending, Job { progress: &words, cancel: job.cancel })?;
         let kept = match (&origin, pending.digest) {
             (Origin::Cached(file, _), Some(digest)) => file.try_clone().ok().map(|file| (digest, file)),
             _ => None,
@@ -132,13 +143,13 @@ impl Opened<'_> {
             origin: Some(origin),
             digest: pending.digest,
             size: pending.size,
-            hash: Sha256::new(),
+            hash: pending.digest.map(|_| pairs.stream()),
             read: 0,
             reported: 0,
             report: Box::new(move |bytes| report(&watcher, pending, begins, bytes)),
             failure: None,
         };
-        let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id) };
+        let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id), pairs };
         let layer = layer::read(blob, measure, placer, job).map_err(|error| match kept {
             // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
             // begins anew.
@@ -232,6 +243,21 @@ impl Stack<'_> {
         }
         Ok(())
     }
+}
+
+/// What a download of a layer has to say: how far it is, its layer says.
+struct Words<'a>(&'a dyn Progress);
+
+impl Progress for Words<'_> {
+    fn phase(&self, what: &str) {
+        self.0.phase(what);
+    }
+
+    fn notice(&self, text: &str) {
+        self.0.notice(text);
+    }
+
+    fn advance(&self, _done: u64, _total: Option<u64>) {}
 }
 
 fn report(job: &Job<'_>, pending: &Pending, state: PartState, done: u64) {

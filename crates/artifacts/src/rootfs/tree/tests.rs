@@ -40,6 +40,30 @@ fn nothing_is_reached_through_a_link() {
 }
 
 #[test]
+fn the_same_names_may_lead_elsewhere_by_now() {
+    let mut tree = Tree::new();
+    tree.next_layer();
+    put(&mut tree, "d/a", file()).unwrap();
+    put(&mut tree, "e/a", file()).unwrap();
+    link(&mut tree, "l", "d");
+    put(&mut tree, "l/b", file()).unwrap();
+    link(&mut tree, "l", "e");
+    put(&mut tree, "l/c", file()).unwrap();
+    let there = |tree: &Tree, path: &str| tree.find(&components(path.as_bytes()).unwrap()).is_some();
+    assert!(there(&tree, "d/b") && there(&tree, "e/c") && !there(&tree, "d/c"));
+    // Gone with its layer, and made anew.
+    put(&mut tree, "d/e/f", file()).unwrap();
+    tree.next_layer();
+    tree.whiteout(&[b"d", b"e"]).unwrap();
+    put(&mut tree, "d/e/g", file()).unwrap();
+    assert!(there(&tree, "d/e/g") && !there(&tree, "d/e/f"));
+    tree.next_layer();
+    put(&mut tree, "d/e/h", file()).unwrap();
+    tree.opaque(&[b"d"]).unwrap();
+    assert!(there(&tree, "d/e/h") && !there(&tree, "d/e/g"));
+}
+
+#[test]
 fn hard_links_name_what_is_there() {
     let mut tree = Tree::new();
     tree.dir(&[b"d"], Meta::default()).unwrap();
@@ -133,7 +157,10 @@ fn all_paths_together_lead_through_so_many_links_and_no_more() {
     put(&mut tree, "way/a", file()).unwrap();
     assert!(tree.steps > 4000, "{}", tree.steps);
     tree.steps = STEPS_MAX - 1;
-    assert_eq!(put(&mut tree, "way/b", file()).unwrap_err(), Refusal::LinkSteps);
+    // The entry before was put there, so nothing is followed.
+    put(&mut tree, "way/b", file()).unwrap();
+    put(&mut tree, "elsewhere", file()).unwrap();
+    assert_eq!(put(&mut tree, "way/c", file()).unwrap_err(), Refusal::LinkSteps);
     tree.steps = STEPS_MAX - 1;
     assert_eq!(tree.whiteout(&[b"way", b"a"]).unwrap_err(), Refusal::LinkSteps);
     tree.steps = STEPS_MAX - 1;

@@ -30,10 +30,8 @@ impl Progress for StopAt {
         }
     }
 
-    fn advance(&self, done: u64, _: Option<u64>) {
-        if done > 0 {
-            self.phase("written");
-        }
+    fn advance(&self, _: u64, _: Option<u64>) {
+        self.phase("written");
     }
 
     fn part(&self, part: &Part<'_>) {
