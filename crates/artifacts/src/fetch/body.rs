@@ -145,6 +145,9 @@ impl<'a> Body<'a> {
                     Err(FetchError::Short { received: self.received, expected })
                 }
                 _ => {
+                    if self.expected.is_none() {
+                        self.job.progress.advance(self.received, None);
+                    }
                     self.sha256 = Some(sha256);
                     Ok(())
                 }

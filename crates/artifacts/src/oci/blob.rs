@@ -52,7 +52,7 @@ pub(super) struct Blob<'a> {
     /// What they have to be; an archive of Docker's does not say it.
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
-    /// Where there is something to compare it with.
+    /// There where they have a digest.
     pub(super) hash: Option<Stream<'a>>,
     pub(super) read: u64,
     pub(super) reported: u64,
@@ -109,18 +109,19 @@ impl Packed for Blob<'_> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let is = self.hash.take().map(Stream::finish);
+        let hash = self.hash.take();
         let origin = self.origin.take();
         if self.read != self.size {
             return Err(LayerError::Size { is: self.read, should: self.size });
         }
-        if let (Some(should), Some(is)) = (self.digest, is)
-            && should != is
-        {
-            if let Some(Origin::Cached(file, cache)) = origin {
-                cache.forget(&should, &file);
+        if let Some(should) = self.digest {
+            let is = hash.expect("what has a digest is hashed, once").finish();
+            if should != is {
+                if let Some(Origin::Cached(file, cache)) = origin {
+                    cache.forget(&should, &file);
+                }
+                return Err(LayerError::Digest { is });
             }
-            return Err(LayerError::Digest { is });
         }
         if let (Some(Origin::Download(both)), Some(digest)) = (origin, self.digest) {
             let (_, keep) = *both;

@@ -154,6 +154,9 @@ impl Stream<'_> {
 
     /// These bytes are next. Buffers that came before are given back, to be filled again.
     pub(super) fn give(&mut self, piece: Vec<u8>) -> Vec<Vec<u8>> {
+        if piece.is_empty() {
+            return Vec::new();
+        }
         if self.part.is_empty() && piece.len().is_multiple_of(BLOCK) {
             return self.lay(piece);
         }

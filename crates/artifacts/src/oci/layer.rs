@@ -1,7 +1,7 @@
 //! One layer: its bytes decompressed and checked, its headers read, its contents put into the image.
 //!
-//! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other hashes,
-//! walks and writes. What comes out is a list of what is in it; where two entries name the same path is for
+//! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other walks and
+//! writes; each hashes what went through it, and some of other layers along ([`super::hashing`]). What comes out is a list of what is in it; where two entries name the same path is for
 //! [`super::merge`] to know.
 
 use super::{

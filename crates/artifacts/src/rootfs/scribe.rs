@@ -128,10 +128,14 @@ mod tests {
         let image = tempfile::tempfile().unwrap();
         let mut expected = vec![0; 8 * PIECE];
         image.set_len(expected.len() as u64).unwrap();
+        let mut known = Pieces::default();
+        known.hashed(4 * PIECE as u64, [1; 32]);
+        known.hashed(7 * PIECE as u64, [1; 32]);
         let pieces = thread::scope(|scope| {
-            let mut scribe = Scribe::start(scope, &image, Pieces::default()).unwrap();
-            // A hole where something was, a whole piece, one and two halves, one that follows on the half before.
-            expected[4 * PIECE..5 * PIECE].fill(0);
+            let mut scribe = Scribe::start(scope, &image, known).unwrap();
+            // A hole where something was, what others wrote, a whole piece, one and two halves, one that follows on the
+            // half before.
+            scribe.changed(Run::of_bytes(7 * PIECE as u64, 1)).unwrap();
             scribe.cleared(Run::of_bytes(4 * PIECE as u64, PIECE as u64 + 4096)).unwrap();
             let parts = [(0, PIECE), (3 * PIECE / 2, 2 * PIECE), (7 * PIECE / 2, 4096), (6 * PIECE + 4096, 10_000)];
             for (n, (at, len)) in parts.into_iter().enumerate() {

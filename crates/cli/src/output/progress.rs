@@ -35,6 +35,8 @@ struct Layers {
 #[derive(Debug)]
 struct Layer {
     state: LayerState,
+    done: u64,
+    total: u64,
     bar: Option<ProgressBar>,
 }
 
@@ -98,16 +100,21 @@ impl<'a> Progress<'a> {
         }
         let name = escape(name).into_owned();
         let Layers { bars, by_name } = &mut self.layers;
-        let layer = by_name.entry(name.clone()).or_insert(Layer { state: LayerState::Waiting, bar: None });
+        let waiting = Layer { state: LayerState::Waiting, done, total, bar: None };
+        let layer = by_name.entry(name.clone()).or_insert(waiting);
         let ended = state == LayerState::Done && layer.state != LayerState::Done;
         let cached = layer.state == LayerState::Cached;
-        layer.state = state;
+        (layer.state, layer.done, layer.total) = (state, done, total);
         if !self.printer.terminal() {
             if ended {
                 let how = if cached { "from the cache" } else { "downloaded" };
                 self.printer.talk(&format!("layer {name}: {how}, {}", ByteSize(total)));
             }
-            return;
+            // Large ones take minutes, and all together say how far they are.
+            let sum =
+                |bytes: fn(&Layer) -> u64| by_name.values().fold(0, |sum: u64, layer| sum.saturating_add(bytes(layer)));
+            let (done, total) = (sum(|layer| layer.done), sum(|layer| layer.total));
+            return self.advance(done, Some(total));
         }
         let bars = bars.get_or_insert_with(MultiProgress::new);
         let bar = layer.bar.get_or_insert_with(|| bars.add(ProgressBar::new(total)));
@@ -238,6 +245,23 @@ mod tests {
         progress.phase.as_mut().unwrap().since -= SHOW_AFTER;
         progress.tick();
         assert!(progress.phase.as_ref().unwrap().shown.is_some());
+    }
+
+    #[test]
+    fn layers_without_bars_say_together_how_far_they_are() {
+        let printer = Printer::new(false, false);
+        let mut progress = Progress::new(&printer);
+        progress.phase("getting 2 layers");
+        for (name, state, done) in [
+            ("a", LayerState::Waiting, 0),
+            ("b", LayerState::Waiting, 0),
+            ("b", LayerState::Downloading, 30),
+            ("a", LayerState::Done, 100),
+        ] {
+            progress.layer(name, state, done, 100);
+        }
+        let phase = progress.phase.as_ref().unwrap();
+        assert_eq!((phase.done, phase.total), (130, Some(200)));
     }
 
     #[test]

@@ -41,22 +41,40 @@ fn nothing_is_reached_through_a_link() {
 
 #[test]
 fn the_same_names_may_lead_elsewhere_by_now() {
-    let mut tree = Tree::new();
-    tree.next_layer();
-    put(&mut tree, "d/a", file()).unwrap();
-    put(&mut tree, "e/a", file()).unwrap();
-    link(&mut tree, "l", "d");
-    put(&mut tree, "l/b", file()).unwrap();
-    link(&mut tree, "l", "e");
-    put(&mut tree, "l/c", file()).unwrap();
+    let layers = || {
+        let mut tree = Tree::new();
+        tree.next_layer();
+        tree
+    };
     let there = |tree: &Tree, path: &str| tree.find(&components(path.as_bytes()).unwrap()).is_some();
-    assert!(there(&tree, "d/b") && there(&tree, "e/c") && !there(&tree, "d/c"));
-    // Gone with its layer, and made anew.
-    put(&mut tree, "d/e/f", file()).unwrap();
+    // What led there was replaced.
+    let mut tree = layers();
+    put(&mut tree, "e/x", file()).unwrap();
+    link(&mut tree, "l", ".");
+    link(&mut tree, "l/l", "e");
+    put(&mut tree, "l/c", file()).unwrap();
+    assert!(there(&tree, "e/c") && !there(&tree, "c"));
+    // It was taken out with what lower layers have.
+    let mut tree = layers();
+    put(&mut tree, "d/a", file()).unwrap();
+    link(&mut tree, "l", "d");
     tree.next_layer();
-    tree.whiteout(&[b"d", b"e"]).unwrap();
+    put(&mut tree, "l/b", file()).unwrap();
+    tree.whiteout(&[b"l"]).unwrap();
+    put(&mut tree, "l/c", file()).unwrap();
+    assert!(there(&tree, "l/c") && !there(&tree, "d/c"));
+    // Its directory was emptied.
+    let mut tree = layers();
+    put(&mut tree, "d/a", file()).unwrap();
+    link(&mut tree, "k/l", "/d");
+    tree.next_layer();
+    put(&mut tree, "k/l/b", file()).unwrap();
+    tree.opaque(&[b"k"]).unwrap();
+    put(&mut tree, "k/l/c", file()).unwrap();
+    assert!(there(&tree, "k/l/c") && !there(&tree, "d/c"));
+    // Another layer marks what it puts there.
+    let mut tree = layers();
     put(&mut tree, "d/e/g", file()).unwrap();
-    assert!(there(&tree, "d/e/g") && !there(&tree, "d/e/f"));
     tree.next_layer();
     put(&mut tree, "d/e/h", file()).unwrap();
     tree.opaque(&[b"d"]).unwrap();

@@ -12,7 +12,8 @@ use banger_testkit::require;
 use serde_json::Value;
 use std::fs;
 
-/// The steps of a pull, by what its progress says; `halfway` is in the middle of a layer, `written` in that of the image.
+/// The steps of a pull, by what its progress says; `halfway` is in the middle of a layer, `written` when all of the image
+/// is there but for its digest.
 const STEPS: [&str; 6] =
     ["asking for", "getting 2 layers", "halfway", "writing the image", "written", "saving the image"];
 

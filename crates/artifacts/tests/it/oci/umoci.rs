@@ -241,6 +241,7 @@ fn compare(layers: &[Vec<Step>]) -> bool {
             check(&pulled.image.rootfs);
             let mut ours = ours(&pulled.image.rootfs, &names(&pulled.image.rootfs));
             let described = described(layers);
+            let made = theirs.clone();
             for tree in [&mut theirs, &mut ours] {
                 for (path, seen) in tree.iter_mut() {
                     // An undescribed directory has the time of its making; a described one may have been made anew
@@ -260,9 +261,12 @@ fn compare(layers: &[Vec<Step>]) -> bool {
                 // Taking something out of a directory touches the real one, and no entry says so.
                 if ours.kind == "directory" && (PRESENT..FUTURE).contains(&theirs[path].mtime.0) {
                     ours.mtime = theirs[path].mtime;
-                    // A described one that went and came again because something is in it is as mkdir(2) made it.
-                    let made = (ours.mode, ours.owner) == (0o755, (0, 0)) && theirs[path].owner.0 == 0;
-                    if made && theirs[path].mode == 0o2755 {
+                    // One that was described, went, and came again because something is in it: as mkdir(2) made it.
+                    let above = path.rsplit_once('/').map_or(ROOT, |(above, _)| above);
+                    let group = made.get(above).filter(|above| above.mode & 0o2000 != 0).map(|above| above.owner.1);
+                    let inherits =
+                        theirs[path].mode == 0o2755 && group.is_some_and(|group| theirs[path].owner == (0, group));
+                    if inherits && (ours.mode, ours.owner) == (0o755, (0, 0)) {
                         (ours.mode, ours.owner) = (theirs[path].mode, theirs[path].owner);
                     }
                 }
