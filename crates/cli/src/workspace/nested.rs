@@ -8,7 +8,12 @@ use super::{
     quote::quoted,
 };
 use banger_proto::failure::Failure;
-use std::{collections::HashSet, ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
 
 /// What a git directory holds: a file, and with it another one, which says where the rest is, or two directories.
 const FILES: [&str; 2] = ["head", "commondir"];
@@ -16,50 +21,83 @@ const DIRECTORIES: [&str; 2] = ["objects", "refs"];
 
 /// A refusal of a patch for the tree at `root`, or for any, that touches what is in another repository.
 pub(super) fn check(summary: &Summary, root: Option<&Path>) -> Result<(), Failure> {
-    let (made, mut harmless) = (Made::by(summary), HashSet::new());
+    let (made, mut before) = (Made::by(summary, root), &b""[..]);
     for path in &summary.files {
-        for dir in parents(path) {
-            if !harmless.insert(dir) {
-                continue;
+        let name = folded(path);
+        for level in levels(path, &name) {
+            // Paths are in their order, so those below one directory follow each other.
+            if before.starts_with(&path[..=level.dir.len()]) {
+                break;
             }
-            let there = root.map(|root| root.join(OsStr::from_bytes(dir)));
+            let there = level.place(root);
             let is_tree = there.as_ref().is_some_and(|there| there.join(".git").symlink_metadata().is_ok());
-            if is_tree || made.is_git_dir(dir, there.as_deref()) {
-                return Err(refused(path, &format!("it is in another repository, {}", quoted(dir))));
+            if is_tree || made.is_git_dir(level.folded, there.as_deref()) {
+                return Err(refused(path, &format!("it is in another repository, {}", quoted(level.dir))));
             }
         }
+        before = path;
     }
     Ok(())
 }
 
-/// Parts of git directories that a patch touches, each with the directory it is in, folded.
-struct Made(HashSet<(String, &'static str)>);
+/// A directory that a path leads through.
+struct Level<'a> {
+    dir: &'a [u8],
+    folded: &'a str,
+    /// What the path names in it, folded.
+    name: &'a str,
+}
+
+impl Level<'_> {
+    fn place(&self, root: Option<&Path>) -> Option<PathBuf> {
+        root.map(|root| root.join(OsStr::from_bytes(self.dir)))
+    }
+}
+
+/// The directories above a path that is `folded` to another, the nearest first. What separates them is the same in both.
+fn levels<'a>(path: &'a [u8], folded: &'a str) -> impl Iterator<Item = Level<'a>> {
+    parents(path).zip(folded.rmatch_indices('/')).map(|(dir, (at, _))| {
+        let name = folded[at + 1..].split('/').next().unwrap_or_default();
+        Level { dir, folded: &folded[..at], name }
+    })
+}
+
+/// Directories, folded, with the parts of git directories that a patch touches in them. A path has thousands of directories
+/// if the guest likes, so two of those parts are remembered only beside a `HEAD`, without which they are none.
+struct Made(HashMap<String, HashSet<&'static str>>);
 
 impl Made {
-    fn by(summary: &Summary) -> Self {
-        let mut made = HashSet::new();
+    fn by(summary: &Summary, root: Option<&Path>) -> Self {
+        let mut made: HashMap<String, HashSet<&'static str>> = HashMap::new();
         for path in &summary.files {
             let path = folded(path);
-            let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-            for end in ends {
-                let Some((dir, name)) = path[..end].rsplit_once('/') else { continue };
-                let files = FILES.iter().filter(|_| end == path.len());
-                if let Some(part) = files.chain(&DIRECTORIES).find(|part| **part == name) {
-                    made.insert((dir.to_owned(), *part));
+            let Some((dir, name)) = path.rsplit_once('/') else { continue };
+            if let Some(part) = FILES.iter().find(|part| **part == name) {
+                made.entry(dir.to_owned()).or_default().insert(*part);
+            }
+        }
+        for path in &summary.files {
+            let name = folded(path);
+            for level in levels(path, &name) {
+                let Some(part) = DIRECTORIES.iter().find(|part| **part == level.name) else { continue };
+                if let Some(parts) = made.get_mut(level.folded) {
+                    parts.insert(*part);
+                } else if level.place(root).is_some_and(|there| there.join("HEAD").symlink_metadata().is_ok()) {
+                    made.insert(level.folded.to_owned(), HashSet::from([*part]));
                 }
             }
         }
         Self(made)
     }
 
-    /// Whether git would take a directory for a git directory, with what is `there` and what the patch adds.
-    fn is_git_dir(&self, dir: &[u8], there: Option<&Path>) -> bool {
-        let dir = folded(dir);
+    /// Whether git would take a directory, folded, for a git directory, with what is `there` and what the patch adds.
+    fn is_git_dir(&self, dir: &str, there: Option<&Path>) -> bool {
+        let made = self.0.get(dir);
         let has = |part: &'static str| {
             let name = if part == "head" { "HEAD" } else { part };
             let found = there.and_then(|there| there.join(name).symlink_metadata().ok());
             let is_there = found.is_some_and(|meta| !meta.is_dir() || DIRECTORIES.contains(&part));
-            is_there || self.0.contains(&(dir.clone(), part))
+            is_there || made.is_some_and(|made| made.contains(part))
         };
         has("head") && (has("commondir") || DIRECTORIES.into_iter().all(has))
     }
@@ -70,9 +108,13 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn refusal(paths: &[&str], root: Option<&Path>) -> Option<String> {
+    fn touching(paths: &[&str]) -> Summary {
         let files = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
-        check(&Summary { files, ..Summary::default() }, root).err().map(|failure| failure.message)
+        Summary { files, ..Summary::default() }
+    }
+
+    fn refusal(paths: &[&str], root: Option<&Path>) -> Option<String> {
+        check(&touching(paths), root).err().map(|failure| failure.message)
     }
 
     #[test]
@@ -122,5 +164,20 @@ mod tests {
         ] {
             assert_eq!(refusal(paths, None), None, "{paths:?}");
         }
+    }
+    #[test]
+    fn a_path_of_many_directories_is_no_load() {
+        let long = format!("n/{}x", "refs/objects/".repeat(300));
+        let (long, long_head) = (long.as_str(), &*format!("{long}/HEAD"));
+        for (paths, remembered) in
+            [([long, "n/x"], 0), ([long, "n/HEAD"], 1), ([long, "n/commondir"], 1), ([long_head, "n/x"], 1)]
+        {
+            let summary = touching(&paths);
+            assert_eq!(Made::by(&summary, None).0.len(), remembered, "{paths:?}");
+            assert!(check(&summary, None).is_ok(), "{paths:?}");
+        }
+        // Each directory is looked at, also behind paths that lead through it.
+        assert!(refusal(&["n/a/x", "n/a/y", "n/b/HEAD", "n/b/commondir", "n/b/x"], None).is_some());
+        assert!(refusal(&[long, "n/refs/HEAD", "n/refs/objects/HEAD", "n/refs/refs/x"], None).is_some());
     }
 }
