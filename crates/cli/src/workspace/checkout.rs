@@ -64,12 +64,14 @@ export GIT_INDEX_FILE="$i"
 all=yes
 git add --ignore-errors -u . || all=''
 cat > "$i.names"
-if ! git update-index --add --remove -z --stdin < "$i.names"; then
+# A file may have come where the index has a directory that git does not look into.
+if ! git update-index --add --remove --replace -z --stdin < "$i.names"; then
     all=''
-    # One of them git cannot add, and nobody knows which.
-    tr '\0' '\n' < "$i.names" | while IFS= read -r name; do
-        git update-index --add --remove -- "$name" || :
-    done
+    # One of them git cannot add, and nobody knows which: by the dozen, and one by one where it is.
+    xargs -0 -n 64 sh -c '
+        git update-index --add --remove --replace -- "$@" || for name; do
+            git update-index --add --remove --replace -- "$name" || :
+        done' banger < "$i.names" || :
 fi
 [ -n "$all" ] || git diff-files --quiet --ignore-submodules=all || exit 1
 tree=$(git write-tree)

@@ -106,11 +106,31 @@ fn an_untracked_file_that_git_cannot_add_costs_no_other_one() {
         says(&env, &copy, &["config", key, value]);
     }
     fs::write(copy.join(".git/info/attributes"), "*.odd filter=absent\n").expect("rules");
-    for name in ["a.odd", "notes", "notes 2"] {
+    for name in ["a.odd", "notes", "notes 2", "two\nlines"] {
         fs::write(repo.join(name), "mine\n").expect("a file");
     }
     prepare(&env, "w", &repo, &copy, &["--include-untracked"]).expect(0);
-    assert_eq!(base(&env, &copy), "file\nnotes\nnotes 2\n");
+    assert_eq!(base(&env, &copy), "file\nnotes\nnotes 2\n\"two\\nlines\"\n");
+    delete(&env, "w");
+}
+
+/// One whose place in the index is a directory's, of which git was told not to look for it.
+#[test]
+fn an_untracked_file_takes_the_place_of_a_directory_that_git_does_not_look_into() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
+    fs::create_dir(repo.join("a")).expect("a directory");
+    fs::write(repo.join("a/b"), "tracked\n").expect("a file");
+    for args in [["add", "a/b"].as_slice(), &["commit", "-q", "-m", "a"], &["update-index", "--skip-worktree", "a/b"]] {
+        says(&env, &repo, args);
+    }
+    fs::remove_dir_all(repo.join("a")).expect("a directory");
+    fs::write(repo.join("a"), "untracked\n").expect("a file");
+    prepare(&env, "w", &repo, &copy, &["--include-untracked"]).expect(0);
+    assert_eq!(base(&env, &copy), "a\nfile\n");
+    let patch = env.banger(["vm", "workspace", "export", "w"]).run().expect(0);
+    assert_eq!(patch.out(), "");
     delete(&env, "w");
 }
 
