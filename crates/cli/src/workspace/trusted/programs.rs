@@ -1,5 +1,7 @@
 //! Programs that git runs of its own accord, and the files that their command lines name.
 
+use std::borrow::Cow;
+
 /// Last words of keys whose value is a program that git runs by itself, in the middle of what it is asked for.
 const PROGRAMS: [&str; 24] = [
     "alternaterefscommand",
@@ -31,6 +33,19 @@ const PROGRAMS: [&str; 24] = [
 /// What separates the words of a command line. A substitution (`$(…)/x`) is a part of the word that it is in.
 const BETWEEN: [char; 15] = [' ', '\t', '\n', '\r', '"', '\'', '`', '=', ';', '|', '&', '<', '>', '(', '!'];
 
+/// Programs that run the file which their first argument names, and the option after which it is text instead.
+const INTERPRETERS: [(&str, char); 9] = [
+    ("sh", 'c'),
+    ("ash", 'c'),
+    ("bash", 'c'),
+    ("dash", 'c'),
+    ("zsh", 'c'),
+    ("python", 'c'),
+    ("perl", 'e'),
+    ("ruby", 'e'),
+    ("node", 'e'),
+];
+
 /// Whether a key's value is a program that git runs without being asked for it by name, as an alias is.
 pub(super) fn is_program(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or_default();
@@ -39,45 +54,79 @@ pub(super) fn is_program(key: &str) -> bool {
     (PROGRAMS.contains(&last) || key.starts_with("pager.")) && !is_named
 }
 
-/// Whether a command line names a file of a tree, alone or as the end of a longer path. A word without a slash is the name
-/// of a program of `PATH`, or one of a program's own words (`git-lfs clean`), unless it looks like a file's.
+/// Whether a command line names a file of a tree, alone or as the end of a longer path whose beginning is not known: others
+/// are among its `paths`. A word without a slash is the name of a program of `PATH`, or one of a program's own words
+/// (`git-lfs clean`), unless it looks like a file's or an interpreter is told to run it.
 pub(super) fn names(program: &str, path: &str) -> bool {
     program.match_indices(path).any(|(at, _)| {
         let (before, after) = (&program[..at], &program[at + path.len()..]);
         let is_whole = !before.ends_with(is_word) && !after.starts_with(|c| is_word(c) || c == '/');
         is_whole
             && if before.ends_with('/') {
-                is_relative(before)
+                is_open(before)
             } else {
-                path.contains('/') || path.contains('.') && !before.is_empty()
+                path.contains('/') || path.contains('.') && !before.is_empty() || is_run(before)
             }
     })
 }
 
 /// The paths in a command line: absolute, from a home, or as they count from a tree.
-pub(super) fn paths(program: &str) -> Vec<&str> {
+pub(super) fn paths(program: &str) -> Vec<Cow<'_, str>> {
     let mut start = 0;
     let words = program.split(BETWEEN).filter_map(|word| {
         let at = start;
         start += word.len() + 1;
+        if let Some(path) = in_home(word) {
+            return Some(Cow::Owned(format!("~/{path}")));
+        }
         // What a substitution says is not known; as a rule it is the top of the tree.
         let literal = word.rfind([')', '}']).map_or(word, |end| &word[end + 1..]);
-        let goes_on = literal.len() < word.len() || word.starts_with('/') && is_relative(&program[..=at]);
-        match literal.strip_prefix('$') {
+        let goes_on = literal.len() < word.len() || word.starts_with('/') && goes_on(&program[..at]);
+        let path = match literal.strip_prefix('$') {
             Some(variable) => variable.split_once('/').map(|(_, path)| path),
             None if goes_on => literal.strip_prefix('/'),
             None => Some(literal).filter(|literal| literal.contains('/')),
-        }
+        };
+        path.filter(|path| !path.is_empty()).map(Cow::Borrowed)
     });
-    words.filter(|path| !path.is_empty()).collect()
+    words.collect()
 }
 
-/// Whether the path whose beginning `before` ends with counts from where git works, or from what a substitution says.
-fn is_relative(before: &str) -> bool {
+/// What of a word, folded or not, comes after the variable for the home, if that is all that it does not say itself.
+fn in_home(word: &str) -> Option<&str> {
+    let beginnings = ["$HOME/", "${HOME}/", "$home/", "${home}/"];
+    let path = beginnings.iter().find_map(|beginning| word.strip_prefix(beginning));
+    path.filter(|path| !path.contains(['$', ')', '}']))
+}
+
+/// Whether it is not known where the path leads whose beginning `before` ends with: it is no plain one (a substitution, a
+/// variable), or it goes up, which leads into the tree where git works in its own directory.
+fn is_open(before: &str) -> bool {
     let start = before.rfind(BETWEEN).map_or(0, |at| at + 1);
-    let outside = before[..start].trim_end_matches(['"', '\'']);
-    let goes_on = outside.len() < start && outside.ends_with(|c| is_word(c) || matches!(c, ')' | '}'));
-    !before[start..].starts_with('/') || goes_on
+    let word = &before[start..];
+    let is_plain = word.chars().all(|c| is_word(c) || c == '/') && !word.starts_with('-') && !word.contains("..");
+    goes_on(&before[..start]) || !(word.starts_with(['/', '~']) || is_plain || in_home(word).is_some())
+}
+
+/// Whether a word after this goes on with what is in quotes, or in a substitution, before it.
+fn goes_on(before: &str) -> bool {
+    let outside = before.trim_end_matches(['"', '\'', '`']);
+    outside.len() < before.len() && outside.ends_with(|c| is_word(c) || matches!(c, ')' | '}'))
+}
+
+/// Whether the last word before another one is an interpreter, to which that is a file and no program's name. Its options are
+/// passed over, if none of them says that a program's text follows.
+fn is_run(before: &str) -> bool {
+    let mut words = before.split(BETWEEN).rev().filter(|word| !word.is_empty());
+    let mut text = None;
+    let last = words.find(|word| {
+        let short = word.strip_prefix('-').filter(|option| !option.starts_with('-'));
+        text = text.or(short.and_then(|short| short.chars().last()));
+        !word.starts_with('-')
+    });
+    let name = last.map(|last| last.rsplit('/').next().unwrap_or(last));
+    let name = name.map(|name| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'));
+    INTERPRETERS.iter().any(|(interpreter, option)| name == Some(*interpreter) && text != Some(*option))
 }
 
 /// What a name is made of; `%f` is none.

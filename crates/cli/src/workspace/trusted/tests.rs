@@ -44,6 +44,14 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("credential.helper\n!./helper", "helper"),
         ("diff.Ab.textconv\npython3 show.py", "show.py"),
         ("pager.log\ntools/pager", "tools/pager"),
+        ("core.fsmonitor\n`git rev-parse --show-toplevel`/tools/watch", "tools/watch"),
+        ("core.fsmonitor\nwatch -o:./tools/watch", "tools/watch"),
+        // As it counts from the git directory.
+        ("filter.x.clean\n../tools/clean", "tools/clean"),
+        ("filter.x.clean\nsh clean", "clean"),
+        ("filter.x.clean\n/usr/bin/env python3.11 -u munge %f", "munge"),
+        ("diff.x.textconv\nsh -c 'bash --norc show'", "show"),
+        ("core.pager\nperl -w -- \"page\"", "page"),
     ] {
         assert!(local(root, entry).reason(path.as_bytes()).is_some(), "{entry:?} {path}");
     }
@@ -79,6 +87,17 @@ fn what_git_does_not_believe_is_a_file_as_any_other() {
         ("core.editor\n/usr/bin/vim", "vim"),
         ("core.editor\n\"/usr/bin/vim\" -f", "bin/vim"),
         ("core.pager\ndiff-highlight | less", "less"),
+        ("core.sshcommand\nssh -F ~/.ssh/config", "config"),
+        ("core.sshcommand\nssh -F ~/.ssh/config", ".ssh/config"),
+        ("core.editor\n~/bin/edit", "edit"),
+        ("core.editor\n$HOME/bin/edit", "bin/edit"),
+        ("core.editor\n${HOME}/bin/edit", "edit"),
+        // A known path is that one alone.
+        ("filter.x.clean\nnode tools/index.js", "index.js"),
+        ("filter.x.clean\nnode ./tools/index.js", "index.js"),
+        ("filter.x.clean\nsh -c 'munge %f'", "munge"),
+        ("filter.x.clean\nperl -pe munge", "munge"),
+        ("filter.x.clean\nsh ./clean README", "README"),
         ("credential.helper\nstore", "store"),
         ("credential.helper\n!gh auth git-credential", "auth"),
         ("credential.helper\n!/usr/bin/gh auth git-credential", "gh"),
@@ -174,6 +193,15 @@ fn programs_are_followed_through_links() {
     let clean = local(&root, "filter.x.clean\n./bin/clean %f");
     assert_known(&clean, &["bin/clean", "scripts/c.py"], &["scripts/d.py", "bin/other", "scripts/c.py/x"]);
     assert_known(&local(&root, "core.fsmonitor\n'tools/x'"), &["tools", "tools-1/x"], &["tools-1/y"]);
+}
+
+#[test]
+fn what_is_in_the_home_is_so_however_that_is_named() {
+    let home = std::env::var_os("HOME").map(PathBuf::from).expect("a home");
+    for program in ["~/bin/edit", "'sh' ~/bin/edit -x", "$HOME/bin/edit", "\"${HOME}/bin/edit\" -x"] {
+        let trusted = local(&home, &format!("core.editor\n{program}"));
+        assert_known(&trusted, &["bin/edit", "bin"], &["edit", "x/bin/edit"]);
+    }
 }
 
 #[test]
