@@ -77,7 +77,10 @@ fn a_run_directory_that_was_taken_away_takes_no_vm_along() {
     let mut session = env.banger(["exec", "v", "--", "cat"]).spawn();
     session.write("one\n");
     session.wait_stdout("one\n", SOON);
-    std::fs::remove_dir_all(&env.layout().run).expect("the directory of sockets");
+    // At one blow: what is taken away bit by bit the shim makes anew meanwhile.
+    let gone = env.home().join("gone");
+    std::fs::rename(&env.layout().run, &gone).expect("the directory of sockets");
+    std::fs::remove_dir_all(&gone).expect("its files");
     env.banger(["ps"]).patience(SOON).run().expect(0);
     first.wait_gone(SOON);
     let vm = env.vm("v");
