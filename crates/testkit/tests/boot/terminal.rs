@@ -24,10 +24,10 @@ fn a_shell_on_a_terminal_that_is_resized() {
     assert!(out.out().contains("banger vm stop shell"), "no reminder how to stop it: {out}");
     assert_eq!(env.vm_state("shell"), "running");
 
-    // A shell does not heed TERM, and is no reason to end the machine by force.
+    // A shell does not heed TERM, and with some time for it is no reason to end the machine by force.
     let left = env.banger(["vm", "exec", "-t", "shell", "--", "sh"]).spawn_on_terminal(80, 24);
     left.wait_for("# ", BOOT);
-    env.banger(["vm", "stop", "--timeout", "12s", "shell"]).run().expect(0);
+    env.banger(["vm", "stop", "--timeout", "20s", "shell"]).run().expect(0);
     assert_eq!(env.exit_cause("shell"), "poweroff");
     left.finish(BOOT);
     delete(&env, "shell");
