@@ -8,7 +8,7 @@ use banger_proto::{
     failure::{Code, Failure},
 };
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock, open},
+    fs::{FlockOperation, Mode, OFlags, flock, fstat, open, stat},
     io::Errno,
 };
 use std::{io, os::fd::OwnedFd, path::Path};
@@ -28,9 +28,9 @@ impl Turn {
         loop {
             let lock = lock(context, &endpoint).await?;
             // Somebody may have had it, and been done with it, since the VM was asked for. Or that VM is gone, and its lock
-            // with it, and another one has its name.
+            // with it, and another one has its name; or the directory was taken away, and its shim made another one.
             let now = guest::endpoint(context, vm).await?;
-            if dir(&now) == dir(&endpoint) {
+            if is_of(&lock, dir(&now)) {
                 return Ok(Self { endpoint: now, lock });
             }
             endpoint = now;
@@ -40,6 +40,12 @@ impl Turn {
 
 fn dir(endpoint: &GuestEndpoint) -> &Path {
     endpoint.socket.parent().unwrap_or_else(|| Path::new("/"))
+}
+
+/// Whether a lock is on the directory that is there now.
+fn is_of(lock: &OwnedFd, dir: &Path) -> bool {
+    let (Ok(locked), Ok(there)) = (fstat(lock), stat(dir)) else { return false };
+    (locked.st_dev, locked.st_ino) == (there.st_dev, there.st_ino)
 }
 
 async fn lock(context: &Context, endpoint: &GuestEndpoint) -> Result<OwnedFd> {
@@ -70,5 +76,27 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // Closing is not enough where a child between fork and exec has a copy.
         let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_lock_is_on_the_directory_that_is_there_now() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, other) = (temp.path().join("v"), temp.path().join("w"));
+        for dir in [&dir, &other] {
+            fs::create_dir(dir).unwrap();
+        }
+        let lock = open(&dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        assert!(is_of(&lock, &dir) && !is_of(&lock, &other));
+        // Taken away, and made anew.
+        fs::rename(&dir, temp.path().join("gone")).unwrap();
+        assert!(!is_of(&lock, &dir));
+        fs::create_dir(&dir).unwrap();
+        assert!(!is_of(&lock, &dir));
     }
 }
