@@ -105,7 +105,8 @@ fn is_open(before: &str) -> bool {
     let start = before.rfind(BETWEEN).map_or(0, |at| at + 1);
     let word = &before[start..];
     let is_plain = word.chars().all(|c| is_word(c) || c == '/') && !word.starts_with('-') && !word.contains("..");
-    goes_on(&before[..start]) || !(word.starts_with(['/', '~']) || is_plain || in_home(word).is_some())
+    let is_whole = word.starts_with('/') || word.starts_with("~/") || in_home(word).is_some();
+    goes_on(&before[..start]) || !is_plain && !is_whole
 }
 
 /// Whether a word after this goes on with what is in quotes, or in a substitution, before it.

@@ -46,6 +46,7 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("pager.log\ntools/pager", "tools/pager"),
         ("core.fsmonitor\n`git rev-parse --show-toplevel`/tools/watch", "tools/watch"),
         ("core.fsmonitor\nwatch -o:./tools/watch", "tools/watch"),
+        ("core.editor\n~somebody/bin/edit", "bin/edit"),
         // As it counts from the git directory.
         ("filter.x.clean\n../tools/clean", "tools/clean"),
         ("filter.x.clean\nsh clean", "clean"),
