@@ -51,24 +51,32 @@ mod x86 {
         _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8, _mm_shuffle_epi32,
     };
 
-    /// The constants of the rounds, four and four.
-    const ROUNDS: [[u32; 4]; 16] = [
-        [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
-        [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
-        [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
-        [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
-        [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
-        [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
-        [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
-        [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
-        [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
-        [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
-        [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
-        [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
-        [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
-        [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
-        [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
-        [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
+    /// The constants of the rounds: four times sixteen, four at once.
+    const ROUNDS: [[[u32; 4]; 4]; 4] = [
+        [
+            [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
+            [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
+            [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
+            [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
+        ],
+        [
+            [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
+            [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
+            [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
+            [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
+        ],
+        [
+            [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
+            [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
+            [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
+            [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
+        ],
+        [
+            [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
+            [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
+            [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
+            [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
+        ],
     ];
 
     /// One of the two: the state in the order the rounds want it, and sixteen words of the schedule.
@@ -86,16 +94,17 @@ mod x86 {
             let before = (a.abef, a.cdgh, b.abef, b.cdgh);
             a.load(block_a);
             b.load(block_b);
-            for n in 0..4 {
-                a.rounds(n, &ROUNDS[n]);
-                b.rounds(n, &ROUNDS[n]);
+            let [sixteen, later @ ..] = &ROUNDS;
+            for (n, constants) in sixteen.iter().enumerate() {
+                a.rounds(n, constants);
+                b.rounds(n, constants);
             }
-            for sixteen in 1..4 {
-                for n in 0..4 {
+            for sixteen in later {
+                for (n, constants) in sixteen.iter().enumerate() {
                     a.schedule(n);
                     b.schedule(n);
-                    a.rounds(n, &ROUNDS[4 * sixteen + n]);
-                    b.rounds(n, &ROUNDS[4 * sixteen + n]);
+                    a.rounds(n, constants);
+                    b.rounds(n, constants);
                 }
             }
             a.abef = _mm_add_epi32(a.abef, before.0);
@@ -109,18 +118,25 @@ mod x86 {
     impl Lane {
         #[target_feature(enable = "sha,sse4.1,ssse3")]
         fn new(state: &[u32; 8]) -> Self {
-            let [a, b, c, d, e, f, g, h] = state.map(u32::cast_signed);
-            let (abef, cdgh) = (_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h));
+            let state = state.map(u32::cast_signed);
+            let abef = _mm_set_epi32(state[0], state[1], state[4], state[5]);
+            let cdgh = _mm_set_epi32(state[2], state[3], state[6], state[7]);
             Self { abef, cdgh, words: [_mm_setzero_si128(); 4] }
         }
 
         #[target_feature(enable = "sha,sse4.1,ssse3")]
         fn state(&self) -> [u32; 8] {
-            let (fe, ba) = (_mm_extract_epi32::<0>(self.abef), _mm_extract_epi32::<3>(self.abef));
-            let (hg, dc) = (_mm_extract_epi32::<0>(self.cdgh), _mm_extract_epi32::<3>(self.cdgh));
-            let (e, b) = (_mm_extract_epi32::<1>(self.abef), _mm_extract_epi32::<2>(self.abef));
-            let (g, d) = (_mm_extract_epi32::<1>(self.cdgh), _mm_extract_epi32::<2>(self.cdgh));
-            [ba, b, dc, d, e, fe, g, hg].map(i32::cast_unsigned)
+            let words = [
+                _mm_extract_epi32::<3>(self.abef),
+                _mm_extract_epi32::<2>(self.abef),
+                _mm_extract_epi32::<3>(self.cdgh),
+                _mm_extract_epi32::<2>(self.cdgh),
+                _mm_extract_epi32::<1>(self.abef),
+                _mm_extract_epi32::<0>(self.abef),
+                _mm_extract_epi32::<1>(self.cdgh),
+                _mm_extract_epi32::<0>(self.cdgh),
+            ];
+            words.map(i32::cast_unsigned)
         }
 
         /// The words of a block, which are big-endian.

@@ -1,3 +1,5 @@
+//! What of a tree is believed, and what only looks like it.
+
 use super::*;
 use std::os::unix::fs::symlink;
 
