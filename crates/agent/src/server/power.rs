@@ -168,13 +168,30 @@ fn signal_init(verb: Power) {
 /// Has the image's init stop everything. A machine that is reset ends under every monitor, one that powers off only under
 /// some, and a host that knows the word does not ask how it ended.
 async fn run_power_command(said: &Said) {
-    let command = if said.is_known || said.verb == Power::Reboot { "reboot" } else { "poweroff" };
-    let ran = tokio::process::Command::new(command).env("PATH", exec::DEFAULT_PATH).stdin(Stdio::null()).status().await;
-    match ran {
-        Ok(status) if status.success() => {}
-        Ok(status) => boot::say(&format!("{command}: {status}")),
-        Err(error) => boot::say(&format!("{command}: {error}")),
+    if run_first(commands(said), exec::DEFAULT_PATH).await.is_none() {
+        boot::say("the image's init cannot be told to stop");
     }
+}
+
+/// What may be asked of it, the best first: an image need not have both, or its init not heed both.
+fn commands(said: &Said) -> &'static [&'static str] {
+    match said.verb {
+        Power::Reboot => &["reboot"],
+        Power::Poweroff if said.is_known => &["reboot", "poweroff"],
+        Power::Poweroff => &["poweroff"],
+    }
+}
+
+/// Runs the first of them that works, and says which.
+async fn run_first<'a>(commands: &[&'a str], path: &str) -> Option<&'a str> {
+    for command in commands {
+        match tokio::process::Command::new(command).env("PATH", path).stdin(Stdio::null()).status().await {
+            Ok(status) if status.success() => return Some(command),
+            Ok(status) => boot::say(&format!("{command}: {status}")),
+            Err(error) => boot::say(&format!("{command}: {error}")),
+        }
+    }
+    None
 }
 
 /// TERM for everybody, time to heed it, then KILL.
@@ -219,6 +236,27 @@ fn is_alive_in_user_space(stat: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[tokio::test]
+    async fn a_guest_that_cannot_reboot_powers_off_all_the_same() {
+        let known = |verb, is_known| commands(&Said { verb, is_known });
+        assert_eq!(known(Power::Poweroff, false), ["poweroff"]);
+        for is_known in [false, true] {
+            assert_eq!(known(Power::Reboot, is_known), ["reboot"], "off is not what was asked for");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (reboot, poweroff) = (dir.path().join("reboot"), dir.path().join("poweroff"));
+        let worked = async || run_first(known(Power::Poweroff, true), dir.path().to_str().unwrap()).await;
+        assert_eq!(worked().await, None);
+        symlink("/bin/true", poweroff).unwrap();
+        assert_eq!(worked().await, Some("poweroff"), "there is no other");
+        symlink("/bin/false", &reboot).unwrap();
+        assert_eq!(worked().await, Some("poweroff"), "the other does not work");
+        fs::remove_file(&reboot).unwrap();
+        symlink("/bin/true", &reboot).unwrap();
+        assert_eq!(worked().await, Some("reboot"));
+    }
 
     #[test]
     fn who_counts_as_alive() {
