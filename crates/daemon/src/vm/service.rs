@@ -27,8 +27,10 @@ use banger_proto::{
     layout::Layout,
     name::{VmId, VmName},
 };
+use futures_util::FutureExt as _;
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -57,18 +59,6 @@ pub(crate) struct VmService {
     tasks: Mutex<HashMap<VmId, Handle>>,
     /// There is a VM the keeper has not looked at.
     pub(super) news: Notify,
-}
-
-/// Where a panic does not end the process by itself, as it does in a release, one of a VM's task would leave a VM that runs
-/// and that nobody answers for. The daemon ends with it, VMs go on, and the next daemon finds out about all of them.
-struct EndsWithPanic;
-
-impl Drop for EndsWithPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -198,8 +188,11 @@ impl VmService {
         self.tasks().insert(id.clone(), Handle { asks, state: owner.state() });
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
-            let _whole = EndsWithPanic;
-            task::run(owner, mailbox).await;
+            // Where a panic does not end the process by itself, as it does in a release, this one would leave a VM that runs
+            // and that nobody answers for. VMs go on, and the next daemon finds out about all of them.
+            if AssertUnwindSafe(task::run(owner, mailbox)).catch_unwind().await.is_err() {
+                std::process::abort();
+            }
             if let Some(service) = service.upgrade() {
                 service.tasks().remove(&id);
             }
