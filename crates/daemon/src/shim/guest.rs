@@ -1,7 +1,7 @@
 //! The guest's side of the channel: sessions over the pipe, and what the agent announces.
 //!
 //! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_WORDS`]
-//! words about its end, boots one after the other by time, streams by the link's own limits. A guest that breaks a session
+//! words about its end, boots one after the other by time ([`FEW_EVENTS`] that say how far it came aside), streams by the link's own limits. A guest that breaks a session
 //! gets another one.
 
 use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
@@ -24,7 +24,7 @@ use tokio::{
 
 /// Events taken from one boot; from then on only the last word counts. An honest agent has some ten.
 const MAX_EVENTS: usize = 1000;
-/// Events that each boot has, however many those before it had.
+/// Events about how far it came that each boot has, however many those before it had. They fill nobody's log.
 const FEW_EVENTS: usize = 20;
 /// After so long a boot may have one more than what those before it left.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
@@ -51,24 +51,32 @@ struct Account {
     began: Instant,
     /// What the boot may still say.
     events: usize,
+    /// How often it may say how far it came, once those are used up.
+    steps: usize,
     words: usize,
     /// The last word that was taken.
     word: Option<Power>,
 }
 
+impl Account {
+    fn new(began: Instant, events: usize) -> Self {
+        Self { began, events, steps: FEW_EVENTS, words: MAX_WORDS, word: None }
+    }
+}
+
 impl Heard {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Account { began: Instant::now(), events: MAX_EVENTS, words: MAX_WORDS, word: None }))
+        Self(Mutex::new(Account::new(Instant::now(), MAX_EVENTS)))
     }
 
-    /// Another boot begins. It has no more events than time has passed: a guest that reboots over and over would otherwise
+    /// Another boot begins. It has no more events than were left and time has passed: a guest that reboots over and over would otherwise
     /// fill its host's log.
     pub(super) fn begin(&self, now: Instant) {
         let mut account = self.account();
         let since = now.saturating_duration_since(account.began).as_secs() / EVENT_EVERY.as_secs();
         let gained = usize::try_from(since).unwrap_or(usize::MAX);
-        let events = account.events.saturating_add(gained).clamp(FEW_EVENTS, MAX_EVENTS);
-        *account = Account { began: now, events, words: MAX_WORDS, word: None };
+        let events = account.events.saturating_add(gained).min(MAX_EVENTS);
+        *account = Account::new(now, events);
     }
 
     /// This is the guest's last word from here on.
@@ -85,6 +93,7 @@ impl Heard {
         let mut account = self.account();
         let left = match event {
             GuestEvent::Power { .. } => &mut account.words,
+            GuestEvent::Ready(_) | GuestEvent::Booted { .. } if account.events == 0 => &mut account.steps,
             _ => &mut account.events,
         };
         let may = *left > 0;
@@ -203,7 +212,7 @@ pub(crate) async fn hear(data: &[u8]) {
         let mut count = 0;
         while let Some(Announcement { taken, .. }) = announcements.recv().await {
             count += 1;
-            assert!(count <= MAX_EVENTS + MAX_WORDS, "more than an honest agent says");
+            assert!(count <= MAX_EVENTS + FEW_EVENTS + MAX_WORDS, "more than an honest agent says");
             // Who reads may have given up.
             let _ = taken.send(());
         }
@@ -339,10 +348,12 @@ mod tests {
         let mut now = Instant::now();
         heard.begin(now);
         assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1), "it is another boot's");
-        for (passed, told) in [(0, FEW_EVENTS), (30, 30), (5, FEW_EVENTS), (24 * 3600, MAX_EVENTS)] {
+        for (passed, told) in [(0, 0), (30, 30), (5, 5), (24 * 3600, MAX_EVENTS)] {
             now += Duration::from_secs(passed);
             heard.begin(now);
             assert_eq!(say_again(&heard, &troubles).await, (told, 0), "after {passed} s");
+            let booted = vec![GuestEvent::Booted { state: "running".into() }; 2 * FEW_EVENTS];
+            assert_eq!(say_again(&heard, &booted).await, (FEW_EVENTS, 0), "how far it came is heard in each");
         }
         now += Duration::from_secs(50);
         heard.begin(now);
