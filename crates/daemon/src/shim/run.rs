@@ -192,16 +192,16 @@ impl Life {
         let (session, sessions) = watch::channel(None);
         let watchers = TaskTracker::new();
         let control = {
-            let (hub, watchers) = (hub.clone(), watchers.clone());
+            let (hub, watchers, places) = (hub.clone(), watchers.clone(), server::places());
             Door::open(plan.run_dir.join(SOCKET), move |listener| {
-                tokio::spawn(server::serve(listener, hub.clone(), sender.clone(), watchers.clone()))
+                tokio::spawn(server::serve(listener, places.clone(), hub.clone(), sender.clone(), watchers.clone()))
             })
             .map_err(setup("opening the control socket"))?
         };
         let to_guest = |name, who| {
-            let sessions = sessions.clone();
+            let (sessions, places) = (sessions.clone(), Who::places(who));
             Door::open(plan.run_dir.join(name), move |listener| {
-                tokio::spawn(vsock::serve(listener, who, sessions.clone()))
+                tokio::spawn(vsock::serve(listener, places.clone(), who, sessions.clone()))
             })
         };
         let guest = to_guest(VSOCK, Who::User).map_err(setup("opening the guest socket"))?;

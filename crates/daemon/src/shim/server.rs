@@ -29,20 +29,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections of this user (and root) for ever, one task each, at most `limit` at once: further ones wait.
-pub(super) async fn accept<F>(listener: UnixListener, limit: usize, tasks: TaskTracker, serve: impl Fn(UnixStream) -> F)
-where
+/// The places at a socket. They are the same when it is opened again: connections of before keep theirs.
+pub(super) type Places = Arc<Semaphore>;
+
+/// Those of watchers.
+pub(super) fn places() -> Places {
+    Arc::new(Semaphore::new(MAX_WATCHERS))
+}
+
+/// Accepts connections of this user (and root) for ever, one task each, as many at once as there are places: further ones
+/// wait.
+pub(super) async fn accept<F>(
+    listener: UnixListener,
+    places: Places,
+    tasks: TaskTracker,
+    serve: impl Fn(UnixStream) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(limit));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) if is_trusted(&stream) => {
                 let connection = serve(stream);
                 tasks.spawn(async move {
                     connection.await;
-                    drop(slot);
+                    drop(place);
                 });
             }
             Ok(_) => {}
@@ -52,18 +64,19 @@ where
 }
 
 /// The socket's mode keeps others out; this does too, should its directory be opened up.
-fn is_trusted(stream: &UnixStream) -> bool {
+pub(super) fn is_trusted(stream: &UnixStream) -> bool {
     socket_peercred(stream).is_ok_and(|peer| peer.uid == geteuid() || peer.uid.is_root())
 }
 
 /// Serves the control socket for ever.
 pub(super) async fn serve(
     listener: UnixListener,
+    places: Places,
     hub: Arc<Hub>,
     requests: mpsc::Sender<ShimRequest>,
     tasks: TaskTracker,
 ) {
-    accept(listener, MAX_WATCHERS, tasks, |stream| {
+    accept(listener, places, tasks, |stream| {
         let (hub, requests) = (hub.clone(), requests.clone());
         async move {
             let (reader, writer) = stream.into_split();
@@ -131,8 +144,11 @@ mod tests {
         _dir: tempfile::TempDir,
         socket: PathBuf,
         hub: Arc<Hub>,
+        sender: mpsc::Sender<ShimRequest>,
         requests: mpsc::Receiver<ShimRequest>,
         tasks: TaskTracker,
+        places: Places,
+        serving: tokio::task::JoinHandle<()>,
     }
 
     fn served() -> Served {
@@ -146,8 +162,9 @@ mod tests {
         let (sender, requests) = mpsc::channel(4);
         let tasks = TaskTracker::new();
         let listener = UnixListener::bind(&socket).unwrap();
-        tokio::spawn(serve(listener, hub.clone(), sender, tasks.clone()));
-        Served { _dir: dir, socket, hub, requests, tasks }
+        let places = places();
+        let serving = tokio::spawn(serve(listener, places.clone(), hub.clone(), sender.clone(), tasks.clone()));
+        Served { _dir: dir, socket, hub, sender, requests, tasks, places, serving }
     }
 
     async fn next(stream: &mut UnixStream) -> io::Result<ShimMessage> {
@@ -188,6 +205,31 @@ mod tests {
         assert!(seen < 1000, "{seen}");
         served.tasks.close();
         timeout(Duration::from_secs(30), served.tasks.wait()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_opened_again_has_no_more_places() {
+        let served = served();
+        let mut watchers = Vec::new();
+        for _ in 0..MAX_WATCHERS {
+            watchers.push(joined(&served).await);
+        }
+        served.serving.abort();
+        std::fs::remove_file(&served.socket).unwrap();
+        let listener = UnixListener::bind(&served.socket).unwrap();
+        let (hub, sender, tasks) = (served.hub.clone(), served.sender.clone(), served.tasks.clone());
+        tokio::spawn(serve(listener, served.places.clone(), hub, sender, tasks));
+        let late = joined(&served);
+        tokio::pin!(late);
+        for _ in 0..1000 {
+            tokio::select! {
+                biased;
+                _ = &mut late => panic!("it has a place of its own"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        drop(watchers.pop());
+        timeout(Duration::from_secs(30), late).await.unwrap();
     }
 
     #[tokio::test]

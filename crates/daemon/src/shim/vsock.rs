@@ -1,7 +1,7 @@
 //! The hybrid-vsock sockets: `CONNECT <port>` becomes a stream to the guest.
 
 use super::{
-    server::accept,
+    server::{Places, accept},
     share::{DAEMON, USER},
 };
 use banger_link::{Dialer, Stream, vsock};
@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     io::{copy, copy_bidirectional_with_sizes, split},
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
@@ -35,15 +35,21 @@ pub(super) enum Who {
     Daemon,
 }
 
-/// Serves for ever, as many connections at once as are `who`'s: further ones wait. While there is no session with the
+impl Who {
+    pub(super) fn places(self) -> Places {
+        let limit = match self {
+            Self::User => USER,
+            Self::Daemon => DAEMON,
+        };
+        Arc::new(Semaphore::new(limit))
+    }
+}
+
+/// Serves for ever, as many connections at once as there are places: further ones wait. While there is no session with the
 /// guest, connections are closed at once: there is nothing to wait for, since the agent announces itself.
-pub(super) async fn serve(listener: UnixListener, who: Who, session: watch::Receiver<Option<Dialer>>) {
+pub(super) async fn serve(listener: UnixListener, places: Places, who: Who, session: watch::Receiver<Option<Dialer>>) {
     let number = Arc::new(AtomicU32::new(1));
-    let limit = match who {
-        Who::User => USER,
-        Who::Daemon => DAEMON,
-    };
-    accept(listener, limit, TaskTracker::new(), |stream| {
+    accept(listener, places, TaskTracker::new(), |stream| {
         let (session, number) = (session.clone(), number.clone());
         async move {
             // The client sees the connection closed; why is for neither side's eyes.
@@ -123,7 +129,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let (session, watching) = watch::channel(Some(dialer));
-        tokio::spawn(serve(UnixListener::bind(&socket).unwrap(), who, watching));
+        tokio::spawn(serve(UnixListener::bind(&socket).unwrap(), who.places(), who, watching));
         (dir, socket, session)
     }
 
