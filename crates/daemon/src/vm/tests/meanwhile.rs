@@ -57,6 +57,20 @@ async fn a_restart_that_cannot_be_takes_nothing_down() {
 }
 
 #[tokio::test]
+async fn that_nobody_uses_a_vm_is_no_reason_to_cut_its_restart_short() {
+    let world = World::new();
+    let (row, mut fake) = running(&world).await;
+    let (vms, operation) = (world.vms(), Operation::silent());
+    // In this order: both wait before the VM's task has looked at either, so it knows of the second as soon as the first
+    // waits for anything, as it does when it looks at this host.
+    let (restart, unused) = tokio::join!(vms.ask(&row.id, RESTART, &operation), vms.ask(&row.id, UNUSED, &operation));
+    let refused = unused.unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is in use"));
+    assert_tried(restart);
+    assert!(fake.requests.try_recv().is_err(), "nothing is asked of its shim");
+}
+
+#[tokio::test]
 async fn who_wants_a_vm_while_it_is_stopped_because_nobody_did_gets_it_afterwards() {
     for wanted in [RESTART, Op::Start { wait: Wait::Agent }] {
         let world = World::new();
