@@ -150,7 +150,7 @@ impl Explain for KernelError {
             Self::NotFound { .. } | Self::NotOffered { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::Import { .. } | Self::Unusable(_) => Code::Invalid,
-            Self::Cancelled(_) => return cancelled("the work on a kernel was cancelled"),
+            Self::Cancelled(_) => return cancelled("the work on a kernel"),
             Self::Pull { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
         };
@@ -171,7 +171,7 @@ impl Explain for KernelError {
 impl Explain for ImageError {
     fn explain(self) -> Failure {
         if self.is_cancelled() {
-            return cancelled("the work on an image was cancelled");
+            return cancelled("the work on an image");
         }
         if let Self::Oci(error) = self.root() {
             let (code, hints) = of_oci(error);
@@ -257,7 +257,7 @@ impl Explain for DiskError {
             Self::Size(_) => Code::Invalid,
             Self::AlreadyExists(_) => Code::AlreadyExists,
             Self::Full { .. } => Code::Unavailable,
-            Self::Cancelled(_) => return cancelled("the creation of a work disk was cancelled"),
+            Self::Cancelled(_) => return cancelled("the creation of a work disk"),
             _ => Code::Internal,
         };
         let failure = told(code, &self);
@@ -274,15 +274,20 @@ fn missing(mut failure: Failure, package: &str) -> Failure {
     failure.hint(format!("sudo apt install {package}"))
 }
 
-/// How the message of what was told to stop ends, where it does not say more.
+/// How the message of what was told to stop ends, where no more is known.
 const CANCELLED: &str = " was cancelled";
 
-/// A step that was told to stop, by its client or by another request.
-pub(crate) fn cancelled(message: &str) -> Failure {
+/// `what` was told to stop, by its client or by another request, and knows no more.
+pub(crate) fn cancelled(what: &str) -> Failure {
+    cut_short(format!("{what}{CANCELLED}"))
+}
+
+/// The same in its own words, where more is known.
+pub(crate) fn cut_short(message: impl Into<String>) -> Failure {
     Failure::new(Code::Conflict, message)
 }
 
-/// Whether it is one of those that [`cancelled`] makes, and knows no more.
+/// Whether it is one of those that [`cancelled`] makes.
 pub(crate) fn is_cancelled(failure: &Failure) -> bool {
     failure.code == Code::Conflict && failure.message.ends_with(CANCELLED)
 }

@@ -145,5 +145,5 @@ fn seconds(began: Instant) -> String {
 
 /// The wait for a pull was given up.
 fn given_up() -> Failure {
-    failures::cancelled("the pull was cancelled")
+    failures::cancelled("the pull")
 }

@@ -82,7 +82,7 @@ impl Operation {
 
     /// The step ended before it was done: `what` of it, and what came in its way.
     pub(crate) fn cut_short(&self, what: &str) -> Failure {
-        self.with_blame(failures::cancelled(what))
+        self.with_blame(failures::cut_short(what))
     }
 
     /// The same of a failure whose maker knows only that it was cancelled. What failed for another reason stays as it is.
@@ -238,7 +238,7 @@ mod tests {
     fn what_was_cancelled_says_by_what_and_what_failed_says_why() {
         let overtaken = Overtaken::default();
         let step = Operation::silent().step(CancellationToken::new(), overtaken.clone());
-        let cancelled = || failures::cancelled("the pull was cancelled");
+        let cancelled = || failures::cancelled("the pull");
         assert_eq!(step.blame(cancelled()), cancelled(), "its client left");
         overtaken.tell("stop");
         overtaken.tell("kill");

@@ -122,5 +122,5 @@ impl Waiters {
 
 fn cut_short(owner: &Owner, how: &str) -> Failure {
     let name = &owner.row.name;
-    failures::cancelled(&format!("VM {name} {how}; the wait for its services was cut short"))
+    failures::cut_short(format!("VM {name} {how}; the wait for its services was cut short"))
 }

@@ -54,7 +54,7 @@ impl VmService {
             return Err(self.undo(&row, failure).await);
         }
         if operation.cancel().is_cancelled() {
-            return Err(self.undo(&row, failures::cancelled("the creation was cancelled")).await);
+            return Err(self.undo(&row, failures::cancelled("the creation")).await);
         }
         failpoint::hit("create.furnished").await;
         if start == Start::No {
@@ -73,7 +73,7 @@ impl VmService {
         }
         // It runs, and nobody is left who would be told so.
         if operation.cancel().is_cancelled() && start != Start::Leased {
-            let left = failures::cancelled("the creation was cancelled");
+            let left = failures::cancelled("the creation");
             return Err(self.after_failed_start(&row, left, operation).await);
         }
         self.show(id.as_str()).await
@@ -137,7 +137,7 @@ impl VmService {
             start::preflight(parts, &spec, operation).await?;
         }
         if operation.cancel().is_cancelled() {
-            return Err(failures::cancelled("the creation was cancelled"));
+            return Err(failures::cancelled("the creation"));
         }
         Ok((request.name, spec))
     }

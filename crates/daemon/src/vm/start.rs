@@ -194,7 +194,7 @@ async fn prepare(
     let mut launch = Launch::default();
     for capability in parts.capabilities.iter() {
         if operation.cancel().is_cancelled() {
-            return Err(failures::cancelled("the start was cancelled"));
+            return Err(failures::cancelled("the start"));
         }
         capability.contribute(vm, &mut launch, operation).await?;
         failpoint::hit(&format!("start.contributed.{}", capability.name())).await;
