@@ -17,7 +17,7 @@ use super::{
         ShimMessage, ShimRequest, ShimStatus,
     },
     identity::{ProvenProcess, host_boot_id},
-    record,
+    off, record,
 };
 use crate::{failpoint, random, vmm::plan::LaunchPlan};
 use banger_proto::{api::vm::KillSignal, network::Publish};
@@ -54,6 +54,8 @@ const CHANGE_TICK: Duration = Duration::from_millis(20);
 /// What ends a scope, as at a logout: systemd sends it to every process there. TERM would end the monitor while the shim has
 /// its guest power off; this one is nothing to a process that does not listen for it.
 pub(super) const SCOPE_SIGNAL: &str = "SIGWINCH";
+/// How long a scope may take to end, whatever is usual for the user's: the guest's time, and its monitor's.
+const SCOPE_PATIENCE: Duration = off::PATIENCE.saturating_add(Duration::from_secs(10));
 /// Bytes of a failed shim's stderr that are kept.
 const STDERR_TAIL: usize = 4096;
 
@@ -206,6 +208,7 @@ impl Shims {
             let scope = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--slice=app.slice"];
             argv.extend(scope.map(OsString::from));
             argv.push(format!("--property=KillSignal={SCOPE_SIGNAL}").into());
+            argv.push(format!("--property=TimeoutStopSec={}s", SCOPE_PATIENCE.as_secs()).into());
             argv.push(format!("--description=banger VM {}", plan.name).into());
             argv.push("--".into());
         }
