@@ -1,5 +1,9 @@
 //! Where a process of ours can be found.
 
+use rustix::{
+    fs::{FileType, Mode, lstat},
+    process::geteuid,
+};
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
@@ -39,6 +43,15 @@ impl Place {
             Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
         }
     }
+}
+
+/// Whether it is a directory that this user has and nobody else may enter, and no link to one.
+pub(crate) fn is_ours_alone(directory: &Path) -> bool {
+    lstat(directory).is_ok_and(|stat| {
+        let is_closed = !Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        is_directory && is_closed && stat.st_uid == geteuid().as_raw()
+    })
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

@@ -39,6 +39,7 @@ use std::{
 pub(crate) use claim::revoke;
 pub(crate) use console::panic_on;
 pub(crate) use guest::hear;
+pub(crate) use off::end_silent;
 
 /// What a shim's own words on stderr begin with.
 const SPEAKS: &str = "banger-shim: ";

@@ -31,6 +31,7 @@ mod service;
 mod set;
 mod set_network;
 mod silence;
+mod sockets;
 mod spec;
 mod start;
 mod stats;

@@ -58,7 +58,7 @@ impl Capability for FileSyncCapability {
             }
             let archive =
                 self.archive().map_err(|error| because(Code::Internal, "cannot pack file_sync's files", &error))?;
-            let agent = Agent::new(&self.layout.vm_run(&vm.id));
+            let agent = Agent::of(&self.layout, &vm.id);
             agent.unpack(archive).await.map_err(|failure| {
                 Failure::new(failure.code, "the files of file_sync do not go into the guest").cause(failure.to_string())
             })

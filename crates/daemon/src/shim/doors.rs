@@ -1,11 +1,7 @@
 //! The shim's sockets. They are made anew where they were taken away, as with a run directory that somebody tidied up: a
 //! daemon could not tell the shim from one that hangs, and would end its VM.
 
-use crate::place::{LOOK_EVERY, Place};
-use rustix::{
-    fs::{FileType, Mode},
-    process::geteuid,
-};
+use crate::place::{LOOK_EVERY, Place, is_ours_alone};
 use std::{
     convert::Infallible,
     fs::{self, Permissions},
@@ -73,10 +69,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 /// looks closely at what may be in its way.
 fn make_directory(dir: &Path) -> io::Result<()> {
     let [all, vms, _] = ancestors(dir)?;
-    let stat = rustix::fs::lstat(all)?;
-    let is_closed = !Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
-    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    if !is_directory || !is_closed || stat.st_uid != geteuid().as_raw() {
+    if !is_ours_alone(all) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     for dir in [vms, dir] {

@@ -1,8 +1,15 @@
 //! What the shim itself asks of its guest: to power off in order, when whoever looks after the shim's processes ends them.
+//! A daemon that cannot reach a shim has it do so by the same signal.
 
+use super::{
+    control::{EXIT_FILE, ExitRecord, ProcessIdentity},
+    identity::ProvenProcess,
+    record,
+};
 use banger_link::Dialer;
 use banger_proto::agent::{event::Power, http::Shutdown, link::AGENT_PORT};
-use std::{io, time::Duration};
+use rustix::process::Signal;
+use std::{io, path::Path, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -12,6 +19,24 @@ use tokio::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How much of it its processes get.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What a shim may take beyond that to write down how its machine ended. A client waits for its daemon no longer than for
+/// the silence before and for this.
+const RECORD: Duration = Duration::from_secs(3);
+
+/// Tells a shim that does not answer to end its machine in order; how that ended, if it has. An older shim does not heed it.
+pub(crate) async fn end_silent(shim: ProcessIdentity, state_dir: &Path) -> Option<ExitRecord> {
+    end_within(PATIENCE + RECORD, shim, state_dir).await
+}
+
+async fn end_within(patience: Duration, shim: ProcessIdentity, state_dir: &Path) -> Option<ExitRecord> {
+    if let Ok(Some(process)) = ProvenProcess::open(shim)
+        && process.signal(Signal::WINCH).is_ok()
+    {
+        let _ = timeout(patience, process.ended()).await;
+    }
+    record::read(state_dir, EXIT_FILE).ok().flatten()
+}
 
 /// Asks. What comes of it shows in the guest's last word.
 pub(super) async fn ask(dialer: Dialer) -> io::Result<()> {
@@ -26,4 +51,45 @@ async fn post(dialer: Dialer) -> io::Result<()> {
     stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
     // It answers once its disk has everything.
     stream.read_u8().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::control::ExitCause;
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    /// One that runs `at_the_signal` when it is told, and nothing else.
+    fn shim(dir: &Path, at_the_signal: &str) -> (Child, ProcessIdentity) {
+        let script = format!("trap '{at_the_signal}' WINCH; echo up; while :; do sleep 0.05; done");
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &script]).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = sh.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+        let identity = ProcessIdentity::of(child.id()).unwrap();
+        (child, identity)
+    }
+
+    #[tokio::test]
+    async fn a_silent_shim_ends_in_order_and_one_that_does_not_heed_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
+        record::write(dir.path(), "prepared", &end).unwrap();
+        let (mut heeds, identity) = shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
+        assert_eq!(end_silent(identity, dir.path()).await, Some(end.clone()));
+        assert!(heeds.wait().unwrap().success());
+        assert_eq!(end_silent(identity, dir.path()).await, Some(end), "it is gone");
+
+        record::remove(dir.path(), EXIT_FILE).unwrap();
+        let (mut older, identity) = shim(dir.path(), ":");
+        assert_eq!(end_within(Duration::from_millis(200), identity, dir.path()).await, None);
+        assert!(identity.alive());
+        older.kill().unwrap();
+        older.wait().unwrap();
+    }
 }

@@ -1,5 +1,6 @@
 //! The agent of a VM as the daemon talks to it: short requests with a limit on time and size.
 
+use super::sockets;
 use crate::{
     failures::{self, because},
     shim::control::{AGENT, VSOCK},
@@ -11,17 +12,15 @@ use banger_proto::{
         link::AGENT_PORT,
     },
     failure::{Code, Failure},
+    layout::Layout,
+    name::VmId,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::PathBuf, time::Duration};
 use tokio::{net::UnixStream, time::timeout};
 
 /// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
@@ -37,9 +36,9 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// The agent behind the sockets in a VM's run directory.
-    pub(crate) fn new(run_dir: &Path) -> Self {
-        Self { run_dir: run_dir.to_owned() }
+    /// The agent behind the sockets of a VM's machine.
+    pub(crate) fn of(layout: &Layout, vm: &VmId) -> Self {
+        Self { run_dir: sockets::directory(layout, vm) }
     }
 
     /// The socket others dial.

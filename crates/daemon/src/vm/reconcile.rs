@@ -5,7 +5,7 @@ use super::{
     VmService,
     owner::{outcome, places},
     release::{release, remove_flat},
-    set_network,
+    set_network, sockets,
 };
 use crate::{
     capability::{Depth, VmFiles},
@@ -13,7 +13,7 @@ use crate::{
     shim::{
         client::{Adopted, Shim},
         control::{ProcessIdentity, ShimStatus},
-        revoke,
+        end_silent, revoke,
     },
     store::{ResourceKind, VmRow},
 };
@@ -65,9 +65,9 @@ impl VmService {
             return (row, None);
         }
         failpoint::hit("adopt.row").await;
-        let layout = &self.parts.layout;
+        let (state_dir, sockets) = (self.parts.layout.vm(&row.id), sockets::directory(&self.parts.layout, &row.id));
         let mut ends_with = "";
-        let (state, reason) = match self.parts.shims.adopt(&layout.vm_run(&row.id), &layout.vm(&row.id)).await {
+        let (state, reason) = match self.parts.shims.adopt(&sockets, &state_dir).await {
             Ok(Adopted::Running(shim)) => {
                 let status = shim.status();
                 row.state = adopted_state(row.state, &status);
@@ -89,8 +89,14 @@ impl VmService {
             Ok(Adopted::Ended(record)) => outcome(&record),
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
             Ok(Adopted::Silent { shim, waited }) if row.state.is_live() => {
-                ends_with = ": it was ended, and its VMM with it";
-                (VmState::Failed, Some(silent(shim, waited)))
+                let silent = silent(shim, waited);
+                if let Some(record) = end_silent(shim, &state_dir).await {
+                    let (state, reason) = outcome(&record);
+                    (state, reason.or(Some(silent + ": it was told to end in order")))
+                } else {
+                    ends_with = ": it was ended, and its VMM with it";
+                    (VmState::Failed, Some(silent))
+                }
             }
             // The machine never came to be, or was given back already.
             Ok(Adopted::Gone(_) | Adopted::Silent { .. }) => (row.state, row.reason.clone()),

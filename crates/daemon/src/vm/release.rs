@@ -3,7 +3,7 @@
 //! Every step runs whatever happened to the others, each may run again, and what could not be given back stays written
 //! down for the next try.
 
-use super::service::Parts;
+use super::{service::Parts, sockets};
 use crate::{
     capability::Depth,
     failpoint, failures,
@@ -27,6 +27,8 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     let mut errors = Vec::new();
     let store = &parts.store;
     let (state_dir, run_dir) = (parts.layout.vm(vm), parts.layout.vm_run(vm));
+    // The plan says so, which goes with the shim.
+    let machines = sockets::directory(&parts.layout, vm);
 
     let ended = end_shim(&state_dir).await;
     failpoint::hit("release.processes").await;
@@ -40,8 +42,11 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     }
     note(&mut errors, remove_unfinished(&state_dir));
     failpoint::hit("release.capabilities").await;
-    let sockets = remove_flat(&run_dir.join(VMM_DIR)).and_then(|()| remove_flat(&run_dir));
-    if note(&mut errors, sockets) {
+    let removed = [machines, run_dir].iter().try_for_each(|dir| {
+        remove_flat(&dir.join(VMM_DIR))?;
+        remove_flat(dir)
+    });
+    if note(&mut errors, removed) {
         note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
     }
     failpoint::hit("release.run").await;

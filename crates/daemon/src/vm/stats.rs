@@ -101,7 +101,7 @@ impl VmService {
         let name = &row.name;
         let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
         match row.state {
-            VmState::Running if row.run.agent_api.is_some() => Ok(Agent::new(&self.parts.layout.vm_run(&row.id))),
+            VmState::Running if row.run.agent_api.is_some() => Ok(Agent::of(&self.parts.layout, &row.id)),
             VmState::Running | VmState::Starting => {
                 Err(conflict("is booting: its agent does not answer yet").hint(format!("banger vm logs -f {name}")))
             }

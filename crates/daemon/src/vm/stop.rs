@@ -60,7 +60,7 @@ pub(super) async fn power_off(owner: &Owner, operation: &Operation, grace: Optio
         Some(Init::Agent) => AGENT_GRACE,
         _ => IMAGE_GRACE,
     });
-    let agent = Agent::new(&owner.parts.layout.vm_run(&owner.row.id));
+    let agent = Agent::of(&owner.parts.layout, &owner.row.id);
     operation.begin("writing the guest's data to its disk");
     let guests = guests_part(grace, owner.row.run.init);
     let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(guests.as_millis()).unwrap_or(u64::MAX) };

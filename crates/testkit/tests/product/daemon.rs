@@ -96,6 +96,28 @@ fn a_run_directory_that_was_taken_away_takes_no_vm_along() {
 }
 
 #[test]
+fn a_daemon_with_another_run_directory_finds_the_vms_of_the_one_before() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "v");
+    let vmm = env.vm_process("v", "vmm_pid");
+    env.banger(["daemon", "stop"]).run().expect(0);
+    // The same home by a name that is too long for sockets: a daemon there has its own elsewhere.
+    let long = env.home().join("x".repeat(150));
+    std::os::unix::fs::symlink(env.home(), &long).expect("a link");
+    let banger = |args: &[&str]| env.banger(args).env("BANGER_HOME", &long).patience(SOON).run().expect(0);
+    let vm = banger(&["vm", "show", "v", "--json"]).json();
+    assert_eq!((&vm["state"], &vm["vmm_pid"]), (&"running".into(), &vmm.pid.into()), "{vm:#}");
+    let status = banger(&["daemon", "status", "--json"]).json();
+    let socket = status["socket"].as_str().map(std::path::Path::new);
+    assert!(socket.is_some_and(|socket| !socket.starts_with(env.home())), "{status:#}");
+    assert_eq!(banger(&["exec", "v", "--", "echo", "fine"]).out(), "fine\n");
+    banger(&["vm", "stop", "v"]);
+    banger(&["daemon", "stop"]);
+    assert_eq!(env.exit_cause("v"), "poweroff");
+    delete(&env, "v");
+}
+
+#[test]
 fn an_unknown_key_in_the_configuration_is_named_with_its_line() {
     let env = TestEnv::empty();
     env.configure("log_level = \"info\"\nnonsense = 1\n");

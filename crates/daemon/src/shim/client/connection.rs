@@ -8,6 +8,7 @@ use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
     identity::{ProvenProcess, kill_proven},
     record,
+    server::is_trusted,
 };
 use banger_proto::framing::{self, MAX_FRAME};
 use bytes::Bytes;
@@ -237,6 +238,10 @@ impl Follower {
 async fn connect(socket: &std::path::Path) -> io::Result<(Frames, ShimStatus)> {
     let attempt = async {
         let stream = UnixStream::connect(socket).await?;
+        // Where it is below everybody's directory, it may have been taken away and be another's by now.
+        if !is_trusted(&stream) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec();
         let mut frames = Framed::new(stream, codec);
         let body = frames.next().await.ok_or(io::ErrorKind::UnexpectedEof)??;
