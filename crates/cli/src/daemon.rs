@@ -106,16 +106,33 @@ impl Daemon {
         }))
     }
 
+    /// What the daemon itself says against `GET path`, if anything. Fails where it does not come to say it.
+    pub(crate) async fn objection(&mut self, path: &str) -> Result<Option<Failure>> {
+        let response = self.ask(Method::GET, path, None).await?;
+        if response.status().is_success() {
+            // The connection is used again.
+            http::collect(response.into_body(), MAX_ANSWER, WHO).await?;
+            return Ok(None);
+        }
+        Ok(Some(http::told(response, MAX_ANSWER, WHO).await?))
+    }
+
     async fn send(&mut self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>> {
-        let response = self.connection.send(method, path, body.map(http::full)).await.map_err(|error| {
-            Failure::caused_by(Code::Unavailable, "the daemon went away before it answered", &error)
-                .hint(format!("its log is {}", self.log.display()))
-        })?;
+        let response = self.ask(method, path, body).await?;
         if response.status().is_success() {
             Ok(response)
         } else {
             Err(http::refusal(response, MAX_ANSWER, WHO).await.into())
         }
+    }
+
+    /// The answer to a request, whatever it is.
+    async fn ask(&mut self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>> {
+        let response = self.connection.send(method, path, body.map(http::full)).await.map_err(|error| {
+            Failure::caused_by(Code::Unavailable, "the daemon went away before it answered", &error)
+                .hint(format!("its log is {}", self.log.display()))
+        })?;
+        Ok(response)
     }
 }
 
@@ -128,4 +145,41 @@ fn other_api(theirs: &Version) -> Failure {
         ),
     )
     .hint("banger daemon stop ends it; VMs keep running, and the next command starts the daemon that belongs to this banger")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// What is made of an answer to one request; without one the other end is closed.
+    async fn objection(answer: Option<String>) -> Result<Option<Failure>> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut daemon = Daemon::open(ours, "/log".into()).await.unwrap();
+        let answers = async {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(theirs.read_u8().await.unwrap());
+            }
+            theirs.write_all(answer.unwrap_or_default().as_bytes()).await.unwrap();
+            drop(theirs);
+        };
+        tokio::join!(daemon.objection("/v1/images/x"), answers).0
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_objects_to_is_told_from_a_daemon_that_is_gone() {
+        let answer = |status: &str, length: usize, body: &str| {
+            Some(format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}"))
+        };
+        let lost = Failure::new(Code::Unavailable, "lost");
+        let body = serde_json::to_string(&lost).unwrap();
+        assert_eq!(objection(answer("200 OK", 2, "{}")).await.unwrap(), None);
+        assert_eq!(objection(answer("503 Service Unavailable", body.len(), &body)).await.unwrap(), Some(lost));
+        for gone in [None, answer("503 Service Unavailable", body.len() + 1, &body)] {
+            let error = objection(gone).await.unwrap_err();
+            let crate::exit::Error::Failed(failure) = error else { panic!("{error:?}") };
+            assert_eq!(failure.code, Code::Unavailable);
+        }
+    }
 }

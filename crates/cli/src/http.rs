@@ -103,15 +103,18 @@ pub(crate) fn too_much(who: &str, limit: usize) -> Failure {
 
 /// What a refused request's body says.
 pub(crate) async fn refusal(response: Response<Incoming>, limit: usize, who: &str) -> Failure {
+    told(response, limit, who).await.unwrap_or_else(|failure| failure)
+}
+
+/// The same; fails where `who` did not come to say it.
+pub(crate) async fn told(response: Response<Incoming>, limit: usize, who: &str) -> Result<Failure, Failure> {
     let status = response.status();
-    match collect(response.into_body(), limit, who).await {
-        Ok(body) => serde_json::from_slice(&body).unwrap_or_else(|_| {
-            let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-            let failure = Failure::new(Code::Internal, format!("{who} answered {status}"));
-            if text.is_empty() { failure } else { failure.cause(text) }
-        }),
-        Err(failure) => failure,
-    }
+    let body = collect(response.into_body(), limit, who).await?;
+    Ok(serde_json::from_slice(&body).unwrap_or_else(|_| {
+        let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+        let failure = Failure::new(Code::Internal, format!("{who} answered {status}"));
+        if text.is_empty() { failure } else { failure.cause(text) }
+    }))
 }
 
 /// A body that must be JSON of one type.

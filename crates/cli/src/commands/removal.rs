@@ -7,10 +7,7 @@ use crate::{
 };
 use banger_proto::failure::{Code, Failure};
 use hyper::Method;
-use serde::{
-    Serialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use serde::{Serialize, de::IgnoredAny};
 
 /// One thing to delete.
 #[derive(Debug)]
@@ -33,14 +30,15 @@ struct Report<'a> {
     failure: Option<Failure>,
 }
 
-/// Deletes what `removals` name, things of type `T`.
-pub(super) async fn remove<T: DeserializeOwned>(context: &Context, removals: &[Removal]) -> Result {
+/// Deletes what `removals` name.
+pub(super) async fn remove(context: &Context, removals: &[Removal]) -> Result {
     let mut daemon = context.daemon().await?;
     for removal in removals {
-        match daemon.get::<T>(&removal.look).await {
-            // It is known, and whatever is wrong with it, it may go.
-            Err(Error::Failed(Failure { code: Code::Unavailable, .. })) => {}
-            looked => drop(looked?),
+        // What the daemon has but cannot show is known, and whatever is wrong with it, it may go.
+        if let Some(objection) = daemon.objection(&removal.look).await?
+            && objection.code != Code::Unavailable
+        {
+            return Err(objection.into());
         }
     }
     let mut signals = Signals::install()?;

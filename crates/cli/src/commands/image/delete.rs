@@ -7,7 +7,7 @@ use crate::{
     exit::Result,
     http::segment,
 };
-use banger_proto::{api::artifact::Image, name::ImageName};
+use banger_proto::name::ImageName;
 use clap::Args;
 
 const UNDONE: &str = "interrupted: the image may be deleted already ('banger image list' shows what is left)";
@@ -30,5 +30,5 @@ pub(crate) async fn run(context: &Context, args: &DeleteArgs) -> Result {
             Removal { name: image.to_string(), delete: look.clone(), look, undone: UNDONE }
         })
         .collect();
-    removal::remove::<Image>(context, &removals).await
+    removal::remove(context, &removals).await
 }

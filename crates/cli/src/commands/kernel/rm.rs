@@ -7,7 +7,7 @@ use crate::{
     exit::Result,
     http::segment,
 };
-use banger_proto::{api::artifact::Kernel, name::KernelName};
+use banger_proto::name::KernelName;
 use clap::Args;
 
 /// `banger kernel rm`.
@@ -37,5 +37,5 @@ pub(crate) async fn run(context: &Context, args: &RmArgs) -> Result {
             }
         })
         .collect();
-    removal::remove::<Kernel>(context, &removals).await
+    removal::remove(context, &removals).await
 }
