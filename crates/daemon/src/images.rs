@@ -8,6 +8,7 @@ mod flight;
 mod image_offers;
 mod kernel_view;
 mod kernels;
+mod lost;
 mod make;
 mod names;
 mod offers;

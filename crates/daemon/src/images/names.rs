@@ -4,7 +4,7 @@
 //! kernel that are here holds them; whoever moves names or takes one away waits until nobody does. So nothing is made of an
 //! image or a kernel that goes in the same moment.
 
-use super::{ImageService, no_image, off_thread};
+use super::{ImageService, lost::lost, no_image, off_thread};
 use crate::{
     failpoint,
     failures::Explain,
@@ -209,7 +209,8 @@ impl ImageService {
         }
     }
 
-    /// The id a name, an id or a unique prefix of one means. Fails for a name as [`Self::named_or_lost`] does.
+    /// The id a name, an id or a unique prefix of one means. A name of what was lost means that, whoever gave the name, and
+    /// fails: what is asked about is what was here.
     pub(crate) async fn resolve(&self, reference: &str) -> Result<ImageId, Failure> {
         self.meant(reference).await.map(|meant| meant.id)
     }
@@ -217,9 +218,13 @@ impl ImageService {
     /// The same, and whether it was a name.
     async fn meant(&self, reference: &str) -> Result<Meant, Failure> {
         if let Ok(typed) = reference.parse::<ImageName>()
-            && let Some((name, id)) = self.named_or_lost(&typed).await?
+            && let Some((name, id, origin)) = self.noted(&typed).await?
         {
-            return Ok(Meant { id, name: Some(name) });
+            return if self.is_here(&id).await? {
+                Ok(Meant { id, name: Some(name) })
+            } else {
+                Err(lost(&name, &origin))
+            };
         }
         let images = self.images.clone();
         // Damaged ones too: they can be deleted.

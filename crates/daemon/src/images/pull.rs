@@ -4,7 +4,7 @@
 //! reference to a registry, and is known here by its familiar name. A tag that moved points the name at another image;
 //! VMs stay with theirs.
 
-use super::{ImageService, names::Claim, off_thread, seconds};
+use super::{ImageService, lost::lost, names::Claim, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -324,18 +324,6 @@ impl ImageService {
             origin.chosen || (origin.catalog().is_some() && self.image_offers.find(&name).await?.is_none());
         if leads_elsewhere { Err(lost(&name, &origin)) } else { Ok(None) }
     }
-
-    /// Why an image that somebody relies on is not here, where it has a name still: `failure` knows no more than its id.
-    pub(super) async fn not_here(&self, id: &ImageId, failure: Failure) -> Failure {
-        let name = self.store.names_of_image(id).await.ok().and_then(|names| names.into_iter().next());
-        let Some(name) = name else { return failure };
-        let Ok(Some((_, origin))) = self.store.name_origin(&name).await else { return failure };
-        let lost = lost(&name, &origin);
-        match origin.pinned {
-            Some(pinned) => lost.hint(format!("`banger image pull {pinned}` does where that is another image by now")),
-            None => lost,
-        }
-    }
 }
 
 /// The key of a pull: who has other logins may be told something else.
@@ -357,22 +345,6 @@ fn proper(reference: &Reference) -> Result<ImageName, Failure> {
         Failure::new(Code::Invalid, format!("{familiar} cannot be the name of an image here"))
             .hint("--name gives it another")
     })
-}
-
-fn lost(name: &ImageName, origin: &Origin) -> Failure {
-    let called = if origin.chosen { format!(" --name {name}") } else { String::new() };
-    let again = match (origin.catalog(), &origin.source) {
-        (Some(entry), _) => {
-            format!(
-                "`banger image pull {entry}{called}` brings it back from its catalog ([[image_catalog]] in config.toml)"
-            )
-        }
-        (None, Some(source)) => format!("`banger image pull {source}{called}` brings it back"),
-        (None, None) => format!("make it again under that name: `banger image build {name} …`"),
-    };
-    Failure::new(Code::Unavailable, format!("image {name} was lost when this host went down"))
-        .hint(again)
-        .hint(format!("`banger image delete {name}` gives the name up"))
 }
 
 fn nameless(source: &str) -> Failure {
