@@ -181,7 +181,9 @@ impl Explain for ImageError {
             Self::NotFound { .. } => Code::NotFound,
             Self::Register { .. } | Self::Unmanaged { .. } => Code::Invalid,
             _ if self.is_unsupported() => Code::Unsupported,
-            _ if matches!(self.root(), Self::Taken { .. } | Self::Disputed { .. }) => Code::Conflict,
+            _ if matches!(self.root(), Self::Taken { .. } | Self::Disputed { .. } | Self::Missed { .. }) => {
+                Code::Conflict
+            }
             Self::Pull { .. } | Self::Build { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
         };

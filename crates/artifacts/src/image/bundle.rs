@@ -5,7 +5,7 @@
 //! was made under the same name and recommends the same kernel, for both are in it.
 
 use super::{
-    Image, ImageError, ImageManifest, ImageStore, Source,
+    Image, ImageError, ImageManifest, ImageStore, ReliedOn, Source,
     draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
     store::check_superblock,
@@ -126,6 +126,7 @@ impl ImageStore {
         source: &BundleSource,
         kernel: Option<KernelName>,
         client: &Client,
+        relied_on: ReliedOn<'_>,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         job.progress.phase("downloading the image");
@@ -161,7 +162,7 @@ impl ImageStore {
         let Image { manifest, rootfs } = image;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
-        let image = self.put(staging, &manifest, job);
+        let image = self.put_unless(staging, &manifest, relied_on, job);
         drop(lock);
         image
     }

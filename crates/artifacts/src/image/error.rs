@@ -85,6 +85,12 @@ pub enum ImageError {
         /// The id.
         id: ImageId,
     },
+    /// Somebody relies on the image, which was lost, and had it from elsewhere than from the bundle.
+    #[error("this is image {id}, which was lost here; how it is run is not for a bundle to say")]
+    Missed {
+        /// The id.
+        id: ImageId,
+    },
     /// It is in the store already.
     #[error("image {id} is banger's own already")]
     Managed {

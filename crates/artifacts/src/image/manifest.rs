@@ -1,6 +1,7 @@
 //! `manifest.json` of a managed image.
 //!
-//! Written when the image is published; only what else is this image, and the kernel it recommends, may change later.
+//! Written when the image is published. Later may change what else is this image, the kernel it recommends, and what only a
+//! bundle said of it, once its own source says that.
 //! Fields a later banger adds are passed over when read.
 
 use super::{ImageError, Source};
@@ -155,6 +156,13 @@ impl ImageManifest {
                 file.set_permissions(Permissions::from_mode(0o444))
             })
             .map_err(ImageError::io("write", &path))
+    }
+
+    /// Writes it into `directory`, which nobody else sees, in the place of the one there.
+    pub(super) fn write_over(&self, directory: &Path) -> Result<(), ImageError> {
+        let path = directory.join(FILE);
+        std::fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
+        self.write(directory)
     }
 
     /// Writes it in the place of the one in the entry that is locked: nobody ever finds none there, or half of one.

@@ -9,6 +9,12 @@ use crate::{
     job::Job,
     publish::{Mark, NameLock, Staging},
 };
+use banger_proto::name::ImageId;
+use std::io;
+
+/// Tells of an image that is not here whether somebody relies on it who had it from elsewhere: the store knows of no names
+/// and no VMs.
+pub type ReliedOn<'a> = &'a dyn Fn(&ImageId) -> io::Result<bool>;
 
 /// Most other sources an image is known to come from; the oldest are forgotten.
 const MAX_ALSO: usize = 64;
@@ -17,6 +23,18 @@ impl ImageStore {
     /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
     /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
     pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
+        self.put_unless(staging, made, &|_| Ok(false), job)
+    }
+
+    /// The same of what came in a bundle. Where the image was lost and its word with it, a bundle's word does not take that
+    /// place for who had the image from elsewhere.
+    pub(super) fn put_unless(
+        &self,
+        staging: Staging,
+        made: &ImageManifest,
+        relied_on: ReliedOn<'_>,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
         let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
         // What the disk may not have all of gives way to what has just been made.
         let sure = !matches!(self.shelf.mark(made.id.as_str())?, Some(Mark::Doubtful | Mark::Refused));
@@ -30,13 +48,29 @@ impl ImageStore {
             if !(made.is_first_hand() || stands || image.manifest.agrees_with(made)) {
                 return Err(ImageError::Disputed { id: made.id.clone() });
             }
+            if !made.is_first_hand() && !image.manifest.agrees_with(made) {
+                job.progress.notice(&format!(
+                    "the same image is here already, as {}, and its commands are run as that one says, not as this one",
+                    made.id
+                ));
+            }
             if whole {
                 if !made.source.lasts() {
                     self.shelf.sync_now(made.id.as_str())?;
                 }
-                let image = self.corrected(image, made, &entry)?;
+                let image = self.corrected(image, made, &entry, job)?;
                 return Ok(self.known_from(image, &made.source, &entry));
             }
+            if image.manifest.is_own_word() && !made.is_first_hand() {
+                // Its bytes are the same; what it says of itself was not in doubt.
+                let mut own = image.manifest;
+                own.note(&made.source);
+                own.write_over(staging.path())?;
+            }
+        } else if relied_on(&made.id)
+            .map_err(ImageError::io("look who relies on what is in", self.shelf.directory()))?
+        {
+            return Err(ImageError::Missed { id: made.id.clone() });
         }
         job.progress.phase("saving the image");
         if made.source.lasts() {
@@ -47,30 +81,53 @@ impl ImageStore {
         self.get(&made.id)
     }
 
-    /// The image that is here, with what is known of it first hand now.
-    fn corrected(&self, mut image: Image, made: &ImageManifest, entry: &NameLock) -> Result<Image, ImageError> {
+    /// The image that is here, with what is known of it first hand now. What a bundle alone said of it goes, its kernel too.
+    fn corrected(
+        &self,
+        mut image: Image,
+        made: &ImageManifest,
+        entry: &NameLock,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
         let there = &mut image.manifest;
-        if made.is_first_hand() && !(there.agrees_with(made) && (&there.os, &there.init) == (&made.os, &made.init)) {
+        if !made.is_first_hand() {
+            return Ok(image);
+        }
+        let other_commands = !there.agrees_with(made);
+        let other_kernel = !there.is_own_word() && there.kernel != made.kernel;
+        if other_commands || other_kernel || (&there.os, &there.init) != (&made.os, &made.init) {
             (there.config, there.arch) = (made.config.clone(), made.arch.clone());
             (there.os, there.init) = (made.os.clone(), made.init.clone());
+            if other_kernel {
+                there.kernel.clone_from(&made.kernel);
+            }
+            there.fit();
             there.rewrite(&self.shelf, entry)?;
+        }
+        if other_commands {
+            job.progress.notice(&format!(
+                "image {} was here, and its commands were run in another way; from now on they are run as it says itself, in \
+                 VMs that have it too",
+                made.id
+            ));
+        }
+        if other_kernel {
+            let kernel =
+                made.kernel.as_ref().map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
+            job.progress
+                .notice(&format!("image {} recommends {kernel} now, not that of its bundle; VMs keep theirs", made.id));
         }
         Ok(image)
     }
 
     /// Notes where an image can be had, so that it need not be made again to be known.
     fn known_from(&self, mut image: Image, source: &Source, entry: &NameLock) -> Image {
-        let lasting = source.is_first_hand() || matches!(source, Source::Bundle(_));
-        if lasting && image.manifest.sources().all(|known| known != source) {
-            let also = &mut image.manifest.also;
-            also.drain(..(also.len() + 1).saturating_sub(MAX_ALSO));
-            also.push(source.clone());
-            image.manifest.fit();
-            // Without it the image is as good, and only made again where it need not be.
-            if let Err(error) = image.manifest.rewrite(&self.shelf, entry) {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(id = %image.manifest.id, error, "cannot note where an image comes from too");
-            }
+        // Without it the image is as good, and only made again where it need not be.
+        if image.manifest.note(source)
+            && let Err(error) = image.manifest.rewrite(&self.shelf, entry)
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(id = %image.manifest.id, error, "cannot note where an image comes from too");
         }
         image
     }
@@ -87,6 +144,18 @@ impl ImageManifest {
     /// Whether both say the same of how and where commands are run.
     fn agrees_with(&self, other: &Self) -> bool {
         (&self.config, &self.arch) == (&other.config, &other.arch)
+    }
+
+    /// Notes one more source it comes from, if that can be had again; whether that is news.
+    fn note(&mut self, source: &Source) -> bool {
+        let lasting = source.is_first_hand() || matches!(source, Source::Bundle(_));
+        let news = lasting && self.sources().all(|known| known != source);
+        if news {
+            self.also.drain(..(self.also.len() + 1).saturating_sub(MAX_ALSO));
+            self.also.push(source.clone());
+            self.fit();
+        }
+        news
     }
 
     fn is_first_hand(&self) -> bool {

@@ -4,8 +4,8 @@
 //! work once: the second waits for the first and takes its result.
 
 use super::{
-    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, Source,
-    SourceError,
+    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, ReliedOn,
+    Source, SourceError,
     draft::{Algorithm, Draft, ROOTFS, digest, hexadecimal},
     manifest::FORMAT,
 };
@@ -115,15 +115,22 @@ impl ImageStore {
         Ok(Image { manifest, rootfs })
     }
 
-    /// Gets the image a catalog offers from the first of its sources that works.
-    pub fn pull(&self, entry: &CatalogEntry, registries: &Registries, job: &Job<'_>) -> Result<Image, ImageError> {
+    /// Gets the image a catalog offers from the first of its sources that works. A bundle is none that does where somebody
+    /// relies on the image, which is not here.
+    pub fn pull(
+        &self,
+        entry: &CatalogEntry,
+        registries: &Registries,
+        relied_on: ReliedOn<'_>,
+        job: &Job<'_>,
+    ) -> Result<Image, ImageError> {
         let mut last = None;
         for source in &entry.sources {
             let tried = match source {
                 Ok(Source::Mmdebstrap(recipe)) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
                 Ok(Source::Registered(_) | Source::Promoted(_)) => continue,
                 Ok(Source::Bundle(source)) => {
-                    self.pull_bundle(&entry.name, source, entry.kernel.clone(), &registries.client, job)
+                    self.pull_bundle(&entry.name, source, entry.kernel.clone(), &registries.client, relied_on, job)
                 }
                 Ok(Source::Oci(source)) => self.pull_listed(entry, source, registries, job),
                 Err(error) => Err(error.clone().into()),

@@ -1,7 +1,7 @@
-//! Images that the disk has lost, and that names and VMs rely on still: what brings one back.
+//! Images that the disk has lost, and that names and VMs rely on still: what brings one back, and what is not taken for it.
 
-use super::ImageService;
-use crate::store::Origin;
+use super::{ImageService, names::in_use};
+use crate::store::{Origin, Store, StoreError};
 use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName},
@@ -35,4 +35,23 @@ pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
     Failure::new(Code::Unavailable, format!("image {name} was lost when this host went down"))
         .hint(again)
         .hint(format!("`banger image delete {name}` gives the name up"))
+}
+
+/// What to say of an image that is not here to who has its bytes from `source`, beside a word of its own on how they are
+/// run; `None` where nobody relies on it who had it from elsewhere.
+pub(super) async fn missed(store: &Store, id: &ImageId, source: &str) -> Result<Option<Failure>, StoreError> {
+    let names = store.names_of_image(id).await?;
+    for name in &names {
+        if let Some((_, origin)) = store.name_origin(name).await?
+            && origin.source.as_deref() != Some(source)
+        {
+            return Ok(Some(lost(name, &origin)));
+        }
+    }
+    if !names.is_empty() {
+        return Ok(None);
+    }
+    // No name is left to tell where they had it from.
+    let users = store.vms_of_image(id).await?;
+    Ok((!users.is_empty()).then(|| in_use(&format!("image {id}"), &users)))
 }

@@ -278,7 +278,7 @@ fn gone(what: &str) -> Failure {
 }
 
 /// `what` cannot go because these VMs use it.
-fn in_use(what: &str, users: &[VmName]) -> Failure {
+pub(super) fn in_use(what: &str, users: &[VmName]) -> Failure {
     let names: Vec<&str> = users.iter().take(10).map(VmName::as_str).collect();
     let more = if users.len() > 10 { ", …" } else { "" };
     Failure::new(Code::Conflict, format!("{what} is in use by {}{more}", names.join(", ")))

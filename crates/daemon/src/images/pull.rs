@@ -4,7 +4,12 @@
 //! reference to a registry, and is known here by its familiar name. A tag that moved points the name at another image;
 //! VMs stay with theirs.
 
-use super::{ImageService, lost::lost, names::Claim, off_thread, seconds};
+use super::{
+    ImageService,
+    lost::{lost, missed},
+    names::Claim,
+    off_thread, seconds,
+};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -20,10 +25,12 @@ use banger_proto::{
     name::{ImageId, ImageName, KernelName},
 };
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
+use tokio::runtime::Handle;
 
 /// What an image is asked for by.
 #[derive(Debug, Clone)]
@@ -184,8 +191,8 @@ impl ImageService {
     }
 
     /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made
-    /// here has the kernel, or none, that its maker wanted, and what came from elsewhere has the one it came with. The name
-    /// that is claimed is somebody's no longer.
+    /// here has the kernel, or none, that its maker wanted, and what came from elsewhere has the one, or none, that it came
+    /// with. The name that is claimed is somebody's no longer.
     async fn keeps_its_kernel(
         &self,
         image: &Image,
@@ -197,7 +204,7 @@ impl ImageService {
                 continue;
             }
             let Some((_, origin)) = self.store.name_origin(&name).await? else { continue };
-            if origin.source.is_none() || (origin.source != claim.source && image.manifest.kernel.is_some()) {
+            if origin.source != claim.source {
                 return Ok(Some(name));
             }
         }
@@ -221,12 +228,28 @@ impl ImageService {
         let asks = entry.sources.iter().flatten().any(|source| matches!(source, Source::Oci(_)));
         let key = with_logins(name.to_string(), logins.as_deref().filter(|_| asks));
         let (images, registries) = (self.images.clone(), self.registries_with(logins)?);
+        let (store, source) = (self.store.clone(), Origin::of_catalog(&name));
         let image = self
             .image_pulls
             .join(&key, operation, move |progress, stop| async move {
-                blocking(progress, &stop, move |job| images.pull(&entry, &registries, &job))
-                    .await
-                    .map_err(Explain::explain)
+                let (asked, from) = (store.clone(), source.clone());
+                let pulled = blocking(progress, &stop, move |job| {
+                    let runtime = Handle::current();
+                    let relied_on = |id: &ImageId| match runtime.block_on(missed(&asked, id, &from)) {
+                        Ok(missed) => Ok(missed.is_some()),
+                        Err(error) => Err(io::Error::other(error)),
+                    };
+                    images.pull(&entry, &registries, &relied_on, &job)
+                });
+                let error = match pulled.await {
+                    Ok(image) => return Ok(image),
+                    Err(error) => error,
+                };
+                let hints = match error.root() {
+                    ImageError::Missed { id } => missed(&store, id, &source).await?.map(|missed| missed.hints),
+                    _ => None,
+                };
+                Err(hints.into_iter().flatten().fold(error.explain(), Failure::hint))
             })
             .await?;
         operation.notice(format!("pulled image {name} in {}", seconds(began)));

@@ -199,8 +199,7 @@ fn a_daemon_that_is_killed_leaves_nothing_a_retry_minds() {
 fn a_catalogs_image_brings_its_kernel_along() {
     let Some((env, server)) = furnished() else { return };
     server.open();
-    // Entries that offer what is here already, so that only the kernel is to be had: an image that recommends none, so that
-    // the catalog has a say in it.
+    // Entries that offer what is here already, so that only the kernel is to be had, of an image that recommends none.
     let image = fs::read_dir(env.layout().images()).unwrap().next().unwrap().unwrap().path();
     let file = image.join("manifest.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -210,11 +209,18 @@ fn a_catalogs_image_brings_its_kernel_along() {
     fs::write(&file, manifest.to_string()).unwrap();
     let offer = |name: &str, kernel: &str| serde_json::json!({"name": name, "arch": "x86_64", "kernel": kernel, "sources": [manifest["source"]]});
     let catalog = env.home().join("images.json");
-    let entries = [offer("along", NAME), offer("alone", "nope-1.0")];
-    fs::write(&catalog, serde_json::json!({"version": 1, "entries": entries}).to_string()).unwrap();
+    let offers = |entries: &[serde_json::Value]| {
+        fs::write(&catalog, serde_json::json!({"version": 1, "entries": entries}).to_string()).unwrap();
+    };
+    offers(&[offer("along", "nope-1.0")]);
     env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
-    let refused = env.banger(["image", "pull", "alone"]).patience(SOON).run().expect(1);
+    // It is another entry's too: that there is no such kernel does not matter.
+    let kept = env.banger(["image", "pull", "along"]).patience(SOON).run().expect(0);
+    assert!(kept.err().contains("what it recommends stays: no kernel, where"), "{kept}");
+    env.banger(["image", "delete", "debian-bookworm"]).run().expect(0);
+    let refused = env.banger(["image", "pull", "along"]).patience(SOON).run().expect(1);
     assert!(refused.err().contains("no kernel nope-1.0"), "{refused}");
+    offers(&[offer("along", NAME), offer("alone", "nope-1.0")]);
     let out = env.banger(["image", "pull", "along"]).patience(SOON).run().expect(0);
     assert!(out.err().contains(&format!("pulled kernel {NAME} in ")), "{out}");
     assert!(stored(&env).contains(&NAME.to_owned()));

@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{ext4::Image, full::Tmpfs, sha256, web::Server};
 use banger_artifacts::{
-    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, Source},
-    job::{Cancel, Job, Silent},
+    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, ReliedOn, Source},
+    job::{Cancel, Job, Progress, Silent},
 };
+use banger_proto::name::ImageId;
 use banger_testkit::{require, wait_until};
 use serde_json::{Value, json};
 use std::{
@@ -18,6 +19,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    sync::Mutex,
     time::Duration,
 };
 
@@ -41,7 +43,11 @@ fn oci(reference: &str) -> Value {
 }
 
 fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError> {
-    host.store.pull(entry, &host.registries, &Job { progress: &Silent, cancel: &host.cancel })
+    pull_unless(host, entry, &|_| Ok(false))
+}
+
+fn pull_unless(host: &Host, entry: &CatalogEntry, relied_on: ReliedOn<'_>) -> Result<Kept, ImageError> {
+    host.store.pull(entry, &host.registries, relied_on, &Job { progress: &Silent, cancel: &host.cancel })
 }
 
 fn one_image() -> (Content, String) {
@@ -275,13 +281,22 @@ fn a_bundle_has_no_say_in_how_anybody_elses_image_is_run() {
         assert_eq!(config(&pull(&host, &lie).unwrap()), run);
 
         host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+        // Where it is lost and somebody relies on it, its word is not a bundle's to give.
+        let relied_on = |id: &ImageId| Ok(*id == image.manifest.id);
+        let missed = pull_unless(&host, &lie, &relied_on).unwrap_err();
+        assert!(matches!(missed.root(), ImageError::Missed { .. }), "{}", chain(&missed));
+        host.nothing_left();
         assert_eq!(config(&pull(&host, &lie).unwrap())["env"]["BASH_ENV"], "/tmp/x", "under its own name");
         // Of two strangers neither speaks for the other.
         assert!(told(pull(&host, &honest).unwrap_err()));
         // The image itself says what it is, and that stands from then on.
         let back = host.image(&reference(&registry, tag));
         assert_eq!((config(&back), &back.manifest.arch), (run.clone(), &image.manifest.arch));
-        assert_eq!(back.manifest.os, image.manifest.os);
+        assert_eq!(
+            (&back.manifest.os, &back.manifest.kernel),
+            (&image.manifest.os, &None),
+            "nor with a bundle's kernel"
+        );
         assert_eq!(host.store.get(&back.manifest.id).unwrap(), back);
         assert_eq!(config(&pull(&host, &lie).unwrap()), run);
 
@@ -294,7 +309,57 @@ fn a_bundle_has_no_say_in_how_anybody_elses_image_is_run() {
             offered(&with_manifest(&fs::read(&file).unwrap(), |it| it["config"] = json!({"user": "7"})));
         assert!(told(pull(&host, &late).unwrap_err()));
         assert_eq!(config(&host.store.get(&back.manifest.id).unwrap()), run);
+        // One that says the same of the commands brings the bytes again, and no other word of its own.
+        let (_four, same) = offered(&with_manifest(&fs::read(&file).unwrap(), |it| {
+            (it["os"], it["init"]) = ("Another".into(), "/tmp/init".into());
+        }));
+        let whole = pull(&host, &same).unwrap_or_else(|error| panic!("{}", chain(&error))).manifest;
+        assert_ne!(fs::read_to_string(&mark).unwrap_or_default(), "another boot\n");
+        assert_eq!(
+            (&whole.source, &whole.os, &whole.init),
+            (&back.manifest.source, &back.manifest.os, &back.manifest.init)
+        );
+        assert_eq!(whole.kernel, None);
+        assert!(matches!(whole.also.last(), Some(Source::Bundle(_))), "{:?}", whole.also);
     }
+}
+
+#[test]
+fn a_bundle_whose_word_does_not_count_is_told_so() {
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+    impl Progress for Heard {
+        fn phase(&self, _what: &str) {}
+        fn advance(&self, _done: u64, _total: Option<u64>) {}
+        fn notice(&self, text: &str) {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+    }
+    let (content, _) = one_image();
+    let registry = content.serve();
+    let host = Host::new();
+    let image = host.image(&reference(&registry, "v1"));
+    let file = host.dir.path().join("app.tar.zst");
+    host.store.bundle(&image.manifest.id, &file, &Job { progress: &Silent, cancel: &host.cancel }).unwrap();
+    let other = with_manifest(&fs::read(&file).unwrap(), |it| it["config"] = json!({"user": "7"}));
+    let server = Server::serving(other.clone());
+    let entry = entry(&[bundle(&server, &sha256(&other), other.len())]);
+    let told = |expected: &[&str], work: &dyn Fn(&Job<'_>)| {
+        let heard = Heard::default();
+        work(&Job { progress: &heard, cancel: &host.cancel });
+        let heard = heard.0.into_inner().unwrap();
+        let all = heard.len() == expected.len() && heard.iter().zip(expected).all(|(said, part)| said.contains(part));
+        assert!(all, "{heard:#?}, not {expected:#?}");
+    };
+    let from_bundle = |job: &Job<'_>| drop(host.store.pull(&entry, &host.registries, &|_| Ok(false), job).unwrap());
+    told(&["run as that one says, not as this one"], &from_bundle);
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    told(&[], &from_bundle);
+    let source = reference(&registry, "v1");
+    let from_registry = |job: &Job<'_>| drop(host.pull_watched(&source, job.progress).unwrap());
+    let news = ["its commands were run in another way; from now on", "recommends no kernel now"];
+    told(&news, &from_registry);
+    told(&[], &from_registry);
 }
 
 #[test]

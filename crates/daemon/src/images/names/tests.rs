@@ -1,6 +1,6 @@
 //! Names and deletions of images, in a service with one of each.
 
-use super::*;
+use super::{super::lost::missed, *};
 use crate::store::{VmRow, tests::sample};
 use banger_artifacts::{
     job::{Cancel, Job, Silent},
@@ -234,6 +234,30 @@ async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
     let lost = service.image_by_id(&id, &silent).await.unwrap_err();
     let [exact, _] = &lost.hints[..] else { panic!("{lost}") };
     assert!(exact.contains("`banger image pull registry.local/app:v1@sha256:00` brings it back"), "{exact}");
+}
+
+#[tokio::test]
+async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let offered: ImageName = "offered".parse().unwrap();
+    let [source, other] = [Origin::of_catalog(&offered), "catalog other".to_owned()];
+    service.give_name(&offered, &id, &Claim::pulled(source.clone(), false, false), &silent).await.unwrap();
+    let missed = async |source: &str| missed(&service.store, &id, source).await.unwrap();
+    // It was made here too.
+    let made = missed(&source).await.unwrap();
+    assert!(made.hints[0].contains("banger image build my"), "{made}");
+    service.delete_image("my", &silent).await.unwrap();
+    let mut vm: VmRow = sample("v");
+    vm.spec.image_id = id.clone();
+    service.store.insert_vm(vm.clone()).await.unwrap();
+    assert!(missed(&source).await.is_none(), "it is the catalog's alone");
+    assert!(missed(&other).await.unwrap().hints[0].contains("banger image pull offered"));
+    service.store.unname_image(&id).await.unwrap();
+    assert!(missed(&source).await.unwrap().hints[0].contains("banger vm delete v"));
+    service.store.delete_vm(&vm.id).await.unwrap();
+    assert!(missed(&source).await.is_none());
 }
 
 #[tokio::test]
