@@ -13,10 +13,11 @@ use crate::shim::{
 use banger_proto::framing::{self, MAX_FRAME};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use rustix::process::Signal;
+use rustix::{net::sockopt::socket_peercred, process::Signal};
 use std::{
-    io,
-    path::PathBuf,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -108,7 +109,7 @@ impl Drop for Connection {
 
 impl Connection {
     pub(super) async fn open(socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
-        let (frames, status) = connect(&socket).await?;
+        let (frames, status) = connect(&socket, &state_dir).await?;
         let shim = status.shim;
         let shared = Arc::new(Shared {
             state: Mutex::new(State { status, events: Some(broadcast::channel(BACKLOG).0) }),
@@ -205,7 +206,7 @@ impl Follower {
             if !self.shim.alive() {
                 return Err(self.lost("the shim died").await);
             }
-            match connect(&self.socket).await {
+            match connect(&self.socket, &self.state_dir).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
                 Ok(_) | Err(_) if began.elapsed() < SILENCE_PATIENCE => {
                     tokio::time::sleep(CHANGE_TICK).await;
@@ -235,11 +236,10 @@ impl Follower {
     }
 }
 
-async fn connect(socket: &std::path::Path) -> io::Result<(Frames, ShimStatus)> {
+async fn connect(socket: &Path, state_dir: &Path) -> io::Result<(Frames, ShimStatus)> {
     let attempt = async {
         let stream = UnixStream::connect(socket).await?;
-        // Where it is below everybody's directory, it may have been taken away and be another's by now.
-        if !is_trusted(&stream) {
+        if !is_trusted(&stream) && !is_of(&stream, state_dir)? {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec();
@@ -251,6 +251,12 @@ async fn connect(socket: &std::path::Path) -> io::Result<(Frames, ShimStatus)> {
         }
     };
     timeout(ANSWER_PATIENCE, attempt).await?
+}
+
+/// Whether who serves a socket is whose this directory is. Below everybody's directory a socket may have been taken away
+/// and be another's by now; the VM's own directory is only its user's.
+fn is_of(stream: &UnixStream, state_dir: &Path) -> io::Result<bool> {
+    Ok(socket_peercred(stream)?.uid.as_raw() == fs::metadata(state_dir)?.uid())
 }
 
 async fn write(frames: &mut Frames, request: &ShimRequest) -> io::Result<()> {
