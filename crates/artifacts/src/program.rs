@@ -5,28 +5,33 @@
 //! Debian package that has it is carried along, so that an error can say how to mend a missing one.
 //!
 //! What is done with it while it runs is `running`'s: there are no helper threads, and a program that floods stderr, that
-//! outlives its pipe or that is cancelled half way is dealt with in one place.
+//! outlives its pipe or that is cancelled half way is dealt with in one place. What becomes of it when this process is
+//! killed is `keeper`'s.
 
 #![expect(unsafe_code, reason = "a hook between fork and exec ties the program's life to ours")]
 
+mod keeper;
 mod running;
 
 use crate::job::{Cancel, Cancelled};
+use keeper::Keeper;
 use running::Running;
 use rustix::{
     fs::{Access, access},
     io::Errno,
-    process::{Signal, set_parent_process_death_signal},
+    process::set_parent_process_death_signal,
 };
 use std::{
     ffi::{OsStr, OsString},
     fmt::Write as _,
     io::{self, Read},
     os::unix::process::CommandExt,
-    path::PathBuf,
-    process::{Command, ExitStatus, Stdio},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
+
+pub use keeper::CONTAINED;
 
 /// How many of its last lines an error repeats.
 const STDERR_LINES: usize = 3;
@@ -86,6 +91,7 @@ pub struct Program {
     env: Vec<(OsString, OsString)>,
     directory: PathBuf,
     grace: Duration,
+    keeper: Keeper,
 }
 
 impl Program {
@@ -98,6 +104,7 @@ impl Program {
             env: Vec::new(),
             directory: PathBuf::from("/"),
             grace: GRACE,
+            keeper: Keeper::Kernel,
         }
     }
 
@@ -146,6 +153,35 @@ impl Program {
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
+    }
+
+    /// It tidies up when it is told to end, and so it does when this process is killed: all it started is told as well, and
+    /// what they have to say meanwhile is read.
+    #[must_use]
+    pub fn tidied(mut self) -> Self {
+        self.keeper = Keeper::Shell;
+        self
+    }
+
+    /// It runs in namespaces of its own for mounts and processes, with `directory` at [`CONTAINED`]: when it ends or is
+    /// told to, or when this process is killed, all it started is killed and all it mounted is gone. For root, where
+    /// [`Self::can_be_contained`].
+    #[must_use]
+    pub fn contained(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.keeper = Keeper::Namespaces(directory.into());
+        self
+    }
+
+    /// Whether programs can be contained here: a container's root may not.
+    pub fn can_be_contained(directory: &Path, cancel: &Cancel) -> Result<bool, ProgramError> {
+        match Self::new("true", "coreutils").contained(directory).capture(0, cancel) {
+            Ok(_) => Ok(true),
+            Err(error @ (ProgramError::Failed { .. } | ProgramError::Missing { .. })) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no namespaces for programs");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Where `name` is installed, if it is.
@@ -218,7 +254,7 @@ impl Program {
         let Some(path) = Self::find(&self.name) else {
             return Err(ProgramError::Missing { program: self.name, package: self.package });
         };
-        let mut command = Command::new(path);
+        let mut command = self.keeper.command(&path)?;
         command
             .args(&self.args)
             .env_clear()
@@ -230,12 +266,12 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let parent = rustix::process::getpid();
+        let (parent, signal) = (rustix::process::getpid(), self.keeper.signal());
         // SAFETY: the hook makes two system calls and touches neither memory of the parent nor any lock.
         unsafe {
             command.pre_exec(move || {
-                // A daemon that is killed takes its programs with it: TERM, so that they can tidy up.
-                set_parent_process_death_signal(Some(Signal::TERM))?;
+                // A daemon that is killed takes its programs with it.
+                set_parent_process_death_signal(Some(signal))?;
                 if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
             });
         }

@@ -1,8 +1,9 @@
 //! A Debian, bootstrapped by `mmdebstrap` from the host's own apt sources and streamed into an image.
 //!
-//! Decides what is asked of `mmdebstrap` and what the host must have for it. Runs as root or as an ordinary user with
-//! subordinate ids; in both cases the same packages give the same bytes, because every time in the image is the
-//! recipe's or older. The tar goes from the program's stdout into the builder; there is no tarball and no tree of ours.
+//! Decides what is asked of `mmdebstrap` and what the host must have for it; where it works is `site`'s. Runs as root or as
+//! an ordinary user with subordinate ids; in both cases the same packages give the same bytes, because every time in the
+//! image is the recipe's or older. The tar goes from the program's stdout into the builder; there is no tarball and no tree
+//! of ours.
 
 use crate::{
     job::Job,
@@ -14,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+mod site;
 mod sources;
 mod tailor;
 
+use site::Site;
 use tailor::Tailor;
 
 /// Where apt's configuration is.
@@ -30,9 +32,6 @@ const SUBORDINATE_IDS: u64 = 65_536;
 const MAX_PACKAGES: usize = 256;
 /// Times in an image whose recipe gives none: 2023-06-10, the day of Debian 12.
 const DEFAULT_EPOCH: u32 = 1_686_355_200;
-/// What a cancelled bootstrap may take to remove its temporary root: 3 to 10 s on a busy machine. Killed in the middle,
-/// it would leave hundreds of megabytes that an ordinary user cannot delete, because they belong to subordinate ids.
-const GRACE: Duration = Duration::from_secs(60);
 /// Progress is told about every this many bytes of the tar.
 const REPORT_EVERY: u64 = 4 << 20;
 /// Settings of the host's apt that are about reaching the archive. Others, hooks above all, stay on the host.
@@ -182,15 +181,12 @@ impl DebianRecipe {
             return Err(DebianError::NoSources);
         }
         let mode = mode()?;
-        let list = work.join("debian.sources");
-        fs::write(&list, sources::for_bootstrap(&stanzas))
-            .map_err(|source| DebianError::Write { path: list.clone(), source })?;
+        let site = Site::prepare(work, &sources::for_bootstrap(&stanzas), job)?;
 
-        let mut program = Program::new("mmdebstrap", "mmdebstrap")
+        let mut program = site
+            .host(Program::new("mmdebstrap", "mmdebstrap"))
             .with_proxy_settings()
-            .grace(GRACE)
             .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
-            .env("TMPDIR", temporary_directory())
             .args([mode, "--variant=apt", "--format=tar", "--skip=check/signed-by"])
             .arg(format!("--architectures={architecture}"));
         if !self.include.is_empty() {
@@ -200,7 +196,7 @@ impl DebianRecipe {
             .args(DPKG_SETTINGS.map(|setting| format!("--dpkgopt={setting}")))
             .args(apt_settings(job)?.into_iter().map(|setting| format!("--aptopt={setting}")))
             .args([self.suite.as_str(), "-"])
-            .arg(&list);
+            .arg(site.list());
 
         let mut tailor = Tailor::default();
         let mut errors = Errors::default();
@@ -221,7 +217,7 @@ impl DebianRecipe {
             Ok::<_, DebianError>(())
         });
         streamed.map_err(|error| errors.explain(error))?;
-        fs::remove_file(&list).map_err(|source| DebianError::Write { path: list, source })?;
+        site.clear()?;
         let sources = sources::for_image(&stanzas);
         tailor.finish(builder, &sources, Timestamp::from_secs(i64::from(self.epoch)))?;
         Ok(())
@@ -304,11 +300,6 @@ fn has_range(text: &str, user: &str, uid: &str) -> bool {
         let count: Option<u64> = fields.nth(1).and_then(|count| count.trim().parse().ok());
         (owner == Some(user) || owner == Some(uid)) && count.is_some_and(|count| count >= SUBORDINATE_IDS)
     })
-}
-
-/// A bootstrap needs over a gigabyte for a while: `/var/tmp` is on a disk where `/tmp` often is memory.
-fn temporary_directory() -> PathBuf {
-    std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute()).unwrap_or_else(|| "/var/tmp".into())
 }
 
 /// The host's settings for reaching the archive, one `Name "value";` each.

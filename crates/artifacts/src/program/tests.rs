@@ -1,7 +1,8 @@
 //! Real shells that fail, flood, fork and ignore signals.
 
 use super::*;
-use std::{thread, time::Instant};
+use banger_testkit::wait_until;
+use std::{fs, process::Command, thread, time::Instant};
 
 fn sh(script: &str) -> Program {
     Program::new("sh", "dash").arg("-c").arg(script)
@@ -125,4 +126,71 @@ fn the_programs_failure_wins_over_the_readers_truncated_input() {
         })
         .unwrap_err();
     assert_eq!(error.to_string(), "sh failed (exit status: 3): broken");
+}
+
+/// Tidies up when it is told to, and has more to say of it than a pipe holds; so does a helper of its.
+const TIDY: &str = r#"
+mkdir "$0/work" "$0/work/helper"
+sh -c 'trap "rmdir \"$0\"; exit" TERM; echo ready >&2; while :; do sleep 300 & wait "$!"; done' "$0/work/helper" &
+trap 'i=0
+while [ "$i" -lt 5000 ]; do echo "step $i of a great many" >&2; i=$((i + 1)); done
+wait
+rmdir "$0/work"
+exit' TERM
+echo ready >&2
+while :; do sleep 300 & wait "$!"; done
+"#;
+
+/// Not a test by itself: the next one starts it as a process that it kills.
+#[test]
+fn child() {
+    let Some(directory) = std::env::var_os("BANGER_TEST_TIDIED").map(PathBuf::from) else { return };
+    let mut ready = 0;
+    let mut hear = |line: &str| {
+        ready += u32::from(line == "ready");
+        if ready == 2 {
+            fs::write(directory.join("ready"), "").unwrap();
+            loop {
+                thread::park();
+            }
+        }
+    };
+    let ended = sh(TIDY).arg(&directory).tidied().stream_heard(&Cancel::default(), &mut hear, |stdout| {
+        stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "test".into(), source })
+    });
+    panic!("it ended: {ended:?}");
+}
+
+#[test]
+fn what_tidies_up_is_heard_to_the_end_when_its_starter_is_killed() {
+    let temp = tempfile::tempdir().unwrap();
+    let (ready, work) = (temp.path().join("ready"), temp.path().join("work"));
+    let mut starter = Command::new(std::env::current_exe().unwrap());
+    starter.args(["--exact", "program::tests::child"]).env("BANGER_TEST_TIDIED", temp.path());
+    let mut starter = starter.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let reached = |path: &Path, there: bool| if path.exists() == there { Ok(()) } else { Err(format!("{path:?}")) };
+    let patience = Duration::from_secs(60);
+    wait_until(patience, "a program at work", || reached(&ready, true));
+    assert!(work.join("helper").exists());
+    starter.kill().unwrap();
+    starter.wait().unwrap();
+    wait_until(patience, "a program that has tidied up", || reached(&work, false));
+}
+
+#[test]
+fn what_is_tidied_ends_as_it_would_by_itself() {
+    let run = |script: &str| sh(script).tidied().capture(100, &Cancel::default());
+    assert_eq!(run("echo done; sleep 1000 >/dev/null 2>&1 &").unwrap(), b"done\n");
+    assert_eq!(run("echo broken >&2; exit 3").unwrap_err().to_string(), "sh failed (exit status: 3): broken");
+    // Told with its group, it is waited for.
+    let (temp, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
+    let mut hear = |_: &str| cancel.cancel();
+    let script = "trap ': >\"$0/tidied\"; exit' TERM; echo ready >&2; while :; do sleep 300 & wait \"$!\"; done";
+    let ended = sh(script).arg(temp.path()).tidied().grace(Duration::from_secs(60)).stream_heard(
+        &cancel,
+        &mut hear,
+        |stdout| stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "x".into(), source }),
+    );
+    assert!(matches!(ended, Err(ProgramError::Cancelled(_))), "{ended:?}");
+    assert!(temp.path().join("tidied").exists());
 }

@@ -2,6 +2,7 @@
 
 mod archives;
 mod auth;
+mod built;
 mod child;
 mod hostile;
 mod interrupted;

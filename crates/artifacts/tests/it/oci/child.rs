@@ -4,7 +4,7 @@
 
 use super::registry::{Host, chain, names};
 use banger_artifacts::{
-    image::Catalog,
+    image::{Catalog, DebianRecipe},
     job::{Job, Part, PartState, Progress},
 };
 use std::{
@@ -16,6 +16,8 @@ use std::{
 
 /// The bundle it writes.
 pub(super) const BUNDLE: &str = "out/app.tar.zst";
+/// Where it looks for programs first.
+pub(super) const PROGRAMS: &str = "programs";
 
 /// Says a line when it comes to the step it is told to stop at, and goes no further.
 struct StopAt(String);
@@ -62,6 +64,10 @@ fn child() {
             let output = host.dir.path().join(BUNDLE);
             host.store.bundle(&id, &output, &job).and_then(|_| host.store.get(&id))
         }
+        Some(("build", suite)) => {
+            let recipe = DebianRecipe::new(suite, Vec::new()).unwrap();
+            host.store.build_debian(&"small".parse().unwrap(), &recipe, None, &job)
+        }
         Some(("catalog", path)) => {
             let catalog = Catalog::read(Path::new(path)).unwrap();
             host.store.pull(&catalog.entries()[0], &host.registries, &|_| Ok(false), &job)
@@ -95,13 +101,16 @@ impl Drop for Work {
 }
 
 /// Starts a process that keeps everything in `root`, does `work` and stops at the step `stop`, if that is not empty. Its
-/// work is a source to pull, `promote ID`, `bundle ID`, or `catalog FILE`, to pull the first entry of.
+/// work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, or `catalog FILE`, to pull the first entry of.
 pub(super) fn start(root: &Path, work: &str, stop: &str) -> Work {
+    let path = format!("{}:{}", root.join(PROGRAMS).display(), std::env::var("PATH").unwrap());
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "oci::child::child", "--nocapture", "--test-threads=1"])
         .env("BANGER_TEST_PULL", work)
         .env("BANGER_TEST_ROOT", root)
         .env("BANGER_TEST_STOP", stop)
+        .env("PATH", path)
+        .env("TMPDIR", root)
         .stdout(Stdio::piped())
         .spawn();
     Work(child.unwrap())
