@@ -22,6 +22,7 @@ mod document;
 mod error;
 mod gunzip;
 mod hashing;
+mod inflate;
 mod layer;
 mod limits;
 mod merge;
@@ -58,6 +59,14 @@ pub mod hostile {
         let _ = super::document::Document::parse(bytes, None);
         let _ = super::document::ConfigFile::parse(bytes);
         let _ = super::archive::saved_manifest(bytes);
+    }
+
+    /// What `bytes` unpack to as gzip, and nothing of more than 8 MiB.
+    pub fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+        use std::io::Read as _;
+        let mut all = Vec::new();
+        super::gunzip::Gunzip::new(bytes).take(8 << 20).read_to_end(&mut all)?;
+        Ok(all)
     }
 
     /// Reads `bytes`, which it writes into `work`, as a tar with images in it, compressed or not: where its members lie, and

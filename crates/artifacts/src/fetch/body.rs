@@ -90,6 +90,11 @@ impl<'a> Body<'a> {
         self.received
     }
 
+    /// What came and was not taken yet.
+    pub fn ahead(&self) -> &[u8] {
+        &self.chunk[self.taken..self.filled]
+    }
+
     /// Why reading failed, if it did.
     pub fn failure(&mut self) -> Option<FetchError> {
         self.failure.take()
@@ -188,7 +193,7 @@ impl BufRead for Body<'_> {
                 return Err(io::Error::other("the download failed"));
             }
         }
-        Ok(&self.chunk[self.taken..self.filled])
+        Ok(self.ahead())
     }
 
     fn consume(&mut self, n: usize) {

@@ -14,7 +14,7 @@ use crate::{
 };
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Take, Write},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take, Write},
     time::{Duration, Instant},
 };
 
@@ -25,19 +25,19 @@ const PAUSES: [Duration; 4] =
 const ENOUGH: u64 = 64 << 10;
 /// Most attempts at one blob: a registry whose connections break more often than that is left.
 const MAX_ATTEMPTS: usize = 200;
-/// Bytes read at once when only the end is of interest.
-const CHUNK: usize = 64 << 10;
+/// Bytes read at once of a file.
+const CHUNK: usize = 256 << 10;
 /// Bytes between two reports of progress.
 const REPORT_EVERY: u64 = 1 << 20;
 
 /// Where a layer's bytes come from.
 pub(super) enum Origin<'a> {
     /// The cache.
-    Cached(File, &'a BlobCache),
+    Cached(BufReader<File>, &'a BlobCache),
     /// A registry, and the cache keeps what comes.
     Download(Box<(Download<'a>, Keep<'a>)>),
     /// Part of a file of the user's.
-    Part(Take<File>),
+    Part(BufReader<Take<File>>),
 }
 
 /// What the cache gets.
@@ -54,7 +54,9 @@ pub(super) struct Blob<'a> {
     pub(super) size: u64,
     /// There where they have a digest.
     pub(super) hash: Option<Stream<'a>>,
+    /// Bytes that came, and those of them that nobody took.
     pub(super) read: u64,
+    pub(super) ahead: usize,
     pub(super) reported: u64,
     /// Told how many bytes came.
     pub(super) report: Box<dyn Fn(u64) + Send + 'a>,
@@ -66,41 +68,77 @@ impl Blob<'_> {
         self.failure.get_or_insert(failure);
         io::Error::other("the layer did not come")
     }
-}
 
-impl Read for Blob<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = match &mut self.origin {
-            Some(Origin::Cached(file, _)) => file.read(buffer),
-            Some(Origin::Part(part)) => part.read(buffer),
-            Some(Origin::Download(both)) => match both.0.read(buffer) {
-                Err(error) => return Err(self.fail(error.into())),
-                Ok(got) => match both.1.staged.file_mut().write_all(&buffer[..got]) {
-                    Ok(()) => Ok(got),
-                    Err(source) => return Err(self.fail(LayerError::Io { what: "write to the cache", source })),
-                },
-            },
-            None => Ok(0),
-        }?;
+    /// Waits for bytes where none are ahead; they are looked at once, when they come.
+    fn next(&mut self) -> io::Result<()> {
+        let new = match &mut self.origin {
+            Some(Origin::Cached(file, _)) => file.fill_buf()?,
+            Some(Origin::Part(part)) => part.fill_buf()?,
+            Some(Origin::Download(both)) => {
+                let (download, keep) = &mut **both;
+                if let Err(error) = download.wait() {
+                    return Err(self.fail(error.into()));
+                }
+                let new = download.ahead();
+                if let Err(source) = keep.staged.file_mut().write_all(new) {
+                    return Err(self.fail(LayerError::Io { what: "write to the cache", source }));
+                }
+                new
+            }
+            None => &[],
+        };
         if let Some(hash) = &mut self.hash {
-            hash.update(&buffer[..got]);
+            hash.update(new);
         }
-        self.read += got as u64;
+        self.ahead = new.len();
+        self.read += self.ahead as u64;
         if self.read - self.reported >= REPORT_EVERY {
             self.reported = self.read;
             (self.report)(self.read);
         }
-        Ok(got)
+        Ok(())
+    }
+}
+
+impl BufRead for Blob<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.ahead == 0 {
+            self.next()?;
+        }
+        Ok(match &mut self.origin {
+            Some(Origin::Cached(file, _)) => &file.buffer()[..self.ahead],
+            Some(Origin::Part(part)) => &part.buffer()[..self.ahead],
+            Some(Origin::Download(both)) => &both.0.ahead()[..self.ahead],
+            None => &[],
+        })
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.ahead -= amount;
+        match &mut self.origin {
+            Some(Origin::Cached(file, _)) => file.consume(amount),
+            Some(Origin::Part(part)) => part.consume(amount),
+            Some(Origin::Download(both)) => both.0.consume(amount),
+            None => {}
+        }
+    }
+}
+
+impl Read for Blob<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
 impl Packed for Blob<'_> {
     fn verdict(&mut self) -> Result<(), LayerError> {
-        let mut rest = vec![0; CHUNK];
         while self.failure.is_none() {
-            match self.read(&mut rest) {
-                Ok(0) => break,
-                Ok(_) => {}
+            self.consume(self.ahead);
+            match self.next() {
+                Ok(()) if self.ahead == 0 => break,
+                Ok(()) => {}
                 Err(source) => {
                     self.failure.get_or_insert(LayerError::Io { what: "read the layer", source });
                 }
@@ -118,7 +156,7 @@ impl Packed for Blob<'_> {
             let is = hash.expect("what has a digest is hashed, once").finish();
             if should != is {
                 if let Some(Origin::Cached(file, cache)) = origin {
-                    cache.forget(&should, &file);
+                    cache.forget(&should, file.get_ref());
                 }
                 return Err(LayerError::Digest { is });
             }
@@ -176,17 +214,15 @@ impl<'a> Download<'a> {
         Self { repository, digest, size, job, body: None, received: 0, patience: Patience::default() }
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+    /// Waits until bytes are [`Self::ahead`], or the end is there and none are.
+    fn wait(&mut self) -> Result<(), RegistryError> {
         loop {
             let since = Instant::now();
             if self.received == self.size && self.size > 0 && self.body.is_none() {
-                return Ok(0);
+                return Ok(());
             }
-            let failure = match self.attempt(buffer) {
-                Ok(got) => {
-                    self.received += got as u64;
-                    return Ok(got);
-                }
+            let failure = match self.attempt() {
+                Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
             self.body = None;
@@ -199,7 +235,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    fn attempt(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+    fn attempt(&mut self) -> Result<(), RegistryError> {
         if self.body.is_none() {
             let mut body = self.repository.blob(&self.digest, self.size, self.received, &self.job)?;
             // A server that knows no ranges begins anew; what it repeats was seen and hashed already.
@@ -210,18 +246,30 @@ impl<'a> Download<'a> {
             self.body = Some(body);
         }
         let body = self.body.as_mut().expect("it was put there");
-        let want = usize::try_from(self.size - self.received).unwrap_or(usize::MAX).min(buffer.len());
-        // At the end one more byte is asked for: whether there is one tells a length that was a lie.
-        let got = body.read(if want == 0 { &mut buffer[..1] } else { &mut buffer[..want] });
-        match got {
-            Ok(0) if want > 0 => Err(fetch::FetchError::Short { received: self.received, expected: self.size }.into()),
+        // At the end one more is waited for: whether there is one tells a length that was a lie.
+        match body.fill_buf().map(<[u8]>::len) {
+            Ok(0) if self.received < self.size => {
+                Err(fetch::FetchError::Short { received: self.received, expected: self.size }.into())
+            }
             Ok(0) => {
                 self.body = None;
-                Ok(0)
+                Ok(())
             }
-            Ok(_) if want == 0 => Err(fetch::FetchError::TooLarge(self.size).into()),
-            Ok(got) => Ok(got),
+            Ok(new) if new as u64 > self.size - self.received => Err(fetch::FetchError::TooLarge(self.size).into()),
+            Ok(_) => Ok(()),
             Err(_) => Err(reason(body).into()),
+        }
+    }
+
+    /// What came and was not taken.
+    fn ahead(&self) -> &[u8] {
+        self.body.as_ref().map_or(&[], Body::ahead)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.received += amount as u64;
+        if let Some(body) = &mut self.body {
+            body.consume(amount);
         }
     }
 }
@@ -232,10 +280,15 @@ fn reason(body: &mut Body<'_>) -> fetch::FetchError {
     body.failure().unwrap_or_else(|| fetch::FetchError::Broken { received, source: "it ended".into() })
 }
 
+/// A file, from its beginning.
+pub(super) fn whole(file: File) -> BufReader<File> {
+    BufReader::with_capacity(CHUNK, file)
+}
+
 /// Part of a file, from `offset` on.
-pub(super) fn part(mut file: File, offset: u64, size: u64) -> io::Result<Take<File>> {
+pub(super) fn part(mut file: File, offset: u64, size: u64) -> io::Result<BufReader<Take<File>>> {
     file.seek(SeekFrom::Start(offset))?;
-    Ok(file.take(size))
+    Ok(BufReader::with_capacity(CHUNK, file.take(size)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! What comes out of a layer has to have the SHA-256 its image's configuration names; a CRC-32 of the same bytes would
 //! say less and costs a tenth of the whole. Everything else about the format is looked at.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use super::inflate::Inflate;
 use std::io::{self, BufRead, Read};
 
 /// Longest name, comment or extra field.
@@ -17,8 +17,7 @@ const RESERVED: u8 = 0b1110_0000;
 
 /// Decompresses all members of a stream.
 pub(super) struct Gunzip<R> {
-    input: R,
-    inflate: Decompress,
+    inflate: Inflate<R>,
     state: State,
 }
 
@@ -34,87 +33,49 @@ enum State {
 
 impl<R: BufRead> Gunzip<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, inflate: Decompress::new(false), state: State::Header { first: true } }
+        Self { inflate: Inflate::new(input), state: State::Header { first: true } }
     }
 
     /// Reads the head of a member; false where there is none.
     fn header(&mut self, first: bool) -> io::Result<bool> {
-        if !first && self.fill()?.is_empty() {
+        let input = &mut self.inflate.bits;
+        if !first && input.is_at_end()? {
             return Ok(false);
         }
         let mut head = [0; 10];
-        self.input.read_exact(&mut head)?;
+        input.read_exact(&mut head)?;
         let [0x1f, 0x8b, 8, flags, ..] = head else { return Err(invalid("it is not gzip")) };
         if flags & RESERVED != 0 {
             return Err(invalid("its gzip header has flags of an unknown meaning"));
         }
         if flags & EXTRA != 0 {
             let mut len = [0; 2];
-            self.input.read_exact(&mut len)?;
+            input.read_exact(&mut len)?;
             let mut field = vec![0; usize::from(u16::from_le_bytes(len))];
-            self.input.read_exact(&mut field)?;
+            input.read_exact(&mut field)?;
         }
         for field in [NAME, COMMENT] {
-            if flags & field != 0 {
-                let mut text = Vec::new();
-                self.input.by_ref().take(MAX_FIELD as u64).read_until(0, &mut text)?;
-                if text.last() != Some(&0) {
-                    return Err(invalid("its gzip header does not end"));
-                }
+            if flags & field != 0 && !input.skips_text(MAX_FIELD)? {
+                return Err(invalid("its gzip header does not end"));
             }
         }
         if flags & CHECKED != 0 {
-            self.input.read_exact(&mut [0; 2])?;
+            input.read_exact(&mut [0; 2])?;
         }
-        self.inflate.reset(false);
+        self.inflate.begin();
         Ok(true)
     }
 
     /// What is behind a member: a checksum, and the length of what came out of it.
     fn trailer(&mut self) -> io::Result<()> {
         let mut trailer = [0; 8];
-        self.input.read_exact(&mut trailer)?;
+        self.inflate.bits.read_exact(&mut trailer)?;
         let [.., a, b, c, d] = trailer;
-        let is = self.inflate.total_out() & u64::from(u32::MAX);
+        let is = self.inflate.total() & u64::from(u32::MAX);
         if is == u64::from(u32::from_le_bytes([a, b, c, d])) {
             return Ok(());
         }
         Err(invalid("it has another length than its gzip trailer says"))
-    }
-
-    fn fill(&mut self) -> io::Result<&[u8]> {
-        loop {
-            match self.input.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(_) => break,
-            }
-        }
-        self.input.fill_buf()
-    }
-
-    /// Decompresses some of a member.
-    fn body(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.fill()?;
-            let packed = self.input.fill_buf()?;
-            let (taken, given) = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self.inflate.decompress(packed, buffer, FlushDecompress::None);
-            let taken = usize::try_from(self.inflate.total_in() - taken).expect("at most a buffer");
-            let given = usize::try_from(self.inflate.total_out() - given).expect("at most a buffer");
-            self.input.consume(taken);
-            match status {
-                Ok(Status::StreamEnd) => {
-                    self.trailer()?;
-                    self.state = State::Header { first: false };
-                    return Ok(given);
-                }
-                Ok(_) if given > 0 => return Ok(given),
-                Ok(_) if taken == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            }
-        }
     }
 }
 
@@ -126,11 +87,16 @@ impl<R: BufRead> Read for Gunzip<R> {
                     let begins = self.header(first)?;
                     self.state = if begins { State::Body } else { State::Ended };
                 }
-                State::Body => match self.body(buffer)? {
-                    // An empty member, or one that ended before.
-                    0 => {}
-                    given => return Ok(given),
-                },
+                State::Body => {
+                    let given = self.inflate.read(buffer)?;
+                    if given < buffer.len() {
+                        self.trailer()?;
+                        self.state = State::Header { first: false };
+                    }
+                    if given > 0 {
+                        return Ok(given);
+                    }
+                }
                 State::Ended => break,
             }
         }

@@ -1,8 +1,8 @@
 //! One layer: its bytes decompressed and checked, its headers read, its contents put into the image.
 //!
 //! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other walks and
-//! writes; each hashes what went through it, and some of other layers along ([`super::hashing`]). What comes out is a list of what is in it; where two entries name the same path is for
-//! [`super::merge`] to know.
+//! writes; each hashes what went through it, and some of other layers along ([`super::hashing`]). What comes out is a list
+//! of what is in it; where two entries name the same path is for [`super::merge`] to know.
 
 use super::{
     Digest, Limits,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 use std::{
-    io::{self, Read},
+    io::{self, BufRead, Read},
     sync::{
         atomic::AtomicU64,
         mpsc::{Receiver, SyncSender, channel, sync_channel},
@@ -35,7 +35,7 @@ const XATTR_WEIGHT: usize = 64;
 const CHECK_EVERY: usize = 256;
 
 /// What a layer's bytes come from.
-pub(super) trait Packed: Read + Send {
+pub(super) trait Packed: BufRead + Send {
     /// Reads what is left and says what is wrong with the whole, if anything is.
     fn verdict(&mut self) -> Result<(), LayerError>;
 }
@@ -165,9 +165,9 @@ fn decode(input: &mut impl Packed, full: &SyncSender<Vec<u8>>, emptied: &Receive
     // What it is said to be is not asked: Docker's archives do not say it, and the digest proves the outcome.
     let all = magic[..have].chain(&mut *input);
     match magic {
-        [0x1f, 0x8b, ..] => pump(Gunzip::new(io::BufReader::with_capacity(CHUNK, all)), full, emptied),
+        [0x1f, 0x8b, ..] => pump(Gunzip::new(all), full, emptied),
         [0x28, 0xb5, 0x2f, 0xfd] => {
-            let mut decoder = zstd::Decoder::new(all)?;
+            let mut decoder = zstd::Decoder::with_buffer(all)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;
             pump(decoder, full, emptied)
         }

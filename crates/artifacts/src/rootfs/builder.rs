@@ -289,10 +289,10 @@ impl RootfsBuilder {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(out);
             let file = file.map_err(Error::io("create the image"))?;
             let beginning = Beginning { file: &file, dealt: 0, pieces: Pieces::default() };
-            return image::write(&self.tree, format, beginning, &sources, hash, job);
+            return image::write(self.tree, format, beginning, &sources, hash, job);
         };
         let beginning = Beginning { file: &site.file, dealt: site.dealer.dealt(), pieces };
-        let written = image::write(&self.tree, format, beginning, &sources, hash, job)?;
+        let written = image::write(self.tree, format, beginning, &sources, hash, job)?;
         path.persist_noclobber(out).map_err(|error| Error::io("create the image")(error.error))?;
         Ok(written)
     }

@@ -50,15 +50,28 @@ impl Map {
         self.extents.iter().map(|(_, run)| run.len).sum()
     }
 
-    /// Writes it down for the inode whose checksums begin with `seed`.
-    pub(super) fn tree(&self, seed: u32, space: &mut Space) -> Tree {
-        let mut level: Vec<(u32, [u8; ENTRY])> = Vec::with_capacity(self.extents.len());
-        for &(logical, run) in &self.extents {
+    /// Writes it down, where it fits in the inode.
+    pub(super) fn root(&self) -> Option<[u8; ROOT]> {
+        (self.extents.len() <= ROOT_ENTRIES).then(|| {
+            let mut root = [0; ROOT];
+            fill(&mut root, &self.leaves(), ROOT_ENTRIES, 0);
+            root
+        })
+    }
+
+    fn leaves(&self) -> Vec<(u32, [u8; ENTRY])> {
+        let leaf = |&(logical, run): &(u32, Run)| {
             let mut entry = [0; ENTRY];
             let raw_len = u16::try_from(run.len).expect("an extent is at most 32768 blocks");
             Extent { logical, raw_len, start: run.start }.encode(&mut entry);
-            level.push((logical, entry));
-        }
+            (logical, entry)
+        };
+        self.extents.iter().map(leaf).collect()
+    }
+
+    /// Writes it down for the inode whose checksums begin with `seed`.
+    pub(super) fn tree(&self, seed: u32, space: &mut Space) -> Tree {
+        let mut level = self.leaves();
         let mut nodes = Vec::new();
         let mut depth = 0;
         while level.len() > ROOT_ENTRIES {
@@ -117,6 +130,7 @@ mod tests {
             (0..extents).for_each(|n| map.push(n, Run { start: 1000 + 2 * n, len: 1 }));
             let tree = map.tree(0, &mut Space::new(0));
             assert_eq!((tree.nodes.len(), tree.root[6]), (nodes, depth), "{extents}");
+            assert_eq!(map.root(), Some(tree.root).filter(|_| nodes == 0));
         }
     }
 }

@@ -11,10 +11,12 @@ use super::{
     error::Error,
     extents::{Map, Tree as ExtentTree},
     fill::Filler,
-    frame::{Frame, INODE, JOURNAL, JOURNAL_INODE, LOST_FOUND_INODE, Picture, directory_links, mode},
+    frame::{Frame, INODE, JOURNAL, JOURNAL_INODE, LOST_FOUND_INODE, Picture},
     ground::{self, BLOCK, BLOCK_BYTES, Run},
+    inode::{Body, Record},
     order::{Order, ROOT_INODE},
     pieces::Pieces,
+    plain,
     space::Space,
     spool::{IMAGE, Origin, Segment},
     tree::{Index, Kind, ROOT, Tree},
@@ -23,7 +25,7 @@ use super::{
 use crate::job::Job;
 use mkext4::{
     csum, dirhash,
-    spec::{Inode, file_type, iflags},
+    spec::{file_type, iflags},
 };
 use rustix::{
     fs::{FallocateFlags, fallocate},
@@ -35,8 +37,6 @@ use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt, thread};
 const LOST_FOUND: usize = 4;
 /// Longest target of a link that is in the inode.
 const SHORT_LINK: usize = 59;
-/// Bytes of an inode behind those every inode has.
-const EXTRA: u16 = 32;
 /// Progress is told about every this many bytes of content.
 const REPORT_EVERY: u64 = 8 << 20;
 
@@ -51,7 +51,7 @@ pub(super) struct Beginning<'a> {
 /// Writes the image, contents copied from `sources` where they are not in it. Where `hash` says so, its digest comes
 /// along.
 pub(super) fn write(
-    tree: &Tree,
+    tree: Tree,
     format: &Format,
     beginning: Beginning<'_>,
     sources: &[Origin],
@@ -60,10 +60,10 @@ pub(super) fn write(
 ) -> Result<(Written, Option<[u8; 32]>), Error> {
     let failed = || Error::io("write the image");
     let Beginning { file, dealt, pieces } = beginning;
-    let order = Order::of(tree);
+    let order = Order::of(&tree);
     let uuid = order.uuid(format);
     let mut space = Space::new(dealt);
-    let elsewhere = claim(tree, &order, &mut space);
+    let elsewhere = claim(&tree, &order, &mut space);
     let total = order.files.iter().map(|&index| copied(&tree.inodes[index as usize].kind)).sum();
     let painted: Result<_, Error> = thread::scope(|scope| {
         let mut filler = Filler::new(scope, sources, file, pieces).map_err(failed())?;
@@ -71,7 +71,7 @@ pub(super) fn write(
             clear(file, free).and_then(|()| filler.cleared(free)).map_err(failed())?;
         }
         let mut painter = Painter {
-            tree,
+            tree: &tree,
             order: &order,
             space,
             filler,
@@ -86,7 +86,12 @@ pub(super) fn write(
             total,
         };
         let journal = painter.reserved()?;
-        for &index in order.dirs.iter().chain(&order.others).chain(&order.files) {
+        for &index in order.dirs.iter().chain(&order.others) {
+            painter.inode(index)?;
+        }
+        // Of files most need none, and they are most of all.
+        let rest = plain::write(&tree, &order, &painter.elsewhere, painter.seed, &mut painter.inodes, job.cancel)?;
+        for index in rest {
             painter.inode(index)?;
         }
         let Painter { mut space, mut filler, inodes, hash_seed, .. } = painter;
@@ -98,14 +103,18 @@ pub(super) fn write(
     let (len, pieces) = painted?;
     file.set_len(len).map_err(failed())?;
     job.progress.advance(total, Some(total));
-    let digest = hash.then(|| pieces.digest(file, len).map_err(Error::io("hash the image"))).transpose()?;
     let content_bytes = order.files.iter().map(|&index| stored(&tree.inodes[index as usize].kind)).sum();
     let entries = order.entries();
+    let digest = thread::scope(|scope| {
+        // A hundred thousand names take their time to go.
+        scope.spawn(|| drop((tree, order)));
+        hash.then(|| pieces.digest(file, len).map_err(Error::io("hash the image"))).transpose()
+    })?;
     Ok((Written { size_bytes: len, entries, content_bytes }, digest))
 }
 
 /// What a file consists of, as (offset in it, segment) in order.
-fn segments(kind: &Kind) -> impl Iterator<Item = (u64, Segment)> + '_ {
+pub(super) fn segments(kind: &Kind) -> impl Iterator<Item = (u64, Segment)> + '_ {
     let (one, several): (_, &[_]) = match kind {
         Kind::File(segment) => (Some((0, *segment)).filter(|_| segment.len > 0), &[]),
         Kind::Sparse { data, .. } => (None, data),
@@ -125,7 +134,7 @@ fn copied(kind: &Kind) -> u64 {
 }
 
 /// The blocks of a placed segment.
-fn blocks(segment: &Segment) -> impl Iterator<Item = Run> + use<> {
+pub(super) fn blocks(segment: &Segment) -> impl Iterator<Item = Run> + use<> {
     ground::runs(segment.offset / BLOCK, segment.len.div_ceil(BLOCK))
 }
 
@@ -327,56 +336,16 @@ impl Painter<'_> {
     /// Puts an inode in the table.
     fn put(&mut self, number: u32, kind: u8, links: u64, meta: &Meta, size: u64, body: &Body) -> Result<(), Error> {
         let unfit = |why| Error::entry(b".", why);
-        let (ibody, block) = xattr::written(&meta.xattrs).map_err(unfit)?;
+        let (attributes, block) = xattr::written(&meta.xattrs).map_err(unfit)?;
         let mut file_acl = 0;
         if let Some(mut bytes) = block {
             file_acl = self.space.one();
             xattr::seal(&mut bytes, file_acl, self.seed);
             self.filler.put(file_acl, &bytes).map_err(Error::io("write the image"))?;
         }
-        let (time, extra) = Inode::encode_timestamp(meta.mtime.secs, meta.mtime.nanos);
-        let blocks = body.blocks + u64::from(file_acl > 0);
-        let mut inode = Inode {
-            mode: mode(kind, meta.mode),
-            uid: meta.uid,
-            gid: meta.gid,
-            size,
-            atime: time,
-            ctime: time,
-            mtime: time,
-            crtime: time,
-            atime_extra: extra,
-            ctime_extra: extra,
-            mtime_extra: extra,
-            crtime_extra: extra,
-            links_count: directory_links(links),
-            blocks: blocks * (BLOCK / 512),
-            flags: body.flags,
-            block: body.block,
-            file_acl,
-            extra_isize: EXTRA,
-            ibody,
-            ..Inode::default()
-        };
-        let raw = &mut self.inodes[number as usize - 1];
-        inode.encode(raw);
-        inode.checksum = csum::inode(self.seed, number, 0, raw);
-        inode.encode(raw);
+        let record = Record { number, kind, links, meta, size, body, attributes, file_acl };
+        record.write(self.seed, &mut self.inodes[number as usize - 1]);
         Ok(())
-    }
-}
-
-/// What an inode says about where its content is.
-struct Body {
-    flags: u32,
-    block: [u8; 60],
-    /// Blocks of content and of the map to it.
-    blocks: u64,
-}
-
-impl Default for Body {
-    fn default() -> Self {
-        Self { flags: 0, block: [0; 60], blocks: 0 }
     }
 }
 

@@ -8,7 +8,7 @@ use blake3::{
     Hasher,
     hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root},
 };
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, panic::resume_unwind, thread};
 
 /// Bytes of a piece. A power of two of at least 1,024, as the tree wants it.
 pub(super) const PIECE: usize = 256 << 10;
@@ -75,23 +75,37 @@ impl Pieces {
 
     /// The digest of `file`, which has `len` bytes, more than a piece.
     pub(super) fn digest(mut self, file: &File, len: u64) -> io::Result<[u8; 32]> {
-        let mut hashes = Vec::new();
-        let mut buffer = vec![0; PIECE];
-        for at in (0..len).step_by(PIECE) {
+        let mut hashes = vec![ChainingValue::default(); pieces(len)];
+        let mut left = Vec::new();
+        for (hash, at) in hashes.iter_mut().zip((0..len).step_by(PIECE)) {
             let bytes = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
-            hashes.push(match *self.state(at / PIECE as u64) {
-                State::Hashed(hash) if bytes == PIECE => hash,
-                State::Zeros => hash(at, &ZEROS[..bytes]),
-                State::Hashed(_) | State::Changed => {
-                    file.read_exact_at(&mut buffer[..bytes], at)?;
-                    hash(at, &buffer[..bytes])
-                }
-            });
+            match *self.state(at / PIECE as u64) {
+                State::Hashed(known) if bytes == PIECE => *hash = known,
+                State::Zeros => *hash = self::hash(at, &ZEROS[..bytes]),
+                State::Hashed(_) | State::Changed => left.push((hash, at, bytes)),
+            }
         }
+        let half = left.len() / 2;
+        let (first, second) = left.split_at_mut(half);
+        thread::scope(|scope| {
+            let behind = scope.spawn(|| read_all(file, second));
+            read_all(file, first)?;
+            behind.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })?;
         let left = left_subtree_len(len);
         let (first, second) = hashes.split_at(pieces(left));
         Ok(merge_subtrees_root(&merged(first, left), &merged(second, len - left), Mode::Hash).into())
     }
+}
+
+/// Reads pieces, each with the byte it begins at and how many it has, and hashes them.
+fn read_all(file: &File, pieces: &mut [(&mut ChainingValue, u64, usize)]) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    pieces.iter_mut().try_for_each(|(hash, at, bytes)| {
+        file.read_exact_at(&mut buffer[..*bytes], *at)?;
+        **hash = self::hash(*at, &buffer[..*bytes]);
+        Ok(())
+    })
 }
 
 fn pieces(bytes: u64) -> usize {

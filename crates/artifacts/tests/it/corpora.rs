@@ -8,7 +8,7 @@ use banger_artifacts::{
     job::{Cancel, Job, Silent},
     oci::hostile,
 };
-use std::{fs, path::Path};
+use std::{fs, io::Read as _, path::Path};
 
 /// Each file of a corpus with what it is to be read as: itself, and packed.
 fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left: &[&str]) {
@@ -51,4 +51,24 @@ fn bundles_of_images() {
         unpacked.map(drop).map_err(|error| format!("{error:?}"))
     };
     replay("image-bundle", read, &["rootfs.ext4"]);
+}
+
+#[test]
+fn layers_compressed_with_gzip() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/oci-gzip");
+    let mut count = 0;
+    for entry in fs::read_dir(corpus).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let (ours, mut zlibs) = (hostile::gzip(&bytes), Vec::new());
+        let theirs = flate2::bufread::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut zlibs);
+        assert_eq!(ours.is_err(), name.starts_with("refused-"), "{name}: {ours:?}");
+        match ours {
+            Ok(ours) => assert!(theirs.is_ok() && ours == zlibs, "{name}"),
+            Err(_) => assert!(theirs.is_err(), "{name}"),
+        }
+        count += 1;
+    }
+    assert!(count >= 14, "{count} files");
 }

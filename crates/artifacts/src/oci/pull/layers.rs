@@ -5,7 +5,7 @@ use crate::{
     job::{Cancel, Job, Part, PartState, Progress},
     oci::{
         Digest, OciError,
-        blob::{Blob, Download, Keep, Origin, part},
+        blob::{Blob, Download, Keep, Origin, part, whole},
         error::LayerError,
         hashing::Pairs,
         layer::{self, Layer, Measure},
@@ -79,7 +79,8 @@ impl Opened<'_> {
                     Ok((number, layer)) => {
                         let stacked = layer.map_err(|source| (number, source)).and_then(|layer| {
                             stack.waiting.insert(number, layer);
-                            stack.advance(builder)
+                            // Names take their time to go, which the next layer need not wait for.
+                            stack.advance(builder, |spent| drop(scope.spawn(|| drop(spent))))
                         });
                         if let Err((number, source)) = stacked {
                             let name = pending[number].name.clone();
@@ -133,7 +134,7 @@ impl Opened<'_> {
         let words = Words(job.progress);
         let (origin, cached) = self.origin(pending, Job { progress: &words, cancel: job.cancel })?;
         let kept = match (&origin, pending.digest) {
-            (Origin::Cached(file, _), Some(digest)) => file.try_clone().ok().map(|file| (digest, file)),
+            (Origin::Cached(file, _), Some(digest)) => file.get_ref().try_clone().ok().map(|file| (digest, file)),
             _ => None,
         };
         let begins = if cached { PartState::Cached } else { PartState::Coming };
@@ -145,6 +146,7 @@ impl Opened<'_> {
             size: pending.size,
             hash: pending.digest.map(|_| pairs.stream()),
             read: 0,
+            ahead: 0,
             reported: 0,
             report: Box::new(move |bytes| report(&watcher, pending, begins, bytes)),
             failure: None,
@@ -193,7 +195,7 @@ impl Opened<'_> {
         match (&self.from, &pending.place, pending.digest) {
             (Way::Registry(repository, _), Place::Registry, Some(digest)) => {
                 if let Some(file) = cache.get(&digest, pending.size) {
-                    return Ok((Origin::Cached(file, cache), true));
+                    return Ok((Origin::Cached(whole(file), cache), true));
                 }
                 let staged = cache.stage().map_err(unusual)?;
                 let download = Download::new(repository, digest, pending.size, job);
@@ -225,7 +227,12 @@ struct Stack<'a> {
 }
 
 impl Stack<'_> {
-    fn advance(&mut self, builder: &mut RootfsBuilder) -> Result<(), (usize, LayerError)> {
+    /// Puts on top what can be; `spent` gets what is needed no longer.
+    fn advance(
+        &mut self,
+        builder: &mut RootfsBuilder,
+        spent: impl Fn(Option<Vec<layer::LayerEntry>>),
+    ) -> Result<(), (usize, LayerError)> {
         while let Some(pending) = self.pending.get(self.next) {
             let number = self.next;
             let first = self.first[&pending.diff_id];
@@ -238,7 +245,7 @@ impl Stack<'_> {
             self.next += 1;
             if !self.pending[self.next..].iter().any(|later| self.first[&later.diff_id] == first) {
                 // Names and attributes need their memory no longer.
-                self.placed.insert(first, Vec::new());
+                spent(self.placed.insert(first, Vec::new()));
             }
         }
         Ok(())
