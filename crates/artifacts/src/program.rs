@@ -155,8 +155,8 @@ impl Program {
         self
     }
 
-    /// It tidies up when it is told to end, and so it does when this process is killed: all it started is told as well, and
-    /// what they have to say meanwhile is read.
+    /// It tidies up when it is told to end, and so it does when this process is killed: all it started by then is killed, and
+    /// what it has to say meanwhile is read.
     #[must_use]
     pub fn tidied(mut self) -> Self {
         self.keeper = Keeper::Shell;

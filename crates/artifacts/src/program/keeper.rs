@@ -13,13 +13,23 @@ use std::{
 /// Where a contained program finds the directory that is its own: a place that everybody may get to, as apt's user must.
 pub const CONTAINED: &str = "/var/tmp";
 
-/// Runs the program, and waits for it. Told of the end of who started it, it tells all of the program's group to end, reads
-/// what they say while they tidy up (they would die of a pipe that nobody reads), and leaves none of them behind: a
-/// minute is enough. What is told to the whole group is not for it.
+/// Runs the program, and waits for it. Told of the end of who started it, it tells the program, kills everything else in the
+/// program's group (what is the first in a namespace would not hear of less), and reads what the program says while it tidies
+/// up, which would die of a pipe that nobody reads. What is told to the whole group is not for it.
 const TIDIED: &str = r#"
 told=
+others() {
+    for stat in /proc/[0-9]*/stat; do
+        read -r line <"$stat" || continue
+        pid=${stat#/proc/}
+        pid=${pid%/stat}
+        set -- ${line##*) }
+        case $pid in "$$" | "$program") continue ;; esac
+        [ "$3" != "$$" ] || kill -KILL "$pid"
+    done 2>/dev/null
+}
 exec 3</proc/self/fd/2
-trap 'told=yes; kill -TERM 0; { sleep 60; kill -KILL 0; } & cat <&3 >/dev/null 2>&1 &' USR1
+trap 'told=yes; kill -TERM "$program"; others; cat <&3 >/dev/null 2>&1 &' USR1
 trap : TERM HUP
 "$@" 3<&- &
 program=$!
@@ -49,7 +59,7 @@ const NAMESPACES: [&str; 5] = ["--mount", "--propagation=slave", "--pid", "--for
 pub(super) enum Keeper {
     /// It is told to, by itself.
     Kernel,
-    /// It is told to with all it started, and tidies up.
+    /// It is told to, and tidies up; all it started is killed.
     Shell,
     /// It is killed with all it started, wherever that went, and what it mounted goes. It has a directory at
     /// [`CONTAINED`].

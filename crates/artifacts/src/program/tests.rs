@@ -128,14 +128,15 @@ fn the_programs_failure_wins_over_the_readers_truncated_input() {
     assert_eq!(error.to_string(), "sh failed (exit status: 3): broken");
 }
 
-/// Tidies up when it is told to, and has more to say of it than a pipe holds; so does a helper of its.
+/// Tidies up when it is told to and its helper, which does not listen, is gone; says more of it than a pipe holds.
 const TIDY: &str = r#"
 mkdir "$0/work" "$0/work/helper"
-sh -c 'trap "rmdir \"$0\"; exit" TERM; echo ready >&2; while :; do sleep 300 & wait "$!"; done' "$0/work/helper" &
+sh -c 'trap "" TERM; echo ready >&2; while :; do sleep 300; done' &
+helper=$!
 trap 'i=0
 while [ "$i" -lt 5000 ]; do echo "step $i of a great many" >&2; i=$((i + 1)); done
-wait
-rmdir "$0/work"
+while kill -0 "$helper" 2>/dev/null; do wait "$helper"; done
+rmdir "$0/work/helper" "$0/work"
 exit' TERM
 echo ready >&2
 while :; do sleep 300 & wait "$!"; done
