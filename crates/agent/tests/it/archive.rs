@@ -191,6 +191,30 @@ fn an_entry_replaces_a_link_and_does_not_follow_it() {
 }
 
 #[test]
+fn a_directory_replaces_nothing() {
+    on_one_thread(async {
+        let hosted = Hosted::start().await;
+        let to = hosted.dir.path().join("to");
+        fs::create_dir_all(to.join("real")).unwrap();
+        fs::write(to.join("file"), "kept").unwrap();
+        symlink("real", to.join("link")).unwrap();
+        for name in ["file", "link"] {
+            let inside = format!("{name}/new");
+            let entries = [
+                entry(EntryType::Directory, name.as_bytes(), b"", b""),
+                entry(EntryType::Regular, inside.as_bytes(), b"", b"new"),
+            ];
+            let failure = put(&hosted, &to, archive(&entries)).await.unwrap_err();
+            assert_eq!(failure.code, Code::Invalid, "{name}: {failure}");
+            assert!(failure.to_string().contains("Not a directory"), "{name}: {failure}");
+        }
+        assert_eq!(fs::read(to.join("file")).unwrap(), b"kept");
+        assert!(to.join("link").is_symlink());
+        assert_eq!(fs::read_dir(to.join("real")).unwrap().count(), 0);
+    });
+}
+
+#[test]
 fn broken_archives_are_refused_in_bounded_memory() {
     on_one_thread(async {
         let hosted = Hosted::start().await;

@@ -19,7 +19,8 @@ use tokio::net::UnixListener;
 
 type Puts = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
-/// A VM `demo` whose agent has `/dir`, `/dir/file` and `/evil`, and takes what it is given.
+/// A VM `demo` whose agent has `/dir`, `/dir/file`, `/evil`, links (`/in` to `/dir`, `/alias` to a file, `/dangling`), and takes
+/// what it is given.
 struct World {
     daemon: Daemon,
     puts: Puts,
@@ -67,7 +68,7 @@ async fn archive(request: Request<Incoming>, puts: Puts) -> Result<Response<Full
         return reply(200, b"{}".to_vec());
     }
     match line.as_str() {
-        "GET /archive?path=%2F" => reply(200, tar(&[(".", EntryType::Directory, "")])),
+        "GET /archive?path=%2F" | "GET /archive?path=%2Fin%2F.." => reply(200, tar(&[(".", EntryType::Directory, "")])),
         "GET /archive?path=%2Fdir" => {
             reply(200, tar(&[("dir", EntryType::Directory, ""), ("dir/file", EntryType::Regular, "in")]))
         }
@@ -75,15 +76,25 @@ async fn archive(request: Request<Incoming>, puts: Puts) -> Result<Response<Full
         "GET /archive?path=%2Fevil" => {
             reply(200, tar(&[("evil", EntryType::Directory, ""), ("evil/../../out", EntryType::Regular, "x")]))
         }
+        "GET /archive?path=%2Fin" => reply(200, tar(&[("in", EntryType::Symlink, "dir")])),
+        "GET /archive?path=%2Falias" => reply(200, tar(&[("alias", EntryType::Symlink, "dir/file")])),
+        "GET /archive?path=%2Fdangling" => reply(200, tar(&[("dangling", EntryType::Symlink, "nowhere")])),
+        "GET /archive?path=%2Falias%2F.." => reply(
+            400,
+            json!({ "code": "invalid", "message": "cannot open it", "causes": ["Not a directory"] }).to_string().into(),
+        ),
         _ => reply(404, json!({ "code": "not_found", "message": "there is no such file" }).to_string().into()),
     }
 }
 
+/// An archive of entries with their contents, or where they point.
 fn tar(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (path, kind, content) in entries {
+        let (link, content) = if *kind == EntryType::Symlink { (*content, "") } else { ("", *content) };
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_entry_type(*kind);
         header.set_mode(0o755);
         header.set_size(content.len() as u64);
@@ -112,23 +123,35 @@ fn tree(dir: &Path) -> Vec<String> {
 #[test]
 fn into_a_vm_under_the_right_name() {
     let world = world();
-    let source = here(&world.daemon.env).join("src");
-    fs::create_dir(&source).unwrap();
-    fs::write(source.join("a"), "1").unwrap();
-    for (destination, request, root) in [
-        ("demo:/dir", "PUT /archive?path=%2Fdir", "src"),
-        ("demo:/new", "PUT /archive?path=%2F", "new"),
-        ("demo:/dir/file", "PUT /archive?path=%2Fdir", "file"),
-        ("demo:/", "PUT /archive?path=%2F", "src"),
+    let here = here(&world.daemon.env);
+    fs::create_dir(here.join("src")).unwrap();
+    fs::write(here.join("src/a"), "1").unwrap();
+    fs::write(here.join("one"), "1").unwrap();
+    for (source, destination, request, names_there) in [
+        ("src", "demo:/dir", "PUT /archive?path=%2Fdir", ["src", "src/a"].as_slice()),
+        ("src", "demo:/new", "PUT /archive?path=%2F", &["new", "new/a"]),
+        ("src", "demo:/", "PUT /archive?path=%2F", &["src", "src/a"]),
+        ("src", "demo:/in", "PUT /archive?path=%2Fin", &["src", "src/a"]),
+        ("one", "demo:/in/", "PUT /archive?path=%2Fin", &["one"]),
+        ("one", "demo:/dir/file", "PUT /archive?path=%2Fdir", &["file"]),
+        ("one", "demo:/alias", "PUT /archive?path=%2F", &["alias"]),
+        ("one", "demo:/dangling", "PUT /archive?path=%2F", &["dangling"]),
     ] {
-        world.daemon.banger(["cp", "src", destination]).run().expect(0);
+        world.daemon.banger(["cp", source, destination]).run().expect(0);
         let (line, archive) = world.puts.lock().unwrap().pop().unwrap();
-        assert_eq!(line, request, "{destination}");
-        assert_eq!(
-            names(&archive),
-            [format!("{root}/").trim_end_matches('/').to_owned(), format!("{root}/a")],
-            "{destination}"
-        );
+        assert_eq!(line, request, "{source} to {destination}");
+        assert_eq!(names(&archive), names_there, "{source} to {destination}");
+    }
+    for (source, destination) in [
+        ("src", "demo:/dir/file"),
+        ("src", "demo:/alias"),
+        ("src", "demo:/dangling"),
+        ("one", "demo:/dir/file/"),
+        ("one", "demo:/alias/."),
+    ] {
+        let refused = world.daemon.banger(["cp", source, destination]).run().expect(1);
+        assert!(refused.err().contains("in VM demo is not a directory"), "{source} to {destination}: {refused}");
+        assert!(world.puts.lock().unwrap().is_empty(), "{source} to {destination}");
     }
     let gone = world.daemon.banger(["cp", "nothing", "demo:/dir"]).run().expect(1);
     assert!(gone.err().starts_with("error: cannot read nothing\n"), "{gone}");

@@ -69,6 +69,24 @@ fn trees_and_archives_go_both_ways() {
     env.program("sh").args(["-c", &line]).run().expect(0);
     check(&home.join("out/tree"), "to stdout");
 
+    // A link to a directory is one; else a file takes the place of what is there, and a directory takes none.
+    fs::write(there.join("file"), "kept\n").expect("a file");
+    for (link, target) in [("into", "unpacked"), ("alias", "file"), ("dangling", "nowhere")] {
+        symlink(target, there.join(link)).expect("a link");
+    }
+    for to in ["file", "alias", "dangling", "file/."] {
+        let out = env.banger(["cp", "tree", &guest(to)]).run().expect(1);
+        assert!(out.err().contains("is not a directory"), "{to}: {out}");
+    }
+    for to in ["into", "alias", "dangling"] {
+        env.banger(["cp", "./tree/a:b", &guest(to)]).run().expect(0);
+    }
+    for copy in ["unpacked/a:b", "alias", "dangling"] {
+        assert!(!there.join(copy).is_symlink(), "{copy}");
+        assert_eq!(fs::read(there.join(copy)).expect(copy), b"colon\n");
+    }
+    assert_eq!(fs::read(there.join("file")).expect("a file"), b"kept\n");
+
     for (args, said) in [
         (["cp", "tree", "elsewhere"], "one end"),
         (["cp", "-", "elsewhere"], "one end"),

@@ -1,7 +1,7 @@
 //! Unpacks a tar stream below a directory, and nowhere else.
 //!
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
-//! what stands at an entry's own name is replaced, never written through. Devices and anything unknown are refused.
+//! what stands at an entry's own name is replaced, never written through, but not by a directory. Devices and anything unknown are refused.
 
 use super::earlier::Earlier;
 use crate::{clearing, rooted};
@@ -64,7 +64,8 @@ pub(in crate::server) fn open_base(path: &Path) -> io::Result<OwnedFd> {
 /// What an entry does with what stands in its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Links on the way are followed while they stay below the directory; a directory only goes when it is empty.
+    /// Links on the way are followed while they stay below the directory; a directory only goes when it is empty, and
+    /// nothing goes for one.
     Shared,
     /// The archive is the whole truth: what is no directory where one has to be goes, and a directory with all that is in
     /// it where there is something else. Nothing is reached through a link. What was there already as it arrives keeps its
@@ -234,6 +235,9 @@ impl Unpacker<'_> {
             Err(Errno::EXIST) => {
                 let stat = fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    if place.way == Way::Shared {
+                        return Err(Errno::NOTDIR.into());
+                    }
                     place.clear()?;
                     make()?;
                 }

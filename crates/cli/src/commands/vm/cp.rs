@@ -47,7 +47,7 @@ Examples:
 
 PATH before the first colon is a VM when it may be one: ./a:b is a file here.
 
-A destination that is a directory gets the source under its own name; otherwise the source gets the destination's name.
+A destination that is a directory, or a link to one, gets the source under its own name; otherwise the source gets the destination's name. A file replaces a file or link of that name; a directory replaces nothing.
 Modes, times, symbolic and hard links are kept, and long zeroes become holes; devices, fifos and sockets are left out. What comes into a VM belongs to root.")]
 pub(crate) struct CpArgs {
     /// PATH here, VM:/PATH, or - for a tar archive on stdin
@@ -79,17 +79,9 @@ pub(crate) async fn run(context: &Context, args: CpArgs) -> Result {
 
 async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Result<()> {
     // Before the guest is asked anything: a source that is not there is the likeliest mistake.
-    here.symlink_metadata().map_err(|error| local("cannot read", here, &error))?;
-    let (parent, last) = split(path).ok_or_else(|| not_absolute(path))?;
+    let meta = here.symlink_metadata().map_err(|error| local("cannot read", here, &error))?;
     let own = pack::base_name(here).map_err(|error| local("cannot read", here, &error))?;
-    let whole = join(&parent, last);
-    let (directory, name) = match (last, look(context, vm, &whole).await?) {
-        (None, _) | (_, Some(Kind::Directory | Kind::Symlink(_))) => (whole, own),
-        (Some(_), None) if path.ends_with('/') => {
-            return Err(Failure::new(Code::NotFound, format!("VM {vm} has no directory {path}")).into());
-        }
-        (Some(last), _) => (parent, OsString::from(last)),
-    };
+    let (directory, name) = destination(context, vm, path, (meta.is_dir(), own)).await?;
     let counter = Counter::default();
     let (mut writer, chunks) = bridge::writer(counter.clone());
     let source = here.to_owned();
@@ -120,6 +112,33 @@ async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Resu
             });
             Ok(())
         }
+    }
+}
+
+/// The guest's directory that gets the source, whose `own` name and kind are known, and the name it gets there. Nothing makes
+/// room for a directory.
+async fn destination(
+    context: &Context,
+    vm: &VmName,
+    path: &str,
+    (is_directory, own): (bool, OsString),
+) -> Result<(String, OsString)> {
+    let (parent, last) = split(path).ok_or_else(|| not_absolute(path))?;
+    let whole = join(&parent, last);
+    let there = look(context, vm, &whole).await?;
+    let goes_in = match there {
+        Some(Kind::Symlink(_)) => leads_to_directory(context, vm, &whole).await?,
+        Some(Kind::Directory) => true,
+        _ => last.is_none(),
+    };
+    let Some(last) = last.filter(|_| !goes_in) else { return Ok((whole, own)) };
+    let wants_directory = path.ends_with('/') || path.ends_with("/.");
+    match there {
+        None if wants_directory => Err(Failure::new(Code::NotFound, format!("VM {vm} has no directory {path}")).into()),
+        Some(_) if wants_directory || is_directory => {
+            Err(Failure::new(Code::Invalid, format!("{whole} in VM {vm} is not a directory")).into())
+        }
+        _ => Ok((parent, OsString::from(last))),
     }
 }
 
@@ -221,6 +240,19 @@ async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>
         let code = if error.kind() == io::ErrorKind::TimedOut { Code::Timeout } else { Code::Guest };
         Failure::caused_by(code, format!("cannot look at {vm}:{path}"), &error).into()
     })
+}
+
+/// Whether a link in the guest leads to a directory: out of anything else no way leads up.
+async fn leads_to_directory(context: &Context, vm: &VmName, link: &str) -> Result<bool> {
+    let mut connection = guest::open(context, vm.as_str()).await?;
+    let request = format!("/archive?path={}", segment(&format!("{link}/..")));
+    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
+    if response.status().is_success() {
+        return Ok(true);
+    }
+    let failure = PATIENCE.refusal(response).await;
+    // To nothing; to something else, or round in a circle.
+    if matches!(failure.code, Code::NotFound | Code::Invalid) { Ok(false) } else { Err(failure.into()) }
 }
 
 /// Passes the body on until it ends or nobody wants it.
