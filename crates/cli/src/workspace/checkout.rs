@@ -61,17 +61,32 @@ trap 'rm -f "$i" "$i".*' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 [ ! -e .git/index ] || cp .git/index "$i"
 export GIT_INDEX_FILE="$i"
+some() {
+    git update-index --add --remove --replace -- "$@" || for name; do
+        git update-index --add --remove --replace -- "$name" || :
+    done
+} < /dev/null
 all=yes
 git add --ignore-errors -u . || all=''
 cat > "$i.names"
 # A file may have come where the index has a directory that git does not look into.
 if ! git update-index --add --remove --replace -z --stdin < "$i.names"; then
     all=''
-    # One of them git cannot add, and nobody knows which: by the dozen, and one by one where it is.
-    xargs -0 -n 64 sh -c '
-        git update-index --add --remove --replace -- "$@" || for name; do
-            git update-index --add --remove --replace -- "$name" || :
-        done' banger < "$i.names" || :
+    # One of them git cannot add, and nobody knows which: by the dozens, and one by one where it is. A shell reads lines, so
+    # what ends one within a name is another character meanwhile. xargs is not everywhere where git is.
+    tr '\000\n' '\n\001' < "$i.names" | {
+        odd=$(printf '\001')
+        set --
+        while IFS= read -r name; do
+            case $name in *"$odd"*)
+                name=$(printf '%sx' "$name" | tr '\001' '\n')
+                name=${name%x}
+            esac
+            set -- "$@" "$name"
+            [ $# -lt 64 ] || { some "$@"; set --; }
+        done
+        [ $# -eq 0 ] || some "$@"
+    }
 fi
 [ -n "$all" ] || git diff-files --quiet --ignore-submodules=all || exit 1
 tree=$(git write-tree)

@@ -56,9 +56,14 @@ fn prepare(env: &TestEnv, vm: &str, repo: &Path, at: &Path, more: &[&str]) -> Ou
 
 /// A VM whose `PATH` has a shell and no git.
 fn without_git(env: &TestEnv, vm: &str) {
+    with_tools(env, vm, &["sh", "ls", "cat", "mkdir", "rm", "sed"]);
+}
+
+/// A VM whose `PATH` has these programs and no others.
+fn with_tools(env: &TestEnv, vm: &str, tools: &[&str]) {
     let bin = place(env, "bin");
     fs::create_dir(&bin).expect("a directory");
-    for tool in ["sh", "ls", "cat", "mkdir", "rm", "sed"] {
+    for tool in tools {
         let found = env.program("sh").args(["-c", &format!("command -v {tool}")]).run().expect(0).out();
         std::os::unix::fs::symlink(found.trim(), bin.join(tool)).expect("a link");
     }

@@ -1,6 +1,6 @@
 //! What was brought, and what the guest made beside it.
 
-use super::{corpus, place, prepare, says, tree, with_git};
+use super::{corpus, place, prepare, says, tree, with_git, with_tools};
 use crate::{delete, start};
 use banger_testkit::TestEnv;
 use std::{fs, path::Path};
@@ -95,11 +95,11 @@ fn an_untracked_file_that_vanishes_on_its_way_costs_no_other_one() {
     delete(&env, "w");
 }
 
-/// One that the guest's git cannot add, for want of a program that the guest's user asks for.
+/// One that the guest's git cannot add, for want of a program that the guest's user asks for. The guest has little but git.
 #[test]
 fn an_untracked_file_that_git_cannot_add_costs_no_other_one() {
     let Some(env) = TestEnv::fake() else { return };
-    start(&env, "w");
+    with_tools(&env, "w", &["sh", "git", "cat", "cp", "ls", "mkdir", "rm", "sed", "tr"]);
     let (repo, copy) = (corpus::make(&env, "detached"), place(&env, "guest"));
     prepare(&env, "w", &repo, &copy, &[]).expect(0);
     for (key, value) in [("filter.absent.clean", "false"), ("filter.absent.required", "true")] {
