@@ -108,9 +108,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     Macros::check(&summary, source.as_deref())?;
     Trusted::check(&summary, source.as_deref())?;
     if let Some(source) = &source {
-        for path in &summary.files {
-            no_link_above(source, path)?;
-        }
+        no_link_above(source, &summary)?;
     }
     nested::check(&summary, source.as_deref())?;
     Ok(Patch { bytes, summary, base, source })
@@ -148,9 +146,7 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     no_hidden(&patch.summary, Some(&repository.root))?;
     Macros::check(&patch.summary, Some(&repository.root))?;
     Trusted::check(&patch.summary, Some(&repository.root))?;
-    for path in &patch.summary.files {
-        no_link_above(&repository.root, path)?;
-    }
+    no_link_above(&repository.root, &patch.summary)?;
     nested::check(&patch.summary, Some(&repository.root))?;
     let facade = Facade::over(&git, &repository, &settings, None)?;
     let run = |tree: &Path, mode: &[&str]| {
@@ -187,12 +183,11 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
 }
 
 /// A link on the host that a path goes through would lead it elsewhere.
-fn no_link_above(root: &Path, path: &RepoPath) -> std::result::Result<(), Failure> {
-    for parent in patch::parents(path) {
-        let at = root.join(OsStr::from_bytes(parent));
+fn no_link_above(root: &Path, summary: &Summary) -> std::result::Result<(), Failure> {
+    for (path, dir) in patch::directories(&summary.files) {
+        let at = root.join(OsStr::from_bytes(dir));
         if at.symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
-            let what =
-                format!("the guest's patch touches {}: it goes through the link {}", quoted(path), quoted(parent));
+            let what = format!("the guest's patch touches {}: it goes through the link {}", quoted(path), quoted(dir));
             return Err(Failure::new(Code::Denied, what));
         }
     }

@@ -4,7 +4,7 @@
 //! A directory is one to git when there is a `.git` in it, or when it holds what a git directory holds.
 
 use super::{
-    patch::{Summary, folded, parents, refused},
+    patch::{Summary, directories, folded, parents, refused},
     quote::quoted,
 };
 use banger_proto::failure::Failure;
@@ -21,45 +21,19 @@ const DIRECTORIES: [&str; 2] = ["objects", "refs"];
 
 /// A refusal of a patch for the tree at `root`, or for any, that touches what is in another repository.
 pub(super) fn check(summary: &Summary, root: Option<&Path>) -> Result<(), Failure> {
-    let (made, mut before) = (Made::by(summary, root), &b""[..]);
-    for path in &summary.files {
-        let name = folded(path);
-        for level in levels(path, &name) {
-            // Paths are in their order, so those below one directory follow each other.
-            if before.starts_with(&path[..=level.dir.len()]) {
-                break;
-            }
-            let there = level.place(root);
-            let is_tree = there.as_ref().is_some_and(|there| there.join(".git").symlink_metadata().is_ok());
-            if is_tree || made.is_git_dir(level.folded, there.as_deref()) {
-                return Err(refused(path, &format!("it is in another repository, {}", quoted(level.dir))));
-            }
+    let made = Made::by(summary, root);
+    for (path, dir) in directories(&summary.files) {
+        let there = place(root, dir);
+        let is_tree = there.as_ref().is_some_and(|there| there.join(".git").symlink_metadata().is_ok());
+        if is_tree || made.is_git_dir(&folded(dir), there.as_deref()) {
+            return Err(refused(path, &format!("it is in another repository, {}", quoted(dir))));
         }
-        before = path;
     }
     Ok(())
 }
 
-/// A directory that a path leads through.
-struct Level<'a> {
-    dir: &'a [u8],
-    folded: &'a str,
-    /// What the path names in it, folded.
-    name: &'a str,
-}
-
-impl Level<'_> {
-    fn place(&self, root: Option<&Path>) -> Option<PathBuf> {
-        root.map(|root| root.join(OsStr::from_bytes(self.dir)))
-    }
-}
-
-/// The directories above a path that is `folded` to another, the nearest first. What separates them is the same in both.
-fn levels<'a>(path: &'a [u8], folded: &'a str) -> impl Iterator<Item = Level<'a>> {
-    parents(path).zip(folded.rmatch_indices('/')).map(|(dir, (at, _))| {
-        let name = folded[at + 1..].split('/').next().unwrap_or_default();
-        Level { dir, folded: &folded[..at], name }
-    })
+fn place(root: Option<&Path>, dir: &[u8]) -> Option<PathBuf> {
+    root.map(|root| root.join(OsStr::from_bytes(dir)))
 }
 
 /// Directories, folded, with the parts of git directories that a patch touches in them. A path has thousands of directories
@@ -76,15 +50,16 @@ impl Made {
                 made.entry(dir.to_owned()).or_default().insert(*part);
             }
         }
-        for path in &summary.files {
-            let name = folded(path);
-            for level in levels(path, &name) {
-                let Some(part) = DIRECTORIES.iter().find(|part| **part == level.name) else { continue };
-                if let Some(parts) = made.get_mut(level.folded) {
-                    parts.insert(*part);
-                } else if level.place(root).is_some_and(|there| there.join("HEAD").symlink_metadata().is_ok()) {
-                    made.insert(level.folded.to_owned(), HashSet::from([*part]));
-                }
+        let dirs = directories(&summary.files).map(|(_, dir)| dir);
+        for path in summary.files.iter().map(Vec::as_slice).chain(dirs) {
+            let Some(dir) = parents(path).next() else { continue };
+            let name = folded(&path[dir.len() + 1..]);
+            let Some(part) = DIRECTORIES.iter().find(|part| **part == name) else { continue };
+            let key = folded(dir);
+            if let Some(parts) = made.get_mut(&key) {
+                parts.insert(*part);
+            } else if place(root, dir).is_some_and(|there| there.join("HEAD").symlink_metadata().is_ok()) {
+                made.insert(key, HashSet::from([*part]));
             }
         }
         Self(made)

@@ -11,6 +11,9 @@ pub(super) use rules::{attribute_line, check_path, folded, refused, runs};
 use rules::{check_attributes, check_link, is_attributes};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Most directories that the files of a patch are in. All of them are looked at, and a patch has room for many more.
+const MAX_DIRECTORIES: usize = 1 << 18;
+
 /// Why a link is refused whose target is not wholly in the patch.
 const LINK: &str = "it makes a link in a way git does not";
 
@@ -56,13 +59,30 @@ pub(crate) fn check(patch: &[u8]) -> Result<Summary, Failure> {
             links.insert(folded(&section.new), section.new);
         }
     }
-    // Also where it is the same one only for a file system to which letter case is nothing.
-    for path in summary.files.iter().filter(|_| !links.is_empty()) {
-        if let Some(link) = parents(path).find_map(|parent| links.get(&folded(parent))) {
+    for (count, (path, dir)) in directories(&summary.files).enumerate() {
+        if count >= MAX_DIRECTORIES {
+            return Err(refused(
+                path,
+                &format!("with it, it touches files in more than {MAX_DIRECTORIES} directories"),
+            ));
+        }
+        // Also where it is the same one only for a file system to which letter case is nothing.
+        if let Some(link) = (!links.is_empty()).then(|| links.get(&folded(dir))).flatten() {
             return Err(refused(path, &format!("it goes through the link {}, which the patch makes", quoted(link))));
         }
     }
     Ok(summary)
+}
+
+/// The directories that files are in, at any depth: each once, with the first of the files.
+pub(crate) fn directories(files: &BTreeSet<Vec<u8>>) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut before = &b""[..];
+    files.iter().flat_map(move |path| {
+        // Files are in their order, so those below one directory follow each other.
+        let last = std::mem::replace(&mut before, path.as_slice());
+        let new = parents(path).take_while(move |dir| !last.starts_with(&path[..=dir.len()]));
+        new.map(move |dir| (path.as_slice(), dir))
+    })
 }
 
 /// The directories above a path, the nearest first.

@@ -120,12 +120,12 @@ impl Stage {
             fs::create_dir(stage.places.store.join(name))?;
         }
         stage.lay(b".gitattributes")?;
+        for (_, dir) in patch::directories(files) {
+            stage.lay(&[dir, b"/.gitattributes"].concat())?;
+            // A file where a directory would have to be.
+            stage.lay(dir)?;
+        }
         for path in files {
-            for parent in patch::parents(path) {
-                stage.lay(&[parent, b"/.gitattributes"].concat())?;
-                // A file where a directory would have to be.
-                stage.lay(parent)?;
-            }
             stage.lay(path)?;
         }
         Ok(stage)

@@ -209,6 +209,29 @@ fn links_stay_inside_and_nothing_goes_through_them() {
 }
 
 #[test]
+fn a_directory_of_many_files_is_one() {
+    let deep = "refs/objects/".repeat(300);
+    let files = (0..1000).map(|n| format!("{deep}{n}")).chain(["refs-x/a", "refs/b/c", "top"].map(str::to_owned));
+    let files: BTreeSet<Vec<u8>> = files.map(String::into_bytes).collect();
+    let dirs: Vec<&[u8]> = directories(&files).map(|(_, dir)| dir).collect();
+    assert_eq!(dirs.len(), 602);
+    let all: BTreeSet<&[u8]> = files.iter().flat_map(|path| parents(path)).collect();
+    assert_eq!(dirs.into_iter().collect::<BTreeSet<_>>(), all);
+}
+
+#[test]
+fn directories_are_bounded() {
+    let depth = 2000;
+    let patch = |files: usize| -> String {
+        (0..files).map(|n| new_file(&format!("{n}/{}x", "d/".repeat(depth - 1)), "100644", "1")).collect()
+    };
+    let most = MAX_DIRECTORIES / depth;
+    assert_eq!(touched(&patch(most)).len(), most);
+    let failure = check(patch(most + 1).as_bytes()).unwrap_err();
+    assert!(failure.message.contains("more than 262144 directories"), "{}", failure.message.len());
+}
+
+#[test]
 fn attributes_that_run_programs_are_refused() {
     for line in ["* filter=lfs", "*.c diff=evil", "x merge=evil", "[attr]m filter=x"] {
         for name in [".gitattributes", "a/.GitAttributes", "gitatt~1"] {

@@ -69,8 +69,10 @@ impl Journal {
             let change = Change { path: path.clone(), old: old.is_some(), new: new.as_ref().map(Known::of) };
             if change.comes() {
                 for parent in patch::parents(path) {
-                    if !there(&places.here(parent))?.is_some_and(|meta| meta.is_dir()) {
-                        dirs.insert(parent.to_vec());
+                    // What is above one that is there, or that another file needs, is there or needed as well.
+                    let is_there = there(&places.here(parent))?.is_some_and(|meta| meta.is_dir());
+                    if is_there || !dirs.insert(parent.to_vec()) {
+                        break;
                     }
                 }
             }
