@@ -33,18 +33,27 @@ const PROGRAMS: [&str; 24] = [
 /// What separates the words of a command line. A substitution (`$(…)/x`) is a part of the word that it is in.
 const BETWEEN: [char; 15] = [' ', '\t', '\n', '\r', '"', '\'', '`', '=', ';', '|', '&', '<', '>', '(', '!'];
 
-/// Programs that run the file which their first argument names, and the option after which it is text instead.
-const INTERPRETERS: [(&str, char); 9] = [
-    ("sh", 'c'),
-    ("ash", 'c'),
-    ("bash", 'c'),
-    ("dash", 'c'),
-    ("zsh", 'c'),
-    ("python", 'c'),
-    ("perl", 'e'),
-    ("ruby", 'e'),
-    ("node", 'e'),
+/// Programs that run the file which their first argument names.
+const INTERPRETERS: [Interpreter; 7] = [
+    Interpreter { names: &["sh", "ash", "bash", "dash", "ksh", "mksh", "zsh"], text: 'c', valued: "o" },
+    Interpreter { names: &["python", "pypy"], text: 'c', valued: "wx" },
+    Interpreter { names: &["perl"], text: 'e', valued: "i" },
+    Interpreter { names: &["ruby"], text: 'e', valued: "ir" },
+    Interpreter { names: &["node"], text: 'e', valued: "r" },
+    Interpreter { names: &["php"], text: 'r', valued: "cd" },
+    Interpreter { names: &["lua", "luajit"], text: 'e', valued: "l" },
 ];
+/// Their long options that a word of their own follows.
+const VALUED: [&str; 4] = ["rcfile", "init-file", "require", "import"];
+
+struct Interpreter {
+    /// Without a version.
+    names: &'static [&'static str],
+    /// The option after which it is text instead.
+    text: char,
+    /// Options, folded, that a word of their own follows.
+    valued: &'static str,
+}
 
 /// Whether a key's value is a program that git runs without being asked for it by name, as an alias is.
 pub(super) fn is_program(key: &str) -> bool {
@@ -58,6 +67,12 @@ pub(super) fn is_program(key: &str) -> bool {
 /// are among its `paths`. A word without a slash is the name of a program of `PATH`, or one of a program's own words
 /// (`git-lfs clean`), unless it looks like a file's or an interpreter is told to run it.
 pub(super) fn names(program: &str, path: &str) -> bool {
+    // Where it goes elsewhere first, a path may begin there.
+    let ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]).filter(|_| goes_elsewhere(program));
+    std::iter::once(path).chain(ends).any(|path| names_as_it_is(program, path))
+}
+
+fn names_as_it_is(program: &str, path: &str) -> bool {
     program.match_indices(path).any(|(at, _)| {
         let (before, after) = (&program[..at], &program[at + path.len()..]);
         let is_whole = !before.ends_with(is_word) && !after.starts_with(|c| is_word(c) || c == '/');
@@ -68,6 +83,10 @@ pub(super) fn names(program: &str, path: &str) -> bool {
                 path.contains('/') || path.contains('.') && !before.is_empty() || is_run(before)
             }
     })
+}
+
+fn goes_elsewhere(program: &str) -> bool {
+    program.split(BETWEEN).any(|word| matches!(word, "cd" | "pushd"))
 }
 
 /// The paths in a command line: absolute, from a home, or as they count from a tree.
@@ -100,13 +119,14 @@ fn in_home(word: &str) -> Option<&str> {
 }
 
 /// Whether it is not known where the path leads whose beginning `before` ends with: it is no plain one (a substitution, a
-/// variable), or it goes up, which leads into the tree where git works in its own directory.
+/// variable), it counts from where the command line went first, or it goes up, which leads into the tree where git works in its
+/// own directory.
 fn is_open(before: &str) -> bool {
     let start = before.rfind(BETWEEN).map_or(0, |at| at + 1);
     let word = &before[start..];
     let is_plain = word.chars().all(|c| is_word(c) || c == '/') && !word.starts_with('-') && !word.contains("..");
     let is_whole = word.starts_with('/') || word.starts_with("~/") || in_home(word).is_some();
-    goes_on(&before[..start]) || !is_plain && !is_whole
+    goes_on(&before[..start]) || !is_whole && (!is_plain || goes_elsewhere(&before[..start]))
 }
 
 /// Whether a word after this goes on with what is in quotes, or in a substitution, before it.
@@ -115,19 +135,38 @@ fn goes_on(before: &str) -> bool {
     outside.len() < before.len() && outside.ends_with(|c| is_word(c) || matches!(c, ')' | '}'))
 }
 
-/// Whether the last word before another one is an interpreter, to which that is a file and no program's name. Its options are
-/// passed over, if none of them says that a program's text follows.
+/// Whether the words before another one end with an interpreter and its options: to that the other is a file, and no program's
+/// name.
 fn is_run(before: &str) -> bool {
-    let mut words = before.split(BETWEEN).rev().filter(|word| !word.is_empty());
-    let mut text = None;
-    let last = words.find(|word| {
-        let short = word.strip_prefix('-').filter(|option| !option.starts_with('-'));
-        text = text.or(short.and_then(|short| short.chars().last()));
-        !word.starts_with('-')
-    });
-    let name = last.map(|last| last.rsplit('/').next().unwrap_or(last));
-    let name = name.map(|name| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'));
-    INTERPRETERS.iter().any(|(interpreter, option)| name == Some(*interpreter) && text != Some(*option))
+    let words = before.split(|c: char| c != '=' && BETWEEN.contains(&c)).filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.collect();
+    let nearest = words.iter().enumerate().rev().find_map(|(at, word)| Some((interpreter(word)?, &words[at + 1..])));
+    nearest.is_some_and(|(interpreter, options)| interpreter.runs_what_follows(options))
+}
+
+fn interpreter(word: &str) -> Option<&'static Interpreter> {
+    let name = word.rsplit('/').next().unwrap_or(word);
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    INTERPRETERS.iter().find(|interpreter| interpreter.names.contains(&name))
+}
+
+impl Interpreter {
+    fn runs_what_follows(&self, options: &[&str]) -> bool {
+        let mut words = options.iter();
+        while let Some(word) = words.next() {
+            let Some(option) = word.strip_prefix(['-', '+']) else { return false };
+            let is_valued = match option.strip_prefix('-') {
+                Some("") => return words.next().is_none(),
+                Some(long) => VALUED.contains(&long),
+                None if option.ends_with(self.text) => return false,
+                None => option.ends_with(|last: char| self.valued.contains(last)),
+            };
+            if is_valued {
+                words.next();
+            }
+        }
+        true
+    }
 }
 
 /// What a name is made of; `%f` is none.

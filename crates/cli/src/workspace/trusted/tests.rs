@@ -55,6 +55,15 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("filter.x.clean\n/usr/bin/env python3.11 -u munge %f", "munge"),
         ("diff.x.textconv\nsh -c 'bash --norc show'", "show"),
         ("core.pager\nperl -w -- \"page\"", "page"),
+        ("filter.x.clean\nbash -eo pipefail munge", "munge"),
+        ("filter.x.clean\nbash --rcfile x --norc munge", "munge"),
+        ("filter.x.clean\nperl -I lib munge %f", "munge"),
+        ("filter.x.clean\nnode --max-old-space-size=99 munge", "munge"),
+        ("filter.x.clean\nphp8.2 -d a=b -f munge", "munge"),
+        // From where it went.
+        ("filter.x.clean\ncd \"$(git rev-parse --show-toplevel)/..\" && proj/tools/x", "tools/x"),
+        ("filter.x.clean\ncd tools && ./munge", "tools/munge"),
+        ("filter.x.clean\nsh -c 'cd tools; sh munge'", "tools/munge"),
     ] {
         assert!(local(root, entry).reason(path.as_bytes()).is_some(), "{entry:?} {path}");
     }
@@ -100,6 +109,11 @@ fn what_git_does_not_believe_is_a_file_as_any_other() {
         ("filter.x.clean\nnode ./tools/index.js", "index.js"),
         ("filter.x.clean\nsh -c 'munge %f'", "munge"),
         ("filter.x.clean\nperl -pe munge", "munge"),
+        ("filter.x.clean\nperl -I lib -pe munge README", "README"),
+        ("filter.x.clean\nsh -x ./munge README", "README"),
+        ("filter.x.clean\nbash -- ./munge README", "README"),
+        ("filter.x.clean\ncd tools && ./munge", "tools/other"),
+        ("filter.x.clean\ncd tools && /usr/bin/munge", "munge"),
         ("filter.x.clean\nsh ./clean README", "README"),
         ("credential.helper\nstore", "store"),
         ("credential.helper\n!gh auth git-credential", "auth"),
