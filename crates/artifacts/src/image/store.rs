@@ -307,12 +307,11 @@ impl ImageStore {
         image
     }
 
-    /// Makes an image recommend another kernel.
-    pub fn recommend(&self, id: &ImageId, kernel: &KernelName, cancel: &Cancel) -> Result<Image, ImageError> {
-        let entry = self.shelf.lock(id.as_str(), cancel)?;
+    /// Makes the image whose turn it is recommend another kernel; nothing is waited for.
+    pub fn recommend_held(&self, id: &ImageId, turn: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
         image.manifest.kernel = Some(kernel.clone());
-        image.manifest.rewrite(&self.shelf, &entry)?;
+        image.manifest.rewrite(&self.shelf, turn)?;
         Ok(image)
     }
 }

@@ -141,13 +141,21 @@ impl ImageService {
             self.kernel(offered, false, operation).await?;
         }
         let id = image.manifest.id;
-        // From here on nobody gives the image another name, or takes it away.
-        let custody = self.claim(&called, &id, &claim).await?;
-        let image = match &offered {
-            Some(offered) if request.kernel.is_none() => {
-                self.recommending(&id, offered, (&called, &claim), operation).await?
+        let (custody, image) = loop {
+            // From here on nobody gives the image another name, or takes it away.
+            let custody = self.claim(&called, &id, &claim).await?;
+            let image = match &offered {
+                Some(offered) if request.kernel.is_none() => {
+                    self.recommending(&id, offered, (&called, &claim), operation).await?
+                }
+                _ => Some(self.get(&id).await?),
+            };
+            if let Some(image) = image {
+                break (custody, image);
             }
-            _ => self.get(&id).await?,
+            // It may take as long as the disk needs for gigabytes: nobody else waits for that.
+            drop(custody);
+            drop(self.turn(&id, operation).await?);
         };
         self.give_held(&called, &id, &claim, operation).await?;
         drop(custody);
@@ -159,17 +167,17 @@ impl ImageService {
     }
 
     /// The image with the kernel its catalog offers for it, which may be another one than when it was pulled. A kernel
-    /// that may be somebody's own stays. For who has [`Self::custody`].
-    async fn recommending(
+    /// that may be somebody's own stays. `None` while somebody else changes the image. For who has [`Self::custody`].
+    pub(super) async fn recommending(
         &self,
         id: &ImageId,
         offered: &KernelName,
         (called, claim): (&ImageName, &Claim),
         operation: &Operation,
-    ) -> Result<Image, Failure> {
+    ) -> Result<Option<Image>, Failure> {
         let image = self.get(id).await?;
         if image.manifest.kernel.as_ref() == Some(offered) {
-            return Ok(image);
+            return Ok(Some(image));
         }
         let kernel = image.manifest.kernel.as_ref();
         let before = kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
@@ -178,16 +186,19 @@ impl ImageService {
                 "the same image is here as {name}, and what it recommends stays: {before}, where the catalog has \
                  {offered}; --kernel {offered} boots a VM with that"
             ));
-            return Ok(image);
+            return Ok(Some(image));
         }
-        operation.notice(format!(
-            "image {id} recommends kernel {offered} now, as its catalog does, and {before} before; VMs keep theirs"
-        ));
-        let (images, id, kernel) = (self.images.clone(), id.clone(), offered.clone());
-        let recommended = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
-            images.recommend(&id, &kernel, job.cancel)
+        let (images, wanted, kernel) = (self.images.clone(), id.clone(), offered.clone());
+        let recommended = off_thread(move || {
+            images.try_turn(&wanted)?.map(|turn| images.recommend_held(&wanted, &turn, &kernel)).transpose()
         });
-        recommended.await.map_err(Explain::explain)
+        let recommended = recommended.await.map_err(Explain::explain)?;
+        if recommended.is_some() {
+            operation.notice(format!(
+                "image {id} recommends kernel {offered} now, as its catalog does, and {before} before; VMs keep theirs"
+            ));
+        }
+        Ok(recommended)
     }
 
     /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made

@@ -223,7 +223,9 @@ fn a_manifest_is_written_anew_with_nothing_beside_it() {
     let image = publish(&store, "hello");
     let directory = image.rootfs.parent().unwrap();
     let kernel = "k-1".parse().unwrap();
-    let changed = store.recommend(&image.manifest.id, &kernel, &Cancel::default()).unwrap();
+    let turn = store.turn(&image.manifest.id, &Cancel::default()).unwrap();
+    let changed = store.recommend_held(&image.manifest.id, &turn, &kernel).unwrap();
+    drop(turn);
     assert_eq!(store.get(&image.manifest.id).unwrap(), changed);
     assert_eq!(changed.manifest.kernel, Some(kernel));
     let manifest = directory.join("manifest.json");

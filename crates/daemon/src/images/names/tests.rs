@@ -126,6 +126,23 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_somebody_who_waits_to_change_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let (silent, kernel) = (Operation::silent(), kernel());
+    let (name, claim) = ("my".parse().unwrap(), Claim::own(false));
+    let turn = service.images.turn(&id, &Cancel::default()).unwrap();
+    let custody = service.claim(&name, &id, &claim).await.unwrap();
+    let recommending = service.recommending(&id, &kernel, (&name, &claim), &silent);
+    let busy = tokio::time::timeout(Duration::from_secs(60), recommending).await.expect("nothing is waited for");
+    assert!(busy.unwrap().is_none());
+    drop(turn);
+    let image = service.recommending(&id, &kernel, (&name, &claim), &silent).await.unwrap();
+    assert_eq!(image.unwrap().manifest.kernel, Some(kernel));
+    drop(custody);
+}
+
+#[tokio::test]
 async fn a_kernel_is_deleted_only_when_it_is_known_who_uses_it() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
