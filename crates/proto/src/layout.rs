@@ -30,7 +30,7 @@ impl Layout {
     /// `None` when not even `HOME` says where. Relative values are ignored, as the XDG Base Directory spec asks.
     pub fn resolve(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> Option<Self> {
         let dir = |key: &str| env(key).map(PathBuf::from).filter(|path| path.is_absolute());
-        let fallback_run = PathBuf::from(format!("/tmp/banger-{uid}"));
+        let fallback_run = Self::fallback_run(uid);
         if let Some(home) = dir("BANGER_HOME") {
             let run = home.join("run");
             let run = if fits(&run) { run } else { fallback_run.join(short_hash(&home)) };
@@ -53,6 +53,12 @@ impl Layout {
             cache: xdg("XDG_CACHE_HOME", ".cache")?,
             run,
         })
+    }
+
+    /// Where sockets are that have no place of their own, or one with too long a name. The directory above is everybody's:
+    /// what is here may be another's, and who owns this level can swap those below it.
+    pub fn fallback_run(uid: u32) -> PathBuf {
+        PathBuf::from(format!("/tmp/banger-{uid}"))
     }
 
     /// The configuration file.

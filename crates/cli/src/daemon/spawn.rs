@@ -33,8 +33,8 @@ use tokio::{
     net::unix::pipe::Receiver,
 };
 
-/// How long a daemon may take to serve: it reconciles its VMs first.
-pub(super) const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a daemon may take to serve: it looks for its VMs first, and waits for a shim that is silent and for its guest.
+pub(super) const READY_DEADLINE: Duration = Duration::from_secs(90);
 /// How long a daemon that closed its end may take to exit.
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 /// Most bytes of what it says before it serves.

@@ -6,11 +6,7 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, statat},
     process::Uid,
 };
-use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
 /// Makes what is absent and checks what is there. The run directory holds sockets and must be closed to others and be no
 /// link; state and cache need only be the user's own, wherever a link of theirs puts them.
@@ -21,8 +17,8 @@ pub(super) fn make(layout: &Layout, uid: Uid) -> Result<(), StartError> {
         create(path)?;
         check(path, uid, others_write, AtFlags::empty())?;
     }
-    // The fallback below /tmp may have two levels, and both must be ours: who owns the upper can swap the lower.
-    let fallback = PathBuf::from(format!("/tmp/banger-{}", uid.as_raw()));
+    // It may have two levels, and both must be ours.
+    let fallback = Layout::fallback_run(uid.as_raw());
     if layout.run.starts_with(&fallback) {
         create(&fallback)?;
         check(&fallback, uid, others, AtFlags::SYMLINK_NOFOLLOW)?;

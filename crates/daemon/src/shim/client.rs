@@ -386,6 +386,11 @@ impl Shim {
         self.shared().ended().await
     }
 
+    /// What there is to say about an end that was none by itself: the daemon brought it about.
+    pub(crate) fn remark(&self) -> Option<String> {
+        self.shared().remark()
+    }
+
     fn shared(&self) -> &Shared {
         self.connection.shared()
     }

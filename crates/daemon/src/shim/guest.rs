@@ -1,8 +1,8 @@
 //! The guest's side of the channel: sessions over the pipe, and what the agent announces.
 //!
 //! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_WORDS`]
-//! words about its end, boots one after the other by time ([`FEW_EVENTS`] that say how far it came aside), streams by the link's own limits. A guest that breaks a session
-//! gets another one.
+//! words about its end, boots one after the other by time ([`FEW_EVENTS`] that say how far it came aside), streams by the
+//! link's own limits. A guest that breaks a session gets another one.
 
 use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
 use banger_proto::agent::{
@@ -69,8 +69,8 @@ impl Heard {
         Self(Mutex::new(Account::new(Instant::now(), MAX_EVENTS)))
     }
 
-    /// Another boot begins. It has no more events than were left and time has passed: a guest that reboots over and over would otherwise
-    /// fill its host's log.
+    /// Another boot begins. It has no more events than were left and time has passed: a guest that reboots over and over
+    /// would otherwise fill its host's log.
     pub(super) fn begin(&self, now: Instant) {
         let mut account = self.account();
         let since = now.saturating_duration_since(account.began).as_secs() / EVENT_EVERY.as_secs();
@@ -341,11 +341,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_reboots_over_and_over_is_heard_as_often_as_one_that_does_not() {
+        // From before it was heard: what passes from then on on a busy host would count.
+        let mut now = Instant::now();
         let heard = Arc::new(Heard::new());
         let troubles: Vec<_> = (0..2 * MAX_EVENTS).map(|number| trouble(&number.to_string())).collect();
         assert_eq!(say_again(&heard, &troubles).await, (MAX_EVENTS, 0));
         assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1));
-        let mut now = Instant::now();
         heard.begin(now);
         assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1), "it is another boot's");
         for (passed, told) in [(0, 0), (30, 30), (5, 5), (24 * 3600, MAX_EVENTS)] {

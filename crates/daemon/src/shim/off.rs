@@ -2,7 +2,7 @@
 //! A daemon that cannot reach a shim has it do so by the same signal.
 
 use super::{
-    control::{EXIT_FILE, ExitRecord, ProcessIdentity},
+    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity},
     identity::ProvenProcess,
     record,
 };
@@ -20,13 +20,26 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How much of it its processes get.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a shim may take beyond that to write down how its machine ended. A client waits for its daemon no longer than for
-/// the silence before and for this.
+/// What a shim may take beyond that to write down how its machine ended. A client waits for its daemon longer than for the
+/// silence before and for this together.
 const RECORD: Duration = Duration::from_secs(3);
 
-/// Tells a shim that does not answer to end its machine in order; how that ended, if it has. An older shim does not heed it.
-pub(crate) async fn end_silent(shim: ProcessIdentity, state_dir: &Path) -> Option<ExitRecord> {
-    end_within(PATIENCE + RECORD, shim, state_dir).await
+/// Tells a shim that has not answered for `waited` to end its machine in order: how that ended, if it has, and in either
+/// case what there is to say about it. An older shim does not heed it.
+pub(crate) async fn end_silent(
+    shim: ProcessIdentity,
+    waited: Duration,
+    state_dir: &Path,
+) -> Result<(ExitRecord, String), String> {
+    let silent = format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs());
+    tracing::warn!(pid = shim.pid, "a shim does not answer: it is told to end its machine");
+    match end_within(PATIENCE + RECORD, shim, state_dir).await {
+        Some(end) => {
+            let words = format!("{silent}: {}", told(&end));
+            Ok((end, words))
+        }
+        None => Err(silent),
+    }
 }
 
 async fn end_within(patience: Duration, shim: ProcessIdentity, state_dir: &Path) -> Option<ExitRecord> {
@@ -36,6 +49,14 @@ async fn end_within(patience: Duration, shim: ProcessIdentity, state_dir: &Path)
         let _ = timeout(patience, process.ended()).await;
     }
     record::read(state_dir, EXIT_FILE).ok().flatten()
+}
+
+/// What became of a machine whose shim was told so.
+fn told(end: &ExitRecord) -> &'static str {
+    match end.cause {
+        ExitCause::Poweroff => "its guest was told to power off",
+        _ => "it was told to end, and its guest did not power off",
+    }
 }
 
 /// Asks. What comes of it shows in the guest's last word.
@@ -54,16 +75,15 @@ async fn post(dialer: Dialer) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::shim::control::ExitCause;
     use std::{
         io::{BufRead, BufReader},
         process::{Child, Command, Stdio},
     };
 
     /// One that runs `at_the_signal` when it is told, and nothing else.
-    fn shim(dir: &Path, at_the_signal: &str) -> (Child, ProcessIdentity) {
+    pub(in crate::shim) fn shim(dir: &Path, at_the_signal: &str) -> (Child, ProcessIdentity) {
         let script = format!("trap '{at_the_signal}' WINCH; echo up; while :; do sleep 0.05; done");
         let mut sh = Command::new("sh");
         sh.args(["-c", &script]).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -81,9 +101,11 @@ mod tests {
         let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
         record::write(dir.path(), "prepared", &end).unwrap();
         let (mut heeds, identity) = shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
-        assert_eq!(end_silent(identity, dir.path()).await, Some(end.clone()));
+        let waited = Duration::from_secs(30);
+        let words = format!("its shim (pid {}) did not answer for 30 s: its guest was told to power off", identity.pid);
+        assert_eq!(end_silent(identity, waited, dir.path()).await, Ok((end.clone(), words.clone())));
         assert!(heeds.wait().unwrap().success());
-        assert_eq!(end_silent(identity, dir.path()).await, Some(end), "it is gone");
+        assert_eq!(end_silent(identity, waited, dir.path()).await, Ok((end, words)), "it is gone");
 
         record::remove(dir.path(), EXIT_FILE).unwrap();
         let (mut older, identity) = shim(dir.path(), ":");
@@ -91,5 +113,13 @@ mod tests {
         assert!(identity.alive());
         older.kill().unwrap();
         older.wait().unwrap();
+    }
+    #[test]
+    fn an_end_by_force_is_not_called_one_in_order() {
+        let said = |cause| told(&ExitRecord { cause, reason: String::new(), at: 1 });
+        assert_eq!(said(ExitCause::Poweroff), "its guest was told to power off");
+        for cause in [ExitCause::Ended, ExitCause::Killed] {
+            assert_eq!(said(cause), "it was told to end, and its guest did not power off");
+        }
     }
 }

@@ -5,6 +5,7 @@ use super::{
     silence::Silence,
 };
 use crate::{
+    failures,
     operation::Operation,
     shim::control::{ExitCause, ExitRecord},
 };
@@ -21,7 +22,8 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
     loop {
         match next(owner, operation, silence.deadline()).await {
             Next::Cancelled => {
-                return Err(operation.cut_short(&format!("the start of VM {} was cancelled", owner.row.name)));
+                let what = format!("the start of VM {}", owner.row.name);
+                return Err(operation.blame(failures::cancelled(&what)));
             }
             Next::Silence if silence.is_over() => {
                 return Err(owner.not_ready(Code::Timeout, silence.words("its agent did not answer")));

@@ -241,7 +241,8 @@ impl Owner {
     pub(super) async fn ended(&mut self, record: ExitRecord) {
         tracing::info!(vm = %self.row.name, cause = ?record.cause, reason = record.reason, "the machine ended");
         let (state, reason) = outcome(&record);
-        self.down(state, reason).await;
+        let remark = self.shim.as_ref().and_then(Shim::remark);
+        self.down(state, reason.or(remark)).await;
     }
 
     /// Ends the machine if there is one, whatever it was doing.

@@ -12,7 +12,7 @@ use crate::{
     failpoint,
     shim::{
         client::{Adopted, Shim},
-        control::{ProcessIdentity, ShimStatus},
+        control::ShimStatus,
         end_silent, revoke,
     },
     store::{ResourceKind, VmRow},
@@ -89,13 +89,15 @@ impl VmService {
             Ok(Adopted::Ended(record)) => outcome(&record),
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
             Ok(Adopted::Silent { shim, waited }) if row.state.is_live() => {
-                let silent = silent(shim, waited);
-                if let Some(record) = end_silent(shim, &state_dir).await {
-                    let (state, reason) = outcome(&record);
-                    (state, reason.or(Some(silent + ": it was told to end in order")))
-                } else {
-                    ends_with = ": it was ended, and its VMM with it";
-                    (VmState::Failed, Some(silent))
+                match end_silent(shim, waited, &state_dir).await {
+                    Ok((record, words)) => {
+                        let (state, reason) = outcome(&record);
+                        (state, reason.or(Some(words)))
+                    }
+                    Err(words) => {
+                        ends_with = ": it was ended, and its VMM with it";
+                        (VmState::Failed, Some(words))
+                    }
                 }
             }
             // The machine never came to be, or was given back already.
@@ -153,10 +155,6 @@ fn adopted_state(before: VmState, status: &ShimStatus) -> VmState {
     let is_up = status.ready.is_some() || status.relaunches > 0;
     // A start that lost its daemon goes on, also where the agent answers already: what a guest gets then may not be there.
     if is_up && before != VmState::Starting { VmState::Running } else { VmState::Starting }
-}
-
-fn silent(shim: ProcessIdentity, waited: Duration) -> String {
-    format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs())
 }
 
 fn gone() -> String {

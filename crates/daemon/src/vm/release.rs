@@ -14,7 +14,7 @@ use banger_proto::{
     failure::{Code, Failure},
     name::VmId,
 };
-use std::{fs, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
 /// How long a killed process may take to be gone: it may have memory to give back.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,11 +42,12 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     }
     note(&mut errors, remove_unfinished(&state_dir));
     failpoint::hit("release.capabilities").await;
-    let removed = [machines, run_dir].iter().try_for_each(|dir| {
-        remove_flat(&dir.join(VMM_DIR))?;
-        remove_flat(dir)
-    });
-    if note(&mut errors, removed) {
+    let mut removed = true;
+    // What does not go of another run directory is swept by a daemon there: the plan, which named it, is gone.
+    for dir in BTreeSet::from([machines, run_dir]) {
+        removed &= note(&mut errors, remove_flat(&dir.join(VMM_DIR)).and_then(|()| remove_flat(&dir)));
+    }
+    if removed {
         note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
     }
     failpoint::hit("release.run").await;

@@ -27,8 +27,7 @@ pub(super) fn directory(layout: &Layout, vm: &VmId) -> PathBuf {
 /// Whether it is as a daemon makes it: its own, that of all VMs' and the run directory are this user's alone. In a directory
 /// of everybody's it may have been taken away since, and be another's.
 fn is_closed(vm_run: &Path) -> bool {
-    // The fallback below /tmp may have two levels, and who owns the upper can swap the lower.
-    let fallback = PathBuf::from(format!("/tmp/banger-{}", geteuid().as_raw()));
+    let fallback = Layout::fallback_run(geteuid().as_raw());
     let above = vm_run.ancestors().skip(3).filter(|above| above.starts_with(&fallback));
     vm_run.is_absolute() && vm_run.ancestors().take(3).chain(above).all(is_ours_alone)
 }

@@ -83,7 +83,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<()
     let launched = tokio::select! {
         // Giving this up ends what was started.
         launched = owner.parts.shims.launch(&plan) => launched.map_err(Failure::from),
-        () = operation.cancel().cancelled() => Err(operation.cut_short("the start was cancelled")),
+        () = operation.cancel().cancelled() => Err(operation.blame(failures::cancelled("the start"))),
     };
     match launched {
         Ok(shim) => {

@@ -12,7 +12,7 @@ use crate::{
     operation::Operation,
     random,
     shim::{
-        control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
+        control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
         identity::host_boot_id,
         record,
     },
@@ -28,6 +28,7 @@ use banger_proto::{
 use std::{
     fs,
     future::Future,
+    os::unix::fs::DirBuilderExt,
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -231,6 +232,19 @@ async fn releasing_runs_every_step_and_can_be_done_again() {
         release(&world.vms().parts, &row.id, Depth::Everything).await.unwrap();
         world.assert_gone(&row).await;
     }
+}
+
+#[tokio::test]
+async fn sockets_that_stay_elsewhere_keep_nobody_from_those_here() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    // Those of a machine that a daemon with another run directory started.
+    let there = world.layout.state.join("other/v").join(row.id.as_str());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(there.join("obstacle")).unwrap();
+    world.record(&row, PLAN_FILE, &serde_json::json!({ "run_dir": there }));
+    release(&world.vms().parts, &row.id, Depth::Machine).await.unwrap_err();
+    assert!(there.exists() && !world.layout.vm_run(&row.id).exists());
+    assert!(world.holds(&row).await.contains(&ResourceKind::RunDirectory), "not all of it is given back");
 }
 
 #[tokio::test]

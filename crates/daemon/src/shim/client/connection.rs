@@ -7,7 +7,7 @@ use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError};
 use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
     identity::{ProvenProcess, kill_proven},
-    record,
+    off, record,
     server::is_trusted,
 };
 use banger_proto::framing::{self, MAX_FRAME};
@@ -18,7 +18,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::{
@@ -44,6 +44,8 @@ type Request = (ShimRequest, oneshot::Sender<io::Result<()>>);
 pub(super) struct Shared {
     state: Mutex<State>,
     end: watch::Sender<Option<ExitRecord>>,
+    /// What there is to say about the end besides.
+    remark: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,10 @@ impl Shared {
         let mut end = self.end.subscribe();
         let known = end.wait_for(Option::is_some).await.expect("the sender is in self");
         known.clone().expect("that is what was waited for")
+    }
+
+    pub(super) fn remark(&self) -> Option<String> {
+        self.remark.get().cloned()
     }
 
     /// Takes one message in: status and watchers change together.
@@ -109,14 +115,19 @@ impl Drop for Connection {
 
 impl Connection {
     pub(super) async fn open(socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
+        Self::with_patience(SILENCE_PATIENCE, socket, state_dir).await
+    }
+
+    async fn with_patience(patience: Duration, socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
         let (frames, status) = connect(&socket, &state_dir).await?;
         let shim = status.shim;
         let shared = Arc::new(Shared {
             state: Mutex::new(State { status, events: Some(broadcast::channel(BACKLOG).0) }),
             end: watch::Sender::new(None),
+            remark: OnceLock::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let follower = Follower { socket, state_dir, shim, shared: shared.clone(), requests: receiver };
+        let follower = Follower { socket, state_dir, shim, shared: shared.clone(), requests: receiver, patience };
         Ok(Self { shared, requests, task: tokio::spawn(follower.follow(frames)) })
     }
 
@@ -144,6 +155,8 @@ struct Follower {
     shim: ProcessIdentity,
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
+    /// How long the shim may be silent that lives.
+    patience: Duration,
 }
 
 impl Follower {
@@ -208,11 +221,16 @@ impl Follower {
             }
             match connect(&self.socket, &self.state_dir).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
-                Ok(_) | Err(_) if began.elapsed() < SILENCE_PATIENCE => {
+                Ok(_) | Err(_) if began.elapsed() < self.patience => {
                     tokio::time::sleep(CHANGE_TICK).await;
                 }
                 Ok(_) | Err(_) => {
-                    // A shim that does not answer cannot be managed, and its machine is nobody's.
+                    // A shim that does not answer cannot be managed, and its machine is nobody's. Its guest may have
+                    // things to write.
+                    if let Ok((end, words)) = off::end_silent(self.shim, self.patience, &self.state_dir).await {
+                        self.shared.remark.get_or_init(|| words);
+                        return Err(end);
+                    }
                     let _ = kill_proven(self.shim, Signal::KILL);
                     return Err(self.lost("the shim stopped answering and was killed").await);
                 }
@@ -254,7 +272,8 @@ async fn connect(socket: &Path, state_dir: &Path) -> io::Result<(Frames, ShimSta
 }
 
 /// Whether who serves a socket is whose this directory is. Below everybody's directory a socket may have been taken away
-/// and be another's by now; the VM's own directory is only its user's.
+/// and be another's by now; the VM's own directory is only its user's. It does not count alone: a file system may call every
+/// file one and the same user's.
 fn is_of(stream: &UnixStream, state_dir: &Path) -> io::Result<bool> {
     Ok(socket_peercred(stream)?.uid.as_raw() == fs::metadata(state_dir)?.uid())
 }
@@ -271,22 +290,25 @@ mod tests {
     use futures_util::FutureExt;
     use tokio::net::UnixListener;
 
+    /// Takes a connection and says that the shim is this process.
+    async fn greet(listener: &UnixListener, shim: ProcessIdentity) -> Frames {
+        let status = serde_json::from_value(serde_json::json!({
+            "version": "0", "shim": shim, "vmm": null, "ready": null, "booted": null, "console_bytes": 0
+        }));
+        let greeting = framing::encode(&ShimMessage::Status(status.unwrap())).unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &greeting).await.unwrap();
+        Framed::new(stream, LengthDelimitedCodec::new())
+    }
+
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_not_asked_of_a_shim() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("c");
         let listener = UnixListener::bind(&socket).unwrap();
         let shim = ProcessIdentity { pid: 1, start_time: 1 };
-        let status = serde_json::from_value(serde_json::json!({
-            "version": "0", "shim": shim, "vmm": null, "ready": null, "booted": null, "console_bytes": 0
-        }));
-        let greeting = framing::encode(&ShimMessage::Status(status.unwrap())).unwrap();
-        let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut stream, &greeting).await.unwrap();
-            Framed::new(stream, LengthDelimitedCodec::new())
-        };
-        let (connection, mut served) = tokio::join!(Connection::open(socket.clone(), dir.path().to_owned()), serve);
+        let opened = Connection::open(socket.clone(), dir.path().to_owned());
+        let (connection, mut served) = tokio::join!(opened, greet(&listener, shim));
         let connection = connection.unwrap();
         // Given up as soon as it is queued.
         assert!(connection.request(ShimRequest::End).now_or_never().is_none());
@@ -294,5 +316,23 @@ mod tests {
         connection.request(waited_for.clone()).await.unwrap();
         let first = framing::decode::<ShimRequest>(&served.next().await.unwrap().unwrap()).unwrap();
         assert_eq!(first, waited_for);
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_answers_no_more_is_told_to_end_before_it_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
+        record::write(dir.path(), "prepared", &end).unwrap();
+        let (mut process, shim) = off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
+        let socket = dir.path().join("c");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let opened = Connection::with_patience(Duration::ZERO, socket.clone(), dir.path().to_owned());
+        let (connection, served) = tokio::join!(opened, greet(&listener, shim));
+        drop((served, listener));
+        let connection = connection.unwrap();
+        assert_eq!(connection.shared().ended().await, end);
+        let remark = connection.shared().remark();
+        assert!(remark.is_some_and(|words| words.ends_with("its guest was told to power off")));
+        assert!(process.wait().unwrap().success(), "it was killed");
     }
 }
