@@ -80,6 +80,7 @@ struct Pending {
     place: Place,
 }
 
+#[derive(PartialEq, Eq, Hash)]
 enum Place {
     Registry,
     Member(String),

@@ -86,6 +86,8 @@ pub struct RootfsBuilder {
     others: Vec<Origin>,
     begun: Option<Begun>,
     limits: Limits,
+    /// Bytes of contents that layers wrote, as often as one was put somewhere.
+    stored_bytes: u64,
     metadata_bytes: u64,
     cancel: Cancel,
 }
@@ -109,6 +111,7 @@ impl RootfsBuilder {
             others: Vec::new(),
             begun: None,
             limits,
+            stored_bytes: 0,
             metadata_bytes: 0,
             cancel: cancel.clone(),
         })
@@ -147,6 +150,11 @@ impl RootfsBuilder {
     /// A regular file whose content a layer has written into the image.
     pub fn stored(&mut self, path: &[u8], meta: Meta, content: &Stored) -> Result<(), Error> {
         let meta = self.admit(path, 0, meta)?;
+        // What is put into two places is copied for the second.
+        self.stored_bytes = self.stored_bytes.saturating_add(content.bytes());
+        if self.stored_bytes > self.limits.content_bytes {
+            return Err(Error::TooManyBytes(self.limits.content_bytes));
+        }
         let kind = match &content.0 {
             Place::One(segment) => Kind::File(*segment),
             Place::Several { len, data } => Kind::Sparse { len: *len, data: data.clone() },

@@ -30,6 +30,12 @@ pub struct Site {
 }
 
 impl Site {
+    /// For one layer that is read for nothing but whether it is what it is said to be: what it writes is nowhere.
+    pub fn nowhere(layer: usize) -> Result<Arc<Self>, Error> {
+        let file = File::options().write(true).open("/dev/null").map_err(Error::io("open /dev/null"))?;
+        Ok(Arc::new(Self { file, dealer: Dealer::new([layer], 1) }))
+    }
+
     /// Who writes the contents of a layer, which looks at `cancel` when it has to wait for others.
     pub fn placer(self: &Arc<Self>, layer: usize, cancel: &Cancel) -> Placer {
         Placer::new(Arc::clone(self), layer, cancel)
@@ -46,6 +52,16 @@ pub(super) enum Place {
     One(Segment),
     /// In several places, as (offset in the file, segment) in order; what is not among them is zeros.
     Several { len: u64, data: Box<[(u64, Segment)]> },
+}
+
+impl Stored {
+    /// How many bytes of it take room.
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.0 {
+            Place::One(segment) => segment.len,
+            Place::Several { data, .. } => data.iter().map(|(_, segment)| segment.len).sum(),
+        }
+    }
 }
 
 /// What a layer left in the image.

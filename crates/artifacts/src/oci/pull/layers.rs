@@ -14,7 +14,7 @@ use crate::{
     rootfs::{Placer, RootfsBuilder, Site},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::File,
     sync::{
         Arc, Mutex, PoisonError,
@@ -31,12 +31,33 @@ const PARALLEL: usize = 3;
 const POLL: Duration = Duration::from_millis(25);
 
 /// What layers that come at once have in common.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Common {
     /// Bytes they unpacked to so far.
     used: AtomicU64,
     /// Where they are hashed.
     pairs: Pairs,
+    /// Of each content the layer that brings it.
+    first: HashMap<Digest, usize>,
+    /// The image they are written into.
+    site: Arc<Site>,
+}
+
+impl Common {
+    /// Who writes what is in a layer.
+    fn placer(&self, number: usize, pending: &Pending, cancel: &Cancel) -> Result<Placer, LayerError> {
+        if self.first[&pending.diff_id] == number {
+            return Ok(self.site.placer(number, cancel));
+        }
+        Ok(Site::nowhere(number)?.placer(number, cancel))
+    }
+}
+
+impl Pending {
+    /// All that is said of it.
+    fn said(&self) -> (Option<Digest>, u64, Digest, &Place) {
+        (self.digest, self.size, self.diff_id, &self.place)
+    }
 }
 
 impl Opened<'_> {
@@ -48,18 +69,21 @@ impl Opened<'_> {
         job: &Job<'_>,
     ) -> Result<(), OciError> {
         job.progress.phase(&format!("getting {} of {}", plural(pending.len()), self.what));
-        let common = Common::default();
-        // The same bytes several times are read once.
-        let mut first = HashMap::new();
-        let queue: VecDeque<usize> =
-            (0..pending.len()).filter(|&n| *first.entry(pending[n].diff_id).or_insert(n) == n).collect();
+        // The same bytes several times are read once. Other bytes that are the same unpacked are read as well, last, and put
+        // nowhere: what an image is does not depend on how its layers are packed.
+        let (mut first, mut said) = (HashMap::new(), HashSet::new());
+        let (placed, again): (Vec<usize>, Vec<usize>) = (0..pending.len())
+            .filter(|&n| said.insert(pending[n].said()))
+            .partition(|&n| *first.entry(pending[n].diff_id).or_insert(n) == n);
+        let queue: VecDeque<usize> = placed.iter().chain(&again).copied().collect();
         for &n in &queue {
             report(job, &pending[n], PartState::Waiting, 0);
         }
         // Else a pruning meanwhile takes those whose turn has not come, and they are downloaded again.
         let _held = self.hold_cached(pending);
         let workers = queue.len().min(PARALLEL);
-        let site = &builder.site(queue.iter().copied(), workers)?;
+        let site = builder.site(placed.iter().copied(), placed.len().min(PARALLEL))?;
+        let common = Common { used: AtomicU64::default(), pairs: Pairs::default(), first, site };
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
         let outcome = thread::scope(|scope| {
@@ -67,10 +91,11 @@ impl Opened<'_> {
             for _ in 0..workers {
                 let (ready, queue, common) = (ready.clone(), &queue, &common);
                 let job = Job { progress: job.progress, cancel: &stop };
-                scope.spawn(move || self.worker(pending, queue, common, site, &job, &ready));
+                scope.spawn(move || self.worker(pending, queue, common, &job, &ready));
             }
             drop(ready);
-            let mut stack = Stack { pending, first: &first, waiting: HashMap::new(), placed: HashMap::new(), next: 0 };
+            let first = &common.first;
+            let mut stack = Stack { pending, first, waiting: HashMap::new(), placed: HashMap::new(), next: 0 };
             let outcome = loop {
                 if let Err(cancelled) = job.cancel.check() {
                     break Err(cancelled.into());
@@ -78,7 +103,7 @@ impl Opened<'_> {
                 match results.recv_timeout(POLL) {
                     Ok((number, layer)) => {
                         let stacked = layer.map_err(|source| (number, source)).and_then(|layer| {
-                            stack.waiting.insert(number, layer);
+                            stack.take(number, layer);
                             // Names take their time to go, which the next layer need not wait for.
                             stack.advance(builder, |spent| drop(scope.spawn(|| drop(spent))))
                         });
@@ -107,7 +132,6 @@ impl Opened<'_> {
         pending: &[Pending],
         queue: &Mutex<VecDeque<usize>>,
         common: &Common,
-        site: &Arc<Site>,
         job: &Job<'_>,
         ready: &Sender<(usize, Result<Layer, LayerError>)>,
     ) {
@@ -117,8 +141,8 @@ impl Opened<'_> {
             if job.cancel.is_cancelled() {
                 return;
             }
-            let placer = site.placer(number, job.cancel);
-            let layer = self.layer(&pending[number], common, placer, job);
+            let placer = common.placer(number, &pending[number], job.cancel);
+            let layer = placer.and_then(|placer| self.layer(&pending[number], common, placer, job));
             if ready.send((number, layer)).is_err() {
                 return;
             }
@@ -126,7 +150,7 @@ impl Opened<'_> {
     }
 
     fn layer(&self, pending: &Pending, common: &Common, placer: Placer, job: &Job<'_>) -> Result<Layer, LayerError> {
-        let Common { used, pairs } = common;
+        let Common { used, pairs, .. } = common;
         let limits = self.registries.limits;
         if pending.size > limits.max_unpacked {
             return Err(LayerError::TooLarge(limits.max_unpacked));
@@ -218,7 +242,7 @@ impl Opened<'_> {
 /// Layers that are ready, put on top of each other in their order.
 struct Stack<'a> {
     pending: &'a [Pending],
-    /// The first layer with the same bytes.
+    /// The first layer with the same content.
     first: &'a HashMap<Digest, usize>,
     waiting: HashMap<usize, Layer>,
     /// What is in those that were put there once.
@@ -227,6 +251,13 @@ struct Stack<'a> {
 }
 
 impl Stack<'_> {
+    /// Takes a layer that was read. One that is there in other bytes too was read for its own sake.
+    fn take(&mut self, number: usize, layer: Layer) {
+        if self.first[&self.pending[number].diff_id] == number {
+            self.waiting.insert(number, layer);
+        }
+    }
+
     /// Puts on top what can be; `spent` gets what is needed no longer.
     fn advance(
         &mut self,

@@ -125,6 +125,21 @@ fn bombs_are_refused_before_they_go_off() {
     assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 4194304 bytes"), "{refusal}");
     let split: Vec<Vec<u8>> = (0..5).map(|n| Layer::new().file(&n.to_string(), vec![n; 1 << 20]).done()).collect();
     assert!(refused_within(&split, small).contains("more than 4194304 bytes"));
+    // A layer that is there several times is read once, and its files are as many as the places it is led to.
+    let again = Layer::new().file("way/big", vec![b'a'; 1 << 20]).done();
+    let led = |places: u8| -> Vec<Vec<u8>> {
+        let lead = |place: u8| Layer::new().dir(&place.to_string()).symlink("way", &place.to_string()).done();
+        (0..places).flat_map(|place| [lead(place), again.clone()]).collect()
+    };
+    let refusal = refused_within(&led(6), small);
+    assert!(refusal.contains("layer 10 of 12 (") && refusal.contains("more than 4194304 bytes"), "{refusal}");
+    let content = Content::default();
+    content.plain("v1", &led(4));
+    let server = content.serve();
+    let mut host = Host::new();
+    host.registries.limits = small;
+    let four = crate::ext4::Image::open(&host.image(&reference(&server, "v1")).rootfs);
+    assert!((0..4).all(|place: u8| four.read(format!("/{place}/big")).len() == 1 << 20));
     let many: Vec<Vec<u8>> = (0..5).map(|n| Layer::new().file(&n.to_string(), "x").done()).collect();
     let refusal = refused_within(&many, Limits { max_layers: 4, ..Limits::default() });
     assert!(refusal.contains("has 5 layers, more than 4"), "{refusal}");
@@ -210,6 +225,20 @@ fn lies_about_digests_and_sizes() {
     ] {
         let refusal = attempt(&|content| stored(content, &config, layers.clone(), &packed, &bytes));
         assert!(refusal.contains(why), "{why}: {refusal}");
+    }
+    // Of two that say they are the same unpacked, each is looked at.
+    let twice = config(&[digest(&plain), digest(&plain)]);
+    for (second, why) in [
+        (layer(&other, other.len()), "is refused: unpacked it has the digest"),
+        (layer(&plain, plain.len() + 1), "announces"),
+        (layer(b"none", 4), "is refused"),
+    ] {
+        let refusal = attempt(&|content| {
+            content.blob(&other);
+            let layers = json!([layer(&plain, plain.len())[0], second[0]]);
+            stored(content, &twice, layers, &plain, &plain);
+        });
+        assert!(refusal.contains("layer 2 of 2 (") && refusal.contains(why), "{why}: {refusal}");
     }
     let garbage = b"\x1f\x8bgarbage".to_vec();
     let refusal = attempt(&|content| stored(content, &good, layer(&garbage, garbage.len()), &garbage, &garbage));

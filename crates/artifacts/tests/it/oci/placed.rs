@@ -3,14 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
 use super::{
-    layers::Layer,
-    registry::{Content, Host, reference},
+    layers::{Layer, gzip},
+    registry::{Content, Host, OCI_LAYER, reference},
 };
 use crate::{
     ext4::{Image, check},
     web::Server,
 };
 use banger_testkit::require;
+use serde_json::Value;
 use std::{
     fs,
     os::unix::fs::MetadataExt,
@@ -75,12 +76,19 @@ fn a_layer_that_comes_twice_gives_two_files_that_share_nothing() {
     let served = Content::default();
     let twice = Layer::new().file("way/file", content(251, 2 << 20)).file("way/small", "small").done();
     let leads_to = |place: &str| Layer::new().dir(place).symlink("way", place).done();
-    served.plain("v1", &[leads_to("one"), twice.clone(), leads_to("two"), twice]);
+    let last = Layer::new().file("last", content(252, 3 << 20)).done();
+    let layers = [leads_to("one"), twice.clone(), leads_to("two"), twice.clone(), last];
+    served.plain("v1", &layers);
+    let mut packed = layers.map(|layer| (layer.clone(), layer, OCI_LAYER));
+    packed[3].1 = gzip(&twice);
+    served.image("v2", &packed, &Value::Null);
     let server = served.serve();
     let host = Host::new();
-    let rootfs = host.image(&reference(&server, "v1")).rootfs;
-    check(&rootfs);
-    let image = Image::open(&rootfs);
+    let whole = host.image(&reference(&server, "v1"));
+    check(&whole.rootfs);
+    // It is the same, and where it lies is, where the second is packed in another way.
+    assert_eq!(host.image(&reference(&server, "v2")).manifest.id, whole.manifest.id);
+    let image = Image::open(&whole.rootfs);
     for place in ["/one", "/two"] {
         assert!(image.read(format!("{place}/file")) == content(251, 2 << 20), "{place}");
         assert_eq!(image.read(format!("{place}/small")), b"small");
