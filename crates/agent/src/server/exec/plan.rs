@@ -41,17 +41,25 @@ pub(super) enum Cwd {
 /// Works out what `spec` means in this guest.
 pub(super) fn resolve(spec: ExecSpec, guest: &Guest) -> Result<Plan, Outcome> {
     let accounts = Accounts::read(Path::new("/etc"));
-    with_accounts(spec, guest, &accounts)
+    with_accounts(spec, guest, &accounts, &|path| Path::new(path).is_file())
 }
 
-fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<Plan, Outcome> {
+/// The same with these accounts, where these files are.
+fn with_accounts(
+    spec: ExecSpec,
+    guest: &Guest,
+    accounts: &Accounts,
+    is_file: &dyn Fn(&str) -> bool,
+) -> Result<Plan, Outcome> {
     let config = &guest.config;
     let account = guest
         .account_in(accounts, spec.user.as_deref())
         .map_err(|error| Outcome::NotStarted { code: 125, message: error.to_string() })?;
     let named = spec.user.is_some() || config.user.is_some() || config.image.user.is_some();
     let hosted = guest.place == Place::Hosted;
-    let mut env = defaults(&account, guest, spec.tty.is_some());
+    let usable = shell_of(&account, is_file);
+    let shell = usable.unwrap_or(&account.shell).to_owned();
+    let mut env = defaults(&account, &shell, guest, spec.tty.is_some());
     env.extend(image_env(guest));
     env.extend(guest.config.env.clone());
     env.extend(spec.env);
@@ -69,9 +77,9 @@ fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<P
             None => Cwd::Home(account.home.clone()),
         },
     };
-    let (program, arg0, args) = match words(spec.argv, &config.image.command, &account.shell) {
+    let (program, arg0, args) = match words(spec.argv, &config.image.command, usable.is_some()) {
         Some((program, args)) => (program, None, args),
-        None => (account.shell.clone(), Some(login_name(&account.shell)), Vec::new()),
+        None => (shell.clone(), Some(login_name(&shell)), Vec::new()),
     };
     let account = (!hosted || named).then_some(account);
     Ok(Plan { program, arg0, args, env, cwd, account, tty: spec.tty })
@@ -79,10 +87,17 @@ fn with_accounts(spec: ExecSpec, guest: &Guest, accounts: &Accounts) -> Result<P
 
 /// The program and its arguments; `None` is a shell. Nothing was asked for: that is the shell where there is one, else
 /// what the image is for.
-fn words(asked: Vec<String>, image: &[String], shell: &str) -> Option<(String, Vec<String>)> {
-    let words = if asked.is_empty() && !has_file(shell) { image.to_vec() } else { asked };
+fn words(asked: Vec<String>, image: &[String], shell: bool) -> Option<(String, Vec<String>)> {
+    let words = if asked.is_empty() && !shell { image.to_vec() } else { asked };
     let mut words = words.into_iter();
     words.next().map(|program| (program, words.collect()))
+}
+
+/// The account's shell; where that is not there, or turns everybody away, as that of a service's account does, the shell of
+/// every image that has one.
+fn shell_of<'a>(account: &'a Account, is_file: &dyn Fn(&str) -> bool) -> Option<&'a str> {
+    let turns_away = |shell: &str| matches!(shell.rsplit('/').next(), Some("nologin" | "false"));
+    [account.shell.as_str(), "/bin/sh"].into_iter().find(|shell| is_file(shell) && !turns_away(shell))
 }
 
 /// What the image wants in the environment of every command.
@@ -97,7 +112,7 @@ fn image_env(guest: &Guest) -> BTreeMap<String, String> {
 }
 
 /// What any program may expect to find.
-fn defaults(account: &Account, guest: &Guest, tty: bool) -> BTreeMap<String, String> {
+fn defaults(account: &Account, shell: &str, guest: &Guest, tty: bool) -> BTreeMap<String, String> {
     let path = match (guest.place, guest.init) {
         // The image's own power commands would talk to an init that is not there.
         (Place::Machine, Init::Agent) => format!("{BIN}:{DEFAULT_PATH}"),
@@ -110,17 +125,13 @@ fn defaults(account: &Account, guest: &Guest, tty: bool) -> BTreeMap<String, Str
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("LOGNAME".to_owned(), name.clone()),
         ("PATH".to_owned(), path),
-        ("SHELL".to_owned(), account.shell.clone()),
+        ("SHELL".to_owned(), shell.to_owned()),
         ("USER".to_owned(), name),
     ]);
     if tty {
         env.insert("TERM".to_owned(), "xterm-256color".to_owned());
     }
     env
-}
-
-fn has_file(path: &str) -> bool {
-    Path::new(path).is_file()
 }
 
 fn login_name(shell: &str) -> String {
@@ -159,6 +170,11 @@ mod tests {
         }
     }
 
+    /// What it comes to where there is nothing but these files.
+    fn planned(spec: ExecSpec, guest: &Guest, accounts: &Accounts, files: &[&str]) -> Plan {
+        with_accounts(spec, guest, accounts, &|path| files.contains(&path)).unwrap()
+    }
+
     fn spec(argv: &[&str]) -> ExecSpec {
         let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
         ExecSpec { argv, env: BTreeMap::new(), cwd: None, user: None, tty: None }
@@ -168,7 +184,7 @@ mod tests {
     fn the_spec_wins_over_the_vm_and_the_vm_over_the_defaults() {
         let mut spec = spec(&["env"]);
         spec.env = [("B".to_owned(), "spec".to_owned()), ("HOME".to_owned(), "/h".to_owned())].into();
-        let plan = with_accounts(spec, &guest(Place::Machine), &Accounts::default()).unwrap();
+        let plan = planned(spec, &guest(Place::Machine), &Accounts::default(), &[]);
         let value = |key: &str| plan.env.get(key).map(String::as_str);
         assert_eq!((value("A"), value("B"), value("HOME")), (Some("vm"), Some("spec"), Some("/h")));
         assert_eq!(value("PATH"), Some(format!("{BIN}:{DEFAULT_PATH}").as_str()));
@@ -178,7 +194,7 @@ mod tests {
 
     #[test]
     fn no_command_is_a_login_shell() {
-        let plan = with_accounts(spec(&[]), &guest(Place::Machine), &Accounts::default()).unwrap();
+        let plan = planned(spec(&[]), &guest(Place::Machine), &Accounts::default(), &["/bin/sh"]);
         assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), ("/bin/sh", Some("-sh")));
     }
 
@@ -191,16 +207,39 @@ mod tests {
             user: Some("7:8".into()),
             command: vec!["/app/serve".into(), "-x".into()],
         };
-        let plan = |spec| with_accounts(spec, &guest, &Accounts::default()).unwrap();
+        let plan = |spec| planned(spec, &guest, &Accounts::default(), &["/bin/sh"]);
         let named = plan(spec(&["env"]));
         assert_eq!((named.env["A"].as_str(), named.env["PATH"].as_str()), ("vm", format!("{BIN}:/app").as_str()));
         assert_eq!((named.cwd, named.program.as_str()), (Cwd::Home("/srv".into()), "env"));
         assert_eq!(named.account.map(|account| (account.uid, account.gid)), Some((7, 8)));
-        // This host has a shell, so a command nobody gave is that.
+        // A command nobody gave is a shell where there is one.
         assert_eq!((plan(spec(&[])).program.as_str(), plan(spec(&[])).args.len()), ("/bin/sh", 0));
-        let no_shell = Accounts::of("app:x:7:8::/:/no/shell\n");
-        let plan = with_accounts(spec(&[]), &guest, &no_shell).unwrap();
+        let plan = planned(spec(&[]), &guest, &Accounts::default(), &[]);
         assert_eq!((plan.program.as_str(), plan.args.as_slice()), ("/app/serve", ["-x".to_owned()].as_slice()));
+    }
+
+    #[test]
+    fn a_shell_that_is_missing_or_turns_everybody_away_is_no_shell() {
+        let mut guest = guest(Place::Machine);
+        (guest.config.user, guest.config.image.command) = (Some("app".into()), vec!["/serve".into()]);
+        let (sh, nologin) = ("/bin/sh", "/usr/sbin/nologin");
+        for (shell, files, runs, arg0) in [
+            ("/bin/bash", &["/bin/bash", sh][..], "/bin/bash", Some("-bash")),
+            ("/bin/bash", &[sh], sh, Some("-sh")),
+            (nologin, &[nologin, sh], sh, Some("-sh")),
+            ("/bin/false", &["/bin/false", sh], sh, Some("-sh")),
+            (nologin, &[nologin], "/serve", None),
+            ("/bin/bash", &[], "/serve", None),
+        ] {
+            let accounts = Accounts::of(&format!("app:x:7:8::/:{shell}\n"));
+            let plan = planned(spec(&[]), &guest, &accounts, files);
+            assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), (runs, arg0), "{shell} of {files:?}");
+            assert_eq!(plan.env["SHELL"], if arg0.is_some() { runs } else { shell });
+        }
+        // Where there is nothing else either, it is that shell which is missed.
+        guest.config.image.command.clear();
+        let plan = planned(spec(&[]), &guest, &Accounts::of("app:x:7:8::/:/bin/bash\n"), &[]);
+        assert_eq!(plan.program, "/bin/bash");
     }
 
     #[test]
@@ -213,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_hosted_agent_stays_who_it_is() {
-        let plan = with_accounts(spec(&["true"]), &guest(Place::Hosted), &Accounts::default()).unwrap();
+        let plan = planned(spec(&["true"]), &guest(Place::Hosted), &Accounts::default(), &[]);
         assert_eq!(plan.account, None);
         assert_eq!(plan.env.get("PATH").map(String::as_str), Some(DEFAULT_PATH));
     }
