@@ -3,6 +3,7 @@
 //! Each rule is a function from the repository's files to the faults it finds; all rules run, and every fault is shown.
 
 mod crates;
+mod fuzz;
 mod modules;
 mod text;
 
@@ -21,10 +22,11 @@ pub(crate) struct SourceFile {
 /// Finds faults, one sentence each.
 type Rule = fn(&[SourceFile]) -> Vec<String>;
 
-const RULES: [(&str, Rule); 8] = [
+const RULES: [(&str, Rule); 9] = [
     ("crates depend on each other only as the architecture says", crates::dependencies),
     ("every Rust file says what it is for", modules::documented),
     ("every Rust file is part of a crate", modules::declared),
+    ("every fuzz target calls what is there, and what it found is replayed", fuzz::targets),
     ("no file is longer than one job needs", modules::lengths),
     ("what runs with a capability can be read in one go", modules::privileged),
     ("nothing names the machine it was written on or a registry", text::places),

@@ -2,7 +2,12 @@
 //!
 //! Each function panics when what came was not refused, bounded or escaped as its reader promises.
 
-use crate::{copy, exec::session, output::escape, workspace::patch};
+use crate::{
+    copy,
+    exec::session,
+    output::escape,
+    workspace::{patch, send},
+};
 use std::{fs, path::Path};
 
 /// What an agent sends after it accepted an exec session.
@@ -31,6 +36,17 @@ pub fn patch(data: &[u8]) {
         let bad = |part: &[u8]| part.is_empty() || part == b".." || part.eq_ignore_ascii_case(b".git");
         assert!(!parts.iter().any(|part| bad(part)), "{}", String::from_utf8_lossy(path));
     }
+}
+
+/// What a guest says of a workspace, its agent in JSON and its git in lists: a place is plain, an id is one.
+pub fn workspace(data: &[u8]) {
+    let (paths, ids) = send::hear(data);
+    for path in paths {
+        let climbs = path.split('/').any(|part| part == "..");
+        assert!(path.starts_with('/') && !climbs && !path.contains(char::is_control), "{path:?}");
+    }
+    let is_id = |id: &String| matches!(id.len(), 40 | 64) && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(ids.iter().all(is_id), "{ids:?}");
 }
 
 /// Text on its way to a terminal, whole and in pieces as long as the first byte says: the same comes out, and nothing in

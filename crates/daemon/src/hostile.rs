@@ -6,7 +6,7 @@
 use crate::{
     network, shim,
     vm::{QUOTED_LINE, QUOTED_LINES, quoted},
-    vmm::qemu::qmp::Qmp,
+    vmm::{firecracker::client, qemu::qmp::Qmp},
 };
 use banger_proto::{
     agent::http::{Health, Port, Stats},
@@ -56,6 +56,23 @@ pub fn monitor(data: &[u8]) {
                 while qmp.shutdown().await.is_ok() {}
             };
             tokio::join!(speak, listen);
+        }
+    });
+}
+
+/// What a Firecracker answers on its API's socket.
+pub fn api(data: &[u8]) {
+    run(async {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+        let speak = async {
+            // It ends with what it has said, or with who listens.
+            let _ = theirs.write_all(data).await;
+            drop(theirs);
+        };
+        let ((), heard) = tokio::join!(speak, client::hear(ours));
+        if let Err(error) = heard {
+            let said = error.to_string();
+            assert!(said.len() < 16 << 10 && !said.contains(char::is_control), "{said:?}");
         }
     });
 }

@@ -7,7 +7,7 @@ use super::{
     inspect::inspect,
     leftovers::{Leftovers, at_stake},
     plan::{self, Plan, Wish},
-    standing::{Standing, some},
+    standing::{Found, Looked, Standing, some},
     stream,
 };
 use crate::{
@@ -147,6 +147,19 @@ fn absolute(path: String) -> Result<String> {
     } else {
         Err(Failure::new(Code::Guest, format!("{} says that the workspace is at {path:?}", guest::WHO)).into())
     }
+}
+
+/// Takes any bytes for what a guest says of a workspace, for [`crate::hostile`]: where it is, and the ids of what is there.
+pub(crate) fn hear(answer: &[u8]) -> (Vec<String>, Vec<String>) {
+    let stands = http::parse(answer, Code::Guest, guest::WHO).map(|Place { path, .. }| path);
+    let arrived = http::parse(answer, Code::Guest, guest::WHO).map(|Arrived { path }| path);
+    let paths = [stands, arrived].into_iter().flatten().filter_map(|path| absolute(path).ok());
+    let ids = Looked::read(answer).into_iter().flat_map(|looked| {
+        let Found { refs, shallow, whole, .. } = looked.found;
+        let named = refs.is.into_values().chain(refs.brought.into_values()).chain(refs.missing);
+        named.chain(shallow).chain(whole).chain(Some(refs.head).filter(|head| !head.is_empty()))
+    });
+    (paths.collect(), ids.collect())
 }
 
 /// Brings what `packing` packs into a VM that is new. The files of a repository that came there with the image are overwritten,

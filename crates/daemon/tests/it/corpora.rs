@@ -4,11 +4,12 @@ use banger_daemon::hostile;
 
 #[test]
 fn the_corpora_are_replayed() {
-    let all: [banger_testkit::Corpus; 5] = [
+    let all: [banger_testkit::Corpus; 6] = [
         ("events", hostile::events),
         ("answers", hostile::answers),
         ("console", hostile::console),
         ("monitor", hostile::monitor),
+        ("api", hostile::api),
         ("names", hostile::names),
     ];
     banger_testkit::replay(env!("CARGO_MANIFEST_DIR"), &all);

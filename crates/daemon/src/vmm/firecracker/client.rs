@@ -9,12 +9,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use std::{io, time::Duration};
-use tokio::time::timeout;
+use tokio::{net::UnixStream, time::timeout};
 
 /// How long an answer may take. Memory is written and read while a snapshot's is awaited.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Longest answer.
 const MAX_ANSWER: usize = 1 << 20;
+/// Most characters of a refusal's reason that are passed on.
+const MAX_REASON: usize = 1000;
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -51,17 +53,21 @@ pub(super) async fn call(sockets: &Sockets, call: &Call) -> Result<(), ApiError>
 
 /// What the machine is doing.
 pub(super) async fn info(sockets: &Sockets) -> Result<InstanceInfo, ApiError> {
-    let answer = ask(sockets, Method::GET, "/", None).await?;
-    serde_json::from_slice(&answer)
-        .map_err(|error| ApiError::Unreachable { request: "GET /".into(), source: io::Error::other(error) })
+    instance(&ask(sockets, Method::GET, "/", None).await?)
 }
 
 async fn ask(sockets: &Sockets, method: Method, path: &str, body: Option<String>) -> Result<Bytes, ApiError> {
     let name = format!("{method} {path}");
-    let answer = timeout(PATIENCE, exchange(sockets, method, path, body)).await;
-    let (status, answer) = answer
+    let exchange = async { exchange(sockets.connect(API).await?, method, path, body).await };
+    let (status, answer) = timeout(PATIENCE, exchange)
+        .await
         .unwrap_or_else(|elapsed| Err(elapsed.into()))
         .map_err(|source| ApiError::Unreachable { request: name.clone(), source })?;
+    done(name, status, answer)
+}
+
+/// The answer to what was done.
+fn done(request: String, status: StatusCode, answer: Bytes) -> Result<Bytes, ApiError> {
     if status.is_success() {
         return Ok(answer);
     }
@@ -69,16 +75,29 @@ async fn ask(sockets: &Sockets, method: Method, path: &str, body: Option<String>
         Ok(error) => error.fault_message,
         Err(_) => format!("{status}"),
     };
-    Err(ApiError::Refused { request: name, reason: reason.escape_debug().to_string() })
+    let reason: String = reason.chars().take(MAX_REASON).collect();
+    Err(ApiError::Refused { request, reason: reason.escape_debug().to_string() })
+}
+
+/// Takes what is said at the other end of `stream` for a Firecracker's answer, for [`crate::hostile`].
+pub(crate) async fn hear(stream: UnixStream) -> Result<InstanceInfo, ApiError> {
+    let request = || "GET /".to_owned();
+    let unreachable = |source| ApiError::Unreachable { request: request(), source };
+    let (status, answer) = exchange(stream, Method::GET, "/", None).await.map_err(unreachable)?;
+    instance(&done(request(), status, answer)?)
+}
+
+fn instance(answer: &[u8]) -> Result<InstanceInfo, ApiError> {
+    serde_json::from_slice(answer)
+        .map_err(|error| ApiError::Unreachable { request: "GET /".into(), source: io::Error::other(error) })
 }
 
 async fn exchange(
-    sockets: &Sockets,
+    stream: UnixStream,
     method: Method,
     path: &str,
     body: Option<String>,
 ) -> io::Result<(StatusCode, Bytes)> {
-    let stream = sockets.connect(API).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let request = Request::builder()
         .method(method)

@@ -1,0 +1,8 @@
+//! What a Firecracker answers on its API's socket: any bytes.
+
+#![no_main]
+
+use banger_daemon::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::api(data));

@@ -1,0 +1,143 @@
+//! Fuzz targets, which no build compiles: what they call is there, and what they found is replayed.
+
+use super::SourceFile;
+
+const TARGETS: &str = "fuzz/src/bin/";
+/// What a crate reads any bytes with, unless it is a module in another file.
+const HOSTILE: &str = "hostile.rs";
+
+/// Each target is one of the manifest's, calls what its crate has, and has a corpus that a test of that crate names.
+pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
+    let manifest = files.iter().find(|file| file.path == "fuzz/Cargo.toml").map_or("", |file| &file.text);
+    let mut faults = Vec::new();
+    for target in files.iter().filter(|file| file.path.starts_with(TARGETS)) {
+        let name = target.path[TARGETS.len()..].trim_end_matches(".rs");
+        let mut fault = |what: String| faults.push(format!("{} {what}", target.path));
+        if !manifest.contains(&format!("name = \"{name}\"\npath = \"src/bin/{name}.rs\"")) {
+            fault("is no target in fuzz/Cargo.toml".into());
+        }
+        let corpus = format!("/tests/corpus/{name}/");
+        let its_crate = files.iter().find_map(|file| file.path.split_once(&corpus)).map(|(its_crate, _)| its_crate);
+        let names_it = |file: &&SourceFile| {
+            let says = file.text.contains(&format!("\"{name}\"")) || file.text.contains(&format!("corpus/{name}\""));
+            !file.path.contains("/corpus/") && says
+        };
+        if !its_crate.is_some_and(|its_crate| below(files, &format!("{its_crate}/tests/")).any(|it| names_it(&it))) {
+            fault("has no corpus that a test replays".into());
+        }
+        for (place, item) in used(&target.text) {
+            let (dir, name) = place.rsplit_once('/').unwrap_or_default();
+            let is_there =
+                |it: &SourceFile| it.path.ends_with(name) || name == HOSTILE && it.text.contains("pub mod hostile {");
+            if !below(files, dir).any(|it| is_there(it) && declares(&it.text, item)) {
+                fault(format!("uses {item}, which {place} does not have"));
+            }
+        }
+    }
+    faults
+}
+
+fn below<'a>(files: &'a [SourceFile], dir: &str) -> impl Iterator<Item = &'a SourceFile> {
+    files.iter().filter(move |file| file.path.starts_with(dir))
+}
+
+/// What a target takes from elsewhere: the end of the file's path that has it, behind a directory that it is below, and its
+/// name.
+fn used(text: &str) -> Vec<(String, &str)> {
+    let mut used = Vec::new();
+    let mut hostile = String::new();
+    for import in text.split("use banger_").skip(1) {
+        let (its_crate, rest) = import.split_once("::").unwrap_or_default();
+        let src = format!("crates/{}/src/", its_crate.replace('_', "-"));
+        let rest = rest.split(';').next().unwrap_or_default();
+        for item in rest.split(|c: char| matches!(c, '{' | '}' | ',') || c.is_whitespace()) {
+            match item.rsplit("::").next().unwrap_or_default() {
+                "" => {}
+                "hostile" => hostile = format!("{src}{HOSTILE}"),
+                item => used.push((format!("{src}.rs"), item)),
+            }
+        }
+    }
+    let called = |module: &str| {
+        let before = format!("{module}::");
+        let calls = text.split(before.as_str()).skip(1);
+        calls.map(|call| call.split(|c: char| !is_word(c)).next().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    used.extend(called("hostile").into_iter().map(|item| (hostile.clone(), item)));
+    for module in text.split("#[path = \"../../../").skip(1) {
+        let (path, rest) = module.split_once('"').unwrap_or_default();
+        let name = rest.split_once("mod ").and_then(|(_, rest)| rest.split_once(';')).map_or("", |(name, _)| name);
+        used.extend(called(name).into_iter().map(|item| (path.to_owned(), item)));
+    }
+    used
+}
+
+/// Whether a file has a public item of that name.
+fn declares(text: &str, item: &str) -> bool {
+    // A file that a target takes in whole shows it also what it shows its crate.
+    let shown = |line: &&str| ["pub ", "pub(crate) "].iter().any(|how| line.starts_with(how));
+    text.lines().map(str::trim_start).filter(|line| shown(line)).filter_map(|line| line.split_once(' ')).any(
+        |(_, line)| {
+            let mut words = line.split(|c: char| !is_word(c)).skip_while(|word| matches!(*word, "async" | "const"));
+            words.nth(1) == Some(item)
+        },
+    )
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> SourceFile {
+        SourceFile { path: path.into(), text: text.into() }
+    }
+
+    fn repository(target: &str) -> Vec<SourceFile> {
+        vec![
+            file("fuzz/Cargo.toml", "[[bin]]\nname = \"x-y\"\npath = \"src/bin/x-y.rs\"\n"),
+            file("fuzz/src/bin/x-y.rs", target),
+            file("crates/a-b/src/oci/hostile.rs", "pub fn read(data: &[u8]) {\n"),
+            file("crates/a-b/src/names.rs", "pub mod hostile {\n    pub fn hear(data: &[u8]) {\n"),
+            file("crates/a-b/src/job.rs", "pub struct Cancel;\n"),
+            file("crates/a-b/tests/corpus/x-y/one", ""),
+            file("crates/a-b/tests/it/judge.rs", "fn no() {}\npub(crate) fn bytes() {}\n"),
+            file("crates/a-b/tests/it/corpora.rs", "replay(\"x-y\")"),
+        ]
+    }
+
+    #[test]
+    fn a_target_that_calls_what_is_gone_is_found() {
+        let target = |call: &str, job: &str| {
+            format!(
+                "use banger_a_b::{{\n    job::{{{job}}},\n    oci::hostile,\n}};\nfuzz_target!(|data| hostile::{call}(data));"
+            )
+        };
+        for call in ["read", "hear"] {
+            assert_eq!(targets(&repository(&target(call, "Cancel"))), [""; 0]);
+        }
+        for (gone, item) in [(target("write", "Cancel"), "write"), (target("read", "Cancel, Job"), "Job")] {
+            let faults = targets(&repository(&gone));
+            assert!(faults.len() == 1 && faults[0].contains(&format!("uses {item}, ")), "{faults:?}");
+        }
+        let judge = |call: &str| {
+            format!(
+                "#[path = \"../../../crates/a-b/tests/it/judge.rs\"]\nmod judge;\nfuzz_target!(|data| judge::{call}(data));"
+            )
+        };
+        assert_eq!(targets(&repository(&judge("bytes"))), [""; 0]);
+        assert_eq!(targets(&repository(&judge("no"))).len(), 1);
+    }
+
+    #[test]
+    fn a_target_without_a_manifest_or_a_corpus_is_found() {
+        for without in ["fuzz/Cargo.toml", "crates/a-b/tests/corpus/x-y/one", "crates/a-b/tests/it/corpora.rs"] {
+            let mut files = repository("");
+            files.retain(|file| file.path != without);
+            assert_eq!(targets(&files).len(), 1, "{without}");
+        }
+    }
+}
