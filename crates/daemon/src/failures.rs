@@ -179,7 +179,7 @@ impl Explain for ImageError {
         }
         let code = match &self {
             Self::NotFound { .. } => Code::NotFound,
-            Self::Register { .. } | Self::Unmanaged { .. } => Code::Invalid,
+            Self::Register { .. } | Self::Unmanaged { .. } | Self::Output { .. } => Code::Invalid,
             _ if self.is_unsupported() => Code::Unsupported,
             _ if matches!(self.root(), Self::Taken { .. } | Self::Disputed { .. } | Self::Missed { .. }) => {
                 Code::Conflict
@@ -237,7 +237,9 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
         (OciError::Platform { .. }, _) => (Code::Unsupported, vec!["--platform chooses another".to_owned()]),
         (OciError::TooManyLayers { .. }, _) => (Code::Invalid, vec![LIMITS.to_owned()]),
         (OciError::Layer { source, .. }, _) => match &**source {
-            LayerError::TooLarge(_) | LayerError::Ratio(_) | LayerError::Rootfs(rootfs::Error::TooManyEntries(_)) => {
+            LayerError::TooLarge(_)
+            | LayerError::Ratio(_)
+            | LayerError::Rootfs(rootfs::Error::TooManyEntries(_) | rootfs::Error::TooManyBytes(_)) => {
                 (Code::Invalid, vec![LIMITS.to_owned()])
             }
             LayerError::Io { .. } | LayerError::Publish(_) | LayerError::Rootfs(rootfs::Error::Io { .. }) => {

@@ -2,10 +2,10 @@
 //!
 //! A bundle is streamed both ways: download, hash, decompression and writing are one pass, and what comes is an image
 //! only once the bundle's hash and the image's own are what they should be. The same image gives the same bundle where it
-//! was made under the same name and recommends the same kernel, for both are in it.
+//! recommends the same kernel, for that is in it.
 
 use super::{
-    Image, ImageError, ImageManifest, ImageStore, ReliedOn, Source,
+    CatalogEntry, Image, ImageError, ImageManifest, ImageStore, ReliedOn, Source,
     draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
     store::check_superblock,
@@ -21,7 +21,7 @@ use crate::{
         tar::{EntryKind, Reader},
     },
 };
-use banger_proto::name::{ImageId, ImageName, KernelName};
+use banger_proto::name::{ImageId, ImageName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -45,6 +45,8 @@ const LEVEL: i32 = 12;
 const CHUNK: usize = 1 << 20;
 /// Progress is told about every this many bytes.
 const REPORT_EVERY: u64 = 32 << 20;
+/// What every image is called in its bundle: the name it has here may say where it came from.
+const NAMELESS: &str = "image";
 
 /// Where a bundle is, and what it has to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,12 +121,11 @@ impl BundleSource {
 }
 
 impl ImageStore {
-    /// Gets a bundle; `name` and `kernel` are the catalog's.
+    /// Gets a bundle of a catalog's entry.
     pub(super) fn pull_bundle(
         &self,
-        name: &ImageName,
+        entry: &CatalogEntry,
         source: &BundleSource,
-        kernel: Option<KernelName>,
         client: &Client,
         relied_on: ReliedOn<'_>,
         job: &Job<'_>,
@@ -147,8 +148,9 @@ impl ImageStore {
         if manifest.digest != is || manifest.id.as_str() != &digits[..16] {
             return Err(BundleError::Content(format!("its rootfs.ext4 has the digest {is}")).into());
         }
-        manifest.name = name.clone();
-        manifest.kernel = kernel.or(manifest.kernel);
+        manifest.name = entry.name.clone();
+        manifest.kernel = entry.kernel.clone().or(manifest.kernel);
+        manifest.kernel_chosen = entry.kernel_chosen;
         manifest.source = Source::Bundle(source.clone());
         // Whoever made it says nothing of what else is this image here.
         manifest.also.clear();
@@ -167,8 +169,11 @@ impl ImageStore {
         image
     }
 
-    /// Writes the image as a bundle to `output`, which is replaced only once all of it is there.
+    /// Writes the image as a bundle to `output`, where a file is replaced only once all of it is there, and nothing else is.
     pub fn bundle(&self, id: &ImageId, output: &Path, job: &Job<'_>) -> Result<WrittenBundle, ImageError> {
+        if fs::symlink_metadata(output).is_ok_and(|there| !there.is_file()) {
+            return Err(ImageError::Output { path: output.to_owned() });
+        }
         let image = self.verify(id, super::Depth::Full, job)?;
         // Its id and digest tell a file on this host; there is nothing a pull could compare.
         if !image.is_managed() {
@@ -185,7 +190,7 @@ impl ImageStore {
         staged.persist(output).map_err(write)?;
         let manifest = image.manifest;
         let entry = json!({
-            "name": manifest.name,
+            "name": plain(&manifest.name),
             "description": manifest.os.unwrap_or_default(),
             "arch": manifest.arch,
             "kernel": manifest.kernel,
@@ -193,6 +198,12 @@ impl ImageStore {
         });
         Ok(WrittenBundle { size, sha256, entry })
     }
+}
+
+/// What an image is called wherever it comes from: its name without registry, path and digest.
+fn plain(name: &ImageName) -> ImageName {
+    let mut parts = name.as_str().rsplit('/').map(|part| part.split('@').next().unwrap_or(part));
+    parts.find_map(|part| part.parse().ok()).unwrap_or_else(|| name.clone())
 }
 
 /// Writes a bundle; its length and SHA-256.
@@ -210,6 +221,8 @@ fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
     };
     // What stands in it of this host, its paths above all, is nobody else's; whoever pulls it has it from the bundle.
     let mut manifest = image.manifest.clone();
+    manifest.name = NAMELESS.parse().expect("a valid name");
+    manifest.kernel_chosen = false;
     "1970-01-01T00:00:00Z".clone_into(&mut manifest.created_at);
     manifest.source = Source::Bundle(BundleSource { url: String::new(), sha256: String::new(), size: 0 });
     manifest.also.clear();
@@ -342,5 +355,24 @@ impl Read for Watched<'_> {
             self.job.progress.advance(self.done, Some(self.total));
         }
         Ok(got)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_what_it_is_and_not_where_it_came_from() {
+        for (name, says) in [
+            ("app", "app"),
+            ("alpine:3.20", "alpine:3.20"),
+            ("registry.corp:5000/secret/app:v1", "app:v1"),
+            ("registry.corp:5000/secret/app:v1@sha256:00", "app:v1"),
+            ("team/app//", "app"),
+            ("team/app/@x", "app"),
+        ] {
+            assert_eq!(plain(&name.parse().unwrap()).as_str(), says, "{name}");
+        }
     }
 }

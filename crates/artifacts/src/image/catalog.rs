@@ -43,6 +43,8 @@ pub struct CatalogEntry {
     pub arch: String,
     /// The kernel it is best used with.
     pub kernel: Option<KernelName>,
+    /// Who pulls it chose that, rather than the catalog.
+    pub kernel_chosen: bool,
     /// Where it can be had, best first; those that cannot be used stand as the reason.
     pub sources: Vec<Result<Source, SourceError>>,
 }
@@ -258,6 +260,7 @@ impl RawEntry {
             description: self.description,
             arch: self.arch,
             kernel: self.kernel.map(|kernel| kernel.parse()).transpose()?,
+            kernel_chosen: false,
             sources: self.sources.into_iter().map(source).collect(),
         })
     }

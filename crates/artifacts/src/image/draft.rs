@@ -82,6 +82,7 @@ impl Draft {
             arch: self.arch,
             init,
             kernel: self.kernel,
+            kernel_chosen: false,
             config: self.config,
         };
         manifest.write(directory)?;

@@ -103,6 +103,12 @@ pub enum ImageError {
         /// The id.
         id: ImageId,
     },
+    /// What would give way to a bundle is no regular file.
+    #[error("{} is there, and is no regular file", path.display())]
+    Output {
+        /// Where the bundle was to be.
+        path: PathBuf,
+    },
     /// What was found cannot be an image.
     #[error(transparent)]
     Rootfs(#[from] rootfs::Error),

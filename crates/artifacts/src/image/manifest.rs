@@ -57,6 +57,9 @@ pub struct ImageManifest {
     /// The kernel it recommends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelName>,
+    /// A person chose that, rather than who offers the image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kernel_chosen: bool,
     /// How its commands want to be run, where the image says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ImageConfig>,
@@ -241,6 +244,7 @@ mod tests {
             arch: "x86_64".into(),
             init: Some("/sbin/init".into()),
             kernel: Some("debian-6.1".parse().unwrap()),
+            kernel_chosen: false,
             config: None,
         }
     }

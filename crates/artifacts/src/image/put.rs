@@ -36,6 +36,8 @@ impl ImageStore {
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
+        // Whether what is written can be had again.
+        let mut lasts = made.source.lasts();
         // What the disk may not have all of gives way to what has just been made.
         let sure = !matches!(self.shelf.mark(made.id.as_str())?, Some(Mark::Doubtful | Mark::Refused));
         if let Ok(image) = self.get(&made.id) {
@@ -66,6 +68,7 @@ impl ImageStore {
                 let mut own = image.manifest;
                 own.note(&made.source);
                 own.write_over(staging.path())?;
+                lasts = own.source.lasts();
             }
         } else if relied_on(&made.id)
             .map_err(ImageError::io("look who relies on what is in", self.shelf.directory()))?
@@ -73,7 +76,7 @@ impl ImageStore {
             return Err(ImageError::Missed { id: made.id.clone() });
         }
         job.progress.phase("saving the image");
-        if made.source.lasts() {
+        if lasts {
             self.shelf.publish_early(staging, &entry)?;
         } else {
             self.shelf.publish(staging, &entry)?;
@@ -81,7 +84,8 @@ impl ImageStore {
         self.get(&made.id)
     }
 
-    /// The image that is here, with what is known of it first hand now. What a bundle alone said of it goes, its kernel too.
+    /// The image that is here, with what is known of it first hand now. What a bundle alone said of it goes, its kernel too,
+    /// unless somebody here chose that.
     fn corrected(
         &self,
         mut image: Image,
@@ -94,7 +98,7 @@ impl ImageStore {
             return Ok(image);
         }
         let other_commands = !there.agrees_with(made);
-        let other_kernel = !there.is_own_word() && there.kernel != made.kernel;
+        let other_kernel = !(there.is_own_word() || there.kernel_chosen) && there.kernel != made.kernel;
         if other_commands || other_kernel || (&there.os, &there.init) != (&made.os, &made.init) {
             (there.config, there.arch) = (made.config.clone(), made.arch.clone());
             (there.os, there.init) = (made.os.clone(), made.init.clone());

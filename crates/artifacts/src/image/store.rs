@@ -129,9 +129,7 @@ impl ImageStore {
             let tried = match source {
                 Ok(Source::Mmdebstrap(recipe)) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
                 Ok(Source::Registered(_) | Source::Promoted(_)) => continue,
-                Ok(Source::Bundle(source)) => {
-                    self.pull_bundle(&entry.name, source, entry.kernel.clone(), &registries.client, relied_on, job)
-                }
+                Ok(Source::Bundle(source)) => self.pull_bundle(entry, source, &registries.client, relied_on, job),
                 Ok(Source::Oci(source)) => self.pull_listed(entry, source, registries, job),
                 Err(error) => Err(error.clone().into()),
             };
@@ -220,6 +218,7 @@ impl ImageStore {
             arch: std::env::consts::ARCH.to_owned(),
             init: None,
             kernel,
+            kernel_chosen: false,
             config: None,
             source: Source::Registered(file),
             also: Vec::new(),
@@ -311,6 +310,7 @@ impl ImageStore {
     pub fn recommend_held(&self, id: &ImageId, turn: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
         image.manifest.kernel = Some(kernel.clone());
+        image.manifest.kernel_chosen = false;
         image.manifest.rewrite(&self.shelf, turn)?;
         Ok(image)
     }

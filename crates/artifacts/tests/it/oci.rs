@@ -3,6 +3,7 @@
 mod archives;
 mod auth;
 mod built;
+mod bundles;
 mod child;
 mod hostile;
 mod interrupted;

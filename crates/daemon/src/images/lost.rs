@@ -1,7 +1,8 @@
 //! Images that the disk has lost, and that names and VMs rely on still: what brings one back, and what is not taken for it.
 
-use super::{ImageService, names::in_use};
+use super::{ImageService, image_offers::ImageOffers, names::in_use};
 use crate::store::{Origin, Store, StoreError};
+use banger_artifacts::image::Source;
 use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName},
@@ -22,7 +23,9 @@ impl ImageService {
 /// What to say of a lost image that has this name. What the name led to is told by the reference to that very image, where
 /// there is one: pulled by a tag that moved it would be another, and the name would know of the lost one no more.
 pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
-    let called = if origin.chosen { format!(" --name {name}") } else { String::new() };
+    // By a reference with a digest it would have that for a name, too.
+    let to_be_said = origin.chosen || origin.pinned.is_some();
+    let called = if to_be_said { format!(" --name {name}") } else { String::new() };
     let again = match (origin.catalog(), origin.pinned.as_ref().or(origin.source.as_ref())) {
         (Some(entry), _) => {
             format!(
@@ -37,13 +40,19 @@ pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
         .hint(format!("`banger image delete {name}` gives the name up"))
 }
 
-/// What to say of an image that is not here to who has its bytes from `source`, beside a word of its own on how they are
-/// run; `None` where nobody relies on it who had it from elsewhere.
-pub(super) async fn missed(store: &Store, id: &ImageId, source: &str) -> Result<Option<Failure>, StoreError> {
-    let names = store.names_of_image(id).await?;
+/// What to say of an image that is not here to who has its bytes from the bundles of a catalog's `entry`, beside a word of
+/// their own on how they are run; `None` where nobody relies on it who had it from elsewhere.
+pub(super) async fn missed(
+    store: &Store,
+    offers: &ImageOffers,
+    id: &ImageId,
+    entry: &ImageName,
+) -> Result<Option<Failure>, StoreError> {
+    let (names, asked) = (store.names_of_image(id).await?, Origin::of_catalog(entry));
     for name in &names {
         if let Some((_, origin)) = store.name_origin(name).await?
-            && origin.source.as_deref() != Some(source)
+            && origin.source.as_ref() != Some(&asked)
+            && !is_of_bundles(offers, &origin).await
         {
             return Ok(Some(lost(name, &origin)));
         }
@@ -53,5 +62,18 @@ pub(super) async fn missed(store: &Store, id: &ImageId, source: &str) -> Result<
     }
     // No name is left to tell where they had it from.
     let users = store.vms_of_image(id).await?;
-    Ok((!users.is_empty()).then(|| in_use(&format!("image {id}"), &users)))
+    Ok((!users.is_empty()).then(|| {
+        let mut failure = in_use(&format!("image {id}"), &users);
+        let believed = format!("`banger image pull --force {entry}` takes the bundle's word for how it is run");
+        failure.hints.insert(0, believed);
+        failure
+    }))
+}
+
+/// Whether what came from there would come as a bundle again: its word goes before that of no other one.
+async fn is_of_bundles(offers: &ImageOffers, origin: &Origin) -> bool {
+    let Some(Ok(name)) = origin.catalog().map(str::parse) else { return false };
+    // What cannot be read now may say otherwise.
+    let Ok(Some(entry)) = offers.find(&name).await else { return false };
+    entry.sources.iter().flatten().all(|source| matches!(source, Source::Bundle(_)))
 }

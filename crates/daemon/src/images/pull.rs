@@ -115,7 +115,7 @@ impl ImageService {
             return Err(Failure::new(Code::Invalid, why).hint("leave out --platform"));
         }
         if let Some(kernel) = &request.kernel {
-            entry.kernel = Some(kernel.clone());
+            (entry.kernel, entry.kernel_chosen) = (Some(kernel.clone()), true);
         }
         let (name, offered) = (entry.name.clone(), entry.kernel.clone());
         let claim = Claim::pulled(Origin::of_catalog(&name), request.name.is_some(), request.force);
@@ -129,7 +129,7 @@ impl ImageService {
                 operation.notice(format!("image {name} is here already"));
                 image
             }
-            None => self.pull_entry(entry, request.logins, operation).await?,
+            None => self.pull_entry(entry, request.logins, request.force, operation).await?,
         };
         if let Some(asked) = &request.kernel {
             agree_on_kernel(asked, &image)?;
@@ -227,28 +227,34 @@ impl ImageService {
         off_thread(move || images.get(&id)).await.map_err(Explain::explain)
     }
 
+    /// Gets what a catalog offers. `force` takes its word for an image that was lost, whoever relies on that.
     async fn pull_entry(
         &self,
         entry: CatalogEntry,
         logins: Option<PathBuf>,
+        force: bool,
         operation: &Operation,
     ) -> Result<Image, Failure> {
         let (name, began) = (entry.name.clone(), Instant::now());
         operation.begin(format!("pulling image {name}"));
         // A bundle asks for none.
         let asks = entry.sources.iter().flatten().any(|source| matches!(source, Source::Oci(_)));
-        let key = with_logins(name.to_string(), logins.as_deref().filter(|_| asks));
+        let believed = if force { " by force" } else { "" };
+        let key = with_logins(format!("{name}{believed}"), logins.as_deref().filter(|_| asks));
         let (images, registries) = (self.images.clone(), self.registries_with(logins)?);
-        let (store, source) = (self.store.clone(), Origin::of_catalog(&name));
+        let (store, offers) = (self.store.clone(), Arc::clone(&self.image_offers));
         let image = self
             .image_pulls
             .join(&key, operation, move |progress, stop| async move {
-                let (asked, from) = (store.clone(), source.clone());
+                let (names, catalogs, asked) = (store.clone(), Arc::clone(&offers), entry.name.clone());
                 let pulled = blocking(progress, &stop, move |job| {
                     let runtime = Handle::current();
-                    let relied_on = |id: &ImageId| match runtime.block_on(missed(&asked, id, &from)) {
-                        Ok(missed) => Ok(missed.is_some()),
-                        Err(error) => Err(io::Error::other(error)),
+                    let relied_on = |id: &ImageId| {
+                        if force {
+                            return Ok(false);
+                        }
+                        let missed = runtime.block_on(missed(&names, &catalogs, id, &entry.name));
+                        missed.map(|missed| missed.is_some()).map_err(io::Error::other)
                     };
                     images.pull(&entry, &registries, &relied_on, &job)
                 });
@@ -257,7 +263,7 @@ impl ImageService {
                     Err(error) => error,
                 };
                 let hints = match error.root() {
-                    ImageError::Missed { id } => missed(&store, id, &source).await?.map(|missed| missed.hints),
+                    ImageError::Missed { id } => missed(&store, &offers, id, &asked).await?.map(|missed| missed.hints),
                     _ => None,
                 };
                 Err(hints.into_iter().flatten().fold(error.explain(), Failure::hint))

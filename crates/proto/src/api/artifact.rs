@@ -150,7 +150,8 @@ pub struct PullImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub logins: Option<PathBuf>,
-    /// Points a name that another image has at this one.
+    /// Points a name that another image has at this one, and takes a bundle's word for an image that was lost and that others
+    /// rely on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }

@@ -23,13 +23,13 @@ use std::{
     time::Duration,
 };
 
-fn entry(sources: &[Value]) -> CatalogEntry {
+pub(super) fn entry(sources: &[Value]) -> CatalogEntry {
     let entry = json!({"name": "app", "arch": std::env::consts::ARCH, "kernel": "test-6.1", "sources": sources});
     let catalog = Catalog::parse(json!({"version": 1, "entries": [entry]}).to_string().as_bytes()).unwrap();
     catalog.find(&"app".parse().unwrap()).unwrap().clone()
 }
 
-fn bundle(server: &Server, sha256: &str, size: usize) -> Value {
+pub(super) fn bundle(server: &Server, sha256: &str, size: usize) -> Value {
     json!({"type": "bundle", "url": server.url("/app.tar.zst"), "sha256": sha256, "size": size})
 }
 
@@ -42,7 +42,7 @@ fn oci(reference: &str) -> Value {
     json!({"type": "oci", "ref": reference, "platform": "linux/amd64"})
 }
 
-fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError> {
+pub(super) fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError> {
     pull_unless(host, entry, &|_| Ok(false))
 }
 
@@ -50,7 +50,7 @@ fn pull_unless(host: &Host, entry: &CatalogEntry, relied_on: ReliedOn<'_>) -> Re
     host.store.pull(entry, &host.registries, relied_on, &Job { progress: &Silent, cancel: &host.cancel })
 }
 
-fn one_image() -> (Content, String) {
+pub(super) fn one_image() -> (Content, String) {
     let content = Content::default();
     let digest = content.plain("v1", &[Layer::new().file("a", "a").done()]);
     (content, digest)
@@ -169,7 +169,7 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
         let manifest = archive.entries().unwrap().next().unwrap().unwrap();
         std::io::read_to_string(manifest).unwrap().contains(text)
     };
-    assert!(said("\"app\"") && !said(home) && !said("127.0.0.1"), "a bundle says nothing of this host");
+    assert!(said("\"image\"") && !said(home) && !said("127.0.0.1"), "a bundle says nothing of this host");
     let url = written.entry["sources"][0]["url"].as_str().unwrap();
     assert!(url.ends_with(&format!("/{}.tar.zst", &written.sha256[..16])), "named by its content: {url}");
     let published = Server::serving(fs::read(&file).unwrap());
@@ -189,7 +189,7 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
 }
 
 /// The same bundle with another manifest.
-fn with_manifest(bundle: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
+pub(super) fn with_manifest(bundle: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let mut change = Some(change);
     let mut archive = tar::Archive::new(zstd::Decoder::new(bundle).unwrap());
     let mut changed = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());

@@ -43,7 +43,7 @@ pub(crate) struct PullArgs {
     /// Which of its platforms, such as linux/amd64 [default: this host's]
     #[arg(long)]
     platform: Option<String>,
-    /// Take the name from the image that has it
+    /// Take the name from the image that has it, and a bundle's word for an image that was lost
     #[arg(short, long)]
     force: bool,
 }

@@ -1,13 +1,20 @@
 //! Names and deletions of images, in a service with one of each.
 
-use super::{super::lost::missed, *};
-use crate::store::{VmRow, tests::sample};
+use super::{
+    super::{image_offers::ImageOffers, lost::missed},
+    *,
+};
+use crate::{
+    config::CatalogPlace,
+    store::{VmRow, tests::sample},
+};
 use banger_artifacts::{
     job::{Cancel, Job, Silent},
     oci::Limits,
     rootfs::{Format, RootfsBuilder},
 };
 use banger_proto::layout::Layout;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[test]
@@ -250,7 +257,9 @@ async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
     service.store.name_image(&name, &id, origin).await.unwrap();
     let lost = service.image_by_id(&id, &silent).await.unwrap_err();
     let [exact, _] = &lost.hints[..] else { panic!("{lost}") };
-    assert!(exact.contains("`banger image pull registry.local/app:v1@sha256:00` brings it back"), "{exact}");
+    // Under the name it has: by itself that reference would be called with its digest.
+    let again = "`banger image pull registry.local/app:v1@sha256:00 --name app:v1` brings it back";
+    assert!(exact.contains(again), "{exact}");
 }
 
 #[tokio::test]
@@ -258,23 +267,63 @@ async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
     let silent = Operation::silent();
-    let offered: ImageName = "offered".parse().unwrap();
-    let [source, other] = [Origin::of_catalog(&offered), "catalog other".to_owned()];
-    service.give_name(&offered, &id, &Claim::pulled(source.clone(), false, false), &silent).await.unwrap();
-    let missed = async |source: &str| missed(&service.store, &id, source).await.unwrap();
+    let [offered, other] = ["offered", "other"].map(|name| name.parse::<ImageName>().unwrap());
+    let source = Origin::of_catalog(&offered);
+    service.give_name(&offered, &id, &Claim::pulled(source, false, false), &silent).await.unwrap();
+    let missed = async |entry| missed(&service.store, &service.image_offers, &id, entry).await.unwrap();
     // It was made here too.
-    let made = missed(&source).await.unwrap();
+    let made = missed(&offered).await.unwrap();
     assert!(made.hints[0].contains("banger image build my"), "{made}");
     service.delete_image("my", &silent).await.unwrap();
     let mut vm: VmRow = sample("v");
     vm.spec.image_id = id.clone();
     service.store.insert_vm(vm.clone()).await.unwrap();
-    assert!(missed(&source).await.is_none(), "it is the catalog's alone");
+    assert!(missed(&offered).await.is_none(), "it is the catalog's alone");
     assert!(missed(&other).await.unwrap().hints[0].contains("banger image pull offered"));
     service.store.unname_image(&id).await.unwrap();
-    assert!(missed(&source).await.unwrap().hints[0].contains("banger vm delete v"));
+    let unnamed = missed(&offered).await.unwrap();
+    let [believed, given_up] = &unnamed.hints[..] else { panic!("{unnamed}") };
+    assert!(believed.contains("`banger image pull --force offered` takes the bundle's word"), "{unnamed}");
+    assert!(given_up.contains("banger vm delete v"), "{unnamed}");
     service.store.delete_vm(&vm.id).await.unwrap();
-    assert!(missed(&source).await.is_none());
+    assert!(missed(&offered).await.is_none());
+}
+
+#[tokio::test]
+async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [one, two, built] = ["one", "two", "built"].map(|name| name.parse::<ImageName>().unwrap());
+    let bundle = json!({"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1});
+    let recipe = json!({"type": "mmdebstrap", "suite": "bookworm"});
+    let offer = |name: &ImageName, sources: &[&Value]| json!({"name": name, "arch": std::env::consts::ARCH, "sources": sources});
+    let entries = [offer(&one, &[&bundle]), offer(&two, &[&bundle]), offer(&built, &[&bundle, &recipe])];
+    let catalog = dir.path().join("catalog.json");
+    std::fs::write(&catalog, json!({"version": 1, "entries": entries}).to_string()).unwrap();
+    let offers = ImageOffers::new(vec![CatalogPlace::Path(catalog.clone())]);
+    let name = async |name: &ImageName| {
+        let claim = Claim::pulled(Origin::of_catalog(name), false, false);
+        service.give_name(name, &id, &claim, &silent).await.unwrap();
+    };
+    let missed = async |entry| missed(&service.store, &offers, &id, entry).await.unwrap();
+    name(&one).await;
+    name(&two).await;
+    service.delete_image("my", &silent).await.unwrap();
+    let mut vm: VmRow = sample("v");
+    vm.spec.image_id = id.clone();
+    service.store.insert_vm(vm).await.unwrap();
+    for entry in [&one, &two] {
+        assert!(missed(entry).await.is_none(), "{entry}");
+    }
+    // What can be made anew has a word of its own.
+    name(&built).await;
+    assert!(missed(&one).await.unwrap().hints[0].contains("`banger image pull built` brings it back"));
+    assert!(missed(&built).await.is_none());
+    // So may what a catalog says that cannot be read now.
+    service.store.unname(&built).await.unwrap();
+    std::fs::remove_file(&catalog).unwrap();
+    assert!(missed(&one).await.unwrap().hints[0].contains("`banger image pull two` brings it back"));
 }
 
 #[tokio::test]
