@@ -31,6 +31,9 @@ pub(super) struct Inflate<R> {
     last: bool,
     bytes: ByteTable,
     distances: DistanceTable,
+    /// Whether these are those of a block that brings none: to make them for every block of a few bits would cost more than
+    /// all the rest.
+    are_fixed: bool,
     lens: LenTable,
     past: Past,
     /// Bytes that came out.
@@ -61,6 +64,7 @@ impl<R: BufRead> Inflate<R> {
             last: false,
             bytes: ByteTable::new(),
             distances: DistanceTable::new(),
+            are_fixed: false,
             lens: LenTable::new(),
             past: Past::new(),
             total: 0,
@@ -128,11 +132,13 @@ impl<R: BufRead> Inflate<R> {
                 }
                 self.state = if len == 0 { State::Block } else { State::Stored(len) };
             }
+            1 if self.are_fixed => self.state = State::Codes,
             1 => {
                 let mut lens = [8; BYTES];
                 lens[144..256].fill(9);
                 lens[256..280].fill(7);
                 self.codes(&lens, &[5; DISTANCES])?;
+                self.are_fixed = true;
             }
             2 => self.written_codes()?,
             _ => return Err(broken("a block's kind")),
@@ -141,6 +147,7 @@ impl<R: BufRead> Inflate<R> {
     }
 
     fn codes(&mut self, bytes: &[u8], distances: &[u8]) -> io::Result<()> {
+        self.are_fixed = false;
         self.bytes.of_bytes(bytes).map_err(|NoCode| broken("the code of bytes and lengths"))?;
         self.distances.of_distances(distances).map_err(|NoCode| broken("the code of distances"))?;
         self.state = State::Codes;

@@ -100,7 +100,12 @@ impl Written {
     /// A last block that brings codes: of bytes, a block's end and lengths, and of distances. Lengths of codes are written
     /// as they are, five bits each.
     fn own_codes(bytes: &[u8], distances: &[u8]) -> Self {
-        let mut written = Self::default().bits(1, 1).bits(2, 2);
+        Self::default().bits(1, 1).block_of_own_codes(bytes, distances)
+    }
+
+    /// The same, behind what says whether it is the last.
+    fn block_of_own_codes(self, bytes: &[u8], distances: &[u8]) -> Self {
+        let mut written = self.bits(2, 2);
         written = written.bits(u32::try_from(bytes.len() - 257).unwrap(), 5);
         written = written.bits(u32::try_from(distances.len() - 1).unwrap(), 5).bits(15, 4);
         // 16 to 18 have no code, and the 16 others one of four bits.
