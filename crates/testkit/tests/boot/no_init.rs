@@ -114,6 +114,8 @@ fn a_pulled_image_with_a_shell_and_no_init_has_its_shell_for_a_command() {
     let mut image = ImageLayout::new(&env.home().join("layout"));
     image.layer(&[], |layer| {
         layer.add("bin/busybox", &Entry { mode: 0o755, ..Entry::FILE }, &program);
+        // A shell it does not have is not missed where it has another.
+        layer.add("etc/passwd", &Entry::FILE, "root:x:0:0:root:/root:/bin/bash\n");
         let link = Entry { kind: tar::EntryType::Symlink, link: b"busybox", ..Entry::FILE };
         for name in ["sh", "cat"] {
             layer.add(format!("bin/{name}"), &link, "");

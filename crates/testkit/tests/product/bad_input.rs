@@ -1,7 +1,7 @@
 //! What makes no sense is refused before anything is made, and the error says what would.
 
-use crate::{delete, start, vms};
-use banger_testkit::TestEnv;
+use crate::{SOON, delete, images::pull, start, vms};
+use banger_testkit::{Entry, ImageLayout, TestEnv, require};
 
 /// Each refused with 125 by `vm run` and with 1 or 2 by `vm create`, leaving no row.
 const BAD: [&[&str]; 20] = [
@@ -91,6 +91,46 @@ fn an_image_out_of_reach_is_found_out_before_a_kernel_is_pulled_for_it() {
     let kernels = env.banger(["kernel", "list", "--json"]).run().expect(0).json();
     assert_eq!(kernels, serde_json::json!([]));
     assert_eq!(vms(&env), []);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn an_image_larger_than_the_configuration_allows_is_refused() {
+    let env = TestEnv::empty();
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    image.layer(&[], |layer| layer.add("large", &Entry::FILE, vec![1; 2 << 20]));
+    image.layer(&[], |layer| layer.add("small", &Entry::FILE, "2"));
+    let source = image.finish("app", &serde_json::json!({}));
+    for (limit, said) in [
+        ("max_layers = 1", "has 2 layers, more than 1"),
+        ("max_unpacked = \"1MiB\"", "more than 1048576 bytes"),
+        ("max_entries = 1", "more than 1 entries"),
+    ] {
+        env.configure(&format!("[oci]\n{limit}\n"));
+        let refused = env.banger(["image", "pull", &source]).patience(SOON).run().expect(1);
+        assert!(refused.err().contains(said), "{limit}: {refused}");
+        assert!(refused.err().contains("[oci] in config.toml has the limits"), "{limit}: {refused}");
+        env.banger(["daemon", "stop"]).run().expect(0);
+    }
+    env.configure("[oci]\nmax_layers = 2\nmax_unpacked = \"3MiB\"\nmax_entries = 8\n");
+    assert_eq!(pull(&env, &[&source])["state"], "ready");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_host_without_debians_sources_builds_none_and_says_what_does() {
+    if !require("root") || !require("mount") || !require("apt") {
+        return;
+    }
+    let mut env = TestEnv::empty();
+    let none = env.home().join("no-sources");
+    std::fs::create_dir(&none).expect("a directory");
+    env.bind(none, "/etc/apt");
+    let refused = env.banger(["image", "build", "x", "--debian", "bookworm", "--json"]).patience(SOON).run().expect(1);
+    let failure = refused.json();
+    assert_eq!(failure["code"], "unsupported", "{failure:#}");
+    assert!(refused.out().contains("this host's apt has no Debian sources"), "{failure:#}");
+    assert!(refused.out().contains("`banger image pull debian:12` gets one from a registry"), "{failure:#}");
     env.assert_nothing_left();
 }
 

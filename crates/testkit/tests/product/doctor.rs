@@ -138,8 +138,10 @@ fn room_is_accounted_for() {
     let more = |key: &str| with_blob[key].as_u64().expect("a number") - before[key].as_u64().expect("a number");
     assert_eq!((more("count"), more("size"), more("reclaimable")), (1, 3 << 20, 3 << 20), "{with_blob:#}");
     assert_eq!(with_blob["reclaim"], "banger image cache prune");
-    env.banger(["image", "cache", "prune"]).run().expect(0);
-    assert!(!blob.exists());
+    let would = env.banger(["image", "cache", "prune", "--dry-run"]).run().expect(0);
+    assert_eq!((would.out().as_str(), blob.exists()), ("would free 3 MiB in 1 layers\n", true));
+    let pruned = env.banger(["image", "cache", "prune"]).run().expect(0);
+    assert_eq!((pruned.out().as_str(), blob.exists()), ("freed 3 MiB in 1 layers\n", false));
     let total = |key: &str| {
         let list = df["usage"].as_array().expect("a list");
         list.iter().map(|usage| usage[key].as_u64().expect("a number")).sum::<u64>()

@@ -1,12 +1,12 @@
-//! Images from files, through the whole product: names, conflicts, catalogs, bundles, promotion, the cache.
+//! Images from files, through the whole product: names, conflicts, catalogs, promotion, the cache.
 
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
 use crate::{SOON, delete};
-use banger_testkit::{Entry, FileServer, ImageLayout, TestEnv, wait_until};
+use banger_testkit::{Entry, ImageLayout, TestEnv, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::fs;
 
 /// An image of one file, in the layout of this environment; `oci:DIR:TAG` of it.
 pub(crate) fn layout(env: &TestEnv, tag: &str, text: &str) -> String {
@@ -20,7 +20,7 @@ pub(crate) fn pull(env: &TestEnv, args: &[&str]) -> Value {
     env.banger(args).patience(SOON).run().expect(0).json()
 }
 
-fn names(env: &TestEnv) -> Vec<String> {
+pub(crate) fn names(env: &TestEnv) -> Vec<String> {
     let images = env.banger(["image", "list", "--json"]).run().expect(0).json();
     let all = images.as_array().unwrap().iter().flat_map(|image| image["names"].as_array().unwrap().clone());
     let mut names: Vec<String> = all.map(|name| name.as_str().unwrap().to_owned()).collect();
@@ -29,7 +29,7 @@ fn names(env: &TestEnv) -> Vec<String> {
 }
 
 /// What is in the directory of images, hidden files too.
-fn stored(env: &TestEnv) -> Vec<String> {
+pub(crate) fn stored(env: &TestEnv) -> Vec<String> {
     let entries = fs::read_dir(env.layout().images()).unwrap().flatten();
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
@@ -198,143 +198,6 @@ fn a_vm_is_not_made_of_an_image_that_goes_meanwhile() {
     let refused = create.finish(SOON).expect(1);
     assert!(refused.err().contains("was deleted meanwhile"), "{refused}");
     assert_eq!(crate::vms(&env), []);
-    env.assert_nothing_left();
-}
-
-/// Packs `app`, and writes a catalog beside the bundle that offers it as `mine`, and as `lie` with another hash.
-fn published(env: &TestEnv, server: &FileServer, dir: &Path) -> Value {
-    let file = dir.join("app.tar.zst");
-    let pack = || {
-        let args = ["image", "bundle", "app", "--json", "-o", file.to_str().unwrap()];
-        env.banger(args).patience(SOON).run().expect(0).json()
-    };
-    let first = pack();
-    assert_eq!(pack()["sha256"], first["sha256"], "the same image gives the same bundle");
-    let offer = |name: &str, sha256: &Value| {
-        let mut entry = first["entry"].clone();
-        (entry["name"], entry["kernel"]) = (name.into(), Value::Null);
-        entry["sources"][0]["url"] = server.url("app.tar.zst").into();
-        entry["sources"][0]["sha256"] = sha256.clone();
-        entry
-    };
-    let entries = [offer("mine", &first["sha256"]), offer("lie", &"0".repeat(64).into())];
-    fs::write(dir.join("catalog.json"), json!({"version": 1, "entries": entries}).to_string()).unwrap();
-    first
-}
-
-#[test]
-fn a_bundle_pulled_back_is_the_same_image() {
-    let env = TestEnv::empty();
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "bundled");
-    let pulled = pull(&env, &[&source, "--name", "app"]);
-    let image = env.layout().images().join(pulled["id"].as_str().unwrap());
-    let bytes = fs::read(image.join("rootfs.ext4")).unwrap();
-    published(&env, &server, &dir);
-    env.configure_also(&format!("[[image_catalog]]\nurl = \"{}\"\n", server.url("catalog.json")));
-    env.banger(["image", "rm", "app"]).run().expect(0);
-    assert!(!image.exists());
-    env.banger(["daemon", "stop"]).run().expect(0);
-
-    let refused = env.banger(["image", "pull", "lie"]).patience(SOON).run().expect(1);
-    assert!(refused.err().contains("the bundle has the SHA-256"), "{refused}");
-    assert_eq!((names(&env), stored(&env)), (vec![], vec![]));
-    // Whatever else is called so here is not what the catalog offers.
-    let other = layout(&env, "other", "not it");
-    pull(&env, &[&other, "--name", "mine"]);
-    let refused = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(1);
-    assert!(refused.err().contains("mine is the name of an image from oci:"), "{refused}");
-    let back = pull(&env, &["--force", "mine"]);
-    assert_eq!((&back["id"], &back["digest"]), (&pulled["id"], &pulled["digest"]));
-    assert!(fs::read(image.join("rootfs.ext4")).unwrap() == bytes);
-    // Once it is here nothing is downloaded again, under whatever name.
-    fs::remove_file(dir.join("app.tar.zst")).unwrap();
-    let again = env.banger(["image", "pull", "mine", "--name", "again"]).patience(SOON).run().expect(0);
-    assert!(again.err().contains("image mine is here already"), "{again}");
-    drop(server);
-    let config = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap()["config"].clone();
-    assert_eq!(config(&fs::read(image.join("manifest.json")).unwrap()), json!({"workdir": "/srv"}));
-    env.assert_nothing_left();
-}
-
-#[test]
-fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_from_elsewhere() {
-    let Some(env) = TestEnv::fake() else { return };
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "bundled");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
-    published(&env, &server, &dir);
-    let catalog = dir.join("catalog.json");
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
-    env.banger(["daemon", "stop"]).run().expect(0);
-    // As long as the image is lost a bundle says nothing of it.
-    let (kept, lost) = (env.layout().images().join(id.as_str().unwrap()), env.home().join("lost"));
-    fs::rename(&kept, &lost).unwrap();
-    let refused = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(1);
-    assert!(refused.err().contains("which was lost here"), "{refused}");
-    assert!(refused.err().contains(&format!("`banger image pull {source} --name app` brings it back")), "{refused}");
-    assert!(!kept.exists());
-    fs::rename(&lost, &kept).unwrap();
-    assert_eq!(pull(&env, &["mine"])["id"], id);
-    drop(server);
-    let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
-    assert!(again.err().contains("image mine is here already"), "{again}");
-    // The catalog has another kernel for it by now.
-    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
-    entries["entries"][0]["kernel"] = "debian-6.1".into();
-    fs::write(&catalog, entries.to_string()).unwrap();
-    let kernel = || env.banger(["image", "show", "mine", "--json"]).run().expect(0).json()["kernel"].clone();
-    // What came from elsewhere keeps the kernel it has, or none, and no other is pulled for nothing.
-    let stays = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
-    assert!(stays.err().contains("is here as app") && stays.err().contains("no kernel, where"), "{stays}");
-    assert_eq!(kernel(), Value::Null);
-    // What is the catalog's alone has that of the catalog.
-    env.banger(["image", "delete", "app"]).run().expect(0);
-    let moved = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
-    assert!(moved.err().contains("recommends kernel debian-6.1 now"), "{moved}");
-    assert_eq!(kernel(), "debian-6.1");
-    let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
-    assert!(!again.err().contains("recommends"), "{again}");
-    env.assert_nothing_left();
-}
-
-#[test]
-fn a_catalog_has_no_say_in_the_kernel_of_what_was_made_here() {
-    let Some(env) = TestEnv::fake() else { return };
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "made");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
-    published(&env, &server, &dir);
-    // The same bytes, as an image of one's own that is to boot with whatever kernel is the default.
-    let rootfs = env.layout().images().join(id.as_str().unwrap()).join("rootfs.ext4");
-    fs::copy(rootfs, env.home().join("home/own.ext4")).unwrap();
-    env.banger(["image", "rm", "app"]).run().expect(0);
-    env.banger(["image", "register", "--name", "own", "--rootfs", "own.ext4"]).run().expect(0);
-    env.banger(["image", "promote", "own"]).patience(SOON).run().expect(0);
-    let catalog = dir.join("catalog.json");
-    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
-    entries["entries"][0]["kernel"] = "debian-6.1".into();
-    fs::write(&catalog, entries.to_string()).unwrap();
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
-    env.banger(["daemon", "stop"]).run().expect(0);
-    let stays = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
-    assert!(stays.err().contains("is here as own") && stays.err().contains("no kernel, where"), "{stays}");
-    let shown = |name: &str| {
-        let shown = env.banger(["image", "show", name, "--json"]).run().expect(0).json();
-        (shown["id"].clone(), shown["kernel"].clone())
-    };
-    assert_eq!((shown("own"), shown("mine")), ((id.clone(), Value::Null), (id.clone(), Value::Null)));
-    // Once it is the catalog's alone it is as the catalog says.
-    env.banger(["image", "rm", "own"]).run().expect(0);
-    env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
-    assert_eq!(shown("mine"), (id, "debian-6.1".into()));
-    drop(server);
     env.assert_nothing_left();
 }
 
