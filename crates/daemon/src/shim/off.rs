@@ -114,6 +114,7 @@ pub(super) mod tests {
         older.kill().unwrap();
         older.wait().unwrap();
     }
+
     #[test]
     fn an_end_by_force_is_not_called_one_in_order() {
         let said = |cause| told(&ExitRecord { cause, reason: String::new(), at: 1 });

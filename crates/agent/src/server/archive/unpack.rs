@@ -1,7 +1,8 @@
 //! Unpacks a tar stream below a directory, and nowhere else.
 //!
 //! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
-//! what stands at an entry's own name is replaced, never written through, but not by a directory. Devices and anything unknown are refused.
+//! what stands at an entry's own name is replaced, never written through, but not by a directory. Devices and anything
+//! unknown are refused.
 
 use super::earlier::Earlier;
 use crate::{clearing, rooted};

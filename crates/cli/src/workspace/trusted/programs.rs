@@ -37,7 +37,7 @@ const BETWEEN: [char; 15] = [' ', '\t', '\n', '\r', '"', '\'', '`', '=', ';', '|
 const INTERPRETERS: [Interpreter; 7] = [
     Interpreter { names: &["sh", "ash", "bash", "dash", "ksh", "mksh", "zsh"], text: 'c', valued: "o" },
     Interpreter { names: &["python", "pypy"], text: 'c', valued: "wx" },
-    Interpreter { names: &["perl"], text: 'e', valued: "i" },
+    Interpreter { names: &["perl"], text: 'e', valued: "im" },
     Interpreter { names: &["ruby"], text: 'e', valued: "ir" },
     Interpreter { names: &["node"], text: 'e', valued: "r" },
     Interpreter { names: &["php"], text: 'r', valued: "cd" },
@@ -68,8 +68,11 @@ pub(super) fn is_program(key: &str) -> bool {
 /// (`git-lfs clean`), unless it looks like a file's or an interpreter is told to run it.
 pub(super) fn names(program: &str, path: &str) -> bool {
     // Where it goes elsewhere first, a path may begin there.
-    let ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]).filter(|_| goes_elsewhere(program));
-    std::iter::once(path).chain(ends).any(|path| names_as_it_is(program, path))
+    let goes_elsewhere = goes_elsewhere(program);
+    let ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]).take_while(|_| goes_elsewhere);
+    // A guest's paths may be far longer than any command line, and have hundreds of ends.
+    let fits = |path: &&str| path.len() <= program.len();
+    std::iter::once(path).chain(ends).filter(fits).any(|path| names_as_it_is(program, path))
 }
 
 fn names_as_it_is(program: &str, path: &str) -> bool {
@@ -158,8 +161,12 @@ impl Interpreter {
             let is_valued = match option.strip_prefix('-') {
                 Some("") => return words.next().is_none(),
                 Some(long) => VALUED.contains(&long),
-                None if option.ends_with(self.text) => return false,
-                None => option.ends_with(|last: char| self.valued.contains(last)),
+                // Of letters in one word the first that takes a value has what follows it in the word, or else the next word.
+                None => match option.char_indices().find(|(_, c)| *c == self.text || self.valued.contains(*c)) {
+                    Some((_, letter)) if letter == self.text => return false,
+                    Some((at, letter)) => at + letter.len_utf8() == option.len(),
+                    None => false,
+                },
             };
             if is_valued {
                 words.next();

@@ -58,6 +58,11 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("filter.x.clean\nbash -eo pipefail munge", "munge"),
         ("filter.x.clean\nbash --rcfile x --norc munge", "munge"),
         ("filter.x.clean\nperl -I lib munge %f", "munge"),
+        ("filter.x.clean\nperl -Ilib/core -w munge %f", "munge"),
+        ("filter.x.clean\nperl -MSome::Module munge", "munge"),
+        ("filter.x.clean\nperl -pie munge", "munge"),
+        ("filter.x.clean\nruby -rdate munge", "munge"),
+        ("filter.x.clean\nphp -ddisplay_errors=stderr munge", "munge"),
         ("filter.x.clean\nnode --max-old-space-size=99 munge", "munge"),
         ("filter.x.clean\nphp8.2 -d a=b -f munge", "munge"),
         // From where it went.
