@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     fetch::{self, Body},
-    job::Job,
+    job::{Cancel, Job},
     publish::StagedFile,
 };
 use std::{
@@ -58,6 +58,8 @@ pub(super) struct Blob<'a> {
     pub(super) read: u64,
     pub(super) ahead: usize,
     pub(super) reported: u64,
+    /// Looked at whenever bytes come: what they unpack to may be nothing.
+    pub(super) cancel: &'a Cancel,
     /// Told how many bytes came.
     pub(super) report: Box<dyn Fn(u64) + Send + 'a>,
     pub(super) failure: Option<LayerError>,
@@ -71,6 +73,9 @@ impl Blob<'_> {
 
     /// Waits for bytes where none are ahead; they are looked at once, when they come.
     fn next(&mut self) -> io::Result<()> {
+        if let Err(cancelled) = self.cancel.check() {
+            return Err(self.fail(cancelled.into()));
+        }
         let new = match &mut self.origin {
             Some(Origin::Cached(file, _)) => file.fill_buf()?,
             Some(Origin::Part(part)) => part.fill_buf()?,
@@ -294,6 +299,30 @@ pub(super) fn part(mut file: File, offset: u64, size: u64) -> io::Result<BufRead
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layer_in_a_file_is_given_up_like_one_that_comes() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; 3 * CHUNK]).unwrap();
+        let (cancel, size) = (Cancel::default(), 3 * CHUNK as u64);
+        let mut blob = Blob {
+            origin: Some(Origin::Part(part(file, 0, size).unwrap())),
+            digest: None,
+            size,
+            hash: None,
+            read: 0,
+            ahead: 0,
+            reported: 0,
+            cancel: &cancel,
+            report: Box::new(|_| {}),
+            failure: None,
+        };
+        assert_eq!(blob.read(&mut [0; 10]).unwrap(), 10);
+        cancel.cancel();
+        let failure = blob.verdict();
+        assert!(matches!(failure, Err(LayerError::Cancelled(_))), "{failure:?}");
+        assert_eq!(blob.read, CHUNK as u64, "nothing more was looked at");
+    }
 
     /// How many attempts are made of which each brings so many bytes.
     fn attempts(each: u64) -> usize {

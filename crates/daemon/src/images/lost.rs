@@ -75,5 +75,5 @@ async fn is_of_bundles(offers: &ImageOffers, origin: &Origin) -> bool {
     let Some(Ok(name)) = origin.catalog().map(str::parse) else { return false };
     // What cannot be read now may say otherwise.
     let Ok(Some(entry)) = offers.find(&name).await else { return false };
-    entry.sources.iter().flatten().all(|source| matches!(source, Source::Bundle(_)))
+    entry.sources.iter().all(|source| matches!(source, Ok(Source::Bundle(_))))
 }

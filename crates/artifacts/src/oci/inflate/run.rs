@@ -209,7 +209,7 @@ fn turns(
     (at, why)
 }
 
-/// Copies a match within the buffer; up to [`TOO_FAR`] bytes behind it are written too.
+/// Copies a match within the buffer; up to two strides behind it are written too.
 #[inline(always)]
 fn copy(out: &mut [u8], at: usize, len: usize, distance: usize) {
     let (mut from, mut to) = (at - distance, at);

@@ -172,6 +172,7 @@ impl Opened<'_> {
             read: 0,
             ahead: 0,
             reported: 0,
+            cancel: job.cancel,
             report: Box::new(move |bytes| report(&watcher, pending, begins, bytes)),
             failure: None,
         };
