@@ -276,7 +276,7 @@ impl Program {
             });
         }
         let program = self.name;
-        Running::new(&mut command, program.clone(), self.grace, cancel, hear)
+        Running::new(&mut command, (program.clone(), self.keeper), self.grace, cancel, hear)
             .map_err(|source| ProgramError::Io { program, source })
     }
 }

@@ -4,7 +4,7 @@
 //! where there is something to be left behind, something stands in between: what hears it and sees to the others.
 
 use super::{Program, ProgramError};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -13,11 +13,13 @@ use std::{
 /// Where a contained program finds the directory that is its own: a place that everybody may get to, as apt's user must.
 pub const CONTAINED: &str = "/var/tmp";
 
-/// Runs the program, and waits for it. Told of the end of who started it, it tells the program, kills everything else in the
-/// program's group (what is the first in a namespace would not hear of less), and reads what the program says while it tidies
-/// up, which would die of a pipe that nobody reads. What is told to the whole group is not for it.
+/// Runs the program, and waits for it. Told to end, or of the end of who started it, it tells the program, kills everything
+/// else in the program's group (what is the first in a namespace would not hear of less), and reads what the program says
+/// while it tidies up, which would die of a pipe that nobody reads. Told again it only reads: what is in the group by then
+/// tidies up. What is told to the whole group is not for it.
 const TIDIED: &str = r#"
 told=
+program=
 others() {
     for stat in /proc/[0-9]*/stat; do
         read -r line <"$stat" || continue
@@ -29,10 +31,11 @@ others() {
     done 2>/dev/null
 }
 exec 3</proc/self/fd/2
-trap 'told=yes; kill -TERM "$program"; others; cat <&3 >/dev/null 2>&1 &' USR1
+trap '[ -n "$told" ] || { told=yes; kill -TERM "$program"; others; }; cat <&3 >/dev/null 2>&1 &' USR1
 trap : TERM HUP
 "$@" 3<&- &
 program=$!
+[ -z "$told" ] || kill -TERM "$program"
 wait "$program"
 status=$?
 while kill -0 "$program" 2>/dev/null; do
@@ -73,6 +76,15 @@ impl Keeper {
             Self::Kernel => Signal::TERM,
             Self::Shell => Signal::USR1,
             Self::Namespaces(_) => Signal::KILL,
+        }
+    }
+
+    /// Tells the program that was started as this group to end, and all that it started.
+    pub(super) fn end(&self, group: Pid) -> rustix::io::Result<()> {
+        match self {
+            // It tells the others, or makes them end.
+            Self::Shell => kill_process(group, self.signal()),
+            Self::Kernel | Self::Namespaces(_) => kill_process_group(group, Signal::TERM),
         }
     }
 

@@ -3,7 +3,7 @@
 //! The caller's own reads drive one `poll` over stdout, stderr and the process; whatever ends this, the whole process group
 //! ends with it.
 
-use super::{ProgramError, escaped};
+use super::{ProgramError, escaped, keeper::Keeper};
 use crate::job::{Cancel, Cancelled};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -29,6 +29,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// The program while it runs; reading from it reads its stdout. Dropping it kills whatever is left.
 pub(super) struct Running<'a> {
     program: String,
+    keeper: Keeper,
     cancel: &'a Cancel,
     child: Child,
     /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`] does.
@@ -49,7 +50,7 @@ impl<'a> Running<'a> {
     /// Starts `command`, a process group of its own with pipes for stdout and stderr.
     pub(super) fn new(
         command: &mut Command,
-        program: String,
+        (program, keeper): (String, Keeper),
         grace: Duration,
         cancel: &'a Cancel,
         hear: &'a mut dyn FnMut(&str),
@@ -69,8 +70,22 @@ impl<'a> Running<'a> {
         let tail = VecDeque::with_capacity(STDERR_TAIL);
         let line = Vec::new();
         let (exited, reaped) = (false, false);
-        let running =
-            Self { program, cancel, child, group, process, stdout, stderr, tail, hear, line, grace, exited, reaped };
+        let running = Self {
+            program,
+            keeper,
+            cancel,
+            child,
+            group,
+            process,
+            stdout,
+            stderr,
+            tail,
+            hear,
+            line,
+            grace,
+            exited,
+            reaped,
+        };
         if let Some(stdout) = &running.stdout {
             fcntl_setfl(stdout, fcntl_getfl(stdout)? | OFlags::NONBLOCK)?;
         }
@@ -175,10 +190,10 @@ impl<'a> Running<'a> {
         Err(ProgramError::Failed { program: self.program.clone(), status, stderr })
     }
 
-    /// Tells the whole group to end, waits a little, makes it end.
+    /// Has all of it told to end, waits a little, makes it end.
     pub(super) fn terminate(&mut self) {
         self.stdout = None;
-        if !self.exited && kill_process_group(self.group, Signal::TERM).is_ok() {
+        if !self.exited && self.keeper.end(self.group).is_ok() {
             let deadline = Instant::now() + self.grace;
             while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
         }

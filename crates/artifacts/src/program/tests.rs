@@ -179,11 +179,30 @@ fn what_tidies_up_is_heard_to_the_end_when_its_starter_is_killed() {
 }
 
 #[test]
+fn what_is_cancelled_tidies_up_whoever_of_it_does_not_listen() {
+    let (temp, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
+    let mut ready = 0;
+    let mut hear = |line: &str| {
+        ready += u32::from(line == "ready");
+        if ready == 2 {
+            cancel.cancel();
+        }
+    };
+    // Its helper alone would have it wait for ever, and be killed before it has tidied up.
+    let ended =
+        sh(TIDY).arg(temp.path()).tidied().grace(Duration::from_secs(600)).stream_heard(&cancel, &mut hear, |stdout| {
+            stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "x".into(), source })
+        });
+    assert!(matches!(ended, Err(ProgramError::Cancelled(_))), "{ended:?}");
+    assert!(!temp.path().join("work").exists());
+}
+
+#[test]
 fn what_is_tidied_ends_as_it_would_by_itself() {
     let run = |script: &str| sh(script).tidied().capture(100, &Cancel::default());
     assert_eq!(run("echo done; sleep 1000 >/dev/null 2>&1 &").unwrap(), b"done\n");
     assert_eq!(run("echo broken >&2; exit 3").unwrap_err().to_string(), "sh failed (exit status: 3): broken");
-    // Told with its group, it is waited for.
+    // Told to end, it is waited for.
     let (temp, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
     let mut hear = |_: &str| cancel.cancel();
     let script = "trap ': >\"$0/tidied\"; exit' TERM; echo ready >&2; while :; do sleep 300 & wait \"$!\"; done";
