@@ -3,7 +3,7 @@
 //! Single-threaded until the fork. The order is the one that works beside systemd:
 //!
 //! ```text
-//! /dev /proc /sys   modules   image + work disk → overlay   directories on the work disk   modules tree
+//! /dev /proc /sys   a timer?   modules   image + work disk → overlay   directories on the work disk   modules tree
 //! /dev /proc /sys /run /sys/fs/cgroup moved or mounted in the new root   MS_MOVE + chroot
 //! names, clock, entropy, lo, eth0   fork: the child serves, the parent becomes the image's init or our own
 //! ```
@@ -24,6 +24,7 @@ mod network;
 mod overlay;
 mod phases;
 mod seed;
+mod timer;
 
 pub(crate) use config::read as read_config;
 pub(crate) use console::say;
@@ -34,7 +35,7 @@ pub(crate) use mounts::BIN;
 pub(crate) use phases::{Phases, boottime_ms};
 
 use crate::server;
-use banger_proto::agent::boot::{BootConfig, Init};
+use banger_proto::agent::boot::{BootConfig, Init, NO_TIMER};
 use rustix::fd::OwnedFd;
 use std::{io, process::ExitCode};
 
@@ -85,6 +86,10 @@ enum Never {}
 fn sequence(mut phases: Phases) -> Result<Never, BootError> {
     mounts::first()?;
     console::adopt();
+    if !timer::is_there() {
+        say(NO_TIMER);
+        reset();
+    }
     let config = config::take()?;
     let moment = config::take_moment()?;
     modules::load_all();

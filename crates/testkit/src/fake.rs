@@ -9,6 +9,7 @@
 //! | `ready` | `never` | the guest boots and no agent announces itself |
 //! | `fail` | any text | it goes to stderr, and the exit status is 1 |
 //! | `panic` | any text | the console shows a kernel panic for that reason, and the guest resets |
+//! | `timerless` | a number | so many boots of the machine find no timer, and say so |
 //! | `reset` | `yes` | the guest resets without a word |
 //! | `off` | `yes` | the guest powers off without a word |
 //! | `flood` | a number | so many MiB of console come before the agent |
@@ -22,6 +23,7 @@
 
 #![expect(unsafe_code, reason = "processes are tied to each other, and signals ignored")]
 
+use banger_proto::agent::boot::NO_TIMER;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     io::FdFlags,
@@ -96,6 +98,16 @@ impl<W: Write> Guest<W> {
         if let Some(reason) = self.request("panic") {
             write!(self.console, "[    0.200000] Kernel panic - not syncing: {reason}\r\n")?;
             return Ok(End::Reset);
+        }
+        if let Some(boots) = self.request("timerless").and_then(|boots| boots.parse::<usize>().ok()) {
+            // What a machine has done before is nowhere but beside its initramfs.
+            let before = self.initrd.with_extension("timerless");
+            let count = std::fs::read(&before).map_or(0, |marks| marks.len());
+            if count < boots {
+                std::fs::write(&before, vec![b'.'; count + 1])?;
+                write!(self.console, "[    0.400000] banger: {NO_TIMER}\r\n")?;
+                return Ok(End::Reset);
+            }
         }
         if self.request("reset").is_some() {
             return Ok(End::Reset);

@@ -1,7 +1,7 @@
 //! One VMM from its start to its end: everything that can happen meanwhile, and what was learnt for the verdict.
 
 use super::{
-    console::{self, Log},
+    console::{self, Log, Seen},
     control::{ShimMessage, ShimRequest},
     guest::{self, Announcement, Heard},
     hub::Hub,
@@ -54,7 +54,7 @@ pub(super) struct Followed {
     pub(super) asked: Asked,
     pub(super) word: Option<Power>,
     pub(super) overdue: bool,
-    pub(super) panic: Option<String>,
+    pub(super) seen: Seen,
     pub(super) log: Log,
 }
 
@@ -149,7 +149,7 @@ impl Boot<'_> {
         self.session.send_replace(None);
         drop(machine);
         let (log, seen) = pump.await.expect("the console's pump does not panic");
-        Followed { end, asked, word, overdue, panic: seen.panic, log }
+        Followed { end, asked, word, overdue, seen, log }
     }
 
     /// Tells watchers of an announcement; gives what a last word said. Only then the agent goes on.

@@ -1,4 +1,4 @@
-//! The serial console: drained whatever happens, at a bounded pace, kept up to a limit, and read for a kernel's last
+//! The serial console: drained whatever happens, at a bounded pace, kept up to a limit, and read for a machine's last
 //! words.
 //!
 //! A full disk or an unwritable file must not stop the draining: a VMM that cannot write its console stops the guest. One
@@ -11,6 +11,7 @@ use super::{
     pace::{CHUNK, Pace},
 };
 use crate::vmm::plan::Console;
+use banger_proto::agent::boot::NO_TIMER;
 use rustix::io::Errno;
 use std::{
     fs::{self, File, OpenOptions},
@@ -88,16 +89,16 @@ impl Log {
     }
 }
 
-/// Finds the line of a panic in a stream.
+/// Finds last words in a stream.
 #[derive(Debug, Default)]
-struct PanicWatch {
+struct Watch {
     line: Vec<u8>,
-    found: Option<String>,
+    seen: Seen,
 }
 
-impl PanicWatch {
+impl Watch {
     fn feed(&mut self, bytes: &[u8]) {
-        if self.found.is_some() {
+        if self.seen.panic.is_some() {
             return;
         }
         for byte in bytes {
@@ -107,21 +108,26 @@ impl PanicWatch {
                 }
                 continue;
             }
-            if let Some(at) = self.line.windows(PANIC.len()).position(|window| window == PANIC) {
-                self.found = Some(escape(String::from_utf8_lossy(&self.line[at..]).trim()));
+            if let Some(at) = find(&self.line, PANIC) {
+                self.seen.panic = Some(escape(String::from_utf8_lossy(&self.line[at..]).trim()));
                 return;
             }
+            self.seen.no_timer |= find(&self.line, NO_TIMER.as_bytes()).is_some();
             self.line.clear();
         }
     }
 }
 
+fn find(line: &[u8], words: &[u8]) -> Option<usize> {
+    line.windows(words.len()).position(|window| window == words)
+}
+
 /// The line of a panic on a console, as the shim finds it, for [`crate::hostile`].
 pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
-    let mut watch = PanicWatch::default();
+    let mut watch = Watch::default();
     console.chunks(7).for_each(|piece| watch.feed(piece));
     watch.feed(b"\n");
-    watch.found
+    watch.seen.panic
 }
 
 /// What one boot left on the console.
@@ -129,6 +135,8 @@ pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
 pub(super) struct Seen {
     /// The line of a kernel panic, escaped.
     pub(super) panic: Option<String>,
+    /// Its `/init` said [`NO_TIMER`].
+    pub(super) no_timer: bool,
 }
 
 /// Reads what there is, and waits for it if there is nothing. Cancelling loses nothing.
@@ -153,7 +161,7 @@ async fn filled(console: &OwnedFd) -> io::Result<()> {
 
 /// Drains the console of one boot to its end.
 pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log, Seen) {
-    let mut watch = PanicWatch::default();
+    let mut watch = Watch::default();
     let mut chunk = vec![0; CHUNK];
     let mut pace = Pace::new(Instant::now());
     let (mut total, mut announced) = (0_u64, 0_u64);
@@ -192,7 +200,7 @@ pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log,
     if total != announced {
         hub.publish(&ShimMessage::Console { bytes: total });
     }
-    (log, Seen { panic: watch.found })
+    (log, watch.seen)
 }
 
 #[cfg(test)]
@@ -271,14 +279,21 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_found_however_it_is_cut() {
+    fn last_words_are_found_however_they_are_cut() {
         let text = b"[ 1.0] ok\r\n[    1.2] Kernel panic - not syncing: \x1b[31mVFS\r\nmore\n";
         for size in 1..text.len() {
-            let mut watch = PanicWatch::default();
+            let mut watch = Watch::default();
             text.chunks(size).for_each(|chunk| watch.feed(chunk));
-            assert_eq!(watch.found.as_deref(), Some("Kernel panic - not syncing: \\u{1b}[31mVFS"));
+            assert_eq!(watch.seen.panic.as_deref(), Some("Kernel panic - not syncing: \\u{1b}[31mVFS"));
         }
-        let mut watch = PanicWatch::default();
+        let text = format!("[    0.5] banger: {NO_TIMER}\r\n");
+        for size in 1..text.len() {
+            let mut watch = Watch::default();
+            assert!(!watch.seen.no_timer);
+            text.as_bytes().chunks(size).for_each(|chunk| watch.feed(chunk));
+            assert!(watch.seen.no_timer && watch.seen.panic.is_none());
+        }
+        let mut watch = Watch::default();
         watch.feed(&vec![b'x'; 1 << 20]);
         assert!(watch.line.len() <= LINE);
     }

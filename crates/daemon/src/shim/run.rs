@@ -237,7 +237,7 @@ impl Life {
 
     async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
         let mut log = Log::open(&self.plan.console);
-        let mut was_ready = true;
+        let (mut was_ready, mut timerless) = (true, 0);
         let heard = Arc::new(Heard::new());
         loop {
             let machine = match self.launch().await {
@@ -259,18 +259,21 @@ impl Life {
                 ports: &self.ports,
                 heard: &heard,
             };
-            let Followed { end, asked, word, overdue, panic, log: same_log } = boot.follow(machine, log).await;
+            let Followed { end, asked, word, overdue, seen, log: same_log } = boot.follow(machine, log).await;
             log = same_log;
             let ready = self.hub.ready_init();
             let end = match end {
                 Ok(end) => end,
                 Err(error) => return (ExitCause::VmmFailed, format!("the VMM was lost sight of: {error}")),
             };
-            let evidence = Evidence { asked, end: &end, word, overdue, panic: panic.as_deref(), ready, was_ready };
+            timerless = if seen.no_timer { timerless + 1 } else { 0 };
+            let panic = seen.panic.as_deref();
+            let evidence = Evidence { asked, end: &end, word, overdue, panic, timerless, ready, was_ready };
             match verdict::decide(&evidence) {
                 Verdict::End(cause, reason) => return (cause, reason),
                 Verdict::Relaunch => {
-                    was_ready = ready.is_some();
+                    // A boot that found no timer is none of those that have to be ready.
+                    was_ready = ready.is_some() || timerless > 0 && was_ready;
                     heard.begin(tokio::time::Instant::now());
                     self.hub.publish(&ShimMessage::Relaunching);
                 }

@@ -16,6 +16,7 @@
 //! | – | 0 | reboot | any | neither was | `GuestFailed` |
 //! | – | 0 | – | guest off | any | `Poweroff` |
 //! | – | 0 | – | guest reset | no panic, ready, image's init | relaunch |
+//! | – | 0 | – | guest reset | not ready, for it has no timer, not too often | relaunch |
 //! | – | 0 | – | guest reset, panic | any | `GuestFailed` |
 //! | – | 0 | – | host, nothing | any | `VmmFailed` |
 
@@ -24,6 +25,10 @@ use crate::vmm::{MachineEnd, ShutdownReason};
 use banger_proto::agent::{boot::Init, event::Power};
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
+
+/// Boots in a row that may find no timer. One in thirty does at the worst of times; all of them, where something else is
+/// wrong.
+pub(super) const MAX_TIMERLESS: u32 = 5;
 
 /// What was asked of the shim while the VMM ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,8 @@ pub(super) struct Evidence<'a> {
     pub(super) overdue: bool,
     /// The console's line about a kernel panic, escaped.
     pub(super) panic: Option<&'a str>,
+    /// How many boots in a row found no timer, this one the last of them.
+    pub(super) timerless: u32,
     /// Which init ran, if the agent was ready in this boot.
     pub(super) ready: Option<Init>,
     /// Whether it was ready in the boot before this one, or there was none.
@@ -84,7 +91,7 @@ pub(super) enum Verdict {
 pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
     use ExitCause::{Ended, GuestFailed, Killed, Poweroff, VmmFailed};
     let end = |cause, reason: String| Verdict::End(cause, reason);
-    let Evidence { asked, end: machine, word, panic, ready, was_ready, overdue } = evidence;
+    let Evidence { asked, end: machine, word, panic, timerless, ready, was_ready, overdue } = evidence;
     let signal = machine.status.signal();
     match asked {
         Asked::End => return end(Ended, "ended by the daemon".into()),
@@ -116,6 +123,12 @@ pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
             end(GuestFailed, "the guest rebooted twice in a row before its agent was ready".into())
         }
         (None, Some(ShutdownReason::GuestReset)) if *ready == Some(Init::Image) && panic.is_none() => Verdict::Relaunch,
+        (None, Some(ShutdownReason::GuestReset)) if *timerless > 0 && ready.is_none() && panic.is_none() => {
+            if *timerless <= MAX_TIMERLESS {
+                return Verdict::Relaunch;
+            }
+            end(GuestFailed, format!("the guest's kernel found no timer, {timerless} times in a row"))
+        }
         (None, Some(ShutdownReason::GuestReset | ShutdownReason::GuestPanic)) => {
             let what = match panic {
                 Some(line) => format!("the guest's kernel panicked: {line}"),
@@ -151,7 +164,16 @@ mod tests {
     }
 
     fn evidence(end: &MachineEnd) -> Evidence<'_> {
-        Evidence { asked: Asked::Nothing, end, word: None, overdue: false, panic: None, ready: None, was_ready: true }
+        Evidence {
+            asked: Asked::Nothing,
+            end,
+            word: None,
+            overdue: false,
+            panic: None,
+            timerless: 0,
+            ready: None,
+            was_ready: true,
+        }
     }
 
     #[track_caller]
@@ -228,6 +250,23 @@ mod tests {
         let once = Evidence { word: Some(Power::Reboot), was_ready: true, ..evidence(&end) };
         assert_eq!(decide(&once), Verdict::Relaunch);
         ends(&Evidence { was_ready: false, ..once }, ExitCause::GuestFailed, "twice in a row");
+    }
+
+    #[test]
+    fn a_guest_without_a_timer_boots_again_a_few_times() {
+        let reset = exited(0, Some(ShutdownReason::GuestReset));
+        for timerless in 1..=MAX_TIMERLESS {
+            let found = Evidence { timerless, was_ready: timerless % 2 == 0, ..evidence(&reset) };
+            assert_eq!(decide(&found), Verdict::Relaunch);
+            // Whatever it says: one that was ready had one, and one that panicked has failed.
+            ends(&Evidence { ready: Some(Init::Agent), ..found.clone() }, ExitCause::GuestFailed, "without a word");
+            ends(&Evidence { panic: Some("oops"), ..found.clone() }, ExitCause::GuestFailed, "oops");
+            ends(&Evidence { asked: Asked::End, ..found }, ExitCause::Ended, "daemon");
+        }
+        let too_often = Evidence { timerless: MAX_TIMERLESS + 1, ..evidence(&reset) };
+        ends(&too_often, ExitCause::GuestFailed, "no timer, 6 times in a row");
+        let off = exited(0, Some(ShutdownReason::GuestOff));
+        ends(&Evidence { timerless: 1, ..evidence(&off) }, ExitCause::Poweroff, "");
     }
 
     #[test]

@@ -33,6 +33,26 @@ async fn a_reset_or_a_power_off_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_machine_without_a_timer_boots_again() {
+    let place = fake(&["fake.timerless=3"]);
+    let (shim, _events, _) = place.ready().await;
+    assert_eq!(shim.status().relaunches, 3);
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+    ends(&["fake.timerless=9"], ExitCause::GuestFailed, "found no timer, 6 times in a row").await;
+}
+
+/// What a kernel does by itself where its host keeps it from measuring its timer.
+#[tokio::test]
+async fn a_real_kernel_that_finds_no_timer_stands_still_nowhere() {
+    let Some(place) = Place::new(Kind::Qemu) else { return };
+    let place = place.asking(&["noapictimer"]);
+    let end = place.run_to_end().await;
+    assert_eq!(end.cause, ExitCause::GuestFailed, "{end:?}; console: {}", place.console());
+    assert!(end.reason.contains("found no timer, 6 times in a row"), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_vmm_that_gives_up_is_quoted() {
     ends(&["fake.fail=no-such-machine"], ExitCause::VmmFailed, "fake-qemu: no-such-machine").await;
 }

@@ -16,6 +16,9 @@ pub const MAX_MOMENT: usize = 4 << 10;
 pub const MODULES_DIR: &str = "/banger/modules";
 /// Largest configuration, in bytes.
 pub const MAX_CONFIG: usize = 1 << 20;
+/// What `/init` says on the console before it resets a machine on which nothing would ever wake it. Another boot may do
+/// better.
+pub const NO_TIMER: &str = "the kernel of this machine found no timer";
 /// The version this crate writes; a guest refuses a newer one.
 pub const CONFIG_VERSION: u32 = 1;
 
