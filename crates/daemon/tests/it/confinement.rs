@@ -125,6 +125,25 @@ async fn a_vmm_that_was_taken_over_reaches_nothing() {
 }
 
 #[tokio::test]
+async fn no_vmm_leaves_a_core_and_the_hosts_program_for_them_gets_none() {
+    let limit = |pid: u32| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A host that gives this user none at all has none to give to a monitor.
+    let [_, hard] = &limit(std::process::id())[..] else { panic!("two limits") };
+    let most = if hard == "0" { "0" } else { "1" };
+    for monitor in MONITORS {
+        let place = Place::probe(monitor, true).asking(&["probe.read.root=/"]);
+        let shim = place.launch().await;
+        assert_eq!(limit(shim.status().vmm.unwrap().pid), [most, most], "{monitor:?}");
+        shim.end().await.unwrap();
+        crate::machine::soon("the end", shim.ended()).await;
+    }
+}
+
+#[tokio::test]
 async fn an_ordinary_users_vmm_reaches_nothing_either() {
     for monitor in MONITORS {
         let Some(place) = Place::probe(monitor, true).under_nobody() else { return };
