@@ -130,9 +130,14 @@ impl Drop for InUse {
     }
 }
 
+/// Threads for what waits in system calls: copies, as long as whoever copies likes. Nothing that must not wait for them
+/// (a sync, above all) may be done there; a boot test (`disk.rs`) holds them all up and stops the guest.
+const COPY_THREADS: usize = 16;
+
 /// Serves until the channel itself ends.
 pub(crate) fn run(guest: Guest, channel: Channel) -> Ended {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = match runtime.enable_all().max_blocking_threads(COPY_THREADS).build() {
         Ok(runtime) => runtime,
         Err(error) => return Ended::Pipe(error.kind()),
     };
