@@ -1,7 +1,7 @@
 //! Values as they are typed, checked as far as one value can be checked by itself.
 
 use banger_proto::{
-    api::vm::{KillSignal, MAX_DISK, MIN_DISK, MIN_MEMORY, Vmm},
+    api::vm::{KillSignal, MAX_DISK, MIN_DISK, MIN_MEMORY},
     failure::{Code, Failure},
     size::ByteSize,
     span::Span,
@@ -73,23 +73,6 @@ fn regular(file: PathBuf) -> Result<PathBuf, Failure> {
         Failure::new(Code::Invalid, format!("{} is no regular file, so no logins are read from it", file.display()))
             .hint("REGISTRY_AUTH_FILE and DOCKER_CONFIG name files that the daemon reads")
     })
-}
-
-/// `auto`, or the VMM itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VmmChoice(pub(crate) Option<Vmm>);
-
-impl std::str::FromStr for VmmChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self(None));
-        }
-        text.parse()
-            .map(|vmm| Self(Some(vmm)))
-            .map_err(|_: String| format!("{text:?} is none of auto, firecracker, qemu"))
-    }
 }
 
 /// Guest memory.

@@ -12,7 +12,7 @@ mod settings;
 pub use crate::network::Uplink;
 use banger_proto::{
     agent::boot::Init,
-    api::vm::Vmm,
+    api::vm::VmmChoice,
     name::{ImageName, KernelName},
     network::{Cidr, Rule},
     size::ByteSize,
@@ -98,8 +98,8 @@ pub struct Config {
     pub default_image: Sourced<ImageName>,
     /// The kernel of a VM that names none and whose image recommends none.
     pub default_kernel: Sourced<KernelName>,
-    /// The monitor; `None` is `auto`: what the host can do.
-    pub vmm: Sourced<Option<Vmm>>,
+    /// The monitor of a VM that names none.
+    pub vmm: Sourced<VmmChoice>,
     /// QEMU's program; `None` looks for it in `PATH`.
     pub qemu_bin: Sourced<Option<PathBuf>>,
     /// How long nobody may use a VM before it is stopped; `None` is for ever.
@@ -161,7 +161,7 @@ impl Config {
             default_kernel: from_file(file.default_kernel, || {
                 Sourced::new("debian-6.1".parse().expect("a valid built-in name"), Source::Default)
             }),
-            vmm: from_file(file.vmm, || Sourced::new(None, Source::Default)),
+            vmm: from_file(file.vmm, || Sourced::new(VmmChoice::Auto, Source::Default)),
             qemu_bin: from_file(file.qemu_bin.map(Some), || Sourced::new(None, Source::Default)),
             firecracker_bin: from_file(file.firecracker_bin.map(Some), || Sourced::new(None, Source::Default)),
             auto_stop_after: from_file(file.auto_stop_after, || Sourced::new(None, Source::Default)),

@@ -112,7 +112,7 @@ impl From<NoVmm> for Failure {
                 told(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
             }
             NoVmm::Missing { package: None, .. } => told(Code::Unavailable, &error)
-                .hint("leave --vmm away, or say --vmm qemu")
+                .hint("say --vmm auto, which takes what works here, or --vmm qemu")
                 .hint(format!("`{}` in config.toml says where the program is", error.key())),
             NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => {
                 told(Code::Unsupported, &error).hint(format!("`{}` in config.toml names another program", error.key()))

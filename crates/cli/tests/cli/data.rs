@@ -97,6 +97,28 @@ fn tables_and_facts() {
 }
 
 #[test]
+fn a_monitor_that_is_not_known_is_not_shown() {
+    let daemon = Daemon::answering(|line, _| {
+        let mut open = vm("0123456789ab", "open");
+        open["state"] = "created".into();
+        for unknown in ["vmm", "accelerator", "vmm_reason", "vmm_pid", "shim_pid"] {
+            open[unknown] = Value::Null;
+        }
+        Some(Reply::Json(match line {
+            "GET /v1/vms" => json!([open]),
+            "GET /v1/vms/open" => open,
+            _ => return None,
+        }))
+    });
+    let list = daemon.banger(["vm", "list"]).run().expect(0).out();
+    let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[4], "-", "{list}");
+    let shown = daemon.banger(["vm", "show", "open"]).run().expect(0).out();
+    assert!(!shown.lines().any(|line| line.starts_with("vmm ")), "{shown}");
+    assert_eq!(daemon.banger(["vm", "show", "open", "--json"]).run().expect(0).json()["vmm"], Value::Null);
+}
+
+#[test]
 fn what_is_wrong_with_an_image_is_said_beside_the_list() {
     let mut bad = image();
     (bad["state"], bad["problem"]) =

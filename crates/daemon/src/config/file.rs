@@ -4,7 +4,7 @@ use super::Uplink;
 use super::{FileSync, LogLevel, catalog_place::CatalogPlace};
 use banger_proto::{
     agent::boot::Init,
-    api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, Vmm},
+    api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, VmmChoice},
     helper::ALL_PREFIX,
     name::{ImageName, KernelName},
     network::{Cidr, Rule},
@@ -64,8 +64,7 @@ pub struct File {
     /// Kernel of a VM that names none and whose image recommends none.
     pub default_kernel: Option<KernelName>,
     /// `auto`, `firecracker` or `qemu`.
-    #[serde(deserialize_with = "vmm")]
-    pub vmm: Option<Option<Vmm>>,
+    pub vmm: Option<VmmChoice>,
     /// QEMU's program, an absolute path.
     #[serde(deserialize_with = "program")]
     pub qemu_bin: Option<PathBuf>,
@@ -182,15 +181,6 @@ fn word<'de, D: Deserializer<'de>>(input: D) -> Result<Option<LogLevel>, D::Erro
     String::deserialize(input)?.parse().map(Some).map_err(de::Error::custom)
 }
 
-#[expect(clippy::option_option, reason = "absent is not the same as `auto`")]
-fn vmm<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Vmm>>, D::Error> {
-    let text = String::deserialize(input)?;
-    if text == "auto" {
-        return Ok(Some(None));
-    }
-    text.parse().map(|vmm| Some(Some(vmm))).map_err(|rule: String| de::Error::custom(format!("{rule}, auto")))
-}
-
 #[expect(clippy::option_option, reason = "absent is not the same as `off`")]
 fn auto_stop<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Span>>, D::Error> {
     let text = String::deserialize(input)?;
@@ -282,7 +272,7 @@ mod tests {
              qemu_bin = \"/opt/qemu\"\nfirecracker_bin = \"/opt/fc\"\nauto_stop_after = \"2h\"\nconsole_cap = \"4M\"\n[vm_defaults]\nvcpu = 4\nmemory = 512\ndisk_size = \"1T\"\ninit = \"agent\"\n",
         )
         .unwrap();
-        assert_eq!(file.vmm, Some(Some(Vmm::Qemu)));
+        assert_eq!(file.vmm, Some(VmmChoice::Qemu));
         assert_eq!(file.qemu_bin, Some("/opt/qemu".into()));
         assert_eq!(file.firecracker_bin, Some("/opt/fc".into()));
         assert_eq!(file.vm_defaults.memory, Some(ByteSize::mib(512)));
@@ -290,7 +280,7 @@ mod tests {
         assert_eq!(file.vm_defaults.init, Some(Init::Agent));
         assert_eq!(file.auto_stop_after, Some(Some(Span::seconds(7200))));
         assert_eq!(parse("auto_stop_after = \"off\"").unwrap().auto_stop_after, Some(None));
-        assert_eq!(parse("vmm = \"auto\"").unwrap().vmm, Some(None));
+        assert_eq!(parse("vmm = \"auto\"").unwrap().vmm, Some(VmmChoice::Auto));
         let catalogs = parse(
             "[[kernel_catalog]]\nurl = \"https://kernels.example/c.json\"\n[[kernel_catalog]]\npath = \"/etc/c.json\"\n",
         );

@@ -23,7 +23,7 @@ impl Config {
             setting("log_level", &self.log_level, |level| level.0.to_string().into()),
             setting("default_image", &self.default_image, |name| name.as_str().into()),
             setting("default_kernel", &self.default_kernel, |name| name.as_str().into()),
-            setting("vmm", &self.vmm, |vmm| vmm.map_or_else(|| "auto".into(), |vmm| vmm.to_string()).into()),
+            setting("vmm", &self.vmm, |vmm| vmm.to_string().into()),
             setting("qemu_bin", &self.qemu_bin, |path| path.as_ref().map(|path| path.to_string_lossy()).into()),
             setting("firecracker_bin", &self.firecracker_bin, |path| {
                 path.as_ref().map(|path| path.to_string_lossy()).into()

@@ -25,7 +25,7 @@ impl Check for Monitor {
             };
             match HostFacts::probe(&probe).await {
                 Ok(facts) => {
-                    let wanted = config.and_then(|config| config.vmm.value);
+                    let wanted = config.and_then(|config| config.vmm.value.named());
                     let mut found = vec![chosen(select(wanted, &facts)), kvm(&facts.kvm)];
                     found.extend(firecracker(&facts));
                     found

@@ -4,7 +4,7 @@ use crate::shim::control::ProcessIdentity;
 use banger_proto::{
     agent::boot::Init,
     api::{
-        vm::{Accelerator, Phase, VmState, Vmm},
+        vm::{Accelerator, Phase, VmState, Vmm, VmmChoice},
         workspace::Workspace,
     },
     name::{ImageId, ImageName, KernelName, NetworkName, VmId, VmName},
@@ -49,8 +49,8 @@ pub struct VmSpec {
     pub image_id: ImageId,
     /// The kernel.
     pub kernel: KernelName,
-    /// The monitor asked for; `None` lets each start choose.
-    pub vmm: Option<Vmm>,
+    /// The monitor asked for; `None` is what the configuration says at each start.
+    pub vmm: Option<VmmChoice>,
     /// Virtual processors.
     pub vcpu: u32,
     /// Guest memory.

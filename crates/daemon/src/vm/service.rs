@@ -20,7 +20,7 @@ use crate::{
 };
 use banger_proto::{
     api::{
-        vm::{Vm, VmState},
+        vm::{Vm, VmState, VmmChoice},
         workspace::{RecordWorkspace, Workspace},
     },
     failure::{Code, Failure},
@@ -214,15 +214,17 @@ impl VmService {
 }
 
 impl Parts {
-    /// What a machine would run on now.
-    pub(super) async fn choose(
-        &self,
-        wanted: Option<banger_proto::api::vm::Vmm>,
-    ) -> Result<(Choice, Option<u32>), Failure> {
+    /// The monitor that is wanted, of a VM that says this.
+    pub(super) fn wanted(&self, asked: Option<VmmChoice>) -> VmmChoice {
+        asked.unwrap_or(self.config.vmm.value)
+    }
+
+    /// What the machine of a VM that says this would run on now.
+    pub(super) async fn choose(&self, asked: Option<VmmChoice>) -> Result<(Choice, Option<u32>), Failure> {
         let facts = crate::vmm::host::HostFacts::probe(&self.probe)
             .await
             .map_err(|error| crate::failures::because(Code::Internal, "cannot look at this host", &error))?;
-        let choice = crate::vmm::select::select(wanted.or(self.config.vmm.value), &facts)?;
+        let choice = crate::vmm::select::select(self.wanted(asked).named(), &facts)?;
         Ok((choice, facts.tsc_khz))
     }
 }

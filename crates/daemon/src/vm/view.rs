@@ -6,10 +6,7 @@ use crate::{
     clock,
     store::{Sizes, VmRow},
 };
-use banger_proto::{
-    api::vm::{Vm, Vmm},
-    size::ByteSize,
-};
+use banger_proto::{api::vm::Vm, size::ByteSize};
 use std::os::unix::fs::MetadataExt;
 
 pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
@@ -30,7 +27,7 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
         deny: spec.network.deny,
         network: spec.network.name,
         published: if state.is_live() { run.published } else { spec.network.publish },
-        vmm: run.vmm.or(spec.vmm).or(parts.config.vmm.value).unwrap_or(Vmm::Qemu),
+        vmm: run.vmm.or_else(|| parts.wanted(spec.vmm).named()),
         accelerator: run.accelerator,
         vmm_reason: run.vmm_reason,
         unconfined: run.unconfined,

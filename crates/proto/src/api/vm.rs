@@ -92,6 +92,32 @@ pub enum Vmm {
     Qemu,
 }
 
+/// Which monitor is wanted. Who does not say gets what the configuration says, which says [`Self::Auto`] where nobody wrote
+/// anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum VmmChoice {
+    /// What works on this host, whatever the configuration says: each start looks.
+    #[default]
+    Auto,
+    /// This one, or none.
+    Firecracker,
+    /// This one, or none.
+    Qemu,
+}
+
+impl VmmChoice {
+    /// The monitor, where one is named.
+    pub fn named(self) -> Option<Vmm> {
+        match self {
+            Self::Auto => None,
+            Self::Firecracker => Some(Vmm::Firecracker),
+            Self::Qemu => Some(Vmm::Qemu),
+        }
+    }
+}
+
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -104,6 +130,7 @@ pub enum Accelerator {
 }
 
 words!(Vmm { Self::Firecracker => "firecracker", Self::Qemu => "qemu" });
+words!(VmmChoice { Self::Auto => "auto", Self::Firecracker => "firecracker", Self::Qemu => "qemu" });
 words!(Accelerator { Self::Kvm => "kvm", Self::Tcg => "tcg" });
 words!(VmState {
     Self::Created => "created",
@@ -124,7 +151,7 @@ pub struct Vm {
     pub name: VmName,
     /// Where it is in its life.
     pub state: VmState,
-    /// Why it is `failed` (or what is being waited for), in words.
+    /// Why it is `failed`, or how it was stopped where that was not in order, in words.
     #[serde(default)]
     pub reason: Option<String>,
     /// Private IPv4 address; none without a network card.
@@ -145,8 +172,10 @@ pub struct Vm {
     /// Published ports: while it runs as they are, else as they were asked for.
     #[serde(default)]
     pub published: Vec<Publish>,
-    /// The monitor it runs on, or will.
-    pub vmm: Vmm,
+    /// The monitor it runs on, or ran on last; before its first start the one that is named, for it or in the configuration,
+    /// and none where that start is still to choose.
+    #[serde(default)]
+    pub vmm: Option<Vmm>,
     /// Known once it was started.
     #[serde(default)]
     pub accelerator: Option<Accelerator>,

@@ -66,3 +66,55 @@ fn a_kernel_without_vsock_is_refused_before_anything_starts() {
     assert!(env.processes("banger-shim").is_empty());
     env.assert_nothing_left();
 }
+
+#[test]
+fn auto_is_what_works_here_whatever_is_configured_and_nothing_said_is_what_is_configured() {
+    let Some(env) = TestEnv::fake() else { return };
+    let program = |name: &str| banger_testkit::bin_dir().join(name).display().to_string();
+    let (qemu, firecracker) = (program("fake-qemu"), program("fake-firecracker"));
+    let programs = format!("qemu_bin = \"{qemu}\"\nfirecracker_bin = \"{firecracker}\"\n");
+    env.configure(&programs);
+    let runs_on = |name: &str, more: &[&str]| {
+        env.banger(["vm", "run", "-d", "--name", name].iter().chain(more)).run().expect(0);
+        let vmm = env.vm(name)["vmm"].as_str().expect("a VMM that runs").to_owned();
+        env.banger(["vm", "delete", "-f", name]).run().expect(0);
+        vmm
+    };
+    let works_here = runs_on("a", &["--vmm", "auto"]);
+    assert_eq!(runs_on("b", &[]), works_here, "nothing is configured");
+    let other = if works_here == "qemu" { "firecracker" } else { "qemu" };
+    env.banger(["daemon", "stop"]).run().expect(0);
+    env.configure(&format!("vmm = \"{other}\"\n{programs}"));
+    assert_eq!(runs_on("b", &[]), other);
+    assert_eq!(runs_on("c", &["--vmm", "auto"]), works_here);
+    assert_eq!(runs_on("d", &["--vmm", &works_here]), works_here);
+    // Kept with the VM: each start looks, by the same rule.
+    env.banger(["vm", "create", "--no-start", "--name", "e", "--vmm", "auto"]).run().expect(0);
+    env.banger(["vm", "start", "e"]).run().expect(0);
+    assert_eq!(env.vm("e")["vmm"], *works_here);
+    delete(&env, "e");
+}
+
+#[test]
+fn a_vm_has_no_monitor_before_one_is_named_or_chosen() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.banger(["vm", "create", "--no-start", "--name", "open", "--vmm", "auto"]).run().expect(0);
+    env.banger(["vm", "create", "--no-start", "--name", "named", "--vmm", "qemu"]).run().expect(0);
+    assert!(env.vm("open")["vmm"].is_null());
+    assert_eq!(env.vm("named")["vmm"], "qemu");
+    let shown = env.banger(["vm", "show", "open"]).run().expect(0).out();
+    assert!(!shown.lines().any(|line| line.starts_with("vmm")), "{shown}");
+    let list = env.banger(["vm", "list"]).run().expect(0).out();
+    let monitor = |name: &str| {
+        let row = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row[1] == name);
+        row.expect("a row")[4].to_owned()
+    };
+    assert_eq!((monitor("open").as_str(), monitor("named").as_str()), ("-", "qemu"), "{list}");
+    env.banger(["vm", "start", "open"]).run().expect(0);
+    let vmm = env.vm("open")["vmm"].clone();
+    assert!(vmm.is_string());
+    env.banger(["vm", "stop", "--timeout", "50s", "open"]).run().expect(0);
+    assert_eq!(env.vm("open")["vmm"], vmm, "it is the one that it ran on last");
+    env.banger(["vm", "delete", "open", "named"]).run().expect(0);
+    env.assert_nothing_left();
+}

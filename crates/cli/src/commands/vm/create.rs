@@ -2,7 +2,7 @@
 
 use super::network::NewNetworkArgs;
 use crate::{
-    arguments::{self, Variable, VmmChoice},
+    arguments::{self, Variable},
     complete,
     context::Context,
     exit::{Result, Status},
@@ -10,7 +10,7 @@ use crate::{
 };
 use banger_proto::{
     agent::boot::Init,
-    api::vm::{CreateVm, MAX_VCPU, Start, Vm, Wait},
+    api::vm::{CreateVm, MAX_VCPU, Start, Vm, VmmChoice, Wait},
     failure::Failure,
     name::{ImageName, KernelName, VmName},
     size::ByteSize,
@@ -34,7 +34,7 @@ pub(crate) struct NewVmArgs {
     /// Kernel; pulled when it is not there
     #[arg(long, add = complete::available_kernels())]
     kernel: Option<KernelName>,
-    /// auto, firecracker or qemu [default: what works on this host]
+    /// auto (what works on this host), firecracker or qemu [default: as configured]
     #[arg(long)]
     vmm: Option<VmmChoice>,
     /// Virtual processors
@@ -84,7 +84,7 @@ impl NewVmArgs {
             image: self.image,
             logins: arguments::logins(|key| std::env::var_os(key))?,
             kernel: self.kernel,
-            vmm: self.vmm.and_then(|choice| choice.0),
+            vmm: self.vmm,
             vcpu: self.vcpu,
             memory: self.memory,
             disk_size: self.disk_size,

@@ -64,7 +64,7 @@ pub(super) fn render(vms: &[Vm]) -> String {
                 vm.name.to_string(),
                 vm.state.to_string(),
                 vm.image.to_string(),
-                vmm(vm),
+                vmm(vm).unwrap_or_else(|| "-".into()),
                 vm.ip.clone().unwrap_or_else(|| "-".into()),
                 vm.vcpu.to_string(),
                 vm.memory.to_string(),
@@ -81,10 +81,8 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
 }
 
-/// The monitor and what executes the guest: `qemu/tcg`.
-pub(super) fn vmm(vm: &Vm) -> String {
-    match vm.accelerator {
-        Some(accelerator) => format!("{}/{accelerator}", vm.vmm),
-        None => vm.vmm.to_string(),
-    }
+/// The monitor and what executes the guest, as far as they are known: `qemu/tcg`.
+pub(super) fn vmm(vm: &Vm) -> Option<String> {
+    let vmm = vm.vmm?;
+    Some(vm.accelerator.map_or_else(|| vmm.to_string(), |accelerator| format!("{vmm}/{accelerator}")))
 }

@@ -277,6 +277,7 @@ fn left_behind(failure: Failure, vm: &Vm) -> Failure {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command as Typed};
+    use banger_proto::api::vm::VmmChoice;
     use clap::Parser as _;
 
     fn plan(line: &str) -> std::result::Result<Plan, Failure> {
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(plan.command.unwrap().spec.argv, ["sh", "-c", "--json", "-d"]);
         assert_eq!(plan.create.env["A"], "1");
         assert_eq!(plan.create.workdir.as_deref(), Some("/src"));
-        assert_eq!(plan.create.vmm, None);
+        assert_eq!(plan.create.vmm, Some(VmmChoice::Auto));
         assert!(!plan.lease);
     }
 }

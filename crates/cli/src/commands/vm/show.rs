@@ -59,7 +59,7 @@ fn render(vm: &Vm) -> String {
         ("allowed", listed(&vm.allow)),
         ("denied", listed(&vm.deny)),
         ("published", listed(&vm.published)),
-        ("vmm", Some(vmm(vm))),
+        ("vmm", vmm(vm)),
         ("chosen because", vm.vmm_reason.clone()),
         ("confinement", vm.unconfined.as_ref().map(|lack| format!("incomplete: {lack}"))),
         ("vmm pid", vm.vmm_pid.map(|pid| pid.to_string())),

@@ -1,6 +1,6 @@
 //! What can be asked of VMs: the bodies of requests, and how small and how large a VM may be.
 
-use super::Vmm;
+use super::VmmChoice;
 use crate::{
     agent::boot::Init,
     name::{ImageName, KernelName, NetworkName, VmName},
@@ -38,9 +38,9 @@ pub struct CreateVm {
     /// Pulled when it is not there; else what the image recommends.
     #[serde(default)]
     pub kernel: Option<KernelName>,
-    /// Else chosen by probing the host.
+    /// Else what the configuration says.
     #[serde(default)]
-    pub vmm: Option<Vmm>,
+    pub vmm: Option<VmmChoice>,
     /// 1 to [`MAX_VCPU`].
     #[serde(default)]
     pub vcpu: Option<u32>,
