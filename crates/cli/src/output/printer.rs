@@ -15,6 +15,8 @@ use std::{
 pub(crate) struct Printer {
     json: bool,
     quiet: bool,
+    /// Whom the talk is about, where it is about several.
+    about: Option<String>,
     stderr: Stderr,
 }
 
@@ -38,12 +40,13 @@ impl Printer {
             true if no_color() => Stderr::Terminal,
             true => Stderr::Color,
         };
-        Self { json, quiet, stderr }
+        Self { json, quiet, about: None, stderr }
     }
 
-    /// The same without talk.
-    pub(crate) fn silent(&self) -> Self {
-        Self { quiet: true, ..self.clone() }
+    /// The same for one of several that something is done to at once: each line says whose it is, and there is no progress,
+    /// of which several would paint over each other.
+    pub(crate) fn about(&self, name: &str) -> Self {
+        Self { about: Some(name.to_owned()), ..self.clone() }
     }
 
     /// Whether data goes out as JSON.
@@ -54,6 +57,11 @@ impl Printer {
     /// Whether talk is left out.
     pub(crate) fn quiet(&self) -> bool {
         self.quiet
+    }
+
+    /// Whether it is shown how far things are.
+    pub(crate) fn shows_progress(&self) -> bool {
+        !self.quiet && self.about.is_none()
     }
 
     /// Whether stderr can show a progress bar.
@@ -94,8 +102,12 @@ impl Printer {
 
     /// One line for the person at the terminal; not with `--quiet`. The text is escaped.
     pub(crate) fn talk(&self, line: &str) {
-        if !self.quiet {
-            say(&escape(line));
+        if self.quiet {
+            return;
+        }
+        match &self.about {
+            None => say(&escape(line)),
+            Some(name) => say(&escape(&format!("{name}: {line}"))),
         }
     }
 
@@ -179,7 +191,7 @@ mod tests {
     use super::*;
 
     fn plain() -> Printer {
-        Printer { json: false, quiet: false, stderr: Stderr::Plain }
+        Printer { json: false, quiet: false, about: None, stderr: Stderr::Plain }
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl<'a> Progress<'a> {
 
     /// How far one of several layers is: a bar each on a terminal, else a line when it is here.
     pub(crate) fn layer(&mut self, name: &str, state: LayerState, done: u64, total: u64) {
-        if self.printer.quiet() {
+        if !self.printer.shows_progress() {
             return;
         }
         // The bars of the layers say more than that of the phase.
@@ -140,7 +140,7 @@ impl<'a> Progress<'a> {
 
     /// Time passed: shows what has become worth showing.
     pub(crate) fn tick(&mut self) {
-        if self.printer.quiet() {
+        if !self.printer.shows_progress() {
             return;
         }
         let Some(phase) = &mut self.phase else { return };
@@ -269,6 +269,16 @@ mod tests {
         let printer = Printer::new(false, true);
         let mut progress = Progress::new(&printer);
         progress.phase("making the disk");
+        progress.phase.as_mut().unwrap().since -= SHOW_AFTER;
+        progress.tick();
+        assert!(progress.phase.as_ref().unwrap().shown.is_none());
+    }
+
+    #[test]
+    fn one_of_several_shows_no_progress() {
+        let printer = Printer::new(false, false).about("a");
+        let mut progress = Progress::new(&printer);
+        progress.phase("writing the guest's data to its disk");
         progress.phase.as_mut().unwrap().since -= SHOW_AFTER;
         progress.tick();
         assert!(progress.phase.as_ref().unwrap().shown.is_none());

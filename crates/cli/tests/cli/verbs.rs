@@ -58,6 +58,37 @@ fn each_is_reported_and_one_failure_fails() {
 }
 
 #[test]
+fn what_is_said_of_one_of_several_says_of_which() {
+    let daemon = Daemon::answering(|line, _| {
+        let told = |id: &str, name: &str, words: &str| {
+            Reply::Events(vec![
+                json!({ "event": "phase", "text": "writing the guest's data to its disk" }),
+                json!({ "event": "notice", "text": words }),
+                done(&vm(id, name)),
+            ])
+        };
+        Some(match line {
+            "GET /v1/vms/a" => Reply::Json(vm("aaaaaaaaaaaa", "a")),
+            "GET /v1/vms/b" => Reply::Json(vm("bbbbbbbbbbbb", "b")),
+            "POST /v1/vms/aaaaaaaaaaaa/stop" => told("aaaaaaaaaaaa", "a", "it did not power off within 2 s"),
+            "POST /v1/vms/bbbbbbbbbbbb/stop" => told("bbbbbbbbbbbb", "b", "it cannot be asked \u{1b}[2J"),
+            _ => return None,
+        })
+    });
+    let lines = |args: &[&str]| {
+        let run = daemon.banger(args).run().expect(0);
+        let mut lines: Vec<String> = run.err().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let both = ["a: it did not power off within 2 s", "b: it cannot be asked \\u{1b}[2J"];
+    assert_eq!(lines(&["stop", "a", "b"]), both);
+    assert_eq!(lines(&["stop", "--json", "a", "b"]), both, "with --json they are on stderr, too");
+    assert_eq!(lines(&["stop", "a"]), ["it did not power off within 2 s"]);
+    assert_eq!(lines(&["--quiet", "stop", "a", "b"]), [""; 0]);
+}
+
+#[test]
 fn one_vm_named_twice_is_one() {
     let daemon = daemon();
     assert_eq!(daemon.banger(["vm", "restart", "a", "aaaa"]).run().expect(0).out(), "a\n");

@@ -9,6 +9,7 @@
 //! ```
 
 mod connection;
+mod ending;
 
 use super::{
     claim,

@@ -3,7 +3,7 @@
 
 use super::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity},
-    identity::ProvenProcess,
+    identity::{ProvenProcess, kill_proven},
     record,
 };
 use banger_link::Dialer;
@@ -24,31 +24,40 @@ const GRACE: Duration = Duration::from_secs(5);
 /// silence before and for this together.
 const RECORD: Duration = Duration::from_secs(3);
 
-/// Tells a shim that has not answered for `waited` to end its machine in order: how that ended, if it has, and in either
-/// case what there is to say about it. An older shim does not heed it.
+/// Tells a shim that has not answered for `waited` to end its machine in order, and kills one that does not: how that ended,
+/// if the shim wrote it down, and in either case what there is to say about it. An older shim does not heed it.
 pub(crate) async fn end_silent(
+    shim: ProcessIdentity,
+    waited: Duration,
+    state_dir: &Path,
+) -> Result<(ExitRecord, String), String> {
+    end_within(PATIENCE + RECORD, shim, waited, state_dir).await
+}
+
+async fn end_within(
+    patience: Duration,
     shim: ProcessIdentity,
     waited: Duration,
     state_dir: &Path,
 ) -> Result<(ExitRecord, String), String> {
     let silent = format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs());
     tracing::warn!(pid = shim.pid, "a shim does not answer: it is told to end its machine");
-    match end_within(PATIENCE + RECORD, shim, state_dir).await {
-        Some(end) => {
-            let words = format!("{silent}: {}", told(&end));
-            Ok((end, words))
-        }
-        None => Err(silent),
-    }
-}
-
-async fn end_within(patience: Duration, shim: ProcessIdentity, state_dir: &Path) -> Option<ExitRecord> {
     if let Ok(Some(process)) = ProvenProcess::open(shim)
         && process.signal(Signal::WINCH).is_ok()
     {
+        // One that somebody stopped hears nothing else. The other signal is there by then, so it is the first it heeds.
+        let _ = process.signal(Signal::CONT);
         let _ = timeout(patience, process.ended()).await;
     }
-    record::read(state_dir, EXIT_FILE).ok().flatten()
+    if let Some(end) = record::read::<ExitRecord>(state_dir, EXIT_FILE).ok().flatten() {
+        let words = format!("{silent}: {}", told(&end));
+        return Ok((end, words));
+    }
+    Err(match kill_proven(shim, Signal::KILL) {
+        Ok(true) => format!("{silent}; told to end its machine, it did not: it was killed, and its VMM with it"),
+        Ok(false) => format!("{silent}; told to end its machine, it died without a word, and its VMM with it"),
+        Err(error) => format!("{silent}; told to end its machine, it did not, and cannot be killed: {error}"),
+    })
 }
 
 /// What became of a machine whose shim was told so.
@@ -79,6 +88,7 @@ pub(super) mod tests {
     use super::*;
     use std::{
         io::{BufRead, BufReader},
+        os::unix::process::ExitStatusExt,
         process::{Child, Command, Stdio},
     };
 
@@ -96,7 +106,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_shim_ends_in_order_and_one_that_does_not_heed_goes_on() {
+    async fn a_silent_shim_ends_its_machine_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
         record::write(dir.path(), "prepared", &end).unwrap();
@@ -106,13 +116,34 @@ pub(super) mod tests {
         assert_eq!(end_silent(identity, waited, dir.path()).await, Ok((end.clone(), words.clone())));
         assert!(heeds.wait().unwrap().success());
         assert_eq!(end_silent(identity, waited, dir.path()).await, Ok((end, words)), "it is gone");
+    }
 
-        record::remove(dir.path(), EXIT_FILE).unwrap();
+    #[tokio::test]
+    async fn one_that_is_stopped_is_woken_to_hear_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
+        record::write(dir.path(), "prepared", &end).unwrap();
+        let (mut stopped, identity) = shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
+        assert!(kill_proven(identity, Signal::STOP).unwrap());
+        let (found, words) = end_silent(identity, Duration::from_secs(5), dir.path()).await.unwrap();
+        assert_eq!(found, end);
+        assert!(words.ends_with("did not answer for 5 s: its guest was told to power off"), "{words}");
+        assert!(stopped.wait().unwrap().success(), "it was killed");
+    }
+
+    #[tokio::test]
+    async fn what_comes_of_one_that_does_not_end_in_order_is_said_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
         let (mut older, identity) = shim(dir.path(), ":");
-        assert_eq!(end_within(Duration::from_millis(200), identity, dir.path()).await, None);
-        assert!(identity.alive());
-        older.kill().unwrap();
-        older.wait().unwrap();
+        let (second, little) = (Duration::from_secs(1), Duration::from_millis(200));
+        let words = end_within(little, identity, second, dir.path()).await.unwrap_err();
+        assert!(words.ends_with("it did not: it was killed, and its VMM with it"), "{words}");
+        assert_eq!(older.wait().unwrap().signal(), Some(9));
+
+        let (mut dies, identity) = shim(dir.path(), "exit 1");
+        let words = end_silent(identity, second, dir.path()).await.unwrap_err();
+        assert!(words.contains("(pid ") && words.ends_with("it died without a word, and its VMM with it"), "{words}");
+        assert_eq!(dies.wait().unwrap().code(), Some(1));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Longest text of a guest's that is kept, in characters.
-const MAX_WORDS: usize = 500;
+pub(super) const MAX_WORDS: usize = 500;
 
 /// A VM and everything that is done to it.
 pub(super) struct Owner {
@@ -85,7 +85,9 @@ impl Owner {
             Op::Stop { grace, cause } => {
                 stop::stop(self, operation, grace).await?;
                 if cause == StopCause::Unused {
-                    self.row.reason = Some("nobody used it for as long as auto_stop_after says".to_owned());
+                    let unused = "nobody used it for as long as auto_stop_after says".to_owned();
+                    let how = self.row.reason.take();
+                    self.row.reason = Some(how.map_or(unused.clone(), |how| format!("{unused}; {how}")));
                     self.save_or_log().await;
                 }
                 Ok(())
@@ -241,11 +243,27 @@ impl Owner {
     pub(super) async fn ended(&mut self, record: ExitRecord) {
         tracing::info!(vm = %self.row.name, cause = ?record.cause, reason = record.reason, "the machine ended");
         let (state, reason) = outcome(&record);
-        let remark = self.shim.as_ref().and_then(Shim::remark);
-        self.down(state, reason.or(remark)).await;
+        self.down(state, reason.or(self.remark())).await;
     }
 
-    /// Ends the machine if there is one, whatever it was doing.
+    /// What there is to say about the machine's end where the daemon brought it about.
+    pub(super) fn remark(&self) -> Option<String> {
+        self.shim.as_ref().and_then(Shim::remark)
+    }
+
+    /// Ends the machine if there is one: how it ended. Where its shim does not answer its guest gets a chance to write what it
+    /// has, and the error is what there is to say about that.
+    pub(super) async fn put_down(&mut self) -> Result<Option<ExitRecord>, String> {
+        let ended = match &self.shim {
+            Some(shim) => shim.put_down(stop::END_PATIENCE).await.map(Some),
+            None => Ok(None),
+        };
+        self.events = None;
+        self.shim = None;
+        ended
+    }
+
+    /// Ends the machine if there is one, whatever it was doing and whatever its guest has to write.
     pub(super) async fn end_machine(&mut self) {
         if let Some(shim) = &self.shim {
             // A shim that does not do it is ended by `release`, with proof of who it is.

@@ -12,7 +12,7 @@ use crate::{
     failpoint,
     shim::{
         client::{Adopted, Shim},
-        control::ShimStatus,
+        control::{ExitCause, ShimStatus},
         end_silent, revoke,
     },
     store::{ResourceKind, VmRow},
@@ -66,10 +66,13 @@ impl VmService {
         }
         failpoint::hit("adopt.row").await;
         let (state_dir, sockets) = (self.parts.layout.vm(&row.id), sockets::directory(&self.parts.layout, &row.id));
-        let mut ends_with = "";
         let (state, reason) = match self.parts.shims.adopt(&sockets, &state_dir).await {
             Ok(Adopted::Running(shim)) => {
                 let status = shim.status();
+                if row.state == VmState::Stopping {
+                    // Of an end that did not come.
+                    row.reason = None;
+                }
                 row.state = adopted_state(row.state, &status);
                 if status.ready.is_none() {
                     row.run.forget_boot();
@@ -86,7 +89,12 @@ impl VmService {
                 self.write(&row).await;
                 return (row, Some(shim));
             }
-            Ok(Adopted::Ended(record)) => outcome(&record),
+            Ok(Adopted::Ended(record)) => {
+                let (state, reason) = outcome(&record);
+                // A stop that ends a machine by force writes down why before it does.
+                let forced = row.reason.clone().filter(|_| row.state == VmState::Stopping);
+                (state, reason.or(forced.filter(|_| record.cause == ExitCause::Ended)))
+            }
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
             Ok(Adopted::Silent { shim, waited }) if row.state.is_live() => {
                 match end_silent(shim, waited, &state_dir).await {
@@ -94,10 +102,7 @@ impl VmService {
                         let (state, reason) = outcome(&record);
                         (state, reason.or(Some(words)))
                     }
-                    Err(words) => {
-                        ends_with = ": it was ended, and its VMM with it";
-                        (VmState::Failed, Some(words))
-                    }
+                    Err(words) => (VmState::Failed, Some(words)),
                 }
             }
             // The machine never came to be, or was given back already.
@@ -107,11 +112,10 @@ impl VmService {
         tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone or goes");
         if let Err(failure) = release(&self.parts, &row.id, Depth::Machine).await {
             tracing::error!(vm = %row.name, %failure, "cannot give back all a machine held");
-            ends_with = "";
         }
         failpoint::hit("adopt.released").await;
         row.state = state;
-        row.reason = reason.map(|reason| reason + ends_with);
+        row.reason = reason;
         row.run.ended();
         self.write(&row).await;
         (row, None)

@@ -165,9 +165,12 @@ async fn give_up(owner: &mut Owner, operation: &Operation, failure: Failure) -> 
 
 /// Takes down what was started and is no good.
 async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
-    owner.end_machine().await;
     let first = failure.causes.first().unwrap_or(&failure.message).clone();
-    owner.down(VmState::Failed, Some(first)).await;
+    let reason = match owner.put_down().await {
+        Err(words) => format!("{first}; {words}"),
+        Ok(_) => first,
+    };
+    owner.down(VmState::Failed, Some(reason)).await;
     failure
 }
 

@@ -2,16 +2,20 @@
 
 use super::{
     guest::Agent,
-    owner::{Owner, outcome},
+    owner::{MAX_WORDS, Owner, outcome},
 };
-use crate::{failpoint, operation::Operation, shim::control::ExitRecord};
+use crate::{
+    failpoint,
+    operation::Operation,
+    shim::control::{ExitCause, ExitRecord},
+};
 use banger_proto::{
     agent::{boot::Init, event::Power, http::Shutdown},
     api::vm::{KillSignal, VmState},
     failure::{Code, Failure},
 };
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long the machine may take to be gone once its end was asked for.
 pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
@@ -32,58 +36,96 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
         owner.down(VmState::Stopped, None).await;
         return Ok(());
     }
-    let before = owner.row.state;
+    let before = (owner.row.state, owner.row.reason.take());
     owner.row.state = VmState::Stopping;
     owner.save_or_log().await;
     failpoint::hit("stop.recorded").await;
     let ended = tokio::select! {
         ended = power_off(owner, operation, grace) => ended,
         () = operation.cancel().cancelled() => {
-            owner.row.state = before;
+            (owner.row.state, owner.row.reason) = before;
             owner.save_or_log().await;
             return Err(operation.cut_short("the stop was cut short"));
         }
     };
-    if ended.is_none() {
-        owner.end_machine().await;
-    }
+    let reason = match ended {
+        Ok(record) => outcome(&record).1.or(owner.remark()),
+        Err(why) => end_by_force(owner, operation, &why).await,
+    };
     // The same point after an orderly end and after one by force: on a busy host it is chance which of them a stop takes.
     failpoint::hit("stop.ended").await;
-    owner.down(VmState::Stopped, ended.and_then(|record| outcome(&record).1)).await;
+    owner.down(VmState::Stopped, reason).await;
     Ok(())
 }
 
-/// Has the guest write its data to its disk and power off, if its agent answers; how it ended, if it did in time.
-pub(super) async fn power_off(owner: &Owner, operation: &Operation, grace: Option<Duration>) -> Option<ExitRecord> {
-    let shim = owner.shim.as_ref().filter(|_| owner.row.run.agent_api.is_some())?;
-    let grace = grace.unwrap_or(match owner.row.run.init {
-        Some(Init::Agent) => AGENT_GRACE,
-        _ => IMAGE_GRACE,
-    });
+/// Ends a machine that does not end in order, because of `why`; what there is to say of it from then on.
+async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Option<String> {
+    // Of what a guest answers only so much is kept.
+    let why: String = why.chars().take(MAX_WORDS).collect();
+    let forced = Some(format!("{why}: its machine was ended by force"));
+    // Written down before it is so: a daemon that comes after this one could not tell it from any other end.
+    owner.row.reason.clone_from(&forced);
+    owner.save_or_log().await;
+    match owner.put_down().await {
+        Ok(Some(record)) if record.cause != ExitCause::Ended => outcome(&record).1,
+        Ok(_) => forced,
+        Err(words) => {
+            operation.notice(words.clone());
+            Some(words)
+        }
+    }
+}
+
+/// Has the guest write its data to its disk and power off: how it ended, or why it did not.
+pub(super) async fn power_off(
+    owner: &Owner,
+    operation: &Operation,
+    grace: Option<Duration>,
+) -> Result<ExitRecord, String> {
+    let Some(shim) = owner.shim.as_ref().filter(|_| owner.row.run.agent_api.is_some()) else {
+        let why = "the guest's agent is not up, so it cannot be asked to power off";
+        operation.notice(why);
+        return Err(why.to_owned());
+    };
+    let grace = grace.unwrap_or_else(|| default_grace(owner.row.run.init));
     let agent = Agent::of(&owner.parts.layout, &owner.row.id);
     operation.begin("writing the guest's data to its disk");
     let guests = guests_part(grace, owner.row.run.init);
     let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(guests.as_millis()).unwrap_or(u64::MAX) };
+    let began = Instant::now();
     let asked = tokio::select! {
         asked = agent.shutdown(&body, SYNC_PATIENCE) => asked,
         // It may go down before its agent's answer is read.
-        record = shim.ended() => return Some(record),
+        record = shim.ended() => return Ok(record),
     };
     match asked {
         // An older agent says that its guest is on its way down already: that may have things to write yet.
         Err(failure) if failure.code != Code::Conflict => {
-            operation.notice(format!("the guest cannot be asked to power off: {failure}"));
-            return None;
+            let why = if began.elapsed() >= SYNC_PATIENCE {
+                format!("the guest did not write its data to its disk within {} s", SYNC_PATIENCE.as_secs())
+            } else {
+                format!("the guest cannot be asked to power off: {failure}")
+            };
+            operation.notice(why.clone());
+            return Err(why);
         }
         _ => {}
     }
     failpoint::hit("stop.asked").await;
     operation.begin("waiting for the guest to power off");
-    let ended = timeout(grace, shim.ended()).await.ok();
-    if ended.is_none() {
-        operation.notice(format!("the guest did not power off within {} s", grace.as_secs_f32()));
+    timeout(grace, shim.ended()).await.map_err(|_| {
+        let why = format!("the guest did not power off within {} s", grace.as_secs_f32());
+        operation.notice(why.clone());
+        why
+    })
+}
+
+/// The grace of a guest for which none was asked. One whose init is not known yet may have services.
+fn default_grace(init: Option<Init>) -> Duration {
+    match init {
+        Some(Init::Agent) => AGENT_GRACE,
+        Some(Init::Auto | Init::Image) | None => IMAGE_GRACE,
     }
-    ended
 }
 
 /// What of a grace the guest gets. An agent that is the init ends by force what does not heed TERM, a shell for one, and
@@ -113,13 +155,25 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
     }
     let name = &owner.row.name;
     let after = SIGNAL_PATIENCE.as_secs();
-    Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
-        .hint(format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives")))
+    let hint = match signal {
+        // Then it was not passed on, or the kernel has not let go of it yet.
+        KillSignal::Kill => format!("`banger vm stop {name}` ends its shim with it, which may stand still"),
+        _ => format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives"),
+    };
+    Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}")).hint(hint))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_has_ten_seconds_under_an_images_init_and_two_without() {
+        assert_eq!(default_grace(Some(Init::Agent)), Duration::from_secs(2));
+        for init in [Some(Init::Image), Some(Init::Auto), None] {
+            assert_eq!(default_grace(init), Duration::from_secs(10), "{init:?}");
+        }
+    }
 
     #[test]
     fn a_guest_is_down_before_its_grace_is_over() {

@@ -1,6 +1,7 @@
 //! The engine on half states: what a killed daemon, a killed shim or a broken disk leaves behind is made by hand here,
 //! in the store and on the disk, and must be brought to order.
 
+mod forced;
 mod machine;
 mod meanwhile;
 mod waiters;

@@ -1,7 +1,7 @@
 //! Who dies, who cleans: the rows of the table that need a real VMM.
 
-use crate::{BOOT, delete, sh, start};
-use banger_testkit::{TestEnv, require, shared, wait_until};
+use crate::{BOOT, STAYS, delete, sh, start};
+use banger_testkit::{Identity, TestEnv, require, shared, wait_until};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -31,6 +31,35 @@ fn a_killed_daemon_is_replaced_and_the_vm_and_its_session_go_on() {
     env.banger(["vm", "stop", "goes-on"]).run().expect(0);
     assert!(!vmm.is_alive());
     delete(&env, "goes-on");
+}
+
+#[test]
+fn a_login_session_that_ends_takes_neither_daemon_nor_vm_along() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    // As in a login shell: the terminal is the controlling one, and jobs have groups of their own.
+    let banger = banger_testkit::bin_dir().join("banger");
+    let run = format!("{} vm run --name stays-up {}", banger.display(), STAYS.join(" "));
+    let shell = env
+        .program("bash")
+        .args(["-c", &format!("set -m; {run}; echo up $?; exec sleep 1000")])
+        .spawn_on_terminal(80, 24);
+    shell.wait_for("up 0", BOOT);
+    let login = Identity::of(shell.leader()).expect("the leader");
+    let (shim, vmm) = (env.vm_process("stays-up", "shim_pid"), env.vm_process("stays-up", "vmm_pid"));
+    let daemon = env.daemon().expect("a daemon");
+    for process in [&daemon, &shim, &vmm] {
+        assert_ne!(process.stat(6), login.stat(6), "{process:?} is of the login's session");
+        assert_eq!(process.stat(7), 0, "{process:?} has the terminal");
+    }
+    // A line that drops is a HUP for the session's leader; with its end the kernel takes the terminal from everybody.
+    assert!(login.signal(Signal::HUP));
+    assert_eq!(shell.finish(BOOT).code(), 128 + 1);
+    assert_eq!(sh(&env, "stays-up", "echo goes on"), "goes on\n");
+    let vm = env.vm("stays-up");
+    assert_eq!((&vm["vmm_pid"], &vm["shim_pid"]), (&vmm.pid.into(), &shim.pid.into()), "{vm:#}");
+    assert_eq!(env.daemon(), Some(daemon));
+    delete(&env, "stays-up");
 }
 
 #[test]
@@ -143,7 +172,7 @@ fn a_host_that_forbids_user_namespaces_runs_vms_all_the_same_and_says_what_is_mi
         .args(["--user", "--map-root-user", "--", "sh", "-c", forbid, "sh"])
         .args([&banger])
         .args(["vm", "run", "--name", "bare"])
-        .args(crate::STAYS)
+        .args(STAYS)
         .run()
         .expect(0);
     let vm = env.vm("bare");

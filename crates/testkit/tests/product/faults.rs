@@ -94,7 +94,9 @@ const DOWN: Cases = &[(Daemon, STOPPED), (Client, STOPPED)];
 /// A deletion that has begun ends, whoever dies.
 const GOING: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 const GOING_FOR_GOOD: Cases = &[(Daemon, GONE), (Client, GONE)];
-const FOUND: Cases = &[(Daemon, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+/// Whose client, the one that had the daemon started, waits for an answer and may go without one.
+const FOUND: Cases = &[(Daemon, RUNNING), (Client, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+const FOUND_DEAD: Cases = &[(Daemon, FAILED), (Client, FAILED)];
 
 const MATRIX: &[Row] = &[
     ("create.settled", Run, UNWANTED),
@@ -156,8 +158,8 @@ const MATRIX: &[Row] = &[
     ("release.state", Delete, GOING_FOR_GOOD),
     ("adopt.row", Adopt, FOUND),
     ("adopt.found", Adopt, FOUND),
-    ("adopt.row", AdoptDead, &[(Daemon, FAILED)]),
-    ("adopt.released", AdoptDead, &[(Daemon, FAILED)]),
+    ("adopt.row", AdoptDead, FOUND_DEAD),
+    ("adopt.released", AdoptDead, FOUND_DEAD),
 ];
 
 /// What a VM's start needs from the host, in order: after each of them there is a point.
@@ -175,8 +177,8 @@ fn rows() -> Vec<(String, Act, Cases)> {
             (format!("create.prepared.{name}"), Run, made),
             (format!("start.contributed.{name}"), Run, BEFORE_MACHINE),
             (format!("start.followed.{name}"), Run, WITH_MACHINE),
-            (format!("release.{name}"), Stop, &[(Daemon, STOPPED)]),
-            (format!("release.{name}"), Delete, &[(Daemon, GONE)]),
+            (format!("release.{name}"), Stop, DOWN),
+            (format!("release.{name}"), Delete, GOING_FOR_GOOD),
         ]);
     }
     rows
@@ -244,7 +246,8 @@ impl Bench {
         if victim == DaemonLongAgo {
             self.run(&["vm", "list"]).expect(0);
         }
-        if victim == Client {
+        // A daemon that is still on its way up has no clients.
+        if victim == Client && !matches!(act, Adopt | AdoptDead) {
             // Otherwise it is chance whether a start is over before anybody knows that nobody wants it.
             wait_until(SOON, &format!("{what}: the daemon to notice"), || match self.ends_of_clients() {
                 more if more > noticed => Ok(()),

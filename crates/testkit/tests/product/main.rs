@@ -14,6 +14,7 @@ mod doctor;
 mod doubtful;
 mod faults;
 mod firecracker;
+mod forced;
 mod hostile;
 mod image_pulls;
 mod images;

@@ -194,13 +194,20 @@ fn whoever_dies_once_a_guest_was_asked_to_power_off_a_second_stop_ends_it() {
     let Some(bench) = Bench::without_files() else { return };
     let env = &bench.env;
     let name = "hostile-stubborn";
-    for victim in ["daemon", "client", "shim_pid", "vmm_pid"] {
+    for victim in ["daemon", "client", "shim_pid", "vmm_pid", "guest"] {
         env.banger(["vm", "run", "-d", "--name", name]).run().expect(0);
         let session = env.banger(["vm", "stop", "--timeout", "10m", name]).spawn();
         bench.wait("stop.asked.seen");
         match victim {
             "daemon" => bench.kill_daemon(),
             "client" => session.signal(Signal::KILL),
+            // Its kernel panics: its agent is gone.
+            "guest" => {
+                let mut agents = env.processes("hostile-agent");
+                agents.retain(|process| !process.command.contains("--guest"));
+                let [agent] = &agents[..] else { panic!("one guest: {agents:?}") };
+                assert!(agent.signal(Signal::KILL));
+            }
             field => drop(env.vm_process(name, field).signal(Signal::KILL)),
         }
         let out = session.finish(SOON);
@@ -212,6 +219,10 @@ fn whoever_dies_once_a_guest_was_asked_to_power_off_a_second_stop_ends_it() {
             env.wait_state(name, "running", SOON);
         } else {
             out.expect(0);
+            let vm = env.vm(name);
+            let how = if victim == "guest" { "the guest's kernel panicked: " } else { "VMM" };
+            assert_eq!(vm["state"], "stopped", "{victim}: {vm:#}");
+            assert!(vm["reason"].as_str().is_some_and(|reason| reason.contains(how)), "{victim}: {vm:#}");
         }
         env.banger(["vm", "stop", "--timeout", "0s", name]).patience(SOON).run().expect(0);
         assert_eq!(env.vm_state(name), "stopped", "{victim}");

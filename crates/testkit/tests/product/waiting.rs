@@ -99,5 +99,7 @@ fn a_guest_that_outlives_its_grace_is_ended_and_that_is_said() {
         (env.vm_state("hostile-stubborn").as_str(), env.exit_cause("hostile-stubborn").as_str()),
         ("stopped", "ended")
     );
+    let reason = env.vm("hostile-stubborn")["reason"].clone();
+    assert_eq!(reason, "the guest did not power off within 0.7 s: its machine was ended by force");
     delete(&env, "hostile-stubborn");
 }

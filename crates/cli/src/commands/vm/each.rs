@@ -5,7 +5,6 @@ use crate::{
     context::Context,
     exit::{Error, Result, Status},
     http::segment,
-    output::printer::Printer,
     signals::Signals,
 };
 use banger_proto::{
@@ -73,9 +72,8 @@ pub(super) async fn resolve(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>
 
 /// Asks the same of every VM, at once, and reports each.
 pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: Request<B>) -> Result {
-    // One bar fits the terminal; several operations would paint over each other.
-    let printer = if vms.len() == 1 { context.printer.clone() } else { context.printer.silent() };
-    let results = join_all(vms.iter().map(|vm| one(context, &printer, vm, &request))).await;
+    let of_several = vms.len() > 1;
+    let results = join_all(vms.iter().map(|vm| one(context, of_several, vm, &request))).await;
     let mut reports = Vec::with_capacity(vms.len());
     for (vm, result) in vms.into_iter().zip(results) {
         let (now, failure) = match result {
@@ -99,7 +97,9 @@ pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: 
     Ok(if failed { Status::SomeFailed } else { Status::Done })
 }
 
-async fn one<B: Serialize>(context: &Context, printer: &Printer, vm: &Vm, request: &Request<B>) -> Result<Option<Vm>> {
+async fn one<B: Serialize>(context: &Context, of_several: bool, vm: &Vm, request: &Request<B>) -> Result<Option<Vm>> {
+    let printer = &context.printer;
+    let printer = if of_several { printer.about(vm.name.as_str()) } else { printer.clone() };
     let path = format!("/v1/vms/{}{}", segment(vm.id.as_str()), request.suffix);
     let mut signals = Signals::install()?;
     signals
@@ -108,6 +108,6 @@ async fn one<B: Serialize>(context: &Context, printer: &Printer, vm: &Vm, reques
             daemon.operate::<Option<Vm>>(request.method.clone(), &path, request.body.as_ref()).await
         })
         .await?
-        .settle(printer, &mut signals, request.undone)
+        .settle(&printer, &mut signals, request.undone)
         .await
 }

@@ -6,7 +6,7 @@
 use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError};
 use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
-    identity::{ProvenProcess, kill_proven},
+    identity::ProvenProcess,
     off, record,
     server::is_trusted,
 };
@@ -102,6 +102,8 @@ impl Shared {
 /// A live connection; its task ends with it.
 #[derive(Debug)]
 pub(super) struct Connection {
+    socket: PathBuf,
+    state_dir: PathBuf,
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     task: JoinHandle<()>,
@@ -127,8 +129,21 @@ impl Connection {
             remark: OnceLock::new(),
         });
         let (requests, receiver) = mpsc::channel(REQUESTS);
+        let (again, directory) = (socket.clone(), state_dir.clone());
         let follower = Follower { socket, state_dir, shim, shared: shared.clone(), requests: receiver, patience };
-        Ok(Self { shared, requests, task: tokio::spawn(follower.follow(frames)) })
+        let task = tokio::spawn(follower.follow(frames));
+        Ok(Self { socket: again, state_dir: directory, shared, requests, task })
+    }
+
+    /// Whether the shim leaves somebody who comes anew without an answer. This connection does not show it: what is written
+    /// to one that stands still waits there. A socket that is gone says nothing of who is behind this one.
+    pub(super) async fn is_silent(&self) -> bool {
+        matches!(connect(&self.socket, &self.state_dir).await, Err(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// The VM's directory.
+    pub(super) fn state_dir(&self) -> &Path {
+        &self.state_dir
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -217,7 +232,8 @@ impl Follower {
                 return Err(end);
             }
             if !self.shim.alive() {
-                return Err(self.lost("the shim died").await);
+                let pid = self.shim.pid;
+                return Err(self.lost(format!("the shim died (pid {pid}), and its VMM with it")).await);
             }
             match connect(&self.socket, &self.state_dir).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
@@ -227,19 +243,20 @@ impl Follower {
                 Ok(_) | Err(_) => {
                     // A shim that does not answer cannot be managed, and its machine is nobody's. Its guest may have
                     // things to write.
-                    if let Ok((end, words)) = off::end_silent(self.shim, self.patience, &self.state_dir).await {
-                        self.shared.remark.get_or_init(|| words);
-                        return Err(end);
-                    }
-                    let _ = kill_proven(self.shim, Signal::KILL);
-                    return Err(self.lost("the shim stopped answering and was killed").await);
+                    return Err(match off::end_silent(self.shim, self.patience, &self.state_dir).await {
+                        Ok((end, words)) => {
+                            self.shared.remark.get_or_init(|| words);
+                            end
+                        }
+                        Err(words) => self.lost(words).await,
+                    });
                 }
             }
         }
     }
 
     /// The end of a machine whose shim left no record. The VMM dies with its shim; this makes sure.
-    async fn lost(&self, what: &str) -> ExitRecord {
+    async fn lost(&self, reason: String) -> ExitRecord {
         if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
             return end;
         }
@@ -249,7 +266,6 @@ impl Follower {
             let _ = timeout(CHANGE_PATIENCE, process.ended()).await;
         }
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let reason = format!("{what} (pid {}), and its VMM with it", self.shim.pid);
         ExitRecord { cause: ExitCause::VmmFailed, reason, at }
     }
 }
@@ -284,14 +300,14 @@ async fn write(frames: &mut Frames, request: &ShimRequest) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use banger_proto::api::vm::KillSignal;
     use futures_util::FutureExt;
     use tokio::net::UnixListener;
 
     /// Takes a connection and says that the shim is this process.
-    async fn greet(listener: &UnixListener, shim: ProcessIdentity) -> Frames {
+    pub(in crate::shim) async fn greet(listener: &UnixListener, shim: ProcessIdentity) -> Frames {
         let status = serde_json::from_value(serde_json::json!({
             "version": "0", "shim": shim, "vmm": null, "ready": null, "booted": null, "console_bytes": 0
         }));
@@ -334,5 +350,22 @@ mod tests {
         let remark = connection.shared().remark();
         assert!(remark.is_some_and(|words| words.ends_with("its guest was told to power off")));
         assert!(process.wait().unwrap().success(), "it was killed");
+    }
+
+    #[tokio::test]
+    async fn one_that_dies_when_it_is_told_was_not_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut process, shim) = off::tests::shim(dir.path(), "exit 1");
+        let socket = dir.path().join("c");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let opened = Connection::with_patience(Duration::ZERO, socket.clone(), dir.path().to_owned());
+        let (connection, served) = tokio::join!(opened, greet(&listener, shim));
+        drop((served, listener));
+        let connection = connection.unwrap();
+        let end = connection.shared().ended().await;
+        assert_eq!(end.cause, ExitCause::VmmFailed);
+        assert!(end.reason.ends_with("it died without a word, and its VMM with it"), "{}", end.reason);
+        assert_eq!(connection.shared().remark(), None);
+        assert_eq!(process.wait().unwrap().code(), Some(1));
     }
 }

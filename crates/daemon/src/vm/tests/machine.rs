@@ -21,6 +21,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::mpsc,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -57,9 +58,10 @@ impl FakeShim {
             published: Vec::new(),
         };
         let serving = tokio::spawn(async move {
+            // They end with this.
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                // The daemon hanging up is its end.
-                let _ = serve(stream, status.clone(), &sender).await;
+                connections.spawn(serve(stream, status.clone(), sender.clone()));
             }
         });
         Self { process, requests, serving }
@@ -78,7 +80,7 @@ impl FakeShim {
 async fn serve(
     mut stream: UnixStream,
     status: ShimStatus,
-    requests: &mpsc::UnboundedSender<ShimRequest>,
+    requests: mpsc::UnboundedSender<ShimRequest>,
 ) -> std::io::Result<()> {
     let say = |message: ShimMessage| framing::encode(&message).unwrap();
     stream.write_all(&say(ShimMessage::Status(status))).await?;

@@ -1,0 +1,56 @@
+//! Ending a machine whose guest may have things to write, through a shim that may not be listening.
+
+use super::{Shim, ShimError};
+use crate::shim::{control::ExitRecord, off};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+impl Shim {
+    /// Ends the machine, at once where the shim answers, and then it may take `patience`: how it ended. One that stands still
+    /// takes this request like every other, and nothing comes of it: it is told to end its machine in order, as one is that
+    /// cannot be reached, and the error is what there is to say about that.
+    pub(crate) async fn put_down(&self, patience: Duration) -> Result<ExitRecord, String> {
+        let began = Instant::now();
+        if !self.connection.is_silent().await {
+            match self.end().await {
+                Ok(()) => {
+                    if let Ok(end) = timeout(patience, self.ended()).await {
+                        return Ok(end);
+                    }
+                }
+                Err(ShimError::Ended(end)) => return Ok(end),
+                Err(_) => {}
+            }
+        }
+        match off::end_silent(self.status().shim, began.elapsed(), self.connection.state_dir()).await {
+            Ok((_, words)) | Err(words) => Err(words),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::{
+        client::connection::tests::greet,
+        control::{EXIT_FILE, ExitCause, SOCKET},
+        record,
+    };
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_shim_that_stands_still_on_its_connection_is_told_to_end_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
+        record::write(dir.path(), "prepared", &end).unwrap();
+        let (mut process, identity) = off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
+        let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+        let (shim, served) = tokio::join!(Shim::connect(dir.path(), dir.path()), greet(&listener, identity));
+        // The connection is there, and nobody reads from it or takes another.
+        let words = shim.unwrap().put_down(Duration::from_secs(1)).await.unwrap_err();
+        assert!(words.starts_with(&format!("its shim (pid {}) did not answer for ", identity.pid)), "{words}");
+        assert!(words.ends_with(" s: its guest was told to power off"), "{words}");
+        assert!(process.wait().unwrap().success(), "it was killed");
+        drop((served, listener));
+    }
+}
