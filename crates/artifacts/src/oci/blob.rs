@@ -187,6 +187,8 @@ pub(super) struct Download<'a> {
     job: Job<'a>,
     body: Option<Body<'a>>,
     received: u64,
+    /// All of it came, and its end too.
+    ended: bool,
     patience: Patience,
 }
 
@@ -216,14 +218,15 @@ impl Patience {
 
 impl<'a> Download<'a> {
     pub(super) fn new(repository: &'a Repository<'a>, digest: Digest, size: u64, job: Job<'a>) -> Self {
-        Self { repository, digest, size, job, body: None, received: 0, patience: Patience::default() }
+        Self { repository, digest, size, job, body: None, received: 0, ended: false, patience: Patience::default() }
     }
 
     /// Waits until bytes are [`Self::ahead`], or the end is there and none are.
     fn wait(&mut self) -> Result<(), RegistryError> {
         loop {
             let since = Instant::now();
-            if self.received == self.size && self.size > 0 && self.body.is_none() {
+            // What broke off behind the last byte is whole; of what has none, only its end says that it is there.
+            if self.ended || (self.received == self.size && self.size > 0 && self.body.is_none()) {
                 return Ok(());
             }
             let failure = match self.attempt() {
@@ -257,7 +260,7 @@ impl<'a> Download<'a> {
                 Err(fetch::FetchError::Short { received: self.received, expected: self.size }.into())
             }
             Ok(0) => {
-                self.body = None;
+                (self.body, self.ended) = (None, true);
                 Ok(())
             }
             Ok(new) if new as u64 > self.size - self.received => Err(fetch::FetchError::TooLarge(self.size).into()),

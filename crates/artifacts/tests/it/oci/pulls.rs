@@ -258,6 +258,21 @@ fn layers_that_are_shared_are_downloaded_once() {
 }
 
 #[test]
+fn a_layer_without_a_byte_is_asked_for_once_too() {
+    let content = Content::default();
+    let empty = Vec::new();
+    content.plain("v1", &[empty.clone(), Layer::new().file("a", "1").done(), empty.clone()]);
+    let server = content.serve();
+    let host = Host::new();
+    let first = host.image(&reference(&server, "v1"));
+    // The cache keeps it like any other.
+    host.store.delete(&first.manifest.id, &host.cancel).unwrap();
+    assert_eq!(host.image(&reference(&server, "v1")).manifest.id, first.manifest.id);
+    let path = super::registry::digest(&empty);
+    assert_eq!(server.heads().iter().filter(|head| head.contains(&path)).count(), 1);
+}
+
+#[test]
 fn a_prune_in_the_middle_of_a_pull_costs_no_second_download() {
     let content = Content::default();
     let layer = |name: String| Layer::new().file(&name, name.clone()).done();
