@@ -33,5 +33,5 @@ pub use look::Look;
 pub use manifest::{FORMAT, ImageConfig, ImageManifest, ManifestError};
 pub use promote::PromotedFile;
 pub use pull::{OciSource, PullRequest, Pulled};
-pub use put::ReliedOn;
+pub use put::Reliance;
 pub use store::{Depth, Image, ImageStore};

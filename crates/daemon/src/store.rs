@@ -13,7 +13,7 @@ mod schema;
 mod vms;
 
 pub use addresses::Seat;
-pub use image_names::Origin;
+pub use image_names::{Origin, Pinned};
 pub use leases::Lease;
 pub use resources::{Resource, ResourceKind};
 pub use row::{NetworkSpec, Run, Sizes, VmRow, VmSpec};

@@ -5,7 +5,7 @@
 //! recommends the same kernel, for that is in it.
 
 use super::{
-    CatalogEntry, Image, ImageError, ImageManifest, ImageStore, ReliedOn, Source,
+    CatalogEntry, Image, ImageError, ImageManifest, ImageStore, Reliance, Source,
     draft::{Algorithm, ROOTFS, digest, hexadecimal},
     manifest,
     store::check_superblock,
@@ -127,7 +127,7 @@ impl ImageStore {
         entry: &CatalogEntry,
         source: &BundleSource,
         client: &Client,
-        relied_on: ReliedOn<'_>,
+        relied_on: &dyn Reliance,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         job.progress.phase("downloading the image");

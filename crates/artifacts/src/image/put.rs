@@ -14,7 +14,24 @@ use std::io;
 
 /// Tells of an image that is not here whether somebody relies on it who had it from elsewhere: the store knows of no names
 /// and no VMs.
-pub type ReliedOn<'a> = &'a dyn Fn(&ImageId) -> io::Result<bool>;
+pub trait Reliance {
+    /// What is known of that, at once: the image's turn is this one's meanwhile. `None` where others are to be asked first.
+    fn is_relied_on(&self, id: &ImageId) -> io::Result<Option<bool>>;
+
+    /// Asks them, which may take its time. What they say is known from then on.
+    fn ask(&self, id: &ImageId) -> io::Result<()>;
+}
+
+/// Who knows without asking anybody.
+impl<F: Fn(&ImageId) -> io::Result<bool>> Reliance for F {
+    fn is_relied_on(&self, id: &ImageId) -> io::Result<Option<bool>> {
+        self(id).map(Some)
+    }
+
+    fn ask(&self, _id: &ImageId) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Most other sources an image is known to come from; the oldest are forgotten.
 const MAX_ALSO: usize = 64;
@@ -23,7 +40,7 @@ impl ImageStore {
     /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
     /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
     pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
-        self.put_unless(staging, made, &|_| Ok(false), job)
+        self.put_unless(staging, made, &|_: &ImageId| Ok(false), job)
     }
 
     /// The same of what came in a bundle. Where the image was lost and its word with it, a bundle's word does not take that
@@ -32,10 +49,10 @@ impl ImageStore {
         &self,
         staging: Staging,
         made: &ImageManifest,
-        relied_on: ReliedOn<'_>,
+        relied_on: &dyn Reliance,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
-        let entry = self.shelf.lock(made.id.as_str(), job.cancel)?;
+        let entry = self.turn_unless(&made.id, relied_on, job)?;
         // Whether what is written can be had again.
         let mut lasts = made.source.lasts();
         // What the disk may not have all of gives way to what has just been made.
@@ -69,11 +86,9 @@ impl ImageStore {
                 own.note(&made.source);
                 own.write_over(staging.path())?;
                 lasts = own.source.lasts();
+            } else if let Some(with_kernel) = made.with_kernel_of(&image.manifest) {
+                with_kernel.write_over(staging.path())?;
             }
-        } else if relied_on(&made.id)
-            .map_err(ImageError::io("look who relies on what is in", self.shelf.directory()))?
-        {
-            return Err(ImageError::Missed { id: made.id.clone() });
         }
         job.progress.phase("saving the image");
         if lasts {
@@ -82,6 +97,26 @@ impl ImageStore {
             self.shelf.publish(staging, &entry)?;
         }
         self.get(&made.id)
+    }
+
+    /// Waits for the turn of an image that is here, or on whose own word nobody relies. Others are not asked in its turn: it
+    /// may take as long as the network does, and what is so then is looked at again.
+    fn turn_unless(&self, id: &ImageId, relied_on: &dyn Reliance, job: &Job<'_>) -> Result<NameLock, ImageError> {
+        let unknown = |error: io::Error| {
+            ImageError::io("look who relies on what is in", self.shelf.directory())(error).or_cancelled(job.cancel)
+        };
+        loop {
+            let turn = self.turn(id, job.cancel)?;
+            if self.get(id).is_ok() {
+                return Ok(turn);
+            }
+            match relied_on.is_relied_on(id).map_err(unknown)? {
+                Some(false) => return Ok(turn),
+                Some(true) => return Err(ImageError::Missed { id: id.clone() }),
+                None => drop(turn),
+            }
+            relied_on.ask(id).map_err(unknown)?;
+        }
     }
 
     /// The image that is here, with what is known of it first hand now. What a bundle alone said of it goes, its kernel too,
@@ -148,6 +183,18 @@ impl ImageManifest {
     /// Whether both say the same of how and where commands are run.
     fn agrees_with(&self, other: &Self) -> bool {
         (&self.config, &self.arch) == (&other.config, &other.arch)
+    }
+
+    /// What was made, with the kernel of what it takes the place of, where that is somebody's choice and the kernel of what
+    /// was made is nobody's: a bundle or its catalog may name one that nobody here asked for.
+    fn with_kernel_of(&self, there: &Self) -> Option<Self> {
+        let chosen = there.kernel_chosen || (there.is_own_word() && there.kernel.is_some());
+        let said = if self.is_own_word() { self.kernel.is_some() } else { self.kernel_chosen };
+        (chosen && !said).then(|| Self {
+            kernel: there.kernel.clone(),
+            kernel_chosen: there.kernel_chosen,
+            ..self.clone()
+        })
     }
 
     /// Notes one more source it comes from, if that can be had again; whether that is news.

@@ -4,7 +4,7 @@
 //! work once: the second waits for the first and takes its result.
 
 use super::{
-    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, ReliedOn,
+    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, Reliance,
     Source, SourceError,
     draft::{Algorithm, Draft, ROOTFS, digest, hexadecimal},
     manifest::FORMAT,
@@ -121,7 +121,7 @@ impl ImageStore {
         &self,
         entry: &CatalogEntry,
         registries: &Registries,
-        relied_on: ReliedOn<'_>,
+        relied_on: &dyn Reliance,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         let mut last = None;

@@ -4,11 +4,11 @@
 //! cannot be read fails a pull rather than let through what it might have replaced.
 
 use super::off_thread;
-use crate::{config::CatalogPlace, failures::because};
+use crate::{config::CatalogPlace, failures::because, operation::blocking};
 use banger_artifacts::{
     fetch::Client,
     image::{Catalog, CatalogEntry, CatalogError},
-    job::{Cancel, Job, Silent},
+    job::Silent,
 };
 use banger_proto::{
     failure::{Code, Failure},
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// How long a downloaded catalog is good for.
 const FRESH: Duration = Duration::from_secs(60);
@@ -63,10 +64,9 @@ impl ImageOffers {
                 {
                     return Ok(Arc::clone(catalog));
                 }
-                let got = off_thread(move || {
-                    let job = Job { progress: &Silent, cancel: &Cancel::default() };
-                    Catalog::download(&address, &patience(), &job)
-                });
+                // It ends when nobody waits for it any more.
+                let (silent, stop) = (Arc::new(Silent), CancellationToken::new());
+                let got = blocking(silent, &stop, move |job| Catalog::download(&address, &patience(), &job));
                 let catalog = Arc::new(got.await?);
                 downloaded[number] = Some((Instant::now(), Arc::clone(&catalog)));
                 Ok(catalog)

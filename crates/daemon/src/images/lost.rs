@@ -2,11 +2,18 @@
 
 use super::{ImageService, image_offers::ImageOffers, names::in_use};
 use crate::store::{Origin, Store, StoreError};
-use banger_artifacts::image::Source;
+use banger_artifacts::image::{Reliance, Source};
 use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName},
 };
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 impl ImageService {
     /// Why an image that somebody relies on is not here, where it has a name still: `failure` knows no more than its id.
@@ -23,16 +30,20 @@ impl ImageService {
 /// What to say of a lost image that has this name. What the name led to is told by the reference to that very image, where
 /// there is one: pulled by a tag that moved it would be another, and the name would know of the lost one no more.
 pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
+    let pinned = origin.pinned.as_ref();
+    let reference = pinned.map(|pinned| &pinned.reference).or(origin.source.as_ref());
     // By a reference with a digest it would have that for a name, too.
-    let to_be_said = origin.chosen || origin.pinned.is_some();
+    let to_be_said = origin.chosen || reference != origin.source.as_ref();
     let called = if to_be_said { format!(" --name {name}") } else { String::new() };
-    let again = match (origin.catalog(), origin.pinned.as_ref().or(origin.source.as_ref())) {
+    let platform = pinned.and_then(|pinned| pinned.platform.as_ref());
+    let machine = platform.map_or_else(String::new, |platform| format!(" --platform {platform}"));
+    let again = match (origin.catalog(), reference) {
         (Some(entry), _) => {
             format!(
                 "`banger image pull {entry}{called}` brings it back from its catalog ([[image_catalog]] in config.toml)"
             )
         }
-        (None, Some(source)) => format!("`banger image pull {source}{called}` brings it back"),
+        (None, Some(reference)) => format!("`banger image pull {reference}{machine}{called}` brings it back"),
         (None, None) => format!("make it again under that name: `banger image build {name} …`"),
     };
     Failure::new(Code::Unavailable, format!("image {name} was lost when this host went down"))
@@ -40,40 +51,133 @@ pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
         .hint(format!("`banger image delete {name}` gives the name up"))
 }
 
-/// What to say of an image that is not here to who has its bytes from the bundles of a catalog's `entry`, beside a word of
-/// their own on how they are run; `None` where nobody relies on it who had it from elsewhere.
-pub(super) async fn missed(
-    store: &Store,
-    offers: &ImageOffers,
-    id: &ImageId,
-    entry: &ImageName,
-) -> Result<Option<Failure>, StoreError> {
-    let (names, asked) = (store.names_of_image(id).await?, Origin::of_catalog(entry));
-    for name in &names {
-        if let Some((_, origin)) = store.name_origin(name).await?
-            && origin.source.as_ref() != Some(&asked)
-            && !is_of_bundles(offers, &origin).await
-        {
-            return Ok(Some(lost(name, &origin)));
-        }
-    }
-    if !names.is_empty() {
-        return Ok(None);
-    }
-    // No name is left to tell where they had it from.
-    let users = store.vms_of_image(id).await?;
-    Ok((!users.is_empty()).then(|| {
-        let mut failure = in_use(&format!("image {id}"), &users);
-        let believed = format!("`banger image pull --force {entry}` takes the bundle's word for how it is run");
-        failure.hints.insert(0, believed);
-        failure
-    }))
+/// Who relies on images that are not here, for who has their bytes from the bundles of a catalog's entry, beside a word of
+/// their own on how they are run. What other catalogs say is asked once.
+#[derive(Debug)]
+pub(super) struct Relied {
+    store: Store,
+    offers: Arc<ImageOffers>,
+    /// Whose bundles these are.
+    entry: ImageName,
+    /// Of other entries, whether they would bring the image as a bundle again.
+    of_bundles: Mutex<HashMap<ImageName, bool>>,
 }
 
-/// Whether what came from there would come as a bundle again: its word goes before that of no other one.
-async fn is_of_bundles(offers: &ImageOffers, origin: &Origin) -> bool {
-    let Some(Ok(name)) = origin.catalog().map(str::parse) else { return false };
+/// Who relies on an image, as far as that is known.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// Nobody who had it from elsewhere.
+    Nobody,
+    /// Somebody who did: what to say of it.
+    Somebody(Box<Failure>),
+    /// That is for catalogs to say that were not asked.
+    NotYet,
+}
+
+impl Relied {
+    pub(super) fn new(store: Store, offers: Arc<ImageOffers>, entry: ImageName) -> Self {
+        Self { store, offers, entry, of_bundles: Mutex::default() }
+    }
+
+    /// Asks the catalogs that have a say in it.
+    pub(super) async fn ask(&self, id: &ImageId) -> Result<(), StoreError> {
+        for (_, origin) in self.others(id).await? {
+            if let Some(entry) = entry_of(&origin)
+                && self.answer(&entry).is_none()
+            {
+                let is_of_bundles = is_of_bundles(&self.offers, &entry).await;
+                self.of_bundles.lock().unwrap_or_else(PoisonError::into_inner).insert(entry, is_of_bundles);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known without asking anybody.
+    pub(super) async fn known(&self, id: &ImageId) -> Result<Known, StoreError> {
+        let mut not_asked = false;
+        for (name, origin) in self.others(id).await? {
+            match entry_of(&origin).map(|entry| self.answer(&entry)) {
+                // Its word goes before that of no other bundle.
+                Some(Some(true)) => {}
+                Some(None) => not_asked = true,
+                Some(Some(false)) | None => return Ok(Known::Somebody(Box::new(lost(&name, &origin)))),
+            }
+        }
+        if not_asked {
+            return Ok(Known::NotYet);
+        }
+        if !self.store.names_of_image(id).await?.is_empty() {
+            return Ok(Known::Nobody);
+        }
+        // No name is left to tell where they had it from.
+        let users = self.store.vms_of_image(id).await?;
+        if users.is_empty() {
+            return Ok(Known::Nobody);
+        }
+        let mut failure = in_use(&format!("image {id}"), &users);
+        let entry = &self.entry;
+        let believed = format!("`banger image pull --force {entry}` takes the bundle's word for how it is run");
+        failure.hints.insert(0, believed);
+        Ok(Known::Somebody(Box::new(failure)))
+    }
+
+    /// The names that others gave the image.
+    async fn others(&self, id: &ImageId) -> Result<Vec<(ImageName, Origin)>, StoreError> {
+        let (mut others, own) = (Vec::new(), Origin::of_catalog(&self.entry));
+        for name in self.store.names_of_image(id).await? {
+            if let Some((_, origin)) = self.store.name_origin(&name).await?
+                && origin.source.as_ref() != Some(&own)
+            {
+                others.push((name, origin));
+            }
+        }
+        Ok(others)
+    }
+
+    fn answer(&self, entry: &ImageName) -> Option<bool> {
+        self.of_bundles.lock().unwrap_or_else(PoisonError::into_inner).get(entry).copied()
+    }
+}
+
+/// The same for code that blocks, on behalf of somebody who may give up.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) relied: Arc<Relied>,
+    pub(super) runtime: Handle,
+    pub(super) stop: CancellationToken,
+}
+
+impl Reliance for Waiting {
+    fn is_relied_on(&self, id: &ImageId) -> io::Result<Option<bool>> {
+        match self.runtime.block_on(self.relied.known(id)).map_err(io::Error::other)? {
+            Known::Nobody => Ok(Some(false)),
+            Known::Somebody(_) => Ok(Some(true)),
+            Known::NotYet => Ok(None),
+        }
+    }
+
+    fn ask(&self, id: &ImageId) -> io::Result<()> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => Err(io::Error::other("it was given up")),
+                asked = self.relied.ask(id) => asked.map_err(io::Error::other),
+            }
+        })
+    }
+}
+
+/// The catalog's entry an image came from, if it came from one.
+fn entry_of(origin: &Origin) -> Option<ImageName> {
+    origin.catalog()?.parse().ok()
+}
+
+/// Whether what came from this entry would come as a bundle again.
+async fn is_of_bundles(offers: &ImageOffers, entry: &ImageName) -> bool {
     // What cannot be read now may say otherwise.
-    let Ok(Some(entry)) = offers.find(&name).await else { return false };
+    let Ok(Some(entry)) = offers.find(entry).await else { return false };
     entry.sources.iter().all(|source| matches!(source, Ok(Source::Bundle(_))))
 }
+
+#[cfg(test)]
+mod tests;

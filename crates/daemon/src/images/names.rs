@@ -9,7 +9,7 @@ use crate::{
     failpoint,
     failures::Explain,
     operation::{Operation, blocking},
-    store::Origin,
+    store::{Origin, Pinned},
 };
 use banger_artifacts::{image::ImageError, publish::NameLock};
 use banger_proto::{
@@ -28,8 +28,8 @@ pub(super) struct Claim {
     pub(super) chosen: bool,
     /// A person said that the name may be taken from another image.
     pub(super) force: bool,
-    /// The reference to the very image, where `source` is a tag.
-    pub(super) pinned: Option<String>,
+    /// What leads to the very image, where `source` alone may not.
+    pub(super) pinned: Option<Pinned>,
 }
 
 /// What a reference means.
@@ -290,4 +290,4 @@ fn listed(names: &[ImageName]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

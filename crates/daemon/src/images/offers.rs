@@ -5,10 +5,10 @@
 //! unreadable catalog might have replaced; a listing shows what there is and says what is missing.
 
 use super::off_thread;
-use crate::{config::CatalogPlace, failures::because};
+use crate::{config::CatalogPlace, failures::because, operation::blocking};
 use banger_artifacts::{
     fetch::Client,
-    job::{Cancel, Job, Silent},
+    job::Silent,
     kernel::{Catalog, CatalogEntry, CatalogError},
 };
 use banger_proto::{
@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// What the catalog in the program is called.
 const BUILT_IN: &str = "built-in";
@@ -94,10 +95,9 @@ impl KernelOffers {
                 {
                     return Ok(Arc::clone(catalog));
                 }
-                let got = off_thread(move || {
-                    let job = Job { progress: &Silent, cancel: &Cancel::default() };
-                    Catalog::download(&address, &patience(), &job)
-                });
+                // It ends when nobody waits for it any more.
+                let (silent, stop) = (Arc::new(Silent), CancellationToken::new());
+                let got = blocking(silent, &stop, move |job| Catalog::download(&address, &patience(), &job));
                 got.await.map(|catalog| {
                     let catalog = Arc::new(catalog);
                     downloaded[number] = Some((Instant::now(), Arc::clone(&catalog)));

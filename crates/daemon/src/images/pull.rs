@@ -6,17 +6,17 @@
 
 use super::{
     ImageService,
-    lost::{lost, missed},
+    lost::{Known, Relied, Waiting, lost},
     names::Claim,
     off_thread, seconds,
 };
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
-    store::Origin,
+    store::{Origin, Pinned},
 };
 use banger_artifacts::{
-    image::{CatalogEntry, Image, ImageError, PullRequest, Source},
+    image::{CatalogEntry, Image, ImageError, PullRequest, Reliance, Source},
     oci::{ImageSource, Platform, Reference},
 };
 use banger_proto::{
@@ -25,7 +25,6 @@ use banger_proto::{
     name::{ImageId, ImageName, KernelName},
 };
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -242,31 +241,28 @@ impl ImageService {
         let believed = if force { " by force" } else { "" };
         let key = with_logins(format!("{name}{believed}"), logins.as_deref().filter(|_| asks));
         let (images, registries) = (self.images.clone(), self.registries_with(logins)?);
-        let (store, offers) = (self.store.clone(), Arc::clone(&self.image_offers));
+        let relied = Arc::new(Relied::new(self.store.clone(), Arc::clone(&self.image_offers), entry.name.clone()));
         let image = self
             .image_pulls
             .join(&key, operation, move |progress, stop| async move {
-                let (names, catalogs, asked) = (store.clone(), Arc::clone(&offers), entry.name.clone());
+                let waiting = Waiting { relied: Arc::clone(&relied), runtime: Handle::current(), stop: stop.clone() };
                 let pulled = blocking(progress, &stop, move |job| {
-                    let runtime = Handle::current();
-                    let relied_on = |id: &ImageId| {
-                        if force {
-                            return Ok(false);
-                        }
-                        let missed = runtime.block_on(missed(&names, &catalogs, id, &entry.name));
-                        missed.map(|missed| missed.is_some()).map_err(io::Error::other)
-                    };
-                    images.pull(&entry, &registries, &relied_on, &job)
+                    let believed = |_: &ImageId| Ok(false);
+                    let relied_on: &dyn Reliance = if force { &believed } else { &waiting };
+                    images.pull(&entry, &registries, relied_on, &job)
                 });
                 let error = match pulled.await {
                     Ok(image) => return Ok(image),
                     Err(error) => error,
                 };
                 let hints = match error.root() {
-                    ImageError::Missed { id } => missed(&store, &offers, id, &asked).await?.map(|missed| missed.hints),
-                    _ => None,
+                    ImageError::Missed { id } => match relied.known(id).await? {
+                        Known::Somebody(missed) => missed.hints,
+                        Known::Nobody | Known::NotYet => Vec::new(),
+                    },
+                    _ => Vec::new(),
                 };
-                Err(hints.into_iter().flatten().fold(error.explain(), Failure::hint))
+                Err(hints.into_iter().fold(error.explain(), Failure::hint))
             })
             .await?;
         operation.notice(format!("pulled image {name} in {}", seconds(began)));
@@ -285,6 +281,7 @@ impl ImageService {
             })?,
             None => Platform::host(),
         };
+        let elsewhere = (platform != Platform::host()).then(|| platform.clone());
         let shown = source.to_string();
         let given = match (&request.name, &source) {
             (Some(name), _) => Some(name.clone()),
@@ -321,7 +318,8 @@ impl ImageService {
             agree_on_kernel(asked, &pulled.image)?;
             self.kernel(asked, false, operation).await?;
         }
-        claim.pinned = pulled.pinned;
+        let reference = pulled.pinned.or_else(|| elsewhere.is_some().then_some(shown));
+        claim.pinned = reference.map(|reference| Pinned { reference, platform: elsewhere });
         self.give_name(&name, &pulled.image.manifest.id, &claim, operation).await?;
         if pulled.known {
             operation.notice(format!("image {name} is up to date"));

@@ -1,8 +1,10 @@
 //! The `image_names` table: which image a name means now. Images themselves are directories of the image store.
 
 use super::{Store, StoreError};
+use banger_artifacts::oci::Platform;
 use banger_proto::name::{ImageId, ImageName};
 use rusqlite::{OptionalExtension as _, params};
+use std::fmt;
 
 /// How an image came to a name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,8 +13,36 @@ pub struct Origin {
     pub source: Option<String>,
     /// A person gave the name, rather than the image's source.
     pub chosen: bool,
-    /// The reference to the very image, where the source may lead to another by now.
-    pub pinned: Option<String>,
+    /// What leads to the very image, where the source alone may lead to another or to none.
+    pub pinned: Option<Pinned>,
+}
+
+/// What leads to one image and no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// With a digest, where its source is a registry.
+    pub reference: String,
+    /// For which machines, where they are not of this host's kind.
+    pub platform: Option<Platform>,
+}
+
+/// As it is written down: the reference, and the platform behind it where there is one.
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reference)?;
+        self.platform.as_ref().map_or(Ok(()), |platform| write!(f, " {platform}"))
+    }
+}
+
+impl From<String> for Pinned {
+    fn from(text: String) -> Self {
+        // Only a file's reference may have a blank in it, and that is not pinned but for its platform.
+        let parts = text.rsplit_once(' ').and_then(|(reference, platform)| Some((reference, platform.parse().ok()?)));
+        match parts {
+            Some((reference, platform)) => Self { reference: reference.to_owned(), platform: Some(platform) },
+            None => Self { reference: text, platform: None },
+        }
+    }
 }
 
 /// What the source of a catalog's image begins with, before the entry's name.
@@ -35,12 +65,13 @@ impl Store {
     /// given while it comes from there.
     pub async fn name_image(&self, name: &ImageName, id: &ImageId, origin: Origin) -> Result<(), StoreError> {
         let (name, id) = (name.to_string(), id.to_string());
+        let pinned = origin.pinned.map(|pinned| pinned.to_string());
         self.call(move |connection| {
             connection.execute(
                 "INSERT INTO image_names (name, image_id, source, chosen, pinned) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id, source = excluded.source,
                      chosen = excluded.chosen OR (source IS excluded.source AND chosen), pinned = excluded.pinned",
-                params![name, id, origin.source, origin.chosen, origin.pinned],
+                params![name, id, origin.source, origin.chosen, pinned],
             )?;
             Ok(())
         })
@@ -53,7 +84,8 @@ impl Store {
         self.call(move |connection| {
             let row = connection
                 .query_row("SELECT image_id, source, chosen, pinned FROM image_names WHERE name = ?1", [&name], |row| {
-                    let origin = Origin { source: row.get(1)?, chosen: row.get(2)?, pinned: row.get(3)? };
+                    let pinned = row.get::<_, Option<String>>(3)?.map(Pinned::from);
+                    let origin = Origin { source: row.get(1)?, chosen: row.get(2)?, pinned };
                     Ok((row.get::<_, String>(0)?, origin))
                 })
                 .optional()?;
@@ -131,7 +163,7 @@ fn garbled(name: &str, source: banger_proto::name::InvalidName) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::Origin;
+    use super::{Origin, Pinned};
     use crate::store::tests::store;
 
     #[tokio::test]
@@ -142,7 +174,7 @@ mod tests {
         store.name_image(&name, &old, Origin::default()).await.unwrap();
         assert_eq!(store.name_origin(&name).await.unwrap(), Some((old.clone(), Origin::default())));
         let pulled = |source: &str, chosen: bool| {
-            let pinned = chosen.then(|| format!("{source}@sha256:00"));
+            let pinned = chosen.then(|| Pinned { reference: format!("{source}@sha256:00"), platform: None });
             Origin { source: Some(source.into()), chosen, pinned }
         };
         for (given, found) in [
@@ -165,5 +197,18 @@ mod tests {
         assert_eq!(store.image_names().await.unwrap().len(), 1);
         store.unname_image(&new).await.unwrap();
         assert_eq!(store.image_named(&name).await.unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_pinned_is_read_as_it_was_written() {
+        for (text, reference, platform) in [
+            ("a.example/app:v1@sha256:00", "a.example/app:v1@sha256:00", None),
+            ("a.example/app:v1@sha256:00 linux/arm/v7", "a.example/app:v1@sha256:00", Some("linux/arm/v7")),
+            ("oci:/my layout:app linux/arm64", "oci:/my layout:app", Some("linux/arm64")),
+        ] {
+            let platform = platform.map(|platform: &str| platform.parse().unwrap());
+            let pinned = Pinned { reference: reference.into(), platform };
+            assert_eq!((pinned.to_string(), Pinned::from(text.to_owned())), (text.to_owned(), pinned));
+        }
     }
 }

@@ -321,7 +321,12 @@ fn a_catalog_entry_without_a_usable_source_says_why() {
     let catalog = crate::image::Catalog::parse(json).unwrap();
     let cancel = Cancel::default();
     let error = store
-        .pull(&catalog.entries()[0], &registries(&store), &|_| Ok(false), &Job { progress: &Silent, cancel: &cancel })
+        .pull(
+            &catalog.entries()[0],
+            &registries(&store),
+            &|_: &ImageId| Ok(false),
+            &Job { progress: &Silent, cancel: &cancel },
+        )
         .unwrap_err();
     assert!(error.is_unsupported(), "{error:?}");
     assert!(error.root().to_string().contains("teleport"), "{error:?}");
@@ -334,7 +339,12 @@ fn a_cancelled_pull_says_so_and_leaves_nothing() {
     let cancel = Cancel::default();
     cancel.cancel();
     let error = store
-        .pull(&catalog.entries()[0], &registries(&store), &|_| Ok(false), &Job { progress: &Silent, cancel: &cancel })
+        .pull(
+            &catalog.entries()[0],
+            &registries(&store),
+            &|_: &ImageId| Ok(false),
+            &Job { progress: &Silent, cancel: &cancel },
+        )
         .unwrap_err();
     assert!(error.is_cancelled(), "{error:?}");
     assert_eq!(fs::read_dir(store.shelf.directory()).unwrap().count(), 0);

@@ -3,16 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use super::{
-    registry::{Content, Host, reference},
-    sources::{bundle, entry, one_image, pull, with_manifest},
+    registry::{Content, Host, chain, reference},
+    sources::{bundle, entry, one_image, pull, pull_unless, with_manifest},
 };
 use crate::{sha256, web::Server};
 use banger_artifacts::{
-    image::{CatalogEntry, Image, PullRequest, Source},
+    image::{CatalogEntry, Image, ImageError, PullRequest, Reliance, Source},
     job::{Job, Silent},
 };
-use banger_proto::name::ImageId;
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use banger_proto::name::{ImageId, KernelName};
+use banger_testkit::wait_until;
+use std::{
+    cell::{Cell, RefCell},
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
 
 /// Packs an image, and takes it away; who serves the bundle, and an entry that offers it.
 fn published(host: &Host, id: &ImageId) -> (Server, CatalogEntry) {
@@ -69,6 +75,95 @@ fn a_kernel_that_was_chosen_for_a_bundle_stays_when_the_image_turns_out_to_be_an
         assert_eq!((&back.id, back.kernel.is_some()), (&image.manifest.id, chosen));
         assert_eq!(back.also.len(), 1, "it is known by both");
     }
+}
+
+/// As if the disk had refused the image, once it has it.
+fn refuse(image: &Image) {
+    let mark = image.rootfs.with_file_name(".unsynced");
+    let synced = || if mark.exists() { Err("it is marked".to_owned()) } else { Ok(()) };
+    wait_until(Duration::from_secs(60), "an image on the disk", synced);
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    fs::write(&mark, format!("failed {boot}")).unwrap();
+}
+
+#[test]
+fn a_kernel_that_was_chosen_stays_when_the_image_comes_again_for_one_that_the_disk_refused() {
+    let (_content, registry, host, image) = pulled();
+    let (_server, offer) = published(&host, &image.manifest.id);
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    let [mine, theirs]: [KernelName; 2] = ["mine-1", "theirs-1"].map(|name| name.parse().unwrap());
+    let offered = |kernel: &KernelName, chosen| {
+        let entry = CatalogEntry { kernel: Some(kernel.clone()), kernel_chosen: chosen, ..offer.clone() };
+        pull(&host, &entry).unwrap_or_else(|error| panic!("{}", chain(&error)))
+    };
+    let from_registry = |kernel: Option<&KernelName>| {
+        let (source, kernel) = (reference(&registry, "v1").parse().unwrap(), kernel.cloned());
+        let (platform, name) = ("linux/amd64".parse().unwrap(), "app".parse().unwrap());
+        let job = Job { progress: &Silent, cancel: &host.cancel };
+        let pulled = host.store.pull_oci(&host.registries, &PullRequest { source, platform, name, kernel }, &job);
+        pulled.unwrap().image
+    };
+    let has = |image: &Image, kernel: Option<&KernelName>, chosen: bool| {
+        assert_eq!((image.manifest.kernel.as_ref(), image.manifest.kernel_chosen), (kernel, chosen));
+        assert_eq!(host.store.get(&image.manifest.id).unwrap(), *image);
+        refuse(image);
+    };
+    // What the catalog says of it is nobody's choice here, and goes with what was refused.
+    has(&offered(&theirs, false), Some(&theirs), false);
+    has(&from_registry(None), None, false);
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    // What was chosen stays, wherever the image comes from, until something else is chosen.
+    has(&offered(&mine, true), Some(&mine), true);
+    has(&offered(&theirs, false), Some(&mine), true);
+    has(&offered(&theirs, true), Some(&theirs), true);
+    has(&from_registry(None), Some(&theirs), true);
+    has(&from_registry(Some(&mine)), Some(&mine), false);
+    has(&from_registry(None), Some(&mine), false);
+}
+
+/// Knows nothing until it has asked, and has something done meanwhile.
+struct Asks<'a> {
+    host: &'a Host,
+    meanwhile: &'a dyn Fn(),
+    answer: bool,
+    asked: Cell<u32>,
+    turns: RefCell<Vec<bool>>,
+}
+
+impl Reliance for Asks<'_> {
+    fn is_relied_on(&self, _: &ImageId) -> io::Result<Option<bool>> {
+        Ok((self.asked.get() > 0).then_some(self.answer))
+    }
+
+    fn ask(&self, id: &ImageId) -> io::Result<()> {
+        self.asked.set(self.asked.get() + 1);
+        self.turns.borrow_mut().push(self.host.store.try_turn(id).unwrap().is_some());
+        (self.meanwhile)();
+        if self.host.cancel.is_cancelled() { Err(io::Error::other("it was given up")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn nobody_waits_for_an_image_while_it_is_asked_who_relies_on_it() {
+    let (_content, registry, host, image) = pulled();
+    let (_server, entry) = published(&host, &image.manifest.id);
+    let comes = || drop(host.image(&reference(&registry, "v1")));
+    let asking = |meanwhile: &dyn Fn(), answer: bool| {
+        host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+        let (asked, turns) = (Cell::default(), RefCell::default());
+        let asks = Asks { host: &host, meanwhile, answer, asked, turns };
+        let outcome = pull_unless(&host, &entry, &asks);
+        assert_eq!(asks.turns.into_inner(), [true], "it was asked once, and the image was free meanwhile");
+        outcome
+    };
+    assert!(matches!(asking(&|| (), false).unwrap().manifest.source, Source::Bundle(_)));
+    let missed = asking(&|| (), true).unwrap_err();
+    assert!(matches!(missed.root(), ImageError::Missed { .. }), "{}", chain(&missed));
+    // What came in that time is the image, whoever relies on it.
+    assert!(matches!(asking(&comes, true).unwrap().manifest.source, Source::Oci(_)));
+    let given_up = asking(&|| host.cancel.cancel(), false).unwrap_err();
+    assert!(given_up.is_cancelled(), "{}", chain(&given_up));
+    host.nothing_left();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use banger_artifacts::{
     image::{Catalog, DebianRecipe},
     job::{Job, Part, PartState, Progress},
 };
+use banger_proto::name::ImageId;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
@@ -70,7 +71,7 @@ fn child() {
         }
         Some(("catalog", path)) => {
             let catalog = Catalog::read(Path::new(path)).unwrap();
-            host.store.pull(&catalog.entries()[0], &host.registries, &|_| Ok(false), &job)
+            host.store.pull(&catalog.entries()[0], &host.registries, &|_: &ImageId| Ok(false), &job)
         }
         _ => host.pull_watched(&work, &progress).map(|pulled| pulled.image),
     };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{ext4::Image, full::Tmpfs, sha256, web::Server};
 use banger_artifacts::{
-    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, ReliedOn, Source},
+    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, Reliance, Source},
     job::{Cancel, Job, Progress, Silent},
 };
 use banger_proto::name::ImageId;
@@ -43,10 +43,10 @@ fn oci(reference: &str) -> Value {
 }
 
 pub(super) fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError> {
-    pull_unless(host, entry, &|_| Ok(false))
+    pull_unless(host, entry, &|_: &ImageId| Ok(false))
 }
 
-fn pull_unless(host: &Host, entry: &CatalogEntry, relied_on: ReliedOn<'_>) -> Result<Kept, ImageError> {
+pub(super) fn pull_unless(host: &Host, entry: &CatalogEntry, relied_on: &dyn Reliance) -> Result<Kept, ImageError> {
     host.store.pull(entry, &host.registries, relied_on, &Job { progress: &Silent, cancel: &host.cancel })
 }
 
@@ -351,7 +351,8 @@ fn a_bundle_whose_word_does_not_count_is_told_so() {
         let all = heard.len() == expected.len() && heard.iter().zip(expected).all(|(said, part)| said.contains(part));
         assert!(all, "{heard:#?}, not {expected:#?}");
     };
-    let from_bundle = |job: &Job<'_>| drop(host.store.pull(&entry, &host.registries, &|_| Ok(false), job).unwrap());
+    let from_bundle =
+        |job: &Job<'_>| drop(host.store.pull(&entry, &host.registries, &|_: &ImageId| Ok(false), job).unwrap());
     told(&["run as that one says, not as this one"], &from_bundle);
     host.store.delete(&image.manifest.id, &host.cancel).unwrap();
     told(&[], &from_bundle);

@@ -1,20 +1,13 @@
 //! Names and deletions of images, in a service with one of each.
 
-use super::{
-    super::{image_offers::ImageOffers, lost::missed},
-    *,
-};
-use crate::{
-    config::CatalogPlace,
-    store::{VmRow, tests::sample},
-};
+use super::*;
+use crate::store::{VmRow, tests::sample};
 use banger_artifacts::{
     job::{Cancel, Job, Silent},
     oci::Limits,
     rootfs::{Format, RootfsBuilder},
 };
 use banger_proto::layout::Layout;
-use serde_json::{Value, json};
 use std::time::Duration;
 
 #[test]
@@ -44,7 +37,7 @@ fn a_name_goes_to_what_it_was_given_for() {
 }
 
 /// A service with one image, which is called `my`, and one kernel, which is good for nothing.
-async fn service(dir: &std::path::Path) -> (ImageService, ImageId) {
+pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, ImageId) {
     let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.into()), 0).unwrap();
     let store = crate::store::Store::open(&dir.join("state.db")).unwrap();
     let service = ImageService::open(&layout, store, "/agent".into(), vec![], vec![], Limits::default()).unwrap();
@@ -189,141 +182,6 @@ async fn a_damaged_image_can_be_deleted_by_name_and_by_id() {
         service.delete_image(&reference, &Operation::silent()).await.unwrap();
         assert_eq!((service.images.ids().unwrap(), service.store.image_names().await.unwrap()), (vec![], vec![]));
     }
-}
-
-#[tokio::test]
-async fn a_lost_images_own_name_leads_to_no_strangers() {
-    let dir = tempfile::tempdir().unwrap();
-    let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
-    let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
-    for (name, chosen) in [(&mine, true), (&usual, false)] {
-        let claim = Claim::pulled("registry.local/app:latest".into(), chosen, false);
-        service.give_name(name, &id, &claim, &silent).await.unwrap();
-        assert_eq!(service.proper_name(name).await.unwrap(), *name);
-    }
-    service.images.delete(&id, &Cancel::default()).unwrap();
-    let (proper, image) = (service.proper_name(&mine).await, service.image(&mine, None, &silent).await);
-    let (shown, bundled) = (service.show_image("mine").await, service.resolve("mine").await);
-    for lost in [proper.unwrap_err(), image.unwrap_err(), shown.unwrap_err(), bundled.unwrap_err()] {
-        assert_eq!((lost.code, &*lost.message), (Code::Unavailable, "image mine was lost when this host went down"));
-        assert!(lost.hints[0].contains("banger image pull registry.local/app:latest --name mine"), "{lost}");
-    }
-    // What is asked about is what was here, whoever gave the name.
-    assert_eq!(
-        service.resolve("usual").await.unwrap_err().message,
-        "image usual:latest was lost when this host went down"
-    );
-    // What its source is called comes from there again.
-    assert_eq!(service.proper_name(&"usual".parse().unwrap()).await.unwrap(), usual);
-    service.know_what_goes("mine").await.unwrap();
-    // Given up, it may mean something else.
-    service.delete_image("mine", &silent).await.unwrap();
-    assert_eq!(service.proper_name(&mine).await.unwrap().as_str(), "mine:latest");
-    assert_eq!(service.delete_image("mine", &silent).await.unwrap_err().code, Code::NotFound);
-}
-
-#[tokio::test]
-async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
-    let dir = tempfile::tempdir().unwrap();
-    let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
-    let [offered, gone] = ["debian-bookworm", "given-up"].map(|name| name.parse::<ImageName>().unwrap());
-    for name in [&offered, &gone] {
-        service.give_name(name, &id, &Claim::pulled(Origin::of_catalog(name), false, false), &silent).await.unwrap();
-    }
-    service.images.delete(&id, &Cancel::default()).unwrap();
-    assert_eq!(service.proper_name(&offered).await.unwrap(), offered);
-    let lost = service.proper_name(&gone).await.unwrap_err();
-    assert!(lost.message.contains("image given-up was lost") && lost.hints[0].contains("[[image_catalog]]"), "{lost}");
-    // A VM that has it hears of it by its name, not by its id.
-    service.delete_image("my", &silent).await.unwrap();
-    service.delete_image("given-up", &silent).await.unwrap();
-    let lost = service.image_by_id(&id, &silent).await.unwrap_err();
-    assert!(lost.message.contains("image debian-bookworm was lost"), "{lost}");
-    service.delete_image("debian-bookworm", &silent).await.unwrap();
-    assert_eq!(service.image_by_id(&id, &silent).await.unwrap_err().code, Code::NotFound);
-}
-
-#[tokio::test]
-async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
-    let dir = tempfile::tempdir().unwrap();
-    let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
-    service.delete_image("my", &silent).await.unwrap();
-    let name = "app:v1".parse().unwrap();
-    let pinned = Some("registry.local/app:v1@sha256:00".to_owned());
-    let origin = Origin { source: Some("registry.local/app:v1".into()), chosen: false, pinned };
-    service.store.name_image(&name, &id, origin).await.unwrap();
-    let lost = service.image_by_id(&id, &silent).await.unwrap_err();
-    let [exact, _] = &lost.hints[..] else { panic!("{lost}") };
-    // Under the name it has: by itself that reference would be called with its digest.
-    let again = "`banger image pull registry.local/app:v1@sha256:00 --name app:v1` brings it back";
-    assert!(exact.contains(again), "{exact}");
-}
-
-#[tokio::test]
-async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_from() {
-    let dir = tempfile::tempdir().unwrap();
-    let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
-    let [offered, other] = ["offered", "other"].map(|name| name.parse::<ImageName>().unwrap());
-    let source = Origin::of_catalog(&offered);
-    service.give_name(&offered, &id, &Claim::pulled(source, false, false), &silent).await.unwrap();
-    let missed = async |entry| missed(&service.store, &service.image_offers, &id, entry).await.unwrap();
-    // It was made here too.
-    let made = missed(&offered).await.unwrap();
-    assert!(made.hints[0].contains("banger image build my"), "{made}");
-    service.delete_image("my", &silent).await.unwrap();
-    let mut vm: VmRow = sample("v");
-    vm.spec.image_id = id.clone();
-    service.store.insert_vm(vm.clone()).await.unwrap();
-    assert!(missed(&offered).await.is_none(), "it is the catalog's alone");
-    assert!(missed(&other).await.unwrap().hints[0].contains("banger image pull offered"));
-    service.store.unname_image(&id).await.unwrap();
-    let unnamed = missed(&offered).await.unwrap();
-    let [believed, given_up] = &unnamed.hints[..] else { panic!("{unnamed}") };
-    assert!(believed.contains("`banger image pull --force offered` takes the bundle's word"), "{unnamed}");
-    assert!(given_up.contains("banger vm delete v"), "{unnamed}");
-    service.store.delete_vm(&vm.id).await.unwrap();
-    assert!(missed(&offered).await.is_none());
-}
-
-#[tokio::test]
-async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
-    let [one, two, built] = ["one", "two", "built"].map(|name| name.parse::<ImageName>().unwrap());
-    let bundle = json!({"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1});
-    let recipe = json!({"type": "mmdebstrap", "suite": "bookworm"});
-    let offer = |name: &ImageName, sources: &[&Value]| json!({"name": name, "arch": std::env::consts::ARCH, "sources": sources});
-    let entries = [offer(&one, &[&bundle]), offer(&two, &[&bundle]), offer(&built, &[&bundle, &recipe])];
-    let catalog = dir.path().join("catalog.json");
-    std::fs::write(&catalog, json!({"version": 1, "entries": entries}).to_string()).unwrap();
-    let offers = ImageOffers::new(vec![CatalogPlace::Path(catalog.clone())]);
-    let name = async |name: &ImageName| {
-        let claim = Claim::pulled(Origin::of_catalog(name), false, false);
-        service.give_name(name, &id, &claim, &silent).await.unwrap();
-    };
-    let missed = async |entry| missed(&service.store, &offers, &id, entry).await.unwrap();
-    name(&one).await;
-    name(&two).await;
-    service.delete_image("my", &silent).await.unwrap();
-    let mut vm: VmRow = sample("v");
-    vm.spec.image_id = id.clone();
-    service.store.insert_vm(vm).await.unwrap();
-    for entry in [&one, &two] {
-        assert!(missed(entry).await.is_none(), "{entry}");
-    }
-    // What can be made anew has a word of its own.
-    name(&built).await;
-    assert!(missed(&one).await.unwrap().hints[0].contains("`banger image pull built` brings it back"));
-    assert!(missed(&built).await.is_none());
-    // So may what a catalog says that cannot be read now.
-    service.store.unname(&built).await.unwrap();
-    std::fs::remove_file(&catalog).unwrap();
-    assert!(missed(&one).await.unwrap().hints[0].contains("`banger image pull two` brings it back"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! that schema wrote into it after it had brought it up to date. So a user's database of any age is one of the steps here.
 
 use super::*;
-use crate::store::{Lease, Seat, Store, VmRow};
+use crate::store::{Lease, Pinned, Seat, Store, VmRow};
 use banger_proto::api::vm::VmState;
 use rusqlite_migration::SchemaVersion;
 
@@ -93,8 +93,8 @@ async fn what_earlier_daemons_wrote_means_what_it_meant() {
         ("app:v1", Some("registry.local/app:v1"), false, Some("registry.local/app:v1@sha256:00")),
     ] {
         let origin = store.name_origin(&name.parse().unwrap()).await.unwrap().unwrap().1;
-        let found = (origin.source.as_deref(), origin.chosen, origin.pinned.as_deref());
-        assert_eq!(found, (source, chosen, pinned), "{name}");
+        let pinned = pinned.map(|reference: &str| Pinned { reference: reference.to_owned(), platform: None });
+        assert_eq!((origin.source.as_deref(), origin.chosen, origin.pinned), (source, chosen, pinned), "{name}");
     }
 
     let web = get("web").await;

@@ -1,0 +1,203 @@
+//! What is said of images that are lost, and whose word is taken for them.
+
+use super::*;
+use crate::{
+    config::CatalogPlace,
+    images::names::{Claim, tests::service},
+    operation::Operation,
+    store::{Pinned, VmRow, tests::sample},
+};
+use banger_artifacts::job::Cancel;
+use serde_json::{Value, json};
+use std::net::TcpListener;
+
+/// What there is to say to whoever has the image's bytes from a bundle of `entry`, once everybody was asked.
+async fn missed(store: &Store, offers: &Arc<ImageOffers>, id: &ImageId, entry: &ImageName) -> Option<Failure> {
+    let relied = Relied::new(store.clone(), Arc::clone(offers), entry.clone());
+    relied.ask(id).await.unwrap();
+    match relied.known(id).await.unwrap() {
+        Known::Nobody => None,
+        Known::Somebody(failure) => Some(*failure),
+        Known::NotYet => panic!("everybody was asked"),
+    }
+}
+
+#[tokio::test]
+async fn a_lost_images_own_name_leads_to_no_strangers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
+    for (name, chosen) in [(&mine, true), (&usual, false)] {
+        let claim = Claim::pulled("registry.local/app:latest".into(), chosen, false);
+        service.give_name(name, &id, &claim, &silent).await.unwrap();
+        assert_eq!(service.proper_name(name).await.unwrap(), *name);
+    }
+    service.images.delete(&id, &Cancel::default()).unwrap();
+    let (proper, image) = (service.proper_name(&mine).await, service.image(&mine, None, &silent).await);
+    let (shown, bundled) = (service.show_image("mine").await, service.resolve("mine").await);
+    for lost in [proper.unwrap_err(), image.unwrap_err(), shown.unwrap_err(), bundled.unwrap_err()] {
+        assert_eq!((lost.code, &*lost.message), (Code::Unavailable, "image mine was lost when this host went down"));
+        assert!(lost.hints[0].contains("banger image pull registry.local/app:latest --name mine"), "{lost}");
+    }
+    // What is asked about is what was here, whoever gave the name.
+    assert_eq!(
+        service.resolve("usual").await.unwrap_err().message,
+        "image usual:latest was lost when this host went down"
+    );
+    // What its source is called comes from there again.
+    assert_eq!(service.proper_name(&"usual".parse().unwrap()).await.unwrap(), usual);
+    service.know_what_goes("mine").await.unwrap();
+    // Given up, it may mean something else.
+    service.delete_image("mine", &silent).await.unwrap();
+    assert_eq!(service.proper_name(&mine).await.unwrap().as_str(), "mine:latest");
+    assert_eq!(service.delete_image("mine", &silent).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [offered, gone] = ["debian-bookworm", "given-up"].map(|name| name.parse::<ImageName>().unwrap());
+    for name in [&offered, &gone] {
+        service.give_name(name, &id, &Claim::pulled(Origin::of_catalog(name), false, false), &silent).await.unwrap();
+    }
+    service.images.delete(&id, &Cancel::default()).unwrap();
+    assert_eq!(service.proper_name(&offered).await.unwrap(), offered);
+    let lost = service.proper_name(&gone).await.unwrap_err();
+    assert!(lost.message.contains("image given-up was lost") && lost.hints[0].contains("[[image_catalog]]"), "{lost}");
+    // A VM that has it hears of it by its name, not by its id.
+    service.delete_image("my", &silent).await.unwrap();
+    service.delete_image("given-up", &silent).await.unwrap();
+    let lost = service.image_by_id(&id, &silent).await.unwrap_err();
+    assert!(lost.message.contains("image debian-bookworm was lost"), "{lost}");
+    service.delete_image("debian-bookworm", &silent).await.unwrap();
+    assert_eq!(service.image_by_id(&id, &silent).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    service.delete_image("my", &silent).await.unwrap();
+    let name = "app:v1".parse().unwrap();
+    let (tag, exact) = ("registry.local/app:v1", "registry.local/app:v1@sha256:00");
+    let pinned = |reference: &str, platform: Option<&str>| {
+        Some(Pinned { reference: reference.into(), platform: platform.map(|platform| platform.parse().unwrap()) })
+    };
+    for (source, pinned, words) in [
+        // Under the name it has: by itself that reference would be called with its digest.
+        (tag, pinned(exact, None), "registry.local/app:v1@sha256:00 --name app:v1"),
+        (
+            tag,
+            pinned(exact, Some("linux/arm/v7")),
+            "registry.local/app:v1@sha256:00 --platform linux/arm/v7 --name app:v1",
+        ),
+        // A file is called what it was called.
+        ("oci:/a:v1", pinned("oci:/a:v1", Some("linux/arm64")), "oci:/a:v1 --platform linux/arm64"),
+        ("oci:/a:v1", None, "oci:/a:v1"),
+    ] {
+        let origin = Origin { source: Some(source.into()), chosen: false, pinned };
+        service.store.name_image(&name, &id, origin).await.unwrap();
+        let lost = service.image_by_id(&id, &silent).await.unwrap_err();
+        let [again, _] = &lost.hints[..] else { panic!("{lost}") };
+        assert_eq!(*again, format!("`banger image pull {words}` brings it back"));
+    }
+}
+
+#[tokio::test]
+async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [offered, other] = ["offered", "other"].map(|name| name.parse::<ImageName>().unwrap());
+    let source = Origin::of_catalog(&offered);
+    service.give_name(&offered, &id, &Claim::pulled(source, false, false), &silent).await.unwrap();
+    let missed = async |entry| missed(&service.store, &service.image_offers, &id, entry).await;
+    // It was made here too.
+    let made = missed(&offered).await.unwrap();
+    assert!(made.hints[0].contains("banger image build my"), "{made}");
+    service.delete_image("my", &silent).await.unwrap();
+    let mut vm: VmRow = sample("v");
+    vm.spec.image_id = id.clone();
+    service.store.insert_vm(vm.clone()).await.unwrap();
+    assert!(missed(&offered).await.is_none(), "it is the catalog's alone");
+    assert!(missed(&other).await.unwrap().hints[0].contains("banger image pull offered"));
+    service.store.unname_image(&id).await.unwrap();
+    let unnamed = missed(&offered).await.unwrap();
+    let [believed, given_up] = &unnamed.hints[..] else { panic!("{unnamed}") };
+    assert!(believed.contains("`banger image pull --force offered` takes the bundle's word"), "{unnamed}");
+    assert!(given_up.contains("banger vm delete v"), "{unnamed}");
+    service.store.delete_vm(&vm.id).await.unwrap();
+    assert!(missed(&offered).await.is_none());
+}
+
+#[tokio::test]
+async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let silent = Operation::silent();
+    let [one, two, built, strange] = ["one", "two", "built", "strange"].map(|name| name.parse::<ImageName>().unwrap());
+    let bundle = json!({"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1});
+    let recipe = json!({"type": "mmdebstrap", "suite": "bookworm"});
+    let later = json!({"type": "teleport", "url": "https://x.example/a"});
+    let offer = |name: &ImageName, sources: &[&Value]| json!({"name": name, "arch": std::env::consts::ARCH, "sources": sources});
+    let entries = [
+        offer(&one, &[&bundle]),
+        offer(&two, &[&bundle]),
+        offer(&built, &[&bundle, &recipe]),
+        offer(&strange, &[&bundle, &later]),
+    ];
+    let catalog = dir.path().join("catalog.json");
+    std::fs::write(&catalog, json!({"version": 1, "entries": entries}).to_string()).unwrap();
+    let offers = Arc::new(ImageOffers::new(vec![CatalogPlace::Path(catalog.clone())]));
+    let name = async |name: &ImageName| {
+        let claim = Claim::pulled(Origin::of_catalog(name), false, false);
+        service.give_name(name, &id, &claim, &silent).await.unwrap();
+    };
+    let missed = async |entry| missed(&service.store, &offers, &id, entry).await;
+    name(&one).await;
+    name(&two).await;
+    service.delete_image("my", &silent).await.unwrap();
+    let mut vm: VmRow = sample("v");
+    vm.spec.image_id = id.clone();
+    service.store.insert_vm(vm).await.unwrap();
+    for entry in [&one, &two] {
+        assert!(missed(entry).await.is_none(), "{entry}");
+    }
+    // What can be made anew has a word of its own, and what a later banger can read of the catalog may have one.
+    for other in [&built, &strange] {
+        name(other).await;
+        assert!(missed(&one).await.unwrap().hints[0].contains(&format!("`banger image pull {other}` brings it back")));
+        assert!(missed(other).await.is_none());
+        service.store.unname(other).await.unwrap();
+    }
+    // So may what a catalog says that cannot be read now.
+    std::fs::remove_file(&catalog).unwrap();
+    assert!(missed(&one).await.unwrap().hints[0].contains("`banger image pull two` brings it back"));
+}
+
+#[tokio::test]
+async fn who_asks_a_catalog_about_a_lost_image_can_give_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let entry: ImageName = "offered".parse().unwrap();
+    let claim = Claim::pulled(Origin::of_catalog(&entry), false, false);
+    service.give_name(&entry, &id, &claim, &Operation::silent()).await.unwrap();
+    service.delete_image("my", &Operation::silent()).await.unwrap();
+    // It takes the question and says nothing.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let catalog = format!("http://{}/images.json", server.local_addr().unwrap());
+    let offers = Arc::new(ImageOffers::new(vec![CatalogPlace::Url(catalog.parse().unwrap())]));
+    let other = Relied::new(service.store.clone(), offers, "other".parse().unwrap());
+    let (relied, runtime, stop) = (Arc::new(other), Handle::current(), CancellationToken::new());
+    assert!(matches!(relied.known(&id).await.unwrap(), Known::NotYet));
+    let waiting = Waiting { relied: Arc::clone(&relied), runtime, stop: stop.clone() };
+    let asked = tokio::task::spawn_blocking(move || (waiting.is_relied_on(&id).unwrap(), waiting.ask(&id)));
+    let _asking = tokio::task::spawn_blocking(move || server.accept().unwrap().0).await.unwrap();
+    stop.cancel();
+    let (known, outcome) = asked.await.unwrap();
+    assert_eq!((known, outcome.unwrap_err().to_string().as_str()), (None, "it was given up"));
+}
