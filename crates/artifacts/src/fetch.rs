@@ -11,6 +11,7 @@ mod address;
 mod body;
 mod error;
 mod pace;
+mod refusal;
 mod request;
 mod transfer;
 
@@ -21,7 +22,6 @@ pub use request::{Request, Secret, Trust};
 pub use transfer::Head;
 
 use crate::job::Job;
-use pace::Pace;
 use std::time::{Duration, Instant};
 use transfer::Transfer;
 
@@ -37,7 +37,8 @@ const WORTH_A_WORD: Duration = Duration::from_secs(1);
 pub struct Client {
     /// How long a name server and a server may each take until there is a connection.
     pub connect: Duration,
-    /// How long a server may take to answer, and over how long a stretch of waiting its pace is judged.
+    /// How long a server may take to answer, or to say why it does not, and over how long a stretch of waiting its pace is
+    /// judged.
     pub stall: Duration,
     /// Fewest bytes a second that have to come over each such stretch. With a body whose length is known or limited, this
     /// is what ends every download.
@@ -83,7 +84,7 @@ impl Client {
 
     /// Asks once. The answer's head has arrived when this returns.
     pub fn ask<'a>(&self, request: &Request, extent: Extent, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
-        Body::begin(Transfer::start(request.clone(), self)?, extent, Pace::new(self.stall, self.least), job)
+        Body::begin(Transfer::start(request.clone(), self)?, extent, self, job)
     }
 
     /// All of what is at `address`, for small things: at most `max` bytes.

@@ -1,7 +1,7 @@
 //! The reader's side of a download.
 
 use super::{
-    Extent, FetchError, Head, POLL,
+    Client, Extent, FetchError, Head, POLL, Refused,
     pace::Pace,
     transfer::{Event, Transfer},
 };
@@ -45,12 +45,26 @@ pub struct Received {
 
 impl<'a> Body<'a> {
     /// Waits for the head of the answer and compares what it announces with `extent`.
-    pub(super) fn begin(transfer: Transfer, extent: Extent, pace: Pace, job: &Job<'a>) -> Result<Self, FetchError> {
+    pub(super) fn begin(
+        transfer: Transfer,
+        extent: Extent,
+        client: &Client,
+        job: &Job<'a>,
+    ) -> Result<Self, FetchError> {
+        let mut refused: Option<(Instant, Box<Refused>)> = None;
         let head = loop {
             job.cancel.check()?;
+            // What was asked for does not come, and words that drip need not be waited for.
+            if let Some((_, refused)) = refused.take_if(|(since, _)| since.elapsed() >= client.stall) {
+                return Err(FetchError::Status(refused));
+            }
             match transfer.next(POLL) {
                 None => {}
                 Some(Event::Head(head)) => break head,
+                Some(Event::Refused(said)) => {
+                    let since = refused.map_or_else(Instant::now, |(since, _)| since);
+                    refused = Some((since, said));
+                }
                 Some(Event::Failed(error)) => return Err(error),
                 Some(Event::Chunk(..) | Event::End(_)) => unreachable!("a body comes after its head"),
             }
@@ -67,7 +81,7 @@ impl<'a> Body<'a> {
             transfer,
             head,
             job: *job,
-            pace,
+            pace: Pace::new(client.stall, client.least),
             max,
             expected,
             chunk: Vec::new(),
@@ -158,7 +172,7 @@ impl<'a> Body<'a> {
                 }
             },
             Event::Failed(error) => Err(error),
-            Event::Head(_) => unreachable!("there is one head"),
+            Event::Head(_) | Event::Refused(_) => unreachable!("there is one head"),
         }
     }
 

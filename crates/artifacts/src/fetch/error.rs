@@ -126,7 +126,7 @@ pub struct Refused {
     pub excerpt: String,
     /// How a caller may say who they are: the values of `WWW-Authenticate`.
     pub challenges: Vec<String>,
-    /// When to come again, if the server said it in seconds.
+    /// When to come again, if the server said it.
     pub retry_after: Option<Duration>,
 }
 

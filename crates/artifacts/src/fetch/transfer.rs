@@ -2,7 +2,10 @@
 //!
 //! It tells the other side what it does through a short queue, so it is never far ahead, and ends when nobody listens.
 
-use super::{Address, AddressError, Client, FetchError, Refused, Request, Trust};
+use super::{
+    Address, AddressError, Client, FetchError, Refused, Request, Trust,
+    refusal::{EXCERPT, MAX_VALUE, SHOWN},
+};
 use crate::kernel::hex;
 use sha2::{Digest, Sha256};
 use std::{
@@ -30,17 +33,14 @@ const MAX_HEAD: usize = 32 << 10;
 const CHUNK: usize = 128 << 10;
 /// Most chunks that wait to be taken.
 const QUEUE: usize = 8;
-/// Most bytes of an error page read, and most characters of it shown.
-const EXCERPT: usize = 512;
-const SHOWN: usize = 160;
-/// Most characters of a header's value that are looked at, and most challenges of a server that wants to know who asks.
-const MAX_VALUE: usize = 4096;
-const MAX_CHALLENGES: usize = 8;
 
 /// What the thread tells.
 pub(super) enum Event {
     /// The server has it.
     Head(Head),
+    /// The server has it not, or does not give it, and has said so much about that. It may go on: [`Self::Failed`] is the
+    /// end of it.
+    Refused(Box<Refused>),
     /// The next bytes: the first so many of these. They are to be given back ([`Transfer::spent`]).
     Chunk(Vec<u8>, usize),
     /// That was all; SHA-256 of all chunks, unless nobody wants it.
@@ -204,7 +204,7 @@ impl Sender {
                 return Ok(Some(response));
             }
             let location = response.headers().get(header::LOCATION).filter(|_| leads_on(status));
-            let Some(location) = location else { return Err(refused(address, response)) };
+            let Some(location) = location else { return Err(self.refused(address, response)) };
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
             let next = match request.form {
                 // A form may hold a secret, and is not sent a second time to whoever the answer names.
@@ -247,6 +247,25 @@ impl Sender {
             config.proxy(None)
         };
         Ok(config.build().new_agent())
+    }
+
+    /// What it means that the answer is another one. Its page may come as slowly as it likes: how long it is worth waiting for
+    /// is for the other side to know.
+    fn refused(&self, address: Address, response: Response<ureq::Body>) -> FetchError {
+        let mut refused = Refused::head(address, response.status(), response.headers());
+        let mut reader = response.into_body().into_reader();
+        let (mut page, mut have) = ([0; EXCERPT], 0);
+        while have < EXCERPT && self.events.send(Event::Refused(Box::new(refused.clone()))).is_ok() {
+            match reader.read(&mut page[have..]) {
+                // That there is no more says nothing.
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+            refused.page(&page[..have]);
+        }
+        FetchError::Status(Box::new(refused))
     }
 
     /// What it means that there is no answer.
@@ -342,29 +361,6 @@ fn tls(trust: Option<&Trust>) -> Result<TlsConfig, FetchError> {
 
 fn leads_on(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-fn refused(address: Address, response: Response<ureq::Body>) -> FetchError {
-    let status = response.status();
-    let values = |name| response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let challenges =
-        values(header::WWW_AUTHENTICATE).take(MAX_CHALLENGES).map(|text| text.chars().take(MAX_VALUE).collect());
-    let challenges = challenges.collect();
-    let retry_after = values(header::RETRY_AFTER).next().and_then(|text| text.trim().parse().ok());
-    let mut page = Vec::new();
-    // Whatever can be had of it; that there is no more says nothing.
-    let _ = response.into_body().into_reader().take(EXCERPT as u64).read_to_end(&mut page);
-    let excerpt = String::from_utf8_lossy(&page);
-    let words = excerpt.split_whitespace().collect::<Vec<_>>().join(" ");
-    let refused = Refused {
-        address,
-        code: status.as_u16(),
-        status: status.to_string(),
-        excerpt: words.chars().take(SHOWN).collect(),
-        challenges,
-        retry_after: retry_after.map(Duration::from_secs),
-    };
-    FetchError::Status(Box::new(refused))
 }
 
 /// What is inside an error that only wraps another.

@@ -11,7 +11,11 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -228,6 +232,34 @@ fn a_server_that_drips_is_left() {
         // A machine so busy that nothing at all was sent in a stretch has seen a stall.
         assert!(least == 100_000 || matches!(error, FetchError::Stalled { .. }), "{error:?}");
         assert_eq!(dripping.hits(), 1);
+    }
+}
+
+#[test]
+fn an_error_page_that_drips_is_not_waited_for() {
+    // Whole pages have no more than is read of one; of these, neither the length nor the framing ever comes to an end.
+    for framing in ["Content-Length: 512\r\n\r\ngone ", "Transfer-Encoding: chunked\r\n\r\n5\r\ngone \r\n"] {
+        for status in ["404 Not Found", "401 Unauthorized", "503 Service Unavailable"] {
+            let sent = Arc::new(AtomicUsize::new(0));
+            let counted = sent.clone();
+            let head = format!("HTTP/1.1 {status}\r\nWWW-Authenticate: Basic\r\nRetry-After: 7\r\n{framing}");
+            let dripping = Server::start(move |mut request| {
+                request.stream.write_all(head.as_bytes())?;
+                loop {
+                    thread::sleep(Duration::from_millis(50));
+                    request.stream.write_all(b"0")?;
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            let error = fetch_with(&impatient(), &dripping, Extent::UpTo(10)).unwrap_err();
+            let FetchError::Status(refused) = &error else { panic!("{error:?}") };
+            assert_eq!((refused.status.as_str(), refused.challenges.as_slice()), (status, &["Basic".to_owned()][..]));
+            assert_eq!(refused.retry_after, Some(Duration::from_secs(7)));
+            // What came of it is told.
+            assert!(refused.excerpt.starts_with("gone"), "{error}");
+            assert!(sent.load(Ordering::SeqCst) < 500, "{status}: the page came to its end before");
+            assert_eq!(dripping.hits(), 1);
+        }
     }
 }
 

@@ -157,6 +157,33 @@ fn a_token_that_expires_in_the_middle_of_a_layer_is_asked_for_again() {
 }
 
 #[test]
+fn words_that_never_end_hold_up_nobody_who_can_say_who_they_are() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let heard_out = Arc::new(AtomicBool::new(false));
+    let ended = heard_out.clone();
+    let server = Server::start_with_heads(move |mut request, head| {
+        if header(&head, "authorization").is_some() {
+            return content.answer(request);
+        }
+        request
+            .stream
+            .write_all(b"HTTP/1.1 401 X\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 512\r\n\r\n")?;
+        for _ in 0..500 {
+            request.stream.write_all(b"x")?;
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        ended.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let mut host = Host::new();
+    host.registries.client.stall = std::time::Duration::from_millis(500);
+    login(&host, &server, &json!({"auth": STANDARD.encode("me:pw")}));
+    host.image(&reference(&server, "v1"));
+    assert!(!heard_out.load(Ordering::SeqCst));
+}
+
+#[test]
 fn a_token_service_that_stumbles_is_asked_again() {
     let asked = AtomicUsize::new(0);
     let service = Server::start(move |mut request| match asked.fetch_add(1, Ordering::SeqCst) {

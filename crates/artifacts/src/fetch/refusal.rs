@@ -1,0 +1,78 @@
+//! What is heard of an answer that is not what was asked for: who may ask, when to come again, and the beginning of its
+//! page.
+
+use super::{Address, Refused};
+use std::time::{Duration, SystemTime};
+use ureq::http::{HeaderMap, HeaderName, StatusCode, header};
+
+/// Most bytes of an error page read, and most characters of it shown.
+pub(super) const EXCERPT: usize = 512;
+pub(super) const SHOWN: usize = 160;
+/// Most characters of a header's value that are looked at, and most challenges of a server that wants to know who asks.
+pub(super) const MAX_VALUE: usize = 4096;
+const MAX_CHALLENGES: usize = 8;
+
+impl Refused {
+    /// What its head says.
+    pub(super) fn head(address: Address, status: StatusCode, headers: &HeaderMap) -> Self {
+        let values = |name: HeaderName| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let challenges =
+            values(header::WWW_AUTHENTICATE).take(MAX_CHALLENGES).map(|text| text.chars().take(MAX_VALUE).collect());
+        // A server means a time by its own clock.
+        let now = values(header::DATE).next().and_then(|date| httpdate::parse_http_date(date).ok());
+        let now = now.unwrap_or_else(SystemTime::now);
+        Self {
+            address,
+            code: status.as_u16(),
+            status: status.to_string(),
+            excerpt: String::new(),
+            challenges: challenges.collect(),
+            retry_after: values(header::RETRY_AFTER).next().and_then(|text| pause(text, now)),
+        }
+    }
+
+    /// So much of its page has come.
+    pub(super) fn page(&mut self, bytes: &[u8]) {
+        let words = String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
+        self.excerpt = words.chars().take(SHOWN).collect();
+    }
+}
+
+/// How long `Retry-After` asks to be left alone: seconds, or until a time.
+fn pause(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    // One that has passed already is no pause.
+    let until = httpdate::parse_http_date(text).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_to_come_again_is_said_in_seconds_or_as_a_time() {
+        for (date, text, pause) in [
+            (None, "7", Some(7)),
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), " 7 ", Some(7)),
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sunday, 06-Nov-94 08:50:07 GMT", Some(30)),
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:49:07 GMT", Some(0)),
+            (None, "Sun, 06 Nov 1994 08:50:07 GMT", Some(0)),
+            (None, "tomorrow", None),
+            (None, "-1", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            if let Some(date) = date {
+                headers.insert(header::DATE, date.parse().unwrap());
+            }
+            let address = "http://127.0.0.1/".parse().unwrap();
+            let refused = Refused::head(address, StatusCode::SERVICE_UNAVAILABLE, &headers);
+            assert_eq!(refused.retry_after, pause.map(Duration::from_secs), "{date:?} {text}");
+        }
+    }
+}
