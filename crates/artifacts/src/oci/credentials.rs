@@ -30,6 +30,8 @@ const NO_LOGINS: &str = "/dev/null";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What Docker calls its own registry in its files.
 const DOCKER_HUB: [&str; 4] = ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+/// By what Docker writes a login there down, and asks for it.
+const HUB_ADDRESS: &str = "https://index.docker.io/v1/";
 
 /// Files with credentials, the first that knows a registry counts.
 #[derive(Debug, Clone, Default)]
@@ -175,21 +177,18 @@ impl AuthFile {
         repository: &str,
         helpers: Helpers<'_>,
     ) -> Result<Option<Credential>, CredentialError> {
+        // Docker's key for its own registry is the address it asks for too; Podman's is the name.
         for name in names(registry) {
-            if let Some(helper) = self.cred_helpers.get(name)
-                && let Some(credential) = helpers.ask(helper, name)?
-            {
-                return Ok(Some(credential));
-            }
-        }
-        if let Some(helper) = self.creds_store.as_deref().filter(|helper| !helper.is_empty()) {
-            // Docker asks its store by the address it wrote there at the login.
-            let hub = DOCKER_HUB.contains(&registry).then_some("https://index.docker.io/v1/");
-            for name in hub.into_iter().chain(names(registry)) {
-                if let Some(credential) = helpers.ask(helper, name)? {
+            for (key, helper) in self.cred_helpers.iter().filter(|(key, _)| split(key) == (name, "")) {
+                if let Some(credential) = ask(helpers, helper, registry, Some(key.as_str()))? {
                     return Ok(Some(credential));
                 }
             }
+        }
+        if let Some(helper) = self.creds_store.as_deref().filter(|helper| !helper.is_empty())
+            && let Some(credential) = ask(helpers, helper, registry, None)?
+        {
+            return Ok(Some(credential));
         }
         // Podman's keys may go down to a repository: the longest that fits counts.
         let fits = |key: &&String| {
@@ -223,6 +222,23 @@ impl Auth {
         let password = password.trim_end_matches('\0');
         Some(Some(Credential::Basic(user.to_owned(), Secret::new(password))))
     }
+}
+
+/// Asks a helper by each name it may know a registry by; `key` is the one that leads to it.
+fn ask(
+    helpers: Helpers<'_>,
+    helper: &str,
+    registry: &str,
+    key: Option<&str>,
+) -> Result<Option<Credential>, CredentialError> {
+    let hub = DOCKER_HUB.contains(&registry).then_some(HUB_ADDRESS);
+    let known: Vec<&str> = hub.into_iter().chain(names(registry)).collect();
+    for name in known.iter().copied().chain(key.filter(|key| !known.contains(key))) {
+        if let Some(credential) = helpers.ask(helper, name)? {
+            return Ok(Some(credential));
+        }
+    }
+    Ok(None)
 }
 
 /// What one registry is called in files.
@@ -308,6 +324,51 @@ mod tests {
         }
         let nobody = Credentials::in_files(vec!["/dev/null".into()]).find("a.io", "a", &Cancel::default());
         assert_eq!(nobody.unwrap(), None);
+    }
+
+    /// What a helper that knows one address says, in a file that leads to it.
+    fn helped(file: &serde_json::Value, knows: &str, registry: &str) -> Option<Credential> {
+        let temp = tempfile::tempdir().unwrap();
+        let program = temp.path().join("docker-credential-test");
+        let answer = r#"printf '{"Username":"me","Secret":"pw"}'"#;
+        let script = format!(
+            "#!/bin/sh\ncase $(cat) in\n'{knows}') {answer};;\n*) echo credentials not found in native keychain; exit 1;;\nesac\n"
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let config = temp.path().join("config.json");
+        std::fs::write(&config, file.to_string()).unwrap();
+        let credentials = Credentials::in_files(vec![config]).helpers_in(temp.path().to_owned());
+        credentials.find(registry, "me/private", &Cancel::default()).unwrap()
+    }
+
+    #[test]
+    fn a_helper_knows_docker_hub_by_the_address_it_was_told_at_the_login() {
+        for file in [
+            serde_json::json!({"credHelpers": {HUB_ADDRESS: "test"}}),
+            serde_json::json!({"credHelpers": {"docker.io": "test"}}),
+            serde_json::json!({"credHelpers": {"index.docker.io": "test"}}),
+            serde_json::json!({"credsStore": "test"}),
+        ] {
+            // Docker's, and Podman's.
+            for knows in [HUB_ADDRESS, "docker.io"] {
+                assert_eq!(helped(&file, knows, "docker.io"), Some(basic("me")), "{file} {knows}");
+            }
+            assert_eq!(helped(&file, "quay.io", "docker.io"), None, "{file}");
+        }
+        for file in [
+            serde_json::json!({"credHelpers": {"reg.local:5000": "test"}}),
+            serde_json::json!({"credHelpers": {"https://reg.local:5000": "test"}}),
+            serde_json::json!({"credsStore": "test"}),
+        ] {
+            assert_eq!(helped(&file, "reg.local:5000", "reg.local:5000"), Some(basic("me")), "{file}");
+            assert_eq!(helped(&file, HUB_ADDRESS, "reg.local:5000"), None, "{file}");
+        }
+        // A helper for one registry is asked for no other, nor is one for part of a registry, which nobody has.
+        for key in [HUB_ADDRESS, "docker.io", "quay.io", "reg.local:5000/me"] {
+            let file = serde_json::json!({"credHelpers": {key: "test"}});
+            assert_eq!(helped(&file, "reg.local:5000", "reg.local:5000"), None, "{key}");
+        }
     }
 
     #[test]
