@@ -27,6 +27,7 @@ mod layer;
 mod limits;
 mod merge;
 mod origin;
+mod packing;
 mod platform;
 mod pull;
 mod reference;
@@ -47,6 +48,11 @@ pub use platform::{InvalidPlatform, Platform};
 pub use pull::{Filled, Opened, Registries};
 pub use reference::{InvalidReference, Reference};
 
+/// What is in `input`, which is compressed with gzip, as layers are read: for whoever measures that.
+pub fn gunzip(input: impl std::io::BufRead) -> impl std::io::Read {
+    gunzip::Gunzip::new(input)
+}
+
 /// For fuzz targets and their replay: the walks that hostile bytes go through.
 pub mod hostile {
     use crate::{
@@ -54,11 +60,18 @@ pub mod hostile {
         rootfs::{self, RootfsBuilder},
     };
 
-    /// Reads `bytes` as a manifest, an index and a configuration.
-    pub fn documents(bytes: &[u8]) {
-        let _ = super::document::Document::parse(bytes, None);
-        let _ = super::document::ConfigFile::parse(bytes);
-        let _ = super::archive::saved_manifest(bytes);
+    /// Reads `bytes` as every document there is; what it can be taken for. A manifest of what is no image is `unfit`.
+    pub fn documents(bytes: &[u8]) -> Vec<&'static str> {
+        use super::document::{ConfigFile, Descriptor, Document};
+        let unfit = |layer: &Descriptor| layer.unfit_as_layer().is_some();
+        let document = Document::parse(bytes, None).ok().map(|document| match document {
+            Document::Index(_) => "list",
+            Document::Manifest(manifest) if manifest.layers.iter().any(unfit) => "unfit",
+            Document::Manifest(_) => "manifest",
+        });
+        let configuration = ConfigFile::parse(bytes).ok().map(|_| "configuration");
+        let saved = super::archive::saved_manifest(bytes).ok().map(|_| "saved");
+        [document, configuration, saved].into_iter().flatten().collect()
     }
 
     /// What `bytes` unpack to as gzip, and nothing of more than 8 MiB.
@@ -115,7 +128,7 @@ pub mod hostile {
         for (number, layer) in layers.into_iter().enumerate() {
             let name = super::error::LayerName { number: number + 1, of: number + 1, digest: "in memory".into() };
             let measure = super::layer::Measure { limits, used: &used, packed: None, diff_id: None, pairs: &pairs };
-            super::layer::read(layer, measure, site.placer(number, &cancel), &job)
+            super::layer::read(&mut { layer }, measure, site.placer(number, &cancel), &job)
                 .and_then(|layer| {
                     builder.placed(layer.placed);
                     super::merge::apply(&mut builder, &layer.entries)

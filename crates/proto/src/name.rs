@@ -115,6 +115,28 @@ checked_text!(
 );
 
 checked_text!(
+    /// What machines an image was made for: an operating system and a processor as Go calls them, and perhaps a kind of it.
+    PlatformName,
+    "platform",
+    "write one such as linux/amd64 or linux/arm/v7",
+    |s| {
+        let good = |part: &str| {
+            (1..=32).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
+        (2..=3).contains(&s.split('/').count()) && s.split('/').all(good)
+    }
+);
+
+checked_text!(
+    /// A release of Debian, as its archive calls it.
+    DebianSuite,
+    "suite",
+    "2 to 32 of a-z, such as bookworm",
+    |s| (2..=32).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_lowercase())
+);
+
+checked_text!(
     /// A VM's id: 12 lower-case hexadecimal digits, unique in one state directory, never reused.
     VmId,
     "VM id",
@@ -172,6 +194,22 @@ mod tests {
         }
         for bad in ["", ".", "..", ".x", "a/b", "a..b", "-x", "a\0b"] {
             assert!(bad.parse::<KernelName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn platforms_and_suites() {
+        for good in ["linux/amd64", "linux/arm/v7", "a/b", "linux/x86_64"] {
+            assert!(good.parse::<PlatformName>().is_ok(), "{good}");
+        }
+        let long = format!("linux/{}", "x".repeat(33));
+        let bad = ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "Linux/amd64", "linux/amd 64", "a/b/", &long];
+        for bad in bad {
+            assert!(bad.parse::<PlatformName>().is_err(), "{bad:?}");
+        }
+        assert!("bookworm".parse::<DebianSuite>().is_ok());
+        for bad in ["", "x", "-rf", "book worm", "bookworm/main", "BOOKWORM", &"x".repeat(33)] {
+            assert!(bad.parse::<DebianSuite>().is_err(), "{bad:?}");
         }
     }
 

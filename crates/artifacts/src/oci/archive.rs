@@ -5,6 +5,7 @@
 use super::{
     Digest, Limits, OciError, Platform, Reference,
     document::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest, check_manifest},
+    packing::Packing,
     platform::listed,
 };
 use crate::{
@@ -225,10 +226,10 @@ fn regular(path: &Path) -> io::Result<(File, u64)> {
 fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Option<File>, OciError> {
     let mut magic = [0; 4];
     file.read_at(&mut magic, 0).map_err(OciError::io("read", path))?;
-    let decoder: Box<dyn Read + '_> = match magic {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::new(file))),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
-        _ => return Ok(None),
+    let decoder: Box<dyn Read + '_> = match Packing::of(magic) {
+        Packing::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(file))),
+        Packing::Zstd => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
+        Packing::None => return Ok(None),
     };
     job.progress.phase("unpacking the archive");
     let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;

@@ -63,9 +63,25 @@ pub(super) struct Blob<'a> {
     /// Told how many bytes came.
     pub(super) report: Box<dyn Fn(u64) + Send + 'a>,
     pub(super) failure: Option<LayerError>,
+    /// It came to its end, and is what it should be.
+    pub(super) whole: bool,
 }
 
 impl Blob<'_> {
+    /// Has the cache keep what came from a registry and is what it should be; whether it does, and did not before.
+    pub(super) fn keep(self) -> bool {
+        let (Some(Origin::Download(both)), Some(digest), true) = (self.origin, self.digest, self.whole) else {
+            return false;
+        };
+        let (_, Keep { cache, staged }) = *both;
+        let kept = cache.keep(staged, &digest);
+        if let Err(error) = &kept {
+            // The layer is good; the next image that has it downloads it again.
+            tracing::warn!(error = error as &dyn std::error::Error, "a layer cannot be kept in the cache");
+        }
+        kept.is_ok()
+    }
+
     fn fail(&mut self, failure: LayerError) -> io::Error {
         self.failure.get_or_insert(failure);
         io::Error::other("the layer did not come")
@@ -153,29 +169,32 @@ impl Packed for Blob<'_> {
             return Err(failure);
         }
         let hash = self.hash.take();
-        let origin = self.origin.take();
         if self.read != self.size {
             return Err(LayerError::Size { is: self.read, should: self.size });
         }
         if let Some(should) = self.digest {
             let is = hash.expect("what has a digest is hashed, once").finish();
             if should != is {
-                if let Some(Origin::Cached(file, cache)) = origin {
+                if let Some(Origin::Cached(file, cache)) = &self.origin {
                     cache.forget(&should, file.get_ref());
                 }
                 return Err(LayerError::Digest { is });
             }
         }
-        if let (Some(Origin::Download(both)), Some(digest)) = (origin, self.digest) {
-            let (_, keep) = *both;
-            let kept = keep.cache.keep(keep.staged, &digest);
-            if let Err(error) = kept {
-                // The layer is good; the next image that has it downloads it again.
-                tracing::warn!(error = &error as &dyn std::error::Error, "a layer cannot be kept in the cache");
-            }
-        }
+        self.whole = true;
         (self.report)(self.size);
         Ok(())
+    }
+
+    fn undecodable(&mut self, error: io::Error) -> LayerError {
+        if let Some(failure) = self.failure.take() {
+            return failure;
+        }
+        // Bytes that are not those they should be explain it. Nobody downloads a layer to its end to know that.
+        if matches!(self.origin, Some(Origin::Download(_))) && self.read < self.size {
+            return LayerError::Decode(error);
+        }
+        self.verdict().err().unwrap_or(LayerError::Decode(error))
     }
 }
 
@@ -319,6 +338,7 @@ mod tests {
             cancel: &cancel,
             report: Box::new(|_| {}),
             failure: None,
+            whole: false,
         };
         assert_eq!(blob.read(&mut [0; 10]).unwrap(), 10);
         cancel.cancel();

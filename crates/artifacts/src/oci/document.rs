@@ -228,7 +228,11 @@ impl RawDescriptor {
             media_type: self.media_type.chars().filter(|c| !c.is_control()).take(128).collect(),
             digest: self.digest,
             size: self.size,
-            platform: self.platform.map(|p| Platform::said(&p.os, &p.architecture, p.variant.as_deref())),
+            // One that names none says as much as one without a platform.
+            platform: self
+                .platform
+                .map(|it| Platform::said(&it.os, &it.architecture, it.variant.as_deref()))
+                .filter(|platform| !platform.is_unsaid()),
             name: name.filter(|name| name.len() <= 512),
         }
     }
@@ -307,6 +311,10 @@ mod tests {
         arm["platform"] = json!({"os": "linux", "architecture": "arm64", "variant": "v8", "os.version": "x"});
         let Document::Index(list) = read(&json!({"schemaVersion": 2, "manifests": [arm]})).unwrap() else { panic!() };
         assert_eq!(list[0].platform.as_ref().unwrap().to_string(), "linux/arm64/v8");
+        let mut nowhere = descriptor("application/vnd.oci.image.manifest.v1+json");
+        nowhere["platform"] = json!({"os": "linux"});
+        let Document::Index(list) = read(&json!({"manifests": [nowhere]})).unwrap() else { panic!() };
+        assert_eq!(list[0].platform, None, "a platform without a processor is none");
         let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
         let manifest = json!({"schemaVersion": 2, "config": descriptor(""), "layers": [descriptor(layer)]});
         let Document::Manifest(manifest) = read(&manifest).unwrap() else { panic!() };

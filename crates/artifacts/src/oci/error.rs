@@ -59,6 +59,12 @@ pub enum OciError {
         /// What there is.
         there: Vec<Platform>,
     },
+    /// Nothing says what it was made for.
+    #[error("the configuration of {of} names no platform")]
+    NoPlatform {
+        /// Of what.
+        of: String,
+    },
     /// More layers than allowed.
     #[error("{of} has {layers} layers, more than {max}")]
     TooManyLayers {

@@ -10,6 +10,7 @@ use super::{
     error::LayerError,
     gunzip::Gunzip,
     hashing::Pairs,
+    packing::Packing,
 };
 use crate::{
     job::Job,
@@ -38,12 +39,19 @@ const CHECK_EVERY: usize = 256;
 pub(super) trait Packed: BufRead + Send {
     /// Reads what is left and says what is wrong with the whole, if anything is.
     fn verdict(&mut self) -> Result<(), LayerError>;
+
+    /// Says why they could not be decompressed, as far as that can be known without waiting for more of them.
+    fn undecodable(&mut self, error: io::Error) -> LayerError;
 }
 
 /// Bytes in memory, which are what they are.
 impl Packed for &[u8] {
     fn verdict(&mut self) -> Result<(), LayerError> {
         Ok(())
+    }
+
+    fn undecodable(&mut self, error: io::Error) -> LayerError {
+        LayerError::Decode(error)
     }
 }
 
@@ -98,9 +106,9 @@ pub(super) struct Measure<'a> {
     pub(super) pairs: &'a Pairs,
 }
 
-/// Reads a layer, compressed or not; `placer` writes its contents.
+/// Reads a layer, compressed or not, to its end; `placer` writes its contents. One that turns out to be bad is read no further.
 pub(super) fn read(
-    mut input: impl Packed,
+    input: &mut impl Packed,
     measure: Measure<'_>,
     placer: Placer,
     job: &Job<'_>,
@@ -116,15 +124,14 @@ pub(super) fn read(
         let (full, filled) = sync_channel(QUEUE);
         let (empty, emptied) = channel();
         let decoder = scope.spawn(move || {
-            let decoded = decode(&mut input, &full, &emptied);
+            let decoded = decode(input, &full, &emptied);
             // Those who wait for more learn that there is none before the rest of the input is looked at.
             drop(full);
             match decoded {
                 // Nobody wants more.
                 Ok(false) => Ok(()),
                 Ok(true) => input.verdict(),
-                // Bytes that are not those they should be explain why they cannot be decompressed.
-                Err(error) => input.verdict().and(Err(LayerError::Decode(error))),
+                Err(error) => Err(input.undecodable(error)),
             }
         });
         let walked = walk(Chunks::new(filled, empty, ceiling, measure.pairs.stream()), placer, limits, job);
@@ -162,16 +169,15 @@ fn decode(input: &mut impl Packed, full: &SyncSender<Vec<u8>>, emptied: &Receive
             Err(error) => return Err(error),
         }
     }
-    // What it is said to be is not asked: Docker's archives do not say it, and the digest proves the outcome.
     let all = magic[..have].chain(&mut *input);
-    match magic {
-        [0x1f, 0x8b, ..] => pump(Gunzip::new(all), full, emptied),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+    match Packing::of(magic) {
+        Packing::Gzip => pump(Gunzip::new(all), full, emptied),
+        Packing::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(all)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;
             pump(decoder, full, emptied)
         }
-        _ => pump(all, full, emptied),
+        Packing::None => pump(all, full, emptied),
     }
 }
 

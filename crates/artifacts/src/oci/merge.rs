@@ -9,13 +9,17 @@ use super::{
     layer::{LayerEntry, LayerKind},
 };
 use crate::rootfs::{Error, Refusal, RootfsBuilder};
+use std::collections::HashMap;
 
 /// Begins the name of a whiteout.
 const WHITEOUT: &[u8] = b".wh.";
 /// The name that empties its directory of what lower layers have.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Begins the names of what AUFS kept for itself, which some images carry and nobody reads.
+/// Begins the names of what AUFS kept for itself in the root of a layer, which some images carry. Nobody reads it but for
+/// [`LINKED`].
 const AUFS: &[u8] = b".wh..wh.";
+/// Where AUFS kept the files that have several names: the names in the layer are hard links to files in here.
+const LINKED: &[u8] = b".wh..wh.plnk";
 /// Extended attributes that say how overlayfs put directories together on the machine that packed them. They are true
 /// of no other file system, and read by ours.
 const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
@@ -35,15 +39,39 @@ enum Meaning<'a> {
 /// Puts a layer on top of what is in `builder`.
 pub(super) fn apply(builder: &mut RootfsBuilder, entries: &[LayerEntry]) -> Result<(), LayerError> {
     builder.next_layer();
+    let mut linked: HashMap<&[u8], &LayerEntry> = HashMap::new();
     for entry in entries {
         match meaning(&entry.path)? {
             Meaning::Whiteout(path) => builder.whiteout(&path)?,
             Meaning::Opaque(directory) => builder.opaque(directory)?,
-            Meaning::Entry(path) => put(builder, path, entry)?,
-            Meaning::Passed => {}
+            Meaning::Entry(path) => put(builder, path, of_aufs(entry, &linked).unwrap_or(entry))?,
+            Meaning::Passed => {
+                if let (Some(name), LayerKind::File(_)) = (in_linked(&entry.path), &entry.kind) {
+                    linked.insert(name, entry);
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// What a hard link to a file of AUFS stands for: that file, and, as with Docker and containerd, one of its own at each name.
+fn of_aufs<'a>(entry: &LayerEntry, linked: &HashMap<&[u8], &'a LayerEntry>) -> Option<&'a LayerEntry> {
+    let LayerKind::HardLink(target) = &entry.kind else { return None };
+    linked.get(in_linked(target)?).copied()
+}
+
+/// The name of what is directly in AUFS's directory of linked files.
+fn in_linked(path: &[u8]) -> Option<&[u8]> {
+    match parts(path).collect::<Vec<_>>().as_slice() {
+        [LINKED, name] => Some(name),
+        _ => None,
+    }
+}
+
+/// The names a path is made of.
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
 }
 
 fn put(builder: &mut RootfsBuilder, path: &[u8], entry: &LayerEntry) -> Result<(), LayerError> {
@@ -69,13 +97,19 @@ fn meaning(path: &[u8]) -> Result<Meaning<'_>, Error> {
         Some(slash) => (&trimmed[..slash], &trimmed[slash + 1..]),
         None => (&b"."[..], trimmed),
     };
+    let is_aufs = |name: &[u8]| name.starts_with(AUFS) && name != OPAQUE;
+    // What leads out of there is refused like all that leads up.
+    if parts(path).next().is_some_and(is_aufs) && !parts(path).any(|part| part == b"..") {
+        return Ok(Meaning::Passed);
+    }
     if directory.split(|&byte| byte == b'/').any(|part| part.starts_with(WHITEOUT)) {
         return Err(Error::entry(given, Refusal::Whiteout));
     }
     if name == OPAQUE {
         return Ok(Meaning::Opaque(directory));
     }
-    if name.starts_with(AUFS) {
+    // Further down it is in the place of a whiteout of what nothing is called.
+    if is_aufs(name) {
         return Ok(Meaning::Passed);
     }
     let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(Meaning::Entry(path)) };
@@ -114,6 +148,13 @@ mod tests {
             ("a/.wh..wh..opq", "opaque a"),
             (".wh..wh..opq", "opaque ."),
             ("a/.wh..wh.plnk", "passed"),
+            (".wh..wh.plnk", "passed"),
+            (".wh..wh.plnk/264.1031240", "passed"),
+            ("./.wh..wh.orph//a/.wh.b/", "passed"),
+            ("/.wh..wh.aufs", "passed"),
+            ("a/.wh..wh.plnk/264.1031240", "refused"),
+            (".wh..wh.plnk/../../b", "refused"),
+            (".wh..wh..opq/b", "refused"),
             ("a/.wh..", "refused"),
             ("a/.wh...", "refused"),
             ("a/.wh.", "refused"),

@@ -1,5 +1,6 @@
 //! For which machines an image was made, and which of several suits this host.
 
+use banger_proto::name::PlatformName;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -40,6 +41,11 @@ impl Platform {
         let part = |text: &str| text.chars().take(MAX_PART).map(letter).collect::<String>();
         let variant = variant.filter(|variant| !variant.is_empty()).map(part);
         Self { os: part(os), architecture: part(architecture), variant }
+    }
+
+    /// Whether it was left open, in an image or a list, what either part is.
+    pub(super) fn is_unsaid(&self) -> bool {
+        self.os.is_empty() || self.architecture.is_empty()
     }
 
     /// The processor as `uname -m` calls it.
@@ -90,17 +96,13 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
         let invalid = || InvalidPlatform(text.chars().take(80).collect());
-        let good = |part: &str| (1..=MAX_PART).contains(&part.len()) && part.chars().all(is_letter);
-        let mut parts = text.split('/');
-        let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
-        match (os, architecture, variant, parts.next()) {
-            (Some(os), Some(architecture), variant, None)
-                if good(os) && good(architecture) && variant.is_none_or(good) =>
-            {
-                Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.map(Into::into) })
-            }
-            _ => Err(invalid()),
-        }
+        text.parse::<PlatformName>().map_err(|_| invalid())?;
+        let (os, rest) = text.split_once('/').ok_or_else(invalid)?;
+        let (architecture, variant) = match rest.split_once('/') {
+            Some((architecture, variant)) => (architecture, Some(variant)),
+            None => (rest, None),
+        };
+        Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.map(Into::into) })
     }
 }
 

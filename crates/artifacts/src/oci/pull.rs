@@ -187,6 +187,9 @@ impl Opened<'_> {
             let (layers, diff_ids) = (layers.len(), config.diff_ids.len());
             return Err(OciError::LayerCount { of: self.what, layers, diff_ids });
         }
+        if config.platform.is_unsaid() {
+            return Err(OciError::NoPlatform { of: self.what });
+        }
         if config.platform.serves(&self.asked) == 0 {
             return Err(OciError::Platform { asked: self.asked, of: self.what, there: vec![config.platform] });
         }
@@ -221,6 +224,7 @@ impl Opened<'_> {
                 return Ok((config, layers.collect::<Result<_, OciError>>()?));
             }
             Way::Layout(files, manifest) => {
+                check_layers(manifest)?;
                 let bytes = files.read(&blob_name(&manifest.config.digest))?;
                 (manifest.clone(), bytes)
             }
@@ -229,6 +233,7 @@ impl Opened<'_> {
                     Lead::Read(manifest) => manifest.clone(),
                     Lead::Listed(length) => manifest_of(repository, self.digest, *length, &of, job)?,
                 };
+                check_layers(&manifest)?;
                 let config = repository.small_blob(&manifest.config.digest, job)?.bytes;
                 (manifest, config)
             }
@@ -243,18 +248,25 @@ impl Opened<'_> {
         }
         let config = read(&config)?;
         let registry = matches!(self.from, Way::Registry(..));
-        let count = manifest.layers.len();
-        let mut layers = Vec::with_capacity(count);
-        for (number, layer) in manifest.layers.iter().enumerate() {
-            if let Some(why) = layer.unfit_as_layer() {
-                let name = LayerName { number: number + 1, of: count, digest: layer.digest.short() };
-                return Err(OciError::Layer { name, source: Box::new(LayerError::Unfit(why)) });
-            }
+        let layers = manifest.layers.iter().map(|layer| {
             let place = if registry { Place::Registry } else { Place::Member(blob_name(&layer.digest)) };
-            layers.push((Some(layer.digest), layer.size, place));
-        }
-        Ok((config, layers))
+            (Some(layer.digest), layer.size, place)
+        });
+        Ok((config, layers.collect()))
     }
+}
+
+/// Whether all layers can be some. Looked at before the configuration: what is no image at all (a chart, a signature) has one
+/// that says nothing.
+fn check_layers(manifest: &Manifest) -> Result<(), OciError> {
+    let of = manifest.layers.len();
+    for (number, layer) in manifest.layers.iter().enumerate() {
+        if let Some(why) = layer.unfit_as_layer() {
+            let name = LayerName { number: number + 1, of, digest: layer.digest.short() };
+            return Err(OciError::Layer { name, source: Box::new(LayerError::Unfit(why)) });
+        }
+    }
+    Ok(())
 }
 
 /// Whether a descriptor leads to another list.

@@ -1,5 +1,6 @@
-//! What fuzzing and people came up with in the place of archives with images and of images' bundles; `fuzz/` has the targets
-//! that add to it. Each file is tried as it is and packed, and its name says whether it is refused.
+//! What fuzzing and people came up with in the place of documents, layers, archives with images and images' bundles; `fuzz/`
+//! has the targets that add to it. The name of each file says what it is taken for, or that it is refused; archives and
+//! bundles are tried as they are and packed.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -7,17 +8,15 @@ use banger_artifacts::{
     image::unpack_image_bundle,
     job::{Cancel, Job, Silent},
     oci::hostile,
+    rootfs::Format,
 };
+use banger_testkit::require;
 use std::{fs, io::Read as _, path::Path};
 
 /// Each file of a corpus with what it is to be read as: itself, and packed.
 fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left: &[&str]) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(corpus);
-    let mut count = 0;
-    for entry in fs::read_dir(corpus).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        let bytes = fs::read(&path).unwrap();
+    let files = files(corpus);
+    for (name, bytes) in &files {
         let outcomes = [bytes.clone(), zstd::encode_all(bytes.as_slice(), 1).unwrap()].map(|bytes| {
             let dir = tempfile::tempdir().unwrap();
             let outcome = read(&bytes, dir.path());
@@ -28,9 +27,54 @@ fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left:
         });
         let [.., packed] = &outcomes;
         assert_eq!(packed.is_err(), name.starts_with("refused-"), "{name}: {packed:?}");
-        count += 1;
     }
-    assert!(count >= 8, "{count} files");
+    assert!(files.len() >= 8, "{} files", files.len());
+}
+
+/// Each file of a corpus: its name and what is in it.
+fn files(corpus: &str) -> Vec<(String, Vec<u8>)> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(corpus);
+    let paths = fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn documents() {
+    let files = files("oci-documents");
+    for (name, bytes) in &files {
+        let taken = hostile::documents(bytes);
+        let taken = if taken.is_empty() { "refused".to_owned() } else { taken.join("-") };
+        assert!(name.starts_with(&format!("{taken}-")), "{name} is {taken}");
+    }
+    // One of every kind there is.
+    for kind in ["list", "manifest", "unfit", "configuration", "saved", "refused"] {
+        assert!(files.iter().any(|(name, _)| name.starts_with(kind)), "{kind}");
+    }
+    assert!(files.len() >= 14, "{} files", files.len());
+}
+
+#[test]
+fn layers() {
+    let files = files("oci-layers");
+    for (name, bytes) in &files {
+        let dir = tempfile::tempdir().unwrap();
+        match hostile::stack(bytes, dir.path()) {
+            Ok(builder) => {
+                assert!(!name.starts_with("refused-"), "{name} was taken");
+                // What is taken is a file system too.
+                let (cancel, written) = (Cancel::default(), dir.path().join("written.ext4"));
+                let format = Format { label: "corpus".into(), ..Format::default() };
+                builder.finish(&written, &format, &Job { progress: &Silent, cancel: &cancel }).unwrap();
+                if require("e2fsck") {
+                    crate::ext4::check(&written);
+                }
+                fs::remove_file(&written).unwrap();
+            }
+            Err(error) => assert!(name.starts_with("refused-"), "{name}: {error:?}"),
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
+    }
+    assert!(files.len() >= 28, "{} files", files.len());
 }
 
 #[test]
@@ -55,20 +99,15 @@ fn bundles_of_images() {
 
 #[test]
 fn layers_compressed_with_gzip() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/oci-gzip");
-    let mut count = 0;
-    for entry in fs::read_dir(corpus).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        let bytes = fs::read(&path).unwrap();
-        let (ours, mut zlibs) = (hostile::gzip(&bytes), Vec::new());
+    let files = files("oci-gzip");
+    for (name, bytes) in &files {
+        let (ours, mut zlibs) = (hostile::gzip(bytes), Vec::new());
         let theirs = flate2::bufread::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut zlibs);
         assert_eq!(ours.is_err(), name.starts_with("refused-"), "{name}: {ours:?}");
         match ours {
             Ok(ours) => assert!(theirs.is_ok() && ours == zlibs, "{name}"),
             Err(_) => assert!(theirs.is_err(), "{name}"),
         }
-        count += 1;
     }
-    assert!(count >= 14, "{count} files");
+    assert!(files.len() >= 14, "{} files", files.len());
 }

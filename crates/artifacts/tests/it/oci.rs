@@ -2,6 +2,7 @@
 
 mod archives;
 mod auth;
+mod bombs;
 mod built;
 mod bundles;
 mod child;
@@ -18,3 +19,4 @@ mod sources;
 mod stacks;
 mod tokens;
 mod umoci;
+mod writers;

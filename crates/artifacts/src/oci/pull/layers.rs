@@ -11,7 +11,7 @@ use crate::{
         layer::{self, Layer, Measure},
         merge,
     },
-    rootfs::{Placer, RootfsBuilder, Site},
+    rootfs::{self, Placer, RootfsBuilder, Site},
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -41,6 +41,8 @@ struct Common {
     first: HashMap<Digest, usize>,
     /// The image they are written into.
     site: Arc<Site>,
+    /// Layers that came with this pull and that the cache keeps.
+    kept: Mutex<Vec<usize>>,
 }
 
 impl Common {
@@ -83,7 +85,8 @@ impl Opened<'_> {
         let _held = self.hold_cached(pending);
         let workers = queue.len().min(PARALLEL);
         let site = builder.site(placed.iter().copied(), placed.len().min(PARALLEL))?;
-        let common = Common { used: AtomicU64::default(), pairs: Pairs::default(), first, site };
+        let (used, pairs, kept) = (AtomicU64::default(), Pairs::default(), Mutex::default());
+        let common = Common { used, pairs, first, site, kept };
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
         let outcome = thread::scope(|scope| {
@@ -105,7 +108,8 @@ impl Opened<'_> {
                         let stacked = layer.map_err(|source| (number, source)).and_then(|layer| {
                             stack.take(number, layer);
                             // Names take their time to go, which the next layer need not wait for.
-                            stack.advance(builder, |spent| drop(scope.spawn(|| drop(spent))))
+                            let stacked = stack.advance(builder, |spent| drop(scope.spawn(|| drop(spent))));
+                            stacked.inspect_err(|(number, why)| self.forget_refused(*number, why, pending, &common))
                         });
                         if let Err((number, source)) = stacked {
                             let name = pending[number].name.clone();
@@ -142,14 +146,20 @@ impl Opened<'_> {
                 return;
             }
             let placer = common.placer(number, &pending[number], job.cancel);
-            let layer = placer.and_then(|placer| self.layer(&pending[number], common, placer, job));
+            let layer = placer.and_then(|placer| self.layer((number, &pending[number]), common, placer, job));
             if ready.send((number, layer)).is_err() {
                 return;
             }
         }
     }
 
-    fn layer(&self, pending: &Pending, common: &Common, placer: Placer, job: &Job<'_>) -> Result<Layer, LayerError> {
+    fn layer(
+        &self,
+        (number, pending): (usize, &Pending),
+        common: &Common,
+        placer: Placer,
+        job: &Job<'_>,
+    ) -> Result<Layer, LayerError> {
         let Common { used, pairs, .. } = common;
         let limits = self.registries.limits;
         if pending.size > limits.max_unpacked {
@@ -164,7 +174,7 @@ impl Opened<'_> {
         let begins = if cached { PartState::Cached } else { PartState::Coming };
         report(job, pending, begins, 0);
         let watcher = *job;
-        let blob = Blob {
+        let mut blob = Blob {
             origin: Some(origin),
             digest: pending.digest,
             size: pending.size,
@@ -175,15 +185,19 @@ impl Opened<'_> {
             cancel: job.cancel,
             report: Box::new(move |bytes| report(&watcher, pending, begins, bytes)),
             failure: None,
+            whole: false,
         };
         let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id), pairs };
-        let layer = layer::read(blob, measure, placer, job).map_err(|error| match kept {
+        let layer = layer::read(&mut blob, measure, placer, job).map_err(|error| match kept {
             // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
             // begins anew.
             Some((digest, file)) if self.is_stale(&error, &digest, &file, job.cancel) => LayerError::Stale,
             _ => error,
         })?;
         self.tally.add(&layer.entries, limits)?;
+        if blob.keep() {
+            common.kept.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        }
         report(job, pending, PartState::Done, pending.size);
         Ok(layer)
     }
@@ -191,6 +205,26 @@ impl Opened<'_> {
     /// Whether a layer failed because of what the cache had of it.
     fn is_stale(&self, error: &LayerError, digest: &Digest, file: &File, cancel: &Cancel) -> bool {
         matches!(error, LayerError::Digest { .. }) || self.registries.cache.is_damaged(digest, file, cancel)
+    }
+
+    /// Forgets a layer that came whole and turned out to fit nowhere, in all the ways it was packed: the cache has none that were
+    /// refused. What was there before may be good for other images.
+    fn forget_refused(&self, refused: usize, why: &LayerError, all: &[Pending], common: &Common) {
+        use rootfs::Error::{Cancelled, Io};
+        // Nothing was found out about it.
+        if matches!(why, LayerError::Cancelled(_) | LayerError::Rootfs(Cancelled(_) | Io { .. })) {
+            return;
+        }
+        let cache = &self.registries.cache;
+        for &number in &*common.kept.lock().unwrap_or_else(PoisonError::into_inner) {
+            let layer = &all[number];
+            if layer.diff_id == all[refused].diff_id
+                && let Some(digest) = layer.digest
+                && let Some(file) = cache.get(&digest, layer.size)
+            {
+                cache.forget(&digest, &file);
+            }
+        }
     }
 
     /// Forgets all layers that are damaged in the cache, so that one more attempt finds none of them.

@@ -55,6 +55,17 @@ impl Layer {
         self
     }
 
+    /// A file, as archives before POSIX have it.
+    pub(super) fn old(mut self, path: &str) -> Self {
+        let mut header = Header::new_old();
+        header.set_mode(0o644);
+        header.set_size(0);
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        self.0.append(&header, &b""[..]).unwrap();
+        self
+    }
+
     pub(super) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         self.raw(path.as_bytes(), EntryType::Regular, b"", content.as_ref())
     }

@@ -200,11 +200,17 @@ impl Host {
         self.pull(source).unwrap_or_else(|error| panic!("{}", chain(&error))).image
     }
 
-    /// The whole story of a pull that must fail, and that nothing of it is left.
+    /// The whole story of a pull that must fail, and that nothing of it is left: not in the cache either, if it names a layer.
     pub(super) fn refusal(&self, source: &str) -> String {
         let error = self.pull(source).unwrap_err();
         self.nothing_left();
-        chain(&error)
+        let said = chain(&error);
+        if let Some((_, named)) = said.split_once("layer ").filter(|(_, rest)| rest.contains(") is refused")) {
+            let digest = named.split_once('(').unwrap().1.split_once(')').unwrap().0;
+            let cached = names(&self.dir.path().join("blobs"));
+            assert!(cached.iter().all(|name| !name.starts_with(digest)), "{said}: {cached:?}");
+        }
+        said
     }
 
     pub(super) fn nothing_left(&self) {
