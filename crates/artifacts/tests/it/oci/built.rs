@@ -4,15 +4,22 @@
 
 use super::{
     child::{self, PROGRAMS, stored},
-    registry::{Host, names},
+    interrupted::noise,
+    registry::{Host, chain, names},
 };
-use crate::ext4::Image;
+use crate::{ext4::Image, full::Tmpfs};
 use banger_artifacts::{
-    image::{DebianRecipe, Depth, Source},
+    image::{DebianRecipe, Depth, ImageError, Source},
     job::{Cancel, Job, Progress, Silent},
 };
 use banger_testkit::{marked_processes, require, wait_until};
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,17 +40,71 @@ until [ -e "$here/go" ]; do sleep 0.1; done
 exec tar -cf - -C "$here/tree" .
 "#;
 
+/// Fills the directory it works in, and says what mmdebstrap says of that.
+const FILLING: &str = r#"#!/bin/sh
+root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXX") || exit
+said=$(head -c 16M /dev/zero 2>&1 >"$root/packages") && exit 3
+echo "E: $said" >&2
+exit 25
+"#;
+
 /// A place for a store, with this program for bootstraps. Not in /var/tmp, wherever tests keep what is theirs: a bootstrap
 /// has another one.
 fn place(program: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     drop(Host::within(dir.path()));
-    let programs = dir.path().join(PROGRAMS);
+    bootstraps_with(dir.path(), program);
+    dir
+}
+
+fn bootstraps_with(dir: &Path, program: &str) {
+    let programs = dir.join(PROGRAMS);
     fs::create_dir(&programs).unwrap();
     let path = programs.join("mmdebstrap");
     fs::write(&path, program).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    dir
+}
+
+/// Not a test by itself: builds where there is no room, with the programs its parent gave it.
+#[test]
+fn crowded_child() {
+    let Ok(root) = std::env::var("BANGER_TEST_CROWDED") else { return };
+    let host = Host::within(Path::new(&root));
+    let recipe = DebianRecipe::new("bookworm", Vec::new()).unwrap();
+    let job = Job { progress: &Silent, cancel: &host.cancel };
+    let error = host.store.build_debian(&"small".parse().unwrap(), &recipe, None, &job).unwrap_err();
+    let full = if ImageError::is_out_of_space(&error) { "full" } else { "other" };
+    fs::write(std::env::var("BANGER_TEST_SAYS").unwrap(), format!("{full}: {}", chain(&error))).unwrap();
+}
+
+#[test]
+fn a_build_that_finds_no_room_says_so_and_leaves_nothing() {
+    if !require("apt") || !require("mount") {
+        return;
+    }
+    // The bootstrap runs out of it; then there is none for what it made.
+    for program in [FILLING, PATIENT] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        bootstraps_with(dir.path(), program);
+        let programs = dir.path().join(PROGRAMS);
+        fs::write(programs.join("go"), "").unwrap();
+        fs::create_dir(programs.join("tree")).unwrap();
+        fs::write(programs.join("tree/noise"), noise(16 << 20)).unwrap();
+        let (small, says) = (Tmpfs::mount(&dir.path().join("small"), "4m"), dir.path().join("says"));
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "oci::built::crowded_child"])
+            .env("BANGER_TEST_CROWDED", small.path())
+            .env("BANGER_TEST_SAYS", &says)
+            .env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()))
+            .env("TMPDIR", small.path())
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        let said = fs::read_to_string(says).unwrap();
+        assert!(said.starts_with("full: ") && said.contains("No space left on device"), "{said}");
+        Host::within(small.path()).nothing_left();
+        assert_eq!(names(small.path()), ["blobs", "images"]);
+    }
 }
 
 #[test]

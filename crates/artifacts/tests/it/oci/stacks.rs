@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
+use super::xattrs::Xattr;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use tar::{EntryType, Header};
 
 /// Times in layers are not between these, those of the machine are.
@@ -17,6 +17,8 @@ pub(super) struct Step {
     pub(super) mode: u32,
     pub(super) owner: (u64, u64),
     pub(super) mtime: i64,
+    /// Said where the header can say them, and of what can have them.
+    pub(super) xattrs: Vec<Xattr>,
     pub(super) style: Style,
 }
 
@@ -68,11 +70,11 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => path().prop_map(What::Symlink),
         2 => "/[a-c](/[a-c])?".prop_map(What::Symlink),
         3 => path().prop_map(What::Link),
-        1 => Just(What::Fifo),
-        1 => (0..300_u32, 0..70_000_u32).prop_map(|(major, minor)| What::Char(major, minor)),
-        1 => (0..300_u32, 0..70_000_u32).prop_map(|(major, minor)| What::Block(major, minor)),
+        3 => Just(What::Fifo),
+        2 => (0..300_u32, 0..70_000_u32).prop_map(|(major, minor)| What::Char(major, minor)),
+        2 => (0..300_u32, 0..70_000_u32).prop_map(|(major, minor)| What::Block(major, minor)),
         3 => Just(What::Whiteout),
-        1 => Just(What::Opaque),
+        2 => Just(What::Opaque),
     ];
     let style = prop_oneof![Just(Style::Ustar), Just(Style::Gnu), Just(Style::Pax)];
     let owner = prop_oneof![Just((0, 0)), (0..70_000_u64, 0..70_000_u64), Just((4_000_000_000, 3_999_999_999))];
@@ -80,14 +82,44 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     let mtime = prop_oneof![6 => 1..PRESENT, 1 => FUTURE..FUTURE + (1 << 31)];
     // Now and then it is the root itself.
     let place = prop_oneof![30 => (path(), what), 1 => Just((ROOT.to_owned(), What::Dir))];
-    (place, 0..0o10000_u32, owner, mtime, style).prop_map(|((path, what), mode, owner, mtime, style)| Step {
-        path,
-        what,
-        mode,
-        owner,
-        mtime,
-        style,
+    (place, 0..0o10000_u32, owner, mtime, xattrs(), style).prop_map(
+        |((path, what), mode, owner, mtime, xattrs, style)| Step { path, what, mode, owner, mtime, xattrs, style },
+    )
+}
+
+/// Of bytes of any kind, as capabilities are; little that fits in an inode, and what takes a block.
+fn xattrs() -> impl Strategy<Value = Vec<Xattr>> {
+    let named = |name: &'static str, len| {
+        prop::collection::vec(any::<u8>(), len).prop_map(move |value| (name.to_owned(), value)).boxed()
+    };
+    // The second version, with permitted and inheritable bits: the kernel takes no other bytes.
+    let capability = any::<[u8; 16]>()
+        .prop_map(|bits| (CAPABILITY.to_owned(), [&0x0200_0001_u32.to_le_bytes()[..], &bits].concat()));
+    let one = prop_oneof![
+        2 => named("user.bytes", 1..40),
+        3 => named("trusted.bytes", 1..40),
+        1 => named("trusted.long", 150..900),
+        2 => capability.boxed(),
+    ];
+    // Each name once: of two records with one name the last counts, here and there.
+    prop::collection::vec(one, 0..5).prop_map(|mut all| {
+        all.sort();
+        all.dedup_by(|one, other| one.0 == other.0);
+        all
     })
+}
+
+/// What a program in a file may do.
+pub(super) const CAPABILITY: &str = "security.capability";
+
+/// Whether Linux keeps an attribute of that name on what an entry of that kind is.
+fn is_kept(name: &str, kind: EntryType) -> bool {
+    match kind {
+        EntryType::Regular => true,
+        EntryType::Directory => name != CAPABILITY,
+        EntryType::Link => false,
+        _ => name.starts_with("trusted."),
+    }
 }
 
 /// The root as a layer calls it.
@@ -106,10 +138,11 @@ pub(super) fn word(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-fn record(key: &str, value: &str) -> String {
+fn record(key: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
+    let value = value.as_ref();
     let rest = 3 + key.len() + value.len();
     let length = (rest + 1..rest + 9).find(|length| rest + length.to_string().len() == *length).unwrap();
-    format!("{length} {key}={value}\n")
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
 /// One layer; entries that would make the layer itself invalid are left to the caller.
@@ -138,9 +171,10 @@ pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
         let (path, link) = (raw(&path), raw(link));
         let big = step.owner.0 > 0o7_777_777;
         let mut in_records = (false, false);
+        let mut records = Vec::new();
         if big && !matches!(step.style, Style::Gnu) {
-            let records = record("uid", &step.owner.0.to_string()) + &record("gid", &step.owner.1.to_string());
-            extension(&mut tar, &records);
+            records.extend(record("uid", step.owner.0.to_string()));
+            records.extend(record("gid", step.owner.1.to_string()));
         } else {
             header.set_uid(step.owner.0);
             header.set_gid(step.owner.1);
@@ -149,23 +183,31 @@ pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
             header.set_device_major(major).unwrap();
             header.set_device_minor(minor).unwrap();
         }
-        if matches!(step.style, Style::Pax) && !big {
-            let mut records = record("mtime", &format!("{}.5", step.mtime));
+        if matches!(step.style, Style::Pax) {
+            records.extend(record("mtime", format!("{}.5", step.mtime)));
             // What is no UTF-8 has no place in a record.
             in_records = (path.is_ascii(), link.is_ascii() && !link.is_empty());
             if in_records.0 {
-                records += &record("path", &word(&path));
+                records.extend(record("path", &path));
             }
             if in_records.1 {
-                records += &record("linkpath", &word(&link));
+                records.extend(record("linkpath", &link));
             }
             if matches!(kind, EntryType::Regular | EntryType::Directory) {
-                records += &record("SCHILY.xattr.user.test", "value");
-                records += &record("SCHILY.xattr.user.other", &step.mtime.to_string());
-                records += &record("SCHILY.xattr.trusted.test", "of the administrator");
+                records.extend(record("SCHILY.xattr.user.test", "value"));
+                records.extend(record("SCHILY.xattr.user.other", step.mtime.to_string()));
+                records.extend(record("SCHILY.xattr.trusted.test", "of the administrator"));
                 // Nothing on this system keeps one of that kind.
-                records += &record("SCHILY.xattr.com.apple.provenance", "elsewhere");
+                records.extend(record("SCHILY.xattr.com.apple.provenance", "elsewhere"));
             }
+            // A whiteout is no file that could have any.
+            if !matches!(step.what, What::Whiteout | What::Opaque) {
+                for (name, value) in step.xattrs.iter().filter(|(name, _)| is_kept(name, kind)) {
+                    records.extend(record(&format!("SCHILY.xattr.{name}"), value));
+                }
+            }
+        }
+        if !records.is_empty() {
             extension(&mut tar, &records);
         }
         let split = if matches!(step.style, Style::Gnu) { None } else { beginning(&path) };
@@ -207,47 +249,16 @@ fn long(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, text: &[u8]) {
     tar.append(&header, [text, b"\0"].concat().as_slice()).unwrap();
 }
 
-fn extension(tar: &mut tar::Builder<Vec<u8>>, records: &str) {
+fn extension(tar: &mut tar::Builder<Vec<u8>>, records: &[u8]) {
     let mut header = Header::new_ustar();
     header.set_entry_type(EntryType::XHeader);
     header.set_size(records.len() as u64);
     header.set_cksum();
-    tar.append(&header, records.as_bytes()).unwrap();
+    tar.append(&header, records).unwrap();
 }
+
 /// Directories that no entry describes: their times are anybody's.
 pub(super) fn described(layers: &[Vec<Step>]) -> Vec<String> {
     let dirs = layers.iter().flatten().filter(|step| matches!(step.what, What::Dir));
     dirs.map(|step| step.path.clone()).collect()
-}
-
-/// Most steps that no image could take are taken out or given something that is there: else few stacks are images at all.
-pub(super) fn mended(layers: Vec<Vec<Step>>) -> Vec<Vec<Step>> {
-    // What is no directory, and whether a hard link may lead to it.
-    let mut leaves: BTreeMap<String, bool> = BTreeMap::new();
-    let mut mend = |mut step: Step| {
-        let place = usize::try_from(step.mtime.unsigned_abs()).unwrap();
-        let spared = place.is_multiple_of(16);
-        let is_below = |leaf: &String| step.path.starts_with(&format!("{leaf}/"));
-        if !spared && leaves.keys().any(is_below) {
-            return None;
-        }
-        if let What::Link(target) = &mut step.what
-            && !spared
-            && leaves.get(target) != Some(&true)
-        {
-            let files: Vec<&String> = leaves.iter().filter(|(_, linkable)| **linkable).map(|(path, _)| path).collect();
-            target.clone_from(files.get(place % files.len().max(1))?);
-        }
-        // What is below a path goes with what takes its place.
-        leaves.retain(|leaf, _| *leaf != step.path && !leaf.starts_with(&format!("{}/", step.path)));
-        match step.what {
-            What::File(_) => drop(leaves.insert(step.path.clone(), true)),
-            What::Link(_) | What::Fifo | What::Char(..) | What::Block(..) => {
-                leaves.insert(step.path.clone(), false);
-            }
-            What::Dir | What::Symlink(_) | What::Whiteout | What::Opaque => {}
-        }
-        Some(step)
-    };
-    layers.into_iter().map(|layer| layer.into_iter().filter_map(&mut mend).collect()).collect()
 }

@@ -4,16 +4,19 @@
 
 use super::{
     archives::{layout_of, write_layout},
+    kinds,
+    mend::mended,
     registry::Host,
-    stacks::{FUTURE, PRESENT, ROOT, Step, Style, What, described, layer, mended, raw, step, word},
+    stacks::{FUTURE, PRESENT, ROOT, Step, Style, What, described, layer, raw, step, word},
+    xattrs::{Xattr, listed, values},
 };
 use crate::ext4::{Image, check};
 use banger_artifacts::program::Program;
 use banger_testkit::require;
 use proptest::{prelude::*, test_runner::TestRunner};
 use std::{
-    cell::Cell,
-    collections::BTreeMap,
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
     io::Write as _,
@@ -26,18 +29,18 @@ use std::{
 };
 
 /// Stacks that are tried.
-const CASES: u32 = 96;
+const CASES: u32 = 128;
 
 /// What a path is, in words both sides can say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    kind: &'static str,
+pub(super) struct Seen {
+    pub(super) kind: &'static str,
     mode: u32,
-    owner: (u32, u32),
-    links: u64,
+    pub(super) owner: (u32, u32),
+    pub(super) links: u64,
     mtime: (i64, i64),
     content: Vec<u8>,
-    xattrs: Vec<(String, Vec<u8>)>,
+    pub(super) xattrs: Vec<Xattr>,
 }
 
 /// What umoci makes of it; `None` when it refuses.
@@ -128,6 +131,7 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
     let said = String::from_utf8_lossy(&debugfs.wait_with_output().unwrap().stdout).into_owned();
     let mut parts = said.split("debugfs:  stat ").skip(1);
     let mut seen = BTreeMap::new();
+    let mut attributes: Vec<(&str, String)> = Vec::new();
     for name in names {
         let text = parts.next().unwrap();
         let after = |key: &str| text.split(key).nth(1).map(|rest| rest.trim_start().to_owned());
@@ -163,13 +167,7 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
         let mut halves = mtime.split([':', ' ']).map(|half| u32::from_str_radix(half, 16).unwrap_or_default());
         let (seconds, extra) = (halves.next().unwrap(), halves.next().unwrap());
         let seconds = i64::from(seconds.cast_signed()) + (i64::from(extra & 3) << 32);
-        let xattrs = text.lines().filter_map(|line| {
-            let (name, rest) = line.trim().split_once(" (")?;
-            let value = rest.split_once(" = \"")?.1.strip_suffix('"')?;
-            name.contains('.').then(|| (name.to_owned(), value.as_bytes().to_vec()))
-        });
-        let mut xattrs: Vec<_> = xattrs.collect();
-        xattrs.sort();
+        attributes.extend(listed(text).into_iter().map(|attribute| (name.as_str(), attribute)));
         let mode = after("Mode: ").unwrap();
         let links = number("Links:").cast_unsigned();
         if kind == "directory" {
@@ -187,10 +185,15 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
                 links: if kind == "directory" { 0 } else { links },
                 mtime: (seconds, i64::from(extra >> 2)),
                 content,
-                xattrs,
+                xattrs: Vec::new(),
             },
         );
     }
+    let asked: Vec<(&str, &str)> = attributes.iter().map(|(path, name)| (*path, name.as_str())).collect();
+    for (value, (path, name)) in values(path, &asked).into_iter().zip(&asked) {
+        seen.get_mut(*path).unwrap().xattrs.push(((*name).to_owned(), value));
+    }
+    seen.values_mut().for_each(|seen| seen.xattrs.sort());
     seen
 }
 
@@ -228,8 +231,8 @@ fn names(path: &Path) -> Vec<String> {
     found
 }
 
-/// Whether both took the image, and so were compared.
-fn compare(layers: &[Vec<Step>]) -> bool {
+/// What was in the image; `None` where not both took it, and so nothing was compared.
+fn compare(layers: &[Vec<Step>]) -> Option<BTreeSet<&'static str>> {
     let host = Host::new();
     let dir = host.dir.path();
     let tars: Vec<Vec<u8>> = layers.iter().map(|steps| layer(steps)).collect();
@@ -272,7 +275,7 @@ fn compare(layers: &[Vec<Step>]) -> bool {
                 }
                 assert_eq!(*ours, theirs[path], "{path} of {layers:#?}");
             }
-            true
+            Some(kinds::of(layers, &made))
         }
         (Some(_), Err(error)) => {
             let why = super::registry::chain(&error);
@@ -282,9 +285,9 @@ fn compare(layers: &[Vec<Step>]) -> bool {
         // in it, but it is a file system.
         (None, Ok(pulled)) => {
             check(&pulled.image.rootfs);
-            false
+            None
         }
-        (None, Err(_)) => false,
+        (None, Err(_)) => None,
     }
 }
 
@@ -295,7 +298,7 @@ fn times_before_1970_and_of_this_century() {
     }
     let step = |(number, mtime): (usize, &i64)| {
         let (path, owner) = (format!("f{number}"), (0, 0));
-        Step { path, what: What::Fifo, mode: 0o644, owner, mtime: *mtime, style: Style::Pax }
+        Step { path, what: What::Fifo, mode: 0o644, owner, mtime: *mtime, xattrs: Vec::new(), style: Style::Pax }
     };
     let times = [-2_000_000_000, -1, 2_200_000_000, FUTURE - 1, FUTURE];
     let steps: Vec<Step> = times.iter().enumerate().map(step).collect();
@@ -320,12 +323,19 @@ fn any_stack_of_layers() {
     let config =
         ProptestConfig { cases: CASES, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default() };
     let compared = Cell::new(0);
+    let found: RefCell<BTreeMap<&str, u32>> = RefCell::default();
     let stacks = prop::collection::vec(prop::collection::vec(step(), 0..12), 1..4).prop_map(mended);
     TestRunner::new(config)
         .run(&stacks, |layers| {
-            compared.set(compared.get() + u32::from(compare(&layers)));
+            if let Some(kinds) = compare(&layers) {
+                compared.set(compared.get() + 1);
+                kinds.into_iter().for_each(|kind| *found.borrow_mut().entry(kind).or_default() += 1);
+            }
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+    let found = found.into_inner();
     assert!(compared.get() >= CASES / 4, "only {} of {CASES} stacks were images for both", compared.get());
+    let missed: Vec<&str> = kinds::ALL.into_iter().filter(|kind| !found.contains_key(kind)).collect();
+    assert!(missed.is_empty(), "in none of {} stacks there was {missed:?}; {found:?}", compared.get());
 }

@@ -1,0 +1,57 @@
+//! Extended attributes in an image, as `debugfs` tells them: `stat` has their names and what is short, and each is asked for.
+
+#![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
+
+use super::stacks::raw;
+use banger_artifacts::program::Program;
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// An attribute: its name and its value.
+pub(super) type Xattr = (String, Vec<u8>);
+
+/// The names in what `stat` says of one inode.
+pub(super) fn listed(stat: &str) -> Vec<String> {
+    let from = |line: &&str| line.starts_with("Extended attributes:");
+    let lines = stat.lines().skip_while(|line| !from(line)).skip(1).take_while(|line| line.starts_with("  "));
+    lines.filter_map(|line| Some(line.trim().split_once(" (")?.0.to_owned())).collect()
+}
+
+/// The values of all attributes, each of a path in the image and with its name.
+pub(super) fn values(image: &Path, asked: &[(&str, &str)]) -> Vec<Vec<u8>> {
+    if asked.is_empty() {
+        return Vec::new();
+    }
+    let mut debugfs = Command::new(Program::find("debugfs").unwrap())
+        .arg(image)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let requests: Vec<u8> =
+        asked.iter().flat_map(|(path, name)| raw(&format!("ea_get -x \"/{path}\" {name}\n"))).collect();
+    // It answers while it is asked: what it says must not wait for the end of what is said to it.
+    let mut stdin = debugfs.stdin.take().unwrap();
+    let asking = std::thread::spawn(move || stdin.write_all(&requests).unwrap());
+    let said = String::from_utf8_lossy(&debugfs.wait_with_output().unwrap().stdout).into_owned();
+    asking.join().unwrap();
+    let answers = said.split("debugfs:  ea_get -x ").skip(1);
+    let values: Vec<Vec<u8>> = answers
+        .zip(asked)
+        .map(|(answer, (_, name))| {
+            let value = answer.lines().find_map(|line| line.strip_prefix(*name)?.strip_prefix(" ("));
+            let (length, digits) = value.unwrap_or_else(|| panic!("{answer}")).split_once(')').unwrap();
+            let digits = digits.strip_prefix(" = ").unwrap_or_default().split_whitespace();
+            let bytes: Vec<u8> = digits.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+            assert_eq!(bytes.len().to_string(), length, "{answer}");
+            bytes
+        })
+        .collect();
+    assert_eq!(values.len(), asked.len(), "{said}");
+    values
+}
