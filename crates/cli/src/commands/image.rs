@@ -103,6 +103,11 @@ fn state(image: &Image) -> &'static str {
     }
 }
 
+/// Whether its file is banger's own.
+fn managed(image: &Image) -> &'static str {
+    if image.managed { "yes" } else { "no" }
+}
+
 /// Names in one cell.
 fn join<N: ToString>(names: &[N]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")

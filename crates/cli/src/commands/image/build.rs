@@ -4,7 +4,7 @@ use super::make;
 use crate::{complete, context::Context, exit::Result};
 use banger_proto::{
     api::artifact::BuildImage,
-    name::{ImageName, KernelName},
+    name::{DebianSuite, ImageName, KernelName},
 };
 use clap::Args;
 
@@ -22,7 +22,7 @@ pub(crate) struct BuildArgs {
     name: ImageName,
     /// The release of Debian, such as bookworm
     #[arg(long, value_name = "SUITE")]
-    debian: String,
+    debian: DebianSuite,
     /// Packages besides the essential ones and apt
     #[arg(long, value_name = "PACKAGE", value_delimiter = ',')]
     include: Vec<String>,
@@ -37,6 +37,6 @@ pub(crate) struct BuildArgs {
 /// Builds the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: BuildArgs) -> Result {
     let BuildArgs { name, debian, include, kernel, force } = args;
-    let request = BuildImage { name, debian, include, kernel, force };
+    let request = BuildImage { name, debian: debian.into(), include, kernel, force };
     make(context, "/v1/images/build", Some(&request), UNDONE).await
 }

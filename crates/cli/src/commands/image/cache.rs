@@ -50,7 +50,8 @@ pub(crate) async fn run(context: &Context, command: CacheCommand) -> Result {
             0 => String::new(),
             in_use => format!("; {in_use} in use by a pull"),
         };
-        format!("{done} {} in {} layers{spared}", pruned.bytes, pruned.blobs)
+        let layers = if pruned.blobs == 1 { "layer" } else { "layers" };
+        format!("{done} {} in {} {layers}{spared}", pruned.bytes, pruned.blobs)
     })?;
     Ok(Status::Done)
 }

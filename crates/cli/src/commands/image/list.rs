@@ -1,6 +1,6 @@
 //! `banger image list`.
 
-use super::{join, names, state};
+use super::{join, managed, names, state};
 use crate::{
     context::Context,
     exit::{Result, Status},
@@ -8,19 +8,24 @@ use crate::{
 };
 use banger_proto::api::artifact::Image;
 
+/// Digits of a digest that a line has room for; `image show` has all of them.
+const DIGITS: usize = 12;
+
 /// Lists the images on this host, and says what is wrong with those that are not as they should be.
 pub(crate) async fn run(context: &Context) -> Result {
     let images: Vec<Image> = context.daemon().await?.get("/v1/images").await?;
     context.printer.data(&images, |images| {
         table(
-            &["ID", "NAMES", "STATE", "OS", "SIZE", "SOURCE", "USED BY", "AGE"],
+            &["ID", "NAMES", "STATE", "MANAGED", "OS", "SIZE", "DIGEST", "SOURCE", "USED BY", "AGE"],
             images.iter().map(|image| {
                 [
                     image.id.to_string(),
                     names(image),
                     state(image).into(),
+                    managed(image).into(),
                     image.os.clone().unwrap_or_else(|| "-".into()),
                     image.size.to_string(),
+                    cut(&image.digest),
                     image.source.clone(),
                     if image.used_by.is_empty() { "-".into() } else { join(&image.used_by) },
                     age(&image.created_at),
@@ -36,4 +41,23 @@ pub(crate) async fn run(context: &Context) -> Result {
         }
     }
     Ok(Status::Done)
+}
+
+/// A digest as a line has it: how it was taken, and how it begins.
+fn cut(digest: &str) -> String {
+    match digest.split_once(':') {
+        Some((algorithm, digits)) => format!("{algorithm}:{}", digits.chars().take(DIGITS).collect::<String>()),
+        None => digest.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_cut_and_what_is_none_is_not() {
+        assert_eq!(cut(&format!("blake3:{}", "0123456789abcdef".repeat(4))), "blake3:0123456789ab");
+        assert_eq!(cut("unknown"), "unknown");
+    }
 }

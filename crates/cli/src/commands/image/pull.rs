@@ -10,7 +10,7 @@ use crate::{
 use banger_proto::{
     api::artifact::PullImage,
     failure::Failure,
-    name::{ImageName, KernelName},
+    name::{ImageName, KernelName, PlatformName},
 };
 use clap::Args;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(crate) struct PullArgs {
     kernel: Option<KernelName>,
     /// Which of its platforms, such as linux/amd64 [default: this host's]
     #[arg(long)]
-    platform: Option<String>,
+    platform: Option<PlatformName>,
     /// Take the name from the image that has it, and a bundle's word for an image that was lost
     #[arg(short, long)]
     force: bool,
@@ -52,6 +52,7 @@ pub(crate) struct PullArgs {
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
     let PullArgs { image, name, kernel, platform, force } = args;
     let logins = logins(|key| std::env::var_os(key))?;
+    let platform = platform.map(String::from);
     let request = PullImage { image: located(image)?, name, kernel, platform, logins, force };
     make(context, "/v1/images/pull", Some(&request), UNDONE).await
 }

@@ -1,6 +1,6 @@
 //! `banger image show`.
 
-use super::{join, names, state};
+use super::{join, managed, names, state};
 use crate::{
     complete,
     context::Context,
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
             ("os", image.os.clone()),
             ("size", Some(image.size.to_string())),
             ("source", Some(image.source.clone())),
-            ("managed", Some(if image.managed { "yes" } else { "no" }.into())),
+            ("managed", Some(managed(image).into())),
             ("kernel", image.kernel.as_ref().map(ToString::to_string)),
             ("created", Some(format!("{} ({} ago)", image.created_at, age(&image.created_at)))),
             ("used by", (!image.used_by.is_empty()).then(|| join(&image.used_by))),
