@@ -3,6 +3,7 @@
 //! [`run`] is the whole of `bangerd`. The value it builds is a composition root: nothing below it can reach it. What a
 //! request means is decided in the services; this module decides only in which order a daemon comes and goes.
 
+mod descriptors;
 mod directories;
 mod lock;
 mod log;
@@ -90,6 +91,7 @@ impl StartError {
 pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     let started = Instant::now();
     memory::keep_small();
+    descriptors::raise();
     // Whatever is created from here on is the user's alone, sockets from birth.
     rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
     let uid = rustix::process::geteuid();

@@ -112,6 +112,17 @@ fn limits_that_are_too_low_are_told_of_the_next_daemon_and_of_the_one_that_runs(
 }
 
 #[test]
+fn a_daemon_may_have_more_files_open_than_it_was_started_with() {
+    let env = TestEnv::empty();
+    let banger = banger_testkit::bin_dir().join("banger");
+    env.program("prlimit").args(["--nofile=512:2048"]).args([&banger]).args(["ps"]).run().expect(0);
+    let pid = env.daemon().expect("a daemon").pid;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("a daemon's limits");
+    let open = limits.lines().find(|line| line.starts_with("Max open files")).expect("open files");
+    assert_eq!(open.split_whitespace().nth(3), Some("2048"), "{open}");
+}
+
+#[test]
 fn room_is_accounted_for() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "up");
@@ -139,9 +150,9 @@ fn room_is_accounted_for() {
     assert_eq!((more("count"), more("size"), more("reclaimable")), (1, 3 << 20, 3 << 20), "{with_blob:#}");
     assert_eq!(with_blob["reclaim"], "banger image cache prune");
     let would = env.banger(["image", "cache", "prune", "--dry-run"]).run().expect(0);
-    assert_eq!((would.out().as_str(), blob.exists()), ("would free 3 MiB in 1 layers\n", true));
+    assert_eq!((would.out().as_str(), blob.exists()), ("would free 3 MiB in 1 layer\n", true));
     let pruned = env.banger(["image", "cache", "prune"]).run().expect(0);
-    assert_eq!((pruned.out().as_str(), blob.exists()), ("freed 3 MiB in 1 layers\n", false));
+    assert_eq!((pruned.out().as_str(), blob.exists()), ("freed 3 MiB in 1 layer\n", false));
     let total = |key: &str| {
         let list = df["usage"].as_array().expect("a list");
         list.iter().map(|usage| usage[key].as_u64().expect("a number")).sum::<u64>()
