@@ -30,6 +30,8 @@ struct Comparison {
     ratio: f64,
     target: Target,
     met: bool,
+    /// Why so few rounds are enough to be quoted, where they are.
+    few: Option<&'static str>,
 }
 
 /// What a comparison should give.
@@ -147,8 +149,16 @@ impl Report {
             ratio,
             target,
             met,
+            few: None,
         });
         Ok(())
+    }
+
+    /// The comparison before is a figure with this many rounds too, and `why`.
+    pub(crate) fn few_are_enough(&mut self, rounds: u32, why: &'static str) {
+        if let Some(last) = self.comparisons.last_mut().filter(|last| last.ours_ms.len() >= rounds as usize) {
+            last.few = Some(why);
+        }
     }
 
     /// Measures one thing `rounds` times.
@@ -203,11 +213,11 @@ impl Report {
         });
     }
 
-    /// What was timed, and in how many rounds: not all go through as many as were asked for.
-    fn timed(&self) -> impl Iterator<Item = (&str, usize)> {
-        let comparisons = self.comparisons.iter().map(|it| (it.what.as_str(), it.ours_ms.len()));
-        let series = self.series.iter().map(|it| (it.what.as_str(), it.ms.len()));
-        let phases = (!self.phases.is_empty()).then_some(("phases", self.rounds as usize));
+    /// What was timed, in how many rounds (not all go through as many as were asked for), and why few are enough.
+    fn timed(&self) -> impl Iterator<Item = (&str, usize, Option<&'static str>)> {
+        let comparisons = self.comparisons.iter().map(|it| (it.what.as_str(), it.ours_ms.len(), it.few));
+        let series = self.series.iter().map(|it| (it.what.as_str(), it.ms.len(), None));
+        let phases = (!self.phases.is_empty()).then_some(("phases", self.rounds as usize, None));
         comparisons.chain(series).chain(phases)
     }
 
@@ -257,9 +267,13 @@ impl fmt::Display for Report {
         for it in &self.phases {
             writeln!(f, "phase {:<38} {:>8.1} ms  from {:>8.1} ms", it.name, it.duration_ms, it.started_ms)?;
         }
-        for (what, rounds) in self.timed().filter(|(_, rounds)| *rounds < QUOTABLE as usize) {
-            let is = format!("{what}: {rounds} rounds");
-            writeln!(f, "NOT A FIGURE: {is}; what fewer than {QUOTABLE} give is not to be quoted")?;
+        for (what, rounds, few) in self.timed().filter(|(_, rounds, _)| *rounds < QUOTABLE as usize) {
+            if let Some(why) = few {
+                writeln!(f, "few rounds: {what}: {rounds}, which is enough: {why}")?;
+            } else {
+                let is = format!("{what}: {rounds} rounds");
+                writeln!(f, "NOT A FIGURE: {is}; what fewer than {QUOTABLE} give is not to be quoted")?;
+            }
         }
         Ok(())
     }
@@ -322,6 +336,21 @@ mod tests {
         report.series("quick", Limit::NoFailure, QUOTABLE, instant).unwrap();
         let shown = report.to_string();
         assert!(shown.contains("NOT A FIGURE: slow: 3 rounds") && !shown.contains("FIGURE: quick"), "{shown}");
+    }
+
+    #[test]
+    fn few_rounds_are_a_figure_where_the_scenario_says_why_and_did_all_of_them() {
+        let instant = || Ok(Duration::from_millis(1));
+        for (rounds, figure) in [(2, false), (3, true)] {
+            let mut report = Report::of(QUOTABLE);
+            report.compare(("slow", "slower"), Target::Told, rounds, instant, instant).unwrap();
+            report.few_are_enough(3, "they take minutes");
+            report.compare(("another", "slower"), Target::Told, 3, instant, instant).unwrap();
+            let shown = report.to_string();
+            assert_eq!(shown.contains("few rounds: slow: 3, which is enough: they take minutes"), figure, "{shown}");
+            assert_eq!(shown.contains("NOT A FIGURE: slow"), !figure, "{shown}");
+            assert!(shown.contains("NOT A FIGURE: another"), "{shown}");
+        }
     }
 
     #[test]
