@@ -4,6 +4,7 @@
 //!
 //! What such a program runs or reads in turn is not known here, nor is what other tools than git take from a tree.
 
+mod interpreters;
 mod places;
 mod programs;
 
@@ -16,7 +17,7 @@ use super::{
 };
 use banger_proto::failure::{Code, Failure};
 use places::Places;
-use programs::{is_program, names, paths};
+use programs::{Program, is_program};
 use std::{
     collections::HashSet,
     fs,
@@ -44,7 +45,7 @@ const RUNS: &str = "this host's git runs it";
 pub(super) struct Trusted {
     places: Places,
     /// Keys, and the programs they name.
-    programs: Vec<(String, String)>,
+    programs: Vec<(String, Program)>,
 }
 
 impl Trusted {
@@ -142,11 +143,11 @@ impl Trusted {
                     self.hooks(&dir);
                 }
             } else if is_program(&key) {
-                let program = String::from_utf8_lossy(&value);
-                for path in paths(&program) {
+                let program = Program::new(&value);
+                for path in program.paths() {
                     self.places.file(&expanded(path.as_bytes()), &format!("{RUNS} ({key})"));
                 }
-                self.programs.push((key, folded(&value)));
+                self.programs.push((key, program));
             }
         }
         conditional
@@ -172,7 +173,7 @@ impl Trusted {
     fn reason(&self, path: &[u8]) -> Option<String> {
         let path = folded(path);
         self.places.reason(&path).map(str::to_owned).or_else(|| {
-            let program = self.programs.iter().find(|(_, program)| names(program, &path));
+            let program = self.programs.iter().find(|(_, program)| program.names(&path));
             program.map(|(key, _)| format!("{RUNS} ({key})"))
         })
     }
