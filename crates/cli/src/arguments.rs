@@ -1,7 +1,7 @@
 //! Values as they are typed, checked as far as one value can be checked by itself.
 
 use banger_proto::{
-    api::vm::{KillSignal, MAX_DISK, MIN_DISK, MIN_MEMORY},
+    api::vm::{KillSignal, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY},
     failure::{Code, Failure},
     size::ByteSize,
     span::Span,
@@ -73,6 +73,12 @@ fn regular(file: PathBuf) -> Result<PathBuf, Failure> {
         Failure::new(Code::Invalid, format!("{} is no regular file, so no logins are read from it", file.display()))
             .hint("REGISTRY_AUTH_FILE and DOCKER_CONFIG name files that the daemon reads")
     })
+}
+
+/// Virtual processors.
+pub(crate) fn vcpu(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| (1..=MAX_VCPU).contains(count));
+    count.ok_or_else(|| format!("a VM has 1 to {MAX_VCPU}"))
 }
 
 /// Guest memory.
@@ -162,6 +168,10 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_refused() {
+        assert_eq!((vcpu("1").unwrap(), vcpu("32").unwrap()), (1, 32));
+        for bad in ["", "0", "33", "-1", "two", "99999999999999999999"] {
+            assert_eq!(vcpu(bad).unwrap_err(), "a VM has 1 to 32", "{bad}");
+        }
         assert_eq!(memory("256").unwrap(), ByteSize::mib(256));
         for bad in ["1", "0", "-1", "127M", "x", "99999999999T"] {
             assert!(memory(bad).is_err(), "{bad}");

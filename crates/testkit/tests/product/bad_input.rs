@@ -3,38 +3,46 @@
 use crate::{SOON, delete, images::pull, start, vms};
 use banger_testkit::{Entry, ImageLayout, TestEnv, require};
 
-/// Each refused with 125 by `vm run` and with 1 or 2 by `vm create`, leaving no row.
-const BAD: [&[&str]; 20] = [
-    &["--name", ""],
-    &["--name", "0123456789012345678901234567890123456789012345678901234567890123"],
-    &["--name", ".."],
-    &["--name=-x"],
-    &["--name", "x-"],
-    &["--name", "Upper"],
-    &["--name", "caf\u{e9}"],
-    &["--name", "a b"],
-    &["--name", "a/b"],
-    &["--vcpu", "0"],
-    &["--vcpu", "33"],
-    &["--vcpu=-1"],
-    &["--vcpu", "two"],
-    &["--memory", "1"],
-    &["--memory", "0"],
-    &["--memory", "99999999999999999999G"],
-    &["--disk-size", "0"],
-    &["--disk-size", "2T"],
-    &["--image", ""],
-    &["--kernel", "../x"],
+/// Each refused with 125 by `vm run` and with 2 by `vm create`, in these words, leaving no row. They are judged before a
+/// kernel or an image is looked for, which an empty home has none of: a refusal for that would be another.
+const BAD: [(&[&str], &str); 20] = [
+    (&["--name", ""], VM_NAME),
+    (&["--name", "0123456789012345678901234567890123456789012345678901234567890123"], VM_NAME),
+    (&["--name", ".."], VM_NAME),
+    (&["--name=-x"], VM_NAME),
+    (&["--name", "x-"], VM_NAME),
+    (&["--name", "Upper"], VM_NAME),
+    (&["--name", "caf\u{e9}"], VM_NAME),
+    (&["--name", "a b"], VM_NAME),
+    (&["--name", "a/b"], VM_NAME),
+    (&["--vcpu", "0"], VCPU),
+    (&["--vcpu", "33"], VCPU),
+    (&["--vcpu=-1"], VCPU),
+    (&["--vcpu", "two"], VCPU),
+    (&["--memory", "1"], "a VM needs at least 128 MiB"),
+    (&["--memory", "0"], "a VM needs at least 128 MiB"),
+    (&["--memory", "99999999999999999999G"], "such as 512M or 4GiB"),
+    (&["--disk-size", "0"], DISK),
+    (&["--disk-size", "2T"], DISK),
+    (&["--image", ""], "1 to 255 of a-z, A-Z, 0-9"),
+    (&["--kernel", "../x"], "1 to 64 of a-z, A-Z, 0-9"),
 ];
+const VM_NAME: &str = "1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'";
+const VCPU: &str = "a VM has 1 to 32";
+const DISK: &str = "a work disk has 64 MiB to 1 TiB";
 
 #[test]
 fn values_out_of_range_leave_nothing() {
     let env = TestEnv::empty();
-    for bad in BAD {
+    for (bad, said) in BAD {
+        let flag = bad[0].split('=').next().expect("a flag");
         let run = env.banger(["vm", "run"].iter().chain(bad).chain(&["--", "true"])).run().expect(125);
-        assert!(run.err().contains("error: "), "{bad:?}: {run}");
-        let create = env.banger(["vm", "create", "--no-start"].iter().chain(bad)).run();
-        assert!(matches!(create.code(), 1 | 2), "{bad:?}: {create}");
+        let create = env.banger(["vm", "create", "--no-start"].iter().chain(bad)).run().expect(2);
+        for refused in [run, create] {
+            let names_it = refused.err().contains(&format!("for '{flag} <"));
+            assert!(refused.err().starts_with("error: ") && names_it, "{bad:?}: {refused}");
+            assert!(refused.err().contains(said), "{bad:?}: {refused}");
+        }
     }
     assert_eq!(vms(&env), []);
     env.assert_nothing_left();
@@ -43,9 +51,12 @@ fn values_out_of_range_leave_nothing() {
 #[test]
 fn combinations_that_make_no_sense_are_refused() {
     let env = TestEnv::empty();
-    for bad in [&["-d", "--rm"][..], &["-d", "--", "true"]] {
+    for (bad, said, instead) in [
+        (&["-d", "--rm"][..], "error: -d and --rm exclude each other", "hint: leave out -d"),
+        (&["-d", "--", "true"], "error: -d and a command exclude each other", "banger vm exec NAME -- CMD"),
+    ] {
         let out = env.banger(["vm", "run"].iter().chain(bad)).run().expect(125);
-        assert!(out.err().contains("error: "), "{out}");
+        assert!(out.err().starts_with(said) && out.err().contains(instead), "{out}");
     }
     assert_eq!(vms(&env), []);
     env.assert_nothing_left();

@@ -10,13 +10,13 @@ use crate::{
 };
 use banger_proto::{
     agent::boot::Init,
-    api::vm::{CreateVm, MAX_VCPU, Start, Vm, VmmChoice, Wait},
+    api::vm::{CreateVm, Start, Vm, VmmChoice, Wait},
     failure::Failure,
     name::{ImageName, KernelName, VmName},
     size::ByteSize,
     span::Span,
 };
-use clap::{Args, value_parser};
+use clap::Args;
 use hyper::Method;
 
 /// What becomes of a VM whose creation is interrupted: the daemon notices that nobody waits for it.
@@ -38,7 +38,7 @@ pub(crate) struct NewVmArgs {
     #[arg(long)]
     vmm: Option<VmmChoice>,
     /// Virtual processors
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(MAX_VCPU)))]
+    #[arg(long, value_name = "N", value_parser = arguments::vcpu)]
     vcpu: Option<u32>,
     /// Memory, such as 512M or 4G (a bare number is MiB)
     #[arg(long, value_name = "SIZE", value_parser = arguments::memory)]

@@ -5,11 +5,8 @@ use super::{
     network::EgressArgs,
 };
 use crate::{arguments, context::Context, exit::Result};
-use banger_proto::{
-    api::vm::{MAX_VCPU, SetVm},
-    size::ByteSize,
-};
-use clap::{ArgGroup, Args, value_parser};
+use banger_proto::{api::vm::SetVm, size::ByteSize};
+use clap::{ArgGroup, Args};
 use hyper::Method;
 
 /// `banger vm set`.
@@ -40,7 +37,7 @@ pub(crate) struct SetArgs {
 #[derive(Debug, Args)]
 struct SizeArgs {
     /// Virtual processors
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(MAX_VCPU)))]
+    #[arg(long, value_name = "N", value_parser = arguments::vcpu)]
     vcpu: Option<u32>,
     /// Memory, such as 512M or 4G (a bare number is MiB)
     #[arg(long, value_name = "SIZE", value_parser = arguments::memory)]
