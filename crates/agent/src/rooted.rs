@@ -147,9 +147,20 @@ pub(crate) fn open_dir_without_links(base: impl AsFd, parts: &[&OsStr]) -> io::R
     open_dir(base, parts, ResolveFlags::NO_SYMLINKS)
 }
 
+/// Finds a directory below `base`, whoever may read it; of links on the way only those that stay below are followed, or
+/// none.
+pub(crate) fn dir_beneath(base: impl AsFd, parts: &[&OsStr], follows: bool) -> io::Result<OwnedFd> {
+    let more = if follows { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+    resolve(base, parts, OFlags::PATH, more)
+}
+
 fn open_dir(base: impl AsFd, parts: &[&OsStr], more: ResolveFlags) -> io::Result<OwnedFd> {
+    resolve(base, parts, OFlags::RDONLY, more)
+}
+
+fn resolve(base: impl AsFd, parts: &[&OsStr], how: OFlags, more: ResolveFlags) -> io::Result<OwnedFd> {
     let path: std::path::PathBuf = std::iter::once(&OsStr::new(".")).chain(parts).collect();
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = how | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more;
     Ok(fs::openat2(base, &path, flags, Mode::empty(), resolve)?)
 }

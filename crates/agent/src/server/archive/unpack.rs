@@ -15,7 +15,7 @@ use rustix::{
 };
 use std::{
     cell::Cell,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -133,6 +133,13 @@ struct Parent {
     gives_group: bool,
 }
 
+/// A file that is there, to have another name.
+struct Source {
+    dir: OwnedFd,
+    name: OsString,
+    inode: (u64, u64),
+}
+
 /// Where an entry goes.
 struct Place<'a> {
     parent: Rc<OwnedFd>,
@@ -163,6 +170,15 @@ impl Unpacker<'_> {
             _ => UnpackError::Write(path.clone(), error),
         };
         let kind = entry.header().entry_type();
+        // Looked for before anything is made, or makes way.
+        let source = match kind {
+            EntryType::Link => {
+                let target = entry.link_name().map_err(UnpackError::Stream)?.ok_or_else(outside)?.into_owned();
+                let target = rooted::parts(&target).filter(|target| !target.is_empty()).ok_or_else(outside)?;
+                Some(self.source(&parts, &target).map_err(failed)?)
+            }
+            _ => None,
+        };
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         let (seconds, nanoseconds) = time(entry).map_err(UnpackError::Stream)?;
         let Parent { fd: parent, gives_group } = self.parent(above, is_file).map_err(failed)?;
@@ -170,6 +186,7 @@ impl Unpacker<'_> {
         let mtime = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
         let place = Place { parent, gives_group, name, way, of_git, mtime };
         match kind {
+            EntryType::Link => source.map_or(Ok(()), |source| place.link(&source)).map_err(failed),
             _ if is_file => self.file(&place, entry).map_err(failed),
             EntryType::Directory => {
                 self.directory(&place, entry).map_err(failed)?;
@@ -179,15 +196,6 @@ impl Unpacker<'_> {
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().ok_or_else(outside)?.into_owned();
                 self.symlink(&place, &target, entry).map_err(failed)
-            }
-            EntryType::Link => {
-                let target = entry.link_name().map_err(UnpackError::Stream)?.ok_or_else(outside)?.into_owned();
-                let target = rooted::parts(&target).ok_or_else(outside)?;
-                let (first, above) = target.split_last().ok_or_else(outside)?;
-                let from = rooted::make_dirs_beneath(self.base, above).map_err(failed)?;
-                place.clear().map_err(failed)?;
-                fs::linkat(&from, *first, &*place.parent, place.name, AtFlags::empty())
-                    .map_err(|error| failed(error.into()))
             }
             EntryType::Fifo => self.fifo(&place, entry).map_err(failed),
             _ => Err(UnpackError::Kind(path)),
@@ -294,6 +302,18 @@ impl Unpacker<'_> {
         self.dress(place, entry)
     }
 
+    /// What a hard link at `parts` is to: no directory, and neither in the other, for whose sake it would go.
+    fn source(&self, parts: &[&OsStr], target: &[&OsStr]) -> io::Result<Source> {
+        let is_inside = parts.starts_with(target) || target.starts_with(parts);
+        let (name, above) = target.split_last().filter(|_| !is_inside || parts == target).ok_or(Errno::INVAL)?;
+        let dir = rooted::dir_beneath(self.base, above, self.way == Way::Shared)?;
+        let stat = fs::statat(&dir, *name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(Errno::PERM.into());
+        }
+        Ok(Source { dir, name: name.into(), inode: (stat.st_dev, stat.st_ino) })
+    }
+
     fn fifo(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
         place.clear()?;
         fs::mknodat(&*place.parent, place.name, FileType::Fifo, mode(entry), 0)?;
@@ -330,6 +350,21 @@ impl Place<'_> {
             Err(Errno::ISDIR) => Ok(fs::unlinkat(&*self.parent, self.name, AtFlags::REMOVEDIR)?),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Gives a file this name too, if it has it not.
+    fn link(&self, source: &Source) -> io::Result<()> {
+        let link = || fs::linkat(&source.dir, &source.name, &*self.parent, self.name, AtFlags::empty());
+        match link() {
+            Err(Errno::EXIST) => {}
+            made => return Ok(made?),
+        }
+        let there = fs::statat(&*self.parent, self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (there.st_dev, there.st_ino) != source.inode {
+            self.clear()?;
+            link()?;
+        }
+        Ok(())
     }
 
     /// The file that is there and may be the one that arrives with `size` bytes.
@@ -374,3 +409,6 @@ fn owner(entry: &Entry<'_, impl Read>) -> (Option<Uid>, Option<Gid>) {
     let number = |number: io::Result<u64>| number.ok().and_then(fits).unwrap_or(0);
     (Some(Uid::from_raw(number(entry.header().uid()))), Some(Gid::from_raw(number(entry.header().gid()))))
 }
+
+#[cfg(test)]
+mod tests;
