@@ -16,6 +16,7 @@ use crate::{
 use banger_proto::{
     agent::exec::{ExecSpec, Outcome},
     api::vm::GuestEndpoint,
+    failure::{Code, Failure},
 };
 use std::{
     os::fd::AsFd,
@@ -126,8 +127,8 @@ fn outlet(stream: impl AsFd) -> Result<Outlet> {
 fn conclude(printer: &Printer, ended: Ended) -> Result {
     match ended {
         Ended::Outcome(outcome) => {
-            if let Outcome::NotStarted { message, .. } = &outcome {
-                printer.error_line(&format!("cannot start the command: {message}"));
+            if let Outcome::NotStarted { code, message } = &outcome {
+                printer.failure(&not_started(*code, message), true);
             }
             Ok(Status::Guest(outcome.code()))
         }
@@ -137,6 +138,16 @@ fn conclude(printer: &Printer, ended: Ended) -> Result {
             undone: "interrupted: left the session; what still runs in the guest gets HUP, then KILL".into(),
         }),
     }
+}
+
+/// What the codes mean that a shell has for it.
+fn not_started(code: u8, message: &str) -> Failure {
+    let kind = match code {
+        126 => Code::Denied,
+        127 => Code::NotFound,
+        _ => Code::Guest,
+    };
+    Failure::new(kind, format!("cannot start the command: {message}"))
 }
 
 #[cfg(test)]
@@ -164,5 +175,9 @@ mod tests {
         let printer = Printer::new(false, true);
         let outcome = Outcome::NotStarted { code: 127, message: "nope: not found".into() };
         assert_eq!(conclude(&printer, Ended::Outcome(outcome)).unwrap(), Status::Guest(127));
+        for (code, kind) in [(125, Code::Guest), (126, Code::Denied), (127, Code::NotFound)] {
+            let failure = not_started(code, "nope");
+            assert_eq!((failure.code, failure.message.as_str()), (kind, "cannot start the command: nope"));
+        }
     }
 }

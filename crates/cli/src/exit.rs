@@ -67,7 +67,8 @@ pub(crate) fn report(printer: &Printer, session: bool, result: Result) -> ExitCo
             if session { SESSION_FAILED } else { FAILED }
         }
         Err(Error::Interrupted { signal, undone }) => {
-            printer.error_line(&undone);
+            // Somebody waits for it no longer.
+            printer.failure(&Failure::new(Code::Timeout, undone), session);
             signal.saturating_add(128)
         }
         Err(Error::Pipe) => CLOSED_PIPE,

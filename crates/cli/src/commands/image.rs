@@ -82,7 +82,6 @@ async fn make(context: &Context, path: &str, request: Option<&impl Serialize>, u
     let image = signals
         .guard(undone, async { context.daemon().await?.operate::<Image>(Method::POST, path, request).await })
         .await?
-        .with_events(context.printer.json())
         .settle(&context.printer, &mut signals, undone)
         .await?;
     context.printer.data(&image, names)?;

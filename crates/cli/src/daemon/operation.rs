@@ -30,35 +30,27 @@ pub(crate) struct Operation<T> {
     /// Closing it is what cancels.
     _connection: Connection,
     log: PathBuf,
-    /// Events go to stderr as they come, one JSON object a line.
-    events: bool,
     result: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> Operation<T> {
     pub(crate) fn new(body: Incoming, connection: Connection, log: PathBuf) -> Self {
-        Self { body, buffer: BytesMut::new(), _connection: connection, log, events: false, result: PhantomData }
+        Self { body, buffer: BytesMut::new(), _connection: connection, log, result: PhantomData }
     }
 
-    /// Passes events on to stderr instead of showing progress, if `events` says so: for programs that watch.
-    pub(crate) fn with_events(mut self, events: bool) -> Self {
-        self.events = events;
-        self
-    }
-
-    /// Shows progress until the result is there: at `done`, or at `ready`, after which the lease lasts as long as this.
+    /// Shows progress, or passes the events on to programs that want them, until the result is there: at `done`, or at `ready`, after which the lease lasts as long as this.
     /// On a signal the result is [`Error::Interrupted`] with `undone`.
     pub(crate) async fn settle(&mut self, printer: &Printer, signals: &mut Signals, undone: &str) -> Result<T> {
-        signals.guard(undone, self.watch(&mut Progress::new(printer))).await
+        signals.guard(undone, self.watch(printer, &mut Progress::new(printer))).await
     }
 
-    async fn watch(&mut self, progress: &mut Progress<'_>) -> Result<T> {
+    async fn watch(&mut self, printer: &Printer, progress: &mut Progress<'_>) -> Result<T> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 biased;
-                event = self.next() => event?,
+                event = self.next(printer) => event?,
                 _ = ticks.tick() => {
                     progress.tick();
                     continue;
@@ -67,7 +59,7 @@ impl<T: DeserializeOwned> Operation<T> {
             match event {
                 None | Some(Event::Started { .. }) => {}
                 Some(Event::Phase { .. } | Event::Advance { .. } | Event::Layer { .. } | Event::Notice { .. })
-                    if self.events => {}
+                    if printer.events() => {}
                 Some(Event::Phase { text }) => progress.phase(&text),
                 Some(Event::Advance { done, total }) => progress.advance(done, total),
                 Some(Event::Layer { layer, state, done, total }) => progress.layer(&layer, state, done, total),
@@ -79,13 +71,14 @@ impl<T: DeserializeOwned> Operation<T> {
     }
 
     /// The next event; `None` for one of a kind this version does not know. Cancelling it loses nothing.
-    async fn next(&mut self) -> Result<Option<Event<T>>> {
+    async fn next(&mut self, printer: &Printer) -> Result<Option<Event<T>>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);
                 let event = parse(&line)?;
-                if self.events && !matches!(event, Some(Event::Done { .. } | Event::Failed { .. })) {
-                    pass_on(&line);
+                // How it ended is the command's own result.
+                if !matches!(event, Some(Event::Ready { .. } | Event::Done { .. } | Event::Failed { .. })) {
+                    printer.event(&String::from_utf8_lossy(&line));
                 }
                 return Ok(event);
             }
@@ -108,13 +101,6 @@ impl<T: DeserializeOwned> Operation<T> {
         Failure::new(Code::Unavailable, "the daemon went away before the operation ended")
             .hint(format!("its log is {}", self.log.display()))
     }
-}
-
-/// An event as the daemon sent it.
-fn pass_on(line: &[u8]) {
-    use std::io::Write as _;
-    // Who closed stderr does not want to know.
-    let _ = std::io::stderr().lock().write_all(line);
 }
 
 /// One line of progress.

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 const LONGEST_SEQUENCE: usize = 64;
 
 /// Whether a character may change more than its own cell.
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{feff}'
@@ -35,6 +35,26 @@ fn push(out: &mut String, c: char) {
     } else {
         out.push(c);
     }
+}
+
+/// JSON in which every control and bidirectional character of its strings is written out (`\u009b`): the same value. Those
+/// below the space are either written out already or stand between values.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    let is_raw = |c: char| c >= ' ' && is_unsafe(c);
+    if !text.contains(is_raw) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_raw(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// Escapes a byte stream: line ends and tabs stay, colours are dropped, the rest is written out. What a piece leaves
@@ -149,6 +169,16 @@ mod tests {
     #[test]
     fn nothing_that_moves_a_cursor_gets_through() {
         assert_eq!(escape("a\x1b[2Jb\nc\u{9b}31m\u{202e}x\x07"), "a\\u{1b}[2Jb\\nc\\u{9b}31m\\u{202e}x\\u{7}");
+    }
+
+    #[test]
+    fn json_that_moves_no_cursor_is_the_same_value() {
+        let text = "a\x7f\u{9b}2J\u{202e}b\n\u{e0041}\u{1f600}\"\\";
+        let written = serde_json::to_string_pretty(&[text]).unwrap();
+        let shown = json(&written);
+        assert_eq!(shown, "[\n  \"a\\u007f\\u009b2J\\u202eb\\n\\udb40\\udc41\u{1f600}\\\"\\\\\"\n]");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [text]);
+        assert!(matches!(json("{\"a\":\t\"\u{e9}\"}\r\n"), Cow::Borrowed(_)));
     }
 
     fn stream(pieces: &[&[u8]]) -> String {

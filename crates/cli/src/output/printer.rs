@@ -1,6 +1,6 @@
 //! The one way out: data to stdout, talk to stderr.
 
-use super::escape::escape;
+use super::escape::{self, escape};
 use crate::exit::Error;
 use banger_proto::failure::{Code, Failure};
 use clap::builder::StyledStr;
@@ -17,6 +17,8 @@ pub(crate) struct Printer {
     quiet: bool,
     /// Whom the talk is about, where it is about several.
     about: Option<String>,
+    /// stderr is a guest command's, too.
+    shared: bool,
     stderr: Stderr,
 }
 
@@ -40,13 +42,23 @@ impl Printer {
             true if no_color() => Stderr::Terminal,
             true => Stderr::Color,
         };
-        Self { json, quiet, about: None, stderr }
+        Self { json, quiet, about: None, shared: false, stderr }
     }
 
     /// The same for one of several that something is done to at once: each line says whose it is, and there is no progress,
     /// of which several would paint over each other.
     pub(crate) fn about(&self, name: &str) -> Self {
         Self { about: Some(name.to_owned()), ..self.clone() }
+    }
+
+    /// The same where stderr is a guest command's, too: events would stand in what it says.
+    pub(crate) fn beside_a_command(&self) -> Self {
+        Self { shared: true, ..self.clone() }
+    }
+
+    /// Whether what an operation does goes to stderr as events, for programs that watch, instead of as progress.
+    pub(crate) fn events(&self) -> bool {
+        self.json && !self.quiet && !self.shared
     }
 
     /// Whether data goes out as JSON.
@@ -83,10 +95,9 @@ impl Printer {
 
     /// Data for a program: one JSON document.
     pub(crate) fn value(&self, value: &impl Serialize) -> Result<(), Error> {
-        let mut text = serde_json::to_vec_pretty(value)
+        let text = serde_json::to_string_pretty(value)
             .map_err(|error| crate::exit::internal("cannot write the result as JSON", &error))?;
-        text.push(b'\n');
-        self.bytes(&text)
+        self.bytes(format!("{}\n", escape::json(&text)).as_bytes())
     }
 
     /// `value` as JSON when that was asked for, else what `text` makes of it.
@@ -129,15 +140,17 @@ impl Printer {
         if !self.json {
             say(&self.describe(failure));
         } else if session {
-            say(&serde_json::to_string(failure).unwrap_or_default());
+            say(&escape::json(&serde_json::to_string(failure).unwrap_or_default()));
         } else if self.value(failure).is_err() {
             say(&self.describe(failure));
         }
     }
 
-    /// `error:` and one line, for what has no causes or hints.
-    pub(crate) fn error_line(&self, line: &str) {
-        say(&format!("{} {}", self.paint("1;31", "error:"), escape(line)));
+    /// An event of an operation, JSON as the daemon sent it.
+    pub(crate) fn event(&self, line: &str) {
+        if self.events() {
+            say(&escape::json(line.trim_end()));
+        }
     }
 
     /// A failure as text, several lines.
@@ -191,7 +204,7 @@ mod tests {
     use super::*;
 
     fn plain() -> Printer {
-        Printer { json: false, quiet: false, about: None, stderr: Stderr::Plain }
+        Printer { json: false, quiet: false, about: None, shared: false, stderr: Stderr::Plain }
     }
 
     #[test]
@@ -212,6 +225,13 @@ mod tests {
         assert!(plain().describe(&failure).ends_with("look for operation 0123abcd in the daemon's log"));
         failure.code = Code::Timeout;
         assert!(plain().describe(&failure).ends_with("\n  operation: 0123abcd"));
+    }
+
+    #[test]
+    fn events_are_for_programs_that_want_them_on_a_stderr_of_their_own() {
+        let events = |json, quiet| Printer { json, quiet, ..plain() }.events();
+        assert_eq!([events(true, false), events(true, true), events(false, false)], [true, false, false]);
+        assert!(!Printer { json: true, ..plain() }.beside_a_command().events());
     }
 
     #[test]

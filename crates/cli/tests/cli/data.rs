@@ -171,6 +171,30 @@ fn json_is_what_the_daemon_says() {
 }
 
 #[test]
+fn json_moves_no_cursor() {
+    // A process of the guest's is called so.
+    let ports = json!([{
+        "protocol": "tcp", "address": "::", "port": 22, "pid": 9, "process": "sshd\u{9b}2J\u{202e}", "published": [],
+        "listening": true
+    }]);
+    let said = ports.clone();
+    let daemon = Daemon::answering(move |line, _| line.ends_with("/ports").then(|| Reply::Json(said.clone())));
+    let run = daemon.banger(["vm", "ports", "demo", "--json"]).run().expect(0);
+    assert!(run.out().contains("\"sshd\\u009b2J\\u202e\"") && !run.out().contains(['\u{9b}', '\u{202e}']), "{run}");
+    assert_eq!(run.json(), ports, "it is the same value");
+    let mad = Daemon::answering(|line, _| {
+        let failure = json!({ "code": "guest", "message": "mad \u{9b}2J", "causes": ["\u{2067}"] });
+        (line != "GET /v1/version").then_some(Reply::Failure(502, failure))
+    });
+    let shown = mad.banger(["vm", "show", "demo", "--json"]).run().expect(1).out();
+    let session = mad.banger(["exec", "demo", "--json", "--", "true"]).run().expect(125).err();
+    for failure in [shown, session] {
+        assert!(failure.contains("mad \\u009b2J") && failure.contains("\\u2067"), "{failure}");
+        assert!(!failure.contains(['\u{9b}', '\u{2067}']), "{failure}");
+    }
+}
+
+#[test]
 fn scripts_get_ids() {
     let daemon = daemon();
     for args in [["ps", "-aq"], ["ps", "-qa"]] {

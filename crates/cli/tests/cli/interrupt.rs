@@ -41,6 +41,28 @@ fn while_it_is_made_the_daemon_takes_it_back() {
 }
 
 #[test]
+fn programs_read_of_an_interrupt_where_they_read_of_any_failure() {
+    let daemon = busy();
+    let session = daemon.banger(["image", "pull", "debian-bookworm", "--json"]).spawn();
+    session.wait_stderr("\"advance\"", DEADLINE);
+    session.signal(Signal::INT);
+    let failure = session.finish(DEADLINE).expect(130).json();
+    assert_eq!(failure["code"], "timeout");
+    assert!(failure["message"].as_str().unwrap().starts_with("interrupted: "), "{failure}");
+
+    let world = World::new();
+    let session = world.daemon.banger(["run", "--rm", "--json", "--", "deaf"]).spawn();
+    session.wait_stdout("waiting", DEADLINE);
+    session.signal(Signal::INT);
+    session.wait_stdout("signal 2", DEADLINE);
+    session.signal(Signal::INT);
+    let output = session.finish(DEADLINE).expect(130);
+    let failure: serde_json::Value = serde_json::from_str(&output.err()).unwrap();
+    assert!(failure["message"].as_str().unwrap().starts_with("interrupted: left the session"), "{failure}");
+    assert!(!output.out().contains("interrupted"), "stdout is the command's: {output}");
+}
+
+#[test]
 fn killed_outright_the_lease_still_ends() {
     let daemon = busy();
     let session = daemon.banger(["run", "--rm", "--", "true"]).spawn();

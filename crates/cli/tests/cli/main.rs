@@ -11,6 +11,7 @@ mod completion;
 mod copy;
 mod corpora;
 mod data;
+mod events;
 mod fake;
 mod groups;
 mod interrupt;

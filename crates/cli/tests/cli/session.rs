@@ -55,6 +55,13 @@ fn the_commands_status_is_ours() {
     }
     let missing = world.daemon.banger(["exec", "demo", "nope"]).run().expect(127);
     assert_eq!(missing.err(), "error: cannot start the command: nope: not found \\u{1b}[2J\n");
+    // For programs it is a failure like any other, and stdout is the command's.
+    let missing = world.daemon.banger(["--json", "exec", "demo", "nope"]).run().expect(127);
+    let failure: Value = serde_json::from_str(&missing.err()).unwrap();
+    assert_eq!(
+        (missing.out().as_str(), &failure["code"], &failure["message"]),
+        ("", &json!("not_found"), &json!("cannot start the command: nope: not found \u{1b}[2J"))
+    );
     let vanished = world.daemon.banger(["exec", "demo", "vanish"]).run().expect(125);
     assert!(vanished.err().contains("without saying how the command ended"), "{vanished}");
 }

@@ -1,6 +1,6 @@
 //! What scripts read: shapes that stay.
 
-use crate::{delete, start};
+use crate::{SOON, delete, images::layout, start};
 use banger_testkit::TestEnv;
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -55,6 +55,56 @@ fn json_keeps_its_fields() {
     }
     insta::assert_snapshot!(shapes);
     delete(&env, "j");
+}
+
+/// Every step of a pull, by its kind: what each says.
+fn shapes_of_events(events: &str) -> String {
+    let mut kinds = std::collections::BTreeMap::<String, BTreeSet<String>>::new();
+    for line in events.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect(line);
+        let kind = event["event"].as_str().expect("a kind").to_owned();
+        shape(&event, "", kinds.entry(kind).or_default());
+    }
+    // How far a phase is may be told, or not, before it is over.
+    kinds.remove("advance");
+    let lines = kinds
+        .into_iter()
+        .map(|(kind, keys)| format!("{kind}\n  {}\n", keys.into_iter().collect::<Vec<_>>().join("\n  ")));
+    lines.collect()
+}
+
+#[test]
+fn what_is_done_to_images_keeps_its_fields_and_its_events() {
+    let env = TestEnv::empty();
+    let source = layout(&env, "app", "x");
+    let file = env.home().join("home/my.ext4");
+    let mut shapes = String::new();
+    let mut note = |args: &[&str]| {
+        let out = env.banger(args.iter().chain(&["--json"])).patience(SOON).run().expect(0);
+        let mut keys = BTreeSet::new();
+        shape(&out.json(), "", &mut keys);
+        let said = args.iter().map(|arg| if arg.contains('/') { "[PATH]" } else { arg });
+        let said = said.collect::<Vec<_>>().join(" ");
+        let _ = write!(shapes, "{said}\n  {}\n", keys.into_iter().collect::<Vec<_>>().join("\n  "));
+        out
+    };
+    let pulled = note(&["image", "pull", &source, "--name", "app"]);
+    let events = shapes_of_events(&pulled.err());
+    let image = env.layout().images().join(pulled.json()["id"].as_str().expect("an id")).join("rootfs.ext4");
+    std::fs::copy(image, &file).expect("a copy");
+    // With a tail nobody uses it is another image.
+    let copy = std::fs::OpenOptions::new().append(true).open(&file).expect("the copy");
+    copy.set_len(copy.metadata().expect("its length").len() + 4096).expect("room for a tail");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("it is ours");
+    let (file, bundle) = (file.to_string_lossy(), env.home().join("home/app.tar.zst"));
+    note(&["image", "register", "--name", "my", "--rootfs", &file]);
+    note(&["image", "promote", "my"]);
+    note(&["image", "bundle", "app", "-o", &bundle.to_string_lossy()]);
+    note(&["image", "cache", "prune", "--dry-run"]);
+    note(&["image", "cache", "prune"]);
+    note(&["image", "delete", "app", "my"]);
+    insta::assert_snapshot!(format!("{shapes}\nevents\n\n{events}"));
+    env.assert_nothing_left();
 }
 
 #[test]

@@ -41,7 +41,10 @@ pub(crate) async fn run(context: &Context, args: &BundleArgs) -> Result {
         .await?
         .settle(&context.printer, &mut signals, UNDONE)
         .await?;
-    context.printer.talk(&format!("wrote {} ({})", bundle.path.display(), bundle.size));
+    // Programs find that in the result.
+    if !context.printer.json() {
+        context.printer.talk(&format!("wrote {} ({})", bundle.path.display(), bundle.size));
+    }
     context.printer.data(&bundle, |bundle| format!("{:#}", bundle.entry))?;
     Ok(Status::Done)
 }

@@ -11,6 +11,7 @@ use crate::{
     exit::{Error, Result, Status},
     guest,
     http::segment,
+    output::printer::Printer,
     signals::Signals,
     workspace::{
         bootstrap::{self, Bootstrap},
@@ -187,7 +188,11 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
     let mut operation: Operation<Vm> = signals
         .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })
         .await?;
-    let vm = operation.settle(&context.printer, &mut signals, UNDONE).await?;
+    let printer = match &plan.command {
+        Some(_) => context.printer.beside_a_command(),
+        None => context.printer.clone(),
+    };
+    let vm = operation.settle(&printer, &mut signals, UNDONE).await?;
     let brought = match packing {
         None => Ok(()),
         Some(packing) => {
@@ -206,7 +211,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
         }
     };
     if plan.lease {
-        return see_off(context, &vm, ended, operation, &mut signals).await;
+        return see_off(context, &printer, &vm, ended, operation, &mut signals).await;
     }
     context
         .printer
@@ -238,13 +243,20 @@ async fn bring(
 
 /// Deletes the VM and waits for the word that it is gone. The lease is held until then: should this process die here,
 /// the daemon deletes the VM all the same.
-async fn see_off(context: &Context, vm: &Vm, ended: Result, lease: Operation<Vm>, signals: &mut Signals) -> Result {
+async fn see_off(
+    context: &Context,
+    printer: &Printer,
+    vm: &Vm,
+    ended: Result,
+    lease: Operation<Vm>,
+    signals: &mut Signals,
+) -> Result {
     let undone = format!("interrupted: the daemon is still deleting VM {}", vm.name);
     let deleting = async {
         let path = format!("/v1/vms/{}?force=true", segment(vm.id.as_str()));
         let daemon = context.daemon().await?;
         match daemon.operate::<IgnoredAny>(Method::DELETE, &path, None::<&()>).await {
-            Ok(mut operation) => operation.settle(&context.printer, &mut Signals::install()?, &undone).await.map(drop),
+            Ok(mut operation) => operation.settle(printer, &mut Signals::install()?, &undone).await.map(drop),
             Err(error) => Err(error),
         }
     };
@@ -262,7 +274,7 @@ async fn see_off(context: &Context, vm: &Vm, ended: Result, lease: Operation<Vm>
         (Ok(Status::Done | Status::Guest(0)), Err(Error::Failed(failure))) => Err(left_behind(failure, vm).into()),
         (Ok(Status::Done | Status::Guest(0)), Err(error)) => Err(error),
         (ended, Err(Error::Failed(failure))) => {
-            context.printer.failure(&left_behind(failure, vm), true);
+            printer.failure(&left_behind(failure, vm), true);
             ended
         }
         (ended, Ok(()) | Err(_)) => ended,
