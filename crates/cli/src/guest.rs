@@ -4,7 +4,8 @@ use crate::{
     context::Context,
     daemon::connect,
     exit::Error,
-    http::{self, Connection, segment},
+    http::{self, Body, Connection, segment},
+    patience::PATIENCE,
 };
 use banger_link::vsock::{ConnectError, client_handshake};
 use banger_proto::{
@@ -15,6 +16,7 @@ use banger_proto::{
     api::vm::GuestEndpoint,
     failure::{Code, Failure},
 };
+use hyper::Method;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -71,19 +73,28 @@ pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str,
 /// Answer of `GET path` of an agent.
 pub(crate) async fn get_from<T: DeserializeOwned>(endpoint: &GuestEndpoint, path: &str) -> Result<T, Error> {
     let mut connection = connect(endpoint).await?;
-    let work = async {
-        let response = connection.send(hyper::Method::GET, path, None).await.map_err(|error| gone(&error))?;
-        if !response.status().is_success() {
-            return Err(http::refusal(response, MAX_BODY, WHO).await);
-        }
-        let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
-        http::parse(&body, Code::Guest, WHO)
-    };
-    let answer = tokio::time::timeout(ANSWER_DEADLINE, work).await;
+    let answer = tokio::time::timeout(ANSWER_DEADLINE, ask(&mut connection, path)).await;
     Ok(answer.map_err(|_| {
         Failure::new(Code::Timeout, format!("{WHO} did not answer within {} s", ANSWER_DEADLINE.as_secs()))
             .hint(format!("banger vm logs {} shows the guest's console", endpoint.name))
     })??)
+}
+
+/// The same on a connection, for as long as it takes.
+pub(crate) async fn ask<T: DeserializeOwned>(connection: &mut Connection, path: &str) -> Result<T, Failure> {
+    let response = connection.send(Method::GET, path, None).await.map_err(|error| gone(&error))?;
+    if !response.status().is_success() {
+        return Err(http::refusal(response, MAX_BODY, WHO).await);
+    }
+    let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
+    http::parse(&body, Code::Guest, WHO)
+}
+
+/// Has an agent unpack a tar stream in `directory`. It may refuse before it has all of it.
+pub(crate) async fn put_archive(connection: &mut Connection, directory: &str, tar: Body) -> Result<(), Failure> {
+    let path = format!("/archive?path={}", segment(directory));
+    let response = PATIENCE.exchange(connection, Method::PUT, &path, Some(tar)).await?;
+    if response.status().is_success() { Ok(()) } else { Err(PATIENCE.refusal(response).await) }
 }
 
 /// Whether an agent is there to answer.

@@ -2,18 +2,125 @@
 //!
 //! Each function panics when what came was not refused, bounded or escaped as its reader promises.
 
+mod peer;
+
 use crate::{
     copy,
-    exec::session,
-    output::escape,
-    workspace::{patch, send},
+    exec::session::{self, Session},
+    exit::{Error, Result},
+    guest,
+    http::{Body, Connection},
+    output::{escape, printer::Printer},
+    patience::PATIENCE,
+    workspace::{bootstrap, patch, send},
 };
+use banger_proto::{
+    agent::{
+        exec::{ExecSpec, SUBPROTOCOL},
+        http::{MAX_BODY, Port},
+    },
+    failure::Failure,
+};
+use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::{Method, body::Frame};
+use peer::{ACCEPTS, Peer};
 use std::{fs, path::Path};
+use tokio::{io::DuplexStream, sync::mpsc};
+
+/// A body of this many pieces of this length.
+const PIECES: (usize, usize) = (6, 32 << 10);
 
 /// What an agent sends after it accepted an exec session.
 pub fn exec(data: &[u8]) {
+    run(session::hear(data));
+}
+
+/// What an agent says from the first word on when it is asked for an exec session: what it has to know of the request to
+/// accept one stands in it as `@ACCEPTS@`.
+pub fn session(data: &[u8]) {
+    run(async {
+        let work = async {
+            let (_, stdin) = mpsc::channel(1);
+            let (_, control) = mpsc::unbounded_channel();
+            begun(data).await?.run(stdin, control, tokio::io::sink(), tokio::io::sink()).await
+        };
+        harmless(work.await);
+    });
+}
+
+/// What an agent says in the session in which it is to install tools.
+pub fn bootstrap(data: &[u8]) {
+    let mut said = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\nSec-WebSocket-Accept: {ACCEPTS}\r\n\r\n"
+    )
+    .into_bytes();
+    said.extend_from_slice(data);
+    run(async {
+        let session = begun(&said).await.expect("it is accepted");
+        harmless(bootstrap::hear(session).await);
+    });
+}
+
+/// What an agent answers to a question about itself, to one with a long answer, and when it has to be patient with it.
+pub fn http(data: &[u8]) {
+    run(async {
+        let mut connection = connected(Peer::saying(data)).await;
+        harmless(guest::ask::<Vec<Port>>(&mut connection, "/ports").await.map_err(Error::from));
+        let mut connection = connected(Peer::saying(data)).await;
+        let answer = async {
+            let response = PATIENCE.exchange(&mut connection, Method::GET, "/workspace", None).await?;
+            if !response.status().is_success() {
+                return Err(PATIENCE.refusal(response).await);
+            }
+            PATIENCE.collect(response.into_body(), MAX_BODY).await
+        };
+        let answer = answer.await;
+        assert!(answer.as_ref().is_ok_and(|body| body.len() <= MAX_BODY) || answer.is_err(), "more than the limit");
+        harmless(answer.map_err(Error::from));
+    });
+}
+
+/// What an agent answers to an archive, once it has taken as much of it as the first byte says: most of it, or nothing. Of
+/// every other one the rest is not taken.
+pub fn put(data: &[u8]) {
+    let Some((takes, said)) = data.split_first() else { return };
+    run(async {
+        let takes = usize::from(*takes);
+        let peer = Peer { takes: takes * 512, stays: takes.is_multiple_of(2), ..Peer::saying(said) };
+        let mut connection = connected(peer).await;
+        let piece = Bytes::from(vec![0; PIECES.1]);
+        let pieces = (0..PIECES.0).map(move |_| Ok::<_, std::io::Error>(Frame::data(piece.clone())));
+        let tar = Body::new(StreamBody::new(futures_util::stream::iter(pieces)));
+        harmless(guest::put_archive(&mut connection, "/root", tar).await.map_err(Error::from));
+    });
+}
+
+/// A session that an agent who says `data` was asked for.
+async fn begun(data: &[u8]) -> Result<Session<DuplexStream>> {
+    let spec = ExecSpec { argv: vec!["true".into()], env: [].into(), cwd: None, user: None, tty: None };
+    Session::start(Peer::saying(data).meet(), &spec).await
+}
+
+async fn connected(peer: Peer) -> Connection {
+    Connection::open(peer.meet(), Vec::new()).await.expect("nothing was said yet")
+}
+
+/// What is shown of a failure moves no cursor, in either shape.
+fn harmless<T>(result: Result<T>) {
+    let Err(Error::Failed(failure)) = result else { return };
+    let text = Printer::plain().describe(&failure);
+    assert!(!text.contains(|c| escape::is_unsafe(c) && c != '\n'), "{text:?}");
+    let json = serde_json::to_string(&failure).expect("a failure is JSON");
+    let json = escape::json(&json);
+    assert!(!json.contains(escape::is_unsafe), "{json:?}");
+    assert_eq!(serde_json::from_str::<Failure>(&json).expect("it is the same one"), failure);
+}
+
+fn run(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(session::hear(data));
+    runtime.block_on(work);
 }
 
 /// A tar stream from a guest: nothing outside the one name it may make is touched.
@@ -55,8 +162,13 @@ pub fn terminal(data: &[u8]) {
     let Some((length, text)) = data.split_first() else { return };
     let whole = shown([text].into_iter());
     assert_eq!(whole, shown(text.chunks(usize::from(*length).max(1))));
-    let line = escape::escape(&String::from_utf8_lossy(text)).into_owned();
-    assert!(!line.contains(char::is_control), "{line:?}");
+    let text = String::from_utf8_lossy(text);
+    let line = escape::escape(&text).into_owned();
+    assert!(!line.contains(escape::is_unsafe), "{line:?}");
+    let json = serde_json::to_string_pretty(&[&text]).expect("any text is a value");
+    let json = escape::json(&json).into_owned();
+    assert!(!json.contains(|c: char| escape::is_unsafe(c) && c != '\n'), "{json:?}");
+    assert_eq!(serde_json::from_str::<[String; 1]>(&json).expect("it is JSON still"), [text]);
     assert!(!whole.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t')), "{whole:?}");
 }
 

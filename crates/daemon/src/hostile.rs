@@ -28,6 +28,11 @@ pub fn answers(data: &[u8]) {
     let _ = serde_json::from_slice::<Failure>(data);
 }
 
+/// What an agent answers when it is to reach one of the guest's ports: no more is taken than the answer.
+pub fn ports(data: &[u8]) {
+    run(shim::hear_answer(data));
+}
+
 /// What a guest writes on its console: searched for a panic, and quoted.
 pub fn console(data: &[u8]) {
     let lines = quoted(data);

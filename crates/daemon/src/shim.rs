@@ -40,6 +40,7 @@ pub(crate) use claim::revoke;
 pub(crate) use console::panic_on;
 pub(crate) use guest::hear;
 pub(crate) use off::end_silent;
+pub(crate) use ports::hear as hear_answer;
 
 /// What a shim's own words on stderr begin with.
 const SPEAKS: &str = "banger-shim: ";

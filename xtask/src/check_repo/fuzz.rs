@@ -6,7 +6,7 @@ const TARGETS: &str = "fuzz/src/bin/";
 /// What a crate reads any bytes with, unless it is a module in another file.
 const HOSTILE: &str = "hostile.rs";
 
-/// Each target is one of the manifest's, calls what its crate has, and has a corpus that a test of that crate names.
+/// Each target is one of the manifest's, calls what its crate has, and has a corpus that a test of that crate reads.
 pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
     let manifest = files.iter().find(|file| file.path == "fuzz/Cargo.toml").map_or("", |file| &file.text);
     let mut faults = Vec::new();
@@ -18,11 +18,8 @@ pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
         }
         let corpus = format!("/tests/corpus/{name}/");
         let its_crate = files.iter().find_map(|file| file.path.split_once(&corpus)).map(|(its_crate, _)| its_crate);
-        let names_it = |file: &&SourceFile| {
-            let says = file.text.contains(&format!("\"{name}\"")) || file.text.contains(&format!("corpus/{name}\""));
-            !file.path.contains("/corpus/") && says
-        };
-        if !its_crate.is_some_and(|its_crate| below(files, &format!("{its_crate}/tests/")).any(|it| names_it(&it))) {
+        let reads_it = |file: &SourceFile| !file.path.contains("/corpus/") && replays(&file.text, name);
+        if !its_crate.is_some_and(|its_crate| below(files, &format!("{its_crate}/tests/")).any(reads_it)) {
             fault("has no corpus that a test replays".into());
         }
         for (place, item) in used(&target.text) {
@@ -39,6 +36,27 @@ pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
 
 fn below<'a>(files: &'a [SourceFile], dir: &str) -> impl Iterator<Item = &'a SourceFile> {
     files.iter().filter(move |file| file.path.starts_with(dir))
+}
+
+/// Whether a test reads a corpus: the name stands in a call that does so, or a place that the file lists ends with it. That it
+/// is said somewhere is not enough.
+fn replays(text: &str, name: &str) -> bool {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    let quoted = format!("\"{name}\"");
+    let in_a_call = |call: &str| code.split(call).skip(1).any(|rest| arguments(rest).contains(&quoted));
+    let lists_it = code.contains("read_dir(") && code.contains(&format!("/corpus/{name}\""));
+    in_a_call("replay(") || in_a_call("read_dir(") || lists_it
+}
+
+/// What stands before the parenthesis that closes a call.
+fn arguments(rest: &str) -> &str {
+    let mut depth = 1;
+    let end = rest.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    &rest[..end.unwrap_or(rest.len())]
 }
 
 /// What a target takes from elsewhere: the end of the file's path that has it, behind a directory that it is below, and its
@@ -105,7 +123,7 @@ mod tests {
             file("crates/a-b/src/job.rs", "pub struct Cancel;\n"),
             file("crates/a-b/tests/corpus/x-y/one", ""),
             file("crates/a-b/tests/it/judge.rs", "fn no() {}\npub(crate) fn bytes() {}\n"),
-            file("crates/a-b/tests/it/corpora.rs", "replay(\"x-y\")"),
+            file("crates/a-b/tests/it/corpora.rs", "replay(home(), &[(\"z\", z), (\"x-y\", read)]);"),
         ]
     }
 
@@ -138,6 +156,25 @@ mod tests {
             let mut files = repository("");
             files.retain(|file| file.path != without);
             assert_eq!(targets(&files).len(), 1, "{without}");
+        }
+    }
+
+    #[test]
+    fn a_corpus_that_is_only_spoken_of_is_not_replayed() {
+        for (text, is_read) in [
+            ("replay(\"x-y\", read)", true),
+            ("replay(\n    home(),\n    &[\n        (\"x-y\", read),\n    ],\n)", true),
+            ("for entry in read_dir(corpus.join(\"x-y\"))", true),
+            ("const CORPUS: &str = concat!(home!(), \"/tests/corpus/x-y\");\nread_dir(CORPUS)", true),
+            ("const NAMES: [&str; 1] = [\"x-y\"];\nreplay(home(), &[(\"z\", read)]);", false),
+            ("replay(home(), &[(\"z\", read)]); say(\"x-y\")", false),
+            ("// replay(\"x-y\", read)", false),
+            ("assert_ne!(name, \"tests/corpus/x-y\")", false),
+        ] {
+            let mut files = repository("");
+            files.retain(|file| !file.path.ends_with("corpora.rs"));
+            files.push(file("crates/a-b/tests/it/corpora.rs", text));
+            assert_eq!(targets(&files).is_empty(), is_read, "{text}");
         }
     }
 }

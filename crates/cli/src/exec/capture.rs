@@ -19,7 +19,10 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::{io::AsyncWrite, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 
 /// Most bytes of complaints that are kept; the rest is dropped.
 const MAX_COMPLAINT: usize = 16 << 10;
@@ -83,6 +86,17 @@ async fn capture_from(
     progress: Option<&mut Progress<'_>>,
 ) -> Result<Captured> {
     let session = Session::start(guest::call(endpoint).await?, spec).await?;
+    take(session, stdin, limit, progress, async || guest::is_there(endpoint).await).await
+}
+
+/// The same of a session that has begun, whose agent `is_there` or not.
+pub(crate) async fn take<S: AsyncRead + AsyncWrite + Unpin>(
+    session: Session<S>,
+    stdin: mpsc::Receiver<Bytes>,
+    limit: usize,
+    progress: Option<&mut Progress<'_>>,
+    is_there: impl AsyncFn() -> bool,
+) -> Result<Captured> {
     // Nobody could signal.
     let (_, control) = mpsc::unbounded_channel();
     let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
@@ -91,7 +105,7 @@ async fn capture_from(
     let (out, err) = (Watched::new(&mut stdout), Watched::new(&mut stderr));
     let heard = [out.taken(), err.taken()];
     let running = session.run(stdin, control, out, err);
-    let ended = PATIENCE.attend(running, &heard, async || guest::is_there(endpoint).await).await;
+    let ended = PATIENCE.attend(running, &heard, is_there).await;
     if stdout.refused {
         return Err(Failure::new(Code::Guest, format!("the guest sent more than {limit} bytes")).into());
     }

@@ -45,6 +45,11 @@ impl Printer {
         Self { json, quiet, about: None, shared: false, stderr }
     }
 
+    /// One that talks to nobody in particular, in lines without colours.
+    pub(crate) fn plain() -> Self {
+        Self { json: false, quiet: false, about: None, shared: false, stderr: Stderr::Plain }
+    }
+
     /// The same for one of several that something is done to at once: each line says whose it is, and there is no progress,
     /// of which several would paint over each other.
     pub(crate) fn about(&self, name: &str) -> Self {
@@ -204,7 +209,7 @@ mod tests {
     use super::*;
 
     fn plain() -> Printer {
-        Printer { json: false, quiet: false, about: None, shared: false, stderr: Stderr::Plain }
+        Printer::plain()
     }
 
     #[test]

@@ -1,10 +1,21 @@
 //! Tools a repository asks for, installed by the guest's own mise. Nothing here looks for a mise on the host.
 
 use super::{checkout::spec, plan::Plan};
-use crate::{exec::capture::capture, exit::Result, output::printer::Printer, output::progress::Progress};
+use crate::{
+    exec::{
+        capture::{self, Captured, capture},
+        session::Session,
+    },
+    exit::Result,
+    output::{printer::Printer, progress::Progress},
+};
 use banger_proto::{
     api::{host::Setting, vm::GuestEndpoint, workspace::Workspace},
     failure::{Code, Failure},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
 };
 
 /// Files that say which, at the top of a repository, in the order mise looks for them.
@@ -79,25 +90,39 @@ pub(crate) async fn install(
         progress.phase(&format!("installing the tools of {file}"));
         capture(endpoint, &spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
     };
-    let name = &endpoint.name;
-    if done.is_missing() {
-        printer.talk(&format!("VM {name} has no mise: the tools of {file} are not installed"));
-        return Ok(());
-    }
-    if done.outcome.code() != 0 {
-        let failure = Failure::new(Code::Guest, format!("mise in VM {name} cannot install the tools of {file}"));
-        let words = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-        let words = if words.is_empty() { done.stderr } else { words };
-        let failure = failure.cause(if words.is_empty() { "it failed without a word".into() } else { words });
-        let failure = failure.hint(format!("banger vm exec {name} -- mise install tries again in the VM"));
-        return Err(failure.hint("--no-bootstrap brings a repository without them").into());
-    }
-    if how == Bootstrap::Background {
+    if !is_installing(done, endpoint.name.as_str(), file)? {
+        printer.talk(&format!("VM {} has no mise: the tools of {file} are not installed", endpoint.name));
+    } else if how == Bootstrap::Background {
         printer.talk(&format!(
             "mise installs the tools of {file} meanwhile: .git/banger-bootstrap.log says how far it is"
         ));
     }
     Ok(())
+}
+
+/// Whether the script in the VM `name` found a mise that does what it is to do, or is done.
+fn is_installing(done: Captured, name: &str, file: &str) -> std::result::Result<bool, Failure> {
+    if done.is_missing() {
+        return Ok(false);
+    }
+    if done.outcome.code() == 0 {
+        return Ok(true);
+    }
+    let failure = Failure::new(Code::Guest, format!("mise in VM {name} cannot install the tools of {file}"));
+    let words = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+    let words = if words.is_empty() { done.stderr } else { words };
+    let failure = failure.cause(if words.is_empty() { "it failed without a word".into() } else { words });
+    let failure = failure.hint(format!("banger vm exec {name} -- mise install tries again in the VM"));
+    Err(failure.hint("--no-bootstrap brings a repository without them"))
+}
+
+/// What the script of a guest says in a session, for [`crate::hostile`]: what is shown of it has an end.
+pub(crate) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(session: Session<S>) -> Result<bool> {
+    let (_, stdin) = mpsc::channel(1);
+    let done = capture::take(session, stdin, MAX_WORDS, None, async || false).await?;
+    // What is no text becomes longer.
+    assert!(done.stdout.len() <= MAX_WORDS && done.stderr.len() <= 3 * MAX_WORDS, "more than is kept");
+    Ok(is_installing(done, "demo", FILES[0])?)
 }
 
 #[cfg(test)]

@@ -4,12 +4,18 @@ use banger_cli::hostile;
 
 #[test]
 fn the_corpora_are_replayed() {
-    let all: [banger_testkit::Corpus; 5] = [
-        ("exec", hostile::exec),
-        ("copy", hostile::archive),
-        ("patch", hostile::patch),
-        ("terminal", hostile::terminal),
-        ("workspace", hostile::workspace),
-    ];
-    banger_testkit::replay(env!("CARGO_MANIFEST_DIR"), &all);
+    banger_testkit::replay(
+        env!("CARGO_MANIFEST_DIR"),
+        &[
+            ("exec", hostile::exec),
+            ("session", hostile::session),
+            ("bootstrap", hostile::bootstrap),
+            ("http", hostile::http),
+            ("put", hostile::put),
+            ("copy", hostile::archive),
+            ("patch", hostile::patch),
+            ("terminal", hostile::terminal),
+            ("workspace", hostile::workspace),
+        ],
+    );
 }

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes, unix::AsyncFd},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::AbortHandle,
@@ -31,6 +31,8 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest answer to CONNECT, in bytes.
 const MAX_ANSWER: usize = 4 << 10;
+/// What ends it.
+const END: &[u8] = b"\r\n\r\n";
 /// What is moved at once, in each direction.
 const CHUNK: usize = 64 << 10;
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
@@ -162,16 +164,35 @@ async fn connect(dialer: &Dialer, port: u16) -> io::Result<Stream> {
     let mut guest = dialer.dial(AGENT_PORT).await.map_err(io::Error::other)?;
     let request = format!("CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
     guest.write_all(request.as_bytes()).await?;
+    if is_accepted(&mut guest).await? { Ok(guest) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+}
+
+/// What the agent answers to CONNECT.
+async fn is_accepted(guest: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
     let mut answer = Vec::new();
     // Byte by byte: what follows the answer is the connection's.
-    while !answer.ends_with(b"\r\n\r\n") {
+    while !answer.ends_with(END) {
         if answer.len() >= MAX_ANSWER {
             return Err(io::ErrorKind::InvalidData.into());
         }
         answer.push(guest.read_u8().await?);
     }
-    let accepted = answer.starts_with(b"HTTP/1.1 200 ");
-    if accepted { Ok(guest) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+}
+
+/// Takes `data` for such an answer and what follows it, for [`crate::hostile`].
+pub(crate) async fn hear(data: &[u8]) {
+    let mut left = data;
+    let accepted = is_accepted(&mut left).await;
+    let taken = &data[..data.len() - left.len()];
+    assert!(taken.len() <= MAX_ANSWER, "{} bytes", taken.len());
+    match data.windows(END.len()).position(|window| window == END).map(|at| at + END.len()) {
+        Some(end) if end <= MAX_ANSWER => {
+            assert_eq!(taken.len(), end, "what follows is the connection's");
+            assert_eq!(accepted.expect("it is whole"), taken.starts_with(b"HTTP/1.1 200 "));
+        }
+        _ => assert!(accepted.is_err(), "an answer without an end"),
+    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,16 @@ use banger_daemon::hostile;
 
 #[test]
 fn the_corpora_are_replayed() {
-    let all: [banger_testkit::Corpus; 6] = [
-        ("events", hostile::events),
-        ("answers", hostile::answers),
-        ("console", hostile::console),
-        ("monitor", hostile::monitor),
-        ("api", hostile::api),
-        ("names", hostile::names),
-    ];
-    banger_testkit::replay(env!("CARGO_MANIFEST_DIR"), &all);
+    banger_testkit::replay(
+        env!("CARGO_MANIFEST_DIR"),
+        &[
+            ("events", hostile::events),
+            ("answers", hostile::answers),
+            ("ports", hostile::ports),
+            ("console", hostile::console),
+            ("monitor", hostile::monitor),
+            ("api", hostile::api),
+            ("names", hostile::names),
+        ],
+    );
 }

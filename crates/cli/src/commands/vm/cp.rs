@@ -93,15 +93,9 @@ async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Resu
         }
     });
     let mut connection = guest::open(context, vm.as_str()).await?;
-    let request = format!("/archive?path={}", segment(&directory));
-    let sending = PATIENCE.exchange(&mut connection, Method::PUT, &request, Some(streamed(chunks)));
-    let sent = show(context, &format!("copying to {vm}:{path}"), &counter, sending).await;
+    let sending = guest::put_archive(&mut connection, &directory, streamed(chunks));
     // The thread ends by itself: its channel is gone once the request is over.
-    let refused = match sent {
-        Ok(response) if response.status().is_success() => None,
-        Ok(response) => Some(PATIENCE.refusal(response).await),
-        Err(failure) => Some(failure),
-    };
+    let refused = show(context, &format!("copying to {vm}:{path}"), &counter, sending).await.err();
     let packed = packing.await.map_err(|error| crate::exit::internal("cannot pack", &error))?;
     match (packed, refused) {
         (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(local("cannot copy", here, &error)),
@@ -186,10 +180,7 @@ async fn receive_archive(context: &Context, vm: &VmName, path: &str) -> Result<(
         stdin.poll_recv(cx).map(|chunk| Some(Ok::<_, io::Error>(Frame::data(chunk?))))
     });
     let mut connection = guest::open(context, vm.as_str()).await?;
-    let request = format!("/archive?path={}", segment(&directory));
-    let body = http::Body::new(StreamBody::new(frames));
-    let response = PATIENCE.exchange(&mut connection, Method::PUT, &request, Some(body)).await?;
-    if response.status().is_success() { Ok(()) } else { Err(PATIENCE.refusal(response).await.into()) }
+    Ok(guest::put_archive(&mut connection, &directory, http::Body::new(StreamBody::new(frames))).await?)
 }
 
 /// Writes what is at `path` in the guest to stdout as a tar archive, as the guest sends it.

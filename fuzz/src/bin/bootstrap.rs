@@ -1,0 +1,8 @@
+//! What a guest's agent sends while it is to install tools: any bytes.
+
+#![no_main]
+
+use banger_cli::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::bootstrap(data));

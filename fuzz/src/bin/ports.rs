@@ -1,0 +1,8 @@
+//! What a guest's agent answers when it is to reach a port of the guest: any bytes.
+
+#![no_main]
+
+use banger_daemon::hostile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| hostile::ports(data));
