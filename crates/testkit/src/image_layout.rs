@@ -91,7 +91,13 @@ impl ImageLayout {
     /// image says about its commands (`Env`, `Cmd`, …).
     #[track_caller]
     pub fn finish(self, tag: &str, run: &Value) -> String {
-        let config = json!({"os": "linux", "architecture": "amd64", "created": "2023-11-14T22:13:20Z", "config": run,
+        self.finish_for("amd64", tag, run)
+    }
+
+    /// The same for another processor.
+    #[track_caller]
+    pub fn finish_for(self, architecture: &str, tag: &str, run: &Value) -> String {
+        let config = json!({"os": "linux", "architecture": architecture, "created": "2023-11-14T22:13:20Z", "config": run,
             "rootfs": {"type": "layers", "diff_ids": self.diff_ids}});
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({"schemaVersion": 2, "mediaType": kind, "layers": self.layers,

@@ -129,6 +129,29 @@ fn an_image_larger_than_the_configuration_allows_is_refused() {
 }
 
 #[test]
+fn how_much_a_layer_may_unpack_to_is_for_the_configuration_to_say() {
+    if !require("packers") {
+        return;
+    }
+    let env = TestEnv::empty();
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    // Some 250 times its size: a bomb to one who allows less, and over what is none to anybody.
+    image.layer(&["zstd", "-1", "-q"], |layer| {
+        layer.stream("noise", &Entry::FILE, 1 << 20, std::fs::File::open("/dev/urandom").expect("it is there"));
+        layer.stream("zeros", &Entry::FILE, 257 << 20, std::io::repeat(0));
+    });
+    let source = image.finish("app", &serde_json::json!({}));
+    env.configure("[oci]\nmax_ratio = 100\n");
+    let refused = env.banger(["image", "pull", &source]).patience(SOON).run().expect(1);
+    assert!(refused.err().contains("it unpacks to more than 100 times its size"), "{refused}");
+    assert!(refused.err().contains("[oci] in config.toml has the limits"), "{refused}");
+    env.banger(["daemon", "stop"]).run().expect(0);
+    env.configure("[oci]\nmax_ratio = 500\n");
+    assert_eq!(pull(&env, &[&source])["state"], "ready");
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_host_without_debians_sources_builds_none_and_says_what_does() {
     if !require("root") || !require("mount") || !require("apt") {
         return;

@@ -11,42 +11,79 @@ use serde_json::{Value, json};
 use std::{
     fs,
     os::unix::{fs::symlink, net::UnixListener},
-    path::Path,
+    path::PathBuf,
 };
 
-/// Packs `app`, and writes a catalog beside the bundle that offers it as `mine`, and as `lie` with another hash.
-fn published(env: &TestEnv, server: &FileServer, dir: &Path) -> Value {
-    let file = dir.join("app.tar.zst");
-    let pack = || {
-        let args = ["image", "bundle", "app", "--json", "-o", file.to_str().unwrap()];
-        env.banger(args).patience(SOON).run().expect(0).json()
-    };
-    let first = pack();
-    assert_eq!(pack()["sha256"], first["sha256"], "the same image gives the same bundle");
-    let offer = |name: &str, sha256: &Value| {
-        let mut entry = first["entry"].clone();
-        (entry["name"], entry["kernel"]) = (name.into(), Value::Null);
-        entry["sources"][0]["url"] = server.url("app.tar.zst").into();
-        entry["sources"][0]["sha256"] = sha256.clone();
-        entry
-    };
-    let entries = [offer("mine", &first["sha256"]), offer("lie", &"0".repeat(64).into())];
-    fs::write(dir.join("catalog.json"), json!({"version": 1, "entries": entries}).to_string()).unwrap();
-    first
+/// An image that is here as `app`, and its bundle behind a server with a catalog, which offers it as `mine`, and as `lie` with
+/// another hash.
+struct Offered {
+    server: FileServer,
+    dir: PathBuf,
+    /// Where the image was pulled from.
+    source: String,
+    id: String,
+}
+
+impl Offered {
+    /// `None` where there is no server.
+    fn in_catalog(env: &TestEnv, text: &str) -> Option<Self> {
+        let dir = env.home().join("public");
+        fs::create_dir(&dir).unwrap();
+        let server = FileServer::start(&dir)?;
+        let source = layout(env, "app", text);
+        let id = pull(env, &[&source, "--name", "app"])["id"].as_str().unwrap().to_owned();
+        let file = dir.join("app.tar.zst");
+        let pack = || {
+            let args = ["image", "bundle", "app", "--json", "-o", file.to_str().unwrap()];
+            env.banger(args).patience(SOON).run().expect(0).json()
+        };
+        let packed = pack();
+        assert_eq!(pack()["sha256"], packed["sha256"], "the same image gives the same bundle");
+        let offer = |name: &str, sha256: &Value| {
+            let mut entry = packed["entry"].clone();
+            (entry["name"], entry["kernel"]) = (name.into(), Value::Null);
+            entry["sources"][0]["url"] = server.url("app.tar.zst").into();
+            entry["sources"][0]["sha256"] = sha256.clone();
+            entry
+        };
+        let entries = [offer("mine", &packed["sha256"]), offer("lie", &"0".repeat(64).into())];
+        let offered = Self { server, dir, source, id };
+        fs::write(offered.catalog(), json!({"version": 1, "entries": entries}).to_string()).unwrap();
+        Some(offered)
+    }
+
+    /// The same, of a catalog in a file that the next daemon reads.
+    fn in_file(env: &TestEnv, text: &str) -> Option<Self> {
+        let offered = Self::in_catalog(env, text)?;
+        env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", offered.catalog().display()));
+        env.banger(["daemon", "stop"]).run().expect(0);
+        Some(offered)
+    }
+
+    fn catalog(&self) -> PathBuf {
+        self.dir.join("catalog.json")
+    }
+
+    /// Has the catalog say something else.
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let mut catalog = serde_json::from_slice(&fs::read(self.catalog()).unwrap()).unwrap();
+        change(&mut catalog);
+        fs::write(self.catalog(), catalog.to_string()).unwrap();
+    }
+
+    /// Where the image is, when it is here.
+    fn image(&self, env: &TestEnv) -> PathBuf {
+        env.layout().images().join(&self.id)
+    }
 }
 
 #[test]
 fn a_bundle_pulled_back_is_the_same_image() {
     let env = TestEnv::empty();
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "bundled");
-    let pulled = pull(&env, &[&source, "--name", "app"]);
-    let image = env.layout().images().join(pulled["id"].as_str().unwrap());
+    let Some(offered) = Offered::in_catalog(&env, "bundled") else { return };
+    let (image, pulled) = (offered.image(&env), env.banger(["image", "show", "app", "--json"]).run().expect(0).json());
     let bytes = fs::read(image.join("rootfs.ext4")).unwrap();
-    published(&env, &server, &dir);
-    env.configure_also(&format!("[[image_catalog]]\nurl = \"{}\"\n", server.url("catalog.json")));
+    env.configure_also(&format!("[[image_catalog]]\nurl = \"{}\"\n", offered.server.url("catalog.json")));
     env.banger(["image", "rm", "app"]).run().expect(0);
     assert!(!image.exists());
     env.banger(["daemon", "stop"]).run().expect(0);
@@ -63,10 +100,10 @@ fn a_bundle_pulled_back_is_the_same_image() {
     assert_eq!((&back["id"], &back["digest"]), (&pulled["id"], &pulled["digest"]));
     assert!(fs::read(image.join("rootfs.ext4")).unwrap() == bytes);
     // Once it is here nothing is downloaded again, under whatever name.
-    fs::remove_file(dir.join("app.tar.zst")).unwrap();
+    fs::remove_file(offered.dir.join("app.tar.zst")).unwrap();
     let again = env.banger(["image", "pull", "mine", "--name", "again"]).patience(SOON).run().expect(0);
     assert!(again.err().contains("image mine is here already"), "{again}");
-    drop(server);
+    drop(offered);
     let config = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap()["config"].clone();
     assert_eq!(config(&fs::read(image.join("manifest.json")).unwrap()), json!({"workdir": "/srv"}));
     env.assert_nothing_left();
@@ -75,31 +112,21 @@ fn a_bundle_pulled_back_is_the_same_image() {
 #[test]
 fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_from_elsewhere() {
     let Some(env) = TestEnv::fake() else { return };
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "bundled");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
-    published(&env, &server, &dir);
-    let catalog = dir.join("catalog.json");
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
-    env.banger(["daemon", "stop"]).run().expect(0);
+    let Some(offered) = Offered::in_file(&env, "bundled") else { return };
     // As long as the image is lost a bundle says nothing of it.
-    let (kept, lost) = (env.layout().images().join(id.as_str().unwrap()), env.home().join("lost"));
+    let (kept, lost, source) = (offered.image(&env), env.home().join("lost"), &offered.source);
     fs::rename(&kept, &lost).unwrap();
     let refused = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(1);
     assert!(refused.err().contains("which was lost here"), "{refused}");
     assert!(refused.err().contains(&format!("`banger image pull {source} --name app` brings it back")), "{refused}");
     assert!(!kept.exists());
     fs::rename(&lost, &kept).unwrap();
-    assert_eq!(pull(&env, &["mine"])["id"], id);
-    drop(server);
+    assert_eq!(pull(&env, &["mine"])["id"], *offered.id);
+    fs::remove_file(offered.dir.join("app.tar.zst")).unwrap();
     let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert!(again.err().contains("image mine is here already"), "{again}");
     // The catalog has another kernel for it by now.
-    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
-    entries["entries"][0]["kernel"] = "debian-6.1".into();
-    fs::write(&catalog, entries.to_string()).unwrap();
+    offered.edit(|catalog| catalog["entries"][0]["kernel"] = "debian-6.1".into());
     let kernel = || env.banger(["image", "show", "mine", "--json"]).run().expect(0).json()["kernel"].clone();
     // What came from elsewhere keeps the kernel it has, or none, and no other is pulled for nothing.
     let stays = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
@@ -112,76 +139,60 @@ fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_f
     assert_eq!(kernel(), "debian-6.1");
     let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert!(!again.err().contains("recommends"), "{again}");
+    drop(offered);
     env.assert_nothing_left();
 }
 
 #[test]
 fn a_catalog_has_no_say_in_the_kernel_of_what_was_made_here() {
     let Some(env) = TestEnv::fake() else { return };
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "made");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
-    published(&env, &server, &dir);
+    let Some(offered) = Offered::in_file(&env, "made") else { return };
     // The same bytes, as an image of one's own that is to boot with whatever kernel is the default.
-    let rootfs = env.layout().images().join(id.as_str().unwrap()).join("rootfs.ext4");
-    fs::copy(rootfs, env.home().join("home/own.ext4")).unwrap();
+    fs::copy(offered.image(&env).join("rootfs.ext4"), env.home().join("home/own.ext4")).unwrap();
     env.banger(["image", "rm", "app"]).run().expect(0);
     env.banger(["image", "register", "--name", "own", "--rootfs", "own.ext4"]).run().expect(0);
     env.banger(["image", "promote", "own"]).patience(SOON).run().expect(0);
-    let catalog = dir.join("catalog.json");
-    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
-    entries["entries"][0]["kernel"] = "debian-6.1".into();
-    fs::write(&catalog, entries.to_string()).unwrap();
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
-    env.banger(["daemon", "stop"]).run().expect(0);
+    offered.edit(|catalog| catalog["entries"][0]["kernel"] = "debian-6.1".into());
     let stays = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert!(stays.err().contains("is here as own") && stays.err().contains("no kernel, where"), "{stays}");
     let shown = |name: &str| {
         let shown = env.banger(["image", "show", name, "--json"]).run().expect(0).json();
-        (shown["id"].clone(), shown["kernel"].clone())
+        (shown["id"].as_str().unwrap().to_owned(), shown["kernel"].clone())
     };
+    let id = offered.id.clone();
     assert_eq!((shown("own"), shown("mine")), ((id.clone(), Value::Null), (id.clone(), Value::Null)));
     // Once it is the catalog's alone it is as the catalog says.
     env.banger(["image", "rm", "own"]).run().expect(0);
     env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert_eq!(shown("mine"), (id, "debian-6.1".into()));
-    drop(server);
+    drop(offered);
     env.assert_nothing_left();
 }
 
 #[test]
 fn a_lost_image_of_a_bundle_comes_back_for_its_vm_by_any_of_its_names_and_without_one_by_force() {
     let Some(env) = TestEnv::fake() else { return };
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "bundled");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
-    published(&env, &server, &dir);
-    let catalog = dir.join("catalog.json");
-    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
-    entries["entries"][1] = entries["entries"][0].clone();
-    entries["entries"][1]["name"] = "twin".into();
-    fs::write(&catalog, entries.to_string()).unwrap();
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
+    let Some(offered) = Offered::in_file(&env, "bundled") else { return };
+    let (id, source) = (offered.id.clone(), &offered.source);
+    offered.edit(|catalog| {
+        catalog["entries"][1] = catalog["entries"][0].clone();
+        catalog["entries"][1]["name"] = "twin".into();
+    });
     env.banger(["image", "rm", "app"]).run().expect(0);
-    env.banger(["daemon", "stop"]).run().expect(0);
     for name in ["mine", "twin"] {
-        assert_eq!(pull(&env, &[name])["id"], id);
+        assert_eq!(pull(&env, &[name])["id"], *id);
     }
     env.banger(["vm", "create", "--no-start", "--name", "v", "--image", "mine"]).run().expect(0);
     let lose = || {
         env.banger(["daemon", "stop"]).run().expect(0);
-        fs::remove_dir_all(env.layout().images().join(id.as_str().unwrap())).unwrap();
+        fs::remove_dir_all(offered.image(&env)).unwrap();
     };
     lose();
     let lost = env.banger(["vm", "start", "v"]).run().expect(1);
     assert!(lost.err().contains("`banger image pull mine` brings it back"), "{lost}");
-    assert_eq!(pull(&env, &["mine"])["id"], id);
+    assert_eq!(pull(&env, &["mine"])["id"], *id);
     lose();
-    assert_eq!(pull(&env, &["twin"])["id"], id);
+    assert_eq!(pull(&env, &["twin"])["id"], *id);
     lose();
     for name in ["mine", "twin"] {
         env.banger(["image", "delete", name]).run().expect(0);
@@ -189,15 +200,15 @@ fn a_lost_image_of_a_bundle_comes_back_for_its_vm_by_any_of_its_names_and_withou
     let refused = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(1);
     assert!(refused.err().contains("which was lost here"), "{refused}");
     assert!(refused.err().contains("`banger image pull --force mine` takes the bundle's word"), "{refused}");
-    assert_eq!(stored(&env).iter().filter(|name| *name == id.as_str().unwrap()).count(), 0);
+    assert!(!stored(&env).contains(&id));
     // What it says helps.
     let forced = pull(&env, &["--force", "mine", "--kernel", "debian-6.1"]);
-    assert_eq!((&forced["id"], &forced["kernel"]), (&id, &"debian-6.1".into()));
+    assert_eq!((forced["id"].as_str(), &forced["kernel"]), (Some(&*id), &"debian-6.1".into()));
     // The kernel is not the bundle's word.
-    let first_hand = pull(&env, &[&source, "--name", "app"]);
-    assert_eq!((&first_hand["id"], &first_hand["kernel"]), (&id, &"debian-6.1".into()));
+    let first_hand = pull(&env, &[source, "--name", "app"]);
+    assert_eq!((first_hand["id"].as_str(), &first_hand["kernel"]), (Some(&*id), &"debian-6.1".into()));
     env.banger(["vm", "start", "v"]).patience(SOON).run().expect(0);
-    drop(server);
+    drop(offered);
     crate::delete(&env, "v");
 }
 

@@ -7,7 +7,7 @@ use crate::{
     images::{layout, pull},
     vms,
 };
-use banger_testkit::{TestEnv, wait_until};
+use banger_testkit::{Entry, ImageLayout, TestEnv, wait_until};
 use rustix::{
     fs::{FlockOperation, flock},
     process::Signal,
@@ -42,6 +42,18 @@ fn state(env: &TestEnv, id: &str) -> Option<String> {
     let image = images.as_array().unwrap().iter().find(|image| image["id"] == id)?.clone();
     assert_eq!(image["problem"].is_null(), image["state"] == "ready", "{image:#}");
     Some(image["state"].as_str().unwrap().to_owned())
+}
+
+/// Has the disk lose an image, which the next daemon finds by itself.
+fn lose(env: &TestEnv, id: &str) {
+    env.banger(["daemon", "stop"]).run().expect(0);
+    let image = env.layout().images().join(id);
+    doubt(&image);
+    damage(&image);
+    wait_until(SOON, "the end of the image that is not whole", || match state(env, id) {
+        None => Ok(()),
+        Some(state) => Err(state),
+    });
 }
 
 #[test]
@@ -125,18 +137,7 @@ fn a_name_of_ones_own_leads_to_nothing_else_once_its_image_is_lost() {
     let (source, other) = (layout(&env, "app", "1"), layout(&env, "other", "2"));
     let id = pull(&env, &[&source, "--name", "mine"])["id"].as_str().unwrap().to_owned();
     env.banger(["vm", "create", "--no-start", "--name", "v", "--image", "mine"]).run().expect(0);
-    let lose = || {
-        env.banger(["daemon", "stop"]).run().expect(0);
-        let image = env.layout().images().join(&id);
-        doubt(&image);
-        damage(&image);
-        // The next daemon finds it so, by itself.
-        wait_until(SOON, "the end of the image that is not whole", || match state(&env, &id) {
-            None => Ok(()),
-            Some(state) => Err(state),
-        });
-    };
-    lose();
+    lose(&env, &id);
     let bundle = env.home().join("mine.tar.zst");
     for args in [
         &["vm", "create", "--no-start", "--image", "mine"][..],
@@ -155,9 +156,28 @@ fn a_name_of_ones_own_leads_to_nothing_else_once_its_image_is_lost() {
     assert_eq!(pull(&env, &[&source, "--name", "mine"])["id"], id.as_str());
     env.banger(["vm", "start", "v"]).patience(SOON).run().expect(0);
     env.banger(["vm", "delete", "-f", "v"]).run().expect(0);
-    lose();
+    lose(&env, &id);
     env.banger(["image", "delete", "mine"]).run().expect(0);
     assert_ne!(pull(&env, &[&other, "--name", "mine"])["id"], id.as_str());
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_lost_image_for_another_platform_comes_back_for_that_one() {
+    let env = TestEnv::empty();
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    image.layer(&[], |layer| layer.add("srv/greeting", &Entry::FILE, "1"));
+    let source = image.finish_for("arm64", "app", &serde_json::json!({}));
+    let id = pull(&env, &[&source, "--platform", "linux/arm64", "--name", "mine"])["id"].as_str().unwrap().to_owned();
+    lose(&env, &id);
+    let lost = env.banger(["image", "show", "mine"]).run().expect(1);
+    let again = format!("image pull {source} --platform linux/arm64 --name mine");
+    assert!(lost.err().contains(&format!("`banger {again}` brings it back")), "{lost}");
+    let less = env.banger(["image", "pull", &source, "--name", "mine"]).run().expect(1);
+    assert!(less.err().contains("no linux/amd64"), "{less}");
+    // What it says helps.
+    env.banger(again.split(' ')).patience(SOON).run().expect(0);
+    assert_eq!(state(&env, &id).as_deref(), Some("ready"));
     env.assert_nothing_left();
 }
 
