@@ -28,6 +28,7 @@ const ROOM: u64 = 5 << 30;
 /// - `room`: 5 GiB are free where tests keep their homes
 /// - `root`: this is root
 /// - `userns`: user namespaces can be made here, and forbidden in one
+/// - `uidmap`: an ordinary user can be given subordinate ids, by files in the place of this host's
 /// - `netns`: network namespaces and taps can be made here; ip and nft are there
 /// - `pasta`: this program
 /// - `systemd`: systemd-analyze and systemd-socket-activate
@@ -94,6 +95,11 @@ fn probe(name: &str) -> Result<(), String> {
             }
         }
         "userns" => user_namespace(),
+        "uidmap" => {
+            let missing = ["/etc/subuid", "/etc/subgid"].into_iter().find(|file| !std::path::Path::new(file).is_file());
+            ["newuidmap", "newgidmap"].into_iter().try_for_each(|it| program(it).map(drop))?;
+            missing.map_or(Ok(()), |file| Err(format!("{file} is not there")))
+        }
         "netns" => {
             ["ip", "nft"].into_iter().try_for_each(|it| program(it).map(drop)).and_then(|()| network_namespace())
         }

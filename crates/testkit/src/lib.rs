@@ -26,6 +26,7 @@ mod relay;
 mod session;
 mod slots;
 mod space;
+mod subordinate;
 mod wait;
 mod way;
 

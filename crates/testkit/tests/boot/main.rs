@@ -4,6 +4,7 @@
 //! processor) are the limit of what runs at once, and a test that starts many VMs runs alone.
 
 mod broken;
+mod built;
 mod confined;
 mod console;
 mod copy;

@@ -104,7 +104,7 @@ fn the_agent_is_the_init_of_an_image_without_one_and_is_started_again_when_it_di
 }
 
 #[test]
-fn a_pulled_image_with_a_shell_and_no_init_has_its_shell_for_a_command() {
+fn a_pulled_image_with_a_shell_and_no_init_has_its_shell_for_a_command_and_its_user_by_name() {
     let _machine = shared();
     if !require("apt") {
         return;
@@ -115,18 +115,21 @@ fn a_pulled_image_with_a_shell_and_no_init_has_its_shell_for_a_command() {
     image.layer(&[], |layer| {
         layer.add("bin/busybox", &Entry { mode: 0o755, ..Entry::FILE }, &program);
         // A shell it does not have is not missed where it has another.
-        layer.add("etc/passwd", &Entry::FILE, "root:x:0:0:root:/root:/bin/bash\n");
+        let users = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www-data:/var/www:/bin/bash\n";
+        layer.add("etc/passwd", &Entry::FILE, users);
+        layer.add("etc/group", &Entry::FILE, "root:x:0:\nwww-data:x:34:\n");
         let link = Entry { kind: tar::EntryType::Symlink, link: b"busybox", ..Entry::FILE };
-        for name in ["sh", "cat"] {
+        for name in ["sh", "cat", "id"] {
             layer.add(format!("bin/{name}"), &link, "");
         }
     });
-    let source = image.finish("shell", &json!({"Env": ["GREETING=hello"], "WorkingDir": "/srv", "Cmd": ["/none"]}));
+    let run = json!({"Env": ["GREETING=hello"], "WorkingDir": "/srv", "User": "www-data", "Cmd": ["/none"]});
+    let source = image.finish("shell", &run);
     env.banger(["image", "pull", &source]).run().expect(0);
     // Its own command is for images that have no shell.
     let args = ["vm", "run", "--rm", "--quiet", "--memory", "256M", "--image", "shell"];
-    let out =
-        env.banger(args).stdin("echo $GREETING in $PWD; cat /proc/1/comm; exit 7\n").patience(BOOT).run().expect(7);
-    assert_eq!(out.out(), "hello in /srv\ninit\n", "{out}");
+    let typed = "echo $GREETING in $PWD; cat /proc/1/comm; echo $(id -un):$(id -gn) $(id -u):$(id -g); exit 7\n";
+    let out = env.banger(args).stdin(typed).patience(BOOT).run().expect(7);
+    assert_eq!(out.out(), "hello in /srv\ninit\nwww-data:www-data 33:34\n", "{out}");
     env.assert_nothing_left();
 }

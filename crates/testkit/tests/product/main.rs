@@ -4,6 +4,7 @@
 
 mod ageing;
 mod bad_input;
+mod built;
 mod bundles;
 mod cards;
 mod carriers;
