@@ -6,6 +6,7 @@ use banger_proto::failure::{Code, Failure};
 use clap::builder::StyledStr;
 use serde::Serialize;
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, IsTerminal, Write},
 };
@@ -151,10 +152,19 @@ impl Printer {
         }
     }
 
-    /// An event of an operation, JSON as the daemon sent it.
+    /// An event of an operation, JSON as the daemon sent it; one about one of several VMs has its name as `vm`.
     pub(crate) fn event(&self, line: &str) {
         if self.events() {
-            say(&escape::json(line.trim_end()));
+            say(&escape::json(&self.named(line.trim_end())));
+        }
+    }
+
+    fn named<'a>(&self, event: &'a str) -> Cow<'a, str> {
+        match (&self.about, event.strip_suffix('}')) {
+            (Some(name), Some(fields)) => {
+                format!("{fields},\"vm\":{}}}", serde_json::Value::from(name.as_str())).into()
+            }
+            _ => event.into(),
         }
     }
 
@@ -237,6 +247,13 @@ mod tests {
         let events = |json, quiet| Printer { json, quiet, ..plain() }.events();
         assert_eq!([events(true, false), events(true, true), events(false, false)], [true, false, false]);
         assert!(!Printer { json: true, ..plain() }.beside_a_command().events());
+    }
+
+    #[test]
+    fn an_event_of_one_of_several_says_of_which() {
+        let event = r#"{"event":"notice","text":"too slow"}"#;
+        assert_eq!(plain().named(event), event);
+        assert_eq!(plain().about("a").named(event), r#"{"event":"notice","text":"too slow","vm":"a"}"#);
     }
 
     #[test]
