@@ -5,11 +5,12 @@
 //! Debian package that has it is carried along, so that an error can say how to mend a missing one.
 //!
 //! What is done with it while it runs is `running`'s: there are no helper threads, and a program that floods stderr, that
-//! outlives its pipe or that is cancelled half way is dealt with in one place. What becomes of it when this process is
-//! killed is `keeper`'s.
+//! outlives its pipe or that is cancelled half way is dealt with in one place. What ends all it started is `keeper`'s; on
+//! whose ids it runs, where not on this process's, is `ids`'.
 
 #![expect(unsafe_code, reason = "a hook between fork and exec ties the program's life to ours")]
 
+mod ids;
 mod keeper;
 mod running;
 
@@ -31,11 +32,12 @@ use std::{
     time::Duration,
 };
 
+pub use ids::{Ids, NoIds};
 pub use keeper::CONTAINED;
 
 /// How many of its last lines an error repeats.
 const STDERR_LINES: usize = 3;
-/// Between SIGTERM and SIGKILL, unless the caller knows better.
+/// Between the word that it is to end and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 /// Where system programs live although an ordinary user's `PATH` often leaves it out.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -77,6 +79,9 @@ pub enum ProgramError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no namespace for it.
+    #[error("cannot make a user namespace")]
+    Namespace(#[source] io::Error),
     /// It was told to stop, and did.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -90,8 +95,8 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     directory: PathBuf,
-    grace: Duration,
     keeper: Keeper,
+    ids: Option<Ids>,
 }
 
 impl Program {
@@ -103,8 +108,8 @@ impl Program {
             args: Vec::new(),
             env: Vec::new(),
             directory: PathBuf::from("/"),
-            grace: GRACE,
             keeper: Keeper::Kernel,
+            ids: None,
         }
     }
 
@@ -147,28 +152,27 @@ impl Program {
         self
     }
 
-    /// How long it may take to tidy up when it is told to end, before it is killed; 5 s unless said. It only matters for
-    /// programs that would leave something behind.
+    /// When it is to end, or when this process is killed, all that is in its process group is killed at once.
     #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+    pub fn grouped(mut self) -> Self {
+        self.keeper = Keeper::Group;
         self
     }
 
-    /// It tidies up when it is told to end, and so it does when this process is killed: all it started by then is killed, and
-    /// what it has to say meanwhile is read.
-    #[must_use]
-    pub fn tidied(mut self) -> Self {
-        self.keeper = Keeper::Shell;
-        self
-    }
-
-    /// It runs in namespaces of its own for mounts and processes, with `directory` at [`CONTAINED`]: when it ends or is
-    /// told to, or when this process is killed, all it started is killed and all it mounted is gone. For root, where
-    /// [`Self::can_be_contained`].
+    /// It runs in namespaces of its own for mounts and processes, in `/`, with `directory` at [`CONTAINED`]: when it ends or
+    /// is to, or when this process is killed, all it started is killed and all it mounted is gone. For root, where
+    /// [`Self::can_be_contained`], or as root of other ids.
     #[must_use]
     pub fn contained(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.keeper = Keeper::Namespaces(directory.into());
+        self.keeper = Keeper::Namespaces;
+        self.directory = directory.into();
+        self
+    }
+
+    /// It runs as root of these ids, in a user namespace of its own.
+    #[must_use]
+    pub fn as_root_of(mut self, ids: Ids) -> Self {
+        self.ids = Some(ids);
         self
     }
 
@@ -254,6 +258,7 @@ impl Program {
         let Some(path) = Self::find(&self.name) else {
             return Err(ProgramError::Missing { program: self.name, package: self.package });
         };
+        let space = self.ids.map(|ids| ids.space(cancel)).transpose()?;
         let mut command = self.keeper.command(&path)?;
         command
             .args(&self.args)
@@ -262,22 +267,23 @@ impl Program {
             .env("LANG", "C.UTF-8")
             .envs(self.env)
             .current_dir(&self.directory)
-            .stdin(Stdio::null())
+            .stdin(if self.keeper.has_line() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
         let (parent, signal) = (rustix::process::getpid(), self.keeper.signal());
-        // SAFETY: the hook makes two system calls and touches neither memory of the parent nor any lock.
+        // SAFETY: the hook makes a few system calls and touches neither memory of the parent nor any lock.
         unsafe {
             command.pre_exec(move || {
+                // First: who becomes another is told nothing of its parent's end any more.
+                space.as_ref().map_or(Ok(()), ids::enter)?;
                 // A daemon that is killed takes its programs with it.
                 set_parent_process_death_signal(Some(signal))?;
                 if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
             });
         }
         let program = self.name;
-        Running::new(&mut command, (program.clone(), self.keeper), self.grace, cancel, hear)
-            .map_err(|source| ProgramError::Io { program, source })
+        Running::new(&mut command, program.clone(), cancel, hear).map_err(|source| ProgramError::Io { program, source })
     }
 }
 

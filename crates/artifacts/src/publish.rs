@@ -16,7 +16,6 @@ use rustix::{
     fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, open, renameat_with, statat},
     io::Errno,
 };
-use staging::remove_any;
 use std::{
     fs::{self, File},
     io,
@@ -28,6 +27,7 @@ use std::{
 use sync::{sync_directory, sync_tree};
 
 pub use early::{Mark, Unsynced};
+pub(crate) use staging::remove_any;
 pub use staging::{StagedFile, Staging};
 
 /// What begins the name of everything unfinished.

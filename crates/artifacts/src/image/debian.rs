@@ -7,13 +7,13 @@
 
 use crate::{
     job::Job,
-    program::{Program, ProgramError},
+    program::{Ids, NoIds, Program, ProgramError},
     rootfs::{self, RootfsBuilder, Timestamp},
 };
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -26,8 +26,6 @@ use tailor::Tailor;
 
 /// Where apt's configuration is.
 const ETC_APT: &str = "/etc/apt";
-/// Ids an ordinary user needs besides their own.
-const SUBORDINATE_IDS: u64 = 65_536;
 /// Most packages one recipe names.
 const MAX_PACKAGES: usize = 256;
 /// Times in an image whose recipe gives none: 2023-06-10, the day of Debian 12.
@@ -61,7 +59,7 @@ const DPKG_SETTINGS: [&str; 5] = [
 ];
 
 /// What `mmdebstrap` says it does, and how banger calls it. The first whose beginning matches counts.
-const PHASES: [(&str, &str); 7] = [
+const PHASES: [(&str, &str); 8] = [
     ("running apt-get update", "reading Debian's package lists"),
     ("downloading packages", "downloading the base system"),
     ("extracting archives", "unpacking the base system"),
@@ -69,6 +67,7 @@ const PHASES: [(&str, &str); 7] = [
     ("installing remaining packages", "downloading and installing packages"),
     ("cleaning package lists", "tidying up"),
     ("creating tarball", "reading the new system"),
+    ("removing tempdir", "deleting what it was made of"),
 ];
 
 /// Which Debian.
@@ -107,9 +106,9 @@ pub enum DebianError {
     #[error("no Debian architecture is known for {0}")]
     Architecture(&'static str),
     /// Unavailable: an ordinary user without ids to give to the new system's users.
-    #[error("user {0} has no range of {SUBORDINATE_IDS} subordinate ids in /etc/subuid and /etc/subgid")]
-    SubordinateIds(String),
-    /// The host's sources or user database cannot be read.
+    #[error(transparent)]
+    Ids(#[from] NoIds),
+    /// The host's sources cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// Which file or directory.
@@ -180,14 +179,13 @@ impl DebianRecipe {
         if stanzas.is_empty() {
             return Err(DebianError::NoSources);
         }
-        let mode = mode()?;
-        let site = Site::prepare(work, &sources::for_bootstrap(&stanzas), job)?;
+        let site = Site::prepare(work, &sources::for_bootstrap(&stanzas), ids()?, job)?;
 
         let mut program = site
             .host(Program::new("mmdebstrap", "mmdebstrap"))
             .with_proxy_settings()
             .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
-            .args([mode, "--variant=apt", "--format=tar", "--skip=check/signed-by"])
+            .args(["--variant=apt", "--format=tar", "--skip=check/signed-by"])
             .arg(format!("--architectures={architecture}"));
         if !self.include.is_empty() {
             program = program.arg(format!("--include={}", self.include.join(",")));
@@ -258,48 +256,16 @@ fn phase(line: &str, job: &Job<'_>) {
     }
 }
 
-/// How `mmdebstrap` gets to be root in the new system. Named, so that it never falls back to a mode that gives other
-/// bytes.
-fn mode() -> Result<&'static str, DebianError> {
+/// The ids of the new system's users, where this is not root, who has them all.
+fn ids() -> Result<Option<Ids>, DebianError> {
     if geteuid().is_root() {
-        return Ok("--mode=root");
+        return Ok(None);
     }
+    // Said before anything is made.
     if Program::find("newuidmap").is_none() {
         return Err(ProgramError::Missing { program: "newuidmap".into(), package: "uidmap" }.into());
     }
-    let read = |path: &str| match fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(DebianError::Read { path: path.into(), source }),
-    };
-    let uid = geteuid().as_raw().to_string();
-    let user = user_name(&read("/etc/passwd")?, &uid);
-    for path in ["/etc/subuid", "/etc/subgid"] {
-        if !has_range(&read(path)?, &user, &uid) {
-            return Err(DebianError::SubordinateIds(user));
-        }
-    }
-    Ok("--mode=unshare")
-}
-
-/// The name of `uid` in the text of `/etc/passwd`, or the number itself.
-fn user_name(passwd: &str, uid: &str) -> String {
-    let name = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then_some(name)
-    });
-    name.unwrap_or(uid).to_owned()
-}
-
-/// Whether a text of `user:first:count` lines gives the user enough ids in one range.
-fn has_range(text: &str, user: &str, uid: &str) -> bool {
-    text.lines().any(|line| {
-        let mut fields = line.split(':');
-        let owner = fields.next();
-        let count: Option<u64> = fields.nth(1).and_then(|count| count.trim().parse().ok());
-        (owner == Some(user) || owner == Some(uid)) && count.is_some_and(|count| count >= SUBORDINATE_IDS)
-    })
+    Ok(Some(Ids::subordinate()?))
 }
 
 /// The host's settings for reaching the archive, one `Name "value";` each.
@@ -329,24 +295,6 @@ mod tests {
             assert!(matches!(DebianRecipe::new(bad, Vec::new()), Err(DebianError::Suite(_))), "{bad:?}");
         }
         assert!(matches!(packages(&["git"; 257]), Err(DebianError::Packages(257))));
-    }
-
-    #[test]
-    fn subordinate_ids_by_name_or_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/home/me:/bin/sh\n";
-        assert_eq!(user_name(passwd, "1000"), "me");
-        assert_eq!(user_name(passwd, "7"), "7");
-        for (text, enough) in [
-            ("me:100000:65536\n", true),
-            ("1000:100000:65536", true),
-            ("me:100000:1000\nme:200000:70000\n", true),
-            ("me:100000:65535\n", false),
-            ("you:100000:65536\n", false),
-            ("me:100000\n", false),
-            ("", false),
-        ] {
-            assert_eq!(has_range(text, "me", "1000"), enough, "{text:?}");
-        }
     }
 
     #[test]

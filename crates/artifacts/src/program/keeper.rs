@@ -1,10 +1,12 @@
-//! What becomes of a program, and of all it started, when this process is killed.
+//! What ends a program with all it started.
 //!
-//! The kernel tells the end of this process to what it started itself, and to nobody that was started by that in turn. So
-//! where there is something to be left behind, something stands in between: what hears it and sees to the others.
+//! The kernel tells the end of this process to what it started itself, and to nobody that was started by that in turn; and
+//! a signal is lost on who does not listen yet. So where there is something to be left behind, there is a line to this
+//! process, a pipe whose other end nobody else has. Once that is closed, here or because this process is gone, all of it is
+//! killed. Nobody tidies up: whose the files are deletes them, and whoever is killed at that is followed by another.
 
 use super::{Program, ProgramError};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::Signal;
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -13,98 +15,69 @@ use std::{
 /// Where a contained program finds the directory that is its own: a place that everybody may get to, as apt's user must.
 pub const CONTAINED: &str = "/var/tmp";
 
-/// Runs the program, and waits for it. Told to end, or of the end of who started it, it tells the program, kills everything
-/// else in the program's group (what is the first in a namespace would not hear of less), and reads what the program says
-/// while it tidies up, which would die of a pipe that nobody reads. Told again it only reads: what is in the group by then
-/// tidies up. What is told to the whole group is not for it.
-const TIDIED: &str = r#"
-told=
-program=
-others() {
-    for stat in /proc/[0-9]*/stat; do
-        read -r line <"$stat" || continue
-        pid=${stat#/proc/}
-        pid=${pid%/stat}
-        set -- ${line##*) }
-        case $pid in "$$" | "$program") continue ;; esac
-        [ "$3" != "$$" ] || kill -KILL "$pid"
-    done 2>/dev/null
-}
-exec 3</proc/self/fd/2
-trap '[ -n "$told" ] || { told=yes; kill -TERM "$program"; others; }; cat <&3 >/dev/null 2>&1 &' USR1
-trap : TERM HUP
+/// Runs the program, and kills what is in its group once the line is closed, itself too.
+const GROUPED: &str = r#"
+exec 3<&0 </dev/null
+{ read -r _; kill -KILL 0; } <&3 >/dev/null 2>&1 &
 "$@" 3<&- &
-program=$!
-[ -z "$told" ] || kill -TERM "$program"
-wait "$program"
-status=$?
-while kill -0 "$program" 2>/dev/null; do
-    wait "$program"
-    status=$?
-done
-[ -z "$told" ] || kill -KILL 0
-exit "$status"
+wait "$!"
 "#;
 
-/// Runs the program with a directory of its own in the place of another. It is the first in its namespace: what is there
-/// with it ends with it. As such it hears only what it listens to.
+/// Runs the program with the directory it is in, in the place of another. It is the first in its namespace: nobody there
+/// can kill it, and what is there with it is gone before it is. The directory goes by no name: who is root of other ids
+/// than the user's may not get through what is above it.
 const CONTAINING: &str = r#"
-trap 'exit 143' TERM
-mount --bind "$0" /var/tmp || exit
-"$@" &
-wait "$!"
+mount --no-canonicalize --bind . /var/tmp && cd / || exit
+exec 3<&0 </dev/null
+"$@" 3<&- &
+program=$!
+{ read -r _; kill -KILL -1; } <&3 >/dev/null 2>&1 &
+wait "$program"
 "#;
 /// What the host mounts or unmounts is so in there too, and nothing of the other way round.
 const NAMESPACES: [&str; 5] = ["--mount", "--propagation=slave", "--pid", "--fork", "--kill-child"];
 
-/// How a program ends when this process does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeper {
-    /// It is told to, by itself.
+    /// It is told to.
     Kernel,
-    /// It is told to, and tidies up; all it started is killed.
-    Shell,
-    /// It is killed with all it started, wherever that went, and what it mounted goes. It has a directory at
-    /// [`CONTAINED`].
-    Namespaces(PathBuf),
+    /// It is killed with all that is in its process group.
+    Group,
+    /// It is killed with all it started, wherever that went, and what it mounted goes.
+    Namespaces,
 }
 
 impl Keeper {
     /// What the process that is started here gets when this one ends.
-    pub(super) fn signal(&self) -> Signal {
+    pub(super) fn signal(self) -> Signal {
         match self {
             Self::Kernel => Signal::TERM,
-            Self::Shell => Signal::USR1,
-            Self::Namespaces(_) => Signal::KILL,
+            Self::Group | Self::Namespaces => Signal::KILL,
         }
     }
 
-    /// Tells the program that was started as this group to end, and all that it started.
-    pub(super) fn end(&self, group: Pid) -> rustix::io::Result<()> {
-        match self {
-            // It tells the others, or makes them end.
-            Self::Shell => kill_process(group, self.signal()),
-            Self::Kernel | Self::Namespaces(_) => kill_process_group(group, Signal::TERM),
-        }
+    /// Whether what runs the program has the line as its stdin.
+    pub(super) fn has_line(self) -> bool {
+        self != Self::Kernel
     }
 
     /// What runs `program`; the program's arguments follow.
-    pub(super) fn command(&self, program: &Path) -> Result<Command, ProgramError> {
-        // The name a shell goes by is the first of its script's arguments.
-        let (mut command, script, name) = match self {
+    pub(super) fn command(self, program: &Path) -> Result<Command, ProgramError> {
+        let (mut command, script) = match self {
             Self::Kernel => return Ok(Command::new(program)),
-            Self::Shell => (Command::new(found("sh", "dash")?), TIDIED, Path::new("keeper")),
-            Self::Namespaces(directory) => {
+            Self::Group => (Command::new(found("sh", "dash")?), GROUPED),
+            Self::Namespaces => {
                 let mut command = Command::new(found("unshare", "util-linux")?);
                 command.args(NAMESPACES).arg("--").arg(found("sh", "dash")?);
-                (command, CONTAINING, directory.as_path())
+                (command, CONTAINING)
             }
         };
-        command.args(["-c", script]).arg(name).arg(program);
+        command.args(["-c", script, "keeper"]).arg(program);
         Ok(command)
     }
 }
 
-fn found(name: &str, package: &'static str) -> Result<PathBuf, ProgramError> {
+pub(super) fn found(name: &str, package: &'static str) -> Result<PathBuf, ProgramError> {
     Program::find(name).ok_or_else(|| ProgramError::Missing { program: name.to_owned(), package })
 }

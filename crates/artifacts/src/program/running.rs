@@ -3,7 +3,7 @@
 //! The caller's own reads drive one `poll` over stdout, stderr and the process; whatever ends this, the whole process group
 //! ends with it.
 
-use super::{ProgramError, escaped, keeper::Keeper};
+use super::{GRACE, ProgramError, escaped};
 use crate::job::{Cancel, Cancelled};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -15,7 +15,7 @@ use std::{
     collections::VecDeque,
     io::{self, Read},
     os::fd::OwnedFd,
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -23,25 +23,31 @@ use std::{
 pub(super) const STDERR_TAIL: usize = 4096;
 /// What may follow after the reader has all it wants (archives are padded), before the program is called a flood.
 const MAX_PADDING: u64 = 1 << 20;
+/// More than a pipe holds: what comes after that came after the program's end.
+const PIPE: usize = 1 << 20;
+/// What the kernel is given to end what is killed already: who waits for a busy disk ends only then.
+const LAST: Duration = Duration::from_secs(60);
 /// How often a silent program's wait looks at the cancel flag.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// The program while it runs; reading from it reads its stdout. Dropping it kills whatever is left.
+/// The program while it runs; reading from it reads its stdout. Dropping it ends whatever is left.
 pub(super) struct Running<'a> {
     program: String,
-    keeper: Keeper,
     cancel: &'a Cancel,
     child: Child,
     /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`] does.
     group: Pid,
     process: OwnedFd,
+    /// All of it is killed once this is closed, where there is such a line.
+    line: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     tail: VecDeque<u8>,
-    /// Who hears the lines of stderr, and the line that is not complete yet.
+    /// Who hears the lines of stderr, and what there is of one that is not complete yet.
     hear: &'a mut dyn FnMut(&str),
-    line: Vec<u8>,
-    grace: Duration,
+    said: Vec<u8>,
+    /// Nobody hears them any more.
+    deaf: bool,
     exited: bool,
     reaped: bool,
 }
@@ -50,14 +56,13 @@ impl<'a> Running<'a> {
     /// Starts `command`, a process group of its own with pipes for stdout and stderr.
     pub(super) fn new(
         command: &mut Command,
-        (program, keeper): (String, Keeper),
-        grace: Duration,
+        program: String,
         cancel: &'a Cancel,
         hear: &'a mut dyn FnMut(&str),
     ) -> io::Result<Self> {
         let mut child = command.spawn()?;
         let group = Pid::from_child(&child);
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (line, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let process = match pidfd_open(group, PidfdFlags::empty()) {
             Ok(process) => process,
             Err(error) => {
@@ -68,21 +73,21 @@ impl<'a> Running<'a> {
         };
         // From here on `Drop` cleans up.
         let tail = VecDeque::with_capacity(STDERR_TAIL);
-        let line = Vec::new();
+        let (said, deaf) = (Vec::new(), false);
         let (exited, reaped) = (false, false);
         let running = Self {
             program,
-            keeper,
             cancel,
             child,
             group,
             process,
+            line,
             stdout,
             stderr,
             tail,
             hear,
-            line,
-            grace,
+            said,
+            deaf,
             exited,
             reaped,
         };
@@ -129,25 +134,25 @@ impl<'a> Running<'a> {
 
     fn drain_stderr(&mut self) {
         let mut buffer = [0; STDERR_TAIL];
-        while let Some(stderr) = &mut self.stderr {
+        // One bufferful per call while it runs, and what the pipe held at its end: a flood must not keep the caller from its
+        // own work, whoever still writes.
+        let mut most = if self.exited { PIPE } else { 1 };
+        while let Some(stderr) = self.stderr.as_mut().filter(|_| most > 0) {
             match stderr.read(&mut buffer) {
                 Ok(0) => self.stderr = None,
                 Ok(n) => {
                     self.tail.extend(&buffer[..n]);
                     let surplus = self.tail.len().saturating_sub(STDERR_TAIL);
                     self.tail.drain(..surplus);
-                    for &byte in &buffer[..n] {
+                    for &byte in buffer[..n].iter().filter(|_| !self.deaf) {
                         if byte == b'\n' {
-                            (self.hear)(&escaped(&self.line));
-                            self.line.clear();
-                        } else if self.line.len() < STDERR_TAIL {
-                            self.line.push(byte);
+                            (self.hear)(&escaped(&self.said));
+                            self.said.clear();
+                        } else if self.said.len() < STDERR_TAIL {
+                            self.said.push(byte);
                         }
                     }
-                    // One bufferful per call while it runs: a flood must not keep the caller from its own work.
-                    if !self.exited {
-                        return;
-                    }
+                    most = most.saturating_sub(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -193,10 +198,14 @@ impl<'a> Running<'a> {
     /// Has all of it told to end, waits a little, makes it end.
     pub(super) fn terminate(&mut self) {
         self.stdout = None;
-        if !self.exited && self.keeper.end(self.group).is_ok() {
-            let deadline = Instant::now() + self.grace;
-            while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
+        let mut grace = GRACE;
+        if self.line.take().is_some() {
+            grace = LAST;
+        } else if !self.exited {
+            let _ = kill_process_group(self.group, Signal::TERM);
         }
+        let deadline = Instant::now() + grace;
+        while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
         let _ = self.reap();
     }
 
@@ -228,6 +237,8 @@ impl Read for Running<'_> {
                     self.stdout = None;
                     return Ok(0);
                 }
+                // Whoever has left the group may hold the pipe, and has no say.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.exited => self.stdout = None,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(true)?,
                 other => return other,
             }
@@ -237,7 +248,11 @@ impl Read for Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if !self.reaped {
+        // Whoever heard it may be what panics.
+        self.deaf = true;
+        if self.line.is_some() {
+            self.terminate();
+        } else if !self.reaped {
             let _ = self.reap();
         }
     }

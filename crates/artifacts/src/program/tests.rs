@@ -1,8 +1,16 @@
 //! Real shells that fail, flood, fork and ignore signals.
 
 use super::*;
-use banger_testkit::wait_until;
-use std::{fs, process::Command, thread, time::Instant};
+use banger_testkit::{marked_processes, require, wait_until};
+use std::{
+    fs,
+    panic::{self, AssertUnwindSafe},
+    process::Command,
+    thread,
+    time::Instant,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn sh(script: &str) -> Program {
     Program::new("sh", "dash").arg("-c").arg(script)
@@ -128,89 +136,168 @@ fn the_programs_failure_wins_over_the_readers_truncated_input() {
     assert_eq!(error.to_string(), "sh failed (exit status: 3): broken");
 }
 
-/// Tidies up when it is told to and its helper, which does not listen, is gone; says more of it than a pipe holds.
-const TIDY: &str = r#"
-mkdir "$0/work" "$0/work/helper"
-sh -c 'trap "" TERM; echo ready >&2; while :; do sleep 300; done' &
-helper=$!
-trap 'i=0
-while [ "$i" -lt 5000 ]; do echo "step $i of a great many" >&2; i=$((i + 1)); done
-while kill -0 "$helper" 2>/dev/null; do wait "$helper"; done
-rmdir "$0/work/helper" "$0/work"
-exit' TERM
+#[test]
+fn who_has_left_the_group_holds_nobody_up() {
+    // It holds one pipe and floods the other, of whose end it dies.
+    let flood = "setsid sh -c 'echo begun; while :; do echo more >&2; done' &";
+    let (cancel, mut begun) = (Cancel::default(), false);
+    let out = sh(&format!("{flood} while ! [ -e \"$0\" ]; do sleep 0.1; done; echo done"));
+    let temp = tempfile::tempdir().unwrap();
+    let go = temp.path().join("go");
+    let mut hear = |_: &str| {
+        if !begun {
+            begun = true;
+            fs::write(&go, "").unwrap();
+        }
+    };
+    let out = out.arg(&go).stream_heard(&cancel, &mut hear, |stdout| {
+        let mut out = String::new();
+        stdout.read_to_string(&mut out).unwrap();
+        Ok::<_, ProgramError>(out)
+    });
+    assert_eq!(out.unwrap(), "begun\ndone\n");
+}
+
+/// Neither listens nor ends, and has a helper like that.
+const STUBBORN: &str = r#"
+trap '' TERM
+"$1" sh -c 'trap "" TERM; echo ready >&2; while :; do sleep 300; done' &
+echo out
 echo ready >&2
-while :; do sleep 300 & wait "$!"; done
+while :; do sleep 300; done
 "#;
+
+/// How a program is kept, by what it starts its helper with: one leaves its group.
+const WAYS: [&str; 2] = ["env", "setsid"];
+
+fn stubborn(way: &str, directory: &Path) -> Program {
+    let program = sh(STUBBORN).arg(directory).arg(way).env("BANGER_TEST_MARK", directory);
+    if way == "env" { program.grouped() } else { program.contained(directory) }
+}
+
+/// Calls `then` when both are ready.
+fn ready(mut then: impl FnMut()) -> impl FnMut(&str) {
+    let mut ready = 0;
+    move |line| {
+        ready += u32::from(line == "ready");
+        if line == "ready" && ready == 2 {
+            then();
+        }
+    }
+}
+
+fn none_left(directory: &Path) -> Result<(), String> {
+    let left = marked_processes(directory);
+    if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+}
 
 /// Not a test by itself: the next one starts it as a process that it kills.
 #[test]
 fn child() {
-    let Some(directory) = std::env::var_os("BANGER_TEST_TIDIED").map(PathBuf::from) else { return };
-    let mut ready = 0;
-    let mut hear = |line: &str| {
-        ready += u32::from(line == "ready");
-        if ready == 2 {
-            fs::write(directory.join("ready"), "").unwrap();
-            loop {
-                thread::park();
-            }
+    let Some(directory) = std::env::var_os("BANGER_TEST_KEPT").map(PathBuf::from) else { return };
+    let mut hear = ready(|| {
+        fs::write(directory.join("ready"), "").unwrap();
+        loop {
+            thread::park();
         }
-    };
-    let ended = sh(TIDY).arg(&directory).tidied().stream_heard(&Cancel::default(), &mut hear, |stdout| {
-        stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "test".into(), source })
     });
+    let program = stubborn(&std::env::var("BANGER_TEST_WAY").unwrap(), &directory);
+    let ended = program.stream_heard(&Cancel::default(), &mut hear, read_all);
     panic!("it ended: {ended:?}");
 }
 
-#[test]
-fn what_tidies_up_is_heard_to_the_end_when_its_starter_is_killed() {
-    let temp = tempfile::tempdir().unwrap();
-    let (ready, work) = (temp.path().join("ready"), temp.path().join("work"));
-    let mut starter = Command::new(std::env::current_exe().unwrap());
-    starter.args(["--exact", "program::tests::child"]).env("BANGER_TEST_TIDIED", temp.path());
-    let mut starter = starter.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let reached = |path: &Path, there: bool| if path.exists() == there { Ok(()) } else { Err(format!("{path:?}")) };
-    let patience = Duration::from_secs(60);
-    wait_until(patience, "a program at work", || reached(&ready, true));
-    assert!(work.join("helper").exists());
-    starter.kill().unwrap();
-    starter.wait().unwrap();
-    wait_until(patience, "a program that has tidied up", || reached(&work, false));
+fn read_all(stdout: &mut dyn Read) -> Result<usize, ProgramError> {
+    stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "test".into(), source })
 }
 
 #[test]
-fn what_is_cancelled_tidies_up_whoever_of_it_does_not_listen() {
-    let (temp, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
-    let mut ready = 0;
-    let mut hear = |line: &str| {
-        ready += u32::from(line == "ready");
-        if ready == 2 {
-            cancel.cancel();
-        }
-    };
-    // Its helper alone would have it wait for ever, and be killed before it has tidied up.
-    let ended =
-        sh(TIDY).arg(temp.path()).tidied().grace(Duration::from_secs(600)).stream_heard(&cancel, &mut hear, |stdout| {
-            stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "x".into(), source })
+fn what_is_kept_ends_when_its_starter_is_killed() {
+    for way in WAYS.into_iter().filter(|&way| way == "env" || require("mount")) {
+        let temp = tempfile::tempdir().unwrap();
+        let mut starter = Command::new(std::env::current_exe().unwrap());
+        starter.args(["--exact", "program::tests::child"]).env("BANGER_TEST_KEPT", temp.path());
+        let mut starter =
+            starter.env("BANGER_TEST_WAY", way).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until(PATIENCE, "a program at work", || {
+            if temp.path().join("ready").exists() { Ok(()) } else { Err(format!("{way} has not begun")) }
         });
-    assert!(matches!(ended, Err(ProgramError::Cancelled(_))), "{ended:?}");
-    assert!(!temp.path().join("work").exists());
+        assert!(none_left(temp.path()).is_err(), "{way}");
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        wait_until(PATIENCE, "the end of all that it started", || none_left(temp.path()));
+    }
 }
 
 #[test]
-fn what_is_tidied_ends_as_it_would_by_itself() {
-    let run = |script: &str| sh(script).tidied().capture(100, &Cancel::default());
-    assert_eq!(run("echo done; sleep 1000 >/dev/null 2>&1 &").unwrap(), b"done\n");
-    assert_eq!(run("echo broken >&2; exit 3").unwrap_err().to_string(), "sh failed (exit status: 3): broken");
-    // Told to end, it is waited for.
-    let (temp, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
-    let mut hear = |_: &str| cancel.cancel();
-    let script = "trap ': >\"$0/tidied\"; exit' TERM; echo ready >&2; while :; do sleep 300 & wait \"$!\"; done";
-    let ended = sh(script).arg(temp.path()).tidied().grace(Duration::from_secs(60)).stream_heard(
-        &cancel,
-        &mut hear,
-        |stdout| stdout.read_to_end(&mut Vec::new()).map_err(|source| ProgramError::Io { program: "x".into(), source }),
-    );
-    assert!(matches!(ended, Err(ProgramError::Cancelled(_))), "{ended:?}");
-    assert!(temp.path().join("tidied").exists());
+fn what_is_kept_ends_whatever_becomes_of_who_runs_it() {
+    #[derive(Debug, Clone, Copy)]
+    enum End {
+        Cancelled,
+        CancelledAfterItsOutput,
+        GivenUp,
+        Panicked,
+    }
+    let ends = [End::Cancelled, End::CancelledAfterItsOutput, End::GivenUp, End::Panicked];
+    for (way, end) in WAYS.into_iter().flat_map(|way| ends.map(|end| (way, end))) {
+        if way != "env" && !require("mount") {
+            return;
+        }
+        let (temp, cancel) = (tempfile::tempdir().unwrap(), Cancel::default());
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut hear = ready(|| match end {
+                End::Cancelled | End::CancelledAfterItsOutput => cancel.cancel(),
+                End::GivenUp => {}
+                End::Panicked => panic!("it has heard enough"),
+            });
+            stubborn(way, temp.path()).stream_heard(&cancel, &mut hear, |stdout| match end {
+                End::Cancelled | End::Panicked => read_all(stdout).map(drop),
+                End::CancelledAfterItsOutput => Ok(()),
+                End::GivenUp => {
+                    stdout.read_exact(&mut [0]).unwrap();
+                    Err(ProgramError::TooMuchOutput { program: "test".into(), limit: 1 })
+                }
+            })
+        }));
+        match (end, &ended) {
+            (End::Cancelled | End::CancelledAfterItsOutput, Ok(Err(ProgramError::Cancelled(_))))
+            | (End::GivenUp, Ok(Err(ProgramError::TooMuchOutput { .. })))
+            | (End::Panicked, Err(_)) => {}
+            _ => panic!("{way}, {end:?}: {ended:?}"),
+        }
+        if way == "env" {
+            wait_until(PATIENCE, "the end of all that it started", || none_left(temp.path()));
+        } else {
+            // Before the call returns: what it made can be deleted.
+            none_left(temp.path()).unwrap_or_else(|left| panic!("{end:?}: {left}"));
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_ends_as_it_would_by_itself() {
+    let temp = tempfile::tempdir().unwrap();
+    for way in WAYS.into_iter().filter(|&way| way == "env" || require("mount")) {
+        let run = |script: &str| {
+            let program = sh(script);
+            let program = if way == "env" { program.grouped() } else { program.contained(temp.path()) };
+            program.capture(100, &Cancel::default())
+        };
+        assert_eq!(run("cat; echo done; sleep 1000 >/dev/null 2>&1 &").unwrap(), b"done\n", "{way}");
+        let broken = run("echo broken >&2; exit 3").unwrap_err().to_string();
+        assert!(broken.ends_with("failed (exit status: 3): broken"), "{way}: {broken}");
+    }
+}
+
+#[test]
+fn what_is_contained_has_its_directory_in_the_place_of_another() {
+    if !require("mount") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    assert!(Program::can_be_contained(temp.path(), &Cancel::default()).unwrap());
+    let out = sh("pwd; mount -t tmpfs none /mnt; : >/mnt/mounted; : >/var/tmp/made; ls /mnt");
+    let out = out.contained(temp.path()).capture(100, &Cancel::default()).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.starts_with("/\n") && out.ends_with("\nmounted\n"), "{out}");
+    assert!(temp.path().join("made").exists() && !Path::new("/mnt/mounted").exists());
 }

@@ -1,5 +1,10 @@
 //! Unfinished work: gone unless it is published.
 
+use crate::{
+    job::Cancel,
+    program::{Ids, Program},
+};
+use rustix::process::geteuid;
 use std::{
     fs::{self, File},
     io,
@@ -75,18 +80,31 @@ impl StagedFile {
     }
 }
 
-/// Removes a file, or a directory with all below it. Only ever called with a staging path made here.
-pub(super) fn remove_any(path: &Path) -> io::Result<()> {
+/// Removes a file, or a directory with all below it. Only ever called with a staging path made here, or one below it.
+pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path).or_else(|_| {
-            // A tree can contain directories its owner may not write; make them writable and try once more.
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path)
+            .or_else(|_| {
+                // A tree can contain directories its owner may not write; make them writable and try once more.
+                open_up(path)?;
+                fs::remove_dir_all(path)
+            })
+            .or_else(|error| remove_given(path, error)),
         Ok(_) => fs::remove_file(path),
     }
+}
+
+/// Removes a directory with what was given to the user's subordinate ids: what an ordinary user's bootstrap leaves that is
+/// killed. `refused` is what the user alone gets of it.
+fn remove_given(path: &Path, refused: io::Error) -> io::Result<()> {
+    if refused.kind() != io::ErrorKind::PermissionDenied || geteuid().is_root() {
+        return Err(refused);
+    }
+    let ids = Ids::subordinate().map_err(io::Error::other)?.under_own();
+    let rm = Program::new("rm", "coreutils").as_root_of(ids).args(["-rf", "--one-file-system", "--"]).arg(path);
+    rm.capture(0, &Cancel::default()).map(drop).map_err(io::Error::other)
 }
 
 /// Makes every directory below `path` writable for its owner.

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 use super::{
-    child::{self, PROGRAMS, stored},
+    child::{self, CANCEL, PROGRAMS, stored},
     interrupted::noise,
     registry::{Host, chain, names},
 };
@@ -12,25 +12,61 @@ use banger_artifacts::{
     image::{DebianRecipe, Depth, ImageError, Source},
     job::{Cancel, Job, Progress, Silent},
 };
-use banger_testkit::{marked_processes, require, wait_until};
+use banger_testkit::{Way, marked_processes, require, wait_until};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// An ordinary user, whom this host need not know.
+const USER: u32 = 61_234;
 
-/// Mounts something, has a helper that leaves its process group, and does not listen when it is to end.
+/// Works as the real one does: gives files to others, mounts something, has a helper, which leaves its process group, and
+/// deletes what it has made at the end, or after a failure of its own. It does not listen when it is to end, and goes no
+/// further than it is told.
 const MESSY: &str = r#"#!/bin/sh
 trap '' TERM
-root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXX") && mkdir "$root/proc" && mount -t tmpfs none "$root/proc" || exit
-: >"$root/proc/mounted"
-setsid sh -c 'echo "I: installing essential packages..." >&2; exec sleep 300' &
-wait
+moment=$(cat "$(dirname "$0")/moment")
+stays() {
+    [ "$moment" != "$1" ] || while :; do sleep 300; done
+}
+root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXX") && chmod 755 "$root" || exit
+mkdir -p "$root/proc" "$root/etc/apt/sources.list.d" "$root/var/lib/private/deep" || exit
+echo 'PRETTY_NAME="A small one"' >"$root/etc/os-release"
+: >"$root/var/lib/private/deep/file"
+chown -R 42:42 "$root/var/lib/private" && chmod 700 "$root/var/lib/private" || exit
+mount -t tmpfs none "$root/proc" && : >"$root/proc/mounted" || exit
+setsid sleep 300 &
+echo "I: installing essential packages..." >&2
+stays installing
+umount "$root/proc" || exit
+if [ "$moment" = failing ]; then
+    echo "E: it is broken" >&2
+    echo "I: removing tempdir $root..." >&2
+    stays failing
+fi
+echo "I: creating tarball..." >&2
+if [ "$moment" = packing ]; then
+    tar -cf - -C "$root" . | head -c 700
+    stays packing
+fi
+tar -cf - -C "$root" .
+rm -r "$root/etc"
+echo "I: removing tempdir $root..." >&2
+stays deleting
+exec rm -r "$root"
 "#;
+/// Where it stays, and what is said of it there.
+const MOMENTS: [(&str, &str); 4] = [
+    ("installing", "installing the base system"),
+    ("packing", "reading the new system"),
+    ("deleting", "deleting what it was made of"),
+    ("failing", "deleting what it was made of"),
+];
 
 /// Begins, ends when it may, and gives a tree.
 const PATIENT: &str = r#"#!/bin/sh
@@ -51,7 +87,11 @@ exit 25
 /// A place for a store, with this program for bootstraps. Not in /var/tmp, wherever tests keep what is theirs: a bootstrap
 /// has another one.
 fn place(program: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    place_in(Path::new(env!("CARGO_TARGET_TMPDIR")), program)
+}
+
+fn place_in(base: &Path, program: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in(base).unwrap();
     drop(Host::within(dir.path()));
     bootstraps_with(dir.path(), program);
     dir
@@ -107,26 +147,100 @@ fn a_build_that_finds_no_room_says_so_and_leaves_nothing() {
     }
 }
 
+/// Who builds in `root`, by which copy of this program.
+struct Builder<'a> {
+    root: &'a Path,
+    way: Way,
+    program: PathBuf,
+}
+
+impl Builder<'_> {
+    /// Starts a build of what stays at a moment.
+    fn start(&self, moment: &str, stop: &str) -> child::Work {
+        fs::write(self.root.join(PROGRAMS).join("moment"), moment).unwrap();
+        child::start_by(&self.way, &self.program, self.root, "build bookworm", stop)
+    }
+
+    /// A build that ends at any moment leaves nothing that the next one does not take away.
+    fn ends_at_any_moment(&self) {
+        let images = self.root.join("images");
+        let before = names(self.root);
+        for (moment, said) in MOMENTS {
+            let mut killed = self.start(moment, said);
+            assert_eq!(killed.heard().as_deref(), Some("stopped"), "{moment}");
+            assert!(!marked_processes(self.root).is_empty());
+            // What it mounts is for itself, and what it makes is where the next one sweeps.
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!mounts.contains(self.root.to_str().unwrap()), "{mounts}");
+            assert_eq!(names(self.root), before, "{moment}");
+            drop(killed);
+            wait_until(PATIENCE, "the end of all that it started", || self.none_left());
+            assert_eq!(stored(&images).len(), 1, "{moment}: {:?}", stored(&images));
+
+            let mut cancelled = self.start(moment, &format!("{CANCEL}{said}"));
+            assert_eq!(cancelled.heard().as_deref(), Some("cancelled"), "{moment}");
+            cancelled.ends_well();
+            self.none_left().unwrap_or_else(|left| panic!("{moment}: {left}"));
+            assert_eq!(stored(&images), Vec::<String>::new(), "{moment}");
+        }
+        // Nor does one that is at something else.
+        for step in ["starting mmdebstrap", "writing the image", "saving the image"] {
+            let mut killed = self.start("none", step);
+            assert_eq!(killed.heard().as_deref(), Some("stopped"), "{step}");
+            drop(killed);
+            wait_until(PATIENCE, "the end of all that it started", || self.none_left());
+        }
+        let mut whole = self.start("none", "");
+        let done = whole.heard().unwrap();
+        whole.ends_well();
+        assert_eq!(stored(&images), [done.strip_prefix("done ").unwrap()]);
+        let image = Image::open(&images.join(&stored(&images)[0]).join("rootfs.ext4"));
+        assert!(image.exists("/var/lib/private/deep/file"));
+    }
+
+    fn none_left(&self) -> Result<(), String> {
+        let left = marked_processes(self.root);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    }
+}
+
 #[test]
-fn a_bootstrap_that_is_killed_leaves_no_mount_no_process_and_no_file() {
+fn a_bootstrap_that_ends_at_any_moment_leaves_no_mount_no_process_and_no_file() {
     if !require("apt") || !require("mount") {
         return;
     }
     let dir = place(MESSY);
+    let builder = Builder { root: dir.path(), way: Way::default(), program: std::env::current_exe().unwrap() };
+    builder.ends_at_any_moment();
+}
+
+#[test]
+fn nor_does_an_ordinary_users() {
+    if !require("apt") || !require("root") || !require("mount") || !require("uidmap") {
+        return;
+    }
+    // Where others get to.
+    let dir = place_in(Path::new("/tmp"), MESSY);
     let root = dir.path();
-    let mut killed = child::start(root, "build bookworm", "installing the base system");
-    assert_eq!(killed.heard().as_deref(), Some("stopped"));
-    assert!(!marked_processes(root).is_empty());
-    // What it mounts is for itself, and what it makes is where the next one sweeps.
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(root.to_str().unwrap()), "{mounts}");
-    assert_eq!(names(root), ["blobs", "images", PROGRAMS]);
-    drop(killed);
-    wait_until(PATIENCE, "the end of all that it started", || match marked_processes(root) {
-        none if none.is_empty() => Ok(()),
-        left => Err(format!("{left:?}")),
-    });
-    Host::within(root).nothing_left();
+    let program = root.join(PROGRAMS).join("test");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // Others than the user run what is in there; what is the user's is in directories that only the user gets to.
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [root.to_owned(), root.join("images"), root.join("blobs")] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let mut way = Way::user(USER, None);
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    for (file, text) in [
+        ("passwd", format!("{passwd}somebody:x:{USER}:{USER}::/nonexistent:/bin/sh\n")),
+        ("subuid", "somebody:2000000:65536\n".to_owned()),
+        ("subgid", "somebody:3000000:65536\n".to_owned()),
+    ] {
+        let path = root.join(PROGRAMS).join(file);
+        fs::write(&path, text).unwrap();
+        way.binds.push((path, Path::new("/etc").join(file)));
+    }
+    Builder { root, way, program }.ends_at_any_moment();
 }
 
 /// Lets a bootstrap end once somebody else waits for it.

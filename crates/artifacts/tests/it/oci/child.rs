@@ -5,12 +5,15 @@
 use super::registry::{Host, chain, names};
 use banger_artifacts::{
     image::{Catalog, DebianRecipe},
-    job::{Job, Part, PartState, Progress},
+    job::{Cancel, Job, Part, PartState, Progress},
 };
 use banger_proto::name::ImageId;
+use banger_testkit::Way;
 use std::{
+    ffi::OsString,
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::fd::AsFd as _,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -20,12 +23,22 @@ pub(super) const BUNDLE: &str = "out/app.tar.zst";
 /// Where it looks for programs first.
 pub(super) const PROGRAMS: &str = "programs";
 
-/// Says a line when it comes to the step it is told to stop at, and goes no further.
-struct StopAt(String);
+/// What begins the step at which the work is cancelled.
+pub(super) const CANCEL: &str = "cancel ";
+
+/// Says a line when it comes to the step it is told to stop at, and goes no further, or cancels the work.
+struct StopAt {
+    step: String,
+    cancel: Cancel,
+}
 
 impl Progress for StopAt {
     fn phase(&self, what: &str) {
-        if !self.0.is_empty() && what.contains(&self.0) {
+        if let Some(step) = self.step.strip_prefix(CANCEL) {
+            if what.contains(step) {
+                self.cancel.cancel();
+            }
+        } else if !self.step.is_empty() && what.contains(&self.step) {
             say("stopped");
             loop {
                 std::thread::park();
@@ -46,7 +59,7 @@ impl Progress for StopAt {
 
 /// Past the test harness, which keeps what tests print.
 fn say(line: &str) {
-    let mut stdout = fs::File::options().write(true).open("/proc/self/fd/1").unwrap();
+    let mut stdout = fs::File::from(io::stdout().as_fd().try_clone_to_owned().unwrap());
     stdout.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
 }
 
@@ -56,7 +69,7 @@ fn child() {
     let Ok(work) = std::env::var("BANGER_TEST_PULL") else { return };
     let var = |name: &str| std::env::var(name).unwrap();
     let host = Host::within(Path::new(&var("BANGER_TEST_ROOT")));
-    let progress = StopAt(var("BANGER_TEST_STOP"));
+    let progress = StopAt { step: var("BANGER_TEST_STOP"), cancel: host.cancel.clone() };
     let job = Job { progress: &progress, cancel: &host.cancel };
     let made = match work.split_once(' ') {
         Some(("promote", id)) => host.store.promote(&id.parse().unwrap(), &job),
@@ -75,7 +88,11 @@ fn child() {
         }
         _ => host.pull_watched(&work, &progress).map(|pulled| pulled.image),
     };
-    say(&format!("done {}", made.unwrap_or_else(|e| panic!("{}", chain(&e))).manifest.id));
+    match made {
+        Ok(image) => say(&format!("done {}", image.manifest.id)),
+        Err(error) if error.is_cancelled() => say("cancelled"),
+        Err(error) => panic!("{}", chain(&error)),
+    }
 }
 
 /// A child that goes with the test.
@@ -104,8 +121,16 @@ impl Drop for Work {
 /// Starts a process that keeps everything in `root`, does `work` and stops at the step `stop`, if that is not empty. Its
 /// work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, or `catalog FILE`, to pull the first entry of.
 pub(super) fn start(root: &Path, work: &str, stop: &str) -> Work {
+    start_by(&Way::default(), &std::env::current_exe().unwrap(), root, work, stop)
+}
+
+/// The same as another user, or with other files than this host's, by a copy of this program.
+pub(super) fn start_by(way: &Way, program: &Path, root: &Path, work: &str, stop: &str) -> Work {
+    let mut words: Vec<OsString> = way.words();
+    words.push(program.into());
     let path = format!("{}:{}", root.join(PROGRAMS).display(), std::env::var("PATH").unwrap());
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(&words[0])
+        .args(&words[1..])
         .args(["--exact", "oci::child::child", "--nocapture", "--test-threads=1"])
         .env("BANGER_TEST_PULL", work)
         .env("BANGER_TEST_ROOT", root)

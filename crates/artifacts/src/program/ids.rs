@@ -1,0 +1,163 @@
+//! An ordinary user's subordinate ids (`subuid(5)`): as many as a system has, which the user may give files to.
+//!
+//! Decides which range of them is taken, and makes the user namespaces in which they are a system's ids, 0 and up. What
+//! runs there as root has no power over anything else of the user's, unless it is to be the user's own root.
+
+use super::{Program, ProgramError, keeper::found};
+use crate::job::Cancel;
+use rustix::{
+    process::{getegid, geteuid},
+    thread::{
+        LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid, unshare_unsafe,
+    },
+};
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+/// How many there have to be: 0 to 65535, of which 65534 is nobody.
+const COUNT: u32 = 65_536;
+const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+/// Why there are none.
+#[derive(Debug, thiserror::Error)]
+pub enum NoIds {
+    /// Nobody gave the user any, or too few.
+    #[error("user {0} has no range of {COUNT} subordinate ids in /etc/subuid and /etc/subgid")]
+    Given(String),
+    /// The system's user database cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The ids of a user namespace to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    uid: u32,
+    gid: u32,
+    /// Root is the user, and the subordinate ones come after that.
+    own: bool,
+}
+
+impl Ids {
+    /// The first range this user has that is large enough.
+    pub fn subordinate() -> Result<Self, NoIds> {
+        let read = |path: &str| match fs::read_to_string(path) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(source) => Err(NoIds::Read { path: path.into(), source }),
+        };
+        let uid = geteuid().as_raw().to_string();
+        let user = user_name(&read("/etc/passwd")?, &uid);
+        let [users, groups] = FILES.map(read);
+        let first = |text: &str| range(text, &user, &uid).ok_or_else(|| NoIds::Given(user.clone()));
+        Ok(Self { uid: first(&users?)?, gid: first(&groups?)?, own: false })
+    }
+
+    /// With the user as root, who has power over what was given to the others, and over all that is the user's.
+    #[must_use]
+    pub fn under_own(self) -> Self {
+        Self { own: true, ..self }
+    }
+
+    /// Makes a namespace with them.
+    pub(super) fn space(&self, cancel: &Cancel) -> Result<OwnedFd, ProgramError> {
+        let holder = Holder::start()?;
+        let pid = holder.0.id();
+        let own = (geteuid().as_raw(), getegid().as_raw());
+        for (program, first, own) in [("newuidmap", self.uid, own.0), ("newgidmap", self.gid, own.1)] {
+            let words = if self.own { vec![pid, 0, own, 1, 1, first, COUNT] } else { vec![pid, 0, first, COUNT] };
+            Program::new(program, "uidmap").args(words.iter().map(u32::to_string)).capture(0, cancel)?;
+        }
+        let space = File::open(format!("/proc/{pid}/ns/user")).map_err(ProgramError::Namespace)?;
+        Ok(space.into())
+    }
+}
+
+/// Makes the calling process, which has one thread, root in a namespace. It makes a few system calls and nothing else.
+pub(super) fn enter(space: impl AsFd) -> io::Result<()> {
+    let (user, group) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::User))?;
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    Ok(set_thread_res_uid(user, user, user)?)
+}
+
+/// A process that does nothing but be in a new namespace, whose ids only another one can set. It ends with this process,
+/// which has the other end of its stdin.
+struct Holder(Child);
+
+impl Holder {
+    fn start() -> Result<Self, ProgramError> {
+        let mut command = Command::new(found("cat", "coreutils")?);
+        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: the hook makes one system call, and the memory and descriptors it would share go with the exec.
+        unsafe {
+            command.pre_exec(|| Ok(unshare_unsafe(UnshareFlags::NEWUSER)?));
+        }
+        command.spawn().map(Self).map_err(ProgramError::Namespace)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The name of `uid` in the text of `/etc/passwd`, or the number itself.
+fn user_name(passwd: &str, uid: &str) -> String {
+    let name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then_some(name)
+    });
+    name.unwrap_or(uid).to_owned()
+}
+
+/// Where the first range begins that a text of `user:first:count` lines gives the user, if it is large enough.
+fn range(text: &str, user: &str, uid: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':').map(str::trim);
+        let owner = fields.next()?;
+        let (first, count): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        ((owner == user || owner == uid) && count >= COUNT).then_some(first)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_by_name_or_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/home/me:/bin/sh\n";
+        assert_eq!(user_name(passwd, "1000"), "me");
+        assert_eq!(user_name(passwd, "7"), "7");
+        for (text, first) in [
+            ("you:1:65536\nme:100000:65536\n", Some(100_000)),
+            ("1000:100000:65536", Some(100_000)),
+            ("me:100000:1000\nme:200000:70000\n", Some(200_000)),
+            ("me:100000:65535\n", None),
+            ("you:100000:65536\n", None),
+            ("me:100000\n", None),
+            ("", None),
+        ] {
+            assert_eq!(range(text, "me", "1000"), first, "{text:?}");
+        }
+    }
+}
