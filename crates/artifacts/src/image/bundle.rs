@@ -171,9 +171,7 @@ impl ImageStore {
 
     /// Writes the image as a bundle to `output`, where a file is replaced only once all of it is there, and nothing else is.
     pub fn bundle(&self, id: &ImageId, output: &Path, job: &Job<'_>) -> Result<WrittenBundle, ImageError> {
-        if fs::symlink_metadata(output).is_ok_and(|there| !there.is_file()) {
-            return Err(ImageError::Output { path: output.to_owned() });
-        }
+        check_place(output)?;
         let image = self.verify(id, super::Depth::Full, job)?;
         // Its id and digest tell a file on this host; there is nothing a pull could compare.
         if !image.is_managed() {
@@ -187,6 +185,8 @@ impl ImageStore {
         job.cancel.check()?;
         staged.file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(write)?;
         staged.file().sync_all().map_err(write)?;
+        // It took minutes.
+        check_place(output)?;
         staged.persist(output).map_err(write)?;
         let manifest = image.manifest;
         let entry = json!({
@@ -197,6 +197,14 @@ impl ImageStore {
             "sources": [{"type": "bundle", "url": format!("https://…/{}.tar.zst", &sha256[..16]), "sha256": sha256, "size": size}],
         });
         Ok(WrittenBundle { size, sha256, entry })
+    }
+}
+
+/// Refuses a place where something is that is no file.
+fn check_place(output: &Path) -> Result<(), ImageError> {
+    match fs::symlink_metadata(output) {
+        Ok(there) if !there.is_file() => Err(ImageError::Output { path: output.to_owned() }),
+        _ => Ok(()),
     }
 }
 
