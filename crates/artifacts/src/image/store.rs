@@ -314,6 +314,16 @@ impl ImageStore {
         image.manifest.rewrite(&self.shelf, turn)?;
         Ok(image)
     }
+
+    /// Notes that the kernel of the image whose turn it is, whoever's word that was, is a person's choice now.
+    pub fn choose_held(&self, id: &ImageId, turn: &NameLock) -> Result<Image, ImageError> {
+        let mut image = self.get(id)?;
+        if !image.manifest.kernel_chosen {
+            image.manifest.kernel_chosen = true;
+            image.manifest.rewrite(&self.shelf, turn)?;
+        }
+        Ok(image)
+    }
 }
 
 /// A lock file's name for builds of one thing.

@@ -143,11 +143,10 @@ impl ImageService {
         let (custody, image) = loop {
             // From here on nobody gives the image another name, or takes it away.
             let custody = self.claim(&called, &id, &claim).await?;
-            let image = match &offered {
-                Some(offered) if request.kernel.is_none() => {
-                    self.recommending(&id, offered, (&called, &claim), operation).await?
-                }
-                _ => Some(self.get(&id).await?),
+            let image = match (&request.kernel, &offered) {
+                (Some(asked), _) => self.choosing(&id, asked).await?,
+                (None, Some(offered)) => self.recommending(&id, offered, (&called, &claim), operation).await?,
+                (None, None) => Some(self.get(&id).await?),
             };
             if let Some(image) = image {
                 break (custody, image);
@@ -198,6 +197,20 @@ impl ImageService {
             ));
         }
         Ok(recommended)
+    }
+
+    /// The image with the kernel that a person asked for, which it has, and which no other word takes from it from now on.
+    /// `None` while somebody else changes the image. For who has [`Self::custody`].
+    async fn choosing(&self, id: &ImageId, asked: &KernelName) -> Result<Option<Image>, Failure> {
+        let image = self.get(id).await?;
+        agree_on_kernel(asked, &image)?;
+        if image.manifest.kernel_chosen {
+            return Ok(Some(image));
+        }
+        let (images, wanted) = (self.images.clone(), id.clone());
+        let chosen =
+            off_thread(move || images.try_turn(&wanted)?.map(|turn| images.choose_held(&wanted, &turn)).transpose());
+        chosen.await.map_err(Explain::explain)
     }
 
     /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made
