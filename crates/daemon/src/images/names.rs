@@ -156,6 +156,7 @@ impl ImageService {
             };
             // The names first: what is killed in between leaves an image without a name, which can be seen and deleted.
             self.store.unname_image(&id).await?;
+            failpoint::hit("delete.unnamed").await;
             self.remove(turn).await?;
             if !others.is_empty() {
                 operation.notice(format!("its names went with it: {}", listed(&others)));

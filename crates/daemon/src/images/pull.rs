@@ -11,6 +11,7 @@ use super::{
     off_thread, seconds,
 };
 use crate::{
+    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
     store::{Origin, Pinned},
@@ -155,7 +156,9 @@ impl ImageService {
             drop(custody);
             drop(self.turn(&id, operation).await?);
         };
+        failpoint::hit("pull.recommended").await;
         self.give_held(&called, &id, &claim, operation).await?;
+        failpoint::hit("pull.named").await;
         drop(custody);
         // An image is good for nothing without the kernel it names.
         if let Some(kernel) = offered.filter(|offered| image.manifest.kernel.as_ref() == Some(offered)) {

@@ -2,6 +2,7 @@
 
 use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
+    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
 };
@@ -39,6 +40,7 @@ impl ImageService {
                 let kernel = kernel_name_for(&name)?;
                 let parts = Parts { kernel: file, initrd, modules };
                 self.import_parts(&kernel, parts, force, operation).await?;
+                failpoint::hit("register.imported").await;
                 Some(kernel)
             }
         };
@@ -46,6 +48,7 @@ impl ImageService {
         let _custody = self.custody.write().await;
         self.may_take(&name, Some(&id), &claim).await?;
         let image = self.register_file(&name, &rootfs, kernel, operation).await?;
+        failpoint::hit("register.made").await;
         self.give_held(&name, &image.manifest.id, &claim, operation).await?;
         operation.notice(format!("registered image {name} in {}", seconds(began)));
         Ok(image)

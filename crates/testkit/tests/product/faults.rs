@@ -371,7 +371,7 @@ fn every_point_in_the_source_has_a_row() {
         Some(loop_of) => CAPABILITIES.iter().all(|name| rows.iter().any(|row| row.0 == format!("{loop_of}.{name}"))),
         None => rows.iter().any(|row| row.0 == *point),
     };
-    points.retain(|point| !has_row(point) && !crate::images::POINTS.contains(&point.as_str()));
+    points.retain(|point| !has_row(point) && !crate::killed_images::POINTS.contains(&point.as_str()));
     assert!(points.is_empty(), "no row for {points:?}");
 }
 

@@ -3,8 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
 use crate::{SOON, delete};
-use banger_testkit::{Entry, ImageLayout, TestEnv, wait_until};
-use rustix::process::Signal;
+use banger_testkit::{Entry, ImageLayout, TestEnv};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -32,56 +31,6 @@ pub(crate) fn names(env: &TestEnv) -> Vec<String> {
 pub(crate) fn stored(env: &TestEnv) -> Vec<String> {
     let entries = fs::read_dir(env.layout().images()).unwrap().flatten();
     entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
-}
-
-/// Where a daemon may die between an image and its name, or between the names of two.
-pub(crate) const POINTS: [&str; 3] = ["image.made", "promote.copied", "promote.renamed"];
-
-#[test]
-fn a_daemon_killed_between_an_image_and_its_name_leaves_both_usable() {
-    let Some(mut env) = TestEnv::fake() else { return };
-    let source = layout(&env, "app", "1");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].as_str().unwrap().to_owned();
-    let rootfs = env.layout().images().join(&id).join("rootfs.ext4");
-    let own = env.home().join("home/my.ext4");
-    fs::copy(rootfs, &own).unwrap();
-    env.banger(["image", "rm", "app"]).run().expect(0);
-    env.banger(["image", "register", "--name", "my", "--rootfs", "my.ext4"]).run().expect(0);
-    let registered = env.banger(["image", "show", "my", "--json"]).run().expect(0).json()["id"].clone();
-    let registered = registered.as_str().unwrap();
-    env.banger(["daemon", "stop"]).run().expect(0);
-    let points = env.home().join("points");
-    fs::create_dir(&points).unwrap();
-    env.set_variable("BANGER_FAILPOINTS", &points);
-    let killed_at = |point: &str, args: &[&str]| {
-        fs::write(points.join(point), "").unwrap();
-        let session = env.banger(args).spawn();
-        let hit = points.join(format!("{point}.hit"));
-        wait_until(SOON, point, || if hit.exists() { Ok(()) } else { Err("not there".into()) });
-        let daemon = env.daemon().unwrap();
-        assert!(daemon.signal(Signal::KILL));
-        daemon.wait_gone(SOON);
-        session.finish(SOON).expect(1);
-        fs::remove_file(hit).unwrap();
-    };
-    let [made, copied, renamed] = POINTS;
-    // A whole image without a name, which is seen and used; the names are those there were.
-    killed_at(made, &["image", "pull", &source, "--name", "app"]);
-    assert_eq!((names(&env), stored(&env).contains(&id)), (vec!["debian-bookworm".into(), "my".into()], true));
-    let again = env.banger(["image", "pull", &source, "--name", "app"]).patience(SOON).run().expect(0);
-    assert!(again.err().contains("image app is up to date"), "{again}");
-    env.banger(["image", "rm", "app"]).run().expect(0);
-
-    let meant = || env.banger(["image", "show", "my", "--json"]).run().expect(0).json()["id"].clone();
-    killed_at(copied, &["image", "promote", "my"]);
-    assert_eq!((meant(), stored(&env).contains(&id)), (registered.into(), true));
-    killed_at(renamed, &["image", "promote", "my"]);
-    assert_eq!(meant(), *id);
-    // What the name meant before is there by its id, and goes by it.
-    env.banger(["image", "rm", registered]).run().expect(0);
-    env.banger(["image", "rm", "my"]).run().expect(0);
-    assert!(own.exists() && !stored(&env).contains(&id));
-    env.assert_nothing_left();
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod images;
 mod interrupt;
 mod kernel_pulls;
 mod kernels;
+mod killed_images;
 mod life;
 mod many;
 mod network;

@@ -86,6 +86,11 @@ fn child() {
             let catalog = Catalog::read(Path::new(path)).unwrap();
             host.store.pull(&catalog.entries()[0], &host.registries, &|_: &ImageId| Ok(false), &job)
         }
+        None if work == "prune" => {
+            let pruned = host.registries.cache.prune(false, &host.cancel).unwrap();
+            say(&format!("pruned {}", pruned.blobs));
+            return;
+        }
         _ => host.pull_watched(&work, &progress).map(|pulled| pulled.image),
     };
     match made {
@@ -119,7 +124,8 @@ impl Drop for Work {
 }
 
 /// Starts a process that keeps everything in `root`, does `work` and stops at the step `stop`, if that is not empty. Its
-/// work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, or `catalog FILE`, to pull the first entry of.
+/// work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, `prune` of the cache, or `catalog FILE`, to pull the
+/// first entry of.
 pub(super) fn start(root: &Path, work: &str, stop: &str) -> Work {
     start_by(&Way::default(), &std::env::current_exe().unwrap(), root, work, stop)
 }

@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{ext4::Image, full::Tmpfs, web::Server};
 use banger_artifacts::{image::ImageStore, job::Cancel, oci::BlobCache};
-use banger_testkit::require;
+use banger_testkit::{require, wait_until};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
-use std::fs;
+use std::{fs, time::Duration};
 
 /// The steps of a pull, by what its progress says; `halfway` is in the middle of a layer, `written` when all of the image
 /// is there but for its digest.
@@ -58,6 +59,32 @@ fn a_pull_killed_at_any_step_leaves_a_store_that_is_in_order() {
         assert_eq!(Image::open(&image.rootfs).read("/a"), b"a");
         assert!(fs::read(&image.rootfs).unwrap() == fs::read(&undisturbed.rootfs).unwrap(), "{step}");
     }
+}
+
+#[test]
+fn a_prune_that_is_killed_leaves_a_cache_that_is_in_order() {
+    let (server, _content) = served();
+    let (dir, source) = (tempfile::tempdir().unwrap(), reference(&server, "v1"));
+    let image = Host::within(dir.path()).image(&source);
+    let blobs = dir.path().join("blobs");
+    let before = stored(&blobs);
+    // What nobody writes to is opened when somebody does: there it stays, behind the first.
+    let last = blobs.join(format!("{}0", before[0]));
+    mknodat(CWD, &last, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let killed = child::start(dir.path(), "prune", "");
+    let gone = || if blobs.join(&before[0]).exists() { Err("not yet".into()) } else { Ok(()) };
+    wait_until(Duration::from_secs(60), "the first to go", gone);
+    drop(killed);
+    fs::remove_file(&last).unwrap();
+    assert_eq!(stored(&blobs), before[1..]);
+    let host = Host::within(dir.path());
+    host.store.delete(&image.manifest.id, &Cancel::default()).unwrap();
+    assert_eq!(host.image(&source).manifest.id, image.manifest.id);
+    assert_eq!(stored(&blobs), before, "what was gone came again");
+    let mut whole = child::start(dir.path(), "prune", "");
+    assert_eq!(whole.heard(), Some(format!("pruned {}", before.len())));
+    whole.ends_well();
+    assert_eq!(stored(&blobs), Vec::<String>::new());
 }
 
 #[test]

@@ -80,6 +80,21 @@ fn a_catalogs_bundle_that_is_pulled() {
 }
 
 #[test]
+fn a_catalogs_image_of_a_registry_that_is_pulled() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let server = content.serve();
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = dir.path().join("catalog.json");
+    let source = json!({"type": "oci", "ref": reference(&server, "v1"), "platform": "linux/amd64"});
+    let entry = json!({"name": "app", "arch": std::env::consts::ARCH, "sources": [source]});
+    fs::write(&catalog, json!({"version": 1, "entries": [entry]}).to_string()).unwrap();
+    let expected = [Host::new().image(&reference(&server, "v1")).manifest.id.to_string()];
+    let steps = ["asking for", "getting 1 layer", "writing the image", "saving the image"];
+    killed_at(&steps, dir.path(), &format!("catalog {}", catalog.display()), &expected);
+}
+
+#[test]
 fn an_image_that_is_promoted() {
     let (host, image) = pulled();
     let dir = tempfile::tempdir().unwrap();
