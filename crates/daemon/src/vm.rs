@@ -6,7 +6,8 @@
 //! ```text
 //!  state      holds                                      ends up there when
 //!  created    row, state directory, work disk            create --no-start
-//!  starting   + run directory, shim, VMM                 start; adopted by a later daemon as it is
+//!  starting   + run directory, shim, VMM                 start; adopted by a later daemon as it is; others see it
+//!                                                       from the moment that a start is asked for
 //!  running    the same, and an agent that answers        Ready
 //!  stopping   the same, on its way down                  stop, restart
 //!  stopped    row, state directory, work disk            power-off, stop, kill
@@ -33,6 +34,7 @@ mod set_network;
 mod silence;
 mod sockets;
 mod spec;
+mod standing;
 mod start;
 mod stats;
 mod stop;

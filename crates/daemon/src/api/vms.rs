@@ -36,7 +36,7 @@ const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Listing {
-    /// Only VMs with a VMM.
+    /// Only VMs with a VMM, or about to have one.
     #[serde(default)]
     running: bool,
 }
@@ -57,7 +57,7 @@ pub(super) struct Logs {
     /// Only the last so many lines.
     #[serde(default)]
     tail: Option<usize>,
-    /// Go on until the VM is down.
+    /// Go on until the VM's machine ends, be it to start again.
     #[serde(default)]
     follow: bool,
 }
@@ -215,6 +215,8 @@ pub(super) async fn egress(State(context): State<Shared>, Named(vm): Named) -> R
 }
 
 /// The serial console's bytes, as the guest wrote them.
+///
+/// A line in brackets stands where some were gone before they were read.
 #[utoipa::path(get, path = "/v1/vms/{ref}/logs", tag = "vm", params(("ref" = String, Path), Logs),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = "4XX", body = Failure)))]
 pub(super) async fn logs(

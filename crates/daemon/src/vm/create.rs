@@ -6,6 +6,7 @@ use super::{
     release::release,
     set_network,
     spec::{chosen, shape},
+    standing::{Berth, Standing},
     start, view,
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 use banger_proto::{
     api::vm::{CreateVm, Start, Vm, VmState},
     failure::{Code, Failure},
-    name::VmName,
+    name::{VmId, VmName},
     size::ByteSize,
 };
 use std::{sync::Arc, time::Duration};
@@ -47,28 +48,19 @@ impl VmService {
         let (name, spec) = self.settle(request, operation).await?;
         clock.mark("image");
         failpoint::hit("create.settled").await;
-        let row = self.take_name(name, spec).await?;
+        let (row, berth) = self.take_name(name, spec, start != Start::No).await?;
         failpoint::hit("create.named").await;
         let id = row.id.clone();
-        if let Err(failure) = self.furnish(&row, start, client, operation).await {
-            return Err(self.undo(&row, failure).await);
+        if let Err(failure) = self.make(&row, start, client, operation).await {
+            return Err(self.undo(&row, berth, failure).await);
         }
-        if operation.cancel().is_cancelled() {
-            return Err(self.undo(&row, failures::cancelled("the creation")).await);
-        }
-        failpoint::hit("create.furnished").await;
         if start == Start::No {
-            if let Err(failure) = start::settle(&self.parts, &id).await {
-                return Err(self.undo(&row, failure).await);
-            }
-            self.adopt(row.clone(), None);
-            self.news.notify_one();
-            return Ok(view::vm(&self.parts, row));
+            let state = row.state;
+            self.adopt_new(row.clone(), berth);
+            return Ok(view::vm(&self.parts, row, state));
         }
         clock.mark("disk");
-        self.adopt_new(row.clone(), clock);
-        self.news.notify_one();
-        if let Err(failure) = self.ask(&id, Op::Start { wait }, operation).await {
+        if let Err(failure) = self.adopt_and_start(row.clone(), berth, clock, Op::Start { wait }, operation).await {
             return Err(self.after_failed_start(&row, failure, operation).await);
         }
         // It runs, and nobody is left who would be told so.
@@ -89,10 +81,11 @@ impl VmService {
         }
         let network = wanted_network(&parts.config, &request)?;
         let exec = parts.workspaces.exec_defaults(request.env, request.workdir, request.user)?;
-        if let Some(name) = &request.name
-            && parts.store.vm_named(name).await?.is_some()
-        {
-            return Err(name_taken(name));
+        if let Some(name) = &request.name {
+            unlike_an_id(name)?;
+            if parts.store.vm_named(name).await?.is_some() {
+                return Err(name_taken(name));
+            }
         }
         let image = chosen(request.image.as_ref(), &parts.config.default_image);
         let image = parts.images.proper_name(&image).await?;
@@ -136,14 +129,17 @@ impl VmService {
         if request.start != Start::No {
             start::preflight(parts, &spec, operation).await?;
         }
-        if operation.cancel().is_cancelled() {
-            return Err(failures::cancelled("the creation"));
-        }
+        wanted_still(operation)?;
         Ok((request.name, spec))
     }
 
     /// Writes the row: from here on the name is the VM's.
-    async fn take_name(&self, name: Option<VmName>, spec: VmSpec) -> Result<VmRow, Failure> {
+    async fn take_name(
+        self: &Arc<Self>,
+        name: Option<VmName>,
+        spec: VmSpec,
+        is_to_run: bool,
+    ) -> Result<(VmRow, Berth), Failure> {
         // Until there is a row that says so, nobody knows that image and kernel are needed.
         let _held = self.parts.images.hold(&spec.image_id, &spec.kernel).await?;
         for attempt in 0..NAME_TRIES {
@@ -159,8 +155,10 @@ impl VmService {
                 last_used: None,
                 workspace: None,
             };
+            // Before anybody can know of it: what is asked of it meanwhile waits until it is made.
+            let berth = Berth::new(self, &row.id, Standing::of(row.state, is_to_run));
             match (self.parts.store.insert_vm(row.clone()).await, &name) {
-                (Ok(()), _) => return Ok(row),
+                (Ok(()), _) => return Ok((row, berth)),
                 (Err(StoreError::Taken(_)), Some(name)) => return Err(name_taken(name)),
                 (Err(StoreError::Taken(_)), None) => {}
                 (Err(error), _) => return Err(error.into()),
@@ -169,7 +167,8 @@ impl VmService {
         Err(Failure::new(Code::Unavailable, "no free name was found").hint("name the VM with --name"))
     }
 
-    async fn furnish(
+    /// Gives it what it holds for its whole life, as long as somebody waits for it.
+    async fn make(
         &self,
         row: &VmRow,
         start: Start,
@@ -182,15 +181,23 @@ impl VmService {
             self.parts.store.insert_lease(Lease { vm: row.id.clone(), host_boot_id, holder }).await?;
         }
         failpoint::hit("create.leased").await;
-        start::take_durable(&self.parts, row, operation).await
+        start::take_durable(&self.parts, row, operation).await?;
+        wanted_still(operation)?;
+        failpoint::hit("create.furnished").await;
+        if start == Start::No {
+            // A start does this later, and a disk may take its time for it.
+            start::settle(&self.parts, &row.id).await?;
+            wanted_still(operation)?;
+        }
+        Ok(())
     }
 
-    async fn undo(self: &Arc<Self>, row: &VmRow, failure: Failure) -> Failure {
+    async fn undo(self: &Arc<Self>, row: &VmRow, berth: Berth, failure: Failure) -> Failure {
         match release(&self.parts, &row.id, Depth::Everything).await {
             Ok(()) => failure,
             Err(also) => {
                 // The row stays, so that the VM can be seen; with a task it can be deleted too.
-                self.adopt(row.clone(), None);
+                self.adopt_new(row.clone(), berth);
                 failure.cause(format!("and what was made cannot be taken away: {also}"))
             }
         }
@@ -213,6 +220,20 @@ impl VmService {
         }
         failure
     }
+}
+
+/// Whether whoever asked for a VM is still there to be told of it.
+fn wanted_still(operation: &Operation) -> Result<(), Failure> {
+    if operation.cancel().is_cancelled() { Err(failures::cancelled("the creation")) } else { Ok(()) }
+}
+
+/// A name that could be another VM's id would be taken for it: names come first wherever a VM is named.
+fn unlike_an_id(name: &VmName) -> Result<(), Failure> {
+    if name.as_str().parse::<VmId>().is_err() {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Invalid, format!("no VM can be called {name}: that is what ids look like"))
+        .hint("any name will do that is not 12 of 0-9 and a-f"))
 }
 
 /// What the VM is to be on the network, checked.

@@ -6,7 +6,9 @@ use super::{
     policy::StopCause,
     release::release,
     service::Parts,
-    set, start, stop,
+    set,
+    standing::Standing,
+    start, stop,
 };
 use crate::{
     capability::Depth,
@@ -41,7 +43,7 @@ pub(super) struct Owner {
     events: Option<Events>,
     /// Whether the guest rebooted since its machine was started: what it says of its boot is not that start's any more.
     rebooted: bool,
-    state: watch::Sender<VmState>,
+    standing: watch::Sender<Standing>,
 }
 
 /// What a message meant.
@@ -63,9 +65,14 @@ pub(super) enum Seen {
 
 impl Owner {
     pub(super) fn new(parts: Arc<Parts>, row: VmRow, shim: Option<Shim>) -> Self {
-        let state = watch::Sender::new(row.state);
+        let standing = watch::Sender::new(Standing::of(row.state, false));
         let events = shim.as_ref().map(Shim::events);
-        Self { parts, row, shim, clock: None, events, rebooted: false, state }
+        Self { parts, row, shim, clock: None, events, rebooted: false, standing }
+    }
+
+    /// Tells those of its changes who watch there.
+    pub(super) fn stand_at(&mut self, standing: watch::Sender<Standing>) {
+        self.standing = standing;
     }
 
     pub(super) fn row(&self) -> &VmRow {
@@ -73,12 +80,20 @@ impl Owner {
     }
 
     /// Tells of every change.
-    pub(super) fn state(&self) -> watch::Receiver<VmState> {
-        self.state.subscribe()
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// Carries out one step.
     pub(super) async fn perform(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
+        let brings_up = matches!(op, Op::Start { .. } | Op::Restart { .. });
+        self.standing.send_modify(|standing| standing.coming_up = brings_up);
+        let result = self.carry_out(op, operation, resume).await;
+        self.standing.send_modify(|standing| standing.coming_up = false);
+        result
+    }
+
+    async fn carry_out(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
         match op {
             Op::Start { .. } if resume => start::resume(self, operation).await,
             Op::Start { .. } => start::start(self, operation).await,
@@ -96,6 +111,7 @@ impl Owner {
                 if self.row.state.is_live() {
                     start::preflight_again(self, operation).await?;
                     stop::stop(self, operation, grace).await?;
+                    failpoint::hit("restart.down").await;
                 }
                 start::start(self, operation).await
             }
@@ -150,7 +166,8 @@ impl Owner {
     /// Writes the row and tells whoever waits for a change.
     pub(super) async fn save(&mut self) -> Result<(), Failure> {
         let written = self.parts.store.update_vm(&self.row).await;
-        self.state.send_replace(self.row.state);
+        let state = self.row.state;
+        self.standing.send_modify(|standing| standing.state = state);
         written?;
         Ok(())
     }
@@ -281,6 +298,7 @@ impl Owner {
         self.shim = None;
         let released = release(&self.parts, &self.row.id, Depth::Machine).await;
         failpoint::hit("down.released").await;
+        self.standing.send_modify(|standing| standing.ends += 1);
         self.row.run.ended();
         self.row.state = state;
         self.row.reason = reason;

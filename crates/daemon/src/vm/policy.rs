@@ -109,6 +109,8 @@ pub(crate) enum Reason {
     NotRunning,
     /// It runs, and that was not forced.
     Running,
+    /// It is down and about to run, and that was not forced.
+    ComingUp,
     /// Somebody wants something of it.
     InUse,
 }
@@ -126,6 +128,8 @@ pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
         (None, Op::Kill { .. }) if !state.is_live() => Refuse(Reason::NotRunning),
         // Also while it comes and goes: force is about what is lost, and a VMM is what would be.
         (_, Op::Delete { force: false }) if state.is_live() => Refuse(Reason::Running),
+        // The row says "stopped" until the second half of a restart has looked at the host, which may take a download.
+        (Some(Op::Start { .. } | Op::Restart { .. }), Op::Delete { force: false }) => Refuse(Reason::ComingUp),
         (None, _) => Run,
         (Some(busy), asked) => decide_meanwhile(busy, asked),
     }

@@ -4,6 +4,7 @@ use super::{
     Op, keeper,
     owner::Owner,
     phases::PhaseClock,
+    standing::{Berth, Changes, Door, Standing},
     task::{self, Ask},
     view,
 };
@@ -33,10 +34,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-
-/// Requests that may wait at one VM's door.
-const MAILBOX: usize = 32;
+use tokio::sync::Notify;
 
 /// What every VM's task works with.
 pub(crate) struct Parts {
@@ -56,45 +54,14 @@ pub(crate) struct Parts {
 /// Every VM's life.
 pub(crate) struct VmService {
     pub(super) parts: Arc<Parts>,
-    tasks: Mutex<HashMap<VmId, Handle>>,
+    doors: Mutex<HashMap<VmId, Door>>,
     /// There is a VM the keeper has not looked at.
     pub(super) news: Notify,
 }
 
-#[derive(Debug, Clone)]
-struct Handle {
-    asks: mpsc::Sender<Ask>,
-    state: watch::Receiver<VmState>,
-}
-
-/// Tells when a VM's state or facts change.
-#[derive(Debug)]
-pub(crate) struct Changes(Option<watch::Receiver<VmState>>);
-
-impl Changes {
-    /// Whether the VM has, or may have, a VMM. A VM that is gone has none.
-    pub(crate) fn is_live(&mut self) -> bool {
-        match &mut self.0 {
-            Some(state) => state.has_changed().is_ok() && state.borrow_and_update().is_live(),
-            None => false,
-        }
-    }
-
-    /// Waits for the next change; for ever when there will be none.
-    pub(crate) async fn changed(&mut self) {
-        if let Some(state) = &mut self.0
-            && state.changed().await.is_ok()
-        {
-            return;
-        }
-        self.0 = None;
-        std::future::pending::<()>().await;
-    }
-}
-
 impl VmService {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts: Arc::new(parts), tasks: Mutex::default(), news: Notify::new() })
+        Arc::new(Self { parts: Arc::new(parts), doors: Mutex::default(), news: Notify::new() })
     }
 
     /// Begins to look after age and idleness; goes on until the service is gone.
@@ -102,19 +69,25 @@ impl VmService {
         tokio::spawn(keeper::keep(Arc::downgrade(self)));
     }
 
-    /// All VMs, oldest first; with `running` only those with a VMM.
+    /// All VMs, oldest first; with `running` only those with a VMM, or about to have one.
     pub(crate) async fn list(&self, running: bool) -> Result<Vec<Vm>, Failure> {
         let rows = self.parts.store.vms().await?;
-        Ok(rows
-            .into_iter()
-            .filter(|row| !running || row.state.is_live())
-            .map(|row| view::vm(&self.parts, row))
-            .collect())
+        let shown = rows.into_iter().map(|row| (self.shown(&row), row));
+        let wanted = shown.filter(|(state, _)| !running || state.is_live());
+        Ok(wanted.map(|(state, row)| view::vm(&self.parts, row, state)).collect())
     }
 
     /// One VM as the API shows it.
     pub(crate) async fn show(&self, reference: &str) -> Result<Vm, Failure> {
-        Ok(view::vm(&self.parts, self.find(reference).await?))
+        let row = self.find(reference).await?;
+        let state = self.shown(&row);
+        Ok(view::vm(&self.parts, row, state))
+    }
+
+    /// The state others see: that of a row, unless somebody's start has begun and has not written it yet.
+    fn shown(&self, row: &VmRow) -> VmState {
+        let standing = self.doors().get(&row.id).map(|door| *door.standing.borrow());
+        standing.map_or(row.state, |standing| Standing { state: row.state, ..standing }.shown())
     }
 
     /// The VM a name, an id or a unique prefix of an id means.
@@ -138,11 +111,10 @@ impl VmService {
 
     /// Asks a VM for something and waits until it is done.
     pub(crate) async fn ask(&self, id: &VmId, op: Op, operation: &Operation) -> Result<(), Failure> {
-        let (reply, answer) = oneshot::channel();
-        let handle = self.tasks().get(id).cloned();
+        let door = self.doors().get(id).cloned();
         let gone = || no_vm(id.as_str());
-        let ask = Ask { op, operation: operation.clone(), reply };
-        handle.ok_or_else(gone)?.asks.send(ask).await.map_err(|_| gone())?;
+        let (ask, answer) = Ask::new(op, operation);
+        door.ok_or_else(gone)?.asks.send(ask).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -167,49 +139,66 @@ impl VmService {
 
     /// Tells when this VM changes.
     pub(crate) fn changes(&self, id: &VmId) -> Changes {
-        Changes(self.tasks().get(id).map(|handle| handle.state.clone()))
+        Changes::of(self.doors().get(id).map(|door| door.standing.clone()))
     }
 
     /// Gives a VM its task. `shim` is its running machine, if it has one; one that has not answered yet is waited for.
     pub(super) fn adopt(self: &Arc<Self>, row: VmRow, shim: Option<Shim>) {
-        self.enroll(Owner::new(self.parts.clone(), row, shim));
+        let berth = Berth::new(self, &row.id, Standing::of(row.state, false));
+        self.enroll(berth, Owner::new(self.parts.clone(), row, shim), None);
     }
 
-    /// Gives a VM that was just made its task. `clock` has run since that was asked for.
-    pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, clock: PhaseClock) {
+    /// Gives a VM that was just made its task.
+    pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, berth: Berth) {
+        self.enroll(berth, Owner::new(self.parts.clone(), row, None), None);
+        self.news.notify_one();
+    }
+
+    /// The same, and has it started before anything else that was asked of it. `clock` has run since the VM was asked
+    /// for.
+    pub(super) async fn adopt_and_start(
+        self: &Arc<Self>,
+        row: VmRow,
+        berth: Berth,
+        clock: PhaseClock,
+        start: Op,
+        operation: &Operation,
+    ) -> Result<(), Failure> {
         let mut owner = Owner::new(self.parts.clone(), row, None);
         owner.clock = Some(clock);
-        self.enroll(owner);
+        let gone = no_vm(owner.row.id.as_str());
+        let (ask, answer) = Ask::new(start, operation);
+        self.enroll(berth, owner, Some(ask));
+        self.news.notify_one();
+        answer.await.unwrap_or(Err(gone))
     }
 
-    fn enroll(self: &Arc<Self>, owner: Owner) {
+    fn enroll(self: &Arc<Self>, berth: Berth, mut owner: Owner, first: Option<Ask>) {
         let id = owner.row.id.clone();
-        let (asks, mailbox) = mpsc::channel(MAILBOX);
-        self.tasks().insert(id.clone(), Handle { asks, state: owner.state() });
+        let (mailbox, standing) = berth.take();
+        standing.send_modify(|standing| standing.coming_up = first.is_some());
+        owner.stand_at(standing);
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
             // Where a panic does not end the process by itself, as it does in a release, this one would leave a VM that runs
             // and that nobody answers for. VMs go on, and the next daemon finds out about all of them.
-            if AssertUnwindSafe(task::run(owner, mailbox)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(task::run(owner, mailbox, first)).catch_unwind().await.is_err() {
                 std::process::abort();
             }
             if let Some(service) = service.upgrade() {
-                service.tasks().remove(&id);
+                service.doors().remove(&id);
             }
         });
     }
 
     /// A VM with nobody to do what is asked of it: whoever asks waits, until the result is dropped.
     #[cfg(test)]
-    pub(super) fn enroll_idler(&self, row: &VmRow) -> mpsc::Receiver<Ask> {
-        let (asks, mailbox) = mpsc::channel(MAILBOX);
-        let state = watch::Sender::new(row.state).subscribe();
-        self.tasks().insert(row.id.clone(), Handle { asks, state });
-        mailbox
+    pub(super) fn enroll_idler(self: &Arc<Self>, row: &VmRow) -> tokio::sync::mpsc::Receiver<Ask> {
+        Berth::new(self, &row.id, Standing::of(row.state, false)).take().0
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<VmId, Handle>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn doors(&self) -> MutexGuard<'_, HashMap<VmId, Door>> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

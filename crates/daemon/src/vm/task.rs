@@ -32,6 +32,12 @@ pub(super) struct Ask {
 }
 
 impl Ask {
+    /// With where its answer comes.
+    pub(super) fn new(op: Op, operation: &Operation) -> (Self, oneshot::Receiver<Result<(), Failure>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { op, operation: operation.clone(), reply }, answer)
+    }
+
     pub(super) fn answer(self, result: Result<(), Failure>) {
         // Who asked may be gone.
         let _ = self.reply.send(result);
@@ -47,9 +53,9 @@ impl Ask {
     }
 }
 
-/// Runs until the VM is deleted or the daemon ends.
-pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
-    let mut waiting = VecDeque::new();
+/// Runs until the VM is deleted or the daemon ends. `first` comes before what waits at the door already.
+pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>, first: Option<Ask>) {
+    let mut waiting: VecDeque<Ask> = first.into_iter().collect();
     let mut waiters = Waiters::none();
     loop {
         let mut resume = false;
@@ -58,8 +64,7 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>) {
         } else if owner.is_half_started() {
             // Adopted on its way up, or left so.
             resume = true;
-            let (reply, _) = oneshot::channel();
-            Ask { op: Op::Start { wait: Wait::Agent }, operation: Operation::silent(), reply }
+            Ask::new(Op::Start { wait: Wait::Agent }, &Operation::silent()).0
         } else {
             match next(&mut asks, &mut owner, &waiters).await {
                 Next::Asked(ask) => ask,
@@ -167,7 +172,7 @@ async fn step(
     let (op, cancel) = (&ask.op, ask.cancel());
     let overtaken = Overtaken::default();
     let operation = ask.operation.step(cancel.clone(), overtaken.clone());
-    let (name, state) = (owner.row().name.clone(), owner.state());
+    let (name, standing) = (owner.row().name.clone(), owner.standing());
     let span = tracing::info_span!("vm", %name, operation = %operation.id());
     let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
     tokio::pin!(work);
@@ -175,7 +180,7 @@ async fn step(
         tokio::select! {
             result = &mut work => break result,
             Some(other) = asks.recv() => {
-                let now = *state.borrow();
+                let now = standing.borrow().state;
                 match policy::decide(now, Some(op), &other.op) {
                     Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
                     Verdict::Nothing => other.answer(Ok(())),
@@ -196,12 +201,14 @@ async fn step(
 
 fn refusal(name: &VmName, reason: Reason) -> Failure {
     let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
+    let by_force = format!("`banger vm delete -f {name}` deletes it all the same");
     match reason {
         Reason::Starting => conflict("is being started"),
         Reason::Stopping => conflict("is being stopped"),
         Reason::Deleting => conflict("is being deleted"),
         Reason::NotRunning => conflict("is not running").hint(format!("banger vm start {name}")),
         Reason::InUse => conflict("is in use"),
-        Reason::Running => conflict("is running").hint(format!("`banger vm delete -f {name}` deletes it all the same")),
+        Reason::Running => conflict("is running").hint(by_force),
+        Reason::ComingUp => conflict("is being started").hint(by_force),
     }
 }

@@ -397,6 +397,8 @@ async fn bad_requests_leave_no_row() {
         (Code::NotFound, CreateVm { image: Some("Nope".parse().unwrap()), ..request.clone() }),
         (Code::NotFound, CreateVm { kernel: Some("nope-1.0".parse().unwrap()), ..request.clone() }),
         (Code::AlreadyExists, CreateVm { name: Some("taken".parse().unwrap()), ..request.clone() }),
+        // It would be found in the place of the VM with that id.
+        (Code::Invalid, CreateVm { name: Some(taken.id.as_str().parse().unwrap()), ..request.clone() }),
     ] {
         let failure = world.vms().create(request.clone(), None, &Operation::silent()).await.unwrap_err();
         assert_eq!(failure.code, code, "{request:?}: {failure}");

@@ -6,10 +6,14 @@ use crate::{
     clock,
     store::{Sizes, VmRow},
 };
-use banger_proto::{api::vm::Vm, size::ByteSize};
+use banger_proto::{
+    api::vm::{Vm, VmState},
+    size::ByteSize,
+};
 use std::os::unix::fs::MetadataExt;
 
-pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
+/// `shown` is the state others see: of one that is being started it is ahead of the row.
+pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
     let VmRow { id, name, machine_id: _, state, reason, created_at, spec, run, last_used, workspace } = row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
@@ -19,8 +23,9 @@ pub(super) fn vm(parts: &Parts, row: VmRow) -> Vm {
     Vm {
         id,
         name,
-        state,
-        reason,
+        // Why it went down is no news of one that comes up.
+        reason: reason.filter(|_| shown == state),
+        state: shown,
         ip,
         nat: spec.network.nat,
         allow: spec.network.allow,

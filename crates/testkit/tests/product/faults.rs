@@ -37,6 +37,8 @@ enum Act {
     Run,
     /// `vm run --rm -- cat`: the same with a lease.
     RunLeased,
+    /// `vm create --no-start`.
+    Create,
     /// `vm start` of a VM that was stopped.
     Start,
     Stop,
@@ -56,7 +58,7 @@ enum Act {
     AdoptDead,
 }
 
-use Act::{Adopt, AdoptDead, Delete, Publish, Restart, Run, RunLeased, Set, Start, Stop, Unpublish};
+use Act::{Adopt, AdoptDead, Create, Delete, Publish, Restart, Run, RunLeased, Set, Start, Stop, Unpublish};
 use Victim::{Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm};
 
 /// What the VM may be afterwards (`gone` when it is not).
@@ -105,6 +107,7 @@ const MATRIX: &[Row] = &[
     ("create.claimed", Run, UNWANTED),
     ("create.directory", Run, UNWANTED),
     ("create.furnished", Run, &[(Daemon, CREATED), (Client, GONE)]),
+    ("create.furnished", Create, &[(Daemon, CREATED), (Client, GONE)]),
     ("start.recorded", Run, BEFORE_MACHINE),
     ("start.claimed", Run, BEFORE_MACHINE),
     // How it ended last time is how it is still.
@@ -141,6 +144,7 @@ const MATRIX: &[Row] = &[
     ),
     ("stop.ended", Restart, DOWN),
     ("down.released", Restart, DOWN),
+    ("restart.down", Restart, DOWN),
     ("start.recorded", Restart, DOWN),
     ("start.launched", Restart, ON_ITS_WAY_AGAIN),
     ("start.ready", Restart, UP),
@@ -231,6 +235,7 @@ impl Bench {
         let session = self.spawn(match act {
             Run => &run[..],
             RunLeased => &run_leased,
+            Create => &["vm", "create", "--no-start", "--name", NAME],
             Start => &["vm", "start", NAME],
             Stop => &["vm", "stop", NAME],
             Restart => &["vm", "restart", NAME],
@@ -282,7 +287,7 @@ impl Bench {
     }
 
     fn prepare(&self, act: Act) {
-        if matches!(act, Run | RunLeased) {
+        if matches!(act, Run | RunLeased | Create) {
             return;
         }
         self.run(&["vm", "run", "-d", "--quiet", "--name", NAME, "-p", &self.port]).expect(0);

@@ -5,6 +5,7 @@
 mod ageing;
 mod bad_input;
 mod built;
+mod between;
 mod bundles;
 mod cards;
 mod carriers;

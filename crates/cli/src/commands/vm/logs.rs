@@ -21,7 +21,7 @@ pub(crate) struct LogsArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(add = complete::vms())]
     vm: VmName,
-    /// Print what comes, until interrupted
+    /// Print what comes, until the VM goes down (a restart is one such end) or you interrupt it
     #[arg(short, long)]
     follow: bool,
     /// Only the last N lines

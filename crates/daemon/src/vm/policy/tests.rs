@@ -74,18 +74,18 @@ const TABLE: &str = "
     -        stopping  so         go         go         go      go         go         !up     go
     -        stopped   go         go         so         so      !down      go         go      go
     -        failed    go         go         so         so      !down      go         go      go
-    start    created   !starting  !starting  cancel     !used   cancel     wait       cancel  cancel
+    start    created   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     start    starting  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     start    running   !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     start    stopping  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
-    start    stopped   !starting  !starting  cancel     !used   cancel     wait       cancel  cancel
-    start    failed    !starting  !starting  cancel     !used   cancel     wait       cancel  cancel
-    restart  created   !starting  !starting  cancel     !used   cancel     wait       cancel  cancel
+    start    stopped   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
+    start    failed    !starting  !starting  cancel     !used   cancel     wait       !coming cancel
+    restart  created   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     restart  starting  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     restart  running   !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     restart  stopping  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
-    restart  stopped   !starting  !starting  cancel     !used   cancel     wait       cancel  cancel
-    restart  failed    !starting  !starting  cancel     !used   cancel     wait       cancel  cancel
+    restart  stopped   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
+    restart  failed    !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     stop     created   !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
     stop     starting  !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
     stop     running   !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
@@ -140,6 +140,7 @@ fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
         "!deleting" => Verdict::Refuse(Reason::Deleting),
         "!down" => Verdict::Refuse(Reason::NotRunning),
         "!up" => Verdict::Refuse(Reason::Running),
+        "!coming" => Verdict::Refuse(Reason::ComingUp),
         "!used" => Verdict::Refuse(Reason::InUse),
         other => panic!("{other}"),
     }
@@ -148,6 +149,8 @@ fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
 #[derive(Debug, Clone)]
 enum Step {
     Ask(Op),
+    /// The step in progress gets on: a start writes down that it begins, a restart is down.
+    Proceed,
     /// The step in progress ends; whether it worked.
     End(bool),
     /// The guest goes by itself while nothing is in progress.
@@ -156,7 +159,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => op().prop_map(Step::Ask),
+        4 => op().prop_map(Step::Ask),
+        2 => Just(Step::Proceed),
         2 => any::<bool>().prop_map(Step::End),
         1 => any::<bool>().prop_map(Step::Dies),
     ]
@@ -177,6 +181,9 @@ impl Model {
     fn ask(&mut self, op: Op) {
         let verdict = written(self.state, self.busy.as_ref(), &op);
         assert_eq!(decide(self.state, self.busy.as_ref(), &op), verdict, "{op:?} of {self:?}");
+        if op == (Op::Delete { force: false }) && (self.state.is_live() || self.is_coming_up()) {
+            assert!(matches!(verdict, Verdict::Refuse(_)), "somebody waits for it: {self:?}");
+        }
         match verdict {
             Verdict::Run => {
                 assert!(self.busy.is_none(), "two steps at once: {:?} and {op:?}", self.busy);
@@ -200,14 +207,31 @@ impl Model {
         }
     }
 
+    fn is_coming_up(&self) -> bool {
+        matches!(self.busy, Some(Op::Start { .. } | Op::Restart { .. }))
+    }
+
     fn begin(&mut self, op: Op) {
         self.cancelled = false;
-        match &op {
-            Op::Start { .. } => self.state = VmState::Starting,
-            Op::Stop { .. } | Op::Restart { .. } if self.state.is_live() => self.state = VmState::Stopping,
-            _ => {}
+        if let Op::Stop { .. } | Op::Restart { .. } = op
+            && self.state.is_live()
+        {
+            self.state = VmState::Stopping;
         }
         self.busy = Some(op);
+    }
+
+    /// What brings a VM up looks at the host first, and the row says meanwhile what it said before. A restart goes all
+    /// the way down, and is a start from there on.
+    fn proceed(&mut self) {
+        if !self.is_coming_up() || self.cancelled {
+            return;
+        }
+        self.state = match self.state {
+            VmState::Stopping => VmState::Stopped,
+            VmState::Created | VmState::Stopped | VmState::Failed => VmState::Starting,
+            live => live,
+        };
     }
 
     fn end(&mut self, worked: bool) {
@@ -215,6 +239,9 @@ impl Model {
         let worked = worked && !self.cancelled;
         self.state = match op {
             Op::Start { .. } | Op::Restart { .. } if worked => VmState::Running,
+            // Its first half was cut short, or it never began: it runs on.
+            Op::Restart { .. } if self.state == VmState::Stopping => VmState::Running,
+            Op::Start { .. } | Op::Restart { .. } if !self.state.is_live() => self.state,
             Op::Start { .. } | Op::Restart { .. } if self.cancelled => VmState::Stopped,
             Op::Start { .. } | Op::Restart { .. } => VmState::Failed,
             Op::Stop { .. } if self.cancelled => VmState::Running,
@@ -233,8 +260,8 @@ impl Model {
 }
 
 proptest! {
-    /// Whatever is asked and whatever happens: one step at a time, the states of the picture only, and a forced
-    /// delete always gets its way without waiting for a start.
+    /// Whatever is asked and whatever happens: one step at a time, the states of the picture only, a forced delete always
+    /// gets its way without waiting for a start, and one without force takes nothing that runs or is about to.
     #[test]
     fn any_history_keeps_the_rules(steps in vec(step(), 0..60)) {
         let mut vm = Model {
@@ -243,6 +270,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Ask(op) => vm.ask(op),
+                Step::Proceed => vm.proceed(),
                 Step::End(worked) => vm.end(worked),
                 Step::Dies(clean) if vm.busy.is_none() && vm.state.is_live() => {
                     vm.state = if clean { VmState::Stopped } else { VmState::Failed };
@@ -278,11 +306,12 @@ proptest! {
         prop_assert_eq!(decide(state, Some(&set), &other), decide(state, Some(&SET), &other));
     }
 
-    /// Stop and kill never wait behind a start, and a delete without force never takes a VMM down.
+    /// Stop and kill never wait behind a start, and a delete without force never cuts one short, whatever the row says
+    /// of a VM that is between two machines.
     #[test]
     fn going_down_is_never_stuck(asked in op()) {
         for busy in [&START, &RESTART] {
-            for state in [VmState::Starting, VmState::Stopping] {
+            for state in STATES {
                 let verdict = decide(state, Some(busy), &asked);
                 match asked {
                     UNUSED => prop_assert_eq!(verdict, Verdict::Refuse(Reason::InUse)),

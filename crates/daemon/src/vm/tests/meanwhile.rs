@@ -1,7 +1,14 @@
 //! What is asked of a VM while something else is done to it.
 
 use super::{machine::FakeShim, *};
-use crate::shim::control::ShimRequest;
+use crate::{
+    shim::control::ShimRequest,
+    vm::{
+        owner::Owner,
+        phases::PhaseClock,
+        standing::{Berth, Changes, Standing},
+    },
+};
 use banger_proto::failure::Failure;
 use tokio::task::JoinHandle;
 
@@ -106,4 +113,54 @@ async fn a_vm_that_takes_its_time_to_go_holds_up_no_other() {
     wait_for("the deletion of the other", async || world.row(&late).await.is_none()).await;
     assert!(world.row(&slow).await.is_some());
     assert!(asked.try_recv().is_err(), "it was asked again while that is under way");
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_vm_that_is_being_made_waits_until_it_is() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Created).await;
+    let (vms, operation) = (world.vms(), Operation::silent());
+    let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
+    assert!(vms.changes(&row.id).is_live(), "its console is waited for");
+    for running in [true, false] {
+        assert_eq!(vms.list(running).await.unwrap()[0].state, VmState::Starting);
+    }
+    let (delete, start) = (Op::Delete { force: false }, Op::Start { wait: Wait::Agent });
+    // In this order: the deletion is there before the start.
+    let (refused, tried) = tokio::join!(
+        vms.ask(&row.id, delete, &operation),
+        vms.adopt_and_start(row.clone(), berth, PhaseClock::start(), start, &operation)
+    );
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is being started"));
+    assert!(refused.hints[0].contains("banger vm delete -f v"), "{refused:?}");
+    assert_tried(tried);
+    assert_eq!(vms.show("v").await.unwrap().state, VmState::Created);
+    assert!(!vms.changes(&row.id).is_live());
+}
+
+#[tokio::test]
+async fn what_was_asked_of_a_vm_that_came_to_nothing_hears_that_there_is_none() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Created).await;
+    let (vms, operation) = (world.vms(), Operation::silent());
+    let berth = Berth::new(vms, &row.id, Standing::of(row.state, false));
+    assert_eq!(vms.show("v").await.unwrap().state, VmState::Created);
+    let (asked, ()) = tokio::join!(vms.ask(&row.id, RESTART, &operation), async { drop(berth) });
+    assert_eq!(asked.unwrap_err().code, Code::NotFound);
+    assert_eq!(vms.ask(&row.id, RESTART, &operation).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn the_end_of_a_machine_is_one_for_who_follows_its_console_though_the_next_is_on_its_way() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let mut owner = Owner::new(world.vms().parts.clone(), row, None);
+    let mut changes = Changes::of(Some(owner.standing()));
+    assert!(changes.is_live());
+    // Nobody looks between the halves of a restart.
+    owner.down(VmState::Stopped, None).await;
+    owner.row.state = VmState::Starting;
+    owner.save().await.unwrap();
+    assert!(!changes.is_live());
 }

@@ -1,0 +1,143 @@
+//! VMs between two states: being made, being restarted, or asked about a moment ago.
+
+use crate::{SOON, delete, start, vms};
+use banger_testkit::{TestEnv, wait_until};
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+
+/// Has the daemon stop where a test says so.
+fn with_points(env: &mut TestEnv) -> PathBuf {
+    let points = env.home().join("points");
+    std::fs::create_dir(&points).expect("a directory for points");
+    env.set_variable("BANGER_FAILPOINTS", &points);
+    points
+}
+
+/// Waits until the daemon is held at that point, and gives what holds it.
+#[track_caller]
+fn held(points: &Path, name: &str) -> PathBuf {
+    let hit = points.join(format!("{name}.hit"));
+    wait_until(SOON, name, || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+    hit
+}
+
+fn one(name: &str, state: &str) -> [(String, String); 1] {
+    [(name.to_owned(), state.to_owned())]
+}
+
+#[test]
+fn what_is_between_the_halves_of_a_restart_is_not_taken_for_one_that_is_down() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let points = with_points(&mut env);
+    start(&env, "up");
+    std::fs::write(points.join("restart.down"), "").expect("an armed point");
+    let restart = env.banger(["vm", "restart", "up"]).spawn();
+    let hit = held(&points, "restart.down");
+    assert_eq!(vms(&env), one("up", "starting"));
+    let ps = env.banger(["ps", "--json"]).run().expect(0).json();
+    assert_eq!(ps[0]["name"], "up", "{ps:#}");
+    let nothing = env.banger(["vm", "prune", "-f", "--json"]).run().expect(0);
+    assert_eq!(nothing.json(), serde_json::json!([]));
+    // Nor by somebody who saw it stopped.
+    let refused = env.banger(["vm", "delete", "up"]).run().expect(1);
+    assert!(refused.err().contains("VM up is being started"), "{refused}");
+    assert!(refused.err().contains("banger vm delete -f up"), "{refused}");
+    std::fs::remove_file(hit).expect("the point that was hit");
+    restart.finish(SOON).expect(0);
+    assert_eq!(vms(&env), one("up", "running"));
+    delete(&env, "up");
+}
+
+#[test]
+fn what_is_being_made_is_nobodys_to_prune_and_its_console_is_waited_for() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let points = with_points(&mut env);
+    std::fs::write(points.join("create.named"), "").expect("an armed point");
+    let run = env.banger(["vm", "run", "-d", "--name", "new"]).spawn();
+    let hit = held(&points, "create.named");
+    assert_eq!(vms(&env), one("new", "starting"));
+    assert_eq!(env.banger(["vm", "prune", "-f", "--json"]).run().expect(0).json(), serde_json::json!([]));
+    let mut logs = env.banger(["vm", "logs", "-f", "new"]).spawn();
+    // Whoever wants something of it waits until it is made, and somebody waits for it to run.
+    let deletion = env.banger(["vm", "delete", "new"]).spawn();
+    std::fs::remove_file(hit).expect("the point that was hit");
+    run.finish(SOON).expect(0);
+    let refused = deletion.finish(SOON).expect(1);
+    assert!(refused.err().contains("banger vm delete -f new"), "{refused}");
+    assert_eq!(vms(&env), one("new", "running"));
+    assert!(!logs.has_ended(), "it runs");
+    env.banger(["vm", "stop", "new"]).run().expect(0);
+    logs.finish(SOON).expect(0);
+    delete(&env, "new");
+}
+
+#[test]
+fn who_follows_a_console_is_told_of_its_machines_end_also_by_a_restart() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let points = with_points(&mut env);
+    start(&env, "up");
+    let logs = env.banger(["vm", "logs", "-f", "up"]).spawn();
+    // It follows: what the guest says arrives.
+    logs.wait_stdout("Linux version", SOON);
+    std::fs::write(points.join("restart.down"), "").expect("an armed point");
+    let restart = env.banger(["vm", "restart", "up"]).spawn();
+    let hit = held(&points, "restart.down");
+    // Who comes between the two machines is told of the second one.
+    let mut next = env.banger(["vm", "logs", "-f", "--tail", "0", "up"]).spawn();
+    logs.finish(SOON).expect(0);
+    std::fs::remove_file(hit).expect("the point that was hit");
+    restart.finish(SOON).expect(0);
+    next.wait_stdout("Linux version", SOON);
+    assert!(!next.has_ended(), "it runs");
+    next.signal(Signal::TERM);
+    next.finish(SOON);
+    delete(&env, "up");
+}
+
+#[test]
+fn a_creation_that_is_interrupted_while_its_disk_is_written_leaves_nothing() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let points = with_points(&mut env);
+    std::fs::write(points.join("create.furnished"), "").expect("an armed point");
+    let create = env.banger(["vm", "create", "--no-start", "--name", "new"]).spawn();
+    let hit = held(&points, "create.furnished");
+    create.signal(Signal::INT);
+    let out = create.finish(SOON).expect(130);
+    assert!(out.err().contains("the VM was not created"), "{out}");
+    std::fs::remove_file(hit).expect("the point that was hit");
+    wait_until(SOON, "what was made to be gone", || {
+        let left = vms(&env);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_person_deletes_what_was_shown_to_be_down_only_while_it_is() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "up");
+    env.banger(["vm", "create", "--no-start", "--name", "down"]).run().expect(0);
+    let mut terminal = env.banger(["vm", "delete", "up", "down"]).spawn_on_terminal(100, 30);
+    terminal.wait_for("Delete up (running), down (created)", SOON);
+    env.banger(["vm", "start", "down"]).patience(SOON).run().expect(0);
+    terminal.type_in("y\n");
+    let out = terminal.finish(SOON).expect(1);
+    assert!(out.out().contains("VM down is running"), "{out}");
+    assert_eq!(vms(&env), one("down", "running"));
+    delete(&env, "down");
+}
+
+#[test]
+fn a_name_that_looks_like_an_id_would_be_taken_for_one() {
+    let Some(env) = TestEnv::fake() else { return };
+    env.banger(["vm", "create", "--no-start", "--name", "web"]).run().expect(0);
+    let id = env.vm("web")["id"].as_str().expect("an id").to_owned();
+    let refused = env.banger(["vm", "create", "--no-start", "--name", &id]).run().expect(1);
+    assert!(refused.err().contains(&format!("no VM can be called {id}")), "{refused}");
+    // Anything else may look as it likes.
+    for name in ["deadbeef", "0123456789abc", "0123456789ag"] {
+        env.banger(["vm", "create", "--no-start", "--name", name]).run().expect(0);
+        env.banger(["rm", name]).run().expect(0);
+    }
+    delete(&env, &id);
+}
