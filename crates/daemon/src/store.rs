@@ -16,7 +16,7 @@ pub use addresses::Seat;
 pub use image_names::{Origin, Pinned};
 pub use leases::Lease;
 pub use resources::{Resource, ResourceKind};
-pub use row::{NetworkSpec, Run, Sizes, VmRow, VmSpec};
+pub use row::{Birth, NetworkSpec, Run, Sizes, VmRow, VmSpec};
 
 use rusqlite::{Connection, ErrorCode, ffi};
 use std::{

@@ -15,6 +15,7 @@
 //! ```
 
 mod admission;
+mod age;
 mod await_agent;
 mod await_boot;
 mod console;

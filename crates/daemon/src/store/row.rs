@@ -28,8 +28,10 @@ pub struct VmRow {
     pub state: VmState,
     /// Why it is there, when that needs saying.
     pub reason: Option<String>,
-    /// When it was created, in seconds since 1970.
+    /// When it was created, in seconds since 1970. [`Store::set_created`](super::Store::set_created) alone changes it.
     pub created_at: u64,
+    /// The same by the host's own clock; absent from one that was made before that was written down.
+    pub birth: Option<Birth>,
     /// What it was asked to be; fixed until somebody sets it anew.
     pub spec: VmSpec,
     /// Facts of its last start.
@@ -38,6 +40,15 @@ pub struct VmRow {
     pub last_used: Option<u64>,
     /// The repository in it. [`Store::set_workspace`](super::Store::set_workspace) alone writes it.
     pub workspace: Option<Workspace>,
+}
+
+/// A moment in one boot of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Birth {
+    /// Which boot.
+    pub host_boot_id: String,
+    /// Milliseconds since it, sleep included.
+    pub at_ms: u64,
 }
 
 /// What a VM was asked to be, every value resolved.

@@ -53,6 +53,9 @@ const LAST_USED: &str = "ALTER TABLE vms ADD COLUMN last_used INTEGER;";
 /// The repository in a VM: written by whoever brought it, never with the rest of the row.
 const WORKSPACE: &str = "ALTER TABLE vms ADD COLUMN workspace TEXT;";
 
+/// The moment of a VM's creation by the clock that nobody sets.
+const BIRTH: &str = "ALTER TABLE vms ADD COLUMN birth TEXT;";
+
 /// Where what a name was given to came from, so that an explicit name is not taken from something else.
 const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;";
 
@@ -85,6 +88,7 @@ const STEPS: &[M<'_>] = &[
     M::up(WORKSPACE),
     M::up(IMAGE_NAME_CHOSEN),
     M::up(IMAGE_NAME_PINNED),
+    M::up(BIRTH),
 ];
 const MIGRATIONS: Migrations<'_> = Migrations::from_slice(STEPS);
 

@@ -8,7 +8,7 @@ use banger_proto::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run, last_used, workspace";
+const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run, last_used, workspace, birth";
 
 impl Store {
     /// Writes a new VM, power cuts included: a directory without a row is swept, and its disk with it.
@@ -17,8 +17,8 @@ impl Store {
         self.call(move |connection| {
             let inserted = durably(connection, |connection| {
                 connection.execute(
-                    "INSERT INTO vms (id, name, machine_id, state, reason, image_id, kernel, created_at, spec, run)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    "INSERT INTO vms (id, name, machine_id, state, reason, image_id, kernel, created_at, spec, run, birth)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                     params![
                         vm.id.as_str(),
                         vm.name.as_str(),
@@ -30,6 +30,7 @@ impl Store {
                         i64::try_from(vm.created_at).unwrap_or(i64::MAX),
                         json(&vm.spec),
                         json(&vm.run),
+                        vm.birth.as_ref().map(json),
                     ],
                 )
             });
@@ -53,6 +54,19 @@ impl Store {
                 params![id.as_str(), state.as_str(), reason, spec, run],
             )?;
             Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// Writes down when a VM was created, by a wall clock that was set since.
+    pub async fn set_created(&self, id: &VmId, created_at: u64) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.call(move |connection| {
+            connection.execute(
+                "UPDATE vms SET created_at = ?2 WHERE id = ?1",
+                params![id.as_str(), i64::try_from(created_at).unwrap_or(i64::MAX)],
+            )?;
+            Ok(())
         })
         .await
     }
@@ -151,6 +165,7 @@ struct Columns {
     run: String,
     last_used: Option<i64>,
     workspace: Option<String>,
+    birth: Option<String>,
 }
 
 fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
@@ -165,6 +180,7 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
         run: row.get(7)?,
         last_used: row.get(8)?,
         workspace: row.get(9)?,
+        birth: row.get(10)?,
     })
 }
 
@@ -177,6 +193,7 @@ fn read(columns: Columns) -> Result<VmRow, StoreError> {
         state: columns.state.parse().map_err(garbled::<String>(&what))?,
         reason: columns.reason,
         created_at: u64::try_from(columns.created_at).unwrap_or(0),
+        birth: columns.birth.map(|text| serde_json::from_str(&text)).transpose().map_err(garbled(&what))?,
         spec: serde_json::from_str::<VmSpec>(&columns.spec).map_err(garbled(&what))?,
         run: serde_json::from_str::<Run>(&columns.run).map_err(garbled(&what))?,
         last_used: columns.last_used.and_then(|at| u64::try_from(at).ok()),
@@ -208,6 +225,7 @@ pub(crate) mod tests {
             state: VmState::Created,
             reason: None,
             created_at: 1,
+            birth: Some(crate::store::Birth { host_boot_id: "another boot".into(), at_ms: 7 }),
             spec: VmSpec {
                 image: "debian-bookworm".parse().unwrap(),
                 image_id: "0123456789abcdef".parse().unwrap(),
@@ -244,8 +262,9 @@ pub(crate) mod tests {
         for at in [7, 9, 8] {
             store.used_vm(&row.id, at).await.unwrap();
         }
-        row.last_used = Some(9);
-        assert!(store.update_vm(&VmRow { last_used: None, ..row.clone() }).await.unwrap());
+        store.set_created(&row.id, 1_700_000_000).await.unwrap();
+        (row.last_used, row.created_at) = (Some(9), 1_700_000_000);
+        assert!(store.update_vm(&VmRow { last_used: None, created_at: 1, ..row.clone() }).await.unwrap());
         assert_eq!(store.vm(&row.id).await.unwrap(), Some(row.clone()));
         assert_eq!(store.vm_named(&row.name).await.unwrap(), Some(row.clone()));
         assert_eq!(store.vms_of_kernel(&row.spec.kernel).await.unwrap(), vec![row.name.clone()]);

@@ -1,7 +1,7 @@
 //! Creating a VM: everything is checked and pulled first, then its name is taken, then its disk.
 
 use super::{
-    Op, VmService, admission, naming,
+    Op, VmService, admission, age, naming,
     phases::PhaseClock,
     release::release,
     set_network,
@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     capability::Depth,
-    clock,
     config::Config,
     failpoint, failures,
     operation::Operation,
@@ -143,13 +142,15 @@ impl VmService {
         // Until there is a row that says so, nobody knows that image and kernel are needed.
         let _held = self.parts.images.hold(&spec.image_id, &spec.kernel).await?;
         for attempt in 0..NAME_TRIES {
+            let now = age::Now::look();
             let row = VmRow {
                 id: random::vm_id(),
                 name: name.clone().unwrap_or_else(|| naming::generate(attempt)),
                 machine_id: random::hex(16),
                 state: VmState::Created,
                 reason: None,
-                created_at: clock::now(),
+                created_at: now.wall(),
+                birth: now.as_birth(),
                 spec: spec.clone(),
                 run: Run::default(),
                 last_used: None,

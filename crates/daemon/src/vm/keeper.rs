@@ -4,8 +4,8 @@
 //! In use is a VM with a command, a copy or a connection open, one of those begun since the last look, or a VMM that
 //! needs the processor. The guest is asked only when everything else says that it is idle.
 
-use super::{Op, StopCause, VmService};
-use crate::{clock, operation::Operation, store::VmRow};
+use super::{Op, StopCause, VmService, age};
+use crate::{operation::Operation, store::VmRow};
 use banger_proto::{api::vm::VmState, failure::Code, name::VmId};
 use std::{
     collections::{HashMap, HashSet},
@@ -95,9 +95,12 @@ async fn review(service: &Arc<VmService>, watches: &mut HashMap<VmId, Watch>, de
             return Some(LONGEST);
         }
     };
-    let now = clock::now();
-    let (due, alive): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| age_left(row, now) == Some(0));
-    let mut next: Vec<Duration> = alive.iter().filter_map(|row| age_left(row, now)).map(Duration::from_secs).collect();
+    let now = age::Now::look();
+    for row in rows.iter().filter(|row| row.spec.ttl.is_some()) {
+        correct(service, row, &now).await;
+    }
+    let (due, alive): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| age::left(row, &now) == Some(Duration::ZERO));
+    let mut next: Vec<Duration> = alive.iter().filter_map(|row| age::left(row, &now)).collect();
     // One that could not be deleted is tried again.
     next.extend(due.first().map(|_| LONGEST));
     for row in &due {
@@ -122,10 +125,13 @@ fn between_looks(after: Duration) -> Duration {
     (after / 4).clamp(LOOKS.0, LOOKS.1)
 }
 
-/// Seconds until the VM is as old as it may get.
-fn age_left(row: &VmRow, now: u64) -> Option<u64> {
-    let end = row.created_at.saturating_add(row.spec.ttl?.duration().as_secs());
-    Some(end.saturating_sub(now))
+/// Has a VM's row say when it was created by the clock as it was set since.
+async fn correct(service: &Arc<VmService>, row: &VmRow, now: &age::Now) {
+    let Some(created_at) = age::corrected(row, now) else { return };
+    tracing::info!(vm = %row.name, before = row.created_at, now = created_at, "the host's clock was set");
+    if let Err(error) = service.parts.store.set_created(&row.id, created_at).await {
+        tracing::error!(vm = %row.name, %error, "cannot write when a VM was created");
+    }
 }
 
 async fn delete(service: &Arc<VmService>, row: &VmRow) {
@@ -269,14 +275,5 @@ mod tests {
         assert_eq!(took.iter().filter(|took| **took).count(), 2, "{took:?}");
         assert!(watch.take(look(2_050, 1_040, Some(7)), seconds(1)), "somebody came");
         assert_eq!(watch.busy_at, start + Duration::from_millis(2_050));
-    }
-
-    #[test]
-    fn age_is_counted_from_creation() {
-        let mut row = crate::store::tests::sample("a");
-        row.created_at = 1_000;
-        assert_eq!(age_left(&row, 9_999), None);
-        row.spec.ttl = Some("60s".parse().unwrap());
-        assert_eq!([1_000, 1_059, 1_060, 9_999].map(|now| age_left(&row, now)), [Some(60), Some(1), Some(0), Some(0)]);
     }
 }

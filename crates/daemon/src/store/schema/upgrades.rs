@@ -9,7 +9,7 @@ use banger_proto::api::vm::VmState;
 use rusqlite_migration::SchemaVersion;
 
 /// What daemons of each schema wrote. A new migration comes with the next file.
-const WRITTEN: [&str; 7] = [
+const WRITTEN: [&str; 8] = [
     include_str!("fixtures/1.sql"),
     include_str!("fixtures/2.sql"),
     include_str!("fixtures/3.sql"),
@@ -17,10 +17,19 @@ const WRITTEN: [&str; 7] = [
     include_str!("fixtures/5.sql"),
     include_str!("fixtures/6.sql"),
     include_str!("fixtures/7.sql"),
+    include_str!("fixtures/8.sql"),
 ];
 /// The VMs in them, oldest first, by the schema that brought each.
-const VMS: [&[&str]; 7] =
-    [&["fresh", "up", "broken", "on-its-way", "going"], &["short-lived"], &["alpine"], &["web"], &["work"], &[], &[]];
+const VMS: [&[&str]; 8] = [
+    &["fresh", "up", "broken", "on-its-way", "going"],
+    &["short-lived"],
+    &["alpine"],
+    &["web"],
+    &["work"],
+    &[],
+    &[],
+    &["aged"],
+];
 
 /// A database that went through the schemas up to `version`, each with rows of its own.
 fn aged(path: &Path, version: usize) {
@@ -104,5 +113,8 @@ async fn what_earlier_daemons_wrote_means_what_it_meant() {
 
     let work = get("work").await;
     assert!(work.run.deleting, "its deletion goes on");
-    assert_eq!(work.workspace.unwrap().branch.as_deref(), Some("try"));
+    assert_eq!((work.workspace.unwrap().branch.as_deref(), work.birth), (Some("try"), None));
+
+    let aged = get("aged").await.birth.unwrap();
+    assert_eq!((aged.host_boot_id.len(), aged.at_ms), (36, 61_500));
 }

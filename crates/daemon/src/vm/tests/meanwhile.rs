@@ -4,6 +4,7 @@ use super::{machine::FakeShim, *};
 use crate::{
     shim::control::ShimRequest,
     vm::{
+        age,
         owner::Owner,
         phases::PhaseClock,
         standing::{Berth, Changes, Standing},
@@ -163,4 +164,22 @@ async fn the_end_of_a_machine_is_one_for_who_follows_its_console_though_the_next
     owner.row.state = VmState::Starting;
     owner.save().await.unwrap();
     assert!(!changes.is_live());
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_ends_no_vm_before_its_time() {
+    let world = World::new();
+    // Made in 1970, as the clock had it, an hour to live, and a moment ago.
+    let mut row = VmRow { created_at: 60, birth: age::Now::look().as_birth(), ..sample("early") };
+    row.spec.ttl = Some("1h".parse().unwrap());
+    let mut due = VmRow { created_at: 60, birth: None, ..sample("due") };
+    due.spec.ttl = row.spec.ttl;
+    for row in [&row, &due] {
+        world.store.insert_vm(row.clone()).await.unwrap();
+        world.vms().adopt(row.clone(), None);
+    }
+    world.vms().look_after();
+    wait_for("the deletion of the old one", async || world.row(&due).await.is_none()).await;
+    let now = world.row(&row).await.unwrap();
+    assert!(now.created_at > 1_700_000_000, "{now:?}");
 }
