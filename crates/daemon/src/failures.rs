@@ -336,8 +336,8 @@ mod tests {
 
     #[test]
     fn a_missing_vmm_comes_with_the_command_that_mends_it() {
-        let failure =
-            Failure::from(NoVmm::Missing { name: "qemu-system-x86_64".into(), package: Some("qemu-system-x86") });
+        let (vmm, package) = (banger_proto::api::vm::Vmm::Qemu, Some("qemu-system-x86"));
+        let failure = Failure::from(NoVmm::Missing { vmm, name: "qemu-system-x86_64".into(), package });
         assert_eq!(failure.hints, ["sudo apt install qemu-system-x86"]);
         assert_eq!(failure.message, "qemu-system-x86_64 is not installed");
     }

@@ -7,6 +7,7 @@ use crate::vmm::{
     select::{self, Choice, NoVmm, OLDEST_FIRECRACKER, select},
 };
 use banger_proto::{api::host::Finding, failure::Failure};
+use std::path::Path;
 
 const NAME: &str = "virtual machines";
 
@@ -24,9 +25,18 @@ impl Check for Monitor {
                 cache: None,
             };
             match HostFacts::probe(&probe).await {
-                Ok(facts) => {
+                Ok(mut facts) => {
                     let wanted = config.and_then(|config| config.vmm.value.named());
-                    let mut found = vec![chosen(select(wanted, &facts)), kvm(&facts.kvm)];
+                    let now = kvm(&facts.kvm);
+                    let believed = HostFacts::believed(&host.layout.cache, &host.system("/dev/kvm"));
+                    let old = believed.filter(|believed| *believed != facts.kvm);
+                    let is_seen = !matches!(facts.kvm, KvmFinding::Untried { .. });
+                    let outdated = old.as_ref().filter(|_| is_seen);
+                    let outdated = outdated.map(|old| differs(old, &HostFacts::kept_in(&host.layout.cache)));
+                    // What a VM would run on is what the daemon would find.
+                    facts.kvm = old.unwrap_or(facts.kvm);
+                    let mut found = vec![chosen(select(wanted, &facts)), now];
+                    found.extend(outdated);
                     found.extend(firecracker(&facts));
                     found
                 }
@@ -75,6 +85,13 @@ fn firecracker(facts: &HostFacts) -> Option<Finding> {
     }
 }
 
+/// The daemon goes by something else than what was found now.
+fn differs(kept: &KvmFinding, file: &Path) -> Finding {
+    let mut finding = warn(NAME, format!("VMs run by what was found earlier in this boot of the host: {kept}"));
+    finding.hints.push(format!("rm {}", file.display()));
+    finding
+}
+
 /// Without KVM everything works, some ten times slower.
 fn kvm(found: &KvmFinding) -> Finding {
     let slow = |message: String, hint: &str| {
@@ -92,6 +109,10 @@ fn kvm(found: &KvmFinding) -> Finding {
         KvmFinding::Broken { .. } => slow(
             format!("no KVM: {found}"),
             "this host only pretends to have KVM: ask its provider for nested virtualization; else VMs are slow",
+        ),
+        KvmFinding::Untried { .. } => slow(
+            format!("no KVM now: {found}"),
+            "end what keeps KVM busy, such as another hypervisor; each start tries it again",
         ),
     }
 }
@@ -134,12 +155,36 @@ mod tests {
         assert!(verdict == Verdict::Pass && text.contains("1.15.1 is supported"), "{text}");
     }
 
+    #[tokio::test]
+    async fn what_the_daemon_believes_of_kvm_is_said_where_it_is_not_so_any_more() {
+        let mut bench = Bench::new();
+        let qemu = bench.install("qemu-system-x86_64", "QEMU emulator version 7.2.22");
+        bench.install("banger-shim", r#"{"kvm":"usable"}"#);
+        bench.write("dev/kvm", "");
+        let file = crate::config::File::parse(&format!("qemu_bin = {qemu:?}"), "/c".as_ref()).unwrap();
+        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+        let found = bench.look(&Monitor).await;
+        assert!(found[0].1.contains("qemu/kvm") && found.len() == 2, "{found:?}");
+        let device = bench.host.system("/dev/kvm");
+        HostFacts::keep(&bench.host.layout.cache, &device, KvmFinding::Broken { reason: "so it was".into() });
+        let found = bench.look(&Monitor).await;
+        assert!(found[0].1.contains("qemu/tcg") && found[0].1.contains("so it was"), "{found:?}");
+        assert!(found[1].1.contains("KVM runs guest code"), "{found:?}");
+        let (verdict, text) = &found[2];
+        assert!(*verdict == Verdict::Warn && text.contains("earlier in this boot") && text.contains("rm "), "{text}");
+        // With another device the daemon does not believe it either.
+        std::fs::remove_file(&device).unwrap();
+        bench.write("dev/kvm", "another");
+        assert!(bench.look(&Monitor).await[0].1.contains("qemu/kvm"));
+    }
+
     #[test]
     fn a_kvm_that_does_not_work_is_a_warning_with_a_way_out() {
         for (finding, hint) in [
             (KvmFinding::Absent, "nested virtualization"),
             (KvmFinding::Denied, "usermod"),
             (KvmFinding::Broken { reason: "exit 17".into() }, "provider"),
+            (KvmFinding::Untried { reason: "EBUSY".into() }, "each start tries it again"),
         ] {
             let found = kvm(&finding);
             assert!(found.verdict == Verdict::Warn && found.hints[0].contains(hint), "{found:?}");

@@ -1,6 +1,8 @@
-//! What this host can run machines with: facts, probed once per boot of the host and kept in one small file.
+//! What this host can run machines with: facts, kept in one small file for as long as they cannot have changed.
 //!
-//! It finds out and decides nothing; [`select`](super::select) decides.
+//! That KVM runs guest code, or was seen not to, holds for one boot of the host and one loading of its module. What only
+//! kept the probe from finding out is no fact, and is tried again. It finds out and decides nothing;
+//! [`select`](super::select) decides.
 
 use super::{
     kvm_probe::{self, KvmFinding},
@@ -19,6 +21,8 @@ use tokio::process::Command;
 
 /// The file in the cache directory.
 const CACHE_FILE: &str = "host.json";
+/// What KVM is reached by.
+const KVM: &str = "/dev/kvm";
 /// How long a program may take to say its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,6 +51,9 @@ pub struct HostFacts {
     pub boot_id: String,
     /// Whether KVM runs guest code.
     pub kvm: KvmFinding,
+    /// Tells the device it was found with from one that came with another loading of the module.
+    #[serde(default)]
+    pub kvm_device: Option<Stamp>,
     /// Rate of the time-stamp counter, for [`LaunchPlan::tsc_khz`](super::plan::LaunchPlan::tsc_khz).
     pub tsc_khz: Option<u32>,
     /// QEMU.
@@ -130,8 +137,7 @@ impl HostFacts {
     /// Finds out, or takes what was found earlier in this boot as far as it cannot have changed.
     pub async fn probe(probe: &Probe) -> io::Result<Self> {
         let boot_id = host_boot_id()?;
-        let cached: Option<Self> = probe.cache.as_deref().and_then(|dir| record::read(dir, CACHE_FILE).ok().flatten());
-        let cached = cached.filter(|facts: &Self| facts.boot_id == boot_id);
+        let cached = probe.cache.as_deref().and_then(|dir| Self::kept(dir, &boot_id));
         let facts = find(boot_id, probe, cached.as_ref()).await;
         if let Some(dir) = probe.cache.as_deref().filter(|_| cached.as_ref() != Some(&facts))
             && let Err(error) = record::write_volatile(dir, CACHE_FILE, &facts)
@@ -140,29 +146,71 @@ impl HostFacts {
         }
         Ok(facts)
     }
+
+    fn kept(cache: &Path, boot_id: &str) -> Option<Self> {
+        record::read(cache, CACHE_FILE).ok().flatten().filter(|facts: &Self| facts.boot_id == boot_id)
+    }
+
+    /// What of KVM is believed of what is kept in the directory `cache`, by whoever probes with it next: nothing where KVM
+    /// is tried anew. `device` is where KVM is.
+    pub(crate) fn believed(cache: &Path, device: &Path) -> Option<KvmFinding> {
+        let kept = Self::kept(cache, &host_boot_id().ok()?)?;
+        still_so(device, &kept.kvm, kept.kvm_device).then_some(kept.kvm)
+    }
+
+    /// Keeps this of KVM, as an earlier daemon of this boot did.
+    #[cfg(test)]
+    pub(crate) fn keep(cache: &Path, device: &Path, kvm: KvmFinding) {
+        let missing = || ProgramFinding::Missing { name: "none".into() };
+        let facts = Self {
+            boot_id: host_boot_id().unwrap(),
+            kvm,
+            kvm_device: Stamp::of(device).ok(),
+            tsc_khz: None,
+            qemu: missing(),
+            firecracker: missing(),
+        };
+        record::write_volatile(cache, CACHE_FILE, &facts).unwrap();
+    }
+
+    /// Where that is kept.
+    pub(crate) fn kept_in(cache: &Path) -> PathBuf {
+        cache.join(CACHE_FILE)
+    }
 }
 
 async fn find(boot_id: String, probe: &Probe, cached: Option<&HostFacts>) -> HostFacts {
-    let (kvm, tsc_khz, qemu, firecracker) = tokio::join!(
-        kvm(&probe.shim, cached.map(|facts| &facts.kvm)),
+    let ((kvm, kvm_device), tsc_khz, qemu, firecracker) = tokio::join!(
+        kvm(&probe.shim, KVM.as_ref(), cached.map(|facts| (&facts.kvm, facts.kvm_device))),
         tsc_khz(cached.and_then(|facts| facts.tsc_khz)),
         program(QEMU, probe.qemu.as_deref(), cached.map(|facts| &facts.qemu)),
         program(FIRECRACKER, probe.firecracker.as_deref(), cached.map(|facts| &facts.firecracker)),
     );
-    HostFacts { boot_id, kvm, tsc_khz, qemu, firecracker }
+    HostFacts { boot_id, kvm, kvm_device, tsc_khz, qemu, firecracker }
 }
 
-/// A device that was absent or closed to this user may be there a moment later; how an open one works stays.
-async fn kvm(shim: &Path, cached: Option<&KvmFinding>) -> KvmFinding {
-    match cached {
-        Some(found @ (KvmFinding::Usable | KvmFinding::Broken { .. })) if readable_kvm() => found.clone(),
-        _ => kvm_probe::probe(shim).await,
+/// How KVM does, and the device it was found with.
+async fn kvm(shim: &Path, device: &Path, kept: Option<(&KvmFinding, Option<Stamp>)>) -> (KvmFinding, Option<Stamp>) {
+    if let Some((found, stamp)) = kept.filter(|(found, stamp)| still_so(device, found, *stamp)) {
+        return (found.clone(), stamp);
     }
+    // The one that is there before: if another comes meanwhile, that one is tried the next time.
+    let stamp = Stamp::of(device).ok();
+    (kvm_probe::probe(shim).await, stamp)
 }
 
-fn readable_kvm() -> bool {
+/// A device that was absent or closed to this user may be there a moment later, and a probe that was kept from its work may
+/// have its way; how an open device was seen to work stays, as long as it is that one.
+fn still_so(device: &Path, found: &KvmFinding, stamp: Option<Stamp>) -> bool {
     use rustix::fs::{Access, access};
-    access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok()
+    match found {
+        KvmFinding::Usable | KvmFinding::Broken { .. } => {
+            stamp.is_some()
+                && Stamp::of(device).ok() == stamp
+                && access(device, Access::READ_OK | Access::WRITE_OK).is_ok()
+        }
+        KvmFinding::Absent | KvmFinding::Denied | KvmFinding::Untried { .. } => false,
+    }
 }
 
 async fn tsc_khz(cached: Option<u32>) -> Option<u32> {
@@ -230,14 +278,48 @@ mod tests {
         }
     }
 
+    fn script(path: &Path, text: &str) {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_of_kvm_is_believed_and_what_kept_the_probe_from_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shim, device) = (dir.path().join("shim"), dir.path().join("kvm"));
+        fs::write(&device, "").unwrap();
+        script(&shim, r#"echo '{"kvm":"usable"}'"#);
+        let probed = |kept: (KvmFinding, Option<Stamp>)| {
+            let (shim, device) = (shim.clone(), device.clone());
+            async move { kvm(&shim, &device, Some((&kept.0, kept.1))).await.0 }
+        };
+        let now = Stamp::of(&device).ok();
+        let broken = || KvmFinding::Broken { reason: "it is only emulated".into() };
+        assert_eq!(probed((broken(), now)).await, broken());
+        for passing in [KvmFinding::Untried { reason: "EBUSY".into() }, KvmFinding::Denied, KvmFinding::Absent] {
+            assert_eq!(probed((passing, now)).await, KvmFinding::Usable);
+        }
+        // Of before there were stamps, and of another loading of the module.
+        assert_eq!(probed((broken(), None)).await, KvmFinding::Usable);
+        fs::remove_file(&device).unwrap();
+        fs::write(&device, "another").unwrap();
+        assert_eq!(probed((broken(), now)).await, KvmFinding::Usable);
+        // What the probe itself is kept by is no word about KVM.
+        for trouble in ["exit 3", "kill -ALRM $$", "echo nonsense"] {
+            script(&shim, trouble);
+            let found = probed((KvmFinding::Absent, now)).await;
+            assert!(matches!(&found, KvmFinding::Untried { .. }), "{trouble}: {found:?}");
+        }
+        fs::remove_file(&shim).unwrap();
+        let found = probed((KvmFinding::Absent, now)).await;
+        assert!(matches!(&found, KvmFinding::Untried { reason } if reason.contains("cannot be run")), "{found:?}");
+    }
+
     #[tokio::test]
     async fn a_program_that_is_replaced_is_asked_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmm");
-        let say = |text: &str| {
-            fs::write(&path, format!("#!/bin/sh\necho {text}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        };
+        let say = |text: &str| script(&path, &format!("echo {text}"));
         assert!(matches!(program("vmm", Some(&path), None).await, ProgramFinding::Missing { .. }));
         say("version 1.2.3");
         let first = program("vmm", Some(&path), None).await;

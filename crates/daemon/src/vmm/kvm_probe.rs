@@ -33,9 +33,15 @@ pub enum KvmFinding {
     Absent,
     /// `/dev/kvm` is there and this user may not open it.
     Denied,
-    /// It opens and does not run guest code.
+    /// It opens and does not run guest code: the probe saw what it does instead, and that stays so.
     Broken {
         /// What happened instead.
+        reason: String,
+    },
+    /// The probe did not get as far as to see that: the host has too little of something, or another hypervisor has the
+    /// processor. A moment later that may be over.
+    Untried {
+        /// What kept it.
         reason: String,
     },
 }
@@ -47,6 +53,7 @@ impl std::fmt::Display for KvmFinding {
             Self::Absent => f.write_str("there is no /dev/kvm"),
             Self::Denied => f.write_str("this user may not open /dev/kvm"),
             Self::Broken { reason } => write!(f, "KVM does not run guest code here ({reason})"),
+            Self::Untried { reason } => write!(f, "KVM could not be tried ({reason})"),
         }
     }
 }
@@ -55,12 +62,12 @@ impl std::fmt::Display for KvmFinding {
 pub async fn probe(shim: &Path) -> KvmFinding {
     let mut command = Command::new(shim);
     command.arg(SUBCOMMAND).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let broken = |reason: String| KvmFinding::Broken { reason };
+    let untried = |reason: String| KvmFinding::Untried { reason };
     match tokio::time::timeout(PATIENCE, command.output()).await {
-        Err(_) => broken("the probe does not return".into()),
-        Ok(Err(error)) => broken(format!("the probe cannot be run: {error}")),
+        Err(_) => untried("the probe does not return".into()),
+        Ok(Err(error)) => untried(format!("the probe cannot be run: {error}")),
         Ok(Ok(output)) => serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| broken(format!("the probe ended with {}", output.status))),
+            .unwrap_or_else(|_| untried(format!("the probe ended with {}", output.status))),
     }
 }
 
@@ -72,12 +79,9 @@ pub fn probe_here() -> KvmFinding {
         Ok(kvm) => kvm,
         Err(error) if error.errno() == libc::ENOENT => return KvmFinding::Absent,
         Err(error) if matches!(error.errno(), libc::EACCES | libc::EPERM) => return KvmFinding::Denied,
-        Err(error) => return KvmFinding::Broken { reason: format!("opening /dev/kvm: {error}") },
+        Err(error) => return KvmFinding::Untried { reason: format!("opening /dev/kvm: {error}") },
     };
-    match run_popcnt(&kvm) {
-        Ok(()) => KvmFinding::Usable,
-        Err(reason) => KvmFinding::Broken { reason },
-    }
+    run_popcnt(&kvm).unwrap_or_else(|reason| KvmFinding::Untried { reason })
 }
 
 /// `popcnt eax, ebx; hlt`.
@@ -99,27 +103,29 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 
+/// What running it shows; an error where it did not come to that.
 #[cfg(target_arch = "x86_64")]
-fn run_popcnt(kvm: &Kvm) -> Result<(), String> {
+fn run_popcnt(kvm: &Kvm) -> Result<KvmFinding, String> {
     let failed = |what: &'static str| move |error| format!("{what}: {error}");
     let vm = kvm.create_vm().map_err(failed("making a machine"))?;
     let _memory = Memory::give_to(&vm)?;
     let mut vcpu = vm.create_vcpu(0).map_err(failed("making a processor"))?;
     enter_long_mode(&vcpu).map_err(failed("setting the processor's state"))?;
+    let broken = |reason: String| Ok(KvmFinding::Broken { reason });
     match vcpu.run().map_err(failed("running"))? {
         VcpuExit::Hlt => {}
-        VcpuExit::InternalError => return Err("KVM_EXIT_INTERNAL_ERROR: kernel-mode code is only emulated".into()),
-        exit => return Err(format!("unexpected exit {exit:?}")),
+        VcpuExit::InternalError => return broken("KVM_EXIT_INTERNAL_ERROR: kernel-mode code is only emulated".into()),
+        exit => return broken(format!("unexpected exit {exit:?}")),
     }
     match vcpu.get_regs().map_err(failed("reading registers"))?.rax {
-        bits if bits == OPERAND.1 => Ok(()),
-        bits => Err(format!("popcnt of {:#x} gave {bits}", OPERAND.0)),
+        bits if bits == OPERAND.1 => Ok(KvmFinding::Usable),
+        bits => broken(format!("popcnt of {:#x} gave {bits}", OPERAND.0)),
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn run_popcnt(_: &Kvm) -> Result<(), String> {
-    Err("no probe for this architecture".into())
+fn run_popcnt(_: &Kvm) -> Result<KvmFinding, String> {
+    Ok(KvmFinding::Broken { reason: "no probe for this architecture".into() })
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -32,6 +32,8 @@ pub enum NoVmm {
     /// Not installed.
     #[error("{} is not installed", name.display())]
     Missing {
+        /// Which monitor's.
+        vmm: Vmm,
         /// The program.
         name: PathBuf,
         /// The Debian package that has it, if one has.
@@ -40,6 +42,8 @@ pub enum NoVmm {
     /// Installed, and does not run.
     #[error("{} does not work: {reason}", path.display())]
     Broken {
+        /// Which monitor's.
+        vmm: Vmm,
         /// The program.
         path: PathBuf,
         /// What happened.
@@ -48,6 +52,8 @@ pub enum NoVmm {
     /// Too old.
     #[error("{} is version {found}, and {oldest} is the oldest that works", path.display())]
     TooOld {
+        /// Which monitor's.
+        vmm: Vmm,
         /// The program.
         path: PathBuf,
         /// Its version.
@@ -58,6 +64,8 @@ pub enum NoVmm {
     /// A version that is known not to do what is needed of it.
     #[error("{} is version {found}: {reason}", path.display())]
     Unfit {
+        /// Which monitor's.
+        vmm: Vmm,
         /// The program.
         path: PathBuf,
         /// Its version.
@@ -70,14 +78,11 @@ pub enum NoVmm {
 impl NoVmm {
     /// The key of the configuration that names the program.
     pub fn key(&self) -> &'static str {
-        match self {
-            Self::Missing { name: path, .. }
-            | Self::Broken { path, .. }
-            | Self::TooOld { path, .. }
-            | Self::Unfit { path, .. } => {
-                let is_firecracker = path.to_string_lossy().contains(super::host::FIRECRACKER);
-                if is_firecracker { "firecracker_bin" } else { "qemu_bin" }
-            }
+        let (Self::Missing { vmm, .. } | Self::Broken { vmm, .. } | Self::TooOld { vmm, .. } | Self::Unfit { vmm, .. }) =
+            self;
+        match vmm {
+            Vmm::Firecracker => "firecracker_bin",
+            Vmm::Qemu => "qemu_bin",
         }
     }
 }
@@ -110,21 +115,23 @@ pub fn select(wanted: Option<Vmm>, host: &HostFacts) -> Result<Choice, NoVmm> {
 
 /// Firecracker's program and version, if it may be used.
 pub fn firecracker(host: &HostFacts) -> Result<(PathBuf, Version), NoVmm> {
-    let (path, found) = found(&host.firecracker, None)?;
+    let vmm = Vmm::Firecracker;
+    let (path, found) = found(&host.firecracker, vmm, None)?;
     match found {
-        version if version < OLDEST_FIRECRACKER => Err(NoVmm::TooOld { path, found, oldest: OLDEST_FIRECRACKER }),
-        Version(1, 16, 0) => Err(NoVmm::Unfit { path, found, reason: "guests lose their host after a restore" }),
+        version if version < OLDEST_FIRECRACKER => Err(NoVmm::TooOld { vmm, path, found, oldest: OLDEST_FIRECRACKER }),
+        Version(1, 16, 0) => Err(NoVmm::Unfit { vmm, path, found, reason: "guests lose their host after a restore" }),
         Version(1, 16, 1) => {
-            Err(NoVmm::Unfit { path, found, reason: "connections to a guest hang after it was paused" })
+            Err(NoVmm::Unfit { vmm, path, found, reason: "connections to a guest hang after it was paused" })
         }
         _ => Ok((path, found)),
     }
 }
 
 fn qemu(host: &HostFacts, remark: &str) -> Result<Choice, NoVmm> {
-    let (program, version) = found(&host.qemu, Some("qemu-system-x86"))?;
+    let vmm = Vmm::Qemu;
+    let (program, version) = found(&host.qemu, vmm, Some("qemu-system-x86"))?;
     if version < OLDEST_QEMU {
-        return Err(NoVmm::TooOld { path: program, found: version, oldest: OLDEST_QEMU });
+        return Err(NoVmm::TooOld { vmm, path: program, found: version, oldest: OLDEST_QEMU });
     }
     let (accelerator, reason) = match &host.kvm {
         KvmFinding::Usable => {
@@ -135,11 +142,13 @@ fn qemu(host: &HostFacts, remark: &str) -> Result<Choice, NoVmm> {
     Ok(Choice { vmm: Vmm::Qemu, accelerator, program, reason })
 }
 
-fn found(finding: &ProgramFinding, package: Option<&'static str>) -> Result<(PathBuf, Version), NoVmm> {
+fn found(finding: &ProgramFinding, vmm: Vmm, package: Option<&'static str>) -> Result<(PathBuf, Version), NoVmm> {
     match finding {
         ProgramFinding::Found { path, version, .. } => Ok((path.clone(), *version)),
-        ProgramFinding::Missing { name } => Err(NoVmm::Missing { name: name.clone(), package }),
-        ProgramFinding::Broken { path, reason } => Err(NoVmm::Broken { path: path.clone(), reason: reason.clone() }),
+        ProgramFinding::Missing { name } => Err(NoVmm::Missing { vmm, name: name.clone(), package }),
+        ProgramFinding::Broken { path, reason } => {
+            Err(NoVmm::Broken { vmm, path: path.clone(), reason: reason.clone() })
+        }
     }
 }
 
@@ -150,7 +159,7 @@ mod tests {
     fn host(kvm: KvmFinding, qemu: &str) -> HostFacts {
         let found = serde_json::from_str(qemu).unwrap();
         let firecracker = ProgramFinding::Missing { name: "firecracker".into() };
-        HostFacts { boot_id: "b".into(), kvm, tsc_khz: Some(1), qemu: found, firecracker }
+        HostFacts { boot_id: "b".into(), kvm, kvm_device: None, tsc_khz: Some(1), qemu: found, firecracker }
     }
 
     const QEMU_7: &str = r#"{"program":"found","path":"/usr/bin/q","version":[7,2,22],
@@ -160,7 +169,13 @@ mod tests {
     fn kvm_where_it_works_and_software_where_it_does_not() {
         let choice = select(None, &host(KvmFinding::Usable, QEMU_7)).unwrap();
         assert_eq!((choice.vmm, choice.accelerator), (Vmm::Qemu, Accelerator::Kvm));
-        for finding in [KvmFinding::Absent, KvmFinding::Denied, KvmFinding::Broken { reason: "so".into() }] {
+        let (broken, untried) = ("so".to_owned(), "busy".to_owned());
+        for finding in [
+            KvmFinding::Absent,
+            KvmFinding::Denied,
+            KvmFinding::Broken { reason: broken },
+            KvmFinding::Untried { reason: untried },
+        ] {
             let choice = select(Some(Vmm::Qemu), &host(finding.clone(), QEMU_7)).unwrap();
             assert_eq!(choice.accelerator, Accelerator::Tcg);
             assert_eq!(choice.reason, format!("QEMU 7.2.22 in software: {finding}"));
@@ -176,6 +191,16 @@ mod tests {
         assert_eq!(broken.to_string(), "/q does not work: it cannot be run");
         let old = refused(&QEMU_7.replace("[7,2,22]", "[5,1,0]"));
         assert_eq!(old.to_string(), "/usr/bin/q is version 5.1.0, and 6.2.0 is the oldest that works");
+    }
+
+    #[test]
+    fn the_key_that_names_a_program_is_its_monitors_whatever_it_is_called() {
+        let qemu = QEMU_7.replace("/usr/bin/q", "/home/firecracker/qemu").replace("[7,2,22]", "[5,1,0]");
+        assert_eq!(select(None, &host(KvmFinding::Absent, &qemu)).unwrap_err().key(), "qemu_bin");
+        let firecracker = QEMU_7.replace("/usr/bin/q", "/opt/fc/fc-1.11").replace("[7,2,22]", "[1,11,0]");
+        let firecracker = serde_json::from_str(&firecracker).unwrap();
+        let host = HostFacts { firecracker, ..host(KvmFinding::Absent, QEMU_7) };
+        assert_eq!(select(Some(Vmm::Firecracker), &host).unwrap_err().key(), "firecracker_bin");
     }
 
     fn with_firecracker(kvm: KvmFinding, version: &str) -> HostFacts {
