@@ -8,6 +8,7 @@
 //! poweroff | reboot | halt | shutdown       where the agent is process 1: ask it
 //! modprobe <name>…                          where the image has none
 //! banger-vsock-agent hosted --fd N --config FILE    the agent alone, as an ordinary process on an inherited channel
+//! banger-vsock-agent --version                      which one a host has
 //! ```
 
 mod accounts;
@@ -22,6 +23,7 @@ mod shutdown_hook;
 
 use std::{
     ffi::{OsStr, OsString},
+    io::{self, Write as _},
     path::Path,
     process::ExitCode,
 };
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         ("poweroff" | "reboot" | "halt" | "shutdown", false) => power_command::run(name, &args),
         ("modprobe", false) => modprobe::run(&args),
         _ if args.first().is_some_and(|arg| arg == "hosted") => hosted::run(&args[1..]),
+        _ if args.first().is_some_and(|arg| arg == "--version") => {
+            let said = writeln!(io::stdout(), "banger-vsock-agent {}", env!("CARGO_PKG_VERSION"));
+            if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         _ => {
             hosted::complain(
                 "usage: banger-vsock-agent hosted --fd N --config FILE (every other role is the guest's own)",

@@ -4,7 +4,7 @@
 //! request means is decided in the services; this module decides only in which order a daemon comes and goes.
 
 mod descriptors;
-mod directories;
+pub(crate) mod directories;
 mod lock;
 mod log;
 mod memory;

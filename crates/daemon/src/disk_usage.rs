@@ -4,7 +4,10 @@
 
 use crate::wire::Services;
 use banger_proto::{
-    api::host::{DiskUsage, Usage, UsageKind},
+    api::{
+        artifact::CachePruned,
+        host::{DiskUsage, Usage, UsageKind},
+    },
     failure::Failure,
     layout::Layout,
     size::ByteSize,
@@ -33,11 +36,13 @@ pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<Disk
     let kernels = sum(UsageKind::Kernels, kernels, "banger kernel rm KERNEL");
     let vms = services.vms.list(false).await?;
     let directories: Vec<(PathBuf, bool)> = vms.iter().map(|vm| (layout.vm(&vm.id), vm.state.is_live())).collect();
+    // Of the cache a prune gives back the layers that no pull reads; the rest makes the next start, build or pull quick.
+    let layers = services.images.prune_cache(true).await?;
     let cache = layout.cache.clone();
     // A cache has some thousand files.
     let (vms, cache) = tokio::task::spawn_blocking(move || {
         let vms = directories.iter().map(|(path, in_use)| Thing { size: allocated(path).0, in_use: *in_use });
-        (sum(UsageKind::Vms, vms, "banger vm prune"), cached(&cache))
+        (sum(UsageKind::Vms, vms, "banger vm prune"), cached(&cache, &layers))
     })
     .await
     .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
@@ -67,11 +72,12 @@ fn sum(kind: UsageKind, things: impl Iterator<Item = Thing>, reclaim: &str) -> U
     })
 }
 
-/// The cache is in use only while something is being made.
-fn cached(directory: &Path) -> Usage {
+fn cached(directory: &Path, layers: &CachePruned) -> Usage {
     let (size, count) = allocated(directory);
     let reclaim = "banger image cache prune".to_owned();
-    Usage { kind: UsageKind::Cache, count, in_use: 0, size, reclaimable: size, reclaim }
+    // A file system that compresses allocates less than a layer's bytes.
+    let reclaimable = layers.bytes.min(size);
+    Usage { kind: UsageKind::Cache, count, in_use: layers.in_use, size, reclaimable, reclaim }
 }
 
 /// Bytes and number of the files below `directory`; links are not followed, and what goes away meanwhile counts as

@@ -177,9 +177,9 @@ mod tests {
             };
             let layout = Layout { config: dir("c"), state: dir("s"), cache: dir("a"), run: dir("r") };
             let bin = dir("usr/sbin");
-            let shim = program(&bin, "banger-shim", &format!("banger-shim {}", env!("CARGO_PKG_VERSION")));
-            let agent = program(&bin, "banger-vsock-agent", "");
-            let root_helper = program(&bin, "bangerd-root", "");
+            let ours = |name: &str| program(&bin, name, &format!("{name} {}", env!("CARGO_PKG_VERSION")));
+            let (shim, agent) = (ours("banger-shim"), ours("banger-vsock-agent"));
+            let root_helper = ours("bangerd-root");
             let config = Config::resolve(File::default(), |_| None, crate::config::Host::look());
             let host = Host {
                 layout,

@@ -5,6 +5,7 @@
 //! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
 //! bangerd-root system BLOCK         serves the socket systemd passes, in the machine's own namespace; networks are
 //!                                   cut from this block, which is the administrator's to give
+//! bangerd-root --version            says which it is
 //! ```
 
 use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Ground, serve, system};
@@ -15,7 +16,7 @@ use std::{
     process::ExitCode,
 };
 
-const USAGE: &str = "usage: bangerd-root hold [PID START] | serve PID START | system BLOCK";
+const USAGE: &str = "usage: bangerd-root hold [PID START] | serve PID START | system BLOCK | --version";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         ["hold"] => hold::hold(None),
         ["hold", pid, start] => process(pid, start).and_then(|joined| hold::hold(Some(&joined))),
         ["serve", pid, start] => process(pid, start).and_then(|joined| user(&joined)),
+        ["--version"] => writeln!(io::stdout(), "bangerd-root {}", env!("CARGO_PKG_VERSION")),
         ["system", pool] => pool.parse().map_err(io::Error::other).and_then(system::run),
         _ => {
             complain(USAGE);

@@ -48,6 +48,29 @@ pub struct Image {
 }
 
 impl Image {
+    /// The image of that id in its directory. Nothing is written, and no store need be open.
+    pub fn read(directory: &Path, id: &ImageId) -> Result<Self, ImageError> {
+        let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
+        let manifest = ImageManifest::load(directory, id).map_err(|error| corrupt(error.into()))?;
+        let rootfs = match &manifest.source {
+            Source::Registered(file) => file.path.clone(),
+            Source::Mmdebstrap(_) | Source::Oci(_) | Source::Bundle(_) | Source::Promoted(_) => directory.join(ROOTFS),
+        };
+        Ok(Self { manifest, rootfs })
+    }
+
+    /// Whether its file is as it was made or registered, as far as a look shows. Takes microseconds.
+    pub fn look(&self, id: &ImageId) -> Result<(), ImageError> {
+        let looked = match self.external() {
+            Some(file) => {
+                let changed = |source| Corruption::Changed { path: file.path.clone(), source };
+                file.identity.check_unchanged(&file.path).map_err(changed)
+            }
+            None => check_superblock(self),
+        };
+        looked.map_err(|source| ImageError::Corrupt { id: id.clone(), source })
+    }
+
     /// Whether its file is banger's own.
     pub fn is_managed(&self) -> bool {
         self.external().is_none()
@@ -106,13 +129,7 @@ impl ImageStore {
         if !directory.is_dir() {
             return Err(ImageError::NotFound { id: id.clone() });
         }
-        let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
-        let manifest = ImageManifest::load(&directory, id).map_err(|error| corrupt(error.into()))?;
-        let rootfs = match &manifest.source {
-            Source::Registered(file) => file.path.clone(),
-            Source::Mmdebstrap(_) | Source::Oci(_) | Source::Bundle(_) | Source::Promoted(_) => directory.join(ROOTFS),
-        };
-        Ok(Image { manifest, rootfs })
+        Image::read(&directory, id)
     }
 
     /// Gets the image a catalog offers from the first of its sources that works. A bundle is none that does where somebody
@@ -233,15 +250,10 @@ impl ImageStore {
     /// Looks whether the image is what it was made to be.
     pub fn verify(&self, id: &ImageId, depth: Depth, job: &Job<'_>) -> Result<Image, ImageError> {
         let image = self.get(id)?;
-        let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
-        if let Some(file) = image.external() {
-            // Its id is that of the file as it was; more is not known.
-            let changed = |source| corrupt(Corruption::Changed { path: file.path.clone(), source });
-            file.identity.check_unchanged(&file.path).map_err(changed)?;
-            return Ok(image);
-        }
-        check_superblock(&image).map_err(corrupt)?;
-        if depth == Depth::Full {
+        image.look(id)?;
+        // The id of one that is not managed is that of the file as it was; more is not known.
+        if depth == Depth::Full && image.is_managed() {
+            let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
             let algorithm = Algorithm::of(&image.manifest.digest);
             let is = digest(&image.rootfs, algorithm, job).map_err(|error| match error {
                 ImageError::Io { source, .. } => corrupt(source.into()),

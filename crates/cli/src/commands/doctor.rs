@@ -94,12 +94,18 @@ fn render(doctor: &Doctor) -> String {
     }
     let count = |verdict| doctor.findings.iter().filter(|finding| finding.verdict == verdict).count();
     let (failures, warnings) = (count(Verdict::Fail), count(Verdict::Warn));
+    let warned = number(warnings, "warning");
     let _ = match (failures, warnings) {
         (0, 0) => write!(text, "\neverything is as it should be"),
-        (0, warnings) => write!(text, "\nVMs can run; {warnings} warnings"),
-        (failures, warnings) => write!(text, "\nVMs cannot run: {failures} failures, {warnings} warnings"),
+        (0, _) => write!(text, "\nVMs can run; {warned}"),
+        (failures, 0) => write!(text, "\nVMs cannot run: {}", number(failures, "failure")),
+        (failures, _) => write!(text, "\nVMs cannot run: {}, {warned}", number(failures, "failure")),
     };
     text
+}
+
+fn number(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn word(verdict: Verdict) -> &'static str {
@@ -131,7 +137,16 @@ mod tests {
         assert_eq!(
             text,
             "PASS  programs  all there\nFAIL  programs  mke2fs is \\u{1b}[1m not installed\n                mend: sudo apt \
-             install e2fsprogs\n\nVMs cannot run: 1 failures, 0 warnings"
+             install e2fsprogs\n\nVMs cannot run: 1 failure"
         );
+        let last = |verdicts: &[Verdict]| {
+            let findings = verdicts.iter().map(|verdict| finding(*verdict, "so", &[])).collect();
+            render(&Doctor { version: "1".into(), findings }).lines().next_back().unwrap_or_default().to_owned()
+        };
+        let (warn, fail) = (Verdict::Warn, Verdict::Fail);
+        assert_eq!(last(&[]), "everything is as it should be");
+        assert_eq!(last(&[warn]), "VMs can run; 1 warning");
+        assert_eq!(last(&[warn, fail, warn]), "VMs cannot run: 1 failure, 2 warnings");
+        assert_eq!(last(&[fail, fail, warn]), "VMs cannot run: 2 failures, 1 warning");
     }
 }

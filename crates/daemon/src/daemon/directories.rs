@@ -4,27 +4,65 @@ use super::StartError;
 use banger_proto::layout::Layout;
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, statat},
+    io::Errno,
     process::Uid,
 };
-use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
-/// Makes what is absent and checks what is there. The run directory holds sockets and must be closed to others and be no
-/// link; state and cache need only be the user's own, wherever a link of theirs puts them.
-pub(super) fn make(layout: &Layout, uid: Uid) -> Result<(), StartError> {
-    let others_write = Mode::WGRP | Mode::WOTH;
-    let others = Mode::RWXG | Mode::RWXO;
-    for path in [&layout.state, &layout.cache] {
-        create(path)?;
-        check(path, uid, others_write, AtFlags::empty())?;
+/// A directory that a daemon starts with, and what it insists on there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    /// What others may not do in it.
+    closed: Mode,
+    /// Whether a link may lead there.
+    links: AtFlags,
+}
+
+/// Why a daemon does not start with a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    NoDirectory,
+    Link,
+    Stranger,
+    Open,
+}
+
+impl Rule {
+    fn words(self) -> &'static str {
+        match self {
+            Self::NoDirectory => "it is not a directory",
+            Self::Link => "it is not a directory but a link",
+            Self::Stranger => "it belongs to another user",
+            Self::Open => "others may use it (chmod 700 closes it)",
+        }
     }
+}
+
+/// The places, in the order in which they are made. The run directory holds sockets and must be closed to others and be
+/// no link; state and cache need only be the user's own, wherever a link of theirs puts them.
+pub(crate) fn places(layout: &Layout, uid: Uid) -> Vec<Place> {
+    let mut places = vec![Place::own(&layout.state), Place::own(&layout.cache)];
     // It may have two levels, and both must be ours.
     let fallback = Layout::fallback_run(uid.as_raw());
-    if layout.run.starts_with(&fallback) {
-        create(&fallback)?;
-        check(&fallback, uid, others, AtFlags::SYMLINK_NOFOLLOW)?;
+    if layout.run.starts_with(&fallback) && layout.run != fallback {
+        places.push(Place::private(&fallback));
     }
-    create(&layout.run)?;
-    check(&layout.run, uid, others, AtFlags::SYMLINK_NOFOLLOW)?;
+    places.push(Place::private(&layout.run));
+    places
+}
+
+/// Makes what is absent and checks what is there.
+pub(super) fn make(layout: &Layout, uid: Uid) -> Result<(), StartError> {
+    for place in places(layout, uid) {
+        create(&place.path)?;
+        let looked = place.look(uid).map_err(|error| StartError::io("examine", &place.path)(error.into()))?;
+        looked.map_err(|rule| StartError::NotOurs { path: place.path, rule: rule.words() })?;
+    }
     create(&layout.vms())?;
     create(&layout.run.join("v"))
 }
@@ -33,20 +71,27 @@ fn create(path: &Path) -> Result<(), StartError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StartError::io("create", path))
 }
 
-fn check(path: &Path, uid: Uid, closed: Mode, links: AtFlags) -> Result<(), StartError> {
-    let stat = statat(CWD, path, links).map_err(|error| StartError::io("examine", path)(error.into()))?;
-    verdict(&stat, uid, closed).map_err(|rule| StartError::NotOurs { path: path.to_owned(), rule })
-}
+impl Place {
+    /// One that nobody else may write to.
+    pub(crate) fn own(path: &Path) -> Self {
+        Self { path: path.into(), closed: Mode::WGRP | Mode::WOTH, links: AtFlags::empty() }
+    }
 
-fn verdict(stat: &rustix::fs::Stat, uid: Uid, closed: Mode) -> Result<(), &'static str> {
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        Err("it is not a directory")
-    } else if stat.st_uid != uid.as_raw() {
-        Err("it belongs to another user")
-    } else if Mode::from_raw_mode(stat.st_mode).intersects(closed) {
-        Err("others may use it (chmod 700 closes it)")
-    } else {
-        Ok(())
+    /// One that nobody else may enter either, and that nobody leads elsewhere.
+    fn private(path: &Path) -> Self {
+        Self { path: path.into(), closed: Mode::RWXG | Mode::RWXO, links: AtFlags::SYMLINK_NOFOLLOW }
+    }
+
+    /// Whether it is as a daemon wants it.
+    pub(crate) fn look(&self, uid: Uid) -> Result<Result<(), Rule>, Errno> {
+        let stat = statat(CWD, &self.path, self.links)?;
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => Err(Rule::Link),
+            FileType::Directory if stat.st_uid != uid.as_raw() => Err(Rule::Stranger),
+            FileType::Directory if Mode::from_raw_mode(stat.st_mode).intersects(self.closed) => Err(Rule::Open),
+            FileType::Directory => Ok(()),
+            _ => Err(Rule::NoDirectory),
+        })
     }
 }
 
@@ -100,6 +145,6 @@ mod tests {
         fs::remove_dir_all(&layout.run).unwrap();
         symlink(&elsewhere, &layout.run).unwrap();
         let error = make(&layout, rustix::process::geteuid()).unwrap_err();
-        assert!(matches!(error, StartError::NotOurs { rule: "it is not a directory", .. }), "{error:?}");
+        assert!(matches!(error, StartError::NotOurs { rule: "it is not a directory but a link", .. }), "{error:?}");
     }
 }

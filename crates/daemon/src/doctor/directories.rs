@@ -1,12 +1,9 @@
-//! The directories are the user's own and closed to others, as far as they exist.
+//! The directories are such as a daemon starts with, as far as they exist.
 
 use super::{Check, Host, Look, fail, pass};
+use crate::daemon::directories::{Place, Rule, places};
 use banger_proto::api::host::Finding;
-use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, statat},
-    io::Errno,
-};
-use std::path::Path;
+use rustix::{io::Errno, process::Uid};
 
 const NAME: &str = "directories";
 
@@ -15,14 +12,10 @@ pub(super) struct Directories;
 impl Check for Directories {
     fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
         let layout = &host.layout;
-        // What the daemon insists on: who can enter the sockets' directory can connect, and files are closed by themselves.
-        let places = [
-            (&layout.state, Mode::WGRP | Mode::WOTH),
-            (&layout.run, Mode::RWXG | Mode::RWXO),
-            (&layout.cache, Mode::WGRP | Mode::WOTH),
-            (&layout.config, Mode::WGRP | Mode::WOTH),
-        ];
-        let bad: Vec<Finding> = places.iter().filter_map(|(path, closed)| judge(path, *closed, host.uid)).collect();
+        let uid = Uid::from_raw(host.uid);
+        // The configuration's is the user's to make, and is read only.
+        let places = places(layout, uid).into_iter().chain([Place::own(&layout.config)]);
+        let bad: Vec<Finding> = places.filter_map(|place| judge(&place, uid)).collect();
         let found = if bad.is_empty() {
             let state = layout.state.display();
             vec![pass(NAME, format!("state in {state}, sockets in {}", layout.run.display()))]
@@ -33,26 +26,18 @@ impl Check for Directories {
     }
 }
 
-/// What is wrong with `path`; the daemon makes it when it is not there.
-fn judge(path: &Path, closed: Mode, uid: u32) -> Option<Finding> {
-    let shown = path.display();
-    let stat = match statat(CWD, path, AtFlags::empty()) {
-        Ok(stat) => stat,
-        Err(Errno::NOENT) => return None,
-        Err(error) => {
-            let mut finding = fail(NAME, format!("{shown} cannot be looked at: {error}"));
-            finding.hints.push(format!("ls -ld {shown}"));
-            return Some(finding);
+/// What is wrong with it; the daemon makes it when it is not there.
+fn judge(place: &Place, uid: Uid) -> Option<Finding> {
+    let shown = place.path.display();
+    let (what, mend) = match place.look(uid) {
+        Ok(Ok(())) | Err(Errno::NOENT) => return None,
+        Ok(Err(Rule::NoDirectory)) => ("is not a directory".to_owned(), format!("mv {shown} {shown}.old")),
+        Ok(Err(Rule::Link)) => ("is a link, and who changes it has the sockets".to_owned(), format!("rm {shown}")),
+        Ok(Err(Rule::Stranger)) => {
+            ("belongs to another user".to_owned(), format!("sudo chown -R {} {shown}", uid.as_raw()))
         }
-    };
-    let (what, mend) = if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        ("is not a directory", format!("mv {shown} {shown}.old"))
-    } else if stat.st_uid != uid {
-        ("belongs to another user", format!("sudo chown -R {uid} {shown}"))
-    } else if Mode::from_raw_mode(stat.st_mode).intersects(closed) {
-        ("may be used by others", format!("chmod go-rwx {shown}"))
-    } else {
-        return None;
+        Ok(Err(Rule::Open)) => ("may be used by others".to_owned(), format!("chmod go-rwx {shown}")),
+        Err(error) => (format!("cannot be looked at: {error}"), format!("ls -ld {shown}")),
     };
     let mut finding = fail(NAME, format!("{shown} {what}"));
     finding.hints.push(mend);
@@ -63,7 +48,7 @@ fn judge(path: &Path, closed: Mode, uid: u32) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::doctor::tests::Bench;
-    use banger_proto::api::host::Verdict;
+    use banger_proto::{api::host::Verdict, layout::Layout};
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     #[tokio::test]
@@ -79,5 +64,33 @@ mod tests {
         assert!(found[0].1.contains("not a directory") && found[1].1.contains("chmod go-rwx"), "{found:?}");
         bench.host.uid += 1;
         assert!(bench.look(&Directories).await.iter().any(|(_, text)| text.contains("chown")));
+    }
+
+    #[tokio::test]
+    async fn a_run_directory_that_no_daemon_starts_with_is_found() {
+        let mut bench = Bench::new();
+        let run = bench.host.layout.run.clone();
+        let elsewhere = bench.temp.path().join("elsewhere");
+        fs::rename(&run, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &run).unwrap();
+        let (verdict, text) = bench.look(&Directories).await.remove(0);
+        assert!(verdict == Verdict::Fail && text.contains("is a link") && text.contains("rm "), "{text}");
+        // A state directory may be one.
+        fs::remove_file(&run).unwrap();
+        fs::rename(&elsewhere, &run).unwrap();
+        let state = bench.host.layout.state.clone();
+        fs::rename(&state, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &state).unwrap();
+        assert_eq!(bench.look(&Directories).await[0].0, Verdict::Pass);
+        // Of two levels the upper one counts too: who owns it can swap what is below.
+        let somebody = u32::MAX - std::process::id();
+        let upper = Layout::fallback_run(somebody);
+        let name = upper.file_name().unwrap();
+        let _another = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(upper.parent().unwrap()).unwrap();
+        bench.host.uid = somebody;
+        bench.host.layout.run = upper.join("0123456789abcdef");
+        let found = bench.look(&Directories).await;
+        let upper = format!("{} belongs to another user", upper.display());
+        assert!(found.iter().any(|(verdict, text)| *verdict == Verdict::Fail && text.contains(&upper)), "{found:?}");
     }
 }

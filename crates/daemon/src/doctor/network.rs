@@ -1,6 +1,6 @@
 //! What VMs' networks need: user namespaces, a tap device, nft, and pasta for the way out. A VM starts without any of it.
 
-use super::{Check, Host, Look, pass, user_namespaces, warn};
+use super::{Check, Host, Look, is_executable, pass, user_namespaces, warn};
 use crate::config::Uplink;
 use banger_proto::api::host::Finding;
 use std::{fs, path::Path};
@@ -26,6 +26,10 @@ fn findings(host: &Host) -> Vec<Finding> {
         finding.hints.push(hint.to_owned());
         found.push(finding);
     };
+    if !is_executable(&host.programs.root_helper) {
+        let what = format!("{} is not there, or not executable", host.programs.root_helper.display());
+        lacks(&what, "install banger again: its programs belong together, in one directory");
+    }
     for obstacle in user_namespaces::obstacles(host) {
         lacks(obstacle.what, obstacle.hint);
     }
@@ -69,5 +73,9 @@ mod tests {
             assert!(text.contains(word), "{word}: {text}");
         }
         assert!(found.iter().all(|(verdict, _)| *verdict == Verdict::Warn));
+        assert!(!text.contains("bangerd-root"), "{text}");
+        fs::remove_file(&bench.host.programs.root_helper).unwrap();
+        let found = bench.look(&Network).await;
+        assert!(found[0].1.contains("bangerd-root") && found[0].1.contains("install banger again"), "{found:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! The programs that belong together: shim and agent, of this version.
+//! The programs that belong together: shim, agent and network helper, of this version.
 
-use super::{Check, Host, Look, fail, is_executable, pass};
+use super::{Check, Host, Look, fail, is_executable, pass, warn};
 use banger_proto::api::host::Finding;
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -13,33 +13,41 @@ pub(super) struct OwnPrograms;
 impl Check for OwnPrograms {
     fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
         Box::pin(async {
-            let (shim, agent) = (&host.programs.shim, &host.programs.agent);
-            for program in [shim, agent] {
-                if !is_executable(program) {
-                    return vec![missing(program)];
-                }
+            let programs = &host.programs;
+            let (shim, agent, helper) =
+                tokio::join!(judge(&programs.shim), judge(&programs.agent), judge(&programs.root_helper));
+            let mut found: Vec<Finding> = [shim, agent].into_iter().filter_map(Result::err).map(fatal).collect();
+            // VMs run without it, and nobody reaches them or is reached.
+            found.extend(helper.err().map(|what| mended(warn(NAME, format!("VMs get no network card: {what}")))));
+            if found.is_empty() {
+                let ours = env!("CARGO_PKG_VERSION");
+                found.push(pass(NAME, format!("shim, agent and network helper are there, version {ours}")));
             }
-            vec![judge(shim, version(shim).await.as_deref())]
+            found
         })
     }
 }
 
-fn missing(program: &Path) -> Finding {
-    let mut finding = fail(NAME, format!("{} is not there, or not executable", program.display()));
-    finding.hints.push("install banger again: its programs belong into one directory".into());
+fn fatal(what: String) -> Finding {
+    mended(fail(NAME, what))
+}
+
+fn mended(mut finding: Finding) -> Finding {
+    finding.hints.push("install banger again: its programs belong together, in one directory".into());
     finding
 }
 
-fn judge(shim: &Path, found: Option<&str>) -> Finding {
+/// Why a program is none that goes with this one.
+async fn judge(program: &Path) -> Result<(), String> {
+    let shown = program.display();
+    if !is_executable(program) {
+        return Err(format!("{shown} is not there, or not executable"));
+    }
     let ours = env!("CARGO_PKG_VERSION");
-    match found {
-        Some(version) if version == ours => pass(NAME, format!("shim and agent are there, version {ours}")),
-        found => {
-            let is = found.map_or_else(|| "does not say its version".to_owned(), |found| format!("is version {found}"));
-            let mut finding = fail(NAME, format!("{} {is}, the daemon is {ours}", shim.display()));
-            finding.hints.push("install banger again: its programs belong together".into());
-            finding
-        }
+    match version(program).await {
+        Some(version) if version == ours => Ok(()),
+        Some(version) => Err(format!("{shown} is version {version}, the daemon is {ours}")),
+        None => Err(format!("{shown} does not say its version, the daemon is {ours}")),
     }
 }
 
@@ -61,12 +69,22 @@ mod tests {
     #[tokio::test]
     async fn a_missing_or_foreign_program_is_found() {
         let bench = Bench::new();
-        assert_eq!(bench.look(&OwnPrograms).await[0].0, Verdict::Pass);
-        bench.install("banger-shim", "banger-shim 0.0.0-other");
         let (verdict, text) = bench.look(&OwnPrograms).await.remove(0);
-        assert!(verdict == Verdict::Fail && text.contains("0.0.0-other"), "{text}");
-        std::fs::remove_file(&bench.host.programs.agent).unwrap();
-        let (verdict, text) = bench.look(&OwnPrograms).await.remove(0);
-        assert!(verdict == Verdict::Fail && text.contains("banger-vsock-agent"), "{text}");
+        assert!(verdict == Verdict::Pass && text.contains("network helper"), "{text}");
+        for (name, program, verdict) in [
+            ("banger-shim", &bench.host.programs.shim, Verdict::Fail),
+            ("banger-vsock-agent", &bench.host.programs.agent, Verdict::Fail),
+            ("bangerd-root", &bench.host.programs.root_helper, Verdict::Warn),
+        ] {
+            bench.install(name, &format!("{name} 0.0.0-other"));
+            let found = bench.look(&OwnPrograms).await;
+            assert!(found.len() == 1 && found[0].0 == verdict && found[0].1.contains("0.0.0-other"), "{found:?}");
+            bench.install(name, "");
+            assert!(bench.look(&OwnPrograms).await[0].1.contains("does not say its version"));
+            std::fs::remove_file(program).unwrap();
+            let found = bench.look(&OwnPrograms).await;
+            assert!(found.len() == 1 && found[0].0 == verdict && found[0].1.contains(name), "{found:?}");
+            bench.install(name, &format!("{name} {}", env!("CARGO_PKG_VERSION")));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! The kernels on this host are whole, byte by byte, and the images as far as a look can tell.
 
 use super::{Check, Host, Look, fail, pass};
+use crate::failures::Explain as _;
 use banger_artifacts::{
-    image::ImageManifest,
+    image::Image,
     job::{Cancel, Job, Silent},
     kernel::{Kernel, KernelError},
 };
@@ -10,7 +11,6 @@ use banger_proto::api::host::Finding;
 use std::{fs, path::Path};
 
 const NAME: &str = "kernels and images";
-const MANIFEST: &str = "manifest.json";
 
 pub(super) struct Stock;
 
@@ -22,10 +22,7 @@ impl Check for Stock {
             let why = kernel(&host.layout.kernels().join(name), name).err()?;
             Some(damaged(&format!("kernel {name} is {why}"), &format!("banger kernel pull --force {name}")))
         });
-        let bad_images = images.iter().filter_map(|name| {
-            let why = image(&host.layout.images().join(name)).err()?;
-            Some(damaged(&format!("image {name} is damaged: {why}"), &format!("banger image delete {name}")))
-        });
+        let bad_images = images.iter().filter_map(|name| image(&host.layout.images().join(name), name).err());
         let mut found: Vec<Finding> = bad_kernels.chain(bad_images).collect();
         if found.is_empty() {
             let (kernels, images) = (kernels.len(), images.len());
@@ -73,9 +70,21 @@ fn kernel(directory: &Path, name: &str) -> Result<(), String> {
     kernel.verify(&Job { progress: &Silent, cancel: &cancel }).map_err(|error| format!("modified: {}", why(error)))
 }
 
-fn image(directory: &Path) -> Result<(), String> {
-    let text = fs::read(directory.join(MANIFEST)).map_err(|error| format!("its {MANIFEST}: {error}"))?;
-    serde_json::from_slice::<ImageManifest>(&text).map(drop).map_err(|error| format!("its {MANIFEST}: {error}"))
+/// What is wrong with it, as a start would say it.
+fn image(directory: &Path, name: &str) -> Result<(), Finding> {
+    let delete = || format!("banger image delete {name}");
+    let id =
+        name.parse().map_err(|error| damaged(&format!("image {name} is no image of banger's: {error}"), &delete()))?;
+    Image::read(directory, &id).and_then(|image| image.look(&id)).map_err(|error| {
+        let failure = error.explain();
+        let mut finding = fail(NAME, failure.message);
+        finding.causes = failure.causes;
+        finding.hints = failure.hints;
+        if finding.hints.is_empty() {
+            finding.hints.push(format!("ls -l {}", directory.display()));
+        }
+        finding
+    })
 }
 
 #[cfg(test)]

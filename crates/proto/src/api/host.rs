@@ -84,11 +84,11 @@ pub struct Usage {
     pub kind: UsageKind,
     /// How many there are; files, for the cache.
     pub count: u64,
-    /// How many are in use: VMs that run, images and kernels a VM uses.
+    /// How many are in use: VMs that run, images and kernels a VM uses, layers that a pull reads.
     pub in_use: u64,
     /// Bytes allocated on this host; sparse files count what they hold.
     pub size: ByteSize,
-    /// Bytes of those not in use.
+    /// Bytes that the command gives back.
     pub reclaimable: ByteSize,
     /// The command that gives them back.
     pub reclaim: String,

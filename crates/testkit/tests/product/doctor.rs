@@ -3,6 +3,7 @@
 use crate::{delete, start};
 use banger_testkit::{TestEnv, require};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 fn findings(json: &Value) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -47,16 +48,65 @@ fn what_is_broken_is_a_failure_with_the_command_that_mends_it() {
     let out = env.banger(["doctor", "--json"]).run().expect(1);
     let (verdict, text) = verdict_of(&out.json(), "virtual machines");
     assert!(verdict == "FAIL" && text.contains("/no/such/qemu"), "{text}");
-    // A kernel with a hole.
-    let kernels = env.layout().kernels();
-    let kernel = std::fs::read_dir(kernels)
-        .expect("kernels")
-        .flatten()
-        .find(|dir| !dir.file_name().to_string_lossy().starts_with('.'));
-    std::fs::remove_file(kernel.expect("a kernel").path().join("vmlinux")).expect("its vmlinux");
+    // A kernel that was modified, and one with a hole.
+    let vmlinux = first_in(&env.layout().kernels()).join("vmlinux");
+    let mut bytes = std::fs::read(&vmlinux).expect("a vmlinux");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    replace(&vmlinux, &bytes);
+    let kernel = stock(&env);
+    assert!(kernel.contains("is modified") && kernel.contains("banger kernel pull --force"), "{kernel}");
+    std::fs::remove_file(&vmlinux).expect("its vmlinux");
     let out = env.banger(["doctor"]).run().expect(1);
     assert!(out.out().contains("FAIL") && out.out().contains("banger kernel pull --force"), "{out}");
     assert!(out.out().contains("VMs cannot run"), "{out}");
+}
+
+/// What was published in a store's directory.
+fn first_in(store: &Path) -> PathBuf {
+    let published = |dir: &std::fs::DirEntry| !dir.file_name().to_string_lossy().starts_with('.');
+    std::fs::read_dir(store).expect("a store").flatten().find(published).expect("something in it").path()
+}
+
+/// Puts another file in the place of one, which other tests have too.
+fn replace(path: &Path, bytes: &[u8]) {
+    std::fs::remove_file(path).expect("a file");
+    std::fs::write(path, bytes).expect("another");
+}
+
+/// The doctor's words about kernels and images, of which something is wrong.
+#[track_caller]
+fn stock(env: &TestEnv) -> String {
+    let json = env.banger(["doctor", "--json"]).run().expect(1).json();
+    let (verdict, text) = verdict_of(&json, "kernels and images");
+    assert_eq!(verdict, "FAIL", "{text}");
+    text
+}
+
+#[test]
+fn an_image_that_starts_no_vm_is_found() {
+    let Some(env) = TestEnv::fake() else { return };
+    let file = crate::registered::own_file(&env);
+    env.banger(["image", "register", "--name", "my", "--rootfs", "my.ext4"]).run().expect(0);
+    assert_eq!(env.banger(["doctor"]).run().code(), 0);
+    // A file of the user's that a start refuses.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .expect("it")
+        .set_modified(std::time::UNIX_EPOCH)
+        .expect("a time");
+    let text = stock(&env);
+    assert!(text.contains("is not what was registered") && text.contains("banger image register"), "{text}");
+    env.banger(["image", "delete", "my"]).run().expect(0);
+    // One of banger's own that was cut, and one that is gone.
+    let rootfs = first_in(&env.layout().images()).join("rootfs.ext4");
+    replace(&rootfs, b"cut");
+    let text = stock(&env);
+    assert!(text.contains("rootfs.ext4 has 3 bytes") && text.contains("banger image delete"), "{text}");
+    std::fs::remove_file(&rootfs).expect("its file");
+    let text = stock(&env);
+    assert!(text.contains("rootfs.ext4") && text.contains("banger image delete"), "{text}");
 }
 
 #[test]
@@ -153,6 +203,9 @@ fn room_is_accounted_for() {
     assert_eq!((would.out().as_str(), blob.exists()), ("would free 3 MiB in 1 layer\n", true));
     let pruned = env.banger(["image", "cache", "prune"]).run().expect(0);
     assert_eq!((pruned.out().as_str(), blob.exists()), ("freed 3 MiB in 1 layer\n", false));
+    // The rest of the cache, such as templates of disks, is not what that command gives back.
+    let cache = of(&env.banger(["system", "df", "--json"]).run().expect(0).json(), "cache");
+    assert!(cache["reclaimable"] == 0 && cache["size"].as_u64() > Some(0), "{cache:#}");
     let total = |key: &str| {
         let list = df["usage"].as_array().expect("a list");
         list.iter().map(|usage| usage[key].as_u64().expect("a number")).sum::<u64>()
