@@ -1,6 +1,7 @@
 //! Values as they are typed, checked as far as one value can be checked by itself.
 
 use banger_proto::{
+    agent::http::MAX_GRACE,
     api::vm::{KillSignal, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY},
     failure::{Code, Failure},
     size::ByteSize,
@@ -97,10 +98,10 @@ pub(crate) fn disk_size(text: &str) -> Result<ByteSize, String> {
     }
 }
 
-/// How long something may take: at most a day.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+/// How long a guest may take to go down: no longer than it gets.
+pub(crate) fn grace(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|error| format!("{error}"))?;
-    if span > Span::seconds(86_400) { Err("at most 1d".to_owned()) } else { Ok(span.duration()) }
+    if span.duration() > MAX_GRACE { Err("at most 1d".to_owned()) } else { Ok(span.duration()) }
 }
 
 /// A signal with or without `SIG`, in any case.
@@ -183,10 +184,11 @@ mod tests {
 
     #[test]
     fn times_and_signals() {
-        assert_eq!(duration("10").unwrap(), Duration::from_secs(10));
-        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(grace("10").unwrap(), Duration::from_secs(10));
+        assert_eq!(grace("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(grace("1d").unwrap(), MAX_GRACE, "the longest is what the message says");
         for bad in ["", "s", "-1", "25h", "999999999999999999999", "18446744073709551615m"] {
-            assert!(duration(bad).is_err(), "{bad}");
+            assert!(grace(bad).is_err(), "{bad}");
         }
         assert_eq!(kill_signal("sigterm").unwrap(), KillSignal::Term);
         assert!(kill_signal("STOP").is_err());

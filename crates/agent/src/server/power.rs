@@ -13,7 +13,7 @@ use crate::boot;
 use banger_proto::agent::{
     boot::Init,
     event::{GuestEvent, Power},
-    http::{MAX_GRACE, Shutdown},
+    http::Shutdown,
 };
 use std::{fs, io, path::Path, process::Stdio, rc::Rc, thread, time::Duration};
 use tokio::{
@@ -38,8 +38,7 @@ pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     if shutdown.verb == Power::Poweroff {
         context.off_wanted.set(true);
     }
-    let verb = shutdown.verb;
-    let grace = Duration::from_millis(shutdown.grace_ms).min(MAX_GRACE);
+    let (verb, grace) = (shutdown.verb, shutdown.grace());
     let (done, written) = oneshot::channel();
     // A task of its own: whoever asked may leave before the disk has everything, and the guest goes down all the same.
     spawn_local(async move {

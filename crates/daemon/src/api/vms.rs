@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use banger_proto::{
+    agent::http::MAX_GRACE,
     api::{
         event::Event,
         vm::{CreateVm, Egress, GuestEndpoint, KillVm, SetVm, Start, StopVm, Vm, VmPort, VmStats, Wait},
@@ -29,8 +30,6 @@ use tokio::sync::mpsc;
 
 /// Pieces of a console that may wait for a slow client.
 const LOG_BACKLOG: usize = 4;
-/// Longest grace a client may ask for.
-const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -156,7 +155,7 @@ pub(super) async fn stop(
     Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Stop { grace: grace(&body), cause: StopCause::Asked }).await
+    change(context, vm, Op::Stop { grace: grace(&body)?, cause: StopCause::Asked }).await
 }
 
 /// Stops and starts a VM: a fresh kernel.
@@ -167,7 +166,7 @@ pub(super) async fn restart(
     Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Restart { grace: grace(&body) }).await
+    change(context, vm, Op::Restart { grace: grace(&body)? }).await
 }
 
 /// Sends a signal to a VM's monitor.
@@ -242,6 +241,13 @@ async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal
     Ok(stream_of(async move |operation, _| context.services.vms.change(id.as_str(), op, &operation).await))
 }
 
-fn grace(body: &StopVm) -> Option<Duration> {
-    body.grace_ms.map(|ms| Duration::from_millis(ms).min(MAX_GRACE))
+/// How long a guest may take to go down. What it would not get in full is refused.
+fn grace(body: &StopVm) -> Result<Option<Duration>, Failure> {
+    let grace = body.grace_ms.map(Duration::from_millis);
+    match grace {
+        Some(grace) if grace > MAX_GRACE => {
+            Err(Failure::new(Code::Invalid, format!("a stop takes at most {} s", MAX_GRACE.as_secs())))
+        }
+        _ => Ok(grace),
+    }
 }

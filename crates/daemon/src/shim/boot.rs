@@ -33,6 +33,9 @@ const LAST_WORD: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(2);
 /// How far apart the signals to a VMM and to its shim may be when a host shuts down.
 const SAME_MOMENT: Duration = Duration::from_millis(500);
+/// How long after a signal a VMM's end is put down to it: one that heeds it may take its time. Whatever it dies of later
+/// is its own.
+const HEEDS: Duration = Duration::from_secs(30);
 /// Announcements that may wait.
 const ANNOUNCEMENTS: usize = 8;
 /// Further away than anything that is waited for.
@@ -69,7 +72,7 @@ impl Boot<'_> {
         let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender, self.heard.clone(), is_over));
 
         let (mut asked, mut word, mut overdue) = (Asked::Nothing, None, false);
-        let mut deadline = Instant::now() + NEVER;
+        let (mut deadline, mut signalled) = (Instant::now() + NEVER, Instant::now());
         let end = loop {
             tokio::select! {
                 end = machine.ended() => break end,
@@ -96,13 +99,14 @@ impl Boot<'_> {
                             Signal::KILL
                         }
                         ShimRequest::Signal { signal } => {
-                            let signal = number(signal);
-                            asked = match asked {
+                            let (signal, now) = (number(signal), Instant::now());
+                            asked = match heeded(asked, signalled, now) {
                                 // An end that was asked for is not taken back.
-                                Asked::End | Asked::HostShutdown => asked,
+                                asked @ (Asked::End | Asked::HostShutdown) => asked,
                                 Asked::Signals(before) => Asked::Signals(before.and(signal)),
                                 Asked::Nothing => Asked::Signals(SignalSet::default().and(signal)),
                             };
+                            signalled = now;
                             signal
                         }
                     };
@@ -127,6 +131,7 @@ impl Boot<'_> {
                 }
             }
         };
+        asked = heeded(asked, signalled, Instant::now());
         // A host that shuts down tells every process, in no order.
         let told_to_end = matches!(&end, Ok(end) if end.reported == Some(ShutdownReason::Host));
         if asked == Asked::Nothing && told_to_end && timeout(SAME_MOMENT, self.signals.next()).await.is_ok() {
@@ -166,6 +171,14 @@ impl Boot<'_> {
         // The agent may be gone.
         let _ = taken.send(());
         word
+    }
+}
+
+/// What counts of what was asked: not signals that the VMM has survived, of which `last` was the last.
+fn heeded(asked: Asked, last: Instant, now: Instant) -> Asked {
+    match asked {
+        Asked::Signals(_) if now > last + HEEDS => Asked::Nothing,
+        asked => asked,
     }
 }
 
@@ -229,5 +242,19 @@ mod tests {
         assert_eq!(end_by(first, now + 50 * second, 60 * second), first);
         assert_eq!(end_by(first, now + second, Duration::ZERO), now + second + LAST_WORD);
         assert_eq!(end_by(now + NEVER, now, Duration::from_millis(u64::MAX)), now + MAX_GRACE + LAST_WORD);
+        // A stop may be asked for with more than the ten minutes that guests once got at most.
+        assert_eq!(end_by(now + NEVER, now, 3600 * second), now + 3600 * second + LAST_WORD);
+    }
+
+    #[test]
+    fn a_signal_that_a_vmm_survived_is_not_what_it_dies_of_a_week_later() {
+        let (sent, second) = (Instant::now(), Duration::from_secs(1));
+        let abort = Asked::Signals(SignalSet::default().and(Signal::ABORT));
+        assert_eq!(heeded(abort, sent, sent + second), abort);
+        assert_eq!(heeded(abort, sent, sent + HEEDS), abort);
+        assert_eq!(heeded(abort, sent, sent + HEEDS + second), Asked::Nothing);
+        for lasts in [Asked::Nothing, Asked::End, Asked::HostShutdown] {
+            assert_eq!(heeded(lasts, sent, sent + 1000 * HEEDS), lasts);
+        }
     }
 }

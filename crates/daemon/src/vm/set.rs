@@ -4,11 +4,13 @@
 //! effect is taken back with the rest. A policy whose way back fails too stays, and whoever asked is told.
 
 use super::{admission, owner::Owner, set_network, spec, view};
-use crate::{config::Source, failpoint, operation::Operation, store::VmSpec};
+use crate::{capability::VmFiles, config::Source, failpoint, operation::Operation, store::VmSpec};
 use banger_proto::{
     api::vm::SetVm,
     failure::{Code, Failure},
+    size::ByteSize,
 };
+use std::fs;
 
 /// Writes down what the VM is to be, and makes a machine that runs agree.
 pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm) -> Result<(), Failure> {
@@ -16,7 +18,8 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
         return Err(Failure::new(Code::Invalid, "nothing was said to be set"));
     }
     let before = owner.row.spec.clone();
-    let mut after = resized(&before, &wanted)?;
+    let disk = fs::metadata(VmFiles::work_disk(&owner.parts.layout, &owner.row.id)).ok();
+    let mut after = resized(&before, &wanted, disk.map(|disk| ByteSize(disk.len())))?;
     let change = set_network::Change::of(owner, &wanted)?;
     after.network = change.after.clone();
     owner.row.spec = after;
@@ -43,8 +46,9 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
     Ok(())
 }
 
-/// With the sizes that are wanted, if a VM that has `before` may have them.
-fn resized(before: &VmSpec, wanted: &SetVm) -> Result<VmSpec, Failure> {
+/// With the sizes that are wanted, if a VM that is to have those of `before`, and has a work disk of that size so far, may
+/// have them.
+fn resized(before: &VmSpec, wanted: &SetVm, disk: Option<ByteSize>) -> Result<VmSpec, Failure> {
     let mut after = before.clone();
     after.vcpu = wanted.vcpu.unwrap_or(after.vcpu);
     after.memory = wanted.memory.unwrap_or(after.memory);
@@ -58,8 +62,9 @@ fn resized(before: &VmSpec, wanted: &SetVm) -> Result<VmSpec, Failure> {
         after.sources.insert(name.to_owned(), Source::Flag.to_string());
     }
     spec::check(after.sizes())?;
-    if after.disk_size < before.disk_size {
-        let now = before.disk_size;
+    // A wish that no start has made true yet can be taken back.
+    let now = disk.map_or(before.disk_size, |disk| disk.min(before.disk_size));
+    if after.disk_size < now {
         return Err(Failure::new(Code::Invalid, format!("a work disk only grows: this one has {now}"))
             .hint("a new VM can have a smaller one: `banger vm create --disk-size`"));
     }

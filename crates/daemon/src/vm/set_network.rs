@@ -143,8 +143,13 @@ pub(super) async fn agree(store: &Store, row: &VmRow, shim: &Shim) -> Result<(),
     Ok(())
 }
 
+/// Closes first: what is opened may have been what is closed. A failure leaves what was closed to [`Change::undo`].
 async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: &[Publish]) -> Result<(), Failure> {
     let (id, store) = (&owner.row.id, &owner.parts.store);
+    for publish in closing {
+        shim.unpublish(*publish).await?;
+        store.unclaim(id, ResourceKind::Port, &publish.host.to_string()).await?;
+    }
     let mut opened = Vec::new();
     for publish in opening {
         let result = match ports::claim(store, id, publish).await {
@@ -159,10 +164,6 @@ async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: 
             }
             return Err(failure);
         }
-    }
-    for publish in closing {
-        shim.unpublish(*publish).await?;
-        store.unclaim(id, ResourceKind::Port, &publish.host.to_string()).await?;
     }
     Ok(())
 }

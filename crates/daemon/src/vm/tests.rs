@@ -363,6 +363,8 @@ async fn of_a_set_that_is_refused_in_part_nothing_is_kept() {
     let world = World::new();
     let row = world.vm("v", VmState::Stopped).await;
     world.vms().reconcile().await.unwrap();
+    let disk = fs::File::options().write(true).open(VmFiles::work_disk(&world.layout, &row.id)).unwrap();
+    disk.set_len(row.spec.disk_size.bytes()).unwrap();
     let operation = Operation::silent();
     let port = |text: &str| text.parse().unwrap();
     let smaller = ByteSize(row.spec.disk_size.bytes() / 2);

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 /// Version of this API. Additions keep it; a change that breaks an older peer raises it.
 pub const API_VERSION: u32 = 1;
-/// Longest time a guest gets to go down.
-pub const MAX_GRACE: Duration = Duration::from_secs(600);
+/// Longest time a guest gets to go down: what may be asked for, and what an agent and a host grant.
+pub const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Largest JSON body either side reads, in bytes.
 pub const MAX_BODY: usize = 4 << 20;
 
@@ -90,4 +90,25 @@ pub struct Shutdown {
     /// Time processes get between TERM and KILL where the agent is PID 1, and an image's init that is not systemd gets for
     /// everything, in milliseconds.
     pub grace_ms: u64,
+}
+
+impl Shutdown {
+    /// The time that is granted.
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms).min(MAX_GRACE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_gets_the_grace_that_may_be_asked_for() {
+        let granted = |grace_ms| Shutdown { verb: Power::Poweroff, grace_ms }.grace();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(granted(3_600_000), hour);
+        assert_eq!(granted(86_400_000), 24 * hour);
+        assert_eq!(granted(u64::MAX), MAX_GRACE);
+    }
 }

@@ -7,6 +7,8 @@ use banger_testkit::TestEnv;
 fn a_stopped_vm_takes_other_sizes_at_its_next_start() {
     let Some(env) = TestEnv::fake() else { return };
     env.banger(["vm", "create", "--no-start", "--name", "v", "--disk-size", "64M"]).run().expect(0);
+    // What was typed wrong can be taken back until a start has made the disk so large.
+    env.banger(["vm", "set", "v", "--disk-size", "800M"]).run().expect(0);
     env.banger(["vm", "set", "v", "--vcpu", "3", "--memory", "256M", "--disk-size", "80M"]).run().expect(0);
     let vm = env.vm("v");
     assert_eq!((&vm["vcpu"], &vm["memory"], &vm["disk_size"]), (&3.into(), &(256 << 20).into(), &(80 << 20).into()));
@@ -15,6 +17,8 @@ fn a_stopped_vm_takes_other_sizes_at_its_next_start() {
     let id = vm["id"].as_str().expect("an id").parse().expect("a valid one");
     let disk = env.layout().vm(&id).join("work.ext4");
     assert_eq!(std::fs::metadata(disk).expect("a disk").len(), 80 << 20);
+    let refused = env.banger(["vm", "set", "v", "--disk-size", "64M"]).run().expect(1);
+    assert!(refused.err().contains("this one has 80 MiB"), "{refused}");
     delete(&env, "v");
 }
 

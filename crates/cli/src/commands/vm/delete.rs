@@ -11,6 +11,9 @@ use clap::Args;
 use hyper::Method;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
+/// Also when it runs.
+const FORCE: &str = "?force=true";
+
 /// `banger vm delete`.
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
@@ -24,17 +27,20 @@ pub(crate) struct DeleteArgs {
 /// Deletes the VMs. A person is asked; without one a running VM needs `-f`, which the daemon decides.
 pub(crate) async fn run(context: &Context, args: DeleteArgs) -> Result {
     let vms = each::resolve(context, &args.refs.vms).await?;
-    let confirmed = if args.force || !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        args.force
+    let suffix: fn(&Vm) -> &'static str = if args.force {
+        |_| FORCE
+    } else if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        |_| ""
     } else if ask(&vms)? {
-        true
+        // What was said to be down was not meant to be one that somebody has started since.
+        |vm| if vm.state.is_live() { FORCE } else { "" }
     } else {
         context.printer.talk("nothing was deleted");
         return Ok(Status::SomeFailed);
     };
     let request = Request {
         method: Method::DELETE,
-        suffix: if confirmed { "?force=true" } else { "" },
+        suffix,
         body: None::<()>,
         undone: "interrupted: the VM may be deleted already ('banger ps -a' shows what is left)",
     };

@@ -28,8 +28,8 @@ pub(crate) struct VmsArg {
 /// What is asked of each.
 pub(super) struct Request<B> {
     pub(super) method: Method,
-    /// What follows the VM in the path.
-    pub(super) suffix: &'static str,
+    /// What follows the VM in the path, of one that was found like this.
+    pub(super) suffix: fn(&Vm) -> &'static str,
     pub(super) body: Option<B>,
     /// What an interrupt undoes.
     pub(super) undone: &'static str,
@@ -100,7 +100,7 @@ pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: 
 async fn one<B: Serialize>(context: &Context, of_several: bool, vm: &Vm, request: &Request<B>) -> Result<Option<Vm>> {
     let printer = &context.printer;
     let printer = if of_several { printer.about(vm.name.as_str()) } else { printer.clone() };
-    let path = format!("/v1/vms/{}{}", segment(vm.id.as_str()), request.suffix);
+    let path = format!("/v1/vms/{}{}", segment(vm.id.as_str()), (request.suffix)(vm));
     let mut signals = Signals::install()?;
     signals
         .guard(request.undone, async {

@@ -20,7 +20,7 @@ pub(crate) struct KillArgs {
 pub(crate) async fn run(context: &Context, args: KillArgs) -> Result {
     let request = Request {
         method: Method::POST,
-        suffix: "/kill",
+        suffix: |_| "/kill",
         body: Some(KillVm { signal: args.signal }),
         undone: "interrupted: the signal may have been sent ('banger ps -a' shows the VM)",
     };

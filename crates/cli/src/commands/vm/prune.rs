@@ -49,7 +49,7 @@ pub(crate) async fn run(context: &Context, args: &PruneArgs) -> Result {
     }
     let request = Request {
         method: Method::DELETE,
-        suffix: "",
+        suffix: |_| "",
         body: None::<()>,
         undone: "interrupted: some VMs may be deleted already ('banger ps -a' shows what is left)",
     };

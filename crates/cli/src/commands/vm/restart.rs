@@ -21,7 +21,7 @@ pub(crate) struct RestartArgs {
 pub(crate) async fn run(context: &Context, args: RestartArgs) -> Result {
     let request = Request {
         method: Method::POST,
-        suffix: "/restart",
+        suffix: |_| "/restart",
         body: Some(args.grace.body()),
         undone: "interrupted: the VM may be down ('banger ps -a' shows it)",
     };

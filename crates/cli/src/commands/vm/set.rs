@@ -56,7 +56,7 @@ pub(crate) async fn run(context: &Context, args: SetArgs) -> Result {
     let [allow, deny] = egress.lists()?;
     let request = Request {
         method: Method::PATCH,
-        suffix: "",
+        suffix: |_| "",
         body: Some(SetVm { vcpu, memory, disk_size, nat, allow, deny, ..SetVm::default() }),
         undone: "interrupted: it may be set already ('banger vm show' tells)",
     };

@@ -16,7 +16,7 @@ pub(crate) struct StartArgs {
 pub(crate) async fn run(context: &Context, args: StartArgs) -> Result {
     let request = Request {
         method: Method::POST,
-        suffix: "/start",
+        suffix: |_| "/start",
         body: None::<()>,
         undone: "interrupted: the daemon takes the start back; the VM stays as it was",
     };

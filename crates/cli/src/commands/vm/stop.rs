@@ -10,9 +10,9 @@ use std::time::Duration;
 /// How long an orderly power-off may take.
 #[derive(Debug, Args)]
 pub(super) struct GraceArg {
-    /// How long an orderly power-off may take before the VMM is killed, such as 30 or 500ms
+    /// How long an orderly power-off may take before the VMM is killed, such as 30 or 500ms; at most 1d
     /// [default: 10 s under an image's init, 2 s without]
-    #[arg(long, value_name = "TIME", value_parser = arguments::duration)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::grace)]
     timeout: Option<Duration>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct StopArgs {
 pub(crate) async fn run(context: &Context, args: StopArgs) -> Result {
     let request = Request {
         method: Method::POST,
-        suffix: "/stop",
+        suffix: |_| "/stop",
         body: Some(args.grace.body()),
         undone: "interrupted: the VM may still be on its way down ('banger ps -a' shows it)",
     };

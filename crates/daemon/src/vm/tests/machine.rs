@@ -94,6 +94,10 @@ async fn serve(
             let published = vec![Opened { asked: port, at: port }];
             stream.write_all(&say(ShimMessage::Published { published, refused: None })).await?;
         }
+        if let ShimRequest::Unpublish { .. } = request {
+            let published = Vec::new();
+            stream.write_all(&say(ShimMessage::Published { published, refused: None })).await?;
+        }
         let _ = requests.send(request);
     }
 }
@@ -156,6 +160,24 @@ async fn a_machine_that_reboots_publishes_what_is_written_down_too() {
     let asked = fake.requests.try_recv().expect("it is asked before the daemon answers anybody");
     assert_eq!(asked, ShimRequest::Publish { port: row.spec.network.publish[0] });
     assert_eq!(world.row(&row).await.unwrap().run.published, row.spec.network.publish);
+}
+
+#[tokio::test]
+async fn a_port_that_is_closed_can_be_opened_for_another_by_the_same_request() {
+    let world = World::new();
+    let mut row = world.vm("v", VmState::Running).await;
+    let port = |text: &str| text.parse::<banger_proto::network::Publish>().unwrap();
+    row.spec.network.publish = vec![port("127.0.0.1:8080:80")];
+    world.store.update_vm(&row).await.unwrap();
+    let mut fake = FakeShim::of(&world, &row);
+    world.vms().reconcile().await.unwrap();
+    assert!(matches!(fake.requests.recv().await, Some(ShimRequest::Publish { .. })));
+    let (closed, opened) = (port("127.0.0.1:8080:80"), port("127.0.0.1:8080:81"));
+    let set = SetVm { publish: vec![opened], unpublish: vec![closed], ..SetVm::default() };
+    world.vms().change("v", Op::Set(set), &Operation::silent()).await.unwrap();
+    assert_eq!(fake.requests.recv().await, Some(ShimRequest::Unpublish { port: closed }));
+    assert_eq!(fake.requests.recv().await, Some(ShimRequest::Publish { port: opened }));
+    assert_eq!(world.row(&row).await.unwrap().spec.network.publish, [opened]);
 }
 
 pub(super) fn ready() -> Ready {
