@@ -4,7 +4,12 @@
 //! `BANGER_TEST_SKIPS` names, which is counted at the end of a run. `BANGER_TEST_REQUIRE` lists what must be there: a skip
 //! for one of those is a failure.
 
-use std::{io::Write, path::PathBuf, process::Command};
+use crate::subordinate::IDS;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// Bytes that must be free for a test that needs room.
 const ROOM: u64 = 5 << 30;
@@ -95,11 +100,7 @@ fn probe(name: &str) -> Result<(), String> {
             }
         }
         "userns" => user_namespace(),
-        "uidmap" => {
-            let missing = ["/etc/subuid", "/etc/subgid"].into_iter().find(|file| !std::path::Path::new(file).is_file());
-            ["newuidmap", "newgidmap"].into_iter().try_for_each(|it| program(it).map(drop))?;
-            missing.map_or(Ok(()), |file| Err(format!("{file} is not there")))
-        }
+        "uidmap" => subordinate_ids(),
         "netns" => {
             ["ip", "nft"].into_iter().try_for_each(|it| program(it).map(drop)).and_then(|()| network_namespace())
         }
@@ -149,6 +150,27 @@ fn user_namespace() -> Result<(), String> {
         .args(["--user", "--map-root-user", "--", "sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces"])
         .output()
         .map_err(|error| format!("unshare: {error}"))?;
+    if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
+}
+
+/// Whether an ordinary user may have a user namespace here, and root may give ids for it by files in the place of the host's.
+fn subordinate_ids() -> Result<(), String> {
+    ["newuidmap", "newgidmap", "setpriv"].into_iter().try_for_each(|it| program(it).map(drop))?;
+    if let Some(file) = ["/etc/subuid", "/etc/subgid"].into_iter().find(|file| !Path::new(file).is_file()) {
+        return Err(format!("{file} is not there"));
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let has_them = map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if first <= IDS.start.into() && first + count >= IDS.end.into())
+    });
+    if !has_them {
+        return Err("this is a user namespace with few ids".into());
+    }
+    let tried = Command::new("setpriv")
+        .args(["--reuid=54321", "--regid=54321", "--clear-groups", "--", "unshare", "--user", "--", "true"])
+        .output()
+        .map_err(|error| format!("setpriv: {error}"))?;
     if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// The ids, which are nobody's on a host.
-const IDS: Range<u32> = 1_900_000_000..1_900_065_536;
+pub(crate) const IDS: Range<u32> = 1_900_000_000..1_900_065_536;
 /// What the user's programs find in the place of [`TEMPORARY`].
 const OWN: &str = "var-tmp";
 const TEMPORARY: &str = "/var/tmp";
