@@ -3,8 +3,7 @@
 //! ```text
 //! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and stays
 //! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
-//! bangerd-root system BLOCK         serves the socket systemd passes, in the machine's own namespace; networks are
-//!                                   cut from this block, which is the administrator's to give
+//! bangerd-root system BLOCK         the same on systemd's socket in the machine's own; networks are cut from this block
 //! bangerd-root --version            says which it is
 //! ```
 

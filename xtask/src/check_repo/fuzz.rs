@@ -46,7 +46,7 @@ fn replays(text: &str, name: &str) -> bool {
     let quoted = format!("\"{name}\"");
     let in_a_call = |call: &str| code.split(call).skip(1).any(|rest| arguments(rest).contains(&quoted));
     let lists_it = code.contains("read_dir(") && code.contains(&format!("/corpus/{name}\""));
-    in_a_call("replay(") || in_a_call("read_dir(") || lists_it
+    in_a_call("replay(") || in_a_call("replayed(") || in_a_call("read_dir(") || lists_it
 }
 
 /// What stands before the parenthesis that closes a call.

@@ -15,7 +15,7 @@ use std::{fs, io::Read as _, path::Path};
 
 /// Each file of a corpus with what it is to be read as: itself, and packed.
 fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left: &[&str]) {
-    let files = files(corpus);
+    let files = replayed(corpus);
     for (name, bytes) in &files {
         let outcomes = [bytes.clone(), zstd::encode_all(bytes.as_slice(), 1).unwrap()].map(|bytes| {
             let dir = tempfile::tempdir().unwrap();
@@ -32,7 +32,7 @@ fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left:
 }
 
 /// Each file of a corpus: its name and what is in it.
-fn files(corpus: &str) -> Vec<(String, Vec<u8>)> {
+fn replayed(corpus: &str) -> Vec<(String, Vec<u8>)> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(corpus);
     let paths = fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path());
     paths.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())).collect()
@@ -40,7 +40,7 @@ fn files(corpus: &str) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn documents() {
-    let files = files("oci-documents");
+    let files = replayed("oci-documents");
     for (name, bytes) in &files {
         let taken = hostile::documents(bytes);
         let taken = if taken.is_empty() { "refused".to_owned() } else { taken.join("-") };
@@ -55,7 +55,7 @@ fn documents() {
 
 #[test]
 fn layers() {
-    let files = files("oci-layers");
+    let files = replayed("oci-layers");
     for (name, bytes) in &files {
         let dir = tempfile::tempdir().unwrap();
         match hostile::stack(bytes, dir.path()) {
@@ -99,7 +99,7 @@ fn bundles_of_images() {
 
 #[test]
 fn layers_compressed_with_gzip() {
-    let files = files("oci-gzip");
+    let files = replayed("oci-gzip");
     for (name, bytes) in &files {
         let (ours, mut zlibs) = (hostile::gzip(bytes), Vec::new());
         let theirs = flate2::bufread::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut zlibs);

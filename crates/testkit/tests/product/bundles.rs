@@ -172,27 +172,18 @@ fn a_catalog_has_no_say_in_the_kernel_of_what_was_made_here() {
 #[test]
 fn a_kernel_that_is_asked_for_of_an_image_that_is_here_and_has_it_is_chosen() {
     let Some(env) = TestEnv::fake() else { return };
-    let dir = env.home().join("public");
-    fs::create_dir(&dir).unwrap();
-    let Some(server) = FileServer::start(&dir) else { return };
-    let source = layout(&env, "app", "bundled");
-    let id = pull(&env, &[&source, "--name", "app"])["id"].clone();
-    published(&env, &server, &dir);
-    let catalog = dir.join("catalog.json");
-    let mut entries: Value = serde_json::from_slice(&fs::read(&catalog).unwrap()).unwrap();
-    entries["entries"][0]["kernel"] = "debian-6.1".into();
-    fs::write(&catalog, entries.to_string()).unwrap();
-    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", catalog.display()));
+    let Some(offered) = Offered::in_file(&env, "bundled") else { return };
+    offered.edit(|catalog| catalog["entries"][0]["kernel"] = "debian-6.1".into());
     for (asked, kernel) in [(&[][..], Value::Null), (&["--kernel", "debian-6.1"], "debian-6.1".into())] {
-        env.banger(["image", "delete", id.as_str().unwrap()]).run().expect(0);
+        env.banger(["image", "delete", &offered.id]).run().expect(0);
         // By the catalog's word, and, perhaps, then by a person's.
         assert_eq!(pull(&env, &["mine"])["kernel"], "debian-6.1");
         let args: Vec<&str> = ["mine"].iter().chain(asked).copied().collect();
         assert_eq!(pull(&env, &args)["kernel"], "debian-6.1");
-        let first_hand = pull(&env, &[&source, "--name", "app"]);
-        assert_eq!((&first_hand["id"], &first_hand["kernel"]), (&id, &kernel), "{asked:?}");
+        let first_hand = pull(&env, &[&offered.source, "--name", "app"]);
+        assert_eq!((&first_hand["id"], &first_hand["kernel"]), (&offered.id.as_str().into(), &kernel), "{asked:?}");
     }
-    drop(server);
+    drop(offered);
     env.assert_nothing_left();
 }
 

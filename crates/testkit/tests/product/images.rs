@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
 use crate::{SOON, delete};
-use banger_testkit::{Entry, ImageLayout, TestEnv};
+use banger_testkit::{Entry, ImageLayout, TestEnv, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 

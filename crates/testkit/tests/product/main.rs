@@ -4,8 +4,8 @@
 
 mod ageing;
 mod bad_input;
-mod built;
 mod between;
+mod built;
 mod bundles;
 mod cards;
 mod carriers;

@@ -193,7 +193,9 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
     for (value, (path, name)) in values(path, &asked).into_iter().zip(&asked) {
         seen.get_mut(*path).unwrap().xattrs.push(((*name).to_owned(), value));
     }
-    seen.values_mut().for_each(|seen| seen.xattrs.sort());
+    for seen in seen.values_mut() {
+        seen.xattrs.sort();
+    }
     seen
 }
 
@@ -329,7 +331,9 @@ fn any_stack_of_layers() {
         .run(&stacks, |layers| {
             if let Some(kinds) = compare(&layers) {
                 compared.set(compared.get() + 1);
-                kinds.into_iter().for_each(|kind| *found.borrow_mut().entry(kind).or_default() += 1);
+                for kind in kinds {
+                    *found.borrow_mut().entry(kind).or_default() += 1;
+                }
             }
             Ok(())
         })

@@ -28,7 +28,7 @@ fn frames_of_zstd_that_are_passed_over() {
     let packings = [
         // As a parallel compressor writes it: one before each frame.
         [skippable(0, &[1, 2, 3, 4]), zstd(head), skippable(0, &[5, 6, 7, 8]), zstd(tail)].concat(),
-        [skippable(0xf, &[]), skippable(7, &[0; 100_000]), zstd(&plain)].concat(),
+        [skippable(0xf, &[]), skippable(7, &vec![0; 100_000]), zstd(&plain)].concat(),
         // With an index behind it.
         [zstd(&plain), skippable(0xe, b"table of contents")].concat(),
     ];
