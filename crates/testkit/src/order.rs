@@ -1,9 +1,14 @@
 //! Whether everything of a test's environment is what its VMs' states say: processes, sockets, files, rows, mounts.
 
-use crate::{TestEnv, wait_until};
+use crate::{TestEnv, process::marked_processes, wait_until};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How long things may be on their way: a shim that said its last word still has to end.
 const SETTLING: Duration = Duration::from_secs(60);
@@ -45,8 +50,8 @@ impl TestEnv {
     ///
     /// A live VM has a shim, a VMM, two sockets, a plan and a runtime record, and nothing else has any of them; every VM has
     /// a disk, and no file that its state does not have; rows, resources, leases, published ports and addresses say the
-    /// same; nothing else has a tap; no mount of this environment is left on the host.
-    /// Guest memory is a memfd of shim and VMM, so it is gone with them.
+    /// same; nothing else has a tap; no mount of this environment is left on the host, and in the namespaces of its processes
+    /// none of a VM that does not run; nor does any of them hold guest memory that is no live VM's.
     #[track_caller]
     pub fn assert_in_order(&self, vmm: &str) {
         wait_until(SETTLING, "everything to be what the VMs' states say", || self.disorder(vmm));
@@ -74,6 +79,7 @@ impl TestEnv {
         }
         self.check_rows(&vms)?;
         self.check_taps(&live_ids)?;
+        self.check_processes(&live_ids)?;
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         match mounts.lines().find(|line| line.contains(&*self.home().to_string_lossy())) {
             Some(line) => Err(format!("a mount: {line}")),
@@ -115,6 +121,23 @@ impl TestEnv {
             Some(id) => Err(format!("VM {id} does not run and has a tap")),
             None => Ok(()),
         }
+    }
+
+    /// A VMM's mounts are in a namespace of its own, and guest memory has no name: both last as long as somebody holds them.
+    fn check_processes(&self, live: &BTreeSet<String>) -> Result<(), String> {
+        let mut memory = BTreeSet::new();
+        for process in marked_processes(self.home()) {
+            // One may end while it is looked at.
+            let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", process.pid)).unwrap_or_default();
+            if let Some(line) = mounts.lines().find(|line| vms_in(line).any(|id| !live.contains(id))) {
+                return Err(format!("{process:?} has a mount of a VM that does not run: {line}"));
+            }
+            memory.extend(guest_memory(process.pid));
+        }
+        if memory.len() <= live.len() {
+            return Ok(());
+        }
+        Err(format!("guest memory of {} VMs, and {} run", memory.len(), live.len()))
     }
 
     fn check_rows(&self, vms: &[Listed]) -> Result<(), String> {
@@ -193,6 +216,26 @@ impl TestEnv {
     }
 }
 
+/// The ids of VMs whose files, or sockets, a text names.
+fn vms_in(text: &str) -> impl Iterator<Item = &str> {
+    let is_id = |id: &&str| id.len() == 12 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let after = ["/vms/", "/v/"].into_iter().flat_map(|dir| text.split(dir).skip(1));
+    after.map(|rest| rest.split(['/', ' ']).next().unwrap_or_default()).filter(is_id)
+}
+
+/// The inodes of guest memory that a process has open or mapped.
+fn guest_memory(pid: u32) -> BTreeSet<u64> {
+    const NAME: &str = "/memfd:banger-memory";
+    let entries = |dir: &str| std::fs::read_dir(format!("/proc/{pid}/{dir}")).into_iter().flatten().flatten();
+    let links = entries("fd").map(|entry| entry.path());
+    let is_memory = |link: &PathBuf| std::fs::read_link(link).is_ok_and(|to| to.to_string_lossy().starts_with(NAME));
+    let open = links.filter(is_memory).filter_map(|link| Some(link.metadata().ok()?.ino()));
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mapped = maps.lines().filter(|line| line.contains(NAME));
+    let mapped = mapped.filter_map(|line| line.split_whitespace().nth(4)?.parse().ok());
+    open.chain(mapped.collect::<Vec<u64>>()).collect()
+}
+
 /// A lease is of a VM that lives, and of a client that does.
 fn check_leases(leases: &BTreeSet<(String, String)>, live: &BTreeSet<String>) -> Result<(), String> {
     for (vm, pid) in leases {
@@ -217,4 +260,29 @@ fn texts(list: &Value) -> Vec<String> {
 fn names(directory: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    #[test]
+    fn mounts_of_vms_are_recognised() {
+        let line = "36 35 8:1 /home/state/vms/0123456789ab/work.ext4 /disk rw - ext4 /dev/vda rw";
+        assert_eq!(vms_in(line).collect::<Vec<_>>(), ["0123456789ab"]);
+        assert_eq!(vms_in("1 2 0:3 / /run/v/fedcba987654 rw - tmpfs x rw").collect::<Vec<_>>(), ["fedcba987654"]);
+        assert_eq!(vms_in("1 2 0:3 / /var/v/other rw - tmpfs /vms/0123456789abc rw").count(), 0);
+    }
+
+    #[test]
+    fn guest_memory_is_found_in_whoever_holds_it() {
+        let before = guest_memory(std::process::id());
+        let held = memfd_create("banger-memory", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&held, 4096).unwrap();
+        let after = guest_memory(std::process::id());
+        assert_eq!(after.len(), before.len() + 1, "{after:?}");
+        drop(held);
+        assert_eq!(guest_memory(std::process::id()), before);
+    }
 }

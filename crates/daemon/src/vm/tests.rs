@@ -4,6 +4,7 @@
 mod forced;
 mod machine;
 mod meanwhile;
+mod references;
 mod waiters;
 
 use super::{Op, StopCause, release::release, service::VmService};

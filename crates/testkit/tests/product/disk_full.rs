@@ -52,6 +52,47 @@ fn a_full_disk_is_said_and_survived() {
     env.assert_nothing_left();
 }
 
+/// A script for a private mount namespace: a look with these of the home's directories on small file systems.
+const SMALL: &str = r#"
+set -eu
+home=$1 banger=$2
+shift 2
+for dir in "$@"; do
+  mkdir -p -m 700 "$home/$dir"
+  mount -t tmpfs -o size=64M,mode=700 none "$home/$dir"
+done
+exec "$banger" doctor --json
+"#;
+
+#[test]
+fn the_doctor_looks_at_the_file_systems_of_state_and_cache() {
+    if !require("mount") {
+        return;
+    }
+    let env = TestEnv::empty();
+    let banger = banger_testkit::bin_dir().join("banger");
+    let look = |small: &[&str]| {
+        let script = ["--mount", "--propagation", "private", "--", "bash", "-c", SMALL, "bash"];
+        let out = env.program("unshare").args(script).args([env.home(), &banger]).args(small).run();
+        let findings = out.json()["findings"].as_array().expect("findings").clone();
+        let found: Vec<Value> = findings.into_iter().filter(|finding| finding["check"] == "disk space").collect();
+        assert!(!found.is_empty(), "{out}");
+        found
+    };
+    // Where there is room on both it is said once.
+    let [both] = &look(&[])[..] else { panic!("one file system is said once") };
+    assert!(both.to_string().contains(&*env.layout().state.to_string_lossy()), "{both}");
+    for (small, place) in [("state", &env.layout().state), ("cache", &env.layout().cache)] {
+        let found = look(&[small]);
+        let failed: Vec<&Value> = found.iter().filter(|finding| finding["verdict"] == "FAIL").collect();
+        let [failed] = failed[..] else { panic!("{small}: {found:#?}") };
+        let said = failed.to_string();
+        assert!(said.contains(" are free for ") && said.contains(&*place.to_string_lossy()), "{said}");
+        assert!(said.contains("banger system df"), "{said}");
+    }
+    env.assert_nothing_left();
+}
+
 /// A script for a private mount namespace: state and cache on file systems of their own, too small for a kernel, then for
 /// an image, then large enough.
 const FIRST_PULL: &str = r#"

@@ -26,6 +26,7 @@ mod kernels;
 mod killed_images;
 mod life;
 mod many;
+mod names;
 mod network;
 mod output;
 mod overtaken;
