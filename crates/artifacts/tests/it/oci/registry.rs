@@ -202,15 +202,20 @@ impl Host {
 
     /// The whole story of a pull that must fail, and that nothing of it is left: not in the cache either, if it names a layer.
     pub(super) fn refusal(&self, source: &str) -> String {
-        let error = self.pull(source).unwrap_err();
-        self.nothing_left();
-        let said = chain(&error);
+        let said = self.story(source);
         if let Some((_, named)) = said.split_once("layer ").filter(|(_, rest)| rest.contains(") is refused")) {
             let digest = named.split_once('(').unwrap().1.split_once(')').unwrap().0;
             let cached = names(&self.dir.path().join("blobs"));
             assert!(cached.iter().all(|name| !name.starts_with(digest)), "{said}: {cached:?}");
         }
         said
+    }
+
+    /// The same, where the layer that is named has bytes that are good where another has them.
+    pub(super) fn story(&self, source: &str) -> String {
+        let error = self.pull(source).unwrap_err();
+        self.nothing_left();
+        chain(&error)
     }
 
     pub(super) fn nothing_left(&self) {
