@@ -1,5 +1,4 @@
 //! `bangerd-root`: the network helper as a process.
-//!
 //! ```text
 //! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and stays
 //! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
