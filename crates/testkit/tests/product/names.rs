@@ -1,7 +1,5 @@
 //! Names of VMs that were given none.
 
-#![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
-
 use crate::vms;
 use banger_testkit::TestEnv;
 use rusqlite::Connection;
