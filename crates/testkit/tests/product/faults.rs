@@ -5,6 +5,8 @@
 //! `banger_daemon::failpoint`). A point that is not reached fails the test, and so does one that is passed, or stands in the
 //! source, and has no row: this table cannot fall behind the code. Points of images have a test of their own.
 
+mod again;
+
 use crate::SOON;
 use banger_testkit::{Session, TestEnv, wait_until};
 use rustix::process::Signal;
@@ -56,9 +58,18 @@ enum Act {
     Adopt,
     /// A new daemon finds one whose shim died meanwhile.
     AdoptDead,
+    /// A new daemon finds one whose start, stop or deletion was cut short with the daemon before.
+    AdoptStarting,
+    AdoptStopping,
+    AdoptDeleting,
+    /// `vm kill` of one that runs.
+    Kill,
 }
 
-use Act::{Adopt, AdoptDead, Create, Delete, Publish, Restart, Run, RunLeased, Set, Start, Stop, Unpublish};
+use Act::{
+    Adopt, AdoptDead, AdoptDeleting, AdoptStarting, AdoptStopping, Create, Delete, Kill, Publish, Restart, Run, RunLeased, Set,
+    Start, Stop, Unpublish,
+};
 use Victim::{Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm};
 
 /// What the VM may be afterwards (`gone` when it is not).
@@ -174,7 +185,8 @@ const FIRST: &str = "root-image";
 
 /// Every row: those of the table, and those between two capabilities.
 fn rows() -> Vec<(String, Act, Cases)> {
-    let mut rows: Vec<_> = MATRIX.iter().map(|(point, act, cases)| ((*point).to_owned(), *act, *cases)).collect();
+    let mut rows: Vec<_> =
+        MATRIX.iter().chain(again::ROWS).map(|(point, act, cases)| ((*point).to_owned(), *act, *cases)).collect();
     for name in CAPABILITIES {
         let made: Cases = if *name == FIRST { UNWANTED } else { &[(Daemon, CREATED), (Client, GONE)] };
         rows.extend([
@@ -243,7 +255,8 @@ impl Bench {
             Publish => &publish,
             Unpublish => &unpublish,
             Delete => &["vm", "delete", "-f", NAME],
-            Adopt | AdoptDead => &["vm", "list"],
+            Kill => &["vm", "kill", NAME],
+            Adopt | AdoptDead | AdoptStarting | AdoptStopping | AdoptDeleting => &["vm", "list"],
         });
         wait_until(SOON, &format!("{what}: the point"), || if hit.exists() { Ok(()) } else { Err("not there".into()) });
         let noticed = self.ends_of_clients();
@@ -287,11 +300,15 @@ impl Bench {
     }
 
     fn prepare(&self, act: Act) {
-        if matches!(act, Run | RunLeased | Create) {
-            return;
-        }
-        self.run(&["vm", "run", "-d", "--quiet", "--name", NAME, "-p", &self.port]).expect(0);
+        let run = ["vm", "run", "-d", "--quiet", "--name", NAME, "-p", &self.port];
         match act {
+            Run | RunLeased | Create => return,
+            AdoptStarting => return self.cut_short("start.launched", &run),
+            _ => drop(self.run(&run).expect(0)),
+        }
+        match act {
+            AdoptStopping => self.cut_short("stop.recorded", &["vm", "stop", NAME]),
+            AdoptDeleting => self.cut_short("delete.begun", &["vm", "delete", "-f", NAME]),
             Start => drop(self.run(&["vm", "stop", NAME]).expect(0)),
             Adopt => self.end_daemon(),
             AdoptDead => {
@@ -302,6 +319,17 @@ impl Bench {
             }
             _ => {}
         }
+    }
+
+    /// Has the daemon die while it does something.
+    fn cut_short(&self, point: &str, args: &[&str]) {
+        let (armed, hit) = (self.points.join(point), self.points.join(format!("{point}.hit")));
+        std::fs::write(armed, "").expect("an armed point");
+        let session = self.spawn(args);
+        wait_until(SOON, point, || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+        self.end_daemon();
+        std::fs::remove_file(&hit).expect("the point that was hit");
+        session.finish(SOON);
     }
 
     fn kill(&self, victim: Victim, session: &Session) {
