@@ -67,8 +67,8 @@ enum Act {
 }
 
 use Act::{
-    Adopt, AdoptDead, AdoptDeleting, AdoptStarting, AdoptStopping, Create, Delete, Kill, Publish, Restart, Run, RunLeased, Set,
-    Start, Stop, Unpublish,
+    Adopt, AdoptDead, AdoptDeleting, AdoptStarting, AdoptStopping, Create, Delete, Kill, Publish, Restart, Run,
+    RunLeased, Set, Start, Stop, Unpublish,
 };
 use Victim::{Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm};
 
