@@ -90,7 +90,7 @@ fn what_is_said_of_one_of_several_says_of_which() {
     let told: Vec<(Value, Value)> = told.collect();
     assert_eq!(
         told,
-        [(json!("a"), json!("it did not power off within 2 s")), (json!("b"), json!("it cannot be asked \u{1b}[2J")),]
+        [(json!("b"), json!("it cannot be asked \u{1b}[2J")), (json!("a"), json!("it did not power off within 2 s"))]
     );
     assert_eq!(lines(&["stop", "a"]), ["it did not power off within 2 s"]);
     assert_eq!(lines(&["--quiet", "stop", "a", "b"]), [""; 0]);
