@@ -44,9 +44,9 @@ fn pause(text: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    // One that has passed already is no pause.
     let until = httpdate::parse_http_date(text).ok()?;
-    Some(until.duration_since(now).unwrap_or_default())
+    // One that has passed says nothing: the usual pause is right.
+    until.duration_since(now).ok().filter(|pause| !pause.is_zero())
 }
 
 #[cfg(test)]
@@ -60,8 +60,9 @@ mod tests {
             (Some("Sun, 06 Nov 1994 08:49:37 GMT"), " 7 ", Some(7)),
             (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
             (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sunday, 06-Nov-94 08:50:07 GMT", Some(30)),
-            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:49:07 GMT", Some(0)),
-            (None, "Sun, 06 Nov 1994 08:50:07 GMT", Some(0)),
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:49:07 GMT", None),
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "Sun, 06 Nov 1994 08:49:37 GMT", None),
+            (None, "Sun, 06 Nov 1994 08:50:07 GMT", None),
             (None, "tomorrow", None),
             (None, "-1", None),
         ] {

@@ -327,10 +327,10 @@ impl ImageStore {
         Ok(image)
     }
 
-    /// Notes that the kernel of the image whose turn it is, whoever's word that was, is a person's choice now.
-    pub fn choose_held(&self, id: &ImageId, turn: &NameLock) -> Result<Image, ImageError> {
+    /// Notes that this kernel, where the image whose turn it is has it, whoever's word that was, is a person's choice now.
+    pub fn choose_held(&self, id: &ImageId, turn: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
-        if !image.manifest.kernel_chosen {
+        if image.manifest.kernel.as_ref() == Some(kernel) && !image.manifest.kernel_chosen {
             image.manifest.kernel_chosen = true;
             image.manifest.rewrite(&self.shelf, turn)?;
         }

@@ -7,7 +7,7 @@
 use super::{Digest, OciError};
 use crate::{
     job::Cancel,
-    publish::{Shelf, StagedFile, is_at},
+    publish::{PublishError, Shelf, StagedFile, is_at},
 };
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
@@ -16,10 +16,15 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::PathBuf,
+    thread,
+    time::Duration,
 };
 
 /// Blobs are looked at in pieces of this many bytes.
 const CHUNK: usize = 256 << 10;
+/// How often one that somebody else has is looked at, and what is between.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// Where blobs are, by their hexadecimal digest.
 #[derive(Debug, Clone)]
@@ -47,7 +52,16 @@ impl BlobCache {
     /// The blob, if it is there with that many bytes; pruning leaves it alone while it is open.
     pub(super) fn get(&self, digest: &Digest, size: u64) -> Option<File> {
         let file = File::open(self.shelf.path(&digest.hex()).ok()?).ok()?;
-        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        // Who prunes, or only asks what that would be, has each for a moment.
+        let taken = (0..LOOKS).any(|look| {
+            if look > 0 {
+                thread::sleep(BETWEEN_LOOKS);
+            }
+            flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
+        });
+        if !taken {
+            return None;
+        }
         (file.metadata().ok()?.len() == size).then_some(file)
     }
 
@@ -98,7 +112,12 @@ impl BlobCache {
     /// Removes every blob no pull reads; with `dry` only says what that would be.
     pub fn prune(&self, dry: bool, cancel: &Cancel) -> Result<Pruned, OciError> {
         let mut pruned = Pruned::default();
-        for name in self.shelf.names()? {
+        let names = match self.shelf.names() {
+            // Whoever deleted all of the cache has left nothing to prune.
+            Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(pruned),
+            names => names?,
+        };
+        for name in names {
             cancel.check()?;
             let Ok(path) = self.shelf.path(&name) else { continue };
             // What another one removed meanwhile is gone, which is what was wanted.

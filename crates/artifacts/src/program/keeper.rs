@@ -68,6 +68,7 @@ impl Keeper {
             Self::Kernel => return Ok(Command::new(program)),
             Self::Group => (Command::new(found("sh", "dash")?), GROUPED),
             Self::Namespaces => {
+                found("mount", "mount")?;
                 let mut command = Command::new(found("unshare", "util-linux")?);
                 command.args(NAMESPACES).arg("--").arg(found("sh", "dash")?);
                 (command, CONTAINING)

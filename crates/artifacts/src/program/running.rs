@@ -197,15 +197,19 @@ impl<'a> Running<'a> {
 
     /// Has all of it told to end, waits a little, makes it end.
     pub(super) fn terminate(&mut self) {
-        self.stdout = None;
         let mut grace = GRACE;
         if self.line.take().is_some() {
+            // Its stdout stays open: mmdebstrap, whose output nobody takes, would end who waits for its namespace.
             grace = LAST;
-        } else if !self.exited {
-            let _ = kill_process_group(self.group, Signal::TERM);
+        } else {
+            self.stdout = None;
+            if !self.exited {
+                let _ = kill_process_group(self.group, Signal::TERM);
+            }
         }
         let deadline = Instant::now() + grace;
         while !self.exited && Instant::now() < deadline && self.step(false).is_ok() {}
+        self.stdout = None;
         let _ = self.reap();
     }
 

@@ -99,11 +99,13 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 /// Removes a directory with what was given to the user's subordinate ids: what an ordinary user's bootstrap leaves that is
 /// killed. `refused` is what the user alone gets of it.
 fn remove_given(path: &Path, refused: io::Error) -> io::Result<()> {
-    if refused.kind() != io::ErrorKind::PermissionDenied || geteuid().is_root() {
+    let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), geteuid().is_root()) else {
         return Err(refused);
-    }
-    let ids = Ids::subordinate().map_err(io::Error::other)?.under_own();
-    let rm = Program::new("rm", "coreutils").as_root_of(ids).args(["-rf", "--one-file-system", "--"]).arg(path);
+    };
+    let Ok(ids) = Ids::subordinate() else { return Err(refused) };
+    // By no name of what is above it: root of these ids is in no group of the user's, and may not get through that.
+    let rm = Program::new("rm", "coreutils").as_root_of(ids.under_own()).directory(parent);
+    let rm = rm.args(["-rf", "--one-file-system", "--"]).arg(Path::new(".").join(name));
     rm.capture(0, &Cancel::default()).map(drop).map_err(io::Error::other)
 }
 

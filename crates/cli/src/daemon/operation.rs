@@ -38,8 +38,8 @@ impl<T: DeserializeOwned> Operation<T> {
         Self { body, buffer: BytesMut::new(), _connection: connection, log, result: PhantomData }
     }
 
-    /// Shows progress, or passes the events on to programs that want them, until the result is there: at `done`, or at `ready`, after which the lease lasts as long as this.
-    /// On a signal the result is [`Error::Interrupted`] with `undone`.
+    /// Shows progress, or passes the events on to programs that want them, until the result is there: at `done`, or at
+    /// `ready`, after which the lease lasts as long as this. On a signal the result is [`Error::Interrupted`] with `undone`.
     pub(crate) async fn settle(&mut self, printer: &Printer, signals: &mut Signals, undone: &str) -> Result<T> {
         signals.guard(undone, self.watch(printer, &mut Progress::new(printer))).await
     }

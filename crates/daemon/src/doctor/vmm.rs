@@ -27,12 +27,16 @@ impl Check for Monitor {
             match HostFacts::probe(&probe).await {
                 Ok(mut facts) => {
                     let wanted = config.and_then(|config| config.vmm.value.named());
-                    let now = kvm(&facts.kvm);
+                    let mut now = kvm(&facts.kvm);
                     let believed = HostFacts::believed(&host.layout.cache, &host.system("/dev/kvm"));
                     let old = believed.filter(|believed| *believed != facts.kvm);
                     let is_seen = !matches!(facts.kvm, KvmFinding::Untried { .. });
                     let outdated = old.as_ref().filter(|_| is_seen);
                     let outdated = outdated.map(|old| differs(old, &HostFacts::kept_in(&host.layout.cache)));
+                    if !is_seen && old == Some(KvmFinding::Usable) {
+                        // Starts do not try: they believe that it works.
+                        now.hints = vec!["end what keeps KVM busy, such as another hypervisor".into()];
+                    }
                     // What a VM would run on is what the daemon would find.
                     facts.kvm = old.unwrap_or(facts.kvm);
                     let mut found = vec![chosen(select(wanted, &facts)), now];

@@ -210,10 +210,14 @@ impl ImageService {
         if image.manifest.kernel_chosen {
             return Ok(Some(image));
         }
-        let (images, wanted) = (self.images.clone(), id.clone());
-        let chosen =
-            off_thread(move || images.try_turn(&wanted)?.map(|turn| images.choose_held(&wanted, &turn)).transpose());
-        chosen.await.map_err(Explain::explain)
+        let (images, wanted, kernel) = (self.images.clone(), id.clone(), asked.clone());
+        let chosen = off_thread(move || {
+            images.try_turn(&wanted)?.map(|turn| images.choose_held(&wanted, &turn, &kernel)).transpose()
+        });
+        let chosen = chosen.await.map_err(Explain::explain)?;
+        // It may have come anew meanwhile, with another one.
+        chosen.as_ref().map_or(Ok(()), |image| agree_on_kernel(asked, image))?;
+        Ok(chosen)
     }
 
     /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made

@@ -266,7 +266,8 @@ impl Life {
                 Ok(end) => end,
                 Err(error) => return (ExitCause::VmmFailed, format!("the VMM was lost sight of: {error}")),
             };
-            timerless = if seen.no_timer { timerless + 1 } else { 0 };
+            // One that finds none resets without a word: who has one to say is up.
+            timerless = if seen.no_timer && word.is_none() { timerless + 1 } else { 0 };
             let panic = seen.panic.as_deref();
             let evidence = Evidence { asked, end: &end, word, overdue, panic, timerless, ready, was_ready };
             match verdict::decide(&evidence) {

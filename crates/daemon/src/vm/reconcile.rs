@@ -5,7 +5,7 @@ use super::{
     VmService,
     owner::{outcome, places},
     release::{release, remove_flat},
-    set_network, sockets,
+    set_network, sockets, stop,
 };
 use crate::{
     capability::{Depth, VmFiles},
@@ -89,10 +89,11 @@ impl VmService {
                 self.write(&row).await;
                 return (row, Some(shim));
             }
-            Ok(Adopted::Ended(record)) => {
+            Ok(Adopted::Ended(record)) if row.state.is_live() => {
                 let (state, reason) = outcome(&record);
                 // A stop that ends a machine by force writes down why before it does.
-                let forced = row.reason.clone().filter(|_| row.state == VmState::Stopping);
+                let forced =
+                    row.reason.clone().filter(|why| row.state == VmState::Stopping && why.ends_with(stop::FORCED));
                 (state, reason.or(forced.filter(|_| record.cause == ExitCause::Ended)))
             }
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
@@ -105,8 +106,8 @@ impl VmService {
                     Err(words) => (VmState::Failed, Some(words)),
                 }
             }
-            // The machine never came to be, or was given back already.
-            Ok(Adopted::Gone(_) | Adopted::Silent { .. }) => (row.state, row.reason.clone()),
+            // The machine never came to be, was given back already, or its end is written down.
+            Ok(Adopted::Ended(_) | Adopted::Gone(_) | Adopted::Silent { .. }) => (row.state, row.reason.clone()),
             Err(error) => (VmState::Failed, Some(format!("its shim cannot be reached: {error}"))),
         };
         tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone or goes");

@@ -143,13 +143,15 @@ pub(super) async fn agree(store: &Store, row: &VmRow, shim: &Shim) -> Result<(),
     Ok(())
 }
 
-/// Closes first: what is opened may have been what is closed. A failure leaves what was closed to [`Change::undo`].
+/// Opens and closes. Closed first is only what may be in the way of what is opened, so that a refusal leaves the rest as it
+/// is; what was closed by then is left to [`Change::undo`].
 async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: &[Publish]) -> Result<(), Failure> {
     let (id, store) = (&owner.row.id, &owner.parts.store);
-    for publish in closing {
-        shim.unpublish(*publish).await?;
-        store.unclaim(id, ResourceKind::Port, &publish.host.to_string()).await?;
-    }
+    let open = shim.status().published;
+    let port = |old: &Publish| open.iter().find(|open| open.asked == *old).map_or(old.host, |open| open.at.host).port();
+    let is_in_the_way = |old: &&Publish| opening.iter().any(|new| new.host.port() == port(old));
+    let (before, after): (Vec<&Publish>, Vec<&Publish>) = closing.iter().partition(is_in_the_way);
+    close_ports(owner, shim, before).await?;
     let mut opened = Vec::new();
     for publish in opening {
         let result = match ports::claim(store, id, publish).await {
@@ -164,6 +166,14 @@ async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: 
             }
             return Err(failure);
         }
+    }
+    close_ports(owner, shim, after).await
+}
+
+async fn close_ports(owner: &Owner, shim: &Shim, ports: Vec<&Publish>) -> Result<(), Failure> {
+    for publish in ports {
+        shim.unpublish(*publish).await?;
+        owner.parts.store.unclaim(&owner.row.id, ResourceKind::Port, &publish.host.to_string()).await?;
     }
     Ok(())
 }

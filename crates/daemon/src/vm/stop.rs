@@ -17,6 +17,8 @@ use banger_proto::{
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
+/// What a reason ends with that was written down before the machine's end.
+pub(super) const FORCED: &str = ": its machine was ended by force";
 /// How long the machine may take to be gone once its end was asked for.
 pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a guest may take to write its data to the disk before it powers off.
@@ -62,7 +64,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
 async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Option<String> {
     // Of what a guest answers only so much is kept.
     let why: String = why.chars().take(MAX_WORDS).collect();
-    let forced = Some(format!("{why}: its machine was ended by force"));
+    let forced = Some(format!("{why}{FORCED}"));
     // Written down before it is so: a daemon that comes after this one could not tell it from any other end.
     owner.row.reason.clone_from(&forced);
     owner.save_or_log().await;

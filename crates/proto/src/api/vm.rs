@@ -92,7 +92,7 @@ pub enum Vmm {
     Qemu,
 }
 
-/// Which monitor is wanted. Who does not say gets what the configuration says, which says [`Self::Auto`] where nobody wrote
+/// Which monitor is wanted. Who does not say gets what the configuration says, which says `auto` where nobody wrote
 /// anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

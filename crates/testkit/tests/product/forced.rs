@@ -21,16 +21,21 @@ fn of_several_each_that_outlives_its_grace_says_so_and_why_is_kept() {
     let stop = ["vm", "stop", "--json", "--timeout", "700ms", stubborn[0], GOOD, stubborn[1]];
     let out = env.banger(stop).patience(SOON).run().expect(0);
     let reports = out.json();
+    let events: Vec<Value> = out.err().lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let said = |name: &str| {
+        let of = events.iter().filter(|event| event["event"] == "notice" && event["vm"] == name);
+        of.map(|event| event["text"].clone()).collect::<Vec<_>>()
+    };
     let kept = format!("{FORCED}: its machine was ended by force");
     for (number, name) in stubborn.iter().enumerate() {
-        assert!(out.err().lines().any(|line| line == format!("{name}: {FORCED}")), "{name}: {out}");
+        assert!(said(name).contains(&FORCED.into()), "{name}: {out}");
         let vm = &reports[2 * number]["vm"];
         assert_eq!((&vm["name"], &vm["reason"]), (&Value::from(*name), &Value::from(kept.clone())), "{reports:#}");
         assert_eq!(env.exit_cause(name), "ended");
         let shown = env.banger(["vm", "show", name]).run().expect(0);
         assert!(shown.out().contains(&kept), "{shown}");
     }
-    assert!(reports[1]["vm"]["reason"].is_null() && !out.err().contains("good: "), "{out}");
+    assert!(reports[1]["vm"]["reason"].is_null() && said(GOOD).is_empty(), "{out}");
     // It is how the last life ended, and nothing of the next.
     env.banger(["vm", "start", stubborn[0]]).run().expect(0);
     assert!(env.vm(stubborn[0])["reason"].is_null());
