@@ -265,7 +265,8 @@ impl Bench {
             self.run(&["vm", "list"]).expect(0);
         }
         // A daemon that is still on its way up has no clients.
-        if victim == Client && !matches!(act, Adopt | AdoptDead) {
+        let is_coming_up = matches!(act, Adopt | AdoptDead | AdoptStarting | AdoptStopping | AdoptDeleting);
+        if victim == Client && !is_coming_up {
             // Otherwise it is chance whether a start is over before anybody knows that nobody wants it.
             wait_until(SOON, &format!("{what}: the daemon to notice"), || match self.ends_of_clients() {
                 more if more > noticed => Ok(()),
