@@ -3,7 +3,11 @@
 use crate::{SOON, delete, start, vms};
 use banger_testkit::{TestEnv, wait_until};
 use rustix::process::Signal;
-use std::path::{Path, PathBuf};
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
 
 /// Has the daemon stop where a test says so.
 fn with_points(env: &mut TestEnv) -> PathBuf {
@@ -19,6 +23,28 @@ fn held(points: &Path, name: &str) -> PathBuf {
     let hit = points.join(format!("{name}.hit"));
     wait_until(SOON, name, || if hit.exists() { Ok(()) } else { Err("not there".into()) });
     hit
+}
+
+/// Asks the daemon something, and gives what it answers after the head: with that it has found what is asked about.
+#[track_caller]
+fn asked(env: &TestEnv, request: &str) -> UnixStream {
+    let mut client = UnixStream::connect(env.layout().daemon_socket()).expect("a daemon");
+    client.set_read_timeout(Some(SOON)).expect("a time");
+    write!(client, "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("it listens");
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte).expect("an answer");
+        head.extend(byte);
+    }
+    let head = String::from_utf8_lossy(&head);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    client
+}
+
+fn rest(mut answer: UnixStream) -> String {
+    let mut text = String::new();
+    answer.read_to_string(&mut text).expect("the answer's end");
+    text
 }
 
 fn one(name: &str, state: &str) -> [(String, String); 1] {
@@ -52,22 +78,30 @@ fn what_is_between_the_halves_of_a_restart_is_not_taken_for_one_that_is_down() {
 fn what_is_being_made_is_nobodys_to_prune_and_its_console_is_waited_for() {
     let Some(mut env) = TestEnv::fake() else { return };
     let points = with_points(&mut env);
-    std::fs::write(points.join("create.named"), "").expect("an armed point");
+    for point in ["create.named", "start.planned"] {
+        std::fs::write(points.join(point), "").expect("an armed point");
+    }
     let run = env.banger(["vm", "run", "-d", "--name", "new"]).spawn();
     let hit = held(&points, "create.named");
     assert_eq!(vms(&env), one("new", "starting"));
     assert_eq!(env.banger(["vm", "prune", "-f", "--json"]).run().expect(0).json(), serde_json::json!([]));
-    let mut logs = env.banger(["vm", "logs", "-f", "new"]).spawn();
-    // Whoever wants something of it waits until it is made, and somebody waits for it to run.
-    let deletion = env.banger(["vm", "delete", "new"]).spawn();
+    // Both are there before it is made: whoever wants something of it waits until then, and somebody waits for it to run.
+    let logs = asked(&env, "GET /v1/vms/new/logs?follow=true");
+    let logs = std::thread::spawn(move || rest(logs));
+    let deletion = asked(&env, "DELETE /v1/vms/new");
+    std::fs::remove_file(hit).expect("the point that was hit");
+    let hit = held(&points, "start.planned");
+    let refused = rest(deletion);
+    for words in ["VM new is being started", "banger vm delete -f new"] {
+        assert!(refused.contains(words), "{words}: {refused}");
+    }
     std::fs::remove_file(hit).expect("the point that was hit");
     run.finish(SOON).expect(0);
-    let refused = deletion.finish(SOON).expect(1);
-    assert!(refused.err().contains("banger vm delete -f new"), "{refused}");
     assert_eq!(vms(&env), one("new", "running"));
-    assert!(!logs.has_ended(), "it runs");
+    assert!(!logs.is_finished(), "it runs");
     env.banger(["vm", "stop", "new"]).run().expect(0);
-    logs.finish(SOON).expect(0);
+    let console = logs.join().expect("all of the console");
+    assert!(console.contains("Linux version"), "{console}");
     delete(&env, "new");
 }
 
@@ -82,12 +116,16 @@ fn who_follows_a_console_is_told_of_its_machines_end_also_by_a_restart() {
     std::fs::write(points.join("restart.down"), "").expect("an armed point");
     let restart = env.banger(["vm", "restart", "up"]).spawn();
     let hit = held(&points, "restart.down");
-    // Who comes between the two machines is told of the second one.
-    let mut next = env.banger(["vm", "logs", "-f", "--tail", "0", "up"]).spawn();
     logs.finish(SOON).expect(0);
+    // Who comes between the two machines is told of the second one: what it has before that is the first one's.
+    let mut next = env.banger(["vm", "logs", "-f", "up"]).spawn();
+    next.wait_stdout("Linux version", SOON);
     std::fs::remove_file(hit).expect("the point that was hit");
     restart.finish(SOON).expect(0);
-    next.wait_stdout("Linux version", SOON);
+    wait_until(SOON, "what the second one says", || {
+        let console = next.stdout_so_far();
+        if console.matches("Linux version").count() == 2 { Ok(()) } else { Err(console) }
+    });
     assert!(!next.has_ended(), "it runs");
     next.signal(Signal::TERM);
     next.finish(SOON);
