@@ -144,8 +144,11 @@ impl Trusted {
                 }
             } else if is_program(&key) {
                 let program = Program::new(&value);
+                let why = format!("{RUNS} ({key})");
                 for path in program.paths() {
-                    self.places.file(&expanded(path.as_bytes()), &format!("{RUNS} ({key})"));
+                    let path = expanded(path.as_bytes());
+                    self.places.file(&path, &why);
+                    program.found_at(&path).iter().for_each(|found| self.places.file(found, &why));
                 }
                 self.programs.push((key, program));
             }

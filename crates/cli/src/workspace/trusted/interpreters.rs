@@ -1,7 +1,8 @@
 //! Which word of a command line an interpreter runs as a file.
 //!
 //! Its options stand before it, some with a value in a word of their own, and one after which it is given text instead. What
-//! is not known of them, and what a shell may split otherwise than it looks here, counts as if the file were run.
+//! is not known of them, what is the value of one (`--rcfile` has a file run as well), and what a shell may split otherwise
+//! than it looks here, counts as if the file were run.
 
 use super::{super::patch::folded, programs::BETWEEN};
 use std::ops::RangeInclusive;
@@ -9,7 +10,7 @@ use std::ops::RangeInclusive;
 /// Programs that run the file which their first argument names.
 const INTERPRETERS: [Interpreter; 9] = [
     Interpreter {
-        names: &["sh", "ash", "bash", "dash", "ksh", "lksh", "mksh", "rbash", "yash", "zsh"],
+        names: &["sh", "ash", "bash", "dash", "ksh", "lksh", "mksh", "oksh", "pdksh", "posh", "rbash", "yash", "zsh"],
         flags: "abefhiklmnprstuvwxBCEHPX",
         text: "c",
         valued: "oO",
@@ -26,6 +27,7 @@ const INTERPRETERS: [Interpreter; 9] = [
         text: "cm",
         valued: "QWX",
         modules: "m",
+        resolves: true,
         ..UNKNOWN
     },
     Interpreter {
@@ -35,6 +37,8 @@ const INTERPRETERS: [Interpreter; 9] = [
         numbered: "0l",
         rest: "CdDFimMVx",
         valued: "I",
+        modules: "mM",
+        module_ends: &["pm", "pmc"],
         ..UNKNOWN
     },
     Interpreter {
@@ -44,6 +48,9 @@ const INTERPRETERS: [Interpreter; 9] = [
         numbered: "0",
         rest: "FiKTWx",
         valued: "CEIrX",
+        modules: "r",
+        module_ends: &["rb", "so"],
+        resolves: true,
         long_valued: &["encoding", "external-encoding", "internal-encoding"],
         ..UNKNOWN
     },
@@ -52,6 +59,7 @@ const INTERPRETERS: [Interpreter; 9] = [
         flags: "cihv",
         text: "ep",
         valued: "rC",
+        resolves: true,
         long_flags: &["enable-source-maps", "no-deprecation", "no-warnings", "preserve-symlinks"],
         long_text: &["eval", "print"],
         long_valued: &["conditions", "env-file", "experimental-loader", "import", "loader", "require"],
@@ -69,9 +77,9 @@ const INTERPRETERS: [Interpreter; 9] = [
     Interpreter {
         names: &["lua", "luajit"],
         flags: "ivEW",
-        rest: "jO",
+        rest: "O",
         // It runs a file all the same after text.
-        valued: "el",
+        valued: "ejl",
         modules: "l",
         ..UNKNOWN
     },
@@ -86,6 +94,8 @@ const UNKNOWN: Interpreter = Interpreter {
     valued: "",
     is_apart: false,
     modules: "",
+    module_ends: &[],
+    resolves: false,
     long_flags: &[],
     long_text: &[],
     long_valued: &[],
@@ -109,6 +119,10 @@ struct Interpreter {
     is_apart: bool,
     /// Those whose value is a module, which is looked for where git runs it, too.
     modules: &'static str,
+    /// How the files of modules end; none where that is not known.
+    module_ends: &'static [&'static str],
+    /// Whether it finds a file by less than its name as well, or by its directory's.
+    resolves: bool,
     long_flags: &'static [&'static str],
     long_text: &'static [&'static str],
     /// With a word of their own.
@@ -129,13 +143,18 @@ enum Meaning {
 /// name.
 pub(super) fn runs_what_follows(before: &str) -> bool {
     interpreters(before).any(|(interpreter, rest)| {
-        let quoted = shell_words(rest).is_some_and(|(words, is_all)| interpreter.runs_after(&words, is_all));
-        quoted || interpreter.runs_after(&plain_words(rest), true)
+        let quoted = shell_words(rest).is_some_and(|words| interpreter.runs_after(&words));
+        quoted || interpreter.runs_after(&plain_words(rest))
     })
 }
 
-/// The modules that interpreters in a command line are told to run or to load, folded.
-pub(super) fn modules(line: &str) -> Vec<String> {
+/// Whether one of the interpreters in a command line finds files by less than their names.
+pub(super) fn resolve(line: &str) -> bool {
+    interpreters(line).any(|(interpreter, _)| interpreter.resolves)
+}
+
+/// The modules that interpreters in a command line are told to run or to load.
+pub(super) fn modules(line: &str) -> Vec<Module> {
     let mut modules = Vec::new();
     for (interpreter, rest) in interpreters(line) {
         let words = plain_words(rest);
@@ -143,27 +162,54 @@ pub(super) fn modules(line: &str) -> Vec<String> {
             "" => words.get(at + 1).copied(),
             module => Some(module),
         });
-        modules.extend(found.map(|module| folded(module.as_bytes())));
+        // Lua may have another name for one before the `=`, Perl what it takes from it behind that.
+        modules.extend(found.flat_map(|module| module.split('=')).map(|module| Module::new(module, interpreter)));
     }
     modules
 }
 
-/// Whether a path, folded, is that of a module or of what is loaded on the way to it.
-pub(super) fn is_of_module(path: &str, module: &str) -> bool {
-    let (mut names, mut parts) = (module.split('.'), path.split('/').peekable());
-    let mut is_inside = false;
-    while let Some(part) = parts.next() {
-        let (stem, is_last) = (part.split('.').next().unwrap_or_default(), parts.peek().is_none());
-        let is_named = names.next().is_some_and(|name| !name.is_empty() && name == stem);
-        if is_last {
-            return is_named || is_inside && matches!(stem, "__init__" | "__main__" | "init");
-        }
-        if !is_named {
-            return false;
-        }
-        is_inside = true;
+/// A module that an interpreter looks for.
+#[derive(Debug)]
+pub(super) struct Module {
+    /// Folded: the packages it is in, and its own.
+    names: Vec<String>,
+    ends: &'static [&'static str],
+}
+
+impl Module {
+    fn new(name: &str, interpreter: &Interpreter) -> Self {
+        let name = folded(name.as_bytes());
+        let names = name.split(['.', '/', ':']).filter(|name| !name.is_empty()).map(str::to_owned);
+        Self { names: names.collect(), ends: interpreter.module_ends }
     }
-    false
+
+    /// How many parts its paths have at most: all names, and the file that stands for a directory.
+    pub(super) fn depth(&self) -> usize {
+        self.names.len() + 1
+    }
+
+    /// Whether a path, folded, is its or that of what is loaded on the way to it.
+    pub(super) fn is_at(&self, path: &str) -> bool {
+        let (mut names, mut parts, mut is_inside) = (self.names.iter(), path.split('/').peekable(), false);
+        while let Some(part) = parts.next() {
+            let (stem, end) = part.split_once('.').unwrap_or((part, ""));
+            let is_named = names.next().is_some_and(|name| name == stem);
+            if parts.peek().is_none() {
+                let is_first = is_inside && matches!(stem, "__init__" | "__main__" | "init");
+                return if self.ends.is_empty() {
+                    is_named || is_first
+                } else {
+                    // One without an end may become a link in the place of a directory.
+                    is_named && (end.is_empty() || names.len() == 0 && self.ends.contains(&end))
+                };
+            }
+            if !is_named {
+                return false;
+            }
+            is_inside = true;
+        }
+        false
+    }
 }
 
 /// All interpreters of a command line, and what comes after each.
@@ -176,11 +222,17 @@ fn interpreters(line: &str) -> impl Iterator<Item = (&'static Interpreter, &str)
     })
 }
 
+/// What a word has run: one with a version or a variant (`python3-dbg`), the end of a substitution (`python3)`), a variable that
+/// is called after one or says one itself (`${PYTHON:-python3}`), or the setting of one (`BASH_ENV=`).
 fn interpreter(word: &str) -> Option<&'static Interpreter> {
     let word = folded(word.as_bytes());
-    let whole = word.rsplit('/').next().unwrap_or(&word);
-    let name = whole.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    INTERPRETERS.iter().find(|interpreter| interpreter.names.iter().any(|known| [whole, name].contains(known)))
+    let whole = word.rsplit(['/', '\\']).next().unwrap_or(&word);
+    let has_variable = whole.contains('$');
+    let mut parts = whole.split(|c: char| has_variable && !c.is_ascii_alphanumeric());
+    parts.find_map(|part| {
+        let name = part.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        INTERPRETERS.iter().find(|interpreter| interpreter.names.iter().any(|known| [part, name].contains(known)))
+    })
 }
 
 fn is_between(c: char) -> bool {
@@ -192,9 +244,9 @@ fn plain_words(part: &str) -> Vec<&str> {
     part.split(is_between).filter(|word| !word.is_empty()).collect()
 }
 
-/// The words in a part of a command line as a shell takes them, without what goes to files, and whether these are all:
-/// otherwise it is not known what the rest is. None when the command ends in the part, or a word goes on where it ends.
-fn shell_words(part: &str) -> Option<(Vec<String>, bool)> {
+/// The words in a part of a command line as a shell takes them, without what goes to files, up to where it is not known what
+/// the rest is. None when the command ends in the part, or a word goes on where it ends.
+fn shell_words(part: &str) -> Option<Vec<String>> {
     // What ends here began before the interpreter's name.
     let mut left = part.strip_prefix(['"', '\'']).unwrap_or(part);
     let (mut words, mut word, mut is_file) = (Vec::new(), None::<String>, false);
@@ -214,13 +266,14 @@ fn shell_words(part: &str) -> Option<(Vec<String>, bool)> {
             }
             '&' if left.starts_with('>') => continue,
             '\n' | '\r' | ';' | '|' | '&' | ')' => return None,
-            '\\' | '(' => return Some((words, false)),
+            '\\' | '(' => return Some(words),
             // At the end of it begins what is asked about.
             '"' | '\'' | '`' if left.is_empty() && word.is_none() => continue,
             '"' | '\'' | '`' => {
                 let (inner, after) = left.split_once(c)?;
-                if c == '"' && inner.matches('(').count() != inner.matches(')').count() {
-                    return Some((words, false));
+                let is_open = inner.contains('\\') || inner.matches('(').count() != inner.matches(')').count();
+                if c == '"' && is_open {
+                    return Some(words);
                 }
                 left = after;
                 inner
@@ -237,7 +290,7 @@ fn shell_words(part: &str) -> Option<(Vec<String>, bool)> {
         };
         word.get_or_insert_default().push_str(piece);
     }
-    word.is_none().then_some((words, true))
+    word.is_none().then_some(words)
 }
 
 /// Where the parentheses end that a text begins with.
@@ -251,8 +304,8 @@ fn substituted(text: &str) -> Option<usize> {
 }
 
 impl Interpreter {
-    /// Whether what comes after these words, if these are all, is the file that it runs.
-    fn runs_after(&self, words: &[impl AsRef<str>], is_all: bool) -> bool {
+    /// Whether what comes after these words is a file that it runs, or the value of an option, which may be one.
+    fn runs_after(&self, words: &[impl AsRef<str>]) -> bool {
         // Where an option may have a value or none, the file is after either.
         let mut may_begin = vec![false; words.len() + 1];
         may_begin[0] = true;
@@ -267,8 +320,7 @@ impl Interpreter {
                     for next in values.map(|values| at + 1 + values) {
                         match may_begin.get_mut(next) {
                             Some(begins) => *begins = true,
-                            None if !is_all => return true,
-                            None => {}
+                            None => return true,
                         }
                     }
                 }
