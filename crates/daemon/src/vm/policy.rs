@@ -109,7 +109,7 @@ pub(crate) enum Reason {
     NotRunning,
     /// It runs, and that was not forced.
     Running,
-    /// It is down and about to run, and that was not forced.
+    /// It is on its way up, or about to be, and that was not forced.
     ComingUp,
     /// Somebody wants something of it.
     InUse,
@@ -126,6 +126,7 @@ pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
         (None, Op::Start { .. }) if state.is_live() => Nothing,
         (None, Op::Stop { .. }) if !state.is_live() => Nothing,
         (None, Op::Kill { .. }) if !state.is_live() => Refuse(Reason::NotRunning),
+        (_, Op::Delete { force: false }) if state == VmState::Starting => Refuse(Reason::ComingUp),
         // Also while it comes and goes: force is about what is lost, and a VMM is what would be.
         (_, Op::Delete { force: false }) if state.is_live() => Refuse(Reason::Running),
         // The row says "stopped" until the second half of a restart has looked at the host, which may take a download.

@@ -69,49 +69,49 @@ const STATES: [VmState; 6] =
 const TABLE: &str = "
     busy     state     start      restart    stop       unused  kill       set        delete  delete-f
     -        created   go         go         so         so      !down      go         go      go
-    -        starting  !starting  go         go         !used   go         go         !up     go
+    -        starting  !starting  go         go         !used   go         go         !coming go
     -        running   so         go         go         go      go         go         !up     go
     -        stopping  so         go         go         go      go         go         !up     go
     -        stopped   go         go         so         so      !down      go         go      go
     -        failed    go         go         so         so      !down      go         go      go
     start    created   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
-    start    starting  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
+    start    starting  !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     start    running   !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     start    stopping  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     start    stopped   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     start    failed    !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     restart  created   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
-    restart  starting  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
+    restart  starting  !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     restart  running   !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     restart  stopping  !starting  !starting  cancel     !used   cancel     wait       !up     cancel
     restart  stopped   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     restart  failed    !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     stop     created   !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
-    stop     starting  !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
+    stop     starting  !stopping  !stopping  wait       !used   cancel     wait       !coming cancel
     stop     running   !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
     stop     stopping  !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
     stop     stopped   !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
     stop     failed    !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
     unused   created   wait       wait       wait       !used   cancel     wait       cancel  cancel
-    unused   starting  wait       wait       wait       !used   cancel     wait       !up     cancel
+    unused   starting  wait       wait       wait       !used   cancel     wait       !coming cancel
     unused   running   wait       wait       wait       !used   cancel     wait       !up     cancel
     unused   stopping  wait       wait       wait       !used   cancel     wait       !up     cancel
     unused   stopped   wait       wait       wait       !used   cancel     wait       cancel  cancel
     unused   failed    wait       wait       wait       !used   cancel     wait       cancel  cancel
     kill     created   !stopping  !stopping  wait       !used   wait       wait       wait    wait
-    kill     starting  !stopping  !stopping  wait       !used   wait       wait       !up     wait
+    kill     starting  !stopping  !stopping  wait       !used   wait       wait       !coming wait
     kill     running   !stopping  !stopping  wait       !used   wait       wait       !up     wait
     kill     stopping  !stopping  !stopping  wait       !used   wait       wait       !up     wait
     kill     stopped   !stopping  !stopping  wait       !used   wait       wait       wait    wait
     kill     failed    !stopping  !stopping  wait       !used   wait       wait       wait    wait
     set      created   wait       wait       wait       !used   wait       wait       wait    wait
-    set      starting  wait       wait       wait       !used   wait       wait       !up     wait
+    set      starting  wait       wait       wait       !used   wait       wait       !coming wait
     set      running   wait       wait       wait       !used   wait       wait       !up     wait
     set      stopping  wait       wait       wait       !used   wait       wait       !up     wait
     set      stopped   wait       wait       wait       !used   wait       wait       wait    wait
     set      failed    wait       wait       wait       !used   wait       wait       wait    wait
     delete   created   !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
-    delete   starting  !deleting  !deleting  !deleting  !used   !deleting  !deleting  !up     wait
+    delete   starting  !deleting  !deleting  !deleting  !used   !deleting  !deleting  !coming wait
     delete   running   !deleting  !deleting  !deleting  !used   !deleting  !deleting  !up     wait
     delete   stopping  !deleting  !deleting  !deleting  !used   !deleting  !deleting  !up     wait
     delete   stopped   !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
