@@ -59,7 +59,7 @@ const KEEP: &str = r#"
 i=.git/banger-index.$$
 trap 'rm -f "$i" "$i".*' EXIT
 trap 'exit 1' HUP INT TERM PIPE
-[ ! -e .git/index ] || cp .git/index "$i"
+[ ! -e .git/index ] || cp -p .git/index "$i"
 export GIT_INDEX_FILE="$i"
 some() {
     git update-index --add --remove --replace -- "$@" || for name; do

@@ -38,7 +38,7 @@ t=$g/banger-export.$$
 trap 'rm -rf "$t"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 mkdir "$t" "$t/objects"
-[ ! -e "$g/index" ] || cp "$g/index" "$t/index"
+[ ! -e "$g/index" ] || cp -p "$g/index" "$t/index"
 GIT_ALTERNATE_OBJECT_DIRECTORIES=$(git rev-parse --git-path objects)
 export GIT_INDEX_FILE="$t/index" GIT_OBJECT_DIRECTORY="$t/objects" GIT_ALTERNATE_OBJECT_DIRECTORIES
 git add -A -- . "$@" >&2

@@ -12,7 +12,7 @@ use super::{
 use banger_proto::failure::{Code, Failure};
 use rustix::fs::OFlags;
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read},
     os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
@@ -73,7 +73,12 @@ impl Facade {
         }
         let index = repository.git_dir.join("index");
         match fs::symlink_metadata(&index) {
-            Ok(meta) if meta.is_file() && meta.len() <= MAX_INDEX => drop(fs::copy(&index, self.index())?),
+            Ok(meta) if meta.is_file() && meta.len() <= MAX_INDEX => {
+                fs::copy(&index, self.index())?;
+                // git looks into files that are no older than the index, for they may have been changed in the moment after
+                // it was written (gitformat-index, "racy git"). To a younger copy they would be older.
+                File::options().write(true).open(self.index())?.set_modified(meta.modified()?)?;
+            }
             Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the index is no index")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -37,7 +37,7 @@ objects=$(git rev-parse --git-path objects)
 aside() { GIT_INDEX_FILE=$t/index GIT_OBJECT_DIRECTORY=$t/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$objects sh -c "$1"; }
 look() {
     mkdir "$t" "$t/objects" || return
-    [ ! -e "$g/index" ] || cp "$g/index" "$t/index" || return
+    [ ! -e "$g/index" ] || cp -p "$g/index" "$t/index" || return
     staged=$(aside 'git write-tree 2>/dev/null') || :
     tree=$(aside 'git add -A . && git write-tree')
 }

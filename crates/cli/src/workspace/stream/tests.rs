@@ -42,6 +42,27 @@ fn only_objects_are_taken_out_of_a_directory_of_objects() {
     }
 }
 
+/// It looks as it did then; git looks into files that are no older than the index.
+#[test]
+fn what_was_changed_in_the_moment_after_it_was_added_travels_as_it_is() {
+    use std::os::unix::fs::MetadataExt as _;
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().canonicalize().unwrap();
+    git(&root, "git init -q -b main && echo one > file && git add file && git commit -q -m a && echo two > file");
+    // As if all that had been within one tick of the clock. The index has one entry, behind a header of 12 bytes.
+    let meta = fs::metadata(root.join("file")).unwrap();
+    let path = root.join(".git/index");
+    let mut index = fs::read(&path).unwrap();
+    for (number, time) in [meta.ctime(), meta.ctime_nsec(), meta.mtime(), meta.mtime_nsec()].into_iter().enumerate() {
+        index[12 + 4 * number..][..4].copy_from_slice(&u32::try_from(time).unwrap().to_be_bytes());
+    }
+    fs::write(&path, index).unwrap();
+    File::options().write(true).open(&path).unwrap().set_modified(meta.modified().unwrap()).unwrap();
+    assert_eq!(git(&root, "git --no-optional-locks status --porcelain"), b" M file\n");
+    let plan = Plan::make(wish(&root, Mode::Overlay)).unwrap();
+    assert_eq!((plan.changes.carried, plan.changes.written), (vec![b"file".to_vec()], vec![]));
+}
+
 /// The measure is the same objects as git packs them, whole: what describes one by another is smaller, by as much as
 /// the last commits are alike, and work for the guest.
 #[test]
