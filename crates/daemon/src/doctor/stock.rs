@@ -30,7 +30,7 @@ impl Check for Stock {
                 NAME,
                 match (kernels, images) {
                     (0, 0) => "none here yet; the first banger vm run pulls them".to_owned(),
-                    _ => format!("{kernels} kernels and {images} images"),
+                    _ => format!("{} and {}", count(kernels, "kernel"), count(images, "image")),
                 },
             ));
         }
@@ -85,6 +85,10 @@ fn image(directory: &Path, name: &str) -> Result<(), Finding> {
         }
         finding
     })
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
