@@ -334,18 +334,23 @@ pub(super) mod tests {
         assert_eq!(first, waited_for);
     }
 
+    /// A connection to a shim that greets, and answers no more from then on.
+    async fn broken_off(dir: &Path, shim: ProcessIdentity) -> Connection {
+        let socket = dir.join("c");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let opened = Connection::with_patience(Duration::ZERO, socket.clone(), dir.to_owned());
+        let (connection, served) = tokio::join!(opened, greet(&listener, shim));
+        drop((served, listener));
+        connection.unwrap()
+    }
+
     #[tokio::test]
     async fn a_shim_that_answers_no_more_is_told_to_end_before_it_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
         record::write(dir.path(), "prepared", &end).unwrap();
         let (mut process, shim) = off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
-        let socket = dir.path().join("c");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let opened = Connection::with_patience(Duration::ZERO, socket.clone(), dir.path().to_owned());
-        let (connection, served) = tokio::join!(opened, greet(&listener, shim));
-        drop((served, listener));
-        let connection = connection.unwrap();
+        let connection = broken_off(dir.path(), shim).await;
         assert_eq!(connection.shared().ended().await, end);
         let remark = connection.shared().remark();
         assert!(remark.is_some_and(|words| words.ends_with("its guest was told to power off")));
@@ -356,12 +361,7 @@ pub(super) mod tests {
     async fn one_that_dies_when_it_is_told_was_not_killed() {
         let dir = tempfile::tempdir().unwrap();
         let (mut process, shim) = off::tests::shim(dir.path(), "exit 1");
-        let socket = dir.path().join("c");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let opened = Connection::with_patience(Duration::ZERO, socket.clone(), dir.path().to_owned());
-        let (connection, served) = tokio::join!(opened, greet(&listener, shim));
-        drop((served, listener));
-        let connection = connection.unwrap();
+        let connection = broken_off(dir.path(), shim).await;
         let end = connection.shared().ended().await;
         assert_eq!(end.cause, ExitCause::VmmFailed);
         assert!(end.reason.ends_with("it died without a word, and its VMM with it"), "{}", end.reason);
