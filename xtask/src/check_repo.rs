@@ -22,13 +22,14 @@ pub(crate) struct SourceFile {
 /// Finds faults, one sentence each.
 type Rule = fn(&[SourceFile]) -> Vec<String>;
 
-const RULES: [(&str, Rule); 9] = [
+const RULES: [(&str, Rule); 10] = [
     ("crates depend on each other only as the architecture says", crates::dependencies),
     ("every Rust file says what it is for", modules::documented),
     ("every Rust file is part of a crate", modules::declared),
     ("every fuzz target calls what is there, and what it found is replayed", fuzz::targets),
     ("no file is longer than one job needs", modules::lengths),
     ("what runs with a capability can be read in one go", modules::privileged),
+    ("the architecture names every room", modules::rooms),
     ("nothing names the machine it was written on or a registry", text::places),
     ("nothing is left to do in the code", text::leftovers),
     ("the README has two set-up commands", text::readme),

@@ -10,6 +10,8 @@ use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 /// What is in `bin/`: the programs find each other there.
 const PROGRAMS: [&str; 5] = ["banger", "bangerd", "bangerd-root", "banger-shim", "banger-vsock-agent"];
 const DOCUMENTS: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
+/// What they and the programs' hints lead to.
+const PAGES: &str = "docs";
 
 /// The network helper's units for a machine, with `@BINDIR@` where its program is.
 const UNITS: [&str; 2] = ["bangerd-root.socket", "bangerd-root.service"];
@@ -26,9 +28,18 @@ pub(crate) fn install(bin_dir: &Path, prefix: &Path, final_prefix: &Path) -> Res
     }
     generate::into(&prefix.join("share"), &bin_dir.join("banger"))?;
     units(&final_prefix.join("bin"), &prefix.join("share/banger/systemd"))?;
-    let documents = prefix.join("share/doc/banger");
-    std::fs::create_dir_all(&documents).with_context(|| format!("creating {}", documents.display()))?;
-    DOCUMENTS.iter().try_for_each(|document| copy(&root().join(document), &documents.join(document), 0o644))
+    documents(&prefix.join("share/doc/banger"))
+}
+
+/// Puts what there is to read into `dir`; links between the pages hold there.
+fn documents(dir: &Path) -> Result<()> {
+    let pages = dir.join(PAGES);
+    std::fs::create_dir_all(&pages).with_context(|| format!("creating {}", pages.display()))?;
+    for page in std::fs::read_dir(root().join(PAGES)).context("the pages of docs")? {
+        let page = page.context("the pages of docs")?;
+        copy(&page.path(), &pages.join(page.file_name()), 0o644)?;
+    }
+    DOCUMENTS.iter().try_for_each(|document| copy(&root().join(document), &dir.join(document), 0o644))
 }
 
 /// Makes `dist/banger-<version>-<arch>.tar.gz`: the same input gives the same bytes.
@@ -77,6 +88,17 @@ fn writeln(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pages_are_where_the_readme_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        documents(dir.path()).unwrap();
+        let readme = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
+        let links: Vec<&str> = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        let mut here = links.iter().filter(|link| !link.contains("://")).peekable();
+        assert!(here.peek().is_some());
+        here.for_each(|link| assert!(dir.path().join(link).is_file(), "{link}"));
+    }
 
     #[test]
     fn units_name_the_program_where_it_will_be() {

@@ -14,10 +14,10 @@ Most people want:
   banger exec NAME -- CMD             run a command in one of them";
 
 const FAILURES: &str = "\
-Exit status: 0 done, 1 failed, 2 wrong usage. run and exec: the guest command's own status (128+n when signal n ended \
+Exit status: 0 done, 1 failed, 2 a line that does not parse. run and exec: the guest command's own status (128+n when signal n ended \
 it), 125 when banger failed, 126 when the command is not executable, 127 when it was not found.
 
-With --json a failure is one object {code, message, causes, hints} on stdout; on stderr for run and exec, whose stdout \
+With --json a failure is one object {code, message, causes, hints, operation} on stdout; on stderr for run and exec, whose stdout \
 is the guest command's.";
 
 /// The whole command line.

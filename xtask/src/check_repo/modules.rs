@@ -58,6 +58,36 @@ pub(crate) fn lengths(files: &[SourceFile]) -> Vec<String> {
         .collect()
 }
 
+/// What has files below it in a crate that users get stands in the table of `docs/architecture.md`.
+pub(crate) fn rooms(files: &[SourceFile]) -> Vec<String> {
+    const CRATES: [&str; 5] = ["agent", "artifacts", "cli", "daemon", "proto"];
+    let Some(page) = files.iter().find(|file| file.path == "docs/architecture.md") else {
+        return vec!["there is no docs/architecture.md".into()];
+    };
+    let table: Vec<&str> = page.text.lines().filter(|line| line.starts_with('|')).collect();
+    let of_crate = |name: &str| {
+        let begins = format!("| `{name}` |");
+        let rows = table.iter().skip_while(move |row| !row.starts_with(&begins));
+        rows.enumerate()
+            .take_while(|(at, row)| *at == 0 || row.starts_with("| |"))
+            .map(|(_, row)| *row)
+            .collect::<String>()
+    };
+    let rows: Vec<(&str, String)> = CRATES.iter().map(|name| (*name, of_crate(name))).collect();
+    let mut faults = Vec::new();
+    for file in rust(files) {
+        for (name, rows) in &rows {
+            let module = file.path.strip_prefix(&format!("crates/{name}/src/")).and_then(|path| path.split_once('/'));
+            let Some((module, _)) = module.filter(|(module, _)| *module != "bin") else { continue };
+            let fault = format!("{module} of {name} is in no row");
+            if !rows.contains(&format!("`{module}`")) && !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+    }
+    faults
+}
+
 /// The network helper, its unit tests not counted, is smaller than this.
 pub(crate) fn privileged(files: &[SourceFile]) -> Vec<String> {
     const TOO_MANY: usize = 1500;
@@ -89,6 +119,20 @@ mod tests {
         assert!(privileged(&files).is_empty());
         files.push(file(&path("b"), &half));
         assert_eq!(privileged(&files).len(), 1);
+    }
+
+    #[test]
+    fn a_room_that_no_row_names_is_found() {
+        let page =
+            |rows: &str| file("docs/architecture.md", &format!("| crate | module | decides |\n{rows}\n\nText.\n"));
+        let known = ["crates/daemon/src/vm/start.rs", "crates/daemon/src/bin/bangerd.rs", "crates/daemon/src/wire.rs"];
+        let mut files = Vec::from(known.map(|path| file(path, "")));
+        files.push(page("| `daemon` | `store` | a |\n| | `vm` | b |\n| `cli` | `exec` | c |"));
+        assert_eq!(rooms(&files), Vec::<String>::new());
+        // Another crate's row is none of this one's.
+        files.push(file("crates/daemon/src/exec/join.rs", ""));
+        assert_eq!(rooms(&files), ["exec of daemon is in no row"]);
+        assert_eq!(rooms(&files[..3]).len(), 1);
     }
 
     fn file(path: &str, text: &str) -> SourceFile {

@@ -26,7 +26,7 @@ pub enum AddressError {
     #[error("it is neither https:// nor http://")]
     Scheme,
     /// Plain text over a network.
-    #[error("http:// is for this host's own addresses only (127.0.0.1, [::1], localhost)")]
+    #[error("http:// is for loopback addresses only (127.0.0.1, [::1], localhost)")]
     Plain,
     /// It has a user's name in it.
     #[error("it has a user name or password in it")]

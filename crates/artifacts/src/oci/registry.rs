@@ -1,6 +1,6 @@
 //! A registry, as OCI's distribution specification has it: documents by tag or digest, blobs by digest.
 //!
-//! `https://`, and plain text to this host's own addresses only, which is the rule of every download here. Who asks is
+//! `https://`, and plain text to loopback addresses only, which is the rule of every download here. Who asks is
 //! said when it is asked for, and only to whom it is for.
 
 use super::{
@@ -64,7 +64,7 @@ impl<'a> Repository<'a> {
     ) -> Self {
         let host = reference.host();
         let plain = format!("http://{host}/");
-        // Only this host's own addresses pass as http; a registry there that speaks TLS has its certificate in certs.d.
+        // Only loopback addresses pass as http; a registry there that speaks TLS has its certificate in certs.d.
         let own = authorities(certificates, reference.registry());
         let scheme = if plain.parse::<Address>().is_ok() && own.is_empty() { "http" } else { "https" };
         let trust = (scheme == "https").then(|| Trust::of_host(&own));

@@ -252,7 +252,8 @@ pub struct Vm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Phase {
-    /// `image`, `kernel-files`, `disk`, `shim`, `vmm`, `kernel`, `modules`, `mounts`, `agent`, `exec`.
+    /// What was prepared (`image`, `kernel-files`, `disk`, `network`, `ssh`, …), then `shim`, `vmm`, `kernel`, `modules`,
+    /// `mounts`, `agent`, `files`, `exec`. There may be more.
     pub name: String,
     /// When it began, in milliseconds since the start was asked for.
     pub started_ms: u64,

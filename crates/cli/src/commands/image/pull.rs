@@ -29,7 +29,7 @@ Examples:
   banger image pull oci-archive:app.tar             also docker-archive:FILE and oci:DIR; :NAME chooses one of several
 
 Logins are those of docker and podman; $REGISTRY_AUTH_FILE or $DOCKER_CONFIG name others, as there. A registry speaks
-https, or http on this host's own addresses.")]
+https, or http on a loopback address.")]
 pub(crate) struct PullArgs {
     /// A catalog name, an OCI reference, or oci:DIR, oci-archive:FILE, docker-archive:FILE
     #[arg(value_name = "NAME_OR_REF")]
