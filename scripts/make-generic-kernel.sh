@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds generic-6.12, the kernel banger recommends: everything a guest needs built in, no modules, no initrd.
+# Builds generic-6.12, the quickest kernel for banger's guests: everything they need built in, no modules, no initrd.
 #
 #   scripts/make-generic-kernel.sh                      the pinned upstream release, its PGP signature checked
 #   scripts/make-generic-kernel.sh --release 6.12.N     another release of the same line
@@ -92,6 +92,8 @@ done
 
 # Only a server out of reach decides for apt: a release that is not there, or a bad signature, never does.
 if [ "$from" = auto ]; then
+  command -v curl >/dev/null || die "curl is missing, which looks whether kernel.org can be reached" \
+    "run: sudo apt-get install curl; or take the distribution's source: --apt"
   answer=$(curl --silent --head --location --proto '=https' --max-time 30 --output /dev/null --write-out '%{http_code}' \
     -- "$upstream/linux-$release.tar.sign" 2>/dev/null) || true
   case $answer in

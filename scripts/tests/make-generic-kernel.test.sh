@@ -146,6 +146,11 @@ rm -rf -- "$tmp/build"
 refuses 'a release that kernel.org does not have' 'kernel.org has no release 6.12.117' with "$deb" 404 --auto
 verdict 'is no reason for another source' [ "$(grep -c 'with apt' "$tmp/stderr")" -eq 0 ]
 verdict 'and leaves nothing' nothing_left
+mkdir "$tmp/few"
+ln -s /usr/bin/* "$tmp/few/"
+rm "$tmp/few/curl"
+refuses 'a host that cannot ask' 'curl is missing' env "PATH=$tmp/few" "$script" --out "$out" --jobs 1 --auto
+verdict 'is told what helps' grep -q 'apt-get install curl' "$tmp/stderr"
 refuses 'upstream asked for and out of reach' 'cannot download' with "$deb" '' --release 6.12.9
 
 # The server answers, with something that none of the three signed: no way around that.

@@ -162,8 +162,8 @@ impl Patience {
 
     fn ends_never(self) -> Failure {
         let work = self.work.as_secs() / 60;
-        Failure::new(Code::Timeout, format!("{} comes to no end", guest::WHO))
-            .cause(format!("it answers, and was not done within {work} min"))
+        Failure::new(Code::Timeout, format!("{} did not finish", guest::WHO))
+            .cause(format!("it answers, and was not done after {work} min"))
             .hint("banger vm exec NAME -- ps aux shows what the guest does, banger vm logs NAME its console")
     }
 

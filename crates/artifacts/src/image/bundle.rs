@@ -74,7 +74,7 @@ pub struct WrittenBundle {
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// Its address is not asked.
-    #[error("{url:?} is not asked")]
+    #[error("{url:?} is not used")]
     Address {
         /// The address.
         url: String,

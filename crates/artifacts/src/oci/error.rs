@@ -228,7 +228,7 @@ pub enum RegistryError {
         known: bool,
     },
     /// The registry wants to be told who asks in a way banger does not know.
-    #[error("{host} asks who is there in a way that is not understood: {challenge:?}")]
+    #[error("{host} wants a login of a kind that banger does not know: {challenge:?}")]
     Challenge {
         /// The registry.
         host: String,
@@ -252,7 +252,7 @@ pub enum RegistryError {
         retry_after: Option<Duration>,
     },
     /// The name leads to an address that is not asked.
-    #[error("{address:?} is not asked")]
+    #[error("{address:?} is not used")]
     Address {
         /// The address.
         address: String,

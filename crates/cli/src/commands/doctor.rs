@@ -55,7 +55,7 @@ async fn look(program: &std::path::Path) -> Result<Doctor> {
     };
     let status = tokio::time::timeout(DEADLINE, work)
         .await
-        .map_err(|_| Failure::new(Code::Timeout, format!("looking took more than {} s", DEADLINE.as_secs())))?
+        .map_err(|_| Failure::new(Code::Timeout, format!("the checks did not end within {} s", DEADLINE.as_secs())))?
         .map_err(|error| failed(&error))?;
     if !status.success() {
         return Err(Failure::new(Code::Unavailable, format!("{} --doctor failed ({status})", program.display()))

@@ -112,7 +112,7 @@ fn check_peer(stream: &UnixStream, socket: &Path) -> Result<()> {
 }
 
 fn silent(layout: &Layout) -> Failure {
-    let failure = Failure::new(Code::Timeout, "the daemon holds its lock but does not answer")
+    let failure = Failure::new(Code::Timeout, "the daemon does not answer")
         .cause(format!("lock {}, socket {}", layout.daemon_lock().display(), sockets(layout)[0].display()))
         .hint(format!("its log is {}", layout.daemon_log().display()));
     match record(layout) {

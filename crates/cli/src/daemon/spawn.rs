@@ -142,7 +142,9 @@ async fn wait(mut child: Child) -> Result<ExitStatus> {
     };
     match tokio::time::timeout(EXIT_DEADLINE, ended).await {
         Ok(status) => status.map_err(|error| internal("cannot wait for the daemon", &error)),
-        Err(_) => Err(Failure::new(Code::Timeout, format!("the daemon (pid {pid}) neither serves nor ends")).into()),
+        Err(_) => {
+            Err(Failure::new(Code::Timeout, format!("the daemon (pid {pid}) did not come up, and did not exit")).into())
+        }
     }
 }
 

@@ -326,7 +326,10 @@ impl<'a> Reader<'a> {
         let line = self.peek();
         // git ends every line, also the last.
         if line.len() == self.rest.len() {
-            return Err(Failure::new(Code::Guest, "the patch breaks off"));
+            return Err(Failure::new(
+                Code::Guest,
+                "the patch is cut off: git in the guest ended early, or the disk there is full",
+            ));
         }
         self.rest = &self.rest[line.len() + 1..];
         self.line += 1;

@@ -60,7 +60,8 @@ impl Capability for FileSyncCapability {
                 self.archive().map_err(|error| because(Code::Internal, "cannot pack file_sync's files", &error))?;
             let agent = Agent::of(&self.layout, &vm.id);
             agent.unpack(archive).await.map_err(|failure| {
-                Failure::new(failure.code, "the files of file_sync do not go into the guest").cause(failure.to_string())
+                Failure::new(failure.code, "cannot copy the files of [[file_sync]] into the guest")
+                    .cause(failure.to_string())
             })
         })
     }

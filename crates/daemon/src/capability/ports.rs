@@ -10,7 +10,10 @@ use banger_proto::{
     name::VmId,
     network::Publish,
 };
-use std::net::{SocketAddrV4, TcpListener};
+use std::{
+    io,
+    net::{SocketAddrV4, TcpListener},
+};
 
 pub(crate) struct PortsCapability {
     pub(crate) store: Store,
@@ -65,7 +68,21 @@ pub(crate) async fn claim(store: &Store, vm: &VmId, publish: &Publish) -> Result
 
 /// Whether this host would let anybody listen there.
 pub(crate) fn is_free(host: SocketAddrV4) -> Result<(), Failure> {
-    TcpListener::bind(host).map(drop).map_err(|error| taken(host).cause(error.to_string()))
+    TcpListener::bind(host).map(drop).map_err(|error| refused(host, &error))
+}
+
+/// Why nobody may listen there, and what helps against that.
+fn refused(host: SocketAddrV4, error: &io::Error) -> Failure {
+    let failure = |code| Failure::new(code, format!("port {host} cannot be published"));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => failure(Code::Denied)
+            .cause(format!("{error}: ports below net.ipv4.ip_unprivileged_port_start are root's"))
+            .hint("publish a higher one, such as -p 8080:80"),
+        io::ErrorKind::AddrNotAvailable => failure(Code::Invalid)
+            .cause(format!("{error}: no interface of this host has that address"))
+            .hint("without an address (-p 8080:80) it is 127.0.0.1"),
+        _ => taken(host).cause(error.to_string()),
+    }
 }
 
 fn taken(host: SocketAddrV4) -> Failure {
@@ -84,5 +101,16 @@ mod tests {
         assert_eq!(is_free(taken).unwrap_err().code, Code::Conflict);
         drop(holder);
         is_free(taken).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_taken_is_not_called_so() {
+        // TEST-NET-1 is no host's.
+        let elsewhere = is_free("192.0.2.1:8080".parse().unwrap()).unwrap_err();
+        assert_eq!(elsewhere.code, Code::Invalid);
+        assert!(!elsewhere.hints[0].contains(":0:"), "{elsewhere:?}");
+        let low = refused("127.0.0.1:80".parse().unwrap(), &io::ErrorKind::PermissionDenied.into());
+        assert_eq!(low.code, Code::Denied);
+        assert!(low.hints[0].contains("8080:80"), "{low:?}");
     }
 }

@@ -55,7 +55,12 @@ impl Syncing {
     async fn settle(&self, vm: &VmId, dir: &Path) -> Result<(), Failure> {
         let sync = self.all().get(vm).cloned();
         let Some(mut sync) = sync else { return recall(dir) };
-        let lost = || Failure::new(Code::Internal, "whether a new work disk is on the host's disk is not known");
+        let lost = || {
+            Failure::new(
+                Code::Internal,
+                "cannot tell whether the new work disk was written: the daemon lost track of it",
+            )
+        };
         let outcome = sync.wait_for(Option::is_some).await.map_or_else(|_| None, |outcome| outcome.clone());
         if outcome == Some(Ok(())) {
             self.forget(vm);
@@ -111,7 +116,7 @@ impl Capability for WorkDiskCapability {
             .await
             .map_err(Explain::explain)?;
             let path = VmFiles::work_disk(&self.layout, &vm.id);
-            let again = "what is lost of it is not known; once the host's disk is well, make the VM again";
+            let again = "nobody knows what is lost of it; once the host's disk works, make the VM again";
             let hint = format!("{again}: `banger vm delete {}` first", vm.name);
             self.syncing.begin(&vm.id, self.layout.vm(&vm.id), move || {
                 disk::sync(&path).map_err(|error| error.explain().hint(hint))

@@ -7,7 +7,7 @@ use banger_proto::{
     api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, VmmChoice},
     helper::ALL_PREFIX,
     name::{ImageName, KernelName},
-    network::{Cidr, Rule},
+    network::{Cidr, PRIVATE, Rule},
     size::ByteSize,
     span::Span,
 };
@@ -170,7 +170,7 @@ fn uplink<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Uplink>, D::Erro
 
 fn block<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Cidr>, D::Error> {
     let block = Cidr::deserialize(input)?;
-    if block.prefix() == ALL_PREFIX && (block.first().is_private() || block.first().octets()[0] == 100) {
+    if block.prefix() == ALL_PREFIX && PRIVATE.iter().any(|private| private.contains(block.first())) {
         Ok(Some(block))
     } else {
         Err(de::Error::custom(format!("{block} is no /{ALL_PREFIX} of private addresses, such as 10.213.0.0/16")))
@@ -297,6 +297,7 @@ mod tests {
             ("\n[networks]\ndns = \"1.1.1.1\"", "networks"),
             ("\nnetwork.cidr = \"10.0.0.0/8\"", "/16"),
             ("\nnetwork.cidr = \"8.8.0.0/16\"", "private"),
+            ("\nnetwork.cidr = \"100.1.0.0/16\"", "private"),
             ("\nnetwork.uplink = \"up\"", "auto, none, off"),
             ("\nnetwork.allow = [\"a b\"]", "domain"),
             ("\nlog_level = \"loud\"", "loud"),

@@ -4,8 +4,10 @@ use super::{Check, Host, Look, fail, pass};
 use crate::daemon::directories::{Place, Rule, places};
 use banger_proto::api::host::Finding;
 use rustix::{io::Errno, process::Uid};
+use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 const NAME: &str = "directories";
+const ELSEWHERE: &str = "let BANGER_HOME, or XDG_STATE_HOME, XDG_CACHE_HOME, XDG_CONFIG_HOME and XDG_RUNTIME_DIR, name directories of yours";
 
 pub(super) struct Directories;
 
@@ -32,16 +34,24 @@ fn judge(place: &Place, uid: Uid) -> Option<Finding> {
     let (what, mend) = match place.look(uid) {
         Ok(Ok(())) | Err(Errno::NOENT) => return None,
         Ok(Err(Rule::NoDirectory)) => ("is not a directory".to_owned(), format!("mv {shown} {shown}.old")),
-        Ok(Err(Rule::Link)) => ("is a link, and who changes it has the sockets".to_owned(), format!("rm {shown}")),
-        Ok(Err(Rule::Stranger)) => {
+        Ok(Err(Rule::Link)) => {
+            ("is a link: whoever can change it could take over the sockets".to_owned(), format!("rm {shown}"))
+        }
+        // Where all that is above it is another's too, it is theirs, and not what a `sudo banger` left behind.
+        Ok(Err(Rule::Stranger)) if is_in_ones_own(&place.path, uid) => {
             ("belongs to another user".to_owned(), format!("sudo chown -R {} {shown}", uid.as_raw()))
         }
+        Ok(Err(Rule::Stranger)) => ("belongs to another user".to_owned(), ELSEWHERE.to_owned()),
         Ok(Err(Rule::Open)) => ("may be used by others".to_owned(), format!("chmod go-rwx {shown}")),
         Err(error) => (format!("cannot be looked at: {error}"), format!("ls -ld {shown}")),
     };
     let mut finding = fail(NAME, format!("{shown} {what}"));
     finding.hints.push(mend);
     Some(finding)
+}
+
+fn is_in_ones_own(path: &Path, uid: Uid) -> bool {
+    path.parent().and_then(|above| above.metadata().ok()).is_some_and(|above| above.uid() == uid.as_raw())
 }
 
 #[cfg(test)]
@@ -63,7 +73,16 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(found[0].1.contains("not a directory") && found[1].1.contains("chmod go-rwx"), "{found:?}");
         bench.host.uid += 1;
-        assert!(bench.look(&Directories).await.iter().any(|(_, text)| text.contains("chown")));
+        let found = bench.look(&Directories).await;
+        assert!(found.iter().any(|(_, text)| text.contains("BANGER_HOME") && !text.contains("chown")), "{found:?}");
+    }
+
+    #[test]
+    fn what_root_left_in_ones_own_directory_is_given_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let mine = Uid::from_raw(temp.path().metadata().unwrap().uid());
+        assert!(is_in_ones_own(&temp.path().join("banger"), mine));
+        assert!(!is_in_ones_own(&temp.path().join("banger"), Uid::from_raw(mine.as_raw() + 1)));
     }
 
     #[tokio::test]

@@ -234,7 +234,8 @@ impl ImageService {
         match (matching.next(), matching.next()) {
             (Some(id), None) => Ok(Meant { id, name: None }),
             (Some(_), Some(_)) => {
-                Err(Failure::new(Code::Invalid, format!("{reference:?} begins the ids of several images")))
+                Err(Failure::new(Code::Invalid, format!("{reference:?} begins the ids of several images"))
+                    .hint("`banger image list` shows them"))
             }
             (None, _) => Err(no_image(reference)),
         }
@@ -283,7 +284,7 @@ pub(super) fn in_use(what: &str, users: &[VmName]) -> Failure {
     let names: Vec<&str> = users.iter().take(10).map(VmName::as_str).collect();
     let more = if users.len() > 10 { ", …" } else { "" };
     Failure::new(Code::Conflict, format!("{what} is in use by {}{more}", names.join(", ")))
-        .hint(format!("`banger vm delete {}` deletes what uses it", names.join(" ")))
+        .hint("those VMs keep it; it can go once they are deleted, with what is on their disks (`banger vm delete VM`)")
 }
 
 fn listed(names: &[ImageName]) -> String {

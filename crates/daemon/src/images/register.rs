@@ -115,7 +115,7 @@ fn check_shape(request: &RegisterImage) -> Result<(), Failure> {
         return Err(Failure::new(Code::Invalid, "a kernel's name and a kernel's files exclude each other"));
     }
     if request.kernel_file.is_none() && files.iter().any(|file| file.is_some()) {
-        return Err(Failure::new(Code::Invalid, "an initrd or modules come with a kernel file"));
+        return Err(Failure::new(Code::Invalid, "--initrd and --modules need --kernel-file"));
     }
     Ok(())
 }

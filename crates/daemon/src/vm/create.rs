@@ -165,7 +165,7 @@ impl VmService {
                 (Err(error), _) => return Err(error.into()),
             }
         }
-        Err(Failure::new(Code::Unavailable, "no free name was found").hint("name the VM with --name"))
+        Err(Failure::new(Code::Unavailable, "every generated name is taken").hint("name the VM with --name"))
     }
 
     /// Gives it what it holds for its whole life, as long as somebody waits for it.

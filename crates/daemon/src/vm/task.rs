@@ -203,12 +203,15 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
     let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
     let by_force = format!("`banger vm delete -f {name}` deletes it all the same");
     match reason {
-        Reason::Starting => conflict("is being started"),
-        Reason::Stopping => conflict("is being stopped"),
+        Reason::Starting => conflict("is being started")
+            .hint(format!("`banger vm logs -f {name}` shows how far it is, `banger vm stop {name}` ends it")),
+        Reason::Stopping => conflict("is being stopped").hint("ask again when it is down (`banger ps -a`)"),
         Reason::Deleting => conflict("is being deleted"),
-        Reason::NotRunning => conflict("is not running").hint(format!("banger vm start {name}")),
+        // What there was to end has ended.
+        Reason::NotRunning => conflict("is not running"),
         Reason::InUse => conflict("is in use"),
-        Reason::Running => conflict("is running").hint(by_force),
+        Reason::Running => conflict("is running")
+            .hint(format!("`banger vm stop {name}` first: {by_force}, and what its guest has not written is lost")),
         Reason::ComingUp => conflict("is being started").hint(by_force),
     }
 }

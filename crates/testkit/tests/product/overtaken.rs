@@ -158,7 +158,7 @@ fn a_shim_that_comes_late_runs_no_later_starts_plan() {
 }
 
 /// Files that a guest does not take are the end of its start.
-const REFUSED: &str = "the files of file_sync do not go into the guest";
+const REFUSED: &str = "cannot copy the files of [[file_sync]] into the guest";
 
 #[test]
 fn a_start_that_failed_after_the_agent_answered_has_failed_whoever_leaves_meanwhile() {

@@ -214,7 +214,7 @@ fn a_service_that_gives_no_token_is_named() {
     // Plain text to somewhere else is not an address a password goes to.
     let (server, _) = guarded("Bearer TOKEN", |_| "Bearer realm=\"http://tokens.example.org/\"".into());
     let refusal = Host::new().refusal(&reference(&server, "v1"));
-    assert!(refusal.contains("http://tokens.example.org/\" is not asked"), "{refusal}");
+    assert!(refusal.contains("http://tokens.example.org/\" is not used"), "{refusal}");
     let (server, _) = guarded("x", |_| "Negotiate".into());
     let refusal = Host::new().refusal(&reference(&server, "v1"));
     assert!(refusal.contains("not understood: \"Negotiate\""), "{refusal}");

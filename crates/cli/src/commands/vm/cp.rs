@@ -186,7 +186,7 @@ async fn receive_archive(context: &Context, vm: &VmName, path: &str) -> Result<(
 /// Writes what is at `path` in the guest to stdout as a tar archive, as the guest sends it.
 async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> {
     if io::stdout().is_terminal() {
-        return Err(Failure::new(Code::Invalid, "a tar archive is not for a terminal")
+        return Err(Failure::new(Code::Invalid, "will not write a tar archive to a terminal")
             .hint("write it to a file or a pipe")
             .into());
     }

@@ -30,7 +30,7 @@ pub(crate) async fn run(context: &Context, args: &PruneArgs) -> Result {
     let all: Vec<Vm> = context.daemon().await?.get("/v1/vms").await?;
     let idle: Vec<Vm> = all.into_iter().filter(|vm| !vm.state.is_live()).collect();
     if idle.is_empty() {
-        context.printer.talk("every VM runs: nothing to delete");
+        context.printer.talk("no VM is down: nothing to delete");
         if context.printer.json() {
             context.printer.value(&idle)?;
         }

@@ -72,7 +72,9 @@ pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
     let wish = Wish { base: args.base_commit, guest_path: args.guest_path, exclude: args.exclude };
     let to_stdout = args.output.is_none() && !args.apply;
     if to_stdout && context.printer.json() {
-        return Err(Failure::new(Code::Invalid, "a patch on stdout is no JSON").hint("-o FILE takes the patch").into());
+        return Err(Failure::new(Code::Invalid, "cannot print a patch and JSON on the same stdout")
+            .hint("-o FILE writes the patch to a file, and --json says what is in it")
+            .into());
     }
     let mut signals = Signals::install()?;
     let patch = Arc::new(signals.guard(UNDONE, export::export(context, args.vm.as_str(), &wish)).await?);
