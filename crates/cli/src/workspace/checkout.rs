@@ -53,6 +53,7 @@ rm -rf $s
 
 /// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository without a
 /// commit or a file its user may not read, is left out; of the files that the index names none may be missing or differ.
+/// The copy of the index is as old as it, because git looks into files that are no older than the index (see `Facade`).
 /// On stdin: untracked files that were brought. Others are the guest's, which an export has to show. One that is not there,
 /// because it went here before it travelled or there since, costs no other its place.
 const KEEP: &str = r#"

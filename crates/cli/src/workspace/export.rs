@@ -27,7 +27,8 @@ use std::{
 pub(crate) const MAX_PATCH: usize = 256 << 20;
 
 /// Compares everything that is there with `$2`, in an index and a directory of objects that go afterwards. `$3`: whether
-/// renames are told from removals; what follows is left out.
+/// renames are told from removals; what follows is left out. The copy of the index is as old as it, because git looks into
+/// files that are no older than the index (see `Facade`).
 const EXPORT: &str = r#"
 base=$2
 renames=$3

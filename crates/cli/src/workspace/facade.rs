@@ -76,8 +76,9 @@ impl Facade {
             Ok(meta) if meta.is_file() && meta.len() <= MAX_INDEX => {
                 fs::copy(&index, self.index())?;
                 // git looks into files that are no older than the index, for they may have been changed in the moment after
-                // it was written (gitformat-index, "racy git"). To a younger copy they would be older.
-                File::options().write(true).open(self.index())?.set_modified(meta.modified()?)?;
+                // it was written (gitformat-index, "racy git"). To a younger copy they would be older. A copy of what is
+                // read-only is so, too; its time is its owner's to set all the same.
+                File::open(self.index())?.set_modified(meta.modified()?)?;
             }
             Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the index is no index")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -14,6 +14,8 @@ use banger_proto::api::vm::GuestEndpoint;
 /// was brought. `$2`: the commit that holds that tree; in a submodule (`$3`, its path), which no record names, the repository
 /// knows, and there may be none.
 ///
+/// The copy of the index is as old as it, because git looks into files that are no older than the index (see `Facade`).
+///
 /// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
 /// has to be kept whatever becomes of the files.
 const INSPECT: &str = r#"

@@ -4,9 +4,10 @@ use super::{corpus, git, place, prepare, says, tree};
 use crate::{delete, start};
 use banger_testkit::{Output, TestEnv, require};
 use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    fs::{self, File},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 /// A repository in a VM, worked in: commits, edits, new and removed files, modes, links, binary, a rename.
@@ -147,6 +148,46 @@ fn without_git_in_the_guest_the_files_arrive_and_an_export_says_what_is_missing(
     assert_eq!(says(&env, &copy, &status), says(&env, &repo, &status));
     let out = export(&env, &[]).expect(1);
     assert!(out.err().contains("no git") && out.err().contains("banger vm cp"), "{out}");
+    delete(&env, "w");
+}
+
+/// As if a file had been checked out and edited within one tick of the clock, an hour ago, and is as large as it was: git looks
+/// into it because it is no older than the index. The index has one entry, behind a header of 12 bytes.
+fn edit_in_one_tick(copy: &Path) {
+    fs::write(copy.join("file"), "two\n").expect("a file");
+    let hour = Duration::from_secs(3600);
+    let file = File::options().write(true).open(copy.join("file")).expect("a file");
+    file.set_modified(SystemTime::now() - hour).expect("a time");
+    let meta = file.metadata().expect("metadata");
+    let path = copy.join(".git/index");
+    let mut index = fs::read(&path).expect("an index");
+    for (number, time) in [meta.ctime(), meta.ctime_nsec(), meta.mtime(), meta.mtime_nsec()].into_iter().enumerate() {
+        let time = u32::try_from(time).expect("a time before 2106");
+        index[12 + 4 * number..][..4].copy_from_slice(&time.to_be_bytes());
+    }
+    fs::write(&path, index).expect("an index");
+    let index = File::options().write(true).open(&path).expect("an index");
+    index.set_modified(meta.modified().expect("a time")).expect("a time");
+}
+
+#[test]
+fn what_was_edited_in_the_moment_after_it_was_brought_is_the_guests_work() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "w");
+    let (repo, copy) = (place(&env, "small"), place(&env, "guest"));
+    fs::create_dir(&repo).expect("a directory");
+    fs::write(repo.join("file"), "one\n").expect("a file");
+    says(&env, &repo, &["init", "-q", "-b", "main"]);
+    says(&env, &repo, &["add", "file"]);
+    says(&env, &repo, &["commit", "-q", "-m", "one"]);
+    prepare(&env, "w", &repo, &copy, &[]).expect(0);
+    edit_in_one_tick(&copy);
+    assert_eq!(says(&env, &copy, &["--no-optional-locks", "status", "--porcelain"]), b" M file\n");
+
+    let again = prepare(&env, "w", &repo, &copy, &[]).expect(1);
+    assert!(again.err().contains("was worked in"), "{again}");
+    let patch = export(&env, &[]).expect(0).out();
+    assert!(patch.contains("-one\n+two\n"), "{patch}");
     delete(&env, "w");
 }
 

@@ -48,6 +48,8 @@ fn users_of_one_host_know_nothing_of_each_other() {
         fs::set_permissions(env.home(), fs::Permissions::from_mode(0o755)).expect("a home as hosts have it");
         start(env, "w");
     }
+    // As in an archive of which nothing is to be changed.
+    fs::set_permissions(repo.join(".git/index"), fs::Permissions::from_mode(0o444)).expect("permissions");
     prepare(&first, "w", &repo, &copy, &[]).expect(0);
     assert_same(&first, &copy, &repo);
 
