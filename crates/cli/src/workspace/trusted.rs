@@ -4,9 +4,10 @@
 //!
 //! What such a program runs or reads in turn is not known here, nor is what other tools than git take from a tree.
 
-mod interpreters;
+mod open;
 mod places;
 mod programs;
+mod words;
 
 use super::{
     changes::pieces,
@@ -143,13 +144,10 @@ impl Trusted {
                     self.hooks(&dir);
                 }
             } else if is_program(&key) {
-                let program = Program::new(&value);
+                let mut program = Program::new(&value);
                 let why = format!("{RUNS} ({key})");
-                for path in program.paths() {
-                    let path = expanded(path.as_bytes());
-                    self.places.file(&path, &why);
-                    program.found_at(&path).iter().for_each(|found| self.places.file(found, &why));
-                }
+                program.paths().iter().for_each(|path| self.places.file(&expanded(path.as_bytes()), &why));
+                program.follow(&self.places);
                 self.programs.push((key, program));
             }
         }

@@ -33,6 +33,17 @@ impl Places {
         Self { roots: names.flatten().collect(), known: BTreeMap::new() }
     }
 
+    /// The tree, if there is one.
+    pub(super) fn root(&self) -> Option<&Path> {
+        self.roots.first().map(PathBuf::as_path)
+    }
+
+    /// The names in the tree under which what is there is reached.
+    pub(super) fn ways_to(&self, place: &Path) -> Vec<PathBuf> {
+        let names: Vec<PathBuf> = self.found(place).iter().flat_map(|place| ways(place)).collect();
+        names.iter().flat_map(|name| self.roots.iter().filter_map(move |root| below(name, root))).collect()
+    }
+
     /// Whether that is the tree itself.
     pub(super) fn is_top(&self, path: &Path) -> bool {
         path.as_os_str().is_empty() || self.roots.iter().any(|root| root == path)
@@ -58,8 +69,7 @@ impl Places {
     }
 
     fn add(&mut self, place: &Path, why: &str, is_dir: bool) {
-        let mut names: Vec<PathBuf> = self.found(place).iter().flat_map(|place| ways(place)).collect();
-        names = names.iter().flat_map(|name| self.roots.iter().filter_map(move |root| below(name, root))).collect();
+        let mut names = self.ways_to(place);
         // In any tree, one that leads above is above.
         if self.roots.is_empty() && place.is_relative() && place.components().next() != Some(Component::ParentDir) {
             names.extend(below(&plain(&Path::new("/").join(place)), Path::new("/")));
