@@ -15,6 +15,7 @@ mod socket;
 use crate::{
     api::{self, Context},
     config::{Config, ConfigError, File, Host},
+    failpoint,
     place::Place,
     store::{Store, StoreError},
     wire::{Programs, wire_services},
@@ -124,10 +125,12 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let images = services.images.clone();
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
+        failpoint::hit("serve.bound").await;
         let place = Arc::new(Place::at(layout.daemon_socket()));
         bound = Some(place.clone());
         tokio::spawn(follow(place, stop.clone()));
         lock.publish()?;
+        failpoint::hit("serve.published").await;
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
         ready.serving(&layout.daemon_log());

@@ -4,7 +4,11 @@
 //! with a point's name arms it, once. Who comes by renames the file to `<name>.hit` and waits until that is gone, or until
 //! it is killed, which is what tests mostly do then. Every point that is passed leaves `<name>.seen`, armed or not, so that
 //! a test can tell that it knows them all. The matrix of what dies where is a test of the whole product
-//! (`testkit/tests/product/faults.rs`).
+//! (`testkit/tests/product/faults.rs`), which reads the source too: between two steps there is a point.
+//!
+//! A step is what changes something that outlives the process: a row, a file with a name, another process, a port, a card. A
+//! transaction, or a file that is written aside and renamed, is one; so is the removal of a directory of files, and whatever
+//! fills a cache, of which half is none.
 
 /// Between two steps of an operation that a crash may separate.
 #[cfg(debug_assertions)]

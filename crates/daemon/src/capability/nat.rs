@@ -2,6 +2,7 @@
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
+    failpoint,
     network::{Attached, Egress, HostNetwork, Uplink},
     operation::Operation,
     store::{VmRow, VmSpec},
@@ -48,6 +49,7 @@ impl Capability for NatCapability {
         Box::pin(async {
             // VMs that were created before there were networks, or while they were off.
             self.network.seat(vm).await?;
+            failpoint::hit("start.seated").await;
             match self.network.attach(vm).await? {
                 Attached::With(card) => {
                     launch.card = Some(*card);
@@ -65,6 +67,7 @@ impl Capability for NatCapability {
     fn release<'a>(&'a self, vm: &'a VmId, depth: Depth) -> Hook<'a> {
         Box::pin(async move {
             self.network.detach(vm).await?;
+            failpoint::hit("release.detached").await;
             match depth {
                 Depth::Machine => Ok(()),
                 Depth::Everything => self.network.unseat(vm).await,

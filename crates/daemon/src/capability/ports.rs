@@ -2,6 +2,7 @@
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
+    failpoint,
     operation::Operation,
     store::{ResourceKind, Store, StoreError, VmRow, VmSpec},
 };
@@ -36,6 +37,7 @@ impl Capability for PortsCapability {
         Box::pin(async {
             for publish in &vm.spec.network.publish {
                 claim(&self.store, &vm.id, publish).await?;
+                failpoint::hit("start.port").await;
                 launch.ports.push(*publish);
             }
             Ok(())
@@ -48,6 +50,7 @@ impl Capability for PortsCapability {
             for resource in self.store.resources(vm).await? {
                 if resource.kind == ResourceKind::Port {
                     self.store.unclaim(vm, ResourceKind::Port, &resource.value).await?;
+                    failpoint::hit("release.port").await;
                 }
             }
             Ok(())

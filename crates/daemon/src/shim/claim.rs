@@ -11,6 +11,7 @@ use super::{
     identity::end_proven,
     record,
 };
+use crate::failpoint;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 use tokio::time::Instant;
@@ -77,8 +78,10 @@ pub(crate) async fn revoke(state_dir: &Path, patience: Duration) -> io::Result<b
                 return Ok(false);
             }
         }
+        failpoint::hit("revoke.ended").await;
         if let Some(_claim) = Claim::take(state_dir)? {
             record::remove(state_dir, PLAN_FILE)?;
+            failpoint::hit("revoke.unplanned").await;
             record::remove(state_dir, RUNTIME_FILE)?;
             return Ok(true);
         }

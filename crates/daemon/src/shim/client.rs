@@ -143,7 +143,9 @@ impl Shims {
     pub async fn launch(&self, plan: &LaunchPlan) -> Result<Shim, ShimError> {
         settle_predecessor(&plan.state_dir).await?;
         record::remove(&plan.state_dir, EXIT_FILE)?;
+        failpoint::hit("launch.forgotten").await;
         record::remove(&plan.state_dir, RUNTIME_FILE)?;
+        failpoint::hit("launch.cleared").await;
         let planned = Planned { launch: random::hex(LAUNCH), plan: plan.clone() };
         record::write_volatile(&plan.state_dir, PLAN_FILE, &planned)?;
         failpoint::hit("launch.planned").await;
@@ -376,7 +378,9 @@ impl Shim {
 
     /// Ends the VMM now. [`Shim::ended`] says when it has.
     pub async fn end(&self) -> Result<(), ShimError> {
-        self.connection.request(ShimRequest::End).await
+        let asked = self.connection.request(ShimRequest::End).await;
+        failpoint::hit("end.asked").await;
+        asked
     }
 
     /// Waits for the machine's end. Of a shim that died without a record it says so, as [`ExitCause::VmmFailed`]: its

@@ -198,6 +198,7 @@ impl Life {
             })
             .map_err(setup("opening the control socket"))?
         };
+        failpoint::hit_and_block("shim.askable");
         let to_guest = |name, who| {
             let (sessions, places) = (sessions.clone(), Who::places(who));
             Door::open(plan.run_dir.join(name), move |listener| {
@@ -223,12 +224,14 @@ impl Life {
             end = self.boots(waiting) => end,
             never = doors::keep_open(&mut doors) => match never {},
         };
+        failpoint::hit_and_block("shim.over");
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let end = ExitRecord { cause, reason, at };
         if let Err(error) = record::write(&self.plan.state_dir, EXIT_FILE, &end) {
             // Watchers are told all the same. A daemon that comes later finds a machine that is gone.
             complain(&format!("the exit record cannot be written: {error}"));
         }
+        failpoint::hit_and_block("shim.exited");
         self.hub.publish(&ShimMessage::Ended(end));
         self.watchers.close();
         let _ = timeout(FAREWELL, self.watchers.wait()).await;
@@ -286,7 +289,9 @@ impl Life {
         let driver = vmm::driver(self.plan.vmm);
         driver.check(&self.plan).map_err(LaunchError::from)?;
         renew_moment(&self.plan.initramfs, &moment()).map_err(|error| Failed::Moment(in_full(&error)))?;
+        failpoint::hit_and_block("shim.dated");
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
+        failpoint::hit_and_block("shim.memory");
         let resources = Resources { memory, start: Start::Kernel, namespace: self.namespace.clone() };
         let machine = driver.launch(&self.plan, resources).await?;
         failpoint::hit_and_block("shim.launched");

@@ -188,17 +188,25 @@ impl VmService {
         if start == Start::No {
             // A start does this later, and a disk may take its time for it.
             start::settle(&self.parts, &row.id).await?;
+            failpoint::hit("create.synced").await;
             wanted_still(operation)?;
         }
         Ok(())
     }
 
     async fn undo(self: &Arc<Self>, row: &VmRow, berth: Berth, failure: Failure) -> Failure {
+        // What nobody was told of goes, whoever dies meanwhile: half of it would look like a whole VM.
+        let mut row = row.clone();
+        row.run.deleting = true;
+        if let Err(error) = self.parts.store.update_vm(&row).await {
+            tracing::error!(vm = %row.name, %error, "cannot write that a VM is taken back");
+        }
+        failpoint::hit("create.undone").await;
         match release(&self.parts, &row.id, Depth::Everything).await {
             Ok(()) => failure,
             Err(also) => {
                 // The row stays, so that the VM can be seen; with a task it can be deleted too.
-                self.adopt_new(row.clone(), berth);
+                self.adopt_new(row, berth);
                 failure.cause(format!("and what was made cannot be taken away: {also}"))
             }
         }
@@ -219,6 +227,7 @@ impl VmService {
         if let Err(error) = self.parts.store.delete_lease(&row.id).await {
             tracing::error!(vm = %row.name, %error, "cannot end a lease");
         }
+        failpoint::hit("create.kept").await;
         failure
     }
 }

@@ -5,6 +5,7 @@
 
 use super::VmService;
 use crate::{
+    failpoint,
     operation::Operation,
     shim::identity::{ProvenProcess, host_boot_id},
     store::Lease,
@@ -19,8 +20,10 @@ impl VmService {
     pub(super) async fn take_over_leases(self: &Arc<Self>) -> Result<(), Failure> {
         for lease in self.parts.store.leases().await? {
             let Some(row) = self.parts.store.vm(&lease.vm).await? else { continue };
+            failpoint::hit("lease.found").await;
             if row.state == VmState::Failed && row.run.phases.is_empty() {
                 self.parts.store.delete_lease(&lease.vm).await?;
+                failpoint::hit("lease.ended").await;
                 continue;
             }
             let service = self.clone();
@@ -29,6 +32,7 @@ impl VmService {
             tokio::spawn(
                 async move {
                     holder_gone(&lease).await;
+                    failpoint::hit("lease.over").await;
                     tracing::info!(vm = %lease.vm, client = lease.holder.pid, "a client is gone, and its VM goes too");
                     if let Err(failure) = service.delete(&lease.vm, true, &operation).await {
                         tracing::error!(vm = %lease.vm, %failure, "cannot delete a VM whose client is gone");

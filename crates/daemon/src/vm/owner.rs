@@ -97,20 +97,11 @@ impl Owner {
         match op {
             Op::Start { .. } if resume => start::resume(self, operation).await,
             Op::Start { .. } => start::start(self, operation).await,
-            Op::Stop { grace, cause } => {
-                stop::stop(self, operation, grace).await?;
-                if cause == StopCause::Unused {
-                    let unused = "nobody used it for as long as auto_stop_after says".to_owned();
-                    let how = self.row.reason.take();
-                    self.row.reason = Some(how.map_or(unused.clone(), |how| format!("{unused}; {how}")));
-                    self.save_or_log().await;
-                }
-                Ok(())
-            }
+            Op::Stop { grace, cause } => stop::stop(self, operation, grace, cause).await,
             Op::Restart { grace } => {
                 if self.row.state.is_live() {
                     start::preflight_again(self, operation).await?;
-                    stop::stop(self, operation, grace).await?;
+                    stop::stop(self, operation, grace, StopCause::Asked).await?;
                     failpoint::hit("restart.down").await;
                 }
                 start::start(self, operation).await
@@ -306,6 +297,7 @@ impl Owner {
             tracing::error!(vm = %self.row.name, %failure, "cannot give back all a machine held");
         }
         self.save_or_log().await;
+        failpoint::hit("down.saved").await;
     }
 
     /// A failure of this VM's start with the evidence and what to do about it.

@@ -24,6 +24,9 @@
 use banger_proto::api::vm::{KillSignal, SetVm, VmState, Wait};
 use std::time::Duration;
 
+/// Why a VM is down that nobody used.
+const UNUSED: &str = "nobody used it for as long as auto_stop_after says";
+
 /// What can be asked of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -79,6 +82,17 @@ pub(crate) enum StopCause {
     Asked,
     /// Nobody used it for as long as the configuration says.
     Unused,
+}
+
+impl StopCause {
+    /// What there is to say of a VM that was stopped for it, whose machine ended like this.
+    pub(super) fn said(self, how: Option<String>) -> Option<String> {
+        match (self, how) {
+            (Self::Asked, how) => how,
+            (Self::Unused, None) => Some(UNUSED.to_owned()),
+            (Self::Unused, Some(how)) => Some(format!("{UNUSED}; {how}")),
+        }
+    }
 }
 
 /// What to do about it.

@@ -4,7 +4,7 @@
 use super::{
     VmService,
     owner::{outcome, places},
-    release::{release, remove_flat},
+    release::{release, remove_flat, remove_sockets},
     set_network, sockets, stop,
 };
 use crate::{
@@ -40,15 +40,18 @@ impl VmService {
             }
         }))
         .await;
-        self.sweep(&self.parts.layout.vms(), &known).await;
-        self.sweep(&self.parts.layout.run.join("v"), &known).await;
-        self.take_over_leases().await
+        self.sweep(Strays::States, &self.parts.layout.vms(), &known).await;
+        self.sweep(Strays::Sockets, &self.parts.layout.run.join("v"), &known).await;
+        self.take_over_leases().await?;
+        failpoint::hit("adopt.done").await;
+        Ok(())
     }
 
     /// A VM whose daemon died before it had a disk (its creation was never reported), or while it was being deleted:
     /// nothing of it stays.
     async fn take_away(self: &Arc<Self>, row: &VmRow) {
         tracing::info!(vm = %row.name, deleting = row.run.deleting, "only half of it is there: it is taken away");
+        failpoint::hit("adopt.unwanted").await;
         if let Err(failure) = release(&self.parts, &row.id, Depth::Everything).await {
             tracing::error!(vm = %row.name, %failure, "cannot take away a VM of which only half is there");
             self.adopt(row.clone(), None);
@@ -80,6 +83,7 @@ impl VmService {
                 row.run.shim = Some(status.shim);
                 row.run.vmm_process = status.vmm;
                 self.parts.network.adopt(&row);
+                failpoint::hit("adopt.networked").await;
                 if let Err(failure) = set_network::agree(&self.parts.store, &row, &shim).await {
                     tracing::error!(vm = %row.name, %failure, "a port cannot be published as it was asked for");
                 }
@@ -87,6 +91,7 @@ impl VmService {
                 failpoint::hit("adopt.found").await;
                 tracing::info!(vm = %row.name, state = row.state.as_str(), "adopted");
                 self.write(&row).await;
+                failpoint::hit("adopt.written").await;
                 return (row, Some(shim));
             }
             Ok(Adopted::Ended(record)) if row.state.is_live() => {
@@ -98,7 +103,9 @@ impl VmService {
             }
             Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
             Ok(Adopted::Silent { shim, waited }) if row.state.is_live() => {
-                match end_silent(shim, waited, &state_dir).await {
+                let ended = end_silent(shim, waited, &state_dir).await;
+                failpoint::hit("adopt.silenced").await;
+                match ended {
                     Ok((record, words)) => {
                         let (state, reason) = outcome(&record);
                         (state, reason.or(Some(words)))
@@ -119,6 +126,7 @@ impl VmService {
         row.reason = reason;
         row.run.ended();
         self.write(&row).await;
+        failpoint::hit("adopt.settled").await;
         (row, None)
     }
 
@@ -129,7 +137,7 @@ impl VmService {
     }
 
     /// Takes away directories that are named like a VM's and have no row: what a delete left half done.
-    async fn sweep(&self, directory: &Path, known: &HashSet<VmId>) {
+    async fn sweep(&self, strays: Strays, directory: &Path, known: &HashSet<VmId>) {
         let Ok(entries) = std::fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -138,17 +146,45 @@ impl VmService {
                 continue;
             }
             let path = entry.path();
+            failpoint::hit(&format!("sweep.found.{}", strays.name())).await;
             let ended = revoke(&path, STRAY_PATIENCE).await;
+            failpoint::hit(&format!("sweep.ended.{}", strays.name())).await;
             if !matches!(ended, Ok(true)) {
                 tracing::error!(path = %path.display(), ?ended, "cannot end what runs for no VM");
                 continue;
             }
-            match remove_flat(&path) {
+            match strays.remove(&path) {
                 Ok(()) => tracing::info!(path = %path.display(), "removed what belongs to no VM"),
                 Err(failure) => {
                     tracing::error!(path = %path.display(), %failure, "cannot remove what belongs to no VM");
                 }
             }
+            failpoint::hit(&format!("sweep.removed.{}", strays.name())).await;
+        }
+    }
+}
+
+/// What may be left of a VM that nobody knows.
+#[derive(Debug, Clone, Copy)]
+enum Strays {
+    /// Its durable directory.
+    States,
+    /// Its sockets.
+    Sockets,
+}
+
+impl Strays {
+    fn name(self) -> &'static str {
+        match self {
+            Self::States => "states",
+            Self::Sockets => "sockets",
+        }
+    }
+
+    fn remove(self, directory: &Path) -> Result<(), Failure> {
+        match self {
+            Self::States => remove_flat(directory),
+            Self::Sockets => remove_sockets(directory),
         }
     }
 }

@@ -45,22 +45,26 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     let mut removed = true;
     // What does not go of another run directory is swept by a daemon there: the plan, which named it, is gone.
     for dir in BTreeSet::from([machines, run_dir]) {
-        removed &= note(&mut errors, remove_flat(&dir.join(VMM_DIR)).and_then(|()| remove_flat(&dir)));
+        removed &= note(&mut errors, remove_sockets(&dir));
+        failpoint::hit("release.sockets").await;
     }
     if removed {
         note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
     }
     failpoint::hit("release.run").await;
     if depth == Depth::Everything {
-        let gone = note(&mut errors, remove_flat(&state_dir))
-            && note(
-                &mut errors,
-                store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await.map_err(Failure::from),
-            );
+        let removed = note(&mut errors, remove_flat(&state_dir));
+        failpoint::hit("release.directory").await;
+        let gone = removed && {
+            let unclaimed = store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await;
+            note(&mut errors, unclaimed.map_err(Failure::from))
+        };
         // The row is what the next try goes by: it stays as long as anything else does.
         failpoint::hit("release.state").await;
         if gone && errors.is_empty() {
             errors.extend(store.delete_vm(vm).await.map_err(Failure::from).err());
+            // Nobody has been told yet.
+            failpoint::hit("release.row").await;
         }
     }
     joined(errors)
@@ -92,6 +96,11 @@ fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Removes a VM's directory of sockets, and in it the one of its monitor's.
+pub(super) fn remove_sockets(directory: &Path) -> Result<(), Failure> {
+    remove_flat(&directory.join(VMM_DIR)).and_then(|()| remove_flat(directory))
 }
 
 /// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.

@@ -129,16 +129,20 @@ pub(super) async fn agree(store: &Store, row: &VmRow, shim: &Shim) -> Result<(),
     let open: Vec<Publish> = shim.status().published.iter().map(|open| open.asked).collect();
     for publish in open.iter().filter(|open| !wanted.contains(open)) {
         shim.unpublish(*publish).await?;
+        failpoint::hit("agree.closed").await;
     }
     for claim in store.resources(id).await? {
         let is_wanted = wanted.iter().any(|publish| publish.host.to_string() == claim.value);
         if claim.kind == ResourceKind::Port && !is_wanted {
             store.unclaim(id, ResourceKind::Port, &claim.value).await?;
+            failpoint::hit("agree.unclaimed").await;
         }
     }
     for publish in wanted.iter().filter(|wanted| !open.contains(wanted)) {
         ports::claim(store, id, publish).await?;
+        failpoint::hit("agree.claimed").await;
         shim.publish(*publish).await?;
+        failpoint::hit("agree.opened").await;
     }
     Ok(())
 }
@@ -154,10 +158,13 @@ async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: 
     close_ports(owner, shim, before).await?;
     let mut opened = Vec::new();
     for publish in opening {
-        let result = match ports::claim(store, id, publish).await {
+        let claimed = ports::claim(store, id, publish).await;
+        failpoint::hit("set.claimed").await;
+        let result = match claimed {
             Ok(()) => shim.publish(*publish).await.map_err(Failure::from),
             refused => refused,
         };
+        failpoint::hit("set.opened").await;
         opened.push(*publish);
         if let Err(failure) = result {
             for publish in opened {
@@ -173,7 +180,9 @@ async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: 
 async fn close_ports(owner: &Owner, shim: &Shim, ports: Vec<&Publish>) -> Result<(), Failure> {
     for publish in ports {
         shim.unpublish(*publish).await?;
+        failpoint::hit("set.closed").await;
         owner.parts.store.unclaim(&owner.row.id, ResourceKind::Port, &publish.host.to_string()).await?;
+        failpoint::hit("set.unclaimed").await;
     }
     Ok(())
 }

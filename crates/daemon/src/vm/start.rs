@@ -138,6 +138,7 @@ async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock)
 /// What a guest gets once its agent answers.
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
     settle(&owner.parts, &owner.row.id).await?;
+    failpoint::hit("start.settled").await;
     for capability in owner.parts.capabilities.iter() {
         capability.after_start(&owner.row, ready).await?;
         failpoint::hit(&format!("start.followed.{}", capability.name())).await;
@@ -159,6 +160,7 @@ async fn give_up(owner: &mut Owner, operation: &Operation, failure: Failure) -> 
         return fail(owner, failure).await;
     }
     owner.end_machine().await;
+    failpoint::hit("start.ended").await;
     owner.down(VmState::Stopped, None).await;
     failure
 }
@@ -170,6 +172,7 @@ async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
         Err(words) => format!("{first}; {words}"),
         Ok(_) => first,
     };
+    failpoint::hit("start.ended").await;
     owner.down(VmState::Failed, Some(reason)).await;
     failure
 }
@@ -188,10 +191,11 @@ async fn prepare(
     let vm = &owner.row;
     for kind in [ResourceKind::StateDirectory, ResourceKind::RunDirectory, ResourceKind::Shim] {
         parts.store.claim(&vm.id, kind, vm.id.as_str()).await?;
+        failpoint::hit(&format!("start.claimed.{}", kind.as_str())).await;
     }
-    failpoint::hit("start.claimed").await;
     let (state_dir, run_dir) = (parts.layout.vm(&vm.id), parts.layout.vm_run(&vm.id));
     make_directory(&state_dir)?;
+    failpoint::hit("start.directory").await;
     make_directory(&run_dir)?;
     failpoint::hit("start.directories").await;
     let mut launch = Launch::default();

@@ -3,6 +3,7 @@
 use super::{
     guest::Agent,
     owner::{MAX_WORDS, Owner, outcome},
+    policy::StopCause,
 };
 use crate::{
     failpoint,
@@ -33,9 +34,14 @@ const END_OF_GRACE: Duration = Duration::from_secs(5);
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Orderly power-off, at most `grace` long; then the VMM is killed.
-pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option<Duration>) -> Result<(), Failure> {
+pub(super) async fn stop(
+    owner: &mut Owner,
+    operation: &Operation,
+    grace: Option<Duration>,
+    cause: StopCause,
+) -> Result<(), Failure> {
     if owner.shim.is_none() {
-        owner.down(VmState::Stopped, None).await;
+        owner.down(VmState::Stopped, cause.said(None)).await;
         return Ok(());
     }
     let before = (owner.row.state, owner.row.reason.take());
@@ -56,7 +62,7 @@ pub(super) async fn stop(owner: &mut Owner, operation: &Operation, grace: Option
     };
     // The same point after an orderly end and after one by force: on a busy host it is chance which of them a stop takes.
     failpoint::hit("stop.ended").await;
-    owner.down(VmState::Stopped, reason).await;
+    owner.down(VmState::Stopped, cause.said(reason)).await;
     Ok(())
 }
 
@@ -68,6 +74,7 @@ async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Op
     // Written down before it is so: a daemon that comes after this one could not tell it from any other end.
     owner.row.reason.clone_from(&forced);
     owner.save_or_log().await;
+    failpoint::hit("stop.forced").await;
     match owner.put_down().await {
         Ok(Some(record)) if record.cause != ExitCause::Ended => outcome(&record).1,
         Ok(_) => forced,
@@ -146,6 +153,7 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
         return Ok(());
     };
     let sent = shim.signal(signal).await;
+    failpoint::hit("kill.sent").await;
     match (timeout(SIGNAL_PATIENCE, shim.ended()).await, sent) {
         // It may have been faster. That it runs no more is what a kill is for; how it ended is its own.
         (Ok(record), _) => {

@@ -14,7 +14,7 @@ use crate::{
     operation::Operation,
     random,
     shim::{
-        control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
+        control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, VMM_DIR},
         identity::host_boot_id,
         record,
     },
@@ -207,6 +207,9 @@ async fn what_belongs_to_no_vm_is_swept_and_nothing_else() {
         fs::write(directory.join("file"), "").unwrap();
     }
     fs::create_dir(deep.join("precious")).unwrap();
+    // A monitor's own sockets are there, too.
+    fs::create_dir(stray_run.join(VMM_DIR)).unwrap();
+    fs::write(stray_run.join(VMM_DIR).join("api.sock"), "").unwrap();
     let mut running = Victim::new();
     record::write(&stray, RUNTIME_FILE, &runtime(running.identity())).unwrap();
     world.vms().reconcile().await.unwrap();

@@ -26,7 +26,7 @@ async fn why_a_machine_is_ended_by_force_is_written_down_before_it_is() {
         (now.state, now.reason)
     };
     let operation = Operation::silent();
-    let (stopped, before) = tokio::join!(stop::stop(&mut owner, &operation, None), ends);
+    let (stopped, before) = tokio::join!(stop::stop(&mut owner, &operation, None, StopCause::Asked), ends);
     stopped.unwrap();
     let now = world.row(&row).await.unwrap();
     let why = now.reason.clone().unwrap();
@@ -54,7 +54,7 @@ async fn a_machine_that_ended_by_itself_before_it_could_be_keeps_its_own_reason(
             assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
             fake.end(&world, &row, &record).await;
         };
-        let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, None), ends);
+        let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, None, StopCause::Asked), ends);
         stopped.unwrap();
         let now = world.row(&row).await.unwrap();
         assert_eq!((now.state, now.reason.as_deref()), (VmState::Stopped, reason), "{cause:?}");

@@ -258,7 +258,7 @@ async fn a_guest_that_is_on_its_way_down_already_is_waited_for() {
         until_said(&mut said, "waiting for the guest to power off").await;
         fake.end(&world, &row, &record).await;
     };
-    let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON)), goes);
+    let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON), StopCause::Asked), goes);
     stopped.unwrap();
     assert_eq!(world.row(&row).await.unwrap().state, VmState::Stopped);
     assert!(fake.requests.try_recv().is_err(), "it was ended by force");

@@ -1,0 +1,311 @@
+//! How one case of the matrix is carried out.
+
+use super::{
+    Act::{
+        self, Adopt, AdoptDead, AdoptDeleting, AdoptHalf, AdoptLeased, AdoptLeasedDead, AdoptLeasedFailed,
+        AdoptPublishing, AdoptSilent, AdoptStarting, AdoptStopping, AdoptStray, AdoptUnpublishing, Create, CreateLeft,
+        Delete, Kill, Publish, Restart, Run, RunLeased, RunLeasedLost, RunLeft, RunLost, Set, Start, StartLeft, Stop,
+        StopForced, Unpublish,
+    },
+    Victim::{self, Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm},
+};
+use crate::SOON;
+use banger_testkit::{Output, Session, TestEnv, wait_until};
+use rusqlite::Connection;
+use rustix::process::Signal;
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+const VMM: &str = "fake-qemu";
+
+/// One environment for all cases of one victim: what a case leaves behind would show in the next one too.
+pub(super) struct Bench {
+    env: TestEnv,
+    points: PathBuf,
+    /// Ports to be published, on a loopback address that nobody else has, so that they are free whenever no VM has them.
+    port: String,
+    another: String,
+}
+
+impl Act {
+    /// The VM's name. One whose guest does not power off is known by it.
+    fn vm(self) -> &'static str {
+        if self == StopForced { "hostile-stubborn" } else { "f" }
+    }
+
+    /// The program whose end is that of the guest's kernel.
+    fn agent(self) -> &'static str {
+        if self == StopForced { "hostile-agent" } else { "banger-vsock-agent" }
+    }
+
+    /// Who dies where, so that something is taken back.
+    fn before(self) -> Option<(&'static str, Victim)> {
+        match self {
+            CreateLeft | RunLeft => Some(("create.furnished", Client)),
+            StartLeft => Some(("start.launched", Client)),
+            // Before its shim listens to the guest, which may be up by then.
+            RunLost | RunLeasedLost => Some(("shim.running", Vmm)),
+            _ => None,
+        }
+    }
+}
+
+impl Bench {
+    /// `None` where the fake VMM cannot be had; the test is then recorded as skipped.
+    pub(super) fn new() -> Option<Self> {
+        TestEnv::fake().map(Self::of)
+    }
+
+    pub(super) fn of(mut env: TestEnv) -> Self {
+        static BENCHES: AtomicU8 = AtomicU8::new(100);
+        let points = env.home().join("points");
+        fs::create_dir(&points).expect("a directory for points");
+        env.set_variable("BANGER_FAILPOINTS", &points);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let own = BENCHES.fetch_add(1, Ordering::Relaxed);
+        let port = |port: u16| format!("127.{own}.{high}.{low}:{port}:80");
+        Self { env, points, port: port(18093), another: port(18094) }
+    }
+
+    /// The points that were passed so far.
+    pub(super) fn passed(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.points).expect("the points").flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        names.filter_map(|name| name.strip_suffix(".seen").map(str::to_owned)).collect()
+    }
+
+    /// After the last case.
+    pub(super) fn end(&self) {
+        self.env.assert_nothing_left();
+    }
+
+    /// `victim` dies at `point` while `act` is done; afterwards the VM is in one of the states that are allowed.
+    pub(super) fn case(&self, point: &str, act: Act, victim: Victim, allowed: &[&str]) {
+        let what = format!("{victim:?} dies at {point} of {act:?}");
+        let lease = self.prepare(act);
+        let before = act.before();
+        self.arm(before.map_or(point, |(first, _)| first));
+        let command = self.command(act).unwrap_or_else(|| vec!["vm", "list"]);
+        let session = self.spawn(&command);
+        if let Some((first, dies)) = before {
+            self.reached(first, &what);
+            self.kill(dies, act, &session);
+            self.arm(point);
+            self.go_on(first);
+        }
+        self.reached(point, &what);
+        self.kill(victim, act, lease.as_ref().unwrap_or(&session));
+        if victim == DaemonLongAgo {
+            self.run(&["vm", "list"]).expect(0);
+        }
+        // What is held goes on, if it is still there.
+        self.go_on(point);
+        session.finish(SOON);
+        if !matches!(victim, Daemon | DaemonLongAgo) {
+            // What a client's end leads to is the daemon's to do, before it is ended itself.
+            self.env.assert_in_order(VMM);
+        }
+        let mut lease = lease;
+        if victim != Daemon
+            && let Some(over) = lease.take()
+        {
+            // Its machine is over and so is its session, which sees its VM off; or it is the one that died.
+            over.finish(SOON);
+        }
+        self.end_daemon();
+        self.env.assert_in_order(VMM);
+        self.is_one_of(allowed, &what);
+        if let Some(holder) = lease {
+            // The last of the daemons has taken it over.
+            holder.signal(Signal::KILL);
+            holder.finish(SOON);
+            self.is_one_of(&["gone"], &what);
+        }
+        if self.state() != "gone" {
+            self.run(&["vm", "delete", "-f", act.vm()]).expect(0);
+        }
+        self.env.assert_in_order(VMM);
+        assert_eq!(self.state(), "gone", "{what}");
+    }
+
+    /// Waits: a leased VM goes a moment after a new daemon has found that its client is gone.
+    fn is_one_of(&self, allowed: &[&str], what: &str) {
+        wait_until(SOON, &format!("{what}: one of {allowed:?}"), || {
+            let state = self.state();
+            if allowed.contains(&state.as_str()) { Ok(()) } else { Err(state) }
+        });
+    }
+
+    /// The command that does it. What a new daemon does is done by the first one that needs a daemon.
+    fn command(&self, act: Act) -> Option<Vec<&str>> {
+        let vm = act.vm();
+        Some(match act {
+            Run | RunLeft | RunLost => vec!["vm", "run", "-d", "--name", vm, "-p", &self.port],
+            RunLeased | RunLeasedLost => {
+                vec!["vm", "run", "--rm", "--name", vm, "-p", &self.port, "--", "sh", "-c", "echo up; exec cat"]
+            }
+            Create | CreateLeft => vec!["vm", "create", "--no-start", "--name", vm],
+            Start | StartLeft => vec!["vm", "start", vm],
+            // It powers off at once, and may be slow about it on a busy host.
+            Stop => vec!["vm", "stop", "--timeout", "50s", vm],
+            StopForced => vec!["vm", "stop", "--timeout", "0s", vm],
+            Restart => vec!["vm", "restart", vm],
+            Set => vec!["vm", "set", vm, "--vcpu", "3"],
+            Publish => vec!["vm", "publish", vm, "-p", &self.another],
+            Unpublish => vec!["vm", "unpublish", vm, "-p", &self.port],
+            Delete => vec!["vm", "delete", "-f", vm],
+            Kill => vec!["vm", "kill", vm],
+            Adopt | AdoptDead | AdoptSilent | AdoptStray | AdoptHalf | AdoptStarting | AdoptStopping
+            | AdoptDeleting | AdoptPublishing | AdoptUnpublishing | AdoptLeased | AdoptLeasedDead
+            | AdoptLeasedFailed => return None,
+        })
+    }
+
+    /// Everything as it is before. Gives the client whose VM was found, where that one lives on.
+    fn prepare(&self, act: Act) -> Option<Session> {
+        match act {
+            Run | RunLeft | RunLost | RunLeased | RunLeasedLost | Create | CreateLeft => {}
+            AdoptHalf => self.cut_short("create.directory", Run),
+            AdoptStarting => self.cut_short("start.launched", Run),
+            AdoptLeasedFailed => self.cut_short("start.recorded", RunLeased),
+            AdoptLeased => return Some(self.lease()),
+            AdoptLeasedDead => {
+                let client = self.lease();
+                client.signal(Signal::KILL);
+                client.finish(SOON);
+            }
+            _ => {
+                self.run(&["vm", "run", "-d", "--quiet", "--name", act.vm(), "-p", &self.port]).expect(0);
+                self.prepare_running(act);
+            }
+        }
+        None
+    }
+
+    fn prepare_running(&self, act: Act) {
+        match act {
+            Start | StartLeft => drop(self.run(&["vm", "stop", act.vm()]).expect(0)),
+            AdoptStopping => self.cut_short("stop.recorded", Stop),
+            AdoptDeleting => self.cut_short("delete.begun", Delete),
+            AdoptPublishing => self.cut_short("set.recorded", Publish),
+            AdoptUnpublishing => self.cut_short("set.recorded", Unpublish),
+            Adopt => self.end_daemon(),
+            AdoptDead => {
+                let shim = self.env.vm_process(act.vm(), "shim_pid");
+                self.end_daemon();
+                shim.signal(Signal::KILL);
+                shim.wait_gone(SOON);
+            }
+            AdoptSilent => {
+                let shim = self.env.vm_process(act.vm(), "shim_pid");
+                self.end_daemon();
+                shim.signal(Signal::STOP);
+            }
+            AdoptStray => {
+                self.end_daemon();
+                self.forget();
+            }
+            _ => {}
+        }
+    }
+
+    /// A VM with a lease that runs, and no daemon: its client.
+    fn lease(&self) -> Session {
+        let client = self.spawn(&self.command(RunLeased).expect("a command"));
+        client.wait_stdout("up\n", SOON);
+        self.end_daemon();
+        client
+    }
+
+    /// Has the daemon die while it does something.
+    fn cut_short(&self, point: &str, act: Act) {
+        self.arm(point);
+        let session = self.spawn(&self.command(act).expect("a command"));
+        self.reached(point, "what is cut short");
+        self.end_daemon();
+        self.go_on(point);
+        session.finish(SOON);
+    }
+
+    /// Has the store know of no VM, as one that was lost and made anew.
+    fn forget(&self) {
+        let database = Connection::open(self.env.layout().database()).expect("the store");
+        let tables = ["leases", "resources", "addresses", "networks", "vms"];
+        let statements = tables.map(|table| format!("DELETE FROM {table};")).concat();
+        database.execute_batch(&statements).expect("nobody else has it open");
+    }
+
+    fn arm(&self, point: &str) {
+        fs::write(self.points.join(point), "").expect("an armed point");
+    }
+
+    fn reached(&self, point: &str, what: &str) {
+        let hit = self.points.join(format!("{point}.hit"));
+        let what = format!("{what}: the point {point}");
+        wait_until(SOON, &what, || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+    }
+
+    fn go_on(&self, point: &str) {
+        fs::remove_file(self.points.join(format!("{point}.hit"))).expect("the point that was hit");
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.env.banger(args).run()
+    }
+
+    fn spawn(&self, args: &[&str]) -> Session {
+        self.env.banger(args).spawn()
+    }
+
+    fn end_daemon(&self) {
+        if let Some(daemon) = self.env.daemon() {
+            daemon.signal(Signal::KILL);
+            daemon.wait_gone(SOON);
+        }
+    }
+
+    fn kill(&self, victim: Victim, act: Act, client: &Session) {
+        let program = match victim {
+            Client => return self.kill_client(act, client),
+            Daemon | DaemonLongAgo => "bangerd",
+            Shim => "banger-shim",
+            Vmm => VMM,
+            Guest => act.agent(),
+        };
+        let found = wait_until(SOON, "the victim", || {
+            let mut all = self.env.processes(program);
+            all.retain(|process| !process.command.contains("--guest"));
+            all.pop().ok_or_else(|| format!("no {program}"))
+        });
+        found.signal(Signal::KILL);
+        found.wait_gone(SOON);
+    }
+
+    fn kill_client(&self, act: Act, client: &Session) {
+        let noticed = self.ends_of_clients();
+        client.signal(Signal::KILL);
+        // A daemon that is still on its way up has no clients.
+        if self.command(act).is_some() {
+            // Otherwise it is chance whether a start is over before anybody knows that nobody wants it.
+            wait_until(SOON, "the daemon to notice", || match self.ends_of_clients() {
+                more if more > noticed => Ok(()),
+                same => Err(format!("{same} clients went away so far")),
+            });
+        }
+    }
+
+    /// How many clients the daemons have seen leave.
+    fn ends_of_clients(&self) -> usize {
+        let log = fs::read_to_string(self.env.layout().daemon_log()).expect("the daemon's log");
+        log.matches("the client went away").count()
+    }
+
+    fn state(&self) -> String {
+        let list = self.run(&["vm", "list", "--json"]).expect(0).json();
+        let vms = list.as_array().expect("a list");
+        vms.first().map_or_else(|| "gone".to_owned(), |vm| vm["state"].as_str().expect("a state").to_owned())
+    }
+}

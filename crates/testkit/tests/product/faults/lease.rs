@@ -1,0 +1,59 @@
+//! Rows of the matrix for VMs that go with whoever asked for them.
+//!
+//! One that a new daemon finds is its client's still: it runs on without a daemon, and goes when the client ends, however it
+//! does. A machine that ends is the end of the client's session.
+
+use super::{
+    Act::{AdoptLeased, AdoptLeasedDead, AdoptLeasedFailed, RunLeased},
+    BEFORE_MACHINE, Cases, FAILED, GONE, RUNNING, Row, UNWANTED,
+    Victim::{Client, Daemon, Guest, Shim, Vmm},
+    all_of, everywhere,
+};
+
+const HELD: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
+/// Its client is gone already.
+const LEFT: Cases = &[(Daemon, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
+const GOES: Cases = &[(Daemon, GONE)];
+/// It never came to run, so it is kept, and nobody's.
+const KEPT: Cases = &[(Daemon, FAILED), (Client, FAILED)];
+
+pub(super) const ROWS: &[Row] = &[
+    ("create.leased", RunLeased, UNWANTED),
+    ("create.furnished", RunLeased, UNWANTED),
+    ("start.recorded", RunLeased, BEFORE_MACHINE),
+    ("start.launched", RunLeased, UNWANTED),
+    ("start.ready", RunLeased, UNWANTED),
+    ("start.saved", RunLeased, UNWANTED),
+    ("adopt.row", AdoptLeased, HELD),
+    ("adopt.networked", AdoptLeased, HELD),
+    ("adopt.found", AdoptLeased, HELD),
+    ("adopt.written", AdoptLeased, HELD),
+    ("lease.found", AdoptLeased, HELD),
+    ("adopt.done", AdoptLeased, HELD),
+    ("serve.published", AdoptLeased, HELD),
+    ("adopt.row", AdoptLeasedDead, LEFT),
+    ("adopt.found", AdoptLeasedDead, LEFT),
+    ("lease.found", AdoptLeasedDead, LEFT),
+    ("lease.over", AdoptLeasedDead, LEFT),
+    ("delete.begun", AdoptLeasedDead, LEFT),
+    ("end.asked", AdoptLeasedDead, GOES),
+    ("delete.ended", AdoptLeasedDead, GOES),
+    ("release.processes", AdoptLeasedDead, GOES),
+    ("release.directory", AdoptLeasedDead, GOES),
+    ("release.row", AdoptLeasedDead, GOES),
+    ("adopt.settled", AdoptLeasedFailed, KEPT),
+    ("lease.found", AdoptLeasedFailed, KEPT),
+    ("lease.ended", AdoptLeasedFailed, KEPT),
+];
+
+#[test]
+fn the_daemon_of_a_vm_with_a_lease_may_die_at_every_point() {
+    everywhere(Daemon, &all_of(ROWS));
+}
+
+#[test]
+fn whoever_else_dies_a_vm_with_a_lease_goes_with_its_client() {
+    for victim in [Client, Shim, Vmm, Guest] {
+        everywhere(victim, &all_of(ROWS));
+    }
+}
