@@ -5,13 +5,11 @@
 
 use crate::{
     network, shim,
-    vm::{QUOTED_LINE, QUOTED_LINES, quoted},
+    vm::{MAX_WORDS, QUOTED_LINE, QUOTED_LINES, quoted, refusal},
     vmm::{firecracker::client, qemu::qmp::Qmp},
 };
-use banger_proto::{
-    agent::http::{Health, Port, Stats},
-    failure::Failure,
-};
+use banger_proto::agent::http::{Health, Port, Stats};
+use hyper::StatusCode;
 use std::future::Future;
 use tokio::{io::AsyncWriteExt, net::UnixStream};
 
@@ -25,7 +23,12 @@ pub fn answers(data: &[u8]) {
     let _ = serde_json::from_slice::<Health>(data);
     let _ = serde_json::from_slice::<Stats>(data);
     let _ = serde_json::from_slice::<Vec<Port>>(data);
-    let _ = serde_json::from_slice::<Failure>(data);
+    let told = refusal("/", StatusCode::INTERNAL_SERVER_ERROR, data);
+    assert!(told.hints.is_empty() && told.operation.is_none(), "{told:?}");
+    for cause in &told.causes {
+        assert!(cause.chars().count() <= MAX_WORDS, "{} characters", cause.len());
+        assert!(!cause.contains(|c: char| c.is_control() && c != '\n'), "{cause:?}");
+    }
 }
 
 /// What an agent answers when it is to reach one of the guest's ports: no more is taken than the answer.

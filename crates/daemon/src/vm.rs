@@ -23,6 +23,7 @@ mod create;
 mod guest;
 mod keeper;
 mod lease;
+mod look_again;
 mod naming;
 mod owner;
 mod phases;
@@ -43,8 +44,10 @@ mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
+mod words;
 
 pub(crate) use console::{QUOTED_LINE, QUOTED_LINES, quoted, send as send_console};
 pub(crate) use guest::Agent;
 pub(crate) use policy::{Op, StopCause};
 pub(crate) use service::{Parts, VmService};
+pub(crate) use words::{MAX_WORDS, refusal};

@@ -115,13 +115,13 @@ impl Boot<'_> {
                 }
                 told = self.signals.next() => {
                     asked = if asked == Asked::End { asked } else { Asked::HostShutdown };
-                    let dialer = self.session.borrow().clone();
-                    match dialer {
-                        Some(dialer) if told == Told::InOrder => {
-                            deadline = deadline.min(Instant::now() + off::PATIENCE);
-                            tokio::spawn(off::ask(dialer));
-                        }
-                        _ => drop(machine.signal(Signal::KILL)),
+                    // One that was up has things to write, also while another agent takes the place of one that died.
+                    let is_up = self.session.borrow().is_some() || self.hub.ready_init().is_some();
+                    if told == Told::InOrder && is_up {
+                        deadline = deadline.min(Instant::now() + off::PATIENCE);
+                        tokio::spawn(off::ask(self.session.subscribe()));
+                    } else {
+                        drop(machine.signal(Signal::KILL));
                     }
                 }
                 () = sleep_until(deadline) => {

@@ -58,9 +58,12 @@ impl Drop for Claim {
     }
 }
 
-/// Whether a shim runs the VM or is about to.
+/// Whether a shim runs the VM or is about to. Where that cannot be told it may.
 pub(super) fn is_taken(state_dir: &Path) -> bool {
-    matches!(Claim::take(state_dir), Ok(None))
+    match Claim::take(state_dir) {
+        Ok(claim) => claim.is_none(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// Ends whoever runs the VM or is about to, and sees to it that nobody does any more who was told to before. `false` when

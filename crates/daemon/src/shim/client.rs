@@ -166,33 +166,41 @@ impl Shims {
         }
     }
 
-    /// Finds the shim of a VM again, after this daemon or the host was restarted.
+    /// Finds the shim of a VM again, after this daemon or the host was restarted. An error is that it cannot be told whether
+    /// it runs, not even after a while: a file that cannot be read is no proof of anything.
     pub async fn adopt(&self, run_dir: &Path, state_dir: &Path) -> Result<Adopted, ShimError> {
         let began = tokio::time::Instant::now();
         let mut said = false;
         loop {
-            if let Some(exit) = record::read(state_dir, EXIT_FILE)? {
+            let exit = record::read(state_dir, EXIT_FILE);
+            if let Ok(Some(exit)) = exit {
                 return Ok(Adopted::Ended(exit));
             }
             if let Ok(shim) = Shim::connect(run_dir, state_dir).await {
                 return Ok(Adopted::Running(shim));
             }
-            let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
-            let alive = runtime.as_ref().filter(|runtime| is_live(runtime)).map(|runtime| runtime.shim);
+            let runtime = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE);
+            let known = runtime.as_ref().ok().and_then(Option::as_ref);
+            let alive = known.filter(|runtime| is_live(runtime)).map(|runtime| runtime.shim);
             let patience = match alive {
                 Some(_) => SILENCE_PATIENCE,
-                None if claim::is_taken(state_dir) => CHANGE_PATIENCE,
+                None if runtime.is_err() || claim::is_taken(state_dir) => CHANGE_PATIENCE,
                 None => Duration::ZERO,
             };
             let passed = began.elapsed();
             if passed >= patience {
                 // An exit record written between the look above and the shim's death still counts.
-                let exit = record::read(state_dir, EXIT_FILE)?;
-                let no_exit = || match alive {
-                    Some(shim) => Adopted::Silent { shim, waited: patience },
-                    None => Adopted::Gone(runtime),
+                return match (record::read(state_dir, EXIT_FILE), alive, runtime) {
+                    (Ok(Some(exit)), ..) => Ok(Adopted::Ended(exit)),
+                    (_, Some(shim), _) => Ok(Adopted::Silent { shim, waited: patience }),
+                    (exit, None, Ok(runtime)) => {
+                        if let Err(error) = exit {
+                            tracing::error!(path = %state_dir.display(), %error, "how a machine ended cannot be read");
+                        }
+                        Ok(Adopted::Gone(runtime))
+                    }
+                    (_, None, Err(error)) => Err(error.into()),
                 };
-                return Ok(exit.map_or_else(no_exit, Adopted::Ended));
             }
             if let Some(shim) = alive
                 && passed >= CHANGE_PATIENCE
@@ -300,8 +308,9 @@ fn user_manager() -> Option<PathBuf> {
     std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(socket)
 }
 
+/// Whether it runs. What cannot be looked at is taken to.
 fn is_live(runtime: &RuntimeRecord) -> bool {
-    host_boot_id().is_ok_and(|boot| boot == runtime.host_boot_id) && runtime.shim.alive()
+    host_boot_id().map_or(true, |boot| boot == runtime.host_boot_id) && !runtime.shim.is_gone()
 }
 
 /// Waits for a shim that has written its exit record to be gone; refuses when one runs on.

@@ -39,6 +39,15 @@ impl ProcessIdentity {
     pub fn alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
+
+    /// Whether it is certain that it does not. A process that cannot be looked at, for want of a descriptor, may run.
+    pub fn is_gone(&self) -> bool {
+        match fs::read(format!("/proc/{}/stat", self.pid)) {
+            Ok(stat) => parse_stat(&stat)
+                .is_some_and(|(state, start_time)| matches!(state, b'Z' | b'X') || start_time != self.start_time),
+            Err(error) => error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH),
+        }
+    }
 }
 
 /// State and start time (fields 3 and 22) of a `/proc/<pid>/stat`. The name in field 2 may hold anything, so counting
@@ -164,7 +173,7 @@ mod tests {
         assert!(kill_proven(identity, Signal::KILL).unwrap());
         tokio::time::timeout(Duration::from_secs(10), process.ended()).await.unwrap().unwrap();
         assert!(process.has_ended());
-        assert!(!identity.alive(), "a zombie is not alive");
+        assert!(!identity.alive() && identity.is_gone(), "a zombie is not alive");
         child.wait().unwrap();
         assert!(!kill_proven(identity, Signal::KILL).unwrap());
     }

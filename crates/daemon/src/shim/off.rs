@@ -12,13 +12,17 @@ use rustix::process::Signal;
 use std::{io, path::Path, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    sync::watch,
+    time::{sleep, timeout},
 };
 
 /// How long the guest may take; then the VMM is ended. A user's manager waits longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How much of it its processes get.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How often an agent is asked again that is not there.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What a shim may take beyond that to write down how its machine ended. A client waits for its daemon longer than for the
 /// silence before and for this together.
@@ -68,9 +72,22 @@ fn told(end: &ExitRecord) -> &'static str {
     }
 }
 
-/// Asks. What comes of it shows in the guest's last word.
-pub(super) async fn ask(dialer: Dialer) -> io::Result<()> {
-    timeout(PATIENCE, post(dialer)).await?
+/// Asks, as long as there may be an answer: an agent that dies is started again, and its session with the host made anew.
+/// What comes of it shows in the guest's last word.
+pub(super) async fn ask(session: watch::Receiver<Option<Dialer>>) {
+    let asking = async {
+        loop {
+            let dialer = session.borrow().clone();
+            if let Some(dialer) = dialer
+                && post(dialer).await.is_ok()
+            {
+                return;
+            }
+            sleep(AGAIN).await;
+        }
+    };
+    // The machine is ended then, by who waits for the guest's word.
+    let _ = timeout(PATIENCE, asking).await;
 }
 
 async fn post(dialer: Dialer) -> io::Result<()> {
@@ -86,11 +103,14 @@ async fn post(dialer: Dialer) -> io::Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use banger_link::{HostSession, Stream, guest};
     use std::{
+        future::Future,
         io::{BufRead, BufReader},
         os::unix::process::ExitStatusExt,
         process::{Child, Command, Stdio},
     };
+    use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle};
 
     /// One that runs `at_the_signal` when it is told, and nothing else.
     pub(in crate::shim) fn shim(dir: &Path, at_the_signal: &str) -> (Child, ProcessIdentity) {
@@ -103,6 +123,50 @@ pub(super) mod tests {
         assert_eq!(line, "up\n");
         let identity = ProcessIdentity::of(child.id()).unwrap();
         (child, identity)
+    }
+
+    /// A guest that takes what it is asked on one stream and does with that as it likes.
+    async fn guest<F: Future<Output = ()> + Send + 'static>(
+        answer: impl FnOnce(Stream) -> F + Send + 'static,
+    ) -> (Dialer, JoinHandle<()>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (sender, mut sessions) = mpsc::unbounded_channel();
+        let serving = tokio::spawn(guest::run(theirs, move |_, incoming| drop(sender.send(incoming))));
+        let HostSession { dialer, driver, incoming: unused } = HostSession::open(ours).await.unwrap();
+        tokio::spawn(async move {
+            let _unused = unused;
+            driver.run().await
+        });
+        let mut incoming = sessions.recv().await.unwrap();
+        let asked = tokio::spawn(async move {
+            let stream = incoming.next().await.unwrap().accept().await;
+            answer(stream).await;
+            serving.abort();
+        });
+        (dialer, asked)
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_dies_as_it_is_asked_is_asked_again_when_there_is_another() {
+        let (dies, died) = guest(async |mut stream| drop(stream.read_u8().await)).await;
+        let (session, watching) = watch::channel(Some(dies));
+        let asking = tokio::spawn(ask(watching));
+        died.await.unwrap();
+        session.send_replace(None);
+        let (heeds, heeded) = guest(async |mut stream| {
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 202 Accepted\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+            // Until who asked has read it.
+            let _ = stream.read_u8().await;
+        })
+        .await;
+        session.send_replace(Some(heeds));
+        timeout(PATIENCE, heeded).await.expect("it is asked").unwrap();
+        asking.await.unwrap();
     }
 
     #[tokio::test]

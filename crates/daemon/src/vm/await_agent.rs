@@ -3,6 +3,7 @@
 use super::{
     owner::{Owner, Seen},
     silence::Silence,
+    words::words,
 };
 use crate::{
     failures,
@@ -30,7 +31,7 @@ pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Re
             }
             Next::Seen(Seen::Ready(ready)) => return Ok(ready),
             Next::Seen(Seen::Ended(record)) => {
-                let (code, why) = end(record, owner.remark());
+                let (code, why) = end(&record, owner.remark());
                 return Err(owner.not_ready(code, why));
             }
             Next::Seen(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
@@ -66,7 +67,7 @@ async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Ne
 
 /// What the end of a machine means for whoever waited for it; `remark` is what there is to say of one that the daemon brought
 /// about. A guest that powers off because it was told to is not to blame.
-pub(super) fn end(record: ExitRecord, remark: Option<String>) -> (Code, String) {
+pub(super) fn end(record: &ExitRecord, remark: Option<String>) -> (Code, String) {
     if let Some(remark) = remark {
         return (Code::Unavailable, remark);
     }
@@ -75,7 +76,7 @@ pub(super) fn end(record: ExitRecord, remark: Option<String>) -> (Code, String) 
         ExitCause::Ended | ExitCause::Killed => Code::Conflict,
         ExitCause::VmmFailed => Code::Unavailable,
     };
-    (code, record.reason)
+    (code, words(&record.reason))
 }
 
 #[cfg(test)]
@@ -85,10 +86,10 @@ mod tests {
     #[test]
     fn a_guest_is_not_blamed_for_an_end_that_the_daemon_brought_about() {
         let record = |cause| ExitRecord { cause, reason: "the guest powered off".into(), at: 1 };
-        assert_eq!(end(record(ExitCause::Poweroff), None), (Code::Guest, "the guest powered off".to_owned()));
+        assert_eq!(end(&record(ExitCause::Poweroff), None), (Code::Guest, "the guest powered off".to_owned()));
         let remark = "its shim (pid 7) did not answer for 30 s: its guest was told to power off".to_owned();
         for cause in [ExitCause::Poweroff, ExitCause::Ended, ExitCause::VmmFailed] {
-            assert_eq!(end(record(cause), Some(remark.clone())), (Code::Unavailable, remark.clone()), "{cause:?}");
+            assert_eq!(end(&record(cause), Some(remark.clone())), (Code::Unavailable, remark.clone()), "{cause:?}");
         }
     }
 }

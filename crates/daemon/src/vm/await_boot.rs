@@ -65,7 +65,7 @@ impl Waiters {
                 self.asks.iter().for_each(|ask| ask.operation.notice(format!("the guest says: {words}")));
             }
             Seen::Ended(record) => {
-                let (code, why) = end(record.clone(), owner.remark());
+                let (code, why) = end(&record, owner.remark());
                 let failure = Failure::new(code, format!("VM {} ended before its services were up", owner.row.name));
                 let failure = owner.with_console(failure.cause(why));
                 owner.ended(record).await;

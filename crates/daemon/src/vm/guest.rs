@@ -1,6 +1,12 @@
 //! The agent of a VM as the daemon talks to it: short requests with a limit on time and size.
+//!
+//! An agent that dies is started again, by process 1 or by its guard, and its channel to the host is made anew; for that
+//! moment nobody is there. What must not be lost for it is asked again; what can be is not waited for.
 
-use super::sockets;
+use super::{
+    sockets,
+    words::{nonsense, refusal},
+};
 use crate::{
     failures::{self, because},
     shim::control::{AGENT, VSOCK},
@@ -20,14 +26,37 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use std::{io, path::PathBuf, time::Duration};
-use tokio::{net::UnixStream, time::timeout};
+use std::{error::Error, io, path::PathBuf, time::Duration};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
 /// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a few small files may take to be on a guest's disk there.
 const UNPACK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often one is asked again that was not there.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a request came to nothing.
+#[derive(Debug)]
+enum Fault {
+    /// Nobody was there, or nobody any more before the answer was.
+    Absent(Failure),
+    /// This is what came of it.
+    Answered(Failure),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Absent(failure) | Fault::Answered(failure) => failure,
+        }
+    }
+}
 
 /// A VM's agent.
 #[derive(Debug, Clone)]
@@ -66,10 +95,39 @@ impl Agent {
         self.look("/ports").await
     }
 
-    /// Begins an orderly end; returns once the guest's data is on its disk and the end has begun.
-    pub(super) async fn shutdown(&self, body: &Shutdown, patience: Duration) -> Result<(), Failure> {
-        let body = serde_json::to_vec(body).expect("a shutdown serializes");
-        self.request(Method::POST, "/shutdown", body.into(), patience).await.map(drop)
+    /// Begins an orderly end; returns once the guest's data is on its disk and the end has begun. An agent that is not there
+    /// is asked again for as long as `patience` lasts, and the first time that is `said`: to give up at once would be to lose
+    /// what the guest has not written. To be asked twice changes nothing for it.
+    pub(super) async fn shutdown(
+        &self,
+        body: &Shutdown,
+        patience: Duration,
+        said: impl FnOnce(&Failure),
+    ) -> Result<(), Failure> {
+        const PATH: &str = "/shutdown";
+        let body = Bytes::from(serde_json::to_vec(body).expect("a shutdown serializes"));
+        let (mut absent, mut said) = (None, Some(said));
+        let asking = async {
+            loop {
+                match self.converse(Method::POST, PATH, body.clone()).await {
+                    Ok(_) => return Ok(()),
+                    Err(Fault::Answered(failure)) => return Err(failure),
+                    Err(Fault::Absent(failure)) => {
+                        if let Some(said) = said.take() {
+                            said(&failure);
+                        }
+                        absent = Some(failure);
+                    }
+                }
+                sleep(AGAIN).await;
+                // From here on it may be there, and silent.
+                absent = None;
+            }
+        };
+        match timeout(patience, asking).await {
+            Ok(answer) => answer,
+            Err(_) => Err(absent.unwrap_or_else(|| silent(PATH, patience))),
+        }
     }
 
     /// Unpacks a tar archive below the guest's root.
@@ -79,8 +137,7 @@ impl Agent {
 
     async fn look<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, Failure> {
         let body = self.request(Method::GET, path, Bytes::new(), LOOK_PATIENCE).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| because(Code::Guest, format!("the guest's agent answered {path} with nonsense"), &error))
+        serde_json::from_slice(&body).map_err(|error| nonsense(path, &error))
     }
 
     async fn request(
@@ -91,19 +148,17 @@ impl Agent {
         patience: Duration,
     ) -> Result<Bytes, Failure> {
         match timeout(patience, self.converse(method, path, body)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::new(
-                Code::Timeout,
-                format!("the guest's agent did not answer {path} within {} s", patience.as_secs()),
-            )),
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(silent(path, patience)),
         }
     }
 
-    async fn converse(&self, method: Method, path: &'static str, body: Bytes) -> Result<Bytes, Failure> {
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            because(Code::Guest, format!("the guest's agent did not answer {path}"), error)
+    async fn converse(&self, method: Method, path: &'static str, body: Bytes) -> Result<Bytes, Fault> {
+        let failed = |error: &(dyn Error + 'static)| {
+            let failure = because(Code::Guest, format!("the guest's agent did not answer {path}"), error);
+            if is_broken(error) { Fault::Absent(failure) } else { Fault::Answered(failure) }
         };
-        let stream = self.dial().await.map_err(|error| failures::no_agent(path, &error))?;
+        let stream = self.dial().await.map_err(|error| Fault::Absent(failures::no_agent(path, &error)))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
         let request = Request::builder()
@@ -118,7 +173,7 @@ impl Agent {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
             let body = body.map_err(|error| failed(&*error))?.to_bytes();
-            Ok::<_, Failure>((status, body))
+            Ok::<_, Fault>((status, body))
         };
         // The connection is driven here and dropped with the exchange: nothing of it outlives the patience. An agent may
         // end it with its answer, which is there all the same.
@@ -130,13 +185,15 @@ impl Agent {
                 Ok(()) => exchange.await?,
             },
         };
-        if status.is_success() {
-            return Ok(body);
-        }
-        Err(match serde_json::from_slice::<Failure>(&body) {
-            Ok(failure) => Failure::new(failure.code, format!("the guest's agent refused {path}"))
-                .cause(banger_artifacts::program::escaped(failure.to_string().as_bytes())),
-            Err(_) => Failure::new(Code::Guest, format!("the guest's agent answered {path} with {status}")),
-        })
+        if status.is_success() { Ok(body) } else { Err(Fault::Answered(refusal(path, status, &body))) }
     }
+}
+
+/// Whether a connection ended before what was asked for had come, and not for anything that came.
+fn is_broken(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(|error| !error.is_parse())
+}
+
+fn silent(path: &str, patience: Duration) -> Failure {
+    Failure::new(Code::Timeout, format!("the guest's agent did not answer {path} within {} s", patience.as_secs()))
 }

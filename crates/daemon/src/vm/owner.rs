@@ -9,6 +9,7 @@ use super::{
     set,
     standing::Standing,
     start, stop,
+    words::words,
 };
 use crate::{
     capability::Depth,
@@ -20,7 +21,6 @@ use crate::{
     },
     store::VmRow,
 };
-use banger_artifacts::program::escaped;
 use banger_proto::{
     agent::event::{GuestEvent, Ready},
     api::vm::VmState,
@@ -29,9 +29,6 @@ use banger_proto::{
 };
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// Longest text of a guest's that is kept, in characters.
-pub(super) const MAX_WORDS: usize = 500;
 
 /// A VM and everything that is done to it.
 pub(super) struct Owner {
@@ -336,9 +333,4 @@ pub(super) fn outcome(record: &ExitRecord) -> (VmState, Option<String>) {
 /// Where published ports are.
 pub(super) fn places(opened: &[Opened]) -> Vec<Publish> {
     opened.iter().map(|opened| opened.at).collect()
-}
-
-/// What a guest or a shim says, as a row keeps it.
-fn words(text: &str) -> String {
-    escaped(text.as_bytes()).chars().take(MAX_WORDS).collect()
 }

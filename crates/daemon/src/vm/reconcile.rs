@@ -10,6 +10,7 @@ use super::{
 use crate::{
     capability::{Depth, VmFiles},
     failpoint,
+    failures::because,
     shim::{
         client::{Adopted, Shim},
         control::{ExitCause, ShimStatus},
@@ -17,7 +18,11 @@ use crate::{
     },
     store::{ResourceKind, VmRow},
 };
-use banger_proto::{api::vm::VmState, failure::Failure, name::VmId};
+use banger_proto::{
+    api::vm::VmState,
+    failure::{Code, Failure},
+    name::VmId,
+};
 use futures_util::future::join_all;
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
@@ -115,7 +120,17 @@ impl VmService {
             }
             // The machine never came to be, was given back already, or its end is written down.
             Ok(Adopted::Ended(_) | Adopted::Gone(_) | Adopted::Silent { .. }) => (row.state, row.reason.clone()),
-            Err(error) => (VmState::Failed, Some(format!("its shim cannot be reached: {error}"))),
+            // It may run, and is not to be ended by who cannot tell: whoever wants it to end has it looked for again.
+            Err(error) => {
+                let untold = because(Code::Unavailable, "whether it runs cannot be told", &error).to_string();
+                tracing::error!(vm = %row.name, untold, "it is left alone");
+                if row.state.is_live() {
+                    self.parts.network.adopt(&row);
+                    row.reason = Some(untold);
+                    self.write(&row).await;
+                }
+                return (row, None);
+            }
         };
         tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone or goes");
         if let Err(failure) = release(&self.parts, &row.id, Depth::Machine).await {

@@ -3,7 +3,10 @@
 //! Until the shim is asked for, a failure leaves the VM in the state it was in. Afterwards there is a console to read,
 //! so a VM that did not become ready is `failed` and says why.
 
-use super::{VmService, admission, await_agent, owner::Owner, phases::PhaseClock, service::Parts, set_network, stop};
+use super::{
+    VmService, admission, await_agent, owner::Owner, phases::PhaseClock, service::Parts, set_network, stop,
+    words::words,
+};
 use crate::{
     capability::Launch,
     clock, failpoint, failures,
@@ -167,7 +170,7 @@ async fn give_up(owner: &mut Owner, operation: &Operation, failure: Failure) -> 
 
 /// Takes down what was started and is no good.
 async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
-    let first = failure.causes.first().unwrap_or(&failure.message).clone();
+    let first = words(failure.causes.first().unwrap_or(&failure.message));
     let reason = match owner.put_down().await {
         Err(words) => format!("{first}; {words}"),
         Ok(_) => first,

@@ -2,8 +2,10 @@
 
 use super::{
     guest::Agent,
-    owner::{MAX_WORDS, Owner, outcome},
+    look_again::look_again,
+    owner::{Owner, outcome},
     policy::StopCause,
+    words::words,
 };
 use crate::{
     failpoint,
@@ -40,8 +42,8 @@ pub(super) async fn stop(
     grace: Option<Duration>,
     cause: StopCause,
 ) -> Result<(), Failure> {
+    look_again(owner).await?;
     if owner.shim.is_none() {
-        owner.down(VmState::Stopped, cause.said(None)).await;
         return Ok(());
     }
     let before = (owner.row.state, owner.row.reason.take());
@@ -68,9 +70,7 @@ pub(super) async fn stop(
 
 /// Ends a machine that does not end in order, because of `why`; what there is to say of it from then on.
 async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Option<String> {
-    // Of what a guest answers only so much is kept.
-    let why: String = why.chars().take(MAX_WORDS).collect();
-    let forced = Some(format!("{why}{FORCED}"));
+    let forced = Some(format!("{}{FORCED}", words(why)));
     // Written down before it is so: a daemon that comes after this one could not tell it from any other end.
     owner.row.reason.clone_from(&forced);
     owner.save_or_log().await;
@@ -103,14 +103,16 @@ pub(super) async fn power_off(
     let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(guests.as_millis()).unwrap_or(u64::MAX) };
     let began = Instant::now();
     let asked = tokio::select! {
-        asked = agent.shutdown(&body, SYNC_PATIENCE) => asked,
+        asked = agent.shutdown(&body, SYNC_PATIENCE, |absent| {
+            operation.notice(format!("{absent}; it is asked again for up to {} s", SYNC_PATIENCE.as_secs()));
+        }) => asked,
         // It may go down before its agent's answer is read.
         record = shim.ended() => return Ok(record),
     };
     match asked {
         // An older agent says that its guest is on its way down already: that may have things to write yet.
         Err(failure) if failure.code != Code::Conflict => {
-            let why = if began.elapsed() >= SYNC_PATIENCE {
+            let why = if failure.code == Code::Timeout && began.elapsed() >= SYNC_PATIENCE {
                 format!("the guest did not write its data to its disk within {} s", SYNC_PATIENCE.as_secs())
             } else {
                 format!("the guest cannot be asked to power off: {failure}")
@@ -148,10 +150,8 @@ fn guests_part(grace: Duration, init: Option<Init>) -> Duration {
 
 /// A signal for the VMM. One that lives on is left as it is, and that is a failure.
 pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Failure> {
-    let Some(shim) = owner.shim.clone() else {
-        owner.down(VmState::Stopped, None).await;
-        return Ok(());
-    };
+    look_again(owner).await?;
+    let Some(shim) = owner.shim.clone() else { return Ok(()) };
     let sent = shim.signal(signal).await;
     failpoint::hit("kill.sent").await;
     match (timeout(SIGNAL_PATIENCE, shim.ended()).await, sent) {

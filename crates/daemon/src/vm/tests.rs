@@ -1,10 +1,12 @@
 //! The engine on half states: what a killed daemon, a killed shim or a broken disk leaves behind is made by hand here,
 //! in the store and on the disk, and must be brought to order.
 
+mod agents;
 mod forced;
 mod machine;
 mod meanwhile;
 mod references;
+mod unreadable;
 mod waiters;
 
 use super::{Op, StopCause, release::release, service::VmService};

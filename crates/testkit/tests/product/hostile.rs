@@ -126,6 +126,32 @@ fn a_body_without_an_end_is_an_error() {
 }
 
 #[test]
+fn refusals_that_say_much_fill_nothing_and_are_in_nobodys_way() {
+    let Some(env) = TestEnv::fake() else { return };
+    std::fs::write(env.home().join("home/note"), "a note\n").expect("a file");
+    env.configure_also("[[file_sync]]\nhost = \"~/note\"\nguest = \"/note\"\n");
+    let name = "hostile-wordy";
+    env.banger(["vm", "create", "--no-start", "--name", name]).run().expect(0);
+    let before = resident(&env.daemon().expect("a daemon"));
+    let out = confined(&env, &["vm", "start", name]);
+    failed_clearly(&out, 1);
+    for words in ["the files of file_sync do not go into the guest", "the guest's agent refused", "\\u{7f}\\u{7f}"] {
+        assert!(out.err().contains(words), "{words}: {out}");
+    }
+    assert!(!out.err().contains("evil.example"), "a guest's hint for banger's: {out}");
+    let vm = env.vm(name);
+    let reason = vm["reason"].as_str().expect("a reason");
+    assert_eq!((vm["state"].as_str(), reason.chars().count()), (Some("failed"), 500), "{reason}");
+    assert!(env.banger(["vm", "list", "--json"]).run().expect(0).out().len() < 16 << 10);
+    let log = std::fs::metadata(env.layout().daemon_log()).expect("the daemon's log").len();
+    assert!(log < 256 << 10, "{log} bytes of log");
+    let after = resident(&env.daemon().expect("a daemon"));
+    assert!(after < before + ROOM, "the daemon grew from {before} to {after} KiB");
+    env.banger(["rm", "-f", name]).run().expect(0);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn output_without_an_end_goes_through_and_is_not_collected() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "hostile-endless");

@@ -231,7 +231,7 @@ impl Follower {
             if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
                 return Err(end);
             }
-            if !self.shim.alive() {
+            if self.shim.is_gone() {
                 let pid = self.shim.pid;
                 return Err(self.lost(format!("the shim died (pid {pid}), and its VMM with it")).await);
             }

@@ -1,6 +1,7 @@
 //! Machines that are ended by force, and what is kept of why.
 
 use super::{
+    agents::FakeAgent,
     machine::{FakeShim, adopt},
     *,
 };
@@ -13,13 +14,14 @@ use crate::{
 async fn why_a_machine_is_ended_by_force_is_written_down_before_it_is() {
     let world = World::new();
     let mut row = world.vm("v", VmState::Running).await;
-    // Its agent was up, and nobody is where it should answer.
     row.run.agent_api = Some(1);
     let mut fake = FakeShim::of(&world, &row);
     let shim = adopt(&world, &row).await;
+    let agent = FakeAgent::of(&world, &row);
     let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let ends = async {
+        agent.refuses(Code::Internal, "no").await;
         assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
         let now = world.row(&row).await.unwrap();
         fake.end(&world, &row, &record).await;
@@ -47,10 +49,12 @@ async fn a_machine_that_ended_by_itself_before_it_could_be_keeps_its_own_reason(
         row.run.agent_api = Some(1);
         let mut fake = FakeShim::of(&world, &row);
         let shim = adopt(&world, &row).await;
+        let agent = FakeAgent::of(&world, &row);
         let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
         let record = ExitRecord { cause, reason: "Kernel panic".into(), at: 1 };
         let operation = Operation::silent();
         let ends = async {
+            agent.refuses(Code::Internal, "no").await;
             assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
             fake.end(&world, &row, &record).await;
         };

@@ -1,19 +1,17 @@
 //! The engine and a machine whose shim is played by the test.
 
-use super::*;
+use super::{agents::FakeAgent, *};
 use crate::{
     operation::BACKLOG,
     shim::{
         client::{Adopted, Shim},
-        control::{Opened, SOCKET, ShimMessage, ShimRequest, ShimStatus, VSOCK},
+        control::{Opened, SOCKET, ShimMessage, ShimRequest, ShimStatus},
     },
     vm::{owner::Owner, stop},
 };
-use banger_link::vsock;
 use banger_proto::{
     agent::{boot::Init, event::Ready},
     api::vm::KillSignal,
-    failure::Failure,
     framing,
 };
 use bytes::Bytes;
@@ -65,6 +63,10 @@ impl FakeShim {
             }
         });
         Self { process, requests, serving }
+    }
+
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.process.0.try_wait().unwrap().is_none()
     }
 
     /// Is gone, with this as its last word.
@@ -238,23 +240,13 @@ async fn a_guest_that_is_on_its_way_down_already_is_waited_for() {
     row.run.agent_api = Some(1);
     let mut fake = FakeShim::of(&world, &row);
     let shim = adopt(&world, &row).await;
-    let agent = UnixListener::bind(world.layout.vm_run(&row.id).join(VSOCK)).unwrap();
+    let agent = FakeAgent::of(&world, &row);
     let (lines, mut said) = mpsc::channel(BACKLOG);
     let operation = Operation::watched(lines);
     let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
     let record = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
     let goes = async {
-        let (mut stream, _) = agent.accept().await.unwrap();
-        assert_eq!(vsock::server_port(&mut stream).await.unwrap(), Some(1024));
-        vsock::server_accept(&mut stream, 1).await.unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(b"}") {
-            request.push(stream.read_u8().await.unwrap());
-        }
-        let refusal = Failure::new(Code::Conflict, "the guest is going down already");
-        let refusal = serde_json::to_string(&refusal).unwrap();
-        let answer = format!("HTTP/1.1 409 Conflict\r\ncontent-length: {}\r\n\r\n{refusal}", refusal.len());
-        stream.write_all(answer.as_bytes()).await.unwrap();
+        agent.refuses(Code::Conflict, "the guest is going down already").await;
         until_said(&mut said, "waiting for the guest to power off").await;
         fake.end(&world, &row, &record).await;
     };

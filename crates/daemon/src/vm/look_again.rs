@@ -1,0 +1,50 @@
+//! A VM of which a starting daemon could not tell whether it runs: its files could not be read, for want of a descriptor or
+//! of a permission.
+//!
+//! It stays what it was. Whoever wants it to end has it looked for again: one that is found is then ended like any other,
+//! and as long as nobody can tell, nothing is ended and nothing is said to be.
+
+use super::{
+    owner::{Owner, outcome},
+    sockets,
+};
+use crate::{
+    failures::because,
+    shim::{client::Adopted, control::ShimMessage, end_silent},
+};
+use banger_proto::{
+    api::vm::VmState,
+    failure::{Code, Failure},
+};
+
+/// Finds the machine of a VM that is said to run and has none here; gone, it is written down as what it is.
+pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
+    if owner.shim.is_some() || !owner.row.state.is_live() {
+        return Ok(());
+    }
+    let (layout, id) = (&owner.parts.layout, &owner.row.id);
+    let (state_dir, run_dir) = (layout.vm(id), sockets::directory(layout, id));
+    let (state, reason) = match owner.parts.shims.adopt(&run_dir, &state_dir).await {
+        Ok(Adopted::Running(shim)) => {
+            tracing::info!(vm = %owner.row.name, "found again");
+            owner.row.reason = None;
+            // Whether there is an agent that could be asked to power off.
+            owner.take_in(ShimMessage::Status(shim.status()));
+            owner.follow(shim);
+            return Ok(());
+        }
+        Ok(Adopted::Ended(record)) => outcome(&record),
+        Ok(Adopted::Gone(_)) => (VmState::Stopped, owner.row.reason.take()),
+        Ok(Adopted::Silent { shim, waited }) => match end_silent(shim, waited, &state_dir).await {
+            Ok((record, words)) => (outcome(&record).0, Some(words)),
+            Err(words) => (VmState::Failed, Some(words)),
+        },
+        Err(error) => {
+            let what = format!("whether VM {} runs cannot be told", owner.row.name);
+            return Err(because(Code::Unavailable, what, &error)
+                .hint(format!("see to {}, then the same command again", state_dir.display())));
+        }
+    };
+    owner.down(state, reason).await;
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Files that cannot be read when a daemon looks what runs: a host without a descriptor left, a disk with an error.
+
+use super::{
+    agents::FakeAgent,
+    machine::{FakeShim, ready},
+    *,
+};
+use crate::shim::control::{SOCKET, ShimRequest};
+
+#[tokio::test]
+async fn an_exit_record_that_cannot_be_read_is_no_proof_that_a_machine_ended() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let mut fake = FakeShim::with(&world, &row, 0, Some(ready()));
+    // Root reads what nobody may.
+    fs::create_dir(world.layout.vm(&row.id).join(EXIT_FILE)).unwrap();
+    world.vms().reconcile().await.unwrap();
+    let now = world.row(&row).await.unwrap();
+    assert_eq!((now.state, now.reason), (VmState::Running, None));
+    assert!(fake.is_alive() && fake.requests.try_recv().is_err(), "it was ended");
+    assert!(world.holds(&row).await.contains(&ResourceKind::Shim));
+}
+
+#[tokio::test]
+async fn a_vm_of_which_nobody_can_tell_whether_it_runs_is_left_alone_until_somebody_can() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let mut fake = FakeShim::with(&world, &row, 0, Some(ready()));
+    let (socket, runtime) = (world.layout.vm_run(&row.id).join(SOCKET), world.layout.vm(&row.id).join(RUNTIME_FILE));
+    let aside = |path: &Path| path.with_extension("aside");
+    for path in [&socket, &runtime] {
+        fs::rename(path, aside(path)).unwrap();
+    }
+    fs::create_dir(&runtime).unwrap();
+    world.vms().reconcile().await.unwrap();
+    let now = world.row(&row).await.unwrap();
+    assert_eq!(now.state, VmState::Running);
+    assert!(now.reason.is_some_and(|reason| reason.starts_with("whether it runs cannot be told: ")));
+    assert!(fake.is_alive() && fake.requests.try_recv().is_err(), "it was ended");
+    let stop = || Op::Stop { grace: None, cause: StopCause::Asked };
+    let refused = world.vms().change("v", stop(), &Operation::silent()).await.unwrap_err();
+    assert_eq!(refused.message, "whether VM v runs cannot be told", "{refused}");
+    assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
+    assert!(fake.is_alive(), "it was ended");
+
+    fs::remove_dir(&runtime).unwrap();
+    for path in [&socket, &runtime] {
+        fs::rename(aside(path), path).unwrap();
+    }
+    let agent = FakeAgent::of(&world, &row);
+    let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
+    let ends = async {
+        agent.refuses(Code::Internal, "no").await;
+        assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
+        fake.end(&world, &row, &record).await;
+    };
+    let operation = Operation::silent();
+    let (stopped, ()) = tokio::join!(world.vms().change("v", stop(), &operation), ends);
+    assert_eq!(stopped.unwrap().state, VmState::Stopped);
+}
