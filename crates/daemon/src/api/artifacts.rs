@@ -74,7 +74,7 @@ pub(super) async fn pull_image(
     State(context): State<Shared>,
     Body(body): Body<PullImage>,
 ) -> Result<Response, Refusal> {
-    Ok(stream_of(async move |operation, _| {
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         let image = images.pull_image(body, &operation).await?;
         images.shown(image).await
@@ -88,7 +88,7 @@ pub(super) async fn register_image(
     State(context): State<Shared>,
     Body(body): Body<RegisterImage>,
 ) -> Result<Response, Refusal> {
-    Ok(stream_of(async move |operation, _| {
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         let image = images.register_image(body, &operation).await?;
         images.shown(image).await
@@ -102,7 +102,7 @@ pub(super) async fn build_image(
     State(context): State<Shared>,
     Body(body): Body<BuildImage>,
 ) -> Result<Response, Refusal> {
-    Ok(stream_of(async move |operation, _| {
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         let image = images.build_image(body, &operation).await?;
         images.shown(image).await
@@ -113,7 +113,7 @@ pub(super) async fn build_image(
 #[utoipa::path(post, path = "/v1/images/{ref}/promote", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn promote_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
-    Ok(stream_of(async move |operation, _| {
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         let image = images.promote_image(&image, &operation).await?;
         images.shown(image).await
@@ -128,7 +128,9 @@ pub(super) async fn bundle_image(
     Named(image): Named,
     Body(body): Body<BundleImage>,
 ) -> Result<Response, Refusal> {
-    Ok(stream_of(async move |operation, _| context.services.images.bundle_image(&image, body, &operation).await))
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
+        context.services.images.bundle_image(&image, body, &operation).await
+    }))
 }
 
 /// Empties the cache of layers of what no pull reads.
@@ -147,7 +149,9 @@ pub(super) async fn prune_cache(
     responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
     context.services.images.know_what_goes(&image).await?;
-    Ok(stream_of(async move |operation, _| context.services.images.delete_image(&image, &operation).await))
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
+        context.services.images.delete_image(&image, &operation).await
+    }))
 }
 
 /// The kernels on this host, and with `available` those of the catalogs.
@@ -191,7 +195,7 @@ pub(super) async fn pull_kernel(
     Body(body): Body<PullKernel>,
 ) -> Result<Response, Refusal> {
     context.services.images.know_pullable(&body.kernel).await?;
-    Ok(stream_of(async move |operation, _| {
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         images.pull_kernel(&body.kernel, body.force, &operation).await?;
         images.show_kernel(&body.kernel, false).await
@@ -205,7 +209,7 @@ pub(super) async fn import_kernel(
     State(context): State<Shared>,
     Body(body): Body<ImportKernel>,
 ) -> Result<Response, Refusal> {
-    Ok(stream_of(async move |operation, _| {
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         let name = body.kernel.clone();
         images.import_kernel(body, &operation).await?;
@@ -224,7 +228,9 @@ pub(super) async fn delete_kernel(
     let Force { force } = query(force)?;
     let name = kernel_name(&name)?;
     context.services.images.know_local(&name).await?;
-    Ok(stream_of(async move |operation, _| context.services.images.delete_kernel(&name, force, &operation).await))
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
+        context.services.images.delete_kernel(&name, force, &operation).await
+    }))
 }
 
 fn kernel_name(text: &str) -> Result<KernelName, Failure> {

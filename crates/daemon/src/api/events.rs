@@ -1,4 +1,7 @@
 //! Operations that stream their progress: one task each, cancelled when its client goes away.
+//!
+//! A daemon that is told to end hangs up on its clients. None of them has left: what is in progress is left as it is, and the
+//! next daemon goes on with it, as after one that was killed.
 
 use crate::operation::{BACKLOG, Operation, line};
 use axum::{
@@ -12,6 +15,7 @@ use futures_util::stream;
 use serde::Serialize;
 use std::{convert::Infallible, future::Future};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 /// The media type of an event stream.
@@ -29,8 +33,8 @@ impl Client {
     }
 }
 
-/// Runs `work` as an operation and streams what happens.
-pub(super) fn stream_of<T, F>(work: impl FnOnce(Operation, Client) -> F) -> Response
+/// Runs `work` as an operation and streams what happens. `stop` is the end of the daemon.
+pub(super) fn stream_of<T, F>(stop: CancellationToken, work: impl FnOnce(Operation, Client) -> F) -> Response
 where
     T: Serialize + Send + Sync + 'static,
     F: Future<Output = Result<T, Failure>> + Send + 'static,
@@ -48,8 +52,10 @@ where
             let result = tokio::select! {
                 result = &mut running => result,
                 () = lines.closed() => {
-                    tracing::info!("the client went away");
-                    operation.cancel().cancel();
+                    if !stop.is_cancelled() {
+                        tracing::info!("the client went away");
+                        operation.cancel().cancel();
+                    }
                     running.await
                 }
             };
@@ -70,4 +76,34 @@ where
         Some((Ok::<_, Infallible>(line), receiver))
     });
     ([(CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    /// Whether an operation is told to stop once nobody listens any more.
+    async fn is_told(stop: CancellationToken) -> bool {
+        let (sender, told) = oneshot::channel();
+        let response = stream_of(stop, async move |operation: Operation, client: Client| {
+            client.0.closed().await;
+            // Until who runs this has seen it, too.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            let _ = sender.send(operation.cancel().is_cancelled());
+            Ok(())
+        });
+        drop(response);
+        told.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_the_daemon_hangs_up_on_has_not_left() {
+        let stop = CancellationToken::new();
+        assert!(is_told(stop.clone()).await);
+        stop.cancel();
+        assert!(!is_told(stop).await);
+    }
 }

@@ -95,7 +95,7 @@ pub(super) async fn create(
     Body(request): Body<CreateVm>,
 ) -> Result<Response, Refusal> {
     let holder = peer.0.pid().and_then(|pid| u32::try_from(pid).ok()).and_then(ProcessIdentity::of);
-    Ok(stream_of(async move |operation, client| {
+    Ok(stream_of(context.stop.clone(), async move |operation, client| {
         let leased = request.start == Start::Leased;
         let vm = context.services.vms.create(request, holder, &operation).await?;
         if !leased {
@@ -126,7 +126,9 @@ pub(super) async fn delete(
 ) -> Result<Response, Refusal> {
     let Force { force } = query(force)?;
     let id = context.services.vms.find(&vm).await?.id;
-    Ok(stream_of(async move |operation, _| context.services.vms.delete(&id, force, &operation).await))
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
+        context.services.vms.delete(&id, force, &operation).await
+    }))
 }
 
 /// Gives a VM other sizes. What a running one has stays until it starts again.
@@ -238,7 +240,9 @@ pub(super) async fn logs(
 /// Resolves first, so that an unknown VM is a refusal and not an event.
 async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal> {
     let id = context.services.vms.find(&vm).await?.id;
-    Ok(stream_of(async move |operation, _| context.services.vms.change(id.as_str(), op, &operation).await))
+    Ok(stream_of(context.stop.clone(), async move |operation, _| {
+        context.services.vms.change(id.as_str(), op, &operation).await
+    }))
 }
 
 /// How long a guest may take to go down. What it would not get in full is refused.
