@@ -32,10 +32,13 @@ pub(super) async fn keep(service: Weak<VmService>) {
     loop {
         let Some(service) = service.upgrade() else { return };
         let next = review(&service, &mut watches, &mut deeds).await.map(|next| Instant::now() + next);
+        // While this only waits, the service is not kept for it.
+        let news = service.news.clone();
+        drop(service);
         loop {
             tokio::select! {
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => break,
-                () = service.news.notified() => break,
+                () = news.notified() => break,
                 // What it came to is seen at the next look: one that cannot be deleted is not tried over and over.
                 () = deeds.next_done() => {}
             }
@@ -96,7 +99,7 @@ async fn review(service: &Arc<VmService>, watches: &mut HashMap<VmId, Watch>, de
         }
     };
     let now = age::Now::look();
-    for row in rows.iter().filter(|row| row.spec.ttl.is_some()) {
+    for row in &rows {
         correct(service, row, &now).await;
     }
     let (due, alive): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| age::left(row, &now) == Some(Duration::ZERO));

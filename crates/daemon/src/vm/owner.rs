@@ -297,6 +297,12 @@ impl Owner {
         failpoint::hit("down.saved").await;
     }
 
+    /// There is no machine yet, and there was to be none any more.
+    pub(super) async fn stopped(&mut self) {
+        self.row.state = VmState::Stopped;
+        self.save_or_log().await;
+    }
+
     /// A failure of this VM's start with the evidence and what to do about it.
     pub(super) fn not_ready(&self, code: Code, why: String) -> Failure {
         let name = &self.row.name;

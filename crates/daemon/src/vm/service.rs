@@ -56,12 +56,19 @@ pub(crate) struct VmService {
     pub(super) parts: Arc<Parts>,
     doors: Mutex<HashMap<VmId, Door>>,
     /// There is a VM the keeper has not looked at.
-    pub(super) news: Notify,
+    pub(super) news: Arc<Notify>,
+}
+
+impl Drop for VmService {
+    fn drop(&mut self) {
+        // Who looks after VMs has nothing left to look after.
+        self.news.notify_one();
+    }
 }
 
 impl VmService {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts: Arc::new(parts), doors: Mutex::default(), news: Notify::new() })
+        Arc::new(Self { parts: Arc::new(parts), doors: Mutex::default(), news: Arc::default() })
     }
 
     /// Begins to look after age and idleness; goes on until the service is gone.

@@ -14,7 +14,7 @@ use crate::{
     shim::control::ShimMessage,
 };
 use banger_proto::{
-    api::vm::Wait,
+    api::vm::{VmState, Wait},
     failure::{Code, Failure},
     name::VmName,
 };
@@ -174,26 +174,36 @@ async fn step(
     let operation = ask.operation.step(cancel.clone(), overtaken.clone());
     let (name, standing) = (owner.row().name.clone(), owner.standing());
     let span = tracing::info_span!("vm", %name, operation = %operation.id());
-    let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
-    tokio::pin!(work);
-    let result = loop {
-        tokio::select! {
-            result = &mut work => break result,
-            Some(other) = asks.recv() => {
-                let now = standing.borrow().state;
-                match policy::decide(now, Some(op), &other.op) {
-                    Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
-                    Verdict::Nothing => other.answer(Ok(())),
-                    Verdict::Cancel => {
-                        overtaken.tell(other.op.name());
-                        cancel.cancel();
-                        waiting.push_back(other);
+    let mut is_taken_down = false;
+    let result = {
+        let work = Box::pin(owner.perform(op.clone(), &operation, resume).instrument(span));
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => break result,
+                Some(other) = asks.recv() => {
+                    let now = standing.borrow().state;
+                    match policy::decide(now, Some(op), &other.op) {
+                        Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
+                        Verdict::Nothing => other.answer(Ok(())),
+                        Verdict::Cancel => {
+                            let asked = other.op.name();
+                            tracing::info!(%name, operation = %operation.id(), asked, "a step is cut short");
+                            is_taken_down |= matches!(other.op, Op::Stop { .. } | Op::Kill { .. });
+                            overtaken.tell(asked);
+                            cancel.cancel();
+                            waiting.push_back(other);
+                        }
+                        Verdict::Wait | Verdict::Run => waiting.push_back(other),
                     }
-                    Verdict::Wait | Verdict::Run => waiting.push_back(other),
                 }
             }
         }
     };
+    if is_taken_down && owner.row().state == VmState::Created {
+        // Who had it made takes back one that was only created; this one is somebody's who wanted it stopped.
+        owner.stopped().await;
+    }
     result.inspect_err(|failure| {
         tracing::info!(%name, operation = %operation.id(), code = failure.code.as_str(), %failure, "a step failed");
     })

@@ -1,6 +1,6 @@
 //! A VM's row as the API shows it.
 
-use super::service::Parts;
+use super::{age, service::Parts};
 use crate::{
     capability::VmFiles,
     clock,
@@ -14,7 +14,10 @@ use std::os::unix::fs::MetadataExt;
 
 /// `shown` is the state others see: of one that is being started it is ahead of the row.
 pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
-    let VmRow { id, name, machine_id: _, state, reason, created_at, birth: _, spec, run, last_used, workspace } = row;
+    // A clock that was set since is believed before the one that the row was written by.
+    let created_at = age::corrected(&row, &age::Now::look()).unwrap_or(row.created_at);
+    let VmRow { id, name, machine_id: _, state, reason, created_at: _, birth: _, spec, run, last_used, workspace } =
+        row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
     // One that runs without a card has an address that nobody answers at.

@@ -103,6 +103,31 @@ fn a_guest_that_takes_no_files_holds_up_no_stop_no_kill_and_no_deletion() {
 }
 
 #[test]
+fn a_vm_that_is_stopped_while_it_is_made_is_there_and_stopped() {
+    let Some(bench) = Bench::without_files() else { return };
+    let env = &bench.env;
+    for verb in ["stop", "kill"] {
+        bench.arm("start.directories");
+        let run = env.banger(["vm", "run", "-d", "--name", "new"]).spawn();
+        bench.wait("start.directories.hit");
+        let down = env.banger(["vm", verb, "new"]).spawn();
+        // It is told what is in progress as soon as it is heard.
+        wait_until(SOON, "the daemon to hear of it", || {
+            let log = fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
+            let asked = format!("asked=\"{verb}\"");
+            if log.contains(&asked) { Ok(()) } else { Err(log) }
+        });
+        bench.go_on("start.directories");
+        down.finish(SOON).expect(0);
+        let out = run.finish(SOON).expect(125);
+        assert!(out.err().contains(&format!("a {verb} of the VM was asked for meanwhile")), "{out}");
+        assert_eq!(env.vm_state("new"), "stopped", "{verb}");
+        env.assert_in_order("fake-qemu");
+        delete(env, "new");
+    }
+}
+
+#[test]
 fn a_start_goes_on_after_its_daemon_or_its_client() {
     let Some(bench) = Bench::new() else { return };
     let env = &bench.env;

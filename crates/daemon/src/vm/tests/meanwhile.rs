@@ -141,6 +141,28 @@ async fn what_is_asked_of_a_vm_that_is_being_made_waits_until_it_is() {
 }
 
 #[tokio::test]
+async fn who_takes_a_vm_down_before_it_has_a_machine_has_one_that_is_stopped() {
+    let world = World::new();
+    let (vms, operation) = (world.vms(), Operation::silent());
+    let stop = Op::Stop { grace: None, cause: StopCause::Asked };
+    let kill = Op::Kill { signal: banger_proto::api::vm::KillSignal::Kill };
+    for (name, op) in [("stopped", stop), ("killed", kill)] {
+        let row = world.vm(name, VmState::Created).await;
+        let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
+        let start = Op::Start { wait: Wait::Agent };
+        // It waits at the door before the start has looked at this host.
+        let (down, started) = tokio::join!(
+            vms.ask(&row.id, op, &operation),
+            vms.adopt_and_start(row.clone(), berth, PhaseClock::start(), start, &operation)
+        );
+        down.unwrap();
+        started.unwrap_err();
+        // One that is only created would be taken back by who had it made.
+        assert_eq!(world.row(&row).await.unwrap().state, VmState::Stopped, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_asked_of_a_vm_that_came_to_nothing_hears_that_there_is_none() {
     let world = World::new();
     let row = world.vm("v", VmState::Created).await;
@@ -182,4 +204,20 @@ async fn a_clock_that_was_set_ends_no_vm_before_its_time() {
     wait_for("the deletion of the old one", async || world.row(&due).await.is_none()).await;
     let now = world.row(&row).await.unwrap();
     assert!(now.created_at > 1_700_000_000, "{now:?}");
+}
+
+#[tokio::test]
+async fn a_vm_is_shown_as_old_as_it_is_whatever_the_clock_was_when_it_was_made() {
+    let world = World::new();
+    let row = VmRow { created_at: 60, birth: age::Now::look().as_birth(), ..sample("early") };
+    world.store.insert_vm(row.clone()).await.unwrap();
+    // Also before anybody has put its row right.
+    let shown = world.vms().show("early").await.unwrap().created_at;
+    assert!(!shown.starts_with("1970"), "{shown}");
+    world.vms().look_after();
+    wait_for("its row to say so", async || world.row(&row).await.unwrap().created_at > 1_700_000_000).await;
+    // Who looked waits now, and does not keep the service for it.
+    let service = Arc::downgrade(world.vms());
+    drop(world);
+    wait_for("the end of the service", async || service.upgrade().is_none()).await;
 }
