@@ -2,7 +2,7 @@
 
 use super::{Check, Host, Look, fail, pass, warn};
 use banger_proto::{api::host::Finding, size::ByteSize};
-use std::path::Path;
+use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 const NAME: &str = "disk space";
 /// Below this not even a small image fits.
@@ -14,16 +14,33 @@ pub(super) struct DiskSpace;
 
 impl Check for DiskSpace {
     fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
-        let found = [&host.layout.state, &host.layout.cache].map(|place| {
-            let existing = place.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-            let free = rustix::fs::statvfs(existing).ok().map(|fs| ByteSize(fs.f_bavail.saturating_mul(fs.f_frsize)));
-            judge(place, free)
-        });
-        let [state, cache] = found;
-        // Usually it is one file system: say it once.
-        let same = state.verdict == cache.verdict;
-        Box::pin(std::future::ready(if same { vec![state] } else { vec![state, cache] }))
+        let [state, cache] = [&host.layout.state, &host.layout.cache].map(|place| Room::at(place));
+        Box::pin(std::future::ready(findings(&state, &cache)))
     }
+}
+
+/// What there is where a place is, or will be.
+struct Room<'a> {
+    place: &'a Path,
+    /// Which file system, where that can be told.
+    device: Option<u64>,
+    free: Option<ByteSize>,
+}
+
+impl<'a> Room<'a> {
+    fn at(place: &'a Path) -> Self {
+        let existing = place.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let free = rustix::fs::statvfs(existing).ok().map(|fs| ByteSize(fs.f_bavail.saturating_mul(fs.f_frsize)));
+        Self { place, device: existing.metadata().ok().map(|place| place.dev()), free }
+    }
+}
+
+/// Usually it is one file system: it is said once. Of two each is said, however alike they are: what gives room on one gives
+/// none on the other.
+fn findings(state: &Room<'_>, cache: &Room<'_>) -> Vec<Finding> {
+    let same = state.device.is_some() && state.device == cache.device;
+    let rooms = if same { vec![state] } else { vec![state, cache] };
+    rooms.into_iter().map(|room| judge(room.place, room.free)).collect()
 }
 
 fn judge(place: &Path, free: Option<ByteSize>) -> Finding {
@@ -50,5 +67,23 @@ mod tests {
         assert_eq!(verdict(Some(ByteSize::gib(3))), Verdict::Warn);
         assert_eq!(verdict(Some(ByteSize::mib(9))), Verdict::Fail);
         assert_eq!(verdict(None), Verdict::Warn);
+    }
+
+    #[test]
+    fn each_of_two_file_systems_is_said_and_one_only_once() {
+        let room = |place: &'static str, device, free| Room { place: Path::new(place), device, free };
+        let said = |state: Room<'_>, cache: Room<'_>| {
+            findings(&state, &cache).into_iter().map(|found| (found.verdict, found.message)).collect::<Vec<_>>()
+        };
+        let (little, much) = (Some(ByteSize::mib(9)), Some(ByteSize::gib(9)));
+        let found = said(room("/s", Some(1), little), room("/a", Some(2), little));
+        let full = |place: &str| (Verdict::Fail, format!("{} are free for {place}", ByteSize::mib(9)));
+        assert_eq!(found, [full("/s"), full("/a")]);
+        assert_eq!(said(room("/s", Some(1), little), room("/a", Some(1), little)), [full("/s")]);
+        let verdicts = |found: Vec<(Verdict, String)>| found.into_iter().map(|found| found.0).collect::<Vec<_>>();
+        let found = said(room("/s", Some(1), much), room("/a", Some(2), little));
+        assert_eq!(verdicts(found), [Verdict::Pass, Verdict::Fail]);
+        // Of what cannot be told nothing is left out.
+        assert_eq!(verdicts(said(room("/s", None, None), room("/a", None, None))), [Verdict::Warn, Verdict::Warn]);
     }
 }

@@ -79,16 +79,20 @@ fn the_doctor_looks_at_the_file_systems_of_state_and_cache() {
         assert!(!found.is_empty(), "{out}");
         found
     };
-    // Where there is room on both it is said once.
+    // One file system is said once.
     let [both] = &look(&[])[..] else { panic!("one file system is said once") };
     assert!(both.to_string().contains(&*env.layout().state.to_string_lossy()), "{both}");
-    for (small, place) in [("state", &env.layout().state), ("cache", &env.layout().cache)] {
-        let found = look(&[small]);
-        let failed: Vec<&Value> = found.iter().filter(|finding| finding["verdict"] == "FAIL").collect();
-        let [failed] = failed[..] else { panic!("{small}: {found:#?}") };
-        let said = failed.to_string();
-        assert!(said.contains(" are free for ") && said.contains(&*place.to_string_lossy()), "{said}");
-        assert!(said.contains("banger system df"), "{said}");
+    let (state, cache) = (("state", &env.layout().state), ("cache", &env.layout().cache));
+    for full in [&[state][..], &[cache], &[state, cache]] {
+        let found = look(&full.iter().map(|(dir, _)| *dir).collect::<Vec<_>>());
+        assert_eq!(found.len(), 2, "each file system is said: {found:#?}");
+        let failed: Vec<String> =
+            found.iter().filter(|finding| finding["verdict"] == "FAIL").map(Value::to_string).collect();
+        assert_eq!(failed.len(), full.len(), "{found:#?}");
+        for (said, (_, place)) in failed.iter().zip(full) {
+            assert!(said.contains(" are free for ") && said.contains(&*place.to_string_lossy()), "{said}");
+            assert!(said.contains("banger system df"), "{said}");
+        }
     }
     env.assert_nothing_left();
 }
