@@ -8,6 +8,7 @@
 //! Shims::adopt(dirs)   ─► Running(Shim) | Ended(record) | Gone(record)
 //! ```
 
+mod awake;
 mod connection;
 mod ending;
 
@@ -47,8 +48,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const LAUNCH: usize = 8;
 /// How long a shim that is on its way in or out may take before it is called gone.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long one may be silent that is proven to live: its host is short of memory, its disk is stuck, or somebody stopped
-/// it. It has a VM to lose. A daemon's start waits for it, and a client's first command for the daemon.
+/// How long one may be silent that is proven to live: its host is short of memory, or its disk is stuck. It has a VM to lose. A daemon's start waits for it, and a client's first command for the daemon.
 pub(crate) const SILENCE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often such a shim is looked at.
 const CHANGE_TICK: Duration = Duration::from_millis(20);
@@ -176,6 +176,7 @@ impl Shims {
             if let Ok(Some(exit)) = exit {
                 return Ok(Adopted::Ended(exit));
             }
+            wake_stopped(state_dir)?;
             if let Ok(shim) = Shim::connect(run_dir, state_dir).await {
                 return Ok(Adopted::Running(shim));
             }
@@ -311,6 +312,15 @@ fn user_manager() -> Option<PathBuf> {
 /// Whether it runs. What cannot be looked at is taken to.
 fn is_live(runtime: &RuntimeRecord) -> bool {
     host_boot_id().map_or(true, |boot| boot == runtime.host_boot_id) && !runtime.shim.is_gone()
+}
+
+/// Has a shim go on that somebody stopped: it has a VM to lose, and nothing else would make it answer.
+fn wake_stopped(state_dir: &Path) -> Result<(), ShimError> {
+    let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
+    if let Some(runtime) = runtime.filter(is_live) {
+        awake::wake("shim", runtime.shim);
+    }
+    Ok(())
 }
 
 /// Waits for a shim that has written its exit record to be gone; refuses when one runs on.

@@ -26,7 +26,7 @@ pub fn host_boot_id() -> io::Result<String> {
 impl ProcessIdentity {
     /// The process that has this pid now; `None` when there is none, or only its unreaped rest.
     pub fn of(pid: u32) -> Option<Self> {
-        let (state, start_time) = parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)?;
+        let (state, start_time) = stat(pid)?;
         (!matches!(state, b'Z' | b'X')).then_some(Self { pid, start_time })
     }
 
@@ -48,6 +48,17 @@ impl ProcessIdentity {
             Err(error) => error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH),
         }
     }
+
+    /// Whether somebody stopped this very process (`SIGSTOP`, a terminal): until it is told to go on it hears nothing else. One
+    /// that a debugger holds is the debugger's.
+    pub fn is_stopped(&self) -> bool {
+        stat(self.pid) == Some((b'T', self.start_time))
+    }
+}
+
+/// State and start time of whatever has this pid now.
+fn stat(pid: u32) -> Option<(u8, u64)> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// State and start time (fields 3 and 22) of a `/proc/<pid>/stat`. The name in field 2 may hold anything, so counting
@@ -127,6 +138,11 @@ pub fn kill_proven(identity: ProcessIdentity, signal: Signal) -> io::Result<bool
     ProvenProcess::open(identity)?.map_or(Ok(false), |process| process.signal(signal))
 }
 
+/// Has exactly this process go on if somebody stopped it; `false` when nobody did.
+pub fn wake_proven(identity: ProcessIdentity) -> io::Result<bool> {
+    if identity.is_stopped() { kill_proven(identity, Signal::CONT) } else { Ok(false) }
+}
+
 /// Ends what is left of a recorded VM: shim and VMM get SIGKILL if they are still who they were, and have ended when
 /// this returns `true`; `false` when one did not within `patience`. After a host reboot there is nothing to end.
 pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Result<bool> {
@@ -176,6 +192,27 @@ mod tests {
         assert!(!identity.alive() && identity.is_gone(), "a zombie is not alive");
         child.wait().unwrap();
         assert!(!kill_proven(identity, Signal::KILL).unwrap());
+    }
+
+    #[test]
+    fn a_stopped_process_is_woken_and_no_other() {
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let identity = ProcessIdentity::of(child.id()).unwrap();
+        assert!(!wake_proven(identity).unwrap(), "it runs");
+        assert!(kill_proven(identity, Signal::STOP).unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while !identity.is_stopped() {
+            assert!(std::time::Instant::now() < deadline, "it does not stop");
+            std::thread::yield_now();
+        }
+        assert!(identity.alive(), "a stopped process has not ended");
+        let other = ProcessIdentity { start_time: identity.start_time + 1, ..identity };
+        assert!(!wake_proven(other).unwrap() && identity.is_stopped(), "an older one with its pid");
+        assert!(wake_proven(identity).unwrap());
+        assert!(!identity.is_stopped());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!wake_proven(identity).unwrap());
     }
 
     #[tokio::test]

@@ -271,6 +271,8 @@ impl Owner {
     /// Ends the machine if there is one, whatever it was doing and whatever its guest has to write.
     pub(super) async fn end_machine(&mut self) {
         if let Some(shim) = &self.shim {
+            // One that was stopped would not hear of it.
+            shim.wake();
             // A shim that does not do it is ended by `release`, with proof of who it is.
             if shim.end().await.is_ok() {
                 let _ = tokio::time::timeout(stop::END_PATIENCE, shim.ended()).await;

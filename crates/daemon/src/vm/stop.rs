@@ -10,14 +10,17 @@ use super::{
 use crate::{
     failpoint,
     operation::Operation,
-    shim::control::{ExitCause, ExitRecord},
+    shim::{
+        client::{Shim, ShimError},
+        control::{ExitCause, ExitRecord},
+    },
 };
 use banger_proto::{
     agent::{boot::Init, event::Power, http::Shutdown},
     api::vm::{KillSignal, VmState},
     failure::{Code, Failure},
 };
-use std::time::Duration;
+use std::{io, time::Duration};
 use tokio::time::{Instant, timeout};
 
 /// What a reason ends with that was written down before the machine's end.
@@ -85,7 +88,8 @@ async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Op
     }
 }
 
-/// Has the guest write its data to its disk and power off: how it ended, or why it did not.
+/// Has the guest write its data to its disk and power off: how it ended, or why it did not. A shim or a VMM that somebody
+/// stops goes on meanwhile: otherwise nothing would be heard of it.
 pub(super) async fn power_off(
     owner: &Owner,
     operation: &Operation,
@@ -96,6 +100,18 @@ pub(super) async fn power_off(
         operation.notice(why);
         return Err(why.to_owned());
     };
+    tokio::select! {
+        ended = go_down(owner, shim, operation, grace) => ended,
+        never = shim.keep_awake(|words| operation.notice(words)) => match never {},
+    }
+}
+
+async fn go_down(
+    owner: &Owner,
+    shim: &Shim,
+    operation: &Operation,
+    grace: Option<Duration>,
+) -> Result<ExitRecord, String> {
     let grace = grace.unwrap_or_else(|| default_grace(owner.row.run.init));
     let agent = Agent::of(&owner.parts.layout, &owner.row.id);
     operation.begin("writing the guest's data to its disk");
@@ -148,29 +164,53 @@ fn guests_part(grace: Duration, init: Option<Init>) -> Duration {
     }
 }
 
-/// A signal for the VMM. One that lives on is left as it is, and that is a failure.
+/// A signal for the VMM. One that lives on is left as it is, and that is a failure. Who was stopped goes on: a shim that
+/// passes it on, and a VMM that is to heed it.
 pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Failure> {
     look_again(owner).await?;
     let Some(shim) = owner.shim.clone() else { return Ok(()) };
-    let sent = shim.signal(signal).await;
+    shim.wake();
+    let sent = send(&shim, signal).await;
     failpoint::hit("kill.sent").await;
     match (timeout(SIGNAL_PATIENCE, shim.ended()).await, sent) {
         // It may have been faster. That it runs no more is what a kill is for; how it ended is its own.
         (Ok(record), _) => {
             owner.ended(record).await;
-            return Ok(());
+            Ok(())
         }
-        (Err(_), Err(error)) => return Err(error.into()),
-        (Err(_), Ok(())) => {}
+        (Err(_), _) if signal == KillSignal::Kill => kill_both(owner, &shim).await,
+        (Err(_), Err(error)) => Err(error.into()),
+        (Err(_), Ok(())) => {
+            let hint = format!("`banger vm kill {}` sends SIGKILL, which no VMM survives", owner.row.name);
+            Err(still_runs(owner, signal).hint(hint))
+        }
     }
-    let name = &owner.row.name;
-    let after = SIGNAL_PATIENCE.as_secs();
-    let hint = match signal {
-        // Then it was not passed on, or the kernel has not let go of it yet.
-        KillSignal::Kill => format!("`banger vm stop {name}` ends its shim with it, which may stand still"),
-        _ => format!("`banger vm kill {name}` sends SIGKILL, which no VMM survives"),
-    };
-    Err(Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}")).hint(hint))
+}
+
+/// Has the shim pass it on. For the last of all signals it need not be waited for that its turn comes.
+async fn send(shim: &Shim, signal: KillSignal) -> Result<(), ShimError> {
+    let sent = shim.signal(signal);
+    if signal != KillSignal::Kill {
+        return sent.await;
+    }
+    timeout(SIGNAL_PATIENCE, sent).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+/// Ends a machine whose shim does not pass SIGKILL on, and the shim.
+async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
+    if !shim.kill_vmm(SIGNAL_PATIENCE).await {
+        let hint = "this host's kernel has not let go of its VMM, as while a disk does not answer: try again later";
+        return Err(still_runs(owner, KillSignal::Kill).hint(hint));
+    }
+    let pid = shim.status().shim.pid;
+    let reason = format!("its shim (pid {pid}) did not pass SIGKILL on: it was killed, and its VMM too");
+    owner.down(VmState::Stopped, Some(reason)).await;
+    Ok(())
+}
+
+fn still_runs(owner: &Owner, signal: KillSignal) -> Failure {
+    let (name, after) = (&owner.row.name, SIGNAL_PATIENCE.as_secs());
+    Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
 }
 
 #[cfg(test)]

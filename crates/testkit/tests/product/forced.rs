@@ -86,19 +86,43 @@ fn a_guest_that_takes_what_is_asked_and_is_never_heard_again_holds_up_nobody_for
 }
 
 #[test]
-fn a_shim_that_stands_still_is_told_before_it_is_killed_and_its_guest_powers_off() {
+fn a_shim_or_a_monitor_that_was_stopped_is_woken_to_be_stopped_in_order() {
     let Some(env) = TestEnv::fake() else { return };
-    start(&env, "s");
-    let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
-    assert!(shim.signal(Signal::STOP));
-    let out = env.banger(["vm", "stop", "s"]).patience(SOON * 3).run().expect(0);
-    shim.wait_gone(SOON);
-    vmm.wait_gone(SOON);
-    let vm = env.vm("s");
-    let reason = vm["reason"].as_str().unwrap_or_default();
-    assert!(reason.starts_with(&format!("its shim (pid {}) did not answer for ", shim.pid)), "{vm:#}");
-    assert!(reason.ends_with(" s: its guest was told to power off"), "{vm:#}");
-    assert!(out.err().contains(reason), "{out}");
-    assert_eq!((env.vm_state("s").as_str(), env.exit_cause("s").as_str()), ("stopped", "poweroff"));
-    crate::delete(&env, "s");
+    for who in ["shim_pid", "vmm_pid"] {
+        start(&env, "s");
+        let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+        let stopped = if who == "shim_pid" { &shim } else { &vmm };
+        assert!(stopped.signal(Signal::STOP));
+        let out = env.banger(["vm", "stop", "s"]).patience(SOON).run().expect(0);
+        assert!(out.err().contains(&format!("(pid {}) was stopped: it is woken", stopped.pid)), "{out}");
+        shim.wait_gone(SOON);
+        vmm.wait_gone(SOON);
+        let vm = env.vm("s");
+        // It ended as any other does: nothing was given up.
+        assert_eq!((&vm["state"], &vm["reason"]), (&"stopped".into(), &Value::Null), "{vm:#}");
+        assert_eq!(env.exit_cause("s"), "poweroff");
+        crate::delete(&env, "s");
+    }
+}
+
+#[test]
+fn a_kill_and_a_deletion_end_everything_whoever_was_stopped() {
+    let Some(env) = TestEnv::fake() else { return };
+    for verb in [&["vm", "kill", "s"][..], &["vm", "kill", "--signal", "TERM", "s"], &["vm", "delete", "-f", "s"]] {
+        start(&env, "s");
+        let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+        for process in [&shim, &vmm] {
+            assert!(process.signal(Signal::STOP));
+        }
+        env.banger(verb).patience(SOON).run().expect(0);
+        shim.wait_gone(SOON);
+        vmm.wait_gone(SOON);
+        if verb.contains(&"kill") {
+            let vm = env.vm("s");
+            assert_eq!((&vm["state"], &vm["reason"]), (&"stopped".into(), &Value::Null), "{verb:?}: {vm:#}");
+            assert_eq!(env.exit_cause("s"), "killed", "{verb:?}");
+            crate::delete(&env, "s");
+        }
+    }
+    env.assert_nothing_left();
 }

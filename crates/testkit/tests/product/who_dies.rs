@@ -3,6 +3,7 @@
 use crate::{SOON, delete, start, vms};
 use banger_testkit::{Identity, Session, TestEnv, wait_until};
 use rustix::process::Signal;
+use std::os::unix::net::UnixStream;
 
 #[track_caller]
 fn wait_no_vm(env: &TestEnv) {
@@ -177,12 +178,27 @@ fn the_shim_dies_while_no_daemon_looks() {
 }
 
 #[test]
+fn a_shim_that_was_stopped_is_woken_by_the_next_daemon_and_keeps_its_vm() {
+    let Some(env) = TestEnv::fake() else { return };
+    start(&env, "s");
+    let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
+    let daemon = env.daemon().expect("a daemon");
+    assert!(daemon.signal(Signal::KILL));
+    daemon.wait_gone(SOON);
+    assert!(shim.signal(Signal::STOP));
+    let vm = env.vm("s");
+    assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
+    env.banger(["vm", "exec", "s", "--", "true"]).run().expect(0);
+    delete(&env, "s");
+}
+
+#[test]
 fn a_shim_that_stands_still_while_the_daemon_restarts_keeps_its_vm() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "s");
     let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
-    let list = wait_for_shim(&env, &shim);
-    assert!(shim.signal(Signal::CONT));
+    let (list, places) = wait_for_shim(&env, "s");
+    drop(places);
     list.finish(SOON).expect(0);
     let vm = env.vm("s");
     assert_eq!((&vm["state"], &vm["vmm_pid"], &vm["shim_pid"]), (&"running".into(), &vmm.pid.into(), &shim.pid.into()));
@@ -195,13 +211,13 @@ fn a_daemon_that_waits_for_a_shim_which_stands_still_ends_when_it_is_told() {
     let Some(env) = TestEnv::fake() else { return };
     start(&env, "s");
     let (shim, vmm) = (env.vm_process("s", "shim_pid"), env.vm_process("s", "vmm_pid"));
-    let list = wait_for_shim(&env, &shim);
+    let (list, places) = wait_for_shim(&env, "s");
     let daemons = env.processes("bangerd");
     let [waiting] = &daemons[..] else { panic!("one daemon: {daemons:?}") };
     assert!(waiting.signal(Signal::TERM));
     // One that goes on would give the shim up first, and end it.
     waiting.wait_gone(SOON);
-    assert!(shim.signal(Signal::CONT));
+    drop(places);
     // The command has another daemon started.
     list.finish(SOON).expect(0);
     let vm = env.vm("s");
@@ -209,19 +225,25 @@ fn a_daemon_that_waits_for_a_shim_which_stands_still_ends_when_it_is_told() {
     delete(&env, "s");
 }
 
-/// Has another daemon look for a shim that stands still; gives the command that started it.
+/// More watchers than a shim has places for.
+const PLACES: usize = 40;
+
+/// Has another daemon look for a shim that does not answer it, for others have every place; gives the command that started it
+/// and those others.
 #[track_caller]
-fn wait_for_shim(env: &TestEnv, shim: &Identity) -> Session {
+fn wait_for_shim(env: &TestEnv, name: &str) -> (Session, Vec<UnixStream>) {
+    let id = env.vm(name)["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    let socket = env.layout().vm_run(&id).join("control.sock");
     let daemon = env.daemon().expect("a daemon");
     assert!(daemon.signal(Signal::KILL));
     daemon.wait_gone(SOON);
-    assert!(shim.signal(Signal::STOP));
+    let places = (0..PLACES).map(|_| UnixStream::connect(&socket).expect("a shim")).collect();
     let list = env.banger(["vm", "list"]).spawn();
     wait_until(SOON, "a daemon that tries again", || {
         let log = std::fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
         if log.contains("a shim lives and does not answer yet") { Ok(()) } else { Err(log) }
     });
-    list
+    (list, places)
 }
 
 #[test]

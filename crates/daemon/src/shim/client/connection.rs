@@ -3,7 +3,7 @@
 //! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
 //! again, and a shim that is gone is turned into an [`ExitRecord`].
 
-use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError};
+use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError, awake};
 use crate::shim::{
     control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
     identity::ProvenProcess,
@@ -235,6 +235,7 @@ impl Follower {
                 let pid = self.shim.pid;
                 return Err(self.lost(format!("the shim died (pid {pid}), and its VMM with it")).await);
             }
+            awake::wake("shim", self.shim);
             match connect(&self.socket, &self.state_dir).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
                 Ok(_) | Err(_) if began.elapsed() < self.patience => {

@@ -1,16 +1,19 @@
 //! Ending a machine whose guest may have things to write, through a shim that may not be listening.
 
 use super::{Shim, ShimError};
-use crate::shim::{control::ExitRecord, off};
+use crate::shim::{control::ExitRecord, identity::ProvenProcess, off};
+use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 impl Shim {
-    /// Ends the machine, at once where the shim answers, and then it may take `patience`: how it ended. One that stands still
-    /// takes this request like every other, and nothing comes of it: it is told to end its machine in order, as one is that
-    /// cannot be reached, and the error is what there is to say about that.
+    /// Ends the machine, at once where the shim answers, and then it may take `patience`: how it ended. One that was stopped
+    /// goes on for it. One that stands still for another reason takes this request like every other, and nothing comes of it:
+    /// it is told to end its machine in order, as one is that cannot be reached, and the error is what there is to say about
+    /// that.
     pub(crate) async fn put_down(&self, patience: Duration) -> Result<ExitRecord, String> {
         let began = Instant::now();
+        self.wake();
         if !self.connection.is_silent().await {
             match self.end().await {
                 Ok(()) => {
@@ -24,6 +27,19 @@ impl Shim {
         }
         match off::end_silent(self.status().shim, began.elapsed(), self.connection.state_dir()).await {
             Ok((_, words)) | Err(words) => Err(words),
+        }
+    }
+
+    /// Kills the VMM over the head of a shim that does not; `false` when it has not ended within `patience`. The shim is left
+    /// to be killed by who gives back what the machine held.
+    pub(crate) async fn kill_vmm(&self, patience: Duration) -> bool {
+        let Some(vmm) = self.status().vmm else { return true };
+        match ProvenProcess::open(vmm) {
+            Ok(Some(process)) => {
+                process.signal(Signal::KILL).is_ok() && timeout(patience, process.ended()).await.is_ok()
+            }
+            Ok(None) => true,
+            Err(_) => false,
         }
     }
 }

@@ -36,6 +36,11 @@ impl FakeShim {
     }
 
     pub(super) fn with(world: &World, row: &VmRow, relaunches: u32, ready: Option<Ready>) -> Self {
+        Self::of_vmm(world, row, None, relaunches, ready)
+    }
+
+    /// With a VMM that is a process.
+    fn of_vmm(world: &World, row: &VmRow, vmm: Option<ProcessIdentity>, relaunches: u32, ready: Option<Ready>) -> Self {
         let process = Victim::new();
         world.record(row, RUNTIME_FILE, &runtime(process.identity()));
         let socket = world.layout.vm_run(&row.id).join(SOCKET);
@@ -45,7 +50,7 @@ impl FakeShim {
         let status = ShimStatus {
             version: String::new(),
             shim: process.identity(),
-            vmm: None,
+            vmm,
             ready,
             booted: None,
             console_bytes: 0,
@@ -149,6 +154,33 @@ async fn a_machine_that_ends_while_it_is_killed_ended_as_it_says() {
         let now = world.row(&row).await.unwrap();
         assert_eq!((now.state, now.reason.as_deref()), (state, reason));
     }
+}
+
+#[tokio::test]
+async fn a_kill_that_a_shim_does_not_pass_on_ends_the_machine_and_the_shim() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let vmm = Victim::new();
+    let mut fake = FakeShim::of_vmm(&world, &row, Some(vmm.identity()), 0, Some(ready()));
+    let shim = adopt(&world, &row).await;
+    let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
+    // What it could survive is the shim's to send: nothing is done over its head.
+    let refused = stop::kill(&mut owner, KillSignal::Term).await.unwrap_err();
+    assert!(refused.code == Code::Timeout && refused.message.contains("still runs 2 s after SIGTERM"), "{refused}");
+    assert!(vmm.identity().alive() && fake.process.identity().alive());
+    stop::kill(&mut owner, KillSignal::Kill).await.unwrap();
+    for signal in [KillSignal::Term, KillSignal::Kill] {
+        assert_eq!(fake.requests.recv().await, Some(ShimRequest::Signal { signal }), "it is asked first");
+    }
+    let now = world.row(&row).await.unwrap();
+    assert_eq!(now.state, VmState::Stopped);
+    let reason = now.reason.unwrap_or_default();
+    assert!(reason.starts_with("its shim (pid ") && reason.contains("did not pass SIGKILL on"), "{reason}");
+    for mut process in [vmm, fake.process] {
+        let status = process.0.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
+    assert_eq!(world.holds(&row).await, [ResourceKind::StateDirectory]);
 }
 
 #[tokio::test]
