@@ -35,7 +35,7 @@ pub(crate) use mounts::BIN;
 pub(crate) use phases::{Phases, boottime_ms};
 
 use crate::server;
-use banger_proto::agent::boot::{BootConfig, Init, NO_TIMER};
+use banger_proto::agent::boot::{BootConfig, Init, LATE_TIMER, NO_TIMER};
 use rustix::fd::OwnedFd;
 use std::{io, process::ExitCode};
 
@@ -92,6 +92,10 @@ fn sequence(mut phases: Phases) -> Result<Never, BootError> {
     }
     let config = config::take()?;
     let moment = config::take_moment()?;
+    if moment.as_ref().is_some_and(|moment| moment.timer_tries > 0) && timer::is_late() {
+        say(LATE_TIMER);
+        reset();
+    }
     modules::load_all();
     phases.end("modules");
 

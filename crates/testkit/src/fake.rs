@@ -10,6 +10,7 @@
 //! | `fail` | any text | it goes to stderr, and the exit status is 1 |
 //! | `panic` | any text | the console shows a kernel panic for that reason, and the guest resets |
 //! | `timerless` | a number | so many boots of the machine find no timer, and say so |
+//! | `late` | `yes` | boots of the machine find a late timer, and say so, as long as they are granted another |
 //! | `reset` | `yes` | the guest resets without a word |
 //! | `off` | `yes` | the guest powers off without a word |
 //! | `flood` | a number | so many MiB of console come before the agent |
@@ -23,7 +24,7 @@
 
 #![expect(unsafe_code, reason = "processes are tied to each other, and signals ignored")]
 
-use banger_proto::agent::boot::NO_TIMER;
+use banger_proto::agent::boot::{CONFIG_PATH, LATE_TIMER, MOMENT_PATH, Moment, NO_TIMER};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     io::FdFlags,
@@ -38,7 +39,7 @@ use std::{
         fd::AsRawFd,
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command},
 };
 
@@ -109,6 +110,13 @@ impl<W: Write> Guest<W> {
                 return Ok(End::Reset);
             }
         }
+        if self.request("late").is_some() {
+            let moment: Moment = serde_json::from_slice(&find(&std::fs::read(&self.initrd)?, MOMENT_PATH)?)?;
+            if moment.timer_tries > 0 {
+                write!(self.console, "[    0.400000] banger: {LATE_TIMER}\r\n")?;
+                return Ok(End::Reset);
+            }
+        }
         if self.request("reset").is_some() {
             return Ok(End::Reset);
         }
@@ -155,7 +163,7 @@ impl<W: Write> Guest<W> {
     /// Starts the guest's first process, which starts the agent on the channel.
     fn start(&self, channel: &UnixStream) -> io::Result<Child> {
         let config = memfd_create("config.json", MemfdFlags::empty())?;
-        let words = find_config(&std::fs::read(&self.initrd)?)?;
+        let words = find(&std::fs::read(&self.initrd)?, CONFIG_PATH)?;
         File::from(config.try_clone()?).write_all(&words)?;
         fcntl_setfd(channel, FdFlags::empty())?;
         let itself = std::env::current_exe()?;
@@ -206,12 +214,11 @@ pub fn first_process(args: &[String]) -> io::Result<()> {
     }
 }
 
-/// The content of `banger/config.json` in an initramfs: the last such file of several archives, as the kernel has it.
-fn find_config(initrd: &[u8]) -> io::Result<Vec<u8>> {
+/// The content of a file in an initramfs: the last of that name in several archives, as the kernel has it.
+fn find(initrd: &[u8], path: &str) -> io::Result<Vec<u8>> {
     let (magic, header_length, file_size_at, name_size_at) = CPIO;
-    let name = Path::new(banger_proto::agent::boot::CONFIG_PATH).strip_prefix("/").expect("an absolute path");
-    let name = [name.as_os_str().as_encoded_bytes(), b"\0"].concat();
-    let find = || {
+    let name = [path.trim_start_matches('/').as_bytes(), b"\0"].concat();
+    let look = || {
         let at = initrd.windows(name.len()).rposition(|window| window == name)?;
         let header = initrd.get(at.checked_sub(header_length)?..at)?;
         let number = |at: usize| {
@@ -225,5 +232,5 @@ fn find_config(initrd: &[u8]) -> io::Result<Vec<u8>> {
         // Alignment counts from the archive's start, and archives begin at multiples of four.
         Some(initrd.get(content..content.checked_add(number(file_size_at)?)?)?.to_vec())
     };
-    find().ok_or_else(|| io::Error::other("the initramfs has no banger/config.json"))
+    look().ok_or_else(|| io::Error::other(format!("the initramfs has no {path}")))
 }

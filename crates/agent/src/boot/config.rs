@@ -84,7 +84,7 @@ mod tests {
         let path = temporary.path().join("moment.json");
         assert_eq!(moment(&path).unwrap(), None);
         fs::write(&path, "{\"clock_ns\":7,\"entropy\":\"00\"}   \n").unwrap();
-        assert_eq!(moment(&path).unwrap(), Some(Moment { clock_ns: 7, entropy: "00".into() }));
+        assert_eq!(moment(&path).unwrap(), Some(Moment { clock_ns: 7, entropy: "00".into(), timer_tries: 0 }));
         for bad in ["", "{}", &" ".repeat(MAX_MOMENT + 1)] {
             fs::write(&path, bad).unwrap();
             moment(&path).unwrap_err();

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn moment(clock_ns: u64) -> Moment {
-        Moment { clock_ns, entropy: "ab".repeat(64) }
+        Moment { clock_ns, entropy: "ab".repeat(64), timer_tries: 0 }
     }
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
             let bytes = std::fs::read(&path).unwrap();
             assert!(bytes[length.next_multiple_of(4)..].starts_with(b"070701"), "{length}");
         }
-        let too_much = Moment { clock_ns: 0, entropy: "00".repeat(SIZE) };
+        let too_much = Moment { clock_ns: 0, entropy: "00".repeat(SIZE), timer_tries: 0 };
         assert!(matches!(renew_moment(&path, &too_much), Err(InitramfsError::TooLarge { .. })));
         assert!(renew_moment(&temp.path().join("absent"), &moment(1)).is_err());
     }

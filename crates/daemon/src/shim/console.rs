@@ -11,7 +11,7 @@ use super::{
     pace::{CHUNK, Pace},
 };
 use crate::vmm::plan::Console;
-use banger_proto::agent::boot::NO_TIMER;
+use banger_proto::agent::boot::{LATE_TIMER, NO_TIMER};
 use rustix::io::Errno;
 use std::{
     fs::{self, File, OpenOptions},
@@ -112,7 +112,8 @@ impl Watch {
                 self.seen.panic = Some(escape(String::from_utf8_lossy(&self.line[at..]).trim()));
                 return;
             }
-            self.seen.no_timer |= find(&self.line, NO_TIMER.as_bytes()).is_some();
+            self.seen.bad_timer |=
+                [NO_TIMER, LATE_TIMER].iter().any(|words| find(&self.line, words.as_bytes()).is_some());
             self.line.clear();
         }
     }
@@ -135,8 +136,8 @@ pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
 pub(super) struct Seen {
     /// The line of a kernel panic, escaped.
     pub(super) panic: Option<String>,
-    /// Its `/init` said [`NO_TIMER`].
-    pub(super) no_timer: bool,
+    /// Its `/init` said [`NO_TIMER`] or [`LATE_TIMER`].
+    pub(super) bad_timer: bool,
 }
 
 /// Reads what there is, and waits for it if there is nothing. Cancelling loses nothing.
@@ -286,12 +287,14 @@ mod tests {
             text.chunks(size).for_each(|chunk| watch.feed(chunk));
             assert_eq!(watch.seen.panic.as_deref(), Some("Kernel panic - not syncing: \\u{1b}[31mVFS"));
         }
-        let text = format!("[    0.5] banger: {NO_TIMER}\r\n");
-        for size in 1..text.len() {
-            let mut watch = Watch::default();
-            assert!(!watch.seen.no_timer);
-            text.as_bytes().chunks(size).for_each(|chunk| watch.feed(chunk));
-            assert!(watch.seen.no_timer && watch.seen.panic.is_none());
+        for words in [NO_TIMER, LATE_TIMER] {
+            let text = format!("[    0.5] banger: {words}\r\n");
+            for size in 1..text.len() {
+                let mut watch = Watch::default();
+                assert!(!watch.seen.bad_timer);
+                text.as_bytes().chunks(size).for_each(|chunk| watch.feed(chunk));
+                assert!(watch.seen.bad_timer && watch.seen.panic.is_none());
+            }
         }
         let mut watch = Watch::default();
         watch.feed(&vec![b'x'; 1 << 20]);

@@ -240,10 +240,10 @@ impl Life {
 
     async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
         let mut log = Log::open(&self.plan.console);
-        let (mut was_ready, mut timerless) = (true, 0);
+        let (mut was_ready, mut bad_timers) = (true, 0);
         let heard = Arc::new(Heard::new());
         loop {
-            let machine = match self.launch().await {
+            let machine = match self.launch(bad_timers).await {
                 Ok(machine) => machine,
                 Err(error) => {
                     let reason = in_full(&error);
@@ -269,15 +269,15 @@ impl Life {
                 Ok(end) => end,
                 Err(error) => return (ExitCause::VmmFailed, format!("the VMM was lost sight of: {error}")),
             };
-            // One that finds none resets without a word: who has one to say is up.
-            timerless = if seen.no_timer && word.is_none() { timerless + 1 } else { 0 };
+            // One with a bad one resets without a word: who has one to say is up.
+            bad_timers = if seen.bad_timer && word.is_none() { bad_timers + 1 } else { 0 };
             let panic = seen.panic.as_deref();
-            let evidence = Evidence { asked, end: &end, word, overdue, panic, timerless, ready, was_ready };
+            let evidence = Evidence { asked, end: &end, word, overdue, panic, bad_timers, ready, was_ready };
             match verdict::decide(&evidence) {
                 Verdict::End(cause, reason) => return (cause, reason),
                 Verdict::Relaunch => {
-                    // A boot that found no timer is none of those that have to be ready.
-                    was_ready = ready.is_some() || timerless > 0 && was_ready;
+                    // A boot that was given up for its timer is none of those that have to be ready.
+                    was_ready = ready.is_some() || bad_timers > 0 && was_ready;
                     heard.begin(tokio::time::Instant::now());
                     self.hub.publish(&ShimMessage::Relaunching);
                 }
@@ -285,10 +285,11 @@ impl Life {
         }
     }
 
-    async fn launch(&mut self) -> Result<Box<dyn Machine>, Failed> {
+    async fn launch(&mut self, bad_timers: u32) -> Result<Box<dyn Machine>, Failed> {
         let driver = vmm::driver(self.plan.vmm);
         driver.check(&self.plan).map_err(LaunchError::from)?;
-        renew_moment(&self.plan.initramfs, &moment()).map_err(|error| Failed::Moment(in_full(&error)))?;
+        let moment = moment(verdict::timer_tries(self.plan.vmm, self.plan.accelerator, bad_timers));
+        renew_moment(&self.plan.initramfs, &moment).map_err(|error| Failed::Moment(in_full(&error)))?;
         failpoint::hit_and_block("shim.dated");
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
         failpoint::hit_and_block("shim.memory");
@@ -306,8 +307,8 @@ impl Life {
 }
 
 /// What this boot of the guest begins with.
-fn moment() -> Moment {
-    Moment { clock_ns: clock::now_ns(), entropy: random::hex(ENTROPY) }
+fn moment(timer_tries: u32) -> Moment {
+    Moment { clock_ns: clock::now_ns(), entropy: random::hex(ENTROPY), timer_tries }
 }
 
 /// Words for whoever reads a shim's stderr.

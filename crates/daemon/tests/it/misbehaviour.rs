@@ -42,6 +42,28 @@ async fn a_machine_without_a_timer_boots_again() {
     ends(&["fake.timerless=9"], ExitCause::GuestFailed, "found no timer, 6 times in a row").await;
 }
 
+#[tokio::test]
+async fn a_machine_whose_timer_is_late_boots_again_until_it_has_to_put_up_with_it() {
+    let place = fake(&["fake.late=yes"]);
+    let (shim, _events, _) = place.ready().await;
+    assert_eq!(shim.status().relaunches, 2);
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+}
+
+/// A real kernel that takes its timer for twice as fast, as one does whose host takes the processor away for as long as it
+/// measures: here it is told a wrong pace of the counter that it measures by.
+#[tokio::test]
+async fn a_real_kernel_with_a_late_timer_boots_again_and_then_goes_on() {
+    let Some(mut place) = Place::new(Kind::Qemu) else { return };
+    let Some(khz) = place.plan.tsc_khz else { return };
+    place.plan.tsc_khz = Some(2 * khz);
+    let (shim, _events, _) = place.ready().await;
+    assert_eq!(shim.status().relaunches, 2, "console: {}", place.console());
+    shim.end().await.unwrap();
+    soon("the end", shim.ended()).await;
+}
+
 /// What a kernel does by itself where its host keeps it from measuring its timer.
 #[tokio::test]
 async fn a_real_kernel_that_finds_no_timer_stands_still_nowhere() {

@@ -19,6 +19,8 @@ pub const MAX_CONFIG: usize = 1 << 20;
 /// What `/init` says on the console before it resets a machine on which nothing would ever wake it. Another boot may do
 /// better.
 pub const NO_TIMER: &str = "the kernel of this machine found no timer";
+/// What it says before it resets one that would be woken late for as long as it runs. Another boot may do better.
+pub const LATE_TIMER: &str = "the kernel of this machine measured its timer wrong";
 /// The version this crate writes; a guest refuses a newer one.
 pub const CONFIG_VERSION: u32 = 1;
 
@@ -77,6 +79,10 @@ pub struct Moment {
     pub clock_ns: u64,
     /// Fresh random bytes for the guest's pool, in hexadecimal.
     pub entropy: String,
+    /// How many more boots there will be if the kernel of this one measured its timer wrong; none where the host does not
+    /// know what is right.
+    #[serde(default)]
+    pub timer_tries: u32,
 }
 
 /// What an image says about the commands in it.
