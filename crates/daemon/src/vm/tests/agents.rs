@@ -7,7 +7,7 @@ use super::{
 use crate::{
     operation::BACKLOG,
     shim::control::VSOCK,
-    vm::{guest::Agent, owner::Owner, stop},
+    vm::{StopCause, guest::Agent, owner::Owner, stop},
 };
 use banger_link::vsock;
 use banger_proto::{
@@ -88,7 +88,7 @@ async fn an_agent_that_is_gone_for_a_moment_is_asked_again_and_nothing_is_ended_
             until_said(&mut said, "waiting for the guest to power off").await;
             fake.end(&world, &row, &record).await;
         };
-        let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON)), comes_back);
+        let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON), StopCause::Asked), comes_back);
         stopped.unwrap();
         let now = world.row(&row).await.unwrap();
         assert_eq!((now.state, now.reason), (VmState::Stopped, None), "{gone:?}");
@@ -124,7 +124,7 @@ async fn what_a_guest_says_fills_no_row() {
         fake.end(&world, &row, &record).await;
     };
     let operation = Operation::silent();
-    let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, None), refuses);
+    let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, None, StopCause::Asked), refuses);
     stopped.unwrap();
     let reason = world.row(&row).await.unwrap().reason.unwrap();
     assert!(reason.starts_with("the guest cannot be asked to power off: the guest's agent refused /shutdown: \\u{7f}"));
