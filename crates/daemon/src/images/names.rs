@@ -284,7 +284,7 @@ pub(super) fn in_use(what: &str, users: &[VmName]) -> Failure {
     let names: Vec<&str> = users.iter().take(10).map(VmName::as_str).collect();
     let more = if users.len() > 10 { ", …" } else { "" };
     Failure::new(Code::Conflict, format!("{what} is in use by {}{more}", names.join(", ")))
-        .hint("those VMs keep it; it can go once they are deleted, with what is on their disks (`banger vm delete VM`)")
+        .hint(format!("`banger vm delete {}` deletes what uses it, with all that is on the disks", names.join(" ")))
 }
 
 fn listed(names: &[ImageName]) -> String {
