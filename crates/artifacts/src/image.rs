@@ -24,7 +24,7 @@ mod store;
 mod unnamed;
 
 pub use bundle::{BundleError, BundleSource, WrittenBundle, unpack_image_bundle};
-pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
+pub use catalog::{Catalog, CatalogEntry, CatalogError, EntryError, Source, SourceError};
 pub use debian::{DebianError, DebianRecipe};
 pub use error::{Corruption, ImageError};
 pub use external::{ExternalFile, UnfitFile};

@@ -29,7 +29,7 @@ pub use apt::AptError;
 pub use archive::ArchiveError;
 pub use bundle::{Bundle, BundleError, unpack_bundle};
 pub use bzimage::{BzImage, BzImageError};
-pub use catalog::{Catalog, CatalogEntry, CatalogError, Source, SourceError};
+pub use catalog::{Catalog, CatalogEntry, CatalogError, EntryError, Source, SourceError};
 pub use codec::{Codec, CodecError};
 pub use deb::{Deb, DebError};
 pub use elf::{Elf, ElfError};

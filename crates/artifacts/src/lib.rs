@@ -5,6 +5,7 @@
 //! root, and it blocks: the daemon runs it on its blocking pool with a [`job::Job`] that carries progress and
 //! cancellation.
 
+pub mod catalog;
 pub mod disk;
 pub mod fetch;
 pub mod image;

@@ -3,15 +3,15 @@
 //! Decides what a name means, who may take an artifact away, and that two who want the same thing at once get it by one
 //! pull. How an artifact is fetched, verified and kept is `banger-artifacts`' business.
 
-mod catalogue;
+mod catalogs;
 mod flight;
-mod image_offers;
+mod image_view;
+mod kernel_offers;
 mod kernel_view;
 mod kernels;
 mod lost;
 mod make;
 mod names;
-mod offers;
 mod pull;
 mod register;
 mod registries;
@@ -34,9 +34,8 @@ use banger_proto::{
     layout::Layout,
     name::{ImageId, ImageName, KernelName},
 };
+use catalogs::{ImageOffers, KernelOffers};
 use flight::Flights;
-use image_offers::ImageOffers;
-use offers::KernelOffers;
 pub(crate) use pull::runs_here;
 use std::{path::PathBuf, sync::Arc, time::Instant};
 use tokio::sync::RwLock;

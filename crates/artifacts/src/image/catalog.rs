@@ -1,36 +1,24 @@
-//! The list of images that can be had by name.
+//! The images that can be had by name.
 //!
-//! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
-//! kept with the reason, so that the error of a pull that finds no other source can say it.
+//! A source this banger cannot use does not spoil its entry: it is kept with the reason, so that the error of a pull that
+//! finds no other source can say it.
 
 use super::{BundleSource, DebianError, DebianRecipe, ExternalFile, OciSource, PromotedFile};
 use crate::{
-    fetch::{Address, Client, FetchError},
-    job::Job,
+    catalog,
     oci::{ImageSource, Platform, Reference},
 };
 use banger_proto::name::{ImageName, InvalidName, KernelName};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::HashSet,
-    fmt,
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::fmt;
 
-/// Largest catalog read, in bytes.
-const MAX_CATALOG: usize = 1 << 20;
-/// The schema this banger reads.
-const VERSION: u32 = 1;
 /// Most sources of one entry.
 const MAX_SOURCES: usize = 16;
 
 /// Images by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Catalog {
-    entries: Vec<CatalogEntry>,
-}
+pub type Catalog = catalog::Catalog<CatalogEntry>;
+/// Why a catalog of images is refused.
+pub type CatalogError = catalog::CatalogError<EntryError>;
 
 /// One image that can be pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,53 +120,20 @@ pub enum SourceError {
     },
 }
 
-/// Why a catalog is refused.
+/// Why an entry is refused, and its catalog with it.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// Larger than any catalog.
-    #[error("the image catalog is larger than {} KiB", MAX_CATALOG >> 10)]
-    TooLarge,
-    /// Not the JSON it should be.
-    #[error("the image catalog is malformed")]
-    Json(#[from] serde_json::Error),
-    /// A schema of another time.
-    #[error("the image catalog has version {0}, not {VERSION}")]
-    Version(u32),
+pub enum EntryError {
     /// A name that is none.
-    #[error("the image catalog has a bad entry")]
+    #[error("the catalog has a bad entry")]
     Name(#[from] InvalidName),
     /// No source, or too many.
-    #[error("entry {name} of the image catalog has {count} sources, not 1 to {MAX_SOURCES}")]
+    #[error("entry {name} of the catalog has {count} sources, not 1 to {MAX_SOURCES}")]
     Sources {
         /// The entry.
         name: ImageName,
         /// How many.
         count: usize,
     },
-    /// It cannot be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It cannot be downloaded.
-    #[error("cannot download {address}")]
-    Fetch {
-        /// From where.
-        address: Address,
-        /// What went wrong.
-        source: FetchError,
-    },
-    /// Two entries for one name and processor.
-    #[error("the image catalog has {0} twice")]
-    Duplicate(ImageName),
-}
-
-#[derive(Deserialize)]
-struct RawCatalog {
-    entries: Vec<RawEntry>,
 }
 
 #[derive(Deserialize)]
@@ -196,64 +151,31 @@ impl Catalog {
     pub fn builtin() -> Self {
         Self::parse(include_bytes!("../../catalogs/images.json")).expect("a test reads the built-in catalog")
     }
+}
 
-    /// Reads a catalog.
-    pub fn parse(json: &[u8]) -> Result<Self, CatalogError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        if json.len() > MAX_CATALOG {
-            return Err(CatalogError::TooLarge);
-        }
-        // The version first: another one may mean another shape.
-        let Version { version } = serde_json::from_slice(json)?;
-        if version != VERSION {
-            return Err(CatalogError::Version(version));
-        }
-        let raw: RawCatalog = serde_json::from_slice(json)?;
-        let mut seen = HashSet::new();
-        let mut entries = Vec::with_capacity(raw.entries.len());
-        for entry in raw.entries {
-            let entry = entry.checked()?;
-            if !seen.insert((entry.name.clone(), entry.arch.clone())) {
-                return Err(CatalogError::Duplicate(entry.name));
-            }
-            entries.push(entry);
-        }
-        Ok(Self { entries })
+impl catalog::Entry for CatalogEntry {
+    const OF: &'static str = "image";
+    type Name = ImageName;
+    type Refusal = EntryError;
+
+    fn all(json: &[u8]) -> Result<Vec<Self>, CatalogError> {
+        catalog::raw::<RawEntry>(json)?.into_iter().map(|raw| raw.checked().map_err(CatalogError::Entry)).collect()
     }
 
-    /// The catalog in the file at `path`.
-    pub fn read(path: &Path) -> Result<Self, CatalogError> {
-        let mut json = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
-        read.map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
-        Self::parse(&json)
+    fn name(&self) -> &ImageName {
+        &self.name
     }
 
-    /// The catalog at `address`.
-    pub fn download(address: &Address, client: &Client, job: &Job<'_>) -> Result<Self, CatalogError> {
-        let json = client.read(address, MAX_CATALOG as u64, job);
-        Self::parse(&json.map_err(|source| CatalogError::Fetch { address: address.clone(), source })?)
-    }
-
-    /// All entries, in the catalog's order.
-    pub fn entries(&self) -> &[CatalogEntry] {
-        &self.entries
-    }
-
-    /// The entry of that name for this host's processor.
-    pub fn find(&self, name: &ImageName) -> Option<&CatalogEntry> {
-        self.entries.iter().find(|entry| entry.name == *name && entry.arch == std::env::consts::ARCH)
+    fn arch(&self) -> &str {
+        &self.arch
     }
 }
 
 impl RawEntry {
-    fn checked(self) -> Result<CatalogEntry, CatalogError> {
+    fn checked(self) -> Result<CatalogEntry, EntryError> {
         let name: ImageName = self.name.parse()?;
         if !(1..=MAX_SOURCES).contains(&self.sources.len()) {
-            return Err(CatalogError::Sources { name, count: self.sources.len() });
+            return Err(EntryError::Sources { name, count: self.sources.len() });
         }
         Ok(CatalogEntry {
             name,
@@ -347,10 +269,11 @@ mod tests {
     fn bad_catalogs() {
         let one = json!([{"type": "mmdebstrap", "suite": "bookworm"}]);
         assert!(matches!(parse(&json!([entry(&one), entry(&one)])), Err(CatalogError::Duplicate(_))));
-        assert!(matches!(parse(&json!([entry(&json!([]))])), Err(CatalogError::Sources { count: 0, .. })));
-        assert!(matches!(parse(&json!([{"name": "../x", "arch": "x", "sources": [1]}])), Err(CatalogError::Name(_))));
-        assert!(matches!(Catalog::parse(br#"{"version": 9}"#), Err(CatalogError::Version(9))));
-        assert!(matches!(Catalog::parse(b"[]"), Err(CatalogError::Json(_))));
-        assert!(matches!(Catalog::parse(&vec![b' '; MAX_CATALOG + 1]), Err(CatalogError::TooLarge)));
+        let refused = |entries: &Value| match parse(entries) {
+            Err(CatalogError::Entry(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(refused(&json!([entry(&json!([]))])), EntryError::Sources { count: 0, .. }));
+        assert!(matches!(refused(&json!([{"name": "../x", "arch": "x", "sources": [1]}])), EntryError::Name(_)));
     }
 }

@@ -1,38 +1,21 @@
-//! The list of kernels that can be had by name.
+//! The kernels that can be had by name.
 //!
-//! One is compiled in; others have the same schema. A source this banger cannot use does not spoil its entry: it is
-//! kept with the reason, so that the error of a pull that finds no other source can say it.
+//! A source this banger cannot use does not spoil its entry: it is kept with the reason, so that the error of a pull that
+//! finds no other source can say it.
 
 mod entry;
 
 use super::bundle::Bundle;
-use crate::{
-    fetch::{Address, AddressError, Client, FetchError},
-    job::Job,
-};
+use crate::{catalog, fetch::AddressError};
 use banger_proto::name::{InvalidName, KernelName};
 use entry::RawEntry;
-use rustix::fs::{Mode, OFlags, open};
-use serde::Deserialize;
-use std::{
-    collections::HashSet,
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
 
 pub(super) use entry::is_package;
 
-/// Largest catalog read.
-pub(super) const MAX_CATALOG: usize = 1 << 20;
-/// The schema this banger reads.
-const VERSION: u32 = 1;
-
 /// Kernels by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Catalog {
-    entries: Vec<CatalogEntry>,
-}
+pub type Catalog = catalog::Catalog<CatalogEntry>;
+/// Why a catalog of kernels is refused.
+pub type CatalogError = catalog::CatalogError<EntryError>;
 
 /// One kernel that can be pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,23 +58,14 @@ pub struct SourceError {
     pub kind: String,
 }
 
-/// Why a catalog is refused.
+/// Why an entry is refused, and its catalog with it.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// Larger than any catalog.
-    #[error("the kernel catalog is larger than {} KiB", MAX_CATALOG >> 10)]
-    TooLarge,
-    /// Not the JSON it should be.
-    #[error("the kernel catalog is malformed")]
-    Json(#[from] serde_json::Error),
-    /// A schema of another time.
-    #[error("the kernel catalog has version {0}, not {VERSION}")]
-    Version(u32),
+pub enum EntryError {
     /// A name that is none.
-    #[error("the kernel catalog has a bad entry")]
+    #[error("the catalog has a bad entry")]
     Name(#[from] InvalidName),
     /// An entry that makes no sense.
-    #[error("entry {name} of the kernel catalog has a bad {field}: {value:?}")]
+    #[error("entry {name} of the catalog has a bad {field}: {value:?}")]
     Value {
         /// The entry.
         name: KernelName,
@@ -101,7 +75,7 @@ pub enum CatalogError {
         value: String,
     },
     /// An address that is never asked.
-    #[error("entry {name} of the kernel catalog has an unusable url {url:?}")]
+    #[error("entry {name} of the catalog has an unusable url {url:?}")]
     Url {
         /// The entry.
         name: KernelName,
@@ -110,35 +84,6 @@ pub enum CatalogError {
         /// What is wrong with it.
         source: AddressError,
     },
-    /// Two entries for one name and processor.
-    #[error("the kernel catalog has {0} twice")]
-    Duplicate(KernelName),
-    /// A file could not be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It could not be downloaded.
-    #[error("cannot download {address}")]
-    Fetch {
-        /// From where.
-        address: Address,
-        /// What is wrong.
-        source: FetchError,
-    },
-}
-
-#[derive(Deserialize)]
-struct RawVersion {
-    version: u32,
-}
-
-#[derive(Deserialize)]
-struct RawCatalog {
-    entries: Vec<RawEntry>,
 }
 
 impl Catalog {
@@ -146,72 +91,23 @@ impl Catalog {
     pub fn builtin() -> Self {
         Self::parse(include_bytes!("../../catalogs/kernels.json")).expect("a test reads the built-in catalog")
     }
-
-    /// Reads a catalog.
-    pub fn parse(json: &[u8]) -> Result<Self, CatalogError> {
-        if json.len() > MAX_CATALOG {
-            return Err(CatalogError::TooLarge);
-        }
-        // The version first: another one may mean another shape.
-        let RawVersion { version } = serde_json::from_slice(json)?;
-        if version != VERSION {
-            return Err(CatalogError::Version(version));
-        }
-        let raw: RawCatalog = serde_json::from_slice(json)?;
-        let mut seen = HashSet::new();
-        let mut entries = Vec::with_capacity(raw.entries.len());
-        for entry in raw.entries {
-            let entry = entry.checked()?;
-            if !seen.insert((entry.name.clone(), entry.arch.clone())) {
-                return Err(CatalogError::Duplicate(entry.name));
-            }
-            entries.push(entry);
-        }
-        Ok(Self { entries })
-    }
-
-    /// The catalog in the file at `path`.
-    pub fn read(path: &Path) -> Result<Self, CatalogError> {
-        let mut json = Vec::new();
-        let read = regular(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
-        read.map_err(|source| CatalogError::Io { path: path.to_owned(), source })?;
-        Self::parse(&json)
-    }
-
-    /// The catalog at `address`.
-    pub fn download(address: &Address, client: &Client, job: &Job<'_>) -> Result<Self, CatalogError> {
-        let json = client.read(address, MAX_CATALOG as u64, job);
-        Self::parse(&json.map_err(|source| CatalogError::Fetch { address: address.clone(), source })?)
-    }
-
-    /// Adds the entries of `other`. One with the name and processor of an entry that is here takes its place: who names
-    /// a further catalog means it.
-    pub fn extend(&mut self, other: Self) {
-        for entry in other.entries {
-            match self.entries.iter_mut().find(|here| here.name == entry.name && here.arch == entry.arch) {
-                Some(here) => *here = entry,
-                None => self.entries.push(entry),
-            }
-        }
-    }
-
-    /// All entries, in the catalog's order.
-    pub fn entries(&self) -> &[CatalogEntry] {
-        &self.entries
-    }
-
-    /// The entry `name` for the processor `arch`.
-    pub fn find(&self, name: &KernelName, arch: &str) -> Option<&CatalogEntry> {
-        self.entries.iter().find(|entry| entry.name == *name && entry.arch == arch)
-    }
 }
 
-impl FromIterator<CatalogEntry> for Catalog {
-    /// Entries that were read from catalogs before; a later one takes the place of one of the same name and processor.
-    fn from_iter<I: IntoIterator<Item = CatalogEntry>>(entries: I) -> Self {
-        let mut catalog = Self { entries: Vec::new() };
-        catalog.extend(Self { entries: entries.into_iter().collect() });
-        catalog
+impl catalog::Entry for CatalogEntry {
+    const OF: &'static str = "kernel";
+    type Name = KernelName;
+    type Refusal = EntryError;
+
+    fn all(json: &[u8]) -> Result<Vec<Self>, CatalogError> {
+        catalog::raw::<RawEntry>(json)?.into_iter().map(|raw| raw.checked().map_err(CatalogError::Entry)).collect()
+    }
+
+    fn name(&self) -> &KernelName {
+        &self.name
+    }
+
+    fn arch(&self) -> &str {
+        &self.arch
     }
 }
 
@@ -223,12 +119,6 @@ impl CatalogEntry {
             Source::Apt { .. } | Source::Unusable(_) => None,
         })
     }
-}
-
-/// Opens a file that is one: a fifo would have its reader wait for ever.
-fn regular(path: &Path) -> io::Result<File> {
-    let file: File = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?.into();
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 #[cfg(test)]
@@ -292,12 +182,5 @@ mod tests {
         let mut other = entry();
         other["arch"] = json!("aarch64");
         assert!(parse(&[entry(), other]).is_ok());
-    }
-
-    #[test]
-    fn size_shape_and_version_are_checked() {
-        assert!(matches!(Catalog::parse(&vec![b' '; MAX_CATALOG + 1]), Err(CatalogError::TooLarge)));
-        assert!(matches!(Catalog::parse(b"[]"), Err(CatalogError::Json(_))));
-        assert!(matches!(Catalog::parse(br#"{"version":2,"kernels":{}}"#), Err(CatalogError::Version(2))));
     }
 }

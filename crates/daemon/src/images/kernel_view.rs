@@ -2,9 +2,9 @@
 
 use super::{
     ImageService,
+    kernel_offers::{Offer, Offers},
     kernels::damaged,
     no_kernel, off_thread,
-    offers::{Offer, Offers},
 };
 use crate::{
     failures::Explain,
@@ -20,7 +20,8 @@ impl ImageService {
         let kernels = self.kernels.clone();
         let listing = off_thread(move || kernels.list()).await.map_err(Explain::explain)?;
         // Descriptions come from the catalogs; a plain listing does not wait for a server to have them.
-        let offers = if available { self.kernel_offers.read().await } else { self.kernel_offers.at_hand().await };
+        let offers =
+            if available { self.kernel_offers.offers().await } else { self.kernel_offers.offers_at_hand().await };
         let mut shown = Vec::new();
         for kernel in listing.kernels {
             shown.push(self.here(kernel, &offers).await?);
@@ -44,13 +45,13 @@ impl ImageService {
         let kernel = match off_thread(move || kernels.get(&wanted)).await {
             Ok(kernel) => kernel,
             Err(KernelError::NotFound { .. }) => {
-                let offers = self.kernel_offers.read().await;
+                let offers = self.kernel_offers.offers().await;
                 return offers.find(name)?.map(offered).ok_or_else(|| no_kernel(name));
             }
-            Err(error) => return self.broken(name, error, &self.kernel_offers.at_hand().await).await,
+            Err(error) => return self.broken(name, error, &self.kernel_offers.offers_at_hand().await).await,
         };
         // What is here is shown without waiting for a server.
-        let offers = self.kernel_offers.at_hand().await;
+        let offers = self.kernel_offers.offers_at_hand().await;
         let mut shown = self.here(kernel.clone(), &offers).await?;
         if verify {
             let operation = Operation::silent();

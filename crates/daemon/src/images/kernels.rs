@@ -40,7 +40,7 @@ impl ImageService {
     }
 
     async fn know_offer(&self, name: &KernelName) -> Result<(), Failure> {
-        self.kernel_offers.read().await.find(name)?.map(drop).ok_or_else(|| no_kernel(name))
+        self.kernel_offers.offers().await.find(name)?.map(drop).ok_or_else(|| no_kernel(name))
     }
 
     /// The kernel `name`, pulled when it is not here, and anew when `force` says so, which also replaces a damaged one.
@@ -54,7 +54,7 @@ impl ImageService {
             return Ok(kernel);
         }
         let began = Instant::now();
-        let offers = self.kernel_offers.read().await;
+        let offers = self.kernel_offers.offers().await;
         let offer = offers.find(name)?.ok_or_else(|| no_kernel(name))?;
         operation.begin(format!("pulling kernel {name}"));
         let (kernels, catalog, named) = (self.kernels.clone(), offer.alone(), name.clone());
@@ -129,7 +129,7 @@ impl ImageService {
 
     /// Which catalogs of kernels there are, and which of them cannot be read.
     pub(crate) async fn kernel_catalogs(&self) -> Vec<KernelCatalog> {
-        self.kernel_offers.read().await.catalogs()
+        self.kernel_offers.offers().await.catalogs()
     }
 
     /// Takes a kernel away, once nobody else works on it. Refused while a VM or an image uses it, unless `force` is set.

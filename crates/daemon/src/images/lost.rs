@@ -1,6 +1,6 @@
 //! Images that the disk has lost, and that names and VMs rely on still: what brings one back, and what is not taken for it.
 
-use super::{ImageService, image_offers::ImageOffers, names::in_use};
+use super::{ImageService, catalogs::ImageOffers, names::in_use};
 use crate::store::{Origin, Store, StoreError};
 use banger_artifacts::image::{Reliance, Source};
 use banger_proto::{

@@ -221,6 +221,18 @@ fn a_promotion_onto_what_is_here_loses_no_kernel() {
 }
 
 #[test]
+fn a_catalog_that_is_no_file_holds_up_nobody() {
+    let env = TestEnv::empty();
+    let fifo = env.home().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    env.configure_also(&format!("[[image_catalog]]\npath = \"{}\"\n", fifo.display()));
+    let out = env.banger(["image", "pull", "app"]).patience(SOON).run().expect(1);
+    assert!(out.err().contains("cannot be used") && out.err().contains("it is not a regular file"), "{out}");
+    env.assert_nothing_left();
+}
+
+#[test]
 fn what_cannot_be_pulled_says_why_and_leaves_nothing() {
     let env = TestEnv::empty();
     for (args, part) in [

@@ -2,7 +2,7 @@
 
 use super::{
     super::bundle::{Bundle, MAX_BUNDLE},
-    CatalogEntry, CatalogError, Source, SourceError,
+    CatalogEntry, EntryError, Source, SourceError,
 };
 use banger_proto::name::KernelName;
 use serde::Deserialize;
@@ -39,9 +39,9 @@ struct RawSource {
 
 impl RawEntry {
     /// The entry, if all of it makes sense.
-    pub(super) fn checked(self) -> Result<CatalogEntry, CatalogError> {
+    pub(super) fn checked(self) -> Result<CatalogEntry, EntryError> {
         let name: KernelName = self.name.parse()?;
-        let bad = |field, value: &str| CatalogError::Value {
+        let bad = |field, value: &str| EntryError::Value {
             name: name.clone(),
             field,
             value: value.chars().take(80).collect(),
@@ -70,7 +70,7 @@ impl RawEntry {
             "bundle" if !(1..=MAX_BUNDLE).contains(&source.size) => Err(bad("size", &source.size.to_string())),
             "bundle" => match source.url.parse() {
                 Ok(address) => Ok(Source::Bundle(Bundle { address, sha256: source.sha256, size: source.size })),
-                Err(reason) => Err(CatalogError::Url {
+                Err(reason) => Err(EntryError::Url {
                     name: name.clone(),
                     url: source.url.chars().take(200).collect(),
                     source: reason,

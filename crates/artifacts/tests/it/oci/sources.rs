@@ -26,7 +26,7 @@ use std::{
 pub(super) fn entry(sources: &[Value]) -> CatalogEntry {
     let entry = json!({"name": "app", "arch": std::env::consts::ARCH, "kernel": "test-6.1", "sources": sources});
     let catalog = Catalog::parse(json!({"version": 1, "entries": [entry]}).to_string().as_bytes()).unwrap();
-    catalog.find(&"app".parse().unwrap()).unwrap().clone()
+    catalog.here(&"app".parse().unwrap()).unwrap().clone()
 }
 
 pub(super) fn bundle(server: &Server, sha256: &str, size: usize) -> Value {

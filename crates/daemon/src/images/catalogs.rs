@@ -1,0 +1,171 @@
+//! The catalogs the configuration names, and the built-in one, of kernels or of images.
+//!
+//! A later catalog goes before an earlier one, and all go before the built-in one: who names a catalog means it. So a
+//! catalog that cannot be read hides what lies under it. A pull fails then, rather than take an entry that the
+//! unreadable catalog might have replaced.
+
+use super::off_thread;
+use crate::{config::CatalogPlace, failures::because, operation::blocking};
+use banger_artifacts::{
+    catalog::{Catalog, CatalogError, Entry},
+    fetch::Client,
+    image,
+    job::Silent,
+    kernel,
+};
+use banger_proto::failure::{Code, Failure};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// What the catalog in the program is called.
+pub(super) const BUILT_IN: &str = "built-in";
+/// How long a downloaded catalog is good for: a key press of shell completion asks no server.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// All catalogs of kernels.
+pub(super) type KernelOffers = Catalogs<kernel::CatalogEntry>;
+/// All catalogs of images.
+pub(super) type ImageOffers = Catalogs<image::CatalogEntry>;
+
+/// All catalogs of one kind.
+#[derive(Debug)]
+pub(super) struct Catalogs<E> {
+    places: Vec<CatalogPlace>,
+    built_in: Arc<Catalog<E>>,
+    /// By position, what was last downloaded and when.
+    downloaded: Mutex<Vec<Option<Downloaded<E>>>>,
+}
+
+/// A catalog and when it came.
+type Downloaded<E> = (Instant, Arc<Catalog<E>>);
+
+/// What the catalogs say at one moment, by where they are, the one that decides first.
+pub(super) type Said<E> = Vec<(String, Result<Arc<Catalog<E>>, Failure>)>;
+
+impl KernelOffers {
+    pub(super) fn new(places: Vec<CatalogPlace>) -> Self {
+        Self::over(kernel::Catalog::builtin(), places)
+    }
+}
+
+impl ImageOffers {
+    pub(super) fn new(places: Vec<CatalogPlace>) -> Self {
+        Self::over(image::Catalog::builtin(), places)
+    }
+}
+
+impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
+    fn over(built_in: Catalog<E>, places: Vec<CatalogPlace>) -> Self {
+        let downloaded = Mutex::new(vec![None; places.len()]);
+        Self { places, built_in: Arc::new(built_in), downloaded }
+    }
+
+    /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read; those behind it
+    /// are not asked.
+    pub(super) async fn find(&self, name: &E::Name) -> Result<Option<E>, Failure> {
+        for (number, place) in self.places.iter().enumerate().rev() {
+            if let Some(entry) = self.read_one(number, place).await?.here(name) {
+                return Ok(Some(entry.clone()));
+            }
+        }
+        Ok(self.built_in.here(name).cloned())
+    }
+
+    /// Reads all catalogs: files anew, downloads when what is here is not fresh.
+    pub(super) async fn read(&self) -> Said<E> {
+        let mut said = Vec::with_capacity(self.places.len() + 1);
+        for (number, place) in self.places.iter().enumerate().rev() {
+            said.push((place.to_string(), self.read_one(number, place).await));
+        }
+        said.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
+        said
+    }
+
+    /// What can be said without asking a server: a download counts however old it is.
+    pub(super) async fn at_hand(&self) -> Said<E> {
+        let mut said = Vec::with_capacity(self.places.len() + 1);
+        for (number, place) in self.places.iter().enumerate().rev() {
+            let here = match place {
+                CatalogPlace::Path(_) => self.read_one(number, place).await.ok(),
+                CatalogPlace::Url(_) => {
+                    let downloaded = self.downloaded.try_lock().ok();
+                    downloaded.and_then(|downloaded| Some(Arc::clone(&downloaded[number].as_ref()?.1)))
+                }
+            };
+            said.extend(here.map(|catalog| (place.to_string(), Ok(catalog))));
+        }
+        said.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
+        said
+    }
+
+    async fn read_one(&self, number: usize, place: &CatalogPlace) -> Result<Arc<Catalog<E>>, Failure> {
+        let read = match place.clone() {
+            CatalogPlace::Path(path) => off_thread(move || Catalog::read(&path)).await.map(Arc::new),
+            CatalogPlace::Url(address) => {
+                // One download for all who ask at once.
+                let mut downloaded = self.downloaded.lock().await;
+                if let Some((when, catalog)) = &downloaded[number]
+                    && when.elapsed() < FRESH
+                {
+                    return Ok(Arc::clone(catalog));
+                }
+                // It ends when nobody waits for it any more.
+                let (silent, stop) = (Arc::new(Silent), CancellationToken::new());
+                let got = blocking(silent, &stop, move |job| Catalog::download(&address, &patience(), &job));
+                got.await.map(|catalog| {
+                    let catalog = Arc::new(catalog);
+                    downloaded[number] = Some((Instant::now(), Arc::clone(&catalog)));
+                    catalog
+                })
+            }
+        };
+        read.map_err(|error| unreadable::<E>(place, &error))
+    }
+}
+
+/// Somebody waits for the answer before there is anything to look at.
+fn patience() -> Client {
+    let second = Duration::from_secs(1);
+    Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4], ..Client::default() }
+}
+
+fn unreadable<E: Entry>(place: &CatalogPlace, error: &CatalogError<E::Refusal>) -> Failure {
+    let code = match error {
+        CatalogError::Io { .. } | CatalogError::Fetch { .. } => Code::Unavailable,
+        _ => Code::Invalid,
+    };
+    let of = E::OF;
+    because(code, format!("the {of} catalog {place} cannot be used"), error)
+        .hint(format!("[[{of}_catalog]] in config.toml names it; `banger config show` shows the value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_later_catalog_goes_before_and_one_that_cannot_be_read_hides() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = |file: &str, reference: &str| {
+            let path = dir.path().join(file);
+            let json = serde_json::json!({"version": 1, "entries": [{"name": "mine", "arch": std::env::consts::ARCH,
+                "description": reference, "sources": [{"type": "oci", "ref": reference}]}]});
+            std::fs::write(&path, json.to_string()).unwrap();
+            CatalogPlace::Path(path)
+        };
+        let (a, b) = (catalog("a", "first"), catalog("b", "second"));
+        let (mine, debian) = ("mine".parse().unwrap(), "debian-bookworm".parse().unwrap());
+        let offers = ImageOffers::new(vec![a, b.clone()]);
+        assert_eq!(offers.find(&mine).await.unwrap().unwrap().description, "second");
+        assert!(offers.find(&debian).await.unwrap().is_some());
+        assert!(offers.find(&"none".parse().unwrap()).await.unwrap().is_none());
+        let gone = CatalogPlace::Path(dir.path().join("gone"));
+        let offers = ImageOffers::new(vec![gone, b]);
+        assert_eq!(offers.find(&mine).await.unwrap().unwrap().description, "second");
+        assert_eq!(offers.find(&debian).await.unwrap_err().code, Code::Unavailable);
+    }
+}

@@ -1,0 +1,152 @@
+//! What kernels can be had by name, as the catalogs say it at one moment.
+//!
+//! A pull fails where a catalog that cannot be read might have replaced what it finds; a listing shows what there is and
+//! says what is missing.
+
+use super::catalogs::{KernelOffers, Said};
+use banger_artifacts::kernel::{Catalog, CatalogEntry};
+use banger_proto::{api::artifact::KernelCatalog, failure::Failure, name::KernelName};
+use std::sync::Arc;
+
+/// What the catalogs say at one moment, the one that decides first.
+#[derive(Debug)]
+pub(super) struct Offers(Said<CatalogEntry>);
+
+/// An entry and the catalog it stands in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offer<'a> {
+    pub(super) place: &'a str,
+    pub(super) entry: &'a CatalogEntry,
+}
+
+impl KernelOffers {
+    /// All there is, as [`Self::read`] has it.
+    pub(super) async fn offers(&self) -> Offers {
+        Offers(self.read().await)
+    }
+
+    /// The same, as [`Self::at_hand`] has it.
+    pub(super) async fn offers_at_hand(&self) -> Offers {
+        Offers(self.at_hand().await)
+    }
+}
+
+impl Offers {
+    /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read.
+    pub(super) fn find(&self, name: &KernelName) -> Result<Option<Offer<'_>>, Failure> {
+        for (place, catalog) in &self.0 {
+            match catalog {
+                Err(failure) => return Err(failure.clone()),
+                Ok(catalog) => {
+                    if let Some(entry) = catalog.here(name) {
+                        return Ok(Some(Offer { place, entry }));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, of the catalogs that can be read.
+    pub(super) fn look_up(&self, name: &KernelName) -> Option<Offer<'_>> {
+        self.all().into_iter().find(|offer| offer.entry.name == *name)
+    }
+
+    /// Everything there is for this host's processor in the catalogs that can be read, by name.
+    pub(super) fn all(&self) -> Vec<Offer<'_>> {
+        let mut all: Vec<Offer<'_>> = Vec::new();
+        for (place, catalog) in &self.0 {
+            for entry in catalog.iter().flat_map(|catalog| catalog.entries()) {
+                let is_new = !all.iter().any(|offer| offer.entry.name == entry.name);
+                if entry.arch == std::env::consts::ARCH && is_new {
+                    all.push(Offer { place, entry });
+                }
+            }
+        }
+        all.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+        all
+    }
+
+    /// Which catalogs there are and how they are.
+    pub(super) fn catalogs(&self) -> Vec<KernelCatalog> {
+        let here = |catalog: &Catalog| catalog.entries().iter().filter(|e| e.arch == std::env::consts::ARCH).count();
+        let describe = |(place, catalog): &(String, Result<Arc<Catalog>, Failure>)| KernelCatalog {
+            place: place.clone(),
+            kernels: catalog.as_deref().map_or(0, here),
+            failure: catalog.as_ref().err().cloned(),
+        };
+        self.0.iter().map(describe).collect()
+    }
+}
+
+impl Offer<'_> {
+    /// A catalog with this entry only.
+    pub(super) fn alone(&self) -> Catalog {
+        std::iter::once(self.entry.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::catalogs::BUILT_IN, *};
+    use crate::config::CatalogPlace;
+    use banger_proto::failure::Code;
+
+    fn catalog(dir: &tempfile::TempDir, file: &str, entries: &[(&str, &str)]) -> CatalogPlace {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(name, distro)| {
+                serde_json::json!({"name": name, "distro": distro, "arch": std::env::consts::ARCH,
+                    "kernel_version": "6.12", "sources": [{"type": "apt", "package": "linux-x", "kernel": "6.12"}]})
+            })
+            .collect();
+        let path = dir.path().join(file);
+        std::fs::write(&path, serde_json::json!({"version": 1, "entries": entries}).to_string()).unwrap();
+        CatalogPlace::Path(path)
+    }
+
+    fn distro(offers: &Offers, name: &str) -> Option<String> {
+        offers.look_up(&name.parse().unwrap()).map(|offer| offer.entry.distro.clone())
+    }
+
+    #[tokio::test]
+    async fn a_later_catalog_goes_before_an_earlier_one_and_both_before_the_built_in_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = catalog(&dir, "a", &[("mine-6.12", "first"), ("debian-6.1", "first")]);
+        let second = catalog(&dir, "b", &[("mine-6.12", "second")]);
+        let offers = KernelOffers::new(vec![first, second]).offers().await;
+        assert_eq!(distro(&offers, "mine-6.12").as_deref(), Some("second"));
+        assert_eq!(distro(&offers, "debian-6.1").as_deref(), Some("first"));
+        let found = offers.find(&"debian-6.1".parse().unwrap()).unwrap().unwrap();
+        assert!(found.place.ends_with("/a"), "{found:?}");
+        assert_eq!(found.alone().entries().len(), 1);
+        let places: Vec<_> = offers.catalogs().into_iter().map(|catalog| (catalog.place, catalog.kernels)).collect();
+        assert!(places[0].0.ends_with("/b") && places[0].1 == 1 && places[2].0 == BUILT_IN, "{places:?}");
+    }
+
+    #[tokio::test]
+    async fn a_catalog_that_cannot_be_read_hides_what_lies_under_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = CatalogPlace::Path(dir.path().join("gone"));
+        let top = catalog(&dir, "top", &[("mine-6.12", "top")]);
+        let offers = KernelOffers::new(vec![gone, top]).offers().await;
+        assert_eq!(offers.find(&"mine-6.12".parse().unwrap()).unwrap().unwrap().entry.distro, "top");
+        let failure = offers.find(&"debian-6.1".parse().unwrap()).unwrap_err();
+        assert_eq!(failure.code, Code::Unavailable);
+        assert!(failure.message.contains("/gone cannot be used"), "{failure:?}");
+        assert!(offers.look_up(&"debian-6.1".parse().unwrap()).is_some());
+        assert!(offers.catalogs()[1].failure.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_anew_each_time_and_nonsense_is_invalid() {
+        let dir = tempfile::tempdir().unwrap();
+        let offers = KernelOffers::new(vec![catalog(&dir, "c", &[])]);
+        assert!(distro(&offers.offers().await, "mine-6.12").is_none());
+        catalog(&dir, "c", &[("mine-6.12", "now")]);
+        assert!(distro(&offers.offers().await, "mine-6.12").is_some());
+        std::fs::write(dir.path().join("c"), "{").unwrap();
+        let failure = offers.offers().await.find(&"mine-6.12".parse().unwrap()).unwrap_err();
+        assert_eq!(failure.code, Code::Invalid);
+    }
+}
