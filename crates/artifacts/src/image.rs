@@ -20,6 +20,7 @@ mod manifest;
 mod promote;
 mod pull;
 mod put;
+mod sources;
 mod store;
 mod unnamed;
 

@@ -1,8 +1,11 @@
 //! What a long step reports while it runs, and how it is told to stop.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Where a step tells how far it is. Calls are cheap and may come from any thread.
@@ -83,6 +86,12 @@ impl Cancel {
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
+}
+
+/// An error with everything below it, for a step that goes on: in one line, as a notice is.
+pub(crate) fn told(error: &dyn Error) -> String {
+    let below = std::iter::successors(error.source(), |&below| below.source());
+    below.fold(error.to_string(), |said, error| format!("{said}: {error}"))
 }
 
 /// What every long step is handed.

@@ -11,7 +11,7 @@ mod early;
 mod staging;
 mod sync;
 
-use crate::job::{Cancel, Cancelled};
+use crate::job::{Cancel, Cancelled, Job};
 use rustix::{
     fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, open, renameat_with, statat},
     io::Errno,
@@ -133,6 +133,15 @@ impl Shelf {
             }
             std::thread::sleep(LOCK_POLL);
         }
+    }
+
+    /// The same, and says that it is `waiting` where somebody has it.
+    pub fn lock_saying(&self, name: &str, waiting: &str, job: &Job<'_>) -> Result<NameLock, PublishError> {
+        if let Some(lock) = self.try_lock(name)? {
+            return Ok(lock);
+        }
+        job.progress.phase(waiting);
+        self.lock(name, job.cancel)
     }
 
     /// The lock on `name`, unless somebody has it.

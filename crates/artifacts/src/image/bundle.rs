@@ -130,14 +130,15 @@ impl ImageStore {
         relied_on: &dyn Reliance,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
-        job.progress.phase("downloading the image");
-        let lock = self.shelf.lock(&format!("bundle-{}", &source.sha256[..16]), job.cancel)?;
+        let lock = format!("bundle-{}", &source.sha256[..16]);
+        let lock = self.shelf.lock_saying(&lock, "waiting for another pull of this bundle", job)?;
         // Another one may have brought it while this one waited.
         let same =
             |image: &Image| image.manifest.sources().any(|from| source.is(from)) && check_superblock(image).is_ok();
         if let Some(image) = self.find_whole(same, job)? {
             return Ok(image);
         }
+        job.progress.phase("downloading the image");
         let staging = self.shelf.stage()?;
         let mut manifest = receive(source, staging.path(), client, job)?;
         job.progress.phase("hashing the image");

@@ -112,7 +112,8 @@ impl ImageStore {
             return known(image);
         }
         // Two names may lead to one image.
-        let lock = self.shelf.lock(&format!("pull-{}", &digest.hex()[..16]), job.cancel)?;
+        let lock = format!("pull-{}", &digest.hex()[..16]);
+        let lock = self.shelf.lock_saying(&lock, "waiting for another pull of this image", job)?;
         if let Some(image) = here()? {
             return known(image);
         }

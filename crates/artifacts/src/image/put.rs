@@ -106,7 +106,7 @@ impl ImageStore {
             ImageError::io("look who relies on what is in", self.shelf.directory())(error).or_cancelled(job.cancel)
         };
         loop {
-            let turn = self.turn(id, job.cancel)?;
+            let turn = self.turn(id, job)?;
             if self.get(id).is_ok() {
                 return Ok(turn);
             }

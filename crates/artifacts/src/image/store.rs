@@ -4,15 +4,13 @@
 //! work once: the second waits for the first and takes its result.
 
 use super::{
-    CatalogEntry, Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, OciSource, PullRequest, Reliance,
-    Source, SourceError,
+    Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, Source,
     draft::{Algorithm, Draft, ROOTFS, digest, hexadecimal},
     manifest::FORMAT,
 };
 use crate::{
     job::{Cancel, Job},
     kernel::rfc3339,
-    oci::{ImageSource, Platform, Registries},
     publish::{NameLock, Shelf},
     rootfs::{Limits, RootfsBuilder},
 };
@@ -132,65 +130,6 @@ impl ImageStore {
         Image::read(&directory, id)
     }
 
-    /// Gets the image a catalog offers from the first of its sources that works. A bundle is none that does where somebody
-    /// relies on the image, which is not here.
-    pub fn pull(
-        &self,
-        entry: &CatalogEntry,
-        registries: &Registries,
-        relied_on: &dyn Reliance,
-        job: &Job<'_>,
-    ) -> Result<Image, ImageError> {
-        let mut last = None;
-        for source in &entry.sources {
-            let tried = match source {
-                Ok(Source::Mmdebstrap(recipe)) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
-                Ok(Source::Registered(_) | Source::Promoted(_)) => continue,
-                Ok(Source::Bundle(source)) => self.pull_bundle(entry, source, &registries.client, relied_on, job),
-                Ok(Source::Oci(source)) => self.pull_listed(entry, source, registries, job),
-                Err(error) => Err(error.clone().into()),
-            };
-            match tried {
-                Ok(image) => return Ok(image),
-                Err(error) if error.is_cancelled() || error.is_out_of_space() => {
-                    last = Some(error);
-                    break;
-                }
-                // A source nobody can use says less than one that failed.
-                Err(error) if last.is_none() || !matches!(error, ImageError::Source(_)) => last = Some(error),
-                Err(_) => {}
-            }
-        }
-        let source = last.expect("a catalog entry has at least one source").or_cancelled(job.cancel);
-        Err(ImageError::Pull { name: entry.name.clone(), source: Box::new(source) })
-    }
-
-    fn pull_listed(
-        &self,
-        entry: &CatalogEntry,
-        source: &OciSource,
-        registries: &Registries,
-        job: &Job<'_>,
-    ) -> Result<Image, ImageError> {
-        let malformed =
-            |error: &dyn std::fmt::Display| SourceError::Malformed { kind: "oci".into(), why: error.to_string() };
-        let request = PullRequest {
-            source: ImageSource::Registry(source.reference.parse().map_err(|error| malformed(&error))?),
-            platform: source.platform.clone().unwrap_or_else(Platform::host),
-            name: entry.name.clone(),
-            kernel: entry.kernel.clone(),
-        };
-        Ok(self.pull_opened(registries, &request, job)?.image)
-    }
-
-    /// The image here that a pull of `entry` would come to, for all that can be told without asking anybody.
-    pub fn of_entry(&self, entry: &CatalogEntry, job: &Job<'_>) -> Result<Option<Image>, ImageError> {
-        let fits = |image: &Image| {
-            image.manifest.sources().any(|source| entry.gives(source)) && check_superblock(image).is_ok()
-        };
-        self.find_whole(fits, job)
-    }
-
     /// Builds a Debian. `kernel` is what the image will recommend.
     pub fn build_debian(
         &self,
@@ -222,7 +161,7 @@ impl ImageStore {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
         let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
         let (id, digest) = (file.id(), file.digest());
-        let lock = self.shelf.lock(id.as_str(), job.cancel)?;
+        let lock = self.turn(&id, job)?;
         let manifest = ImageManifest {
             version: FORMAT,
             id: id.clone(),
@@ -269,12 +208,12 @@ impl ImageStore {
 
     /// Takes the image away; whether there was one. Whether a VM uses it is for the caller to know.
     pub fn delete(&self, id: &ImageId, cancel: &Cancel) -> Result<bool, ImageError> {
-        self.delete_held(&self.turn(id, cancel)?)
+        self.delete_held(&self.shelf.lock(id.as_str(), cancel)?)
     }
 
     /// Waits until nobody else changes what is under this id.
-    pub fn turn(&self, id: &ImageId, cancel: &Cancel) -> Result<NameLock, ImageError> {
-        Ok(self.shelf.lock(id.as_str(), cancel)?)
+    pub fn turn(&self, id: &ImageId, job: &Job<'_>) -> Result<NameLock, ImageError> {
+        Ok(self.shelf.lock_saying(id.as_str(), &format!("waiting for somebody else's work on image {id}"), job)?)
     }
 
     /// The same, unless somebody does.
@@ -287,7 +226,7 @@ impl ImageStore {
         Ok(self.shelf.remove(turn)?)
     }
 
-    fn build(
+    pub(super) fn build(
         &self,
         name: &ImageName,
         recipe: &DebianRecipe,
@@ -296,8 +235,8 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let source = Source::Mmdebstrap(recipe.clone());
         let before: HashSet<ImageId> = self.list()?.into_iter().map(|image| image.manifest.id).collect();
-        job.progress.phase("waiting for any other build of this image");
-        let lock = self.shelf.lock(&build_lock(name, &source), job.cancel)?;
+        let lock =
+            self.shelf.lock_saying(&build_lock(name, &source), "waiting for another build of this image", job)?;
         let made_meanwhile = self.list()?.into_iter().find(|Image { manifest, .. }| {
             !before.contains(&manifest.id) && manifest.name == *name && manifest.source == source
         });

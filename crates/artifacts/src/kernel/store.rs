@@ -17,7 +17,7 @@ use super::{
 use crate::{
     fetch::Client,
     initramfs::{BootFiles, InitramfsCache},
-    job::Job,
+    job::{Job, told},
     publish::{NameLock, Shelf},
 };
 use banger_proto::name::KernelName;
@@ -211,7 +211,15 @@ impl KernelStore {
             return Ok((kernel, Outcome::AlreadyThere));
         }
         let mut failures = Vec::new();
+        // A source of another banger's says less than one that failed.
+        let is_useless = |error: &KernelError| matches!(error, KernelError::Source(_));
         for source in &entry.sources {
+            if !matches!(source, Source::Unusable(_))
+                && let Some(error) = failures.last().filter(|error| !is_useless(error))
+            {
+                job.progress
+                    .notice(&format!("a source did not give kernel {name} ({}); the next is asked", told(error)));
+            }
             let error = match self.pull_from(source, entry, &lock, job) {
                 Ok(kernel) => return Ok((kernel, Outcome::Pulled)),
                 Err(error) => error.or_cancelled(job.cancel),
@@ -219,11 +227,9 @@ impl KernelStore {
             if matches!(error, KernelError::Cancelled(_)) {
                 return Err(error);
             }
-            tracing::info!(kernel = %name, %error, "a source did not give the kernel");
+            tracing::warn!(kernel = %name, error = &error as &dyn std::error::Error, "a source did not give the kernel");
             failures.push(error);
         }
-        // What a usable source said is worth more than that another is of no use.
-        let is_useless = |error: &KernelError| matches!(error, KernelError::Source(_));
         if !failures.iter().all(is_useless) {
             failures.retain(|error| !is_useless(error));
         }
@@ -348,10 +354,6 @@ impl KernelStore {
     }
 
     fn lock(&self, name: &KernelName, job: &Job<'_>) -> Result<NameLock, KernelError> {
-        if let Some(lock) = self.shelf.try_lock(name.as_str())? {
-            return Ok(lock);
-        }
-        job.progress.phase(&format!("waiting for somebody else's work on kernel {name}"));
-        Ok(self.shelf.lock(name.as_str(), job.cancel)?)
+        Ok(self.shelf.lock_saying(name.as_str(), &format!("waiting for somebody else's work on kernel {name}"), job)?)
     }
 }

@@ -184,7 +184,7 @@ impl ImageService {
     /// Waits, as long as `operation` does, until nobody else changes an image.
     pub(super) async fn turn(&self, id: &ImageId, operation: &Operation) -> Result<NameLock, Failure> {
         let (images, id) = (self.images.clone(), id.clone());
-        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.turn(&id, job.cancel));
+        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.turn(&id, &job));
         turn.await.map_err(Explain::explain)
     }
 

@@ -110,6 +110,22 @@ fn a_bundle_pulled_back_is_the_same_image() {
 }
 
 #[test]
+fn a_bundle_that_is_not_what_its_catalog_says_is_told_though_another_source_gives_the_image() {
+    let env = TestEnv::empty();
+    let Some(offered) = Offered::in_file(&env, "bundled") else { return };
+    offered.edit(|catalog| {
+        let lie = catalog["entries"][1]["sources"][0].clone();
+        catalog["entries"][0]["sources"].as_array_mut().unwrap().insert(0, lie);
+    });
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    let out = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(out.err().contains("did not give image mine (the bundle has the SHA-256 "), "{out}");
+    assert_eq!(stored(&env).iter().filter(|name| !name.starts_with('.')).count(), 1);
+    drop(offered);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_from_elsewhere() {
     let Some(env) = TestEnv::fake() else { return };
     let Some(offered) = Offered::in_file(&env, "bundled") else { return };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    image::OciSource,
     job::Silent,
     publish::Staging,
     rootfs::{Meta, Timestamp},
@@ -223,7 +224,7 @@ fn a_manifest_is_written_anew_with_nothing_beside_it() {
     let image = publish(&store, "hello");
     let directory = image.rootfs.parent().unwrap();
     let kernel = "k-1".parse().unwrap();
-    let turn = store.turn(&image.manifest.id, &Cancel::default()).unwrap();
+    let turn = store.turn(&image.manifest.id, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap();
     let changed = store.recommend_held(&image.manifest.id, &turn, &kernel).unwrap();
     drop(turn);
     assert_eq!(store.get(&image.manifest.id).unwrap(), changed);

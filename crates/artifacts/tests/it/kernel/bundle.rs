@@ -200,6 +200,9 @@ fn sources_are_tried_in_order_and_all_of_them_are_heard() {
     let host = Host::new();
     let (kernel, _) = host.store.pull(&name(), &all(&[&gone, &good, &changed]), false, &host.job()).unwrap();
     assert_eq!((gone.hits(), good.hits(), changed.hits()), (1, 1, 0));
+    let told = std::mem::take(&mut *host.phases.0.lock().unwrap());
+    let told: Vec<_> = told.iter().filter(|line| line.starts_with("notice: ")).collect();
+    assert!(told.len() == 1 && told[0].contains("410 Gone"), "{told:?}");
     kernel.verify(&host.job()).unwrap();
 
     let host = Host::new();

@@ -23,7 +23,7 @@ pub(super) struct Host {
     pub(super) phases: Phases,
 }
 
-/// Progress that remembers its phases.
+/// Progress that remembers its phases and notices.
 #[derive(Default)]
 pub(super) struct Phases(pub(super) Mutex<Vec<String>>);
 
@@ -32,6 +32,9 @@ impl Progress for Phases {
         self.0.lock().unwrap().push(what.to_owned());
     }
     fn advance(&self, _: u64, _: Option<u64>) {}
+    fn notice(&self, text: &str) {
+        self.0.lock().unwrap().push(format!("notice: {text}"));
+    }
 }
 
 impl Host {

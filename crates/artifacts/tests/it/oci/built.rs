@@ -248,7 +248,7 @@ struct Go(PathBuf);
 
 impl Progress for Go {
     fn phase(&self, what: &str) {
-        if what == "waiting for any other build of this image" {
+        if what == "waiting for another build of this image" {
             fs::write(&self.0, "").unwrap();
         }
     }

@@ -47,7 +47,12 @@ pub(super) fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError
 }
 
 pub(super) fn pull_unless(host: &Host, entry: &CatalogEntry, relied_on: &dyn Reliance) -> Result<Kept, ImageError> {
-    host.store.pull(entry, &host.registries, relied_on, &Job { progress: &Silent, cancel: &host.cancel })
+    host.store.pull(entry, &host.registries, relied_on, &Job { progress: &host.heard, cancel: &host.cancel })
+}
+
+/// What whoever watched the pulls of a host so far was told beside their phases.
+fn notices(host: &Host) -> Vec<String> {
+    host.heard.0.lock().unwrap().iter().filter_map(|line| Some(line.strip_prefix("notice: ")?.to_owned())).collect()
 }
 
 pub(super) fn one_image() -> (Content, String) {
@@ -73,6 +78,34 @@ fn the_first_that_works_is_taken_and_no_later_one_is_asked() {
         image.manifest.source
     );
     assert_eq!((absent.hits(), later.hits()), (1, 0));
+    // Of the one that has nothing there is a word, of the one that is for another banger there is none.
+    let told = notices(&host);
+    let [passed_over] = &told[..] else { panic!("{told:?}") };
+    for part in [&absent.url("/app.tar.zst"), "did not give image app", "answers 404", &reference(&registry, "v1")] {
+        assert!(passed_over.contains(part), "{part}: {passed_over}");
+    }
+}
+
+#[test]
+fn a_bundle_that_is_not_what_the_catalog_says_is_told_whatever_comes_in_its_place() {
+    let (content, _) = one_image();
+    let registry = content.serve();
+    let host = Host::new();
+    let file = host.dir.path().join("app.tar.zst");
+    let image = host.image(&reference(&registry, "v1"));
+    host.store.bundle(&image.manifest.id, &file, &Job { progress: &Silent, cancel: &host.cancel }).unwrap();
+    host.store.delete(&image.manifest.id, &host.cancel).unwrap();
+    let (bytes, pinned) = (fs::read(&file).unwrap(), "1".repeat(64));
+    let (other, absent) = (Server::serving(bytes.clone()), Server::raw("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"));
+    let first = bundle(&other, &pinned, bytes.len());
+    let refused = format!("the bundle has the SHA-256 {}, not {pinned}", sha256(&bytes));
+    // The error is that of the source that was asked last.
+    let failed = pull(&host, &entry(&[first.clone(), oci(&reference(&absent, "v1"))])).unwrap_err();
+    assert!(chain(&failed).contains("has no app:v1"), "{}", chain(&failed));
+    assert!(notices(&host).iter().any(|told| told.contains(&refused)), "{:?}", notices(&host));
+    host.heard.0.lock().unwrap().clear();
+    pull(&host, &entry(&[first, oci(&reference(&registry, "v1"))])).unwrap();
+    assert!(notices(&host).iter().any(|told| told.contains(&refused)), "{:?}", notices(&host));
 }
 
 #[test]

@@ -52,6 +52,10 @@ pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, 
     (service, id)
 }
 
+fn turn(service: &ImageService, id: &ImageId) -> NameLock {
+    service.images.turn(id, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap()
+}
+
 fn kernel() -> KernelName {
     "k-1".parse().unwrap()
 }
@@ -94,7 +98,7 @@ async fn what_is_held_is_deleted_only_when_it_is_known_who_uses_it() {
 async fn who_deletes_an_image_that_somebody_changes_can_give_up_and_nothing_of_it_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let turn = service.images.turn(&id, &Cancel::default()).unwrap();
+    let turn = turn(&service, &id);
     let operation = Operation::silent();
     operation.cancel().cancel();
     let given_up = service.delete_image("my", &operation).await.unwrap_err();
@@ -107,10 +111,14 @@ async fn who_deletes_an_image_that_somebody_changes_can_give_up_and_nothing_of_i
 async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let turn = service.images.turn(&id, &Cancel::default()).unwrap();
-    let (silent, kernel) = (Operation::silent(), kernel());
+    let turn = turn(&service, &id);
+    let (lines, mut heard) = tokio::sync::mpsc::channel(16);
+    let (deletion, silent, kernel) = (Operation::watched(lines), Operation::silent(), kernel());
     let others = async {
-        // It is at its wait, or on its way there.
+        // It is at its wait, and says so.
+        let line = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await.expect("a word").unwrap();
+        let line = String::from_utf8(line.to_vec()).unwrap();
+        assert!(line.contains(&format!("waiting for somebody else's work on image {id}")), "{line}");
         let held = tokio::time::timeout(Duration::from_secs(60), service.hold(&id, &kernel)).await;
         drop(held.expect("who makes a VM of it").unwrap());
         let (name, own) = ("another".parse().unwrap(), Claim::own(false));
@@ -118,7 +126,7 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
         tokio::time::timeout(Duration::from_secs(60), named).await.expect("who names it").unwrap();
         drop(turn);
     };
-    let (deleted, ()) = tokio::join!(service.delete_image("my", &silent), others);
+    let (deleted, ()) = tokio::join!(service.delete_image("my", &deletion), others);
     deleted.unwrap();
     // What was given a name meanwhile stays under that.
     assert_eq!(service.resolve("another").await.unwrap(), id);
@@ -131,7 +139,7 @@ async fn nobody_waits_for_somebody_who_waits_to_change_an_image() {
     let (service, id) = service(dir.path()).await;
     let (silent, kernel) = (Operation::silent(), kernel());
     let (name, claim) = ("my".parse().unwrap(), Claim::own(false));
-    let turn = service.images.turn(&id, &Cancel::default()).unwrap();
+    let turn = turn(&service, &id);
     let custody = service.claim(&name, &id, &claim).await.unwrap();
     let recommending = service.recommending(&id, &kernel, (&name, &claim), &silent);
     let busy = tokio::time::timeout(Duration::from_secs(60), recommending).await.expect("nothing is waited for");
