@@ -9,6 +9,8 @@ mod image_view;
 mod kernel_offers;
 mod kernel_view;
 mod kernels;
+mod known;
+mod listed;
 mod lost;
 mod make;
 mod names;

@@ -227,17 +227,22 @@ impl ImageService {
                 Err(lost(&name, &origin))
             };
         }
+        let id = self.of_prefix(reference).await?.ok_or_else(|| no_image(reference))?;
+        Ok(Meant { id, name: None })
+    }
+
+    /// The image whose id this is or begins, if it is one.
+    pub(super) async fn of_prefix(&self, prefix: &str) -> Result<Option<ImageId>, Failure> {
         let images = self.images.clone();
         // Damaged ones too: they can be deleted.
         let ids = off_thread(move || images.ids()).await.map_err(Explain::explain)?;
-        let mut matching = ids.into_iter().filter(|id| !reference.is_empty() && id.as_str().starts_with(reference));
+        let mut matching = ids.into_iter().filter(|id| !prefix.is_empty() && id.as_str().starts_with(prefix));
         match (matching.next(), matching.next()) {
-            (Some(id), None) => Ok(Meant { id, name: None }),
             (Some(_), Some(_)) => {
-                Err(Failure::new(Code::Invalid, format!("{reference:?} begins the ids of several images"))
-                    .hint("`banger image list` shows them"))
+                Err(Failure::new(Code::Invalid, format!("{prefix:?} begins the ids of several images"))
+                    .hint("`banger image list` shows the ids"))
             }
-            (None, _) => Err(no_image(reference)),
+            (one, _) => Ok(one),
         }
     }
 }

@@ -221,6 +221,26 @@ fn a_promotion_onto_what_is_here_loses_no_kernel() {
 }
 
 #[test]
+fn what_begins_an_id_is_its_image_wherever_one_is_named() {
+    let Some(env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    let id = pull(&env, &[&source, "--name", "app"])["id"].as_str().unwrap().to_owned();
+    let other = env.banger(["image", "show", "debian-bookworm", "--json"]).run().expect(0).json()["id"].clone();
+    // As short as tells it from the other one here.
+    let other = other.as_str().unwrap();
+    let shared = id.bytes().zip(other.bytes()).take_while(|(one, another)| one == another).count();
+    let clear = &id[..=shared];
+    let shown = env.banger(["image", "show", clear, "--json"]).run().expect(0).json();
+    assert_eq!(shown["id"], id.as_str());
+    env.banger(["vm", "create", "--no-start", "--name", "a", "--image", clear]).run().expect(0);
+    assert_eq!(env.vm("a")["image_id"], id.as_str());
+    env.banger(["vm", "delete", "-f", "a"]).run().expect(0);
+    env.banger(["image", "delete", clear]).run().expect(0);
+    assert_eq!(names(&env), ["debian-bookworm"]);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_catalog_that_is_no_file_holds_up_nobody() {
     let env = TestEnv::empty();
     let fifo = env.home().join("fifo");

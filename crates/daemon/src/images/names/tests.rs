@@ -200,10 +200,54 @@ async fn an_image_without_a_name_is_meant_by_its_id() {
     service.store.unname_image(&id).await.unwrap();
     let typed: ImageName = id.as_str().parse().unwrap();
     service.know_image(&typed).await.unwrap();
-    assert_eq!(service.proper_name(&typed).await.unwrap(), typed);
-    assert_eq!(service.image(&typed, None, &silent).await.unwrap().manifest.id, id);
+    for length in [1, 7, id.as_str().len()] {
+        let part: ImageName = id.as_str()[..length].parse().unwrap();
+        service.know_image(&part).await.unwrap();
+        assert_eq!(service.proper_name(&part).await.unwrap(), typed, "{part}");
+        assert_eq!(service.image(&part, None, &silent).await.unwrap().manifest.id, id, "{part}");
+        assert_eq!(service.resolve(part.as_str()).await.unwrap(), id, "{part}");
+    }
+    // What goes on otherwise, or says that it is a tag, is somebody else's.
+    let digit = if id.as_str().ends_with('0') { "1" } else { "0" };
+    for other in [format!("{}{digit}", &id.as_str()[..15]), format!("{}:latest", &id.as_str()[..7])] {
+        let familiar = format!("{}:latest", other.trim_end_matches(":latest"));
+        assert_eq!(service.proper_name(&other.parse().unwrap()).await.unwrap().as_str(), familiar);
+    }
     service.delete_image(id.as_str(), &silent).await.unwrap();
     assert_eq!(service.proper_name(&typed).await.unwrap().as_str(), format!("{id}:latest"));
+}
+
+#[tokio::test]
+async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, id) = service(dir.path()).await;
+    let typed: ImageName = id.as_str()[..7].parse().unwrap();
+    let catalog = dir.path().join("catalog.json");
+    let entry = serde_json::json!({"name": typed, "arch": std::env::consts::ARCH,
+        "sources": [{"type": "oci", "ref": "127.0.0.1:1/app:v1"}]});
+    std::fs::write(&catalog, serde_json::json!({"version": 1, "entries": [entry]}).to_string()).unwrap();
+    let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.path().into()), 0).unwrap();
+    let store = crate::store::Store::open(&dir.path().join("state.db")).unwrap();
+    let catalogs = vec![crate::config::CatalogPlace::Path(catalog)];
+    let service = ImageService::open(&layout, store, "/agent".into(), vec![], catalogs, Limits::default()).unwrap();
+    assert_eq!(service.proper_name(&typed).await.unwrap(), typed, "the catalog's");
+    let longer: ImageName = id.as_str()[..8].parse().unwrap();
+    assert_eq!(service.proper_name(&longer).await.unwrap().as_str(), id.as_str());
+    service.give_name(&longer, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
+    assert_eq!(service.proper_name(&longer).await.unwrap(), longer, "a name is a name");
+
+    // Of several that begin so it is none, and nobody else's either.
+    let images = layout.images();
+    let other = format!("{}{}", &id.as_str()[..15], if id.as_str().ends_with('0') { "1" } else { "0" });
+    std::fs::create_dir(images.join(&other)).unwrap();
+    let several: ImageName = id.as_str()[..9].parse().unwrap();
+    for refused in
+        [service.proper_name(&several).await.unwrap_err(), service.resolve(several.as_str()).await.unwrap_err()]
+    {
+        assert_eq!(refused.code, Code::Invalid);
+        assert!(refused.message.contains("begins the ids of several images"), "{refused}");
+    }
+    assert_eq!(service.proper_name(&typed).await.unwrap(), typed, "still the catalog's");
 }
 
 #[tokio::test]
