@@ -29,8 +29,8 @@ use transfer::Transfer;
 const LEAST: u64 = 8 << 10;
 /// How often a wait looks at the cancel flag.
 const POLL: Duration = Duration::from_millis(25);
-/// Who waits for a server longer than this is told why.
-const WORTH_A_WORD: Duration = Duration::from_secs(1);
+/// Who waits for somebody else longer than this is told why.
+pub(crate) const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
 /// How patient downloads are.
 #[derive(Debug, Clone)]

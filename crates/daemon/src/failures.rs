@@ -6,9 +6,10 @@
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
 use banger_artifacts::{
     disk::DiskError,
+    fetch::FetchError,
     image::{Corruption, FileChanged, ImageError, ManifestError},
     kernel::KernelError,
-    oci::{LayerError, OciError, RegistryError},
+    oci::{CredentialError, LayerError, OciError, RegistryError},
     program::ProgramError,
     rootfs,
 };
@@ -232,8 +233,20 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
             (Code::Denied, vec![format!("`docker login {host}` or `podman login {host}` says who you are")])
         }
         (_, Some(RegistryError::Address { .. } | RegistryError::Challenge { .. })) => (Code::Unsupported, Vec::new()),
+        (_, Some(RegistryError::Credentials { source: CredentialError::Helper { .. }, .. })) => {
+            let path = "such a program is looked for in the daemon's PATH; after `banger daemon stop` the next command \
+                        starts one with its own";
+            (Code::Denied, vec![path.to_owned()])
+        }
         (_, Some(RegistryError::Credentials { .. })) => (Code::Denied, Vec::new()),
-        (_, Some(_)) => (Code::Unavailable, Vec::new()),
+        (_, Some(error)) => match error.fetch() {
+            Some(FetchError::Tls { host, .. }) => {
+                let own =
+                    format!("a registry's own authority has its place in ~/.config/containers/certs.d/{host}/ca.crt");
+                (Code::Unavailable, vec![own])
+            }
+            _ => (Code::Unavailable, Vec::new()),
+        },
         (OciError::Platform { .. }, _) => (Code::Unsupported, vec!["--platform chooses another".to_owned()]),
         (OciError::TooManyLayers { .. }, _) => (Code::Invalid, vec![LIMITS.to_owned()]),
         (OciError::Layer { source, .. }, _) => match &**source {

@@ -5,7 +5,7 @@
 
 use crate::{
     fetch::Secret,
-    job::{Cancel, Cancelled},
+    job::{Cancelled, Job},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::fs::OFlags;
@@ -122,14 +122,14 @@ impl Credentials {
         Self { helpers: Some(directory), ..self }
     }
 
-    /// What there is for a repository.
+    /// What there is for a repository. A helper that takes its time is said.
     pub(super) fn find(
         &self,
         registry: &str,
         repository: &str,
-        cancel: &Cancel,
+        job: &Job<'_>,
     ) -> Result<Option<Credential>, CredentialError> {
-        let helpers = Helpers { directory: self.helpers.as_deref(), patience: PATIENCE, cancel };
+        let helpers = Helpers { directory: self.helpers.as_deref(), patience: PATIENCE, job: *job };
         for path in &self.files {
             if let Some(file) = read(path)?
                 && let Some(credential) = file.find(path, registry, repository, helpers)?
@@ -257,12 +257,17 @@ fn split(key: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Cancel, Silent};
+
+    fn looked_up(from: &Credentials, registry: &str, path: &str) -> Result<Option<Credential>, CredentialError> {
+        from.find(registry, path, &Job { progress: &Silent, cancel: &Cancel::default() })
+    }
 
     fn find(json: &serde_json::Value, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("auth.json");
         std::fs::write(&file, json.to_string()).unwrap();
-        Credentials::in_files(vec![temp.path().join("none"), file]).find(registry, repository, &Cancel::default())
+        looked_up(&Credentials::in_files(vec![temp.path().join("none"), file]), registry, repository)
     }
 
     fn basic(user: &str) -> Credential {
@@ -319,10 +324,10 @@ mod tests {
         let fifo = temp.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         for file in [fifo, "/dev/zero".into()] {
-            let error = Credentials::in_files(vec![file]).find("a.io", "a", &Cancel::default()).unwrap_err();
+            let error = looked_up(&Credentials::in_files(vec![file]), "a.io", "a").unwrap_err();
             assert!(matches!(error, CredentialError::Read { .. }), "{error:?}");
         }
-        let nobody = Credentials::in_files(vec!["/dev/null".into()]).find("a.io", "a", &Cancel::default());
+        let nobody = looked_up(&Credentials::in_files(vec!["/dev/null".into()]), "a.io", "a");
         assert_eq!(nobody.unwrap(), None);
     }
 
@@ -339,7 +344,7 @@ mod tests {
         let config = temp.path().join("config.json");
         std::fs::write(&config, file.to_string()).unwrap();
         let credentials = Credentials::in_files(vec![config]).helpers_in(temp.path().to_owned());
-        credentials.find(registry, "me/private", &Cancel::default()).unwrap()
+        looked_up(&credentials, registry, "me/private").unwrap()
     }
 
     #[test]

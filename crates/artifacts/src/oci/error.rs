@@ -226,6 +226,8 @@ pub enum RegistryError {
         what: String,
         /// Who asked said who they are.
         known: bool,
+        /// What the service that gives out tokens had to say, where it was that one who refused.
+        source: Option<Box<RegistryError>>,
     },
     /// The registry wants to be told who asks in a way banger does not know.
     #[error("{host} wants a login of a kind that banger does not know: {challenge:?}")]
@@ -282,12 +284,19 @@ impl RegistryError {
     }
 
     /// The request that failed, to the registry or for a token.
-    fn fetch(&self) -> Option<&FetchError> {
+    pub fn fetch(&self) -> Option<&FetchError> {
         match self {
             Self::Fetch(error) => Some(error),
             Self::Token { source, .. } => source.downcast_ref(),
             _ => None,
         }
+    }
+
+    /// Whether it is the service that gives out tokens that does not give one to who asks, who said so by an `identity` or not.
+    pub(super) fn is_no_token_for_them(&self, identity: bool) -> bool {
+        let (Self::Token { .. }, Some(FetchError::Status(refused))) = (self, self.fetch()) else { return false };
+        // To OAuth 2 an identity that is good no longer is a bad request (`invalid_grant`).
+        matches!(refused.code, 401 | 403) || (identity && refused.code == 400)
     }
 
     /// How long the registry wants to be left alone, as far as that is granted.

@@ -39,12 +39,16 @@ pub(super) struct Repository<'a> {
     authorization: Mutex<Option<Secret>>,
 }
 
-/// Progress of documents, which are too small to have any.
-struct Quiet;
+/// Progress of documents, which are too small to have any. What they have to wait for is worth a word all the same.
+struct Small<'a>(&'a dyn Progress);
 
-impl Progress for Quiet {
+impl Progress for Small<'_> {
     fn phase(&self, _what: &str) {}
     fn advance(&self, _done: u64, _total: Option<u64>) {}
+
+    fn notice(&self, text: &str) {
+        self.0.notice(text);
+    }
 }
 
 /// An answer in memory.
@@ -107,7 +111,7 @@ impl<'a> Repository<'a> {
     }
 
     fn small(&self, request: &Request, what: &str, max: u64, job: &Job<'_>) -> Result<Answer, RegistryError> {
-        let quiet = Job { progress: &Quiet, cancel: job.cancel };
+        let quiet = Job { progress: &Small(job.progress), cancel: job.cancel };
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -158,19 +162,23 @@ impl<'a> Repository<'a> {
             host: self.host(),
             challenge: refused.challenges.first().map(|text| text.chars().take(160).collect()).unwrap_or_default(),
         })?;
-        let credential = self.credentials.find(self.reference.registry(), self.reference.repository(), job.cancel);
+        let credential = self.credentials.find(self.reference.registry(), self.reference.repository(), job);
         let credential = credential.map_err(|source| RegistryError::Credentials { host: self.host(), source })?;
-        let is_known = credential.is_some();
+        let (is_known, identity) = (credential.is_some(), matches!(credential, Some(Credential::Identity(_))));
         let secret = match challenge {
             Challenge::Basic => match credential {
                 Some(Credential::Basic(user, password)) => auth::basic(&user, &password),
-                _ => return Err(self.denied(what, false)),
+                _ => return Err(self.denied(what, is_known)),
             },
             Challenge::Bearer(bearer) => {
                 let scope = format!("repository:{}:pull", self.reference.repository());
                 let service = bearer.service(asked)?;
                 let trust = self.trust_in(&service, asked);
-                bearer.token(self.client, &service, trust, credential, &scope, job.cancel)?
+                let token = bearer.token(self.client, &service, trust, credential, &scope, job.cancel);
+                token.map_err(|error| match error {
+                    refused if refused.is_no_token_for_them(identity) => self.refused(what, is_known, refused),
+                    other => other,
+                })?
             }
         };
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
@@ -202,7 +210,12 @@ impl<'a> Repository<'a> {
     }
 
     fn denied(&self, what: &str, known: bool) -> RegistryError {
-        RegistryError::Denied { host: self.host(), what: what.to_owned(), known }
+        RegistryError::Denied { host: self.host(), what: what.to_owned(), known, source: None }
+    }
+
+    /// The same where the service that gives out tokens said so.
+    fn refused(&self, what: &str, known: bool, by: RegistryError) -> RegistryError {
+        RegistryError::Denied { host: self.host(), what: what.to_owned(), known, source: Some(by.into()) }
     }
 
     fn host(&self) -> String {

@@ -314,7 +314,7 @@ mod tests {
             ("\n[[kernel_catalog]]", "either a `url` or a `path`"),
             ("\nkernel_catalog = [{ path = \"/c\", url = \"https://c.example\" }]", "either a `url` or a `path`"),
             ("\nkernel_catalog = [{ path = \"c.json\" }]", "absolute path of the catalog"),
-            ("\nkernel_catalog = [{ url = \"http://c.example\" }]", "loopback addresses"),
+            ("\nkernel_catalog = [{ url = \"http://c.example\" }]", "loopback addresses only"),
             ("\nkernel_catalog = [{ uri = \"/c\" }]", "uri"),
             ("\n[[file_sync]]\nhost = \"/etc/passwd\"\nguest = \"/x\"", "of your home only"),
             ("\n[[file_sync]]\nhost = \"~/../x\"\nguest = \"/x\"", "of your home only"),

@@ -38,6 +38,7 @@ mod sizes;
 mod stats;
 mod strangers;
 mod terminal;
+mod token_service;
 mod waiting;
 mod wear;
 mod who_dies;

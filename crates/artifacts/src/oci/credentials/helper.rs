@@ -4,7 +4,10 @@
 //! left behind, with its output still open, is not waited for.
 
 use super::{Credential, CredentialError, MAX_FILE};
-use crate::{fetch::Secret, job::Cancel};
+use crate::{
+    fetch::{Secret, WORTH_A_WORD},
+    job::Job,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
@@ -25,13 +28,14 @@ const TICK: Duration = Duration::from_millis(20);
 const TOKEN_USER: &str = "<token>";
 
 /// How helper programs are asked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Helpers<'a> {
     /// Where they are looked for; else in `PATH`.
     pub(super) directory: Option<&'a Path>,
     /// How long one may think.
     pub(super) patience: Duration,
-    pub(super) cancel: &'a Cancel,
+    /// Who hears of one that thinks, and may end that.
+    pub(super) job: Job<'a>,
 }
 
 #[derive(Deserialize)]
@@ -56,7 +60,7 @@ impl Helpers<'_> {
             return Err(failed("its name is not one".into()));
         }
         let path = self.directory.map_or_else(|| PathBuf::from(&program), |directory| directory.join(&program));
-        let (status, said) = self.run(Command::new(path), registry).map_err(|silence| match silence {
+        let (status, said) = self.run(Command::new(path), &program, registry).map_err(|silence| match silence {
             Silence::Cancelled(cancelled) => cancelled.into(),
             Silence::Failed(why) => failed(why),
         })?;
@@ -78,7 +82,7 @@ impl Helpers<'_> {
     }
 
     /// Starts one, and listens until it ends. One that is given up on is killed, with all it started.
-    fn run(&self, mut command: Command, registry: &str) -> Result<(ExitStatus, Vec<u8>), Silence> {
+    fn run(&self, mut command: Command, program: &str, registry: &str) -> Result<(ExitStatus, Vec<u8>), Silence> {
         let mut child = command
             .arg("get")
             .stdin(Stdio::piped())
@@ -88,7 +92,7 @@ impl Helpers<'_> {
             .process_group(0)
             .spawn()
             .map_err(|error| Silence::Failed(error.to_string()))?;
-        let heard = self.hear(&mut child, registry);
+        let heard = self.hear(&mut child, program, registry);
         // One that was waited for has no group any more that would be its own.
         if heard.is_err() && !matches!(child.try_wait(), Ok(Some(_))) {
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
@@ -97,7 +101,7 @@ impl Helpers<'_> {
         heard
     }
 
-    fn hear(&self, child: &mut Child, registry: &str) -> Result<(ExitStatus, Vec<u8>), Silence> {
+    fn hear(&self, child: &mut Child, program: &str, registry: &str) -> Result<(ExitStatus, Vec<u8>), Silence> {
         let failed = |error: io::Error| Silence::Failed(error.to_string());
         if let Some(mut stdin) = child.stdin.take() {
             // One that does not listen answers nonsense, and is told so.
@@ -108,7 +112,7 @@ impl Helpers<'_> {
             .and_then(|flags| fcntl_setfl(&stdout, flags | OFlags::NONBLOCK))
             .map_err(|error| failed(error.into()))?;
         let mut said = Vec::new();
-        let since = Instant::now();
+        let (since, mut told) = (Instant::now(), false);
         loop {
             // Asked before reading, so that nothing it said before its end is missed.
             let ended = child.try_wait().map_err(failed)?;
@@ -116,9 +120,13 @@ impl Helpers<'_> {
             if let Some(status) = ended {
                 return Ok((status, said));
             }
-            self.cancel.check().map_err(Silence::Cancelled)?;
+            self.job.cancel.check().map_err(Silence::Cancelled)?;
             if since.elapsed() >= self.patience {
                 return Err(Silence::Failed("it does not answer".into()));
+            }
+            if !told && since.elapsed() >= WORTH_A_WORD {
+                told = true;
+                self.job.progress.notice(&format!("waiting for {program} to say who asks {registry}"));
             }
             if open {
                 let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
@@ -149,6 +157,7 @@ fn take_in(stdout: &mut ChildStdout, said: &mut Vec<u8>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Cancel, Progress, Silent};
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     /// A directory with one helper, `docker-credential-test`, that is this shell script.
@@ -162,7 +171,8 @@ mod tests {
 
     fn ask(script: &str, patience: Duration, cancel: &Cancel) -> Result<Option<Credential>, CredentialError> {
         let dir = helper(script);
-        Helpers { directory: Some(dir.path()), patience, cancel }.ask("test", "reg.local")
+        let job = Job { progress: &Silent, cancel };
+        Helpers { directory: Some(dir.path()), patience, job }.ask("test", "reg.local")
     }
 
     const ANSWER: &str = r#"printf '{"Username":"me","Secret":"pw"}'"#;
@@ -173,7 +183,8 @@ mod tests {
         // It keeps the output open, in a session of its own.
         let script = format!("{ANSWER}\nsetsid sleep 300 &\necho $! > \"$0.pid\"");
         let dir = helper(&script);
-        let helpers = Helpers { directory: Some(dir.path()), patience: LONG, cancel: &Cancel::default() };
+        let job = Job { progress: &Silent, cancel: &Cancel::default() };
+        let helpers = Helpers { directory: Some(dir.path()), patience: LONG, job };
         let credential = helpers.ask("test", "reg.local").unwrap();
         assert_eq!(credential, Some(Credential::Basic("me".into(), Secret::new("pw"))));
         let pid = fs::read_to_string(dir.path().join("docker-credential-test.pid")).unwrap();
@@ -186,7 +197,8 @@ mod tests {
         let dir = helper("sleep 300 & echo $! > \"$0.pid\"; wait");
         let pid_file = dir.path().join("docker-credential-test.pid");
         let cancel = Cancel::default();
-        let helpers = Helpers { directory: Some(dir.path()), patience: LONG, cancel: &cancel };
+        let job = Job { progress: &Silent, cancel: &cancel };
+        let helpers = Helpers { directory: Some(dir.path()), patience: LONG, job };
         let outcome = std::thread::scope(|scope| {
             let asking = scope.spawn(|| helpers.ask("test", "reg.local"));
             while !asking.is_finished() && !fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')) {
@@ -204,6 +216,27 @@ mod tests {
         }
         let late = ask("exec sleep 300", Duration::ZERO, &Cancel::default()).unwrap_err().to_string();
         assert!(late.contains("it does not answer"), "{late}");
+    }
+
+    /// Lets a helper that waits for this file answer once there is a word about it.
+    struct Go(PathBuf);
+
+    impl Progress for Go {
+        fn phase(&self, _what: &str) {}
+        fn advance(&self, _done: u64, _total: Option<u64>) {}
+        fn notice(&self, text: &str) {
+            assert_eq!(text, "waiting for docker-credential-test to say who asks reg.local");
+            fs::write(&self.0, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn one_that_asks_a_person_is_said() {
+        let dir = helper(&format!("until [ -e \"$0.go\" ]; do sleep 0.02; done\n{ANSWER}"));
+        let go = Go(dir.path().join("docker-credential-test.go"));
+        let job = Job { progress: &go, cancel: &Cancel::default() };
+        let helpers = Helpers { directory: Some(dir.path()), patience: LONG, job };
+        assert!(helpers.ask("test", "reg.local").unwrap().is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     registry::{Content, Host, reference},
 };
 use crate::{ext4::Image, web::Server};
+use banger_artifacts::job::Progress;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use std::{
@@ -211,6 +212,37 @@ fn a_service_that_gives_no_token_is_named() {
     let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
     let refusal = Host::new().refusal(&reference(&server, "v1"));
     assert!(refusal.contains(&format!("127.0.0.1:{} gave no token", service.port())), "{refusal}");
+    // What it does not give to who asks is denied by the registry, whose login it is.
+    let tokenless = |host: &Host, said: &str| {
+        let service = tokens(|_, _| false);
+        let realm = service.url("/token");
+        let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
+        if said == "these credentials" {
+            login(host, &server, &json!({"auth": STANDARD.encode("me:wrong")}));
+        }
+        let refusal = host.refusal(&reference(&server, "v1"));
+        let denied = format!("127.0.0.1:{} does not give app:v1 to {said}: ", server.port());
+        assert!(refusal.contains(&denied) && !refusal.contains("wrong"), "{refusal}");
+        assert!(refusal.contains(&format!("127.0.0.1:{} gave no token", service.port())), "{refusal}");
+    };
+    tokenless(&Host::new(), "strangers");
+    tokenless(&Host::new(), "these credentials");
+    // What it cannot do now is nobody's fault.
+    let service = Server::raw("HTTP/1.1 501 X\r\nContent-Length: 0\r\n\r\n");
+    let realm = service.url("/token");
+    let (server, _) = guarded("Bearer TOKEN", move |_| format!("Bearer realm=\"{realm}\""));
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(!refusal.contains("does not give"), "{refusal}");
+    // An identity that expired is a bad request, and one to who wants a password is none.
+    let service = Server::raw("HTTP/1.1 400 X\r\nContent-Length: 0\r\n\r\n");
+    let realm = service.url("/token");
+    for challenge in [format!("Bearer realm=\"{realm}\""), "Basic realm=\"r\"".to_owned()] {
+        let (server, _) = guarded("Bearer TOKEN", move |_| challenge.clone());
+        let host = Host::new();
+        login(&host, &server, &json!({"identitytoken": "ID"}));
+        let refusal = host.refusal(&reference(&server, "v1"));
+        assert!(refusal.contains("does not give app:v1 to these credentials"), "{refusal}");
+    }
     // Plain text to somewhere else is not an address a password goes to.
     let (server, _) = guarded("Bearer TOKEN", |_| "Bearer realm=\"http://tokens.example.org/\"".into());
     let refusal = Host::new().refusal(&reference(&server, "v1"));
@@ -220,8 +252,20 @@ fn a_service_that_gives_no_token_is_named() {
     assert!(refusal.contains("not understood: \"Negotiate\""), "{refusal}");
 }
 
+/// Lets a helper that waits for this file answer, once whoever watches the pull hears of it.
+struct Go(std::path::PathBuf);
+
+impl Progress for Go {
+    fn phase(&self, _what: &str) {}
+    fn advance(&self, _done: u64, _total: Option<u64>) {}
+    fn notice(&self, text: &str) {
+        assert!(text.starts_with("waiting for docker-credential-test"), "{text}");
+        std::fs::write(&self.0, "").unwrap();
+    }
+}
+
 #[test]
-fn a_helper_program_is_asked() {
+fn a_helper_program_is_asked_and_one_that_asks_a_person_is_told_of() {
     let (server, _) = guarded("Basic bWU6cHc=", |_| "Basic realm=\"r\"".into());
     let host = Host::new();
     // A program's name is looked for in PATH; one with its directory would be refused, so it is put into PATH.
@@ -231,7 +275,7 @@ fn a_helper_program_is_asked() {
     let program = bin.join(format!("docker-credential-{name}"));
     std::fs::write(
         &program,
-        "#!/bin/sh\nread who\nprintf '{\"ServerURL\":\"%s\",\"Username\":\"me\",\"Secret\":\"pw\"}' \"$who\"\n",
+        "#!/bin/sh\nuntil [ -e \"$0.go\" ]; do sleep 0.02; done\nread who\nprintf '{\"ServerURL\":\"%s\",\"Username\":\"me\",\"Secret\":\"pw\"}' \"$who\"\n",
     )
     .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -243,7 +287,7 @@ fn a_helper_program_is_asked() {
         ..host.registries
     };
     let host = Host { registries, ..host };
-    host.image(&reference(&server, "v1"));
+    host.pull_watched(&reference(&server, "v1"), &Go(program.with_extension("go"))).unwrap();
 }
 
 #[test]
