@@ -32,6 +32,7 @@ mod platform;
 mod pull;
 mod reference;
 mod registry;
+mod tally;
 
 pub use cache::{BlobCache, Pruned};
 pub use credentials::CredentialError;
@@ -115,7 +116,7 @@ pub mod hostile {
         let job = Job { progress: &Silent, cancel: &cancel };
         let caps = rootfs::Limits { entries: limits.max_entries, content_bytes: 8 << 20, metadata_bytes: 8 << 20 };
         let used = std::sync::atomic::AtomicU64::new(0);
-        let pairs = super::hashing::Pairs::default();
+        let (pairs, tally) = (super::hashing::Pairs::default(), super::tally::Tally::default());
         let mut builder = RootfsBuilder::new(work, caps, &cancel)?;
         let mut layers = Vec::new();
         while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
@@ -127,7 +128,14 @@ pub mod hostile {
         let site = builder.site(0..layers.len(), 1)?;
         for (number, layer) in layers.into_iter().enumerate() {
             let name = super::error::LayerName { number: number + 1, of: number + 1, digest: "in memory".into() };
-            let measure = super::layer::Measure { limits, used: &used, packed: None, diff_id: None, pairs: &pairs };
+            let measure = super::layer::Measure {
+                limits,
+                used: &used,
+                tally: &tally,
+                packed: None,
+                diff_id: None,
+                pairs: &pairs,
+            };
             super::layer::read(&mut { layer }, measure, site.placer(number, &cancel), &job)
                 .and_then(|layer| {
                     builder.placed(layer.placed);

@@ -4,6 +4,7 @@
 //! filled again, so a layer of any size takes the memory of a few of them.
 
 use super::{Digest, error::LayerError, hashing::Stream};
+use crate::job::Cancel;
 use std::{
     io::{self, BufRead, Read},
     sync::{
@@ -38,12 +39,19 @@ pub(super) struct Chunks<'a> {
     total: u64,
     hash: Stream<'a>,
     ceiling: Ceiling<'a>,
+    cancel: &'a Cancel,
     failure: Option<LayerError>,
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn new(full: Receiver<Vec<u8>>, empty: Sender<Vec<u8>>, ceiling: Ceiling<'a>, hash: Stream<'a>) -> Self {
-        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash, ceiling, failure: None }
+    pub(super) fn new(
+        full: Receiver<Vec<u8>>,
+        empty: Sender<Vec<u8>>,
+        ceiling: Ceiling<'a>,
+        hash: Stream<'a>,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash, ceiling, cancel, failure: None }
     }
 
     /// Why reading failed, if it did.
@@ -60,6 +68,8 @@ impl<'a> Chunks<'a> {
 
     /// Takes the next buffer; false at the end, which is also where the decoder failed: the decoder says so itself.
     fn next(&mut self) -> Result<bool, LayerError> {
+        // A few packed bytes may be gigabytes here: whoever packed them is asked too seldom.
+        self.cancel.check()?;
         let Ok(next) = self.full.recv() else { return Ok(false) };
         let old = std::mem::replace(&mut self.current, next);
         self.taken = 0;
@@ -107,5 +117,26 @@ impl Read for Chunks<'_> {
         buffer[..len].copy_from_slice(&available[..len]);
         self.consume(len);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::hashing::Pairs, *};
+    use std::sync::mpsc::{channel, sync_channel};
+
+    #[test]
+    fn who_is_cancelled_reads_no_more_of_what_is_there() {
+        let (full, filled) = sync_channel(2);
+        let (used, pairs, cancel) = (AtomicU64::new(0), Pairs::default(), Cancel::default());
+        let ceiling = Ceiling { most: 100, used: &used, layer: None, ratio: 1 };
+        let mut chunks = Chunks::new(filled, channel().0, ceiling, pairs.stream(), &cancel);
+        full.send(vec![7; 2]).unwrap();
+        full.send(vec![7; 2]).unwrap();
+        assert_eq!(chunks.read(&mut [0; 2]).unwrap(), 2);
+        cancel.cancel();
+        chunks.read(&mut [0; 2]).unwrap_err();
+        assert!(matches!(chunks.failure(), Some(LayerError::Cancelled(_))));
+        assert_eq!(used.load(Ordering::Relaxed), 2);
     }
 }

@@ -11,6 +11,7 @@ use super::{
     gunzip::Gunzip,
     hashing::Pairs,
     packing::Packing,
+    tally::Tally,
 };
 use crate::{
     job::Job,
@@ -98,6 +99,8 @@ pub(super) struct Measure<'a> {
     pub(super) limits: Limits,
     /// Bytes all layers unpacked to so far.
     pub(super) used: &'a AtomicU64,
+    /// What is in all layers so far.
+    pub(super) tally: &'a Tally,
     /// Its size as it comes.
     pub(super) packed: Option<u64>,
     /// What it has to be in the end.
@@ -134,7 +137,8 @@ pub(super) fn read(
                 Err(error) => Err(input.undecodable(error)),
             }
         });
-        let walked = walk(Chunks::new(filled, empty, ceiling, measure.pairs.stream()), placer, limits, job);
+        let chunks = Chunks::new(filled, empty, ceiling, measure.pairs.stream(), job.cancel);
+        let walked = walk(chunks, placer, measure, job);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (walked, decoded)
     });
@@ -207,9 +211,10 @@ fn pump(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<V
 fn walk(
     chunks: Chunks<'_>,
     mut placer: Placer,
-    limits: Limits,
+    measure: Measure<'_>,
     job: &Job<'_>,
 ) -> Result<(Vec<LayerEntry>, Placed, Digest), LayerError> {
+    let limits = measure.limits;
     let caps = rootfs::Limits {
         entries: limits.max_entries,
         content_bytes: limits.max_unpacked,
@@ -218,7 +223,7 @@ fn walk(
     // The digest says whether it was cut.
     let mut reader = Reader::new(chunks, caps).open_ended();
     let mut entries = Vec::new();
-    let outcome = list(&mut reader, &mut entries, &mut placer, limits, job);
+    let outcome = list(&mut reader, &mut entries, &mut placer, measure, job);
     let mut chunks = reader.into_inner();
     if let Err(error) = outcome {
         return Err(chunks.failure().unwrap_or(error));
@@ -231,10 +236,9 @@ fn list(
     reader: &mut Reader<Chunks<'_>>,
     entries: &mut Vec<LayerEntry>,
     placer: &mut Placer,
-    limits: Limits,
+    measure: Measure<'_>,
     job: &Job<'_>,
 ) -> Result<(), LayerError> {
-    let mut metadata = 0;
     while let Some(entry) = reader.next_entry()? {
         if entries.len().is_multiple_of(CHECK_EVERY) {
             job.cancel.check()?;
@@ -251,10 +255,7 @@ fn list(
             }
         };
         let entry = LayerEntry { path: entry.path, kind, meta: entry.meta };
-        metadata += entry.weight();
-        if metadata > limits.max_metadata {
-            return Err(rootfs::Error::TooMuchMetadata(limits.max_metadata).into());
-        }
+        measure.tally.add(&entry, measure.limits)?;
         entries.push(entry);
     }
     Ok(())

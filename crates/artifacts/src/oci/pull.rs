@@ -5,7 +5,6 @@
 //! order as they become ready.
 
 mod layers;
-mod tally;
 
 use super::{
     BlobCache, Credentials, Digest, ImageSource, Limits, OciError, Platform, Reference, RunConfig,
@@ -13,10 +12,10 @@ use super::{
     document::{ConfigFile, Descriptor, Document, Manifest, check_manifest},
     error::{LayerError, LayerName},
     registry::Repository,
+    tally::Tally,
 };
 use crate::{fetch::Client, job::Job, rootfs::RootfsBuilder};
 use std::path::{Path, PathBuf};
-use tally::Tally;
 
 /// Most lists of lists that are followed.
 const MAX_DEPTH: usize = 4;

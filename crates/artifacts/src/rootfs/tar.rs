@@ -67,7 +67,8 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// A walk over `input` that stops with an error beyond `limits.entries` or `limits.content_bytes`.
+    /// A walk over `input` that stops with an error beyond `limits.entries` or `limits.content_bytes`, in which extension
+    /// headers count too.
     pub fn new(input: R, limits: Limits) -> Self {
         Self { input, offset: 0, left: 0, padding: 0, entries: 0, content_bytes: 0, limits, open_ended: false }
     }
@@ -183,7 +184,12 @@ impl<R: Read> Reader<R> {
         if self.entries > self.limits.entries {
             return Err(Error::TooManyEntries(self.limits.entries));
         }
-        self.content_bytes = self.content_bytes.saturating_add(size);
+        self.take(size)
+    }
+
+    /// Counts bytes that are no headers of entries.
+    fn take(&mut self, bytes: u64) -> Result<(), Error> {
+        self.content_bytes = self.content_bytes.saturating_add(bytes);
         if self.content_bytes > self.limits.content_bytes {
             return Err(Error::TooManyBytes(self.limits.content_bytes));
         }
@@ -202,7 +208,7 @@ impl<R: Read> Reader<R> {
         }
         self.offset += BLOCK as u64;
         if block.iter().all(|&byte| byte == 0) {
-            return Ok(None);
+            return self.end_marker().map(|()| None);
         }
         let header = Header::from_byte_slice(&block).clone();
         let stored = self.number(&header.as_old().cksum, "a header has no checksum")?;
@@ -212,6 +218,25 @@ impl<R: Read> Reader<R> {
             return Err(self.damaged("a header's checksum is wrong"));
         }
         Ok(Some(header))
+    }
+
+    /// The second of its two blocks, where there is more at all. What stands behind a lone one would be seen by some and not
+    /// by others.
+    fn end_marker(&mut self) -> Result<(), Error> {
+        let (mut block, mut have) = ([0; BLOCK], 0);
+        while have < BLOCK {
+            match self.input.read(&mut block[have..]) {
+                Ok(0) => break,
+                Ok(got) => have += got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read the archive")(error)),
+            }
+        }
+        if block[..have].iter().any(|&byte| byte != 0) {
+            return Err(self.damaged("it goes on behind one block of zeros, where two are an end"));
+        }
+        self.offset += have as u64;
+        Ok(())
     }
 
     fn device(&self, header: &Header) -> Result<(u32, u32), Error> {
@@ -253,11 +278,9 @@ impl<R: Read> Reader<R> {
         if size > EXTENSION_MAX {
             return Err(self.damaged("an extension header is over 1 MiB"));
         }
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(Error::TooManyEntries(self.limits.entries));
-        }
+        // It is no entry, and a file may have several. What bounds them is what they take.
         let padded = size.next_multiple_of(BLOCK as u64);
+        self.take(BLOCK as u64 + padded)?;
         let mut bytes = vec![0; usize::try_from(padded).expect("at most 1 MiB")];
         self.fill(&mut bytes)?;
         self.offset += padded;

@@ -90,7 +90,8 @@ impl Attribute<'_> {
     }
 }
 
-/// The attributes in the order of (namespace, name length, name): as many as fit in the inode, and all others.
+/// The attributes in the order of (namespace, name length, name): as many of the first as fit in the inode, and all others.
+/// Where those are too much for a block, what fits in the inode is there whatever comes before it.
 fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), Refusal> {
     let mut all = Vec::with_capacity(attrs.len());
     for attr in attrs {
@@ -98,21 +99,37 @@ fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), 
         all.push(Attribute { namespace, name, value: &attr.value });
     }
     all.sort_unstable_by_key(|attr| (attr.namespace, attr.name.len(), attr.name));
-    let mut bytes = 4;
-    let fit = all.iter().take_while(|attr| {
-        bytes += attr.size();
-        bytes <= INODE_AREA
-    });
-    let rest = all.split_off(fit.count());
-    Ok((all, rest))
+    let mut room = INODE_AREA - 4;
+    let mut has_room = |attr: &Attribute<'_>| {
+        let left = room.checked_sub(attr.size());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let first = all.iter().take_while(|attr| has_room(attr)).count();
+    if is_a_block(&all[first..]) {
+        let rest = all.split_off(first);
+        return Ok((all, rest));
+    }
+    let mut number = 0;
+    Ok(all.into_iter().partition(|attr| {
+        number += 1;
+        number <= first || has_room(attr)
+    }))
+}
+
+fn bytes(attrs: &[Attribute<'_>]) -> usize {
+    attrs.iter().map(Attribute::size).sum()
+}
+
+/// Whether these fit in one block.
+fn is_a_block(attrs: &[Attribute<'_>]) -> bool {
+    bytes(attrs) + BLOCK_HEADER <= BLOCK
 }
 
 /// Those that do not fit in the inode have to fit in one block.
 fn fits(attrs: &[Xattr]) -> Result<(), Refusal> {
     let (inode, block) = divided(attrs)?;
-    let bytes = |attrs: &[Attribute<'_>]| attrs.iter().map(Attribute::size).sum::<usize>();
-    let needed = bytes(&block);
-    if needed + BLOCK_HEADER > BLOCK { Err(Refusal::XattrTooLarge(bytes(&inode) + needed)) } else { Ok(()) }
+    if is_a_block(&block) { Ok(()) } else { Err(Refusal::XattrTooLarge(bytes(&inode) + bytes(&block))) }
 }
 
 /// Checked attributes as they are written: what is in the inode, empty if nothing is, and what is in a block of its own,
@@ -229,6 +246,14 @@ mod tests {
         // 4096 - header 32 - terminator 4 - entry 16 - name 4
         assert!(checked(vec![attr("user.abcd", &vec![7; 4040])]).is_ok());
         assert!(matches!(checked(vec![attr("user.abcd", &vec![7; 4041])]), Err(Refusal::XattrTooLarge(_))));
+        // One that fits nowhere but in the block leaves the inode to those behind it.
+        let both = vec![attr("user.a", &vec![7; 4000]), attr("user.bb", &[7; 40])];
+        assert!(checked(both.clone()).is_ok());
+        let (inode, block) = divided(&both).unwrap();
+        assert_eq!([inode[0].name, block[0].name], [&b"bb"[..], b"a"]);
+        // What fits in the block is divided as it always was: an image pulled again is the same image.
+        let small = vec![attr("user.a", &vec![7; 3000]), attr("user.bb", &[7; 40])];
+        assert_eq!(divided(&small).unwrap().0.len(), 0);
         let many = (0..60).map(|n| attr(&format!("user.{n:04}"), &[7; 50])).collect();
         assert!(matches!(checked(many), Err(Refusal::XattrTooLarge(_))));
     }

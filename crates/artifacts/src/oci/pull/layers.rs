@@ -126,6 +126,7 @@ impl Opened<'_> {
         });
         // Those that were not read to their end may be damaged too.
         if outcome.as_ref().is_err_and(OciError::is_stale) {
+            job.progress.phase("looking for layers that are damaged in the cache");
             self.forget_damaged(pending, job.cancel);
         }
         outcome
@@ -187,14 +188,14 @@ impl Opened<'_> {
             failure: None,
             whole: false,
         };
-        let measure = Measure { limits, used, packed: Some(pending.size), diff_id: Some(pending.diff_id), pairs };
+        let (packed, diff_id) = (Some(pending.size), Some(pending.diff_id));
+        let measure = Measure { limits, used, tally: &self.tally, packed, diff_id, pairs };
         let layer = layer::read(&mut blob, measure, placer, job).map_err(|error| match kept {
             // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
             // begins anew.
             Some((digest, file)) if self.is_stale(&error, &digest, &file, job.cancel) => LayerError::Stale,
             _ => error,
         })?;
-        self.tally.add(&layer.entries, limits)?;
         if blob.keep() {
             common.kept.lock().unwrap_or_else(PoisonError::into_inner).push(number);
         }

@@ -166,10 +166,16 @@ fn damage_is_named() {
 
     let endless: Vec<_> = (0..200).map(|_| (header(EntryType::GNULongName, "l", 1), &b"x"[..])).collect();
     assert!(message(&archive(&endless)).contains("more extension headers than any needs"));
-    let name = || (header(EntryType::GNULongName, "l", 1), &b"x"[..]);
-    let long: Vec<_> =
-        (0..200).map(|n| if n % 50 == 49 { (header(EntryType::Regular, "a", 0), &b""[..]) } else { name() }).collect();
-    assert!(message(&archive(&long)).contains("more than 100 entries"), "extension headers count as entries do");
+    // Extension headers are no entries; what they take counts like content does.
+    let extended = |entries, length: usize| -> Vec<_> {
+        let records = vec![b'x'; length].leak();
+        let one = || (header(EntryType::GNULongName, "l", length as u64), &*records);
+        (0..entries).flat_map(|_| [one(), one(), (header(EntryType::Regular, "a", 0), &b""[..])]).collect()
+    };
+    assert_eq!(walk(&archive(&extended(100, 1))).unwrap().len(), 100);
+    assert!(message(&archive(&extended(101, 1))).contains("more than 100 entries"));
+    assert_eq!(walk(&archive(&extended(2, 250 << 10))).unwrap().len(), 2);
+    assert!(message(&archive(&extended(3, 250 << 10))).contains("more than 1048576 bytes"));
 
     let bomb = archive(&[(header(EntryType::Regular, "bomb", 8 << 20), b"")]);
     assert!(message(&bomb).contains("more than 1048576 bytes"));
@@ -196,6 +202,14 @@ fn damage_is_named() {
 
     let unknown = archive(&[(header(EntryType::new(b'V'), "label", 0), b"")]);
     assert!(message(&unknown).contains("unknown type"));
+
+    let one = archive(&[(header(EntryType::Regular, "a", 0), b"")]);
+    let lone = [&one[..2 * BLOCK], &one].concat();
+    assert!(message(&lone).contains("behind one block of zeros"), "{}", message(&lone));
+    for end in [BLOCK, BLOCK + 7] {
+        assert_eq!(walk(&one[..BLOCK + end]).unwrap().len(), 1, "nothing is behind it");
+    }
+    assert_eq!(walk(&[&one[..], b"whatever"].concat()).unwrap().len(), 1, "what is behind two is not of it");
 
     let dangling = archive(&[(header(EntryType::GNULongName, "l", 1), b"x")]);
     assert!(message(&dangling).contains("after an extension header"));

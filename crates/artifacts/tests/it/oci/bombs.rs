@@ -117,6 +117,37 @@ fn a_layer_that_cannot_be_decompressed_is_not_downloaded_to_its_end() {
 }
 
 #[test]
+fn layers_that_come_at_once_count_together_before_any_is_here() {
+    for (limits, why) in [
+        (Limits { max_entries: 50, ..Limits::default() }, "more than 50 entries"),
+        (Limits { max_metadata: 5000, ..Limits::default() }, "more than 5000 bytes of names"),
+    ] {
+        // Each by itself is within the limits, and none comes to its end.
+        let layer = |number: usize| {
+            let name = |n: usize| format!("{number}-{n}-{}", "x".repeat(80));
+            let names = (0..30).fold(Layer::new(), |layer, n| layer.file(&name(n), ""));
+            names.file("noise", super::interrupted::noise(2 << 20)).done()
+        };
+        let content = Content::default();
+        content.plain("v1", &[layer(0), layer(1), layer(2)]);
+        let server = Server::start(move |mut request| {
+            if !content.is_layer(&request.path) {
+                return content.answer(request);
+            }
+            let (_, bytes) = content.get(request.path.strip_prefix("/v2/app/").unwrap()).unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+            request.stream.write_all(head.as_bytes())?;
+            request.stream.write_all(&bytes[..1 << 20])?;
+            request.stall()
+        });
+        let mut host = Host::new();
+        host.registries.limits = limits;
+        let refusal = host.refusal(&reference(&server, "v1"));
+        assert!(refusal.contains(why), "{refusal}");
+    }
+}
+
+#[test]
 fn layers_that_wait_for_one_below_them_count_together() {
     for (limits, why) in [
         (Limits { max_entries: 50, ..Limits::default() }, "more than 50 entries"),
