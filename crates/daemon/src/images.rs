@@ -17,6 +17,7 @@ mod names;
 mod pull;
 mod register;
 mod registries;
+mod told;
 
 use crate::{
     config::CatalogPlace,

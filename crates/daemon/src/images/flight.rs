@@ -2,7 +2,7 @@
 //!
 //! The first starts it, the others watch it; it ends early when the last of them has gone away.
 
-use super::given_up;
+use super::{given_up, told::Told};
 use crate::operation::Operation;
 use banger_artifacts::job::{Part, Progress};
 use banger_proto::failure::Failure;
@@ -41,7 +41,7 @@ struct Audience(Mutex<Watchers>);
 struct Watchers {
     list: Vec<(u64, Operation)>,
     next: u64,
-    phase: Option<String>,
+    told: Told,
 }
 
 /// One watcher's place; leaving it, however that happens, counts.
@@ -99,9 +99,7 @@ impl<T> Flight<T> {
         let mut watchers = lock(&self.audience.0);
         let number = watchers.next;
         watchers.next += 1;
-        if let Some(phase) = &watchers.phase {
-            operation.begin(phase.clone());
-        }
+        watchers.told.again(operation);
         watchers.list.push((number, operation.clone()));
         Place { flight: self.clone(), number }
     }
@@ -120,7 +118,7 @@ impl<T> Drop for Place<T> {
 impl Progress for Audience {
     fn phase(&self, what: &str) {
         let mut watchers = lock(&self.0);
-        watchers.phase = Some(what.to_owned());
+        watchers.told.phase(what);
         watchers.list.iter().for_each(|(_, operation)| operation.begin(what));
     }
 
@@ -129,11 +127,15 @@ impl Progress for Audience {
     }
 
     fn part(&self, part: &Part<'_>) {
-        lock(&self.0).list.iter().for_each(|(_, operation)| operation.part(part));
+        let mut watchers = lock(&self.0);
+        watchers.told.part(part);
+        watchers.list.iter().for_each(|(_, operation)| operation.part(part));
     }
 
     fn notice(&self, text: &str) {
-        lock(&self.0).list.iter().for_each(|(_, operation)| operation.notice(text));
+        let mut watchers = lock(&self.0);
+        watchers.told.notice(text);
+        watchers.list.iter().for_each(|(_, operation)| operation.notice(text));
     }
 }
 
@@ -144,29 +146,57 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_artifacts::job::PartState;
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::sync::{Notify, mpsc};
 
     #[tokio::test]
-    async fn two_watchers_share_one_pull_and_both_hear_of_it() {
+    async fn two_watchers_share_one_pull_and_the_later_one_hears_all_of_it_too() {
         let flights = Flights::<u32>::default();
-        let (runs, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+        let (runs, told, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (lines, mut heard) = mpsc::channel(16);
         let first = Operation::silent();
         let second = Operation::watched(lines);
         let pull = |operation| {
-            let (runs, go, flights) = (runs.clone(), go.clone(), &flights);
+            let (runs, told, go, flights) = (runs.clone(), told.clone(), go.clone(), &flights);
             flights.join("k", operation, move |progress, _| async move {
+                let part = |name, state, done| progress.part(&Part { name, state, done, total: 9 });
                 progress.phase("fetching");
+                progress.notice("one was passed over");
+                part("here", PartState::Waiting, 0);
+                part("coming", PartState::Waiting, 0);
+                part("here", PartState::Cached, 0);
+                part("here", PartState::Done, 9);
+                part("coming", PartState::Coming, 0);
+                part("coming", PartState::Coming, 4);
+                told.notify_one();
                 go.notified().await;
                 runs.fetch_add(1, Ordering::SeqCst);
                 Ok(7)
             })
         };
-        let (a, b, ()) = tokio::join!(pull(&first), pull(&second), async {
-            // The second hears the phase although it may have come before.
-            let line = heard.recv().await.unwrap();
-            assert!(std::str::from_utf8(&line).unwrap().contains("fetching"));
+        let late = async {
+            told.notified().await;
+            pull(&second).await
+        };
+        let (a, b, ()) = tokio::join!(pull(&first), late, async {
+            let mut lines = Vec::new();
+            while lines.len() < 8 {
+                let line: serde_json::Value = serde_json::from_slice(&heard.recv().await.unwrap()).unwrap();
+                let text = |key: &str| line[key].as_str().unwrap_or_default();
+                lines.push(format!("{}{} {} {}", text("text"), text("layer"), text("state"), line["done"]));
+            }
+            let all = [
+                "fetching  null",
+                "one was passed over  null",
+                "here waiting 0",
+                "coming waiting 0",
+                "here cached 0",
+                "here done 9",
+                "coming downloading 0",
+                "coming downloading 4",
+            ];
+            assert_eq!(lines, all);
             go.notify_one();
         });
         assert_eq!((a.unwrap(), b.unwrap(), runs.load(Ordering::SeqCst)), (7, 7, 1));
