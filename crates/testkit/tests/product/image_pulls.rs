@@ -157,7 +157,7 @@ fn two_of_one_download_once_and_two_of_different_ones_come_together() {
     for pull in pulls {
         pull.signal(Signal::INT);
         let out = pull.finish(SOON).expect(130);
-        assert!(out.err().contains("nothing of it is kept"), "{out}");
+        assert!(out.err().contains("unless 'banger image list' shows the image, nothing of it is kept"), "{out}");
     }
     wait_until(SOON * 3, "the end of both", || match staged(&env) {
         0 => Ok(()),

@@ -176,6 +176,26 @@ fn an_interrupt_leaves_nothing() {
 }
 
 #[test]
+fn an_interrupt_while_an_images_kernel_comes_says_where_the_image_is() {
+    let Some((env, server)) = furnished() else { return };
+    let image = crate::images::layout(&env, "app", "1");
+    let pull = env.banger(["image", "pull", &image, "--name", "app", "--kernel", NAME]).spawn();
+    halfway(&env, &server, 1);
+    pull.signal(Signal::INT);
+    let out = pull.finish(SOON).expect(130);
+    assert!(out.err().contains("unless 'banger image list' shows the image"), "{out}");
+    // It does: it lacks its name, and nothing else.
+    let images = env.banger(["image", "list", "--json"]).run().expect(0).json();
+    let nameless = images.as_array().unwrap().iter().filter(|image| image["names"] == serde_json::json!([])).count();
+    assert_eq!(nameless, 1, "{images:#}");
+    server.open();
+    let again = env.banger(["image", "pull", &image, "--name", "app", "--kernel", NAME]).patience(SOON).run().expect(0);
+    assert!(again.err().contains("image app is up to date"), "{again}");
+    whole(&env);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_daemon_that_is_killed_leaves_nothing_a_retry_minds() {
     let Some((env, server)) = furnished() else { return };
     let first = pull(&env);

@@ -15,7 +15,9 @@ use banger_proto::{
 use clap::Args;
 use std::path::Path;
 
-const UNDONE: &str = "interrupted: the image was not pulled, and nothing of it is kept but layers in the cache";
+/// Its image may be here all the same: it lacked its name or its kernel only, or somebody else waits for it too.
+const UNDONE: &str =
+    "interrupted: unless 'banger image list' shows the image, nothing of it is kept but layers in the cache";
 /// What begins a source that is a file or directory.
 const FILES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 

@@ -13,7 +13,8 @@ use banger_proto::{
 use clap::Args;
 use hyper::Method;
 
-const UNDONE: &str = "interrupted: the kernel was not pulled, and nothing of it is kept";
+/// Somebody else may wait for it too, and get it.
+const UNDONE: &str = "interrupted: unless 'banger kernel list' shows the kernel, nothing of it is kept";
 
 /// `banger kernel pull`.
 #[derive(Debug, Args)]
