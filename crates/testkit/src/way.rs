@@ -21,8 +21,9 @@ if [ -n "$3" ]; then
   mknod -m 666 "$3/tun" c 10 200
   mount --bind "$3/tun" /dev/net/tun
 fi
-shift 3
-exec setpriv --reuid="$uid" --regid="$uid" --clear-groups -- "$@"
+groups=${4:+--groups=$4}
+shift 4
+exec setpriv --reuid="$uid" --regid="$uid" "${groups:---clear-groups}" -- "$@"
 "#;
 
 /// The way; the default is none at all.
@@ -34,6 +35,8 @@ pub struct Way {
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// The user, and perhaps an empty directory for a tap device that this user can open.
     pub user: Option<(u32, Option<PathBuf>)>,
+    /// A group the user is in besides.
+    pub group: Option<u32>,
 }
 
 impl Way {
@@ -57,7 +60,8 @@ impl Way {
         }
         if let Some((uid, tap)) = &self.user {
             let tap = tap.as_ref().map_or_else(OsString::new, OsString::from);
-            words.extend(["user".into(), uid.to_string().into(), tap]);
+            let group = self.group.map_or_else(String::new, |group| group.to_string());
+            words.extend(["user".into(), uid.to_string().into(), tap, group.into()]);
         }
         words
     }

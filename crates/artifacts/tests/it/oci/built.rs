@@ -11,6 +11,7 @@ use crate::{ext4::Image, full::Tmpfs};
 use banger_artifacts::{
     image::{DebianRecipe, Depth, ImageError, Source},
     job::{Cancel, Job, Progress, Silent},
+    program::Program,
 };
 use banger_testkit::{Way, marked_processes, require, wait_until};
 use std::{
@@ -24,6 +25,10 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An ordinary user, whom this host need not know.
 const USER: u32 = 61_234;
+/// The first of the user's subordinate ids, of users and of groups.
+const SUBORDINATE: u32 = 2_000_000;
+/// Another group the user may be in.
+const GROUP: u32 = 61_235;
 
 /// Works as the real one does: gives files to others, mounts something, has a helper, which leaves its process group, and
 /// deletes what it has made at the end, or after a failure of its own. It does not listen when it is to end, and goes no
@@ -221,26 +226,86 @@ fn nor_does_an_ordinary_users() {
     }
     // Where others get to.
     let dir = place_in(Path::new("/tmp"), MESSY);
-    let root = dir.path();
-    let program = root.join(PROGRAMS).join("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    // Others than the user run what is in there; what is the user's is in directories that only the user gets to.
-    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
-    for path in [root.to_owned(), root.join("images"), root.join("blobs")] {
-        chown(path, Some(USER), Some(USER)).unwrap();
+    Builder::of_a_user(dir.path()).ends_at_any_moment();
+}
+
+#[test]
+fn what_an_ordinary_users_left_goes_where_none_but_a_group_of_the_user_gets_to() {
+    if !require("root") || !require("mount") || !require("uidmap") {
+        return;
     }
-    let mut way = Way::user(USER, None);
-    let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    for (file, text) in [
-        ("passwd", format!("{passwd}somebody:x:{USER}:{USER}::/nonexistent:/bin/sh\n")),
-        ("subuid", "somebody:2000000:65536\n".to_owned()),
-        ("subgid", "somebody:3000000:65536\n".to_owned()),
-    ] {
-        let path = root.join(PROGRAMS).join(file);
-        fs::write(&path, text).unwrap();
-        way.binds.push((path, Path::new("/etc").join(file)));
+    let shared = tempfile::tempdir_in("/tmp").unwrap();
+    let root = shared.path().join("home");
+    fs::create_dir(&root).unwrap();
+    drop(Host::within(&root));
+    bootstraps_with(&root, MESSY);
+    let mut builder = Builder::of_a_user(&root);
+    chown(shared.path(), Some(0), Some(GROUP)).unwrap();
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    builder.way.group = Some(GROUP);
+    // As a killed one leaves it: what only root of the user's subordinate ids can take away.
+    let images = root.join("images");
+    let (left, theirs) = (images.join(".staging-left"), images.join(".staging-left/theirs"));
+    fs::create_dir_all(&theirs).unwrap();
+    fs::write(theirs.join("file"), "").unwrap();
+    chown(&left, Some(USER), Some(USER)).unwrap();
+    chown(&theirs, Some(SUBORDINATE + 42), Some(SUBORDINATE + 42)).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut next = child::start_by(&builder.way, &builder.program, &root, "prune", "");
+    assert_eq!(next.heard().as_deref(), Some("pruned 0"));
+    next.ends_well();
+    assert_eq!(stored(&images), Vec::<String>::new());
+}
+
+#[test]
+fn nor_does_one_where_nothing_can_be_contained() {
+    if !require("apt") || !require("root") {
+        return;
     }
-    Builder { root, way, program }.ends_at_any_moment();
+    // Nothing is mounted then, and what leaves its process group would stay.
+    let bare = MESSY
+        .replace("mount -t tmpfs none \"$root/proc\" && : >\"$root/proc/mounted\" || exit\n", "")
+        .replace("umount \"$root/proc\" || exit\n", "")
+        .replace("setsid sleep", "sleep")
+        .replace("trap ''", "echo \"$*\" >\"$(dirname \"$0\")/asked\"\ntrap ''");
+    assert!(!bare.contains("mount") && bare.contains("/asked"), "{bare}");
+    let dir = place(&bare);
+    let programs = dir.path().join(PROGRAMS);
+    let no_namespaces = programs.join("unshare");
+    fs::write(&no_namespaces, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&no_namespaces, fs::Permissions::from_mode(0o755)).unwrap();
+    let builder = Builder { root: dir.path(), way: Way::default(), program: std::env::current_exe().unwrap() };
+    builder.ends_at_any_moment();
+    let asked = fs::read_to_string(programs.join("asked")).unwrap();
+    assert!(asked.contains("--mode=root --skip=chroot/mount "), "{asked}");
+    // Which is what the real one calls it: what it does not know it passes over.
+    let real = fs::read_to_string(Program::find("mmdebstrap").unwrap()).unwrap();
+    assert!(real.contains("^chroot/mount(?:/proc)?$"));
+}
+
+impl<'a> Builder<'a> {
+    /// An ordinary user with subordinate ids, whose store is in `root`.
+    fn of_a_user(root: &'a Path) -> Self {
+        let program = root.join(PROGRAMS).join("test");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Others than the user run what is in there; what is the user's is in directories that only the user gets to.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+        for path in [root.to_owned(), root.join("images"), root.join("blobs")] {
+            chown(path, Some(USER), Some(USER)).unwrap();
+        }
+        let mut way = Way::user(USER, None);
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        for (file, text) in [
+            ("passwd", format!("{passwd}somebody:x:{USER}:{USER}::/nonexistent:/bin/sh\n")),
+            ("subuid", format!("somebody:{SUBORDINATE}:65536\n")),
+            ("subgid", format!("somebody:{SUBORDINATE}:65536\n")),
+        ] {
+            let path = root.join(PROGRAMS).join(file);
+            fs::write(&path, text).unwrap();
+            way.binds.push((path, Path::new("/etc").join(file)));
+        }
+        Self { root, way, program }
+    }
 }
 
 /// Lets a bootstrap end once somebody else waits for it.
