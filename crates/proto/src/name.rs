@@ -145,7 +145,7 @@ checked_text!(
 );
 
 checked_text!(
-    /// An image's id: the first 16 hexadecimal digits of the SHA-256 that identifies its content.
+    /// An image's id: the first 16 hexadecimal digits of its digest (BLAKE3; SHA-256 of an older or a registered one).
     ImageId,
     "image id",
     "16 lower-case hexadecimal digits",
