@@ -21,5 +21,6 @@ mod sources;
 mod stacks;
 mod tokens;
 mod umoci;
+mod waits;
 mod writers;
 mod xattrs;

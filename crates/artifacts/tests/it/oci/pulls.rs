@@ -11,7 +11,7 @@ use crate::{
 };
 use banger_artifacts::{
     image::{Corruption, Depth, ImageError},
-    job::{Job, Progress, Silent},
+    job::{Job, Silent},
     oci::Platform,
 };
 use banger_testkit::{require, wait_until};
@@ -24,8 +24,6 @@ use std::{
     time::Duration,
 };
 use tar::EntryType;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn opened(path: &Path) -> Image {
     check(path);
@@ -315,56 +313,6 @@ fn a_prune_in_the_middle_of_a_pull_costs_no_second_download() {
     }
     let pruned = host.registries.cache.prune(false, &host.cancel).unwrap();
     assert_eq!((pruned.blobs, pruned.in_use), (9, 0), "nobody holds them afterwards");
-}
-
-/// Lets a layer come once somebody waits for the pull it is in.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    /// Waits for it; false where nobody opens it.
-    fn passed(&self) -> bool {
-        let (open, changed) = &*self.0;
-        let open = open.lock().expect("nobody panics with it");
-        *changed.wait_timeout_while(open, PATIENCE, |open| !*open).expect("nor here").0
-    }
-}
-
-impl Progress for Gate {
-    fn phase(&self, what: &str) {
-        if what == "waiting for another pull of this image" {
-            *self.0.0.lock().expect("nobody panics with it") = true;
-            self.0.1.notify_all();
-        }
-    }
-
-    fn advance(&self, _done: u64, _total: Option<u64>) {}
-}
-
-#[test]
-fn who_waits_for_another_pull_of_the_same_image_is_told() {
-    let content = Content::default();
-    let layer = Layer::new().file("a", "a").done();
-    let digest = content.plain("v1", std::slice::from_ref(&layer));
-    let (gate, slow) = (Gate::default(), super::registry::digest(&layer));
-    let (asked, is_asked) = std::sync::mpsc::channel();
-    let passing = gate.clone();
-    let server = Server::start(move |request| {
-        if request.path.contains(&slow) {
-            asked.send(()).unwrap();
-            assert!(passing.passed(), "nobody is told to wait");
-        }
-        content.answer(request)
-    });
-    let host = Host::new();
-    std::thread::scope(|scope| {
-        let one = scope.spawn(|| host.image(&reference(&server, "v1")));
-        is_asked.recv_timeout(PATIENCE).unwrap();
-        let pinned = format!("127.0.0.1:{}/app@{digest}", server.port());
-        let two = host.pull_watched(&pinned, &gate).unwrap();
-        assert!(two.known && two.image.manifest.id == one.join().unwrap().manifest.id);
-    });
-    assert!(gate.passed());
 }
 
 #[test]
