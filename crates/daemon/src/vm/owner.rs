@@ -183,6 +183,9 @@ impl Owner {
 
     /// What a message means for the row.
     pub(super) fn take_in(&mut self, message: ShimMessage) -> Seen {
+        // A step that changed ports has written down what came of it; what was said before that is heard after it.
+        let now = self.shim.as_ref().map(|shim| shim.status().published);
+        let open = |said| places(&now.unwrap_or(said));
         let run = &mut self.row.run;
         match message {
             ShimMessage::Status(status) => {
@@ -190,7 +193,7 @@ impl Owner {
                 run.vmm_process = status.vmm;
                 run.unconfined = status.unconfined;
                 self.rebooted |= status.relaunches > 0;
-                run.published = places(&status.published);
+                run.published = open(status.published);
                 run.boot_state = status.booted.as_deref().map(words);
                 if let Some(ready) = status.ready {
                     return self.ready(ready);
@@ -210,7 +213,7 @@ impl Owner {
                 Seen::Changed
             }
             ShimMessage::Published { published, .. } => {
-                run.published = places(&published);
+                run.published = open(published);
                 Seen::Changed
             }
             ShimMessage::Console { .. } => Seen::Progress,

@@ -9,8 +9,8 @@
 //!  set      run         run          wait            wait         wait    wait  refuse
 //!  delete   run         needs force  cancel, run     cancel, run  wait    wait  wait
 //! ```
-//! The columns are the step in progress; a delete of what is live needs force whatever is in progress. "Down" is created,
-//! stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then decided anew, in the
+//! The columns are the step in progress; a delete of what is live needs force whatever is in progress, but another delete:
+//! what goes already is nobody's to lose. "Down" is created, stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then decided anew, in the
 //! state it left. A start whose agent answered leaves a machine that can be asked to power off, so that a stop of it is an
 //! orderly one; it goes on if nothing that takes the VM down comes after it, and until then another start is refused as
 //! during the step.
@@ -125,6 +125,8 @@ pub(crate) enum Reason {
     Running,
     /// It is on its way up, or about to be, and that was not forced.
     ComingUp,
+    /// It is on its way down, and that was not forced.
+    GoingDown,
     /// Somebody wants something of it.
     InUse,
 }
@@ -140,6 +142,10 @@ pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
         (None, Op::Start { .. }) if state.is_live() => Nothing,
         (None, Op::Stop { .. }) if !state.is_live() => Nothing,
         (None, Op::Kill { .. }) if !state.is_live() => Refuse(Reason::NotRunning),
+        (Some(Op::Delete { .. }), Op::Delete { .. }) => Verdict::Wait,
+        (Some(Op::Stop { .. } | Op::Kill { .. }), Op::Delete { force: false }) if state.is_live() => {
+            Refuse(Reason::GoingDown)
+        }
         (_, Op::Delete { force: false }) if state == VmState::Starting => Refuse(Reason::ComingUp),
         // Also while it comes and goes: force is about what is lost, and a VMM is what would be.
         (_, Op::Delete { force: false }) if state.is_live() => Refuse(Reason::Running),
@@ -153,8 +159,7 @@ pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
 /// The step in progress is `busy`.
 fn decide_meanwhile(busy: &Op, asked: &Op) -> Verdict {
     match (busy, asked) {
-        (Op::Delete { .. }, Op::Delete { .. })
-        | (Op::Stop { cause: StopCause::Unused, .. }, Op::Start { .. } | Op::Restart { .. }) => Verdict::Wait,
+        (Op::Stop { cause: StopCause::Unused, .. }, Op::Start { .. } | Op::Restart { .. }) => Verdict::Wait,
         (Op::Delete { .. }, _) => Verdict::Refuse(Reason::Deleting),
         // A set changes a wish, not a machine: the step in progress goes by the wish it began with, and a set itself
         // takes a moment.

@@ -147,37 +147,46 @@ pub(super) async fn agree(store: &Store, row: &VmRow, shim: &Shim) -> Result<(),
     Ok(())
 }
 
-/// Opens and closes. Closed first is only what may be in the way of what is opened, so that a refusal leaves the rest as it
-/// is; what was closed by then is left to [`Change::undo`].
+/// Opens and closes. What is to be closed is in the way of nothing that is opened first, so that a refusal of that leaves all
+/// as it is; what was closed when a later one is refused is left to [`Change::undo`].
 async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: &[Publish]) -> Result<(), Failure> {
-    let (id, store) = (&owner.row.id, &owner.parts.store);
     let open = shim.status().published;
     let port = |old: &Publish| open.iter().find(|open| open.asked == *old).map_or(old.host, |open| open.at.host).port();
-    let is_in_the_way = |old: &&Publish| opening.iter().any(|new| new.host.port() == port(old));
-    let (before, after): (Vec<&Publish>, Vec<&Publish>) = closing.iter().partition(is_in_the_way);
-    close_ports(owner, shim, before).await?;
+    // Any free port that is taken back and asked for again is to be another one: the shim leaves one that is open as it is.
+    let is_in_the_way = |old: &Publish, new: &Publish| old == new || port(old) == new.host.port();
+    let (then, first): (Vec<Publish>, Vec<Publish>) =
+        opening.iter().copied().partition(|new| closing.iter().any(|old| is_in_the_way(old, new)));
+    let (before, after): (Vec<Publish>, Vec<Publish>) =
+        closing.iter().copied().partition(|old| opening.iter().any(|new| is_in_the_way(old, new)));
     let mut opened = Vec::new();
-    for publish in opening {
-        let claimed = ports::claim(store, id, publish).await;
-        failpoint::hit("set.claimed").await;
-        let result = match claimed {
-            Ok(()) => shim.publish(*publish).await.map_err(Failure::from),
-            refused => refused,
-        };
-        failpoint::hit("set.opened").await;
-        opened.push(*publish);
-        if let Err(failure) = result {
-            for publish in opened {
-                let _ = shim.unpublish(publish).await;
-                store.unclaim(id, ResourceKind::Port, &publish.host.to_string()).await?;
-            }
-            return Err(failure);
+    let exchanged = async {
+        open_ports(owner, shim, &first, &mut opened).await?;
+        close_ports(owner, shim, &before).await?;
+        open_ports(owner, shim, &then, &mut opened).await
+    };
+    if let Err(failure) = exchanged.await {
+        for publish in &opened {
+            let _ = shim.unpublish(*publish).await;
+            owner.parts.store.unclaim(&owner.row.id, ResourceKind::Port, &publish.host.to_string()).await?;
         }
+        return Err(failure);
     }
-    close_ports(owner, shim, after).await
+    close_ports(owner, shim, &after).await
 }
 
-async fn close_ports(owner: &Owner, shim: &Shim, ports: Vec<&Publish>) -> Result<(), Failure> {
+/// Opens them, and says which of them it began with.
+async fn open_ports(owner: &Owner, shim: &Shim, ports: &[Publish], opened: &mut Vec<Publish>) -> Result<(), Failure> {
+    for publish in ports {
+        opened.push(*publish);
+        ports::claim(&owner.parts.store, &owner.row.id, publish).await?;
+        failpoint::hit("set.claimed").await;
+        shim.publish(*publish).await?;
+        failpoint::hit("set.opened").await;
+    }
+    Ok(())
+}
+
+async fn close_ports(owner: &Owner, shim: &Shim, ports: &[Publish]) -> Result<(), Failure> {
     for publish in ports {
         shim.unpublish(*publish).await?;
         failpoint::hit("set.closed").await;

@@ -223,5 +223,6 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
         Reason::Running => conflict("is running")
             .hint(format!("`banger vm stop {name}` first: {by_force}, and what its guest has not written is lost")),
         Reason::ComingUp => conflict("is being started").hint(by_force),
+        Reason::GoingDown => conflict("is being stopped").hint(by_force),
     }
 }

@@ -5,6 +5,7 @@ mod agents;
 mod forced;
 mod machine;
 mod meanwhile;
+mod ports;
 mod references;
 mod unreadable;
 mod waiters;

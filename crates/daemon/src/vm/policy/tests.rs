@@ -87,21 +87,21 @@ const TABLE: &str = "
     restart  stopped   !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     restart  failed    !starting  !starting  cancel     !used   cancel     wait       !coming cancel
     stop     created   !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
-    stop     starting  !stopping  !stopping  wait       !used   cancel     wait       !coming cancel
-    stop     running   !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
-    stop     stopping  !stopping  !stopping  wait       !used   cancel     wait       !up     cancel
+    stop     starting  !stopping  !stopping  wait       !used   cancel     wait       !going  cancel
+    stop     running   !stopping  !stopping  wait       !used   cancel     wait       !going  cancel
+    stop     stopping  !stopping  !stopping  wait       !used   cancel     wait       !going  cancel
     stop     stopped   !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
     stop     failed    !stopping  !stopping  wait       !used   cancel     wait       cancel  cancel
     unused   created   wait       wait       wait       !used   cancel     wait       cancel  cancel
-    unused   starting  wait       wait       wait       !used   cancel     wait       !coming cancel
-    unused   running   wait       wait       wait       !used   cancel     wait       !up     cancel
-    unused   stopping  wait       wait       wait       !used   cancel     wait       !up     cancel
+    unused   starting  wait       wait       wait       !used   cancel     wait       !going  cancel
+    unused   running   wait       wait       wait       !used   cancel     wait       !going  cancel
+    unused   stopping  wait       wait       wait       !used   cancel     wait       !going  cancel
     unused   stopped   wait       wait       wait       !used   cancel     wait       cancel  cancel
     unused   failed    wait       wait       wait       !used   cancel     wait       cancel  cancel
     kill     created   !stopping  !stopping  wait       !used   wait       wait       wait    wait
-    kill     starting  !stopping  !stopping  wait       !used   wait       wait       !coming wait
-    kill     running   !stopping  !stopping  wait       !used   wait       wait       !up     wait
-    kill     stopping  !stopping  !stopping  wait       !used   wait       wait       !up     wait
+    kill     starting  !stopping  !stopping  wait       !used   wait       wait       !going  wait
+    kill     running   !stopping  !stopping  wait       !used   wait       wait       !going  wait
+    kill     stopping  !stopping  !stopping  wait       !used   wait       wait       !going  wait
     kill     stopped   !stopping  !stopping  wait       !used   wait       wait       wait    wait
     kill     failed    !stopping  !stopping  wait       !used   wait       wait       wait    wait
     set      created   wait       wait       wait       !used   wait       wait       wait    wait
@@ -111,9 +111,9 @@ const TABLE: &str = "
     set      stopped   wait       wait       wait       !used   wait       wait       wait    wait
     set      failed    wait       wait       wait       !used   wait       wait       wait    wait
     delete   created   !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
-    delete   starting  !deleting  !deleting  !deleting  !used   !deleting  !deleting  !coming wait
-    delete   running   !deleting  !deleting  !deleting  !used   !deleting  !deleting  !up     wait
-    delete   stopping  !deleting  !deleting  !deleting  !used   !deleting  !deleting  !up     wait
+    delete   starting  !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
+    delete   running   !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
+    delete   stopping  !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
     delete   stopped   !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
     delete   failed    !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
 ";
@@ -141,6 +141,7 @@ fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
         "!down" => Verdict::Refuse(Reason::NotRunning),
         "!up" => Verdict::Refuse(Reason::Running),
         "!coming" => Verdict::Refuse(Reason::ComingUp),
+        "!going" => Verdict::Refuse(Reason::GoingDown),
         "!used" => Verdict::Refuse(Reason::InUse),
         other => panic!("{other}"),
     }
@@ -181,7 +182,8 @@ impl Model {
     fn ask(&mut self, op: Op) {
         let verdict = written(self.state, self.busy.as_ref(), &op);
         assert_eq!(decide(self.state, self.busy.as_ref(), &op), verdict, "{op:?} of {self:?}");
-        if op == (Op::Delete { force: false }) && (self.state.is_live() || self.is_coming_up()) {
+        let goes = matches!(self.busy, Some(Op::Delete { .. }));
+        if op == (Op::Delete { force: false }) && !goes && (self.state.is_live() || self.is_coming_up()) {
             assert!(matches!(verdict, Verdict::Refuse(_)), "somebody waits for it: {self:?}");
         }
         match verdict {

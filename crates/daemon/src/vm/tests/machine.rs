@@ -1,11 +1,11 @@
 //! The engine and a machine whose shim is played by the test.
 
-use super::{agents::FakeAgent, *};
+use super::{agents::FakeAgent, ports::FakePorts, *};
 use crate::{
     operation::BACKLOG,
     shim::{
         client::{Adopted, Shim},
-        control::{Opened, SOCKET, ShimMessage, ShimRequest, ShimStatus},
+        control::{SOCKET, ShimMessage, ShimRequest, ShimStatus},
     },
     vm::{owner::Owner, stop},
 };
@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A shim whose guest's agent has not answered. It publishes what it is told to, and says what it was asked for.
+/// A shim whose guest's agent has not answered. It says what it was asked for.
 pub(super) struct FakeShim {
     process: Victim,
     pub(super) requests: mpsc::UnboundedReceiver<ShimRequest>,
@@ -60,11 +60,13 @@ impl FakeShim {
             unconfined: None,
             published: Vec::new(),
         };
+        let ports = Arc::new(FakePorts::default());
         let serving = tokio::spawn(async move {
             // They end with this.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, status.clone(), sender.clone()));
+                let status = ShimStatus { published: ports.all(), ..status.clone() };
+                connections.spawn(serve(stream, status, ports.clone(), sender.clone()));
             }
         });
         Self { process, requests, serving }
@@ -87,6 +89,7 @@ impl FakeShim {
 async fn serve(
     mut stream: UnixStream,
     status: ShimStatus,
+    ports: Arc<FakePorts>,
     requests: mpsc::UnboundedSender<ShimRequest>,
 ) -> std::io::Result<()> {
     let say = |message: ShimMessage| framing::encode(&message).unwrap();
@@ -97,15 +100,16 @@ async fn serve(
         let mut body = vec![0; framing::body_length(header).unwrap()];
         stream.read_exact(&mut body).await?;
         let request = framing::decode(&body).unwrap();
-        if let ShimRequest::Publish { port } = request {
-            let published = vec![Opened { asked: port, at: port }];
-            stream.write_all(&say(ShimMessage::Published { published, refused: None })).await?;
-        }
-        if let ShimRequest::Unpublish { .. } = request {
-            let published = Vec::new();
-            stream.write_all(&say(ShimMessage::Published { published, refused: None })).await?;
-        }
+        let answer = match request {
+            ShimRequest::Publish { port } => Some(ports.open(port)),
+            ShimRequest::Unpublish { port } => Some(ports.close(port)),
+            ShimRequest::Signal { .. } | ShimRequest::End => None,
+        };
+        // Who has its answer finds what it asked for here.
         let _ = requests.send(request);
+        if let Some(answer) = answer {
+            stream.write_all(&say(answer)).await?;
+        }
     }
 }
 
@@ -194,24 +198,6 @@ async fn a_machine_that_reboots_publishes_what_is_written_down_too() {
     let asked = fake.requests.try_recv().expect("it is asked before the daemon answers anybody");
     assert_eq!(asked, ShimRequest::Publish { port: row.spec.network.publish[0] });
     assert_eq!(world.row(&row).await.unwrap().run.published, row.spec.network.publish);
-}
-
-#[tokio::test]
-async fn a_port_that_is_closed_can_be_opened_for_another_by_the_same_request() {
-    let world = World::new();
-    let mut row = world.vm("v", VmState::Running).await;
-    let port = |text: &str| text.parse::<banger_proto::network::Publish>().unwrap();
-    row.spec.network.publish = vec![port("127.0.0.1:8080:80")];
-    world.store.update_vm(&row).await.unwrap();
-    let mut fake = FakeShim::of(&world, &row);
-    world.vms().reconcile().await.unwrap();
-    assert!(matches!(fake.requests.recv().await, Some(ShimRequest::Publish { .. })));
-    let (closed, opened) = (port("127.0.0.1:8080:80"), port("127.0.0.1:8080:81"));
-    let set = SetVm { publish: vec![opened], unpublish: vec![closed], ..SetVm::default() };
-    world.vms().change("v", Op::Set(set), &Operation::silent()).await.unwrap();
-    assert_eq!(fake.requests.recv().await, Some(ShimRequest::Unpublish { port: closed }));
-    assert_eq!(fake.requests.recv().await, Some(ShimRequest::Publish { port: opened }));
-    assert_eq!(world.row(&row).await.unwrap().spec.network.publish, [opened]);
 }
 
 pub(super) fn ready() -> Ready {
