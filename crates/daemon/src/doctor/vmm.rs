@@ -159,15 +159,19 @@ mod tests {
         assert!(verdict == Verdict::Pass && text.contains("1.15.1 is supported"), "{text}");
     }
 
+    /// One where QEMU is chosen, whether or not there is a Firecracker on this host, and the probe of KVM says this.
+    fn with_qemu(bench: &mut Bench, probe: &str) {
+        let qemu = bench.install("qemu-system-x86_64", "QEMU emulator version 7.2.22");
+        bench.install("banger-shim", probe);
+        bench.write("dev/kvm", "");
+        let file = crate::config::File::parse(&format!("qemu_bin = {qemu:?}\nvmm = \"qemu\""), "/c".as_ref()).unwrap();
+        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+    }
+
     #[tokio::test]
     async fn what_the_daemon_believes_of_kvm_is_said_where_it_is_not_so_any_more() {
         let mut bench = Bench::new();
-        let qemu = bench.install("qemu-system-x86_64", "QEMU emulator version 7.2.22");
-        bench.install("banger-shim", r#"{"kvm":"usable"}"#);
-        bench.write("dev/kvm", "");
-        // Whether or not there is a Firecracker on this host.
-        let file = crate::config::File::parse(&format!("qemu_bin = {qemu:?}\nvmm = \"qemu\""), "/c".as_ref()).unwrap();
-        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+        with_qemu(&mut bench, r#"{"kvm":"usable"}"#);
         let outdated =
             |found: &[(Verdict, String)]| found.iter().any(|(_, text)| text.contains("earlier in this boot"));
         let found = bench.look(&Monitor).await;
@@ -183,6 +187,27 @@ mod tests {
         std::fs::remove_file(&device).unwrap();
         bench.write("dev/kvm", "another");
         assert!(bench.look(&Monitor).await[0].1.contains("qemu/kvm"));
+    }
+
+    #[tokio::test]
+    async fn a_kvm_that_is_busy_now_is_not_said_to_be_tried_by_starts_that_believe_in_it() {
+        let mut bench = Bench::new();
+        with_qemu(&mut bench, r#"{"kvm":"untried","reason":"EBUSY"}"#);
+        let (busy, again) = ("end what keeps KVM busy", "each start tries it again");
+        let device = bench.host.system("/dev/kvm");
+        let broken = KvmFinding::Broken { reason: "so it was".into() };
+        for (believed, chosen, is_tried) in
+            [(None, "qemu/tcg", true), (Some(broken), "qemu/tcg", true), (Some(KvmFinding::Usable), "qemu/kvm", false)]
+        {
+            if let Some(believed) = believed {
+                HostFacts::keep(&bench.host.layout.cache, &device, believed);
+            }
+            let found = bench.look(&Monitor).await;
+            assert!(found[0].1.contains(chosen), "{found:?}");
+            let (verdict, text) = &found[1];
+            assert!(*verdict == Verdict::Warn && text.contains("EBUSY") && text.contains(busy), "{text}");
+            assert_eq!(text.contains(again), is_tried, "{text}");
+        }
     }
 
     #[test]

@@ -269,15 +269,13 @@ impl Life {
                 Ok(end) => end,
                 Err(error) => return (ExitCause::VmmFailed, format!("the VMM was lost sight of: {error}")),
             };
-            // One with a bad one resets without a word: who has one to say is up.
-            bad_timers = if seen.bad_timer && word.is_none() { bad_timers + 1 } else { 0 };
+            bad_timers = verdict::bad_timers(bad_timers, seen.bad_timer, word);
             let panic = seen.panic.as_deref();
             let evidence = Evidence { asked, end: &end, word, overdue, panic, bad_timers, ready, was_ready };
             match verdict::decide(&evidence) {
                 Verdict::End(cause, reason) => return (cause, reason),
                 Verdict::Relaunch => {
-                    // A boot that was given up for its timer is none of those that have to be ready.
-                    was_ready = ready.is_some() || bad_timers > 0 && was_ready;
+                    was_ready = verdict::was_ready(was_ready, ready, bad_timers);
                     heard.begin(tokio::time::Instant::now());
                     self.hub.publish(&ShimMessage::Relaunching);
                 }

@@ -164,6 +164,18 @@ fn with_stderr(reason: String, machine: &MachineEnd) -> String {
     }
 }
 
+/// How many boots in a row found no timer or a bad one, with one that says so or not. Such a boot resets without a word: who
+/// has one to say is up.
+pub(super) fn bad_timers(before: u32, says_so: bool, word: Option<Power>) -> u32 {
+    if says_so && word.is_none() { before + 1 } else { 0 }
+}
+
+/// Whether there was a boot to be content with before the next one. One that was given up for its timer is none of those that
+/// have to be ready.
+pub(super) fn was_ready(before: bool, ready: Option<Init>, bad_timers: u32) -> bool {
+    ready.is_some() || bad_timers > 0 && before
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,6 +301,24 @@ mod tests {
         assert_eq!([0, 1, 2, 3, 9].map(tries), [2, 1, 0, 0, 0]);
         assert_eq!(timer_tries(Vmm::Qemu, Accelerator::Kvm, 0), 0);
         assert_eq!(timer_tries(Vmm::Firecracker, Accelerator::Kvm, 0), 0);
+    }
+
+    #[test]
+    fn a_guest_that_reboots_has_a_timer_whatever_its_console_shows() {
+        let reset = exited(0, Some(ShutdownReason::GuestReset));
+        let (mut before, mut was) = (0, true);
+        let mut boot = |word| {
+            before = bad_timers(before, true, word);
+            let verdict = decide(&Evidence { word, bad_timers: before, was_ready: was, ..evidence(&reset) });
+            was = was_ready(was, None, before);
+            verdict
+        };
+        // Those that find none come between two others.
+        for word in [None, None, Some(Power::Reboot), None] {
+            assert_eq!(boot(word), Verdict::Relaunch, "{word:?}");
+        }
+        let Verdict::End(ExitCause::GuestFailed, reason) = boot(Some(Power::Reboot)) else { panic!("for ever") };
+        assert!(reason.contains("twice in a row"), "{reason}");
     }
 
     #[test]

@@ -68,24 +68,34 @@ async fn a_machine_that_ended_by_itself_before_it_could_be_keeps_its_own_reason(
 #[tokio::test]
 async fn a_later_daemon_knows_what_was_ended_by_force_and_what_was_not() {
     let world = World::new();
-    let why = Some("the guest did not power off within 2 s: its machine was ended by force".to_owned());
-    for (before, cause, state, reason) in [
-        (VmState::Stopping, ExitCause::Ended, VmState::Stopped, why.clone()),
-        (VmState::Stopping, ExitCause::Poweroff, VmState::Stopped, None),
-        (VmState::Stopping, ExitCause::VmmFailed, VmState::Failed, Some("it died".to_owned())),
+    let forced = "the guest did not power off within 2 s: its machine was ended by force";
+    let (trouble, died) = ("its disk is full", "it died");
+    for (index, (before, said, cause, state, reason)) in [
+        (VmState::Stopping, forced, ExitCause::Ended, VmState::Stopped, Some(forced)),
+        (VmState::Stopping, forced, ExitCause::Poweroff, VmState::Stopped, None),
+        (VmState::Stopping, forced, ExitCause::VmmFailed, VmState::Failed, Some(died)),
         // What a guest that ran complained of is not why it was ended.
-        (VmState::Running, ExitCause::Ended, VmState::Stopped, None),
-    ] {
-        let mut row = world.vm(&format!("{before}-{cause:?}").to_lowercase(), before).await;
-        row.reason.clone_from(&why);
+        (VmState::Running, forced, ExitCause::Ended, VmState::Stopped, None),
+        (VmState::Stopping, trouble, ExitCause::Ended, VmState::Stopped, None),
+        // An end that is written down already, of which only what the machine held was not given back.
+        (VmState::Stopped, forced, ExitCause::VmmFailed, VmState::Stopped, Some(forced)),
+        (VmState::Failed, trouble, ExitCause::Poweroff, VmState::Failed, Some(trouble)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut row = world.vm(&format!("v{index}"), before).await;
+        world.store.claim(&row.id, ResourceKind::Shim, row.id.as_str()).await.unwrap();
+        row.reason = Some(said.into());
         world.store.update_vm(&row).await.unwrap();
-        world.record(&row, EXIT_FILE, &ExitRecord { cause, reason: "it died".into(), at: 1 });
+        world.record(&row, EXIT_FILE, &ExitRecord { cause, reason: died.into(), at: 1 });
         world.vms().reconcile().await.unwrap();
         let now = world.row(&row).await.unwrap();
-        assert_eq!((now.state, now.reason), (state, reason), "{before} {cause:?}");
+        assert_eq!((now.state, now.reason.as_deref()), (state, reason), "{before} {said} {cause:?}");
+        assert_eq!(world.holds(&row).await, [ResourceKind::StateDirectory]);
     }
     let mut row = world.vm("goes-on", VmState::Stopping).await;
-    row.reason = why;
+    row.reason = Some(forced.into());
     world.store.update_vm(&row).await.unwrap();
     let _fake = FakeShim::with(&world, &row, 1, None);
     world.vms().reconcile().await.unwrap();
