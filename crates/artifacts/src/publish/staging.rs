@@ -2,7 +2,7 @@
 
 use crate::{
     job::Cancel,
-    program::{Ids, Program},
+    program::{Ids, Program, ProgramError},
 };
 use rustix::process::geteuid;
 use std::{
@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use tempfile::NamedTempFile;
+
+/// What removes files that are not the user's own.
+const RM: &str = "rm";
 
 /// A directory being filled; it goes, with its content, unless it is published.
 #[derive(Debug)]
@@ -97,16 +100,28 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a directory with what was given to the user's subordinate ids: what an ordinary user's bootstrap leaves that is
-/// killed. `refused` is what the user alone gets of it.
+/// killed. `refused` is what the user alone got of it.
 fn remove_given(path: &Path, refused: io::Error) -> io::Result<()> {
     let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), geteuid().is_root()) else {
         return Err(refused);
     };
     let Ok(ids) = Ids::subordinate() else { return Err(refused) };
     // By no name of what is above it: root of these ids is in no group of the user's, and may not get through that.
-    let rm = Program::new("rm", "coreutils").as_root_of(ids.under_own()).directory(parent);
+    let rm = Program::new(RM, "coreutils").as_root_of(ids.under_own()).directory(parent);
     let rm = rm.args(["-rf", "--one-file-system", "--"]).arg(Path::new(".").join(name));
-    rm.capture(0, &Cancel::default()).map(drop).map_err(io::Error::other)
+    rm.capture(0, &Cancel::default()).map(drop).map_err(|error| said(refused, error))
+}
+
+/// What is said where that failed, too: what `rm` found in its way, or, where it was not run at all, what the user alone got.
+/// That may be as little a matter of whose the files are as a disk that cannot be written to.
+fn said(refused: io::Error, error: ProgramError) -> io::Error {
+    match error {
+        ProgramError::Failed { ref program, .. } if program == RM => io::Error::new(refused.kind(), error),
+        error => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "nothing is removed as root of subordinate ids");
+            refused
+        }
+    }
 }
 
 /// Makes every directory below `path` writable for its owner.
@@ -119,4 +134,31 @@ fn open_up(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    #[test]
+    fn why_a_directory_stays_is_said_by_who_tried_last() {
+        let failed = |program: &str| ProgramError::Failed {
+            program: program.into(),
+            status: std::process::ExitStatus::from_raw(1 << 8),
+            stderr: "./x: busy".into(),
+        };
+        let missing = ProgramError::Missing { program: "newuidmap".into(), package: "uidmap" };
+        for (error, words) in [
+            (failed(RM), "./x: busy"),
+            (failed("newuidmap"), "read-only"),
+            (missing, "read-only"),
+            (ProgramError::Namespace(io::ErrorKind::PermissionDenied.into()), "read-only"),
+        ] {
+            let refused = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "read-only");
+            let said = said(refused, error);
+            assert!(said.to_string().contains(words), "{said}");
+            assert_eq!(said.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+    }
 }
