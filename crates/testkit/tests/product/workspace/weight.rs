@@ -3,7 +3,7 @@
 use super::{corpus, place, says, tree};
 use crate::{SOON, delete, start};
 use banger_testkit::{Meter, TestEnv, require};
-use std::{fs, path::Path};
+use std::{ffi::OsString, fs, path::Path};
 
 /// A private mount namespace in which nothing can be written but a file system for temporary files, of little more room
 /// than the index takes; what a copy of the tree, or a part of it, would need is nowhere. Memory is short, too: `ulimit -d`
@@ -28,14 +28,19 @@ if touch "$HOME/written" 2>/dev/null; then exit 9; fi
 find "$TMPDIR" -mindepth 1 >&2
 "#;
 
-/// Brings `repo` with no room but `room` bytes for temporary files, and little memory.
+/// Brings `repo` with no room but `room` bytes for temporary files, and little memory. What comes first is a meter's, or
+/// nothing.
 #[track_caller]
-fn prepare_without_room(env: &TestEnv, room: u64, repo: &Path, copy: &Path) {
+fn prepare_without_room(env: &TestEnv, mut words: Vec<OsString>, room: u64, repo: &Path, copy: &Path) {
+    words.extend(
+        ["unshare", "--mount", "--propagation", "private", "--", "bash", "-c", NO_ROOM, "bash"].map(Into::into),
+    );
     let (scratch, banger) = (place(env, "tmp"), banger_testkit::bin_dir().join("banger"));
     fs::create_dir(&scratch).expect("a directory");
     let out = env
-        .program("unshare")
-        .args(["--mount", "--propagation", "private", "--", "bash", "-c", NO_ROOM, "bash", &room.to_string()])
+        .program(&words[0])
+        .args(&words[1..])
+        .args([&room.to_string()])
         .args([&banger])
         .args(["vm", "workspace", "prepare", "--quiet", "--guest-path", copy.to_str().expect("UTF-8"), "w"])
         .args([repo])
@@ -66,7 +71,7 @@ fn twenty_thousand_files_leave_nothing_on_the_hosts_disk_on_their_way() {
     start(&env, "w");
     let (repo, copy) = (corpus::many_files(&env, 20_000), place(&env, "guest"));
     // The copy of the index, two of them while one replaces the other.
-    prepare_without_room(&env, 3 * size(&repo.join(".git/index")), &repo, &copy);
+    prepare_without_room(&env, Vec::new(), 3 * size(&repo.join(".git/index")), &repo, &copy);
     assert_eq!(tree(&copy), tree(&repo));
     assert_eq!(says(&env, &copy, &["status", "--porcelain"]), b"");
     delete(&env, "w");
@@ -158,9 +163,8 @@ fn two_gigabytes_of_past_are_nobodys_burden() {
     let pids = [env.daemon().expect("a daemon").pid, env.vm_process("w", "shim_pid").pid];
     let before = pids.map(peak);
     let meter = Meter::of(&env, "w");
-    prepare_without_room(&env, 1 << 20, &repo, &copy);
+    prepare_without_room(&env, meter.words(), 1 << 20, &repo, &copy);
     let passed = meter.passed();
-    drop(meter);
     for (pid, before) in pids.into_iter().zip(before) {
         let grown = peak(pid).saturating_sub(before);
         assert!(grown < 32 << 10, "process {pid} took {grown} KiB more");
