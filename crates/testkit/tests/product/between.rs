@@ -4,7 +4,7 @@ use crate::{SOON, delete, start, vms};
 use banger_testkit::{TestEnv, wait_until};
 use rustix::process::Signal;
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
@@ -37,14 +37,24 @@ fn asked(env: &TestEnv, request: &str) -> UnixStream {
         head.extend(byte);
     }
     let head = String::from_utf8_lossy(&head);
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("transfer-encoding: chunked"), "{head}");
     client
 }
 
-fn rest(mut answer: UnixStream) -> String {
-    let mut text = String::new();
-    answer.read_to_string(&mut text).expect("the answer's end");
-    text
+/// All that it says after that, which comes in pieces that are cut anywhere.
+fn rest(answer: UnixStream) -> String {
+    let (mut answer, mut text) = (BufReader::new(answer), Vec::new());
+    loop {
+        let mut size = String::new();
+        answer.read_line(&mut size).expect("a piece");
+        let size = usize::from_str_radix(size.trim_end(), 16).unwrap_or_else(|error| panic!("{size:?}: {error}"));
+        let mut piece = vec![0; size + "\r\n".len()];
+        answer.read_exact(&mut piece).expect("all of the piece");
+        text.extend_from_slice(&piece[..size]);
+        if size == 0 {
+            return String::from_utf8(text).expect("text");
+        }
+    }
 }
 
 fn one(name: &str, state: &str) -> [(String, String); 1] {
@@ -72,6 +82,23 @@ fn what_is_between_the_halves_of_a_restart_is_not_taken_for_one_that_is_down() {
     restart.finish(SOON).expect(0);
     assert_eq!(vms(&env), one("up", "running"));
     delete(&env, "up");
+}
+
+#[test]
+fn who_deletes_what_is_being_deleted_needs_no_force() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let points = with_points(&mut env);
+    start(&env, "up");
+    std::fs::write(points.join("delete.begun"), "").expect("an armed point");
+    let first = env.banger(["vm", "delete", "-f", "up"]).spawn();
+    let hit = held(&points, "delete.begun");
+    assert_eq!(vms(&env), one("up", "running"));
+    let second = asked(&env, "DELETE /v1/vms/up");
+    std::fs::remove_file(hit).expect("the point that was hit");
+    first.finish(SOON).expect(0);
+    let told = rest(second);
+    assert!(told.lines().last().is_some_and(|line| line.contains("\"done\"")), "{told}");
+    env.assert_nothing_left();
 }
 
 #[test]
@@ -128,7 +155,7 @@ fn who_follows_a_console_is_told_of_its_machines_end_also_by_a_restart() {
     });
     assert!(!next.has_ended(), "it runs");
     next.signal(Signal::TERM);
-    next.finish(SOON);
+    next.finish(SOON).expect(143);
     delete(&env, "up");
 }
 
