@@ -159,11 +159,12 @@ pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
 /// The step in progress is `busy`.
 fn decide_meanwhile(busy: &Op, asked: &Op) -> Verdict {
     match (busy, asked) {
-        (Op::Stop { cause: StopCause::Unused, .. }, Op::Start { .. } | Op::Restart { .. }) => Verdict::Wait,
         (Op::Delete { .. }, _) => Verdict::Refuse(Reason::Deleting),
         // A set changes a wish, not a machine: the step in progress goes by the wish it began with, and a set itself
         // takes a moment.
-        (_, Op::Set(_)) | (Op::Set(_), _) => Verdict::Wait,
+        (_, Op::Set(_))
+        | (Op::Set(_), _)
+        | (Op::Stop { cause: StopCause::Unused, .. }, Op::Start { .. } | Op::Restart { .. }) => Verdict::Wait,
         (Op::Start { .. } | Op::Restart { .. }, Op::Start { .. } | Op::Restart { .. }) => {
             Verdict::Refuse(Reason::Starting)
         }
