@@ -2,10 +2,13 @@
 //!
 //! Both are written down, by pid and start time, before they are let go: there is none that nobody knows of.
 
-use crate::shim::{
-    control::ProcessIdentity,
-    identity::{ProvenProcess, host_boot_id, kill_proven},
-    record,
+use crate::{
+    failpoint,
+    shim::{
+        control::ProcessIdentity,
+        identity::{ProvenProcess, host_boot_id, kill_proven},
+        record,
+    },
 };
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -66,6 +69,7 @@ impl Record {
             let Some(process) = ProvenProcess::open(process)? else { continue };
             process.signal(Signal::KILL)?;
             let _ = timeout(PATIENCE, process.ended()).await;
+            failpoint::hit("network.ended").await;
         }
         record::remove(state, RECORD)
     }
@@ -93,6 +97,7 @@ pub(super) async fn hold(
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/").process_group(0);
     // Not killed with this value, which goes with the daemon: one that is not let go ends by itself.
     let mut child = command.spawn()?;
+    failpoint::hit("network.spawned").await;
     let mut stdout = child.stdout.take().expect("stdout was asked for");
     let mut word = [0; 6];
     let said = timeout(PATIENCE, stdout.read_exact(&mut word)).await;
@@ -104,7 +109,9 @@ pub(super) async fn hold(
     let namespace = namespace_of(holder).ok_or(io::ErrorKind::NotFound)?;
     let record = Record { host_boot_id: host_boot_id()?, holder, namespace, pasta };
     record.write(state)?;
+    failpoint::hit("network.recorded").await;
     child.stdin.take().expect("stdin was asked for").write_all(b"go").await?;
+    failpoint::hit("network.held").await;
     reap(child);
     Ok(record)
 }
@@ -127,10 +134,13 @@ pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) ->
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/").process_group(0);
     let mut child = command.spawn()?;
     let process = child.id().and_then(ProcessIdentity::of).ok_or(io::ErrorKind::NotFound)?;
+    failpoint::hit("uplink.spawned").await;
     let recorded = Record { pasta: Some(process), ..record.clone() };
     recorded.write(state)?;
     *record = recorded;
+    failpoint::hit("uplink.recorded").await;
     child.stdin.take().expect("stdin was asked for").write_all(b"go\n").await?;
+    failpoint::hit("uplink.begun").await;
     Ok(child)
 }
 

@@ -165,7 +165,7 @@ fn capabilities() -> Rows {
 
 /// Every row there is.
 fn rows() -> Rows {
-    let tables = [life::ROWS, again::ROWS, undone::ROWS, adopt::ROWS, lease::ROWS];
+    let tables = [life::ROWS, again::ROWS, undone::ROWS, adopt::ROWS, lease::ROWS, card::ROWS];
     tables.into_iter().flat_map(all_of).chain(capabilities()).collect()
 }
 

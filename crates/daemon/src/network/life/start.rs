@@ -2,6 +2,7 @@
 
 use super::{Live, RETRY, Trouble, mend, watch::watch};
 use crate::{
+    failpoint,
     network::{
         Shared, Uplink,
         helper::Helper,
@@ -39,6 +40,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         old.end_tasks().await;
     }
     let helper = Helper::start(&shared.helper, record.holder)?;
+    failpoint::hit("network.helped").await;
     let mut live = Live {
         record,
         helper,
@@ -51,9 +53,11 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         pasta_retry: RETRY.0,
     };
     live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+    failpoint::hit("network.ensured").await;
     let guests = shared.guests.all();
     let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
     live.tell(&Request::Reconcile { vms }).await.map_err(Trouble::into_io)?;
+    failpoint::hit("network.reconciled").await;
     shared.guests.no_strays();
     if guests.is_empty() {
         // Reconciling with nobody takes the tables away too.
