@@ -79,6 +79,16 @@ pub enum ProgramError {
         /// What the system said.
         source: io::Error,
     },
+    /// It serves users in their own group only, and this process is in another, as in a shell of `newgrp` or `sg`.
+    #[error("{program} refuses: it wants the user's own group ({own}), and this process was started in group {here}")]
+    Group {
+        /// The program's name.
+        program: String,
+        /// The user's, as the user database has it.
+        own: u32,
+        /// This process's.
+        here: u32,
+    },
     /// There is no namespace for it.
     #[error("cannot make a user namespace")]
     Namespace(#[source] io::Error),

@@ -42,6 +42,8 @@ pub(crate) struct Host {
     layout: Layout,
     /// Whose they must be.
     uid: u32,
+    /// The group of whoever looks.
+    gid: u32,
     /// Where programs are looked for.
     path: Vec<PathBuf>,
     /// Programs of ours.
@@ -62,6 +64,7 @@ impl Host {
             File::read(&layout.config_file()).and_then(|file| Config::resolve(file, &env, crate::config::Host::look()));
         Self {
             uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
             path: std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect(),
             programs: Programs::find(),
             config,
@@ -184,6 +187,7 @@ mod tests {
             let host = Host {
                 layout,
                 uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getgid().as_raw(),
                 path: vec![bin],
                 programs: Programs { shim, agent, root_helper },
                 config,

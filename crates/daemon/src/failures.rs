@@ -200,6 +200,10 @@ impl Explain for ImageError {
         }
         match (&self, self.missing_program()) {
             (_, Some((_, package))) => missing(failure, package),
+            _ if self.is_of_another_group() => failure.hint(
+                "`banger daemon stop`, then the same command from a shell that is not of `newgrp` or `sg`: the daemon is in \
+                 the group it was started in",
+            ),
             (Self::NotFound { .. }, _) => failure.hint("`banger image list` shows the images on this host"),
             (Self::Unmanaged { id }, _) => {
                 failure.hint(format!("`banger image promote {id}` makes it banger's own, with the id of its content"))

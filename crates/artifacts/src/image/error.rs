@@ -254,6 +254,11 @@ impl ImageError {
         }
     }
 
+    /// Whether this process is in another group than its user's own, and that is the reason.
+    pub fn is_of_another_group(&self) -> bool {
+        matches!(self.root(), Self::Debian(DebianError::Program(ProgramError::Group { .. })))
+    }
+
     /// This host cannot do it at all, as opposed to not now.
     pub fn is_unsupported(&self) -> bool {
         matches!(self.root(), Self::Source(_) | Self::Debian(DebianError::NoSources | DebianError::Architecture(_)))

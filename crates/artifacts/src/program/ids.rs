@@ -6,7 +6,7 @@
 use super::{Program, ProgramError, keeper::found};
 use crate::job::Cancel;
 use rustix::{
-    process::{getegid, geteuid},
+    process::{getegid, geteuid, getgid},
     thread::{
         LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_thread_groups, set_thread_res_gid,
         set_thread_res_uid, unshare_unsafe,
@@ -25,6 +25,7 @@ use std::{
 
 /// How many there have to be: 0 to 65535, of which 65534 is nobody.
 const COUNT: u32 = 65_536;
+const PASSWD: &str = "/etc/passwd";
 const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
 /// Why there are none.
@@ -61,7 +62,8 @@ impl Ids {
             Err(source) => Err(NoIds::Read { path: path.into(), source }),
         };
         let uid = geteuid().as_raw().to_string();
-        let user = user_name(&read("/etc/passwd")?, &uid);
+        let passwd = read(PASSWD)?;
+        let user = known(&passwd, &uid).map_or(&*uid, |(name, _)| name).to_owned();
         let [users, groups] = FILES.map(read);
         let first = |text: &str| range(text, &user, &uid).ok_or_else(|| NoIds::Given(user.clone()));
         Ok(Self { uid: first(&users?)?, gid: first(&groups?)?, own: false })
@@ -80,10 +82,22 @@ impl Ids {
         let own = (geteuid().as_raw(), getegid().as_raw());
         for (program, first, own) in [("newuidmap", self.uid, own.0), ("newgidmap", self.gid, own.1)] {
             let words = if self.own { vec![pid, 0, own, 1, 1, first, COUNT] } else { vec![pid, 0, first, COUNT] };
-            Program::new(program, "uidmap").args(words.iter().map(u32::to_string)).capture(0, cancel)?;
+            let mapped = Program::new(program, "uidmap").args(words.iter().map(u32::to_string)).capture(0, cancel);
+            mapped.map_err(explain)?;
         }
         let space = File::open(format!("/proc/{pid}/ns/user")).map_err(ProgramError::Namespace)?;
         Ok(space.into())
+    }
+}
+
+/// What `newuidmap` takes for "another user" is often the user in another group, which its own words only show as numbers.
+fn explain(error: ProgramError) -> ProgramError {
+    let ProgramError::Failed { program, .. } = &error else { return error };
+    let here = getgid().as_raw();
+    let passwd = fs::read_to_string(PASSWD).unwrap_or_default();
+    match known(&passwd, &geteuid().as_raw().to_string()) {
+        Some((_, own)) if own != here => ProgramError::Group { program: program.clone(), own, here },
+        _ => error,
     }
 }
 
@@ -119,14 +133,13 @@ impl Drop for Holder {
     }
 }
 
-/// The name of `uid` in the text of `/etc/passwd`, or the number itself.
-fn user_name(passwd: &str, uid: &str) -> String {
-    let name = passwd.lines().find_map(|line| {
+/// Name and group of `uid` in the text of `/etc/passwd`, which need not have everybody.
+fn known<'a>(passwd: &'a str, uid: &str) -> Option<(&'a str, u32)> {
+    passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)? == uid).then_some(name)
-    });
-    name.unwrap_or(uid).to_owned()
+        (fields.nth(1)? == uid).then_some((name, fields.next()?.parse().ok()?))
+    })
 }
 
 /// Where the first range begins that a text of `user:first:count` lines gives the user, if it is large enough.
@@ -145,9 +158,9 @@ mod tests {
 
     #[test]
     fn subordinate_ids_by_name_or_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/home/me:/bin/sh\n";
-        assert_eq!(user_name(passwd, "1000"), "me");
-        assert_eq!(user_name(passwd, "7"), "7");
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:100::/home/me:/bin/sh\n";
+        assert_eq!(known(passwd, "1000"), Some(("me", 100)));
+        assert_eq!(known(passwd, "7"), None);
         for (text, first) in [
             ("you:1:65536\nme:100000:65536\n", Some(100_000)),
             ("1000:100000:65536", Some(100_000)),

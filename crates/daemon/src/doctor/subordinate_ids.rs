@@ -26,7 +26,19 @@ fn judge(host: &Host) -> Finding {
         !text.lines().any(|line| has_enough(line, &user, host.uid))
     });
     match lacking {
-        None => pass(NAME, format!("{user} has {WANTED} of both kinds")),
+        None => match another_group(host) {
+            None => pass(NAME, format!("{user} has {WANTED} of both kinds")),
+            Some(own) => {
+                let message = format!(
+                    "this shell is in group {}, and newuidmap serves {user} in {own} only: with a daemon that is started \
+                     here no Debian image, the default one neither, can be built",
+                    host.gid
+                );
+                let mut finding = warn(NAME, message);
+                finding.hints.push("exit # the shell of newgrp or sg, after `banger daemon stop`".into());
+                finding
+            }
+        },
         Some(file) => {
             let message = format!(
                 "{user} has no {WANTED} ids in {file}: building a Debian image, the default one too, needs them"
@@ -36,6 +48,22 @@ fn judge(host: &Host) -> Finding {
             finding
         }
     }
+}
+
+/// The user's own group, where who looks is in another, and that matters: as in a shell of `newgrp` or `sg`.
+fn another_group(host: &Host) -> Option<u32> {
+    let read = |file| std::fs::read_to_string(host.system(file)).unwrap_or_default();
+    let own = read("/etc/passwd").lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let is_own = fields.next()?.parse() == Ok(host.uid);
+        is_own.then(|| fields.next()?.parse::<u32>().ok()).flatten()
+    })?;
+    let granted = read("/etc/login.defs").lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("GRANT_AUX_GROUP_SUBIDS")
+            && words.next().is_some_and(|word| word.eq_ignore_ascii_case("yes"))
+    });
+    (own != host.gid && !granted).then_some(own)
 }
 
 /// A line of subuid(5): `user:first:count`, the user by name or number.
@@ -62,6 +90,24 @@ mod tests {
         let (verdict, text) = bench.look(&SubordinateIds).await.remove(0);
         assert!(verdict == Verdict::Warn && text.contains("/etc/subgid") && text.contains("usermod"), "{text}");
         bench.write("etc/subgid", "1000:100000:65536\n");
+        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+    }
+
+    #[tokio::test]
+    async fn a_shell_in_another_group_than_the_users_own_is_found() {
+        let mut bench = Bench::new();
+        (bench.host.uid, bench.host.gid) = (1000, 998);
+        bench.write("etc/subuid", "u:100000:65536\n");
+        bench.write("etc/subgid", "u:100000:65536\n");
+        // A user of a directory service is in no file: nothing is known against the group.
+        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+        bench.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n");
+        let (verdict, text) = bench.look(&SubordinateIds).await.remove(0);
+        assert!(verdict == Verdict::Warn && text.contains("in group 998") && text.contains("newgrp"), "{text}");
+        bench.write("etc/login.defs", "# GRANT_AUX_GROUP_SUBIDS no\nGRANT_AUX_GROUP_SUBIDS yes\n");
+        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+        bench.write("etc/login.defs", "");
+        bench.host.gid = 1000;
         assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
     }
 }
