@@ -22,6 +22,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 use sync::{sync_directory, sync_tree};
@@ -89,13 +90,31 @@ pub struct NameLock {
 impl Shelf {
     /// Opens `directory`, creates it (mode 0700) when absent, and sweeps what dead processes left in it.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
+        let shelf = Self::at(directory)?;
+        shelf.leftovers()?.into_iter().for_each(Leftover::remove);
+        Ok(shelf)
+    }
+
+    /// The same, and does not wait until it is swept: a tree of a hundred thousand files takes its time to go, and nobody sees
+    /// it. What this process does not get to is left to the next.
+    pub fn open_at_once(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
+        let shelf = Self::at(directory)?;
+        let left = shelf.leftovers()?;
+        if !left.is_empty() {
+            let sweep = move || left.into_iter().for_each(Leftover::remove);
+            if let Err(error) = thread::Builder::new().name("sweep".into()).spawn(sweep) {
+                tracing::warn!(%error, "what killed processes left stays for now");
+            }
+        }
+        Ok(shelf)
+    }
+
+    fn at(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
         let given = directory.into();
         // Programs are handed paths below it and run elsewhere.
         let directory = std::path::absolute(&given).map_err(at("find", &given))?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at("create", &directory))?;
-        let shelf = Self { directory };
-        shelf.sweep()?;
-        Ok(shelf)
+        Ok(Self { directory })
     }
 
     /// The directory itself.
@@ -131,7 +150,7 @@ impl Shelf {
             if let Some(lock) = self.try_lock(name)? {
                 return Ok(lock);
             }
-            std::thread::sleep(LOCK_POLL);
+            thread::sleep(LOCK_POLL);
         }
     }
 
@@ -271,8 +290,9 @@ impl Shelf {
         }
     }
 
-    /// Removes unfinished work, and locks, that no living process holds.
-    fn sweep(&self) -> Result<(), PublishError> {
+    /// Unfinished work, and locks, that no living process holds. This one does from here on.
+    fn leftovers(&self) -> Result<Vec<Leftover>, PublishError> {
+        let mut left = Vec::new();
         let read = |source| PublishError::Io { what: "read", path: self.directory.clone(), source };
         for entry in fs::read_dir(&self.directory).map_err(read)? {
             let entry = entry.map_err(read)?;
@@ -281,16 +301,28 @@ impl Shelf {
                 continue;
             }
             let path = entry.path();
-            // What vanishes or cannot be opened meanwhile is somebody else's; what cannot be removed is tried again
-            // next time. Neither keeps the shelf from working.
-            if let Ok(Some(_lock)) = try_lock(&path) {
-                tracing::debug!(path = %path.display(), "removing what a killed process left");
-                if let Err(error) = remove_any(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove what a killed process left");
-                }
+            // What vanishes or cannot be opened meanwhile is somebody else's: it does not keep the shelf from working.
+            if let Ok(Some(lock)) = try_lock(&path) {
+                left.push(Leftover { path, _lock: lock });
             }
         }
-        Ok(())
+        Ok(left)
+    }
+}
+
+/// What a killed process left, and nobody else may sweep.
+struct Leftover {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Leftover {
+    /// Takes it away. What cannot be removed is tried again next time.
+    fn remove(self) {
+        tracing::debug!(path = %self.path.display(), "removing what a killed process left");
+        if let Err(error) = remove_any(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove what a killed process left");
+        }
     }
 }
 

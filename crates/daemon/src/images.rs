@@ -62,7 +62,8 @@ pub(crate) struct ImageService {
 }
 
 impl ImageService {
-    /// Opens both stores. `agent` is the program every guest starts with.
+    /// Opens both stores. `agent` is the program every guest starts with. What killed pulls and builds left goes behind the
+    /// daemon's back: whoever waits for an answer has no use for its end.
     pub(crate) fn open(
         layout: &Layout,
         store: Store,
@@ -72,8 +73,8 @@ impl ImageService {
         limits: Limits,
     ) -> Result<Self, Failure> {
         Ok(Self {
-            images: Arc::new(ImageStore::open(layout.images()).map_err(Explain::explain)?),
-            kernels: Arc::new(KernelStore::open(&layout.kernels(), &layout.cache).map_err(Explain::explain)?),
+            images: Arc::new(ImageStore::open_at_once(layout.images()).map_err(Explain::explain)?),
+            kernels: Arc::new(KernelStore::open_at_once(&layout.kernels(), &layout.cache).map_err(Explain::explain)?),
             registries: Arc::new(registries::of_user(layout, limits)?),
             image_offers: Arc::new(ImageOffers::new(image_catalogs)),
             kernel_offers: KernelOffers::new(kernel_catalogs),

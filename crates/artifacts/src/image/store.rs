@@ -100,6 +100,13 @@ impl ImageStore {
         Ok(store)
     }
 
+    /// The same without waiting for the sweep.
+    pub fn open_at_once(directory: impl Into<PathBuf>) -> Result<Self, ImageError> {
+        let store = Self { shelf: Shelf::open_at_once(directory)? };
+        store.go_on_syncing()?;
+        Ok(store)
+    }
+
     /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(self

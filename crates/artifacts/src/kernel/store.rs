@@ -157,8 +157,17 @@ impl Kernel {
 impl KernelStore {
     /// Opens the store in `directory`; `cache` holds what can be made again. Both are made when absent.
     pub fn open(directory: &Path, cache: &Path) -> Result<Self, KernelError> {
+        Self::on(Shelf::open(directory)?, cache)
+    }
+
+    /// The same without waiting until what killed pulls left is gone.
+    pub fn open_at_once(directory: &Path, cache: &Path) -> Result<Self, KernelError> {
+        Self::on(Shelf::open_at_once(directory)?, cache)
+    }
+
+    fn on(shelf: Shelf, cache: &Path) -> Result<Self, KernelError> {
         Ok(Self {
-            shelf: Shelf::open(directory)?,
+            shelf,
             downloads: Shelf::open(cache.join("downloads"))?,
             apt_home: cache.join("apt"),
             initramfs: InitramfsCache::open(&cache.join("initramfs"))?,

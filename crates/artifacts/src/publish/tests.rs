@@ -4,7 +4,7 @@ use super::*;
 use std::{
     os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicU32, Ordering},
-    thread,
+    time::Instant,
 };
 
 fn shelf() -> (tempfile::TempDir, Shelf) {
@@ -119,6 +119,25 @@ fn only_dead_staging_is_swept() {
     assert!(Path::new("/etc/passwd").exists());
     drop((alive, alive_file, lock));
     assert_eq!(hidden(&shelf), [".staging-link"]);
+}
+
+#[test]
+fn what_is_swept_behind_goes_too_and_what_somebody_works_on_stays() {
+    let (_temp, shelf) = shelf();
+    let alive = shelf.stage().unwrap();
+    let dead = shelf.directory().join(".staging-dead");
+    fs::create_dir_all(dead.join("sub")).unwrap();
+    fs::write(dead.join("sub/file"), "x").unwrap();
+    fs::write(shelf.directory().join(".lock-dead"), "").unwrap();
+    fs::write(shelf.directory().join("entry"), "x").unwrap();
+    let again = Shelf::open_at_once(shelf.directory()).unwrap();
+    assert_eq!(again.names().unwrap(), ["entry"], "whatever is still there of the rest");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while hidden(&shelf).len() > 1 {
+        assert!(Instant::now() < deadline, "{:?}", hidden(&shelf));
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(alive.path().exists() && !dead.exists());
 }
 
 #[test]

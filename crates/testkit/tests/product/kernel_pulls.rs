@@ -208,7 +208,10 @@ fn a_daemon_that_is_killed_leaves_nothing_a_retry_minds() {
     server.open();
     let listed = env.banger(["kernel", "list", "--json"]).run().expect(0).json();
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed:#}");
-    assert_eq!(stored(&env), ["debian-6.1"], "the next daemon swept what the killed one left");
+    wait_until(SOON, "the next daemon to sweep what the killed one left", || {
+        let stored = stored(&env);
+        if stored == ["debian-6.1"] { Ok(()) } else { Err(format!("{stored:?}")) }
+    });
     env.banger(["kernel", "pull", NAME]).run().expect(0);
     assert_eq!(server.hits(), 2);
     whole(&env);
