@@ -106,11 +106,7 @@ pub(super) async fn create(
         operation.cancel().cancelled().await;
         // A daemon that is told to end leaves VMs running; the next one looks after the lease.
         if !context.stop.is_cancelled() {
-            match context.services.vms.delete(&id, true, &operation).await {
-                // Somebody was faster, such as the client itself.
-                Err(failure) if failure.code == Code::NotFound => {}
-                other => other?,
-            }
+            context.services.vms.delete(&id, true, &operation).await?;
         }
         Ok(None)
     }))

@@ -2,8 +2,8 @@
 //!
 //! A host sets its clock: one without a battery boots in 1970 and learns the time a minute later. So what `--ttl` counts is
 //! counted by the clock that runs since the host's boot, asleep or not, and that nobody sets. Only across boots of the host
-//! there is nothing but the wall clock; and what that says of a VM's creation is put right while this boot lasts, so that the
-//! next one goes by the truth.
+//! there is nothing but the wall clock; and what that says of any VM's creation is put right while this boot lasts, so that the
+//! next one goes by the truth. What is shown is right at once.
 
 use crate::{
     clock,

@@ -220,7 +220,6 @@ impl VmService {
             let gone = self.delete(&row.id, true, &Operation::silent()).await;
             return match gone {
                 Ok(()) => without_leftover_hints(failure),
-                Err(also) if also.code == Code::NotFound => failure,
                 Err(also) => failure.cause(format!("and what was made cannot be taken away: {also}")),
             };
         }

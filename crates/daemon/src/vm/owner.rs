@@ -38,7 +38,8 @@ pub(super) struct Owner {
     /// Runs since a creation that the first start is part of.
     pub(super) clock: Option<PhaseClock>,
     events: Option<Events>,
-    /// Whether the guest rebooted since its machine was started: what it says of its boot is not that start's any more.
+    /// Whether the guest was up and rebooted since its machine was started: what it says of its boot is not that start's any
+    /// more.
     rebooted: bool,
     standing: watch::Sender<Standing>,
 }
@@ -208,8 +209,9 @@ impl Owner {
             }
             ShimMessage::Relaunching => {
                 run.vmm_process = None;
+                // A boot that was given up before its agent answered, for its timer, was none: the next one is the start's.
+                self.rebooted |= run.agent_api.is_some();
                 run.forget_boot();
-                self.rebooted = true;
                 Seen::Changed
             }
             ShimMessage::Published { published, .. } => {

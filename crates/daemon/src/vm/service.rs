@@ -139,9 +139,13 @@ impl VmService {
         if self.parts.store.set_workspace(&id, &workspace).await? { Ok(workspace) } else { Err(no_vm(reference)) }
     }
 
-    /// Deletes a VM.
+    /// Deletes a VM. One that is gone when its turn comes, by somebody else's deletion or because its creation was taken back,
+    /// is deleted: that is what was wanted.
     pub(crate) async fn delete(&self, id: &VmId, force: bool, operation: &Operation) -> Result<(), Failure> {
-        self.ask(id, Op::Delete { force }, operation).await
+        match self.ask(id, Op::Delete { force }, operation).await {
+            Err(failure) if failure.code == Code::NotFound && self.parts.store.vm(id).await?.is_none() => Ok(()),
+            done => done,
+        }
     }
 
     /// Tells when this VM changes.

@@ -347,7 +347,7 @@ async fn a_vm_that_is_down_can_be_stopped_and_deleted_but_not_killed() {
     world.vms().delete(&row.id, false, &operation).await.unwrap();
     world.assert_gone(&row).await;
     assert!(!changes.is_live());
-    assert_eq!(world.vms().delete(&row.id, false, &operation).await.unwrap_err().code, Code::NotFound);
+    world.vms().delete(&row.id, false, &operation).await.expect("somebody was faster");
 }
 
 #[tokio::test]

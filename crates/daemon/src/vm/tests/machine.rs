@@ -10,8 +10,12 @@ use crate::{
     vm::{owner::Owner, stop},
 };
 use banger_proto::{
-    agent::{boot::Init, event::Ready},
-    api::vm::KillSignal,
+    agent::{
+        boot::Init,
+        event::{GuestEvent, Ready},
+    },
+    api::vm::{KillSignal, Phase},
+    failure::Failure,
     framing,
 };
 use bytes::Bytes;
@@ -291,4 +295,24 @@ async fn a_vm_whose_services_are_waited_for_is_used() {
     assert!(!waiting.is_finished());
     assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
     assert!(fake.requests.try_recv().is_err(), "nothing was asked of it");
+}
+
+#[tokio::test]
+async fn the_first_command_is_a_phase_of_a_start_whose_guest_booted_twice_and_not_of_a_reboot() {
+    let world = World::new();
+    let exec = || ShimMessage::Guest { event: GuestEvent::Exec { asked_ms: 5, started_ms: 7 }, at_ms: 9 };
+    for (name, ready_first, told) in [("timer", false, true), ("reboot", true, false)] {
+        let row = world.vm(name, VmState::Running).await;
+        let mut owner = Owner::new(world.vms().parts.clone(), row, None);
+        let is_up = || ShimMessage::Guest { event: GuestEvent::Ready(ready()), at_ms: 1 };
+        if ready_first {
+            owner.take_in(is_up());
+        }
+        owner.take_in(ShimMessage::Relaunching);
+        owner.take_in(is_up());
+        // As the start has it by then.
+        owner.row.run.phases = vec![Phase { name: "kernel".into(), started_ms: 1, duration_ms: 2 }];
+        owner.take_in(exec());
+        assert_eq!(owner.row.run.phases.iter().any(|phase| phase.name == "exec"), told, "{name}");
+    }
 }

@@ -175,6 +175,25 @@ async fn what_was_asked_of_a_vm_that_came_to_nothing_hears_that_there_is_none() 
 }
 
 #[tokio::test]
+async fn a_deletion_of_a_vm_whose_creation_is_taken_back_has_worked_whenever_it_comes() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Created).await;
+    let (vms, operation) = (world.vms(), Operation::silent());
+    let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
+    let take_back = async {
+        // As an undone creation does: nobody has looked at what is asked.
+        release(&vms.parts, &row.id, Depth::Everything).await.unwrap();
+        drop(berth);
+    };
+    let (deleted, ()) = tokio::join!(vms.delete(&row.id, false, &operation), take_back);
+    deleted.expect("it waited at the door");
+    vms.delete(&row.id, false, &operation).await.expect("there is no door any more");
+    // A row that nobody answers for is not gone.
+    let row = world.vm("w", VmState::Created).await;
+    assert_eq!(vms.delete(&row.id, false, &operation).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
 async fn the_end_of_a_machine_is_one_for_who_follows_its_console_though_the_next_is_on_its_way() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
@@ -196,14 +215,21 @@ async fn a_clock_that_was_set_ends_no_vm_before_its_time() {
     row.spec.ttl = Some("1h".parse().unwrap());
     let mut due = VmRow { created_at: 60, birth: None, ..sample("due") };
     due.spec.ttl = row.spec.ttl;
-    for row in [&row, &due] {
+    let stays = VmRow { created_at: 60, birth: age::Now::look().as_birth(), ..sample("stays") };
+    for row in [&row, &due, &stays] {
         world.store.insert_vm(row.clone()).await.unwrap();
         world.vms().adopt(row.clone(), None);
     }
+    // What is shown is right at any time, and what is written down from the next look on.
+    for vm in world.vms().list(false).await.unwrap() {
+        assert_eq!(vm.created_at.starts_with("1970-"), vm.name == due.name, "{vm:?}");
+    }
     world.vms().look_after();
     wait_for("the deletion of the old one", async || world.row(&due).await.is_none()).await;
-    let now = world.row(&row).await.unwrap();
-    assert!(now.created_at > 1_700_000_000, "{now:?}");
+    for row in [&row, &stays] {
+        let now = world.row(row).await.unwrap();
+        assert!(now.created_at > 1_700_000_000, "{now:?}");
+    }
 }
 
 #[tokio::test]
