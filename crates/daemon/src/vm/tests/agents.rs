@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::mpsc,
+    time::timeout,
 };
 
 /// Where a VM's agent is dialled.
@@ -30,7 +31,7 @@ impl FakeAgent {
 
     /// The next request, which has a body of JSON, and nothing of an answer yet.
     pub(super) async fn asked(&self) -> UnixStream {
-        let (mut stream, _) = self.0.accept().await.unwrap();
+        let (mut stream, _) = timeout(SOON, self.0.accept()).await.expect("it is asked").unwrap();
         assert_eq!(vsock::server_port(&mut stream).await.unwrap(), Some(1024));
         vsock::server_accept(&mut stream, 1).await.unwrap();
         let mut request = Vec::new();
