@@ -15,7 +15,6 @@ use banger_proto::{
         event::{GuestEvent, Ready},
     },
     api::vm::{KillSignal, Phase},
-    failure::Failure,
     framing,
 };
 use bytes::Bytes;
