@@ -103,7 +103,7 @@ impl Shelf {
         if !left.is_empty() {
             let sweep = move || left.into_iter().for_each(Leftover::remove);
             if let Err(error) = thread::Builder::new().name("sweep".into()).spawn(sweep) {
-                tracing::warn!(%error, "what killed processes left stays for now");
+                tracing::warn!(%error, "what killed processes left stays until the next start");
             }
         }
         Ok(shelf)
