@@ -15,6 +15,7 @@
 //! | `shim.launched`, `shim.running` | guest: its agent may not have begun, and before it has, its end is the VMM's |
 //! | once the guest powers off, or the machine's end was asked for | VMM, guest: they go by themselves meanwhile |
 //! | what is done for nobody (a start that goes on, a lease that is over, what is taken back) | client: it is gone, or was never there |
+//! | what only carries VMs (`network.*`, `uplink.*`) | shim, VMM, guest: it is theirs to live without |
 //!
 //! [`Victim::DaemonLongAgo`] dies only where a shim begins that no daemon follows: elsewhere it is [`Victim::Daemon`]. A daemon
 //! that comes meanwhile waits its whole patience for a shim that is held, so that one of each kind has to do.
@@ -81,6 +82,8 @@ enum Act {
     RunLeasedLost,
     /// A new daemon finds one that runs.
     Adopt,
+    /// The same, and there is to be no way out any more.
+    AdoptClosed,
     /// A new daemon finds one whose shim died meanwhile, or lives and does not answer.
     AdoptDead,
     AdoptSilent,

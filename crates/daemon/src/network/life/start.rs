@@ -34,7 +34,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     };
     // Before anything else that may fail: it may have been begun when there should be one.
     if shared.settings.uplink != Uplink::Auto {
-        close(&mut record, &shared.state)?;
+        close(&mut record, &shared.state).await?;
     }
     if let Some(mut old) = old {
         old.end_tasks().await;
@@ -63,11 +63,12 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         // Reconciling with nobody takes the tables away too.
         live.networks.clear();
         live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+        failpoint::hit("network.ensured").await;
     }
     let mut refused = Vec::new();
     for guest in &guests {
         match live.place(shared, guest).await {
-            Ok(()) => {}
+            Ok(()) => failpoint::hit("network.placed").await,
             Err(Trouble::Refused(reason)) => {
                 // It has the rules that it had, and the others are not to be without theirs for it.
                 tracing::error!(vm = %guest.name, reason, "a VM's network is not as it should be; it is tried again");
@@ -85,9 +86,10 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
 }
 
 /// Ends the way out.
-pub(super) fn close(record: &mut Record, state: &Path) -> io::Result<()> {
+pub(super) async fn close(record: &mut Record, state: &Path) -> io::Result<()> {
     let Some(pasta) = record.pasta.take() else { return Ok(()) };
     holder::end(pasta);
+    failpoint::hit("uplink.closed").await;
     record.write(state)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Act::{
-        self, Adopt, AdoptDead, AdoptDeleting, AdoptHalf, AdoptLeased, AdoptLeasedDead, AdoptLeasedFailed,
+        self, Adopt, AdoptClosed, AdoptDead, AdoptDeleting, AdoptHalf, AdoptLeased, AdoptLeasedDead, AdoptLeasedFailed,
         AdoptPublishing, AdoptSilent, AdoptStarting, AdoptStopping, AdoptStray, AdoptUnpublishing, Create, CreateLeft,
         Delete, Kill, Publish, Restart, Run, RunLeased, RunLeasedLost, RunLeft, RunLost, Set, Start, StartLeft, Stop,
         StopForced, Unpublish,
@@ -89,7 +89,9 @@ impl Bench {
         let before = act.before();
         self.arm(before.map_or(point, |(first, _)| first));
         let command = self.command(act).unwrap_or_else(|| vec!["vm", "list"]);
-        let session = self.spawn(&command);
+        let invocation = self.env.banger(&command);
+        let invocation = if act == AdoptClosed { invocation.env("BANGER_UPLINK", "none") } else { invocation };
+        let session = invocation.spawn();
         if let Some((first, dies)) = before {
             self.reached(first, &what);
             self.kill(dies, act, &session);
@@ -158,7 +160,7 @@ impl Bench {
             Unpublish => vec!["vm", "unpublish", vm, "-p", &self.port],
             Delete => vec!["vm", "delete", "-f", vm],
             Kill => vec!["vm", "kill", vm],
-            Adopt | AdoptDead | AdoptSilent | AdoptStray | AdoptHalf | AdoptStarting | AdoptStopping
+            Adopt | AdoptClosed | AdoptDead | AdoptSilent | AdoptStray | AdoptHalf | AdoptStarting | AdoptStopping
             | AdoptDeleting | AdoptPublishing | AdoptUnpublishing | AdoptLeased | AdoptLeasedDead
             | AdoptLeasedFailed => return None,
         })
@@ -192,7 +194,7 @@ impl Bench {
             AdoptDeleting => self.cut_short("delete.begun", Delete),
             AdoptPublishing => self.cut_short("set.recorded", Publish),
             AdoptUnpublishing => self.cut_short("set.recorded", Unpublish),
-            Adopt => self.end_daemon(),
+            Adopt | AdoptClosed => self.end_daemon(),
             AdoptDead => {
                 let shim = self.env.vm_process(act.vm(), "shim_pid");
                 self.end_daemon();

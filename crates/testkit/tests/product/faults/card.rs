@@ -1,29 +1,31 @@
 //! Cases of the matrix with a network: who has no machine has no card, no tap and no rules, whoever died meanwhile.
 
 use super::{
-    Act::{Adopt, AdoptDead, AdoptDeleting, AdoptStray, CreateLeft, Delete, Run, Stop},
-    BEFORE_MACHINE, Cases, DOWN, FAILED, FOUND, GOING_FOR_GOOD, GONE, Row,
+    Act::{Adopt, AdoptClosed, AdoptDead, AdoptDeleting, AdoptStray, CreateLeft, Delete, Run, Stop},
+    BEFORE_MACHINE, Cases, DOWN, FAILED, FOUND, GOING_FOR_GOOD, GONE, RUNNING, Row,
     Victim::{Client, Daemon},
     WITH_MACHINE, all_of,
     bench::Bench,
     each,
 };
 
+/// It is seen to for nobody, while commands are answered.
+const KEPT: Cases = &[(Daemon, RUNNING)];
 /// The network goes after its last VM, which has failed by then.
 const LAST: Cases = &[(Daemon, FAILED)];
 
 pub(super) const ROWS: &[Row] = &[
     // The first VM's start is the network's; a daemon that finds nobody on it ends it, for the next row to make it again.
     ("start.seated", Run, BEFORE_MACHINE),
-    ("network.spawned", Run, &[(Daemon, FAILED)]),
-    ("network.recorded", Run, &[(Daemon, FAILED)]),
-    ("network.held", Run, &[(Daemon, FAILED)]),
-    ("network.helped", Run, &[(Daemon, FAILED)]),
-    ("network.ensured", Run, &[(Daemon, FAILED)]),
-    ("network.reconciled", Run, &[(Daemon, FAILED)]),
-    ("uplink.spawned", Run, &[(Daemon, FAILED)]),
-    ("uplink.recorded", Run, &[(Daemon, FAILED)]),
-    ("uplink.begun", Run, &[(Daemon, FAILED)]),
+    ("network.spawned", Run, BEFORE_MACHINE),
+    ("network.recorded", Run, BEFORE_MACHINE),
+    ("network.held", Run, BEFORE_MACHINE),
+    ("network.helped", Run, BEFORE_MACHINE),
+    ("network.ensured", Run, BEFORE_MACHINE),
+    ("network.reconciled", Run, BEFORE_MACHINE),
+    ("uplink.spawned", Run, BEFORE_MACHINE),
+    ("uplink.recorded", Run, BEFORE_MACHINE),
+    ("uplink.begun", Run, BEFORE_MACHINE),
     ("network.ended", AdoptDead, LAST),
     ("start.contributed.nat", Run, BEFORE_MACHINE),
     ("start.settled", Run, WITH_MACHINE),
@@ -32,6 +34,10 @@ pub(super) const ROWS: &[Row] = &[
     ("release.nat", Delete, GOING_FOR_GOOD),
     ("release.nat", CreateLeft, &[(Daemon, GONE)]),
     ("adopt.networked", Adopt, FOUND),
+    ("network.helped", Adopt, KEPT),
+    ("network.reconciled", Adopt, KEPT),
+    ("network.placed", Adopt, KEPT),
+    ("uplink.closed", AdoptClosed, KEPT),
     ("release.detached", AdoptDead, &[(Daemon, FAILED)]),
     ("release.detached", AdoptDeleting, GOING_FOR_GOOD),
     ("sweep.removed.states", AdoptStray, GOING_FOR_GOOD),

@@ -27,6 +27,8 @@ const FILES: &[&str] = &[
     "capability/nat.rs",
     "capability/ports.rs",
     "daemon.rs",
+    "network/holder.rs",
+    "network/life/start.rs",
     "shim/claim.rs",
     "shim/client.rs",
     "shim/run.rs",
@@ -83,12 +85,20 @@ const STEPS: &[&str] = &[
     "end_shim(",
     "end_proven(",
     "end_silent(",
-    // Cards.
+    // Cards, and who carries them.
     ".seat(",
     ".unseat(",
     ".attach(",
     ".detach(",
     "network.adopt(",
+    "Helper::start(",
+    "live.ensure(",
+    "live.tell(",
+    "live.place(",
+    "write_all(b\"go",
+    "record.write(",
+    "recorded.write(",
+    "holder::end(",
     // Several things'.
     "settle(&",
     "capability.prepare(",
@@ -98,7 +108,8 @@ const STEPS: &[&str] = &[
     ".reconcile()",
 ];
 /// Steps of several, with a point after the last of them.
-const WHOLES: &[&str] = &[" release(", ".down(", " agree(", "take_durable("];
+const WHOLES: &[&str] =
+    &[" release(", ".down(", " agree(", "take_durable(", "holder::hold(", "close(&mut record", "live.uplink("];
 
 /// A `vm set` that is refused in part and goes back to what was: nobody was told anything of it, and what is written down by
 /// then is what the next daemon makes true.
