@@ -3,7 +3,7 @@
 use super::{
     BlobCache, Digest,
     error::{LayerError, RegistryError},
-    hashing::Stream,
+    hashing::Passing,
     layer::Packed,
     registry::Repository,
 };
@@ -53,7 +53,7 @@ pub(super) struct Blob<'a> {
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
     /// There where they have a digest.
-    pub(super) hash: Option<Stream<'a>>,
+    pub(super) hash: Option<Passing<'a>>,
     /// Bytes that came, and those of them that nobody took.
     pub(super) read: u64,
     pub(super) ahead: usize,

@@ -14,17 +14,15 @@ pub(super) const BLOCK: usize = 64;
 /// A hash on its way: the state, and the blocks that come to it.
 pub(super) type Part<'a> = (&'a mut [u32; 8], &'a [[u8; BLOCK]]);
 
-/// Takes all blocks of both.
-pub(super) fn compress(one: Part<'_>, other: Part<'_>) {
-    let both = one.1.len().min(other.1.len());
-    let ((one, one_blocks), (other, other_blocks)) = (one, other);
-    let ((first, one_rest), (second, other_rest)) = (one_blocks.split_at(both), other_blocks.split_at(both));
+/// Takes as many blocks of each as both have; how many.
+pub(super) fn compress((one, first): Part<'_>, (other, second): Part<'_>) -> usize {
+    let both = first.len().min(second.len());
+    let (first, second) = (&first[..both], &second[..both]);
     if !side_by_side((one, first), (other, second)) {
         compress256(one, first);
         compress256(other, second);
     }
-    compress256(one, one_rest);
-    compress256(other, other_rest);
+    both
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -186,9 +184,10 @@ mod tests {
             let start = |from: u32| [0, 1, 2, 3, 4, 5, 6, 7].map(|n: u32| n.wrapping_mul(0x9E37_79B9) ^ from);
             let (mut one, mut other) = (start(1), start(2));
             let (mut alone, mut lonely) = (one, other);
-            compress((&mut one, first), (&mut other, second));
-            compress256(&mut alone, first);
-            compress256(&mut lonely, second);
+            let both = compress((&mut one, first), (&mut other, second));
+            assert_eq!(both, first.len().min(second.len()));
+            compress256(&mut alone, &first[..both]);
+            compress256(&mut lonely, &second[..both]);
             assert_eq!((one, other), (alone, lonely), "{} and {} blocks", first.len(), second.len());
         }
     }

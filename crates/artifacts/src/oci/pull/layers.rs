@@ -179,7 +179,7 @@ impl Opened<'_> {
             origin: Some(origin),
             digest: pending.digest,
             size: pending.size,
-            hash: pending.digest.map(|_| pairs.stream()),
+            hash: pending.digest.map(|_| pairs.passing()),
             read: 0,
             ahead: 0,
             reported: 0,
