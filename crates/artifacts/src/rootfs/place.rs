@@ -13,6 +13,7 @@ use super::{
 };
 use crate::job::Cancel;
 use blake3::hazmat::ChainingValue;
+use rustix::fs::{FallocateFlags, fallocate};
 use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 /// Fewer zeros than this in a row are stored.
@@ -246,12 +247,22 @@ impl Placer {
             if (self.hand.start + self.hand.len) * BLOCK > MAX_BYTES / 2 {
                 return Err(Error::TooManyBytes(MAX_BYTES / 2));
             }
+            self.reserve();
         }
         self.piece.resize(PIECE, 0);
         self.at = self.hand.start;
         self.hand.start += PIECE_BLOCKS;
         self.hand.len -= PIECE_BLOCKS;
         Ok(())
+    }
+
+    /// Asks the file system for the blocks of the hand at once: to give them one by one, as they are written, costs it more. What
+    /// is left of them in the end is given back with all other gaps.
+    fn reserve(&self) {
+        for Run { start, len } in ground::runs(self.hand.start, self.hand.len) {
+            // Where it has too few left, writing says so. The file gets longer, for beyond its end nothing is given back.
+            let _ = fallocate(&self.site.file, FallocateFlags::empty(), start * BLOCK, len * BLOCK);
+        }
     }
 
     /// Writes the piece at hand.

@@ -290,16 +290,17 @@ impl<R: Read> Reader<R> {
 
     /// Reads what is left of the current entry, and its padding.
     fn skip(&mut self) -> Result<(), Error> {
-        let mut buffer = [0; 16 << 10];
         let mut rest = std::mem::take(&mut self.left);
+        // Most entries were read to their end, and have no need of a buffer.
         while rest > 0 {
+            let mut buffer = [0; 16 << 10];
             let want = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
             self.fill(&mut buffer[..want])?;
             self.offset += want as u64;
             rest -= want as u64;
         }
         let padding = usize::try_from(std::mem::take(&mut self.padding)).expect("less than a block");
-        match self.fill(&mut buffer[..padding]) {
+        match self.fill(&mut [0; BLOCK][..padding]) {
             // There are writers that end with the last byte of the last file.
             Err(Error::Archive { .. }) if self.open_ended => {}
             other => other?,

@@ -21,7 +21,9 @@ const STEPS: [&str; 6] =
 /// Two layers, one of them longer than progress is told in one piece.
 fn served() -> (Server, Content) {
     let content = Content::default();
-    let (large, small) = (Layer::new().file("noise", noise(12 << 20)).done(), Layer::new().file("a", "a").done());
+    let large = Layer::new().file("noise", noise(12 << 20)).done();
+    // Together as large as the blocks that a layer gets at first.
+    let small = Layer::new().file("a", "a").file("b", noise(252 << 10)).done();
     let kind = format!("{OCI_LAYER}+gzip");
     content.image("v1", &[(large.clone(), gzip(&large), &kind), (small.clone(), gzip(&small), &kind)], &Value::Null);
     (content.serve(), content)
@@ -151,7 +153,7 @@ fn a_disk_that_is_full_in_the_middle_is_told_and_cleaned_up() {
     // Which directory is too small, and for what: the large layer's contents, what makes a file system of them, the cache.
     for (small, size, said) in [
         ("images", "8m", "layer 1 of 2"),
-        ("images", "12300k", "cannot pull image app: cannot write the image"),
+        ("images", "12556k", "cannot pull image app: cannot write the image"),
         ("blobs", "8m", "write to the cache"),
     ] {
         let dir = tempfile::tempdir().unwrap();
