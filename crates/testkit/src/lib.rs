@@ -43,7 +43,7 @@ pub use meter::Meter;
 pub use package::package;
 pub use process::{Identity, marked_processes};
 pub use registry::{Registry, skopeo};
-pub use relay::Relay;
+pub use relay::{Hold, Relay};
 pub use session::{Session, Terminal};
 pub use slots::{alone, shared};
 pub use space::Space;

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 /// Passes connections on to a port of this host; of what comes back, each gets so much and no more.
@@ -16,7 +16,8 @@ impl Relay {
     /// Each connection ends after `most` bytes of answers.
     #[track_caller]
     pub fn dropping(to: u16, most: u64) -> Self {
-        Self::start(to, most, |client| {
+        Self::start(to, most, |client, server| {
+            let _ = server.shutdown(Shutdown::Both);
             let _ = client.shutdown(Shutdown::Both);
         })
     }
@@ -24,10 +25,26 @@ impl Relay {
     /// After `most` bytes of answers `then` is called, and nothing more comes until the client goes away.
     #[track_caller]
     pub fn stalling(to: u16, most: u64, then: impl Fn() + Send + Sync + 'static) -> Self {
-        Self::start(to, most, move |mut client| {
+        Self::start(to, most, move |mut client, server| {
+            let _ = server.shutdown(Shutdown::Both);
             then();
             let _ = std::io::copy(&mut client, &mut std::io::sink());
         })
+    }
+
+    /// After `most` bytes of answers nothing more comes until what is returned here is dropped, and then all of it does.
+    #[track_caller]
+    pub fn holding(to: u16, most: u64) -> (Self, Hold) {
+        let hold = Hold::default();
+        let held = hold.0.clone();
+        let relay = Self::start(to, most, move |client, server| {
+            let (dropped, changed) = &*held;
+            let waiting = dropped.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(changed.wait_while(waiting, |dropped| !*dropped));
+            // Either side may go away.
+            let _ = pass(&client, &server, u64::MAX);
+        });
+        (relay, hold)
     }
 
     /// Where it listens, on 127.0.0.1.
@@ -37,7 +54,7 @@ impl Relay {
 
     /// It ends with the test's process: nothing but the test knows its port.
     #[track_caller]
-    fn start(to: u16, most: u64, at_the_end: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    fn start(to: u16, most: u64, at_the_end: impl Fn(TcpStream, TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let at_the_end = Arc::new(at_the_end);
@@ -45,8 +62,9 @@ impl Relay {
             for client in listener.incoming().flatten() {
                 let at_the_end = at_the_end.clone();
                 std::thread::spawn(move || {
-                    if pass(&client, to, most).unwrap_or(false) {
-                        at_the_end(client);
+                    let Ok(server) = connect(&client, to) else { return };
+                    if pass(&client, &server, most).unwrap_or(false) {
+                        at_the_end(client, server);
                     }
                 });
             }
@@ -55,15 +73,32 @@ impl Relay {
     }
 }
 
-/// Passes one connection on; whether it came to what it may get.
-fn pass(mut client: &TcpStream, to: u16, most: u64) -> std::io::Result<bool> {
-    let mut server = TcpStream::connect(("127.0.0.1", to))?;
+/// What [`Relay::holding`] waits for the end of.
+#[derive(Debug, Default)]
+pub struct Hold(Arc<(Mutex<bool>, Condvar)>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (dropped, changed) = &*self.0;
+        *dropped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+}
+
+/// A connection to who answers, to which all questions are passed on.
+fn connect(client: &TcpStream, to: u16) -> std::io::Result<TcpStream> {
+    let server = TcpStream::connect(("127.0.0.1", to))?;
     let (mut questions, mut ear) = (client.try_clone()?, server.try_clone()?);
     std::thread::spawn(move || {
         // Either side may go away.
         let _ = std::io::copy(&mut questions, &mut ear);
         let _ = ear.shutdown(Shutdown::Write);
     });
+    Ok(server)
+}
+
+/// Passes `most` bytes of answers on; whether there were as many.
+fn pass(mut client: &TcpStream, mut server: &TcpStream, most: u64) -> std::io::Result<bool> {
     let mut buffer = vec![0; 16 << 10];
     let mut left = most;
     while left > 0 {
@@ -76,6 +111,5 @@ fn pass(mut client: &TcpStream, to: u16, most: u64) -> std::io::Result<bool> {
         client.write_all(&buffer[..got])?;
         left -= got as u64;
     }
-    let _ = server.shutdown(Shutdown::Both);
     Ok(true)
 }

@@ -68,7 +68,7 @@ pub(super) struct Blob<'a> {
 }
 
 impl Blob<'_> {
-    /// Has the cache keep what came from a registry and is what it should be; whether it does, and did not before.
+    /// Has the cache keep what came from a registry and is what it should be; whether it does.
     pub(super) fn keep(self) -> bool {
         let (Some(Origin::Download(both)), Some(digest), true) = (self.origin, self.digest, self.whole) else {
             return false;

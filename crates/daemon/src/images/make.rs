@@ -99,7 +99,7 @@ impl ImageService {
         if !output.is_absolute() {
             return Err(Failure::new(Code::Invalid, format!("{} is not an absolute path", output.display())));
         }
-        operation.begin(format!("packing image {reference}"));
+        operation.begin(format!("checking image {reference}"));
         let (images, path) = (self.images.clone(), output.clone());
         let bundle =
             blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.bundle(&id, &path, &job))

@@ -165,12 +165,16 @@ fn two_of_one_download_once_and_two_of_different_ones_come_together() {
     });
 
     // Another image: a layer that came whole before its pull was cancelled is in the cache.
-    let reference = registry.reference("team/three:v1");
+    // It goes on when all that want it are known to be told how far it is.
+    let (relay, hold) = Relay::holding(registry.port(), HALF);
+    let reference = format!("127.0.0.1:{}/team/three:v1", relay.port());
     let before = registry.requests().len();
-    let ids: Vec<Value> = std::thread::scope(|scope| {
-        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| pull(&env, &[&reference])["id"].clone())).collect();
-        pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
-    });
+    let pulls = [(); 4].map(|()| env.banger(["image", "pull", "--json", &reference]).spawn());
+    for pull in &pulls {
+        pull.wait_stderr("getting 2 layers of", SOON);
+    }
+    drop(hold);
+    let ids = pulls.map(|pull| pull.finish(SOON).expect(0).json()["id"].clone());
     assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
     // Its configuration and its two layers, each once. The registry writes a request down after it was answered.
     let blobs = || blob_requests(&registry, before);

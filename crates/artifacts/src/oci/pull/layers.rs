@@ -89,6 +89,7 @@ impl Opened<'_> {
         let common = Common { used, pairs, first, site, kept };
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
+        let mut refused = None;
         let outcome = thread::scope(|scope| {
             let (ready, results) = channel();
             for _ in 0..workers {
@@ -109,7 +110,7 @@ impl Opened<'_> {
                             stack.take(number, layer);
                             // Names take their time to go, which the next layer need not wait for.
                             let stacked = stack.advance(builder, |spent| drop(scope.spawn(|| drop(spent))));
-                            stacked.inspect_err(|(number, why)| self.forget_refused(*number, why, pending, &common))
+                            stacked.inspect_err(|(number, _)| refused = Some(*number))
                         });
                         if let Err((number, source)) = stacked {
                             let name = pending[number].name.clone();
@@ -124,6 +125,10 @@ impl Opened<'_> {
             stop.cancel();
             outcome
         });
+        // Nothing comes to the cache any more.
+        if let (Some(number), Err(OciError::Layer { source, .. })) = (refused, &outcome) {
+            self.forget_refused(number, source, pending, &common);
+        }
         // Those that were not read to their end may be damaged too.
         if outcome.as_ref().is_err_and(OciError::is_stale) {
             job.progress.phase("looking for layers that are damaged in the cache");
