@@ -7,6 +7,8 @@
 
 pub mod catalog;
 pub mod disk;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod fetch;
 pub mod image;
 pub mod initramfs;

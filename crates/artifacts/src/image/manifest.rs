@@ -5,7 +5,10 @@
 //! Fields a later banger adds are passed over when read.
 
 use super::{ImageError, Source};
-use crate::publish::{NameLock, Shelf};
+use crate::{
+    failpoint,
+    publish::{NameLock, Shelf},
+};
 use banger_proto::name::{ImageId, ImageName, KernelName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -177,6 +180,7 @@ impl ImageManifest {
         written
             .and_then(|()| staged.file().set_permissions(read_only))
             .map_err(ImageError::io("write", staged.path()))?;
+        failpoint::hit_and_block("manifest.staged");
         Ok(shelf.publish_within(staged, entry, FILE)?)
     }
 

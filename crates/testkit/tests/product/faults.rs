@@ -2,7 +2,7 @@
 //! dies; afterwards a new daemon comes, and everything is exactly what the states say.
 //!
 //! A point is armed by a file, reached by an ordinary command, and held while the victim is killed (see
-//! `banger_daemon::failpoint`). A point that is not reached fails the test, and so does one that is passed, or stands in the
+//! `banger_artifacts::failpoint`). A point that is not reached fails the test, and so does one that is passed, or stands in the
 //! source, and has no row ([`source`]): these tables cannot fall behind the code. Nor can two steps come to stand beside each
 //! other without a point between them. Points of images have a test of their own.
 //!

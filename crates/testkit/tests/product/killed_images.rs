@@ -15,8 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where a daemon may die between an image and its name, between the names of two, or between an image and its kernel.
-pub(crate) const POINTS: [&str; 8] = [
+/// Where a daemon may die between an image and its name, between the names of two, between an image and its kernel, or
+/// between what an image says and what it is to say.
+pub(crate) const POINTS: [&str; 9] = [
+    "manifest.staged",
     "image.made",
     "promote.copied",
     "promote.renamed",
@@ -175,8 +177,14 @@ fn a_catalogs_image_gets_what_it_lacks_from_the_same_pull() {
     // Here, with its name, and whatever came after that not done.
     points.killed_at("pull.named", &args);
     assert_eq!((&shown(&env, "mine")["state"], &shown(&env, "mine")["kernel"]), (&"ready".into(), &Value::Null));
-    // The kernel is noted, and the name as it was.
+    // What it is to say of its kernel is written, and not there yet: it says what it said, and the next daemon sweeps.
     offer("debian-6.1".into());
+    let unfinished = |env: &TestEnv| stored(env).iter().filter(|name| name.starts_with(".staging-")).count();
+    points.killed_at("manifest.staged", &args);
+    assert_eq!(unfinished(&env), 1);
+    assert_eq!((&shown(&env, "mine")["state"], &shown(&env, "mine")["kernel"]), (&"ready".into(), &Value::Null));
+    assert_eq!(unfinished(&env), 0);
+    // The kernel is noted, and the name as it was.
     points.killed_at("pull.recommended", &args);
     assert_eq!(shown(&env, "mine")["kernel"], "debian-6.1");
     let again = env.banger(args).patience(SOON).run().expect(0);
