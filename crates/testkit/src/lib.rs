@@ -7,6 +7,7 @@
 
 mod binaries;
 mod capability;
+mod certificate;
 mod command;
 mod corpora;
 mod environment;
@@ -32,6 +33,7 @@ mod way;
 
 pub use binaries::bin_dir;
 pub use capability::require;
+pub use certificate::{Private, certificate};
 pub use command::{Invocation, Output};
 pub use corpora::{Corpus, replay};
 pub use environment::TestEnv;

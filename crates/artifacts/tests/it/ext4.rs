@@ -4,8 +4,9 @@
 
 use banger_artifacts::program::Program;
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 /// An image file and an independent reader over it.
@@ -44,6 +45,25 @@ impl Image {
     pub(crate) fn debugfs(&self, request: &str) -> String {
         tool("debugfs", &["-R", request, self.path.to_str().unwrap()])
     }
+}
+
+/// What `debugfs` says of an image to requests, which are bytes and a line each: the request, and then its answer.
+pub(crate) fn debugfs(image: &Path, requests: Vec<u8>) -> String {
+    let mut debugfs = Command::new(Program::find("debugfs").unwrap())
+        .arg(image)
+        // Names are bytes.
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It answers while it is asked: what it says must not wait for the end of what is said to it.
+    let mut stdin = debugfs.stdin.take().unwrap();
+    let asking = std::thread::spawn(move || stdin.write_all(&requests).unwrap());
+    let said = debugfs.wait_with_output().unwrap().stdout;
+    asking.join().unwrap();
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// What a program of e2fsprogs says on stdout.

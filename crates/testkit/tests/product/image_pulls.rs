@@ -3,15 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
 use crate::{SOON, images::pull};
-use banger_testkit::{Entry, ImageLayout, Registry, Relay, TestEnv, require, wait_until};
+use banger_testkit::{Entry, ImageLayout, Private, Registry, Relay, TestEnv, require, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 /// Bytes of the large layer, and where a connection stops that does: in the middle of it.
 const LAYER: usize = 3 << 20;
@@ -220,22 +215,6 @@ fn a_daemon_killed_in_the_middle_leaves_nothing_a_retry_minds() {
     env.assert_nothing_left();
 }
 
-/// A certificate for 127.0.0.1 and its key.
-fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
-    let (certificate, key) = (dir.join("registry.crt"), dir.join("registry.key"));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    (certificate, key)
-}
-
 #[test]
 fn a_private_registry_with_the_logins_of_docker_and_podman() {
     if !require("registry") || !require("openssl") {
@@ -243,24 +222,15 @@ fn a_private_registry_with_the_logins_of_docker_and_podman() {
     }
     let env = TestEnv::empty();
     let home = env.home().join("home");
-    let (certificate, key) = certificate(env.home());
-    let htpasswd = env.home().join("htpasswd");
-    // bcrypt of "pw", the only kind the registry takes.
-    fs::write(&htpasswd, "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n").unwrap();
-    let more = format!(
-        "  tls: {{certificate: {}, key: {}}}\nauth: {{htpasswd: {{realm: r, path: {}}}}}\n",
-        certificate.display(),
-        key.display(),
-        htpasswd.display()
-    );
-    let registry = Registry::start(env.home(), &more);
+    let own = Private::make(env.home());
+    let registry = Registry::start(env.home(), &own.configuration());
     let mut image = ImageLayout::new(&env.home().join("layout"));
     image.layer(&[], |layer| layer.add("private", &Entry::FILE, "yes"));
-    registry.push(&["--dest-creds", "me:pw"], &image.finish("v1", &json!({})), "team/app:v1");
+    registry.push(&["--dest-creds", Private::LOGIN], &image.finish("v1", &json!({})), "team/app:v1");
     let reference = registry.reference("team/app:v1");
     let host = format!("127.0.0.1:{}", registry.port());
-    // Of "me:pw" and "me:wrong".
-    let (right, wrong) = ("bWU6cHc=", "bWU6d3Jvbmc=");
+    // The other is that of "me:wrong".
+    let (right, wrong) = (Private::AUTH, "bWU6d3Jvbmc=");
     let login = |file: &Path, auth: &str| {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, json!({"auths": {&host: {"auth": auth}}}).to_string()).unwrap();
@@ -283,7 +253,7 @@ fn a_private_registry_with_the_logins_of_docker_and_podman() {
     fs::remove_dir_all(&docker).unwrap();
     let podman = home.join(".config/containers/certs.d").join(&host);
     fs::create_dir_all(&podman).unwrap();
-    fs::copy(&certificate, podman.join("ca.crt")).unwrap();
+    fs::copy(&own.certificate, podman.join("ca.crt")).unwrap();
     refused(&env, &format!("docker login {host}"));
 
     // What is written there counts from the next pull on.

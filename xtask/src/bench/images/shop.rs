@@ -2,7 +2,7 @@
 
 use super::shell;
 use anyhow::{Context, Result, ensure};
-use banger_testkit::{Registry, TestEnv};
+use banger_testkit::{Private, Registry, TestEnv};
 use std::{
     collections::HashSet,
     fs,
@@ -23,17 +23,12 @@ const WANTED: u64 = 350_000_000;
 const PACKED: u64 = 280 << 20;
 /// Largest file of a package that goes into it.
 const MAX_FILE: u64 = 2 << 20;
-/// Who may have what is in a private one: for people, as a file of logins has it, and as the registry does (bcrypt).
-const LOGIN: &str = "me:pw";
-const AUTH: &str = "bWU6cHc=";
-const HTPASSWD: &str = "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n";
-
 /// A registry and room beside it, on the disk that homes are on.
 pub(super) struct Shop {
     dir: tempfile::TempDir,
     registry: Registry,
-    /// The certificate it shows, where it speaks TLS, and wants a password.
-    certificate: Option<PathBuf>,
+    /// What it shows and asks for, where it speaks TLS and wants a password.
+    private: Option<Private>,
 }
 
 /// The image of this host's packages.
@@ -50,29 +45,15 @@ impl Shop {
     pub(super) fn open() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("banger-bench-").tempdir_in("/var/tmp")?;
         let registry = Registry::start(dir.path(), "");
-        Ok(Self { dir, registry, certificate: None })
+        Ok(Self { dir, registry, private: None })
     }
 
     /// One that speaks TLS with a certificate of its own, and gives nothing to strangers.
     pub(super) fn private() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("banger-bench-").tempdir_in("/var/tmp")?;
-        let of = |name: &str| dir.path().join(name);
-        let (certificate, key, htpasswd) = (of("ca.crt"), of("ca.key"), of("htpasswd"));
-        shell(&format!(
-            "openssl req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=127.0.0.1 \
-             -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout {} -out {}",
-            key.display(),
-            certificate.display()
-        ))?;
-        fs::write(&htpasswd, HTPASSWD)?;
-        let more = format!(
-            "  tls: {{certificate: {}, key: {}}}\nauth: {{htpasswd: {{realm: r, path: {}}}}}\n",
-            certificate.display(),
-            key.display(),
-            htpasswd.display()
-        );
-        let registry = Registry::start(dir.path(), &more);
-        Ok(Self { dir, registry, certificate: Some(certificate) })
+        let private = Private::make(dir.path());
+        let registry = Registry::start(dir.path(), &private.configuration());
+        Ok(Self { dir, registry, private: Some(private) })
     }
 
     /// Where there is room.
@@ -82,13 +63,13 @@ impl Shop {
 
     /// Lets a home trust it and log in there, if it is private.
     pub(super) fn known_to(&self, env: &TestEnv) -> Result<()> {
-        let Some(certificate) = &self.certificate else { return Ok(()) };
+        let Some(Private { certificate, .. }) = &self.private else { return Ok(()) };
         let (host, containers) = (self.registry.reference(""), env.home().join("home/.config/containers"));
         let host = host.trim_end_matches('/');
         let authorities = containers.join("certs.d").join(host);
         fs::create_dir_all(&authorities)?;
         fs::copy(certificate, authorities.join("ca.crt"))?;
-        let logins = serde_json::json!({"auths": {host: {"auth": AUTH}}});
+        let logins = serde_json::json!({"auths": {host: {"auth": Private::AUTH}}});
         Ok(fs::write(containers.join("auth.json"), logins.to_string())?)
     }
 
@@ -103,22 +84,22 @@ impl Shop {
     pub(super) fn push(&self, name: &str, layers: &[PathBuf]) -> String {
         let list: Vec<String> = layers.iter().map(|path| path.display().to_string()).collect();
         let name = format!("bench/{name}:v1");
-        let login: &[&str] = if self.certificate.is_some() { &["--dest-creds", LOGIN] } else { &[] };
+        let login: &[&str] = if self.private.is_some() { &["--dest-creds", Private::LOGIN] } else { &[] };
         self.registry.push(login, &format!("tarball:{}", list.join(":")), &name);
         self.registry.reference(&name)
     }
 
     /// Has curl get the manifest of an image that was pushed.
     pub(super) fn curl(&self, name: &str) -> Result<Duration> {
-        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        let scheme = if self.private.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", self.registry.reference(&format!("bench/{name}")));
         let (registry, path) = url.rsplit_once("/bench/").context("an address")?;
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--output", "/dev/null"]).stdin(Stdio::null());
         curl.args(["--header", "Accept: application/vnd.oci.image.manifest.v1+json"]);
         curl.args(["--header", "Accept: application/vnd.docker.distribution.manifest.v2+json"]);
-        if let Some(certificate) = &self.certificate {
-            curl.args(["--user", LOGIN, "--cacert"]).arg(certificate);
+        if let Some(Private { certificate, .. }) = &self.private {
+            curl.args(["--user", Private::LOGIN, "--cacert"]).arg(certificate);
         }
         curl.arg(format!("{registry}/v2/bench/{path}/manifests/v1"));
         let since = Instant::now();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{ext4::Image, sha256, tls::Tls};
 use banger_artifacts::{job::Cancel, oci::Platform};
-use banger_testkit::{Entry, ImageLayout, Registry, Relay, require};
+use banger_testkit::{Entry, ImageLayout, Private, Registry, Relay, certificate, require};
 use serde_json::json;
 use std::{
     fs,
@@ -186,41 +186,29 @@ fn a_pull_that_is_cancelled_leaves_nothing_and_can_be_repeated() {
     assert_eq!(Image::open(&image.rootfs).read("/noise"), noise(size));
 }
 
-/// A certificate for 127.0.0.1, its key, and the line of an htpasswd file for `me:pw`.
-fn secrets(dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
-    let htpasswd = dir.join("htpasswd");
-    let of = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=127.0.0.1"];
-    let about = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
-    let (certificate, key) = super::tokens::certificate(dir, "ca", &[&of[..], &about].concat());
-    // bcrypt of "pw", the only kind the registry takes.
-    fs::write(&htpasswd, "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n").unwrap();
-    (certificate, key, htpasswd)
-}
-
 #[test]
 fn a_registry_and_its_token_service_with_an_authority_of_their_own() {
     if !require("registry") || !require("openssl") || !require("e2fsck") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (certificate, key, _) = secrets(dir.path());
+    let own = Private::make(dir.path());
     let at_home = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
-    let own =
+    let signed =
         ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", "basicConstraints=critical,CA:FALSE"];
-    let (other, other_key) = super::tokens::certificate(dir.path(), "other", &[&own[..], &at_home].concat());
+    let (other, other_key) = certificate(dir.path(), "other", &[&signed[..], &at_home].concat());
     // Under the registry's own name its authority is enough; under another name it is not.
-    for (name, shown, its_key) in [("127.0.0.1", &certificate, &key), ("localhost", &other, &other_key)] {
+    for (name, shown, its_key) in [("127.0.0.1", &own.certificate, &own.key), ("localhost", &other, &other_key)] {
         let place = dir.path().join(name);
         fs::create_dir(&place).unwrap();
         let service = super::tokens::Service::start(&place);
         let tls = Tls::before(service.port(), shown, its_key);
         let service = service.behind(&tls, name);
-        let certificates = format!("  tls: {{certificate: {}, key: {}}}\n", certificate.display(), key.display());
-        let registry = Registry::start(&place, &(certificates + &service.configuration()));
-        registry.push(&["--dest-creds", "me:pw"], &source(&place, &[]), &format!("{APP}:v1"));
+        let registry = Registry::start(&place, &(own.tls() + &service.configuration()));
+        registry.push(&["--dest-creds", Private::LOGIN], &source(&place, &[]), &format!("{APP}:v1"));
 
         let host = Host::new();
-        fs::copy(&certificate, login(&host, &registry).join("ca.crt")).unwrap();
+        fs::copy(&own.certificate, login(&host, &registry).join("ca.crt")).unwrap();
         let before = service.given();
         if name == "localhost" {
             let refusal = host.refusal(&tagged(&registry, "v1"));
@@ -238,7 +226,7 @@ fn a_registry_and_its_token_service_with_an_authority_of_their_own() {
 
 /// Whom a host says it is, and the directory for the authorities it trusts.
 fn login(host: &Host, registry: &Registry) -> PathBuf {
-    let login = json!({"auths": {format!("https://127.0.0.1:{}", registry.port()): {"auth": "bWU6cHc="}}});
+    let login = json!({"auths": {format!("https://127.0.0.1:{}", registry.port()): {"auth": Private::AUTH}}});
     fs::write(host.dir.path().join("auth.json"), login.to_string()).unwrap();
     let authorities = host.dir.path().join("certs.d").join(format!("127.0.0.1:{}", registry.port()));
     fs::create_dir_all(&authorities).unwrap();
@@ -251,18 +239,12 @@ fn tls_with_an_authority_of_its_own_and_a_password() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (certificate, key, htpasswd) = secrets(dir.path());
-    let more = format!(
-        "  tls: {{certificate: {}, key: {}}}\nauth: {{htpasswd: {{realm: r, path: {}}}}}\n",
-        certificate.display(),
-        key.display(),
-        htpasswd.display()
-    );
-    let registry = Registry::start(dir.path(), &more);
-    registry.push(&["--dest-creds", "me:pw"], &source(dir.path(), &[]), &format!("{APP}:v1"));
+    let own = Private::make(dir.path());
+    let registry = Registry::start(dir.path(), &own.configuration());
+    registry.push(&["--dest-creds", Private::LOGIN], &source(dir.path(), &[]), &format!("{APP}:v1"));
 
     let host = Host::new();
-    fs::copy(&certificate, login(&host, &registry).join("ca.crt")).unwrap();
+    fs::copy(&own.certificate, login(&host, &registry).join("ca.crt")).unwrap();
     fs::remove_file(host.dir.path().join("auth.json")).unwrap();
     let refusal = host.refusal(&tagged(&registry, "v1"));
     assert!(refusal.contains("to strangers"), "{refusal}");
@@ -284,7 +266,7 @@ fn a_service_that_signs_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let service = super::tokens::Service::start(dir.path());
     let registry = Registry::start(dir.path(), &service.configuration());
-    registry.push(&["--dest-creds", "me:pw"], &source(dir.path(), &[]), &format!("{APP}:v1"));
+    registry.push(&["--dest-creds", Private::LOGIN], &source(dir.path(), &[]), &format!("{APP}:v1"));
 
     let host = Host::new();
     let refusal = host.refusal(&tagged(&registry, "v1"));

@@ -7,6 +7,7 @@ use crate::{
     web::{Server, ok},
 };
 use banger_artifacts::program::Program;
+use banger_testkit::{Private, certificate};
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -24,8 +25,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// It knows `me` with the password `pw`, and gives nobody else anything.
-const LOGIN: &str = "authorization: Basic bWU6cHc=";
 const ISSUER: &str = "the test";
 const SERVICE: &str = "registry";
 
@@ -42,8 +41,10 @@ impl Service {
         let (certificate, key) = certificate(dir, "token", &["-newkey", "rsa:2048", "-subj", "/CN=the test"]);
         let given = Arc::new(AtomicUsize::new(0));
         let (counter, chain) = (given.clone(), x5c(&certificate));
+        // It gives nobody else anything.
+        let login = format!("authorization: Basic {}", Private::AUTH);
         let server = Server::start_with_heads(move |mut request, head| {
-            let known = head.lines().any(|line| line.eq_ignore_ascii_case(LOGIN));
+            let known = head.lines().any(|line| line.eq_ignore_ascii_case(&login));
             let Some(access) = access(&request.path).filter(|_| known) else {
                 return request.stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
             };
@@ -77,22 +78,6 @@ impl Service {
     pub(super) fn given(&self) -> usize {
         self.given.load(Ordering::SeqCst)
     }
-}
-
-/// Makes a certificate as `of` says and its key: the files `NAME.crt` and `NAME.key`.
-pub(super) fn certificate(dir: &Path, name: &str, of: &[&str]) -> (PathBuf, PathBuf) {
-    let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
-    let made = Command::new(Program::find("openssl").unwrap())
-        .args(["req", "-x509", "-nodes", "-days", "2"])
-        .args(of)
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    (certificate, key)
 }
 
 /// What `?scope=repository:NAME:ACTIONS` asks for.

@@ -10,7 +10,7 @@ use super::{
     stacks::{FUTURE, PRESENT, ROOT, Step, Style, What, described, layer, raw, step, word},
     xattrs::{Xattr, listed, values},
 };
-use crate::ext4::{Image, check};
+use crate::ext4::{Image, check, debugfs};
 use banger_artifacts::program::Program;
 use banger_testkit::require;
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -19,13 +19,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
-    io::Write as _,
     os::unix::{
         ffi::OsStrExt as _,
         fs::{FileTypeExt as _, MetadataExt as _},
     },
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// Stacks that are tried.
@@ -117,18 +116,8 @@ fn walk(root: &Path, mut paths: Vec<String>, seen: &mut BTreeMap<String, Seen>) 
 /// The same of our image, as `debugfs` tells it.
 fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
     let image = Image::open(path);
-    let mut debugfs = Command::new(Program::find("debugfs").unwrap())
-        .arg(path)
-        // Names are bytes.
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let requests: Vec<u8> = names.iter().flat_map(|name| raw(&format!("stat \"/{name}\"\n"))).collect();
-    debugfs.stdin.take().unwrap().write_all(&requests).unwrap();
-    let said = String::from_utf8_lossy(&debugfs.wait_with_output().unwrap().stdout).into_owned();
+    let requests = names.iter().flat_map(|name| raw(&format!("stat \"/{name}\"\n")));
+    let said = debugfs(path, requests.collect());
     let mut parts = said.split("debugfs:  stat ").skip(1);
     let mut seen = BTreeMap::new();
     let mut attributes: Vec<(&str, String)> = Vec::new();

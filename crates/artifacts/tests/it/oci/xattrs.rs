@@ -3,12 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
 use super::stacks::raw;
-use banger_artifacts::program::Program;
-use std::{
-    io::Write as _,
-    path::Path,
-    process::{Command, Stdio},
-};
+use crate::ext4::debugfs;
+use std::path::Path;
 
 /// An attribute: its name and its value.
 pub(super) type Xattr = (String, Vec<u8>);
@@ -25,21 +21,8 @@ pub(super) fn values(image: &Path, asked: &[(&str, &str)]) -> Vec<Vec<u8>> {
     if asked.is_empty() {
         return Vec::new();
     }
-    let mut debugfs = Command::new(Program::find("debugfs").unwrap())
-        .arg(image)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let requests: Vec<u8> =
-        asked.iter().flat_map(|(path, name)| raw(&format!("ea_get -x \"/{path}\" {name}\n"))).collect();
-    // It answers while it is asked: what it says must not wait for the end of what is said to it.
-    let mut stdin = debugfs.stdin.take().unwrap();
-    let asking = std::thread::spawn(move || stdin.write_all(&requests).unwrap());
-    let said = String::from_utf8_lossy(&debugfs.wait_with_output().unwrap().stdout).into_owned();
-    asking.join().unwrap();
+    let requests = asked.iter().flat_map(|(path, name)| raw(&format!("ea_get -x \"/{path}\" {name}\n")));
+    let said = debugfs(image, requests.collect());
     let answers = said.split("debugfs:  ea_get -x ").skip(1);
     let values: Vec<Vec<u8>> = answers
         .zip(asked)
