@@ -38,6 +38,7 @@ test_packages=(
   systemd                                     # systemd-analyze judges the units of the whole-machine mode
   shellcheck                                  # the scripts
   docker-registry skopeo umoci                # a real registry, and what images are compared with
+  isal                                        # igzip, which the benchmark of pulls is told against
   gnupg rclone curl jq zstd xz-utils python3  # what the maintainer scripts call, and a server for them
   flex bison bc perl libelf-dev libssl-dev    # building a kernel
   openssl                                     # authorities for registries that tests bring up

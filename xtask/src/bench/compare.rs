@@ -16,6 +16,7 @@ pub(crate) struct Report {
     weights: Vec<Weight>,
     sizes: Vec<Size>,
     phases: Vec<PhaseTime>,
+    left_out: Vec<String>,
 }
 
 /// Two things measured alternately, in milliseconds.
@@ -213,6 +214,11 @@ impl Report {
         });
     }
 
+    /// Notes what was not measured, and why.
+    pub(crate) fn leave_out(&mut self, what: &str) {
+        self.left_out.push(what.to_owned());
+    }
+
     /// What was timed, in how many rounds (not all go through as many as were asked for), and why few are enough.
     fn timed(&self) -> impl Iterator<Item = (&str, usize, Option<&'static str>)> {
         let comparisons = self.comparisons.iter().map(|it| (it.what.as_str(), it.ours_ms.len(), it.few));
@@ -266,6 +272,9 @@ impl fmt::Display for Report {
         }
         for it in &self.phases {
             writeln!(f, "phase {:<38} {:>8.1} ms  from {:>8.1} ms", it.name, it.duration_ms, it.started_ms)?;
+        }
+        for what in &self.left_out {
+            writeln!(f, "LEFT OUT: {what}")?;
         }
         for (what, rounds, few) in self.timed().filter(|(_, rounds, _)| *rounds < QUOTABLE as usize) {
             if let Some(why) = few {

@@ -46,14 +46,17 @@ pub(crate) fn pulls(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<(
     Ok(())
 }
 
-/// Against decompression alone, as many layers at once: by zlib-rs, the fastest library that was found and reads a stream.
-/// Banger's own decoder beside it is told, and nobody's target.
+/// Against decompression alone, as many layers at once. The target is held against zlib-rs, which is the library that banger
+/// would use: the fastest in pure Rust. Two more are told, and nobody's target: banger's own decoder, and ISA-L, which is
+/// the fastest that was measured (assembly; faster than libdeflate, which wants all of a layer in memory).
 pub(crate) fn floor(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let shop = Shop::open()?;
     let packages = shop.packages()?;
-    let zlib_rs = || inflate(&packages.layers, flate2::bufread::MultiGzDecoder::new);
+    let (size, layers) = (format!("image pull, {}", packages.size), &packages.layers);
+    let nowhere = |by: &str| format!("decompressing its layers by {by}, in parallel, to nowhere");
+    let zlib_rs = || inflate(layers, flate2::bufread::MultiGzDecoder::new);
     report.compare(
-        (&format!("image pull, {}", packages.size), "decompressing its layers by zlib-rs, in parallel, to nowhere"),
+        (&size, &nowhere("zlib-rs")),
         Target::Ratio(1.8),
         rounds,
         || pull(env, &packages.reference),
@@ -63,8 +66,21 @@ pub(crate) fn floor(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<(
         ("banger's decoder of gzip, those layers", "zlib-rs, both in parallel and to nowhere"),
         Target::Told,
         rounds,
-        || inflate(&packages.layers, banger_artifacts::oci::gunzip),
+        || inflate(layers, banger_artifacts::oci::gunzip),
         zlib_rs,
+    )?;
+    if !igzip_is_here() {
+        report.leave_out(
+            "image pull against igzip, which is not here: scripts/setup.sh --test installs it (package isal)",
+        );
+        return Ok(());
+    }
+    report.compare(
+        (&size, &nowhere("igzip of ISA-L")),
+        Target::Told,
+        rounds,
+        || pull(env, &packages.reference),
+        || igzip(layers),
     )
 }
 
@@ -232,6 +248,23 @@ fn inflate<D: Read>(layers: &[PathBuf], decoder: fn(io::BufReader<fs::File>) -> 
         inflating.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
     });
     outcomes.into_iter().collect::<io::Result<()>>()?;
+    Ok(since.elapsed())
+}
+
+fn igzip_is_here() -> bool {
+    Command::new("igzip").arg("-V").stdin(Stdio::null()).output().is_ok()
+}
+
+/// The same by `igzip`, a process for each.
+fn igzip(layers: &[PathBuf]) -> Result<Duration> {
+    settle()?;
+    let since = Instant::now();
+    let start = |layer| Command::new("igzip").arg("-dc").arg(layer).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    let started: Vec<_> = layers.iter().map(start).collect::<io::Result<_>>().context("igzip")?;
+    for mut igzip in started {
+        let status = igzip.wait()?;
+        ensure!(status.success(), "igzip: {status}");
+    }
     Ok(since.elapsed())
 }
 
