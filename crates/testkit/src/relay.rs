@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-/// Passes connections on to a port of this host; of what comes back, each gets so much and no more.
+/// Passes connections on to a port of this host; of what comes back, each gets so much, and then something happens.
 #[derive(Debug, Clone, Copy)]
 pub struct Relay {
     port: u16,
