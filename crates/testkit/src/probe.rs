@@ -7,14 +7,15 @@
 //! | `probe.write.NAME=PATH` | to open a file for writing |
 //! | `probe.unix.NAME=PATH` | to connect to a unix socket; `@NAME` is an abstract one |
 //! | `probe.tcp.NAME=PORT` | to connect to a port of the host's 127.0.0.1 |
-//! | `probe.process.NAME=PID` | to signal, to trace and to read the environment of a process |
+//! | `probe.process.NAME=PID` | to signal in every way there is, to trace, to limit and to read the environment of a process |
+//! | `probe.file.NAME=PATH` | to cut off, to open in two ways that cut off, to change mode, owner and times of a file |
 //!
 //! Attempts that need nothing to be tried on come by themselves: new namespaces, mounts, sockets, programs, capabilities.
 
 #![expect(unsafe_code, reason = "system calls that a well-behaved program does not make")]
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     fmt::Write as _,
     fs::{File, OpenOptions},
     io,
@@ -50,9 +51,17 @@ pub fn attempt(words: &str) -> String {
             Some(("unix", _)) => say(name, connect(target)),
             Some(("tcp", _)) => say(name, port(target)),
             Some(("process", _)) => {
-                say(&format!("{name}.signal"), number(target).and_then(|pid| check(unsafe_kill(pid))));
+                for (what, attempt) in SIGNALS {
+                    say(&format!("{name}.{what}"), number(target).and_then(attempt));
+                }
                 say(&format!("{name}.trace"), number(target).and_then(trace));
                 say(&format!("{name}.environment"), read(Path::new(&format!("/proc/{target}/environ"))));
+            }
+            Some(("file", _)) => {
+                for (what, attempt) in DEEDS {
+                    let outcome = CString::new(target).map_err(io::Error::other).and_then(|path| attempt(&path));
+                    say(&format!("{name}.{what}"), outcome);
+                }
             }
             _ => say(name, Err(io::ErrorKind::Unsupported.into())),
         }
@@ -103,9 +112,46 @@ fn check(result: i32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn unsafe_kill(pid: i32) -> i32 {
-    // SAFETY: signal 0 asks only whether a signal could be sent.
-    unsafe { libc::kill(pid, 0) }
+type ToProcess = fn(i32) -> io::Result<()>;
+type ToFile = fn(&CStr) -> io::Result<()>;
+
+/// Ways to send a signal, or to have one sent. Signal 0 asks only whether one could be.
+const SIGNALS: [(&str, ToProcess); 6] = [
+    // SAFETY: numbers.
+    ("signal", |pid| check(unsafe { libc::kill(pid, 0) })),
+    // SAFETY: numbers.
+    ("thread", |pid| long(unsafe { libc::syscall(libc::SYS_tkill, pid, 0) })),
+    // SAFETY: numbers.
+    ("group-thread", |pid| long(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) })),
+    // SAFETY: numbers; the descriptor is closed with the process.
+    ("descriptor", |pid| long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })),
+    // SAFETY: numbers. Standard input is there.
+    ("owner", |pid| check(unsafe { libc::fcntl(0, libc::F_SETOWN, pid) })),
+    ("limit", |pid| {
+        let nothing = std::ptr::null::<libc::c_void>();
+        // SAFETY: neither a new limit nor room for the old one.
+        long(unsafe { libc::syscall(libc::SYS_prlimit64, pid, libc::RLIMIT_CPU, nothing, nothing) })
+    }),
+];
+
+/// What can be done to a file by its name. What is left of its content is not looked at.
+const DEEDS: [(&str, ToFile); 6] = [
+    // SAFETY: a string that ends with a NUL, and a number.
+    ("cut", |path| check(unsafe { libc::truncate(path.as_ptr(), 0) })),
+    // SAFETY: likewise; the descriptor is closed with the process.
+    ("cut-while-read", |path| check(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_TRUNC) })),
+    // SAFETY: likewise.
+    ("cut-unopened", |path| check(unsafe { libc::open(path.as_ptr(), libc::O_ACCMODE | libc::O_TRUNC) })),
+    // SAFETY: likewise.
+    ("mode", |path| check(unsafe { libc::chmod(path.as_ptr(), 0o777) })),
+    // SAFETY: likewise; it stays whose it is.
+    ("owner", |path| check(unsafe { libc::chown(path.as_ptr(), u32::MAX, u32::MAX) })),
+    // SAFETY: likewise; no times are now.
+    ("times", |path| check(unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), std::ptr::null(), 0) })),
+];
+
+fn long(result: libc::c_long) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn unsafe_unshare(flag: i32) -> i32 {

@@ -24,9 +24,9 @@ fn judge(host: &Host, found: ConfinementFinding) -> Finding {
             let mut finding = warn(NAME, format!("monitors are confined less than they should be: {lack}"));
             finding.hints = user_namespaces::obstacles(host).into_iter().map(|it| it.hint.to_owned()).collect();
             if lack.contains("Landlock") {
-                finding
-                    .hints
-                    .push("boot a kernel with Landlock (5.13 or newer, with landlock in its lsm= list)".into());
+                finding.hints.push(
+                    "boot a kernel with the whole of Landlock (6.12 or newer, with landlock in its lsm= list)".into(),
+                );
             }
             if finding.hints.is_empty() {
                 finding.hints.push("docs/security.md says what each layer is for and what it needs of a host".into());
@@ -57,6 +57,10 @@ mod tests {
         let found = weaker("this host allows no namespaces of its own; this kernel has no Landlock");
         assert!(found.hints[0].contains("sysctl user.max_user_namespaces"), "{found:?}");
         assert!(found.hints[1].contains("lsm="), "{found:?}");
+        let found =
+            weaker("this host allows no namespaces of its own; this kernel's Landlock does not restrict signals");
+        assert!(found.message.contains("does not restrict signals"), "{found:?}");
+        assert!(found.hints[1].contains("6.12"), "{found:?}");
         assert_eq!(judge(&bench.host, ConfinementFinding::Whole).verdict, Verdict::Pass);
     }
 

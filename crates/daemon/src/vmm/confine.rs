@@ -1,7 +1,7 @@
 //! What a monitor may reach once it runs: its own program and libraries, its firmware, this machine's kernel, initramfs
 //! and disks, and nothing else.
 //!
-//! Two layers, each enough by itself for the files. A *root* of its own ([`root`]) holds those files at names that do
+//! Two layers, each enough by itself for what is in files. A *root* of its own ([`root`]) holds those files at names that do
 //! not depend on the host, in namespaces of its own: no other process, no socket, no network exists there. *Landlock*
 //! ([`landlock`]) says the same by rule. Beside them no capability is left ([`credentials`]), and a *filter*
 //! ([`seccomp`]) refuses the system calls no monitor needs.
@@ -110,7 +110,10 @@ impl Rules {
             Err(reason) => confinement.weaker.push(reason),
         }
         match landlock::ruleset(&self.entries) {
-            Ok(Some(ruleset)) => confinement.landlock = Some(ruleset),
+            Ok(Some(ruleset)) => {
+                confinement.landlock = Some(ruleset);
+                confinement.weaker.extend(confinement.lacking(landlock::interface()));
+            }
             Ok(None) => confinement.weaker.push("this kernel has no Landlock".into()),
             Err(error) => confinement.weaker.push(format!("Landlock refused the rules: {error}")),
         }
@@ -133,6 +136,11 @@ pub(super) struct Confinement {
 }
 
 impl Confinement {
+    /// What an older Landlock leaves to the filter alone. Namespaces stand in for it where there are such.
+    fn lacking(&self, interface: i64) -> Option<String> {
+        if self.root.is_some() { None } else { landlock::lacking(interface) }
+    }
+
     /// How the monitor sees the files.
     pub(super) fn view(&self) -> View {
         View { names: self.root.is_some().then(|| self.names.clone()) }
@@ -179,8 +187,15 @@ mod tests {
         let apart = rules.build(Ok(())).unwrap().view();
         assert_eq!(names(&apart), ("/kernel".into(), "/dev/null".into(), "/fd/7".into()));
         let beside = rules.build(Err("none".into())).unwrap();
-        assert_eq!(beside.weaker, ["none"]);
+        assert_eq!(beside.weaker.first().map(String::as_str), Some("none"));
         assert_eq!(names(&beside.view()), ("/home/u/vmlinux".into(), "/dev/null".into(), "/proc/self/fd/7".into()));
+    }
+
+    #[test]
+    fn an_old_landlock_is_a_lack_where_nothing_stands_in_for_it() {
+        let rules = Rules::default();
+        let lacks = |apart| rules.build(apart).unwrap().lacking(4).is_some();
+        assert!(lacks(Err("none".into())) && !lacks(Ok(())));
     }
 
     #[test]

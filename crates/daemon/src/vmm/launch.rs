@@ -103,7 +103,7 @@ impl Launch<'_> {
         let (stderr, errors) = io::pipe().map_err(prepare("stderr"))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(prepare("stdin"))?;
 
-        let filter = Filter::new();
+        let filter = Filter::new(self.plan.vmm);
         let outside = self.outside(&confinement, &null, &errors);
         let inside = self.inside(&confinement, &filter, &reporter);
         let names: Vec<&'static str> = outside.iter().chain(&inside).map(|step| step.name).collect();

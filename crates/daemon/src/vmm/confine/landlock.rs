@@ -1,6 +1,7 @@
 //! The list of files as Landlock rules, and no connection anywhere.
 //!
-//! Needs no privilege. It does not stop connecting to unix sockets by path; the monitor's own root does.
+//! Needs no privilege. It does not stop connecting to unix sockets by path, nor changing a file's mode, owner, times and
+//! attributes; the monitor's own root does, and the filter. Older kernels know less of it: [`lacking`] says what.
 
 #![expect(unsafe_code, reason = "the system call has no wrapper that can run between fork and exec")]
 
@@ -16,6 +17,15 @@ use std::{
 
 /// The newest interface asked for; older kernels give the part they know.
 const NEWEST: ABI = ABI::V6;
+/// What the interfaces brought that is asked for, newest first, and the first kernel that has each.
+const BROUGHT: [(i64, &str, &str); 4] = [
+    (6, "signals and abstract sockets", "6.12"),
+    (5, "the controls of devices", "6.10"),
+    (4, "TCP", "6.7"),
+    (3, "cutting files off", "6.2"),
+];
+/// Asks for the number of the interface in place of a ruleset.
+const VERSION: u32 = 1;
 
 /// The kernel's object; `None` where the kernel has no Landlock.
 pub(super) fn ruleset(entries: &[Entry]) -> Result<Option<OwnedFd>, RulesetError> {
@@ -31,6 +41,20 @@ pub(super) fn ruleset(entries: &[Entry]) -> Result<Option<OwnedFd>, RulesetError
         ruleset = ruleset.add_rule(PathBeneath::new(fd, access(entry.reach, is_dir)))?;
     }
     Ok(ruleset.into())
+}
+
+/// The number of this kernel's interface; not above 0 where it has none.
+pub(super) fn interface() -> i64 {
+    // SAFETY: landlock_create_ruleset(2) reads no memory where it is asked for the version.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0, VERSION) }
+}
+
+/// What a kernel with this interface leaves unrestricted of what it is asked for, in words; `None` for nothing.
+pub(super) fn lacking(interface: i64) -> Option<String> {
+    let lacks: Vec<_> = BROUGHT.iter().filter(|(first, ..)| *first > interface).collect();
+    let (_, _, kernel) = lacks.first()?;
+    let what: Vec<&str> = lacks.iter().map(|(_, what, _)| *what).collect();
+    Some(format!("this kernel's Landlock does not restrict {} (Linux {kernel} does)", what.join(", ")))
 }
 
 fn access(reach: Reach, is_dir: bool) -> BitFlags<AccessFs> {
@@ -50,4 +74,22 @@ pub(super) fn enter(ruleset: &OwnedFd) -> io::Result<()> {
     // SAFETY: landlock_restrict_self(2) takes a descriptor and flags, and touches no memory.
     let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_leaves_open_is_named() {
+        // Debian 12, Ubuntu 24.04, and those that have all that is asked for.
+        let of = |interface| lacking(interface).unwrap_or_default();
+        assert_eq!(
+            of(2),
+            "this kernel's Landlock does not restrict signals and abstract sockets, the controls of devices, TCP, \
+             cutting files off (Linux 6.12 does)"
+        );
+        assert!(of(4).contains("sockets, the controls of devices (Linux 6.12"), "{}", of(4));
+        assert_eq!((of(6), of(7)), (String::new(), String::new()));
+    }
 }
