@@ -113,7 +113,7 @@ impl From<NoVmm> for Failure {
                 told(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
             }
             NoVmm::Missing { package: None, .. } => told(Code::Unavailable, &error)
-                .hint("say --vmm auto, which takes what works here, or --vmm qemu")
+                .hint("a VM made with --vmm auto takes what works here, one with --vmm qemu needs no KVM")
                 .hint(format!("`{}` in config.toml says where the program is", error.key())),
             NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => {
                 told(Code::Unsupported, &error).hint(format!("`{}` in config.toml names another program", error.key()))
@@ -251,7 +251,13 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
             }
             _ => (Code::Unavailable, Vec::new()),
         },
-        (OciError::Platform { .. }, _) => (Code::Unsupported, vec!["--platform chooses another".to_owned()]),
+        (OciError::Platform { .. }, _) => (
+            Code::Unsupported,
+            vec![
+                "`banger image pull --platform PLATFORM REFERENCE` takes another; a VM here runs this host's only"
+                    .to_owned(),
+            ],
+        ),
         (OciError::TooManyLayers { .. }, _) => (Code::Invalid, vec![LIMITS.to_owned()]),
         (OciError::Layer { source, .. }, _) => match &**source {
             LayerError::TooLarge(_)

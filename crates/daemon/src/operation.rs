@@ -80,6 +80,11 @@ impl Operation {
         self.overtaken.token.cancelled().await;
     }
 
+    /// Whether something else is wanted in place of the step.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.overtaken.token.is_cancelled()
+    }
+
     /// The step ended before it was done: `what` of it, and what came in its way.
     pub(crate) fn cut_short(&self, what: &str) -> Failure {
         self.with_blame(failures::cut_short(what))

@@ -15,9 +15,9 @@
 //! DELETE /v1/vms/{ref}[?force=true]     → events; the result is `null`. Without `force` a VM with a VMM is refused
 //!                                         (`conflict`); with it the VMM is killed, not shut down: its disk goes too,
 //!                                         so there is nothing to save
-//! POST   /v1/vms/{ref}/start            → events; the result is vm::Vm
+//! POST   /v1/vms/{ref}/start  vm::StartVm → events; the result is vm::Vm
 //! POST   /v1/vms/{ref}/stop    vm::StopVm → events; likewise
-//! POST   /v1/vms/{ref}/restart vm::StopVm → events; likewise
+//! POST   /v1/vms/{ref}/restart vm::RestartVm → events; likewise
 //! POST   /v1/vms/{ref}/kill    vm::KillVm → events; likewise
 //! GET    /v1/vms/{ref}/guest[?look=true] → vm::GuestEndpoint, when the agent answers; counts as a use of the VM
 //!                                         unless it is only to have a look

@@ -20,7 +20,10 @@ use banger_proto::{
     agent::http::MAX_GRACE,
     api::{
         event::Event,
-        vm::{CreateVm, Egress, GuestEndpoint, KillVm, SetVm, Start, StopVm, Vm, VmPort, VmStats, Wait},
+        vm::{
+            CreateVm, Egress, GuestEndpoint, KillVm, RestartVm, SetVm, Start, StartVm, StopVm, Vm, VmPort, VmStats,
+            Wait,
+        },
     },
     failure::{Code, Failure},
 };
@@ -135,14 +138,19 @@ pub(super) async fn set(
     Named(vm): Named,
     Body(body): Body<SetVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Set(body)).await
+    change(context, vm, [Op::Set(body)]).await
 }
 
 /// Starts a VM.
-#[utoipa::path(post, path = "/v1/vms/{ref}/start", tag = "vm", params(("ref" = String, Path)),
+#[utoipa::path(post, path = "/v1/vms/{ref}/start", tag = "vm", params(("ref" = String, Path)), request_body = StartVm,
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
-pub(super) async fn start(State(context): State<Shared>, Named(vm): Named) -> Result<Response, Refusal> {
-    change(context, vm, Op::Start { wait: Wait::Agent }).await
+pub(super) async fn start(
+    State(context): State<Shared>,
+    Named(vm): Named,
+    Body(body): Body<StartVm>,
+) -> Result<Response, Refusal> {
+    let start = Op::Start { wait: Wait::Agent };
+    change(context, vm, overcommitted(body.overcommit).into_iter().chain([start])).await
 }
 
 /// Stops a VM in order; its data is on its disk afterwards.
@@ -153,18 +161,19 @@ pub(super) async fn stop(
     Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Stop { grace: grace(&body)?, cause: StopCause::Asked }).await
+    change(context, vm, [Op::Stop { grace: grace(body.grace_ms)?, cause: StopCause::Asked }]).await
 }
 
 /// Stops and starts a VM: a fresh kernel.
-#[utoipa::path(post, path = "/v1/vms/{ref}/restart", tag = "vm", params(("ref" = String, Path)), request_body = StopVm,
+#[utoipa::path(post, path = "/v1/vms/{ref}/restart", tag = "vm", params(("ref" = String, Path)), request_body = RestartVm,
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn restart(
     State(context): State<Shared>,
     Named(vm): Named,
-    Body(body): Body<StopVm>,
+    Body(body): Body<RestartVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Restart { grace: grace(&body)? }).await
+    let restart = Op::Restart { grace: grace(body.grace_ms)? };
+    change(context, vm, overcommitted(body.overcommit).into_iter().chain([restart])).await
 }
 
 /// Sends a signal to a VM's monitor.
@@ -175,7 +184,7 @@ pub(super) async fn kill(
     Named(vm): Named,
     Body(body): Body<KillVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, Op::Kill { signal: body.signal }).await
+    change(context, vm, [Op::Kill { signal: body.signal }]).await
 }
 
 /// Where to dial a VM's agent, when it answers.
@@ -233,17 +242,28 @@ pub(super) async fn logs(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], axum::body::Body::from_stream(body)).into_response())
 }
 
-/// Resolves first, so that an unknown VM is a refusal and not an event.
-async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal> {
+/// One after the other, until one fails; the last one's VM is the answer. Resolves first, so that an unknown VM is a
+/// refusal and not an event.
+async fn change(context: Shared, vm: String, ops: impl IntoIterator<Item = Op>) -> Result<Response, Refusal> {
     let id = context.services.vms.find(&vm).await?.id;
+    let ops: Vec<Op> = ops.into_iter().collect();
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
-        context.services.vms.change(id.as_str(), op, &operation).await
+        let mut now = None;
+        for op in ops {
+            now = Some(context.services.vms.change(id.as_str(), op, &operation).await?);
+        }
+        now.ok_or_else(|| Failure::new(Code::Invalid, "nothing was asked of the VM"))
     }))
 }
 
+/// What a start that takes no notice of free memory begins with: it is kept, as of a VM that was made so.
+fn overcommitted(is_wanted: bool) -> Option<Op> {
+    is_wanted.then(|| Op::Set(SetVm { overcommit: Some(true), ..SetVm::default() }))
+}
+
 /// How long a guest may take to go down. What it would not get in full is refused.
-fn grace(body: &StopVm) -> Result<Option<Duration>, Failure> {
-    let grace = body.grace_ms.map(Duration::from_millis);
+fn grace(ms: Option<u64>) -> Result<Option<Duration>, Failure> {
+    let grace = ms.map(Duration::from_millis);
     match grace {
         Some(grace) if grace > MAX_GRACE => {
             Err(Failure::new(Code::Invalid, format!("a stop takes at most {} s", MAX_GRACE.as_secs())))

@@ -158,7 +158,7 @@ fn proper(reference: &Reference) -> Result<ImageName, Failure> {
     let familiar = reference.familiar();
     familiar.parse().map_err(|_| {
         Failure::new(Code::Invalid, format!("{familiar} cannot be the name of an image here"))
-            .hint("--name gives it another")
+            .hint(format!("`banger image pull --name NAME {familiar}` gives it another"))
     })
 }
 

@@ -6,6 +6,7 @@ use super::{VmService, service::Parts};
 use crate::config;
 use banger_proto::{
     failure::{Code, Failure},
+    name::VmName,
     size::ByteSize,
 };
 use std::cmp::Reverse;
@@ -13,11 +14,47 @@ use std::cmp::Reverse;
 /// VMs that are named as users of memory.
 const NAMED: usize = 5;
 
+/// What is refused, which decides what can be typed instead.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refused<'a> {
+    /// A new VM, or new sizes of one: the command that says them.
+    Sizes,
+    /// A start of a VM that is there.
+    Start(&'a VmName),
+    /// A restart of one.
+    Restart(&'a VmName),
+}
+
+impl Refused<'_> {
+    fn hints(self) -> [String; 2] {
+        let again = |name: &VmName, verb: &str| {
+            [
+                format!("`banger vm set {name} --memory SIZE` gives it less; or stop a VM (`banger ps`)"),
+                format!("`banger vm {verb} --overcommit {name}` starts it anyway"),
+            ]
+        };
+        match self {
+            Self::Sizes => [
+                "ask for less with --memory, or stop a VM (`banger ps`)".into(),
+                "--overcommit starts it anyway".into(),
+            ],
+            Self::Start(name) => again(name, "start"),
+            Self::Restart(name) => again(name, "restart"),
+        }
+    }
+}
+
 /// Refuses `wanted` when it is not free now, and says who has what. `back` is given back before it is needed.
-pub(super) async fn admit(parts: &Parts, wanted: ByteSize, back: ByteSize, overcommit: bool) -> Result<(), Failure> {
+pub(super) async fn admit(
+    parts: &Parts,
+    wanted: ByteSize,
+    back: ByteSize,
+    overcommit: bool,
+    refused: Refused<'_>,
+) -> Result<(), Failure> {
     let free = config::memory_line("MemAvailable:");
     let then = free.map(|free| ByteSize(free.bytes().saturating_add(back.bytes())));
-    let Err(failure) = judge(wanted, overcommit, then) else { return Ok(()) };
+    let Err(failure) = judge(wanted, overcommit, then, refused) else { return Ok(()) };
     let rows = parts.store.vms().await?;
     let users = rows.iter().filter_map(|row| Some((row.name.to_string(), ByteSize(VmService::resident(row)?))));
     Err(failure.cause(who_uses(config::memory_line("MemTotal:"), free, users.collect())))
@@ -31,11 +68,9 @@ pub(super) fn fits_at_all(wanted: ByteSize, overcommit: bool) -> Result<(), Fail
         .hint("--overcommit takes it anyway"))
 }
 
-fn judge(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>) -> Result<(), Failure> {
+fn judge(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>, refused: Refused<'_>) -> Result<(), Failure> {
     let Some(free) = short_of(wanted, overcommit, free) else { return Ok(()) };
-    Err(does_not_fit(wanted, &format!("{free} free"))
-        .hint("ask for less with --memory, or stop a VM (`banger ps`)")
-        .hint("--overcommit starts it anyway"))
+    Err(refused.hints().into_iter().fold(does_not_fit(wanted, &format!("{free} free")), Failure::hint))
 }
 
 /// What there is, when that is too little. A host that does not say is not a reason to refuse.
@@ -72,12 +107,24 @@ mod tests {
     #[test]
     fn what_is_free_decides_unless_it_is_overruled() {
         let free = Some(ByteSize::gib(2));
-        judge(ByteSize::gib(2), false, free).unwrap();
-        let failure = judge(ByteSize::gib(3), false, free).unwrap_err();
+        judge(ByteSize::gib(2), false, free, Refused::Sizes).unwrap();
+        let failure = judge(ByteSize::gib(3), false, free, Refused::Sizes).unwrap_err();
         assert_eq!(failure.code, Code::Unavailable);
         assert!(failure.message.contains("2 GiB free"), "{failure}");
-        judge(ByteSize(u64::MAX), true, free).unwrap();
-        judge(ByteSize::gib(3), false, None).unwrap();
+        judge(ByteSize(u64::MAX), true, free, Refused::Sizes).unwrap();
+        judge(ByteSize::gib(3), false, None, Refused::Sizes).unwrap();
+    }
+
+    #[test]
+    fn the_way_round_a_refusal_is_one_that_the_refused_command_has() {
+        let name = "demo".parse().unwrap();
+        let hints = |refused| judge(ByteSize::gib(3), false, Some(ByteSize::gib(2)), refused).unwrap_err().hints;
+        assert!(hints(Refused::Sizes).iter().all(|hint| hint.contains("--") && !hint.contains("banger vm")));
+        for (refused, verb) in [(Refused::Start(&name), "start"), (Refused::Restart(&name), "restart")] {
+            let [less, anyway] = &hints(refused)[..] else { panic!("two") };
+            assert!(less.starts_with("`banger vm set demo --memory SIZE` "), "{less}");
+            assert!(anyway.starts_with(&format!("`banger vm {verb} --overcommit demo` ")), "{anyway}");
+        }
     }
 
     #[test]

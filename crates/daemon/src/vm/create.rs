@@ -94,7 +94,8 @@ impl VmService {
         parts.images.know_image(&image).await?;
         admission::fits_at_all(shape.memory, request.overcommit)?;
         if request.start != Start::No {
-            admission::admit(parts, shape.memory, ByteSize(0), request.overcommit).await?;
+            let refused = admission::Refused::Sizes;
+            admission::admit(parts, shape.memory, ByteSize(0), request.overcommit, refused).await?;
         }
         // A VM that cannot run here is not worth a pull either, whenever it is to be started.
         if request.start != Start::No || request.vmm.is_some() {
@@ -126,7 +127,7 @@ impl VmService {
             sources: shape.sources,
         };
         if request.start != Start::No {
-            start::preflight(parts, &spec, operation).await?;
+            start::preflight(parts, &spec, admission::Refused::Sizes, operation).await?;
         }
         wanted_still(operation)?;
         Ok((request.name, spec))

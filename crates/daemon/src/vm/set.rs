@@ -53,6 +53,7 @@ fn resized(before: &VmSpec, wanted: &SetVm, disk: Option<ByteSize>) -> Result<Vm
     after.vcpu = wanted.vcpu.unwrap_or(after.vcpu);
     after.memory = wanted.memory.unwrap_or(after.memory);
     after.disk_size = wanted.disk_size.unwrap_or(after.disk_size);
+    after.overcommit = wanted.overcommit.unwrap_or(after.overcommit);
     let said = [
         ("vcpu", wanted.vcpu.is_some()),
         ("memory", wanted.memory.is_some()),

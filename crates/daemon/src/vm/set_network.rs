@@ -46,7 +46,7 @@ impl Change {
     /// Checked; nothing is done.
     pub(super) fn of(owner: &Owner, wanted: &SetVm) -> Result<Self, Failure> {
         let before = owner.row.spec.network.clone();
-        let SetVm { nat, allow, deny, publish, unpublish, vcpu: _, memory: _, disk_size: _ } = wanted;
+        let SetVm { nat, allow, deny, publish, unpublish, vcpu: _, memory: _, disk_size: _, overcommit: _ } = wanted;
         let meant = nat.is_some() || allow.is_some() || deny.is_some() || !publish.is_empty() || !unpublish.is_empty();
         let mut after = before.clone();
         after.nat = nat.unwrap_or(after.nat);

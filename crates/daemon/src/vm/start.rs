@@ -4,7 +4,13 @@
 //! so a VM that did not become ready is `failed` and says why.
 
 use super::{
-    VmService, admission, await_agent, owner::Owner, phases::PhaseClock, service::Parts, set_network, stop,
+    VmService,
+    admission::{self, Refused},
+    await_agent,
+    owner::Owner,
+    phases::PhaseClock,
+    service::Parts,
+    set_network, stop,
     words::words,
 };
 use crate::{
@@ -27,9 +33,17 @@ use banger_proto::{
 };
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
 
+/// How a VM was before its start.
+type Before = (VmState, Option<String>, Run);
+
 /// Looks whether a VM could start now, before anything of it is touched; pulls what can be pulled.
-pub(super) async fn preflight(parts: &Parts, spec: &VmSpec, operation: &Operation) -> Result<(), Failure> {
-    preflight_with(parts, spec, ByteSize(0), operation).await
+pub(super) async fn preflight(
+    parts: &Parts,
+    spec: &VmSpec,
+    refused: Refused<'_>,
+    operation: &Operation,
+) -> Result<(), Failure> {
+    preflight_with(parts, spec, ByteSize(0), refused, operation).await
 }
 
 /// The same for one that runs, before it is taken down to be started again. Not all can be seen from there: that a kernel
@@ -43,11 +57,18 @@ pub(super) async fn preflight_again(owner: &Owner, operation: &Operation) -> Res
     // What it has itself will be free.
     spec.network.publish.retain(|publish| !row.run.published.iter().any(|own| own.host == publish.host));
     let back = ByteSize(VmService::resident(row).unwrap_or(0));
-    preflight_with(parts, &spec, back, operation).await.map_err(|failure| operation.blame(failure))
+    let refused = Refused::Restart(&row.name);
+    preflight_with(parts, &spec, back, refused, operation).await.map_err(|failure| operation.blame(failure))
 }
 
-async fn preflight_with(parts: &Parts, spec: &VmSpec, back: ByteSize, operation: &Operation) -> Result<(), Failure> {
-    admission::admit(parts, spec.memory, back, spec.overcommit).await?;
+async fn preflight_with(
+    parts: &Parts,
+    spec: &VmSpec,
+    back: ByteSize,
+    refused: Refused<'_>,
+    operation: &Operation,
+) -> Result<(), Failure> {
+    admission::admit(parts, spec.memory, back, spec.overcommit, refused).await?;
     for capability in parts.capabilities.iter() {
         capability.preflight(spec, operation).await?;
     }
@@ -56,9 +77,12 @@ async fn preflight_with(parts: &Parts, spec: &VmSpec, back: ByteSize, operation:
 
 /// Starts the VM and waits until it is ready.
 pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
-    let mut clock = owner.clock.take().unwrap_or_else(PhaseClock::start);
-    let (choice, tsc_khz) = owner.parts.choose(owner.row.spec.vmm).await?;
-    preflight(&owner.parts, &owner.row.spec, operation).await.map_err(|failure| operation.blame(failure))?;
+    // The clock of a VM that is being made began with its creation; one that cannot start is not kept.
+    let (made, row) = (owner.clock.take(), &owner.row);
+    let refused = if made.is_some() { Refused::Sizes } else { Refused::Start(&row.name) };
+    let mut clock = made.unwrap_or_else(PhaseClock::start);
+    let (choice, tsc_khz) = owner.parts.choose(row.spec.vmm).await?;
+    preflight(&owner.parts, &row.spec, refused, operation).await.map_err(|failure| operation.blame(failure))?;
     say_what_starts(owner, &choice, operation);
 
     let before = (owner.row.state, owner.row.reason.clone(), owner.row.run.clone());
@@ -93,22 +117,27 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<()
             failpoint::hit("start.launched").await;
             owner.follow(shim);
         }
-        Err(failure) => return Err(give_up(owner, operation, with_hints(owner, failure)).await),
+        Err(failure) => return Err(give_up(owner, Some(before), operation, with_hints(owner, failure)).await),
     }
     clock.mark("shim");
-    finish(owner, operation, clock).await
+    finish(owner, Some(before), operation, clock).await
 }
 
 /// Goes on with a start that an earlier daemon began, or that its client has left behind.
 pub(super) async fn resume(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
     owner.follow_anew();
-    finish(owner, operation, PhaseClock::start()).await
+    finish(owner, None, operation, PhaseClock::start()).await
 }
 
-async fn finish(owner: &mut Owner, operation: &Operation, mut clock: PhaseClock) -> Result<(), Failure> {
+async fn finish(
+    owner: &mut Owner,
+    before: Option<Before>,
+    operation: &Operation,
+    mut clock: PhaseClock,
+) -> Result<(), Failure> {
     let ready = match await_agent::agent(owner, operation).await {
         Ok(ready) => ready,
-        Err(failure) => return Err(give_up(owner, operation, failure).await),
+        Err(failure) => return Err(give_up(owner, before, operation, failure).await),
     };
     failpoint::hit("start.ready").await;
     clock.guest(&ready);
@@ -157,14 +186,22 @@ pub(super) async fn settle(parts: &Parts, vm: &VmId) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes down what was started. A start that was cancelled leaves a stopped VM, any other a failed one.
-async fn give_up(owner: &mut Owner, operation: &Operation, failure: Failure) -> Failure {
+/// Takes down what was started. A start whose client left leaves the VM as it was, one that something else was wanted
+/// in place of a stopped VM, any other a failed one.
+async fn give_up(owner: &mut Owner, before: Option<Before>, operation: &Operation, failure: Failure) -> Failure {
     if !operation.cancel().is_cancelled() {
         return fail(owner, failure).await;
     }
     owner.end_machine().await;
     failpoint::hit("start.ended").await;
-    owner.down(VmState::Stopped, None).await;
+    let (state, reason) = match before.filter(|_| !operation.is_overtaken()) {
+        Some((state, reason, run)) => {
+            owner.row.run = run;
+            (state, reason)
+        }
+        None => (VmState::Stopped, None),
+    };
+    owner.down(state, reason).await;
     failure
 }
 

@@ -35,7 +35,10 @@ mod network;
 mod request;
 
 pub use network::{Denied, Egress, VmPort};
-pub use request::{CreateVm, KillSignal, KillVm, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, SetVm, Start, StopVm, Wait};
+pub use request::{
+    CreateVm, KillSignal, KillVm, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, RestartVm, SetVm, Start, StartVm, StopVm,
+    Wait,
+};
 
 /// Where a VM is in its life.
 ///

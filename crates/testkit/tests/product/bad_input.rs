@@ -1,7 +1,7 @@
 //! What makes no sense is refused before anything is made, and the error says what would.
 
 use crate::{SOON, delete, images::pull, start, vms};
-use banger_testkit::{Entry, ImageLayout, TestEnv, require};
+use banger_testkit::{Entry, ImageLayout, Output, TestEnv, require};
 
 /// Each refused with 125 by `vm run` and with 2 by `vm create`, in these words, leaving no row. They are judged before a
 /// kernel or an image is looked for, which an empty home has none of: a refusal for that would be another.
@@ -191,6 +191,17 @@ fn more_memory_than_there_is_is_refused_at_start() {
     env.assert_nothing_left();
 }
 
+/// Types the command in the hint of an output that has this word.
+#[track_caller]
+fn type_what_is_hinted(env: &TestEnv, out: &Output, word: &str) -> Output {
+    let said = out.err();
+    let hint = said.lines().find(|line| line.starts_with("hint: ") && line.contains(word));
+    let line = hint.and_then(|hint| hint.split('`').nth(1)).unwrap_or_else(|| panic!("{out}"));
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words[0], "banger", "{out}");
+    env.banger(&words[1..]).run()
+}
+
 #[test]
 fn memory_that_is_in_use_is_refused_with_who_uses_it() {
     let Some(env) = TestEnv::fake() else { return };
@@ -209,7 +220,16 @@ fn memory_that_is_in_use_is_refused_with_who_uses_it() {
     }
     let names: Vec<String> = vms(&env).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["holder", "large"]);
-    env.banger(["vm", "delete", "large"]).run().expect(0);
+    // What is told to be typed does what it is said to do.
+    let refused = env.banger(["vm", "start", "large"]).run().expect(1);
+    type_what_is_hinted(&env, &refused, "--overcommit").expect(0);
+    assert_eq!(env.vm_state("large"), "running");
+    env.banger(["vm", "restart", "large"]).run().expect(0);
+    env.banger(["vm", "set", "large", "--no-overcommit"]).run().expect(0);
+    let refused = env.banger(["vm", "restart", "large"]).run().expect(1);
+    assert_eq!(env.vm_state("large"), "running");
+    type_what_is_hinted(&env, &refused, "--overcommit").expect(0);
+    env.banger(["vm", "delete", "-f", "large"]).run().expect(0);
     delete(&env, "holder");
 }
 

@@ -54,9 +54,13 @@ impl Bench {
 
     /// Waits until the daemon has seen a client leave.
     fn client_left(&self) {
+        self.clients_left(1);
+    }
+
+    fn clients_left(&self, count: usize) {
         wait_until(SOON, "the daemon to notice", || {
             let log = fs::read_to_string(self.env.layout().daemon_log()).unwrap_or_default();
-            if log.contains("the client went away") { Ok(()) } else { Err(log) }
+            if log.matches("the client went away").count() >= count { Ok(()) } else { Err(log) }
         });
     }
 
@@ -153,6 +157,36 @@ fn a_start_goes_on_after_its_daemon_or_its_client() {
     assert_eq!(fs::read(&bench.arrived).expect("a file"), b"a note\n");
     env.assert_in_order("fake-qemu");
     delete(env, "f");
+}
+
+#[test]
+fn a_start_that_is_interrupted_leaves_the_vm_as_it_was() {
+    let Some(bench) = Bench::without_files() else { return };
+    let env = &bench.env;
+    env.banger(["vm", "create", "--no-start", "--name", "new"]).run().expect(0);
+    env.banger(["vm", "run", "-d", "--name", "old"]).run().expect(0);
+    assert!(env.vm_process("old", "shim_pid").signal(Signal::KILL));
+    env.wait_state("old", "failed", SOON);
+    for (count, name) in [(1, "new"), (2, "old")] {
+        let before = env.vm(name);
+        bench.arm("start.planned");
+        let session = env.banger(["vm", "start", name]).spawn();
+        bench.wait("start.planned.hit");
+        session.signal(Signal::INT);
+        let out = session.finish(SOON).expect(128 + 2);
+        assert!(out.err().contains("the start is taken back, unless the guest was up already"), "{out}");
+        bench.clients_left(count);
+        bench.go_on("start.planned");
+        env.wait_state(name, before["state"].as_str().expect("a state"), SOON);
+        let after = env.vm(name);
+        for key in ["reason", "vmm", "accelerator", "phases", "started_at"] {
+            assert_eq!(after[key], before[key], "{key}: {after:#}");
+        }
+        env.assert_in_order("fake-qemu");
+    }
+    assert!(env.vm("old")["reason"].is_string());
+    env.banger(["vm", "delete", "new"]).run().expect(0);
+    delete(env, "old");
 }
 
 #[test]

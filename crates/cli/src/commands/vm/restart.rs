@@ -2,9 +2,11 @@
 
 use super::{
     each::{self, Request, VmsArg},
+    start::OvercommitArg,
     stop::GraceArg,
 };
 use crate::{context::Context, exit::Result};
+use banger_proto::api::vm::RestartVm;
 use clap::Args;
 use hyper::Method;
 
@@ -15,6 +17,8 @@ pub(crate) struct RestartArgs {
     refs: VmsArg,
     #[command(flatten)]
     grace: GraceArg,
+    #[command(flatten)]
+    memory: OvercommitArg,
 }
 
 /// Stops the VMs and starts them again.
@@ -22,7 +26,7 @@ pub(crate) async fn run(context: &Context, args: RestartArgs) -> Result {
     let request = Request {
         method: Method::POST,
         suffix: |_| "/restart",
-        body: Some(args.grace.body()),
+        body: Some(RestartVm { grace_ms: args.grace.ms(), overcommit: args.memory.overcommit }),
         undone: "interrupted: the VM may be down ('banger ps -a' shows it)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await

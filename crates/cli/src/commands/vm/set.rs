@@ -15,7 +15,7 @@ use hyper::Method;
     ArgGroup::new("what")
         .required(true)
         .multiple(true)
-        .args(["vcpu", "memory", "disk_size", "nat", "no_nat", "allow", "deny"])
+        .args(["vcpu", "memory", "disk_size", "overcommit", "no_overcommit", "nat", "no_nat", "allow", "deny"])
 ))]
 #[command(after_help = "\
 Examples:
@@ -45,19 +45,26 @@ struct SizeArgs {
     /// Work disk, such as 20G; it only grows
     #[arg(long, value_name = "SIZE", value_parser = arguments::disk_size)]
     disk_size: Option<ByteSize>,
+    /// It may start when that much memory is not free
+    #[arg(long, overrides_with = "no_overcommit")]
+    overcommit: bool,
+    /// It starts only when its memory is free, as VMs do
+    #[arg(long)]
+    no_overcommit: bool,
     #[command(flatten)]
     egress: EgressArgs,
 }
 
 /// Sets the sizes and the policies of the VMs.
 pub(crate) async fn run(context: &Context, args: SetArgs) -> Result {
-    let SizeArgs { vcpu, memory, disk_size, egress } = args.sizes;
+    let SizeArgs { vcpu, memory, disk_size, overcommit, no_overcommit, egress } = args.sizes;
+    let overcommit = (overcommit || no_overcommit).then_some(overcommit);
     let nat = egress.nat.said();
     let [allow, deny] = egress.lists()?;
     let request = Request {
         method: Method::PATCH,
         suffix: |_| "",
-        body: Some(SetVm { vcpu, memory, disk_size, nat, allow, deny, ..SetVm::default() }),
+        body: Some(SetVm { vcpu, memory, disk_size, overcommit, nat, allow, deny, ..SetVm::default() }),
         undone: "interrupted: it may be set already ('banger vm show' tells)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await

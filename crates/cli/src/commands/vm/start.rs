@@ -2,14 +2,25 @@
 
 use super::each::{self, Request, VmsArg};
 use crate::{context::Context, exit::Result};
+use banger_proto::api::vm::StartVm;
 use clap::Args;
 use hyper::Method;
+
+/// Whether free memory is taken notice of.
+#[derive(Debug, Args)]
+pub(super) struct OvercommitArg {
+    /// Start even when that much memory is not free; kept with the VM ('vm set --no-overcommit' takes it back)
+    #[arg(long)]
+    pub(super) overcommit: bool,
+}
 
 /// `banger vm start`.
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     #[command(flatten)]
     refs: VmsArg,
+    #[command(flatten)]
+    memory: OvercommitArg,
 }
 
 /// Starts the VMs.
@@ -17,8 +28,8 @@ pub(crate) async fn run(context: &Context, args: StartArgs) -> Result {
     let request = Request {
         method: Method::POST,
         suffix: |_| "/start",
-        body: None::<()>,
-        undone: "interrupted: the daemon takes the start back; the VM stays as it was",
+        body: Some(StartVm { overcommit: args.memory.overcommit }),
+        undone: "interrupted: the start is taken back, unless the guest was up already ('banger ps -a' shows it)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
 }

@@ -17,9 +17,9 @@ pub(super) struct GraceArg {
 }
 
 impl GraceArg {
-    /// The request's body.
-    pub(super) fn body(&self) -> StopVm {
-        StopVm { grace_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)) }
+    /// As a request says it.
+    pub(super) fn ms(&self) -> Option<u64> {
+        self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) async fn run(context: &Context, args: StopArgs) -> Result {
     let request = Request {
         method: Method::POST,
         suffix: |_| "/stop",
-        body: Some(args.grace.body()),
+        body: Some(StopVm { grace_ms: args.grace.ms() }),
         undone: "interrupted: the VM may still be on its way down ('banger ps -a' shows it)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await

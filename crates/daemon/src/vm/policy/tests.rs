@@ -17,6 +17,7 @@ const SET: Op = Op::Set(SetVm {
     vcpu: Some(1),
     memory: None,
     disk_size: None,
+    overcommit: None,
     nat: None,
     allow: None,
     deny: None,
@@ -48,10 +49,11 @@ fn set() -> impl Strategy<Value = Op> {
         || (any::<u16>(), 1_u16..).prop_map(|(host, guest)| format!("{host}:{guest}").parse::<Publish>().unwrap());
     let ports = || vec(publish(), 0..3);
     let sizes = (option::of(1_u32..9), option::of(any::<u64>()), option::of(any::<u64>()));
-    (sizes, option::of(any::<bool>()), rules(), rules(), ports(), ports()).prop_map(
-        |((vcpu, memory, disk_size), nat, allow, deny, publish, unpublish)| {
+    let flag = || option::of(any::<bool>());
+    (sizes, flag(), flag(), rules(), rules(), ports(), ports()).prop_map(
+        |((vcpu, memory, disk_size), overcommit, nat, allow, deny, publish, unpublish)| {
             let (memory, disk_size) = (memory.map(ByteSize), disk_size.map(ByteSize));
-            Op::Set(SetVm { vcpu, memory, disk_size, nat, allow, deny, publish, unpublish })
+            Op::Set(SetVm { vcpu, memory, disk_size, overcommit, nat, allow, deny, publish, unpublish })
         },
     )
 }

@@ -105,6 +105,9 @@ pub struct SetVm {
     /// From the next start on; not smaller than it is.
     #[serde(default)]
     pub disk_size: Option<ByteSize>,
+    /// Whether it may start when that much memory is not free.
+    #[serde(default)]
+    pub overcommit: Option<bool>,
     /// Whether the public internet is open; at once.
     #[serde(default)]
     pub nat: Option<bool>,
@@ -149,7 +152,30 @@ pub enum Start {
     Leased,
 }
 
-/// Body of stop and restart.
+/// Body of start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StartVm {
+    /// From now on it may start when that much memory is not free, as one that was made so.
+    #[serde(default)]
+    pub overcommit: bool,
+}
+
+/// Body of restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RestartVm {
+    /// As for stop.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
+    /// As for start.
+    #[serde(default)]
+    pub overcommit: bool,
+}
+
+/// Body of stop.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
