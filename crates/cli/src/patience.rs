@@ -6,13 +6,10 @@
 
 use crate::{
     guest,
-    http::{self, Body, Connection, refusal},
+    http::{self, Body, Connection},
     watched::Taken,
 };
-use banger_proto::{
-    agent::http::MAX_BODY,
-    failure::{Code, Failure},
-};
+use banger_proto::failure::{Code, Failure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{Method, Response, body::Body as _, body::Frame, body::Incoming};
@@ -157,7 +154,7 @@ impl Patience {
 
     /// What a refusal says, if it says it in time.
     pub(crate) async fn refusal(self, response: Response<Incoming>) -> Failure {
-        timeout(self.silence, refusal(response, MAX_BODY, guest::WHO)).await.unwrap_or_else(|_| self.stands_still())
+        timeout(self.silence, guest::refusal(response)).await.unwrap_or_else(|_| self.stands_still())
     }
 
     fn ends_never(self) -> Failure {

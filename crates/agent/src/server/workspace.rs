@@ -139,8 +139,7 @@ fn bring(
 ) -> Result<(), Failure> {
     let about = |error: &io::Error| {
         let code = if error.kind() == io::ErrorKind::PermissionDenied { Code::Denied } else { Code::Invalid };
-        let failure = Failure::caused_by(code, format!("cannot make {} in the guest", path.display()), error);
-        if code == Code::Denied { failure.hint("--guest-path ~/repo is in the home of the VM's user") } else { failure }
+        Failure::caused_by(code, format!("cannot make {} in the guest", path.display()), error)
     };
     if let Some(account) = becomes {
         let root = fs::open("/", DIRECTORY, Mode::empty()).map_err(|error| about(&error.into()))?;

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    exit::{Error, Result, Status},
+    exit::{Error, Result, Status, interruption},
     signals::Signals,
 };
 use banger_proto::failure::{Code, Failure};
@@ -42,12 +42,26 @@ pub(super) async fn remove(context: &Context, removals: &[Removal]) -> Result {
         }
     }
     let mut signals = Signals::install()?;
+    let mut status = Status::Done;
     let mut reports = Vec::with_capacity(removals.len());
     for removal in removals {
-        let failure = match operate(context, &mut signals, &removal.delete, removal.undone).await {
+        let result = match status {
+            Status::CutShort(_) => Err(interruption("interrupted: nothing was done with it").into()),
+            _ => operate(context, &mut signals, &removal.delete, removal.undone).await,
+        };
+        let failure = match result {
             Ok(()) => None,
-            Err(Error::Failed(failure)) => Some(failure),
-            Err(error) => return Err(error),
+            Err(Error::Failed(failure)) => {
+                if status == Status::Done {
+                    status = Status::SomeFailed;
+                }
+                Some(failure)
+            }
+            Err(Error::Interrupted { signal, undone }) => {
+                status = Status::CutShort(signal);
+                Some(interruption(undone))
+            }
+            Err(error @ Error::Pipe) => return Err(error),
         };
         reports.push(Report { name: &removal.name, deleted: failure.is_none(), failure });
     }
@@ -61,7 +75,7 @@ pub(super) async fn remove(context: &Context, removals: &[Removal]) -> Result {
             }
         }
     }
-    Ok(if reports.iter().all(|report| report.deleted) { Status::Done } else { Status::SomeFailed })
+    Ok(status)
 }
 
 async fn operate(context: &Context, signals: &mut Signals, delete: &str, undone: &str) -> Result<()> {

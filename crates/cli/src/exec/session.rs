@@ -5,6 +5,7 @@
 
 use crate::{
     exit::{Error, Result},
+    guest,
     output::printer::stdout_error,
 };
 use banger_proto::{
@@ -271,14 +272,13 @@ fn request() -> Result<Request> {
     Ok(request)
 }
 
-/// The agent did not accept the session: its own failure when it sent one.
+/// The agent did not accept the session: in its own words when it sent some.
 fn refused(error: &tungstenite::Error) -> Failure {
     let body = match error {
         tungstenite::Error::Http(response) => response.body().as_deref().unwrap_or_default(),
         _ => &[],
     };
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| Failure::caused_by(Code::Guest, "the VM's agent refused the session", error))
+    guest::refused(body).unwrap_or_else(|| Failure::caused_by(Code::Guest, "the VM's agent refused the session", error))
 }
 
 fn broken(error: &tungstenite::Error) -> Failure {

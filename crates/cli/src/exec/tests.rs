@@ -277,7 +277,7 @@ async fn an_agent_that_refuses_says_why() {
         stream.write_all((head + &body).as_bytes()).await.unwrap();
     };
     let failure = session(agent, &[], &[]).await.failure();
-    assert_eq!(failure, Failure::new(Code::Unavailable, "going down"));
+    assert_eq!(failure, Failure::new(Code::Unavailable, "the VM's agent refused").cause("going down"));
 }
 
 #[tokio::test]

@@ -39,11 +39,32 @@ pub(crate) fn itself() -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::caused_by(Code::Internal, "cannot tell where this program is", &error))
 }
 
+/// Options of ssh(1) that have a value.
+const VALUED: &[u8] = b"BbcDEeFIiJLlmOoPpQRSWw";
+
 /// The user to enter as, when the VM has one with a name: ssh knows nobody by number. `args` may say another.
 pub(crate) fn login<'a>(user: Option<&'a str>, args: &[OsString]) -> Option<&'a str> {
     let name = user?.split(':').next()?;
-    let says = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-l");
-    (name.parse::<u32>().is_err() && !args.iter().any(says)).then_some(name)
+    (name.parse::<u32>().is_err() && !says_a_user(args)).then_some(name)
+}
+
+/// Whether ssh's own options name a user: those before the first word that is none, with which the command begins.
+fn says_a_user(args: &[OsString]) -> bool {
+    let mut words = args.iter().map(|arg| arg.as_encoded_bytes());
+    while let Some(word) = words.next() {
+        let Some(letters) = word.strip_prefix(b"-").filter(|letters| !letters.is_empty() && *letters != b"-") else {
+            return false;
+        };
+        // Several may stand in one word; the first with a value takes the rest of it, or the next word.
+        let Some(at) = letters.iter().position(|letter| VALUED.contains(letter)) else { continue };
+        let (option, rest) = (letters[at], &letters[at + 1..]);
+        let value = if rest.is_empty() { words.next().unwrap_or_default() } else { rest };
+        let key = value.trim_ascii_start().split(|byte| b"= \t".contains(byte)).next().unwrap_or_default();
+        if option == b'l' || option == b'o' && key.eq_ignore_ascii_case(b"user") {
+            return true;
+        }
+    }
+    false
 }
 
 /// Becomes ssh. `args` are everything after the VM's name; only a failure comes back.
@@ -70,7 +91,28 @@ mod tests {
     fn the_vms_user_enters_unless_another_is_named() {
         let args = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
         assert_eq!(login(Some("dev:staff"), &args(&["uptime"])), Some("dev"));
-        assert_eq!(login(Some("dev"), &args(&["-l", "root"])), None);
+        for said in [
+            &["-l", "root"][..],
+            &["-vlroot"],
+            &["-vl", "root"],
+            &["-p", "22", "-l", "root", "ls"],
+            &["-oUser=root"],
+            &["-o", "user root", "id"],
+        ] {
+            assert_eq!(login(Some("dev"), &args(said)), None, "{said:?}");
+        }
+        // What the command's own words say is the command's.
+        for unsaid in [
+            &["ls", "-l"][..],
+            &["-v", "ls", "-la"],
+            &["--", "-l"],
+            &["-L", "8080:localhost:80", "-N"],
+            &["-p", "-l"],
+            &["-oUserKnownHostsFile=/x"],
+            &["grep", "-l", "x", "."],
+        ] {
+            assert_eq!(login(Some("dev"), &args(unsaid)), Some("dev"), "{unsaid:?}");
+        }
         assert_eq!(login(Some("1000:1000"), &[]), None);
         assert_eq!(login(None, &[]), None);
     }

@@ -119,7 +119,7 @@ impl Packing {
         };
         let answer = match sent {
             Ok(response) if response.status().is_success() => arrived(response).await,
-            Ok(response) => Err(PATIENCE.refusal(response).await.into()),
+            Ok(response) => Err(unwelcome(PATIENCE.refusal(response).await).into()),
             Err(failure) => Err(failure.into()),
         };
         let packed = self.packed.await.map_err(|error| internal("cannot read the repository", &error))?;
@@ -130,6 +130,14 @@ impl Packing {
             }
             _ => answer,
         }
+    }
+}
+
+/// A guest that refuses a repository, with the way out where its user may not write there.
+fn unwelcome(refusal: Failure) -> Failure {
+    match refusal.code {
+        Code::Denied => refusal.hint("--guest-path ~/repo is in the home of the VM's user"),
+        _ => refusal,
     }
 }
 

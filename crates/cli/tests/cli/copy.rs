@@ -169,7 +169,7 @@ fn out_of_a_vm_under_the_right_name() {
     assert_eq!(tree(&here), ["dir", "other"]);
     assert_eq!(fs::read_to_string(here.join("other/file")).unwrap(), "in");
     let missing = world.daemon.banger(["cp", "demo:/nothing", "."]).run().expect(1);
-    assert_eq!(missing.err(), "error: there is no such file\n");
+    assert_eq!(missing.err(), "error: the VM's agent refused\n  caused by: there is no such file\n");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Verbs that change something: what they ask for, what they report, and how they fail.
 
-use crate::fake::{Daemon, Reply, done, vm};
+use crate::fake::{DEADLINE, Daemon, Reply, done, vm};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Knows `a` and `b`; starting `b` fails.
@@ -100,6 +101,76 @@ fn what_is_said_of_one_of_several_says_of_which() {
 fn one_vm_named_twice_is_one() {
     let daemon = daemon();
     assert_eq!(daemon.banger(["vm", "restart", "a", "aaaa"]).run().expect(0).out(), "a\n");
+}
+
+#[test]
+fn those_that_are_done_are_reported_when_an_interrupt_ends_the_wait_for_another() {
+    for json in [false, true] {
+        let daemon = Daemon::answering(|line, _| {
+            Some(match line {
+                "GET /v1/vms/a" => Reply::Json(vm("aaaaaaaaaaaa", "a")),
+                "GET /v1/vms/b" => Reply::Json(vm("bbbbbbbbbbbb", "b")),
+                // All in one piece: who shows the first has read the second.
+                "POST /v1/vms/aaaaaaaaaaaa/stop" => Reply::Events(vec![
+                    json!({ "event": "notice", "text": "it is down" }),
+                    done(&vm("aaaaaaaaaaaa", "a")),
+                ]),
+                "POST /v1/vms/bbbbbbbbbbbb/stop" => Reply::Held(vec![json!({ "event": "phase", "text": "stopping" })]),
+                _ => return None,
+            })
+        });
+        let session = daemon.banger(["stop", "a", "b"].iter().chain(json.then_some(&"--json"))).spawn();
+        session.wait_stderr("it is down", DEADLINE);
+        daemon.wait_asked("POST /v1/vms/bbbbbbbbbbbb/stop");
+        session.signal(Signal::INT);
+        let run = session.finish(DEADLINE).expect(130);
+        if json {
+            let reports = run.json();
+            assert_eq!((&reports[0]["name"], &reports[0]["failure"]), (&json!("a"), &Value::Null), "{run}");
+            assert_eq!((&reports[1]["vm"], &reports[1]["failure"]["code"]), (&Value::Null, &json!("timeout")), "{run}");
+        } else {
+            assert_eq!(run.out(), "a\n", "{run}");
+            assert!(run.err().contains("error: interrupted: the VM may still be on its way down"), "{run}");
+        }
+    }
+}
+
+#[test]
+fn what_was_deleted_is_reported_when_an_interrupt_ends_the_rest() {
+    let daemon = Daemon::answering(|line, _| {
+        Some(match line {
+            line if line.starts_with("GET /v1/images/") => Reply::Json(json!({})),
+            "DELETE /v1/images/one" => Reply::Events(vec![done(&Value::Null)]),
+            "DELETE /v1/images/two" => Reply::Held(Vec::new()),
+            _ => return None,
+        })
+    });
+    let session = daemon.banger(["image", "delete", "--json", "one", "two", "three"]).spawn();
+    daemon.wait_asked("DELETE /v1/images/two");
+    session.signal(Signal::INT);
+    let run = session.finish(DEADLINE).expect(130);
+    let reports = run.json();
+    let deleted: Vec<_> = (0..3).map(|at| (&reports[at]["deleted"], &reports[at]["failure"]["code"])).collect();
+    let (yes, no) = ((&json!(true), &Value::Null), (&json!(false), &json!("timeout")));
+    assert_eq!(deleted, [yes, no, no], "{run}");
+    assert!(!daemon.asked().contains(&"DELETE /v1/images/three".to_owned()), "{:?}", daemon.asked());
+}
+
+#[test]
+fn a_full_host_is_overruled_by_the_verbs_that_bring_a_vm_up() {
+    let daemon = Daemon::answering(|line, body| {
+        Some(match line {
+            "GET /v1/vms/a" => Reply::Json(vm("aaaaaaaaaaaa", "a")),
+            line if line.starts_with("POST /v1/vms/aaaaaaaaaaaa/") || line.starts_with("PATCH ") => {
+                assert_eq!(body["overcommit"], true, "{line}: {body}");
+                Reply::Events(vec![done(&vm("aaaaaaaaaaaa", "a"))])
+            }
+            _ => return None,
+        })
+    });
+    for verb in ["start", "restart", "set"] {
+        daemon.banger(["vm", verb, "--overcommit", "a"]).run().expect(0);
+    }
 }
 
 #[test]

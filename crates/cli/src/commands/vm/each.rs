@@ -3,7 +3,7 @@
 use crate::{
     complete,
     context::Context,
-    exit::{Error, Result, Status},
+    exit::{Error, Result, Status, interruption},
     http::segment,
     signals::Signals,
 };
@@ -48,6 +48,10 @@ struct Report {
 
 /// The VMs that are meant, each once; nothing when one of them is not there.
 pub(super) async fn resolve(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>> {
+    Signals::install()?.guard("interrupted: nothing was done", look_up(context, vms)).await
+}
+
+async fn look_up(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>> {
     let mut daemon = context.daemon().await?;
     let mut found: Vec<Vm> = Vec::with_capacity(vms.len());
     let mut missing: Vec<Failure> = Vec::new();
@@ -70,20 +74,11 @@ pub(super) async fn resolve(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>
     }
 }
 
-/// Asks the same of every VM, at once, and reports each.
+/// Asks the same of every VM, at once, and reports each; those that are done also when a signal ends the wait for others.
 pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: Request<B>) -> Result {
     let of_several = vms.len() > 1;
     let results = join_all(vms.iter().map(|vm| one(context, of_several, vm, &request))).await;
-    let mut reports = Vec::with_capacity(vms.len());
-    for (vm, result) in vms.into_iter().zip(results) {
-        let (now, failure) = match result {
-            Ok(now) => (now, None),
-            Err(Error::Failed(failure)) => (None, Some(failure)),
-            Err(error) => return Err(error),
-        };
-        reports.push(Report { id: vm.id, name: vm.name, vm: now, failure });
-    }
-    let failed = reports.iter().any(|report| report.failure.is_some());
+    let (reports, status) = reports(vms, results)?;
     if context.printer.json() {
         context.printer.value(&reports)?;
     } else {
@@ -94,7 +89,31 @@ pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: 
             }
         }
     }
-    Ok(if failed { Status::SomeFailed } else { Status::Done })
+    Ok(status)
+}
+
+/// How it went for each, and for all of them.
+fn reports(vms: Vec<Vm>, results: Vec<Result<Option<Vm>>>) -> Result<(Vec<Report>, Status)> {
+    let mut status = Status::Done;
+    let mut reports = Vec::with_capacity(vms.len());
+    for (vm, result) in vms.into_iter().zip(results) {
+        let (now, failure) = match result {
+            Ok(now) => (now, None),
+            Err(Error::Failed(failure)) => {
+                if status == Status::Done {
+                    status = Status::SomeFailed;
+                }
+                (None, Some(failure))
+            }
+            Err(Error::Interrupted { signal, undone }) => {
+                status = Status::CutShort(signal);
+                (None, Some(interruption(undone)))
+            }
+            Err(error @ Error::Pipe) => return Err(error),
+        };
+        reports.push(Report { id: vm.id, name: vm.name, vm: now, failure });
+    }
+    Ok((reports, status))
 }
 
 async fn one<B: Serialize>(context: &Context, of_several: bool, vm: &Vm, request: &Request<B>) -> Result<Option<Vm>> {
