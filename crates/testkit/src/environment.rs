@@ -179,6 +179,11 @@ impl TestEnv {
         self.program(dir.join("banger")).args(args)
     }
 
+    /// Whether its VMMs run without confinement, as fakes do.
+    pub(crate) fn is_unconfined(&self) -> bool {
+        self.unconfined
+    }
+
     /// Another program in the same environment.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation {
         let mut words = self.way.words();

@@ -80,6 +80,7 @@ impl TestEnv {
         self.check_rows(&vms)?;
         self.check_taps(&live_ids)?;
         self.check_processes(&live_ids)?;
+        self.check_roots(&live)?;
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         match mounts.lines().find(|line| line.contains(&*self.home().to_string_lossy())) {
             Some(line) => Err(format!("a mount: {line}")),
@@ -128,8 +129,9 @@ impl TestEnv {
         let mut memory = BTreeSet::new();
         for process in marked_processes(self.home()) {
             // One may end while it is looked at.
-            let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", process.pid)).unwrap_or_default();
-            if let Some(line) = mounts.lines().find(|line| vms_in(line).any(|id| !live.contains(id))) {
+            if let Some(line) =
+                mounts_of(process.pid.into()).lines().find(|line| vms_in(line).any(|id| !live.contains(id)))
+            {
                 return Err(format!("{process:?} has a mount of a VM that does not run: {line}"));
             }
             memory.extend(guest_memory(process.pid));
@@ -138,6 +140,18 @@ impl TestEnv {
             return Ok(());
         }
         Err(format!("guest memory of {} VMs, and {} run", memory.len(), live.len()))
+    }
+
+    /// The VMMs that run have their VM's files mounted, so that looking for what others have sees something; no fake has,
+    /// which runs unconfined.
+    fn check_roots(&self, live: &[&Listed]) -> Result<(), String> {
+        for vm in live.iter().filter(|_| !self.is_unconfined()) {
+            let mounts = mounts_of(vm.vmm.unwrap_or_default());
+            if !mounts.lines().any(|line| vms_in(line).any(|id| id == vm.id)) {
+                return Err(format!("the VMM of VM {} has none of its files mounted: {mounts}", vm.id));
+            }
+        }
+        Ok(())
     }
 
     fn check_rows(&self, vms: &[Listed]) -> Result<(), String> {
@@ -214,6 +228,11 @@ impl TestEnv {
             all.filter(|process| without.is_empty() || !process.command.split(' ').any(|word| word == without));
         wanted.map(|process| u64::from(process.pid)).collect()
     }
+}
+
+/// The mounts of a process; none of one that has ended.
+fn mounts_of(pid: u64) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default()
 }
 
 /// The ids of VMs whose files, or sockets, a text names.

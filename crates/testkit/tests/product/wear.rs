@@ -17,7 +17,8 @@ const HANDS: usize = 4;
 /// Cycles after which the daemon has all it allocates once.
 const WARM: usize = 40;
 
-/// What a small process may come to have more, in kibibytes: a twentieth of it is next to nothing.
+/// What any process may come to have more, in kibibytes. A twentieth is the bound for those of more than 10 MiB; of a
+/// smaller one, a shim (some 5 MiB), it is a few pages of an allocator's, so there the bound is this, a tenth.
 const SLACK_KIB: u64 = 512;
 
 /// What is done and what happens in the soak.
