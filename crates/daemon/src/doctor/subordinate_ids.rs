@@ -20,7 +20,7 @@ fn judge(host: &Host) -> Finding {
     if host.uid == 0 {
         return pass(NAME, "root needs none");
     }
-    let user = host.user.clone().unwrap_or_else(|| host.uid.to_string());
+    let user = name(host).or_else(|| host.user.clone()).unwrap_or_else(|| host.uid.to_string());
     let lacking = FILES.iter().find(|file| {
         let text = std::fs::read_to_string(host.system(file)).unwrap_or_default();
         !text.lines().any(|line| has_enough(line, &user, host.uid))
@@ -48,6 +48,16 @@ fn judge(host: &Host) -> Finding {
             finding
         }
     }
+}
+
+/// What the host calls the user, whatever the environment says: cron and `env -i` say nothing.
+fn name(host: &Host) -> Option<String> {
+    let known = std::fs::read_to_string(host.system("/etc/passwd")).ok()?;
+    known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(host.uid)).then(|| name.to_owned())
+    })
 }
 
 /// The user's own group, where who looks is in another, and that matters: as in a shell of `newgrp` or `sg`.

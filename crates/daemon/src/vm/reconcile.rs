@@ -126,6 +126,7 @@ impl VmService {
                 tracing::error!(vm = %row.name, untold, "it is left alone");
                 if row.state.is_live() {
                     self.parts.network.adopt(&row);
+                    failpoint::hit("adopt.networked").await;
                     row.reason = Some(untold);
                     self.write(&row).await;
                 }

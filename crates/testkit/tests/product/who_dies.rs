@@ -3,7 +3,10 @@
 use crate::{SOON, delete, start, vms};
 use banger_testkit::{Identity, Session, TestEnv, wait_until};
 use rustix::process::Signal;
-use std::os::unix::net::UnixStream;
+use std::{
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
 
 #[track_caller]
 fn wait_no_vm(env: &TestEnv) {
@@ -232,18 +235,27 @@ const PLACES: usize = 40;
 /// and those others.
 #[track_caller]
 fn wait_for_shim(env: &TestEnv, name: &str) -> (Session, Vec<UnixStream>) {
-    let id = env.vm(name)["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-    let socket = env.layout().vm_run(&id).join("control.sock");
+    let socket = control_socket(env, name);
     let daemon = env.daemon().expect("a daemon");
     assert!(daemon.signal(Signal::KILL));
     daemon.wait_gone(SOON);
-    let places = (0..PLACES).map(|_| UnixStream::connect(&socket).expect("a shim")).collect();
+    let places = taken_places(&socket);
     let list = env.banger(["vm", "list"]).spawn();
     wait_until(SOON, "a daemon that tries again", || {
         let log = std::fs::read_to_string(env.layout().daemon_log()).unwrap_or_default();
         if log.contains("a shim lives and does not answer yet") { Ok(()) } else { Err(log) }
     });
     (list, places)
+}
+
+pub(crate) fn control_socket(env: &TestEnv, name: &str) -> PathBuf {
+    let id = env.vm(name)["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    env.layout().vm_run(&id).join("control.sock")
+}
+
+/// Every place that a shim has for those who watch it: it lives, and answers nobody else as long as these are kept.
+pub(crate) fn taken_places(socket: &Path) -> Vec<UnixStream> {
+    (0..PLACES).map(|_| UnixStream::connect(socket).expect("a shim")).collect()
 }
 
 #[test]

@@ -9,12 +9,14 @@ use super::{
     },
     Victim::{self, Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm},
 };
-use crate::SOON;
+use crate::{SOON, who_dies};
 use banger_testkit::{Output, Session, TestEnv, wait_until};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use std::{
+    cell::RefCell,
     fs,
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::atomic::{AtomicU8, Ordering},
 };
@@ -28,6 +30,8 @@ pub(super) struct Bench {
     /// Ports to be published, on a loopback address that nobody else has, so that they are free whenever no VM has them.
     port: String,
     another: String,
+    /// Those of a shim that is to answer no daemon.
+    places: RefCell<Vec<UnixStream>>,
 }
 
 impl Act {
@@ -67,7 +71,7 @@ impl Bench {
         let [.., high, low] = std::process::id().to_be_bytes();
         let own = BENCHES.fetch_add(1, Ordering::Relaxed);
         let port = |port: u16| format!("127.{own}.{high}.{low}:{port}:80");
-        Self { env, points, port: port(18093), another: port(18094) }
+        Self { env, points, port: port(18093), another: port(18094), places: RefCell::default() }
     }
 
     /// The points that were passed so far.
@@ -168,6 +172,7 @@ impl Bench {
 
     /// Everything as it is before. Gives the client whose VM was found, where that one lives on.
     fn prepare(&self, act: Act) -> Option<Session> {
+        self.places.take();
         match act {
             Run | RunLeft | RunLost | RunLeased | RunLeasedLost | Create | CreateLeft => {}
             AdoptHalf => self.cut_short("create.directory", Run),
@@ -202,9 +207,9 @@ impl Bench {
                 shim.wait_gone(SOON);
             }
             AdoptSilent => {
-                let shim = self.env.vm_process(act.vm(), "shim_pid");
+                let socket = who_dies::control_socket(&self.env, act.vm());
                 self.end_daemon();
-                shim.signal(Signal::STOP);
+                self.places.replace(who_dies::taken_places(&socket));
             }
             AdoptStray => {
                 self.end_daemon();
