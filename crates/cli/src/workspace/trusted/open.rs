@@ -5,14 +5,41 @@
 use super::super::patch::folded;
 
 /// Programs that run a file which they are told of. A version or a variant may follow.
-const INTERPRETERS: [&str; 22] = [
-    "ash", "bash", "csh", "dash", "fish", "jruby", "ksh", "lksh", "mksh", "oksh", "pdksh", "perl", "php", "posh",
-    "pwsh", "rbash", "ruby", "sh", "tclsh", "tcsh", "yash", "zsh",
+const INTERPRETERS: [&str; 29] = [
+    "ash",
+    "bash",
+    "csh",
+    "dash",
+    "elvish",
+    "expect",
+    "fish",
+    "jruby",
+    "ksh",
+    "lksh",
+    "mksh",
+    "mruby",
+    "nu",
+    "oksh",
+    "pdksh",
+    "perl",
+    "php",
+    "posh",
+    "pwsh",
+    "rbash",
+    "ruby",
+    "sh",
+    "tclsh",
+    "tcsh",
+    "truffleruby",
+    "wish",
+    "xonsh",
+    "yash",
+    "zsh",
 ];
 /// Those that run what is first in a directory, too.
-const OF_DIRECTORIES: [&str; 4] = ["lua", "luajit", "pypy", "python"];
+const OF_DIRECTORIES: [&str; 8] = ["graalpy", "ipython", "jython", "lua", "luajit", "micropython", "pypy", "python"];
 /// Those to which that may be any file in it.
-const OF_PACKAGES: [&str; 5] = ["bun", "deno", "node", "nodejs", "tsx"];
+const OF_PACKAGES: [&str; 6] = ["bun", "deno", "node", "nodejs", "ts-node", "tsx"];
 /// What runs a file or another program, whatever those are.
 const RUNNERS: [&str; 19] = [
     "busybox", "command", "doas", "env", "eval", "exec", "ionice", "nice", "nohup", "parallel", "setsid", "source",
@@ -134,7 +161,7 @@ fn goes(token: &str) -> bool {
 
 /// Whether it is an option by which a program works elsewhere.
 fn looks(token: &str) -> bool {
-    token.starts_with("-C") || token.starts_with("--") && (token.contains("dir") || token.contains("cwd"))
+    token.starts_with('-') && ["C", "dir", "cwd"].iter().any(|part| token.contains(part))
 }
 
 /// Whether it is a variable by which programs, or an interpreter, look for what they run.
@@ -165,18 +192,14 @@ fn commands(text: &str) -> impl Iterator<Item = impl Iterator<Item = &str>> {
 
 /// Whether a variable or a substitution stands where a program does, or the dot that is a shell's.
 fn runs_any(text: &str) -> bool {
-    commands(text).any(|mut words| {
-        let Some(first) = words.next() else { return false };
-        is_any(first) || first == "." && words.next().is_some() || first.contains(['=', '<', '>']) && words.any(is_any)
+    // At the end of a word, before a parenthesis, a `$` is a substitution.
+    let is_any = |word: &str| word.split('$').skip(1).any(|rest| rest.is_empty() || varies(rest));
+    commands(text).any(|mut words| match words.next() {
+        Some(".") => words.next().is_some(),
+        // The program comes later.
+        Some(first) if first.contains(['=', '<', '>']) => words.any(is_any),
+        first => first.is_some_and(is_any),
     })
-}
-
-/// Whether a word is a program that is not known: its name is not written at the end. What stands before a parenthesis alone
-/// is a substitution.
-fn is_any(word: &str) -> bool {
-    let is_unsaid = |rest: &str| rest.is_empty() || varies(rest);
-    let is_said = word.rsplit_once('/').is_some_and(|(_, name)| !name.contains(['$', '}']));
-    word.strip_prefix('$').is_some_and(is_unsaid) && !is_said
 }
 
 /// Whether what follows a `$` has it stand for what is not known. What git gives to a program is no directory, and a home is

@@ -1,6 +1,6 @@
 //! Programs that git runs of its own accord, and the files that their command lines name.
 
-use super::{super::patch::folded, open::Open, places::Places, words::Words};
+use super::{super::patch::folded, expanded, open::Open, places::Places, words::Words};
 use std::borrow::Cow;
 
 /// Last words of keys whose value is a program that git runs by itself, in the middle of what it is asked for.
@@ -80,10 +80,12 @@ impl Program {
         paths(&self.typed)
     }
 
-    /// Takes in where links lead that its words name.
+    /// Takes in where links lead that its words name, and whether one of its paths is the tree itself.
     pub(super) fn follow(&mut self, places: &Places) {
+        let ways = |path: &Cow<'_, str>| places.ways_to(&expanded(path.as_bytes()));
+        let is_here = self.paths().iter().flat_map(ways).any(|way| way.as_os_str().is_empty());
         if let Some(words) = &mut self.words {
-            words.follow(places);
+            words.follow(places, is_here);
         }
     }
 }

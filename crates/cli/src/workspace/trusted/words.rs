@@ -127,9 +127,10 @@ impl Words {
     }
 
     /// Takes in where links lead that it names, as if it named that, too: those in the top of the tree and in directories that
-    /// it names. So it does with what a package in the top says is the file to run.
-    pub(super) fn follow(&mut self, places: &Places) {
+    /// it names. So it does with what a package in the top says is the file to run. `is_here`: one of its paths is that top.
+    pub(super) fn follow(&mut self, places: &Places, is_here: bool) {
         let Some(root) = places.root() else { return };
+        self.line.is_here |= is_here;
         if self.line.runs_packages
             && self.has_first(&[])
             && let Some(main) = main_of(root)

@@ -149,6 +149,8 @@ fn no_spelling_hides_what_is_named() {
         ("filter.x.clean\npython3 -m a.strip", "a/__pycache__/__init__.cpython-311.pyc"),
         ("filter.x.clean\npython3 tools", "tools/__pycache__/__main__.cpython-311.pyc"),
         ("filter.x.clean\npython3 .", "__pycache__/__main__.cpython-311.pyc"),
+        ("filter.x.clean\nnode /no/such/tree", "index.js"),
+        ("filter.x.clean\nnode tools/..", "package.json"),
         // A directory may end with a slash.
         ("filter.x.clean\ncd tools && node ./", "tools/index.js"),
         ("filter.x.clean\ncd x && node ./clean/", "x/clean/index.js"),
@@ -184,6 +186,8 @@ fn no_spelling_hides_what_is_named() {
         ("filter.x.clean\n. munge", "munge"),
         ("filter.x.clean\nD=tools; sh $D/munge", "tools/munge"),
         ("filter.x.clean\nsh \"$D/munge\"", "any/munge"),
+        ("filter.x.clean\n$D/munge", "any/munge"),
+        ("filter.x.clean\ntools/${D%/}/munge -x", "tools/any/munge"),
         // Quotes and line breaks within.
         ("filter.x.clean\nsh mu'ng'e", "munge"),
         ("filter.x.clean\nsh \\\n munge", "munge"),
@@ -291,6 +295,7 @@ fn usual_programs_take_no_file_from_anybody() {
         "core.editor\ncode --wait",
         "core.editor\n'C:/Program Files/x/code.exe' --wait",
         "core.sshcommand\nssh -i ~/.ssh/src",
+        "core.sshcommand\nssh -i $HOME/.ssh/src",
         "core.sshcommand\nssh -C -i ~/.ssh/id",
         "core.sshcommand\nssh -o IdentitiesOnly=yes -o ControlPath=~/.ssh/%C",
         "core.fsmonitor\nrs-git-fsmonitor",
