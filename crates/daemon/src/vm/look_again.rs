@@ -6,6 +6,7 @@
 
 use super::{
     owner::{Owner, outcome},
+    reconcile::gone,
     sockets,
 };
 use crate::{
@@ -34,7 +35,7 @@ pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
             return Ok(());
         }
         Ok(Adopted::Ended(record)) => outcome(&record),
-        Ok(Adopted::Gone(_)) => (VmState::Stopped, owner.row.reason.take()),
+        Ok(Adopted::Gone(_)) => (VmState::Stopped, Some(gone())),
         Ok(Adopted::Silent { shim, waited }) => match end_silent(shim, waited, &state_dir).await {
             Ok((record, words)) => (outcome(&record).0, Some(words)),
             Err(words) => (VmState::Failed, Some(words)),

@@ -214,6 +214,7 @@ fn adopted_state(before: VmState, status: &ShimStatus) -> VmState {
     if is_up && before != VmState::Starting { VmState::Running } else { VmState::Starting }
 }
 
-fn gone() -> String {
+/// What there is to say of a machine that left no word.
+pub(super) fn gone() -> String {
     "its shim and its VMM are gone without a word: they were killed, or this host was restarted".to_owned()
 }
