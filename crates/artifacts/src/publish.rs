@@ -99,7 +99,11 @@ impl Shelf {
     /// it. What this process does not get to is left to the next.
     pub fn open_at_once(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
         let shelf = Self::at(directory)?;
-        let left = shelf.leftovers()?;
+        let mut left = Vec::new();
+        for leftover in shelf.leftovers()? {
+            // Nothing below it: whoever wants that name next waits for nobody.
+            if leftover.is_lock() { leftover.remove() } else { left.push(leftover) }
+        }
         if !left.is_empty() {
             let sweep = move || left.into_iter().for_each(Leftover::remove);
             if let Err(error) = thread::Builder::new().name("sweep".into()).spawn(sweep) {
@@ -317,6 +321,10 @@ struct Leftover {
 }
 
 impl Leftover {
+    fn is_lock(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LOCK.as_bytes()))
+    }
+
     /// Takes it away. What cannot be removed is tried again next time.
     fn remove(self) {
         tracing::debug!(path = %self.path.display(), "removing what a killed process left");

@@ -224,7 +224,7 @@ impl KernelStore {
         let is_useless = |error: &KernelError| matches!(error, KernelError::Source(_));
         for source in &entry.sources {
             if !matches!(source, Source::Unusable(_))
-                && let Some(error) = failures.last().filter(|error| !is_useless(error))
+                && let Some(error) = failures.iter().rev().find(|error| !is_useless(error))
             {
                 job.progress
                     .notice(&format!("a source did not give kernel {name} ({}); the next is asked", told(error)));

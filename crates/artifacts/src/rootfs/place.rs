@@ -176,8 +176,8 @@ impl Placer {
 
     /// The layer has ended.
     pub fn finish(mut self) -> Result<Placed, Error> {
-        self.site.dealer.end(self.layer);
         self.flush()?;
+        self.site.dealer.end(self.layer);
         Ok(Placed { hashes: self.hashes })
     }
 

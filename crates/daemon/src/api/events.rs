@@ -1,7 +1,7 @@
 //! Operations that stream their progress: one task each, cancelled when its client goes away.
 //!
 //! A daemon that is told to end hangs up on its clients. None of them has left: what is in progress is left as it is, and the
-//! next daemon goes on with it, as after one that was killed.
+//! next daemon makes of it what it makes of that after one that was killed.
 
 use crate::operation::{BACKLOG, Operation, line};
 use axum::{

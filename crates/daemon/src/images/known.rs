@@ -11,7 +11,7 @@ use banger_proto::{
 impl ImageService {
     /// The name an image is known by here: a reference in its familiar form, any other name as it is.
     pub(crate) async fn proper_name(&self, typed: &ImageName) -> Result<ImageName, Failure> {
-        // What is here is known without a catalog, whose server may be down.
+        // What has a name or an id here is known without a catalog, whose server may be down; an id's beginning is not.
         if let Some((name, _)) = self.known(typed).await? {
             return Ok(name);
         }

@@ -48,7 +48,8 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const LAUNCH: usize = 8;
 /// How long a shim that is on its way in or out may take before it is called gone.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long one may be silent that is proven to live: its host is short of memory, or its disk is stuck. It has a VM to lose. A daemon's start waits for it, and a client's first command for the daemon.
+/// How long one may be silent that is proven to live: its host is short of memory, or its disk is stuck. It has a VM to lose.
+/// A daemon's start waits for it, and a client's first command for the daemon.
 pub(crate) const SILENCE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often such a shim is looked at.
 const CHANGE_TICK: Duration = Duration::from_millis(20);
@@ -176,7 +177,8 @@ impl Shims {
             if let Ok(Some(exit)) = exit {
                 return Ok(Adopted::Ended(exit));
             }
-            wake_stopped(state_dir)?;
+            // What it goes by may be unreadable: the socket is asked all the same.
+            let _ = wake_stopped(state_dir);
             if let Ok(shim) = Shim::connect(run_dir, state_dir).await {
                 return Ok(Adopted::Running(shim));
             }

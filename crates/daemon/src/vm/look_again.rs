@@ -37,7 +37,10 @@ pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
         Ok(Adopted::Ended(record)) => outcome(&record),
         Ok(Adopted::Gone(_)) => (VmState::Stopped, Some(gone())),
         Ok(Adopted::Silent { shim, waited }) => match end_silent(shim, waited, &state_dir).await {
-            Ok((record, words)) => (outcome(&record).0, Some(words)),
+            Ok((record, words)) => {
+                let (state, reason) = outcome(&record);
+                (state, reason.or(Some(words)))
+            }
             Err(words) => (VmState::Failed, Some(words)),
         },
         Err(error) => {

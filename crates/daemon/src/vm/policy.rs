@@ -10,8 +10,8 @@
 //!  delete   run         needs force  cancel, run     cancel, run  wait    wait  wait
 //! ```
 //! The columns are the step in progress; a delete of what is live needs force whatever is in progress, but another delete:
-//! what goes already is nobody's to lose. "Down" is created, stopped or failed. A step that is cancelled ends in order and soon; what waited for it is then decided anew, in the
-//! state it left. A start whose agent answered leaves a machine that can be asked to power off, so that a stop of it is an
+//! what goes already is nobody's to lose. "Down" is created, stopped or failed. A step that is cancelled ends in order and
+//! soon; what waited for it is then decided anew, in the state it left. A start whose agent answered leaves a machine that can be asked to power off, so that a stop of it is an
 //! orderly one; it goes on if nothing that takes the VM down comes after it, and until then another start is refused as
 //! during the step.
 //!

@@ -127,7 +127,8 @@ impl VmService {
                 if row.state.is_live() {
                     self.parts.network.adopt(&row);
                     failpoint::hit("adopt.networked").await;
-                    row.reason = Some(untold);
+                    // Why a machine was to end by force stays: that is how it ends.
+                    row.reason.get_or_insert(untold);
                     self.write(&row).await;
                 }
                 return (row, None);

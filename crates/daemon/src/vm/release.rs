@@ -32,7 +32,8 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
 
     let ended = end_shim(&state_dir).await;
     failpoint::hit("release.processes").await;
-    if note(&mut errors, ended) {
+    let ended = note(&mut errors, ended);
+    if ended {
         note(&mut errors, store.unclaim(vm, ResourceKind::Shim, vm.as_str()).await.map_err(Failure::from));
     }
     failpoint::hit("release.shim").await;
@@ -53,7 +54,8 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     }
     failpoint::hit("release.run").await;
     if depth == Depth::Everything {
-        let removed = note(&mut errors, remove_flat(&state_dir));
+        // Who may still run is found by what lies there.
+        let removed = ended && note(&mut errors, remove_flat(&state_dir));
         failpoint::hit("release.directory").await;
         let gone = removed && {
             let unclaimed = store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await;

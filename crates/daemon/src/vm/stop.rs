@@ -202,6 +202,11 @@ async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
         let hint = "this host's kernel has not let go of its VMM, as while a disk does not answer: try again later";
         return Err(still_runs(owner, KillSignal::Kill).hint(hint));
     }
+    // It may have been slow, and have the machine's end to write down.
+    if let Ok(record) = timeout(SIGNAL_PATIENCE, shim.ended()).await {
+        owner.ended(record).await;
+        return Ok(());
+    }
     let pid = shim.status().shim.pid;
     let reason = format!("its shim (pid {pid}) did not pass SIGKILL on: it was killed, and its VMM too");
     owner.down(VmState::Stopped, Some(reason)).await;

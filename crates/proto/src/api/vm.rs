@@ -154,7 +154,7 @@ pub struct Vm {
     pub name: VmName,
     /// Where it is in its life.
     pub state: VmState,
-    /// Why it is `failed`, or how it was stopped where that was not in order, in words.
+    /// Why it is `failed`, how it was stopped where that was not in order, or why it cannot be told whether it runs, in words.
     #[serde(default)]
     pub reason: Option<String>,
     /// Private IPv4 address; none without a network card.

@@ -135,7 +135,9 @@ fn refusals_that_say_much_fill_nothing_and_are_in_nobodys_way() {
     let before = resident(&env.daemon().expect("a daemon"));
     let out = confined(&env, &["vm", "start", name]);
     failed_clearly(&out, 1);
-    for words in ["the files of file_sync do not go into the guest", "the guest's agent refused", "\\u{7f}\\u{7f}"] {
+    for words in
+        ["cannot copy the files of [[file_sync]] into the guest", "the guest's agent refused", "\\u{7f}\\u{7f}"]
+    {
         assert!(out.err().contains(words), "{words}: {out}");
     }
     assert!(!out.err().contains("evil.example"), "a guest's hint for banger's: {out}");

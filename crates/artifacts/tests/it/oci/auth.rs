@@ -249,7 +249,7 @@ fn a_service_that_gives_no_token_is_named() {
     assert!(refusal.contains("http://tokens.example.org/\" is not used"), "{refusal}");
     let (server, _) = guarded("x", |_| "Negotiate".into());
     let refusal = Host::new().refusal(&reference(&server, "v1"));
-    assert!(refusal.contains("not understood: \"Negotiate\""), "{refusal}");
+    assert!(refusal.contains("does not know: \"Negotiate\""), "{refusal}");
 }
 
 /// Lets a helper that waits for this file answer, once whoever watches the pull hears of it.

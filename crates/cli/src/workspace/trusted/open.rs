@@ -39,7 +39,8 @@ const INTERPRETERS: [&str; 29] = [
 /// Those that run what is first in a directory, too.
 const OF_DIRECTORIES: [&str; 8] = ["graalpy", "ipython", "jython", "lua", "luajit", "micropython", "pypy", "python"];
 /// Those to which that may be any file in it.
-const OF_PACKAGES: [&str; 6] = ["bun", "deno", "node", "nodejs", "ts-node", "tsx"];
+const OF_PACKAGES: [&str; 12] =
+    ["bun", "bunx", "deno", "node", "nodejs", "npm", "npx", "pnpm", "pnpx", "ts-node", "tsx", "yarn"];
 /// What runs a file or another program, whatever those are.
 const RUNNERS: [&str; 19] = [
     "busybox", "command", "doas", "env", "eval", "exec", "ionice", "nice", "nohup", "parallel", "setsid", "source",

@@ -1,7 +1,8 @@
 //! Machines whose shim or monitor somebody stopped (`SIGSTOP`): what is asked of them nobody hears, and what becomes of them
 //! nobody sees.
 //!
-//! Who wants such a machine to end has both go on first. Nobody else does: a machine that is held still is its user's affair.
+//! Who wants such a machine to end has both go on first; a daemon that looks for a shim wakes that alone. A monitor that is held
+//! still is otherwise its user's affair.
 
 use super::Shim;
 use crate::shim::{control::ProcessIdentity, identity::wake_proven};

@@ -22,6 +22,24 @@ async fn an_exit_record_that_cannot_be_read_is_no_proof_that_a_machine_ended() {
 }
 
 #[tokio::test]
+async fn a_shim_that_answers_is_found_whatever_of_its_files_can_be_read() {
+    let world = World::new();
+    let row = world.vm("v", VmState::Running).await;
+    let mut fake = FakeShim::with(&world, &row, 0, Some(ready()));
+    let runtime = world.layout.vm(&row.id).join(RUNTIME_FILE);
+    fs::write(&runtime, "no record").unwrap();
+    world.vms().reconcile().await.unwrap();
+    let now = world.row(&row).await.unwrap();
+    assert_eq!((now.state, now.reason), (VmState::Running, None));
+    assert!(fake.is_alive() && fake.requests.try_recv().is_err(), "it was ended");
+    // What cannot be ended is not forgotten either.
+    let failure = release(&world.vms().parts, &row.id, Depth::Everything).await.unwrap_err();
+    assert!(failure.to_string().contains("cannot end the VM's processes"), "{failure}");
+    assert!(runtime.exists() && world.row(&row).await.is_some());
+    assert!(world.holds(&row).await.contains(&ResourceKind::Shim));
+}
+
+#[tokio::test]
 async fn a_vm_of_which_nobody_can_tell_whether_it_runs_is_left_alone_until_somebody_can() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;

@@ -201,6 +201,8 @@ fn no_spelling_hides_what_is_named() {
         ("filter.x.clean\nnode -r hook x.js", "node_modules/hook/index.js"),
         ("filter.x.clean\nnode -rhook x.js", "node_modules/hook/lib/main.js"),
         ("filter.x.clean\nnode -r @scope/hook/register x.js", "node_modules/@scope/hook/lib/register.js"),
+        ("filter.x.clean\nnpx prettier --stdin", "node_modules/.bin/prettier"),
+        ("filter.x.clean\nyarn munge", "node_modules/munge/lib/main.js"),
         ("filter.x.clean\nNODE_OPTIONS='-r hook' munge", "node_modules/hook/lib/main.js"),
         // Options in variables, and where programs are.
         ("filter.x.clean\nPERL5OPT=-MStrip munge", "Strip.pm"),
