@@ -221,7 +221,8 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
         Reason::NotRunning => conflict("is not running"),
         Reason::InUse => conflict("is in use"),
         Reason::Running => conflict("is running")
-            .hint(format!("`banger vm stop {name}` first: {by_force}, and what its guest has not written is lost")),
+            .hint(format!("`banger vm stop {name}` has its guest write its data first"))
+            .hint(by_force),
         Reason::ComingUp => conflict("is being started").hint(by_force),
         Reason::GoingDown => conflict("is being stopped").hint(by_force),
     }

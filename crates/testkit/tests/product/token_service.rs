@@ -45,7 +45,7 @@ fn a_password_it_does_not_take_is_denied_with_the_login_that_may_help() {
     for (file, who) in [("/dev/null", "strangers"), (logins.to_str().unwrap(), "these credentials")] {
         let pull = env.banger(["--json", "image", "pull", &reference]).env("REGISTRY_AUTH_FILE", file);
         let out = pull.patience(SOON).run().expect(1);
-        let failure: serde_json::Value = serde_json::from_str(out.err().lines().last().unwrap()).unwrap();
+        let failure = out.json();
         assert_eq!(failure["code"], "denied", "{failure:#}");
         let told = failure.to_string();
         for part in [
