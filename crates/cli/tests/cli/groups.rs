@@ -31,7 +31,10 @@ fn the_verbs_with_examples() {
 #[test]
 fn long_help_says_what_statuses_and_failures_look_like() {
     let text = help(&["--help"]);
-    assert!(text.contains("125 when banger failed") && text.contains("{code, message, causes, hints, operation}"), "{text}");
+    assert!(
+        text.contains("125 when banger failed") && text.contains("{code, message, causes, hints, operation}"),
+        "{text}"
+    );
 }
 
 #[test]
