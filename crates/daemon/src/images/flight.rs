@@ -147,7 +147,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use banger_artifacts::job::PartState;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        time::Duration,
+    };
     use tokio::sync::{Notify, mpsc};
 
     #[tokio::test]
@@ -182,7 +185,8 @@ mod tests {
         let (a, b, ()) = tokio::join!(pull(&first), late, async {
             let mut lines = Vec::new();
             while lines.len() < 8 {
-                let line: serde_json::Value = serde_json::from_slice(&heard.recv().await.unwrap()).unwrap();
+                let line = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await.expect("all of it");
+                let line: serde_json::Value = serde_json::from_slice(&line.unwrap()).unwrap();
                 let text = |key: &str| line[key].as_str().unwrap_or_default();
                 lines.push(format!("{}{} {} {}", text("text"), text("layer"), text("state"), line["done"]));
             }
