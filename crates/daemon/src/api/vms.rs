@@ -138,7 +138,7 @@ pub(super) async fn set(
     Named(vm): Named,
     Body(body): Body<SetVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, [Op::Set(body)]).await
+    change(context, vm, Op::Set(body)).await
 }
 
 /// Starts a VM.
@@ -149,8 +149,7 @@ pub(super) async fn start(
     Named(vm): Named,
     Body(body): Body<StartVm>,
 ) -> Result<Response, Refusal> {
-    let start = Op::Start { wait: Wait::Agent };
-    change(context, vm, overcommitted(body.overcommit).into_iter().chain([start])).await
+    change(context, vm, Op::Start { wait: Wait::Agent, overcommit: body.overcommit }).await
 }
 
 /// Stops a VM in order; its data is on its disk afterwards.
@@ -161,7 +160,7 @@ pub(super) async fn stop(
     Named(vm): Named,
     Body(body): Body<StopVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, [Op::Stop { grace: grace(body.grace_ms)?, cause: StopCause::Asked }]).await
+    change(context, vm, Op::Stop { grace: grace(body.grace_ms)?, cause: StopCause::Asked }).await
 }
 
 /// Stops and starts a VM: a fresh kernel.
@@ -172,8 +171,7 @@ pub(super) async fn restart(
     Named(vm): Named,
     Body(body): Body<RestartVm>,
 ) -> Result<Response, Refusal> {
-    let restart = Op::Restart { grace: grace(body.grace_ms)? };
-    change(context, vm, overcommitted(body.overcommit).into_iter().chain([restart])).await
+    change(context, vm, Op::Restart { grace: grace(body.grace_ms)?, overcommit: body.overcommit }).await
 }
 
 /// Sends a signal to a VM's monitor.
@@ -184,7 +182,7 @@ pub(super) async fn kill(
     Named(vm): Named,
     Body(body): Body<KillVm>,
 ) -> Result<Response, Refusal> {
-    change(context, vm, [Op::Kill { signal: body.signal }]).await
+    change(context, vm, Op::Kill { signal: body.signal }).await
 }
 
 /// Where to dial a VM's agent, when it answers.
@@ -242,23 +240,12 @@ pub(super) async fn logs(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], axum::body::Body::from_stream(body)).into_response())
 }
 
-/// One after the other, until one fails; the last one's VM is the answer. Resolves first, so that an unknown VM is a
-/// refusal and not an event.
-async fn change(context: Shared, vm: String, ops: impl IntoIterator<Item = Op>) -> Result<Response, Refusal> {
+/// Resolves first, so that an unknown VM is a refusal and not an event.
+async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal> {
     let id = context.services.vms.find(&vm).await?.id;
-    let ops: Vec<Op> = ops.into_iter().collect();
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
-        let mut now = None;
-        for op in ops {
-            now = Some(context.services.vms.change(id.as_str(), op, &operation).await?);
-        }
-        now.ok_or_else(|| Failure::new(Code::Invalid, "nothing was asked of the VM"))
+        context.services.vms.change(id.as_str(), op, &operation).await
     }))
-}
-
-/// What a start that takes no notice of free memory begins with: it is kept, as of a VM that was made so.
-fn overcommitted(is_wanted: bool) -> Option<Op> {
-    is_wanted.then(|| Op::Set(SetVm { overcommit: Some(true), ..SetVm::default() }))
 }
 
 /// How long a guest may take to go down. What it would not get in full is refused.

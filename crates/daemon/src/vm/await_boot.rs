@@ -43,7 +43,7 @@ impl Waiters {
         let run = &owner.row.run;
         let is_booting =
             owner.row.state == VmState::Running && run.init != Some(Init::Agent) && run.boot_state.is_none();
-        if !(is_booting && matches!(ask.op, Op::Start { wait: Wait::Boot })) {
+        if !(is_booting && matches!(ask.op, Op::Start { wait: Wait::Boot, .. })) {
             ask.answer(Ok(()));
             return;
         }

@@ -59,7 +59,9 @@ impl VmService {
             return Ok(view::vm(&self.parts, row, state));
         }
         clock.mark("disk");
-        if let Err(failure) = self.adopt_and_start(row.clone(), berth, clock, Op::Start { wait }, operation).await {
+        if let Err(failure) =
+            self.adopt_and_start(row.clone(), berth, clock, Op::Start { wait, overcommit: false }, operation).await
+        {
             return Err(self.after_failed_start(&row, failure, operation).await);
         }
         // It runs, and nobody is left who would be told so.

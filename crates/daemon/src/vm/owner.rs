@@ -94,15 +94,15 @@ impl Owner {
     async fn carry_out(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
         match op {
             Op::Start { .. } if resume => start::resume(self, operation).await,
-            Op::Start { .. } => start::start(self, operation).await,
+            Op::Start { overcommit, .. } => start::start(self, operation, overcommit).await,
             Op::Stop { grace, cause } => stop::stop(self, operation, grace, cause).await,
-            Op::Restart { grace } => {
+            Op::Restart { grace, overcommit } => {
                 if self.row.state.is_live() {
-                    start::preflight_again(self, operation).await?;
+                    start::preflight_again(self, operation, overcommit).await?;
                     stop::stop(self, operation, grace, StopCause::Asked).await?;
                     failpoint::hit("restart.down").await;
                 }
-                start::start(self, operation).await
+                start::start(self, operation, overcommit).await
             }
             Op::Kill { signal } => stop::kill(self, signal).await,
             Op::Set(wanted) => set::set(self, operation, wanted).await,

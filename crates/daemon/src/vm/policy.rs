@@ -34,6 +34,9 @@ pub(crate) enum Op {
     Start {
         /// When to answer: the step itself ends when the VM runs.
         wait: Wait,
+        /// Whether it may also when that much memory is not free: kept with the VM once its machine is started. No step of its
+        /// own: it is asked for with a start that may be refused, and is refused with it.
+        overcommit: bool,
     },
     /// Orderly power-off, at most this long; then the VMM is killed.
     Stop {
@@ -46,6 +49,8 @@ pub(crate) enum Op {
     Restart {
         /// As for stop.
         grace: Option<Duration>,
+        /// As for start.
+        overcommit: bool,
     },
     /// A signal for the VMM.
     Kill {

@@ -17,7 +17,7 @@ use crate::{
     capability::Launch,
     clock, failpoint, failures,
     operation::Operation,
-    store::{ResourceKind, Run, VmSpec},
+    store::{ResourceKind, Run, VmRow, VmSpec},
     vmm::{
         driver,
         plan::{Console, LaunchPlan},
@@ -34,7 +34,18 @@ use banger_proto::{
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
 
 /// How a VM was before its start.
-type Before = (VmState, Option<String>, Run);
+struct Before {
+    state: VmState,
+    reason: Option<String>,
+    run: Run,
+    overcommit: bool,
+}
+
+impl Before {
+    fn of(row: &VmRow) -> Self {
+        Self { state: row.state, reason: row.reason.clone(), run: row.run.clone(), overcommit: row.spec.overcommit }
+    }
+}
 
 /// Looks whether a VM could start now, before anything of it is touched; pulls what can be pulled.
 pub(super) async fn preflight(
@@ -48,12 +59,12 @@ pub(super) async fn preflight(
 
 /// The same for one that runs, before it is taken down to be started again. Not all can be seen from there: that a kernel
 /// does not go with the monitor shows when everything is put together.
-pub(super) async fn preflight_again(owner: &Owner, operation: &Operation) -> Result<(), Failure> {
+pub(super) async fn preflight_again(owner: &Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
     let (parts, row) = (&owner.parts, &owner.row);
     // Rules that the configuration made too many would refuse its start.
     set_network::check(&row.spec.network, &parts.config.network())?;
     parts.choose(row.spec.vmm).await?;
-    let mut spec = row.spec.clone();
+    let mut spec = overcommitted(&row.spec, overcommit);
     // What it has itself will be free.
     spec.network.publish.retain(|publish| !row.run.published.iter().any(|own| own.host == publish.host));
     let back = ByteSize(VmService::resident(row).unwrap_or(0));
@@ -75,17 +86,24 @@ async fn preflight_with(
     Ok(())
 }
 
+/// What a VM is to be that is started, with this wish.
+fn overcommitted(spec: &VmSpec, overcommit: bool) -> VmSpec {
+    VmSpec { overcommit: spec.overcommit || overcommit, ..spec.clone() }
+}
+
 /// Starts the VM and waits until it is ready.
-pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
+pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
     // The clock of a VM that is being made began with its creation; one that cannot start is not kept.
     let (made, row) = (owner.clock.take(), &owner.row);
     let refused = if made.is_some() { Refused::Sizes } else { Refused::Start(&row.name) };
     let mut clock = made.unwrap_or_else(PhaseClock::start);
     let (choice, tsc_khz) = owner.parts.choose(row.spec.vmm).await?;
-    preflight(&owner.parts, &row.spec, refused, operation).await.map_err(|failure| operation.blame(failure))?;
+    let spec = overcommitted(&row.spec, overcommit);
+    preflight(&owner.parts, &spec, refused, operation).await.map_err(|failure| operation.blame(failure))?;
     say_what_starts(owner, &choice, operation);
 
-    let before = (owner.row.state, owner.row.reason.clone(), owner.row.run.clone());
+    let before = Before::of(&owner.row);
+    owner.row.spec = spec;
     owner.row.state = VmState::Starting;
     owner.row.reason = None;
     owner.row.run = Run {
@@ -99,9 +117,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation) -> Result<()
     let plan = match prepare(owner, &choice, tsc_khz, operation, &mut clock).await {
         Ok(plan) => plan,
         Err(failure) => {
-            (owner.row.state, owner.row.reason, owner.row.run) = before;
-            let (state, reason) = (owner.row.state, owner.row.reason.clone());
-            owner.down(state, reason).await;
+            restore_and_down(owner, before).await;
             return Err(operation.blame(failure));
         }
     };
@@ -194,15 +210,18 @@ async fn give_up(owner: &mut Owner, before: Option<Before>, operation: &Operatio
     }
     owner.end_machine().await;
     failpoint::hit("start.ended").await;
-    let (state, reason) = match before.filter(|_| !operation.is_overtaken()) {
-        Some((state, reason, run)) => {
-            owner.row.run = run;
-            (state, reason)
-        }
-        None => (VmState::Stopped, None),
-    };
-    owner.down(state, reason).await;
+    match before.filter(|_| !operation.is_overtaken()) {
+        Some(before) => restore_and_down(owner, before).await,
+        None => owner.down(VmState::Stopped, None).await,
+    }
     failure
+}
+
+/// Gives back what a start took that leaves the VM as it was.
+async fn restore_and_down(owner: &mut Owner, Before { state, reason, run, overcommit }: Before) {
+    owner.row.run = run;
+    owner.row.spec.overcommit = overcommit;
+    owner.down(state, reason).await;
 }
 
 /// Takes down what was started and is no good.
@@ -313,11 +332,7 @@ fn with_hints(owner: &Owner, failure: Failure) -> Failure {
 }
 
 /// Used by `create` too: what a VM holds for its whole life.
-pub(super) async fn take_durable(
-    parts: &Parts,
-    vm: &crate::store::VmRow,
-    operation: &Operation,
-) -> Result<(), Failure> {
+pub(super) async fn take_durable(parts: &Parts, vm: &VmRow, operation: &Operation) -> Result<(), Failure> {
     parts.store.claim(&vm.id, ResourceKind::StateDirectory, vm.id.as_str()).await?;
     failpoint::hit("create.claimed").await;
     make_directory(&parts.layout.vm(&vm.id))?;

@@ -64,7 +64,7 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>, first: 
         } else if owner.is_half_started() {
             // Adopted on its way up, or left so.
             resume = true;
-            Ask::new(Op::Start { wait: Wait::Agent }, &Operation::silent()).0
+            Ask::new(Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent()).0
         } else {
             match next(&mut asks, &mut owner, &waiters).await {
                 Next::Asked(ask) => ask,

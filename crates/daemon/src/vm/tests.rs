@@ -309,10 +309,13 @@ async fn a_start_that_lacks_something_changes_nothing() {
     let row = world.vm("v", VmState::Stopped).await;
     world.vms().reconcile().await.unwrap();
     let operation = Operation::silent();
-    let failure = world.vms().change("v", Op::Start { wait: Wait::Agent }, &operation).await.unwrap_err();
-    // Either there is no VMM on this host or, as made here, no image.
-    assert!(matches!(failure.code, Code::NotFound | Code::Unavailable), "{failure}");
-    assert_eq!(world.row(&row).await, Some(row.clone()));
+    for overcommit in [false, true] {
+        let start = Op::Start { wait: Wait::Agent, overcommit };
+        let failure = world.vms().change("v", start, &operation).await.unwrap_err();
+        // Either there is no VMM on this host or, as made here, no image.
+        assert!(matches!(failure.code, Code::NotFound | Code::Unavailable), "{failure}");
+        assert_eq!(world.row(&row).await, Some(row.clone()));
+    }
     assert_eq!(world.holds(&row).await, [ResourceKind::StateDirectory]);
 }
 

@@ -7,10 +7,10 @@ use banger_proto::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-const START: Op = Op::Start { wait: Wait::Agent };
+const START: Op = Op::Start { wait: Wait::Agent, overcommit: false };
 const STOP: Op = Op::Stop { grace: None, cause: StopCause::Asked };
 const UNUSED: Op = Op::Stop { grace: None, cause: StopCause::Unused };
-const RESTART: Op = Op::Restart { grace: None };
+const RESTART: Op = Op::Restart { grace: None, overcommit: false };
 const KILL: Op = Op::Kill { signal: KillSignal::Kill };
 const DELETE: Op = Op::Delete { force: true };
 const SET: Op = Op::Set(SetVm {
@@ -27,15 +27,23 @@ const SET: Op = Op::Set(SetVm {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        Just(START),
+        start(),
         Just(STOP),
         Just(UNUSED),
-        Just(RESTART),
+        restart(),
         Just(KILL),
         set(),
         Just(DELETE),
         Just(Op::Delete { force: false })
     ]
+}
+
+fn start() -> impl Strategy<Value = Op> {
+    (select(vec![Wait::Agent, Wait::Boot]), any::<bool>()).prop_map(|(wait, overcommit)| Op::Start { wait, overcommit })
+}
+
+fn restart() -> impl Strategy<Value = Op> {
+    any::<bool>().prop_map(|overcommit| Op::Restart { grace: None, overcommit })
 }
 
 /// Sizes, a policy and ports, in every mixture.
@@ -308,6 +316,17 @@ proptest! {
         prop_assert_eq!(decide(state, None, &set), Verdict::Run);
         prop_assert_eq!(decide(state, Some(&other), &set), decide(state, Some(&other), &SET));
         prop_assert_eq!(decide(state, Some(&set), &other), decide(state, Some(&SET), &other));
+    }
+
+    /// Nor is how one is started: what takes no notice of free memory is refused, and waits, as any other start.
+    #[test]
+    fn every_start_is_a_start(start in start(), restart in restart(), state in state(), other in option::of(op())) {
+        for (this, plain) in [(&start, &START), (&restart, &RESTART)] {
+            prop_assert_eq!(decide(state, other.as_ref(), this), decide(state, other.as_ref(), plain));
+            if let Some(other) = &other {
+                prop_assert_eq!(decide(state, Some(this), other), decide(state, Some(plain), other));
+            }
+        }
     }
 
     /// Stop and kill never wait behind a start, and a delete without force never cuts one short, whatever the row says

@@ -285,8 +285,9 @@ async fn a_vm_whose_services_are_waited_for_is_used() {
     world.vms().reconcile().await.unwrap();
     let (lines, mut said) = mpsc::channel(BACKLOG);
     let (service, operation) = (world.vms().clone(), Operation::watched(lines));
-    let waiting =
-        tokio::spawn(async move { service.change("v", Op::Start { wait: Wait::Boot }, &operation).await.map(drop) });
+    let waiting = tokio::spawn(async move {
+        service.change("v", Op::Start { wait: Wait::Boot, overcommit: false }, &operation).await.map(drop)
+    });
     until_said(&mut said, "waiting for the image's services").await;
     let unused = Op::Stop { grace: None, cause: StopCause::Unused };
     let refused = world.vms().change("v", unused, &Operation::silent()).await.unwrap_err();

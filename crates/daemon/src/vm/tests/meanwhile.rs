@@ -11,10 +11,13 @@ use crate::{
     },
 };
 use banger_proto::failure::Failure;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
 const UNUSED: Op = Op::Stop { grace: None, cause: StopCause::Unused };
-const RESTART: Op = Op::Restart { grace: None };
+const RESTART: Op = Op::Restart { grace: None, overcommit: false };
+/// What takes no notice of free memory.
+const OVERCOMMITTED: [Op; 2] =
+    [Op::Start { wait: Wait::Agent, overcommit: true }, Op::Restart { grace: None, overcommit: true }];
 
 /// A VM that runs, without an agent that could be asked to power off.
 async fn running(world: &World) -> (VmRow, FakeShim) {
@@ -48,20 +51,55 @@ async fn a_vm_that_is_being_started_is_not_started_again() {
     let row = world.vm("v", VmState::Starting).await;
     let _fake = FakeShim::with(&world, &row, 0, None);
     world.vms().reconcile().await.unwrap();
-    for op in [Op::Start { wait: Wait::Agent }, Op::Start { wait: Wait::Boot }, RESTART] {
+    let plain = [
+        Op::Start { wait: Wait::Agent, overcommit: false },
+        Op::Start { wait: Wait::Boot, overcommit: false },
+        RESTART,
+    ];
+    for op in plain.into_iter().chain(OVERCOMMITTED) {
         let refused = change(&world, op.clone()).await.unwrap().unwrap_err();
         assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is being started"), "{op:?}");
     }
-    assert_eq!(world.row(&row).await.unwrap().state, VmState::Starting);
+    let now = world.row(&row).await.unwrap();
+    assert_eq!((now.state, now.spec.overcommit), (VmState::Starting, false));
+}
+
+#[tokio::test]
+async fn a_vm_that_is_being_stopped_is_not_started_whatever_its_start_would_take() {
+    let world = World::new();
+    let (row, mut fake) = running(&world).await;
+    let stop = change(&world, Op::Stop { grace: None, cause: StopCause::Asked });
+    assert!(matches!(fake.requests.recv().await, Some(ShimRequest::End)));
+    for op in OVERCOMMITTED {
+        // Its stop ends when the test says so: who waited for that would wait for ever.
+        let refused = timeout(SOON, change(&world, op.clone())).await.expect("it is waited for").unwrap().unwrap_err();
+        assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is being stopped"), "{op:?}");
+    }
+    goes_down(&world, &row, &mut fake).await;
+    stop.await.unwrap().unwrap();
+    let now = world.row(&row).await.unwrap();
+    assert_eq!((now.state, now.spec.overcommit), (VmState::Stopped, false), "nothing is kept of what was refused");
+}
+
+#[tokio::test]
+async fn a_start_of_what_runs_is_nothing_to_do_whatever_it_would_take() {
+    let world = World::new();
+    let (row, _fake) = running(&world).await;
+    let before = world.row(&row).await;
+    change(&world, Op::Start { wait: Wait::Agent, overcommit: true }).await.unwrap().unwrap();
+    assert_eq!(world.row(&row).await, before);
 }
 
 #[tokio::test]
 async fn a_restart_that_cannot_be_takes_nothing_down() {
     let world = World::new();
     let (row, mut fake) = running(&world).await;
-    assert_tried(change(&world, RESTART).await.unwrap());
-    assert!(fake.requests.try_recv().is_err(), "nothing is asked of its shim");
-    assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
+    for overcommit in [false, true] {
+        assert_tried(change(&world, Op::Restart { grace: None, overcommit }).await.unwrap());
+        assert!(fake.requests.try_recv().is_err(), "nothing is asked of its shim");
+        let now = world.row(&row).await.unwrap();
+        assert_eq!((now.state, now.spec.overcommit), (VmState::Running, false));
+    }
 }
 
 #[tokio::test]
@@ -80,7 +118,7 @@ async fn that_nobody_uses_a_vm_is_no_reason_to_cut_its_restart_short() {
 
 #[tokio::test]
 async fn who_wants_a_vm_while_it_is_stopped_because_nobody_did_gets_it_afterwards() {
-    for wanted in [RESTART, Op::Start { wait: Wait::Agent }] {
+    for wanted in [RESTART, Op::Start { wait: Wait::Agent, overcommit: false }] {
         let world = World::new();
         let (row, mut fake) = running(&world).await;
         let unused = change(&world, UNUSED);
@@ -126,7 +164,7 @@ async fn what_is_asked_of_a_vm_that_is_being_made_waits_until_it_is() {
     for running in [true, false] {
         assert_eq!(vms.list(running).await.unwrap()[0].state, VmState::Starting);
     }
-    let (delete, start) = (Op::Delete { force: false }, Op::Start { wait: Wait::Agent });
+    let (delete, start) = (Op::Delete { force: false }, Op::Start { wait: Wait::Agent, overcommit: false });
     // In this order: the deletion is there before the start.
     let (refused, tried) = tokio::join!(
         vms.ask(&row.id, delete, &operation),
@@ -149,7 +187,7 @@ async fn who_takes_a_vm_down_before_it_has_a_machine_has_one_that_is_stopped() {
     for (name, op) in [("stopped", stop), ("killed", kill)] {
         let row = world.vm(name, VmState::Created).await;
         let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
-        let start = Op::Start { wait: Wait::Agent };
+        let start = Op::Start { wait: Wait::Agent, overcommit: false };
         // It waits at the door before the start has looked at this host.
         let (down, started) = tokio::join!(
             vms.ask(&row.id, op, &operation),

@@ -21,6 +21,10 @@ async fn the_beginning_of_several_ids_means_none_of_them() {
         assert_eq!(world.vms().find(reference).await.unwrap().id.as_str(), id, "{reference}");
     }
     // Nor is one of them taken for what is asked of the other.
-    let refused = world.vms().change("abc", Op::Start { wait: Wait::Agent }, &Operation::silent()).await.unwrap_err();
+    let refused = world
+        .vms()
+        .change("abc", Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Invalid, "{refused}");
 }

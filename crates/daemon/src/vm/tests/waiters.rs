@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-const BOOT: Op = Op::Start { wait: Wait::Boot };
+const BOOT: Op = Op::Start { wait: Wait::Boot, overcommit: false };
 
 fn ask(op: Op) -> (Ask, oneshot::Receiver<Result<(), Failure>>) {
     let (reply, answer) = oneshot::channel();

@@ -157,7 +157,8 @@ pub enum Start {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartVm {
-    /// From now on it may start when that much memory is not free, as one that was made so.
+    /// Also when that much memory is not free, and so from then on, as one that was made so. A start that is refused, or
+    /// has nothing to do, keeps nothing of it.
     #[serde(default)]
     pub overcommit: bool,
 }
