@@ -1,4 +1,4 @@
-//! What a guest says, as everybody else gets to see it: short, and harmless to a terminal.
+//! What a guest says, as everybody else gets to see it: short, on one line, and harmless to a terminal.
 //!
 //! The only place that decides how much of it is taken. A row's reason, an event, a cause and a line of the log are made of
 //! it, and each of them is read by others than the VM's own user: a guest that could fill one would be in the way of all.
@@ -15,7 +15,8 @@ pub(crate) const MAX_WORDS: usize = 500;
 pub(crate) fn words(text: &str) -> String {
     // Before, too: what stands for a character may be many times its length.
     let first: String = text.chars().take(MAX_WORDS).collect();
-    escaped(first.as_bytes()).chars().take(MAX_WORDS).collect()
+    // A line of its own in the log would pass for banger's.
+    escaped(first.as_bytes()).replace('\n', "\\n").chars().take(MAX_WORDS).collect()
 }
 
 /// A guest's agent refused `what`, with this status and this body. The code is its own, since what is wrong in there nobody
@@ -44,9 +45,10 @@ mod tests {
         for text in ["x", "\u{7f}", "\u{1b}[2J", "\\", "\n", "ä"] {
             let said = words(&text.repeat(100_000));
             assert_eq!(said.chars().count(), MAX_WORDS, "{text:?}");
-            assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+            assert!(!said.contains(char::is_control), "{said:?}");
         }
         assert_eq!(words("the disk is full"), "the disk is full");
+        assert_eq!(words("x\n2026-11-30T21:00:00Z  INFO ended"), "x\\n2026-11-30T21:00:00Z  INFO ended");
     }
 
     #[test]
