@@ -83,6 +83,7 @@ impl Filter {
         sockets(&mut code, vmm);
         files(&mut code);
         signals(&mut code, vmm);
+        turns(&mut code);
         code.give(SECCOMP_RET_ALLOW);
         Self(code.0)
     }
@@ -149,6 +150,28 @@ fn signals(code: &mut Code, vmm: Vmm) {
             code.when(BPF_JEQ, bits(*signal), SECCOMP_RET_ALLOW);
         }
         code.give(refuse(libc::EPERM));
+    });
+}
+
+/// When whose turn is: to the calling thread only.
+fn turns(code: &mut Code) {
+    let own_only = |code: &mut Code, argument| {
+        code.argument(argument);
+        code.unless_equal(0, refuse(libc::EPERM));
+    };
+    for call in
+        [libc::SYS_sched_setaffinity, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr]
+    {
+        code.on(call, |code| {
+            own_only(code, 0);
+            code.give(SECCOMP_RET_ALLOW);
+        });
+    }
+    code.on(libc::SYS_setpriority, |code| {
+        // Not that of a group or of a user's processes either, which is also what 0 says.
+        own_only(code, 0);
+        own_only(code, 1);
+        code.give(SECCOMP_RET_ALLOW);
     });
 }
 

@@ -2,7 +2,7 @@
 
 /// Refused whatever their arguments.
 pub(super) const CALLS: &[libc::c_long] = &[
-    // Other processes: signals to them, looking into them.
+    // Other processes: signals to them, looking into them, where their memory is and when their disks' turn is.
     libc::SYS_kill,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
@@ -15,6 +15,9 @@ pub(super) const CALLS: &[libc::c_long] = &[
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
+    libc::SYS_ioprio_set,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
     // Objects of this user's that have no name in a directory.
     libc::SYS_shmget,
     libc::SYS_shmat,

@@ -83,6 +83,28 @@ fn nobody_elses_process_gets_a_signal() {
 }
 
 #[test]
+fn nobody_elses_turn_is_moved() {
+    let others: [(&str, Attempt); 9] = [
+        ("sched_setaffinity", call!(SYS_sched_setaffinity, libc::getppid(), 0, NULL)),
+        ("sched_setscheduler", call!(SYS_sched_setscheduler, libc::getppid(), 0, NULL)),
+        ("sched_setparam", call!(SYS_sched_setparam, libc::getppid(), NULL)),
+        ("sched_setattr", call!(SYS_sched_setattr, libc::getppid(), NULL, 0)),
+        ("setpriority", call!(SYS_setpriority, libc::PRIO_PROCESS, libc::getppid(), 0)),
+        ("setpriority of all", call!(SYS_setpriority, libc::PRIO_USER, 0, 0)),
+        ("ioprio_set", call!(SYS_ioprio_set, 1, libc::getppid(), 0)),
+        ("migrate_pages", call!(SYS_migrate_pages, libc::getppid(), 0, NULL, NULL)),
+        ("move_pages", call!(SYS_move_pages, libc::getppid(), 0, NULL, NULL, NULL, 0)),
+    ];
+    for vmm in [Vmm::Qemu, Vmm::Firecracker] {
+        for (name, attempt) in others {
+            assert_eq!(tried(vmm, attempt), libc::EPERM, "{name} under {vmm}");
+        }
+        // A thread's own is its own: the kernel looks at what it asks for, which is nothing here.
+        assert_eq!(tried(vmm, call!(SYS_sched_setparam, 0, NULL)), libc::EINVAL);
+    }
+}
+
+#[test]
 fn nothing_is_done_to_files_by_their_names() {
     let deeds: [(&str, Attempt); 11] = [
         ("truncate", call!(SYS_truncate, NOWHERE.as_ptr(), 0)),
