@@ -131,7 +131,7 @@ impl From<ShimError> for Failure {
         match &error {
             ShimError::NotStarted(_) | ShimError::Program { .. } => because(Code::Unavailable, message, &error),
             ShimError::Slow(_) => because(Code::Timeout, message, &error),
-            ShimError::AlreadyRunning(_) => because(Code::Conflict, message, &error),
+            ShimError::AlreadyRunning(_) | ShimError::Lingering(_) => because(Code::Conflict, message, &error),
             ShimError::Ended(_) => told(Code::Guest, &error),
             ShimError::Port { .. } => told(Code::Conflict, &error).hint("-p 0:GUEST takes a port that is free"),
             ShimError::Io(_) => told(Code::Internal, &error),

@@ -36,7 +36,7 @@ use std::{
     process::ExitCode,
 };
 
-pub(crate) use claim::revoke;
+pub(crate) use claim::{living, revoke};
 pub(crate) use console::panic_on;
 pub(crate) use guest::hear;
 pub(crate) use off::end_silent;

@@ -7,7 +7,7 @@
 //! third, however the two meet.
 
 use super::{
-    control::{PLAN_FILE, RUNTIME_FILE, RuntimeRecord},
+    control::{PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
     identity::end_proven,
     record,
 };
@@ -66,6 +66,18 @@ pub(super) fn is_taken(state_dir: &Path) -> bool {
     }
 }
 
+/// Who still runs of the VM whose directory this is, of those who have written who they are.
+pub(crate) fn living(state_dir: &Path) -> Option<String> {
+    let mut records: Vec<RuntimeRecord> = record::staged(state_dir, RUNTIME_FILE).unwrap_or_default();
+    records.extend(record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).ok().flatten());
+    let all = records.iter().flat_map(|record| [("shim", Some(record.shim)), ("VMM", record.vmm)]);
+    let pids: Vec<String> = all
+        .filter_map(|(what, who)| Some((what, who.filter(ProcessIdentity::alive)?.pid)))
+        .map(|(what, pid)| format!("{what} {pid}"))
+        .collect();
+    (!pids.is_empty()).then(|| pids.join(", "))
+}
+
 /// Ends whoever runs the VM or is about to, and sees to it that nobody does any more who was told to before. `false` when
 /// somebody was killed and is not gone within `patience`. Doing it again changes nothing.
 pub(crate) async fn revoke(state_dir: &Path, patience: Duration) -> io::Result<bool> {
@@ -98,7 +110,7 @@ pub(crate) async fn revoke(state_dir: &Path, patience: Duration) -> io::Result<b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::{control::ProcessIdentity, identity::host_boot_id};
+    use crate::shim::identity::host_boot_id;
     use std::{
         fs,
         process::{Command, Stdio},

@@ -11,6 +11,7 @@
 mod awake;
 mod connection;
 mod ending;
+mod predecessor;
 
 use super::{
     claim,
@@ -18,7 +19,7 @@ use super::{
         EXIT_FILE, ExitRecord, Opened, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET,
         ShimMessage, ShimRequest, ShimStatus,
     },
-    identity::{ProvenProcess, host_boot_id},
+    identity::host_boot_id,
     off, record,
 };
 use crate::{failpoint, random, vmm::plan::LaunchPlan};
@@ -67,6 +68,9 @@ pub enum ShimError {
     /// One of this VM's shims still runs: adopt it instead.
     #[error("this VM already has a running shim (pid {})", .0.pid)]
     AlreadyRunning(ProcessIdentity),
+    /// The VMM of an earlier machine has not ended, and has the VM's disk.
+    #[error("the VMM of this VM's last machine (pid {}) is not gone", .0.pid)]
+    Lingering(ProcessIdentity),
     /// The shim's program could not be run at all.
     #[error("cannot run {}", program.display())]
     Program {
@@ -142,7 +146,7 @@ impl Shims {
     ///
     /// Cancelling before it returns ends what was started.
     pub async fn launch(&self, plan: &LaunchPlan) -> Result<Shim, ShimError> {
-        settle_predecessor(&plan.state_dir).await?;
+        predecessor::await_end(&plan.state_dir).await?;
         record::remove(&plan.state_dir, EXIT_FILE)?;
         failpoint::hit("launch.forgotten").await;
         record::remove(&plan.state_dir, RUNTIME_FILE)?;
@@ -323,18 +327,6 @@ fn wake_stopped(state_dir: &Path) -> Result<(), ShimError> {
         awake::wake("shim", runtime.shim);
     }
     Ok(())
-}
-
-/// Waits for a shim that has written its exit record to be gone; refuses when one runs on.
-async fn settle_predecessor(state_dir: &Path) -> Result<(), ShimError> {
-    let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
-    let Some(runtime) = runtime.filter(is_live) else { return Ok(()) };
-    let Some(process) = ProvenProcess::open(runtime.shim)? else { return Ok(()) };
-    let leaving = record::read::<ExitRecord>(state_dir, EXIT_FILE)?.is_some();
-    if leaving && timeout(CHANGE_PATIENCE, process.ended()).await.is_ok() {
-        return Ok(());
-    }
-    Err(ShimError::AlreadyRunning(runtime.shim))
 }
 
 /// One running shim. Cheap to clone; dropping it does nothing to the shim.

@@ -2,7 +2,7 @@
 //! A daemon that cannot reach a shim has it do so by the same signal.
 
 use super::{
-    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity},
+    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
     identity::{ProvenProcess, kill_proven},
     record,
 };
@@ -35,17 +35,27 @@ pub(crate) async fn end_silent(
     waited: Duration,
     state_dir: &Path,
 ) -> Result<(ExitRecord, String), String> {
-    end_within(PATIENCE + RECORD, shim, waited, state_dir).await
+    let silent = format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs());
+    end_within(PATIENCE + RECORD, shim, silent, state_dir).await
+}
+
+/// The same with one that answers, and whose machine did not end in time when it was asked to end it.
+pub(super) async fn end_slow(
+    shim: ProcessIdentity,
+    waited: Duration,
+    state_dir: &Path,
+) -> Result<(ExitRecord, String), String> {
+    let slow = format!("its shim (pid {}) did not end its machine within {} s", shim.pid, waited.as_secs());
+    end_within(PATIENCE + RECORD, shim, slow, state_dir).await
 }
 
 async fn end_within(
     patience: Duration,
     shim: ProcessIdentity,
-    waited: Duration,
+    silent: String,
     state_dir: &Path,
 ) -> Result<(ExitRecord, String), String> {
-    let silent = format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs());
-    tracing::warn!(pid = shim.pid, "a shim does not answer: it is told to end its machine");
+    tracing::warn!(pid = shim.pid, silent, "a shim is told to end its machine");
     if let Ok(Some(process)) = ProvenProcess::open(shim)
         && process.signal(Signal::WINCH).is_ok()
     {
@@ -57,11 +67,25 @@ async fn end_within(
         let words = format!("{silent}: {}", told(&end));
         return Ok((end, words));
     }
-    Err(match kill_proven(shim, Signal::KILL) {
-        Ok(true) => format!("{silent}; told to end its machine, it did not: it was killed, and its VMM with it"),
-        Ok(false) => format!("{silent}; told to end its machine, it died without a word, and its VMM with it"),
+    let killed = kill_proven(shim, Signal::KILL);
+    let vmm = if killed.is_ok() { vmm_after(state_dir).await } else { String::new() };
+    Err(match killed {
+        Ok(true) => format!("{silent}; told to end its machine, it did not: it was killed, and {vmm}"),
+        Ok(false) => format!("{silent}; told to end its machine, it died without a word, and {vmm}"),
         Err(error) => format!("{silent}; told to end its machine, it did not, and cannot be killed: {error}"),
     })
+}
+
+/// What became of the VMM of a shim that is dead or dies: it dies with it, unless this host's kernel does not let go of it.
+async fn vmm_after(state_dir: &Path) -> String {
+    let vmm = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).ok().flatten().and_then(|runtime| runtime.vmm);
+    if let Some(vmm) = vmm
+        && let Ok(Some(process)) = ProvenProcess::open(vmm)
+        && timeout(RECORD, process.ended()).await.is_err()
+    {
+        return format!("its VMM (pid {}) is not gone", vmm.pid);
+    }
+    "its VMM with it".to_owned()
 }
 
 /// What became of a machine whose shim was told so.
@@ -103,6 +127,7 @@ async fn post(dialer: Dialer) -> io::Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::shim::identity::host_boot_id;
     use banger_link::{HostSession, Stream, guest};
     use std::{
         future::Future,
@@ -200,9 +225,21 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut older, identity) = shim(dir.path(), ":");
         let (second, little) = (Duration::from_secs(1), Duration::from_millis(200));
-        let words = end_within(little, identity, second, dir.path()).await.unwrap_err();
+        let words = end_within(little, identity, "silent".into(), dir.path()).await.unwrap_err();
         assert!(words.ends_with("it did not: it was killed, and its VMM with it"), "{words}");
         assert_eq!(older.wait().unwrap().signal(), Some(9));
+
+        // A VMM that does not die with its shim: this one is no child of it.
+        let mut vmm = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let (mut older, identity) = shim(dir.path(), ":");
+        let runtime =
+            RuntimeRecord { host_boot_id: host_boot_id().unwrap(), shim: identity, vmm: ProcessIdentity::of(vmm.id()) };
+        record::write_volatile(dir.path(), RUNTIME_FILE, &runtime).unwrap();
+        let words = end_within(little, identity, "slow".into(), dir.path()).await.unwrap_err();
+        assert!(words.ends_with(&format!("it was killed, and its VMM (pid {}) is not gone", vmm.id())), "{words}");
+        older.wait().unwrap();
+        vmm.kill().unwrap();
+        vmm.wait().unwrap();
 
         let (mut dies, identity) = shim(dir.path(), "exit 1");
         let words = end_silent(identity, second, dir.path()).await.unwrap_err();

@@ -49,6 +49,5 @@ pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
                 .hint(format!("see to {}, then the same command again", state_dir.display())));
         }
     };
-    owner.down(state, reason).await;
-    Ok(())
+    owner.down(state, reason).await
 }

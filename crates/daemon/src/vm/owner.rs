@@ -4,7 +4,7 @@ use super::{
     Op, console,
     phases::{self, PhaseClock},
     policy::StopCause,
-    release::release,
+    release::{HELD, holds_machine, release},
     service::Parts,
     set,
     standing::Standing,
@@ -117,7 +117,7 @@ impl Owner {
                 let released = release(&self.parts, &self.row.id, Depth::Everything).await;
                 if let Err(failure) = &released {
                     // It is still there, without a machine, until somebody deletes it again.
-                    self.down(VmState::Failed, Some(format!("it could not be deleted: {failure}"))).await;
+                    let _ = self.down(VmState::Failed, Some(format!("it could not be deleted: {failure}"))).await;
                 }
                 released
             }
@@ -253,7 +253,7 @@ impl Owner {
     pub(super) async fn ended(&mut self, record: ExitRecord) {
         tracing::info!(vm = %self.row.name, cause = ?record.cause, reason = record.reason, "the machine ended");
         let (state, reason) = outcome(&record);
-        self.down(state, reason.or(self.remark())).await;
+        let _ = self.down(state, reason.or(self.remark())).await;
     }
 
     /// What there is to say about the machine's end where the daemon brought it about.
@@ -287,21 +287,29 @@ impl Owner {
         self.shim = None;
     }
 
-    /// The machine is gone: gives back what it held and says how the VM is now.
-    pub(super) async fn down(&mut self, state: VmState, reason: Option<String>) {
+    /// The machine is gone: gives back what it held and says how the VM is now. What does not end of it has the VM's disk
+    /// still: then it has failed, holds its machine, and that is the error.
+    pub(super) async fn down(&mut self, state: VmState, reason: Option<String>) -> Result<(), Failure> {
         self.events = None;
         self.shim = None;
         let released = release(&self.parts, &self.row.id, Depth::Machine).await;
         failpoint::hit("down.released").await;
         self.standing.send_modify(|standing| standing.ends += 1);
         self.row.run.ended();
-        self.row.state = state;
-        self.row.reason = reason;
+        (self.row.state, self.row.reason) = (state, reason);
+        let mut done = Ok(());
         if let Err(failure) = released {
             tracing::error!(vm = %self.row.name, %failure, "cannot give back all a machine held");
+            if holds_machine(&self.parts, &self.row.id).await {
+                (self.row.state, self.row.reason) = (VmState::Failed, Some(failure.to_string()));
+                let name = &self.row.name;
+                let left = format!("VM {name} is not down: what runs of it does not end");
+                done = Err(Failure::new(failure.code, left).cause(failure.to_string()).hint(HELD));
+            }
         }
         self.save_or_log().await;
         failpoint::hit("down.saved").await;
+        done
     }
 
     /// There is no machine yet, and there was to be none any more.

@@ -4,7 +4,7 @@
 use super::{
     VmService,
     owner::{outcome, places},
-    release::{release, remove_flat, remove_sockets},
+    release::{holds_machine, release, remove_flat, remove_sockets},
     set_network, sockets, stop,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         control::{ExitCause, ShimStatus},
         end_silent, revoke,
     },
-    store::{ResourceKind, VmRow},
+    store::VmRow,
 };
 use banger_proto::{
     api::vm::VmState,
@@ -64,12 +64,7 @@ impl VmService {
     }
 
     async fn settle_row(&self, mut row: VmRow) -> (VmRow, Option<Shim>) {
-        let holds_machine = match self.parts.store.resources(&row.id).await {
-            Ok(resources) => resources.iter().any(|resource| resource.kind == ResourceKind::Shim),
-            // What cannot be read is looked for.
-            Err(_) => true,
-        };
-        if !row.state.is_live() && !holds_machine {
+        if !row.state.is_live() && !holds_machine(&self.parts, &row.id).await {
             return (row, None);
         }
         failpoint::hit("adopt.row").await;
@@ -135,12 +130,14 @@ impl VmService {
             }
         };
         tracing::info!(vm = %row.name, state = state.as_str(), reason, "its machine is gone or goes");
+        (row.state, row.reason) = (state, reason);
         if let Err(failure) = release(&self.parts, &row.id, Depth::Machine).await {
             tracing::error!(vm = %row.name, %failure, "cannot give back all a machine held");
+            if holds_machine(&self.parts, &row.id).await {
+                (row.state, row.reason) = (VmState::Failed, Some(failure.to_string()));
+            }
         }
         failpoint::hit("adopt.released").await;
-        row.state = state;
-        row.reason = reason;
         row.run.ended();
         self.write(&row).await;
         failpoint::hit("adopt.settled").await;

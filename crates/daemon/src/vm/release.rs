@@ -7,7 +7,7 @@ use super::{service::Parts, sockets};
 use crate::{
     capability::Depth,
     failpoint, failures,
-    shim::{control::VMM_DIR, revoke},
+    shim::{self, control::VMM_DIR, revoke},
     store::ResourceKind,
 };
 use banger_proto::{
@@ -18,6 +18,10 @@ use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
 /// How long a killed process may take to be gone: it may have memory to give back.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What there is to do about a machine that does not end.
+pub(super) const HELD: &str =
+    "this host's kernel has not let go of its processes, as while a disk does not answer: try again later";
 
 /// How often a directory is emptied into which something is put meanwhile.
 const EMPTYINGS: u32 = 8;
@@ -72,6 +76,12 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     joined(errors)
 }
 
+/// Whether something of a machine of `vm` may run. Where that cannot be told it may.
+pub(super) async fn holds_machine(parts: &Parts, vm: &VmId) -> bool {
+    let held = parts.store.resources(vm).await;
+    held.map_or(true, |held| held.iter().any(|resource| resource.kind == ResourceKind::Shim))
+}
+
 /// Keeps a failure; whether there was none.
 fn note(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
     let good = result.is_ok();
@@ -83,7 +93,14 @@ fn note(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
 async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
     match revoke(state_dir, PATIENCE).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(Code::Timeout, "the VM's processes were killed and are not gone")),
+        Ok(false) => {
+            let patience = PATIENCE.as_secs();
+            let who = shim::living(state_dir).map_or_else(String::new, |pids| format!(" ({pids})"));
+            Err(Failure::new(
+                Code::Timeout,
+                format!("the VM's processes{who} were killed and not gone {patience} s later"),
+            ))
+        }
         Err(error) => Err(failures::because(Code::Internal, "cannot end the VM's processes", &error)),
     }
 }

@@ -9,12 +9,13 @@ use super::{
     await_agent,
     owner::Owner,
     phases::PhaseClock,
+    release::{HELD, holds_machine, release},
     service::Parts,
     set_network, stop,
     words::words,
 };
 use crate::{
-    capability::Launch,
+    capability::{Depth, Launch},
     clock, failpoint, failures,
     operation::Operation,
     store::{ResourceKind, Run, VmRow, VmSpec},
@@ -93,6 +94,7 @@ fn overcommitted(spec: &VmSpec, overcommit: bool) -> VmSpec {
 
 /// Starts the VM and waits until it is ready.
 pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
+    end_predecessor(owner).await.map_err(|failure| operation.blame(failure))?;
     // The clock of a VM that is being made began with its creation; one that cannot start is not kept.
     let (made, row) = (owner.clock.take(), &owner.row);
     let refused = if made.is_some() { Refused::Sizes } else { Refused::Start(&row.name) };
@@ -137,6 +139,24 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
     }
     clock.mark("shim");
     finish(owner, Some(before), operation, clock).await
+}
+
+/// Ends what is left of the machine before, which has the VM's disk: nothing is started beside it.
+async fn end_predecessor(owner: &Owner) -> Result<(), Failure> {
+    let (parts, VmRow { id, name, .. }) = (&owner.parts, &owner.row);
+    if !holds_machine(parts, id).await {
+        return Ok(());
+    }
+    let released = release(parts, id, Depth::Machine).await;
+    if !holds_machine(parts, id).await {
+        return Ok(());
+    }
+    let refused = Failure::new(Code::Conflict, format!("VM {name} cannot start: what ran of it does not end"));
+    Err(match released {
+        Err(failure) => refused.cause(failure.to_string()),
+        Ok(()) => refused,
+    }
+    .hint(HELD))
 }
 
 /// Goes on with a start that an earlier daemon began, or that its client has left behind.
@@ -212,7 +232,7 @@ async fn give_up(owner: &mut Owner, before: Option<Before>, operation: &Operatio
     failpoint::hit("start.ended").await;
     match before.filter(|_| !operation.is_overtaken()) {
         Some(before) => restore_and_down(owner, before).await,
-        None => owner.down(VmState::Stopped, None).await,
+        None => drop(owner.down(VmState::Stopped, None).await),
     }
     failure
 }
@@ -221,7 +241,7 @@ async fn give_up(owner: &mut Owner, before: Option<Before>, operation: &Operatio
 async fn restore_and_down(owner: &mut Owner, Before { state, reason, run, overcommit }: Before) {
     owner.row.run = run;
     owner.row.spec.overcommit = overcommit;
-    owner.down(state, reason).await;
+    let _ = owner.down(state, reason).await;
 }
 
 /// Takes down what was started and is no good.
@@ -232,7 +252,7 @@ async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
         Ok(_) => first,
     };
     failpoint::hit("start.ended").await;
-    owner.down(VmState::Failed, Some(reason)).await;
+    let _ = owner.down(VmState::Failed, Some(reason)).await;
     failure
 }
 

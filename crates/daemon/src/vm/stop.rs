@@ -5,6 +5,7 @@ use super::{
     look_again::look_again,
     owner::{Owner, outcome},
     policy::StopCause,
+    release::HELD,
     words::words,
 };
 use crate::{
@@ -67,8 +68,7 @@ pub(super) async fn stop(
     };
     // The same point after an orderly end and after one by force: on a busy host it is chance which of them a stop takes.
     failpoint::hit("stop.ended").await;
-    owner.down(VmState::Stopped, cause.said(reason)).await;
-    Ok(())
+    owner.down(VmState::Stopped, cause.said(reason)).await
 }
 
 /// Ends a machine that does not end in order, because of `why`; what there is to say of it from then on.
@@ -199,8 +199,7 @@ async fn send(shim: &Shim, signal: KillSignal) -> Result<(), ShimError> {
 /// Ends a machine whose shim does not pass SIGKILL on, and the shim.
 async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
     if !shim.kill_vmm(SIGNAL_PATIENCE).await {
-        let hint = "this host's kernel has not let go of its VMM, as while a disk does not answer: try again later";
-        return Err(still_runs(owner, KillSignal::Kill).hint(hint));
+        return Err(still_runs(owner, KillSignal::Kill).hint(HELD));
     }
     // It may have been slow, and have the machine's end to write down.
     if let Ok(record) = timeout(SIGNAL_PATIENCE, shim.ended()).await {
@@ -209,8 +208,7 @@ async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
     }
     let pid = shim.status().shim.pid;
     let reason = format!("its shim (pid {pid}) did not pass SIGKILL on: it was killed, and its VMM too");
-    owner.down(VmState::Stopped, Some(reason)).await;
-    Ok(())
+    owner.down(VmState::Stopped, Some(reason)).await
 }
 
 fn still_runs(owner: &Owner, signal: KillSignal) -> Failure {

@@ -3,6 +3,7 @@
 
 mod agents;
 mod forced;
+mod held;
 mod machine;
 mod meanwhile;
 mod ports;

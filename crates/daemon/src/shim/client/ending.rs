@@ -20,6 +20,8 @@ impl Shim {
                     if let Ok(end) = timeout(patience, self.ended()).await {
                         return Ok(end);
                     }
+                    let ended = off::end_slow(self.status().shim, patience, self.connection.state_dir()).await;
+                    return ended.map_or_else(Err, |(_, words)| Err(words));
                 }
                 Err(ShimError::Ended(end)) => return Ok(end),
                 Err(_) => {}

@@ -239,7 +239,7 @@ async fn the_end_of_a_machine_is_one_for_who_follows_its_console_though_the_next
     let mut changes = Changes::of(Some(owner.standing()));
     assert!(changes.is_live());
     // Nobody looks between the halves of a restart.
-    owner.down(VmState::Stopped, None).await;
+    owner.down(VmState::Stopped, None).await.unwrap();
     owner.row.state = VmState::Starting;
     owner.save().await.unwrap();
     assert!(!changes.is_live());
