@@ -89,7 +89,15 @@ pub(crate) async fn ask<T: DeserializeOwned>(connection: &mut Connection, path: 
         return Err(refusal(response).await);
     }
     let body = http::collect(response.into_body(), MAX_BODY, WHO).await?;
-    http::parse(&body, Code::Guest, WHO)
+    parse(&body)
+}
+
+/// An agent's answer, which must be JSON of one type. Why it is not is said with what it says, which is the guest's.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let failure = Failure::new(Code::Guest, format!("{WHO} sent an answer that does not parse"));
+        failure.cause(words(error.to_string().as_bytes()))
+    })
 }
 
 /// What an agent says of a request it refused, or that it did not come to say it.
@@ -164,6 +172,15 @@ mod tests {
         assert!(words.starts_with("no such file") && words.chars().count() == MAX_WORDS + 1, "{words}");
         assert_eq!(refused(b"no JSON"), None);
         assert_eq!(words_of("short"), "short");
+    }
+
+    #[test]
+    fn of_an_answer_that_does_not_parse_no_more_is_quoted() {
+        let long = serde_json::to_vec(&"y".repeat(1 << 20)).unwrap();
+        let shown = parse::<Health>(&long).unwrap_err();
+        assert_eq!((shown.code, shown.causes.len()), (Code::Guest, 1));
+        let words = &shown.causes[0];
+        assert!(words.starts_with("invalid type: string \"yyy") && words.chars().count() == MAX_WORDS + 1, "{words}");
     }
 
     fn words_of(text: &str) -> String {

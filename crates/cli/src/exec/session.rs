@@ -255,7 +255,7 @@ async fn write(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(
 /// What a status means; a code for "not started" other than a shell's is 125.
 fn outcome(payload: &[u8]) -> std::result::Result<Outcome, Failure> {
     let status: ExecStatus = serde_json::from_slice(payload)
-        .map_err(|error| nonsense("a status that does not parse").cause(error.to_string()))?;
+        .map_err(|error| nonsense("a status that does not parse").cause(guest::words(error.to_string().as_bytes())))?;
     match Outcome::try_from(&status).map_err(nonsense)? {
         Outcome::NotStarted { code, message } if !matches!(code, 126 | 127) => {
             Ok(Outcome::NotStarted { code: 125, message })

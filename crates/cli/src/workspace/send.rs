@@ -144,7 +144,7 @@ fn unwelcome(refusal: Failure) -> Failure {
 /// Where the agent says the workspace is.
 async fn arrived(response: Response<Incoming>) -> Result<String> {
     let body = PATIENCE.collect(response.into_body(), MAX_BODY).await?;
-    let Arrived { path } = http::parse(&body, Code::Guest, guest::WHO)?;
+    let Arrived { path } = guest::parse(&body)?;
     absolute(path)
 }
 
@@ -153,21 +153,22 @@ fn absolute(path: String) -> Result<String> {
     if path.starts_with('/') && plan::guest_path(&path).is_ok_and(|plain| plain == path) {
         Ok(path)
     } else {
+        let path = guest::words(path.as_bytes());
         Err(Failure::new(Code::Guest, format!("{} says that the workspace is at {path:?}", guest::WHO)).into())
     }
 }
 
 /// Takes any bytes for what a guest says of a workspace, for [`crate::hostile`]: where it is, and the ids of what is there.
-pub(crate) fn hear(answer: &[u8]) -> (Vec<String>, Vec<String>) {
-    let stands = http::parse(answer, Code::Guest, guest::WHO).map(|Place { path, .. }| path);
-    let arrived = http::parse(answer, Code::Guest, guest::WHO).map(|Arrived { path }| path);
-    let paths = [stands, arrived].into_iter().flatten().filter_map(|path| absolute(path).ok());
+pub(crate) fn hear(answer: &[u8]) -> (Vec<Result<String>>, Vec<String>) {
+    let stands = guest::parse(answer).map(|Place { path, .. }| path);
+    let arrived = guest::parse(answer).map(|Arrived { path }| path);
+    let paths = [stands, arrived].map(|path| absolute(path?));
     let ids = Looked::read(answer).into_iter().flat_map(|looked| {
         let Found { refs, shallow, whole, .. } = looked.found;
         let named = refs.is.into_values().chain(refs.brought.into_values()).chain(refs.missing);
         named.chain(shallow).chain(whole).chain(Some(refs.head).filter(|head| !head.is_empty()))
     });
-    (paths.collect(), ids.collect())
+    (paths.into(), ids.collect())
 }
 
 /// Brings what `packing` packs into a VM that is new. The files of a repository that came there with the image are overwritten,

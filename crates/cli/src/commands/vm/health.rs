@@ -20,7 +20,9 @@ pub(crate) struct HealthArgs {
 
 /// Asks the agent itself; fails when it does not answer.
 pub(crate) async fn run(context: &Context, args: &HealthArgs) -> Result {
-    let health: Health = guest::get(context, args.vm.as_str(), "/healthz").await?;
+    let said: Health = guest::get(context, args.vm.as_str(), "/healthz").await?;
+    let short = |text: &str| guest::words(text.as_bytes());
+    let health = Health { version: short(&said.version), boot_id: short(&said.boot_id), ..said };
     context.printer.data(&health, |health| {
         facts(&[
             ("agent", Some(format!("answers, version {} (API {})", health.version, health.api_version))),
