@@ -8,7 +8,13 @@
 //!
 //! A step is what changes something that outlives the process: a row, a file with a name, another process, a port, a card. A
 //! transaction, or a file that is written aside and renamed, is one; so is the removal of a directory of files, and whatever
-//! fills a cache, of which half is none.
+//! fills a cache, of which half is none. Nor is there a point within these, each of which is one step:
+//!
+//! * the beginning of a process: its fork and its log, before it has said who it is (`daemon/src/shim/detach.rs`);
+//! * a monitor's launch, until its driver gives a machine: of Firecracker its sockets, its process and what it is told. It
+//!   dies with the shim that starts it, and what is left is in the one directory that is removed whatever is in it;
+//! * one request to a helper, a shim or a guest, whatever it does for it;
+//! * the end of a process, of which it is told first and which is forced then; a process that is woken to hear of it.
 
 /// Between two steps that a crash may separate.
 #[cfg(debug_assertions)]

@@ -15,7 +15,10 @@ mod uplink;
 mod watch;
 
 use super::{Guest, Shared, dns, guests::Denials, helper::Helper, holder::Record};
-use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
+use crate::{
+    failpoint,
+    shim::{control::ProcessIdentity, identity::ProvenProcess},
+};
 use banger_proto::{
     helper::{Answer, MAX_LEARNED, Request},
     name::VmId,
@@ -286,6 +289,7 @@ impl Live {
     async fn place(&mut self, shared: &Arc<Shared>, guest: &Guest) -> Result<(), Trouble> {
         if !self.networks.contains(&guest.seat.network) {
             self.ensure(shared, guest.seat.network).await?;
+            failpoint::hit("network.named").await;
         }
         self.tell(&Request::AttachVm(guest.attachment())).await
     }

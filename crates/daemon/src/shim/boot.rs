@@ -10,7 +10,10 @@ use super::{
     run::{Signals, Told},
     verdict::{Asked, SignalSet},
 };
-use crate::vmm::{Channel, Machine, MachineEnd, ShutdownReason};
+use crate::{
+    failpoint,
+    vmm::{Channel, Machine, MachineEnd, ShutdownReason},
+};
 use banger_link::Dialer;
 use banger_proto::{
     agent::{
@@ -85,7 +88,9 @@ impl Boot<'_> {
                 Some(request) = self.requests.recv() => {
                     let signal = match request {
                         ShimRequest::Publish { port } => {
-                            self.hub.publish(&self.ports.carry_out(port));
+                            let said = self.ports.carry_out(port);
+                            failpoint::hit_and_block("shim.opened");
+                            self.hub.publish(&said);
                             continue;
                         }
                         ShimRequest::Unpublish { port } => {

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "the runtime wants a promise that a watched descriptor stays open")]
 
 use super::control::{ProcessIdentity, RuntimeRecord};
+use crate::failpoint;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -154,6 +155,7 @@ pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Resul
         let Some(process) = ProvenProcess::open(identity)? else { continue };
         process.signal(Signal::KILL)?;
         ended &= tokio::time::timeout(patience, process.ended()).await.is_ok();
+        failpoint::hit("revoke.killed").await;
     }
     Ok(ended)
 }

@@ -31,6 +31,7 @@ use crate::{
     vmm::{self, LaunchError, Machine, Resources, Start, launch::Namespace, memory::Memory, plan::LaunchPlan},
 };
 use banger_artifacts::initramfs::renew_moment;
+use banger_link::Dialer;
 use banger_proto::agent::boot::Moment;
 use rustix::fs::Mode;
 use std::{
@@ -162,7 +163,7 @@ struct Life {
     runtime: RuntimeRecord,
     hub: Arc<Hub>,
     requests: mpsc::Receiver<ShimRequest>,
-    session: watch::Sender<Option<banger_link::Dialer>>,
+    session: watch::Sender<Option<Dialer>>,
     signals: Signals,
     watchers: TaskTracker,
     doors: Vec<Door>,
@@ -199,17 +200,14 @@ impl Life {
             .map_err(setup("opening the control socket"))?
         };
         failpoint::hit_and_block("shim.askable");
-        let to_guest = |name, who| {
-            let (sessions, places) = (sessions.clone(), Who::places(who));
-            Door::open(plan.run_dir.join(name), move |listener| {
-                tokio::spawn(vsock::serve(listener, places.clone(), who, sessions.clone()))
-            })
-        };
-        let guest = to_guest(VSOCK, Who::User).map_err(setup("opening the guest socket"))?;
-        let agent = to_guest(AGENT, Who::Daemon).map_err(setup("opening the agent socket"))?;
-        let ports = Ports::new(sessions.clone());
+        let guest = to_guest(&plan, VSOCK, Who::User, &sessions).map_err(setup("opening the guest socket"))?;
+        failpoint::hit_and_block("shim.guest");
+        let agent = to_guest(&plan, AGENT, Who::Daemon, &sessions).map_err(setup("opening the agent socket"))?;
+        failpoint::hit_and_block("shim.agent");
+        let ports = Ports::new(sessions);
         for port in &plan.ports {
             ports.open(*port).map_err(|source| Failed::Port { port: *port, source })?;
+            failpoint::hit_and_block("shim.port");
         }
         hub.amend(|status| status.published = ports.all());
         let doors = vec![control, guest, agent];
@@ -240,6 +238,7 @@ impl Life {
 
     async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
         let mut log = Log::open(&self.plan.console);
+        failpoint::hit_and_block("shim.console");
         let (mut was_ready, mut bad_timers) = (true, 0);
         let heard = Arc::new(Heard::new());
         loop {
@@ -302,6 +301,14 @@ impl Life {
         self.hub.publish(&ShimMessage::VmmStarted { vmm: machine.process(), at_ms: self.hub.now_ms() });
         Ok(machine)
     }
+}
+
+/// The socket for those who are to reach the guest.
+fn to_guest(plan: &LaunchPlan, name: &str, who: Who, sessions: &watch::Receiver<Option<Dialer>>) -> io::Result<Door> {
+    let (sessions, places) = (sessions.clone(), Who::places(who));
+    Door::open(plan.run_dir.join(name), move |listener| {
+        tokio::spawn(vsock::serve(listener, places.clone(), who, sessions.clone()))
+    })
 }
 
 /// What this boot of the guest begins with.

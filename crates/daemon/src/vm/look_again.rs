@@ -10,6 +10,7 @@ use super::{
     sockets,
 };
 use crate::{
+    failpoint,
     failures::because,
     shim::{client::Adopted, control::ShimMessage, end_silent},
 };
@@ -36,13 +37,17 @@ pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
         }
         Ok(Adopted::Ended(record)) => outcome(&record),
         Ok(Adopted::Gone(_)) => (VmState::Stopped, Some(gone())),
-        Ok(Adopted::Silent { shim, waited }) => match end_silent(shim, waited, &state_dir).await {
-            Ok((record, words)) => {
-                let (state, reason) = outcome(&record);
-                (state, reason.or(Some(words)))
+        Ok(Adopted::Silent { shim, waited }) => {
+            let ended = end_silent(shim, waited, &state_dir).await;
+            failpoint::hit("look.silenced").await;
+            match ended {
+                Ok((record, words)) => {
+                    let (state, reason) = outcome(&record);
+                    (state, reason.or(Some(words)))
+                }
+                Err(words) => (VmState::Failed, Some(words)),
             }
-            Err(words) => (VmState::Failed, Some(words)),
-        },
+        }
         Err(error) => {
             let what = format!("whether VM {} runs cannot be told", owner.row.name);
             return Err(because(Code::Unavailable, what, &error)

@@ -167,7 +167,7 @@ impl VmService {
                 tracing::error!(path = %path.display(), ?ended, "cannot end what runs for no VM");
                 continue;
             }
-            match strays.remove(&path) {
+            match strays.remove(&path).await {
                 Ok(()) => tracing::info!(path = %path.display(), "removed what belongs to no VM"),
                 Err(failure) => {
                     tracing::error!(path = %path.display(), %failure, "cannot remove what belongs to no VM");
@@ -195,10 +195,10 @@ impl Strays {
         }
     }
 
-    fn remove(self, directory: &Path) -> Result<(), Failure> {
+    async fn remove(self, directory: &Path) -> Result<(), Failure> {
         match self {
             Self::States => remove_flat(directory),
-            Self::Sockets => remove_sockets(directory),
+            Self::Sockets => remove_sockets(directory).await,
         }
     }
 }

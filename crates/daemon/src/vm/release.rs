@@ -50,7 +50,7 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     let mut removed = true;
     // What does not go of another run directory is swept by a daemon there: the plan, which named it, is gone.
     for dir in BTreeSet::from([machines, run_dir]) {
-        removed &= note(&mut errors, remove_sockets(&dir));
+        removed &= note(&mut errors, remove_sockets(&dir).await);
         failpoint::hit("release.sockets").await;
     }
     if removed {
@@ -118,8 +118,10 @@ fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
 }
 
 /// Removes a VM's directory of sockets, and in it the one of its monitor's.
-pub(super) fn remove_sockets(directory: &Path) -> Result<(), Failure> {
-    remove_flat(&directory.join(VMM_DIR)).and_then(|()| remove_flat(directory))
+pub(super) async fn remove_sockets(directory: &Path) -> Result<(), Failure> {
+    remove_flat(&directory.join(VMM_DIR))?;
+    failpoint::hit("release.monitor").await;
+    remove_flat(directory)
 }
 
 /// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.

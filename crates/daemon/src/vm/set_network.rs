@@ -74,6 +74,7 @@ impl Change {
         let (now, before) = (&self.after, &self.before);
         if (now.nat, &now.allow, &now.deny) != (before.nat, &before.allow, &before.deny) {
             owner.parts.network.repolicy(&owner.row).await?;
+            failpoint::hit("set.told").await;
         }
         let Some(shim) = shim else { return Ok(()) };
         let result = change_ports(owner, &shim, &self.opening, &self.closing).await;

@@ -206,6 +206,7 @@ async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
         owner.ended(record).await;
         return Ok(());
     }
+    failpoint::hit("kill.both").await;
     let pid = shim.status().shim.pid;
     let reason = format!("its shim (pid {pid}) did not pass SIGKILL on: it was killed, and its VMM too");
     owner.down(VmState::Stopped, Some(reason)).await

@@ -10,6 +10,7 @@ use super::{
     service::no_vm,
 };
 use crate::{
+    failpoint,
     operation::{Operation, Overtaken},
     shim::control::ShimMessage,
 };
@@ -203,6 +204,7 @@ async fn step(
     if is_taken_down && owner.row().state == VmState::Created {
         // Who had it made takes back one that was only created; this one is somebody's who wanted it stopped.
         owner.stopped().await;
+        failpoint::hit("overtaken.saved").await;
     }
     result.inspect_err(|failure| {
         tracing::info!(%name, operation = %operation.id(), code = failure.code.as_str(), %failure, "a step failed");

@@ -3,21 +3,22 @@
 //!
 //! A point is armed by a file, reached by an ordinary command, and held while the victim is killed (see
 //! `banger_artifacts::failpoint`). A point that is not reached fails the test, and so does one that is passed, or stands in the
-//! source, and has no row ([`source`]): these tables cannot fall behind the code. Nor can two steps come to stand beside each
-//! other without a point between them. Points of images have a test of their own.
+//! source, and has no row ([`source`]): these tables cannot fall behind the code. Nor can two steps that are known there come to
+//! stand beside each other in one function without a point between them. Points of images have a test of their own.
 //!
 //! A row has no case of somebody who is not there:
 //!
 //! | where | who may not die, because |
 //! |---|---|
 //! | before `launch.spawned`, and once the shim's end is seen | shim, VMM, guest: there is none |
-//! | from `shim.begun` to `shim.memory` | VMM, guest: there is none |
+//! | from `launch.spawned` to `shim.memory` | VMM, guest: there is none |
 //! | `shim.launched`, `shim.running` | guest: its agent may not have begun, and before it has, its end is the VMM's |
 //! | once the guest powers off, or the machine's end was asked for | VMM, guest: they go by themselves meanwhile |
 //! | what is done for nobody (a start that goes on, a lease that is over, what is taken back) | client: it is gone, or was never there |
 //! | what only carries VMs (`network.*`, `uplink.*`) | shim, VMM, guest: it is theirs to live without |
 //!
-//! [`Victim::DaemonLongAgo`] dies only where a shim begins that no daemon follows: elsewhere it is [`Victim::Daemon`]. A daemon
+//! [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`] die only where a shim begins that no daemon follows: elsewhere they
+//! are [`Victim::Daemon`]. A shim that would be gone by itself is held at its own end, so that it can die before. A daemon
 //! that comes meanwhile waits its whole patience for a shim that is held, so that one of each kind has to do.
 
 mod adopt;
@@ -39,6 +40,8 @@ enum Victim {
     /// The same, and the next daemon has brought everything to order before what was held goes on: a shim that a daemon
     /// started and did not live to follow.
     DaemonLongAgo,
+    /// The same, and the shim has come up before the next daemon looks.
+    DaemonInTime,
     /// Whoever asked. Where a VM with a lease is found by a new daemon: whose lease it is.
     Client,
     Shim,
@@ -73,6 +76,16 @@ enum Act {
     Delete,
     /// `vm kill` of one that runs.
     Kill,
+    /// The same, and its shim stands still.
+    KillDeaf,
+    /// `vm run -d` into a network with a name.
+    RunNamed,
+    /// `vm set` of what one that runs may reach.
+    SetPolicy,
+    /// A stop comes in the way of a creation.
+    RunStopped,
+    /// `vm stop` of one of which a daemon could not tell whether it runs, and whose shim does not answer.
+    StopUntold,
     /// Somebody dies before, and what was begun is taken back: the client of a creation, of a first start, of another one.
     CreateLeft,
     RunLeft,
@@ -118,7 +131,8 @@ const CREATED: States = &["created"];
 const FAILED: States = &["failed"];
 const RUNNING: States = &["running"];
 const STOPPED: States = &["stopped"];
-/// A shim that lost its starter comes up before the next daemon looks, or does not.
+/// A shim that lost its starter before it could be found comes up before the next daemon looks, or does not. Which of both
+/// leads to what is shown by [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`].
 const BY_CHANCE: States = &["failed", "running"];
 /// Nobody is left who wanted it: the client is dead and the daemon noticed.
 const UNWANTED: Cases = &[(Daemon, GONE), (Client, GONE)];

@@ -5,12 +5,14 @@ use super::{
         Adopt, AdoptDead, AdoptDeleting, AdoptHalf, AdoptPublishing, AdoptSilent, AdoptStarting, AdoptStopping,
         AdoptStray, AdoptUnpublishing,
     },
-    Cases, DOWN, FAILED, FOUND, GOING, GOING_FOR_GOOD, RUNNING, Row,
+    Cases, DOWN, FAILED, FOUND, GOING, GOING_FOR_GOOD, RUNNING, Row, STOPPED,
     Victim::{Client, Daemon, Guest, Shim, Vmm},
     all_of, everywhere,
 };
 
 const FOUND_DEAD: Cases = &[(Daemon, FAILED), (Client, FAILED)];
+/// It is told to end; what dies before that has failed.
+const SILENT: Cases = &[(Daemon, STOPPED), (Client, STOPPED), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 /// Nobody asked for it, and nobody waits.
 const GOES_ON: Cases = &[(Daemon, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 
@@ -26,6 +28,7 @@ pub(super) const ROWS: &[Row] = &[
     ("revoke.ended", AdoptDead, FOUND_DEAD),
     ("adopt.released", AdoptDead, FOUND_DEAD),
     ("adopt.settled", AdoptDead, FOUND_DEAD),
+    ("adopt.row", AdoptSilent, SILENT),
     // Its guest was told to power off.
     ("adopt.silenced", AdoptSilent, DOWN),
     // What was begun before goes on as it would have, or is taken back.
@@ -37,9 +40,12 @@ pub(super) const ROWS: &[Row] = &[
     ("adopt.row", AdoptStopping, FOUND),
     ("adopt.found", AdoptStopping, FOUND),
     ("adopt.unwanted", AdoptDeleting, GOING),
+    // Of shim and VMM, one after the other.
+    ("revoke.killed", AdoptDeleting, GOING_FOR_GOOD),
     ("revoke.ended", AdoptDeleting, GOING_FOR_GOOD),
     ("revoke.unplanned", AdoptDeleting, GOING_FOR_GOOD),
     ("release.processes", AdoptDeleting, GOING_FOR_GOOD),
+    ("release.monitor", AdoptDeleting, GOING_FOR_GOOD),
     ("release.sockets", AdoptDeleting, GOING_FOR_GOOD),
     ("release.run", AdoptDeleting, GOING_FOR_GOOD),
     ("release.directory", AdoptDeleting, GOING_FOR_GOOD),

@@ -4,10 +4,10 @@ use super::{
     Act::{
         self, Adopt, AdoptClosed, AdoptDead, AdoptDeleting, AdoptHalf, AdoptLeased, AdoptLeasedDead, AdoptLeasedFailed,
         AdoptPublishing, AdoptSilent, AdoptStarting, AdoptStopping, AdoptStray, AdoptUnpublishing, Create, CreateLeft,
-        Delete, Kill, Publish, Restart, Run, RunLeased, RunLeasedLost, RunLeft, RunLost, Set, Start, StartLeft, Stop,
-        StopForced, Unpublish,
+        Delete, Kill, KillDeaf, Publish, Restart, Run, RunLeased, RunLeasedLost, RunLeft, RunLost, RunNamed,
+        RunStopped, Set, SetPolicy, Start, StartLeft, Stop, StopForced, StopUntold, Unpublish,
     },
-    Victim::{self, Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm},
+    Victim::{self, Client, Daemon, DaemonInTime, DaemonLongAgo, Guest, Shim, Vmm},
 };
 use crate::{SOON, who_dies};
 use banger_testkit::{Output, Session, TestEnv, wait_until};
@@ -22,6 +22,14 @@ use std::{
 };
 
 const VMM: &str = "fake-qemu";
+/// Where a shim is that goes by itself once its VMM has.
+const AT_ITS_END: &str = "shim.over";
+/// Where one can be found from, whoever started it.
+const FINDABLE: &str = "shim.recorded";
+/// Where a creation is held that a stop comes in the way of.
+const OVERTAKEN: &str = "start.directories";
+/// Where one stands still that was to open a port.
+const DEAF: &str = "shim.opened";
 
 /// One environment for all cases of one victim: what a case leaves behind would show in the next one too.
 pub(super) struct Bench {
@@ -91,7 +99,19 @@ impl Bench {
         let what = format!("{victim:?} dies at {point} of {act:?}");
         let lease = self.prepare(act);
         let before = act.before();
-        self.arm(before.map_or(point, |(first, _)| first));
+        let goes_by_itself = victim == Shim
+            && match point {
+                "stop.asked" => act == Stop,
+                "end.asked" | "kill.sent" => true,
+                _ => false,
+            };
+        if goes_by_itself {
+            self.arm(AT_ITS_END);
+        }
+        if victim == DaemonInTime {
+            self.arm(FINDABLE);
+        }
+        self.arm(before.map_or(if act == RunStopped { OVERTAKEN } else { point }, |(first, _)| first));
         let command = self.command(act).unwrap_or_else(|| vec!["vm", "list"]);
         let invocation = self.env.banger(&command);
         let invocation = if act == AdoptClosed { invocation.env("BANGER_UPLINK", "none") } else { invocation };
@@ -102,15 +122,32 @@ impl Bench {
             self.arm(point);
             self.go_on(first);
         }
+        let overtaking = (act == RunStopped).then(|| self.overtake(point));
         self.reached(point, &what);
+        if goes_by_itself {
+            self.reached(AT_ITS_END, &what);
+        }
         self.kill(victim, act, lease.as_ref().unwrap_or(&session));
         if victim == DaemonLongAgo {
             self.run(&["vm", "list"]).expect(0);
         }
         // What is held goes on, if it is still there.
         self.go_on(point);
+        if victim == DaemonInTime {
+            self.reached(FINDABLE, &what);
+            self.go_on(FINDABLE);
+        }
+        if goes_by_itself {
+            self.go_on(AT_ITS_END);
+        }
         session.finish(SOON);
-        if !matches!(victim, Daemon | DaemonLongAgo) {
+        if let Some(stop) = overtaking {
+            stop.finish(SOON);
+        }
+        if act == KillDeaf {
+            self.go_on(DEAF);
+        }
+        if !matches!(victim, Daemon | DaemonLongAgo | DaemonInTime) {
             // What a client's end leads to is the daemon's to do, before it is ended itself.
             self.env.assert_in_order(VMM);
         }
@@ -149,21 +186,23 @@ impl Bench {
     fn command(&self, act: Act) -> Option<Vec<&str>> {
         let vm = act.vm();
         Some(match act {
-            Run | RunLeft | RunLost => vec!["vm", "run", "-d", "--name", vm, "-p", &self.port],
+            Run | RunLeft | RunLost | RunStopped => vec!["vm", "run", "-d", "--name", vm, "-p", &self.port],
             RunLeased | RunLeasedLost => {
                 vec!["vm", "run", "--rm", "--name", vm, "-p", &self.port, "--", "sh", "-c", "echo up; exec cat"]
             }
+            RunNamed => vec!["vm", "run", "-d", "--name", vm, "--network", "lab"],
+            SetPolicy => vec!["vm", "set", vm, "--allow", "10.77.0.0/24"],
             Create | CreateLeft => vec!["vm", "create", "--no-start", "--name", vm],
             Start | StartLeft => vec!["vm", "start", vm],
             // It powers off at once, and may be slow about it on a busy host.
-            Stop => vec!["vm", "stop", "--timeout", "50s", vm],
+            Stop | StopUntold => vec!["vm", "stop", "--timeout", "50s", vm],
             StopForced => vec!["vm", "stop", "--timeout", "0s", vm],
             Restart => vec!["vm", "restart", vm],
             Set => vec!["vm", "set", vm, "--vcpu", "3"],
             Publish => vec!["vm", "publish", vm, "-p", &self.another],
             Unpublish => vec!["vm", "unpublish", vm, "-p", &self.port],
             Delete => vec!["vm", "delete", "-f", vm],
-            Kill => vec!["vm", "kill", vm],
+            Kill | KillDeaf => vec!["vm", "kill", vm],
             Adopt | AdoptClosed | AdoptDead | AdoptSilent | AdoptStray | AdoptHalf | AdoptStarting | AdoptStopping
             | AdoptDeleting | AdoptPublishing | AdoptUnpublishing | AdoptLeased | AdoptLeasedDead
             | AdoptLeasedFailed => return None,
@@ -174,7 +213,7 @@ impl Bench {
     fn prepare(&self, act: Act) -> Option<Session> {
         self.places.take();
         match act {
-            Run | RunLeft | RunLost | RunLeased | RunLeasedLost | Create | CreateLeft => {}
+            Run | RunNamed | RunStopped | RunLeft | RunLost | RunLeased | RunLeasedLost | Create | CreateLeft => {}
             AdoptHalf => self.cut_short("create.directory", Run),
             AdoptStarting => self.cut_short("start.launched", Run),
             AdoptLeasedFailed => self.cut_short("start.recorded", RunLeased),
@@ -215,6 +254,13 @@ impl Bench {
                 self.end_daemon();
                 self.forget();
             }
+            KillDeaf => {
+                self.arm(DEAF);
+                let publish = self.spawn(&self.command(Publish).expect("a command"));
+                self.reached(DEAF, "a shim that stands still");
+                publish.finish(SOON);
+            }
+            StopUntold => self.untold(act),
             _ => {}
         }
     }
@@ -225,6 +271,35 @@ impl Bench {
         client.wait_stdout("up\n", SOON);
         self.end_daemon();
         client
+    }
+
+    /// Has a daemon not know whether a VM runs, whose shim then answers nobody.
+    fn untold(&self, act: Act) {
+        let socket = who_dies::control_socket(&self.env, act.vm());
+        let id = self.env.vm(act.vm())["id"].as_str().expect("an id").parse().expect("an id");
+        let record = self.env.layout().vm(&id).join("runtime.json");
+        let aside = record.with_extension("aside");
+        self.end_daemon();
+        fs::rename(&record, &aside).expect("the record");
+        fs::create_dir(&record).expect("what cannot be read");
+        self.places.replace(who_dies::taken_places(&socket));
+        self.run(&["vm", "list"]).expect(0);
+        fs::remove_dir(&record).expect("what cannot be read");
+        fs::rename(&aside, &record).expect("the record");
+    }
+
+    /// Has a stop come in the way of a creation that is held before it has a machine.
+    fn overtake(&self, point: &str) -> Session {
+        self.reached(OVERTAKEN, "a creation");
+        let heard = self.in_log("asked=\"stop\"");
+        let stop = self.spawn(&self.command(Stop).expect("a command"));
+        wait_until(SOON, "the daemon to hear of a stop", || match self.in_log("asked=\"stop\"") {
+            more if more > heard => Ok(()),
+            same => Err(format!("{same} so far")),
+        });
+        self.arm(point);
+        self.go_on(OVERTAKEN);
+        stop
     }
 
     /// Has the daemon die while it does something.
@@ -277,7 +352,7 @@ impl Bench {
     fn kill(&self, victim: Victim, act: Act, client: &Session) {
         let program = match victim {
             Client => return self.kill_client(act, client),
-            Daemon | DaemonLongAgo => "bangerd",
+            Daemon | DaemonLongAgo | DaemonInTime => "bangerd",
             Shim => "banger-shim",
             Vmm => VMM,
             Guest => act.agent(),
@@ -306,8 +381,12 @@ impl Bench {
 
     /// How many clients the daemons have seen leave.
     fn ends_of_clients(&self) -> usize {
+        self.in_log("the client went away")
+    }
+
+    fn in_log(&self, words: &str) -> usize {
         let log = fs::read_to_string(self.env.layout().daemon_log()).expect("the daemon's log");
-        log.matches("the client went away").count()
+        log.matches(words).count()
     }
 
     fn state(&self) -> String {

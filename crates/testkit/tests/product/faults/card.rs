@@ -1,7 +1,9 @@
 //! Cases of the matrix with a network: who has no machine has no card, no tap and no rules, whoever died meanwhile.
 
 use super::{
-    Act::{Adopt, AdoptClosed, AdoptDead, AdoptDeleting, AdoptStray, CreateLeft, Delete, Run, Stop},
+    Act::{
+        Adopt, AdoptClosed, AdoptDead, AdoptDeleting, AdoptStray, CreateLeft, Delete, Run, RunNamed, SetPolicy, Stop,
+    },
     BEFORE_MACHINE, Cases, DOWN, FAILED, FOUND, GOING_FOR_GOOD, GONE, RUNNING, Row,
     Victim::{Client, Daemon},
     WITH_MACHINE, all_of,
@@ -26,6 +28,8 @@ pub(super) const ROWS: &[Row] = &[
     ("uplink.spawned", Run, BEFORE_MACHINE),
     ("uplink.recorded", Run, BEFORE_MACHINE),
     ("uplink.begun", Run, BEFORE_MACHINE),
+    ("network.named", RunNamed, BEFORE_MACHINE),
+    ("set.told", SetPolicy, &[(Daemon, RUNNING), (Client, RUNNING)]),
     ("network.ended", AdoptDead, LAST),
     ("start.contributed.nat", Run, BEFORE_MACHINE),
     ("start.settled", Run, WITH_MACHINE),

@@ -14,6 +14,9 @@ const HELD: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, GONE), (Vmm, GON
 /// Its client is gone already.
 const LEFT: Cases = &[(Daemon, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 const GOES: Cases = &[(Daemon, GONE)];
+/// What ends before it is up is kept to be looked at; from then on it goes with its session.
+const COMING_UP: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+const UNWANTED_OR_LOST: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 /// It never came to run, so it is kept, and nobody's.
 const KEPT: Cases = &[(Daemon, FAILED), (Client, FAILED)];
 
@@ -21,9 +24,9 @@ pub(super) const ROWS: &[Row] = &[
     ("create.leased", RunLeased, UNWANTED),
     ("create.furnished", RunLeased, UNWANTED),
     ("start.recorded", RunLeased, BEFORE_MACHINE),
-    ("start.launched", RunLeased, UNWANTED),
-    ("start.ready", RunLeased, UNWANTED),
-    ("start.saved", RunLeased, UNWANTED),
+    ("start.launched", RunLeased, COMING_UP),
+    ("start.ready", RunLeased, COMING_UP),
+    ("start.saved", RunLeased, UNWANTED_OR_LOST),
     ("adopt.row", AdoptLeased, HELD),
     ("adopt.networked", AdoptLeased, HELD),
     ("adopt.found", AdoptLeased, HELD),

@@ -4,16 +4,18 @@ use super::{
     Act::{Create, Delete, Publish, Restart, Run, Set, Start, Stop, StopForced, Unpublish},
     BEFORE_MACHINE, BY_CHANCE, CREATED, Cases, DOWN, FAILED, GOING, GOING_FOR_GOOD, GONE, ON_ITS_WAY_AGAIN, RUNNING,
     Row, STOPPED, UNWANTED, UP,
-    Victim::{Client, Daemon, DaemonLongAgo, Guest, Shim, Vmm},
+    Victim::{Client, Daemon, DaemonInTime, DaemonLongAgo, Guest, Shim, Vmm},
     WITH_MACHINE, all_of, capabilities, everywhere,
 };
 
-/// The shim is not there yet, or nobody can know it.
-const BEFORE_SHIM: Cases = &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (Client, GONE)];
-const IN_SHIM: Cases = &[(Daemon, BY_CHANCE), (Client, GONE), (Shim, FAILED)];
-const IN_SHIM_LONG_AGO: Cases = &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (Client, GONE), (Shim, FAILED)];
+/// Nobody can know the shim yet.
+const UNKNOWN_SHIM: Cases =
+    &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (DaemonInTime, RUNNING), (Client, GONE), (Shim, FAILED)];
+/// It can be found, and is waited for.
+const IN_SHIM: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, FAILED)];
+const IN_SHIM_LONG_AGO: Cases = &[(Daemon, RUNNING), (DaemonLongAgo, FAILED), (Client, GONE), (Shim, FAILED)];
 const IN_SHIM_WITH_VMM: Cases =
-    &[(Daemon, BY_CHANCE), (DaemonLongAgo, FAILED), (Client, GONE), (Shim, FAILED), (Vmm, FAILED)];
+    &[(Daemon, RUNNING), (DaemonLongAgo, FAILED), (Client, GONE), (Shim, FAILED), (Vmm, FAILED)];
 /// What is to go down has not been told yet: without a daemon it stays, and what dies of it has stopped.
 const GOING_DOWN: Cases = &[(Daemon, RUNNING), (Client, STOPPED), (Shim, STOPPED), (Vmm, STOPPED), (Guest, STOPPED)];
 /// Its machine is over, and its shim has still to say so.
@@ -41,13 +43,17 @@ pub(super) const ROWS: &[Row] = &[
     ("launch.forgotten", Run, BEFORE_MACHINE),
     ("launch.cleared", Run, BEFORE_MACHINE),
     ("launch.planned", Run, BEFORE_MACHINE),
-    ("launch.spawned", Run, &[(Daemon, BY_CHANCE), (Client, GONE)]),
-    ("shim.begun", Run, BEFORE_SHIM),
-    ("shim.staged", Run, IN_SHIM_LONG_AGO),
+    ("launch.spawned", Run, &[(Daemon, BY_CHANCE), (DaemonInTime, RUNNING), (Client, GONE), (Shim, FAILED)]),
+    ("shim.begun", Run, UNKNOWN_SHIM),
+    ("shim.staged", Run, UNKNOWN_SHIM),
     ("shim.claimed", Run, IN_SHIM_LONG_AGO),
     ("shim.recorded", Run, IN_SHIM_LONG_AGO),
     ("shim.askable", Run, IN_SHIM),
+    ("shim.guest", Run, IN_SHIM),
+    ("shim.agent", Run, IN_SHIM),
+    ("shim.port", Run, IN_SHIM),
     ("shim.listening", Run, IN_SHIM_LONG_AGO),
+    ("shim.console", Run, IN_SHIM),
     ("shim.dated", Run, IN_SHIM),
     ("shim.memory", Run, IN_SHIM),
     ("shim.launched", Run, IN_SHIM_WITH_VMM),
@@ -59,12 +65,14 @@ pub(super) const ROWS: &[Row] = &[
     ("start.saved", Run, WITH_MACHINE),
     ("stop.recorded", Stop, GOING_DOWN),
     // The guest goes by itself from here on, and its VMM and its shim with it.
-    ("stop.asked", Stop, DOWN),
+    ("stop.asked", Stop, MACHINE_OVER),
+    // This one stays.
+    ("stop.asked", StopForced, GOING_DOWN),
     ("shim.over", Stop, MACHINE_OVER),
     ("shim.exited", Stop, MACHINE_OVER),
     ("stop.ended", Stop, DOWN),
     ("stop.forced", StopForced, GOING_DOWN),
-    ("end.asked", StopForced, DOWN),
+    ("end.asked", StopForced, MACHINE_OVER),
     ("stop.ended", StopForced, DOWN),
     ("revoke.ended", Stop, DOWN),
     ("revoke.unplanned", Stop, DOWN),
@@ -73,6 +81,7 @@ pub(super) const ROWS: &[Row] = &[
     ("release.port", Stop, DOWN),
     ("release.detached", Stop, DOWN),
     ("release.capabilities", Stop, DOWN),
+    ("release.monitor", Stop, DOWN),
     ("release.sockets", Stop, DOWN),
     ("release.run", Stop, DOWN),
     ("down.released", Stop, DOWN),
@@ -93,6 +102,7 @@ pub(super) const ROWS: &[Row] = &[
     ("set.saved", Set, UP),
     ("set.recorded", Publish, UP),
     ("set.claimed", Publish, UP),
+    ("shim.opened", Publish, UP),
     ("set.opened", Publish, UP),
     ("set.changed", Publish, UP),
     ("set.recorded", Unpublish, UP),
@@ -100,7 +110,7 @@ pub(super) const ROWS: &[Row] = &[
     ("set.unclaimed", Unpublish, UP),
     ("set.changed", Unpublish, UP),
     ("delete.begun", Delete, GOING),
-    ("end.asked", Delete, GOING_FOR_GOOD),
+    ("end.asked", Delete, MACHINE_GONE),
     ("shim.over", Delete, MACHINE_GONE),
     ("shim.exited", Delete, MACHINE_GONE),
     ("delete.ended", Delete, GOING_FOR_GOOD),
@@ -111,6 +121,7 @@ pub(super) const ROWS: &[Row] = &[
     ("release.port", Delete, GOING_FOR_GOOD),
     ("release.detached", Delete, GOING_FOR_GOOD),
     ("release.capabilities", Delete, GOING_FOR_GOOD),
+    ("release.monitor", Delete, GOING_FOR_GOOD),
     ("release.sockets", Delete, GOING_FOR_GOOD),
     ("release.run", Delete, GOING_FOR_GOOD),
     ("release.directory", Delete, GOING_FOR_GOOD),
@@ -131,6 +142,11 @@ fn the_daemon_may_die_between_any_two_things_that_a_vm_needs() {
 #[test]
 fn the_next_daemon_may_be_done_before_a_shim_is_up() {
     everywhere(DaemonLongAgo, &all_of(ROWS));
+}
+
+#[test]
+fn a_shim_that_is_up_in_time_is_found_by_the_next_daemon() {
+    everywhere(DaemonInTime, &all_of(ROWS));
 }
 
 #[test]

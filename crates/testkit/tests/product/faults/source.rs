@@ -1,7 +1,8 @@
 //! Whether the source has points where two steps meet, and the matrix rows where there are points.
 //!
 //! Read as text, so this knows a step by how it is written: whoever adds another way to change what outlives the daemon adds
-//! it to [`STEPS`].
+//! it to [`STEPS`], and whoever has steps follow each other in another file adds that to [`FILES`]. What counts as one step
+//! is said where points are (`banger_artifacts::failpoint`); what two functions do one after the other is not seen here.
 
 use super::{CAPABILITIES, rows};
 use std::{
@@ -28,18 +29,23 @@ const FILES: &[&str] = &[
     "capability/ports.rs",
     "daemon.rs",
     "network/holder.rs",
+    "network/life.rs",
     "network/life/start.rs",
     "shim/claim.rs",
     "shim/client.rs",
+    "shim/identity.rs",
     "shim/run.rs",
     "vm/create.rs",
     "vm/lease.rs",
+    "vm/look_again.rs",
     "vm/owner.rs",
     "vm/reconcile.rs",
     "vm/release.rs",
+    "vm/set.rs",
     "vm/set_network.rs",
     "vm/start.rs",
     "vm/stop.rs",
+    "vm/task.rs",
 ];
 
 /// What changes a row, a file, a process or a card.
@@ -70,6 +76,9 @@ const STEPS: &[&str] = &[
     "lock.publish()",
     "renew_moment(",
     "Door::open(",
+    "= to_guest(",
+    "Log::open(",
+    "ports.open(",
     "socket::bind(",
     // Processes, and what they hold.
     "command.spawn(",
@@ -77,6 +86,7 @@ const STEPS: &[&str] = &[
     "Memory::fresh(",
     "ShimRequest::",
     ".signal(",
+    ".kill_vmm(",
     ".publish(*",
     ".unpublish(",
     ".put_down(",
@@ -91,29 +101,40 @@ const STEPS: &[&str] = &[
     ".attach(",
     ".detach(",
     "network.adopt(",
+    "network.repolicy(",
     "Helper::start(",
     "live.ensure(",
     "live.tell(",
     "live.place(",
+    "self.ensure(",
+    "self.tell(&Request::AttachVm",
     "write_all(b\"go",
     "record.write(",
     "recorded.write(",
     "holder::end(",
     // Several things'.
-    "settle(&",
+    "settle(&self.parts",
+    "settle(&owner.parts",
     "capability.prepare(",
     "capability.contribute(",
     "capability.after_start(",
     "capability.release(",
-    ".reconcile()",
 ];
 /// Steps of several, with a point after the last of them.
-const WHOLES: &[&str] =
-    &[" release(", ".down(", " agree(", "take_durable(", "holder::hold(", "close(&mut record", "live.uplink("];
+const WHOLES: &[&str] = &[
+    " release(",
+    ".down(",
+    " agree(",
+    "take_durable(",
+    "holder::hold(",
+    "close(&mut record",
+    "live.uplink(",
+    "vms.reconcile()",
+];
 
 /// A `vm set` that is refused in part and goes back to what was: nobody was told anything of it, and what is written down by
-/// then is what the next daemon makes true.
-const WAYS_BACK: &[&str] = &["undo", "change_ports"];
+/// then is what the next daemon makes true. What the network learns of addresses is a cache.
+const WITHOUT_POINTS: &[&str] = &["undo", "change_ports", "learn"];
 
 fn daemon() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src")
@@ -152,9 +173,19 @@ fn every_point_in_the_source_has_a_row() {
 }
 
 /// A step of a function's that nothing parts from the next one so far.
+#[derive(Clone, Copy)]
 struct Open {
     line: usize,
     indent: usize,
+}
+
+/// A loop, whose last step in one turn is followed by its first in the next.
+struct Turns {
+    line: usize,
+    indent: usize,
+    /// The first step in it that no point comes before.
+    first: Option<usize>,
+    has_point: bool,
 }
 
 /// The name of the function that begins in a line.
@@ -164,37 +195,97 @@ fn function(line: &str) -> Option<&str> {
     is_declared.then(|| after.split(['(', '<']).next().unwrap_or_default())
 }
 
-/// Steps of one function that follow each other without a point between them. Branches of one `match` do not follow each
-/// other, and nothing follows a `return`.
+/// How far a function has been read.
+#[derive(Default)]
+struct Reading {
+    open: Option<Open>,
+    /// Those that branches end with. They are followed by what comes after all of the branches.
+    parked: Vec<Open>,
+    loops: Vec<Turns>,
+    found: Vec<(usize, usize)>,
+}
+
+impl Reading {
+    fn begin(&mut self) {
+        *self = Self { found: std::mem::take(&mut self.found), ..Self::default() };
+    }
+
+    fn point(&mut self) {
+        self.open = None;
+        self.loops.iter_mut().for_each(|turns| turns.has_point = true);
+    }
+
+    /// Another branch begins, whose pattern stands so far in.
+    fn branch(&mut self, indent: usize) {
+        self.parked.extend(self.open.take_if(|open| open.indent >= indent).map(|open| Open { indent, ..open }));
+    }
+
+    /// Something ends that began so far in.
+    fn end(&mut self, indent: usize) {
+        while let Some(parked) = self.parked.pop_if(|parked| parked.indent > indent) {
+            self.open.get_or_insert(parked);
+        }
+        if let Some(turns) = self.loops.pop_if(|turns| turns.indent == indent)
+            && let (Some(first), Some(last)) = (turns.first, self.open.filter(|open| open.line > turns.line))
+        {
+            self.found.push((last.line, first));
+        }
+    }
+
+    /// So many steps, the last of which has a point after it or has not.
+    fn steps(&mut self, count: usize, here: Open, is_parted: bool) {
+        self.found.extend(self.open.map(|open| (open.line, here.line)));
+        if count > 1 {
+            self.found.push((here.line, here.line));
+        }
+        for turns in self.loops.iter_mut().filter(|turns| !turns.has_point) {
+            turns.first.get_or_insert(here.line);
+        }
+        self.open = (!is_parted).then_some(here);
+    }
+}
+
+/// Steps of one function that follow each other without a point between them: on two lines, on one, or in a loop in two
+/// turns. Branches of one `match` do not follow each other, and nothing follows a `return`.
 fn adjoining(text: &str) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    let (mut open, mut is_way_back): (Option<Open>, bool) = (None, false);
+    let (mut reading, mut is_without) = (Reading::default(), false);
     for (number, line) in text.lines().enumerate() {
         if line.starts_with("#[cfg(test)]") {
             break;
         }
         let line = line.split("//").next().unwrap_or_default();
-        let indent = line.len() - line.trim_start().len();
+        let words = line.trim_start();
+        let here = Open { line: number + 1, indent: line.len() - words.len() };
         if let Some(name) = function(line) {
-            (open, is_way_back) = (None, WAYS_BACK.contains(&name));
+            reading.begin();
+            is_without = WITHOUT_POINTS.contains(&name);
             continue;
         }
-        if line.contains("failpoint::hit")
-            || line.contains("=>") && open.as_ref().is_some_and(|open| open.indent >= indent)
-        {
-            open = None;
+        if is_without {
+            continue;
         }
-        let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
-        let (is_step, is_whole) = (has(STEPS), has(WHOLES));
-        if is_step || is_whole {
-            found.extend(open.filter(|_| !is_way_back).map(|open| (open.line, number + 1)));
-            open = is_step.then_some(Open { line: number + 1, indent });
+        if words.starts_with('}') {
+            reading.end(here.indent);
         }
-        if has(&["return", "break", "continue"]) {
-            open = None;
+        if line.contains("failpoint::hit") {
+            reading.point();
+        }
+        if line.contains("=>") {
+            reading.branch(here.indent);
+        }
+        if ["for ", "while ", "loop "].iter().any(|word| words.starts_with(word)) && line.ends_with('{') {
+            reading.loops.push(Turns { line: here.line, indent: here.indent, first: None, has_point: false });
+        }
+        let count = |all: &[&str]| all.iter().map(|word| line.matches(word).count()).sum::<usize>();
+        let (steps, wholes) = (count(STEPS), count(WHOLES));
+        if steps + wholes > 0 {
+            reading.steps(steps + wholes, here, steps == 0);
+        }
+        if ["return", "break", "continue"].iter().any(|word| line.contains(word)) {
+            reading.open = None;
         }
     }
-    found
+    reading.found
 }
 
 #[test]
@@ -217,6 +308,12 @@ fn steps_without_a_point_are_seen() {
     assert_eq!(adjoining(&text("}\n\nfn g() {\n")), [], "they are of two functions");
     let branches = "fn f() {\n    match x {\n        A => store.claim(x),\n        B => store.unclaim(x),\n    }\n}\n";
     assert_eq!(adjoining(branches), []);
+    let after = "fn f() {\n    match x {\n        A => {\n            store.claim(x);\n        }\n        B => {}\n    }\n    store.unclaim(x);\n}\n";
+    assert_eq!(adjoining(after), [(4, 8)], "what comes after the branches follows each of them");
+    let turns = "fn f() {\n    for x in y {\n        store.claim(x);\n    }\n}\n";
+    assert_eq!(adjoining(turns), [(3, 3)], "the next turn follows");
+    assert_eq!(adjoining(&turns.replace(";\n", ";\n        failpoint::hit(\"a\").await;\n")), []);
+    assert_eq!(adjoining("fn f() {\n    store.claim(x).and_then(|()| store.unclaim(x))\n}\n"), [(2, 2)], "one line");
     let scrutinee = "fn f() {\n    match store.claim(x) {\n        A => store.unclaim(x),\n        B => {}\n    }\n}\n";
     assert_eq!(adjoining(scrutinee), [(2, 3)]);
 }
