@@ -14,7 +14,7 @@ const HELD: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, GONE), (Vmm, GON
 /// Its client is gone already.
 const LEFT: Cases = &[(Daemon, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 const GOES: Cases = &[(Daemon, GONE)];
-/// What ends before it is up is kept to be looked at; from then on it goes with its session.
+/// What ends before its agent answered is kept to be looked at; from then on it goes with its session.
 const COMING_UP: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 const UNWANTED_OR_LOST: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 /// It never came to run, so it is kept, and nobody's.
@@ -25,7 +25,7 @@ pub(super) const ROWS: &[Row] = &[
     ("create.furnished", RunLeased, UNWANTED),
     ("start.recorded", RunLeased, BEFORE_MACHINE),
     ("start.launched", RunLeased, COMING_UP),
-    ("start.ready", RunLeased, COMING_UP),
+    ("start.ready", RunLeased, UNWANTED_OR_LOST),
     ("start.saved", RunLeased, UNWANTED_OR_LOST),
     ("adopt.row", AdoptLeased, HELD),
     ("adopt.networked", AdoptLeased, HELD),
