@@ -14,8 +14,9 @@ const HELD: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, GONE), (Vmm, GON
 /// Its client is gone already.
 const LEFT: Cases = &[(Daemon, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 const GOES: Cases = &[(Daemon, GONE)];
-/// What ends before its agent answered is kept to be looked at; from then on it goes with its session.
-const COMING_UP: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
+/// What ends before its agent answered is kept to be looked at, and by then it may have; from then on it goes with its session.
+const EITHER: &[&str] = &["failed", "gone"];
+const COMING_UP: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, EITHER), (Vmm, EITHER), (Guest, EITHER)];
 const UNWANTED_OR_LOST: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 /// It never came to run, so it is kept, and nobody's.
 const KEPT: Cases = &[(Daemon, FAILED), (Client, FAILED)];
