@@ -93,7 +93,8 @@ impl TestEnv {
         let files = names(&self.layout().vms().join(id));
         let always = ["work.ext4"];
         let while_live = ["runtime.json", "launch.json"];
-        let perhaps = ["console.log", "console.log.1", "shim.log"];
+        let keys = ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"];
+        let perhaps = ["console.log", "console.log.1", "shim.log"].into_iter().chain(keys);
         let perhaps_now = if live { ["initramfs.cpio"] } else { ["exit.json"] };
         let wanted = || always.into_iter().chain(while_live.into_iter().filter(|_| live));
         let missing: Vec<_> = wanted().filter(|name| !files.contains(*name)).collect();
