@@ -16,6 +16,7 @@ mod archive;
 mod blob;
 mod cache;
 mod chunks;
+mod compression;
 mod credentials;
 mod digest;
 mod document;
@@ -27,26 +28,20 @@ mod layer;
 mod limits;
 mod merge;
 mod origin;
-mod packing;
 mod platform;
 mod pull;
 mod reference;
 mod registry;
-mod tally;
 
 pub use cache::{BlobCache, Pruned};
-pub use credentials::CredentialError;
-pub use credentials::Credentials;
+pub use credentials::{CredentialError, Credentials};
 pub use digest::{Digest, InvalidDigest};
-pub use document::DocumentError;
-pub use document::RunConfig;
-pub use error::{LayerError, OciError};
-pub use error::{LayerName, RegistryError};
+pub use document::{DocumentError, RunConfig};
+pub use error::{LayerError, LayerName, OciError, RegistryError};
 pub use limits::Limits;
-pub use origin::Place;
-pub use origin::{ImageSource, InvalidSource};
+pub use origin::{ArchivePath, ImageSource, InvalidSource};
 pub use platform::{InvalidPlatform, Platform};
-pub use pull::{Filled, Opened, Registries};
+pub use pull::{ImageConfig, OpenedImage, Registries};
 pub use reference::{InvalidReference, Reference};
 
 /// What is in `input`, which is compressed with gzip, as layers are read: for whoever measures that.
@@ -89,7 +84,7 @@ pub mod hostile {
         use super::{OciError, archive::blob_name};
         let path = work.join("archive.tar");
         std::fs::write(&path, bytes).map_err(OciError::io("write", &path))?;
-        let limits = super::Limits { max_unpacked: 8 << 20, harmless: 8 << 20, ..super::Limits::default() };
+        let limits = super::Limits { max_unpacked: 8 << 20, ratio_exempt: 8 << 20, ..super::Limits::default() };
         let cancel = Cancel::default();
         let files = super::archive::Files::tar(path, work, limits, &Job { progress: &Silent, cancel: &cancel })?;
         let platform = super::Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
@@ -116,7 +111,7 @@ pub mod hostile {
         let job = Job { progress: &Silent, cancel: &cancel };
         let caps = rootfs::Limits { entries: limits.max_entries, content_bytes: 8 << 20, metadata_bytes: 8 << 20 };
         let used = std::sync::atomic::AtomicU64::new(0);
-        let (pairs, tally) = (super::hashing::Pairs::default(), super::tally::Tally::default());
+        let (hash_pool, tally) = (super::hashing::HashPool::default(), super::layer::Tally::default());
         let mut builder = RootfsBuilder::new(work, caps, &cancel)?;
         let mut layers = Vec::new();
         while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
@@ -125,7 +120,7 @@ pub mod hostile {
             layers.push(layer);
             bytes = rest;
         }
-        let site = builder.site(0..layers.len(), 1)?;
+        let site = builder.begin_image(0..layers.len(), 1)?;
         for (number, layer) in layers.into_iter().enumerate() {
             let name = super::error::LayerName { number: number + 1, of: number + 1, digest: "in memory".into() };
             let measure = super::layer::Measure {
@@ -134,11 +129,11 @@ pub mod hostile {
                 tally: &tally,
                 packed: None,
                 diff_id: None,
-                pairs: &pairs,
+                hash_pool: &hash_pool,
             };
-            super::layer::read(&mut { layer }, measure, site.placer(number, &cancel), &job)
+            super::layer::read(&mut { layer }, measure, site.content_writer(number, &cancel), &job)
                 .and_then(|layer| {
-                    builder.placed(layer.placed);
+                    builder.add_written(layer.placed);
                     super::merge::apply(&mut builder, &layer.entries)
                 })
                 .map_err(|source| super::OciError::Layer { name, source: Box::new(source) })?;

@@ -3,33 +3,35 @@
 //! [`RootfsBuilder`] decides what a valid entry is and what replaces what; below it is what knows ext4, with the help of
 //! a crate that knows its structures and checksums. It refuses to know where entries come from (a Debian bootstrap, OCI
 //! layers, a kernel's modules) and what the image is for. No root, no mount, no staging tree: entries live in memory.
-//! The contents of layers go to their final blocks as they come ([`Placer`]), all others into one unlinked spool file
+//! The contents of layers go to their final blocks as they come ([`ContentWriter`]), all others into one unlinked spool file
 //! first.
 
+mod allocator;
+mod batch_writer;
+mod block_groups;
+mod block_layout;
 mod builder;
-mod deal;
+mod content;
 mod directory;
 mod entry;
 mod error;
 mod extents;
-mod fill;
-mod frame;
-mod ground;
+mod format;
 mod image;
 mod inode;
+mod inode_only;
 mod order;
 mod path;
-mod pieces;
-mod place;
-mod plain;
-mod scribe;
 mod space;
 mod spool;
 pub mod tar;
 mod tree;
+mod tree_hash;
+mod write_behind;
 mod xattr;
 
-pub use builder::{Format, Limits, RootfsBuilder, Written};
+pub use builder::RootfsBuilder;
+pub use content::{ContentLocation, ContentWriter, TargetImage, WrittenContent};
 pub use entry::{Meta, Node, Timestamp, Xattr};
-pub use error::{Error, Refusal};
-pub use place::{Placed, Placer, Site, Stored};
+pub use error::{EntryError, RootfsError};
+pub use format::{Format, Limits, Written};

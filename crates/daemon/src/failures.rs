@@ -11,7 +11,7 @@ use banger_artifacts::{
     kernel::KernelError,
     oci::{CredentialError, LayerError, OciError, RegistryError},
     program::ProgramError,
-    rootfs,
+    rootfs::RootfsError,
 };
 use banger_link::vsock::ConnectError;
 use banger_proto::failure::{Code, Failure};
@@ -262,10 +262,10 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
         (OciError::Layer { source, .. }, _) => match &**source {
             LayerError::TooLarge(_)
             | LayerError::Ratio(_)
-            | LayerError::Rootfs(rootfs::Error::TooManyEntries(_) | rootfs::Error::TooManyBytes(_)) => {
+            | LayerError::Rootfs(RootfsError::TooManyEntries(_) | RootfsError::TooManyBytes(_)) => {
                 (Code::Invalid, vec![LIMITS.to_owned()])
             }
-            LayerError::Io { .. } | LayerError::Publish(_) | LayerError::Rootfs(rootfs::Error::Io { .. }) => {
+            LayerError::Io { .. } | LayerError::Publish(_) | LayerError::Rootfs(RootfsError::Io { .. }) => {
                 (Code::Internal, Vec::new())
             }
             _ => (Code::Invalid, Vec::new()),

@@ -1,8 +1,8 @@
 //! The reader's side of a download.
 
 use super::{
-    Client, Extent, FetchError, Head, POLL, Refused,
-    pace::Pace,
+    BodyLength, Client, FetchError, Head, POLL, Refused,
+    min_rate::MinRate,
     transfer::{Event, Transfer},
 };
 use crate::job::Job;
@@ -20,7 +20,7 @@ pub struct Body<'a> {
     transfer: Transfer,
     head: Head,
     job: Job<'a>,
-    pace: Pace,
+    min_rate: MinRate,
     /// Where it may at most end, and whether it has to end there.
     max: u64,
     expected: Option<u64>,
@@ -44,10 +44,10 @@ pub struct Received {
 }
 
 impl<'a> Body<'a> {
-    /// Waits for the head of the answer and compares what it announces with `extent`.
+    /// Waits for the head of the answer and compares what it announces with `length`.
     pub(super) fn begin(
         transfer: Transfer,
-        extent: Extent,
+        length: BodyLength,
         client: &Client,
         job: &Job<'a>,
     ) -> Result<Self, FetchError> {
@@ -69,19 +69,19 @@ impl<'a> Body<'a> {
                 Some(Event::Chunk(..) | Event::End(_)) => unreachable!("a body comes after its head"),
             }
         };
-        let (max, expected) = match (extent, head.length) {
-            (Extent::Exactly(expected), Some(announced)) if announced != expected => {
+        let (max, expected) = match (length, head.length) {
+            (BodyLength::Exactly(expected), Some(announced)) if announced != expected => {
                 return Err(FetchError::Announced { announced, expected });
             }
-            (Extent::Exactly(expected), _) => (expected, Some(expected)),
-            (Extent::UpTo(max), Some(announced)) if announced > max => return Err(FetchError::TooLarge(max)),
-            (Extent::UpTo(max), announced) => (max, announced),
+            (BodyLength::Exactly(expected), _) => (expected, Some(expected)),
+            (BodyLength::UpTo(max), Some(announced)) if announced > max => return Err(FetchError::TooLarge(max)),
+            (BodyLength::UpTo(max), announced) => (max, announced),
         };
         Ok(Self {
             transfer,
             head,
             job: *job,
-            pace: Pace::new(client.stall, client.least),
+            min_rate: MinRate::new(client.stall, client.min_rate),
             max,
             expected,
             chunk: Vec::new(),
@@ -134,7 +134,7 @@ impl<'a> Body<'a> {
             let since = Instant::now();
             let event = self.transfer.next(POLL);
             let came = if let Some(Event::Chunk(_, filled)) = &event { *filled as u64 } else { 0 };
-            let paced = self.pace.waited(since.elapsed(), came);
+            let paced = self.min_rate.waited(since.elapsed(), came);
             match event {
                 Some(event @ (Event::End(_) | Event::Failed(_))) => break event,
                 event => {

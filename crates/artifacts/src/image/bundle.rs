@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     disk::write_sparse,
-    fetch::{Address, Client, Extent},
+    fetch::{Address, BodyLength, Client},
     job::Job,
     kernel::rfc3339,
     rootfs::{
@@ -97,7 +97,7 @@ pub enum BundleError {
     Content(String),
     /// It is no archive.
     #[error(transparent)]
-    Archive(#[from] crate::rootfs::Error),
+    Archive(#[from] crate::rootfs::RootfsError),
     /// What it holds cannot be written.
     #[error("cannot write the image")]
     Write(#[source] io::Error),
@@ -254,7 +254,7 @@ fn receive(
 ) -> Result<ImageManifest, BundleError> {
     let address: Address =
         source.url.parse().map_err(|error| BundleError::Address { url: source.url.clone(), source: error })?;
-    let mut body = client.open(&address, Extent::Exactly(source.size), job)?;
+    let mut body = client.open(&address, BodyLength::Exactly(source.size), job)?;
     let outcome = unpack(&mut body, directory, job);
     // What has no room is not worth the rest of the download.
     if let Err(full @ BundleError::Write(_)) = outcome {

@@ -8,7 +8,7 @@
 use crate::{
     job::Job,
     program::{Ids, NoIds, Program, ProgramError},
-    rootfs::{self, RootfsBuilder, Timestamp},
+    rootfs::{RootfsBuilder, RootfsError, Timestamp},
 };
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ pub enum DebianError {
     Program(#[from] ProgramError),
     /// What it made cannot be an image.
     #[error(transparent)]
-    Rootfs(#[from] rootfs::Error),
+    Rootfs(#[from] RootfsError),
 }
 
 impl DebianRecipe {

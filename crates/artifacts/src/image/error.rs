@@ -7,7 +7,7 @@ use crate::{
     oci::OciError,
     program::ProgramError,
     publish::{PublishError, is_full},
-    rootfs,
+    rootfs::RootfsError,
 };
 use banger_proto::name::{ImageId, ImageName};
 use std::{io, path::PathBuf};
@@ -111,7 +111,7 @@ pub enum ImageError {
     },
     /// What was found cannot be an image.
     #[error(transparent)]
-    Rootfs(#[from] rootfs::Error),
+    Rootfs(#[from] RootfsError),
     /// The store could not be written.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -215,7 +215,7 @@ impl ImageError {
             Self::Bundle(error) => {
                 return matches!(
                     **error,
-                    BundleError::Fetch(FetchError::Cancelled(_)) | BundleError::Archive(rootfs::Error::Cancelled(_))
+                    BundleError::Fetch(FetchError::Cancelled(_)) | BundleError::Archive(RootfsError::Cancelled(_))
                 );
             }
             _ => {}
@@ -224,9 +224,9 @@ impl ImageError {
             self.root(),
             Self::Cancelled(_)
                 | Self::Publish(PublishError::Cancelled(_))
-                | Self::Rootfs(rootfs::Error::Cancelled(_))
+                | Self::Rootfs(RootfsError::Cancelled(_))
                 | Self::Debian(
-                    DebianError::Rootfs(rootfs::Error::Cancelled(_)) | DebianError::Program(ProgramError::Cancelled(_))
+                    DebianError::Rootfs(RootfsError::Cancelled(_)) | DebianError::Program(ProgramError::Cancelled(_))
                 )
         )
     }

@@ -3,7 +3,7 @@
 use super::{Image, ImageConfig, ImageError, ImageStore, Source, draft::Draft, store::check_superblock};
 use crate::{
     job::Job,
-    oci::{Digest, ImageSource, OciError, Opened, Platform, Registries, RunConfig},
+    oci::{Digest, ImageSource, OciError, OpenedImage, Platform, Registries, RunConfig},
     rootfs::{Limits, RootfsBuilder},
 };
 use banger_proto::name::{ImageName, KernelName};
@@ -124,7 +124,7 @@ impl ImageStore {
 
     fn make(
         &self,
-        opened: Opened<'_>,
+        opened: OpenedImage<'_>,
         registries: &Registries,
         request: &PullRequest,
         staging: crate::publish::Staging,

@@ -17,7 +17,7 @@ use super::{
     manifest::Provenance,
 };
 use crate::{
-    fetch::{Address, Client, Extent, FetchError},
+    fetch::{Address, BodyLength, Client, FetchError},
     job::Job,
 };
 use std::{
@@ -129,7 +129,7 @@ impl Bundle {
         let address = || self.address.clone();
         let failed = |source| BundleError::Fetch { address: address(), source };
         job.progress.phase(&format!("downloading {}", self.address));
-        let mut body = client.open(&self.address, Extent::Exactly(self.size), job).map_err(failed)?;
+        let mut body = client.open(&self.address, BodyLength::Exactly(self.size), job).map_err(failed)?;
         let unpacked = draft.add_bundle(&mut body);
         // From inside, a download that ended looks like a damaged archive.
         if let Some(failure) = body.failure() {

@@ -6,7 +6,7 @@
 use super::{archive::Limits, codec::hex};
 use crate::{
     job::{Cancel, Job},
-    rootfs::{self, Format, Meta, RootfsBuilder, Timestamp},
+    rootfs::{self, Format, Meta, RootfsBuilder, RootfsError, Timestamp},
 };
 use rustix::fs::{Mode, OFlags, open};
 use sha2::{Digest, Sha256};
@@ -48,7 +48,7 @@ pub enum TreeError {
     TooLarge(PathBuf),
     /// The image could not be written.
     #[error("cannot write the image of the modules")]
-    Image(#[from] rootfs::Error),
+    Image(#[from] RootfsError),
     /// It was told to stop.
     #[error(transparent)]
     Cancelled(#[from] crate::job::Cancelled),

@@ -4,8 +4,8 @@
 
 use super::{
     Digest, Limits, OciError, Platform, Reference,
+    compression::Compression,
     document::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest, check_manifest},
-    packing::Packing,
     platform::listed,
 };
 use crate::{
@@ -226,15 +226,15 @@ fn regular(path: &Path) -> io::Result<(File, u64)> {
 fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Option<File>, OciError> {
     let mut magic = [0; 4];
     file.read_at(&mut magic, 0).map_err(OciError::io("read", path))?;
-    let decoder: Box<dyn Read + '_> = match Packing::of(magic) {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(file))),
-        Packing::Zstd => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
-        Packing::None => return Ok(None),
+    let decoder: Box<dyn Read + '_> = match Compression::detect(magic) {
+        Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(file))),
+        Compression::Zstd => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
+        Compression::None => return Ok(None),
     };
     job.progress.phase("unpacking the archive");
     let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;
     let packed = file.metadata().map_err(OciError::io("read", path))?.len();
-    let most = limits.max_unpacked.min(packed.saturating_mul(limits.max_ratio).max(limits.harmless));
+    let most = limits.max_unpacked.min(packed.saturating_mul(limits.max_ratio).max(limits.ratio_exempt));
     copy_bounded(decoder, &mut spool, most, job).map_err(OciError::io("unpack", path))?;
     Ok(Some(spool))
 }

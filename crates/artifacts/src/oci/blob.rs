@@ -3,7 +3,7 @@
 use super::{
     BlobCache, Digest,
     error::{LayerError, RegistryError},
-    hashing::Passing,
+    hashing::InPlaceStream,
     layer::Packed,
     registry::Repository,
 };
@@ -53,7 +53,7 @@ pub(super) struct Blob<'a> {
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
     /// There where they have a digest.
-    pub(super) hash: Option<Passing<'a>>,
+    pub(super) hash: Option<InPlaceStream<'a>>,
     /// Bytes that came, and those of them that nobody took.
     pub(super) read: u64,
     pub(super) ahead: usize,
@@ -258,7 +258,7 @@ impl<'a> Download<'a> {
             }
             let Some(usual) = self.patience.after_failure(self.received) else { return Err(failure) };
             tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
-            self.repository.before_again(&failure, since, usual, &self.job)?;
+            self.repository.pause_before_retry(&failure, since, usual, &self.job)?;
         }
     }
 

@@ -3,7 +3,7 @@
 //! Whoever reads from here reads what has been counted already; what was read is hashed, and the buffers go back to be
 //! filled again, so a layer of any size takes the memory of a few of them.
 
-use super::{Digest, error::LayerError, hashing::Stream};
+use super::{Digest, error::LayerError, hashing::BufferedStream};
 use crate::job::Cancel;
 use std::{
     io::{self, BufRead, Read},
@@ -20,7 +20,7 @@ pub(super) const QUEUE: usize = 6;
 
 /// What a layer may unpack to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ceiling<'a> {
+pub(super) struct UnpackLimit<'a> {
     /// Most bytes of all layers together, and how many there are already.
     pub(super) most: u64,
     pub(super) used: &'a AtomicU64,
@@ -31,27 +31,27 @@ pub(super) struct Ceiling<'a> {
 }
 
 /// The reader's side.
-pub(super) struct Chunks<'a> {
+pub(super) struct ChunkReader<'a> {
     full: Receiver<Vec<u8>>,
     empty: Sender<Vec<u8>>,
     current: Vec<u8>,
     taken: usize,
     total: u64,
-    hash: Stream<'a>,
-    ceiling: Ceiling<'a>,
+    hash: BufferedStream<'a>,
+    limit: UnpackLimit<'a>,
     cancel: &'a Cancel,
     failure: Option<LayerError>,
 }
 
-impl<'a> Chunks<'a> {
+impl<'a> ChunkReader<'a> {
     pub(super) fn new(
         full: Receiver<Vec<u8>>,
         empty: Sender<Vec<u8>>,
-        ceiling: Ceiling<'a>,
-        hash: Stream<'a>,
+        limit: UnpackLimit<'a>,
+        hash: BufferedStream<'a>,
         cancel: &'a Cancel,
     ) -> Self {
-        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash, ceiling, cancel, failure: None }
+        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash, limit, cancel, failure: None }
     }
 
     /// Why reading failed, if it did.
@@ -78,19 +78,19 @@ impl<'a> Chunks<'a> {
             let _ = self.empty.send(spent);
         }
         let len = self.current.len() as u64;
-        let before = self.ceiling.used.fetch_add(len, Ordering::Relaxed);
-        if before + len > self.ceiling.most {
-            return Err(LayerError::TooLarge(self.ceiling.most));
+        let before = self.limit.used.fetch_add(len, Ordering::Relaxed);
+        if before + len > self.limit.most {
+            return Err(LayerError::TooLarge(self.limit.most));
         }
-        if self.ceiling.layer.is_some_and(|most| self.total + len > most) {
-            return Err(LayerError::Ratio(self.ceiling.ratio));
+        if self.limit.layer.is_some_and(|most| self.total + len > most) {
+            return Err(LayerError::Ratio(self.limit.ratio));
         }
         self.total += len;
         Ok(true)
     }
 }
 
-impl BufRead for Chunks<'_> {
+impl BufRead for ChunkReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.taken == self.current.len() {
             match self.next() {
@@ -110,7 +110,7 @@ impl BufRead for Chunks<'_> {
     }
 }
 
-impl Read for Chunks<'_> {
+impl Read for ChunkReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let len = available.len().min(buffer.len());
@@ -122,15 +122,15 @@ impl Read for Chunks<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::hashing::Pairs, *};
+    use super::{super::hashing::HashPool, *};
     use std::sync::mpsc::{channel, sync_channel};
 
     #[test]
     fn who_is_cancelled_reads_no_more_of_what_is_there() {
         let (full, filled) = sync_channel(2);
-        let (used, pairs, cancel) = (AtomicU64::new(0), Pairs::default(), Cancel::default());
-        let ceiling = Ceiling { most: 100, used: &used, layer: None, ratio: 1 };
-        let mut chunks = Chunks::new(filled, channel().0, ceiling, pairs.stream(), &cancel);
+        let (used, hash_pool, cancel) = (AtomicU64::new(0), HashPool::default(), Cancel::default());
+        let limit = UnpackLimit { most: 100, used: &used, layer: None, ratio: 1 };
+        let mut chunks = ChunkReader::new(filled, channel().0, limit, hash_pool.buffered_stream(), &cancel);
         full.send(vec![7; 2]).unwrap();
         full.send(vec![7; 2]).unwrap();
         assert_eq!(chunks.read(&mut [0; 2]).unwrap(), 2);

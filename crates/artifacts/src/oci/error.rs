@@ -5,7 +5,7 @@ use crate::{
     fetch::FetchError,
     job::Cancelled,
     publish::{PublishError, is_full},
-    rootfs,
+    rootfs::RootfsError,
 };
 use std::{fmt, io, path::PathBuf, time::Duration};
 
@@ -103,7 +103,7 @@ pub enum OciError {
     },
     /// What the layers add up to cannot be an image.
     #[error(transparent)]
-    Rootfs(#[from] rootfs::Error),
+    Rootfs(#[from] RootfsError),
     /// The cache could not be written.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -181,7 +181,7 @@ pub enum LayerError {
     Ratio(u64),
     /// What it holds cannot be stored.
     #[error(transparent)]
-    Rootfs(#[from] rootfs::Error),
+    Rootfs(#[from] RootfsError),
     /// It did not come.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -345,14 +345,14 @@ impl OciError {
             matches!(
                 error,
                 LayerError::Cancelled(_)
-                    | LayerError::Rootfs(rootfs::Error::Cancelled(_))
+                    | LayerError::Rootfs(RootfsError::Cancelled(_))
                     | LayerError::Publish(PublishError::Cancelled(_))
             )
         };
         fetch
             || match self {
                 Self::Cancelled(_)
-                | Self::Rootfs(rootfs::Error::Cancelled(_))
+                | Self::Rootfs(RootfsError::Cancelled(_))
                 | Self::Publish(PublishError::Cancelled(_)) => true,
                 Self::Layer { source, .. } => layer(source),
                 _ => false,

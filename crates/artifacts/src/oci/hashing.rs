@@ -1,11 +1,11 @@
 //! The SHA-256 of several streams that come at once, two of them at a time.
 //!
-//! Two streams hashed side by side take little longer than one ([`two`]), and a pull has several: what layers come as, and
+//! Two streams hashed side by side take little longer than one ([`two_lane`]), and a pull has several: what layers come as, and
 //! what they unpack to. What they unpack to, which is most of it, is not hashed at once: a few pieces of each such stream
-//! lie ([`Stream`]), and are there as company for what comes next, of other streams and of those whose bytes are hashed as
-//! they pass ([`Passing`]). In the end nothing lies.
+//! lie ([`BufferedStream`]), and are there as company for what comes next, of other streams and of those whose bytes are hashed as
+//! they pass ([`InPlaceStream`]). In the end nothing lies.
 
-mod two;
+mod two_lane;
 
 use super::Digest;
 use sha2::block_api::compress256;
@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
-use two::BLOCK;
+use two_lane::BLOCK;
 
 /// Pieces of a stream that lie and wait for company: as many as one thread makes before another one's turn comes. Twice as
 /// many while somebody is at one of them.
@@ -26,7 +26,7 @@ const LENGTH: usize = 8;
 
 /// Where streams meet.
 #[derive(Debug, Default)]
-pub(super) struct Pairs {
+pub(super) struct HashPool {
     lanes: Mutex<Vec<Lane>>,
     /// A hash that was away is back.
     returned: Condvar,
@@ -61,8 +61,8 @@ struct Piece {
 
 /// A stream whose bytes come in buffers that it keeps for a while.
 #[derive(Debug)]
-pub(super) struct Stream<'a> {
-    pairs: &'a Pairs,
+pub(super) struct BufferedStream<'a> {
+    hash_pool: &'a HashPool,
     lane: usize,
     /// What is no whole block yet.
     part: Vec<u8>,
@@ -70,8 +70,8 @@ pub(super) struct Stream<'a> {
 
 /// A stream whose bytes are hashed where they are, beside what lies of others.
 #[derive(Debug)]
-pub(super) struct Passing<'a> {
-    pairs: &'a Pairs,
+pub(super) struct InPlaceStream<'a> {
+    hash_pool: &'a HashPool,
     hash: Hash,
     /// What is no whole block yet.
     part: Vec<u8>,
@@ -84,17 +84,17 @@ struct Work {
     piece: Piece,
 }
 
-impl Pairs {
+impl HashPool {
     /// One more stream of buffers.
-    pub(super) fn stream(&self) -> Stream<'_> {
+    pub(super) fn buffered_stream(&self) -> BufferedStream<'_> {
         let mut lanes = self.lanes();
         lanes.push(Lane { hash: Some(Hash::new()), ..Lane::default() });
-        Stream { pairs: self, lane: lanes.len() - 1, part: Vec::new() }
+        BufferedStream { hash_pool: self, lane: lanes.len() - 1, part: Vec::new() }
     }
 
     /// One more stream of bytes that pass.
-    pub(super) fn passing(&self) -> Passing<'_> {
-        Passing { pairs: self, hash: Hash::new(), part: Vec::new() }
+    pub(super) fn in_place_stream(&self) -> InPlaceStream<'_> {
+        InPlaceStream { hash_pool: self, hash: Hash::new(), part: Vec::new() }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Vec<Lane>> {
@@ -173,7 +173,7 @@ impl Piece {
 impl Work {
     /// Hashes as many blocks of it as there are of another stream, or as it has, and as many of those; how many.
     fn beside(&mut self, hash: &mut Hash, blocks: &[[u8; BLOCK]]) -> usize {
-        let done = two::compress((&mut hash.state, blocks), (&mut self.hash.state, self.piece.left()));
+        let done = two_lane::compress((&mut hash.state, blocks), (&mut self.hash.state, self.piece.left()));
         let bytes = done * BLOCK;
         hash.bytes += bytes as u64;
         self.hash.bytes += bytes as u64;
@@ -207,7 +207,7 @@ impl Hash {
     }
 }
 
-impl Stream<'_> {
+impl BufferedStream<'_> {
     /// These bytes are next. Buffers that came before are given back, to be filled again.
     pub(super) fn give(&mut self, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
         if !self.part.is_empty() {
@@ -217,28 +217,28 @@ impl Stream<'_> {
         if bytes.is_empty() {
             return Vec::new();
         }
-        self.pairs.lanes()[self.lane].lying.push_back(Piece { bytes, hashed: 0 });
-        let mut lanes = self.pairs.clear(self.lane, LYING);
+        self.hash_pool.lanes()[self.lane].lying.push_back(Piece { bytes, hashed: 0 });
+        let mut lanes = self.hash_pool.clear(self.lane, LYING);
         std::mem::take(&mut lanes[self.lane].spent)
     }
 
     /// That was all; the digest of it.
     pub(super) fn finish(mut self) -> Digest {
-        let hash = self.pairs.clear(self.lane, 0)[self.lane].hash.take();
+        let hash = self.hash_pool.clear(self.lane, 0)[self.lane].hash.take();
         hash.expect("it is back once nothing lies").end(std::mem::take(&mut self.part))
     }
 }
 
-impl Drop for Stream<'_> {
+impl Drop for BufferedStream<'_> {
     fn drop(&mut self) {
         // Nobody wants to know any more.
-        let lane = &mut self.pairs.lanes()[self.lane];
+        let lane = &mut self.hash_pool.lanes()[self.lane];
         lane.lying.clear();
         lane.spent.clear();
     }
 }
 
-impl Passing<'_> {
+impl InPlaceStream<'_> {
     /// These bytes are next.
     pub(super) fn update(&mut self, mut bytes: &[u8]) {
         if !self.part.is_empty() {
@@ -253,14 +253,14 @@ impl Passing<'_> {
         let (mut blocks, part) = bytes.as_chunks();
         self.part.extend_from_slice(part);
         while !blocks.is_empty() {
-            let other = company(&mut self.pairs.lanes());
+            let other = company(&mut self.hash_pool.lanes());
             let Some(mut other) = other else {
                 self.hash.alone(blocks);
                 return;
             };
             let done = other.beside(&mut self.hash, blocks);
             blocks = &blocks[done..];
-            drop(self.pairs.back([Some(other)]));
+            drop(self.hash_pool.back([Some(other)]));
         }
     }
 
@@ -286,13 +286,13 @@ mod tests {
         let ends = [0, 1, 55, 56, 63, 64, 65, 119, 120, 128, PIECE - 1, PIECE, PIECE + 1];
         let lens: Vec<usize> =
             ends.into_iter().chain([5 * PIECE, 9 * PIECE + 77, 12 * PIECE, 40 * PIECE + 64]).collect();
-        let pairs = Pairs::default();
+        let hash_pool = HashPool::default();
         thread::scope(|scope| {
             for (n, &len) in lens.iter().enumerate() {
-                let pairs = &pairs;
+                let hash_pool = &hash_pool;
                 scope.spawn(move || {
                     let all = content(len, n);
-                    let (mut passing, mut given) = (pairs.passing(), pairs.stream());
+                    let (mut passing, mut given) = (hash_pool.in_place_stream(), hash_pool.buffered_stream());
                     let mut back = 0;
                     for (n, piece) in all.chunks(PIECE).enumerate() {
                         piece.chunks(10_007).for_each(|bytes| passing.update(bytes));
@@ -308,25 +308,25 @@ mod tests {
 
     #[test]
     fn what_lies_is_company_for_what_passes() {
-        let pairs = Pairs::default();
-        let (mut given, mut passing) = (pairs.stream(), pairs.passing());
+        let hash_pool = HashPool::default();
+        let (mut given, mut passing) = (hash_pool.buffered_stream(), hash_pool.in_place_stream());
         let (given_bytes, passed) = (content(2 * PIECE, 1), content(2 * PIECE, 2));
         for piece in given_bytes.chunks(PIECE) {
             assert!(given.give(piece.to_vec()).is_empty(), "they lie");
         }
         // A piece and a half, in pieces that are none of its own.
         passed[..PIECE * 3 / 2].chunks(PIECE / 4).for_each(|bytes| passing.update(bytes));
-        let hashed: usize = pairs.lanes()[given.lane].lying.iter().map(|piece| piece.hashed).sum();
-        assert_eq!((hashed, pairs.lanes()[given.lane].spent.len()), (PIECE / 2, 1));
+        let hashed: usize = hash_pool.lanes()[given.lane].lying.iter().map(|piece| piece.hashed).sum();
+        assert_eq!((hashed, hash_pool.lanes()[given.lane].spent.len()), (PIECE / 2, 1));
         passing.update(&passed[PIECE * 3 / 2..]);
-        assert!(pairs.lanes()[given.lane].lying.is_empty());
+        assert!(hash_pool.lanes()[given.lane].lying.is_empty());
         assert_eq!((given.finish(), passing.finish()), (Digest::of(&given_bytes), Digest::of(&passed)));
     }
 
     #[test]
     fn pieces_of_any_length_follow_each_other() {
-        let pairs = Pairs::default();
-        let (mut stream, mut passing) = (pairs.stream(), pairs.passing());
+        let hash_pool = HashPool::default();
+        let (mut stream, mut passing) = (hash_pool.buffered_stream(), hash_pool.in_place_stream());
         let all = content(3 * PIECE, 1);
         let mut rest = &all[..];
         for len in [0, 64, 1, 64, 63, 128, 1, 1, PIECE, PIECE] {
@@ -341,8 +341,8 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_given_up_keeps_nobody() {
-        let pairs = Pairs::default();
-        let (mut one, mut other) = (pairs.stream(), pairs.stream());
+        let hash_pool = HashPool::default();
+        let (mut one, mut other) = (hash_pool.buffered_stream(), hash_pool.buffered_stream());
         one.give(content(PIECE, 1));
         drop(one);
         let all = content(10 * PIECE, 2);

@@ -6,24 +6,23 @@
 
 use super::{
     Digest, Limits,
-    chunks::{CHUNK, Ceiling, Chunks, QUEUE},
+    chunks::{CHUNK, ChunkReader, QUEUE, UnpackLimit},
+    compression::Compression,
     error::LayerError,
     gunzip::Gunzip,
-    hashing::Pairs,
-    packing::Packing,
-    tally::Tally,
+    hashing::HashPool,
 };
 use crate::{
     job::Job,
     rootfs::{
-        self, Meta, Node, Placed, Placer, Stored,
+        self, ContentLocation, ContentWriter, Meta, Node, RootfsError, WrittenContent,
         tar::{EntryKind, Reader},
     },
 };
 use std::{
     io::{self, BufRead, Read},
     sync::{
-        atomic::AtomicU64,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, channel, sync_channel},
     },
     thread,
@@ -59,7 +58,7 @@ impl Packed for &[u8] {
 /// A layer that was read.
 #[derive(Debug)]
 pub(super) struct Layer {
-    pub(super) placed: Placed,
+    pub(super) placed: WrittenContent,
     pub(super) entries: Vec<LayerEntry>,
 }
 
@@ -87,10 +86,34 @@ impl LayerEntry {
 #[derive(Debug)]
 pub(super) enum LayerKind {
     Dir,
-    File(Stored),
+    File(ContentLocation),
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
     Node(Node),
+}
+
+/// Entries of all layers of an image, and the bytes of their names and attributes.
+///
+/// Several layers come at once, and one that does not come keeps those above it in memory: without a common count, each
+/// would be allowed what all may take.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    entries: AtomicU64,
+    metadata: AtomicU64,
+}
+
+impl Tally {
+    /// Counts an entry before it is kept, and refuses the one that is too much.
+    pub(super) fn add(&self, entry: &LayerEntry, limits: Limits) -> Result<(), LayerError> {
+        if self.entries.fetch_add(1, Ordering::Relaxed) >= limits.max_entries {
+            return Err(RootfsError::TooManyEntries(limits.max_entries).into());
+        }
+        let more = entry.weight();
+        if self.metadata.fetch_add(more, Ordering::Relaxed).saturating_add(more) > limits.max_metadata {
+            return Err(RootfsError::TooMuchMetadata(limits.max_metadata).into());
+        }
+        Ok(())
+    }
 }
 
 /// What one layer is measured by.
@@ -106,21 +129,21 @@ pub(super) struct Measure<'a> {
     /// What it has to be in the end.
     pub(super) diff_id: Option<Digest>,
     /// Where it is hashed.
-    pub(super) pairs: &'a Pairs,
+    pub(super) hash_pool: &'a HashPool,
 }
 
-/// Reads a layer, compressed or not, to its end; `placer` writes its contents. One that turns out to be bad is read no further.
+/// Reads a layer, compressed or not, to its end; `writer` writes its contents. One that turns out to be bad is read no further.
 pub(super) fn read(
     input: &mut impl Packed,
     measure: Measure<'_>,
-    placer: Placer,
+    writer: ContentWriter,
     job: &Job<'_>,
 ) -> Result<Layer, LayerError> {
     let limits = measure.limits;
-    let ceiling = Ceiling {
+    let limit = UnpackLimit {
         most: limits.max_unpacked,
         used: measure.used,
-        layer: measure.packed.map(|packed| packed.saturating_mul(limits.max_ratio).max(limits.harmless)),
+        layer: measure.packed.map(|packed| packed.saturating_mul(limits.max_ratio).max(limits.ratio_exempt)),
         ratio: limits.max_ratio,
     };
     let (walked, decoded) = thread::scope(|scope| {
@@ -137,8 +160,8 @@ pub(super) fn read(
                 Err(error) => Err(input.undecodable(error)),
             }
         });
-        let chunks = Chunks::new(filled, empty, ceiling, measure.pairs.stream(), job.cancel);
-        let walked = walk(chunks, placer, measure, job);
+        let chunks = ChunkReader::new(filled, empty, limit, measure.hash_pool.buffered_stream(), job.cancel);
+        let walked = walk(chunks, writer, measure, job);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (walked, decoded)
     });
@@ -158,7 +181,7 @@ pub(super) fn read(
 }
 
 fn ends_early(error: &LayerError) -> bool {
-    matches!(error, LayerError::Rootfs(rootfs::Error::Archive { .. }))
+    matches!(error, LayerError::Rootfs(RootfsError::Archive { .. }))
 }
 
 /// Decompresses into the queue; whether to the end.
@@ -174,14 +197,14 @@ fn decode(input: &mut impl Packed, full: &SyncSender<Vec<u8>>, emptied: &Receive
         }
     }
     let all = magic[..have].chain(&mut *input);
-    match Packing::of(magic) {
-        Packing::Gzip => pump(Gunzip::new(all), full, emptied),
-        Packing::Zstd => {
+    match Compression::detect(magic) {
+        Compression::Gzip => pump(Gunzip::new(all), full, emptied),
+        Compression::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(all)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;
             pump(decoder, full, emptied)
         }
-        Packing::None => pump(all, full, emptied),
+        Compression::None => pump(all, full, emptied),
     }
 }
 
@@ -209,11 +232,11 @@ fn pump(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<V
 
 /// Reads the headers and what is behind them, and the digest of the whole.
 fn walk(
-    chunks: Chunks<'_>,
-    mut placer: Placer,
+    chunks: ChunkReader<'_>,
+    mut writer: ContentWriter,
     measure: Measure<'_>,
     job: &Job<'_>,
-) -> Result<(Vec<LayerEntry>, Placed, Digest), LayerError> {
+) -> Result<(Vec<LayerEntry>, WrittenContent, Digest), LayerError> {
     let limits = measure.limits;
     let caps = rootfs::Limits {
         entries: limits.max_entries,
@@ -223,19 +246,19 @@ fn walk(
     // The digest says whether it was cut.
     let mut reader = Reader::new(chunks, caps).open_ended();
     let mut entries = Vec::new();
-    let outcome = list(&mut reader, &mut entries, &mut placer, measure, job);
+    let outcome = list(&mut reader, &mut entries, &mut writer, measure, job);
     let mut chunks = reader.into_inner();
     if let Err(error) = outcome {
         return Err(chunks.failure().unwrap_or(error));
     }
-    let placed = placer.finish()?;
+    let placed = writer.finish()?;
     Ok((entries, placed, chunks.finish()?))
 }
 
 fn list(
-    reader: &mut Reader<Chunks<'_>>,
+    reader: &mut Reader<ChunkReader<'_>>,
     entries: &mut Vec<LayerEntry>,
-    placer: &mut Placer,
+    writer: &mut ContentWriter,
     measure: Measure<'_>,
     job: &Job<'_>,
 ) -> Result<(), LayerError> {
@@ -249,9 +272,9 @@ fn list(
             EntryKind::HardLink(target) => LayerKind::HardLink(target),
             EntryKind::Node(node) => LayerKind::Node(node),
             EntryKind::File => {
-                placer.begin(entry.size);
-                reader.pass(|piece| placer.write(piece))?;
-                LayerKind::File(placer.end()?)
+                writer.begin(entry.size);
+                reader.pass(|piece| writer.write(piece))?;
+                LayerKind::File(writer.end()?)
             }
         };
         let entry = LayerEntry { path: entry.path, kind, meta: entry.meta };

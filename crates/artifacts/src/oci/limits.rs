@@ -10,7 +10,7 @@ pub struct Limits {
     /// How many times its size a layer may unpack to.
     pub max_ratio: u64,
     /// Unpacked bytes of a layer up to which that does not count: a log of zeros is no bomb.
-    pub harmless: u64,
+    pub ratio_exempt: u64,
     /// Entries of all layers.
     pub max_entries: u64,
     /// Bytes of names, link targets and attributes of all layers.
@@ -23,7 +23,7 @@ impl Default for Limits {
             max_layers: 127,
             max_unpacked: 64 << 30,
             max_ratio: 1000,
-            harmless: 256 << 20,
+            ratio_exempt: 256 << 20,
             max_entries: 4_000_000,
             max_metadata: 512 << 20,
         }

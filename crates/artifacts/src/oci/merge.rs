@@ -8,7 +8,7 @@ use super::{
     error::LayerError,
     layer::{LayerEntry, LayerKind},
 };
-use crate::rootfs::{Error, Refusal, RootfsBuilder};
+use crate::rootfs::{EntryError, RootfsBuilder, RootfsError};
 use std::collections::HashMap;
 
 /// Begins the name of a whiteout.
@@ -82,13 +82,13 @@ fn put(builder: &mut RootfsBuilder, path: &[u8], entry: &LayerEntry) -> Result<(
         LayerKind::Symlink(target) => builder.symlink(path, target, meta),
         LayerKind::HardLink(target) => builder.hard_link(path, from_root(target)),
         LayerKind::Node(node) => builder.node(path, *node, meta),
-        LayerKind::File(content) => builder.stored(path, meta, content),
+        LayerKind::File(content) => builder.file_in_image(path, meta, content),
     }?)
 }
 
 /// What a path means. Docker, `umoci` and others take `/etc` for `etc`; none of them lets `..` in, and nor does the
 /// builder.
-fn meaning(path: &[u8]) -> Result<Meaning<'_>, Error> {
+fn meaning(path: &[u8]) -> Result<Meaning<'_>, RootfsError> {
     let given = path;
     let path = from_root(path);
     let end = path.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
@@ -103,7 +103,7 @@ fn meaning(path: &[u8]) -> Result<Meaning<'_>, Error> {
         return Ok(Meaning::Passed);
     }
     if directory.split(|&byte| byte == b'/').any(|part| part.starts_with(WHITEOUT)) {
-        return Err(Error::entry(given, Refusal::Whiteout));
+        return Err(RootfsError::entry(given, EntryError::Whiteout));
     }
     if name == OPAQUE {
         return Ok(Meaning::Opaque(directory));
@@ -114,7 +114,7 @@ fn meaning(path: &[u8]) -> Result<Meaning<'_>, Error> {
     }
     let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(Meaning::Entry(path)) };
     if matches!(hidden, b"" | b"." | b"..") {
-        return Err(Error::entry(given, Refusal::Whiteout));
+        return Err(RootfsError::entry(given, EntryError::Whiteout));
     }
     Ok(Meaning::Whiteout([directory, b"/", hidden].concat()))
 }

@@ -13,16 +13,16 @@ pub enum ImageSource {
     /// `alpine:3.20`, `registry.local:5000/team/app@sha256:…`.
     Registry(Reference),
     /// `oci:DIR[:NAME]`: a directory in OCI's layout.
-    Layout(Place),
+    Layout(ArchivePath),
     /// `oci-archive:FILE[:NAME]`: the same in a tar.
-    OciArchive(Place),
+    OciArchive(ArchivePath),
     /// `docker-archive:FILE[:NAME]`: what `docker save` writes.
-    DockerArchive(Place),
+    DockerArchive(ArchivePath),
 }
 
 /// A path, and perhaps the name of one image in it: which of them ends with a colon is known when the path is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place(String);
+pub struct ArchivePath(String);
 
 /// Why a text is no source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum InvalidSource {
     Relative(String),
 }
 
-impl Place {
+impl ArchivePath {
     /// The path and the name, if there is one.
     pub(super) fn split(&self) -> (PathBuf, Option<&str>) {
         let whole = Path::new(&self.0);
@@ -55,7 +55,7 @@ impl FromStr for ImageSource {
     fn from_str(text: &str) -> Result<Self, InvalidSource> {
         let place = |path: &str| {
             let shown = || InvalidSource::Relative(path.chars().take(200).collect());
-            if path.starts_with('/') && !path.contains('\0') { Ok(Place(path.to_owned())) } else { Err(shown()) }
+            if path.starts_with('/') && !path.contains('\0') { Ok(ArchivePath(path.to_owned())) } else { Err(shown()) }
         };
         match text.split_once(':') {
             Some(("oci", path)) => Ok(Self::Layout(place(path)?)),
@@ -70,9 +70,9 @@ impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry(reference) => reference.fmt(f),
-            Self::Layout(Place(place)) => write!(f, "oci:{place}"),
-            Self::OciArchive(Place(place)) => write!(f, "oci-archive:{place}"),
-            Self::DockerArchive(Place(place)) => write!(f, "docker-archive:{place}"),
+            Self::Layout(ArchivePath(place)) => write!(f, "oci:{place}"),
+            Self::OciArchive(ArchivePath(place)) => write!(f, "oci-archive:{place}"),
+            Self::DockerArchive(ArchivePath(place)) => write!(f, "docker-archive:{place}"),
         }
     }
 }
@@ -102,7 +102,7 @@ mod tests {
         let file = temp.path().join("a.tar");
         std::fs::write(&file, "").unwrap();
         let file = file.to_str().unwrap();
-        let split = |text: String| Place(text).split().1.map(str::to_owned);
+        let split = |text: String| ArchivePath(text).split().1.map(str::to_owned);
         assert_eq!(split(file.to_owned()), None);
         assert_eq!(split(format!("{file}:v1")).as_deref(), Some("v1"));
         assert_eq!(split(format!("{file}:localhost:5000/a/b:v1")).as_deref(), Some("localhost:5000/a/b:v1"));

@@ -11,8 +11,8 @@ use super::{
     archive::{Files, Found, Saved, blob_name, choose},
     document::{ConfigFile, Descriptor, Document, Manifest, check_manifest},
     error::{LayerError, LayerName},
+    layer::Tally,
     registry::Repository,
-    tally::Tally,
 };
 use crate::{fetch::Client, job::Job, rootfs::RootfsBuilder};
 use std::path::{Path, PathBuf};
@@ -36,25 +36,25 @@ pub struct Registries {
 }
 
 /// An image whose manifest, or a list that names it, was read.
-pub struct Opened<'a> {
+pub struct OpenedImage<'a> {
     registries: &'a Registries,
     /// For messages.
     what: String,
     asked: Platform,
     digest: Digest,
     name: Option<String>,
-    from: Way<'a>,
+    from: ManifestSource<'a>,
     tally: Tally,
 }
 
-enum Way<'a> {
-    Registry(Box<Repository<'a>>, Lead),
+enum ManifestSource<'a> {
+    Registry(Box<Repository<'a>>, KnownManifest),
     Layout(Files, Manifest),
     Saved(Files, Saved),
 }
 
 /// What is known of a manifest in a registry.
-enum Lead {
+enum KnownManifest {
     /// What it says.
     Read(Manifest),
     /// Its length, which a list says.
@@ -63,7 +63,7 @@ enum Lead {
 
 /// What a filled builder does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filled {
+pub struct ImageConfig {
     /// How its commands want to be run.
     pub run: RunConfig,
     /// What it was made for.
@@ -71,16 +71,16 @@ pub struct Filled {
 }
 
 /// One layer before it comes.
-struct Pending {
+struct PendingLayer {
     name: LayerName,
     digest: Option<Digest>,
     diff_id: Digest,
     size: u64,
-    place: Place,
+    place: LayerSource,
 }
 
 #[derive(PartialEq, Eq, Hash)]
-enum Place {
+enum LayerSource {
     Registry,
     Member(String),
 }
@@ -93,19 +93,19 @@ impl Registries {
         platform: &Platform,
         work: &Path,
         job: &Job<'_>,
-    ) -> Result<Opened<'_>, OciError> {
+    ) -> Result<OpenedImage<'_>, OciError> {
         let opened = |digest, name, from| {
             let (what, asked, tally) = (source.to_string(), platform.clone(), Tally::default());
-            Ok(Opened { registries: self, what, asked, digest, name, from, tally })
+            Ok(OpenedImage { registries: self, what, asked, digest, name, from, tally })
         };
         let found = |files: Files, name: Option<&str>| {
             let Found { manifest, digest, name } = files.find(name, platform)?;
-            opened(digest, name, Way::Layout(files, manifest))
+            opened(digest, name, ManifestSource::Layout(files, manifest))
         };
         match source {
             ImageSource::Registry(reference) => {
                 let (repository, digest, lead) = self.look_up(reference, platform, job)?;
-                opened(digest, None, Way::Registry(Box::new(repository), lead))
+                opened(digest, None, ManifestSource::Registry(Box::new(repository), lead))
             }
             ImageSource::Layout(place) => {
                 let (path, name) = place.split();
@@ -121,7 +121,7 @@ impl Registries {
                 let saved = files.saved(name)?;
                 let config = files.read(&saved.config)?;
                 let name = saved.tag().map(str::to_owned);
-                opened(Digest::of(&config), name, Way::Saved(files, saved))
+                opened(Digest::of(&config), name, ManifestSource::Saved(files, saved))
             }
         }
     }
@@ -132,7 +132,7 @@ impl Registries {
         reference: &Reference,
         platform: &Platform,
         job: &Job<'_>,
-    ) -> Result<(Repository<'_>, Digest, Lead), OciError> {
+    ) -> Result<(Repository<'_>, Digest, KnownManifest), OciError> {
         let repository = Repository::new(&self.client, &self.credentials, &self.certificates, reference.clone());
         let of = reference.to_string();
         let (mut version, mut should, mut length) = (reference.version(), reference.digest(), None);
@@ -143,7 +143,7 @@ impl Registries {
             let document =
                 document.map_err(|source| OciError::Document { what: "manifest", of: of.clone(), source })?;
             match document {
-                Document::Manifest(manifest) => return Ok((repository, is, Lead::Read(manifest))),
+                Document::Manifest(manifest) => return Ok((repository, is, KnownManifest::Read(manifest))),
                 Document::Index(all) => {
                     let chosen = choose(&all, platform).map_err(|there| OciError::Platform {
                         asked: platform.clone(),
@@ -152,7 +152,7 @@ impl Registries {
                     })?;
                     if !is_list(chosen) {
                         // What it holds need not be known to know whether it is here.
-                        return Ok((repository, chosen.digest, Lead::Listed(chosen.size)));
+                        return Ok((repository, chosen.digest, KnownManifest::Listed(chosen.size)));
                     }
                     (version, should, length) = (chosen.digest.to_string(), Some(chosen.digest), Some(chosen.size));
                 }
@@ -163,7 +163,7 @@ impl Registries {
     }
 }
 
-impl Opened<'_> {
+impl OpenedImage<'_> {
     /// What tells this image from others: the digest of its manifest, or, of what `docker save` wrote, of its
     /// configuration.
     pub fn digest(&self) -> Digest {
@@ -176,7 +176,7 @@ impl Opened<'_> {
     }
 
     /// Puts the image's files into `builder`.
-    pub fn fill(mut self, builder: &mut RootfsBuilder, job: &Job<'_>) -> Result<Filled, OciError> {
+    pub fn fill(mut self, builder: &mut RootfsBuilder, job: &Job<'_>) -> Result<ImageConfig, OciError> {
         let (config, layers) = self.read_manifest(job)?;
         let limits = self.registries.limits;
         if layers.len() > limits.max_layers {
@@ -196,15 +196,18 @@ impl Opened<'_> {
         let mut pending = Vec::with_capacity(count);
         for (number, ((digest, size, place), diff_id)) in layers.into_iter().zip(config.diff_ids).enumerate() {
             let name = LayerName { number: number + 1, of: count, digest: digest.unwrap_or(diff_id).short() };
-            pending.push(Pending { name, digest, diff_id, size, place });
+            pending.push(PendingLayer { name, digest, diff_id, size, place });
         }
         self.layers(&pending, builder, job)?;
-        Ok(Filled { run: config.run, platform: config.platform })
+        Ok(ImageConfig { run: config.run, platform: config.platform })
     }
 
     /// The configuration, and each layer's digest, size and place.
     #[expect(clippy::type_complexity, reason = "three facts about each layer, named where they are taken apart")]
-    fn read_manifest(&mut self, job: &Job<'_>) -> Result<(ConfigFile, Vec<(Option<Digest>, u64, Place)>), OciError> {
+    fn read_manifest(
+        &mut self,
+        job: &Job<'_>,
+    ) -> Result<(ConfigFile, Vec<(Option<Digest>, u64, LayerSource)>), OciError> {
         let of = self.what.clone();
         let read = |bytes: &[u8]| {
             ConfigFile::parse(bytes).map_err(|source| OciError::Document {
@@ -214,23 +217,23 @@ impl Opened<'_> {
             })
         };
         let (manifest, config) = match &mut self.from {
-            Way::Saved(files, saved) => {
+            ManifestSource::Saved(files, saved) => {
                 let config = read(&files.read(&saved.config)?)?;
                 let layers = saved.layers().iter().map(|member| {
                     let (_, _, size) = files.open(member)?;
-                    Ok((None, size, Place::Member(member.clone())))
+                    Ok((None, size, LayerSource::Member(member.clone())))
                 });
                 return Ok((config, layers.collect::<Result<_, OciError>>()?));
             }
-            Way::Layout(files, manifest) => {
+            ManifestSource::Layout(files, manifest) => {
                 check_layers(manifest)?;
                 let bytes = files.read(&blob_name(&manifest.config.digest))?;
                 (manifest.clone(), bytes)
             }
-            Way::Registry(repository, lead) => {
+            ManifestSource::Registry(repository, lead) => {
                 let manifest = match lead {
-                    Lead::Read(manifest) => manifest.clone(),
-                    Lead::Listed(length) => manifest_of(repository, self.digest, *length, &of, job)?,
+                    KnownManifest::Read(manifest) => manifest.clone(),
+                    KnownManifest::Listed(length) => manifest_of(repository, self.digest, *length, &of, job)?,
                 };
                 check_layers(&manifest)?;
                 let config = repository.small_blob(&manifest.config.digest, job)?.bytes;
@@ -246,9 +249,9 @@ impl Opened<'_> {
             return Err(OciError::Digest { what: "configuration", of, is, should });
         }
         let config = read(&config)?;
-        let registry = matches!(self.from, Way::Registry(..));
+        let registry = matches!(self.from, ManifestSource::Registry(..));
         let layers = manifest.layers.iter().map(|layer| {
-            let place = if registry { Place::Registry } else { Place::Member(blob_name(&layer.digest)) };
+            let place = if registry { LayerSource::Registry } else { LayerSource::Member(blob_name(&layer.digest)) };
             (Some(layer.digest), layer.size, place)
         });
         Ok((config, layers.collect()))

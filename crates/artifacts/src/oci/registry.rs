@@ -10,7 +10,7 @@ use super::{
     error::RegistryError,
 };
 use crate::{
-    fetch::{self, Address, Body, Client, Extent, FetchError, Refused, Request, Secret, Trust},
+    fetch::{self, Address, Body, BodyLength, Client, FetchError, Refused, Request, Secret, Trust},
     job::{Job, Progress},
 };
 use std::{
@@ -100,8 +100,8 @@ impl<'a> Repository<'a> {
     ) -> Result<Body<'b>, RegistryError> {
         let request = self.request(&format!("blobs/{digest}"))?.from(from).unhashed();
         // From another place than the one asked for, all of it may come.
-        let extent = if from == 0 { Extent::Exactly(size) } else { Extent::UpTo(size) };
-        self.ask(&request, &format!("{}@{digest}", self.reference.repository()), extent, job)
+        let length = if from == 0 { BodyLength::Exactly(size) } else { BodyLength::UpTo(size) };
+        self.ask(&request, &format!("{}@{digest}", self.reference.repository()), length, job)
     }
 
     fn request(&self, path: &str) -> Result<Request, RegistryError> {
@@ -116,7 +116,7 @@ impl<'a> Repository<'a> {
         loop {
             attempt += 1;
             let since = Instant::now();
-            let outcome = self.ask(request, what, Extent::UpTo(max), &quiet).and_then(|mut body| {
+            let outcome = self.ask(request, what, BodyLength::UpTo(max), &quiet).and_then(|mut body| {
                 let mut bytes = Vec::new();
                 // A failure is told by `finish`, with its reason.
                 let _ = std::io::Read::read_to_end(&mut body, &mut bytes);
@@ -132,12 +132,12 @@ impl<'a> Repository<'a> {
                 return Err(failure);
             };
             tracing::info!(what, attempt, "asking the registry again");
-            self.before_again(&failure, since, *usual, job)?;
+            self.pause_before_retry(&failure, since, *usual, job)?;
         }
     }
 
     /// Pauses before the registry is asked again: as long as it wishes, else as `usual`.
-    pub(super) fn before_again(
+    pub(super) fn pause_before_retry(
         &self,
         failure: &RegistryError,
         since: Instant,
@@ -145,13 +145,19 @@ impl<'a> Repository<'a> {
         job: &Job<'_>,
     ) -> Result<(), RegistryError> {
         let pause = failure.wants_pause().unwrap_or(usual);
-        Ok(fetch::before_again(self.reference.registry(), failure, since, pause, job)?)
+        Ok(fetch::pause_before_retry(self.reference.registry(), failure, since, pause, job)?)
     }
 
     /// Asks, and says who asks where that is wanted.
-    fn ask<'b>(&self, request: &Request, what: &str, extent: Extent, job: &Job<'b>) -> Result<Body<'b>, RegistryError> {
+    fn ask<'b>(
+        &self,
+        request: &Request,
+        what: &str,
+        length: BodyLength,
+        job: &Job<'b>,
+    ) -> Result<Body<'b>, RegistryError> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let first = self.client.ask(&request.clone().authorization(known.clone()), extent, job);
+        let first = self.client.ask(&request.clone().authorization(known.clone()), length, job);
         let asked = request.address();
         let refused = match first {
             // Whoever the registry leads to has no say in where its password goes.
@@ -182,7 +188,7 @@ impl<'a> Repository<'a> {
             }
         };
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
-        let second = self.client.ask(&request.clone().authorization(Some(secret)), extent, job);
+        let second = self.client.ask(&request.clone().authorization(Some(secret)), length, job);
         second.map_err(|error| self.explain(error, asked, what, is_known))
     }
 

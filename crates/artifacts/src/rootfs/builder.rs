@@ -1,17 +1,18 @@
 //! The builder: entries in, one image out.
 
 use super::{
-    deal::Dealer,
+    allocator::TurnAllocator,
+    block_layout::{self, BLOCK, Run},
+    content::{ContentLocation, Extents, TargetImage, WrittenContent},
     entry::{Meta, Node, Xattr},
-    error::{Error, Refusal},
-    ground::{self, BLOCK, Run},
-    image::{self, Beginning},
+    error::{EntryError, RootfsError},
+    format::{Format, Limits, Written},
+    image::{self, PartialImage},
     path::components,
-    pieces::Pieces,
-    place::{Place, Placed, Site, Stored},
-    spool::{IMAGE, OWN, Origin, Segment, Spool},
+    spool::{ContentSource, IMAGE, SPOOL, Segment, Spool},
     tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
+    tree_hash::TreeHash,
     xattr,
 };
 use crate::job::{Cancel, Job};
@@ -27,53 +28,13 @@ use tempfile::TempPath;
 /// Longest target of a symbolic link, in bytes.
 const LINK_TARGET_MAX: usize = 4095;
 
-/// What an unfriendly stream may make the builder hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Names, parent directories nobody described included.
-    pub entries: u64,
-    /// Bytes of file content, replaced files included.
-    pub content_bytes: u64,
-    /// Bytes of paths, link targets and extended attributes, all of which stay in memory.
-    pub metadata_bytes: u64,
-}
-
-impl Default for Limits {
-    /// One million entries, 64 GiB of content, 512 MiB of names and attributes.
-    fn default() -> Self {
-        Self { entries: 1_000_000, content_bytes: 64 << 30, metadata_bytes: 512 << 20 }
-    }
-}
-
-/// What the filesystem itself is told.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Format {
-    /// Volume label, at most 16 bytes.
-    pub label: String,
-    /// Time in the superblock and of directories nobody described, in seconds since 1970; below 2^32.
-    pub epoch: u32,
-    /// What tells it from a filesystem with the same tree; it is not in the tree, but in the filesystem's identity.
-    pub salt: Vec<u8>,
-}
-
-/// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// Length of the image in bytes; a multiple of 4,096.
-    pub size_bytes: u64,
-    /// Inodes in it that came from entries or were implied by them, the root included.
-    pub entries: u64,
-    /// Bytes of file content in it.
-    pub content_bytes: u64,
-}
-
 /// Gathers a tree and writes it as an ext4 image.
 ///
 /// Paths are bytes, relative to the image's root. Unrelated entries may come in any order; where two name the same
 /// path the later wins (a directory named again keeps what is in it), and missing parents are made: root's, 0755. The
 /// target of a hard link must be there before the link. Contents are read when they are given, with bounded memory.
 /// The same tree and [`Format`] give the same bytes, whatever the order the entries came in; where contents come in
-/// layers ([`Self::site`]) the same layers do.
+/// layers ([`Self::begin_image`]) the same layers do.
 ///
 /// Each call either takes an entry whole or says what is wrong with it; after an error the builder is only good for
 /// being dropped.
@@ -83,8 +44,8 @@ pub struct RootfsBuilder {
     dir: PathBuf,
     spool: Spool,
     /// Files contents lie in that somebody else wrote; the first has the number 1.
-    others: Vec<Origin>,
-    begun: Option<Begun>,
+    others: Vec<ContentSource>,
+    begun: Option<ImageInProgress>,
     limits: Limits,
     /// Bytes of contents that layers wrote, as often as one was put somewhere.
     stored_bytes: u64,
@@ -94,16 +55,16 @@ pub struct RootfsBuilder {
 
 /// An image that contents are written into before it is known what else will be in it.
 #[derive(Debug)]
-struct Begun {
+struct ImageInProgress {
     path: TempPath,
-    site: Arc<Site>,
-    pieces: Pieces,
+    site: Arc<TargetImage>,
+    pieces: TreeHash,
 }
 
 impl RootfsBuilder {
     /// A builder that spools contents into an unlinked file on the filesystem of `dir`, best the one the image will be
     /// on, and looks at `cancel` between entries and within large ones.
-    pub fn new(dir: &Path, limits: Limits, cancel: &Cancel) -> Result<Self, Error> {
+    pub fn new(dir: &Path, limits: Limits, cancel: &Cancel) -> Result<Self, RootfsError> {
         Ok(Self {
             tree: Tree::new(),
             dir: dir.to_owned(),
@@ -118,55 +79,59 @@ impl RootfsBuilder {
     }
 
     /// A directory; `.` is the root of the image.
-    pub fn dir(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
+    pub fn dir(&mut self, path: &[u8], meta: Meta) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
-        components(path).and_then(|parts| self.tree.dir(&parts, meta)).map_err(|why| Error::entry(path, why))
+        components(path).and_then(|parts| self.tree.dir(&parts, meta)).map_err(|why| RootfsError::entry(path, why))
     }
 
     /// A regular file of exactly `size` bytes, read from `content` now.
-    pub fn file(&mut self, path: &[u8], meta: Meta, size: u64, content: &mut dyn Read) -> Result<(), Error> {
+    pub fn file(&mut self, path: &[u8], meta: Meta, size: u64, content: &mut dyn Read) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
         let segment = self.spool.take(path, size, content, &self.cancel)?;
         self.put(path, Kind::File(segment), meta)
     }
 
     /// Begins the image, on the filesystem it will be on, for these layers, which are read in this order and `seats` at
-    /// once: their contents go straight to where they will be. To be called once, before anything is [`Self::stored`].
-    pub fn site(&mut self, layers: impl IntoIterator<Item = usize>, seats: usize) -> Result<Arc<Site>, Error> {
-        let file = tempfile::NamedTempFile::new_in(&self.dir).map_err(Error::io("create the image"))?;
+    /// once: their contents go straight to where they will be. To be called once, before anything is [`Self::file_in_image`].
+    pub fn begin_image(
+        &mut self,
+        layers: impl IntoIterator<Item = usize>,
+        seats: usize,
+    ) -> Result<Arc<TargetImage>, RootfsError> {
+        let file = tempfile::NamedTempFile::new_in(&self.dir).map_err(RootfsError::io("create the image"))?;
         let (file, path) = file.into_parts();
-        let site = Arc::new(Site { file, dealer: Dealer::new(layers, seats) });
-        self.begun = Some(Begun { path, site: Arc::clone(&site), pieces: Pieces::default() });
+        let site = Arc::new(TargetImage { file, dealer: TurnAllocator::new(layers, seats) });
+        self.begun = Some(ImageInProgress { path, site: Arc::clone(&site), pieces: TreeHash::default() });
         Ok(site)
     }
 
     /// What a layer wrote into the image belongs to it.
-    pub fn placed(&mut self, layer: Placed) {
+    pub fn add_written(&mut self, layer: WrittenContent) {
         if let Some(begun) = &mut self.begun {
             layer.hashes.into_iter().for_each(|(at, hash)| begun.pieces.hashed(at, hash));
         }
     }
 
     /// A regular file whose content a layer has written into the image.
-    pub fn stored(&mut self, path: &[u8], meta: Meta, content: &Stored) -> Result<(), Error> {
+    pub fn file_in_image(&mut self, path: &[u8], meta: Meta, content: &ContentLocation) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
         // What is put into two places is copied for the second.
         self.stored_bytes = self.stored_bytes.saturating_add(content.bytes());
         if self.stored_bytes > self.limits.content_bytes {
-            return Err(Error::TooManyBytes(self.limits.content_bytes));
+            return Err(RootfsError::TooManyBytes(self.limits.content_bytes));
         }
         let kind = match &content.0 {
-            Place::One(segment) => Kind::File(*segment),
-            Place::Several { len, data } => Kind::Sparse { len: *len, data: data.clone() },
+            Extents::One(segment) => Kind::File(*segment),
+            Extents::Several { len, data } => Kind::Sparse { len: *len, data: data.clone() },
         };
         self.put(path, kind, meta)
     }
 
     /// A regular file whose content is that of the file at `origin`, `size` bytes of it. It is opened when the image is
     /// written, and has to be what it is until then.
-    pub fn file_at(&mut self, path: &[u8], meta: Meta, size: u64, origin: &Path) -> Result<(), Error> {
+    pub fn file_at(&mut self, path: &[u8], meta: Meta, size: u64, origin: &Path) -> Result<(), RootfsError> {
         let meta = self.admit(path, origin.as_os_str().len(), meta)?;
-        self.others.push(Origin::At(origin.to_owned()));
+        self.others.push(ContentSource::At(origin.to_owned()));
         let source = u32::try_from(self.others.len()).expect("fewer than the entries, which are counted");
         self.put(path, Kind::File(Segment { source, offset: 0, len: size }), meta)
     }
@@ -178,53 +143,57 @@ impl RootfsBuilder {
     }
 
     /// Takes away what lower layers have at `path`, if there is anything.
-    pub fn whiteout(&mut self, path: &[u8]) -> Result<(), Error> {
+    pub fn whiteout(&mut self, path: &[u8]) -> Result<(), RootfsError> {
         self.cancel.check()?;
-        components(path).and_then(|parts| self.tree.whiteout(&parts)).map_err(|why| Error::entry(path, why))
+        components(path).and_then(|parts| self.tree.whiteout(&parts)).map_err(|why| RootfsError::entry(path, why))
     }
 
     /// Takes away what lower layers have in the directory at `path`, if there is one.
-    pub fn opaque(&mut self, path: &[u8]) -> Result<(), Error> {
+    pub fn opaque(&mut self, path: &[u8]) -> Result<(), RootfsError> {
         self.cancel.check()?;
-        components(path).and_then(|parts| self.tree.opaque(&parts)).map_err(|why| Error::entry(path, why))
+        components(path).and_then(|parts| self.tree.opaque(&parts)).map_err(|why| RootfsError::entry(path, why))
     }
 
     /// A symbolic link. The target is text and is not looked at, but for its length; the mode is that of all links.
-    pub fn symlink(&mut self, path: &[u8], target: &[u8], meta: Meta) -> Result<(), Error> {
+    pub fn symlink(&mut self, path: &[u8], target: &[u8], meta: Meta) -> Result<(), RootfsError> {
         let mut meta = self.admit(path, target.len(), meta)?;
         meta.mode = 0o777;
         if !(1..=LINK_TARGET_MAX).contains(&target.len()) {
-            return Err(Error::entry(path, Refusal::LinkTarget(target.len())));
+            return Err(RootfsError::entry(path, EntryError::LinkTarget(target.len())));
         }
         if target.contains(&0) {
-            return Err(Error::entry(path, Refusal::Nul));
+            return Err(RootfsError::entry(path, EntryError::Nul));
         }
         self.put(path, Kind::Symlink(target.into()), meta)
     }
 
     /// One more name for what is at `target`, which may be anything but a directory. Owner, mode and time stay those
     /// of the target.
-    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Error> {
+    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), RootfsError> {
         self.admit(path, target.len(), Meta::default())?;
         components(path)
             .and_then(|parts| self.tree.hard_link(&parts, &components(target)?))
-            .map_err(|why| Error::entry(path, why))
+            .map_err(|why| RootfsError::entry(path, why))
     }
 
     /// A device, fifo or socket.
-    pub fn node(&mut self, path: &[u8], node: Node, meta: Meta) -> Result<(), Error> {
+    pub fn node(&mut self, path: &[u8], node: Node, meta: Meta) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
         if let Node::CharDevice { major, minor } | Node::BlockDevice { major, minor } = node
             && (major > 0xFFF || minor > 0xF_FFFF)
         {
-            return Err(Error::entry(path, Refusal::DeviceNumber(major, minor)));
+            return Err(RootfsError::entry(path, EntryError::DeviceNumber(major, minor)));
         }
         self.put(path, Kind::Node(node), meta)
     }
 
     /// Everything in an archive, read to its end marker. `keep` sees each entry first: it may change path, kind and
     /// metadata, and an entry for which it says `false` is left out.
-    pub fn archive(&mut self, input: &mut dyn Read, mut keep: impl FnMut(&mut Entry) -> bool) -> Result<(), Error> {
+    pub fn archive(
+        &mut self,
+        input: &mut dyn Read,
+        mut keep: impl FnMut(&mut Entry) -> bool,
+    ) -> Result<(), RootfsError> {
         let mut archive = Reader::new(input, self.limits);
         while let Some(mut entry) = archive.next_entry()? {
             self.cancel.check()?;
@@ -244,23 +213,23 @@ impl RootfsBuilder {
     }
 
     /// The first `limit` bytes of the file at `path`, links followed inside the tree; `None` when there is no file.
-    pub fn read(&mut self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
+    pub fn read(&mut self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>, RootfsError> {
         let (segment, holes) = match self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize].kind) {
             Some(Kind::File(segment)) => (*segment, false),
-            Some(Kind::Sparse { len, .. }) => (Segment { source: OWN, offset: 0, len: *len }, true),
+            Some(Kind::Sparse { len, .. }) => (Segment { source: SPOOL, offset: 0, len: *len }, true),
             _ => return Ok(None),
         };
         let mut bytes = vec![0; usize::try_from(segment.len).map_or(limit, |len| len.min(limit))];
         // Nobody reads a file with holes; that it is there is all that is known of it.
         if !holes {
             let read = match segment.source {
-                OWN => self.spool.flushed()?.read_exact_at(&mut bytes, segment.offset),
+                SPOOL => self.spool.flushed()?.read_exact_at(&mut bytes, segment.offset),
                 IMAGE => self.read_placed(&mut bytes, segment.offset),
                 other => self.others[other as usize - 1]
                     .open()
                     .and_then(|file| file.read_exact_at(&mut bytes, segment.offset)),
             };
-            read.map_err(Error::io("read the content of an entry"))?;
+            read.map_err(RootfsError::io("read the content of an entry"))?;
         }
         Ok(Some(bytes))
     }
@@ -274,12 +243,12 @@ impl RootfsBuilder {
 
     /// Writes the image to `out`, which must not exist. It is complete, but not synced, when this returns; after an
     /// error it is for the caller to remove.
-    pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, Error> {
+    pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, RootfsError> {
         Ok(self.write(out, format, false, job)?.0)
     }
 
     /// As [`Self::finish`], with the BLAKE3 of the image, most of which is taken while it is written.
-    pub fn finish_hashed(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<(Written, [u8; 32]), Error> {
+    pub fn finish_hashed(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<(Written, [u8; 32]), RootfsError> {
         let (written, digest) = self.write(out, format, true, job)?;
         Ok((written, digest.expect("it was asked for")))
     }
@@ -290,18 +259,18 @@ impl RootfsBuilder {
         format: &Format,
         hash: bool,
         job: &Job<'_>,
-    ) -> Result<(Written, Option<[u8; 32]>), Error> {
-        let mut sources = vec![Origin::Open(self.spool.into_file()?)];
+    ) -> Result<(Written, Option<[u8; 32]>), RootfsError> {
+        let mut sources = vec![ContentSource::Open(self.spool.into_file()?)];
         sources.extend(self.others);
-        let Some(Begun { path, site, pieces }) = self.begun else {
+        let Some(ImageInProgress { path, site, pieces }) = self.begun else {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(out);
-            let file = file.map_err(Error::io("create the image"))?;
-            let beginning = Beginning { file: &file, dealt: 0, pieces: Pieces::default() };
+            let file = file.map_err(RootfsError::io("create the image"))?;
+            let beginning = PartialImage { file: &file, dealt: 0, pieces: TreeHash::default() };
             return image::write(self.tree, format, beginning, &sources, hash, job);
         };
-        let beginning = Beginning { file: &site.file, dealt: site.dealer.dealt(), pieces };
+        let beginning = PartialImage { file: &site.file, dealt: site.dealer.dealt(), pieces };
         let written = image::write(self.tree, format, beginning, &sources, hash, job)?;
-        path.persist_noclobber(out).map_err(|error| Error::io("create the image")(error.error))?;
+        path.persist_noclobber(out).map_err(|error| RootfsError::io("create the image")(error.error))?;
         Ok(written)
     }
 
@@ -309,7 +278,7 @@ impl RootfsBuilder {
     fn read_placed(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let file = &self.begun.as_ref().ok_or(io::ErrorKind::NotFound)?.site.file;
         let mut rest = bytes;
-        for Run { start, len } in ground::runs(offset / BLOCK, (rest.len() as u64).div_ceil(BLOCK)) {
+        for Run { start, len } in block_layout::allocatable_runs(offset / BLOCK, (rest.len() as u64).div_ceil(BLOCK)) {
             let here = usize::try_from(len * BLOCK).map_or(rest.len(), |len| len.min(rest.len()));
             let (now, later) = rest.split_at_mut(here);
             file.read_exact_at(now, start * BLOCK)?;
@@ -318,24 +287,26 @@ impl RootfsBuilder {
         Ok(())
     }
 
-    fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), Error> {
-        components(path).and_then(|parts| self.tree.put(&parts, kind, meta)).map_err(|why| Error::entry(path, why))
+    fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), RootfsError> {
+        components(path)
+            .and_then(|parts| self.tree.put(&parts, kind, meta))
+            .map_err(|why| RootfsError::entry(path, why))
     }
 
     /// Counts an entry against the limits and puts its metadata in the form the image holds.
-    fn admit(&mut self, path: &[u8], target: usize, mut meta: Meta) -> Result<Meta, Error> {
+    fn admit(&mut self, path: &[u8], target: usize, mut meta: Meta) -> Result<Meta, RootfsError> {
         self.cancel.check()?;
         let xattrs: usize = meta.xattrs.iter().map(|Xattr { name, value }| name.len() + value.len()).sum();
         self.metadata_bytes += (path.len() + target + xattrs) as u64;
         if self.metadata_bytes > self.limits.metadata_bytes {
-            return Err(Error::TooMuchMetadata(self.limits.metadata_bytes));
+            return Err(RootfsError::TooMuchMetadata(self.limits.metadata_bytes));
         }
         if self.tree.names() >= self.limits.entries {
-            return Err(Error::TooManyEntries(self.limits.entries));
+            return Err(RootfsError::TooManyEntries(self.limits.entries));
         }
         meta.mode &= 0o7777;
         meta.mtime = meta.mtime.clamped();
-        meta.xattrs = xattr::checked(meta.xattrs).map_err(|why| Error::entry(path, why))?;
+        meta.xattrs = xattr::checked(meta.xattrs).map_err(|why| RootfsError::entry(path, why))?;
         Ok(meta)
     }
 }

@@ -1,7 +1,7 @@
 //! The blocks of a directory: a list of names, or, where they do not fit one block, leaves in the order of the names'
 //! hashes with an index before them.
 
-use super::{error::Error, ground::BLOCK_BYTES};
+use super::{block_layout::BLOCK_BYTES, error::RootfsError};
 use mkext4::{
     csum,
     dirhash::{HashSeed, Signedness, half_md4},
@@ -34,7 +34,13 @@ pub(super) struct Directory {
 
 impl Directory {
     /// The directory with this inode, in the one with that, with these names. `seed` is what its checksums begin with.
-    pub(super) fn new(inode: u32, parent: u32, names: &[Name<'_>], hash: &HashSeed, seed: u32) -> Result<Self, Error> {
+    pub(super) fn new(
+        inode: u32,
+        parent: u32,
+        names: &[Name<'_>],
+        hash: &HashSeed,
+        seed: u32,
+    ) -> Result<Self, RootfsError> {
         let dots = [
             Name { bytes: b".", inode, kind: file_type::DIR },
             Name { bytes: b"..", inode: parent, kind: file_type::DIR },
@@ -48,7 +54,7 @@ impl Directory {
     }
 
     /// `lost+found`, with room in it.
-    pub(super) fn lost_found(inode: u32, parent: u32, blocks: usize, seed: u32) -> Result<Self, Error> {
+    pub(super) fn lost_found(inode: u32, parent: u32, blocks: usize, seed: u32) -> Result<Self, RootfsError> {
         let mut directory = Self::new(inode, parent, &[], &[0; 4], seed)?;
         directory.blocks.resize_with(blocks, || listed(&[], seed));
         Ok(directory)
@@ -98,7 +104,13 @@ fn record(place: &mut [u8], name: &Name<'_>, len: usize) {
 }
 
 /// The root of the index, the leaves, and the nodes between them where there are many.
-fn indexed(inode: u32, parent: u32, names: &[Name<'_>], hash: &HashSeed, seed: u32) -> Result<Vec<Vec<u8>>, Error> {
+fn indexed(
+    inode: u32,
+    parent: u32,
+    names: &[Name<'_>],
+    hash: &HashSeed,
+    seed: u32,
+) -> Result<Vec<Vec<u8>>, RootfsError> {
     let mut hashed: Vec<((u32, u32), Name<'_>)> =
         names.iter().map(|name| (half_md4(hash, Signedness::Signed, name.bytes), *name)).collect();
     hashed.sort_by_key(|(hash, _)| *hash);
@@ -133,7 +145,7 @@ fn indexed(inode: u32, parent: u32, names: &[Name<'_>], hash: &HashSeed, seed: u
         entries = nodes;
     }
     if entries.len() > usize::from(root_limit) {
-        return Err(Error::DirectoryTooLarge(names.len()));
+        return Err(RootfsError::DirectoryTooLarge(names.len()));
     }
 
     let mut root = vec![0; BLOCK_BYTES];

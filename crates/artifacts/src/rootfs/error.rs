@@ -5,7 +5,7 @@ use std::io;
 
 /// Why one entry cannot be stored. The names in here come from an archive: they are shown quoted and cut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum EntryError {
     /// A name of no bytes.
     #[error("its name is empty")]
     Empty,
@@ -81,7 +81,7 @@ pub enum Refusal {
 
 /// Why an image could not be built.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RootfsError {
     /// One entry cannot be stored.
     #[error("entry {entry} cannot be stored")]
     Entry {
@@ -89,7 +89,7 @@ pub enum Error {
         entry: String,
         /// Why.
         #[source]
-        why: Refusal,
+        why: EntryError,
     },
     /// More entries than the limit.
     #[error("more than {0} entries")]
@@ -125,8 +125,8 @@ pub enum Error {
     Cancelled(#[from] Cancelled),
 }
 
-impl Error {
-    pub(crate) fn entry(path: &[u8], why: Refusal) -> Self {
+impl RootfsError {
+    pub(crate) fn entry(path: &[u8], why: EntryError) -> Self {
         Self::Entry { entry: quoted(path), why }
     }
 
@@ -166,8 +166,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_apart() {
-        let full = Error::Io { what: "write the image", source: io::ErrorKind::StorageFull.into() };
+        let full = RootfsError::Io { what: "write the image", source: io::ErrorKind::StorageFull.into() };
         assert!(full.is_out_of_space());
-        assert!(!Error::TooManyBytes(1).is_out_of_space());
+        assert!(!RootfsError::TooManyBytes(1).is_out_of_space());
     }
 }

@@ -1,7 +1,7 @@
 //! The map from a file's blocks to those of the image.
 
 use super::{
-    ground::{BLOCK_BYTES, Run},
+    block_layout::{BLOCK_BYTES, Run},
     space::{EXTENT, Space},
 };
 use mkext4::{

@@ -5,21 +5,21 @@
 //! that, tables and bitmaps.
 
 use super::{
-    builder::{Format, Written},
+    batch_writer::BatchWriter,
+    block_groups::{BlockGroups, GroupContents, INODE, JOURNAL, JOURNAL_INODE, LOST_FOUND_INODE},
+    block_layout::{self, BLOCK, BLOCK_BYTES, Run},
     directory::{Directory, Name},
     entry::{Meta, Node, Timestamp},
-    error::Error,
+    error::RootfsError,
     extents::{Map, Tree as ExtentTree},
-    fill::Filler,
-    frame::{Frame, INODE, JOURNAL, JOURNAL_INODE, LOST_FOUND_INODE, Picture},
-    ground::{self, BLOCK, BLOCK_BYTES, Run},
+    format::{Format, Written},
     inode::{Body, Record},
+    inode_only,
     order::{Order, ROOT_INODE},
-    pieces::Pieces,
-    plain,
     space::Space,
-    spool::{IMAGE, Origin, Segment},
+    spool::{ContentSource, IMAGE, Segment},
     tree::{Index, Kind, ROOT, Tree},
+    tree_hash::TreeHash,
     xattr,
 };
 use crate::job::Job;
@@ -41,11 +41,11 @@ const SHORT_LINK: usize = 59;
 const REPORT_EVERY: u64 = 8 << 20;
 
 /// The file the image will be, and what is in it already.
-pub(super) struct Beginning<'a> {
+pub(super) struct PartialImage<'a> {
     pub(super) file: &'a File,
     /// How many blocks were dealt to layers.
     pub(super) dealt: u64,
-    pub(super) pieces: Pieces,
+    pub(super) pieces: TreeHash,
 }
 
 /// Writes the image, contents copied from `sources` where they are not in it. Where `hash` says so, its digest comes
@@ -53,24 +53,24 @@ pub(super) struct Beginning<'a> {
 pub(super) fn write(
     tree: Tree,
     format: &Format,
-    beginning: Beginning<'_>,
-    sources: &[Origin],
+    beginning: PartialImage<'_>,
+    sources: &[ContentSource],
     hash: bool,
     job: &Job<'_>,
-) -> Result<(Written, Option<[u8; 32]>), Error> {
-    let failed = || Error::io("write the image");
-    let Beginning { file, dealt, pieces } = beginning;
+) -> Result<(Written, Option<[u8; 32]>), RootfsError> {
+    let failed = || RootfsError::io("write the image");
+    let PartialImage { file, dealt, pieces } = beginning;
     let order = Order::of(&tree);
     let uuid = order.uuid(format);
     let mut space = Space::new(dealt);
     let elsewhere = claim(&tree, &order, &mut space);
     let total = order.files.iter().map(|&index| copied(&tree.inodes[index as usize].kind)).sum();
-    let painted: Result<_, Error> = thread::scope(|scope| {
-        let mut filler = Filler::new(scope, sources, file, pieces).map_err(failed())?;
+    let painted: Result<_, RootfsError> = thread::scope(|scope| {
+        let mut filler = BatchWriter::new(scope, sources, file, pieces).map_err(failed())?;
         for free in space.gaps() {
             clear(file, free).and_then(|()| filler.cleared(free)).map_err(failed())?;
         }
-        let mut painter = Painter {
+        let mut painter = ImageWriter {
             tree: &tree,
             order: &order,
             space,
@@ -90,13 +90,14 @@ pub(super) fn write(
             painter.inode(index)?;
         }
         // Of files most need none, and they are most of all.
-        let rest = plain::write(&tree, &order, &painter.elsewhere, painter.seed, &mut painter.inodes, job.cancel)?;
+        let rest = inode_only::write(&tree, &order, &painter.elsewhere, painter.seed, &mut painter.inodes, job.cancel)?;
         for index in rest {
             painter.inode(index)?;
         }
-        let Painter { mut space, mut filler, inodes, hash_seed, .. } = painter;
-        let frame = Frame::new(&mut space, inodes.len() as u64)?;
-        let picture = Picture { uuid, hash_seed, label: &format.label, epoch: format.epoch, inodes: &inodes, journal };
+        let ImageWriter { mut space, mut filler, inodes, hash_seed, .. } = painter;
+        let frame = BlockGroups::new(&mut space, inodes.len() as u64)?;
+        let picture =
+            GroupContents { uuid, hash_seed, label: &format.label, epoch: format.epoch, inodes: &inodes, journal };
         frame.write(&picture, &mut space, &mut filler)?;
         Ok((frame.len(), filler.finish().map_err(failed())?))
     });
@@ -108,7 +109,7 @@ pub(super) fn write(
     let digest = thread::scope(|scope| {
         // A hundred thousand names take their time to go.
         scope.spawn(|| drop((tree, order)));
-        hash.then(|| pieces.digest(file, len).map_err(Error::io("hash the image"))).transpose()
+        hash.then(|| pieces.digest(file, len).map_err(RootfsError::io("hash the image"))).transpose()
     })?;
     Ok((Written { size_bytes: len, entries, content_bytes }, digest))
 }
@@ -135,7 +136,7 @@ fn copied(kind: &Kind) -> u64 {
 
 /// The blocks of a placed segment.
 pub(super) fn blocks(segment: &Segment) -> impl Iterator<Item = Run> + use<> {
-    ground::runs(segment.offset / BLOCK, segment.len.div_ceil(BLOCK))
+    block_layout::allocatable_runs(segment.offset / BLOCK, segment.len.div_ceil(BLOCK))
 }
 
 /// Marks the blocks of all placed contents. The files that come back share theirs with another, as two do when one layer
@@ -171,11 +172,11 @@ fn zero(file: &File, from: u64, len: u64) -> io::Result<()> {
     (from..end).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&zeros, at))
 }
 
-struct Painter<'a> {
+struct ImageWriter<'a> {
     tree: &'a Tree,
     order: &'a Order,
     space: Space,
-    filler: Filler<'a>,
+    filler: BatchWriter<'a>,
     /// Files whose placed contents belong to another.
     elsewhere: HashSet<Index>,
     inodes: Vec<[u8; INODE]>,
@@ -189,9 +190,9 @@ struct Painter<'a> {
     total: u64,
 }
 
-impl Painter<'_> {
+impl ImageWriter<'_> {
     /// The inodes the filesystem keeps for itself; the journal's first block.
-    fn reserved(&mut self) -> Result<u64, Error> {
+    fn reserved(&mut self) -> Result<u64, RootfsError> {
         for number in [1, 3, 4, 5, 6, 7, 9, 10] {
             let raw = &mut self.inodes[number as usize - 1];
             if number == 1 {
@@ -218,7 +219,7 @@ impl Painter<'_> {
     }
 
     /// Writes what an inode of the tree needs blocks for, and puts it in the table.
-    fn inode(&mut self, index: Index) -> Result<(), Error> {
+    fn inode(&mut self, index: Index) -> Result<(), RootfsError> {
         self.job.cancel.check()?;
         let inode = &self.tree.inodes[index as usize];
         let number = self.order.numbers[index as usize];
@@ -252,9 +253,9 @@ impl Painter<'_> {
         self.put(number, kind, links, meta, size, &body)
     }
 
-    fn directory(&self, index: Index, number: u32) -> Result<Directory, Error> {
+    fn directory(&self, index: Index, number: u32) -> Result<Directory, RootfsError> {
         let Kind::Dir { children, .. } = &self.tree.inodes[index as usize].kind else {
-            return Err(Error::io("write a directory")(io::ErrorKind::InvalidData.into()));
+            return Err(RootfsError::io("write a directory")(io::ErrorKind::InvalidData.into()));
         };
         let lost_found = Name { bytes: b"lost+found", inode: LOST_FOUND_INODE, kind: file_type::DIR };
         let own = (index == ROOT).then_some(lost_found);
@@ -269,7 +270,7 @@ impl Painter<'_> {
     }
 
     /// Maps a file's content, and copies what of it is not in its place.
-    fn content(&mut self, index: Index, number: u32) -> Result<Body, Error> {
+    fn content(&mut self, index: Index, number: u32) -> Result<Body, RootfsError> {
         let mut map = Map::default();
         let kind = &self.tree.inodes[index as usize].kind;
         for (at, segment) in segments(kind) {
@@ -287,7 +288,7 @@ impl Painter<'_> {
                 logical += run.len;
                 let len = (run.len * BLOCK).min(segment.len - done);
                 let copied = self.filler.copy(segment.source, segment.offset + done, run.start * BLOCK, len);
-                copied.map_err(Error::io("write the image"))?;
+                copied.map_err(RootfsError::io("write the image"))?;
                 done += len;
                 self.report(len)?;
             }
@@ -295,7 +296,7 @@ impl Painter<'_> {
         self.body(number, &map)
     }
 
-    fn report(&mut self, bytes: u64) -> Result<(), Error> {
+    fn report(&mut self, bytes: u64) -> Result<(), RootfsError> {
         self.done += bytes;
         if self.done - self.reported >= REPORT_EVERY {
             self.reported = self.done;
@@ -306,16 +307,16 @@ impl Painter<'_> {
     }
 
     /// Writes these blocks somewhere.
-    fn blocks<B: AsRef<[u8]>>(&mut self, number: u32, blocks: &[B]) -> Result<Body, Error> {
+    fn blocks<B: AsRef<[u8]>>(&mut self, number: u32, blocks: &[B]) -> Result<Body, RootfsError> {
         let runs = self.space.take(blocks.len() as u64);
         let places = runs.iter().flat_map(|run| run.start..run.start + run.len);
         for (block, bytes) in places.zip(blocks) {
-            self.filler.put(block, bytes.as_ref()).map_err(Error::io("write the image"))?;
+            self.filler.put(block, bytes.as_ref()).map_err(RootfsError::io("write the image"))?;
         }
         self.mapped(number, &runs)
     }
 
-    fn mapped(&mut self, number: u32, runs: &[Run]) -> Result<Body, Error> {
+    fn mapped(&mut self, number: u32, runs: &[Run]) -> Result<Body, RootfsError> {
         let mut map = Map::default();
         let mut logical = 0;
         for run in runs {
@@ -325,23 +326,31 @@ impl Painter<'_> {
         self.body(number, &map)
     }
 
-    fn body(&mut self, number: u32, map: &Map) -> Result<Body, Error> {
+    fn body(&mut self, number: u32, map: &Map) -> Result<Body, RootfsError> {
         let ExtentTree { root, nodes } = map.tree(csum::inode_seed(self.seed, number, 0), &mut self.space);
         for (block, bytes) in &nodes {
-            self.filler.put(*block, bytes).map_err(Error::io("write the image"))?;
+            self.filler.put(*block, bytes).map_err(RootfsError::io("write the image"))?;
         }
         Ok(Body { flags: iflags::EXTENTS, block: root, blocks: map.blocks() + nodes.len() as u64 })
     }
 
     /// Puts an inode in the table.
-    fn put(&mut self, number: u32, kind: u8, links: u64, meta: &Meta, size: u64, body: &Body) -> Result<(), Error> {
-        let unfit = |why| Error::entry(b".", why);
+    fn put(
+        &mut self,
+        number: u32,
+        kind: u8,
+        links: u64,
+        meta: &Meta,
+        size: u64,
+        body: &Body,
+    ) -> Result<(), RootfsError> {
+        let unfit = |why| RootfsError::entry(b".", why);
         let (attributes, block) = xattr::written(&meta.xattrs).map_err(unfit)?;
         let mut file_acl = 0;
         if let Some(mut bytes) = block {
             file_acl = self.space.one();
             xattr::seal(&mut bytes, file_acl, self.seed);
-            self.filler.put(file_acl, &bytes).map_err(Error::io("write the image"))?;
+            self.filler.put(file_acl, &bytes).map_err(RootfsError::io("write the image"))?;
         }
         let record = Record { number, kind, links, meta, size, body, attributes, file_acl };
         record.write(self.seed, &mut self.inodes[number as usize - 1]);

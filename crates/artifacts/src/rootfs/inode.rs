@@ -1,9 +1,9 @@
 //! The bytes of an inode.
 
 use super::{
+    block_groups::{INODE, directory_links, mode},
+    block_layout::BLOCK,
     entry::Meta,
-    frame::{INODE, directory_links, mode},
-    ground::BLOCK,
 };
 use mkext4::{csum, spec::Inode};
 

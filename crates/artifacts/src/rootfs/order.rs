@@ -1,9 +1,9 @@
 //! In which order the inodes of a tree are written, and what follows from the tree as a whole.
 
 use super::{
-    builder::Format,
+    block_groups::LOST_FOUND_INODE,
     entry::Meta,
-    frame::LOST_FOUND_INODE,
+    format::Format,
     tree::{Index, Kind, ROOT, Tree},
 };
 use sha2::{Digest, Sha256};

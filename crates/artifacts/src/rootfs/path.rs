@@ -1,6 +1,6 @@
 //! Which path names may enter an image.
 
-use super::error::Refusal;
+use super::error::EntryError;
 
 /// Longest path, in bytes.
 const PATH_MAX: usize = 4096;
@@ -9,25 +9,25 @@ const NAME_MAX: usize = 255;
 
 /// The components of a relative path, checked. `.` and empty components (`./a`, `a//b`, `a/`) vanish, so the root
 /// itself has none.
-pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
+pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, EntryError> {
     if path.is_empty() {
-        return Err(Refusal::Empty);
+        return Err(EntryError::Empty);
     }
     if path.len() > PATH_MAX {
-        return Err(Refusal::PathTooLong(path.len()));
+        return Err(EntryError::PathTooLong(path.len()));
     }
     if path[0] == b'/' {
-        return Err(Refusal::Absolute);
+        return Err(EntryError::Absolute);
     }
     if path.contains(&0) {
-        return Err(Refusal::Nul);
+        return Err(EntryError::Nul);
     }
     let mut parts = Vec::new();
     for part in path.split(|&byte| byte == b'/') {
         match part {
             b"" | b"." => {}
-            b".." => return Err(Refusal::ParentDir),
-            _ if part.len() > NAME_MAX => return Err(Refusal::NameTooLong(part.len())),
+            b".." => return Err(EntryError::ParentDir),
+            _ if part.len() > NAME_MAX => return Err(EntryError::NameTooLong(part.len())),
             _ => parts.push(part),
         }
     }
@@ -35,10 +35,10 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
 }
 
 /// `bytes` unchanged, if they are UTF-8: what the names of attributes have to be.
-pub(super) fn utf8(bytes: &[u8]) -> Result<&[u8], Refusal> {
+pub(super) fn utf8(bytes: &[u8]) -> Result<&[u8], EntryError> {
     match std::str::from_utf8(bytes) {
         Ok(_) => Ok(bytes),
-        Err(_) => Err(Refusal::NotUtf8),
+        Err(_) => Err(EntryError::NotUtf8),
     }
 }
 
@@ -59,16 +59,16 @@ mod tests {
     fn hostile_paths() {
         let long = vec![b'x'; 256];
         for (path, why) in [
-            (b"" as &[u8], Refusal::Empty),
-            (b"/etc", Refusal::Absolute),
-            (b"a/../b", Refusal::ParentDir),
-            (b"..", Refusal::ParentDir),
-            (b"a\0b", Refusal::Nul),
-            (&long, Refusal::NameTooLong(256)),
+            (b"" as &[u8], EntryError::Empty),
+            (b"/etc", EntryError::Absolute),
+            (b"a/../b", EntryError::ParentDir),
+            (b"..", EntryError::ParentDir),
+            (b"a\0b", EntryError::Nul),
+            (&long, EntryError::NameTooLong(256)),
         ] {
             assert_eq!(components(path).unwrap_err(), why);
         }
-        assert_eq!(components(&b"x/".repeat(2049)).unwrap_err(), Refusal::PathTooLong(4098));
+        assert_eq!(components(&b"x/".repeat(2049)).unwrap_err(), EntryError::PathTooLong(4098));
         assert_eq!(components(&vec![b'x'; 255]).unwrap().len(), 1);
     }
 }

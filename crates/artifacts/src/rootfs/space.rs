@@ -1,6 +1,6 @@
 //! Which blocks of an image are used, and where there is room for the rest.
 
-use super::ground::{self, GROUP, Run};
+use super::block_layout::{self, BLOCKS_PER_GROUP, Run};
 
 /// Longest run one extent maps.
 pub(super) const EXTENT: u64 = 32_768;
@@ -13,7 +13,7 @@ pub(super) struct Space {
     used: Vec<u64>,
     /// Gaps between placed contents that nothing was taken of yet, the last first.
     gaps: Vec<Run>,
-    /// The first block behind them, as [`super::ground`] counts.
+    /// The first block behind them, as [`super::block_layout`] counts.
     tail: u64,
 }
 
@@ -50,7 +50,7 @@ impl Space {
     /// are filled first.
     pub(super) fn gaps(&mut self) -> Vec<Run> {
         let mut free = Vec::new();
-        for Run { start, len } in ground::runs(0, self.tail) {
+        for Run { start, len } in block_layout::allocatable_runs(0, self.tail) {
             let mut from = None;
             for block in start..start + len {
                 let used = self.is_used(Run { start: block, len: 1 });
@@ -111,7 +111,7 @@ impl Space {
 
     /// The blocks that follow in a row.
     fn front(&self) -> Run {
-        self.gaps.last().copied().unwrap_or_else(|| ground::place(self.tail))
+        self.gaps.last().copied().unwrap_or_else(|| block_layout::nth_allocatable(self.tail))
     }
 
     fn skip(&mut self) {
@@ -130,13 +130,13 @@ impl Space {
 
     /// The bitmap of a group of `blocks` blocks, and how many of them are free.
     pub(super) fn bitmap(&self, group: u64, blocks: u64) -> (Vec<u8>, u64) {
-        let first = usize::try_from(group * GROUP / 64).expect("a bitmap in memory");
-        let words = usize::try_from(GROUP / 64).expect("a bitmap in memory");
+        let first = usize::try_from(group * BLOCKS_PER_GROUP / 64).expect("a bitmap in memory");
+        let words = usize::try_from(BLOCKS_PER_GROUP / 64).expect("a bitmap in memory");
         let bits = (first..first + words).map(|word| self.used.get(word).copied().unwrap_or_default());
         let mut bitmap: Vec<u8> = bits.flat_map(u64::to_le_bytes).collect();
         let used: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
         // What would be behind the end is not free.
-        for block in blocks..GROUP {
+        for block in blocks..BLOCKS_PER_GROUP {
             bitmap[usize::try_from(block / 8).expect("below 4096")] |= 1 << (block % 8);
         }
         (bitmap, blocks - used)
@@ -146,7 +146,7 @@ impl Space {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rootfs::ground::KEPT;
+    use crate::rootfs::block_layout::RESERVED;
 
     fn run(start: u64, len: u64) -> Run {
         Run { start, len }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn gaps_that_are_large_enough_come_first() {
         let mut space = Space::new(2048);
-        for used in [run(KEPT, 100), run(200, 300), run(KEPT + 1000, 500)] {
+        for used in [run(RESERVED, 100), run(200, 300), run(RESERVED + 1000, 500)] {
             assert!(!space.is_used(used));
             space.mark(used);
             assert!(space.is_used(run(used.start + used.len - 1, 1)) && !space.is_used(run(used.start + used.len, 1)));
@@ -164,20 +164,23 @@ mod tests {
         assert_eq!(free, [run(164, 36), run(500, 564), run(1564, 548)]);
         assert_eq!(space.in_a_row(550), 500);
         assert_eq!(space.take(20), [run(1050, 14), run(1564, 6)]);
-        assert_eq!(space.in_a_row(600), 2048 + KEPT, "what is left of a gap is passed over");
-        assert_eq!(space.one(), 2648 + KEPT);
-        assert_eq!(space.end(), 2649 + KEPT);
+        assert_eq!(space.in_a_row(600), 2048 + RESERVED, "what is left of a gap is passed over");
+        assert_eq!(space.one(), 2648 + RESERVED);
+        assert_eq!(space.end(), 2649 + RESERVED);
     }
 
     #[test]
     fn what_is_taken_leaves_out_the_kept_blocks() {
         let mut space = Space::new(0);
-        assert_eq!(space.take(GROUP), [run(KEPT, GROUP - KEPT), run(GROUP + KEPT, KEPT)]);
+        assert_eq!(
+            space.take(BLOCKS_PER_GROUP),
+            [run(RESERVED, BLOCKS_PER_GROUP - RESERVED), run(BLOCKS_PER_GROUP + RESERVED, RESERVED)]
+        );
         let (bitmap, free) = space.bitmap(1, 1000);
-        assert_eq!(free, 1000 - KEPT);
+        assert_eq!(free, 1000 - RESERVED);
         assert_eq!((bitmap[7], bitmap[8], bitmap[15], bitmap[16], bitmap[125]), (0, 255, 255, 0, 255));
-        assert_eq!(space.bitmap(0, GROUP).1, KEPT);
-        assert_eq!(space.in_a_row(2 * GROUP - 2 * KEPT), GROUP + 2 * KEPT);
-        assert_eq!(space.in_a_row(2), 3 * GROUP + KEPT);
+        assert_eq!(space.bitmap(0, BLOCKS_PER_GROUP).1, RESERVED);
+        assert_eq!(space.in_a_row(2 * BLOCKS_PER_GROUP - 2 * RESERVED), BLOCKS_PER_GROUP + 2 * RESERVED);
+        assert_eq!(space.in_a_row(2), 3 * BLOCKS_PER_GROUP + RESERVED);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Unrelated entries may come in any order and give the same image all the same. So contents go, as they come, into one
 //! unlinked file beside the image; nothing of it outlives the process, whatever ends it. Those of layers do not come
-//! here: see [`super::place`].
+//! here: see [`super::content`].
 
-use super::error::{Error, Refusal};
+use super::error::{EntryError, RootfsError};
 use crate::job::Cancel;
 use rustix::fs::{Mode, OFlags, open};
 use std::{
@@ -17,39 +17,39 @@ use std::{
 /// Where one file's content lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// In which file: [`OWN`], [`IMAGE`], or another with that number.
+    /// In which file: [`SPOOL`], [`IMAGE`], or another with that number.
     pub(super) source: u32,
-    /// Where in it; in the image as [`super::ground`] counts, from the beginning of the first block that is for anything.
+    /// Where in it; in the image as [`super::block_layout`] counts, from the beginning of the first block that is for anything.
     pub(super) offset: u64,
     pub(super) len: u64,
 }
 
 /// The spool itself, among the files contents lie in.
-pub(super) const OWN: u32 = 0;
+pub(super) const SPOOL: u32 = 0;
 /// The image itself, where the content has its final place already.
 pub(super) const IMAGE: u32 = u32::MAX;
 
 /// A file contents lie in.
 #[derive(Debug)]
-pub(super) enum Origin {
+pub(super) enum ContentSource {
     /// Open all the time.
     Open(File),
-    /// Opened when it is read: there may be more of them than a process may have open.
+    /// OpenSource when it is read: there may be more of them than a process may have open.
     At(PathBuf),
 }
 
-/// An [`Origin`] for as long as it is read.
-pub(super) enum Opened<'a> {
+/// An [`ContentSource`] for as long as it is read.
+pub(super) enum OpenSource<'a> {
     Kept(&'a File),
     Now(File),
 }
 
-impl Origin {
-    pub(super) fn open(&self) -> io::Result<Opened<'_>> {
+impl ContentSource {
+    pub(super) fn open(&self) -> io::Result<OpenSource<'_>> {
         match self {
-            Self::Open(file) => Ok(Opened::Kept(file)),
+            Self::Open(file) => Ok(OpenSource::Kept(file)),
             Self::At(path) => open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-                .map(|file| Opened::Now(file.into()))
+                .map(|file| OpenSource::Now(file.into()))
                 .map_err(|error| {
                     let error = io::Error::from(error);
                     io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
@@ -58,7 +58,7 @@ impl Origin {
     }
 }
 
-impl Deref for Opened<'_> {
+impl Deref for OpenSource<'_> {
     type Target = File;
 
     fn deref(&self) -> &File {
@@ -82,8 +82,8 @@ pub(super) struct Spool {
 
 impl Spool {
     /// A spool on the filesystem of `dir` that refuses to hold more than `limit` bytes.
-    pub(super) fn new(dir: &Path, limit: u64) -> Result<Self, Error> {
-        let file = tempfile::tempfile_in(dir).map_err(Error::io("make a spool file"))?;
+    pub(super) fn new(dir: &Path, limit: u64) -> Result<Self, RootfsError> {
+        let file = tempfile::tempfile_in(dir).map_err(RootfsError::io("make a spool file"))?;
         Ok(Self { file: BufWriter::with_capacity(CHUNK, file), len: 0, limit, chunk: vec![0; CHUNK] })
     }
 
@@ -94,22 +94,22 @@ impl Spool {
         size: u64,
         content: &mut dyn Read,
         cancel: &Cancel,
-    ) -> Result<Segment, Error> {
+    ) -> Result<Segment, RootfsError> {
         if size > self.limit - self.len {
-            return Err(Error::TooManyBytes(self.limit));
+            return Err(RootfsError::TooManyBytes(self.limit));
         }
-        let segment = Segment { source: OWN, offset: self.len, len: size };
+        let segment = Segment { source: SPOOL, offset: self.len, len: size };
         let mut left = size;
         while left > 0 {
             cancel.check()?;
             let want = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
             let got = match content.read(&mut self.chunk[..want]) {
-                Ok(0) => return Err(Error::entry(path, Refusal::Short { got: size - left, size })),
+                Ok(0) => return Err(RootfsError::entry(path, EntryError::Short { got: size - left, size })),
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::Io { what: "read the content of an entry", source: error }),
+                Err(error) => return Err(RootfsError::Io { what: "read the content of an entry", source: error }),
             };
-            self.file.write_all(&self.chunk[..got]).map_err(Error::io("write the spool file"))?;
+            self.file.write_all(&self.chunk[..got]).map_err(RootfsError::io("write the spool file"))?;
             self.len += got as u64;
             left -= got as u64;
         }
@@ -117,13 +117,15 @@ impl Spool {
     }
 
     /// The file, with everything written so far.
-    pub(super) fn flushed(&mut self) -> Result<&File, Error> {
-        self.file.flush().map_err(Error::io("write the spool file"))?;
+    pub(super) fn flushed(&mut self) -> Result<&File, RootfsError> {
+        self.file.flush().map_err(RootfsError::io("write the spool file"))?;
         Ok(self.file.get_ref())
     }
 
     /// The file the segments lie in, everything written.
-    pub(super) fn into_file(self) -> Result<File, Error> {
-        self.file.into_inner().map_err(|error| Error::Io { what: "write the spool file", source: error.into_error() })
+    pub(super) fn into_file(self) -> Result<File, RootfsError> {
+        self.file
+            .into_inner()
+            .map_err(|error| RootfsError::Io { what: "write the spool file", source: error.into_error() })
     }
 }

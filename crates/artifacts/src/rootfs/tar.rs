@@ -6,9 +6,9 @@
 //! with its end marker: a stream that was cut at an entry's boundary is an error.
 
 use super::{
-    builder::Limits,
     entry::{Meta, Node, Timestamp, Xattr},
-    error::{Error, Refusal},
+    error::{EntryError, RootfsError},
+    format::Limits,
 };
 use std::io::{self, BufRead, Read};
 use tar::{EntryType, Header};
@@ -91,7 +91,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next entry; `None` at the archive's end. What was left of the current entry's content is skipped.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, RootfsError> {
         self.skip()?;
         let mut overrides = Overrides::default();
         for _ in 0..=EXTENSIONS_MAX {
@@ -127,14 +127,14 @@ impl<R: Read> Reader<R> {
     }
 
     /// Puts an entry together and gets ready to read its content.
-    fn entry(&mut self, header: &Header, size: u64, overrides: Overrides) -> Result<Entry, Error> {
+    fn entry(&mut self, header: &Header, size: u64, overrides: Overrides) -> Result<Entry, RootfsError> {
         let path = overrides.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = || {
             let in_header = || header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
             overrides.link.clone().unwrap_or_else(in_header)
         };
         if overrides.sparse {
-            return Err(Error::entry(&path, Refusal::Unsupported("a sparse file in PAX form")));
+            return Err(RootfsError::entry(&path, EntryError::Unsupported("a sparse file in PAX form")));
         }
         let kind = match header.entry_type() {
             EntryType::Directory => EntryKind::Dir,
@@ -152,8 +152,10 @@ impl<R: Read> Reader<R> {
                 EntryKind::Node(Node::BlockDevice { major, minor })
             }
             EntryType::Fifo => EntryKind::Node(Node::Fifo),
-            EntryType::GNUSparse => return Err(Error::entry(&path, Refusal::Unsupported("a sparse file in GNU form"))),
-            _ => return Err(Error::entry(&path, Refusal::Unsupported("an entry of an unknown type"))),
+            EntryType::GNUSparse => {
+                return Err(RootfsError::entry(&path, EntryError::Unsupported("a sparse file in GNU form")));
+            }
+            _ => return Err(RootfsError::entry(&path, EntryError::Unsupported("an entry of an unknown type"))),
         };
         // Only files have content, whatever the size field of the others says.
         let size = if kind == EntryKind::File { overrides.size.unwrap_or(size) } else { 0 };
@@ -179,32 +181,32 @@ impl<R: Read> Reader<R> {
         Ok(Entry { path, kind, meta, size })
     }
 
-    fn count(&mut self, size: u64) -> Result<(), Error> {
+    fn count(&mut self, size: u64) -> Result<(), RootfsError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(Error::TooManyEntries(self.limits.entries));
+            return Err(RootfsError::TooManyEntries(self.limits.entries));
         }
         self.take(size)
     }
 
     /// Counts bytes that are no headers of entries.
-    fn take(&mut self, bytes: u64) -> Result<(), Error> {
+    fn take(&mut self, bytes: u64) -> Result<(), RootfsError> {
         self.content_bytes = self.content_bytes.saturating_add(bytes);
         if self.content_bytes > self.limits.content_bytes {
-            return Err(Error::TooManyBytes(self.limits.content_bytes));
+            return Err(RootfsError::TooManyBytes(self.limits.content_bytes));
         }
         Ok(())
     }
 
     /// One header block with a good checksum, or `None` at the end marker.
-    fn header(&mut self) -> Result<Option<Header>, Error> {
+    fn header(&mut self) -> Result<Option<Header>, RootfsError> {
         let mut block = [0; BLOCK];
         match self.input.read(&mut block) {
             Ok(0) if self.open_ended => return Ok(None),
             Ok(0) => return Err(self.damaged("it ends without an end marker")),
             Ok(got) => self.fill(&mut block[got..])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill(&mut block)?,
-            Err(error) => return Err(Error::io("read the archive")(error)),
+            Err(error) => return Err(RootfsError::io("read the archive")(error)),
         }
         self.offset += BLOCK as u64;
         if block.iter().all(|&byte| byte == 0) {
@@ -222,14 +224,14 @@ impl<R: Read> Reader<R> {
 
     /// The second of its two blocks, where there is more at all. What stands behind a lone one would be seen by some and not
     /// by others.
-    fn end_marker(&mut self) -> Result<(), Error> {
+    fn end_marker(&mut self) -> Result<(), RootfsError> {
         let (mut block, mut have) = ([0; BLOCK], 0);
         while have < BLOCK {
             match self.input.read(&mut block[have..]) {
                 Ok(0) => break,
                 Ok(got) => have += got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read the archive")(error)),
+                Err(error) => return Err(RootfsError::io("read the archive")(error)),
             }
         }
         if block[..have].iter().any(|&byte| byte != 0) {
@@ -239,7 +241,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    fn device(&self, header: &Header) -> Result<(u32, u32), Error> {
+    fn device(&self, header: &Header) -> Result<(u32, u32), RootfsError> {
         let what = "a device number is not a number";
         let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
             (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
@@ -253,7 +255,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// A header's number: octal text, or big-endian two's complement where the first bit is set. Blank is zero.
-    fn number(&self, field: &[u8], what: &'static str) -> Result<i64, Error> {
+    fn number(&self, field: &[u8], what: &'static str) -> Result<i64, RootfsError> {
         let parsed = if field[0] & 0x80 == 0 {
             let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
             match field[..end].trim_ascii() {
@@ -274,7 +276,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The content of an extension header.
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, Error> {
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, RootfsError> {
         if size > EXTENSION_MAX {
             return Err(self.damaged("an extension header is over 1 MiB"));
         }
@@ -289,7 +291,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads what is left of the current entry, and its padding.
-    fn skip(&mut self) -> Result<(), Error> {
+    fn skip(&mut self) -> Result<(), RootfsError> {
         let mut rest = std::mem::take(&mut self.left);
         // Most entries were read to their end, and have no need of a buffer.
         while rest > 0 {
@@ -302,37 +304,37 @@ impl<R: Read> Reader<R> {
         let padding = usize::try_from(std::mem::take(&mut self.padding)).expect("less than a block");
         match self.fill(&mut [0; BLOCK][..padding]) {
             // There are writers that end with the last byte of the last file.
-            Err(Error::Archive { .. }) if self.open_ended => {}
+            Err(RootfsError::Archive { .. }) if self.open_ended => {}
             other => other?,
         }
         self.offset += padding as u64;
         Ok(())
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), RootfsError> {
         match self.input.read_exact(buffer) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(self.damaged("it ends in the middle of an entry"))
             }
-            Err(error) => Err(Error::io("read the archive")(error)),
+            Err(error) => Err(RootfsError::io("read the archive")(error)),
         }
     }
 
-    fn damaged(&self, what: &'static str) -> Error {
-        Error::Archive { offset: self.offset, what }
+    fn damaged(&self, what: &'static str) -> RootfsError {
+        RootfsError::Archive { offset: self.offset, what }
     }
 }
 
 impl<R: BufRead> Reader<R> {
     /// Shows `look` the content of the current entry, piece by piece, without a copy.
-    pub fn pass(&mut self, mut look: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn pass(&mut self, mut look: impl FnMut(&[u8]) -> Result<(), RootfsError>) -> Result<(), RootfsError> {
         while self.left > 0 {
             let piece = match self.input.fill_buf() {
                 Ok([]) => return Err(self.damaged("it ends in the middle of an entry")),
                 Ok(piece) => piece,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::io("read the archive")(error)),
+                Err(error) => return Err(RootfsError::io("read the archive")(error)),
             };
             let take = usize::try_from(self.left).map_or(piece.len(), |left| left.min(piece.len()));
             look(&piece[..take])?;

@@ -6,14 +6,14 @@
 //! A tree may be made of layers: then a whiteout takes away what lower layers put there and nothing of its own, and a
 //! path leads through the symbolic links of the tree, as it would for a program in the image.
 
-mod last;
+mod parent_cache;
 
 use super::{
     entry::{Meta, Node},
-    error::{Refusal, quoted},
+    error::{EntryError, quoted},
     spool::Segment,
 };
-use last::LastParent;
+use parent_cache::ParentCache;
 use std::collections::BTreeMap;
 
 /// Index of an inode in [`Tree::inodes`].
@@ -75,12 +75,12 @@ pub(super) struct Tree {
     layer: u32,
     /// Bytes of the links followed so far.
     steps: u64,
-    last: LastParent,
+    last: ParentCache,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
-        let last = LastParent::default();
+        let last = ParentCache::default();
         Self { inodes: vec![implied_directory(0)], names: 0, layer: 0, steps: 0, last }
     }
 
@@ -97,8 +97,8 @@ impl Tree {
     }
 
     /// Takes away what lower layers have at `path`.
-    pub(super) fn whiteout(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
-        let Some((name, parents)) = path.split_last() else { return Err(Refusal::Empty) };
+    pub(super) fn whiteout(&mut self, path: &[&[u8]]) -> Result<(), EntryError> {
+        let Some((name, parents)) = path.split_last() else { return Err(EntryError::Empty) };
         self.last.forget();
         if let Some(directory) = self.walk(parents)? {
             self.remove_lower(directory, name);
@@ -107,7 +107,7 @@ impl Tree {
     }
 
     /// Takes away what lower layers have in the directory at `path`.
-    pub(super) fn opaque(&mut self, path: &[&[u8]]) -> Result<(), Refusal> {
+    pub(super) fn opaque(&mut self, path: &[&[u8]]) -> Result<(), EntryError> {
         self.last.forget();
         if let Some(directory) = self.walk(path)? {
             self.sweep(directory);
@@ -157,7 +157,7 @@ impl Tree {
     }
 
     /// Describes a directory; one that is there keeps its children.
-    pub(super) fn dir(&mut self, path: &[&[u8]], meta: Meta) -> Result<(), Refusal> {
+    pub(super) fn dir(&mut self, path: &[&[u8]], meta: Meta) -> Result<(), EntryError> {
         let Some((name, parents)) = path.split_last() else {
             self.describe(ROOT, meta);
             return Ok(());
@@ -184,25 +184,25 @@ impl Tree {
     }
 
     /// Puts an inode that is no directory at `path`, in place of whatever is there.
-    pub(super) fn put(&mut self, path: &[&[u8]], kind: Kind, meta: Meta) -> Result<(), Refusal> {
+    pub(super) fn put(&mut self, path: &[&[u8]], kind: Kind, meta: Meta) -> Result<(), EntryError> {
         let parent = self.parent(path)?;
-        let name = path.last().ok_or(Refusal::Empty)?;
+        let name = path.last().ok_or(EntryError::Empty)?;
         self.place(parent, name, kind, meta)?;
         Ok(())
     }
 
     /// Gives the inode at `target` one more name.
-    pub(super) fn hard_link(&mut self, path: &[&[u8]], target: &[&[u8]]) -> Result<(), Refusal> {
+    pub(super) fn hard_link(&mut self, path: &[&[u8]], target: &[&[u8]]) -> Result<(), EntryError> {
         let shown = || quoted(&target.join(&b'/'));
-        let index = self.target(target)?.ok_or_else(|| Refusal::LinkTargetMissing(shown()))?;
+        let index = self.target(target)?.ok_or_else(|| EntryError::LinkTargetMissing(shown()))?;
         if self.is_dir(index) {
-            return Err(Refusal::LinkToDirectory(shown()));
+            return Err(EntryError::LinkToDirectory(shown()));
         }
         if self.inodes[index as usize].links >= LINKS_MAX {
-            return Err(Refusal::TooManyLinks);
+            return Err(EntryError::TooManyLinks);
         }
         let parent = self.parent(path)?;
-        let name = path.last().ok_or(Refusal::Empty)?;
+        let name = path.last().ok_or(EntryError::Empty)?;
         self.name(parent, name, index)?;
         self.inodes[index as usize].links += 1;
         Ok(())
@@ -214,13 +214,13 @@ impl Tree {
     }
 
     /// The inode a hard link to `path` is another name of: a link at its end is not followed.
-    fn target(&mut self, path: &[&[u8]]) -> Result<Option<Index>, Refusal> {
+    fn target(&mut self, path: &[&[u8]]) -> Result<Option<Index>, EntryError> {
         let Some((name, parents)) = path.split_last() else { return Ok(Some(ROOT)) };
         Ok(self.walk(parents)?.and_then(|directory| self.child(directory, name)))
     }
 
     /// The directory at `path`, if it is one: through links in a tree of layers, and not otherwise.
-    fn walk(&mut self, path: &[&[u8]]) -> Result<Option<Index>, Refusal> {
+    fn walk(&mut self, path: &[&[u8]]) -> Result<Option<Index>, EntryError> {
         let index = if self.layer == 0 {
             self.find(path)
         } else {
@@ -270,15 +270,15 @@ impl Tree {
 
     /// Notes that links of so many bytes were followed. One link may have 4,095, a path may lead through 40, and there
     /// are millions of paths.
-    fn count(&mut self, steps: u64) -> Result<(), Refusal> {
+    fn count(&mut self, steps: u64) -> Result<(), EntryError> {
         self.steps += steps;
-        if self.steps > STEPS_MAX { Err(Refusal::LinkSteps) } else { Ok(()) }
+        if self.steps > STEPS_MAX { Err(EntryError::LinkSteps) } else { Ok(()) }
     }
 
     /// The directory that holds the last component of `path`, made as far as it is missing.
-    fn parent(&mut self, path: &[&[u8]]) -> Result<Index, Refusal> {
+    fn parent(&mut self, path: &[&[u8]]) -> Result<Index, EntryError> {
         if path.first() == Some(&LOST_FOUND) {
-            return Err(Refusal::Reserved);
+            return Err(EntryError::Reserved);
         }
         let parents = &path[..path.len().saturating_sub(1)];
         if let Some(directory) = self.last.at(parents) {
@@ -290,12 +290,12 @@ impl Tree {
         Ok(directory)
     }
 
-    fn parent_by_names(&mut self, parents: &[&[u8]]) -> Result<Index, Refusal> {
+    fn parent_by_names(&mut self, parents: &[&[u8]]) -> Result<Index, EntryError> {
         let mut dir = ROOT;
         for (depth, name) in parents.iter().enumerate() {
             dir = match self.child(dir, name) {
                 Some(index) if self.is_dir(index) => index,
-                Some(_) => return Err(Refusal::NotADirectory(quoted(&parents[..=depth].join(&b'/')))),
+                Some(_) => return Err(EntryError::NotADirectory(quoted(&parents[..=depth].join(&b'/')))),
                 None => {
                     let Inode { kind, meta, .. } = implied_directory(self.layer);
                     self.place(dir, name, kind, meta)?
@@ -323,7 +323,7 @@ impl Tree {
     }
 
     /// The same, following the tree's links; `..` in one stops at the root.
-    fn parent_through_links(&mut self, parents: &[&[u8]]) -> Result<Index, Refusal> {
+    fn parent_through_links(&mut self, parents: &[&[u8]]) -> Result<Index, EntryError> {
         if let Some(directory) = self.plain_parent(parents) {
             return Ok(directory);
         }
@@ -342,7 +342,7 @@ impl Tree {
             }
             let Some(index) = self.child(dir, &name) else {
                 if name.len() > NAME_MAX {
-                    return Err(Refusal::NameTooLong(name.len()));
+                    return Err(EntryError::NameTooLong(name.len()));
                 }
                 let Inode { kind, meta, .. } = implied_directory(self.layer);
                 at.push(self.place(dir, &name, kind, meta)?);
@@ -356,7 +356,7 @@ impl Tree {
                 Kind::Symlink(target) => {
                     links += 1;
                     if links > FOLLOWED_MAX {
-                        return Err(Refusal::LinkLoop(quoted(&parents.join(&b'/'))));
+                        return Err(EntryError::LinkLoop(quoted(&parents.join(&b'/'))));
                     }
                     if target.starts_with(b"/") {
                         at.truncate(1);
@@ -365,7 +365,7 @@ impl Tree {
                     rest.extend(target.rsplit(|&byte| byte == b'/').map(<[u8]>::to_vec));
                     self.count(steps)?;
                 }
-                _ => return Err(Refusal::NotADirectory(quoted(&parents.join(&b'/')))),
+                _ => return Err(EntryError::NotADirectory(quoted(&parents.join(&b'/')))),
             }
         }
         Ok(at.pop().expect("the root stays"))
@@ -381,17 +381,17 @@ impl Tree {
         }
     }
 
-    fn place(&mut self, parent: Index, name: &[u8], kind: Kind, meta: Meta) -> Result<Index, Refusal> {
+    fn place(&mut self, parent: Index, name: &[u8], kind: Kind, meta: Meta) -> Result<Index, EntryError> {
         let index = Index::try_from(self.inodes.len()).expect("the builder's limit is far below 2^32 entries");
         self.name(parent, name, index)?;
         self.inodes.push(Inode { kind, meta, links: 1 });
         Ok(index)
     }
 
-    fn name(&mut self, parent: Index, name: &[u8], index: Index) -> Result<(), Refusal> {
+    fn name(&mut self, parent: Index, name: &[u8], index: Index) -> Result<(), EntryError> {
         // Here and not by the path alone: a link to the root, or to the name itself, leads there too.
         if is_reserved(parent, name) {
-            return Err(Refusal::Reserved);
+            return Err(EntryError::Reserved);
         }
         self.names += 1;
         let child = Child { index, layer: self.layer };

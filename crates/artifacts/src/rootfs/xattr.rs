@@ -6,7 +6,7 @@
 
 use super::{
     entry::Xattr,
-    error::{Refusal, quoted},
+    error::{EntryError, quoted},
     path::utf8,
 };
 use mkext4::{csum, spec::XATTR_MAGIC};
@@ -24,7 +24,7 @@ const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// The attributes as they go to disk: the last of each name, known namespaces only, access control lists in ext4's
 /// own encoding, and small enough for the inode and one block.
-pub(super) fn checked(given: Vec<Xattr>) -> Result<Vec<Xattr>, Refusal> {
+pub(super) fn checked(given: Vec<Xattr>) -> Result<Vec<Xattr>, EntryError> {
     if given.is_empty() {
         return Ok(given);
     }
@@ -53,7 +53,7 @@ fn is_known(name: &[u8]) -> bool {
 }
 
 /// ext4's number for the namespace of `name`, and the part of the name it stores.
-fn namespace(name: &[u8]) -> Result<(u8, &[u8]), Refusal> {
+fn namespace(name: &[u8]) -> Result<(u8, &[u8]), EntryError> {
     if name == ACL_ACCESS {
         return Ok((2, b""));
     }
@@ -68,7 +68,7 @@ fn namespace(name: &[u8]) -> Result<(u8, &[u8]), Refusal> {
             return Ok((number, rest));
         }
     }
-    Err(Refusal::XattrName(quoted(name)))
+    Err(EntryError::XattrName(quoted(name)))
 }
 
 /// An attribute in the form of the disk.
@@ -92,7 +92,7 @@ impl Attribute<'_> {
 
 /// The attributes in the order of (namespace, name length, name): as many of the first as fit in the inode, and all others.
 /// Where those are too much for a block, what fits in the inode is there whatever comes before it.
-fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), Refusal> {
+fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), EntryError> {
     let mut all = Vec::with_capacity(attrs.len());
     for attr in attrs {
         let (namespace, name) = namespace(&attr.name)?;
@@ -127,14 +127,14 @@ fn is_a_block(attrs: &[Attribute<'_>]) -> bool {
 }
 
 /// Those that do not fit in the inode have to fit in one block.
-fn fits(attrs: &[Xattr]) -> Result<(), Refusal> {
+fn fits(attrs: &[Xattr]) -> Result<(), EntryError> {
     let (inode, block) = divided(attrs)?;
-    if is_a_block(&block) { Ok(()) } else { Err(Refusal::XattrTooLarge(bytes(&inode) + bytes(&block))) }
+    if is_a_block(&block) { Ok(()) } else { Err(EntryError::XattrTooLarge(bytes(&inode) + bytes(&block))) }
 }
 
 /// Checked attributes as they are written: what is in the inode, empty if nothing is, and what is in a block of its own,
 /// if it takes one, which still has to be told where it is.
-pub(super) fn written(attrs: &[Xattr]) -> Result<(Vec<u8>, Option<Vec<u8>>), Refusal> {
+pub(super) fn written(attrs: &[Xattr]) -> Result<(Vec<u8>, Option<Vec<u8>>), EntryError> {
     let (inode, block) = divided(attrs)?;
     let mut area = Vec::new();
     if !inode.is_empty() {
@@ -186,13 +186,13 @@ fn listed(place: &mut [u8], attrs: &[Attribute<'_>], before: usize) -> Vec<u32> 
 
 /// Translates an access control list from the form of `getxattr(2)` (version 2, 8 bytes per entry) into the one ext4
 /// keeps on disk (version 1, 4 bytes for entries without an id).
-fn acl_to_disk(value: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn acl_to_disk(value: &[u8]) -> Result<Vec<u8>, EntryError> {
     const USER: u16 = 0x02;
     const GROUP: u16 = 0x08;
     const WITHOUT_ID: [u16; 4] = [0x01, 0x04, 0x10, 0x20];
-    let (version, entries) = value.split_first_chunk::<4>().ok_or(Refusal::Acl)?;
+    let (version, entries) = value.split_first_chunk::<4>().ok_or(EntryError::Acl)?;
     if u32::from_le_bytes(*version) != 2 || entries.len() % 8 != 0 {
-        return Err(Refusal::Acl);
+        return Err(EntryError::Acl);
     }
     let mut disk = 1_u32.to_le_bytes().to_vec();
     for entry in entries.chunks_exact(8) {
@@ -202,7 +202,7 @@ fn acl_to_disk(value: &[u8]) -> Result<Vec<u8>, Refusal> {
         } else if WITHOUT_ID.contains(&tag) {
             disk.extend_from_slice(&entry[..4]);
         } else {
-            return Err(Refusal::Acl);
+            return Err(EntryError::Acl);
         }
     }
     Ok(disk)
@@ -227,11 +227,11 @@ mod tests {
             assert_eq!(checked(vec![attr(name, &[7; 5000])]).unwrap(), [], "{name}");
         }
         for name in ["user.", "user.a\0b", &format!("user.{}", "n".repeat(256))] {
-            assert!(matches!(checked(vec![attr(name, b"v")]), Err(Refusal::XattrName(_))), "{name}");
+            assert!(matches!(checked(vec![attr(name, b"v")]), Err(EntryError::XattrName(_))), "{name}");
         }
         assert_eq!(
             checked(vec![Xattr { name: b"user.\xff".to_vec(), value: Vec::new() }]).unwrap_err(),
-            Refusal::NotUtf8
+            EntryError::NotUtf8
         );
     }
 
@@ -245,7 +245,7 @@ mod tests {
     fn the_limit_is_one_block() {
         // 4096 - header 32 - terminator 4 - entry 16 - name 4
         assert!(checked(vec![attr("user.abcd", &vec![7; 4040])]).is_ok());
-        assert!(matches!(checked(vec![attr("user.abcd", &vec![7; 4041])]), Err(Refusal::XattrTooLarge(_))));
+        assert!(matches!(checked(vec![attr("user.abcd", &vec![7; 4041])]), Err(EntryError::XattrTooLarge(_))));
         // One that fits nowhere but in the block leaves the inode to those behind it.
         let both = vec![attr("user.a", &vec![7; 4000]), attr("user.bb", &[7; 40])];
         assert!(checked(both.clone()).is_ok());
@@ -255,7 +255,7 @@ mod tests {
         let small = vec![attr("user.a", &vec![7; 3000]), attr("user.bb", &[7; 40])];
         assert_eq!(divided(&small).unwrap().0.len(), 0);
         let many = (0..60).map(|n| attr(&format!("user.{n:04}"), &[7; 50])).collect();
-        assert!(matches!(checked(many), Err(Refusal::XattrTooLarge(_))));
+        assert!(matches!(checked(many), Err(EntryError::XattrTooLarge(_))));
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(disk[..8], [1, 0, 0, 0, 1, 0, 7, 0]);
         assert_eq!(disk[8..16], [2, 0, 4, 0, 0xe8, 3, 0, 0]);
         for bad in [b"" as &[u8], &[1, 0, 0, 0], &[2, 0, 0, 0, 1], &[2, 0, 0, 0, 9, 9, 0, 0, 0, 0, 0, 0]] {
-            assert_eq!(acl_to_disk(bad).unwrap_err(), Refusal::Acl);
+            assert_eq!(acl_to_disk(bad).unwrap_err(), EntryError::Acl);
         }
     }
 }

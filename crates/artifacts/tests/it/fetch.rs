@@ -4,7 +4,7 @@
 
 use super::web::{Server, ok, redirect};
 use banger_artifacts::{
-    fetch::{Address, Client, Extent, FetchError, Received, Request, Trust},
+    fetch::{Address, BodyLength, Client, FetchError, Received, Request, Trust},
     job::{Cancel, Job, Silent},
 };
 use std::{
@@ -30,7 +30,7 @@ fn impatient() -> Client {
     Client { stall: Duration::from_millis(300), ..client() }
 }
 
-fn fetch_with(client: &Client, server: &Server, extent: Extent) -> Result<(Vec<u8>, Received), FetchError> {
+fn fetch_with(client: &Client, server: &Server, extent: BodyLength) -> Result<(Vec<u8>, Received), FetchError> {
     let cancel = Cancel::default();
     let job = Job { progress: &Silent, cancel: &cancel };
     let address: Address = server.url("/file").parse().unwrap();
@@ -42,7 +42,7 @@ fn fetch_with(client: &Client, server: &Server, extent: Extent) -> Result<(Vec<u
     received.map(|received| (bytes, received))
 }
 
-fn fetch(server: &Server, extent: Extent) -> Result<(Vec<u8>, Received), FetchError> {
+fn fetch(server: &Server, extent: BodyLength) -> Result<(Vec<u8>, Received), FetchError> {
     fetch_with(&client(), server, extent)
 }
 
@@ -60,7 +60,7 @@ fn bodies_of_every_framing_arrive_with_their_hash() {
     for answer in [ok(&content), chunked, until_close] {
         let server = Server::raw(answer);
         let length = content.len() as u64;
-        for extent in [Extent::Exactly(length), Extent::UpTo(length), Extent::UpTo(u64::MAX)] {
+        for extent in [BodyLength::Exactly(length), BodyLength::UpTo(length), BodyLength::UpTo(u64::MAX)] {
             let (bytes, received) = fetch(&server, extent).unwrap();
             assert!(bytes == content);
             assert_eq!(received.length, length);
@@ -73,49 +73,49 @@ fn bodies_of_every_framing_arrive_with_their_hash() {
         assert!(!head.contains("authorization") && !head.contains("cookie"), "{head}");
     }
     let server = Server::serving("");
-    assert_eq!(fetch(&server, Extent::Exactly(0)).unwrap().1.length, 0);
+    assert_eq!(fetch(&server, BodyLength::Exactly(0)).unwrap().1.length, 0);
 }
 
 #[test]
 fn a_body_ends_where_it_was_announced() {
     let until_close = |body: &str| Server::raw(format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
     let text = |result: Result<(Vec<u8>, Received), FetchError>| result.unwrap_err().to_string();
-    let error = text(fetch(&Server::serving("12345"), Extent::Exactly(4)));
+    let error = text(fetch(&Server::serving("12345"), BodyLength::Exactly(4)));
     assert_eq!(error, "the server announces 5 bytes, and not 4");
-    assert_eq!(text(fetch(&Server::serving("12345"), Extent::UpTo(4))), "there are more than 4 bytes");
-    assert_eq!(text(fetch(&until_close("12345"), Extent::Exactly(4))), "there are more than 4 bytes");
-    assert_eq!(text(fetch(&until_close("12345"), Extent::UpTo(4))), "there are more than 4 bytes");
-    let error = text(fetch(&until_close("12345"), Extent::Exactly(6)));
+    assert_eq!(text(fetch(&Server::serving("12345"), BodyLength::UpTo(4))), "there are more than 4 bytes");
+    assert_eq!(text(fetch(&until_close("12345"), BodyLength::Exactly(4))), "there are more than 4 bytes");
+    assert_eq!(text(fetch(&until_close("12345"), BodyLength::UpTo(4))), "there are more than 4 bytes");
+    let error = text(fetch(&until_close("12345"), BodyLength::Exactly(6)));
     assert_eq!(error, "the server stopped after 5 of 6 bytes");
     let cut = Server::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n12345");
-    assert_eq!(text(fetch(&cut, Extent::UpTo(9))), "the server stopped after 5 of 9 bytes");
+    assert_eq!(text(fetch(&cut, BodyLength::UpTo(9))), "the server stopped after 5 of 9 bytes");
     let cut = Server::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n");
-    assert!(text(fetch(&cut, Extent::UpTo(9))).contains("after 5"), "a chunked body without its end");
+    assert!(text(fetch(&cut, BodyLength::UpTo(9))).contains("after 5"), "a chunked body without its end");
     // What comes after the announced length does not belong to the body.
     let more = Server::raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345and more");
-    assert_eq!(fetch(&more, Extent::Exactly(5)).unwrap().0, b"12345");
+    assert_eq!(fetch(&more, BodyLength::Exactly(5)).unwrap().0, b"12345");
 }
 
 #[test]
 fn a_refusal_is_told_with_the_beginning_of_its_page() {
     let page = format!("<h1>\u{1b}[31mno\u{7}</h1>\n\n  gone {}", "x".repeat(100_000));
     let server = Server::raw(format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{page}", page.len()));
-    let error = fetch(&server, Extent::UpTo(10)).unwrap_err();
+    let error = fetch(&server, BodyLength::UpTo(10)).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("/file answers 404 Not Found: \"<h1>\\u{1b}[31mno\\u{7}</h1> gone xxx"), "{text}");
     assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
     for status in ["500 Oops", "206 Partial Content", "204 No Content", "304 Not Modified", "300 Multiple Choices"] {
         let server = Server::raw(format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n"));
-        let error = fetch(&server, Extent::UpTo(10)).unwrap_err();
+        let error = fetch(&server, BodyLength::UpTo(10)).unwrap_err();
         assert!(matches!(error, FetchError::Status { .. }), "{status}: {error:?}");
         assert_eq!(server.hits(), 1, "{status}: a refusal is not asked for again");
     }
     for answer in ["nonsense\r\n\r\n", "HTTP/1.1 banana\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"] {
-        let error = fetch(&Server::raw(answer), Extent::UpTo(10)).unwrap_err();
+        let error = fetch(&Server::raw(answer), BodyLength::UpTo(10)).unwrap_err();
         assert!(matches!(error, FetchError::Protocol { .. }), "{answer}: {error:?}");
     }
     let endless = format!("HTTP/1.1 200 OK\r\n{}", "X-Header: and another\r\n".repeat(100_000));
-    let error = fetch(&Server::raw(endless), Extent::UpTo(10)).unwrap_err();
+    let error = fetch(&Server::raw(endless), BodyLength::UpTo(10)).unwrap_err();
     assert!(matches!(error, FetchError::Protocol { .. }), "{error:?}");
 }
 
@@ -129,21 +129,21 @@ fn redirects_are_few_and_stay_where_it_is_safe() {
         };
         request.stream.write_all(&answer)
     });
-    assert_eq!(fetch(&server, Extent::Exactly(4)).unwrap().0, b"here");
+    assert_eq!(fetch(&server, BodyLength::Exactly(4)).unwrap().0, b"here");
     assert_eq!(server.hits(), 3);
     let turning = Server::raw(redirect("/file"));
-    let error = fetch(&turning, Extent::UpTo(4)).unwrap_err();
+    let error = fetch(&turning, BodyLength::UpTo(4)).unwrap_err();
     assert!(matches!(error, FetchError::Redirects { .. }), "{error:?}");
     assert_eq!(turning.hits(), 6);
     for location in ["http://example.org/x", "file:///etc/passwd", "ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "\u{1}"]
     {
         let server = Server::raw(redirect(location));
-        let error = fetch(&server, Extent::UpTo(4)).unwrap_err();
+        let error = fetch(&server, BodyLength::UpTo(4)).unwrap_err();
         let refused = matches!(error, FetchError::Redirect { .. } | FetchError::Protocol { .. });
         assert!(refused && server.hits() == 1, "{location}: {error:?}");
     }
     let nowhere = Server::raw("HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n");
-    let error = fetch(&nowhere, Extent::UpTo(4)).unwrap_err();
+    let error = fetch(&nowhere, BodyLength::UpTo(4)).unwrap_err();
     assert!(matches!(error, FetchError::Status { .. }), "{error:?}");
     // An endless page beside the redirect is not read.
     let chatty = Server::start(|mut request| match request.path.as_str() {
@@ -155,26 +155,26 @@ fn redirects_are_few_and_stay_where_it_is_safe() {
         }
         _ => request.stream.write_all(&ok(b"here")),
     });
-    assert_eq!(fetch(&chatty, Extent::Exactly(4)).unwrap().0, b"here");
+    assert_eq!(fetch(&chatty, BodyLength::Exactly(4)).unwrap().0, b"here");
 }
 
 #[test]
 fn connecting_is_tried_four_times_and_nothing_else_is() {
     let hanging_up = Server::start(|_| Ok(()));
-    let error = fetch(&hanging_up, Extent::UpTo(4)).unwrap_err();
+    let error = fetch(&hanging_up, BodyLength::UpTo(4)).unwrap_err();
     assert!(matches!(error, FetchError::Connect { .. }), "{error:?}");
     assert_eq!(hanging_up.hits(), 4);
     let shy = Server::start(|mut request| match request.number {
         0..3 => Ok(()),
         _ => request.stream.write_all(&ok(b"here")),
     });
-    assert_eq!(fetch(&shy, Extent::Exactly(4)).unwrap().0, b"here");
+    assert_eq!(fetch(&shy, BodyLength::Exactly(4)).unwrap().0, b"here");
     let port = hanging_up.port();
     drop(hanging_up);
     let cancel = Cancel::default();
     let job = Job { progress: &Silent, cancel: &cancel };
     let gone: Address = format!("http://127.0.0.1:{port}/x").parse().unwrap();
-    let error = client().open(&gone, Extent::UpTo(4), &job).unwrap_err();
+    let error = client().open(&gone, BodyLength::UpTo(4), &job).unwrap_err();
     assert_eq!(error.to_string(), format!("cannot connect to 127.0.0.1:{port}"));
     // Whoever does not speak TLS is not asked again either.
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -184,7 +184,7 @@ fn connecting_is_tried_four_times_and_nothing_else_is() {
         stream.write_all(&ok(b"not TLS")).unwrap();
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
-    let error = client().open(&address, Extent::UpTo(4), &job).unwrap_err();
+    let error = client().open(&address, BodyLength::UpTo(4), &job).unwrap_err();
     match error {
         // Then nobody was asked at all.
         FetchError::NoCertificates => drop(answering),
@@ -207,7 +207,7 @@ fn a_server_that_falls_silent_is_left() {
         request.stall()
     });
     for server in [silent, halfway, in_its_head] {
-        let error = fetch_with(&impatient(), &server, Extent::UpTo(100_000)).unwrap_err();
+        let error = fetch_with(&impatient(), &server, BodyLength::UpTo(100_000)).unwrap_err();
         // What came before the silence counts in the stretch it came in.
         assert!(matches!(error, FetchError::Stalled { .. } | FetchError::Slow { came: 4, .. }), "{error:?}");
         assert_eq!(server.hits(), 1);
@@ -226,8 +226,8 @@ fn a_server_that_drips_is_left() {
             }
         });
         // 40,000 bytes a second at the most are sent, on a slow machine fewer.
-        let client = Client { least: 100_000, ..impatient() };
-        let error = fetch_with(&client, &dripping, Extent::UpTo(100_000_000)).unwrap_err();
+        let client = Client { min_rate: 100_000, ..impatient() };
+        let error = fetch_with(&client, &dripping, BodyLength::UpTo(100_000_000)).unwrap_err();
         let least = if let FetchError::Slow { least, .. } = &error { *least } else { 0 };
         // A machine so busy that nothing at all was sent in a stretch has seen a stall.
         assert!(least == 100_000 || matches!(error, FetchError::Stalled { .. }), "{error:?}");
@@ -251,7 +251,7 @@ fn an_error_page_that_drips_is_not_waited_for() {
                     counted.fetch_add(1, Ordering::SeqCst);
                 }
             });
-            let error = fetch_with(&impatient(), &dripping, Extent::UpTo(10)).unwrap_err();
+            let error = fetch_with(&impatient(), &dripping, BodyLength::UpTo(10)).unwrap_err();
             let FetchError::Status(refused) = &error else { panic!("{error:?}") };
             assert_eq!((refused.status.as_str(), refused.challenges.as_slice()), (status, &["Basic".to_owned()][..]));
             assert_eq!(refused.retry_after, Some(Duration::from_secs(7)));
@@ -366,7 +366,7 @@ fn https_believes_whom_the_host_believes() {
     let through = |host: &str| {
         let address = leads.url("/").replace("127.0.0.1", host).parse().unwrap();
         let (request, cancel) = (Request::new(address).trust(Some(trust.clone())), Cancel::default());
-        let body = client().ask(&request, Extent::UpTo(1 << 20), &Job { progress: &Silent, cancel: &cancel });
+        let body = client().ask(&request, BodyLength::UpTo(1 << 20), &Job { progress: &Silent, cancel: &cancel });
         body.map(drop).map_err(|error| error.to_string())
     };
     assert_eq!([through("localhost"), through("127.0.0.1")], [Ok(()), Err(format!("cannot trust localhost:{port}"))]);

@@ -5,7 +5,7 @@
 use crate::ext4::{Image, check};
 use banger_artifacts::{
     job::{Cancel, Job, Silent},
-    rootfs::{Error, Format, Limits, Meta, Node, Refusal, RootfsBuilder, Timestamp, Xattr},
+    rootfs::{EntryError, Format, Limits, Meta, Node, RootfsBuilder, RootfsError, Timestamp, Xattr},
 };
 use banger_testkit::require;
 use std::{
@@ -158,7 +158,7 @@ fn attributes_arrive_and_too_large_ones_name_their_entry() {
     let too_large = Meta { xattrs: vec![xattr("user.huge", &[0; 5000])], ..meta(0o644) };
     let error = builder(dir.path()).file(b"etc/huge", too_large, 0, &mut &b""[..]).unwrap_err();
     assert!(
-        matches!(&error, Error::Entry { entry, why: Refusal::XattrTooLarge(_) } if entry == "\"etc/huge\""),
+        matches!(&error, RootfsError::Entry { entry, why: EntryError::XattrTooLarge(_) } if entry == "\"etc/huge\""),
         "{error:?}"
     );
 }
@@ -166,20 +166,20 @@ fn attributes_arrive_and_too_large_ones_name_their_entry() {
 #[test]
 fn a_bad_entry_is_named_and_limits_hold() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = |why: &dyn Fn(&mut RootfsBuilder) -> Result<(), Error>| match why(&mut builder(dir.path())) {
-        Err(Error::Entry { why, .. }) => why,
+    let refused = |why: &dyn Fn(&mut RootfsBuilder) -> Result<(), RootfsError>| match why(&mut builder(dir.path())) {
+        Err(RootfsError::Entry { why, .. }) => why,
         other => panic!("{other:?}"),
     };
     let empty = || &b""[..];
-    assert_eq!(refused(&|b| b.file(b"../x", meta(0), 0, &mut empty())), Refusal::ParentDir);
-    assert_eq!(refused(&|b| b.dir(b"/x", meta(0))), Refusal::Absolute);
-    assert_eq!(refused(&|b| b.symlink(b"x", b"", meta(0))), Refusal::LinkTarget(0));
-    assert_eq!(refused(&|b| b.symlink(b"x", &[b'x'; 4096], meta(0))), Refusal::LinkTarget(4096));
-    assert_eq!(refused(&|b| b.symlink(b"x", b"a\0b", meta(0))), Refusal::Nul);
-    assert_eq!(refused(&|b| b.file(b".", meta(0), 0, &mut empty())), Refusal::Empty);
-    assert_eq!(refused(&|b| b.file(b"x", meta(0), 5, &mut &b"abc"[..])), Refusal::Short { got: 3, size: 5 });
+    assert_eq!(refused(&|b| b.file(b"../x", meta(0), 0, &mut empty())), EntryError::ParentDir);
+    assert_eq!(refused(&|b| b.dir(b"/x", meta(0))), EntryError::Absolute);
+    assert_eq!(refused(&|b| b.symlink(b"x", b"", meta(0))), EntryError::LinkTarget(0));
+    assert_eq!(refused(&|b| b.symlink(b"x", &[b'x'; 4096], meta(0))), EntryError::LinkTarget(4096));
+    assert_eq!(refused(&|b| b.symlink(b"x", b"a\0b", meta(0))), EntryError::Nul);
+    assert_eq!(refused(&|b| b.file(b".", meta(0), 0, &mut empty())), EntryError::Empty);
+    assert_eq!(refused(&|b| b.file(b"x", meta(0), 5, &mut &b"abc"[..])), EntryError::Short { got: 3, size: 5 });
     let device = Node::CharDevice { major: 4096, minor: 0 };
-    assert_eq!(refused(&|b| b.node(b"x", device, meta(0))), Refusal::DeviceNumber(4096, 0));
+    assert_eq!(refused(&|b| b.node(b"x", device, meta(0))), EntryError::DeviceNumber(4096, 0));
 
     let limited = |limits| RootfsBuilder::new(dir.path(), limits, &Cancel::default()).unwrap();
     let few = Limits { entries: 3, content_bytes: 10, metadata_bytes: 100 };
@@ -187,16 +187,16 @@ fn a_bad_entry_is_named_and_limits_hold() {
     for name in [b"a", b"b", b"c"] {
         b.file(name, meta(0), 0, &mut empty()).unwrap();
     }
-    assert!(matches!(b.dir(b"d", meta(0)), Err(Error::TooManyEntries(3))));
+    assert!(matches!(b.dir(b"d", meta(0)), Err(RootfsError::TooManyEntries(3))));
     let mut b = limited(few);
     b.file(b"a", meta(0), 10, &mut &[0; 10][..]).unwrap();
-    assert!(matches!(b.file(b"b", meta(0), 1, &mut &[0; 1][..]), Err(Error::TooManyBytes(10))));
-    assert!(matches!(limited(few).symlink(b"a", &[b'x'; 100], meta(0)), Err(Error::TooMuchMetadata(100))));
+    assert!(matches!(b.file(b"b", meta(0), 1, &mut &[0; 1][..]), Err(RootfsError::TooManyBytes(10))));
+    assert!(matches!(limited(few).symlink(b"a", &[b'x'; 100], meta(0)), Err(RootfsError::TooMuchMetadata(100))));
 
     let cancel = Cancel::default();
     let mut b = RootfsBuilder::new(dir.path(), Limits::default(), &cancel).unwrap();
     cancel.cancel();
-    assert!(matches!(b.dir(b"a", meta(0)), Err(Error::Cancelled(_))));
+    assert!(matches!(b.dir(b"a", meta(0)), Err(RootfsError::Cancelled(_))));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "spools leave nothing");
 }
 

@@ -5,7 +5,7 @@
 //! the same bytes everywhere and can be tested without a network.
 
 use crate::rootfs::{
-    Error, Meta, RootfsBuilder, Timestamp,
+    Meta, RootfsBuilder, RootfsError, Timestamp,
     tar::{Entry, EntryKind},
 };
 
@@ -104,7 +104,7 @@ impl Tailor {
     }
 
     /// Adds the image's own files; `sources` is its apt sources file, `time` the time they get.
-    pub(super) fn finish(self, builder: &mut RootfsBuilder, sources: &str, time: Timestamp) -> Result<(), Error> {
+    pub(super) fn finish(self, builder: &mut RootfsBuilder, sources: &str, time: Timestamp) -> Result<(), RootfsError> {
         let mut file = |path: &str, mode, text: &str| {
             builder.file(path.as_bytes(), Meta::root(mode, time), text.len() as u64, &mut text.as_bytes())
         };

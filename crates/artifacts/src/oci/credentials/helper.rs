@@ -5,7 +5,7 @@
 
 use super::{Credential, CredentialError, MAX_FILE};
 use crate::{
-    fetch::{Secret, WORTH_A_WORD},
+    fetch::{NOTICE_AFTER, Secret},
     job::Job,
 };
 use rustix::{
@@ -124,7 +124,7 @@ impl Helpers<'_> {
             if since.elapsed() >= self.patience {
                 return Err(Silence::Failed("it does not answer".into()));
             }
-            if !told && since.elapsed() >= WORTH_A_WORD {
+            if !told && since.elapsed() >= NOTICE_AFTER {
                 told = true;
                 self.job.progress.notice(&format!("waiting for {program} to say who asks {registry}"));
             }

@@ -1,17 +1,17 @@
 //! Layers on their way: several come at once, and each is put on top of those below when its turn comes.
 
-use super::{Opened, Pending, Place, Way};
+use super::{LayerSource, ManifestSource, OpenedImage, PendingLayer};
 use crate::{
     job::{Cancel, Job, Part, PartState, Progress},
     oci::{
         Digest, OciError,
         blob::{Blob, Download, Keep, Origin, part, whole},
         error::LayerError,
-        hashing::Pairs,
+        hashing::HashPool,
         layer::{self, Layer, Measure},
         merge,
     },
-    rootfs::{self, Placer, RootfsBuilder, Site},
+    rootfs::{ContentWriter, RootfsBuilder, RootfsError, TargetImage},
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -36,37 +36,42 @@ struct Common {
     /// Bytes they unpacked to so far.
     used: AtomicU64,
     /// Where they are hashed.
-    pairs: Pairs,
+    hash_pool: HashPool,
     /// Of each content the layer that brings it.
     first: HashMap<Digest, usize>,
     /// The image they are written into.
-    site: Arc<Site>,
+    site: Arc<TargetImage>,
     /// Layers that came with this pull and that the cache keeps.
     kept: Mutex<Vec<usize>>,
 }
 
 impl Common {
     /// Who writes what is in a layer.
-    fn placer(&self, number: usize, pending: &Pending, cancel: &Cancel) -> Result<Placer, LayerError> {
+    fn content_writer(
+        &self,
+        number: usize,
+        pending: &PendingLayer,
+        cancel: &Cancel,
+    ) -> Result<ContentWriter, LayerError> {
         if self.first[&pending.diff_id] == number {
-            return Ok(self.site.placer(number, cancel));
+            return Ok(self.site.content_writer(number, cancel));
         }
-        Ok(Site::nowhere(number)?.placer(number, cancel))
+        Ok(TargetImage::discard(number)?.content_writer(number, cancel))
     }
 }
 
-impl Pending {
+impl PendingLayer {
     /// All that is said of it.
-    fn said(&self) -> (Option<Digest>, u64, Digest, &Place) {
+    fn said(&self) -> (Option<Digest>, u64, Digest, &LayerSource) {
         (self.digest, self.size, self.diff_id, &self.place)
     }
 }
 
-impl Opened<'_> {
+impl OpenedImage<'_> {
     /// Reads all layers, several at once, and stacks them.
     pub(super) fn layers(
         &self,
-        pending: &[Pending],
+        pending: &[PendingLayer],
         builder: &mut RootfsBuilder,
         job: &Job<'_>,
     ) -> Result<(), OciError> {
@@ -84,9 +89,9 @@ impl Opened<'_> {
         // Else a pruning meanwhile takes those whose turn has not come, and they are downloaded again.
         let _held = self.hold_cached(pending);
         let workers = queue.len().min(PARALLEL);
-        let site = builder.site(placed.iter().copied(), placed.len().min(PARALLEL))?;
-        let (used, pairs, kept) = (AtomicU64::default(), Pairs::default(), Mutex::default());
-        let common = Common { used, pairs, first, site, kept };
+        let site = builder.begin_image(placed.iter().copied(), placed.len().min(PARALLEL))?;
+        let (used, hash_pool, kept) = (AtomicU64::default(), HashPool::default(), Mutex::default());
+        let common = Common { used, hash_pool, first, site, kept };
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
         let mut refused = None;
@@ -139,7 +144,7 @@ impl Opened<'_> {
 
     fn worker(
         &self,
-        pending: &[Pending],
+        pending: &[PendingLayer],
         queue: &Mutex<VecDeque<usize>>,
         common: &Common,
         job: &Job<'_>,
@@ -151,8 +156,8 @@ impl Opened<'_> {
             if job.cancel.is_cancelled() {
                 return;
             }
-            let placer = common.placer(number, &pending[number], job.cancel);
-            let layer = placer.and_then(|placer| self.layer((number, &pending[number]), common, placer, job));
+            let writer = common.content_writer(number, &pending[number], job.cancel);
+            let layer = writer.and_then(|writer| self.layer((number, &pending[number]), common, writer, job));
             if ready.send((number, layer)).is_err() {
                 return;
             }
@@ -161,12 +166,12 @@ impl Opened<'_> {
 
     fn layer(
         &self,
-        (number, pending): (usize, &Pending),
+        (number, pending): (usize, &PendingLayer),
         common: &Common,
-        placer: Placer,
+        writer: ContentWriter,
         job: &Job<'_>,
     ) -> Result<Layer, LayerError> {
-        let Common { used, pairs, .. } = common;
+        let Common { used, hash_pool, .. } = common;
         let limits = self.registries.limits;
         if pending.size > limits.max_unpacked {
             return Err(LayerError::TooLarge(limits.max_unpacked));
@@ -184,7 +189,7 @@ impl Opened<'_> {
             origin: Some(origin),
             digest: pending.digest,
             size: pending.size,
-            hash: pending.digest.map(|_| pairs.passing()),
+            hash: pending.digest.map(|_| hash_pool.in_place_stream()),
             read: 0,
             ahead: 0,
             reported: 0,
@@ -194,8 +199,8 @@ impl Opened<'_> {
             whole: false,
         };
         let (packed, diff_id) = (Some(pending.size), Some(pending.diff_id));
-        let measure = Measure { limits, used, tally: &self.tally, packed, diff_id, pairs };
-        let layer = layer::read(&mut blob, measure, placer, job).map_err(|error| match kept {
+        let measure = Measure { limits, used, tally: &self.tally, packed, diff_id, hash_pool };
+        let layer = layer::read(&mut blob, measure, writer, job).map_err(|error| match kept {
             // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
             // begins anew.
             Some((digest, file)) if self.is_stale(&error, &digest, &file, job.cancel) => LayerError::Stale,
@@ -215,8 +220,8 @@ impl Opened<'_> {
 
     /// Forgets a layer that came whole and turned out to fit nowhere, in all the ways it was packed: the cache has none that were
     /// refused. What was there before may be good for other images.
-    fn forget_refused(&self, refused: usize, why: &LayerError, all: &[Pending], common: &Common) {
-        use rootfs::Error::{Cancelled, Io};
+    fn forget_refused(&self, refused: usize, why: &LayerError, all: &[PendingLayer], common: &Common) {
+        use RootfsError::{Cancelled, Io};
         // Nothing was found out about it.
         if matches!(why, LayerError::Cancelled(_) | LayerError::Rootfs(Cancelled(_) | Io { .. })) {
             return;
@@ -234,7 +239,7 @@ impl Opened<'_> {
     }
 
     /// Forgets all layers that are damaged in the cache, so that one more attempt finds none of them.
-    fn forget_damaged(&self, pending: &[Pending], cancel: &Cancel) {
+    fn forget_damaged(&self, pending: &[PendingLayer], cancel: &Cancel) {
         let cache = &self.registries.cache;
         for layer in pending {
             if let Some(digest) = layer.digest
@@ -246,8 +251,8 @@ impl Opened<'_> {
     }
 
     /// All layers that are in the cache already, open, so that they stay there.
-    fn hold_cached(&self, pending: &[Pending]) -> Vec<File> {
-        if !matches!(self.from, Way::Registry(..)) {
+    fn hold_cached(&self, pending: &[PendingLayer]) -> Vec<File> {
+        if !matches!(self.from, ManifestSource::Registry(..)) {
             return Vec::new();
         }
         let cache = &self.registries.cache;
@@ -255,19 +260,19 @@ impl Opened<'_> {
     }
 
     /// Where the bytes of a layer come from, and whether they are here already.
-    fn origin<'b>(&'b self, pending: &Pending, job: Job<'b>) -> Result<(Origin<'b>, bool), LayerError> {
+    fn origin<'b>(&'b self, pending: &PendingLayer, job: Job<'b>) -> Result<(Origin<'b>, bool), LayerError> {
         let cache = &self.registries.cache;
         match (&self.from, &pending.place, pending.digest) {
-            (Way::Registry(repository, _), Place::Registry, Some(digest)) => {
+            (ManifestSource::Registry(repository, _), LayerSource::Registry, Some(digest)) => {
                 if let Some(file) = cache.get(&digest, pending.size) {
                     return Ok((Origin::Cached(whole(file), cache), true));
                 }
-                let staged = cache.stage().map_err(unusual)?;
+                let staged = cache.stage().map_err(as_layer_error)?;
                 let download = Download::new(repository, digest, pending.size, job);
                 Ok((Origin::Download(Box::new((download, Keep { cache, staged }))), false))
             }
-            (Way::Layout(files, _) | Way::Saved(files, _), Place::Member(name), _) => {
-                let (file, offset, size) = files.open(name).map_err(unusual)?;
+            (ManifestSource::Layout(files, _) | ManifestSource::Saved(files, _), LayerSource::Member(name), _) => {
+                let (file, offset, size) = files.open(name).map_err(as_layer_error)?;
                 if size != pending.size {
                     return Err(LayerError::Size { is: size, should: pending.size });
                 }
@@ -282,7 +287,7 @@ impl Opened<'_> {
 
 /// Layers that are ready, put on top of each other in their order.
 struct Stack<'a> {
-    pending: &'a [Pending],
+    pending: &'a [PendingLayer],
     /// The first layer with the same content.
     first: &'a HashMap<Digest, usize>,
     waiting: HashMap<usize, Layer>,
@@ -310,7 +315,7 @@ impl Stack<'_> {
             let first = self.first[&pending.diff_id];
             if !self.placed.contains_key(&first) {
                 let Some(layer) = self.waiting.remove(&first) else { return Ok(()) };
-                builder.placed(layer.placed);
+                builder.add_written(layer.placed);
                 self.placed.insert(first, layer.entries);
             }
             merge::apply(builder, &self.placed[&first]).map_err(|error| (number, error))?;
@@ -339,7 +344,7 @@ impl Progress for Words<'_> {
     fn advance(&self, _done: u64, _total: Option<u64>) {}
 }
 
-fn report(job: &Job<'_>, pending: &Pending, state: PartState, done: u64) {
+fn report(job: &Job<'_>, pending: &PendingLayer, state: PartState, done: u64) {
     job.progress.part(&Part { name: &pending.name.digest, state, done, total: pending.size });
 }
 
@@ -348,7 +353,7 @@ fn plural(layers: usize) -> String {
 }
 
 /// A failure of the cache or of a file, as one of a layer.
-fn unusual(error: OciError) -> LayerError {
+fn as_layer_error(error: OciError) -> LayerError {
     match error {
         OciError::Publish(error) => error.into(),
         OciError::Io { what, source, .. } => LayerError::Io { what, source },

@@ -2,7 +2,7 @@
 
 use super::super::{credentials::Credential, error::RegistryError};
 use crate::{
-    fetch::{Address, AddressError, Client, Extent, FetchError, Request, Secret, Trust},
+    fetch::{Address, AddressError, BodyLength, Client, FetchError, Request, Secret, Trust},
     job::{Cancel, Job, Silent},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -143,7 +143,7 @@ impl Bearer {
         let failed = |error: FetchError| RegistryError::Token { host: host(), source: error.into() };
         let job = Job { progress: &Silent, cancel };
         let request = request.trust(trust).unhashed();
-        let mut body = client.ask(&request, Extent::UpTo(MAX_ANSWER), &job).map_err(failed)?;
+        let mut body = client.ask(&request, BodyLength::UpTo(MAX_ANSWER), &job).map_err(failed)?;
         let mut answer = Vec::new();
         // A failure is told by `finish`, with its reason.
         let _ = body.read_to_end(&mut answer);

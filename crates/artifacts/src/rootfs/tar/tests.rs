@@ -29,7 +29,7 @@ fn pax(records: &[u8]) -> (Header, &[u8]) {
     (header(EntryType::XHeader, "x", records.len() as u64), records)
 }
 
-fn walk(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, Error> {
+fn walk(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, RootfsError> {
     let mut reader = Reader::new(bytes, Limits { entries: 100, content_bytes: 1 << 20, metadata_bytes: 1 << 20 });
     let mut found = Vec::new();
     while let Some(entry) = reader.next_entry()? {
@@ -134,9 +134,9 @@ fn a_cut_archive_is_an_error_wherever_it_is_cut() {
         let mut reader = Reader::new(&whole[..length], Limits::default());
         let outcome = (|| {
             while reader.next_entry()?.is_some() {}
-            Ok::<(), Error>(())
+            Ok::<(), RootfsError>(())
         })();
-        assert!(matches!(outcome, Err(Error::Archive { .. })), "cut at {length}: {outcome:?}");
+        assert!(matches!(outcome, Err(RootfsError::Archive { .. })), "cut at {length}: {outcome:?}");
     }
 }
 
@@ -149,7 +149,7 @@ fn an_open_ended_archive_may_end_after_any_whole_entry() {
         let mut reader = Reader::new(&whole[..length], Limits::default()).open_ended();
         let outcome = (|| {
             while reader.next_entry()?.is_some() {}
-            Ok::<(), Error>(())
+            Ok::<(), RootfsError>(())
         })();
         assert_eq!(outcome.is_ok(), good, "cut at {length}: {outcome:?}");
     }

@@ -7,7 +7,7 @@ fn file() -> Kind {
     Kind::File(Segment { source: 0, offset: 0, len: 0 })
 }
 
-fn put(tree: &mut Tree, path: &str, kind: Kind) -> Result<(), Refusal> {
+fn put(tree: &mut Tree, path: &str, kind: Kind) -> Result<(), EntryError> {
     tree.put(&components(path.as_bytes())?, kind, Meta::default())
 }
 
@@ -15,7 +15,7 @@ fn link(tree: &mut Tree, path: &str, target: &str) {
     put(tree, path, Kind::Symlink(target.as_bytes().into())).unwrap();
 }
 
-fn hard_link(tree: &mut Tree, path: &str, target: &str) -> Result<(), Refusal> {
+fn hard_link(tree: &mut Tree, path: &str, target: &str) -> Result<(), EntryError> {
     tree.hard_link(&components(path.as_bytes())?, &components(target.as_bytes())?)
 }
 
@@ -36,7 +36,7 @@ fn nothing_is_reached_through_a_link() {
     let mut tree = Tree::new();
     link(&mut tree, "lib", "usr/lib");
     let refused = put(&mut tree, "lib/x", file()).unwrap_err();
-    assert_eq!(refused, Refusal::NotADirectory("\"lib\"".into()));
+    assert_eq!(refused, EntryError::NotADirectory("\"lib\"".into()));
 }
 
 #[test]
@@ -92,26 +92,26 @@ fn hard_links_name_what_is_there() {
     // The directory goes, the file in it stays under its other name.
     hard_link(&mut tree, "d", "d/a").unwrap();
     assert_eq!(tree.find(&[b"b"]), tree.find(&[b"d"]));
-    assert!(matches!(hard_link(&mut tree, "c", "none"), Err(Refusal::LinkTargetMissing(_))));
+    assert!(matches!(hard_link(&mut tree, "c", "none"), Err(EntryError::LinkTargetMissing(_))));
     tree.dir(&[b"e"], Meta::default()).unwrap();
-    assert!(matches!(hard_link(&mut tree, "c", "e"), Err(Refusal::LinkToDirectory(_))));
+    assert!(matches!(hard_link(&mut tree, "c", "e"), Err(EntryError::LinkToDirectory(_))));
 }
 
 #[test]
 fn lost_found_is_the_file_systems() {
     let mut tree = Tree::new();
     tree.dir(&[b"lost+found"], Meta::default()).unwrap();
-    assert_eq!(put(&mut tree, "lost+found", file()).unwrap_err(), Refusal::Reserved);
-    assert_eq!(put(&mut tree, "lost+found/x", file()).unwrap_err(), Refusal::Reserved);
+    assert_eq!(put(&mut tree, "lost+found", file()).unwrap_err(), EntryError::Reserved);
+    assert_eq!(put(&mut tree, "lost+found/x", file()).unwrap_err(), EntryError::Reserved);
     put(&mut tree, "home/lost+found/x", file()).unwrap();
     // By whatever path it is reached.
     tree.next_layer();
     link(&mut tree, "here", ".");
     link(&mut tree, "there", "lost+found/below");
-    assert_eq!(put(&mut tree, "here/lost+found", file()).unwrap_err(), Refusal::Reserved);
-    assert_eq!(put(&mut tree, "here/lost+found/x", file()).unwrap_err(), Refusal::Reserved);
-    assert_eq!(put(&mut tree, "there/x", file()).unwrap_err(), Refusal::Reserved);
-    assert_eq!(hard_link(&mut tree, "here/lost+found", "home/lost+found/x").unwrap_err(), Refusal::Reserved);
+    assert_eq!(put(&mut tree, "here/lost+found", file()).unwrap_err(), EntryError::Reserved);
+    assert_eq!(put(&mut tree, "here/lost+found/x", file()).unwrap_err(), EntryError::Reserved);
+    assert_eq!(put(&mut tree, "there/x", file()).unwrap_err(), EntryError::Reserved);
+    assert_eq!(hard_link(&mut tree, "here/lost+found", "home/lost+found/x").unwrap_err(), EntryError::Reserved);
     tree.dir(&[b"here", b"lost+found"], Meta::default()).unwrap();
     assert!(tree.find(&[b"lost+found"]).is_none());
 }
@@ -178,11 +178,11 @@ fn all_paths_together_lead_through_so_many_links_and_no_more() {
     // The entry before was put there, so nothing is followed.
     put(&mut tree, "way/b", file()).unwrap();
     put(&mut tree, "elsewhere", file()).unwrap();
-    assert_eq!(put(&mut tree, "way/c", file()).unwrap_err(), Refusal::LinkSteps);
+    assert_eq!(put(&mut tree, "way/c", file()).unwrap_err(), EntryError::LinkSteps);
     tree.steps = STEPS_MAX - 1;
-    assert_eq!(tree.whiteout(&[b"way", b"a"]).unwrap_err(), Refusal::LinkSteps);
+    assert_eq!(tree.whiteout(&[b"way", b"a"]).unwrap_err(), EntryError::LinkSteps);
     tree.steps = STEPS_MAX - 1;
-    assert_eq!(hard_link(&mut tree, "c", "way/a").unwrap_err(), Refusal::LinkSteps);
+    assert_eq!(hard_link(&mut tree, "c", "way/a").unwrap_err(), EntryError::LinkSteps);
     assert!(tree.find(&[b"usr", b"a"]).is_some() && tree.resolve(b"way/a").is_some());
 }
 

@@ -170,7 +170,7 @@ fn archives_that_unpack_to_too_much() {
         let refusal = host.refusal(&format!("docker-archive:{path}"));
         assert!(refusal.contains("there is no \"manifest.json\""), "small enough to harm nobody: {refusal}");
     }
-    host.registries.limits = Limits { max_ratio: 20, harmless: 1 << 20, ..Limits::default() };
+    host.registries.limits = Limits { max_ratio: 20, ratio_exempt: 1 << 20, ..Limits::default() };
     for path in [&gz, &zst] {
         let refusal = host.refusal(&format!("oci-archive:{path}"));
         assert!(refusal.contains("cannot unpack") && refusal.contains("it unpacks to more than 1048576"), "{refusal}");

@@ -53,7 +53,7 @@ fn bombs_are_refused_before_they_go_off() {
     // It is small enough to harm nobody.
     host.image(&reference(&server, "v1"));
     let mut host = Host::new();
-    host.registries.limits = Limits { max_ratio: 100, harmless: 1 << 20, ..Limits::default() };
+    host.registries.limits = Limits { max_ratio: 100, ratio_exempt: 1 << 20, ..Limits::default() };
     for tag in ["v1", "v2"] {
         let refusal = host.refusal(&reference(&server, tag));
         assert!(refusal.contains("layer 1 of 1 (") && refusal.contains("more than 100 times its size"), "{refusal}");
@@ -77,10 +77,10 @@ fn a_bomb_and_a_window_that_the_limits_as_they_are_refuse() {
     header.set_size(4 << 30);
     header.set_cksum();
     bomb.write_all(header.as_bytes()).unwrap();
-    let (zeros, harmless) = (vec![0; 1 << 20], usize::try_from(Limits::default().harmless).unwrap());
-    (0..harmless / zeros.len() + 2).for_each(|_| bomb.write_all(&zeros).unwrap());
+    let (zeros, ratio_exempt) = (vec![0; 1 << 20], usize::try_from(Limits::default().ratio_exempt).unwrap());
+    (0..ratio_exempt / zeros.len() + 2).for_each(|_| bomb.write_all(&zeros).unwrap());
     let bomb = bomb.finish().unwrap();
-    assert!(bomb.len() * 1000 < harmless, "it is small");
+    assert!(bomb.len() * 1000 < ratio_exempt, "it is small");
     content.image("bomb", &[(Vec::new(), bomb, &kind)], &Value::Null);
     // What `zstd --long=31` asks for takes more memory than a pull may; with `--long` it is as much as it may.
     let plain = Layer::new().file("a", "a").done();

@@ -5,11 +5,11 @@
 //! by a later one, its blocks are given back when the image is finished.
 
 use super::{
-    deal::Dealer,
-    error::Error,
-    ground::{self, BLOCK, BLOCK_BYTES, MAX_BYTES, Run},
-    pieces::{PIECE, PIECE_BLOCKS, hash},
+    allocator::TurnAllocator,
+    block_layout::{self, BLOCK, BLOCK_BYTES, MAX_BYTES, Run},
+    error::RootfsError,
     spool::{IMAGE, Segment},
+    tree_hash::{PIECE, PIECE_BLOCKS, hash},
 };
 use crate::job::Cancel;
 use blake3::hazmat::ChainingValue;
@@ -25,57 +25,57 @@ static ZERO_BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// An image file that layers write into.
 #[derive(Debug)]
-pub struct Site {
+pub struct TargetImage {
     pub(super) file: File,
-    pub(super) dealer: Dealer,
+    pub(super) dealer: TurnAllocator,
 }
 
-impl Site {
+impl TargetImage {
     /// For one layer that is read for nothing but whether it is what it is said to be: what it writes is nowhere.
-    pub fn nowhere(layer: usize) -> Result<Arc<Self>, Error> {
-        let file = File::options().write(true).open("/dev/null").map_err(Error::io("open /dev/null"))?;
-        Ok(Arc::new(Self { file, dealer: Dealer::new([layer], 1) }))
+    pub fn discard(layer: usize) -> Result<Arc<Self>, RootfsError> {
+        let file = File::options().write(true).open("/dev/null").map_err(RootfsError::io("open /dev/null"))?;
+        Ok(Arc::new(Self { file, dealer: TurnAllocator::new([layer], 1) }))
     }
 
     /// Who writes the contents of a layer, which looks at `cancel` when it has to wait for others.
-    pub fn placer(self: &Arc<Self>, layer: usize, cancel: &Cancel) -> Placer {
-        Placer::new(Arc::clone(self), layer, cancel)
+    pub fn content_writer(self: &Arc<Self>, layer: usize, cancel: &Cancel) -> ContentWriter {
+        ContentWriter::new(Arc::clone(self), layer, cancel)
     }
 }
 
 /// Where the content of a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored(pub(super) Place);
+pub struct ContentLocation(pub(super) Extents);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Extents {
     /// In one place, all of it.
     One(Segment),
     /// In several places, as (offset in the file, segment) in order; what is not among them is zeros.
     Several { len: u64, data: Box<[(u64, Segment)]> },
 }
 
-impl Stored {
+impl ContentLocation {
     /// How many bytes of it take room.
     pub(super) fn bytes(&self) -> u64 {
         match &self.0 {
-            Place::One(segment) => segment.len,
-            Place::Several { data, .. } => data.iter().map(|(_, segment)| segment.len).sum(),
+            Extents::One(segment) => segment.len,
+            Extents::Several { data, .. } => data.iter().map(|(_, segment)| segment.len).sum(),
         }
     }
 }
 
 /// What a layer left in the image.
 #[derive(Debug)]
-pub struct Placed {
+pub struct WrittenContent {
     /// The pieces it filled: at which byte they begin, and their hashes.
     pub(super) hashes: Vec<(u64, ChainingValue)>,
 }
 
 /// Writes the contents of one layer.
 #[derive(Debug)]
-pub struct Placer {
-    site: Arc<Site>,
+pub struct ContentWriter {
+    site: Arc<TargetImage>,
     layer: usize,
     cancel: Cancel,
     /// What is left of the hand.
@@ -108,8 +108,8 @@ impl Open {
     }
 }
 
-impl Placer {
-    fn new(site: Arc<Site>, layer: usize, cancel: &Cancel) -> Self {
+impl ContentWriter {
+    fn new(site: Arc<TargetImage>, layer: usize, cancel: &Cancel) -> Self {
         Self {
             site,
             layer,
@@ -129,7 +129,7 @@ impl Placer {
     }
 
     /// Some of its bytes.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), RootfsError> {
         if !self.file.looks() {
             return self.append(bytes);
         }
@@ -153,7 +153,7 @@ impl Placer {
     }
 
     /// All of it came; where it is.
-    pub fn end(&mut self) -> Result<Stored, Error> {
+    pub fn end(&mut self) -> Result<ContentLocation, RootfsError> {
         if !self.file.part.is_empty() {
             self.part()?;
         }
@@ -167,22 +167,22 @@ impl Placer {
             self.filled = filled;
         }
         let Open { size, data, .. } = std::mem::take(&mut self.file);
-        Ok(Stored(match data.as_slice() {
-            [] if size == 0 => Place::One(Segment { source: IMAGE, offset: 0, len: 0 }),
-            [(0, whole)] if whole.len == size => Place::One(*whole),
-            _ => Place::Several { len: size, data: data.into_boxed_slice() },
+        Ok(ContentLocation(match data.as_slice() {
+            [] if size == 0 => Extents::One(Segment { source: IMAGE, offset: 0, len: 0 }),
+            [(0, whole)] if whole.len == size => Extents::One(*whole),
+            _ => Extents::Several { len: size, data: data.into_boxed_slice() },
         }))
     }
 
     /// The layer has ended.
-    pub fn finish(mut self) -> Result<Placed, Error> {
+    pub fn finish(mut self) -> Result<WrittenContent, RootfsError> {
         self.flush()?;
         self.site.dealer.end(self.layer);
-        Ok(Placed { hashes: self.hashes })
+        Ok(WrittenContent { hashes: self.hashes })
     }
 
     /// What was kept of a block, now that all of it is there.
-    fn part(&mut self) -> Result<(), Error> {
+    fn part(&mut self) -> Result<(), RootfsError> {
         let mut part = std::mem::take(&mut self.file.part);
         self.block(&part)?;
         part.clear();
@@ -191,7 +191,7 @@ impl Placer {
     }
 
     /// A block of the file, or the end of it.
-    fn block(&mut self, block: &[u8]) -> Result<(), Error> {
+    fn block(&mut self, block: &[u8]) -> Result<(), RootfsError> {
         if block == &ZERO_BLOCK[..block.len()] {
             self.file.zeros += block.len() as u64;
             self.file.at += block.len() as u64;
@@ -205,7 +205,7 @@ impl Placer {
     }
 
     /// Stores the zeros that were left out.
-    fn zeros(&mut self) -> Result<(), Error> {
+    fn zeros(&mut self) -> Result<(), RootfsError> {
         let mut left = std::mem::take(&mut self.file.zeros);
         self.file.at -= left;
         while left > 0 {
@@ -216,7 +216,7 @@ impl Placer {
         Ok(())
     }
 
-    fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    fn append(&mut self, mut bytes: &[u8]) -> Result<(), RootfsError> {
         while !bytes.is_empty() {
             self.room()?;
             let len = (PIECE - self.filled).min(bytes.len());
@@ -237,7 +237,7 @@ impl Placer {
     }
 
     /// Makes room for at least a byte.
-    fn room(&mut self) -> Result<(), Error> {
+    fn room(&mut self) -> Result<(), RootfsError> {
         if self.filled < PIECE && !self.piece.is_empty() {
             return Ok(());
         }
@@ -245,7 +245,7 @@ impl Placer {
         if self.hand.len == 0 {
             self.hand = self.site.dealer.deal(self.layer, &self.cancel)?;
             if (self.hand.start + self.hand.len) * BLOCK > MAX_BYTES / 2 {
-                return Err(Error::TooManyBytes(MAX_BYTES / 2));
+                return Err(RootfsError::TooManyBytes(MAX_BYTES / 2));
             }
             self.reserve();
         }
@@ -259,21 +259,21 @@ impl Placer {
     /// Asks the file system for the blocks of the hand at once: to give them one by one, as they are written, costs it more. What
     /// is left of them in the end is given back with all other gaps.
     fn reserve(&self) {
-        for Run { start, len } in ground::runs(self.hand.start, self.hand.len) {
+        for Run { start, len } in block_layout::allocatable_runs(self.hand.start, self.hand.len) {
             // Where it has too few left, writing says so. The file gets longer, for beyond its end nothing is given back.
             let _ = fallocate(&self.site.file, FallocateFlags::empty(), start * BLOCK, len * BLOCK);
         }
     }
 
     /// Writes the piece at hand.
-    fn flush(&mut self) -> Result<(), Error> {
+    fn flush(&mut self) -> Result<(), RootfsError> {
         if self.filled == 0 {
             return Ok(());
         }
         // Hands and kept blocks are whole pieces, so a piece is in one place.
-        let at = ground::place(self.at).start * BLOCK;
+        let at = block_layout::nth_allocatable(self.at).start * BLOCK;
         let write = self.site.file.write_all_at(&self.piece[..self.filled], at);
-        write.map_err(Error::io("write the image"))?;
+        write.map_err(RootfsError::io("write the image"))?;
         self.piece[self.filled..].fill(0);
         self.hashes.push((at, hash(at, &self.piece)));
         self.filled = 0;

@@ -1,9 +1,12 @@
 //! What every ext4 has: superblock and copies, group descriptors, bitmaps, inode tables, a journal.
 
 use super::{
-    error::Error,
-    fill::Filler,
-    ground::{BLOCK, BLOCK_BYTES, DESCRIPTORS, GROUP, KEPT, MAX_BYTES, MAX_GROUPS, Run, with_superblock},
+    batch_writer::BatchWriter,
+    block_layout::{
+        BLOCK, BLOCK_BYTES, BLOCKS_PER_GROUP, DESCRIPTORS_PER_BLOCK, MAX_BYTES, MAX_GROUPS, RESERVED, Run,
+        groups_with_superblock,
+    },
+    error::RootfsError,
     space::Space,
 };
 use mkext4::{
@@ -21,7 +24,7 @@ pub(super) const JOURNAL: u64 = 1024;
 /// An image has at least as many blocks, four times its journal.
 const MIN_BLOCKS: u64 = 4 * JOURNAL;
 /// Blocks the last group has at least, where it has fewer than all.
-const LAST_GROUP: u64 = 2 * KEPT;
+const LAST_GROUP: u64 = 2 * RESERVED;
 /// Groups that are spoken of together, as a power of two.
 const LOG_GROUPS_PER_FLEX: u8 = 4;
 /// Inodes with a purpose of their own.
@@ -32,7 +35,7 @@ const MODES: [u8; 8] = [0, 0o10, 0o04, 0o02, 0o06, 0o01, 0o14, 0o12];
 
 /// How an image is divided.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(super) struct BlockGroups {
     blocks: u64,
     inodes_per_group: u64,
     /// For each group the blocks of its bitmaps, of blocks and of inodes, and the first of its table.
@@ -40,7 +43,7 @@ pub(super) struct Frame {
 }
 
 /// What is in it.
-pub(super) struct Picture<'a> {
+pub(super) struct GroupContents<'a> {
     pub(super) uuid: [u8; 16],
     pub(super) hash_seed: [u32; 4],
     pub(super) label: &'a str,
@@ -51,18 +54,18 @@ pub(super) struct Picture<'a> {
     pub(super) journal: u64,
 }
 
-impl Frame {
+impl BlockGroups {
     /// Takes the last blocks of an image with so many inodes: how many there are follows from how many groups there
     /// are, and the other way round.
-    pub(super) fn new(space: &mut Space, inodes: u64) -> Result<Self, Error> {
-        let mut groups = inodes.div_ceil(INODES_PER_GROUP).max(space.end().div_ceil(GROUP)).max(1);
+    pub(super) fn new(space: &mut Space, inodes: u64) -> Result<Self, RootfsError> {
+        let mut groups = inodes.div_ceil(INODES_PER_GROUP).max(space.end().div_ceil(BLOCKS_PER_GROUP)).max(1);
         loop {
             if groups > MAX_GROUPS {
-                return Err(Error::TooManyBytes(MAX_BYTES));
+                return Err(RootfsError::TooManyBytes(MAX_BYTES));
             }
             let mut tried = space.clone();
             let frame = Self::tried(&mut tried, groups, inodes);
-            let needed = frame.blocks.div_ceil(GROUP);
+            let needed = frame.blocks.div_ceil(BLOCKS_PER_GROUP);
             if needed <= groups {
                 *space = tried;
                 return Ok(frame);
@@ -80,8 +83,8 @@ impl Frame {
         for place in &mut places {
             place[2] = space.in_a_row(inodes_per_group / INODES_PER_BLOCK);
         }
-        let blocks = space.end().max(MIN_BLOCKS).max((groups - 1) * GROUP + 1);
-        let last = blocks % GROUP;
+        let blocks = space.end().max(MIN_BLOCKS).max((groups - 1) * BLOCKS_PER_GROUP + 1);
+        let last = blocks % BLOCKS_PER_GROUP;
         let short = if last == 0 { 0 } else { LAST_GROUP.saturating_sub(last) };
         Self { blocks: blocks + short, inodes_per_group, groups: places }
     }
@@ -97,18 +100,23 @@ impl Frame {
 
     /// Blocks of a superblock with the descriptors behind it.
     fn head(&self) -> u64 {
-        1 + self.count().div_ceil(DESCRIPTORS)
+        1 + self.count().div_ceil(DESCRIPTORS_PER_BLOCK)
     }
 
     fn copies(&self) -> impl Iterator<Item = u64> {
-        with_superblock(self.count())
+        groups_with_superblock(self.count())
     }
 
     /// Writes it.
-    pub(super) fn write(&self, picture: &Picture<'_>, space: &mut Space, filler: &mut Filler<'_>) -> Result<(), Error> {
-        let failed = || Error::io("write the image");
+    pub(super) fn write(
+        &self,
+        picture: &GroupContents<'_>,
+        space: &mut Space,
+        filler: &mut BatchWriter<'_>,
+    ) -> Result<(), RootfsError> {
+        let failed = || RootfsError::io("write the image");
         for group in self.copies() {
-            space.mark(Run { start: group * GROUP, len: self.head() });
+            space.mark(Run { start: group * BLOCKS_PER_GROUP, len: self.head() });
         }
         let mut descriptors = vec![0; usize::try_from((self.head() - 1) * BLOCK).expect("a few blocks")];
         let mut free = 0;
@@ -121,8 +129,8 @@ impl Frame {
         let superblock = self.superblock(picture, free);
         for group in self.copies() {
             let block = encoded(&superblock, group);
-            filler.put(group * GROUP, &block).map_err(failed())?;
-            filler.put(group * GROUP + 1, &descriptors).map_err(failed())?;
+            filler.put(group * BLOCKS_PER_GROUP, &block).map_err(failed())?;
+            filler.put(group * BLOCKS_PER_GROUP + 1, &descriptors).map_err(failed())?;
         }
         Ok(())
     }
@@ -131,14 +139,14 @@ impl Frame {
     fn group(
         &self,
         group: u64,
-        picture: &Picture<'_>,
+        picture: &GroupContents<'_>,
         space: &Space,
-        filler: &mut Filler<'_>,
+        filler: &mut BatchWriter<'_>,
         descriptor: &mut [u8],
     ) -> std::io::Result<u64> {
         let seed = csum::fs_seed(&picture.uuid);
         let [block_bitmap, inode_bitmap, inode_table] = self.groups[small(group)];
-        let (blocks, free) = space.bitmap(group, (self.blocks - group * GROUP).min(GROUP));
+        let (blocks, free) = space.bitmap(group, (self.blocks - group * BLOCKS_PER_GROUP).min(BLOCKS_PER_GROUP));
         filler.put(block_bitmap, &blocks)?;
 
         let per_group = small(self.inodes_per_group);
@@ -178,7 +186,7 @@ impl Frame {
         Ok(free)
     }
 
-    fn superblock(&self, picture: &Picture<'_>, free: u64) -> Superblock {
+    fn superblock(&self, picture: &GroupContents<'_>, free: u64) -> Superblock {
         let groups = self.count();
         let tables = groups * (2 + self.inodes_per_group / INODES_PER_BLOCK);
         let overhead = self.copies().count() as u64 * self.head() + tables + JOURNAL;
@@ -201,8 +209,8 @@ impl Frame {
             first_data_block: 0,
             log_block_size: 2,
             log_cluster_size: 2,
-            blocks_per_group: word(GROUP),
-            clusters_per_group: word(GROUP),
+            blocks_per_group: word(BLOCKS_PER_GROUP),
+            clusters_per_group: word(BLOCKS_PER_GROUP),
             inodes_per_group: word(self.inodes_per_group),
             mtime: 0,
             wtime: picture.epoch,
@@ -266,7 +274,7 @@ fn encoded(superblock: &Superblock, group: u64) -> Vec<u8> {
     block
 }
 
-fn journal_superblock(picture: &Picture<'_>) -> JournalSuperblock {
+fn journal_superblock(picture: &GroupContents<'_>) -> JournalSuperblock {
     JournalSuperblock {
         blocktype: 4,
         blocksize: word(BLOCK),
@@ -313,13 +321,13 @@ mod tests {
     use super::*;
 
     /// The frame around so many blocks of content.
-    fn around(blocks: u64, inodes: u64) -> Frame {
+    fn around(blocks: u64, inodes: u64) -> BlockGroups {
         let mut space = Space::new(0);
         space.take(blocks);
-        let frame = Frame::new(&mut space, inodes).unwrap();
-        assert!(space.end() <= frame.blocks && frame.blocks.div_ceil(GROUP) == frame.count());
+        let frame = BlockGroups::new(&mut space, inodes).unwrap();
+        assert!(space.end() <= frame.blocks && frame.blocks.div_ceil(BLOCKS_PER_GROUP) == frame.count());
         assert!(frame.inodes_per_group * frame.count() >= inodes && frame.inodes_per_group <= INODES_PER_GROUP);
-        let last = frame.blocks % GROUP;
+        let last = frame.blocks % BLOCKS_PER_GROUP;
         assert!(last == 0 || last >= LAST_GROUP, "{frame:?}");
         frame
     }
@@ -328,8 +336,8 @@ mod tests {
     fn sizes_around_the_end_of_a_group() {
         for groups in [1, 2, 3, 9, 16, 17] {
             for less in 0..200 {
-                let frame = around(groups * GROUP - less, 100);
-                assert!(frame.blocks < (groups + 1) * GROUP + 20 * KEPT + 100);
+                let frame = around(groups * BLOCKS_PER_GROUP - less, 100);
+                assert!(frame.blocks < (groups + 1) * BLOCKS_PER_GROUP + 20 * RESERVED + 100);
             }
         }
     }
@@ -343,8 +351,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_said() {
-        let mut space = Space::new(MAX_GROUPS * GROUP);
+        let mut space = Space::new(MAX_GROUPS * BLOCKS_PER_GROUP);
         space.one();
-        assert!(matches!(Frame::new(&mut space, 11), Err(Error::TooManyBytes(MAX_BYTES))));
+        assert!(matches!(BlockGroups::new(&mut space, 11), Err(RootfsError::TooManyBytes(MAX_BYTES))));
     }
 }

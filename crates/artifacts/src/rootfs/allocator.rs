@@ -5,7 +5,7 @@
 //! line. Where a byte lands follows from what is in the layers and from nothing else; how they are packed, and how fast
 //! they come, only decides who waits for whom.
 
-use super::{ground::Run, pieces::PIECE_BLOCKS};
+use super::{block_layout::Run, tree_hash::PIECE_BLOCKS};
 use crate::job::{Cancel, Cancelled};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,13 +20,13 @@ const POLL: Duration = Duration::from_millis(25);
 
 /// The blocks of an image, as they are dealt to layers.
 #[derive(Debug)]
-pub(super) struct Dealer {
-    ring: Mutex<Ring>,
+pub(super) struct TurnAllocator {
+    ring: Mutex<Turns>,
     turned: Condvar,
 }
 
 #[derive(Debug)]
-struct Ring {
+struct Turns {
     /// Layers at work.
     seats: Vec<usize>,
     /// Whose turn it is.
@@ -35,17 +35,17 @@ struct Ring {
     line: VecDeque<usize>,
     ended: HashSet<usize>,
     hands: HashMap<usize, u32>,
-    /// The first block nobody has, as [`super::ground`] counts them.
+    /// The first block nobody has, as [`super::block_layout`] counts them.
     next: u64,
 }
 
-impl Dealer {
+impl TurnAllocator {
     /// Deals to these layers in this order, `seats` of them at once. As many have to be at work: a layer that is not
     /// read keeps all others waiting.
     pub(super) fn new(layers: impl IntoIterator<Item = usize>, seats: usize) -> Self {
         let mut line: VecDeque<usize> = layers.into_iter().collect();
         let seats = line.drain(..seats.min(line.len())).collect();
-        let ring = Ring { seats, turn: 0, line, ended: HashSet::new(), hands: HashMap::new(), next: 0 };
+        let ring = Turns { seats, turn: 0, line, ended: HashSet::new(), hands: HashMap::new(), next: 0 };
         Self { ring: Mutex::new(ring), turned: Condvar::new() }
     }
 
@@ -80,12 +80,12 @@ impl Dealer {
         self.ring().next
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
+    fn ring(&self) -> MutexGuard<'_, Turns> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ring {
+impl Turns {
     /// Gives the seats of those that have ended, as it becomes their turn, to the next in line.
     fn settle(&mut self) {
         while let Some(layer) = self.seats.get(self.turn)
@@ -110,7 +110,7 @@ mod tests {
 
     /// What each layer gets that takes as many hands as it says, delayed by as many milliseconds.
     fn dealt(hands: &[(usize, u64)]) -> Vec<Vec<Run>> {
-        let dealer = Arc::new(Dealer::new(0..hands.len(), 3));
+        let dealer = Arc::new(TurnAllocator::new(0..hands.len(), 3));
         let line = Arc::new(Mutex::new(0..hands.len()));
         let results = Arc::new(Mutex::new(vec![Vec::new(); hands.len()]));
         thread::scope(|scope| {
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn who_waits_can_be_called_off() {
-        let dealer = Dealer::new(0..2, 2);
+        let dealer = TurnAllocator::new(0..2, 2);
         let cancel = Cancel::default();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| dealer.deal(1, &cancel));

@@ -5,13 +5,13 @@ use super::Index;
 
 /// The directory an entry was put in, and by which names.
 #[derive(Debug, Default)]
-pub(super) struct LastParent {
+pub(super) struct ParentCache {
     /// The names that lead there, with a slash between two.
     path: Vec<u8>,
     directory: Option<Index>,
 }
 
-impl LastParent {
+impl ParentCache {
     /// The directory at these names, if it is that one.
     pub(super) fn at(&self, names: &[&[u8]]) -> Option<Index> {
         self.directory.filter(|_| self.path.split(|&byte| byte == b'/').eq(names.iter().copied()))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What came in the stretch that runs.
 #[derive(Debug, Clone)]
-pub(super) struct Pace {
+pub(super) struct MinRate {
     stretch: Duration,
     /// Bytes a second.
     least: u64,
@@ -24,7 +24,7 @@ pub(super) struct Slow {
     least: u64,
 }
 
-impl Pace {
+impl MinRate {
     pub(super) fn new(stretch: Duration, least: u64) -> Self {
         Self { stretch, least, waited: Duration::ZERO, came: 0 }
     }
@@ -63,8 +63,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn judged(steps: &[(Duration, u64)]) -> Result<(), Slow> {
-        let mut pace = Pace::new(10 * SECOND, 1000);
-        steps.iter().try_for_each(|(time, bytes)| pace.waited(*time, *bytes))
+        let mut min_rate = MinRate::new(10 * SECOND, 1000);
+        steps.iter().try_for_each(|(time, bytes)| min_rate.waited(*time, *bytes))
     }
 
     #[test]

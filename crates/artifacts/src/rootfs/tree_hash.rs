@@ -3,7 +3,7 @@
 //! It is the BLAKE3 of the file, which is a tree: aligned pieces are hashed by themselves, most of them while they are
 //! still warm from being written, and put together in the end. What `b3sum` says of the file is the same.
 
-use super::ground::{BLOCK, Run};
+use super::block_layout::{BLOCK, Run};
 use blake3::{
     Hasher,
     hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root},
@@ -19,7 +19,7 @@ static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// What is known of the pieces of a file.
 #[derive(Debug, Default)]
-pub(super) struct Pieces {
+pub(super) struct TreeHash {
     known: Vec<State>,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn hash(at: u64, piece: &[u8]) -> ChainingValue {
     Hasher::new().set_input_offset(at).update(piece).finalize_non_root()
 }
 
-impl Pieces {
+impl TreeHash {
     /// The piece that begins at byte `at` has that hash.
     pub(super) fn hashed(&mut self, at: u64, hash: ChainingValue) {
         *self.state(at / PIECE as u64) = State::Hashed(hash);
@@ -133,7 +133,7 @@ mod tests {
         for len in [PIECE + 1, 5 * PIECE, 9 * PIECE + 4096, 16 * PIECE] {
             let file = tempfile::tempfile().unwrap();
             let mut whole = vec![0; len];
-            let mut pieces = Pieces::default();
+            let mut pieces = TreeHash::default();
             for (n, piece) in whole.chunks_mut(PIECE).enumerate().filter(|(n, _)| n % 3 != 1) {
                 piece.iter_mut().enumerate().for_each(|(at, byte)| *byte = u8::try_from((at + n) % 251).unwrap());
             }
@@ -155,7 +155,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let whole = vec![7; 2 * PIECE];
         file.write_all_at(&whole, 0).unwrap();
-        let mut pieces = Pieces::default();
+        let mut pieces = TreeHash::default();
         pieces.hashed(0, [1; 32]);
         pieces.hashed(PIECE as u64, [1; 32]);
         pieces.changed(Run { start: PIECE_BLOCKS - 1, len: 2 });
@@ -167,7 +167,7 @@ mod tests {
         for (from, blocks) in [(0, 64), (1, 63), (0, 65), (3, 200), (70, 20), (60, 8), (63, 129), (128, 128)] {
             let file = tempfile::tempfile().unwrap();
             let mut whole = vec![7; 4 * PIECE];
-            let mut pieces = Pieces::default();
+            let mut pieces = TreeHash::default();
             whole.chunks(PIECE).zip((0..).step_by(PIECE)).for_each(|(piece, at)| pieces.hashed(at, hash(at, piece)));
             let block = usize::try_from(BLOCK).unwrap();
             whole[from * block..(from + blocks) * block].fill(0);

@@ -1,41 +1,41 @@
 //! Contents and metadata on their way into the image.
 //!
-//! Most files and all metadata are small: their pieces are gathered and written together ([`super::scribe`]), because a
+//! Most files and all metadata are small: their pieces are gathered and written together ([`super::write_behind`]), because a
 //! system call per file would cost more than its bytes. Large ones the kernel copies by itself.
 
 use super::{
-    ground::{self, BLOCK, BLOCK_BYTES, Run},
-    pieces::Pieces,
-    scribe::{SHEET, Scribe},
-    spool::{IMAGE, Origin},
+    block_layout::{self, BLOCK, BLOCK_BYTES, Run},
+    spool::{ContentSource, IMAGE},
+    tree_hash::TreeHash,
+    write_behind::{BUFFER, WriteBehind},
 };
 use crate::disk::copy_range;
 use std::{fs::File, io, os::unix::fs::FileExt, thread::Scope};
 
-/// Pieces up to this many bytes are gathered in any case.
+/// TreeHash up to this many bytes are gathered in any case.
 const SMALL: u64 = 64 << 10;
 
 /// Writes into `image`.
 #[derive(Debug)]
-pub(super) struct Filler<'a> {
-    sources: &'a [Origin],
+pub(super) struct BatchWriter<'a> {
+    sources: &'a [ContentSource],
     image: &'a File,
-    scribe: Scribe<'a>,
+    scribe: WriteBehind<'a>,
     /// Bytes to be written at `at`.
     gathered: Vec<u8>,
     at: u64,
 }
 
-impl<'a> Filler<'a> {
+impl<'a> BatchWriter<'a> {
     /// Writes into `image`, of which `pieces` is known, on a thread of `scope`.
     pub(super) fn new(
         scope: &'a Scope<'a, '_>,
-        sources: &'a [Origin],
+        sources: &'a [ContentSource],
         image: &'a File,
-        pieces: Pieces,
+        pieces: TreeHash,
     ) -> io::Result<Self> {
-        let scribe = Scribe::start(scope, image, pieces)?;
-        Ok(Self { sources, image, scribe, gathered: Vec::with_capacity(SHEET), at: 0 })
+        let scribe = WriteBehind::start(scope, image, pieces)?;
+        Ok(Self { sources, image, scribe, gathered: Vec::with_capacity(BUFFER), at: 0 })
     }
 
     /// Somebody made these blocks a hole.
@@ -65,7 +65,7 @@ impl<'a> Filler<'a> {
         // What another file has as well, which gets its own.
         let mut done = 0;
         let image = self.image;
-        for Run { start, len: blocks } in ground::runs(from / BLOCK, len.div_ceil(BLOCK)) {
+        for Run { start, len: blocks } in block_layout::allocatable_runs(from / BLOCK, len.div_ceil(BLOCK)) {
             let bytes = (blocks * BLOCK).min(len - done);
             self.copy_file(image, start * BLOCK, to + done, bytes)?;
             done += bytes;
@@ -114,7 +114,7 @@ impl<'a> Filler<'a> {
     }
 
     /// Writes what is gathered; what is known of the image then.
-    pub(super) fn finish(mut self) -> io::Result<Pieces> {
+    pub(super) fn finish(mut self) -> io::Result<TreeHash> {
         self.flush()?;
         self.scribe.finish()
     }
@@ -122,7 +122,7 @@ impl<'a> Filler<'a> {
 
 /// Bytes of a sheet that begins at byte `at`: sheets end where pieces do, so that most of these are whole in one.
 fn capacity(at: u64) -> usize {
-    SHEET - usize::try_from(at % SHEET as u64).expect("less than a sheet")
+    BUFFER - usize::try_from(at % BUFFER as u64).expect("less than a sheet")
 }
 
 #[cfg(test)]
@@ -135,7 +135,7 @@ mod tests {
         let spool = tempfile::tempfile().unwrap();
         let content: Vec<u8> = (0..4 << 20).map(|n: u32| u8::try_from(n % 251).unwrap()).collect();
         spool.write_all_at(&content, 0).unwrap();
-        let sources = [Origin::Open(spool)];
+        let sources = [ContentSource::Open(spool)];
         // Adjacent small ones, a gap, a large one, small ones enough to overflow, one going back.
         let mut pieces = vec![(5, 0, 10), (100, 4096, 4096), (7, 8192, 1), (9, 40_960, 5000), (1000, 49_152, 1 << 20)];
         pieces.extend((0..40_u64).map(|n| (n * 1000, (2 << 20) + n * 65_536, 60_000 + n)));
@@ -144,7 +144,7 @@ mod tests {
         image.set_len(8 << 20).unwrap();
         let mut expected = vec![0; 8 << 20];
         let known = thread::scope(|scope| {
-            let mut filler = Filler::new(scope, &sources, &image, Pieces::default()).unwrap();
+            let mut filler = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
             for &(from, to, len) in &pieces {
                 filler.copy(0, from, to, len).unwrap();
                 let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn a_spool_that_ends_early_is_an_error() {
         let (spool, image) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let sources = [Origin::Open(spool)];
+        let sources = [ContentSource::Open(spool)];
         thread::scope(|scope| {
-            let mut filler = Filler::new(scope, &sources, &image, Pieces::default()).unwrap();
+            let mut filler = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
             assert!(filler.copy(0, 0, 0, 1).is_err());
         });
     }

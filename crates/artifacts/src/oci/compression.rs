@@ -11,16 +11,16 @@ const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 
 /// What has to be done to read them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(super) enum Compression {
     Gzip,
     Zstd,
     /// They are what they are.
     None,
 }
 
-impl Packing {
+impl Compression {
     /// That of what begins so.
-    pub(super) fn of(beginning: [u8; 4]) -> Self {
+    pub(super) fn detect(beginning: [u8; 4]) -> Self {
         let [first, rest @ ..] = beginning;
         match beginning {
             _ if beginning[..2] == GZIP => Self::Gzip,
@@ -38,16 +38,16 @@ mod tests {
     #[test]
     fn beginnings() {
         for (beginning, packing) in [
-            ([0x1f, 0x8b, 8, 0], Packing::Gzip),
-            (ZSTD, Packing::Zstd),
-            ([0x50, 0x2a, 0x4d, 0x18], Packing::Zstd),
-            ([0x5f, 0x2a, 0x4d, 0x18], Packing::Zstd),
-            ([0x60, 0x2a, 0x4d, 0x18], Packing::None),
-            ([0x50, 0x2a, 0x4d, 0x19], Packing::None),
-            (*b"etc/", Packing::None),
-            ([0; 4], Packing::None),
+            ([0x1f, 0x8b, 8, 0], Compression::Gzip),
+            (ZSTD, Compression::Zstd),
+            ([0x50, 0x2a, 0x4d, 0x18], Compression::Zstd),
+            ([0x5f, 0x2a, 0x4d, 0x18], Compression::Zstd),
+            ([0x60, 0x2a, 0x4d, 0x18], Compression::None),
+            ([0x50, 0x2a, 0x4d, 0x19], Compression::None),
+            (*b"etc/", Compression::None),
+            ([0; 4], Compression::None),
         ] {
-            assert_eq!(Packing::of(beginning), packing, "{beginning:x?}");
+            assert_eq!(Compression::detect(beginning), packing, "{beginning:x?}");
         }
     }
 }

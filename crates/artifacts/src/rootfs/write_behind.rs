@@ -4,8 +4,8 @@
 //! blocks need not wait for it.
 
 use super::{
-    ground::Run,
-    pieces::{PIECE, Pieces, hash},
+    block_layout::Run,
+    tree_hash::{PIECE, TreeHash, hash},
 };
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Bytes of a sheet, which is written at once: whole pieces.
-pub(super) const SHEET: usize = 2 * PIECE;
+pub(super) const BUFFER: usize = 2 * PIECE;
 /// Sheets that are full and wait.
 const QUEUE: usize = 2;
 
@@ -32,15 +32,19 @@ enum Task {
 
 /// Writes sheets behind the back of whoever fills them.
 #[derive(Debug)]
-pub(super) struct Scribe<'scope> {
+pub(super) struct WriteBehind<'scope> {
     tasks: SyncSender<Task>,
     empty: Receiver<Vec<u8>>,
-    thread: Option<ScopedJoinHandle<'scope, io::Result<Pieces>>>,
+    thread: Option<ScopedJoinHandle<'scope, io::Result<TreeHash>>>,
 }
 
-impl<'scope> Scribe<'scope> {
+impl<'scope> WriteBehind<'scope> {
     /// Writes into `image`, of which `pieces` is known.
-    pub(super) fn start(scope: &'scope Scope<'scope, '_>, image: &'scope File, mut pieces: Pieces) -> io::Result<Self> {
+    pub(super) fn start(
+        scope: &'scope Scope<'scope, '_>,
+        image: &'scope File,
+        mut pieces: TreeHash,
+    ) -> io::Result<Self> {
         let (tasks, queue) = sync_channel(QUEUE);
         let (spent, empty) = channel();
         let work = move || {
@@ -65,7 +69,7 @@ impl<'scope> Scribe<'scope> {
     /// These bytes belong to byte `at`; an empty sheet for the next.
     pub(super) fn write(&mut self, at: u64, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
         self.tell(Task::Write { at, bytes })?;
-        let mut sheet = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(SHEET));
+        let mut sheet = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER));
         sheet.clear();
         Ok(sheet)
     }
@@ -81,7 +85,7 @@ impl<'scope> Scribe<'scope> {
     }
 
     /// Waits until all is written; what is known of the image now.
-    pub(super) fn finish(self) -> io::Result<Pieces> {
+    pub(super) fn finish(self) -> io::Result<TreeHash> {
         let Self { tasks, thread, .. } = self;
         drop(tasks);
         joined(thread)
@@ -96,13 +100,13 @@ impl<'scope> Scribe<'scope> {
     }
 }
 
-fn joined(thread: Option<ScopedJoinHandle<'_, io::Result<Pieces>>>) -> io::Result<Pieces> {
+fn joined(thread: Option<ScopedJoinHandle<'_, io::Result<TreeHash>>>) -> io::Result<TreeHash> {
     let thread = thread.ok_or(io::ErrorKind::BrokenPipe)?;
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Pieces that are whole are hashed now, and those at the edges when everything is there.
-fn note(pieces: &mut Pieces, at: u64, bytes: &[u8]) {
+/// TreeHash that are whole are hashed now, and those at the edges when everything is there.
+fn note(pieces: &mut TreeHash, at: u64, bytes: &[u8]) {
     let missing = at.next_multiple_of(PIECE as u64) - at;
     let missing = usize::try_from(missing).map_or(bytes.len(), |missing| missing.min(bytes.len()));
     let (edge, rest) = bytes.split_at(missing);
@@ -128,11 +132,11 @@ mod tests {
         let image = tempfile::tempfile().unwrap();
         let mut expected = vec![0; 8 * PIECE];
         image.set_len(expected.len() as u64).unwrap();
-        let mut known = Pieces::default();
+        let mut known = TreeHash::default();
         known.hashed(4 * PIECE as u64, [1; 32]);
         known.hashed(7 * PIECE as u64, [1; 32]);
         let pieces = thread::scope(|scope| {
-            let mut scribe = Scribe::start(scope, &image, known).unwrap();
+            let mut scribe = WriteBehind::start(scope, &image, known).unwrap();
             // A hole where something was, what others wrote, a whole piece, one and two halves, one that follows on the
             // half before.
             scribe.changed(Run::of_bytes(7 * PIECE as u64, 1)).unwrap();
@@ -155,7 +159,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let image = File::open(path).unwrap();
         thread::scope(|scope| {
-            let mut scribe = Scribe::start(scope, &image, Pieces::default()).unwrap();
+            let mut scribe = WriteBehind::start(scope, &image, TreeHash::default()).unwrap();
             // The queue takes some before anybody knows.
             let told = (0..2 * QUEUE + 2).find_map(|_| scribe.write(0, vec![1; 10]).err());
             let error = told.unwrap_or_else(|| scribe.finish().unwrap_err());

@@ -4,10 +4,10 @@
 //! are written behind the back of the other half.
 
 use super::{
-    error::Error,
+    block_groups::INODE,
+    block_layout::BLOCK,
+    error::RootfsError,
     extents::Map,
-    frame::INODE,
-    ground::BLOCK,
     image::{blocks, segments},
     inode::{Body, Record},
     order::Order,
@@ -27,7 +27,7 @@ pub(super) fn write(
     seed: u32,
     table: &mut [[u8; INODE]],
     cancel: &Cancel,
-) -> Result<Vec<Index>, Error> {
+) -> Result<Vec<Index>, RootfsError> {
     let (first, second) = order.files.split_at(order.files.len() / 2);
     // Files have their numbers in their order.
     let boundary = second.first().map_or(0, |&index| order.numbers[index as usize] as usize - 1);
@@ -42,7 +42,7 @@ pub(super) fn write(
                 rest.push(index);
             }
         }
-        Ok::<_, Error>(rest)
+        Ok::<_, RootfsError>(rest)
     };
     thread::scope(|scope| {
         let behind = scope.spawn(|| write(second, high, boundary));
@@ -53,7 +53,7 @@ pub(super) fn write(
 }
 
 /// Writes the inode of a file, if it is one of them.
-fn one(tree: &Tree, order: &Order, index: Index, seed: u32, raw: &mut [u8; INODE]) -> Result<bool, Error> {
+fn one(tree: &Tree, order: &Order, index: Index, seed: u32, raw: &mut [u8; INODE]) -> Result<bool, RootfsError> {
     let inode = &tree.inodes[index as usize];
     let (Kind::File(Segment { len: size, .. }) | Kind::Sparse { len: size, .. }) = inode.kind else { return Ok(false) };
     let mut map = Map::default();
@@ -67,7 +67,7 @@ fn one(tree: &Tree, order: &Order, index: Index, seed: u32, raw: &mut [u8; INODE
             logical += run.len;
         }
     }
-    let (attributes, block) = xattr::written(&inode.meta.xattrs).map_err(|why| Error::entry(b".", why))?;
+    let (attributes, block) = xattr::written(&inode.meta.xattrs).map_err(|why| RootfsError::entry(b".", why))?;
     let (Some(root), None) = (map.root(), block) else { return Ok(false) };
     let record = Record {
         number: order.numbers[index as usize],
