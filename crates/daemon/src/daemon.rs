@@ -16,7 +16,7 @@ use crate::{
     api::{self, Context},
     config::{Config, ConfigError, File, Host},
     failpoint,
-    place::Place,
+    socket_path::WatchedSocket,
     store::{Store, StoreError},
     wire::{Programs, wire_services},
 };
@@ -126,9 +126,9 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         services.vms.look_after();
         let listener = socket::bind(&layout.daemon_socket())?;
         failpoint::hit("serve.bound").await;
-        let place = Arc::new(Place::at(layout.daemon_socket()));
-        bound = Some(place.clone());
-        tokio::spawn(follow(place, stop.clone()));
+        let watched = Arc::new(WatchedSocket::at(layout.daemon_socket()));
+        bound = Some(watched.clone());
+        tokio::spawn(follow(watched, stop.clone()));
         lock.publish()?;
         failpoint::hit("serve.published").await;
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);
@@ -147,9 +147,9 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
 }
 
 /// Ends a daemon that nobody can find any more: whoever comes would wait in vain for the holder of its lock.
-async fn follow(place: Arc<Place>, stop: CancellationToken) {
+async fn follow(socket: Arc<WatchedSocket>, stop: CancellationToken) {
     tokio::select! {
-        () = place.lost() => {
+        () = socket.vanished() => {
             tracing::warn!("its socket is gone: it makes room for a daemon that can be found");
             stop.cancel();
         }

@@ -17,7 +17,8 @@ pub(crate) use guests::Guest;
 pub(crate) use policy::Egress;
 
 use crate::{
-    shim::{control::PLAN_FILE, record},
+    record,
+    shim::control::PLAN_FILE,
     store::{Seat, Store, VmRow},
     vmm::plan,
 };
@@ -313,7 +314,7 @@ impl Shared {
         Ok(Guest { vm: vm.id.clone(), name: vm.name.clone(), seat, address, egress })
     }
 
-    fn card(&self, guest: &Guest, holder: crate::shim::control::ProcessIdentity) -> Card {
+    fn card(&self, guest: &Guest, holder: crate::process::ProcessIdentity) -> Card {
         // The helper derives the same.
         let (tap, mac) = (place::tap(&guest.vm), place::mac_text(guest.address));
         let gateway = self.gateway(guest.seat.network).expect("a network with an address has its first");

@@ -9,17 +9,15 @@ pub mod client;
 mod console;
 pub mod control;
 mod detach;
-mod doors;
 mod guest;
 mod hub;
-pub mod identity;
 mod off;
 mod pace;
 mod ports;
-pub mod record;
 mod run;
 mod server;
 pub mod share;
+mod sockets;
 mod verdict;
 mod vsock;
 
@@ -36,6 +34,7 @@ use std::{
     process::ExitCode,
 };
 
+pub use claim::end_proven;
 pub(crate) use claim::{living, revoke};
 pub(crate) use console::panic_on;
 pub(crate) use guest::hear;

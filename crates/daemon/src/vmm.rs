@@ -15,7 +15,7 @@ pub mod qemu;
 pub mod select;
 pub mod tsc;
 
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use banger_proto::api::vm::Vmm;
 use plan::LaunchPlan;
 use rustix::process::Signal;

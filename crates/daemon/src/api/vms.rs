@@ -7,7 +7,7 @@ use super::{
     events::stream_of,
 };
 use crate::{
-    shim::control::ProcessIdentity,
+    process::ProcessIdentity,
     vm::{Op, StopCause},
 };
 use axum::{

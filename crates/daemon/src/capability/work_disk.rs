@@ -4,7 +4,7 @@ use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
     failures::{self, Explain},
     operation::Operation,
-    shim::record,
+    record,
     store::VmRow,
     vmm::plan::Disk,
 };

@@ -4,7 +4,7 @@
 //! connect, whatever its own environment says.
 
 use super::StartError;
-use crate::place::Place;
+use crate::socket_path::WatchedSocket;
 use banger_proto::{api::host::DaemonRecord, layout::Layout};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
@@ -68,8 +68,8 @@ impl Lock {
 
     /// Takes the socket away, if this daemon has one there, and says that nobody serves. The lock on the directory does
     /// not say whose it is: the directory may be another by now, and its socket that of a daemon with another state.
-    pub(super) fn leave(self, place: Option<&Place>) {
-        if place.is_some_and(Place::may_be_there) {
+    pub(super) fn leave(self, socket: Option<&WatchedSocket>) {
+        if socket.is_some_and(WatchedSocket::may_exist) {
             // Failing leaves what the next daemon replaces.
             let _ = std::fs::remove_file(&self.socket);
         }
@@ -114,17 +114,17 @@ mod tests {
         let socket = layout.daemon_socket();
         let bind = || {
             let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-            (listener, Place::at(socket.clone()))
+            (listener, WatchedSocket::at(socket.clone()))
         };
-        let (_listener, place) = bind();
-        Lock::take(&layout).unwrap().leave(Some(&place));
+        let (_listener, watched) = bind();
+        Lock::take(&layout).unwrap().leave(Some(&watched));
         assert!(!socket.exists());
         // The first one stays, so that the other is not the same file again.
-        let (_listener, place) = bind();
+        let (_listener, watched) = bind();
         fs::rename(&socket, temp.path().join("before")).unwrap();
         let (_listener, _) = bind();
-        for place in [Some(&place), None] {
-            Lock::take(&layout).unwrap().leave(place);
+        for known in [Some(&watched), None] {
+            Lock::take(&layout).unwrap().leave(known);
             assert!(socket.exists(), "it is another's");
         }
     }

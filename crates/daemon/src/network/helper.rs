@@ -1,6 +1,6 @@
 //! The daemon's side of `bangerd-root`: one child, one request at a time.
 
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use banger_proto::{
     framing::{self, HEADER},
     helper::{Answer, MAX_REQUEST, Request},

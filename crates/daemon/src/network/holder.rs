@@ -4,11 +4,8 @@
 
 use crate::{
     failpoint,
-    shim::{
-        control::ProcessIdentity,
-        identity::{ProvenProcess, host_boot_id, kill_proven},
-        record,
-    },
+    process::{ProcessIdentity, ProvenProcess, host_boot_id, kill_proven},
+    record,
 };
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};

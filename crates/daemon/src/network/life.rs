@@ -17,7 +17,7 @@ mod watch;
 use super::{Guest, Shared, dns, guests::Denials, helper::Helper, holder::Record};
 use crate::{
     failpoint,
-    shim::{control::ProcessIdentity, identity::ProvenProcess},
+    process::{ProcessIdentity, ProvenProcess},
 };
 use banger_proto::{
     helper::{Answer, MAX_LEARNED, Request},

@@ -6,13 +6,16 @@
 //! ended, and one that comes too late and finds no plan, or the plan of another launch, which is not its to run. There is no
 //! third, however the two meet.
 
-use super::{
-    control::{PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
-    identity::end_proven,
+use super::control::{PLAN_FILE, RUNTIME_FILE, RuntimeRecord};
+use crate::{
+    failpoint,
+    process::{ProcessIdentity, ProvenProcess, host_boot_id},
     record,
 };
-use crate::failpoint;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, open},
+    process::Signal,
+};
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 use tokio::time::Instant;
 
@@ -107,10 +110,25 @@ pub(crate) async fn revoke(state_dir: &Path, patience: Duration) -> io::Result<b
     }
 }
 
+/// Kills the shim and the VMM of a runtime record, where they are still the recorded processes, and waits until they have
+/// ended: `false` when one did not within `patience`. After a reboot of the host there is nothing to end.
+pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Result<bool> {
+    if host_boot_id()? != record.host_boot_id {
+        return Ok(true);
+    }
+    let mut ended = true;
+    for identity in [Some(record.shim), record.vmm].into_iter().flatten() {
+        let Some(process) = ProvenProcess::open(identity)? else { continue };
+        process.signal(Signal::KILL)?;
+        ended &= tokio::time::timeout(patience, process.ended()).await.is_ok();
+        failpoint::hit("revoke.killed").await;
+    }
+    Ok(ended)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::identity::host_boot_id;
     use std::{
         fs,
         process::{Command, Stdio},
@@ -152,5 +170,18 @@ mod tests {
         assert!(!is_taken(dir.path()) && !is_taken(&dir.path().join("gone")));
         assert!(revoke(dir.path(), SOON).await.unwrap());
         assert!(!dir.path().join(PLAN_FILE).exists());
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_another_boot_is_left_alone() {
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let identity = ProcessIdentity::of(child.id()).unwrap();
+        let record = RuntimeRecord { host_boot_id: "another".into(), shim: identity, vmm: None };
+        assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
+        assert!(identity.alive());
+        let record = RuntimeRecord { host_boot_id: host_boot_id().unwrap(), ..record };
+        assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
+        assert!(!identity.alive());
+        child.wait().unwrap();
     }
 }

@@ -16,13 +16,17 @@ mod predecessor;
 use super::{
     claim,
     control::{
-        EXIT_FILE, ExitRecord, Opened, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET,
-        ShimMessage, ShimRequest, ShimStatus,
+        EXIT_FILE, ExitRecord, Opened, PLAN_FILE, Planned, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
+        ShimRequest, ShimStatus,
     },
-    identity::host_boot_id,
-    off, record,
+    off,
 };
-use crate::{failpoint, random, vmm::plan::LaunchPlan};
+use crate::{
+    failpoint,
+    process::{ProcessIdentity, host_boot_id},
+    random, record,
+    vmm::plan::LaunchPlan,
+};
 use banger_proto::{api::vm::KillSignal, network::Publish};
 use connection::{Connection, Shared};
 use std::{

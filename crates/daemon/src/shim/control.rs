@@ -5,7 +5,7 @@
 //! be open; every one gets every event. The shim lives until its VMM has ended for good and the [`ExitRecord`] is on
 //! disk, whether or not a daemon is there.
 
-use crate::vmm::plan::LaunchPlan;
+use crate::{process::ProcessIdentity, vmm::plan::LaunchPlan};
 use banger_proto::{
     agent::event::{GuestEvent, Ready},
     api::vm::KillSignal,
@@ -27,15 +27,6 @@ pub const PLAN_FILE: &str = "launch.json";
 pub const RUNTIME_FILE: &str = "runtime.json";
 /// The [`ExitRecord`] in JSON, in the VM's state directory; the shim's last act.
 pub const EXIT_FILE: &str = "exit.json";
-
-/// A process that can be told apart from a later one with the same pid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ProcessIdentity {
-    /// Process id.
-    pub pid: u32,
-    /// Field 22 of `/proc/<pid>/stat`: clock ticks after boot when it started (proc(5)).
-    pub start_time: u64,
-}
 
 /// What a shim is started on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

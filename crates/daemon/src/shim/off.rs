@@ -1,9 +1,9 @@
 //! What the shim itself asks of its guest: to power off in order, when whoever looks after the shim's processes ends them.
 //! A daemon that cannot reach a shim has it do so by the same signal.
 
-use super::{
-    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, RUNTIME_FILE, RuntimeRecord},
-    identity::{ProvenProcess, kill_proven},
+use super::control::{EXIT_FILE, ExitCause, ExitRecord, RUNTIME_FILE, RuntimeRecord};
+use crate::{
+    process::{ProcessIdentity, ProvenProcess, kill_proven},
     record,
 };
 use banger_link::Dialer;
@@ -127,7 +127,7 @@ async fn post(dialer: Dialer) -> io::Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::shim::identity::host_boot_id;
+    use crate::process::host_boot_id;
     use banger_link::{HostSession, Stream, guest};
     use std::{
         future::Future,

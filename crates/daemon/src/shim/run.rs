@@ -12,22 +12,23 @@ use super::{
     claim::Claim,
     console::Log,
     control::{
-        AGENT, EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, Planned, ProcessIdentity, RUNTIME_FILE, RuntimeRecord,
-        SOCKET, ShimMessage, ShimRequest, ShimStatus, VSOCK,
+        AGENT, EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, Planned, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
+        ShimRequest, ShimStatus, VSOCK,
     },
     detach::Waiting,
-    doors::{self, Door},
     guest::Heard,
     hub::Hub,
-    identity::host_boot_id,
     ports::Ports,
-    record::{self, Staged},
     server,
     verdict::{self, Evidence, Verdict},
     vsock::{self, Who},
 };
 use crate::{
-    clock, failpoint, random,
+    clock, failpoint,
+    process::{ProcessIdentity, host_boot_id},
+    random,
+    record::{self, Staged},
+    shim::sockets::{self, ServedSocket},
     vmm::{self, LaunchError, Machine, Resources, Start, launch::Namespace, memory::Memory, plan::LaunchPlan},
 };
 use banger_artifacts::initramfs::renew_moment;
@@ -166,7 +167,7 @@ struct Life {
     session: watch::Sender<Option<Dialer>>,
     signals: Signals,
     watchers: TaskTracker,
-    doors: Vec<Door>,
+    sockets: Vec<ServedSocket>,
 }
 
 impl Life {
@@ -194,7 +195,7 @@ impl Life {
         let watchers = TaskTracker::new();
         let control = {
             let (hub, watchers, places) = (hub.clone(), watchers.clone(), server::places());
-            Door::open(plan.run_dir.join(SOCKET), move |listener| {
+            ServedSocket::open(plan.run_dir.join(SOCKET), move |listener| {
                 tokio::spawn(server::serve(listener, places.clone(), hub.clone(), sender.clone(), watchers.clone()))
             })
             .map_err(setup("opening the control socket"))?
@@ -210,17 +211,17 @@ impl Life {
             failpoint::hit_and_block("shim.port");
         }
         hub.amend(|status| status.published = ports.all());
-        let doors = vec![control, guest, agent];
+        let sockets = vec![control, guest, agent];
         failpoint::hit_and_block("shim.listening");
-        Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers, doors })
+        Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers, sockets })
     }
 
     /// Launches and follows until there is a record, keeps it and tells it.
     async fn live(mut self, waiting: &mut Waiting) {
-        let mut doors = std::mem::take(&mut self.doors);
+        let mut sockets = std::mem::take(&mut self.sockets);
         let (cause, reason) = tokio::select! {
             end = self.boots(waiting) => end,
-            never = doors::keep_open(&mut doors) => match never {},
+            never = sockets::keep_open(&mut sockets) => match never {},
         };
         failpoint::hit_and_block("shim.over");
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
@@ -233,7 +234,7 @@ impl Life {
         self.hub.publish(&ShimMessage::Ended(end));
         self.watchers.close();
         let _ = timeout(FAREWELL, self.watchers.wait()).await;
-        doors.into_iter().for_each(Door::close);
+        sockets.into_iter().for_each(ServedSocket::close);
     }
 
     async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
@@ -304,9 +305,14 @@ impl Life {
 }
 
 /// The socket for those who are to reach the guest.
-fn to_guest(plan: &LaunchPlan, name: &str, who: Who, sessions: &watch::Receiver<Option<Dialer>>) -> io::Result<Door> {
+fn to_guest(
+    plan: &LaunchPlan,
+    name: &str,
+    who: Who,
+    sessions: &watch::Receiver<Option<Dialer>>,
+) -> io::Result<ServedSocket> {
     let (sessions, places) = (sessions.clone(), Who::places(who));
-    Door::open(plan.run_dir.join(name), move |listener| {
+    ServedSocket::open(plan.run_dir.join(name), move |listener| {
         tokio::spawn(vsock::serve(listener, places.clone(), who, sessions.clone()))
     })
 }

@@ -136,7 +136,10 @@ async fn listen(mut reader: OwnedReadHalf, requests: &mpsc::Sender<ShimRequest>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::control::{ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimStatus};
+    use crate::{
+        process::ProcessIdentity,
+        shim::control::{ExitCause, ExitRecord, ShimMessage, ShimStatus},
+    };
     use banger_proto::{agent::event::GuestEvent, api::vm::KillSignal};
     use std::{path::PathBuf, time::Instant};
 

@@ -1,7 +1,7 @@
 //! The `leases` table: VMs that go with the process that asked for them (`--rm`).
 
 use super::{Store, StoreError};
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use banger_proto::name::VmId;
 use rusqlite::params;
 

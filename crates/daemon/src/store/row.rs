@@ -1,6 +1,6 @@
 //! One VM as the store keeps it.
 
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use banger_proto::{
     agent::boot::Init,
     api::{

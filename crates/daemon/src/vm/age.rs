@@ -7,7 +7,7 @@
 
 use crate::{
     clock,
-    shim::identity::host_boot_id,
+    process::host_boot_id,
     store::{Birth, VmRow},
 };
 use std::time::Duration;

@@ -14,8 +14,8 @@ use crate::{
     config::Config,
     failpoint, failures,
     operation::Operation,
+    process::{ProcessIdentity, host_boot_id},
     random,
-    shim::{control::ProcessIdentity, identity::host_boot_id},
     store::{Lease, NetworkSpec, Run, StoreError, VmRow, VmSpec},
 };
 use banger_proto::{

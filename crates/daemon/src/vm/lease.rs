@@ -7,7 +7,7 @@ use super::VmService;
 use crate::{
     failpoint,
     operation::Operation,
-    shim::identity::{ProvenProcess, host_boot_id},
+    process::{ProvenProcess, host_boot_id},
     store::Lease,
 };
 use banger_proto::{api::vm::VmState, failure::Failure};

@@ -4,7 +4,7 @@
 //! kernel's queue for one does not count. One that hangs waits for something else, or computes in vain, and gets no more
 //! time for it; and however busy the host is, there is an end.
 
-use crate::{shim::control::ProcessIdentity, store::Run};
+use crate::{process::ProcessIdentity, store::Run};
 use banger_proto::api::vm::Accelerator;
 use std::{collections::HashMap, fs, time::Duration};
 use tokio::time::Instant;

@@ -1,10 +1,7 @@
 //! Where the sockets of a VM's machine are: below the run directory of the daemon that started it. A later one may have
 //! another, which its environment names: that of a login is not that of `su` or of cron.
 
-use crate::{
-    place::is_ours_alone,
-    shim::{control::PLAN_FILE, record},
-};
+use crate::{private_dir::is_ours_alone, record, shim::control::PLAN_FILE};
 use banger_proto::{layout::Layout, name::VmId};
 use rustix::process::geteuid;
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! What a VM costs: its VMM's process, its disk, and what the guest says of itself.
 
 use super::{Agent, VmService, view};
-use crate::{clock, shim::control::ProcessIdentity};
+use crate::{clock, process::ProcessIdentity};
 use banger_proto::{
     agent::http::Port,
     api::vm::{Denied, Egress, GuestEndpoint, VmPort, VmState, VmStats},

@@ -16,12 +16,9 @@ use crate::{
     capability::{Depth, VmFiles},
     config::{Config, File, Host},
     operation::Operation,
-    random,
-    shim::{
-        control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, VMM_DIR},
-        identity::host_boot_id,
-        record,
-    },
+    process::{ProcessIdentity, host_boot_id},
+    random, record,
+    shim::control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, RUNTIME_FILE, RuntimeRecord, VMM_DIR},
     store::{Lease, ResourceKind, Store, VmRow, tests::sample},
     wire::{Programs, Services, wire_services},
 };

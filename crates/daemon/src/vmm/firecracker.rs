@@ -20,7 +20,7 @@ use super::{
     pipes::{self, LastWords, ended_early},
     plan::LaunchPlan,
 };
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use api::{
     BackendType, Call, MemoryBackend, SnapshotCreateParams, SnapshotLoadParams, SnapshotType, Vm as VmBody, VmState,
 };

@@ -8,7 +8,7 @@ use super::{
     kvm_probe::{self, KvmFinding},
     tsc,
 };
-use crate::shim::{identity::host_boot_id, record};
+use crate::{process::host_boot_id, record};
 use serde::{Deserialize, Serialize};
 use std::{
     env, fs, io,

@@ -4,7 +4,7 @@
 //! starts the shim on it; a driver renders it into QEMU's arguments or Firecracker's calls. Nothing in it is looked up
 //! again later, so a reboot inside the guest starts the same machine.
 
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use banger_proto::{
     api::vm::{Accelerator, Vmm},
     name::{VmId, VmName},

@@ -13,7 +13,7 @@ use super::{
     pipes::{self, DRAIN_PATIENCE, LastWords, socket_pair},
     plan::LaunchPlan,
 };
-use crate::shim::control::ProcessIdentity;
+use crate::process::ProcessIdentity;
 use argv::Descriptors;
 use banger_proto::api::vm::{Accelerator, Vmm};
 use qmp::{Qmp, QmpError};

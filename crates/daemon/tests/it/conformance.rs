@@ -1,14 +1,14 @@
 //! What every driver's machines do under a shim, the fakes' included: each test runs on each.
 
 use crate::machine::{Kind, Place, soon, until};
-use banger_daemon::shim::{
-    client::{Adopted, ShimError},
-    control::{
-        AGENT, EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
-        VSOCK,
-    },
-    identity::{end_proven, kill_proven},
+use banger_daemon::{
+    process::{ProcessIdentity, kill_proven},
     record,
+    shim::{
+        client::{Adopted, ShimError},
+        control::{AGENT, EXIT_FILE, ExitCause, ExitRecord, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage, VSOCK},
+        end_proven,
+    },
 };
 use banger_link::vsock::{self, ConnectError};
 use banger_proto::{agent::event::Power, api::vm::KillSignal};

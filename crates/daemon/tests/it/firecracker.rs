@@ -6,7 +6,8 @@ use crate::{
     machine::{Kind, Place, soon, until},
 };
 use banger_daemon::{
-    shim::control::{ExitCause, ProcessIdentity, VMM_DIR},
+    process::ProcessIdentity,
+    shim::control::{ExitCause, VMM_DIR},
     vmm::{
         Driver, Machine, Resources, Start,
         firecracker::Firecracker,

@@ -8,7 +8,7 @@ use crate::{
         helper::Helper,
         holder::{self, Record},
     },
-    shim::control::ProcessIdentity,
+    process::ProcessIdentity,
 };
 use banger_proto::helper::Request;
 use std::{collections::HashSet, io, path::Path, sync::Arc};

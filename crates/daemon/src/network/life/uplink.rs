@@ -3,7 +3,7 @@
 use super::{Live, RETRY, ended};
 use crate::{
     network::{Shared, Uplink, holder},
-    shim::control::ProcessIdentity,
+    process::ProcessIdentity,
 };
 use std::{
     io,

@@ -3,7 +3,7 @@
 use super::{AGAIN, LOOK, RETRY, SETTLE, Trouble, ended, mend};
 use crate::{
     network::{Shared, changes::Changes},
-    shim::control::ProcessIdentity,
+    process::ProcessIdentity,
 };
 use banger_netlink::{Socket, route};
 use banger_proto::{helper::MAX_HOST_ADDRESSES, network::is_public};

@@ -5,7 +5,7 @@
 //! still is otherwise its user's affair.
 
 use super::Shim;
-use crate::shim::{control::ProcessIdentity, identity::wake_proven};
+use crate::process::{ProcessIdentity, wake_proven};
 use std::{convert::Infallible, time::Duration};
 
 /// How often they are looked at.

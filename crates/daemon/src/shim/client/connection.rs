@@ -4,11 +4,14 @@
 //! again, and a shim that is gone is turned into an [`ExitRecord`].
 
 use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError, awake};
-use crate::shim::{
-    control::{EXIT_FILE, ExitCause, ExitRecord, ProcessIdentity, ShimMessage, ShimRequest, ShimStatus},
-    identity::ProvenProcess,
-    off, record,
-    server::is_trusted,
+use crate::{
+    process::{ProcessIdentity, ProvenProcess},
+    record,
+    shim::{
+        control::{EXIT_FILE, ExitCause, ExitRecord, ShimMessage, ShimRequest, ShimStatus},
+        off,
+        server::is_trusted,
+    },
 };
 use banger_proto::framing::{self, MAX_FRAME};
 use bytes::Bytes;

@@ -1,7 +1,10 @@
 //! Ending a machine whose guest may have things to write, through a shim that may not be listening.
 
 use super::{Shim, ShimError};
-use crate::shim::{control::ExitRecord, identity::ProvenProcess, off};
+use crate::{
+    process::ProvenProcess,
+    shim::{control::ExitRecord, off},
+};
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -49,10 +52,12 @@ impl Shim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::{
-        client::connection::tests::greet,
-        control::{EXIT_FILE, ExitCause, SOCKET},
+    use crate::{
         record,
+        shim::{
+            client::connection::tests::greet,
+            control::{EXIT_FILE, ExitCause, SOCKET},
+        },
     };
     use tokio::net::UnixListener;
 

@@ -1,10 +1,10 @@
 //! What is left of the machine before the one that is to be started.
 
 use super::{CHANGE_PATIENCE, ShimError};
-use crate::shim::{
-    control::{EXIT_FILE, ExitRecord, RUNTIME_FILE, RuntimeRecord},
-    identity::{ProvenProcess, host_boot_id},
+use crate::{
+    process::{ProvenProcess, host_boot_id},
     record,
+    shim::control::{EXIT_FILE, ExitRecord, RUNTIME_FILE, RuntimeRecord},
 };
 use std::{path::Path, time::Duration};
 use tokio::time::timeout;
@@ -38,7 +38,7 @@ async fn await_end_within(patience: Duration, state_dir: &Path) -> Result<(), Sh
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::control::ProcessIdentity;
+    use crate::process::ProcessIdentity;
     use std::process::{Child, Command, Stdio};
 
     fn process() -> (Child, ProcessIdentity) {

@@ -4,7 +4,7 @@
 //! ignores is dropped, unless it is SIGKILL. [`Child::signal`] restores what the signal means: the process ends, and its
 //! status says of which signal.
 
-use crate::shim::{control::ProcessIdentity, identity::ProvenProcess};
+use crate::process::{ProcessIdentity, ProvenProcess};
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use std::{
     io,

@@ -4,7 +4,7 @@
 //! whatever became of that process. Entered between fork and exec; the capabilities that entering gives are for later
 //! steps to use and to drop.
 
-use crate::{shim::control::ProcessIdentity, vmm::plan::Network};
+use crate::{process::ProcessIdentity, vmm::plan::Network};
 use banger_netlink::tap::{self, Tap};
 use rustix::{
     fs::{Mode, OFlags, open},

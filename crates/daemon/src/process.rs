@@ -1,27 +1,34 @@
-//! Which process is which: a pid is proven by its start time, or it is not signalled.
+//! Process identity: tells a process apart from a later one with the same pid. Only proven processes are signalled.
 //!
-//! Decides nothing about what a process is for. A pid alone may belong to somebody else by now; pid and start time
-//! together never do within one boot of the host.
+//! The kernel reuses pids, but within one boot of the host no two processes have both the same pid and the same start
+//! time. Decides nothing about what a process is for.
 
 #![expect(unsafe_code, reason = "the runtime wants a promise that a watched descriptor stays open")]
 
-use super::control::{ProcessIdentity, RuntimeRecord};
-use crate::failpoint;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// The boot of this host (`/proc/sys/kernel/random/boot_id`).
 pub fn host_boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// A process that can be told apart from a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Process id.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: clock ticks after boot when it started (proc(5)).
+    pub start_time: u64,
 }
 
 impl ProcessIdentity {
@@ -144,26 +151,13 @@ pub fn wake_proven(identity: ProcessIdentity) -> io::Result<bool> {
     if identity.is_stopped() { kill_proven(identity, Signal::CONT) } else { Ok(false) }
 }
 
-/// Ends what is left of a recorded VM: shim and VMM get SIGKILL if they are still who they were, and have ended when
-/// this returns `true`; `false` when one did not within `patience`. After a host reboot there is nothing to end.
-pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Result<bool> {
-    if host_boot_id()? != record.host_boot_id {
-        return Ok(true);
-    }
-    let mut ended = true;
-    for identity in [Some(record.shim), record.vmm].into_iter().flatten() {
-        let Some(process) = ProvenProcess::open(identity)? else { continue };
-        process.signal(Signal::KILL)?;
-        ended &= tokio::time::timeout(patience, process.ended()).await.is_ok();
-        failpoint::hit("revoke.killed").await;
-    }
-    Ok(ended)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Command, Stdio};
+    use std::{
+        process::{Command, Stdio},
+        time::Duration,
+    };
 
     #[test]
     fn a_name_full_of_parentheses_does_not_shift_the_fields() {
@@ -215,18 +209,5 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!wake_proven(identity).unwrap());
-    }
-
-    #[tokio::test]
-    async fn the_rest_of_another_boot_is_left_alone() {
-        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
-        let identity = ProcessIdentity::of(child.id()).unwrap();
-        let record = RuntimeRecord { host_boot_id: "another".into(), shim: identity, vmm: None };
-        assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
-        assert!(identity.alive());
-        let record = RuntimeRecord { host_boot_id: host_boot_id().unwrap(), ..record };
-        assert!(end_proven(&record, Duration::from_secs(5)).await.unwrap());
-        assert!(!identity.alive());
-        child.wait().unwrap();
     }
 }

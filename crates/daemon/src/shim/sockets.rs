@@ -1,7 +1,10 @@
-//! The shim's sockets. They are made anew where they were taken away, as with a run directory that somebody tidied up: a
-//! daemon could not tell the shim from one that hangs, and would end its VM.
+//! The shim's sockets. A socket that was removed, for example with its run directory, is made anew: otherwise a daemon
+//! could not tell the shim from one that hangs, and would end its VM.
 
-use crate::place::{LOOK_EVERY, Place, is_ours_alone};
+use crate::{
+    private_dir::is_ours_alone,
+    socket_path::{CHECK_EVERY, WatchedSocket},
+};
 use std::{
     convert::Infallible,
     fs::{self, Permissions},
@@ -11,52 +14,52 @@ use std::{
 };
 use tokio::{net::UnixListener, task::JoinHandle, time::sleep};
 
-/// A socket, and who serves it.
-pub(super) struct Door {
+/// A listening socket and the task that serves it.
+pub(super) struct ServedSocket {
     path: PathBuf,
-    place: Place,
+    watched: WatchedSocket,
     serve: Box<dyn Fn(UnixListener) -> JoinHandle<()> + Send>,
-    served: JoinHandle<()>,
+    server: JoinHandle<()>,
 }
 
-impl Door {
+impl ServedSocket {
     pub(super) fn open(
         path: PathBuf,
         serve: impl Fn(UnixListener) -> JoinHandle<()> + Send + 'static,
     ) -> io::Result<Self> {
-        let served = serve(bind(&path)?);
-        Ok(Self { place: Place::at(path.clone()), path, serve: Box::new(serve), served })
+        let server = serve(bind(&path)?);
+        Ok(Self { watched: WatchedSocket::at(path.clone()), path, serve: Box::new(serve), server })
     }
 
-    /// Takes it away for good.
+    /// Stops serving and removes the socket.
     pub(super) fn close(self) {
-        self.served.abort();
+        self.server.abort();
         let _ = fs::remove_file(&self.path);
     }
 
-    /// Connections that are open stay open.
-    fn open_again(&mut self) -> io::Result<()> {
+    /// Makes the socket and, where needed, its directory again. Open connections stay open.
+    fn reopen(&mut self) -> io::Result<()> {
         make_directory(self.path.parent().unwrap_or(&self.path))?;
         let listener = bind(&self.path)?;
-        self.place = Place::at(self.path.clone());
-        self.served.abort();
-        self.served = (self.serve)(listener);
+        self.watched = WatchedSocket::at(self.path.clone());
+        self.server.abort();
+        self.server = (self.serve)(listener);
         Ok(())
     }
 }
 
-/// Sees to it that they stay open. Cancelling loses nothing.
-pub(super) async fn keep_open(doors: &mut [Door]) -> Infallible {
+/// Reopens each socket that vanishes. Cancelling loses nothing.
+pub(super) async fn keep_open(sockets: &mut [ServedSocket]) -> Infallible {
     loop {
-        sleep(LOOK_EVERY).await;
-        for door in doors.iter_mut().filter(|door| !door.place.may_be_there()) {
-            // Where they cannot be opened yet they are closed still when this is looked at again.
-            let _ = door.open_again();
+        sleep(CHECK_EVERY).await;
+        for socket in sockets.iter_mut().filter(|socket| !socket.watched.may_exist()) {
+            // A socket that cannot be reopened yet is tried again after the next pause.
+            let _ = socket.reopen();
         }
     }
 }
 
-/// Listens at `path`; what an earlier shim left there is removed (the lock says that it is gone).
+/// Listens at `path`. A socket that an earlier shim left there is removed: holding the lock proves that it is gone.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -65,16 +68,16 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Makes the VM's directory of sockets below the one of all, once that is there again. That one only a daemon makes, who
-/// looks closely at what may be in its way.
+/// Makes the VM's directory of sockets, provided that the run directory of all VMs exists again. Only a daemon makes the
+/// run directory itself, because it checks with care what may be in its way.
 fn make_directory(dir: &Path) -> io::Result<()> {
-    let [all, vms, _] = ancestors(dir)?;
-    if !is_ours_alone(all) {
+    let [run, vms, _] = ancestors(dir)?;
+    if !is_ours_alone(run) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     for dir in [vms, dir] {
         match fs::create_dir(dir) {
-            // Whatever the mode mask is.
+            // Set apart from creation, so that the umask has no effect.
             Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -83,7 +86,7 @@ fn make_directory(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The two directories above one, and itself.
+/// The run directory, its directory of VMs and `dir` itself, which is below both.
 fn ancestors(dir: &Path) -> io::Result<[&Path; 3]> {
     let vms = dir.parent().ok_or(io::ErrorKind::NotFound)?;
     Ok([vms.parent().ok_or(io::ErrorKind::NotFound)?, vms, dir])
@@ -114,23 +117,23 @@ mod tests {
                 }
             })
         };
-        let mut door = Door::open(path.clone(), serve).unwrap();
+        let mut socket = ServedSocket::open(path.clone(), serve).unwrap();
         assert_eq!(greeting(&path).await.unwrap(), "hello");
         for mode in [0o700, 0o755] {
             fs::remove_dir_all(&run).unwrap();
-            assert!(!door.place.may_be_there());
-            assert!(door.open_again().is_err(), "only a daemon makes the directory of all");
+            assert!(!socket.watched.may_exist());
+            assert!(socket.reopen().is_err(), "only a daemon makes the run directory");
             fs::create_dir(&run).unwrap();
             fs::set_permissions(&run, Permissions::from_mode(mode)).unwrap();
-            let opened = door.open_again();
+            let opened = socket.reopen();
             assert_eq!(opened.is_ok(), mode == 0o700, "{opened:?}");
             if mode == 0o700 {
-                assert!(door.place.may_be_there());
+                assert!(socket.watched.may_exist());
                 assert_eq!(greeting(&path).await.unwrap(), "hello");
                 let mode = fs::metadata(&dir).unwrap().permissions().mode();
                 assert_eq!(mode & 0o777, 0o700);
             }
         }
-        door.close();
+        socket.close();
     }
 }
