@@ -107,7 +107,7 @@ fn checks() -> [Box<dyn Check>; 14] {
         Box::new(config::Configuration),
         Box::new(directories::Directories),
         Box::new(daemon::Daemon),
-        Box::new(vmm::Monitor),
+        Box::new(vmm::VmmCheck),
         Box::new(confinement::Confinement),
         Box::new(programs::HostPrograms),
         Box::new(network::Network),

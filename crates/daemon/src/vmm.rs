@@ -17,13 +17,11 @@ pub mod tsc;
 
 use crate::process::ProcessIdentity;
 use banger_proto::api::vm::Vmm;
+use futures_util::future::BoxFuture;
 use plan::LaunchPlan;
 use rustix::process::Signal;
-use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf, pin::Pin, process::ExitStatus};
+use std::{io, os::fd::OwnedFd, path::PathBuf, process::ExitStatus};
 use tokio::net::UnixStream;
-
-/// A boxed future, for traits that are used behind a pointer.
-pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Makes machines of one kind.
 pub trait Driver: Send + Sync {
@@ -34,7 +32,7 @@ pub trait Driver: Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
     /// Why it would not launch this plan. Pure: it looks at the plan only.
-    fn check(&self, plan: &LaunchPlan) -> Result<(), Refusal>;
+    fn check(&self, plan: &LaunchPlan) -> Result<(), PlanError>;
 
     /// Starts the monitor; the guest runs when this returns. Must be called within a runtime, and from the thread whose
     /// end shall be the monitor's end too.
@@ -42,7 +40,7 @@ pub trait Driver: Send + Sync {
         &'a self,
         plan: &'a LaunchPlan,
         resources: Resources,
-    ) -> Later<'a, Result<Box<dyn Machine>, LaunchError>>;
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>, LaunchError>>;
 }
 
 /// What machines of a driver can do.
@@ -94,7 +92,7 @@ pub trait Machine: Send {
     fn unconfined(&self) -> Option<&str>;
 
     /// Waits for the monitor's end. Cancelling loses nothing.
-    fn ended(&mut self) -> Later<'_, io::Result<MachineEnd>>;
+    fn ended(&mut self) -> BoxFuture<'_, io::Result<MachineEnd>>;
 
     /// The power to be saved and restored, where the driver has it.
     fn snapshot(&mut self) -> Option<&mut dyn Snapshot> {
@@ -138,21 +136,21 @@ pub enum ShutdownReason {
 /// The optional power of a machine to be saved and restored.
 pub trait Snapshot: Send {
     /// Stops the guest's processors.
-    fn pause(&mut self) -> Later<'_, io::Result<()>>;
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>>;
 
     /// Lets them run (on).
-    fn resume(&mut self) -> Later<'_, io::Result<()>>;
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>>;
 
     /// Writes the state of a paused machine's devices to `file`. Its memory is [`Resources::memory`] and not in there.
-    fn save(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>>;
+    fn save(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>>;
 
     /// Reads what [`Snapshot::save`] wrote into a machine that was started with [`Start::Restored`]; it stays paused.
-    fn restore(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>>;
+    fn restore(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>>;
 }
 
 /// Why a driver does not launch a plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum PlanError {
     /// The plan is for another monitor.
     #[error("the plan is for {0}")]
     OtherVmm(Vmm),
@@ -197,7 +195,7 @@ pub enum Refusal {
 pub enum LaunchError {
     /// The plan itself.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Plan(#[from] PlanError),
     /// Something it was to be given could not be made.
     #[error("preparing the VMM's {what}")]
     Prepare {
@@ -216,7 +214,7 @@ pub enum LaunchError {
     },
     /// It ran, and would not start the machine.
     #[error("the VMM did not take the machine")]
-    Monitor(#[source] io::Error),
+    Rejected(#[source] io::Error),
     /// The program could not be executed.
     #[error("cannot run {}", program.display())]
     Program {

@@ -58,7 +58,7 @@ pub(crate) enum VmCommand {
     Stop(stop::StopArgs),
     /// Stop VMs and start them with a fresh kernel
     Restart(restart::RestartArgs),
-    /// Send a signal to VMs' monitors (KILL: pull the plug)
+    /// Send a signal to VMs' VMMs (KILL: pull the plug)
     Kill(kill::KillArgs),
     /// Give VMs other sizes, or another network policy
     Set(set::SetArgs),

@@ -11,9 +11,9 @@ use std::path::Path;
 
 const NAME: &str = "virtual machines";
 
-pub(super) struct Monitor;
+pub(super) struct VmmCheck;
 
-impl Check for Monitor {
+impl Check for VmmCheck {
     fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
         Box::pin(async {
             let config = host.config.as_ref().ok();
@@ -28,11 +28,11 @@ impl Check for Monitor {
                 Ok(mut facts) => {
                     let wanted = config.and_then(|config| config.vmm.value.named());
                     let mut now = kvm(&facts.kvm);
-                    let believed = HostFacts::believed(&host.layout.cache, &host.system("/dev/kvm"));
+                    let believed = HostFacts::cached_kvm(&host.layout.cache, &host.system("/dev/kvm"));
                     let old = believed.filter(|believed| *believed != facts.kvm);
                     let is_seen = !matches!(facts.kvm, KvmFinding::Untried { .. });
                     let outdated = old.as_ref().filter(|_| is_seen);
-                    let outdated = outdated.map(|old| differs(old, &HostFacts::kept_in(&host.layout.cache)));
+                    let outdated = outdated.map(|old| differs(old, &HostFacts::cache_path(&host.layout.cache)));
                     if !is_seen && old == Some(KvmFinding::Usable) {
                         // Starts do not try: they believe that it works.
                         now.hints = vec!["end what keeps KVM busy, such as another hypervisor".into()];
@@ -135,7 +135,7 @@ mod tests {
         let text = format!("qemu_bin = {missing:?}");
         let file = crate::config::File::parse(&text, "/c".as_ref()).unwrap();
         bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
-        let (verdict, text) = bench.look(&Monitor).await.remove(0);
+        let (verdict, text) = bench.look(&VmmCheck).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("no-qemu"), "{text}");
         assert!(text.contains("apt install") || text.contains("qemu_bin"), "{text}");
     }
@@ -149,7 +149,7 @@ mod tests {
             let file = crate::config::File::parse(&format!("firecracker_bin = {program:?}"), "/c".as_ref()).unwrap();
             bench.host.config =
                 Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
-            bench.look(&Monitor).await.into_iter().find(|(_, text)| text.contains("\"Firecracker ")).unwrap()
+            bench.look(&VmmCheck).await.into_iter().find(|(_, text)| text.contains("\"Firecracker ")).unwrap()
         };
         for (version, why) in [("1.11.0", "1.12.0 is the oldest"), ("1.16.0", "after a restore"), ("1.16.1", "hang")] {
             let (verdict, text) = told(&mut bench, version).await;
@@ -174,11 +174,15 @@ mod tests {
         with_qemu(&mut bench, r#"{"kvm":"usable"}"#);
         let outdated =
             |found: &[(Verdict, String)]| found.iter().any(|(_, text)| text.contains("earlier in this boot"));
-        let found = bench.look(&Monitor).await;
+        let found = bench.look(&VmmCheck).await;
         assert!(found[0].1.contains("qemu/kvm") && !outdated(&found), "{found:?}");
         let device = bench.host.system("/dev/kvm");
-        HostFacts::keep(&bench.host.layout.cache, &device, KvmFinding::Broken { reason: "so it was".into() });
-        let found = bench.look(&Monitor).await;
+        HostFacts::write_cached_kvm(
+            &bench.host.layout.cache,
+            &device,
+            KvmFinding::Broken { reason: "so it was".into() },
+        );
+        let found = bench.look(&VmmCheck).await;
         assert!(found[0].1.contains("qemu/tcg") && found[0].1.contains("so it was"), "{found:?}");
         assert!(found[1].1.contains("KVM runs guest code"), "{found:?}");
         let (verdict, text) = &found[2];
@@ -186,7 +190,7 @@ mod tests {
         // With another device the daemon does not believe it either.
         std::fs::remove_file(&device).unwrap();
         bench.write("dev/kvm", "another");
-        assert!(bench.look(&Monitor).await[0].1.contains("qemu/kvm"));
+        assert!(bench.look(&VmmCheck).await[0].1.contains("qemu/kvm"));
     }
 
     #[tokio::test]
@@ -200,9 +204,9 @@ mod tests {
             [(None, "qemu/tcg", true), (Some(broken), "qemu/tcg", true), (Some(KvmFinding::Usable), "qemu/kvm", false)]
         {
             if let Some(believed) = believed {
-                HostFacts::keep(&bench.host.layout.cache, &device, believed);
+                HostFacts::write_cached_kvm(&bench.host.layout.cache, &device, believed);
             }
-            let found = bench.look(&Monitor).await;
+            let found = bench.look(&VmmCheck).await;
             assert!(found[0].1.contains(chosen), "{found:?}");
             let (verdict, text) = &found[1];
             assert!(*verdict == Verdict::Warn && text.contains("EBUSY") && text.contains(busy), "{text}");

@@ -8,7 +8,7 @@
 //!
 //! The list of files is [`Rules`]; a [`Confinement`] is that list made ready, so that entering it after fork needs no
 //! memory; a [`View`] tells a monitor by which name it finds a file. Where a host lacks a layer the rest applies, and
-//! [`Confinement::weaker`] says what is missing.
+//! [`Confinement::missing`] says what is missing.
 
 pub(super) mod credentials;
 mod landlock;
@@ -98,24 +98,24 @@ impl Rules {
         self
     }
 
-    /// Makes the rules ready to be entered. `apart` asks for namespaces and a root; else it is the reason why there are
+    /// Makes the rules ready to be entered. `namespaces` asks for namespaces and a root; else it is the reason why there are
     /// none.
-    pub(super) fn build(&self, apart: Result<(), String>) -> io::Result<Confinement> {
+    pub(super) fn build(&self, namespaces: Result<(), String>) -> io::Result<Confinement> {
         if std::env::var_os(SWITCH).is_some_and(|value| value == "off") {
-            return Ok(Confinement { weaker: vec![format!("{SWITCH}=off")], ..Confinement::default() });
+            return Ok(Confinement { missing: vec![format!("{SWITCH}=off")], ..Confinement::default() });
         }
         let mut confinement = Confinement { confined: true, ..Confinement::default() };
-        match apart {
+        match namespaces {
             Ok(()) => confinement.root = Some(Root::prepare(&self.entries)?),
-            Err(reason) => confinement.weaker.push(reason),
+            Err(reason) => confinement.missing.push(reason),
         }
         match landlock::ruleset(&self.entries) {
             Ok(Some(ruleset)) => {
                 confinement.landlock = Some(ruleset);
-                confinement.weaker.extend(confinement.lacking(landlock::interface()));
+                confinement.missing.extend(confinement.unsupported(landlock::abi_version()));
             }
-            Ok(None) => confinement.weaker.push("this kernel has no Landlock".into()),
-            Err(error) => confinement.weaker.push(format!("Landlock refused the rules: {error}")),
+            Ok(None) => confinement.missing.push("this kernel has no Landlock".into()),
+            Err(error) => confinement.missing.push(format!("Landlock refused the rules: {error}")),
         }
         confinement.names = self.entries.iter().map(|entry| (entry.path.clone(), entry.inside.clone())).collect();
         Ok(confinement)
@@ -131,14 +131,14 @@ pub(super) struct Confinement {
     pub(super) root: Option<Root>,
     landlock: Option<OwnedFd>,
     /// What of it is missing here, and why.
-    pub(super) weaker: Vec<String>,
+    pub(super) missing: Vec<String>,
     names: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Confinement {
     /// What an older Landlock leaves to the filter alone. Namespaces stand in for it where there are such.
-    fn lacking(&self, interface: i64) -> Option<String> {
-        if self.root.is_some() { None } else { landlock::lacking(interface) }
+    fn unsupported(&self, abi: i64) -> Option<String> {
+        if self.root.is_some() { None } else { landlock::unsupported(abi) }
     }
 
     /// How the monitor sees the files.
@@ -187,14 +187,14 @@ mod tests {
         let apart = rules.build(Ok(())).unwrap().view();
         assert_eq!(names(&apart), ("/kernel".into(), "/dev/null".into(), "/fd/7".into()));
         let beside = rules.build(Err("none".into())).unwrap();
-        assert_eq!(beside.weaker.first().map(String::as_str), Some("none"));
+        assert_eq!(beside.missing.first().map(String::as_str), Some("none"));
         assert_eq!(names(&beside.view()), ("/home/u/vmlinux".into(), "/dev/null".into(), "/proc/self/fd/7".into()));
     }
 
     #[test]
     fn an_old_landlock_is_a_lack_where_nothing_stands_in_for_it() {
         let rules = Rules::default();
-        let lacks = |apart| rules.build(apart).unwrap().lacking(4).is_some();
+        let lacks = |apart| rules.build(apart).unwrap().unsupported(4).is_some();
         assert!(lacks(Err("none".into())) && !lacks(Ok(())));
     }
 
@@ -211,7 +211,7 @@ mod tests {
         let run = |file: &Path| {
             let confinement = rules.build(Err("not apart".into())).unwrap();
             if confinement.landlock.is_none() {
-                eprintln!("SKIP: {:?}", confinement.weaker);
+                eprintln!("SKIP: {:?}", confinement.missing);
                 return None;
             }
             let mut command = Command::new(cat);

@@ -13,11 +13,11 @@ pub mod client;
 mod sockets;
 
 use super::{
-    Capabilities, Channel, Driver, Later, LaunchError, Machine, MachineEnd, Refusal, Resources, ShutdownReason,
-    Snapshot, Start,
+    Capabilities, Channel, Driver, LaunchError, Machine, MachineEnd, PlanError, Resources, ShutdownReason, Snapshot,
+    Start,
     confine::{Reach, Rules, View},
-    launch::{Card, Child, Launch, Launched},
-    pipes::{self, LastWords, ended_early},
+    launch::{Child, Launch, Launched, Nic},
+    pipes::{self, StderrTail, ended_early},
     plan::LaunchPlan,
 };
 use crate::process::ProcessIdentity;
@@ -25,6 +25,7 @@ use api::{
     BackendType, Call, MemoryBackend, SnapshotCreateParams, SnapshotLoadParams, SnapshotType, Vm as VmBody, VmState,
 };
 use banger_proto::api::vm::Vmm;
+use futures_util::future::BoxFuture;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     process::Signal,
@@ -43,13 +44,13 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 /// How long the program may take until it can be asked, and how often that is tried.
-const START_PATIENCE: Duration = Duration::from_secs(10);
-/// See [`START_PATIENCE`].
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// See [`START_TIMEOUT`].
 const START_TICK: Duration = Duration::from_millis(1);
 /// Most bytes of a machine's devices' state; it has some fifteen KiB.
 const MAX_STATE: u64 = 16 << 20;
 /// What it exits with after a SIGHUP, the one signal of a kill's that it does not just die of.
-const HUNG_UP: i32 = 156;
+const SIGHUP_EXIT: i32 = 156;
 /// The directory for sockets as Firecracker knows it.
 const RUN: &str = "/run";
 
@@ -66,7 +67,7 @@ impl Driver for Firecracker {
         Capabilities { emulates: false, snapshots: true, powers_off: false }
     }
 
-    fn check(&self, plan: &LaunchPlan) -> Result<(), Refusal> {
+    fn check(&self, plan: &LaunchPlan) -> Result<(), PlanError> {
         calls::check(plan)
     }
 
@@ -74,7 +75,7 @@ impl Driver for Firecracker {
         &'a self,
         plan: &'a LaunchPlan,
         resources: Resources,
-    ) -> Later<'a, Result<Box<dyn Machine>, LaunchError>> {
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>, LaunchError>> {
         Box::pin(async {
             self.check(plan)?;
             let start = resources.start;
@@ -82,7 +83,7 @@ impl Driver for Firecracker {
             let configured = running.configure(plan, start).await;
             match configured {
                 Ok(()) => Ok(Box::new(running) as Box<dyn Machine>),
-                Err(source) => Err(LaunchError::Monitor(source)),
+                Err(source) => Err(LaunchError::Rejected(source)),
             }
         })
     }
@@ -122,7 +123,7 @@ struct Running {
     view: View,
     console: Option<OwnedFd>,
     guest: Option<Guest>,
-    stderr: LastWords,
+    stderr: StderrTail,
     unconfined: Option<String>,
     /// Memory of a snapshot.
     memory: OwnedFd,
@@ -146,18 +147,18 @@ impl Running {
             rules: &rules,
             args: &|view| arguments(plan, view, &sockets),
             inherited: [&memory, &state].map(AsFd::as_fd).into(),
-            card: resources.namespace.as_ref().filter(|_| plan.network.is_some()).map(Card::by_name),
+            nic: resources.namespace.as_ref().filter(|_| plan.network.is_some()).map(Nic::by_name),
             stdout: Some(output.as_fd()),
         }
         .spawn()?;
-        let stderr = LastWords::of(stderr)?;
+        let stderr = StderrTail::of(stderr)?;
         let (console, guest) = (Some(console), Some(guest));
         Ok(Self { child, sockets, view, console, guest, stderr, unconfined, memory, state })
     }
 
     /// Tells it everything up to the guest's start.
     async fn configure(&mut self, plan: &LaunchPlan, start: Start) -> io::Result<()> {
-        self.answers().await?;
+        self.wait_until_ready().await?;
         if start == Start::Restored {
             return Ok(());
         }
@@ -168,14 +169,14 @@ impl Running {
     }
 
     /// Waits until it can be asked; that it ends instead is told with its last words.
-    async fn answers(&mut self) -> io::Result<()> {
+    async fn wait_until_ready(&mut self) -> io::Result<()> {
         let asked = async {
             while client::info(&self.sockets).await.is_err() {
                 sleep(START_TICK).await;
             }
         };
         let ended = tokio::select! {
-            asked = timeout(START_PATIENCE, asked) => return asked.map_err(io::Error::from),
+            asked = timeout(START_TIMEOUT, asked) => return asked.map_err(io::Error::from),
             ended = self.child.wait() => ended?,
         };
         Err(ended_early(ended, &self.stderr.read().await))
@@ -206,7 +207,7 @@ impl Running {
     async fn restore_from(&self, file: OwnedFd) -> io::Result<()> {
         // An offset is shared with everybody who has the file open through one description, so reading begins where
         // whoever gave it wants it to.
-        copy_state_here(&mut File::from(file), &mut File::from(self.state.try_clone()?))?;
+        copy_state_from_offset(&mut File::from(file), &mut File::from(self.state.try_clone()?))?;
         let mem_backend = MemoryBackend { backend_type: BackendType::File, backend_path: self.path(&self.memory) };
         let snapshot_path = self.path(&self.state);
         self.call(&Call::LoadSnapshot(SnapshotLoadParams { snapshot_path, mem_backend, resume_vm: false })).await
@@ -218,7 +219,7 @@ impl Running {
         // It gives no reason, but there is only one for a good end: the guest's reset line.
         let reported = match status.code() {
             Some(0) => Some(ShutdownReason::GuestReset),
-            Some(HUNG_UP) => Some(ShutdownReason::Host),
+            Some(SIGHUP_EXIT) => Some(ShutdownReason::Host),
             _ => None,
         };
         Ok(MachineEnd { status, reported, stderr })
@@ -228,10 +229,10 @@ impl Running {
 /// From our own file, all of it.
 fn copy_state(from: &mut File, to: &mut File) -> io::Result<()> {
     from.rewind()?;
-    copy_state_here(from, to)
+    copy_state_from_offset(from, to)
 }
 
-fn copy_state_here(from: &mut File, to: &mut File) -> io::Result<()> {
+fn copy_state_from_offset(from: &mut File, to: &mut File) -> io::Result<()> {
     let mut bytes = Vec::new();
     from.take(MAX_STATE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_STATE {
@@ -261,7 +262,7 @@ impl Machine for Running {
         self.unconfined.as_deref()
     }
 
-    fn ended(&mut self) -> Later<'_, io::Result<MachineEnd>> {
+    fn ended(&mut self) -> BoxFuture<'_, io::Result<MachineEnd>> {
         Box::pin(self.wait())
     }
 
@@ -271,19 +272,19 @@ impl Machine for Running {
 }
 
 impl Snapshot for Running {
-    fn pause(&mut self) -> Later<'_, io::Result<()>> {
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.set(VmState::Paused))
     }
 
-    fn resume(&mut self) -> Later<'_, io::Result<()>> {
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.set(VmState::Resumed))
     }
 
-    fn save(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>> {
+    fn save(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.save_to(file))
     }
 
-    fn restore(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>> {
+    fn restore(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.restore_from(file))
     }
 }

@@ -24,7 +24,7 @@ const CACHE_FILE: &str = "host.json";
 /// What KVM is reached by.
 const KVM: &str = "/dev/kvm";
 /// How long a program may take to say its version.
-const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// QEMU's program for this architecture.
 pub const QEMU: &str = concat!("qemu-system-", "x86_64");
@@ -137,7 +137,7 @@ impl HostFacts {
     /// Finds out, or takes what was found earlier in this boot as far as it cannot have changed.
     pub async fn probe(probe: &Probe) -> io::Result<Self> {
         let boot_id = host_boot_id()?;
-        let cached = probe.cache.as_deref().and_then(|dir| Self::kept(dir, &boot_id));
+        let cached = probe.cache.as_deref().and_then(|dir| Self::cached(dir, &boot_id));
         let facts = find(boot_id, probe, cached.as_ref()).await;
         if let Some(dir) = probe.cache.as_deref().filter(|_| cached.as_ref() != Some(&facts))
             && let Err(error) = record::write_volatile(dir, CACHE_FILE, &facts)
@@ -147,20 +147,20 @@ impl HostFacts {
         Ok(facts)
     }
 
-    fn kept(cache: &Path, boot_id: &str) -> Option<Self> {
+    fn cached(cache: &Path, boot_id: &str) -> Option<Self> {
         record::read(cache, CACHE_FILE).ok().flatten().filter(|facts: &Self| facts.boot_id == boot_id)
     }
 
     /// What of KVM is believed of what is kept in the directory `cache`, by whoever probes with it next: nothing where KVM
     /// is tried anew. `device` is where KVM is.
-    pub(crate) fn believed(cache: &Path, device: &Path) -> Option<KvmFinding> {
-        let kept = Self::kept(cache, &host_boot_id().ok()?)?;
-        still_so(device, &kept.kvm, kept.kvm_device).then_some(kept.kvm)
+    pub(crate) fn cached_kvm(cache: &Path, device: &Path) -> Option<KvmFinding> {
+        let kept = Self::cached(cache, &host_boot_id().ok()?)?;
+        is_still_valid(device, &kept.kvm, kept.kvm_device).then_some(kept.kvm)
     }
 
     /// Keeps this of KVM, as an earlier daemon of this boot did.
     #[cfg(test)]
-    pub(crate) fn keep(cache: &Path, device: &Path, kvm: KvmFinding) {
+    pub(crate) fn write_cached_kvm(cache: &Path, device: &Path, kvm: KvmFinding) {
         let missing = || ProgramFinding::Missing { name: "none".into() };
         let facts = Self {
             boot_id: host_boot_id().unwrap(),
@@ -174,7 +174,7 @@ impl HostFacts {
     }
 
     /// Where that is kept.
-    pub(crate) fn kept_in(cache: &Path) -> PathBuf {
+    pub(crate) fn cache_path(cache: &Path) -> PathBuf {
         cache.join(CACHE_FILE)
     }
 }
@@ -191,7 +191,7 @@ async fn find(boot_id: String, probe: &Probe, cached: Option<&HostFacts>) -> Hos
 
 /// How KVM does, and the device it was found with.
 async fn kvm(shim: &Path, device: &Path, kept: Option<(&KvmFinding, Option<Stamp>)>) -> (KvmFinding, Option<Stamp>) {
-    if let Some((found, stamp)) = kept.filter(|(found, stamp)| still_so(device, found, *stamp)) {
+    if let Some((found, stamp)) = kept.filter(|(found, stamp)| is_still_valid(device, found, *stamp)) {
         return (found.clone(), stamp);
     }
     // The one that is there before: if another comes meanwhile, that one is tried the next time.
@@ -201,7 +201,7 @@ async fn kvm(shim: &Path, device: &Path, kept: Option<(&KvmFinding, Option<Stamp
 
 /// A device that was absent or closed to this user may be there a moment later, and a probe that was kept from its work may
 /// have its way; how an open device was seen to work stays, as long as it is that one.
-fn still_so(device: &Path, found: &KvmFinding, stamp: Option<Stamp>) -> bool {
+fn is_still_valid(device: &Path, found: &KvmFinding, stamp: Option<Stamp>) -> bool {
     use rustix::fs::{Access, access};
     match found {
         KvmFinding::Usable | KvmFinding::Broken { .. } => {
@@ -243,7 +243,7 @@ async fn program(name: &str, configured: Option<&Path>, cached: Option<&ProgramF
 async fn version(path: &Path) -> Result<Version, String> {
     let mut command = Command::new(path);
     command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(VERSION_PATIENCE, command.output())
+    let output = tokio::time::timeout(VERSION_TIMEOUT, command.output())
         .await
         .map_err(|_| "it does not say its version".to_owned())?
         .map_err(|error| format!("it cannot be run: {error}"))?;

@@ -21,7 +21,7 @@ pub const SUBCOMMAND: &str = "kvm-probe";
 /// After this the probe's process is ended by its alarm. Where KVM works it takes some milliseconds.
 const ALARM_SECONDS: u32 = 1;
 /// After this the probe is given up, alarm or not.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the probe found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub async fn probe(shim: &Path) -> KvmFinding {
     let mut command = Command::new(shim);
     command.arg(SUBCOMMAND).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let untried = |reason: String| KvmFinding::Untried { reason };
-    match tokio::time::timeout(PATIENCE, command.output()).await {
+    match tokio::time::timeout(TIMEOUT, command.output()).await {
         Err(_) => untried("the probe does not return".into()),
         Ok(Err(error)) => untried(format!("the probe cannot be run: {error}")),
         Ok(Ok(output)) => serde_json::from_slice(&output.stdout)
@@ -108,7 +108,7 @@ const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 fn run_popcnt(kvm: &Kvm) -> Result<KvmFinding, String> {
     let failed = |what: &'static str| move |error| format!("{what}: {error}");
     let vm = kvm.create_vm().map_err(failed("making a machine"))?;
-    let _memory = Memory::give_to(&vm)?;
+    let _memory = Memory::map_into(&vm)?;
     let mut vcpu = vm.create_vcpu(0).map_err(failed("making a processor"))?;
     enter_long_mode(&vcpu).map_err(failed("setting the processor's state"))?;
     let broken = |reason: String| Ok(KvmFinding::Broken { reason });
@@ -151,7 +151,7 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
 struct Memory;
 
 impl Memory {
-    fn give_to(vm: &VmFd) -> Result<Self, String> {
+    fn map_into(vm: &VmFd) -> Result<Self, String> {
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
         let start =
             unsafe { mmap_anonymous(ptr::null_mut(), MEMORY, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }

@@ -26,9 +26,9 @@ use super::{
     plan::LaunchPlan,
 };
 pub(super) use child::Child;
-pub(in crate::vmm) use namespace::Card;
 pub use namespace::Namespace;
-use namespaces::Identity;
+pub(in crate::vmm) use namespace::Nic;
+use namespaces::IdMaps;
 use std::{
     ffi::{CString, OsString},
     fs::{self, File, OpenOptions},
@@ -59,7 +59,7 @@ pub(super) struct Launch<'a> {
     /// Descriptors the program has under the numbers they have here.
     pub(super) inherited: Vec<BorrowedFd<'a>>,
     /// The network card. Without one the program has no network at all where namespaces are allowed.
-    pub(super) card: Option<Card>,
+    pub(super) nic: Option<Nic>,
     /// Its standard output; nothing else.
     pub(super) stdout: Option<BorrowedFd<'a>>,
 }
@@ -92,14 +92,14 @@ impl Launch<'_> {
         }
     }
 
-    fn attempt(&self, apart: Result<(), String>) -> Result<Launched, LaunchError> {
+    fn attempt(&self, namespaces: Result<(), String>) -> Result<Launched, LaunchError> {
         let prepare = |what| move |source| LaunchError::Prepare { what, source };
         let program = fs::canonicalize(&self.plan.program)
             .map_err(|source| LaunchError::Program { program: self.plan.program.clone(), source })?;
-        let confinement = self.rules.build(apart).map_err(prepare("confinement"))?;
+        let confinement = self.rules.build(namespaces).map_err(prepare("confinement"))?;
         let command =
             Executable::new(&program, &(self.args)(&confinement.view()), self.plan).map_err(prepare("command line"))?;
-        let (report, reporter) = io::pipe().map_err(prepare("start"))?;
+        let (reader, reporter) = io::pipe().map_err(prepare("start"))?;
         let (stderr, errors) = io::pipe().map_err(prepare("stderr"))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(prepare("stdin"))?;
 
@@ -112,20 +112,20 @@ impl Launch<'_> {
         // locks, and never returns.
         let first = match unsafe { libc::fork() } {
             -1 => return Err(prepare("process")(io::Error::last_os_error())),
-            0 => become_monitor(&report, &reporter, (&outside, &inside), sibling, &command),
+            0 => become_vmm(&reader, &reporter, (&outside, &inside), sibling, &command),
             pid => pid,
         };
         drop((outside, inside));
         // What is read below ends only when the child's are the only writing ends.
         drop((reporter, errors));
-        let said = Report::read(report).map_err(prepare("start"))?;
+        let report = Report::read(reader).map_err(prepare("start"))?;
         let pid = if sibling {
             wait_for(first);
-            said.pid
+            report.pid
         } else {
             Some(first)
         };
-        if let Some((step, source)) = said.failure {
+        if let Some((step, source)) = report.failure {
             if let Some(pid) = pid {
                 wait_for(pid);
             }
@@ -136,7 +136,7 @@ impl Launch<'_> {
         }
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound);
         let child = pid.map_err(io::Error::from).and_then(Child::new).map_err(prepare("process"))?;
-        let unconfined = (!confinement.weaker.is_empty()).then(|| confinement.weaker.join("; "));
+        let unconfined = (!confinement.missing.is_empty()).then(|| confinement.missing.join("; "));
         Ok(Launched { child, stderr, unconfined, view: confinement.view() })
     }
 
@@ -151,14 +151,14 @@ impl Launch<'_> {
             step("limits", move || steps::limits(longest)),
             step("out-of-memory score", steps::out_of_memory_score),
         ];
-        if let Some(card) = &self.card {
-            steps.push(step("network namespace", || card.take()));
+        if let Some(nic) = &self.nic {
+            steps.push(step("network namespace", || nic.enter()));
         } else if confinement.root.is_some() {
-            let identity = Identity::own();
-            steps.push(step("user namespace", move || identity.enter()));
+            let maps = IdMaps::own();
+            steps.push(step("user namespace", move || maps.enter()));
         }
         if confinement.root.is_some() {
-            steps.push(step("namespaces", namespaces::apart));
+            steps.push(step("namespaces", namespaces::unshare));
         }
         steps
     }
@@ -170,8 +170,8 @@ impl Launch<'_> {
         filter: &'a Filter,
         reporter: &'a PipeWriter,
     ) -> Vec<Step<'a>> {
-        let card = self.card.as_ref().and_then(Card::number);
-        let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).chain(card).collect();
+        let nic = self.nic.as_ref().and_then(Nic::fd);
+        let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).chain(nic).collect();
         let mut steps = vec![step("own session", || Ok(rustix::process::setsid().map(drop)?))];
         if let Some(root) = &confinement.root {
             steps.push(step("root", || root.enter()));
@@ -186,7 +186,7 @@ impl Launch<'_> {
             step("inherited descriptors", move || steps::inherit_only(&inherited)),
         ]);
         // Entering banger's namespace gave it them there.
-        if confinement.confined || self.card.is_some() {
+        if confinement.confined || self.nic.is_some() {
             steps.push(step("capabilities", credentials::give_up_all));
         }
         // After everything that changes credentials, which may take the request back.
@@ -224,7 +224,7 @@ fn longest_file(plan: &LaunchPlan) -> u64 {
 }
 
 /// Runs in the child, and never returns.
-fn become_monitor(
+fn become_vmm(
     reader: &PipeReader,
     reporter: &PipeWriter,
     (outside, inside): (&[Step<'_>], &[Step<'_>]),
@@ -246,7 +246,7 @@ fn become_monitor(
         match namespaces::fork_sibling() {
             Ok(None) => {}
             Ok(Some(pid)) => {
-                say(reporter, PID, pid);
+                send(reporter, PID, pid);
                 exit(0);
             }
             // As if the step that made the namespace had failed.
@@ -259,12 +259,12 @@ fn become_monitor(
 
 fn fail(reporter: &PipeWriter, what: u8, error: &io::Error) -> ! {
     // An error without a number is one of our own steps': the shim is gone, and nobody reads.
-    say(reporter, what, error.raw_os_error().unwrap_or(libc::EIO));
+    send(reporter, what, error.raw_os_error().unwrap_or(libc::EIO));
     exit(127)
 }
 
 /// A word that cannot be written leaves the start without its reason, not without its end.
-fn say(mut reporter: &PipeWriter, what: u8, number: i32) {
+fn send(mut reporter: &PipeWriter, what: u8, number: i32) {
     let [a, b, c, d] = number.to_ne_bytes();
     let _ = reporter.write(&[what, a, b, c, d]);
 }

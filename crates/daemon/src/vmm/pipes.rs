@@ -12,7 +12,7 @@ use tokio::{
 /// Bytes of the end of a monitor's stderr that are kept.
 const STDERR_TAIL: usize = 4096;
 /// How long what an ended monitor left in its pipes may take to be read.
-pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Our end, for the runtime, and the monitor's.
 pub(super) fn socket_pair(what: &'static str) -> Result<(UnixStream, OwnedFd), LaunchError> {
@@ -39,9 +39,9 @@ pub(super) fn console() -> Result<(OwnedFd, OwnedFd), LaunchError> {
 
 /// The end of a monitor's stderr, read in the background.
 #[derive(Debug)]
-pub(super) struct LastWords(JoinHandle<Vec<u8>>);
+pub(super) struct StderrTail(JoinHandle<Vec<u8>>);
 
-impl LastWords {
+impl StderrTail {
     pub(super) fn of(stderr: io::PipeReader) -> Result<Self, LaunchError> {
         let stderr = pipe::Receiver::from_owned_fd(stderr.into())
             .map_err(|source| LaunchError::Prepare { what: "stderr", source })?;
@@ -51,7 +51,7 @@ impl LastWords {
     /// What there is when the monitor has ended. That waiting for the pipe's end is bounded all the same is for a program
     /// that is not what it should be.
     pub(super) async fn read(&mut self) -> String {
-        let bytes = timeout(DRAIN_PATIENCE, &mut self.0).await.ok().and_then(Result::ok).unwrap_or_default();
+        let bytes = timeout(DRAIN_TIMEOUT, &mut self.0).await.ok().and_then(Result::ok).unwrap_or_default();
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 }

@@ -6,16 +6,16 @@ pub mod argv;
 pub mod qmp;
 
 use super::{
-    Capabilities, Channel, Driver, Later, LaunchError, Machine, MachineEnd, Refusal, Resources, ShutdownReason,
-    Snapshot,
+    Capabilities, Channel, Driver, LaunchError, Machine, MachineEnd, PlanError, Resources, ShutdownReason, Snapshot,
     confine::{Reach, Rules},
-    launch::{Card, Child, Launch, Launched},
-    pipes::{self, DRAIN_PATIENCE, LastWords, socket_pair},
+    launch::{Child, Launch, Launched, Nic},
+    pipes::{self, DRAIN_TIMEOUT, StderrTail, socket_pair},
     plan::LaunchPlan,
 };
 use crate::process::ProcessIdentity;
 use argv::Descriptors;
 use banger_proto::api::vm::{Accelerator, Vmm};
+use futures_util::future::BoxFuture;
 use qmp::{Qmp, QmpError};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ use std::{
 use tokio::{net::UnixStream, time::timeout};
 
 /// How long writing or reading a machine's state may take. It has some ten KiB.
-const STATE_PATIENCE: Duration = Duration::from_secs(30);
+const STATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a migration is asked whether it is done.
 const STATE_TICK: Duration = Duration::from_millis(2);
 /// QEMU slows migrations down to spare a network; this one goes to a file. Bytes a second.
@@ -47,7 +47,7 @@ impl Driver for Qemu {
         Capabilities { emulates: true, snapshots: true, powers_off: true }
     }
 
-    fn check(&self, plan: &LaunchPlan) -> Result<(), Refusal> {
+    fn check(&self, plan: &LaunchPlan) -> Result<(), PlanError> {
         argv::check(plan)
     }
 
@@ -55,7 +55,7 @@ impl Driver for Qemu {
         &'a self,
         plan: &'a LaunchPlan,
         resources: Resources,
-    ) -> Later<'a, Result<Box<dyn Machine>, LaunchError>> {
+    ) -> BoxFuture<'a, Result<Box<dyn Machine>, LaunchError>> {
         Box::pin(std::future::ready(start(plan, &resources)))
     }
 }
@@ -65,15 +65,15 @@ fn start(plan: &LaunchPlan, resources: &Resources) -> Result<Box<dyn Machine>, L
     let (monitor, qemu_monitor) = socket_pair("monitor")?;
     let (console, qemu_console) = pipes::console()?;
     let (channel, qemu_channel) = socket_pair("guest channel")?;
-    let card = match (&plan.network, &resources.namespace) {
+    let nic = match (&plan.network, &resources.namespace) {
         (Some(network), Some(namespace)) => {
             let failed = |source| LaunchError::Prepare { what: "network card", source };
-            Some(Card::prepare(namespace, network).map_err(failed)?)
+            Some(Nic::prepare(namespace, network).map_err(failed)?)
         }
         _ => None,
     };
     let fds = Descriptors {
-        network: card.as_ref().and_then(Card::number),
+        network: nic.as_ref().and_then(Nic::fd),
         monitor: qemu_monitor.as_raw_fd(),
         console: qemu_console.as_raw_fd(),
         channel: qemu_channel.as_raw_fd(),
@@ -88,7 +88,7 @@ fn start(plan: &LaunchPlan, resources: &Resources) -> Result<Box<dyn Machine>, L
         rules: &rules,
         args: &|view| argv::render(plan, &fds, view, resources.start, resources.memory.shared),
         inherited: inherited.map(AsFd::as_fd).into(),
-        card,
+        nic,
         stdout: None,
     }
     .spawn()?;
@@ -98,7 +98,7 @@ fn start(plan: &LaunchPlan, resources: &Resources) -> Result<Box<dyn Machine>, L
         reported: None,
         console: Some(console),
         channel: Some(channel),
-        stderr: LastWords::of(stderr)?,
+        stderr: StderrTail::of(stderr)?,
         unconfined,
     }))
 }
@@ -130,7 +130,7 @@ struct Running {
     reported: Option<ShutdownReason>,
     console: Option<OwnedFd>,
     channel: Option<UnixStream>,
-    stderr: LastWords,
+    stderr: StderrTail,
     unconfined: Option<String>,
 }
 
@@ -155,7 +155,7 @@ impl Machine for Running {
         self.unconfined.as_deref()
     }
 
-    fn ended(&mut self) -> Later<'_, io::Result<MachineEnd>> {
+    fn ended(&mut self) -> BoxFuture<'_, io::Result<MachineEnd>> {
         Box::pin(self.wait())
     }
 
@@ -172,7 +172,7 @@ impl Running {
         };
         // What it said last is still in the pipes, whose other ends are closed. That waiting for their ends is bounded
         // all the same is for a program that is not what it should be.
-        let _ = timeout(DRAIN_PATIENCE, listen(&mut self.qmp, &mut self.reported)).await;
+        let _ = timeout(DRAIN_TIMEOUT, listen(&mut self.qmp, &mut self.reported)).await;
         let stderr = self.stderr.read().await;
         Ok(MachineEnd { status, reported: self.reported, stderr })
     }
@@ -191,7 +191,7 @@ impl Running {
         let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
         self.command("migrate-set-capabilities", capability).await?;
         self.command("migrate-set-parameters", json!({ "max-bandwidth": STATE_BANDWIDTH })).await?;
-        self.monitor()?.give(NAME, file.as_fd()).await?;
+        self.monitor()?.send_fd(NAME, file.as_fd()).await?;
         self.command(command, json!({ "uri": format!("fd:{NAME}") })).await?;
         let moved = async {
             loop {
@@ -208,7 +208,7 @@ impl Running {
                 }
             }
         };
-        timeout(STATE_PATIENCE, moved).await?
+        timeout(STATE_TIMEOUT, moved).await?
     }
 }
 
@@ -228,19 +228,19 @@ async fn listen(qmp: &mut Option<Qmp>, reported: &mut Option<ShutdownReason>) {
 }
 
 impl Snapshot for Running {
-    fn pause(&mut self) -> Later<'_, io::Result<()>> {
+    fn pause(&mut self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async { self.command("stop", json!({})).await.map(drop) })
     }
 
-    fn resume(&mut self) -> Later<'_, io::Result<()>> {
+    fn resume(&mut self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async { self.command("cont", json!({})).await.map(drop) })
     }
 
-    fn save(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>> {
+    fn save(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.move_state("migrate", file))
     }
 
-    fn restore(&mut self, file: OwnedFd) -> Later<'_, io::Result<()>> {
+    fn restore(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.move_state("migrate-incoming", file))
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct KillArgs {
     signal: KillSignal,
 }
 
-/// Sends the signal to the VMs' monitors.
+/// Sends the signal to the VMMs of the VMs.
 pub(crate) async fn run(context: &Context, args: KillArgs) -> Result {
     let request = Request {
         method: Method::POST,

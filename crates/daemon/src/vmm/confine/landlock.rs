@@ -1,7 +1,7 @@
 //! The list of files as Landlock rules, and no connection anywhere.
 //!
 //! Needs no privilege. It does not stop connecting to unix sockets by path, nor changing a file's mode, owner, times and
-//! attributes; the monitor's own root does, and the filter. Older kernels know less of it: [`lacking`] says what.
+//! attributes; the monitor's own root does, and the filter. Older kernels know less of it: [`unsupported`] says what.
 
 #![expect(unsafe_code, reason = "the system call has no wrapper that can run between fork and exec")]
 
@@ -18,7 +18,7 @@ use std::{
 /// The newest interface asked for; older kernels give the part they know.
 const NEWEST: ABI = ABI::V6;
 /// What the interfaces brought that is asked for, newest first, and the first kernel that has each.
-const BROUGHT: [(i64, &str, &str); 4] = [
+const FEATURES: [(i64, &str, &str); 4] = [
     (6, "signals and abstract sockets", "6.12"),
     (5, "the controls of devices", "6.10"),
     (4, "TCP", "6.7"),
@@ -44,14 +44,14 @@ pub(super) fn ruleset(entries: &[Entry]) -> Result<Option<OwnedFd>, RulesetError
 }
 
 /// The number of this kernel's interface; not above 0 where it has none.
-pub(super) fn interface() -> i64 {
+pub(super) fn abi_version() -> i64 {
     // SAFETY: landlock_create_ruleset(2) reads no memory where it is asked for the version.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0, VERSION) }
 }
 
 /// What a kernel with this interface leaves unrestricted of what it is asked for, in words; `None` for nothing.
-pub(super) fn lacking(interface: i64) -> Option<String> {
-    let lacks: Vec<_> = BROUGHT.iter().filter(|(first, ..)| *first > interface).collect();
+pub(super) fn unsupported(abi: i64) -> Option<String> {
+    let lacks: Vec<_> = FEATURES.iter().filter(|(first, ..)| *first > abi).collect();
     let (_, _, kernel) = lacks.first()?;
     let what: Vec<&str> = lacks.iter().map(|(_, what, _)| *what).collect();
     Some(format!("this kernel's Landlock does not restrict {} (Linux {kernel} does)", what.join(", ")))
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn what_a_kernel_leaves_open_is_named() {
         // Debian 12, Ubuntu 24.04, and those that have all that is asked for.
-        let of = |interface| lacking(interface).unwrap_or_default();
+        let of = |abi| unsupported(abi).unwrap_or_default();
         assert_eq!(
             of(2),
             "this kernel's Landlock does not restrict signals and abstract sockets, the controls of devices, TCP, \

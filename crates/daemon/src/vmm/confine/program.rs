@@ -33,14 +33,14 @@ pub(super) fn interpreter(program: &Path) -> io::Result<Option<PathBuf>> {
         let field = bytes.get(at..at.checked_add(length)?)?;
         Some(field.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
     };
-    let place = |at: usize| number(at, 8).and_then(|place| usize::try_from(place).ok());
+    let offset_at = |at: usize| number(at, 8).and_then(|offset| usize::try_from(offset).ok());
     let find = || {
         let elf_64_little = bytes.len() >= HEADER && bytes.starts_with(b"\x7fELF\x02\x01");
-        let (table, count) = (place(32).filter(|_| elf_64_little)?, number(56, 2)?);
+        let (table, count) = (offset_at(32).filter(|_| elf_64_little)?, number(56, 2)?);
         let mut headers =
             (0..count).filter_map(|index| table.checked_add(PROGRAM_HEADER.checked_mul(usize::try_from(index).ok()?)?));
         let header = headers.find(|at| number(*at, 4) == Some(u64::from(PT_INTERP)))?;
-        let (offset, size) = (place(header.checked_add(8)?)?, place(header.checked_add(32)?)?);
+        let (offset, size) = (offset_at(header.checked_add(8)?)?, offset_at(header.checked_add(32)?)?);
         let name = bytes.get(offset..offset.checked_add(size)?)?;
         std::str::from_utf8(name.strip_suffix(b"\0")?).ok().map(PathBuf::from)
     };

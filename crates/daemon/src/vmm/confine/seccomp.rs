@@ -58,7 +58,7 @@ pub(in crate::vmm) struct Filter(Vec<sock_filter>);
 impl Filter {
     /// Puts it together for one kind of monitor.
     pub(in crate::vmm) fn new(vmm: Vmm) -> Self {
-        let mut code = Code::default();
+        let mut code = Bpf::default();
         code.load(offset_of!(libc::seccomp_data, arch));
         code.unless_equal(ARCHITECTURE, SECCOMP_RET_KILL_PROCESS);
         code.load(offset_of!(libc::seccomp_data, nr));
@@ -70,21 +70,21 @@ impl Filter {
         code.when(BPF_JGE, OTHER_INTERFACE, refuse(libc::EPERM));
         code.when(BPF_JGT, NEWEST, refuse(libc::ENOSYS));
         for number in refused::CALLS.iter().chain(refused::BY_OLD_NAMES) {
-            code.when(BPF_JEQ, word(*number), refuse(libc::EPERM));
+            code.when(BPF_JEQ, call_number(*number), refuse(libc::EPERM));
         }
         // What they are asked for is in memory, where a filter cannot look. The C library falls back to the older ones.
-        code.when(BPF_JEQ, word(libc::SYS_clone3), refuse(libc::ENOSYS));
-        code.when(BPF_JEQ, word(libc::SYS_openat2), refuse(libc::ENOSYS));
+        code.when(BPF_JEQ, call_number(libc::SYS_clone3), refuse(libc::ENOSYS));
+        code.when(BPF_JEQ, call_number(libc::SYS_openat2), refuse(libc::ENOSYS));
         code.on(libc::SYS_clone, |code| {
             code.argument(0);
             code.when(BPF_JSET, NEW_NAMESPACES, refuse(libc::EPERM));
-            code.give(SECCOMP_RET_ALLOW);
+            code.ret(SECCOMP_RET_ALLOW);
         });
         sockets(&mut code, vmm);
         files(&mut code);
         signals(&mut code, vmm);
-        turns(&mut code);
-        code.give(SECCOMP_RET_ALLOW);
+        scheduling(&mut code);
+        code.ret(SECCOMP_RET_ALLOW);
         Self(code.0)
     }
 
@@ -96,7 +96,7 @@ impl Filter {
 }
 
 /// Streams between processes of this host. A datagram can be sent to any socket without connecting to it.
-fn sockets(code: &mut Code, vmm: Vmm) {
+fn sockets(code: &mut Bpf, vmm: Vmm) {
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         code.on(call, |code| {
             code.argument(0);
@@ -105,18 +105,18 @@ fn sockets(code: &mut Code, vmm: Vmm) {
             code.mask(SOCKET_TYPE);
             code.when(BPF_JEQ, bits(libc::SOCK_STREAM), SECCOMP_RET_ALLOW);
             code.when(BPF_JEQ, bits(libc::SOCK_SEQPACKET), SECCOMP_RET_ALLOW);
-            code.give(refuse(libc::EPERM));
+            code.ret(refuse(libc::EPERM));
         });
     }
     // Whom it talks to, QEMU gets as descriptors. Firecracker knocks for its guest.
     if vmm == Vmm::Qemu {
-        code.when(BPF_JEQ, word(libc::SYS_connect), refuse(libc::EPERM));
+        code.when(BPF_JEQ, call_number(libc::SYS_connect), refuse(libc::EPERM));
     }
 }
 
 /// Landlock asks by what a file is opened for. It has nothing to ask where that is neither reading nor writing, and its
 /// older interfaces let a file that is only read be cut off.
-fn files(code: &mut Code) {
+fn files(code: &mut Bpf) {
     let cut = bits(libc::O_TRUNC);
     let neither = bits(libc::O_ACCMODE);
     let mut on = |call, flags| {
@@ -132,7 +132,7 @@ fn files(code: &mut Code) {
 }
 
 /// To its own threads only; what is not refused altogether.
-fn signals(code: &mut Code, vmm: Vmm) {
+fn signals(code: &mut Bpf, vmm: Vmm) {
     // Descriptors that signal somebody.
     code.on(libc::SYS_fcntl, |code| {
         code.argument(1);
@@ -142,20 +142,20 @@ fn signals(code: &mut Code, vmm: Vmm) {
     code.on(libc::SYS_prlimit64, |code| {
         code.argument(0);
         code.unless_equal(0, refuse(libc::EPERM));
-        code.give(SECCOMP_RET_ALLOW);
+        code.ret(SECCOMP_RET_ALLOW);
     });
     code.on(libc::SYS_tkill, |code| {
         code.argument(1);
         for signal in FIRECRACKERS_SIGNALS.iter().filter(|_| vmm == Vmm::Firecracker) {
             code.when(BPF_JEQ, bits(*signal), SECCOMP_RET_ALLOW);
         }
-        code.give(refuse(libc::EPERM));
+        code.ret(refuse(libc::EPERM));
     });
 }
 
 /// When whose turn is: to the calling thread only.
-fn turns(code: &mut Code) {
-    let own_only = |code: &mut Code, argument| {
+fn scheduling(code: &mut Bpf) {
+    let own_only = |code: &mut Bpf, argument| {
         code.argument(argument);
         code.unless_equal(0, refuse(libc::EPERM));
     };
@@ -164,29 +164,29 @@ fn turns(code: &mut Code) {
     {
         code.on(call, |code| {
             own_only(code, 0);
-            code.give(SECCOMP_RET_ALLOW);
+            code.ret(SECCOMP_RET_ALLOW);
         });
     }
     code.on(libc::SYS_setpriority, |code| {
         // Not that of a group or of a user's processes either, which is also what 0 says.
         own_only(code, 0);
         own_only(code, 1);
-        code.give(SECCOMP_RET_ALLOW);
+        code.ret(SECCOMP_RET_ALLOW);
     });
 }
 
 /// A filter for tgkill(2) alone. Which process it is in is known only there, and nothing may be allocated any more.
 fn own_threads_only(own: i32) -> [sock_filter; 6] {
-    let load = |offset: usize| instruction(BPF_LD | BPF_W | BPF_ABS, offset_word(offset), (0, 0));
+    let load = |offset: usize| instruction(BPF_LD | BPF_W | BPF_ABS, offset_u32(offset), (0, 0));
     let equal = |value, jumps| instruction(BPF_JMP | BPF_JEQ | BPF_K, value, jumps);
-    let give = |verdict| instruction(BPF_RET | BPF_K, verdict, (0, 0));
+    let ret = |verdict| instruction(BPF_RET | BPF_K, verdict, (0, 0));
     [
         load(offset_of!(libc::seccomp_data, nr)),
-        equal(word(libc::SYS_tgkill), (0, 3)),
+        equal(call_number(libc::SYS_tgkill), (0, 3)),
         load(argument(0)),
         equal(bits(own), (1, 0)),
-        give(refuse(libc::EPERM)),
-        give(SECCOMP_RET_ALLOW),
+        ret(refuse(libc::EPERM)),
+        ret(SECCOMP_RET_ALLOW),
     ]
 }
 
@@ -208,7 +208,7 @@ fn bits(number: libc::c_int) -> u32 {
     number as u32
 }
 
-fn word(number: libc::c_long) -> u32 {
+fn call_number(number: libc::c_long) -> u32 {
     u32::try_from(number).expect("system calls have small numbers")
 }
 
@@ -217,7 +217,7 @@ fn argument(index: usize) -> usize {
     offset_of!(libc::seccomp_data, args) + index * size_of::<u64>()
 }
 
-fn offset_word(offset: usize) -> u32 {
+fn offset_u32(offset: usize) -> u32 {
     u32::try_from(offset).expect("a small record")
 }
 
@@ -228,16 +228,16 @@ fn instruction(code: u32, k: u32, (jt, jf): (u8, u8)) -> sock_filter {
 
 /// Instructions of the kernel's classic packet filter.
 #[derive(Default)]
-struct Code(Vec<sock_filter>);
+struct Bpf(Vec<sock_filter>);
 
-impl Code {
+impl Bpf {
     fn push(&mut self, code: u32, k: u32, jumps: (u8, u8)) {
         self.0.push(instruction(code, k, jumps));
     }
 
     /// Takes a word of the call's description.
     fn load(&mut self, offset: usize) {
-        self.push(BPF_LD | BPF_W | BPF_ABS, offset_word(offset), (0, 0));
+        self.push(BPF_LD | BPF_W | BPF_ABS, offset_u32(offset), (0, 0));
     }
 
     fn argument(&mut self, index: usize) {
@@ -250,18 +250,18 @@ impl Code {
     }
 
     /// The verdict.
-    fn give(&mut self, verdict: u32) {
+    fn ret(&mut self, verdict: u32) {
         self.push(BPF_RET | BPF_K, verdict, (0, 0));
     }
 
     fn when(&mut self, test: u32, value: u32, verdict: u32) {
         self.push(BPF_JMP | test | BPF_K, value, (0, 1));
-        self.give(verdict);
+        self.ret(verdict);
     }
 
     fn unless_equal(&mut self, value: u32, verdict: u32) {
         self.push(BPF_JMP | BPF_JEQ | BPF_K, value, (1, 0));
-        self.give(verdict);
+        self.ret(verdict);
     }
 
     /// Refuses these, allows the rest.
@@ -269,7 +269,7 @@ impl Code {
         for value in values {
             self.when(BPF_JEQ, *value, refuse(libc::EPERM));
         }
-        self.give(SECCOMP_RET_ALLOW);
+        self.ret(SECCOMP_RET_ALLOW);
     }
 
     /// Decides about one call; `decision` comes to a verdict whatever it finds. The call's number is loaded before and,
@@ -278,7 +278,7 @@ impl Code {
         let mut decided = Self::default();
         decision(&mut decided);
         let over = u8::try_from(decided.0.len()).expect("a few instructions");
-        self.push(BPF_JMP | BPF_JEQ | BPF_K, word(call), (0, over));
+        self.push(BPF_JMP | BPF_JEQ | BPF_K, call_number(call), (0, over));
         self.0.extend(decided.0);
     }
 }

@@ -8,7 +8,7 @@ use super::{
     sockets,
 };
 use crate::vmm::{
-    Refusal,
+    PlanError,
     confine::View,
     plan::{Disk, LaunchPlan},
     qemu::argv::{MAX_COMMAND_LINE, is_word},
@@ -24,30 +24,30 @@ const ADDED_WORDS: usize = 512;
 const MAX_DISKS: usize = 6;
 
 /// Why these calls could not start a machine.
-pub fn check(plan: &LaunchPlan) -> Result<(), Refusal> {
+pub fn check(plan: &LaunchPlan) -> Result<(), PlanError> {
     if plan.vmm != Vmm::Firecracker {
-        return Err(Refusal::OtherVmm(plan.vmm));
+        return Err(PlanError::OtherVmm(plan.vmm));
     }
     if plan.accelerator != Accelerator::Kvm {
-        return Err(Refusal::NeedsKvm);
+        return Err(PlanError::NeedsKvm);
     }
     if !plan.kernel.acpi && !plan.kernel.mmio_cmdline {
-        return Err(Refusal::NoDeviceDiscovery);
+        return Err(PlanError::NoDeviceDiscovery);
     }
     if !plan.kernel.vsock {
-        return Err(Refusal::NoVsock);
+        return Err(PlanError::NoVsock);
     }
     if plan.memory.bytes() == 0 || !plan.memory.bytes().is_multiple_of(1 << 20) {
-        return Err(Refusal::OddMemory(plan.memory.bytes()));
+        return Err(PlanError::OddMemory(plan.memory.bytes()));
     }
     if plan.disks.len() > MAX_DISKS {
-        return Err(Refusal::TooManyDisks { count: plan.disks.len(), limit: MAX_DISKS });
+        return Err(PlanError::TooManyDisks { count: plan.disks.len(), limit: MAX_DISKS });
     }
     if let Some(word) = plan.kernel_args.iter().find(|word| !is_word(word)) {
-        return Err(Refusal::KernelWord(word.clone()));
+        return Err(PlanError::KernelWord(word.clone()));
     }
     match (command_line(plan).len(), MAX_COMMAND_LINE - ADDED_WORDS) {
-        (length, limit) if length > limit => Err(Refusal::CommandLineTooLong { length, limit }),
+        (length, limit) if length > limit => Err(PlanError::CommandLineTooLong { length, limit }),
         _ => Ok(()),
     }
 }
@@ -142,18 +142,18 @@ mod tests {
     fn what_could_not_start_is_refused() {
         let refused = |plan: LaunchPlan| check(&plan).unwrap_err();
         assert_eq!(check(&plan()), Ok(()));
-        assert_eq!(refused(LaunchPlan { vmm: Vmm::Qemu, ..plan() }), Refusal::OtherVmm(Vmm::Qemu));
-        assert_eq!(refused(LaunchPlan { accelerator: Accelerator::Tcg, ..plan() }), Refusal::NeedsKvm);
+        assert_eq!(refused(LaunchPlan { vmm: Vmm::Qemu, ..plan() }), PlanError::OtherVmm(Vmm::Qemu));
+        assert_eq!(refused(LaunchPlan { accelerator: Accelerator::Tcg, ..plan() }), PlanError::NeedsKvm);
         let blind = KernelFile { acpi: false, ..plan().kernel };
-        assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), Refusal::NoDeviceDiscovery);
+        assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), PlanError::NoDeviceDiscovery);
         let mute = KernelFile { vsock: false, ..plan().kernel };
-        assert_eq!(refused(LaunchPlan { kernel: mute, ..plan() }), Refusal::NoVsock);
-        assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), Refusal::OddMemory(1 << 19));
+        assert_eq!(refused(LaunchPlan { kernel: mute, ..plan() }), PlanError::NoVsock);
+        assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), PlanError::OddMemory(1 << 19));
         let disks = vec![plan().disks[0].clone(); MAX_DISKS + 1];
-        assert!(matches!(refused(LaunchPlan { disks, ..plan() }), Refusal::TooManyDisks { .. }));
+        assert!(matches!(refused(LaunchPlan { disks, ..plan() }), PlanError::TooManyDisks { .. }));
         let kernel_args = vec!["a b".to_owned()];
-        assert_eq!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::KernelWord("a b".into()));
+        assert_eq!(refused(LaunchPlan { kernel_args, ..plan() }), PlanError::KernelWord("a b".into()));
         let kernel_args = vec!["x".repeat(MAX_COMMAND_LINE - ADDED_WORDS)];
-        assert!(matches!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::CommandLineTooLong { .. }));
+        assert!(matches!(refused(LaunchPlan { kernel_args, ..plan() }), PlanError::CommandLineTooLong { .. }));
     }
 }

@@ -12,7 +12,7 @@ use std::{io, time::Duration};
 use tokio::{net::UnixStream, time::timeout};
 
 /// How long an answer may take. Memory is written and read while a snapshot's is awaited.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest answer.
 const MAX_ANSWER: usize = 1 << 20;
 /// Most characters of a refusal's reason that are passed on.
@@ -48,26 +48,26 @@ impl From<ApiError> for io::Error {
 /// Makes one call.
 pub(super) async fn call(sockets: &Sockets, call: &Call) -> Result<(), ApiError> {
     let (method, path) = call.target();
-    ask(sockets, method, &path, Some(call.body().to_string())).await.map(drop)
+    request(sockets, method, &path, Some(call.body().to_string())).await.map(drop)
 }
 
 /// What the machine is doing.
 pub(super) async fn info(sockets: &Sockets) -> Result<InstanceInfo, ApiError> {
-    instance(&ask(sockets, Method::GET, "/", None).await?)
+    instance(&request(sockets, Method::GET, "/", None).await?)
 }
 
-async fn ask(sockets: &Sockets, method: Method, path: &str, body: Option<String>) -> Result<Bytes, ApiError> {
+async fn request(sockets: &Sockets, method: Method, path: &str, body: Option<String>) -> Result<Bytes, ApiError> {
     let name = format!("{method} {path}");
     let exchange = async { exchange(sockets.connect(API).await?, method, path, body).await };
-    let (status, answer) = timeout(PATIENCE, exchange)
+    let (status, answer) = timeout(TIMEOUT, exchange)
         .await
         .unwrap_or_else(|elapsed| Err(elapsed.into()))
         .map_err(|source| ApiError::Unreachable { request: name.clone(), source })?;
-    done(name, status, answer)
+    into_result(name, status, answer)
 }
 
 /// The answer to what was done.
-fn done(request: String, status: StatusCode, answer: Bytes) -> Result<Bytes, ApiError> {
+fn into_result(request: String, status: StatusCode, answer: Bytes) -> Result<Bytes, ApiError> {
     if status.is_success() {
         return Ok(answer);
     }
@@ -84,7 +84,7 @@ pub(crate) async fn hear(stream: UnixStream) -> Result<InstanceInfo, ApiError> {
     let request = || "GET /".to_owned();
     let unreachable = |source| ApiError::Unreachable { request: request(), source };
     let (status, answer) = exchange(stream, Method::GET, "/", None).await.map_err(unreachable)?;
-    instance(&done(request(), status, answer)?)
+    instance(&into_result(request(), status, answer)?)
 }
 
 fn instance(answer: &[u8]) -> Result<InstanceInfo, ApiError> {

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 /// How long the guest's kernel may take to accept a connection. It gives up itself after two seconds.
-const DIAL_PATIENCE: Duration = Duration::from_secs(5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API's socket.
 pub(super) const API: &str = "api";
@@ -102,7 +102,7 @@ impl Guest {
             vsock::client_handshake(&mut pipe, LINK_PORT).await.map_err(io::Error::other)?;
             Ok(pipe)
         };
-        timeout(DIAL_PATIENCE, dialled).await?
+        timeout(DIAL_TIMEOUT, dialled).await?
     }
 }
 

@@ -19,13 +19,13 @@ pub(in crate::vmm) struct Child {
     process: ProvenProcess,
     status: Option<ExitStatus>,
     /// The signal that a SIGKILL stood for; 0 for none.
-    stood_for: AtomicI32,
+    requested: AtomicI32,
 }
 
 impl Child {
     /// `pid` must be a child of this process that nobody has waited for.
     pub(super) fn new(pid: u32) -> io::Result<Self> {
-        Ok(Self { process: ProvenProcess::of_child(pid)?, status: None, stood_for: AtomicI32::new(0) })
+        Ok(Self { process: ProvenProcess::of_child(pid)?, status: None, requested: AtomicI32::new(0) })
     }
 
     /// Which process it is.
@@ -35,15 +35,15 @@ impl Child {
 
     /// Sends a signal, with the effect it has on any other process; `false` when it has ended.
     pub(in crate::vmm) fn signal(&self, signal: Signal) -> io::Result<bool> {
-        if signal != Signal::KILL && self.defaults(signal) {
-            self.stood_for.store(signal.as_raw(), Ordering::Relaxed);
+        if signal != Signal::KILL && self.has_default_action(signal) {
+            self.requested.store(signal.as_raw(), Ordering::Relaxed);
             return self.process.signal(Signal::KILL);
         }
         self.process.signal(signal)
     }
 
     /// Whether the process leaves this signal to the kernel, which for all that are sent here means to end it.
-    fn defaults(&self, signal: Signal) -> bool {
+    fn has_default_action(&self, signal: Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.identity().pid));
         status.is_ok_and(|status| !is_in_set(&status, "SigCgt:", signal) && !is_in_set(&status, "SigIgn:", signal))
     }
@@ -71,7 +71,7 @@ impl Child {
         let raw = match (ended.exit_status(), ended.terminating_signal()) {
             (Some(code), _) => code << 8,
             (None, Some(signal)) if signal == Signal::KILL.as_raw() => {
-                Some(self.stood_for.load(Ordering::Relaxed)).filter(|signal| *signal != 0).unwrap_or(signal)
+                Some(self.requested.load(Ordering::Relaxed)).filter(|signal| *signal != 0).unwrap_or(signal)
             }
             (None, signal) => signal.unwrap_or(Signal::KILL.as_raw()),
         };

@@ -54,20 +54,20 @@ impl Namespace {
 
 /// What a monitor needs to have its card.
 #[derive(Debug)]
-pub(in crate::vmm) struct Card {
+pub(in crate::vmm) struct Nic {
     namespace: Namespace,
     /// `None` when the monitor opens the tap itself.
-    tap: Option<Place>,
+    tap: Option<ReservedFd>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct ReservedFd {
     name: tap::Name,
     /// The number under which the monitor has the tap. Reserved by an open file until the tap takes its place.
     reserved: OwnedFd,
 }
 
-impl Card {
+impl Nic {
     /// For a monitor that opens its tap itself, by name, in the namespace.
     pub(in crate::vmm) fn by_name(namespace: &Namespace) -> Self {
         Self { namespace: namespace.clone(), tap: None }
@@ -77,18 +77,18 @@ impl Card {
     pub(in crate::vmm) fn prepare(namespace: &Namespace, network: &Network) -> io::Result<Self> {
         let name = tap::Name::new(&network.tap)?;
         let reserved = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { namespace: namespace.clone(), tap: Some(Place { name, reserved }) })
+        Ok(Self { namespace: namespace.clone(), tap: Some(ReservedFd { name, reserved }) })
     }
 
     /// The number of the tap's descriptor.
-    pub(in crate::vmm) fn number(&self) -> Option<RawFd> {
+    pub(in crate::vmm) fn fd(&self) -> Option<RawFd> {
         self.tap.as_ref().map(|tap| tap.reserved.as_raw_fd())
     }
 
     /// Between fork and exec: enters the namespace and opens the tap that stands there. Allocates nothing.
-    pub(super) fn take(&self) -> io::Result<()> {
+    pub(super) fn enter(&self) -> io::Result<()> {
         self.namespace.enter()?;
-        let Some(Place { name, reserved }) = &self.tap else { return Ok(()) };
+        let Some(ReservedFd { name, reserved }) = &self.tap else { return Ok(()) };
         let tap = OwnedFd::from(Tap::open(*name)?);
         // SAFETY: dup2(2) onto a number that this process reserved; the file that reserved it is closed by it.
         if unsafe { libc::dup2(tap.as_raw_fd(), reserved.as_raw_fd()) } == -1 {

@@ -14,12 +14,12 @@ use std::{ffi::CStr, io};
 
 /// What the map files of a user namespace are to hold, made before fork.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub(super) struct IdMaps {
     user: String,
     group: String,
 }
 
-impl Identity {
+impl IdMaps {
     /// This user and group, as themselves, and nobody else: files of theirs are theirs, root's included when this is
     /// root.
     pub(super) fn own() -> Self {
@@ -45,7 +45,7 @@ fn write(file: &CStr, text: &str) -> io::Result<()> {
 }
 
 /// Leaves the namespaces of mounts, names and shared memory, and has the next child begin one of processes.
-pub(super) fn apart() -> io::Result<()> {
+pub(super) fn unshare() -> io::Result<()> {
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     // SAFETY: as above.
     Ok(unsafe { unshare_unsafe(flags) }?)

@@ -26,7 +26,7 @@ use tokio::process::Command;
 /// The sub-command of `banger-shim` that runs [`ConfinementFinding::here`] and prints it as one line of JSON.
 pub const SUBCOMMAND: &str = "confinement-probe";
 /// After this the probe is given up. It takes some milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ impl ConfinementFinding {
         let mut command = Command::new(shim);
         command.arg(SUBCOMMAND).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let broken = |reason: String| Self::Broken { reason };
-        match tokio::time::timeout(PATIENCE, command.output()).await {
+        match tokio::time::timeout(TIMEOUT, command.output()).await {
             Err(_) => broken("the probe does not return".into()),
             Ok(Err(error)) => broken(format!("the probe cannot be run: {error}")),
             Ok(Ok(output)) => serde_json::from_slice(&output.stdout)
@@ -62,24 +62,24 @@ impl ConfinementFinding {
 
     /// The probe itself. Must be called before there is any thread.
     pub fn here() -> Result<Self, LaunchError> {
-        Ok(try_one()?.map_or(Self::Whole, |lack| Self::Weaker { lack }))
+        Ok(launch_once()?.map_or(Self::Whole, |lack| Self::Weaker { lack }))
     }
 }
 
-fn try_one() -> Result<Option<String>, LaunchError> {
+fn launch_once() -> Result<Option<String>, LaunchError> {
     let failed = |source| LaunchError::Prepare { what: "probe", source };
     let program = std::env::current_exe().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let mut rules = Rules::default();
         rules.allow_program(&program).map_err(failed)?.allow("/dev/null", Reach::Device);
-        let plan = nothing(program);
+        let plan = empty_plan(program);
         let Launched { mut child, unconfined, .. } = Launch {
             plan: &plan,
             rules: &rules,
             args: &|_| vec!["--version".into()],
             inherited: Vec::new(),
-            card: None,
+            nic: None,
             stdout: None,
         }
         .spawn()?;
@@ -89,7 +89,7 @@ fn try_one() -> Result<Option<String>, LaunchError> {
 }
 
 /// A machine of which only the program is there.
-fn nothing(program: PathBuf) -> LaunchPlan {
+fn empty_plan(program: PathBuf) -> LaunchPlan {
     let nowhere = || PathBuf::from("/dev/null");
     LaunchPlan {
         id: "000000000000".parse().expect("an id"),

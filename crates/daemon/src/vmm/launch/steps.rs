@@ -20,7 +20,7 @@ const OOM_SCORE: &[u8] = b"200";
 /// Most bytes of a core file. Not 0: where the host's `core_pattern` is a program (systemd-coredump, apport), the kernel
 /// takes no notice of a limit of 0 and has it read the whole of the monitor's memory, guest's and all. 1 is the one value
 /// that it refuses there (core(5): it marks such a program's own crash), and where cores are files none is that short.
-const CORE: u64 = 1;
+const CORE_LIMIT: u64 = 1;
 /// Descriptors a monitor may have open: each connection to a guest is one.
 const MAX_DESCRIPTORS: u64 = 4096;
 
@@ -67,7 +67,7 @@ pub(super) fn default_signals() -> io::Result<()> {
 /// real-time scheduling.
 pub(super) fn limits(longest_file: u64) -> io::Result<()> {
     let limits = [
-        (Resource::Core, CORE),
+        (Resource::Core, CORE_LIMIT),
         (Resource::Fsize, longest_file),
         (Resource::Nofile, MAX_DESCRIPTORS),
         (Resource::Msgqueue, 0),

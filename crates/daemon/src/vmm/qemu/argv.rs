@@ -1,7 +1,7 @@
 //! A launch plan as QEMU's arguments: a pure function, and the place where every option has its reason.
 
 use crate::vmm::{
-    Refusal, Start,
+    PlanError, Start,
     confine::View,
     plan::{Disk, LaunchPlan},
 };
@@ -43,27 +43,27 @@ pub struct Descriptors {
 }
 
 /// Why these arguments could not start a machine.
-pub fn check(plan: &LaunchPlan) -> Result<(), Refusal> {
+pub fn check(plan: &LaunchPlan) -> Result<(), PlanError> {
     if plan.vmm != Vmm::Qemu {
-        return Err(Refusal::OtherVmm(plan.vmm));
+        return Err(PlanError::OtherVmm(plan.vmm));
     }
     if !plan.kernel.pvh {
-        return Err(Refusal::NoPvhEntry);
+        return Err(PlanError::NoPvhEntry);
     }
     if !plan.kernel.acpi && !plan.kernel.mmio_cmdline {
-        return Err(Refusal::NoDeviceDiscovery);
+        return Err(PlanError::NoDeviceDiscovery);
     }
     if plan.memory.bytes() == 0 || !plan.memory.bytes().is_multiple_of(1 << 20) {
-        return Err(Refusal::OddMemory(plan.memory.bytes()));
+        return Err(PlanError::OddMemory(plan.memory.bytes()));
     }
     if plan.disks.len() > MAX_DISKS {
-        return Err(Refusal::TooManyDisks { count: plan.disks.len(), limit: MAX_DISKS });
+        return Err(PlanError::TooManyDisks { count: plan.disks.len(), limit: MAX_DISKS });
     }
     if let Some(word) = plan.kernel_args.iter().find(|word| !is_word(word)) {
-        return Err(Refusal::KernelWord(word.clone()));
+        return Err(PlanError::KernelWord(word.clone()));
     }
     match command_line(plan).len() {
-        length if length > MAX_COMMAND_LINE => Err(Refusal::CommandLineTooLong { length, limit: MAX_COMMAND_LINE }),
+        length if length > MAX_COMMAND_LINE => Err(PlanError::CommandLineTooLong { length, limit: MAX_COMMAND_LINE }),
         _ => Ok(()),
     }
 }
@@ -290,19 +290,19 @@ pub(in crate::vmm) mod tests {
         let kernel = plan().kernel;
         let refused = |plan: LaunchPlan| check(&plan).unwrap_err();
         assert_eq!(check(&plan()), Ok(()));
-        assert_eq!(refused(LaunchPlan { vmm: Vmm::Firecracker, ..plan() }), Refusal::OtherVmm(Vmm::Firecracker));
+        assert_eq!(refused(LaunchPlan { vmm: Vmm::Firecracker, ..plan() }), PlanError::OtherVmm(Vmm::Firecracker));
         let no_pvh = KernelFile { pvh: false, ..kernel.clone() };
-        assert_eq!(refused(LaunchPlan { kernel: no_pvh, ..plan() }), Refusal::NoPvhEntry);
+        assert_eq!(refused(LaunchPlan { kernel: no_pvh, ..plan() }), PlanError::NoPvhEntry);
         let blind = KernelFile { acpi: false, ..kernel };
-        assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), Refusal::NoDeviceDiscovery);
-        assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), Refusal::OddMemory(1 << 19));
+        assert_eq!(refused(LaunchPlan { kernel: blind, ..plan() }), PlanError::NoDeviceDiscovery);
+        assert_eq!(refused(LaunchPlan { memory: ByteSize(1 << 19), ..plan() }), PlanError::OddMemory(1 << 19));
         let disks = vec![plan().disks[0].clone(); MAX_DISKS + 1];
-        assert!(matches!(refused(LaunchPlan { disks, ..plan() }), Refusal::TooManyDisks { .. }));
+        assert!(matches!(refused(LaunchPlan { disks, ..plan() }), PlanError::TooManyDisks { .. }));
         for word in ["", "a b", "a\nb", "a\"b", "ä"] {
             let kernel_args = vec![word.to_owned()];
-            assert_eq!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::KernelWord(word.into()));
+            assert_eq!(refused(LaunchPlan { kernel_args, ..plan() }), PlanError::KernelWord(word.into()));
         }
         let kernel_args = vec!["x".repeat(MAX_COMMAND_LINE)];
-        assert!(matches!(refused(LaunchPlan { kernel_args, ..plan() }), Refusal::CommandLineTooLong { .. }));
+        assert!(matches!(refused(LaunchPlan { kernel_args, ..plan() }), PlanError::CommandLineTooLong { .. }));
     }
 }

@@ -21,7 +21,7 @@ const MAX_LINE: usize = 64 << 10;
 const MAX_EVENTS: usize = 16;
 
 /// What QEMU waits for after its greeting.
-const FIRST_WORD: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+const HANDSHAKE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 
 /// Why a conversation with QEMU failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum QmpError {
     Io(#[from] io::Error),
     /// QEMU said what the protocol does not have.
     #[error("QEMU's monitor said what was not understood: {0}")]
-    Nonsense(String),
+    Malformed(String),
     /// QEMU refused a command.
     #[error("QEMU refused {command}: {reason}")]
     Refused {
@@ -73,7 +73,7 @@ impl Qmp {
     /// Begins a conversation: says what QEMU waits for after its greeting, before QEMU is even there to read it. Both the
     /// greeting and the answer are skipped later like everything that nobody waits for.
     pub fn begin(stream: UnixStream) -> Result<Self, QmpError> {
-        let mut unsent = FIRST_WORD;
+        let mut unsent = HANDSHAKE;
         while !unsent.is_empty() {
             let sent = rustix::io::write(&stream, unsent).map_err(io::Error::from)?;
             unsent = &unsent[sent..];
@@ -87,7 +87,7 @@ impl Qmp {
     }
 
     /// Gives QEMU a descriptor under a name, for a command that takes `fd:NAME`.
-    pub async fn give(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), QmpError> {
+    pub async fn send_fd(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), QmpError> {
         self.send("getfd", json!({ "fdname": name }), Some(file)).await.map(drop)
     }
 
@@ -166,7 +166,7 @@ impl Qmp {
             }
             searched = self.input.len();
             if searched >= MAX_LINE {
-                return Err(QmpError::Nonsense(format!("a line over {MAX_LINE} bytes")));
+                return Err(QmpError::Malformed(format!("a line over {MAX_LINE} bytes")));
             }
             self.stream.readable().await?;
             let mut chunk = [0; 4096];
@@ -202,7 +202,7 @@ fn parse(line: &[u8]) -> Result<Message, QmpError> {
         desc: String,
     }
     // Data of events that are not looked at has other shapes.
-    let line: Value = serde_json::from_slice(line).map_err(|error| QmpError::Nonsense(error.to_string()))?;
+    let line: Value = serde_json::from_slice(line).map_err(|error| QmpError::Malformed(error.to_string()))?;
     let Ok(line) = serde_json::from_value::<Line>(line) else { return Ok(Message::Other) };
     Ok(match line {
         Line { event: Some(event), data: Some(data), .. } if event == "SHUTDOWN" => {
@@ -289,7 +289,7 @@ mod tests {
             result = qmp.shutdown() => result.unwrap_err(),
             () = flood => panic!("the flood ended first"),
         };
-        assert!(matches!(failed, QmpError::Nonsense(_)), "{failed}");
+        assert!(matches!(failed, QmpError::Malformed(_)), "{failed}");
         assert!(qmp.input.len() <= MAX_LINE + 4096);
     }
 
@@ -303,7 +303,7 @@ mod tests {
         let given = file.as_fd();
         let peer = async {
             let mut theirs = theirs;
-            let mut first = [0; FIRST_WORD.len()];
+            let mut first = [0; HANDSHAKE.len()];
             theirs.read_exact(&mut first).await.unwrap();
             let mut bytes = [0; 512];
             let receive = || {
@@ -327,7 +327,7 @@ mod tests {
             theirs.writable().await.unwrap();
             theirs.try_write(answer.as_bytes()).unwrap();
         };
-        let (result, ()) = tokio::join!(qmp.give("state", given), peer);
+        let (result, ()) = tokio::join!(qmp.send_fd("state", given), peer);
         result.unwrap();
     }
 }
