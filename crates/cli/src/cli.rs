@@ -10,11 +10,11 @@ const EXAMPLES: &str = "\
 Most people want:
   banger vm run --rm -- uname -a      run a command in a throw-away VM, get its exit status
   banger vm run                       a shell in a new VM that stays up
-  banger ps                           VMs that run
+  banger ps                           running VMs
   banger exec NAME -- CMD             run a command in one of them";
 
 const FAILURES: &str = "\
-Exit status: 0 done, 1 failed, 2 a line that does not parse. run and exec: the guest command's own status (128+n when signal n ended \
+Exit status: 0 done, 1 failed, 2 a usage error. run and exec: the guest command's own status (128+n when signal n ended \
 it), 125 when banger failed, 126 when the command is not executable, 127 when it was not found.
 
 With --json a failure is one object {code, message, causes, hints, operation} on stdout; on stderr for run and exec, whose stdout \
@@ -76,22 +76,22 @@ pub(crate) enum Command {
     Image(image::ImageGroup),
     /// Guest kernels
     Kernel(kernel::KernelGroup),
-    /// What banger takes on this host
+    /// Disk space that banger uses on this host
     System(system::SystemGroup),
-    /// Look whether this host has what banger needs, and how to mend what it lacks
+    /// Check that this host has what banger needs, and say how to fix what is missing
     Doctor,
     /// The configuration in force
     Config(config::ConfigGroup),
-    /// What ssh has to know to reach VMs as NAME.vm: print it, or have ~/.ssh/config include it
+    /// Let ssh reach VMs as NAME.vm: print the configuration, or include it in ~/.ssh/config
     SshConfig(ssh_config::SshConfigArgs),
     /// What ssh runs to reach a VM
     #[command(hide = true)]
     SshProxy(ssh_proxy::SshProxyArgs),
     /// The daemon behind this command
     Daemon(daemon::DaemonGroup),
-    /// Print the script that completes banger's commands and live names in your shell
+    /// Print a shell's completion script: commands, and names that exist
     Completion(completion::CompletionArgs),
-    /// Print the version, and the running daemon's
+    /// Print the versions of this program and of the running daemon
     Version,
 }
 

@@ -53,11 +53,11 @@ pub(crate) enum ImageCommand {
     Build(build::BuildArgs),
     /// Copy a registered image into banger's own store
     Promote(promote::PromoteArgs),
-    /// Write an image as a catalog can offer it (for maintainers)
+    /// Write an image as a bundle that a catalog can offer (for maintainers)
     Bundle(bundle::BundleArgs),
     /// Layers kept from pulls
     Cache(cache::CacheGroup),
-    /// Delete names, and images nobody uses
+    /// Delete names, and images that no VM uses
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
 }

@@ -18,13 +18,13 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   banger ssh-config --install      ssh demo.vm, scp, sftp, rsync, git and editors reach VMs by name from now on
-  banger ssh-config --uninstall    what --install added to ~/.ssh/config is gone, and nothing else
-  banger ssh-config                what it would be, to look at")]
+  banger ssh-config --uninstall    remove what --install added to ~/.ssh/config, and nothing else
+  banger ssh-config                print it")]
 pub(crate) struct SshConfigArgs {
-    /// Have ~/.ssh/config include it
+    /// Include it in ~/.ssh/config
     #[arg(long, conflicts_with = "uninstall")]
     install: bool,
-    /// Take it out of ~/.ssh/config again
+    /// Remove it from ~/.ssh/config
     #[arg(long)]
     uninstall: bool,
 }

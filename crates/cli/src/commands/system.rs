@@ -28,7 +28,7 @@ pub(crate) struct SystemGroup {
 /// The commands of the group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
-    /// Show what banger's files take on this host
+    /// Show the disk space that banger uses on this host
     Df,
 }
 

@@ -54,18 +54,18 @@ pub(crate) enum VmCommand {
     Create(create::CreateArgs),
     /// Start VMs
     Start(start::StartArgs),
-    /// Stop VMs: sync, orderly power-off, then the VMM is killed
+    /// Stop VMs: sync, power off in order, then kill the VMM
     Stop(stop::StopArgs),
     /// Stop VMs and start them with a fresh kernel
     Restart(restart::RestartArgs),
-    /// Send a signal to VMs' VMMs (KILL: pull the plug)
+    /// Send a signal to the VMMs of VMs (KILL: pull the plug)
     Kill(kill::KillArgs),
-    /// Give VMs other sizes, or another network policy
+    /// Change the sizes or the network policy of VMs
     Set(set::SetArgs),
     /// Delete VMs and their disks
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
-    /// Delete all VMs that do not run
+    /// Delete all VMs that are not running
     Prune(prune::PruneArgs),
     /// List VMs
     #[command(visible_alias = "ls")]
@@ -86,11 +86,11 @@ pub(crate) enum VmCommand {
     Ports(ports::PortsArgs),
     /// Publish ports of a VM on this host
     Publish(network::PublishArgs),
-    /// Take published ports back
+    /// Unpublish ports of a VM
     Unpublish(network::UnpublishArgs),
-    /// Ask a VM's agent whether it is well
+    /// Check that a VM's agent answers
     Health(health::HealthArgs),
-    /// A repository in a VM: bring it, take back what changed
+    /// A git repository in a VM: import it, export what changed
     Workspace(workspace::WorkspaceGroup),
 }
 

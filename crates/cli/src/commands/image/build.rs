@@ -18,18 +18,18 @@ Example:
 
 It is built by mmdebstrap from this host's own apt sources, without root.")]
 pub(crate) struct BuildArgs {
-    /// What it is called from now on
+    /// Name of the new image
     name: ImageName,
-    /// The release of Debian, such as bookworm
+    /// Debian release, such as bookworm
     #[arg(long, value_name = "SUITE")]
     debian: DebianSuite,
     /// Packages besides the essential ones and apt
     #[arg(long, value_name = "PACKAGE", value_delimiter = ',')]
     include: Vec<String>,
-    /// The kernel it is to be booted with
+    /// Kernel to boot it with
     #[arg(long, value_name = "KERNEL", add = complete::available_kernels())]
     kernel: Option<KernelName>,
-    /// Take the name from the image that has it
+    /// Take the name from an image that has it
     #[arg(short, long)]
     force: bool,
 }

@@ -24,7 +24,7 @@ pub(crate) struct BundleArgs {
     /// The image: name, id, or the beginning of an id
     #[arg(add = complete::images())]
     image: ImageName,
-    /// Where the bundle is written
+    /// File to write the bundle to
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: PathBuf,
 }

@@ -27,14 +27,14 @@ pub(crate) struct CacheGroup {
 /// The commands of the group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheCommand {
-    /// Delete cached layers no running pull needs
+    /// Delete cached layers that no running pull needs
     Prune(PruneArgs),
 }
 
 /// `banger image cache prune`.
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
-    /// Only say what would go
+    /// Only show what would be deleted
     #[arg(long)]
     dry_run: bool,
 }

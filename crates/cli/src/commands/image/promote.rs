@@ -10,7 +10,7 @@ const UNDONE: &str = "interrupted: the image is still the file it was";
 /// `banger image promote`.
 #[derive(Debug, Args)]
 pub(crate) struct PromoteArgs {
-    /// An image that was registered: name, id, or the beginning of an id
+    /// A registered image: name, id, or the beginning of an id
     #[arg(add = complete::images())]
     image: ImageName,
 }

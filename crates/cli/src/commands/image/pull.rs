@@ -30,22 +30,22 @@ Examples:
   banger image pull registry.local:5000/team/app@sha256:…
   banger image pull oci-archive:app.tar             also docker-archive:FILE and oci:DIR; :NAME chooses one of several
 
-Logins are those of docker and podman; $REGISTRY_AUTH_FILE or $DOCKER_CONFIG name others, as there. A registry speaks
+Logins are those of docker and podman; $REGISTRY_AUTH_FILE or $DOCKER_CONFIG name others, as there. A registry speaks \
 https, or http on a loopback address.")]
 pub(crate) struct PullArgs {
     /// A catalog name, an OCI reference, or oci:DIR, oci-archive:FILE, docker-archive:FILE
     #[arg(value_name = "NAME_OR_REF")]
     image: String,
-    /// What it is called here [default: its familiar name, such as alpine:3.20]
+    /// Name on this host [default: its familiar name, such as alpine:3.20]
     #[arg(long)]
     name: Option<ImageName>,
-    /// The kernel it is to be booted with
+    /// Kernel to boot it with
     #[arg(long, value_name = "KERNEL", add = complete::available_kernels())]
     kernel: Option<KernelName>,
-    /// Which of its platforms, such as linux/amd64 [default: this host's]
+    /// Platform, such as linux/amd64 [default: this host's]
     #[arg(long)]
     platform: Option<PlatformName>,
-    /// Take the name from the image that has it, and a bundle's word for an image that was lost
+    /// Take the name from an image that has it, and accept a bundle in place of a lost image
     #[arg(short, long)]
     force: bool,
 }

@@ -14,17 +14,17 @@ const UNDONE: &str = "interrupted: the image was not registered";
 /// `banger image register`.
 #[derive(Debug, Args)]
 pub(crate) struct RegisterArgs {
-    /// What it is called from now on
+    /// Name of the new image
     #[arg(long)]
     name: ImageName,
-    /// An ext4 file system in a file; it is used where it lies, and a VM refuses to start once it changed
+    /// File with an ext4 file system; it is used in place, and VMs refuse to start once it changes
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     rootfs: PathBuf,
-    /// The kernel it is to be booted with
+    /// Kernel to boot it with
     #[arg(long, visible_alias = "kernel-ref", value_name = "KERNEL", add = complete::available_kernels(),
         conflicts_with_all = ["kernel_file", "initrd", "modules"])]
     kernel: Option<KernelName>,
-    /// A kernel file to boot it with; imported as a kernel of the image's name
+    /// Kernel file to boot it with; imported as a kernel with the image's name
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     kernel_file: Option<PathBuf>,
     /// That kernel's initrd
@@ -33,7 +33,7 @@ pub(crate) struct RegisterArgs {
     /// That kernel's modules: the content of lib/modules/<version>, or a directory that has it
     #[arg(long, value_name = "DIR", requires = "kernel_file", value_hint = ValueHint::DirPath)]
     modules: Option<PathBuf>,
-    /// Take the name from the image that has it, and replace a kernel imported under it
+    /// Take the name from an image that has it, and replace a kernel imported under it
     #[arg(short, long)]
     force: bool,
 }

@@ -19,19 +19,19 @@ const UNDONE: &str = "interrupted: the kernel was not imported, and nothing of i
 /// `banger kernel import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// What it is called from now on: <family>-<major.minor> where it is to be published
+    /// Name of the new kernel: <family>-<major.minor> if it is to be published
     kernel: KernelName,
     /// A directory (vmlinux, bzImage or vmlinuz; config; initrd.img; modules/ or lib/modules/<version>/), a Debian kernel
     /// package, or a kernel file
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     from: PathBuf,
-    /// Who makes it, such as debian or generic
+    /// Its distribution, such as debian or generic
     #[arg(long)]
     distro: Option<String>,
-    /// The processor it is for, which has to be this host's
+    /// Its architecture, which has to be this host's
     #[arg(long)]
     arch: Option<String>,
-    /// What `uname -r` will say, for a kernel that does not tell
+    /// What `uname -r` will print, for a kernel that does not say
     #[arg(long, value_name = "VERSION")]
     kernel_version: Option<String>,
     /// Replace a kernel of that name

@@ -12,7 +12,7 @@ use clap::Args;
 /// `banger kernel list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Also what the catalogs offer
+    /// Include what the catalogs offer
     #[arg(long)]
     available: bool,
 }

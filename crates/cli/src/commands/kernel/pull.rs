@@ -22,7 +22,7 @@ pub(crate) struct PullArgs {
     /// A catalog name, such as debian-6.1
     #[arg(add = complete::available_kernels())]
     kernel: KernelName,
-    /// Pull again what is there
+    /// Pull it again although it is here
     #[arg(short, long)]
     force: bool,
 }

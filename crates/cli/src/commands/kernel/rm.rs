@@ -16,7 +16,7 @@ pub(crate) struct RmArgs {
     /// The kernels
     #[arg(required = true, value_name = "KERNEL", add = complete::kernels())]
     kernels: Vec<KernelName>,
-    /// Also kernels that a VM or image uses
+    /// Delete kernels that a VM or image uses, too
     #[arg(short, long)]
     force: bool,
 }

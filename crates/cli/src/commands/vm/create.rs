@@ -25,13 +25,13 @@ pub(super) const UNDONE: &str = "interrupted: the VM was not created; the daemon
 /// What a new VM is like.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NewVmArgs {
-    /// Its name: 1 to 63 of a-z, 0-9 and '-' [default: generated]
+    /// Name: 1 to 63 of a-z, 0-9 and '-' [default: generated]
     #[arg(long)]
     name: Option<VmName>,
-    /// Root file system; pulled when it is not there
+    /// Image of the root file system; pulled if missing
     #[arg(long, add = complete::images())]
     image: Option<ImageName>,
-    /// Kernel; pulled when it is not there
+    /// Kernel; pulled if missing
     #[arg(long, add = complete::available_kernels())]
     kernel: Option<KernelName>,
     /// auto (what works on this host), firecracker or qemu [default: as configured]
@@ -43,28 +43,28 @@ pub(crate) struct NewVmArgs {
     /// Memory, such as 512M or 4G (a bare number is MiB)
     #[arg(long, value_name = "SIZE", value_parser = arguments::memory)]
     memory: Option<ByteSize>,
-    /// Work disk, such as 20G; takes space as it is used
+    /// Work disk, such as 20G; takes space only as it is used
     #[arg(long, value_name = "SIZE", value_parser = arguments::disk_size)]
     disk_size: Option<ByteSize>,
-    /// Environment of every command in the VM; K alone passes on your own value
+    /// Environment variable of every command in the VM; K alone passes on your own value
     #[arg(short, long, value_name = "K[=V]")]
     env: Vec<Variable>,
     /// Working directory of commands
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// User commands run as: NAME, UID, NAME:GROUP or UID:GID
+    /// User that commands run as: NAME, UID, NAME:GROUP or UID:GID
     #[arg(short, long)]
     user: Option<String>,
     /// PID 1: the image's init, the agent (fastest), or auto (the image's if it has one)
     #[arg(long, value_name = "auto|image|agent")]
     init: Option<Init>,
-    /// Up means: the agent answers, or the image's init finished booting
+    /// When the VM counts as up: its agent answers, or the image's init has finished booting
     #[arg(long, value_name = "agent|boot", default_value_t = Wait::Agent)]
     wait: Wait,
     /// Delete the VM, disk and all, this long after its creation, such as 30m, 2h or 7d
     #[arg(long, value_name = "TIME")]
     ttl: Option<Span>,
-    /// Start even when that much memory is not free
+    /// Start even if the host has too little free memory
     #[arg(long)]
     overcommit: bool,
     #[command(flatten)]

@@ -30,7 +30,7 @@ pub(crate) struct ExecArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Environment, besides the VM's own; K alone passes on your own value
+    /// Environment variable, besides the VM's own; K alone passes on your own value
     #[arg(short, long, value_name = "K[=V]")]
     env: Vec<Variable>,
     /// Working directory [default: the VM's own, else the workspace, else the user's home]
@@ -39,7 +39,7 @@ pub(crate) struct ExecArgs {
     /// User: NAME, UID, NAME:GROUP or UID:GID
     #[arg(short, long)]
     user: Option<String>,
-    /// Bring the workspace up to date first when HEAD moved on the host
+    /// Update the workspace first if HEAD moved on the host
     #[arg(long)]
     auto_prepare: bool,
     /// The VM: name, id, or the beginning of its id

@@ -25,7 +25,7 @@ pub(crate) struct PsArgs {
     /// Print ids only
     #[arg(short = 'q', long)]
     ids: bool,
-    /// Also VMs that do not run
+    /// Include VMs that are not running
     #[arg(short, long)]
     all: bool,
 }

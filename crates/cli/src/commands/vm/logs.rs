@@ -21,13 +21,13 @@ pub(crate) struct LogsArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(add = complete::vms())]
     vm: VmName,
-    /// Print what comes, until the VM goes down (a restart is one such end) or you interrupt it
+    /// Keep printing until the VM goes down (also for a restart) or you interrupt it
     #[arg(short, long)]
     follow: bool,
     /// Only the last N lines
     #[arg(long, value_name = "N")]
     tail: Option<u32>,
-    /// The guest's bytes as they are, which can do anything to a terminal
+    /// Print the guest's bytes unfiltered; they can do anything to a terminal
     #[arg(long)]
     raw: bool,
 }

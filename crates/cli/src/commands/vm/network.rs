@@ -20,10 +20,10 @@ use std::str::FromStr;
 /// Whether a VM reaches the internet.
 #[derive(Debug, Default, Args)]
 pub(super) struct NatArgs {
-    /// The public internet is open (never private addresses, this host or its network)
+    /// Allow the public internet (never private addresses, this host or its network)
     #[arg(long, overrides_with = "no_nat")]
     nat: bool,
-    /// Nothing outside is open but what --allow says
+    /// Allow nothing outside the VM except what --allow opens
     #[arg(long)]
     no_nat: bool,
 }
@@ -44,11 +44,11 @@ impl NatArgs {
 pub(super) struct EgressArgs {
     #[command(flatten)]
     pub(super) nat: NatArgs,
-    /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain; none empties the list
+    /// Allow a destination: HOST:PORT, ADDRESS/PREFIX or a domain; 'none' empties the list
     #[arg(long, value_name = "DESTINATION")]
     allow: Vec<Choice>,
-    /// Close a destination, but no VM of the same --network; wins over --allow; a domain is not resolved (its addresses
-    /// stay); none empties the list
+    /// Deny a destination (but no VM of the same --network); wins over --allow; a domain is no longer resolved, its
+    /// addresses stay reachable; 'none' empties the list
     #[arg(long, value_name = "DESTINATION")]
     deny: Vec<Choice>,
 }
@@ -87,17 +87,17 @@ fn list(flag: &str, choices: Vec<Choice>) -> std::result::Result<Option<Vec<Rule
 pub(super) struct NewNetworkArgs {
     #[command(flatten)]
     pub(super) nat: NatArgs,
-    /// Open a destination: HOST:PORT, ADDRESS/PREFIX or a domain (*.example.com: everything below it)
+    /// Allow a destination: HOST:PORT, ADDRESS/PREFIX or a domain (*.example.com: everything below it)
     #[arg(long, value_name = "DESTINATION")]
     pub(super) allow: Vec<Rule>,
-    /// Close a destination, but no VM of the same --network; wins over --allow; a domain is not resolved (its addresses
-    /// stay)
+    /// Deny a destination (but no VM of the same --network); wins over --allow; a domain is not resolved, its addresses
+    /// stay reachable
     #[arg(long, value_name = "DESTINATION")]
     pub(super) deny: Vec<Rule>,
-    /// Network whose VMs reach each other, by address and as NAME.vm [default: none, the VM is alone]
+    /// Network to join: its VMs reach each other, by address and as NAME.vm [default: none]
     #[arg(long, value_name = "NAME")]
     pub(super) network: Option<NetworkName>,
-    /// Publish a port of the VM on this host: [ADDRESS:]HOST:GUEST, on 127.0.0.1 unless said; HOST 0 takes a free one
+    /// Publish a port of the VM on this host: [ADDRESS:]HOST:GUEST, on 127.0.0.1 by default; HOST 0 picks a free port
     #[arg(short = 'p', long, value_name = "HOST:GUEST")]
     pub(super) publish: Vec<Publish>,
 }
@@ -113,7 +113,7 @@ pub(crate) struct PublishArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(add = complete::vms())]
     vm: VmName,
-    /// [ADDRESS:]HOST:GUEST, on 127.0.0.1 unless said; HOST 0 takes a free one
+    /// [ADDRESS:]HOST:GUEST, on 127.0.0.1 by default; HOST 0 picks a free port
     #[arg(short, long, required = true, value_name = "HOST:GUEST")]
     publish: Vec<Publish>,
 }
@@ -124,7 +124,7 @@ pub(crate) struct UnpublishArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(add = complete::vms())]
     vm: VmName,
-    /// As it was published, or as `banger vm ports` shows it
+    /// The port as it was published, or as `banger vm ports` shows it
     #[arg(short, long, required = true, value_name = "HOST:GUEST")]
     publish: Vec<Publish>,
 }

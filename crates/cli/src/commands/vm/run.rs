@@ -72,7 +72,7 @@ pub(crate) struct RunArgs {
     /// Do not have the guest's mise install the tools that mise.toml or .tool-versions ask for
     #[arg(long)]
     no_bootstrap: bool,
-    /// A git repository to bring into the VM, such as . [default: none]
+    /// Git repository to import into the VM, such as . [default: none]
     #[arg(value_hint = clap::ValueHint::DirPath)]
     path: Option<PathBuf>,
     // Not there yet: known, so that it gets an answer instead of a shrug.

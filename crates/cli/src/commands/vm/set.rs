@@ -24,8 +24,8 @@ Examples:
   banger vm set demo --no-nat --allow '*.example.com:443'
   banger vm set demo --nat --allow none
 
-What runs keeps its sizes: new ones hold from the next start on (banger vm restart). The network's policy changes at
-once; --allow and --deny take the place of what was said before, and none empties a list.")]
+New sizes take effect at the next start (banger vm restart). The network policy changes at once; --allow and --deny \
+replace the previous lists, and 'none' empties one.")]
 pub(crate) struct SetArgs {
     #[command(flatten)]
     refs: VmsArg,
@@ -45,10 +45,10 @@ struct SizeArgs {
     /// Work disk, such as 20G; it only grows
     #[arg(long, value_name = "SIZE", value_parser = arguments::disk_size)]
     disk_size: Option<ByteSize>,
-    /// It may start when that much memory is not free
+    /// Let it start even if the host has too little free memory
     #[arg(long, overrides_with = "no_overcommit")]
     overcommit: bool,
-    /// It starts only when its memory is free, as VMs do
+    /// Start it only if its memory is free, which is the default
     #[arg(long)]
     no_overcommit: bool,
     #[command(flatten)]

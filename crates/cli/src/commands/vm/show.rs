@@ -27,7 +27,7 @@ pub(crate) struct ShowArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(add = complete::vms())]
     vm: VmName,
-    /// What it may reach, and the last packets that were denied
+    /// Show what it may reach, and the packets denied lately
     #[arg(long)]
     egress: bool,
 }

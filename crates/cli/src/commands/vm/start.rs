@@ -9,7 +9,7 @@ use hyper::Method;
 /// Whether free memory is taken notice of.
 #[derive(Debug, Args)]
 pub(super) struct OvercommitArg {
-    /// Start even when that much memory is not free; kept with the VM ('vm set --no-overcommit' takes it back)
+    /// Start even if the host has too little free memory; kept with the VM ('vm set --no-overcommit' undoes it)
     #[arg(long)]
     pub(super) overcommit: bool,
 }

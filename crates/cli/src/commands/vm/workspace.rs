@@ -26,9 +26,9 @@ pub(crate) struct WorkspaceGroup {
 /// The commands of the group.
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkspaceCommand {
-    /// Bring a repository into a VM that runs, or bring it up to date there
+    /// Import a repository into a running VM, or update it there
     Prepare(prepare::PrepareArgs),
-    /// Take what changed in a VM's workspace, as one patch
+    /// Export what changed in a VM's workspace as one patch
     Export(export::ExportArgs),
 }
 

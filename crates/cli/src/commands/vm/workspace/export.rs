@@ -29,21 +29,21 @@ const UNDONE: &str = "interrupted: nothing was written or applied";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  banger vm workspace export fix > fix.patch     everything since the repository was brought
+  banger vm workspace export fix > fix.patch     everything since the import
   banger vm workspace export fix --apply         applied to the repository it came from, or nothing if it does not apply
   banger vm workspace export fix --base-commit main
 
 Commits, edits, new, removed and renamed files are all in the patch; ignored ones are not. The guest's own index, branches \
 and files stay as they are. A patch that touches .git or another repository in the tree, leaves the tree, or changes what git \
-here runs or believes (hooks, configuration, filters) is refused; look at what else it changes before you run it.")]
+here runs or trusts (hooks, configuration, filters) is refused; look at what else it changes before you run it.")]
 pub(crate) struct ExportArgs {
-    /// Compare with this commit of the guest's [default: the tree as it was brought]
+    /// Compare with this commit of the guest's [default: the tree as imported]
     #[arg(long, value_name = "COMMIT")]
     base_commit: Option<String>,
-    /// Where the repository is in the guest [default: where it was brought]
+    /// Where the repository is in the guest [default: where it was imported]
     #[arg(long, value_name = "DIR", value_parser = plan::guest_path)]
     guest_path: Option<String>,
-    /// Leave a path out; may be given again
+    /// Leave a path out; can be repeated
     #[arg(long, value_name = "PATH")]
     exclude: Vec<String>,
     /// Write the patch to a file [default: to stdout]

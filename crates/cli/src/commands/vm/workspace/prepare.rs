@@ -29,22 +29,22 @@ const UNDONE: &str = "interrupted: the repository is in the VM in part, or not a
 /// How a repository is brought.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BringArgs {
-    /// Make a branch in the guest, and be on it
+    /// Create this branch in the guest and check it out
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
-    /// Where that branch begins; the tree is then as it was committed there
+    /// Start point of that branch; the tree is then the committed one
     #[arg(long, value_name = "REF", requires = "branch")]
     from: Option<String>,
-    /// Bring untracked files, too (ignored ones never travel)
+    /// Import untracked files too (never ignored ones)
     #[arg(long)]
     include_untracked: bool,
-    /// How much: overlay (the last commits and the tree as it is) or full (all history, submodules)
+    /// What to import: overlay (recent commits and the working tree) or full (all history, submodules)
     #[arg(long, value_name = "overlay|full", default_value_t = Mode::Overlay)]
     mode: Mode,
     /// Where the repository goes in the guest
     #[arg(long, value_name = "DIR", default_value = GUEST_PATH, value_parser = plan::guest_path)]
     guest_path: String,
-    /// Print the files that would arrive; touch neither daemon nor VM
+    /// Print the files that would be imported, and do nothing else
     #[arg(long)]
     dry_run: bool,
 }
@@ -94,14 +94,14 @@ pub(crate) fn print_files(context: &Context, plan: &Plan) -> Result {
 Examples:
   banger vm workspace prepare demo .                 this repository at /root/repo in VM demo
   banger vm workspace prepare demo . --mode full     with all history and submodules
-  banger vm workspace prepare demo . --dry-run       what would arrive
+  banger vm workspace prepare demo . --dry-run       what would be imported
 
 Tracked files travel, with the changes they have here; untracked ones only with --include-untracked, ignored ones never. \
 A workspace the guest worked in is not overwritten.")]
 pub(crate) struct PrepareArgs {
     #[command(flatten)]
     bring: BringArgs,
-    /// Overwrite what was done in the guest
+    /// Overwrite changes made in the guest
     #[arg(long)]
     force: bool,
     /// Do not have the guest's mise install the tools that mise.toml or .tool-versions ask for
@@ -110,7 +110,7 @@ pub(crate) struct PrepareArgs {
     /// The VM: name, id, or the beginning of its id
     #[arg(value_name = "VM", add = complete::vms())]
     vm: VmName,
-    /// In the repository [default: where you are]
+    /// A path in the repository
     #[arg(default_value = ".", value_hint = clap::ValueHint::DirPath)]
     path: PathBuf,
 }
