@@ -24,7 +24,7 @@ pub(crate) use ssh::SshCapability;
 pub(crate) use work_disk::{Syncing, WorkDiskCapability};
 
 use crate::{
-    network::{Card, GuestNames},
+    network::{GuestNames, NetworkInterface},
     operation::Operation,
     store::{VmRow, VmSpec},
     vmm::plan::{Disk, KernelFile},
@@ -125,7 +125,7 @@ pub(crate) struct Launch {
     /// Mounts besides the root.
     pub(crate) mounts: Vec<Mount>,
     /// The network card, on both sides.
-    pub(crate) card: Option<Card>,
+    pub(crate) nic: Option<NetworkInterface>,
     /// Who the guest is, and whom it asks for names.
     pub(crate) names: Option<GuestNames>,
     /// Ports of the host that lead into the guest.

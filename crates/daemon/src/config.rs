@@ -3,7 +3,7 @@
 //! [`file`] is what was typed, [`Config`] is what it means: every value is there and says which rule gave it. A key
 //! whose feature does not exist yet is refused like any other unknown key: a setting that does nothing would be a lie.
 
-mod catalog_place;
+mod catalog_location;
 mod defaults;
 pub mod file;
 mod file_sync;
@@ -20,7 +20,7 @@ use banger_proto::{
 };
 use std::{ffi::OsString, fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
-pub use catalog_place::CatalogPlace;
+pub use catalog_location::CatalogLocation;
 pub use defaults::Host;
 pub(crate) use defaults::{memory_line, parse_memory};
 pub use file::{ConfigError, File};
@@ -129,9 +129,9 @@ pub struct Config {
     /// Destinations closed to every VM.
     pub deny: Sourced<Vec<Rule>>,
     /// Further catalogs of kernels, the one that decides last.
-    pub kernel_catalog: Sourced<Vec<CatalogPlace>>,
+    pub kernel_catalog: Sourced<Vec<CatalogLocation>>,
     /// Further catalogs of images; a later one goes before an earlier one, all before the built-in one.
-    pub image_catalog: Sourced<Vec<CatalogPlace>>,
+    pub image_catalog: Sourced<Vec<CatalogLocation>>,
     /// Most layers of an image.
     pub oci_max_layers: Sourced<u32>,
     /// Most bytes the layers of an image unpack to.

@@ -114,7 +114,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let failed = |failure| StartError::Services(Box::new(failure));
         let stop = signals::stop().map_err(StartError::Runtime)?;
         let services = wire_services(&layout, &config, &store, Programs::find()).map_err(failed)?;
-        services.network.recall().await.map_err(failed)?;
+        services.network.load_addresses().await.map_err(failed)?;
         tokio::select! {
             reconciled = services.vms.reconcile() => reconciled.map_err(failed)?,
             // It may be waiting for a shim that is silent. The network stays: who is on it may not be known yet.

@@ -4,6 +4,7 @@
 //! and says what it found, how bad that is, and the command that mends it. What a thing is *for* is said too: a program
 //! that only one feature needs is a warning, not a failure. Adding a check is one file and one line in [`checks`].
 
+mod artifacts;
 mod config;
 mod confinement;
 mod daemon;
@@ -15,7 +16,6 @@ mod memory;
 mod network;
 mod own_programs;
 mod programs;
-mod stock;
 mod subordinate_ids;
 mod user_namespaces;
 mod vmm;
@@ -29,11 +29,10 @@ use banger_proto::{
     failure::Failure,
     layout::Layout,
 };
+use futures_util::future::BoxFuture;
 use std::{
     ffi::OsString,
-    future::Future,
     path::{Path, PathBuf},
-    pin::Pin,
 };
 
 /// This host as the checks see it; tests put another one in its place.
@@ -58,7 +57,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// This one.
-    fn look(layout: Layout, env: impl Fn(&str) -> Option<OsString>) -> Self {
+    fn current(layout: Layout, env: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = env("PATH").unwrap_or_default();
         let config =
             File::read(&layout.config_file()).and_then(|file| Config::resolve(file, &env, crate::config::Host::look()));
@@ -91,13 +90,10 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// What a check returns.
-pub(crate) type Look<'a> = Pin<Box<dyn Future<Output = Vec<Finding>> + Send + 'a>>;
-
 /// One thing banger needs.
 pub(crate) trait Check: Send + Sync {
     /// Looks at it. Everything it finds has the check's name.
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a>;
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>>;
 }
 
 /// All checks, the most important first.
@@ -114,7 +110,7 @@ fn checks() -> [Box<dyn Check>; 14] {
         Box::new(subordinate_ids::SubordinateIds),
         Box::new(memory::Memory),
         Box::new(disk_space::DiskSpace),
-        Box::new(stock::Stock),
+        Box::new(artifacts::Artifacts),
         Box::new(limits::Limits),
         Box::new(login_session::LoginSession),
     ]
@@ -123,7 +119,7 @@ fn checks() -> [Box<dyn Check>; 14] {
 /// Makes every check, at once.
 async fn examine(host: &Host) -> Doctor {
     let checks = checks();
-    let found = futures_util::future::join_all(checks.iter().map(|check| check.look(host))).await;
+    let found = futures_util::future::join_all(checks.iter().map(|check| check.run(host))).await;
     Doctor { version: env!("CARGO_PKG_VERSION").to_owned(), findings: found.into_iter().flatten().collect() }
 }
 
@@ -135,7 +131,7 @@ pub fn run() -> Result<String, Failure> {
         .enable_all()
         .build()
         .map_err(crate::daemon::StartError::Runtime)?;
-    let doctor = runtime.block_on(async { examine(&Host::look(layout, env)).await });
+    let doctor = runtime.block_on(async { examine(&Host::current(layout, env)).await });
     Ok(serde_json::to_string(&doctor).expect("findings serialize"))
 }
 
@@ -197,8 +193,8 @@ mod tests {
             Self { temp, host }
         }
 
-        pub(super) async fn look(&self, check: &dyn Check) -> Vec<(Verdict, String)> {
-            let found = check.look(&self.host).await;
+        pub(super) async fn run(&self, check: &dyn Check) -> Vec<(Verdict, String)> {
+            let found = check.run(&self.host).await;
             found.into_iter().map(|found| (found.verdict, format!("{found:?}"))).collect()
         }
 
@@ -225,7 +221,7 @@ mod tests {
     async fn every_check_finds_something_and_what_is_not_well_says_how_it_is_mended() {
         let bench = Bench::new();
         for check in checks() {
-            let found = check.look(&bench.host).await;
+            let found = check.run(&bench.host).await;
             assert!(!found.is_empty());
             for finding in found.iter().filter(|finding| finding.verdict != Verdict::Pass) {
                 assert!(!finding.hints.is_empty(), "{finding:?}");

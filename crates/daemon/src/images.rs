@@ -3,24 +3,22 @@
 //! Decides what a name means, who may take an artifact away, and that two who want the same thing at once get it by one
 //! pull. How an artifact is fetched, verified and kept is `banger-artifacts`' business.
 
+mod build;
 mod catalogs;
 mod flight;
-mod image_view;
-mod kernel_offers;
-mod kernel_view;
 mod kernels;
-mod known;
-mod listed;
-mod lost;
-mod make;
+mod missing;
 mod names;
+mod progress_replay;
 mod pull;
+mod pull_catalog;
 mod register;
 mod registries;
-mod told;
+mod resolve;
+mod view;
 
 use crate::{
-    config::CatalogPlace,
+    config::CatalogLocation,
     failures::{self, Explain},
     operation::{Operation, blocking},
     store::Store,
@@ -68,8 +66,8 @@ impl ImageService {
         layout: &Layout,
         store: Store,
         agent: PathBuf,
-        kernel_catalogs: Vec<CatalogPlace>,
-        image_catalogs: Vec<CatalogPlace>,
+        kernel_catalogs: Vec<CatalogLocation>,
+        image_catalogs: Vec<CatalogLocation>,
         limits: Limits,
     ) -> Result<Self, Failure> {
         Ok(Self {

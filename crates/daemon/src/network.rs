@@ -1,15 +1,15 @@
 //! HostNetwork: where each VM stands, what it may reach, and the processes that make it so.
 //!
 //! The rules themselves are the helper's ([`helper`], `bangerd-root`), in a namespace of banger's own that a holder process
-//! keeps ([`holder`]); [`life`] starts them with the first VM, brings back what dies and ends them after the last one. Names
-//! are answered by [`dns`]. This file is what others see: seats, cards, policies. It does not know how a VM starts.
+//! keeps ([`holder`]); [`lifecycle`] starts them with the first VM, brings back what dies and ends them after the last one. Names
+//! are answered by [`dns`]. This file is what others see: slots, cards, policies. It does not know how a VM starts.
 
 mod changes;
 mod dns;
 mod guests;
 mod helper;
 mod holder;
-mod life;
+mod lifecycle;
 mod policy;
 
 pub(crate) use dns::read_as_any;
@@ -19,7 +19,7 @@ pub(crate) use policy::Egress;
 use crate::{
     record,
     shim::control::PLAN_FILE,
-    store::{Seat, Store, VmRow},
+    store::{AddressSlot, Store, VmRow},
     vmm::plan,
 };
 use banger_proto::{
@@ -27,7 +27,7 @@ use banger_proto::{
     failure::{Code, Failure},
     helper::NETWORK_PREFIX,
     name::{VmId, VmName},
-    network::{Cidr, Rule, place},
+    network::{Cidr, Rule, addressing},
 };
 use guests::Guests;
 use std::{
@@ -41,7 +41,7 @@ use std::{
 };
 
 /// The file a guest without a network card gets, so that a failing look-up explains itself.
-const NO_CARD: &str = "# This VM has no network card: no name but its own resolves.\n";
+const NO_NIC: &str = "# This VM has no network card: no name but its own resolves.\n";
 /// The largest packet of a guest's card.
 const MTU: u32 = 1500;
 
@@ -100,7 +100,7 @@ pub(crate) struct GuestNames {
 
 /// A VM's network card, on both sides.
 #[derive(Debug, Clone)]
-pub(crate) struct Card {
+pub(crate) struct NetworkInterface {
     pub(crate) host: plan::Network,
     pub(crate) guest: boot::Network,
 }
@@ -118,15 +118,15 @@ struct Shared {
     state: PathBuf,
     vms: PathBuf,
     helper: PathBuf,
-    seats: Mutex<HashMap<VmId, Seat>>,
+    slots: Mutex<HashMap<VmId, AddressSlot>>,
     guests: Guests,
-    live: tokio::sync::Mutex<Option<life::Live>>,
+    live: tokio::sync::Mutex<Option<lifecycle::Live>>,
     /// Whether everybody who was on the network when this daemon began is known.
     taken_over: AtomicBool,
     /// Whether somebody tries to bring the network back.
-    mending: AtomicBool,
+    retrying: AtomicBool,
     /// Why VMs have no network here, once that was found out.
-    said: Mutex<Option<String>>,
+    last_reason: Mutex<Option<String>>,
 }
 
 impl HostNetwork {
@@ -138,12 +138,12 @@ impl HostNetwork {
             state,
             vms,
             helper,
-            seats: Mutex::default(),
+            slots: Mutex::default(),
             guests: Guests::default(),
             live: tokio::sync::Mutex::default(),
             taken_over: AtomicBool::default(),
-            mending: AtomicBool::default(),
-            said: Mutex::default(),
+            retrying: AtomicBool::default(),
+            last_reason: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -154,25 +154,25 @@ impl HostNetwork {
     }
 
     /// Gives a VM an address, written down. One that has it keeps it.
-    pub(crate) async fn seat(&self, vm: &VmRow) -> Result<(), Failure> {
+    pub(crate) async fn assign_address(&self, vm: &VmRow) -> Result<(), Failure> {
         if self.shared.settings.uplink == Uplink::Off {
             return Ok(());
         }
-        let seat = self.shared.store.take_seat(&vm.id, vm.spec.network.name.as_ref()).await?;
-        self.shared.seats().insert(vm.id.clone(), seat);
+        let slot = self.shared.store.assign_address(&vm.id, vm.spec.network.name.as_ref()).await?;
+        self.shared.slots().insert(vm.id.clone(), slot);
         Ok(())
     }
 
     /// Takes its address back.
-    pub(crate) async fn unseat(&self, vm: &VmId) -> Result<(), Failure> {
-        self.shared.store.leave_seat(vm).await?;
-        self.shared.seats().remove(vm);
+    pub(crate) async fn release_address(&self, vm: &VmId) -> Result<(), Failure> {
+        self.shared.store.release_address(vm).await?;
+        self.shared.slots().remove(vm);
         Ok(())
     }
 
     /// A VM's address, whether it is on the network now or not.
     pub(crate) fn address(&self, vm: &VmId) -> Option<Ipv4Addr> {
-        self.shared.address(*self.shared.seats().get(vm)?)
+        self.shared.address(*self.shared.slots().get(vm)?)
     }
 
     /// Whether a VM is on the network.
@@ -180,36 +180,36 @@ impl HostNetwork {
         self.shared.guests.by_vm(vm).is_some()
     }
 
-    /// Attaches a VM, under its policy. On a host where VMs have no network they start all the same; why is said to the
+    /// Attaches a VM, under its policy. On a host where VMs have no network they start all the same; why is last_reason to the
     /// first, and again once one had a card or there is another reason.
     pub(crate) async fn attach(&self, vm: &VmRow) -> Result<Attached, Failure> {
         if self.shared.settings.uplink == Uplink::Off {
             return Ok(Attached::Without { news: None });
         }
         let guest = self.shared.guest(vm)?;
-        let attached = life::attach(&self.shared, guest.clone()).await;
-        let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let attached = lifecycle::attach(&self.shared, guest.clone()).await;
+        let mut last_reason = self.shared.last_reason.lock().unwrap_or_else(PoisonError::into_inner);
         match attached {
             Ok(holder) => {
-                *said = None;
-                Ok(Attached::With(Box::new(self.shared.card(&guest, holder))))
+                *last_reason = None;
+                Ok(Attached::With(Box::new(self.shared.network_interface(&guest, holder))))
             }
             Err(reason) => {
                 tracing::warn!(vm = %vm.name, reason, "a VM starts without a network");
-                let known = said.as_ref() == Some(&reason);
-                *said = Some(reason.clone());
+                let known = last_reason.as_ref() == Some(&reason);
+                *last_reason = Some(reason.clone());
                 Ok(Attached::Without { news: (!known).then_some(reason) })
             }
         }
     }
 
     /// Puts a running VM under the policy its row has now.
-    pub(crate) async fn repolicy(&self, vm: &VmRow) -> Result<(), Failure> {
+    pub(crate) async fn update_policy(&self, vm: &VmRow) -> Result<(), Failure> {
         if self.shared.guests.by_vm(&vm.id).is_none() {
             return Ok(());
         }
         let guest = self.shared.guest(vm)?;
-        life::attach(&self.shared, guest).await.map(drop).map_err(|reason| {
+        lifecycle::attach(&self.shared, guest).await.map(drop).map_err(|reason| {
             Failure::new(Code::Unavailable, format!("the policy of VM {} cannot be changed", vm.name)).cause(reason)
         })
     }
@@ -222,15 +222,15 @@ impl HostNetwork {
 
     /// Detaches a VM. What is not attached is not missed.
     pub(crate) async fn detach(&self, vm: &VmId) -> Result<(), Failure> {
-        life::detach(&self.shared, vm)
+        lifecycle::detach(&self.shared, vm)
             .await
             .map_err(|reason| Failure::new(Code::Unavailable, "the VM's network cannot be taken away").cause(reason))
     }
 
     /// Where every VM stands, as earlier daemons wrote it down. Comes before [`Self::adopt`].
-    pub(crate) async fn recall(&self) -> Result<(), Failure> {
-        let seats = self.shared.store.seats().await?;
-        self.shared.seats().extend(seats);
+    pub(crate) async fn load_addresses(&self) -> Result<(), Failure> {
+        let slots = self.shared.store.assigned_addresses().await?;
+        self.shared.slots().extend(slots);
         Ok(())
     }
 
@@ -253,27 +253,27 @@ impl HostNetwork {
         // At once: a daemon that is told to end meanwhile leaves the network, and has to know that it may.
         self.shared.taken_over.store(true, Ordering::Relaxed);
         let shared = self.shared.clone();
-        tokio::spawn(async move { life::take_over(&shared).await });
+        tokio::spawn(async move { lifecycle::take_over(&shared).await });
     }
 
     /// What was denied to a VM lately.
     pub(crate) async fn denials(&self, vm: &VmId) -> Result<guests::Denials, Failure> {
         let Some(address) = self.address(vm) else { return Ok(guests::Denials::default()) };
-        life::denials(&self.shared, address)
+        lifecycle::denials(&self.shared, address)
             .await
             .map_err(|reason| Failure::new(Code::Unavailable, "the denials cannot be read").cause(reason))
     }
 
     /// Ends everything if no VM needs it: the daemon goes.
     pub(crate) async fn leave(&self) {
-        life::leave(&self.shared).await;
+        lifecycle::leave(&self.shared).await;
     }
 
     /// The names of a VM. The first label of `<name>.vm` is its host name.
-    pub(crate) fn guest_names(&self, vm: &VmName, has_card: bool) -> GuestNames {
-        let resolver = self.shared.gateway(0).filter(|_| has_card);
+    pub(crate) fn guest_names(&self, vm: &VmName, has_nic: bool) -> GuestNames {
+        let resolver = self.shared.gateway(0).filter(|_| has_nic);
         let resolv_conf = resolver.map_or_else(
-            || NO_CARD.to_owned(),
+            || NO_NIC.to_owned(),
             |resolver| format!("# banger's resolver\nnameserver {resolver}\nsearch vm\noptions edns0\n"),
         );
         GuestNames { hostname: vm.to_string(), resolv_conf }
@@ -284,8 +284,8 @@ impl HostNetwork {
 #[derive(Debug)]
 pub(crate) enum Attached {
     /// It has.
-    With(Box<Card>),
-    /// It has none; `news` is why, where that was not said before.
+    With(Box<NetworkInterface>),
+    /// It has none; `news` is why, where that was not last_reason before.
     Without {
         /// Why.
         news: Option<String>,
@@ -293,32 +293,32 @@ pub(crate) enum Attached {
 }
 
 impl Shared {
-    fn seats(&self) -> MutexGuard<'_, HashMap<VmId, Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, HashMap<VmId, AddressSlot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn address(&self, seat: Seat) -> Option<Ipv4Addr> {
-        place::address(self.settings.block, seat.network, seat.host)
+    fn address(&self, slot: AddressSlot) -> Option<Ipv4Addr> {
+        addressing::address(self.settings.block, slot.network, slot.host)
     }
 
     fn gateway(&self, network: u8) -> Option<Ipv4Addr> {
-        place::gateway(self.settings.block, network)
+        addressing::gateway(self.settings.block, network)
     }
 
     fn guest(&self, vm: &VmRow) -> Result<Guest, Failure> {
-        let seat = self.seats().get(&vm.id).copied();
-        let seat = seat.and_then(|seat| Some((seat, self.address(seat)?)));
-        let (seat, address) =
-            seat.ok_or_else(|| Failure::new(Code::Internal, format!("VM {} has no address", vm.name)))?;
+        let slot = self.slots().get(&vm.id).copied();
+        let slot = slot.and_then(|slot| Some((slot, self.address(slot)?)));
+        let (slot, address) =
+            slot.ok_or_else(|| Failure::new(Code::Internal, format!("VM {} has no address", vm.name)))?;
         let egress = Egress::of(&vm.spec.network, &self.settings);
-        Ok(Guest { vm: vm.id.clone(), name: vm.name.clone(), seat, address, egress })
+        Ok(Guest { vm: vm.id.clone(), name: vm.name.clone(), slot, address, egress })
     }
 
-    fn card(&self, guest: &Guest, holder: crate::process::ProcessIdentity) -> Card {
+    fn network_interface(&self, guest: &Guest, holder: crate::process::ProcessIdentity) -> NetworkInterface {
         // The helper derives the same.
-        let (tap, mac) = (place::tap(&guest.vm), place::mac_text(guest.address));
-        let gateway = self.gateway(guest.seat.network).expect("a network with an address has its first");
-        Card {
+        let (tap, mac) = (addressing::tap(&guest.vm), addressing::mac_text(guest.address));
+        let gateway = self.gateway(guest.slot.network).expect("a network with an address has its first");
+        NetworkInterface {
             host: plan::Network { tap, mac: mac.clone(), holder },
             guest: boot::Network { mac, address: guest.address, prefix: NETWORK_PREFIX, gateway, mtu: MTU },
         }

@@ -12,7 +12,7 @@ mod row;
 mod schema;
 mod vms;
 
-pub use addresses::Seat;
+pub use addresses::AddressSlot;
 pub use image_names::{Origin, Pinned};
 pub use leases::Lease;
 pub use resources::{Resource, ResourceKind};

@@ -1,8 +1,8 @@
 //! What may be said about a VM's network: destinations, rules, published ports. Text on the command line, in the
 //! configuration and in JSON; checked once where it enters.
 
+pub mod addressing;
 mod cidr;
-pub mod place;
 mod public;
 mod publish;
 mod rule;

@@ -6,7 +6,7 @@
 //! bangerd-root --version            says which it is
 //! ```
 
-use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Ground, serve, system};
+use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Scope, serve, system};
 use std::{
     fs,
     io::{self, Write},
@@ -55,7 +55,7 @@ fn user(namespaces: &Namespaces) -> io::Result<()> {
         // A kernel without IPv6 has nothing to turn off.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
     }
-    let mut host = Host::new(owner, Ground::OwnNamespace, Tools::confine()?)?;
+    let mut host = Host::new(owner, Scope::OwnNamespace, Tools::confine()?)?;
     serve::serve(&stream, |request| host.carry_out(request))
 }
 

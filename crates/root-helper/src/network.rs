@@ -4,8 +4,8 @@ use crate::{
     apply::Nft,
     check::check,
     names::{self, Owner},
-    rules::{self, Change, Ground},
-    status::{self, Place},
+    rules::{self, Change, Scope},
+    status::{self, AttachedVm},
 };
 use banger_netlink::{
     Socket,
@@ -34,7 +34,7 @@ const DNS: u16 = 53;
 #[derive(Debug)]
 pub struct Host {
     owner: Owner,
-    ground: Ground,
+    scope: Scope,
     nft: Nft,
     netlink: Socket,
     rules: Socket,
@@ -62,10 +62,10 @@ impl Tools {
 
 impl Host {
     /// The network of `owner`, in the network namespace of this thread.
-    pub fn new(owner: Owner, ground: Ground, tools: Tools) -> io::Result<Self> {
+    pub fn new(owner: Owner, scope: Scope, tools: Tools) -> io::Result<Self> {
         Ok(Self {
             owner,
-            ground,
+            scope,
             nft: tools.nft,
             netlink: Socket::route()?,
             rules: Socket::netfilter()?,
@@ -94,7 +94,7 @@ impl Host {
     }
 
     fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> Answered {
-        if let Ground::Machine(pool) = self.ground
+        if let Scope::Machine(pool) = self.scope
             && !(pool.contains(block.first()) && pool.prefix() <= block.prefix())
         {
             return Err(io::Error::other(format!("networks of this machine are cut from {pool}")));
@@ -112,7 +112,7 @@ impl Host {
 
     /// The tables come last: what fails before them has changed no rule.
     fn build(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr], made: &mut Vec<u32>) -> Answered {
-        if self.ground == Ground::OwnNamespace
+        if self.scope == Scope::OwnNamespace
             && let Some(lo) = link::find(&mut self.netlink, "lo")?
         {
             link::set_up(&mut self.netlink, lo.index)?;
@@ -127,7 +127,7 @@ impl Host {
             (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::AddrInUse => (Answer::Done, Vec::new()),
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
-        self.nft.apply(&rules::tables(self.owner, self.ground, block, network, host))?;
+        self.nft.apply(&rules::tables(self.owner, self.scope, block, network, host))?;
         self.block = Some(block);
         self.addresses = host.iter().copied().collect();
         Ok(answer)
@@ -150,7 +150,7 @@ impl Host {
     /// Whether the gateway's address is free, or ours already. On a machine that has a life beside VMs all of the block must
     /// be: its user chose it, and would be the router or the resolver that others mean.
     fn nobody_elses(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
-        let wanted = if self.ground == Ground::OwnNamespace { Cidr::host(gateway) } else { block };
+        let wanted = if self.scope == Scope::OwnNamespace { Cidr::host(gateway) } else { block };
         let links = link::list(&mut self.netlink)?;
         let own = links.iter().filter(|link| self.network_of(link).is_some()).map(|link| link.index);
         let own: HashSet<Option<u32>> = own.map(Some).collect();
@@ -189,21 +189,21 @@ impl Host {
     fn attach(&mut self, attachment: Attachment) -> io::Result<()> {
         let block = self.block.ok_or_else(|| io::Error::other("there is no network yet"))?;
         let address = names::address(block, attachment.network, attachment.host).ok_or(io::ErrorKind::InvalidInput)?;
-        let known = status::place_at(&mut self.rules, self.owner, address)?;
-        if let Some(other) = known.as_ref().filter(|place| place.vm != attachment.vm) {
+        let known = status::attached_at(&mut self.rules, self.owner, address)?;
+        if let Some(other) = known.as_ref().filter(|attached| attached.vm != attachment.vm) {
             return Err(io::Error::other(format!("{address} is the address of VM {}", other.vm)));
         }
         let (name, alias) = (names::tap(&attachment.vm), self.owner.tap_alias(&attachment.vm));
         let mut made = link::find(&mut self.netlink, &name)?.is_none();
         let may_stand = !made || self.attached.contains_key(&attachment.vm);
-        if known.is_none() && may_stand && self.place_of(&attachment.vm)?.is_some() {
+        if known.is_none() && may_stand && self.find_attached(&attachment.vm)?.is_some() {
             // It stood elsewhere: as this helper or an earlier one put it there.
             self.detach(&attachment.vm)?;
             made = true;
         }
         let tap = if made {
             // In a namespace of its own the user is the one that is root there.
-            let user = if self.ground == Ground::OwnNamespace { 0 } else { self.owner.0 };
+            let user = if self.scope == Scope::OwnNamespace { 0 } else { self.owner.0 };
             let tap = Tap::make(tap::Name::new(&name)?)?;
             tap.give(user)?;
             let link = link::find(&mut self.netlink, &name)?.ok_or(io::ErrorKind::NotFound)?;
@@ -215,7 +215,7 @@ impl Host {
             self.ours(&name, &alias)?
         };
         let change = rules::attach(self.owner, address, &attachment, known.as_ref());
-        let placed = self.place(&tap, address, &attachment, &change);
+        let placed = self.bring_up(&tap, address, &attachment, &change);
         if placed.is_err() && made {
             // Nothing is left of what did not work, in the rules neither; that it did not is what is reported.
             let _ = self.detach(&attachment.vm);
@@ -226,7 +226,7 @@ impl Host {
     }
 
     /// On its bridge, under its rules, and only then up.
-    fn place(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment, change: &Change) -> io::Result<()> {
+    fn bring_up(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment, change: &Change) -> io::Result<()> {
         let bridge = self.owner.bridge(attachment.network);
         let bridge = self.ours(&bridge, &self.owner.bridge_alias(attachment.network))?;
         if tap.master != Some(bridge.index) {
@@ -245,26 +245,26 @@ impl Host {
     }
 
     /// Where a VM stands, also one that an earlier helper attached.
-    fn place_of(&mut self, vm: &VmId) -> io::Result<Option<Place>> {
+    fn find_attached(&mut self, vm: &VmId) -> io::Result<Option<AttachedVm>> {
         let known = self.attached.get(vm).zip(self.block);
         let address = known.and_then(|(known, block)| names::address(block, known.network, known.host));
         if let Some(address) = address {
-            let place = status::place_at(&mut self.rules, self.owner, address)?;
-            return Ok(place.filter(|place| place.vm == *vm));
+            let attached = status::attached_at(&mut self.rules, self.owner, address)?;
+            return Ok(attached.filter(|attached| attached.vm == *vm));
         }
-        Ok(status::places(&mut self.rules, self.owner)?.into_iter().find(|place| place.vm == *vm))
+        Ok(status::attached(&mut self.rules, self.owner)?.into_iter().find(|attached| attached.vm == *vm))
     }
 
     fn detach(&mut self, vm: &VmId) -> io::Result<()> {
         let (name, alias) = (names::tap(vm), self.owner.tap_alias(vm));
-        let place = self.place_of(vm)?;
+        let attached = self.find_attached(vm)?;
         if link::find(&mut self.netlink, &name)?.is_some() {
             let tap = self.ours(&name, &alias)?;
             link::delete(&mut self.netlink, tap.index)?;
         }
-        if let Some(place) = place {
-            self.change(&rules::detach(self.owner, &place))?;
-            status::forget(&mut self.rules, self.owner, place.address)?;
+        if let Some(attached) = attached {
+            self.change(&rules::detach(self.owner, &attached))?;
+            status::forget(&mut self.rules, self.owner, attached.address)?;
         }
         self.attached.remove(vm);
         Ok(())
@@ -286,7 +286,7 @@ impl Host {
     fn reconcile(&mut self, vms: &[VmId]) -> io::Result<()> {
         let known: HashSet<&VmId> = vms.iter().collect();
         let mut strays: HashSet<VmId> = self.taps()?.into_iter().collect();
-        strays.extend(status::places(&mut self.rules, self.owner)?.into_iter().map(|place| place.vm));
+        strays.extend(status::attached(&mut self.rules, self.owner)?.into_iter().map(|attached| attached.vm));
         for vm in strays.iter().filter(|vm| !known.contains(vm)) {
             self.detach(vm)?;
         }
@@ -318,8 +318,8 @@ impl Host {
 
     fn status(&mut self, of: Option<&VmId>) -> io::Result<banger_proto::helper::Status> {
         let (rules, owner) = (&mut self.rules, self.owner);
-        let places = status::places(rules, owner)?;
-        let address = |vm: &VmId| places.iter().find(|place| place.vm == *vm).map(|place| place.address);
+        let attached = status::attached(rules, owner)?;
+        let address = |vm: &VmId| attached.iter().find(|attached| attached.vm == *vm).map(|attached| attached.address);
         // Of one that stands nowhere nothing was denied.
         let of = of.map(|vm| address(vm).unwrap_or(Ipv4Addr::UNSPECIFIED));
         let (denied, denials) = (status::denied(rules, owner)?, status::denials(rules, owner, of)?);

@@ -13,7 +13,7 @@
 
 use crate::{
     names::{self, Owner},
-    status::Place,
+    status::AttachedVm,
 };
 use banger_netlink::nft::{self, Edit, Element, Family};
 use banger_proto::{
@@ -37,7 +37,7 @@ const GRACE: u32 = 10;
 
 /// Whose network namespace the rules are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ground {
+pub enum Scope {
     /// Banger's own: nothing else is in it.
     OwnNamespace,
     /// The machine's, which has a life beside VMs: its administrator sets this block aside for them.
@@ -54,14 +54,14 @@ pub enum Change {
 }
 
 /// The tables, whole: rules are replaced, and what is known of VMs stays.
-pub fn tables(owner: Owner, ground: Ground, block: Cidr, network: u8, host: &[Ipv4Addr]) -> String {
+pub fn tables(owner: Owner, scope: Scope, block: Cidr, network: u8, host: &[Ipv4Addr]) -> String {
     let (table, bridges) = (owner.table(), owner.bridges());
     let closed = list(&CLOSED);
     // A monitor stands in banger's own namespace too: whatever it sends by itself goes nowhere. On a machine that is
     // shared, what is not from or to a guest is none of our business.
-    let others = match ground {
-        Ground::OwnNamespace => "drop",
-        Ground::Machine(_) => "accept",
+    let others = match scope {
+        Scope::OwnNamespace => "drop",
+        Scope::Machine(_) => "accept",
     };
     let ((ports, others_kept), (burst, rate)) = (MAX_DENIALS, NOTED);
     let resolver = names::gateway(block, 0).expect("a checked block has a first gateway");
@@ -131,23 +131,23 @@ add rule bridge {table} guest counter drop
     text
 }
 
-/// A VM's place and policy; or, of one that stands there already, the new policy. Rules that are there already stay, with
+/// Attaches a VM under its policy, or gives an attached one another policy. Rules that are there already stay, with
 /// what was learnt for them.
-pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, standing: Option<&Place>) -> Change {
+pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, current: Option<&AttachedVm>) -> Change {
     let (vm, policy) = (&attachment.vm, &attachment.policy);
     let (own, rules) = (names::chain(vm), fingerprint(policy));
-    let stood_alone = standing.is_some_and(|place| place.chain == own);
+    let had_own_chain = current.is_some_and(|attached| attached.chain == own);
     let plain = policy.deny.is_empty() && policy.allow.is_empty();
-    let known = stood_alone && standing.is_some_and(|place| place.fingerprint == Some(rules));
+    let known = had_own_chain && current.is_some_and(|attached| attached.fingerprint == Some(rules));
     let (chain, comment) = match policy.base {
         _ if !plain && !known => {
-            return Change::Text(with_rules(owner, address, attachment, standing.is_some(), rules));
+            return Change::Text(with_rules(owner, address, attachment, current.is_some(), rules));
         }
         _ if !plain => (own.as_str(), owner.tap_alias(vm) + &mark(rules)),
         Base::Internet => (names::INTERNET, owner.tap_alias(vm)),
         Base::Nothing => (names::NOTHING, owner.tap_alias(vm)),
     };
-    if plain && stood_alone {
+    if plain && had_own_chain {
         return Change::Text(no_rules(owner, vm, address) + &elements(owner, vm, address, chain, ""));
     }
     let element = Element {
@@ -156,10 +156,10 @@ pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, standing
         comment: Some(comment),
         ..Element::default()
     };
-    let owned = Element { key: place_key(vm, address), comment: Some(owner.tap_alias(vm)), ..Element::default() };
+    let owned = Element { key: owner_key(vm, address), comment: Some(owner.tap_alias(vm)), ..Element::default() };
     let tap = Element { key: nft::interface(&names::tap(vm)).to_vec(), ..Element::default() };
     let vms = owner.set(names::VMS);
-    let moved = standing.is_some_and(|place| place.chain != chain);
+    let moved = current.is_some_and(|attached| attached.chain != chain);
     let before = moved.then(|| vms.remove(vec![element.key.clone()]));
     let after =
         [vms.add(vec![element]), owner.set(names::TAPS).add(vec![tap]), owner.set(names::OWNERS).add(vec![owned])];
@@ -196,7 +196,7 @@ fn elements(owner: Owner, vm: &VmId, address: Ipv4Addr, chain: &str, rules: &str
          add element bridge {table} taps {{ \"{}\" }}\n\
          add element bridge {table} owners {{ {} comment \"{comment}\" }}\n",
         names::tap(vm),
-        place(vm, address)
+        owner_element(vm, address)
     )
 }
 
@@ -242,10 +242,10 @@ fn fingerprint(policy: &Policy) -> u64 {
 }
 
 /// Nothing of a VM that stands at an address, under a chain.
-pub fn detach(owner: Owner, place: &Place) -> Change {
-    let Place { vm, address, chain, .. } = place;
+pub fn detach(owner: Owner, attached: &AttachedVm) -> Change {
+    let AttachedVm { vm, address, chain, .. } = attached;
     if *chain == names::chain(vm) {
-        let (table, tap, owned) = (owner.table(), names::tap(vm), self::place(vm, *address));
+        let (table, tap, owned) = (owner.table(), names::tap(vm), owner_element(vm, *address));
         // Added before it is taken away: whoever tidied up by hand is no reason to fail.
         return Change::Text(format!(
             "{}add element bridge {table} taps {{ \"{tap}\" }}\n\
@@ -257,7 +257,7 @@ pub fn detach(owner: Owner, place: &Place) -> Change {
     }
     let mut edits = vec![owner.set(names::VMS).remove(vec![address.octets().to_vec()])];
     edits.extend(owner.set(names::TAPS).remove_any(nft::interface(&names::tap(vm)).to_vec()));
-    edits.extend(owner.set(names::OWNERS).remove_any(place_key(vm, *address)));
+    edits.extend(owner.set(names::OWNERS).remove_any(owner_key(vm, *address)));
     Change::Edits(edits)
 }
 
@@ -306,11 +306,11 @@ pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr],
 }
 
 /// Tap, MAC and IPv4 address, as the anti-spoofing set has them.
-fn place(vm: &VmId, address: Ipv4Addr) -> String {
+fn owner_element(vm: &VmId, address: Ipv4Addr) -> String {
     format!("\"{}\" . {} . {address}", names::tap(vm), names::mac_text(address))
 }
 
-fn place_key(vm: &VmId, address: Ipv4Addr) -> Vec<u8> {
+fn owner_key(vm: &VmId, address: Ipv4Addr) -> Vec<u8> {
     nft::key(&[&nft::interface(&names::tap(vm)), &names::mac(address), &address.octets()])
 }
 

@@ -9,10 +9,10 @@ use banger_proto::{helper::Denial, name::VmId};
 use std::{io, net::Ipv4Addr, time::Duration};
 
 /// Denials that are told at once: the latest.
-const MAX_TOLD: usize = 256;
+const MAX_DENIALS: usize = 256;
 /// Where a VM stands in the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct AttachedVm {
     /// Who.
     pub vm: VmId,
     /// Its address.
@@ -24,20 +24,20 @@ pub struct Place {
 }
 
 /// Every VM that has a place in the rules.
-pub(crate) fn places(rules: &mut Socket, owner: Owner) -> io::Result<Vec<Place>> {
-    Ok(owner.set(names::VMS).list(rules)?.into_iter().filter_map(|element| place(owner, element)).collect())
+pub(crate) fn attached(rules: &mut Socket, owner: Owner) -> io::Result<Vec<AttachedVm>> {
+    Ok(owner.set(names::VMS).list(rules)?.into_iter().filter_map(|element| attached_vm(owner, element)).collect())
 }
 
 /// Who stands at an address.
-pub(crate) fn place_at(rules: &mut Socket, owner: Owner, address: Ipv4Addr) -> io::Result<Option<Place>> {
+pub(crate) fn attached_at(rules: &mut Socket, owner: Owner, address: Ipv4Addr) -> io::Result<Option<AttachedVm>> {
     let element = owner.set(names::VMS).get(rules, address.octets().to_vec())?;
-    Ok(element.and_then(|element| place(owner, element)))
+    Ok(element.and_then(|element| attached_vm(owner, element)))
 }
 
-fn place(owner: Owner, element: Element) -> Option<Place> {
+fn attached_vm(owner: Owner, element: Element) -> Option<AttachedVm> {
     let comment = element.comment?;
     let (alias, fingerprint) = comment.split_once(" rules ").map_or((&*comment, None), |(alias, it)| (alias, Some(it)));
-    Some(Place {
+    Some(AttachedVm {
         vm: owner.vm_of(alias)?,
         address: address(&element.key, 0)?,
         chain: element.goto?,
@@ -60,7 +60,7 @@ pub(crate) fn denials(rules: &mut Socket, owner: Owner, to: Option<Ipv4Addr>) ->
     let denials = elements.iter().filter_map(denial).filter(|denial| to.is_none_or(|to| to == denial.from));
     let mut denials: Vec<Denial> = denials.collect();
     denials.sort_by_key(|denial| denial.age);
-    denials.truncate(MAX_TOLD);
+    denials.truncate(MAX_DENIALS);
     Ok(denials)
 }
 

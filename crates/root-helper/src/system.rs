@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "a descriptor that systemd hands over has a number and no owner")]
 
-use crate::{Host, Tools, names::Owner, rules::Ground, serve};
+use crate::{Host, Tools, names::Owner, rules::Scope, serve};
 use banger_proto::network::Cidr;
 use rustix::{fd::FromRawFd, net::sockopt::socket_peercred};
 use std::{
@@ -19,7 +19,7 @@ use std::{
 
 /// Conversations at once, of all users and of one. One more of one user is hung up on; where there are too many in all,
 /// it is the one that was silent longest, so that nobody who has many user ids keeps others out.
-const MAX_CONVERSATIONS: (usize, usize) = (200, 8);
+const MAX_CONNECTIONS: (usize, usize) = (200, 8);
 /// Before the next is waited for when there is no room for one in this process.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -27,25 +27,30 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub fn run(pool: Cidr) -> io::Result<()> {
     let listener = inherited()?;
     let tools = Tools::confine()?;
-    let desk: Arc<Mutex<Desk>> = Arc::default();
+    let connections: Arc<Mutex<Connections>> = Arc::default();
     loop {
         // What goes wrong with one who comes is no reason to be there for nobody.
-        if receive(&listener, pool, &tools, &desk).is_err() {
+        if receive(&listener, pool, &tools, &connections).is_err() {
             std::thread::sleep(PAUSE);
         }
     }
 }
 
-fn receive(listener: &UnixListener, pool: Cidr, tools: &Tools, desk: &Arc<Mutex<Desk>>) -> io::Result<()> {
+fn receive(
+    listener: &UnixListener,
+    pool: Cidr,
+    tools: &Tools,
+    connections: &Arc<Mutex<Connections>>,
+) -> io::Result<()> {
     let stream = Arc::new(listener.accept()?.0);
     let uid = socket_peercred(&stream)?.uid.as_raw();
-    let host = || Host::new(Owner(uid), Ground::Machine(pool), tools.clone());
-    let Some((number, host)) = lock(desk).admit(uid, &stream, host)? else { return Ok(()) };
-    let seat = Seat { desk: desk.clone(), number };
+    let host = || Host::new(Owner(uid), Scope::Machine(pool), tools.clone());
+    let Some((number, host)) = lock(connections).admit(uid, &stream, host)? else { return Ok(()) };
+    let guard = ConnectionGuard { connections: connections.clone(), number };
     std::thread::Builder::new().spawn(move || {
         // What breaks a conversation is its other end's affair.
         let _ = serve::serve(&stream, |request| {
-            lock(&seat.desk).spoke(number);
+            lock(&guard.connections).note_request(number);
             lock(&host).carry_out(request)
         });
     })?;
@@ -54,20 +59,20 @@ fn receive(listener: &UnixListener, pool: Cidr, tools: &Tools, desk: &Arc<Mutex<
 
 /// Who is being served.
 #[derive(Default)]
-struct Desk {
-    open: Vec<Conversation>,
+struct Connections {
+    open: Vec<Connection>,
     hosts: HashMap<u32, Arc<Mutex<Host>>>,
     last: u64,
 }
 
-struct Conversation {
+struct Connection {
     number: u64,
     uid: u32,
     stream: Arc<UnixStream>,
-    spoke: Instant,
+    last_request: Instant,
 }
 
-impl Desk {
+impl Connections {
     /// Takes one in, if there is room for it; another of the same user goes on where the first one is.
     fn admit(
         &mut self,
@@ -75,11 +80,11 @@ impl Desk {
         stream: &Arc<UnixStream>,
         host: impl FnOnce() -> io::Result<Host>,
     ) -> io::Result<Option<(u64, Arc<Mutex<Host>>)>> {
-        if self.open.iter().filter(|other| other.uid == uid).count() >= MAX_CONVERSATIONS.1 {
+        if self.open.iter().filter(|other| other.uid == uid).count() >= MAX_CONNECTIONS.1 {
             return Ok(None);
         }
-        if self.open.len() >= MAX_CONVERSATIONS.0
-            && let Some((silent, _)) = self.open.iter().enumerate().min_by_key(|(_, other)| other.spoke)
+        if self.open.len() >= MAX_CONNECTIONS.0
+            && let Some((silent, _)) = self.open.iter().enumerate().min_by_key(|(_, other)| other.last_request)
         {
             // It may have gone by itself.
             let _ = self.open.swap_remove(silent).stream.shutdown(Shutdown::Both);
@@ -89,26 +94,26 @@ impl Desk {
             None => self.hosts.entry(uid).or_insert(Arc::new(Mutex::new(host()?))).clone(),
         };
         self.last += 1;
-        self.open.push(Conversation { number: self.last, uid, stream: stream.clone(), spoke: Instant::now() });
+        self.open.push(Connection { number: self.last, uid, stream: stream.clone(), last_request: Instant::now() });
         Ok(Some((self.last, host)))
     }
 
-    fn spoke(&mut self, number: u64) {
-        self.open.iter_mut().filter(|open| open.number == number).for_each(|open| open.spoke = Instant::now());
+    fn note_request(&mut self, number: u64) {
+        self.open.iter_mut().filter(|open| open.number == number).for_each(|open| open.last_request = Instant::now());
     }
 }
 
 /// The end of a conversation, however it came. With the last of a user what was told in it is forgotten: what is there is
 /// asked of the kernel.
-struct Seat {
-    desk: Arc<Mutex<Desk>>,
+struct ConnectionGuard {
+    connections: Arc<Mutex<Connections>>,
     number: u64,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let mut desk = lock(&self.desk);
-        let Desk { open, hosts, .. } = &mut *desk;
+        let mut connections = lock(&self.connections);
+        let Connections { open, hosts, .. } = &mut *connections;
         open.retain(|open| open.number != self.number);
         hosts.retain(|uid, _| open.iter().any(|open| open.uid == *uid));
     }

@@ -82,7 +82,7 @@ impl BootConfigCapability {
             env: vm.spec.env.clone(),
             workdir: vm.spec.workdir.clone(),
             user: vm.spec.user.clone(),
-            network: launch.card.as_ref().map(|card| card.guest.clone()),
+            network: launch.nic.as_ref().map(|nic| nic.guest.clone()),
         })
     }
 }

@@ -19,7 +19,7 @@ impl Capability for DnsCapability {
 
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
-            launch.names = Some(self.network.guest_names(&vm.name, launch.card.is_some()));
+            launch.names = Some(self.network.guest_names(&vm.name, launch.nic.is_some()));
             Ok(())
         })
     }

@@ -42,17 +42,17 @@ impl Capability for NatCapability {
     }
 
     fn prepare<'a>(&'a self, vm: &'a VmRow, _operation: &'a Operation) -> Hook<'a> {
-        Box::pin(self.network.seat(vm))
+        Box::pin(self.network.assign_address(vm))
     }
 
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
             // VMs that were created before there were networks, or while they were off.
-            self.network.seat(vm).await?;
+            self.network.assign_address(vm).await?;
             failpoint::hit("start.seated").await;
             match self.network.attach(vm).await? {
-                Attached::With(card) => {
-                    launch.card = Some(*card);
+                Attached::With(nic) => {
+                    launch.nic = Some(*nic);
                     launch.kernel_args.push(KEEP_NAME.to_owned());
                 }
                 Attached::Without { news: Some(why) } => {
@@ -70,7 +70,7 @@ impl Capability for NatCapability {
             failpoint::hit("release.detached").await;
             match depth {
                 Depth::Machine => Ok(()),
-                Depth::Everything => self.network.unseat(vm).await,
+                Depth::Everything => self.network.release_address(vm).await,
             }
         })
     }

@@ -1,7 +1,7 @@
 //! `config.toml` as it is typed: every key optional, every other key refused with its line.
 
 use super::Uplink;
-use super::{FileSync, LogLevel, catalog_place::CatalogPlace};
+use super::{FileSync, LogLevel, catalog_location::CatalogLocation};
 use banger_proto::{
     agent::boot::Init,
     api::vm::{MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY, VmmChoice},
@@ -82,9 +82,9 @@ pub struct File {
     /// Where VMs stand, and how far they reach.
     pub network: Network,
     /// Further catalogs of kernels; a later one goes before an earlier one, and all before the built-in one.
-    pub kernel_catalog: Option<Vec<CatalogPlace>>,
+    pub kernel_catalog: Option<Vec<CatalogLocation>>,
     /// Further catalogs of images, each a `url` or a `path`.
-    pub image_catalog: Option<Vec<CatalogPlace>>,
+    pub image_catalog: Option<Vec<CatalogLocation>>,
     /// What an image of somebody else's may be.
     pub oci: Oci,
     /// Files of the user's that every VM gets.

@@ -46,11 +46,11 @@ impl Config {
             setting("oci.max_unpacked", &self.oci_max_unpacked, size),
             setting("oci.max_ratio", &self.oci_max_ratio, |n| (*n).into()),
             setting("oci.max_entries", &self.oci_max_entries, |n| (*n).into()),
-            setting("image_catalog", &self.image_catalog, |places| {
-                serde_json::to_value(places).expect("a place serializes")
+            setting("image_catalog", &self.image_catalog, |locations| {
+                serde_json::to_value(locations).expect("a location serializes")
             }),
-            setting("kernel_catalog", &self.kernel_catalog, |places| {
-                serde_json::to_value(places).expect("places are text")
+            setting("kernel_catalog", &self.kernel_catalog, |locations| {
+                serde_json::to_value(locations).expect("a location serializes")
             }),
             setting("file_sync", &self.file_sync, |files| serde_json::to_value(files).expect("files are text")),
         ]

@@ -15,7 +15,7 @@ use std::{
 
 /// A directory that a daemon starts with, and what it insists on there.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct RequiredDir {
     pub(crate) path: PathBuf,
     /// What others may not do in it.
     closed: Mode,
@@ -25,15 +25,15 @@ pub(crate) struct Place {
 
 /// Why a daemon does not start with a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rule {
+pub(crate) enum Unfit {
     NoDirectory,
     Link,
     Stranger,
     Open,
 }
 
-impl Rule {
-    fn words(self) -> &'static str {
+impl Unfit {
+    fn describe(self) -> &'static str {
         match self {
             Self::NoDirectory => "it is not a directory",
             Self::Link => "it is not a directory but a link",
@@ -43,25 +43,25 @@ impl Rule {
     }
 }
 
-/// The places, in the order in which they are made. The run directory holds sockets and must be closed to others and be
+/// The dirs, in the order in which they are made. The run directory holds sockets and must be closed to others and be
 /// no link; state and cache need only be the user's own, wherever a link of theirs puts them.
-pub(crate) fn places(layout: &Layout, uid: Uid) -> Vec<Place> {
-    let mut places = vec![Place::own(&layout.state), Place::own(&layout.cache)];
+pub(crate) fn required_dirs(layout: &Layout, uid: Uid) -> Vec<RequiredDir> {
+    let mut dirs = vec![RequiredDir::own(&layout.state), RequiredDir::own(&layout.cache)];
     // It may have two levels, and both must be ours.
     let fallback = Layout::fallback_run(uid.as_raw());
     if layout.run.starts_with(&fallback) && layout.run != fallback {
-        places.push(Place::private(&fallback));
+        dirs.push(RequiredDir::private(&fallback));
     }
-    places.push(Place::private(&layout.run));
-    places
+    dirs.push(RequiredDir::private(&layout.run));
+    dirs
 }
 
 /// Makes what is absent and checks what is there.
 pub(super) fn make(layout: &Layout, uid: Uid) -> Result<(), StartError> {
-    for place in places(layout, uid) {
-        create(&place.path)?;
-        let looked = place.look(uid).map_err(|error| StartError::io("examine", &place.path)(error.into()))?;
-        looked.map_err(|rule| StartError::NotOurs { path: place.path, rule: rule.words() })?;
+    for dir in required_dirs(layout, uid) {
+        create(&dir.path)?;
+        let checked = dir.check(uid).map_err(|error| StartError::io("examine", &dir.path)(error.into()))?;
+        checked.map_err(|unfit| StartError::NotOurs { path: dir.path, rule: unfit.describe() })?;
     }
     create(&layout.vms())?;
     create(&layout.run.join("v"))
@@ -71,7 +71,7 @@ fn create(path: &Path) -> Result<(), StartError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StartError::io("create", path))
 }
 
-impl Place {
+impl RequiredDir {
     /// One that nobody else may write to.
     pub(crate) fn own(path: &Path) -> Self {
         Self { path: path.into(), closed: Mode::WGRP | Mode::WOTH, links: AtFlags::empty() }
@@ -83,14 +83,14 @@ impl Place {
     }
 
     /// Whether it is as a daemon wants it.
-    pub(crate) fn look(&self, uid: Uid) -> Result<Result<(), Rule>, Errno> {
+    pub(crate) fn check(&self, uid: Uid) -> Result<Result<(), Unfit>, Errno> {
         let stat = statat(CWD, &self.path, self.links)?;
         Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => Err(Rule::Link),
-            FileType::Directory if stat.st_uid != uid.as_raw() => Err(Rule::Stranger),
-            FileType::Directory if Mode::from_raw_mode(stat.st_mode).intersects(self.closed) => Err(Rule::Open),
+            FileType::Symlink => Err(Unfit::Link),
+            FileType::Directory if stat.st_uid != uid.as_raw() => Err(Unfit::Stranger),
+            FileType::Directory if Mode::from_raw_mode(stat.st_mode).intersects(self.closed) => Err(Unfit::Open),
             FileType::Directory => Ok(()),
-            _ => Err(Rule::NoDirectory),
+            _ => Err(Unfit::NoDirectory),
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The configuration parses, and which rule gives a new VM its sizes.
 
-use super::{Check, Host, Look, fail, pass};
+use super::{Check, Host, fail, pass};
 use crate::config::{Config, ConfigError};
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 use std::error::Error as _;
 
 const NAME: &str = "configuration";
@@ -10,7 +11,7 @@ const NAME: &str = "configuration";
 pub(super) struct Configuration;
 
 impl Check for Configuration {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let found = match &host.config {
             Ok(config) => good(config),
             Err(error) => bad(error),
@@ -50,9 +51,9 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_does_not_parse_is_named_with_its_line() {
         let mut bench = Bench::new();
-        assert_eq!(bench.look(&Configuration).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&Configuration).await[0].0, Verdict::Pass);
         bench.host.config = Err(File::parse("\nvcpu = 1", "/c/config.toml".as_ref()).unwrap_err());
-        let (verdict, text) = bench.look(&Configuration).await.remove(0);
+        let (verdict, text) = bench.run(&Configuration).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("line 2") && text.contains("/c/config.toml"), "{text}");
     }
 }

@@ -1,15 +1,16 @@
 //! Whether a monitor would be confined on this host as it should be: one is started that way, with a program in its place.
 
-use super::{Check, Host, Look, fail, pass, user_namespaces, warn};
+use super::{Check, Host, fail, pass, user_namespaces, warn};
 use crate::vmm::launch::probe::ConfinementFinding;
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 
 const NAME: &str = "confinement";
 
 pub(super) struct Confinement;
 
 impl Check for Confinement {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(async { vec![judge(host, ConfinementFinding::probe(&host.programs.shim).await)] })
     }
 }
@@ -66,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_shim_that_says_something_else_is_a_failure() {
-        let (verdict, text) = Bench::new().look(&Confinement).await.remove(0);
+        let (verdict, text) = Bench::new().run(&Confinement).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("install banger again"), "{text}");
     }
 }

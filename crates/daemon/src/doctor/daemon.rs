@@ -1,7 +1,8 @@
 //! The daemon that runs, if one does, is of this version.
 
-use super::{Check, Host, Look, pass, warn};
+use super::{Check, Host, pass, warn};
 use banger_proto::api::host::{DaemonRecord, Finding};
+use futures_util::future::BoxFuture;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 
@@ -10,7 +11,7 @@ const NAME: &str = "daemon";
 pub(super) struct Daemon;
 
 impl Check for Daemon {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(std::future::ready(vec![judge(running(host))]))
     }
 }
@@ -50,11 +51,11 @@ mod tests {
         let lock = bench.host.layout.daemon_lock();
         let record = DaemonRecord { pid: 7, socket: "/s".into(), version: "0.0.0-old".into() };
         std::fs::write(&lock, serde_json::to_vec(&record).unwrap()).unwrap();
-        let (verdict, text) = bench.look(&Daemon).await.remove(0);
+        let (verdict, text) = bench.run(&Daemon).await.remove(0);
         assert!(verdict == Verdict::Pass && text.contains("none runs"), "{text}");
         let held = File::open(&lock).unwrap();
         flock(&held, FlockOperation::LockExclusive).unwrap();
-        let (verdict, text) = bench.look(&Daemon).await.remove(0);
+        let (verdict, text) = bench.run(&Daemon).await.remove(0);
         assert!(verdict == Verdict::Warn && text.contains("0.0.0-old"), "{text}");
     }
 }

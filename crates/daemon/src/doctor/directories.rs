@@ -1,8 +1,9 @@
 //! The directories are such as a daemon starts with, as far as they exist.
 
-use super::{Check, Host, Look, fail, pass};
-use crate::daemon::directories::{Place, Rule, places};
+use super::{Check, Host, fail, pass};
+use crate::daemon::directories::{RequiredDir, Unfit, required_dirs};
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 use rustix::{io::Errno, process::Uid};
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
@@ -12,12 +13,12 @@ const ELSEWHERE: &str = "let BANGER_HOME, or XDG_STATE_HOME, XDG_CACHE_HOME, XDG
 pub(super) struct Directories;
 
 impl Check for Directories {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let layout = &host.layout;
         let uid = Uid::from_raw(host.uid);
         // The configuration's is the user's to make, and is read only.
-        let places = places(layout, uid).into_iter().chain([Place::own(&layout.config)]);
-        let bad: Vec<Finding> = places.filter_map(|place| judge(&place, uid)).collect();
+        let dirs = required_dirs(layout, uid).into_iter().chain([RequiredDir::own(&layout.config)]);
+        let bad: Vec<Finding> = dirs.filter_map(|dir| judge(&dir, uid)).collect();
         let found = if bad.is_empty() {
             let state = layout.state.display();
             vec![pass(NAME, format!("state in {state}, sockets in {}", layout.run.display()))]
@@ -29,20 +30,20 @@ impl Check for Directories {
 }
 
 /// What is wrong with it; the daemon makes it when it is not there.
-fn judge(place: &Place, uid: Uid) -> Option<Finding> {
-    let shown = place.path.display();
-    let (what, mend) = match place.look(uid) {
+fn judge(dir: &RequiredDir, uid: Uid) -> Option<Finding> {
+    let shown = dir.path.display();
+    let (what, mend) = match dir.check(uid) {
         Ok(Ok(())) | Err(Errno::NOENT) => return None,
-        Ok(Err(Rule::NoDirectory)) => ("is not a directory".to_owned(), format!("mv {shown} {shown}.old")),
-        Ok(Err(Rule::Link)) => {
+        Ok(Err(Unfit::NoDirectory)) => ("is not a directory".to_owned(), format!("mv {shown} {shown}.old")),
+        Ok(Err(Unfit::Link)) => {
             ("is a link: whoever can change it could take over the sockets".to_owned(), format!("rm {shown}"))
         }
         // Where all that is above it is another's too, it is theirs, and not what a `sudo banger` left behind.
-        Ok(Err(Rule::Stranger)) if is_in_ones_own(&place.path, uid) => {
+        Ok(Err(Unfit::Stranger)) if is_in_ones_own(&dir.path, uid) => {
             ("belongs to another user".to_owned(), format!("sudo chown -R {} {shown}", uid.as_raw()))
         }
-        Ok(Err(Rule::Stranger)) => ("belongs to another user".to_owned(), ELSEWHERE.to_owned()),
-        Ok(Err(Rule::Open)) => ("may be used by others".to_owned(), format!("chmod go-rwx {shown}")),
+        Ok(Err(Unfit::Stranger)) => ("belongs to another user".to_owned(), ELSEWHERE.to_owned()),
+        Ok(Err(Unfit::Open)) => ("may be used by others".to_owned(), format!("chmod go-rwx {shown}")),
         Err(error) => (format!("cannot be looked at: {error}"), format!("ls -ld {shown}")),
     };
     let mut finding = fail(NAME, format!("{shown} {what}"));
@@ -65,15 +66,15 @@ mod tests {
     async fn what_others_may_use_is_found() {
         let mut bench = Bench::new();
         fs::remove_dir(&bench.host.layout.cache).unwrap();
-        assert_eq!(bench.look(&Directories).await[0].0, Verdict::Pass, "one that is not there yet is fine");
+        assert_eq!(bench.run(&Directories).await[0].0, Verdict::Pass, "one that is not there yet is fine");
         fs::set_permissions(&bench.host.layout.run, fs::Permissions::from_mode(0o755)).unwrap();
         fs::remove_dir(&bench.host.layout.state).unwrap();
         fs::write(&bench.host.layout.state, "").unwrap();
-        let found = bench.look(&Directories).await;
+        let found = bench.run(&Directories).await;
         assert_eq!(found.len(), 2);
         assert!(found[0].1.contains("not a directory") && found[1].1.contains("chmod go-rwx"), "{found:?}");
         bench.host.uid += 1;
-        let found = bench.look(&Directories).await;
+        let found = bench.run(&Directories).await;
         assert!(found.iter().any(|(_, text)| text.contains("BANGER_HOME") && !text.contains("chown")), "{found:?}");
     }
 
@@ -92,7 +93,7 @@ mod tests {
         let elsewhere = bench.temp.path().join("elsewhere");
         fs::rename(&run, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &run).unwrap();
-        let (verdict, text) = bench.look(&Directories).await.remove(0);
+        let (verdict, text) = bench.run(&Directories).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("is a link") && text.contains("rm "), "{text}");
         // A state directory may be one.
         fs::remove_file(&run).unwrap();
@@ -100,7 +101,7 @@ mod tests {
         let state = bench.host.layout.state.clone();
         fs::rename(&state, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &state).unwrap();
-        assert_eq!(bench.look(&Directories).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&Directories).await[0].0, Verdict::Pass);
         // Of two levels the upper one counts too: who owns it can swap what is below.
         let somebody = u32::MAX - std::process::id();
         let upper = Layout::fallback_run(somebody);
@@ -108,7 +109,7 @@ mod tests {
         let _another = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(upper.parent().unwrap()).unwrap();
         bench.host.uid = somebody;
         bench.host.layout.run = upper.join("0123456789abcdef");
-        let found = bench.look(&Directories).await;
+        let found = bench.run(&Directories).await;
         let upper = format!("{} belongs to another user", upper.display());
         assert!(found.iter().any(|(verdict, text)| *verdict == Verdict::Fail && text.contains(&upper)), "{found:?}");
     }

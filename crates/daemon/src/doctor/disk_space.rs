@@ -1,7 +1,8 @@
 //! There is room for images and for what guests write.
 
-use super::{Check, Host, Look, fail, pass, warn};
+use super::{Check, Host, fail, pass, warn};
 use banger_proto::{api::host::Finding, size::ByteSize};
+use futures_util::future::BoxFuture;
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 const NAME: &str = "disk space";
@@ -13,7 +14,7 @@ const LITTLE: ByteSize = ByteSize::gib(4);
 pub(super) struct DiskSpace;
 
 impl Check for DiskSpace {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let [state, cache] = [&host.layout.state, &host.layout.cache].map(|place| Room::at(place));
         Box::pin(std::future::ready(findings(&state, &cache)))
     }

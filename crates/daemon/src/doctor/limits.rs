@@ -1,10 +1,11 @@
 //! What runs VMs may take what VMs take: the limits (ulimit) of the daemon that runs, or those the next one would get.
 
-use super::{Check, Host, Look, daemon, finding, pass, warn};
+use super::{Check, Host, daemon, finding, pass, warn};
 use banger_proto::{
     api::host::{Finding, Verdict},
     size::ByteSize,
 };
+use futures_util::future::BoxFuture;
 use std::fs;
 
 const NAME: &str = "limits";
@@ -18,7 +19,7 @@ const BESIDE_MEMORY: ByteSize = ByteSize::gib(2);
 pub(super) struct Limits;
 
 impl Check for Limits {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let of = |whose: &str| fs::read_to_string(host.system(&format!("/proc/{whose}/limits"))).ok();
         let daemons = daemon::running(host).and_then(|record| of(&record.pid.to_string()));
         let is_daemon = daemons.is_some();
@@ -152,15 +153,15 @@ mod tests {
             ("", Verdict::Warn, "mount -t proc"),
         ] {
             bench.write("proc/self/limits", text);
-            let found = bench.look(&Limits).await;
+            let found = bench.run(&Limits).await;
             assert_eq!((found.len(), found[0].0), (1, verdict), "{found:?}");
             assert!(found[0].1.contains(words) && !found[0].1.contains("daemon stop"), "{words}: {found:?}");
         }
         bench.write("proc/self/limits", &limits("1", "1", "1", "1"));
-        assert_eq!(bench.look(&Limits).await.len(), 4);
+        assert_eq!(bench.run(&Limits).await.len(), 4);
         // Root's processes are not counted.
         bench.host.uid = 0;
-        assert_eq!(bench.look(&Limits).await.len(), 3);
+        assert_eq!(bench.run(&Limits).await.len(), 3);
     }
 
     #[tokio::test]
@@ -173,7 +174,7 @@ mod tests {
         flock(&held, FlockOperation::LockExclusive).unwrap();
         bench.write("proc/self/limits", &limits("1024", "512", "unlimited", "unlimited"));
         bench.write("proc/7/limits", &limits("64", "512", "unlimited", "unlimited"));
-        let (verdict, text) = bench.look(&Limits).await.remove(0);
+        let (verdict, text) = bench.run(&Limits).await.remove(0);
         assert!(verdict == Verdict::Warn && text.contains("64 open files") && text.contains("daemon stop"), "{text}");
     }
 }

@@ -1,15 +1,16 @@
 //! VMs outlive the login they were started from, if the user lingers: they have scopes under the user's manager, which
 //! logind ends with the last session of anybody else, and the directory of the sockets with it.
 
-use super::{Check, Host, Look, pass, warn};
+use super::{Check, Host, pass, warn};
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 
 const NAME: &str = "login session";
 
 pub(super) struct LoginSession;
 
 impl Check for LoginSession {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(std::future::ready(vec![judge(host)]))
     }
 }
@@ -38,14 +39,14 @@ mod tests {
     async fn a_user_who_does_not_linger_is_warned() {
         let mut bench = Bench::new();
         bench.host.uid = 1000;
-        assert_eq!(bench.look(&LoginSession).await[0].0, Verdict::Pass, "no login manager");
+        assert_eq!(bench.run(&LoginSession).await[0].0, Verdict::Pass, "no login manager");
         bench.write("run/systemd/users/1000", "");
         for config in ["[Login]\nKillUserProcesses=no\n", "[Login]\nKillUserProcesses=yes\n"] {
             bench.write("etc/systemd/logind.conf", config);
-            let (verdict, text) = bench.look(&LoginSession).await.remove(0);
+            let (verdict, text) = bench.run(&LoginSession).await.remove(0);
             assert!(verdict == Verdict::Warn && text.contains("loginctl enable-linger u"), "{text}");
         }
         bench.write("var/lib/systemd/linger/u", "");
-        assert_eq!(bench.look(&LoginSession).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&LoginSession).await[0].0, Verdict::Pass);
     }
 }

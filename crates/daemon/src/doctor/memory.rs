@@ -1,15 +1,16 @@
 //! A VM of the default size can start now.
 
-use super::{Check, Host, Look, pass, warn};
+use super::{Check, Host, pass, warn};
 use crate::config;
 use banger_proto::{api::host::Finding, size::ByteSize};
+use futures_util::future::BoxFuture;
 
 const NAME: &str = "memory";
 
 pub(super) struct Memory;
 
 impl Check for Memory {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let text = std::fs::read_to_string(host.system("/proc/meminfo")).unwrap_or_default();
         let wanted = host.config.as_ref().map_or(ByteSize::gib(2), |config| config.memory.value);
         let free = config::parse_memory(&text, "MemAvailable:");
@@ -43,11 +44,11 @@ mod tests {
     #[tokio::test]
     async fn a_host_that_is_full_is_found() {
         let bench = Bench::new();
-        assert_eq!(bench.look(&Memory).await[0].0, Verdict::Warn, "no /proc");
+        assert_eq!(bench.run(&Memory).await[0].0, Verdict::Warn, "no /proc");
         bench.write("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:   1024 kB\n");
-        let (verdict, text) = bench.look(&Memory).await.remove(0);
+        let (verdict, text) = bench.run(&Memory).await.remove(0);
         assert!(verdict == Verdict::Warn && text.contains("1 MiB are free"), "{text}");
         bench.write("proc/meminfo", "MemAvailable:   99999999999 kB\n");
-        assert_eq!(bench.look(&Memory).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&Memory).await[0].0, Verdict::Pass);
     }
 }

@@ -1,8 +1,9 @@
 //! What VMs' networks need: user namespaces, a tap device, nft, and pasta for the way out. A VM starts without any of it.
 
-use super::{Check, Host, Look, is_executable, pass, user_namespaces, warn};
+use super::{Check, Host, is_executable, pass, user_namespaces, warn};
 use crate::config::Uplink;
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 use std::{fs, path::Path};
 
 const NAME: &str = "network";
@@ -10,7 +11,7 @@ const NAME: &str = "network";
 pub(super) struct Network;
 
 impl Check for Network {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(std::future::ready(findings(host)))
     }
 }
@@ -67,7 +68,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.host.uid = 1000;
         bench.write("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n");
-        let found = bench.look(&Network).await;
+        let found = bench.run(&Network).await;
         let text = format!("{found:?}");
         for word in ["AppArmor", "/dev/net/tun", "apt install nftables", "apt install passt"] {
             assert!(text.contains(word), "{word}: {text}");
@@ -75,7 +76,7 @@ mod tests {
         assert!(found.iter().all(|(verdict, _)| *verdict == Verdict::Warn));
         assert!(!text.contains("bangerd-root"), "{text}");
         fs::remove_file(&bench.host.programs.root_helper).unwrap();
-        let found = bench.look(&Network).await;
+        let found = bench.run(&Network).await;
         assert!(found[0].1.contains("bangerd-root") && found[0].1.contains("install banger again"), "{found:?}");
     }
 }

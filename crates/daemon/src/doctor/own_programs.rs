@@ -1,7 +1,8 @@
 //! The programs that belong together: shim, agent and network helper, of this version.
 
-use super::{Check, Host, Look, fail, is_executable, pass, warn};
+use super::{Check, Host, fail, is_executable, pass, warn};
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 use std::{path::Path, process::Stdio, time::Duration};
 
 const NAME: &str = "banger's programs";
@@ -11,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct OwnPrograms;
 
 impl Check for OwnPrograms {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(async {
             let programs = &host.programs;
             let (shim, agent, helper) =
@@ -69,7 +70,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_or_foreign_program_is_found() {
         let bench = Bench::new();
-        let (verdict, text) = bench.look(&OwnPrograms).await.remove(0);
+        let (verdict, text) = bench.run(&OwnPrograms).await.remove(0);
         assert!(verdict == Verdict::Pass && text.contains("network helper"), "{text}");
         for (name, program, verdict) in [
             ("banger-shim", &bench.host.programs.shim, Verdict::Fail),
@@ -77,12 +78,12 @@ mod tests {
             ("bangerd-root", &bench.host.programs.root_helper, Verdict::Warn),
         ] {
             bench.install(name, &format!("{name} 0.0.0-other"));
-            let found = bench.look(&OwnPrograms).await;
+            let found = bench.run(&OwnPrograms).await;
             assert!(found.len() == 1 && found[0].0 == verdict && found[0].1.contains("0.0.0-other"), "{found:?}");
             bench.install(name, "");
-            assert!(bench.look(&OwnPrograms).await[0].1.contains("does not say its version"));
+            assert!(bench.run(&OwnPrograms).await[0].1.contains("does not say its version"));
             std::fs::remove_file(program).unwrap();
-            let found = bench.look(&OwnPrograms).await;
+            let found = bench.run(&OwnPrograms).await;
             assert!(found.len() == 1 && found[0].0 == verdict && found[0].1.contains(name), "{found:?}");
             bench.install(name, &format!("{name} {}", env!("CARGO_PKG_VERSION")));
         }

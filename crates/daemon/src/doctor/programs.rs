@@ -1,7 +1,8 @@
 //! Programs of the host that banger runs, and what each is for.
 
-use super::{Check, Host, Look, fail, pass, warn};
+use super::{Check, Host, fail, pass, warn};
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 
 const NAME: &str = "programs";
 
@@ -28,7 +29,7 @@ const PROGRAMS: [(&str, &str, Need, &str); 7] = [
 pub(super) struct HostPrograms;
 
 impl Check for HostPrograms {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let missing: Vec<Finding> = PROGRAMS
             .into_iter()
             .filter(|(program, ..)| host.program(program).is_none())
@@ -54,13 +55,13 @@ mod tests {
     #[tokio::test]
     async fn each_missing_program_has_its_package() {
         let bench = Bench::new();
-        let found = bench.look(&HostPrograms).await;
+        let found = bench.run(&HostPrograms).await;
         assert_eq!(found.len(), PROGRAMS.len(), "{found:?}");
         assert!(found[0].0 == Verdict::Fail && found[0].1.contains("apt install e2fsprogs"), "{found:?}");
         assert!(found[1..].iter().all(|(verdict, _)| *verdict == Verdict::Warn));
         for (program, ..) in PROGRAMS {
             bench.install(program, "");
         }
-        assert_eq!(bench.look(&HostPrograms).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&HostPrograms).await[0].0, Verdict::Pass);
     }
 }

@@ -1,7 +1,8 @@
 //! An ordinary user has the ids that building a Debian image maps.
 
-use super::{Check, Host, Look, pass, warn};
+use super::{Check, Host, pass, warn};
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 
 const NAME: &str = "subordinate ids";
 /// What mmdebstrap maps.
@@ -11,7 +12,7 @@ const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 pub(super) struct SubordinateIds;
 
 impl Check for SubordinateIds {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(std::future::ready(vec![judge(host)]))
     }
 }
@@ -94,13 +95,13 @@ mod tests {
     async fn too_few_ids_are_found() {
         let mut bench = Bench::new();
         bench.host.uid = 1000;
-        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Warn);
+        assert_eq!(bench.run(&SubordinateIds).await[0].0, Verdict::Warn);
         bench.write("etc/subuid", "other:1:65536\nu:100000:65536\n");
         bench.write("etc/subgid", "u:100000:1000\n");
-        let (verdict, text) = bench.look(&SubordinateIds).await.remove(0);
+        let (verdict, text) = bench.run(&SubordinateIds).await.remove(0);
         assert!(verdict == Verdict::Warn && text.contains("/etc/subgid") && text.contains("usermod"), "{text}");
         bench.write("etc/subgid", "1000:100000:65536\n");
-        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&SubordinateIds).await[0].0, Verdict::Pass);
     }
 
     #[tokio::test]
@@ -110,14 +111,14 @@ mod tests {
         bench.write("etc/subuid", "u:100000:65536\n");
         bench.write("etc/subgid", "u:100000:65536\n");
         // A user of a directory service is in no file: nothing is known against the group.
-        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&SubordinateIds).await[0].0, Verdict::Pass);
         bench.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n");
-        let (verdict, text) = bench.look(&SubordinateIds).await.remove(0);
+        let (verdict, text) = bench.run(&SubordinateIds).await.remove(0);
         assert!(verdict == Verdict::Warn && text.contains("in group 998") && text.contains("newgrp"), "{text}");
         bench.write("etc/login.defs", "# GRANT_AUX_GROUP_SUBIDS no\nGRANT_AUX_GROUP_SUBIDS yes\n");
-        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&SubordinateIds).await[0].0, Verdict::Pass);
         bench.write("etc/login.defs", "");
         bench.host.gid = 1000;
-        assert_eq!(bench.look(&SubordinateIds).await[0].0, Verdict::Pass);
+        assert_eq!(bench.run(&SubordinateIds).await[0].0, Verdict::Pass);
     }
 }

@@ -1,12 +1,13 @@
 //! Which monitor a VM would run on, with what, and why.
 
-use super::{Check, Host, Look, fail, pass, warn};
+use super::{Check, Host, fail, pass, warn};
 use crate::vmm::{
     host::{HostFacts, Probe},
     kvm_probe::KvmFinding,
     select::{self, Choice, NoVmm, OLDEST_FIRECRACKER, select},
 };
 use banger_proto::{api::host::Finding, failure::Failure};
+use futures_util::future::BoxFuture;
 use std::path::Path;
 
 const NAME: &str = "virtual machines";
@@ -14,7 +15,7 @@ const NAME: &str = "virtual machines";
 pub(super) struct VmmCheck;
 
 impl Check for VmmCheck {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(async {
             let config = host.config.as_ref().ok();
             let probe = Probe {
@@ -135,7 +136,7 @@ mod tests {
         let text = format!("qemu_bin = {missing:?}");
         let file = crate::config::File::parse(&text, "/c".as_ref()).unwrap();
         bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
-        let (verdict, text) = bench.look(&VmmCheck).await.remove(0);
+        let (verdict, text) = bench.run(&VmmCheck).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("no-qemu"), "{text}");
         assert!(text.contains("apt install") || text.contains("qemu_bin"), "{text}");
     }
@@ -149,7 +150,7 @@ mod tests {
             let file = crate::config::File::parse(&format!("firecracker_bin = {program:?}"), "/c".as_ref()).unwrap();
             bench.host.config =
                 Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
-            bench.look(&VmmCheck).await.into_iter().find(|(_, text)| text.contains("\"Firecracker ")).unwrap()
+            bench.run(&VmmCheck).await.into_iter().find(|(_, text)| text.contains("\"Firecracker ")).unwrap()
         };
         for (version, why) in [("1.11.0", "1.12.0 is the oldest"), ("1.16.0", "after a restore"), ("1.16.1", "hang")] {
             let (verdict, text) = told(&mut bench, version).await;
@@ -174,7 +175,7 @@ mod tests {
         with_qemu(&mut bench, r#"{"kvm":"usable"}"#);
         let outdated =
             |found: &[(Verdict, String)]| found.iter().any(|(_, text)| text.contains("earlier in this boot"));
-        let found = bench.look(&VmmCheck).await;
+        let found = bench.run(&VmmCheck).await;
         assert!(found[0].1.contains("qemu/kvm") && !outdated(&found), "{found:?}");
         let device = bench.host.system("/dev/kvm");
         HostFacts::write_cached_kvm(
@@ -182,7 +183,7 @@ mod tests {
             &device,
             KvmFinding::Broken { reason: "so it was".into() },
         );
-        let found = bench.look(&VmmCheck).await;
+        let found = bench.run(&VmmCheck).await;
         assert!(found[0].1.contains("qemu/tcg") && found[0].1.contains("so it was"), "{found:?}");
         assert!(found[1].1.contains("KVM runs guest code"), "{found:?}");
         let (verdict, text) = &found[2];
@@ -190,7 +191,7 @@ mod tests {
         // With another device the daemon does not believe it either.
         std::fs::remove_file(&device).unwrap();
         bench.write("dev/kvm", "another");
-        assert!(bench.look(&VmmCheck).await[0].1.contains("qemu/kvm"));
+        assert!(bench.run(&VmmCheck).await[0].1.contains("qemu/kvm"));
     }
 
     #[tokio::test]
@@ -206,7 +207,7 @@ mod tests {
             if let Some(believed) = believed {
                 HostFacts::write_cached_kvm(&bench.host.layout.cache, &device, believed);
             }
-            let found = bench.look(&VmmCheck).await;
+            let found = bench.run(&VmmCheck).await;
             assert!(found[0].1.contains(chosen), "{found:?}");
             let (verdict, text) = &found[1];
             assert!(*verdict == Verdict::Warn && text.contains("EBUSY") && text.contains(busy), "{text}");

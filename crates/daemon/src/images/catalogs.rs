@@ -5,7 +5,7 @@
 //! unreadable catalog might have replaced.
 
 use super::off_thread;
-use crate::{config::CatalogPlace, failures::because, operation::blocking};
+use crate::{config::CatalogLocation, failures::because, operation::blocking};
 use banger_artifacts::{
     catalog::{Catalog, CatalogError, Entry},
     fetch::Client,
@@ -34,7 +34,7 @@ pub(super) type ImageOffers = Catalogs<image::CatalogEntry>;
 /// All catalogs of one kind.
 #[derive(Debug)]
 pub(super) struct Catalogs<E> {
-    places: Vec<CatalogPlace>,
+    locations: Vec<CatalogLocation>,
     built_in: Arc<Catalog<E>>,
     /// By position, what was last downloaded and when.
     downloaded: Mutex<Vec<Option<Downloaded<E>>>>,
@@ -44,31 +44,31 @@ pub(super) struct Catalogs<E> {
 type Downloaded<E> = (Instant, Arc<Catalog<E>>);
 
 /// What the catalogs say at one moment, by where they are, the one that decides first.
-pub(super) type Said<E> = Vec<(String, Result<Arc<Catalog<E>>, Failure>)>;
+pub(super) type Snapshot<E> = Vec<(String, Result<Arc<Catalog<E>>, Failure>)>;
 
 impl KernelOffers {
-    pub(super) fn new(places: Vec<CatalogPlace>) -> Self {
-        Self::over(kernel::Catalog::builtin(), places)
+    pub(super) fn new(locations: Vec<CatalogLocation>) -> Self {
+        Self::over(kernel::Catalog::builtin(), locations)
     }
 }
 
 impl ImageOffers {
-    pub(super) fn new(places: Vec<CatalogPlace>) -> Self {
-        Self::over(image::Catalog::builtin(), places)
+    pub(super) fn new(locations: Vec<CatalogLocation>) -> Self {
+        Self::over(image::Catalog::builtin(), locations)
     }
 }
 
 impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
-    fn over(built_in: Catalog<E>, places: Vec<CatalogPlace>) -> Self {
-        let downloaded = Mutex::new(vec![None; places.len()]);
-        Self { places, built_in: Arc::new(built_in), downloaded }
+    fn over(built_in: Catalog<E>, locations: Vec<CatalogLocation>) -> Self {
+        let downloaded = Mutex::new(vec![None; locations.len()]);
+        Self { locations, built_in: Arc::new(built_in), downloaded }
     }
 
     /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read; those behind it
     /// are not asked.
     pub(super) async fn find(&self, name: &E::Name) -> Result<Option<E>, Failure> {
-        for (number, place) in self.places.iter().enumerate().rev() {
-            if let Some(entry) = self.read_one(number, place).await?.here(name) {
+        for (number, location) in self.locations.iter().enumerate().rev() {
+            if let Some(entry) = self.read_one(number, location).await?.here(name) {
                 return Ok(Some(entry.clone()));
             }
         }
@@ -76,36 +76,36 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
     }
 
     /// Reads all catalogs: files anew, downloads when what is here is not fresh.
-    pub(super) async fn read(&self) -> Said<E> {
-        let mut said = Vec::with_capacity(self.places.len() + 1);
-        for (number, place) in self.places.iter().enumerate().rev() {
-            said.push((place.to_string(), self.read_one(number, place).await));
+    pub(super) async fn read(&self) -> Snapshot<E> {
+        let mut snapshot = Vec::with_capacity(self.locations.len() + 1);
+        for (number, location) in self.locations.iter().enumerate().rev() {
+            snapshot.push((location.to_string(), self.read_one(number, location).await));
         }
-        said.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
-        said
+        snapshot.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
+        snapshot
     }
 
     /// What can be said without asking a server: a download counts however old it is.
-    pub(super) async fn at_hand(&self) -> Said<E> {
-        let mut said = Vec::with_capacity(self.places.len() + 1);
-        for (number, place) in self.places.iter().enumerate().rev() {
-            let here = match place {
-                CatalogPlace::Path(_) => self.read_one(number, place).await.ok(),
-                CatalogPlace::Url(_) => {
+    pub(super) async fn at_hand(&self) -> Snapshot<E> {
+        let mut snapshot = Vec::with_capacity(self.locations.len() + 1);
+        for (number, location) in self.locations.iter().enumerate().rev() {
+            let here = match location {
+                CatalogLocation::Path(_) => self.read_one(number, location).await.ok(),
+                CatalogLocation::Url(_) => {
                     let downloaded = self.downloaded.try_lock().ok();
                     downloaded.and_then(|downloaded| Some(Arc::clone(&downloaded[number].as_ref()?.1)))
                 }
             };
-            said.extend(here.map(|catalog| (place.to_string(), Ok(catalog))));
+            snapshot.extend(here.map(|catalog| (location.to_string(), Ok(catalog))));
         }
-        said.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
-        said
+        snapshot.push((BUILT_IN.to_owned(), Ok(Arc::clone(&self.built_in))));
+        snapshot
     }
 
-    async fn read_one(&self, number: usize, place: &CatalogPlace) -> Result<Arc<Catalog<E>>, Failure> {
-        let read = match place.clone() {
-            CatalogPlace::Path(path) => off_thread(move || Catalog::read(&path)).await.map(Arc::new),
-            CatalogPlace::Url(address) => {
+    async fn read_one(&self, number: usize, location: &CatalogLocation) -> Result<Arc<Catalog<E>>, Failure> {
+        let read = match location.clone() {
+            CatalogLocation::Path(path) => off_thread(move || Catalog::read(&path)).await.map(Arc::new),
+            CatalogLocation::Url(address) => {
                 // One download for all who ask at once.
                 let mut downloaded = self.downloaded.lock().await;
                 if let Some((when, catalog)) = &downloaded[number]
@@ -123,7 +123,7 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
                 })
             }
         };
-        read.map_err(|error| unreadable::<E>(place, &error))
+        read.map_err(|error| unreadable::<E>(location, &error))
     }
 }
 
@@ -133,13 +133,13 @@ fn patience() -> Client {
     Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4], ..Client::default() }
 }
 
-fn unreadable<E: Entry>(place: &CatalogPlace, error: &CatalogError<E::Refusal>) -> Failure {
+fn unreadable<E: Entry>(location: &CatalogLocation, error: &CatalogError<E::Refusal>) -> Failure {
     let code = match error {
         CatalogError::Io { .. } | CatalogError::Fetch { .. } => Code::Unavailable,
         _ => Code::Invalid,
     };
     let of = E::OF;
-    because(code, format!("the {of} catalog {place} cannot be used"), error)
+    because(code, format!("the {of} catalog {location} cannot be used"), error)
         .hint(format!("[[{of}_catalog]] in config.toml names it; `banger config show` shows the value"))
 }
 
@@ -155,7 +155,7 @@ mod tests {
             let json = serde_json::json!({"version": 1, "entries": [{"name": "mine", "arch": std::env::consts::ARCH,
                 "description": reference, "sources": [{"type": "oci", "ref": reference}]}]});
             std::fs::write(&path, json.to_string()).unwrap();
-            CatalogPlace::Path(path)
+            CatalogLocation::Path(path)
         };
         let (a, b) = (catalog("a", "first"), catalog("b", "second"));
         let (mine, debian) = ("mine".parse().unwrap(), "debian-bookworm".parse().unwrap());
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(offers.find(&mine).await.unwrap().unwrap().description, "second");
         assert!(offers.find(&debian).await.unwrap().is_some());
         assert!(offers.find(&"none".parse().unwrap()).await.unwrap().is_none());
-        let gone = CatalogPlace::Path(dir.path().join("gone"));
+        let gone = CatalogLocation::Path(dir.path().join("gone"));
         let offers = ImageOffers::new(vec![gone, b]);
         assert_eq!(offers.find(&mine).await.unwrap().unwrap().description, "second");
         assert_eq!(offers.find(&debian).await.unwrap_err().code, Code::Unavailable);

@@ -2,7 +2,7 @@
 //!
 //! The first starts it, the others watch it; it ends early when the last of them has gone away.
 
-use super::{given_up, told::Told};
+use super::{given_up, progress_replay::ProgressReplay};
 use crate::operation::Operation;
 use banger_artifacts::job::{Part, Progress};
 use banger_proto::failure::Failure;
@@ -41,11 +41,11 @@ struct Audience(Mutex<Watchers>);
 struct Watchers {
     list: Vec<(u64, Operation)>,
     next: u64,
-    told: Told,
+    replay: ProgressReplay,
 }
 
-/// One watcher's place; leaving it, however that happens, counts.
-struct Place<T> {
+/// Registration of one operation with a pull. Dropping it deregisters; the last one to go stops the pull.
+struct Watcher<T> {
     flight: Arc<Flight<T>>,
     number: u64,
 }
@@ -62,7 +62,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let place = {
+        let watcher = {
             let mut running = lock(&self.running);
             running.retain(|_, flight| flight.strong_count() > 0);
             let under_way = running.get(key).and_then(Weak::upgrade);
@@ -76,14 +76,14 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                     stop: CancellationToken::new(),
                 });
                 running.insert(key.to_owned(), Arc::downgrade(&flight));
-                let place = flight.enter(operation);
+                let watcher = flight.enter(operation);
                 let running = work(flight.audience.clone(), flight.stop.clone());
                 // A task of its own: it outlives the watcher that started it.
                 tokio::spawn(async move { flight.result.send_replace(Some(running.await)) });
-                place
+                watcher
             }
         };
-        let mut result = place.flight.result.subscribe();
+        let mut result = watcher.flight.result.subscribe();
         tokio::select! {
             known = result.wait_for(Option::is_some) => match known {
                 Ok(known) => known.clone().expect("that is what was waited for"),
@@ -95,17 +95,17 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 impl<T> Flight<T> {
-    fn enter(self: &Arc<Self>, operation: &Operation) -> Place<T> {
+    fn enter(self: &Arc<Self>, operation: &Operation) -> Watcher<T> {
         let mut watchers = lock(&self.audience.0);
         let number = watchers.next;
         watchers.next += 1;
-        watchers.told.again(operation);
+        watchers.replay.replay_to(operation);
         watchers.list.push((number, operation.clone()));
-        Place { flight: self.clone(), number }
+        Watcher { flight: self.clone(), number }
     }
 }
 
-impl<T> Drop for Place<T> {
+impl<T> Drop for Watcher<T> {
     fn drop(&mut self) {
         let mut watchers = lock(&self.flight.audience.0);
         watchers.list.retain(|(number, _)| *number != self.number);
@@ -118,7 +118,7 @@ impl<T> Drop for Place<T> {
 impl Progress for Audience {
     fn phase(&self, what: &str) {
         let mut watchers = lock(&self.0);
-        watchers.told.phase(what);
+        watchers.replay.phase(what);
         watchers.list.iter().for_each(|(_, operation)| operation.begin(what));
     }
 
@@ -128,13 +128,13 @@ impl Progress for Audience {
 
     fn part(&self, part: &Part<'_>) {
         let mut watchers = lock(&self.0);
-        watchers.told.part(part);
+        watchers.replay.part(part);
         watchers.list.iter().for_each(|(_, operation)| operation.part(part));
     }
 
     fn notice(&self, text: &str) {
         let mut watchers = lock(&self.0);
-        watchers.told.notice(text);
+        watchers.replay.notice(text);
         watchers.list.iter().for_each(|(_, operation)| operation.notice(text));
     }
 }

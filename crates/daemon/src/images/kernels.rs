@@ -1,6 +1,9 @@
 //! Kernels of the image service.
 
-use super::{ImageService, kernel_view::modification, no_kernel, off_thread, seconds};
+mod offers;
+mod view;
+
+use super::{ImageService, no_kernel, off_thread, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -82,7 +85,7 @@ impl ImageService {
         }
         match self.local_kernel(name).await {
             Ok(Some(kernel)) => {
-                let modified = modification(kernel.clone(), operation).await;
+                let modified = view::modification(kernel.clone(), operation).await;
                 let how = modified.map_or_else(String::new, |how| format!(", but modified ({how})"));
                 operation.notice(format!(
                     "kernel {name} is here already{how}; `banger kernel pull --force {name}` gets it anew"

@@ -4,7 +4,7 @@
 //! kernel that are here holds them; whoever moves names or takes one away waits until nobody does. So nothing is made of an
 //! image or a kernel that goes in the same moment.
 
-use super::{ImageService, lost::lost, no_image, off_thread};
+use super::{ImageService, missing::lost, no_image, off_thread};
 use crate::{
     failpoint,
     failures::Explain,

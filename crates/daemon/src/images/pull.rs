@@ -4,7 +4,7 @@
 //! reference to a registry, and is known here by its familiar name. A tag that moved points the name at another image;
 //! VMs stay with theirs.
 
-use super::{ImageService, known::familiar, names::Claim, seconds};
+use super::{ImageService, names::Claim, resolve::familiar, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},

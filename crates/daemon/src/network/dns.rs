@@ -6,7 +6,7 @@
 mod message;
 mod upstream;
 
-use super::{Guest, Shared, Uplink, life, policy::Lookup};
+use super::{Guest, Shared, Uplink, lifecycle, policy::Lookup};
 pub(crate) use message::read_as_any;
 use message::{Class, Kind, Query, Rcode, Record};
 use std::{
@@ -206,7 +206,7 @@ async fn forward(
         shared.guests.remember(&guest.vm, &addresses, &query.name);
         if !rules.is_empty() {
             let ttl = found.iter().map(|(_, ttl)| *ttl).min().unwrap_or(0).min(MAX_LEARNED_TTL);
-            if let Err(reason) = life::learn(&shared, guest, rules, &addresses, ttl).await {
+            if let Err(reason) = lifecycle::learn(&shared, guest, rules, &addresses, ttl).await {
                 tracing::warn!(vm = %guest.vm, name = query.name, reason, "a name's addresses cannot be opened");
                 return failed();
             }

@@ -1,7 +1,7 @@
 //! Who is attached: what the resolver and the repair go by.
 
 use super::Egress;
-use crate::store::Seat;
+use crate::store::AddressSlot;
 use banger_proto::{
     helper::{Attachment, Denial},
     name::{VmId, VmName},
@@ -20,7 +20,7 @@ const MAX_NAMES: usize = 1024;
 pub(crate) struct Guest {
     pub(crate) vm: VmId,
     pub(crate) name: VmName,
-    pub(crate) seat: Seat,
+    pub(crate) slot: AddressSlot,
     pub(crate) address: Ipv4Addr,
     pub(crate) egress: Egress,
 }
@@ -30,15 +30,15 @@ impl Guest {
     pub(super) fn attachment(&self) -> Attachment {
         Attachment {
             vm: self.vm.clone(),
-            network: self.seat.network,
-            host: self.seat.host,
+            network: self.slot.network,
+            host: self.slot.host,
             policy: self.egress.policy(),
         }
     }
 
     /// Whether two VMs see each other: on one named network. On the network of all others everybody is alone.
     fn sees(&self, other: &Self) -> bool {
-        self.vm == other.vm || (self.seat.network != 0 && self.seat.network == other.seat.network)
+        self.vm == other.vm || (self.slot.network != 0 && self.slot.network == other.slot.network)
     }
 }
 
@@ -166,7 +166,7 @@ pub(super) mod tests {
         let vm = format!("{:0>12}", format!("{network:x}{host:x}")).parse().unwrap();
         let address = Ipv4Addr::new(10, 213, network * 4, u8::try_from(host).unwrap());
         let egress = Egress::new(true, [], []);
-        Guest { vm, name: name.parse().unwrap(), seat: Seat { network, host }, address, egress }
+        Guest { vm, name: name.parse().unwrap(), slot: AddressSlot { network, host }, address, egress }
     }
 
     #[test]

@@ -25,11 +25,11 @@ use tokio::{
 };
 
 /// How long one request may take: a hundred times what it does.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Descriptors that come with one answer, at most.
 const MAX_DESCRIPTORS: usize = 2;
 /// Most of a dead helper's last words.
-const MAX_WORDS: u64 = 2048;
+const MAX_STDERR: u64 = 2048;
 
 /// A running helper. Dropping it ends it.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Helper {
         let answered = match self.broken.replace("nobody waited for its last answer".to_owned()) {
             Some(why) => Err(io::Error::other(why)),
             None => {
-                timeout(PATIENCE, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                timeout(TIMEOUT, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             }
         };
         match answered {
@@ -84,7 +84,7 @@ impl Helper {
             }
             Err(error) => {
                 self.broken = Some(error.to_string());
-                let words = self.last_words().await;
+                let words = self.stderr_tail().await;
                 if words.is_empty() {
                     return Err(error);
                 }
@@ -118,12 +118,12 @@ impl Helper {
     }
 
     /// Why it died, if it did and said so.
-    async fn last_words(&mut self) -> String {
+    async fn stderr_tail(&mut self) -> String {
         // One that hangs is as dead as one that is.
         let _ = self.child.start_kill();
         let mut words = Vec::new();
         if let Some(stderr) = self.child.stderr.take() {
-            let _ = timeout(Duration::from_secs(1), stderr.take(MAX_WORDS).read_to_end(&mut words)).await;
+            let _ = timeout(Duration::from_secs(1), stderr.take(MAX_STDERR).read_to_end(&mut words)).await;
         }
         let words = String::from_utf8_lossy(&words);
         words.trim().trim_start_matches("bangerd-root: ").to_owned()

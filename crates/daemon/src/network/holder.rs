@@ -26,9 +26,9 @@ use tokio::{
 /// The record, in the state directory.
 const RECORD: &str = "network.json";
 /// Most of what a child said that is kept.
-const MAX_WORDS: usize = 2048;
+const MAX_STDERR: usize = 2048;
 /// How long a holder may take to have its namespaces.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// What the interface to the outside is called.
 const UPLINK: &str = "up0";
 /// Its address and its router's: of a block that no machine's own address is in (RFC 7335). With the host's, which pasta
@@ -65,7 +65,7 @@ impl Record {
         for process in self.pasta.into_iter().chain([self.holder]) {
             let Some(process) = ProvenProcess::open(process)? else { continue };
             process.signal(Signal::KILL)?;
-            let _ = timeout(PATIENCE, process.ended()).await;
+            let _ = timeout(TIMEOUT, process.ended()).await;
             failpoint::hit("network.ended").await;
         }
         record::remove(state, RECORD)
@@ -97,9 +97,9 @@ pub(super) async fn hold(
     failpoint::hit("network.spawned").await;
     let mut stdout = child.stdout.take().expect("stdout was asked for");
     let mut word = [0; 6];
-    let said = timeout(PATIENCE, stdout.read_exact(&mut word)).await;
+    let said = timeout(TIMEOUT, stdout.read_exact(&mut word)).await;
     if !matches!(said, Ok(Ok(_))) || word != *b"ready\n" {
-        return Err(io::Error::other(last_words(&mut child).await));
+        return Err(io::Error::other(stderr_tail(&mut child).await));
     }
     let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
     let holder = ProcessIdentity::of(pid).ok_or(io::ErrorKind::NotFound)?;
@@ -142,29 +142,29 @@ pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) ->
 }
 
 /// Why a child that ended did so, in its own words.
-pub(super) async fn last_words(child: &mut Child) -> String {
+pub(super) async fn stderr_tail(child: &mut Child) -> String {
     let _ = child.start_kill();
     let mut words = Vec::new();
     if let Some(stderr) = child.stderr.take() {
-        let _ = timeout(PATIENCE, stderr.take(MAX_WORDS as u64).read_to_end(&mut words)).await;
+        let _ = timeout(TIMEOUT, stderr.take(MAX_STDERR as u64).read_to_end(&mut words)).await;
     }
-    in_words(&words)
+    as_message(&words)
 }
 
 /// Listens to a child until it is silent for good: one whose words nobody takes stands still once the pipe is full, and a
 /// guest can make pasta talk. Returns its last words.
-pub(super) async fn listen(mut child: Child) -> String {
+pub(super) async fn drain_stderr(mut child: Child) -> String {
     let mut words = Vec::new();
     if let Some(mut stderr) = child.stderr.take() {
         while matches!(stderr.read_buf(&mut words).await, Ok(1..)) {
-            words.drain(..words.len().saturating_sub(MAX_WORDS));
+            words.drain(..words.len().saturating_sub(MAX_STDERR));
         }
     }
     let _ = child.wait().await;
-    in_words(&words)
+    as_message(&words)
 }
 
-fn in_words(bytes: &[u8]) -> String {
+fn as_message(bytes: &[u8]) -> String {
     let words = String::from_utf8_lossy(bytes);
     let words = words.trim().trim_start_matches("bangerd-root: ");
     if words.is_empty() { "it ended without a word".to_owned() } else { words.to_owned() }
@@ -201,7 +201,7 @@ pub(super) mod tests {
     }
 
     /// A state directory, a record of this process, and a program in pasta's place that does this there and stays.
-    pub(in crate::network) fn place(does: &str) -> (tempfile::TempDir, Record, PathBuf) {
+    pub(in crate::network) fn fake_pasta(does: &str) -> (tempfile::TempDir, Record, PathBuf) {
         let temp = tempfile::tempdir().unwrap();
         let program = temp.path().join("pasta");
         let line = format!("#!/bin/sh\ncd '{}' && {does} && exec sleep 1000\n", temp.path().display());
@@ -215,11 +215,11 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_way_out_is_on_record_before_it_begins() {
-        let (temp, mut record, program) = place(KEEPS);
+        let (temp, mut record, program) = fake_pasta(KEEPS);
         let mut child = uplink(&program, &mut record, temp.path()).await.unwrap();
         let begun = temp.path().join("begun");
         let read = || fs::read(&begun).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let seen = timeout(PATIENCE, async {
+        let seen = timeout(TIMEOUT, async {
             loop {
                 match read() {
                     Some(seen) => break seen,
@@ -236,7 +236,7 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn one_that_cannot_be_written_down_does_not_begin() {
-        let (temp, mut record, program) = place(KEEPS);
+        let (temp, mut record, program) = fake_pasta(KEEPS);
         let nowhere = temp.path().join("gone");
         uplink(&program, &mut record, &nowhere).await.unwrap_err();
         assert_eq!(record.pasta, None);
@@ -247,8 +247,8 @@ pub(super) mod tests {
     async fn of_what_is_said_the_end_is_kept() {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "head -c 200000 /dev/zero | tr '\\0' x >&2; echo the end >&2"]);
-        let words = listen(command.stderr(Stdio::piped()).spawn().unwrap()).await;
-        assert!(words.ends_with("xthe end") && words.len() < MAX_WORDS, "{}: {words}", words.len());
-        assert_eq!(listen(Command::new("true").stderr(Stdio::piped()).spawn().unwrap()).await, in_words(b""));
+        let words = drain_stderr(command.stderr(Stdio::piped()).spawn().unwrap()).await;
+        assert!(words.ends_with("xthe end") && words.len() < MAX_STDERR, "{}: {words}", words.len());
+        assert_eq!(drain_stderr(Command::new("true").stderr(Stdio::piped()).spawn().unwrap()).await, as_message(b""));
     }
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 /// A VM's place: the number of its network, and of its address there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Seat {
+pub struct AddressSlot {
     /// 0 is the network whose VMs do not see each other.
     pub network: u8,
     /// Counted from the network's first address.
@@ -19,7 +19,7 @@ pub struct Seat {
 impl Store {
     /// Gives `vm` an address on a network and writes it down. One that has an address there keeps it.
     /// [`StoreError::Taken`] when there is no free address, or no free network.
-    pub async fn take_seat(&self, vm: &VmId, network: Option<&NetworkName>) -> Result<Seat, StoreError> {
+    pub async fn assign_address(&self, vm: &VmId, network: Option<&NetworkName>) -> Result<AddressSlot, StoreError> {
         let (vm, network) = (vm.to_string(), network.map(ToString::to_string));
         self.call(move |connection| {
             let transaction = connection.transaction()?;
@@ -27,19 +27,19 @@ impl Store {
                 Some(name) => number_of(&transaction, &name)?,
                 None => 0,
             };
-            let seat = match seat_of(&transaction, &vm)? {
-                Some(seat) if seat.network == number => seat,
-                _ => new_seat(&transaction, &vm, number)?,
+            let slot = match slot_of(&transaction, &vm)? {
+                Some(slot) if slot.network == number => slot,
+                _ => new_slot(&transaction, &vm, number)?,
             };
             forget_empty(&transaction)?;
             transaction.commit()?;
-            Ok(seat)
+            Ok(slot)
         })
         .await
     }
 
     /// Takes the address of `vm` back. What is not there is not missed.
-    pub async fn leave_seat(&self, vm: &VmId) -> Result<(), StoreError> {
+    pub async fn release_address(&self, vm: &VmId) -> Result<(), StoreError> {
         let vm = vm.to_string();
         self.call(move |connection| {
             connection.execute("DELETE FROM addresses WHERE vm_id = ?1", params![vm])?;
@@ -49,16 +49,16 @@ impl Store {
     }
 
     /// Every VM that has an address.
-    pub async fn seats(&self) -> Result<Vec<(VmId, Seat)>, StoreError> {
+    pub async fn assigned_addresses(&self) -> Result<Vec<(VmId, AddressSlot)>, StoreError> {
         self.call(|connection| {
             let mut query = connection.prepare("SELECT vm_id, network, host FROM addresses ORDER BY network, host")?;
             let rows = query.query_map([], |row| {
-                Ok((row.get::<_, String>(0)?, Seat { network: row.get(1)?, host: row.get(2)? }))
+                Ok((row.get::<_, String>(0)?, AddressSlot { network: row.get(1)?, host: row.get(2)? }))
             })?;
             rows.map(|row| {
-                let (vm, seat) = row?;
+                let (vm, slot) = row?;
                 let garbled = |error| StoreError::Garbled { what: format!("address of {vm}"), source: Box::new(error) };
-                Ok((vm.parse().map_err(garbled)?, seat))
+                Ok((vm.parse().map_err(garbled)?, slot))
             })
             .collect()
         })
@@ -66,9 +66,11 @@ impl Store {
     }
 }
 
-fn seat_of(connection: &Connection, vm: &str) -> rusqlite::Result<Option<Seat>> {
+fn slot_of(connection: &Connection, vm: &str) -> rusqlite::Result<Option<AddressSlot>> {
     let query = "SELECT network, host FROM addresses WHERE vm_id = ?1";
-    connection.query_row(query, params![vm], |row| Ok(Seat { network: row.get(0)?, host: row.get(1)? })).optional()
+    connection
+        .query_row(query, params![vm], |row| Ok(AddressSlot { network: row.get(0)?, host: row.get(1)? }))
+        .optional()
 }
 
 /// The number of a named network; a new name gets the lowest that is free.
@@ -91,7 +93,7 @@ fn number_of(transaction: &Transaction<'_>, name: &str) -> Result<u8, StoreError
     Ok(number)
 }
 
-fn new_seat(transaction: &Transaction<'_>, vm: &str, network: u8) -> Result<Seat, StoreError> {
+fn new_slot(transaction: &Transaction<'_>, vm: &str, network: u8) -> Result<AddressSlot, StoreError> {
     let query = "SELECT host FROM addresses WHERE host >= ?1 AND network = ?2 ORDER BY host";
     let free = lowest_free(transaction, query, 2, NETWORK_SIZE - 1, network)?;
     let host = free.and_then(|host| u16::try_from(host).ok()).ok_or(StoreError::Taken("every address"))?;
@@ -100,7 +102,7 @@ fn new_seat(transaction: &Transaction<'_>, vm: &str, network: u8) -> Result<Seat
          ON CONFLICT (vm_id) DO UPDATE SET network = excluded.network, host = excluded.host",
         params![vm, network, host],
     )?;
-    Ok(Seat { network, host })
+    Ok(AddressSlot { network, host })
 }
 
 /// The lowest number from `first` below `end` that the query does not list.
@@ -146,20 +148,20 @@ mod tests {
             store.insert_vm(vm.clone()).await.unwrap();
         }
         let [a, b, c] = vms.map(|vm| vm.id);
-        assert_eq!(store.take_seat(&a, None).await.unwrap(), Seat { network: 0, host: 2 });
-        assert_eq!(store.take_seat(&b, None).await.unwrap(), Seat { network: 0, host: 3 });
-        assert_eq!(store.take_seat(&a, None).await.unwrap(), Seat { network: 0, host: 2 });
-        assert_eq!(store.take_seat(&c, Some(&network)).await.unwrap(), Seat { network: 1, host: 2 });
-        assert_eq!(store.take_seat(&a, Some(&network)).await.unwrap(), Seat { network: 1, host: 3 });
-        store.leave_seat(&c).await.unwrap();
-        store.leave_seat(&c).await.unwrap();
+        assert_eq!(store.assign_address(&a, None).await.unwrap(), AddressSlot { network: 0, host: 2 });
+        assert_eq!(store.assign_address(&b, None).await.unwrap(), AddressSlot { network: 0, host: 3 });
+        assert_eq!(store.assign_address(&a, None).await.unwrap(), AddressSlot { network: 0, host: 2 });
+        assert_eq!(store.assign_address(&c, Some(&network)).await.unwrap(), AddressSlot { network: 1, host: 2 });
+        assert_eq!(store.assign_address(&a, Some(&network)).await.unwrap(), AddressSlot { network: 1, host: 3 });
+        store.release_address(&c).await.unwrap();
+        store.release_address(&c).await.unwrap();
         assert_eq!(
-            store.seats().await.unwrap(),
-            [(b, Seat { network: 0, host: 3 }), (a.clone(), Seat { network: 1, host: 3 })]
+            store.assigned_addresses().await.unwrap(),
+            [(b, AddressSlot { network: 0, host: 3 }), (a.clone(), AddressSlot { network: 1, host: 3 })]
         );
-        store.leave_seat(&a).await.unwrap();
+        store.release_address(&a).await.unwrap();
         let other: NetworkName = "other".parse().unwrap();
-        assert_eq!(store.take_seat(&a, Some(&other)).await.unwrap().network, 1, "its number is free again");
+        assert_eq!(store.assign_address(&a, Some(&other)).await.unwrap().network, 1, "its number is free again");
         assert!(store.delete_vm(&a).await.is_err(), "a VM with an address cannot go");
     }
 }

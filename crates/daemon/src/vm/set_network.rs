@@ -73,7 +73,7 @@ impl Change {
         failpoint::hit("set.recorded").await;
         let (now, before) = (&self.after, &self.before);
         if (now.nat, &now.allow, &now.deny) != (before.nat, &before.allow, &before.deny) {
-            owner.parts.network.repolicy(&owner.row).await?;
+            owner.parts.network.update_policy(&owner.row).await?;
             failpoint::hit("set.told").await;
         }
         let Some(shim) = shim else { return Ok(()) };
@@ -92,7 +92,7 @@ impl Change {
         }
         let mut is_back = true;
         // The policy that failed to change is the one that was there, or becomes it again.
-        if let Err(failure) = owner.parts.network.repolicy(&owner.row).await {
+        if let Err(failure) = owner.parts.network.update_policy(&owner.row).await {
             tracing::error!(vm = %owner.row.name, %failure, "its policy cannot be as it was");
             let mut changed = owner.row.clone();
             let publish = changed.spec.network.publish.clone();

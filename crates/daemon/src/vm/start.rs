@@ -303,7 +303,7 @@ async fn prepare(
         console: Console { path: state_dir.join(super::console::FILE), cap: parts.config.console_cap.value },
         state_dir,
         run_dir,
-        network: launch.card.map(|card| card.host),
+        network: launch.nic.map(|nic| nic.host),
         ports: launch.ports,
     };
     driver(plan.vmm).check(&plan).map_err(|refusal| {

@@ -9,7 +9,7 @@ fn block() -> Cidr {
 #[test]
 fn the_tables_as_text() {
     let host = [Ipv4Addr::new(192, 168, 1, 7)];
-    insta::assert_snapshot!(tables(Owner(1000), Ground::OwnNamespace, block(), 3, &host));
+    insta::assert_snapshot!(tables(Owner(1000), Scope::OwnNamespace, block(), 3, &host));
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_vm_as_text() {
     let owner = Owner(1000);
     let address = names::address(block(), 0, 5).unwrap();
     let vm = attachment.vm.clone();
-    let place = |chain: &str| Place { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint: None };
+    let place = |chain: &str| AttachedVm { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint: None };
     let (shared, own) = (place("internet"), place(&names::chain(&vm)));
     let plain =
         Attachment { policy: Policy { base: Base::Internet, deny: vec![], allow: vec![] }, ..attachment.clone() };
@@ -70,7 +70,7 @@ fn a_vm_without_rules_of_its_own_is_three_elements() {
     ];
     assert_eq!(comes, expected);
     // The same again is the same.
-    let place = |chain: &str| Place { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint: None };
+    let place = |chain: &str| AttachedVm { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint: None };
     assert_eq!(edits(attach(owner, address, &attachment(Base::Internet), Some(&place("internet")))), comes);
     // Another policy takes the element's place in the same transaction.
     let closed = edits(attach(owner, address, &attachment(Base::Nothing), Some(&place("internet"))));
@@ -89,13 +89,13 @@ fn rules_that_are_there_already_stay() {
         Attachment { vm: vm.clone(), network: 0, host: 5, policy }
     };
     let known = fingerprint(&attachment(443).policy);
-    let place = Place { vm: vm.clone(), address, chain: names::chain(&vm), fingerprint: Some(known) };
+    let place = AttachedVm { vm: vm.clone(), address, chain: names::chain(&vm), fingerprint: Some(known) };
     let Change::Text(text) = attach(owner, address, &attachment(443), None) else { panic!("no rules") };
     assert!(text.contains(&format!("rules {known:x}")), "{text}");
     assert!(matches!(attach(owner, address, &attachment(443), Some(&place)), Change::Edits(_)));
     assert!(matches!(attach(owner, address, &attachment(80), Some(&place)), Change::Text(_)));
     // Nobody knows which rules they are.
-    let unknown = Place { fingerprint: None, ..place };
+    let unknown = AttachedVm { fingerprint: None, ..place };
     assert!(matches!(attach(owner, address, &attachment(443), Some(&unknown)), Change::Text(_)));
 }
 

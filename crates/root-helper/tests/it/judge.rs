@@ -13,9 +13,9 @@ use banger_proto::{
 use banger_root_helper::{
     check::check,
     names::{self, Owner},
-    rules::{self, Change, Ground},
+    rules::{self, Change, Scope},
     serve,
-    status::Place,
+    status::AttachedVm,
 };
 use std::net::Ipv4Addr;
 
@@ -39,8 +39,8 @@ pub(crate) fn request(owner: Owner, request: &Request) {
     let first: Cidr = "10.213.0.0/16".parse().expect("a block");
     match request {
         Request::EnsureNetwork { block, network, host } => {
-            for ground in [Ground::OwnNamespace, Ground::Machine(first)] {
-                tables(owner, *network, &rules::tables(owner, ground, *block, *network, host));
+            for scope in [Scope::OwnNamespace, Scope::Machine(first)] {
+                tables(owner, *network, &rules::tables(owner, scope, *block, *network, host));
             }
             assert!(names::gateway(*block, *network).is_some_and(|gateway| !is_public(gateway)));
         }
@@ -68,7 +68,7 @@ fn attach(owner: Owner, block: Cidr, attachment: &Attachment) {
     let address = names::address(block, attachment.network, attachment.host).expect("an accepted one has an address");
     let own = names::chain(vm);
     let place =
-        |(chain, fingerprint): (&str, _)| Place { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint };
+        |(chain, fingerprint): (&str, _)| AttachedVm { vm: vm.clone(), address, chain: chain.to_owned(), fingerprint };
     let standings = [(names::INTERNET, None), (names::NOTHING, None), (&own, None), (&own, Some(1))].map(place);
     for standing in standings.iter().map(Some).chain([None]) {
         let change = rules::attach(owner, address, attachment, standing);
@@ -91,7 +91,7 @@ fn attach(owner: Owner, block: Cidr, attachment: &Attachment) {
 fn detach(owner: Owner, vm: &VmId) {
     let address = Ipv4Addr::new(10, 213, 0, 2);
     for chain in [names::chain(vm), names::INTERNET.to_owned(), names::NOTHING.to_owned()] {
-        let place = Place { vm: vm.clone(), address, chain, fingerprint: None };
+        let place = AttachedVm { vm: vm.clone(), address, chain, fingerprint: None };
         judge(owner, vm, address, &rules::detach(owner, &place));
     }
 }

@@ -228,7 +228,7 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
     std::fs::write(&catalog, serde_json::json!({"version": 1, "entries": [entry]}).to_string()).unwrap();
     let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.path().into()), 0).unwrap();
     let store = crate::store::Store::open(&dir.path().join("state.db")).unwrap();
-    let catalogs = vec![crate::config::CatalogPlace::Path(catalog)];
+    let catalogs = vec![crate::config::CatalogLocation::Path(catalog)];
     let service = ImageService::open(&layout, store, "/agent".into(), vec![], catalogs, Limits::default()).unwrap();
     assert_eq!(service.proper_name(&typed).await.unwrap(), typed, "the catalog's");
     let longer: ImageName = id.as_str()[..8].parse().unwrap();

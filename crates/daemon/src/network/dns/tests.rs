@@ -23,12 +23,12 @@ struct World {
 /// Names resolve to these records, for a guest that may reach what `www.example.com` resolves to and nothing else. The helper
 /// does what it is asked for or refuses it.
 async fn world(records: Vec<Record>, refused: bool) -> World {
-    let (temp, network) = life::tests::network(Uplink::Auto);
+    let (temp, network) = lifecycle::tests::network(Uplink::Auto);
     let (helper, stream) = helper::tests::silent();
     let asked = Arc::default();
     let helpers = if refused { HelperAnswer::Failed { reason: "the set is full".into() } } else { HelperAnswer::Done };
     tokio::spawn(helper::tests::serve(stream, Arc::clone(&asked), helpers));
-    *network.shared.live.lock().await = Some(life::tests::live(helper));
+    *network.shared.live.lock().await = Some(lifecycle::tests::live(helper));
     let mut guest = guests::tests::guest("a", 0, 2);
     guest.egress = Egress::new(false, [], ["10.0.0.0/8", "www.example.com:80"].map(|rule| rule.parse().unwrap()));
     network.shared.guests.insert(guest.clone());
@@ -180,7 +180,7 @@ async fn names_are_answered_refused_or_asked_for_by_who_asks() {
     assert_eq!(world.asked(), []);
 
     // On a network with the other one, and with the internet open, where names have nothing to open.
-    world.guest.seat.network = 1;
+    world.guest.slot.network = 1;
     world.guest.egress = Egress::new(true, [], []);
     let found = world.ask("db.vm").await;
     assert_eq!((verdict(&found), message::addresses(&found)), ((0, true), vec![(peer.address, TTL)]));

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// How long one resolver may take before the next is asked.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Resolvers that are asked for one question.
 const MAX_TRIES: usize = 3;
 /// Largest `resolv.conf` that is read, in bytes.
@@ -54,7 +54,7 @@ impl Upstream {
         for resolver in self.resolvers().into_iter().take(MAX_TRIES) {
             let answered =
                 async { if stream { over_tcp(resolver, &asked).await } else { over_udp(resolver, &asked).await } };
-            if let Ok(Ok(mut answer)) = timeout(PATIENCE, answered).await
+            if let Ok(Ok(mut answer)) = timeout(TIMEOUT, answered).await
                 && answers(&asked, &answer)
             {
                 answer[..2].copy_from_slice(&query[..2]);

@@ -4,7 +4,7 @@
 //! that schema wrote into it after it had brought it up to date. So a user's database of any age is one of the steps here.
 
 use super::*;
-use crate::store::{Lease, Pinned, Seat, Store, VmRow};
+use crate::store::{AddressSlot, Lease, Pinned, Store, VmRow};
 use banger_proto::api::vm::VmState;
 use rusqlite_migration::SchemaVersion;
 
@@ -109,7 +109,7 @@ async fn what_earlier_daemons_wrote_means_what_it_meant() {
     let web = get("web").await;
     assert_eq!(web.spec.network.name.unwrap().to_string(), "backend");
     assert_eq!((web.spec.network.allow.len(), web.spec.network.deny.len(), web.run.published.len()), (2, 1, 1));
-    assert!(store.seats().await.unwrap().contains(&(web.id, Seat { network: 1, host: 2 })));
+    assert!(store.assigned_addresses().await.unwrap().contains(&(web.id, AddressSlot { network: 1, host: 2 })));
 
     let work = get("work").await;
     assert!(work.run.deleting, "its deletion goes on");

@@ -3,7 +3,7 @@
 
 use super::{SOON, inside};
 use crate::sh;
-use banger_proto::network::place::mac;
+use banger_proto::network::addressing::mac;
 use banger_testkit::{Space, TestEnv, wait_until};
 use std::{
     net::{Ipv4Addr, UdpSocket},

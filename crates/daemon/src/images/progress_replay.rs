@@ -12,14 +12,14 @@ const NOTICES: usize = 64;
 
 /// What there is to say again.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ProgressReplay {
     phase: Option<String>,
     notices: VecDeque<String>,
     /// Each layer in each state it was in, with how far it was last.
     parts: Vec<(String, PartState, u64, u64)>,
 }
 
-impl Told {
+impl ProgressReplay {
     /// A new phase began.
     pub(super) fn phase(&mut self, what: &str) {
         self.phase = Some(what.to_owned());
@@ -47,7 +47,7 @@ impl Told {
     }
 
     /// Says it to one who was not there.
-    pub(super) fn again(&self, operation: &Operation) {
+    pub(super) fn replay_to(&self, operation: &Operation) {
         if let Some(phase) = &self.phase {
             operation.begin(phase.clone());
         }
@@ -69,16 +69,16 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_a_layer_that_begins_anew_has_not_ended() {
-        let mut told = Told::default();
-        let mut part = |state, done| told.part(&Part { name: "a", state, done, total: 9 });
+        let mut replay = ProgressReplay::default();
+        let mut part = |state, done| replay.part(&Part { name: "a", state, done, total: 9 });
         part(PartState::Waiting, 0);
         (0..1000).for_each(|done| part(PartState::Cached, done));
         part(PartState::Done, 9);
         part(PartState::Waiting, 0);
         part(PartState::Coming, 3);
-        let states: Vec<_> = told.parts.iter().map(|(_, state, done, _)| (*state, *done)).collect();
+        let states: Vec<_> = replay.parts.iter().map(|(_, state, done, _)| (*state, *done)).collect();
         assert_eq!(states, [(PartState::Waiting, 0), (PartState::Coming, 3)]);
-        (0..1000).for_each(|number| told.notice(&number.to_string()));
-        assert_eq!((told.notices.len(), told.notices.back().unwrap().as_str()), (NOTICES, "999"));
+        (0..1000).for_each(|number| replay.notice(&number.to_string()));
+        assert_eq!((replay.notices.len(), replay.notices.back().unwrap().as_str()), (NOTICES, "999"));
     }
 }

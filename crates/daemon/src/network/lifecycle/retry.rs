@@ -1,6 +1,6 @@
 //! Trying again what has failed, until it is done or nobody needs it.
 
-use super::{RETRY, Trouble, ready};
+use super::{HelperError, RETRY, ready};
 use crate::network::Shared;
 use banger_proto::{helper::Request, name::VmId};
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use tokio::time::sleep;
 
 /// Brings back what is missing, if a VM needs it.
-pub(super) fn now(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+pub(super) fn once(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let mut slot = shared.live.lock().await;
         if !shared.guests.is_empty()
@@ -23,8 +23,8 @@ pub(super) fn now(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send
 
 /// Does so again and again, after pauses that grow, until everything is there. One such at a time: `shared.live` must be
 /// locked.
-pub(super) fn later(shared: &Arc<Shared>) {
-    if shared.mending.swap(true, Ordering::Relaxed) {
+pub(super) fn until_ready(shared: &Arc<Shared>) {
+    if shared.retrying.swap(true, Ordering::Relaxed) {
         return;
     }
     let shared = Arc::downgrade(shared);
@@ -34,10 +34,10 @@ pub(super) fn later(shared: &Arc<Shared>) {
             sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
             let Some(shared) = shared.upgrade() else { return };
-            now(shared.clone()).await;
+            once(shared.clone()).await;
             let slot = shared.live.lock().await;
             if slot.is_some() || shared.guests.is_empty() {
-                shared.mending.store(false, Ordering::Relaxed);
+                shared.retrying.store(false, Ordering::Relaxed);
                 return;
             }
         }
@@ -45,7 +45,7 @@ pub(super) fn later(shared: &Arc<Shared>) {
 }
 
 /// Puts VMs on the network whom the helper refused when it began, until it takes them or they are gone.
-pub(super) async fn place(shared: Weak<Shared>, mut refused: Vec<VmId>) {
+pub(super) async fn attach_refused(shared: Weak<Shared>, mut refused: Vec<VmId>) {
     let mut pause = RETRY.0;
     while !refused.is_empty() {
         sleep(pause).await;
@@ -56,11 +56,11 @@ pub(super) async fn place(shared: Weak<Shared>, mut refused: Vec<VmId>) {
         let mut still = Vec::new();
         for vm in refused {
             let Some(guest) = shared.guests.by_vm(&vm) else { continue };
-            match live.place(&shared, &guest).await {
+            match live.attach(&shared, &guest).await {
                 Ok(()) => tracing::info!(vm = %guest.name, "a VM's network is as it should be"),
-                Err(Trouble::Refused(_)) => still.push(vm),
+                Err(HelperError::Refused(_)) => still.push(vm),
                 // The next helper is told of everybody.
-                Err(Trouble::Broken(_)) => return,
+                Err(HelperError::Broken(_)) => return,
             }
         }
         refused = still;
@@ -68,7 +68,7 @@ pub(super) async fn place(shared: Weak<Shared>, mut refused: Vec<VmId>) {
 }
 
 /// Has what belongs to no VM removed, until the helper does it: it refused to. Bridges go along that nobody stands on.
-pub(super) fn tidy(shared: &Arc<Shared>) {
+pub(super) fn remove_strays(shared: &Arc<Shared>) {
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
         let mut pause = RETRY.0;
@@ -86,7 +86,7 @@ pub(super) fn tidy(shared: &Arc<Shared>) {
             }
             let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
             // Before it is known how far the helper comes: a bridge that is there still is made again without harm.
-            live.networks.retain(|network| *network == 0 || guests.iter().any(|guest| guest.seat.network == *network));
+            live.networks.retain(|network| *network == 0 || guests.iter().any(|guest| guest.slot.network == *network));
             match live.tell(&Request::Reconcile { vms }).await {
                 Ok(()) => return shared.guests.no_strays(),
                 Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),

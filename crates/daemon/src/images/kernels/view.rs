@@ -1,13 +1,12 @@
 //! Kernels as the API shows them.
 
 use super::{
-    ImageService,
-    kernel_offers::{Offer, Offers},
-    kernels::damaged,
-    no_kernel, off_thread,
+    damaged,
+    offers::{Offer, Offers},
 };
 use crate::{
     failures::Explain,
+    images::{ImageService, no_kernel, off_thread},
     operation::{Operation, blocking},
 };
 use banger_artifacts::kernel::{Bundle, Kernel, KernelError, Provenance, Source};
@@ -140,7 +139,7 @@ fn offered(offer: Offer<'_>) -> artifact::Kernel {
         arch: entry.arch.clone(),
         kernel_version: entry.kernel_version.clone(),
         description: Some(entry.description.clone()).filter(|text| !text.is_empty()),
-        catalog: Some(offer.place.to_owned()),
+        catalog: Some(offer.location.to_owned()),
         download: entry.bundle().map(|bundle| ByteSize(bundle.size)),
         source: entry.sources.iter().find_map(would_come_from),
         ..nothing_known(&entry.name)

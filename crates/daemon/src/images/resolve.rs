@@ -1,6 +1,6 @@
 //! What a text means that is typed for an image here: a name, a reference in whatever form, an id or the beginning of one.
 
-use super::{ImageService, lost::lost};
+use super::{ImageService, missing::lost};
 use crate::store::Origin;
 use banger_artifacts::oci::Reference;
 use banger_proto::{

@@ -1,6 +1,6 @@
 //! What is noticed by itself: the end of a process, and another network around this host.
 
-use super::{AGAIN, LOOK, RETRY, SETTLE, Trouble, ended, mend};
+use super::{AGAIN, HelperError, LOOK, RETRY, SETTLE, ended, retry};
 use crate::{
     network::{Shared, changes::Changes},
     process::ProcessIdentity,
@@ -24,7 +24,7 @@ pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper:
     }
     let Some(shared) = shared.upgrade() else { return };
     // From a task of its own: this one ends with the network it belongs to.
-    tokio::spawn(mend::now(shared));
+    tokio::spawn(retry::once(shared));
 }
 
 /// The host moves to another network, gets another address, starts a VPN: its addresses stay closed to guests, and a way
@@ -79,7 +79,7 @@ async fn tell_host(shared: &Arc<Shared>, heard: bool) -> io::Result<()> {
     let moved = host_addresses()? != live.host;
     if moved {
         tracing::info!("this host's addresses changed");
-        live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+        live.ensure(shared, 0).await.map_err(HelperError::into_io)?;
     }
     if moved || heard {
         live.pasta_retry = RETRY.0;
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::network::{
         Uplink, helper,
-        life::tests::{self, wait},
+        lifecycle::tests::{self, wait},
     };
     use banger_proto::helper::Answer;
 

@@ -54,7 +54,7 @@ pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
 /// Who relies on images that are not here, for who has their bytes from the bundles of a catalog's entry, beside a word of
 /// their own on how they are run. What other catalogs say is asked once.
 #[derive(Debug)]
-pub(super) struct Relied {
+pub(super) struct Dependents {
     store: Store,
     offers: Arc<ImageOffers>,
     /// Whose bundles these are.
@@ -65,16 +65,16 @@ pub(super) struct Relied {
 
 /// Who relies on an image, as far as that is known.
 #[derive(Debug)]
-pub(super) enum Known {
+pub(super) enum Dependence {
     /// Nobody who had it from elsewhere.
-    Nobody,
+    None,
     /// Somebody who did: what to say of it.
-    Somebody(Box<Failure>),
+    Depends(Box<Failure>),
     /// That is for catalogs to say that were not asked.
-    NotYet,
+    Unknown,
 }
 
-impl Relied {
+impl Dependents {
     pub(super) fn new(store: Store, offers: Arc<ImageOffers>, entry: ImageName) -> Self {
         Self { store, offers, entry, of_bundles: Mutex::default() }
     }
@@ -93,32 +93,32 @@ impl Relied {
     }
 
     /// What is known without asking anybody.
-    pub(super) async fn known(&self, id: &ImageId) -> Result<Known, StoreError> {
+    pub(super) async fn look_up(&self, id: &ImageId) -> Result<Dependence, StoreError> {
         let mut not_asked = false;
         for (name, origin) in self.others(id).await? {
             match entry_of(&origin).map(|entry| self.answer(&entry)) {
                 // Its word goes before that of no other bundle.
                 Some(Some(true)) => {}
                 Some(None) => not_asked = true,
-                Some(Some(false)) | None => return Ok(Known::Somebody(Box::new(lost(&name, &origin)))),
+                Some(Some(false)) | None => return Ok(Dependence::Depends(Box::new(lost(&name, &origin)))),
             }
         }
         if not_asked {
-            return Ok(Known::NotYet);
+            return Ok(Dependence::Unknown);
         }
         if !self.store.names_of_image(id).await?.is_empty() {
-            return Ok(Known::Nobody);
+            return Ok(Dependence::None);
         }
         // No name is left to tell where they had it from.
         let users = self.store.vms_of_image(id).await?;
         if users.is_empty() {
-            return Ok(Known::Nobody);
+            return Ok(Dependence::None);
         }
         let mut failure = in_use(&format!("image {id}"), &users);
         let entry = &self.entry;
         let believed = format!("`banger image pull --force {entry}` takes the bundle's word for how it is run");
         failure.hints.insert(0, believed);
-        Ok(Known::Somebody(Box::new(failure)))
+        Ok(Dependence::Depends(Box::new(failure)))
     }
 
     /// The names that others gave the image.
@@ -141,18 +141,18 @@ impl Relied {
 
 /// The same for code that blocks, on behalf of somebody who may give up.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) relied: Arc<Relied>,
+pub(super) struct BlockingDependents {
+    pub(super) dependents: Arc<Dependents>,
     pub(super) runtime: Handle,
     pub(super) stop: CancellationToken,
 }
 
-impl Reliance for Waiting {
+impl Reliance for BlockingDependents {
     fn is_relied_on(&self, id: &ImageId) -> io::Result<Option<bool>> {
-        match self.runtime.block_on(self.relied.known(id)).map_err(io::Error::other)? {
-            Known::Nobody => Ok(Some(false)),
-            Known::Somebody(_) => Ok(Some(true)),
-            Known::NotYet => Ok(None),
+        match self.runtime.block_on(self.dependents.look_up(id)).map_err(io::Error::other)? {
+            Dependence::None => Ok(Some(false)),
+            Dependence::Depends(_) => Ok(Some(true)),
+            Dependence::Unknown => Ok(None),
         }
     }
 
@@ -161,7 +161,7 @@ impl Reliance for Waiting {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Err(io::Error::other("it was given up")),
-                asked = self.relied.ask(id) => asked.map_err(io::Error::other),
+                asked = self.dependents.ask(id) => asked.map_err(io::Error::other),
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Starting what is missing of the network, around what is still there.
 
-use super::{Live, RETRY, Trouble, mend, watch::watch};
+use super::{HelperError, Live, RETRY, retry, watch::watch};
 use crate::{
     failpoint,
     network::{
@@ -52,33 +52,33 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         attempts: 0,
         pasta_retry: RETRY.0,
     };
-    live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+    live.ensure(shared, 0).await.map_err(HelperError::into_io)?;
     failpoint::hit("network.ensured").await;
     let guests = shared.guests.all();
     let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
-    live.tell(&Request::Reconcile { vms }).await.map_err(Trouble::into_io)?;
+    live.tell(&Request::Reconcile { vms }).await.map_err(HelperError::into_io)?;
     failpoint::hit("network.reconciled").await;
     shared.guests.no_strays();
     if guests.is_empty() {
         // Reconciling with nobody takes the tables away too.
         live.networks.clear();
-        live.ensure(shared, 0).await.map_err(Trouble::into_io)?;
+        live.ensure(shared, 0).await.map_err(HelperError::into_io)?;
         failpoint::hit("network.ensured").await;
     }
     let mut refused = Vec::new();
     for guest in &guests {
-        match live.place(shared, guest).await {
+        match live.attach(shared, guest).await {
             Ok(()) => failpoint::hit("network.placed").await,
-            Err(Trouble::Refused(reason)) => {
+            Err(HelperError::Refused(reason)) => {
                 // It has the rules that it had, and the others are not to be without theirs for it.
                 tracing::error!(vm = %guest.name, reason, "a VM's network is not as it should be; it is tried again");
                 refused.push(guest.vm.clone());
             }
-            Err(Trouble::Broken(error)) => return Err(error),
+            Err(HelperError::Broken(error)) => return Err(error),
         }
     }
     if !refused.is_empty() {
-        live.tasks.push(tokio::spawn(mend::place(Arc::downgrade(shared), refused)));
+        live.tasks.push(tokio::spawn(retry::attach_refused(Arc::downgrade(shared), refused)));
     }
     live.uplink(shared).await;
     live.tasks.push(tokio::spawn(watch(Arc::downgrade(shared), live.record.holder, live.helper.process())));

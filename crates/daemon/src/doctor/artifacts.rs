@@ -1,6 +1,6 @@
 //! The kernels on this host are whole, byte by byte, and the images as far as a look can tell.
 
-use super::{Check, Host, Look, fail, pass};
+use super::{Check, Host, fail, pass};
 use crate::failures::Explain as _;
 use banger_artifacts::{
     image::Image,
@@ -8,14 +8,15 @@ use banger_artifacts::{
     kernel::{Kernel, KernelError},
 };
 use banger_proto::api::host::Finding;
+use futures_util::future::BoxFuture;
 use std::{fs, path::Path};
 
 const NAME: &str = "kernels and images";
 
-pub(super) struct Stock;
+pub(super) struct Artifacts;
 
-impl Check for Stock {
-    fn look<'a>(&'a self, host: &'a Host) -> Look<'a> {
+impl Check for Artifacts {
+    fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let kernels = names(&host.layout.kernels());
         let images = names(&host.layout.images());
         let bad_kernels = kernels.iter().filter_map(|name| {
@@ -100,12 +101,12 @@ mod tests {
     #[tokio::test]
     async fn damage_is_found_with_the_command_that_mends_it() {
         let bench = Bench::new();
-        let (verdict, text) = bench.look(&Stock).await.remove(0);
+        let (verdict, text) = bench.run(&Artifacts).await.remove(0);
         assert!(verdict == Verdict::Pass && text.contains("none here yet"), "{text}");
         bench.write("s/kernels/debian-6.1/vmlinux", "ELF");
         bench.write("s/images/0123456789abcdef/manifest.json", "{");
         bench.write("s/images/.staging/x", "");
-        let found = bench.look(&Stock).await;
+        let found = bench.run(&Artifacts).await;
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].0 == Verdict::Fail && found[0].1.contains("kernel pull --force debian-6.1"), "{found:?}");
         assert!(found[1].1.contains("image delete 0123456789abcdef"), "{found:?}");

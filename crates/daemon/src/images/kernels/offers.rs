@@ -3,19 +3,19 @@
 //! A pull fails where a catalog that cannot be read might have replaced what it finds; a listing shows what there is and
 //! says what is missing.
 
-use super::catalogs::{KernelOffers, Said};
+use crate::images::catalogs::{KernelOffers, Snapshot};
 use banger_artifacts::kernel::{Catalog, CatalogEntry};
 use banger_proto::{api::artifact::KernelCatalog, failure::Failure, name::KernelName};
 use std::sync::Arc;
 
 /// What the catalogs say at one moment, the one that decides first.
 #[derive(Debug)]
-pub(super) struct Offers(Said<CatalogEntry>);
+pub(super) struct Offers(Snapshot<CatalogEntry>);
 
 /// An entry and the catalog it stands in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer<'a> {
-    pub(super) place: &'a str,
+    pub(super) location: &'a str,
     pub(super) entry: &'a CatalogEntry,
 }
 
@@ -34,12 +34,12 @@ impl KernelOffers {
 impl Offers {
     /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read.
     pub(super) fn find(&self, name: &KernelName) -> Result<Option<Offer<'_>>, Failure> {
-        for (place, catalog) in &self.0 {
+        for (location, catalog) in &self.0 {
             match catalog {
                 Err(failure) => return Err(failure.clone()),
                 Ok(catalog) => {
                     if let Some(entry) = catalog.here(name) {
-                        return Ok(Some(Offer { place, entry }));
+                        return Ok(Some(Offer { location, entry }));
                     }
                 }
             }
@@ -55,11 +55,11 @@ impl Offers {
     /// Everything there is for this host's processor in the catalogs that can be read, by name.
     pub(super) fn all(&self) -> Vec<Offer<'_>> {
         let mut all: Vec<Offer<'_>> = Vec::new();
-        for (place, catalog) in &self.0 {
+        for (location, catalog) in &self.0 {
             for entry in catalog.iter().flat_map(|catalog| catalog.entries()) {
                 let is_new = !all.iter().any(|offer| offer.entry.name == entry.name);
                 if entry.arch == std::env::consts::ARCH && is_new {
-                    all.push(Offer { place, entry });
+                    all.push(Offer { location, entry });
                 }
             }
         }
@@ -70,8 +70,8 @@ impl Offers {
     /// Which catalogs there are and how they are.
     pub(super) fn catalogs(&self) -> Vec<KernelCatalog> {
         let here = |catalog: &Catalog| catalog.entries().iter().filter(|e| e.arch == std::env::consts::ARCH).count();
-        let describe = |(place, catalog): &(String, Result<Arc<Catalog>, Failure>)| KernelCatalog {
-            place: place.clone(),
+        let describe = |(location, catalog): &(String, Result<Arc<Catalog>, Failure>)| KernelCatalog {
+            place: location.clone(),
             kernels: catalog.as_deref().map_or(0, here),
             failure: catalog.as_ref().err().cloned(),
         };
@@ -88,11 +88,12 @@ impl Offer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::catalogs::BUILT_IN, *};
-    use crate::config::CatalogPlace;
+    use super::*;
+    use crate::config::CatalogLocation;
+    use crate::images::catalogs::BUILT_IN;
     use banger_proto::failure::Code;
 
-    fn catalog(dir: &tempfile::TempDir, file: &str, entries: &[(&str, &str)]) -> CatalogPlace {
+    fn catalog(dir: &tempfile::TempDir, file: &str, entries: &[(&str, &str)]) -> CatalogLocation {
         let entries: Vec<_> = entries
             .iter()
             .map(|(name, distro)| {
@@ -102,7 +103,7 @@ mod tests {
             .collect();
         let path = dir.path().join(file);
         std::fs::write(&path, serde_json::json!({"version": 1, "entries": entries}).to_string()).unwrap();
-        CatalogPlace::Path(path)
+        CatalogLocation::Path(path)
     }
 
     fn distro(offers: &Offers, name: &str) -> Option<String> {
@@ -118,16 +119,16 @@ mod tests {
         assert_eq!(distro(&offers, "mine-6.12").as_deref(), Some("second"));
         assert_eq!(distro(&offers, "debian-6.1").as_deref(), Some("first"));
         let found = offers.find(&"debian-6.1".parse().unwrap()).unwrap().unwrap();
-        assert!(found.place.ends_with("/a"), "{found:?}");
+        assert!(found.location.ends_with("/a"), "{found:?}");
         assert_eq!(found.alone().entries().len(), 1);
-        let places: Vec<_> = offers.catalogs().into_iter().map(|catalog| (catalog.place, catalog.kernels)).collect();
-        assert!(places[0].0.ends_with("/b") && places[0].1 == 1 && places[2].0 == BUILT_IN, "{places:?}");
+        let locations: Vec<_> = offers.catalogs().into_iter().map(|catalog| (catalog.place, catalog.kernels)).collect();
+        assert!(locations[0].0.ends_with("/b") && locations[0].1 == 1 && locations[2].0 == BUILT_IN, "{locations:?}");
     }
 
     #[tokio::test]
     async fn a_catalog_that_cannot_be_read_hides_what_lies_under_it() {
         let dir = tempfile::tempdir().unwrap();
-        let gone = CatalogPlace::Path(dir.path().join("gone"));
+        let gone = CatalogLocation::Path(dir.path().join("gone"));
         let top = catalog(&dir, "top", &[("mine-6.12", "top")]);
         let offers = KernelOffers::new(vec![gone, top]).offers().await;
         assert_eq!(offers.find(&"mine-6.12".parse().unwrap()).unwrap().unwrap().entry.distro, "top");

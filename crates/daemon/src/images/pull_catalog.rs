@@ -5,7 +5,7 @@
 
 use super::{
     ImageService,
-    lost::{Known, Relied, Waiting},
+    missing::{BlockingDependents, Dependence, Dependents},
     names::Claim,
     off_thread,
     pull::{agree_on_kernel, with_logins},
@@ -185,14 +185,19 @@ impl ImageService {
         let believed = if force { " by force" } else { "" };
         let key = with_logins(format!("{name}{believed}"), logins.as_deref().filter(|_| asks));
         let (images, registries) = (self.images.clone(), self.registries_with(logins)?);
-        let relied = Arc::new(Relied::new(self.store.clone(), Arc::clone(&self.image_offers), entry.name.clone()));
+        let dependents =
+            Arc::new(Dependents::new(self.store.clone(), Arc::clone(&self.image_offers), entry.name.clone()));
         let image = self
             .image_pulls
             .join(&key, operation, move |progress, stop| async move {
-                let waiting = Waiting { relied: Arc::clone(&relied), runtime: Handle::current(), stop: stop.clone() };
+                let blocking_dependents = BlockingDependents {
+                    dependents: Arc::clone(&dependents),
+                    runtime: Handle::current(),
+                    stop: stop.clone(),
+                };
                 let pulled = blocking(progress, &stop, move |job| {
                     let believed = |_: &ImageId| Ok(false);
-                    let relied_on: &dyn Reliance = if force { &believed } else { &waiting };
+                    let relied_on: &dyn Reliance = if force { &believed } else { &blocking_dependents };
                     images.pull(&entry, &registries, relied_on, &job)
                 });
                 let error = match pulled.await {
@@ -200,9 +205,9 @@ impl ImageService {
                     Err(error) => error,
                 };
                 let hints = match error.root() {
-                    ImageError::Missed { id } => match relied.known(id).await? {
-                        Known::Somebody(missed) => missed.hints,
-                        Known::Nobody | Known::NotYet => Vec::new(),
+                    ImageError::Missed { id } => match dependents.look_up(id).await? {
+                        Dependence::Depends(missed) => missed.hints,
+                        Dependence::None | Dependence::Unknown => Vec::new(),
                     },
                     _ => Vec::new(),
                 };

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 
 /// A further catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CatalogPlace {
+pub enum CatalogLocation {
     /// On a web server: `https://`, or `http://` to this host.
     Url(Address),
     /// A file, read anew each time.
@@ -20,7 +20,7 @@ struct Typed {
     path: Option<PathBuf>,
 }
 
-impl<'de> Deserialize<'de> for CatalogPlace {
+impl<'de> Deserialize<'de> for CatalogLocation {
     fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         match Typed::deserialize(input)? {
             Typed { url: Some(url), path: None } => match url.parse() {
@@ -38,7 +38,7 @@ impl<'de> Deserialize<'de> for CatalogPlace {
 }
 
 /// As it stands in the file.
-impl Serialize for CatalogPlace {
+impl Serialize for CatalogLocation {
     fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
         let (key, value) = match self {
             Self::Url(_) => ("url", self.to_string()),
@@ -48,7 +48,7 @@ impl Serialize for CatalogPlace {
     }
 }
 
-impl fmt::Display for CatalogPlace {
+impl fmt::Display for CatalogLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(address) => address.fmt(f),

@@ -9,7 +9,7 @@
 //!  last detach    all of it ends, after a while in which the next VM may come
 //! ```
 
-mod mend;
+mod retry;
 mod start;
 mod uplink;
 mod watch;
@@ -74,26 +74,30 @@ impl Drop for Live {
 /// Attaches a VM, or changes its policy. Returns who holds the namespace; an error is a reason in words.
 pub(super) async fn attach(shared: &Arc<Shared>, guest: Guest) -> Result<ProcessIdentity, String> {
     let mut slot = shared.live.lock().await;
-    let attached = seat(shared, &mut slot, guest).await;
+    let attached = attach_retrying(shared, &mut slot, guest).await;
     if attached.is_err() && shared.guests.is_empty() {
         leave_later(shared);
     }
     attached
 }
 
-async fn seat(shared: &Arc<Shared>, slot: &mut Option<Live>, guest: Guest) -> Result<ProcessIdentity, String> {
+async fn attach_retrying(
+    shared: &Arc<Shared>,
+    slot: &mut Option<Live>,
+    guest: Guest,
+) -> Result<ProcessIdentity, String> {
     // A second try is for a helper that died since it was last used.
     for attempt in 0.. {
         let live = ready(shared, slot).await?;
-        match live.place(shared, &guest).await {
+        match live.attach(shared, &guest).await {
             Ok(()) => {
                 let holder = live.record.holder;
                 shared.guests.insert(guest);
                 return Ok(holder);
             }
-            Err(Trouble::Refused(reason)) => return Err(reason),
-            Err(Trouble::Broken(error)) if attempt > 0 => return Err(error.to_string()),
-            Err(Trouble::Broken(error)) => tracing::warn!(%error, "the network helper failed; another is started"),
+            Err(HelperError::Refused(reason)) => return Err(reason),
+            Err(HelperError::Broken(error)) if attempt > 0 => return Err(error.to_string()),
+            Err(HelperError::Broken(error)) => tracing::warn!(%error, "the network helper failed; another is started"),
         }
         live.end_tasks().await;
         slot.take();
@@ -119,13 +123,13 @@ pub(super) async fn detach(shared: &Arc<Shared>, vm: &VmId) -> Result<(), String
             shared.guests.no_stray(vm);
             Ok(())
         }
-        Err(Trouble::Refused(reason)) => {
+        Err(HelperError::Refused(reason)) => {
             if shared.guests.stray(vm) {
-                mend::tidy(shared);
+                retry::remove_strays(shared);
             }
             Err(reason)
         }
-        Err(Trouble::Broken(error)) => {
+        Err(HelperError::Broken(error)) => {
             // The next one, which is started when this one's end is noticed, removes what no VM has.
             tracing::warn!(%error, "the network helper failed");
             shared.guests.no_stray(vm);
@@ -239,7 +243,7 @@ async fn ready<'a>(shared: &Arc<Shared>, slot: &'a mut Option<Live>) -> Result<&
             Ok(live) => *slot = Some(live),
             Err(error) => {
                 // What is not there has no end that could be noticed.
-                mend::later(shared);
+                retry::until_ready(shared);
                 return Err(error.to_string());
             }
         }
@@ -249,7 +253,7 @@ async fn ready<'a>(shared: &Arc<Shared>, slot: &'a mut Option<Live>) -> Result<&
 
 /// Why the helper did not do it.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum HelperError {
     /// It said no; it is of use still.
     #[error("{0}")]
     Refused(String),
@@ -258,7 +262,7 @@ enum Trouble {
     Broken(#[from] io::Error),
 }
 
-impl Trouble {
+impl HelperError {
     fn into_io(self) -> io::Error {
         match self {
             Self::Refused(reason) => io::Error::other(reason),
@@ -277,31 +281,31 @@ impl Live {
         }
     }
 
-    async fn tell(&mut self, request: &Request) -> Result<(), Trouble> {
+    async fn tell(&mut self, request: &Request) -> Result<(), HelperError> {
         match self.helper.ask(request).await? {
-            (Answer::Failed { reason }, _) => Err(Trouble::Refused(reason)),
+            (Answer::Failed { reason }, _) => Err(HelperError::Refused(reason)),
             // Nothing else answers this: `Helper::ask` sees to it.
             _ => Ok(()),
         }
     }
 
     /// Puts a VM on its network.
-    async fn place(&mut self, shared: &Arc<Shared>, guest: &Guest) -> Result<(), Trouble> {
-        if !self.networks.contains(&guest.seat.network) {
-            self.ensure(shared, guest.seat.network).await?;
+    async fn attach(&mut self, shared: &Arc<Shared>, guest: &Guest) -> Result<(), HelperError> {
+        if !self.networks.contains(&guest.slot.network) {
+            self.ensure(shared, guest.slot.network).await?;
             failpoint::hit("network.named").await;
         }
         self.tell(&Request::AttachVm(guest.attachment())).await
     }
 
     /// Makes a network, and answers names in it.
-    async fn ensure(&mut self, shared: &Arc<Shared>, network: u8) -> Result<(), Trouble> {
-        let host = watch::host_addresses().map_err(|error| Trouble::Refused(error.to_string()))?;
+    async fn ensure(&mut self, shared: &Arc<Shared>, network: u8) -> Result<(), HelperError> {
+        let host = watch::host_addresses().map_err(|error| HelperError::Refused(error.to_string()))?;
         let request = Request::EnsureNetwork { block: shared.settings.block, network, host: host.clone() };
         // The sockets of a resolver that is ending may be open for a moment still.
         for _ in 0..BIND_TRIES {
             match self.helper.ask(&request).await? {
-                (Answer::Failed { reason }, _) => return Err(Trouble::Refused(reason)),
+                (Answer::Failed { reason }, _) => return Err(HelperError::Refused(reason)),
                 (Answer::Resolver, descriptors) => self.answer_names(shared, descriptors)?,
                 _ => {}
             }
@@ -311,7 +315,7 @@ impl Live {
             sleep(BIND_PAUSE).await;
         }
         if !self.resolves {
-            return Err(Trouble::Broken(io::Error::other("the resolver's address is taken")));
+            return Err(HelperError::Broken(io::Error::other("the resolver's address is taken")));
         }
         self.host = host;
         self.networks.extend([0, network]);

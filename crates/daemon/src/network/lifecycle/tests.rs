@@ -57,7 +57,7 @@ async fn a_bridge_that_may_be_gone_is_not_taken_for_there() {
     let [stays, gone] = [guests::tests::guest("a", 1, 2), guests::tests::guest("b", 2, 2)];
     shared.guests.insert(stays.clone());
     shared.guests.stray(&gone.vm);
-    mend::tidy(shared);
+    retry::remove_strays(shared);
     wait("somebody to ask", async || !asked.lock().unwrap().is_empty()).await;
     // It has its answer when it lets go.
     let slot = shared.live.lock().await;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::CatalogPlace,
+    config::CatalogLocation,
     images::names::{Claim, tests::service},
     operation::Operation,
     store::{Pinned, VmRow, tests::sample},
@@ -13,12 +13,12 @@ use std::net::TcpListener;
 
 /// What there is to say to whoever has the image's bytes from a bundle of `entry`, once everybody was asked.
 async fn missed(store: &Store, offers: &Arc<ImageOffers>, id: &ImageId, entry: &ImageName) -> Option<Failure> {
-    let relied = Relied::new(store.clone(), Arc::clone(offers), entry.clone());
-    relied.ask(id).await.unwrap();
-    match relied.known(id).await.unwrap() {
-        Known::Nobody => None,
-        Known::Somebody(failure) => Some(*failure),
-        Known::NotYet => panic!("everybody was asked"),
+    let dependents = Dependents::new(store.clone(), Arc::clone(offers), entry.clone());
+    dependents.ask(id).await.unwrap();
+    match dependents.look_up(id).await.unwrap() {
+        Dependence::None => None,
+        Dependence::Depends(failure) => Some(*failure),
+        Dependence::Unknown => panic!("everybody was asked"),
     }
 }
 
@@ -152,7 +152,7 @@ async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it
     ];
     let catalog = dir.path().join("catalog.json");
     std::fs::write(&catalog, json!({"version": 1, "entries": entries}).to_string()).unwrap();
-    let offers = Arc::new(ImageOffers::new(vec![CatalogPlace::Path(catalog.clone())]));
+    let offers = Arc::new(ImageOffers::new(vec![CatalogLocation::Path(catalog.clone())]));
     let name = async |name: &ImageName| {
         let claim = Claim::pulled(Origin::of_catalog(name), false, false);
         service.give_name(name, &id, &claim, &silent).await.unwrap();
@@ -190,12 +190,14 @@ async fn who_asks_a_catalog_about_a_lost_image_can_give_up() {
     // It takes the question and says nothing.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let catalog = format!("http://{}/images.json", server.local_addr().unwrap());
-    let offers = Arc::new(ImageOffers::new(vec![CatalogPlace::Url(catalog.parse().unwrap())]));
-    let other = Relied::new(service.store.clone(), offers, "other".parse().unwrap());
-    let (relied, runtime, stop) = (Arc::new(other), Handle::current(), CancellationToken::new());
-    assert!(matches!(relied.known(&id).await.unwrap(), Known::NotYet));
-    let waiting = Waiting { relied: Arc::clone(&relied), runtime, stop: stop.clone() };
-    let asked = tokio::task::spawn_blocking(move || (waiting.is_relied_on(&id).unwrap(), waiting.ask(&id)));
+    let offers = Arc::new(ImageOffers::new(vec![CatalogLocation::Url(catalog.parse().unwrap())]));
+    let other = Dependents::new(service.store.clone(), offers, "other".parse().unwrap());
+    let (dependents, runtime, stop) = (Arc::new(other), Handle::current(), CancellationToken::new());
+    assert!(matches!(dependents.look_up(&id).await.unwrap(), Dependence::Unknown));
+    let blocking_dependents = BlockingDependents { dependents: Arc::clone(&dependents), runtime, stop: stop.clone() };
+    let asked = tokio::task::spawn_blocking(move || {
+        (blocking_dependents.is_relied_on(&id).unwrap(), blocking_dependents.ask(&id))
+    });
     let _asking = tokio::task::spawn_blocking(move || server.accept().unwrap().0).await.unwrap();
     stop.cancel();
     let (known, outcome) = asked.await.unwrap();

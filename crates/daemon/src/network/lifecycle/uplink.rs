@@ -68,10 +68,10 @@ async fn follow_pasta(
 ) {
     let began = tokio::time::Instant::now();
     // In a task of its own: pasta goes on, and says things, when this one ends with the network's helper.
-    let words = child.map(|child| tokio::spawn(holder::listen(child)));
+    let words = child.map(|child| tokio::spawn(holder::drain_stderr(child)));
     ended(pasta).await;
     let words = match words {
-        Some(words) => timeout(holder::PATIENCE, words).await.ok().and_then(Result::ok).unwrap_or_default(),
+        Some(words) => timeout(holder::TIMEOUT, words).await.ok().and_then(Result::ok).unwrap_or_default(),
         None => String::new(),
     };
     tracing::warn!(pid = pasta.pid, words, "pasta ended; another is started");
@@ -101,7 +101,7 @@ fn try_uplink(shared: Arc<Shared>, attempt: u64, afresh: bool) -> Pin<Box<dyn Fu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{helper, life::tests};
+    use crate::network::{helper, lifecycle::tests};
 
     #[tokio::test]
     async fn a_way_out_that_talks_much_goes_on() {
@@ -112,7 +112,7 @@ mod tests {
         let talks = "head -c 200000 /dev/zero >&2";
         let waits = "until test -e more; do sleep 0.05; done";
         let (place, mut record, program) =
-            holder::tests::place(&format!("{talks} && touch said && {waits} && {talks} && touch again"));
+            holder::tests::fake_pasta(&format!("{talks} && touch said && {waits} && {talks} && touch again"));
         let child = holder::uplink(&program, &mut record, place.path()).await.unwrap();
         let pasta = record.pasta.unwrap();
         live.follow(&network.shared, pasta, Some(child));
