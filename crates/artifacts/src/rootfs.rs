@@ -1,10 +1,10 @@
 //! A tree of files, gathered from streams, written once as a deterministic ext4 image.
 //!
-//! [`RootfsBuilder`] decides what a valid entry is and what replaces what; below it is what knows ext4, with the help of
-//! a crate that knows its structures and checksums. It refuses to know where entries come from (a Debian bootstrap, OCI
-//! layers, a kernel's modules) and what the image is for. No root, no mount, no staging tree: entries live in memory.
-//! The contents of layers go to their final blocks as they come ([`ContentWriter`]), all others into one unlinked spool file
-//! first.
+//! [`RootfsBuilder`] decides what a valid entry is and what replaces what. The modules below it know ext4, with the
+//! help of a crate that knows its structures and checksums. They refuse to know where entries come from (a Debian
+//! bootstrap, OCI layers, a kernel's modules) and what the image is for. No root, no mount, no staging tree: entries
+//! live in memory. The contents of layers are written to their final blocks while they arrive ([`ContentWriter`]), all
+//! others to one unlinked spool file first.
 
 mod allocator;
 mod batch_writer;

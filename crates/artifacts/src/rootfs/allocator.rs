@@ -1,9 +1,9 @@
-//! Who gets the next blocks of the image, of several layers that are read at once.
+//! Allocation of blocks of the image to layers that are read in parallel.
 //!
-//! The same layers have to give the same image whatever else the machine does, so blocks are dealt in turns: the layers
-//! at work sit in a ring, each takes one hand when its turn comes, and one that has ended makes room for the next in
-//! line. Where a byte lands follows from what is in the layers and from nothing else; how they are packed, and how fast
-//! they come, only decides who waits for whom.
+//! The same layers have to give the same image whatever else the machine does, so blocks are granted in turns: the active
+//! layers form a ring, each gets one grant when its turn comes, and a layer that has ended is replaced by the next waiting
+//! one. The position of a byte follows from the content of the layers and from nothing else; how they are compressed, and
+//! how fast they arrive, only decides which layer waits for which.
 
 use super::{block_layout::Run, tree_hash::PIECE_BLOCKS};
 use crate::job::{Cancel, Cancelled};
@@ -13,90 +13,91 @@ use std::{
     time::Duration,
 };
 
-/// A layer's first hand has as many blocks as a piece, each one twice as many as that before, up to that many times.
-const DOUBLED: u32 = 5;
-/// How often somebody who waits looks whether it is still wanted.
+/// Number of times the size of a layer's grants doubles; the first grant has as many blocks as a piece.
+const MAX_DOUBLINGS: u32 = 5;
+/// Interval at which a waiting layer checks whether the job was cancelled.
 const POLL: Duration = Duration::from_millis(25);
 
-/// The blocks of an image, as they are dealt to layers.
+/// Hands out the blocks of an image to layers, in turns.
 #[derive(Debug)]
 pub(super) struct TurnAllocator {
-    ring: Mutex<Turns>,
-    turned: Condvar,
+    turns: Mutex<Turns>,
+    changed: Condvar,
 }
 
 #[derive(Debug)]
 struct Turns {
-    /// Layers at work.
-    seats: Vec<usize>,
-    /// Whose turn it is.
+    /// Layers that are being read.
+    active: Vec<usize>,
+    /// Index in `active` of the layer whose turn it is.
     turn: usize,
-    /// Layers that will be at work.
-    line: VecDeque<usize>,
+    /// Layers that have not begun.
+    waiting: VecDeque<usize>,
     ended: HashSet<usize>,
-    hands: HashMap<usize, u32>,
-    /// The first block nobody has, as [`super::block_layout`] counts them.
+    /// Number of grants of each layer, up to [`MAX_DOUBLINGS`].
+    grants: HashMap<usize, u32>,
+    /// First block that was not granted, as a number among the allocatable ones (see [`super::block_layout`]).
     next: u64,
 }
 
 impl TurnAllocator {
-    /// Deals to these layers in this order, `seats` of them at once. As many have to be at work: a layer that is not
-    /// read keeps all others waiting.
-    pub(super) fn new(layers: impl IntoIterator<Item = usize>, seats: usize) -> Self {
-        let mut line: VecDeque<usize> = layers.into_iter().collect();
-        let seats = line.drain(..seats.min(line.len())).collect();
-        let ring = Turns { seats, turn: 0, line, ended: HashSet::new(), hands: HashMap::new(), next: 0 };
-        Self { ring: Mutex::new(ring), turned: Condvar::new() }
+    /// Serves `layers` in this order, `parallel` of them at once. As many have to be read at once: an active layer that
+    /// nobody reads keeps all others waiting.
+    pub(super) fn new(layers: impl IntoIterator<Item = usize>, parallel: usize) -> Self {
+        let mut waiting: VecDeque<usize> = layers.into_iter().collect();
+        let active = waiting.drain(..parallel.min(waiting.len())).collect();
+        let turns = Turns { active, turn: 0, waiting, ended: HashSet::new(), grants: HashMap::new(), next: 0 };
+        Self { turns: Mutex::new(turns), changed: Condvar::new() }
     }
 
-    /// Waits for the layer's turn; the blocks it has now.
-    pub(super) fn deal(&self, layer: usize, cancel: &Cancel) -> Result<Run, Cancelled> {
-        let mut ring = self.ring();
+    /// Waits for the layer's turn and returns the blocks it is granted.
+    pub(super) fn allocate(&self, layer: usize, cancel: &Cancel) -> Result<Run, Cancelled> {
+        let mut turns = self.turns();
         loop {
-            ring.settle();
-            if ring.seats.get(ring.turn) == Some(&layer) {
-                let hands = ring.hands.entry(layer).or_default();
-                let len = PIECE_BLOCKS << *hands;
-                *hands = (*hands + 1).min(DOUBLED);
-                let start = ring.next;
-                ring.next += len;
-                ring.turn = (ring.turn + 1) % ring.seats.len();
-                self.turned.notify_all();
+            turns.replace_ended();
+            if turns.active.get(turns.turn) == Some(&layer) {
+                let grants = turns.grants.entry(layer).or_default();
+                let len = PIECE_BLOCKS << *grants;
+                *grants = (*grants + 1).min(MAX_DOUBLINGS);
+                let start = turns.next;
+                turns.next += len;
+                turns.turn = (turns.turn + 1) % turns.active.len();
+                self.changed.notify_all();
                 return Ok(Run { start, len });
             }
             cancel.check()?;
-            ring = self.turned.wait_timeout(ring, POLL).unwrap_or_else(PoisonError::into_inner).0;
+            turns = self.changed.wait_timeout(turns, POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// The layer wants no more.
+    /// Marks the layer as one that needs no more blocks.
     pub(super) fn end(&self, layer: usize) {
-        self.ring().ended.insert(layer);
-        self.turned.notify_all();
+        self.turns().ended.insert(layer);
+        self.changed.notify_all();
     }
 
-    /// How many blocks were dealt.
-    pub(super) fn dealt(&self) -> u64 {
-        self.ring().next
+    /// Returns how many blocks were granted so far.
+    pub(super) fn allocated(&self) -> u64 {
+        self.turns().next
     }
 
-    fn ring(&self) -> MutexGuard<'_, Turns> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turns {
-    /// Gives the seats of those that have ended, as it becomes their turn, to the next in line.
-    fn settle(&mut self) {
-        while let Some(layer) = self.seats.get(self.turn)
+    /// Replaces ended layers by waiting ones, as it becomes their turn.
+    fn replace_ended(&mut self) {
+        while let Some(layer) = self.active.get(self.turn)
             && self.ended.contains(layer)
         {
-            if let Some(next) = self.line.pop_front() {
-                self.seats[self.turn] = next;
+            if let Some(next) = self.waiting.pop_front() {
+                self.active[self.turn] = next;
                 continue;
             }
-            self.seats.remove(self.turn);
-            if self.turn == self.seats.len() {
+            self.active.remove(self.turn);
+            if self.turn == self.active.len() {
                 self.turn = 0;
             }
         }
@@ -108,23 +109,24 @@ mod tests {
     use super::*;
     use std::{sync::Arc, thread};
 
-    /// What each layer gets that takes as many hands as it says, delayed by as many milliseconds.
-    fn dealt(hands: &[(usize, u64)]) -> Vec<Vec<Run>> {
-        let dealer = Arc::new(TurnAllocator::new(0..hands.len(), 3));
-        let line = Arc::new(Mutex::new(0..hands.len()));
-        let results = Arc::new(Mutex::new(vec![Vec::new(); hands.len()]));
+    /// Runs one layer per element of `requests`, which says how many grants it takes and how many milliseconds it pauses
+    /// before each; returns the grants of each.
+    fn granted(requests: &[(usize, u64)]) -> Vec<Vec<Run>> {
+        let allocator = Arc::new(TurnAllocator::new(0..requests.len(), 3));
+        let waiting = Arc::new(Mutex::new(0..requests.len()));
+        let results = Arc::new(Mutex::new(vec![Vec::new(); requests.len()]));
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     loop {
-                        let Some(layer) = line.lock().unwrap().next() else { return };
-                        let (count, pause) = hands[layer];
+                        let Some(layer) = waiting.lock().unwrap().next() else { return };
+                        let (count, pause) = requests[layer];
                         for _ in 0..count {
                             thread::sleep(Duration::from_millis(pause));
-                            let run = dealer.deal(layer, &Cancel::default()).unwrap();
+                            let run = allocator.allocate(layer, &Cancel::default()).unwrap();
                             results.lock().unwrap()[layer].push(run);
                         }
-                        dealer.end(layer);
+                        allocator.end(layer);
                     }
                 });
             }
@@ -135,10 +137,10 @@ mod tests {
     #[test]
     fn what_a_layer_gets_does_not_depend_on_who_is_faster() {
         let counts = [4, 0, 1, 7, 2, 0, 3];
-        let expected = dealt(&counts.map(|count| (count, 0)));
+        let expected = granted(&counts.map(|count| (count, 0)));
         for pauses in [[3, 0, 0, 0, 0, 0, 0], [0, 2, 4, 1, 0, 3, 0], [0, 0, 0, 0, 5, 0, 1]] {
-            let hands: Vec<_> = counts.into_iter().zip(pauses).collect();
-            assert_eq!(dealt(&hands), expected);
+            let requests: Vec<_> = counts.into_iter().zip(pauses).collect();
+            assert_eq!(granted(&requests), expected);
         }
         let mut all: Vec<Run> = expected.into_iter().flatten().collect();
         all.sort_by_key(|run| run.start);
@@ -150,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_can_be_called_off() {
-        let dealer = TurnAllocator::new(0..2, 2);
+    fn waiting_can_be_cancelled() {
+        let allocator = TurnAllocator::new(0..2, 2);
         let cancel = Cancel::default();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| dealer.deal(1, &cancel));
+            let waiting = scope.spawn(|| allocator.allocate(1, &cancel));
             cancel.cancel();
             assert!(waiting.join().unwrap().is_err());
         });

@@ -1,7 +1,7 @@
-//! Contents and metadata on their way into the image.
+//! Writes contents and metadata into the image in batches.
 //!
-//! Most files and all metadata are small: their pieces are gathered and written together ([`super::write_behind`]), because a
-//! system call per file would cost more than its bytes. Large ones the kernel copies by itself.
+//! Most files and all metadata are small: adjacent ranges are gathered and written together ([`super::write_behind`]),
+//! because one system call per file would cost more than its bytes. Large files are copied by the kernel.
 
 use super::{
     block_layout::{self, BLOCK, BLOCK_BYTES, Run},
@@ -12,38 +12,38 @@ use super::{
 use crate::disk::copy_range;
 use std::{fs::File, io, os::unix::fs::FileExt, thread::Scope};
 
-/// TreeHash up to this many bytes are gathered in any case.
+/// Upper bound of a range that is gathered in any case, in bytes.
 const SMALL: u64 = 64 << 10;
 
-/// Writes into `image`.
+/// Writes blocks of `image`, gathering adjacent ones.
 #[derive(Debug)]
 pub(super) struct BatchWriter<'a> {
     sources: &'a [ContentSource],
     image: &'a File,
-    scribe: WriteBehind<'a>,
-    /// Bytes to be written at `at`.
+    write_behind: WriteBehind<'a>,
+    /// Gathered bytes, to be written at `at`.
     gathered: Vec<u8>,
     at: u64,
 }
 
 impl<'a> BatchWriter<'a> {
-    /// Writes into `image`, of which `pieces` is known, on a thread of `scope`.
+    /// Writes into `image` on a thread of `scope`; `tree_hash` is what is known of its hashes.
     pub(super) fn new(
         scope: &'a Scope<'a, '_>,
         sources: &'a [ContentSource],
         image: &'a File,
-        pieces: TreeHash,
+        tree_hash: TreeHash,
     ) -> io::Result<Self> {
-        let scribe = WriteBehind::start(scope, image, pieces)?;
-        Ok(Self { sources, image, scribe, gathered: Vec::with_capacity(BUFFER), at: 0 })
+        let write_behind = WriteBehind::start(scope, image, tree_hash)?;
+        Ok(Self { sources, image, write_behind, gathered: Vec::with_capacity(BUFFER), at: 0 })
     }
 
-    /// Somebody made these blocks a hole.
+    /// Reports blocks that were turned into a hole.
     pub(super) fn cleared(&mut self, run: Run) -> io::Result<()> {
-        self.scribe.cleared(run)
+        self.write_behind.cleared(run)
     }
 
-    /// Writes `bytes` to the beginning of a block.
+    /// Writes `bytes` from the start of `block` on.
     pub(super) fn put(&mut self, block: u64, bytes: &[u8]) -> io::Result<()> {
         let (mut to, mut left) = (block * BLOCK, bytes);
         while !left.is_empty() {
@@ -56,13 +56,13 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
-    /// Copies `len` bytes from one of the sources, at `from`, to the image at `to`, the beginning of a block.
+    /// Copies `len` bytes of one of the sources, from byte `from` on, to byte `to` of the image, the start of a block.
     pub(super) fn copy(&mut self, source: u32, from: u64, to: u64, len: u64) -> io::Result<()> {
         if source != IMAGE {
             let source = self.sources[source as usize].open()?;
             return self.copy_file(&source, from, to, len);
         }
-        // What another file has as well, which gets its own.
+        // Content that another file has as well: this one gets its own copy.
         let mut done = 0;
         let image = self.image;
         for Run { start, len: blocks } in block_layout::allocatable_runs(from / BLOCK, len.div_ceil(BLOCK)) {
@@ -75,7 +75,7 @@ impl<'a> BatchWriter<'a> {
 
     fn copy_file(&mut self, source: &File, mut from: u64, mut to: u64, len: u64) -> io::Result<()> {
         if len > SMALL {
-            self.scribe.changed(Run::of_bytes(to, len))?;
+            self.write_behind.changed(Run::of_bytes(to, len))?;
             return copy_range(source, from, self.image, to, len);
         }
         let end = to + len;
@@ -90,10 +90,10 @@ impl<'a> BatchWriter<'a> {
         Ok(())
     }
 
-    /// Makes room for bytes that go to `to`: at least one, and how many.
+    /// Makes room for at least one byte that goes to `to` and returns for how many.
     fn room(&mut self, to: u64) -> io::Result<usize> {
         let filled = self.gathered.len();
-        // What is between the end of one and the next block is zeros in the image.
+        // Between the end of one range and the next block the image has zeros.
         let ends = [filled, filled.next_multiple_of(BLOCK_BYTES)];
         match ends.into_iter().find(|&end| to == self.at + end as u64) {
             Some(end) if end < capacity(self.at) => self.gathered.resize(end, 0),
@@ -109,20 +109,20 @@ impl<'a> BatchWriter<'a> {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        self.gathered = self.scribe.write(self.at, std::mem::take(&mut self.gathered))?;
+        self.gathered = self.write_behind.write(self.at, std::mem::take(&mut self.gathered))?;
         Ok(())
     }
 
-    /// Writes what is gathered; what is known of the image then.
+    /// Writes what is gathered and returns the hashes of the image.
     pub(super) fn finish(mut self) -> io::Result<TreeHash> {
         self.flush()?;
-        self.scribe.finish()
+        self.write_behind.finish()
     }
 }
 
-/// Bytes of a sheet that begins at byte `at`: sheets end where pieces do, so that most of these are whole in one.
+/// Size of a buffer that begins at byte `at`: buffers end where pieces do, so that most pieces are whole in one buffer.
 fn capacity(at: u64) -> usize {
-    BUFFER - usize::try_from(at % BUFFER as u64).expect("less than a sheet")
+    BUFFER - usize::try_from(at % BUFFER as u64).expect("less than a buffer")
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
         let content: Vec<u8> = (0..4 << 20).map(|n: u32| u8::try_from(n % 251).unwrap()).collect();
         spool.write_all_at(&content, 0).unwrap();
         let sources = [ContentSource::Open(spool)];
-        // Adjacent small ones, a gap, a large one, small ones enough to overflow, one going back.
+        // Adjacent small ranges, a gap, a large one, enough small ones to overflow, one that goes back.
         let mut pieces = vec![(5, 0, 10), (100, 4096, 4096), (7, 8192, 1), (9, 40_960, 5000), (1000, 49_152, 1 << 20)];
         pieces.extend((0..40_u64).map(|n| (n * 1000, (2 << 20) + n * 65_536, 60_000 + n)));
         pieces.push((3, 16_384, 4));
@@ -144,23 +144,23 @@ mod tests {
         image.set_len(8 << 20).unwrap();
         let mut expected = vec![0; 8 << 20];
         let known = thread::scope(|scope| {
-            let mut filler = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
+            let mut writer = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
             for &(from, to, len) in &pieces {
-                filler.copy(0, from, to, len).unwrap();
+                writer.copy(0, from, to, len).unwrap();
                 let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
                 expected[to..to + len].copy_from_slice(&content[from..from + len]);
             }
             for (block, len) in [(1200, 4096), (1201, 100), (1500, (1 << 20) + 5)] {
-                filler.put(block, &content[..len]).unwrap();
+                writer.put(block, &content[..len]).unwrap();
                 let to = usize::try_from(block * BLOCK).unwrap();
                 expected[to..to + len].copy_from_slice(&content[..len]);
             }
-            filler.finish().unwrap()
+            writer.finish().unwrap()
         });
         let mut found = vec![0; 8 << 20];
         image.read_exact_at(&mut found, 0).unwrap();
         assert!(found == expected);
-        // What was written is known to have changed.
+        // What was written is recorded as changed.
         assert_eq!(known.digest(&image, 8 << 20).unwrap(), *blake3::hash(&expected).as_bytes());
     }
 
@@ -169,8 +169,8 @@ mod tests {
         let (spool, image) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let sources = [ContentSource::Open(spool)];
         thread::scope(|scope| {
-            let mut filler = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
-            assert!(filler.copy(0, 0, 0, 1).is_err());
+            let mut writer = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
+            assert!(writer.copy(0, 0, 0, 1).is_err());
         });
     }
 }

@@ -1,29 +1,31 @@
-//! Where blocks of an image are, before anything else about it is known.
+//! Fixed layout of an image: block groups, and the blocks reserved for superblocks and group descriptors.
 //!
-//! Contents get their places while they come, when nobody knows yet how large the image will be. So what has a fixed
-//! place in ext4, the superblock with the group descriptors and their copies, is given room for the largest image
-//! there may be, and the blocks that are left are counted through: the place of the n-th of them never changes.
+//! File contents are written while they arrive, when the size of the image is not known yet. So the structures with a
+//! fixed position in ext4, the superblock with the group descriptors and their copies, get room for the largest
+//! possible image, and the remaining blocks, the allocatable ones, are numbered consecutively: the position of the n-th
+//! of them never changes.
 
-/// Bytes of a block.
+/// Size of a block in bytes.
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
-/// The same, for what is in memory.
+/// Size of a block in bytes, as the length of a buffer.
 pub(super) const BLOCK_BYTES: usize = 4096;
-/// Blocks of a block group.
+/// Blocks in a block group.
 pub(super) const BLOCKS_PER_GROUP: u64 = 32_768;
-/// Blocks at the beginning of a group with a superblock that nothing else gets: its copy and those of the descriptors.
-/// A power of two, so that pieces of the image that are aligned in one count are so in the other.
+/// Blocks reserved at the start of a group with a superblock, for its copy and those of the group descriptors. A power
+/// of two, so that a range that is aligned among the allocatable blocks is aligned in the image as well.
 pub(super) const RESERVED: u64 = 64;
-/// Descriptors in a block.
+/// Group descriptors in a block.
 pub(super) const DESCRIPTORS_PER_BLOCK: u64 = BLOCK / 32;
-/// Most groups whose descriptors have room there, and so most blocks of an image: just below 1 TiB.
+/// Upper bound of the number of groups: their descriptors have to fit the reserved blocks. It limits an image to just
+/// below 1 TiB.
 pub(super) const MAX_GROUPS: u64 = (RESERVED - 1) * DESCRIPTORS_PER_BLOCK;
-/// Most bytes of an image.
+/// Upper bound of the size of an image in bytes.
 pub(super) const MAX_BYTES: u64 = MAX_GROUPS * BLOCKS_PER_GROUP * BLOCK;
-/// The groups with a superblock under `sparse_super`: 0, 1 and the powers of 3, 5 and 7.
+/// Groups with a superblock under `sparse_super`: 0, 1 and the powers of 3, 5 and 7.
 const SUPERBLOCK_GROUPS: [u64; 19] =
     [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343, 625, 729, 2187, 2401, 3125, 6561];
 
-/// Blocks in a row.
+/// Consecutive blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) start: u64,
@@ -31,31 +33,31 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The blocks that `len` bytes from byte `at` on, the beginning of one, are in.
+    /// Returns the blocks that hold `len` bytes from byte `at` on, which is the first byte of a block.
     pub(super) fn of_bytes(at: u64, len: u64) -> Self {
         Self { start: at / BLOCK, len: len.div_ceil(BLOCK) }
     }
 }
 
-/// Those of the first `groups` groups that hold a superblock.
+/// Returns those of the first `groups` groups that hold a superblock.
 pub(super) fn groups_with_superblock(groups: u64) -> impl Iterator<Item = u64> {
     SUPERBLOCK_GROUPS.into_iter().take_while(move |&group| group < groups)
 }
 
-/// The block that is the `number`-th of those that are for anything, and how many follow it in a row.
+/// Returns the `number`-th allocatable block, and how many allocatable blocks follow it consecutively.
 pub(super) fn nth_allocatable(number: u64) -> Run {
     let mut start = number;
     for group in SUPERBLOCK_GROUPS {
-        let kept = group * BLOCKS_PER_GROUP;
-        if start < kept {
-            return Run { start, len: kept - start };
+        let reserved = group * BLOCKS_PER_GROUP;
+        if start < reserved {
+            return Run { start, len: reserved - start };
         }
         start += RESERVED;
     }
     Run { start, len: u64::MAX - start }
 }
 
-/// Where `count` blocks from the `first`-th on are.
+/// Returns the positions of `count` allocatable blocks from the `first`-th on.
 pub(super) fn allocatable_runs(first: u64, count: u64) -> impl Iterator<Item = Run> {
     let (mut at, end) = (first, first + count);
     std::iter::from_fn(move || {
@@ -85,11 +87,11 @@ mod tests {
     }
 
     #[test]
-    fn every_block_but_the_kept_ones_is_counted_once() {
+    fn every_block_but_the_reserved_ones_is_counted_once() {
         let mut next = 0;
         for run in allocatable_runs(0, 10 * BLOCKS_PER_GROUP) {
-            let kept = run.start - next;
-            assert!(kept == RESERVED && next.is_multiple_of(BLOCKS_PER_GROUP), "{run:?} after {next}");
+            let reserved = run.start - next;
+            assert!(reserved == RESERVED && next.is_multiple_of(BLOCKS_PER_GROUP), "{run:?} after {next}");
             next = run.start + run.len;
         }
         assert_eq!(allocatable_runs(0, 10 * BLOCKS_PER_GROUP).map(|run| run.len).sum::<u64>(), 10 * BLOCKS_PER_GROUP);

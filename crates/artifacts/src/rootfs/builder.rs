@@ -1,4 +1,4 @@
-//! The builder: entries in, one image out.
+//! Builder of an image: entries in, one image out.
 
 use super::{
     allocator::TurnAllocator,
@@ -26,149 +26,150 @@ use std::{
 use tempfile::TempPath;
 
 /// Longest target of a symbolic link, in bytes.
-const LINK_TARGET_MAX: usize = 4095;
+const MAX_LINK_TARGET: usize = 4095;
 
 /// Gathers a tree and writes it as an ext4 image.
 ///
-/// Paths are bytes, relative to the image's root. Unrelated entries may come in any order; where two name the same
-/// path the later wins (a directory named again keeps what is in it), and missing parents are made: root's, 0755. The
-/// target of a hard link must be there before the link. Contents are read when they are given, with bounded memory.
-/// The same tree and [`Format`] give the same bytes, whatever the order the entries came in; where contents come in
+/// Paths are bytes, relative to the image's root. Unrelated entries may come in any order. Where two name the same path
+/// the later wins (a directory named again keeps its children), and missing parents are created: owned by root, mode
+/// 0755. The target of a hard link must exist before the link. Contents are read when they are given, with bounded
+/// memory. The same tree and [`Format`] give the same bytes, whatever the order the entries came in; with contents of
 /// layers ([`Self::begin_image`]) the same layers do.
 ///
-/// Each call either takes an entry whole or says what is wrong with it; after an error the builder is only good for
-/// being dropped.
+/// Each call either takes an entry whole or says what is wrong with it; after an error the builder can only be dropped.
 #[derive(Debug)]
 pub struct RootfsBuilder {
     tree: Tree,
     dir: PathBuf,
     spool: Spool,
-    /// Files contents lie in that somebody else wrote; the first has the number 1.
-    others: Vec<ContentSource>,
-    begun: Option<ImageInProgress>,
+    /// Files of the caller that hold contents; the first has the number 1.
+    files: Vec<ContentSource>,
+    in_progress: Option<ImageInProgress>,
     limits: Limits,
-    /// Bytes of contents that layers wrote, as often as one was put somewhere.
-    stored_bytes: u64,
+    /// Bytes of contents that layers wrote, counted each time they are given a path.
+    image_bytes: u64,
     metadata_bytes: u64,
     cancel: Cancel,
 }
 
-/// An image that contents are written into before it is known what else will be in it.
+/// Image that contents are written into before the rest of it is known.
 #[derive(Debug)]
 struct ImageInProgress {
     path: TempPath,
-    site: Arc<TargetImage>,
-    pieces: TreeHash,
+    image: Arc<TargetImage>,
+    tree_hash: TreeHash,
 }
 
 impl RootfsBuilder {
-    /// A builder that spools contents into an unlinked file on the filesystem of `dir`, best the one the image will be
-    /// on, and looks at `cancel` between entries and within large ones.
+    /// Creates a builder that spools contents into an unlinked file on the filesystem of `dir`, best the one the image
+    /// will be on. It checks `cancel` between entries and within large ones.
     pub fn new(dir: &Path, limits: Limits, cancel: &Cancel) -> Result<Self, RootfsError> {
         Ok(Self {
             tree: Tree::new(),
             dir: dir.to_owned(),
             spool: Spool::new(dir, limits.content_bytes)?,
-            others: Vec::new(),
-            begun: None,
+            files: Vec::new(),
+            in_progress: None,
             limits,
-            stored_bytes: 0,
+            image_bytes: 0,
             metadata_bytes: 0,
             cancel: cancel.clone(),
         })
     }
 
-    /// A directory; `.` is the root of the image.
+    /// Adds a directory; `.` is the root of the image.
     pub fn dir(&mut self, path: &[u8], meta: Meta) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
         components(path).and_then(|parts| self.tree.dir(&parts, meta)).map_err(|why| RootfsError::entry(path, why))
     }
 
-    /// A regular file of exactly `size` bytes, read from `content` now.
+    /// Adds a regular file of exactly `size` bytes, which are read from `content` now.
     pub fn file(&mut self, path: &[u8], meta: Meta, size: u64, content: &mut dyn Read) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
         let segment = self.spool.take(path, size, content, &self.cancel)?;
-        self.put(path, Kind::File(segment), meta)
+        self.insert(path, Kind::File(segment), meta)
     }
 
-    /// Begins the image, on the filesystem it will be on, for these layers, which are read in this order and `seats` at
-    /// once: their contents go straight to where they will be. To be called once, before anything is [`Self::file_in_image`].
+    /// Creates the image file, on the filesystem the image will be on, for these layers, which are read in this order
+    /// and `parallel` at once: their contents are written to their final blocks. To be called once, before any
+    /// [`Self::file_in_image`].
     pub fn begin_image(
         &mut self,
         layers: impl IntoIterator<Item = usize>,
-        seats: usize,
+        parallel: usize,
     ) -> Result<Arc<TargetImage>, RootfsError> {
         let file = tempfile::NamedTempFile::new_in(&self.dir).map_err(RootfsError::io("create the image"))?;
         let (file, path) = file.into_parts();
-        let site = Arc::new(TargetImage { file, dealer: TurnAllocator::new(layers, seats) });
-        self.begun = Some(ImageInProgress { path, site: Arc::clone(&site), pieces: TreeHash::default() });
-        Ok(site)
+        let image = Arc::new(TargetImage { file, allocator: TurnAllocator::new(layers, parallel) });
+        self.in_progress = Some(ImageInProgress { path, image: Arc::clone(&image), tree_hash: TreeHash::default() });
+        Ok(image)
     }
 
-    /// What a layer wrote into the image belongs to it.
+    /// Takes over what a layer wrote into the image.
     pub fn add_written(&mut self, layer: WrittenContent) {
-        if let Some(begun) = &mut self.begun {
-            layer.hashes.into_iter().for_each(|(at, hash)| begun.pieces.hashed(at, hash));
+        if let Some(in_progress) = &mut self.in_progress {
+            layer.hashes.into_iter().for_each(|(at, hash)| in_progress.tree_hash.hashed(at, hash));
         }
     }
 
-    /// A regular file whose content a layer has written into the image.
+    /// Adds a regular file whose content a layer has written into the image.
     pub fn file_in_image(&mut self, path: &[u8], meta: Meta, content: &ContentLocation) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
-        // What is put into two places is copied for the second.
-        self.stored_bytes = self.stored_bytes.saturating_add(content.bytes());
-        if self.stored_bytes > self.limits.content_bytes {
+        // Content that is given a second path is copied for it.
+        self.image_bytes = self.image_bytes.saturating_add(content.bytes());
+        if self.image_bytes > self.limits.content_bytes {
             return Err(RootfsError::TooManyBytes(self.limits.content_bytes));
         }
         let kind = match &content.0 {
             Extents::One(segment) => Kind::File(*segment),
             Extents::Several { len, data } => Kind::Sparse { len: *len, data: data.clone() },
         };
-        self.put(path, kind, meta)
+        self.insert(path, kind, meta)
     }
 
-    /// A regular file whose content is that of the file at `origin`, `size` bytes of it. It is opened when the image is
-    /// written, and has to be what it is until then.
+    /// Adds a regular file whose content is the first `size` bytes of the file at `origin`. That file is opened when
+    /// the image is written, and must not change until then.
     pub fn file_at(&mut self, path: &[u8], meta: Meta, size: u64, origin: &Path) -> Result<(), RootfsError> {
         let meta = self.admit(path, origin.as_os_str().len(), meta)?;
-        self.others.push(ContentSource::At(origin.to_owned()));
-        let source = u32::try_from(self.others.len()).expect("fewer than the entries, which are counted");
-        self.put(path, Kind::File(Segment { source, offset: 0, len: size }), meta)
+        self.files.push(ContentSource::At(origin.to_owned()));
+        let source = u32::try_from(self.files.len()).expect("fewer than the entries, which are counted");
+        self.insert(path, Kind::File(Segment { source, offset: 0, len: size }), meta)
     }
 
-    /// What follows belongs to a layer above all before: whiteouts in it are about those before, and paths lead through
+    /// Begins a layer above all entries so far: its whiteouts remove entries of lower layers, and paths lead through
     /// the image's own symbolic links.
     pub fn next_layer(&mut self) {
         self.tree.next_layer();
     }
 
-    /// Takes away what lower layers have at `path`, if there is anything.
+    /// Removes what lower layers have at `path`, if there is anything.
     pub fn whiteout(&mut self, path: &[u8]) -> Result<(), RootfsError> {
         self.cancel.check()?;
         components(path).and_then(|parts| self.tree.whiteout(&parts)).map_err(|why| RootfsError::entry(path, why))
     }
 
-    /// Takes away what lower layers have in the directory at `path`, if there is one.
+    /// Removes what lower layers have in the directory at `path`, if there is one.
     pub fn opaque(&mut self, path: &[u8]) -> Result<(), RootfsError> {
         self.cancel.check()?;
         components(path).and_then(|parts| self.tree.opaque(&parts)).map_err(|why| RootfsError::entry(path, why))
     }
 
-    /// A symbolic link. The target is text and is not looked at, but for its length; the mode is that of all links.
+    /// Adds a symbolic link. Only the length of the target is checked, and that it has no zero byte; the mode is that
+    /// of all links.
     pub fn symlink(&mut self, path: &[u8], target: &[u8], meta: Meta) -> Result<(), RootfsError> {
         let mut meta = self.admit(path, target.len(), meta)?;
         meta.mode = 0o777;
-        if !(1..=LINK_TARGET_MAX).contains(&target.len()) {
+        if !(1..=MAX_LINK_TARGET).contains(&target.len()) {
             return Err(RootfsError::entry(path, EntryError::LinkTarget(target.len())));
         }
         if target.contains(&0) {
             return Err(RootfsError::entry(path, EntryError::Nul));
         }
-        self.put(path, Kind::Symlink(target.into()), meta)
+        self.insert(path, Kind::Symlink(target.into()), meta)
     }
 
-    /// One more name for what is at `target`, which may be anything but a directory. Owner, mode and time stay those
-    /// of the target.
+    /// Adds another name for what is at `target`, which may be anything but a directory. Owner, mode and time stay
+    /// those of the target.
     pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), RootfsError> {
         self.admit(path, target.len(), Meta::default())?;
         components(path)
@@ -176,7 +177,7 @@ impl RootfsBuilder {
             .map_err(|why| RootfsError::entry(path, why))
     }
 
-    /// A device, fifo or socket.
+    /// Adds a device, fifo or socket.
     pub fn node(&mut self, path: &[u8], node: Node, meta: Meta) -> Result<(), RootfsError> {
         let meta = self.admit(path, 0, meta)?;
         if let Node::CharDevice { major, minor } | Node::BlockDevice { major, minor } = node
@@ -184,11 +185,11 @@ impl RootfsBuilder {
         {
             return Err(RootfsError::entry(path, EntryError::DeviceNumber(major, minor)));
         }
-        self.put(path, Kind::Node(node), meta)
+        self.insert(path, Kind::Node(node), meta)
     }
 
-    /// Everything in an archive, read to its end marker. `keep` sees each entry first: it may change path, kind and
-    /// metadata, and an entry for which it says `false` is left out.
+    /// Adds everything in an archive, which is read to its end marker. `keep` sees each entry first: it may change
+    /// path, kind and metadata, and an entry for which it returns `false` is left out.
     pub fn archive(
         &mut self,
         input: &mut dyn Read,
@@ -212,7 +213,8 @@ impl RootfsBuilder {
         Ok(())
     }
 
-    /// The first `limit` bytes of the file at `path`, links followed inside the tree; `None` when there is no file.
+    /// Returns the first `limit` bytes of the file at `path`, with links followed inside the tree; `None` if there is
+    /// no file.
     pub fn read(&mut self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>, RootfsError> {
         let (segment, holes) = match self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize].kind) {
             Some(Kind::File(segment)) => (*segment, false),
@@ -220,12 +222,12 @@ impl RootfsBuilder {
             _ => return Ok(None),
         };
         let mut bytes = vec![0; usize::try_from(segment.len).map_or(limit, |len| len.min(limit))];
-        // Nobody reads a file with holes; that it is there is all that is known of it.
+        // No caller needs the content of a file with holes, only that it exists: its bytes read as zeros.
         if !holes {
             let read = match segment.source {
                 SPOOL => self.spool.flushed()?.read_exact_at(&mut bytes, segment.offset),
-                IMAGE => self.read_placed(&mut bytes, segment.offset),
-                other => self.others[other as usize - 1]
+                IMAGE => self.read_from_image(&mut bytes, segment.offset),
+                other => self.files[other as usize - 1]
                     .open()
                     .and_then(|file| file.read_exact_at(&mut bytes, segment.offset)),
             };
@@ -234,7 +236,7 @@ impl RootfsBuilder {
         Ok(Some(bytes))
     }
 
-    /// Whether `path`, links followed inside the tree, is a file somebody may execute.
+    /// Whether `path`, with links followed inside the tree, is an executable file.
     pub fn is_executable(&self, path: &[u8]) -> bool {
         self.tree.resolve(path).map(|index| &self.tree.inodes[index as usize]).is_some_and(|inode| {
             matches!(inode.kind, Kind::File(_) | Kind::Sparse { .. }) && inode.meta.mode & 0o111 != 0
@@ -242,12 +244,12 @@ impl RootfsBuilder {
     }
 
     /// Writes the image to `out`, which must not exist. It is complete, but not synced, when this returns; after an
-    /// error it is for the caller to remove.
+    /// error the caller has to remove it.
     pub fn finish(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<Written, RootfsError> {
         Ok(self.write(out, format, false, job)?.0)
     }
 
-    /// As [`Self::finish`], with the BLAKE3 of the image, most of which is taken while it is written.
+    /// Like [`Self::finish`], and returns the BLAKE3 of the image, most of which is computed while it is written.
     pub fn finish_hashed(self, out: &Path, format: &Format, job: &Job<'_>) -> Result<(Written, [u8; 32]), RootfsError> {
         let (written, digest) = self.write(out, format, true, job)?;
         Ok((written, digest.expect("it was asked for")))
@@ -261,22 +263,22 @@ impl RootfsBuilder {
         job: &Job<'_>,
     ) -> Result<(Written, Option<[u8; 32]>), RootfsError> {
         let mut sources = vec![ContentSource::Open(self.spool.into_file()?)];
-        sources.extend(self.others);
-        let Some(ImageInProgress { path, site, pieces }) = self.begun else {
+        sources.extend(self.files);
+        let Some(ImageInProgress { path, image, tree_hash }) = self.in_progress else {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(out);
             let file = file.map_err(RootfsError::io("create the image"))?;
-            let beginning = PartialImage { file: &file, dealt: 0, pieces: TreeHash::default() };
-            return image::write(self.tree, format, beginning, &sources, hash, job);
+            let partial = PartialImage { file: &file, allocated: 0, tree_hash: TreeHash::default() };
+            return image::write(self.tree, format, partial, &sources, hash, job);
         };
-        let beginning = PartialImage { file: &site.file, dealt: site.dealer.dealt(), pieces };
-        let written = image::write(self.tree, format, beginning, &sources, hash, job)?;
+        let partial = PartialImage { file: &image.file, allocated: image.allocator.allocated(), tree_hash };
+        let written = image::write(self.tree, format, partial, &sources, hash, job)?;
         path.persist_noclobber(out).map_err(|error| RootfsError::io("create the image")(error.error))?;
         Ok(written)
     }
 
-    /// Reads of what layers have written.
-    fn read_placed(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let file = &self.begun.as_ref().ok_or(io::ErrorKind::NotFound)?.site.file;
+    /// Reads content that a layer has written, from byte `offset` of the allocatable blocks on.
+    fn read_from_image(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let file = &self.in_progress.as_ref().ok_or(io::ErrorKind::NotFound)?.image.file;
         let mut rest = bytes;
         for Run { start, len } in block_layout::allocatable_runs(offset / BLOCK, (rest.len() as u64).div_ceil(BLOCK)) {
             let here = usize::try_from(len * BLOCK).map_or(rest.len(), |len| len.min(rest.len()));
@@ -287,13 +289,13 @@ impl RootfsBuilder {
         Ok(())
     }
 
-    fn put(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), RootfsError> {
+    fn insert(&mut self, path: &[u8], kind: Kind, meta: Meta) -> Result<(), RootfsError> {
         components(path)
             .and_then(|parts| self.tree.put(&parts, kind, meta))
             .map_err(|why| RootfsError::entry(path, why))
     }
 
-    /// Counts an entry against the limits and puts its metadata in the form the image holds.
+    /// Counts an entry against the limits and converts its metadata to the form the image holds.
     fn admit(&mut self, path: &[u8], target: usize, mut meta: Meta) -> Result<Meta, RootfsError> {
         self.cancel.check()?;
         let xattrs: usize = meta.xattrs.iter().map(|Xattr { name, value }| name.len() + value.len()).sum();
@@ -306,7 +308,7 @@ impl RootfsBuilder {
         }
         meta.mode &= 0o7777;
         meta.mtime = meta.mtime.clamped();
-        meta.xattrs = xattr::checked(meta.xattrs).map_err(|why| RootfsError::entry(path, why))?;
+        meta.xattrs = xattr::check(meta.xattrs).map_err(|why| RootfsError::entry(path, why))?;
         Ok(meta)
     }
 }

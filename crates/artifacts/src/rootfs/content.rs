@@ -1,8 +1,8 @@
-//! Contents on their way from a layer's stream to their final blocks.
+//! Writes the contents of layers to their final blocks while they arrive.
 //!
-//! Nothing is spooled: a file begins at the next free block of the hand its layer was dealt, small ones side by side,
-//! and what is full is hashed and written at once. Long runs of zeros take no blocks. Where the layer's entry is hidden
-//! by a later one, its blocks are given back when the image is finished.
+//! Nothing is spooled: a file begins at the next free block of its layer's grant, small files side by side, and a full
+//! piece is hashed and written at once. Long runs of zeros take no blocks. Where a later entry hides the layer's, its
+//! blocks are given back when the image is finished.
 
 use super::{
     allocator::TurnAllocator,
@@ -16,47 +16,47 @@ use blake3::hazmat::ChainingValue;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
-/// Fewer zeros than this in a row are stored.
+/// Minimum length of a run of zeros that becomes a hole; shorter ones are stored.
 const MIN_HOLE: u64 = 64 << 10;
-/// Most pieces of one file; what follows is stored as it is.
-const MAX_PIECES: usize = 50_000;
+/// Upper bound of the extents of one file; zeros after so many are stored.
+const MAX_EXTENTS: usize = 50_000;
 
 static ZERO_BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
-/// An image file that layers write into.
+/// Image file that layers write into.
 #[derive(Debug)]
 pub struct TargetImage {
     pub(super) file: File,
-    pub(super) dealer: TurnAllocator,
+    pub(super) allocator: TurnAllocator,
 }
 
 impl TargetImage {
-    /// For one layer that is read for nothing but whether it is what it is said to be: what it writes is nowhere.
+    /// Sink for a layer that is read only to verify it: writes to `/dev/null`.
     pub fn discard(layer: usize) -> Result<Arc<Self>, RootfsError> {
         let file = File::options().write(true).open("/dev/null").map_err(RootfsError::io("open /dev/null"))?;
-        Ok(Arc::new(Self { file, dealer: TurnAllocator::new([layer], 1) }))
+        Ok(Arc::new(Self { file, allocator: TurnAllocator::new([layer], 1) }))
     }
 
-    /// Who writes the contents of a layer, which looks at `cancel` when it has to wait for others.
+    /// Returns the writer for the contents of a layer. It checks `cancel` while it waits for other layers.
     pub fn content_writer(self: &Arc<Self>, layer: usize, cancel: &Cancel) -> ContentWriter {
         ContentWriter::new(Arc::clone(self), layer, cancel)
     }
 }
 
-/// Where the content of a file is.
+/// Location of a file's content in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContentLocation(pub(super) Extents);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Extents {
-    /// In one place, all of it.
+    /// The whole content in consecutive blocks.
     One(Segment),
-    /// In several places, as (offset in the file, segment) in order; what is not among them is zeros.
+    /// Several segments, as (offset in the file, segment) in order; the rest of the `len` bytes are zeros.
     Several { len: u64, data: Box<[(u64, Segment)]> },
 }
 
 impl ContentLocation {
-    /// How many bytes of it take room.
+    /// Returns how many bytes of the content are stored.
     pub(super) fn bytes(&self) -> u64 {
         match &self.0 {
             Extents::One(segment) => segment.len,
@@ -65,108 +65,108 @@ impl ContentLocation {
     }
 }
 
-/// What a layer left in the image.
+/// Record of what a layer wrote into the image.
 #[derive(Debug)]
 pub struct WrittenContent {
-    /// The pieces it filled: at which byte they begin, and their hashes.
+    /// Hashes of the filled pieces, by the byte they begin at.
     pub(super) hashes: Vec<(u64, ChainingValue)>,
 }
 
 /// Writes the contents of one layer.
 #[derive(Debug)]
 pub struct ContentWriter {
-    site: Arc<TargetImage>,
+    image: Arc<TargetImage>,
     layer: usize,
     cancel: Cancel,
-    /// What is left of the hand.
-    hand: Run,
-    /// The piece at hand, the block it begins with, and how much of it is filled.
+    /// Rest of the current grant.
+    grant: Run,
+    /// Current piece, the number of its first block and how much of it is filled.
     piece: Vec<u8>,
     at: u64,
     filled: usize,
     hashes: Vec<(u64, ChainingValue)>,
-    file: Open,
+    file: OpenFile,
 }
 
-/// The file at hand.
+/// File that is being written.
 #[derive(Debug, Default)]
-struct Open {
+struct OpenFile {
     size: u64,
-    /// How much of it came, but for `part`.
+    /// Bytes received, without those in `partial_block`.
     at: u64,
-    /// The beginning of a block.
-    part: Vec<u8>,
-    /// Zeros before `at` that are not stored, whole blocks but for the end of the file.
+    /// First bytes of a block that is not complete yet.
+    partial_block: Vec<u8>,
+    /// Zeros before `at` that are not stored yet: whole blocks, except at the end of the file.
     zeros: u64,
     data: Vec<(u64, Segment)>,
 }
 
-impl Open {
-    /// Whether holes are looked for.
-    fn looks(&self) -> bool {
+impl OpenFile {
+    /// Whether the file is large enough to have holes.
+    fn detects_holes(&self) -> bool {
         self.size >= 2 * MIN_HOLE
     }
 }
 
 impl ContentWriter {
-    fn new(site: Arc<TargetImage>, layer: usize, cancel: &Cancel) -> Self {
+    fn new(image: Arc<TargetImage>, layer: usize, cancel: &Cancel) -> Self {
         Self {
-            site,
+            image,
             layer,
             cancel: cancel.clone(),
-            hand: Run { start: 0, len: 0 },
+            grant: Run { start: 0, len: 0 },
             piece: Vec::new(),
             at: 0,
             filled: 0,
             hashes: Vec::new(),
-            file: Open::default(),
+            file: OpenFile::default(),
         }
     }
 
-    /// A file of `size` bytes follows.
+    /// Begins a file of `size` bytes.
     pub fn begin(&mut self, size: u64) {
         self.file.size = size;
     }
 
-    /// Some of its bytes.
+    /// Appends to the current file.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), RootfsError> {
-        if !self.file.looks() {
+        if !self.file.detects_holes() {
             return self.append(bytes);
         }
         while !bytes.is_empty() {
-            if self.file.part.is_empty()
+            if self.file.partial_block.is_empty()
                 && let Some((block, rest)) = bytes.split_first_chunk::<{ BLOCK_BYTES }>()
             {
                 self.block(block)?;
                 bytes = rest;
                 continue;
             }
-            let missing = (BLOCK_BYTES - self.file.part.len()).min(bytes.len());
+            let missing = (BLOCK_BYTES - self.file.partial_block.len()).min(bytes.len());
             let (now, rest) = bytes.split_at(missing);
-            self.file.part.extend_from_slice(now);
+            self.file.partial_block.extend_from_slice(now);
             bytes = rest;
-            if self.file.part.len() == BLOCK_BYTES {
-                self.part()?;
+            if self.file.partial_block.len() == BLOCK_BYTES {
+                self.flush_partial_block()?;
             }
         }
         Ok(())
     }
 
-    /// All of it came; where it is.
+    /// Ends the current file and returns the location of its content.
     pub fn end(&mut self) -> Result<ContentLocation, RootfsError> {
-        if !self.file.part.is_empty() {
-            self.part()?;
+        if !self.file.partial_block.is_empty() {
+            self.flush_partial_block()?;
         }
         if self.file.zeros < MIN_HOLE {
-            self.zeros()?;
+            self.store_zeros()?;
         }
-        // The next file begins with a block.
+        // The next file begins at a block boundary.
         let filled = self.filled.next_multiple_of(BLOCK_BYTES);
         if filled > self.filled {
             self.piece[self.filled..filled].fill(0);
             self.filled = filled;
         }
-        let Open { size, data, .. } = std::mem::take(&mut self.file);
+        let OpenFile { size, data, .. } = std::mem::take(&mut self.file);
         Ok(ContentLocation(match data.as_slice() {
             [] if size == 0 => Extents::One(Segment { source: IMAGE, offset: 0, len: 0 }),
             [(0, whole)] if whole.len == size => Extents::One(*whole),
@@ -174,38 +174,38 @@ impl ContentWriter {
         }))
     }
 
-    /// The layer has ended.
+    /// Ends the layer and writes what is buffered.
     pub fn finish(mut self) -> Result<WrittenContent, RootfsError> {
         self.flush()?;
-        self.site.dealer.end(self.layer);
+        self.image.allocator.end(self.layer);
         Ok(WrittenContent { hashes: self.hashes })
     }
 
-    /// What was kept of a block, now that all of it is there.
-    fn part(&mut self) -> Result<(), RootfsError> {
-        let mut part = std::mem::take(&mut self.file.part);
-        self.block(&part)?;
-        part.clear();
-        self.file.part = part;
+    /// Processes the completed partial block.
+    fn flush_partial_block(&mut self) -> Result<(), RootfsError> {
+        let mut partial = std::mem::take(&mut self.file.partial_block);
+        self.block(&partial)?;
+        partial.clear();
+        self.file.partial_block = partial;
         Ok(())
     }
 
-    /// A block of the file, or the end of it.
+    /// Takes a block of the file, or its shorter end.
     fn block(&mut self, block: &[u8]) -> Result<(), RootfsError> {
         if block == &ZERO_BLOCK[..block.len()] {
             self.file.zeros += block.len() as u64;
             self.file.at += block.len() as u64;
             return Ok(());
         }
-        if self.file.zeros < MIN_HOLE || self.file.data.len() >= MAX_PIECES {
-            self.zeros()?;
+        if self.file.zeros < MIN_HOLE || self.file.data.len() >= MAX_EXTENTS {
+            self.store_zeros()?;
         }
         self.file.zeros = 0;
         self.append(block)
     }
 
-    /// Stores the zeros that were left out.
-    fn zeros(&mut self) -> Result<(), RootfsError> {
+    /// Stores the zeros that were held back.
+    fn store_zeros(&mut self) -> Result<(), RootfsError> {
         let mut left = std::mem::take(&mut self.file.zeros);
         self.file.at -= left;
         while left > 0 {
@@ -218,7 +218,7 @@ impl ContentWriter {
 
     fn append(&mut self, mut bytes: &[u8]) -> Result<(), RootfsError> {
         while !bytes.is_empty() {
-            self.room()?;
+            self.make_room()?;
             let len = (PIECE - self.filled).min(bytes.len());
             let (now, rest) = bytes.split_at(len);
             self.piece[self.filled..self.filled + len].copy_from_slice(now);
@@ -236,43 +236,44 @@ impl ContentWriter {
         Ok(())
     }
 
-    /// Makes room for at least a byte.
-    fn room(&mut self) -> Result<(), RootfsError> {
+    /// Makes room for at least one byte in the current piece.
+    fn make_room(&mut self) -> Result<(), RootfsError> {
         if self.filled < PIECE && !self.piece.is_empty() {
             return Ok(());
         }
         self.flush()?;
-        if self.hand.len == 0 {
-            self.hand = self.site.dealer.deal(self.layer, &self.cancel)?;
-            if (self.hand.start + self.hand.len) * BLOCK > MAX_BYTES / 2 {
+        if self.grant.len == 0 {
+            self.grant = self.image.allocator.allocate(self.layer, &self.cancel)?;
+            if (self.grant.start + self.grant.len) * BLOCK > MAX_BYTES / 2 {
                 return Err(RootfsError::TooManyBytes(MAX_BYTES / 2));
             }
             self.reserve();
         }
         self.piece.resize(PIECE, 0);
-        self.at = self.hand.start;
-        self.hand.start += PIECE_BLOCKS;
-        self.hand.len -= PIECE_BLOCKS;
+        self.at = self.grant.start;
+        self.grant.start += PIECE_BLOCKS;
+        self.grant.len -= PIECE_BLOCKS;
         Ok(())
     }
 
-    /// Asks the file system for the blocks of the hand at once: to give them one by one, as they are written, costs it more. What
-    /// is left of them in the end is given back with all other gaps.
+    /// Reserves the blocks of the grant in the file system at once: allocating them one by one, as they are written,
+    /// costs more. What is left of them at the end is given back with all other gaps.
     fn reserve(&self) {
-        for Run { start, len } in block_layout::allocatable_runs(self.hand.start, self.hand.len) {
-            // Where it has too few left, writing says so. The file gets longer, for beyond its end nothing is given back.
-            let _ = fallocate(&self.site.file, FallocateFlags::empty(), start * BLOCK, len * BLOCK);
+        for Run { start, len } in block_layout::allocatable_runs(self.grant.start, self.grant.len) {
+            // An error is ignored: if there is too little space, the write reports it. The file is extended, because
+            // blocks beyond its end would not be given back later.
+            let _ = fallocate(&self.image.file, FallocateFlags::empty(), start * BLOCK, len * BLOCK);
         }
     }
 
-    /// Writes the piece at hand.
+    /// Writes the current piece.
     fn flush(&mut self) -> Result<(), RootfsError> {
         if self.filled == 0 {
             return Ok(());
         }
-        // Hands and kept blocks are whole pieces, so a piece is in one place.
+        // Grants and reserved ranges are whole pieces, so a piece is contiguous in the image.
         let at = block_layout::nth_allocatable(self.at).start * BLOCK;
-        let write = self.site.file.write_all_at(&self.piece[..self.filled], at);
+        let write = self.image.file.write_all_at(&self.piece[..self.filled], at);
         write.map_err(RootfsError::io("write the image"))?;
         self.piece[self.filled..].fill(0);
         self.hashes.push((at, hash(at, &self.piece)));

@@ -1,5 +1,5 @@
-//! The blocks of a directory: a list of names, or, where they do not fit one block, leaves in the order of the names'
-//! hashes with an index before them.
+//! Blocks of a directory: a list of names, or, if they do not fit one block, leaves in the order of the names' hashes
+//! behind an index (htree).
 
 use super::{block_layout::BLOCK_BYTES, error::RootfsError};
 use mkext4::{
@@ -8,16 +8,16 @@ use mkext4::{
     spec::{dirent, file_type, htree},
 };
 
-/// Bytes at the end of a block that hold its checksum.
+/// Size of the checksum record at the end of a block, in bytes.
 const TAIL: usize = 12;
 const USABLE: usize = BLOCK_BYTES - TAIL;
-/// From so many bytes of entries on there is an index: what `e2fsck -D` does.
+/// Size of all entries, in bytes, from which on there is an index: that of `e2fsck -D`.
 const INDEXED: usize = BLOCK_BYTES - 24;
-/// The hash of names, half MD4, and how many bytes the index says about itself.
+/// Version of the name hash, half MD4, and the size of the index's header.
 const HASH_VERSION: u8 = 1;
 const INFO: u8 = 8;
 
-/// One name.
+/// Name in a directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Name<'a> {
     pub(super) bytes: &'a [u8],
@@ -25,7 +25,7 @@ pub(super) struct Name<'a> {
     pub(super) kind: u8,
 }
 
-/// A directory as it is written.
+/// Encoded directory.
 #[derive(Debug)]
 pub(super) struct Directory {
     pub(super) blocks: Vec<Vec<u8>>,
@@ -33,7 +33,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The directory with this inode, in the one with that, with these names. `seed` is what its checksums begin with.
+    /// Encodes the directory `inode` in the directory `parent`, with these names. `seed` is its checksum seed.
     pub(super) fn new(
         inode: u32,
         parent: u32,
@@ -47,22 +47,22 @@ impl Directory {
         ];
         let bytes: usize = names.iter().map(|name| dirent::rec_len_for(name.bytes.len())).sum();
         if bytes >= INDEXED {
-            return Ok(Self { blocks: indexed(inode, parent, names, hash, seed)?, indexed: true });
+            return Ok(Self { blocks: encode_indexed(inode, parent, names, hash, seed)?, indexed: true });
         }
         let all: Vec<Name<'_>> = dots.iter().chain(names).copied().collect();
-        Ok(Self { blocks: packed(&all).map(|names| listed(names, seed)).collect(), indexed: false })
+        Ok(Self { blocks: split_into_blocks(&all).map(|names| encode_leaf(names, seed)).collect(), indexed: false })
     }
 
-    /// `lost+found`, with room in it.
+    /// Encodes `lost+found`, with empty blocks for names.
     pub(super) fn lost_found(inode: u32, parent: u32, blocks: usize, seed: u32) -> Result<Self, RootfsError> {
         let mut directory = Self::new(inode, parent, &[], &[0; 4], seed)?;
-        directory.blocks.resize_with(blocks, || listed(&[], seed));
+        directory.blocks.resize_with(blocks, || encode_leaf(&[], seed));
         Ok(directory)
     }
 }
 
-/// As many names as fit a block, and so on.
-fn packed<'a, 'n>(mut names: &'a [Name<'n>]) -> impl Iterator<Item = &'a [Name<'n>]> {
+/// Splits names into groups that fit one block each.
+fn split_into_blocks<'a, 'n>(mut names: &'a [Name<'n>]) -> impl Iterator<Item = &'a [Name<'n>]> {
     std::iter::from_fn(move || {
         let mut used = 0;
         let fit = names.iter().take_while(|name| {
@@ -75,8 +75,8 @@ fn packed<'a, 'n>(mut names: &'a [Name<'n>]) -> impl Iterator<Item = &'a [Name<'
     })
 }
 
-/// A block of names.
-fn listed(names: &[Name<'_>], seed: u32) -> Vec<u8> {
+/// Encodes a block of names.
+fn encode_leaf(names: &[Name<'_>], seed: u32) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut at = 0;
     for (number, name) in names.iter().enumerate() {
@@ -95,16 +95,16 @@ fn listed(names: &[Name<'_>], seed: u32) -> Vec<u8> {
     block
 }
 
-fn record(place: &mut [u8], name: &Name<'_>, len: usize) {
-    place[..4].copy_from_slice(&name.inode.to_le_bytes());
-    put16(place, 4, len);
-    place[6] = u8::try_from(name.bytes.len()).expect("names were checked");
-    place[7] = name.kind;
-    place[8..8 + name.bytes.len()].copy_from_slice(name.bytes);
+fn record(field: &mut [u8], name: &Name<'_>, len: usize) {
+    field[..4].copy_from_slice(&name.inode.to_le_bytes());
+    put16(field, 4, len);
+    field[6] = u8::try_from(name.bytes.len()).expect("names were checked");
+    field[7] = name.kind;
+    field[8..8 + name.bytes.len()].copy_from_slice(name.bytes);
 }
 
-/// The root of the index, the leaves, and the nodes between them where there are many.
-fn indexed(
+/// Encodes the root of the index, the leaves, and a level of nodes between them if there are many.
+fn encode_indexed(
     inode: u32,
     parent: u32,
     names: &[Name<'_>],
@@ -119,12 +119,12 @@ fn indexed(
     let mut blocks = vec![Vec::new()];
     let mut leaves = Vec::new();
     let mut before = 0;
-    for names in packed(&sorted) {
+    for names in split_into_blocks(&sorted) {
         let first = hashed[before].0.0;
-        // The lowest bit says that the leaf before ends with the same hash.
+        // The lowest bit means that the leaf before ends with the same hash.
         let goes_on = before > 0 && hashed[before - 1].0.0 == first;
         leaves.push((first | u32::from(goes_on), number(blocks.len())));
-        blocks.push(listed(names, seed));
+        blocks.push(encode_leaf(names, seed));
         before += names.len();
     }
 
@@ -136,7 +136,7 @@ fn indexed(
         let mut nodes = Vec::new();
         for children in entries.chunks(usize::from(node_limit)) {
             let mut node = vec![0; BLOCK_BYTES];
-            // To those who know no index it is a block without names.
+            // To readers without htree support it is a block without names.
             put16(&mut node, 4, BLOCK_BYTES);
             index(&mut node, htree::NODE_COUNT_OFFSET, node_limit, children, seed);
             nodes.push((children[0].0, number(blocks.len())));
@@ -159,11 +159,11 @@ fn indexed(
     Ok(blocks)
 }
 
-/// Writes the entries of a node, the first of which has no hash of its own, and its checksum.
+/// Writes the entries of an index node, the first of which has no hash of its own, and its checksum.
 fn index(node: &mut [u8], at: usize, limit: u16, entries: &[(u32, u32)], seed: u32) {
-    for (place, (hash, block)) in node[at..].chunks_exact_mut(8).zip(entries) {
-        place[..4].copy_from_slice(&hash.to_le_bytes());
-        place[4..].copy_from_slice(&block.to_le_bytes());
+    for (field, (hash, block)) in node[at..].chunks_exact_mut(8).zip(entries) {
+        field[..4].copy_from_slice(&hash.to_le_bytes());
+        field[4..].copy_from_slice(&block.to_le_bytes());
     }
     let count = u16::try_from(entries.len()).expect("at most the limit");
     node[at..at + 2].copy_from_slice(&limit.to_le_bytes());

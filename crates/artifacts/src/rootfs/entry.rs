@@ -1,6 +1,6 @@
-//! What one entry carries besides its name and content.
+//! Metadata of an entry: everything besides its name and content.
 
-/// A point in time, as tar and ext4 both know it.
+/// Point in time, as both tar and ext4 represent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {
     /// Seconds since 1970-01-01T00:00:00Z; negative before.
@@ -10,28 +10,28 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// The earliest time an ext4 inode holds: 1901-12-13T20:45:52Z.
+    /// Earliest time an ext4 inode holds: 1901-12-13T20:45:52Z.
     pub const MIN: Self = Self { secs: -(1 << 31), nanos: 0 };
-    /// The latest time an ext4 inode holds: 2446-05-10T22:38:55Z.
+    /// Latest time an ext4 inode holds: 2446-05-10T22:38:55Z.
     pub const MAX: Self = Self { secs: (1 << 34) - (1 << 31) - 1, nanos: 999_999_999 };
 
-    /// Whole seconds since the epoch.
+    /// Returns the time of whole seconds since the epoch.
     pub const fn from_secs(secs: i64) -> Self {
         Self { secs, nanos: 0 }
     }
 
-    /// The nearest time an ext4 inode can hold. Without this a time outside the range wraps around.
+    /// Returns the nearest time an ext4 inode can hold. Unclamped, a time outside the range would wrap around.
     pub(super) fn clamped(self) -> Self {
         Self { secs: self.secs, nanos: self.nanos.min(999_999_999) }.clamp(Self::MIN, Self::MAX)
     }
 }
 
-/// One extended attribute, with the full name a program would use (`security.capability`).
+/// Extended attribute, with the full name a program would use (`security.capability`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Xattr {
-    /// The name with its namespace.
+    /// Name with its namespace.
     pub name: Vec<u8>,
-    /// The value as `getxattr(2)` returns it.
+    /// Value as `getxattr(2)` returns it.
     pub value: Vec<u8>,
 }
 
@@ -44,20 +44,20 @@ pub struct Meta {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Modification time; also stands in for the other three times of the inode. Clamped to what ext4 holds.
+    /// Modification time, also used for the other three times of the inode. Clamped to what ext4 holds.
     pub mtime: Timestamp,
-    /// Extended attributes; of two with one name the later wins.
+    /// Extended attributes; of two with the same name the later wins.
     pub xattrs: Vec<Xattr>,
 }
 
 impl Meta {
-    /// Owned by root, without extended attributes.
+    /// Returns metadata owned by root, without extended attributes.
     pub fn root(mode: u16, mtime: Timestamp) -> Self {
         Self { mode, mtime, ..Self::default() }
     }
 }
 
-/// An entry that is neither directory, file nor link.
+/// Entry that is neither directory, file nor link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
     /// Character device; major at most 4,095, minor at most 1,048,575.

@@ -1,126 +1,126 @@
-//! What can be wrong with an entry, and what can go wrong while an image is written.
+//! Errors of entries and of writing an image.
 
 use crate::{job::Cancelled, publish::is_full};
 use std::io;
 
-/// Why one entry cannot be stored. The names in here come from an archive: they are shown quoted and cut.
+/// Reason why one entry cannot be stored. The names in it come from an archive: they are quoted and cut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// A name of no bytes.
+    /// The name is empty.
     #[error("its name is empty")]
     Empty,
-    /// A path beginning with `/`.
+    /// The path begins with `/`.
     #[error("its path is absolute")]
     Absolute,
-    /// A path with a `..` component.
+    /// The path has a `..` component.
     #[error("its path contains \"..\"")]
     ParentDir,
-    /// A name, target or path with a zero byte.
+    /// A name, target or path has a zero byte.
     #[error("it contains a zero byte")]
     Nul,
-    /// One component over 255 bytes.
+    /// A component of the path is over 255 bytes.
     #[error("a component of its path has {0} bytes, more than 255")]
     NameTooLong(usize),
-    /// A path over 4,096 bytes.
+    /// The path is over 4,096 bytes.
     #[error("its path has {0} bytes, more than 4096")]
     PathTooLong(usize),
-    /// The name of an attribute.
+    /// The name of an attribute is not UTF-8.
     #[error("the name of its attribute is not UTF-8")]
     NotUtf8,
-    /// Something that is no directory stands where a parent directory is needed.
+    /// Something other than a directory stands where a parent directory is needed.
     #[error("{0} is in its path and is not a directory")]
     NotADirectory(String),
-    /// Links that lead to each other.
+    /// Symbolic links lead to each other.
     #[error("{0}, in its path, leads through links without end")]
     LinkLoop(String),
-    /// All paths together take more steps through links than any real image's.
+    /// All paths together follow longer links than those of any real image.
     #[error("the paths of the image lead through too many links")]
     LinkSteps,
-    /// A hard link to something that is not there (yet).
+    /// The target of a hard link does not exist (yet).
     #[error("it is a hard link to {0}, which is not there")]
     LinkTargetMissing(String),
-    /// A hard link to a directory.
+    /// The target of a hard link is a directory.
     #[error("it is a hard link to the directory {0}")]
     LinkToDirectory(String),
-    /// More names for one file than ext4 counts.
+    /// One file has more names than ext4 counts.
     #[error("it is one of more than 65000 hard links to one file")]
     TooManyLinks,
-    /// A symbolic link whose target is empty or over 4,095 bytes.
+    /// The target of a symbolic link is empty or over 4,095 bytes.
     #[error("its link target has {0} bytes, not 1 to 4095")]
     LinkTarget(usize),
-    /// A device number ext4 cannot hold.
+    /// The device number is too large for ext4.
     #[error("its device number {0}:{1} is out of range")]
     DeviceNumber(u32, u32),
-    /// An extended attribute whose name nobody can read.
+    /// The name of an extended attribute is empty, too long or has a zero byte.
     #[error("the name of its extended attribute {0} is no name: empty, over 255 bytes or with a zero byte")]
     XattrName(String),
-    /// Extended attributes that do not fit the inode and one block.
+    /// The extended attributes do not fit the inode and one block.
     #[error("its extended attributes need {0} bytes; the inode and one block of 4096 bytes do not hold them")]
     XattrTooLarge(usize),
-    /// An access control list that is not one.
+    /// An access control list is malformed.
     #[error("its access control list is malformed")]
     Acl,
-    /// `lost+found` in the root belongs to the filesystem; only an empty directory of that name may be given.
+    /// `lost+found` in the root belongs to the filesystem; only a directory of that name may be given.
     #[error("lost+found in the root belongs to the filesystem")]
     Reserved,
     /// The content ended before the announced size.
     #[error("its content ended after {got} of {size} bytes")]
     Short {
-        /// Bytes that came.
+        /// Bytes that were read.
         got: u64,
-        /// Bytes announced.
+        /// Announced bytes.
         size: u64,
     },
-    /// A whiteout of nothing, of the directory it is in, or with something in it.
+    /// A whiteout names nothing, the directory it is in, or has something in it.
     #[error("it is not a whiteout of anything")]
     Whiteout,
-    /// A kind of entry, or a feature of one, that is not supported.
+    /// The type of the entry, or a feature of it, is not supported.
     #[error("it is {0}, which is not supported")]
     Unsupported(&'static str),
 }
 
-/// Why an image could not be built.
+/// Error of building an image.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
     /// One entry cannot be stored.
     #[error("entry {entry} cannot be stored")]
     Entry {
-        /// Its path, quoted and cut.
+        /// Path of the entry, quoted and cut.
         entry: String,
-        /// Why.
+        /// Reason.
         #[source]
         why: EntryError,
     },
-    /// More entries than the limit.
+    /// There are more entries than the limit.
     #[error("more than {0} entries")]
     TooManyEntries(u64),
-    /// More content than the limit.
+    /// There is more content than the limit.
     #[error("more than {0} bytes of content")]
     TooManyBytes(u64),
-    /// More bytes of paths, link targets and attributes than the limit.
+    /// There are more bytes of paths, link targets and attributes than the limit.
     #[error("more than {0} bytes of names and attributes")]
     TooMuchMetadata(u64),
     /// The archive itself is damaged.
     #[error("the archive is damaged at byte {offset}: {what}")]
     Archive {
-        /// Where in the stream, in bytes.
+        /// Position in the stream, in bytes.
         offset: u64,
-        /// What is wrong there.
+        /// Damage at that position.
         what: &'static str,
     },
     /// Reading or writing failed.
     #[error("cannot {what}")]
     Io {
-        /// What was being done, such as `write the image`.
+        /// Failed action, such as `write the image`.
         what: &'static str,
-        /// The cause.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// More names in one directory than its index can find.
+    /// A directory has more names than its index can hold.
     #[error("a directory with {0} names is too large")]
     DirectoryTooLarge(usize),
-    /// Told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
@@ -140,10 +140,10 @@ impl RootfsError {
     }
 }
 
-/// Longest piece of a hostile name that is repeated in an error, in bytes.
+/// Longest part of a hostile name that is repeated in an error, in bytes.
 const SHOWN: usize = 120;
 
-/// A name from an archive as an error shows it: quoted, escaped, cut.
+/// Formats a name from an archive for an error: quoted, escaped, cut.
 pub(super) fn quoted(name: &[u8]) -> String {
     let shown = &name[..name.len().min(SHOWN)];
     let rest = if shown.len() < name.len() { "…" } else { "" };

@@ -1,8 +1,8 @@
-//! From the tree to the bytes of the image.
+//! Writes the image of a finished tree.
 //!
-//! Contents of layers are where they will be; everything else gets the blocks that are left, in the order of the inodes:
-//! first what directories, links and attributes need, then contents that wait elsewhere, at last what follows from all
-//! that, tables and bitmaps.
+//! The contents of layers are in their final blocks already. Everything else gets the remaining blocks, in the order of
+//! the inodes: first what directories, links and attributes need, then contents that are stored elsewhere, at last what
+//! follows from all that, tables and bitmaps.
 
 use super::{
     batch_writer::BatchWriter,
@@ -11,7 +11,7 @@ use super::{
     directory::{Directory, Name},
     entry::{Meta, Node, Timestamp},
     error::RootfsError,
-    extents::{Map, Tree as ExtentTree},
+    extents::{BlockMap, ExtentTree},
     format::{Format, Written},
     inode::{Body, Record},
     inode_only,
@@ -33,49 +33,48 @@ use rustix::{
 };
 use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt, thread};
 
-/// Blocks of `lost+found`.
+/// Size of `lost+found` in blocks.
 const LOST_FOUND: usize = 4;
-/// Longest target of a link that is in the inode.
+/// Longest target of a symbolic link that is stored in the inode, in bytes.
 const SHORT_LINK: usize = 59;
-/// Progress is told about every this many bytes of content.
+/// Interval between two reports of progress, in bytes of content.
 const REPORT_EVERY: u64 = 8 << 20;
 
-/// The file the image will be, and what is in it already.
+/// File of the image, and what is in it already.
 pub(super) struct PartialImage<'a> {
     pub(super) file: &'a File,
-    /// How many blocks were dealt to layers.
-    pub(super) dealt: u64,
-    pub(super) pieces: TreeHash,
+    /// Number of blocks that layers were granted.
+    pub(super) allocated: u64,
+    pub(super) tree_hash: TreeHash,
 }
 
-/// Writes the image, contents copied from `sources` where they are not in it. Where `hash` says so, its digest comes
-/// along.
+/// Writes the image and copies from `sources` the contents that are not in it. Returns its digest if `hash` is true.
 pub(super) fn write(
     tree: Tree,
     format: &Format,
-    beginning: PartialImage<'_>,
+    partial: PartialImage<'_>,
     sources: &[ContentSource],
     hash: bool,
     job: &Job<'_>,
 ) -> Result<(Written, Option<[u8; 32]>), RootfsError> {
     let failed = || RootfsError::io("write the image");
-    let PartialImage { file, dealt, pieces } = beginning;
+    let PartialImage { file, allocated, tree_hash } = partial;
     let order = Order::of(&tree);
     let uuid = order.uuid(format);
-    let mut space = Space::new(dealt);
-    let elsewhere = claim(&tree, &order, &mut space);
+    let mut space = Space::new(allocated);
+    let needs_copy = mark_used(&tree, &order, &mut space);
     let total = order.files.iter().map(|&index| copied(&tree.inodes[index as usize].kind)).sum();
-    let painted: Result<_, RootfsError> = thread::scope(|scope| {
-        let mut filler = BatchWriter::new(scope, sources, file, pieces).map_err(failed())?;
+    let written: Result<_, RootfsError> = thread::scope(|scope| {
+        let mut output = BatchWriter::new(scope, sources, file, tree_hash).map_err(failed())?;
         for free in space.gaps() {
-            clear(file, free).and_then(|()| filler.cleared(free)).map_err(failed())?;
+            punch_hole(file, free).and_then(|()| output.cleared(free)).map_err(failed())?;
         }
-        let mut painter = ImageWriter {
+        let mut writer = ImageWriter {
             tree: &tree,
             order: &order,
             space,
-            filler,
-            elsewhere,
+            output,
+            needs_copy,
             inodes: vec![[0; INODE]; order.last_inode()],
             seed: csum::fs_seed(&uuid),
             hash_seed: dirhash::seed_from_uuid(&uuid),
@@ -85,36 +84,36 @@ pub(super) fn write(
             reported: 0,
             total,
         };
-        let journal = painter.reserved()?;
+        let journal = writer.reserved_inodes()?;
         for &index in order.dirs.iter().chain(&order.others) {
-            painter.inode(index)?;
+            writer.inode(index)?;
         }
-        // Of files most need none, and they are most of all.
-        let rest = inode_only::write(&tree, &order, &painter.elsewhere, painter.seed, &mut painter.inodes, job.cancel)?;
+        // Most inodes are those of files, and most of these need no further blocks.
+        let rest = inode_only::write(&tree, &order, &writer.needs_copy, writer.seed, &mut writer.inodes, job.cancel)?;
         for index in rest {
-            painter.inode(index)?;
+            writer.inode(index)?;
         }
-        let ImageWriter { mut space, mut filler, inodes, hash_seed, .. } = painter;
-        let frame = BlockGroups::new(&mut space, inodes.len() as u64)?;
-        let picture =
+        let ImageWriter { mut space, mut output, inodes, hash_seed, .. } = writer;
+        let groups = BlockGroups::new(&mut space, inodes.len() as u64)?;
+        let contents =
             GroupContents { uuid, hash_seed, label: &format.label, epoch: format.epoch, inodes: &inodes, journal };
-        frame.write(&picture, &mut space, &mut filler)?;
-        Ok((frame.len(), filler.finish().map_err(failed())?))
+        groups.write(&contents, &mut space, &mut output)?;
+        Ok((groups.len(), output.finish().map_err(failed())?))
     });
-    let (len, pieces) = painted?;
+    let (len, tree_hash) = written?;
     file.set_len(len).map_err(failed())?;
     job.progress.advance(total, Some(total));
     let content_bytes = order.files.iter().map(|&index| stored(&tree.inodes[index as usize].kind)).sum();
     let entries = order.entries();
     let digest = thread::scope(|scope| {
-        // A hundred thousand names take their time to go.
+        // Dropping a hundred thousand names takes noticeable time.
         scope.spawn(|| drop((tree, order)));
-        hash.then(|| pieces.digest(file, len).map_err(RootfsError::io("hash the image"))).transpose()
+        hash.then(|| tree_hash.digest(file, len).map_err(RootfsError::io("hash the image"))).transpose()
     })?;
     Ok((Written { size_bytes: len, entries, content_bytes }, digest))
 }
 
-/// What a file consists of, as (offset in it, segment) in order.
+/// Returns the stored segments of a file, as (offset in the file, segment) in order.
 pub(super) fn segments(kind: &Kind) -> impl Iterator<Item = (u64, Segment)> + '_ {
     let (one, several): (_, &[_]) = match kind {
         Kind::File(segment) => (Some((0, *segment)).filter(|_| segment.len > 0), &[]),
@@ -124,49 +123,50 @@ pub(super) fn segments(kind: &Kind) -> impl Iterator<Item = (u64, Segment)> + '_
     one.into_iter().chain(several.iter().copied())
 }
 
-/// Bytes of a file that are not zeros in a row.
+/// Returns how many bytes of a file are stored, holes left out.
 fn stored(kind: &Kind) -> u64 {
     segments(kind).map(|(_, segment)| segment.len).sum()
 }
 
-/// Bytes of it that are to be copied.
+/// Returns how many bytes of a file have to be copied into the image.
 fn copied(kind: &Kind) -> u64 {
     segments(kind).filter(|(_, segment)| segment.source != IMAGE).map(|(_, segment)| segment.len).sum()
 }
 
-/// The blocks of a placed segment.
+/// Returns the blocks of a segment that is in the image.
 pub(super) fn blocks(segment: &Segment) -> impl Iterator<Item = Run> + use<> {
     block_layout::allocatable_runs(segment.offset / BLOCK, segment.len.div_ceil(BLOCK))
 }
 
-/// Marks the blocks of all placed contents. The files that come back share theirs with another, as two do when one layer
-/// is there twice: they need a copy.
-fn claim(tree: &Tree, order: &Order, space: &mut Space) -> HashSet<Index> {
-    let mut elsewhere = HashSet::new();
+/// Marks the blocks of all contents that are in the image. Returns the files that share theirs with another file, as
+/// when one layer occurs twice: they need a copy.
+fn mark_used(tree: &Tree, order: &Order, space: &mut Space) -> HashSet<Index> {
+    let mut needs_copy = HashSet::new();
     for &index in &order.files {
         let kind = &tree.inodes[index as usize].kind;
-        let placed = || segments(kind).filter(|(_, segment)| segment.source == IMAGE);
-        if placed().any(|(_, segment)| blocks(&segment).any(|run| space.is_used(run))) {
-            elsewhere.insert(index);
+        let in_place = || segments(kind).filter(|(_, segment)| segment.source == IMAGE);
+        if in_place().any(|(_, segment)| blocks(&segment).any(|run| space.is_used(run))) {
+            needs_copy.insert(index);
             continue;
         }
-        placed().for_each(|(_, segment)| blocks(&segment).for_each(|run| space.mark(run)));
+        in_place().for_each(|(_, segment)| blocks(&segment).for_each(|run| space.mark(run)));
     }
-    elsewhere
+    needs_copy
 }
 
-/// Gives blocks back, so that what an upper layer hides neither takes room nor travels with the image.
-fn clear(file: &File, run: Run) -> io::Result<()> {
+/// Gives blocks back to the file system, so that content hidden by an upper layer neither takes room nor is distributed
+/// with the image.
+fn punch_hole(file: &File, run: Run) -> io::Result<()> {
     let (from, len) = (run.start * BLOCK, run.len * BLOCK);
     match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, len) {
         Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => zero(file, from, len),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, from, len),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The same where the file system cannot take blocks back; what the file does not have is zeros anyway.
-fn zero(file: &File, from: u64, len: u64) -> io::Result<()> {
+/// Writes zeros instead, for file systems that cannot punch holes. Beyond the end of the file there are zeros anyway.
+fn write_zeros(file: &File, from: u64, len: u64) -> io::Result<()> {
     let zeros = vec![0; BLOCK_BYTES];
     let end = file.metadata()?.len().min(from + len);
     (from..end).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&zeros, at))
@@ -176,11 +176,11 @@ struct ImageWriter<'a> {
     tree: &'a Tree,
     order: &'a Order,
     space: Space,
-    filler: BatchWriter<'a>,
-    /// Files whose placed contents belong to another.
-    elsewhere: HashSet<Index>,
+    output: BatchWriter<'a>,
+    /// Files whose blocks in the image belong to another file.
+    needs_copy: HashSet<Index>,
     inodes: Vec<[u8; INODE]>,
-    /// What the checksums of this image begin with.
+    /// Seed of the image's checksums.
     seed: u32,
     hash_seed: dirhash::HashSeed,
     epoch: u32,
@@ -191,8 +191,8 @@ struct ImageWriter<'a> {
 }
 
 impl ImageWriter<'_> {
-    /// The inodes the filesystem keeps for itself; the journal's first block.
-    fn reserved(&mut self) -> Result<u64, RootfsError> {
+    /// Writes the reserved inodes and returns the first block of the journal.
+    fn reserved_inodes(&mut self) -> Result<u64, RootfsError> {
         for number in [1, 3, 4, 5, 6, 7, 9, 10] {
             let raw = &mut self.inodes[number as usize - 1];
             if number == 1 {
@@ -209,16 +209,23 @@ impl ImageWriter<'_> {
         let journal = self.space.take(JOURNAL);
         let first = journal[0].start;
         let map = self.mapped(JOURNAL_INODE, &journal)?;
-        self.put(JOURNAL_INODE, file_type::REG, 1, &own(0o600), JOURNAL * BLOCK, &map)?;
+        self.put_inode(JOURNAL_INODE, file_type::REG, 1, &own(0o600), JOURNAL * BLOCK, &map)?;
 
         let seed = csum::inode_seed(self.seed, LOST_FOUND_INODE, 0);
         let lost_found = Directory::lost_found(LOST_FOUND_INODE, ROOT_INODE, LOST_FOUND, seed)?;
         let body = self.blocks(LOST_FOUND_INODE, &lost_found.blocks)?;
-        self.put(LOST_FOUND_INODE, file_type::DIR, 2, &own(0o700), lost_found.blocks.len() as u64 * BLOCK, &body)?;
+        self.put_inode(
+            LOST_FOUND_INODE,
+            file_type::DIR,
+            2,
+            &own(0o700),
+            lost_found.blocks.len() as u64 * BLOCK,
+            &body,
+        )?;
         Ok(first)
     }
 
-    /// Writes what an inode of the tree needs blocks for, and puts it in the table.
+    /// Writes the blocks of an inode of the tree, and the inode into the table.
     fn inode(&mut self, index: Index) -> Result<(), RootfsError> {
         self.job.cancel.check()?;
         let inode = &self.tree.inodes[index as usize];
@@ -245,12 +252,12 @@ impl ImageWriter<'_> {
             Kind::Symlink(target) => {
                 (file_type::SYMLINK, target.len() as u64, self.blocks(number, std::slice::from_ref(target))?)
             }
-            Kind::Node(node) => (kind_of(&inode.kind), 0, Body { block: device(*node), ..Body::default() }),
+            Kind::Node(node) => (file_type_of(&inode.kind), 0, Body { block: device(*node), ..Body::default() }),
             Kind::File(Segment { len, .. }) | Kind::Sparse { len, .. } => {
                 (file_type::REG, *len, self.content(index, number)?)
             }
         };
-        self.put(number, kind, links, meta, size, &body)
+        self.put_inode(number, kind, links, meta, size, &body)
     }
 
     fn directory(&self, index: Index, number: u32) -> Result<Directory, RootfsError> {
@@ -262,20 +269,20 @@ impl ImageWriter<'_> {
         let names = own.into_iter().chain(children.iter().map(|(name, child)| Name {
             bytes: name,
             inode: self.order.numbers[child.index as usize],
-            kind: kind_of(&self.tree.inodes[child.index as usize].kind),
+            kind: file_type_of(&self.tree.inodes[child.index as usize].kind),
         }));
         let names: Vec<Name<'_>> = names.collect();
         let parent = self.order.parents[index as usize];
         Directory::new(number, parent, &names, &self.hash_seed, csum::inode_seed(self.seed, number, 0))
     }
 
-    /// Maps a file's content, and copies what of it is not in its place.
+    /// Maps a file's content, and copies what is not in its final blocks.
     fn content(&mut self, index: Index, number: u32) -> Result<Body, RootfsError> {
-        let mut map = Map::default();
+        let mut map = BlockMap::default();
         let kind = &self.tree.inodes[index as usize].kind;
         for (at, segment) in segments(kind) {
             let mut logical = at / BLOCK;
-            if segment.source == IMAGE && !self.elsewhere.contains(&index) {
+            if segment.source == IMAGE && !self.needs_copy.contains(&index) {
                 for run in blocks(&segment) {
                     map.push(logical, run);
                     logical += run.len;
@@ -287,7 +294,7 @@ impl ImageWriter<'_> {
                 map.push(logical, run);
                 logical += run.len;
                 let len = (run.len * BLOCK).min(segment.len - done);
-                let copied = self.filler.copy(segment.source, segment.offset + done, run.start * BLOCK, len);
+                let copied = self.output.copy(segment.source, segment.offset + done, run.start * BLOCK, len);
                 copied.map_err(RootfsError::io("write the image"))?;
                 done += len;
                 self.report(len)?;
@@ -306,18 +313,18 @@ impl ImageWriter<'_> {
         Ok(())
     }
 
-    /// Writes these blocks somewhere.
+    /// Allocates and writes these blocks.
     fn blocks<B: AsRef<[u8]>>(&mut self, number: u32, blocks: &[B]) -> Result<Body, RootfsError> {
         let runs = self.space.take(blocks.len() as u64);
         let places = runs.iter().flat_map(|run| run.start..run.start + run.len);
         for (block, bytes) in places.zip(blocks) {
-            self.filler.put(block, bytes.as_ref()).map_err(RootfsError::io("write the image"))?;
+            self.output.put(block, bytes.as_ref()).map_err(RootfsError::io("write the image"))?;
         }
         self.mapped(number, &runs)
     }
 
     fn mapped(&mut self, number: u32, runs: &[Run]) -> Result<Body, RootfsError> {
-        let mut map = Map::default();
+        let mut map = BlockMap::default();
         let mut logical = 0;
         for run in runs {
             map.push(logical, *run);
@@ -326,16 +333,16 @@ impl ImageWriter<'_> {
         self.body(number, &map)
     }
 
-    fn body(&mut self, number: u32, map: &Map) -> Result<Body, RootfsError> {
-        let ExtentTree { root, nodes } = map.tree(csum::inode_seed(self.seed, number, 0), &mut self.space);
+    fn body(&mut self, number: u32, map: &BlockMap) -> Result<Body, RootfsError> {
+        let ExtentTree { root, nodes } = map.encode(csum::inode_seed(self.seed, number, 0), &mut self.space);
         for (block, bytes) in &nodes {
-            self.filler.put(*block, bytes).map_err(RootfsError::io("write the image"))?;
+            self.output.put(*block, bytes).map_err(RootfsError::io("write the image"))?;
         }
         Ok(Body { flags: iflags::EXTENTS, block: root, blocks: map.blocks() + nodes.len() as u64 })
     }
 
-    /// Puts an inode in the table.
-    fn put(
+    /// Encodes an inode into the table, with a block for its attributes if they need one.
+    fn put_inode(
         &mut self,
         number: u32,
         kind: u8,
@@ -345,12 +352,12 @@ impl ImageWriter<'_> {
         body: &Body,
     ) -> Result<(), RootfsError> {
         let unfit = |why| RootfsError::entry(b".", why);
-        let (attributes, block) = xattr::written(&meta.xattrs).map_err(unfit)?;
+        let (attributes, block) = xattr::encode(&meta.xattrs).map_err(unfit)?;
         let mut file_acl = 0;
         if let Some(mut bytes) = block {
             file_acl = self.space.one();
             xattr::seal(&mut bytes, file_acl, self.seed);
-            self.filler.put(file_acl, &bytes).map_err(RootfsError::io("write the image"))?;
+            self.output.put(file_acl, &bytes).map_err(RootfsError::io("write the image"))?;
         }
         let record = Record { number, kind, links, meta, size, body, attributes, file_acl };
         record.write(self.seed, &mut self.inodes[number as usize - 1]);
@@ -358,7 +365,7 @@ impl ImageWriter<'_> {
     }
 }
 
-fn kind_of(kind: &Kind) -> u8 {
+fn file_type_of(kind: &Kind) -> u8 {
     match kind {
         Kind::Dir { .. } => file_type::DIR,
         Kind::File(_) | Kind::Sparse { .. } => file_type::REG,
@@ -370,7 +377,7 @@ fn kind_of(kind: &Kind) -> u8 {
     }
 }
 
-/// A device's numbers: in the first word if they are small, else in the second.
+/// Encodes device numbers: in the first word if both are small, else in the second.
 fn device(node: Node) -> [u8; 60] {
     let mut block = [0; 60];
     if let Node::CharDevice { major, minor } | Node::BlockDevice { major, minor } = node {
@@ -391,9 +398,9 @@ mod tests {
     fn what_is_given_back_is_zeros_with_holes_and_without() {
         let run = Run { start: 1, len: 2 };
         let ways: [fn(&File, Run) -> io::Result<()>; 2] =
-            [clear, |file, run| zero(file, run.start * BLOCK, run.len * BLOCK)];
+            [punch_hole, |file, run| write_zeros(file, run.start * BLOCK, run.len * BLOCK)];
         for zeroed in ways {
-            // As long as the blocks, longer, shorter, and ending before them.
+            // A file that ends with the blocks, behind them, within them and before them.
             for blocks in [3, 5, 2, 1] {
                 let file = tempfile::tempfile().unwrap();
                 file.write_all_at(&vec![7; blocks * BLOCK_BYTES], 0).unwrap();

@@ -1,4 +1,4 @@
-//! The bytes of an inode.
+//! Encoding of inodes.
 
 use super::{
     block_groups::{INODE, directory_links, mode},
@@ -7,16 +7,16 @@ use super::{
 };
 use mkext4::{csum, spec::Inode};
 
-/// Bytes of an inode behind those every inode has.
+/// Size of the extra fields behind the first 128 bytes of an inode (`i_extra_isize`).
 const EXTRA: u16 = 32;
-/// Bytes of a sector, in which an inode counts its blocks.
+/// Size of a sector in bytes: the unit in which an inode counts its blocks.
 const SECTOR: u64 = 512;
 
-/// What an inode says about where its content is.
+/// Location of an inode's content.
 pub(super) struct Body {
     pub(super) flags: u32,
     pub(super) block: [u8; 60],
-    /// Blocks of content and of the map to it.
+    /// Number of blocks of content and of the extent tree.
     pub(super) blocks: u64,
 }
 
@@ -26,23 +26,23 @@ impl Default for Body {
     }
 }
 
-/// All that an inode says.
+/// Fields of an inode.
 pub(super) struct Record<'a> {
     pub(super) number: u32,
-    /// As in a directory's record.
+    /// File type, as in a directory record.
     pub(super) kind: u8,
     pub(super) links: u64,
     pub(super) meta: &'a Meta,
     pub(super) size: u64,
     pub(super) body: &'a Body,
-    /// Attributes that are in the inode, as they are written.
+    /// Encoded attributes that are stored in the inode.
     pub(super) attributes: Vec<u8>,
-    /// The block of further ones; 0 where there is none.
+    /// Block with further attributes; 0 if there is none.
     pub(super) file_acl: u64,
 }
 
 impl Record<'_> {
-    /// Writes it down, in an image whose checksums begin with `seed`.
+    /// Encodes the inode, in an image whose checksum seed is `seed`.
     pub(super) fn write(self, seed: u32, raw: &mut [u8; INODE]) {
         let Self { number, kind, links, meta, size, body, attributes, file_acl } = self;
         let (time, extra) = Inode::encode_timestamp(meta.mtime.secs, meta.mtime.nanos);

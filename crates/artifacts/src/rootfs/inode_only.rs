@@ -1,13 +1,12 @@
-//! Files whose inode is all that is written of them: their contents are in the image, and what maps these fits in the inode.
+//! Files of which only the inode has to be written: their content is in the image, and its extents fit the inode.
 //!
-//! Nearly all files of a pulled image are like this. They need nothing of what is still to be given out, so half of them
-//! are written behind the back of the other half.
+//! Nearly all files of a pulled image are like this. They allocate nothing, so two threads write half of them each.
 
 use super::{
     block_groups::INODE,
     block_layout::BLOCK,
     error::RootfsError,
-    extents::Map,
+    extents::BlockMap,
     image::{blocks, segments},
     inode::{Body, Record},
     order::Order,
@@ -19,17 +18,18 @@ use crate::job::Cancel;
 use mkext4::spec::{file_type, iflags};
 use std::{collections::HashSet, panic::resume_unwind, thread};
 
-/// Writes their inodes into the table; all other files, in their order. Contents of those in `elsewhere` belong to another.
+/// Writes the inodes of such files into `table` and returns all other files, in order. The content of those in
+/// `needs_copy` belongs to another file.
 pub(super) fn write(
     tree: &Tree,
     order: &Order,
-    elsewhere: &HashSet<Index>,
+    needs_copy: &HashSet<Index>,
     seed: u32,
     table: &mut [[u8; INODE]],
     cancel: &Cancel,
 ) -> Result<Vec<Index>, RootfsError> {
     let (first, second) = order.files.split_at(order.files.len() / 2);
-    // Files have their numbers in their order.
+    // Inode numbers follow the order of the files.
     let boundary = second.first().map_or(0, |&index| order.numbers[index as usize] as usize - 1);
     let (low, high) = table.split_at_mut(boundary);
     let write = |files: &[Index], table: &mut [[u8; INODE]], before: usize| {
@@ -37,26 +37,32 @@ pub(super) fn write(
         for &index in files {
             cancel.check()?;
             let number = order.numbers[index as usize];
-            let is_placed = !elsewhere.contains(&index);
-            if !is_placed || !one(tree, order, index, seed, &mut table[number as usize - 1 - before])? {
+            let is_in_place = !needs_copy.contains(&index);
+            if !is_in_place || !write_inode(tree, order, index, seed, &mut table[number as usize - 1 - before])? {
                 rest.push(index);
             }
         }
         Ok::<_, RootfsError>(rest)
     };
     thread::scope(|scope| {
-        let behind = scope.spawn(|| write(second, high, boundary));
+        let other = scope.spawn(|| write(second, high, boundary));
         let mut rest = write(first, low, 0)?;
-        rest.extend(behind.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        rest.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
         Ok(rest)
     })
 }
 
-/// Writes the inode of a file, if it is one of them.
-fn one(tree: &Tree, order: &Order, index: Index, seed: u32, raw: &mut [u8; INODE]) -> Result<bool, RootfsError> {
+/// Writes the inode of a file and returns true, if only the inode has to be written.
+fn write_inode(
+    tree: &Tree,
+    order: &Order,
+    index: Index,
+    seed: u32,
+    raw: &mut [u8; INODE],
+) -> Result<bool, RootfsError> {
     let inode = &tree.inodes[index as usize];
     let (Kind::File(Segment { len: size, .. }) | Kind::Sparse { len: size, .. }) = inode.kind else { return Ok(false) };
-    let mut map = Map::default();
+    let mut map = BlockMap::default();
     for (at, segment) in segments(&inode.kind) {
         if segment.source != IMAGE {
             return Ok(false);
@@ -67,8 +73,8 @@ fn one(tree: &Tree, order: &Order, index: Index, seed: u32, raw: &mut [u8; INODE
             logical += run.len;
         }
     }
-    let (attributes, block) = xattr::written(&inode.meta.xattrs).map_err(|why| RootfsError::entry(b".", why))?;
-    let (Some(root), None) = (map.root(), block) else { return Ok(false) };
+    let (attributes, block) = xattr::encode(&inode.meta.xattrs).map_err(|why| RootfsError::entry(b".", why))?;
+    let (Some(root), None) = (map.inline_root(), block) else { return Ok(false) };
     let record = Record {
         number: order.numbers[index as usize],
         kind: file_type::REG,

@@ -1,4 +1,4 @@
-//! In which order the inodes of a tree are written, and what follows from the tree as a whole.
+//! Order of the inodes of a tree, and what follows from the tree as a whole: inode numbers, link counts, the UUID.
 
 use super::{
     block_groups::LOST_FOUND_INODE,
@@ -8,17 +8,18 @@ use super::{
 };
 use sha2::{Digest, Sha256};
 
-/// The root's inode.
+/// Inode number of the root.
 pub(super) const ROOT_INODE: u32 = 2;
 
-/// What is reachable, in the order of a walk that finishes each directory before those in it.
+/// Reachable inodes, in the order of a walk that finishes each directory before those in it.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) dirs: Vec<Index>,
     pub(super) files: Vec<Index>,
-    /// Neither directories nor files.
+    /// Inodes that are neither directories nor files.
     pub(super) others: Vec<Index>,
-    /// By the tree's index: the inode, the inode of the directory it was first found in, and its names.
+    /// Indexed like the tree's inodes: the inode number, the inode number of the first directory with a name for it,
+    /// and the number of its names.
     pub(super) numbers: Vec<u32>,
     pub(super) parents: Vec<u32>,
     pub(super) links: Vec<u64>,
@@ -41,23 +42,23 @@ impl Order {
         };
         let root = ROOT as usize;
         (order.numbers[root], order.parents[root]) = (ROOT_INODE, ROOT_INODE);
-        // Its own two names and that in `lost+found`; each directory in it adds another.
+        // The root's own two names and the one in `lost+found`; each directory in it adds another.
         order.links[root] = 3;
-        order.note(b"", &tree.inodes[root].meta);
+        order.update_digest(b"", &tree.inodes[root].meta);
         let mut next = 0;
         while let Some(&dir) = order.dirs.get(next) {
             next += 1;
             let Kind::Dir { children, .. } = &tree.inodes[dir as usize].kind else { continue };
             for (name, child) in children {
-                order.found(tree, dir, name, child.index);
+                order.visit(tree, dir, name, child.index);
             }
         }
         order
     }
 
-    fn found(&mut self, tree: &Tree, dir: Index, name: &[u8], index: Index) {
+    fn visit(&mut self, tree: &Tree, dir: Index, name: &[u8], index: Index) {
         let inode = &tree.inodes[index as usize];
-        self.note(name, &inode.meta);
+        self.update_digest(name, &inode.meta);
         self.links[index as usize] += 1;
         if self.numbers[index as usize] > 0 {
             return;
@@ -87,24 +88,24 @@ impl Order {
         }
     }
 
-    /// The highest inode, and so how many there are.
+    /// Returns the highest inode number, which is also the number of inodes.
     pub(super) fn last_inode(&self) -> usize {
         self.last as usize
     }
 
-    /// Inodes that came from entries or were implied by them, the root included.
+    /// Returns the number of inodes that came from entries or were implied by them, including the root.
     pub(super) fn entries(&self) -> u64 {
         (self.dirs.len() + self.files.len() + self.others.len()) as u64
     }
 
-    fn note(&mut self, name: &[u8], meta: &Meta) {
+    fn update_digest(&mut self, name: &[u8], meta: &Meta) {
         let numbers = [name.len() as u64, u64::from(meta.mode), u64::from(meta.uid), u64::from(meta.gid)];
         self.digest.update(numbers.map(u64::to_le_bytes).as_flattened());
         self.digest.update(name);
         self.digest.update(meta.mtime.secs.to_le_bytes());
     }
 
-    /// An identity that follows from names, sizes, attributes and the salt; nothing random gets in.
+    /// Returns a UUID that follows from names, sizes, attributes and the salt; nothing random enters it.
     pub(super) fn uuid(&self, format: &Format) -> [u8; 16] {
         let mut digest = self.digest.clone();
         digest.update(format.label.as_bytes());

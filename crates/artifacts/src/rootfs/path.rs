@@ -1,4 +1,4 @@
-//! Which path names may enter an image.
+//! Validation of path names in an image.
 
 use super::error::EntryError;
 
@@ -7,8 +7,8 @@ const PATH_MAX: usize = 4096;
 /// Longest component, in bytes.
 const NAME_MAX: usize = 255;
 
-/// The components of a relative path, checked. `.` and empty components (`./a`, `a//b`, `a/`) vanish, so the root
-/// itself has none.
+/// Returns the checked components of a relative path. `.` and empty components (`./a`, `a//b`, `a/`) are dropped, so
+/// the root itself has none.
 pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, EntryError> {
     if path.is_empty() {
         return Err(EntryError::Empty);
@@ -34,7 +34,7 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, EntryError> {
     Ok(parts)
 }
 
-/// `bytes` unchanged, if they are UTF-8: what the names of attributes have to be.
+/// Returns `bytes` unchanged, if they are UTF-8, as the names of attributes must be.
 pub(super) fn utf8(bytes: &[u8]) -> Result<&[u8], EntryError> {
     match std::str::from_utf8(bytes) {
         Ok(_) => Ok(bytes),

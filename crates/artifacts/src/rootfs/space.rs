@@ -1,29 +1,30 @@
-//! Which blocks of an image are used, and where there is room for the rest.
+//! Block bitmap of an image, and allocation of the blocks that layers left free.
 
 use super::block_layout::{self, BLOCKS_PER_GROUP, Run};
 
-/// Longest run one extent maps.
-pub(super) const EXTENT: u64 = 32_768;
-/// Shorter gaps between what layers left are not filled: they would tear to pieces what is put there.
-const GAP: u64 = 256;
+/// Upper bound of the blocks one extent maps.
+pub(super) const MAX_EXTENT: u64 = 32_768;
+/// Minimum length of a gap between contents that is filled: shorter ones would fragment what is put there.
+const MIN_GAP: u64 = 256;
 
-/// The blocks of an image. What is taken comes in one direction, from the first to the last.
+/// Used blocks of an image. Allocation goes in one direction: through the gaps from the first to the last, then behind
+/// the granted blocks.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
     used: Vec<u64>,
-    /// Gaps between placed contents that nothing was taken of yet, the last first.
+    /// Gaps between the contents of layers that are still free, the last one first.
     gaps: Vec<Run>,
-    /// The first block behind them, as [`super::block_layout`] counts.
+    /// First block behind the granted ones, as a number among the allocatable blocks (see [`super::block_layout`]).
     tail: u64,
 }
 
 impl Space {
-    /// A space of which contents may lie in the first `placed` blocks that are for anything.
-    pub(super) fn new(placed: u64) -> Self {
-        Self { used: Vec::new(), gaps: Vec::new(), tail: placed }
+    /// A space in which the first `granted` allocatable blocks may hold contents of layers.
+    pub(super) fn new(granted: u64) -> Self {
+        Self { used: Vec::new(), gaps: Vec::new(), tail: granted }
     }
 
-    /// Whether one of them is used.
+    /// Whether any block of the run is used.
     pub(super) fn is_used(&self, run: Run) -> bool {
         (run.start..run.start + run.len).any(|block| {
             let word = usize::try_from(block / 64).expect("a bitmap in memory");
@@ -31,7 +32,7 @@ impl Space {
         })
     }
 
-    /// They are used.
+    /// Marks the run as used.
     pub(super) fn mark(&mut self, run: Run) {
         let end = usize::try_from((run.start + run.len).div_ceil(64)).expect("a bitmap in memory");
         if self.used.len() < end {
@@ -46,8 +47,8 @@ impl Space {
         }
     }
 
-    /// Once all contents that have a place are marked: the runs between them that are free. Those that are large enough
-    /// are filled first.
+    /// Returns the free runs between the contents of layers, all of which have to be marked. The runs that are large
+    /// enough are allocated first.
     pub(super) fn gaps(&mut self) -> Vec<Run> {
         let mut free = Vec::new();
         for Run { start, len } in block_layout::allocatable_runs(0, self.tail) {
@@ -65,27 +66,27 @@ impl Space {
             }
             free.extend(from.map(|first| Run { start: first, len: start + len - first }));
         }
-        self.gaps = free.iter().rev().filter(|run| run.len >= GAP).copied().collect();
+        self.gaps = free.iter().rev().filter(|run| run.len >= MIN_GAP).copied().collect();
         free
     }
 
-    /// Takes `blocks` blocks, in runs of at most what one extent maps.
+    /// Allocates `blocks` blocks, in runs no longer than one extent maps.
     pub(super) fn take(&mut self, mut blocks: u64) -> Vec<Run> {
         let mut taken = Vec::new();
         while blocks > 0 {
-            let run = self.advance(blocks.min(EXTENT));
+            let run = self.advance(blocks.min(MAX_EXTENT));
             blocks -= run.len;
             taken.push(run);
         }
         taken
     }
 
-    /// Takes one block.
+    /// Allocates one block.
     pub(super) fn one(&mut self) -> u64 {
         self.advance(1).start
     }
 
-    /// Takes that many blocks in a row, fewer than a group has.
+    /// Allocates that many consecutive blocks, fewer than a group has.
     pub(super) fn in_a_row(&mut self, blocks: u64) -> u64 {
         while self.front().len < blocks {
             self.skip();
@@ -93,7 +94,7 @@ impl Space {
         self.advance(blocks).start
     }
 
-    /// Takes up to that many blocks in a row.
+    /// Allocates up to that many consecutive blocks.
     fn advance(&mut self, blocks: u64) -> Run {
         let Run { start, len } = self.front();
         let run = Run { start, len: blocks.min(len) };
@@ -109,7 +110,7 @@ impl Space {
         run
     }
 
-    /// The blocks that follow in a row.
+    /// Returns the next free blocks that are consecutive.
     fn front(&self) -> Run {
         self.gaps.last().copied().unwrap_or_else(|| block_layout::nth_allocatable(self.tail))
     }
@@ -121,21 +122,21 @@ impl Space {
         }
     }
 
-    /// The block behind the last that is used.
+    /// Returns the block behind the last used one.
     pub(super) fn end(&self) -> u64 {
         let words = self.used.iter().rposition(|&bits| bits != 0).map_or(0, |last| last + 1);
         let Some(&last) = words.checked_sub(1).and_then(|last| self.used.get(last)) else { return 0 };
         words as u64 * 64 - u64::from(last.leading_zeros())
     }
 
-    /// The bitmap of a group of `blocks` blocks, and how many of them are free.
+    /// Returns the block bitmap of a group of `blocks` blocks, and how many of them are free.
     pub(super) fn bitmap(&self, group: u64, blocks: u64) -> (Vec<u8>, u64) {
         let first = usize::try_from(group * BLOCKS_PER_GROUP / 64).expect("a bitmap in memory");
         let words = usize::try_from(BLOCKS_PER_GROUP / 64).expect("a bitmap in memory");
         let bits = (first..first + words).map(|word| self.used.get(word).copied().unwrap_or_default());
         let mut bitmap: Vec<u8> = bits.flat_map(u64::to_le_bytes).collect();
         let used: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
-        // What would be behind the end is not free.
+        // Blocks behind the end of the image count as used.
         for block in blocks..BLOCKS_PER_GROUP {
             bitmap[usize::try_from(block / 8).expect("below 4096")] |= 1 << (block % 8);
         }
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_leaves_out_the_kept_blocks() {
+    fn what_is_taken_leaves_out_the_reserved_blocks() {
         let mut space = Space::new(0);
         assert_eq!(
             space.take(BLOCKS_PER_GROUP),

@@ -1,8 +1,8 @@
-//! Where file contents wait until the tree is complete.
+//! Spool file for file contents until the tree is complete.
 //!
-//! Unrelated entries may come in any order and give the same image all the same. So contents go, as they come, into one
-//! unlinked file beside the image; nothing of it outlives the process, whatever ends it. Those of layers do not come
-//! here: see [`super::content`].
+//! Unrelated entries may come in any order and still have to give the same image. So contents are written, as they
+//! arrive, to one unlinked file beside the image; nothing of it outlives the process, however that ends. The contents
+//! of layers are not spooled: see [`super::content`].
 
 use super::error::{EntryError, RootfsError};
 use crate::job::Cancel;
@@ -14,42 +14,42 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where one file's content lies.
+/// Consecutive bytes of a file's content, and the file they are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// In which file: [`SPOOL`], [`IMAGE`], or another with that number.
+    /// Number of the file: [`SPOOL`], [`IMAGE`] or the number of another source.
     pub(super) source: u32,
-    /// Where in it; in the image as [`super::block_layout`] counts, from the beginning of the first block that is for anything.
+    /// Offset in the file; for the image a byte offset within the allocatable blocks (see [`super::block_layout`]).
     pub(super) offset: u64,
     pub(super) len: u64,
 }
 
-/// The spool itself, among the files contents lie in.
+/// Number of the spool itself among the sources.
 pub(super) const SPOOL: u32 = 0;
-/// The image itself, where the content has its final place already.
+/// Number of the image itself, whose contents are in their final blocks.
 pub(super) const IMAGE: u32 = u32::MAX;
 
-/// A file contents lie in.
+/// File that holds contents.
 #[derive(Debug)]
 pub(super) enum ContentSource {
-    /// Open all the time.
+    /// File that is open all the time.
     Open(File),
-    /// OpenSource when it is read: there may be more of them than a process may have open.
+    /// File opened when it is read: there may be more of them than a process may have open.
     At(PathBuf),
 }
 
-/// An [`ContentSource`] for as long as it is read.
+/// [`ContentSource`] opened for reading.
 pub(super) enum OpenSource<'a> {
-    Kept(&'a File),
-    Now(File),
+    Borrowed(&'a File),
+    Owned(File),
 }
 
 impl ContentSource {
     pub(super) fn open(&self) -> io::Result<OpenSource<'_>> {
         match self {
-            Self::Open(file) => Ok(OpenSource::Kept(file)),
+            Self::Open(file) => Ok(OpenSource::Borrowed(file)),
             Self::At(path) => open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-                .map(|file| OpenSource::Now(file.into()))
+                .map(|file| OpenSource::Owned(file.into()))
                 .map_err(|error| {
                     let error = io::Error::from(error);
                     io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
@@ -63,13 +63,13 @@ impl Deref for OpenSource<'_> {
 
     fn deref(&self) -> &File {
         match self {
-            Self::Kept(file) => file,
-            Self::Now(file) => file,
+            Self::Borrowed(file) => file,
+            Self::Owned(file) => file,
         }
     }
 }
 
-/// Content is moved in pieces of this many bytes; between two the job may be cancelled.
+/// Size of a chunk of content; between two chunks the job may be cancelled.
 const CHUNK: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -81,13 +81,13 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// A spool on the filesystem of `dir` that refuses to hold more than `limit` bytes.
+    /// Creates a spool on the filesystem of `dir` that refuses to hold more than `limit` bytes.
     pub(super) fn new(dir: &Path, limit: u64) -> Result<Self, RootfsError> {
         let file = tempfile::tempfile_in(dir).map_err(RootfsError::io("make a spool file"))?;
         Ok(Self { file: BufWriter::with_capacity(CHUNK, file), len: 0, limit, chunk: vec![0; CHUNK] })
     }
 
-    /// Takes exactly `size` bytes from `content`, which belong to the entry `path`.
+    /// Appends exactly `size` bytes of `content`, which belong to the entry `path`.
     pub(super) fn take(
         &mut self,
         path: &[u8],
@@ -116,13 +116,13 @@ impl Spool {
         Ok(segment)
     }
 
-    /// The file, with everything written so far.
+    /// Returns the file, with everything written so far.
     pub(super) fn flushed(&mut self) -> Result<&File, RootfsError> {
         self.file.flush().map_err(RootfsError::io("write the spool file"))?;
         Ok(self.file.get_ref())
     }
 
-    /// The file the segments lie in, everything written.
+    /// Returns the file that holds the segments, with everything written.
     pub(super) fn into_file(self) -> Result<File, RootfsError> {
         self.file
             .into_inner()

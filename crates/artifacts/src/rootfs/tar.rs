@@ -1,7 +1,7 @@
-//! A bounded walk over a tar stream: ustar, GNU long names, PAX.
+//! Bounded reader of tar streams: ustar, GNU long names, PAX.
 //!
 //! Decides what an archive may say and refuses to touch a filesystem. Header fields are read with the `tar` crate's
-//! types; the walk itself is ours, because that crate splits PAX records at line feeds (and so cuts a binary
+//! types. The walk itself is our own, because that crate splits PAX records at line feeds (and so cuts a binary
 //! `security.capability` that contains one) and reads extension headers of any size into memory. An archive must end
 //! with its end marker: a stream that was cut at an entry's boundary is an error.
 
@@ -16,19 +16,19 @@ use tar::{EntryType, Header};
 mod pax;
 use pax::Overrides;
 
-/// tar's unit: headers and padding come in blocks of this many bytes.
+/// Block size of tar: headers and padding come in blocks of this many bytes.
 const BLOCK: usize = 512;
 /// Longest extension header (PAX records or a GNU long name), in bytes.
 const EXTENSION_MAX: u64 = 1 << 20;
-/// Most extension headers before one entry; writers make three.
+/// Upper bound of the extension headers before one entry; writers make three.
 const EXTENSIONS_MAX: u32 = 64;
 
-/// One entry of an archive.
+/// Entry of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Path as it stands in the archive; not checked yet.
+    /// Path as the archive has it; not checked yet.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Type of the entry, with what belongs to it.
     pub kind: EntryKind,
     /// Owner, mode, time and attributes.
     pub meta: Meta,
@@ -36,7 +36,7 @@ pub struct Entry {
     pub size: u64,
 }
 
-/// What an archive entry is.
+/// Type of an archive entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A directory.
@@ -51,46 +51,46 @@ pub enum EntryKind {
     Node(Node),
 }
 
-/// Walks an archive. Between two calls of [`Reader::next_entry`], reading from it yields the content of the entry.
+/// Reads an archive entry by entry. Between two calls of [`Reader::next_entry`], reading from it yields the content of
+/// the entry.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
     offset: u64,
-    /// Content of the current entry that was not read yet, and the padding after it.
+    /// Unread content of the current entry, and the padding after it, in bytes.
     left: u64,
     padding: u64,
     entries: u64,
     content_bytes: u64,
     limits: Limits,
-    /// The end of the stream is an end of the archive too.
+    /// Whether the end of the stream ends the archive without an end marker.
     open_ended: bool,
 }
 
 impl<R: Read> Reader<R> {
-    /// A walk over `input` that stops with an error beyond `limits.entries` or `limits.content_bytes`, in which extension
-    /// headers count too.
+    /// Reads `input` and fails beyond `limits.entries` or `limits.content_bytes`, which include extension headers.
     pub fn new(input: R, limits: Limits) -> Self {
         Self { input, offset: 0, left: 0, padding: 0, entries: 0, content_bytes: 0, limits, open_ended: false }
     }
 
-    /// An archive without its end marker is complete as well: for streams whose digest says whether they were cut.
+    /// Accepts an archive without its end marker: for streams whose digest shows whether they were cut.
     #[must_use]
     pub fn open_ended(mut self) -> Self {
         self.open_ended = true;
         self
     }
 
-    /// How many bytes of the stream were read: after [`Self::next_entry`], where the entry's content begins.
+    /// Returns how many bytes of the stream were read: after [`Self::next_entry`], where the entry's content begins.
     pub fn position(&self) -> u64 {
         self.offset
     }
 
-    /// What was read from, at the position this is at.
+    /// Returns the input, at the current position.
     pub fn into_inner(self) -> R {
         self.input
     }
 
-    /// The next entry; `None` at the archive's end. What was left of the current entry's content is skipped.
+    /// Returns the next entry; `None` at the end of the archive. Unread content of the current entry is skipped.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, RootfsError> {
         self.skip()?;
         let mut overrides = Overrides::default();
@@ -113,7 +113,7 @@ impl<R: Read> Reader<R> {
                 EntryType::GNULongLink => overrides.link = Some(until_zero(self.extension(size)?)),
                 EntryType::XGlobalHeader => {
                     let records = self.extension(size)?;
-                    // Comments (git puts the commit there) are harmless; anything that changes entries is not.
+                    // Comments (git stores the commit there) are harmless; anything that changes entries is not.
                     let mut global = Overrides::default();
                     global.records(&records).map_err(|what| self.damaged(what))?;
                     if !global.is_empty() {
@@ -126,7 +126,7 @@ impl<R: Read> Reader<R> {
         Err(self.damaged("an entry has more extension headers than any needs"))
     }
 
-    /// Puts an entry together and gets ready to read its content.
+    /// Assembles an entry and prepares for reading its content.
     fn entry(&mut self, header: &Header, size: u64, overrides: Overrides) -> Result<Entry, RootfsError> {
         let path = overrides.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = || {
@@ -138,7 +138,7 @@ impl<R: Read> Reader<R> {
         }
         let kind = match header.entry_type() {
             EntryType::Directory => EntryKind::Dir,
-            // Archives older than the directory type mark one by a slash at the end.
+            // Archives older than the directory type mark a directory by a slash at the end.
             EntryType::Regular if header.as_old().linkflag[0] == 0 && path.ends_with(b"/") => EntryKind::Dir,
             EntryType::Regular | EntryType::Continuous => EntryKind::File,
             EntryType::Symlink => EntryKind::Symlink(link()),
@@ -157,7 +157,7 @@ impl<R: Read> Reader<R> {
             }
             _ => return Err(RootfsError::entry(&path, EntryError::Unsupported("an entry of an unknown type"))),
         };
-        // Only files have content, whatever the size field of the others says.
+        // Only files have content, whatever the size field of other entries says.
         let size = if kind == EntryKind::File { overrides.size.unwrap_or(size) } else { 0 };
         self.count(size)?;
         let old = header.as_old();
@@ -166,7 +166,7 @@ impl<R: Read> Reader<R> {
             None => self.number(field, what).and_then(|id| u32::try_from(id).map_err(|_| self.damaged(what))),
         };
         let meta = Meta {
-            // The type bits some archives keep in here are not ours.
+            // Some archives keep type bits in the mode; they are ignored.
             mode: u16::try_from(self.number(&old.mode, "a mode is not a number")? & 0o7777).expect("twelve bits"),
             uid: id(overrides.uid, &old.uid, "an owner is not a 32-bit number")?,
             gid: id(overrides.gid, &old.gid, "a group is not a 32-bit number")?,
@@ -189,7 +189,7 @@ impl<R: Read> Reader<R> {
         self.take(size)
     }
 
-    /// Counts bytes that are no headers of entries.
+    /// Counts bytes other than the headers of entries.
     fn take(&mut self, bytes: u64) -> Result<(), RootfsError> {
         self.content_bytes = self.content_bytes.saturating_add(bytes);
         if self.content_bytes > self.limits.content_bytes {
@@ -198,7 +198,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// One header block with a good checksum, or `None` at the end marker.
+    /// Returns the next header block, whose checksum is verified; `None` at the end marker.
     fn header(&mut self) -> Result<Option<Header>, RootfsError> {
         let mut block = [0; BLOCK];
         match self.input.read(&mut block) {
@@ -222,8 +222,8 @@ impl<R: Read> Reader<R> {
         Ok(Some(header))
     }
 
-    /// The second of its two blocks, where there is more at all. What stands behind a lone one would be seen by some and not
-    /// by others.
+    /// Reads the second of the end marker's two blocks, if there is more input at all. Content behind a lone block of
+    /// zeros would be seen by some readers and not by others, so it is refused.
     fn end_marker(&mut self) -> Result<(), RootfsError> {
         let (mut block, mut have) = ([0; BLOCK], 0);
         while have < BLOCK {
@@ -254,7 +254,7 @@ impl<R: Read> Reader<R> {
         Ok((number(major)?, number(minor)?))
     }
 
-    /// A header's number: octal text, or big-endian two's complement where the first bit is set. Blank is zero.
+    /// Parses a number of a header: octal text, or big-endian two's complement if the first bit is set. Blank is zero.
     fn number(&self, field: &[u8], what: &'static str) -> Result<i64, RootfsError> {
         let parsed = if field[0] & 0x80 == 0 {
             let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
@@ -275,12 +275,12 @@ impl<R: Read> Reader<R> {
         parsed.ok_or_else(|| self.damaged(what))
     }
 
-    /// The content of an extension header.
+    /// Reads the content of an extension header.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, RootfsError> {
         if size > EXTENSION_MAX {
             return Err(self.damaged("an extension header is over 1 MiB"));
         }
-        // It is no entry, and a file may have several. What bounds them is what they take.
+        // Extension headers are not entries, and a file may have several, so their size is what is limited.
         let padded = size.next_multiple_of(BLOCK as u64);
         self.take(BLOCK as u64 + padded)?;
         let mut bytes = vec![0; usize::try_from(padded).expect("at most 1 MiB")];
@@ -290,10 +290,10 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
-    /// Reads what is left of the current entry, and its padding.
+    /// Skips the rest of the current entry and its padding.
     fn skip(&mut self) -> Result<(), RootfsError> {
         let mut rest = std::mem::take(&mut self.left);
-        // Most entries were read to their end, and have no need of a buffer.
+        // Most entries were read to their end and need no buffer.
         while rest > 0 {
             let mut buffer = [0; 16 << 10];
             let want = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
@@ -303,7 +303,7 @@ impl<R: Read> Reader<R> {
         }
         let padding = usize::try_from(std::mem::take(&mut self.padding)).expect("less than a block");
         match self.fill(&mut [0; BLOCK][..padding]) {
-            // There are writers that end with the last byte of the last file.
+            // Some writers end with the last byte of the last file.
             Err(RootfsError::Archive { .. }) if self.open_ended => {}
             other => other?,
         }
@@ -327,7 +327,7 @@ impl<R: Read> Reader<R> {
 }
 
 impl<R: BufRead> Reader<R> {
-    /// Shows `look` the content of the current entry, piece by piece, without a copy.
+    /// Passes the content of the current entry to `look`, piece by piece, without a copy.
     pub fn pass(&mut self, mut look: impl FnMut(&[u8]) -> Result<(), RootfsError>) -> Result<(), RootfsError> {
         while self.left > 0 {
             let piece = match self.input.fill_buf() {

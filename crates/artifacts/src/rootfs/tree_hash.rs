@@ -1,7 +1,7 @@
-//! The digest of an image whose bytes come in any order.
+//! BLAKE3 digest of an image whose bytes are written in any order.
 //!
-//! It is the BLAKE3 of the file, which is a tree: aligned pieces are hashed by themselves, most of them while they are
-//! still warm from being written, and put together in the end. What `b3sum` says of the file is the same.
+//! BLAKE3 is a tree hash: aligned pieces are hashed separately, most of them right after they were written and are
+//! still in the cache, and combined at the end. The result is the BLAKE3 of the file, as `b3sum` prints it.
 
 use super::block_layout::{BLOCK, Run};
 use blake3::{
@@ -10,95 +10,95 @@ use blake3::{
 };
 use std::{fs::File, io, os::unix::fs::FileExt, panic::resume_unwind, thread};
 
-/// Bytes of a piece. A power of two of at least 1,024, as the tree wants it.
+/// Size of a piece in bytes: a power of two of at least 1,024, as a BLAKE3 subtree requires.
 pub(super) const PIECE: usize = 256 << 10;
-/// Blocks of a piece.
+/// Size of a piece in blocks.
 pub(super) const PIECE_BLOCKS: u64 = PIECE as u64 / BLOCK;
 
 static ZEROS: [u8; PIECE] = [0; PIECE];
 
-/// What is known of the pieces of a file.
+/// Hashes of the pieces of a file, as far as they are known.
 #[derive(Debug, Default)]
 pub(super) struct TreeHash {
-    known: Vec<State>,
+    pieces: Vec<PieceState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum State {
-    /// Nobody wrote there.
+enum PieceState {
+    /// Never written.
     #[default]
     Zeros,
-    /// It is to be read.
+    /// Written since it was hashed; has to be read again.
     Changed,
     Hashed(ChainingValue),
 }
 
-/// The hash of a whole piece that begins at byte `at` of its file.
+/// Hashes a whole piece that begins at byte `at` of its file.
 pub(super) fn hash(at: u64, piece: &[u8]) -> ChainingValue {
     Hasher::new().set_input_offset(at).update(piece).finalize_non_root()
 }
 
 impl TreeHash {
-    /// The piece that begins at byte `at` has that hash.
+    /// Records the hash of the piece that begins at byte `at`.
     pub(super) fn hashed(&mut self, at: u64, hash: ChainingValue) {
-        *self.state(at / PIECE as u64) = State::Hashed(hash);
+        *self.state(at / PIECE as u64) = PieceState::Hashed(hash);
     }
 
-    /// Blocks were made a hole.
+    /// Records that blocks were turned into a hole.
     pub(super) fn cleared(&mut self, blocks: Run) {
         let end = blocks.start + blocks.len;
         let (first, last) = (blocks.start.div_ceil(PIECE_BLOCKS), end / PIECE_BLOCKS);
         if first >= last {
             return self.changed(blocks);
         }
-        (first..last).for_each(|piece| *self.state(piece) = State::Zeros);
+        (first..last).for_each(|piece| *self.state(piece) = PieceState::Zeros);
         self.changed(Run { start: blocks.start, len: first * PIECE_BLOCKS - blocks.start });
         self.changed(Run { start: last * PIECE_BLOCKS, len: end - last * PIECE_BLOCKS });
     }
 
-    /// Blocks were written.
+    /// Records that blocks were written.
     pub(super) fn changed(&mut self, blocks: Run) {
         if blocks.len > 0 {
             for piece in blocks.start / PIECE_BLOCKS..=(blocks.start + blocks.len - 1) / PIECE_BLOCKS {
-                *self.state(piece) = State::Changed;
+                *self.state(piece) = PieceState::Changed;
             }
         }
     }
 
-    fn state(&mut self, piece: u64) -> &mut State {
+    fn state(&mut self, piece: u64) -> &mut PieceState {
         let piece = usize::try_from(piece).expect("an image has fewer pieces than memory has bytes");
-        if self.known.len() <= piece {
-            self.known.resize(piece + 1, State::Zeros);
+        if self.pieces.len() <= piece {
+            self.pieces.resize(piece + 1, PieceState::Zeros);
         }
-        &mut self.known[piece]
+        &mut self.pieces[piece]
     }
 
-    /// The digest of `file`, which has `len` bytes, more than a piece.
+    /// Returns the digest of `file`, which has `len` bytes, more than one piece.
     pub(super) fn digest(mut self, file: &File, len: u64) -> io::Result<[u8; 32]> {
-        let mut hashes = vec![ChainingValue::default(); pieces(len)];
-        let mut left = Vec::new();
+        let mut hashes = vec![ChainingValue::default(); piece_count(len)];
+        let mut unread = Vec::new();
         for (hash, at) in hashes.iter_mut().zip((0..len).step_by(PIECE)) {
             let bytes = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
             match *self.state(at / PIECE as u64) {
-                State::Hashed(known) if bytes == PIECE => *hash = known,
-                State::Zeros => *hash = self::hash(at, &ZEROS[..bytes]),
-                State::Hashed(_) | State::Changed => left.push((hash, at, bytes)),
+                PieceState::Hashed(known) if bytes == PIECE => *hash = known,
+                PieceState::Zeros => *hash = self::hash(at, &ZEROS[..bytes]),
+                PieceState::Hashed(_) | PieceState::Changed => unread.push((hash, at, bytes)),
             }
         }
-        let half = left.len() / 2;
-        let (first, second) = left.split_at_mut(half);
+        let half = unread.len() / 2;
+        let (first, second) = unread.split_at_mut(half);
         thread::scope(|scope| {
-            let behind = scope.spawn(|| read_all(file, second));
+            let other = scope.spawn(|| read_all(file, second));
             read_all(file, first)?;
-            behind.join().unwrap_or_else(|panic| resume_unwind(panic))
+            other.join().unwrap_or_else(|panic| resume_unwind(panic))
         })?;
         let left = left_subtree_len(len);
-        let (first, second) = hashes.split_at(pieces(left));
+        let (first, second) = hashes.split_at(piece_count(left));
         Ok(merge_subtrees_root(&merged(first, left), &merged(second, len - left), Mode::Hash).into())
     }
 }
 
-/// Reads pieces, each with the byte it begins at and how many it has, and hashes them.
+/// Reads and hashes pieces, each given with its first byte and its length.
 fn read_all(file: &File, pieces: &mut [(&mut ChainingValue, u64, usize)]) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     pieces.iter_mut().try_for_each(|(hash, at, bytes)| {
@@ -108,17 +108,17 @@ fn read_all(file: &File, pieces: &mut [(&mut ChainingValue, u64, usize)]) -> io:
     })
 }
 
-fn pieces(bytes: u64) -> usize {
+fn piece_count(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(PIECE as u64)).expect("they are in memory")
 }
 
-/// What the pieces of a part of the file, `len` bytes of it, come to.
+/// Combines the hashes of the pieces of a part of the file, `len` bytes long.
 fn merged(hashes: &[ChainingValue], len: u64) -> ChainingValue {
     match hashes {
         [one] => *one,
         several => {
             let left = left_subtree_len(len);
-            let (first, second) = several.split_at(pieces(left));
+            let (first, second) = several.split_at(piece_count(left));
             merge_subtrees_non_root(&merged(first, left), &merged(second, len - left), Mode::Hash)
         }
     }
@@ -129,11 +129,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_that_of_the_whole_file() {
+    fn the_digest_is_that_of_the_whole_file() {
         for len in [PIECE + 1, 5 * PIECE, 9 * PIECE + 4096, 16 * PIECE] {
             let file = tempfile::tempfile().unwrap();
             let mut whole = vec![0; len];
-            let mut pieces = TreeHash::default();
+            let mut tree_hash = TreeHash::default();
             for (n, piece) in whole.chunks_mut(PIECE).enumerate().filter(|(n, _)| n % 3 != 1) {
                 piece.iter_mut().enumerate().for_each(|(at, byte)| *byte = u8::try_from((at + n) % 251).unwrap());
             }
@@ -141,12 +141,12 @@ mod tests {
             for (n, piece) in whole.chunks(PIECE).enumerate() {
                 let at = (n * PIECE) as u64;
                 match n % 3 {
-                    0 if piece.len() == PIECE => pieces.hashed(at, hash(at, piece)),
+                    0 if piece.len() == PIECE => tree_hash.hashed(at, hash(at, piece)),
                     1 => {}
-                    _ => pieces.changed(Run { start: n as u64 * PIECE_BLOCKS + 3, len: 2 }),
+                    _ => tree_hash.changed(Run { start: n as u64 * PIECE_BLOCKS + 3, len: 2 }),
                 }
             }
-            assert_eq!(pieces.digest(&file, len as u64).unwrap(), *blake3::hash(&whole).as_bytes(), "{len}");
+            assert_eq!(tree_hash.digest(&file, len as u64).unwrap(), *blake3::hash(&whole).as_bytes(), "{len}");
         }
     }
 
@@ -155,11 +155,11 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let whole = vec![7; 2 * PIECE];
         file.write_all_at(&whole, 0).unwrap();
-        let mut pieces = TreeHash::default();
-        pieces.hashed(0, [1; 32]);
-        pieces.hashed(PIECE as u64, [1; 32]);
-        pieces.changed(Run { start: PIECE_BLOCKS - 1, len: 2 });
-        assert_eq!(pieces.digest(&file, 2 * PIECE as u64).unwrap(), *blake3::hash(&whole).as_bytes());
+        let mut tree_hash = TreeHash::default();
+        tree_hash.hashed(0, [1; 32]);
+        tree_hash.hashed(PIECE as u64, [1; 32]);
+        tree_hash.changed(Run { start: PIECE_BLOCKS - 1, len: 2 });
+        assert_eq!(tree_hash.digest(&file, 2 * PIECE as u64).unwrap(), *blake3::hash(&whole).as_bytes());
     }
 
     #[test]
@@ -167,13 +167,13 @@ mod tests {
         for (from, blocks) in [(0, 64), (1, 63), (0, 65), (3, 200), (70, 20), (60, 8), (63, 129), (128, 128)] {
             let file = tempfile::tempfile().unwrap();
             let mut whole = vec![7; 4 * PIECE];
-            let mut pieces = TreeHash::default();
-            whole.chunks(PIECE).zip((0..).step_by(PIECE)).for_each(|(piece, at)| pieces.hashed(at, hash(at, piece)));
+            let mut tree_hash = TreeHash::default();
+            whole.chunks(PIECE).zip((0..).step_by(PIECE)).for_each(|(piece, at)| tree_hash.hashed(at, hash(at, piece)));
             let block = usize::try_from(BLOCK).unwrap();
             whole[from * block..(from + blocks) * block].fill(0);
             file.write_all_at(&whole, 0).unwrap();
-            pieces.cleared(Run { start: from as u64, len: blocks as u64 });
-            let digest = pieces.digest(&file, whole.len() as u64).unwrap();
+            tree_hash.cleared(Run { start: from as u64, len: blocks as u64 });
+            let digest = tree_hash.digest(&file, whole.len() as u64).unwrap();
             assert_eq!(digest, *blake3::hash(&whole).as_bytes(), "{from} {blocks}");
         }
     }

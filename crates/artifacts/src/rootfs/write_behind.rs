@@ -1,6 +1,7 @@
-//! Who writes what was gathered for the image, and hashes it while it is warm.
+//! Write-behind buffer of an image: a thread that writes full buffers and hashes their pieces while they are in the
+//! cache.
 //!
-//! It does so on a thread of its own: half of the time it takes to finish an image is writing, and painting the next
+//! It is a thread of its own because writing takes half of the time of finishing an image, and preparing the next
 //! blocks need not wait for it.
 
 use super::{
@@ -15,22 +16,22 @@ use std::{
     thread::{Builder, Scope, ScopedJoinHandle},
 };
 
-/// Bytes of a sheet, which is written at once: whole pieces.
+/// Size of a buffer in bytes: whole pieces. A buffer is written at once.
 pub(super) const BUFFER: usize = 2 * PIECE;
-/// Sheets that are full and wait.
-const QUEUE: usize = 2;
+/// Upper bound of the full buffers that wait to be written.
+const MAX_QUEUED: usize = 2;
 
-/// What it is told, in order.
+/// Tasks of the thread, carried out in order.
 enum Task {
-    /// These bytes belong to this place.
+    /// Bytes to write at byte `at`.
     Write { at: u64, bytes: Vec<u8> },
-    /// Somebody else wrote these blocks.
+    /// Blocks that were written without this thread.
     Changed(Run),
-    /// Somebody else made these blocks a hole.
+    /// Blocks that were turned into a hole without this thread.
     Cleared(Run),
 }
 
-/// Writes sheets behind the back of whoever fills them.
+/// Handle of the thread. Dropping it without [`Self::finish`] leaves the rest to the thread's scope.
 #[derive(Debug)]
 pub(super) struct WriteBehind<'scope> {
     tasks: SyncSender<Task>,
@@ -39,84 +40,84 @@ pub(super) struct WriteBehind<'scope> {
 }
 
 impl<'scope> WriteBehind<'scope> {
-    /// Writes into `image`, of which `pieces` is known.
+    /// Starts the thread, which writes into `image`; `tree_hash` is what is known of its hashes.
     pub(super) fn start(
         scope: &'scope Scope<'scope, '_>,
         image: &'scope File,
-        mut pieces: TreeHash,
+        mut tree_hash: TreeHash,
     ) -> io::Result<Self> {
-        let (tasks, queue) = sync_channel(QUEUE);
-        let (spent, empty) = channel();
+        let (tasks, queue) = sync_channel(MAX_QUEUED);
+        let (written, empty) = channel();
         let work = move || {
             for task in queue {
                 match task {
                     Task::Write { at, bytes } => {
                         image.write_all_at(&bytes, at)?;
-                        note(&mut pieces, at, &bytes);
-                        // Who fills them may have ended.
-                        let _ = spent.send(bytes);
+                        record(&mut tree_hash, at, &bytes);
+                        // The receiver may have been dropped.
+                        let _ = written.send(bytes);
                     }
-                    Task::Changed(run) => pieces.changed(run),
-                    Task::Cleared(run) => pieces.cleared(run),
+                    Task::Changed(run) => tree_hash.changed(run),
+                    Task::Cleared(run) => tree_hash.cleared(run),
                 }
             }
-            Ok(pieces)
+            Ok(tree_hash)
         };
         let thread = Builder::new().name("image".into()).spawn_scoped(scope, work)?;
         Ok(Self { tasks, empty, thread: Some(thread) })
     }
 
-    /// These bytes belong to byte `at`; an empty sheet for the next.
+    /// Queues `bytes` to be written at byte `at` and returns an empty buffer for the next ones.
     pub(super) fn write(&mut self, at: u64, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
-        self.tell(Task::Write { at, bytes })?;
-        let mut sheet = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER));
-        sheet.clear();
-        Ok(sheet)
+        self.send(Task::Write { at, bytes })?;
+        let mut buffer = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER));
+        buffer.clear();
+        Ok(buffer)
     }
 
-    /// Blocks were written past it.
+    /// Reports blocks that were written without this thread.
     pub(super) fn changed(&mut self, run: Run) -> io::Result<()> {
-        self.tell(Task::Changed(run))
+        self.send(Task::Changed(run))
     }
 
-    /// Blocks were made a hole.
+    /// Reports blocks that were turned into a hole.
     pub(super) fn cleared(&mut self, run: Run) -> io::Result<()> {
-        self.tell(Task::Cleared(run))
+        self.send(Task::Cleared(run))
     }
 
-    /// Waits until all is written; what is known of the image now.
+    /// Waits until everything is written and returns the hashes of the image.
     pub(super) fn finish(self) -> io::Result<TreeHash> {
         let Self { tasks, thread, .. } = self;
         drop(tasks);
-        joined(thread)
+        join(thread)
     }
 
-    fn tell(&mut self, task: Task) -> io::Result<()> {
+    fn send(&mut self, task: Task) -> io::Result<()> {
         match self.tasks.send(task) {
             Ok(()) => Ok(()),
-            // It ended before it was told to, and knows why.
-            Err(_) => Err(joined(self.thread.take()).err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
+            // The thread ended early and knows why.
+            Err(_) => Err(join(self.thread.take()).err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
 
-fn joined(thread: Option<ScopedJoinHandle<'_, io::Result<TreeHash>>>) -> io::Result<TreeHash> {
+fn join(thread: Option<ScopedJoinHandle<'_, io::Result<TreeHash>>>) -> io::Result<TreeHash> {
     let thread = thread.ok_or(io::ErrorKind::BrokenPipe)?;
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// TreeHash that are whole are hashed now, and those at the edges when everything is there.
-fn note(pieces: &mut TreeHash, at: u64, bytes: &[u8]) {
+/// Hashes the whole pieces in `bytes` and marks those at the edges as changed, to be hashed when everything is there.
+fn record(tree_hash: &mut TreeHash, at: u64, bytes: &[u8]) {
     let missing = at.next_multiple_of(PIECE as u64) - at;
     let missing = usize::try_from(missing).map_or(bytes.len(), |missing| missing.min(bytes.len()));
     let (edge, rest) = bytes.split_at(missing);
-    pieces.changed(Run::of_bytes(at, edge.len() as u64));
+    tree_hash.changed(Run::of_bytes(at, edge.len() as u64));
     let mut at = at + edge.len() as u64;
     for piece in rest.chunks(PIECE) {
         if piece.len() == PIECE {
-            pieces.hashed(at, hash(at, piece));
+            tree_hash.hashed(at, hash(at, piece));
         } else {
-            pieces.changed(Run::of_bytes(at, piece.len() as u64));
+            tree_hash.changed(Run::of_bytes(at, piece.len() as u64));
         }
         at += piece.len() as u64;
     }
@@ -135,34 +136,34 @@ mod tests {
         let mut known = TreeHash::default();
         known.hashed(4 * PIECE as u64, [1; 32]);
         known.hashed(7 * PIECE as u64, [1; 32]);
-        let pieces = thread::scope(|scope| {
-            let mut scribe = WriteBehind::start(scope, &image, known).unwrap();
-            // A hole where something was, what others wrote, a whole piece, one and two halves, one that follows on the
+        let tree_hash = thread::scope(|scope| {
+            let mut writer = WriteBehind::start(scope, &image, known).unwrap();
+            // A hole over written blocks, foreign writes, a whole piece, one and two halves, and one that continues the
             // half before.
-            scribe.changed(Run::of_bytes(7 * PIECE as u64, 1)).unwrap();
-            scribe.cleared(Run::of_bytes(4 * PIECE as u64, PIECE as u64 + 4096)).unwrap();
+            writer.changed(Run::of_bytes(7 * PIECE as u64, 1)).unwrap();
+            writer.cleared(Run::of_bytes(4 * PIECE as u64, PIECE as u64 + 4096)).unwrap();
             let parts = [(0, PIECE), (3 * PIECE / 2, 2 * PIECE), (7 * PIECE / 2, 4096), (6 * PIECE + 4096, 10_000)];
             for (n, (at, len)) in parts.into_iter().enumerate() {
                 let bytes: Vec<u8> = (0..len).map(|byte| u8::try_from((byte * (n + 3)) % 253).unwrap()).collect();
                 expected[at..at + len].copy_from_slice(&bytes);
-                assert!(scribe.write(at as u64, bytes).unwrap().is_empty());
+                assert!(writer.write(at as u64, bytes).unwrap().is_empty());
             }
-            scribe.finish().unwrap()
+            writer.finish().unwrap()
         });
-        assert_eq!(pieces.digest(&image, expected.len() as u64).unwrap(), *blake3::hash(&expected).as_bytes());
+        assert_eq!(tree_hash.digest(&image, expected.len() as u64).unwrap(), *blake3::hash(&expected).as_bytes());
     }
 
     #[test]
-    fn why_it_could_not_write_is_told() {
+    fn a_write_error_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         std::fs::write(&path, "").unwrap();
         let image = File::open(path).unwrap();
         thread::scope(|scope| {
-            let mut scribe = WriteBehind::start(scope, &image, TreeHash::default()).unwrap();
-            // The queue takes some before anybody knows.
-            let told = (0..2 * QUEUE + 2).find_map(|_| scribe.write(0, vec![1; 10]).err());
-            let error = told.unwrap_or_else(|| scribe.finish().unwrap_err());
+            let mut writer = WriteBehind::start(scope, &image, TreeHash::default()).unwrap();
+            // The queue accepts a few before the failure is known.
+            let failed = (0..2 * MAX_QUEUED + 2).find_map(|_| writer.write(0, vec![1; 10]).err());
+            let error = failed.unwrap_or_else(|| writer.finish().unwrap_err());
             assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::BADF.raw_os_error()));
         });
     }

@@ -1,8 +1,8 @@
-//! Which extended attributes an ext4 inode can hold, and in which form.
+//! Extended attributes that an ext4 inode can hold, and their encoding.
 //!
-//! The check stands here, before anything is written, so that what does not fit is told with the entry it belongs to.
-//! Attributes of namespaces that Linux keeps nowhere on an ext4 (`com.apple.provenance`, `system.nfs4_acl`) are those of
-//! the machine that packed them, and are left out.
+//! They are checked here, before anything is written, so that an error names the entry it belongs to. Attributes of
+//! namespaces that Linux does not store on an ext4 (`com.apple.provenance`, `system.nfs4_acl`) belong to the machine
+//! that packed them, and are left out.
 
 use super::{
     entry::Xattr,
@@ -11,20 +11,20 @@ use super::{
 };
 use mkext4::{csum, spec::XATTR_MAGIC};
 
-/// Bytes an inode of 256 bytes has for attributes, after the magic number.
+/// Room for attributes in an inode of 256 bytes, after the magic number, in bytes.
 const INODE_AREA: usize = 256 - 128 - 32 - 4;
-/// Bytes of one block, and of its header together with the terminator.
+/// Size of one block in bytes, and of its header with the terminator.
 const BLOCK: usize = 4096;
 const BLOCK_HEADER: usize = 32 + 4;
-/// Longest attribute name below its namespace.
+/// Longest attribute name without its namespace, in bytes.
 const NAME_MAX: usize = 255;
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
-/// The attributes as they go to disk: the last of each name, known namespaces only, access control lists in ext4's
-/// own encoding, and small enough for the inode and one block.
-pub(super) fn checked(given: Vec<Xattr>) -> Result<Vec<Xattr>, EntryError> {
+/// Returns the attributes in the form they are stored in: the last of each name, known namespaces only, access control
+/// lists in ext4's own encoding. Refuses what does not fit the inode and one block.
+pub(super) fn check(given: Vec<Xattr>) -> Result<Vec<Xattr>, EntryError> {
     if given.is_empty() {
         return Ok(given);
     }
@@ -40,19 +40,19 @@ pub(super) fn checked(given: Vec<Xattr>) -> Result<Vec<Xattr>, EntryError> {
             None => kept.push(attr),
         }
     }
-    fits(&kept)?;
+    check_fit(&kept)?;
     Ok(kept)
 }
 
-/// Namespaces whose names go on, and ext4's numbers for them.
+/// Namespaces whose names have a suffix, and ext4's numbers for them.
 const NAMESPACES: [(u8, &[u8]); 3] = [(1, b"user."), (4, b"trusted."), (6, b"security.")];
 
-/// Whether a name belongs to a namespace that ext4 has a place for.
+/// Whether a name belongs to a namespace that ext4 stores.
 fn is_known(name: &[u8]) -> bool {
     [ACL_ACCESS, ACL_DEFAULT].contains(&name) || NAMESPACES.iter().any(|(_, prefix)| name.starts_with(prefix))
 }
 
-/// ext4's number for the namespace of `name`, and the part of the name it stores.
+/// Returns ext4's number for the namespace of `name`, and the part of the name that is stored.
 fn namespace(name: &[u8]) -> Result<(u8, &[u8]), EntryError> {
     if name == ACL_ACCESS {
         return Ok((2, b""));
@@ -71,7 +71,7 @@ fn namespace(name: &[u8]) -> Result<(u8, &[u8]), EntryError> {
     Err(EntryError::XattrName(quoted(name)))
 }
 
-/// An attribute in the form of the disk.
+/// Attribute in the form it is stored in.
 struct Attribute<'a> {
     namespace: u8,
     name: &'a [u8],
@@ -79,7 +79,7 @@ struct Attribute<'a> {
 }
 
 impl Attribute<'_> {
-    /// Bytes of its entry, and of its value.
+    /// Returns the sizes of the entry and of the value, in bytes.
     fn sizes(&self) -> (usize, usize) {
         (16 + self.name.len().next_multiple_of(4), self.value.len().next_multiple_of(4))
     }
@@ -90,9 +90,10 @@ impl Attribute<'_> {
     }
 }
 
-/// The attributes in the order of (namespace, name length, name): as many of the first as fit in the inode, and all others.
-/// Where those are too much for a block, what fits in the inode is there whatever comes before it.
-fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), EntryError> {
+/// Splits the attributes, in the order of (namespace, name length, name), into as many of the first as fit the inode
+/// and all others. If the others are too large for a block, whatever fits the inode is put there, regardless of what
+/// precedes it.
+fn split(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), EntryError> {
     let mut all = Vec::with_capacity(attrs.len());
     for attr in attrs {
         let (namespace, name) = namespace(&attr.name)?;
@@ -106,7 +107,7 @@ fn divided(attrs: &[Xattr]) -> Result<(Vec<Attribute<'_>>, Vec<Attribute<'_>>), 
         left.is_some()
     };
     let first = all.iter().take_while(|attr| has_room(attr)).count();
-    if is_a_block(&all[first..]) {
+    if fits_block(&all[first..]) {
         let rest = all.split_off(first);
         return Ok((all, rest));
     }
@@ -121,71 +122,71 @@ fn bytes(attrs: &[Attribute<'_>]) -> usize {
     attrs.iter().map(Attribute::size).sum()
 }
 
-/// Whether these fit in one block.
-fn is_a_block(attrs: &[Attribute<'_>]) -> bool {
+/// Whether these attributes fit one block.
+fn fits_block(attrs: &[Attribute<'_>]) -> bool {
     bytes(attrs) + BLOCK_HEADER <= BLOCK
 }
 
-/// Those that do not fit in the inode have to fit in one block.
-fn fits(attrs: &[Xattr]) -> Result<(), EntryError> {
-    let (inode, block) = divided(attrs)?;
-    if is_a_block(&block) { Ok(()) } else { Err(EntryError::XattrTooLarge(bytes(&inode) + bytes(&block))) }
+/// Checks that the attributes that do not fit the inode fit one block.
+fn check_fit(attrs: &[Xattr]) -> Result<(), EntryError> {
+    let (inode, block) = split(attrs)?;
+    if fits_block(&block) { Ok(()) } else { Err(EntryError::XattrTooLarge(bytes(&inode) + bytes(&block))) }
 }
 
-/// Checked attributes as they are written: what is in the inode, empty if nothing is, and what is in a block of its own,
-/// if it takes one, which still has to be told where it is.
-pub(super) fn written(attrs: &[Xattr]) -> Result<(Vec<u8>, Option<Vec<u8>>), EntryError> {
-    let (inode, block) = divided(attrs)?;
+/// Encodes checked attributes: the part in the inode, empty if there is none, and the part in a separate block, if one
+/// is needed. That block has to be [`seal`]ed for its position.
+pub(super) fn encode(attrs: &[Xattr]) -> Result<(Vec<u8>, Option<Vec<u8>>), EntryError> {
+    let (inode, block) = split(attrs)?;
     let mut area = Vec::new();
     if !inode.is_empty() {
         area.resize(4 + INODE_AREA, 0);
         area[..4].copy_from_slice(&XATTR_MAGIC.to_le_bytes());
-        // Offsets count from behind the magic number, and nothing is hashed.
-        listed(&mut area[4..], &inode, 0);
+        // Offsets count from behind the magic number, and entries are not hashed.
+        write_entries(&mut area[4..], &inode, 0);
     }
     if block.is_empty() {
         return Ok((area, None));
     }
     let mut bytes = vec![0; BLOCK];
-    let hashes = listed(&mut bytes[32..], &block, 32);
+    let hashes = write_entries(&mut bytes[32..], &block, 32);
     let head = [XATTR_MAGIC, 1, 1, csum::xattr_block_hash(hashes)];
-    for (place, word) in bytes.chunks_exact_mut(4).zip(head) {
-        place.copy_from_slice(&word.to_le_bytes());
+    for (buffer, word) in bytes.chunks_exact_mut(4).zip(head) {
+        buffer.copy_from_slice(&word.to_le_bytes());
     }
     Ok((area, Some(bytes)))
 }
 
-/// Puts the checksum into a block of attributes that will be that block of the image with this seed.
+/// Sets the checksum of a block of attributes that will be block `number` of the image with this seed.
 pub(super) fn seal(block: &mut [u8], number: u64, seed: u32) {
     let sum = csum::xattr_block(seed, number, block);
     block[16..20].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Writes entries from the beginning of `place` on and values from its end backwards; the hashes of the entries.
-/// `before` bytes of a block are before `place`.
-fn listed(place: &mut [u8], attrs: &[Attribute<'_>], before: usize) -> Vec<u32> {
-    let (mut at, mut value_at) = (0, place.len());
+/// Writes entries from the start of `buffer` on and values from its end backwards; `before` bytes of the block precede
+/// `buffer`. Returns the hashes of the entries.
+fn write_entries(buffer: &mut [u8], attrs: &[Attribute<'_>], before: usize) -> Vec<u32> {
+    let (mut at, mut value_at) = (0, buffer.len());
     let mut hashes = Vec::with_capacity(attrs.len());
     for attr in attrs {
         let (entry, value) = attr.sizes();
         value_at -= value;
-        place[value_at..value_at + attr.value.len()].copy_from_slice(attr.value);
+        buffer[value_at..value_at + attr.value.len()].copy_from_slice(attr.value);
         let hash = if before > 0 { csum::xattr_entry_hash(attr.name, attr.value) } else { 0 };
         let short = |n: usize| u16::try_from(n).expect("within a block").to_le_bytes();
-        place[at] = u8::try_from(attr.name.len()).expect("names were checked");
-        place[at + 1] = attr.namespace;
-        place[at + 2..at + 4].copy_from_slice(&short(before + value_at));
-        place[at + 8..at + 10].copy_from_slice(&short(attr.value.len()));
-        place[at + 12..at + 16].copy_from_slice(&hash.to_le_bytes());
-        place[at + 16..at + 16 + attr.name.len()].copy_from_slice(attr.name);
+        buffer[at] = u8::try_from(attr.name.len()).expect("names were checked");
+        buffer[at + 1] = attr.namespace;
+        buffer[at + 2..at + 4].copy_from_slice(&short(before + value_at));
+        buffer[at + 8..at + 10].copy_from_slice(&short(attr.value.len()));
+        buffer[at + 12..at + 16].copy_from_slice(&hash.to_le_bytes());
+        buffer[at + 16..at + 16 + attr.name.len()].copy_from_slice(attr.name);
         at += entry;
         hashes.push(hash);
     }
     hashes
 }
 
-/// Translates an access control list from the form of `getxattr(2)` (version 2, 8 bytes per entry) into the one ext4
-/// keeps on disk (version 1, 4 bytes for entries without an id).
+/// Converts an access control list from the form of `getxattr(2)` (version 2, 8 bytes per entry) to ext4's form on disk
+/// (version 1, 4 bytes for entries without an id).
 fn acl_to_disk(value: &[u8]) -> Result<Vec<u8>, EntryError> {
     const USER: u16 = 0x02;
     const GROUP: u16 = 0x08;
@@ -219,43 +220,43 @@ mod tests {
     #[test]
     fn namespaces() {
         for name in ["user.a", "trusted.overlay.opaque", "security.capability"] {
-            assert!(checked(vec![attr(name, b"v")]).is_ok(), "{name}");
+            assert!(check(vec![attr(name, b"v")]).is_ok(), "{name}");
         }
-        let kept = checked(vec![attr("", b"v"), attr("com.apple.provenance", b"v"), attr("user.a", b"v")]).unwrap();
+        let kept = check(vec![attr("", b"v"), attr("com.apple.provenance", b"v"), attr("user.a", b"v")]).unwrap();
         assert_eq!(kept, [attr("user.a", b"v")]);
         for name in ["system.nfs4_acl", "system.data", "os2.a", "nonsense", "com.\u{e9}"] {
-            assert_eq!(checked(vec![attr(name, &[7; 5000])]).unwrap(), [], "{name}");
+            assert_eq!(check(vec![attr(name, &[7; 5000])]).unwrap(), [], "{name}");
         }
         for name in ["user.", "user.a\0b", &format!("user.{}", "n".repeat(256))] {
-            assert!(matches!(checked(vec![attr(name, b"v")]), Err(EntryError::XattrName(_))), "{name}");
+            assert!(matches!(check(vec![attr(name, b"v")]), Err(EntryError::XattrName(_))), "{name}");
         }
         assert_eq!(
-            checked(vec![Xattr { name: b"user.\xff".to_vec(), value: Vec::new() }]).unwrap_err(),
+            check(vec![Xattr { name: b"user.\xff".to_vec(), value: Vec::new() }]).unwrap_err(),
             EntryError::NotUtf8
         );
     }
 
     #[test]
     fn the_last_of_one_name_wins() {
-        let kept = checked(vec![attr("user.a", b"1"), attr("user.b", b"2"), attr("user.a", b"3")]).unwrap();
+        let kept = check(vec![attr("user.a", b"1"), attr("user.b", b"2"), attr("user.a", b"3")]).unwrap();
         assert_eq!(kept, [attr("user.a", b"3"), attr("user.b", b"2")]);
     }
 
     #[test]
     fn the_limit_is_one_block() {
         // 4096 - header 32 - terminator 4 - entry 16 - name 4
-        assert!(checked(vec![attr("user.abcd", &vec![7; 4040])]).is_ok());
-        assert!(matches!(checked(vec![attr("user.abcd", &vec![7; 4041])]), Err(EntryError::XattrTooLarge(_))));
-        // One that fits nowhere but in the block leaves the inode to those behind it.
+        assert!(check(vec![attr("user.abcd", &vec![7; 4040])]).is_ok());
+        assert!(matches!(check(vec![attr("user.abcd", &vec![7; 4041])]), Err(EntryError::XattrTooLarge(_))));
+        // An attribute that fits only the block leaves the inode to those behind it.
         let both = vec![attr("user.a", &vec![7; 4000]), attr("user.bb", &[7; 40])];
-        assert!(checked(both.clone()).is_ok());
-        let (inode, block) = divided(&both).unwrap();
+        assert!(check(both.clone()).is_ok());
+        let (inode, block) = split(&both).unwrap();
         assert_eq!([inode[0].name, block[0].name], [&b"bb"[..], b"a"]);
-        // What fits in the block is divided as it always was: an image pulled again is the same image.
+        // The split of attributes that fit the block never changes: an image pulled again has to be the same image.
         let small = vec![attr("user.a", &vec![7; 3000]), attr("user.bb", &[7; 40])];
-        assert_eq!(divided(&small).unwrap().0.len(), 0);
+        assert_eq!(split(&small).unwrap().0.len(), 0);
         let many = (0..60).map(|n| attr(&format!("user.{n:04}"), &[7; 50])).collect();
-        assert!(matches!(checked(many), Err(EntryError::XattrTooLarge(_))));
+        assert!(matches!(check(many), Err(EntryError::XattrTooLarge(_))));
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! PAX records: what they change about the next entry.
+//! PAX records, and how they change the next entry.
 
 use super::{Timestamp, Xattr};
 
-/// Begins the name of an extended attribute.
+/// Prefix of the keys of extended attributes.
 const XATTR: &[u8] = b"SCHILY.xattr.";
-/// Most extended attributes of one entry, in number and in bytes: more than any file system of Linux keeps.
+/// Upper bound of the extended attributes of one entry, in number and in bytes: more than any Linux file system stores.
 const MAX_XATTRS: usize = 1024;
 const MAX_XATTR_BYTES: usize = 128 << 10;
-/// Begins the records of a sparse file.
+/// Prefix of the keys of a sparse file.
 const SPARSE: &[u8] = b"GNU.sparse.";
 
-/// What extension headers say about the entry that follows them.
+/// Fields of the next entry that extension headers set.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Overrides {
     pub(super) path: Option<Vec<u8>>,
@@ -29,8 +29,8 @@ impl Overrides {
         *self == Self::default()
     }
 
-    /// Takes in the records of one header: `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record and the value may
-    /// hold any byte. Keys nobody here needs are passed over.
+    /// Parses the records of one header: `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record and the value may
+    /// hold any byte. Unneeded keys are ignored.
     pub(super) fn records(&mut self, mut rest: &[u8]) -> Result<(), &'static str> {
         while !rest.is_empty() {
             let space = rest.iter().take(20).position(|&byte| byte == b' ').ok_or("a PAX record has no length")?;
@@ -46,7 +46,7 @@ impl Overrides {
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         match key {
-            // An empty value takes an earlier one back.
+            // An empty value cancels an earlier one.
             b"path" => self.path = some(value).map(<[u8]>::to_vec),
             b"linkpath" => self.link = some(value).map(<[u8]>::to_vec),
             b"size" => self.size = optional(value, length, "a PAX size is not a number")?,
@@ -56,7 +56,7 @@ impl Overrides {
             _ if key.starts_with(SPARSE) => self.sparse = true,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    // Counted over all headers of the entry, which may be any number of headers.
+                    // Counted over all headers of the entry, of which there may be several.
                     self.xattr_bytes += name.len() + value.len();
                     if self.xattrs.len() >= MAX_XATTRS || self.xattr_bytes > MAX_XATTR_BYTES {
                         return Err("an entry has more extended attributes than a file can have");
@@ -73,7 +73,7 @@ fn some(value: &[u8]) -> Option<&[u8]> {
     (!value.is_empty()).then_some(value)
 }
 
-/// `None` when the value is empty; `what` is the error when it cannot be read.
+/// Parses a value; `None` if it is empty. `what` is the error if it cannot be parsed.
 fn optional<T>(value: &[u8], parse: fn(&[u8]) -> Option<T>, what: &'static str) -> Result<Option<T>, &'static str> {
     match some(value) {
         None => Ok(None),
@@ -81,7 +81,7 @@ fn optional<T>(value: &[u8], parse: fn(&[u8]) -> Option<T>, what: &'static str) 
     }
 }
 
-/// Decimal digits and nothing else.
+/// Parses decimal digits and nothing else.
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -89,12 +89,12 @@ fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// A length that a file can have.
+/// Parses a length that a file can have.
 fn length(digits: &[u8]) -> Option<u64> {
     number(digits).filter(|length| i64::try_from(*length).is_ok())
 }
 
-/// Seconds with an optional fraction; before 1970 the fraction counts backwards, as the seconds do.
+/// Parses seconds with an optional fraction; before 1970 the fraction counts backwards, as the seconds do.
 fn time(text: &[u8]) -> Option<Timestamp> {
     let (negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),
@@ -115,7 +115,7 @@ fn time(text: &[u8]) -> Option<Timestamp> {
     })
 }
 
-/// One record as an archive holds it.
+/// Encodes one record as in an archive.
 #[cfg(test)]
 pub(super) fn written(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = 3 + key.len() + value.len();

@@ -1,4 +1,4 @@
-//! Archives friendly and hostile.
+//! Well-formed and hostile archives.
 
 use super::{pax::written, *};
 
@@ -12,7 +12,7 @@ fn header(kind: EntryType, path: &str, size: u64) -> Header {
     header
 }
 
-/// An archive of raw headers with their content, end marker included.
+/// Builds an archive of raw headers with their content, including the end marker.
 fn archive(entries: &[(Header, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (header, content) in entries {
@@ -24,7 +24,7 @@ fn archive(entries: &[(Header, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// An extension header with these records.
+/// Returns an extension header with these records.
 fn pax(records: &[u8]) -> (Header, &[u8]) {
     (header(EntryType::XHeader, "x", records.len() as u64), records)
 }
@@ -166,7 +166,7 @@ fn damage_is_named() {
 
     let endless: Vec<_> = (0..200).map(|_| (header(EntryType::GNULongName, "l", 1), &b"x"[..])).collect();
     assert!(message(&archive(&endless)).contains("more extension headers than any needs"));
-    // Extension headers are no entries; what they take counts like content does.
+    // Extension headers do not count as entries; their size counts like content.
     let extended = |entries, length: usize| -> Vec<_> {
         let records = vec![b'x'; length].leak();
         let one = || (header(EntryType::GNULongName, "l", length as u64), &*records);
@@ -217,7 +217,7 @@ fn damage_is_named() {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
-    /// Whatever is done to an archive, the walk ends with entries or an error, and its checksums make most damage one.
+    /// Any damage to an archive ends the walk with entries or an error; checksums turn most damage into an error.
     #[test]
     fn damage_never_panics(changes in proptest::collection::vec((0_usize..6000, proptest::num::u8::ANY), 0..4), cut in 0_usize..8000) {
         let records = [written("path", b"long/path"), written("SCHILY.xattr.user.a", b"b"), written("mtime", b"-1.5")].concat();

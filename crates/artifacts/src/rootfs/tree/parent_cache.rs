@@ -1,23 +1,23 @@
-//! Where the entry before was put: most entries follow on one of the same directory, and the way there costs more than
-//! the entry does.
+//! Cache of the directory of the previous entry: most entries follow one of the same directory, and resolving its path
+//! costs more than the entry does.
 
 use super::Index;
 
-/// The directory an entry was put in, and by which names.
+/// Directory an entry was put into, and the names that led there.
 #[derive(Debug, Default)]
 pub(super) struct ParentCache {
-    /// The names that lead there, with a slash between two.
+    /// Names that lead there, joined by slashes.
     path: Vec<u8>,
     directory: Option<Index>,
 }
 
 impl ParentCache {
-    /// The directory at these names, if it is that one.
-    pub(super) fn at(&self, names: &[&[u8]]) -> Option<Index> {
+    /// Returns the cached directory, if these names lead to it.
+    pub(super) fn get(&self, names: &[&[u8]]) -> Option<Index> {
         self.directory.filter(|_| self.path.split(|&byte| byte == b'/').eq(names.iter().copied()))
     }
 
-    pub(super) fn note(&mut self, names: &[&[u8]], directory: Index) {
+    pub(super) fn set(&mut self, names: &[&[u8]], directory: Index) {
         self.path.clear();
         for (n, name) in names.iter().enumerate() {
             if n > 0 {
@@ -28,8 +28,8 @@ impl ParentCache {
         self.directory = Some(directory);
     }
 
-    /// Names may lead elsewhere from now on.
-    pub(super) fn forget(&mut self) {
+    /// Forgets the directory: the same names may lead elsewhere from now on.
+    pub(super) fn clear(&mut self) {
         self.directory = None;
     }
 }

@@ -1,6 +1,6 @@
-//! What replaces what, and where paths lead.
+//! Which entry replaces which, and where paths lead.
 
-use super::*;
+use super::{walk::MAX_LINK_BYTES, *};
 use crate::rootfs::path::components;
 
 fn file() -> Kind {
@@ -47,14 +47,14 @@ fn the_same_names_may_lead_elsewhere_by_now() {
         tree
     };
     let there = |tree: &Tree, path: &str| tree.find(&components(path.as_bytes()).unwrap()).is_some();
-    // What led there was replaced.
+    // The link that led there was replaced.
     let mut tree = layers();
     put(&mut tree, "e/x", file()).unwrap();
     link(&mut tree, "l", ".");
     link(&mut tree, "l/l", "e");
     put(&mut tree, "l/c", file()).unwrap();
     assert!(there(&tree, "e/c") && !there(&tree, "c"));
-    // It was taken out with what lower layers have.
+    // The directory was removed with the rest of the lower layers.
     let mut tree = layers();
     put(&mut tree, "d/a", file()).unwrap();
     link(&mut tree, "l", "d");
@@ -116,7 +116,7 @@ fn lost_found_is_the_file_systems() {
     assert!(tree.find(&[b"lost+found"]).is_none());
 }
 
-/// The names in a directory, and whether those who were there before a layer are.
+/// Returns the names in a directory.
 fn names(tree: &Tree, path: &[&[u8]]) -> Vec<String> {
     let Kind::Dir { children, .. } = &tree.inodes[tree.find(path).unwrap() as usize].kind else { panic!("{path:?}") };
     children.keys().map(|name| String::from_utf8(name.to_vec()).unwrap()).collect()
@@ -132,7 +132,8 @@ fn a_layer_takes_away_what_lower_ones_have_and_nothing_of_its_own() {
     put(&mut tree, "d/both/upper", file()).unwrap();
     tree.whiteout(&[b"d"]).unwrap();
     assert_eq!((names(&tree, &[b"d"]), names(&tree, &[b"d", b"both"])), (vec!["both".into()], vec!["upper".into()]));
-    // What comes after it stays, however often the same is said; a second name for a lower file is this layer's.
+    // Later entries stay, however often the whiteout is repeated; a second name for a lower file is of the current
+    // layer.
     put(&mut tree, "d/s/after", file()).unwrap();
     hard_link(&mut tree, "d/linked", "e/lower").unwrap();
     tree.opaque(&[b"d"]).unwrap();
@@ -140,7 +141,7 @@ fn a_layer_takes_away_what_lower_ones_have_and_nothing_of_its_own() {
     tree.whiteout(&[b"d", b"s"]).unwrap();
     assert_eq!(names(&tree, &[b"d"]), ["both", "linked", "s"]);
     assert_eq!(names(&tree, &[b"d", b"s"]), ["after"]);
-    // In the next layer all of it is lower.
+    // For the next layer all of it is lower.
     tree.next_layer();
     put(&mut tree, "d/s/third", file()).unwrap();
     tree.opaque(&[b"d"]).unwrap();
@@ -159,7 +160,7 @@ fn taking_away_the_same_again_and_again_costs_nothing() {
             put(&mut tree, &format!("d/{layer}-{number}"), file()).unwrap();
         }
     }
-    // If each looked at all of the names, this would take hours.
+    // If each whiteout looked at all names, this would take hours.
     for _ in 0..MANY {
         tree.whiteout(&[b"d"]).unwrap();
         tree.opaque(&[b"d"]).unwrap();
@@ -173,15 +174,15 @@ fn all_paths_together_lead_through_so_many_links_and_no_more() {
     tree.next_layer();
     link(&mut tree, "way", &format!("{}usr", "./".repeat(2000)));
     put(&mut tree, "way/a", file()).unwrap();
-    assert!(tree.steps > 4000, "{}", tree.steps);
-    tree.steps = STEPS_MAX - 1;
-    // The entry before was put there, so nothing is followed.
+    assert!(tree.link_bytes > 4000, "{}", tree.link_bytes);
+    tree.link_bytes = MAX_LINK_BYTES - 1;
+    // The previous entry was put there, so nothing is followed.
     put(&mut tree, "way/b", file()).unwrap();
     put(&mut tree, "elsewhere", file()).unwrap();
     assert_eq!(put(&mut tree, "way/c", file()).unwrap_err(), EntryError::LinkSteps);
-    tree.steps = STEPS_MAX - 1;
+    tree.link_bytes = MAX_LINK_BYTES - 1;
     assert_eq!(tree.whiteout(&[b"way", b"a"]).unwrap_err(), EntryError::LinkSteps);
-    tree.steps = STEPS_MAX - 1;
+    tree.link_bytes = MAX_LINK_BYTES - 1;
     assert_eq!(hard_link(&mut tree, "c", "way/a").unwrap_err(), EntryError::LinkSteps);
     assert!(tree.find(&[b"usr", b"a"]).is_some() && tree.resolve(b"way/a").is_some());
 }
