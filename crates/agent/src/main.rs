@@ -13,7 +13,7 @@
 
 mod accounts;
 mod boot;
-mod clearing;
+mod checkout_dirs;
 mod hosted;
 mod modprobe;
 mod power_command;

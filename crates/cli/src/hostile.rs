@@ -12,7 +12,7 @@ use crate::{
     http::{Body, Connection},
     output::{escape, printer::Printer},
     patience::PATIENCE,
-    workspace::{bootstrap, patch, send},
+    workspace::{bootstrap, import, patch},
 };
 use banger_proto::{
     agent::{
@@ -163,7 +163,7 @@ pub fn patch(data: &[u8]) {
 /// What a guest says of a workspace, its agent in JSON and its git in lists: a place is plain, or not repeated at length, an
 /// id is one.
 pub fn workspace(data: &[u8]) {
-    let (paths, ids) = send::hear(data);
+    let (paths, ids) = import::hear(data);
     for path in paths {
         let Ok(path) = path else {
             brief(path);

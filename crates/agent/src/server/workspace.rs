@@ -7,7 +7,7 @@
 mod checkout;
 mod index;
 mod packs;
-mod same;
+mod unchanged;
 
 use super::{
     Context, Place,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{accounts::Account, rooted};
 use banger_proto::{
-    agent::workspace::{Arrived, BROUGHT, HashName, SCRATCH, Standing},
+    agent::workspace::{Arrived, HashName, IMPORTED, SCRATCH, WorkspaceStatus},
     failure::{Code, Failure},
 };
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
@@ -42,15 +42,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Says where a workspace would be, and whether something is there.
-pub(super) fn look(context: &Context, uri: &Uri) -> Result<Standing, Failure> {
+pub(super) fn look(context: &Context, uri: &Uri) -> Result<WorkspaceStatus, Failure> {
     let path = place(&archive::query(uri, "path").unwrap_or_default(), &account(context)?)?;
     let occupied = match std::fs::read_dir(&path) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
     let unfinished = path.join(SCRATCH).symlink_metadata().is_ok_and(|meta| meta.is_dir());
-    let brought = path.join(BROUGHT).symlink_metadata().is_ok_and(|meta| meta.is_file());
-    Ok(Standing { path: path.to_string_lossy().into_owned(), occupied, unfinished, brought })
+    let brought = path.join(IMPORTED).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    Ok(WorkspaceStatus { path: path.to_string_lossy().into_owned(), occupied, unfinished, brought })
 }
 
 /// The files that the index of the workspace names, each ended by a zero: for a guest whose git cannot be asked.

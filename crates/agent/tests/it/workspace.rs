@@ -90,14 +90,14 @@ async fn put(hosted: &Hosted, query: &str, bytes: Vec<u8>) -> Result<PathBuf, Fa
 }
 
 async fn occupied(hosted: &Hosted, path: &Path) -> bool {
-    standing(hosted, path).await.occupied
+    workspace_status(hosted, path).await.occupied
 }
 
-async fn standing(hosted: &Hosted, path: &Path) -> banger_proto::agent::workspace::Standing {
+async fn workspace_status(hosted: &Hosted, path: &Path) -> banger_proto::agent::workspace::WorkspaceStatus {
     let (_, body) = hosted.agent.request(Method::GET, &format!("/workspace?path={}", path.display()), "").await;
-    let standing: banger_proto::agent::workspace::Standing = serde_json::from_slice(&body).unwrap();
-    assert_eq!(Path::new(&standing.path), path);
-    standing
+    let status: banger_proto::agent::workspace::WorkspaceStatus = serde_json::from_slice(&body).unwrap();
+    assert_eq!(Path::new(&status.path), path);
+    status
 }
 
 #[test]
@@ -192,13 +192,13 @@ fn it_arrives_again_over_whatever_stands_there() {
         for (list, names) in [("written", "empty\0"), ("fresh", "run\0"), ("removed", "kept\0")] {
             fs::write(to.join(".git/banger").join(list), names).unwrap();
         }
-        assert!(standing(&hosted, &to).await.unfinished);
+        assert!(workspace_status(&hosted, &to).await.unfinished);
         fs::write(to.join("kept"), "x").unwrap();
         fs::remove_dir_all(to.join("many")).unwrap();
         fs::write(to.join("run"), "changed").unwrap();
         put(&hosted, &query, stream(&repo, &[])).await.unwrap();
         assert_eq!(git(&to, &["status", "--porcelain"]), "?? kept\n");
-        assert!(!standing(&hosted, &to).await.unfinished);
+        assert!(!workspace_status(&hosted, &to).await.unfinished);
 
         // Files where directories are, the other way round, and links to what must stay as it is.
         fs::create_dir_all(to.join("real/deep")).unwrap();

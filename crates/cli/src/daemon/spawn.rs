@@ -90,7 +90,8 @@ pub(crate) fn find_program() -> Result<PathBuf> {
     })
 }
 
-fn is_executable(program: &Path) -> bool {
+/// Whether there is a file at `program` that somebody may execute.
+pub(crate) fn is_executable(program: &Path) -> bool {
     program.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 

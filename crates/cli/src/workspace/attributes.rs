@@ -1,48 +1,48 @@
-//! Files whose bytes in the working tree are not those of the object git has for them, though nobody changed them: a
-//! filter (Git LFS), line ends, an encoding or `$Id$` came between.
+//! Finds files whose bytes in the working tree differ from their git objects though nobody changed them: because of a
+//! filter (Git LFS), line ends, an encoding or `$Id$`.
 //!
-//! Filters are not run, so what only a filter explains is judged by size and times, as git judges what it did not look
-//! into. The others git itself converts, by rules of the tree and of a few settings.
+//! Filters are not run, so a file with a filter is judged by size and times, as git judges files it did not read. The
+//! other conversions are git's own, by attributes of the tree and a few settings.
 
 use super::{
     changes::{Entry, Mode, RepoPath, join, nonsense, pieces, unreadable},
-    facade::Facade,
     files::{Stamp, Tree},
+    shadow_repository::ShadowRepository,
 };
 use banger_proto::failure::Failure;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// Attributes that decide how a file's bytes come about.
+/// Attributes that convert a file's content.
 const ATTRIBUTES: [&str; 6] = ["filter", "text", "eol", "crlf", "ident", "working-tree-encoding"];
 
-/// What was found.
+/// Files that differ from their objects because of attributes.
 #[derive(Debug, Default)]
 pub(super) struct Attributes {
-    /// Files with a filter that differ; whether the index takes each for unchanged, by its size and times.
+    /// Files with a filter, and whether the index takes each for unchanged by its size and times.
     pub(super) filtered: HashMap<RepoPath, bool>,
-    /// Files without one that differ.
+    /// Files that git itself converts.
     converted: HashSet<RepoPath>,
 }
 
 impl Attributes {
-    /// Whether a file's bytes are something else than its object's.
+    /// Whether a file differs from its object.
     pub(super) fn differs(&self, path: &RepoPath) -> bool {
         self.filtered.contains_key(path) || self.converted.contains(path)
     }
 }
 
-/// Looks at every file that has such an attribute.
-pub(super) fn find(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<Attributes, Failure> {
+/// Compares every file that has such an attribute.
+pub(super) fn find(shadow: &ShadowRepository, tree: &Tree, entries: &[Entry]) -> Result<Attributes, Failure> {
     let is_rules = |path: &[u8]| path == b".gitattributes" || path.ends_with(b"/.gitattributes");
     let in_tree = entries.iter().filter(|entry| is_rules(&entry.path)).filter_map(|entry| tree.small(&entry.path));
-    let rules: Vec<Vec<u8>> = in_tree.chain(facade.own_attributes()).collect();
-    let everywhere = facade.converts();
+    let rules: Vec<Vec<u8>> = in_tree.chain(shadow.own_attributes()).collect();
+    let everywhere = shadow.converts();
     let mut attributes = Attributes::default();
     if !everywhere && !rules.iter().any(|bytes| ATTRIBUTES.iter().any(|name| contains(bytes, name.as_bytes()))) {
         return Ok(attributes);
     }
-    let suspects = suspects(facade, entries)?;
-    let known = if suspects.values().any(|filter| *filter) { known_stats(facade)? } else { HashMap::new() };
+    let suspects = suspects(shadow, entries)?;
+    let known = if suspects.values().any(|filter| *filter) { known_stats(shadow)? } else { HashMap::new() };
     for entry in entries.iter().filter(|entry| entry.mode == Mode::File) {
         let path = &entry.path;
         let suspect = suspects.get(path);
@@ -62,10 +62,10 @@ pub(super) fn find(facade: &Facade, tree: &Tree, entries: &[Entry]) -> Result<At
     Ok(attributes)
 }
 
-/// Files with one of the attributes, and whether that is a filter.
-fn suspects(facade: &Facade, entries: &[Entry]) -> Result<HashMap<RepoPath, bool>, Failure> {
+/// Returns the files with one of the attributes, and whether that is a filter.
+fn suspects(shadow: &ShadowRepository, entries: &[Entry]) -> Result<HashMap<RepoPath, bool>, Failure> {
     let paths: BTreeSet<&[u8]> = entries.iter().map(|entry| entry.path.as_slice()).collect();
-    let call = facade.call().args(["check-attr", "--stdin", "-z"]).args(ATTRIBUTES);
+    let call = shadow.call().args(["check-attr", "--stdin", "-z"]).args(ATTRIBUTES);
     let listing = call.ask("read attributes", &join(paths))?;
     let mut suspects = HashMap::new();
     let mut words = pieces(&listing);
@@ -81,12 +81,12 @@ fn contains(bytes: &[u8], word: &[u8]) -> bool {
     bytes.windows(word.len()).any(|window| window == word)
 }
 
-/// When each file was last changed, and how large it was, as the index knows it.
-fn known_stats(facade: &Facade) -> Result<HashMap<RepoPath, Stamp>, Failure> {
-    let listing = facade.call().args(["ls-files", "-z", "--debug"]).ask("read what the index knows of files", b"")?;
+/// Returns each file's time and size as the index knows them.
+fn known_stats(shadow: &ShadowRepository) -> Result<HashMap<RepoPath, Stamp>, Failure> {
+    let listing = shadow.call().args(["ls-files", "-z", "--debug"]).ask("read what the index knows of files", b"")?;
     let mut known = HashMap::new();
     let mut rest = listing.as_slice();
-    // A name and its zero, then five lines.
+    // A name and a zero byte, then five lines.
     while let Some(end) = rest.iter().position(|byte| *byte == 0) {
         let path = rest[..end].to_vec();
         let mut lines = rest[end + 1..].splitn(6, |byte| *byte == b'\n');

@@ -1,6 +1,6 @@
 //! Tools a repository asks for, installed by the guest's own mise. Nothing here looks for a mise on the host.
 
-use super::{checkout::spec, plan::Plan};
+use super::{guest_git::exec_spec, plan::Plan};
 use crate::{
     exec::{
         capture::{self, Captured, capture},
@@ -88,7 +88,7 @@ pub(crate) async fn install(
     let done = {
         let mut progress = Progress::new(printer);
         progress.phase(&format!("installing the tools of {file}"));
-        capture(endpoint, &spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
+        capture(endpoint, &exec_spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
     };
     if !is_installing(done, endpoint.name.as_str(), file)? {
         printer.talk(&format!("VM {} has no mise: the tools of {file} are not installed", endpoint.name));

@@ -1,67 +1,67 @@
-//! What the working tree is, compared with the index, and the index with HEAD: which files git can write out of its
-//! objects in the guest, which must travel as they are, which are gone.
+//! Compares the working tree with the index, and the index with HEAD: which files git can write out of its objects in
+//! the guest, which must be sent as they are, which are gone.
 //!
-//! Everything is asked of a facade, so no filter runs: a file whose content only a filter explains (Git LFS) travels as
-//! it is, and the guest's index is told not to look at it.
+//! Everything is asked of a shadow repository, so no filter runs: a file whose content only a filter explains (Git LFS)
+//! is sent as it is, and the guest's index takes it for unchanged.
 
-use super::{attributes, facade::Facade, files::Tree, git::refused, quote::quoted};
+use super::{attributes, files::Tree, git::refused, quote::quoted, shadow_repository::ShadowRepository};
 use banger_proto::failure::{Code, Failure};
 use std::{collections::HashSet, io};
 
-/// A path below the working tree, as git knows it.
+/// A path below the working tree, in git's bytes.
 pub(crate) type RepoPath = Vec<u8>;
 
-/// What a file in the working tree may be called; more than any real repository has.
+/// Most files of a repository; more than any real one has.
 const MAX_FILES: usize = 4_000_000;
 
-/// The working tree, in the terms of what has to be done for it.
+/// Differences of the working tree, by what the import has to do about them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// Files that are what the index says, byte by byte: they are written out of git's objects in the guest.
+    /// Files that are byte for byte what the index says: the guest writes them out of git's objects.
     pub(crate) written: Vec<RepoPath>,
     /// Whether [`Self::written`] is all of the index, so that it need not be listed.
     pub(crate) all: bool,
-    /// Tracked files that are something else: they travel.
-    pub(crate) carried: Vec<RepoPath>,
-    /// Of those, the ones git takes for unchanged, whatever they hold.
+    /// Tracked files that differ from the index: they are sent.
+    pub(crate) sent: Vec<RepoPath>,
+    /// Those of [`Self::sent`] that git takes for unchanged, whatever they hold.
     pub(crate) assumed: Vec<RepoPath>,
-    /// Of those, the ones that are what the index says once line ends and the like are converted.
+    /// Those of [`Self::sent`] that are what the index says once line ends and the like are converted.
     pub(crate) converted: Vec<RepoPath>,
-    /// Untracked files that travel because they were asked for.
+    /// Untracked files that are sent because that was asked for.
     pub(crate) untracked: Vec<RepoPath>,
-    /// Untracked files that stay here.
+    /// Number of untracked files that are not imported.
     pub(crate) left_out: usize,
-    /// Submodules.
+    /// Paths of submodules.
     pub(crate) submodules: Vec<RepoPath>,
-    /// Whether there are files that git takes for unchanged, these or others.
-    pub(crate) unwatched: bool,
-    /// Objects of the index that no commit has.
+    /// Whether git takes any file for unchanged without comparing it.
+    pub(crate) any_assumed: bool,
+    /// Objects of the index that are in no commit.
     pub(crate) objects: Vec<String>,
-    /// Whether index or working tree differ from HEAD, so that HEAD alone is not what arrives.
+    /// Whether index or working tree differ from HEAD.
     pub(crate) dirty: bool,
 }
 
 impl Changes {
-    /// What arrives, sorted.
+    /// Returns all files that arrive, sorted.
     pub(crate) fn files(&self) -> Vec<&RepoPath> {
-        let mut files: Vec<_> = self.written.iter().chain(&self.carried).chain(&self.untracked).collect();
+        let mut files: Vec<_> = self.written.iter().chain(&self.sent).chain(&self.untracked).collect();
         files.sort_unstable();
         files
     }
 
-    /// Looks. `tree` is the same working tree, for its files.
+    /// Compares. `tree` is the same working tree, for reading its files.
     pub(crate) fn find(
-        facade: &Facade,
+        shadow: &ShadowRepository,
         tree: &Tree,
         head: Option<&str>,
         include_untracked: bool,
     ) -> Result<Self, Failure> {
-        let entries = index(facade)?;
+        let entries = index(shadow)?;
         let mut changes = Self::default();
-        // Before the index forgets what it knew: without their filter, these look changed.
-        let attributes = attributes::find(facade, tree, &entries)?;
-        refresh(facade)?;
-        let mut changed = changed_files(facade)?;
+        // Read before `refresh` replaces the stat data of the index: without their filter, these files look changed.
+        let attributes = attributes::find(shadow, tree, &entries)?;
+        refresh(shadow)?;
+        let mut changed = changed_files(shadow)?;
         for (path, unchanged) in &attributes.filtered {
             if *unchanged {
                 changed.remove(path);
@@ -79,23 +79,23 @@ impl Changes {
             if !seen.insert(&entry.path) {
                 continue;
             }
-            changes.unwatched |= entry.assumed;
+            changes.any_assumed |= entry.assumed;
             let is_changed = entry.stage != 0 || changed.contains(&entry.path);
             let path = &entry.path;
             let unread = |error: io::Error| unreadable(path, &error);
             let unseen = entry.assumed && !is_changed && !attributes.differs(path);
             if entry.skipped || unseen && !tree.is_blob(path, &entry.object).map_err(unread)? {
-                // git does not look at it, here or in the guest: what is there arrives.
+                // git does not compare it, here or in the guest: the file that is here arrives.
                 complete = false;
                 if tree.has(path) {
-                    changes.carried.push(path.clone());
-                    changes.unwatched = true;
+                    changes.sent.push(path.clone());
+                    changes.any_assumed = true;
                 }
             } else if is_changed || attributes.differs(&entry.path) {
                 complete = false;
                 changes.dirty |= is_changed;
                 if tree.has(&entry.path) {
-                    changes.carried.push(entry.path.clone());
+                    changes.sent.push(entry.path.clone());
                     if attributes.filtered.contains_key(&entry.path) && !is_changed {
                         changes.assumed.push(entry.path.clone());
                     } else if !is_changed {
@@ -107,8 +107,8 @@ impl Changes {
             }
         }
         changes.all = complete;
-        changes.stage(facade, head, &entries)?;
-        let untracked = untracked(facade)?;
+        changes.stage(shadow, head, &entries)?;
+        let untracked = untracked(shadow)?;
         if include_untracked {
             changes.dirty |= !untracked.is_empty();
             changes.untracked = untracked;
@@ -116,20 +116,20 @@ impl Changes {
             changes.left_out = untracked.len();
         }
         if !changes.assumed.is_empty() {
-            changes.unwatched = true;
+            changes.any_assumed = true;
             let args = ["update-index", "--assume-unchanged", "-z", "--stdin"];
-            facade.call().args(args).ask("mark files in the index", &join(&changes.assumed))?;
+            shadow.call().args(args).ask("mark files in the index", &join(&changes.assumed))?;
         }
         Ok(changes)
     }
 
-    /// A tree as it was committed: the index is made of `commit`, and the working tree is not looked at.
-    pub(crate) fn none(facade: &Facade, commit: &str) -> Result<Self, Failure> {
-        facade.call().args(["read-tree", "--reset", commit]).ask("read the commit's tree", b"")?;
+    /// Reads the tree of `commit` into the index; the working tree is not read.
+    pub(crate) fn none(shadow: &ShadowRepository, commit: &str) -> Result<Self, Failure> {
+        shadow.call().args(["read-tree", "--reset", commit]).ask("read the commit's tree", b"")?;
         let args = ["update-index", "--index-version", "2", "--force-write-index"];
-        facade.call().args(args).ask("write the commit's index", b"")?;
+        shadow.call().args(args).ask("write the commit's index", b"")?;
         let mut changes = Self { all: true, ..Self::default() };
-        for entry in index(facade)? {
+        for entry in index(shadow)? {
             match entry.mode {
                 Mode::Submodule => changes.submodules.push(entry.path),
                 Mode::File | Mode::Link => changes.written.push(entry.path),
@@ -138,8 +138,8 @@ impl Changes {
         Ok(changes)
     }
 
-    /// What is staged.
-    fn stage(&mut self, facade: &Facade, head: Option<&str>, entries: &[Entry]) -> Result<(), Failure> {
+    /// Compares the index with HEAD.
+    fn stage(&mut self, shadow: &ShadowRepository, head: Option<&str>, entries: &[Entry]) -> Result<(), Failure> {
         let Some(head) = head else {
             self.dirty |= !entries.is_empty();
             self.objects
@@ -147,7 +147,7 @@ impl Changes {
             return Ok(());
         };
         let args = ["diff-index", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", "--ignore-submodules=none"];
-        let raw = facade.call().args(args).args([head, "--"]).ask("compare the index with HEAD", b"")?;
+        let raw = shadow.call().args(args).args([head, "--"]).ask("compare the index with HEAD", b"")?;
         for (fields, _) in raw_entries(&raw)? {
             self.dirty = true;
             let [_, mode, _, object, _] = fields;
@@ -166,28 +166,28 @@ pub(super) enum Mode {
     File,
 }
 
-/// One line of the index.
+/// One entry of the index.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) mode: Mode,
     pub(super) object: String,
     stage: u8,
-    /// Not in the working tree of a sparse checkout, or nobody's business there (`--skip-worktree`).
+    /// Whether it has the skip-worktree bit: absent in a sparse checkout, or set by `--skip-worktree`.
     skipped: bool,
-    /// Taken for unchanged.
+    /// Whether git takes it for unchanged (`--assume-unchanged`).
     assumed: bool,
     pub(super) path: RepoPath,
 }
 
-/// Makes the copy of the index one file that the agent can read, and its knowledge of the working tree up to date.
-fn refresh(facade: &Facade) -> Result<(), Failure> {
-    if !facade.index().exists() {
+/// Makes the copy of the index one file that the agent can read, with current stat data.
+fn refresh(shadow: &ShadowRepository) -> Result<(), Failure> {
+    if !shadow.index().exists() {
         return Ok(());
     }
     let args = ["update-index", "-q", "--unmerged", "--ignore-missing", "--ignore-submodules"];
     let ways = ["--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--index-version", "2"];
-    let answer = facade.call().args(args).args(ways).args(["--force-write-index", "--refresh"]).answer(b"")?;
-    // 1 says that something needs an update, which is what is asked about later.
+    let answer = shadow.call().args(args).args(ways).args(["--force-write-index", "--refresh"]).answer(b"")?;
+    // Status 1 says that something needs an update, which is asked for later.
     if matches!(answer.code, Some(0 | 1)) {
         Ok(())
     } else {
@@ -195,8 +195,8 @@ fn refresh(facade: &Facade) -> Result<(), Failure> {
     }
 }
 
-fn index(facade: &Facade) -> Result<Vec<Entry>, Failure> {
-    let listing = facade.call().args(["ls-files", "-z", "-v", "--stage"]).ask("list the repository's files", b"")?;
+fn index(shadow: &ShadowRepository) -> Result<Vec<Entry>, Failure> {
+    let listing = shadow.call().args(["ls-files", "-z", "-v", "--stage"]).ask("list the repository's files", b"")?;
     let mut entries = Vec::new();
     for line in pieces(&listing) {
         let parse = || {
@@ -226,19 +226,19 @@ fn index(facade: &Facade) -> Result<Vec<Entry>, Failure> {
     Ok(entries)
 }
 
-/// Tracked files that are not what the index says.
-fn changed_files(facade: &Facade) -> Result<HashSet<RepoPath>, Failure> {
+/// Returns the tracked files that differ from the index.
+fn changed_files(shadow: &ShadowRepository) -> Result<HashSet<RepoPath>, Failure> {
     let args = ["diff-files", "--raw", "-z", "--no-renames", "--no-abbrev", "--ignore-submodules=all"];
-    let raw = facade.call().args(args).ask("compare the working tree with the index", b"")?;
+    let raw = shadow.call().args(args).ask("compare the working tree with the index", b"")?;
     Ok(raw_entries(&raw)?.into_iter().map(|(_, path)| path).collect())
 }
 
-fn untracked(facade: &Facade) -> Result<Vec<RepoPath>, Failure> {
+fn untracked(shadow: &ShadowRepository) -> Result<Vec<RepoPath>, Failure> {
     let args = ["ls-files", "-z", "--others", "--exclude-standard"];
-    let listing = facade.call().args(args).ask("list untracked files", b"")?;
+    let listing = shadow.call().args(args).ask("list untracked files", b"")?;
     let mut paths = Vec::new();
     for path in pieces(&listing) {
-        // A repository in the repository, which git names as a directory: somebody else's.
+        // A repository inside this one, which git lists as a directory: somebody else's.
         if !path.ends_with(b"/") {
             check(path)?;
             paths.push(path.to_vec());
@@ -247,7 +247,7 @@ fn untracked(facade: &Facade) -> Result<Vec<RepoPath>, Failure> {
     Ok(paths)
 }
 
-/// `:mode mode object object status` and the path, of a raw diff without renames.
+/// Parses a raw diff without renames: `:mode mode object object status`, and the path.
 fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     let mut entries = Vec::new();
     let mut words = pieces(raw);
@@ -264,7 +264,7 @@ pub(crate) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).filter(|piece| !piece.is_empty())
 }
 
-/// Paths as git takes them with `-z`.
+/// Joins paths as git takes them with `-z`.
 pub(crate) fn join(paths: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for path in paths {
@@ -274,7 +274,7 @@ pub(crate) fn join(paths: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8>
     bytes
 }
 
-/// git checks what is added to an index, not what somebody wrote into one.
+/// Refuses a path that leaves the tree: git checks what is added to an index, not an index that somebody wrote.
 fn check(path: &[u8]) -> Result<(), Failure> {
     let bad = |part: &[u8]| part.is_empty() || part == b"." || part == b".." || part.eq_ignore_ascii_case(b".git");
     if path.split(|byte| *byte == b'/').any(bad) {

@@ -1,17 +1,18 @@
-//! What a guest did to its workspace, as one patch: made in the guest, checked here, written or applied all or not at all.
+//! Exports what a guest changed in its workspace as one patch: made in the guest, checked here, then written, or
+//! applied as a whole or not at all.
 
 use super::{
+    attribute_macros::AttributeMacros,
     changes::RepoPath,
-    checkout::{self, succeeded, with_git},
-    facade::Facade,
     git::Git,
-    macros::Macros,
+    guest_git::{self, succeeded, with_git},
     nested,
     patch::{self, Summary},
     quote::quoted,
     repository::Repository,
     settings::Settings,
-    swap::{self, Stage, SwapError, Turn},
+    shadow_repository::ShadowRepository,
+    swap::{self, ApplyLock, Stage, SwapError},
     trusted::Trusted,
 };
 use crate::{context::Context, exec::capture::capture_with, exit::Result, guest, output::progress::Progress};
@@ -26,9 +27,9 @@ use std::{
 /// Largest patch, in bytes.
 pub(crate) const MAX_PATCH: usize = 256 << 20;
 
-/// Compares everything that is there with `$2`, in an index and a directory of objects that go afterwards. `$3`: whether
-/// renames are told from removals; what follows is left out. The copy of the index is as old as it, because git looks into
-/// files that are no older than the index (see `Facade`).
+/// Compares the working tree with the commit `$2`, with a temporary index and object directory. `$3`: `-M` or
+/// `--no-renames`; the remaining arguments are pathspecs of what is left out. The copy of the index gets the original's
+/// time, because git reads files that are no older than the index (see `ShadowRepository`).
 const EXPORT: &str = r#"
 base=$2
 renames=$3
@@ -47,48 +48,48 @@ git diff-index --cached -p --binary --full-index "$renames" --no-color --no-ext-
     --src-prefix=a/ --dst-prefix=b/ --submodule=short "$base" -- . "$@"
 "#;
 
-/// What is exported.
+/// A user's request to export a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wish {
-    /// Compared with this instead of what was brought.
+pub(crate) struct ExportRequest {
+    /// Commit to compare with; by default the imported tree.
     pub(crate) base: Option<String>,
-    /// Another place than where the workspace is.
+    /// Path in the guest; by default the workspace's.
     pub(crate) guest_path: Option<String>,
-    /// Paths that are left out.
+    /// Paths to leave out.
     pub(crate) exclude: Vec<String>,
 }
 
-/// A patch that was read and found harmless.
+/// A patch that passed all checks.
 #[derive(Debug)]
 pub(crate) struct Patch {
     pub(crate) bytes: Vec<u8>,
     pub(crate) summary: Summary,
     pub(crate) base: String,
-    /// The repository it belongs to, as the VM's record says.
+    /// Repository the workspace was imported from, as the VM's record says.
     pub(crate) source: Option<PathBuf>,
 }
 
-/// Has the guest make its patch, takes it, and checks it.
-pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<Patch> {
+/// Has the guest make the patch, receives it, and checks it.
+pub(crate) async fn export(context: &Context, vm: &str, request: &ExportRequest) -> Result<Patch> {
     let endpoint = guest::endpoint(context, vm).await?;
     let name = &endpoint.name;
     let workspace = endpoint.workspace.as_ref();
     let missing =
         |what: &str| Failure::new(Code::NotFound, format!("VM {name} has no workspace")).hint(what.to_owned());
-    let path = wish.guest_path.as_deref().or(workspace.map(|workspace| workspace.guest_path.as_str()));
+    let path = request.guest_path.as_deref().or(workspace.map(|workspace| workspace.guest_path.as_str()));
     let path = path.ok_or_else(|| missing("banger vm workspace prepare brings one; --guest-path names another"))?;
     let recorded = workspace.and_then(|workspace| workspace.base_commit.as_deref());
-    let base = wish.base.as_deref().or(recorded);
+    let base = request.base.as_deref().or(recorded);
     let base = base.ok_or_else(|| missing("--base-commit says what to compare with"))?.to_owned();
     if base.starts_with('-') {
         return Err(Failure::new(Code::Invalid, format!("{base:?} is no commit")).into());
     }
-    let excluded: Vec<String> = wish.exclude.iter().map(|path| format!(":(exclude,top){path}")).collect();
+    let excluded: Vec<String> = request.exclude.iter().map(|path| format!(":(exclude,top){path}")).collect();
     let mut progress = Progress::new(&context.printer);
     progress.phase(&format!("taking what changed in {name}:{path}"));
     let mut ask = async |renames: &str| -> Result<(Vec<u8>, Summary)> {
         let args = [path, base.as_str(), renames].into_iter().chain(excluded.iter().map(String::as_str));
-        let spec = checkout::spec(&with_git(EXPORT), &args.collect::<Vec<_>>());
+        let spec = guest_git::exec_spec(&with_git(EXPORT), &args.collect::<Vec<_>>());
         let made = capture_with(&endpoint, &spec, MAX_PATCH, Some(&mut progress)).await?;
         if made.is_missing() {
             let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));
@@ -102,11 +103,11 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     let source = workspace.filter(|it| it.guest_path == path).map(|it| PathBuf::from(&it.source_path));
     let (mut bytes, mut summary) = ask("-M").await?;
     if hidden(&summary, source.as_deref()).is_some() {
-        // The same without renames shows all of what is new.
+        // Without renames the patch holds new files in full.
         (bytes, summary) = ask("--no-renames").await?;
     }
     no_hidden(&summary, source.as_deref())?;
-    Macros::check(&summary, source.as_deref())?;
+    AttributeMacros::check(&summary, source.as_deref())?;
     Trusted::check(&summary, source.as_deref())?;
     if let Some(source) = &source {
         no_link_above(source, &summary)?;
@@ -115,7 +116,7 @@ pub(crate) async fn export(context: &Context, vm: &str, wish: &Wish) -> Result<P
     Ok(Patch { bytes, summary, base, source })
 }
 
-/// A file whose new content, or kind, is neither in the patch nor known from where it is to be applied.
+/// Returns a file whose new content or kind is neither in the patch nor known from the tree it is to be applied to.
 fn hidden<'a>(summary: &'a Summary, source: Option<&Path>) -> Option<&'a RepoPath> {
     let is_file = |path: &RepoPath| {
         let at = |root: &Path| root.join(OsStr::from_bytes(path)).symlink_metadata();
@@ -130,29 +131,29 @@ fn no_hidden(summary: &Summary, source: Option<&Path>) -> std::result::Result<()
     Err(Failure::new(Code::Denied, what))
 }
 
-/// Takes back what an earlier one that was killed left in `source`, and says so.
+/// Takes back what an earlier `--apply` left unfinished in `source` when it was killed, and says so.
 pub(crate) fn recover(source: &Path) -> std::result::Result<Option<String>, Failure> {
     swap::take_back(&Repository::at(&Git::find()?, source)?)
 }
 
-/// Applies a patch to the working tree of `source`; when it does not apply cleanly, nothing changes.
+/// Applies a patch to the working tree of `source`. Nothing changes when it does not apply cleanly.
 pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Failure> {
     if patch.bytes.is_empty() {
         return Ok(());
     }
     let git = Git::find()?;
     let repository = Repository::at(&git, source)?;
-    let _turn = Turn::take(&repository)?;
+    let _lock = ApplyLock::take(&repository)?;
     let settings = Settings::read(&git, &repository)?;
     no_hidden(&patch.summary, Some(&repository.root))?;
-    Macros::check(&patch.summary, Some(&repository.root))?;
+    AttributeMacros::check(&patch.summary, Some(&repository.root))?;
     Trusted::check(&patch.summary, Some(&repository.root))?;
     no_link_above(&repository.root, &patch.summary)?;
     nested::check(&patch.summary, Some(&repository.root))?;
-    let facade = Facade::over(&git, &repository, &settings, None)?;
+    let shadow = ShadowRepository::over(&git, &repository, &settings, None)?;
     let run = |tree: &Path, mode: &[&str]| {
         let args = ["apply", "--whitespace=nowarn", "--binary"];
-        facade.call_on(tree).args(args).args(mode).args(["-"]).answer(&patch.bytes)
+        shadow.call_on(tree).args(args).args(mode).args(["-"]).answer(&patch.bytes)
     };
     let checked = run(&repository.root, &["--check"])?;
     if !checked.success {
@@ -183,7 +184,7 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
     })
 }
 
-/// A link on the host that a path goes through would lead it elsewhere.
+/// Refuses a path that goes through a symbolic link of the host's tree, which would lead it elsewhere.
 fn no_link_above(root: &Path, summary: &Summary) -> std::result::Result<(), Failure> {
     for (path, dir) in patch::directories(&summary.files) {
         let at = root.join(OsStr::from_bytes(dir));

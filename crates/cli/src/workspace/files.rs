@@ -1,4 +1,4 @@
-//! The working tree's files, opened so that no link in it leads out.
+//! Reads files of the working tree so that no symbolic link in it leads out.
 
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat},
@@ -14,19 +14,19 @@ use std::{
     path::Path,
 };
 
-/// Largest file of attributes.
+/// Most bytes of an attribute file that are read.
 const MAX_SMALL: u64 = 4 << 20;
 
-/// One thing in a working tree.
+/// A file or link in a working tree.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// A regular file, and whether it may be executed.
+    /// A regular file, and its metadata.
     File(File, Stat),
-    /// A symbolic link and its target.
+    /// A symbolic link's target.
     Link(Vec<u8>),
 }
 
-/// What an index knows of a file without having read it.
+/// Time and size of a file, as an index keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) seconds: u32,
@@ -46,14 +46,14 @@ impl Tree {
         Ok(Self { root: rustix::fs::open(root, flags, Mode::empty())? })
     }
 
-    /// Whether there is a file or a link of that name.
+    /// Whether there is a file or a symbolic link of that name.
     pub(crate) fn has(&self, path: &[u8]) -> bool {
         self.stat(path).is_ok_and(|(_, _, stat)| {
             matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Symlink)
         })
     }
 
-    /// What is there; none when it is gone, or neither file nor link.
+    /// Opens what is at a path; none when it is gone, or neither file nor link.
     pub(crate) fn item(&self, path: &[u8]) -> io::Result<Option<Item>> {
         let (parent, name, stat) = match self.stat(path) {
             Ok(found) => found,
@@ -75,7 +75,7 @@ impl Tree {
         }
     }
 
-    /// When a file was last changed, and how large it is, in the width an index keeps.
+    /// Returns a file's time and size in the width an index keeps.
     pub(crate) fn stamp(&self, path: &[u8]) -> Option<Stamp> {
         let (_, _, stat) = self.stat(path).ok()?;
         Some(Stamp {
@@ -85,7 +85,7 @@ impl Tree {
         })
     }
 
-    /// A small file's content.
+    /// Reads a small file.
     pub(crate) fn small(&self, path: &[u8]) -> Option<Vec<u8>> {
         let Ok(Some(Item::File(file, _))) = self.item(path) else { return None };
         let mut bytes = Vec::new();
@@ -93,7 +93,7 @@ impl Tree {
         Some(bytes)
     }
 
-    /// Whether the file's bytes are those of the blob `object`.
+    /// Whether the file's content is that of the blob `object`.
     pub(crate) fn is_blob(&self, path: &[u8], object: &str) -> io::Result<bool> {
         let Some(Item::File(file, stat)) = self.item(path)? else { return Ok(false) };
         let header = format!("blob {}\0", stat.st_size);
@@ -105,7 +105,7 @@ impl Tree {
         Ok(hash == object)
     }
 
-    /// The directory a path is in, its name there, and what it is.
+    /// Opens the directory a path is in; returns also the last name of the path and its metadata.
     fn stat<'a>(&self, path: &'a [u8]) -> Result<(OwnedFd, &'a OsStr, Stat), Errno> {
         let path = Path::new(OsStr::from_bytes(path));
         let name = path.file_name().ok_or(Errno::NOENT)?;
@@ -132,7 +132,7 @@ fn hash<D: sha1::Digest>(mut hash: D, mut file: File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Bytes in hexadecimal.
+/// Formats bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {

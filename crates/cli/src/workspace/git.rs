@@ -1,6 +1,7 @@
-//! The host's git as a program that reads: no hooks, no monitors, no transports, no pager, no prompt, no configuration
-//! but what is said here.
+//! Runs the host's git as a program that only reads: no hooks, file-system monitors, transports, pager or prompt, and
+//! no configuration except what is set here.
 
+use crate::daemon::spawn::is_executable;
 use banger_proto::failure::{Code, Failure};
 use std::{
     ffi::{OsStr, OsString},
@@ -9,12 +10,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Most bytes of complaints that are kept.
+/// Most bytes of stderr that are kept.
 const MAX_COMPLAINT: u64 = 16 << 10;
 /// Most bytes of one answer: names and object ids of a few million files.
 pub(crate) const MAX_ANSWER: u64 = 1 << 30;
 
-/// Said to every git, whatever it reads.
+/// Options of every run: nothing the repository names is run, and nothing is written.
 const NOTHING_RUNS: [&str; 14] = [
     "-c",
     "core.hooksPath=/dev/null",
@@ -32,44 +33,44 @@ const NOTHING_RUNS: [&str; 14] = [
     "core.splitIndex=false",
 ];
 
-/// Where git is.
+/// The git program of this host.
 #[derive(Debug, Clone)]
 pub(crate) struct Git {
     program: PathBuf,
-    /// Absolute places only: a program in the repository is not found by accident.
+    /// `PATH` with its absolute directories only, so that a program in the repository is not found.
     path: OsString,
 }
 
 impl Git {
-    /// Looks in `PATH`.
+    /// Finds git in `PATH`.
     pub(crate) fn find() -> Result<Self, Failure> {
         Self::find_in(&std::env::var_os("PATH").unwrap_or_default())
     }
 
     fn find_in(path: &OsStr) -> Result<Self, Failure> {
-        let places: Vec<PathBuf> = std::env::split_paths(path).filter(|place| place.is_absolute()).collect();
-        let program = places.iter().map(|place| place.join("git")).find(|program| program.is_file());
+        let dirs: Vec<PathBuf> = std::env::split_paths(path).filter(|dir| dir.is_absolute()).collect();
+        let program = dirs.iter().map(|dir| dir.join("git")).find(|program| is_executable(program));
         let program = program.ok_or_else(|| {
             Failure::new(Code::Unavailable, "git is not installed on this host")
                 .hint("install git (Debian: apt install git); a VM without a repository needs none")
         })?;
-        let path = std::env::join_paths(places).expect("they were split from a list like this");
+        let path = std::env::join_paths(dirs).expect("they were split from a list like this");
         Ok(Self { program, path })
     }
 
-    /// A git that reads the git directory `git_dir` as it is, configuration included: only for what runs nothing
-    /// whatever the configuration says (`rev-parse`, `symbolic-ref`, `for-each-ref`, `config`).
+    /// Prepares a run on the git directory `git_dir` as it is, configuration included: only for commands that run
+    /// nothing whatever the configuration says (`rev-parse`, `symbolic-ref`, `for-each-ref`, `config`).
     pub(crate) fn reading(&self, git_dir: &Path) -> Call {
         let mut call = self.call();
         call.command.env("GIT_DIR", git_dir);
         call
     }
 
-    /// A git in an environment of its own; the caller says where the git directory is.
+    /// Prepares a run in a clean environment; the caller names the git directory.
     pub(crate) fn call(&self) -> Call {
         let mut command = Command::new(&self.program);
         command.env_clear().env("PATH", &self.path).current_dir("/");
-        // Where a user's own ignore file is.
+        // git finds the user's ignore file by these.
         for name in ["HOME", "XDG_CONFIG_HOME", "TMPDIR"] {
             if let Some(value) = std::env::var_os(name).filter(|value| Path::new(value).is_absolute()) {
                 command.env(name, value);
@@ -95,19 +96,19 @@ impl Git {
     }
 }
 
-/// One run of git.
+/// One run of git, being prepared.
 #[derive(Debug)]
 pub(crate) struct Call {
     command: Command,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) success: bool,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
-    /// Its complaints, trimmed.
+    /// Its stderr, trimmed.
     pub(crate) complaint: String,
 }
 
@@ -122,13 +123,13 @@ impl Call {
         self
     }
 
-    /// Works in `dir`.
+    /// Sets the working directory.
     pub(crate) fn within(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
     }
 
-    /// Reads the user's and the system's configuration, too.
+    /// Has git read the user's and the system's configuration, too.
     pub(crate) fn with_user_settings(mut self) -> Self {
         self.command.env_remove("GIT_CONFIG_NOSYSTEM").env_remove("GIT_CONFIG_GLOBAL");
         if let Some(global) = std::env::var_os("GIT_CONFIG_GLOBAL") {
@@ -137,13 +138,13 @@ impl Call {
         self
     }
 
-    /// The program's streams are pipes, and the caller's.
+    /// Starts git with pipes for stdout and stderr, which the caller reads.
     pub(crate) fn spawn(mut self, stdin: Stdio) -> Result<Child, Failure> {
         self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.command.spawn().map_err(|error| Failure::caused_by(Code::Unavailable, "cannot run git", &error))
     }
 
-    /// Runs it to its end with `input` on stdin.
+    /// Runs git to its end with `input` on stdin.
     pub(crate) fn answer(self, input: &[u8]) -> Result<Answer, Failure> {
         let mut child = self.spawn(if input.is_empty() { Stdio::null() } else { Stdio::piped() })?;
         let failed = |error: io::Error| Failure::caused_by(Code::Unavailable, "cannot talk to git", &error);
@@ -153,7 +154,7 @@ impl Call {
         let mut answer = Vec::new();
         let read = std::thread::scope(|scope| {
             if let Some(mut stdin) = stdin {
-                // One that does not read it all says so by its status.
+                // A git that does not read all of it reports that by its status.
                 scope.spawn(move || drop(stdin.write_all(input)));
             }
             (&mut stdout).take(MAX_ANSWER + 1).read_to_end(&mut answer)
@@ -168,13 +169,13 @@ impl Call {
         Ok(Answer { success: status.success(), code: status.code(), stdout: answer, complaint })
     }
 
-    /// What it answers; a failure named by `what` when it fails.
+    /// Returns stdout; a failure named by `what` unless git ends with status 0.
     pub(crate) fn ask(self, what: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
         let answer = self.answer(input)?;
         if answer.success { Ok(answer.stdout) } else { Err(refused(what, &answer.complaint)) }
     }
 
-    /// The one line it answers; `None` when it says no.
+    /// Returns stdout as one line; `None` unless git ends with status 0.
     pub(crate) fn line(self) -> Result<Option<String>, Failure> {
         let answer = self.answer(b"")?;
         let text = String::from_utf8_lossy(&answer.stdout).trim_end_matches('\n').to_owned();
@@ -182,7 +183,7 @@ impl Call {
     }
 }
 
-/// What a program says on stderr, bounded, read so that it never waits for a reader.
+/// Reads a program's stderr in a thread to its end, so that the program never blocks on it, and keeps a bounded part.
 pub(crate) fn listen(mut stderr: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut kept = Vec::new();
@@ -192,7 +193,7 @@ pub(crate) fn listen(mut stderr: impl Read + Send + 'static) -> std::thread::Joi
     })
 }
 
-/// git said no.
+/// Makes the failure for a git that did not end with status 0.
 pub(crate) fn refused(what: &str, complaint: &str) -> Failure {
     let failure = Failure::new(Code::Unavailable, format!("cannot {what}"));
     if complaint.is_empty() { failure.cause("git failed without a word") } else { failure.cause(complaint) }
@@ -201,14 +202,26 @@ pub(crate) fn refused(what: &str, complaint: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     #[test]
     fn a_git_beside_the_files_is_not_found() {
-        let temp = tempfile::tempdir().unwrap();
-        std::fs::write(temp.path().join("git"), "").unwrap();
         assert!(Git::find_in(OsStr::new(".:bin:")).is_err());
-        let found = Git::find_in(temp.path().as_os_str()).unwrap();
-        assert_eq!((found.program, found.path), (temp.path().join("git"), temp.path().into()));
+    }
+
+    #[test]
+    fn only_an_executable_file_is_git() {
+        let temp = tempfile::tempdir().unwrap();
+        let (first, second) = (temp.path().join("a"), temp.path().join("b"));
+        for (dir, mode) in [(&first, 0o644), (&second, 0o755)] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join("git"), "").unwrap();
+            fs::set_permissions(dir.join("git"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        assert!(Git::find_in(first.as_os_str()).is_err());
+        let path = std::env::join_paths([&first, &second]).unwrap();
+        let found = Git::find_in(&path).unwrap();
+        assert_eq!((found.program, found.path), (second.join("git"), path));
     }
 
     #[test]

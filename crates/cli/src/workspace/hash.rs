@@ -1,10 +1,10 @@
-//! The hash that names a repository's objects.
+//! Hash functions that name a repository's objects.
 
 use banger_proto::agent::workspace::HashName;
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 
-/// One of bytes that come in pieces.
+/// Incremental hash.
 pub(super) enum Hasher {
     Sha1(Sha1),
     Sha256(Sha256),
@@ -33,7 +33,7 @@ impl Hasher {
     }
 }
 
-/// Of bytes that are all there.
+/// Hashes bytes.
 pub(super) fn of(name: HashName, bytes: &[u8]) -> Vec<u8> {
     let mut hasher = Hasher::new(name);
     hasher.update(bytes);

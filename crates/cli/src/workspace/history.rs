@@ -1,8 +1,9 @@
-//! Which commits travel: the last ten generations, as `git clone --depth 10` takes them, and where history is cut off.
+//! Selects the commits that are imported in overlay mode: the last ten generations, as `git clone --depth 10` takes
+//! them, and the commits at which history is cut off.
 
 use super::{
-    facade::Facade,
     git::{listen, refused},
+    shadow_repository::ShadowRepository,
 };
 use banger_proto::failure::Failure;
 use std::{
@@ -11,30 +12,30 @@ use std::{
     process::{ChildStdin, ChildStdout, Stdio},
 };
 
-/// Generations of commits that travel.
+/// Generations of commits that are imported.
 pub(crate) const DEPTH: usize = 10;
-/// Largest commit that is read.
+/// Largest commit object, in bytes.
 const MAX_COMMIT: u64 = 16 << 20;
-/// Most commits within the depth: merges make it more than one a generation.
+/// Most commits within the depth; merges make more than one a generation.
 const MAX_COMMITS: usize = 100_000;
 
-/// Commits that travel.
+/// Commits that are imported.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct History {
-    /// The newest ones, given to the walk.
+    /// Newest commits, where the walk starts.
     pub(crate) tips: Vec<String>,
-    /// Those whose parents stay here.
+    /// Commits whose parents are not imported.
     pub(crate) cut: Vec<String>,
     included: BTreeSet<String>,
 }
 
 impl History {
     /// Walks back from `tips`; `shallow` commits have no parents here either.
-    pub(crate) fn walk(facade: &Facade, tips: Vec<String>, shallow: &[String]) -> Result<Self, Failure> {
+    pub(crate) fn walk(shadow: &ShadowRepository, tips: Vec<String>, shallow: &[String]) -> Result<Self, Failure> {
         if tips.is_empty() {
             return Ok(Self::default());
         }
-        let mut child = facade.call().args(["cat-file", "--batch"]).spawn(Stdio::piped())?;
+        let mut child = shadow.call().args(["cat-file", "--batch"]).spawn(Stdio::piped())?;
         let complaints = child.stderr.take().map(listen);
         let found = match (child.stdin.take(), child.stdout.take()) {
             (Some(stdin), Some(stdout)) => Reader { stdin, stdout: BufReader::new(stdout) }.walk(&tips, shallow),
@@ -49,7 +50,7 @@ impl History {
         Ok(Self { tips, cut, included })
     }
 
-    /// Whether a commit travels.
+    /// Whether a commit is imported.
     pub(crate) fn has(&self, commit: &str) -> bool {
         self.included.contains(commit)
     }

@@ -3,8 +3,8 @@
 
 use super::{
     changes::RepoPath,
-    checkout::{MAX_NAMES, script, with_git},
-    standing::{Looked, Standing},
+    guest_git::{MAX_NAMES, script, with_git},
+    guest_state::{GuestState, RepositoryReport},
 };
 use crate::{exec::capture::Captured, exit::Result};
 use banger_proto::api::vm::GuestEndpoint;
@@ -14,7 +14,7 @@ use banger_proto::api::vm::GuestEndpoint;
 /// was brought. `$2`: the commit that holds that tree; in a submodule (`$3`, its path), which no record names, the repository
 /// knows, and there may be none.
 ///
-/// The copy of the index is as old as it, because git looks into files that are no older than the index (see `Facade`).
+/// The copy of the index is as old as it, because git looks into files that are no older than the index (see `ShadowRepository`).
 ///
 /// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
 /// has to be kept whatever becomes of the files.
@@ -101,8 +101,8 @@ pub(super) async fn inspect(
     endpoint: &GuestEndpoint,
     path: &str,
     base: &str,
-) -> Result<std::result::Result<Standing, String>> {
-    let mut standing = Standing::default();
+) -> Result<std::result::Result<GuestState, String>> {
+    let mut state = GuestState::default();
     let (mut next, mut seen) = (vec![Vec::new()], 0);
     while let Some(below) = next.pop() {
         let outer = below.is_empty();
@@ -113,31 +113,32 @@ pub(super) async fn inspect(
         if looked.stdout == ABSENT {
             continue;
         }
-        let Some(one) = Looked::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
+        let Some(one) =
+            RepositoryReport::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
         else {
             let why = if looked.is_missing() { "the guest has no git".to_owned() } else { reason(&looked) };
             if outer {
                 return Ok(Err(why));
             }
             // What cannot be looked at may be anything.
-            standing.work.submodules.push(below);
+            state.changes.submodules.push(below);
             continue;
         };
-        let Looked { mut work, unread, files, submodules, found } = one;
+        let RepositoryReport { mut changes, unread, files, submodules, repository } = one;
         if unread {
-            work.unread = Some(reason(&looked));
+            changes.unread = Some(reason(&looked));
         }
         if outer {
-            standing.work = work;
-        } else if !work.is_none() {
-            standing.work.submodules.push(below.clone());
+            state.changes = changes;
+        } else if !changes.is_empty() {
+            state.changes.submodules.push(below.clone());
         }
         let prefixed = |name: RepoPath| if outer { name } else { [&below, b"/".as_slice(), &name].concat() };
-        standing.files.extend(files.into_iter().map(prefixed));
+        state.files.extend(files.into_iter().map(prefixed));
         next.extend(submodules.into_iter().map(prefixed));
-        standing.repositories.insert(below.clone(), found);
+        state.repositories.insert(below.clone(), repository);
     }
-    Ok(Ok(standing))
+    Ok(Ok(state))
 }
 
 /// What git complains of, in a line.

@@ -1,10 +1,9 @@
-//! What is to be brought, worked out before there is a VM: nothing here needs one, and a repository that cannot be
-//! brought is refused before one is made.
+//! Plans an import before there is a VM. Nothing here needs one, so a repository that cannot be imported is refused
+//! before a VM is made.
 
 use super::{
     about,
     changes::{Changes, RepoPath},
-    facade::{Facade, shallow_of},
     files::Tree,
     git::Git,
     history::History,
@@ -12,6 +11,7 @@ use super::{
     refs,
     repository::Repository,
     settings::{Config, Settings, Upstream},
+    shadow_repository::{ShadowRepository, shallow_of},
     swap,
 };
 use banger_proto::{
@@ -26,90 +26,90 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How deep submodules may nest.
+/// Deepest nesting of submodules.
 const MAX_NESTING: usize = 16;
 
-/// What was asked for.
+/// A user's request to import a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wish {
-    /// In the repository.
+pub(crate) struct ImportRequest {
+    /// Any directory in the repository.
     pub(crate) path: PathBuf,
-    /// How much of it.
+    /// Amount of history that is imported.
     pub(crate) mode: Mode,
-    /// A branch that is only the guest's.
+    /// Branch to make in the guest only.
     pub(crate) branch: Option<String>,
-    /// Where that branch begins.
+    /// Commit at which that branch begins.
     pub(crate) from: Option<String>,
-    /// Untracked files, too.
+    /// Whether untracked files are imported, too.
     pub(crate) include_untracked: bool,
-    /// Where it goes: absolute or below `~/`, no `..`.
+    /// Path in the guest: absolute or below `~/`, without `..`.
     pub(crate) guest_path: String,
 }
 
-/// Everything that is known before the first byte goes.
+/// Everything that is known of an import before its first byte is sent.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) wish: Wish,
+    pub(crate) request: ImportRequest,
     pub(crate) repository: Repository,
-    pub(crate) facade: Facade,
+    pub(crate) shadow: ShadowRepository,
     pub(crate) tree: Tree,
     pub(crate) changes: Changes,
     pub(crate) history: History,
     pub(crate) hash: HashName,
-    /// HEAD on the host.
+    /// Commit of HEAD on the host.
     pub(crate) host_commit: Option<String>,
-    /// HEAD in the guest.
+    /// Commit of HEAD in the guest.
     pub(crate) commit: Option<String>,
-    /// Content of the guest's HEAD and configuration.
+    /// Content of the guest's `HEAD`.
     pub(crate) head: String,
     pub(crate) config: Config,
-    /// Branches as files of their own: they win over what an earlier workspace left.
+    /// Refs written as loose files: name and object id. They win over what an earlier workspace left.
     pub(crate) loose: Vec<(String, String)>,
-    /// All other refs: object, space, name, a line each.
+    /// All other refs, as lines of `packed-refs`: object id, space, name.
     pub(crate) packed: String,
-    /// A name for what is staged.
+    /// Hash over the entries of the index.
     pub(crate) staged: String,
-    /// Commits the guest's history is cut off at.
+    /// Commits at which the guest's history is cut off (git's shallow commits).
     pub(crate) shallow: Vec<String>,
-    /// Submodules by their path (full mode only).
+    /// Submodules by their paths (full mode only).
     pub(crate) submodules: Vec<(RepoPath, Plan)>,
-    /// Lines worth saying.
+    /// Lines to tell the user.
     pub(crate) notices: Vec<String>,
 }
 
 impl Plan {
-    /// Works it out.
-    pub(crate) fn make(wish: Wish) -> Result<Self, Failure> {
+    /// Plans the import. Takes back an `export --apply` that was killed in this repository first.
+    pub(crate) fn make(request: ImportRequest) -> Result<Self, Failure> {
         let git = Git::find()?;
-        let repository = Repository::around(&git, &wish.path)?;
+        let repository = Repository::around(&git, &request.path)?;
         let notice = swap::take_back(&repository)?;
-        let mut plan = Self::of(&git, repository, wish, 0)?;
+        let mut plan = Self::of(&git, repository, request, 0)?;
         plan.notices.splice(0..0, notice);
         Ok(plan)
     }
 
-    fn of(git: &Git, repository: Repository, wish: Wish, depth: usize) -> Result<Self, Failure> {
+    fn of(git: &Git, repository: Repository, request: ImportRequest, depth: usize) -> Result<Self, Failure> {
         let settings = Settings::read(git, &repository)?;
         let branch = git.reading(&repository.git_dir).args(["symbolic-ref", "-q", "HEAD"]).line()?;
         let host_commit = resolve(git, &repository, "HEAD")?;
-        let commit = match &wish.from {
+        let commit = match &request.from {
             None => host_commit.clone(),
             Some(from) => Some(
                 resolve(git, &repository, &format!("{from}^{{commit}}"))?
                     .ok_or_else(|| Failure::new(Code::NotFound, format!("the repository has no commit {from:?}")))?,
             ),
         };
-        let guest_branch = match &wish.branch {
+        let guest_branch = match &request.branch {
             Some(name) => Some(branch_ref(git, name)?),
             None => branch.clone(),
         };
-        let facade = Facade::over(git, &repository, &settings, commit.as_deref())?;
+        let shadow = ShadowRepository::over(git, &repository, &settings, commit.as_deref())?;
         let tree = Tree::open(&repository.root).map_err(|error| about("open", &repository.root, &error))?;
-        let changes = match &wish.from {
-            Some(_) => Changes::none(&facade, commit.as_deref().unwrap_or_default())?,
-            None => Changes::find(&facade, &tree, commit.as_deref(), wish.include_untracked)?,
+        let changes = match &request.from {
+            Some(_) => Changes::none(&shadow, commit.as_deref().unwrap_or_default())?,
+            None => Changes::find(&shadow, &tree, commit.as_deref(), request.include_untracked)?,
         };
-        let upstream = upstream(git, &repository, &settings, branch.as_deref().filter(|_| wish.branch.is_none()))?;
+        let upstream = upstream(git, &repository, &settings, branch.as_deref().filter(|_| request.branch.is_none()))?;
         let shallow = shallow_of(&repository).map_err(|error| about("read", &repository.common_dir, &error))?;
         let mut plan = Self {
             head: match (&guest_branch, &commit) {
@@ -120,22 +120,22 @@ impl Plan {
             config: settings.for_guest(),
             loose: Vec::new(),
             packed: String::new(),
-            staged: facade.staged()?,
+            staged: shadow.staged()?,
             shallow: Vec::new(),
             history: History::default(),
             hash: if settings.object_format().is_some() { HashName::Sha256 } else { HashName::Sha1 },
             submodules: Vec::new(),
             notices: Vec::new(),
-            wish,
+            request,
             repository,
-            facade,
+            shadow,
             tree,
             changes,
             host_commit,
             commit,
         };
         plan.follow(guest_branch.as_deref(), upstream.as_ref().map(|(upstream, _)| upstream));
-        match plan.wish.mode {
+        match plan.request.mode {
             Mode::Overlay => plan.overlay(guest_branch.as_deref(), upstream, &shallow)?,
             Mode::Full => plan.full(git, guest_branch.as_deref(), shallow, depth)?,
         }
@@ -143,7 +143,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The guest's branch follows what the host's does.
+    /// Has the guest's branch follow the same upstream branch as the host's.
     fn follow(&mut self, branch: Option<&str>, upstream: Option<&Upstream>) {
         if let (Some(name), Some(upstream)) = (branch.and_then(|branch| branch.strip_prefix("refs/heads/")), upstream) {
             self.config.set(&format!("branch.{name}.remote"), "origin");
@@ -151,7 +151,7 @@ impl Plan {
         }
     }
 
-    /// The current branch and what it follows, ten generations deep.
+    /// Plans overlay mode: the current branch and its upstream, ten generations deep. Refuses submodules.
     fn overlay(
         &mut self,
         branch: Option<&str>,
@@ -167,34 +167,35 @@ impl Plan {
             let failure = failure.cause(format!("{count} of them, the first {}", quoted(first)));
             return Err(failure.hint("--mode full brings them, and all history with them"));
         }
-        // With the branch it follows, status can say how the two differ; if it is further away, status says nothing.
+        // With the upstream branch, `git status` can say how the two differ; if that branch is older than the ten
+        // generations, it says nothing.
         let mut tips: Vec<String> = self.commit.iter().cloned().collect();
-        let mut history = History::walk(&self.facade, tips.clone(), shallow)?;
+        let mut history = History::walk(&self.shadow, tips.clone(), shallow)?;
         if let (Some((upstream, at)), Some(_)) = (upstream, &self.commit) {
             if !history.has(&at) {
                 tips.push(at.clone());
-                history = History::walk(&self.facade, tips, shallow)?;
+                history = History::walk(&self.shadow, tips, shallow)?;
             }
             self.loose.push((upstream.tracking, at));
         }
         if let (Some(branch), Some(commit)) = (branch, &self.commit) {
             self.loose.push((branch.to_owned(), commit.clone()));
         }
-        self.facade.cut(&history.cut).map_err(|error| about("write", &self.facade.index(), &error))?;
+        self.shadow.cut(&history.cut).map_err(|error| about("write", &self.shadow.index(), &error))?;
         self.shallow.clone_from(&history.cut);
         self.history = history;
         Ok(())
     }
 
-    /// Every ref, and every submodule that is checked out.
+    /// Plans full mode: every ref, and every submodule that is checked out.
     fn full(&mut self, git: &Git, branch: Option<&str>, shallow: Vec<String>, depth: usize) -> Result<(), Failure> {
         let args = ["for-each-ref", "--format=%(objectname) %(refname)"];
         let listing = git.reading(&self.repository.git_dir).args(args).ask("list the repository's refs", b"")?;
         let listing = String::from_utf8(listing)
             .map_err(|error| Failure::caused_by(Code::Unsupported, "a ref's name is not UTF-8", &error))?;
         // for-each-ref sorts by name, as packed-refs wants it.
-        let is_bangers = |line: &&str| line.split(' ').nth(1).is_some_and(|name| name.starts_with(refs::BANGERS));
-        self.packed = listing.split_inclusive('\n').filter(|line| !is_bangers(line)).collect();
+        let is_private = |line: &&str| line.split(' ').nth(1).is_some_and(|name| name.starts_with(refs::PRIVATE));
+        self.packed = listing.split_inclusive('\n').filter(|line| !is_private(line)).collect();
         if let (Some(branch), Some(commit)) = (branch, &self.commit) {
             self.loose.push((branch.to_owned(), commit.clone()));
         }
@@ -211,17 +212,17 @@ impl Plan {
             if root.join(".git").symlink_metadata().is_err() {
                 continue;
             }
-            let wish = Wish {
+            let request = ImportRequest {
                 path: root.clone(),
                 mode: Mode::Full,
                 branch: None,
                 from: None,
-                include_untracked: self.wish.include_untracked,
-                guest_path: format!("{}/{}", self.wish.guest_path, String::from_utf8_lossy(&path)),
+                include_untracked: self.request.include_untracked,
+                guest_path: format!("{}/{}", self.request.guest_path, String::from_utf8_lossy(&path)),
             };
             let root = root.canonicalize().map_err(|error| about("open", &root, &error))?;
             let submodule = Repository::at(git, &root)?;
-            self.submodules.push((path, Self::of(git, submodule, wish, depth + 1)?));
+            self.submodules.push((path, Self::of(git, submodule, request, depth + 1)?));
         }
         Ok(())
     }
@@ -232,7 +233,7 @@ impl Plan {
             let files = if left_out == 1 { "file stays" } else { "files stay" };
             self.notices.push(format!("{left_out} untracked {files} here; --include-untracked brings them"));
         }
-        if self.wish.from.is_some() {
+        if self.request.from.is_some() {
             self.notices.push("the tree is as it was committed: --from leaves changes of the working tree here".into());
         }
         for (path, submodule) in &mut self.submodules {
@@ -241,7 +242,7 @@ impl Plan {
         }
     }
 
-    /// Every file that arrives, submodules' included, as paths below the workspace.
+    /// Returns all files that arrive, submodules' included, as paths below the workspace.
     pub(crate) fn files(&self) -> Vec<RepoPath> {
         let mut files: Vec<RepoPath> = self.changes.files().into_iter().cloned().collect();
         for (path, submodule) in &self.submodules {
@@ -251,22 +252,22 @@ impl Plan {
         files
     }
 
-    /// All refs that arrive.
+    /// Returns all refs that arrive.
     pub(super) fn refs(&self) -> refs::Named<'_> {
         let packed = self.packed.lines().filter_map(|line| line.split_once(' ')).map(|(id, name)| (name, id));
         packed.chain(self.loose.iter().map(|(name, id)| (name.as_str(), id.as_str()))).collect()
     }
 
-    /// Every commit that arrives in full mode. Runs git.
+    /// Returns all commits that arrive in full mode. Runs git.
     pub(super) fn all_commits(&self) -> Result<HashSet<String>, Failure> {
         let packed = self.packed.lines().filter_map(|line| line.split(' ').next());
         let tips: Vec<&str> = packed.chain(self.commit.as_deref()).collect();
-        let call = self.facade.call().args(["rev-list", "--stdin"]);
+        let call = self.shadow.call().args(["rev-list", "--stdin"]);
         let listing = call.ask("list the repository's commits", (tips.join("\n") + "\n").as_bytes())?;
         Ok(String::from_utf8_lossy(&listing).lines().map(str::to_owned).collect())
     }
 
-    /// It, and every submodule with its path below the workspace, outer before inner.
+    /// Returns this plan and those of all submodules with their paths below the workspace, outer before inner.
     pub(super) fn repositories(&self) -> Vec<(RepoPath, &Self)> {
         let mut all = vec![(RepoPath::new(), self)];
         for (path, submodule) in &self.submodules {
@@ -278,19 +279,19 @@ impl Plan {
         all
     }
 
-    /// Whether HEAD alone is what arrives.
+    /// Whether the tree that arrives is exactly that of HEAD.
     pub(crate) fn is_clean(&self) -> bool {
         self.commit.is_some() && !self.changes.dirty
     }
 }
 
-/// The commit a name means here.
+/// Resolves a revision to a commit.
 fn resolve(git: &Git, repository: &Repository, name: &str) -> Result<Option<String>, Failure> {
     let args = ["rev-parse", "-q", "--verify", "--end-of-options", name];
     git.reading(&repository.git_dir).args(args).line()
 }
 
-/// A branch's full name, when it may be one.
+/// Returns the full name of a branch; refuses a name that git does not allow.
 fn branch_ref(git: &Git, name: &str) -> Result<String, Failure> {
     let full = format!("refs/heads/{name}");
     let valid = !name.starts_with('-') && git.call().args(["check-ref-format", &full]).answer(b"")?.success;
@@ -324,7 +325,7 @@ pub(crate) fn guest_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether a path given to `run` could have been meant as a command.
+/// Whether a path given to `run` was probably meant as a command.
 pub(crate) fn looks_like_a_command(path: &Path) -> bool {
     path.symlink_metadata().is_err() && path.components().count() == 1
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// `path` as `git ls-files` prints it with `core.quotePath=false`: one line, and the same bytes can be read back.
+/// Formats `path` as `git ls-files` does with `core.quotePath=false`: one line, from which the same bytes can be read
+/// back.
 pub(crate) fn quoted(path: &[u8]) -> String {
     let plain = std::str::from_utf8(path)
         .ok()
@@ -33,7 +34,7 @@ fn octal(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Reads one quoted path (without its opening quote) and gives it with what follows the closing one.
+/// Parses a quoted path (without its opening quote); returns it and what follows the closing quote.
 pub(crate) fn unquote(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut out = Vec::new();
     let mut rest = text;

@@ -1,7 +1,7 @@
-//! Finds the repository around a path, without asking git: git would believe what the repository says of itself.
+//! Finds the repository around a path without asking git, which would believe what the repository says of itself.
 //!
-//! A `.git` that points elsewhere is believed only when what it points to points back, as a worktree's and a submodule's
-//! does: a directory somebody sent must not bring another repository of this user into a guest.
+//! A `.git` that points elsewhere is followed only if its target points back, as a worktree's and a submodule's does: a
+//! directory that somebody sent must not import another repository of this user into a guest.
 
 use super::{about, git::Git};
 use banger_proto::failure::{Code, Failure};
@@ -13,25 +13,25 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Largest file that is a pointer.
+/// Largest file that holds a path, in bytes.
 const MAX_POINTER: u64 = 8 << 10;
-/// What git reads in a git directory, and in the one it shares with its worktrees.
+/// Files and directories that git reads in a git directory and in the one that worktrees share.
 const READ: [&str; 8] =
     ["HEAD", "index", "objects", "objects/pack", "objects/info", "objects/info/alternates", "packed-refs", "refs"];
 
-/// One repository with a working tree.
+/// A repository with a working tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Repository {
-    /// Its working tree.
+    /// Root of the working tree.
     pub(crate) root: PathBuf,
-    /// HEAD and index are here.
+    /// Directory of HEAD and index.
     pub(crate) git_dir: PathBuf,
-    /// Objects and refs are here; the same but for worktrees.
+    /// Directory of objects and refs; differs from `git_dir` in a worktree.
     pub(crate) common_dir: PathBuf,
 }
 
 impl Repository {
-    /// The repository `path` is in.
+    /// Finds the repository that `path` is in.
     pub(crate) fn around(git: &Git, path: &Path) -> Result<Self, Failure> {
         let start = path.canonicalize().map_err(|error| about("open", path, &error))?;
         if !start.is_dir() {
@@ -50,7 +50,7 @@ impl Repository {
             .hint("'git init' makes one; banger vm cp copies a directory that is none"))
     }
 
-    /// The repository whose working tree is exactly `root`.
+    /// Opens the repository whose working tree is exactly `root`.
     pub(crate) fn at(git: &Git, root: &Path) -> Result<Self, Failure> {
         let dot_git = root.join(".git");
         let meta = dot_git.symlink_metadata().map_err(|error| about("open", &dot_git, &error))?;
@@ -98,7 +98,8 @@ impl Repository {
         Ok(repository)
     }
 
-    /// A link where git would find objects, refs or the index of somebody else. Only an old HEAD is one: to a ref.
+    /// Returns a symbolic link by which git would read objects, refs or the index of somebody else. The only legitimate
+    /// one is an old form of HEAD: a link to a ref.
     fn link(&self) -> Result<Option<PathBuf>, Failure> {
         for dir in [&self.git_dir, &self.common_dir] {
             for name in READ {
@@ -110,12 +111,12 @@ impl Repository {
                 }
             }
         }
-        // A ref that is a link names what a file elsewhere says.
+        // A ref that is a link has the content of a file elsewhere.
         let refs = [self.git_dir.join("refs"), self.common_dir.join("refs")];
         link_below(&refs).map_err(|error| about("read", &refs[1], &error))
     }
 
-    /// Where its objects are.
+    /// Returns the directory of its objects.
     pub(crate) fn objects(&self) -> PathBuf {
         self.common_dir.join("objects")
     }
@@ -132,7 +133,7 @@ impl Repository {
         if let Ok(back) = pointer(&self.git_dir.join("gitdir"), b"") {
             return Ok(is_ours(&self.git_dir.join(back), &self.root.join(".git")));
         }
-        // A submodule's names the tree.
+        // A submodule's git directory names its working tree.
         let config = self.git_dir.join("config");
         let args = [OsStr::new("config"), OsStr::new("--file"), config.as_os_str()];
         let worktree = git.call().args(args).args(["--get", "core.worktree"]).line()?;
@@ -161,12 +162,12 @@ fn link_below(dirs: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// What git itself takes for a git directory.
+/// Whether git would take `dir` for a git directory.
 fn is_git_dir(dir: &Path) -> bool {
     dir.join("HEAD").is_file() && dir.join("objects").is_dir() && dir.join("refs").is_dir()
 }
 
-/// The path in a file of one line, after `prefix`.
+/// Reads the path in a file of one line, after `prefix`.
 fn pointer(file: &Path, prefix: &[u8]) -> io::Result<PathBuf> {
     let mut bytes = Vec::new();
     fs::File::open(file)?.take(MAX_POINTER).read_to_end(&mut bytes)?;
@@ -236,7 +237,7 @@ mod tests {
         fs::remove_file(at("stranger/.git")).unwrap();
         std::os::unix::fs::symlink(at("main/.git"), at("stranger/.git")).unwrap();
         assert_eq!(around(&at("stranger")).unwrap_err().code, Code::Denied);
-        // A directory of its own that borrows somebody else's objects is as bad.
+        // A git directory that borrows somebody else's objects is refused as well.
         fs::remove_file(at("stranger/.git")).unwrap();
         fs::create_dir(at("stranger/.git")).unwrap();
         fs::write(at("stranger/.git/HEAD"), "ref: refs/heads/main\n").unwrap();
@@ -266,7 +267,7 @@ mod tests {
                 fs::rename(&kept, &place).unwrap();
             }
         }
-        // As git once made it.
+        // HEAD as early versions of git made it.
         fs::remove_file(ours.join("HEAD")).unwrap();
         std::os::unix::fs::symlink("refs/heads/main", ours.join("HEAD")).unwrap();
         around(&at("stranger")).unwrap();

@@ -1,6 +1,7 @@
-//! What of the repository's and the user's git configuration matters for what files look like, and for who commits.
+//! Settings of the repository's and the user's git configuration that matter for the content of files and for who
+//! commits.
 //!
-//! Reading configuration runs nothing. What is taken on is this list and no more.
+//! Reading configuration runs nothing. Only the keys listed here are used.
 
 use super::{changes::pieces, git::Git, repository::Repository};
 use banger_proto::failure::Failure;
@@ -21,26 +22,26 @@ const HOST_FILES: [&str; 2] = ["core.excludesfile", "core.attributesfile"];
 /// Keys that change what `git status` says.
 const STATUS: [&str; 3] = ["diff.renames", "status.renames", "status.relativepaths"];
 
-/// A key and its value: text by habit only.
+/// A key and its value, which may not be UTF-8.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
-/// The configuration in force, as far as it is known here.
+/// Effective configuration of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// The remote branch a branch follows.
+/// Remote branch that a branch follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Upstream {
-    /// `refs/heads/main`, at the remote.
+    /// Its ref at the remote, such as `refs/heads/main`.
     pub(crate) merge: String,
-    /// `refs/remotes/origin/main`, here.
+    /// Its tracking ref here, such as `refs/remotes/origin/main`.
     pub(crate) tracking: String,
 }
 
 impl Settings {
-    /// Reads what is in force in a repository, the user's own configuration included.
+    /// Reads the effective configuration, the user's own included.
     pub(crate) fn read(git: &Git, repository: &Repository) -> Result<Self, Failure> {
         let call = git.reading(&repository.git_dir).with_user_settings();
         Ok(Self::parse(&call.args(["config", "--list", "-z"]).ask("read the repository's configuration", b"")?))
@@ -54,24 +55,24 @@ impl Settings {
         self.values.get(key.as_bytes()).map(Vec::as_slice)
     }
 
-    /// A value that is text.
+    /// Returns a value that is UTF-8.
     fn text(&self, key: &str) -> Option<&str> {
         std::str::from_utf8(self.get(key)?).ok()
     }
 
-    /// `sha256`, unless it is the usual one.
+    /// Returns the object format unless it is the default, SHA-1.
     pub(crate) fn object_format(&self) -> Option<&str> {
         self.text("extensions.objectformat").filter(|format| *format != "sha1")
     }
 
-    /// Whether they make git convert line ends that no attribute mentions.
+    /// Whether git converts line ends of files that no attribute names.
     pub(crate) fn convert(&self) -> bool {
         let is = |key, values: &[&str]| self.text(key).is_some_and(|value| values.contains(&&*value.to_lowercase()));
         is("core.autocrlf", &["true", "yes", "on", "1", "input"]) || is("core.eol", &["crlf"])
     }
 
-    /// The configuration of a facade.
-    pub(crate) fn for_facade(&self) -> Config {
+    /// Returns the configuration of a shadow repository.
+    pub(crate) fn for_shadow(&self) -> Config {
         let mut config = Config::new(self.object_format());
         config.set("core.bare", "false").set("core.safecrlf", "false").set("index.sparse", "false");
         self.copy(&CONTENT, &mut config);
@@ -80,7 +81,7 @@ impl Settings {
         config
     }
 
-    /// The configuration of a guest's repository, before branches.
+    /// Returns the configuration of the guest's repository, without branches.
     pub(crate) fn for_guest(&self) -> Config {
         let mut config = Config::new(self.object_format());
         config.set("core.bare", "false");
@@ -101,7 +102,7 @@ impl Settings {
         config
     }
 
-    /// What `branch` follows at `origin`.
+    /// Returns the branch of `origin` that `branch` follows.
     pub(crate) fn upstream(&self, branch: &str) -> Option<Upstream> {
         let merge = self.text(&format!("branch.{branch}.merge"))?;
         let name = merge.strip_prefix("refs/heads/")?;
@@ -118,7 +119,7 @@ impl Settings {
     }
 }
 
-/// Keys and values, of what `git config --list -z` says.
+/// Parses the entries of `git config --list -z`.
 pub(super) fn entries<'a>(listing: impl IntoIterator<Item = &'a [u8]>) -> Vec<Pair> {
     let entry = |entry: &[u8]| match entry.iter().position(|byte| *byte == b'\n') {
         Some(end) => (entry[..end].to_vec(), entry[end + 1..].to_vec()),
@@ -128,25 +129,26 @@ pub(super) fn entries<'a>(listing: impl IntoIterator<Item = &'a [u8]>) -> Vec<Pa
     listing.into_iter().map(entry).collect()
 }
 
-/// Whether a key decides what a file's content is, or how git keeps the repository, which arrives as it does.
+/// Whether a key decides what a file's content is or how git stores the repository; such keys always come from the
+/// host.
 pub(super) fn decides_content(key: &[u8]) -> bool {
     let mut known = CONTENT.iter().chain(&["core.repositoryformatversion"]);
     known.any(|known| known.as_bytes() == key) || key.starts_with(b"extensions.")
 }
 
-/// A URL as it may be shown to a guest: with a user, without a password.
+/// Removes the password from a URL, and the user too unless it is ssh.
 fn without_password(url: &[u8]) -> Vec<u8> {
     let Some(scheme) = url.windows(3).position(|window| window == b"://") else { return url.to_vec() };
     let (scheme, rest) = url.split_at(scheme + 3);
     let (authority, path) = rest.split_at(rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len()));
     let Some(at) = authority.iter().rposition(|byte| *byte == b'@') else { return url.to_vec() };
     let (user, host) = (&authority[..at], &authority[at + 1..]);
-    // A token is a user name by itself as often as not.
+    // A token is often passed as a user name.
     let user = if scheme == b"ssh://" { user.split(|byte| *byte == b':').next() } else { None };
     [scheme, user.unwrap_or_default(), if user.is_some() { b"@" } else { b"" }, host, path].concat()
 }
 
-/// A git configuration file being written.
+/// A git configuration file being built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Config {
     entries: Vec<Pair>,
@@ -162,13 +164,13 @@ impl Config {
         config
     }
 
-    /// Adds one value. A key's parts are its section, what is between (a branch's name), and its last word.
+    /// Adds a value. The parts of a key are its section, what is between (a branch's name), and its last word.
     pub(crate) fn set(&mut self, key: &str, value: &str) -> &mut Self {
         self.add(key.as_bytes(), value.as_bytes());
         self
     }
 
-    /// The same of bytes.
+    /// Adds a value in bytes.
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.entries.push((key.to_vec(), value.to_vec()));
     }
@@ -177,7 +179,7 @@ impl Config {
         &self.entries
     }
 
-    /// As git reads it.
+    /// Returns the file's text.
     pub(crate) fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         let is_dot = |byte: &u8| *byte == b'.';
@@ -187,7 +189,7 @@ impl Config {
             };
             text.extend([b"[", &key[..first]].concat());
             if let Some(name) = key.get(first + 1..last).filter(|name| !name.is_empty()) {
-                // Here a backslash stands for what follows it, whatever that is.
+                // In a subsection name a backslash only quotes the next byte.
                 text.extend([b" \"", escaped(name, b"\"\\").as_slice(), b"\""].concat());
             }
             let value = escaped(value, b"\"\\\n\t");
@@ -197,7 +199,7 @@ impl Config {
     }
 }
 
-/// The text with a backslash before each byte `of` those, which has another name then where it is no sign to see.
+/// Puts a backslash before each byte `of` those, and writes line feed and tab as letters.
 fn escaped(text: &[u8], of: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for byte in text {
@@ -228,13 +230,13 @@ mod tests {
              user.name\nA \"B\"\\|core.excludesfile\n~/.ignore|alias.x\n!evil|core.sparsecheckout|",
         );
         let text = |config: Config| String::from_utf8(config.text()).unwrap();
-        let (facade, guest) = (text(settings.for_facade()), text(settings.for_guest()));
-        for config in [&facade, &guest] {
+        let (shadow, guest) = (text(settings.for_shadow()), text(settings.for_guest()));
+        for config in [&shadow, &guest] {
             assert!(!config.contains("evil") && !config.contains("sshcommand"), "{config}");
             assert!(config.contains("autocrlf = \"input\""), "{config}");
         }
         assert!(guest.contains("name = \"A \\\"B\\\"\\\\\""), "{guest}");
-        assert!(facade.contains("excludesfile") && !guest.contains("excludesfile"));
+        assert!(shadow.contains("excludesfile") && !guest.contains("excludesfile"));
     }
 
     #[test]
@@ -264,7 +266,7 @@ mod tests {
         assert_eq!(settings.upstream("l"), None);
     }
 
-    /// git itself reads what is written, whatever bytes it is.
+    /// git itself reads what is written, whatever the bytes.
     #[test]
     fn git_reads_what_is_written() {
         let mut config = Config::new(Some("sha256"));

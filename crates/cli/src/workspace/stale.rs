@@ -1,22 +1,22 @@
-//! Whether a repository's HEAD is still where it was when it was brought: a look at a few small files, cheap enough for
-//! every exec.
+//! Checks whether a repository's HEAD moved since it was imported: reads a few small files, cheap enough for every
+//! exec.
 
 use super::{git::Git, repository::Repository};
 use banger_proto::api::workspace::Workspace;
 use std::path::Path;
 
-/// Where HEAD is now.
+/// Position of HEAD compared with the import.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// Where it was.
+    /// At the imported commit.
     Same,
     /// At another commit, or at none.
     Moved(Option<String>),
-    /// The repository is gone, or cannot be looked at: nothing can be said.
+    /// The repository is gone or cannot be read.
     Unknown,
 }
 
-/// Compares.
+/// Compares HEAD with the recorded commit.
 pub(crate) fn look(workspace: &Workspace) -> Head {
     let Ok(git) = Git::find() else { return Head::Unknown };
     let Ok(repository) = Repository::at(&git, Path::new(&workspace.source_path)) else { return Head::Unknown };
@@ -30,7 +30,7 @@ pub(crate) fn look(workspace: &Workspace) -> Head {
     if now == workspace.head_commit { Head::Same } else { Head::Moved(now) }
 }
 
-/// HEAD as it stands in loose files, which is nearly always.
+/// Reads HEAD from loose files, where it nearly always is.
 fn quick(repository: &Repository) -> Option<String> {
     let read = |path: &Path| Some(std::fs::read_to_string(path).ok()?.trim_end().to_owned());
     let head = read(&repository.git_dir.join("HEAD"))?;
@@ -45,7 +45,7 @@ fn quick(repository: &Repository) -> Option<String> {
     is_id.then_some(commit)
 }
 
-/// The first digits of a commit, as people know it.
+/// Shortens a commit id for people.
 pub(crate) fn short(commit: Option<&str>) -> &str {
     commit.map_or("none", |commit| commit.get(..12).unwrap_or(commit))
 }

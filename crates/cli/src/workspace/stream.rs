@@ -2,15 +2,15 @@
 
 use super::{
     changes::{RepoPath, join},
-    facade::{RULES, rules_of},
     files::Item,
     git::{listen, refused},
+    guest_config::{self, GuestConfig},
     leftovers::Leftovers,
-    own::{self, Own},
     pack::{self, Sink},
     plan::Plan,
     quote::quoted,
-    refs::{self, BROUGHT, HEAD, Kept},
+    refs::{self, HEAD, IMPORTED, MergedRefs},
+    shadow_repository::{RULES, rules_of},
 };
 use banger_proto::{
     agent::workspace::{FRESH, REMOVED, SCRATCH, WRITTEN},
@@ -61,9 +61,9 @@ impl<W: Write> Stream<W> {
         }
         // It goes at the end: where it is, somebody was interrupted.
         self.dir(Path::new(SCRATCH))?;
-        let remains = left.at(self.base.as_os_str().as_bytes());
+        let here = left.at(self.base.as_os_str().as_bytes());
         // Whoever is interrupted leaves no name of what did not arrive, nor takes one from what is not under another yet.
-        match plan.wish.mode {
+        match plan.request.mode {
             // A list of other directories is a stranger's to write. Of what is there only that travels which this
             // repository's own commits and index name, and git tells which.
             Mode::Full if !plan.repository.borrows() => {
@@ -71,24 +71,24 @@ impl<W: Write> Stream<W> {
             }
             Mode::Full | Mode::Overlay => self.packs(plan)?,
         }
-        let shallow: Vec<&str> = remains.cut(plan).collect();
+        let shallow: Vec<&str> = here.shallow_commits(plan).collect();
         if !shallow.is_empty() {
             self.git_file("shallow", (shallow.join("\n") + "\n").as_bytes())?;
         }
-        for (name, object) in &remains.saved {
+        for (name, object) in &here.backups {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
         self.git_file("HEAD", plan.head.as_bytes())?;
-        self.refs(plan, &remains.refs, left.unseen)?;
-        self.told(plan, &remains.own, left.overwrite)?;
-        if let Ok(index) = File::open(plan.facade.index()) {
+        self.refs(plan, &here.refs, left.refs_unknown)?;
+        self.config_and_rules(plan, &here.config, left.overwrite)?;
+        if let Ok(index) = File::open(plan.shadow.index()) {
             let size = index.metadata()?.len();
             self.file(Path::new(".git/index"), size, 0o644, &mut index.take(size))?;
         }
         self.git_file("banger-staged", plan.staged.as_bytes())?;
         for (name, list, wanted) in [
             // In full mode always: the agent knows nothing of what an earlier time left in submodules.
-            (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all || plan.wish.mode == Mode::Full),
+            (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all || plan.request.mode == Mode::Full),
             (FRESH, &plan.changes.converted, !plan.changes.converted.is_empty()),
             // All of the workspace's are in one list.
             (REMOVED, &left.removed, self.base.as_os_str().is_empty() && !left.removed.is_empty()),
@@ -98,8 +98,8 @@ impl<W: Write> Stream<W> {
                 self.file(&Path::new(SCRATCH).join(name), list.len() as u64, 0o644, &mut &*list)?;
             }
         }
-        for path in plan.changes.carried.iter().chain(&plan.changes.untracked) {
-            self.carry(plan, path)?;
+        for path in plan.changes.sent.iter().chain(&plan.changes.untracked) {
+            self.send_file(plan, path)?;
         }
         for (path, submodule) in &plan.submodules {
             let base = self.base.clone();
@@ -111,11 +111,12 @@ impl<W: Write> Stream<W> {
     }
 
     /// Branches, tags and the rest, and a list of them, which later says what the guest did.
-    fn refs(&mut self, plan: &Plan, kept: &Kept, unseen: bool) -> io::Result<()> {
+    fn refs(&mut self, plan: &Plan, merged: &MergedRefs, refs_unknown: bool) -> io::Result<()> {
         let arriving = plan.refs();
-        let (in_files, packed) = if unseen { (arriving.clone(), "") } else { (BTreeMap::new(), plan.packed.as_str()) };
+        let (in_files, packed) =
+            if refs_unknown { (arriving.clone(), "") } else { (BTreeMap::new(), plan.packed.as_str()) };
         // A file of its own wins over the packed ones. Those of the repository have one, too, where another may stand.
-        let stale = kept.stale.iter().filter_map(|name| Some((name.as_str(), *arriving.get(name.as_str())?)));
+        let stale = merged.stale.iter().filter_map(|name| Some((name.as_str(), *arriving.get(name.as_str())?)));
         let loose: BTreeMap<&str, &str> = plan
             .loose
             .iter()
@@ -127,38 +128,38 @@ impl<W: Write> Stream<W> {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
         // One that goes may be packed, too; and the guest's own may be kept in another way than by files.
-        let lines = [packed.as_bytes(), kept.own.as_bytes(), kept.brought.as_bytes(), &kept.odd].concat();
-        if !lines.is_empty() || !kept.gone.is_empty() {
+        let lines = [packed.as_bytes(), merged.own.as_bytes(), merged.unchanged.as_bytes(), &merged.not_utf8].concat();
+        if !lines.is_empty() || !merged.removed.is_empty() {
             self.git_file("packed-refs", &lines)?;
         }
         self.git_file(HEAD, plan.commit.as_deref().unwrap_or_default().as_bytes())?;
-        self.git_file(BROUGHT, [refs::lines(&arriving), kept.brought.clone()].concat().as_bytes())
+        self.git_file(IMPORTED, [refs::lines(&arriving), merged.unchanged.clone()].concat().as_bytes())
     }
 
     /// Configuration and rules, with what the guest's git was told there; and what arrives of them, which later says what
     /// it was told.
-    fn told(&mut self, plan: &Plan, own: &Own, overwrite: bool) -> io::Result<()> {
-        self.git_file("config", &own.merge_config(&plan.config, overwrite).text())?;
-        self.git_file(own::CONFIG, &plan.config.text())?;
+    fn config_and_rules(&mut self, plan: &Plan, guest: &GuestConfig, overwrite: bool) -> io::Result<()> {
+        self.git_file("config", &guest.merge_config(&plan.config, overwrite).text())?;
+        self.git_file(guest_config::CONFIG, &plan.config.text())?;
         for rules in RULES {
             let arriving = rules_of(&plan.repository, rules)?;
-            let Some(place) = own::RULES.iter().position(|(name, _)| *name == rules) else {
+            let Some(number) = guest_config::RULES.iter().position(|(name, _)| *name == rules) else {
                 if let Some(text) = arriving {
                     self.git_file(rules, &text)?;
                 }
                 continue;
             };
-            if let Some(text) = own.merge_rules(place, arriving.as_deref()) {
+            if let Some(text) = guest.merge_rules(number, arriving.as_deref()) {
                 self.git_file(rules, &text)?;
             }
-            self.git_file(own::RULES[place].1, &arriving.unwrap_or_default())?;
+            self.git_file(guest_config::RULES[number].1, &arriving.unwrap_or_default())?;
         }
         Ok(())
     }
 
     fn written(&mut self, plan: &Plan) -> io::Result<()> {
         for path in &plan.changes.written {
-            self.carry(plan, path)?;
+            self.send_file(plan, path)?;
         }
         for (path, submodule) in &plan.submodules {
             let base = self.base.clone();
@@ -180,10 +181,10 @@ impl<W: Write> Stream<W> {
         let failed = |error: banger_proto::failure::Failure| io::Error::other(error.to_string());
         if !input.is_empty() {
             let args = ["rev-list", "--objects", "--no-object-names", "--stdin"];
-            let mut list = plan.facade.call().args(args).spawn(Stdio::piped()).map_err(failed)?;
+            let mut list = plan.shadow.call().args(args).spawn(Stdio::piped()).map_err(failed)?;
             let complaints = list.stderr.take().map(listen);
             let ids = list.stdout.take().map_or_else(Stdio::null, Stdio::from);
-            let mut cat = plan.facade.call().args(["cat-file", "--batch", "--buffer"]).spawn(ids).map_err(failed)?;
+            let mut cat = plan.shadow.call().args(["cat-file", "--batch", "--buffer"]).spawn(ids).map_err(failed)?;
             let more_complaints = cat.stderr.take().map(listen);
             let mut stdin = list.stdin.take();
             let feeder = std::thread::spawn(move || stdin.as_mut().map(|stdin| stdin.write_all(input.as_bytes())));
@@ -255,7 +256,7 @@ impl<W: Write> Stream<W> {
     }
 
     /// A file of the working tree as it is.
-    fn carry(&mut self, plan: &Plan, path: &RepoPath) -> io::Result<()> {
+    fn send_file(&mut self, plan: &Plan, path: &RepoPath) -> io::Result<()> {
         let name = PathBuf::from(OsStr::from_bytes(path));
         let unread = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", quoted(path)));
         match plan.tree.item(path).map_err(unread)? {

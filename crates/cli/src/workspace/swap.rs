@@ -1,15 +1,16 @@
-//! Files that change all together or not at all, whoever is killed meanwhile.
+//! Replaces files of a working tree all together or not at all, whoever is killed meanwhile.
 //!
-//! What is new is made in a small tree beside the working tree, on the same file system; only when that is whole, and what
-//! is to be done is written down, do files change places, by renames, for which a full disk has room. Should one of them
-//! fail all the same, those before it are taken back; should all of this be killed, the next one does that.
+//! The new files are made in a staging tree beside the working tree, on the same file system. Only when that is
+//! complete, and a journal of what is to be done is on disk, are files exchanged by renames, for which a full disk has
+//! room. If a rename fails, those before it are taken back; if the process is killed, the next one takes them back.
 
 mod journal;
+mod lock;
 mod rename;
-mod turn;
 
 use super::{changes::RepoPath, patch, repository::Repository};
 use journal::{Journal, Known};
+pub(super) use lock::{ApplyLock, take_back};
 use rename::Renames;
 use rustix::process::geteuid;
 use std::{
@@ -22,32 +23,31 @@ use std::{
     },
     path::{Path, PathBuf},
 };
-pub(super) use turn::{Turn, take_back};
 
-/// How the names of stages begin.
+/// Prefix of the names of staging directories.
 const PREFIX: &str = "banger-apply-";
 
-/// Why files did not change places.
+/// Failure to exchange files.
 #[derive(Debug)]
 pub(super) enum SwapError {
-    /// Nothing changed.
+    /// All is as it was before.
     TakenBack(io::Error),
-    /// Something did, and could not be taken back; what is missing is in `kept`.
+    /// Some files are exchanged and could not be taken back; the missing ones are below `kept`.
     Stuck { error: io::Error, undoing: io::Error, kept: PathBuf },
 }
 
-/// A working tree and a stage beside it.
+/// A working tree and the staging directories of one exchange.
 #[derive(Debug)]
-struct Places {
+struct SwapDirs {
     root: PathBuf,
-    /// In git's directory, where nobody looks. The journal is here.
+    /// In the git directory, where nobody looks. Holds the journal.
     stage: PathBuf,
-    /// The files are here: the same place, unless that is another file system than the tree's; then it has the same name
-    /// in the tree.
+    /// Holds the files. The same directory as `stage`, unless the tree is on another file system than the git
+    /// directory: then a directory of the same name in the tree.
     store: PathBuf,
 }
 
-impl Places {
+impl SwapDirs {
     fn of(repository: &Repository, stage: PathBuf) -> io::Result<Self> {
         let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(|error| at(path, &error));
         let same = device(&repository.git_dir)? == device(&repository.root)?;
@@ -56,7 +56,7 @@ impl Places {
         Ok(Self { root, stage, store })
     }
 
-    /// Refuses a stage that may be a stranger's: somebody else's, or one that is elsewhere than it looks.
+    /// Refuses staging directories that may be a stranger's: of another user, or not directories (a symbolic link).
     fn are_ours(&self) -> io::Result<()> {
         let ours = |meta: &fs::Metadata| meta.is_dir() && meta.uid() == geteuid().as_raw();
         for dir in [&self.stage, &self.store, &self.store.join("tree"), &self.store.join("away")] {
@@ -67,7 +67,8 @@ impl Places {
         Ok(())
     }
 
-    /// Refuses a path that leads through a link: out of the tree or, where there `is_new` of it, of the small one.
+    /// Refuses a path that goes through a symbolic link in the working tree or, if it has a new file, in the staging
+    /// tree.
     fn hold(&self, path: &[u8], is_new: bool) -> io::Result<()> {
         let is_link = |path: &Path| there(path).map(|meta| meta.is_some_and(|meta| meta.is_symlink()));
         for parent in patch::parents(path) {
@@ -78,46 +79,48 @@ impl Places {
         Ok(())
     }
 
-    /// A file of the working tree.
+    /// Returns the path of a file in the working tree.
     fn here(&self, path: &[u8]) -> PathBuf {
         self.root.join(OsStr::from_bytes(path))
     }
 
-    /// The same in the small one.
+    /// Returns the path of a file in the staging tree.
     fn small(&self, path: &[u8]) -> PathBuf {
         self.store.join("tree").join(OsStr::from_bytes(path))
     }
 
-    /// Where files go that are no longer wanted.
+    /// Returns the path to which an old file is moved.
     fn away(&self, number: usize) -> PathBuf {
         self.store.join("away").join(number.to_string())
     }
 }
 
-/// A small tree beside a working tree. It goes when it is dropped, with all that was in it.
+/// A staging tree beside a working tree. Removed on drop with all that is in it.
 #[derive(Debug)]
 pub(super) struct Stage {
-    places: Places,
-    /// In the tree, if it has to be there. It goes first.
+    dirs: SwapDirs,
+    /// Directory in the tree, if the files have to be there. Dropped before `dir`.
     aside: Option<tempfile::TempDir>,
     dir: tempfile::TempDir,
-    /// What the files of the working tree were when they came here. Another one is somebody's who did not know of this.
+    /// Identities of the working tree's files when they were staged. A file that differs later was written by somebody
+    /// who did not know of the exchange.
     laid: BTreeMap<RepoPath, Known>,
     renames: Renames,
 }
 
 impl Stage {
-    /// Makes one that holds `files` as they are now, and what decides how they are written.
+    /// Makes a staging tree that holds `files` as they are now, and the attribute files that decide how git writes
+    /// them.
     pub(super) fn beside(repository: &Repository, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&repository.git_dir)?;
-        let places = Places::of(repository, dir.path().to_owned())?;
-        let mut stage = Self { places, aside: None, dir, laid: BTreeMap::new(), renames: Renames::default() };
-        if let (true, Some(name)) = (stage.places.store != stage.places.stage, stage.places.store.file_name()) {
+        let dirs = SwapDirs::of(repository, dir.path().to_owned())?;
+        let mut stage = Self { dirs, aside: None, dir, laid: BTreeMap::new(), renames: Renames::default() };
+        if let (true, Some(name)) = (stage.dirs.store != stage.dirs.stage, stage.dirs.store.file_name()) {
             let named = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(&repository.root)?;
             stage.aside = Some(named);
         }
         for name in ["tree", "away"] {
-            fs::create_dir(stage.places.store.join(name))?;
+            fs::create_dir(stage.dirs.store.join(name))?;
         }
         stage.lay(b".gitattributes")?;
         for (_, dir) in patch::directories(files) {
@@ -131,14 +134,14 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The small tree.
+    /// Returns the path of the staging tree.
     pub(super) fn tree(&self) -> PathBuf {
-        self.places.small(b"")
+        self.dirs.small(b"")
     }
 
-    /// Has a file or link of the working tree in the small one, too.
+    /// Puts a file or symbolic link of the working tree into the staging tree, too.
     fn lay(&mut self, path: &[u8]) -> io::Result<()> {
-        let (from, to) = (self.places.here(path), self.places.small(path));
+        let (from, to) = (self.dirs.here(path), self.dirs.small(path));
         let Some(meta) = there(&from)?.filter(|meta| !meta.is_dir()) else { return Ok(()) };
         if there(&to)?.is_some() {
             return Ok(());
@@ -150,104 +153,105 @@ impl Stage {
         if meta.is_symlink() {
             symlink(fs::read_link(&from)?, &to)
         } else if meta.is_file() {
-            // Whoever writes there makes a file anew; where there are no second names, a copy does.
+            // git replaces files and does not write into them, so a hard link does; without hard links, a copy.
             fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))
         } else {
             Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no file", from.display())))
         }
     }
 
-    /// Makes `files` in the working tree what they are in the small one.
+    /// Makes `files` in the working tree what they are in the staging tree.
     pub(super) fn swap(self, files: &BTreeSet<RepoPath>) -> Result<(), SwapError> {
-        let journal = Journal::plan(&self.places, files).and_then(|journal| {
-            journal.write(&self.places)?;
+        let journal = Journal::plan(&self.dirs, files).and_then(|journal| {
+            journal.write(&self.dirs)?;
             Ok(journal)
         });
         let journal = journal.map_err(SwapError::TakenBack)?;
-        // Once the journal is gone it is done, whatever becomes of the rest.
-        let done = self.exchange(&journal).and_then(|()| Journal::remove(&self.places));
+        // Removing the journal completes the exchange, whatever happens afterwards.
+        let done = self.exchange(&journal).and_then(|()| Journal::remove(&self.dirs));
         let Err(error) = done else {
             for path in files {
                 self.tidy(path);
             }
             return Ok(());
         };
-        match journal.take_back(&self.places, &self.renames) {
+        match journal.take_back(&self.dirs, &self.renames) {
             Ok(()) => Err(SwapError::TakenBack(error)),
-            // The old files are nowhere else.
+            // The staging directories hold the only copies of the old files.
             Err(undoing) => Err(SwapError::Stuck { error, undoing, kept: self.keep() }),
         }
     }
 
-    /// Leaves it for the next one; where the files are.
+    /// Leaves the staging directories for the next process; returns the one with the files.
     fn keep(self) -> PathBuf {
         let stage = self.dir.keep();
         self.aside.map_or(stage, tempfile::TempDir::keep)
     }
 
     fn exchange(&self, journal: &Journal) -> io::Result<()> {
-        let Self { places, renames, .. } = self;
+        let Self { dirs, renames, .. } = self;
         let files = || journal.files.iter().enumerate();
-        // What goes makes room first: a directory may have to be where a file was.
+        // Old files go first: a directory may have to be where a file was.
         for (number, change) in files().filter(|(_, change)| change.old) {
-            let (here, away) = (places.here(&change.path), places.away(number));
+            let (here, away) = (dirs.here(&change.path), dirs.away(number));
             match change.new {
-                Some(_) => renames.exchange(&places.small(&change.path), &here, &away)?,
+                Some(_) => renames.exchange(&dirs.small(&change.path), &here, &away)?,
                 None => renames.rename(&here, &away)?,
             }
         }
         for dir in &journal.dirs {
-            let dir = places.here(dir);
+            let dir = dirs.here(dir);
             match fs::create_dir(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&dir, &error)),
                 _ => {}
             }
         }
         for (number, change) in files().filter(|(_, change)| change.comes()) {
-            let here = places.here(&change.path);
+            let here = dirs.here(&change.path);
             if there(&here)?.is_some() {
-                // A directory: files in it are nobody's to remove.
+                // A directory is in the way; files in it are not ours to remove.
                 if holds_files(&here)? {
                     return Err(at(&here, &io::ErrorKind::DirectoryNotEmpty.into()));
                 }
-                renames.rename(&here, &places.away(number))?;
+                renames.rename(&here, &dirs.away(number))?;
             }
-            renames.rename(&places.small(&change.path), &here)?;
+            renames.rename(&dirs.small(&change.path), &here)?;
         }
         self.nobody_else(journal)
     }
 
-    /// Refuses what took the place of something that was not there when the stage was made, or not like that: the new files
-    /// know nothing of it.
+    /// Fails if an exchanged file was not the one that was staged: the new files do not contain what somebody wrote
+    /// since.
     fn nobody_else(&self, journal: &Journal) -> io::Result<()> {
         for (number, change) in journal.files.iter().enumerate() {
-            let went = match there(&self.places.away(number))? {
-                None if change.old => there(&self.places.small(&change.path))?,
+            let went = match there(&self.dirs.away(number))? {
+                None if change.old => there(&self.dirs.small(&change.path))?,
                 // Where no file was, a directory may have been.
                 away => away.filter(|_| change.old),
             };
             if went.as_ref().map(Known::of).as_ref() != self.laid.get(&change.path) {
-                let what = format!("{} was changed meanwhile", self.places.here(&change.path).display());
+                let what = format!("{} was changed meanwhile", self.dirs.here(&change.path).display());
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
             }
         }
         Ok(())
     }
 
-    /// Removes the directories that the last file has left.
+    /// Removes the directories that are empty now.
     fn tidy(&self, path: &[u8]) {
-        if there(&self.places.here(path)).is_ok_and(|meta| meta.is_some()) {
+        if there(&self.dirs.here(path)).is_ok_and(|meta| meta.is_some()) {
             return;
         }
         for parent in patch::parents(path) {
-            if fs::remove_dir(self.places.here(parent)).is_err() {
+            if fs::remove_dir(self.dirs.here(parent)).is_err() {
                 return;
             }
         }
     }
 }
 
-/// What is at a path, itself; none where nothing is, or a file where a directory would have to be.
+/// Returns the metadata of a path without following links; none where nothing is, or where a file is in place of a
+/// directory above it.
 fn there(path: &Path) -> io::Result<Option<fs::Metadata>> {
     match path.symlink_metadata() {
         Ok(meta) => Ok(Some(meta)),

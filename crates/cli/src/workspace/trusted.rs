@@ -1,12 +1,12 @@
-//! Files of the tree that this host's git believes or runs, because its configuration says so: hooks that are kept in the
-//! repository (`core.hooksPath = .githooks`), configuration that is included from there, programs of filters. What a guest
-//! writes there would run here with the next `git status` or `git commit`.
+//! Files of the tree that this host's git believes or runs because its configuration says so: hooks that are kept in
+//! the repository (`core.hooksPath = .githooks`), included configuration, programs of filters. What a guest writes
+//! there would run here with the next `git status` or `git commit`.
 //!
-//! What such a program runs or reads in turn is not known here, nor is what other tools than git take from a tree.
+//! Not known here is what such a program runs or reads in turn, and what tools other than git take from a tree.
 
 mod open;
-mod places;
 mod programs;
+mod protected_paths;
 mod words;
 
 use super::{
@@ -17,8 +17,8 @@ use super::{
     settings::entries,
 };
 use banger_proto::failure::{Code, Failure};
-use places::Places;
 use programs::{Program, is_program};
+use protected_paths::ProtectedPaths;
 use std::{
     collections::HashSet,
     fs,
@@ -26,13 +26,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Most entries of a directory of hooks that are looked at.
+/// Most entries of a directory of hooks that are inspected.
 const MAX_HOOKS: usize = 1000;
-/// Most files of configuration that conditions name.
+/// Most configuration files that are included under conditions.
 const MAX_CONDITIONAL: usize = 1000;
-/// Everybody's configuration.
+/// System-wide configuration.
 const SYSTEM: &str = "/etc/gitconfig";
-/// Last words of keys that name a file which decides whom git believes.
+/// Last parts of keys that name a file which decides whose signatures or certificates git accepts.
 const BELIEVED: [&str; 5] = ["allowedsignersfile", "revocationfile", "sslcainfo", "sslcapath", "proxysslcainfo"];
 
 const CONFIGURATION: &str = "this host's git takes configuration from it";
@@ -41,16 +41,16 @@ const RULES: &str = "this host's git takes rules for files from it";
 const BELIEVES: &str = "this host's git believes whom it names";
 const RUNS: &str = "this host's git runs it";
 
-/// What of a tree is believed or run.
+/// Paths of a tree that git believes or runs.
 #[derive(Debug, Default)]
 pub(super) struct Trusted {
-    places: Places,
-    /// Keys, and the programs they name.
+    protected: ProtectedPaths,
+    /// Configuration keys, and the programs they name.
     programs: Vec<(String, Program)>,
 }
 
 impl Trusted {
-    /// A refusal of a patch that touches any of it in the repository at `root`, or wherever else this user works.
+    /// Refuses a patch that touches any such path in the repository at `root`, or wherever else this user works.
     pub(super) fn check(summary: &Summary, root: Option<&Path>) -> Result<(), Failure> {
         if summary.files.is_empty() {
             return Ok(());
@@ -65,19 +65,19 @@ impl Trusted {
     fn of(root: Option<&Path>) -> Result<Self, Failure> {
         let git = Git::find()?;
         let repository = root.and_then(|root| Repository::at(&git, root).ok());
-        let mut trusted = Self { places: Places::of(root), programs: Vec::new() };
+        let mut trusted = Self { protected: ProtectedPaths::of(root), programs: Vec::new() };
         trusted.configured(&git, repository.as_ref())?;
         trusted.usual();
         if let Some(repository) = &repository {
             trusted.hooks(&repository.common_dir.join("hooks"));
-            trusted.places.file(&repository.common_dir.join("config"), CONFIGURATION);
-            trusted.places.file(&repository.git_dir.join("config.worktree"), CONFIGURATION);
-            trusted.places.file(&repository.common_dir.join("info/attributes"), RULES);
+            trusted.protected.file(&repository.common_dir.join("config"), CONFIGURATION);
+            trusted.protected.file(&repository.git_dir.join("config.worktree"), CONFIGURATION);
+            trusted.protected.file(&repository.common_dir.join("info/attributes"), RULES);
         }
         Ok(trusted)
     }
 
-    /// What git's configuration says now, and what it says under conditions that do not hold now: they may tomorrow.
+    /// Collects what the configuration names now and under conditions that do not hold now: they may tomorrow.
     fn configured(&mut self, git: &Git, repository: Option<&Repository>) -> Result<(), Failure> {
         let git_dir = repository.map(|repository| repository.git_dir.as_path());
         let listing = ["--includes", "--list", "--show-origin", "-z"];
@@ -85,7 +85,7 @@ impl Trusted {
         let all = call().args(["config"]).args(listing).ask("read the configuration of this host's git", b"")?;
         let (mut next, mut seen) = (self.read(&all, git_dir), HashSet::new());
         while let Some(file) = next.pop() {
-            // One that is yet to be made says nothing.
+            // A file that does not exist yet names nothing.
             if !file.canonicalize().is_ok_and(|real| real.is_file() && seen.insert(real)) {
                 continue;
             }
@@ -93,7 +93,7 @@ impl Trusted {
                 let what = format!("this host's git includes more than {MAX_CONDITIONAL} files under conditions");
                 return Err(Failure::new(Code::Invalid, what));
             }
-            // With one that is malformed git does nothing at all.
+            // With a malformed file git refuses to do anything.
             let answer = call().args(["config", "--file"]).args([&file]).args(listing).answer(b"")?;
             if answer.success {
                 next.extend(self.read(&answer.stdout, git_dir));
@@ -102,42 +102,43 @@ impl Trusted {
         Ok(())
     }
 
-    /// What git reads wherever it works, also what is not there yet: a tree may be somebody's home.
+    /// Collects the files that git reads in any repository, also those that do not exist yet: a tree may be somebody's
+    /// home.
     fn usual(&mut self) {
         let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-        self.places.file(Path::new(SYSTEM), CONFIGURATION);
+        self.protected.file(Path::new(SYSTEM), CONFIGURATION);
         if let Some(home) = dir("HOME") {
-            self.places.file(&home.join(".gitconfig"), CONFIGURATION);
+            self.protected.file(&home.join(".gitconfig"), CONFIGURATION);
         }
         if let Some(users) = dir("XDG_CONFIG_HOME").or_else(|| Some(dir("HOME")?.join(".config"))) {
-            self.places.file(&users.join("git/config"), CONFIGURATION);
-            self.places.file(&users.join("git/attributes"), RULES);
+            self.protected.file(&users.join("git/config"), CONFIGURATION);
+            self.protected.file(&users.join("git/attributes"), RULES);
         }
     }
 
-    /// Takes what `git config --list --show-origin -z` says; gives the files that it includes under a condition.
+    /// Reads the output of `git config --list --show-origin -z`; returns the files that it includes under a condition.
     fn read(&mut self, listing: &[u8], git_dir: Option<&Path>) -> Vec<PathBuf> {
         let (said, mut conditional): (Vec<&[u8]>, _) = (pieces(listing).collect(), Vec::new());
         for pair in said.chunks_exact(2) {
-            // Nothing else is anybody's configuration: the rest is what banger itself said.
+            // Other origins are the command line, which is banger's own.
             let Some(origin) = pair[0].strip_prefix(b"file:").map(path) else { continue };
-            self.places.file(origin, CONFIGURATION);
+            self.protected.file(origin, CONFIGURATION);
             let Some((key, value)) = entries([pair[1]]).pop().filter(|(_, value)| !value.is_empty()) else { continue };
             let key = String::from_utf8_lossy(&key).into_owned();
             let (section, last) = (key.split('.').next(), key.rsplit('.').next().unwrap_or_default());
             if matches!(section, Some("include" | "includeif")) && last == "path" {
                 let file = origin.parent().unwrap_or_else(|| Path::new("/")).join(expanded(&value));
-                self.places.file(&file, CONFIGURATION);
+                self.protected.file(&file, CONFIGURATION);
                 if section == Some("includeif") {
                     conditional.push(file);
                 }
             } else if key == "core.attributesfile" {
-                self.places.file(&expanded(&value), RULES);
+                self.protected.file(&expanded(&value), RULES);
             } else if BELIEVED.contains(&last) {
-                self.places.file(&expanded(&value), BELIEVES);
+                self.protected.file(&expanded(&value), BELIEVES);
             } else if matches!(key.as_str(), "core.hookspath" | "init.templatedir") {
                 let dir = expanded(&value);
-                // What a push meets runs in the git directory.
+                // Hooks of a push run in the git directory.
                 let pushed = git_dir.map(|git_dir| git_dir.join(&dir));
                 let template = (key == "init.templatedir").then(|| dir.join("hooks"));
                 for dir in [Some(dir), pushed, template].into_iter().flatten() {
@@ -146,34 +147,34 @@ impl Trusted {
             } else if is_program(&key) {
                 let mut program = Program::new(&value);
                 let why = format!("{RUNS} ({key})");
-                program.paths().iter().for_each(|path| self.places.file(&expanded(path.as_bytes()), &why));
-                program.follow(&self.places);
+                program.paths().iter().for_each(|path| self.protected.file(&expanded(path.as_bytes()), &why));
+                program.follow(&self.protected);
                 self.programs.push((key, program));
             }
         }
         conditional
     }
 
-    /// A directory of hooks, and what links in it lead to.
+    /// Adds a directory of hooks, and the targets of links in it.
     fn hooks(&mut self, dir: &Path) {
-        self.places.dir(dir, HOOKS);
-        // husky makes `X/_` itself, whose hooks run those in `X`.
-        let husky = dir.parent().filter(|above| dir.ends_with("_") && !self.places.is_top(above));
+        self.protected.dir(dir, HOOKS);
+        // husky makes `X/_` itself; its hooks run those in `X`.
+        let husky = dir.parent().filter(|above| dir.ends_with("_") && !self.protected.is_top(above));
         if let Some(above) = husky {
-            self.places.dir(above, HOOKS);
+            self.protected.dir(above, HOOKS);
         }
-        let found = self.places.found(dir);
+        let found = self.protected.found(dir);
         for entry in found.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().take(MAX_HOOKS) {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-                self.places.file(&entry.path(), HOOKS);
+                self.protected.file(&entry.path(), HOOKS);
             }
         }
     }
 
-    /// Why a patch may not touch a path.
+    /// Returns why a patch may not touch a path.
     fn reason(&self, path: &[u8]) -> Option<String> {
         let path = folded(path);
-        self.places.reason(&path).map(str::to_owned).or_else(|| {
+        self.protected.reason(&path).map(str::to_owned).or_else(|| {
             let program = self.programs.iter().find(|(_, program)| program.names(&path));
             program.map(|(key, _)| format!("{RUNS} ({key})"))
         })
@@ -184,7 +185,7 @@ fn path(bytes: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
-/// A path as configuration has it: `~` and `~me` are the home, whoever that is.
+/// Expands a path of the configuration: `~` and `~me` are taken for the home, whoever that is.
 fn expanded(value: &[u8]) -> PathBuf {
     let value = value.strip_prefix(b":(optional)").unwrap_or(value);
     let Some(rest) = value.strip_prefix(b"~") else { return path(value).to_owned() };

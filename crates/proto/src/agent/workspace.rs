@@ -26,11 +26,11 @@ pub const FRESH: &str = "fresh";
 pub const REMOVED: &str = "removed";
 
 /// A file that every repository has which was brought: where its HEAD was then.
-pub const BROUGHT: &str = ".git/banger-head";
+pub const IMPORTED: &str = ".git/banger-head";
 
 /// Answer of `GET /workspace?path=…`: what is there before anything is brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct WorkspaceStatus {
     /// Where a workspace would be: absolute. Guest text.
     pub path: String,
     /// Whether there is anything but an empty directory.
@@ -38,7 +38,7 @@ pub struct Standing {
     /// Whether it is one that did not come to its end.
     #[serde(default)]
     pub unfinished: bool,
-    /// Whether a repository was brought there once, to its end or not: what [`BROUGHT`] says.
+    /// Whether a repository was brought there once, to its end or not: what [`IMPORTED`] says.
     #[serde(default)]
     pub brought: bool,
 }

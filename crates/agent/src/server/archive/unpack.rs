@@ -5,7 +5,7 @@
 //! unknown are refused.
 
 use super::earlier::Earlier;
-use crate::{clearing, rooted};
+use crate::{checkout_dirs, rooted};
 use banger_link::{holes::Copier, times};
 use banger_proto::failure::{Code, Failure};
 use rustix::{
@@ -212,7 +212,7 @@ impl Unpacker<'_> {
         }
         let fd = match self.way {
             Way::Shared => rooted::make_dirs_beneath(self.base, above)?,
-            Way::Cleared => clearing::make_dirs(self.base, above)?,
+            Way::Cleared => checkout_dirs::make_dirs(self.base, above)?,
         };
         let gives_group = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode).contains(Mode::SGID);
         let parent = Parent { fd: Rc::new(fd), gives_group };
@@ -346,7 +346,7 @@ impl Place<'_> {
     fn clear(&self) -> io::Result<()> {
         match fs::unlinkat(&*self.parent, self.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR) if self.way == Way::Cleared => clearing::clear(self.parent.as_fd(), self.name),
+            Err(Errno::ISDIR) if self.way == Way::Cleared => checkout_dirs::clear(self.parent.as_fd(), self.name),
             Err(Errno::ISDIR) => Ok(fs::unlinkat(&*self.parent, self.name, AtFlags::REMOVEDIR)?),
             Err(error) => Err(error.into()),
         }

@@ -6,9 +6,9 @@
 use super::{
     index::{Entry, Index, Kind},
     packs::{Blobs, Packs},
-    same,
+    unchanged,
 };
-use crate::clearing::{Dirs, clear};
+use crate::checkout_dirs::{CheckoutDirs, clear};
 use banger_proto::{
     agent::workspace::{FRESH, HashName, REMOVED, SCRATCH, WRITTEN},
     failure::{Code, Failure},
@@ -121,7 +121,7 @@ fn write(
         let path = index.path(entry);
         if fresh.contains(path) {
             // It travelled, and it is what the index says.
-            let stat = Dirs::new(base).of(path).and_then(|(dir, name)| stat_at(dir, name));
+            let stat = CheckoutDirs::new(base).of(path).and_then(|(dir, name)| stat_at(dir, name));
             seen.push((at, stat.map_err(|error| CheckoutError::Write(shown(path), error))?));
         } else if wanted(entry) {
             work.push(at);
@@ -163,7 +163,7 @@ fn dir_of(path: &[u8]) -> &[u8] {
 }
 
 fn write_share(base: &OwnedFd, index: &Index, packs: &Packs, share: &[usize]) -> Result<Vec<Seen>, CheckoutError> {
-    let (mut dirs, mut blobs) = (Dirs::new(base), Blobs::new(packs));
+    let (mut dirs, mut blobs) = (CheckoutDirs::new(base), Blobs::new(packs));
     let mut seen = Vec::with_capacity(share.len());
     for at in share {
         let entry = &index.entries[*at];
@@ -197,7 +197,7 @@ fn file(
     let mut file = File::from(match create() {
         Err(Errno::EXIST) => {
             let size = blobs.size(id)?;
-            if let Some(stat) = size.and_then(|size| same::file(dir, name, mode, size, id)) {
+            if let Some(stat) = size.and_then(|size| unchanged::file(dir, name, mode, size, id)) {
                 return Ok(Some(stat));
             }
             clear(dir, name)?;
@@ -228,7 +228,7 @@ fn link(dir: BorrowedFd<'_>, name: &OsStr, blobs: &mut Blobs<'_>, id: &[u8]) -> 
         return Ok(None);
     }
     match symlinkat(&target[..], dir, name) {
-        Err(Errno::EXIST) if same::link(dir, name, &target) => {}
+        Err(Errno::EXIST) if unchanged::link(dir, name, &target) => {}
         Err(Errno::EXIST) => {
             clear(dir, name)?;
             symlinkat(&target[..], dir, name)?;

@@ -10,8 +10,8 @@ use crate::{
     guest,
     signals::Signals,
     workspace::{
-        bringer::Turn,
-        send::{self, Existing},
+        import::{self, Existing},
+        import_lock::ImportLock,
         stale::{self, Head},
     },
 };
@@ -72,13 +72,13 @@ async fn up_to_date(context: &Context, vm: &str, auto_prepare: bool) -> Result<G
     let Some(workspace) = &endpoint.workspace else { return Ok(endpoint) };
     let Head::Moved(now) = stale::look(workspace) else { return Ok(endpoint) };
     if auto_prepare {
-        let turn = Turn::take(context, vm).await?;
+        let lock = ImportLock::take(context, vm).await?;
         // Whoever had it may have done it.
-        if let Some(workspace) = &turn.endpoint.workspace
+        if let Some(workspace) = &lock.endpoint.workspace
             && matches!(stale::look(workspace), Head::Moved(_))
         {
-            let plan = make_plan(context, send::again(workspace)).await?;
-            send::prepare(context, &turn, plan, Existing::Update).await?;
+            let plan = make_plan(context, import::repeat_request(workspace)).await?;
+            import::import(context, &lock, plan, Existing::Update).await?;
         }
         return guest::endpoint(context, vm).await;
     }

@@ -2,7 +2,7 @@
 
 use super::{
     create::{NewVmArgs, UNDONE},
-    workspace::prepare::{BringArgs, make_plan, print_files},
+    workspace::prepare::{ImportArgs, make_plan, print_files},
 };
 use crate::{
     attach::{self, Command},
@@ -15,10 +15,11 @@ use crate::{
     signals::Signals,
     workspace::{
         bootstrap::{self, Bootstrap},
-        bringer::Turn,
+        import,
+        import_lock::ImportLock,
         leftovers::Leftovers,
-        plan::{self, Wish},
-        send::{self, Packing},
+        plan::{self, ImportRequest},
+        upload::Upload,
     },
 };
 use banger_proto::{
@@ -39,7 +40,7 @@ const DELETE_DEADLINE: Duration = Duration::from_secs(30);
 
 const UNTOUCHED: &str = "interrupted: nothing was created";
 const UNINSTALLED: &str = "interrupted while tools were installed: the VM is up, with the repository in it";
-const UNBROUGHT: &str = "interrupted while the repository was brought into the VM";
+const UNIMPORTED: &str = "interrupted while the repository was brought into the VM";
 
 /// `banger vm run` as it is typed.
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ pub(crate) struct RunArgs {
     #[arg(short, long)]
     tty: bool,
     #[command(flatten)]
-    bring: BringArgs,
+    import: ImportArgs,
     /// Do not have the guest's mise install the tools that mise.toml or .tool-versions ask for
     #[arg(long)]
     no_bootstrap: bool,
@@ -92,7 +93,7 @@ struct Plan {
     /// The VM goes with the command.
     lease: bool,
     /// The repository that goes into it.
-    bring: Option<Wish>,
+    import: Option<ImportRequest>,
     /// What becomes of the tools it asks for.
     bootstrap: Bootstrap,
     /// Only what would arrive is wanted.
@@ -106,7 +107,7 @@ impl TryFrom<RunArgs> for Plan {
         match &args.path {
             None => {
                 let no_bootstrap = args.no_bootstrap.then_some("--no-bootstrap");
-                if let Some(flag) = args.bring.needs_a_path().or(no_bootstrap) {
+                if let Some(flag) = args.import.needs_a_path().or(no_bootstrap) {
                     return Err(Failure::new(Code::Invalid, format!("{flag} needs a repository"))
                         .hint("write its path, such as: banger vm run ."));
                 }
@@ -144,19 +145,19 @@ impl TryFrom<RunArgs> for Plan {
         let tty = Command::wants_tty(args.tty, &args.command);
         // Environment, directory and user stand in the VM's own configuration, and hold for every command in it.
         let spec = ExecSpec { argv: args.command, env: BTreeMap::new(), cwd: None, user: None, tty: None };
-        let dry_run = args.bring.dry_run();
+        let dry_run = args.import.dry_run();
         // A command is what somebody waits for: it says itself what it needs.
         let bootstrap = match (args.no_bootstrap || !spec.argv.is_empty(), args.detach) {
             (true, _) => Bootstrap::No,
             (false, true) => Bootstrap::Foreground,
             (false, false) => Bootstrap::Background,
         };
-        let bring = args.path.map(|path| args.bring.wish(path));
+        let import = args.path.map(|path| args.import.request(path));
         Ok(Self {
             create: args.vm.request(start, default_init)?,
             command: (!args.detach).then_some(Command { spec, tty }),
             lease: args.rm,
-            bring,
+            import,
             bootstrap,
             dry_run,
         })
@@ -168,9 +169,9 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
     let plan = Plan::try_from(args)?;
     let mut signals = Signals::install()?;
     // Before there is a VM: a repository that cannot be brought is no reason to make one.
-    let (mut packing, mut tools) = (None, None);
-    if let Some(wish) = plan.bring {
-        let repository = signals.guard(UNTOUCHED, make_plan(context, wish)).await?;
+    let (mut upload, mut tools) = (None, None);
+    if let Some(request) = plan.import {
+        let repository = signals.guard(UNTOUCHED, make_plan(context, request)).await?;
         if plan.dry_run {
             return print_files(context, &repository);
         }
@@ -183,7 +184,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
             }
         }
         // Made while the VM boots.
-        packing = Some(Packing::begin(repository, Leftovers::default()));
+        upload = Some(Upload::begin(repository, Leftovers::default()));
     }
     let mut operation: Operation<Vm> = signals
         .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })
@@ -193,15 +194,15 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
         None => context.printer.clone(),
     };
     let vm = operation.settle(&printer, &mut signals, UNDONE).await?;
-    let brought = match packing {
+    let imported = match upload {
         None => Ok(()),
-        Some(packing) => {
+        Some(upload) => {
             let tools = tools.map(|file| (file, plan.bootstrap));
-            let brought = bring(context, &vm, packing, tools, &mut signals).await;
-            brought.map_err(|error| if plan.lease { error } else { send::unfinished(error, vm.name.as_str()) })
+            let imported = import_repository(context, &vm, upload, tools, &mut signals).await;
+            imported.map_err(|error| if plan.lease { error } else { import::unfinished(error, vm.name.as_str()) })
         }
     };
-    let ended = match (brought, plan.command) {
+    let ended = match (imported, plan.command) {
         (Err(error), _) if plan.lease => Err(error),
         (Err(error), _) => return Err(error),
         (Ok(()), Some(command)) => attach::attach(context, vm.id.as_str(), command, &mut signals).await,
@@ -220,19 +221,19 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
 }
 
 /// Brings the repository, and has the tools installed that it asks for.
-async fn bring(
+async fn import_repository(
     context: &Context,
     vm: &Vm,
-    packing: Packing,
+    upload: Upload,
     tools: Option<(&str, Bootstrap)>,
     signals: &mut Signals,
 ) -> Result<()> {
     let id = vm.id.as_str();
-    let bringing = async {
-        let turn = Turn::take(context, id).await?;
-        send::deliver_first(context, &turn, packing).await
+    let importing = async {
+        let lock = ImportLock::take(context, id).await?;
+        import::import_into_new(context, &lock, upload).await
     };
-    let workspace = signals.guard(UNBROUGHT, bringing).await?;
+    let workspace = signals.guard(UNIMPORTED, importing).await?;
     let Some((file, how)) = tools else { return Ok(()) };
     let installing = async {
         let endpoint = guest::endpoint(context, id).await?;
@@ -327,10 +328,10 @@ mod tests {
 
     #[test]
     fn a_path_is_a_repository_and_its_flags_need_one() {
-        let brought = plan("--include-untracked . --rm -- make test").unwrap();
-        let wish = brought.bring.unwrap();
-        assert_eq!((wish.path.as_path(), wish.guest_path.as_str()), (".".as_ref(), "~/repo"));
-        assert!(wish.include_untracked && brought.lease);
+        let imported = plan("--include-untracked . --rm -- make test").unwrap();
+        let request = imported.import.unwrap();
+        assert_eq!((request.path.as_path(), request.guest_path.as_str()), (".".as_ref(), "~/repo"));
+        assert!(request.include_untracked && imported.lease);
         for line in ["--include-untracked -- x", "--branch b", "--mode full -d", "--dry-run", "--no-bootstrap"] {
             assert_eq!(plan(line).unwrap_err().code, Code::Invalid, "{line}");
         }

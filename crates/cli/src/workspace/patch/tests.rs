@@ -1,6 +1,7 @@
 //! Patches as git writes them, and as it does not.
 
 use super::*;
+use banger_proto::failure::Code;
 use proptest::prelude::{ProptestConfig, proptest};
 use std::{fs, path::Path, process::Command};
 

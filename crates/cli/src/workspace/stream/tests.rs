@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::workspace::{
-    leftovers::Remains,
-    plan::{Plan, Wish},
+    leftovers::RepositoryLeftovers,
+    plan::{ImportRequest, Plan},
 };
 use std::process::Command;
 
@@ -19,8 +19,8 @@ fn git(dir: &Path, line: &str) -> Vec<u8> {
     out.stdout
 }
 
-fn wish(root: &Path, mode: Mode) -> Wish {
-    Wish {
+fn request(root: &Path, mode: Mode) -> ImportRequest {
+    ImportRequest {
         path: root.to_owned(),
         mode,
         branch: None,
@@ -62,8 +62,8 @@ fn what_was_changed_in_the_moment_after_it_was_added_travels_as_it_is() {
     fs::write(&path, index).unwrap();
     File::options().write(true).open(&path).unwrap().set_modified(meta.modified().unwrap()).unwrap();
     assert_eq!(git(&root, "git --no-optional-locks status --porcelain"), b" M file\n");
-    let plan = Plan::make(wish(&root, Mode::Overlay)).unwrap();
-    assert_eq!((plan.changes.carried, plan.changes.written), (vec![b"file".to_vec()], vec![]));
+    let plan = Plan::make(request(&root, Mode::Overlay)).unwrap();
+    assert_eq!((plan.changes.sent, plan.changes.written), (vec![b"file".to_vec()], vec![]));
 }
 
 /// The measure is the same objects as git packs them, whole: what describes one by another is smaller, by as much as
@@ -82,7 +82,7 @@ fn little_travels_beside_the_objects_that_are_needed() {
             &format!("for f in $(git ls-files | sed -n '{n}~20p'); do echo '// {n}' >> $f; done; git commit -qam {n}"),
         );
     }
-    let plan = Plan::make(wish(&root, Mode::Overlay)).unwrap();
+    let plan = Plan::make(request(&root, Mode::Overlay)).unwrap();
     let mut sent = Vec::new();
     write(&plan, &Leftovers::default(), &mut sent).unwrap();
     let needed =
@@ -97,11 +97,11 @@ fn what_is_named_is_there_before_its_name() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         git(&root, "git init -q -b main && echo a > a && git add a && git commit -q -m a && git branch side");
-        let plan = Plan::make(wish(&root, mode)).unwrap();
+        let plan = Plan::make(request(&root, mode)).unwrap();
         let id = "0123456789abcdef0123456789abcdef01234567";
-        let saved = [("refs/banger/before/1/HEAD".to_owned(), id.to_owned())].into();
-        let remains = Remains { saved, shallow: vec![id.to_owned()], ..Remains::default() };
-        let left = Leftovers { remains: [(Vec::new(), remains)].into(), ..Leftovers::default() };
+        let backups = [("refs/banger/before/1/HEAD".to_owned(), id.to_owned())].into();
+        let outer = RepositoryLeftovers { backups, shallow: vec![id.to_owned()], ..RepositoryLeftovers::default() };
+        let left = Leftovers { repositories: [(Vec::new(), outer)].into(), ..Leftovers::default() };
         let mut sent = Vec::new();
         write(&plan, &left, &mut sent).unwrap();
         let mut archive = tar::Archive::new(sent.as_slice());
@@ -156,7 +156,7 @@ fn a_repository_that_is_repacked_meanwhile_arrives_whole() {
                 git(&root, "git repack -q -d");
             }
         }
-        let plan = Plan::make(wish(&root, Mode::Full)).unwrap();
+        let plan = Plan::make(request(&root, Mode::Full)).unwrap();
         let mut meddler = Meddler { root: &root, line: Some(line), taken: Vec::new() };
         write(&plan, &Leftovers::default(), &mut meddler).unwrap();
         assert_eq!(meddler.line, None, "it was too late");

@@ -1,10 +1,10 @@
-//! What is about to change places, written down before the first file does: so that it can be taken back, by whoever did
-//! it or, when that was killed, by the next one.
+//! Journal of an exchange of files, on disk before the first file changes, so that the exchange can be taken back by
+//! the same process or, when that was killed, by the next one.
 //!
-//! How far it came is not written down. It shows: a new file is known by its inode, size and time, which a rename leaves as
-//! they are, and an old one that went stands in the small tree or among those that are away.
+//! How far the exchange came is not recorded, since it shows: a new file is recognized by inode, size and time, which a
+//! rename keeps, and an old one that was moved is in the staging tree or in the directory of old files.
 
-use super::{Places, at, rename::Renames, there};
+use super::{SwapDirs, at, rename::Renames, there};
 use crate::workspace::{
     changes::{RepoPath, pieces},
     patch,
@@ -18,33 +18,33 @@ use std::{
     path::Path,
 };
 
-/// Its file, in the stage.
+/// File name of the journal.
 const NAME: &str = "journal";
-/// Its last entry.
+/// Last entry of a complete journal.
 const END: &[u8] = b"end";
-/// Largest one: the names of a patch, and a few numbers each.
+/// Largest journal, in bytes: the paths of a patch, and a few numbers for each.
 const MAX: u64 = 512 << 20;
 
-/// All of it.
+/// All changes of one exchange.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Journal {
-    /// Files, in the order in which they change.
+    /// Files, in the order in which they are exchanged.
     pub(super) files: Vec<Change>,
-    /// Directories that are made on the way, outer before inner.
+    /// Directories to make, outer before inner.
     pub(super) dirs: Vec<RepoPath>,
 }
 
-/// One file.
+/// Change of one file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) path: RepoPath,
-    /// Whether there is one now.
+    /// Whether a file is there before the exchange.
     pub(super) old: bool,
-    /// The one that takes its place.
+    /// Identity of the new file, if any.
     pub(super) new: Option<Known>,
 }
 
-/// What a file is known by.
+/// Identity of a file across renames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     inode: u64,
@@ -60,30 +60,31 @@ impl Known {
 }
 
 impl Journal {
-    /// What there is to do for `files`.
-    pub(super) fn plan(places: &Places, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
-        let (mut journal, mut dirs) = (Self::default(), BTreeSet::new());
+    /// Compares the staging tree with the working tree for `files`.
+    pub(super) fn plan(dirs: &SwapDirs, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
+        let (mut journal, mut made) = (Self::default(), BTreeSet::new());
         for path in files {
             let file = |at: &Path| there(at).map(|meta| meta.filter(|meta| !meta.is_dir()));
-            let (old, new) = (file(&places.here(path))?, file(&places.small(path))?);
+            let (old, new) = (file(&dirs.here(path))?, file(&dirs.small(path))?);
             let change = Change { path: path.clone(), old: old.is_some(), new: new.as_ref().map(Known::of) };
             if change.comes() {
                 for parent in patch::parents(path) {
-                    // What is above one that is there, or that another file needs, is there or needed as well.
-                    let is_there = there(&places.here(parent))?.is_some_and(|meta| meta.is_dir());
-                    if is_there || !dirs.insert(parent.to_vec()) {
+                    // The directories above an existing one, or above one that is listed already, exist or are listed
+                    // as well.
+                    let is_there = there(&dirs.here(parent))?.is_some_and(|meta| meta.is_dir());
+                    if is_there || !made.insert(parent.to_vec()) {
                         break;
                     }
                 }
             }
             journal.files.push(change);
         }
-        journal.dirs.extend(dirs);
+        journal.dirs.extend(made);
         Ok(journal)
     }
 
-    /// Writes it, whole or not at all.
-    pub(super) fn write(&self, places: &Places) -> io::Result<()> {
+    /// Writes the journal, whole or not at all.
+    pub(super) fn write(&self, dirs: &SwapDirs) -> io::Result<()> {
         let mut bytes = Vec::new();
         for Change { path, old, new } in &self.files {
             let new = new.map_or_else(
@@ -99,21 +100,22 @@ impl Journal {
         }
         bytes.extend_from_slice(END);
         bytes.push(0);
-        let staged = places.stage.join("journal.new");
+        let staged = dirs.stage.join("journal.new");
         let mut file = fs::File::create(&staged)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
-        fs::rename(staged, places.stage.join(NAME))
+        fs::rename(staged, dirs.stage.join(NAME))
     }
 
-    /// Reads the one in a stage; none where nothing began, or all was done. It names nothing outside the tree, whoever
-    /// wrote it; what it names may still lead there, through links, which shows when it is done.
-    pub(super) fn read(places: &Places) -> io::Result<Option<Self>> {
-        let path = places.stage.join(NAME);
-        if !Self::is_in(places)? {
+    /// Reads the journal of a staging directory; none where nothing began, or all was done. Refuses paths outside the
+    /// tree, whoever wrote them. A path may still lead there through links; that is checked when a change is taken
+    /// back.
+    pub(super) fn read(dirs: &SwapDirs) -> io::Result<Option<Self>> {
+        let path = dirs.stage.join(NAME);
+        if !Self::is_in(dirs)? {
             return Ok(None);
         }
-        places.are_ours()?;
+        dirs.are_ours()?;
         let mut bytes = Vec::new();
         fs::File::open(&path)?.take(MAX).read_to_end(&mut bytes)?;
         let journal = Self::parse(&bytes).ok_or_else(|| at(&path, &io::ErrorKind::InvalidData.into()))?;
@@ -125,9 +127,9 @@ impl Journal {
         Ok(Some(journal))
     }
 
-    /// Whether there is one.
-    pub(super) fn is_in(places: &Places) -> io::Result<bool> {
-        Ok(there(&places.stage.join(NAME))?.is_some_and(|meta| meta.is_file()))
+    /// Whether there is a journal.
+    pub(super) fn is_in(dirs: &SwapDirs) -> io::Result<bool> {
+        Ok(there(&dirs.stage.join(NAME))?.is_some_and(|meta| meta.is_file()))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -153,28 +155,28 @@ impl Journal {
         }
     }
 
-    /// Says that there is nothing to take back any more.
-    pub(super) fn remove(places: &Places) -> io::Result<()> {
-        let path = places.stage.join(NAME);
+    /// Removes the journal: there is nothing to take back any more.
+    pub(super) fn remove(dirs: &SwapDirs) -> io::Result<()> {
+        let path = dirs.stage.join(NAME);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path, &error)),
             _ => Ok(()),
         }
     }
 
-    /// Makes the tree what it was, the last file first; all of it, whatever fails. May be done again.
-    pub(super) fn take_back(&self, places: &Places, renames: &Renames) -> io::Result<()> {
+    /// Takes back all changes, the last file first, whatever fails. May be repeated.
+    pub(super) fn take_back(&self, dirs: &SwapDirs, renames: &Renames) -> io::Result<()> {
         let mut first = Ok(());
         let files = || self.files.iter().enumerate().rev();
         for (number, change) in files().filter(|(_, change)| change.comes()) {
-            first = first.and(change.take_back(places, number, renames));
+            first = first.and(change.take_back(dirs, number, renames));
         }
         for dir in self.dirs.iter().rev() {
-            // One that holds something, or was not made yet: if it is in the way, a file says so.
-            let _ = places.hold(dir, false).and_then(|()| fs::remove_dir(places.here(dir)));
+            // It may hold files or not be made yet. If it is in the way, a file's rename fails.
+            let _ = dirs.hold(dir, false).and_then(|()| fs::remove_dir(dirs.here(dir)));
         }
         for (number, change) in files().filter(|(_, change)| !change.comes()) {
-            first = first.and(change.take_back(places, number, renames));
+            first = first.and(change.take_back(dirs, number, renames));
         }
         first
     }
@@ -190,36 +192,36 @@ impl Known {
 }
 
 impl Change {
-    /// Whether it is where no file was.
+    /// Whether the new file is where no file was.
     pub(super) fn comes(&self) -> bool {
         !self.old && self.new.is_some()
     }
 
-    fn take_back(&self, places: &Places, number: usize, renames: &Renames) -> io::Result<()> {
-        // Each time anew: what was taken back before it may be a link.
-        places.are_ours()?;
-        places.hold(&self.path, self.new.is_some())?;
-        let (here, new, away) = (places.here(&self.path), places.small(&self.path), places.away(number));
+    fn take_back(&self, dirs: &SwapDirs, number: usize, renames: &Renames) -> io::Result<()> {
+        // Checked for each file: the one that was taken back before it may be a link.
+        dirs.are_ours()?;
+        dirs.hold(&self.path, self.new.is_some())?;
+        let (here, new, away) = (dirs.here(&self.path), dirs.small(&self.path), dirs.away(number));
         let is_new = |meta: &fs::Metadata| self.new == Some(Known::of(meta));
         if there(&here)?.as_ref().is_some_and(is_new) {
             if there(&new)?.is_some() {
-                renames.exchange(&new, &here, &places.store.join(format!("away/{number}-new")))?;
+                renames.exchange(&new, &here, &dirs.store.join(format!("away/{number}-new")))?;
             } else {
                 renames.rename(&here, &new)?;
             }
         }
-        // Where the old one is, unless it is where it was.
+        // Where the old file is, unless it was never moved.
         let old = if there(&away)?.is_some() {
             away
         } else if self.old && there(&new)?.is_some_and(|meta| !is_new(&meta)) && self.new.is_some() {
-            // Of two steps the first was done.
+            // Only the first of two renames was done.
             new
         } else {
             return Ok(());
         };
         match there(&here)? {
             None => renames.rename(&old, &here),
-            // It stands here already, and in the small tree is what it was made of.
+            // It is in its place, and the staging tree holds another link to it.
             Some(meta) if there(&old)?.is_some_and(|old| Known::of(&old) == Known::of(&meta)) => Ok(()),
             Some(_) => Err(at(&here, &io::ErrorKind::AlreadyExists.into())),
         }

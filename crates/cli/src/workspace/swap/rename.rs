@@ -1,4 +1,4 @@
-//! Renames that replace nothing, and files that take each other's place: in one step where the file system can, else in two.
+//! Renames that replace nothing, and exchanges of two files: in one step where the file system can, else in two.
 
 use super::{at, there};
 use rustix::{
@@ -7,19 +7,19 @@ use rustix::{
 };
 use std::{fs, io, path::Path};
 
-/// How files are renamed.
+/// Renames, with faults that tests inject.
 #[derive(Debug, Default)]
 pub(super) struct Renames {
-    /// As on a file system that knows no flags.
+    /// Behaves like a file system without renameat2(2) flags.
     #[cfg(test)]
     pub(super) plain: bool,
-    /// So many are done before one fails, as if somebody had been killed.
+    /// Number of renames before one fails, as if the process had been killed.
     #[cfg(test)]
     pub(super) left: std::cell::Cell<Option<usize>>,
 }
 
 impl Renames {
-    /// Nothing may be at `to`.
+    /// Renames `from` to `to`; fails if something is at `to`.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let renamed = match self.flagged(from, to, RenameFlags::NOREPLACE) {
             Err(Errno::INVAL | Errno::NOSYS) if there(to)?.is_none() => fs::rename(from, to),
@@ -29,7 +29,7 @@ impl Renames {
         renamed.map_err(|error| at(to, &error))
     }
 
-    /// What is at `here` is then at `new`, or, where it takes two steps, at `away`.
+    /// Exchanges `new` and `here`. Where that takes two renames, the file of `here` is moved to `away` instead.
     pub(super) fn exchange(&self, new: &Path, here: &Path, away: &Path) -> io::Result<()> {
         match self.flagged(new, here, RenameFlags::EXCHANGE) {
             Err(Errno::INVAL | Errno::NOSYS) => {

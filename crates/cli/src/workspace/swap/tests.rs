@@ -1,7 +1,7 @@
-//! Exchanges that end, that fail half way and that are killed.
+//! Exchanges that complete, that fail half way and that are killed.
 
 use super::{
-    turn::{lock, recover},
+    lock::{lock, recover},
     *,
 };
 use banger_proto::failure::Code;
@@ -12,7 +12,7 @@ fn repository(root: &Path) -> Repository {
     Repository { root: root.to_owned(), common_dir: git_dir.clone(), git_dir }
 }
 
-/// A working tree with `files`, a stage over `touched`, and what the tree is.
+/// Makes a working tree with `files`, a staging tree over `touched`, and the set of touched paths.
 fn stage(files: &[(&str, &str)], touched: &[&str]) -> (tempfile::TempDir, Stage, BTreeSet<RepoPath>) {
     let temp = tempfile::tempdir().unwrap();
     let repository = repository(temp.path());
@@ -27,7 +27,7 @@ fn stage(files: &[(&str, &str)], touched: &[&str]) -> (tempfile::TempDir, Stage,
 
 fn write(root: &Path, name: &str, content: &str) {
     fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
-    // As git does: never into what is there.
+    // git replaces files and does not write into them.
     let _ = fs::remove_file(root.join(name));
     fs::write(root.join(name), content).unwrap();
 }
@@ -49,7 +49,7 @@ fn tree(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// Everything a file can become, made in the stage.
+/// Every kind of change, made in the staging tree.
 fn everything() -> (tempfile::TempDir, Stage, BTreeSet<RepoPath>) {
     let files = [("same", "s"), ("changed", "old"), ("gone/deep/x", "g"), ("was", "w"), ("dir/x", "d"), ("dir/y", "d")];
     let touched = ["changed", "gone/deep/x", "new/a", "was", "was/in", "dir", "dir/x", "dir/y", "made/here/b"];
@@ -92,17 +92,17 @@ fn files_change_places() {
     }
 }
 
-/// Stops after so many steps, as if killed; whether it came to its end.
+/// Stops after so many renames, as if killed; returns whether the exchange completed.
 fn killed_after(steps: usize, stage: Stage, touched: &BTreeSet<RepoPath>) -> bool {
-    let journal = Journal::plan(&stage.places, touched).unwrap();
-    journal.write(&stage.places).unwrap();
+    let journal = Journal::plan(&stage.dirs, touched).unwrap();
+    journal.write(&stage.dirs).unwrap();
     stage.renames.left.set(Some(steps));
     let ended = stage.exchange(&journal).is_ok();
     let _ = stage.keep();
     ended
 }
 
-/// Whoever is killed, wherever, and whoever takes it back and is killed in turn.
+/// Kills the exchange after every rename, and the recovery as well.
 #[test]
 fn one_that_is_killed_is_taken_back_by_the_next() {
     for plain in [false, true] {
@@ -124,14 +124,14 @@ fn one_that_is_killed_is_taken_back_by_the_next() {
             }
             assert_eq!(tree(temp.path()), before, "after {steps} steps, {plain}");
             assert_eq!(fs::read_dir(&repository.git_dir).unwrap().count(), 0);
-            assert!(!Turn::take(&repository).unwrap().1);
+            assert!(!ApplyLock::take(&repository).unwrap().1);
             steps += 1;
         }
         assert!(steps >= 8, "{steps}");
     }
 }
 
-/// What cannot be taken back now is for the next one.
+/// An exchange that cannot be taken back now is left for the next process.
 #[test]
 fn one_that_is_stuck_is_kept() {
     let (temp, stage, touched) = everything();
@@ -139,7 +139,7 @@ fn one_that_is_stuck_is_kept() {
     stage.renames.left.set(Some(3));
     let SwapError::Stuck { kept, .. } = stage.swap(&touched).unwrap_err() else { panic!("it is taken back") };
     assert!(tree(temp.path()) != before && kept.join("journal").exists());
-    assert!(Turn::take(&repository).unwrap().1);
+    assert!(ApplyLock::take(&repository).unwrap().1);
     assert_eq!((tree(temp.path()), kept.exists()), (before, false));
 }
 
@@ -149,7 +149,7 @@ fn what_was_not_begun_or_was_all_done_is_only_cleared_away() {
     let repository = repository(temp.path());
     let before = tree(temp.path());
     let _ = stage.keep();
-    assert!(!Turn::take(&repository).unwrap().1);
+    assert!(!ApplyLock::take(&repository).unwrap().1);
     assert_eq!((tree(temp.path()), fs::read_dir(&repository.git_dir).unwrap().count()), (before, 0));
 }
 
@@ -158,24 +158,25 @@ fn two_do_not_work_at_once() {
     let temp = tempfile::tempdir().unwrap();
     let repository = repository(temp.path());
     fs::create_dir(&repository.git_dir).unwrap();
-    let turn = Turn::take(&repository).unwrap();
+    let held = ApplyLock::take(&repository).unwrap();
     let mut times = 0;
-    let refused = Turn::take_with(&repository, lock, || {
+    let refused = ApplyLock::take_with(&repository, lock, || {
         times += 1;
         times < 3
     });
     assert_eq!((refused.unwrap_err().code, times), (Code::Conflict, 3));
-    // Who waits has it when the other is done.
-    let mut turn = Some(turn);
-    Turn::take_with(&repository, lock, || turn.take().is_some()).unwrap();
+    // A waiting process gets the lock when the other releases it.
+    let mut held = Some(held);
+    ApplyLock::take_with(&repository, lock, || held.take().is_some()).unwrap();
 }
 
-/// Where nobody can say whether somebody is at work, what is begun is left alone, and said.
+/// Without locks an unfinished exchange is left alone and reported.
 #[test]
 fn without_locks_what_was_begun_is_refused() {
     let (temp, stage, touched) = everything();
     let repository = repository(temp.path());
-    let unlocked = || Turn::take_with(&repository, |_| Err(rustix::io::Errno::BADF.into()), || panic!("nobody has it"));
+    let unlocked =
+        || ApplyLock::take_with(&repository, |_| Err(rustix::io::Errno::BADF.into()), || panic!("nobody has it"));
     assert!(!unlocked().unwrap().1, "nothing is begun");
     let kept = stage.dir.path().to_owned();
     killed_after(3, stage, &touched);
@@ -184,10 +185,10 @@ fn without_locks_what_was_begun_is_refused() {
     assert!(failure.causes.concat().contains("Bad file descriptor"), "{failure:?}");
     assert!(failure.hints.concat().contains(&format!("{}/tree", kept.display())), "{failure:?}");
     assert_eq!(tree(temp.path()), before);
-    assert!(Turn::take(&repository).unwrap().1);
+    assert!(ApplyLock::take(&repository).unwrap().1);
 }
 
-/// A file somebody wrote since is not overwritten, and what was there before is kept.
+/// A file that somebody wrote since is not overwritten, and the old one is kept.
 #[test]
 fn what_somebody_did_since_is_left_and_said() {
     for (name, edit) in [("changed", "written anew"), ("changed", "in place"), ("gone/deep/x", "written anew")] {
@@ -201,18 +202,18 @@ fn what_somebody_did_since_is_left_and_said() {
             write(temp.path(), name, "mine");
         }
         let mine = fs::read_to_string(&file).unwrap();
-        let failure = Turn::take(&repository).unwrap_err();
+        let failure = ApplyLock::take(&repository).unwrap_err();
         assert!(failure.causes.concat().contains(name), "{failure:?}");
         assert!(failure.hints.concat().contains(&format!("{}/tree", kept.display())), "{failure:?}");
         assert_eq!(fs::read_to_string(&file).unwrap(), mine, "{name} {edit}");
-        // Once it is out of the way, the rest is as it was.
+        // Once that file is removed, the rest is taken back.
         fs::remove_file(&file).unwrap();
-        assert!(Turn::take(&repository).unwrap().1);
+        assert!(ApplyLock::take(&repository).unwrap().1);
         assert_eq!(fs::read_to_string(&file).unwrap(), if name == "changed" { "old" } else { "g" });
     }
 }
 
-/// A repository that was sent with such a thing in it moves nothing out of its tree, or into git's directory.
+/// A repository that comes with a journal moves nothing out of its tree or into the git directory.
 #[test]
 fn a_strangers_journal_leads_nowhere() {
     let temp = tempfile::tempdir().unwrap();
@@ -224,20 +225,20 @@ fn a_strangers_journal_leads_nowhere() {
     for path in ["../out", "/tmp/banger-out", ".git/hooks/pre-commit", "up/out", "a/../../out"] {
         fs::write(stage.join("away/0"), "evil").unwrap();
         fs::write(stage.join("journal"), format!("old - {path}\0end\0")).unwrap();
-        let failure = Turn::take(&repository).unwrap_err();
+        let failure = ApplyLock::take(&repository).unwrap_err();
         assert!(failure.causes.concat().contains(path), "{failure:?}");
         assert!(stage.join("away/0").exists() && !temp.path().join("out").exists(), "{path}");
     }
     for garbage in ["", "old - x\0", "old x\0end\0", "old 1:2:3 x\0end\0", "what - x\0end\0", "end\0end\0"] {
         fs::write(stage.join("journal"), garbage).unwrap();
-        assert!(Turn::take(&repository).is_err(), "{garbage:?}");
+        assert!(ApplyLock::take(&repository).is_err(), "{garbage:?}");
     }
     fs::write(stage.join("journal"), "old - file\0end\0").unwrap();
-    assert!(Turn::take(&repository).unwrap().1);
+    assert!(ApplyLock::take(&repository).unwrap().1);
     assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "evil");
 }
 
-/// Nor does a stage of a stranger's that is not where it looks to be, or a link that it puts in the way of itself.
+/// Nor does a stranger's staging directory that is a link, or a link that appears in its own way.
 #[test]
 fn a_strangers_stage_brings_nothing_in() {
     let temp = tempfile::tempdir().unwrap();
@@ -247,7 +248,7 @@ fn a_strangers_stage_brings_nothing_in() {
         write(&home, name, "secret");
     }
     let is_kept = |what: &str| {
-        assert!(Turn::take(&repository).is_err(), "{what}");
+        assert!(ApplyLock::take(&repository).is_err(), "{what}");
         assert_eq!(tree(&home), [".ssh/", "", ".ssh/key", "secret", "0", "secret"].chunks(2).map(pair).collect());
         assert!(!root.join(".ssh/key").exists(), "{what}");
         fs::remove_dir_all(&root).unwrap();
@@ -263,7 +264,7 @@ fn a_strangers_stage_brings_nothing_in() {
         fs::write(stage.join("journal"), "old 1:2:3:4 .ssh/key\0end\0").unwrap();
         is_kept(name);
     }
-    // The last one is put back first.
+    // The last entry is taken back first.
     fs::create_dir_all(stage.join("away")).unwrap();
     fs::write(stage.join("away/0"), "evil").unwrap();
     symlink("../home", stage.join("away/1")).unwrap();
@@ -282,12 +283,12 @@ fn a_directory_that_became_a_link_is_taken_back() {
     fs::remove_dir_all(small.join("d")).unwrap();
     symlink("elsewhere", small.join("d")).unwrap();
     assert!(killed_after(100, stage, &touched) && temp.path().join("d").is_symlink());
-    assert!(Turn::take(&repository(temp.path())).unwrap().1);
+    assert!(ApplyLock::take(&repository(temp.path())).unwrap().1);
     assert_eq!(tree(temp.path()), before);
 }
 
-/// Git's directory on another file system: what looks like a stage in the tree is whatever was checked out, unless git's
-/// directory says otherwise.
+/// With the git directory on another file system, a directory in the tree that looks like a staging directory counts
+/// only if the git directory names it.
 #[test]
 fn a_stage_in_the_tree_is_believed_where_gits_directory_names_it() {
     let (temp, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
@@ -301,7 +302,7 @@ fn a_stage_in_the_tree_is_believed_where_gits_directory_names_it() {
         write(temp.path(), name, content);
     }
     let before = tree(temp.path());
-    assert!(!Turn::take(&repository).unwrap().1);
+    assert!(!ApplyLock::take(&repository).unwrap().1);
     assert_eq!(tree(temp.path()), before);
 
     let touched = [b"a".to_vec()].into();
@@ -310,7 +311,7 @@ fn a_stage_in_the_tree_is_believed_where_gits_directory_names_it() {
         write(&stage.tree(), "a", "new");
         if killed {
             assert!(killed_after(100, stage, &touched));
-            assert!(Turn::take(&repository).unwrap().1);
+            assert!(ApplyLock::take(&repository).unwrap().1);
             assert_eq!(tree(temp.path()), before);
         } else {
             stage.swap(&touched).unwrap();
@@ -320,7 +321,7 @@ fn a_stage_in_the_tree_is_believed_where_gits_directory_names_it() {
     }
 }
 
-/// Somebody saves a file while the new ones are made: theirs stays, and it is said which.
+/// Somebody saves a file while the new ones are made: it stays, and is named.
 #[test]
 fn what_somebody_saves_meanwhile_is_not_lost() {
     for (name, edit) in [

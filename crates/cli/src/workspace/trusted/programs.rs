@@ -1,6 +1,6 @@
 //! Programs that git runs of its own accord, and the files that their command lines name.
 
-use super::{super::patch::folded, expanded, open::Open, places::Places, words::Words};
+use super::{super::patch::folded, expanded, open::Open, protected_paths::ProtectedPaths, words::Words};
 use std::borrow::Cow;
 
 /// Last words of keys whose value is a program that git runs by itself, in the middle of what it is asked for.
@@ -81,11 +81,11 @@ impl Program {
     }
 
     /// Takes in where links lead that its words name, and whether one of its paths is the tree itself.
-    pub(super) fn follow(&mut self, places: &Places) {
-        let ways = |path: &Cow<'_, str>| places.ways_to(&expanded(path.as_bytes()));
+    pub(super) fn follow(&mut self, protected: &ProtectedPaths) {
+        let ways = |path: &Cow<'_, str>| protected.ways_to(&expanded(path.as_bytes()));
         let is_here = self.paths().iter().flat_map(ways).any(|way| way.as_os_str().is_empty());
         if let Some(words) = &mut self.words {
-            words.follow(places, is_here);
+            words.follow(protected, is_here);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 mod open;
 
 fn trusted(root: &Path, listing: &str) -> Trusted {
-    let mut trusted = Trusted { places: Places::of(Some(root)), programs: Vec::new() };
+    let mut trusted = Trusted { protected: ProtectedPaths::of(Some(root)), programs: Vec::new() };
     trusted.read(listing.replace('|', "\0").as_bytes(), Some(&root.join(".git")));
     trusted
 }

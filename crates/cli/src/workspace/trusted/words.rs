@@ -5,9 +5,9 @@
 //! stand in it.
 
 use super::{
-    super::{facade::small, patch::folded},
+    super::{patch::folded, shadow_repository::small},
     open::{Open, QUOTES, is_name, tokens},
-    places::Places,
+    protected_paths::ProtectedPaths,
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -128,8 +128,8 @@ impl Words {
 
     /// Takes in where links lead that it names, as if it named that, too: those in the top of the tree and in directories that
     /// it names. So it does with what a package in the top says is the file to run. `is_here`: one of its paths is that top.
-    pub(super) fn follow(&mut self, places: &Places, is_here: bool) {
-        let Some(root) = places.root() else { return };
+    pub(super) fn follow(&mut self, protected: &ProtectedPaths, is_here: bool) {
+        let Some(root) = protected.root() else { return };
         self.line.is_here |= is_here;
         if self.line.runs_packages
             && self.has_first(&[])
@@ -150,7 +150,7 @@ impl Words {
                     next.push(path);
                 } else if kind.is_symlink() && self.name(&folded(path.as_os_str().as_bytes())) {
                     let stands = self.stands(&name).unwrap_or(Stands::InTheEnd);
-                    for way in places.ways_to(&path) {
+                    for way in protected.ways_to(&path) {
                         self.line.is_here |= way.as_os_str().is_empty();
                         self.add(&way.to_string_lossy(), stands);
                         next.push(way);

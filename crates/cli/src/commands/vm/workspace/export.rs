@@ -6,7 +6,7 @@ use crate::{
     exit::{Result, Status, internal},
     signals::Signals,
     workspace::{
-        export::{self, Patch, Wish},
+        export::{self, ExportRequest, Patch},
         plan,
         quote::quoted,
     },
@@ -69,7 +69,7 @@ struct Exported {
 
 /// Takes the patch, and writes or applies it.
 pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
-    let wish = Wish { base: args.base_commit, guest_path: args.guest_path, exclude: args.exclude };
+    let request = ExportRequest { base: args.base_commit, guest_path: args.guest_path, exclude: args.exclude };
     let to_stdout = args.output.is_none() && !args.apply;
     if to_stdout && context.printer.json() {
         return Err(Failure::new(Code::Invalid, "cannot print a patch and JSON on the same stdout")
@@ -77,7 +77,7 @@ pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
             .into());
     }
     let mut signals = Signals::install()?;
-    let patch = Arc::new(signals.guard(UNDONE, export::export(context, args.vm.as_str(), &wish)).await?);
+    let patch = Arc::new(signals.guard(UNDONE, export::export(context, args.vm.as_str(), &request)).await?);
     if let Some(output) = &args.output {
         write(output, &patch.bytes).map_err(|error| {
             Failure::caused_by(Code::Unavailable, format!("cannot write {}", output.display()), &error)

@@ -10,10 +10,10 @@ use crate::{
     workspace::{
         GUEST_PATH,
         bootstrap::{self, Bootstrap},
-        bringer::Turn,
-        plan::{self, Plan, Wish},
+        import::{self, Existing},
+        import_lock::ImportLock,
+        plan::{self, ImportRequest, Plan},
         quote::quoted,
-        send::{self, Existing},
         stale::short,
     },
 };
@@ -28,7 +28,7 @@ const UNDONE: &str = "interrupted: the repository is in the VM in part, or not a
 
 /// How a repository is brought.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct BringArgs {
+pub(crate) struct ImportArgs {
     /// Create this branch in the guest and check it out
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
@@ -49,7 +49,7 @@ pub(crate) struct BringArgs {
     dry_run: bool,
 }
 
-impl BringArgs {
+impl ImportArgs {
     /// Whether something was asked that only a repository makes sense of.
     pub(crate) fn needs_a_path(&self) -> Option<&'static str> {
         [
@@ -67,15 +67,15 @@ impl BringArgs {
         self.dry_run
     }
 
-    pub(crate) fn wish(self, path: PathBuf) -> Wish {
+    pub(crate) fn request(self, path: PathBuf) -> ImportRequest {
         let Self { branch, from, include_untracked, mode, guest_path, dry_run: _ } = self;
-        Wish { path, mode, branch, from, include_untracked, guest_path }
+        ImportRequest { path, mode, branch, from, include_untracked, guest_path }
     }
 }
 
 /// Works out what would arrive, and says what is worth saying about it.
-pub(crate) async fn make_plan(context: &Context, wish: Wish) -> Result<Arc<Plan>> {
-    let planning = tokio::task::spawn_blocking(move || Plan::make(wish));
+pub(crate) async fn make_plan(context: &Context, request: ImportRequest) -> Result<Arc<Plan>> {
+    let planning = tokio::task::spawn_blocking(move || Plan::make(request));
     let plan = planning.await.map_err(|error| internal("cannot look at the repository", &error))??;
     plan.notices.iter().for_each(|notice| context.printer.talk(notice));
     Ok(Arc::new(plan))
@@ -100,7 +100,7 @@ Tracked files travel, with the changes they have here; untracked ones only with 
 A workspace the guest worked in is not overwritten.")]
 pub(crate) struct PrepareArgs {
     #[command(flatten)]
-    bring: BringArgs,
+    import: ImportArgs,
     /// Overwrite changes made in the guest
     #[arg(long)]
     force: bool,
@@ -117,24 +117,24 @@ pub(crate) struct PrepareArgs {
 
 /// Brings the repository and prints what was recorded.
 pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
-    let dry_run = args.bring.dry_run();
+    let dry_run = args.import.dry_run();
     let mut signals = Signals::install()?;
     let vm = args.vm.as_str();
     let workspace = signals
         .guard(UNDONE, async {
-            let wish = args.bring.wish(args.path);
+            let request = args.import.request(args.path);
             if dry_run {
-                return print_files(context, &*make_plan(context, wish).await?).map(|_| None);
+                return print_files(context, &*make_plan(context, request).await?).map(|_| None);
             }
-            let turn = Turn::take(context, vm).await?;
-            let plan = make_plan(context, wish).await?;
+            let lock = ImportLock::take(context, vm).await?;
+            let plan = make_plan(context, request).await?;
             let tools = bootstrap::asked(&plan).filter(|_| !args.no_bootstrap);
             if let Some(file) = tools {
                 has_network(context, vm, file).await?;
             }
             let existing = if args.force { Existing::Overwrite } else { Existing::Update };
-            let workspace = send::prepare(context, &turn, plan, existing).await?;
-            drop(turn);
+            let workspace = import::import(context, &lock, plan, existing).await?;
+            drop(lock);
             if let Some(file) = tools {
                 let endpoint = guest::endpoint(context, vm).await?;
                 bootstrap::install(&context.printer, &endpoint, &workspace, file, Bootstrap::Foreground).await?;

@@ -1,51 +1,51 @@
-//! What stands in a guest where a workspace was, as the guest's git says.
+//! State of an imported workspace in a guest, as the guest's git reports it.
 
 use super::{
     changes::RepoPath,
+    guest_config::GuestConfig,
     is_id,
-    own::Own,
     quote::quoted,
     refs::{self, Refs},
 };
 use banger_proto::failure::{Code, Failure};
 use std::collections::BTreeMap;
 
-/// What stands where a workspace was.
+/// State of a workspace in a guest.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// What the guest did.
-    pub(super) work: Work,
-    /// Files that the index names, or that were brought, submodules' too.
+pub(crate) struct GuestState {
+    /// Work of the guest's that an import would overwrite.
+    pub(super) changes: GuestChanges,
+    /// Files that the index names or that were imported, submodules' included.
     pub(super) files: Vec<RepoPath>,
-    /// The repository, and its submodules by their paths.
-    pub(super) repositories: BTreeMap<RepoPath, Found>,
+    /// The repository (at the empty path) and its submodules.
+    pub(super) repositories: BTreeMap<RepoPath, GuestRepository>,
 }
 
-/// What one repository in a guest holds besides files.
+/// State of one repository in a guest besides its files.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct GuestRepository {
     pub(super) refs: Refs,
-    /// Commits its history is cut off at.
+    /// Commits at which its history is cut off.
     pub(super) shallow: Vec<String>,
-    /// Commits that have their parents there.
-    pub(super) whole: Vec<String>,
-    /// What its git was told.
-    pub(super) own: Own,
+    /// Commits whose parents are in the repository.
+    pub(super) with_parents: Vec<String>,
+    /// Configuration and rules that the guest may have changed.
+    pub(super) config: GuestConfig,
 }
 
-/// What a guest did to a workspace.
+/// Kinds of work in a workspace that is not in the host's repository.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a place where there may be work")]
-pub(crate) struct Work {
-    /// To files that git looks at, or to the commit HEAD is at.
+pub(crate) struct GuestChanges {
+    /// In files that git compares, or in the commit HEAD is at.
     pub(super) tree: bool,
-    /// Why git cannot look at its files, if it cannot.
+    /// Why git cannot read all of its files, if it cannot.
     pub(super) unread: Option<String>,
-    /// To what is staged, and stands nowhere else.
+    /// In what is staged and nowhere else.
     pub(super) staged: bool,
-    /// To files that git is told not to look at.
-    pub(super) unwatched: bool,
-    /// A merge, a rebase or the like that is not finished.
+    /// In files that git takes for unchanged (`--assume-unchanged`, `--skip-worktree`).
+    pub(super) assumed: bool,
+    /// In a merge, a rebase or the like that is not finished.
     pub(super) busy: bool,
     /// In submodules.
     pub(super) submodules: Vec<RepoPath>,
@@ -53,12 +53,12 @@ pub(crate) struct Work {
     pub(super) refs: Vec<String>,
 }
 
-impl Work {
-    pub(super) fn is_none(&self) -> bool {
+impl GuestChanges {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// A refusal to overwrite it: what it is, and what saves it.
+    /// Makes the refusal to overwrite this work: where it is, and which command saves it.
     pub(super) fn refuse(&self, vm: &str, path: &str) -> Failure {
         let (mut parts, mut did) = (Vec::new(), "was worked in");
         if let Some(first) = self.submodules.first() {
@@ -67,7 +67,7 @@ impl Work {
         if self.staged {
             parts.push("in what is staged".to_owned());
         }
-        if self.unwatched {
+        if self.assumed {
             parts.push("in files that git is told not to look at".to_owned());
         }
         if self.busy {
@@ -91,54 +91,54 @@ impl Work {
     }
 }
 
-/// A name, and how many more there are.
+/// Formats the first of `count` names and the number of the others.
 pub(super) fn some(first: &str, count: usize) -> String {
     if count == 1 { first.to_owned() } else { format!("{first} and {} more", count - 1) }
 }
 
-/// What one repository says of itself.
+/// Report of the inspection script about one repository.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Looked {
-    pub(super) work: Work,
-    /// Whether its files could not be looked at.
+pub(super) struct RepositoryReport {
+    pub(super) changes: GuestChanges,
+    /// Whether its files could not all be read.
     pub(super) unread: bool,
     pub(super) files: Vec<RepoPath>,
     pub(super) submodules: Vec<RepoPath>,
-    pub(super) found: Found,
+    pub(super) repository: GuestRepository,
 }
 
-impl Looked {
+impl RepositoryReport {
     pub(super) fn read(answer: &[u8]) -> Option<Self> {
-        let mut looked = Self::default();
+        let mut report = Self::default();
         let mut lines = Lines(answer);
         for word in lines.text()?.split(' ') {
             match word {
                 "same" => {}
-                "staged" => looked.work.staged = true,
-                "unwatched" => looked.work.unwatched = true,
-                "busy" => looked.work.busy = true,
-                "unread" => looked.unread = true,
-                "moved" => looked.found.refs.moved = true,
-                _ => looked.work.tree = true,
+                "staged" => report.changes.staged = true,
+                "unwatched" => report.changes.assumed = true,
+                "busy" => report.changes.busy = true,
+                "unread" => report.unread = true,
+                "moved" => report.repository.refs.head_moved = true,
+                _ => report.changes.tree = true,
             }
         }
-        let Found { refs, shallow, whole, own } = &mut looked.found;
+        let GuestRepository { refs, shallow, with_parents, config } = &mut report.repository;
         let mut missing = Vec::new();
         lines.text()?.clone_into(&mut refs.head);
         if !refs.head.is_empty() && !is_id(&refs.head) {
             return None;
         }
-        for list in [&mut refs.is, &mut refs.brought] {
-            while let Some(said) = lines.of_a_list()? {
-                let (name, id) = refs::line(said)?;
+        for list in [&mut refs.current, &mut refs.imported] {
+            while let Some(lines) = lines.of_a_list()? {
+                let (name, id) = refs::line(lines)?;
                 match std::str::from_utf8(name) {
                     Ok(refs::BASE) => {}
                     Ok(name) => drop(list.insert(name.to_owned(), id.to_owned())),
-                    Err(_) => refs.odd.extend([said, b"\n"].concat()),
+                    Err(_) => refs.not_utf8.extend([lines, b"\n"].concat()),
                 }
             }
         }
-        for list in [&mut missing, shallow, whole] {
+        for list in [&mut missing, shallow, with_parents] {
             while let Some(id) = lines.of_a_list()? {
                 let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
                 list.push(id.to_owned());
@@ -148,22 +148,22 @@ impl Looked {
         let mut lists = Lists(lines.0);
         for entry in lists.next()? {
             let tab = entry.iter().position(|byte| *byte == b'\t')?;
-            let to = if entry.starts_with(b"160000 ") { &mut looked.submodules } else { &mut looked.files };
+            let to = if entry.starts_with(b"160000 ") { &mut report.submodules } else { &mut report.files };
             to.push(entry[tab + 1..].to_vec());
         }
-        // As a rule the index and the tree that was brought name the same.
-        for names in [&mut looked.files, &mut looked.submodules] {
+        // The index and the imported tree usually name the same files.
+        for names in [&mut report.files, &mut report.submodules] {
             names.sort_unstable();
             names.dedup();
         }
-        *own = Own::read(|| lists.next())?;
-        // All of one that came in another way is somebody's work.
-        refs.moved |= !own.was_brought();
-        lists.0.is_empty().then_some(looked)
+        *config = GuestConfig::read(|| lists.next())?;
+        // A repository that banger did not import is all somebody's work.
+        refs.head_moved |= !config.was_imported();
+        lists.0.is_empty().then_some(report)
     }
 }
 
-/// Text, a line after the other.
+/// Lines of text.
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Lines<'a> {
@@ -178,14 +178,14 @@ impl<'a> Lines<'a> {
         std::str::from_utf8(self.next()?).ok()
     }
 
-    /// The next one of a list, which an empty one ends.
+    /// Returns the next line of a list, `Some(None)` at the empty line that ends it.
     #[expect(clippy::option_option, reason = "that there is none is not that it ends")]
     fn of_a_list(&mut self) -> Option<Option<&'a [u8]>> {
         Some(Some(self.next()?).filter(|line| !line.is_empty()))
     }
 }
 
-/// Lists one after the other: entries ended by zeroes, and one more zero.
+/// Lists of entries that each end with a zero byte; a list ends with one more zero byte.
 struct Lists<'a>(&'a [u8]);
 
 impl<'a> Lists<'a> {
@@ -210,26 +210,27 @@ mod tests {
     #[test]
     fn a_repository_says_what_it_is() {
         let id = "0123456789abcdef0123456789abcdef01234567";
-        let said = format!(
+        let lines = format!(
             "same unwatched busy\n{id}\n{id} refs/heads/wip\n{id} refs/banger/base\n{id} refs/banger/before/1/HEAD\n\n{id} refs/heads/main\n\n{id}\n\n{id}\n\n{id}\n{id}\n\n\
              100644 {id} 0\ta b\0160000 {id} 0\tsub\0100644 blob {id}\ta\0100644 blob {id}\ta b\0160000 commit {id}\tsub\0\0a.b\nc\0\0\0mine\0\0\0\0\0"
         );
-        let Looked { work, unread, files, submodules, found } = Looked::read(said.as_bytes()).unwrap();
-        assert_eq!(work, Work { unwatched: true, busy: true, ..Work::default() });
-        assert!(!unread && found.refs.head == id);
+        let RepositoryReport { changes, unread, files, submodules, repository } =
+            RepositoryReport::read(lines.as_bytes()).unwrap();
+        assert_eq!(changes, GuestChanges { assumed: true, busy: true, ..GuestChanges::default() });
+        assert!(!unread && repository.refs.head == id);
         let is = ["refs/banger/before/1/HEAD", "refs/heads/wip"].map(|name| (name.to_owned(), id.to_owned()));
-        assert_eq!(found.refs.is, is.into());
-        assert_eq!(found.refs.brought, [("refs/heads/main".to_owned(), id.to_owned())].into());
+        assert_eq!(repository.refs.current, is.into());
+        assert_eq!(repository.refs.imported, [("refs/heads/main".to_owned(), id.to_owned())].into());
         assert_eq!((files, submodules), (vec![b"a".to_vec(), b"a b".to_vec()], vec![b"sub".to_vec()]));
-        assert_eq!((found.refs.missing.len(), found.shallow.len(), found.whole.len()), (1, 1, 2));
-        assert_ne!(found.own, Own::default());
-        let (end, brought) = ("\n\n\0\0\0\0\0\0\0", "\n\n\0\0a.b\nc\0\0\0\0\0\0");
-        let looked = Looked::read(format!("same tree unread\n\n\n\n\n{brought}").as_bytes()).unwrap();
-        assert!(looked.work.tree && looked.unread && !looked.work.unwatched);
-        assert!(!looked.found.refs.moved);
-        for said in [format!("same moved tree\n{id}\n\n\n\n{brought}"), format!("same tree\n{id}\n\n\n\n{end}")] {
-            let looked = Looked::read(said.as_bytes()).unwrap();
-            assert!(looked.work.tree && looked.found.refs.moved);
+        assert_eq!((repository.refs.missing.len(), repository.shallow.len(), repository.with_parents.len()), (1, 1, 2));
+        assert_ne!(repository.config, GuestConfig::default());
+        let (end, imported) = ("\n\n\0\0\0\0\0\0\0", "\n\n\0\0a.b\nc\0\0\0\0\0\0");
+        let report = RepositoryReport::read(format!("same tree unread\n\n\n\n\n{imported}").as_bytes()).unwrap();
+        assert!(report.changes.tree && report.unread && !report.changes.assumed);
+        assert!(!report.repository.refs.head_moved);
+        for lines in [format!("same moved tree\n{id}\n\n\n\n{imported}"), format!("same tree\n{id}\n\n\n\n{end}")] {
+            let report = RepositoryReport::read(lines.as_bytes()).unwrap();
+            assert!(report.changes.tree && report.repository.refs.head_moved);
         }
         for bad in [
             "",
@@ -247,29 +248,35 @@ mod tests {
             &format!("same\n\n\n\n\n\n\n{}", &end[3..]),
             &format!("same\n\n\n\n\n{end}\0"),
         ] {
-            assert_eq!(Looked::read(bad.as_bytes()), None, "{bad:?}");
+            assert_eq!(RepositoryReport::read(bad.as_bytes()), None, "{bad:?}");
         }
         let odd = [format!("same\n\n{id} refs/").as_bytes(), b"\xff\n\n\n\n", end.as_bytes()].concat();
-        let looked = Looked::read(&odd).unwrap();
-        assert_eq!(looked.found.refs.odd, [id.as_bytes(), b" refs/\xff\n"].concat());
+        let report = RepositoryReport::read(&odd).unwrap();
+        assert_eq!(report.repository.refs.not_utf8, [id.as_bytes(), b" refs/\xff\n"].concat());
     }
 
-    /// What an export has is not what else there is.
+    /// An export saves changes of the tree; for everything else only a copy does.
     #[test]
     fn a_refusal_says_what_saves_the_work() {
-        let tree = Work { tree: true, ..Work::default() };
+        let tree = GuestChanges { tree: true, ..GuestChanges::default() };
         assert!(tree.refuse("w", "/r").to_string().contains("was worked in"));
         assert!(tree.refuse("w", "/r").hints.concat().contains("workspace export w saves"));
         let names = || vec!["refs/heads/a".to_owned(), "refs/heads/b".to_owned()];
-        for (work, cause) in [
-            (Work { staged: true, ..Work::default() }, "in what is staged"),
-            (Work { unwatched: true, ..Work::default() }, "told not to look at"),
-            (Work { busy: true, ..Work::default() }, "in a merge, a rebase"),
-            (Work { submodules: vec![b"libs/x".to_vec()], tree: true, ..Work::default() }, "the submodule libs/x"),
-            (Work { refs: names(), ..Work::default() }, "on refs/heads/a and 1 more"),
-            (Work { unread: Some("no room".into()), ..Work::default() }, "look at all of its files: no room"),
+        for (changes, cause) in [
+            (GuestChanges { staged: true, ..GuestChanges::default() }, "in what is staged"),
+            (GuestChanges { assumed: true, ..GuestChanges::default() }, "told not to look at"),
+            (GuestChanges { busy: true, ..GuestChanges::default() }, "in a merge, a rebase"),
+            (
+                GuestChanges { submodules: vec![b"libs/x".to_vec()], tree: true, ..GuestChanges::default() },
+                "the submodule libs/x",
+            ),
+            (GuestChanges { refs: names(), ..GuestChanges::default() }, "on refs/heads/a and 1 more"),
+            (
+                GuestChanges { unread: Some("no room".into()), ..GuestChanges::default() },
+                "look at all of its files: no room",
+            ),
         ] {
-            let failure = work.refuse("w", "/r");
+            let failure = changes.refuse("w", "/r");
             assert!(failure.causes.concat().contains(cause), "{failure:?}");
             assert!(failure.hints.concat().contains("banger vm cp w:/r DIR saves all"), "{failure:?}");
         }

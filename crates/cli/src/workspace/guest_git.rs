@@ -1,6 +1,6 @@
-//! The guest's side of the work: short shell scripts around the guest's own git, each one exec.
+//! Shell scripts around the guest's own git, each run by one exec.
 //!
-//! Where there is no git there may be no shell either; both say 127, as a shell would.
+//! A guest without git may have no shell either; both are reported as status 127, as by a shell.
 
 use super::{
     changes::{RepoPath, join},
@@ -17,10 +17,10 @@ use banger_proto::{
 };
 use std::collections::BTreeMap;
 
-/// Most bytes a script that names files answers with.
+/// Most bytes of the answer of a script that lists files.
 pub(crate) const MAX_NAMES: usize = 256 << 20;
 
-/// Common beginning: git is there, the workspace is where we are, and nothing of the caller's git counts.
+/// Prologue of all scripts: ends with 127 without git, enters the workspace, and clears the caller's git environment.
 const BEGIN: &str = r#"
 set -eu
 command -v git >/dev/null 2>&1 || exit 127
@@ -28,18 +28,18 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY
 export GIT_AUTHOR_NAME=banger GIT_AUTHOR_EMAIL=banger@localhost GIT_COMMITTER_NAME=banger GIT_COMMITTER_EMAIL=banger@localhost
 cd "$1"
 export GIT_DIR=.git GIT_WORK_TREE=.
-# What git does not look into, whatever it holds. In a sparse checkout the others are just not there.
+# Hashes the files that git takes for unchanged. In a sparse checkout those with skip-worktree are absent.
 assumed() {
     case $(git config --bool core.sparseCheckout) in true) tags='a-rt-z' ;; *) tags='a-zS' ;; esac
     git -c core.quotePath=false ls-files -v | sed -n "s/^[$tags] //p" | while IFS= read -r name; do
-        # Quoted, it is git's to read.
+        # A quoted name is for git to parse.
         case $name in \"*) ;; *) [ -f "$name" ] || continue ;; esac
         printf '%s\n' "$name"
     done | git hash-object --no-filters --stdin-paths
 }
 "#;
 
-/// Writes the files, where the agent does not.
+/// Writes the files, in the mode in which the agent does not.
 const CHECKOUT: &str = r"
 umask 022
 s=.git/banger
@@ -51,12 +51,13 @@ fi
 rm -rf $s
 ";
 
-/// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository without a
-/// commit or a file its user may not read, is left out; of the files that the index names none may be missing or differ.
-/// The copy of the index is as old as it, because git looks into files that are no older than the index (see `Facade`).
-/// On stdin: untracked files that were brought. Others are the guest's, which an export has to show. One that is not there,
-/// because it went here before it travelled or there since, costs no other its place.
-const KEEP: &str = r#"
+/// Makes a commit of the tree as it is, on no branch. `$2`: its parent, if any. What git cannot add, a repository
+/// without a commit or a file its user may not read, is left out; of the files that the index names none may be missing
+/// or differ. The copy of the index gets the original's time, because git reads files that are no older than the index
+/// (see `ShadowRepository`). On stdin: untracked files that were imported. Others are the guest's, which an export has
+/// to show. An untracked file that is missing, because it was removed here before it was sent or there since, does not
+/// affect the others.
+const COMMIT_TREE: &str = r#"
 i=.git/banger-index.$$
 trap 'rm -f "$i" "$i".*' EXIT
 trap 'exit 1' HUP INT TERM PIPE
@@ -70,11 +71,11 @@ some() {
 all=yes
 git add --ignore-errors -u . || all=''
 cat > "$i.names"
-# A file may have come where the index has a directory that git does not look into.
+# A file may have replaced a directory that the index has and git does not look into.
 if ! git update-index --add --remove --replace -z --stdin < "$i.names"; then
     all=''
-    # One of them git cannot add, and nobody knows which: by the dozens, and one by one where it is. A shell reads lines, so
-    # what ends one within a name is another character meanwhile. xargs is not everywhere where git is.
+    # git cannot add one of them and does not say which: add them by 64, and one by one where that fails. A shell reads
+    # lines, so a line feed within a name is replaced meanwhile. xargs is not everywhere where git is.
     tr '\000\n' '\n\001' < "$i.names" | {
         odd=$(printf '\001')
         set --
@@ -97,26 +98,26 @@ git update-ref refs/banger/base "$commit"
 echo "$commit"
 "#;
 
-/// Writes down what files are that git does not look into.
+/// Records the hashes of the files that git takes for unchanged.
 const ASSUMED: &str = "assumed > .git/banger-assumed\n";
 
-/// Runs a script of banger's in a guest, as the user everything in the workspace belongs to.
+/// Runs a script in a guest as the user that owns the workspace.
 pub(super) async fn script(endpoint: &GuestEndpoint, text: &str, args: &[&str], limit: usize) -> Result<Captured> {
-    capture(endpoint, &spec(text, args), limit).await
+    capture(endpoint, &exec_spec(text, args), limit).await
 }
 
-/// The exec that runs a script.
-pub(crate) fn spec(text: &str, args: &[&str]) -> ExecSpec {
+/// Returns the exec request that runs a script.
+pub(crate) fn exec_spec(text: &str, args: &[&str]) -> ExecSpec {
     let argv = ["sh", "-c", text, "banger"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
     ExecSpec { argv, env: BTreeMap::new(), cwd: Some("/".into()), user: None, tty: None }
 }
 
-/// A script with its beginning.
+/// Adds the prologue to a script.
 pub(crate) fn with_git(text: &str) -> String {
     format!("{BEGIN}{text}")
 }
 
-/// Has the guest's git write the files; `false` without git.
+/// Has the guest's git write the files; returns `false` without git.
 pub(crate) async fn checkout(endpoint: &GuestEndpoint, path: &str) -> Result<bool> {
     let done = script(endpoint, &with_git(CHECKOUT), &[path], 4096).await?;
     if done.is_missing() {
@@ -126,15 +127,15 @@ pub(crate) async fn checkout(endpoint: &GuestEndpoint, path: &str) -> Result<boo
     Ok(true)
 }
 
-/// Has the guest's git commit the tree as it arrived, and gives that commit; none without git.
-pub(crate) async fn keep(
+/// Has the guest's git commit the tree as it arrived, and returns that commit; none without git.
+pub(crate) async fn commit_tree(
     endpoint: &GuestEndpoint,
     path: &str,
     parent: Option<&str>,
     untracked: &[RepoPath],
 ) -> Result<Option<String>> {
-    let spec = spec(&with_git(KEEP), &[path, parent.unwrap_or("")]);
-    let done = capture_given(endpoint, &spec, &join(untracked), 4096).await?;
+    let exec_spec = exec_spec(&with_git(COMMIT_TREE), &[path, parent.unwrap_or("")]);
+    let done = capture_given(endpoint, &exec_spec, &join(untracked), 4096).await?;
     if done.is_missing() {
         return Ok(None);
     }
@@ -142,8 +143,8 @@ pub(crate) async fn keep(
     Ok(Some(commit_id(String::from_utf8_lossy(&done.stdout).trim())?))
 }
 
-/// Has the guest write down what git does not look into there.
-pub(crate) async fn remember_assumed(endpoint: &GuestEndpoint, path: &str) -> Result<()> {
+/// Has the guest record the files that its git takes for unchanged.
+pub(crate) async fn record_assumed(endpoint: &GuestEndpoint, path: &str) -> Result<()> {
     let done = script(endpoint, &with_git(ASSUMED), &[path], 4096).await?;
     if !done.is_missing() {
         succeeded(&done, "write down what git does not look into")?;
@@ -151,7 +152,7 @@ pub(crate) async fn remember_assumed(endpoint: &GuestEndpoint, path: &str) -> Re
     Ok(())
 }
 
-/// What a guest says is a commit.
+/// Checks an object id that a guest sent.
 fn commit_id(text: &str) -> std::result::Result<String, Failure> {
     if is_id(text) {
         Ok(text.to_owned())
@@ -160,7 +161,7 @@ fn commit_id(text: &str) -> std::result::Result<String, Failure> {
     }
 }
 
-/// A failure unless it ended well.
+/// Returns a failure unless the script ended with status 0.
 pub(crate) fn succeeded(done: &Captured, what: &str) -> std::result::Result<(), Failure> {
     if done.outcome.code() == 0 {
         return Ok(());

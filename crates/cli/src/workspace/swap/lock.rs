@@ -1,6 +1,6 @@
-//! Who may change files of a repository, one at a time, and what whoever is next takes back of what somebody was killed in.
+//! Lock that lets one process at a time exchange files of a repository, and recovery of what a killed one left.
 
-use super::{PREFIX, Places, at, journal::Journal, rename::Renames};
+use super::{PREFIX, SwapDirs, at, journal::Journal, rename::Renames};
 use crate::workspace::{about, repository::Repository};
 use banger_proto::failure::{Code, Failure};
 use rustix::{
@@ -15,21 +15,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long somebody else may take to change files of the repository.
+/// How long to wait for another process to exchange its files.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often one looks whether they are done.
+/// Time between two tries to take the lock.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Nobody else changes files of the repository while this is held.
+/// Held lock on exchanges in a repository.
 #[derive(Debug)]
-pub(in crate::workspace) struct Turn {
+pub(in crate::workspace) struct ApplyLock {
     /// None where the file system has no locks on directories.
     _lock: Option<fs::File>,
 }
 
-impl Turn {
-    /// Takes it, and takes back what somebody was killed in; whether there was such a thing. Blocks while somebody else
-    /// has it, who is soon done.
+impl ApplyLock {
+    /// Takes the lock, then takes back an exchange that was killed; returns whether there was one. Blocks while another
+    /// process has the lock.
     pub(in crate::workspace) fn take(repository: &Repository) -> Result<(Self, bool), Failure> {
         let deadline = Instant::now() + PATIENCE;
         Self::take_with(repository, lock, || {
@@ -38,7 +38,7 @@ impl Turn {
         })
     }
 
-    /// The same with a way to lock; where somebody else has it, as often as they are to be asked `again`.
+    /// Does the same with another lock function; retries while it would block and `again` says so.
     pub(super) fn take_with(
         repository: &Repository,
         lock: impl Fn(&Path) -> io::Result<fs::File>,
@@ -70,22 +70,23 @@ pub(super) fn lock(dir: &Path) -> io::Result<fs::File> {
     Ok(dir)
 }
 
-/// Refuses files that are changed in part: nobody knows whether somebody is at work or was killed.
+/// Refuses a repository with an unfinished exchange: without locks it is not known whether a process is at work or was
+/// killed.
 fn without_lock(repository: &Repository, error: &io::Error) -> Result<(), Failure> {
     for stage in stages(repository)? {
         let unread = |error: io::Error| about("read", &repository.git_dir, &error);
-        let places = Places::of(repository, stage).map_err(unread)?;
-        if Journal::is_in(&places).map_err(unread)? {
-            return Err(left_behind(repository, &places, &at(&repository.git_dir, error)));
+        let dirs = SwapDirs::of(repository, stage).map_err(unread)?;
+        if Journal::is_in(&dirs).map_err(unread)? {
+            return Err(left_behind(repository, &dirs, &at(&repository.git_dir, error)));
         }
     }
     Ok(())
 }
 
-/// Takes back what somebody was killed in, if there is such a thing, and says so.
+/// Takes back an exchange that was killed, if there is one; returns a notice of it.
 pub(in crate::workspace) fn take_back(repository: &Repository) -> Result<Option<String>, Failure> {
-    // Who only reads is not to be in anybody's way.
-    if stages(repository)?.is_empty() || !Turn::take(repository)?.1 {
+    // A reader takes the lock only if there is something to take back.
+    if stages(repository)?.is_empty() || !ApplyLock::take(repository)?.1 {
         return Ok(None);
     }
     let root = repository.root.display();
@@ -93,8 +94,8 @@ pub(in crate::workspace) fn take_back(repository: &Repository) -> Result<Option<
     Ok(Some(format!("{notice} {root}: the files it had changed are as they were before")))
 }
 
-/// Stages that are there, somebody's or nobody's. They are looked for in git's directory only: what is in the tree is
-/// whatever was checked out.
+/// Returns the staging directories. They are looked for in the git directory only: the tree holds whatever was checked
+/// out.
 fn stages(repository: &Repository) -> Result<Vec<PathBuf>, Failure> {
     let unread = |error: io::Error| about("read", &repository.git_dir, &error);
     let mut stages = Vec::new();
@@ -108,20 +109,20 @@ fn stages(repository: &Repository) -> Result<Vec<PathBuf>, Failure> {
     Ok(stages)
 }
 
-/// Takes back what is left of stages whose makers are gone.
+/// Takes back the exchanges of processes that are gone, and removes their staging directories.
 pub(super) fn recover(repository: &Repository, renames: &Renames) -> Result<bool, Failure> {
     let mut taken_back = false;
     for stage in stages(repository)? {
-        let places = Places::of(repository, stage).map_err(|error| about("read", &repository.git_dir, &error))?;
-        let done = Journal::read(&places).and_then(|journal| {
+        let dirs = SwapDirs::of(repository, stage).map_err(|error| about("read", &repository.git_dir, &error))?;
+        let done = Journal::read(&dirs).and_then(|journal| {
             let Some(journal) = journal else { return Ok(false) };
-            journal.take_back(&places, renames)?;
-            Journal::remove(&places)?;
+            journal.take_back(&dirs, renames)?;
+            Journal::remove(&dirs)?;
             Ok(true)
         });
-        taken_back |= done.map_err(|error| left_behind(repository, &places, &error))?;
-        // The one that says that there is another goes last.
-        for dir in [&places.store, &places.stage] {
+        taken_back |= done.map_err(|error| left_behind(repository, &dirs, &error))?;
+        // The directory that names the other one goes last.
+        for dir in [&dirs.store, &dirs.stage] {
             match fs::remove_dir_all(dir) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // Another user's, in which nothing began: theirs to remove, and in nobody's way.
@@ -138,11 +139,11 @@ fn is_ours(dir: &Path) -> bool {
     dir.symlink_metadata().is_ok_and(|meta| meta.uid() == geteuid().as_raw())
 }
 
-/// What to do about a stage that nobody can take back.
-fn left_behind(repository: &Repository, places: &Places, error: &io::Error) -> Failure {
+/// Makes the failure about an exchange that cannot be taken back, with what to do about it.
+fn left_behind(repository: &Repository, dirs: &SwapDirs, error: &io::Error) -> Failure {
     let what =
         format!("an export that was killed while it was applied to {} cannot be taken back", repository.root.display());
-    let (stage, store) = (places.stage.display(), places.store.display());
+    let (stage, store) = (dirs.stage.display(), dirs.store.display());
     Failure::caused_by(Code::Conflict, what, error).hint(format!(
         "the files as they were are below {store}/tree and {store}/away; remove {stage} when all is well"
     ))

@@ -10,12 +10,12 @@ use rustix::{
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _};
 
 /// The directory files are being written into, and those above it.
-pub(crate) struct Dirs<'a> {
+pub(crate) struct CheckoutDirs<'a> {
     base: &'a OwnedFd,
     open: Vec<(&'a [u8], OwnedFd)>,
 }
 
-impl<'a> Dirs<'a> {
+impl<'a> CheckoutDirs<'a> {
     pub(crate) fn new(base: &'a OwnedFd) -> Self {
         Self { base, open: Vec::new() }
     }
@@ -99,7 +99,7 @@ mod tests {
         fs::write(root.join("file"), "x").unwrap();
         symlink(&outside, root.join("link")).unwrap();
         let base = rustix::fs::open(&root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let mut dirs = Dirs::new(&base);
+        let mut dirs = CheckoutDirs::new(&base);
         for path in [b"a/b/c".as_slice(), b"a/b/d", b"a/e", b"file/x", b"link/x", b"top"] {
             let (dir, name) = dirs.of(path).unwrap();
             openat(dir, name, OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644)).unwrap();
@@ -135,7 +135,7 @@ mod tests {
                     let (base, start) = (&base, &start);
                     scope.spawn(move || {
                         start.wait();
-                        let mut dirs = Dirs::new(base);
+                        let mut dirs = CheckoutDirs::new(base);
                         let (dir, name) = dirs.of(path).unwrap();
                         openat(dir, name, OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644)).unwrap();
                     });

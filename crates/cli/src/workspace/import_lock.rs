@@ -1,6 +1,7 @@
-//! Who brings a repository into a VM, one at a time: two would take each other's half for somebody's work.
+//! Lock that lets one command at a time import into a VM: of two, each would take the other's half for work of the
+//! guest.
 //!
-//! The lock is on the directory of the VM's sockets, so there is no file to be left over, and it ends with its process.
+//! The lock is on the directory of the VM's sockets, so no file is left over, and it ends with its process.
 
 use crate::{context::Context, exit::Result, guest, output::progress::Progress, output::progress::TICK};
 use banger_proto::{
@@ -13,22 +14,22 @@ use rustix::{
 };
 use std::{io, os::fd::OwnedFd, path::Path};
 
-/// Nobody else brings anything into the VM while this is held. What is planned before may be older than what is there.
+/// Held lock on imports into a VM. A plan made before the lock was taken may be older than what is in the guest.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    /// The VM, as it is now that nobody else brings anything there.
+pub(crate) struct ImportLock {
+    /// The VM, as read while the lock is held.
     pub(crate) endpoint: GuestEndpoint,
     lock: OwnedFd,
 }
 
-impl Turn {
-    /// Takes it; waits for whoever has it, for as long as that takes.
+impl ImportLock {
+    /// Takes the lock; waits for its holder without a limit.
     pub(crate) async fn take(context: &Context, vm: &str) -> Result<Self> {
         let mut endpoint = guest::endpoint(context, vm).await?;
         loop {
             let lock = lock(context, &endpoint).await?;
-            // Somebody may have had it, and been done with it, since the VM was asked for. Or that VM is gone, and its lock
-            // with it, and another one has its name; or the directory was taken away, and its shim made another one.
+            // Another holder may have finished since the VM was asked for. Or that VM is gone, its lock with it, and
+            // another one has its name; or the directory was removed, and the shim made another one.
             let now = guest::endpoint(context, vm).await?;
             if is_of(&lock, dir(&now)) {
                 return Ok(Self { endpoint: now, lock });
@@ -42,7 +43,7 @@ fn dir(endpoint: &GuestEndpoint) -> &Path {
     endpoint.socket.parent().unwrap_or_else(|| Path::new("/"))
 }
 
-/// Whether a lock is on the directory that is there now.
+/// Whether a lock is on the directory that is at the path now.
 fn is_of(lock: &OwnedFd, dir: &Path) -> bool {
     let (Ok(locked), Ok(there)) = (fstat(lock), stat(dir)) else { return false };
     (locked.st_dev, locked.st_ino) == (there.st_dev, there.st_ino)
@@ -72,9 +73,9 @@ async fn lock(context: &Context, endpoint: &GuestEndpoint) -> Result<OwnedFd> {
     }
 }
 
-impl Drop for Turn {
+impl Drop for ImportLock {
     fn drop(&mut self) {
-        // Closing is not enough where a child between fork and exec has a copy.
+        // Closing is not enough: a child between fork and exec may have a copy.
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
@@ -93,7 +94,7 @@ mod tests {
         }
         let lock = open(&dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         assert!(is_of(&lock, &dir) && !is_of(&lock, &other));
-        // Taken away, and made anew.
+        // The directory is removed and made again.
         fs::rename(&dir, temp.path().join("gone")).unwrap();
         assert!(!is_of(&lock, &dir));
         fs::create_dir(&dir).unwrap();

@@ -1,5 +1,5 @@
-//! Names of attributes that this host's own rules let stand for others (`[attr]lfs filter=lfs`): a patch that gives a file
-//! such a name makes git run what the rules say, without saying so itself.
+//! Attribute macros of this host's git (`[attr]lfs filter=lfs`, gitattributes(5)): a patch that gives a file such an
+//! attribute makes git run what the macro names, without naming it itself.
 
 use super::{
     about,
@@ -15,18 +15,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Largest file of rules.
+/// Largest file of attributes, in bytes.
 const MAX_RULES: u64 = 64 << 20;
-/// Everybody's rules.
+/// System-wide file of attributes.
 const SYSTEM: &str = "/etc/gitattributes";
 
-/// What of them may run a program.
+/// Names of macros that may run a program.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Macros(BTreeSet<Vec<u8>>);
+pub(super) struct AttributeMacros(BTreeSet<Vec<u8>>);
 
-impl Macros {
-    /// A refusal of a patch that gives a file one of the names which count in the repository at `root`, or wherever else
-    /// this user works.
+impl AttributeMacros {
+    /// Refuses a patch that gives a file one of the macros which are defined for the repository at `root`, or wherever
+    /// else this user works.
     pub(super) fn check(summary: &Summary, root: Option<&Path>) -> Result<(), Failure> {
         if summary.attributes.is_empty() {
             return Ok(());
@@ -49,12 +49,12 @@ impl Macros {
         Ok(Self::defined(&texts))
     }
 
-    /// Wherever one name is defined twice, both count.
+    /// Collects the macros of all texts. Where a name is defined twice, both definitions count.
     fn defined(texts: &[Vec<u8>]) -> Self {
         let lines = texts.iter().flat_map(|text| text.split(|byte| *byte == b'\n')).filter_map(attribute_line);
         let defined: Vec<_> = lines.filter_map(|line| Some((line.defines()?.to_vec(), line))).collect();
         let mut known = BTreeSet::new();
-        // One may stand for another.
+        // A macro may name another one.
         loop {
             let before = known.len();
             for (name, line) in &defined {
@@ -70,7 +70,7 @@ impl Macros {
     }
 }
 
-/// Where git finds such rules: it takes them from nowhere below the top of a tree.
+/// Returns the files in which git looks for macros: in a tree only at its top.
 fn files(root: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
     let git = Git::find()?;
     let repository = root.and_then(|root| Repository::at(&git, root).ok());
@@ -87,7 +87,7 @@ fn files(root: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// All of a file of rules, wherever its name leads: nothing of it is shown to anybody.
+/// Reads a whole file of attributes, through symbolic links as well: its content is shown to nobody.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn names_that_stand_for_programs_are_found() {
         let known = |text: &str| {
-            let names = Macros::defined(&[text.as_bytes().to_vec()]).0.into_iter();
+            let names = AttributeMacros::defined(&[text.as_bytes().to_vec()]).0.into_iter();
             names.map(|name| String::from_utf8(name).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(known("[attr]lfs filter=lfs diff=lfs -text\n[attr]plain text -diff\n* lfs\n"), ["lfs"]);

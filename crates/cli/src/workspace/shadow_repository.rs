@@ -1,7 +1,7 @@
-//! A git directory of banger's own over a repository's objects and working tree.
+//! Temporary git directory over a repository's objects and working tree.
 //!
-//! The repository's configuration is not in it, so no filter, hook, monitor or helper that it names exists for a git
-//! that works here; neither are its remotes. Its index is a copy: refreshing it changes nothing of the user's.
+//! The repository's configuration is not in it, so no filter, hook, file-system monitor, helper or remote that it names
+//! exists for a git that works here. Its index is a copy: refreshing it changes nothing of the user's.
 
 use super::{
     about,
@@ -18,16 +18,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Largest of the small files that are taken on.
+/// Largest small file that is read, in bytes.
 const MAX_SMALL: u64 = 4 << 20;
-/// Largest index.
+/// Largest index, in bytes.
 const MAX_INDEX: u64 = 1 << 30;
-/// What decides which files are ignored, converted or checked out, beside what is in the tree.
+/// Files in a git directory that decide which files are ignored, converted or checked out, besides those in the tree.
 pub(crate) const RULES: [&str; 3] = ["info/exclude", "info/attributes", "info/sparse-checkout"];
 
-/// See the module's words. Its files go with it.
+/// Temporary git directory that borrows a repository's objects and working tree and none of its configuration. Removed
+/// on drop.
 #[derive(Debug)]
-pub(crate) struct Facade {
+pub(crate) struct ShadowRepository {
     dir: tempfile::TempDir,
     git: Git,
     root: PathBuf,
@@ -36,7 +37,7 @@ pub(crate) struct Facade {
     converts: bool,
 }
 
-impl Facade {
+impl ShadowRepository {
     /// Makes one whose HEAD is `head`, with a copy of the repository's index.
     pub(crate) fn over(
         git: &Git,
@@ -49,9 +50,9 @@ impl Facade {
             .tempdir()
             .map_err(|error| Failure::caused_by(Code::Unavailable, "cannot make a temporary directory", &error))?;
         let (root, objects) = (repository.root.clone(), repository.objects());
-        let facade = Self { git: git.clone(), root, objects, converts: settings.convert(), dir };
-        facade.fill(repository, settings, head).map_err(|error| about("read", &repository.git_dir, &error))?;
-        Ok(facade)
+        let shadow = Self { git: git.clone(), root, objects, converts: settings.convert(), dir };
+        shadow.fill(repository, settings, head).map_err(|error| about("read", &repository.git_dir, &error))?;
+        Ok(shadow)
     }
 
     fn fill(&self, repository: &Repository, settings: &Settings, head: Option<&str>) -> io::Result<()> {
@@ -61,7 +62,7 @@ impl Facade {
         }
         let head = head.map_or_else(|| "ref: refs/heads/banger-unborn\n".to_owned(), |head| format!("{head}\n"));
         fs::write(dir.join("HEAD"), head)?;
-        fs::write(dir.join("config"), settings.for_facade().text())?;
+        fs::write(dir.join("config"), settings.for_shadow().text())?;
         for rules in RULES {
             if let Some(text) = rules_of(repository, rules)? {
                 fs::write(dir.join(rules), text)?;
@@ -75,16 +76,17 @@ impl Facade {
         match fs::symlink_metadata(&index) {
             Ok(meta) if meta.is_file() && meta.len() <= MAX_INDEX => {
                 fs::copy(&index, self.index())?;
-                // git looks into files that are no older than the index, for they may have been changed in the moment after
-                // it was written (gitformat-index, "racy git"). To a younger copy they would be older. A copy of what is
-                // read-only is so, too; its time is its owner's to set all the same.
+                // git reads files that are no older than the index, for they may have been changed in the moment after
+                // it was written (gitformat-index, "racy git"). Against a newer copy they would look older. The time is
+                // set through a handle open for reading, since the copy of a read-only index is read-only; its owner
+                // may set the time all the same.
                 File::open(self.index())?.set_modified(meta.modified()?)?;
             }
             Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the index is no index")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        // An index may be two files.
+        // With a split index there are two files.
         for entry in fs::read_dir(&repository.git_dir)?.flatten() {
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
             if is_file && entry.file_name().to_string_lossy().starts_with("sharedindex.") {
@@ -94,12 +96,12 @@ impl Facade {
         Ok(())
     }
 
-    /// A git that works here.
+    /// Prepares a run of git on this repository.
     pub(crate) fn call(&self) -> Call {
         self.call_on(&self.root)
     }
 
-    /// A git that works here, on another tree than the repository's.
+    /// Prepares a run of git on this repository and another working tree.
     pub(crate) fn call_on(&self, tree: &Path) -> Call {
         self.git
             .call()
@@ -109,22 +111,22 @@ impl Facade {
             .within(tree)
     }
 
-    /// The copy of the index.
+    /// Returns the path of the copy of the index.
     pub(crate) fn index(&self) -> PathBuf {
         self.dir.path().join("index")
     }
 
-    /// Attributes that are not in the tree.
+    /// Returns the attributes that are not in the tree.
     pub(crate) fn own_attributes(&self) -> Option<Vec<u8>> {
         small(&self.dir.path().join("info/attributes")).ok().flatten()
     }
 
-    /// Whether any file may have other bytes here than its object.
+    /// Whether any file may differ from its object in its bytes, without an attribute that says so.
     pub(crate) fn converts(&self) -> bool {
         self.converts
     }
 
-    /// One name for all that the index holds.
+    /// Returns a hash over all that the index holds.
     pub(crate) fn staged(&self) -> Result<String, Failure> {
         let listing = self.call().args(["ls-files", "-s", "-z"]).ask("list the repository's index", b"")?;
         let id = self.call().args(["hash-object", "--stdin"]).ask("name the repository's index", &listing)?;
@@ -145,20 +147,20 @@ impl Facade {
     }
 }
 
-/// A file of rules: the tree's own for a sparse checkout, everybody's for the rest.
+/// Reads one of [`RULES`]: the worktree's own for a sparse checkout, the shared one otherwise.
 pub(crate) fn rules_of(repository: &Repository, rules: &str) -> io::Result<Option<Vec<u8>>> {
     let dir = if rules.ends_with("sparse-checkout") { &repository.git_dir } else { &repository.common_dir };
     small(&dir.join(rules))
 }
 
-/// The commits this repository's own history is cut off at.
+/// Returns the commits at which the repository's own history is cut off.
 pub(crate) fn shallow_of(repository: &Repository) -> io::Result<Vec<String>> {
     let text = small(&repository.common_dir.join("shallow"))?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
 }
 
-/// A file that is small; none where there is none, or something else. A link is something else: where it leads a stranger
-/// may have chosen, and what is read here goes to a guest.
+/// Reads a small file; none where there is none, or something other than a file. A symbolic link is not followed: a
+/// stranger may have chosen its target, and what is read here goes to a guest.
 pub(crate) fn small(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_file() => {}

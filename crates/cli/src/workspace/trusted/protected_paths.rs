@@ -1,4 +1,4 @@
-//! Places in a tree, by whatever names and links they are reached.
+//! Protected files and directories of a tree, under all names and links by which they are reached.
 
 use super::super::patch::folded;
 use std::{
@@ -8,48 +8,49 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Most links on one way, as for the kernel.
+/// Most symbolic links on one path, as for the kernel.
 const MAX_LINKS: usize = 40;
 
-/// Files and directories of a tree, each with a reason. Names are folded, as another file system may take them for the same.
+/// Protected files and directories, each with a reason. Paths are case-folded, since a file system may take two of them
+/// for one.
 #[derive(Debug, Default)]
-pub(super) struct Places {
-    /// The tree, by each name it is known to have.
+pub(super) struct ProtectedPaths {
+    /// Known paths of the tree's root.
     roots: Vec<PathBuf>,
-    known: BTreeMap<String, Place>,
+    known: BTreeMap<String, Protected>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Protected {
     why: String,
-    /// Whether what is below is meant, too.
+    /// Whether everything below it is protected, too.
     is_dir: bool,
 }
 
-impl Places {
-    /// None yet in the tree at `root`; without one in any tree.
+impl ProtectedPaths {
+    /// Makes an empty set for the tree at `root`; without a root, for any tree.
     pub(super) fn of(root: Option<&Path>) -> Self {
         let names = root.into_iter().flat_map(|root| [Some(root.to_owned()), root.canonicalize().ok()]);
         Self { roots: names.flatten().collect(), known: BTreeMap::new() }
     }
 
-    /// The tree, if there is one.
+    /// Returns the root of the tree, if there is one.
     pub(super) fn root(&self) -> Option<&Path> {
         self.roots.first().map(PathBuf::as_path)
     }
 
-    /// The names in the tree under which what is there is reached.
+    /// Returns all paths in the tree by which `path` is reached.
     pub(super) fn ways_to(&self, place: &Path) -> Vec<PathBuf> {
         let names: Vec<PathBuf> = self.found(place).iter().flat_map(|place| ways(place)).collect();
         names.iter().flat_map(|name| self.roots.iter().filter_map(move |root| below(name, root))).collect()
     }
 
-    /// Whether that is the tree itself.
+    /// Whether `path` is the root of the tree.
     pub(super) fn is_top(&self, path: &Path) -> bool {
         path.as_os_str().is_empty() || self.roots.iter().any(|root| root == path)
     }
 
-    /// Where that is; what is not absolute counts from the tree.
+    /// Makes `path` absolute; a relative one counts from each root.
     pub(super) fn found(&self, place: &Path) -> Vec<PathBuf> {
         if place.is_absolute() {
             vec![place.to_owned()]
@@ -58,35 +59,35 @@ impl Places {
         }
     }
 
-    /// A file, if it is in the tree or the way to it leads through the tree.
+    /// Protects a file, if it is in the tree or its path leads through the tree.
     pub(super) fn file(&mut self, place: &Path, why: &str) {
         self.add(place, why, false);
     }
 
-    /// A directory with all that is in it.
+    /// Protects a directory with all that is in it.
     pub(super) fn dir(&mut self, place: &Path, why: &str) {
         self.add(place, why, true);
     }
 
     fn add(&mut self, place: &Path, why: &str, is_dir: bool) {
         let mut names = self.ways_to(place);
-        // In any tree, one that leads above is above.
+        // Without a root, a path that begins with `..` is outside of any tree.
         if self.roots.is_empty() && place.is_relative() && place.components().next() != Some(Component::ParentDir) {
             names.extend(below(&plain(&Path::new("/").join(place)), Path::new("/")));
         }
-        // The tree itself is no file.
+        // The root itself is no file.
         for name in names.into_iter().filter(|name| is_dir || !name.as_os_str().is_empty()) {
-            let new = Place { why: why.to_owned(), is_dir };
+            let new = Protected { why: why.to_owned(), is_dir };
             let known = self.known.entry(folded(name.as_os_str().as_bytes())).or_insert(new);
             known.is_dir |= is_dir;
         }
     }
 
-    /// Why a path that is folded is one of them, is in one of them, or is what one of them is in: a link in its place would
-    /// lead elsewhere.
+    /// Returns why a case-folded path is protected: it is a protected one, is below one, or is a directory above one,
+    /// where a link would lead elsewhere.
     pub(super) fn reason(&self, path: &str) -> Option<&str> {
-        let place = self.known.iter().find(|(place, Place { is_dir, .. })| match place.as_str() {
-            // The top of the tree: what is right in it.
+        let place = self.known.iter().find(|(place, Protected { is_dir, .. })| match place.as_str() {
+            // The root protects what is directly in it.
             "" => !path.contains('/'),
             place => path == place || *is_dir && is_below(path, place) || is_below(place, path),
         });
@@ -102,8 +103,8 @@ fn below(path: &Path, root: &Path) -> Option<PathBuf> {
     path.strip_prefix(root).ok().map(Path::to_owned)
 }
 
-/// The names under which what is at an absolute path is reached: its own, and another one for each link on the way, whether
-/// what that leads to is there or not.
+/// Returns the paths by which an absolute path is reached: itself, and another one for each link on the way, whether
+/// the target exists or not.
 fn ways(path: &Path) -> Vec<PathBuf> {
     let (mut names, mut links) = (vec![plain(path)], 0);
     let (mut at, mut rest) = (PathBuf::new(), path.to_owned());
@@ -113,7 +114,7 @@ fn ways(path: &Path) -> Vec<PathBuf> {
             None => break,
             Some(Component::CurDir) => {}
             Some(Component::ParentDir) => drop(at.pop()),
-            // The root takes the place of what was before.
+            // A root component replaces what came before it.
             Some(part) => at.push(part),
         }
         let after = parts.as_path().to_owned();
@@ -131,7 +132,7 @@ fn ways(path: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// The path without `.` and `..`, whatever is there.
+/// Removes `.` and `..` lexically.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
