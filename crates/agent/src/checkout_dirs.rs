@@ -1,7 +1,7 @@
-//! Places in a working tree, whatever stands there: a link or a file where a directory has to be makes way, and nothing
-//! is reached through one.
+//! Directories and names made available in a working tree, whatever exists there: a link or file where a directory has to
+//! be is removed, and no link is followed.
 
-use crate::rooted::make_dir;
+use crate::beneath::make_dir;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat},
@@ -20,7 +20,8 @@ impl<'a> CheckoutDirs<'a> {
         Self { base, open: Vec::new() }
     }
 
-    /// The directory of `path`, made where it is missing, and its name there.
+    /// Returns the directory of `path`, created if it is missing, and the name in it. Paths with empty parts, `.`, `..` or
+    /// `.git` are refused.
     pub(crate) fn of(&mut self, path: &'a [u8]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
         let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let bad = |part: &&[u8]| matches!(*part, b"" | b"." | b"..") || part.eq_ignore_ascii_case(b".git");
@@ -41,7 +42,7 @@ impl<'a> CheckoutDirs<'a> {
     }
 }
 
-/// The directory that is `parts` below `base`, made where it is missing.
+/// Opens the directory `parts` below `base`, and creates the missing ones.
 pub(crate) fn make_dirs(base: &OwnedFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
     let mut dir = base.try_clone()?;
     for part in parts {
@@ -50,7 +51,8 @@ pub(crate) fn make_dirs(base: &OwnedFd, parts: &[&OsStr]) -> io::Result<OwnedFd>
     Ok(dir)
 }
 
-/// The directory `name`, made where it is missing. Others do the same at the same time: what one of them made is as good.
+/// Opens the directory `name`, and creates it if it is missing. Several threads do so at the same time, and use whichever
+/// directory was created first.
 fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(dir, name, flags, Mode::empty()) {
@@ -64,7 +66,7 @@ fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     make_dir(dir, name)
 }
 
-/// Removes what is at `name`, all of it; nothing is not wrong.
+/// Removes `name`, a directory with its content. A missing one is no error.
 pub(crate) fn clear(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
@@ -115,6 +117,7 @@ mod tests {
         clear(base.as_fd(), OsStr::new("full")).unwrap();
         assert!(!root.join("full").exists());
     }
+
     #[test]
     fn many_at_once_find_the_same_directories() {
         for round in 0..200 {

@@ -5,7 +5,7 @@
 
 use crate::{
     boot::{Phases, read_config},
-    server::{self, ACKNOWLEDGEMENT, Channel, Guest, Place},
+    server::{self, ACKNOWLEDGEMENT, Channel, Guest, RunsIn},
 };
 use banger_link::Ended;
 use banger_proto::agent::boot::Init;
@@ -59,7 +59,7 @@ fn serve(args: &[OsString]) -> io::Result<Ended> {
     rustix::io::fcntl_setfd(&channel, rustix::io::FdFlags::CLOEXEC)?;
     let mut phases = Phases::default();
     phases.end("agent");
-    let (init, place) = (Init::Agent, Place::Hosted);
-    let guest = Guest { config, init, phases, work: None, troubles: Vec::new(), place, acknowledgement };
+    let (init, runs_in) = (Init::Agent, RunsIn::Hosted);
+    let guest = Guest { config, init, phases, work: None, troubles: Vec::new(), runs_in, acknowledgement };
     Ok(server::run(guest, Channel::Inherited(channel)))
 }

@@ -12,12 +12,12 @@
 //! ```
 
 mod accounts;
+mod beneath;
 mod boot;
 mod checkout_dirs;
 mod hosted;
 mod modprobe;
 mod power_command;
-mod rooted;
 mod server;
 mod shutdown_hook;
 

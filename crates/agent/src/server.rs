@@ -46,7 +46,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 /// Where the agent runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum RunsIn {
     /// In a guest, as root, with the machine to itself.
     Machine,
     /// As an ordinary process of a host.
@@ -62,7 +62,7 @@ pub(crate) struct Guest {
     pub(crate) phases: Phases,
     pub(crate) work: Option<OwnedFd>,
     pub(crate) troubles: Vec<String>,
-    pub(crate) place: Place,
+    pub(crate) runs_in: RunsIn,
     /// How long the host may take to have the last word on record.
     pub(crate) acknowledgement: Duration,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Guest {
 impl From<Booted> for Guest {
     fn from(booted: Booted) -> Self {
         let Booted { config, init, phases, work, troubles } = booted;
-        Self { config, init, phases, work, troubles, place: Place::Machine, acknowledgement: ACKNOWLEDGEMENT }
+        Self { config, init, phases, work, troubles, runs_in: RunsIn::Machine, acknowledgement: ACKNOWLEDGEMENT }
     }
 }
 
@@ -83,7 +83,7 @@ impl Guest {
     fn account_in(&self, accounts: &Accounts, asked: Option<&str>) -> Result<Account, AccountError> {
         match asked.or(self.config.user.as_deref()).or(self.config.image.user.as_deref()) {
             Some(user) => accounts.resolve(user),
-            None if self.place == Place::Hosted => {
+            None if self.runs_in == RunsIn::Hosted => {
                 let own = rustix::process::geteuid().as_raw().to_string();
                 Ok(accounts.resolve(&own).unwrap_or_else(|_| Account::root()))
             }
@@ -149,7 +149,7 @@ pub(crate) fn run(guest: Guest, channel: Channel) -> Ended {
 
 async fn serve(guest: Guest, channel: Channel) -> Ended {
     let context = Rc::new(Context::new(guest));
-    if context.guest.place == Place::Machine {
+    if context.guest.runs_in == RunsIn::Machine {
         spawn_local(power::on_signals(Rc::clone(&context)));
         spawn_local(announce::watch_init(Rc::clone(&context)));
     }
@@ -215,7 +215,7 @@ impl Context {
         for message in &guest.troubles {
             announcer.say(&GuestEvent::Trouble { message: message.clone() });
         }
-        let last_exec = if guest.place == Place::Machine { exec::highest_taken() } else { 0 };
+        let last_exec = if guest.runs_in == RunsIn::Machine { exec::highest_taken() } else { 0 };
         if guest.init == Init::Agent {
             announcer.say(&GuestEvent::Booted { state: "running".to_owned() });
         }

@@ -50,7 +50,8 @@ pub fn gunzip(input: impl std::io::BufRead) -> impl std::io::Read {
 }
 
 /// For fuzz targets and their replay: the walks that hostile bytes go through.
-pub mod hostile {
+#[doc(hidden)]
+pub mod fuzzing {
     use crate::{
         job::{Cancel, Job, Silent},
         rootfs::{self, RootfsBuilder},

@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Set by the completion scripts; asks for candidates instead of a command.
 const VARIABLE: &str = "BANGER_COMPLETE";
 /// How long a key press may take.
-const PATIENCE: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A shell banger completes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,7 +110,9 @@ fn ask<T: DeserializeOwned>(path: &str) -> Vec<T> {
                     None => Ok(Vec::new()),
                 }
             };
-            tokio::time::timeout(PATIENCE, work).await.map_err(|_| Failure::new(Code::Timeout, "the daemon is slow"))?
+            tokio::time::timeout(ANSWER_TIMEOUT, work)
+                .await
+                .map_err(|_| Failure::new(Code::Timeout, "the daemon is slow"))?
         })
     };
     answer().unwrap_or_default()

@@ -4,7 +4,7 @@
 //! [`bridge`] lets them, which block, work beside the connection, which does not.
 
 pub(crate) mod bridge;
+pub(crate) mod endpoint;
 pub(crate) mod entries;
 pub(crate) mod pack;
-pub(crate) mod place;
 pub(crate) mod unpack;

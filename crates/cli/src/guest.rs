@@ -5,7 +5,7 @@ use crate::{
     daemon::connect,
     exit::Error,
     http::{self, Body, Connection, segment},
-    patience::PATIENCE,
+    stall::STALL_TIMEOUT,
 };
 use banger_link::vsock::{ConnectError, client_handshake};
 use banger_proto::{
@@ -132,8 +132,8 @@ pub(crate) fn words(said: &[u8]) -> String {
 /// Has an agent unpack a tar stream in `directory`. It may refuse before it has all of it.
 pub(crate) async fn put_archive(connection: &mut Connection, directory: &str, tar: Body) -> Result<(), Failure> {
     let path = format!("/archive?path={}", segment(directory));
-    let response = PATIENCE.exchange(connection, Method::PUT, &path, Some(tar)).await?;
-    if response.status().is_success() { Ok(()) } else { Err(PATIENCE.refusal(response).await) }
+    let response = STALL_TIMEOUT.exchange(connection, Method::PUT, &path, Some(tar)).await?;
+    if response.status().is_success() { Ok(()) } else { Err(STALL_TIMEOUT.refusal(response).await) }
 }
 
 /// Whether an agent is there to answer.

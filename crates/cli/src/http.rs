@@ -2,7 +2,7 @@
 //!
 //! The other end may be a hostile guest, so every body is read up to a limit and every answer is parsed as a stranger's.
 
-use crate::watched::{Taken, Watched};
+use crate::progress_stream::{LastWrite, ProgressStream};
 use banger_proto::failure::{Code, Failure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
@@ -23,7 +23,7 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub(crate) struct Connection {
     sender: http1::SendRequest<Body>,
     driver: AbortHandle,
-    taken: Taken,
+    last_write: LastWrite,
     headers: Vec<(&'static str, &'static str)>,
 }
 
@@ -33,17 +33,17 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let stream = Watched::new(stream);
-        let taken = stream.taken();
+        let stream = ProgressStream::new(stream);
+        let last_write = stream.last_write();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Its error also reaches whoever waits for an answer.
         let driver = tokio::spawn(connection).abort_handle();
-        Ok(Self { sender, driver, taken, headers })
+        Ok(Self { sender, driver, last_write, headers })
     }
 
     /// When the other end last took something.
-    pub(crate) fn taken(&self) -> Taken {
-        self.taken.clone()
+    pub(crate) fn last_write(&self) -> LastWrite {
+        self.last_write.clone()
     }
 
     /// Closes the stream now, whatever is on its way.

@@ -14,14 +14,15 @@ mod copy;
 mod daemon;
 mod exec;
 mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
-pub mod hostile;
 mod http;
 mod output;
-mod patience;
+mod progress_stream;
 mod signals;
 mod ssh;
-mod watched;
+mod stall;
 mod workspace;
 
 pub use cli::command;

@@ -7,7 +7,8 @@ pub mod api;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
-pub mod hostile;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod process;
 pub mod record;
 pub mod shim;

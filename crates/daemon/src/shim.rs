@@ -37,9 +37,9 @@ use std::{
 pub use claim::end_proven;
 pub(crate) use claim::{living, revoke};
 pub(crate) use console::panic_on;
-pub(crate) use guest::hear;
+pub(crate) use guest::fuzz_read as fuzz_read_events;
 pub(crate) use off::end_silent;
-pub(crate) use ports::hear as hear_answer;
+pub(crate) use ports::fuzz_read as fuzz_read_answer;
 
 /// What a shim's own words on stderr begin with.
 const SPEAKS: &str = "banger-shim: ";

@@ -8,19 +8,19 @@
 //! a stream that is dropped after its writing half was closed never tells the peer, who then writes into nothing until
 //! the session ends, and opening one stream too many ends the session. A test talks to that crate to prove the wire.
 //!
-//! What both ends of a copy over it do alike with a file's zeroes is in [`holes`], with its times in [`times`].
+//! What both ends of a copy over the channel do alike with the files in an archive is in [`archive`].
 //!
 //! What a peer can cost is bounded: [`WINDOW`] bytes of unread data a stream, [`OUTBOX`] bytes of unsent data a stream,
 //! `MAX_STREAMS` streams a session, of which a guest may open [`MAX_GUEST_STREAMS`] at a host.
 
+pub mod archive;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guest;
 mod handshake;
-pub mod holes;
 mod host;
-pub mod hostile;
 mod session;
-pub mod times;
 pub mod vsock;
 
 pub use frame::WINDOW;

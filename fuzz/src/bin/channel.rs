@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use banger_link::hostile;
+use banger_link::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| hostile::pipe(data));
+fuzz_target!(|data: &[u8]| fuzzing::pipe(data));

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use banger_cli::hostile;
+use banger_cli::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| hostile::exec(data));
+fuzz_target!(|data: &[u8]| fuzzing::exec(data));

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use banger_artifacts::oci::hostile;
+use banger_artifacts::oci::fuzzing;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn read(bytes: &[u8]) {
     let temp = tempfile::tempdir().expect("there is room for a directory");
-    let _ = hostile::archive(bytes, temp.path());
+    let _ = fuzzing::archive(bytes, temp.path());
     let names: Vec<_> =
         fs::read_dir(temp.path()).expect("it is still there").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names, ["archive.tar"]);

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use banger_artifacts::oci::hostile;
+use banger_artifacts::oci::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| drop(hostile::documents(data)));
+fuzz_target!(|data: &[u8]| drop(fuzzing::documents(data)));

@@ -4,7 +4,7 @@
 
 use banger_artifacts::{
     job::{Cancel, Job, Silent},
-    oci::hostile,
+    oci::fuzzing,
     rootfs::Format,
 };
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let (work, secret) = (temp.path().join("work"), temp.path().join("secret"));
     fs::create_dir(&work).expect("the directory is empty");
     fs::write(&secret, "secret").expect("there is room for a file");
-    if let Ok(builder) = hostile::stack(data, &work) {
+    if let Ok(builder) = fuzzing::stack(data, &work) {
         let cancel = Cancel::default();
         let job = Job { progress: &Silent, cancel: &cancel };
         builder

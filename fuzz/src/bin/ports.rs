@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use banger_daemon::hostile;
+use banger_daemon::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| hostile::ports(data));
+fuzz_target!(|data: &[u8]| fuzzing::ports(data));

@@ -4,7 +4,7 @@ use super::SourceFile;
 
 const TARGETS: &str = "fuzz/src/bin/";
 /// What a crate reads any bytes with, unless it is a module in another file.
-const HOSTILE: &str = "hostile.rs";
+const FUZZING: &str = "fuzzing.rs";
 
 /// Each target is one of the manifest's, calls what its crate has, and has a corpus that a test of that crate reads.
 pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
@@ -25,7 +25,7 @@ pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
         for (place, item) in used(&target.text) {
             let (dir, name) = place.rsplit_once('/').unwrap_or_default();
             let is_there =
-                |it: &SourceFile| it.path.ends_with(name) || name == HOSTILE && it.text.contains("pub mod hostile {");
+                |it: &SourceFile| it.path.ends_with(name) || name == FUZZING && it.text.contains("pub mod fuzzing {");
             if !below(files, dir).any(|it| is_there(it) && declares(&it.text, item)) {
                 fault(format!("uses {item}, which {place} does not have"));
             }
@@ -63,7 +63,7 @@ fn arguments(rest: &str) -> &str {
 /// name.
 fn used(text: &str) -> Vec<(String, &str)> {
     let mut used = Vec::new();
-    let mut hostile = String::new();
+    let mut fuzzing = String::new();
     for import in text.split("use banger_").skip(1) {
         let (its_crate, rest) = import.split_once("::").unwrap_or_default();
         let src = format!("crates/{}/src/", its_crate.replace('_', "-"));
@@ -71,7 +71,7 @@ fn used(text: &str) -> Vec<(String, &str)> {
         for item in rest.split(|c: char| matches!(c, '{' | '}' | ',') || c.is_whitespace()) {
             match item.rsplit("::").next().unwrap_or_default() {
                 "" => {}
-                "hostile" => hostile = format!("{src}{HOSTILE}"),
+                "fuzzing" => fuzzing = format!("{src}{FUZZING}"),
                 item => used.push((format!("{src}.rs"), item)),
             }
         }
@@ -81,7 +81,7 @@ fn used(text: &str) -> Vec<(String, &str)> {
         let calls = text.split(before.as_str()).skip(1);
         calls.map(|call| call.split(|c: char| !is_word(c)).next().unwrap_or_default()).collect::<Vec<_>>()
     };
-    used.extend(called("hostile").into_iter().map(|item| (hostile.clone(), item)));
+    used.extend(called("fuzzing").into_iter().map(|item| (fuzzing.clone(), item)));
     for module in text.split("#[path = \"../../../").skip(1) {
         let (path, rest) = module.split_once('"').unwrap_or_default();
         let name = rest.split_once("mod ").and_then(|(_, rest)| rest.split_once(';')).map_or("", |(name, _)| name);
@@ -118,8 +118,8 @@ mod tests {
         vec![
             file("fuzz/Cargo.toml", "[[bin]]\nname = \"x-y\"\npath = \"src/bin/x-y.rs\"\n"),
             file("fuzz/src/bin/x-y.rs", target),
-            file("crates/a-b/src/oci/hostile.rs", "pub fn read(data: &[u8]) {\n"),
-            file("crates/a-b/src/names.rs", "pub mod hostile {\n    pub fn hear(data: &[u8]) {\n"),
+            file("crates/a-b/src/oci/fuzzing.rs", "pub fn read(data: &[u8]) {\n"),
+            file("crates/a-b/src/names.rs", "pub mod fuzzing {\n    pub fn fuzz_read(data: &[u8]) {\n"),
             file("crates/a-b/src/job.rs", "pub struct Cancel;\n"),
             file("crates/a-b/tests/corpus/x-y/one", ""),
             file("crates/a-b/tests/it/judge.rs", "fn no() {}\npub(crate) fn bytes() {}\n"),
@@ -131,10 +131,10 @@ mod tests {
     fn a_target_that_calls_what_is_gone_is_found() {
         let target = |call: &str, job: &str| {
             format!(
-                "use banger_a_b::{{\n    job::{{{job}}},\n    oci::hostile,\n}};\nfuzz_target!(|data| hostile::{call}(data));"
+                "use banger_a_b::{{\n    job::{{{job}}},\n    oci::fuzzing,\n}};\nfuzz_target!(|data| fuzzing::{call}(data));"
             )
         };
-        for call in ["read", "hear"] {
+        for call in ["read", "fuzz_read"] {
             assert_eq!(targets(&repository(&target(call, "Cancel"))), [""; 0]);
         }
         for (gone, item) in [(target("write", "Cancel"), "write"), (target("read", "Cancel, Job"), "Job")] {

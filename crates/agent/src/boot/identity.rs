@@ -1,7 +1,7 @@
 //! Who this machine is: names, ids, clock, entropy, loopback; and what systemd has to know about it.
 
 use super::{machine, network, say};
-use crate::rooted;
+use crate::beneath;
 use banger_proto::agent::boot::{BootConfig, Moment};
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -41,17 +41,17 @@ pub(super) fn apply(config: &BootConfig, moment: Option<&Moment>, troubles: &mut
 
 fn write_names(config: &BootConfig) -> io::Result<()> {
     let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let etc = rooted::make_dirs(&root, Path::new("/etc"))?;
-    rooted::replace(&etc, "hostname", format!("{}\n", config.hostname).as_bytes(), 0o644)?;
+    let etc = beneath::make_dirs(&root, Path::new("/etc"))?;
+    beneath::replace(&etc, "hostname", format!("{}\n", config.hostname).as_bytes(), 0o644)?;
     if !maps_to_this_host(&root, &config.hostname) {
-        rooted::replace(&etc, "hosts", hosts(&config.hostname).as_bytes(), 0o644)?;
+        beneath::replace(&etc, "hosts", hosts(&config.hostname).as_bytes(), 0o644)?;
     }
     if !config.machine_id.is_empty() {
-        rooted::replace(&etc, "machine-id", format!("{}\n", config.machine_id).as_bytes(), 0o444)?;
+        beneath::replace(&etc, "machine-id", format!("{}\n", config.machine_id).as_bytes(), 0o444)?;
     }
     if let Some(text) = &config.resolv_conf {
         // Often a link to somewhere in /run; the link is replaced, not what it points to.
-        rooted::replace(&etc, "resolv.conf", text.as_bytes(), 0o644)?;
+        beneath::replace(&etc, "resolv.conf", text.as_bytes(), 0o644)?;
     }
     Ok(())
 }
@@ -61,13 +61,13 @@ fn leave_eth0() -> io::Result<()> {
     use std::io::Read;
     let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let path = Path::new("/etc/network/interfaces");
-    let Ok(file) = rooted::open(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK) else { return Ok(()) };
+    let Ok(file) = beneath::open(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK) else { return Ok(()) };
     let mut text = String::new();
     std::fs::File::from(file).take(1 << 20).read_to_string(&mut text)?;
     match without_eth0(&text) {
         Some(changed) => {
-            let dir = rooted::make_dirs(&root, Path::new("/etc/network"))?;
-            rooted::replace(&dir, "interfaces", changed.as_bytes(), 0o644)
+            let dir = beneath::make_dirs(&root, Path::new("/etc/network"))?;
+            beneath::replace(&dir, "interfaces", changed.as_bytes(), 0o644)
         }
         None => Ok(()),
     }
@@ -111,7 +111,7 @@ fn hosts(hostname: &str) -> String {
 fn maps_to_this_host(root: &OwnedFd, hostname: &str) -> bool {
     use std::io::Read;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-    let Ok(file) = rooted::open(root.as_fd(), Path::new("/etc/hosts"), flags) else { return false };
+    let Ok(file) = beneath::open(root.as_fd(), Path::new("/etc/hosts"), flags) else { return false };
     let mut text = String::new();
     let read = std::fs::File::from(file).take(1 << 20).read_to_string(&mut text);
     read.is_ok() && knows(&text, hostname)

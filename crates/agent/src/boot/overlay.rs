@@ -15,7 +15,7 @@ use super::{
     mounts::{NEW_ROOT, make_dir},
     seed::{self, Seeded},
 };
-use crate::rooted;
+use crate::beneath;
 use banger_proto::agent::boot::{BootConfig, Mount};
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -135,7 +135,7 @@ fn bind_directories(binds: &[String], lower: BorrowedFd<'_>, troubles: &mut Vec<
     }
     for (path, name) in kept {
         let what = || format!("keeping {path} on the work disk");
-        let bound = rooted::make_dirs(&new_root, Path::new(path))
+        let bound = beneath::make_dirs(&new_root, Path::new(path))
             .and_then(|target| Ok(mount_bind(format!("{WORK}/bind/{name}"), by_descriptor(&target))?));
         if let Err(error) = bound.attempt(what) {
             trouble(error);
@@ -162,7 +162,7 @@ fn keep(path: &str, name: &str, lower: BorrowedFd<'_>, store: BorrowedFd<'_>) ->
     if fs::statat(store, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return Ok(Kept::Already);
     }
-    let from = match rooted::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
+    let from = match beneath::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(from) => Some(from),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // A link to a file, or a file: the image means something else by that name.
@@ -178,7 +178,7 @@ fn mount_modules(device: &str, release: &str) -> Result<(), BootError> {
     let what = || format!("mounting the kernel's modules from {device}");
     device::wait_for(device)?;
     let new_root = dir(NEW_ROOT)?;
-    let target = rooted::make_dirs(&new_root, Path::new(&format!("/lib/modules/{release}"))).attempt(what)?;
+    let target = beneath::make_dirs(&new_root, Path::new(&format!("/lib/modules/{release}"))).attempt(what)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     mount(device, by_descriptor(&target), "ext4", flags, c"noload").attempt(what)
 }

@@ -3,7 +3,7 @@
 //! The tar work is blocking and sits in a thread of its own; a short queue of chunks joins it to the stream, so memory is
 //! bounded and a slow peer slows the disk down.
 
-mod earlier;
+mod keep_mtime;
 mod pack;
 mod queue;
 mod unpack;
@@ -20,7 +20,7 @@ use queue::PieceWriter;
 use rustix::fd::OwnedFd;
 use std::{ffi::OsString, io, os::unix::ffi::OsStringExt, path::PathBuf};
 use tokio::task::spawn_blocking;
-use unpack::Way;
+use unpack::OverwritePolicy;
 pub(super) use unpack::open_base;
 
 /// `GET`: the file or directory as a tar stream.
@@ -46,7 +46,7 @@ pub(super) async fn unpack(request: Request<Incoming>) -> Result<Response<Body>,
     let path = path_of(request.uri())?;
     let base = unpack::open_base(&path).map_err(|error| about(&path, &error))?;
     let (feeder, reader) = BodyReader::new();
-    let job = spawn_blocking(move || unpack::unpack(&base, reader, Way::Shared));
+    let job = spawn_blocking(move || unpack::unpack(&base, reader, OverwritePolicy::Merge));
     feeder.feed(request.into_body()).await;
     match job.await {
         Ok(Ok(())) => Ok(status(StatusCode::OK)),
@@ -57,7 +57,7 @@ pub(super) async fn unpack(request: Request<Incoming>) -> Result<Response<Body>,
 
 /// Unpacks a stream as the user this thread is; whatever is in its way goes.
 pub(super) fn unpack_over(base: &OwnedFd, from: BodyReader) -> Result<(), Failure> {
-    Ok(unpack::unpack(base, from, Way::Cleared)?)
+    Ok(unpack::unpack(base, from, OverwritePolicy::Replace)?)
 }
 
 fn about(path: &std::path::Path, error: &io::Error) -> Failure {

@@ -8,7 +8,7 @@
 //! ```
 #![expect(unsafe_code, reason = "signals to every process")]
 
-use super::{Context, Place, announce::SYSTEMD_SOCKET, exec};
+use super::{Context, RunsIn, announce::SYSTEMD_SOCKET, exec};
 use crate::boot;
 use banger_proto::agent::{
     boot::Init,
@@ -42,7 +42,7 @@ pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     let (done, written) = oneshot::channel();
     // A task of its own: whoever asked may leave before the disk has everything, and the guest goes down all the same.
     spawn_local(async move {
-        if context.guest.place == Place::Machine {
+        if context.guest.runs_in == RunsIn::Machine {
             sync().await;
         }
         let _ = done.send(());
@@ -96,23 +96,23 @@ pub(super) async fn on_signals(context: Rc<Context>) {
 
 #[expect(clippy::exit, reason = "a hosted agent that went down is over")]
 async fn go_down(context: &Context, verb: Power, grace: Duration) {
-    match (context.guest.place, context.guest.init) {
-        (Place::Hosted, _) => {
+    match (context.guest.runs_in, context.guest.init) {
+        (RunsIn::Hosted, _) => {
             report(context, verb, Duration::ZERO).await;
             std::process::exit(0);
         }
-        (Place::Machine, Init::Image) if boot::is_systemd() => {
+        (RunsIn::Machine, Init::Image) if boot::is_systemd() => {
             // Before systemd listens it has no signal handlers either, and process 1 without a handler hears nothing.
             while !Path::new(SYSTEMD_SOCKET).exists() {
                 sleep(PERIOD).await;
             }
             signal_init(verb);
         }
-        (Place::Machine, Init::Image) => {
+        (RunsIn::Machine, Init::Image) => {
             let said = report(context, verb, grace).await;
             run_power_command(&said).await;
         }
-        (Place::Machine, Init::Agent | Init::Auto) => {
+        (RunsIn::Machine, Init::Agent | Init::Auto) => {
             end_processes(grace).await;
             last_word(context, verb).await;
         }

@@ -10,12 +10,12 @@ mod packs;
 mod unchanged;
 
 use super::{
-    Context, Place,
+    Context, RunsIn,
     archive::{self, BodyReader},
     body::Body,
     http::{json, status},
 };
-use crate::{accounts::Account, rooted};
+use crate::{accounts::Account, beneath};
 use banger_proto::{
     agent::workspace::{Arrived, HashName, IMPORTED, SCRATCH, WorkspaceStatus},
     failure::{Code, Failure},
@@ -79,7 +79,7 @@ pub(super) async fn receive(context: Rc<Context>, request: Request<Incoming>) ->
         Some(name) => Some(hash_name(&name)?),
     };
     // A process of a host stays who it is, as its commands do.
-    let becomes = (context.guest.place == Place::Machine).then_some(account);
+    let becomes = (context.guest.runs_in == RunsIn::Machine).then_some(account);
     let (feeder, reader) = BodyReader::new();
     let (done, finished) = oneshot::channel();
     let at = path.clone();
@@ -200,7 +200,7 @@ fn make_where_only_root_may(root: &OwnedFd, path: &Path, user: &Account) -> io::
         }
         dir = match fs::openat(&dir, part.as_os_str(), DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
             Err(Errno::NOENT) => {
-                let made = rooted::make_dir(&dir, part.as_os_str())?;
+                let made = beneath::make_dir(&dir, part.as_os_str())?;
                 if parts.peek().is_none() {
                     fs::fchown(&made, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
                 }
@@ -221,10 +221,10 @@ fn make(path: &Path) -> io::Result<bool> {
     let (below, mut so_far, mut made) = (path.strip_prefix("/").unwrap_or(path), PathBuf::new(), false);
     for part in below.components() {
         so_far.push(part);
-        dir = match rooted::open(&root, &so_far, OFlags::PATH | OFlags::DIRECTORY) {
+        dir = match beneath::open(&root, &so_far, OFlags::PATH | OFlags::DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 made = so_far == below;
-                rooted::make_dir(&dir, part.as_os_str())?
+                beneath::make_dir(&dir, part.as_os_str())?
             }
             other => other?,
         };

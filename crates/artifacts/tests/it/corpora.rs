@@ -7,7 +7,7 @@
 use banger_artifacts::{
     image::unpack_image_bundle,
     job::{Cancel, Job, Silent},
-    oci::hostile,
+    oci::fuzzing,
     rootfs::Format,
 };
 use banger_testkit::require;
@@ -42,7 +42,7 @@ fn replayed(corpus: &str) -> Vec<(String, Vec<u8>)> {
 fn documents() {
     let files = replayed("oci-documents");
     for (name, bytes) in &files {
-        let taken = hostile::documents(bytes);
+        let taken = fuzzing::documents(bytes);
         let taken = if taken.is_empty() { "refused".to_owned() } else { taken.join("-") };
         assert!(name.starts_with(&format!("{taken}-")), "{name} is {taken}");
     }
@@ -58,7 +58,7 @@ fn layers() {
     let files = replayed("oci-layers");
     for (name, bytes) in &files {
         let dir = tempfile::tempdir().unwrap();
-        match hostile::stack(bytes, dir.path()) {
+        match fuzzing::stack(bytes, dir.path()) {
             Ok(builder) => {
                 assert!(!name.starts_with("refused-"), "{name} was taken");
                 // What is taken is a file system too.
@@ -80,7 +80,7 @@ fn layers() {
 #[test]
 fn archives_with_images() {
     let read = |bytes: &[u8], work: &Path| {
-        let files = hostile::archive(bytes, work).map_err(|error| format!("{error:?}"))?;
+        let files = fuzzing::archive(bytes, work).map_err(|error| format!("{error:?}"))?;
         assert!(files > 0);
         Ok(())
     };
@@ -101,7 +101,7 @@ fn bundles_of_images() {
 fn layers_compressed_with_gzip() {
     let files = replayed("oci-gzip");
     for (name, bytes) in &files {
-        let (ours, mut zlibs) = (hostile::gzip(bytes), Vec::new());
+        let (ours, mut zlibs) = (fuzzing::gzip(bytes), Vec::new());
         let theirs = flate2::bufread::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut zlibs);
         assert_eq!(ours.is_err(), name.starts_with("refused-"), "{name}: {ours:?}");
         match ours {

@@ -3,7 +3,7 @@
 //! The headers are walked raw, because the convenient walk allocates whatever length a long name announces. Nothing is
 //! resolved here; a path that leaves its directory is refused, not repaired.
 
-use banger_link::times::{self, Time};
+use banger_link::archive::mtime::{self, UnixTime};
 use std::{
     ffi::OsString,
     io::{self, Read},
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     /// Permission bits, without set-uid, set-gid and sticky: the guest's users are not ours.
     pub(crate) mode: u32,
     /// When it was last changed.
-    pub(crate) mtime: Time,
+    pub(crate) mtime: UnixTime,
     /// What it is.
     pub(crate) kind: Kind,
 }
@@ -107,7 +107,7 @@ fn what(kind: EntryType, size: u64, link: Vec<u8>) -> io::Result<Kind> {
 struct Extension {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
-    mtime: Option<Time>,
+    mtime: Option<UnixTime>,
 }
 
 impl Extension {
@@ -135,7 +135,7 @@ impl Extension {
             match record.key_bytes() {
                 b"path" => self.path = Some(record.value_bytes().to_vec()),
                 b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
-                b"mtime" => self.mtime = times::parse(record.value_bytes()),
+                b"mtime" => self.mtime = mtime::from_pax(record.value_bytes()),
                 // The walk goes by the size in the header; another one here would shift everything after it.
                 b"size" => return Err(hostile("a size outside its header")),
                 _ => {}

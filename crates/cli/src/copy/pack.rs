@@ -1,6 +1,6 @@
 //! A file or directory of this host as a tar stream.
 
-use banger_link::times;
+use banger_link::archive::mtime;
 use std::{
     collections::HashMap,
     ffi::OsStr,
@@ -89,14 +89,14 @@ impl<W: Write> Packer<W> {
 
     /// Says what the next entry's header cannot of its time.
     fn time(&mut self, meta: &Metadata) -> io::Result<()> {
-        match times::record(time(meta)) {
+        match mtime::to_pax(time(meta)) {
             Some(value) => self.builder.append_pax_extensions([("mtime", value.as_bytes())]),
             None => Ok(()),
         }
     }
 }
 
-fn time(meta: &Metadata) -> times::Time {
+fn time(meta: &Metadata) -> mtime::UnixTime {
     (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
@@ -105,7 +105,7 @@ fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(meta.mode() & 0o7777);
-    header.set_mtime(times::header(time(meta)));
+    header.set_mtime(mtime::header_seconds(time(meta)));
     header.set_uid(0);
     header.set_gid(0);
     header.set_size(size);

@@ -4,7 +4,7 @@
 //! links nor ones that are already there lead outside.
 
 use super::entries::{Entry, Flow, Kind, hostile, walk};
-use banger_link::{holes::Copier, times::Time};
+use banger_link::archive::{mtime::UnixTime, sparse::SparseCopier};
 use rustix::{
     fs::{
         AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, linkat, mkdirat,
@@ -31,16 +31,16 @@ struct Target<'a> {
     root: OwnedFd,
     name: &'a OsStr,
     /// Directories made here, whose mode and time are set once nothing more is written into them.
-    made: Vec<(PathBuf, u32, Time)>,
+    made: Vec<(PathBuf, u32, UnixTime)>,
     skipped: u64,
     first: bool,
-    copier: Copier,
+    copier: SparseCopier,
 }
 
 /// Unpacks `stream` into the directory `parent`, as `name`.
 pub(crate) fn unpack(stream: impl Read, parent: &Path, name: &OsStr) -> io::Result<Skipped> {
     let root = rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
-    let mut target = Target { root, name, made: Vec::new(), skipped: 0, first: true, copier: Copier::new() };
+    let mut target = Target { root, name, made: Vec::new(), skipped: 0, first: true, copier: SparseCopier::new() };
     walk(stream, |entry, content| target.make(entry, content).map(|()| Flow::Continue))?;
     if target.first {
         return Err(hostile("nothing"));
@@ -152,7 +152,7 @@ fn replace(parent: &OwnedFd, name: &OsStr, mut make: impl FnMut() -> rustix::io:
     }
 }
 
-fn times((seconds, nanoseconds): Time) -> Timestamps {
+fn times((seconds, nanoseconds): UnixTime) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },

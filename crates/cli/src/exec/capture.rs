@@ -5,8 +5,8 @@ use crate::{
     exit::{Error, Result},
     guest,
     output::progress::Progress,
-    patience::PATIENCE,
-    watched::Watched,
+    progress_stream::ProgressStream,
+    stall::STALL_TIMEOUT,
 };
 use banger_proto::{
     agent::exec::{ExecSpec, Outcome},
@@ -102,10 +102,10 @@ pub(crate) async fn take<S: AsyncRead + AsyncWrite + Unpin>(
     let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
     let mut stderr =
         Bounded { bytes: Vec::new(), limit: MAX_COMPLAINT, refuses: false, refused: false, progress: None };
-    let (out, err) = (Watched::new(&mut stdout), Watched::new(&mut stderr));
-    let heard = [out.taken(), err.taken()];
+    let (out, err) = (ProgressStream::new(&mut stdout), ProgressStream::new(&mut stderr));
+    let heard = [out.last_write(), err.last_write()];
     let running = session.run(stdin, control, out, err);
-    let ended = PATIENCE.attend(running, &heard, is_there).await;
+    let ended = STALL_TIMEOUT.attend(running, &heard, is_there).await;
     if stdout.refused {
         return Err(Failure::new(Code::Guest, format!("the guest sent more than {limit} bytes")).into());
     }

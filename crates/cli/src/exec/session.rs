@@ -106,8 +106,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// What an agent sends once it accepted a session, for [`crate::hostile`].
-pub(crate) async fn hear(data: &[u8]) {
+/// What an agent sends once it accepted a session, for [`crate::fuzzing`].
+pub(crate) async fn fuzz_read(data: &[u8]) {
     let pipe = tokio::io::join(data, tokio::io::sink());
     let socket = WebSocketStream::from_raw_socket(pipe, Role::Client, Some(limits())).await;
     let (_, stream) = socket.split();

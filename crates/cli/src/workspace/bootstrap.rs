@@ -116,8 +116,8 @@ fn is_installing(done: Captured, name: &str, file: &str) -> std::result::Result<
     Err(failure.hint("--no-bootstrap brings a repository without them"))
 }
 
-/// What the script of a guest says in a session, for [`crate::hostile`]: what is shown of it has an end.
-pub(crate) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(session: Session<S>) -> Result<bool> {
+/// What the script of a guest says in a session, for [`crate::fuzzing`]: what is shown of it has an end.
+pub(crate) async fn fuzz_read<S: AsyncRead + AsyncWrite + Unpin>(session: Session<S>) -> Result<bool> {
     let (_, stdin) = mpsc::channel(1);
     let done = capture::take(session, stdin, MAX_WORDS, None, async || false).await?;
     // What is no text becomes longer.

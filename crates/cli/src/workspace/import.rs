@@ -17,7 +17,7 @@ use crate::{
     guest,
     http::segment,
     output::progress::Progress,
-    patience::PATIENCE,
+    stall::STALL_TIMEOUT,
 };
 use banger_proto::{
     agent::workspace::{Arrived, HashName, WorkspaceStatus},
@@ -61,8 +61,8 @@ pub(super) fn absolute(path: String) -> Result<String> {
     }
 }
 
-/// Reads arbitrary bytes as a guest's answer about a workspace, for [`crate::hostile`]: the paths and the object ids in it.
-pub(crate) fn hear(answer: &[u8]) -> (Vec<Result<String>>, Vec<String>) {
+/// Reads arbitrary bytes as a guest's answer about a workspace, for [`crate::fuzzing`]: the paths and the object ids in it.
+pub(crate) fn fuzz_read(answer: &[u8]) -> (Vec<Result<String>>, Vec<String>) {
     let status = guest::parse(answer).map(|WorkspaceStatus { path, .. }| path);
     let arrived = guest::parse(answer).map(|Arrived { path }| path);
     let paths = [status, arrived].map(|path| absolute(path?));
@@ -201,11 +201,11 @@ async fn leftovers(
 async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result<Vec<RepoPath>> {
     let mut connection = guest::connect(endpoint).await?;
     let request = format!("/workspace/files?path={}&hash={hash}", segment(path));
-    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
+    let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, &request, None).await?;
     if !response.status().is_success() {
         return Ok(Vec::new());
     }
-    let listing = PATIENCE.collect(response.into_body(), guest_git::MAX_NAMES).await?;
+    let listing = STALL_TIMEOUT.collect(response.into_body(), guest_git::MAX_NAMES).await?;
     Ok(pieces(&listing).map(<[u8]>::to_vec).collect())
 }
 

@@ -7,7 +7,7 @@ use crate::{
     guest,
     http::{self, Body, segment},
     output::progress::{Progress, TICK},
-    patience::PATIENCE,
+    stall::STALL_TIMEOUT,
 };
 use banger_proto::{
     agent::{http::MAX_BODY, workspace::Arrived},
@@ -76,7 +76,7 @@ impl Upload {
         let body = Some(streamed(self.chunks));
         // The agent answers only after it wrote the files out of the packs, so it is asked meanwhile whether it is there.
         let is_there = async || guest::is_there(endpoint).await;
-        let sending = PATIENCE.exchange_while(&mut connection, Method::PUT, &request, body, is_there);
+        let sending = STALL_TIMEOUT.exchange_while(&mut connection, Method::PUT, &request, body, is_there);
         tokio::pin!(sending);
         let mut ticks = tokio::time::interval(TICK);
         let sent = loop {
@@ -88,7 +88,7 @@ impl Upload {
         };
         let answer = match sent {
             Ok(response) if response.status().is_success() => arrived(response).await,
-            Ok(response) => Err(with_hint(PATIENCE.refusal(response).await).into()),
+            Ok(response) => Err(with_hint(STALL_TIMEOUT.refusal(response).await).into()),
             Err(failure) => Err(failure.into()),
         };
         let written = self.writer.await.map_err(|error| internal("cannot read the repository", &error))?;
@@ -112,7 +112,7 @@ fn with_hint(refusal: Failure) -> Failure {
 
 /// Reads the path of the workspace from the agent's answer.
 async fn arrived(response: Response<Incoming>) -> Result<String> {
-    let body = PATIENCE.collect(response.into_body(), MAX_BODY).await?;
+    let body = STALL_TIMEOUT.collect(response.into_body(), MAX_BODY).await?;
     let Arrived { path } = guest::parse(&body)?;
     absolute(path)
 }

@@ -123,7 +123,7 @@ fn find(line: &[u8], words: &[u8]) -> Option<usize> {
     line.windows(words.len()).position(|window| window == words)
 }
 
-/// The line of a panic on a console, as the shim finds it, for [`crate::hostile`].
+/// The line of a panic on a console, as the shim finds it, for [`crate::fuzzing`].
 pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
     let mut watch = Watch::default();
     console.chunks(7).for_each(|piece| watch.feed(piece));

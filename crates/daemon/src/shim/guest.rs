@@ -204,8 +204,8 @@ async fn take(
     Ok(())
 }
 
-/// Takes the events in `data` as the shim does, for [`crate::hostile`].
-pub(crate) async fn hear(data: &[u8]) {
+/// Takes the events in `data` as the shim does, for [`crate::fuzzing`].
+pub(crate) async fn fuzz_read(data: &[u8]) {
     let (sender, mut announcements) = mpsc::channel(1);
     let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::new(Heard::new()));
     let take = async {

@@ -180,8 +180,8 @@ async fn is_accepted(guest: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
     Ok(answer.starts_with(b"HTTP/1.1 200 "))
 }
 
-/// Takes `data` for such an answer and what follows it, for [`crate::hostile`].
-pub(crate) async fn hear(data: &[u8]) {
+/// Takes `data` for such an answer and what follows it, for [`crate::fuzzing`].
+pub(crate) async fn fuzz_read(data: &[u8]) {
     let mut left = data;
     let accepted = is_accepted(&mut left).await;
     let taken = &data[..data.len() - left.len()];

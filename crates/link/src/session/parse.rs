@@ -9,9 +9,9 @@ use banger_proto::agent::link::HELLO;
 
 /// Where in a frame the pipe is.
 #[derive(Debug)]
-enum Place {
+enum Position {
     /// Within a header (or, at the guest, a repeated hello), of which `have` bytes came.
-    Head { have: usize },
+    Header { have: usize },
     /// Within a payload of which `left` bytes are still to come.
     Payload { stream: u32, left: usize, fin: bool },
 }
@@ -19,7 +19,7 @@ enum Place {
 /// The reading half's position in the frame stream.
 #[derive(Debug)]
 pub(crate) struct Parser {
-    place: Place,
+    position: Position,
     head: [u8; GREETING],
     /// The hello that opened this session; a repeat of it is skipped. The host's end has none.
     hello: Option<Greeting>,
@@ -34,14 +34,14 @@ pub(crate) struct Broken {
 
 impl Parser {
     pub(crate) fn new(hello: Option<Greeting>) -> Self {
-        Self { place: Place::Head { have: 0 }, head: [0; GREETING], hello }
+        Self { position: Position::Header { have: 0 }, head: [0; GREETING], hello }
     }
 
     /// Feeds `bytes` to `mux`.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mux: &mut Mux) -> Result<(), Broken> {
         while let [first, ..] = *bytes {
-            match self.place {
-                Place::Head { have } => {
+            match self.position {
+                Position::Header { have } => {
                     if have == 0 {
                         self.head[0] = first;
                     }
@@ -50,7 +50,7 @@ impl Parser {
                     let count = bytes.len().min(want - have);
                     self.head[have..have + count].copy_from_slice(&bytes[..count]);
                     bytes = &bytes[count..];
-                    self.place = Place::Head { have: have + count };
+                    self.position = Position::Header { have: have + count };
                     if have + count == want {
                         self.on_head(want, mux).map_err(|reason| {
                             let mut rest = self.head[..want].to_vec();
@@ -59,7 +59,7 @@ impl Parser {
                         })?;
                     }
                 }
-                Place::Payload { stream, left, fin } => {
+                Position::Payload { stream, left, fin } => {
                     let count = left.min(bytes.len());
                     mux.on_payload(stream, &bytes[..count]);
                     bytes = &bytes[count..];
@@ -71,7 +71,7 @@ impl Parser {
     }
 
     fn on_head(&mut self, length: usize, mux: &mut Mux) -> Result<(), Ended> {
-        self.place = Place::Head { have: 0 };
+        self.position = Position::Header { have: 0 };
         if length == GREETING {
             return match (Greeting::parse(HELLO, self.head), self.hello) {
                 (Some(again), Some(hello)) if again == hello => Ok(()),
@@ -93,10 +93,10 @@ impl Parser {
 
     fn after_payload(&mut self, stream: u32, left: usize, fin: bool, mux: &mut Mux) {
         if left > 0 {
-            self.place = Place::Payload { stream, left, fin };
+            self.position = Position::Payload { stream, left, fin };
             return;
         }
-        self.place = Place::Head { have: 0 };
+        self.position = Position::Header { have: 0 };
         if fin {
             mux.on_fin(stream);
         }

@@ -1,7 +1,7 @@
 //! A guest that breaks the rules costs its host a bounded amount and one session.
 
 use crate::{frame, on_one_thread, stream};
-use banger_link::{Ended, HostSession, MAX_GUEST_STREAMS, WINDOW, hostile};
+use banger_link::{Ended, HostSession, MAX_GUEST_STREAMS, WINDOW, fuzzing};
 use banger_proto::agent::link::{HELLO, NONCE_LEN, REPLY};
 use banger_testkit::replay;
 use proptest::prelude::*;
@@ -132,7 +132,7 @@ fn streams_that_end_before_they_say_where_to_are_a_flood_when_nobody_reads_the_r
 /// What fuzzing and people came up with; `fuzz/` has the targets that add to it.
 #[test]
 fn the_corpora_are_replayed() {
-    replay(env!("CARGO_MANIFEST_DIR"), &[("channel", hostile::pipe), ("dial", hostile::line)]);
+    replay(env!("CARGO_MANIFEST_DIR"), &[("channel", fuzzing::pipe), ("dial", fuzzing::line)]);
 }
 
 proptest! {

@@ -4,7 +4,7 @@
 //! read is cut or filled with zeroes to the size that was announced.
 
 use super::queue::PieceWriter;
-use banger_link::times;
+use banger_link::archive::mtime;
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat},
@@ -137,7 +137,7 @@ impl Packer<'_> {
 
     /// Says what the next entry's header cannot of its time.
     fn time(&mut self, stat: &Stat) -> io::Result<()> {
-        match times::record(time(stat)) {
+        match mtime::to_pax(time(stat)) {
             Some(value) => self.builder.append_pax_extensions([("mtime", value.as_bytes())]),
             None => Ok(()),
         }
@@ -167,12 +167,12 @@ fn header(stat: &Stat, kind: EntryType, size: u64) -> Header {
     header.set_mode(stat.st_mode & 0o7777);
     header.set_uid(stat.st_uid.into());
     header.set_gid(stat.st_gid.into());
-    header.set_mtime(times::header(time(stat)));
+    header.set_mtime(mtime::header_seconds(time(stat)));
     header.set_size(size);
     header
 }
 
-fn time(stat: &Stat) -> times::Time {
+fn time(stat: &Stat) -> mtime::UnixTime {
     (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))
 }
 

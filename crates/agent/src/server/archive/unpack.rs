@@ -1,21 +1,25 @@
 //! Unpacks a tar stream below a directory, and nowhere else.
 //!
-//! A path that climbs or is absolute is refused; a link on the way is followed only while it stays below the directory;
-//! what stands at an entry's own name is replaced, never written through, but not by a directory. Devices and anything
-//! unknown are refused.
+//! Absolute paths and paths with `..` are refused. A link on the way is followed only while it stays below the directory.
+//! An existing file at an entry's own name is replaced, never written through; a directory replaces nothing, unless the
+//! [`OverwritePolicy`] says so. Devices and unknown types of entries are refused.
 
-use super::earlier::Earlier;
-use crate::{checkout_dirs, rooted};
-use banger_link::{holes::Copier, times};
+mod destination;
+mod metadata;
+
+use crate::{beneath, checkout_dirs};
+use banger_link::archive::sparse::SparseCopier;
 use banger_proto::failure::{Code, Failure};
+use destination::{Destination, LinkSource};
+use metadata::{mode, mtime, owner};
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::OwnedFd,
     fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
     io::Errno,
 };
 use std::{
     cell::Cell,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -25,7 +29,7 @@ use tar::{Archive, Entry, EntryType};
 
 /// Longest path of an entry, in bytes.
 const MAX_PATH: usize = 4096;
-/// Bytes an entry's headers may have: long names and PAX records come before it in blocks of their own.
+/// Most bytes of an entry's headers: long names and PAX records come before the entry in blocks of their own.
 const MAX_HEADERS: u64 = 1 << 20;
 
 /// Why an archive was not unpacked.
@@ -57,45 +61,45 @@ impl From<UnpackError> for Failure {
     }
 }
 
-/// Opens the directory an archive goes to.
+/// Opens the directory that an archive is unpacked into.
 pub(in crate::server) fn open_base(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// What an entry does with what stands in its way.
+/// How an entry treats existing files that are in its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Links on the way are followed while they stay below the directory; a directory only goes when it is empty, and
-    /// nothing goes for one.
-    Shared,
-    /// The archive is the whole truth: what is no directory where one has to be goes, and a directory with all that is in
-    /// it where there is something else. Nothing is reached through a link. What was there already as it arrives keeps its
-    /// time, and what was not has the guest's.
-    Cleared,
+pub(super) enum OverwritePolicy {
+    /// The archive is added to the directory: links on the way are followed while they stay below the directory, a
+    /// directory is removed only if it is empty, and nothing is removed for a directory. Times are the archive's.
+    Merge,
+    /// The archive takes precedence: a file or link is removed where a directory has to be, and a directory with its
+    /// content where something else has to be. No link is followed. A file identical to the existing one keeps the
+    /// existing one's time; any other has the time of its creation in the guest.
+    Replace,
 }
 
-/// Unpacks all of it.
-pub(super) fn unpack(base: &OwnedFd, from: impl Read, way: Way) -> Result<(), UnpackError> {
+/// Unpacks the whole archive.
+pub(super) fn unpack(base: &OwnedFd, from: impl Read, policy: OverwritePolicy) -> Result<(), UnpackError> {
     let budget = Rc::new(Cell::new(Some(MAX_HEADERS)));
     let mut archive = Archive::new(Metered { inner: from, budget: Rc::clone(&budget) });
     let root = rustix::process::geteuid().is_root();
-    let mask = rooted::mask();
-    let mut unpacker = Unpacker { base, way, root, mask, dirs: Vec::new(), last: None, copier: Copier::new() };
+    let mask = beneath::mask();
+    let mut unpacker = Unpacker { base, policy, root, mask, dirs: Vec::new(), last: None, copier: SparseCopier::new() };
     for entry in archive.entries().map_err(UnpackError::Stream)? {
         let mut entry = entry.map_err(UnpackError::Stream)?;
         budget.set(None);
         unpacker.entry(&mut entry)?;
-        // What an entry has beyond what was taken is skipped here, so that the budget is for headers alone.
+        // Content that the entry's handler did not read is skipped here, so that the budget covers headers alone.
         io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Stream)?;
         budget.set(Some(MAX_HEADERS));
     }
     unpacker.leave(&[])
 }
 
-/// A reader that gives no more than its budget: headers are read into memory, whatever length they announce.
+/// A reader that fails beyond its budget: headers are read into memory, whatever length they announce.
 struct Metered<R> {
     inner: R,
-    /// Bytes left; `None` is no limit.
+    /// Bytes left; `None` means no limit.
     budget: Rc<Cell<Option<u64>>>,
 }
 
@@ -114,41 +118,23 @@ impl<R: Read> Read for Metered<R> {
 
 struct Unpacker<'a> {
     base: &'a OwnedFd,
-    way: Way,
+    policy: OverwritePolicy,
     root: bool,
-    /// Mode bits a new file does not get, whatever is asked for.
+    /// The umask: permission bits that a new file does not get.
     mask: Mode,
-    /// Directories that are being filled, each within the one before; they get their times when they are left.
+    /// The directories being filled, each within the one before, and their times, which are set when they are left.
     dirs: Vec<(PathBuf, Timespec)>,
-    /// The directory of the last file, while nothing but files came since: most files come after their neighbours.
+    /// The directory of the last file, while only files have come since: most files follow a file of the same directory.
     last: Option<(PathBuf, Parent)>,
-    copier: Copier,
+    copier: SparseCopier,
 }
 
-/// A directory entries go to.
+/// A directory that entries are written to.
 #[derive(Clone)]
 struct Parent {
     fd: Rc<OwnedFd>,
-    /// What is made there gets the directory's group.
+    /// Whether the directory is set-group-id, so that new files get its group.
     gives_group: bool,
-}
-
-/// A file that is there, to have another name.
-struct Source {
-    dir: OwnedFd,
-    name: OsString,
-    inode: (u64, u64),
-}
-
-/// Where an entry goes.
-struct Place<'a> {
-    parent: Rc<OwnedFd>,
-    gives_group: bool,
-    name: &'a OsStr,
-    way: Way,
-    /// Whether it is git's own, which nobody builds from.
-    of_git: bool,
-    mtime: Timespec,
 }
 
 impl Unpacker<'_> {
@@ -158,61 +144,61 @@ impl Unpacker<'_> {
         if path.as_os_str().len() > MAX_PATH {
             return Err(outside());
         }
-        let parts = rooted::parts(&path).ok_or_else(outside)?;
+        let parts = beneath::parts(&path).ok_or_else(outside)?;
         self.leave(&parts)?;
         let Some((name, above)) = parts.split_last() else {
-            // The directory itself, as `.`: it exists, and keeps what it has.
+            // `.`, the directory itself: it exists, and keeps its metadata.
             return Ok(());
         };
         let failed = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
-            // What openat2 says about a path that leads out of the directory.
+            // openat2 returns these for a path that leads out of the directory.
             Some(Errno::XDEV | Errno::LOOP) => UnpackError::Outside(path.clone()),
             _ => UnpackError::Write(path.clone(), error),
         };
         let kind = entry.header().entry_type();
-        // Looked for before anything is made, or makes way.
+        // Before anything is created or removed.
         let source = match kind {
             EntryType::Link => {
                 let target = entry.link_name().map_err(UnpackError::Stream)?.ok_or_else(outside)?.into_owned();
-                let target = rooted::parts(&target).filter(|target| !target.is_empty()).ok_or_else(outside)?;
-                Some(self.source(&parts, &target).map_err(failed)?)
+                let target = beneath::parts(&target).filter(|target| !target.is_empty()).ok_or_else(outside)?;
+                Some(self.link_source(&parts, &target).map_err(failed)?)
             }
             _ => None,
         };
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
-        let (seconds, nanoseconds) = time(entry).map_err(UnpackError::Stream)?;
+        let (seconds, nanoseconds) = mtime(entry).map_err(UnpackError::Stream)?;
         let Parent { fd: parent, gives_group } = self.parent(above, is_file).map_err(failed)?;
-        let (way, of_git) = (self.way, parts.iter().any(|part| *part == ".git"));
+        let (policy, of_git) = (self.policy, parts.iter().any(|part| *part == ".git"));
         let mtime = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-        let place = Place { parent, gives_group, name, way, of_git, mtime };
+        let dest = Destination { parent, gives_group, name, policy, of_git, mtime };
         match kind {
-            EntryType::Link => source.map_or(Ok(()), |source| place.link(&source)).map_err(failed),
-            _ if is_file => self.file(&place, entry).map_err(failed),
+            EntryType::Link => source.map_or(Ok(()), |source| dest.link(&source)).map_err(failed),
+            _ if is_file => self.file(&dest, entry).map_err(failed),
             EntryType::Directory => {
-                self.directory(&place, entry).map_err(failed)?;
-                self.dirs.push((parts.iter().collect(), place.mtime));
+                self.directory(&dest, entry).map_err(failed)?;
+                self.dirs.push((parts.iter().collect(), dest.mtime));
                 Ok(())
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().ok_or_else(outside)?.into_owned();
-                self.symlink(&place, &target, entry).map_err(failed)
+                self.symlink(&dest, &target, entry).map_err(failed)
             }
-            EntryType::Fifo => self.fifo(&place, entry).map_err(failed),
+            EntryType::Fifo => self.fifo(&dest, entry).map_err(failed),
             _ => Err(UnpackError::Kind(path)),
         }
     }
 
-    /// The directory an entry is in, made where it is missing. Anything but a file may put a link or another directory in
-    /// its way, so only a run of files takes it as it was found for the first of them.
+    /// Returns the directory of an entry, and creates it if it is missing. An entry that is not a file may put a link or
+    /// another directory in the way, so the directory is resolved once only for a run of files.
     fn parent(&mut self, above: &[&OsStr], is_file: bool) -> io::Result<Parent> {
         let path: PathBuf = above.iter().collect();
         match &self.last {
             Some((last, parent)) if is_file && *last == path => return Ok(parent.clone()),
             _ => self.last = None,
         }
-        let fd = match self.way {
-            Way::Shared => rooted::make_dirs_beneath(self.base, above)?,
-            Way::Cleared => checkout_dirs::make_dirs(self.base, above)?,
+        let fd = match self.policy {
+            OverwritePolicy::Merge => beneath::make_dirs_beneath(self.base, above)?,
+            OverwritePolicy::Replace => checkout_dirs::make_dirs(self.base, above)?,
         };
         let gives_group = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode).contains(Mode::SGID);
         let parent = Parent { fd: Rc::new(fd), gives_group };
@@ -220,7 +206,7 @@ impl Unpacker<'_> {
         Ok(parent)
     }
 
-    /// Gives directories that hold nothing of what follows their times.
+    /// Sets the times of the directories that do not contain the next entry.
     fn leave(&mut self, next: &[&OsStr]) -> Result<(), UnpackError> {
         let next: PathBuf = next.iter().collect();
         while let Some((dir, mtime)) = self.dirs.last() {
@@ -228,8 +214,8 @@ impl Unpacker<'_> {
                 return Ok(());
             }
             let times = Timestamps { last_access: *mtime, last_modification: *mtime };
-            // One that was replaced meanwhile has its times from what replaced it.
-            let opened = rooted::parts(dir).and_then(|parts| rooted::open_dir_beneath(self.base, &parts).ok());
+            // A directory that was replaced since then has the times of its replacement.
+            let opened = beneath::parts(dir).and_then(|parts| beneath::open_dir_beneath(self.base, &parts).ok());
             if let Some(fd) = opened {
                 fs::futimens(&fd, &times).map_err(|error| UnpackError::Write(dir.clone(), error.into()))?;
             }
@@ -238,176 +224,108 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn directory(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
-        let make = || fs::mkdirat(&*place.parent, place.name, Mode::from_raw_mode(0o700));
+    fn directory(&self, dest: &Destination<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        let make = || fs::mkdirat(&*dest.parent, dest.name, Mode::from_raw_mode(0o700));
         match make() {
             Err(Errno::EXIST) => {
-                let stat = fs::statat(&*place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let stat = fs::statat(&*dest.parent, dest.name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                    if place.way == Way::Shared {
+                    if dest.policy == OverwritePolicy::Merge {
                         return Err(Errno::NOTDIR.into());
                     }
-                    place.clear()?;
+                    dest.clear()?;
                     make()?;
                 }
             }
             other => other?,
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = fs::openat(&*place.parent, place.name, flags, Mode::empty())?;
-        self.own(&dir, entry)?;
+        let dir = fs::openat(&*dest.parent, dest.name, flags, Mode::empty())?;
+        self.set_owner(&dir, entry)?;
         Ok(fs::fchmod(&dir, mode(entry))?)
     }
 
-    fn file(&mut self, place: &Place<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+    fn file(&mut self, dest: &Destination<'_>, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let wanted = mode(entry);
-        // Of twenty thousand small files every call is felt: what a new file has anyhow is not given to it again.
-        let born = wanted & (Mode::RWXU | Mode::RWXG | Mode::RWXO) & !self.mask;
-        let make = || fs::openat(&*place.parent, place.name, flags, born);
-        let mut earlier = None;
+        // With 20,000 small files each system call is noticeable, so the mode is set only if the created file differs.
+        let created_mode = wanted & (Mode::RWXU | Mode::RWXG | Mode::RWXO) & !self.mask;
+        let make = || fs::openat(&*dest.parent, dest.name, flags, created_mode);
+        let mut replaced = None;
         let file = match make() {
             Err(Errno::EXIST) => {
-                earlier = place.earlier(entry.size());
-                place.clear()?;
+                replaced = dest.replaced(entry.size());
+                dest.clear()?;
                 make()?
             }
             made => made?,
         };
         let file = File::from(file);
-        match &mut earlier {
-            Some(earlier) => self.copier.copy(&mut earlier.beside(&mut *entry), &file)?,
+        match &mut replaced {
+            Some(replaced) => self.copier.copy(&mut replaced.comparing(&mut *entry), &file)?,
             None => self.copier.copy(entry, &file)?,
         };
-        let roots = owner(entry) == (Some(Uid::ROOT), Some(Gid::ROOT)) && rustix::process::getegid().is_root();
-        if place.gives_group || !roots {
-            // Changing hands takes set-user-id away, so it comes before the mode.
-            self.own(&file, entry)?;
+        let is_roots = owner(entry) == (Some(Uid::ROOT), Some(Gid::ROOT)) && rustix::process::getegid().is_root();
+        if dest.gives_group || !is_roots {
+            // A change of owner clears the set-user-id bit, so it precedes the mode.
+            self.set_owner(&file, entry)?;
         }
-        if born != wanted {
+        if created_mode != wanted {
             fs::fchmod(&file, wanted)?;
         }
-        match place.times().or_else(|| earlier?.times()) {
+        match dest.times().or_else(|| replaced?.times()) {
             Some(times) => Ok(fs::futimens(&file, &times)?),
             None => Ok(()),
         }
     }
 
-    fn symlink(&self, place: &Place<'_>, target: &[u8], entry: &Entry<'_, impl Read>) -> io::Result<()> {
-        if place.has_link(target) {
+    fn symlink(&self, dest: &Destination<'_>, target: &[u8], entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        if dest.has_link(target) {
             return Ok(());
         }
-        place.clear()?;
-        fs::symlinkat(target, &*place.parent, place.name)?;
-        self.dress(place, entry)
+        dest.clear()?;
+        fs::symlinkat(target, &*dest.parent, dest.name)?;
+        self.set_metadata(dest, entry)
     }
 
-    /// What a hard link at `parts` is to: no directory, and neither in the other, for whose sake it would go.
-    fn source(&self, parts: &[&OsStr], target: &[&OsStr]) -> io::Result<Source> {
+    /// Finds the target of a hard link at `parts`. A directory is refused, and so is a target inside the link or around it,
+    /// which would be removed for the link.
+    fn link_source(&self, parts: &[&OsStr], target: &[&OsStr]) -> io::Result<LinkSource> {
         let is_inside = parts.starts_with(target) || target.starts_with(parts);
         let (name, above) = target.split_last().filter(|_| !is_inside || parts == target).ok_or(Errno::INVAL)?;
-        let dir = rooted::dir_beneath(self.base, above, self.way == Way::Shared)?;
+        let dir = beneath::dir_beneath(self.base, above, self.policy == OverwritePolicy::Merge)?;
         let stat = fs::statat(&dir, *name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(Errno::PERM.into());
         }
-        Ok(Source { dir, name: name.into(), inode: (stat.st_dev, stat.st_ino) })
+        Ok(LinkSource { dir, name: name.into(), inode: (stat.st_dev, stat.st_ino) })
     }
 
-    fn fifo(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
-        place.clear()?;
-        fs::mknodat(&*place.parent, place.name, FileType::Fifo, mode(entry), 0)?;
-        self.dress(place, entry)
+    fn fifo(&self, dest: &Destination<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        dest.clear()?;
+        fs::mknodat(&*dest.parent, dest.name, FileType::Fifo, mode(entry), 0)?;
+        self.set_metadata(dest, entry)
     }
 
-    /// Owner and times of what is not opened.
-    fn dress(&self, place: &Place<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+    /// Sets owner and times of a file that is not opened.
+    fn set_metadata(&self, dest: &Destination<'_>, entry: &Entry<'_, impl Read>) -> io::Result<()> {
         if self.root {
             let (uid, gid) = owner(entry);
-            fs::chownat(&*place.parent, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            fs::chownat(&*dest.parent, dest.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
-        match place.times() {
-            Some(times) => Ok(fs::utimensat(&*place.parent, place.name, &times, AtFlags::SYMLINK_NOFOLLOW)?),
+        match dest.times() {
+            Some(times) => Ok(fs::utimensat(&*dest.parent, dest.name, &times, AtFlags::SYMLINK_NOFOLLOW)?),
             None => Ok(()),
         }
     }
 
-    fn own(&self, fd: impl rustix::fd::AsFd, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+    fn set_owner(&self, fd: impl rustix::fd::AsFd, entry: &Entry<'_, impl Read>) -> io::Result<()> {
         if self.root {
             let (uid, gid) = owner(entry);
             fs::fchown(fd, uid, gid)?;
         }
         Ok(())
     }
-}
-
-impl Place<'_> {
-    /// Makes room for the entry. A directory is only removed when it is empty.
-    fn clear(&self) -> io::Result<()> {
-        match fs::unlinkat(&*self.parent, self.name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR) if self.way == Way::Cleared => checkout_dirs::clear(self.parent.as_fd(), self.name),
-            Err(Errno::ISDIR) => Ok(fs::unlinkat(&*self.parent, self.name, AtFlags::REMOVEDIR)?),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Gives a file this name too, if it has it not.
-    fn link(&self, source: &Source) -> io::Result<()> {
-        let link = || fs::linkat(&source.dir, &source.name, &*self.parent, self.name, AtFlags::empty());
-        match link() {
-            Err(Errno::EXIST) => {}
-            made => return Ok(made?),
-        }
-        let there = fs::statat(&*self.parent, self.name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if (there.st_dev, there.st_ino) != source.inode {
-            self.clear()?;
-            link()?;
-        }
-        Ok(())
-    }
-
-    /// The file that is there and may be the one that arrives with `size` bytes.
-    fn earlier(&self, size: u64) -> Option<Earlier> {
-        let counts = self.way == Way::Cleared && !self.of_git;
-        counts.then(|| Earlier::find(self.parent.as_fd(), self.name, size)).flatten()
-    }
-
-    /// Whether the link that arrives is there.
-    fn has_link(&self, target: &[u8]) -> bool {
-        let there = || fs::readlinkat(&*self.parent, self.name, Vec::new());
-        self.way == Way::Cleared && there().is_ok_and(|found| found.as_bytes() == target)
-    }
-
-    /// The times it is given, unless it has those of the moment.
-    fn times(&self) -> Option<Timestamps> {
-        let given = Timestamps { last_access: self.mtime, last_modification: self.mtime };
-        (self.way == Way::Shared).then_some(given)
-    }
-}
-
-/// When an entry was last changed, as its record or else its header says.
-fn time(entry: &mut Entry<'_, impl Read>) -> io::Result<times::Time> {
-    let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
-    for record in entry.pax_extensions()?.into_iter().flatten() {
-        let record = record?;
-        if record.key_bytes() == b"mtime" {
-            return Ok(times::parse(record.value_bytes()).unwrap_or((seconds, 0)));
-        }
-    }
-    Ok((seconds, 0))
-}
-
-fn mode(entry: &Entry<'_, impl Read>) -> Mode {
-    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
-}
-
-/// The numbers of the archive; one that does not fit is root's.
-fn owner(entry: &Entry<'_, impl Read>) -> (Option<Uid>, Option<Gid>) {
-    // All ones means "leave it" to the kernel.
-    let fits = |number: u64| u32::try_from(number).ok().filter(|number| *number != u32::MAX);
-    let number = |number: io::Result<u64>| number.ok().and_then(fits).unwrap_or(0);
-    (Some(Uid::from_raw(number(entry.header().uid()))), Some(Gid::from_raw(number(entry.header().gid()))))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From what was asked to what is run: user, directory, environment, program. Touches nothing but `/etc`.
 
-use super::super::{Guest, Place};
+use super::super::{Guest, RunsIn};
 use crate::{
     accounts::{Account, Accounts},
     boot::BIN,
@@ -56,7 +56,7 @@ fn with_accounts(
         .account_in(accounts, spec.user.as_deref())
         .map_err(|error| Outcome::NotStarted { code: 125, message: error.to_string() })?;
     let named = spec.user.is_some() || config.user.is_some() || config.image.user.is_some();
-    let hosted = guest.place == Place::Hosted;
+    let hosted = guest.runs_in == RunsIn::Hosted;
     let usable = shell_of(&account, is_file);
     let shell = usable.unwrap_or(&account.shell).to_owned();
     let mut env = defaults(&account, &shell, guest, spec.tty.is_some());
@@ -103,7 +103,7 @@ fn shell_of<'a>(account: &'a Account, is_file: &dyn Fn(&str) -> bool) -> Option<
 /// What the image wants in the environment of every command.
 fn image_env(guest: &Guest) -> BTreeMap<String, String> {
     let mut env = guest.config.image.env.clone();
-    if (guest.place, guest.init) == (Place::Machine, Init::Agent)
+    if (guest.runs_in, guest.init) == (RunsIn::Machine, Init::Agent)
         && let Some(path) = env.get_mut("PATH")
     {
         *path = format!("{BIN}:{path}");
@@ -113,9 +113,9 @@ fn image_env(guest: &Guest) -> BTreeMap<String, String> {
 
 /// What any program may expect to find.
 fn defaults(account: &Account, shell: &str, guest: &Guest, tty: bool) -> BTreeMap<String, String> {
-    let path = match (guest.place, guest.init) {
+    let path = match (guest.runs_in, guest.init) {
         // The image's own power commands would talk to an init that is not there.
-        (Place::Machine, Init::Agent) => format!("{BIN}:{DEFAULT_PATH}"),
+        (RunsIn::Machine, Init::Agent) => format!("{BIN}:{DEFAULT_PATH}"),
         _ => DEFAULT_PATH.to_owned(),
     };
     let name = account.name.clone().unwrap_or_else(|| account.uid.to_string());
@@ -144,7 +144,7 @@ mod tests {
     use crate::boot::Phases;
     use banger_proto::agent::boot::BootConfig;
 
-    fn guest(place: Place) -> Guest {
+    fn guest(runs_in: RunsIn) -> Guest {
         let config = BootConfig {
             version: 1,
             image: banger_proto::agent::boot::ImageDefaults::default(),
@@ -165,7 +165,7 @@ mod tests {
             phases: Phases::default(),
             work: None,
             troubles: vec![],
-            place,
+            runs_in,
             acknowledgement,
         }
     }
@@ -184,7 +184,7 @@ mod tests {
     fn the_spec_wins_over_the_vm_and_the_vm_over_the_defaults() {
         let mut spec = spec(&["env"]);
         spec.env = [("B".to_owned(), "spec".to_owned()), ("HOME".to_owned(), "/h".to_owned())].into();
-        let plan = planned(spec, &guest(Place::Machine), &Accounts::default(), &[]);
+        let plan = planned(spec, &guest(RunsIn::Machine), &Accounts::default(), &[]);
         let value = |key: &str| plan.env.get(key).map(String::as_str);
         assert_eq!((value("A"), value("B"), value("HOME")), (Some("vm"), Some("spec"), Some("/h")));
         assert_eq!(value("PATH"), Some(format!("{BIN}:{DEFAULT_PATH}").as_str()));
@@ -194,13 +194,13 @@ mod tests {
 
     #[test]
     fn no_command_is_a_login_shell() {
-        let plan = planned(spec(&[]), &guest(Place::Machine), &Accounts::default(), &["/bin/sh"]);
+        let plan = planned(spec(&[]), &guest(RunsIn::Machine), &Accounts::default(), &["/bin/sh"]);
         assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), ("/bin/sh", Some("-sh")));
     }
 
     #[test]
     fn the_image_comes_before_the_defaults_and_after_the_vm() {
-        let mut guest = guest(Place::Machine);
+        let mut guest = guest(RunsIn::Machine);
         guest.config.image = banger_proto::agent::boot::ImageDefaults {
             env: [("A".to_owned(), "image".to_owned()), ("PATH".to_owned(), "/app".to_owned())].into(),
             workdir: Some("/srv".into()),
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_shell_that_is_missing_or_turns_everybody_away_is_no_shell() {
-        let mut guest = guest(Place::Machine);
+        let mut guest = guest(RunsIn::Machine);
         (guest.config.user, guest.config.image.command) = (Some("app".into()), vec!["/serve".into()]);
         let (sh, nologin) = ("/bin/sh", "/usr/sbin/nologin");
         for (shell, files, runs, arg0) in [
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn an_unknown_user_is_no_command() {
-        let mut guest = guest(Place::Machine);
+        let mut guest = guest(RunsIn::Machine);
         guest.config.user = Some("nobody-here".into());
         let outcome = resolve(spec(&["true"]), &guest).unwrap_err();
         assert_eq!(outcome.code(), 125);
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_hosted_agent_stays_who_it_is() {
-        let plan = planned(spec(&["true"]), &guest(Place::Hosted), &Accounts::default(), &[]);
+        let plan = planned(spec(&["true"]), &guest(RunsIn::Hosted), &Accounts::default(), &[]);
         assert_eq!(plan.account, None);
         assert_eq!(plan.env.get("PATH").map(String::as_str), Some(DEFAULT_PATH));
     }

@@ -1,7 +1,7 @@
 //! One exec from its first message to its last.
 
 use super::{
-    super::{Context, Place},
+    super::{Context, RunsIn},
     LINGER, MERCY,
     group::Group,
     plan,
@@ -95,7 +95,7 @@ async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecRe
 }
 
 fn start(context: &Context, request: ExecRequest, asked_ms: u64) -> Result<Started, Outcome> {
-    if let (Some(shift), Place::Machine) = (request.clock_shift_ns, context.guest.place)
+    if let (Some(shift), RunsIn::Machine) = (request.clock_shift_ns, context.guest.runs_in)
         && let Err(error) = boot::shift_clock(shift)
     {
         boot::say(&format!("the clock cannot be mended: {error}"));
@@ -104,12 +104,12 @@ fn start(context: &Context, request: ExecRequest, asked_ms: u64) -> Result<Start
     let number = context.exec_number.get() + 1;
     context.exec_number.set(number);
     let group =
-        match context.guest.place {
-            Place::Machine => Some(Group::make(number).map_err(|error| Outcome::NotStarted {
+        match context.guest.runs_in {
+            RunsIn::Machine => Some(Group::make(number).map_err(|error| Outcome::NotStarted {
                 code: 125,
                 message: format!("cannot make a cgroup: {error}"),
             })?),
-            Place::Hosted => None,
+            RunsIn::Hosted => None,
         };
     let started = spawn::start(&plan, group)?;
     if !context.exec_announced.replace(true) {

@@ -250,10 +250,10 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
     let mut path = path.strip_suffix(b"/").unwrap_or(path);
     let mut flags = AtFlags::empty();
     loop {
-        let parts: Option<Vec<&OsStr>> = crate::rooted::parts(Path::new(OsStr::from_bytes(path)));
+        let parts: Option<Vec<&OsStr>> = crate::beneath::parts(Path::new(OsStr::from_bytes(path)));
         let Some((name, above)) = parts.as_deref().and_then(<[_]>::split_last) else { return Ok(()) };
         // Through a link is not where it was: what had that directory may be a link now.
-        let Ok(dir) = crate::rooted::open_dir_without_links(base, above) else { return Ok(()) };
+        let Ok(dir) = crate::beneath::open_dir_without_links(base, above) else { return Ok(()) };
         let removed = match rustix::fs::unlinkat(&dir, *name, flags) {
             Err(Errno::ISDIR) if whole => {
                 clear(dir.as_fd(), name)?;

@@ -4,9 +4,9 @@ use crate::{
     context::Context,
     copy::{
         bridge::{self, Counter},
+        endpoint::{Endpoint, split},
         entries::{self, Flow, Kind},
         pack::{self, pack},
-        place::{Place, split},
         unpack::unpack,
     },
     exec::keyboard,
@@ -14,8 +14,8 @@ use crate::{
     guest,
     http::{self, Body, segment},
     output::progress::{Progress, TICK},
-    patience::{self, PATIENCE},
     signals::Signals,
+    stall::{self, STALL_TIMEOUT},
 };
 use banger_proto::{
     failure::{Code, Failure},
@@ -52,10 +52,10 @@ Modes, times, symbolic and hard links are kept, and long zeroes become holes; de
 pub(crate) struct CpArgs {
     /// PATH here, VM:/PATH, or - for a tar archive on stdin
     #[arg(value_hint = clap::ValueHint::AnyPath)]
-    src: Place,
+    src: Endpoint,
     /// PATH here, VM:/PATH, or - for a tar archive on stdout
     #[arg(value_hint = clap::ValueHint::AnyPath)]
-    dst: Place,
+    dst: Endpoint,
 }
 
 /// Copies one way or the other.
@@ -64,10 +64,10 @@ pub(crate) async fn run(context: &Context, args: CpArgs) -> Result {
     signals
         .guard(UNDONE, async {
             match (args.src, args.dst) {
-                (Place::Here(here), Place::There { vm, path }) => upload(context, &here, &vm, &path).await,
-                (Place::There { vm, path }, Place::Here(here)) => download(context, &vm, &path, &here).await,
-                (Place::Stream, Place::There { vm, path }) => receive_archive(context, &vm, &path).await,
-                (Place::There { vm, path }, Place::Stream) => send_archive(context, &vm, &path).await,
+                (Endpoint::Local(here), Endpoint::Guest { vm, path }) => upload(context, &here, &vm, &path).await,
+                (Endpoint::Guest { vm, path }, Endpoint::Local(here)) => download(context, &vm, &path, &here).await,
+                (Endpoint::Stream, Endpoint::Guest { vm, path }) => receive_archive(context, &vm, &path).await,
+                (Endpoint::Guest { vm, path }, Endpoint::Stream) => send_archive(context, &vm, &path).await,
                 _ => Err(Failure::new(Code::Invalid, "one end of a copy is here (a path, or -), the other in a VM")
                     .hint("write the VM's end as NAME:/path")
                     .into()),
@@ -147,9 +147,9 @@ async fn download(context: &Context, vm: &VmName, path: &str, here: &Path) -> Re
     };
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
-    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
+    let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, &request, None).await?;
     if !response.status().is_success() {
-        return Err(PATIENCE.refusal(response).await.into());
+        return Err(STALL_TIMEOUT.refusal(response).await.into());
     }
     let counter = Counter::default();
     let (sender, reader) = bridge::reader(counter.clone());
@@ -193,12 +193,12 @@ async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> 
     split(path).ok_or_else(|| not_absolute(path))?;
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
-    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
+    let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, &request, None).await?;
     if !response.status().is_success() {
-        return Err(PATIENCE.refusal(response).await.into());
+        return Err(STALL_TIMEOUT.refusal(response).await.into());
     }
     let mut body = response.into_body();
-    while let Some(data) = PATIENCE.data(&mut body).await {
+    while let Some(data) = STALL_TIMEOUT.data(&mut body).await {
         context.printer.bytes(&data?)?;
     }
     Ok(())
@@ -208,12 +208,12 @@ async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> 
 async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>> {
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
-    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
+    let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, &request, None).await?;
     if response.status() == StatusCode::NOT_FOUND {
         return Ok(None);
     }
     if !response.status().is_success() {
-        return Err(PATIENCE.refusal(response).await.into());
+        return Err(STALL_TIMEOUT.refusal(response).await.into());
     }
     let (sender, reader) = bridge::reader(Counter::default());
     let looking = tokio::task::spawn_blocking(move || {
@@ -237,19 +237,19 @@ async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>
 async fn leads_to_directory(context: &Context, vm: &VmName, link: &str) -> Result<bool> {
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(&format!("{link}/..")));
-    let response = PATIENCE.exchange(&mut connection, Method::GET, &request, None).await?;
+    let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, &request, None).await?;
     if response.status().is_success() {
         return Ok(true);
     }
-    let failure = PATIENCE.refusal(response).await;
+    let failure = STALL_TIMEOUT.refusal(response).await;
     // To nothing; to something else, or round in a circle.
     if matches!(failure.code, Code::NotFound | Code::Invalid) { Ok(false) } else { Err(failure.into()) }
 }
 
 /// Passes the body on until it ends or nobody wants it.
 async fn receive(mut body: Incoming, chunks: mpsc::Sender<io::Result<Bytes>>) {
-    while let Some(data) = PATIENCE.data(&mut body).await {
-        let chunk = data.map_err(patience::for_a_reader);
+    while let Some(data) = STALL_TIMEOUT.data(&mut body).await {
+        let chunk = data.map_err(stall::into_io_error);
         let broken = chunk.is_err();
         if chunks.send(chunk).await.is_err() || broken {
             return;

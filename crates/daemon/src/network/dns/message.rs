@@ -142,7 +142,7 @@ impl Record {
     }
 }
 
-/// Reads a message as a question and as an answer, for [`crate::hostile`].
+/// Reads a message as a question and as an answer, for [`crate::fuzzing`].
 pub(crate) fn read_as_any(bytes: &[u8]) {
     if let Some(query) = Query::parse(bytes) {
         let answer = query.answer(Rcode::NoSuchName, &[]);

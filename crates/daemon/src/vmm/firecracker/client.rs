@@ -79,8 +79,8 @@ fn into_result(request: String, status: StatusCode, answer: Bytes) -> Result<Byt
     Err(ApiError::Refused { request, reason: reason.escape_debug().to_string() })
 }
 
-/// Takes what is said at the other end of `stream` for a Firecracker's answer, for [`crate::hostile`].
-pub(crate) async fn hear(stream: UnixStream) -> Result<InstanceInfo, ApiError> {
+/// Takes what is said at the other end of `stream` for a Firecracker's answer, for [`crate::fuzzing`].
+pub(crate) async fn fuzz_read(stream: UnixStream) -> Result<InstanceInfo, ApiError> {
     let request = || "GET /".to_owned();
     let unreachable = |source| ApiError::Unreachable { request: request(), source };
     let (status, answer) = exchange(stream, Method::GET, "/", None).await.map_err(unreachable)?;

@@ -44,24 +44,24 @@ fn listed(root: &Path) -> Vec<String> {
 
 #[test]
 fn a_file_that_is_linked_to_itself_stays() {
-    for way in [Way::Shared, Way::Cleared] {
+    for policy in [OverwritePolicy::Merge, OverwritePolicy::Replace] {
         for (name, target) in [("file", "file"), ("dir/file", "./dir/file")] {
             let (temp, base) = tree();
-            unpack(&base, &hard_link(name, target)[..], way).unwrap();
-            assert_eq!(fs::read(temp.path().join("root").join(name)).unwrap(), name.as_bytes(), "{way:?}");
+            unpack(&base, &hard_link(name, target)[..], policy).unwrap();
+            assert_eq!(fs::read(temp.path().join("root").join(name)).unwrap(), name.as_bytes(), "{policy:?}");
         }
         // By another of its names as well.
         let (temp, base) = tree();
         let root = temp.path().join("root");
         fs::hard_link(root.join("file"), root.join("same")).unwrap();
-        unpack(&base, &hard_link("same", "file")[..], way).unwrap();
-        assert_eq!(fs::metadata(root.join("same")).unwrap().nlink(), 2, "{way:?}");
+        unpack(&base, &hard_link("same", "file")[..], policy).unwrap();
+        assert_eq!(fs::metadata(root.join("same")).unwrap().nlink(), 2, "{policy:?}");
     }
 }
 
 #[test]
 fn a_link_to_what_is_not_there_makes_nothing_and_nothing_makes_way() {
-    for way in [Way::Shared, Way::Cleared] {
+    for policy in [OverwritePolicy::Merge, OverwritePolicy::Replace] {
         for (name, target) in [
             ("file", "none"),
             ("file", "none/none"),
@@ -76,11 +76,11 @@ fn a_link_to_what_is_not_there_makes_nothing_and_nothing_makes_way() {
             let (temp, base) = tree();
             let root = temp.path().join("root");
             let before = listed(&root);
-            let refused = unpack(&base, &hard_link(name, target)[..], way).unwrap_err();
+            let refused = unpack(&base, &hard_link(name, target)[..], policy).unwrap_err();
             let is_out = target.starts_with("out");
-            assert_eq!(matches!(refused, UnpackError::Outside(_)), is_out, "{way:?} {name} {target}: {refused}");
-            assert_eq!(listed(&root), before, "{way:?} {name} {target}");
-            assert_eq!(fs::read(root.join("file")).unwrap(), b"file", "{way:?} {name} {target}");
+            assert_eq!(matches!(refused, UnpackError::Outside(_)), is_out, "{policy:?} {name} {target}: {refused}");
+            assert_eq!(listed(&root), before, "{policy:?} {name} {target}");
+            assert_eq!(fs::read(root.join("file")).unwrap(), b"file", "{policy:?} {name} {target}");
         }
     }
 }
@@ -90,19 +90,19 @@ fn where_the_archive_is_the_whole_truth_no_source_is_reached_through_a_link() {
     let (temp, base) = tree();
     let root = temp.path().join("root");
     let through = hard_link("new", "link/file");
-    assert!(matches!(unpack(&base, &through[..], Way::Cleared), Err(UnpackError::Outside(_))));
+    assert!(matches!(unpack(&base, &through[..], OverwritePolicy::Replace), Err(UnpackError::Outside(_))));
     assert!(!root.join("new").exists());
-    unpack(&base, &through[..], Way::Shared).unwrap();
+    unpack(&base, &through[..], OverwritePolicy::Merge).unwrap();
     assert_eq!(fs::read(root.join("new")).unwrap(), b"dir/file");
 }
 
 #[test]
 fn a_link_takes_the_place_of_another_file() {
-    for way in [Way::Shared, Way::Cleared] {
+    for policy in [OverwritePolicy::Merge, OverwritePolicy::Replace] {
         let (temp, base) = tree();
         let root = temp.path().join("root");
-        unpack(&base, &hard_link("file", "dir/file")[..], way).unwrap();
-        assert_eq!(fs::read(root.join("file")).unwrap(), b"dir/file", "{way:?}");
-        assert_eq!(fs::metadata(root.join("file")).unwrap().nlink(), 2, "{way:?}");
+        unpack(&base, &hard_link("file", "dir/file")[..], policy).unwrap();
+        assert_eq!(fs::read(root.join("file")).unwrap(), b"dir/file", "{policy:?}");
+        assert_eq!(fs::metadata(root.join("file")).unwrap().nlink(), 2, "{policy:?}");
     }
 }

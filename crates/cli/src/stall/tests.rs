@@ -1,16 +1,16 @@
 //! Guests that are slow, and such as only look so.
 
 use super::*;
-use crate::watched::Watched;
+use crate::progress_stream::ProgressStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     sync::Notify,
 };
 
-const SHORT: Patience = Patience { silence: Duration::from_secs(2), work: Duration::from_secs(60 * 60) };
+const SHORT: StallTimeout = StallTimeout { silence: Duration::from_secs(2), work: Duration::from_secs(60 * 60) };
 /// The work of a guest that never comes to its end.
-const ENDING: Patience = Patience { silence: Duration::from_secs(1), work: Duration::from_secs(4) };
+const ENDING: StallTimeout = StallTimeout { silence: Duration::from_secs(1), work: Duration::from_secs(4) };
 /// Pauses of a guest that is slow: each shorter than the patience, together longer.
 const PAUSES: (u32, Duration) = (8, Duration::from_millis(400));
 
@@ -138,8 +138,8 @@ async fn nobody_waits_for_ever() {
     let there = async || true;
     let exchange = ENDING.exchange_while(&mut silent, Method::PUT, "/", Some(pieces(0)), there);
     let nothing = ENDING.attend(std::future::pending::<crate::exit::Result<()>>(), &[], there);
-    let mut sink = Watched::new(tokio::io::sink());
-    let heard = [sink.taken()];
+    let mut sink = ProgressStream::new(tokio::io::sink());
+    let heard = [sink.last_write()];
     let drips = async {
         while sink.write_all(b"x").await.is_ok() {
             sleep(ENDING.silence / 10).await;
@@ -155,7 +155,7 @@ async fn nobody_waits_for_ever() {
             sleep(ENDING.silence / 10).await;
         }
     });
-    let ending = Patience { silence: Duration::from_secs(60), ..ENDING };
+    let ending = StallTimeout { silence: Duration::from_secs(60), ..ENDING };
     let collect = async {
         let response = ending.exchange(&mut dripping, Method::GET, "/", None).await.unwrap();
         ending.collect(response.into_body(), 1 << 20).await.map(drop)
@@ -186,8 +186,8 @@ async fn one_answer_that_is_missed_ends_no_work() {
 
 #[tokio::test]
 async fn a_guest_that_is_heard_is_not_asked() {
-    let mut sink = Watched::new(tokio::io::sink());
-    let (heard, (count, pause)) = (sink.taken(), PAUSES);
+    let mut sink = ProgressStream::new(tokio::io::sink());
+    let (heard, (count, pause)) = (sink.last_write(), PAUSES);
     let work = async {
         for _ in 0..count {
             sink.write_all(b"x").await.unwrap();

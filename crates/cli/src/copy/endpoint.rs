@@ -5,13 +5,13 @@ use std::{convert::Infallible, path::PathBuf, str::FromStr};
 
 /// Where something is copied from or to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Endpoint {
     /// On this host.
-    Here(PathBuf),
+    Local(PathBuf),
     /// `-`: stdin or stdout, as a tar archive.
     Stream,
     /// In a VM.
-    There {
+    Guest {
         /// The VM: name, id, or the beginning of its id.
         vm: VmName,
         /// The path in it, as it is typed.
@@ -19,7 +19,7 @@ pub(crate) enum Place {
     },
 }
 
-impl FromStr for Place {
+impl FromStr for Endpoint {
     type Err = Infallible;
 
     /// What comes before the first colon decides: a name means a VM. `./a:b` and `/a:b` are always here.
@@ -29,8 +29,8 @@ impl FromStr for Place {
         }
         let there = text.split_once(':').and_then(|(vm, path)| Some((vm.parse().ok()?, path.to_owned())));
         Ok(match there {
-            Some((vm, path)) => Self::There { vm, path },
-            None => Self::Here(text.into()),
+            Some((vm, path)) => Self::Guest { vm, path },
+            None => Self::Local(text.into()),
         })
     }
 }
@@ -54,11 +54,11 @@ mod tests {
 
     #[test]
     fn a_name_before_the_colon_is_a_vm() {
-        let there = Place::There { vm: "demo".parse().unwrap(), path: "/etc/hosts".into() };
+        let there = Endpoint::Guest { vm: "demo".parse().unwrap(), path: "/etc/hosts".into() };
         assert_eq!("demo:/etc/hosts".parse(), Ok(there));
-        assert_eq!("-".parse(), Ok(Place::Stream));
+        assert_eq!("-".parse(), Ok(Endpoint::Stream));
         for here in ["a", "./-", "./a:b", "/x:y", "A:b", ":x", "-a:b"] {
-            assert_eq!(here.parse(), Ok(Place::Here(here.into())), "{here}");
+            assert_eq!(here.parse(), Ok(Endpoint::Local(here.into())), "{here}");
         }
     }
 

@@ -1,17 +1,17 @@
 //! Times in archives: a tar header has whole seconds since 1970, a PAX record before it (`mtime`) says the rest.
 
 /// A point in time: seconds since 1970, which may be before, and nanoseconds after that second.
-pub type Time = (i64, u32);
+pub type UnixTime = (i64, u32);
 
 /// What goes in a header: the second, or 1970 for what was before.
 #[must_use]
-pub fn header((seconds, _): Time) -> u64 {
+pub fn header_seconds((seconds, _): UnixTime) -> u64 {
     u64::try_from(seconds).unwrap_or(0)
 }
 
 /// The value of a record, where the header alone does not say it.
 #[must_use]
-pub fn record((seconds, nanoseconds): Time) -> Option<String> {
+pub fn to_pax((seconds, nanoseconds): UnixTime) -> Option<String> {
     if seconds >= 0 && nanoseconds == 0 {
         return None;
     }
@@ -26,7 +26,7 @@ pub fn record((seconds, nanoseconds): Time) -> Option<String> {
 
 /// Reads a record's value, whoever wrote it; digits beyond nanoseconds are dropped.
 #[must_use]
-pub fn parse(value: &[u8]) -> Option<Time> {
+pub fn from_pax(value: &[u8]) -> Option<UnixTime> {
     let text = std::str::from_utf8(value).ok()?;
     let (before, text) = match text.strip_prefix('-') {
         Some(text) => (true, text),
@@ -62,12 +62,12 @@ mod tests {
             ((-1, 999_999_999), Some("-0.000000001")),
             ((i64::MIN + 1, 0), Some("-9223372036854775807")),
         ] {
-            assert_eq!(record(time).as_deref(), value, "{time:?}");
+            assert_eq!(to_pax(time).as_deref(), value, "{time:?}");
             if let Some(value) = value {
-                assert_eq!(parse(value.as_bytes()), Some(time), "{value}");
+                assert_eq!(from_pax(value.as_bytes()), Some(time), "{value}");
             }
         }
-        assert_eq!(header((-5, 0)), 0);
+        assert_eq!(header_seconds((-5, 0)), 0);
     }
 
     #[test]
@@ -75,10 +75,10 @@ mod tests {
         for (value, time) in
             [("7", (7, 0)), ("7.25", (7, 250_000_000)), ("7.1234567891", (7, 123_456_789)), ("-0", (0, 0))]
         {
-            assert_eq!(parse(value.as_bytes()), Some(time), "{value}");
+            assert_eq!(from_pax(value.as_bytes()), Some(time), "{value}");
         }
         for bad in ["", "-", ".5", "1e3", "--1", "1.x", "99999999999999999999", "1.-5"] {
-            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+            assert_eq!(from_pax(bad.as_bytes()), None, "{bad}");
         }
     }
 }

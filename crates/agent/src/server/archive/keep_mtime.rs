@@ -1,5 +1,7 @@
-//! What stood where a file of a workspace arrives. Whoever builds there goes by times: a file whose content is as it was has
-//! the time it had, and one that is another is newer than all that was made without it, whenever it was written on the host.
+//! Keeps the modification time of workspace files that an import does not change.
+//!
+//! Build tools in the guest compare times. A file with unchanged content keeps the time it had; a changed one is newer than
+//! everything built from its predecessor, whenever it was written on the host.
 
 use rustix::{
     fd::BorrowedFd,
@@ -11,16 +13,17 @@ use std::{
     io::{self, Read},
 };
 
-/// A file that makes way, and whether what arrives was the same so far.
-pub(super) struct Earlier {
+/// An existing file that is being replaced, compared with the arriving content.
+pub(super) struct ReplacedFile {
     file: File,
     mtime: Timespec,
+    /// Whether everything that has arrived is equal.
     same: bool,
     buffer: Vec<u8>,
 }
 
-impl Earlier {
-    /// The file `name`, if it has `size` bytes and can be read.
+impl ReplacedFile {
+    /// Opens `name`; none unless it is a readable regular file of `size` bytes.
     pub(super) fn find(dir: BorrowedFd<'_>, name: &OsStr, size: u64) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(dir, name, flags, Mode::empty()).ok()?);
@@ -31,27 +34,27 @@ impl Earlier {
         fits.then(|| Self { file, mtime, same: true, buffer: Vec::new() })
     }
 
-    /// Gives what `from` gives and looks whether it is the same.
-    pub(super) fn beside<R: Read>(&mut self, from: R) -> Beside<'_, R> {
-        Beside { from, earlier: self }
+    /// Wraps `from` in a reader that compares what it reads with this file.
+    pub(super) fn comparing<R: Read>(&mut self, from: R) -> Comparing<'_, R> {
+        Comparing { from, replaced: self }
     }
 
-    /// Its times, if all that arrived was as it is.
+    /// Returns the file's times if the whole content was equal.
     pub(super) fn times(&self) -> Option<Timestamps> {
         self.same.then_some(Timestamps { last_access: self.mtime, last_modification: self.mtime })
     }
 }
 
-/// See [`Earlier::beside`].
-pub(super) struct Beside<'a, R> {
+/// Reader of [`ReplacedFile::comparing`].
+pub(super) struct Comparing<'a, R> {
     from: R,
-    earlier: &'a mut Earlier,
+    replaced: &'a mut ReplacedFile,
 }
 
-impl<R: Read> Read for Beside<'_, R> {
+impl<R: Read> Read for Comparing<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.from.read(into)?;
-        let Earlier { file, same, buffer, .. } = &mut *self.earlier;
+        let ReplacedFile { file, same, buffer, .. } = &mut *self.replaced;
         if *same {
             buffer.resize(count, 0);
             *same = file.read_exact(buffer).is_ok() && *buffer == into[..count];
@@ -81,12 +84,12 @@ mod tests {
             (&long, &format!("{}y", &long[1..]), false),
         ] {
             fs::write(&path, is).unwrap();
-            let find = |name: &str| Earlier::find(dir.as_fd(), OsStr::new(name), arrives.len() as u64);
-            let mtime = find("file").and_then(|mut earlier| {
+            let find = |name: &str| ReplacedFile::find(dir.as_fd(), OsStr::new(name), arrives.len() as u64);
+            let mtime = find("file").and_then(|mut replaced| {
                 let mut got = String::new();
-                earlier.beside(arrives.as_bytes()).read_to_string(&mut got).unwrap();
+                replaced.comparing(arrives.as_bytes()).read_to_string(&mut got).unwrap();
                 assert!(got == arrives);
-                earlier.times()
+                replaced.times()
             });
             let expected = fs::metadata(&path).unwrap().modified().unwrap();
             let since = expected.duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -99,6 +102,6 @@ mod tests {
             );
             assert!(find("link").is_none() && find("none").is_none());
         }
-        assert!(Earlier::find(dir.as_fd(), OsStr::new("."), fs::metadata(temp.path()).unwrap().len()).is_none());
+        assert!(ReplacedFile::find(dir.as_fd(), OsStr::new("."), fs::metadata(temp.path()).unwrap().len()).is_none());
     }
 }

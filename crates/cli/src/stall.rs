@@ -7,7 +7,7 @@
 use crate::{
     guest,
     http::{self, Body, Connection},
-    watched::Taken,
+    progress_stream::LastWrite,
 };
 use banger_proto::failure::{Code, Failure};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long a guest may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct StallTimeout {
     /// While it owes something and nothing comes.
     silence: Duration,
     /// Over work that is banger's own, whatever it says meanwhile.
@@ -32,10 +32,10 @@ pub(crate) struct Patience {
 }
 
 /// With a healthy guest in software emulation on a busy host. Tools that are made of their sources there take hours.
-pub(crate) const PATIENCE: Patience =
-    Patience { silence: Duration::from_secs(60), work: Duration::from_secs(6 * 60 * 60) };
+pub(crate) const STALL_TIMEOUT: StallTimeout =
+    StallTimeout { silence: Duration::from_secs(60), work: Duration::from_secs(6 * 60 * 60) };
 
-impl Patience {
+impl StallTimeout {
     /// Sends one request and gives the head of the answer. One that does not come ends the connection.
     pub(crate) async fn exchange(
         self,
@@ -57,25 +57,25 @@ impl Patience {
         body: Option<Body>,
         is_there: impl AsyncFn() -> bool,
     ) -> Result<Response<Incoming>, Failure> {
-        let (turn, taken) = (Turn::default(), connection.taken());
-        let body = body.map(|body| turn.watch(body));
+        let (owed, last_write) = (Owed::default(), connection.last_write());
+        let body = body.map(|body| owed.watch(body));
         let answer = {
             let mut sending = pin!(connection.send(method, path, body));
             loop {
                 let overdue = async {
-                    turn.overdue(&taken, self.silence).await;
-                    let worked = turn.over_for();
+                    owed.overdue(&last_write, self.silence).await;
+                    let worked = owed.over_for();
                     if worked.is_some_and(|worked| worked >= self.work) {
-                        return Some(self.ends_never());
+                        return Some(self.never_finished());
                     }
                     let works = worked.is_some() && self.answers(&is_there).await;
-                    (!works).then(|| self.stands_still())
+                    (!works).then(|| self.stalled())
                 };
                 tokio::select! {
                     answer = &mut sending => break Ok(answer),
                     why = overdue => if let Some(why) = why { break Err(why) },
                 }
-                turn.set(true);
+                owed.set(true);
             }
         };
         if answer.is_err() {
@@ -89,14 +89,14 @@ impl Patience {
     pub(crate) async fn attend<T>(
         self,
         work: impl Future<Output = crate::exit::Result<T>>,
-        heard: &[Taken],
+        heard: &[LastWrite],
         is_there: impl AsyncFn() -> bool,
     ) -> crate::exit::Result<T> {
         let mut work = pin!(work);
         let mut since = Instant::now();
         let end = since + self.work;
         loop {
-            let last = || heard.iter().map(Taken::last).fold(since, Instant::max);
+            let last = || heard.iter().map(LastWrite::at).fold(since, Instant::max);
             let begun = last();
             let gone = async {
                 sleep_until(begun + self.silence).await;
@@ -105,8 +105,8 @@ impl Patience {
             };
             tokio::select! {
                 done = &mut work => return done,
-                gone = gone => if gone { return Err(self.stands_still().into()) },
-                () = sleep_until(end) => return Err(self.ends_never().into()),
+                gone = gone => if gone { return Err(self.stalled().into()) },
+                () = sleep_until(end) => return Err(self.never_finished().into()),
             }
             if last() == begun {
                 since = Instant::now();
@@ -136,13 +136,13 @@ impl Patience {
             }
             Ok(bytes)
         };
-        timeout(self.work, whole).await.unwrap_or_else(|_| Err(self.ends_never()))
+        timeout(self.work, whole).await.unwrap_or_else(|_| Err(self.never_finished()))
     }
 
     /// The next bytes of an answer; nothing at its end.
     pub(crate) async fn data(self, body: &mut Incoming) -> Option<Result<Bytes, Failure>> {
         loop {
-            let Ok(frame) = timeout(self.silence, body.frame()).await else { return Some(Err(self.stands_still())) };
+            let Ok(frame) = timeout(self.silence, body.frame()).await else { return Some(Err(self.stalled())) };
             match frame?.map(Frame::into_data) {
                 Ok(Ok(data)) => return Some(Ok(data)),
                 // Trailers, which mean nothing here.
@@ -154,17 +154,17 @@ impl Patience {
 
     /// What a refusal says, if it says it in time.
     pub(crate) async fn refusal(self, response: Response<Incoming>) -> Failure {
-        timeout(self.silence, guest::refusal(response)).await.unwrap_or_else(|_| self.stands_still())
+        timeout(self.silence, guest::refusal(response)).await.unwrap_or_else(|_| self.stalled())
     }
 
-    fn ends_never(self) -> Failure {
+    fn never_finished(self) -> Failure {
         let work = self.work.as_secs() / 60;
         Failure::new(Code::Timeout, format!("{} did not finish", guest::WHO))
             .cause(format!("it answers, and was not done after {work} min"))
             .hint("banger vm exec NAME -- ps aux shows what the guest does, banger vm logs NAME its console")
     }
 
-    fn stands_still(self) -> Failure {
+    fn stalled(self) -> Failure {
         let silence = self.silence.as_secs();
         Failure::new(Code::Timeout, format!("{} stands still", guest::WHO))
             .cause(format!("not a byte was sent or taken for {silence} s"))
@@ -174,20 +174,20 @@ impl Patience {
 
 /// Since when the guest owes something; nothing while it is waited for something here.
 #[derive(Debug, Clone)]
-struct Turn {
+struct Owed {
     since: Arc<Mutex<Option<Instant>>>,
     /// Since when everything is sent.
     over: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Default for Turn {
+impl Default for Owed {
     fn default() -> Self {
         let now = || Arc::new(Mutex::new(Some(Instant::now())));
         Self { since: now(), over: now() }
     }
 }
 
-impl Turn {
+impl Owed {
     fn set(&self, guest_owes: bool) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = guest_owes.then(Instant::now);
     }
@@ -199,15 +199,15 @@ impl Turn {
 
     /// The body, watched: whenever a piece of it is taken, the guest is to take the next one, or to answer.
     fn watch(&self, mut body: Body) -> Body {
-        let turn = self.clone();
-        let set_over = |turn: &Self, over: bool| {
-            *turn.over.lock().unwrap_or_else(PoisonError::into_inner) = over.then(Instant::now);
+        let owed = self.clone();
+        let set_over = |owed: &Self, over: bool| {
+            *owed.over.lock().unwrap_or_else(PoisonError::into_inner) = over.then(Instant::now);
         };
-        set_over(&turn, false);
+        set_over(&owed, false);
         let frames = futures_util::stream::poll_fn(move |cx| {
             let next = Pin::new(&mut body).poll_frame(cx);
-            turn.set(next.is_ready());
-            set_over(&turn, matches!(next, Poll::Ready(None)));
+            owed.set(next.is_ready());
+            set_over(&owed, matches!(next, Poll::Ready(None)));
             next
         });
         http::Body::new(StreamBody::new(frames))
@@ -215,20 +215,20 @@ impl Turn {
 
     /// Done once the guest has owed something for so long and taken nothing either: what it has to take may stand in
     /// buffers on this side.
-    async fn overdue(&self, taken: &Taken, patience: Duration) {
+    async fn overdue(&self, last_write: &LastWrite, timeout: Duration) {
         loop {
             let owes = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-            let since = owes.map_or_else(Instant::now, |owes| owes.max(taken.last()));
-            if since.elapsed() >= patience {
+            let since = owes.map_or_else(Instant::now, |owes| owes.max(last_write.at()));
+            if since.elapsed() >= timeout {
                 return;
             }
-            sleep_until(since + patience).await;
+            sleep_until(since + timeout).await;
         }
     }
 }
 
 /// For a thread that reads the bytes.
-pub(crate) fn for_a_reader(failure: Failure) -> io::Error {
+pub(crate) fn into_io_error(failure: Failure) -> io::Error {
     let kind = if failure.code == Code::Timeout { io::ErrorKind::TimedOut } else { io::ErrorKind::UnexpectedEof };
     io::Error::new(kind, failure)
 }

@@ -15,7 +15,7 @@ use tokio::{io::AsyncWriteExt, net::UnixStream};
 
 /// What an agent announces by itself.
 pub fn events(data: &[u8]) {
-    run(shim::hear(data));
+    run(shim::fuzz_read_events(data));
 }
 
 /// What an agent answers when it is asked.
@@ -33,7 +33,7 @@ pub fn answers(data: &[u8]) {
 
 /// What an agent answers when it is to reach one of the guest's ports: no more is taken than the answer.
 pub fn ports(data: &[u8]) {
-    run(shim::hear_answer(data));
+    run(shim::fuzz_read_answer(data));
 }
 
 /// What a guest writes on its console: searched for a panic, and quoted.
@@ -77,7 +77,7 @@ pub fn api(data: &[u8]) {
             let _ = theirs.write_all(data).await;
             drop(theirs);
         };
-        let ((), heard) = tokio::join!(speak, client::hear(ours));
+        let ((), heard) = tokio::join!(speak, client::fuzz_read(ours));
         if let Err(error) = heard {
             let said = error.to_string();
             assert!(said.len() < 16 << 10 && !said.contains(char::is_control), "{said:?}");

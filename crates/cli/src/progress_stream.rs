@@ -13,11 +13,11 @@ use tokio::{
 
 /// When that was; at first, when the stream was given to this.
 #[derive(Debug, Clone)]
-pub(crate) struct Taken(Arc<Mutex<Instant>>);
+pub(crate) struct LastWrite(Arc<Mutex<Instant>>);
 
-impl Taken {
+impl LastWrite {
     /// The last time.
-    pub(crate) fn last(&self) -> Instant {
+    pub(crate) fn at(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -30,32 +30,32 @@ impl Taken {
 
 /// The stream.
 #[derive(Debug)]
-pub(crate) struct Watched<S> {
+pub(crate) struct ProgressStream<S> {
     stream: S,
-    taken: Taken,
+    last_write: LastWrite,
 }
 
-impl<S> Watched<S> {
+impl<S> ProgressStream<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, taken: Taken(Arc::new(Mutex::new(Instant::now()))) }
+        Self { stream, last_write: LastWrite(Arc::new(Mutex::new(Instant::now()))) }
     }
 
     /// Stays valid after the stream was given away.
-    pub(crate) fn taken(&self) -> Taken {
-        self.taken.clone()
+    pub(crate) fn last_write(&self) -> LastWrite {
+        self.last_write.clone()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ProgressStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ProgressStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.taken.note(&written);
+        self.last_write.note(&written);
         written
     }
 
@@ -65,7 +65,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.taken.note(&written);
+        self.last_write.note(&written);
         written
     }
 

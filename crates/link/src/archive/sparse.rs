@@ -14,17 +14,17 @@ const CHUNK: usize = 32 * BLOCK;
 
 /// Copies into files. Its buffer outlives a file: a tree of small ones would spend its time in making them.
 #[derive(Debug)]
-pub struct Copier {
+pub struct SparseCopier {
     buffer: Vec<u8>,
 }
 
-impl Default for Copier {
+impl Default for SparseCopier {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Copier {
+impl SparseCopier {
     /// One with an empty buffer.
     pub fn new() -> Self {
         Self { buffer: vec![0; CHUNK] }
@@ -101,7 +101,7 @@ mod tests {
         .enumerate()
         {
             let path = temp.path().join(n.to_string());
-            let copied = Copier::new().copy(&mut content.as_slice(), &File::create(&path).unwrap()).unwrap();
+            let copied = SparseCopier::new().copy(&mut content.as_slice(), &File::create(&path).unwrap()).unwrap();
             assert_eq!(copied, content.len() as u64);
             assert!(std::fs::read(&path).unwrap() == content, "case {n}");
         }
@@ -111,7 +111,7 @@ mod tests {
     fn nothing_takes_no_room() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("sparse");
-        Copier::new().copy(&mut io::repeat(0).take(64 << 20), &File::create(&path).unwrap()).unwrap();
+        SparseCopier::new().copy(&mut io::repeat(0).take(64 << 20), &File::create(&path).unwrap()).unwrap();
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!(meta.len(), 64 << 20);
         assert!(meta.blocks() * 512 < 1 << 20, "{} bytes", meta.blocks() * 512);

@@ -11,7 +11,7 @@ use crate::{
     guest,
     http::{Body, Connection},
     output::{escape, printer::Printer},
-    patience::PATIENCE,
+    stall::STALL_TIMEOUT,
     workspace::{bootstrap, import, patch},
 };
 use banger_proto::{
@@ -37,7 +37,7 @@ const PIECES: (usize, usize) = (6, 32 << 10);
 
 /// What an agent sends after it accepted an exec session.
 pub fn exec(data: &[u8]) {
-    run(session::hear(data));
+    run(session::fuzz_read(data));
 }
 
 /// What an agent says from the first word on when it is asked for an exec session: what it has to know of the request to
@@ -63,7 +63,7 @@ pub fn bootstrap(data: &[u8]) {
     said.extend_from_slice(data);
     run(async {
         let session = begun(&said).await.expect("it is accepted");
-        harmless(bootstrap::hear(session).await);
+        harmless(bootstrap::fuzz_read(session).await);
     });
 }
 
@@ -74,11 +74,11 @@ pub fn http(data: &[u8]) {
         brief(guest::ask::<Vec<Port>>(&mut connection, "/ports").await.map_err(Error::from));
         let mut connection = connected(Peer::saying(data)).await;
         let answer = async {
-            let response = PATIENCE.exchange(&mut connection, Method::GET, "/workspace", None).await?;
+            let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, "/workspace", None).await?;
             if !response.status().is_success() {
-                return Err(PATIENCE.refusal(response).await);
+                return Err(STALL_TIMEOUT.refusal(response).await);
             }
-            PATIENCE.collect(response.into_body(), MAX_BODY).await
+            STALL_TIMEOUT.collect(response.into_body(), MAX_BODY).await
         };
         let answer = answer.await;
         assert!(answer.as_ref().is_ok_and(|body| body.len() <= MAX_BODY) || answer.is_err(), "more than the limit");
@@ -163,7 +163,7 @@ pub fn patch(data: &[u8]) {
 /// What a guest says of a workspace, its agent in JSON and its git in lists: a place is plain, or not repeated at length, an
 /// id is one.
 pub fn workspace(data: &[u8]) {
-    let (paths, ids) = import::hear(data);
+    let (paths, ids) = import::fuzz_read(data);
     for path in paths {
         let Ok(path) = path else {
             brief(path);

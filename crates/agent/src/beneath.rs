@@ -1,7 +1,7 @@
-//! Files below a directory that somebody else filled: no link and no `..` in it leads out.
+//! Access to files below a directory with untrusted content: no link and no `..` in it leads outside.
 //!
-//! The kernel does the resolving (openat2): `IN_ROOT` where absolute links mean the directory itself (an image's root
-//! file system), `BENEATH` where they are refused (the destination of an archive).
+//! The kernel resolves the paths (openat2): with `IN_ROOT` where absolute links are relative to the directory (an image's
+//! root file system), with `BENEATH` where they are refused (the destination of an archive).
 
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -26,7 +26,7 @@ pub(crate) fn open(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<Ow
     )?)
 }
 
-/// Opens the directory `path` as if `root` were `/`, making it and its parents (0755) where they are missing.
+/// Opens the directory `path` as if `root` were `/`, and creates it and its parents (0755) if they are missing.
 pub(crate) fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     let root = root.as_fd();
     match open(root, path, OFlags::DIRECTORY | OFlags::PATH) {
@@ -41,12 +41,12 @@ pub(crate) fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    // Opened by its whole path again, so that a link that stood there already is followed within the root.
+    // Opened by its whole path again, so that an existing link is followed within the root.
     open(root, path, OFlags::DIRECTORY | OFlags::PATH)
 }
 
-/// Makes the directory `name` in `dir` (0755, whatever mask this process has) and opens it; one that is there is opened as
-/// it is. A link of that name, also one that takes its place meanwhile, is not followed.
+/// Creates the directory `name` in `dir` (0755, whatever the umask of this process) and opens it; an existing one is opened
+/// as it is. A link of that name is not followed, not even one that replaces the directory meanwhile.
 pub(crate) fn make_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let dir = dir.as_fd();
     let mode = Mode::from_raw_mode(0o755);
@@ -59,7 +59,7 @@ pub(crate) fn make_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let opened = fs::openat(dir, name, flags | if made { OFlags::RDONLY } else { OFlags::PATH }, Mode::empty())?;
     if made {
         let given = Mode::from_raw_mode(fs::fstat(&opened)?.st_mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
-        // One that is not as this process makes them is another, and nobody's to change.
+        // A directory with any other mode is not the one just created, and must not be changed.
         if given != mode && given == mode & !mask() {
             fs::fchmod(&opened, mode)?;
         }
@@ -67,15 +67,15 @@ pub(crate) fn make_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(opened)
 }
 
-/// This process's umask, as the kernel tells it: asking for it the usual way would change it for every thread.
+/// Returns this process's umask from `/proc`: umask(2) would change it for every thread.
 pub(crate) fn mask() -> Mode {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    // Without an answer everything may be masked.
+    // If it is unknown, every bit may be masked.
     Mode::from_raw_mode(mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777))
 }
 
-/// Makes `name` in `dir` a file with this content, in one step and without following what stands there. A file that has
+/// Replaces `name` in `dir` by a file with this content, atomically and without following an existing link. A file that has
 /// the content already is left alone.
 pub(crate) fn replace(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let dir = dir.as_fd();
@@ -96,7 +96,7 @@ pub(crate) fn replace(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> 
     Ok(fs::renameat(dir, &temporary, dir, name)?)
 }
 
-/// The parts of an archive entry's path. `None` when it has none, is absolute or climbs.
+/// Splits the path of an archive entry. `None` when it is absolute or has a `..`.
 pub(crate) fn parts(path: &Path) -> Option<Vec<&OsStr>> {
     let mut parts = Vec::new();
     for component in path.components() {
@@ -109,7 +109,7 @@ pub(crate) fn parts(path: &Path) -> Option<Vec<&OsStr>> {
     Some(parts)
 }
 
-/// Opens a directory below `base`, refusing every link that leaves it, and makes the missing ones (0755).
+/// Opens a directory below `base` and creates the missing ones (0755). Links that lead outside are refused.
 pub(crate) fn make_dirs_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(base, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let base = dir.try_clone()?;
@@ -137,18 +137,18 @@ pub(crate) fn make_dirs_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result
     Ok(dir)
 }
 
-/// Opens a directory below `base` for reading, refusing every link that leaves it.
+/// Opens a directory below `base` for reading. Links that lead outside are refused.
 pub(crate) fn open_dir_beneath(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
     open_dir(base, parts, ResolveFlags::empty())
 }
 
-/// Opens a directory below `base` for reading, refusing every link.
+/// Opens a directory below `base` for reading. Every link is refused.
 pub(crate) fn open_dir_without_links(base: impl AsFd, parts: &[&OsStr]) -> io::Result<OwnedFd> {
     open_dir(base, parts, ResolveFlags::NO_SYMLINKS)
 }
 
-/// Finds a directory below `base`, whoever may read it; of links on the way only those that stay below are followed, or
-/// none.
+/// Opens a directory below `base` as a path only, which needs no read permission. If it `follows` links, those that lead
+/// outside are refused, else every link.
 pub(crate) fn dir_beneath(base: impl AsFd, parts: &[&OsStr], follows: bool) -> io::Result<OwnedFd> {
     let more = if follows { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
     resolve(base, parts, OFlags::PATH, more)
@@ -173,7 +173,7 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
-    /// Whoever owns the directory around it puts a link in the place of the new one, in one step and as fast as it can.
+    /// A second thread, as the owner of the parent, exchanges the new directory for a link as fast as it can.
     #[test]
     fn nothing_is_reached_through_a_link_that_comes_meanwhile() {
         let temp = tempfile::tempdir().unwrap();
