@@ -1,7 +1,8 @@
-//! Virtual machine monitors: what a machine is made of, and the drivers that make one.
+//! Virtual machine monitors (VMMs): the drivers that start one, and the machines they make.
 //!
-//! A [`Driver`] turns a [`LaunchPlan`] into a running [`Machine`] and says beforehand, without touching anything, why it
-//! cannot. It does not decide what a machine's end means ([`crate::shim`] does) nor which driver to use ([`select`] does).
+//! A [`Driver`] turns a [`LaunchPlan`] into a running [`Machine`], and reports beforehand, without touching anything,
+//! why it cannot. It does not decide what the end of a machine means ([`crate::shim`] does) nor which driver is used
+//! ([`select`] does).
 
 pub mod confine;
 pub mod firecracker;
@@ -23,19 +24,19 @@ use rustix::process::Signal;
 use std::{io, os::fd::OwnedFd, path::PathBuf, process::ExitStatus};
 use tokio::net::UnixStream;
 
-/// Makes machines of one kind.
+/// Starts machines under one kind of VMM.
 pub trait Driver: Send + Sync {
-    /// Which monitor it drives.
+    /// The VMM that this driver starts.
     fn kind(&self) -> Vmm;
 
-    /// What its machines can do, before there is one.
+    /// Features common to all machines of this driver.
     fn capabilities(&self) -> Capabilities;
 
-    /// Why it would not launch this plan. Pure: it looks at the plan only.
+    /// Checks that this driver can launch the plan. Pure: reads nothing but the plan.
     fn check(&self, plan: &LaunchPlan) -> Result<(), PlanError>;
 
-    /// Starts the monitor; the guest runs when this returns. Must be called within a runtime, and from the thread whose
-    /// end shall be the monitor's end too.
+    /// Starts the VMM; the guest runs when this returns. Must be called within a Tokio runtime, and from the thread
+    /// whose death shall also end the VMM.
     fn launch<'a>(
         &'a self,
         plan: &'a LaunchPlan,
@@ -43,189 +44,191 @@ pub trait Driver: Send + Sync {
     ) -> BoxFuture<'a, Result<Box<dyn Machine>, LaunchError>>;
 }
 
-/// What machines of a driver can do.
+/// Features common to all machines of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Runs guests in software where KVM does not.
+    /// Guests can run in software emulation, without KVM.
     pub emulates: bool,
-    /// Its machines have [`Machine::snapshot`].
+    /// Machines implement [`Machine::snapshot`].
     pub snapshots: bool,
-    /// The guest's own power-off ends the monitor, also without a word from the agent.
+    /// A power-off by the guest ends the VMM, even when the agent has not announced it.
     pub powers_off: bool,
 }
 
-/// What a machine is given besides its plan.
+/// Resources a machine is given in addition to its plan.
 #[derive(Debug)]
 pub struct Resources {
     /// Guest memory: a memfd, or the memory file of a snapshot.
     pub memory: memory::Memory,
-    /// Where the machine begins.
+    /// Initial state of the machine.
     pub start: Start,
-    /// The namespace its network card is in, when the plan has one.
+    /// The network namespace of the NIC, when the plan has one.
     pub namespace: Option<launch::Namespace>,
 }
 
-/// Where a machine begins.
+/// Initial state of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// At the kernel's entry.
+    /// Boots the kernel from its entry point.
     Kernel,
-    /// Stopped, waiting for the state of another machine ([`Snapshot::restore`]).
+    /// Stopped until the state of another machine is loaded ([`Snapshot::restore`]).
     Restored,
 }
 
-/// Something that runs. Dropping it ends the monitor.
+/// A running machine. Dropping it kills the VMM.
 pub trait Machine: Send {
-    /// The monitor's process.
+    /// The process of the VMM.
     fn process(&self) -> ProcessIdentity;
 
-    /// Sends a signal to the monitor; `false` when it has ended.
+    /// Sends a signal to the VMM; `false` when it has already ended.
     fn signal(&self, signal: Signal) -> io::Result<bool>;
 
-    /// The serial console's output: a pipe that never blocks. There once.
+    /// Takes the read end of the serial console, a non-blocking pipe. `None` once taken.
     fn take_console(&mut self) -> Option<OwnedFd>;
 
-    /// The way to the guest. There once.
+    /// Takes the channel to the guest. `None` once taken.
     fn take_channel(&mut self) -> Option<Channel>;
 
-    /// What of its confinement is missing on this host, and why; `None` when nothing is.
+    /// Describes the parts of the confinement that this host cannot provide, and why; `None` when it is complete.
     fn unconfined(&self) -> Option<&str>;
 
-    /// Waits for the monitor's end. Cancelling loses nothing.
+    /// Waits until the VMM has ended. Cancel safe.
     fn ended(&mut self) -> BoxFuture<'_, io::Result<MachineEnd>>;
 
-    /// The power to be saved and restored, where the driver has it.
+    /// Access to saving and restoring, when the driver supports it.
     fn snapshot(&mut self) -> Option<&mut dyn Snapshot> {
         None
     }
 }
 
-/// The way to the guest. Either way sessions of `banger_link` go over a byte pipe.
+/// The channel to the guest. Sessions of `banger_link` run over the byte stream of either variant.
 #[derive(Debug)]
 pub enum Channel {
-    /// The pipe (virtio-serial).
+    /// One fixed byte stream (virtio-serial).
     Pipe(UnixStream),
-    /// A pipe can be dialled (vsock), and another when it broke.
+    /// Streams that can be dialled (vsock), again after one broke.
     Vsock(firecracker::Guest),
 }
 
-/// How a monitor ended.
+/// How a VMM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineEnd {
-    /// The process's status.
+    /// Exit status of the process.
     pub status: ExitStatus,
-    /// The reason the monitor gave before, if it gives one.
+    /// The reason the VMM reported before it ended, if it reports any.
     pub reported: Option<ShutdownReason>,
-    /// The last it wrote to stderr, a few KiB, as it is.
+    /// The last few KiB the VMM wrote to stderr, unescaped.
     pub stderr: String,
 }
 
-/// Why a monitor says that it shuts down.
+/// Reason a VMM reports for shutting down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShutdownReason {
     /// The guest powered off.
     GuestOff,
-    /// The guest reset (and resets end a monitor here).
+    /// The guest reset. A reset ends the VMM here.
     GuestReset,
     /// The guest reported a panic through a device.
     GuestPanic,
-    /// A signal, or a command.
+    /// A signal or a management command.
     Host,
 }
 
-/// The optional power of a machine to be saved and restored.
+/// Saving and restoring a machine; optional for a driver.
 pub trait Snapshot: Send {
-    /// Stops the guest's processors.
+    /// Stops the virtual CPUs.
     fn pause(&mut self) -> BoxFuture<'_, io::Result<()>>;
 
-    /// Lets them run (on).
+    /// Starts the virtual CPUs, again or for the first time after a restore.
     fn resume(&mut self) -> BoxFuture<'_, io::Result<()>>;
 
-    /// Writes the state of a paused machine's devices to `file`. Its memory is [`Resources::memory`] and not in there.
+    /// Writes the device state of a paused machine to `file`. Guest memory is not included: it stays in
+    /// [`Resources::memory`].
     fn save(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>>;
 
-    /// Reads what [`Snapshot::save`] wrote into a machine that was started with [`Start::Restored`]; it stays paused.
+    /// Loads the state written by [`Snapshot::save`] into a machine that was started with [`Start::Restored`]; it stays
+    /// paused.
     fn restore(&mut self, file: OwnedFd) -> BoxFuture<'_, io::Result<()>>;
 }
 
-/// Why a driver does not launch a plan.
+/// Why a driver refuses a plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// The plan is for another monitor.
+    /// The plan is for another VMM.
     #[error("the plan is for {0}")]
     OtherVmm(Vmm),
-    /// The kernel cannot be started directly.
+    /// The kernel has no entry point for direct boot.
     #[error("this kernel has no PVH entry, which QEMU's microvm machine starts it by")]
     NoPvhEntry,
-    /// The kernel would find no disk.
+    /// The kernel has no way to discover its virtio devices, and would find no disk.
     #[error("this kernel finds virtio devices neither through ACPI nor on its command line")]
     NoDeviceDiscovery,
-    /// The guest would have no way to its host.
+    /// The kernel has no vsock driver, so the guest could not reach the host.
     #[error("this kernel has no driver for virtio sockets, by which a guest reaches its host under Firecracker")]
     NoVsock,
-    /// A word of the kernel's command line would be more than one, or unreadable.
+    /// A kernel argument is empty or contains characters that would split or garble it.
     #[error("{0:?} is no word for a kernel's command line")]
     KernelWord(String),
-    /// The kernel would cut its command line off.
+    /// The command line is longer than what the kernel reads.
     #[error("the kernel's command line has {length} bytes, and {limit} is the most")]
     CommandLineTooLong {
-        /// Its length.
+        /// Length in bytes.
         length: usize,
-        /// The kernel's limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// It has no software emulation.
+    /// The VMM has no software emulation.
     #[error("Firecracker needs KVM")]
     NeedsKvm,
-    /// Memory comes in whole mebibytes.
+    /// The memory size is not a whole number of MiB.
     #[error("{0} bytes of memory are not a whole number of MiB")]
     OddMemory(u64),
-    /// The machine has only so many slots for devices.
+    /// The machine has too few device slots.
     #[error("{count} disks, and {limit} is the most")]
     TooManyDisks {
-        /// How many the plan has.
+        /// Number of disks in the plan.
         count: usize,
-        /// How many fit.
+        /// The most that fit.
         limit: usize,
     },
 }
 
-/// Why a monitor could not be started.
+/// Why a VMM could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The plan itself.
+    /// The driver refuses the plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Something it was to be given could not be made.
+    /// A resource for the VMM could not be made.
     #[error("preparing the VMM's {what}")]
     Prepare {
-        /// Such as `console`.
+        /// The resource, such as `console`.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
     /// A step between fork and exec failed.
     #[error("the VMM's start failed at {step:?}")]
     Step {
-        /// The step's name.
+        /// Name of the step.
         step: &'static str,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It ran, and would not start the machine.
+    /// The VMM started and then rejected its configuration.
     #[error("the VMM did not take the machine")]
     Rejected(#[source] io::Error),
     /// The program could not be executed.
     #[error("cannot run {}", program.display())]
     Program {
-        /// The program.
+        /// The file.
         program: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// The driver of a monitor.
+/// The driver for a VMM.
 pub fn driver(vmm: Vmm) -> &'static dyn Driver {
     match vmm {
         Vmm::Qemu => &qemu::Qemu,

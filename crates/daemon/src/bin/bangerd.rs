@@ -1,5 +1,5 @@
-//! `bangerd [--ready-fd N]`: the daemon. `bangerd --doctor` looks at the host instead and prints what it found. Everything is
-//! in the library; this reads two words.
+//! `bangerd [--ready-fd N]` runs the daemon. `bangerd --doctor` examines the host instead and prints its findings.
+//! Everything is in the library; this only parses the command line.
 
 use banger_daemon::daemon::{self, StartError, ready::Ready};
 use banger_proto::{api::host::EXIT_LOCK_HELD, failure::Failure};
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints one JSON document: what was found, or the failure to look.
+/// Prints one JSON document with the findings; or an error when the host cannot be examined.
 fn look() -> ExitCode {
     match banger_daemon::doctor::run() {
         Ok(found) => say(&(found + "\n")),

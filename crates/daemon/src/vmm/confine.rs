@@ -1,14 +1,14 @@
-//! What a monitor may reach once it runs: its own program and libraries, its firmware, this machine's kernel, initramfs
-//! and disks, and nothing else.
+//! Confinement of the VMM: the files it may reach once it runs. These are its program and libraries, its firmware, and
+//! this machine's kernel, initramfs and disks; nothing else.
 //!
-//! Two layers, each enough by itself for what is in files. A *root* of its own ([`root`]) holds those files at names that do
-//! not depend on the host, in namespaces of its own: no other process, no socket, no network exists there. *Landlock*
-//! ([`landlock`]) says the same by rule. Beside them no capability is left ([`credentials`]), and a *filter*
-//! ([`seccomp`]) refuses the system calls no monitor needs.
+//! Two layers restrict files, each sufficient by itself. A private *root* ([`root`]) contains those files under names
+//! that do not depend on the host, in private namespaces: no other process, socket or network exists there. *Landlock*
+//! ([`landlock`]) enforces the same list as rules. In addition all capabilities are dropped ([`credentials`]), and a
+//! *filter* ([`seccomp`]) refuses the system calls that no VMM needs.
 //!
-//! The list of files is [`Rules`]; a [`Confinement`] is that list made ready, so that entering it after fork needs no
-//! memory; a [`View`] tells a monitor by which name it finds a file. Where a host lacks a layer the rest applies, and
-//! [`Confinement::missing`] says what is missing.
+//! [`Rules`] is the list of files. A [`Confinement`] is that list prepared, so that entering it after fork needs no
+//! allocation. A [`View`] maps host paths to the names the VMM finds them by. Where a host lacks a layer the others
+//! still apply, and [`Confinement::missing`] says what is missing.
 
 pub(super) mod credentials;
 mod landlock;
@@ -24,14 +24,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Set to `off` in the daemon's environment, monitors run unconfined: for the tests' fake monitors, which run programs
-/// of the host. It is reported like any other lack.
+/// Environment variable of the daemon. Set to `off`, VMMs run unconfined: for the fake VMMs of the tests, which run
+/// programs of the host. It is reported like any other missing part.
 pub const SWITCH: &str = "BANGER_VMM_CONFINEMENT";
 
-/// What a monitor may do with one file or directory.
+/// Access a VMM has to one file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Read, and below a directory list.
+    /// Read, and list a directory.
     Read,
     /// Read and map as code: libraries.
     Library,
@@ -39,30 +39,30 @@ pub enum Reach {
     Execute,
     /// Read and write.
     Write,
-    /// A device: read, write, and its controls.
+    /// Read, write and ioctl: a device.
     Device,
-    /// A directory to make sockets in.
+    /// Create sockets in a directory.
     Sockets,
 }
 
-/// One thing that may be reached.
+/// A file or directory that may be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
-    /// Where it is.
+    /// Path on the host.
     path: PathBuf,
-    /// Where it is in the monitor's own root.
+    /// Path in the VMM's private root.
     inside: PathBuf,
     reach: Reach,
 }
 
-/// What a monitor may reach.
+/// The files a VMM may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     entries: Vec<Entry>,
 }
 
 impl Rules {
-    /// Adds a file or a directory with everything below it, under its own name; one that is not there is left out.
+    /// Adds a file, or a directory with everything below it, under its own name. A missing one is skipped.
     pub fn allow(&mut self, path: impl Into<PathBuf>, reach: Reach) -> &mut Self {
         let path = path.into();
         self.allow_as(path.clone(), path, reach)
@@ -74,7 +74,7 @@ impl Rules {
         self
     }
 
-    /// Adds a program: itself, and, if it is dynamically linked, its loader and the directories its libraries come from.
+    /// Adds a program and, if it is dynamically linked, its loader and library directories.
     pub fn allow_program(&mut self, program: &Path) -> io::Result<&mut Self> {
         let program = fs::canonicalize(program)?;
         if let Some(loader) = program::interpreter(&program)? {
@@ -87,8 +87,8 @@ impl Rules {
         Ok(self.allow(program, Reach::Execute))
     }
 
-    /// Adds what every monitor gets of a machine: its kernel, its initramfs, its disks. Their names are the same for every
-    /// machine, so that a snapshot of one can be restored as another.
+    /// Adds the files of a machine: its kernel, initramfs and disks. Their names are the same for every machine, so
+    /// that the snapshot of one can be restored as another.
     pub(super) fn allow_machine(&mut self, plan: &LaunchPlan) -> &mut Self {
         self.allow_as(&plan.kernel.path, "/kernel", Reach::Read).allow_as(&plan.initramfs, "/initrd", Reach::Read);
         for (index, disk) in plan.disks.iter().enumerate() {
@@ -98,8 +98,8 @@ impl Rules {
         self
     }
 
-    /// Makes the rules ready to be entered. `namespaces` asks for namespaces and a root; else it is the reason why there are
-    /// none.
+    /// Prepares the rules. With `namespaces` of `Ok` the confinement has namespaces and a root; an error is the reason
+    /// why it has none.
     pub(super) fn build(&self, namespaces: Result<(), String>) -> io::Result<Confinement> {
         if std::env::var_os(SWITCH).is_some_and(|value| value == "off") {
             return Ok(Confinement { missing: vec![format!("{SWITCH}=off")], ..Confinement::default() });
@@ -122,51 +122,51 @@ impl Rules {
     }
 }
 
-/// Rules that are ready. The default confines nothing.
+/// Prepared rules. The default confines nothing.
 #[derive(Debug, Default)]
 pub(super) struct Confinement {
-    /// Whether anything is done at all.
+    /// Whether any confinement applies.
     pub(super) confined: bool,
     /// Namespaces and a root, where the host allows them.
     pub(super) root: Option<Root>,
     landlock: Option<OwnedFd>,
-    /// What of it is missing here, and why.
+    /// Missing parts of the confinement, with the reasons.
     pub(super) missing: Vec<String>,
     names: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Confinement {
-    /// What an older Landlock leaves to the filter alone. Namespaces stand in for it where there are such.
+    /// Restrictions that an older Landlock leaves to the filter alone. Namespaces make up for them where there are any.
     fn unsupported(&self, abi: i64) -> Option<String> {
         if self.root.is_some() { None } else { landlock::unsupported(abi) }
     }
 
-    /// How the monitor sees the files.
+    /// The names by which the VMM finds files.
     pub(super) fn view(&self) -> View {
         View { names: self.root.is_some().then(|| self.names.clone()) }
     }
 
-    /// Applies Landlock to this thread and what it executes, for good. Needs no-new-privileges. Allocates nothing.
+    /// Applies Landlock to this thread and what it executes, irrevocably. Needs no-new-privileges. Does not allocate.
     pub(super) fn enter_landlock(&self) -> io::Result<()> {
         self.landlock.as_ref().map_or(Ok(()), landlock::enter)
     }
 }
 
-/// By which names a monitor finds what it was given.
+/// Maps paths of the host to the names by which a VMM finds the files.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// Names in a root of its own; `None` where it has the host's.
+    /// Names in the private root; `None` where the VMM has the host's root.
     names: Option<Vec<(PathBuf, PathBuf)>>,
 }
 
 impl View {
-    /// The monitor's name of a file of the host.
+    /// The VMM's name for a file of the host.
     pub fn path(&self, path: &Path) -> PathBuf {
         let found = self.names.iter().flatten().find(|(host, _)| host == path);
         found.map_or(path, |(_, inside)| inside).to_owned()
     }
 
-    /// The monitor's name of a descriptor it inherits, for what wants a path.
+    /// The VMM's name for an inherited descriptor, for options that take a path.
     pub fn descriptor(&self, fd: RawFd) -> PathBuf {
         let dir = if self.names.is_some() { root::DESCRIPTORS } else { "/proc/self/fd" };
         Path::new(dir).join(fd.to_string())

@@ -1,11 +1,11 @@
 //! Firecracker, where KVM runs guests.
 //!
-//! [`calls`] says what it is told and [`client`] how; this file starts it and follows it to its end. Firecracker keeps
-//! its own filter of system calls, and is confined like every monitor.
+//! [`calls`] says what it is told and [`client`] how; this file starts the process and follows it to its end.
+//! Firecracker keeps its own seccomp filter, and is confined like every VMM.
 //!
-//! It has memory of its own making, so the file of [`Resources::memory`] is where a snapshot's memory goes, and comes
-//! from. Its vsock knows no half-closed connection: of either side's end it makes both. So one
-//! connection serves all: over it go the same sessions as over QEMU's port.
+//! Firecracker allocates guest memory itself, so the file of [`Resources::memory`] is only the target and the source of
+//! a snapshot's memory. Its vsock does not support half-closed connections: when one side closes, both directions end.
+//! So a single connection carries everything, with the same sessions as over QEMU's virtio-serial port.
 
 pub mod api;
 pub mod calls;
@@ -43,15 +43,15 @@ use std::{
 };
 use tokio::time::{sleep, timeout};
 
-/// How long the program may take until it can be asked, and how often that is tried.
+/// Time limit until the API answers, and the interval between attempts.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// See [`START_TIMEOUT`].
 const START_TICK: Duration = Duration::from_millis(1);
-/// Most bytes of a machine's devices' state; it has some fifteen KiB.
+/// Upper bound for the device state of a machine, in bytes; it is some fifteen KiB.
 const MAX_STATE: u64 = 16 << 20;
-/// What it exits with after a SIGHUP, the one signal of a kill's that it does not just die of.
+/// Exit code after a SIGHUP, the only signal of `vm kill` that Firecracker handles rather than dies of.
 const SIGHUP_EXIT: i32 = 156;
-/// The directory for sockets as Firecracker knows it.
+/// The directory for sockets in Firecracker's root.
 const RUN: &str = "/run";
 
 /// The driver.
@@ -89,13 +89,14 @@ impl Driver for Firecracker {
     }
 }
 
-/// What Firecracker may reach, and by which names.
+/// The files Firecracker may reach, with their names in its root.
 fn reach(plan: &LaunchPlan, sockets: &Sockets) -> io::Result<Rules> {
     let mut rules = Rules::default();
     rules.allow_program(&plan.program)?;
     rules.allow("/dev/kvm", Reach::Device).allow("/dev/urandom", Reach::Read).allow("/dev/null", Reach::Device);
     if plan.network.is_some() {
-        // It opens its tap by name. What it may attach to there is its own tap; making another takes a capability.
+        // Firecracker opens its tap by name. It can attach only to its own tap; creating another one takes a
+        // capability.
         rules.allow("/dev/net/tun", Reach::Device);
     }
     rules.allow_machine(plan).allow_as(sockets.dir(), RUN, Reach::Sockets);
@@ -104,7 +105,7 @@ fn reach(plan: &LaunchPlan, sockets: &Sockets) -> io::Result<Rules> {
 
 fn arguments(plan: &LaunchPlan, view: &View, sockets: &Sockets) -> Vec<OsString> {
     let socket = view.path(sockets.dir()).join(sockets::API);
-    // Its own output is the console; what it has to say itself goes to where its errors go.
+    // Its standard output is the guest's console; its own messages go to stderr.
     let log = view.descriptor(libc::STDERR_FILENO);
     let pairs: [(&str, OsString); 4] = [
         ("--id", plan.id.as_str().into()),
@@ -125,9 +126,9 @@ struct Running {
     guest: Option<Guest>,
     stderr: StderrTail,
     unconfined: Option<String>,
-    /// Memory of a snapshot.
+    /// The file for the memory of a snapshot.
     memory: OwnedFd,
-    /// State of a snapshot.
+    /// The file for the device state of a snapshot.
     state: OwnedFd,
 }
 
@@ -156,7 +157,7 @@ impl Running {
         Ok(Self { child, sockets, view, console, guest, stderr, unconfined, memory, state })
     }
 
-    /// Tells it everything up to the guest's start.
+    /// Sends the configuration, up to the start of the guest.
     async fn configure(&mut self, plan: &LaunchPlan, start: Start) -> io::Result<()> {
         self.wait_until_ready().await?;
         if start == Start::Restored {
@@ -168,7 +169,7 @@ impl Running {
         Ok(())
     }
 
-    /// Waits until it can be asked; that it ends instead is told with its last words.
+    /// Waits until the API answers; if the process ends instead, the error contains the tail of its stderr.
     async fn wait_until_ready(&mut self) -> io::Result<()> {
         let asked = async {
             while client::info(&self.sockets).await.is_err() {
@@ -205,8 +206,7 @@ impl Running {
     }
 
     async fn restore_from(&self, file: OwnedFd) -> io::Result<()> {
-        // An offset is shared with everybody who has the file open through one description, so reading begins where
-        // whoever gave it wants it to.
+        // Duplicates of a descriptor share one offset, so reading starts where the caller has positioned it.
         copy_state_from_offset(&mut File::from(file), &mut File::from(self.state.try_clone()?))?;
         let mem_backend = MemoryBackend { backend_type: BackendType::File, backend_path: self.path(&self.memory) };
         let snapshot_path = self.path(&self.state);
@@ -216,7 +216,7 @@ impl Running {
     async fn wait(&mut self) -> io::Result<MachineEnd> {
         let status = self.child.wait().await?;
         let stderr = self.stderr.read().await;
-        // It gives no reason, but there is only one for a good end: the guest's reset line.
+        // Firecracker reports no reason, but a successful exit has only one: the guest's reset line.
         let reported = match status.code() {
             Some(0) => Some(ShutdownReason::GuestReset),
             Some(SIGHUP_EXIT) => Some(ShutdownReason::Host),
@@ -226,7 +226,7 @@ impl Running {
     }
 }
 
-/// From our own file, all of it.
+/// Copies all of our own state file.
 fn copy_state(from: &mut File, to: &mut File) -> io::Result<()> {
     from.rewind()?;
     copy_state_from_offset(from, to)

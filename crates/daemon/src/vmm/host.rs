@@ -1,8 +1,8 @@
-//! What this host can run machines with: facts, kept in one small file for as long as they cannot have changed.
+//! The host's virtualization facts, cached in one small file for as long as they cannot have changed.
 //!
-//! That KVM runs guest code, or was seen not to, holds for one boot of the host and one loading of its module. What only
-//! kept the probe from finding out is no fact, and is tried again. It finds out and decides nothing;
-//! [`select`](super::select) decides.
+//! A finding that KVM runs guest code, or that it does not, holds for one boot of the host and one loading of the
+//! kernel module. When the probe could not be carried out, that is no finding and is not cached. This module only
+//! collects facts; [`select`](super::select) decides.
 
 use super::{
     kvm_probe::{self, KvmFinding},
@@ -19,42 +19,42 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The file in the cache directory.
+/// Name of the cache file.
 const CACHE_FILE: &str = "host.json";
-/// What KVM is reached by.
+/// The KVM device.
 const KVM: &str = "/dev/kvm";
-/// How long a program may take to say its version.
+/// Time limit for `--version`.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// QEMU's program for this architecture.
+/// Name of QEMU's program for this architecture.
 pub const QEMU: &str = concat!("qemu-system-", "x86_64");
-/// Firecracker's program.
+/// Name of Firecracker's program.
 pub const FIRECRACKER: &str = "firecracker";
 
-/// What to look at.
+/// Parameters of a probe.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// The `banger-shim` executable: it runs the KVM probe.
+    /// The `banger-shim` executable, which runs the KVM probe.
     pub shim: PathBuf,
-    /// QEMU's program when it is configured; else `PATH` is searched for [`QEMU`].
+    /// Configured path of QEMU; without one, `PATH` is searched for [`QEMU`].
     pub qemu: Option<PathBuf>,
-    /// Firecracker's program when it is configured; else `PATH` is searched for [`FIRECRACKER`].
+    /// Configured path of Firecracker; without one, `PATH` is searched for [`FIRECRACKER`].
     pub firecracker: Option<PathBuf>,
-    /// An existing directory for what was found; `None` probes anew each time.
+    /// Existing directory for the cache; `None` probes everything each time.
     pub cache: Option<PathBuf>,
 }
 
-/// What was found.
+/// The host's virtualization facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
-    /// The boot of the host this was found in.
+    /// The boot of the host in which the facts were collected.
     pub boot_id: String,
     /// Whether KVM runs guest code.
     pub kvm: KvmFinding,
-    /// Tells the device it was found with from one that came with another loading of the module.
+    /// Identifies the device node that was probed: loading the module again creates another one.
     #[serde(default)]
     pub kvm_device: Option<Stamp>,
-    /// Rate of the time-stamp counter, for [`LaunchPlan::tsc_khz`](super::plan::LaunchPlan::tsc_khz).
+    /// Frequency of the time-stamp counter, for [`LaunchPlan::tsc_khz`](super::plan::LaunchPlan::tsc_khz).
     pub tsc_khz: Option<u32>,
     /// QEMU.
     pub qemu: ProgramFinding,
@@ -62,34 +62,34 @@ pub struct HostFacts {
     pub firecracker: ProgramFinding,
 }
 
-/// A program a machine could run in.
+/// Whether the program of a VMM can be run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "program", rename_all = "snake_case")]
 pub enum ProgramFinding {
-    /// Not installed, or not where the configuration says.
+    /// Not installed, or not at the configured path.
     Missing {
-        /// What was looked for.
+        /// The name or path that was looked for.
         name: PathBuf,
     },
-    /// It is there and does not run.
+    /// The file exists and does not run.
     Broken {
         /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The error.
         reason: String,
     },
-    /// It runs.
+    /// The program runs.
     Found {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: Version,
-        /// Tells a replaced file from this one.
+        /// Identifies this file, to detect that it was replaced.
         stamp: Stamp,
     },
 }
 
-/// A program's version.
+/// Version of a program: major, minor, patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version(pub u32, pub u32, pub u32);
 
@@ -100,7 +100,7 @@ impl std::fmt::Display for Version {
 }
 
 impl Version {
-    /// The first `a.b` or `a.b.c` in a text.
+    /// Finds the first `a.b` or `a.b.c` in a text.
     fn find(text: &str) -> Option<Self> {
         text.split(|char: char| !char.is_ascii_digit() && char != '.').find_map(|word| {
             let mut numbers = word.trim_end_matches('.').split('.');
@@ -110,7 +110,7 @@ impl Version {
     }
 }
 
-/// Which file it was.
+/// Identity of a file, to detect that it was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     device: u64,
@@ -134,7 +134,7 @@ impl Stamp {
 }
 
 impl HostFacts {
-    /// Finds out, or takes what was found earlier in this boot as far as it cannot have changed.
+    /// Collects the facts. Those cached earlier in this boot are reused as far as they cannot have changed.
     pub async fn probe(probe: &Probe) -> io::Result<Self> {
         let boot_id = host_boot_id()?;
         let cached = probe.cache.as_deref().and_then(|dir| Self::cached(dir, &boot_id));
@@ -151,14 +151,14 @@ impl HostFacts {
         record::read(cache, CACHE_FILE).ok().flatten().filter(|facts: &Self| facts.boot_id == boot_id)
     }
 
-    /// What of KVM is believed of what is kept in the directory `cache`, by whoever probes with it next: nothing where KVM
-    /// is tried anew. `device` is where KVM is.
+    /// Returns the cached KVM finding that the next probe with this cache would reuse; `None` where it would probe
+    /// again. `device` is the path of the KVM device.
     pub(crate) fn cached_kvm(cache: &Path, device: &Path) -> Option<KvmFinding> {
         let kept = Self::cached(cache, &host_boot_id().ok()?)?;
         is_still_valid(device, &kept.kvm, kept.kvm_device).then_some(kept.kvm)
     }
 
-    /// Keeps this of KVM, as an earlier daemon of this boot did.
+    /// Writes a cache with this KVM finding, as an earlier daemon of this boot would have.
     #[cfg(test)]
     pub(crate) fn write_cached_kvm(cache: &Path, device: &Path, kvm: KvmFinding) {
         let missing = || ProgramFinding::Missing { name: "none".into() };
@@ -173,7 +173,7 @@ impl HostFacts {
         record::write_volatile(cache, CACHE_FILE, &facts).unwrap();
     }
 
-    /// Where that is kept.
+    /// Path of the cache file.
     pub(crate) fn cache_path(cache: &Path) -> PathBuf {
         cache.join(CACHE_FILE)
     }
@@ -189,18 +189,19 @@ async fn find(boot_id: String, probe: &Probe, cached: Option<&HostFacts>) -> Hos
     HostFacts { boot_id, kvm, kvm_device, tsc_khz, qemu, firecracker }
 }
 
-/// How KVM does, and the device it was found with.
+/// Probes KVM, or returns the cached finding; with the identity of the device node.
 async fn kvm(shim: &Path, device: &Path, kept: Option<(&KvmFinding, Option<Stamp>)>) -> (KvmFinding, Option<Stamp>) {
     if let Some((found, stamp)) = kept.filter(|(found, stamp)| is_still_valid(device, found, *stamp)) {
         return (found.clone(), stamp);
     }
-    // The one that is there before: if another comes meanwhile, that one is tried the next time.
+    // Taken before the probe: if the device is replaced meanwhile, the new one is probed the next time.
     let stamp = Stamp::of(device).ok();
     (kvm_probe::probe(shim).await, stamp)
 }
 
-/// A device that was absent or closed to this user may be there a moment later, and a probe that was kept from its work may
-/// have its way; how an open device was seen to work stays, as long as it is that one.
+/// Whether a cached finding can be reused. An absent or inaccessible device may be there a moment later, and a probe
+/// that could not be carried out may succeed; how an accessible device behaved stays true as long as it is the same
+/// one.
 fn is_still_valid(device: &Path, found: &KvmFinding, stamp: Option<Stamp>) -> bool {
     use rustix::fs::{Access, access};
     match found {
@@ -299,12 +300,12 @@ mod tests {
         for passing in [KvmFinding::Untried { reason: "EBUSY".into() }, KvmFinding::Denied, KvmFinding::Absent] {
             assert_eq!(probed((passing, now)).await, KvmFinding::Usable);
         }
-        // Of before there were stamps, and of another loading of the module.
+        // From a cache without stamps, and from another loading of the module.
         assert_eq!(probed((broken(), None)).await, KvmFinding::Usable);
         fs::remove_file(&device).unwrap();
         fs::write(&device, "another").unwrap();
         assert_eq!(probed((broken(), now)).await, KvmFinding::Usable);
-        // What the probe itself is kept by is no word about KVM.
+        // A probe that fails by itself says nothing about KVM.
         for trouble in ["exit 3", "kill -ALRM $$", "echo nonsense"] {
             script(&shim, trouble);
             let found = probed((KvmFinding::Absent, now)).await;

@@ -1,11 +1,11 @@
-//! Whether KVM runs guest code on this host, found out by running some.
+//! Tests whether KVM runs guest code on this host, by running some.
 //!
-//! `/dev/kvm` may open, report version 12 and make processors, and still only emulate kernel-mode code, one instruction
-//! at a time, until it meets one it does not know. So the probe makes a machine in long mode (real mode is emulated on
-//! old processors that are fine otherwise) and runs `popcnt eax, ebx; hlt` in it.
+//! `/dev/kvm` may open, report version 12 and create vCPUs, and still only emulate kernel-mode code, one instruction at
+//! a time, until it meets one it does not know. So the probe creates a VM in long mode (real mode is emulated on old
+//! processors that are fine otherwise) and runs `popcnt eax, ebx; hlt` in it.
 //!
-//! The probe is the hidden sub-command `banger-shim kvm-probe`: a process of its own with an alarm, because a KVM that
-//! does not work may also not return.
+//! The probe is the hidden subcommand `banger-shim kvm-probe`: a process of its own with an alarm, because a broken KVM
+//! may also never return.
 
 #![expect(unsafe_code, reason = "guest memory is mapped and given to the kernel by address")]
 
@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 use std::{ffi::c_void, path::Path, process::Stdio, ptr, time::Duration};
 use tokio::process::Command;
 
-/// The sub-command of `banger-shim` that runs [`probe_here`] and prints its finding as one line of JSON.
+/// Subcommand of `banger-shim` that runs [`probe_here`] and prints its finding as one line of JSON.
 pub const SUBCOMMAND: &str = "kvm-probe";
-/// After this the probe's process is ended by its alarm. Where KVM works it takes some milliseconds.
+/// The alarm ends the probe's process after this time. Where KVM works it takes some milliseconds.
 const ALARM_SECONDS: u32 = 1;
-/// After this the probe is given up, alarm or not.
+/// The probe is abandoned after this time, alarm or not.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the probe found.
+/// Result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kvm", rename_all = "snake_case")]
 pub enum KvmFinding {
@@ -33,15 +33,15 @@ pub enum KvmFinding {
     Absent,
     /// `/dev/kvm` is there and this user may not open it.
     Denied,
-    /// It opens and does not run guest code: the probe saw what it does instead, and that stays so.
+    /// The device opens and does not run guest code. The probe saw what happens instead, so this stays true.
     Broken {
         /// What happened instead.
         reason: String,
     },
-    /// The probe did not get as far as to see that: the host has too little of something, or another hypervisor has the
-    /// processor. A moment later that may be over.
+    /// The probe could not be carried out: the host lacks some resource, or another hypervisor has the processor. This
+    /// may be over a moment later.
     Untried {
-        /// What kept it.
+        /// What prevented it.
         reason: String,
     },
 }
@@ -71,7 +71,7 @@ pub async fn probe(shim: &Path) -> KvmFinding {
     }
 }
 
-/// The probe itself. Sets an alarm that ends this process, so it must be one made for this.
+/// Runs the probe in this process. Sets an alarm that ends the process, so it must be one started for this.
 pub fn probe_here() -> KvmFinding {
     // SAFETY: alarm(2) takes a number and has no memory effects.
     unsafe { libc::alarm(ALARM_SECONDS) };
@@ -86,10 +86,10 @@ pub fn probe_here() -> KvmFinding {
 
 /// `popcnt eax, ebx; hlt`.
 const CODE: [u8; 5] = [0xf3, 0x0f, 0xb8, 0xc3, 0xf4];
-/// What EBX holds, and how many bits are set in it.
+/// Value of EBX, and the number of bits set in it.
 const OPERAND: (u64, u64) = (0xff, 8);
 
-/// Guest memory, from physical address 0: three page tables that map its first 2 MiB onto themselves, and the code.
+/// Size of guest memory, from physical address 0: three page tables that map its first 2 MiB one to one, and the code.
 const MEMORY: usize = 64 << 10;
 const PML4: usize = 0x1000;
 const PDPT: usize = 0x2000;
@@ -103,7 +103,7 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 
-/// What running it shows; an error where it did not come to that.
+/// Runs the code and judges the result; an error when it could not be run.
 #[cfg(target_arch = "x86_64")]
 fn run_popcnt(kvm: &Kvm) -> Result<KvmFinding, String> {
     let failed = |what: &'static str| move |error| format!("{what}: {error}");
@@ -147,7 +147,7 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     vcpu.set_regs(&regs)
 }
 
-/// The machine's memory; unmapped when the probe's process ends, which is right after.
+/// The VM's memory. Unmapped when the probe's process ends, which is right after.
 struct Memory;
 
 impl Memory {
@@ -170,7 +170,7 @@ impl Memory {
     }
 
     fn fill(start: *mut c_void) {
-        // SAFETY: the mapping is MEMORY zeroed bytes, ours alone, and lives as long as the process.
+        // SAFETY: the mapping is MEMORY zeroed bytes, exclusively ours, and lives as long as the process.
         let memory = unsafe { std::slice::from_raw_parts_mut(start.cast::<u8>(), MEMORY) };
         let entries = [
             (PML4, PDPT as u64 | PRESENT_WRITABLE),

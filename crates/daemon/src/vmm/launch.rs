@@ -1,16 +1,17 @@
-//! From this process to the monitor's: the steps between fork and exec, by name and in order.
+//! Starts the process of a VMM: the named steps between fork and exec, in order.
 //!
-//! Decides what every monitor's process is like: namespaces and a root of its own, dead when its starter is, nothing
-//! inherited but what was meant, no privilege, no capability, Landlock, a filter of system calls. It does not know what
-//! is executed. There are two lists because a process cannot enter a process namespace itself, only its children can:
+//! Decides what the process of every VMM is like: private namespaces and root, killed when its shim ends, no inherited
+//! descriptors but the intended ones, no privileges, no capabilities, Landlock, a seccomp filter. Does not know which
+//! program is executed. There are two lists of steps because a process cannot enter a new PID namespace itself; only its
+//! children can:
 //!
 //! ```text
 //! shim ─fork─► A: `outside` steps ─clone(CLONE_PARENT)─► B: `inside` steps, exec
-//!              └ ends                                    └ the shim's child, and the first of its process namespace
+//!              └ exits                                   └ a child of the shim, PID 1 of its PID namespace
 //! ```
 //!
-//! Where the host does not let a user have namespaces there is no B, A is the
-//! monitor, and that it is weaker confined is said.
+//! Where the host does not allow users to create namespaces there is no B: A becomes the VMM, and the weaker confinement
+//! is reported.
 
 #![expect(unsafe_code, reason = "fork, exec and what is done between them")]
 
@@ -41,48 +42,48 @@ use std::{
     ptr,
 };
 
-/// The variable that says which VM a monitor belongs to, for people and for `ps`: its command line has names that every
-/// VM has.
+/// Environment variable that tells people and `ps` to which VM a VMM belongs: its command line contains only names that
+/// are the same for every VM.
 const MARK: &str = "BANGER_VM_DIR";
-/// In place of a step's number: the program could not be executed.
+/// Report code in place of a step's number: the program could not be executed.
 const EXEC: u8 = u8::MAX - 1;
-/// In place of a step's number: B's pid follows.
+/// Report code in place of a step's number: the pid of B follows.
 const PID: u8 = u8::MAX;
 
-/// What is to be executed.
+/// A VMM to be executed.
 pub(super) struct Launch<'a> {
     pub(super) plan: &'a LaunchPlan,
-    /// What it may reach.
+    /// The files it may reach.
     pub(super) rules: &'a Rules,
-    /// Its arguments, given the names it knows things by.
+    /// Renders its arguments, given the names by which it finds files.
     pub(super) args: &'a dyn Fn(&View) -> Vec<OsString>,
-    /// Descriptors the program has under the numbers they have here.
+    /// Descriptors the program inherits under the same numbers.
     pub(super) inherited: Vec<BorrowedFd<'a>>,
-    /// The network card. Without one the program has no network at all where namespaces are allowed.
+    /// The NIC. Without one the program has no network at all, where namespaces are allowed.
     pub(super) nic: Option<Nic>,
-    /// Its standard output; nothing else.
+    /// Its standard output; `/dev/null` without one.
     pub(super) stdout: Option<BorrowedFd<'a>>,
 }
 
-/// A monitor that runs.
+/// A VMM that has been started.
 #[derive(Debug)]
 pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) stderr: PipeReader,
-    /// What of its confinement is missing.
+    /// Missing parts of its confinement, with the reasons.
     pub(super) unconfined: Option<String>,
-    /// By which names it knows things.
+    /// The names by which it finds files.
     pub(super) view: View,
 }
 
-/// One thing done in the child. The list is run after fork, so it must not allocate or lock.
+/// One action in the child process. Runs after fork, so it must not allocate or lock.
 struct Step<'a> {
     name: &'static str,
     run: Box<dyn Fn() -> io::Result<()> + 'a>,
 }
 
 impl Launch<'_> {
-    /// Starts the program. Where the host forbids namespaces it is started without.
+    /// Starts the program; without namespaces where the host forbids them.
     pub(super) fn spawn(&self) -> Result<Launched, LaunchError> {
         match self.attempt(Ok(())) {
             Err(LaunchError::Step { step, source }) if forbidden(step, &source) => {
@@ -108,7 +109,7 @@ impl Launch<'_> {
         let inside = self.inside(&confinement, &filter, &reporter);
         let names: Vec<&'static str> = outside.iter().chain(&inside).map(|step| step.name).collect();
         let sibling = confinement.root.is_some();
-        // SAFETY: what the child runs makes system calls on memory that was allocated before; it neither allocates nor
+        // SAFETY: the child only makes system calls on memory that was allocated before; it neither allocates nor
         // locks, and never returns.
         let first = match unsafe { libc::fork() } {
             -1 => return Err(prepare("process")(io::Error::last_os_error())),
@@ -116,7 +117,7 @@ impl Launch<'_> {
             pid => pid,
         };
         drop((outside, inside));
-        // What is read below ends only when the child's are the only writing ends.
+        // Reading the report below ends only when the child holds the only write ends.
         drop((reporter, errors));
         let report = Report::read(reader).map_err(prepare("start"))?;
         let pid = if sibling {
@@ -140,7 +141,7 @@ impl Launch<'_> {
         Ok(Launched { child, stderr, unconfined, view: confinement.view() })
     }
 
-    /// What is done in the host's namespaces, and leaving them.
+    /// Steps in the host's namespaces, the last of which leaves them.
     fn outside<'a>(&'a self, confinement: &Confinement, null: &'a File, errors: &'a PipeWriter) -> Vec<Step<'a>> {
         let output = self.stdout.map_or(null.as_raw_fd(), |stdout| stdout.as_raw_fd());
         let fds = [null.as_raw_fd(), output, errors.as_raw_fd()];
@@ -163,7 +164,7 @@ impl Launch<'_> {
         steps
     }
 
-    /// What is done in the monitor's own.
+    /// Steps in the VMM's own namespaces.
     fn inside<'a>(
         &'a self,
         confinement: &'a Confinement,
@@ -178,18 +179,18 @@ impl Launch<'_> {
         }
         steps.extend([
             step("working directory", || Ok(rustix::process::chdir(c"/")?)),
-            // Sockets and files are this user's alone from the moment they are there.
+            // Sockets and files must be private to this user from the moment they exist.
             step("file mode mask", || {
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
                 Ok(())
             }),
             step("inherited descriptors", move || steps::inherit_only(&inherited)),
         ]);
-        // Entering banger's namespace gave it them there.
+        // Entering banger's network namespace has given the process all capabilities there.
         if confinement.confined || self.nic.is_some() {
             steps.push(step("capabilities", credentials::give_up_all));
         }
-        // After everything that changes credentials, which may take the request back.
+        // After all steps that change credentials, because those may clear the parent-death signal.
         steps.push(step("die with the shim", || steps::die_with_reader_of(reporter.as_fd())));
         steps.push(step("no new privileges", || Ok(rustix::thread::set_no_new_privs(true)?)));
         if confinement.confined {
@@ -204,11 +205,11 @@ fn step<'a>(name: &'static str, run: impl Fn() -> io::Result<()> + 'a) -> Step<'
     Step { name, run: Box::new(run) }
 }
 
-/// Whether a step failed because this host does not let this user have namespaces.
+/// Whether a step failed because this host does not allow this user to create namespaces.
 fn forbidden(step: &str, error: &io::Error) -> bool {
     let Some(error) = error.raw_os_error() else { return false };
     let refused = matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS);
-    // Too many of them, by the host's limits; a kernel that was built without.
+    // The host's limit is reached, or the kernel was built without namespaces.
     let none_left = matches!(error, libc::ENOSPC | libc::EUSERS | libc::EINVAL);
     match step {
         "user namespace" | "namespaces" => refused || none_left,
@@ -217,7 +218,7 @@ fn forbidden(step: &str, error: &io::Error) -> bool {
     }
 }
 
-/// No file of the machine is longer than its longest disk or its memory.
+/// Size of the longest disk or of memory, whichever is larger: no file of the machine is longer.
 fn longest_file(plan: &LaunchPlan) -> u64 {
     let disks = plan.disks.iter().filter_map(|disk| fs::metadata(&disk.path).ok()).map(|file| file.len());
     disks.chain([plan.memory.bytes()]).max().unwrap_or(0)
@@ -231,7 +232,7 @@ fn become_vmm(
     sibling: bool,
     command: &Executable,
 ) -> ! {
-    // Only the shim may hold the reading end: that it is gone is how the shim's end is seen.
+    // Only the shim may hold the read end: that it is closed is how the end of the shim is noticed.
     // SAFETY: this process has its own table of descriptors, and does not use this one again.
     unsafe { libc::close(reader.as_raw_fd()) };
     let run = |steps: &[Step<'_>], first: usize| {
@@ -249,7 +250,7 @@ fn become_vmm(
                 send(reporter, PID, pid);
                 exit(0);
             }
-            // As if the step that made the namespace had failed.
+            // Reported as if the step that unshared the PID namespace had failed.
             Err(error) => fail(reporter, u8::try_from(outside.len() - 1).unwrap_or(EXEC), &error),
         }
     }
@@ -258,12 +259,12 @@ fn become_vmm(
 }
 
 fn fail(reporter: &PipeWriter, what: u8, error: &io::Error) -> ! {
-    // An error without a number is one of our own steps': the shim is gone, and nobody reads.
+    // An error without a number comes from our own step: the shim has ended, and nobody reads the report.
     send(reporter, what, error.raw_os_error().unwrap_or(libc::EIO));
     exit(127)
 }
 
-/// A word that cannot be written leaves the start without its reason, not without its end.
+/// Sends one report message. If it cannot be written, the start fails without a reason, but it does fail.
 fn send(mut reporter: &PipeWriter, what: u8, number: i32) {
     let [a, b, c, d] = number.to_ne_bytes();
     let _ = reporter.write(&[what, a, b, c, d]);
@@ -274,7 +275,7 @@ fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// What came from the child.
+/// The messages of the child process.
 #[derive(Debug, Default)]
 struct Report {
     pid: Option<i32>,
@@ -282,7 +283,7 @@ struct Report {
 }
 
 impl Report {
-    /// Reads until the program runs, or nobody is there to say more.
+    /// Reads until the program runs, or no process is left to report more.
     fn read(reader: PipeReader) -> io::Result<Self> {
         const LONGEST: u64 = 64;
         let mut bytes = Vec::new();
@@ -299,7 +300,7 @@ impl Report {
     }
 }
 
-/// Waits for a process of ours that has ended or is about to.
+/// Waits for a child that has ended or is about to.
 fn wait_for(pid: i32) {
     // SAFETY: waitpid(2) that writes no status.
     while unsafe { libc::waitpid(pid, ptr::null_mut(), 0) } == -1
@@ -326,15 +327,15 @@ impl Executable {
         })
     }
 
-    /// Comes back only when it fails.
+    /// Executes the program; returns only on failure.
     fn execute(&self) -> io::Error {
-        // SAFETY: the path and both arrays end with a NUL, and live as long as `self`.
+        // SAFETY: the path and both arrays are terminated, and live as long as `self`.
         unsafe { libc::execve(self.program.as_ptr(), self.args.pointers.as_ptr(), self.environment.pointers.as_ptr()) };
         io::Error::last_os_error()
     }
 }
 
-/// Strings and an array of pointers to them, with a null at its end.
+/// Strings and a null-terminated array of pointers to them.
 struct Strings {
     _owned: Vec<CString>,
     pointers: Vec<*const libc::c_char>,

@@ -1,4 +1,4 @@
-//! Guest memory: a file of its own, so that it can be looked at, kept and mapped again by a restored machine.
+//! Guest memory: a file of its own, so that it can be inspected, kept, and mapped again by a restored machine.
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use std::{io, os::fd::OwnedFd};
@@ -6,14 +6,15 @@ use std::{io, os::fd::OwnedFd};
 /// The memory of one machine.
 #[derive(Debug)]
 pub struct Memory {
-    /// The file. A memfd takes memory only as the guest touches it, and never touches a disk but through swap.
+    /// The file. A memfd allocates memory only as the guest touches it, and reaches a disk only through swap.
     pub file: OwnedFd,
-    /// Whether the guest's writes go to the file; else they stay with the machine, and many machines can have one file.
+    /// Whether guest writes go to the file. Otherwise they are private to the machine, and many machines can share one
+    /// file.
     pub shared: bool,
 }
 
 impl Memory {
-    /// Fresh zeroes. `bytes` is sealed: nobody makes the file shorter under the machine.
+    /// Allocates zeroed memory. The size is sealed, so that nobody can truncate the file under the machine.
     pub fn fresh(bytes: u64) -> io::Result<Self> {
         let file = memfd_create("banger-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, bytes)?;
@@ -21,7 +22,7 @@ impl Memory {
         Ok(Self { file, shared: true })
     }
 
-    /// The memory another machine left, which this one changes only for itself. The file must be open for writing.
+    /// Wraps the memory file of another machine, as a private copy-on-write mapping. The file must be open for writing.
     pub fn copy_of(file: OwnedFd) -> Self {
         Self { file, shared: false }
     }

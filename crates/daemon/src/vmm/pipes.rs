@@ -1,4 +1,4 @@
-//! What a driver holds of a monitor besides its process: sockets, its console, and the end of what it said.
+//! The pipes and sockets between a driver and its VMM: socket pairs, the serial console, the tail of stderr.
 
 use super::LaunchError;
 use std::{io, os::fd::OwnedFd, process::ExitStatus, time::Duration};
@@ -9,12 +9,12 @@ use tokio::{
     time::timeout,
 };
 
-/// Bytes of the end of a monitor's stderr that are kept.
+/// Bytes kept of the end of a VMM's stderr.
 const STDERR_TAIL: usize = 4096;
-/// How long what an ended monitor left in its pipes may take to be read.
+/// Upper bound for draining the pipes of a VMM that has ended.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Our end, for the runtime, and the monitor's.
+/// Makes a socket pair: our end, registered with the runtime, and the VMM's.
 pub(super) fn socket_pair(what: &'static str) -> Result<(UnixStream, OwnedFd), LaunchError> {
     let pair = || {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -24,10 +24,10 @@ pub(super) fn socket_pair(what: &'static str) -> Result<(UnixStream, OwnedFd), L
     pair().map_err(|source| LaunchError::Prepare { what, source })
 }
 
-/// Our end of a serial console, which never blocks, and the monitor's.
+/// Makes the pipe of a serial console: our non-blocking read end, and the VMM's write end.
 ///
-/// A pipe, because a monitor writes a console byte by byte: a pipe puts them together in pages, where a socket keeps each
-/// as a message of its own and is full after a few hundred.
+/// A pipe rather than a socket, because a VMM writes its console byte by byte: a pipe merges the bytes into pages,
+/// whereas a socket keeps each one as a message of its own and is full after a few hundred.
 pub(super) fn console() -> Result<(OwnedFd, OwnedFd), LaunchError> {
     let pipe = || {
         let (ours, theirs) = io::pipe()?;
@@ -37,7 +37,7 @@ pub(super) fn console() -> Result<(OwnedFd, OwnedFd), LaunchError> {
     pipe().map_err(|source| LaunchError::Prepare { what: "console", source })
 }
 
-/// The end of a monitor's stderr, read in the background.
+/// The tail of a VMM's stderr, read by a background task.
 #[derive(Debug)]
 pub(super) struct StderrTail(JoinHandle<Vec<u8>>);
 
@@ -48,8 +48,8 @@ impl StderrTail {
         Ok(Self(tokio::spawn(tail(stderr))))
     }
 
-    /// What there is when the monitor has ended. That waiting for the pipe's end is bounded all the same is for a program
-    /// that is not what it should be.
+    /// Returns the tail once the VMM has ended. Waiting for the end of the pipe is bounded, in case another process
+    /// still holds it open.
     pub(super) async fn read(&mut self) -> String {
         let bytes = timeout(DRAIN_TIMEOUT, &mut self.0).await.ok().and_then(Result::ok).unwrap_or_default();
         String::from_utf8_lossy(&bytes).trim().to_owned()
@@ -67,7 +67,7 @@ async fn tail(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
     kept
 }
 
-/// What a monitor's early end is told as.
+/// Error for a VMM that ended during its start.
 pub(super) fn ended_early(status: ExitStatus, stderr: &str) -> io::Error {
     let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
     io::Error::other(format!("it ended ({status}){said}"))

@@ -1,8 +1,8 @@
 //! The launch plan: everything a shim needs to start one machine, as data.
 //!
-//! The daemon fills it (each capability contributes its part), writes it as `launch.json` into the VM's directory and
-//! starts the shim on it; a driver renders it into QEMU's arguments or Firecracker's calls. Nothing in it is looked up
-//! again later, so a reboot inside the guest starts the same machine.
+//! The daemon fills it in (each capability contributes a part), writes it as `launch.json` into the VM's directory and
+//! starts the shim on it; a driver renders it into QEMU's arguments or Firecracker's API calls. Nothing in it is looked
+//! up again later, so a reboot inside the guest starts the same machine.
 
 use crate::process::ProcessIdentity;
 use banger_proto::{
@@ -14,28 +14,28 @@ use banger_proto::{
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// One machine to start.
+/// The launch plan of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
-    /// The VM.
+    /// Id of the VM.
     pub id: VmId,
-    /// Its name, for process titles and logs.
+    /// Name of the VM, for process titles and logs.
     pub name: VmName,
-    /// Which monitor.
+    /// The VMM to run.
     pub vmm: Vmm,
-    /// What executes the guest.
+    /// How guest code is executed: KVM or software emulation.
     pub accelerator: Accelerator,
-    /// The monitor's program.
+    /// Executable of the VMM.
     pub program: PathBuf,
-    /// Virtual processors.
+    /// Number of virtual CPUs.
     pub vcpu: u32,
-    /// Guest memory; the shim makes it as a memfd.
+    /// Size of guest memory. The shim allocates it as a memfd.
     pub memory: ByteSize,
-    /// The kernel and how it boots.
+    /// The kernel and its boot features.
     pub kernel: KernelFile,
-    /// The initramfs with this VM's configuration appended, mode 0600. Needed again on a guest's reboot.
+    /// The initramfs with this VM's configuration appended, mode 0600. Needed again whenever the guest reboots.
     pub initramfs: PathBuf,
-    /// Words for the kernel's command line beyond what the driver itself needs.
+    /// Arguments for the kernel's command line in addition to those of the driver.
     pub kernel_args: Vec<String>,
     /// Rate of the host's time-stamp counter, in kHz ([`HostFacts::tsc_khz`](super::host::HostFacts::tsc_khz)). A guest
     /// in software emulation hangs on a busy host without it.
@@ -43,26 +43,26 @@ pub struct LaunchPlan {
     pub tsc_khz: Option<u32>,
     /// Disks, in the order the guest sees them: the first is `/dev/vda`.
     pub disks: Vec<Disk>,
-    /// Where the serial console is kept.
+    /// The log of the serial console.
     pub console: Console,
-    /// The VM's durable directory; the shim writes its runtime and exit records there.
+    /// The VM's persistent directory; the shim writes its runtime and exit records there.
     pub state_dir: PathBuf,
-    /// The VM's directory of sockets, made by the daemon with mode 0700.
+    /// The VM's directory of sockets, created by the daemon with mode 0700.
     pub run_dir: PathBuf,
-    /// The network card; `None` is a machine without one.
+    /// The NIC; `None` for a machine without one.
     #[serde(default)]
     pub network: Option<Network>,
-    /// Ports of the host that lead to ports of the guest, from the shim.
+    /// Ports of the host that the shim forwards to ports of the guest.
     #[serde(default)]
     pub ports: Vec<Publish>,
 }
 
-/// A network card: a tap that stands in banger's network namespace, with its rules around it.
+/// A NIC: a tap device inside banger's network namespace, with the firewall rules for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// The tap's name.
+    /// Name of the tap device.
     pub tap: String,
-    /// The card's hardware address.
+    /// MAC address of the NIC.
     pub mac: String,
     /// A process in that namespace. Looked up once, when the shim starts: it may end before the machine does.
     pub holder: ProcessIdentity,
@@ -72,7 +72,7 @@ pub struct Network {
 #[expect(clippy::struct_excessive_bools, reason = "four facts that do not exclude each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelFile {
-    /// The ELF file.
+    /// The ELF image.
     pub path: PathBuf,
     /// Has a PVH entry note.
     pub pvh: bool,
@@ -80,33 +80,33 @@ pub struct KernelFile {
     pub acpi: bool,
     /// Finds virtio-mmio devices named on its command line (`VIRTIO_MMIO_CMDLINE_DEVICES`).
     pub mmio_cmdline: bool,
-    /// Ticks of its timer in a second, when that is known.
+    /// Timer frequency (`CONFIG_HZ`), when it is known.
     #[serde(default)]
     pub hz: Option<u32>,
-    /// May have a driver for virtio sockets: `false` where it is known to have none.
+    /// Whether the kernel may have a vsock driver: `false` where it is known to have none.
     #[serde(default = "yes")]
     pub vsock: bool,
 }
 
-/// What plans from before this was written down are taken for.
+/// Default of `vsock` for plans written before the field existed.
 fn yes() -> bool {
     true
 }
 
-/// One disk.
+/// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// A raw file.
+    /// The raw image file.
     pub path: PathBuf,
-    /// Whether the guest may only read it.
+    /// Whether the guest has read access only.
     pub read_only: bool,
 }
 
-/// The serial console's log.
+/// The log of the serial console.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
-    /// The file; `<path>.1` holds what was rotated out.
+    /// The current file; `<path>.1` holds the rotated part.
     pub path: PathBuf,
-    /// Most bytes the two files take together, whatever the guest writes.
+    /// Upper bound for the size of both files together, whatever the guest writes.
     pub cap: ByteSize,
 }

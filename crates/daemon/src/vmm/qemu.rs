@@ -1,6 +1,6 @@
 //! QEMU's `microvm` machine, with KVM or in software.
 //!
-//! [`argv`] says what is started and [`qmp`] how it is talked to; this file starts it and follows it to its end.
+//! [`argv`] renders its command line and [`qmp`] talks to it; this file starts the process and follows it to its end.
 
 pub mod argv;
 pub mod qmp;
@@ -27,11 +27,11 @@ use std::{
 };
 use tokio::{net::UnixStream, time::timeout};
 
-/// How long writing or reading a machine's state may take. It has some ten KiB.
+/// Time limit for saving or loading the device state. It has some ten KiB.
 const STATE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a migration is asked whether it is done.
+/// Interval between queries of a migration's progress.
 const STATE_TICK: Duration = Duration::from_millis(2);
-/// QEMU slows migrations down to spare a network; this one goes to a file. Bytes a second.
+/// Bandwidth of a migration in bytes per second. QEMU's low default spares a network; this migration goes to a file.
 const STATE_BANDWIDTH: u64 = 1 << 40;
 
 /// The driver.
@@ -103,12 +103,11 @@ fn start(plan: &LaunchPlan, resources: &Resources) -> Result<Box<dyn Machine>, L
     }))
 }
 
-/// What QEMU may reach, and by which names: no directory to write in, for all it writes are disks and inherited
-/// descriptors.
+/// The files QEMU may reach. There is no directory to write to: QEMU writes only to disks and inherited descriptors.
 fn reach(plan: &LaunchPlan) -> io::Result<Rules> {
     let mut rules = Rules::default();
     rules.allow_program(&plan.program)?;
-    // The machine's firmware; distributions keep parts of it in packages of their own behind symbolic links.
+    // The machine's firmware; distributions put parts of it into separate packages, behind symbolic links.
     let prefix = plan.program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
     for name in ["qemu", "seabios", "qboot"] {
         rules.allow(prefix.join("share").join(name), Reach::Read);
@@ -125,7 +124,7 @@ fn reach(plan: &LaunchPlan) -> io::Result<Rules> {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    /// `None` once the conversation is over.
+    /// `None` once the connection has ended.
     qmp: Option<Qmp>,
     reported: Option<ShutdownReason>,
     console: Option<OwnedFd>,
@@ -170,8 +169,8 @@ impl Running {
             status = self.child.wait() => status?,
             never = async { listen(&mut self.qmp, &mut self.reported).await; std::future::pending().await } => never,
         };
-        // What it said last is still in the pipes, whose other ends are closed. That waiting for their ends is bounded
-        // all the same is for a program that is not what it should be.
+        // The last messages are still in the pipes, whose other ends are closed. Waiting for the end is bounded
+        // nevertheless, in case another process still holds one open.
         let _ = timeout(DRAIN_TIMEOUT, listen(&mut self.qmp, &mut self.reported)).await;
         let stderr = self.stderr.read().await;
         Ok(MachineEnd { status, reported: self.reported, stderr })
@@ -185,7 +184,7 @@ impl Running {
         self.qmp.as_mut().ok_or_else(|| QmpError::Closed.into())
     }
 
-    /// Moves the devices' state through a descriptor; memory that QEMU shares with the shim stays where it is.
+    /// Saves or loads the device state through a descriptor; memory that QEMU shares with the shim stays in place.
     async fn move_state(&mut self, command: &'static str, file: OwnedFd) -> io::Result<()> {
         const NAME: &str = "state";
         let capability = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
@@ -212,7 +211,7 @@ impl Running {
     }
 }
 
-/// Keeps the first reason QEMU gives, until the conversation is over. Cancelling loses nothing.
+/// Keeps the first reason QEMU reports, until the connection ends. Cancel safe.
 async fn listen(qmp: &mut Option<Qmp>, reported: &mut Option<ShutdownReason>) {
     while let Some(talking) = qmp {
         match talking.shutdown().await {

@@ -1,4 +1,4 @@
-//! Which monitor and which accelerator, and why: a pure function of what is wanted and what was found.
+//! Chooses the VMM and the accelerator, with the reason: a pure function of the user's wish and the host's facts.
 
 use super::{
     host::{HostFacts, ProgramFinding, Version},
@@ -7,76 +7,76 @@ use super::{
 use banger_proto::api::vm::{Accelerator, Vmm};
 use std::path::PathBuf;
 
-/// The oldest QEMU whose `microvm` machine has all that is used here.
+/// The oldest QEMU whose `microvm` machine has every feature used here.
 pub const OLDEST_QEMU: Version = Version(6, 2, 0);
 
-/// The oldest Firecracker that describes its devices as they are looked for here.
+/// The oldest Firecracker that describes its devices in the way the guest looks for them.
 pub const OLDEST_FIRECRACKER: Version = Version(1, 12, 0);
 
-/// What a machine will run on.
+/// The chosen VMM for a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The monitor.
+    /// The VMM.
     pub vmm: Vmm,
-    /// What executes the guest.
+    /// How guest code is executed.
     pub accelerator: Accelerator,
-    /// The monitor's program.
+    /// Executable of the VMM.
     pub program: PathBuf,
-    /// Why, for `vm show` and `doctor`.
+    /// The reason for the choice, for `vm show` and `doctor`.
     pub reason: String,
 }
 
-/// Why there is nothing to run a machine on.
+/// Why no VMM can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoVmm {
-    /// Not installed.
+    /// The program is not installed.
     #[error("{} is not installed", name.display())]
     Missing {
-        /// Which monitor's.
+        /// The VMM.
         vmm: Vmm,
-        /// The program.
+        /// Name of the program.
         name: PathBuf,
-        /// The Debian package that has it, if one has.
+        /// The Debian package that contains it, if any does.
         package: Option<&'static str>,
     },
-    /// Installed, and does not run.
+    /// The program is installed and does not run.
     #[error("{} does not work: {reason}", path.display())]
     Broken {
-        /// Which monitor's.
+        /// The VMM.
         vmm: Vmm,
-        /// The program.
+        /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The error.
         reason: String,
     },
-    /// Too old.
+    /// The version is too old.
     #[error("{} is version {found}, and {oldest} is the oldest that works", path.display())]
     TooOld {
-        /// Which monitor's.
+        /// The VMM.
         vmm: Vmm,
-        /// The program.
+        /// The file.
         path: PathBuf,
         /// Its version.
         found: Version,
-        /// The first that will do.
+        /// The oldest supported version.
         oldest: Version,
     },
-    /// A version that is known not to do what is needed of it.
+    /// The version has a known defect.
     #[error("{} is version {found}: {reason}", path.display())]
     Unfit {
-        /// Which monitor's.
+        /// The VMM.
         vmm: Vmm,
-        /// The program.
+        /// The file.
         path: PathBuf,
         /// Its version.
         found: Version,
-        /// What is wrong with it.
+        /// The defect.
         reason: &'static str,
     },
 }
 
 impl NoVmm {
-    /// The key of the configuration that names the program.
+    /// The configuration key that sets the path of the program.
     pub fn key(&self) -> &'static str {
         let (Self::Missing { vmm, .. } | Self::Broken { vmm, .. } | Self::TooOld { vmm, .. } | Self::Unfit { vmm, .. }) =
             self;
@@ -87,10 +87,10 @@ impl NoVmm {
     }
 }
 
-/// `wanted` is what the user asked for; `None` is `auto`.
+/// Chooses the VMM. `wanted` is the user's choice; `None` is `auto`.
 ///
-/// By itself Firecracker is chosen only where KVM was seen to run guest code. Who asks for it gets it wherever it is
-/// installed in a version that is supported: what it cannot do it then says itself.
+/// `auto` picks Firecracker only where KVM has been seen to run guest code. An explicit choice is honored wherever a
+/// supported version is installed: what that VMM cannot do, its driver reports.
 pub fn select(wanted: Option<Vmm>, host: &HostFacts) -> Result<Choice, NoVmm> {
     match wanted {
         Some(Vmm::Firecracker) => {
@@ -113,7 +113,7 @@ pub fn select(wanted: Option<Vmm>, host: &HostFacts) -> Result<Choice, NoVmm> {
     }
 }
 
-/// Firecracker's program and version, if it may be used.
+/// Returns Firecracker's path and version, if that version may be used.
 pub fn firecracker(host: &HostFacts) -> Result<(PathBuf, Version), NoVmm> {
     let vmm = Vmm::Firecracker;
     let (path, found) = found(&host.firecracker, vmm, None)?;

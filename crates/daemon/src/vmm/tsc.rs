@@ -1,22 +1,23 @@
-//! The rate of the host's time-stamp counter.
+//! The frequency of the host's time-stamp counter (TSC).
 //!
-//! A guest in software emulation reads the host's counter and must be told its rate: on a busy host it cannot measure
-//! it and hangs. The rate is measured against `CLOCK_MONOTONIC_RAW`; where the processor or a hypervisor states one that
-//! agrees with the measurement, the stated one is exact and wins. A stated rate alone is not believed: hypervisors pass
-//! on leaves that describe another machine.
+//! A guest in software emulation reads the host's TSC and must be told its frequency: on a busy host it cannot measure
+//! it and hangs. The frequency is measured against `CLOCK_MONOTONIC_RAW`. Where CPUID states a frequency that agrees
+//! with the measurement, the stated one is exact and wins. A stated frequency alone is not trusted: hypervisors pass on
+//! leaves that describe another machine.
 
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "reading the counter is an intrinsic"))]
 
-/// Least time between the two readings of a measurement. With readings some 50 ns apart from the clock's this is within
-/// 10 parts per million.
+/// Least time between the two readings of a measurement. The clock and the TSC are read some 50 ns apart, so the result
+/// is exact to 10 parts per million.
 #[cfg(target_arch = "x86_64")]
 const SPAN: std::time::Duration = std::time::Duration::from_millis(15);
 
-/// How far a stated rate may be from the measured one, in parts of the latter: 1/500.
+/// Largest accepted difference between stated and measured frequency, as a fraction of the latter: 1/500.
 #[cfg(target_arch = "x86_64")]
 const AGREEMENT: u64 = 500;
 
-/// The rate in kHz. Takes 15 ms, so do it once per boot of the host. `None` where there is no such counter.
+/// Returns the frequency in kHz. Takes 15 ms, so call it once per boot of the host. `None` where there is no such
+/// counter.
 #[cfg(target_arch = "x86_64")]
 pub fn host_khz() -> Option<u32> {
     let measured = measure();
@@ -25,7 +26,7 @@ pub fn host_khz() -> Option<u32> {
     u32::try_from(best).ok().filter(|khz| *khz > 0)
 }
 
-/// The rate in kHz. `None` where there is no such counter.
+/// Returns the frequency in kHz. `None` where there is no such counter.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn host_khz() -> Option<u32> {
     None
@@ -41,8 +42,8 @@ fn measure() -> u64 {
     u64::try_from(ticks * 1_000_000 / elapsed).unwrap_or(0)
 }
 
-/// Clock in nanoseconds and counter of one moment: of several tries the one least disturbed by interrupts or by another
-/// process.
+/// Reads the clock (in nanoseconds) and the TSC at the same moment: of several attempts, the one least disturbed by
+/// interrupts or by other processes.
 #[cfg(target_arch = "x86_64")]
 fn reading() -> (u64, u64) {
     const TRIES: usize = 32;
@@ -51,7 +52,7 @@ fn reading() -> (u64, u64) {
         u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
     };
     let tries = std::iter::repeat_with(|| {
-        // SAFETY: every x86-64 processor has RDTSC, and Linux lets programs use it unless they forbid it themselves.
+        // SAFETY: every x86-64 processor has RDTSC, and Linux allows it unless a process forbids it for itself.
         let before = unsafe { core::arch::x86_64::_rdtsc() };
         let now = clock();
         // SAFETY: as above.
@@ -63,7 +64,8 @@ fn reading() -> (u64, u64) {
     (now, ticks)
 }
 
-/// Rates in kHz that CPUID states: leaf 0x15 (crystal times ratio) and a hypervisor's timing leaf 0x4000_0010.
+/// Frequencies in kHz stated by CPUID: leaf 0x15 (crystal clock times ratio) and a hypervisor's timing leaf
+/// 0x4000_0010.
 #[cfg(target_arch = "x86_64")]
 fn stated() -> Vec<u64> {
     use core::arch::x86_64::__cpuid;

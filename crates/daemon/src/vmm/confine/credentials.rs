@@ -1,16 +1,16 @@
-//! Nothing left to be used: no capability in any set, and none that a later program could bring.
+//! Drops all capabilities, from every set, so that no program executed later can gain one.
 
 #![expect(unsafe_code, reason = "the system calls have no wrapper that can run between fork and exec")]
 
 use std::io;
 
-/// The interface of capset(2) with 64 bits (`_LINUX_CAPABILITY_VERSION_3`).
+/// ABI version of capset(2) with 64 bits (`_LINUX_CAPABILITY_VERSION_3`).
 const VERSION_3: u32 = 0x2008_0522;
 
-/// Empties the bounding, ambient, inheritable, permitted and effective sets. Allocates nothing.
+/// Empties the bounding, ambient, inheritable, permitted and effective sets. Does not allocate.
 ///
-/// An ordinary user outside a namespace of its own may not touch the bounding set; no-new-privileges makes up for it,
-/// and the other sets are empty in any case.
+/// An ordinary user outside a user namespace may not change the bounding set; no-new-privileges makes up for it, and
+/// the other sets are empty in any case.
 pub(in crate::vmm) fn give_up_all() -> io::Result<()> {
     for capability in 0..64_u64 {
         // SAFETY: prctl with numbers only.
@@ -18,12 +18,12 @@ pub(in crate::vmm) fn give_up_all() -> io::Result<()> {
             continue;
         }
         match io::Error::last_os_error() {
-            // The first number that is no capability to this kernel, or nothing to take from.
+            // Either the first number that this kernel does not know as a capability, or no permission to drop any.
             error if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => break,
             error => return Err(error),
         }
     }
-    // SAFETY: as above. It fails on kernels that have no such set.
+    // SAFETY: as above. Fails on kernels without an ambient set.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     let header: [u32; 2] = [VERSION_3, 0];
     let none = [0_u32; 6];

@@ -1,7 +1,8 @@
-//! The list of files as Landlock rules, and no connection anywhere.
+//! The list of files as Landlock rules; network connections are denied.
 //!
-//! Needs no privilege. It does not stop connecting to unix sockets by path, nor changing a file's mode, owner, times and
-//! attributes; the monitor's own root does, and the filter. Older kernels know less of it: [`unsupported`] says what.
+//! Needs no privilege. Landlock does not prevent connecting to unix sockets by path, nor changing a file's mode, owner,
+//! times and extended attributes; the private root and the seccomp filter do. Older kernels support fewer restrictions:
+//! [`unsupported`] names them.
 
 #![expect(unsafe_code, reason = "the system call has no wrapper that can run between fork and exec")]
 
@@ -15,19 +16,19 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-/// The newest interface asked for; older kernels give the part they know.
+/// The newest Landlock ABI requested; older kernels enforce the part they know.
 const NEWEST: ABI = ABI::V6;
-/// What the interfaces brought that is asked for, newest first, and the first kernel that has each.
+/// Requested restrictions by the ABI version that introduced them, newest first, and the first kernel that has each.
 const FEATURES: [(i64, &str, &str); 4] = [
     (6, "signals and abstract sockets", "6.12"),
     (5, "the controls of devices", "6.10"),
     (4, "TCP", "6.7"),
     (3, "cutting files off", "6.2"),
 ];
-/// Asks for the number of the interface in place of a ruleset.
+/// Flag that asks for the ABI version in place of a ruleset.
 const VERSION: u32 = 1;
 
-/// The kernel's object; `None` where the kernel has no Landlock.
+/// Creates the ruleset; `None` where the kernel has no Landlock.
 pub(super) fn ruleset(entries: &[Entry]) -> Result<Option<OwnedFd>, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -43,13 +44,13 @@ pub(super) fn ruleset(entries: &[Entry]) -> Result<Option<OwnedFd>, RulesetError
     Ok(ruleset.into())
 }
 
-/// The number of this kernel's interface; not above 0 where it has none.
+/// Landlock ABI version of this kernel; not above 0 where it has none.
 pub(super) fn abi_version() -> i64 {
-    // SAFETY: landlock_create_ruleset(2) reads no memory where it is asked for the version.
+    // SAFETY: landlock_create_ruleset(2) reads no memory when it is asked for the version.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0, VERSION) }
 }
 
-/// What a kernel with this interface leaves unrestricted of what it is asked for, in words; `None` for nothing.
+/// Names the requested restrictions that a kernel with this ABI version does not enforce; `None` when it enforces all.
 pub(super) fn unsupported(abi: i64) -> Option<String> {
     let lacks: Vec<_> = FEATURES.iter().filter(|(first, ..)| *first > abi).collect();
     let (_, _, kernel) = lacks.first()?;
@@ -69,7 +70,7 @@ fn access(reach: Reach, is_dir: bool) -> BitFlags<AccessFs> {
     if is_dir { access } else { access & AccessFs::from_file(NEWEST) }
 }
 
-/// Confines this thread and what it executes, for good. Needs no-new-privileges. Allocates nothing.
+/// Confines this thread and what it executes, irrevocably. Needs no-new-privileges. Does not allocate.
 pub(super) fn enter(ruleset: &OwnedFd) -> io::Result<()> {
     // SAFETY: landlock_restrict_self(2) takes a descriptor and flags, and touches no memory.
     let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_a_kernel_leaves_open_is_named() {
-        // Debian 12, Ubuntu 24.04, and those that have all that is asked for.
+        // Debian 12, Ubuntu 24.04, and kernels that enforce everything.
         let of = |abi| unsupported(abi).unwrap_or_default();
         assert_eq!(
             of(2),

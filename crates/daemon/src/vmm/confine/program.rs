@@ -1,4 +1,4 @@
-//! What a program needs of the host to be executed: its loader and where its libraries come from.
+//! The files a program needs in order to be executed: its loader and its library directories.
 
 use std::{
     fs::File,
@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Directories a program's libraries may come from, of those that exist: the architecture's own where there are such
-/// (Debian), else the system's; and those beside a program that was not installed with the system.
+/// Directories a program's libraries may be in, of those that exist: the multiarch directories where there are any
+/// (Debian), else the generic ones; and those beside a program that is installed outside `/usr`.
 pub(super) fn library_dirs(program: &Path) -> Vec<PathBuf> {
     let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
     let system = ["/usr/lib", "/lib"].map(PathBuf::from);
@@ -21,7 +21,8 @@ pub(super) fn library_dirs(program: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-/// The loader an ELF program names (`PT_INTERP`); `None` for a static program or one that is no 64-bit little-endian ELF.
+/// The loader named by an ELF program (`PT_INTERP`); `None` for a static program, or a file that is not a 64-bit
+/// little-endian ELF.
 pub(super) fn interpreter(program: &Path) -> io::Result<Option<PathBuf>> {
     const HEADER: usize = 64;
     const PROGRAM_HEADER: usize = 56;

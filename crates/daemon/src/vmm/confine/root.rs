@@ -1,7 +1,8 @@
-//! A root of the monitor's own: an empty read-only tmpfs with what the rules name, each at its name, and nothing else.
+//! A private root for the VMM: an empty read-only tmpfs in which only the files of the rules are mounted, each under
+//! its name.
 //!
-//! [`Root::prepare`] does all that needs memory; [`Root::enter`] makes system calls only. Descriptors the monitor
-//! inherits have names in [`DESCRIPTORS`]: QEMU takes guest memory by path only.
+//! [`Root::prepare`] does everything that allocates; [`Root::enter`] only makes system calls. The descriptors the VMM
+//! inherits have names in [`DESCRIPTORS`], because QEMU takes guest memory by path only.
 
 #![expect(unsafe_code, reason = "mount calls that have no wrapper that can run between fork and exec")]
 
@@ -20,52 +21,53 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the monitor's descriptors have names.
+/// Directory in which the VMM's descriptors have names.
 pub(super) const DESCRIPTORS: &str = "/fd";
-/// Where the host's root is while the new one is filled.
+/// Mount point of the host's root while the new one is filled.
 const OLD: &CStr = c"/old";
-/// A directory every host has, for the new root to be mounted on; only covered until the new root is the root.
+/// A directory that exists on every host, over which the new root is mounted; it is covered only until the new root
+/// takes effect.
 const STAGE: &CStr = c"/proc";
-/// Room for directories and mount points, not for content.
+/// Enough for directories and mount points; no file content is stored there.
 const OPTIONS: &CStr = c"mode=0755,size=64k,nr_inodes=512";
 
-/// One file or directory.
+/// A bind mount of one file or directory.
 #[derive(Debug)]
 struct Bind {
-    /// Its name below [`OLD`].
+    /// Path of the source, below [`OLD`].
     source: CString,
-    /// Its name in the new root.
+    /// Path in the new root.
     target: CString,
     is_dir: bool,
     attributes: u64,
 }
 
-/// What is put where.
+/// Directories and bind mounts that make up the root.
 #[derive(Debug)]
 pub(in crate::vmm) struct Root {
-    /// Parents first.
+    /// Directories to create, parents first.
     dirs: Vec<CString>,
     binds: Vec<Bind>,
 }
 
 impl Root {
-    /// Looks at everything and works out the calls. What is not there is left out.
+    /// Inspects the files and prepares all calls. Missing files are skipped.
     pub(super) fn prepare(entries: &[Entry]) -> io::Result<Self> {
         let descriptors = Bind {
             source: below_old(Path::new("/proc/self/fd"))?,
             target: c_string(Path::new(DESCRIPTORS))?,
             is_dir: true,
-            // No read-only: memory is opened for writing by its name here.
+            // Not read-only: guest memory is opened for writing by its name here.
             attributes: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC,
         };
         let mut dirs = BTreeSet::from([PathBuf::from(DESCRIPTORS)]);
         let mut binds = vec![descriptors];
         let mut taken: Vec<(&Path, bool)> = Vec::new();
         for entry in entries {
-            // In full, so that no link has to be followed from a root that is not the link's.
+            // Resolved completely, because a symbolic link would be followed from the wrong root.
             let Ok(source) = fs::canonicalize(&entry.path) else { continue };
             let kind = fs::metadata(&source)?.file_type();
-            // What is in a directory that is already there needs no mount of its own.
+            // Entries inside a directory that is already mounted need no mount of their own.
             if taken.iter().any(|(dir, is_dir)| *dir == entry.inside || *is_dir && entry.inside.starts_with(dir)) {
                 continue;
             }
@@ -83,8 +85,8 @@ impl Root {
         Ok(Self { dirs, binds })
     }
 
-    /// Makes the root and moves into it. The calling process must be in a mount namespace of its own, where it may mount,
-    /// and the only one there. Allocates nothing.
+    /// Creates the root and moves into it. The calling process must be alone in a mount namespace in which it may
+    /// mount. Does not allocate.
     pub(in crate::vmm) fn enter(&self) -> io::Result<()> {
         umask(Mode::empty());
         mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -112,7 +114,8 @@ impl Root {
     }
 }
 
-/// How it is mounted. Libraries and programs are mapped as code, which a mount can forbid; devices are opened as such.
+/// Mount attributes of an entry. A `noexec` mount forbids mapping as code, so libraries and programs are without; a
+/// `nodev` mount forbids opening devices.
 fn attributes(reach: Reach, is_device: bool) -> u64 {
     let nodev = if is_device { 0 } else { libc::MOUNT_ATTR_NODEV };
     let other = match reach {
@@ -123,11 +126,11 @@ fn attributes(reach: Reach, is_device: bool) -> u64 {
     libc::MOUNT_ATTR_NOSUID | nodev | other
 }
 
-/// Adds attributes to a mount, and to those below it.
+/// Adds attributes to a mount; with `below`, also to the mounts below it.
 fn restrict(target: &CStr, attributes: u64, below: bool) -> io::Result<()> {
     let change = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = if below { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: mount_setattr(2) reads a path that ends with a NUL and a record of the size it is told; both live until it
+    // SAFETY: mount_setattr(2) reads a NUL-terminated path and a struct of the size it is told; both live until it
     // returns.
     let result = unsafe {
         let (target, change) = (target.as_ptr(), &raw const change);

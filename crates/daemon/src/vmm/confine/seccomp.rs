@@ -1,11 +1,12 @@
-//! A filter of system calls for every monitor, on top of the one it brings itself.
+//! A seccomp filter for every VMM, in addition to the one that the VMM installs itself.
 //!
-//! It refuses what no monitor needs and what kernels have most often been broken by ([`refused`]), and of what monitors
-//! do need the uses that are not theirs: signals to others than its own threads, files opened in ways that Landlock does
-//! not look at, sockets that are not streams between processes of this host. A refused call fails with EPERM; it does
-//! not end the process, so a library that only tries goes on.
+//! It refuses the system calls that no VMM needs and by which kernels have most often been attacked ([`refused`]). Of
+//! the calls a VMM does need, it refuses other uses: signals to anything but its own threads, ways of opening files
+//! that Landlock does not check, sockets other than streams between processes of this host. A refused call fails with
+//! EPERM; the process is not killed, so that a library that merely probes for a feature goes on.
 //!
-//! It stands alone where a host gives a monitor no namespaces and its Landlock is old, so it does not count on either.
+//! The filter does not rely on the other layers: it stands alone where a host allows no namespaces and its Landlock is
+//! old.
 
 #![expect(unsafe_code, reason = "the system call has no wrapper that can run between fork and exec")]
 
@@ -18,23 +19,23 @@ use libc::{
 };
 use std::{io, mem::offset_of};
 
-/// The architecture whose numbers are meant (`AUDIT_ARCH_*`).
+/// The architecture whose system call numbers are used (`AUDIT_ARCH_*`).
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xc000_003e;
-/// The architecture whose numbers are meant (`AUDIT_ARCH_*`).
+/// The architecture whose system call numbers are used (`AUDIT_ARCH_*`).
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-/// Numbers from here on are another interface of the same kernel (x32).
+/// First system call number of another ABI of the same kernel (x32).
 const OTHER_INTERFACE: u32 = 0x4000_0000;
-/// The newest system call that was looked at (mseal, Linux 6.10). Newer ones are not there for a monitor, as on the
-/// kernels it was made for: among them are new ways to do what is refused.
+/// The newest system call that was reviewed (mseal, Linux 6.10). Newer ones fail with ENOSYS, as on older kernels:
+/// among them are new ways to do what is refused.
 const NEWEST: u32 = 462;
-/// The signals Firecracker sends its threads by thread alone, as its C library (musl) has it: SIGABRT at a panic, and
-/// the first real-time signal that library leaves free. Its own filter lets it send the same two.
+/// Signals that Firecracker sends to its threads with tkill(2), as its C library (musl) does: SIGABRT on a panic, and
+/// the first real-time signal that musl leaves free. Firecracker's own filter allows the same two.
 const FIRECRACKERS_SIGNALS: [libc::c_int; 2] = [libc::SIGABRT, 35];
 
-/// New namespaces in the flags of clone(2).
+/// Flags of clone(2) that create namespaces.
 const NEW_NAMESPACES: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
@@ -43,26 +44,28 @@ const NEW_NAMESPACES: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP) as u32;
 
-/// What of a socket's type says which kind it is; the rest are flags.
+/// Mask of the socket type; the remaining bits are flags.
 const SOCKET_TYPE: u32 = 0xf;
-/// Asks for SIGIO, or for another signal, to be sent to somebody: `<asm-generic/fcntl.h>`, `<asm-generic/sockios.h>`.
+/// Operations that have SIGIO, or another signal, sent to a process: `<asm-generic/fcntl.h>`,
+/// `<asm-generic/sockios.h>`.
 const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 const FIOSETOWN: u32 = 0x8901;
 const SIOCSPGRP: u32 = 0x8902;
 
-/// The filter's program.
+/// The filter program.
 #[derive(Debug)]
 pub(in crate::vmm) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Puts it together for one kind of monitor.
+    /// Builds the filter for one kind of VMM.
     pub(in crate::vmm) fn new(vmm: Vmm) -> Self {
         let mut code = Bpf::default();
         code.load(offset_of!(libc::seccomp_data, arch));
         code.unless_equal(ARCHITECTURE, SECCOMP_RET_KILL_PROCESS);
         code.load(offset_of!(libc::seccomp_data, nr));
-        // First what is called all the time and decided by an argument: the kernel remembers the verdict of the others.
+        // Decided first, because it is called all the time and depends on an argument; the kernel caches the verdict of
+        // calls that do not.
         code.on(libc::SYS_ioctl, |code| {
             code.argument(1);
             code.refuse_values(&[FIOSETOWN, SIOCSPGRP]);
@@ -72,7 +75,7 @@ impl Filter {
         for number in refused::CALLS.iter().chain(refused::BY_OLD_NAMES) {
             code.when(BPF_JEQ, call_number(*number), refuse(libc::EPERM));
         }
-        // What they are asked for is in memory, where a filter cannot look. The C library falls back to the older ones.
+        // Their arguments are in memory, which a filter cannot read. The C library falls back to the older calls.
         code.when(BPF_JEQ, call_number(libc::SYS_clone3), refuse(libc::ENOSYS));
         code.when(BPF_JEQ, call_number(libc::SYS_openat2), refuse(libc::ENOSYS));
         code.on(libc::SYS_clone, |code| {
@@ -88,14 +91,15 @@ impl Filter {
         Self(code.0)
     }
 
-    /// Applies it to this thread and what it executes, for good. Needs no-new-privileges. Allocates nothing.
+    /// Applies the filter to this thread and what it executes, irrevocably. Needs no-new-privileges. Does not allocate.
     pub(in crate::vmm) fn enter(&self) -> io::Result<()> {
         apply(&own_threads_only(rustix::process::getpid().as_raw_pid()))?;
         apply(&self.0)
     }
 }
 
-/// Streams between processes of this host. A datagram can be sent to any socket without connecting to it.
+/// Allows only stream sockets between processes of this host. A datagram could be sent to any socket without connecting
+/// to it.
 fn sockets(code: &mut Bpf, vmm: Vmm) {
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         code.on(call, |code| {
@@ -108,14 +112,14 @@ fn sockets(code: &mut Bpf, vmm: Vmm) {
             code.ret(refuse(libc::EPERM));
         });
     }
-    // Whom it talks to, QEMU gets as descriptors. Firecracker knocks for its guest.
+    // QEMU gets its connections as inherited descriptors. Firecracker connects to the host on behalf of its guest.
     if vmm == Vmm::Qemu {
         code.when(BPF_JEQ, call_number(libc::SYS_connect), refuse(libc::EPERM));
     }
 }
 
-/// Landlock asks by what a file is opened for. It has nothing to ask where that is neither reading nor writing, and its
-/// older interfaces let a file that is only read be cut off.
+/// Refuses the ways of opening that Landlock does not check: access mode 3 (neither reading nor writing), and
+/// truncation of a file opened for reading, which older Landlock versions do not restrict.
 fn files(code: &mut Bpf) {
     let cut = bits(libc::O_TRUNC);
     let neither = bits(libc::O_ACCMODE);
@@ -131,14 +135,14 @@ fn files(code: &mut Bpf) {
     on(libc::SYS_open, 1);
 }
 
-/// To its own threads only; what is not refused altogether.
+/// Restricts signals to the process's own threads, as far as the calls are not refused altogether.
 fn signals(code: &mut Bpf, vmm: Vmm) {
-    // Descriptors that signal somebody.
+    // Operations that make a descriptor send signals to a process.
     code.on(libc::SYS_fcntl, |code| {
         code.argument(1);
         code.refuse_values(&[libc::F_SETOWN, F_SETSIG, F_SETOWN_EX].map(bits));
     });
-    // A limit of processor time ends whom it is set for.
+    // A CPU time limit kills the process it is set for.
     code.on(libc::SYS_prlimit64, |code| {
         code.argument(0);
         code.unless_equal(0, refuse(libc::EPERM));
@@ -153,7 +157,7 @@ fn signals(code: &mut Bpf, vmm: Vmm) {
     });
 }
 
-/// When whose turn is: to the calling thread only.
+/// Allows scheduling changes for the calling thread only.
 fn scheduling(code: &mut Bpf) {
     let own_only = |code: &mut Bpf, argument| {
         code.argument(argument);
@@ -168,14 +172,14 @@ fn scheduling(code: &mut Bpf) {
         });
     }
     code.on(libc::SYS_setpriority, |code| {
-        // Not that of a group or of a user's processes either, which is also what 0 says.
+        // Only PRIO_PROCESS: not the priority of a process group or of a user, for which 0 also means the caller's.
         own_only(code, 0);
         own_only(code, 1);
         code.ret(SECCOMP_RET_ALLOW);
     });
 }
 
-/// A filter for tgkill(2) alone. Which process it is in is known only there, and nothing may be allocated any more.
+/// A separate filter for tgkill(2). The process id is known only in the child, where nothing may be allocated.
 fn own_threads_only(own: i32) -> [sock_filter; 6] {
     let load = |offset: usize| instruction(BPF_LD | BPF_W | BPF_ABS, offset_u32(offset), (0, 0));
     let equal = |value, jumps| instruction(BPF_JMP | BPF_JEQ | BPF_K, value, jumps);
@@ -212,7 +216,7 @@ fn call_number(number: libc::c_long) -> u32 {
     u32::try_from(number).expect("system calls have small numbers")
 }
 
-/// Where the low half of an argument is; the calls that are decided by one take no more of it.
+/// Offset of the low half of an argument; calls that are decided by an argument use no more than its low half.
 fn argument(index: usize) -> usize {
     offset_of!(libc::seccomp_data, args) + index * size_of::<u64>()
 }
@@ -226,7 +230,7 @@ fn instruction(code: u32, k: u32, (jt, jf): (u8, u8)) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// Instructions of the kernel's classic packet filter.
+/// A program for the kernel's classic BPF machine.
 #[derive(Default)]
 struct Bpf(Vec<sock_filter>);
 
@@ -235,7 +239,7 @@ impl Bpf {
         self.0.push(instruction(code, k, jumps));
     }
 
-    /// Takes a word of the call's description.
+    /// Loads a word of `seccomp_data` into the accumulator.
     fn load(&mut self, offset: usize) {
         self.push(BPF_LD | BPF_W | BPF_ABS, offset_u32(offset), (0, 0));
     }
@@ -244,12 +248,12 @@ impl Bpf {
         self.load(argument(index));
     }
 
-    /// Leaves these bits of what was taken.
+    /// Keeps only these bits of the accumulator.
     fn mask(&mut self, bits: u32) {
         self.push(BPF_ALU | BPF_AND | BPF_K, bits, (0, 0));
     }
 
-    /// The verdict.
+    /// Returns a verdict.
     fn ret(&mut self, verdict: u32) {
         self.push(BPF_RET | BPF_K, verdict, (0, 0));
     }
@@ -264,7 +268,7 @@ impl Bpf {
         self.ret(verdict);
     }
 
-    /// Refuses these, allows the rest.
+    /// Refuses these values and allows all others.
     fn refuse_values(&mut self, values: &[u32]) {
         for value in values {
             self.when(BPF_JEQ, *value, refuse(libc::EPERM));
@@ -272,8 +276,8 @@ impl Bpf {
         self.ret(SECCOMP_RET_ALLOW);
     }
 
-    /// Decides about one call; `decision` comes to a verdict whatever it finds. The call's number is loaded before and,
-    /// for any other call, after.
+    /// Decides one system call; `decision` must end in a verdict on every path. The call's number must be in the
+    /// accumulator before, and for every other call still is afterwards.
     fn on(&mut self, call: libc::c_long, decision: impl FnOnce(&mut Self)) {
         let mut decided = Self::default();
         decision(&mut decided);

@@ -1,39 +1,39 @@
-//! Firecracker's API as far as banger speaks it: one enum is the whole of what can be asked.
+//! The part of Firecracker's API that banger uses: one enum contains every request.
 //!
-//! The names are those of Firecracker's public OpenAPI document; a test compares them with the facts taken from it
+//! The names are those of Firecracker's public OpenAPI document; a test compares them with facts taken from it
 //! (`api-facts.json`).
 
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// One request that changes something. Those before `Start` are for a machine that does not run yet.
+/// A request that changes something. Those before `Act` are for a machine that does not run yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// Processors and memory.
+    /// Sets the vCPUs and memory.
     Machine(MachineConfiguration),
-    /// Kernel, initramfs and command line.
+    /// Sets the kernel, initramfs and command line.
     Boot(BootSource),
-    /// One disk; the guest sees disks in the order of these calls.
+    /// Adds a disk; the guest sees disks in the order of these calls.
     Drive(Drive),
-    /// The network card.
+    /// Adds the NIC.
     Network(NetworkInterface),
-    /// The guest's sockets.
+    /// Adds the vsock device.
     Vsock(Vsock),
-    /// A source of randomness.
+    /// Adds an entropy device.
     Entropy(EntropyDevice),
     /// Starts the guest.
     Act(InstanceActionInfo),
-    /// Stops the processors of a guest that runs, or lets them run on.
+    /// Pauses or resumes the vCPUs of a running guest.
     Vm(Vm),
-    /// Writes a paused machine's state and memory.
+    /// Writes the state and memory of a paused machine.
     CreateSnapshot(SnapshotCreateParams),
-    /// Reads them, instead of all configuration.
+    /// Loads state and memory, in place of all configuration.
     LoadSnapshot(SnapshotLoadParams),
 }
 
 impl Call {
-    /// Method and path.
+    /// Method and path of the request.
     pub fn target(&self) -> (Method, String) {
         match self {
             Self::Machine(_) => (Method::PUT, "/machine-config".into()),
@@ -49,7 +49,7 @@ impl Call {
         }
     }
 
-    /// The body, in JSON.
+    /// Body of the request.
     pub fn body(&self) -> serde_json::Value {
         let value = match self {
             Self::Machine(body) => serde_json::to_value(body),
@@ -70,18 +70,18 @@ impl Call {
 /// Body of [`Call::Machine`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MachineConfiguration {
-    /// 1 to 32.
+    /// Number of vCPUs, 1 to 32.
     pub vcpu_count: u32,
-    /// Memory.
+    /// Guest memory in MiB.
     pub mem_size_mib: u64,
-    /// Whether two processors are one core's threads.
+    /// Whether two vCPUs are presented as threads of one core.
     pub smt: bool,
 }
 
 /// Body of [`Call::Boot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BootSource {
-    /// The ELF file.
+    /// The ELF image.
     pub kernel_image_path: PathBuf,
     /// The initramfs.
     pub initrd_path: PathBuf,
@@ -92,53 +92,53 @@ pub struct BootSource {
 /// Body of [`Call::Drive`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Drive {
-    /// Its name in the API.
+    /// Id of the disk in the API.
     pub drive_id: String,
-    /// Whether Firecracker tells the kernel that its root is there; banger's initramfs knows better.
+    /// Whether Firecracker adds `root=` to the command line; banger's initramfs finds the root by itself.
     pub is_root_device: bool,
-    /// Whether the guest may only read it.
+    /// Whether the guest has read access only.
     pub is_read_only: bool,
     /// The file.
     pub path_on_host: PathBuf,
-    /// What a flush in the guest does.
+    /// Effect of a flush in the guest.
     pub cache_type: CacheType,
     /// How the file is read and written.
     pub io_engine: IoEngine,
 }
 
-/// What a flush in the guest does.
+/// Effect of a flush in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum CacheType {
-    /// Nothing.
+    /// A flush has no effect.
     Unsafe,
-    /// What was written reaches the host's disk.
+    /// A flush writes to the host's disk.
     Writeback,
 }
 
 /// How a disk's file is read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum IoEngine {
-    /// By ordinary calls.
+    /// Synchronous system calls.
     Sync,
 }
 
 /// Body of [`Call::Network`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NetworkInterface {
-    /// Its name in the API.
+    /// Id of the NIC in the API.
     pub iface_id: String,
-    /// The tap.
+    /// Name of the tap device.
     pub host_dev_name: String,
-    /// Its hardware address.
+    /// MAC address.
     pub guest_mac: String,
 }
 
 /// Body of [`Call::Vsock`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Vsock {
-    /// The guest's address.
+    /// The guest's vsock address (CID).
     pub guest_cid: u32,
-    /// The socket for connections to the guest; those from it go to this name with `_<port>` at its end.
+    /// The socket for connections to the guest; those from the guest go to this name with the suffix `_<port>`.
     pub uds_path: PathBuf,
 }
 
@@ -149,11 +149,11 @@ pub struct EntropyDevice {}
 /// Body of [`Call::Act`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InstanceActionInfo {
-    /// What.
+    /// The action.
     pub action_type: Action,
 }
 
-/// What can be done once.
+/// Actions of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Action {
     /// Starts the guest.
@@ -163,65 +163,65 @@ pub enum Action {
 /// Body of [`Call::Vm`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Vm {
-    /// What its processors are to do.
+    /// The requested state of the vCPUs.
     pub state: VmState,
 }
 
-/// What a guest's processors do.
+/// State of the vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum VmState {
-    /// Nothing.
+    /// The vCPUs are stopped.
     Paused,
-    /// Run on.
+    /// The vCPUs run.
     Resumed,
 }
 
 /// Body of [`Call::CreateSnapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotCreateParams {
-    /// All of memory, or what changed.
+    /// Amount of memory to write.
     pub snapshot_type: SnapshotType,
-    /// Where the devices' state goes.
+    /// File for the device state.
     pub snapshot_path: PathBuf,
-    /// Where memory goes.
+    /// File for the memory.
     pub mem_file_path: PathBuf,
 }
 
-/// How much of memory is written.
+/// Amount of memory to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum SnapshotType {
-    /// All of it.
+    /// All memory.
     Full,
 }
 
 /// Body of [`Call::LoadSnapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotLoadParams {
-    /// Where the devices' state is.
+    /// File with the device state.
     pub snapshot_path: PathBuf,
-    /// Where memory is.
+    /// Source of the memory.
     pub mem_backend: MemoryBackend,
-    /// Whether the guest runs on at once.
+    /// Whether the guest runs at once.
     pub resume_vm: bool,
 }
 
-/// Where memory comes from.
+/// Source of the memory of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryBackend {
-    /// How.
+    /// Kind of the source.
     pub backend_type: BackendType,
-    /// From where.
+    /// Path of the source.
     pub backend_path: PathBuf,
 }
 
-/// How memory is brought in.
+/// Kinds of memory sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum BackendType {
-    /// A file that is mapped privately.
+    /// A file, mapped privately.
     File,
 }
 
-/// Answer of `GET /`.
+/// Response to `GET /`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct InstanceInfo {
     /// `Not started`, `Running` or `Paused`.
@@ -230,10 +230,10 @@ pub struct InstanceInfo {
     pub vmm_version: String,
 }
 
-/// Answer to what was refused.
+/// Response to a refused request.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Error {
-    /// Why.
+    /// The reason.
     pub fault_message: String,
 }
 
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use serde_json::{Map, Value};
 
-    /// What the public document says of one body: names, which of them must be there, and values that are enumerated.
+    /// Facts from the public document about each body: names, which of them are required, and enumerated values.
     fn facts() -> Map<String, Value> {
         serde_json::from_str(include_str!("api-facts.json")).unwrap()
     }

@@ -1,4 +1,4 @@
-//! A launch plan as Firecracker's calls: a pure function, and the place where every value has its reason.
+//! Renders a launch plan as Firecracker's API calls: a pure function, with the reason for every value.
 
 use super::{
     api::{
@@ -16,14 +16,14 @@ use crate::vmm::{
 use banger_proto::api::vm::{Accelerator, Vmm};
 use std::path::Path;
 
-/// The guest's address; the host's is 2, and no other guest is on this device.
+/// The guest's vsock address (CID). The host's is 2, and the device has no other guest.
 const GUEST_CID: u32 = 3;
-/// What Firecracker itself adds to a command line: a word for each device.
+/// Upper bound for what Firecracker itself adds to a command line: one word per device.
 const ADDED_WORDS: usize = 512;
-/// Interrupt lines for devices; the guest's sockets, randomness and network take three.
+/// Limited by the interrupt lines for devices; vsock, entropy and NIC take three of them.
 const MAX_DISKS: usize = 6;
 
-/// Why these calls could not start a machine.
+/// Checks that these calls could start a machine.
 pub fn check(plan: &LaunchPlan) -> Result<(), PlanError> {
     if plan.vmm != Vmm::Firecracker {
         return Err(PlanError::OtherVmm(plan.vmm));
@@ -52,8 +52,8 @@ pub fn check(plan: &LaunchPlan) -> Result<(), PlanError> {
     }
 }
 
-/// Everything up to the guest's start, in order. `view` has the names Firecracker knows files by; `sockets` is its name
-/// of the directory for sockets.
+/// The calls up to the guest's start, in order. `view` has the names by which Firecracker finds files; `sockets` is its
+/// name of the directory for sockets.
 pub fn configuration(plan: &LaunchPlan, view: &View, sockets: &Path) -> Vec<Call> {
     let mut calls = vec![
         Call::Machine(MachineConfiguration { vcpu_count: plan.vcpu, mem_size_mib: plan.memory.as_mib(), smt: false }),
@@ -83,24 +83,25 @@ fn drive(index: usize, disk: &Disk, view: &View) -> Drive {
         is_root_device: false,
         is_read_only: disk.read_only,
         path_on_host: view.path(&disk.path),
-        // What the guest was told is on the disk is on the disk.
+        // Data that the guest believes to be on the disk must be on the disk.
         cache_type: if disk.read_only { CacheType::Unsafe } else { CacheType::Writeback },
-        // The other one is io_uring, which monitors may not use here.
+        // The alternative is io_uring, which the seccomp filter refuses.
         io_engine: IoEngine::Sync,
     }
 }
 
-/// The kernel's command line. The plan's own words come last, so they win.
+/// The kernel's command line. The plan's own arguments come last, so they override.
 pub fn command_line(plan: &LaunchPlan) -> String {
     let words = [
-        // The log the host keeps. `quiet`, since every byte on the emulated port costs an exit: warnings still come.
+        // The log that the host keeps. `quiet`, since every byte on the emulated port costs a VM exit; warnings still
+        // appear.
         "console=ttyS0",
         "quiet",
-        // There is none; a kernel that looks for it takes longer.
+        // There is no PCI; looking for it costs time.
         "pci=off",
         "cryptomgr.notests",
-        // The keyboard controller is there for its reset line, which ends Firecracker; looking for keys on it takes
-        // longer.
+        // The keyboard controller exists for its reset line, which ends Firecracker; probing it for keyboards costs
+        // time.
         "reboot=k",
         "i8042.noaux",
         "i8042.nomux",

@@ -1,4 +1,5 @@
-//! The API's client: HTTP/1.1 over a unix socket, one connection a request, every answer bounded in size and time.
+//! A client for the API: HTTP/1.1 over a unix socket, one connection per request, every response bounded in size and
+//! time.
 
 use super::{
     api::{Call, Error, InstanceInfo},
@@ -11,30 +12,30 @@ use hyper_util::rt::TokioIo;
 use std::{io, time::Duration};
 use tokio::{net::UnixStream, time::timeout};
 
-/// How long an answer may take. Memory is written and read while a snapshot's is awaited.
+/// Time limit for a response. Firecracker writes and reads memory before it answers to a snapshot request.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Longest answer.
+/// Upper bound for the size of a response, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
-/// Most characters of a refusal's reason that are passed on.
+/// Upper bound for the reason of a refusal, in characters; the rest is cut off.
 const MAX_REASON: usize = 1000;
 
-/// Why a request was not done.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Firecracker said no, and why.
+    /// Firecracker refused the request.
     #[error("Firecracker refuses {request}: {reason}")]
     Refused {
-        /// Such as `PUT /vsock`.
+        /// The request, such as `PUT /vsock`.
         request: String,
-        /// In Firecracker's words.
+        /// The reason in Firecracker's words.
         reason: String,
     },
-    /// It could not be asked.
+    /// The request got no valid response.
     #[error("Firecracker does not answer {request}")]
     Unreachable {
-        /// Such as `PUT /vsock`.
+        /// The request, such as `PUT /vsock`.
         request: String,
-        /// What happened.
+        /// The error.
         source: io::Error,
     },
 }
@@ -51,7 +52,7 @@ pub(super) async fn call(sockets: &Sockets, call: &Call) -> Result<(), ApiError>
     request(sockets, method, &path, Some(call.body().to_string())).await.map(drop)
 }
 
-/// What the machine is doing.
+/// Asks for the state of the machine.
 pub(super) async fn info(sockets: &Sockets) -> Result<InstanceInfo, ApiError> {
     instance(&request(sockets, Method::GET, "/", None).await?)
 }
@@ -66,7 +67,7 @@ async fn request(sockets: &Sockets, method: Method, path: &str, body: Option<Str
     into_result(name, status, answer)
 }
 
-/// The answer to what was done.
+/// The body of a successful response, or the refusal.
 fn into_result(request: String, status: StatusCode, answer: Bytes) -> Result<Bytes, ApiError> {
     if status.is_success() {
         return Ok(answer);
@@ -79,7 +80,7 @@ fn into_result(request: String, status: StatusCode, answer: Bytes) -> Result<Byt
     Err(ApiError::Refused { request, reason: reason.escape_debug().to_string() })
 }
 
-/// Takes what is said at the other end of `stream` for a Firecracker's answer, for [`crate::fuzzing`].
+/// Treats the other end of `stream` as a Firecracker and reads its response; for [`crate::fuzzing`].
 pub(crate) async fn fuzz_read(stream: UnixStream) -> Result<InstanceInfo, ApiError> {
     let request = || "GET /".to_owned();
     let unreachable = |source| ApiError::Unreachable { request: request(), source };
@@ -116,7 +117,7 @@ async fn exchange(
     tokio::pin!(asked);
     tokio::select! {
         answer = &mut asked => answer,
-        // The connection may be over as soon as the answer is there.
+        // The connection may end as soon as the response has arrived.
         _ = connection => asked.await,
     }
 }

@@ -1,10 +1,12 @@
-//! The one directory a Firecracker may write in: it makes its sockets there, and the guest's way out is there.
+//! The only directory a Firecracker may write to. It creates its sockets there, and the guest reaches the host through
+//! it.
 //!
-//! It belongs to a process that is not trusted. So a socket in it is never connected to by its path, which might have
-//! become a link to another one, but by what was found to be a socket.
+//! The directory belongs to an untrusted process. So a socket in it is never connected to by its path, which might have
+//! become a link to another one, but through a descriptor that was checked to be a socket.
 //!
-//! The guest's way out is for *knocking* only. Any process of a guest may connect to the host, so what comes that way is
-//! not believed to be the agent; it is the reason to dial the agent, whose port only the guest's root can take.
+//! A connection from the guest is a *knock* only. Any process of a guest may connect to the host, so the peer is not
+//! believed to be the agent; a knock is merely the reason to dial the agent, whose port only the guest's root can
+//! listen on.
 
 use crate::shim::control::VMM_DIR;
 use banger_link::vsock;
@@ -26,27 +28,27 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the guest's kernel may take to accept a connection. It gives up itself after two seconds.
+/// Time limit for the guest's kernel to accept a connection. The kernel itself gives up after two seconds.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The API's socket.
+/// Name of the API socket.
 pub(super) const API: &str = "api";
-/// The socket for connections to the guest; its name is also what those from the guest go by.
+/// Name of the socket for connections to the guest; also the prefix of those for connections from it.
 pub(super) const VSOCK: &str = "v";
 
-/// The directory, which goes with its owner.
+/// The directory. Removed on drop.
 #[derive(Debug)]
 pub(super) struct Sockets {
     dir: PathBuf,
 }
 
 impl Sockets {
-    /// Makes the directory anew in the VM's directory of sockets.
+    /// Creates the directory in the VM's directory of sockets, replacing an old one.
     pub(super) fn make(run_dir: &Path) -> io::Result<Self> {
         let sockets = Self { dir: run_dir.join(VMM_DIR) };
         sockets.remove();
         DirBuilder::new().mode(0o700).create(&sockets.dir)?;
-        // Whatever the mode mask is.
+        // Independent of the umask.
         fs::set_permissions(&sockets.dir, Permissions::from_mode(0o700))?;
         Ok(sockets)
     }
@@ -71,14 +73,14 @@ impl Sockets {
 
     fn remove(&self) {
         for name in [self.dir.join(API), self.dir.join(VSOCK), self.knocks()] {
-            // What is left is found, and is an error, when the VM's directory is given back.
+            // A file left behind is found, and reported, when the VM's directory is released.
             let _ = fs::remove_file(name);
         }
         let _ = fs::remove_dir(&self.dir);
     }
 }
 
-/// The way to a guest's agent.
+/// Connections to and from a guest's agent.
 #[derive(Debug)]
 pub struct Guest {
     knocks: UnixListener,
@@ -90,12 +92,12 @@ impl Guest {
         Ok(Self { knocks: UnixListener::bind(sockets.knocks())?, sockets: sockets.clone() })
     }
 
-    /// Waits until somebody in the guest knocks. Cancelling loses nothing.
+    /// Waits until a process in the guest connects. Cancel safe.
     pub async fn knock(&self) -> io::Result<()> {
         self.knocks.accept().await.map(drop)
     }
 
-    /// A pipe to the agent, if it is there.
+    /// Opens a byte stream to the agent, if it listens.
     pub async fn dial(&self) -> io::Result<UnixStream> {
         let dialled = async {
             let mut pipe = self.sockets.connect(VSOCK).await?;

@@ -1,8 +1,8 @@
-//! A process that was started here, until it has been waited for.
+//! A child process that has not been reaped yet.
 //!
-//! A monitor is the first process of its namespace, and the kernel shields such a one: a signal it neither handles nor
-//! ignores is dropped, unless it is SIGKILL. [`Child::signal`] restores what the signal means: the process ends, and its
-//! status says of which signal.
+//! A VMM is PID 1 of its PID namespace, which the kernel protects: a signal that it neither handles nor ignores is
+//! dropped, unless it is SIGKILL. [`Child::signal`] restores the usual effect: the process ends, and its status names
+//! the signal that was sent.
 
 use crate::process::{ProcessIdentity, ProvenProcess};
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
@@ -13,27 +13,27 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
-/// A child process. Dropping it ends it.
+/// A child process. Dropping it kills it.
 #[derive(Debug)]
 pub(in crate::vmm) struct Child {
     process: ProvenProcess,
     status: Option<ExitStatus>,
-    /// The signal that a SIGKILL stood for; 0 for none.
+    /// The signal that was sent as SIGKILL; 0 for none.
     requested: AtomicI32,
 }
 
 impl Child {
-    /// `pid` must be a child of this process that nobody has waited for.
+    /// `pid` must be a child of this process that has not been waited for.
     pub(super) fn new(pid: u32) -> io::Result<Self> {
         Ok(Self { process: ProvenProcess::of_child(pid)?, status: None, requested: AtomicI32::new(0) })
     }
 
-    /// Which process it is.
+    /// Identity of the process.
     pub(in crate::vmm) fn identity(&self) -> ProcessIdentity {
         self.process.identity()
     }
 
-    /// Sends a signal, with the effect it has on any other process; `false` when it has ended.
+    /// Sends a signal with its usual effect; `false` when the process has ended.
     pub(in crate::vmm) fn signal(&self, signal: Signal) -> io::Result<bool> {
         if signal != Signal::KILL && self.has_default_action(signal) {
             self.requested.store(signal.as_raw(), Ordering::Relaxed);
@@ -42,13 +42,13 @@ impl Child {
         self.process.signal(signal)
     }
 
-    /// Whether the process leaves this signal to the kernel, which for all that are sent here means to end it.
+    /// Whether the process leaves this signal at its default action, which for all signals sent here is to terminate.
     fn has_default_action(&self, signal: Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.identity().pid));
         status.is_ok_and(|status| !is_in_set(&status, "SigCgt:", signal) && !is_in_set(&status, "SigIgn:", signal))
     }
 
-    /// Waits for its end. Cancelling loses nothing.
+    /// Waits until the process has ended. Cancel safe.
     pub(in crate::vmm) async fn wait(&mut self) -> io::Result<ExitStatus> {
         if self.status.is_none() {
             self.process.ended().await?;
@@ -56,7 +56,7 @@ impl Child {
         self.reap()
     }
 
-    /// Waits for its end, in this thread.
+    /// Waits until the process has ended, blocking the thread.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.status {
             return Ok(status);
@@ -67,7 +67,7 @@ impl Child {
                 ended => break ended?.ok_or(io::ErrorKind::NotFound)?,
             }
         };
-        // The encoding of wait(2).
+        // The encoding of the status in wait(2).
         let raw = match (ended.exit_status(), ended.terminating_signal()) {
             (Some(code), _) => code << 8,
             (None, Some(signal)) if signal == Signal::KILL.as_raw() => {
@@ -81,7 +81,8 @@ impl Child {
     }
 }
 
-/// Whether a signal is in one of the sets of a `/proc/<pid>/status`: hexadecimal, the first signal its lowest bit.
+/// Whether a signal is in one of the masks of `/proc/<pid>/status`: hexadecimal, with the first signal as the lowest
+/// bit.
 fn is_in_set(status: &str, set: &str, signal: Signal) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix(set)).map(str::trim);
     let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
@@ -91,7 +92,7 @@ fn is_in_set(status: &str, set: &str, signal: Signal) -> bool {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.status.is_none() && self.process.signal(Signal::KILL).is_ok() {
-            // A killed process ends; what is left of it is not to stay in the table.
+            // A killed process ends; it must not stay behind as a zombie.
             let _ = self.reap();
         }
     }

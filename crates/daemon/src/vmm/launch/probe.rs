@@ -1,8 +1,7 @@
-//! What of a monitor's confinement this host gives: one is started as every monitor is, with a program in its place that
-//! does nothing.
+//! Tests how far this host can confine a VMM: starts a program that does nothing in the same way as a VMM.
 //!
-//! The probe is the hidden sub-command `banger-shim confinement-probe`: monitors are started from a process with one
-//! thread, and what is asked is about whoever will be their parent.
+//! The probe is the hidden subcommand `banger-shim confinement-probe`, because VMMs are started from a process with a
+//! single thread, and because the result depends on the parent process.
 
 use super::{Launch, Launched};
 use crate::vmm::{
@@ -23,25 +22,25 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The sub-command of `banger-shim` that runs [`ConfinementFinding::here`] and prints it as one line of JSON.
+/// Subcommand of `banger-shim` that runs [`ConfinementFinding::here`] and prints it as one line of JSON.
 pub const SUBCOMMAND: &str = "confinement-probe";
-/// After this the probe is given up. It takes some milliseconds.
+/// The probe is abandoned after this time. It takes some milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was found.
+/// Result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "confinement", rename_all = "snake_case")]
 pub enum ConfinementFinding {
-    /// All of it.
+    /// The confinement is complete.
     Whole,
-    /// Not all of it: the rest applies.
+    /// Parts of the confinement are missing; the rest applies.
     Weaker {
-        /// What is missing, and why.
+        /// The missing parts, and the reasons.
         lack: String,
     },
-    /// No monitor would come to run.
+    /// No VMM could be started.
     Broken {
-        /// What happened.
+        /// The error.
         reason: String,
     },
 }
@@ -60,7 +59,7 @@ impl ConfinementFinding {
         }
     }
 
-    /// The probe itself. Must be called before there is any thread.
+    /// Runs the probe in this process, which must have a single thread.
     pub fn here() -> Result<Self, LaunchError> {
         Ok(launch_once()?.map_or(Self::Whole, |lack| Self::Weaker { lack }))
     }
@@ -88,7 +87,7 @@ fn launch_once() -> Result<Option<String>, LaunchError> {
     })
 }
 
-/// A machine of which only the program is there.
+/// A plan with nothing but a program.
 fn empty_plan(program: PathBuf) -> LaunchPlan {
     let nowhere = || PathBuf::from("/dev/null");
     LaunchPlan {

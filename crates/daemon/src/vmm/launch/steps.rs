@@ -1,5 +1,5 @@
-//! What is done in the monitor's process before it is one. Every function here runs between fork and exec: it neither
-//! allocates nor locks.
+//! Steps in the process of the VMM before its program is executed. Every function here runs between fork and exec: it
+//! neither allocates nor locks.
 
 #![expect(unsafe_code, reason = "system calls that have no safe wrapper")]
 
@@ -14,20 +14,21 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
 };
 
-/// How much likelier the kernel's out-of-memory killer takes a monitor than its shim (-1000..1000): a shim that is killed
-/// takes its monitor along and leaves no record, a monitor that is killed leaves one.
+/// OOM score adjustment (-1000..1000) that makes the kernel kill a VMM rather than its shim: a killed shim takes its
+/// VMM with it and leaves no exit record, whereas the shim of a killed VMM writes one.
 const OOM_SCORE: &[u8] = b"200";
-/// Most bytes of a core file. Not 0: where the host's `core_pattern` is a program (systemd-coredump, apport), the kernel
-/// takes no notice of a limit of 0 and has it read the whole of the monitor's memory, guest's and all. 1 is the one value
-/// that it refuses there (core(5): it marks such a program's own crash), and where cores are files none is that short.
+/// Largest core file in bytes. Not 0: where the host's `core_pattern` is a program (systemd-coredump, apport), the
+/// kernel ignores a limit of 0 and lets it read all of the VMM's memory, including the guest's. 1 is the one value with
+/// which the kernel refuses to dump there (core(5): it marks the crash of such a program itself); and where cores are
+/// files, none is that short.
 const CORE_LIMIT: u64 = 1;
-/// Descriptors a monitor may have open: each connection to a guest is one.
+/// Descriptors a VMM may have open: each connection to a guest needs one.
 const MAX_DESCRIPTORS: u64 = 4096;
 
-/// Standard input is nothing, output and errors go where they should.
+/// Redirects standard input, output and error.
 pub(super) fn stdio(fds: [RawFd; 3]) -> io::Result<()> {
     for (to, from) in (0..).zip(fds) {
-        // SAFETY: dup2(2) on numbers; what stood at the lower ones is the shim's own standard streams.
+        // SAFETY: dup2(2) on numbers; the lower ones are the shim's own standard streams.
         if unsafe { libc::dup2(from, to) } == -1 {
             return Err(io::Error::last_os_error());
         }
@@ -35,8 +36,8 @@ pub(super) fn stdio(fds: [RawFd; 3]) -> io::Result<()> {
     Ok(())
 }
 
-/// The signal comes when the *thread* that forked ends, so only a main thread may launch. If it has ended before the
-/// request no signal comes any more; then nobody reads `report`, the pipe to it, either.
+/// Has this process killed when the *thread* that forked it ends; so only a main thread may launch. If that thread
+/// ended before the request, no signal comes; but then the read end of `report` is closed too, which is checked here.
 pub(super) fn die_with_reader_of(report: BorrowedFd<'_>) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut pipe = [PollFd::from_borrowed_fd(report, PollFlags::empty())];
@@ -44,7 +45,7 @@ pub(super) fn die_with_reader_of(report: BorrowedFd<'_>) -> io::Result<()> {
     if pipe[0].revents().contains(PollFlags::ERR) { Err(io::ErrorKind::NotConnected.into()) } else { Ok(()) }
 }
 
-/// A signal that is ignored or blocked here would stay so in the program.
+/// Resets signal dispositions and the mask, because ignored or blocked signals would stay so in the program.
 pub(super) fn default_signals() -> io::Result<()> {
     for signal in
         [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPIPE]
@@ -54,7 +55,7 @@ pub(super) fn default_signals() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: an empty set is a value, and sigprocmask(2) reads it.
+    // SAFETY: an all-zero set is a valid value, and sigprocmask(2) only reads it.
     let unblocked = unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -63,8 +64,8 @@ pub(super) fn default_signals() -> io::Result<()> {
     if unblocked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// No core file, since guest memory must not land on a disk; no file longer than the machine's own; no queue, no
-/// real-time scheduling.
+/// Sets resource limits: no core file, since guest memory must not be written to disk; no file longer than the
+/// machine's own; no message queues; no real-time scheduling.
 pub(super) fn limits(longest_file: u64) -> io::Result<()> {
     let limits = [
         (Resource::Core, CORE_LIMIT),
@@ -74,7 +75,7 @@ pub(super) fn limits(longest_file: u64) -> io::Result<()> {
         (Resource::Rtprio, 0),
     ];
     for (resource, limit) in limits {
-        // What is lower already stays as it is.
+        // A limit that is already lower stays.
         let hard = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX).min(limit);
         setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) })?;
     }
@@ -89,7 +90,7 @@ pub(super) fn out_of_memory_score() -> io::Result<()> {
     Ok(())
 }
 
-/// Whatever else is open, a descriptor the shim forgot to mark included, does not reach the program.
+/// Closes all descriptors on exec except these, including any that the shim forgot to mark.
 pub(super) fn inherit_only(keep: &[RawFd]) -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
     // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC closes nothing here; it marks descriptors.
@@ -98,7 +99,7 @@ pub(super) fn inherit_only(keep: &[RawFd]) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     for fd in keep {
-        // SAFETY: the descriptor is open: whoever launches keeps it so.
+        // SAFETY: the descriptor is open: the caller of the launch keeps it so.
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
         rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
     }

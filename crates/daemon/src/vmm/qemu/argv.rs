@@ -1,4 +1,4 @@
-//! A launch plan as QEMU's arguments: a pure function, and the place where every option has its reason.
+//! Renders a launch plan as QEMU's command line: a pure function, with the reason for every option.
 
 use crate::vmm::{
     PlanError, Start,
@@ -18,31 +18,31 @@ use std::{
     path::Path,
 };
 
-/// Where the kernel cuts its command line off (`COMMAND_LINE_SIZE`, x86), its NUL not counted.
+/// Longest command line that the kernel reads (`COMMAND_LINE_SIZE`, x86), without the NUL.
 pub(in crate::vmm) const MAX_COMMAND_LINE: usize = 2047;
-/// Disks that surely find a slot: the machine has 8 for virtio devices without its second interrupt controller, and one
-/// is the guest channel's, one the network card's.
+/// Number of disks that are certain to find a slot: the machine has 8 for virtio devices without its second interrupt
+/// controller; the guest channel and the NIC take one each.
 const MAX_DISKS: usize = 6;
 /// Memory for translated code, in MiB. QEMU's own limit is 1 GiB, all of which a long-lived guest fills; a full Debian
-/// boot takes less than this, and what does not fit is translated again.
+/// boot takes less than this, and code that does not fit is translated again.
 const TRANSLATED_CODE_MIB: u32 = 256;
 
-/// The numbers of the descriptors QEMU inherits.
+/// The descriptors QEMU inherits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptors {
-    /// A stream socket: the monitor (QMP).
+    /// A stream socket: the QMP monitor.
     pub monitor: RawFd,
-    /// A pipe: the serial console's output.
+    /// A pipe: the output of the serial console.
     pub console: RawFd,
     /// A stream socket: the guest channel.
     pub channel: RawFd,
-    /// The file of guest memory.
+    /// The file with guest memory.
     pub memory: RawFd,
-    /// The network card's tap.
+    /// The tap of the NIC.
     pub network: Option<RawFd>,
 }
 
-/// Why these arguments could not start a machine.
+/// Checks that these arguments could start a machine.
 pub fn check(plan: &LaunchPlan) -> Result<(), PlanError> {
     if plan.vmm != Vmm::Qemu {
         return Err(PlanError::OtherVmm(plan.vmm));
@@ -68,23 +68,23 @@ pub fn check(plan: &LaunchPlan) -> Result<(), PlanError> {
     }
 }
 
-/// One argument of a command line that is split at spaces and unquoted with double quotes.
+/// Whether `word` is a single argument of a command line that is split at spaces and unquoted with double quotes.
 pub(in crate::vmm) fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
 }
 
-/// QEMU's arguments, without its name. `view` has the names QEMU knows files by.
+/// QEMU's arguments, without the program name. `view` has the names by which QEMU finds files.
 pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, shared_memory: bool) -> Vec<OsString> {
     let mut args = Args::default();
     let mib = plan.memory.as_mib();
     let on = |yes: bool| if yes { "on" } else { "off" };
 
     args.pair("-name", format!("banger-{}", plan.name));
-    // Nothing by default: no floppy, no network card, no monitor, no configuration file of the host.
+    // No defaults: no floppy, no NIC, no monitor, no configuration file of the host.
     args.flag("-nodefaults").flag("-no-user-config").pair("-display", "none");
-    // A reset ends QEMU; what it meant is the shim's to decide, and a reboot gets a fresh QEMU.
+    // A reset ends QEMU. The shim decides what it meant, and a reboot gets a fresh QEMU.
     args.flag("-no-reboot");
-    // No new programs, no other user, no raised priority, no old system calls.
+    // No new programs, no change of user, no raised priority, no obsolete system calls.
     args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 
     // ACPI tells kernels without VIRTIO_MMIO_CMDLINE_DEVICES (Debian's) where the devices are.
@@ -93,9 +93,9 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, s
     match plan.accelerator {
         Accelerator::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
         Accelerator::Tcg => {
-            // One thread per virtual processor; `max` is all that the emulation knows. But for the promise that `rep movsb`
-            // is fast: kernel and libc would copy and clear with it, and emulated it goes byte by byte, up to fifty times
-            // slower than what they do otherwise.
+            // One thread per vCPU. `max` is every feature of the emulation, except the promise that `rep movsb` is
+            // fast: the kernel and libc would copy and clear with it, and emulated it goes byte by byte, up to fifty
+            // times slower than the alternatives.
             let cpu = "max,erms=off,fsrm=off";
             args.pair("-accel", format!("tcg,thread=multi,tb-size={TRANSLATED_CODE_MIB}")).pair("-cpu", cpu)
         }
@@ -111,8 +111,8 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, s
 
     args.pair("-chardev", format!("socket,id=monitor,fd={}", fds.monitor));
     args.pair("-mon", "chardev=monitor,mode=control");
-    // Of its output only. A file that is a descriptor already is named by the set it is put into; without `append` it
-    // would be emptied, which a pipe cannot be.
+    // Output only. A file that is already a descriptor is named by its fd set; without `append` QEMU would truncate it,
+    // which fails for a pipe.
     args.pair("-add-fd", format!("fd={},set=0", fds.console));
     args.pair("-chardev", "file,id=console,path=/dev/fdset/0,append=on").pair("-serial", "chardev:console");
 
@@ -120,11 +120,12 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, s
         args.disk(index, disk, view);
     }
     if let (Some(network), Some(tap)) = (&plan.network, fds.network) {
-        // The tap is open; `vhost` is for hosts whose kernel may take over, and needs a device the guest then depends on.
+        // The tap is already open. `vhost` would let the host's kernel process packets, and requires a device on which
+        // the guest then depends.
         args.pair("-netdev", format!("tap,id=network,fd={tap},vhost=off"));
         args.pair("-device", format!("virtio-net-device,netdev=network,mac={}", network.mac));
     }
-    // Port 0 is a console's by definition, so the channel is port 1 of two; every port more costs the guest two queues.
+    // Port 0 is reserved for a console, so the channel is port 1 of two; each further port costs the guest two queues.
     args.pair("-device", "virtio-serial-device,max_ports=2");
     args.pair("-chardev", format!("socket,id=channel,fd={}", fds.channel));
     args.pair("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
@@ -137,36 +138,37 @@ pub fn render(plan: &LaunchPlan, fds: &Descriptors, view: &View, start: Start, s
     args.0
 }
 
-/// The kernel's command line. The plan's own words come last, so they win.
+/// The kernel's command line. The plan's own arguments come last, so they override.
 pub fn command_line(plan: &LaunchPlan) -> String {
     let mut words = vec![
-        // The log the host keeps. `quiet`, since every byte on the emulated port costs an exit: warnings still come.
+        // The log that the host keeps. `quiet`, since every byte on the emulated port costs a VM exit; warnings still
+        // appear.
         "console=ttyS0".to_owned(),
         "quiet".to_owned(),
-        // The machine has none, so the kernel need not try the ways there are to it. That there is none it prints all the
-        // same, as "Fatal"; it is not.
+        // There is no PCI, so the kernel need not try the ways of accessing it. It still prints a "Fatal" message about
+        // the absence, which is harmless.
         "pci=off".to_owned(),
-        // The kernel's self-tests of its ciphers: half a second of a boot in software emulation.
+        // Skips the self-tests of the ciphers: half a second of a boot in software emulation.
         "cryptomgr.notests".to_owned(),
-        // A reset through the keyboard controller ends QEMU at once; the machine's other ways do not exist.
+        // A triple fault ends QEMU at once; the other ways to reset do not exist on this machine.
         "reboot=t".to_owned(),
         // A panic resets at once, which ends QEMU; the console has the reason.
         "panic=-1".to_owned(),
     ];
     if let (Accelerator::Tcg, Some(khz)) = (plan.accelerator, plan.tsc_khz) {
-        // Without these a kernel measures the counter against an emulated timer, gets nonsense when the host is busy, and
-        // hangs.
+        // Without these a kernel measures the counter against an emulated timer, gets a wrong result when the host is
+        // busy, and hangs.
         words.push(format!("tsc_early_khz={khz}"));
         words.push("tsc=reliable".to_owned());
     }
     if let (Accelerator::Tcg, Some(khz), Some(hz)) = (plan.accelerator, plan.tsc_khz, plan.kernel.hz) {
-        // The first processor's delay loop follows from the counter's rate; each further one would measure its own, which
-        // takes two seconds in software. This is the same number.
+        // The delay loop of the first CPU is derived from the counter's frequency. Each further CPU would measure its
+        // own, which takes two seconds in software; this is the same number.
         words.push(format!("lpj={}", u64::from(khz) * 1000 / u64::from(hz)));
     }
     if plan.accelerator == Accelerator::Tcg {
-        // A kernel on one processor would patch its atomic instructions to be cheaper. Here that costs a twelfth of the
-        // boot and makes nothing cheaper.
+        // A kernel on one CPU would patch its atomic instructions to be cheaper. In emulation that costs a twelfth of
+        // the boot and makes nothing cheaper.
         words.push("noreplace-smp".to_owned());
     }
     words.extend(plan.kernel_args.iter().cloned());
@@ -189,7 +191,7 @@ impl Args {
     }
 
     fn disk(&mut self, index: usize, disk: &Disk, view: &View) -> &mut Self {
-        // Many machines read one image, and a reader needs no lock; a disk that is written has one writer.
+        // Many machines read one image, and readers need no lock; a writable disk has a single writer.
         let (read_only, locking) = if disk.read_only { ("on", "off") } else { ("off", "auto") };
         let mut node = OsString::from(format!(
             "driver=raw,node-name=disk{index},read-only={read_only},discard=unmap,file.driver=file,\
@@ -200,7 +202,7 @@ impl Args {
     }
 }
 
-/// A comma ends a value in QEMU's options; two are one.
+/// Doubles commas: a single one ends a value in QEMU's options.
 fn escape(path: &Path) -> OsString {
     let bytes = path.as_os_str().as_bytes();
     OsString::from_vec(bytes.iter().flat_map(|byte| [*byte].repeat(1 + usize::from(*byte == b','))).collect())

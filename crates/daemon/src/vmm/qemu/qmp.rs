@@ -1,6 +1,6 @@
-//! QEMU's machine protocol on a socket: commands with their answers, and the one event that matters.
+//! QEMU's machine protocol (QMP) on a socket: commands with their responses, and the one event that matters.
 //!
-//! QEMU is confined and its guest is hostile, so what comes back is bounded: a line over the limit ends the conversation,
+//! QEMU is confined and its guest is hostile, so the input is bounded: a line over the limit ends the connection,
 //! unknown messages are skipped. <https://www.qemu.org/docs/master/interop/qmp-spec.html>
 
 use super::super::ShutdownReason;
@@ -15,24 +15,24 @@ use std::{
 };
 use tokio::{io::Interest, net::UnixStream};
 
-/// Longest line that is read, in bytes. Answers to the commands used here have some hundred.
+/// Longest accepted line, in bytes. Responses to the commands used here have some hundred.
 const MAX_LINE: usize = 64 << 10;
-/// Most events kept until somebody asks for them; QEMU sends one per shutdown.
+/// Upper bound for queued events; QEMU sends one per shutdown.
 const MAX_EVENTS: usize = 16;
 
-/// What QEMU waits for after its greeting.
+/// The command QEMU requires after its greeting.
 const HANDSHAKE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 
-/// Why a conversation with QEMU failed.
+/// Why a QMP command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
-    /// QEMU closed the socket: it has ended, or will.
+    /// QEMU closed the socket: it has ended, or is about to.
     #[error("QEMU closed its monitor")]
     Closed,
     /// The socket failed.
     #[error("the socket to QEMU's monitor failed")]
     Io(#[from] io::Error),
-    /// QEMU said what the protocol does not have.
+    /// QEMU sent a message that is not part of the protocol.
     #[error("QEMU's monitor said what was not understood: {0}")]
     Malformed(String),
     /// QEMU refused a command.
@@ -40,7 +40,7 @@ pub enum QmpError {
     Refused {
         /// The command.
         command: &'static str,
-        /// QEMU's words.
+        /// The reason in QEMU's words.
         reason: String,
     },
 }
@@ -54,7 +54,7 @@ impl From<QmpError> for io::Error {
     }
 }
 
-/// One conversation. It is ours alone: QEMU's other monitors do not exist.
+/// A QMP connection. Exclusively ours: QEMU is started without any other monitor.
 #[derive(Debug)]
 pub struct Qmp {
     stream: UnixStream,
@@ -70,8 +70,8 @@ enum Message {
 }
 
 impl Qmp {
-    /// Begins a conversation: says what QEMU waits for after its greeting, before QEMU is even there to read it. Both the
-    /// greeting and the answer are skipped later like everything that nobody waits for.
+    /// Sends the handshake that QEMU expects after its greeting, before QEMU even runs to read it. Both the greeting
+    /// and the response are skipped later, like every message that nobody waits for.
     pub fn begin(stream: UnixStream) -> Result<Self, QmpError> {
         let mut unsent = HANDSHAKE;
         while !unsent.is_empty() {
@@ -81,17 +81,17 @@ impl Qmp {
         Ok(Self { stream, input: Vec::new(), shutdowns: VecDeque::new() })
     }
 
-    /// Runs one command. Cancelling leaves its answer to be skipped by the next.
+    /// Runs one command. When it is cancelled, the next command skips its response.
     pub async fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
         self.send(command, arguments, None).await
     }
 
-    /// Gives QEMU a descriptor under a name, for a command that takes `fd:NAME`.
+    /// Passes a descriptor to QEMU under a name, for a command that takes `fd:NAME`.
     pub async fn send_fd(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), QmpError> {
         self.send("getfd", json!({ "fdname": name }), Some(file)).await.map(drop)
     }
 
-    /// The next shutdown event. Cancelling loses nothing.
+    /// Waits for the next shutdown event. Cancel safe.
     pub async fn shutdown(&mut self) -> Result<ShutdownReason, QmpError> {
         loop {
             if let Some(reason) = self.shutdowns.pop_front() {
@@ -108,7 +108,7 @@ impl Qmp {
         arguments: Value,
         file: Option<BorrowedFd<'_>>,
     ) -> Result<Value, QmpError> {
-        // One command at a time, so any number that the last one did not have will do.
+        // One command at a time, so any number other than the previous one will do.
         let id = NEXT_ID.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
         self.write(line.as_bytes(), file).await?;
@@ -122,7 +122,7 @@ impl Qmp {
         }
     }
 
-    /// The descriptor travels with the first byte.
+    /// The descriptor is attached to the first byte.
     async fn write(&self, mut bytes: &[u8], mut file: Option<BorrowedFd<'_>>) -> Result<(), QmpError> {
         while !bytes.is_empty() {
             self.stream.writable().await?;
@@ -156,7 +156,7 @@ impl Qmp {
         }
     }
 
-    /// The next line. All state is in `self`, so cancelling loses nothing.
+    /// Reads the next line. All state is in `self`, so this is cancel safe.
     async fn message(&mut self) -> Result<Message, QmpError> {
         let mut searched = 0;
         loop {
@@ -201,7 +201,7 @@ fn parse(line: &[u8]) -> Result<Message, QmpError> {
         #[serde(default)]
         desc: String,
     }
-    // Data of events that are not looked at has other shapes.
+    // The data of events that are not handled has other shapes.
     let line: Value = serde_json::from_slice(line).map_err(|error| QmpError::Malformed(error.to_string()))?;
     let Ok(line) = serde_json::from_value::<Line>(line) else { return Ok(Message::Other) };
     Ok(match line {

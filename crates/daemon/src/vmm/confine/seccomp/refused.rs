@@ -1,8 +1,8 @@
-//! The system calls that no monitor gets, whatever it asks of them.
+//! The system calls that no VMM may make, whatever the arguments.
 
 /// Refused whatever their arguments.
 pub(super) const CALLS: &[libc::c_long] = &[
-    // Other processes: signals to them, looking into them, where their memory is and when their disks' turn is.
+    // Other processes: signals to them, inspecting them, moving their memory, their I/O priority.
     libc::SYS_kill,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
@@ -18,7 +18,7 @@ pub(super) const CALLS: &[libc::c_long] = &[
     libc::SYS_ioprio_set,
     libc::SYS_migrate_pages,
     libc::SYS_move_pages,
-    // Objects of this user's that have no name in a directory.
+    // IPC objects of this user that have no name in a directory.
     libc::SYS_shmget,
     libc::SYS_shmat,
     libc::SYS_shmctl,
@@ -32,7 +32,8 @@ pub(super) const CALLS: &[libc::c_long] = &[
     libc::SYS_msgctl,
     libc::SYS_mq_open,
     libc::SYS_mq_unlink,
-    // What is done to files without opening them, for which Landlock has no right, or (cutting off) not always had one.
+    // Changes to files without opening them, for which Landlock has no right or, for truncation, has not always had
+    // one.
     libc::SYS_truncate,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -83,7 +84,7 @@ pub(super) const CALLS: &[libc::c_long] = &[
     libc::SYS_syslog,
     libc::SYS_fanotify_init,
     libc::SYS_personality,
-    // Keys.
+    // Keyrings.
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
@@ -96,7 +97,7 @@ pub(super) const CALLS: &[libc::c_long] = &[
     libc::SYS_adjtimex,
 ];
 
-/// The same by names that newer architectures do not have.
+/// Older variants of these calls, which newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 pub(super) const BY_OLD_NAMES: &[libc::c_long] = &[
     libc::SYS_chmod,
@@ -107,6 +108,6 @@ pub(super) const BY_OLD_NAMES: &[libc::c_long] = &[
     libc::SYS_futimesat,
     libc::SYS_inotify_init,
 ];
-/// None here.
+/// This architecture has none.
 #[cfg(target_arch = "aarch64")]
 pub(super) const BY_OLD_NAMES: &[libc::c_long] = &[];

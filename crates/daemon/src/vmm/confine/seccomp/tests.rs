@@ -1,14 +1,15 @@
-//! What the filter refuses and what it lets through, tried behind it: in a child, before it executes anything.
+//! Tests which calls the filter refuses and allows: each is made behind the filter, in a child before it executes
+//! anything.
 
 use super::*;
 use std::{ffi::CStr, os::unix::process::CommandExt, process::Command};
 
-/// A system call, or some, behind the filter.
+/// One or several system calls, made behind the filter.
 type Attempt = fn() -> libc::c_long;
 
 const NOWHERE: &CStr = c"/nonexistent/file";
 
-/// A program behind the filter, which first tries something there.
+/// Runs a program behind the filter, after making an attempt there.
 fn behind(vmm: Vmm, mut command: Command, attempt: Attempt) -> io::Result<std::process::Output> {
     let filter = Filter::new(vmm);
     let enter = move || {
@@ -21,7 +22,7 @@ fn behind(vmm: Vmm, mut command: Command, attempt: Attempt) -> io::Result<std::p
     command.output()
 }
 
-/// The error's number of something tried behind the filter; 0 for none.
+/// Error number of an attempt behind the filter; 0 for success.
 fn tried(vmm: Vmm, attempt: Attempt) -> i32 {
     behind(vmm, Command::new("true"), attempt).map_or_else(|error| error.raw_os_error().unwrap(), |_| 0)
 }
@@ -32,10 +33,10 @@ fn filtered(line: &str) -> bool {
     behind(Vmm::Qemu, command, || 0).unwrap().status.success()
 }
 
-/// A system call with numbers and the name of a file.
+/// A system call with numbers and a file name.
 macro_rules! call {
     ($name:ident $(, $argument:expr)*) => {
-        // SAFETY: a string that ends with a NUL, numbers and null pointers.
+        // SAFETY: a NUL-terminated string, numbers and null pointers.
         || unsafe { libc::syscall(libc::$name $(, $argument)*) }
     };
 }
@@ -66,12 +67,12 @@ fn nobody_elses_process_gets_a_signal() {
         for (name, attempt) in others {
             assert_eq!(tried(vmm, attempt), libc::EPERM, "{name} under {vmm}");
         }
-        // Its threads wake each other, and it looks at its own limits.
+        // QEMU's threads wake each other, and it reads its own limits.
         assert_eq!(tried(vmm, call!(SYS_tgkill, libc::getpid(), libc::gettid(), 0)), 0);
         assert_eq!(tried(vmm, call!(SYS_prlimit64, 0, libc::RLIMIT_NOFILE, NULL, NULL)), 0);
         assert_eq!(tried(vmm, call!(SYS_fcntl, 0, libc::F_GETFD)), 0);
     }
-    // By thread alone only with the two signals that Firecracker sends.
+    // tkill only with the two signals that Firecracker sends.
     let knock: Attempt = || {
         // SAFETY: the signal is ignored before it is sent.
         unsafe {
@@ -99,7 +100,7 @@ fn nobody_elses_turn_is_moved() {
         for (name, attempt) in others {
             assert_eq!(tried(vmm, attempt), libc::EPERM, "{name} under {vmm}");
         }
-        // A thread's own is its own: the kernel looks at what it asks for, which is nothing here.
+        // Allowed for the calling thread: the kernel then rejects the missing argument.
         assert_eq!(tried(vmm, call!(SYS_sched_setparam, 0, NULL)), libc::EINVAL);
     }
 }
@@ -146,7 +147,7 @@ fn sockets_are_streams_and_qemu_connects_to_nobody() {
     let datagrams = call!(SYS_socket, libc::AF_UNIX, libc::SOCK_DGRAM, 0);
     let streams = call!(SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
     let internet = call!(SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0);
-    // To the filter the address is nothing, and to the kernel descriptor 0 is no socket.
+    // The filter ignores the address, and for the kernel descriptor 0 is not a socket.
     let connection = call!(SYS_connect, 0, NULL, 0);
     for (vmm, connected) in [(Vmm::Qemu, libc::EPERM), (Vmm::Firecracker, libc::ENOTSOCK)] {
         assert_eq!(tried(vmm, datagrams), libc::EPERM);
@@ -156,7 +157,7 @@ fn sockets_are_streams_and_qemu_connects_to_nobody() {
     }
     let pair: Attempt = || {
         let mut pair = [0_i32; 2];
-        // SAFETY: two numbers are written to where there is room for two.
+        // SAFETY: two numbers are written into an array of two.
         unsafe { libc::syscall(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_DGRAM, 0, pair.as_mut_ptr()) }
     };
     assert_eq!(tried(Vmm::Firecracker, pair), libc::EPERM);
@@ -164,8 +165,8 @@ fn sockets_are_streams_and_qemu_connects_to_nobody() {
 
 #[test]
 fn calls_that_nobody_looked_at_are_not_there() {
-    // SAFETY: number 1000 is no system call.
+    // SAFETY: number 1000 is not a system call.
     assert_eq!(tried(Vmm::Qemu, || unsafe { libc::syscall(1000) }), libc::ENOSYS);
-    // This kernel says EINVAL for no memory at all.
+    // The kernel itself would return EINVAL for a null argument.
     assert_eq!(tried(Vmm::Qemu, call!(SYS_openat2, libc::AT_FDCWD, NOWHERE.as_ptr(), NULL, 0)), libc::ENOSYS);
 }
