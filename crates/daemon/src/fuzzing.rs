@@ -1,4 +1,4 @@
-//! Any bytes in the place of a guest and of its monitor: what fuzzing drives, and what its corpora are replayed with. No
+//! Any bytes in the place of a guest and of its VMM: what fuzzing drives, and what its corpora are replayed with. No
 //! part of the daemon uses it.
 //!
 //! Each function panics when what came was not refused, bounded or escaped as its reader promises.
@@ -46,7 +46,7 @@ pub fn console(data: &[u8]) {
     assert!(lines.iter().all(|line| line.chars().count() <= QUOTED_LINE), "{lines:?}");
 }
 
-/// What a monitor says on its QMP socket, while it is listened to and while an answer is awaited.
+/// Input on QEMU's QMP socket, while events are read and while a response is awaited.
 pub fn monitor(data: &[u8]) {
     run(async {
         for asks in [false, true] {

@@ -7,17 +7,17 @@ mod boot;
 mod claim;
 pub mod client;
 mod console;
+mod console_rate;
 pub mod control;
 mod detach;
 mod guest;
 mod hub;
-mod off;
-mod pace;
 mod ports;
+mod power_off;
 mod run;
 mod server;
-pub mod share;
 mod sockets;
+pub mod stream_quota;
 mod verdict;
 mod vsock;
 
@@ -25,7 +25,7 @@ use crate::vmm::{
     kvm_probe,
     launch::probe::{self, ConfinementFinding},
 };
-use detach::{Side, Waiting};
+use detach::{Side, StartReporter};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     ffi::{OsStr, OsString},
@@ -38,11 +38,11 @@ pub use claim::end_proven;
 pub(crate) use claim::{living, revoke};
 pub(crate) use console::panic_on;
 pub(crate) use guest::fuzz_read as fuzz_read_events;
-pub(crate) use off::end_silent;
 pub(crate) use ports::fuzz_read as fuzz_read_answer;
+pub(crate) use power_off::end_silent;
 
 /// What a shim's own words on stderr begin with.
-const SPEAKS: &str = "banger-shim: ";
+const PREFIX: &str = "banger-shim: ";
 /// Exit status of a command line that makes no sense.
 const USAGE: u8 = 2;
 
@@ -65,45 +65,45 @@ pub fn main() -> ExitCode {
         [name] if name == kvm_probe::SUBCOMMAND => print(&kvm_probe::probe_here()),
         [name] if name == probe::SUBCOMMAND => print(
             &ConfinementFinding::here()
-                .unwrap_or_else(|error| ConfinementFinding::Broken { reason: run::in_full(&error) }),
+                .unwrap_or_else(|error| ConfinementFinding::Broken { reason: run::with_causes(&error) }),
         ),
         [version] if version == "--version" => {
             writeln!(io::stdout(), "banger-shim {}", env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())
         }
         [detach, state_dir, launch @ ..] if detach == "--detach" && launch.len() <= 1 => {
-            let state_dir = in_full(state_dir);
+            let state_dir = absolute(state_dir);
             match detach::detach(&state_dir) {
-                Ok(Side::Shim(waiting)) => live(&state_dir, launch.first().map(OsString::as_os_str), waiting),
+                Ok(Side::Shim(reporter)) => run_shim(&state_dir, launch.first().map(OsString::as_os_str), reporter),
                 Ok(Side::Starter(outcome)) => outcome,
                 Err(error) => Err(error.to_string()),
             }
         }
-        [state_dir] => live(&in_full(state_dir), None, Waiting::nobody()),
+        [state_dir] => run_shim(&absolute(state_dir), None, StartReporter::none()),
         _ => {
-            run::complain("usage: banger-shim [--detach] STATE_DIR [LAUNCH]");
+            run::print_error("usage: banger-shim [--detach] STATE_DIR [LAUNCH]");
             return ExitCode::from(USAGE);
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            run::complain(&reason);
+            run::print_error(&reason);
             ExitCode::FAILURE
         }
     }
 }
 
 /// A shim's working directory is `/`.
-fn in_full(path: &OsStr) -> PathBuf {
+fn absolute(path: &OsStr) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
 /// Is the shim. What prevents the machine is told to whoever waits, and on stderr.
-fn live(state_dir: &Path, launch: Option<&OsStr>, mut waiting: Waiting) -> Result<(), String> {
+fn run_shim(state_dir: &Path, launch: Option<&OsStr>, mut reporter: StartReporter) -> Result<(), String> {
     raise_descriptors();
-    run::run(state_dir, launch, &mut waiting).map_err(|error| {
-        let reason = run::in_full(&error);
-        waiting.failed(&reason);
+    run::run(state_dir, launch, &mut reporter).map_err(|error| {
+        let reason = run::with_causes(&error);
+        reporter.failed(&reason);
         reason
     })
 }

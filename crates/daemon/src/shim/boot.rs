@@ -1,14 +1,14 @@
 //! One VMM from its start to its end: everything that can happen meanwhile, and what was learnt for the verdict.
 
 use super::{
-    console::{self, Log, Seen},
+    console::{self, ConsoleFindings, Log},
     control::{ShimMessage, ShimRequest},
-    guest::{self, Announcement, Heard},
+    guest::{self, Announcement, GuestBudget},
     hub::Hub,
-    off,
     ports::Ports,
-    run::{Signals, Told},
-    verdict::{Asked, SignalSet},
+    power_off,
+    run::{EndMode, Signals},
+    verdict::{Requested, SignalSet},
 };
 use crate::{
     failpoint,
@@ -31,14 +31,14 @@ use tokio::{
 
 /// Between the end of the time a guest gave itself with its last word and the end of its VMM. After it the VMM is ended,
 /// and the word counts.
-const LAST_WORD: Duration = Duration::from_secs(10);
+const POWER_EVENT_GRACE: Duration = Duration::from_secs(10);
 /// How long what an ended VMM left in its pipes may take to be read.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How far apart the signals to a VMM and to its shim may be when a host shuts down.
-const SAME_MOMENT: Duration = Duration::from_millis(500);
+const SHUTDOWN_WINDOW: Duration = Duration::from_millis(500);
 /// How long after a signal a VMM's end is put down to it: one that heeds it may take its time. Whatever it dies of later
 /// is its own.
-const HEEDS: Duration = Duration::from_secs(30);
+const SIGNAL_EFFECT: Duration = Duration::from_secs(30);
 /// Announcements that may wait.
 const ANNOUNCEMENTS: usize = 8;
 /// Further away than anything that is waited for.
@@ -51,38 +51,39 @@ pub(super) struct Boot<'a> {
     pub(super) signals: &'a mut Signals,
     pub(super) session: &'a watch::Sender<Option<Dialer>>,
     pub(super) ports: &'a Ports,
-    pub(super) heard: &'a Arc<Heard>,
+    pub(super) budget: &'a Arc<GuestBudget>,
 }
 
 /// What was learnt.
-pub(super) struct Followed {
+pub(super) struct BootOutcome {
     pub(super) end: io::Result<MachineEnd>,
-    pub(super) asked: Asked,
-    pub(super) word: Option<Power>,
+    pub(super) requested: Requested,
+    pub(super) power: Option<Power>,
     pub(super) overdue: bool,
-    pub(super) seen: Seen,
+    pub(super) findings: ConsoleFindings,
     pub(super) log: Log,
 }
 
 impl Boot<'_> {
     /// Follows the machine to its end. The log comes back for the next boot.
-    pub(super) async fn follow(self, mut machine: Box<dyn Machine>, log: Log) -> Followed {
+    pub(super) async fn follow(self, mut machine: Box<dyn Machine>, log: Log) -> BootOutcome {
         let console = machine.take_console().expect("a new machine has its console");
         let pump = tokio::spawn(console::pump(console, log, self.hub.clone()));
         let (sender, mut announcements) = mpsc::channel(ANNOUNCEMENTS);
         let channel = machine.take_channel().expect("a new machine has its channel");
         let (over, is_over) = watch::channel(false);
-        let mut guest = tokio::spawn(talk(channel, self.session.clone(), sender, self.heard.clone(), is_over));
+        let mut guest =
+            tokio::spawn(connect_guest(channel, self.session.clone(), sender, self.budget.clone(), is_over));
 
-        let (mut asked, mut word, mut overdue) = (Asked::Nothing, None, false);
+        let (mut requested, mut power, mut overdue) = (Requested::Nothing, None, false);
         let (mut deadline, mut signalled) = (Instant::now() + NEVER, Instant::now());
         let end = loop {
             tokio::select! {
                 end = machine.ended() => break end,
                 Some(announcement) = announcements.recv() => {
                     if let Some((verb, within)) = self.take(announcement) {
-                        word = Some(verb);
-                        deadline = end_by(deadline, Instant::now(), within);
+                        power = Some(verb);
+                        deadline = end_deadline(deadline, Instant::now(), within);
                     }
                 }
                 Some(request) = self.requests.recv() => {
@@ -100,16 +101,16 @@ impl Boot<'_> {
                             continue;
                         }
                         ShimRequest::End => {
-                            asked = Asked::End;
+                            requested = Requested::End;
                             Signal::KILL
                         }
                         ShimRequest::Signal { signal } => {
                             let (signal, now) = (number(signal), Instant::now());
-                            asked = match heeded(asked, signalled, now) {
+                            requested = match still_relevant(requested, signalled, now) {
                                 // An end that was asked for is not taken back.
-                                asked @ (Asked::End | Asked::HostShutdown) => asked,
-                                Asked::Signals(before) => Asked::Signals(before.and(signal)),
-                                Asked::Nothing => Asked::Signals(SignalSet::default().and(signal)),
+                                requested @ (Requested::End | Requested::HostShutdown) => requested,
+                                Requested::Signals(before) => Requested::Signals(before.and(signal)),
+                                Requested::Nothing => Requested::Signals(SignalSet::default().and(signal)),
                             };
                             signalled = now;
                             signal
@@ -118,13 +119,13 @@ impl Boot<'_> {
                     // Sending fails only when it has ended, which is seen above.
                     let _ = machine.signal(signal);
                 }
-                told = self.signals.next() => {
-                    asked = if asked == Asked::End { asked } else { Asked::HostShutdown };
+                mode = self.signals.next() => {
+                    requested = if requested == Requested::End { requested } else { Requested::HostShutdown };
                     // One that was up has things to write, also while another agent takes the place of one that died.
                     let is_up = self.session.borrow().is_some() || self.hub.ready_init().is_some();
-                    if told == Told::InOrder && is_up {
-                        deadline = deadline.min(Instant::now() + off::PATIENCE);
-                        tokio::spawn(off::ask(self.session.subscribe()));
+                    if mode == EndMode::Graceful && is_up {
+                        deadline = deadline.min(Instant::now() + power_off::TIMEOUT);
+                        tokio::spawn(power_off::request_power_off(self.session.subscribe()));
                     } else {
                         drop(machine.signal(Signal::KILL));
                     }
@@ -136,11 +137,14 @@ impl Boot<'_> {
                 }
             }
         };
-        asked = heeded(asked, signalled, Instant::now());
+        requested = still_relevant(requested, signalled, Instant::now());
         // A host that shuts down tells every process, in no order.
-        let told_to_end = matches!(&end, Ok(end) if end.reported == Some(ShutdownReason::Host));
-        if asked == Asked::Nothing && told_to_end && timeout(SAME_MOMENT, self.signals.next()).await.is_ok() {
-            asked = Asked::HostShutdown;
+        let ended_by_host = matches!(&end, Ok(end) if end.reported == Some(ShutdownReason::Host));
+        if requested == Requested::Nothing
+            && ended_by_host
+            && timeout(SHUTDOWN_WINDOW, self.signals.next()).await.is_ok()
+        {
+            requested = Requested::HostShutdown;
         }
         over.send_replace(true);
         // The guest may have said its last word just before; both ends of its pipe are here or closed.
@@ -148,7 +152,7 @@ impl Boot<'_> {
             loop {
                 tokio::select! {
                     biased;
-                    Some(announcement) = announcements.recv() => word = self.take(announcement).map(|(verb, _)| verb).or(word),
+                    Some(announcement) = announcements.recv() => power = self.take(announcement).map(|(verb, _)| verb).or(power),
                     _ = &mut guest => break,
                 }
             }
@@ -158,50 +162,50 @@ impl Boot<'_> {
         }
         self.session.send_replace(None);
         drop(machine);
-        let (log, seen) = pump.await.expect("the console's pump does not panic");
-        Followed { end, asked, word, overdue, seen, log }
+        let (log, findings) = pump.await.expect("the console's pump does not panic");
+        BootOutcome { end, requested, power, overdue, findings, log }
     }
 
     /// Tells watchers of an announcement; gives what a last word said. Only then the agent goes on.
     fn take(&self, announcement: Announcement) -> Option<(Power, Duration)> {
         let Announcement { event, taken } = announcement;
-        let word = match &event {
+        let power = match &event {
             GuestEvent::Power { verb, within_ms } => Some((*verb, Duration::from_millis(*within_ms))),
             _ => None,
         };
-        if let Some((verb, _)) = word {
-            self.heard.record(verb);
+        if let Some((verb, _)) = power {
+            self.budget.record(verb);
         }
         self.hub.publish(&ShimMessage::Guest { event, at_ms: self.hub.now_ms() });
         // The agent may be gone.
         let _ = taken.send(());
-        word
+        power
     }
 }
 
 /// What counts of what was asked: not signals that the VMM has survived, of which `last` was the last.
-fn heeded(asked: Asked, last: Instant, now: Instant) -> Asked {
-    match asked {
-        Asked::Signals(_) if now > last + HEEDS => Asked::Nothing,
-        asked => asked,
+fn still_relevant(requested: Requested, last: Instant, now: Instant) -> Requested {
+    match requested {
+        Requested::Signals(_) if now > last + SIGNAL_EFFECT => Requested::Nothing,
+        requested => requested,
     }
 }
 
 /// When the VMM of a guest that says its last word is ended: no later than after an earlier word, however often it changes
 /// its mind.
-fn end_by(before: Instant, now: Instant, within: Duration) -> Instant {
-    before.min(now + within.min(MAX_GRACE) + LAST_WORD)
+fn end_deadline(before: Instant, now: Instant, within: Duration) -> Instant {
+    before.min(now + within.min(MAX_GRACE) + POWER_EVENT_GRACE)
 }
 
-async fn talk(
+async fn connect_guest(
     channel: Channel,
     session: watch::Sender<Option<Dialer>>,
     announcements: mpsc::Sender<Announcement>,
-    heard: Arc<Heard>,
+    budget: Arc<GuestBudget>,
     mut over: watch::Receiver<bool>,
 ) {
     match channel {
-        Channel::Pipe(pipe) => guest::follow(pipe, session, announcements, &heard).await,
+        Channel::Pipe(pipe) => guest::follow(pipe, session, announcements, &budget).await,
         Channel::Vsock(guest) => loop {
             // One who knocked just before the end is still let in, and has said what it had to say.
             let knock = tokio::select! {
@@ -213,7 +217,7 @@ async fn talk(
             if knock.is_ok()
                 && let Ok(pipe) = guest.dial().await
             {
-                guest::follow(pipe, session.clone(), announcements.clone(), &heard).await;
+                guest::follow(pipe, session.clone(), announcements.clone(), &budget).await;
             }
             // A guest that knocks over and over is not to keep a processor of its host's busy.
             sleep(guest::PAUSE).await;
@@ -242,24 +246,27 @@ mod tests {
     fn a_guest_has_the_time_it_asked_for_once() {
         let now = Instant::now();
         let second = Duration::from_secs(1);
-        let first = end_by(now + NEVER, now, 60 * second);
-        assert_eq!(first, now + 60 * second + LAST_WORD);
-        assert_eq!(end_by(first, now + 50 * second, 60 * second), first);
-        assert_eq!(end_by(first, now + second, Duration::ZERO), now + second + LAST_WORD);
-        assert_eq!(end_by(now + NEVER, now, Duration::from_millis(u64::MAX)), now + MAX_GRACE + LAST_WORD);
+        let first = end_deadline(now + NEVER, now, 60 * second);
+        assert_eq!(first, now + 60 * second + POWER_EVENT_GRACE);
+        assert_eq!(end_deadline(first, now + 50 * second, 60 * second), first);
+        assert_eq!(end_deadline(first, now + second, Duration::ZERO), now + second + POWER_EVENT_GRACE);
+        assert_eq!(
+            end_deadline(now + NEVER, now, Duration::from_millis(u64::MAX)),
+            now + MAX_GRACE + POWER_EVENT_GRACE
+        );
         // A stop may be asked for with more than the ten minutes that guests once got at most.
-        assert_eq!(end_by(now + NEVER, now, 3600 * second), now + 3600 * second + LAST_WORD);
+        assert_eq!(end_deadline(now + NEVER, now, 3600 * second), now + 3600 * second + POWER_EVENT_GRACE);
     }
 
     #[test]
     fn a_signal_that_a_vmm_survived_is_not_what_it_dies_of_a_week_later() {
         let (sent, second) = (Instant::now(), Duration::from_secs(1));
-        let abort = Asked::Signals(SignalSet::default().and(Signal::ABORT));
-        assert_eq!(heeded(abort, sent, sent + second), abort);
-        assert_eq!(heeded(abort, sent, sent + HEEDS), abort);
-        assert_eq!(heeded(abort, sent, sent + HEEDS + second), Asked::Nothing);
-        for lasts in [Asked::Nothing, Asked::End, Asked::HostShutdown] {
-            assert_eq!(heeded(lasts, sent, sent + 1000 * HEEDS), lasts);
+        let abort = Requested::Signals(SignalSet::default().and(Signal::ABORT));
+        assert_eq!(still_relevant(abort, sent, sent + second), abort);
+        assert_eq!(still_relevant(abort, sent, sent + SIGNAL_EFFECT), abort);
+        assert_eq!(still_relevant(abort, sent, sent + SIGNAL_EFFECT + second), Requested::Nothing);
+        for lasts in [Requested::Nothing, Requested::End, Requested::HostShutdown] {
+            assert_eq!(still_relevant(lasts, sent, sent + 1000 * SIGNAL_EFFECT), lasts);
         }
     }
 }

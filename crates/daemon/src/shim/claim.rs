@@ -82,9 +82,9 @@ pub(crate) fn living(state_dir: &Path) -> Option<String> {
 }
 
 /// Ends whoever runs the VM or is about to, and sees to it that nobody does any more who was told to before. `false` when
-/// somebody was killed and is not gone within `patience`. Doing it again changes nothing.
-pub(crate) async fn revoke(state_dir: &Path, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+/// somebody was killed and is not gone within `limit`. Doing it again changes nothing.
+pub(crate) async fn revoke(state_dir: &Path, limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
     loop {
         let mut records: Vec<RuntimeRecord> = match record::staged(state_dir, RUNTIME_FILE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -111,8 +111,8 @@ pub(crate) async fn revoke(state_dir: &Path, patience: Duration) -> io::Result<b
 }
 
 /// Kills the shim and the VMM of a runtime record, where they are still the recorded processes, and waits until they have
-/// ended: `false` when one did not within `patience`. After a reboot of the host there is nothing to end.
-pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Result<bool> {
+/// ended: `false` when one did not within `limit`. After a reboot of the host there is nothing to end.
+pub async fn end_proven(record: &RuntimeRecord, limit: Duration) -> io::Result<bool> {
     if host_boot_id()? != record.host_boot_id {
         return Ok(true);
     }
@@ -120,7 +120,7 @@ pub async fn end_proven(record: &RuntimeRecord, patience: Duration) -> io::Resul
     for identity in [Some(record.shim), record.vmm].into_iter().flatten() {
         let Some(process) = ProvenProcess::open(identity)? else { continue };
         process.signal(Signal::KILL)?;
-        ended &= tokio::time::timeout(patience, process.ended()).await.is_ok();
+        ended &= tokio::time::timeout(limit, process.ended()).await.is_ok();
         failpoint::hit("revoke.killed").await;
     }
     Ok(ended)

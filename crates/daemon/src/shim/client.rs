@@ -12,6 +12,7 @@ mod awake;
 mod connection;
 mod ending;
 mod predecessor;
+mod spawn;
 
 use super::{
     claim,
@@ -19,7 +20,6 @@ use super::{
         EXIT_FILE, ExitRecord, Opened, PLAN_FILE, Planned, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
         ShimRequest, ShimStatus,
     },
-    off,
 };
 use crate::{
     failpoint,
@@ -29,42 +29,28 @@ use crate::{
 };
 use banger_proto::{api::vm::KillSignal, network::Publish};
 use connection::{Connection, Shared};
+pub(super) use spawn::SCOPE_SIGNAL;
 use std::{
     ffi::OsString,
-    fmt::Write as _,
     io,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    process::Command,
     sync::broadcast::{self, error::RecvError},
     time::timeout,
 };
 
-/// How long a shim may take from its start until its VMM runs. It does no work that grows with the VM; what this bounds
-/// is a host under extreme load or a stuck disk.
-const START_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that tell one launch from another.
 const LAUNCH: usize = 8;
 /// How long a shim that is on its way in or out may take before it is called gone.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one may be silent that is proven to live: its host is short of memory, or its disk is stuck. It has a VM to lose.
 /// A daemon's start waits for it, and a client's first command for the daemon.
-pub(crate) const SILENCE_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often such a shim is looked at.
 const CHANGE_TICK: Duration = Duration::from_millis(20);
-/// What ends a scope, as at a logout: systemd sends it to every process there. TERM would end the monitor while the shim has
-/// its guest power off; this one is nothing to a process that does not listen for it.
-pub(super) const SCOPE_SIGNAL: &str = "SIGWINCH";
-/// How long a scope may take to end, whatever is usual for the user's: the guest's time, and its monitor's.
-const SCOPE_PATIENCE: Duration = off::PATIENCE.saturating_add(Duration::from_secs(10));
-/// Bytes of a failed shim's stderr that are kept.
-const STDERR_TAIL: usize = 4096;
 
 /// Why a shim cannot be started or talked to.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +121,7 @@ pub enum Adopted {
 impl Shims {
     /// `program` is the `banger-shim` executable. Shims get a scope of their own where a systemd user manager answers.
     pub fn new(program: PathBuf) -> Self {
-        Self { program, environment: Vec::new(), scope: user_manager().is_some() }
+        Self { program, environment: Vec::new(), scope: spawn::has_user_manager() }
     }
 
     /// Adds a variable to what shims get from this process's own environment. Their VMMs get none of it.
@@ -158,9 +144,9 @@ impl Shims {
         let planned = Planned { launch: random::hex(LAUNCH), plan: plan.clone() };
         record::write_volatile(&plan.state_dir, PLAN_FILE, &planned)?;
         failpoint::hit("launch.planned").await;
-        let mut outcome = self.start(&planned, self.scope).await?;
+        let mut outcome = self.spawn(&planned, self.scope).await?;
         if self.scope && outcome.systemd_run_failed() {
-            outcome = self.start(&planned, false).await?;
+            outcome = self.spawn(&planned, false).await?;
         }
         if !outcome.status.success() {
             return Err(ShimError::NotStarted(outcome.reason()));
@@ -193,17 +179,17 @@ impl Shims {
             let runtime = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE);
             let known = runtime.as_ref().ok().and_then(Option::as_ref);
             let alive = known.filter(|runtime| is_live(runtime)).map(|runtime| runtime.shim);
-            let patience = match alive {
-                Some(_) => SILENCE_PATIENCE,
-                None if runtime.is_err() || claim::is_taken(state_dir) => CHANGE_PATIENCE,
+            let limit = match alive {
+                Some(_) => SILENCE_TIMEOUT,
+                None if runtime.is_err() || claim::is_taken(state_dir) => CHANGE_TIMEOUT,
                 None => Duration::ZERO,
             };
             let passed = began.elapsed();
-            if passed >= patience {
+            if passed >= limit {
                 // An exit record written between the look above and the shim's death still counts.
                 return match (record::read(state_dir, EXIT_FILE), alive, runtime) {
                     (Ok(Some(exit)), ..) => Ok(Adopted::Ended(exit)),
-                    (_, Some(shim), _) => Ok(Adopted::Silent { shim, waited: patience }),
+                    (_, Some(shim), _) => Ok(Adopted::Silent { shim, waited: limit }),
                     (exit, None, Ok(runtime)) => {
                         if let Err(error) = exit {
                             tracing::error!(path = %state_dir.display(), %error, "how a machine ended cannot be read");
@@ -214,7 +200,7 @@ impl Shims {
                 };
             }
             if let Some(shim) = alive
-                && passed >= CHANGE_PATIENCE
+                && passed >= CHANGE_TIMEOUT
                 && !std::mem::replace(&mut said, true)
             {
                 tracing::warn!(pid = shim.pid, "a shim lives and does not answer yet");
@@ -222,101 +208,6 @@ impl Shims {
             tokio::time::sleep(CHANGE_TICK).await;
         }
     }
-
-    /// Runs `banger-shim --detach`, which returns when the shim it leaves behind has its VMM running or has given up.
-    async fn start(&self, Planned { launch, plan }: &Planned, scope: bool) -> Result<Outcome, ShimError> {
-        let mut argv: Vec<OsString> = Vec::new();
-        if scope {
-            let scope = ["systemd-run", "--user", "--scope", "--quiet", "--collect", "--slice=app.slice"];
-            argv.extend(scope.map(OsString::from));
-            argv.push(format!("--property=KillSignal={SCOPE_SIGNAL}").into());
-            argv.push(format!("--property=TimeoutStopSec={}s", SCOPE_PATIENCE.as_secs()).into());
-            argv.push(format!("--description=banger VM {}", plan.name).into());
-            argv.push("--".into());
-        }
-        argv.extend([self.program.clone().into(), "--detach".into(), plan.state_dir.clone().into()]);
-        argv.push(launch.into());
-        let mut command = Command::new(&argv[0]);
-        command
-            .args(&argv[1..])
-            .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        command.current_dir("/").kill_on_drop(true);
-        let program_failed = |source| ShimError::Program { program: self.program.clone(), source };
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) if scope && error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::no_systemd_run()),
-            Err(error) => return Err(program_failed(error)),
-        };
-        failpoint::hit("launch.spawned").await;
-        let stderr = child.stderr.take().expect("stderr was asked for");
-        let ended = async { tokio::try_join!(child.wait(), tail(stderr)) };
-        let (status, stderr) = timeout(START_PATIENCE, ended)
-            .await
-            .map_err(|_| ShimError::Slow(START_PATIENCE))?
-            .map_err(program_failed)?;
-        Ok(Outcome { status, stderr, scope })
-    }
-}
-
-/// How `banger-shim --detach` ended.
-struct Outcome {
-    status: ExitStatus,
-    stderr: Vec<u8>,
-    scope: bool,
-}
-
-impl Outcome {
-    fn no_systemd_run() -> Self {
-        Self { status: ExitStatus::from_raw(1 << 8), stderr: Vec::new(), scope: true }
-    }
-
-    /// A shim marks its own words with its name; words without it are systemd-run's, and no shim was run.
-    fn systemd_run_failed(&self) -> bool {
-        self.scope && !self.status.success() && !self.stderr.starts_with(super::SPEAKS.as_bytes())
-    }
-
-    fn reason(&self) -> String {
-        let words = String::from_utf8_lossy(&self.stderr);
-        let words = words.trim();
-        let words = words.strip_prefix(super::SPEAKS).unwrap_or(words).trim();
-        if words.is_empty() { format!("the shim ended with {}", self.status) } else { escape(words) }
-    }
-}
-
-/// Control characters made visible: a shim repeats what a VMM and a guest's console say.
-pub(super) fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
-        if char.is_control() && char != '\n' {
-            let _ = write!(escaped, "{}", char.escape_default());
-        } else {
-            escaped.push(char);
-        }
-        escaped
-    })
-}
-
-/// The last bytes of a stream that ends.
-async fn tail(mut stream: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
-    let mut chunk = [0; 1024];
-    loop {
-        match stream.read(&mut chunk).await? {
-            0 => return Ok(kept),
-            read => kept.extend_from_slice(&chunk[..read]),
-        }
-        let excess = kept.len().saturating_sub(STDERR_TAIL);
-        kept.drain(..excess);
-    }
-}
-
-/// The private socket of a systemd user manager, if there is one to talk to.
-fn user_manager() -> Option<PathBuf> {
-    let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    let socket = runtime.join("systemd/private");
-    std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(socket)
 }
 
 /// Whether it runs. What cannot be looked at is taken to.
@@ -390,7 +281,7 @@ impl Shim {
                 }
             }
         };
-        timeout(CHANGE_PATIENCE, settled).await.map_err(|_| ShimError::Io(io::ErrorKind::TimedOut.into()))?
+        timeout(CHANGE_TIMEOUT, settled).await.map_err(|_| ShimError::Io(io::ErrorKind::TimedOut.into()))?
     }
 
     /// Ends the VMM now. [`Shim::ended`] says when it has.

@@ -5,12 +5,12 @@
 //! that floods is slowed down.
 
 use super::{
-    client::escape,
+    console_rate::{CHUNK, TokenBucket},
     control::ShimMessage,
     hub::Hub,
-    pace::{CHUNK, Pace},
 };
 use crate::vmm::plan::Console;
+use banger_artifacts::program::escaped;
 use banger_proto::agent::boot::{LATE_TIMER, NO_TIMER};
 use rustix::io::Errno;
 use std::{
@@ -27,13 +27,13 @@ use tokio::{
 };
 
 /// Least time between two announcements that the console grew.
-const ANNOUNCE: Duration = Duration::from_secs(1);
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 /// What a kernel's panic begins with.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// Time between two looks at a pipe that cannot be watched.
-const BLIND: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest line that is looked at whole, in bytes.
-const LINE: usize = 512;
+const MAX_LINE: usize = 512;
 
 /// A log of two files, `path` and the older `path.1`, each of half the limit at most.
 #[derive(Debug)]
@@ -91,28 +91,28 @@ impl Log {
 
 /// Finds last words in a stream.
 #[derive(Debug, Default)]
-struct Watch {
+struct Scanner {
     line: Vec<u8>,
-    seen: Seen,
+    findings: ConsoleFindings,
 }
 
-impl Watch {
+impl Scanner {
     fn feed(&mut self, bytes: &[u8]) {
-        if self.seen.panic.is_some() {
+        if self.findings.panic.is_some() {
             return;
         }
         for byte in bytes {
             if *byte != b'\n' {
-                if self.line.len() < LINE {
+                if self.line.len() < MAX_LINE {
                     self.line.push(*byte);
                 }
                 continue;
             }
             if let Some(at) = find(&self.line, PANIC) {
-                self.seen.panic = Some(escape(String::from_utf8_lossy(&self.line[at..]).trim()));
+                self.findings.panic = Some(escaped(String::from_utf8_lossy(&self.line[at..]).trim().as_bytes()));
                 return;
             }
-            self.seen.bad_timer |=
+            self.findings.bad_timer |=
                 [NO_TIMER, LATE_TIMER].iter().any(|words| find(&self.line, words.as_bytes()).is_some());
             self.line.clear();
         }
@@ -125,15 +125,15 @@ fn find(line: &[u8], words: &[u8]) -> Option<usize> {
 
 /// The line of a panic on a console, as the shim finds it, for [`crate::fuzzing`].
 pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
-    let mut watch = Watch::default();
-    console.chunks(7).for_each(|piece| watch.feed(piece));
-    watch.feed(b"\n");
-    watch.seen.panic
+    let mut scanner = Scanner::default();
+    console.chunks(7).for_each(|piece| scanner.feed(piece));
+    scanner.feed(b"\n");
+    scanner.findings.panic
 }
 
 /// What one boot left on the console.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ConsoleFindings {
     /// The line of a kernel panic, escaped.
     pub(super) panic: Option<String>,
     /// Its `/init` said [`NO_TIMER`] or [`LATE_TIMER`].
@@ -148,7 +148,7 @@ async fn read_some(console: &OwnedFd, chunk: &mut [u8]) -> io::Result<usize> {
     loop {
         match rustix::io::read(console, &mut *chunk) {
             // Strangers at the ports may have taken all descriptors; a pipe that nobody drains would stop the guest.
-            Err(Errno::AGAIN) if filled(console).await.is_err() => sleep(BLIND).await,
+            Err(Errno::AGAIN) if filled(console).await.is_err() => sleep(POLL_INTERVAL).await,
             Err(Errno::AGAIN) => {}
             outcome => return Ok(outcome?),
         }
@@ -161,15 +161,15 @@ async fn filled(console: &OwnedFd) -> io::Result<()> {
 }
 
 /// Drains the console of one boot to its end.
-pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log, Seen) {
-    let mut watch = Watch::default();
+pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log, ConsoleFindings) {
+    let mut scanner = Scanner::default();
     let mut chunk = vec![0; CHUNK];
-    let mut pace = Pace::new(Instant::now());
+    let mut bucket = TokenBucket::new(Instant::now());
     let (mut total, mut announced) = (0_u64, 0_u64);
     let mut next = Instant::now();
     loop {
         let now = Instant::now();
-        let ready = pace.ready(CHUNK, now);
+        let ready = bucket.ready_at(CHUNK, now);
         let read = async {
             if ready > now {
                 sleep_until(ready).await;
@@ -180,7 +180,7 @@ pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log,
             read = read => read,
             () = sleep_until(next), if total != announced => {
                 announced = total;
-                next = Instant::now() + ANNOUNCE;
+                next = Instant::now() + ANNOUNCE_INTERVAL;
                 hub.publish(&ShimMessage::Console { bytes: total });
                 continue;
             }
@@ -188,20 +188,20 @@ pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log,
         match read {
             Ok(count @ 1..) => {
                 total += count as u64;
-                watch.feed(&chunk[..count]);
+                scanner.feed(&chunk[..count]);
                 log.write(&chunk[..count]);
                 // Only now: a slow disk is no reason to leave the shim's other work no time.
-                pace.take(count, Instant::now());
+                bucket.take(count, Instant::now());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(_) | Err(_) => break,
         }
     }
-    watch.feed(b"\n");
+    scanner.feed(b"\n");
     if total != announced {
         hub.publish(&ShimMessage::Console { bytes: total });
     }
-    (log, watch.seen)
+    (log, scanner.findings)
 }
 
 #[cfg(test)]
@@ -274,30 +274,30 @@ mod tests {
             written
         });
         let written = writer.await.unwrap();
-        let (_, seen) = pump.await.unwrap();
+        let (_, findings) = pump.await.unwrap();
         assert_eq!(fs::read(&path).unwrap(), written);
-        assert_eq!(seen.panic.as_deref(), Some("Kernel panic - not syncing: last"));
+        assert_eq!(findings.panic.as_deref(), Some("Kernel panic - not syncing: last"));
     }
 
     #[test]
     fn last_words_are_found_however_they_are_cut() {
         let text = b"[ 1.0] ok\r\n[    1.2] Kernel panic - not syncing: \x1b[31mVFS\r\nmore\n";
         for size in 1..text.len() {
-            let mut watch = Watch::default();
-            text.chunks(size).for_each(|chunk| watch.feed(chunk));
-            assert_eq!(watch.seen.panic.as_deref(), Some("Kernel panic - not syncing: \\u{1b}[31mVFS"));
+            let mut scanner = Scanner::default();
+            text.chunks(size).for_each(|chunk| scanner.feed(chunk));
+            assert_eq!(scanner.findings.panic.as_deref(), Some("Kernel panic - not syncing: \\u{1b}[31mVFS"));
         }
         for words in [NO_TIMER, LATE_TIMER] {
             let text = format!("[    0.5] banger: {words}\r\n");
             for size in 1..text.len() {
-                let mut watch = Watch::default();
-                assert!(!watch.seen.bad_timer);
-                text.as_bytes().chunks(size).for_each(|chunk| watch.feed(chunk));
-                assert!(watch.seen.bad_timer && watch.seen.panic.is_none());
+                let mut scanner = Scanner::default();
+                assert!(!scanner.findings.bad_timer);
+                text.as_bytes().chunks(size).for_each(|chunk| scanner.feed(chunk));
+                assert!(scanner.findings.bad_timer && scanner.findings.panic.is_none());
             }
         }
-        let mut watch = Watch::default();
-        watch.feed(&vec![b'x'; 1 << 20]);
-        assert!(watch.line.len() <= LINE);
+        let mut scanner = Scanner::default();
+        scanner.feed(&vec![b'x'; 1 << 20]);
+        assert!(scanner.line.len() <= MAX_LINE);
     }
 }

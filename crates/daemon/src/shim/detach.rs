@@ -21,22 +21,22 @@ const LOG: &str = "shim.log";
 
 /// Who waits for the start.
 #[derive(Debug)]
-pub(super) struct Waiting(Option<PipeWriter>);
+pub(super) struct StartReporter(Option<PipeWriter>);
 
-impl Waiting {
+impl StartReporter {
     /// Nobody: the shim runs in the foreground.
-    pub(super) fn nobody() -> Self {
+    pub(super) fn none() -> Self {
         Self(None)
     }
 
     /// The VMM runs. `false` when whoever waited has gone away: nobody wants the machine.
     pub(super) fn ready(&mut self) -> bool {
-        self.0.take().is_none_or(|mut waiting| waiting.write_all(READY).is_ok())
+        self.0.take().is_none_or(|mut reporter| reporter.write_all(READY).is_ok())
     }
 
     /// It does not, and this is why. `false` when there is nobody to tell any more.
     pub(super) fn failed(&mut self, reason: &str) -> bool {
-        self.0.take().is_some_and(|mut waiting| waiting.write_all(reason.as_bytes()).is_ok())
+        self.0.take().is_some_and(|mut reporter| reporter.write_all(reason.as_bytes()).is_ok())
     }
 }
 
@@ -44,7 +44,7 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) enum Side {
     /// The shim.
-    Shim(Waiting),
+    Shim(StartReporter),
     /// Whoever was started, to wait: `Ok` when the VMM runs, else why not.
     Starter(Result<(), String>),
 }
@@ -58,11 +58,11 @@ pub(super) fn detach(state_dir: &Path) -> io::Result<Side> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(reader);
-            let mut waiting = Waiting(Some(writer));
+            let mut reporter = StartReporter(Some(writer));
             match leave(state_dir) {
-                Ok(()) => Ok(Side::Shim(waiting)),
+                Ok(()) => Ok(Side::Shim(reporter)),
                 Err(error) => {
-                    waiting.failed(&format!("leaving the session failed: {error}"));
+                    reporter.failed(&format!("leaving the session failed: {error}"));
                     Err(error)
                 }
             }
@@ -94,9 +94,9 @@ fn leave(state_dir: &Path) -> io::Result<()> {
 }
 
 fn wait(reader: PipeReader) -> io::Result<Result<(), String>> {
-    let mut said = Vec::new();
-    reader.take(MAX_REASON).read_to_end(&mut said)?;
-    Ok(match said.as_slice() {
+    let mut report = Vec::new();
+    reader.take(MAX_REASON).read_to_end(&mut report)?;
+    Ok(match report.as_slice() {
         READY => Ok(()),
         [] => Err("the shim died before it could say why".to_owned()),
         reason => Err(String::from_utf8_lossy(reason).into_owned()),

@@ -1,35 +1,25 @@
 //! The guest's side of the channel: sessions over the pipe, and what the agent announces.
 //!
-//! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_WORDS`]
-//! words about its end, boots one after the other by time ([`FEW_EVENTS`] that say how far it came aside), streams by the
+//! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_POWER_EVENTS`]
+//! words about its end, boots one after the other by time ([`PROGRESS_EVENTS`] that say how far it came aside), streams by the
 //! link's own limits. A guest that breaks a session gets another one.
+
+mod budget;
 
 use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
 use banger_proto::agent::{
     event::{GuestEvent, MAX_LINE, POWER_ACK, Power},
     link::EVENTS_PORT,
 };
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+pub(super) use budget::GuestBudget;
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::Instant,
 };
 
-/// Events taken from one boot; from then on only the last word counts. An honest agent has some ten.
-const MAX_EVENTS: usize = 1000;
-/// Events about how far it came that each boot has, however many those before it had. They fill nobody's log.
-const FEW_EVENTS: usize = 20;
-/// After so long a boot may have one more than what those before it left.
-const EVENT_EVERY: Duration = Duration::from_secs(1);
-/// Times a boot may change its mind about its end. An honest agent does it once, and again in each session.
-const MAX_WORDS: usize = 100;
 /// Event streams open at once. An agent has one, and another for the shutdown hook.
 const MAX_STREAMS: usize = 4;
 /// Pause before a new session after one that the guest broke or left.
@@ -42,77 +32,13 @@ pub(super) struct Announcement {
     pub(super) taken: oneshot::Sender<()>,
 }
 
-/// What was taken from a machine's boots, each in however many sessions.
-#[derive(Debug)]
-pub(super) struct Heard(Mutex<Account>);
-
-#[derive(Debug)]
-struct Account {
-    began: Instant,
-    /// What the boot may still say.
-    events: usize,
-    /// How often it may say how far it came, once those are used up.
-    steps: usize,
-    words: usize,
-    /// The last word that was taken.
-    word: Option<Power>,
-}
-
-impl Account {
-    fn new(began: Instant, events: usize) -> Self {
-        Self { began, events, steps: FEW_EVENTS, words: MAX_WORDS, word: None }
-    }
-}
-
-impl Heard {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Account::new(Instant::now(), MAX_EVENTS)))
-    }
-
-    /// Another boot begins. It has no more events than were left and time has passed: a guest that reboots over and over
-    /// would otherwise fill its host's log.
-    pub(super) fn begin(&self, now: Instant) {
-        let mut account = self.account();
-        let since = now.saturating_duration_since(account.began).as_secs() / EVENT_EVERY.as_secs();
-        let gained = usize::try_from(since).unwrap_or(usize::MAX);
-        let events = account.events.saturating_add(gained).min(MAX_EVENTS);
-        *account = Account::new(now, events);
-    }
-
-    /// This is the guest's last word from here on.
-    pub(super) fn record(&self, verb: Power) {
-        self.account().word = Some(verb);
-    }
-
-    /// Whether it is on record as the last word already: it was said again, and means nothing new.
-    fn is_on_record(&self, verb: Power) -> bool {
-        self.account().word == Some(verb)
-    }
-
-    fn may_take(&self, event: &GuestEvent) -> bool {
-        let mut account = self.account();
-        let left = match event {
-            GuestEvent::Power { .. } => &mut account.words,
-            GuestEvent::Ready(_) | GuestEvent::Booted { .. } if account.events == 0 => &mut account.steps,
-            _ => &mut account.events,
-        };
-        let may = *left > 0;
-        *left = left.saturating_sub(1);
-        may
-    }
-
-    fn account(&self) -> MutexGuard<'_, Account> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Holds sessions over `pipe` until the VMM closes it. Each borrows it: a descriptor of its own might not be had, where
 /// strangers at the ports have taken all.
 pub(super) async fn follow(
     mut pipe: UnixStream,
     session: watch::Sender<Option<Dialer>>,
     announcements: mpsc::Sender<Announcement>,
-    heard: &Arc<Heard>,
+    budget: &Arc<GuestBudget>,
 ) {
     loop {
         let ended = match HostSession::open(&mut pipe).await {
@@ -121,7 +47,7 @@ pub(super) async fn follow(
                 let ended = tokio::select! {
                     biased;
                     ended = driver.run() => ended,
-                    ended = receive(incoming, &announcements, heard) => ended,
+                    ended = receive(incoming, &announcements, budget) => ended,
                 };
                 session.send_replace(None);
                 ended
@@ -135,7 +61,11 @@ pub(super) async fn follow(
     }
 }
 
-async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announcement>, heard: &Arc<Heard>) -> Ended {
+async fn receive(
+    mut incoming: Incoming,
+    announcements: &mpsc::Sender<Announcement>,
+    budget: &Arc<GuestBudget>,
+) -> Ended {
     let mut streams = JoinSet::new();
     loop {
         let inbound: Inbound = tokio::select! {
@@ -146,8 +76,8 @@ async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announceme
             Some(_) = streams.join_next() => continue,
         };
         if inbound.port() == EVENTS_PORT && streams.len() < MAX_STREAMS {
-            let (announcements, heard) = (announcements.clone(), heard.clone());
-            streams.spawn(async move { read_events(inbound.accept().await, announcements, heard).await });
+            let (announcements, budget) = (announcements.clone(), budget.clone());
+            streams.spawn(async move { read_events(inbound.accept().await, announcements, budget).await });
         } else {
             inbound.refuse().await;
         }
@@ -157,7 +87,7 @@ async fn receive(mut incoming: Incoming, announcements: &mpsc::Sender<Announceme
 async fn read_events(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     announcements: mpsc::Sender<Announcement>,
-    heard: Arc<Heard>,
+    budget: Arc<GuestBudget>,
 ) -> io::Result<()> {
     let mut pending = Vec::new();
     let mut chunk = [0; 4096];
@@ -169,7 +99,7 @@ async fn read_events(
         pending.extend_from_slice(&chunk[..count]);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
-            take(&line, &mut stream, &announcements, &heard).await?;
+            take(&line, &mut stream, &announcements, &budget).await?;
         }
         if pending.len() > MAX_LINE {
             return Err(io::ErrorKind::InvalidData.into());
@@ -182,22 +112,22 @@ async fn take(
     line: &[u8],
     stream: &mut (impl AsyncWrite + Unpin),
     announcements: &mpsc::Sender<Announcement>,
-    heard: &Heard,
+    budget: &GuestBudget,
 ) -> io::Result<()> {
     let Ok(event) = serde_json::from_slice::<GuestEvent>(line) else { return Ok(()) };
-    let word = match event {
+    let power = match event {
         GuestEvent::Power { verb, .. } => Some(verb),
         _ => None,
     };
-    if !word.is_some_and(|verb| heard.is_on_record(verb)) {
-        if !heard.may_take(&event) {
+    if !power.is_some_and(|verb| budget.is_repeated(verb)) {
+        if !budget.may_take(&event) {
             return Ok(());
         }
         let (taken, wait) = oneshot::channel();
         announcements.send(Announcement { event, taken }).await.map_err(io::Error::other)?;
         wait.await.map_err(io::Error::other)?;
     }
-    if word.is_some() {
+    if power.is_some() {
         stream.write_all(POWER_ACK.as_bytes()).await?;
         stream.flush().await?;
     }
@@ -207,12 +137,12 @@ async fn take(
 /// Takes the events in `data` as the shim does, for [`crate::fuzzing`].
 pub(crate) async fn fuzz_read(data: &[u8]) {
     let (sender, mut announcements) = mpsc::channel(1);
-    let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::new(Heard::new()));
+    let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::new(GuestBudget::new()));
     let take = async {
         let mut count = 0;
         while let Some(Announcement { taken, .. }) = announcements.recv().await {
             count += 1;
-            assert!(count <= MAX_EVENTS + FEW_EVENTS + MAX_WORDS, "more than an honest agent says");
+            assert!(count <= budget::MAX, "more than an honest agent says");
             // Who reads may have given up.
             let _ = taken.send(());
         }
@@ -222,9 +152,12 @@ pub(crate) async fn fuzz_read(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        budget::{MAX_EVENTS, MAX_POWER_EVENTS, PROGRESS_EVENTS},
+        *,
+    };
     use banger_link::{Stream, guest};
-    use tokio::task::JoinHandle;
+    use tokio::{task::JoinHandle, time::Instant};
 
     /// A guest that says what it likes, and what the host makes of it.
     struct Talk {
@@ -240,7 +173,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, announcements) = mpsc::channel(8);
         let (session, watching) = watch::channel(None);
-        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(Heard::new())).await });
+        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(GuestBudget::new())).await });
         let (dialled, mut dialers) = mpsc::unbounded_channel();
         let guest = tokio::spawn(guest::run(theirs, move |dialer, incoming| drop(dialled.send((dialer, incoming)))));
         let (dialer, _incoming) = dialers.recv().await.unwrap();
@@ -309,17 +242,17 @@ mod tests {
 
     /// Says what it says on a stream of a boot that has said something before; how many announcements came of it, and how
     /// many words were acknowledged.
-    async fn say_again(heard: &Arc<Heard>, events: &[GuestEvent]) -> (usize, usize) {
+    async fn say_again(budget: &Arc<GuestBudget>, events: &[GuestEvent]) -> (usize, usize) {
         let text: Vec<u8> = events.iter().flat_map(line).collect();
         let (sender, mut announcements) = mpsc::channel(1);
         let mut answers = Vec::new();
-        let read = read_events(tokio::io::join(&*text, &mut answers), sender, heard.clone());
+        let read = read_events(tokio::io::join(&*text, &mut answers), sender, budget.clone());
         let take = async {
             let mut count = 0;
             while let Some(Announcement { event, taken }) = announcements.recv().await {
                 count += 1;
                 if let GuestEvent::Power { verb, .. } = event {
-                    heard.record(verb);
+                    budget.record(verb);
                 }
                 taken.send(()).unwrap();
             }
@@ -332,10 +265,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_boot_says_again_in_another_session_is_counted_on() {
-        let heard = Arc::new(Heard::new());
+        let budget = Arc::new(GuestBudget::new());
         let troubles: Vec<_> = (0..MAX_EVENTS - 1).map(|number| trouble(&number.to_string())).collect();
-        assert_eq!(say_again(&heard, &troubles).await, (MAX_EVENTS - 1, 0));
-        assert_eq!(say_again(&heard, &troubles).await, (1, 0));
+        assert_eq!(say_again(&budget, &troubles).await, (MAX_EVENTS - 1, 0));
+        assert_eq!(say_again(&budget, &troubles).await, (1, 0));
         assert_eq!(say_again(&heard, &[trouble("x"), POWEROFF]).await, (1, 1), "only the last word");
     }
 
@@ -343,35 +276,35 @@ mod tests {
     async fn a_guest_that_reboots_over_and_over_is_heard_as_often_as_one_that_does_not() {
         // From before it was heard: what passes from then on on a busy host would count.
         let mut now = Instant::now();
-        let heard = Arc::new(Heard::new());
+        let budget = Arc::new(GuestBudget::new());
         let troubles: Vec<_> = (0..2 * MAX_EVENTS).map(|number| trouble(&number.to_string())).collect();
-        assert_eq!(say_again(&heard, &troubles).await, (MAX_EVENTS, 0));
-        assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1));
-        heard.begin(now);
+        assert_eq!(say_again(&budget, &troubles).await, (MAX_EVENTS, 0));
+        assert_eq!(say_again(&budget, &[POWEROFF]).await, (1, 1));
+        budget.begin(now);
         assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1), "it is another boot's");
         for (passed, told) in [(0, 0), (30, 30), (5, 5), (24 * 3600, MAX_EVENTS)] {
             now += Duration::from_secs(passed);
-            heard.begin(now);
+            budget.begin(now);
             assert_eq!(say_again(&heard, &troubles).await, (told, 0), "after {passed} s");
-            let booted = vec![GuestEvent::Booted { state: "running".into() }; 2 * FEW_EVENTS];
-            assert_eq!(say_again(&heard, &booted).await, (FEW_EVENTS, 0), "how far it came is heard in each");
+            let booted = vec![GuestEvent::Booted { state: "running".into() }; 2 * PROGRESS_EVENTS];
+            assert_eq!(say_again(&heard, &booted).await, (PROGRESS_EVENTS, 0), "how far it came is heard in each");
         }
         now += Duration::from_secs(50);
-        heard.begin(now);
-        assert_eq!(say_again(&heard, &troubles[..40]).await, (40, 0));
-        heard.begin(now + Duration::from_secs(15));
+        budget.begin(now);
+        assert_eq!(say_again(&budget, &troubles[..40]).await, (40, 0));
+        budget.begin(now + Duration::from_secs(15));
         assert_eq!(say_again(&heard, &troubles).await, (25, 0), "what the boot before it left");
     }
 
     #[tokio::test]
     async fn a_word_said_again_is_acknowledged_and_told_nobody() {
         const REBOOT: GuestEvent = GuestEvent::Power { verb: Power::Reboot, within_ms: 0 };
-        let heard = Arc::new(Heard::new());
-        assert_eq!(say_again(&heard, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
+        let budget = Arc::new(GuestBudget::new());
+        assert_eq!(say_again(&budget, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
         assert_eq!(say_again(&heard, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
-        let fickle: Vec<_> = [REBOOT, POWEROFF].into_iter().cycle().take(3 * MAX_WORDS).collect();
-        let (told, _) = say_again(&heard, &fickle).await;
-        assert_eq!(told, MAX_WORDS - 3);
+        let fickle: Vec<_> = [REBOOT, POWEROFF].into_iter().cycle().take(3 * MAX_POWER_EVENTS).collect();
+        let (told, _) = say_again(&budget, &fickle).await;
+        assert_eq!(told, MAX_POWER_EVENTS - 3);
     }
 
     #[tokio::test]
@@ -398,7 +331,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (sender, _announcements) = mpsc::channel(8);
         let (session, mut watching) = watch::channel(None);
-        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(Heard::new())).await });
+        let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(GuestBudget::new())).await });
         for _ in 0..2 {
             // Answers the greeting and then says what is no frame.
             let mut hello = [0; 32];

@@ -8,7 +8,7 @@
 
 use super::{
     control::{Opened, Refused, ShimMessage},
-    share::PUBLISHED,
+    stream_quota::PUBLISHED,
 };
 use banger_link::{Dialer, Stream};
 use banger_proto::{agent::link::AGENT_PORT, network::Publish};
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// How long a guest may take to reach its own port. Software emulation on a loaded host is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest answer to CONNECT, in bytes.
 const MAX_ANSWER: usize = 4 << 10;
 /// What ends it.
@@ -155,7 +155,7 @@ async fn next(
 async fn carry(mut client: TcpStream, port: u16, session: watch::Receiver<Option<Dialer>>) -> io::Result<()> {
     let Some(dialer) = session.borrow().clone() else { return Ok(()) };
     client.set_nodelay(true)?;
-    let mut guest = timeout(PATIENCE, connect(&dialer, port)).await??;
+    let mut guest = timeout(TIMEOUT, connect(&dialer, port)).await??;
     copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop)
 }
 

@@ -8,20 +8,20 @@
 //! Everything runs on one thread: the VMM dies with the thread that started it, so that thread is the process.
 
 use super::{
-    boot::{Boot, Followed},
+    boot::{Boot, BootOutcome},
     claim::Claim,
     console::Log,
     control::{
         AGENT, EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, Planned, RUNTIME_FILE, RuntimeRecord, SOCKET, ShimMessage,
         ShimRequest, ShimStatus, VSOCK,
     },
-    detach::Waiting,
-    guest::Heard,
+    detach::StartReporter,
+    guest::GuestBudget,
     hub::Hub,
     ports::Ports,
     server,
     verdict::{self, Evidence, Verdict},
-    vsock::{self, Who},
+    vsock::{self, Caller},
 };
 use crate::{
     clock, failpoint,
@@ -55,11 +55,11 @@ const REQUESTS: usize = 16;
 /// Bytes for a guest's entropy pool: what its generator is keyed with.
 const ENTROPY: usize = 64;
 /// How long watchers may take to read the machine's end.
-const FAREWELL: Duration = Duration::from_secs(2);
+const END_DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no machine to follow.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(super) enum RunError {
     #[error("{what}")]
     Setup { what: &'static str, source: io::Error },
     #[error("port {} cannot be published", port.host)]
@@ -76,12 +76,12 @@ pub(super) enum Failed {
     Launch(#[from] LaunchError),
 }
 
-fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Failed {
-    move |source| Failed::Setup { what, source }
+fn setup(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Setup { what, source }
 }
 
 /// An error with its causes on one line.
-pub(super) fn in_full(error: &dyn Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -92,72 +92,72 @@ pub(super) fn in_full(error: &dyn Error) -> String {
 }
 
 /// Runs the machine planned in `state_dir` to its end, if it was planned for this launch; `None` is any.
-pub(super) fn run(state_dir: &Path, launch: Option<&OsStr>, waiting: &mut Waiting) -> Result<(), Failed> {
+pub(super) fn run(state_dir: &Path, launch: Option<&OsStr>, reporter: &mut StartReporter) -> Result<(), RunError> {
     let started = Instant::now();
     // Sockets and files are this user's alone from the moment they are there.
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let shim = ProcessIdentity::current()
-        .ok_or(Failed::Setup { what: "reading /proc", source: io::ErrorKind::NotFound.into() })?;
+        .ok_or(RunError::Setup { what: "reading /proc", source: io::ErrorKind::NotFound.into() })?;
     let host_boot_id = host_boot_id().map_err(setup("reading the host's boot id"))?;
     let runtime = RuntimeRecord { host_boot_id, shim, vmm: None };
     failpoint::hit_and_block("shim.begun");
     // Whoever comes later must be able to find this process before it may do anything ([`claim`]).
     let record = Staged::new(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
     failpoint::hit_and_block("shim.staged");
-    let _claim = Claim::take_soon(state_dir).map_err(setup("locking the VM's directory"))?.ok_or(Failed::Locked)?;
+    let _claim = Claim::take_soon(state_dir).map_err(setup("locking the VM's directory"))?.ok_or(RunError::Locked)?;
     failpoint::hit_and_block("shim.claimed");
     let planned: Planned = record::read(state_dir, PLAN_FILE)
         .map_err(setup("reading the launch plan"))?
-        .ok_or_else(|| Failed::NoPlan(state_dir.to_owned()))?;
+        .ok_or_else(|| RunError::NoPlan(state_dir.to_owned()))?;
     if launch.is_some_and(|launch| launch != planned.launch.as_str()) {
-        return Err(Failed::OtherPlan(state_dir.to_owned()));
+        return Err(RunError::OtherPlan(state_dir.to_owned()));
     }
     record.publish().map_err(setup("writing the runtime record"))?;
     failpoint::hit_and_block("shim.recorded");
     let executor =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(setup("starting the runtime"))?;
     executor.block_on(async {
-        let life = Life::begin(planned.plan, runtime, started)?;
-        life.live(waiting).await;
+        let runner = Runner::start(planned.plan, runtime, started)?;
+        runner.run(reporter).await;
         Ok(())
     })
 }
 
 /// Signals to the shim itself. A host that shuts down sends them; a shim that ignored them would hold that up.
 pub(super) struct Signals {
-    at_once: [Signal; 3],
-    in_order: Signal,
+    immediate: [Signal; 3],
+    graceful: Signal,
 }
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    AtOnce,
+pub(super) enum EndMode {
+    Immediate,
     /// By [`super::client::SCOPE_SIGNAL`], which monitors do not heed.
-    InOrder,
+    Graceful,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        let at_once = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-        let [terminate, interrupt, hangup] = at_once;
-        Ok(Self { at_once: [terminate?, interrupt?, hangup?], in_order: signal(SignalKind::window_change())? })
+        let immediate = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [terminate, interrupt, hangup] = immediate;
+        Ok(Self { immediate: [terminate?, interrupt?, hangup?], graceful: signal(SignalKind::window_change())? })
     }
 
     /// Cancelling loses nothing.
-    pub(super) async fn next(&mut self) -> Told {
-        let [terminate, interrupt, hangup] = &mut self.at_once;
+    pub(super) async fn next(&mut self) -> EndMode {
+        let [terminate, interrupt, hangup] = &mut self.immediate;
         tokio::select! {
             biased;
-            _ = terminate.recv() => Told::AtOnce,
-            _ = interrupt.recv() => Told::AtOnce,
-            _ = hangup.recv() => Told::AtOnce,
-            _ = self.in_order.recv() => Told::InOrder,
+            _ = terminate.recv() => EndMode::Immediate,
+            _ = interrupt.recv() => EndMode::Immediate,
+            _ = hangup.recv() => EndMode::Immediate,
+            _ = self.graceful.recv() => EndMode::Graceful,
         }
     }
 }
 
-struct Life {
+struct Runner {
     plan: LaunchPlan,
     namespace: Option<Namespace>,
     ports: Ports,
@@ -170,9 +170,9 @@ struct Life {
     sockets: Vec<ServedSocket>,
 }
 
-impl Life {
+impl Runner {
     /// Opens the sockets. From here on the shim can be asked.
-    fn begin(plan: LaunchPlan, runtime: RuntimeRecord, started: Instant) -> Result<Self, Failed> {
+    fn start(plan: LaunchPlan, runtime: RuntimeRecord, started: Instant) -> Result<Self, RunError> {
         let status = ShimStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             shim: runtime.shim,
@@ -194,20 +194,20 @@ impl Life {
         let (session, sessions) = watch::channel(None);
         let watchers = TaskTracker::new();
         let control = {
-            let (hub, watchers, places) = (hub.clone(), watchers.clone(), server::places());
+            let (hub, watchers, slots) = (hub.clone(), watchers.clone(), server::watcher_slots());
             ServedSocket::open(plan.run_dir.join(SOCKET), move |listener| {
-                tokio::spawn(server::serve(listener, places.clone(), hub.clone(), sender.clone(), watchers.clone()))
+                tokio::spawn(server::serve(listener, slots.clone(), hub.clone(), sender.clone(), watchers.clone()))
             })
             .map_err(setup("opening the control socket"))?
         };
         failpoint::hit_and_block("shim.askable");
-        let guest = to_guest(&plan, VSOCK, Who::User, &sessions).map_err(setup("opening the guest socket"))?;
+        let guest = to_guest(&plan, VSOCK, Caller::User, &sessions).map_err(setup("opening the guest socket"))?;
         failpoint::hit_and_block("shim.guest");
-        let agent = to_guest(&plan, AGENT, Who::Daemon, &sessions).map_err(setup("opening the agent socket"))?;
+        let agent = to_guest(&plan, AGENT, Caller::Daemon, &sessions).map_err(setup("opening the agent socket"))?;
         failpoint::hit_and_block("shim.agent");
         let ports = Ports::new(sessions);
         for port in &plan.ports {
-            ports.open(*port).map_err(|source| Failed::Port { port: *port, source })?;
+            ports.open(*port).map_err(|source| RunError::Port { port: *port, source })?;
             failpoint::hit_and_block("shim.port");
         }
         hub.amend(|status| status.published = ports.all());
@@ -217,10 +217,10 @@ impl Life {
     }
 
     /// Launches and follows until there is a record, keeps it and tells it.
-    async fn live(mut self, waiting: &mut Waiting) {
+    async fn run(mut self, reporter: &mut StartReporter) {
         let mut sockets = std::mem::take(&mut self.sockets);
         let (cause, reason) = tokio::select! {
-            end = self.boots(waiting) => end,
+            end = self.boots(reporter) => end,
             never = sockets::keep_open(&mut sockets) => match never {},
         };
         failpoint::hit_and_block("shim.over");
@@ -228,30 +228,30 @@ impl Life {
         let end = ExitRecord { cause, reason, at };
         if let Err(error) = record::write(&self.plan.state_dir, EXIT_FILE, &end) {
             // Watchers are told all the same. A daemon that comes later finds a machine that is gone.
-            complain(&format!("the exit record cannot be written: {error}"));
+            print_error(&format!("the exit record cannot be written: {error}"));
         }
         failpoint::hit_and_block("shim.exited");
         self.hub.publish(&ShimMessage::Ended(end));
         self.watchers.close();
-        let _ = timeout(FAREWELL, self.watchers.wait()).await;
+        let _ = timeout(END_DELIVERY_TIMEOUT, self.watchers.wait()).await;
         sockets.into_iter().for_each(ServedSocket::close);
     }
 
-    async fn boots(&mut self, waiting: &mut Waiting) -> (ExitCause, String) {
+    async fn boots(&mut self, reporter: &mut StartReporter) -> (ExitCause, String) {
         let mut log = Log::open(&self.plan.console);
         failpoint::hit_and_block("shim.console");
         let (mut was_ready, mut bad_timers) = (true, 0);
-        let heard = Arc::new(Heard::new());
+        let budget = Arc::new(GuestBudget::new());
         loop {
             let machine = match self.launch(bad_timers).await {
                 Ok(machine) => machine,
                 Err(error) => {
-                    let reason = in_full(&error);
-                    waiting.failed(&reason);
+                    let reason = with_causes(&error);
+                    reporter.failed(&reason);
                     return (ExitCause::VmmFailed, reason);
                 }
             };
-            if !waiting.ready() {
+            if !reporter.ready() {
                 return (ExitCause::Ended, "whoever started the machine went away before it ran".to_owned());
             }
             let boot = Boot {
@@ -260,34 +260,35 @@ impl Life {
                 signals: &mut self.signals,
                 session: &self.session,
                 ports: &self.ports,
-                heard: &heard,
+                budget: &budget,
             };
-            let Followed { end, asked, word, overdue, seen, log: same_log } = boot.follow(machine, log).await;
+            let BootOutcome { end, requested, power, overdue, findings, log: same_log } =
+                boot.follow(machine, log).await;
             log = same_log;
             let ready = self.hub.ready_init();
             let end = match end {
                 Ok(end) => end,
                 Err(error) => return (ExitCause::VmmFailed, format!("the VMM was lost sight of: {error}")),
             };
-            bad_timers = verdict::bad_timers(bad_timers, seen.bad_timer, word);
-            let panic = seen.panic.as_deref();
-            let evidence = Evidence { asked, end: &end, word, overdue, panic, bad_timers, ready, was_ready };
+            bad_timers = verdict::bad_timers(bad_timers, findings.bad_timer, power);
+            let panic = findings.panic.as_deref();
+            let evidence = Evidence { requested, end: &end, power, overdue, panic, bad_timers, ready, was_ready };
             match verdict::decide(&evidence) {
                 Verdict::End(cause, reason) => return (cause, reason),
                 Verdict::Relaunch => {
                     was_ready = verdict::was_ready(was_ready, ready, bad_timers);
-                    heard.begin(tokio::time::Instant::now());
+                    budget.begin(tokio::time::Instant::now());
                     self.hub.publish(&ShimMessage::Relaunching);
                 }
             }
         }
     }
 
-    async fn launch(&mut self, bad_timers: u32) -> Result<Box<dyn Machine>, Failed> {
+    async fn launch(&mut self, bad_timers: u32) -> Result<Box<dyn Machine>, RunError> {
         let driver = vmm::driver(self.plan.vmm);
         driver.check(&self.plan).map_err(LaunchError::from)?;
         let moment = moment(verdict::timer_tries(self.plan.vmm, self.plan.accelerator, bad_timers));
-        renew_moment(&self.plan.initramfs, &moment).map_err(|error| Failed::Moment(in_full(&error)))?;
+        renew_moment(&self.plan.initramfs, &moment).map_err(|error| RunError::Moment(with_causes(&error)))?;
         failpoint::hit_and_block("shim.dated");
         let memory = Memory::fresh(self.plan.memory.bytes()).map_err(setup("making guest memory"))?;
         failpoint::hit_and_block("shim.memory");
@@ -308,12 +309,12 @@ impl Life {
 fn to_guest(
     plan: &LaunchPlan,
     name: &str,
-    who: Who,
+    caller: Caller,
     sessions: &watch::Receiver<Option<Dialer>>,
 ) -> io::Result<ServedSocket> {
-    let (sessions, places) = (sessions.clone(), Who::places(who));
+    let (sessions, slots) = (sessions.clone(), Caller::slots(caller));
     ServedSocket::open(plan.run_dir.join(name), move |listener| {
-        tokio::spawn(vsock::serve(listener, places.clone(), who, sessions.clone()))
+        tokio::spawn(vsock::serve(listener, slots.clone(), caller, sessions.clone()))
     })
 }
 
@@ -323,8 +324,8 @@ fn moment(timer_tries: u32) -> Moment {
 }
 
 /// Words for whoever reads a shim's stderr.
-pub(super) fn complain(words: &str) {
+pub(super) fn print_error(words: &str) {
     use std::io::Write;
     // There is nobody else to tell.
-    let _ = writeln!(io::stderr(), "{}{words}", super::SPEAKS);
+    let _ = writeln!(io::stderr(), "{}{words}", super::PREFIX);
 }

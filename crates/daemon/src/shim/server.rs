@@ -25,36 +25,32 @@ const MAX_WATCHERS: usize = 16;
 /// Largest request, in bytes; they have some fifty.
 const MAX_REQUEST: usize = 4 << 10;
 /// How long a watcher may take to read a message, or to send the rest of a request it began.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The places at a socket. They are the same when it is opened again: connections of before keep theirs.
-pub(super) type Places = Arc<Semaphore>;
+/// The slots at a socket. They are the same when it is opened again: connections of before keep theirs.
+pub(super) type Slots = Arc<Semaphore>;
 
 /// Those of watchers.
-pub(super) fn places() -> Places {
+pub(super) fn watcher_slots() -> Slots {
     Arc::new(Semaphore::new(MAX_WATCHERS))
 }
 
-/// Accepts connections of this user (and root) for ever, one task each, as many at once as there are places: further ones
+/// Accepts connections of this user (and root) for ever, one task each, as many at once as there are slots: further ones
 /// wait.
-pub(super) async fn accept<F>(
-    listener: UnixListener,
-    places: Places,
-    tasks: TaskTracker,
-    serve: impl Fn(UnixStream) -> F,
-) where
+pub(super) async fn accept<F>(listener: UnixListener, slots: Slots, tasks: TaskTracker, serve: impl Fn(UnixStream) -> F)
+where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) if is_trusted(&stream) => {
                 let connection = serve(stream);
                 tasks.spawn(async move {
                     connection.await;
-                    drop(place);
+                    drop(slot);
                 });
             }
             Ok(_) => {}
@@ -71,26 +67,26 @@ pub(super) fn is_trusted(stream: &UnixStream) -> bool {
 /// Serves the control socket for ever.
 pub(super) async fn serve(
     listener: UnixListener,
-    places: Places,
+    slots: Slots,
     hub: Arc<Hub>,
     requests: mpsc::Sender<ShimRequest>,
     tasks: TaskTracker,
 ) {
-    accept(listener, places, tasks, |stream| {
+    accept(listener, slots, tasks, |stream| {
         let (hub, requests) = (hub.clone(), requests.clone());
         async move {
             let (reader, writer) = stream.into_split();
             // Either direction's end is the connection's.
             tokio::select! {
-                _ = tell(writer, &hub) => {}
-                _ = listen(reader, &requests) => {}
+                _ = send_messages(writer, &hub) => {}
+                _ = receive_requests(reader, &requests) => {}
             }
         }
     })
     .await;
 }
 
-async fn tell(mut writer: OwnedWriteHalf, hub: &Hub) -> io::Result<()> {
+async fn send_messages(mut writer: OwnedWriteHalf, hub: &Hub) -> io::Result<()> {
     let (status, ended, mut messages) = hub.watch();
     send(&mut writer, &status).await?;
     if let Some(ended) = ended {
@@ -107,15 +103,15 @@ async fn tell(mut writer: OwnedWriteHalf, hub: &Hub) -> io::Result<()> {
 }
 
 async fn send(writer: &mut OwnedWriteHalf, frame: &Frame) -> io::Result<()> {
-    timeout(PATIENCE, writer.write_all(frame)).await?
+    timeout(TIMEOUT, writer.write_all(frame)).await?
 }
 
-async fn listen(mut reader: OwnedReadHalf, requests: &mpsc::Sender<ShimRequest>) -> io::Result<()> {
+async fn receive_requests(mut reader: OwnedReadHalf, requests: &mpsc::Sender<ShimRequest>) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];
         // Between requests a watcher may be silent for as long as it likes.
         reader.read_exact(&mut header[..1]).await?;
-        let body = timeout(PATIENCE, async {
+        let body = timeout(TIMEOUT, async {
             reader.read_exact(&mut header[1..]).await?;
             let length = framing::body_length(header).map_err(io::Error::other)?;
             if length > MAX_REQUEST {
@@ -150,7 +146,7 @@ mod tests {
         sender: mpsc::Sender<ShimRequest>,
         requests: mpsc::Receiver<ShimRequest>,
         tasks: TaskTracker,
-        places: Places,
+        slots: Slots,
         serving: tokio::task::JoinHandle<()>,
     }
 
@@ -165,9 +161,9 @@ mod tests {
         let (sender, requests) = mpsc::channel(4);
         let tasks = TaskTracker::new();
         let listener = UnixListener::bind(&socket).unwrap();
-        let places = places();
-        let serving = tokio::spawn(serve(listener, places.clone(), hub.clone(), sender.clone(), tasks.clone()));
-        Served { _dir: dir, socket, hub, sender, requests, tasks, places, serving }
+        let slots = watcher_slots();
+        let serving = tokio::spawn(serve(listener, slots.clone(), hub.clone(), sender.clone(), tasks.clone()));
+        Served { _dir: dir, socket, hub, sender, requests, tasks, slots, serving }
     }
 
     async fn next(stream: &mut UnixStream) -> io::Result<ShimMessage> {
@@ -221,7 +217,7 @@ mod tests {
         std::fs::remove_file(&served.socket).unwrap();
         let listener = UnixListener::bind(&served.socket).unwrap();
         let (hub, sender, tasks) = (served.hub.clone(), served.sender.clone(), served.tasks.clone());
-        tokio::spawn(serve(listener, served.places.clone(), hub, sender, tasks));
+        tokio::spawn(serve(listener, served.slots.clone(), hub, sender, tasks));
         let late = joined(&served);
         tokio::pin!(late);
         for _ in 0..1000 {

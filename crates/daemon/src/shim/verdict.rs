@@ -22,6 +22,7 @@
 
 use super::control::ExitCause;
 use crate::vmm::{MachineEnd, ShutdownReason};
+use banger_artifacts::program::escaped;
 use banger_proto::{
     agent::{boot::Init, event::Power},
     api::vm::{Accelerator, Vmm},
@@ -46,7 +47,7 @@ pub(super) fn timer_tries(vmm: Vmm, accelerator: Accelerator, bad_timers: u32) -
 
 /// What was asked of the shim while the VMM ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Requested {
     /// Nothing.
     Nothing,
     /// To send the VMM these signals.
@@ -76,10 +77,10 @@ impl SignalSet {
 /// All that is known when a VMM has ended.
 #[derive(Debug, Clone)]
 pub(super) struct Evidence<'a> {
-    pub(super) asked: Asked,
+    pub(super) requested: Requested,
     pub(super) end: &'a MachineEnd,
     /// The agent's last word of this boot.
-    pub(super) word: Option<Power>,
+    pub(super) power: Option<Power>,
     /// The shim ended the VMM itself, because the guest did not go down after its last word.
     pub(super) overdue: bool,
     /// The console's line about a kernel panic, escaped.
@@ -105,16 +106,16 @@ pub(super) enum Verdict {
 pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
     use ExitCause::{Ended, GuestFailed, Killed, Poweroff, VmmFailed};
     let end = |cause, reason: String| Verdict::End(cause, reason);
-    let Evidence { asked, end: machine, word, panic, bad_timers, ready, was_ready, overdue } = evidence;
+    let Evidence { requested, end: machine, power, panic, bad_timers, ready, was_ready, overdue } = evidence;
     let signal = machine.status.signal();
-    match asked {
-        Asked::End => return end(Ended, "ended by the daemon".into()),
-        Asked::HostShutdown if *word == Some(Power::Poweroff) && machine.status.success() => {
+    match requested {
+        Requested::End => return end(Ended, "ended by the daemon".into()),
+        Requested::HostShutdown if *power == Some(Power::Poweroff) && machine.status.success() => {
             return end(Poweroff, "the guest powered off, as the host wanted it".into());
         }
-        Asked::HostShutdown => return end(Ended, "the shim was told to end, as when the host shuts down".into()),
-        Asked::Signals(asked) => match signal {
-            Some(signal) if asked.contains(signal) => {
+        Requested::HostShutdown => return end(Ended, "the shim was told to end, as when the host shuts down".into()),
+        Requested::Signals(requested) => match signal {
+            Some(signal) if requested.contains(signal) => {
                 return end(Killed, format!("the VMM was sent signal {signal} and died of it"));
             }
             None if machine.reported == Some(ShutdownReason::Host) => {
@@ -122,13 +123,13 @@ pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
             }
             _ => {}
         },
-        Asked::Nothing => {}
+        Requested::Nothing => {}
     }
     let status_0 = machine.status.success() || *overdue;
     if !status_0 {
         return end(VmmFailed, with_stderr(format!("the VMM ended by itself: {}", machine.status), machine));
     }
-    match (word, machine.reported) {
+    match (power, machine.reported) {
         (Some(Power::Poweroff), _) | (None, Some(ShutdownReason::GuestOff)) => {
             end(Poweroff, "the guest powered off".into())
         }
@@ -146,7 +147,7 @@ pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
         (None, Some(ShutdownReason::GuestReset | ShutdownReason::GuestPanic)) => {
             let what = match panic {
                 Some(line) => format!("the guest's kernel panicked: {line}"),
-                None => "the guest reset without a word".to_owned(),
+                None => "the guest reset without a power".to_owned(),
             };
             let when = if ready.is_some() { "" } else { ", before its agent was ready" };
             end(GuestFailed, format!("{what}{when}"))
@@ -160,14 +161,14 @@ fn with_stderr(reason: String, machine: &MachineEnd) -> String {
     if machine.stderr.is_empty() {
         reason
     } else {
-        format!("{reason}; it said: {}", super::client::escape(&machine.stderr))
+        format!("{reason}; it said: {}", escaped(machine.stderr.as_bytes()))
     }
 }
 
 /// How many boots in a row found no timer or a bad one, with one that says so or not. Such a boot resets without a word: who
 /// has one to say is up.
-pub(super) fn bad_timers(before: u32, says_so: bool, word: Option<Power>) -> u32 {
-    if says_so && word.is_none() { before + 1 } else { 0 }
+pub(super) fn bad_timers(before: u32, says_so: bool, power: Option<Power>) -> u32 {
+    if says_so && power.is_none() { before + 1 } else { 0 }
 }
 
 /// Whether there was a boot to be content with before the next one. One that was given up for its timer is none of those that
@@ -191,9 +192,9 @@ mod tests {
 
     fn evidence(end: &MachineEnd) -> Evidence<'_> {
         Evidence {
-            asked: Asked::Nothing,
+            requested: Requested::Nothing,
             end,
-            word: None,
+            power: None,
             overdue: false,
             panic: None,
             bad_timers: 0,
@@ -219,39 +220,47 @@ mod tests {
         let killed = signalled(9);
         for end in [&reset, &killed] {
             ends(
-                &Evidence { asked: Asked::End, word: Some(Power::Reboot), ..evidence(end) },
+                &Evidence { requested: Requested::End, power: Some(Power::Reboot), ..evidence(end) },
                 ExitCause::Ended,
                 "daemon",
             );
-            ends(&Evidence { asked: Asked::HostShutdown, ..evidence(end) }, ExitCause::Ended, "host");
+            ends(&Evidence { requested: Requested::HostShutdown, ..evidence(end) }, ExitCause::Ended, "host");
         }
-        for (word, end, cause) in [
+        for (power, end, cause) in [
             (Power::Poweroff, &reset, ExitCause::Poweroff),
             (Power::Poweroff, &killed, ExitCause::Ended),
             (Power::Reboot, &reset, ExitCause::Ended),
         ] {
-            ends(&Evidence { asked: Asked::HostShutdown, word: Some(word), ..evidence(end) }, cause, "host");
+            ends(&Evidence { requested: Requested::HostShutdown, power: Some(power), ..evidence(end) }, cause, "host");
         }
     }
 
     #[test]
     fn a_signal_kills_only_when_the_vmm_dies_of_it() {
-        let asked = |signal| Asked::Signals(SignalSet::default().and(signal));
-        let term = asked(Signal::TERM);
-        ends(&Evidence { asked: asked(Signal::KILL), ..evidence(&signalled(9)) }, ExitCause::Killed, "signal 9");
+        let requested = |signal| Requested::Signals(SignalSet::default().and(signal));
+        let term = requested(Signal::TERM);
         ends(
-            &Evidence { asked: term, ..evidence(&exited(0, Some(ShutdownReason::Host))) },
+            &Evidence { requested: requested(Signal::KILL), ..evidence(&signalled(9)) },
+            ExitCause::Killed,
+            "signal 9",
+        );
+        ends(
+            &Evidence { requested: term, ..evidence(&exited(0, Some(ShutdownReason::Host))) },
             ExitCause::Killed,
             "signal",
         );
-        ends(&Evidence { asked: term, ..evidence(&signalled(11)) }, ExitCause::VmmFailed, "signal: 11");
+        ends(&Evidence { requested: term, ..evidence(&signalled(11)) }, ExitCause::VmmFailed, "signal: 11");
         let off = exited(0, Some(ShutdownReason::GuestOff));
-        ends(&Evidence { asked: asked(Signal::USR1), ..evidence(&off) }, ExitCause::Poweroff, "powered off");
+        ends(&Evidence { requested: requested(Signal::USR1), ..evidence(&off) }, ExitCause::Poweroff, "powered off");
     }
 
     #[test]
     fn a_vmm_that_dies_by_itself_failed_whatever_the_guest_said() {
-        ends(&Evidence { word: Some(Power::Poweroff), ..evidence(&signalled(9)) }, ExitCause::VmmFailed, "oops\\u{1b}");
+        ends(
+            &Evidence { power: Some(Power::Poweroff), ..evidence(&signalled(9)) },
+            ExitCause::VmmFailed,
+            "oops\\u{1b}",
+        );
         ends(&evidence(&exited(1, None)), ExitCause::VmmFailed, "exit status: 1");
         ends(&evidence(&exited(0, Some(ShutdownReason::Host))), ExitCause::VmmFailed, "not by banger");
         ends(&evidence(&exited(0, None)), ExitCause::VmmFailed, "without a reason");
@@ -261,19 +270,19 @@ mod tests {
     fn the_agents_word_decides() {
         for reported in [Some(ShutdownReason::GuestReset), Some(ShutdownReason::GuestOff), None] {
             let end = exited(0, reported);
-            ends(&Evidence { word: Some(Power::Poweroff), ..evidence(&end) }, ExitCause::Poweroff, "powered off");
-            let reboot = Evidence { word: Some(Power::Reboot), ready: Some(Init::Agent), ..evidence(&end) };
+            ends(&Evidence { power: Some(Power::Poweroff), ..evidence(&end) }, ExitCause::Poweroff, "powered off");
+            let reboot = Evidence { power: Some(Power::Reboot), ready: Some(Init::Agent), ..evidence(&end) };
             assert_eq!(decide(&reboot), Verdict::Relaunch);
         }
         let killed = signalled(9);
-        let overdue = Evidence { word: Some(Power::Poweroff), overdue: true, ..evidence(&killed) };
+        let overdue = Evidence { power: Some(Power::Poweroff), overdue: true, ..evidence(&killed) };
         ends(&overdue, ExitCause::Poweroff, "powered off");
     }
 
     #[test]
     fn a_guest_that_reboots_before_it_is_ready_may_do_so_once() {
         let end = exited(0, Some(ShutdownReason::GuestReset));
-        let once = Evidence { word: Some(Power::Reboot), was_ready: true, ..evidence(&end) };
+        let once = Evidence { power: Some(Power::Reboot), was_ready: true, ..evidence(&end) };
         assert_eq!(decide(&once), Verdict::Relaunch);
         ends(&Evidence { was_ready: false, ..once }, ExitCause::GuestFailed, "twice in a row");
     }
@@ -285,9 +294,9 @@ mod tests {
             let found = Evidence { bad_timers, was_ready: bad_timers % 2 == 0, ..evidence(&reset) };
             assert_eq!(decide(&found), Verdict::Relaunch);
             // Whatever it says: one that was ready had one, and one that panicked has failed.
-            ends(&Evidence { ready: Some(Init::Agent), ..found.clone() }, ExitCause::GuestFailed, "without a word");
+            ends(&Evidence { ready: Some(Init::Agent), ..found.clone() }, ExitCause::GuestFailed, "without a power");
             ends(&Evidence { panic: Some("oops"), ..found.clone() }, ExitCause::GuestFailed, "oops");
-            ends(&Evidence { asked: Asked::End, ..found }, ExitCause::Ended, "daemon");
+            ends(&Evidence { requested: Requested::End, ..found }, ExitCause::Ended, "daemon");
         }
         let too_often = Evidence { bad_timers: MAX_BAD_TIMERS + 1, ..evidence(&reset) };
         ends(&too_often, ExitCause::GuestFailed, "no timer, 6 times in a row");
@@ -307,15 +316,15 @@ mod tests {
     fn a_guest_that_reboots_has_a_timer_whatever_its_console_shows() {
         let reset = exited(0, Some(ShutdownReason::GuestReset));
         let (mut before, mut was) = (0, true);
-        let mut boot = |word| {
-            before = bad_timers(before, true, word);
-            let verdict = decide(&Evidence { word, bad_timers: before, was_ready: was, ..evidence(&reset) });
+        let mut boot = |power| {
+            before = bad_timers(before, true, power);
+            let verdict = decide(&Evidence { power, bad_timers: before, was_ready: was, ..evidence(&reset) });
             was = was_ready(was, None, before);
             verdict
         };
         // Those that find none come between two others.
-        for word in [None, None, Some(Power::Reboot), None] {
-            assert_eq!(boot(word), Verdict::Relaunch, "{word:?}");
+        for power in [None, None, Some(Power::Reboot), None] {
+            assert_eq!(boot(power), Verdict::Relaunch, "{power:?}");
         }
         let Verdict::End(ExitCause::GuestFailed, reason) = boot(Some(Power::Reboot)) else { panic!("for ever") };
         assert!(reason.contains("twice in a row"), "{reason}");
@@ -326,7 +335,7 @@ mod tests {
         let reset = exited(0, Some(ShutdownReason::GuestReset));
         let ready = |init| Evidence { ready: Some(init), ..evidence(&reset) };
         assert_eq!(decide(&ready(Init::Image)), Verdict::Relaunch);
-        ends(&ready(Init::Agent), ExitCause::GuestFailed, "without a word");
+        ends(&ready(Init::Agent), ExitCause::GuestFailed, "without a power");
         ends(&evidence(&reset), ExitCause::GuestFailed, "before its agent was ready");
         let panic = Some("Kernel panic - not syncing: oops");
         ends(&Evidence { panic, ..ready(Init::Image) }, ExitCause::GuestFailed, "not syncing: oops");

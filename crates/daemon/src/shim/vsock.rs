@@ -1,8 +1,8 @@
 //! The hybrid-vsock sockets: `CONNECT <port>` becomes a stream to the guest.
 
 use super::{
-    server::{Places, accept},
-    share::{DAEMON, USER},
+    server::{Slots, accept},
+    stream_quota::{DAEMON, USER},
 };
 use banger_link::{Dialer, Stream, vsock};
 use std::{
@@ -24,19 +24,19 @@ use tokio_util::task::TaskTracker;
 /// Bytes that are carried at once, either way.
 const CHUNK: usize = 64 << 10;
 /// How long a client may take for its line.
-const LINE_PATIENCE: Duration = Duration::from_secs(5);
+const LINE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a guest may take to accept a stream. Software emulation on a loaded host is slow.
-const DIAL_PATIENCE: Duration = Duration::from_secs(20);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whose socket it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Who {
+pub(super) enum Caller {
     User,
     Daemon,
 }
 
-impl Who {
-    pub(super) fn places(self) -> Places {
+impl Caller {
+    pub(super) fn slots(self) -> Slots {
         let limit = match self {
             Self::User => USER,
             Self::Daemon => DAEMON,
@@ -45,15 +45,20 @@ impl Who {
     }
 }
 
-/// Serves for ever, as many connections at once as there are places: further ones wait. While there is no session with the
+/// Serves for ever, as many connections at once as there are slots: further ones wait. While there is no session with the
 /// guest, connections are closed at once: there is nothing to wait for, since the agent announces itself.
-pub(super) async fn serve(listener: UnixListener, places: Places, who: Who, session: watch::Receiver<Option<Dialer>>) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    slots: Slots,
+    caller: Caller,
+    session: watch::Receiver<Option<Dialer>>,
+) {
     let number = Arc::new(AtomicU32::new(1));
-    accept(listener, places, TaskTracker::new(), |stream| {
+    accept(listener, slots, TaskTracker::new(), |stream| {
         let (session, number) = (session.clone(), number.clone());
         async move {
             // The client sees the connection closed; why is for neither side's eyes.
-            let _ = carry(stream, who, session, number.fetch_add(1, Ordering::Relaxed)).await;
+            let _ = carry(stream, caller, session, number.fetch_add(1, Ordering::Relaxed)).await;
         }
     })
     .await;
@@ -61,18 +66,18 @@ pub(super) async fn serve(listener: UnixListener, places: Places, who: Who, sess
 
 async fn carry(
     mut client: UnixStream,
-    who: Who,
+    caller: Caller,
     session: watch::Receiver<Option<Dialer>>,
     number: u32,
 ) -> io::Result<()> {
-    let Some(port) = timeout(LINE_PATIENCE, vsock::server_port(&mut client)).await?? else { return Ok(()) };
+    let Some(port) = timeout(LINE_TIMEOUT, vsock::server_port(&mut client)).await?? else { return Ok(()) };
     let Some(dialer) = session.borrow().clone() else { return Ok(()) };
-    let dialled = timeout(DIAL_PATIENCE, dialer.dial(port)).await?;
+    let dialled = timeout(DIAL_TIMEOUT, dialer.dial(port)).await?;
     let mut guest = dialled.map_err(io::Error::other)?;
     vsock::server_accept(&mut client, number).await?;
-    match who {
-        Who::User => copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop),
-        Who::Daemon => until_either_ends(client, guest).await,
+    match caller {
+        Caller::User => copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop),
+        Caller::Daemon => until_either_ends(client, guest).await,
     }
 }
 
@@ -100,7 +105,10 @@ mod tests {
     const HANG: Duration = Duration::from_secs(60);
 
     /// A guest that keeps its connections, repeats what comes and ends with the other side's end; or says nothing at all.
-    async fn served(who: Who, hangs: bool) -> (tempfile::TempDir, std::path::PathBuf, watch::Sender<Option<Dialer>>) {
+    async fn served(
+        caller: Caller,
+        hangs: bool,
+    ) -> (tempfile::TempDir, std::path::PathBuf, watch::Sender<Option<Dialer>>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, mut sessions) = mpsc::unbounded_channel();
         tokio::spawn(guest::run(theirs, move |_, incoming| drop(sender.send(incoming))));
@@ -129,13 +137,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let (session, watching) = watch::channel(Some(dialer));
-        tokio::spawn(serve(UnixListener::bind(&socket).unwrap(), who.places(), who, watching));
+        tokio::spawn(serve(UnixListener::bind(&socket).unwrap(), caller.slots(), caller, watching));
         (dir, socket, session)
     }
 
     #[tokio::test]
     async fn requests_to_a_guest_that_hangs_leave_room_for_the_next_once_they_are_given_up() {
-        let (_dir, socket, _session) = served(Who::Daemon, true).await;
+        let (_dir, socket, _session) = served(Caller::Daemon, true).await;
         for _ in 0..=DAEMON {
             let mut asked = timeout(HANG, vsock::connect(&socket, 1)).await.expect("a place").unwrap();
             asked.write_all(b"GET /stats HTTP/1.1\r\n\r\n").await.unwrap();
@@ -144,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_who_has_said_everything_still_hears_the_answer() {
-        let (_dir, socket, _session) = served(Who::User, false).await;
+        let (_dir, socket, _session) = served(Caller::User, false).await;
         let mut client = vsock::connect(&socket, 1).await.unwrap();
         client.write_all(b"everything").await.unwrap();
         client.shutdown().await.unwrap();

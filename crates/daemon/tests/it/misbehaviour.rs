@@ -3,7 +3,7 @@
 use crate::machine::{Kind, Place, soon};
 use banger_daemon::shim::{
     control::{AGENT, ExitCause, ShimMessage},
-    share,
+    stream_quota,
 };
 use banger_link::vsock;
 use banger_proto::api::vm::KillSignal;
@@ -148,7 +148,7 @@ async fn who_has_all_of_the_users_streams_has_none_of_the_daemons() {
     let place = fake(&[]);
     let (shim, _events, _) = place.ready().await;
     let mut sessions = Vec::new();
-    for _ in 0..share::USER {
+    for _ in 0..stream_quota::USER {
         sessions.push(soon("a stream of the user's", vsock::connect(&place.vsock(), 1024)).await.unwrap());
     }
     // One more waits until another has ended.

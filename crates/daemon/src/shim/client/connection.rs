@@ -3,7 +3,7 @@
 //! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
 //! again, and a shim that is gone is turned into an [`ExitRecord`].
 
-use super::{CHANGE_PATIENCE, CHANGE_TICK, SILENCE_PATIENCE, ShimError, awake};
+use super::{CHANGE_TICK, CHANGE_TIMEOUT, SILENCE_TIMEOUT, ShimError, awake};
 use crate::{
     process::{ProcessIdentity, ProvenProcess},
     record,
@@ -37,7 +37,7 @@ const BACKLOG: usize = 256;
 /// Requests that may wait for the socket.
 const REQUESTS: usize = 16;
 /// How long a shim may take for its first message or for taking a request.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 type Request = (ShimRequest, oneshot::Sender<io::Result<()>>);
@@ -120,10 +120,10 @@ impl Drop for Connection {
 
 impl Connection {
     pub(super) async fn open(socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
-        Self::with_patience(SILENCE_PATIENCE, socket, state_dir).await
+        Self::with_silence_limit(SILENCE_TIMEOUT, socket, state_dir).await
     }
 
-    async fn with_patience(patience: Duration, socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
+    async fn with_silence_limit(limit: Duration, socket: PathBuf, state_dir: PathBuf) -> Result<Self, ShimError> {
         let (frames, status) = connect(&socket, &state_dir).await?;
         let shim = status.shim;
         let shared = Arc::new(Shared {
@@ -133,7 +133,7 @@ impl Connection {
         });
         let (requests, receiver) = mpsc::channel(REQUESTS);
         let (again, directory) = (socket.clone(), state_dir.clone());
-        let follower = Follower { socket, state_dir, shim, shared: shared.clone(), requests: receiver, patience };
+        let follower = Follower { socket, state_dir, shim, shared: shared.clone(), requests: receiver, limit };
         let task = tokio::spawn(follower.follow(frames));
         Ok(Self { socket: again, state_dir: directory, shared, requests, task })
     }
@@ -159,7 +159,7 @@ impl Connection {
             self.requests.send((request, done)).await.ok()?;
             written.await.ok()
         };
-        match timeout(ANSWER_PATIENCE + CHANGE_PATIENCE, sent).await {
+        match timeout(ANSWER_TIMEOUT + CHANGE_TIMEOUT, sent).await {
             Ok(Some(result)) => Ok(result?),
             Ok(None) => Err(ShimError::Ended(self.shared.ended().await)),
             Err(_) => Err(ShimError::Io(io::ErrorKind::TimedOut.into())),
@@ -174,17 +174,17 @@ struct Follower {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
     /// How long the shim may be silent that lives.
-    patience: Duration,
+    limit: Duration,
 }
 
 impl Follower {
     async fn follow(mut self, mut frames: Frames) {
         loop {
-            self.converse(&mut frames).await;
+            self.exchange(&mut frames).await;
             if self.shared.end.borrow().is_some() {
                 return;
             }
-            match self.find_again().await {
+            match self.reconnect().await {
                 Ok((again, status)) => {
                     frames = again;
                     self.shared.take(ShimMessage::Status(status));
@@ -195,7 +195,7 @@ impl Follower {
     }
 
     /// Until the connection breaks or the machine ends.
-    async fn converse(&mut self, frames: &mut Frames) {
+    async fn exchange(&mut self, frames: &mut Frames) {
         loop {
             tokio::select! {
                 frame = frames.next() => match frame.map(|frame| frame.map(|body| framing::decode(&body))) {
@@ -228,7 +228,7 @@ impl Follower {
     }
 
     /// The connection broke: the shim has ended, has died, or merely dropped this connection.
-    async fn find_again(&self) -> Result<(Frames, ShimStatus), ExitRecord> {
+    async fn reconnect(&self) -> Result<(Frames, ShimStatus), ExitRecord> {
         let began = tokio::time::Instant::now();
         loop {
             if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
@@ -236,23 +236,23 @@ impl Follower {
             }
             if self.shim.is_gone() {
                 let pid = self.shim.pid;
-                return Err(self.lost(format!("the shim died (pid {pid}), and its VMM with it")).await);
+                return Err(self.end_without_record(format!("the shim died (pid {pid}), and its VMM with it")).await);
             }
             awake::wake("shim", self.shim);
             match connect(&self.socket, &self.state_dir).await {
                 Ok((frames, status)) if status.shim == self.shim => return Ok((frames, status)),
-                Ok(_) | Err(_) if began.elapsed() < self.patience => {
+                Ok(_) | Err(_) if began.elapsed() < self.limit => {
                     tokio::time::sleep(CHANGE_TICK).await;
                 }
                 Ok(_) | Err(_) => {
                     // A shim that does not answer cannot be managed, and its machine is nobody's. Its guest may have
                     // things to write.
-                    return Err(match off::end_silent(self.shim, self.patience, &self.state_dir).await {
+                    return Err(match power_off::end_silent(self.shim, self.limit, &self.state_dir).await {
                         Ok((end, words)) => {
                             self.shared.remark.get_or_init(|| words);
                             end
                         }
-                        Err(words) => self.lost(words).await,
+                        Err(words) => self.end_without_record(words).await,
                     });
                 }
             }
@@ -260,14 +260,14 @@ impl Follower {
     }
 
     /// The end of a machine whose shim left no record. The VMM dies with its shim; this makes sure.
-    async fn lost(&self, reason: String) -> ExitRecord {
+    async fn end_without_record(&self, reason: String) -> ExitRecord {
         if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
             return end;
         }
         let vmm = self.shared.status().vmm;
         if let Some(process) = vmm.and_then(|vmm| ProvenProcess::open(vmm).ok().flatten()) {
             let _ = process.signal(Signal::KILL);
-            let _ = timeout(CHANGE_PATIENCE, process.ended()).await;
+            let _ = timeout(CHANGE_TIMEOUT, process.ended()).await;
         }
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
         ExitRecord { cause: ExitCause::VmmFailed, reason, at }
@@ -277,7 +277,7 @@ impl Follower {
 async fn connect(socket: &Path, state_dir: &Path) -> io::Result<(Frames, ShimStatus)> {
     let attempt = async {
         let stream = UnixStream::connect(socket).await?;
-        if !is_trusted(&stream) && !is_of(&stream, state_dir)? {
+        if !is_trusted(&stream) && !serves_owner_of(&stream, state_dir)? {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec();
@@ -288,19 +288,19 @@ async fn connect(socket: &Path, state_dir: &Path) -> io::Result<(Frames, ShimSta
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a shim begins with its status")),
         }
     };
-    timeout(ANSWER_PATIENCE, attempt).await?
+    timeout(ANSWER_TIMEOUT, attempt).await?
 }
 
 /// Whether who serves a socket is whose this directory is. Below everybody's directory a socket may have been taken away
 /// and be another's by now; the VM's own directory is only its user's. It does not count alone: a file system may call every
 /// file one and the same user's.
-fn is_of(stream: &UnixStream, state_dir: &Path) -> io::Result<bool> {
+fn serves_owner_of(stream: &UnixStream, state_dir: &Path) -> io::Result<bool> {
     Ok(socket_peercred(stream)?.uid.as_raw() == fs::metadata(state_dir)?.uid())
 }
 
 async fn write(frames: &mut Frames, request: &ShimRequest) -> io::Result<()> {
     let body = Bytes::from(serde_json::to_vec(request)?);
-    timeout(ANSWER_PATIENCE, frames.send(body)).await?
+    timeout(ANSWER_TIMEOUT, frames.send(body)).await?
 }
 
 #[cfg(test)]
@@ -342,7 +342,7 @@ pub(super) mod tests {
     async fn broken_off(dir: &Path, shim: ProcessIdentity) -> Connection {
         let socket = dir.join("c");
         let listener = UnixListener::bind(&socket).unwrap();
-        let opened = Connection::with_patience(Duration::ZERO, socket.clone(), dir.to_owned());
+        let opened = Connection::with_silence_limit(Duration::ZERO, socket.clone(), dir.to_owned());
         let (connection, served) = tokio::join!(opened, greet(&listener, shim));
         drop((served, listener));
         connection.unwrap()
@@ -353,7 +353,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
         record::write(dir.path(), "prepared", &end).unwrap();
-        let (mut process, shim) = off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
+        let (mut process, shim) = power_off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
         let connection = broken_off(dir.path(), shim).await;
         assert_eq!(connection.shared().ended().await, end);
         let remark = connection.shared().remark();
@@ -364,7 +364,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn one_that_dies_when_it_is_told_was_not_killed() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut process, shim) = off::tests::shim(dir.path(), "exit 1");
+        let (mut process, shim) = power_off::tests::shim(dir.path(), "exit 1");
         let connection = broken_off(dir.path(), shim).await;
         let end = connection.shared().ended().await;
         assert_eq!(end.cause, ExitCause::VmmFailed);

@@ -10,39 +10,37 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 impl Shim {
-    /// Ends the machine, at once where the shim answers, and then it may take `patience`: how it ended. One that was stopped
+    /// Ends the machine, at once where the shim answers, and then it may take `limit`: how it ended. One that was stopped
     /// goes on for it. One that stands still for another reason takes this request like every other, and nothing comes of it:
     /// it is told to end its machine in order, as one is that cannot be reached, and the error is what there is to say about
     /// that.
-    pub(crate) async fn put_down(&self, patience: Duration) -> Result<ExitRecord, String> {
+    pub(crate) async fn put_down(&self, limit: Duration) -> Result<ExitRecord, String> {
         let began = Instant::now();
         self.wake();
         if !self.connection.is_silent().await {
             match self.end().await {
                 Ok(()) => {
-                    if let Ok(end) = timeout(patience, self.ended()).await {
+                    if let Ok(end) = timeout(limit, self.ended()).await {
                         return Ok(end);
                     }
-                    let ended = off::end_slow(self.status().shim, patience, self.connection.state_dir()).await;
+                    let ended = power_off::end_slow(self.status().shim, limit, self.connection.state_dir()).await;
                     return ended.map_or_else(Err, |(_, words)| Err(words));
                 }
                 Err(ShimError::Ended(end)) => return Ok(end),
                 Err(_) => {}
             }
         }
-        match off::end_silent(self.status().shim, began.elapsed(), self.connection.state_dir()).await {
+        match power_off::end_silent(self.status().shim, began.elapsed(), self.connection.state_dir()).await {
             Ok((_, words)) | Err(words) => Err(words),
         }
     }
 
-    /// Kills the VMM over the head of a shim that does not; `false` when it has not ended within `patience`. The shim is left
+    /// Kills the VMM over the head of a shim that does not; `false` when it has not ended within `limit`. The shim is left
     /// to be killed by who gives back what the machine held.
-    pub(crate) async fn kill_vmm(&self, patience: Duration) -> bool {
+    pub(crate) async fn kill_vmm(&self, limit: Duration) -> bool {
         let Some(vmm) = self.status().vmm else { return true };
         match ProvenProcess::open(vmm) {
-            Ok(Some(process)) => {
-                process.signal(Signal::KILL).is_ok() && timeout(patience, process.ended()).await.is_ok()
-            }
+            Ok(Some(process)) => process.signal(Signal::KILL).is_ok() && timeout(limit, process.ended()).await.is_ok(),
             Ok(None) => true,
             Err(_) => false,
         }
@@ -66,7 +64,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let end = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
         record::write(dir.path(), "prepared", &end).unwrap();
-        let (mut process, identity) = off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
+        let (mut process, identity) = power_off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
         let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
         let (shim, served) = tokio::join!(Shim::connect(dir.path(), dir.path()), greet(&listener, identity));
         // The connection is there, and nobody reads from it or takes another.

@@ -1,6 +1,6 @@
 //! What is left of the machine before the one that is to be started.
 
-use super::{CHANGE_PATIENCE, ShimError};
+use super::{CHANGE_TIMEOUT, ShimError};
 use crate::{
     process::{ProvenProcess, host_boot_id},
     record,
@@ -12,23 +12,23 @@ use tokio::time::timeout;
 /// Waits for a shim that has written its exit record to be gone, and for a VMM that dies with its shim; refuses when one of
 /// them runs on: it has the VM's disk, and the record is the last that is known of who it is.
 pub(super) async fn await_end(state_dir: &Path) -> Result<(), ShimError> {
-    await_end_within(CHANGE_PATIENCE, state_dir).await
+    await_end_within(CHANGE_TIMEOUT, state_dir).await
 }
 
-async fn await_end_within(patience: Duration, state_dir: &Path) -> Result<(), ShimError> {
+async fn await_end_within(limit: Duration, state_dir: &Path) -> Result<(), ShimError> {
     let Some(runtime) = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE)? else { return Ok(()) };
     if host_boot_id()? != runtime.host_boot_id {
         return Ok(());
     }
     if let Some(shim) = ProvenProcess::open(runtime.shim)? {
         let leaving = record::read::<ExitRecord>(state_dir, EXIT_FILE)?.is_some();
-        if !leaving || timeout(patience, shim.ended()).await.is_err() {
+        if !leaving || timeout(limit, shim.ended()).await.is_err() {
             return Err(ShimError::AlreadyRunning(runtime.shim));
         }
     }
     if let Some(vmm) = runtime.vmm
         && let Some(process) = ProvenProcess::open(vmm)?
-        && timeout(patience, process.ended()).await.is_err()
+        && timeout(limit, process.ended()).await.is_err()
     {
         return Err(ShimError::Lingering(vmm));
     }

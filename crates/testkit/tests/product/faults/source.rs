@@ -33,6 +33,7 @@ const FILES: &[&str] = &[
     "network/lifecycle/start.rs",
     "shim/claim.rs",
     "shim/client.rs",
+    "shim/client/spawn.rs",
     "shim/run.rs",
     "vm/create.rs",
     "vm/lease.rs",

@@ -17,16 +17,16 @@ use tokio::{
 };
 
 /// How long the guest may take; then the VMM is ended. A user's manager waits longer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 /// How much of it its processes get.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How often an agent is asked again that is not there.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a shim may take beyond that to write down how its machine ended. A client waits for its daemon longer than for the
 /// silence before and for this together.
-const RECORD: Duration = Duration::from_secs(3);
+const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Tells a shim that has not answered for `waited` to end its machine in order, and kills one that does not: how that ended,
 /// if the shim wrote it down, and in either case what there is to say about it. An older shim does not heed it.
@@ -35,8 +35,8 @@ pub(crate) async fn end_silent(
     waited: Duration,
     state_dir: &Path,
 ) -> Result<(ExitRecord, String), String> {
-    let silent = format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs());
-    end_within(PATIENCE + RECORD, shim, silent, state_dir).await
+    let situation = format!("its shim (pid {}) did not answer for {} s", shim.pid, waited.as_secs());
+    end_within(TIMEOUT + RECORD_TIMEOUT, shim, situation, state_dir).await
 }
 
 /// The same with one that answers, and whose machine did not end in time when it was asked to end it.
@@ -46,33 +46,33 @@ pub(super) async fn end_slow(
     state_dir: &Path,
 ) -> Result<(ExitRecord, String), String> {
     let slow = format!("its shim (pid {}) did not end its machine within {} s", shim.pid, waited.as_secs());
-    end_within(PATIENCE + RECORD, shim, slow, state_dir).await
+    end_within(TIMEOUT + RECORD_TIMEOUT, shim, slow, state_dir).await
 }
 
 async fn end_within(
-    patience: Duration,
+    limit: Duration,
     shim: ProcessIdentity,
-    silent: String,
+    situation: String,
     state_dir: &Path,
 ) -> Result<(ExitRecord, String), String> {
-    tracing::warn!(pid = shim.pid, silent, "a shim is told to end its machine");
+    tracing::warn!(pid = shim.pid, silent = situation, "a shim is told to end its machine");
     if let Ok(Some(process)) = ProvenProcess::open(shim)
         && process.signal(Signal::WINCH).is_ok()
     {
         // One that somebody stopped hears nothing else. The other signal is there by then, so it is the first it heeds.
         let _ = process.signal(Signal::CONT);
-        let _ = timeout(patience, process.ended()).await;
+        let _ = timeout(limit, process.ended()).await;
     }
     if let Some(end) = record::read::<ExitRecord>(state_dir, EXIT_FILE).ok().flatten() {
-        let words = format!("{silent}: {}", told(&end));
+        let words = format!("{situation}: {}", describe_end(&end));
         return Ok((end, words));
     }
     let killed = kill_proven(shim, Signal::KILL);
     let vmm = if killed.is_ok() { vmm_after(state_dir).await } else { String::new() };
     Err(match killed {
-        Ok(true) => format!("{silent}; told to end its machine, it did not: it was killed, and {vmm}"),
-        Ok(false) => format!("{silent}; told to end its machine, it died without a word, and {vmm}"),
-        Err(error) => format!("{silent}; told to end its machine, it did not, and cannot be killed: {error}"),
+        Ok(true) => format!("{situation}; told to end its machine, it did not: it was killed, and {vmm}"),
+        Ok(false) => format!("{situation}; told to end its machine, it died without a word, and {vmm}"),
+        Err(error) => format!("{situation}; told to end its machine, it did not, and cannot be killed: {error}"),
     })
 }
 
@@ -81,7 +81,7 @@ async fn vmm_after(state_dir: &Path) -> String {
     let vmm = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).ok().flatten().and_then(|runtime| runtime.vmm);
     if let Some(vmm) = vmm
         && let Ok(Some(process)) = ProvenProcess::open(vmm)
-        && timeout(RECORD, process.ended()).await.is_err()
+        && timeout(RECORD_TIMEOUT, process.ended()).await.is_err()
     {
         return format!("its VMM (pid {}) is not gone", vmm.pid);
     }
@@ -89,7 +89,7 @@ async fn vmm_after(state_dir: &Path) -> String {
 }
 
 /// What became of a machine whose shim was told so.
-fn told(end: &ExitRecord) -> &'static str {
+fn describe_end(end: &ExitRecord) -> &'static str {
     match end.cause {
         ExitCause::Poweroff => "its guest was told to power off",
         _ => "it was told to end, and its guest did not power off",
@@ -98,7 +98,7 @@ fn told(end: &ExitRecord) -> &'static str {
 
 /// Asks, as long as there may be an answer: an agent that dies is started again, and its session with the host made anew.
 /// What comes of it shows in the guest's last word.
-pub(super) async fn ask(session: watch::Receiver<Option<Dialer>>) {
+pub(super) async fn request_power_off(session: watch::Receiver<Option<Dialer>>) {
     let asking = async {
         loop {
             let dialer = session.borrow().clone();
@@ -107,11 +107,11 @@ pub(super) async fn ask(session: watch::Receiver<Option<Dialer>>) {
             {
                 return;
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
     };
     // The machine is ended then, by who waits for the guest's word.
-    let _ = timeout(PATIENCE, asking).await;
+    let _ = timeout(TIMEOUT, asking).await;
 }
 
 async fn post(dialer: Dialer) -> io::Result<()> {
@@ -175,7 +175,7 @@ pub(super) mod tests {
     async fn an_agent_that_dies_as_it_is_asked_is_asked_again_when_there_is_another() {
         let (dies, died) = guest(async |mut stream| drop(stream.read_u8().await)).await;
         let (session, watching) = watch::channel(Some(dies));
-        let asking = tokio::spawn(ask(watching));
+        let asking = tokio::spawn(request_power_off(watching));
         died.await.unwrap();
         session.send_replace(None);
         let (heeds, heeded) = guest(async |mut stream| {
@@ -190,7 +190,7 @@ pub(super) mod tests {
         })
         .await;
         session.send_replace(Some(heeds));
-        timeout(PATIENCE, heeded).await.expect("it is asked").unwrap();
+        timeout(TIMEOUT, heeded).await.expect("it is asked").unwrap();
         asking.await.unwrap();
     }
 
@@ -249,7 +249,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_end_by_force_is_not_called_one_in_order() {
-        let said = |cause| told(&ExitRecord { cause, reason: String::new(), at: 1 });
+        let said = |cause| describe_end(&ExitRecord { cause, reason: String::new(), at: 1 });
         assert_eq!(said(ExitCause::Poweroff), "its guest was told to power off");
         for cause in [ExitCause::Ended, ExitCause::Killed] {
             assert_eq!(said(cause), "it was told to end, and its guest did not power off");

@@ -15,29 +15,29 @@ const RATE: i64 = 4 << 20;
 
 /// Least time between two reads. A monitor writes byte by byte, and to be woken for each costs more than all the rest;
 /// meanwhile they gather in the pipe, which holds what a guest may say in this time many times over.
-const REST: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// In nanoseconds.
 const SECOND: u128 = 1_000_000_000;
 
 /// The bucket.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct TokenBucket {
     /// Negative when what was read is still to be earned.
     bytes: i64,
     filled: Instant,
-    rested: Instant,
+    paused_until: Instant,
 }
 
-impl Pace {
+impl TokenBucket {
     /// A full one.
     pub(super) fn new(now: Instant) -> Self {
-        Self { bytes: BURST, filled: now, rested: now }
+        Self { bytes: BURST, filled: now, paused_until: now }
     }
 
     /// When `count` bytes may be read: `now`, if there are so many and the last read was a while ago. `count` is less
     /// than a burst.
-    pub(super) fn ready(&mut self, count: usize, now: Instant) -> Instant {
+    pub(super) fn ready_at(&mut self, count: usize, now: Instant) -> Instant {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let fresh = i64::try_from(passed * u128::from(RATE.unsigned_abs()) / SECOND).unwrap_or(i64::MAX);
         if fresh > 0 {
@@ -47,12 +47,12 @@ impl Pace {
         }
         let missing = signed(count).saturating_sub(self.bytes).max(0);
         let earned = now + Duration::from_micros((missing * 1_000_000 / RATE).unsigned_abs() + u64::from(missing > 0));
-        earned.max(self.rested)
+        earned.max(self.paused_until)
     }
 
     /// So many were read just now.
     pub(super) fn take(&mut self, count: usize, now: Instant) {
-        self.rested = now + REST;
+        self.paused_until = now + PAUSE;
         self.bytes = self.bytes.saturating_sub(signed(count));
     }
 }
@@ -71,19 +71,19 @@ mod tests {
     #[test]
     fn a_flood_is_read_at_the_rate_and_a_rest_gives_no_more_than_a_burst() {
         let start = Instant::now();
-        let (mut pace, mut now, mut read) = (Pace::new(start), start, 0);
+        let (mut bucket, mut now, mut read) = (TokenBucket::new(start), start, 0);
         while read < BURST + 10 * RATE {
-            now = pace.ready(CHUNK, now);
-            pace.take(CHUNK, now);
+            now = bucket.ready_at(CHUNK, now);
+            bucket.take(CHUNK, now);
             read += signed(CHUNK);
         }
         let took = now.duration_since(start).as_secs_f64();
         assert!((9.99..10.1).contains(&took), "{took} s for a burst and ten seconds' worth");
         now += Duration::from_secs(3600);
         assert_eq!(signed(WHOLE), BURST);
-        assert_eq!(pace.ready(WHOLE, now), now);
-        pace.take(WHOLE, now);
-        assert!(pace.ready(CHUNK, now) > now);
+        assert_eq!(bucket.ready_at(WHOLE, now), now);
+        bucket.take(WHOLE, now);
+        assert!(bucket.ready_at(CHUNK, now) > now);
     }
 
     proptest! {
@@ -92,15 +92,15 @@ mod tests {
         #[test]
         fn no_interval_has_more_than_its_share(steps in proptest::collection::vec((1..4 * CHUNK, 0_u64..20_000_000), 1..400)) {
             let start = Instant::now();
-            let (mut pace, mut now) = (Pace::new(start), start);
+            let (mut bucket, mut now) = (TokenBucket::new(start), start);
             let mut reads = Vec::new();
             for (count, pause) in steps {
                 now += Duration::from_nanos(pause);
-                now = pace.ready(count, now);
-                pace.take(count, now);
+                now = bucket.ready_at(count, now);
+                bucket.take(count, now);
                 reads.push((now, count as u128));
             }
-            prop_assert!(reads.windows(2).all(|pair| pair[1].0 - pair[0].0 >= REST));
+            prop_assert!(reads.windows(2).all(|pair| pair[1].0 - pair[0].0 >= PAUSE));
             for from in 0..reads.len() {
                 let mut sum = 0;
                 for (at, count) in &reads[from..] {
