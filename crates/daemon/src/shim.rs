@@ -1,7 +1,7 @@
-//! The shim: one small process per VM that owns the VMM child, its console log and its exit status.
+//! The shim: one small process per VM that owns the VMM child process, its console log and its exit status.
 //!
-//! `banger-shim` is [`run`]; the daemon's side of it is [`client`]; what they say to each other is [`control`]. A shim
-//! knows one machine and nothing of images, names on the network or users: the daemon decides, the shim keeps.
+//! `banger-shim` is [`run`]; the daemon's side is [`client`]; the protocol between them is [`control`]. A shim knows
+//! one machine and nothing of images, network names or users: the daemon decides, the shim outlives it.
 
 mod boot;
 mod claim;
@@ -41,24 +41,24 @@ pub(crate) use guest::fuzz_read as fuzz_read_events;
 pub(crate) use ports::fuzz_read as fuzz_read_answer;
 pub(crate) use power_off::end_silent;
 
-/// What a shim's own words on stderr begin with.
+/// Prefix of the shim's messages on stderr.
 const PREFIX: &str = "banger-shim: ";
-/// Exit status of a command line that makes no sense.
+/// Exit status for an invalid command line.
 const USAGE: u8 = 2;
 
 /// Runs the shim's command line:
 ///
 /// ```text
-/// banger-shim --detach STATE_DIR [LAUNCH]    returns once the VMM runs in a shim left behind, or has failed
-/// banger-shim STATE_DIR                      is the shim
-/// banger-shim kvm-probe                      (internal) tries KVM in this process
-/// banger-shim confinement-probe              (internal) starts a program that does nothing as a monitor is started
+/// banger-shim --detach STATE_DIR [LAUNCH]    returns once a detached shim has its VMM running, or has failed
+/// banger-shim STATE_DIR                      runs the shim in the foreground
+/// banger-shim kvm-probe                      (internal) tests KVM in this process
+/// banger-shim confinement-probe              (internal) starts a program that does nothing in the way of a VMM
 /// banger-shim --version
 /// ```
 ///
-/// With `LAUNCH` it runs the plan of that launch and no other.
+/// With `LAUNCH` it runs only the plan of that launch.
 ///
-/// Must be called before there is any thread.
+/// Must be called while the process has a single thread.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match args.as_slice() {
@@ -93,12 +93,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A shim's working directory is `/`.
+/// Resolves a path now, because the working directory of a shim becomes `/`.
 fn absolute(path: &OsStr) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
-/// Is the shim. What prevents the machine is told to whoever waits, and on stderr.
+/// Runs the shim. A failure to start the machine is reported to the waiting process and on stderr.
 fn run_shim(state_dir: &Path, launch: Option<&OsStr>, mut reporter: StartReporter) -> Result<(), String> {
     raise_descriptors();
     run::run(state_dir, launch, &mut reporter).map_err(|error| {
@@ -108,15 +108,15 @@ fn run_shim(state_dir: &Path, launch: Option<&OsStr>, mut reporter: StartReporte
     })
 }
 
-/// Each stream to the guest has a descriptor at its host's end, and there may be some 500: with all else that is close to
-/// what a process is given unasked. Its VMM has limits of its own.
+/// Raises the limit of open descriptors. Each stream to the guest needs a descriptor at the host's end, and there may
+/// be some 500; with everything else that is close to the usual soft limit. The VMM has limits of its own.
 fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
-    // One that cannot have more does with what there is.
+    // Where the limit cannot be raised, the shim works with what it has.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// What a probe found, as one line of JSON.
+/// Prints the finding of a probe as one line of JSON.
 fn print(finding: &impl serde::Serialize) -> Result<(), String> {
     let finding = serde_json::to_vec(finding).expect("findings serialize");
     io::stdout().write_all(&finding).map_err(|error| error.to_string())

@@ -1,4 +1,5 @@
-//! One VMM from its start to its end: everything that can happen meanwhile, and what was learnt for the verdict.
+//! Follows one VMM from its start to its end: handles everything that happens meanwhile, and collects the evidence for
+//! the verdict.
 
 use super::{
     console::{self, ConsoleFindings, Log},
@@ -29,22 +30,22 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// Between the end of the time a guest gave itself with its last word and the end of its VMM. After it the VMM is ended,
-/// and the word counts.
+/// Time between the end of the grace period that a guest announced with its power event and the end of its VMM. Then
+/// the VMM is ended, and the power event counts.
 const POWER_EVENT_GRACE: Duration = Duration::from_secs(10);
-/// How long what an ended VMM left in its pipes may take to be read.
+/// Time limit for draining the pipes of a VMM that has ended.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How far apart the signals to a VMM and to its shim may be when a host shuts down.
+/// Largest delay between the signals to a VMM and to its shim when the host shuts down.
 const SHUTDOWN_WINDOW: Duration = Duration::from_millis(500);
-/// How long after a signal a VMM's end is put down to it: one that heeds it may take its time. Whatever it dies of later
-/// is its own.
+/// Time after a signal during which the VMM's end is attributed to it: a VMM may handle a signal slowly. A later death
+/// has another cause.
 const SIGNAL_EFFECT: Duration = Duration::from_secs(30);
-/// Announcements that may wait.
+/// Capacity of the queue of announcements.
 const ANNOUNCEMENTS: usize = 8;
-/// Further away than anything that is waited for.
+/// Longer than any wait.
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
-/// What a boot needs of the shim.
+/// The parts of the shim that a boot uses.
 pub(super) struct Boot<'a> {
     pub(super) hub: &'a Arc<Hub>,
     pub(super) requests: &'a mut mpsc::Receiver<ShimRequest>,
@@ -54,7 +55,7 @@ pub(super) struct Boot<'a> {
     pub(super) budget: &'a Arc<GuestBudget>,
 }
 
-/// What was learnt.
+/// The evidence, and the log for the next boot.
 pub(super) struct BootOutcome {
     pub(super) end: io::Result<MachineEnd>,
     pub(super) requested: Requested,
@@ -65,7 +66,7 @@ pub(super) struct BootOutcome {
 }
 
 impl Boot<'_> {
-    /// Follows the machine to its end. The log comes back for the next boot.
+    /// Follows the machine to its end.
     pub(super) async fn follow(self, mut machine: Box<dyn Machine>, log: Log) -> BootOutcome {
         let console = machine.take_console().expect("a new machine has its console");
         let pump = tokio::spawn(console::pump(console, log, self.hub.clone()));
@@ -107,7 +108,7 @@ impl Boot<'_> {
                         ShimRequest::Signal { signal } => {
                             let (signal, now) = (number(signal), Instant::now());
                             requested = match still_relevant(requested, signalled, now) {
-                                // An end that was asked for is not taken back.
+                                // A requested end is not taken back.
                                 requested @ (Requested::End | Requested::HostShutdown) => requested,
                                 Requested::Signals(before) => Requested::Signals(before.and(signal)),
                                 Requested::Nothing => Requested::Signals(SignalSet::default().and(signal)),
@@ -116,12 +117,13 @@ impl Boot<'_> {
                             signal
                         }
                     };
-                    // Sending fails only when it has ended, which is seen above.
+                    // Fails only when the VMM has ended, which is noticed above.
                     let _ = machine.signal(signal);
                 }
                 mode = self.signals.next() => {
                     requested = if requested == Requested::End { requested } else { Requested::HostShutdown };
-                    // One that was up has things to write, also while another agent takes the place of one that died.
+                    // A guest that was up may have unwritten data; also while one agent takes the place of another that
+                    // died.
                     let is_up = self.session.borrow().is_some() || self.hub.ready_init().is_some();
                     if mode == EndMode::Graceful && is_up {
                         deadline = deadline.min(Instant::now() + power_off::TIMEOUT);
@@ -138,7 +140,7 @@ impl Boot<'_> {
             }
         };
         requested = still_relevant(requested, signalled, Instant::now());
-        // A host that shuts down tells every process, in no order.
+        // A host that shuts down signals all processes, in no particular order.
         let ended_by_host = matches!(&end, Ok(end) if end.reported == Some(ShutdownReason::Host));
         if requested == Requested::Nothing
             && ended_by_host
@@ -147,7 +149,7 @@ impl Boot<'_> {
             requested = Requested::HostShutdown;
         }
         over.send_replace(true);
-        // The guest may have said its last word just before; both ends of its pipe are here or closed.
+        // The guest may have sent a power event just before; both ends of its pipe are here, or closed.
         let rest = async {
             loop {
                 tokio::select! {
@@ -166,7 +168,7 @@ impl Boot<'_> {
         BootOutcome { end, requested, power, overdue, findings, log }
     }
 
-    /// Tells watchers of an announcement; gives what a last word said. Only then the agent goes on.
+    /// Publishes an announcement, and then lets the agent go on. Returns the content of a power event.
     fn take(&self, announcement: Announcement) -> Option<(Power, Duration)> {
         let Announcement { event, taken } = announcement;
         let power = match &event {
@@ -183,7 +185,7 @@ impl Boot<'_> {
     }
 }
 
-/// What counts of what was asked: not signals that the VMM has survived, of which `last` was the last.
+/// Drops requested signals that the VMM has survived; the most recent one was sent at `last`.
 fn still_relevant(requested: Requested, last: Instant, now: Instant) -> Requested {
     match requested {
         Requested::Signals(_) if now > last + SIGNAL_EFFECT => Requested::Nothing,
@@ -191,8 +193,8 @@ fn still_relevant(requested: Requested, last: Instant, now: Instant) -> Requeste
     }
 }
 
-/// When the VMM of a guest that says its last word is ended: no later than after an earlier word, however often it changes
-/// its mind.
+/// Time at which the VMM of a guest with a power event is ended: never later than after an earlier one, however often
+/// the guest changes its mind.
 fn end_deadline(before: Instant, now: Instant, within: Duration) -> Instant {
     before.min(now + within.min(MAX_GRACE) + POWER_EVENT_GRACE)
 }
@@ -207,19 +209,19 @@ async fn connect_guest(
     match channel {
         Channel::Pipe(pipe) => guest::follow(pipe, session, announcements, &budget).await,
         Channel::Vsock(guest) => loop {
-            // One who knocked just before the end is still let in, and has said what it had to say.
+            // A knock just before the end is still accepted, and the agent's announcements are received.
             let knock = tokio::select! {
                 biased;
                 knock = guest.knock() => knock,
                 _ = over.wait_for(|over| *over) => return,
             };
-            // It may not have been the agent, or be gone; and where no descriptor is left it knocks again.
+            // The caller may not be the agent, or may be gone; and where no descriptor is left the agent knocks again.
             if knock.is_ok()
                 && let Ok(pipe) = guest.dial().await
             {
                 guest::follow(pipe, session.clone(), announcements.clone(), &budget).await;
             }
-            // A guest that knocks over and over is not to keep a processor of its host's busy.
+            // A guest that knocks over and over must not keep a CPU of its host busy.
             sleep(guest::PAUSE).await;
         },
     }
@@ -254,7 +256,7 @@ mod tests {
             end_deadline(now + NEVER, now, Duration::from_millis(u64::MAX)),
             now + MAX_GRACE + POWER_EVENT_GRACE
         );
-        // A stop may be asked for with more than the ten minutes that guests once got at most.
+        // A stop may allow more than the ten minutes that were once the upper bound for guests.
         assert_eq!(end_deadline(now + NEVER, now, 3600 * second), now + 3600 * second + POWER_EVENT_GRACE);
     }
 

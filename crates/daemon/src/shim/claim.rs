@@ -1,10 +1,11 @@
-//! Who may run a VM: the shim that holds the lock on the VM's state directory, as long as there is a plan in it.
+//! The right to run a VM: a shim has it while it holds the lock on the VM's state directory, and only if there is a
+//! plan in it.
 //!
-//! A shim writes aside who it is, then takes the lock, then looks for the plan, then publishes its runtime record. A
-//! daemon that takes a VM down ends everybody who has written who he is, takes the lock itself, and takes the plan away
-//! under it. So of a shim that a daemon started and did not live to follow there are two kinds: one that can be found and
-//! ended, and one that comes too late and finds no plan, or the plan of another launch, which is not its to run. There is no
-//! third, however the two meet.
+//! A shim first stages a record of its identity, then takes the lock, then looks for the plan, then publishes the
+//! record. A daemon that revokes a VM ends every process with a record, staged or published, then takes the lock
+//! itself, and removes the plan under it. So a shim whose daemon died early is one of two kinds: it can be found by its
+//! record and ended; or it comes too late and finds no plan, or the plan of another launch, which it must not run.
+//! There is no third kind, in whatever order the two proceed.
 
 use super::control::{PLAN_FILE, RUNTIME_FILE, RuntimeRecord};
 use crate::{
@@ -19,18 +20,19 @@ use rustix::{
 use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 use tokio::time::Instant;
 
-/// How often a lock is tried whose holder is on its way out.
+/// Interval between attempts to take a lock whose holder is about to end.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How long a shim tries: a daemon that looks has the lock for a moment.
+/// Attempts of a shim: a daemon that only checks holds the lock for a moment.
 const TRIES: u32 = 200;
 
-/// The right to run the VM. Given up when it is dropped; a killed process gives it up too.
+/// The right to run the VM. Released on drop, and when the process dies.
 #[derive(Debug)]
 pub(super) struct Claim(OwnedFd);
 
 impl Claim {
-    /// `None` while another has it. The lock is on the directory itself, so there is no file to be left over.
+    /// Takes the lock; `None` while another process holds it. The lock is on the directory itself, so no lock file can
+    /// be left over.
     pub(super) fn take(state_dir: &Path) -> io::Result<Option<Self>> {
         let dir = open(state_dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
@@ -42,7 +44,7 @@ impl Claim {
 }
 
 impl Claim {
-    /// The same for a shim, which has no runtime yet: whoever only looks is waited for.
+    /// Takes the lock for a shim, before it has an async runtime; waits while a daemon only checks the lock.
     pub(super) fn take_soon(state_dir: &Path) -> io::Result<Option<Self>> {
         for _ in 0..TRIES {
             if let Some(claim) = Self::take(state_dir)? {
@@ -56,12 +58,12 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Closing is not enough where a child between fork and exec has a copy.
+        // Closing is not enough while a child between fork and exec has a copy of the descriptor.
         let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
-/// Whether a shim runs the VM or is about to. Where that cannot be told it may.
+/// Whether a shim runs the VM or is about to; assumed to be so when it cannot be determined.
 pub(super) fn is_taken(state_dir: &Path) -> bool {
     match Claim::take(state_dir) {
         Ok(claim) => claim.is_none(),
@@ -69,7 +71,7 @@ pub(super) fn is_taken(state_dir: &Path) -> bool {
     }
 }
 
-/// Who still runs of the VM whose directory this is, of those who have written who they are.
+/// Names the running processes of this VM, as far as they have written a record.
 pub(crate) fn living(state_dir: &Path) -> Option<String> {
     let mut records: Vec<RuntimeRecord> = record::staged(state_dir, RUNTIME_FILE).unwrap_or_default();
     records.extend(record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).ok().flatten());
@@ -81,8 +83,8 @@ pub(crate) fn living(state_dir: &Path) -> Option<String> {
     (!pids.is_empty()).then(|| pids.join(", "))
 }
 
-/// Ends whoever runs the VM or is about to, and sees to it that nobody does any more who was told to before. `false` when
-/// somebody was killed and is not gone within `limit`. Doing it again changes nothing.
+/// Ends every process that runs the VM or is about to, and makes sure that no shim started before can run it later.
+/// `false` when a killed process is not gone within `limit`. Idempotent.
 pub(crate) async fn revoke(state_dir: &Path, limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;
     loop {

@@ -29,7 +29,6 @@ use crate::{
 };
 use banger_proto::{api::vm::KillSignal, network::Publish};
 use connection::{Connection, Shared};
-pub(super) use spawn::SCOPE_SIGNAL;
 use std::{
     ffi::OsString,
     io,
@@ -42,48 +41,48 @@ use tokio::{
     time::timeout,
 };
 
-/// Bytes that tell one launch from another.
+/// Number of random bytes in the id of a launch.
 const LAUNCH: usize = 8;
-/// How long a shim that is on its way in or out may take before it is called gone.
+/// Time limit for a shim that is starting or ending, after which it counts as gone.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one may be silent that is proven to live: its host is short of memory, or its disk is stuck. It has a VM to lose.
-/// A daemon's start waits for it, and a client's first command for the daemon.
+/// Time limit for a silent shim that is known to be alive: its host may be short of memory, or a disk may be stuck, and
+/// its VM would be lost. The start of a daemon waits this long, and with it the first command of a client.
 pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often such a shim is looked at.
+/// Interval between attempts to reach such a shim.
 const CHANGE_TICK: Duration = Duration::from_millis(20);
 
-/// Why a shim cannot be started or talked to.
+/// Why a shim cannot be started or reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
-    /// One of this VM's shims still runs: adopt it instead.
+    /// A shim of this VM is still running; it should be adopted instead.
     #[error("this VM already has a running shim (pid {})", .0.pid)]
     AlreadyRunning(ProcessIdentity),
-    /// The VMM of an earlier machine has not ended, and has the VM's disk.
+    /// The VMM of an earlier machine has not ended, and still uses the VM's disk.
     #[error("the VMM of this VM's last machine (pid {}) is not gone", .0.pid)]
     Lingering(ProcessIdentity),
-    /// The shim's program could not be run at all.
+    /// The shim's program could not be executed.
     #[error("cannot run {}", program.display())]
     Program {
-        /// The program.
+        /// The file.
         program: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The shim gave up before the VMM ran, and this is why, in its own words.
+    /// The shim gave up before the VMM ran, with the reason it reported.
     #[error("{0}")]
     NotStarted(String),
-    /// It did not get the VMM to run in time.
+    /// The VMM did not run in time.
     #[error("the shim did not start the machine within {} s", .0.as_secs())]
     Slow(Duration),
-    /// Its machine has ended, so there is nobody to ask.
+    /// The machine has ended, so the request cannot be carried out.
     #[error("the machine has ended: {}", .0.reason)]
     Ended(ExitRecord),
-    /// The port is somebody else's, or not this user's to take.
+    /// The port is in use, or this user may not listen on it.
     #[error("port {} cannot be published: {reason}", port.host)]
     Port {
-        /// Which.
+        /// The port.
         port: Publish,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The control socket or the VM's directory failed.
@@ -91,7 +90,7 @@ pub enum ShimError {
     Io(#[from] io::Error),
 }
 
-/// Starts and finds shims.
+/// Starts shims, and finds running ones.
 #[derive(Debug, Clone)]
 pub struct Shims {
     program: PathBuf,
@@ -99,42 +98,43 @@ pub struct Shims {
     scope: bool,
 }
 
-/// What became of a shim that an earlier daemon started.
+/// State of a shim that an earlier daemon started.
 #[derive(Debug)]
 pub enum Adopted {
-    /// It runs; its VM may be starting, running or rebooting.
+    /// The shim is running; its VM may be starting, running or rebooting.
     Running(Shim),
-    /// Its machine ended while nobody watched.
+    /// The machine ended while no daemon was watching.
     Ended(ExitRecord),
-    /// It is not there and left no word how its machine ended; the VMM died with it. What it wrote about itself, if it
-    /// came that far. One that is still on its way to be there has to be revoked (`shim::claim`).
+    /// The shim is gone without an exit record, and its VMM with it. Contains the runtime record, if the shim came as
+    /// far as writing one. A shim that is still starting has to be revoked (`shim::claim`).
     Gone(Option<RuntimeRecord>),
-    /// It lives and does not answer.
+    /// The shim is alive and does not answer.
     Silent {
-        /// Who.
+        /// The process.
         shim: ProcessIdentity,
-        /// How long it was waited for.
+        /// Time for which an answer was awaited.
         waited: Duration,
     },
 }
 
 impl Shims {
-    /// `program` is the `banger-shim` executable. Shims get a scope of their own where a systemd user manager answers.
+    /// `program` is the `banger-shim` executable. Where a systemd user manager answers, each shim gets a scope of its
+    /// own.
     pub fn new(program: PathBuf) -> Self {
         Self { program, environment: Vec::new(), scope: spawn::has_user_manager() }
     }
 
-    /// Adds a variable to what shims get from this process's own environment. Their VMMs get none of it.
+    /// Adds a variable to the environment of shims, which otherwise is that of this process. VMMs do not get it.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
     }
 
-    /// Starts a shim on this plan. Both directories must exist. When this returns the VMM's process runs and the control
-    /// socket answers; the guest has only begun to boot. An exit record of an earlier run is removed.
+    /// Starts a shim on this plan. Both directories must exist. On return the VMM's process is running and the control
+    /// socket answers; the guest has only begun to boot. The exit record of an earlier run is removed.
     ///
-    /// Cancelling before it returns ends what was started.
+    /// Cancelling this future ends what it has started.
     pub async fn launch(&self, plan: &LaunchPlan) -> Result<Shim, ShimError> {
         predecessor::await_end(&plan.state_dir).await?;
         record::remove(&plan.state_dir, EXIT_FILE)?;
@@ -161,8 +161,8 @@ impl Shims {
         }
     }
 
-    /// Finds the shim of a VM again, after this daemon or the host was restarted. An error is that it cannot be told whether
-    /// it runs, not even after a while: a file that cannot be read is no proof of anything.
+    /// Finds the shim of a VM after a restart of the daemon or the host. Fails when it cannot be determined, not even
+    /// after a while, whether the shim is running: an unreadable file proves nothing.
     pub async fn adopt(&self, run_dir: &Path, state_dir: &Path) -> Result<Adopted, ShimError> {
         let began = tokio::time::Instant::now();
         let mut said = false;
@@ -171,7 +171,7 @@ impl Shims {
             if let Ok(Some(exit)) = exit {
                 return Ok(Adopted::Ended(exit));
             }
-            // What it goes by may be unreadable: the socket is asked all the same.
+            // Its record may be unreadable; the socket is tried in any case.
             let _ = wake_stopped(state_dir);
             if let Ok(shim) = Shim::connect(run_dir, state_dir).await {
                 return Ok(Adopted::Running(shim));
@@ -186,7 +186,7 @@ impl Shims {
             };
             let passed = began.elapsed();
             if passed >= limit {
-                // An exit record written between the look above and the shim's death still counts.
+                // An exit record written between the check above and the death of the shim still counts.
                 return match (record::read(state_dir, EXIT_FILE), alive, runtime) {
                     (Ok(Some(exit)), ..) => Ok(Adopted::Ended(exit)),
                     (_, Some(shim), _) => Ok(Adopted::Silent { shim, waited: limit }),
@@ -210,12 +210,12 @@ impl Shims {
     }
 }
 
-/// Whether it runs. What cannot be looked at is taken to.
+/// Whether the shim is running; assumed to be when it cannot be determined.
 fn is_live(runtime: &RuntimeRecord) -> bool {
     host_boot_id().map_or(true, |boot| boot == runtime.host_boot_id) && !runtime.shim.is_gone()
 }
 
-/// Has a shim go on that somebody stopped: it has a VM to lose, and nothing else would make it answer.
+/// Continues a shim that was stopped with a signal: it has a VM to lose, and would not answer otherwise.
 fn wake_stopped(state_dir: &Path) -> Result<(), ShimError> {
     let runtime: Option<RuntimeRecord> = record::read(state_dir, RUNTIME_FILE)?;
     if let Some(runtime) = runtime.filter(is_live) {
@@ -224,7 +224,7 @@ fn wake_stopped(state_dir: &Path) -> Result<(), ShimError> {
     Ok(())
 }
 
-/// One running shim. Cheap to clone; dropping it does nothing to the shim.
+/// Handle of a running shim. Cheap to clone; dropping it does not affect the shim.
 #[derive(Debug, Clone)]
 pub struct Shim {
     connection: Arc<Connection>,
@@ -236,18 +236,18 @@ impl Shim {
         Ok(Self { connection: Arc::new(connection) })
     }
 
-    /// What is known now.
+    /// The current status.
     pub fn status(&self) -> ShimStatus {
         self.shared().status()
     }
 
-    /// Everything from now on. The first message is the present [`ShimMessage::Status`].
+    /// Subscribes to the messages from now on. The first one is the current [`ShimMessage::Status`].
     pub fn events(&self) -> Events {
         let (status, receiver) = self.shared().subscribe();
         Events { shim: self.clone(), receiver, first: Some(status), over: false }
     }
 
-    /// Sends a signal to the VMM. That it was sent is no promise that the VMM dies of it.
+    /// Sends a signal to the VMM. Success means that it was sent, not that the VMM dies of it.
     pub async fn signal(&self, signal: KillSignal) -> Result<(), ShimError> {
         self.connection.request(ShimRequest::Signal { signal }).await
     }
@@ -257,12 +257,12 @@ impl Shim {
         self.change_ports(ShimRequest::Publish { port }, port, true).await
     }
 
-    /// Closes one, as it was asked for.
+    /// Closes a port, given as it was requested.
     pub async fn unpublish(&self, port: Publish) -> Result<(), ShimError> {
         self.change_ports(ShimRequest::Unpublish { port }, port, false).await
     }
 
-    /// Asks, and waits until it is so or was refused.
+    /// Sends the request, and waits until it is carried out or refused.
     async fn change_ports(&self, request: ShimRequest, port: Publish, open: bool) -> Result<(), ShimError> {
         let mut events = self.events();
         let is_so = |published: &[Opened]| published.iter().any(|opened| opened.asked == port) == open;
@@ -284,22 +284,22 @@ impl Shim {
         timeout(CHANGE_TIMEOUT, settled).await.map_err(|_| ShimError::Io(io::ErrorKind::TimedOut.into()))?
     }
 
-    /// Ends the VMM now. [`Shim::ended`] says when it has.
+    /// Ends the VMM now. [`Shim::ended`] returns when it has.
     pub async fn end(&self) -> Result<(), ShimError> {
         let asked = self.connection.request(ShimRequest::End).await;
         failpoint::hit("end.asked").await;
         asked
     }
 
-    /// Waits for the machine's end. Of a shim that died without a record it says so, as [`ExitCause::VmmFailed`]: its
-    /// VMM died with it, which has been made sure of.
+    /// Waits for the end of the machine. For a shim that died without a record it returns [`ExitCause::VmmFailed`],
+    /// after making sure that the VMM has died too.
     ///
     /// [`ExitCause::VmmFailed`]: super::control::ExitCause::VmmFailed
     pub async fn ended(&self) -> ExitRecord {
         self.shared().ended().await
     }
 
-    /// What there is to say about an end that was none by itself: the daemon brought it about.
+    /// Remark about an end that the daemon brought about itself.
     pub(crate) fn remark(&self) -> Option<String> {
         self.shared().remark()
     }
@@ -309,7 +309,7 @@ impl Shim {
     }
 }
 
-/// A shim's messages, in order.
+/// The messages of a shim, in order.
 #[derive(Debug)]
 pub struct Events {
     shim: Shim,
@@ -319,8 +319,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next message. The last one is [`ShimMessage::Ended`], whatever became of the shim; `None` after it. A reader
-    /// that is too slow gets the present [`ShimMessage::Status`] in place of what it missed. Cancelling loses nothing.
+    /// Returns the next message. The last one is always [`ShimMessage::Ended`], whatever happened to the shim; then
+    /// `None`. A reader that is too slow gets the current [`ShimMessage::Status`] in place of the messages it missed.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Option<ShimMessage> {
         if let Some(status) = self.first.take() {
             return Some(ShimMessage::Status(status));

@@ -1,8 +1,8 @@
-//! The serial console: drained whatever happens, at a bounded pace, kept up to a limit, and read for a machine's last
-//! words.
+//! The serial console: always drained, at a bounded rate; logged up to a size limit; and scanned for the messages that
+//! explain a machine's end.
 //!
-//! A full disk or an unwritable file must not stop the draining: a VMM that cannot write its console stops the guest. One
-//! that floods is slowed down.
+//! A full disk or an unwritable file must not stop the draining: a VMM that cannot write its console stops the guest. A
+//! guest that floods is slowed down.
 
 use super::{
     console_rate::{CHUNK, TokenBucket},
@@ -26,16 +26,16 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Least time between two announcements that the console grew.
+/// Least time between two announcements of the console's size.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
-/// What a kernel's panic begins with.
+/// Beginning of a kernel panic message.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
-/// Time between two looks at a pipe that cannot be watched.
+/// Interval for polling a pipe that cannot be watched.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Longest line that is looked at whole, in bytes.
+/// Longest line that is scanned, in bytes; the rest of a line is ignored.
 const MAX_LINE: usize = 512;
 
-/// A log of two files, `path` and the older `path.1`, each of half the limit at most.
+/// A log of two files, `path` and the older `path.1`, each of at most half the limit.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
@@ -45,7 +45,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Goes on where an earlier log ended.
+    /// Opens the log, continuing an earlier one.
     pub(super) fn open(console: &Console) -> Self {
         let mut log = Self { path: console.path.clone(), half: (console.cap.bytes() / 2).max(1), file: None, size: 0 };
         log.reopen(false);
@@ -64,13 +64,13 @@ impl Log {
         self.size = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |file| file.len());
     }
 
-    /// Keeps bytes; what cannot be written is lost, and the next bytes are tried again.
+    /// Appends bytes. Bytes that cannot be written are lost; the next ones are tried again.
     pub(super) fn write(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.size >= self.half {
                 let mut older = self.path.clone().into_os_string();
                 older.push(".1");
-                // If it cannot be kept it is overwritten: the limit holds either way.
+                // If the rename fails the file is overwritten: the limit holds either way.
                 let _ = fs::rename(&self.path, older);
                 self.reopen(true);
             }
@@ -89,7 +89,7 @@ impl Log {
     }
 }
 
-/// Finds last words in a stream.
+/// Scans console output for known messages.
 #[derive(Debug, Default)]
 struct Scanner {
     line: Vec<u8>,
@@ -123,7 +123,7 @@ fn find(line: &[u8], words: &[u8]) -> Option<usize> {
     line.windows(words.len()).position(|window| window == words)
 }
 
-/// The line of a panic on a console, as the shim finds it, for [`crate::fuzzing`].
+/// Finds the line of a panic on a console, as the shim does; for [`crate::fuzzing`].
 pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
     let mut scanner = Scanner::default();
     console.chunks(7).for_each(|piece| scanner.feed(piece));
@@ -131,23 +131,24 @@ pub(crate) fn panic_on(console: &[u8]) -> Option<String> {
     scanner.findings.panic
 }
 
-/// What one boot left on the console.
+/// Messages found on the console of one boot.
 #[derive(Debug, Default)]
 pub(super) struct ConsoleFindings {
     /// The line of a kernel panic, escaped.
     pub(super) panic: Option<String>,
-    /// Its `/init` said [`NO_TIMER`] or [`LATE_TIMER`].
+    /// The initramfs's `/init` printed [`NO_TIMER`] or [`LATE_TIMER`].
     pub(super) bad_timer: bool,
 }
 
-/// Reads what there is, and waits for it if there is nothing. Cancelling loses nothing.
+/// Reads available bytes, or waits for some. Cancel safe.
 ///
-/// The runtime watches the pipe only while it is empty: a watched one wakes its thread for each byte that is written,
-/// whether or not anybody waits for it.
+/// The runtime watches the pipe only while it is empty: watching it permanently would wake the thread for every byte
+/// written, whether or not anybody waits for it.
 async fn read_some(console: &OwnedFd, chunk: &mut [u8]) -> io::Result<usize> {
     loop {
         match rustix::io::read(console, &mut *chunk) {
-            // Strangers at the ports may have taken all descriptors; a pipe that nobody drains would stop the guest.
+            // Clients of the published ports may have used up all descriptors; but an undrained pipe would stop the
+            // guest.
             Err(Errno::AGAIN) if filled(console).await.is_err() => sleep(POLL_INTERVAL).await,
             Err(Errno::AGAIN) => {}
             outcome => return Ok(outcome?),
@@ -190,7 +191,7 @@ pub(super) async fn pump(console: OwnedFd, mut log: Log, hub: Arc<Hub>) -> (Log,
                 total += count as u64;
                 scanner.feed(&chunk[..count]);
                 log.write(&chunk[..count]);
-                // Only now: a slow disk is no reason to leave the shim's other work no time.
+                // Only after the write, so that a slow disk leaves the shim time for its other work.
                 bucket.take(count, Instant::now());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -220,7 +221,7 @@ mod tests {
         let console = Console { path: path.clone(), cap: ByteSize(1000) };
         let mut written = Vec::new();
         for round in 0..40_u8 {
-            // A log opened again goes on: that is a restarted machine.
+            // Reopening the log continues it, as for a restarted machine.
             let mut log = Log::open(&console);
             let bytes = vec![b'a' + round % 26; 7 + usize::from(round) * 31];
             log.write(&bytes);
@@ -264,7 +265,7 @@ mod tests {
                     theirs.write_all(&[byte]).unwrap();
                     written.push(byte);
                 }
-                // The pipe is empty then, and whoever reads it waits.
+                // The pipe is now empty, and its reader waits.
                 while fs::metadata(&kept).map_or(0, |file| file.len()) < written.len() as u64 {
                     std::thread::sleep(Duration::from_millis(1));
                 }

@@ -1,48 +1,48 @@
-//! How fast a guest's console is read: a bucket of bytes that fills with time, and a rest after each read.
+//! Limits how fast a guest's console is read: a token bucket of bytes, and a pause after each read.
 //!
-//! A guest writes to its console as fast as somebody reads, and every byte costs its host something. What a boot says
-//! is far below this; a guest that floods is slowed down, and nobody but itself waits.
+//! A guest writes to its console as fast as it is read, and every byte costs its host something. The output of a boot
+//! is far below the limit; a guest that floods is slowed down, and affects only itself.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes that are read at once.
+/// Bytes per read.
 pub(super) const CHUNK: usize = 16 << 10;
-/// Bytes that are read at any speed: more than a noisy boot says.
+/// Capacity of the bucket: bytes read at any speed. More than a noisy boot writes.
 const BURST: i64 = 2 << 20;
-/// Bytes a second from then on.
+/// Fill rate of the bucket, in bytes per second.
 const RATE: i64 = 4 << 20;
 
-/// Least time between two reads. A monitor writes byte by byte, and to be woken for each costs more than all the rest;
-/// meanwhile they gather in the pipe, which holds what a guest may say in this time many times over.
+/// Least time between two reads. A VMM writes byte by byte, and waking up for each costs more than everything else.
+/// Meanwhile the bytes gather in the pipe, whose capacity is many times what a guest may write in this time.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// In nanoseconds.
+/// One second in nanoseconds.
 const SECOND: u128 = 1_000_000_000;
 
-/// The bucket.
+/// The token bucket.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
-    /// Negative when what was read is still to be earned.
+    /// Tokens left, one per byte; negative after a read in advance.
     bytes: i64,
     filled: Instant,
     paused_until: Instant,
 }
 
 impl TokenBucket {
-    /// A full one.
+    /// A full bucket.
     pub(super) fn new(now: Instant) -> Self {
         Self { bytes: BURST, filled: now, paused_until: now }
     }
 
-    /// When `count` bytes may be read: `now`, if there are so many and the last read was a while ago. `count` is less
-    /// than a burst.
+    /// The time at which `count` bytes may be read: `now`, if there are enough tokens and the last read was long enough
+    /// ago. `count` must be below the capacity.
     pub(super) fn ready_at(&mut self, count: usize, now: Instant) -> Instant {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let fresh = i64::try_from(passed * u128::from(RATE.unsigned_abs()) / SECOND).unwrap_or(i64::MAX);
         if fresh > 0 {
             self.bytes = self.bytes.saturating_add(fresh).min(BURST);
-            // What is not a whole byte yet is lost: too slow by a byte now and then, never too fast.
+            // Fractions of a byte are lost: the rate may be too low by a byte now and then, but never too high.
             self.filled = now;
         }
         let missing = signed(count).saturating_sub(self.bytes).max(0);
@@ -50,7 +50,7 @@ impl TokenBucket {
         earned.max(self.paused_until)
     }
 
-    /// So many were read just now.
+    /// Removes the tokens for bytes that have just been read.
     pub(super) fn take(&mut self, count: usize, now: Instant) {
         self.paused_until = now + PAUSE;
         self.bytes = self.bytes.saturating_sub(signed(count));
@@ -87,8 +87,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever reads when it is told to never reads more in any time than a burst and what that time is worth, and
-        /// rests after each read.
+        /// A reader that obeys never reads more in any interval than the capacity and the fill rate allow, and pauses
+        /// after each read.
         #[test]
         fn no_interval_has_more_than_its_share(steps in proptest::collection::vec((1..4 * CHUNK, 0_u64..20_000_000), 1..400)) {
             let start = Instant::now();

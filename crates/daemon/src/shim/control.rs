@@ -1,9 +1,9 @@
-//! What the daemon and a shim say to each other, and what a shim leaves on disk.
+//! The protocol between the daemon and a shim, and the files a shim leaves on disk.
 //!
-//! One unix socket per VM ([`SOCKET`] in its run directory), frames of `banger_proto::framing`. A connection begins with
-//! the shim's [`ShimStatus`], then carries requests one way and [`ShimMessage`]s the other. Any number of connections may
-//! be open; every one gets every event. The shim lives until its VMM has ended for good and the [`ExitRecord`] is on
-//! disk, whether or not a daemon is there.
+//! There is one unix socket per VM ([`SOCKET`] in its run directory), with frames of `banger_proto::framing`. A
+//! connection begins with the shim's [`ShimStatus`], then carries requests in one direction and [`ShimMessage`]s in the
+//! other. Any number of connections may be open; every one gets every event. The shim lives until its VMM has ended for
+//! good and the [`ExitRecord`] is on disk, whether or not a daemon is there.
 
 use crate::{process::ProcessIdentity, vmm::plan::LaunchPlan};
 use banger_proto::{
@@ -13,36 +13,38 @@ use banger_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The control socket, in the VM's run directory.
+/// Name of the control socket, in the VM's run directory.
 pub const SOCKET: &str = "control.sock";
-/// The hybrid-vsock socket, in the VM's run directory.
+/// Name of the hybrid-vsock socket, in the VM's run directory.
 pub const VSOCK: &str = "vsock.sock";
-/// The same for the daemon alone, in the same directory: what it asks of a guest waits for nobody's sessions.
+/// Name of a second hybrid-vsock socket for the daemon alone, in the same directory: requests of the daemon need not
+/// wait for the user's sessions.
 pub const AGENT: &str = "agent.sock";
-/// The directory a VMM may make sockets in, in the VM's run directory; there only while one does.
+/// Name of the directory in which a VMM may create sockets, in the VM's run directory; exists only while a VMM uses it.
 pub const VMM_DIR: &str = "vmm";
-/// The [`Planned`] in JSON, in the VM's state directory.
+/// Name of the [`Planned`] in JSON, in the VM's state directory.
 pub const PLAN_FILE: &str = "launch.json";
-/// The [`RuntimeRecord`] in JSON, in the VM's state directory; written before the VMM runs, removed by the daemon.
+/// Name of the [`RuntimeRecord`] in JSON, in the VM's state directory. Written before the VMM runs, removed by the
+/// daemon.
 pub const RUNTIME_FILE: &str = "runtime.json";
-/// The [`ExitRecord`] in JSON, in the VM's state directory; the shim's last act.
+/// Name of the [`ExitRecord`] in JSON, in the VM's state directory. Writing it is the shim's last act.
 pub const EXIT_FILE: &str = "exit.json";
 
-/// What a shim is started on.
+/// A launch plan and the launch it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planned {
-    /// Which launch it was written for: a shim of an earlier one must not run it.
+    /// Id of the launch. A shim of an earlier launch must not run the plan.
     #[serde(default)]
     pub launch: String,
-    /// The machine.
+    /// The plan.
     #[serde(flatten)]
     pub plan: LaunchPlan,
 }
 
-/// Who runs a VM: enough for a later daemon to find or end them.
+/// The processes that run a VM: enough for a later daemon to find or end them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeRecord {
-    /// `/proc/sys/kernel/random/boot_id` of the host: after a host reboot nothing of this is alive.
+    /// `/proc/sys/kernel/random/boot_id` of the host. After a reboot of the host none of the processes exists.
     pub host_boot_id: String,
     /// The shim.
     pub shim: ProcessIdentity,
@@ -54,23 +56,23 @@ pub struct RuntimeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum ShimRequest {
-    /// Sends a signal to the VMM. [`ExitCause::Killed`] is the end of one that dies of it.
+    /// Sends a signal to the VMM. If the VMM dies of it, the cause of the end is [`ExitCause::Killed`].
     Signal {
-        /// Which.
+        /// The signal.
         signal: KillSignal,
     },
-    /// Opens a port of the host; answered with [`ShimMessage::Published`] to every watcher.
+    /// Publishes a port of the host. Every watcher gets [`ShimMessage::Published`].
     Publish {
-        /// Which.
+        /// The port.
         port: Publish,
     },
-    /// Closes one, as it was asked for.
+    /// Closes a published port, given as it was requested.
     Unpublish {
-        /// Which.
+        /// The port.
         port: Publish,
     },
-    /// Ends the VMM now (SIGKILL) with this cause on record; the daemon's word for `stop` that ran out of grace and for
-    /// `delete`.
+    /// Ends the VMM now (SIGKILL), with [`ExitCause::Ended`] as the recorded cause. The daemon sends it for `delete`,
+    /// and for a `stop` whose grace period is over.
     End,
 }
 
@@ -80,81 +82,81 @@ pub enum ShimRequest {
 pub enum ShimMessage {
     /// The first message of a connection.
     Status(ShimStatus),
-    /// A VMM process began; also after a reboot in the guest.
+    /// A VMM has started; also after a reboot of the guest.
     VmmStarted {
         /// The process.
         vmm: ProcessIdentity,
         /// Milliseconds since the shim started.
         at_ms: u64,
     },
-    /// The guest's agent said something.
+    /// An event announced by the guest's agent.
     Guest {
-        /// What.
+        /// The event.
         event: GuestEvent,
         /// Milliseconds since the shim started.
         at_ms: u64,
     },
-    /// The console grew; at most one a second.
+    /// The console has grown; sent at most once a second.
     Console {
         /// Bytes the guest has written since the VMM started.
         bytes: u64,
     },
-    /// The published ports changed, or one could not be opened.
+    /// The published ports have changed, or one could not be opened.
     Published {
-        /// All that are open.
+        /// All open ports.
         published: Vec<Opened>,
-        /// The one that is not.
+        /// The port that could not be opened.
         refused: Option<Refused>,
     },
-    /// The guest rebooted: a fresh VMM follows.
+    /// The guest has rebooted: a fresh VMM follows.
     Relaunching,
-    /// The VMM ended for good; the last message.
+    /// The VMM has ended for good; the last message.
     Ended(ExitRecord),
 }
 
 /// A published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// As it was asked for; port 0 is one that is free.
+    /// The port as requested; host port 0 asks for a free one.
     pub asked: Publish,
-    /// As it is.
+    /// The port as opened.
     pub at: Publish,
 }
 
 /// A port that cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Which.
+    /// The port as requested.
     pub asked: Publish,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// A shim's state.
+/// Status of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimStatus {
     /// The shim's version.
     pub version: String,
     /// The shim itself.
     pub shim: ProcessIdentity,
-    /// The VMM, while there is one.
+    /// The VMM, while one is running.
     pub vmm: Option<ProcessIdentity>,
-    /// The agent's announcement, once it came (of the current boot).
+    /// The `ready` event of the agent, once it has come in the current boot.
     pub ready: Option<Ready>,
-    /// The image's init's word for the boot, once it came.
+    /// State of the boot as announced by the image's init, once it has come.
     pub booted: Option<String>,
     /// Bytes the guest has written to the console since the VMM started.
     pub console_bytes: u64,
-    /// When the VMM started, in milliseconds since the shim did.
+    /// Start of the VMM, in milliseconds since the start of the shim.
     #[serde(default)]
     pub vmm_started_ms: Option<u64>,
-    /// When `ready` came, in milliseconds since the shim started.
+    /// Arrival of `ready`, in milliseconds since the start of the shim.
     #[serde(default)]
     pub ready_ms: Option<u64>,
-    /// How often the guest rebooted under this shim.
+    /// Number of reboots of the guest under this shim.
     #[serde(default)]
     pub relaunches: u32,
-    /// What of the VMM's confinement is missing on this host, and why; `None` when nothing is.
+    /// Missing parts of the VMM's confinement and the reasons; `None` when it is complete.
     #[serde(default)]
     pub unconfined: Option<String>,
     /// Published ports.
@@ -163,8 +165,8 @@ pub struct ShimStatus {
 }
 
 impl ShimStatus {
-    /// What the status becomes when this message is sent. Shim and daemon share it, so a watcher that joined late and
-    /// one that saw everything know the same.
+    /// Applies a message to the status. Shim and daemon share this function, so a watcher that joined late and one that
+    /// saw every message have the same state.
     pub fn apply(&mut self, message: &ShimMessage) {
         match message {
             ShimMessage::Status(status) => *self = status.clone(),
@@ -205,15 +207,15 @@ impl ShimStatus {
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// Why.
+    /// Cause of the end.
     pub cause: ExitCause,
-    /// In words, with evidence: exit status, the VMM's last stderr lines, a panic line from the console (escaped).
+    /// Description with evidence: exit status, the VMM's last stderr lines, a panic line from the console (escaped).
     pub reason: String,
-    /// When, in seconds since 1970 (UTC).
+    /// Time of the end, in seconds since 1970 (UTC).
     pub at: u64,
 }
 
-/// Why a machine ended; decides the VM's next state.
+/// Cause of a machine's end; decides the VM's next state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitCause {
@@ -221,9 +223,9 @@ pub enum ExitCause {
     Poweroff,
     /// [`ShimRequest::End`]. Next state: `stopped`.
     Ended,
-    /// It died of a signal that was asked for. Next state: `stopped`.
+    /// The VMM died of a signal that was requested. Next state: `stopped`.
     Killed,
-    /// The guest's kernel panicked or reset without a word. Next state: `failed`.
+    /// The guest's kernel panicked, or reset without a power event. Next state: `failed`.
     GuestFailed,
     /// The VMM could not be started or died by itself. Next state: `failed`.
     VmmFailed,

@@ -1,4 +1,5 @@
-//! How a shim leaves whoever started it: a process in a session of its own, and one line back about how the start went.
+//! Detaches the shim from the process that starts it: it gets a session of its own, and reports in one line how the
+//! start went.
 
 #![expect(unsafe_code, reason = "fork, and closing what was inherited")]
 
@@ -12,44 +13,44 @@ use std::{
     path::Path,
 };
 
-/// What the shim writes to whoever waits, once its VMM runs.
+/// Report that the VMM runs.
 const READY: &[u8] = b"ready";
-/// Most that is read of a shim's reason, in bytes.
+/// Upper bound for the length of a reason, in bytes.
 const MAX_REASON: u64 = 4096;
-/// Where a detached shim's stderr goes, in the VM's state directory: words of a panic, should there be one.
+/// File for the detached shim's stderr, in the VM's state directory: the message of a panic, should there be one.
 const LOG: &str = "shim.log";
 
-/// Who waits for the start.
+/// Reports the outcome of the start to the process that waits for it.
 #[derive(Debug)]
 pub(super) struct StartReporter(Option<PipeWriter>);
 
 impl StartReporter {
-    /// Nobody: the shim runs in the foreground.
+    /// A reporter without a recipient: the shim runs in the foreground.
     pub(super) fn none() -> Self {
         Self(None)
     }
 
-    /// The VMM runs. `false` when whoever waited has gone away: nobody wants the machine.
+    /// Reports that the VMM runs. `false` when the recipient has gone: nobody wants the machine any more.
     pub(super) fn ready(&mut self) -> bool {
         self.0.take().is_none_or(|mut reporter| reporter.write_all(READY).is_ok())
     }
 
-    /// It does not, and this is why. `false` when there is nobody to tell any more.
+    /// Reports why the VMM does not run. `false` when there is no recipient any more.
     pub(super) fn failed(&mut self, reason: &str) -> bool {
         self.0.take().is_some_and(|mut reporter| reporter.write_all(reason.as_bytes()).is_ok())
     }
 }
 
-/// On which side of the fork this is.
+/// The side of the fork.
 #[derive(Debug)]
 pub(super) enum Side {
     /// The shim.
     Shim(StartReporter),
-    /// Whoever was started, to wait: `Ok` when the VMM runs, else why not.
+    /// The process that was started, which waits: `Ok` when the VMM runs, else the reason.
     Starter(Result<(), String>),
 }
 
-/// Forks. Must be called before there is any thread.
+/// Forks. Must be called while the process has a single thread.
 pub(super) fn detach(state_dir: &Path) -> io::Result<Side> {
     close_inherited()?;
     let (reader, writer) = io::pipe()?;
@@ -74,10 +75,10 @@ pub(super) fn detach(state_dir: &Path) -> io::Result<Side> {
     }
 }
 
-/// A descriptor somebody forgot to mark would be held open for the VM's life.
+/// Closes inherited descriptors; one that the parent forgot to mark would stay open for the life of the VM.
 fn close_inherited() -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
-    // SAFETY: called at the start of `main`, when nothing here has opened a descriptor over 2.
+    // SAFETY: called at the start of `main`, before this process has opened any descriptor over 2.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
     if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,14 +1,13 @@
-//! The guest's side of the channel: sessions over the pipe, and what the agent announces.
+//! The channel to the guest: sessions over its byte stream, and the announcements of the agent.
 //!
-//! Everything that comes is hostile: a line is bounded by [`MAX_LINE`], a boot by [`MAX_EVENTS`] events and [`MAX_POWER_EVENTS`]
-//! words about its end, boots one after the other by time ([`PROGRESS_EVENTS`] that say how far it came aside), streams by the
-//! link's own limits. A guest that breaks a session gets another one.
+//! All input is hostile. A line is bounded by [`MAX_LINE`], the announcements by a [`budget`], streams by the link's
+//! own limits. A guest that breaks a session gets another one.
 
 mod budget;
 
 use banger_link::{Dialer, Ended, HostSession, Inbound, Incoming};
 use banger_proto::agent::{
-    event::{GuestEvent, MAX_LINE, POWER_ACK, Power},
+    event::{GuestEvent, MAX_LINE, POWER_ACK},
     link::EVENTS_PORT,
 };
 pub(super) use budget::GuestBudget;
@@ -20,20 +19,20 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Event streams open at once. An agent has one, and another for the shutdown hook.
+/// Upper bound for concurrent event streams. An agent has one, and another for the shutdown hook.
 const MAX_STREAMS: usize = 4;
-/// Pause before a new session after one that the guest broke or left.
+/// Pause before a new session, after one that the guest broke or left.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
-/// An announcement. The agent waits for `taken` after its last word.
+/// An announcement of the agent. After a power event the agent waits for `taken`.
 #[derive(Debug)]
 pub(super) struct Announcement {
     pub(super) event: GuestEvent,
     pub(super) taken: oneshot::Sender<()>,
 }
 
-/// Holds sessions over `pipe` until the VMM closes it. Each borrows it: a descriptor of its own might not be had, where
-/// strangers at the ports have taken all.
+/// Runs sessions over `pipe` until the VMM closes it. A session borrows the pipe, because a duplicate might not be
+/// possible: clients of the published ports may have used up all descriptors.
 pub(super) async fn follow(
     mut pipe: UnixStream,
     session: watch::Sender<Option<Dialer>>,
@@ -107,7 +106,7 @@ async fn read_events(
     }
 }
 
-/// A line that is no event is skipped: a newer agent may know more.
+/// Handles a line. One that is not a known event is skipped: a newer agent may send others.
 async fn take(
     line: &[u8],
     stream: &mut (impl AsyncWrite + Unpin),
@@ -134,7 +133,7 @@ async fn take(
     Ok(())
 }
 
-/// Takes the events in `data` as the shim does, for [`crate::fuzzing`].
+/// Reads the events in `data` as from a guest, for [`crate::fuzzing`].
 pub(crate) async fn fuzz_read(data: &[u8]) {
     let (sender, mut announcements) = mpsc::channel(1);
     let read = read_events(tokio::io::join(data, tokio::io::sink()), sender, Arc::new(GuestBudget::new()));
@@ -143,7 +142,7 @@ pub(crate) async fn fuzz_read(data: &[u8]) {
         while let Some(Announcement { taken, .. }) = announcements.recv().await {
             count += 1;
             assert!(count <= budget::MAX, "more than an honest agent says");
-            // Who reads may have given up.
+            // The reader may have given up.
             let _ = taken.send(());
         }
     };
@@ -157,9 +156,10 @@ mod tests {
         *,
     };
     use banger_link::{Stream, guest};
+    use banger_proto::agent::event::Power;
     use tokio::{task::JoinHandle, time::Instant};
 
-    /// A guest that says what it likes, and what the host makes of it.
+    /// A guest that sends arbitrary data, and the host's side of it.
     struct Talk {
         stream: Stream,
         announcements: mpsc::Receiver<Announcement>,
@@ -191,7 +191,7 @@ mod tests {
 
     const POWEROFF: GuestEvent = GuestEvent::Power { verb: Power::Poweroff, within_ms: 0 };
 
-    /// Takes announcements as the shim does, until a last word; says how many came before it.
+    /// Takes announcements as the shim does, until a power-off; returns how many came before it.
     async fn until_last_word(announcements: &mut mpsc::Receiver<Announcement>) -> usize {
         let mut count = 0;
         while let Some(Announcement { event, taken }) = announcements.recv().await {
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!(count, MAX_EVENTS);
     }
 
-    /// Says what it says on a stream of a boot that has said something before; how many announcements came of it, and how
-    /// many words were acknowledged.
+    /// Sends events on a new stream of a boot that has sent some before; returns how many announcements and how many
+    /// acknowledgements resulted.
     async fn say_again(budget: &Arc<GuestBudget>, events: &[GuestEvent]) -> (usize, usize) {
         let text: Vec<u8> = events.iter().flat_map(line).collect();
         let (sender, mut announcements) = mpsc::channel(1);
@@ -269,31 +269,31 @@ mod tests {
         let troubles: Vec<_> = (0..MAX_EVENTS - 1).map(|number| trouble(&number.to_string())).collect();
         assert_eq!(say_again(&budget, &troubles).await, (MAX_EVENTS - 1, 0));
         assert_eq!(say_again(&budget, &troubles).await, (1, 0));
-        assert_eq!(say_again(&heard, &[trouble("x"), POWEROFF]).await, (1, 1), "only the last word");
+        assert_eq!(say_again(&budget, &[trouble("x"), POWEROFF]).await, (1, 1), "only the last word");
     }
 
     #[tokio::test]
     async fn a_guest_that_reboots_over_and_over_is_heard_as_often_as_one_that_does_not() {
-        // From before it was heard: what passes from then on on a busy host would count.
+        // Taken before the budget is made: on a busy host, time that passes in between would count.
         let mut now = Instant::now();
         let budget = Arc::new(GuestBudget::new());
         let troubles: Vec<_> = (0..2 * MAX_EVENTS).map(|number| trouble(&number.to_string())).collect();
         assert_eq!(say_again(&budget, &troubles).await, (MAX_EVENTS, 0));
         assert_eq!(say_again(&budget, &[POWEROFF]).await, (1, 1));
         budget.begin(now);
-        assert_eq!(say_again(&heard, &[POWEROFF]).await, (1, 1), "it is another boot's");
+        assert_eq!(say_again(&budget, &[POWEROFF]).await, (1, 1), "it is another boot's");
         for (passed, told) in [(0, 0), (30, 30), (5, 5), (24 * 3600, MAX_EVENTS)] {
             now += Duration::from_secs(passed);
             budget.begin(now);
-            assert_eq!(say_again(&heard, &troubles).await, (told, 0), "after {passed} s");
+            assert_eq!(say_again(&budget, &troubles).await, (told, 0), "after {passed} s");
             let booted = vec![GuestEvent::Booted { state: "running".into() }; 2 * PROGRESS_EVENTS];
-            assert_eq!(say_again(&heard, &booted).await, (PROGRESS_EVENTS, 0), "how far it came is heard in each");
+            assert_eq!(say_again(&budget, &booted).await, (PROGRESS_EVENTS, 0), "how far it came is heard in each");
         }
         now += Duration::from_secs(50);
         budget.begin(now);
         assert_eq!(say_again(&budget, &troubles[..40]).await, (40, 0));
         budget.begin(now + Duration::from_secs(15));
-        assert_eq!(say_again(&heard, &troubles).await, (25, 0), "what the boot before it left");
+        assert_eq!(say_again(&budget, &troubles).await, (25, 0), "what the boot before it left");
     }
 
     #[tokio::test]
@@ -301,7 +301,7 @@ mod tests {
         const REBOOT: GuestEvent = GuestEvent::Power { verb: Power::Reboot, within_ms: 0 };
         let budget = Arc::new(GuestBudget::new());
         assert_eq!(say_again(&budget, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
-        assert_eq!(say_again(&heard, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
+        assert_eq!(say_again(&budget, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
         let fickle: Vec<_> = [REBOOT, POWEROFF].into_iter().cycle().take(3 * MAX_POWER_EVENTS).collect();
         let (told, _) = say_again(&budget, &fickle).await;
         assert_eq!(told, MAX_POWER_EVENTS - 3);
@@ -323,7 +323,7 @@ mod tests {
     async fn a_guest_that_breaks_its_session_gets_another() {
         let mut talk = talk().await;
         talk.guest.abort();
-        // The guest's end is gone with its task, so what follows is the pipe's end.
+        // The guest's end is dropped with its task, so the pipe ends.
         tokio::time::timeout(Duration::from_secs(30), talk.follow).await.unwrap().unwrap();
         assert!(talk.session.borrow_and_update().is_none());
         assert!(talk.dialers.recv().await.is_none());
@@ -333,7 +333,7 @@ mod tests {
         let (session, mut watching) = watch::channel(None);
         let follow = tokio::spawn(async move { follow(ours, session, sender, &Arc::new(GuestBudget::new())).await });
         for _ in 0..2 {
-            // Answers the greeting and then says what is no frame.
+            // Answers the greeting, and then sends an invalid frame.
             let mut hello = [0; 32];
             loop {
                 theirs.read_exact(&mut hello).await.unwrap();

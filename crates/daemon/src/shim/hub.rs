@@ -1,4 +1,4 @@
-//! What the shim knows and who is told: one status, folded from the messages, and every watcher gets every message.
+//! The shim's status and its watchers. The status is folded from the messages, and every watcher gets every message.
 
 use super::control::{ShimMessage, ShimStatus};
 use banger_proto::{agent::boot::Init, framing};
@@ -8,13 +8,13 @@ use std::{
 };
 use tokio::sync::broadcast;
 
-/// Messages a watcher may be behind; one that is further behind is dropped and may connect again.
+/// Number of messages a watcher may be behind; one that is further behind is dropped, and may connect again.
 const BACKLOG: usize = 128;
 
-/// A message as it goes on the wire; many watchers share one.
+/// An encoded message, shared by all watchers.
 pub(super) type Frame = std::sync::Arc<[u8]>;
 
-/// The shim's knowledge.
+/// The status and the watchers.
 #[derive(Debug)]
 pub(super) struct Hub {
     started: Instant,
@@ -28,7 +28,7 @@ struct State {
     last: Option<Frame>,
 }
 
-/// Whether no message follows.
+/// Whether this is the last message.
 pub(super) type Last = bool;
 
 impl Hub {
@@ -42,7 +42,7 @@ impl Hub {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Takes a message in and sends it to every watcher.
+    /// Applies a message to the status and sends it to every watcher.
     pub(super) fn publish(&self, message: &ShimMessage) {
         let mut state = self.lock();
         state.status.apply(message);
@@ -51,21 +51,21 @@ impl Hub {
         if last {
             state.last = Some(frame.clone());
         }
-        // Nobody watching is fine.
+        // There may be no watcher.
         let _ = state.watchers.send((frame, last));
     }
 
-    /// Changes what no message tells.
+    /// Changes a part of the status that no message carries.
     pub(super) fn amend(&self, change: impl FnOnce(&mut ShimStatus)) {
         change(&mut self.lock().status);
     }
 
-    /// Which init runs, if the agent of this boot is ready.
+    /// The init system of the guest, if the agent of this boot is ready.
     pub(super) fn ready_init(&self) -> Option<Init> {
         self.lock().status.ready.as_ref().map(|ready| ready.init)
     }
 
-    /// The first frames for a new watcher, and what follows.
+    /// The first frames for a new watcher, and its receiver for what follows.
     pub(super) fn watch(&self) -> (Frame, Option<Frame>, broadcast::Receiver<(Frame, Last)>) {
         let state = self.lock();
         (frame(&ShimMessage::Status(state.status.clone())), state.last.clone(), state.watchers.subscribe())
@@ -76,7 +76,7 @@ impl Hub {
     }
 }
 
-/// Messages have bounded parts (a guest's line is the largest), so they always fit a frame.
+/// Encodes a message. All its parts are bounded (a line from the guest is the largest), so it always fits a frame.
 fn frame(message: &ShimMessage) -> Frame {
     framing::encode(message).expect("a shim's messages are smaller than a frame").into()
 }

@@ -1,8 +1,8 @@
 //! Published ports: listeners on the host whose connections go to the guest, through its agent.
 //!
-//! They are the shim's, so they live as long as the machine and need neither the daemon nor a network card. A connection
-//! that comes while the guest does not answer is closed. All ports together have so many connections at once; further ones
-//! wait in the kernel's queues, and whoever is gone without a word does not keep his for ever.
+//! They belong to the shim, so they live as long as the machine and need neither the daemon nor a NIC. A connection
+//! that arrives while the guest does not answer is closed. All ports share a limit of concurrent connections; further
+//! ones wait in the kernel's queues, and a client that vanishes without closing does not keep its slot forever.
 
 #![expect(unsafe_code, reason = "the runtime wants a promise that a watched descriptor stays open")]
 
@@ -27,25 +27,25 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a guest may take to reach its own port. Software emulation on a loaded host is slow.
+/// Time limit for connecting to the port inside the guest. Software emulation on a loaded host is slow.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest answer to CONNECT, in bytes.
+/// Longest response to CONNECT, in bytes.
 const MAX_ANSWER: usize = 4 << 10;
-/// What ends it.
+/// End of a response.
 const END: &[u8] = b"\r\n\r\n";
-/// What is moved at once, in each direction.
+/// Size of the copy buffer for each direction, in bytes.
 const CHUNK: usize = 64 << 10;
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// After so much silence a client is asked whether it is there (one that has not taken what was sent to it is asked no
-/// such thing: the kernel sends that again, for a quarter of an hour),
+/// Idle time after which TCP keepalive probes a client. A client that has not acknowledged sent data is not probed: the
+/// kernel retransmits to it, for a quarter of an hour.
 const SILENCE: Duration = Duration::from_secs(120);
-/// this often,
+/// Unanswered probes after which the connection is dropped.
 const PROBES: u32 = 4;
-/// this far apart.
+/// Time between two probes.
 const BETWEEN_PROBES: Duration = Duration::from_secs(30);
 
-/// The ports of one machine.
+/// The published ports of a machine.
 #[derive(Debug)]
 pub(super) struct Ports {
     session: watch::Receiver<Option<Dialer>>,
@@ -70,7 +70,7 @@ impl Ports {
         Self { session, slots: Arc::new(Semaphore::new(PUBLISHED)), open: Mutex::default() }
     }
 
-    /// Listens. A port that is open already stays open.
+    /// Starts listening. A port that is already open stays open.
     pub(super) fn open(&self, asked: Publish) -> io::Result<()> {
         let mut open = self.lock();
         if open.iter().any(|open| open.opened.asked == asked) {
@@ -82,7 +82,7 @@ impl Ports {
             SocketAddr::V4(host) => host,
             SocketAddr::V6(_) => SocketAddrV4::new(*asked.host.ip(), asked.host.port()),
         };
-        // SAFETY: the listener goes along, and its descriptor stays open and the same until it is dropped.
+        // SAFETY: the listener is moved into the value, and its descriptor stays open and the same until it is dropped.
         let listener = unsafe { AsyncFd::register(listener) }?;
         let serving = accept(listener, asked.guest, self.slots.clone(), self.session.clone());
         let task = tokio::spawn(serving).abort_handle();
@@ -90,17 +90,17 @@ impl Ports {
         Ok(())
     }
 
-    /// Stops listening. Connections that are open stay open.
+    /// Stops listening. Open connections stay open.
     pub(super) fn close(&self, asked: Publish) {
         self.lock().retain(|open| open.opened.asked != asked);
     }
 
-    /// What is open.
+    /// All open ports.
     pub(super) fn all(&self) -> Vec<Opened> {
         self.lock().iter().map(|open| open.opened).collect()
     }
 
-    /// Opens a port as somebody asked, and says what came of it.
+    /// Opens a port and returns the message about the result.
     pub(super) fn carry_out(&self, asked: Publish) -> ShimMessage {
         let refused = self.open(asked).err().map(|error| Refused { asked, reason: error.to_string() });
         ShimMessage::Published { published: self.all(), refused }
@@ -122,7 +122,7 @@ async fn accept(
             Ok((client, slot)) => {
                 let session = session.clone();
                 tokio::spawn(async move {
-                    // The client sees its connection closed; why is in neither side's protocol.
+                    // The client sees its connection closed; neither protocol can carry the reason.
                     let _ = carry(client, port, session).await;
                     drop(slot);
                 });
@@ -132,8 +132,8 @@ async fn accept(
     }
 }
 
-/// The next client of a port, once there is a slot for it: a port that nobody comes to has none, and a client that waits
-/// takes no descriptor.
+/// Returns the next client of a port, once there is a slot for it. A port without clients takes no slot, and a waiting
+/// client takes no descriptor.
 async fn next(
     listener: &AsyncFd<TcpListener>,
     slots: &Arc<Semaphore>,
@@ -159,7 +159,7 @@ async fn carry(mut client: TcpStream, port: u16, session: watch::Receiver<Option
     copy_bidirectional_with_sizes(&mut client, &mut guest, CHUNK, CHUNK).await.map(drop)
 }
 
-/// A stream to a port of the guest, on whichever of its loopback addresses somebody listens.
+/// Opens a stream to a port of the guest, on whichever of its loopback addresses a process listens.
 async fn connect(dialer: &Dialer, port: u16) -> io::Result<Stream> {
     let mut guest = dialer.dial(AGENT_PORT).await.map_err(io::Error::other)?;
     let request = format!("CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
@@ -167,10 +167,10 @@ async fn connect(dialer: &Dialer, port: u16) -> io::Result<Stream> {
     if is_accepted(&mut guest).await? { Ok(guest) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
 }
 
-/// What the agent answers to CONNECT.
+/// Reads the agent's response to CONNECT.
 async fn is_accepted(guest: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
     let mut answer = Vec::new();
-    // Byte by byte: what follows the answer is the connection's.
+    // Byte by byte, because anything after the response belongs to the connection.
     while !answer.ends_with(END) {
         if answer.len() >= MAX_ANSWER {
             return Err(io::ErrorKind::InvalidData.into());
@@ -180,7 +180,7 @@ async fn is_accepted(guest: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
     Ok(answer.starts_with(b"HTTP/1.1 200 "))
 }
 
-/// Takes `data` for such an answer and what follows it, for [`crate::fuzzing`].
+/// Reads `data` as such a response and what follows it, for [`crate::fuzzing`].
 pub(crate) async fn fuzz_read(data: &[u8]) {
     let mut left = data;
     let accepted = is_accepted(&mut left).await;
@@ -202,7 +202,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::{net::UnixStream, sync::mpsc};
 
-    /// How many streams an agent has, and the most it ever had.
+    /// Number of streams an agent has, and the most it ever had.
     #[derive(Debug, Default)]
     struct Count {
         now: AtomicUsize,
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// An agent that answers CONNECT and then repeats what it is told.
+    /// An agent that answers CONNECT and then echoes.
     async fn agent(mut incoming: Incoming, answer: &'static str, count: Arc<Count>) {
         while let Ok(inbound) = incoming.next().await {
             let mut stream = inbound.accept().await;
@@ -292,7 +292,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let (mut ports, _session) = counted_ports("HTTP/1.1 200 OK\r\n\r\n", count.clone()).await;
         ports.slots = Arc::new(Semaphore::new(4));
-        // Ports that nobody comes to take nothing.
+        // Ports without clients take no slot.
         for port in 1..=6 {
             ports.open(Publish { host: SocketAddrV4::new([127, 0, 0, 1].into(), 0), guest: 80 + port }).unwrap();
         }

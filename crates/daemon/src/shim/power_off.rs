@@ -1,5 +1,5 @@
-//! What the shim itself asks of its guest: to power off in order, when whoever looks after the shim's processes ends them.
-//! A daemon that cannot reach a shim has it do so by the same signal.
+//! Powers the guest off in order, when the shim's own processes are being ended. A daemon that cannot reach a shim
+//! triggers the same by signal.
 
 use super::control::{EXIT_FILE, ExitCause, ExitRecord, RUNTIME_FILE, RuntimeRecord};
 use crate::{
@@ -16,20 +16,21 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long the guest may take; then the VMM is ended. A user's manager waits longer.
+/// Time limit for the guest; then the VMM is ended. systemd's user manager waits longer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
-/// How much of it its processes get.
+/// Part of that time which the guest's processes get.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often an agent is asked again that is not there.
+/// Interval between requests while the agent is missing.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a shim may take beyond that to write down how its machine ended. A client waits for its daemon longer than for the
-/// silence before and for this together.
+/// Additional time for a shim to write its exit record. A client waits for its daemon longer than the silence before
+/// and this together.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Tells a shim that has not answered for `waited` to end its machine in order, and kills one that does not: how that ended,
-/// if the shim wrote it down, and in either case what there is to say about it. An older shim does not heed it.
+/// Tells a shim that has not answered for `waited` to end its machine in order, and kills it if it does not. Returns
+/// the exit record, if the shim wrote one; and in either case a description for the user. An older shim ignores the
+/// signal.
 pub(crate) async fn end_silent(
     shim: ProcessIdentity,
     waited: Duration,
@@ -39,7 +40,7 @@ pub(crate) async fn end_silent(
     end_within(TIMEOUT + RECORD_TIMEOUT, shim, situation, state_dir).await
 }
 
-/// The same with one that answers, and whose machine did not end in time when it was asked to end it.
+/// Does the same with a shim that answers, but whose machine did not end in time when that was requested.
 pub(super) async fn end_slow(
     shim: ProcessIdentity,
     waited: Duration,
@@ -59,7 +60,8 @@ async fn end_within(
     if let Ok(Some(process)) = ProvenProcess::open(shim)
         && process.signal(Signal::WINCH).is_ok()
     {
-        // One that somebody stopped hears nothing else. The other signal is there by then, so it is the first it heeds.
+        // A stopped shim handles no signal but this one. The other signal is already pending, so it is the first to be
+        // handled.
         let _ = process.signal(Signal::CONT);
         let _ = timeout(limit, process.ended()).await;
     }
@@ -76,7 +78,7 @@ async fn end_within(
     })
 }
 
-/// What became of the VMM of a shim that is dead or dies: it dies with it, unless this host's kernel does not let go of it.
+/// Describes the VMM of a shim that is dead or dying: it dies too, unless this host's kernel fails to kill it.
 async fn vmm_after(state_dir: &Path) -> String {
     let vmm = record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).ok().flatten().and_then(|runtime| runtime.vmm);
     if let Some(vmm) = vmm
@@ -88,7 +90,7 @@ async fn vmm_after(state_dir: &Path) -> String {
     "its VMM with it".to_owned()
 }
 
-/// What became of a machine whose shim was told so.
+/// Describes how the machine of such a shim ended.
 fn describe_end(end: &ExitRecord) -> &'static str {
     match end.cause {
         ExitCause::Poweroff => "its guest was told to power off",
@@ -96,8 +98,8 @@ fn describe_end(end: &ExitRecord) -> &'static str {
     }
 }
 
-/// Asks, as long as there may be an answer: an agent that dies is started again, and its session with the host made anew.
-/// What comes of it shows in the guest's last word.
+/// Sends the request, repeatedly as long as an answer is possible: an agent that dies is started again, with a new
+/// session. The result shows in the guest's power event.
 pub(super) async fn request_power_off(session: watch::Receiver<Option<Dialer>>) {
     let asking = async {
         loop {
@@ -110,7 +112,7 @@ pub(super) async fn request_power_off(session: watch::Receiver<Option<Dialer>>) 
             sleep(RETRY_INTERVAL).await;
         }
     };
-    // The machine is ended then, by who waits for the guest's word.
+    // After the timeout the machine is ended by the task that waits for the power event.
     let _ = timeout(TIMEOUT, asking).await;
 }
 
@@ -120,7 +122,7 @@ async fn post(dialer: Dialer) -> io::Result<()> {
     let head = "POST /shutdown HTTP/1.1\r\nHost: agent\r\nContent-Type: application/json\r\nContent-Length:";
     let mut stream = dialer.dial(AGENT_PORT).await.map_err(io::Error::other)?;
     stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
-    // It answers once its disk has everything.
+    // The agent answers once its disk is synced.
     stream.read_u8().await.map(drop)
 }
 
@@ -137,7 +139,7 @@ pub(super) mod tests {
     };
     use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle};
 
-    /// One that runs `at_the_signal` when it is told, and nothing else.
+    /// A fake shim that runs `at_the_signal` on SIGWINCH, and does nothing else.
     pub(in crate::shim) fn shim(dir: &Path, at_the_signal: &str) -> (Child, ProcessIdentity) {
         let script = format!("trap '{at_the_signal}' WINCH; echo up; while :; do sleep 0.05; done");
         let mut sh = Command::new("sh");
@@ -150,7 +152,7 @@ pub(super) mod tests {
         (child, identity)
     }
 
-    /// A guest that takes what it is asked on one stream and does with that as it likes.
+    /// A guest that passes the first incoming stream to `answer`.
     async fn guest<F: Future<Output = ()> + Send + 'static>(
         answer: impl FnOnce(Stream) -> F + Send + 'static,
     ) -> (Dialer, JoinHandle<()>) {
@@ -185,7 +187,7 @@ pub(super) mod tests {
             }
             stream.write_all(b"HTTP/1.1 202 Accepted\r\n\r\n").await.unwrap();
             stream.shutdown().await.unwrap();
-            // Until who asked has read it.
+            // Until the client has read it.
             let _ = stream.read_u8().await;
         })
         .await;
@@ -229,7 +231,7 @@ pub(super) mod tests {
         assert!(words.ends_with("it did not: it was killed, and its VMM with it"), "{words}");
         assert_eq!(older.wait().unwrap().signal(), Some(9));
 
-        // A VMM that does not die with its shim: this one is no child of it.
+        // A VMM that does not die with its shim: here, because it is not its child.
         let mut vmm = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         let (mut older, identity) = shim(dir.path(), ":");
         let runtime =

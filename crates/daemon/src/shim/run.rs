@@ -1,11 +1,11 @@
-//! A shim's life: one machine, one VMM after another, and a record at the end.
+//! Runs one machine: one VMM after another, and an exit record at the end.
 //!
 //! ```text
 //! claim, plan, runtime.json ─► sockets ─► ┌ memory, VMM, runtime.json ─► follow ─► verdict ┐ ─► exit.json ─► Ended
 //!                                        └──────────────── relaunch ◄────────────────────┘
 //! ```
 //!
-//! Everything runs on one thread: the VMM dies with the thread that started it, so that thread is the process.
+//! Everything runs on the main thread, because the VMM dies with the thread that started it.
 
 use super::{
     boot::{Boot, BootOutcome},
@@ -50,14 +50,14 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// Requests that may wait for the machine's task.
+/// Capacity of the queue of requests.
 const REQUESTS: usize = 16;
-/// Bytes for a guest's entropy pool: what its generator is keyed with.
+/// Number of bytes for the guest's entropy pool, which key its generator.
 const ENTROPY: usize = 64;
-/// How long watchers may take to read the machine's end.
+/// Time limit for watchers to read the end of the machine.
 const END_DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why there is no machine to follow.
+/// Why the machine was not started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
     #[error("{what}")]
@@ -80,7 +80,7 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Setup { what, source }
 }
 
-/// An error with its causes on one line.
+/// Joins an error and its causes into one line.
 pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -91,17 +91,17 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Runs the machine planned in `state_dir` to its end, if it was planned for this launch; `None` is any.
+/// Runs the machine planned in `state_dir` to its end, if the plan is for this launch; `None` accepts any.
 pub(super) fn run(state_dir: &Path, launch: Option<&OsStr>, reporter: &mut StartReporter) -> Result<(), RunError> {
     let started = Instant::now();
-    // Sockets and files are this user's alone from the moment they are there.
+    // Sockets and files must be private to this user from the moment they exist.
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let shim = ProcessIdentity::current()
         .ok_or(RunError::Setup { what: "reading /proc", source: io::ErrorKind::NotFound.into() })?;
     let host_boot_id = host_boot_id().map_err(setup("reading the host's boot id"))?;
     let runtime = RuntimeRecord { host_boot_id, shim, vmm: None };
     failpoint::hit_and_block("shim.begun");
-    // Whoever comes later must be able to find this process before it may do anything ([`claim`]).
+    // A later daemon must be able to find this process before it may do anything ([`claim`](super::claim)).
     let record = Staged::new(state_dir, RUNTIME_FILE, &runtime).map_err(setup("writing the runtime record"))?;
     failpoint::hit_and_block("shim.staged");
     let _claim = Claim::take_soon(state_dir).map_err(setup("locking the VM's directory"))?.ok_or(RunError::Locked)?;
@@ -123,7 +123,7 @@ pub(super) fn run(state_dir: &Path, launch: Option<&OsStr>, reporter: &mut Start
     })
 }
 
-/// Signals to the shim itself. A host that shuts down sends them; a shim that ignored them would hold that up.
+/// Signals to the shim itself. A host that shuts down sends them; ignoring them would delay the shutdown.
 pub(super) struct Signals {
     immediate: [Signal; 3],
     graceful: Signal,
@@ -133,7 +133,7 @@ pub(super) struct Signals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndMode {
     Immediate,
-    /// By [`super::client::SCOPE_SIGNAL`], which monitors do not heed.
+    /// On SIGWINCH, which systemd sends to stop the shim's scope, and which VMMs ignore.
     Graceful,
 }
 
@@ -144,7 +144,7 @@ impl Signals {
         Ok(Self { immediate: [terminate?, interrupt?, hangup?], graceful: signal(SignalKind::window_change())? })
     }
 
-    /// Cancelling loses nothing.
+    /// Waits for the next signal. Cancel safe.
     pub(super) async fn next(&mut self) -> EndMode {
         let [terminate, interrupt, hangup] = &mut self.immediate;
         tokio::select! {
@@ -171,7 +171,7 @@ struct Runner {
 }
 
 impl Runner {
-    /// Opens the sockets. From here on the shim can be asked.
+    /// Opens the sockets. From then on the shim serves requests.
     fn start(plan: LaunchPlan, runtime: RuntimeRecord, started: Instant) -> Result<Self, RunError> {
         let status = ShimStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -216,7 +216,7 @@ impl Runner {
         Ok(Self { plan, namespace, ports, runtime, hub, requests, session, signals, watchers, sockets })
     }
 
-    /// Launches and follows until there is a record, keeps it and tells it.
+    /// Launches and follows VMMs until the machine has ended, writes the exit record and publishes it.
     async fn run(mut self, reporter: &mut StartReporter) {
         let mut sockets = std::mem::take(&mut self.sockets);
         let (cause, reason) = tokio::select! {
@@ -227,7 +227,7 @@ impl Runner {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let end = ExitRecord { cause, reason, at };
         if let Err(error) = record::write(&self.plan.state_dir, EXIT_FILE, &end) {
-            // Watchers are told all the same. A daemon that comes later finds a machine that is gone.
+            // Watchers are told nevertheless. A later daemon finds a machine that is gone.
             print_error(&format!("the exit record cannot be written: {error}"));
         }
         failpoint::hit_and_block("shim.exited");
@@ -305,7 +305,7 @@ impl Runner {
     }
 }
 
-/// The socket for those who are to reach the guest.
+/// Opens a hybrid-vsock socket.
 fn to_guest(
     plan: &LaunchPlan,
     name: &str,
@@ -318,14 +318,14 @@ fn to_guest(
     })
 }
 
-/// What this boot of the guest begins with.
+/// The time and entropy for a boot of the guest.
 fn moment(timer_tries: u32) -> Moment {
     Moment { clock_ns: clock::now_ns(), entropy: random::hex(ENTROPY), timer_tries }
 }
 
-/// Words for whoever reads a shim's stderr.
+/// Prints a message on stderr.
 pub(super) fn print_error(words: &str) {
     use std::io::Write;
-    // There is nobody else to tell.
+    // There is nowhere else to report this failure.
     let _ = writeln!(io::stderr(), "{}{words}", super::PREFIX);
 }

@@ -1,6 +1,7 @@
-//! The control socket: watchers get every message, their requests go to the one place that decides.
+//! The control socket: watchers get every message, and their requests go to the task that runs the machine.
 //!
-//! A watcher that is slow, silent in the middle of a frame, or not this user is dropped. None can hold up another.
+//! A watcher that is slow, stalls in the middle of a frame, or belongs to another user is dropped. None can delay
+//! another.
 
 use super::{
     control::ShimRequest,
@@ -20,25 +21,26 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// Most watchers at once; a daemon needs one.
+/// Upper bound for concurrent watchers; a daemon needs one.
 const MAX_WATCHERS: usize = 16;
-/// Largest request, in bytes; they have some fifty.
+/// Upper bound for the size of a request, in bytes; they have some fifty.
 const MAX_REQUEST: usize = 4 << 10;
-/// How long a watcher may take to read a message, or to send the rest of a request it began.
+/// Time limit for a watcher to read a message, or to send the rest of a request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed (out of descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The slots at a socket. They are the same when it is opened again: connections of before keep theirs.
+/// Connection slots of a socket. They outlive the listener: when the socket is reopened, existing connections keep
+/// theirs.
 pub(super) type Slots = Arc<Semaphore>;
 
-/// Those of watchers.
+/// Slots for watchers.
 pub(super) fn watcher_slots() -> Slots {
     Arc::new(Semaphore::new(MAX_WATCHERS))
 }
 
-/// Accepts connections of this user (and root) for ever, one task each, as many at once as there are slots: further ones
-/// wait.
+/// Accepts connections of this user (and root) forever, one task each, with as many at once as there are slots; further
+/// ones wait.
 pub(super) async fn accept<F>(listener: UnixListener, slots: Slots, tasks: TaskTracker, serve: impl Fn(UnixStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -59,12 +61,12 @@ where
     }
 }
 
-/// The socket's mode keeps others out; this does too, should its directory be opened up.
+/// Checks the peer's user. The socket's mode already keeps others out; this holds even if its directory is opened up.
 pub(super) fn is_trusted(stream: &UnixStream) -> bool {
     socket_peercred(stream).is_ok_and(|peer| peer.uid == geteuid() || peer.uid.is_root())
 }
 
-/// Serves the control socket for ever.
+/// Serves the control socket forever.
 pub(super) async fn serve(
     listener: UnixListener,
     slots: Slots,
@@ -76,7 +78,7 @@ pub(super) async fn serve(
         let (hub, requests) = (hub.clone(), requests.clone());
         async move {
             let (reader, writer) = stream.into_split();
-            // Either direction's end is the connection's.
+            // The end of either direction ends the connection.
             tokio::select! {
                 _ = send_messages(writer, &hub) => {}
                 _ = receive_requests(reader, &requests) => {}
@@ -93,7 +95,7 @@ async fn send_messages(mut writer: OwnedWriteHalf, hub: &Hub) -> io::Result<()> 
         return send(&mut writer, &ended).await;
     }
     loop {
-        // One that is too far behind is as good as gone.
+        // A watcher that is too far behind is dropped.
         let (frame, last) = messages.recv().await.map_err(io::Error::other)?;
         send(&mut writer, &frame).await?;
         if last {
@@ -109,7 +111,7 @@ async fn send(writer: &mut OwnedWriteHalf, frame: &Frame) -> io::Result<()> {
 async fn receive_requests(mut reader: OwnedReadHalf, requests: &mpsc::Sender<ShimRequest>) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];
-        // Between requests a watcher may be silent for as long as it likes.
+        // Between requests a watcher may be silent for any time.
         reader.read_exact(&mut header[..1]).await?;
         let body = timeout(TIMEOUT, async {
             reader.read_exact(&mut header[1..]).await?;
@@ -123,7 +125,7 @@ async fn receive_requests(mut reader: OwnedReadHalf, requests: &mpsc::Sender<Shi
         });
         let request = framing::decode(&body.await??).map_err(io::Error::other)?;
         if requests.send(request).await.is_err() {
-            // The machine has ended; what is left to this connection is to be told so.
+            // The machine has ended; the connection stays to deliver the last message.
             std::future::pending::<()>().await;
         }
     }

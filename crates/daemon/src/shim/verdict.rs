@@ -1,15 +1,16 @@
-//! What the end of a VMM means: a fresh one, or the end of the machine, and why. A pure function of the evidence.
+//! Decides what follows when a VMM has ended: a fresh one, or the end of the machine, with the cause. A pure function of
+//! the evidence.
 //!
-//! A VMM's own exit does not say it: with `-no-reboot` a reset, a panic and a power-off all end QEMU with status 0. In
-//! this order: what the daemon asked for, what killed the process, the agent's last word, what QEMU says, what the
-//! console shows.
+//! The exit status of a VMM is not enough: with `-no-reboot` a reset, a panic and a power-off all end QEMU with status 0.
+//! Evaluated in this order: the daemon's request, the signal that killed the process, the last power event of the agent,
+//! the reason that QEMU reports, the console.
 //!
-//! | asked | status | agent's word | QEMU says | console, boot | verdict |
+//! | requested | status | power event | QEMU reports | console, boot | verdict |
 //! |---|---|---|---|---|---|
 //! | end | any | any | any | any | `Ended` |
-//! | the host's end | 0 | power-off | any | any | `Poweroff` |
-//! | the host's end | any | any | any | any | `Ended` |
-//! | a signal | died of it, or left as told | – | – | – | `Killed` |
+//! | host shutdown | 0 | power-off | any | any | `Poweroff` |
+//! | host shutdown | any | any | any | any | `Ended` |
+//! | a signal | died of it, or shut down for it | – | – | – | `Killed` |
 //! | – | a signal, or not 0 | any | any | any | `VmmFailed` |
 //! | – | 0 | power-off | any | any | `Poweroff` |
 //! | – | 0 | reboot | any | this or the last boot was ready | relaunch |
@@ -30,14 +31,15 @@ use banger_proto::{
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 
-/// Boots in a row that may find no timer, or a late one. One in thirty finds none at the worst of times; all of them, where
+/// Number of consecutive boots that may find no timer, or a late one. At worst one in thirty finds none; if all do,
 /// something else is wrong.
 pub(super) const MAX_BAD_TIMERS: u32 = 5;
-/// Boots in a row that are given up for a late one: a guest on a host that is never less busy is better than none.
+/// Number of consecutive boots that are given up for a late timer: on a host that is never less busy, a guest with a
+/// late one is better than none.
 const MAX_LATE_TIMERS: u32 = 2;
 
-/// How many more boots there are for a guest whose timer is late, after so many with a bad one. Of which timer a kernel can
-/// be wrong is known of QEMU's own: a processor's belongs to whoever made that, or to the kernel that lends it.
+/// How many more boots may be given up for a late timer, after this many with a bad one. Only QEMU's software emulation
+/// is known to confuse a kernel about its timer: with KVM the timer is the processor's, or the host kernel's.
 pub(super) fn timer_tries(vmm: Vmm, accelerator: Accelerator, bad_timers: u32) -> u32 {
     match (vmm, accelerator) {
         (Vmm::Qemu, Accelerator::Tcg) => MAX_LATE_TIMERS.saturating_sub(bad_timers),
@@ -45,25 +47,25 @@ pub(super) fn timer_tries(vmm: Vmm, accelerator: Accelerator, bad_timers: u32) -
     }
 }
 
-/// What was asked of the shim while the VMM ran.
+/// What the shim was asked to do while the VMM ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Requested {
     /// Nothing.
     Nothing,
-    /// To send the VMM these signals.
+    /// Send the VMM these signals.
     Signals(SignalSet),
-    /// To end the machine.
+    /// End the machine.
     End,
-    /// To end the machine, by a signal to the shim itself: the host shuts down.
+    /// End the machine, by a signal to the shim itself: the host shuts down.
     HostShutdown,
 }
 
-/// Signals, by number.
+/// A set of signals, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct SignalSet(u64);
 
 impl SignalSet {
-    /// With one more.
+    /// Adds a signal.
     #[must_use]
     pub(super) fn and(self, signal: Signal) -> Self {
         Self(self.0 | 1 << signal.as_raw())
@@ -74,35 +76,35 @@ impl SignalSet {
     }
 }
 
-/// All that is known when a VMM has ended.
+/// Everything known when a VMM has ended.
 #[derive(Debug, Clone)]
 pub(super) struct Evidence<'a> {
     pub(super) requested: Requested,
     pub(super) end: &'a MachineEnd,
-    /// The agent's last word of this boot.
+    /// The last power event of this boot.
     pub(super) power: Option<Power>,
-    /// The shim ended the VMM itself, because the guest did not go down after its last word.
+    /// Whether the shim ended the VMM, because the guest did not go down after its power event.
     pub(super) overdue: bool,
     /// The console's line about a kernel panic, escaped.
     pub(super) panic: Option<&'a str>,
-    /// How many boots in a row found no timer or a late one, this one the last of them.
+    /// Number of consecutive boots with no timer or a late one, up to and including this one.
     pub(super) bad_timers: u32,
-    /// Which init ran, if the agent was ready in this boot.
+    /// The init system, if the agent was ready in this boot.
     pub(super) ready: Option<Init>,
-    /// Whether it was ready in the boot before this one, or there was none.
+    /// Whether the agent was ready in the previous boot, or there was none.
     pub(super) was_ready: bool,
 }
 
-/// What follows.
+/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// A fresh VMM.
+    /// Start a fresh VMM.
     Relaunch,
-    /// The machine's end.
+    /// The machine has ended.
     End(ExitCause, String),
 }
 
-/// Decides.
+/// Decides what follows.
 pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
     use ExitCause::{Ended, GuestFailed, Killed, Poweroff, VmmFailed};
     let end = |cause, reason: String| Verdict::End(cause, reason);
@@ -165,14 +167,14 @@ fn with_stderr(reason: String, machine: &MachineEnd) -> String {
     }
 }
 
-/// How many boots in a row found no timer or a bad one, with one that says so or not. Such a boot resets without a word: who
-/// has one to say is up.
+/// Updates the number of consecutive boots with no timer or a late one. Such a boot resets without a power event: a
+/// guest that sends one is up.
 pub(super) fn bad_timers(before: u32, says_so: bool, power: Option<Power>) -> u32 {
     if says_so && power.is_none() { before + 1 } else { 0 }
 }
 
-/// Whether there was a boot to be content with before the next one. One that was given up for its timer is none of those that
-/// have to be ready.
+/// Updates whether the previous boot was satisfactory. A boot that was given up for its timer does not count, because
+/// it could not become ready.
 pub(super) fn was_ready(before: bool, ready: Option<Init>, bad_timers: u32) -> bool {
     ready.is_some() || bad_timers > 0 && before
 }
@@ -293,7 +295,7 @@ mod tests {
         for bad_timers in 1..=MAX_BAD_TIMERS {
             let found = Evidence { bad_timers, was_ready: bad_timers % 2 == 0, ..evidence(&reset) };
             assert_eq!(decide(&found), Verdict::Relaunch);
-            // Whatever it says: one that was ready had one, and one that panicked has failed.
+            // Regardless of the timer message: a guest that was ready had a timer, and one that panicked has failed.
             ends(&Evidence { ready: Some(Init::Agent), ..found.clone() }, ExitCause::GuestFailed, "without a power");
             ends(&Evidence { panic: Some("oops"), ..found.clone() }, ExitCause::GuestFailed, "oops");
             ends(&Evidence { requested: Requested::End, ..found }, ExitCause::Ended, "daemon");
@@ -322,7 +324,7 @@ mod tests {
             was = was_ready(was, None, before);
             verdict
         };
-        // Those that find none come between two others.
+        // Boots without a timer come between two others.
         for power in [None, None, Some(Power::Reboot), None] {
             assert_eq!(boot(power), Verdict::Relaunch, "{power:?}");
         }

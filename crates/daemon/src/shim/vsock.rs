@@ -1,4 +1,4 @@
-//! The hybrid-vsock sockets: `CONNECT <port>` becomes a stream to the guest.
+//! The hybrid-vsock sockets: a client sends `CONNECT <port>` and gets a stream to the guest.
 
 use super::{
     server::{Slots, accept},
@@ -21,14 +21,14 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// Bytes that are carried at once, either way.
+/// Size of the copy buffer for each direction, in bytes.
 const CHUNK: usize = 64 << 10;
-/// How long a client may take for its line.
+/// Time limit for the client's request line.
 const LINE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a guest may take to accept a stream. Software emulation on a loaded host is slow.
+/// Time limit for the guest to accept a stream. Software emulation on a loaded host is slow.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Whose socket it is.
+/// The user of a socket.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Caller {
     User,
@@ -45,8 +45,8 @@ impl Caller {
     }
 }
 
-/// Serves for ever, as many connections at once as there are slots: further ones wait. While there is no session with the
-/// guest, connections are closed at once: there is nothing to wait for, since the agent announces itself.
+/// Serves forever, with as many concurrent connections as there are slots; further ones wait. Without a session with
+/// the guest, connections are closed at once: waiting would be pointless, since the agent announces itself.
 pub(super) async fn serve(
     listener: UnixListener,
     slots: Slots,
@@ -57,7 +57,7 @@ pub(super) async fn serve(
     accept(listener, slots, TaskTracker::new(), |stream| {
         let (session, number) = (session.clone(), number.clone());
         async move {
-            // The client sees the connection closed; why is for neither side's eyes.
+            // The client sees the connection closed; the protocol has no way to tell it why.
             let _ = carry(stream, caller, session, number.fetch_add(1, Ordering::Relaxed)).await;
         }
     })
@@ -81,8 +81,8 @@ async fn carry(
     }
 }
 
-/// The daemon closes both directions at once, and when it does it has given its request up: a guest that hangs must not
-/// keep the place of the next one.
+/// Copies until one direction ends. The daemon closes both at once, and when it does it has given up its request: a
+/// guest that hangs must not block the slot for the next one.
 async fn until_either_ends(mut client: UnixStream, guest: Stream) -> io::Result<()> {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_guest, mut to_guest) = split(guest);
@@ -101,10 +101,11 @@ mod tests {
         sync::mpsc,
     };
 
-    /// Far above what anything here takes.
+    /// Far longer than anything here takes.
     const HANG: Duration = Duration::from_secs(60);
 
-    /// A guest that keeps its connections, repeats what comes and ends with the other side's end; or says nothing at all.
+    /// A guest that echoes the input when the client has sent everything; or one that accepts connections and never
+    /// answers.
     async fn served(
         caller: Caller,
         hangs: bool,

@@ -1,7 +1,7 @@
-//! What a VMM that was taken over can still do: a program in its place tries, confined as every VMM is, and once more
-//! without, so that each attempt is known to succeed where nothing forbids it.
+//! What a compromised VMM can still do. A program in its place makes attempts, confined like every VMM; and once more
+//! unconfined, to show that each attempt succeeds where nothing forbids it.
 
-use crate::machine::{Kind, Place, until};
+use crate::machine::{Kind, Setup, until};
 use banger_daemon::shim::client::Shim;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Things of the host that are no VMM's business.
+/// Parts of the host that a VMM must not reach.
 struct Host {
     dir: tempfile::TempDir,
     process: Child,
@@ -23,10 +23,10 @@ struct Host {
     _listeners: (Vec<UnixListener>, UnixListener, TcpListener),
 }
 
-/// In whose place something tries to get out.
-const MONITORS: [Kind; 2] = [Kind::Fake, Kind::FakeFirecracker];
+/// The VMMs in whose place the probe runs.
+const VMMS: [Kind; 2] = [Kind::Fake, Kind::FakeFirecracker];
 
-/// Sockets a host has, by the names the words of the probe give them.
+/// Sockets of the host, by the names the probe uses for them.
 const SOCKETS: [&str; 5] = ["bangerd", "other-vm", "docker", "d-bus", "ssh-agent"];
 
 impl Host {
@@ -46,7 +46,7 @@ impl Host {
         Self { dir, process, port, abstract_name, _listeners: (listeners, abstract_listener, tcp) }
     }
 
-    /// What to try, as words for the probe.
+    /// The attempts, as arguments for the probe.
     fn words(&self) -> Vec<String> {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let mut words: Vec<String> = SOCKETS.iter().map(|name| format!("probe.unix.{name}={}", path(name))).collect();
@@ -72,7 +72,7 @@ impl Drop for Host {
     }
 }
 
-/// Only confinement is to be in a probe's way, not the modes of this test's files.
+/// Makes a directory accessible to all, so that only confinement is in the probe's way, and not file modes.
 fn open_to_all(dir: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
     let open = |path: &std::path::Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
@@ -82,12 +82,12 @@ fn open_to_all(dir: &std::path::Path) {
     }
 }
 
-/// Runs the probe in the VMM's place; how each attempt went, and what was missing of the confinement.
-async fn probe(place: Place, words: Vec<String>) -> (BTreeMap<String, String>, Option<String>) {
+/// Runs the probe in place of the VMM. Returns the outcome of each attempt, and the missing parts of the confinement.
+async fn probe(setup: Setup, words: Vec<String>) -> (BTreeMap<String, String>, Option<String>) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let place = place.asking(&words);
-    let shim: Shim = place.launch().await;
-    let console = || fs::read_to_string(&place.plan.console.path).unwrap_or_default();
+    let setup = setup.asking(&words);
+    let shim: Shim = setup.launch().await;
+    let console = || fs::read_to_string(&setup.plan.console.path).unwrap_or_default();
     until("the probe's end", || {
         let said = console();
         if said.ends_with("end\r\n") { Ok(()) } else { Err(said) }
@@ -110,14 +110,14 @@ fn assert_all_fail(outcomes: &BTreeMap<String, String>) {
 
 #[tokio::test]
 async fn a_vmm_that_was_taken_over_reaches_nothing() {
-    for monitor in MONITORS {
+    for monitor in VMMS {
         let host = Host::new();
         let mut words = host.words();
-        // By the names it knows its own files by, it reads what it is given and writes only what is the guest's to write.
+        // Under the names it knows its own files by, it can read its inputs, and write only what the guest may write.
         words
             .extend(["read.kernel=/kernel", "read.work=/disk1", "write.work=/disk1"].map(|own| format!("probe.{own}")));
         words.extend(["write.image=/disk0", "write.kernel=/kernel"].map(|own| format!("probe.{own}")));
-        let (mut outcomes, unconfined) = probe(Place::probe(monitor, true), words).await;
+        let (mut outcomes, unconfined) = probe(Setup::probe(monitor, true), words).await;
         assert_eq!(unconfined, None);
         for own in ["read.kernel", "read.work", "write.work"] {
             assert_eq!(outcomes.remove(own).as_deref(), Some("done"), "{own}: {monitor:?} {outcomes:#?}");
@@ -133,12 +133,12 @@ async fn no_vmm_leaves_a_core_and_the_hosts_program_for_them_gets_none() {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
         line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
     };
-    // A host that gives this user none at all has none to give to a monitor.
+    // Where the host gives this user no limit to raise, there is none for a VMM either.
     let [_, hard] = &limit(std::process::id())[..] else { panic!("two limits") };
     let most = if hard == "0" { "0" } else { "1" };
-    for monitor in MONITORS {
-        let place = Place::probe(monitor, true).asking(&["probe.read.root=/"]);
-        let shim = place.launch().await;
+    for monitor in VMMS {
+        let setup = Setup::probe(monitor, true).asking(&["probe.read.root=/"]);
+        let shim = setup.launch().await;
         assert_eq!(limit(shim.status().vmm.unwrap().pid), [most, most], "{monitor:?}");
         shim.end().await.unwrap();
         crate::machine::soon("the end", shim.ended()).await;
@@ -147,10 +147,10 @@ async fn no_vmm_leaves_a_core_and_the_hosts_program_for_them_gets_none() {
 
 #[tokio::test]
 async fn an_ordinary_users_vmm_reaches_nothing_either() {
-    for monitor in MONITORS {
-        let Some(place) = Place::probe(monitor, true).under_nobody() else { return };
+    for monitor in VMMS {
+        let Some(setup) = Setup::probe(monitor, true).under_nobody() else { return };
         let host = Host::new();
-        let (outcomes, unconfined) = probe(place, host.words()).await;
+        let (outcomes, unconfined) = probe(setup, host.words()).await;
         assert_eq!(unconfined, None);
         assert_all_fail(&outcomes);
     }
@@ -158,26 +158,28 @@ async fn an_ordinary_users_vmm_reaches_nothing_either() {
 
 #[tokio::test]
 async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_is_said() {
-    for monitor in MONITORS {
-        let Some(place) = Place::probe(monitor, true).without_user_namespaces() else { return };
+    for monitor in VMMS {
+        let Some(setup) = Setup::probe(monitor, true).without_user_namespaces() else { return };
         let host = Host::new();
-        let (outcomes, unconfined) = probe(place, host.words()).await;
+        let (outcomes, unconfined) = probe(setup, host.words()).await;
         assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
-        // All they do not keep Firecracker from, which connects to a socket for its guest, are sockets with a path.
+        // Firecracker may connect to sockets for its guest; sockets with a path are all that namespaces and the root do
+        // not keep from it.
         let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
         let left: BTreeSet<String> = left.into_keys().collect();
         let sockets = SOCKETS.iter().filter(|_| monitor == Kind::FakeFirecracker).map(|name| format!("unix.{name}"));
         assert_eq!(left, sockets.collect(), "{monitor:?}");
         assert!(kept.len() > 25, "{kept:#?}");
-        // The filter does, with no Landlock to help: that is what there is on kernels whose own is old.
+        // The filter refuses them without the help of Landlock, which may be old.
         for (name, outcome) in kept.iter().filter(|(name, _)| is_for_the_filter(name)) {
             assert!(outcome.contains("(os error 1)"), "{monitor:?} {name}: {outcome}");
         }
     }
 }
 
-/// Whether an attempt is one that the filter has to refuse by itself: an older Landlock does not, or none does.
+/// Whether an attempt must be refused by the filter alone, because Landlock does not cover it, or not in older
+/// versions.
 fn is_for_the_filter(name: &str) -> bool {
     let is_of = |kind: &str| name.starts_with(kind) && !name.ends_with(".environment");
     is_of("process.") || is_of("file.") || is_of("tcp.")
@@ -188,9 +190,9 @@ async fn without_confinement_every_attempt_succeeds() {
     if !banger_testkit::require("root") {
         return;
     }
-    for monitor in MONITORS {
+    for monitor in VMMS {
         let host = Host::new();
-        let (outcomes, unconfined) = probe(Place::probe(monitor, false), host.words()).await;
+        let (outcomes, unconfined) = probe(Setup::probe(monitor, false), host.words()).await;
         assert!(unconfined.is_some_and(|reason| reason.contains("=off")));
         let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "done").collect();
         assert!(failed.is_empty(), "nothing forbids these, so a test that sees them fail proves nothing: {failed:#?}");

@@ -1,4 +1,4 @@
-//! What fuzzing and people came up with in a guest's or a monitor's place, read by the daemon.
+//! Replays the corpora of hostile input from guests and VMMs against the daemon's readers.
 
 use banger_daemon::fuzzing;
 

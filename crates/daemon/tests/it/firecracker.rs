@@ -1,9 +1,9 @@
-//! The real Firecracker as far as any KVM goes, also one that only emulates: launched, fully configured, started, the
-//! kernel's first lines, paused, resumed, saved, loaded into a second process, ended, cleaned up.
+//! The real Firecracker as far as any KVM can go, including one that only emulates: launched, fully configured,
+//! started, first kernel messages, paused, resumed, saved, restored in a second process, ended, cleaned up.
 
 use crate::{
     conformance::SIGNALS,
-    machine::{Kind, Place, soon, until},
+    machine::{Kind, Setup, soon, until},
 };
 use banger_daemon::{
     process::ProcessIdentity,
@@ -33,7 +33,7 @@ async fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Mach
         .unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// The machine's console, read in the background.
+/// Collects the machine's console in the background.
 fn listen(machine: &mut dyn Machine) -> (Arc<Mutex<String>>, JoinHandle<()>) {
     let mut console = pipe::Receiver::from_owned_fd(machine.take_console().unwrap()).unwrap();
     let said = Arc::new(Mutex::new(String::new()));
@@ -55,12 +55,12 @@ async fn end(mut machine: Box<dyn Machine>) {
 
 #[tokio::test]
 async fn a_machine_starts_is_saved_and_goes_on_in_a_second_process() {
-    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
-    // Without `quiet` the kernel's first lines are on the console whether or not it comes further.
-    place.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
-    let memory = Memory::fresh(place.plan.memory.bytes()).unwrap();
+    let Some(mut setup) = Setup::new(Kind::FirecrackerWithoutGuest) else { return };
+    // Without `quiet` the kernel's first messages are on the console whether or not it gets further.
+    setup.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
+    let memory = Memory::fresh(setup.plan.memory.bytes()).unwrap();
     let saved = File::from(memory.file.try_clone().unwrap());
-    let mut first = launch(&place.plan, memory, Start::Kernel).await;
+    let mut first = launch(&setup.plan, memory, Start::Kernel).await;
     assert_eq!(first.unconfined(), None);
     let (console, _listening) = listen(&mut *first);
     until("the kernel's first lines", || {
@@ -78,14 +78,14 @@ async fn a_machine_starts_is_saved_and_goes_on_in_a_second_process() {
     let size = state.stream_position().unwrap();
     assert!((1 << 10..1 << 20).contains(&size), "{size} bytes of state: memory is not to be in it");
     let kernel = "Linux version".as_bytes();
-    let mut found = vec![0; usize::try_from(place.plan.memory.bytes()).unwrap()];
+    let mut found = vec![0; usize::try_from(setup.plan.memory.bytes()).unwrap()];
     saved.read_exact_at(&mut found, 0).unwrap();
     assert!(found.windows(kernel.len()).any(|bytes| bytes == kernel), "memory was not saved");
     end(first).await;
-    assert!(!place.plan.run_dir.join(VMM_DIR).exists(), "its sockets are left");
+    assert!(!setup.plan.run_dir.join(VMM_DIR).exists(), "its sockets are left");
 
     state.seek(SeekFrom::Start(0)).unwrap();
-    let mut second = launch(&place.plan, Memory::copy_of(saved.into()), Start::Restored).await;
+    let mut second = launch(&setup.plan, Memory::copy_of(saved.into()), Start::Restored).await;
     let power = second.snapshot().unwrap();
     power.restore(state.into()).await.unwrap();
     power.resume().await.unwrap();
@@ -95,13 +95,13 @@ async fn a_machine_starts_is_saved_and_goes_on_in_a_second_process() {
 
 #[tokio::test]
 async fn a_shim_keeps_its_console_and_cleans_up() {
-    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
-    place.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
-    let shim = place.launch().await;
+    let Some(mut setup) = Setup::new(Kind::FirecrackerWithoutGuest) else { return };
+    setup.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
+    let shim = setup.launch().await;
     let vmm = shim.status().vmm.unwrap();
     assert_eq!(shim.status().unconfined, None);
     until("the kernel's first lines", || {
-        let said = place.console();
+        let said = setup.console();
         if said.contains("Linux version") { Ok(()) } else { Err(said) }
     })
     .await;
@@ -110,7 +110,7 @@ async fn a_shim_keeps_its_console_and_cleans_up() {
     let ended = soon("the end", shim.ended()).await;
     assert_eq!(ended.cause, ExitCause::Ended, "{ended:?}");
     until("the sockets' end", || {
-        let left = std::fs::read_dir(&place.plan.run_dir).unwrap().count();
+        let left = std::fs::read_dir(&setup.plan.run_dir).unwrap().count();
         if left == 0 && !vmm.alive() { Ok(()) } else { Err(format!("{left} sockets")) }
     })
     .await;
@@ -119,8 +119,8 @@ async fn a_shim_keeps_its_console_and_cleans_up() {
 #[tokio::test]
 async fn every_signal_of_a_kill_ends_it_and_is_told_as_one() {
     for signal in SIGNALS {
-        let Some(place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
-        let shim = place.launch().await;
+        let Some(setup) = Setup::new(Kind::FirecrackerWithoutGuest) else { return };
+        let shim = setup.launch().await;
         shim.signal(signal).await.unwrap();
         let ended = soon(&format!("the end by SIG{signal}"), shim.ended()).await;
         assert_eq!(ended.cause, ExitCause::Killed, "SIG{signal}: {ended:?}");
@@ -129,18 +129,18 @@ async fn every_signal_of_a_kill_ends_it_and_is_told_as_one() {
 
 #[tokio::test]
 async fn what_firecracker_does_not_take_is_an_error_in_its_words() {
-    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
-    let path = place.plan.state_dir.join("vmlinux");
+    let Some(mut setup) = Setup::new(Kind::FirecrackerWithoutGuest) else { return };
+    let path = setup.plan.state_dir.join("vmlinux");
     std::fs::write(&path, "not a kernel").unwrap();
-    place.plan.kernel.path = path;
-    let refused = place.shims.launch(&place.plan).await.unwrap_err().to_string();
+    setup.plan.kernel.path = path;
+    let refused = setup.shims.launch(&setup.plan).await.unwrap_err().to_string();
     assert!(refused.contains("Firecracker refuses PUT /actions"), "{refused}");
 }
 
 /// The tap of a VM.
 const TAP: &str = "bt0123456789ab";
 
-/// A shell in user and network namespaces of its own, with a tap in them: what banger's holder and helper make of them.
+/// A shell in its own user and network namespaces, with a tap in them: a stand-in for banger's holder and helper.
 struct Holder {
     shell: Child,
     said: BufReader<ChildStdout>,
@@ -160,7 +160,7 @@ impl Holder {
         holder
     }
 
-    /// One line of an answer to one line.
+    /// Sends one line and reads one line.
     fn ask(&mut self, line: &str) -> String {
         writeln!(self.shell.stdin.as_mut().unwrap(), "{line}").unwrap();
         let mut answer = String::new();
@@ -173,7 +173,7 @@ impl Holder {
         Network { tap: TAP.into(), mac: "02:62:0a:d5:00:02".into(), holder }
     }
 
-    /// Whether somebody has the tap open: it has a carrier then.
+    /// Whether a process has the tap open: the tap then has a carrier.
     fn is_plugged_in(&mut self) -> bool {
         let link = self.ask(&format!("ip -oneline link show dev {TAP}"));
         assert!(link.contains(TAP), "{link}");
@@ -190,20 +190,20 @@ impl Drop for Holder {
 
 #[tokio::test]
 async fn a_network_card_is_its_tap_in_the_holders_namespace() {
-    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    let Some(mut setup) = Setup::new(Kind::FirecrackerWithoutGuest) else { return };
     if !require("netns") {
         return;
     }
     let mut holder = Holder::with_tap();
     assert!(!holder.is_plugged_in());
-    place.plan.network = Some(holder.card());
-    place.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
-    let shim = place.launch().await;
-    // It took its whole configuration, the card included, or there was no machine.
+    setup.plan.network = Some(holder.card());
+    setup.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
+    let shim = setup.launch().await;
+    // Firecracker accepted its whole configuration, including the NIC; otherwise there would be no machine.
     assert_eq!(shim.status().unconfined, None);
     assert!(holder.is_plugged_in());
     until("the kernel's first lines", || {
-        let said = place.console();
+        let said = setup.console();
         if said.contains("Linux version") { Ok(()) } else { Err(said) }
     })
     .await;
@@ -214,12 +214,12 @@ async fn a_network_card_is_its_tap_in_the_holders_namespace() {
 
 #[tokio::test]
 async fn a_tap_that_is_not_there_is_refused_in_firecrackers_words() {
-    let Some(mut place) = Place::new(Kind::FirecrackerWithoutGuest) else { return };
+    let Some(mut setup) = Setup::new(Kind::FirecrackerWithoutGuest) else { return };
     if !require("netns") {
         return;
     }
     let holder = Holder::with_tap();
-    place.plan.network = Some(Network { tap: "bt000000000000".into(), ..holder.card() });
-    let refused = place.shims.launch(&place.plan).await.unwrap_err().to_string();
+    setup.plan.network = Some(Network { tap: "bt000000000000".into(), ..holder.card() });
+    let refused = setup.shims.launch(&setup.plan).await.unwrap_err().to_string();
     assert!(refused.contains("Firecracker refuses PUT /network-interfaces/eth0"), "{refused}");
 }

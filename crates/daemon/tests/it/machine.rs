@@ -1,4 +1,4 @@
-//! A machine for a test: on a fake VMM or on a real one, with nothing shared but the kernel and the initramfs's base.
+//! A machine for a test, with a fake or a real VMM. Tests share nothing but the kernel and the base of the initramfs.
 
 use banger_artifacts::{
     disk::WorkDisks,
@@ -40,10 +40,10 @@ use std::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Longest a step may take. Generous: software emulation, and every other core busy.
+/// Time limit for a step. Generous, for software emulation while every other core is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
 
-/// What runs the guest.
+/// The VMM under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `fake-qemu` of the testkit.
@@ -54,12 +54,12 @@ pub(crate) enum Kind {
     Qemu,
     /// Firecracker, with the distribution's kernel, where KVM runs guests.
     Firecracker,
-    /// Firecracker where KVM opens, whether or not guests come far.
+    /// Firecracker wherever KVM opens, whether or not guests get far.
     FirecrackerWithoutGuest,
 }
 
 impl Kind {
-    /// Whether the "guest" is processes of this host.
+    /// Whether the "guest" consists of processes of this host.
     pub(crate) fn is_fake(self) -> bool {
         matches!(self, Self::Fake | Self::FakeFirecracker)
     }
@@ -78,20 +78,20 @@ impl Kind {
     }
 }
 
-/// A machine's directories and its plan.
-pub(crate) struct Place {
+/// The directories of a machine, and its plan.
+pub(crate) struct Setup {
     pub(crate) shims: Shims,
     pub(crate) plan: LaunchPlan,
     _dir: tempfile::TempDir,
 }
 
-impl Place {
+impl Setup {
     /// `None` when this host cannot run the machine; the test is then recorded as skipped.
     pub(crate) fn new(kind: Kind) -> Option<Self> {
         let shims = Shims::new(env!("CARGO_BIN_EXE_banger-shim").into());
-        // What the fake's "guest" runs are programs of this host, which a confined VMM cannot.
+        // The fake's "guest" runs programs of this host, which a confined VMM cannot.
         let shims = if kind.is_fake() { shims.env(confine::SWITCH, "off") } else { shims };
-        // Short, for the sockets in it.
+        // A short path, because of the sockets in it.
         let dir = tempfile::Builder::new().prefix("bs").tempdir_in("/tmp").unwrap();
         let (state_dir, run_dir) = (dir.path().join("s"), dir.path().join("r"));
         for dir in [&state_dir, &run_dir] {
@@ -144,25 +144,25 @@ impl Place {
         Some(Self { shims, plan, _dir: dir })
     }
 
-    /// A place whose VMM is a program that tries to get out, confined or not: of a fake, in the one's place it stands for.
+    /// A setup in which the escape probe runs in place of this fake VMM, confined or not.
     pub(crate) fn probe(fake: Kind, confined: bool) -> Self {
-        let mut place = Self::new(fake).expect("the fakes run everywhere");
+        let mut setup = Self::new(fake).expect("the fakes run everywhere");
         if fake == Kind::Fake {
-            place.plan.program = bin_dir().join("probe-confinement");
+            setup.plan.program = bin_dir().join("probe-confinement");
         }
         if confined {
-            place.shims = Shims::new(env!("CARGO_BIN_EXE_banger-shim").into());
+            setup.shims = Shims::new(env!("CARGO_BIN_EXE_banger-shim").into());
         }
-        place
+        setup
     }
 
-    /// The same under a user without privileges, where this host has a way to become one.
+    /// Runs the machine as an unprivileged user, where this host has a way to become one.
     pub(crate) fn under_nobody(mut self) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         if !require("root") {
             return None;
         }
-        // Programs where everybody may run them, and everything of the machine that user's.
+        // Programs are put where everybody may execute them, and all files of the machine are given to that user.
         let dir = self.plan.state_dir.parent().unwrap().to_owned();
         let copy = |from: &Path, name: &str| {
             fs::copy(from, dir.join(name)).unwrap();
@@ -170,7 +170,7 @@ impl Place {
         };
         self.plan.program = copy(&self.plan.program, "vmm");
         let shim = copy(env!("CARGO_BIN_EXE_banger-shim").as_ref(), "banger-shim");
-        // The plan is written by this test, so it changes hands at the last moment.
+        // The plan is written by this test, so its owner is changed at the last moment.
         let script = format!(
             "#!/bin/sh\nchown -R 65534:65534 {}\nexec setpriv --reuid=65534 --regid=65534 --clear-groups {} \"$@\"\n",
             dir.display(),
@@ -183,7 +183,8 @@ impl Place {
         Some(self)
     }
 
-    /// The same on a host that allows no further user namespaces: the setting is that of the one the shim is in.
+    /// Runs the machine as on a host that allows no further user namespaces; the setting applies to the namespace of
+    /// the shim.
     pub(crate) fn without_user_namespaces(mut self) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         if !require("userns") {
@@ -199,7 +200,7 @@ impl Place {
         Some(self)
     }
 
-    /// Asks the fake VMM for something.
+    /// Passes instructions to the fake VMM.
     pub(crate) fn asking(mut self, words: &[&str]) -> Self {
         self.plan.kernel_args.extend(words.iter().map(|word| (*word).to_owned()));
         self
@@ -209,7 +210,7 @@ impl Place {
         self.shims.launch(&self.plan).await.unwrap_or_else(|error| panic!("launch: {error:?}"))
     }
 
-    /// Launches a machine that ends by itself, perhaps before the launch is seen to have worked.
+    /// Launches a machine that ends by itself, perhaps before the launch has returned.
     pub(crate) async fn run_to_end(&self) -> ExitRecord {
         match self.shims.launch(&self.plan).await {
             Ok(shim) => soon("the end", shim.ended()).await,
@@ -218,7 +219,7 @@ impl Place {
         }
     }
 
-    /// Launches and waits for the agent.
+    /// Launches the machine and waits for its agent.
     pub(crate) async fn ready(&self) -> (Shim, Events, Ready) {
         let shim = self.launch().await;
         let mut events = shim.events();
@@ -235,7 +236,7 @@ impl Place {
         .await
     }
 
-    /// The first message in which `look` finds something.
+    /// Returns the first message in which `look` finds something.
     pub(crate) async fn find<T>(&self, events: &mut Events, what: &str, look: impl Fn(ShimMessage) -> Option<T>) -> T {
         let mut seen = Vec::new();
         let search = async {
@@ -257,7 +258,7 @@ impl Place {
         }
     }
 
-    /// The end of the console, for messages.
+    /// The tail of the console, for messages.
     pub(crate) fn console(&self) -> String {
         let text = fs::read(&self.plan.console.path).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned()
@@ -273,7 +274,7 @@ impl Place {
         health_in(&answer)
     }
 
-    /// Tells the agent to go down.
+    /// Tells the agent to power off or reboot.
     pub(crate) async fn power(&self, verb: Power) {
         let body = serde_json::to_string(&Shutdown { verb, grace_ms: 2000 }).unwrap();
         let length = body.len();
@@ -289,7 +290,7 @@ impl Place {
         let mut answer = Vec::new();
         let asked = async {
             stream.write_all(request.as_bytes()).await.unwrap();
-            // The agent may be gone as soon as it answered.
+            // The agent may be gone as soon as it has answered.
             let _ = stream.read_to_end(&mut answer).await;
         };
         soon("the agent's answer", asked).await;
@@ -297,19 +298,19 @@ impl Place {
     }
 }
 
-/// The health in an HTTP answer.
+/// Parses the health in an HTTP response.
 pub(crate) fn health_in(answer: &str) -> Health {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
     assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
-/// `future`, or a panic that says what did not come.
+/// Awaits `future`; panics with `what` after the time limit.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("waited {} s for {what}", SOON.as_secs()))
 }
 
-/// Waits until `probe` holds; it says what it sees meanwhile.
+/// Waits until `probe` succeeds; its errors describe what it sees meanwhile.
 pub(crate) async fn until(what: &str, mut probe: impl FnMut() -> Result<(), String>) {
     let mut last = String::new();
     let holds = async {
@@ -338,14 +339,14 @@ fn config() -> BootConfig {
     }
 }
 
-/// Where `require` found it.
+/// The path at which `require` found it.
 fn on_path(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| Path::new("/usr/bin").join(program))
 }
 
-/// What all real machines share; made once and kept in the cache.
+/// Files shared by all real machines; made once and kept in the cache.
 struct Fixtures {
     vmlinux: PathBuf,
     initramfs: PathBuf,
@@ -370,7 +371,7 @@ fn fixtures() -> &'static Fixtures {
     })
 }
 
-/// A root file system with no program in it: the agent is all that runs.
+/// Writes a root file system without programs: the agent is the only one that runs.
 fn write_image(path: &Path) {
     let cancel = Cancel::default();
     let mut builder = RootfsBuilder::new(path.parent().unwrap(), Limits::default(), &cancel).unwrap();

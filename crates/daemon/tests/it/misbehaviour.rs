@@ -1,6 +1,6 @@
-//! VMMs and guests that do what they should not; each does it on request, or can be made to by its kernel's words.
+//! VMMs and guests that misbehave, each on request or through its kernel's command line.
 
-use crate::machine::{Kind, Place, soon};
+use crate::machine::{Kind, Setup, soon};
 use banger_daemon::shim::{
     control::{AGENT, ExitCause, ShimMessage},
     stream_quota,
@@ -10,13 +10,13 @@ use banger_proto::api::vm::KillSignal;
 use std::fs;
 
 #[track_caller]
-fn fake(words: &[&str]) -> Place {
-    Place::new(Kind::Fake).expect("the fake runs everywhere").asking(words)
+fn fake(words: &[&str]) -> Setup {
+    Setup::new(Kind::Fake).expect("the fake runs everywhere").asking(words)
 }
 
 async fn ends(words: &[&str], cause: ExitCause, reason: &str) {
-    let place = fake(words);
-    let end = place.run_to_end().await;
+    let setup = fake(words);
+    let end = setup.run_to_end().await;
     assert_eq!(end.cause, cause, "{end:?}");
     assert!(end.reason.contains(reason), "{end:?}");
 }
@@ -34,8 +34,8 @@ async fn a_reset_or_a_power_off_without_a_word() {
 
 #[tokio::test]
 async fn a_machine_without_a_timer_boots_again() {
-    let place = fake(&["fake.timerless=3"]);
-    let (shim, _events, _) = place.ready().await;
+    let setup = fake(&["fake.timerless=3"]);
+    let (shim, _events, _) = setup.ready().await;
     assert_eq!(shim.status().relaunches, 3);
     shim.end().await.unwrap();
     soon("the end", shim.ended()).await;
@@ -44,34 +44,34 @@ async fn a_machine_without_a_timer_boots_again() {
 
 #[tokio::test]
 async fn a_machine_whose_timer_is_late_boots_again_until_it_has_to_put_up_with_it() {
-    let place = fake(&["fake.late=yes"]);
-    let (shim, _events, _) = place.ready().await;
+    let setup = fake(&["fake.late=yes"]);
+    let (shim, _events, _) = setup.ready().await;
     assert_eq!(shim.status().relaunches, 2);
     shim.end().await.unwrap();
     soon("the end", shim.ended()).await;
 }
 
-/// A real kernel that takes its timer for twice as fast, as one does whose host takes the processor away for as long as it
-/// measures: here it is told a wrong pace of the counter that it measures by.
+/// A real kernel that believes its timer to be twice as fast, as happens on a host that takes the CPU away while it
+/// measures: here it is told a wrong frequency of the counter used for measuring.
 #[tokio::test]
 async fn a_real_kernel_with_a_late_timer_boots_again_and_then_goes_on() {
-    let Some(mut place) = Place::new(Kind::Qemu) else { return };
-    let Some(khz) = place.plan.tsc_khz else { return };
-    place.plan.tsc_khz = Some(2 * khz);
-    let (shim, _events, _) = place.ready().await;
-    // On a busy host one of them may find no timer at all, and boots once more.
-    assert!(shim.status().relaunches >= 2, "console: {}", place.console());
+    let Some(mut setup) = Setup::new(Kind::Qemu) else { return };
+    let Some(khz) = setup.plan.tsc_khz else { return };
+    setup.plan.tsc_khz = Some(2 * khz);
+    let (shim, _events, _) = setup.ready().await;
+    // On a busy host a boot may find no timer at all, and there is one more.
+    assert!(shim.status().relaunches >= 2, "console: {}", setup.console());
     shim.end().await.unwrap();
     soon("the end", shim.ended()).await;
 }
 
-/// What a kernel does by itself where its host keeps it from measuring its timer.
+/// The behavior of a kernel whose host prevents it from measuring its timer.
 #[tokio::test]
 async fn a_real_kernel_that_finds_no_timer_stands_still_nowhere() {
-    let Some(place) = Place::new(Kind::Qemu) else { return };
-    let place = place.asking(&["noapictimer"]);
-    let end = place.run_to_end().await;
-    assert_eq!(end.cause, ExitCause::GuestFailed, "{end:?}; console: {}", place.console());
+    let Some(setup) = Setup::new(Kind::Qemu) else { return };
+    let setup = setup.asking(&["noapictimer"]);
+    let end = setup.run_to_end().await;
+    assert_eq!(end.cause, ExitCause::GuestFailed, "{end:?}; console: {}", setup.console());
     assert!(end.reason.contains("found no timer, 6 times in a row"), "{end:?}");
 }
 
@@ -82,24 +82,24 @@ async fn a_vmm_that_gives_up_is_quoted() {
 
 #[tokio::test]
 async fn a_flooded_console_is_capped_and_stops_nothing() {
-    let place = fake(&["fake.flood=16"]);
-    let (shim, _events, _) = place.ready().await;
+    let setup = fake(&["fake.flood=16"]);
+    let (shim, _events, _) = setup.ready().await;
     assert!(shim.status().console_bytes > 0);
-    let mut older = place.plan.console.path.clone().into_os_string();
+    let mut older = setup.plan.console.path.clone().into_os_string();
     older.push(".1");
     let size = |path: &std::ffi::OsStr| fs::metadata(path).map_or(0, |file| file.len());
-    let kept = size(place.plan.console.path.as_os_str()) + size(&older);
-    assert!(kept <= place.plan.console.cap.bytes(), "{kept} bytes");
-    assert!(kept >= place.plan.console.cap.bytes() / 2, "{kept} bytes");
+    let kept = size(setup.plan.console.path.as_os_str()) + size(&older);
+    assert!(kept <= setup.plan.console.cap.bytes(), "{kept} bytes");
+    assert!(kept >= setup.plan.console.cap.bytes() / 2, "{kept} bytes");
     shim.end().await.unwrap();
     soon("the end", shim.ended()).await;
 }
 
 #[tokio::test]
 async fn nonsense_on_the_channel_reaches_nobody() {
-    let place = fake(&["fake.channel=garbage"]);
-    let shim = place.launch().await;
-    let dialled = soon("a refusal", vsock::connect(&place.vsock(), 1024)).await;
+    let setup = fake(&["fake.channel=garbage"]);
+    let shim = setup.launch().await;
+    let dialled = soon("a refusal", vsock::connect(&setup.vsock(), 1024)).await;
     assert!(dialled.is_err());
     shim.end().await.unwrap();
     assert_eq!(soon("the end", shim.ended()).await.cause, ExitCause::Ended);
@@ -107,16 +107,16 @@ async fn nonsense_on_the_channel_reaches_nobody() {
 
 #[tokio::test]
 async fn a_vmm_that_is_deaf_to_one_signal_dies_of_another() {
-    let place = fake(&["fake.deaf=yes", "fake.ready=never"]);
-    let shim = place.launch().await;
+    let setup = fake(&["fake.deaf=yes", "fake.ready=never"]);
+    let shim = setup.launch().await;
     let mut events = shim.events();
     let grown = |message| match message {
         ShimMessage::Status(status) => (status.console_bytes > 0).then_some(()),
         ShimMessage::Console { .. } => Some(()),
         _ => None,
     };
-    // It has begun to be deaf when it writes to its console.
-    place.find(&mut events, "the console", grown).await;
+    // It no longer responds by the time it writes to its console.
+    setup.find(&mut events, "the console", grown).await;
     shim.signal(KillSignal::Term).await.unwrap();
     shim.signal(KillSignal::Kill).await.unwrap();
     let end = soon("the end", shim.ended()).await;
@@ -125,38 +125,38 @@ async fn a_vmm_that_is_deaf_to_one_signal_dies_of_another() {
 
 #[tokio::test]
 async fn a_real_kernel_that_panics() {
-    let Some(place) = Place::new(Kind::Qemu) else { return };
-    let place = place.asking(&["rdinit=/nonexistent"]);
-    let end = place.run_to_end().await;
+    let Some(setup) = Setup::new(Kind::Qemu) else { return };
+    let setup = setup.asking(&["rdinit=/nonexistent"]);
+    let end = setup.run_to_end().await;
     assert_eq!(end.cause, ExitCause::GuestFailed, "{end:?}");
     assert!(end.reason.contains("Kernel panic - not syncing"), "{end:?}");
 }
 
 #[tokio::test]
 async fn a_kernel_file_that_is_none() {
-    let Some(mut place) = Place::new(Kind::Qemu) else { return };
-    let path = place.plan.state_dir.join("vmlinux");
+    let Some(mut setup) = Setup::new(Kind::Qemu) else { return };
+    let path = setup.plan.state_dir.join("vmlinux");
     fs::write(&path, "not a kernel").unwrap();
-    place.plan.kernel.path = path;
-    let end = place.run_to_end().await;
+    setup.plan.kernel.path = path;
+    let end = setup.run_to_end().await;
     assert_eq!(end.cause, ExitCause::VmmFailed, "{end:?}");
     assert!(end.reason.contains("qemu"), "{end:?}");
 }
 
 #[tokio::test]
 async fn who_has_all_of_the_users_streams_has_none_of_the_daemons() {
-    let place = fake(&[]);
-    let (shim, _events, _) = place.ready().await;
+    let setup = fake(&[]);
+    let (shim, _events, _) = setup.ready().await;
     let mut sessions = Vec::new();
     for _ in 0..stream_quota::USER {
-        sessions.push(soon("a stream of the user's", vsock::connect(&place.vsock(), 1024)).await.unwrap());
+        sessions.push(soon("a stream of the user's", vsock::connect(&setup.vsock(), 1024)).await.unwrap());
     }
-    // One more waits until another has ended.
+    // A further one waits until another has ended.
     let waiting = tokio::spawn({
-        let socket = place.vsock();
+        let socket = setup.vsock();
         async move { vsock::connect(&socket, 1024).await }
     });
-    let daemons = place.plan.run_dir.join(AGENT);
+    let daemons = setup.plan.run_dir.join(AGENT);
     for _ in 0..2 {
         soon("a stream of the daemon's", vsock::connect(&daemons, 1024)).await.unwrap();
     }

@@ -1,6 +1,6 @@
-//! A machine is saved through a descriptor, and two machines go on from there, each in its own copy of the memory.
+//! A machine is saved through a descriptor, and two machines continue from there, each with its own copy of the memory.
 
-use crate::machine::{Kind, Place, health_in, soon};
+use crate::machine::{Kind, Setup, health_in, soon};
 use banger_daemon::vmm::{Channel, Driver, Machine, Resources, Start, memory::Memory, plan::LaunchPlan, qemu::Qemu};
 use banger_link::{Dialer, HostSession};
 use banger_proto::agent::{
@@ -16,7 +16,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A session with a machine's guest, driven in the background, and the machine's console drained.
+/// A session with a machine's guest, driven in the background, while the machine's console is drained.
 struct Guest {
     machine: Box<dyn Machine>,
     dialer: Dialer,
@@ -61,7 +61,7 @@ impl Guest {
     }
 }
 
-/// Room for the devices' state.
+/// A file for the device state.
 fn state_file() -> (File, OwnedFd) {
     let file = tempfile::tempfile().unwrap();
     let given = file.try_clone().unwrap().into();
@@ -74,10 +74,10 @@ async fn launch(plan: &LaunchPlan, memory: Memory, start: Start) -> Box<dyn Mach
 
 #[tokio::test]
 async fn two_clones_of_a_saved_machine_answer() {
-    let Some(place) = Place::new(Kind::Qemu) else { return };
-    let memory = Memory::fresh(place.plan.memory.bytes()).unwrap();
+    let Some(setup) = Setup::new(Kind::Qemu) else { return };
+    let memory = Memory::fresh(setup.plan.memory.bytes()).unwrap();
     let saved_memory = memory.file.try_clone().unwrap();
-    let mut original = Guest::meet(launch(&place.plan, memory, Start::Kernel).await).await;
+    let mut original = Guest::meet(launch(&setup.plan, memory, Start::Kernel).await).await;
     original.await_ready().await;
     let before = original.health().await;
 
@@ -87,18 +87,18 @@ async fn two_clones_of_a_saved_machine_answer() {
     power.save(given).await.unwrap();
     let size = state.stream_position().unwrap();
     assert!((1 << 10..1 << 20).contains(&size), "{size} bytes of state: memory is not to be in it");
-    // Its memory is theirs now.
+    // Its memory now belongs to the copies.
     original.end().await;
 
     let mut clones = Vec::new();
     for number in 0..2 {
         let began = Instant::now();
-        // A disk that is written has one writer.
-        let mut plan = place.plan.clone();
-        plan.disks[1].path = place.plan.state_dir.join(format!("work-{number}.ext4"));
-        std::fs::copy(&place.plan.disks[1].path, &plan.disks[1].path).unwrap();
+        // A writable disk has a single writer.
+        let mut plan = setup.plan.clone();
+        plan.disks[1].path = setup.plan.state_dir.join(format!("work-{number}.ext4"));
+        std::fs::copy(&setup.plan.disks[1].path, &plan.disks[1].path).unwrap();
         let mut machine = launch(&plan, Memory::copy_of(saved_memory.try_clone().unwrap()), Start::Restored).await;
-        // An offset is shared by everybody who has the file open through one description.
+        // Duplicates of a descriptor share one offset.
         state.rewind().unwrap();
         let power = machine.snapshot().unwrap();
         power.restore(state.try_clone().unwrap().into()).await.unwrap();

@@ -1,4 +1,4 @@
-//! `bangerd` as whoever starts it sees it: its word on the ready descriptor, its exit status, its lock.
+//! `bangerd` as seen by the process that starts it: the report on the ready descriptor, the exit status, the lock.
 
 use banger_proto::{
     api::host::{DaemonRecord, EXIT_LOCK_HELD, READY_LINE, Version},
@@ -14,7 +14,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-/// A home without anything: these daemons start no VM.
+/// An empty home: these daemons start no VM.
 struct Home {
     temp: tempfile::TempDir,
     layout: Layout,
@@ -27,7 +27,7 @@ impl Home {
         Self { temp, layout }
     }
 
-    /// Starts a daemon whose descriptor 5 is the returned pipe, from a shell that has other descriptors of its own.
+    /// Starts a daemon whose descriptor 5 is the returned pipe, from a shell that has other descriptors open.
     fn daemon(&self) -> Running {
         let script = "exec 4>>\"$1\" 7>>\"$1\"; flock 7; exec \"$0\" --ready-fd 5 5>&1 >/dev/null";
         let mut child = Command::new("sh")

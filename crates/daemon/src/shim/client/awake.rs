@@ -1,17 +1,17 @@
-//! Machines whose shim or monitor somebody stopped (`SIGSTOP`): what is asked of them nobody hears, and what becomes of them
-//! nobody sees.
+//! Continues a shim or a VMM that was stopped (`SIGSTOP`): while stopped it serves no request and its end goes
+//! unnoticed.
 //!
-//! Who wants such a machine to end has both go on first; a daemon that looks for a shim wakes that alone. A monitor that is held
-//! still is otherwise its user's affair.
+//! Before a machine is ended, both are continued; a daemon that looks for a shim continues only the shim. Otherwise a
+//! stopped VMM is left alone: the user may have stopped it on purpose.
 
 use super::Shim;
 use crate::process::{ProcessIdentity, wake_proven};
 use std::{convert::Infallible, time::Duration};
 
-/// How often they are looked at.
+/// Interval between checks.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Has one process go on if it was stopped; what there is to say about that.
+/// Continues a process if it is stopped; returns a remark about it.
 pub(super) fn wake(who: &str, process: ProcessIdentity) -> Option<String> {
     let pid = process.pid;
     match wake_proven(process) {
@@ -28,14 +28,14 @@ pub(super) fn wake(who: &str, process: ProcessIdentity) -> Option<String> {
 }
 
 impl Shim {
-    /// Has those of the two go on that were stopped; what there is to say about it.
+    /// Continues the shim and the VMM where they are stopped; returns remarks about it.
     pub(crate) fn wake(&self) -> Vec<String> {
         let status = self.status();
         let shim = wake("shim", status.shim);
         shim.into_iter().chain(status.vmm.and_then(|vmm| wake("VMM", vmm))).collect()
     }
 
-    /// The same for as long as it is waited for: they may be stopped at any moment.
+    /// Does the same repeatedly until cancelled: they may be stopped at any moment.
     pub(crate) async fn keep_awake(&self, say: impl Fn(String)) -> Infallible {
         loop {
             self.wake().into_iter().for_each(&say);

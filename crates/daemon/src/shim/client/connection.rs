@@ -1,7 +1,7 @@
-//! One control connection and what has been learnt over it.
+//! A control connection, and the state learnt over it.
 //!
-//! A task owns the socket. It ends only when the machine has: a connection that breaks while the shim lives is made
-//! again, and a shim that is gone is turned into an [`ExitRecord`].
+//! A task owns the socket. It ends only when the machine has ended: a connection that breaks while the shim is alive is
+//! made again, and for a dead shim an [`ExitRecord`] is made up.
 
 use super::{CHANGE_TICK, CHANGE_TIMEOUT, SILENCE_TIMEOUT, ShimError, awake};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     record,
     shim::{
         control::{EXIT_FILE, ExitCause, ExitRecord, ShimMessage, ShimRequest, ShimStatus},
-        off,
+        power_off,
         server::is_trusted,
     },
 };
@@ -32,29 +32,29 @@ use tokio::{
 };
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-/// Messages a slow watcher may be behind before it gets a status instead.
+/// Number of messages a watcher may be behind; then it gets a status instead.
 const BACKLOG: usize = 256;
-/// Requests that may wait for the socket.
+/// Capacity of the queue of requests for the socket.
 const REQUESTS: usize = 16;
-/// How long a shim may take for its first message or for taking a request.
+/// Time limit for a shim's first message, and for sending it a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 type Request = (ShimRequest, oneshot::Sender<io::Result<()>>);
 
-/// What all handles of one shim share.
+/// State shared by all handles of a shim.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
     end: watch::Sender<Option<ExitRecord>>,
-    /// What there is to say about the end besides.
+    /// Remark about the end, in addition to the exit record.
     remark: OnceLock<String>,
 }
 
 #[derive(Debug)]
 struct State {
     status: ShimStatus,
-    /// Dropped at the end, which is how watchers learn of it that subscribed too late for the message.
+    /// `None` after the end; dropping the sender notifies watchers that subscribed too late for the last message.
     events: Option<broadcast::Sender<ShimMessage>>,
 }
 
@@ -79,7 +79,7 @@ impl Shared {
         self.remark.get().cloned()
     }
 
-    /// Takes one message in: status and watchers change together.
+    /// Applies a message: status and watchers change together.
     fn take(&self, message: ShimMessage) {
         let mut state = self.lock();
         state.status.apply(&message);
@@ -88,7 +88,7 @@ impl Shared {
             _ => None,
         };
         if let Some(events) = &state.events {
-            // Nobody watching is fine.
+            // There may be no watcher.
             let _ = events.send(message);
         }
         if ended.is_some() {
@@ -102,7 +102,7 @@ impl Shared {
     }
 }
 
-/// A live connection; its task ends with it.
+/// A live connection. Dropping it ends its task.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: PathBuf,
@@ -138,13 +138,14 @@ impl Connection {
         Ok(Self { socket: again, state_dir: directory, shared, requests, task })
     }
 
-    /// Whether the shim leaves somebody who comes anew without an answer. This connection does not show it: what is written
-    /// to one that stands still waits there. A socket that is gone says nothing of who is behind this one.
+    /// Whether the shim leaves a new connection unanswered. The existing connection does not show it, because requests
+    /// to a stopped shim wait in the socket. A missing socket says nothing about the shim behind the existing
+    /// connection.
     pub(super) async fn is_silent(&self) -> bool {
         matches!(connect(&self.socket, &self.state_dir).await, Err(error) if error.kind() == io::ErrorKind::TimedOut)
     }
 
-    /// The VM's directory.
+    /// The VM's state directory.
     pub(super) fn state_dir(&self) -> &Path {
         &self.state_dir
     }
@@ -173,7 +174,7 @@ struct Follower {
     shim: ProcessIdentity,
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
-    /// How long the shim may be silent that lives.
+    /// Time limit for a silent shim that is alive.
     limit: Duration,
 }
 
@@ -194,7 +195,7 @@ impl Follower {
         }
     }
 
-    /// Until the connection breaks or the machine ends.
+    /// Passes messages and requests on, until the connection breaks or the machine ends.
     async fn exchange(&mut self, frames: &mut Frames) {
         loop {
             tokio::select! {
@@ -206,18 +207,19 @@ impl Follower {
                             return;
                         }
                     }
-                    // A newer shim may say what this daemon has no word for.
+                    // A newer shim may send messages that this daemon does not know.
                     Some(Ok(Err(error))) => tracing::debug!(%error, pid = self.shim.pid, "a message not understood"),
                     Some(Err(_)) | None => return,
                 },
                 Some((request, done)) = self.requests.recv() => {
-                    // While the shim was looked for its patience ran out: it was told that nothing came of it.
+                    // The caller gave up while the connection was being made again, and was told that the request
+                    // failed.
                     if done.is_closed() {
                         continue;
                     }
                     let result = write(frames, &request).await;
                     let broken = result.is_err();
-                    // Whoever asked may be gone.
+                    // The caller may be gone.
                     let _ = done.send(result);
                     if broken {
                         return;
@@ -227,7 +229,8 @@ impl Follower {
         }
     }
 
-    /// The connection broke: the shim has ended, has died, or merely dropped this connection.
+    /// Reconnects after the connection broke, or returns the end of the machine: the shim may have ended, died, or
+    /// merely closed this connection.
     async fn reconnect(&self) -> Result<(Frames, ShimStatus), ExitRecord> {
         let began = tokio::time::Instant::now();
         loop {
@@ -245,8 +248,8 @@ impl Follower {
                     tokio::time::sleep(CHANGE_TICK).await;
                 }
                 Ok(_) | Err(_) => {
-                    // A shim that does not answer cannot be managed, and its machine is nobody's. Its guest may have
-                    // things to write.
+                    // A shim that does not answer cannot be managed, nor can its machine. Its guest may have unwritten
+                    // data.
                     return Err(match power_off::end_silent(self.shim, self.limit, &self.state_dir).await {
                         Ok((end, words)) => {
                             self.shared.remark.get_or_init(|| words);
@@ -259,7 +262,7 @@ impl Follower {
         }
     }
 
-    /// The end of a machine whose shim left no record. The VMM dies with its shim; this makes sure.
+    /// The end of a machine whose shim left no record. The VMM dies with its shim; this makes sure of it.
     async fn end_without_record(&self, reason: String) -> ExitRecord {
         if let Ok(Some(end)) = record::read(&self.state_dir, EXIT_FILE) {
             return end;
@@ -291,9 +294,9 @@ async fn connect(socket: &Path, state_dir: &Path) -> io::Result<(Frames, ShimSta
     timeout(ANSWER_TIMEOUT, attempt).await?
 }
 
-/// Whether who serves a socket is whose this directory is. Below everybody's directory a socket may have been taken away
-/// and be another's by now; the VM's own directory is only its user's. It does not count alone: a file system may call every
-/// file one and the same user's.
+/// Whether the server of the socket is the owner of the VM's state directory. In a directory that everybody may write
+/// to, the socket may have been replaced by another user's; the state directory is writable by its user only. Not
+/// sufficient by itself: a file system may report one and the same owner for every file.
 fn serves_owner_of(stream: &UnixStream, state_dir: &Path) -> io::Result<bool> {
     Ok(socket_peercred(stream)?.uid.as_raw() == fs::metadata(state_dir)?.uid())
 }
@@ -310,7 +313,7 @@ pub(super) mod tests {
     use futures_util::FutureExt;
     use tokio::net::UnixListener;
 
-    /// Takes a connection and says that the shim is this process.
+    /// Accepts a connection and sends the status of a shim.
     pub(in crate::shim) async fn greet(listener: &UnixListener, shim: ProcessIdentity) -> Frames {
         let status = serde_json::from_value(serde_json::json!({
             "version": "0", "shim": shim, "vmm": null, "ready": null, "booted": null, "console_bytes": 0
@@ -330,7 +333,7 @@ pub(super) mod tests {
         let opened = Connection::open(socket.clone(), dir.path().to_owned());
         let (connection, mut served) = tokio::join!(opened, greet(&listener, shim));
         let connection = connection.unwrap();
-        // Given up as soon as it is queued.
+        // Cancelled as soon as it is queued.
         assert!(connection.request(ShimRequest::End).now_or_never().is_none());
         let waited_for = ShimRequest::Signal { signal: KillSignal::Term };
         connection.request(waited_for.clone()).await.unwrap();
@@ -338,7 +341,7 @@ pub(super) mod tests {
         assert_eq!(first, waited_for);
     }
 
-    /// A connection to a shim that greets, and answers no more from then on.
+    /// A connection to a shim that greets, and then does not answer any more.
     async fn broken_off(dir: &Path, shim: ProcessIdentity) -> Connection {
         let socket = dir.join("c");
         let listener = UnixListener::bind(&socket).unwrap();

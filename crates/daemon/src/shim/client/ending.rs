@@ -1,19 +1,19 @@
-//! Ending a machine whose guest may have things to write, through a shim that may not be listening.
+//! Ends a machine whose guest may have unwritten data, through a shim that may not respond.
 
 use super::{Shim, ShimError};
 use crate::{
     process::ProvenProcess,
-    shim::{control::ExitRecord, off},
+    shim::{control::ExitRecord, power_off},
 };
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 impl Shim {
-    /// Ends the machine, at once where the shim answers, and then it may take `limit`: how it ended. One that was stopped
-    /// goes on for it. One that stands still for another reason takes this request like every other, and nothing comes of it:
-    /// it is told to end its machine in order, as one is that cannot be reached, and the error is what there is to say about
-    /// that.
+    /// Ends the machine: at once where the shim answers, and it then has `limit` to end. A stopped shim is continued
+    /// first. A shim that hangs for another reason accepts the request like any other without acting on it. It is then
+    /// told by signal to power off its guest, like one that cannot be reached, and the returned error describes the
+    /// outcome.
     pub(crate) async fn put_down(&self, limit: Duration) -> Result<ExitRecord, String> {
         let began = Instant::now();
         self.wake();
@@ -35,8 +35,8 @@ impl Shim {
         }
     }
 
-    /// Kills the VMM over the head of a shim that does not; `false` when it has not ended within `limit`. The shim is left
-    /// to be killed by who gives back what the machine held.
+    /// Kills the VMM directly, when the shim does not; `false` when it has not ended within `limit`. The shim itself is
+    /// killed later, when the machine's resources are released.
     pub(crate) async fn kill_vmm(&self, limit: Duration) -> bool {
         let Some(vmm) = self.status().vmm else { return true };
         match ProvenProcess::open(vmm) {
@@ -67,7 +67,7 @@ mod tests {
         let (mut process, identity) = power_off::tests::shim(dir.path(), &format!("mv prepared {EXIT_FILE}; exit 0"));
         let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
         let (shim, served) = tokio::join!(Shim::connect(dir.path(), dir.path()), greet(&listener, identity));
-        // The connection is there, and nobody reads from it or takes another.
+        // The connection exists, and nobody reads from it or accepts another.
         let words = shim.unwrap().put_down(Duration::from_secs(1)).await.unwrap_err();
         assert!(words.starts_with(&format!("its shim (pid {}) did not answer for ", identity.pid)), "{words}");
         assert!(words.ends_with(" s: its guest was told to power off"), "{words}");

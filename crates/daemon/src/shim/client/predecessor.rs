@@ -1,4 +1,4 @@
-//! What is left of the machine before the one that is to be started.
+//! Makes sure that the previous machine of a VM is gone before a new one starts.
 
 use super::{CHANGE_TIMEOUT, ShimError};
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 use std::{path::Path, time::Duration};
 use tokio::time::timeout;
 
-/// Waits for a shim that has written its exit record to be gone, and for a VMM that dies with its shim; refuses when one of
-/// them runs on: it has the VM's disk, and the record is the last that is known of who it is.
+/// Waits for a shim that has written its exit record to be gone, and for the VMM that dies with it. Refuses when either
+/// keeps running: it uses the VM's disk, and the record is the only way to identify it.
 pub(super) async fn await_end(state_dir: &Path) -> Result<(), ShimError> {
     await_end_within(CHANGE_TIMEOUT, state_dir).await
 }

@@ -20,19 +20,19 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a shim may take from its start until its VMM runs. It does no work that grows with the VM; what this bounds
-/// is a host under extreme load or a stuck disk.
+/// Time limit for a shim from its start until its VMM runs. None of its work grows with the VM; the limit is for a host
+/// under extreme load or with a stuck disk.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// What ends a scope, as at a logout: systemd sends it to every process there. TERM would end the monitor while the shim has
-/// its guest power off; this one is nothing to a process that does not listen for it.
-pub(in crate::shim) const SCOPE_SIGNAL: &str = "SIGWINCH";
-/// How long a scope may take to end, whatever is usual for the user's: the guest's time, and its monitor's.
+/// Signal by which systemd ends a scope, as at logout; every process in it gets the signal. SIGTERM would end the VMM
+/// while the shim has its guest power off; SIGWINCH is ignored by a process that does not handle it.
+const SCOPE_SIGNAL: &str = "SIGWINCH";
+/// Time limit for ending a scope, independent of the user manager's default: the time for the guest, and for its VMM.
 const SCOPE_TIMEOUT: Duration = power_off::TIMEOUT.saturating_add(Duration::from_secs(10));
-/// Bytes of a failed shim's stderr that are kept.
+/// Bytes kept of a failed shim's stderr.
 const STDERR_TAIL: usize = 4096;
 
 impl Shims {
-    /// Runs `banger-shim --detach`, which returns when the shim it leaves behind has its VMM running or has given up.
+    /// Runs `banger-shim --detach`, which returns when the detached shim has its VMM running or has given up.
     pub(super) async fn spawn(&self, Planned { launch, plan }: &Planned, scope: bool) -> Result<Outcome, ShimError> {
         let mut argv: Vec<OsString> = Vec::new();
         if scope {

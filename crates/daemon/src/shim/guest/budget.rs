@@ -7,30 +7,32 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Events taken from one boot; from then on only the last word counts. An honest agent has some ten.
+/// Events accepted from one boot; after that only power events count. An honest agent sends some ten.
 pub(super) const MAX_EVENTS: usize = 1000;
-/// Events about how far it came that each boot has, however many those before it had. They fill nobody's log.
+/// Progress events (`ready`, `booted`) that every boot has, even when earlier boots used up the budget. They do not
+/// fill the log.
 pub(super) const PROGRESS_EVENTS: usize = 20;
-/// After so long a boot may have one more than what those before it left.
+/// Interval in which a boot regains one event that earlier boots used up.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
-/// Times a boot may change its mind about its end. An honest agent does it once, and again in each session.
+/// Power events accepted from one boot, which may change its mind. An honest agent sends one, and repeats it in each
+/// session.
 pub(super) const MAX_POWER_EVENTS: usize = 100;
 /// Upper bound for the announcements of one boot.
 pub(super) const MAX: usize = MAX_EVENTS + PROGRESS_EVENTS + MAX_POWER_EVENTS;
 
-/// What was taken from a machine's boots, each in however many sessions.
+/// The budget of a machine's guest. It applies to a boot, over however many sessions.
 #[derive(Debug)]
 pub(in crate::shim) struct GuestBudget(Mutex<BootBudget>);
 
 #[derive(Debug)]
 struct BootBudget {
     began: Instant,
-    /// What the boot may still say.
+    /// Events left.
     events: usize,
-    /// How often it may say how far it came, once those are used up.
+    /// Progress events left, once `events` is used up.
     progress: usize,
     power_events: usize,
-    /// The last word that was taken.
+    /// The last accepted power event.
     power: Option<Power>,
 }
 
@@ -45,8 +47,8 @@ impl GuestBudget {
         Self(Mutex::new(BootBudget::new(Instant::now(), MAX_EVENTS)))
     }
 
-    /// Another boot begins. It has no more events than were left and time has passed: a guest that reboots over and over
-    /// would otherwise fill its host's log.
+    /// Starts the budget of another boot: the events left plus those regained since. Otherwise a guest that reboots
+    /// over and over could fill its host's log.
     pub(in crate::shim) fn begin(&self, now: Instant) {
         let mut boot = self.boot();
         let since = now.saturating_duration_since(boot.began).as_secs() / EVENT_EVERY.as_secs();
@@ -55,12 +57,12 @@ impl GuestBudget {
         *boot = BootBudget::new(now, events);
     }
 
-    /// This is the guest's last word from here on.
+    /// Records a power event as the current one.
     pub(in crate::shim) fn record(&self, verb: Power) {
         self.boot().power = Some(verb);
     }
 
-    /// Whether it is on record as the last word already: it was said again, and means nothing new.
+    /// Whether the event repeats the current one, and so means nothing new.
     pub(super) fn is_repeated(&self, verb: Power) -> bool {
         self.boot().power == Some(verb)
     }
