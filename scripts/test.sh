@@ -4,7 +4,7 @@
 #   scripts/test.sh [STEP…]      all steps, or these: fmt shell scripts clippy repo deny unit doc kernel product boot
 #
 # A test that cannot run on this machine says SKIP and is counted at the end. BANGER_TEST_REQUIRE, a comma-separated
-# list of the names in crates/testkit/src/capability.rs, makes such a skip a failure.
+# list of the names in crates/testkit/src/requirements.rs, makes such a skip a failure.
 set -uo pipefail
 
 # A background job of a script starts with INT and QUIT ignored, and what is ignored stays so in every child. Tests send

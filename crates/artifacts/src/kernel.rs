@@ -7,7 +7,6 @@
 
 mod apt;
 mod archive;
-mod beside;
 mod bundle;
 mod bzimage;
 mod catalog;
@@ -16,11 +15,12 @@ mod config;
 mod deb;
 mod elf;
 mod error;
+mod hashing_write;
 mod image;
 mod import;
+mod loose_files;
 mod manifest;
 mod modules;
-mod parts;
 mod stage;
 mod store;
 mod tree;
@@ -35,13 +35,11 @@ pub use deb::{Deb, DebError};
 pub use elf::{Elf, ElfError};
 pub use error::{Corruption, KernelError, Unusable};
 pub use import::Description;
-pub(crate) use manifest::rfc3339;
+pub use loose_files::LooseFiles;
 pub use manifest::{Boots, KernelManifest, ManifestError, Provenance};
 pub use modules::ModulesError;
-pub use parts::Parts;
-pub use store::{Kernel, KernelStore, Listing, Outcome, Turn};
+pub use store::{Kernel, KernelStore, Listing, Outcome, RemovalLock};
 pub use tree::TreeError;
 
-pub(crate) use codec::hex;
 pub(crate) use modules::{boot_modules, name as module_name};
 pub(crate) use tree::sha256;

@@ -18,3 +18,4 @@ pub mod oci;
 pub mod program;
 pub mod publish;
 pub mod rootfs;
+mod timestamp;

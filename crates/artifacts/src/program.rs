@@ -10,12 +10,12 @@
 
 #![expect(unsafe_code, reason = "a hook between fork and exec ties the program's life to ours")]
 
+mod containment;
 mod ids;
-mod keeper;
 mod running;
 
 use crate::job::{Cancel, Cancelled};
-use keeper::Keeper;
+use containment::Containment;
 use running::Running;
 use rustix::{
     fs::{Access, access},
@@ -32,8 +32,8 @@ use std::{
     time::Duration,
 };
 
+pub use containment::CONTAINED;
 pub use ids::{Ids, NoIds};
-pub use keeper::CONTAINED;
 
 /// How many of its last lines an error repeats.
 const STDERR_LINES: usize = 3;
@@ -105,7 +105,7 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     directory: PathBuf,
-    keeper: Keeper,
+    containment: Containment,
     ids: Option<Ids>,
 }
 
@@ -118,7 +118,7 @@ impl Program {
             args: Vec::new(),
             env: Vec::new(),
             directory: PathBuf::from("/"),
-            keeper: Keeper::Kernel,
+            containment: Containment::Kernel,
             ids: None,
         }
     }
@@ -165,7 +165,7 @@ impl Program {
     /// When it is to end, or when this process is killed, all that is in its process group is killed at once.
     #[must_use]
     pub fn grouped(mut self) -> Self {
-        self.keeper = Keeper::Group;
+        self.containment = Containment::Group;
         self
     }
 
@@ -174,7 +174,7 @@ impl Program {
     /// [`Self::can_be_contained`], or as root of other ids.
     #[must_use]
     pub fn contained(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.keeper = Keeper::Namespaces;
+        self.containment = Containment::Namespaces;
         self.directory = directory.into();
         self
     }
@@ -269,7 +269,7 @@ impl Program {
             return Err(ProgramError::Missing { program: self.name, package: self.package });
         };
         let space = self.ids.map(|ids| ids.space(cancel)).transpose()?;
-        let mut command = self.keeper.command(&path)?;
+        let mut command = self.containment.command(&path)?;
         command
             .args(&self.args)
             .env_clear()
@@ -277,11 +277,11 @@ impl Program {
             .env("LANG", "C.UTF-8")
             .envs(self.env)
             .current_dir(&self.directory)
-            .stdin(if self.keeper.has_line() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if self.containment.has_line() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let (parent, signal) = (rustix::process::getpid(), self.keeper.signal());
+        let (parent, signal) = (rustix::process::getpid(), self.containment.signal());
         // SAFETY: the hook makes a few system calls and touches neither memory of the parent nor any lock.
         unsafe {
             command.pre_exec(move || {

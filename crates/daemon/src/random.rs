@@ -1,15 +1,12 @@
 //! Random bytes from the host's kernel: ids, machine ids, what seeds a guest's pool.
 
 use banger_proto::name::{OperationId, VmId};
-use std::{fmt::Write as _, fs::File, io::Read};
+use data_encoding::HEXLOWER;
+use std::{fs::File, io::Read};
 
 /// `n` random bytes in lower-case hexadecimal.
 pub(crate) fn hex(n: usize) -> String {
-    let mut text = String::with_capacity(2 * n);
-    for byte in bytes(n) {
-        write!(text, "{byte:02x}").expect("a String takes every write");
-    }
-    text
+    HEXLOWER.encode(&bytes(n))
 }
 
 /// A number below `end`, which is far below 2^32, so that the bias of the remainder does not matter.

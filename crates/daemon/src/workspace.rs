@@ -7,6 +7,7 @@ use crate::clock;
 use banger_proto::{
     api::workspace::{RecordWorkspace, Workspace},
     failure::{Code, Failure},
+    time::rfc3339,
 };
 use std::collections::BTreeMap;
 
@@ -96,7 +97,7 @@ impl WorkspaceService {
             branch: said.branch,
             from: said.from,
             include_untracked: said.include_untracked,
-            prepared_at: clock::rfc3339(clock::now()),
+            prepared_at: rfc3339(clock::now()),
         })
     }
 

@@ -13,3 +13,4 @@ pub mod name;
 pub mod network;
 pub mod size;
 pub mod span;
+pub mod time;

@@ -4,10 +4,10 @@ use crate::{
     binaries::bin_dir,
     command::{Invocation, Output},
     golden::Golden,
+    launcher::Launcher,
+    netns::NetNamespace,
     process::{Identity, marked_processes},
-    space::Space,
     wait::wait_until,
-    way::Way,
 };
 use banger_proto::layout::Layout;
 use rustix::process::Signal;
@@ -32,7 +32,7 @@ pub struct TestEnv {
     /// The fake VMM runs programs of this host, which a confined VMM may not.
     unconfined: bool,
     /// How programs get here. In a network namespace of its own VMs may reach what is in it.
-    way: Way,
+    launcher: Launcher,
     /// What every program gets besides.
     variables: Vec<(String, OsString)>,
 }
@@ -51,7 +51,7 @@ impl TestEnv {
         std::fs::create_dir(home.path().join("home")).expect("a home directory");
         let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| home.path().into()), uid())
             .expect("BANGER_HOME says where everything is");
-        Self { home, layout, unconfined: false, way: Way::default(), variables: Vec::new() }
+        Self { home, layout, unconfined: false, launcher: Launcher::default(), variables: Vec::new() }
     }
 
     /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
@@ -73,7 +73,7 @@ impl TestEnv {
         let mut env = Self::golden_as(uid)?;
         let tap = env.home().join("tap");
         std::fs::create_dir(&tap).expect("a directory for the tap device");
-        env.way = Way::user(uid, Some(&tap));
+        env.launcher = Launcher::user(uid, Some(&tap));
         Some(env)
     }
 
@@ -86,7 +86,7 @@ impl TestEnv {
         for path in [env.layout.config.clone(), env.layout.config_file()] {
             std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("this is root");
         }
-        env.way = Way::user(uid, None);
+        env.launcher = Launcher::user(uid, None);
         Some(env)
     }
 
@@ -135,13 +135,13 @@ impl TestEnv {
     }
 
     /// Lets everything run in a network namespace, which plays this host. Its VMs get a way out into it.
-    pub fn move_into(&mut self, space: &Space) {
-        self.way.space = Some(space.clone());
+    pub fn move_into(&mut self, netns: &NetNamespace) {
+        self.launcher.netns = Some(netns.clone());
     }
 
     /// Lets every program that is run from here on find `file` in the place of `over`.
     pub fn bind(&mut self, file: impl Into<PathBuf>, over: impl Into<PathBuf>) {
-        self.way.binds.push((file.into(), over.into()));
+        self.launcher.binds.push((file.into(), over.into()));
     }
 
     /// The directory that `BANGER_HOME` names.
@@ -175,7 +175,7 @@ impl TestEnv {
 
     /// `banger` with these arguments.
     pub fn banger(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
-        let dir = if self.way.user.is_some() { self.home().join("programs") } else { bin_dir().to_path_buf() };
+        let dir = if self.launcher.user.is_some() { self.home().join("programs") } else { bin_dir().to_path_buf() };
         self.program(dir.join("banger")).args(args)
     }
 
@@ -186,10 +186,10 @@ impl TestEnv {
 
     /// Another program in the same environment.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation {
-        let mut words = self.way.words();
+        let mut words = self.launcher.prefix();
         words.push(program.as_ref().to_owned());
         let invocation = Invocation::new(&words[0]).args(&words[1..]);
-        let uplink = match (&self.way.space, self.unconfined) {
+        let uplink = match (&self.launcher.netns, self.unconfined) {
             (Some(_), _) => "auto",
             (None, false) => "none",
             (None, true) => "off",

@@ -1,9 +1,9 @@
 //! Container images as files: an OCI layout, written layer by layer.
 
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{
-    fmt::Write as _,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -77,10 +77,10 @@ impl ImageLayout {
         if let Some(mut packer) = packer {
             assert!(packer.wait().expect("it ends").success(), "{pack:?}");
         }
-        self.diff_ids.push(format!("sha256:{}", hexadecimal(&hash.finalize())));
+        self.diff_ids.push(format!("sha256:{}", HEXLOWER.encode(&hash.finalize())));
         let mut packed = Layer { sink: Sink::Nowhere, hash: Sha256::new() };
         let size = io::copy(&mut File::open(&path).expect("it was written"), &mut packed).expect("it can be read");
-        let digest = hexadecimal(&packed.hash.finalize());
+        let digest = HEXLOWER.encode(&packed.hash.finalize());
         fs::rename(path, self.blob(&digest)).expect("its name");
         let suffix = pack.first().map(|program| format!("+{program}")).unwrap_or_default();
         let kind = format!("application/vnd.oci.image.layer.v1.tar{suffix}");
@@ -115,7 +115,7 @@ impl ImageLayout {
 
     fn put(&self, kind: &str, document: &Value) -> Value {
         let bytes = document.to_string().into_bytes();
-        let digest = hexadecimal(&Sha256::digest(&bytes));
+        let digest = HEXLOWER.encode(&Sha256::digest(&bytes));
         fs::write(self.blob(&digest), &bytes).expect("room");
         json!({"mediaType": kind, "digest": format!("sha256:{digest}"), "size": bytes.len()})
     }
@@ -226,11 +226,4 @@ fn packer(pack: &[&str], out: &Path) -> (Option<Child>, Sink) {
     let mut child = Command::new(program).args(args).stdin(Stdio::piped()).stdout(file).spawn().expect("the packer");
     let stdin = child.stdin.take().expect("it is a pipe");
     (Some(child), Sink::Packer(stdin))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -1,6 +1,6 @@
 //! Somebody beside a VM's channel who counts what passes.
 
-use crate::{TestEnv, way::Way};
+use crate::{TestEnv, launcher::Launcher};
 use std::{
     ffi::OsString,
     io::{self, Read, Write},
@@ -52,8 +52,8 @@ impl Meter {
     }
 
     /// The words that come before those of a program that is to be counted; this process must be root.
-    pub fn words(&self) -> Vec<OsString> {
-        Way { binds: vec![(self.socket(), self.over.clone())], ..Way::default() }.words()
+    pub fn prefix(&self) -> Vec<OsString> {
+        Launcher { binds: vec![(self.socket(), self.over.clone())], ..Launcher::default() }.prefix()
     }
 
     /// Bytes that passed so far, both ways.
@@ -129,7 +129,7 @@ with socket.socket(socket.AF_UNIX) as stream:
             assert_eq!((String::from_utf8(out.stdout), out.status.success()), (Ok("hellohello".into()), true));
             meter.passed()
         };
-        assert_eq!([asks(Vec::new()), asks(meter.words()), asks(Vec::new())], [0, 15, 15]);
+        assert_eq!([asks(Vec::new()), asks(meter.prefix()), asks(Vec::new())], [0, 15, 15]);
         server.join().unwrap();
         // It leaves nothing where the socket is.
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);

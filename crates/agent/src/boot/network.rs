@@ -61,8 +61,8 @@ mod tests {
         if !banger_testkit::require("netns") {
             return;
         }
-        let space = banger_testkit::Space::new();
-        space.command("ip link add eth0 address 02:62:0a:d5:00:05 type veth peer name other");
+        let netns = banger_testkit::NetNamespace::new();
+        netns.command("ip link add eth0 address 02:62:0a:d5:00:05 type veth peer name other");
         let network = Network {
             mac: "02:62:0a:d5:00:05".into(),
             address: "10.213.0.5".parse().unwrap(),
@@ -70,14 +70,14 @@ mod tests {
             gateway: "10.213.0.1".parse().unwrap(),
             mtu: 1400,
         };
-        space.run(move || configure(&network)).unwrap();
+        netns.run(move || configure(&network)).unwrap();
         for (line, wanted) in [
             ("ip link show dev eth0", " mtu 1400 "),
             ("ip link show dev eth0", ",UP"),
             ("ip address show dev eth0", " 10.213.0.5/22 "),
             ("ip route show", "default via 10.213.0.1 dev eth0"),
         ] {
-            let shown = space.command(line);
+            let shown = netns.command(line);
             assert!(shown.contains(wanted), "{wanted:?} in {shown}");
         }
     }

@@ -6,7 +6,7 @@ use super::{
     Address, AddressError, Client, FetchError, Refused, Request, Trust,
     refusal::{EXCERPT, MAX_VALUE, SHOWN},
 };
-use crate::kernel::hex;
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::{
     error::Error,
@@ -171,7 +171,7 @@ impl Sender {
         loop {
             let mut chunk = self.empty.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
             match reader.read(&mut chunk) {
-                Ok(0) => return Ok(Some(hex(&hash.finalize()))),
+                Ok(0) => return Ok(Some(HEXLOWER.encode(&hash.finalize()))),
                 Ok(n) => {
                     if request.hash {
                         hash.update(&chunk[..n]);

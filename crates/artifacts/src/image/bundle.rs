@@ -6,22 +6,23 @@
 
 use super::{
     CatalogEntry, Image, ImageError, ImageManifest, ImageStore, Reliance, Source,
-    draft::{Algorithm, ROOTFS, digest, hexadecimal},
+    draft::{Algorithm, ROOTFS, digest},
     manifest,
     store::check_superblock,
-    unnamed::Unnamed,
+    tmpfile::TmpFile,
 };
 use crate::{
     disk::write_sparse,
     fetch::{Address, BodyLength, Client},
     job::Job,
-    kernel::rfc3339,
     rootfs::{
         Limits,
         tar::{EntryKind, Reader},
     },
+    timestamp::rfc3339,
 };
 use banger_proto::name::{ImageId, ImageName};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -165,7 +166,7 @@ impl ImageStore {
         let Image { manifest, rootfs } = image;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
-        let image = self.put_unless(staging, &manifest, relied_on, job);
+        let image = self.publish_unless(staging, &manifest, relied_on, job);
         drop(lock);
         image
     }
@@ -179,7 +180,7 @@ impl ImageStore {
             return Err(ImageError::Unmanaged { id: id.clone() });
         }
         let directory = output.parent().unwrap_or(Path::new("/"));
-        let staged = Unnamed::create_in(directory).map_err(ImageError::io("write to", directory))?;
+        let staged = TmpFile::create_in(directory).map_err(ImageError::io("write to", directory))?;
         let write = |source| ImageError::Io { what: "write", path: output.to_owned(), source };
         job.progress.phase("packing the image");
         let (size, sha256) = pack(&image, staged.file(), job).map_err(write)?;
@@ -242,7 +243,7 @@ fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
     let watched = Watched { input: file, done: 0, reported: 0, total: size, job };
     archive.append_data(&mut header(size), ROOTFS, watched)?;
     archive.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    Ok((sink.bytes, hexadecimal(&sink.hash.finalize())))
+    Ok((sink.bytes, HEXLOWER.encode(&sink.hash.finalize())))
 }
 
 /// Downloads a bundle and writes what is in it into `directory`.

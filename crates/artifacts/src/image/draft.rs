@@ -6,13 +6,13 @@ use super::{
 };
 use crate::{
     job::Job,
-    kernel::rfc3339,
     rootfs::{Format, RootfsBuilder},
+    timestamp::rfc3339,
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use std::{
-    fmt::Write as _,
     fs::{self, File},
     io::Read,
     os::unix::fs::PermissionsExt,
@@ -65,7 +65,7 @@ impl Draft {
         let path = directory.join(ROOTFS);
         let format = Format { label: LABEL.into(), epoch: self.epoch, salt: self.salt() };
         let (written, digest) = builder.finish_hashed(&path, &format, job)?;
-        let digest = hexadecimal(&digest);
+        let digest = HEXLOWER.encode(&digest);
         let id: ImageId = digest[..16].parse().expect("16 hexadecimal digits are an image id");
 
         let manifest = ImageManifest {
@@ -142,8 +142,8 @@ impl Hash {
 
     fn digits(self) -> String {
         match self {
-            Self::Blake3(hash) => hexadecimal(hash.finalize().as_bytes()),
-            Self::Sha256(hash) => hexadecimal(&hash.finalize()),
+            Self::Blake3(hash) => HEXLOWER.encode(hash.finalize().as_bytes()),
+            Self::Sha256(hash) => HEXLOWER.encode(&hash.finalize()),
         }
     }
 }
@@ -171,11 +171,4 @@ pub(super) fn digest(path: &Path, algorithm: Algorithm, job: &Job<'_>) -> Result
         }
     }
     Ok(hash.digits())
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -3,11 +3,9 @@
 //! It is read as little as possible: its superblock says that it is an ext4 a guest can mount read-only. Its content is
 //! not hashed, so its id is made of what `stat(2)` says of it, and a file that changed is another image.
 
-use super::{
-    draft::hexadecimal,
-    file::{FileChanged, FileIdentity},
-};
+use super::file_identity::{FileChanged, FileIdentity};
 use banger_proto::name::ImageId;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -102,7 +100,7 @@ impl ExternalFile {
         }
         hash.update(modified.to_le_bytes());
         hash.update(modified_nanos.to_le_bytes());
-        hexadecimal(&hash.finalize())
+        HEXLOWER.encode(&hash.finalize())
     }
 }
 

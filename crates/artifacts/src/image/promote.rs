@@ -4,7 +4,7 @@ use super::{
     FileIdentity, Image, ImageError, ImageStore, Source,
     draft::{Algorithm, ROOTFS, digest},
 };
-use crate::{disk::clone_sparse, job::Job, kernel::rfc3339};
+use crate::{disk::clone_sparse, job::Job, timestamp::rfc3339};
 use banger_proto::name::ImageId;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -50,6 +50,6 @@ impl ImageStore {
         manifest.write(staging.path())?;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
-        self.put(staging, &manifest, job)
+        self.publish(staging, &manifest, job)
     }
 }

@@ -152,7 +152,7 @@ impl ImageStore {
             arch: filled.platform.machine().to_owned(),
         };
         let manifest = draft.write(builder, staging.path(), job)?;
-        self.put(staging, &manifest, job)
+        self.publish(staging, &manifest, job)
     }
 }
 

@@ -5,16 +5,17 @@
 
 use super::{
     Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, Source,
-    draft::{Algorithm, Draft, ROOTFS, digest, hexadecimal},
+    draft::{Algorithm, Draft, ROOTFS, digest},
     manifest::FORMAT,
 };
 use crate::{
     job::{Cancel, Job},
-    kernel::rfc3339,
     publish::{NameLock, Shelf},
     rootfs::{Limits, RootfsBuilder},
+    timestamp::rfc3339,
 };
 use banger_proto::name::{ImageId, ImageName, KernelName};
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashSet,
@@ -168,7 +169,7 @@ impl ImageStore {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
         let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
         let (id, digest) = (file.id(), file.digest());
-        let lock = self.turn(&id, job)?;
+        let lock = self.lock(&id, job)?;
         let manifest = ImageManifest {
             version: FORMAT,
             id: id.clone(),
@@ -219,18 +220,18 @@ impl ImageStore {
     }
 
     /// Waits until nobody else changes what is under this id.
-    pub fn turn(&self, id: &ImageId, job: &Job<'_>) -> Result<NameLock, ImageError> {
+    pub fn lock(&self, id: &ImageId, job: &Job<'_>) -> Result<NameLock, ImageError> {
         Ok(self.shelf.lock_saying(id.as_str(), &format!("waiting for somebody else's work on image {id}"), job)?)
     }
 
     /// The same, unless somebody does.
-    pub fn try_turn(&self, id: &ImageId) -> Result<Option<NameLock>, ImageError> {
+    pub fn try_lock(&self, id: &ImageId) -> Result<Option<NameLock>, ImageError> {
         Ok(self.shelf.try_lock(id.as_str())?)
     }
 
-    /// As [`Self::delete`], of the image whose turn it is; nothing is waited for.
-    pub fn delete_held(&self, turn: &NameLock) -> Result<bool, ImageError> {
-        Ok(self.shelf.remove(turn)?)
+    /// As [`Self::delete`], of the locked image; nothing is waited for.
+    pub fn delete_held(&self, lock: &NameLock) -> Result<bool, ImageError> {
+        Ok(self.shelf.remove(lock)?)
     }
 
     pub(super) fn build(
@@ -259,26 +260,26 @@ impl ImageStore {
         let draft = Draft { name: name.clone(), source, kernel, config: None, epoch: recipe.epoch, arch };
         let manifest = draft.write(builder, staging.path(), job)?;
 
-        let image = self.put(staging, &manifest, job);
+        let image = self.publish(staging, &manifest, job);
         drop(lock);
         image
     }
 
-    /// Makes the image whose turn it is recommend another kernel; nothing is waited for.
-    pub fn recommend_held(&self, id: &ImageId, turn: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
+    /// Makes the locked image recommend another kernel; nothing is waited for.
+    pub fn recommend_held(&self, id: &ImageId, lock: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
         image.manifest.kernel = Some(kernel.clone());
         image.manifest.kernel_chosen = false;
-        image.manifest.rewrite(&self.shelf, turn)?;
+        image.manifest.rewrite(&self.shelf, lock)?;
         Ok(image)
     }
 
-    /// Notes that this kernel, where the image whose turn it is has it, whoever's word that was, is a person's choice now.
-    pub fn choose_held(&self, id: &ImageId, turn: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
+    /// Notes that this kernel, where the locked image has it, whoever's word that was, is a person's choice now.
+    pub fn choose_held(&self, id: &ImageId, lock: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
         if image.manifest.kernel.as_ref() == Some(kernel) && !image.manifest.kernel_chosen {
             image.manifest.kernel_chosen = true;
-            image.manifest.rewrite(&self.shelf, turn)?;
+            image.manifest.rewrite(&self.shelf, lock)?;
         }
         Ok(image)
     }
@@ -289,7 +290,7 @@ fn build_lock(name: &ImageName, source: &Source) -> String {
     let mut hash = Sha256::new();
     hash.update(name.as_str());
     hash.update(serde_json::to_vec(source).expect("a source holds nothing JSON cannot"));
-    format!("build-{}", hexadecimal(&hash.finalize()[..8]))
+    format!("build-{}", HEXLOWER.encode(&hash.finalize()[..8]))
 }
 
 pub(super) fn check_superblock(image: &Image) -> Result<(), Corruption> {

@@ -10,6 +10,7 @@ use banger_proto::agent::{
     boot::{CONFIG_PATH, MODULES_DIR},
     driver::DRIVERS,
 };
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
@@ -106,7 +107,7 @@ impl InitramfsCache {
         write_base(&mut archive, kernel, &content, job.cancel)?;
         archive.finish()?;
         // Named after what was read just now: the agent may have changed since it was looked up.
-        let name = key(kernel, &crate::kernel::hex(&Sha256::digest(&content)));
+        let name = key(kernel, &HEXLOWER.encode(&Sha256::digest(&content)));
         Ok(self.shelf.publish_file(staged, &name)?)
     }
 
@@ -162,7 +163,7 @@ fn key(kernel: &Kernel, agent: &str) -> String {
         hash.update(driver.name);
         hash.update([0]);
     }
-    format!("{}.cpio", &crate::kernel::hex(&hash.finalize())[..32])
+    format!("{}.cpio", &HEXLOWER.encode(&hash.finalize())[..32])
 }
 
 fn write_base<W: Write>(

@@ -6,11 +6,11 @@
 
 use super::{
     archive::{self, ArchiveError, Member},
-    beside,
     bzimage::MAX_KERNEL,
     config::Findings,
     elf::{Elf, ElfError},
     error::KernelError,
+    hashing_write,
     image::Image,
     import::{Description, Draft, INITRD, LIMITS, MAX_INITRD, MODULES, MODULES_IMAGE, VMLINUX, is_build_link},
     manifest,
@@ -256,7 +256,7 @@ fn top(draft: &mut Draft<'_>, name: &'static str, content: &mut dyn Read, max: u
         }
         Err(source) => return Err(KernelError::Io { what: "create", path: target, source }),
     };
-    let written = beside::write(&file, path, &mut content.take(max + 1))?;
+    let written = hashing_write::write(&file, path, &mut content.take(max + 1))?;
     if written.length > max {
         return Err(BundleError::Member { path: path.to_owned(), max }.into());
     }

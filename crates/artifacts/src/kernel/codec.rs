@@ -3,6 +3,7 @@
 //! One place for kernel payloads, package members and modules. Every decoder is given a ceiling for its own memory;
 //! how much it may put out is the reader's business.
 
+use data_encoding::HEXLOWER;
 use std::io::{self, BufReader, Read};
 
 /// Most memory a decoder may take for its window. The kernel's own build asks for up to 128 MiB (zstd, xz).
@@ -40,7 +41,7 @@ pub enum Codec {
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// No known format begins like this.
-    #[error("unknown compression (it begins with {})", hex(start))]
+    #[error("unknown compression (it begins with {})", HEXLOWER.encode(start))]
     Unknown {
         /// The first bytes.
         start: Vec<u8>,
@@ -165,15 +166,6 @@ impl<R: Read> Read for Lz4Legacy<R> {
         self.taken += n;
         Ok(n)
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes every write");
-        text
-    })
 }
 
 #[cfg(test)]

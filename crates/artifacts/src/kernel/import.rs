@@ -8,11 +8,11 @@ mod package;
 
 use super::{
     archive::{ArchiveError, Limits},
-    beside::Written,
     bzimage::MAX_KERNEL,
     config,
     deb::{self, Deb},
     error::{KernelError, Unusable},
+    hashing_write::Written,
     image::Image,
     manifest::{Provenance, is_release},
     stage::Stage,

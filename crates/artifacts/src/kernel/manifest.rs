@@ -4,8 +4,8 @@
 //! Fields banger does not know are left alone when read, so that a newer banger can add some; what is read is checked
 //! like any other input, because paths are made from it.
 
-use super::codec::hex;
 use banger_proto::name::KernelName;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -13,7 +13,6 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Component, Path},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// The file's name.
@@ -230,7 +229,7 @@ impl KernelManifest {
 
 /// SHA-256 over a manifest without its seal, however it is laid out.
 fn seal(manifest: &serde_json::Value) -> String {
-    hex(&Sha256::digest(manifest.to_string()))
+    HEXLOWER.encode(&Sha256::digest(manifest.to_string()))
 }
 
 /// Whether `text` can be what `uname -r` says and the name of a directory.
@@ -241,28 +240,9 @@ pub(super) fn is_release(text: &str) -> bool {
         && !text.contains("..")
 }
 
-/// `time` as RFC 3339 in UTC, whole seconds. Times before 1970 count as 1970.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Years are counted from March, so that the leap day is the last of its year; 719,468 days lie between
-    // 0000-03-01 and 1970-01-01, and 146,097 are in 400 years.
-    let since_year_zero = days + 719_468;
-    let (era, of_era) = (since_year_zero / 146_097, since_year_zero % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn sample() -> KernelManifest {
         KernelManifest {
@@ -382,19 +362,5 @@ mod tests {
         }
         assert!(matches!(read(b"{").unwrap_err(), ManifestError::Json(_)));
         assert!(matches!(read(&vec![b' '; 2 << 20]).unwrap_err(), ManifestError::TooLarge));
-    }
-
-    #[test]
-    fn times() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (951_868_800, "2000-03-01T00:00:00Z"),
-            (1_798_761_599, "2026-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
     }
 }

@@ -10,8 +10,8 @@ use super::{
     elf::Elf,
     error::{Corruption, KernelError},
     import::{self, Description, Draft, INITRD, LIMITS, MODULES, MODULES_IMAGE, TREE, VMLINUX},
+    loose_files::LooseFiles,
     manifest::{KernelManifest, Provenance},
-    parts::Parts,
     tree::{self, TreeError, regular},
 };
 use crate::{
@@ -58,7 +58,7 @@ pub struct Listing {
 /// The right to take a kernel away.
 #[derive(Debug)]
 #[must_use]
-pub struct Turn {
+pub struct RemovalLock {
     name: KernelName,
     lock: NameLock,
 }
@@ -289,15 +289,15 @@ impl KernelStore {
     }
 
     /// Makes a kernel from files that lie in different places; otherwise as [`Self::import`].
-    pub fn import_parts(
+    pub fn import_files(
         &self,
         name: &KernelName,
-        parts: &Parts,
+        files: &LooseFiles,
         description: &Description,
         replace: bool,
         job: &Job<'_>,
     ) -> Result<Kernel, KernelError> {
-        self.import_with(name, &parts.kernel, description, replace, job, |draft| parts.gather(draft))
+        self.import_with(name, &files.kernel, description, replace, job, |draft| files.gather(draft))
     }
 
     fn import_with(
@@ -338,18 +338,18 @@ impl KernelStore {
     }
 
     /// Waits until nobody works on a kernel, and lets nobody begin until what is answered is dropped.
-    pub fn turn(&self, name: &KernelName, job: &Job<'_>) -> Result<Turn, KernelError> {
-        Ok(Turn { name: name.clone(), lock: self.lock(name, job)? })
+    pub fn lock_for_removal(&self, name: &KernelName, job: &Job<'_>) -> Result<RemovalLock, KernelError> {
+        Ok(RemovalLock { name: name.clone(), lock: self.lock(name, job)? })
     }
 
     /// Takes a kernel away, damaged or not. Files a VM has open stay readable to it.
     pub fn remove(&self, name: &KernelName, job: &Job<'_>) -> Result<(), KernelError> {
-        self.remove_in(self.turn(name, job)?)
+        self.remove_locked(self.lock_for_removal(name, job)?)
     }
 
     /// Takes the kernel away whose turn it is.
-    pub fn remove_in(&self, turn: Turn) -> Result<(), KernelError> {
-        if self.shelf.remove(&turn.lock)? { Ok(()) } else { Err(KernelError::NotFound { name: turn.name }) }
+    pub fn remove_locked(&self, held: RemovalLock) -> Result<(), KernelError> {
+        if self.shelf.remove(&held.lock)? { Ok(()) } else { Err(KernelError::NotFound { name: held.name }) }
     }
 
     /// What a VMM is given to boot `kernel` with the guest agent at `agent`, made when it is not in the cache.

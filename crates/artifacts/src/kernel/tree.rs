@@ -3,11 +3,12 @@
 //! Nothing is followed: a symbolic link is a text. The order is that of the paths' bytes, so the same tree gives the
 //! same hash and the same image on every host.
 
-use super::{archive::Limits, codec::hex};
+use super::archive::Limits;
 use crate::{
     job::{Cancel, Job},
     rootfs::{self, Format, Meta, RootfsBuilder, RootfsError, Timestamp},
 };
+use data_encoding::HEXLOWER;
 use rustix::fs::{Mode, OFlags, open};
 use sha2::{Digest, Sha256};
 use std::{
@@ -128,7 +129,7 @@ pub(crate) fn sha256(reader: &mut dyn Read, cancel: &Cancel) -> io::Result<(Stri
     loop {
         cancel.check().map_err(io::Error::other)?;
         match reader.read(&mut buffer) {
-            Ok(0) => return Ok((hex(&hash.finalize()), length)),
+            Ok(0) => return Ok((HEXLOWER.encode(&hash.finalize()), length)),
             Ok(n) => {
                 hash.update(&buffer[..n]);
                 length += n as u64;
@@ -213,7 +214,7 @@ pub(super) fn hash(
             Ok::<_, TreeError>(())
         })?;
     }
-    Ok(Hashes { tree: hex(&total.finalize()), files })
+    Ok(Hashes { tree: HEXLOWER.encode(&total.finalize()), files })
 }
 
 /// Writes the tree below `root` as a read-only ext4 to `out`, which must not exist: everything root's, directories

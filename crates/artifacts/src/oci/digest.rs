@@ -1,5 +1,6 @@
 //! Names of content: `sha256:` and 64 hexadecimal digits.
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{fmt, str::FromStr};
@@ -34,7 +35,7 @@ impl Digest {
 
     /// Its 64 hexadecimal digits.
     pub fn hex(&self) -> String {
-        crate::kernel::hex(&self.0)
+        HEXLOWER.encode(&self.0)
     }
 
     /// The 12 digits people tell layers apart by.

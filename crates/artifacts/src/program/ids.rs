@@ -3,7 +3,7 @@
 //! Decides which range of them is taken, and makes the user namespaces in which they are a system's ids, 0 and up. What
 //! runs there as root has no power over anything else of the user's, unless it is to be the user's own root.
 
-use super::{Program, ProgramError, keeper::found};
+use super::{Program, ProgramError, containment::found};
 use crate::job::Cancel;
 use rustix::{
     process::{getegid, geteuid, getgid},

@@ -11,6 +11,6 @@ mod fixture;
 mod hostile;
 mod import;
 mod interrupted;
+mod loose_files;
 mod memory;
-mod parts;
 mod store;

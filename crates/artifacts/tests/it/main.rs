@@ -16,9 +16,5 @@ mod web;
 /// SHA-256 in the notation of manifests and catalogs.
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest as _;
-    hexadecimal(&sha2::Sha256::digest(bytes))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes))
 }

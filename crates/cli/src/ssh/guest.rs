@@ -1,6 +1,7 @@
 //! The guest's end of a connection: `sshd -i`, configured by banger, for as long as the connection lasts.
 
 use banger_proto::{agent::exec::ExecSpec, api::ssh::SshAccess};
+use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
 
 /// Status of a guest without sshd.
@@ -81,7 +82,7 @@ fn stamp(parts: &[&str]) -> String {
         hash.update(part.len().to_le_bytes());
         hash.update(part);
     }
-    crate::workspace::files::hex(&hash.finalize())
+    HEXLOWER.encode(&hash.finalize())
 }
 
 #[cfg(test)]

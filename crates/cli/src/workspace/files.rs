@@ -1,5 +1,6 @@
 //! Reads files of the working tree so that no symbolic link in it leads out.
 
+use data_encoding::HEXLOWER;
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat},
     io::Errno,
@@ -98,9 +99,9 @@ impl Tree {
         let Some(Item::File(file, stat)) = self.item(path)? else { return Ok(false) };
         let header = format!("blob {}\0", stat.st_size);
         let hash = if object.len() == 64 {
-            hex(&hash(Sha256::new_with_prefix(&header), file)?)
+            HEXLOWER.encode(&hash(Sha256::new_with_prefix(&header), file)?)
         } else {
-            hex(&hash(Sha1::new_with_prefix(&header), file)?)
+            HEXLOWER.encode(&hash(Sha1::new_with_prefix(&header), file)?)
         };
         Ok(hash == object)
     }
@@ -130,15 +131,6 @@ fn hash<D: sha1::Digest>(mut hash: D, mut file: File) -> io::Result<Vec<u8>> {
             count => hash.update(&buffer[..count]),
         }
     }
-}
-
-/// Formats bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

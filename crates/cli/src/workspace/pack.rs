@@ -8,6 +8,7 @@ mod stored;
 
 use super::hash;
 use banger_proto::agent::workspace::HashName;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use std::io::{self, BufRead, Read};
 use stored::write_large;
@@ -85,8 +86,11 @@ impl Object {
             "tag" => 4,
             _ => return Err(nonsense("an object of no known kind")),
         };
-        let id =
-            from_hex(id).filter(|id| id.len() == format.len()).ok_or_else(|| nonsense("an object without an id"))?;
+        let id = HEXLOWER_PERMISSIVE
+            .decode(id.as_bytes())
+            .ok()
+            .filter(|id| id.len() == format.len())
+            .ok_or_else(|| nonsense("an object without an id"))?;
         let size = size.parse().map_err(|_| nonsense("an object without a size"))?;
         Ok(Some(Self { id, kind, size }))
     }
@@ -157,7 +161,7 @@ impl Pack {
         self.bytes[8..12].copy_from_slice(&count.to_be_bytes());
         let hash = hash::of(self.format, &self.bytes);
         self.bytes.extend_from_slice(&hash);
-        let name = format!("pack-{}", super::files::hex(&hash));
+        let name = format!("pack-{}", HEXLOWER.encode(&hash));
         sink.pack(&name, self.bytes.len() as u64, &mut self.bytes.as_slice())?;
         sink.index(&name, &index(self.entries, &hash, self.format))
     }
@@ -190,13 +194,6 @@ fn index(mut entries: Vec<Entry>, pack: &[u8], format: HashName) -> Vec<u8> {
     let hash = hash::of(format, &bytes);
     bytes.extend_from_slice(&hash);
     bytes
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 fn nonsense(what: &str) -> io::Error {

@@ -144,9 +144,11 @@ impl ImageService {
     ) -> Result<(), Failure> {
         let (kernels, named) = (self.kernels.clone(), name.clone());
         // Says so when it waits for a pull of that kernel; a client that goes away ends the wait.
-        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernels.turn(&named, &job))
-            .await
-            .map_err(Explain::explain)?;
+        let lock = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
+            kernels.lock_for_removal(&named, &job)
+        })
+        .await
+        .map_err(Explain::explain)?;
         // From here on nobody begins to use it.
         let _custody = self.custody.write().await;
         if !force {
@@ -163,7 +165,7 @@ impl ImageService {
             }
         }
         let kernels = self.kernels.clone();
-        off_thread(move || kernels.remove_in(turn)).await.map_err(Explain::explain)
+        off_thread(move || kernels.remove_locked(lock)).await.map_err(Explain::explain)
     }
 
     /// A kernel on this host.

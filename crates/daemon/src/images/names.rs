@@ -147,7 +147,7 @@ impl ImageService {
                 return Err(in_use(&format!("image {reference:?}"), &users));
             }
             let (images, wanted) = (self.images.clone(), id.clone());
-            let Some(turn) = off_thread(move || images.try_turn(&wanted)).await.map_err(Explain::explain)? else {
+            let Some(turn) = off_thread(move || images.try_lock(&wanted)).await.map_err(Explain::explain)? else {
                 // It may take as long as the disk needs for gigabytes: nobody else waits for that, and what was looked up
                 // here may be otherwise then.
                 drop(custody);
@@ -184,7 +184,7 @@ impl ImageService {
     /// Waits, as long as `operation` does, until nobody else changes an image.
     pub(super) async fn turn(&self, id: &ImageId, operation: &Operation) -> Result<NameLock, Failure> {
         let (images, id) = (self.images.clone(), id.clone());
-        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.turn(&id, &job));
+        let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.lock(&id, &job));
         turn.await.map_err(Explain::explain)
     }
 

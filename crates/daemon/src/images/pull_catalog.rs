@@ -115,7 +115,7 @@ impl ImageService {
         }
         let (images, wanted, kernel) = (self.images.clone(), id.clone(), offered.clone());
         let recommended = off_thread(move || {
-            images.try_turn(&wanted)?.map(|turn| images.recommend_held(&wanted, &turn, &kernel)).transpose()
+            images.try_lock(&wanted)?.map(|turn| images.recommend_held(&wanted, &turn, &kernel)).transpose()
         });
         let recommended = recommended.await.map_err(Explain::explain)?;
         if recommended.is_some() {
@@ -136,7 +136,7 @@ impl ImageService {
         }
         let (images, wanted, kernel) = (self.images.clone(), id.clone(), asked.clone());
         let chosen = off_thread(move || {
-            images.try_turn(&wanted)?.map(|turn| images.choose_held(&wanted, &turn, &kernel)).transpose()
+            images.try_lock(&wanted)?.map(|turn| images.choose_held(&wanted, &turn, &kernel)).transpose()
         });
         let chosen = chosen.await.map_err(Explain::explain)?;
         // It may have come anew meanwhile, with another one.

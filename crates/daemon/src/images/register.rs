@@ -8,7 +8,7 @@ use crate::{
 };
 use banger_artifacts::{
     image::{Image, ImageError},
-    kernel::{Description, KernelError, Parts},
+    kernel::{Description, KernelError, LooseFiles},
 };
 use banger_proto::{
     api::artifact::RegisterImage,
@@ -38,8 +38,8 @@ impl ImageService {
             None => kernel,
             Some(file) => {
                 let kernel = kernel_name_for(&name)?;
-                let parts = Parts { kernel: file, initrd, modules };
-                self.import_parts(&kernel, parts, force, operation).await?;
+                let files = LooseFiles { kernel: file, initrd, modules };
+                self.import_files(&kernel, files, force, operation).await?;
                 failpoint::hit("register.imported").await;
                 Some(kernel)
             }
@@ -69,16 +69,16 @@ impl ImageService {
         .map_err(unfit)
     }
 
-    async fn import_parts(
+    async fn import_files(
         &self,
         kernel: &KernelName,
-        parts: Parts,
+        files: LooseFiles,
         force: bool,
         operation: &Operation,
     ) -> Result<(), Failure> {
         let (kernels, named) = (self.kernels.clone(), kernel.clone());
         let imported = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
-            kernels.import_parts(&named, &parts, &Description::default(), force, &job)
+            kernels.import_files(&named, &files, &Description::default(), force, &job)
         });
         imported.await.map(drop).map_err(|error| {
             let is_taken = matches!(error, KernelError::AlreadyExists { .. });

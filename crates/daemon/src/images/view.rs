@@ -2,7 +2,7 @@
 
 use super::{ImageService, off_thread};
 use crate::failures::Explain;
-use banger_artifacts::image::{Image, ImageError, ImageManifest, Look};
+use banger_artifacts::image::{Image, ImageError, ImageManifest, ListedImage};
 use banger_proto::{
     api::artifact::{self, ImageState},
     failure::Failure,
@@ -16,7 +16,7 @@ impl ImageService {
     pub(crate) async fn list_images(&self) -> Result<Vec<artifact::Image>, Failure> {
         let names = self.names().await?;
         let images = self.images.clone();
-        let looks = off_thread(move || images.look_at_all()).await.map_err(Explain::explain)?;
+        let looks = off_thread(move || images.list_with_problems()).await.map_err(Explain::explain)?;
         let mut shown = Vec::new();
         for look in looks {
             shown.push(self.show_one(look, &names).await?);
@@ -37,16 +37,16 @@ impl ImageService {
 
     async fn show_id(&self, id: ImageId) -> Result<artifact::Image, Failure> {
         let images = self.images.clone();
-        let look = off_thread(move || images.look_at(&id)).await.map_err(Explain::explain)?;
+        let look = off_thread(move || images.quick_check(&id)).await.map_err(Explain::explain)?;
         self.show_one(look, &self.names().await?).await
     }
 
     async fn show_one(
         &self,
-        look: Look,
+        look: ListedImage,
         names: &BTreeMap<ImageId, Vec<ImageName>>,
     ) -> Result<artifact::Image, Failure> {
-        let Look { id, image, rootfs, since, problem, doubtful } = look;
+        let ListedImage { id, image, rootfs, since, problem, doubtful } = look;
         let managed = image.as_ref().is_none_or(Image::is_managed);
         let manifest = image.map(|image| image.manifest);
         let known = |of: fn(&ImageManifest) -> String| manifest.as_ref().map_or_else(|| "unknown".to_owned(), of);

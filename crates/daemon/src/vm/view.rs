@@ -3,12 +3,12 @@
 use super::{age, service::Parts};
 use crate::{
     capability::VmFiles,
-    clock,
     store::{Sizes, VmRow},
 };
 use banger_proto::{
     api::vm::{Vm, VmState},
     size::ByteSize,
+    time::rfc3339,
 };
 use std::os::unix::fs::MetadataExt;
 
@@ -54,12 +54,12 @@ pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
         env: spec.env.into_keys().collect(),
         workdir: spec.workdir,
         user: spec.user,
-        created_at: clock::rfc3339(created_at),
-        started_at: run.started_at.map(clock::rfc3339),
+        created_at: rfc3339(created_at),
+        started_at: run.started_at.map(rfc3339),
         boot_id: run.boot_id,
         boot_state: run.boot_state,
-        last_used_at: last_used.map(clock::rfc3339),
-        expires_at: spec.ttl.map(|ttl| clock::rfc3339(created_at.saturating_add(ttl.duration().as_secs()))),
+        last_used_at: last_used.map(rfc3339),
+        expires_at: spec.ttl.map(|ttl| rfc3339(created_at.saturating_add(ttl.duration().as_secs()))),
         pending,
         phases: run.phases,
         workspace,

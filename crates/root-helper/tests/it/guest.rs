@@ -3,7 +3,7 @@
 use crate::world::{World, vm};
 use banger_netlink::tap::{Name, Tap};
 use banger_root_helper::names;
-use banger_testkit::{Space, wait_until};
+use banger_testkit::{NetNamespace, wait_until};
 use std::{
     fs::File,
     io::{Read, Write},
@@ -20,7 +20,7 @@ pub(crate) const VNET: usize = 10;
 /// A guest.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    pub(crate) space: Space,
+    pub(crate) space: NetNamespace,
     pub(crate) address: Ipv4Addr,
     pub(crate) mac: [u8; 6],
     /// The host's end of the card: what is written here was sent by the guest.
@@ -34,14 +34,14 @@ impl Guest {
     }
 
     /// The same where the bridges are in another namespace.
-    pub(crate) fn at(inside: &Space, number: u16, network: u8) -> Self {
+    pub(crate) fn at(inside: &NetNamespace, number: u16, network: u8) -> Self {
         let block = "10.213.0.0/16".parse().unwrap();
         let address = names::address(block, network, number + 2).unwrap();
         let gateway = names::gateway(block, network).unwrap();
         let mac = names::mac(address);
         let name = names::tap(&vm(number));
         let tap = inside.run(move || open_tap(&name));
-        let space = Space::new();
+        let space = NetNamespace::new();
         let card = space.run(|| open_tap("eth0"));
         let mac_text = mac.map(|byte| format!("{byte:02x}")).join(":");
         space.commands(&format!(

@@ -32,7 +32,7 @@ fn nonsense_ends_a_conversation_and_changes_nothing() {
         assert!(answer.is_empty(), "{bytes:?}: {}", String::from_utf8_lossy(&answer));
         assert!(!helper.process.0.wait().unwrap().success(), "{bytes:?}");
     }
-    let links = banger_testkit::Space::of(holder.pid()).command("ip -o link");
+    let links = banger_testkit::NetNamespace::of(holder.pid()).command("ip -o link");
     assert_eq!(links.lines().count(), 1, "{links}");
 }
 

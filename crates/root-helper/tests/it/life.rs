@@ -5,7 +5,7 @@ use crate::{
     world::{Helper, INTERNET, LAN, World, attach, ensure, hold, policy, vm},
 };
 use banger_proto::helper::{Base, Request};
-use banger_testkit::Space;
+use banger_testkit::NetNamespace;
 use std::os::unix::fs::MetadataExt;
 
 const VMS: u16 = 50;
@@ -127,7 +127,7 @@ fn a_holder_that_is_not_the_one_that_was_meant_is_not_joined() {
 }
 
 /// Links, addresses, routes, rules and settings of the namespace that plays this machine.
-fn machine(space: &Space) -> Vec<String> {
+fn machine(space: &NetNamespace) -> Vec<String> {
     ["ip address", "ip route show table all", "ip neighbour", "nft list ruleset", "sysctl -a --pattern ^net\\."]
         .map(|line| {
             // Counters of what time does are no settings.
@@ -145,7 +145,7 @@ fn the_machine_itself_stays_as_it_is() {
     if !banger_testkit::require("netns") {
         return;
     }
-    let host = Space::new();
+    let host = NetNamespace::new();
     host.commands(
         "ip link set lo up
          ip link add eth9 type bridge

@@ -1,7 +1,7 @@
 //! Which IPv4 packets are seen in a namespace, on whatever link: where they were to go.
 
 use crate::guest::SOON;
-use banger_testkit::{Space, wait_until};
+use banger_testkit::{NetNamespace, wait_until};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ const IPV4: u32 = 0x0800_u16.to_be() as u32;
 pub(crate) struct Sniffer(Arc<Mutex<BTreeSet<Ipv4Addr>>>);
 
 impl Sniffer {
-    pub(crate) fn new(space: &Space) -> Self {
+    pub(crate) fn new(space: &NetNamespace) -> Self {
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
         let note = seen.clone();
         let socket = space.run(|| {

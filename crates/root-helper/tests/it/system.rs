@@ -8,7 +8,7 @@ use banger_proto::{
     framing::{self, HEADER},
     helper::{Answer, Base, Request, Status},
 };
-use banger_testkit::{Space, require, wait_until};
+use banger_testkit::{NetNamespace, require, wait_until};
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
@@ -63,7 +63,7 @@ pub(crate) fn ask(stream: &mut UnixStream, request: &Request) -> Answer {
 /// A namespace that plays a machine, with the helper behind a socket as systemd would start it.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    pub(crate) space: Space,
+    pub(crate) space: NetNamespace,
     socket: PathBuf,
     _activated: Process,
 }
@@ -80,7 +80,7 @@ exec setpriv --reuid=64999 --regid=64999 --clear-groups --no-new-privs \
 
 impl Machine {
     pub(crate) fn new(name: &str) -> Self {
-        let space = Space::new();
+        let space = NetNamespace::new();
         space.command("ip link set lo up");
         let socket = std::env::temp_dir().join(format!("banger-root-{name}-{}.sock", std::process::id()));
         let listen = socket.to_str().unwrap().to_owned();
@@ -120,12 +120,12 @@ impl Drop for Machine {
 const MACHINE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 
 /// Somebody who says hello on port 80 of an address.
-fn serve(space: &Space, at: Ipv4Addr) {
+fn serve(space: &NetNamespace, at: Ipv4Addr) {
     let listener = space.run(move || TcpListener::bind((at, 80)).unwrap());
     std::thread::spawn(move || listener.incoming().flatten().try_for_each(|mut stream| stream.write_all(b"hello")));
 }
 
-fn hears(space: &Space, to: Ipv4Addr) {
+fn hears(space: &NetNamespace, to: Ipv4Addr) {
     let said = space.run(move || {
         let mut stream = TcpStream::connect_timeout(&(to, 80).into(), SOON).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
@@ -159,7 +159,7 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
         return;
     }
     let machine = Machine::new("others");
-    let outside = Space::new();
+    let outside = NetNamespace::new();
     outside.commands(&format!(
         "ip link add out0 type veth peer name eth0 netns {}
          ip address add 172.30.0.1/24 dev out0

@@ -10,7 +10,7 @@ use banger_proto::{
     helper::{Answer, Attachment, Base, Filter, Policy, Request, Status, To},
     name::VmId,
 };
-use banger_testkit::{Space, Way};
+use banger_testkit::{Launcher, NetNamespace};
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
@@ -60,7 +60,7 @@ impl Drop for Process {
 
 /// The helper's program, for this process's user or for an ordinary one.
 fn program(user: Option<&User>) -> Command {
-    let mut words = user.map(|user| user.way.words()).unwrap_or_default();
+    let mut words = user.map(|user| user.launcher.prefix()).unwrap_or_default();
     words.push(user.map_or(HELPER.into(), |user| user.program.clone().into()));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
@@ -71,7 +71,7 @@ fn program(user: Option<&User>) -> Command {
 #[derive(Debug)]
 pub(crate) struct User {
     pub(crate) uid: u32,
-    way: Way,
+    launcher: Launcher,
     program: std::path::PathBuf,
     dir: std::path::PathBuf,
 }
@@ -82,7 +82,7 @@ impl User {
         std::fs::create_dir_all(dir.join("tap")).unwrap();
         let program = dir.join("bangerd-root");
         std::fs::copy(HELPER, &program).unwrap();
-        Self { uid, way: Way::user(uid, Some(&dir.join("tap"))), program, dir }
+        Self { uid, launcher: Launcher::user(uid, Some(&dir.join("tap"))), program, dir }
     }
 }
 
@@ -158,9 +158,9 @@ pub(crate) struct World {
     pub(crate) holder: Process,
     pub(crate) helper: Helper,
     /// The namespace of the holder.
-    pub(crate) inside: Space,
+    pub(crate) inside: NetNamespace,
     /// The internet, the LAN and whatever else is not banger's.
-    pub(crate) outside: Space,
+    pub(crate) outside: NetNamespace,
 }
 
 impl World {
@@ -171,7 +171,8 @@ impl World {
     /// That of an ordinary user.
     pub(crate) fn of(user: Option<&User>) -> Self {
         let holder = hold_as(user, None);
-        let (helper, inside, outside) = (Helper::start_as(user, &holder), Space::of(holder.pid()), Space::new());
+        let (helper, inside, outside) =
+            (Helper::start_as(user, &holder), NetNamespace::of(holder.pid()), NetNamespace::new());
         // A veth is made in one namespace and given to the other, by the pid of somebody in there.
         outside.command(&format!("ip link add out0 type veth peer name up0 netns {}", holder.pid()));
         outside.commands(&format!(

@@ -1,11 +1,11 @@
 //! A Firecracker without a machine: the same API, a console on standard output, hybrid vsock, and behind it the real
 //! agent, run on the host. What its guest does wrong it does on request (`banger_testkit::fake`), and so it tries what a
-//! monitor that was taken over would try (`banger_testkit::probe`).
+//! monitor that was taken over would try (`banger_testkit::escape_attempts`).
 
 use banger_proto::agent::link::{KNOCK_PORT, LINK_PORT};
 use banger_testkit::{
+    escape_attempts,
     fake::{self, End, GUEST, Guest},
-    probe,
 };
 use serde_json::{Value, json};
 use std::{
@@ -152,8 +152,8 @@ impl Machine {
     }
 
     fn run(self) -> io::Result<()> {
-        if probe::is_asked(&self.append) {
-            io::stdout().write_all(probe::attempt(&self.append).as_bytes())?;
+        if escape_attempts::is_asked(&self.append) {
+            io::stdout().write_all(escape_attempts::attempt(&self.append).as_bytes())?;
             loop {
                 thread::park();
             }

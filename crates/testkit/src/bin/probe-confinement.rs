@@ -1,11 +1,11 @@
-//! A program in QEMU's place that tries what a monitor that was taken over would try (`banger_testkit::probe`).
+//! A program in QEMU's place that tries what a monitor that was taken over would try (`banger_testkit::escape_attempts`).
 //!
 //! It takes QEMU's arguments and looks at two: the console's descriptor, where it says how it went, and the kernel's
 //! command line, which says what to try it on.
 
 #![expect(unsafe_code, reason = "a descriptor's number from the command line becomes an owned descriptor")]
 
-use banger_testkit::probe;
+use banger_testkit::escape_attempts;
 use std::{
     fs::File,
     io::Write,
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let Some((fd, words)) = given(&args) else { return ExitCode::FAILURE };
     // SAFETY: the number was given to this process for this.
     let mut console = unsafe { File::from_raw_fd(fd) };
-    if console.write_all(probe::attempt(words).as_bytes()).is_err() {
+    if console.write_all(escape_attempts::attempt(words).as_bytes()).is_err() {
         return ExitCode::FAILURE;
     }
     loop {

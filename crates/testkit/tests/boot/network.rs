@@ -9,7 +9,7 @@ mod survival;
 
 use crate::sh;
 use around::{Around, INTERNET, NAME, SOON};
-use banger_testkit::{Space, TestEnv, require, wait_until};
+use banger_testkit::{NetNamespace, TestEnv, require, wait_until};
 
 /// An environment whose host is the one of these namespaces; `None` where this machine has no such.
 fn world() -> Option<(TestEnv, Around)> {
@@ -24,9 +24,9 @@ fn world() -> Option<(TestEnv, Around)> {
 
 /// The namespace of an environment's VMs.
 #[track_caller]
-fn inside(env: &TestEnv) -> Space {
+fn inside(env: &TestEnv) -> NetNamespace {
     let processes = env.processes("bangerd-root");
-    Space::of(processes.iter().find(|process| process.command.contains("hold")).expect("a holder").pid)
+    NetNamespace::of(processes.iter().find(|process| process.command.contains("hold")).expect("a holder").pid)
 }
 
 #[track_caller]

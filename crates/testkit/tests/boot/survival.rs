@@ -29,12 +29,12 @@ fn a_killed_daemon_is_replaced_and_the_vm_and_its_session_go_on() {
     assert_eq!(adopted["state"], "running", "{adopted:#}");
     assert_eq!(adopted["vmm_pid"], vmm.pid, "{adopted:#}");
     assert_ne!(env.daemon().expect("a new daemon"), daemon);
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     session.close_stdin();
     session.finish(BOOT).expect(0);
     env.banger(["vm", "stop", "goes-on"]).run().expect(0);
     assert!(!vmm.is_alive());
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     delete(&env, "goes-on");
 }
 
@@ -64,7 +64,7 @@ fn a_login_session_that_ends_takes_neither_daemon_nor_vm_along() {
     let vm = env.vm("stays-up");
     assert_eq!((&vm["vmm_pid"], &vm["shim_pid"]), (&vmm.pid.into(), &shim.pid.into()), "{vm:#}");
     assert_eq!(env.daemon(), Some(daemon));
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     delete(&env, "stays-up");
 }
 
@@ -89,7 +89,7 @@ fn ssh_goes_on_without_a_daemon_and_with_the_next() {
     session.wait_stdout("with the next\n", BOOT);
     session.close_stdin();
     session.finish(BOOT).expect(0);
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     delete(&env, "login");
 }
 
@@ -122,7 +122,7 @@ fn a_killed_shim_takes_its_vmm_along() {
     assert!(shim.signal(Signal::KILL));
     vmm.wait_gone(BOOT);
     env.wait_state("shimless", "failed", BOOT);
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     delete(&env, "shimless");
 }
 
@@ -140,7 +140,7 @@ fn a_killed_client_of_a_throw_away_vm_leaves_nothing() {
         let list = env.banger(["vm", "list", "--json"]).run().expect(0).json();
         if list == serde_json::json!([]) { Ok(()) } else { Err(format!("{list:#}")) }
     });
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     env.assert_nothing_left();
 }
 
@@ -162,7 +162,7 @@ fn a_guest_that_panics_has_failed_and_says_so() {
         "its console stays"
     );
     env.banger(["vm", "start", "panic"]).run().expect(0);
-    env.assert_in_order(VMM);
+    env.assert_consistent(VMM);
     delete(&env, "panic");
 }
 

@@ -23,14 +23,14 @@
 
 mod adopt;
 mod again;
-mod bench;
 mod card;
+mod case;
 mod lease;
 mod life;
 mod source;
 mod undone;
 
-use bench::Bench;
+use case::CaseRunner;
 use std::collections::BTreeSet;
 
 /// Who dies.
@@ -188,23 +188,23 @@ fn rows() -> Rows {
 
 /// Has a victim die in all its cases of a table.
 fn everywhere(victim: Victim, table: &Rows) {
-    let Some(bench) = Bench::new() else { return };
-    each(&bench, victim, table);
+    let Some(runner) = CaseRunner::new() else { return };
+    each(&runner, victim, table);
 }
 
-fn each(bench: &Bench, victim: Victim, table: &Rows) {
+fn each(runner: &CaseRunner, victim: Victim, table: &Rows) {
     let mut count = 0;
     for (point, act, cases) in table {
         for (dies, allowed) in cases.iter().filter(|(dies, _)| *dies == victim) {
-            bench.case(point, *act, *dies, allowed);
+            runner.run_case(point, *act, *dies, allowed);
             count += 1;
         }
     }
     assert!(count > 0, "nobody dies");
     let rows = rows();
     let known: BTreeSet<&str> = rows.iter().map(|(point, ..)| point.as_str()).collect();
-    let mut unknown = bench.passed();
+    let mut unknown = runner.passed();
     unknown.retain(|point| !known.contains(point.as_str()));
     assert!(unknown.is_empty(), "points that were passed and have no row: {unknown:?}");
-    bench.end();
+    runner.end();
 }

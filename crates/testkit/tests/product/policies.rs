@@ -2,7 +2,7 @@
 
 use crate::{
     SOON,
-    carriers::{BACK, CARRIERS, alias, carried, carried_by, id_of, is_back, of, once_whole},
+    network_processes::{BACK, CARRIERS, alias, carried, carried_by, id_of, is_back, of, once_whole},
     start,
 };
 use banger_testkit::wait_until;
@@ -35,7 +35,7 @@ fn a_way_out_that_was_open_is_closed_when_there_is_to_be_none() {
         env.banger(["vm", "list"]).run().expect(0);
         is_back(&env, uplink, &whole);
     }
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "m"]).run().expect(0);
     env.assert_nothing_left();
 }
@@ -51,8 +51,8 @@ fn a_vm_with_too_many_rules_costs_the_others_nothing() {
     env.configure_also("\n[network]\nallow = [\"10.78.0.0/24\", \"10.78.1.0/24\", \"10.78.2.0/24\"]\n");
     start(&env, "next");
     assert!(env.vm("next")["ip"].is_string(), "it has a card");
-    let (space, _) = once_whole(&env);
-    let chain = |vm: &str| space.command(&format!("nft list chain inet banger_{} vm_{}", uid(), id_of(&env, vm)));
+    let (netns, _) = once_whole(&env);
+    let chain = |vm: &str| netns.command(&format!("nft list chain inet banger_{} vm_{}", uid(), id_of(&env, vm)));
     for vm in ["few", "next"] {
         assert!(chain(vm).contains("10.78.2.0/24"), "the new rules for whom they are no more than there may be");
     }
@@ -69,7 +69,7 @@ fn a_vm_with_too_many_rules_costs_the_others_nothing() {
     env.banger(["vm", "set", "many", "--allow", "10.77.0.0/24"]).run().expect(0);
     env.banger(["vm", "start", "many"]).patience(SOON).run().expect(0);
     assert!(chain("many").contains("10.78.2.0/24"));
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "many", "few", "next"]).run().expect(0);
     env.assert_nothing_left();
 }
@@ -83,7 +83,7 @@ fn a_policy_that_cannot_be_taken_back_is_the_one_that_is_shown() {
     start(&env, "m");
     let taken = "127.0.0.9:8080:80";
     env.banger(["vm", "run", "-d", "--quiet", "--name", "n", "-p", taken]).run().expect(0);
-    let (space, _) = once_whole(&env);
+    let (netns, _) = once_whole(&env);
     let id = id_of(&env, "m");
     let tap = format!("bt{id}");
 
@@ -96,7 +96,7 @@ fn a_policy_that_cannot_be_taken_back_is_the_one_that_is_shown() {
     write!(client, "{head}\r\ncontent-length: {length}\r\n\r\n{body}").expect("it listens");
     let held = points.join("set.changed.hit");
     wait_until(SOON, "the change", || if held.exists() { Ok(()) } else { Err("not there".into()) });
-    space.write_on(&tap, "somebody else's");
+    netns.write_on(&tap, "somebody else's");
     std::fs::remove_file(held).expect("a point that was hit");
     let mut answer = String::new();
     client.set_read_timeout(Some(SOON)).expect("a time");
@@ -108,11 +108,11 @@ fn a_policy_that_cannot_be_taken_back_is_the_one_that_is_shown() {
     let vm = env.vm("m");
     assert_eq!((&vm["nat"], &vm["published"]), (&json!(false), &json!([])), "{vm:#}");
 
-    space.write_on(&tap, &alias(&id));
+    netns.write_on(&tap, &alias(&id));
     env.banger(["vm", "set", "m", "--nat"]).run().expect(0);
     assert_eq!(env.vm("m")["nat"], true);
-    assert!(!carried_by(&space).contains(&format!("vm_{id}")), "the rules are those of everybody");
-    env.assert_in_order("fake-qemu");
+    assert!(!carried_by(&netns).contains(&format!("vm_{id}")), "the rules are those of everybody");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "m", "n"]).run().expect(0);
     env.assert_nothing_left();
 }

@@ -6,7 +6,7 @@ use banger_proto::{
     framing::{self, HEADER},
     helper::{Answer, Attachment, Base, Filter, Policy, Request, To},
 };
-use banger_testkit::{Space, bin_dir};
+use banger_testkit::{NetNamespace, bin_dir};
 use std::{
     io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -22,7 +22,7 @@ struct World {
     holder: Child,
     helper: Child,
     stream: UnixStream,
-    inside: Space,
+    inside: NetNamespace,
     policy: Policy,
     next: u16,
 }
@@ -55,7 +55,7 @@ impl World {
             .args(["serve", &holder.id().to_string(), started])
             .stdin(OwnedFd::from(theirs))
             .spawn()?;
-        let inside = Space::of(holder.id());
+        let inside = NetNamespace::of(holder.id());
         let mut world = Self { holder, helper, stream, inside, policy, next: 0 };
         world.ask(&Request::EnsureNetwork { block: "10.213.0.0/16".parse()?, network: 0, host: Vec::new() })?;
         for _ in 0..vms {

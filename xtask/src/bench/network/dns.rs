@@ -3,7 +3,7 @@
 use super::stage::{NAME, NEAR, Stage};
 use crate::bench::compare::{Report, Target};
 use anyhow::{Context, Result, anyhow, ensure};
-use banger_testkit::{Space, wait_until};
+use banger_testkit::{NetNamespace, wait_until};
 use std::{
     net::{Ipv4Addr, UdpSocket},
     process::{Command, Stdio},
@@ -50,7 +50,13 @@ pub(crate) fn dns(rounds: u32, report: &mut Report) -> Result<()> {
 }
 
 /// Asks for the VM's address so often; how long it took until the last answer.
-fn ask(from: &Space, server: Ipv4Addr, address: Ipv4Addr, questions: u32, patience: Duration) -> Result<Duration> {
+fn ask(
+    from: &NetNamespace,
+    server: Ipv4Addr,
+    address: Ipv4Addr,
+    questions: u32,
+    patience: Duration,
+) -> Result<Duration> {
     let asked = from.run(move || {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect((server, 53))?;

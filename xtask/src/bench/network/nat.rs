@@ -3,7 +3,7 @@
 use super::stage::{INTERNET, NEAR, Stage};
 use crate::bench::compare::{Report, Target};
 use anyhow::{Result, anyhow};
-use banger_testkit::{Space, wait_until};
+use banger_testkit::{NetNamespace, wait_until};
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
@@ -53,7 +53,7 @@ fn serve() {
     }
 }
 
-fn send(from: &Space, to: Ipv4Addr) -> Result<Duration> {
+fn send(from: &NetNamespace, to: Ipv4Addr) -> Result<Duration> {
     from.run(move || {
         let mut stream = TcpStream::connect((to, PORT))?;
         rustix::net::sockopt::set_socket_send_buffer_size(&stream, UNDER_WAY)?;

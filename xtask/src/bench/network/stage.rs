@@ -9,7 +9,7 @@
 //! guest is in software emulation. Its neighbour has no network in between.
 
 use anyhow::{Context, Result};
-use banger_testkit::{Space, TestEnv, wait_until};
+use banger_testkit::{NetNamespace, TestEnv, wait_until};
 use std::{net::Ipv4Addr, time::Duration};
 
 /// Who plays the internet.
@@ -21,9 +21,9 @@ pub(super) const NAME: &str = "net";
 const SOON: Duration = Duration::from_secs(30);
 
 pub(super) struct Stage {
-    pub(super) outside: Space,
-    pub(super) guest: Space,
-    pub(super) neighbour: Space,
+    pub(super) outside: NetNamespace,
+    pub(super) guest: NetNamespace,
+    pub(super) neighbour: NetNamespace,
     /// The VM's.
     pub(super) address: Ipv4Addr,
     env: TestEnv,
@@ -31,7 +31,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new() -> Result<Self> {
-        let [host, outside, guest, neighbour] = [(); 4].map(|()| Space::new());
+        let [host, outside, guest, neighbour] = [(); 4].map(|()| NetNamespace::new());
         outside.commands(&format!(
             "ip link add out0 type veth peer name eth0 netns {}
              ip link add near0 type veth peer name eth0 netns {}
@@ -63,7 +63,7 @@ impl Stage {
         let address: Ipv4Addr = env.vm(NAME)["ip"].as_str().context("an address")?.parse()?;
         let holders = env.processes("bangerd-root");
         let holder = holders.iter().find(|process| process.command.contains(" hold")).context("a holder")?;
-        let inside = Space::of(holder.pid);
+        let inside = NetNamespace::of(holder.pid);
         guest.command(&format!("ip link add eth0 type veth peer name standin netns {}", inside.path()));
         guest.commands(&format!(
             "ip link set eth0 address 02:00:00:00:00:01

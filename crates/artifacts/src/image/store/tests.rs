@@ -27,7 +27,7 @@ fn publish(store: &ImageStore, content: &str) -> Image {
     })
 }
 
-/// The same, by `put`.
+/// The same, by `publish`.
 fn publish_with(store: &ImageStore, content: &str, put: impl FnOnce(Staging, &ImageManifest) -> Image) -> Image {
     let cancel = Cancel::default();
     let job = Job { progress: &Silent, cancel: &cancel };
@@ -118,7 +118,7 @@ fn after_a_loss_of_power_only_what_the_disk_has_is_there() {
     // A start takes its time for none of them.
     let reopened = ImageStore::open(store.shelf.directory()).unwrap();
     assert_eq!(reopened.ids().unwrap().len(), 4);
-    assert!(reopened.look_at_all().unwrap().iter().all(|look| look.doubtful));
+    assert!(reopened.list_with_problems().unwrap().iter().all(|listed| listed.doubtful));
     let cancel = Cancel::default();
     reopened.settle_all(&Job { progress: &Silent, cancel: &cancel });
     assert_eq!(reopened.list().unwrap(), std::slice::from_ref(&whole));
@@ -149,7 +149,7 @@ fn what_is_doubtful_is_read_once_for_all_who_need_it() {
     let id = &image.manifest.id;
     fs::write(image.rootfs.with_file_name(".unsynced"), "another boot\n").unwrap();
     // Somebody reads it.
-    let turn = store.shelf.lock(&format!("settle-{id}"), &Cancel::default()).unwrap();
+    let lock = store.shelf.lock(&format!("settle-{id}"), &Cancel::default()).unwrap();
     let (heard, cancel) = (Heard::default(), Cancel::default());
     let job = Job { progress: &heard, cancel: &cancel };
     store.settle(&other.manifest.id, &job).unwrap();
@@ -168,7 +168,7 @@ fn what_is_doubtful_is_read_once_for_all_who_need_it() {
         assert!(waits.join().unwrap().unwrap_err().is_cancelled());
     });
     assert!(store.is_doubtful(id).unwrap());
-    drop(turn);
+    drop(lock);
     let job = Job { progress: &Silent, cancel: &Cancel::default() };
     store.settle(id, &job).unwrap();
     assert!(!store.is_doubtful(id).unwrap());
@@ -191,7 +191,7 @@ fn what_is_made_anew_takes_the_place_of_what_is_doubtful() {
         let file = File::options().write(true).open(&image.rootfs).unwrap();
         file.write_all_at(b"damaged", image.manifest.size_bytes - 7).unwrap();
         fs::write(image.rootfs.with_file_name(".unsynced"), mark).unwrap();
-        let made = publish_with(&store, "hello", |staging, manifest| store.put(staging, manifest, &job).unwrap());
+        let made = publish_with(&store, "hello", |staging, manifest| store.publish(staging, manifest, &job).unwrap());
         assert_eq!(made.manifest.id, image.manifest.id);
         assert_eq!(store.shelf.mark(made.manifest.id.as_str()).unwrap(), None);
         verify(&store, &made.manifest.id, Depth::Full).unwrap();
@@ -211,7 +211,8 @@ fn another_image_under_the_same_id_is_not_taken_for_the_one_that_was_made() {
     fs::remove_file(&path).unwrap();
     other.write(path.parent().unwrap()).unwrap();
     publish_with(&store, "hello", |staging, manifest| {
-        let refused = store.put(staging, manifest, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap_err();
+        let refused =
+            store.publish(staging, manifest, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap_err();
         assert!(matches!(refused, ImageError::Taken { .. }), "{refused:?}");
         store.get(&manifest.id).unwrap()
     });
@@ -224,9 +225,9 @@ fn a_manifest_is_written_anew_with_nothing_beside_it() {
     let image = publish(&store, "hello");
     let directory = image.rootfs.parent().unwrap();
     let kernel = "k-1".parse().unwrap();
-    let turn = store.turn(&image.manifest.id, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap();
-    let changed = store.recommend_held(&image.manifest.id, &turn, &kernel).unwrap();
-    drop(turn);
+    let lock = store.lock(&image.manifest.id, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap();
+    let changed = store.recommend_held(&image.manifest.id, &lock, &kernel).unwrap();
+    drop(lock);
     assert_eq!(store.get(&image.manifest.id).unwrap(), changed);
     assert_eq!(changed.manifest.kernel, Some(kernel));
     let manifest = directory.join("manifest.json");
@@ -258,7 +259,7 @@ fn a_look_shows_what_is_wrong() {
     let job = Job { progress: &Silent, cancel: &Cancel::default() };
     let mine = store.register(&"mine".parse().unwrap(), &file, None, &job).unwrap();
     fs::remove_file(file).unwrap();
-    let looks = store.look_at_all().unwrap();
+    let looks = store.list_with_problems().unwrap();
     let look = |image: &Image| looks.iter().find(|look| look.id == image.manifest.id).unwrap();
     assert!(look(&whole).problem.is_none() && look(&whole).image.as_ref() == Some(&whole));
     for (image, known) in [(&cut, true), (&garbled, false), (&mine, true)] {
@@ -269,7 +270,7 @@ fn a_look_shows_what_is_wrong() {
     let since = &look(&garbled).since;
     assert!(since.starts_with("20"), "{since}");
     store.delete(&cut.manifest.id, &Cancel::default()).unwrap();
-    assert!(matches!(store.look_at(&cut.manifest.id), Err(ImageError::NotFound { .. })));
+    assert!(matches!(store.quick_check(&cut.manifest.id), Err(ImageError::NotFound { .. })));
 }
 
 #[test]

@@ -4,14 +4,14 @@ use super::{
     super::{
         config::Findings,
         error::{KernelError, Unusable},
-        manifest::{self, KernelManifest, Provenance, is_release, rfc3339},
+        manifest::{self, KernelManifest, Provenance, is_release},
         modules::{self, BootModules},
         stage::Stage,
         tree::{self, Hashes},
     },
     Draft, INITRD, LIMITS, MODULES, MODULES_IMAGE, TREE, VMLINUX, io_at,
 };
-use crate::job::Job;
+use crate::{job::Job, timestamp::rfc3339};
 use banger_proto::name::KernelName;
 use std::{
     fs::{self, File},

@@ -124,7 +124,7 @@ fn a_pull_takes_little_memory_however_large_the_bundle() {
     write_large(&mut measured).unwrap();
     let size = measured.size;
     assert!(((1 << 30) - (8 << 20)..=1 << 30).contains(&size), "{size}");
-    let sha256 = super::super::hexadecimal(&measured.hash.finalize());
+    let sha256 = data_encoding::HEXLOWER.encode(&measured.hash.finalize());
     let server = Server::start(move |mut request| {
         request.stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").as_bytes())?;
         write_large(&mut request.stream)

@@ -13,7 +13,7 @@ use banger_artifacts::{
     job::{Cancel, Job, Progress, Silent},
     program::Program,
 };
-use banger_testkit::{Way, marked_processes, require, wait_until};
+use banger_testkit::{Launcher, marked_processes, require, wait_until};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
@@ -155,7 +155,7 @@ fn a_build_that_finds_no_room_says_so_and_leaves_nothing() {
 /// Who builds in `root`, by which copy of this program.
 struct Builder<'a> {
     root: &'a Path,
-    way: Way,
+    launcher: Launcher,
     program: PathBuf,
 }
 
@@ -163,7 +163,7 @@ impl Builder<'_> {
     /// Starts a build of what stays at a moment.
     fn start(&self, moment: &str, stop: &str) -> child::Work {
         fs::write(self.root.join(PROGRAMS).join("moment"), moment).unwrap();
-        child::start_by(&self.way, &self.program, self.root, "build bookworm", stop)
+        child::start_by(&self.launcher, &self.program, self.root, "build bookworm", stop)
     }
 
     /// A build that ends at any moment leaves nothing that the next one does not take away.
@@ -215,7 +215,8 @@ fn a_bootstrap_that_ends_at_any_moment_leaves_no_mount_no_process_and_no_file() 
         return;
     }
     let dir = place(MESSY);
-    let builder = Builder { root: dir.path(), way: Way::default(), program: std::env::current_exe().unwrap() };
+    let builder =
+        Builder { root: dir.path(), launcher: Launcher::default(), program: std::env::current_exe().unwrap() };
     builder.ends_at_any_moment();
 }
 
@@ -242,7 +243,7 @@ fn what_an_ordinary_users_left_goes_where_none_but_a_group_of_the_user_gets_to()
     let mut builder = Builder::of_a_user(&root);
     chown(shared.path(), Some(0), Some(GROUP)).unwrap();
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o750)).unwrap();
-    builder.way.group = Some(GROUP);
+    builder.launcher.group = Some(GROUP);
     // As a killed one leaves it: what only root of the user's subordinate ids can take away.
     let images = root.join("images");
     let (left, theirs) = (images.join(".staging-left"), images.join(".staging-left/theirs"));
@@ -251,7 +252,7 @@ fn what_an_ordinary_users_left_goes_where_none_but_a_group_of_the_user_gets_to()
     chown(&left, Some(USER), Some(USER)).unwrap();
     chown(&theirs, Some(SUBORDINATE + 42), Some(SUBORDINATE + 42)).unwrap();
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
-    let mut next = child::start_by(&builder.way, &builder.program, &root, "prune", "");
+    let mut next = child::start_by(&builder.launcher, &builder.program, &root, "prune", "");
     assert_eq!(next.heard().as_deref(), Some("pruned 0"));
     next.ends_well();
     assert_eq!(stored(&images), Vec::<String>::new());
@@ -274,7 +275,8 @@ fn nor_does_one_where_nothing_can_be_contained() {
     let no_namespaces = programs.join("unshare");
     fs::write(&no_namespaces, "#!/bin/sh\nexit 1\n").unwrap();
     fs::set_permissions(&no_namespaces, fs::Permissions::from_mode(0o755)).unwrap();
-    let builder = Builder { root: dir.path(), way: Way::default(), program: std::env::current_exe().unwrap() };
+    let builder =
+        Builder { root: dir.path(), launcher: Launcher::default(), program: std::env::current_exe().unwrap() };
     builder.ends_at_any_moment();
     let asked = fs::read_to_string(programs.join("asked")).unwrap();
     assert!(asked.contains("--mode=root --skip=chroot/mount "), "{asked}");
@@ -293,7 +295,7 @@ impl<'a> Builder<'a> {
         for path in [root.to_owned(), root.join("images"), root.join("blobs")] {
             chown(path, Some(USER), Some(USER)).unwrap();
         }
-        let mut way = Way::user(USER, None);
+        let mut launcher = Launcher::user(USER, None);
         let passwd = fs::read_to_string("/etc/passwd").unwrap();
         for (file, text) in [
             ("passwd", format!("{passwd}somebody:x:{USER}:{USER}::/nonexistent:/bin/sh\n")),
@@ -302,9 +304,9 @@ impl<'a> Builder<'a> {
         ] {
             let path = root.join(PROGRAMS).join(file);
             fs::write(&path, text).unwrap();
-            way.binds.push((path, Path::new("/etc").join(file)));
+            launcher.binds.push((path, Path::new("/etc").join(file)));
         }
-        Self { root, way, program }
+        Self { root, launcher, program }
     }
 }
 

@@ -137,7 +137,7 @@ impl Reliance for Asks<'_> {
 
     fn ask(&self, id: &ImageId) -> io::Result<()> {
         self.asked.set(self.asked.get() + 1);
-        self.turns.borrow_mut().push(self.host.store.try_turn(id).unwrap().is_some());
+        self.turns.borrow_mut().push(self.host.store.try_lock(id).unwrap().is_some());
         (self.meanwhile)();
         if self.host.cancel.is_cancelled() { Err(io::Error::other("it was given up")) } else { Ok(()) }
     }

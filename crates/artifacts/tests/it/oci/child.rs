@@ -8,7 +8,7 @@ use banger_artifacts::{
     job::{Cancel, Job, Part, PartState, Progress},
 };
 use banger_proto::name::ImageId;
-use banger_testkit::Way;
+use banger_testkit::Launcher;
 use std::{
     ffi::OsString,
     fs,
@@ -127,12 +127,12 @@ impl Drop for Work {
 /// work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, `prune` of the cache, or `catalog FILE`, to pull the
 /// first entry of.
 pub(super) fn start(root: &Path, work: &str, stop: &str) -> Work {
-    start_by(&Way::default(), &std::env::current_exe().unwrap(), root, work, stop)
+    start_by(&Launcher::default(), &std::env::current_exe().unwrap(), root, work, stop)
 }
 
 /// The same as another user, or with other files than this host's, by a copy of this program.
-pub(super) fn start_by(way: &Way, program: &Path, root: &Path, work: &str, stop: &str) -> Work {
-    let mut words: Vec<OsString> = way.words();
+pub(super) fn start_by(launcher: &Launcher, program: &Path, root: &Path, work: &str, stop: &str) -> Work {
+    let mut words: Vec<OsString> = launcher.prefix();
     words.push(program.into());
     let path = format!("{}:{}", root.join(PROGRAMS).display(), std::env::var("PATH").unwrap());
     let child = Command::new(&words[0])

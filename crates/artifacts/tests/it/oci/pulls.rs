@@ -161,11 +161,11 @@ fn what_the_disk_refused_is_good_for_nothing_until_it_is_pulled_again() {
     fs::write(&mark, format!("failed {boot}")).unwrap();
     let job = Job { progress: &Silent, cancel: &host.cancel };
     let refused = |error| matches!(error, ImageError::Corrupt { source: Corruption::Refused, .. });
-    assert!(refused(host.store.look_at(id).unwrap().problem.unwrap()));
+    assert!(refused(host.store.quick_check(id).unwrap().problem.unwrap()));
     assert!(refused(host.store.settle(id, &job).unwrap_err()), "nothing starts from it");
     let anew = host.pull(&reference(&server, "v1")).unwrap();
     assert!(!anew.known && anew.image.manifest.id == *id);
-    assert!(host.store.look_at(id).unwrap().problem.is_none());
+    assert!(host.store.quick_check(id).unwrap().problem.is_none());
     host.store.settle(id, &job).unwrap();
 
     // What comes from a file that may go is on the disk once it was pulled, whoever else brings it there.

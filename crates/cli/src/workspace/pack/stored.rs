@@ -2,8 +2,9 @@
 //! was read.
 
 use super::{Entry, Object, Sink, head, index, nonsense};
-use crate::workspace::{files, hash::Hasher};
+use crate::workspace::hash::Hasher;
 use banger_proto::agent::workspace::HashName;
+use data_encoding::HEXLOWER;
 use flate2::Crc;
 use std::io::{self, Read};
 
@@ -33,7 +34,7 @@ pub(super) fn write_large(
     stored.put(&prefix[..12], false);
     stored.put(&[&prefix[12..], &[0x78, 0x01]].concat(), true);
     // The pack's own name is only known at its end; an object's is as good, and as unique.
-    let name = format!("pack-{}", files::hex(&object.id));
+    let name = format!("pack-{}", HEXLOWER.encode(&object.id));
     sink.pack(&name, size, &mut stored)?;
     if stored.pack.is_empty() {
         return Err(nonsense("an object cut short"));

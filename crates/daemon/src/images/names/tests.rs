@@ -53,7 +53,7 @@ pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, 
 }
 
 fn turn(service: &ImageService, id: &ImageId) -> NameLock {
-    service.images.turn(id, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap()
+    service.images.lock(id, &Job { progress: &Silent, cancel: &Cancel::default() }).unwrap()
 }
 
 fn kernel() -> KernelName {

@@ -7,7 +7,7 @@
 //!  host: 172.30.0.2, 5.5.5.5 "in public"; the daemon, pasta and VMs' published ports are here
 //! ```
 
-use banger_testkit::{Space, wait_until};
+use banger_testkit::{NetNamespace, wait_until};
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
@@ -30,13 +30,13 @@ const KERNELS_OWN: [&str; 2] = ["nf_conntrack_count", "tcp_available_congestion_
 
 /// The namespaces around the VMs.
 pub(super) struct Around {
-    pub(super) host: Space,
-    pub(super) outside: Space,
+    pub(super) host: NetNamespace,
+    pub(super) outside: NetNamespace,
 }
 
 impl Around {
     pub(super) fn new() -> Self {
-        let (host, outside) = (Space::new(), Space::new());
+        let (host, outside) = (NetNamespace::new(), NetNamespace::new());
         outside.commands(&format!(
             "ip link add out0 type veth peer name eth0 netns {}
              ip address add 172.30.0.1/24 dev out0

@@ -4,7 +4,7 @@
 use super::{SOON, inside};
 use crate::sh;
 use banger_proto::network::addressing::mac;
-use banger_testkit::{Space, TestEnv, wait_until};
+use banger_testkit::{NetNamespace, TestEnv, wait_until};
 use std::{
     net::{Ipv4Addr, UdpSocket},
     time::Duration,
@@ -57,7 +57,7 @@ fn arp(mac: [u8; 6], address: Ipv4Addr, asked: Ipv4Addr) -> Vec<u8> {
 }
 
 /// Frames of guests that were dropped for what they are.
-fn dropped(inside: &Space) -> u64 {
+fn dropped(inside: &NetNamespace) -> u64 {
     let table = format!("banger_{}", rustix::process::getuid().as_raw());
     let listing = inside.command(&format!("nft -j list chain bridge {table} guest"));
     let listing: serde_json::Value = serde_json::from_str(&listing).expect("JSON");
@@ -68,7 +68,7 @@ fn dropped(inside: &Space) -> u64 {
 
 /// `m` says that it is `n`, its gateway, or nobody: none of that arrives, and both stay who they are.
 #[track_caller]
-pub(super) fn not_themselves(env: &TestEnv, outside: &Space) {
+pub(super) fn not_themselves(env: &TestEnv, outside: &NetNamespace) {
     let address = |vm: &str| env.vm(vm)["ip"].as_str().expect("an address").parse::<Ipv4Addr>().expect("IPv4");
     let (own, other) = (address("m"), address("n"));
     let [a, b, c, _] = own.octets();

@@ -166,7 +166,7 @@ fn guests_reach_what_they_may_and_their_network_outlives_everybody() {
         assert_eq!(count, 1, "nothing is doubled: {processes:?}");
     }
     assert_eq!(env.processes("pasta").len(), 1);
-    env.assert_in_order("qemu-system-x86_64");
+    env.assert_consistent("qemu-system-x86_64");
 
     // Ports come and go.
     env.banger(["vm", "unpublish", "web", "-p", &published]).run().expect(0);

@@ -7,7 +7,7 @@ use super::{
     BEFORE_MACHINE, Cases, DOWN, FAILED, FOUND, GOING_FOR_GOOD, GONE, RUNNING, Row,
     Victim::{Client, Daemon},
     WITH_MACHINE, all_of,
-    bench::Bench,
+    case::CaseRunner,
     each,
 };
 
@@ -49,12 +49,12 @@ pub(super) const ROWS: &[Row] = &[
 
 #[test]
 fn the_daemon_may_die_between_an_address_and_a_card() {
-    let Some(bench) = crate::carriers::carried().map(Bench::of) else { return };
-    each(&bench, Daemon, &all_of(ROWS));
+    let Some(runner) = crate::network_processes::carried().map(CaseRunner::of) else { return };
+    each(&runner, Daemon, &all_of(ROWS));
 }
 
 #[test]
 fn the_client_may_die_between_an_address_and_a_card() {
-    let Some(bench) = crate::carriers::carried().map(Bench::of) else { return };
-    each(&bench, Client, &all_of(ROWS));
+    let Some(runner) = crate::network_processes::carried().map(CaseRunner::of) else { return };
+    each(&runner, Client, &all_of(ROWS));
 }

@@ -163,7 +163,7 @@ fn two_gigabytes_of_past_are_nobodys_burden() {
     let pids = [env.daemon().expect("a daemon").pid, env.vm_process("w", "shim_pid").pid];
     let before = pids.map(peak);
     let meter = Meter::of(&env, "w");
-    prepare_without_room(&env, meter.words(), 1 << 20, &repo, &copy);
+    prepare_without_room(&env, meter.prefix(), 1 << 20, &repo, &copy);
     let passed = meter.passed();
     for (pid, before) in pids.into_iter().zip(before) {
         let grown = peak(pid).saturating_sub(before);

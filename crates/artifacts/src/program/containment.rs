@@ -39,7 +39,7 @@ const NAMESPACES: [&str; 5] = ["--mount", "--propagation=slave", "--pid", "--for
 
 /// How a program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeper {
+pub(super) enum Containment {
     /// It is told to.
     Kernel,
     /// It is killed with all that is in its process group.
@@ -48,7 +48,7 @@ pub(super) enum Keeper {
     Namespaces,
 }
 
-impl Keeper {
+impl Containment {
     /// What the process that is started here gets when this one ends.
     pub(super) fn signal(self) -> Signal {
         match self {
@@ -74,7 +74,7 @@ impl Keeper {
                 (command, CONTAINING)
             }
         };
-        command.args(["-c", script, "keeper"]).arg(program);
+        command.args(["-c", script, "containment"]).arg(program);
         Ok(command)
     }
 }

@@ -53,7 +53,7 @@ impl TestEnv {
     /// same; nothing else has a tap; no mount of this environment is left on the host, and in the namespaces of its processes
     /// none of a VM that does not run; nor does any of them hold guest memory that is no live VM's.
     #[track_caller]
-    pub fn assert_in_order(&self, vmm: &str) {
+    pub fn assert_consistent(&self, vmm: &str) {
         wait_until(SETTLING, "everything to be what the VMs' states say", || self.disorder(vmm));
     }
 

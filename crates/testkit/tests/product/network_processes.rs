@@ -2,7 +2,7 @@
 //! VMs are the fake VMM's in a namespace that plays this host: what is asked here is not what a guest reaches.
 
 use crate::{SOON, start, wear::Chance};
-use banger_testkit::{Identity, Space, TestEnv, require, wait_until};
+use banger_testkit::{Identity, NetNamespace, TestEnv, require, wait_until};
 use rustix::process::Signal;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) fn carried() -> Option<TestEnv> {
         return None;
     }
     let mut env = TestEnv::fake()?;
-    let host = Space::new();
+    let host = NetNamespace::new();
     host.commands(
         "ip link set lo up
          ip link add eth0 type veth peer name nobody
@@ -51,26 +51,26 @@ fn orders() -> Vec<Vec<(&'static str, &'static str)>> {
 }
 
 /// The VMs' namespace, while somebody holds it.
-fn inside(env: &TestEnv) -> Option<Space> {
-    of(env, CARRIERS[0]).first().and_then(|holder| Space::of_any(holder.pid))
+fn inside(env: &TestEnv) -> Option<NetNamespace> {
+    of(env, CARRIERS[0]).first().and_then(|holder| NetNamespace::of_any(holder.pid))
 }
 
 /// Rules without their counts, links, and whether names are answered.
-pub(crate) fn carried_by(space: &Space) -> String {
-    let rules = space.command("nft --stateless list ruleset");
-    let links = space.command("ip -o link show");
+pub(crate) fn carried_by(netns: &NetNamespace) -> String {
+    let rules = netns.command("nft --stateless list ruleset");
+    let links = netns.command("ip -o link show");
     let links = links.lines().filter_map(|line| line.split(':').nth(1)).map(str::trim).collect::<BTreeSet<_>>();
-    let sockets = space.command("ss -Hlnu");
+    let sockets = netns.command("ss -Hlnu");
     format!("{rules}\n{links:?}\nanswers: {}", sockets.contains("10.213.0.1:53"))
 }
 
 /// The VMs' namespace and what is carried by it, once all of it is: a VM runs before its way out is there.
 #[track_caller]
-pub(crate) fn once_whole(env: &TestEnv) -> (Space, String) {
+pub(crate) fn once_whole(env: &TestEnv) -> (NetNamespace, String) {
     wait_until(BACK, "a network with a way out that answers names", || {
-        let space = inside(env).ok_or("nobody holds it")?;
-        let now = carried_by(&space);
-        if now.contains("answers: true") && now.contains("\"up0\"") { Ok((space, now)) } else { Err(now) }
+        let netns = inside(env).ok_or("nobody holds it")?;
+        let now = carried_by(&netns);
+        if now.contains("answers: true") && now.contains("\"up0\"") { Ok((netns, now)) } else { Err(now) }
     })
 }
 
@@ -86,8 +86,8 @@ pub(crate) fn alias(id: &str) -> String {
 
 /// A VM has a card, and an address to show.
 #[track_caller]
-fn has_card(env: &TestEnv, space: &Space, vm: &str) {
-    let links = space.command("ip -o link show");
+fn has_card(env: &TestEnv, netns: &NetNamespace, vm: &str) {
+    let links = netns.command("ip -o link show");
     assert!(env.vm(vm)["ip"].is_string() && links.contains(&format!("bt{}", id_of(env, vm))), "{vm}: {links}");
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn is_back(env: &TestEnv, what: &str, whole: &str) {
         if count != [1, 1, 1] {
             return Err(format!("holders, ways out, helpers: {count:?}"));
         }
-        let now = inside(env).map(|space| carried_by(&space)).unwrap_or_default();
+        let now = inside(env).map(|netns| carried_by(&netns)).unwrap_or_default();
         if now == whole { Ok(()) } else { Err(now) }
     });
 }
@@ -132,7 +132,7 @@ fn whoever_carries_the_network_may_die_in_every_order() {
             is_back(&env, &format!("{} (waiting: {waits})", words.join(", then ")), &whole);
         }
     }
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     for vm in ["m", "n"] {
         env.banger(["vm", "delete", "-f", vm]).run().expect(0);
     }
@@ -147,37 +147,37 @@ fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
     // Bridges of networks stay until something is put in order.
     beside(&["--name", "before", "--network", "lab"]);
     env.banger(["vm", "delete", "-f", "before"]).run().expect(0);
-    let (space, whole) = once_whole(&env);
+    let (netns, whole) = once_whole(&env);
     let in_order = whole.replace(&format!("\"bb{}n1\", ", rustix::process::getuid().as_raw()), "");
     assert_ne!(in_order, whole);
     let goes = ["--name", "goes", "--network", "lab", "--no-nat", "--allow", "10.0.0.0/8"];
     beside(&goes);
     let (id, address) = (id_of(&env, "goes"), env.vm("goes")["ip"].clone());
     let tap = format!("bt{id}");
-    space.write_on(&tap, "somebody else's");
+    netns.write_on(&tap, "somebody else's");
     // Again too: it is not forgotten that something is there still.
     for _ in 0..2 {
         let out = env.banger(["vm", "delete", "-f", "goes"]).run().expect(1);
         assert!(out.err().contains("is not banger's"), "{out}");
         assert_eq!(env.vm_state("goes"), "failed");
     }
-    let still = carried_by(&space);
+    let still = carried_by(&netns);
     assert!(still.contains(&tap), "what is not banger's was taken away: {still}");
     // Its address is nobody else's meanwhile.
     beside(&["--name", "next", "--network", "lab"]);
-    has_card(&env, &space, "next");
+    has_card(&env, &netns, "next");
     assert_ne!(env.vm("next")["ip"], address);
     env.banger(["vm", "delete", "-f", "next"]).run().expect(0);
-    space.write_on(&tap, &alias(&id));
+    netns.write_on(&tap, &alias(&id));
     wait_until(BACK, "its link and its rules to go, and its network's bridge", || {
-        let now = carried_by(&space);
+        let now = carried_by(&netns);
         if now == in_order { Ok(()) } else { Err(now) }
     });
     // Who comes next has a bridge again.
     beside(&["--name", "next", "--network", "lab"]);
-    has_card(&env, &space, "next");
+    has_card(&env, &netns, "next");
     env.banger(["vm", "delete", "goes"]).run().expect(0);
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "stays", "next"]).run().expect(0);
     env.assert_nothing_left();
 }
@@ -186,7 +186,7 @@ fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
 fn a_network_that_cannot_be_made_is_not_kept_half() {
     let Some(env) = carried() else { return };
     env.banger(["vm", "create", "--quiet", "--no-start", "--name", "m"]).run().expect(0);
-    let host = Space::of(env.daemon().expect("a daemon").pid);
+    let host = NetNamespace::of(env.daemon().expect("a daemon").pid);
     // One more public address than can be closed to guests.
     let changes = env.home().join("addresses");
     let change = |verb: &str| {
@@ -205,8 +205,8 @@ fn a_network_that_cannot_be_made_is_not_kept_half() {
     });
     change("del");
     env.banger(["vm", "restart", "m"]).patience(SOON).run().expect(0);
-    let (space, _) = once_whole(&env);
-    has_card(&env, &space, "m");
+    let (netns, _) = once_whole(&env);
+    has_card(&env, &netns, "m");
     // Another VM that gets none is told again, for this one had one; the next after that knows it.
     change("add");
     for (name, is_told) in [("n", true), ("o", false)] {
@@ -215,7 +215,7 @@ fn a_network_that_cannot_be_made_is_not_kept_half() {
         assert!(env.vm(name)["ip"].is_null(), "{name} has no card");
     }
     change("del");
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "m", "n", "o"]).run().expect(0);
     env.assert_nothing_left();
 }
@@ -260,15 +260,15 @@ fn fifty_vms_that_come_and_go_leave_nothing_on_the_network() {
         env.banger(["vm", "run", "-d", "--quiet", "--name", network, "--network", network]).run().expect(0);
     }
     env.banger(["vm", "delete", "-f", "lab", "other"]).run().expect(0);
-    let (space, whole) = once_whole(&env);
+    let (netns, whole) = once_whole(&env);
     std::thread::scope(|scope| {
         for hand in 0..HANDS {
             let env = &env;
             scope.spawn(move || lives(env, hand));
         }
     });
-    env.assert_in_order("fake-qemu");
-    assert_eq!(carried_by(&space), whole);
+    env.assert_consistent("fake-qemu");
+    assert_eq!(carried_by(&netns), whole);
     env.banger(["vm", "delete", "-f", "stays"]).run().expect(0);
     env.assert_nothing_left();
 }
@@ -293,7 +293,7 @@ fn another_block_is_taken_once_nobody_is_in_the_old_one() {
     start(&env, "new");
     let links = inside(&env).expect("a holder").command("ip -o -4 address show");
     assert!(links.contains("10.99.0.1/22") && !links.contains("10.213."), "{links}");
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "new"]).run().expect(0);
     env.assert_nothing_left();
 }

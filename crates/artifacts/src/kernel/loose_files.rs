@@ -14,7 +14,7 @@ use std::{
 
 /// Where the files of a kernel are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parts {
+pub struct LooseFiles {
     /// An ELF file or a bzImage.
     pub kernel: PathBuf,
     /// Its initrd.
@@ -23,7 +23,7 @@ pub struct Parts {
     pub modules: Option<PathBuf>,
 }
 
-impl Parts {
+impl LooseFiles {
     pub(super) fn gather(&self, draft: &mut Draft<'_>) -> Result<Provenance, KernelError> {
         draft.add_image(open(&self.kernel, MAX_KERNEL)?)?;
         if let Some(initrd) = &self.initrd {

@@ -39,20 +39,20 @@ const MAX_ALSO: usize = 64;
 impl ImageStore {
     /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
     /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
-    pub(super) fn put(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
-        self.put_unless(staging, made, &|_: &ImageId| Ok(false), job)
+    pub(super) fn publish(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
+        self.publish_unless(staging, made, &|_: &ImageId| Ok(false), job)
     }
 
     /// The same of what came in a bundle. Where the image was lost and its word with it, a bundle's word does not take that
     /// place for who had the image from elsewhere.
-    pub(super) fn put_unless(
+    pub(super) fn publish_unless(
         &self,
         staging: Staging,
         made: &ImageManifest,
         relied_on: &dyn Reliance,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
-        let entry = self.turn_unless(&made.id, relied_on, job)?;
+        let entry = self.lock_unless(&made.id, relied_on, job)?;
         // Whether what is written can be had again.
         let mut lasts = made.source.lasts();
         // What the disk may not have all of gives way to what has just been made.
@@ -101,19 +101,19 @@ impl ImageStore {
 
     /// Waits for the turn of an image that is here, or on whose own word nobody relies. Others are not asked in its turn: it
     /// may take as long as the network does, and what is so then is looked at again.
-    fn turn_unless(&self, id: &ImageId, relied_on: &dyn Reliance, job: &Job<'_>) -> Result<NameLock, ImageError> {
+    fn lock_unless(&self, id: &ImageId, relied_on: &dyn Reliance, job: &Job<'_>) -> Result<NameLock, ImageError> {
         let unknown = |error: io::Error| {
             ImageError::io("look who relies on what is in", self.shelf.directory())(error).or_cancelled(job.cancel)
         };
         loop {
-            let turn = self.turn(id, job)?;
+            let lock = self.lock(id, job)?;
             if self.get(id).is_ok() {
-                return Ok(turn);
+                return Ok(lock);
             }
             match relied_on.is_relied_on(id).map_err(unknown)? {
-                Some(false) => return Ok(turn),
+                Some(false) => return Ok(lock),
                 Some(true) => return Err(ImageError::Missed { id: id.clone() }),
-                None => drop(turn),
+                None => drop(lock),
             }
             relied_on.ask(id).map_err(unknown)?;
         }

@@ -15,14 +15,14 @@ use tempfile::NamedTempFile;
 
 /// A file being written.
 #[derive(Debug)]
-pub(super) enum Unnamed {
+pub(super) enum TmpFile {
     /// Without a name.
     Nameless(File, PathBuf),
     /// With one that nobody looks for, where the file system knows no other way.
     Hidden(NamedTempFile),
 }
 
-impl Unnamed {
+impl TmpFile {
     /// Begins one on the file system of `directory`.
     pub(super) fn create_in(directory: &Path) -> io::Result<Self> {
         match open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
@@ -70,21 +70,21 @@ mod tests {
         let target = dir.path().join("out");
         for content in ["first", "second"] {
             let before = names(dir.path());
-            let unnamed = Unnamed::create_in(dir.path()).unwrap();
-            unnamed.file().write_all(content.as_bytes()).unwrap();
-            if matches!(unnamed, Unnamed::Nameless(..)) {
+            let file = TmpFile::create_in(dir.path()).unwrap();
+            file.file().write_all(content.as_bytes()).unwrap();
+            if matches!(file, TmpFile::Nameless(..)) {
                 assert_eq!(names(dir.path()), before);
             }
-            unnamed.persist(&target).unwrap();
+            file.persist(&target).unwrap();
             assert_eq!(fs::read_to_string(&target).unwrap(), content);
             assert_eq!(names(dir.path()), ["out"]);
         }
-        let hidden = Unnamed::Hidden(NamedTempFile::new_in(dir.path()).unwrap());
+        let hidden = TmpFile::Hidden(NamedTempFile::new_in(dir.path()).unwrap());
         hidden.file().write_all(b"third").unwrap();
         hidden.persist(&target).unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "third");
-        drop(Unnamed::create_in(dir.path()).unwrap());
+        drop(TmpFile::create_in(dir.path()).unwrap());
         assert_eq!(names(dir.path()), ["out"]);
-        assert!(Unnamed::create_in(&dir.path().join("none")).is_err());
+        assert!(TmpFile::create_in(&dir.path().join("none")).is_err());
     }
 }

@@ -14,15 +14,15 @@ use std::{
 
 /// A network namespace. Clones are the same; it ends with the last, and with what runs in it.
 #[derive(Debug, Clone)]
-pub struct Space(Arc<OwnedFd>);
+pub struct NetNamespace(Arc<OwnedFd>);
 
-impl Default for Space {
+impl Default for NetNamespace {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Space {
+impl NetNamespace {
     /// A new one, with nothing but a loopback that is down.
     pub fn new() -> Self {
         let made = std::thread::spawn(|| {
@@ -50,7 +50,7 @@ impl Space {
     }
 
     fn open(path: &str) -> Option<Self> {
-        open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(|space| Self(Arc::new(space)))
+        open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(|netns| Self(Arc::new(netns)))
     }
 
     /// Runs something in it.
@@ -60,9 +60,9 @@ impl Space {
 
     /// Starts something in it.
     pub fn start<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
-        let space = self.clone();
+        let netns = self.clone();
         std::thread::spawn(move || {
-            move_into_link_name_space(space.0.as_fd(), Some(LinkNameSpaceType::Network))
+            move_into_link_name_space(netns.0.as_fd(), Some(LinkNameSpaceType::Network))
                 .expect("the way into a namespace");
             work()
         })

@@ -3,14 +3,14 @@
 use super::{Depth, Image, ImageError, ImageStore, draft::ROOTFS};
 use crate::{
     job::{Cancel, Job, Silent},
-    kernel::rfc3339,
+    timestamp::rfc3339,
 };
 use banger_proto::name::ImageId;
 use std::{fs, path::PathBuf, time::SystemTime};
 
 /// An image, as far as a look shows it.
 #[derive(Debug)]
-pub struct Look {
+pub struct ListedImage {
     /// Its id.
     pub id: ImageId,
     /// What is known about it, unless its manifest cannot be used.
@@ -27,20 +27,20 @@ pub struct Look {
 
 impl ImageStore {
     /// All that is here, sorted by id.
-    pub fn look_at_all(&self) -> Result<Vec<Look>, ImageError> {
-        let mut looks = Vec::new();
+    pub fn list_with_problems(&self) -> Result<Vec<ListedImage>, ImageError> {
+        let mut listed = Vec::new();
         for id in self.ids()? {
-            match self.look_at(&id) {
+            match self.quick_check(&id) {
                 // Deleted meanwhile.
                 Err(ImageError::NotFound { .. }) => {}
-                look => looks.push(look?),
+                look => listed.push(look?),
             }
         }
-        Ok(looks)
+        Ok(listed)
     }
 
     /// What is under one id. Takes microseconds, so it does not see everything.
-    pub fn look_at(&self, id: &ImageId) -> Result<Look, ImageError> {
+    pub fn quick_check(&self, id: &ImageId) -> Result<ListedImage, ImageError> {
         let quick = self.verify(id, Depth::Quick, &Job { progress: &Silent, cancel: &Cancel::default() });
         let quick = quick.and_then(|image| self.not_refused(id).map(|()| image));
         let (image, problem) = match quick {
@@ -56,6 +56,6 @@ impl ImageStore {
             rfc3339(changed.unwrap_or(SystemTime::UNIX_EPOCH))
         };
         let rootfs = image.as_ref().map_or_else(|| directory.join(ROOTFS), |image| image.rootfs.clone());
-        Ok(Look { id: id.clone(), image, rootfs, since, problem, doubtful: self.is_doubtful(id)? })
+        Ok(ListedImage { id: id.clone(), image, rootfs, since, problem, doubtful: self.is_doubtful(id)? })
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::{
     SOON,
-    carriers::{BACK, CARRIERS, alias, carried, carried_by, id_of, of, once_whole},
+    network_processes::{BACK, CARRIERS, alias, carried, carried_by, id_of, of, once_whole},
     start,
 };
-use banger_testkit::{Identity, Space, wait_until};
+use banger_testkit::{Identity, NetNamespace, wait_until};
 use rustix::{
     io::ioctl_fionread,
     process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open},
@@ -24,7 +24,7 @@ fn unread(process: &Identity) -> u64 {
 fn the_answer_of_a_client_that_hung_up_is_nobody_elses() {
     let Some(env) = carried() else { return };
     start(&env, "m");
-    let (space, _) = once_whole(&env);
+    let (netns, _) = once_whole(&env);
     let id = id_of(&env, "m");
     let tap = format!("bt{id}");
     let helper = of(&env, CARRIERS[2]).pop().expect("a helper");
@@ -38,15 +38,15 @@ fn the_answer_of_a_client_that_hung_up_is_nobody_elses() {
     drop(client);
     // Who comes later is answered after that was noticed.
     env.banger(["vm", "list"]).run().expect(0);
-    space.write_on(&tap, "somebody else's");
+    netns.write_on(&tap, "somebody else's");
     // On a very slow host it was given up by now: its successor refuses as well.
     helper.signal(Signal::CONT);
     let out = env.banger(["vm", "set", "m", "--no-nat"]).run().expect(1);
     assert!(out.err().contains("is not banger's"), "{out}");
     assert_eq!(env.vm("m")["nat"], true);
-    space.write_on(&tap, &alias(&id));
+    netns.write_on(&tap, &alias(&id));
     env.banger(["vm", "set", "m", "--no-nat"]).run().expect(0);
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "m"]).run().expect(0);
     env.assert_nothing_left();
 }
@@ -107,7 +107,7 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
 fn an_address_that_the_host_gets_while_the_network_is_made_is_closed() {
     let Some(env) = carried() else { return };
     env.banger(["vm", "create", "--quiet", "--no-start", "--name", "m"]).run().expect(0);
-    let host = Space::of(env.daemon().expect("a daemon").pid);
+    let host = NetNamespace::of(env.daemon().expect("a daemon").pid);
     let starting = env.banger(["vm", "start", "m"]).spawn();
     let helper = wait_until(SOON, "a helper", || of(&env, CARRIERS[2]).pop().ok_or_else(|| "none".into()));
     // It was told of the host's addresses when it began, and nobody listens for more before it has done that.
@@ -115,12 +115,12 @@ fn an_address_that_the_host_gets_while_the_network_is_made_is_closed() {
     host.command("ip address add 6.6.6.6/32 dev eth0");
     helper.signal(Signal::CONT);
     starting.finish(SOON).expect(0);
-    let (space, _) = once_whole(&env);
+    let (netns, _) = once_whole(&env);
     wait_until(BACK, "the host's new address to be closed", || {
-        let now = carried_by(&space);
+        let now = carried_by(&netns);
         if now.contains("6.6.6.6") { Ok(()) } else { Err(now) }
     });
-    env.assert_in_order("fake-qemu");
+    env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "m"]).run().expect(0);
     env.assert_nothing_left();
 }

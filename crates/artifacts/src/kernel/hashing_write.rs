@@ -2,7 +2,8 @@
 //!
 //! With both done when the last byte is written, a download ends little later than its last byte comes.
 
-use super::{archive::ArchiveError, codec::hex, stage::unwritten};
+use super::{archive::ArchiveError, stage::unwritten};
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
@@ -48,7 +49,7 @@ pub(super) fn write(file: &Arc<File>, path: &Path, content: &mut dyn Read) -> Re
                 // Nobody wants it any more after the last one.
                 let _ = empty.send(piece);
             }
-            hex(&hash.finalize())
+            HEXLOWER.encode(&hash.finalize())
         });
         let mut pieces = vec![vec![0; PIECE]; PIECES];
         let (mut length, mut given) = (0, 0);
@@ -105,7 +106,7 @@ mod tests {
             let temp = tempfile::NamedTempFile::new().unwrap();
             let file = Arc::new(temp.reopen().unwrap());
             let written = write(&file, Path::new("x"), &mut &content[..]).unwrap();
-            assert_eq!((written.length, written.sha256), (length as u64, hex(&Sha256::digest(&content))));
+            assert_eq!((written.length, written.sha256), (length as u64, HEXLOWER.encode(&Sha256::digest(&content))));
             written.syncing.join().unwrap().unwrap();
             assert!(std::fs::read(temp.path()).unwrap() == content, "{length}");
         }

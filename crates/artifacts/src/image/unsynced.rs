@@ -66,7 +66,7 @@ impl ImageStore {
         }
         job.progress.phase(&format!("reading image {id}, which was made shortly before this host went down"));
         // Not the lock of the image itself: it can be deleted, or made anew, while it is read.
-        let _turn = self.shelf.lock(&format!("settle-{id}"), job.cancel)?;
+        let _lock = self.shelf.lock(&format!("settle-{id}"), job.cancel)?;
         if !self.is_doubtful(id)? {
             return Ok(());
         }

@@ -32,7 +32,7 @@ const OVERTAKEN: &str = "start.directories";
 const DEAF: &str = "shim.opened";
 
 /// One environment for all cases of one victim: what a case leaves behind would show in the next one too.
-pub(super) struct Bench {
+pub(super) struct CaseRunner {
     env: TestEnv,
     points: PathBuf,
     /// Ports to be published, on a loopback address that nobody else has, so that they are free whenever no VM has them.
@@ -65,19 +65,19 @@ impl Act {
     }
 }
 
-impl Bench {
+impl CaseRunner {
     /// `None` where the fake VMM cannot be had; the test is then recorded as skipped.
     pub(super) fn new() -> Option<Self> {
         TestEnv::fake().map(Self::of)
     }
 
     pub(super) fn of(mut env: TestEnv) -> Self {
-        static BENCHES: AtomicU8 = AtomicU8::new(100);
+        static RUNNERS: AtomicU8 = AtomicU8::new(100);
         let points = env.home().join("points");
         fs::create_dir(&points).expect("a directory for points");
         env.set_variable("BANGER_FAILPOINTS", &points);
         let [.., high, low] = std::process::id().to_be_bytes();
-        let own = BENCHES.fetch_add(1, Ordering::Relaxed);
+        let own = RUNNERS.fetch_add(1, Ordering::Relaxed);
         let port = |port: u16| format!("127.{own}.{high}.{low}:{port}:80");
         Self { env, points, port: port(18093), another: port(18094), places: RefCell::default() }
     }
@@ -95,7 +95,7 @@ impl Bench {
     }
 
     /// `victim` dies at `point` while `act` is done; afterwards the VM is in one of the states that are allowed.
-    pub(super) fn case(&self, point: &str, act: Act, victim: Victim, allowed: &[&str]) {
+    pub(super) fn run_case(&self, point: &str, act: Act, victim: Victim, allowed: &[&str]) {
         let what = format!("{victim:?} dies at {point} of {act:?}");
         let lease = self.prepare(act);
         let before = act.before();
@@ -149,7 +149,7 @@ impl Bench {
         }
         if !matches!(victim, Daemon | DaemonLongAgo | DaemonInTime) {
             // What a client's end leads to is the daemon's to do, before it is ended itself.
-            self.env.assert_in_order(VMM);
+            self.env.assert_consistent(VMM);
         }
         let mut lease = lease;
         if victim != Daemon
@@ -159,7 +159,7 @@ impl Bench {
             over.finish(SOON);
         }
         self.end_daemon();
-        self.env.assert_in_order(VMM);
+        self.env.assert_consistent(VMM);
         self.is_one_of(allowed, &what);
         if let Some(holder) = lease {
             // The last of the daemons has taken it over.
@@ -170,7 +170,7 @@ impl Bench {
         if self.state() != "gone" {
             self.run(&["vm", "delete", "-f", act.vm()]).expect(0);
         }
-        self.env.assert_in_order(VMM);
+        self.env.assert_consistent(VMM);
         assert_eq!(self.state(), "gone", "{what}");
     }
 

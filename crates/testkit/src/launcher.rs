@@ -1,6 +1,6 @@
 //! How a program gets to where a test wants it: another network namespace, files in the place of others, an ordinary user.
 
-use crate::space::Space;
+use crate::netns::NetNamespace;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -28,9 +28,9 @@ exec setpriv --reuid="$uid" --regid="$uid" "${groups:---clear-groups}" -- "$@"
 
 /// The way; the default is none at all.
 #[derive(Debug, Clone, Default)]
-pub struct Way {
+pub struct Launcher {
     /// The network namespace.
-    pub space: Option<Space>,
+    pub netns: Option<NetNamespace>,
     /// Files, and which ones they stand in for.
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// The user, and perhaps an empty directory for a tap device that this user can open.
@@ -39,17 +39,17 @@ pub struct Way {
     pub group: Option<u32>,
 }
 
-impl Way {
+impl Launcher {
     /// That of an ordinary user. `tap` must exist.
     pub fn user(uid: u32, tap: Option<&Path>) -> Self {
         Self { user: Some((uid, tap.map(Path::to_owned))), ..Self::default() }
     }
 
     /// The words that come before the program's.
-    pub fn words(&self) -> Vec<OsString> {
+    pub fn prefix(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
-        if let Some(space) = &self.space {
-            words.extend(["nsenter".into(), format!("--net={}", space.path()).into()]);
+        if let Some(netns) = &self.netns {
+            words.extend(["nsenter".into(), format!("--net={}", netns.path()).into()]);
         }
         if self.binds.is_empty() && self.user.is_none() {
             return words;
