@@ -55,7 +55,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// Makes a failure about a path of this host.
-fn about(what: &str, path: &Path, error: &io::Error) -> Failure {
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
     let code = match error.kind() {
         io::ErrorKind::NotFound => Code::NotFound,
         io::ErrorKind::PermissionDenied => Code::Denied,

@@ -48,7 +48,7 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
             let _in_use = context.in_use();
             archive::unpack(request).await
         }
-        ("GET", "/workspace") => json(StatusCode::OK, &workspace::look(&context, request.uri())?),
+        ("GET", "/workspace") => json(StatusCode::OK, &workspace::status_of(&context, request.uri())?),
         ("GET", "/workspace/files") => workspace::files(&context, request.uri()).await,
         ("PUT", "/workspace") => workspace::receive(context, request).await,
         ("POST", "/shutdown") => {

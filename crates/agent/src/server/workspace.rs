@@ -1,8 +1,8 @@
-//! `PUT /workspace`: a repository arrives, and its files are written out of its own packs.
+//! Serves `PUT /workspace`: receives a repository and writes its files out of its own packs.
 //!
-//! Everything is done in a thread that has become the user the VM's commands run as: what is made belongs to that user,
-//! and where that user may not write, nothing is written; only below directories that nobody but root may change does root
-//! make room first. The guest needs no git for it.
+//! All of this is done in a thread that has become the user the VM's commands run as: new files belong to that user,
+//! and nothing is written where that user may not write. Only below directories that nobody but root may change does
+//! root make missing directories first. The guest needs no git for it.
 
 mod checkout;
 mod index;
@@ -36,32 +36,33 @@ use std::{
 };
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-/// How long somebody may hold the lock of a workspace: less than a client gives a guest that takes nothing.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often one looks whether they are done.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait for the lock of a workspace: less than a client gives a guest that reads nothing.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two tries to take the lock.
+const LOCK_RETRY_EVERY: Duration = Duration::from_millis(50);
 
-/// Says where a workspace would be, and whether something is there.
-pub(super) fn look(context: &Context, uri: &Uri) -> Result<WorkspaceStatus, Failure> {
-    let path = place(&archive::query(uri, "path").unwrap_or_default(), &account(context)?)?;
+/// Returns the path of the workspace, and whether something is there.
+pub(super) fn status_of(context: &Context, uri: &Uri) -> Result<WorkspaceStatus, Failure> {
+    let path = resolve(&archive::query(uri, "path").unwrap_or_default(), &account(context)?)?;
     let occupied = match std::fs::read_dir(&path) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
     let unfinished = path.join(SCRATCH).symlink_metadata().is_ok_and(|meta| meta.is_dir());
-    let brought = path.join(IMPORTED).symlink_metadata().is_ok_and(|meta| meta.is_file());
-    Ok(WorkspaceStatus { path: path.to_string_lossy().into_owned(), occupied, unfinished, brought })
+    let imported = path.join(IMPORTED).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    Ok(WorkspaceStatus { path: path.to_string_lossy().into_owned(), occupied, unfinished, brought: imported })
 }
 
-/// The files that the index of the workspace names, each ended by a zero: for a guest whose git cannot be asked.
+/// Lists the files that the index of the workspace names, each ended by a zero byte: for a guest whose git cannot be
+/// asked.
 pub(super) async fn files(context: &Context, uri: &Uri) -> Result<Response<Body>, Failure> {
-    let path = place(&archive::query(uri, "path").unwrap_or_default(), &account(context)?)?;
+    let path = resolve(&archive::query(uri, "path").unwrap_or_default(), &account(context)?)?;
     let hash = hash_name(&archive::query(uri, "hash").unwrap_or_default())?;
     let listing = spawn_blocking(move || {
         let about = |error: &io::Error| {
             Failure::caused_by(Code::Invalid, format!("cannot read the index of {}", path.display()), error)
         };
-        archive::open_base(&path).and_then(|base| checkout::listed(&base, hash)).map_err(|error| about(&error))
+        archive::open_base(&path).and_then(|base| checkout::indexed_files(&base, hash)).map_err(|error| about(&error))
     });
     let listing = listing.await.map_err(|error| Failure::caused_by(Code::Internal, "reading stopped", &error))??;
     let mut response = status(StatusCode::OK);
@@ -69,30 +70,30 @@ pub(super) async fn files(context: &Context, uri: &Uri) -> Result<Response<Body>
     Ok(response)
 }
 
-/// Takes the stream, and with `checkout=sha1|sha256` writes the files that the index names.
+/// Unpacks the stream, and with `checkout=sha1|sha256` writes the files that the index names.
 pub(super) async fn receive(context: Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let in_use = context.in_use();
     let account = account(&context)?;
-    let path = place(&archive::query(request.uri(), "path").unwrap_or_default(), &account)?;
+    let path = resolve(&archive::query(request.uri(), "path").unwrap_or_default(), &account)?;
     let checkout = match archive::query(request.uri(), "checkout") {
         None => None,
         Some(name) => Some(hash_name(&name)?),
     };
-    // A process of a host stays who it is, as its commands do.
+    // A hosted agent keeps its user, as its commands do.
     let becomes = (context.guest.runs_in == RunsIn::Machine).then_some(account);
     let (feeder, reader) = BodyReader::new();
     let (done, finished) = oneshot::channel();
     let at = path.clone();
     let spawned = thread::Builder::new().name("workspace".into()).spawn(move || {
         let _in_use = in_use;
-        let brought = bring(&at, becomes.as_ref(), reader, checkout, || !done.is_closed());
-        let _ = done.send(brought);
+        let imported = import(&at, becomes.as_ref(), reader, checkout, || !done.is_closed());
+        let _ = done.send(imported);
     });
     spawned.map_err(|error| Failure::caused_by(Code::Unavailable, "the guest has no thread left", &error))?;
     if !feeder.feed(request.into_body()).await {
-        // That it is not awaited any more is what the thread is to see.
+        // Tells the thread that nobody waits for its answer any more.
         drop(finished);
-        return Err(gone());
+        return Err(sender_gone());
     }
     match finished.await {
         Ok(Ok(())) => json(StatusCode::OK, &Arrived { path: path.to_string_lossy().into_owned() }),
@@ -101,7 +102,7 @@ pub(super) async fn receive(context: Rc<Context>, request: Request<Incoming>) ->
     }
 }
 
-fn gone() -> Failure {
+fn sender_gone() -> Failure {
     Failure::new(Code::Unavailable, "whoever sent the repository is gone")
 }
 
@@ -115,8 +116,8 @@ fn hash_name(name: &[u8]) -> Result<HashName, Failure> {
     known.ok_or_else(|| Failure::new(Code::Invalid, "a hash is sha1 or sha256"))
 }
 
-/// Where `path` is: absolute, or `~/…` below the user's home.
-fn place(path: &[u8], account: &Account) -> Result<PathBuf, Failure> {
+/// Resolves `path`: absolute, or `~/…` below the user's home.
+fn resolve(path: &[u8], account: &Account) -> Result<PathBuf, Failure> {
     let text = std::str::from_utf8(path).unwrap_or_default();
     let path = match text.strip_prefix("~/") {
         Some(rest) => Path::new(&account.home).join(rest),
@@ -130,7 +131,7 @@ fn place(path: &[u8], account: &Account) -> Result<PathBuf, Failure> {
     }
 }
 
-fn bring(
+fn import(
     path: &Path,
     becomes: Option<&Account>,
     reader: BodyReader,
@@ -143,18 +144,18 @@ fn bring(
     };
     if let Some(account) = becomes {
         let root = fs::open("/", DIRECTORY, Mode::empty()).map_err(|error| about(&error.into()))?;
-        make_where_only_root_may(&root, path, account).map_err(|error| about(&error))?;
+        make_dirs_as_root(&root, path, account).map_err(|error| about(&error))?;
         become_user(account).map_err(|error| about(&error.into()))?;
     }
-    let made = make(path).map_err(|error| about(&error))?;
+    let made = make_dirs(path).map_err(|error| about(&error))?;
     let base = archive::open_base(path).map_err(|error| about(&error))?;
     if !made {
         fs::accessat(&base, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)
             .map_err(|error| about(&error.into()))?;
     }
-    take_turn(&base, path, PATIENCE, is_awaited)?;
-    // One that did not come to its end left lists that are not this one's.
-    checkout::forget(&base).map_err(|error| about(&error))?;
+    lock(&base, path, LOCK_TIMEOUT, is_awaited)?;
+    // An interrupted import left lists that are not this one's.
+    checkout::remove_lists(&base).map_err(|error| about(&error))?;
     archive::unpack_over(&base, reader)?;
     checkout::remove_listed(&base).map_err(|error| error.into_failure(path))?;
     if let Some(hash) = checkout {
@@ -163,34 +164,35 @@ fn bring(
     Ok(())
 }
 
-/// Waits for one whose sender is gone and that is at work still. Anybody in the guest can hold that lock, so it is not
-/// waited for without end; and nothing is begun for a sender that is gone itself: the guest may have worked there since.
-/// That is seen once all was read of what was sent, as it is where that is little.
-fn take_turn(base: &OwnedFd, path: &Path, patience: Duration, is_awaited: impl Fn() -> bool) -> Result<(), Failure> {
-    let deadline = Instant::now() + patience;
+/// Takes the lock of a workspace; waits for an import whose sender is gone and that is still at work. Anybody in the
+/// guest can hold that lock, so the wait is bounded. Nothing is begun for a sender that is gone itself, since the guest
+/// may have worked there since; that it is gone shows once all that it sent was read, which is so for a small stream.
+fn lock(base: &OwnedFd, path: &Path, timeout: Duration, is_awaited: impl Fn() -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + timeout;
     loop {
         let locked = fs::flock(base, FlockOperation::NonBlockingLockExclusive);
         if !is_awaited() {
-            return Err(gone());
+            return Err(sender_gone());
         }
         match locked {
-            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => thread::sleep(LOCK_RETRY_EVERY),
             Err(Errno::WOULDBLOCK | Errno::INTR) => {
                 let failure = format!("something in the guest has locked {}", path.display());
                 return Err(Failure::new(Code::Conflict, failure));
             }
-            // Where directories have no locks there is nobody to wait for.
+            // Without locks on directories there is nobody to wait for.
             Ok(()) | Err(_) => return Ok(()),
         }
     }
 }
 
-/// How directories are opened on the way.
+/// Flags for opening the directories of a path.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Makes what is missing of `path` as root, as far as that is below directories which everybody may go through and only
-/// root may change: nobody can put anything in the way there. The last directory is the user's, those on the way are root's.
-fn make_where_only_root_may(root: &OwnedFd, path: &Path, user: &Account) -> io::Result<()> {
+/// Makes the missing directories of `path` as root, as far as they are below directories that everybody may traverse
+/// and only root may change, where nobody can put anything in the way. The last directory belongs to the user, those
+/// above it to root.
+fn make_dirs_as_root(root: &OwnedFd, path: &Path, user: &Account) -> io::Result<()> {
     let mut dir = fs::openat(root, ".", DIRECTORY, Mode::empty())?;
     let mut parts = path.strip_prefix("/").unwrap_or(path).components().peekable();
     while let Some(part) = parts.next() {
@@ -207,15 +209,15 @@ fn make_where_only_root_may(root: &OwnedFd, path: &Path, user: &Account) -> io::
                 made
             }
             Ok(found) => found,
-            // A link, or no directory: what comes of it the user's own rights say.
+            // A link, or no directory: left to the user's own rights.
             Err(_) => return Ok(()),
         };
     }
     Ok(())
 }
 
-/// Makes what is missing of `path` with this thread's rights; gives whether the last directory is new.
-fn make(path: &Path) -> io::Result<bool> {
+/// Makes the missing directories of `path` with this thread's rights; returns whether the last one is new.
+fn make_dirs(path: &Path) -> io::Result<bool> {
     let root = fs::open("/", DIRECTORY, Mode::empty())?;
     let mut dir = fs::openat(&root, ".", DIRECTORY, Mode::empty())?;
     let (below, mut so_far, mut made) = (path.strip_prefix("/").unwrap_or(path), PathBuf::new(), false);
@@ -232,7 +234,7 @@ fn make(path: &Path) -> io::Result<bool> {
     Ok(made)
 }
 
-/// This thread becomes the user, for good; so do the threads it starts.
+/// Changes this thread, and the threads it starts, to the user for good.
 fn become_user(account: &Account) -> Result<(), Errno> {
     let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     set_thread_groups(&groups)?;
@@ -249,18 +251,18 @@ mod tests {
         os::unix::fs::{MetadataExt, PermissionsExt},
     };
 
-    /// A lock that is held is waited for, not without end, and not for a sender that is gone.
+    /// A held lock is waited for, but not without end and not for a sender that is gone.
     #[test]
     fn a_lock_of_the_guests_does_not_outlive_the_sender() {
         let temp = tempfile::tempdir().unwrap();
         let open = || fs::open(temp.path(), DIRECTORY.difference(OFlags::PATH), Mode::empty()).unwrap();
         let (theirs, ours) = (open(), open());
-        let take = |patience: Duration, is_awaited: &dyn Fn() -> bool| {
-            take_turn(&ours, temp.path(), patience, is_awaited).map_err(|failure| failure.code)
+        let take = |timeout: Duration, is_awaited: &dyn Fn() -> bool| {
+            lock(&ours, temp.path(), timeout, is_awaited).map_err(|failure| failure.code)
         };
         fs::flock(&theirs, FlockOperation::LockExclusive).unwrap();
         assert_eq!(take(Duration::ZERO, &|| true), Err(Code::Conflict));
-        // Gone at once, and after a while.
+        // The sender is gone at once, or after a while.
         let looks = Cell::new(0);
         for last in [0, 3] {
             looks.set(0);
@@ -268,23 +270,23 @@ mod tests {
             assert_eq!(take(Duration::from_secs(3600), &is_awaited), Err(Code::Unavailable));
             assert_eq!(looks.get(), last + 1);
         }
-        // They are done while one waits; then nothing is begun for a sender that is gone either.
+        // The holder releases it meanwhile; nothing is begun for a sender that is gone.
         let is_awaited = || fs::flock(&theirs, FlockOperation::Unlock).is_ok();
         assert_eq!(take(Duration::from_secs(3600), &is_awaited), Ok(()));
-        assert_eq!(take(PATIENCE, &|| false), Err(Code::Unavailable));
+        assert_eq!(take(LOCK_TIMEOUT, &|| false), Err(Code::Unavailable));
     }
 
     #[test]
     fn a_place_is_absolute_or_in_the_home() {
         let account = Account { home: "/home/dev".into(), ..Account::root() };
-        let at = |path: &str| place(path.as_bytes(), &account);
+        let at = |path: &str| resolve(path.as_bytes(), &account);
         assert_eq!(at("~/repo").unwrap(), Path::new("/home/dev/repo"));
         assert_eq!(at("/srv/x").unwrap(), Path::new("/srv/x"));
         for bad in ["", "/", "repo", "~", "~dev/x", "/a/../b", "~/../x", "/a\0b"] {
             assert!(at(bad).is_err(), "{bad:?}");
         }
     }
-    /// Directories as root has them and as others do; root makes something only where no other could be in the way.
+    /// Root makes directories only where no other user could put something in the way.
     #[test]
     fn root_makes_directories_where_only_root_may() {
         if !rustix::process::geteuid().is_root() {
@@ -313,7 +315,7 @@ mod tests {
             ("/link/repo", false),
             ("/file/repo", false),
         ] {
-            make_where_only_root_may(&root, Path::new(path), &user).unwrap();
+            make_dirs_as_root(&root, Path::new(path), &user).unwrap();
             assert_eq!(at(&path[1..]).symlink_metadata().is_ok(), made, "{path}");
         }
         for (path, owner) in [("roots/a", 0), ("roots/a/b", 0), ("roots/a/b/repo", 1234), ("repo", 1234)] {

@@ -2,7 +2,7 @@
 //! attribute makes git run what the macro names, without naming it itself.
 
 use super::{
-    about,
+    cannot,
     git::Git,
     patch::{Summary, attribute_line, refused, runs},
     repository::Repository,
@@ -44,7 +44,7 @@ impl AttributeMacros {
     fn of(files: &[PathBuf]) -> Result<Self, Failure> {
         let mut texts = Vec::new();
         for file in files {
-            texts.extend(read(file).map_err(|error| about("read", file, &error))?);
+            texts.extend(read(file).map_err(|error| cannot("read", file, &error))?);
         }
         Ok(Self::defined(&texts))
     }

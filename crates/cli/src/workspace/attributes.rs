@@ -5,7 +5,7 @@
 //! other conversions are git's own, by attributes of the tree and a few settings.
 
 use super::{
-    changes::{Entry, Mode, RepoPath, join, nonsense, pieces, unreadable},
+    changes::{Entry, Mode, RepoPath, join, pieces, unparsable, unreadable},
     files::{Stamp, Tree},
     shadow_repository::ShadowRepository,
 };
@@ -105,7 +105,7 @@ fn known_stats(shadow: &ShadowRepository) -> Result<HashMap<RepoPath, Stamp>, Fa
                 size: size.parse().ok()?,
             })
         })();
-        let (Some(stamp), Some(tail)) = (stamp, lines.next()) else { return Err(nonsense("ls-files --debug")) };
+        let (Some(stamp), Some(tail)) = (stamp, lines.next()) else { return Err(unparsable("ls-files --debug")) };
         known.insert(path, stamp);
         rest = tail;
     }

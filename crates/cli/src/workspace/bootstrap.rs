@@ -1,4 +1,4 @@
-//! Tools a repository asks for, installed by the guest's own mise. Nothing here looks for a mise on the host.
+//! Installs the tools a repository asks for, by the guest's own mise. The host's mise is never used.
 
 use super::{guest_git::exec_spec, plan::Plan};
 use crate::{
@@ -18,12 +18,13 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Files that say which, at the top of a repository, in the order mise looks for them.
+/// Files that name tools, at the root of a repository, in the order in which mise looks for them.
 const FILES: [&str; 3] = ["mise.toml", ".mise.toml", ".tool-versions"];
-/// Most bytes a script says: the end of a log.
-const MAX_WORDS: usize = 64 << 10;
+/// Most bytes of a script's output: the end of a log.
+const MAX_OUTPUT: usize = 64 << 10;
 
-/// Installs. `$1`: the workspace; `$2`: whether somebody waits for it. Everything goes into a log that git does not see.
+/// Installs the tools. `$1`: the workspace; `$2`: `wait` when somebody waits for it. The output goes into a log that
+/// git does not list.
 const INSTALL: &str = r#"
 command -v mise >/dev/null 2>&1 || exit 127
 cd "$1"
@@ -40,24 +41,25 @@ trap '' HUP
 { mise install; echo "mise install ended with status $?"; } > $log 2>&1 < /dev/null &
 "#;
 
-/// How tools are installed.
+/// Whether and how tools are installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bootstrap {
     /// Not at all.
     No,
-    /// While somebody waits.
+    /// Before the command returns.
     Foreground,
-    /// While somebody works.
+    /// In the background of a shell.
     Background,
 }
 
-/// The file that asks for tools, among those that arrive.
-pub(crate) fn asked(plan: &Plan) -> Option<&'static str> {
+/// Returns the file that asks for tools, among those that arrive.
+pub(crate) fn tools_file(plan: &Plan) -> Option<&'static str> {
     let files = plan.changes.files();
     FILES.into_iter().find(|name| files.binary_search_by(|file| file.as_slice().cmp(name.as_bytes())).is_ok())
 }
 
-/// Whether a VM reaches the internet: as asked for, else as the daemon is configured, which may have no way out for any.
+/// Whether a VM reaches the internet: as asked for, else as the daemon is configured. The daemon may have no uplink at
+/// all.
 pub(crate) fn has_network(asked: Option<bool>, settings: &[Setting]) -> bool {
     let value = |key: &str| Some(&settings.iter().find(|setting| setting.key == key)?.value);
     let closed = value("network.uplink").and_then(|uplink| uplink.as_str()).is_some_and(|uplink| uplink != "auto");
@@ -65,14 +67,14 @@ pub(crate) fn has_network(asked: Option<bool>, settings: &[Setting]) -> bool {
     !closed && asked.or_else(default).unwrap_or(true)
 }
 
-/// Why a VM without a network is not made.
-pub(crate) fn unreachable(file: &str) -> Failure {
+/// Makes the refusal for a VM without a network.
+pub(crate) fn no_network(file: &str) -> Failure {
     Failure::new(Code::Unsupported, format!("{file} asks for tools from the internet, and the VM has no network"))
         .hint("a VM has one without --no-nat, where network.uplink is auto: banger config show says")
         .hint("--no-bootstrap brings the repository without them")
 }
 
-/// Has the guest install what `file` asks for.
+/// Has the guest install the tools that `file` asks for.
 pub(crate) async fn install(
     printer: &Printer,
     endpoint: &GuestEndpoint,
@@ -88,7 +90,7 @@ pub(crate) async fn install(
     let done = {
         let mut progress = Progress::new(printer);
         progress.phase(&format!("installing the tools of {file}"));
-        capture(endpoint, &exec_spec(INSTALL, &[&workspace.guest_path, mode]), MAX_WORDS).await?
+        capture(endpoint, &exec_spec(INSTALL, &[&workspace.guest_path, mode]), MAX_OUTPUT).await?
     };
     if !is_installing(done, endpoint.name.as_str(), file)? {
         printer.talk(&format!("VM {} has no mise: the tools of {file} are not installed", endpoint.name));
@@ -100,7 +102,7 @@ pub(crate) async fn install(
     Ok(())
 }
 
-/// Whether the script in the VM `name` found a mise that does what it is to do, or is done.
+/// Whether the script in the VM `name` found a mise, and that installs or has installed the tools.
 fn is_installing(done: Captured, name: &str, file: &str) -> std::result::Result<bool, Failure> {
     if done.is_missing() {
         return Ok(false);
@@ -116,12 +118,13 @@ fn is_installing(done: Captured, name: &str, file: &str) -> std::result::Result<
     Err(failure.hint("--no-bootstrap brings a repository without them"))
 }
 
-/// What the script of a guest says in a session, for [`crate::fuzzing`]: what is shown of it has an end.
+/// Reads a session's bytes as the output of the script, for [`crate::fuzzing`]; checks that what is kept of it is
+/// bounded.
 pub(crate) async fn fuzz_read<S: AsyncRead + AsyncWrite + Unpin>(session: Session<S>) -> Result<bool> {
     let (_, stdin) = mpsc::channel(1);
-    let done = capture::take(session, stdin, MAX_WORDS, None, async || false).await?;
-    // What is no text becomes longer.
-    assert!(done.stdout.len() <= MAX_WORDS && done.stderr.len() <= 3 * MAX_WORDS, "more than is kept");
+    let done = capture::take(session, stdin, MAX_OUTPUT, None, async || false).await?;
+    // Bytes that are not UTF-8 become longer as text.
+    assert!(done.stdout.len() <= MAX_OUTPUT && done.stderr.len() <= 3 * MAX_OUTPUT, "more than is kept");
     Ok(is_installing(done, "demo", FILES[0])?)
 }
 

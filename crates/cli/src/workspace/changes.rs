@@ -50,7 +50,7 @@ impl Changes {
     }
 
     /// Compares. `tree` is the same working tree, for reading its files.
-    pub(crate) fn find(
+    pub(crate) fn compare(
         shadow: &ShadowRepository,
         tree: &Tree,
         head: Option<&str>,
@@ -124,7 +124,7 @@ impl Changes {
     }
 
     /// Reads the tree of `commit` into the index; the working tree is not read.
-    pub(crate) fn none(shadow: &ShadowRepository, commit: &str) -> Result<Self, Failure> {
+    pub(crate) fn of_commit(shadow: &ShadowRepository, commit: &str) -> Result<Self, Failure> {
         shadow.call().args(["read-tree", "--reset", commit]).ask("read the commit's tree", b"")?;
         let args = ["update-index", "--index-version", "2", "--force-write-index"];
         shadow.call().args(args).ask("write the commit's index", b"")?;
@@ -191,7 +191,7 @@ fn refresh(shadow: &ShadowRepository) -> Result<(), Failure> {
     if matches!(answer.code, Some(0 | 1)) {
         Ok(())
     } else {
-        Err(refused("read the repository's index", &answer.complaint))
+        Err(git_failed("read the repository's index", &answer.complaint))
     }
 }
 
@@ -216,7 +216,7 @@ fn index(shadow: &ShadowRepository) -> Result<Vec<Entry>, Failure> {
                 path: line[tab + 1..].to_vec(),
             })
         };
-        let entry = parse().ok_or_else(|| nonsense("ls-files"))?;
+        let entry = parse().ok_or_else(|| unparsable("ls-files"))?;
         check(&entry.path)?;
         entries.push(entry);
     }
@@ -254,7 +254,7 @@ fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     while let Some(head) = words.next() {
         let fields: Vec<String> =
             String::from_utf8_lossy(head).trim_start_matches(':').split(' ').map(str::to_owned).collect();
-        let (Ok(fields), Some(path)) = (fields.try_into(), words.next()) else { return Err(nonsense("diff")) };
+        let (Ok(fields), Some(path)) = (fields.try_into(), words.next()) else { return Err(unparsable("diff")) };
         entries.push((fields, path.to_vec()));
     }
     Ok(entries)
@@ -283,7 +283,7 @@ fn check(path: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn nonsense(command: &str) -> Failure {
+pub(super) fn unparsable(command: &str) -> Failure {
     Failure::new(Code::Internal, format!("git {command} answered with nonsense"))
 }
 

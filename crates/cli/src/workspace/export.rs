@@ -133,7 +133,7 @@ fn no_hidden(summary: &Summary, source: Option<&Path>) -> std::result::Result<()
 
 /// Takes back what an earlier `--apply` left unfinished in `source` when it was killed, and says so.
 pub(crate) fn recover(source: &Path) -> std::result::Result<Option<String>, Failure> {
-    swap::take_back(&Repository::at(&Git::find()?, source)?)
+    swap::roll_back(&Repository::at(&Git::find()?, source)?)
 }
 
 /// Applies a patch to the working tree of `source`. Nothing changes when it does not apply cleanly.
@@ -173,11 +173,11 @@ pub(crate) fn apply(patch: &Patch, source: &Path) -> std::result::Result<(), Fai
         return Err(Failure::new(Code::Unavailable, untouched).cause(applied.complaint));
     }
     stage.swap(files).map_err(|error| match error {
-        SwapError::TakenBack(error) => failed(error),
-        SwapError::Stuck { error, undoing, kept } => {
+        SwapError::RolledBack(error) => failed(error),
+        SwapError::RollbackFailed { error, rollback_error, kept } => {
             let what = format!("the patch is applied to {} in part", repository.root.display());
             let failure =
-                Failure::caused_by(Code::Unavailable, what, &error).cause(format!("taking it back: {undoing}"));
+                Failure::caused_by(Code::Unavailable, what, &error).cause(format!("taking it back: {rollback_error}"));
             let failure = failure.hint(format!("what is missing there is in {}", kept.display()));
             failure.hint("banger vm workspace export --apply tries again to take it back before it applies anything")
         }

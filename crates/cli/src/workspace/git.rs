@@ -148,7 +148,7 @@ impl Call {
     pub(crate) fn answer(self, input: &[u8]) -> Result<Answer, Failure> {
         let mut child = self.spawn(if input.is_empty() { Stdio::null() } else { Stdio::piped() })?;
         let failed = |error: io::Error| Failure::caused_by(Code::Unavailable, "cannot talk to git", &error);
-        let complaints = child.stderr.take().map(listen);
+        let complaints = child.stderr.take().map(drain_stderr);
         let stdin = child.stdin.take();
         let mut stdout = child.stdout.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
         let mut answer = Vec::new();
@@ -172,7 +172,7 @@ impl Call {
     /// Returns stdout; a failure named by `what` unless git ends with status 0.
     pub(crate) fn ask(self, what: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
         let answer = self.answer(input)?;
-        if answer.success { Ok(answer.stdout) } else { Err(refused(what, &answer.complaint)) }
+        if answer.success { Ok(answer.stdout) } else { Err(git_failed(what, &answer.complaint)) }
     }
 
     /// Returns stdout as one line; `None` unless git ends with status 0.
@@ -184,7 +184,7 @@ impl Call {
 }
 
 /// Reads a program's stderr in a thread to its end, so that the program never blocks on it, and keeps a bounded part.
-pub(crate) fn listen(mut stderr: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+pub(crate) fn drain_stderr(mut stderr: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut kept = Vec::new();
         let _ = (&mut stderr).take(MAX_COMPLAINT).read_to_end(&mut kept);
@@ -194,7 +194,7 @@ pub(crate) fn listen(mut stderr: impl Read + Send + 'static) -> std::thread::Joi
 }
 
 /// Makes the failure for a git that did not end with status 0.
-pub(crate) fn refused(what: &str, complaint: &str) -> Failure {
+pub(crate) fn git_failed(what: &str, complaint: &str) -> Failure {
     let failure = Failure::new(Code::Unavailable, format!("cannot {what}"));
     if complaint.is_empty() { failure.cause("git failed without a word") } else { failure.cause(complaint) }
 }

@@ -2,7 +2,7 @@
 //! them, and the commits at which history is cut off.
 
 use super::{
-    git::{listen, refused},
+    git::{drain_stderr, git_failed},
     shadow_repository::ShadowRepository,
 };
 use banger_proto::failure::Failure;
@@ -36,7 +36,7 @@ impl History {
             return Ok(Self::default());
         }
         let mut child = shadow.call().args(["cat-file", "--batch"]).spawn(Stdio::piped())?;
-        let complaints = child.stderr.take().map(listen);
+        let complaints = child.stderr.take().map(drain_stderr);
         let found = match (child.stdin.take(), child.stdout.take()) {
             (Some(stdin), Some(stdout)) => Reader { stdin, stdout: BufReader::new(stdout) }.walk(&tips, shallow),
             _ => None,
@@ -44,7 +44,7 @@ impl History {
         let _ = child.wait();
         let complaint = complaints.and_then(|thread| thread.join().ok()).unwrap_or_default();
         let (included, cut) = found.ok_or_else(|| {
-            refused("read the repository's history", &complaint)
+            git_failed("read the repository's history", &complaint)
                 .hint("'git fsck' says what is missing; a partial clone needs 'git fetch --refetch' first")
         })?;
         Ok(Self { tips, cut, included })

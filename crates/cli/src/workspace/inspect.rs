@@ -1,5 +1,5 @@
-//! A look at what stands in a guest where a workspace was: one script around the guest's own git, in the repository and in
-//! each of its submodules.
+//! Inspects an existing workspace in a guest: one script around the guest's own git, run in the repository and in each
+//! of its submodules.
 
 use super::{
     changes::RepoPath,
@@ -9,15 +9,16 @@ use super::{
 use crate::{exec::capture::Captured, exit::Result};
 use banger_proto::api::vm::GuestEndpoint;
 
-/// Says what is not as it was brought, HEAD, refs, refs as they were brought, what refs name that is not there, where history
-/// is cut off and where it is not, an index and the tree as it was brought, and what the guest's git was told, now and when it
-/// was brought. `$2`: the commit that holds that tree; in a submodule (`$3`, its path), which no record names, the repository
-/// knows, and there may be none.
+/// Prints which kinds of work there are, HEAD, the refs now and as imported, missing objects of refs, shallow commits,
+/// commits with parents, the index and the imported tree, and configuration and rules, now and as imported. `$2`: the
+/// commit that holds the imported tree. In a submodule (`$3`, its path) no record names that commit; the repository
+/// knows it, and there may be none.
 ///
-/// The copy of the index is as old as it, because git looks into files that are no older than the index (see `ShadowRepository`).
+/// The copy of the index gets the original's time, because git reads files that are no older than the index (see
+/// `ShadowRepository`).
 ///
-/// What it says of files needs room on the disk, and files that can be read; all the rest needs neither, for it says what
-/// has to be kept whatever becomes of the files.
+/// The comparison of files needs room on the disk, and files that can be read. All the rest needs neither, for it has
+/// to be kept whatever becomes of the files.
 const INSPECT: &str = r#"
 if [ -n "$3" ]; then
     [ -d "./$3" ] || { echo absent; exit 0; }
@@ -27,7 +28,7 @@ fi
 g=$(git rev-parse --git-dir)
 base=$2
 [ -n "$base" ] || base=$(git rev-parse -q --verify refs/banger/base || cat "$g/banger-head" 2>/dev/null || git rev-parse -q --verify HEAD || :)
-# Whoever was killed left them: one brings at a time. Another user's are in nobody's way.
+# Left by scripts that were killed, since imports are one at a time. Another user's are in nobody's way.
 rm -rf "$g"/banger-look.* "$g"/banger-index.* 2>/dev/null || :
 t=$g/banger-look.$$
 trap 'rm -rf "$t"' EXIT
@@ -51,7 +52,8 @@ else
     is="$is unread"
 fi
 [ "$(assumed 2>/dev/null)" = "$(cat "$g/banger-assumed" 2>/dev/null)" ] || is="$is unwatched"
-# What is staged and stands nowhere else. Of a tree that was brought dirty that shows only while the rest is as it was.
+# Work that is staged and nowhere else. In a tree that was imported with changes it shows only while the rest is as
+# imported.
 staged_alone() {
     [ -n "$tree" ] && [ "$staged" != "$tree" ] && [ -e "$g/banger-staged" ] || return 1
     case $is in *tree*) [ "$was" = "$base" ] || return 1 ;; esac
@@ -71,12 +73,12 @@ git for-each-ref --format='%(objectname)' | GIT_NO_LAZY_FETCH=1 git cat-file --b
 echo
 cat "$(git rev-parse --git-path shallow)" 2>/dev/null || :
 echo
-# Nothing, where some of it is missing.
+# Empty where objects are missing.
 whole=$(git --no-replace-objects rev-list --max-count=100000 --parents --reflog --all ${head:+"$head"} 2>/dev/null) || whole=
 printf '%s\n' "$whole" | sed -n 's/^\([^ ]*\) .*/\1/p'
 echo
 git ls-files -z --stage
-# An untracked file that was brought is in no index. What HEAD names of a repository that was never brought may be nobody's.
+# An imported untracked file is in no index. Files in HEAD of a repository that was never imported may be nobody's.
 [ ! -e "$g/banger-head" ] || git ls-tree -r -z --full-tree "$base^{tree}" 2>/dev/null || :
 printf '\0'
 for file in config banger-config; do
@@ -89,14 +91,15 @@ for file in info/exclude banger-exclude info/attributes banger-attributes; do
 done
 "#;
 
-/// What the script says of a submodule that is not checked out.
+/// Output of the script for a submodule that is not checked out.
 const ABSENT: &[u8] = b"absent\n";
-/// Most repositories in a workspace that are looked at.
+/// Most repositories in a workspace that are inspected.
 const MAX_REPOSITORIES: usize = 1000;
-/// Most characters of what git says that are passed on.
+/// Most characters of git's complaint that are passed on.
 const MAX_REASON: usize = 300;
 
-/// Looks at what stands at `path`, which the VM's record says was brought as `base`; else says why it cannot.
+/// Inspects the workspace at `path`, which the VM's record says was imported as `base`; the inner error says why it
+/// cannot be.
 pub(super) async fn inspect(
     endpoint: &GuestEndpoint,
     path: &str,
@@ -108,25 +111,25 @@ pub(super) async fn inspect(
         let outer = below.is_empty();
         let within = String::from_utf8_lossy(&below);
         let args = if outer { [path, base, ""] } else { [path, "", &within] };
-        let looked = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
+        let done = script(endpoint, &with_git(INSPECT), &args, MAX_NAMES).await?;
         seen += 1;
-        if looked.stdout == ABSENT {
+        if done.stdout == ABSENT {
             continue;
         }
         let Some(one) =
-            RepositoryReport::read(&looked.stdout).filter(|_| looked.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
+            RepositoryReport::read(&done.stdout).filter(|_| done.outcome.code() == 0 && seen <= MAX_REPOSITORIES)
         else {
-            let why = if looked.is_missing() { "the guest has no git".to_owned() } else { reason(&looked) };
+            let why = if done.is_missing() { "the guest has no git".to_owned() } else { reason(&done) };
             if outer {
                 return Ok(Err(why));
             }
-            // What cannot be looked at may be anything.
+            // A repository that cannot be inspected may hold anything.
             state.changes.submodules.push(below);
             continue;
         };
         let RepositoryReport { mut changes, unread, files, submodules, repository } = one;
         if unread {
-            changes.unread = Some(reason(&looked));
+            changes.unread = Some(reason(&done));
         }
         if outer {
             state.changes = changes;
@@ -141,9 +144,9 @@ pub(super) async fn inspect(
     Ok(Ok(state))
 }
 
-/// What git complains of, in a line.
-fn reason(looked: &Captured) -> String {
+/// Returns one line of git's complaints.
+fn reason(done: &Captured) -> String {
     let complains = |line: &&str| line.starts_with("error:") || line.starts_with("fatal:");
-    let line = looked.stderr.lines().find(complains).or_else(|| looked.stderr.lines().next_back());
+    let line = done.stderr.lines().find(complains).or_else(|| done.stderr.lines().next_back());
     line.unwrap_or("it says nothing").chars().take(MAX_REASON).collect()
 }

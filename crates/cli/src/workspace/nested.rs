@@ -1,7 +1,7 @@
-//! Repositories in the tree that a patch would write into, or make: what git finds there it believes, hooks and
-//! configuration, as soon as somebody works in that directory.
+//! Refuses patches that write into, or make, another repository in the tree: git believes what it finds there, hooks
+//! and configuration, as soon as somebody works in that directory.
 //!
-//! A directory is one to git when there is a `.git` in it, or when it holds what a git directory holds.
+//! To git a directory is a repository when there is a `.git` in it, or when it has the parts of a git directory.
 
 use super::{
     patch::{Summary, directories, folded, parents, refused},
@@ -15,15 +15,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a git directory holds: a file, and with it another one, which says where the rest is, or two directories.
+/// Parts of a git directory: a file, and with it another one that says where the rest is, or two directories.
 const FILES: [&str; 2] = ["head", "commondir"];
 const DIRECTORIES: [&str; 2] = ["objects", "refs"];
 
-/// A refusal of a patch for the tree at `root`, or for any, that touches what is in another repository.
+/// Refuses a patch for the tree at `root`, or for any tree, that touches files of another repository.
 pub(super) fn check(summary: &Summary, root: Option<&Path>) -> Result<(), Failure> {
-    let made = Made::by(summary, root);
+    let made = GitDirParts::of(summary, root);
     for (path, dir) in directories(&summary.files) {
-        let there = place(root, dir);
+        let there = on_host(root, dir);
         let is_tree = there.as_ref().is_some_and(|there| there.join(".git").symlink_metadata().is_ok());
         if is_tree || made.is_git_dir(&folded(dir), there.as_deref()) {
             return Err(refused(path, &format!("it is in another repository, {}", quoted(dir))));
@@ -32,16 +32,16 @@ pub(super) fn check(summary: &Summary, root: Option<&Path>) -> Result<(), Failur
     Ok(())
 }
 
-fn place(root: Option<&Path>, dir: &[u8]) -> Option<PathBuf> {
+fn on_host(root: Option<&Path>, dir: &[u8]) -> Option<PathBuf> {
     root.map(|root| root.join(OsStr::from_bytes(dir)))
 }
 
-/// Directories, folded, with the parts of git directories that a patch touches in them. A path has thousands of directories
-/// if the guest likes, so two of those parts are remembered only beside a `HEAD`, without which they are none.
-struct Made(HashMap<String, HashSet<&'static str>>);
+/// Case-folded directories with the parts of a git directory that a patch makes in them. A path may have thousands of
+/// directories, so objects and refs are remembered only beside a `HEAD`, without which they are no repository.
+struct GitDirParts(HashMap<String, HashSet<&'static str>>);
 
-impl Made {
-    fn by(summary: &Summary, root: Option<&Path>) -> Self {
+impl GitDirParts {
+    fn of(summary: &Summary, root: Option<&Path>) -> Self {
         let mut made: HashMap<String, HashSet<&'static str>> = HashMap::new();
         for path in &summary.files {
             let path = folded(path);
@@ -58,14 +58,15 @@ impl Made {
             let key = folded(dir);
             if let Some(parts) = made.get_mut(&key) {
                 parts.insert(*part);
-            } else if place(root, dir).is_some_and(|there| there.join("HEAD").symlink_metadata().is_ok()) {
+            } else if on_host(root, dir).is_some_and(|there| there.join("HEAD").symlink_metadata().is_ok()) {
                 made.insert(key, HashSet::from([*part]));
             }
         }
         Self(made)
     }
 
-    /// Whether git would take a directory, folded, for a git directory, with what is `there` and what the patch adds.
+    /// Whether git would take a case-folded directory for a git directory, with what is `there` and what the patch
+    /// adds.
     fn is_git_dir(&self, dir: &str, there: Option<&Path>) -> bool {
         let made = self.0.get(dir);
         let has = |part: &'static str| {
@@ -148,10 +149,10 @@ mod tests {
             [([long, "n/x"], 0), ([long, "n/HEAD"], 1), ([long, "n/commondir"], 1), ([long_head, "n/x"], 1)]
         {
             let summary = touching(&paths);
-            assert_eq!(Made::by(&summary, None).0.len(), remembered, "{paths:?}");
+            assert_eq!(GitDirParts::of(&summary, None).0.len(), remembered, "{paths:?}");
             assert!(check(&summary, None).is_ok(), "{paths:?}");
         }
-        // Each directory is looked at, also behind paths that lead through it.
+        // Each directory is checked, also behind paths that lead through it.
         assert!(refusal(&["n/a/x", "n/a/y", "n/b/HEAD", "n/b/commondir", "n/b/x"], None).is_some());
         assert!(refusal(&[long, "n/refs/HEAD", "n/refs/objects/HEAD", "n/refs/refs/x"], None).is_some());
     }

@@ -1,8 +1,8 @@
-//! Git objects as packs with their indexes, made while they are read, so that the guest has nothing to work out.
+//! Writes git objects as packs with their indexes while they are read, so that the guest has nothing to compute.
 //!
-//! `git cat-file` gives the objects; here they are compressed and written into packs of a bounded size, each complete in
-//! memory before it goes. An object too large for that goes in a pack of its own, stored instead of compressed: its
-//! length is known before it was read.
+//! `git cat-file` gives the objects; they are compressed here and written into packs of a bounded size, each complete
+//! in memory before it is sent. An object too large for that goes in a pack of its own, stored instead of compressed,
+//! so that its length is known before it was read.
 
 mod stored;
 
@@ -13,22 +13,22 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use std::io::{self, BufRead, Read};
 use stored::write_large;
 
-/// Bytes of a pack that is put together in memory.
+/// Size at which a pack in memory is sent, in bytes.
 const PACK: usize = 16 << 20;
-/// An object larger than this is not held in memory.
+/// Largest object that is held in memory, in bytes.
 const LARGE: u64 = 8 << 20;
-/// Compressed better costs the host more than it saves on the way.
+/// Level of compression. A higher one costs the host more than it saves on the way.
 const LEVEL: u32 = 4;
 
-/// Where packs go: a name (`pack-<hash>`), the pack's length and content, then the content of its index.
+/// Receiver of packs: name (`pack-<hash>`), length and content of the pack, then the content of its index.
 pub(crate) trait Sink {
-    /// Takes one pack.
+    /// Takes a pack.
     fn pack(&mut self, name: &str, size: u64, content: &mut dyn Read) -> io::Result<()>;
-    /// Takes the index of the pack before it.
+    /// Takes the index of that pack.
     fn index(&mut self, name: &str, content: &[u8]) -> io::Result<()>;
 }
 
-/// Reads the output of `git cat-file --batch` to its end and writes everything in it as packs.
+/// Reads the output of `git cat-file --batch` to its end and writes all objects as packs.
 pub(crate) fn write(mut objects: impl BufRead, format: HashName, sink: &mut impl Sink) -> io::Result<()> {
     let mut pack = Pack::new(format);
     let mut content = Vec::new();
@@ -39,7 +39,7 @@ pub(crate) fn write(mut objects: impl BufRead, format: HashName, sink: &mut impl
             content.clear();
             (&mut objects).take(object.size).read_to_end(&mut content)?;
             if content.len() as u64 != object.size {
-                return Err(nonsense("an object cut short"));
+                return Err(unparsable("an object cut short"));
             }
             pack.add(&object, &content)?;
             if pack.bytes.len() >= PACK {
@@ -52,7 +52,7 @@ pub(crate) fn write(mut objects: impl BufRead, format: HashName, sink: &mut impl
     pack.finish(sink)
 }
 
-/// Writes a pack with the empty file, which git may know without having it.
+/// Writes a pack with the empty blob, which git knows without having it.
 pub(crate) fn write_empty_blob(format: HashName, sink: &mut impl Sink) -> io::Result<()> {
     let object = Object { id: hash::of(format, b"blob 0\0"), kind: 3, size: 0 };
     let mut pack = Pack::new(format);
@@ -60,7 +60,7 @@ pub(crate) fn write_empty_blob(format: HashName, sink: &mut impl Sink) -> io::Re
     pack.finish(sink)
 }
 
-/// One object's header, as `cat-file` gives it.
+/// Header of an object in the output of `cat-file`.
 #[derive(Debug, PartialEq, Eq)]
 struct Object {
     id: Vec<u8>,
@@ -84,18 +84,18 @@ impl Object {
             "tree" => 2,
             "blob" => 3,
             "tag" => 4,
-            _ => return Err(nonsense("an object of no known kind")),
+            _ => return Err(unparsable("an object of no known kind")),
         };
         let id = HEXLOWER_PERMISSIVE
             .decode(id.as_bytes())
             .ok()
             .filter(|id| id.len() == format.len())
-            .ok_or_else(|| nonsense("an object without an id"))?;
-        let size = size.parse().map_err(|_| nonsense("an object without a size"))?;
+            .ok_or_else(|| unparsable("an object without an id"))?;
+        let size = size.parse().map_err(|_| unparsable("an object without a size"))?;
         Ok(Some(Self { id, kind, size }))
     }
 
-    /// Kind and size, as they stand before an object in a pack (gitformat-pack).
+    /// Returns kind and size as they are encoded before an object in a pack (gitformat-pack).
     fn header(&self) -> Vec<u8> {
         let mut rest = self.size >> 4;
         let mut byte = (self.kind << 4) | (self.size & 0xf) as u8;
@@ -110,7 +110,7 @@ impl Object {
     }
 }
 
-/// An object in a pack, for the pack's index.
+/// Entry of a pack's index.
 struct Entry {
     id: Vec<u8>,
     crc: u32,
@@ -167,12 +167,12 @@ impl Pack {
     }
 }
 
-/// A pack's first bytes.
+/// Returns the first bytes of a pack.
 fn head(count: u32) -> Vec<u8> {
     [b"PACK".as_slice(), &2_u32.to_be_bytes(), &count.to_be_bytes()].concat()
 }
 
-/// A pack's index, version 2 (gitformat-pack).
+/// Returns the index of a pack, version 2 (gitformat-pack).
 fn index(mut entries: Vec<Entry>, pack: &[u8], format: HashName) -> Vec<u8> {
     entries.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
@@ -196,7 +196,7 @@ fn index(mut entries: Vec<Entry>, pack: &[u8], format: HashName) -> Vec<u8> {
     bytes
 }
 
-fn nonsense(what: &str) -> io::Error {
+fn unparsable(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("git cat-file gave {what}"))
 }
 
@@ -232,7 +232,7 @@ mod tests {
         out.stdout
     }
 
-    /// git's own check of packs and objects is the judge.
+    /// git's own check of packs and objects decides.
     #[test]
     fn git_finds_nothing_wrong() {
         for (format, name) in [(HashName::Sha1, "sha1"), (HashName::Sha256, "sha256")] {

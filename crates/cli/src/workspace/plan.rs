@@ -2,7 +2,7 @@
 //! before a VM is made.
 
 use super::{
-    about,
+    cannot,
     changes::{Changes, RepoPath},
     files::Tree,
     git::Git,
@@ -104,13 +104,13 @@ impl Plan {
             None => branch.clone(),
         };
         let shadow = ShadowRepository::over(git, &repository, &settings, commit.as_deref())?;
-        let tree = Tree::open(&repository.root).map_err(|error| about("open", &repository.root, &error))?;
+        let tree = Tree::open(&repository.root).map_err(|error| cannot("open", &repository.root, &error))?;
         let changes = match &request.from {
-            Some(_) => Changes::none(&shadow, commit.as_deref().unwrap_or_default())?,
-            None => Changes::find(&shadow, &tree, commit.as_deref(), request.include_untracked)?,
+            Some(_) => Changes::of_commit(&shadow, commit.as_deref().unwrap_or_default())?,
+            None => Changes::compare(&shadow, &tree, commit.as_deref(), request.include_untracked)?,
         };
         let upstream = upstream(git, &repository, &settings, branch.as_deref().filter(|_| request.branch.is_none()))?;
-        let shallow = shallow_of(&repository).map_err(|error| about("read", &repository.common_dir, &error))?;
+        let shallow = shallow_of(&repository).map_err(|error| cannot("read", &repository.common_dir, &error))?;
         let mut plan = Self {
             head: match (&guest_branch, &commit) {
                 (Some(branch), _) => format!("ref: {branch}\n"),
@@ -134,17 +134,17 @@ impl Plan {
             host_commit,
             commit,
         };
-        plan.follow(guest_branch.as_deref(), upstream.as_ref().map(|(upstream, _)| upstream));
+        plan.set_upstream(guest_branch.as_deref(), upstream.as_ref().map(|(upstream, _)| upstream));
         match plan.request.mode {
             Mode::Overlay => plan.overlay(guest_branch.as_deref(), upstream, &shallow)?,
             Mode::Full => plan.full(git, guest_branch.as_deref(), shallow, depth)?,
         }
-        plan.say();
+        plan.add_notices();
         Ok(plan)
     }
 
     /// Has the guest's branch follow the same upstream branch as the host's.
-    fn follow(&mut self, branch: Option<&str>, upstream: Option<&Upstream>) {
+    fn set_upstream(&mut self, branch: Option<&str>, upstream: Option<&Upstream>) {
         if let (Some(name), Some(upstream)) = (branch.and_then(|branch| branch.strip_prefix("refs/heads/")), upstream) {
             self.config.set(&format!("branch.{name}.remote"), "origin");
             self.config.set(&format!("branch.{name}.merge"), &upstream.merge);
@@ -181,7 +181,7 @@ impl Plan {
         if let (Some(branch), Some(commit)) = (branch, &self.commit) {
             self.loose.push((branch.to_owned(), commit.clone()));
         }
-        self.shadow.cut(&history.cut).map_err(|error| about("write", &self.shadow.index(), &error))?;
+        self.shadow.cut(&history.cut).map_err(|error| cannot("write", &self.shadow.index(), &error))?;
         self.shallow.clone_from(&history.cut);
         self.history = history;
         Ok(())
@@ -220,14 +220,14 @@ impl Plan {
                 include_untracked: self.request.include_untracked,
                 guest_path: format!("{}/{}", self.request.guest_path, String::from_utf8_lossy(&path)),
             };
-            let root = root.canonicalize().map_err(|error| about("open", &root, &error))?;
+            let root = root.canonicalize().map_err(|error| cannot("open", &root, &error))?;
             let submodule = Repository::at(git, &root)?;
             self.submodules.push((path, Self::of(git, submodule, request, depth + 1)?));
         }
         Ok(())
     }
 
-    fn say(&mut self) {
+    fn add_notices(&mut self) {
         let left_out = self.changes.left_out;
         if left_out > 0 {
             let files = if left_out == 1 { "file stays" } else { "files stay" };

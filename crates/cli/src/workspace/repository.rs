@@ -3,7 +3,7 @@
 //! A `.git` that points elsewhere is followed only if its target points back, as a worktree's and a submodule's does: a
 //! directory that somebody sent must not import another repository of this user into a guest.
 
-use super::{about, git::Git};
+use super::{cannot, git::Git};
 use banger_proto::failure::{Code, Failure};
 use std::{
     ffi::OsStr,
@@ -33,7 +33,7 @@ pub(crate) struct Repository {
 impl Repository {
     /// Finds the repository that `path` is in.
     pub(crate) fn around(git: &Git, path: &Path) -> Result<Self, Failure> {
-        let start = path.canonicalize().map_err(|error| about("open", path, &error))?;
+        let start = path.canonicalize().map_err(|error| cannot("open", path, &error))?;
         if !start.is_dir() {
             return Err(Failure::new(Code::Invalid, format!("{} is not a directory", path.display())));
         }
@@ -53,15 +53,15 @@ impl Repository {
     /// Opens the repository whose working tree is exactly `root`.
     pub(crate) fn at(git: &Git, root: &Path) -> Result<Self, Failure> {
         let dot_git = root.join(".git");
-        let meta = dot_git.symlink_metadata().map_err(|error| about("open", &dot_git, &error))?;
+        let meta = dot_git.symlink_metadata().map_err(|error| cannot("open", &dot_git, &error))?;
         let (git_dir, points) = if meta.is_dir() {
             (dot_git.clone(), false)
         } else if meta.is_symlink() {
-            (dot_git.canonicalize().map_err(|error| about("open", &dot_git, &error))?, true)
+            (dot_git.canonicalize().map_err(|error| cannot("open", &dot_git, &error))?, true)
         } else {
-            let target = pointer(&dot_git, b"gitdir: ").map_err(|error| about("read", &dot_git, &error))?;
+            let target = pointer(&dot_git, b"gitdir: ").map_err(|error| cannot("read", &dot_git, &error))?;
             let target = root.join(target);
-            (target.canonicalize().map_err(|error| about("open", &target, &error))?, true)
+            (target.canonicalize().map_err(|error| cannot("open", &target, &error))?, true)
         };
         if !git_dir.join("HEAD").symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_symlink()) {
             return Err(Failure::new(Code::Invalid, format!("{} is not a git directory", git_dir.display())));
@@ -69,10 +69,10 @@ impl Repository {
         let common_dir = match pointer(&git_dir.join("commondir"), b"") {
             Ok(common) => {
                 let common = git_dir.join(common);
-                common.canonicalize().map_err(|error| about("open", &common, &error))?
+                common.canonicalize().map_err(|error| cannot("open", &common, &error))?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => git_dir.clone(),
-            Err(error) => return Err(about("read", &git_dir.join("commondir"), &error)),
+            Err(error) => return Err(cannot("read", &git_dir.join("commondir"), &error)),
         };
         let repository = Self { root: root.to_owned(), git_dir, common_dir };
         if points && !repository.points_back(git)? {
@@ -113,7 +113,7 @@ impl Repository {
         }
         // A ref that is a link has the content of a file elsewhere.
         let refs = [self.git_dir.join("refs"), self.common_dir.join("refs")];
-        link_below(&refs).map_err(|error| about("read", &refs[1], &error))
+        link_below(&refs).map_err(|error| cannot("read", &refs[1], &error))
     }
 
     /// Returns the directory of its objects.

@@ -4,7 +4,7 @@
 //! exists for a git that works here. Its index is a copy: refreshing it changes nothing of the user's.
 
 use super::{
-    about,
+    cannot,
     git::{Call, Git},
     repository::Repository,
     settings::Settings,
@@ -51,7 +51,7 @@ impl ShadowRepository {
             .map_err(|error| Failure::caused_by(Code::Unavailable, "cannot make a temporary directory", &error))?;
         let (root, objects) = (repository.root.clone(), repository.objects());
         let shadow = Self { git: git.clone(), root, objects, converts: settings.convert(), dir };
-        shadow.fill(repository, settings, head).map_err(|error| about("read", &repository.git_dir, &error))?;
+        shadow.fill(repository, settings, head).map_err(|error| cannot("read", &repository.git_dir, &error))?;
         Ok(shadow)
     }
 

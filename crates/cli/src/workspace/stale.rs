@@ -17,7 +17,7 @@ pub(crate) enum Head {
 }
 
 /// Compares HEAD with the recorded commit.
-pub(crate) fn look(workspace: &Workspace) -> Head {
+pub(crate) fn compare(workspace: &Workspace) -> Head {
     let Ok(git) = Git::find() else { return Head::Unknown };
     let Ok(repository) = Repository::at(&git, Path::new(&workspace.source_path)) else { return Head::Unknown };
     let now = match quick(&repository) {

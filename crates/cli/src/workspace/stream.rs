@@ -1,9 +1,9 @@
-//! The repository as one tar stream: a git directory made for the guest, and the files git cannot write there.
+//! Writes the repository as one tar stream: a git directory made for the guest, and the files git cannot write there.
 
 use super::{
     changes::{RepoPath, join},
     files::Item,
-    git::{listen, refused},
+    git::{drain_stderr, git_failed},
     guest_config::{self, GuestConfig},
     leftovers::Leftovers,
     pack::{self, Sink},
@@ -27,21 +27,21 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// The empty file's names: git knows it without having it.
+/// Ids of the empty blob, SHA-1 and SHA-256: git knows it without having it.
 const EMPTY: [&str; 2] =
     ["e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813"];
 
-/// How often a directory is listed whose files go while they are read: each time is somebody's whole repacking.
+/// Most listings of a directory of packs whose files vanish while they are read; each is a whole repacking by somebody.
 const MAX_LISTINGS: usize = 20;
 
-/// Writes everything but the files the guest's git writes itself.
+/// Writes everything except the files that can be written in the guest out of git's objects.
 pub(crate) fn write(plan: &Plan, left: &Leftovers, to: impl Write) -> io::Result<()> {
     let mut stream = Stream { builder: Builder::new(to), base: PathBuf::new() };
     stream.repository(plan, left)?;
     stream.builder.into_inner()?.flush()
 }
 
-/// Writes the files the guest's git would have written, for a guest without one.
+/// Writes the files that the guest's git would have written, for a guest without git.
 pub(crate) fn write_files(plan: &Plan, to: impl Write) -> io::Result<()> {
     let mut stream = Stream { builder: Builder::new(to), base: PathBuf::new() };
     stream.written(plan)?;
@@ -50,7 +50,7 @@ pub(crate) fn write_files(plan: &Plan, to: impl Write) -> io::Result<()> {
 
 struct Stream<W: Write> {
     builder: Builder<W>,
-    /// The repository within the workspace: itself, or a submodule.
+    /// Path of the repository in the workspace: empty, or a submodule's.
     base: PathBuf,
 }
 
@@ -59,13 +59,14 @@ impl<W: Write> Stream<W> {
         for dir in ["", "objects", "objects/pack", "refs", "refs/heads", "info"] {
             self.dir(&Path::new(".git").join(dir))?;
         }
-        // It goes at the end: where it is, somebody was interrupted.
+        // Removed at the end: while it exists, the import is not complete.
         self.dir(Path::new(SCRATCH))?;
         let here = left.at(self.base.as_os_str().as_bytes());
-        // Whoever is interrupted leaves no name of what did not arrive, nor takes one from what is not under another yet.
+        // Objects come before refs, and backup refs before what they save: an interrupted stream leaves no ref to a
+        // missing object, and overwrites no ref that has no backup yet.
         match plan.request.mode {
-            // A list of other directories is a stranger's to write. Of what is there only that travels which this
-            // repository's own commits and index name, and git tells which.
+            // A list of alternates may be a stranger's. Only objects that the repository's own commits and index name
+            // are sent; git selects them.
             Mode::Full if !plan.repository.borrows() => {
                 self.objects(&plan.repository.objects(), Path::new(".git/objects"))?;
             }
@@ -87,10 +88,10 @@ impl<W: Write> Stream<W> {
         }
         self.git_file("banger-staged", plan.staged.as_bytes())?;
         for (name, list, wanted) in [
-            // In full mode always: the agent knows nothing of what an earlier time left in submodules.
+            // In full mode always: the agent does not know what an earlier import left in submodules.
             (WRITTEN, plan.changes.written.as_slice(), !plan.changes.all || plan.request.mode == Mode::Full),
             (FRESH, &plan.changes.converted, !plan.changes.converted.is_empty()),
-            // All of the workspace's are in one list.
+            // One list for the whole workspace.
             (REMOVED, &left.removed, self.base.as_os_str().is_empty() && !left.removed.is_empty()),
         ] {
             if wanted {
@@ -110,12 +111,12 @@ impl<W: Write> Stream<W> {
         Ok(())
     }
 
-    /// Branches, tags and the rest, and a list of them, which later says what the guest did.
+    /// Writes branches, tags and other refs, and the record of them, by which a later import finds the guest's work.
     fn refs(&mut self, plan: &Plan, merged: &MergedRefs, refs_unknown: bool) -> io::Result<()> {
         let arriving = plan.refs();
         let (in_files, packed) =
             if refs_unknown { (arriving.clone(), "") } else { (BTreeMap::new(), plan.packed.as_str()) };
-        // A file of its own wins over the packed ones. Those of the repository have one, too, where another may stand.
+        // A loose ref wins over a packed one. Arriving refs are loose, too, where the guest may have a loose file.
         let stale = merged.stale.iter().filter_map(|name| Some((name.as_str(), *arriving.get(name.as_str())?)));
         let loose: BTreeMap<&str, &str> = plan
             .loose
@@ -127,7 +128,7 @@ impl<W: Write> Stream<W> {
         for (name, object) in loose {
             self.git_file(name, format!("{object}\n").as_bytes())?;
         }
-        // One that goes may be packed, too; and the guest's own may be kept in another way than by files.
+        // A removed ref may be packed, too; and the guest's own refs may be stored in another way than in files.
         let lines = [packed.as_bytes(), merged.own.as_bytes(), merged.unchanged.as_bytes(), &merged.not_utf8].concat();
         if !lines.is_empty() || !merged.removed.is_empty() {
             self.git_file("packed-refs", &lines)?;
@@ -136,8 +137,7 @@ impl<W: Write> Stream<W> {
         self.git_file(IMPORTED, [refs::lines(&arriving), merged.unchanged.clone()].concat().as_bytes())
     }
 
-    /// Configuration and rules, with what the guest's git was told there; and what arrives of them, which later says what
-    /// it was told.
+    /// Writes configuration and rules, merged with the guest's, and the record of what was imported.
     fn config_and_rules(&mut self, plan: &Plan, guest: &GuestConfig, overwrite: bool) -> io::Result<()> {
         self.git_file("config", &guest.merge_config(&plan.config, overwrite).text())?;
         self.git_file(guest_config::CONFIG, &plan.config.text())?;
@@ -170,7 +170,7 @@ impl<W: Write> Stream<W> {
         Ok(())
     }
 
-    /// The commits that travel and everything they name, and what is only in the index.
+    /// Writes packs with the imported commits, all objects they name, and objects that only the index has.
     fn packs(&mut self, plan: &Plan) -> io::Result<()> {
         let wanted = plan.history.tips.iter().chain(&plan.changes.objects);
         let mut input = String::new();
@@ -182,10 +182,10 @@ impl<W: Write> Stream<W> {
         if !input.is_empty() {
             let args = ["rev-list", "--objects", "--no-object-names", "--stdin"];
             let mut list = plan.shadow.call().args(args).spawn(Stdio::piped()).map_err(failed)?;
-            let complaints = list.stderr.take().map(listen);
+            let complaints = list.stderr.take().map(drain_stderr);
             let ids = list.stdout.take().map_or_else(Stdio::null, Stdio::from);
             let mut cat = plan.shadow.call().args(["cat-file", "--batch", "--buffer"]).spawn(ids).map_err(failed)?;
-            let more_complaints = cat.stderr.take().map(listen);
+            let more_complaints = cat.stderr.take().map(drain_stderr);
             let mut stdin = list.stdin.take();
             let feeder = std::thread::spawn(move || stdin.as_mut().map(|stdin| stdin.write_all(input.as_bytes())));
             let objects = cat.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -197,9 +197,9 @@ impl<W: Write> Stream<W> {
             let statuses = [list.wait()?, cat.wait()?];
             let said =
                 [complaints, more_complaints].map(|thread| thread.and_then(|it| it.join().ok()).unwrap_or_default());
-            // A list that broke off looks like a short one to whoever reads it.
+            // A truncated list looks like a short one to its reader.
             if packed.is_ok() && statuses.iter().any(|status| !status.success()) {
-                return Err(failed(refused("read the repository's objects", said.join(" ").trim())));
+                return Err(failed(git_failed("read the repository's objects", said.join(" ").trim())));
             }
             packed?;
         }
@@ -209,8 +209,8 @@ impl<W: Write> Stream<W> {
         Ok(())
     }
 
-    /// The repository's objects as they are. Whoever repacks them meanwhile takes away files that are on the list: what
-    /// those held is in a pack by then. So packs come last, and are listed again until all that are listed were there.
+    /// Writes the repository's object files as they are. If somebody repacks meanwhile, listed files vanish, and their
+    /// objects are in a new pack by then. So packs come last and are listed again until all listed files were there.
     fn objects(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         for dir in listed(from)? {
             let name = dir.file_name();
@@ -227,7 +227,7 @@ impl<W: Write> Stream<W> {
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "somebody repacks its objects again and again"))
     }
 
-    /// Those of one directory that were not `sent` yet; whether all were there.
+    /// Writes the object files of one directory that were not `sent` yet; returns whether all were there.
     fn objects_in(&mut self, from: &Path, to: &Path, sent: &mut HashSet<OsString>) -> io::Result<bool> {
         let entries = listed(from)?;
         if !entries.is_empty() {
@@ -236,7 +236,7 @@ impl<W: Write> Stream<W> {
         let mut complete = true;
         for entry in entries {
             let name = entry.file_name();
-            // What a link leads to is somebody else's.
+            // The target of a link is somebody else's.
             let is_file = entry.file_type()?.is_file();
             if !is_file || sent.contains(&name) || !is_object(&name.to_string_lossy()) {
                 continue;
@@ -255,16 +255,16 @@ impl<W: Write> Stream<W> {
         Ok(complete)
     }
 
-    /// A file of the working tree as it is.
+    /// Writes a file of the working tree as it is.
     fn send_file(&mut self, plan: &Plan, path: &RepoPath) -> io::Result<()> {
         let name = PathBuf::from(OsStr::from_bytes(path));
         let unread = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", quoted(path)));
         match plan.tree.item(path).map_err(unread)? {
             Some(Item::File(file, stat)) => {
-                // git knows one bit of a file's mode.
+                // git stores one bit of a file's mode.
                 let mode = if stat.st_mode & 0o100 == 0 { 0o644 } else { 0o755 };
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                // One that changes its size meanwhile is cut or filled, as the header says how long it is.
+                // The header has the length already: a file that changes its size meanwhile is cut or padded.
                 self.file(&name, size, mode, &mut file.take(size).chain(io::repeat(0)).take(size))
             }
             Some(Item::Link(target)) => {
@@ -272,7 +272,7 @@ impl<W: Write> Stream<W> {
                 let target = PathBuf::from(OsStr::from_bytes(&target));
                 self.builder.append_link(&mut header, self.base.join(name), target)
             }
-            // Gone since it was looked at.
+            // Removed since it was listed.
             None => Ok(()),
         }
     }
@@ -303,7 +303,7 @@ impl<W: Write> Sink for Stream<W> {
     }
 }
 
-/// What a directory holds, in the order of names; nothing, where there is none, for git removes those that are empty.
+/// Lists a directory in the order of names; empty where there is none, for git removes empty ones.
 fn listed(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
     let mut entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -313,8 +313,8 @@ fn listed(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
     Ok(entries)
 }
 
-/// Whether a file of that name holds objects: one of them (what its directory says of the id is not in its name), or many.
-/// A list of what is in several packs is none: it may name one that another took the place of.
+/// Whether a file of that name holds objects: one of them (its directory has the first digits of the id), or a pack. A
+/// multi-pack-index does not: it may name a pack that was replaced.
 fn is_object(name: &str) -> bool {
     let packed = name.strip_prefix("pack-").and_then(|rest| rest.split_once('.')).map(|(id, _)| id);
     let id = packed.unwrap_or(name);
@@ -325,7 +325,7 @@ fn is_hexadecimal(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Root owns what comes into a guest.
+/// Makes a header of an entry owned by root.
 fn header(kind: EntryType, size: u64, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -333,7 +333,7 @@ fn header(kind: EntryType, size: u64, mode: u32) -> Header {
     header.set_size(size);
     header.set_uid(0);
     header.set_gid(0);
-    // Everything is new there, whenever it was written here: what the guest built meanwhile was built without it.
+    // All files get the current time, whenever they were written here: what the guest built was built without them.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     header.set_mtime(now.map_or(0, |time| time.as_secs()));
     header

@@ -9,8 +9,8 @@ mod lock;
 mod rename;
 
 use super::{changes::RepoPath, patch, repository::Repository};
-use journal::{Journal, Known};
-pub(super) use lock::{ApplyLock, take_back};
+use journal::{FileIdentity, Journal};
+pub(super) use lock::{ApplyLock, roll_back};
 use rename::Renames;
 use rustix::process::geteuid;
 use std::{
@@ -31,9 +31,9 @@ const PREFIX: &str = "banger-apply-";
 #[derive(Debug)]
 pub(super) enum SwapError {
     /// All is as it was before.
-    TakenBack(io::Error),
+    RolledBack(io::Error),
     /// Some files are exchanged and could not be taken back; the missing ones are below `kept`.
-    Stuck { error: io::Error, undoing: io::Error, kept: PathBuf },
+    RollbackFailed { error: io::Error, rollback_error: io::Error, kept: PathBuf },
 }
 
 /// A working tree and the staging directories of one exchange.
@@ -57,10 +57,10 @@ impl SwapDirs {
     }
 
     /// Refuses staging directories that may be a stranger's: of another user, or not directories (a symbolic link).
-    fn are_ours(&self) -> io::Result<()> {
+    fn check_owner(&self) -> io::Result<()> {
         let ours = |meta: &fs::Metadata| meta.is_dir() && meta.uid() == geteuid().as_raw();
         for dir in [&self.stage, &self.store, &self.store.join("tree"), &self.store.join("away")] {
-            if there(dir)?.is_some_and(|meta| !ours(&meta)) {
+            if metadata(dir)?.is_some_and(|meta| !ours(&meta)) {
                 return Err(at(dir, &io::ErrorKind::PermissionDenied.into()));
             }
         }
@@ -69,28 +69,28 @@ impl SwapDirs {
 
     /// Refuses a path that goes through a symbolic link in the working tree or, if it has a new file, in the staging
     /// tree.
-    fn hold(&self, path: &[u8], is_new: bool) -> io::Result<()> {
-        let is_link = |path: &Path| there(path).map(|meta| meta.is_some_and(|meta| meta.is_symlink()));
+    fn check_no_links(&self, path: &[u8], is_new: bool) -> io::Result<()> {
+        let is_link = |path: &Path| metadata(path).map(|meta| meta.is_some_and(|meta| meta.is_symlink()));
         for parent in patch::parents(path) {
-            if is_link(&self.here(parent))? || is_new && is_link(&self.small(parent))? {
-                return Err(at(&self.here(path), &io::ErrorKind::PermissionDenied.into()));
+            if is_link(&self.in_tree(parent))? || is_new && is_link(&self.staged(parent))? {
+                return Err(at(&self.in_tree(path), &io::ErrorKind::PermissionDenied.into()));
             }
         }
         Ok(())
     }
 
     /// Returns the path of a file in the working tree.
-    fn here(&self, path: &[u8]) -> PathBuf {
+    fn in_tree(&self, path: &[u8]) -> PathBuf {
         self.root.join(OsStr::from_bytes(path))
     }
 
     /// Returns the path of a file in the staging tree.
-    fn small(&self, path: &[u8]) -> PathBuf {
+    fn staged(&self, path: &[u8]) -> PathBuf {
         self.store.join("tree").join(OsStr::from_bytes(path))
     }
 
     /// Returns the path to which an old file is moved.
-    fn away(&self, number: usize) -> PathBuf {
+    fn old_file(&self, number: usize) -> PathBuf {
         self.store.join("away").join(number.to_string())
     }
 }
@@ -104,7 +104,7 @@ pub(super) struct Stage {
     dir: tempfile::TempDir,
     /// Identities of the working tree's files when they were staged. A file that differs later was written by somebody
     /// who did not know of the exchange.
-    laid: BTreeMap<RepoPath, Known>,
+    identities: BTreeMap<RepoPath, FileIdentity>,
     renames: Renames,
 }
 
@@ -114,7 +114,7 @@ impl Stage {
     pub(super) fn beside(repository: &Repository, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&repository.git_dir)?;
         let dirs = SwapDirs::of(repository, dir.path().to_owned())?;
-        let mut stage = Self { dirs, aside: None, dir, laid: BTreeMap::new(), renames: Renames::default() };
+        let mut stage = Self { dirs, aside: None, dir, identities: BTreeMap::new(), renames: Renames::default() };
         if let (true, Some(name)) = (stage.dirs.store != stage.dirs.stage, stage.dirs.store.file_name()) {
             let named = tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(&repository.root)?;
             stage.aside = Some(named);
@@ -122,34 +122,34 @@ impl Stage {
         for name in ["tree", "away"] {
             fs::create_dir(stage.dirs.store.join(name))?;
         }
-        stage.lay(b".gitattributes")?;
+        stage.add(b".gitattributes")?;
         for (_, dir) in patch::directories(files) {
-            stage.lay(&[dir, b"/.gitattributes"].concat())?;
+            stage.add(&[dir, b"/.gitattributes"].concat())?;
             // A file where a directory would have to be.
-            stage.lay(dir)?;
+            stage.add(dir)?;
         }
         for path in files {
-            stage.lay(path)?;
+            stage.add(path)?;
         }
         Ok(stage)
     }
 
     /// Returns the path of the staging tree.
     pub(super) fn tree(&self) -> PathBuf {
-        self.dirs.small(b"")
+        self.dirs.staged(b"")
     }
 
     /// Puts a file or symbolic link of the working tree into the staging tree, too.
-    fn lay(&mut self, path: &[u8]) -> io::Result<()> {
-        let (from, to) = (self.dirs.here(path), self.dirs.small(path));
-        let Some(meta) = there(&from)?.filter(|meta| !meta.is_dir()) else { return Ok(()) };
-        if there(&to)?.is_some() {
+    fn add(&mut self, path: &[u8]) -> io::Result<()> {
+        let (from, to) = (self.dirs.in_tree(path), self.dirs.staged(path));
+        let Some(meta) = metadata(&from)?.filter(|meta| !meta.is_dir()) else { return Ok(()) };
+        if metadata(&to)?.is_some() {
             return Ok(());
         }
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
-        self.laid.insert(path.to_vec(), Known::of(&meta));
+        self.identities.insert(path.to_vec(), FileIdentity::of(&meta));
         if meta.is_symlink() {
             symlink(fs::read_link(&from)?, &to)
         } else if meta.is_file() {
@@ -166,19 +166,19 @@ impl Stage {
             journal.write(&self.dirs)?;
             Ok(journal)
         });
-        let journal = journal.map_err(SwapError::TakenBack)?;
+        let journal = journal.map_err(SwapError::RolledBack)?;
         // Removing the journal completes the exchange, whatever happens afterwards.
         let done = self.exchange(&journal).and_then(|()| Journal::remove(&self.dirs));
         let Err(error) = done else {
             for path in files {
-                self.tidy(path);
+                self.remove_empty_dirs(path);
             }
             return Ok(());
         };
-        match journal.take_back(&self.dirs, &self.renames) {
-            Ok(()) => Err(SwapError::TakenBack(error)),
+        match journal.roll_back(&self.dirs, &self.renames) {
+            Ok(()) => Err(SwapError::RolledBack(error)),
             // The staging directories hold the only copies of the old files.
-            Err(undoing) => Err(SwapError::Stuck { error, undoing, kept: self.keep() }),
+            Err(rollback_error) => Err(SwapError::RollbackFailed { error, rollback_error, kept: self.keep() }),
         }
     }
 
@@ -193,44 +193,44 @@ impl Stage {
         let files = || journal.files.iter().enumerate();
         // Old files go first: a directory may have to be where a file was.
         for (number, change) in files().filter(|(_, change)| change.old) {
-            let (here, away) = (dirs.here(&change.path), dirs.away(number));
+            let (here, away) = (dirs.in_tree(&change.path), dirs.old_file(number));
             match change.new {
-                Some(_) => renames.exchange(&dirs.small(&change.path), &here, &away)?,
+                Some(_) => renames.exchange(&dirs.staged(&change.path), &here, &away)?,
                 None => renames.rename(&here, &away)?,
             }
         }
         for dir in &journal.dirs {
-            let dir = dirs.here(dir);
+            let dir = dirs.in_tree(dir);
             match fs::create_dir(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&dir, &error)),
                 _ => {}
             }
         }
-        for (number, change) in files().filter(|(_, change)| change.comes()) {
-            let here = dirs.here(&change.path);
-            if there(&here)?.is_some() {
+        for (number, change) in files().filter(|(_, change)| change.is_added()) {
+            let here = dirs.in_tree(&change.path);
+            if metadata(&here)?.is_some() {
                 // A directory is in the way; files in it are not ours to remove.
                 if holds_files(&here)? {
                     return Err(at(&here, &io::ErrorKind::DirectoryNotEmpty.into()));
                 }
-                renames.rename(&here, &dirs.away(number))?;
+                renames.rename(&here, &dirs.old_file(number))?;
             }
-            renames.rename(&dirs.small(&change.path), &here)?;
+            renames.rename(&dirs.staged(&change.path), &here)?;
         }
-        self.nobody_else(journal)
+        self.check_untouched(journal)
     }
 
     /// Fails if an exchanged file was not the one that was staged: the new files do not contain what somebody wrote
     /// since.
-    fn nobody_else(&self, journal: &Journal) -> io::Result<()> {
+    fn check_untouched(&self, journal: &Journal) -> io::Result<()> {
         for (number, change) in journal.files.iter().enumerate() {
-            let went = match there(&self.dirs.away(number))? {
-                None if change.old => there(&self.dirs.small(&change.path))?,
+            let went = match metadata(&self.dirs.old_file(number))? {
+                None if change.old => metadata(&self.dirs.staged(&change.path))?,
                 // Where no file was, a directory may have been.
                 away => away.filter(|_| change.old),
             };
-            if went.as_ref().map(Known::of).as_ref() != self.laid.get(&change.path) {
-                let what = format!("{} was changed meanwhile", self.dirs.here(&change.path).display());
+            if went.as_ref().map(FileIdentity::of).as_ref() != self.identities.get(&change.path) {
+                let what = format!("{} was changed meanwhile", self.dirs.in_tree(&change.path).display());
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
             }
         }
@@ -238,12 +238,12 @@ impl Stage {
     }
 
     /// Removes the directories that are empty now.
-    fn tidy(&self, path: &[u8]) {
-        if there(&self.dirs.here(path)).is_ok_and(|meta| meta.is_some()) {
+    fn remove_empty_dirs(&self, path: &[u8]) {
+        if metadata(&self.dirs.in_tree(path)).is_ok_and(|meta| meta.is_some()) {
             return;
         }
         for parent in patch::parents(path) {
-            if fs::remove_dir(self.dirs.here(parent)).is_err() {
+            if fs::remove_dir(self.dirs.in_tree(parent)).is_err() {
                 return;
             }
         }
@@ -252,7 +252,7 @@ impl Stage {
 
 /// Returns the metadata of a path without following links; none where nothing is, or where a file is in place of a
 /// directory above it.
-fn there(path: &Path) -> io::Result<Option<fs::Metadata>> {
+fn metadata(path: &Path) -> io::Result<Option<fs::Metadata>> {
     match path.symlink_metadata() {
         Ok(meta) => Ok(Some(meta)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),

@@ -67,7 +67,7 @@ impl Trusted {
         let repository = root.and_then(|root| Repository::at(&git, root).ok());
         let mut trusted = Self { protected: ProtectedPaths::of(root), programs: Vec::new() };
         trusted.configured(&git, repository.as_ref())?;
-        trusted.usual();
+        trusted.standard_files();
         if let Some(repository) = &repository {
             trusted.hooks(&repository.common_dir.join("hooks"));
             trusted.protected.file(&repository.common_dir.join("config"), CONFIGURATION);
@@ -104,7 +104,7 @@ impl Trusted {
 
     /// Collects the files that git reads in any repository, also those that do not exist yet: a tree may be somebody's
     /// home.
-    fn usual(&mut self) {
+    fn standard_files(&mut self) {
         let dir = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
         self.protected.file(Path::new(SYSTEM), CONFIGURATION);
         if let Some(home) = dir("HOME") {
@@ -163,7 +163,7 @@ impl Trusted {
         if let Some(above) = husky {
             self.protected.dir(above, HOOKS);
         }
-        let found = self.protected.found(dir);
+        let found = self.protected.absolute(dir);
         for entry in found.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().take(MAX_HOOKS) {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 self.protected.file(&entry.path(), HOOKS);

@@ -1,44 +1,44 @@
-//! `PUT /workspace?path=/abs/path|~/path[&checkout=sha1|sha256]`: a repository into the guest.
+//! `PUT /workspace?path=/abs/path|~/path[&checkout=sha1|sha256]`: imports a repository into the guest.
 //!
 //! The body is a tar stream with paths below the workspace: a git directory, and the files that git could not write by
-//! itself. It is unpacked as the user the VM's commands run as. With `checkout` the agent then writes the files that the
-//! index names out of the packs, which must hold whole objects, and tells the index what it wrote.
+//! itself. It is unpacked as the user the VM's commands run as. With `checkout` the agent then writes the files that
+//! the index names out of the packs, which must hold objects without deltas, and updates the index's stat data.
 //!
-//! Lists below [`SCRATCH`] change that: [`WRITTEN`] are the only ones that are written; [`FRESH`] travelled and are what
-//! the index says; [`REMOVED`] go, and of those a name with a slash at its end is a directory that goes with all that is in
-//! it. Each is names ended by zeroes; all of it is gone afterwards. One stream at a time: where another is being unpacked, or
-//! its files written, the next one waits. So where the directory is,
-//! somebody was interrupted; what is in it then, the next one does not believe.
+//! Lists below [`SCRATCH`] modify that: with [`WRITTEN`] only its files are written; those in [`FRESH`] were sent and
+//! are what the index says; those in [`REMOVED`] are removed, and a name with a slash at its end is a directory to
+//! remove with all that is in it. Each list is names ended by zero bytes. The directory is removed at the end. One
+//! stream at a time: where another is being unpacked, or its files written, the next one waits. So an existing
+//! directory is from an interrupted import, and its lists are not used.
 //!
-//! What arrives is the whole truth: a link, file or directory in the way of something else goes.
+//! What arrives replaces a link, file or directory in its way.
 //!
-//! `GET /workspace/files?path=…&hash=sha1|sha256`: the files that the index there names, each ended by a zero.
+//! `GET /workspace/files?path=…&hash=sha1|sha256`: the files that the index there names, each ended by a zero byte.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the lists are, below the workspace.
+/// Directory of the lists, below the workspace.
 pub const SCRATCH: &str = ".git/banger";
-/// The files that are to be written; without the list it is all of the index.
+/// List of files to write; without it, all of the index.
 pub const WRITTEN: &str = "written";
-/// Files of the stream that the index takes for unchanged.
+/// List of files in the stream that are what the index says.
 pub const FRESH: &str = "fresh";
-/// Files, and directories with all that is in them, that are to be removed.
+/// List of files, and directories with all that is in them, to remove.
 pub const REMOVED: &str = "removed";
 
-/// A file that every repository has which was brought: where its HEAD was then.
+/// File in every imported repository: the commit its HEAD was at.
 pub const IMPORTED: &str = ".git/banger-head";
 
-/// Answer of `GET /workspace?path=…`: what is there before anything is brought.
+/// Answer of `GET /workspace?path=…`: what is at the path before an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkspaceStatus {
-    /// Where a workspace would be: absolute. Guest text.
+    /// Absolute path of the workspace. Guest text.
     pub path: String,
     /// Whether there is anything but an empty directory.
     pub occupied: bool,
-    /// Whether it is one that did not come to its end.
+    /// Whether an import there was interrupted.
     #[serde(default)]
     pub unfinished: bool,
-    /// Whether a repository was brought there once, to its end or not: what [`IMPORTED`] says.
+    /// Whether a repository was ever imported there, completely or not: whether [`IMPORTED`] exists.
     #[serde(default)]
     pub brought: bool,
 }
@@ -46,11 +46,11 @@ pub struct WorkspaceStatus {
 /// Answer of `PUT /workspace`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrived {
-    /// Where the workspace is: absolute. Guest text.
+    /// Absolute path of the workspace. Guest text.
     pub path: String,
 }
 
-/// Which hash names objects.
+/// Hash function of object ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashName {
     /// 20 bytes.
@@ -60,7 +60,7 @@ pub enum HashName {
 }
 
 impl HashName {
-    /// Bytes of a name.
+    /// Bytes of an id.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "no name is empty")]
     pub const fn len(self) -> usize {

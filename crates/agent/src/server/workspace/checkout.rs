@@ -1,7 +1,8 @@
-//! Writes the files an index names, as `git checkout-index -f -u` does, but on all processors and without a process: what
-//! is checked out here was packed for it, so there is nothing to work out.
+//! Writes the files an index names, as `git checkout-index -f -u` does, but on all processors and without a process:
+//! the packs were made for this, so there are no deltas to resolve.
 //!
-//! Lists beside the repository, names ended by zeroes, say where the index is not the whole truth; they go afterwards.
+//! Lists beside the repository, of names ended by zero bytes, say where to deviate from the index. They are removed at
+//! the end.
 
 use super::{
     index::{Entry, Index, Kind},
@@ -27,16 +28,16 @@ use std::{
     thread,
 };
 
-/// Largest index, and largest list.
+/// Largest index, and largest list, in bytes.
 const MAX_INDEX: u64 = 1 << 30;
-/// Longest target of a link.
+/// Longest target of a symbolic link.
 const MAX_TARGET: usize = 4095;
-/// Threads that write.
+/// Most threads that write.
 const MAX_THREADS: usize = 8;
-/// Fewer files than this are not worth a thread.
+/// Fewest files of a thread.
 const SHARE: usize = 200;
 
-/// Why files were not written, or not all.
+/// Failure to write the files.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CheckoutError {
     #[error("the repository cannot be read")]
@@ -58,11 +59,11 @@ impl CheckoutError {
     }
 }
 
-/// What became of one entry of the index.
-type Seen = (usize, Stat);
+/// Number of an index entry, and the metadata of its file.
+type Written = (usize, Stat);
 
-/// Removes the lists beside the repository in `base`, if there is one.
-pub(super) fn forget(base: &OwnedFd) -> io::Result<()> {
+/// Removes the directory of lists of the repository in `base`, if there is one.
+pub(super) fn remove_lists(base: &OwnedFd) -> io::Result<()> {
     let (dir, name) = SCRATCH.split_once('/').unwrap_or((".", SCRATCH));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(base, dir, flags, Mode::empty()) {
@@ -72,19 +73,19 @@ pub(super) fn forget(base: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// The files that the index names, each ended by a zero.
-pub(super) fn listed(base: &OwnedFd, hash: HashName) -> io::Result<Vec<u8>> {
-    let Some(bytes) = small(base, ".git/index")? else { return Ok(Vec::new()) };
+/// Lists the files that the index names, each ended by a zero byte.
+pub(super) fn indexed_files(base: &OwnedFd, hash: HashName) -> io::Result<Vec<u8>> {
+    let Some(bytes) = read_file(base, ".git/index")? else { return Ok(Vec::new()) };
     let index = Index::parse(bytes, hash)?;
     let files = index.entries.iter().filter(|entry| entry.kind != Kind::Submodule);
     Ok(files.flat_map(|entry| index.path(entry).iter().copied().chain([0])).collect())
 }
 
 fn list(base: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>, CheckoutError> {
-    small(base, &format!("{SCRATCH}/{name}")).map_err(CheckoutError::Repository)
+    read_file(base, &format!("{SCRATCH}/{name}")).map_err(CheckoutError::Repository)
 }
 
-/// Removes the files that the repository in `base` had before and has no longer.
+/// Removes the files that the repository in `base` has no longer.
 pub(super) fn remove_listed(base: &OwnedFd) -> Result<(), CheckoutError> {
     for path in names(&list(base, REMOVED)?.unwrap_or_default()) {
         remove(base, path).map_err(|error| CheckoutError::Write(shown(path), error))?;
@@ -94,15 +95,15 @@ pub(super) fn remove_listed(base: &OwnedFd) -> Result<(), CheckoutError> {
 
 /// Writes the files of the repository in `base`.
 pub(super) fn checkout(base: &OwnedFd, hash: HashName) -> Result<(), CheckoutError> {
-    if let Some(bytes) = small(base, ".git/index").map_err(CheckoutError::Repository)? {
+    if let Some(bytes) = read_file(base, ".git/index").map_err(CheckoutError::Repository)? {
         let mut index = Index::parse(bytes, hash).map_err(CheckoutError::Repository)?;
         let (written, fresh) = (list(base, WRITTEN)?, list(base, FRESH)?.unwrap_or_default());
         for (at, stat) in write(base, &index, written.as_deref(), &fresh, hash)? {
-            index.know(at, &stat);
+            index.set_stat(at, &stat);
         }
         replace(base, ".git/banger-index", ".git/index", &index.into_bytes()).map_err(CheckoutError::Repository)?;
     }
-    forget(base).map_err(CheckoutError::Repository)
+    remove_lists(base).map_err(CheckoutError::Repository)
 }
 
 fn write(
@@ -111,18 +112,18 @@ fn write(
     written: Option<&[u8]>,
     fresh: &[u8],
     hash: HashName,
-) -> Result<Vec<Seen>, CheckoutError> {
+) -> Result<Vec<Written>, CheckoutError> {
     let packs = Packs::open(base, hash.len()).map_err(CheckoutError::Repository)?;
     let written: Option<HashSet<&[u8]>> = written.map(|list| names(list).collect());
     let fresh: HashSet<&[u8]> = names(fresh).collect();
     let wanted = |entry: &Entry| !entry.absent && written.as_ref().is_none_or(|list| list.contains(index.path(entry)));
-    let (mut work, mut seen) = (Vec::new(), Vec::new());
+    let (mut work, mut stats) = (Vec::new(), Vec::new());
     for (at, entry) in index.entries.iter().enumerate().filter(|(_, entry)| entry.kind != Kind::Submodule) {
         let path = index.path(entry);
         if fresh.contains(path) {
-            // It travelled, and it is what the index says.
+            // It was sent, and it is what the index says.
             let stat = CheckoutDirs::new(base).of(path).and_then(|(dir, name)| stat_at(dir, name));
-            seen.push((at, stat.map_err(|error| CheckoutError::Write(shown(path), error))?));
+            stats.push((at, stat.map_err(|error| CheckoutError::Write(shown(path), error))?));
         } else if wanted(entry) {
             work.push(at);
         }
@@ -130,19 +131,20 @@ fn write(
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(work.len() / SHARE + 1);
     let shares = shares(&work, threads, |at| dir_of(index.path(&index.entries[at])));
     let packs = &packs;
-    let done: Vec<Result<Vec<Seen>, CheckoutError>> = thread::scope(|scope| {
+    let done: Vec<Result<Vec<Written>, CheckoutError>> = thread::scope(|scope| {
         let running: Vec<_> =
             shares.into_iter().map(|share| scope.spawn(move || write_share(base, index, packs, share))).collect();
         let ended = |panic| Err(CheckoutError::Repository(io::Error::other(format!("a thread ended: {panic:?}"))));
         running.into_iter().map(|thread| thread.join().unwrap_or_else(ended)).collect()
     });
     for share in done {
-        seen.extend(share?);
+        stats.extend(share?);
     }
-    Ok(seen)
+    Ok(stats)
 }
 
-/// Cuts the work where directories end, so that no two threads fill the same one. One above may be made by two at once.
+/// Splits the work between directories, so that no two threads fill the same one. A directory above may be made by two
+/// at once.
 fn shares<'a>(work: &'a [usize], count: usize, dir: impl Fn(usize) -> &'a [u8]) -> Vec<&'a [usize]> {
     let (mut shares, mut rest) = (Vec::new(), work);
     for left in (1..=count).rev() {
@@ -162,9 +164,9 @@ fn dir_of(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(b"", |end| &path[..end])
 }
 
-fn write_share(base: &OwnedFd, index: &Index, packs: &Packs, share: &[usize]) -> Result<Vec<Seen>, CheckoutError> {
+fn write_share(base: &OwnedFd, index: &Index, packs: &Packs, share: &[usize]) -> Result<Vec<Written>, CheckoutError> {
     let (mut dirs, mut blobs) = (CheckoutDirs::new(base), Blobs::new(packs));
-    let mut seen = Vec::with_capacity(share.len());
+    let mut stats = Vec::with_capacity(share.len());
     for at in share {
         let entry = &index.entries[*at];
         let path = index.path(entry);
@@ -175,15 +177,15 @@ fn write_share(base: &OwnedFd, index: &Index, packs: &Packs, share: &[usize]) ->
             _ => link(dir, name, &mut blobs, index.id(entry)),
         };
         match stat {
-            Ok(Some(stat)) => seen.push((*at, stat)),
+            Ok(Some(stat)) => stats.push((*at, stat)),
             Ok(None) => return Err(CheckoutError::Missing(shown(path))),
             Err(error) => return Err(failed(error)),
         }
     }
-    Ok(seen)
+    Ok(stats)
 }
 
-/// A new file in place of whatever was there, unless that is the same; none when its content is missing.
+/// Writes a file in place of whatever was there, unless that is the same; none when its content is missing.
 fn file(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -213,7 +215,7 @@ fn file(
     if Mode::from_raw_mode(stat.st_mode & 0o777) == mode {
         return Ok(Some(stat));
     }
-    // A mask of this process's own.
+    // This process has a umask.
     fchmod(&file, mode)?;
     Ok(Some(fstat(&file)?))
 }
@@ -242,8 +244,8 @@ fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat> {
     Ok(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Removes a file that the repository had before and has no longer, or a directory with all that is in it, and the
-/// directories that leaves empty.
+/// Removes a file that the repository has no longer, or a directory with all that is in it, and the directories that
+/// are empty then.
 fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
     let whole = path.ends_with(b"/");
@@ -252,7 +254,8 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
     loop {
         let parts: Option<Vec<&OsStr>> = crate::beneath::parts(Path::new(OsStr::from_bytes(path)));
         let Some((name, above)) = parts.as_deref().and_then(<[_]>::split_last) else { return Ok(()) };
-        // Through a link is not where it was: what had that directory may be a link now.
+        // The path must not lead through a link: a directory of it may be a link now, and the file is not the
+        // repository's.
         let Ok(dir) = crate::beneath::open_dir_without_links(base, above) else { return Ok(()) };
         let removed = match rustix::fs::unlinkat(&dir, *name, flags) {
             Err(Errno::ISDIR) if whole => {
@@ -262,20 +265,20 @@ fn remove(base: &OwnedFd, path: &[u8]) -> io::Result<()> {
             other => other,
         };
         match removed {
-            // Gone already, or something else now: not what the repository had.
+            // Removed already, or something else now, which the repository did not have.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         (path, flags) = (dir_of(path), AtFlags::REMOVEDIR);
-        // Without a directory for refs it would be no repository.
+        // git takes a directory without `refs` for no repository.
         if path.is_empty() || path == b".git/refs" || path.ends_with(b"/.git/refs") {
             return Ok(());
         }
     }
 }
 
-fn small(base: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+fn read_file(base: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match openat(base, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
@@ -335,7 +338,7 @@ mod tests {
             remove(&base, path.as_bytes()).unwrap();
         }
         assert!(root.join("kept/.git/file").exists() && outside.join("file").exists());
-        // What they leave empty goes, too.
+        // Directories that become empty are removed, too.
         assert!(!root.join("libs").exists() && root.exists());
     }
 

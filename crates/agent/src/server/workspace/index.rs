@@ -1,4 +1,4 @@
-//! git's index (gitformat-index, versions 2 and 3): which files there are, and what is known of each without reading it.
+//! Parser of git's index (gitformat-index, versions 2 and 3): the files, and their stat data.
 
 use banger_proto::agent::workspace::HashName;
 use rustix::fs::Stat;
@@ -7,10 +7,10 @@ use std::{io, ops::Range};
 
 /// Bytes before the first entry.
 const HEADER: usize = 12;
-/// Bytes of an entry that say what a file was when it was last looked at, its mode among them.
+/// Bytes of stat data in an entry, with the mode.
 const STAT: usize = 40;
 
-/// A kind of file that git knows.
+/// Kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     File { executable: bool },
@@ -18,15 +18,15 @@ pub(super) enum Kind {
     Submodule,
 }
 
-/// One file.
+/// An entry of the index.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Where it stands in the index.
+    /// Offset in the index.
     at: usize,
     pub(super) kind: Kind,
     id: Range<usize>,
     path: Range<usize>,
-    /// In conflict, or not in the working tree of a sparse checkout: not to be written.
+    /// Whether it is in conflict, or not in the working tree of a sparse checkout: not to be written.
     pub(super) absent: bool,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Reads it; every length in it is checked against what is there.
+    /// Parses an index; every length in it is checked against the number of bytes.
     pub(super) fn parse(bytes: Vec<u8>, hash: HashName) -> io::Result<Self> {
         let word =
             |at: usize| bytes.get(at..at + 4).map(|word| u32::from_be_bytes(word.try_into().unwrap_or_default()));
@@ -51,7 +51,7 @@ impl Index {
         let (mut at, mut entries) = (HEADER, Vec::new());
         for _ in 0..count {
             let entry = entry(&bytes[..end], at, version, hash).ok_or_else(|| broken("an entry breaks off"))?;
-            // Each is filled up with one to eight zeroes to a multiple of eight.
+            // Each entry is padded with one to eight zeroes to a multiple of eight.
             at += (entry.path.end - at + 8) & !7;
             entries.push(entry);
         }
@@ -66,8 +66,8 @@ impl Index {
         &self.bytes[entry.id.clone()]
     }
 
-    /// Writes down what a file is now; its mode stays what git says.
-    pub(super) fn know(&mut self, entry: usize, stat: &Stat) {
+    /// Sets the stat data of an entry; its mode stays git's.
+    pub(super) fn set_stat(&mut self, entry: usize, stat: &Stat) {
         let at = self.entries[entry].at;
         let low = |number: u64| (number & 0xffff_ffff) as u32;
         let fields = [
@@ -86,7 +86,7 @@ impl Index {
         }
     }
 
-    /// The index as a file, with its checksum.
+    /// Returns the index with a new checksum.
     pub(super) fn into_bytes(mut self) -> Vec<u8> {
         let end = self.bytes.len() - self.hash.len();
         let sum = match self.hash {
@@ -109,7 +109,7 @@ fn entry(bytes: &[u8], at: usize, version: u32, hash: HashName) -> Option<Entry>
         begin += 2;
     }
     let length = match usize::from(flags & 0xfff) {
-        // Longer than its field: up to the zero.
+        // Longer than the field can say: it ends at the zero byte.
         0xfff => bytes.get(begin..)?.iter().position(|byte| *byte == 0)?,
         length => length,
     };
@@ -171,7 +171,7 @@ mod tests {
         );
         assert_eq!(index.id(&index.entries[0]), [7; 20]);
         let stat = rustix::fs::stat("/").unwrap();
-        index.know(1, &stat);
+        index.set_stat(1, &stat);
         let again = Index::parse(index.into_bytes(), HashName::Sha1).unwrap();
         assert_eq!(
             again.bytes[again.entries[1].at + 20..][..4],

@@ -1,5 +1,5 @@
-//! Packs as banger makes them (gitformat-pack): whole objects, none described by another, each pack with its index. Packs
-//! that the guest's git made are between them; what is not to be read there is passed over.
+//! Reader of packs as banger makes them (gitformat-pack): objects without deltas, each pack with its index. Packs that
+//! the guest's git made may be between them; what cannot be read there is skipped.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use rustix::{
@@ -13,17 +13,18 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-/// Where they are, below the workspace.
+/// Directory of packs, below the workspace.
 const DIR: &str = ".git/objects/pack";
-/// Bytes before the names in a pack's index: magic, version, and how many names begin with each byte or a smaller one.
+/// Bytes before the ids in a pack's index: magic, version, and the fan-out table, which counts ids up to each first
+/// byte.
 const FANOUT: usize = 8 + 256 * 4;
-/// Largest index of a pack.
+/// Largest index of a pack, in bytes.
 const MAX_INDEX: u64 = 1 << 30;
-/// Bytes of a pack, and of an object, that are looked at together.
+/// Size of the buffers for a pack and for an object's content.
 const WINDOW: usize = 128 << 10;
-/// Says that an offset is beyond 2 GiB.
+/// Bit that marks an offset beyond 2 GiB.
 const LARGE: u32 = 1 << 31;
-/// The kind of object that is a file's content.
+/// Type number of blobs.
 const BLOB: u8 = 3;
 
 /// All packs of a workspace.
@@ -35,12 +36,12 @@ struct Pack {
     file: File,
     index: Vec<u8>,
     count: usize,
-    /// Bytes of a name.
+    /// Bytes of an id.
     hash: usize,
 }
 
 impl Packs {
-    /// Opens them; none is not wrong.
+    /// Opens all packs; there may be none.
     pub(super) fn open(base: &OwnedFd, hash: usize) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let dir = openat(base, DIR, flags, Mode::empty())?;
@@ -50,7 +51,7 @@ impl Packs {
             let entry = entry?;
             let Some(stem) = entry.file_name().to_bytes().strip_suffix(b".idx") else { continue };
             let (index_file, file) = match (open(entry.file_name().to_bytes()), open(&[stem, b".pack"].concat())) {
-                // The guest's git repacks.
+                // The guest's git is repacking.
                 (Err(Errno::NOENT), _) | (_, Err(Errno::NOENT)) => continue,
                 (index, file) => (File::from(index?), File::from(file?)),
             };
@@ -61,14 +62,14 @@ impl Packs {
         Ok(Self(packs))
     }
 
-    /// The packs an object is in, and where in each.
+    /// Returns the packs an object is in, and its offset in each.
     fn find<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = (usize, u64)> + 'a {
         self.0.iter().enumerate().filter_map(move |(pack, it)| Some((pack, it.offset(id)?)))
     }
 }
 
 impl Pack {
-    /// None when its index is not one this reads.
+    /// Returns none for an index of another format.
     fn new(file: File, index: Vec<u8>, hash: usize) -> Option<Self> {
         let count = index.get(FANOUT - 4..FANOUT).map(|word| u32::from_be_bytes(word.try_into().unwrap_or_default()));
         let count = usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -100,7 +101,7 @@ impl Pack {
                     if offset & LARGE == 0 {
                         return Some(offset.into());
                     }
-                    // A place in another table, of offsets that need more bits.
+                    // Position in the table of 64-bit offsets.
                     let at = table + self.count * 4 + usize::try_from(offset & !LARGE).ok()? * 8;
                     return Some(u64::from_be_bytes(self.index.get(at..at + 8)?.try_into().ok()?));
                 }
@@ -110,7 +111,7 @@ impl Pack {
     }
 }
 
-/// Reads objects, best in the order they lie in.
+/// Reader of blobs; fastest in the order of their offsets.
 pub(super) struct Blobs<'a> {
     packs: &'a Packs,
     inflate: Decompress,
@@ -118,7 +119,7 @@ pub(super) struct Blobs<'a> {
     out: Vec<u8>,
 }
 
-/// A piece of one pack.
+/// Buffer over a part of one pack.
 struct Window {
     bytes: Vec<u8>,
     filled: usize,
@@ -127,7 +128,7 @@ struct Window {
 }
 
 impl Window {
-    /// What is at `offset`, at least `least` bytes of it unless the pack ends.
+    /// Returns the bytes at `offset`, at least `least` of them unless the pack ends.
     fn at(&mut self, packs: &Packs, pack: usize, offset: u64, least: usize) -> io::Result<&[u8]> {
         let inside = offset.checked_sub(self.begin).and_then(|skip| usize::try_from(skip).ok());
         if let Some(skip) = inside.filter(|skip| self.pack == pack && skip + least <= self.filled) {
@@ -150,12 +151,12 @@ impl<'a> Blobs<'a> {
         Self { packs, inflate: Decompress::new(true), window, out: vec![0; WINDOW] }
     }
 
-    /// How long a file's content is; none when it is whole in no pack.
+    /// Returns the size of a blob; none when no pack has it without a delta.
     pub(super) fn size(&mut self, id: &[u8]) -> io::Result<Option<u64>> {
         Ok(self.find(id)?.map(|(_, _, size)| size))
     }
 
-    /// The pack a file's content is whole in, where it begins there, and how long it is.
+    /// Finds a pack that has the blob without a delta: number of the pack, offset of the content, and size.
     fn find(&mut self, id: &[u8]) -> io::Result<Option<(usize, u64, u64)>> {
         for (pack, at) in self.packs.find(id) {
             if let Some((size, length)) = header(self.window.at(self.packs, pack, at, 16)?) {
@@ -165,7 +166,7 @@ impl<'a> Blobs<'a> {
         Ok(None)
     }
 
-    /// Gives a file's content piece by piece to `to`; `false` when it is whole in no pack.
+    /// Passes a blob's content to `to` in parts; returns `false` when no pack has it without a delta.
     pub(super) fn read(&mut self, id: &[u8], to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
         let Some((pack, mut at, size)) = self.find(id)? else { return Ok(false) };
         self.inflate.reset(true);
@@ -188,7 +189,7 @@ impl<'a> Blobs<'a> {
     }
 }
 
-/// An object's size, and how long its header is; none of what is no blob, or described by another object.
+/// Parses an object's header to its size and the length of the header; none unless it is a blob without a delta.
 fn header(bytes: &[u8]) -> Option<(u64, u64)> {
     let first = *bytes.first()?;
     if (first >> 4) & 7 != BLOB {
@@ -241,7 +242,7 @@ mod tests {
         };
         assert_eq!(offset(12, &[]), (Some(12), None));
         assert_eq!(offset(LARGE | 1, &[1, 5 << 30]), (Some(5 << 30), None));
-        // One that is not there.
+        // Beyond the table.
         assert_eq!(offset(LARGE | 0x7fff_ffff, &[]), (None, None));
     }
 }

@@ -1,5 +1,5 @@
-//! Whether what stands in a working tree is what an index says already. It stays then, with its times: whoever builds there
-//! goes by them.
+//! Checks whether a file or link in a working tree already is what an index says. It stays then, with its times, by
+//! which builds go.
 
 use rustix::{
     fd::BorrowedFd,
@@ -14,12 +14,12 @@ use std::{
     io::{self, Read},
 };
 
-/// Bytes that are read together.
+/// Bytes of one read.
 const PIECE: usize = 64 << 10;
 
-/// The file `name`, if it is this user's, of that mode, and the blob `id` of `size` bytes, byte by byte. Nothing that cannot be
-/// read is. What it was before it was read is given: somebody who writes there meanwhile is seen by that. No more is read than
-/// that many bytes: what stands there now may be anything.
+/// Returns the metadata of the file `name` if it belongs to this user, has `mode`, and is byte for byte the blob `id`
+/// of `size` bytes; none otherwise, or when it cannot be read. The metadata is that from before the file was read, so
+/// that a write meanwhile shows in it. Never reads more than that many bytes: the file may be anything.
 pub(super) fn file(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode, size: u64, id: &[u8]) -> Option<Stat> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(dir, name, flags, Mode::empty()).ok()?);
@@ -37,7 +37,7 @@ pub(super) fn file(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode, size: u64, id:
     (found.ok()? == id).then_some(stat)
 }
 
-/// Whether `name` is a link to `target`.
+/// Whether `name` is a symbolic link to `target`.
 pub(super) fn link(dir: BorrowedFd<'_>, name: &OsStr, target: &[u8]) -> bool {
     readlinkat(dir, name, Vec::new()).is_ok_and(|found| found.as_bytes() == target)
 }
@@ -83,13 +83,13 @@ mod tests {
             assert!(!is(name, mode, &id), "{name}");
         }
         assert!(!of("a", mode, 5, &id) && !of("a", mode, 7, &id));
-        // One so large that nobody reads it to its end is not begun.
+        // A huge file is not read at all.
         fs::File::options().write(true).open(temp.path().join("b")).unwrap().set_len(1 << 43).unwrap();
         assert!(!is("b", mode, &id));
         let leads = |name: &str, target: &str| link(dir.as_fd(), OsStr::new(name), target.as_bytes());
         assert!(leads("l", "a") && !leads("l", "b") && !leads("a", "a") && !leads("none", ""));
     }
 
-    /// What git calls a file that says hello.
+    /// git's id of a file that says hello.
     const HELLO: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
 }

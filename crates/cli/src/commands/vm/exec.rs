@@ -70,12 +70,12 @@ pub(crate) async fn run(context: &Context, args: ExecArgs) -> Result {
 async fn up_to_date(context: &Context, vm: &str, auto_prepare: bool) -> Result<GuestEndpoint> {
     let endpoint = guest::endpoint(context, vm).await?;
     let Some(workspace) = &endpoint.workspace else { return Ok(endpoint) };
-    let Head::Moved(now) = stale::look(workspace) else { return Ok(endpoint) };
+    let Head::Moved(now) = stale::compare(workspace) else { return Ok(endpoint) };
     if auto_prepare {
         let lock = ImportLock::take(context, vm).await?;
         // Whoever had it may have done it.
         if let Some(workspace) = &lock.endpoint.workspace
-            && matches!(stale::look(workspace), Head::Moved(_))
+            && matches!(stale::compare(workspace), Head::Moved(_))
         {
             let plan = make_plan(context, import::repeat_request(workspace)).await?;
             import::import(context, &lock, plan, Existing::Update).await?;

@@ -175,12 +175,12 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
         if plan.dry_run {
             return print_files(context, &repository);
         }
-        tools = bootstrap::asked(&repository).filter(|_| plan.bootstrap != Bootstrap::No);
+        tools = bootstrap::tools_file(&repository).filter(|_| plan.bootstrap != Bootstrap::No);
         if let Some(file) = tools {
             let settings = async { context.daemon().await?.get("/v1/config").await };
             let settings: Vec<Setting> = signals.guard(UNTOUCHED, settings).await?;
             if !bootstrap::has_network(plan.create.nat, &settings) {
-                return Err(bootstrap::unreachable(file).into());
+                return Err(bootstrap::no_network(file).into());
             }
         }
         // Made while the VM boots.

@@ -1,4 +1,4 @@
-//! `banger vm workspace`: one file a verb.
+//! `banger vm workspace`: one file for each verb.
 
 pub(crate) mod export;
 pub(crate) mod prepare;

@@ -1,7 +1,7 @@
-//! A pack of one object that is too large for memory: stored instead of compressed, so that its length is known before it
+//! Pack of one object that is too large for memory: stored instead of compressed, so that its length is known before it
 //! was read.
 
-use super::{Entry, Object, Sink, head, index, nonsense};
+use super::{Entry, Object, Sink, head, index, unparsable};
 use crate::workspace::hash::Hasher;
 use banger_proto::agent::workspace::HashName;
 use data_encoding::HEXLOWER;
@@ -11,7 +11,7 @@ use std::io::{self, Read};
 /// Bytes of one stored block (RFC 1951, 3.2.4).
 const BLOCK: usize = 65_535;
 
-/// Writes one object that is not held in memory.
+/// Writes a pack with one object that is not held in memory.
 pub(super) fn write_large(
     object: &Object,
     content: &mut impl Read,
@@ -33,27 +33,27 @@ pub(super) fn write_large(
     };
     stored.put(&prefix[..12], false);
     stored.put(&[&prefix[12..], &[0x78, 0x01]].concat(), true);
-    // The pack's own name is only known at its end; an object's is as good, and as unique.
+    // The pack's own hash is known only at its end; the object's is as unique.
     let name = format!("pack-{}", HEXLOWER.encode(&object.id));
     sink.pack(&name, size, &mut stored)?;
     if stored.pack.is_empty() {
-        return Err(nonsense("an object cut short"));
+        return Err(unparsable("an object cut short"));
     }
     let entry = Entry { id: object.id.clone(), crc: stored.crc.sum(), offset: 12 };
     sink.index(&name, &index(vec![entry], &stored.pack, format))
 }
 
-/// A pack of one object, as it is read.
+/// Reader that makes the pack from the object's content.
 struct Stored<R> {
     content: R,
     left: u64,
-    /// Bytes of the pack that are ready, and how many of them are gone.
+    /// Bytes of the pack that are ready, and how many of them were read.
     ready: Vec<u8>,
     at: usize,
     adler: (u32, u32),
-    /// Of the whole pack, until its end.
+    /// Hash of the whole pack, until its end.
     hasher: Option<Hasher>,
-    /// Of the object's bytes in the pack.
+    /// CRC of the object's bytes in the pack.
     crc: Crc,
     /// The pack's checksum, once all of it was made.
     pack: Vec<u8>,

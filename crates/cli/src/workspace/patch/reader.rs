@@ -4,33 +4,33 @@ use super::rules::{check_attributes, is_attributes, refused};
 use crate::workspace::quote::unquote;
 use banger_proto::failure::{Code, Failure};
 
-/// Why a link is refused whose target is not wholly in the patch.
+/// Reason for refusing a link whose target is not wholly in the patch.
 const LINK: &str = "it makes a link in a way git does not";
 
-/// One file's part of a patch.
+/// Section of a patch about one file.
 #[derive(Debug, Default)]
 pub(super) struct Section {
     pub(super) old: Vec<u8>,
     pub(super) new: Vec<u8>,
     pub(super) deleted: bool,
-    /// It does not say what kind of file it is.
+    /// Whether it does not say what kind of file it is.
     pub(super) unknown_kind: bool,
-    /// Where a link that the patch makes or changes points.
+    /// Target of a link that it makes or changes.
     pub(super) link: Option<Vec<u8>>,
-    /// Attributes it sets.
+    /// Names of attributes it sets.
     pub(super) attributes: Vec<Vec<u8>>,
 }
 
-/// What the lines of a section's hunks come to.
+/// Content of a section's hunks.
 #[derive(Debug, Default)]
 struct Hunks {
-    /// Lines that are new.
+    /// Added lines.
     added: Vec<u8>,
-    /// Whether there are lines that stay, so that the new ones are not the whole file.
+    /// Whether there are context lines, so that the added ones are not the whole file.
     has_context: bool,
 }
 
-/// The lines between `diff --git` and the changes.
+/// Header lines between `diff --git` and the changes.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a line that was there")]
 struct ExtendedHeader {
@@ -38,7 +38,7 @@ struct ExtendedHeader {
     to: Option<Vec<u8>>,
     created: bool,
     deleted: bool,
-    /// What kind of file it is was said.
+    /// Whether a mode was given.
     kind: bool,
     link: bool,
     submodule: bool,
@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
             self.binary()?;
             None
         } else if kind || extended.from.is_some() {
-            // Only its mode or its name changes, or it is empty.
+            // Only the mode or the name changes, or the file is empty.
             if link && !deleted {
                 return Err(refused(&section.new, LINK));
             }
@@ -84,13 +84,13 @@ impl<'a> Reader<'a> {
         } else {
             return Err(self.garbage());
         };
-        // git says what kind of file it is wherever content changes.
+        // git gives the mode wherever content changes.
         if !kind {
             return Err(self.garbage());
         }
         match hunks {
             Some(hunks) if link && !deleted => {
-                // All of the target has to be here to be looked at.
+                // The whole target is needed to check it.
                 if hunks.has_context || hunks.added.is_empty() {
                     return Err(refused(&section.new, LINK));
                 }
@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Both names of the file, as all lines that have one agree.
+    /// Returns the old and the new name; all lines that have one must agree.
     fn names(&self, header: &[u8], extended: &ExtendedHeader) -> Result<(Vec<u8>, Vec<u8>), Failure> {
         let (old, new) = match (&extended.from, &extended.to) {
             (Some(from), Some(to)) if !extended.created && !extended.deleted => (from.clone(), to.clone()),
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         if said { Ok((old, new)) } else { Err(self.garbage()) }
     }
 
-    /// A name that stands alone on its line.
+    /// Parses a name that is alone on its line.
     fn name(&self, text: &[u8]) -> Result<Vec<u8>, Failure> {
         match text.strip_prefix(b"\"") {
             None => Ok(text.to_vec()),
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `---`, `+++` and the hunks.
+    /// Reads `---`, `+++` and the hunks.
     fn hunks(&mut self, section: &Section, extended: &ExtendedHeader) -> Result<Hunks, Failure> {
         for (marker, prefix, name, absent) in [
             (b"--- ".as_slice(), b"a/".as_slice(), &section.old, extended.created),
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// One or two blocks of base 85, each ended by an empty line.
+    /// Reads one or two blocks of base 85, each ended by an empty line.
     fn binary(&mut self) -> Result<(), Failure> {
         self.next()?;
         let mut blocks = 0;
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
 
     fn next(&mut self) -> Result<&'a [u8], Failure> {
         let line = self.peek();
-        // git ends every line, also the last.
+        // git ends every line with a line feed, also the last.
         if line.len() == self.rest.len() {
             return Err(Failure::new(
                 Code::Guest,
@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The name in `a/NAME b/NAME`.
+/// Returns the name in `a/NAME b/NAME`.
 fn same_name(header: &[u8]) -> Option<Vec<u8>> {
     if header.starts_with(b"\"") {
         let (a, _) = unquote(&header[1..])?;
@@ -304,7 +304,7 @@ fn split_names(header: &[u8], a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// The line counts of `@@ -1,2 +3,4 @@`.
+/// Parses the line counts of `@@ -1,2 +3,4 @@`.
 fn counts(line: &[u8]) -> Option<(u64, u64)> {
     let text = line.strip_prefix(b"@@ -")?;
     let end = text.windows(3).position(|window| window == b" @@")?;

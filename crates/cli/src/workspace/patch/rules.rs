@@ -1,18 +1,18 @@
-//! What a patch from a guest may touch, and what it may say there.
+//! Rules for the paths, link targets and attributes in a patch from a guest.
 
 use super::parents;
 use crate::workspace::quote::{quoted, unquote};
 use banger_proto::failure::{Code, Failure};
 use std::borrow::Cow;
 
-/// Drivers git has built in; any other name is a program of the host's configuration.
+/// Drivers that git has built in; any other name is a program of the host's configuration.
 const KNOWN_DRIVERS: [&str; 34] = [
     "ada", "bash", "bibtex", "cpp", "csharp", "css", "dts", "elixir", "fortran", "fountain", "golang", "html", "java",
     "kotlin", "markdown", "matlab", "objc", "pascal", "perl", "php", "python", "ruby", "rust", "scheme", "tex", "text",
     "binary", "union", "default", "auto", "true", "false", "ini", "r",
 ];
 
-/// Whether a patch may touch a path.
+/// Refuses a path that a patch may not touch.
 pub(in crate::workspace) fn check_path(path: &[u8]) -> Result<(), Failure> {
     if path.is_empty() || path.len() > 4096 || path.contains(&0) {
         return Err(refused(path, "it is no path"));
@@ -20,7 +20,7 @@ pub(in crate::workspace) fn check_path(path: &[u8]) -> Result<(), Failure> {
     if path[0] == b'/' {
         return Err(refused(path, "it is absolute"));
     }
-    // Where a backslash separates, it must not lead anywhere either.
+    // A backslash counts as a separator, too, as it does on Windows.
     for part in path.split(|byte| matches!(byte, b'/' | b'\\')) {
         if part == b".." {
             return Err(refused(path, "it leaves the tree"));
@@ -42,15 +42,15 @@ fn last(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
-/// Whether some file system takes a name for `.git<suffix>`: by letter case, by characters HFS+ ignores, by the ends NTFS
-/// drops, or by its short name, which begins with `short`.
+/// Whether some file system takes a name for `.git<suffix>`: by letter case, by characters that HFS+ ignores, by
+/// endings that NTFS drops, or by its short name, which begins with `short`.
 fn is_special(name: &[u8], suffix: &str, short: &str) -> bool {
     let text = folded(name);
     let text = text.split(':').next().unwrap_or_default().trim_end_matches([' ', '.']);
     text.strip_prefix(".git") == Some(suffix) || text == short || (text.contains('~') && text.starts_with(short))
 }
 
-/// What is the same for two names that some file system takes for one.
+/// Folds names so that those which some file system takes for the same become equal.
 pub(in crate::workspace) fn folded(name: &[u8]) -> String {
     const IGNORED: [std::ops::RangeInclusive<char>; 4] =
         ['\u{200c}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{206a}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
@@ -59,7 +59,7 @@ pub(in crate::workspace) fn folded(name: &[u8]) -> String {
     chars.flat_map(char::to_lowercase).collect()
 }
 
-/// Whether a link may point there: inside the tree, and not into a git directory.
+/// Refuses a link target outside the tree or in a git directory.
 pub(super) fn check_link(path: &[u8], target: &[u8]) -> Result<(), Failure> {
     if target.is_empty() {
         return Ok(());
@@ -80,26 +80,26 @@ pub(super) fn check_link(path: &[u8], target: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a path is a file of attributes.
+/// Whether a path is an attribute file.
 pub(super) fn is_attributes(path: &[u8]) -> bool {
     is_special(last(path), "attributes", "gitatt")
 }
 
-/// A line of a file of attributes.
+/// Line of an attribute file.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::workspace) struct AttributeLine<'a> {
-    /// Which files, or which name it defines.
+    /// Pattern of files, or the macro it defines.
     pattern: Cow<'a, [u8]>,
-    /// What is set.
+    /// Attributes that it sets.
     rest: &'a [u8],
 }
 
-/// Bytes that separate words for git.
+/// Whether git takes a byte for a separator.
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Reads a line as git does.
+/// Parses a line as git does.
 pub(in crate::workspace) fn attribute_line(line: &[u8]) -> Option<AttributeLine<'_>> {
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let line = &line[line.iter().position(|byte| !is_blank(*byte))?..];
@@ -114,7 +114,7 @@ pub(in crate::workspace) fn attribute_line(line: &[u8]) -> Option<AttributeLine<
 }
 
 impl<'a> AttributeLine<'a> {
-    /// The name that it lets stand for others.
+    /// Returns the name of the macro that the line defines.
     pub(in crate::workspace) fn defines(&self) -> Option<&[u8]> {
         Some(self.pattern.strip_prefix(b"[attr]")?.trim_ascii()).filter(|name| !name.is_empty())
     }
@@ -135,7 +135,8 @@ pub(in crate::workspace) fn runs(word: &[u8]) -> bool {
     }
 }
 
-/// What runs programs is not for a guest to set, nor are names that hide it. Gives the names that are set.
+/// Refuses attributes that run programs, and definitions of macros, which may hide them. Returns the names that are
+/// set.
 pub(super) fn check_attributes(path: &[u8], added: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
     if !is_attributes(path) {
         return Ok(Vec::new());

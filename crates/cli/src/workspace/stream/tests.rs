@@ -1,4 +1,4 @@
-//! Streams of repositories: what is in them, and what git makes of them.
+//! Streams of repositories: their content, and what git makes of them.
 
 use super::*;
 use crate::workspace::{
@@ -42,15 +42,15 @@ fn only_objects_are_taken_out_of_a_directory_of_objects() {
     }
 }
 
-/// It looks as it did then; git looks into files that are no older than the index.
+/// The file looks unchanged; git reads files that are no older than the index.
 #[test]
 fn what_was_changed_in_the_moment_after_it_was_added_travels_as_it_is() {
     use std::os::unix::fs::MetadataExt as _;
     let temp = tempfile::tempdir().unwrap();
     let root = temp.path().canonicalize().unwrap();
     git(&root, "git init -q -b main && echo one > file && git add file && git commit -q -m a && echo two > file");
-    // As if all that had been within one tick of the clock, an hour ago: some gits look at seconds alone. The index has one
-    // entry, behind a header of 12 bytes.
+    // As if all that had happened within one tick of the clock, an hour ago: some gits compare seconds alone. The index
+    // has one entry, behind a header of 12 bytes.
     let file = File::options().write(true).open(root.join("file")).unwrap();
     file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600)).unwrap();
     let meta = fs::metadata(root.join("file")).unwrap();
@@ -66,8 +66,8 @@ fn what_was_changed_in_the_moment_after_it_was_added_travels_as_it_is() {
     assert_eq!((plan.changes.sent, plan.changes.written), (vec![b"file".to_vec()], vec![]));
 }
 
-/// The measure is the same objects as git packs them, whole: what describes one by another is smaller, by as much as
-/// the last commits are alike, and work for the guest.
+/// Compared with git's pack of the same objects without deltas. Deltas make it smaller, by as much as the last commits
+/// are alike, and are work for the guest.
 #[test]
 fn little_travels_beside_the_objects_that_are_needed() {
     let temp = tempfile::tempdir().unwrap();
@@ -90,7 +90,7 @@ fn little_travels_beside_the_objects_that_are_needed() {
     assert!(sent.len() * 10 <= needed * 13, "{} bytes for {needed}", sent.len());
 }
 
-/// A name comes after what it names, and what somebody overwrites has another name before: a stream may end anywhere.
+/// Refs come after their objects, and a backup before what is overwritten: a stream may end anywhere.
 #[test]
 fn what_is_named_is_there_before_its_name() {
     for mode in [Mode::Overlay, Mode::Full] {
@@ -117,7 +117,7 @@ fn what_is_named_is_there_before_its_name() {
     }
 }
 
-/// Has `line` run once, before the first bytes that name a pack are taken.
+/// Writer that runs `line` once, before the first bytes that name a pack.
 struct Meddler<'a> {
     root: &'a Path,
     line: Option<&'static str>,
@@ -139,7 +139,7 @@ impl Write for Meddler<'_> {
     }
 }
 
-/// All history arrives also when what was listed is elsewhere by the time it is read, packs and single objects alike.
+/// All history arrives even when listed files, packs or loose objects, are elsewhere by the time they are read.
 #[test]
 fn a_repository_that_is_repacked_meanwhile_arrives_whole() {
     for line in ["git gc -q --prune=now", "git repack -q -a -d -n", "true"] {

@@ -4,7 +4,7 @@
 //! How far the exchange came is not recorded, since it shows: a new file is recognized by inode, size and time, which a
 //! rename keeps, and an old one that was moved is in the staging tree or in the directory of old files.
 
-use super::{SwapDirs, at, rename::Renames, there};
+use super::{SwapDirs, at, metadata, rename::Renames};
 use crate::workspace::{
     changes::{RepoPath, pieces},
     patch,
@@ -41,19 +41,19 @@ pub(super) struct Change {
     /// Whether a file is there before the exchange.
     pub(super) old: bool,
     /// Identity of the new file, if any.
-    pub(super) new: Option<Known>,
+    pub(super) new: Option<FileIdentity>,
 }
 
 /// Identity of a file across renames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct FileIdentity {
     inode: u64,
     size: u64,
     seconds: i64,
     nanoseconds: i64,
 }
 
-impl Known {
+impl FileIdentity {
     pub(super) fn of(meta: &fs::Metadata) -> Self {
         Self { inode: meta.ino(), size: meta.size(), seconds: meta.mtime(), nanoseconds: meta.mtime_nsec() }
     }
@@ -64,14 +64,14 @@ impl Journal {
     pub(super) fn plan(dirs: &SwapDirs, files: &BTreeSet<RepoPath>) -> io::Result<Self> {
         let (mut journal, mut made) = (Self::default(), BTreeSet::new());
         for path in files {
-            let file = |at: &Path| there(at).map(|meta| meta.filter(|meta| !meta.is_dir()));
-            let (old, new) = (file(&dirs.here(path))?, file(&dirs.small(path))?);
-            let change = Change { path: path.clone(), old: old.is_some(), new: new.as_ref().map(Known::of) };
-            if change.comes() {
+            let file = |at: &Path| metadata(at).map(|meta| meta.filter(|meta| !meta.is_dir()));
+            let (old, new) = (file(&dirs.in_tree(path))?, file(&dirs.staged(path))?);
+            let change = Change { path: path.clone(), old: old.is_some(), new: new.as_ref().map(FileIdentity::of) };
+            if change.is_added() {
                 for parent in patch::parents(path) {
                     // The directories above an existing one, or above one that is listed already, exist or are listed
                     // as well.
-                    let is_there = there(&dirs.here(parent))?.is_some_and(|meta| meta.is_dir());
+                    let is_there = metadata(&dirs.in_tree(parent))?.is_some_and(|meta| meta.is_dir());
                     if is_there || !made.insert(parent.to_vec()) {
                         break;
                     }
@@ -115,7 +115,7 @@ impl Journal {
         if !Self::is_in(dirs)? {
             return Ok(None);
         }
-        dirs.are_ours()?;
+        dirs.check_owner()?;
         let mut bytes = Vec::new();
         fs::File::open(&path)?.take(MAX).read_to_end(&mut bytes)?;
         let journal = Self::parse(&bytes).ok_or_else(|| at(&path, &io::ErrorKind::InvalidData.into()))?;
@@ -129,7 +129,7 @@ impl Journal {
 
     /// Whether there is a journal.
     pub(super) fn is_in(dirs: &SwapDirs) -> io::Result<bool> {
-        Ok(there(&dirs.stage.join(NAME))?.is_some_and(|meta| meta.is_file()))
+        Ok(metadata(&dirs.stage.join(NAME))?.is_some_and(|meta| meta.is_file()))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -144,7 +144,7 @@ impl Journal {
             let (kind, new, path) = (words.next()?, words.next()?, words.next()?.to_vec());
             let new = match new {
                 b"-" => None,
-                known => Some(Known::parse(std::str::from_utf8(known).ok()?)?),
+                known => Some(FileIdentity::parse(std::str::from_utf8(known).ok()?)?),
             };
             match kind {
                 b"dir" => journal.dirs.push(path),
@@ -165,24 +165,24 @@ impl Journal {
     }
 
     /// Takes back all changes, the last file first, whatever fails. May be repeated.
-    pub(super) fn take_back(&self, dirs: &SwapDirs, renames: &Renames) -> io::Result<()> {
+    pub(super) fn roll_back(&self, dirs: &SwapDirs, renames: &Renames) -> io::Result<()> {
         let mut first = Ok(());
         let files = || self.files.iter().enumerate().rev();
-        for (number, change) in files().filter(|(_, change)| change.comes()) {
-            first = first.and(change.take_back(dirs, number, renames));
+        for (number, change) in files().filter(|(_, change)| change.is_added()) {
+            first = first.and(change.roll_back(dirs, number, renames));
         }
         for dir in self.dirs.iter().rev() {
             // It may hold files or not be made yet. If it is in the way, a file's rename fails.
-            let _ = dirs.hold(dir, false).and_then(|()| fs::remove_dir(dirs.here(dir)));
+            let _ = dirs.check_no_links(dir, false).and_then(|()| fs::remove_dir(dirs.in_tree(dir)));
         }
-        for (number, change) in files().filter(|(_, change)| !change.comes()) {
-            first = first.and(change.take_back(dirs, number, renames));
+        for (number, change) in files().filter(|(_, change)| !change.is_added()) {
+            first = first.and(change.roll_back(dirs, number, renames));
         }
         first
     }
 }
 
-impl Known {
+impl FileIdentity {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(':');
         let (inode, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
@@ -193,36 +193,38 @@ impl Known {
 
 impl Change {
     /// Whether the new file is where no file was.
-    pub(super) fn comes(&self) -> bool {
+    pub(super) fn is_added(&self) -> bool {
         !self.old && self.new.is_some()
     }
 
-    fn take_back(&self, dirs: &SwapDirs, number: usize, renames: &Renames) -> io::Result<()> {
+    fn roll_back(&self, dirs: &SwapDirs, number: usize, renames: &Renames) -> io::Result<()> {
         // Checked for each file: the one that was taken back before it may be a link.
-        dirs.are_ours()?;
-        dirs.hold(&self.path, self.new.is_some())?;
-        let (here, new, away) = (dirs.here(&self.path), dirs.small(&self.path), dirs.away(number));
-        let is_new = |meta: &fs::Metadata| self.new == Some(Known::of(meta));
-        if there(&here)?.as_ref().is_some_and(is_new) {
-            if there(&new)?.is_some() {
+        dirs.check_owner()?;
+        dirs.check_no_links(&self.path, self.new.is_some())?;
+        let (here, new, away) = (dirs.in_tree(&self.path), dirs.staged(&self.path), dirs.old_file(number));
+        let is_new = |meta: &fs::Metadata| self.new == Some(FileIdentity::of(meta));
+        if metadata(&here)?.as_ref().is_some_and(is_new) {
+            if metadata(&new)?.is_some() {
                 renames.exchange(&new, &here, &dirs.store.join(format!("away/{number}-new")))?;
             } else {
                 renames.rename(&here, &new)?;
             }
         }
         // Where the old file is, unless it was never moved.
-        let old = if there(&away)?.is_some() {
+        let old = if metadata(&away)?.is_some() {
             away
-        } else if self.old && there(&new)?.is_some_and(|meta| !is_new(&meta)) && self.new.is_some() {
+        } else if self.old && metadata(&new)?.is_some_and(|meta| !is_new(&meta)) && self.new.is_some() {
             // Only the first of two renames was done.
             new
         } else {
             return Ok(());
         };
-        match there(&here)? {
+        match metadata(&here)? {
             None => renames.rename(&old, &here),
             // It is in its place, and the staging tree holds another link to it.
-            Some(meta) if there(&old)?.is_some_and(|old| Known::of(&old) == Known::of(&meta)) => Ok(()),
+            Some(meta) if metadata(&old)?.is_some_and(|old| FileIdentity::of(&old) == FileIdentity::of(&meta)) => {
+                Ok(())
+            }
             Some(_) => Err(at(&here, &io::ErrorKind::AlreadyExists.into())),
         }
     }

@@ -1,7 +1,7 @@
 //! Lock that lets one process at a time exchange files of a repository, and recovery of what a killed one left.
 
 use super::{PREFIX, SwapDirs, at, journal::Journal, rename::Renames};
-use crate::workspace::{about, repository::Repository};
+use crate::workspace::{cannot, repository::Repository};
 use banger_proto::failure::{Code, Failure};
 use rustix::{
     fs::{FlockOperation, flock},
@@ -16,9 +16,9 @@ use std::{
 };
 
 /// How long to wait for another process to exchange its files.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two tries to take the lock.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_EVERY: Duration = Duration::from_millis(50);
 
 /// Held lock on exchanges in a repository.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ impl ApplyLock {
     /// Takes the lock, then takes back an exchange that was killed; returns whether there was one. Blocks while another
     /// process has the lock.
     pub(in crate::workspace) fn take(repository: &Repository) -> Result<(Self, bool), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         Self::take_with(repository, lock, || {
-            thread::sleep(PAUSE);
+            thread::sleep(RETRY_EVERY);
             Instant::now() < deadline
         })
     }
@@ -47,8 +47,8 @@ impl ApplyLock {
         loop {
             match lock(&repository.git_dir) {
                 Ok(lock) => {
-                    let taken_back = recover(repository, &Renames::default())?;
-                    return Ok((Self { _lock: Some(lock) }, taken_back));
+                    let rolled_back = recover(repository, &Renames::default())?;
+                    return Ok((Self { _lock: Some(lock) }, rolled_back));
                 }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     without_lock(repository, &error)?;
@@ -74,7 +74,7 @@ pub(super) fn lock(dir: &Path) -> io::Result<fs::File> {
 /// killed.
 fn without_lock(repository: &Repository, error: &io::Error) -> Result<(), Failure> {
     for stage in stages(repository)? {
-        let unread = |error: io::Error| about("read", &repository.git_dir, &error);
+        let unread = |error: io::Error| cannot("read", &repository.git_dir, &error);
         let dirs = SwapDirs::of(repository, stage).map_err(unread)?;
         if Journal::is_in(&dirs).map_err(unread)? {
             return Err(left_behind(repository, &dirs, &at(&repository.git_dir, error)));
@@ -84,7 +84,7 @@ fn without_lock(repository: &Repository, error: &io::Error) -> Result<(), Failur
 }
 
 /// Takes back an exchange that was killed, if there is one; returns a notice of it.
-pub(in crate::workspace) fn take_back(repository: &Repository) -> Result<Option<String>, Failure> {
+pub(in crate::workspace) fn roll_back(repository: &Repository) -> Result<Option<String>, Failure> {
     // A reader takes the lock only if there is something to take back.
     if stages(repository)?.is_empty() || !ApplyLock::take(repository)?.1 {
         return Ok(None);
@@ -97,7 +97,7 @@ pub(in crate::workspace) fn take_back(repository: &Repository) -> Result<Option<
 /// Returns the staging directories. They are looked for in the git directory only: the tree holds whatever was checked
 /// out.
 fn stages(repository: &Repository) -> Result<Vec<PathBuf>, Failure> {
-    let unread = |error: io::Error| about("read", &repository.git_dir, &error);
+    let unread = |error: io::Error| cannot("read", &repository.git_dir, &error);
     let mut stages = Vec::new();
     for entry in fs::read_dir(&repository.git_dir).map_err(unread)? {
         let entry = entry.map_err(unread)?;
@@ -111,28 +111,28 @@ fn stages(repository: &Repository) -> Result<Vec<PathBuf>, Failure> {
 
 /// Takes back the exchanges of processes that are gone, and removes their staging directories.
 pub(super) fn recover(repository: &Repository, renames: &Renames) -> Result<bool, Failure> {
-    let mut taken_back = false;
+    let mut rolled_back = false;
     for stage in stages(repository)? {
-        let dirs = SwapDirs::of(repository, stage).map_err(|error| about("read", &repository.git_dir, &error))?;
+        let dirs = SwapDirs::of(repository, stage).map_err(|error| cannot("read", &repository.git_dir, &error))?;
         let done = Journal::read(&dirs).and_then(|journal| {
             let Some(journal) = journal else { return Ok(false) };
-            journal.take_back(&dirs, renames)?;
+            journal.roll_back(&dirs, renames)?;
             Journal::remove(&dirs)?;
             Ok(true)
         });
-        taken_back |= done.map_err(|error| left_behind(repository, &dirs, &error))?;
+        rolled_back |= done.map_err(|error| left_behind(repository, &dirs, &error))?;
         // The directory that names the other one goes last.
         for dir in [&dirs.store, &dirs.stage] {
             match fs::remove_dir_all(dir) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // Another user's, in which nothing began: theirs to remove, and in nobody's way.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_ours(dir) => {}
-                Err(error) => return Err(about("remove", dir, &error)),
+                Err(error) => return Err(cannot("remove", dir, &error)),
                 Ok(()) => {}
             }
         }
     }
-    Ok(taken_back)
+    Ok(rolled_back)
 }
 
 fn is_ours(dir: &Path) -> bool {

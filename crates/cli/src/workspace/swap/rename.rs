@@ -1,6 +1,6 @@
 //! Renames that replace nothing, and exchanges of two files: in one step where the file system can, else in two.
 
-use super::{at, there};
+use super::{at, metadata};
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -12,17 +12,17 @@ use std::{fs, io, path::Path};
 pub(super) struct Renames {
     /// Behaves like a file system without renameat2(2) flags.
     #[cfg(test)]
-    pub(super) plain: bool,
+    pub(super) without_flags: bool,
     /// Number of renames before one fails, as if the process had been killed.
     #[cfg(test)]
-    pub(super) left: std::cell::Cell<Option<usize>>,
+    pub(super) remaining: std::cell::Cell<Option<usize>>,
 }
 
 impl Renames {
     /// Renames `from` to `to`; fails if something is at `to`.
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let renamed = match self.flagged(from, to, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS) if there(to)?.is_none() => fs::rename(from, to),
+            Err(Errno::INVAL | Errno::NOSYS) if metadata(to)?.is_none() => fs::rename(from, to),
             Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::EXIST.into()),
             other => other.map_err(io::Error::from),
         };
@@ -48,12 +48,12 @@ impl Renames {
 
     #[cfg(test)]
     fn flagged(&self, from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
-        if self.plain && flags == RenameFlags::EXCHANGE {
+        if self.without_flags && flags == RenameFlags::EXCHANGE {
             return Err(Errno::INVAL);
         }
-        if let Some(left) = self.left.get() {
-            self.left.set(Some(left.checked_sub(1).ok_or(Errno::INTR)?));
+        if let Some(left) = self.remaining.get() {
+            self.remaining.set(Some(left.checked_sub(1).ok_or(Errno::INTR)?));
         }
-        if self.plain { Err(Errno::INVAL) } else { renameat_with(CWD, from, CWD, to, flags) }
+        if self.without_flags { Err(Errno::INVAL) } else { renameat_with(CWD, from, CWD, to, flags) }
     }
 }

@@ -55,15 +55,15 @@ fn everything() -> (tempfile::TempDir, Stage, BTreeSet<RepoPath>) {
     let touched = ["changed", "gone/deep/x", "new/a", "was", "was/in", "dir", "dir/x", "dir/y", "made/here/b"];
     let (temp, stage, touched) = stage(&files, &touched);
     fs::create_dir_all(temp.path().join("new/a")).unwrap();
-    let small = stage.tree();
+    let staging = stage.tree();
     for path in ["gone/deep/x", "was", "dir/x", "dir/y"] {
-        fs::remove_file(small.join(path)).unwrap();
+        fs::remove_file(staging.join(path)).unwrap();
     }
-    fs::remove_dir(small.join("dir")).unwrap();
+    fs::remove_dir(staging.join("dir")).unwrap();
     for (name, content) in
         [("changed", "new"), ("new/a", "a"), ("was/in", "i"), ("dir", "a file"), ("made/here/b", "b")]
     {
-        write(&small, name, content);
+        write(&staging, name, content);
     }
     (temp, stage, touched)
 }
@@ -72,7 +72,7 @@ fn everything() -> (tempfile::TempDir, Stage, BTreeSet<RepoPath>) {
 fn files_change_places() {
     for plain in [false, true] {
         let (temp, mut stage, touched) = everything();
-        stage.renames.plain = plain;
+        stage.renames.without_flags = plain;
         stage.swap(&touched).unwrap();
         let is = tree(temp.path());
         let expected = [
@@ -96,7 +96,7 @@ fn files_change_places() {
 fn killed_after(steps: usize, stage: Stage, touched: &BTreeSet<RepoPath>) -> bool {
     let journal = Journal::plan(&stage.dirs, touched).unwrap();
     journal.write(&stage.dirs).unwrap();
-    stage.renames.left.set(Some(steps));
+    stage.renames.remaining.set(Some(steps));
     let ended = stage.exchange(&journal).is_ok();
     let _ = stage.keep();
     ended
@@ -110,15 +110,15 @@ fn one_that_is_killed_is_taken_back_by_the_next() {
         loop {
             let (temp, mut stage, touched) = everything();
             let (before, repository) = (tree(temp.path()), repository(temp.path()));
-            stage.renames.plain = plain;
+            stage.renames.without_flags = plain;
             if killed_after(steps, stage, &touched) {
                 break;
             }
             for again in 0.. {
-                let renames = Renames { plain, ..Renames::default() };
-                renames.left.set(Some(again));
-                if let Ok(taken_back) = recover(&repository, &renames) {
-                    assert!(taken_back);
+                let renames = Renames { without_flags: plain, ..Renames::default() };
+                renames.remaining.set(Some(again));
+                if let Ok(rolled_back) = recover(&repository, &renames) {
+                    assert!(rolled_back);
                     break;
                 }
             }
@@ -136,8 +136,8 @@ fn one_that_is_killed_is_taken_back_by_the_next() {
 fn one_that_is_stuck_is_kept() {
     let (temp, stage, touched) = everything();
     let (before, repository) = (tree(temp.path()), repository(temp.path()));
-    stage.renames.left.set(Some(3));
-    let SwapError::Stuck { kept, .. } = stage.swap(&touched).unwrap_err() else { panic!("it is taken back") };
+    stage.renames.remaining.set(Some(3));
+    let SwapError::RollbackFailed { kept, .. } = stage.swap(&touched).unwrap_err() else { panic!("it is taken back") };
     assert!(tree(temp.path()) != before && kept.join("journal").exists());
     assert!(ApplyLock::take(&repository).unwrap().1);
     assert_eq!((tree(temp.path()), kept.exists()), (before, false));
@@ -279,9 +279,9 @@ fn pair(pair: &[&str]) -> (String, String) {
 #[test]
 fn a_directory_that_became_a_link_is_taken_back() {
     let (temp, stage, touched) = stage(&[("d/f", "x")], &["d", "d/f"]);
-    let (before, small) = (tree(temp.path()), stage.tree());
-    fs::remove_dir_all(small.join("d")).unwrap();
-    symlink("elsewhere", small.join("d")).unwrap();
+    let (before, staging) = (tree(temp.path()), stage.tree());
+    fs::remove_dir_all(staging.join("d")).unwrap();
+    symlink("elsewhere", staging.join("d")).unwrap();
     assert!(killed_after(100, stage, &touched) && temp.path().join("d").is_symlink());
     assert!(ApplyLock::take(&repository(temp.path())).unwrap().1);
     assert_eq!(tree(temp.path()), before);
@@ -333,7 +333,7 @@ fn what_somebody_saves_meanwhile_is_not_lost() {
     ] {
         for plain in [false, true] {
             let (temp, mut stage, touched) = everything();
-            stage.renames.plain = plain;
+            stage.renames.without_flags = plain;
             let file = temp.path().join(name);
             match edit {
                 "anew" => write(temp.path(), name, "mine"),
@@ -341,7 +341,7 @@ fn what_somebody_saves_meanwhile_is_not_lost() {
                 _ => io::Write::write_all(&mut fs::File::options().append(true).open(&file).unwrap(), b"more").unwrap(),
             }
             let before = tree(temp.path());
-            let SwapError::TakenBack(error) = stage.swap(&touched).unwrap_err() else { panic!("it is stuck") };
+            let SwapError::RolledBack(error) = stage.swap(&touched).unwrap_err() else { panic!("it is stuck") };
             assert!(error.to_string().contains(&format!("{name} was changed meanwhile")), "{edit}: {error}");
             assert_eq!(tree(temp.path()), before, "{name} {edit}");
             assert_eq!(fs::read_dir(temp.path().join(".git")).unwrap().count(), 0);
@@ -353,13 +353,13 @@ fn what_somebody_saves_meanwhile_is_not_lost() {
 fn what_was_done_is_taken_back() {
     let files = [("a", "old"), ("gone", "g"), ("z/untracked", "u")];
     let (temp, stage, touched) = stage(&files, &["a", "gone", "new/deep/b", "z"]);
-    let small = stage.tree();
-    fs::remove_file(small.join("gone")).unwrap();
+    let staging = stage.tree();
+    fs::remove_file(staging.join("gone")).unwrap();
     for (name, content) in [("a", "new"), ("new/deep/b", "b"), ("z", "in the way of it is somebody's file")] {
-        write(&small, name, content);
+        write(&staging, name, content);
     }
     let before = tree(temp.path());
-    let SwapError::TakenBack(error) = stage.swap(&touched).unwrap_err() else { panic!("it is stuck") };
+    let SwapError::RolledBack(error) = stage.swap(&touched).unwrap_err() else { panic!("it is stuck") };
     assert!(error.to_string().contains("/z: "), "{error}");
     assert_eq!(tree(temp.path()), before);
     assert_eq!(fs::read_dir(temp.path().join(".git")).unwrap().count(), 0);

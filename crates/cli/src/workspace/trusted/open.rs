@@ -1,6 +1,7 @@
-//! Which command lines may have more run than the paths that stand in them: those with an interpreter, those that go
-//! elsewhere, and those that tell programs where to look or what to load. How each of them reads its options is not known
-//! here, and a doubt counts as yes: of such a line any word may be a file's (see `words`).
+//! Detects open command lines, which may have other files run than the paths in them: those with an interpreter, those
+//! that change the directory, and those that tell programs where to look or what to load. How each program reads its
+//! options is not known here, and a doubt counts as yes: any word of such a line may be a file's name (see
+//! [`super::words`]).
 
 use super::super::patch::folded;
 
@@ -36,73 +37,78 @@ const INTERPRETERS: [&str; 29] = [
     "yash",
     "zsh",
 ];
-/// Those that run what is first in a directory, too.
-const OF_DIRECTORIES: [&str; 8] = ["graalpy", "ipython", "jython", "lua", "luajit", "micropython", "pypy", "python"];
-/// Those to which that may be any file in it.
-const OF_PACKAGES: [&str; 12] =
+/// Interpreters that run a directory by its first file, too.
+const DIRECTORY_INTERPRETERS: [&str; 8] =
+    ["graalpy", "ipython", "jython", "lua", "luajit", "micropython", "pypy", "python"];
+/// Interpreters for which that may be any file of the directory.
+const PACKAGE_INTERPRETERS: [&str; 12] =
     ["bun", "bunx", "deno", "node", "nodejs", "npm", "npx", "pnpm", "pnpx", "ts-node", "tsx", "yarn"];
-/// What runs a file or another program, whatever those are.
+/// Programs that run any file or program.
 const RUNNERS: [&str; 19] = [
     "busybox", "command", "doas", "env", "eval", "exec", "ionice", "nice", "nohup", "parallel", "setsid", "source",
     "stdbuf", "sudo", "time", "timeout", "toybox", "unbuffer", "xargs",
 ];
-/// Words after which a command line is elsewhere.
-const GOES: [&str; 3] = ["cd", "chdir", "pushd"];
-/// Words before a command.
+/// Commands that change the directory.
+const CHANGE_DIR: [&str; 3] = ["cd", "chdir", "pushd"];
+/// Shell keywords before a command.
 const KEYWORDS: [&str; 10] = ["!", "do", "elif", "else", "if", "then", "until", "while", "{", "}"];
-/// What says where the line is, which is the top of the tree, when nothing is quoted.
-const HERE: [&str; 5] =
+/// Spellings, without quotes, of the directory the line runs in: the root of the tree.
+const OWN_DIR: [&str; 5] =
     ["$(git rev-parse --show-toplevel)", "`git rev-parse --show-toplevel`", "$(pwd)", "${PWD}", "$PWD"];
 
-/// What has a shell take what it would else read, and is no part of it.
+/// Quoting characters of a shell, which are no part of a word.
 pub(super) const QUOTES: [char; 3] = ['"', '\'', '\\'];
 
-/// A line that is open.
+/// Open command line.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact about a line, whatever the others are")]
-pub(super) struct Open {
-    /// As it was typed, without quotes, and without the program's name that it begins with.
+pub(super) struct OpenLine {
+    /// The line without quotes and without the name of the program that it begins with.
     pub(super) text: String,
-    /// Whether it goes elsewhere.
-    pub(super) goes: bool,
-    /// Whether something in it says what is not known here: a variable, a substitution.
-    pub(super) varies: bool,
-    /// Whether it names the directory that it is in, by a dot.
-    pub(super) is_here: bool,
-    /// Whether what runs may run what is first in a directory,
+    /// Whether it changes the directory.
+    pub(super) changes_dir: bool,
+    /// Whether it has a variable or a substitution whose value is not known.
+    pub(super) has_unknowns: bool,
+    /// Whether it names its own directory, by a dot.
+    pub(super) names_own_dir: bool,
+    /// Whether what runs may run a directory by its first file.
     pub(super) runs_directories: bool,
-    /// and whether that may be any file in it.
+    /// Whether that may be any file of the directory.
     pub(super) runs_packages: bool,
 }
 
-impl Open {
-    /// None for a line that is not open.
+impl OpenLine {
+    /// Parses a line; none when it is not open.
     pub(super) fn new(typed: &str) -> Option<Self> {
         let text = unquoted(typed);
         let has = |names: &[&str]| tokens(&text).any(|(token, _)| is_one_of(token, names));
-        let (directories, packages) = (has(&OF_DIRECTORIES), has(&OF_PACKAGES));
+        let (directories, packages) = (has(&DIRECTORY_INTERPRETERS), has(&PACKAGE_INTERPRETERS));
         let is_open = directories
             || packages
             || has(&INTERPRETERS)
             || tokens(&text).any(|(token, after)| {
-                RUNNERS.contains(&name(token)) || goes(token) || looks(token) || sets(token, after)
+                RUNNERS.contains(&name(token))
+                    || changes_dir(token)
+                    || is_dir_option(token)
+                    || sets_search_path(token, after)
             })
             || runs_any(&text);
-        // One of the variables may say what runs.
-        let varies = text.match_indices('$').any(|(at, _)| varies(&text[at + 1..]));
+        // A variable may name the program.
+        let has_unknowns = text.match_indices('$').any(|(at, _)| has_unknowns(&text[at + 1..]));
         let rest = without_program(&text);
         is_open.then(|| Self {
-            goes: tokens(&text).any(|(token, _)| goes(token)),
-            varies,
-            is_here: tokens(rest).any(|(token, after)| is_here(token, after)),
-            runs_directories: directories || packages || varies,
-            runs_packages: packages || varies,
+            changes_dir: tokens(&text).any(|(token, _)| changes_dir(token)),
+            has_unknowns,
+            names_own_dir: tokens(rest).any(|(token, after)| is_own_dir(token, after)),
+            runs_directories: directories || packages || has_unknowns,
+            runs_packages: packages || has_unknowns,
             text: rest.to_owned(),
         })
     }
 }
 
-/// What paths are made of in a line that is not quoted, each with what follows it. `%f` is none.
+/// Splits a line without quotes into tokens that may be paths, each with the text after it. git's placeholder `%f` is
+/// one token, so that it is not the name `f`.
 pub(super) fn tokens(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -118,7 +124,7 @@ fn is_token(c: char) -> bool {
     is_name(c) || matches!(c, '.' | '/')
 }
 
-/// What names are made of, besides dots.
+/// Characters of names, besides dots.
 pub(super) fn is_name(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_' | '%')
 }
@@ -127,12 +133,12 @@ fn name(token: &str) -> &str {
     token.rsplit('/').next().unwrap_or(token)
 }
 
-/// Quotes are gone, so that what a shell takes for one word is one. A substitution looks the same in either spelling, and what
-/// goes to a file is one word with the sign.
+/// Removes quotes, so that a shell's word is one word. Both spellings of a substitution become the same, and a
+/// redirection and its file one word.
 fn unquoted(typed: &str) -> String {
     let mut text = typed.replace("\\\n", " ");
     text.retain(|c| !QUOTES.contains(&c));
-    for here in HERE {
+    for here in OWN_DIR {
         text = text.replace(here, ".");
     }
     text = text.replace('`', "$(");
@@ -144,7 +150,7 @@ fn unquoted(typed: &str) -> String {
     text.trim_start_matches(|c: char| c == '!' || c.is_whitespace()).to_owned()
 }
 
-/// The rest of a line that begins with a program of `PATH`: that is no file of a tree.
+/// Returns the rest of a line that begins with a program of `PATH`, which is no file of a tree.
 fn without_program(text: &str) -> &str {
     let rest = text.trim_start_matches(|c| is_name(c) || c == '.');
     if rest.starts_with(['/', '=']) { text } else { rest }
@@ -156,19 +162,21 @@ fn is_one_of(token: &str, names: &[&str]) -> bool {
     names.iter().any(|name| [plain, whole.as_str()].contains(name))
 }
 
-fn goes(token: &str) -> bool {
-    GOES.iter().any(|name| token.eq_ignore_ascii_case(name))
+fn changes_dir(token: &str) -> bool {
+    CHANGE_DIR.iter().any(|name| token.eq_ignore_ascii_case(name))
 }
 
-/// Whether it is an option by which a program works elsewhere.
-fn looks(token: &str) -> bool {
+/// Whether a token is an option that names a directory.
+fn is_dir_option(token: &str) -> bool {
     token.starts_with('-') && ["C", "dir", "cwd"].iter().any(|part| token.contains(part))
 }
 
-/// Whether it is a variable by which programs, or an interpreter, look for what they run.
-fn sets(token: &str, after: &str) -> bool {
+/// Whether a token sets a variable by which programs or interpreters look for what they run.
+fn sets_search_path(token: &str, after: &str) -> bool {
     let is_variable = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let known = || INTERPRETERS.iter().chain(&OF_DIRECTORIES).chain(&OF_PACKAGES).filter(|name| name.len() > 2);
+    let known = || {
+        INTERPRETERS.iter().chain(&DIRECTORY_INTERPRETERS).chain(&PACKAGE_INTERPRETERS).filter(|name| name.len() > 2)
+    };
     after.trim_start_matches('+').starts_with('=')
         && token.chars().all(is_variable)
         && (["PATH", "PRELOAD"].iter().any(|part| token.contains(part))
@@ -176,8 +184,8 @@ fn sets(token: &str, after: &str) -> bool {
             || known().any(|name| token.to_ascii_lowercase().starts_with(name)))
 }
 
-/// Whether a token is the directory that the line is in, also behind an option's letters; not so in a pattern (`.*`).
-fn is_here(token: &str, after: &str) -> bool {
+/// Whether a token is the line's own directory, also behind an option's letters; not in a pattern (`.*`).
+fn is_own_dir(token: &str, after: &str) -> bool {
     let path = token.trim_end_matches('/');
     let before = path.trim_end_matches('.');
     before.len() < path.len()
@@ -185,27 +193,27 @@ fn is_here(token: &str, after: &str) -> bool {
         && !after.starts_with(['*', '?', '+', '['])
 }
 
-/// The commands of a line, each in words that begin with its name or with what is set for it.
+/// Splits a line into commands, each as words that begin with its name or with assignments.
 fn commands(text: &str) -> impl Iterator<Item = impl Iterator<Item = &str>> {
     let commands = text.split([';', '|', '&', '(', ')', '\n']);
     commands.map(|command| command.split_whitespace().skip_while(|word| KEYWORDS.contains(word)))
 }
 
-/// Whether a variable or a substitution stands where a program does, or the dot that is a shell's.
+/// Whether a command's program is a variable, a substitution, or the shell's dot.
 fn runs_any(text: &str) -> bool {
-    // At the end of a word, before a parenthesis, a `$` is a substitution.
-    let is_any = |word: &str| word.split('$').skip(1).any(|rest| rest.is_empty() || varies(rest));
+    // A `$` at the end of a word, before a parenthesis, is a substitution.
+    let is_any = |word: &str| word.split('$').skip(1).any(|rest| rest.is_empty() || has_unknowns(rest));
     commands(text).any(|mut words| match words.next() {
         Some(".") => words.next().is_some(),
-        // The program comes later.
+        // The program is a later word.
         Some(first) if first.contains(['=', '<', '>']) => words.any(is_any),
         first => first.is_some_and(is_any),
     })
 }
 
-/// Whether what follows a `$` has it stand for what is not known. What git gives to a program is no directory, and a home is
-/// none of a tree's.
-fn varies(after: &str) -> bool {
+/// Whether the text after a `$` makes it stand for something unknown. The arguments that git passes to a program are no
+/// directories, and the home is not in a tree.
+fn has_unknowns(after: &str) -> bool {
     if after.starts_with('(') {
         return true;
     }

@@ -1,9 +1,9 @@
 //! Programs that git runs of its own accord, and the files that their command lines name.
 
-use super::{super::patch::folded, expanded, open::Open, protected_paths::ProtectedPaths, words::Words};
+use super::{super::patch::folded, expanded, open::OpenLine, protected_paths::ProtectedPaths, words::Words};
 use std::borrow::Cow;
 
-/// Last words of keys whose value is a program that git runs by itself, in the middle of what it is asked for.
+/// Last parts of keys whose value is a program that git runs by itself in the middle of a command.
 const PROGRAMS: [&str; 24] = [
     "alternaterefscommand",
     "askpass",
@@ -31,10 +31,10 @@ const PROGRAMS: [&str; 24] = [
     "vcs",
 ];
 
-/// What separates the words of a command line. A substitution (`$(…)/x`) is a part of the word that it is in.
+/// Separators of the words of a command line. A substitution (`$(…)/x`) is a part of the word that it is in.
 const BETWEEN: [char; 15] = [' ', '\t', '\n', '\r', '"', '\'', '`', '=', ';', '|', '&', '<', '>', '(', '!'];
 
-/// Whether a key's value is a program that git runs without being asked for it by name, as an alias is.
+/// Whether a key's value is a program that git runs without being asked for it by name, as it is for an alias.
 pub(super) fn is_program(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or_default();
     let by_name = ["alias.", "browser.", "difftool.", "guitool.", "man.", "mergetool.", "tar."];
@@ -45,23 +45,23 @@ pub(super) fn is_program(key: &str) -> bool {
 /// A command line that git runs.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// As it was written.
+    /// As it is written in the configuration.
     typed: String,
-    /// As names are compared.
+    /// Case-folded.
     folded: String,
-    /// Its words, where any of them may be a file's name.
+    /// Words of an open line, in which any may be a file's name.
     words: Option<Words>,
 }
 
 impl Program {
     pub(super) fn new(line: &[u8]) -> Self {
         let typed = String::from_utf8_lossy(line).into_owned();
-        Self { folded: folded(line), words: Open::new(&typed).map(Words::new), typed }
+        Self { folded: folded(line), words: OpenLine::new(&typed).map(Words::new), typed }
     }
 
-    /// Whether it names a file of a tree, alone or as the end of a longer path whose beginning is not known: others are among
-    /// its `paths`. A word without a slash is the name of a program of `PATH`, or one of a program's own words
-    /// (`git-lfs clean`), unless it looks like a file's or the line is open.
+    /// Whether the line names a file of a tree, alone or as the end of a longer path whose beginning is not known;
+    /// other paths are among `paths`. A word without a slash is the name of a program of `PATH` or an argument
+    /// (`git-lfs clean`), unless it looks like a file's name or the line is open.
     pub(super) fn names(&self, path: &str) -> bool {
         self.names_as_it_is(path) || self.words.as_ref().is_some_and(|words| words.name(path))
     }
@@ -75,17 +75,17 @@ impl Program {
         })
     }
 
-    /// The paths in it: absolute, from a home, or as they count from a tree.
+    /// Returns the paths in the line: absolute, from the home, or relative to a tree.
     pub(super) fn paths(&self) -> Vec<Cow<'_, str>> {
         paths(&self.typed)
     }
 
-    /// Takes in where links lead that its words name, and whether one of its paths is the tree itself.
+    /// Follows links that its words name, and finds out whether one of its paths is the root of the tree.
     pub(super) fn follow(&mut self, protected: &ProtectedPaths) {
-        let ways = |path: &Cow<'_, str>| protected.ways_to(&expanded(path.as_bytes()));
-        let is_here = self.paths().iter().flat_map(ways).any(|way| way.as_os_str().is_empty());
+        let ways = |path: &Cow<'_, str>| protected.paths_to(&expanded(path.as_bytes()));
+        let names_own_dir = self.paths().iter().flat_map(ways).any(|way| way.as_os_str().is_empty());
         if let Some(words) = &mut self.words {
-            words.follow(protected, is_here);
+            words.follow(protected, names_own_dir);
         }
     }
 }
@@ -98,7 +98,7 @@ fn paths(program: &str) -> Vec<Cow<'_, str>> {
         if let Some(path) = in_home(word) {
             return Some(Cow::Owned(format!("~/{path}")));
         }
-        // What a substitution says is not known; as a rule it is the top of the tree.
+        // The result of a substitution is not known; usually it is the root of the tree.
         let literal = word.rfind([')', '}']).map_or(word, |end| &word[end + 1..]);
         let goes_on = literal.len() < word.len() || word.starts_with('/') && goes_on(&program[..at]);
         let path = match literal.strip_prefix('$') {
@@ -111,15 +111,15 @@ fn paths(program: &str) -> Vec<Cow<'_, str>> {
     words.collect()
 }
 
-/// What of a word, folded or not, comes after the variable for the home, if that is all that it does not say itself.
+/// Returns the part of a word after the variable for the home, unless that has other substitutions.
 fn in_home(word: &str) -> Option<&str> {
     let beginnings = ["$HOME/", "${HOME}/", "$home/", "${home}/"];
     let path = beginnings.iter().find_map(|beginning| word.strip_prefix(beginning));
     path.filter(|path| !path.contains(['$', ')', '}']))
 }
 
-/// Whether it is not known where the path leads whose beginning `before` ends with: it is no plain one (a substitution, a
-/// variable), or it goes up, which leads into the tree where git works in its own directory.
+/// Whether it is not known where the path leads whose beginning is the end of `before`: it has a substitution or a
+/// variable, or `..`, which leads into the tree where git works in its own directory.
 fn leads_anywhere(before: &str) -> bool {
     let start = before.rfind(BETWEEN).map_or(0, |at| at + 1);
     let word = &before[start..];
@@ -128,13 +128,13 @@ fn leads_anywhere(before: &str) -> bool {
     goes_on(&before[..start]) || !is_whole && !is_plain
 }
 
-/// Whether a word after this goes on with what is in quotes, or in a substitution, before it.
+/// Whether a word after this continues a quoted text or a substitution.
 fn goes_on(before: &str) -> bool {
     let outside = before.trim_end_matches(['"', '\'', '`']);
     outside.len() < before.len() && outside.ends_with(|c| is_word(c) || matches!(c, ')' | '}'))
 }
 
-/// What a name is made of; `%f` is none.
+/// Characters of words. With `%`, git's placeholder `%f` is one word and not the name `f`.
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '%')
 }

@@ -40,8 +40,8 @@ impl ProtectedPaths {
     }
 
     /// Returns all paths in the tree by which `path` is reached.
-    pub(super) fn ways_to(&self, place: &Path) -> Vec<PathBuf> {
-        let names: Vec<PathBuf> = self.found(place).iter().flat_map(|place| ways(place)).collect();
+    pub(super) fn paths_to(&self, path: &Path) -> Vec<PathBuf> {
+        let names: Vec<PathBuf> = self.absolute(path).iter().flat_map(|path| all_paths(path)).collect();
         names.iter().flat_map(|name| self.roots.iter().filter_map(move |root| below(name, root))).collect()
     }
 
@@ -51,29 +51,25 @@ impl ProtectedPaths {
     }
 
     /// Makes `path` absolute; a relative one counts from each root.
-    pub(super) fn found(&self, place: &Path) -> Vec<PathBuf> {
-        if place.is_absolute() {
-            vec![place.to_owned()]
-        } else {
-            self.roots.iter().map(|root| root.join(place)).collect()
-        }
+    pub(super) fn absolute(&self, path: &Path) -> Vec<PathBuf> {
+        if path.is_absolute() { vec![path.to_owned()] } else { self.roots.iter().map(|root| root.join(path)).collect() }
     }
 
     /// Protects a file, if it is in the tree or its path leads through the tree.
-    pub(super) fn file(&mut self, place: &Path, why: &str) {
-        self.add(place, why, false);
+    pub(super) fn file(&mut self, path: &Path, why: &str) {
+        self.add(path, why, false);
     }
 
     /// Protects a directory with all that is in it.
-    pub(super) fn dir(&mut self, place: &Path, why: &str) {
-        self.add(place, why, true);
+    pub(super) fn dir(&mut self, path: &Path, why: &str) {
+        self.add(path, why, true);
     }
 
-    fn add(&mut self, place: &Path, why: &str, is_dir: bool) {
-        let mut names = self.ways_to(place);
+    fn add(&mut self, path: &Path, why: &str, is_dir: bool) {
+        let mut names = self.paths_to(path);
         // Without a root, a path that begins with `..` is outside of any tree.
-        if self.roots.is_empty() && place.is_relative() && place.components().next() != Some(Component::ParentDir) {
-            names.extend(below(&plain(&Path::new("/").join(place)), Path::new("/")));
+        if self.roots.is_empty() && path.is_relative() && path.components().next() != Some(Component::ParentDir) {
+            names.extend(below(&plain(&Path::new("/").join(path)), Path::new("/")));
         }
         // The root itself is no file.
         for name in names.into_iter().filter(|name| is_dir || !name.as_os_str().is_empty()) {
@@ -86,12 +82,12 @@ impl ProtectedPaths {
     /// Returns why a case-folded path is protected: it is a protected one, is below one, or is a directory above one,
     /// where a link would lead elsewhere.
     pub(super) fn reason(&self, path: &str) -> Option<&str> {
-        let place = self.known.iter().find(|(place, Protected { is_dir, .. })| match place.as_str() {
+        let found = self.known.iter().find(|(known, Protected { is_dir, .. })| match known.as_str() {
             // The root protects what is directly in it.
             "" => !path.contains('/'),
-            place => path == place || *is_dir && is_below(path, place) || is_below(place, path),
+            known => path == known || *is_dir && is_below(path, known) || is_below(known, path),
         });
-        place.map(|(_, place)| place.why.as_str())
+        found.map(|(_, protected)| protected.why.as_str())
     }
 }
 
@@ -105,7 +101,7 @@ fn below(path: &Path, root: &Path) -> Option<PathBuf> {
 
 /// Returns the paths by which an absolute path is reached: itself, and another one for each link on the way, whether
 /// the target exists or not.
-fn ways(path: &Path) -> Vec<PathBuf> {
+fn all_paths(path: &Path) -> Vec<PathBuf> {
     let (mut names, mut links) = (vec![plain(path)], 0);
     let (mut at, mut rest) = (PathBuf::new(), path.to_owned());
     loop {

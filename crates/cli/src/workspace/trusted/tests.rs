@@ -1,4 +1,4 @@
-//! What of a tree is believed, and what only looks like it.
+//! Paths that git believes or runs, and paths that only look like it.
 
 use super::*;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ fn trusted(root: &Path, listing: &str) -> Trusted {
     trusted
 }
 
-/// What the configuration of the repository in a tree makes of that.
+/// Reads `entry` as the configuration of the repository at `root`.
 fn local(root: &Path, entry: &str) -> Trusted {
     trusted(root, &format!("file:{}/.git/config|{entry}|", root.display()))
 }

@@ -1,12 +1,12 @@
-//! The words of an open command line (see `open`), and the files that they may be.
+//! Words of an open command line (see [`super::open`]), and the files that they may name.
 //!
-//! An interpreter finds a file by its name or by less than that (`strip` for `strip.py`), in the top of the tree or in a
-//! directory that it is told of, and a directory by what is first in it. All of these are words of the line then, wherever they
-//! stand in it.
+//! An interpreter finds a file by its name or by less than that (`strip` for `strip.py`), in the root of the tree or in
+//! a directory that it is told of, and a directory by its first file (`index.js`). So all of these may be words
+//! anywhere in the line.
 
 use super::{
     super::{patch::folded, shadow_repository::small},
-    open::{Open, QUOTES, is_name, tokens},
+    open::{OpenLine, QUOTES, is_name, tokens},
     protected_paths::ProtectedPaths,
 };
 use std::{
@@ -16,126 +16,130 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Most entries of directories that are looked at for links, for one line.
+/// Most directory entries that are searched for links, for one line.
 const MAX_ENTRIES: usize = 10_000;
 /// Directories in which interpreters look without being told.
-const UNTOLD: [&str; 2] = ["__pycache__", "node_modules"];
-/// Beginnings of files that stand for the directory they are in.
-const FIRST: [&str; 5] = ["__init__", "__main__", "index", "init", "package"];
+const DEFAULT_DIRS: [&str; 2] = ["__pycache__", "node_modules"];
+/// Stems of files that stand for their directory.
+const INDEX_FILES: [&str; 5] = ["__init__", "__main__", "index", "init", "package"];
 /// Variables whose value is options, with or without the dash.
 const OPTIONS: [&str; 2] = ["PERL5OPT", "RUBYOPT"];
 
-/// Where a word stands in the path that it is a part of.
+/// Position of a word in the path that it is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stands {
-    /// A directory on the way.
-    OnTheWay,
+enum Position {
+    /// A directory of the path.
+    Directory,
     /// A part of the last name, between dots.
-    InTheEnd,
-    /// The last name.
-    AsTheEnd,
+    PartOfName,
+    /// The whole last name.
+    Name,
 }
 
-/// See the module's words.
+/// Words of an open command line.
 #[derive(Debug)]
 pub(super) struct Words {
-    line: Open,
-    /// Folded.
-    known: BTreeMap<String, Stands>,
-    /// Those that may be letters of options with a name behind them: each of their ends counts.
-    glued: Vec<(String, Stands)>,
-    /// Whether any of them is such.
+    line: OpenLine,
+    /// Case-folded words.
+    known: BTreeMap<String, Position>,
+    /// Words that may be option letters with a name behind them: each of their suffixes counts.
+    glued: Vec<(String, Position)>,
+    /// Whether every word may be such.
     all_glued: bool,
 }
 
 impl Words {
-    pub(super) fn new(line: Open) -> Self {
+    pub(super) fn new(line: OpenLine) -> Self {
         let text = line.text.clone();
         let all_glued = OPTIONS.iter().any(|variable| text.contains(variable));
         let mut words = Self { line, known: BTreeMap::new(), glued: Vec::new(), all_glued };
-        tokens(&text).for_each(|(token, _)| words.add(token, Stands::AsTheEnd));
+        tokens(&text).for_each(|(token, _)| words.add(token, Position::Name));
         words
     }
 
-    /// Takes in a path whose last name stands so.
-    fn add(&mut self, path: &str, stands: Stands) {
+    /// Adds the names of a path, the last one at `position`.
+    fn add(&mut self, path: &str, position: Position) {
         let path = folded(path.as_bytes());
         let mut names = path.split('/').filter(|name| !name.trim_matches('.').is_empty()).peekable();
         while let Some(name) = names.next() {
-            let stands = if names.peek().is_some() { Stands::OnTheWay } else { stands };
-            parts(name).for_each(|part| self.insert(part, stands));
-            pieces(name).for_each(|piece| self.insert(piece, stands.min(Stands::InTheEnd)));
+            let position = if names.peek().is_some() { Position::Directory } else { position };
+            parts(name).for_each(|part| self.insert(part, position));
+            pieces(name).for_each(|piece| self.insert(piece, position.min(Position::PartOfName)));
         }
     }
 
-    fn insert(&mut self, word: &str, stands: Stands) {
+    fn insert(&mut self, word: &str, position: Position) {
         // An option of one letter has no name behind it.
         if self.all_glued || word.starts_with('-') && !word.starts_with("--") && word.chars().count() > 2 {
-            self.glued.push((word.to_owned(), stands));
+            self.glued.push((word.to_owned(), position));
         }
-        let known = self.known.entry(word.to_owned()).or_insert(stands);
-        *known = stands.max(*known);
+        let known = self.known.entry(word.to_owned()).or_insert(position);
+        *known = position.max(*known);
     }
 
-    /// Whether a file of a tree, folded, may be one that the line has run.
+    /// Whether a file of a tree, by its case-folded path, may be one that the line has run.
     pub(super) fn name(&self, path: &str) -> bool {
-        // As the line is.
+        // The line is without quotes, too.
         let path = path.replace(QUOTES, "");
         let mut dirs: Vec<&str> = path.split('/').collect();
         let Some(name) = dirs.pop() else { return false };
-        let is_known = |dir: &&str| self.stands(dir).is_some();
+        let is_known = |dir: &&str| self.position(dir).is_some();
         let begins = match dirs.first() {
-            Some(dir) => self.is_anywhere() || UNTOLD.contains(dir) || is_known(dir),
+            Some(dir) => self.may_begin_anywhere() || DEFAULT_DIRS.contains(dir) || is_known(dir),
             None => true,
         };
         let is_in_package = || {
             let is_module = dirs.contains(&"node_modules") && dirs.iter().any(is_known);
-            is_module || dirs.iter().any(|dir| self.stands(dir) == Some(Stands::AsTheEnd))
+            is_module || dirs.iter().any(|dir| self.position(dir) == Some(Position::Name))
         };
         begins
             && (is_known(&name)
-                || self.stands(stem(name)) >= Some(Stands::InTheEnd)
-                || FIRST.contains(&stem(name)) && self.has_first(&dirs)
+                || self.position(stem(name)) >= Some(Position::PartOfName)
+                || INDEX_FILES.contains(&stem(name)) && self.runs_index_file(&dirs)
                 || self.line.runs_packages && is_in_package())
     }
 
-    /// Whether what it names may begin in any directory.
-    fn is_anywhere(&self) -> bool {
-        self.line.goes || self.line.varies || self.line.is_here
+    /// Whether paths in the line may be relative to any directory.
+    fn may_begin_anywhere(&self) -> bool {
+        self.line.changes_dir || self.line.has_unknowns || self.line.names_own_dir
     }
 
-    /// Whether what is first in a directory may be run for it.
-    fn has_first(&self, dirs: &[&str]) -> bool {
-        let Open { goes, varies, is_here, runs_directories, .. } = self.line;
+    /// Whether the first file of a directory may be run for the directory.
+    fn runs_index_file(&self, dirs: &[&str]) -> bool {
+        let OpenLine { changes_dir, has_unknowns, names_own_dir, runs_directories, .. } = self.line;
         let is_run = match dirs.iter().rfind(|dir| **dir != "__pycache__") {
-            Some(dir) => self.stands(dir) >= Some(Stands::InTheEnd) || is_here && (goes || varies),
-            None => is_here,
+            Some(dir) => {
+                self.position(dir) >= Some(Position::PartOfName) || names_own_dir && (changes_dir || has_unknowns)
+            }
+            None => names_own_dir,
         };
         runs_directories && is_run
     }
 
-    /// Where all of a name stands in the line, at least. What no name is made of is between words here as it is there.
-    fn stands(&self, name: &str) -> Option<Stands> {
-        let whole = parts(name).try_fold(Stands::AsTheEnd, |stands, part| Some(stands.min(self.word(part)?)));
-        let in_pieces = pieces(name).all(|piece| self.word(piece) >= Some(Stands::InTheEnd));
-        whole.max(in_pieces.then_some(Stands::InTheEnd))
+    /// Returns the lowest position of the parts of a name in the line. Characters that no name has separate words here
+    /// as they do in the line.
+    fn position(&self, name: &str) -> Option<Position> {
+        let whole = parts(name).try_fold(Position::Name, |position, part| Some(position.min(self.word(part)?)));
+        let in_pieces = pieces(name).all(|piece| self.word(piece) >= Some(Position::PartOfName));
+        whole.max(in_pieces.then_some(Position::PartOfName))
     }
 
-    fn word(&self, word: &str) -> Option<Stands> {
-        let glued = self.glued.iter().filter(|(glued, _)| glued.ends_with(word)).map(|(_, stands)| *stands);
+    fn word(&self, word: &str) -> Option<Position> {
+        let glued = self.glued.iter().filter(|(glued, _)| glued.ends_with(word)).map(|(_, position)| *position);
         glued.max().max(self.known.get(word).copied())
     }
 
-    /// Takes in where links lead that it names, as if it named that, too: those in the top of the tree and in directories that
-    /// it names. So it does with what a package in the top says is the file to run. `is_here`: one of its paths is that top.
-    pub(super) fn follow(&mut self, protected: &ProtectedPaths, is_here: bool) {
+    /// Adds the targets of links that the line names, as if it named them: links in the root of the tree and in
+    /// directories that it names. Adds the main file of a package in the root as well. `names_own_dir`: one of the line's
+    /// paths is the root.
+    pub(super) fn follow(&mut self, protected: &ProtectedPaths, names_own_dir: bool) {
         let Some(root) = protected.root() else { return };
-        self.line.is_here |= is_here;
+        self.line.names_own_dir |= names_own_dir;
         if self.line.runs_packages
-            && self.has_first(&[])
+            && self.runs_index_file(&[])
             && let Some(main) = main_of(root)
         {
-            self.add(&main, Stands::AsTheEnd);
+            self.add(&main, Position::Name);
         }
         let (mut next, mut seen, mut left) = (vec![PathBuf::new()], HashSet::new(), MAX_ENTRIES);
         while let Some(dir) = next.pop().filter(|_| left > 0) {
@@ -146,13 +150,13 @@ impl Words {
                 left -= 1;
                 let Ok(kind) = entry.file_type() else { continue };
                 let (path, name) = (dir.join(entry.file_name()), folded(entry.file_name().as_bytes()));
-                if kind.is_dir() && (UNTOLD.contains(&name.as_str()) || self.stands(&name).is_some()) {
+                if kind.is_dir() && (DEFAULT_DIRS.contains(&name.as_str()) || self.position(&name).is_some()) {
                     next.push(path);
                 } else if kind.is_symlink() && self.name(&folded(path.as_os_str().as_bytes())) {
-                    let stands = self.stands(&name).unwrap_or(Stands::InTheEnd);
-                    for way in protected.ways_to(&path) {
-                        self.line.is_here |= way.as_os_str().is_empty();
-                        self.add(&way.to_string_lossy(), stands);
+                    let position = self.position(&name).unwrap_or(Position::PartOfName);
+                    for way in protected.paths_to(&path) {
+                        self.line.names_own_dir |= way.as_os_str().is_empty();
+                        self.add(&way.to_string_lossy(), position);
                         next.push(way);
                     }
                 }
@@ -161,23 +165,23 @@ impl Words {
     }
 }
 
-/// What of a name may be words, with dots in them,
+/// Splits a name into words that may have dots in them.
 fn parts(name: &str) -> impl Iterator<Item = &str> {
     name.split(|c| !is_name(c) && c != '.').filter(|part| !part.is_empty())
 }
 
-/// and without.
+/// Splits a name into words without dots.
 fn pieces(name: &str) -> impl Iterator<Item = &str> {
     name.split(|c| !is_name(c)).filter(|piece| !piece.is_empty())
 }
 
-/// A name without its ends.
+/// Returns a name without its extensions.
 fn stem(name: &str) -> &str {
     let dots = name.len() - name.trim_start_matches('.').len();
     name[dots..].find('.').map_or(name, |at| &name[..dots + at])
 }
 
-/// The file that a package says is its first.
+/// Returns the main file that a `package.json` names.
 fn main_of(root: &Path) -> Option<String> {
     let text = small(&root.join("package.json").canonicalize().ok()?).ok()??;
     let package: serde_json::Value = serde_json::from_slice(&text).ok()?;

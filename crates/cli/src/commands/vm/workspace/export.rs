@@ -57,7 +57,7 @@ pub(crate) struct ExportArgs {
     vm: VmName,
 }
 
-/// What was done with a patch.
+/// Outcome of an export, as JSON.
 #[derive(Debug, Serialize)]
 struct Exported {
     base_commit: String,
@@ -67,7 +67,7 @@ struct Exported {
     applied_to: Option<PathBuf>,
 }
 
-/// Takes the patch, and writes or applies it.
+/// Gets the patch, and writes, prints or applies it.
 pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
     let request = ExportRequest { base: args.base_commit, guest_path: args.guest_path, exclude: args.exclude };
     let to_stdout = args.output.is_none() && !args.apply;
@@ -131,10 +131,10 @@ fn describe(exported: &Exported) -> String {
     }
 }
 
-/// The whole file or none.
+/// Writes the whole file or none.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) {
-        // A pipe, a terminal, a link somebody wants followed.
+        // A pipe, a terminal, or a link to follow.
         return std::fs::OpenOptions::new().write(true).truncate(true).create(true).open(path)?.write_all(bytes);
     }
     let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or_else(|| Path::new("."));

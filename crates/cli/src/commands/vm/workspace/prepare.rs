@@ -26,7 +26,7 @@ use std::{path::PathBuf, sync::Arc};
 
 const UNDONE: &str = "interrupted: the repository is in the VM in part, or not at all; prepare it again with --force";
 
-/// How a repository is brought.
+/// Options of an import.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImportArgs {
     /// Create this branch in the guest and check it out
@@ -50,7 +50,7 @@ pub(crate) struct ImportArgs {
 }
 
 impl ImportArgs {
-    /// Whether something was asked that only a repository makes sense of.
+    /// Returns an option that was given and makes sense only with a repository.
     pub(crate) fn needs_a_path(&self) -> Option<&'static str> {
         [
             (self.branch.is_some(), "--branch"),
@@ -73,7 +73,7 @@ impl ImportArgs {
     }
 }
 
-/// Works out what would arrive, and says what is worth saying about it.
+/// Plans the import, and tells its notices.
 pub(crate) async fn make_plan(context: &Context, request: ImportRequest) -> Result<Arc<Plan>> {
     let planning = tokio::task::spawn_blocking(move || Plan::make(request));
     let plan = planning.await.map_err(|error| internal("cannot look at the repository", &error))??;
@@ -81,7 +81,7 @@ pub(crate) async fn make_plan(context: &Context, request: ImportRequest) -> Resu
     Ok(Arc::new(plan))
 }
 
-/// The files that would arrive, one a line as `git ls-files` prints them.
+/// Prints the files that would arrive, one a line as `git ls-files` does.
 pub(crate) fn print_files(context: &Context, plan: &Plan) -> Result {
     let files: Vec<String> = plan.files().iter().map(|path| quoted(path)).collect();
     context.printer.data(&files, |files| files.join("\n"))?;
@@ -115,7 +115,7 @@ pub(crate) struct PrepareArgs {
     path: PathBuf,
 }
 
-/// Brings the repository and prints what was recorded.
+/// Imports the repository and prints the recorded workspace.
 pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
     let dry_run = args.import.dry_run();
     let mut signals = Signals::install()?;
@@ -128,7 +128,7 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
             }
             let lock = ImportLock::take(context, vm).await?;
             let plan = make_plan(context, request).await?;
-            let tools = bootstrap::asked(&plan).filter(|_| !args.no_bootstrap);
+            let tools = bootstrap::tools_file(&plan).filter(|_| !args.no_bootstrap);
             if let Some(file) = tools {
                 has_network(context, vm, file).await?;
             }
@@ -155,5 +155,5 @@ async fn has_network(context: &Context, vm: &str, file: &str) -> Result<()> {
     let mut daemon = context.daemon().await?;
     let settings: Vec<Setting> = daemon.get("/v1/config").await?;
     let vm: Vm = daemon.get(&format!("/v1/vms/{}", segment(vm))).await?;
-    if bootstrap::has_network(Some(vm.nat), &settings) { Ok(()) } else { Err(bootstrap::unreachable(file).into()) }
+    if bootstrap::has_network(Some(vm.nat), &settings) { Ok(()) } else { Err(bootstrap::no_network(file).into()) }
 }
