@@ -4,7 +4,7 @@
 //! Everything is asked of a shadow repository, so no filter runs: a file whose content only a filter explains (Git LFS)
 //! is sent as it is, and the guest's index takes it for unchanged.
 
-use super::{attributes, files::Tree, git::refused, quote::quoted, shadow_repository::ShadowRepository};
+use super::{attributes, files::Tree, git::git_failed, quote::quoted, shadow_repository::ShadowRepository};
 use banger_proto::failure::{Code, Failure};
 use std::{collections::HashSet, io};
 

@@ -134,7 +134,7 @@ mod tests {
     fn what_the_guest_said_stays() {
         let imported = "user.name=A core.autocrlf=true remote.origin.url=u branch.main.remote=origin";
         let arriving = "user.name=B core.autocrlf=input remote.origin.url=v";
-        // What the guest left alone follows the repository.
+        // Keys that the guest left alone follow the repository.
         assert_eq!(merged(imported, imported, arriving, false), config(arriving));
         let current = "user.name=Me core.autocrlf=false remote.origin.url=u branch.main.remote=fork remote.fork.url=f \
                   remote.fork.fetch=1 remote.fork.fetch=2";
@@ -154,7 +154,7 @@ mod tests {
             let arriving = format!("{zero} user.name=A");
             assert_eq!(merged(&current, &arriving, &arriving, overwrite), config(&arriving));
         }
-        // What the guest removed stays removed.
+        // Keys that the guest removed stay removed.
         let less = "core.autocrlf=true remote.origin.url=u branch.main.remote=origin";
         assert_eq!(merged(less, imported, arriving, false), config("core.autocrlf=input remote.origin.url=v"));
     }

@@ -33,9 +33,9 @@ use std::sync::Arc;
 /// Policy for a workspace that exists already in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// Is brought up to date; refused when the guest changed it.
+    /// Updated; refused when the guest changed it.
     Update,
-    /// Is overwritten, together with what the guest changed.
+    /// Overwritten, with the guest's changes.
     Overwrite,
 }
 
@@ -61,7 +61,8 @@ pub(super) fn absolute(path: String) -> Result<String> {
     }
 }
 
-/// Reads arbitrary bytes as a guest's answer about a workspace, for [`crate::fuzzing`]: the paths and the object ids in it.
+/// Reads arbitrary bytes as a guest's answer about a workspace, for [`crate::fuzzing`]: returns the paths and the
+/// object ids in it.
 pub(crate) fn fuzz_read(answer: &[u8]) -> (Vec<Result<String>>, Vec<String>) {
     let status = guest::parse(answer).map(|WorkspaceStatus { path, .. }| path);
     let arrived = guest::parse(answer).map(|Arrived { path }| path);

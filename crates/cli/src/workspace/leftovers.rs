@@ -1,5 +1,5 @@
-//! What an existing workspace in a guest leaves behind when a repository is imported over it: what is removed, and what
-//! stays the guest's own.
+//! Works out what an existing workspace in a guest leaves behind when a repository is imported over it: what is
+//! removed, and what stays the guest's own.
 
 use super::{
     changes::RepoPath,

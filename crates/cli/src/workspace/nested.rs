@@ -65,8 +65,8 @@ impl GitDirParts {
         Self(made)
     }
 
-    /// Whether git would take a case-folded directory for a git directory, with what is `there` and what the patch
-    /// adds.
+    /// Whether git would take a case-folded directory for a git directory, with the host's directory `there` and the
+    /// parts that the patch adds.
     fn is_git_dir(&self, dir: &str, there: Option<&Path>) -> bool {
         let made = self.0.get(dir);
         let has = |part: &'static str| {

@@ -82,7 +82,7 @@ impl Plan {
     pub(crate) fn make(request: ImportRequest) -> Result<Self, Failure> {
         let git = Git::find()?;
         let repository = Repository::around(&git, &request.path)?;
-        let notice = swap::take_back(&repository)?;
+        let notice = swap::roll_back(&repository)?;
         let mut plan = Self::of(&git, repository, request, 0)?;
         plan.notices.splice(0..0, notice);
         Ok(plan)

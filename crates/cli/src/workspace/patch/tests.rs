@@ -141,7 +141,7 @@ fn every_place_that_names_a_file_counts() {
     for (from, to) in [("x", ".git/hooks/x"), ("../secret", "y"), (".git/config", "y"), ("x", "/etc/x")] {
         let rename = format!("diff --git a/{from} b/{to}\nsimilarity index 100%\nrename from {from}\nrename to {to}\n");
         assert_eq!(check(rename.as_bytes()).unwrap_err().code, Code::Denied, "{from} {to}");
-        // Nobody asked for copies.
+        // Copies are not asked for.
         let copy = format!("diff --git a/a b/b\nsimilarity index 100%\ncopy from {from}\ncopy to {to}\n");
         assert_eq!(check(copy.as_bytes()).unwrap_err().code, Code::Guest);
     }
@@ -149,7 +149,7 @@ fn every_place_that_names_a_file_counts() {
     assert!(check(twice.as_bytes()).unwrap_err().message.contains("twice"));
 }
 
-/// What a patch leaves open is said, so that whoever applies it looks.
+/// A patch's summary names what the patch does not show, so that the caller checks it.
 #[test]
 fn renames_say_what_they_do_not_show() {
     let rename = |from: &str, to: &str, more: &str| {
@@ -165,12 +165,12 @@ fn renames_say_what_they_do_not_show() {
     assert_eq!(open(&rename("a", "b", modes)), (0, None));
     let changed = rename("a", "b", "") + "index 1..2 100644\n" + &hunk("a", "b", " x\n-y\n+z\n");
     assert_eq!(open(&changed), (0, None));
-    // Attributes that only their old name shows.
+    // Attributes whose old content is not in the patch.
     let rules = Some(b"d/.gitattributes".to_vec());
     for more in [String::new(), "index 1..2 100644\n".to_owned() + &hunk("a", "d/.gitattributes", " x\n-y\n+z\n")] {
         assert_eq!(open(&(rename("a", "d/.gitattributes", modes) + &more)).1, rules);
     }
-    // A link whose target is in part the host's, and content of a file that may be one.
+    // A link whose target is partly the host's, and content of a file that may be a link.
     for more in ["index 1..2 120000\n", "index 1..2\n"] {
         for lines in [" ../x\n-a\n+b\n", " a\n ../../x\n"] {
             let patch = rename("d/l", "l", "") + more + &hunk("d/l", "l", lines);
@@ -192,7 +192,7 @@ fn links_stay_inside_and_nothing_goes_through_them() {
     let through = new_file("dir", "120000", "elsewhere") + &new_file("dir/file", "100644", "x");
     let failure = check(through.as_bytes()).unwrap_err();
     assert!(failure.message.contains("dir/file") && failure.message.contains("link"), "{failure:?}");
-    // Where letter case is nothing, another name is the same link.
+    // On a file system that ignores letter case, another name is the same link.
     for (link, file) in [("L", "l/x"), ("a/Dir", "A/dir/y"), ("\u{c4}", "\u{e4}/x"), ("d\u{200d}", "D/x")] {
         for flipped in [false, true] {
             let (link_part, file_part) = (new_file(link, "120000", "elsewhere"), new_file(file, "100644", "x"));
@@ -201,7 +201,7 @@ fn links_stay_inside_and_nothing_goes_through_them() {
             assert!(failure.message.contains("goes through the link"), "{link} {file}: {failure:?}");
         }
     }
-    // The other way round is no better.
+    // The reverse is refused as well.
     let later = new_file("dir/file", "100644", "x") + &new_file("dir", "120000", "elsewhere");
     assert!(check(later.as_bytes()).is_err());
     let binary =
@@ -244,7 +244,7 @@ fn attributes_that_run_programs_are_refused() {
         let failure = check(new_file(".gitattributes", "100644", line).as_bytes()).unwrap_err();
         assert!(failure.message.contains("stand for others"), "{failure:?}");
     }
-    // What the names mean is the host's to say.
+    // The host defines what the names mean.
     for line in ["*.x lfs -text x=y", "\"a b\"lfs\t-text"] {
         let set = check(new_file("a/.gitattributes", "100644", line).as_bytes()).unwrap().attributes;
         let expected = ["-text", "lfs"].map(|name| (b"a/.gitattributes".to_vec(), name.as_bytes().to_vec()));

@@ -25,7 +25,7 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("core.hookspath\n./a/../.githooks/", ".githooks/pre-commit"),
         ("core.hookspath\n/no/such/tree/hooks", "hooks/pre-push"),
         ("core.hookspath\n../hooks", "hooks/pre-receive"),
-        // What is above it may become a link.
+        // A directory above it may become a link.
         ("core.hookspath\na/hooks", "a"),
         ("core.hookspath\n.husky/_", ".husky/pre-commit"),
         ("core.hookspath\n_", "_/pre-commit"),
@@ -38,7 +38,7 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("http.https://host.invalid.sslcainfo\nca.pem", "ca.pem"),
         ("filter.x.clean\nsh -c './tools/clean.py %f'", "tools/clean.py"),
         ("filter.x.clean\n./clean %f", "clean"),
-        // It may be on another branch, and a link instead of its directory here.
+        // It may be on another branch, and its directory a link here.
         ("filter.x.clean\nsh ./tools/clean.sh", "tools"),
         ("filter.x.clean\n/no/such/tree/tools/clean.sh", "tools"),
         ("core.fsmonitor\n\"$(git rev-parse --show-toplevel)/tools/watch\" -x", "tools/watch"),
@@ -51,12 +51,12 @@ fn what_git_believes_in_a_tree_is_known_however_it_is_named() {
         ("core.fsmonitor\n`git rev-parse --show-toplevel`/tools/watch", "tools/watch"),
         ("core.fsmonitor\nwatch -o:./tools/watch", "tools/watch"),
         ("core.editor\n~somebody/bin/edit", "bin/edit"),
-        // As it counts from the git directory.
+        // Relative to the git directory.
         ("filter.x.clean\n../tools/clean", "tools/clean"),
     ] {
         assert!(local(root, entry).reason(path.as_bytes()).is_some(), "{entry:?} {path}");
     }
-    // What is said by banger itself is nobody's configuration, and a file of it in the tree is.
+    // Settings that banger itself passes do not count, but a configuration file in the tree does.
     assert!(trusted(root, "command line:|core.hookspath\nx|").reason(b"x").is_none());
     assert!(trusted(root, "file:/no/such/tree/.gitconfig|a.b\nc|").reason(b".gitconfig").is_some());
 }
@@ -103,7 +103,7 @@ fn what_git_does_not_believe_is_a_file_as_any_other() {
     }
 }
 
-/// A tree with these links and files, in a directory of its own.
+/// Makes a tree with these links and files.
 fn tree(links: &[(&str, &str)], files: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
     let root = temp.path().canonicalize().unwrap().join("tree");
@@ -135,14 +135,14 @@ fn links_are_followed_to_what_they_lead_to() {
         ("hooks", "tools/hooks"),
         ("tools/hooks/pre-commit", "../../scripts/check.sh"),
         (".git/hooks/pre-push", "../../scripts/push.sh"),
-        // One after the other, and through a directory that is one.
+        // A chain of links, and a path through a linked directory.
         (".git/hooks/pre-rebase", "../../scripts/current.sh"),
         ("scripts/current.sh", "v1.sh"),
         (".git/hooks/commit-msg", "../../now/message.sh"),
         ("now", "versions/1"),
-        // What it leads to is on another branch.
+        // The target is on another branch.
         (".git/hooks/post-merge", "../../later/merge.sh"),
-        // Of the tree alone.
+        // Links that lead out of the tree, or to themselves.
         (".git/hooks/update", "/bin/true"),
         (".git/hooks/post-update", "post-update"),
     ];
@@ -209,7 +209,7 @@ fn what_conditions_would_include_is_read_however_deep_it_is() {
         fs::create_dir(root.join(".git").join(dir)).unwrap();
     }
     write("tree/.git/config", "[includeIf \"onbranch:release\"]\n\tpath = ../../one\n[include]\n\tpath = ../../two\n");
-    // One that includes itself, and one that is not there.
+    // A file that includes itself, and one that is missing.
     write(
         "one",
         "[includeIf \"gitdir:/x\"]\n\tpath = three\n\tpath = one\n\tpath = none\n[core]\n\thooksPath = release\n",

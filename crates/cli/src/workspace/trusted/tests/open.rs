@@ -1,4 +1,4 @@
-//! Lines of which any word may be a file's.
+//! Open lines, of which any word may be a file's name.
 
 use super::*;
 use proptest::{
@@ -25,7 +25,7 @@ fn what_an_interpreter_is_told_to_run_is_known_whatever_comes_first() {
         ("filter.x.clean\nphp -ddisplay_errors=stderr munge", "munge"),
         ("filter.x.clean\nnode --max-old-space-size=99 munge", "munge"),
         ("filter.x.clean\nphp8.2 -d a=b -f munge", "munge"),
-        // Letters of options: which case they have counts, and whether they have a value, and where.
+        // Option letters: their case, and whether and where they have a value.
         ("filter.x.clean\nruby -W:no-deprecated munge", "munge"),
         ("filter.x.clean\nruby -Eutf-8 munge", "munge"),
         ("filter.x.clean\nruby -E UTF-8 munge", "munge"),
@@ -42,10 +42,10 @@ fn what_an_interpreter_is_told_to_run_is_known_whatever_comes_first() {
         ("filter.x.clean\nlua -e \"x=1\" munge", "munge"),
         ("filter.x.clean\nnode --loader ./l.mjs munge", "munge"),
         ("filter.x.clean\nnode --env-file .env munge", "munge"),
-        // Options nobody here knows may have a value or none.
+        // Unknown options may have a value or none.
         ("filter.x.clean\nnode --new-in-node value munge", "munge"),
         ("filter.x.clean\nzsh -Z value munge", "munge"),
-        // What a shell takes for one word, for the file's content, or for no word at all.
+        // Text that a shell takes for one word, for the content of a file, or for no word at all.
         ("filter.x.clean\nperl -I 'my lib' munge", "munge"),
         ("filter.x.clean\n\"/usr/bin/perl\" -I 'my lib' munge", "munge"),
         ("filter.x.clean\nsh -c \"perl -I \\\"my lib\\\" munge\"", "munge"),
@@ -62,7 +62,7 @@ fn what_an_interpreter_is_told_to_run_is_known_whatever_comes_first() {
         ("filter.x.clean\nperl -I \"a\\\"b c\" munge", "munge"),
         ("filter.x.clean\nluajit -j off munge", "munge"),
         ("filter.x.clean\nluajit -joff munge", "munge"),
-        // Interpreters that are a substitution, a variable or a variant.
+        // Interpreters named by a substitution, a variable or a variant.
         ("filter.x.clean\n\"$(command -v python3)\" munge", "munge"),
         ("filter.x.clean\n$(which python3) -u munge", "munge"),
         ("filter.x.clean\n`which python3` munge", "munge"),
@@ -84,7 +84,7 @@ fn what_an_interpreter_is_told_to_run_is_known_whatever_comes_first() {
 fn what_an_interpreter_looks_for_is_known_wherever_it_looks() {
     let root = Path::new("/no/such/tree");
     for (entry, path) in [
-        // Modules, which Python and Lua look for where they are run.
+        // Modules, which Python and Lua look for in the working directory.
         ("filter.x.clean\n\"/usr/bin/python3\" -m nbstripout", "nbstripout.py"),
         ("filter.x.clean\npython3 -Im tools.Strip -x", "tools/strip/__main__.py"),
         ("filter.x.clean\npython3 -mtools.strip", "tools/__init__.py"),
@@ -96,14 +96,14 @@ fn what_an_interpreter_looks_for_is_known_wherever_it_looks() {
         ("filter.x.clean\nlua -lg=strip main", "strip.lua"),
         ("filter.x.clean\nlua -l g=strip main", "strip.lua"),
         ("filter.x.clean\nlua -l tools/strip main", "tools/strip.lua"),
-        // Perl and Ruby do where they are told to.
+        // Modules of Perl and Ruby, in directories they are told of.
         ("filter.x.clean\nperl -I. -MStrip -e 1", "strip.pm"),
         ("filter.x.clean\nperl -Ilib -wMTools::Strip=all -e 1", "lib/Tools/Strip.pm"),
         ("filter.x.clean\nPERL5LIB=lib perl -mStrip -e 1", "lib/Strip.pm"),
         ("filter.x.clean\nperl -Ilib -MTools::Strip -e 1", "lib/tools"),
         ("filter.x.clean\nruby -Ilib -rstrip -e 1", "lib/strip.rb"),
         ("filter.x.clean\nruby -I lib -r strip -e 1", "lib/strip.rb"),
-        // What is found by less than its name, or by its directory's.
+        // Files that are found by less than their name, or by their directory's.
         ("filter.x.clean\nnode scripts/clean", "scripts/clean.js"),
         ("filter.x.clean\nnode scripts/clean", "scripts/clean.json"),
         ("filter.x.clean\nnode scripts/clean", "scripts/clean/index.js"),
@@ -124,7 +124,7 @@ fn what_an_interpreter_looks_for_is_known_wherever_it_looks() {
         ("filter.x.clean\nnode --require=hook x.js", "hook.js"),
         ("filter.x.clean\nruby -r ./hook x", "hook.rb"),
         ("filter.x.clean\nruby -r./hook x", "hook.rb"),
-        // From where it went.
+        // Relative to the directory that the line changes to.
         ("filter.x.clean\nruby -C tools munge", "tools/munge"),
         ("filter.x.clean\nenv -C tools sh ./munge", "tools/munge"),
         ("filter.x.clean\nenv --chdir=tools sh munge", "tools/munge"),
@@ -139,12 +139,12 @@ fn what_an_interpreter_looks_for_is_known_wherever_it_looks() {
     }
 }
 
-/// Whatever their options are called, and wherever what they look for is.
+/// Files of modules, whatever the options are called, and wherever they are.
 #[test]
 fn no_spelling_hides_what_is_named() {
     let root = Path::new("/no/such/tree");
     for (entry, path) in [
-        // What Python made of a file counts before the file does.
+        // Python prefers its compiled file.
         ("filter.x.clean\npython3 -m strip", "__pycache__/strip.cpython-311.pyc"),
         ("filter.x.clean\npython3 -m a.strip", "a/__pycache__/__init__.cpython-311.pyc"),
         ("filter.x.clean\npython3 tools", "tools/__pycache__/__main__.cpython-311.pyc"),
@@ -156,7 +156,7 @@ fn no_spelling_hides_what_is_named() {
         ("filter.x.clean\ncd x && node ./clean/", "x/clean/index.js"),
         ("filter.x.clean\ncd x && python3 ./tools/.", "x/tools/__main__.py"),
         ("filter.x.clean\ncd \"$X\" && node .", "any/index.js"),
-        // Letters before a letter that has a value, and what they say where to look.
+        // Letters before a letter that has a value, and values that say where to look.
         ("filter.x.clean\nperl -wIlib -MStrip -e 1", "lib/Strip.pm"),
         ("filter.x.clean\nperl -mlib=lib -MStrip -e 1", "lib/Strip.pm"),
         ("filter.x.clean\nperl -wMlib=lib -MStrip -e 1", "lib/Strip.pm"),
@@ -170,7 +170,7 @@ fn no_spelling_hides_what_is_named() {
         ("filter.x.clean\nenv -iC tools sh munge", "tools/munge"),
         ("filter.x.clean\nmake -s -C tools ./munge", "tools/munge"),
         ("filter.x.clean\nsystemd-run --working-directory=tools ./munge", "tools/munge"),
-        // A variable, whatever it says, and what shells begin a command with.
+        // Variables, whatever their value, and beginnings of shell commands.
         ("filter.x.clean\n$SHELL munge", "munge"),
         ("filter.x.clean\n\"$SHELL\" munge", "munge"),
         ("filter.x.clean\nPY=python3; $PY munge", "munge"),
@@ -204,7 +204,7 @@ fn no_spelling_hides_what_is_named() {
         ("filter.x.clean\nnpx prettier --stdin", "node_modules/.bin/prettier"),
         ("filter.x.clean\nyarn munge", "node_modules/munge/lib/main.js"),
         ("filter.x.clean\nNODE_OPTIONS='-r hook' munge", "node_modules/hook/lib/main.js"),
-        // Options in variables, and where programs are.
+        // Options in variables, and search paths of programs.
         ("filter.x.clean\nPERL5OPT=-MStrip munge", "Strip.pm"),
         ("filter.x.clean\nPERL5OPT='w MStrip' munge", "Strip.pm"),
         ("filter.x.clean\nRUBYOPT=-rstrip munge", "strip.rb"),
@@ -272,7 +272,7 @@ fn what_no_word_names_is_a_file_as_any_other() {
     }
 }
 
-/// The configurations that people have, on files that are called as their words are.
+/// Usual configurations do not refuse files that are called like their words.
 #[test]
 fn usual_programs_take_no_file_from_anybody() {
     let root = Path::new("/no/such/tree");
@@ -358,12 +358,12 @@ fn a_word_alone_is_followed_through_links() {
         ("munge", "lib/real.sh"),
         ("hook.js", "lib/hook-1.js"),
         ("strip.py", "lib/python/strip-2.py"),
-        // One after the other.
+        // A chain of links.
         ("run", "now/run.sh"),
         ("now", "versions/3"),
         ("tools/sub", "../lib/sub-4"),
         ("node_modules/pack", "../packages/pack-5"),
-        // It leads nowhere, out, and to where it is itself.
+        // Links that lead nowhere, out of the tree, and to themselves.
         ("none", "later/none.sh"),
         ("out", "/bin/sh"),
         ("turn", "turn"),
@@ -414,7 +414,7 @@ fn a_path_of_many_directories_is_looked_at_as_any_other() {
     assert!(program.names(&format!("munge/{deep}x")) && !program.names(&format!("tools2/{deep}x")));
 }
 
-/// Between words of a line, and before those with a name behind them.
+/// Separators of words in a line.
 const BETWEEN: [&str; 14] = [" ", " '", "' ", "\" ", "=", ":", "::", ".", ",", " -", " -I", " -wI", " --x=", " && cd "];
 
 proptest! {
