@@ -123,7 +123,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         services.network.take_over();
         let network = services.network.clone();
         let images = services.images.clone();
-        services.vms.look_after();
+        services.vms.start_expiry();
         let listener = socket::bind(&layout.daemon_socket())?;
         failpoint::hit("serve.bound").await;
         let watched = Arc::new(WatchedSocket::at(layout.daemon_socket()));

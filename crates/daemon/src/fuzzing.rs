@@ -5,7 +5,7 @@
 
 use crate::{
     network, shim,
-    vm::{MAX_WORDS, QUOTED_LINE, QUOTED_LINES, quoted, refusal},
+    vm::{MAX_GUEST_TEXT, QUOTED_LINE, QUOTED_LINES, agent_refusal, quoted},
     vmm::{firecracker::client, qemu::qmp::Qmp},
 };
 use banger_proto::agent::http::{Health, Port, Stats};
@@ -23,10 +23,10 @@ pub fn answers(data: &[u8]) {
     let _ = serde_json::from_slice::<Health>(data);
     let _ = serde_json::from_slice::<Stats>(data);
     let _ = serde_json::from_slice::<Vec<Port>>(data);
-    let told = refusal("/", StatusCode::INTERNAL_SERVER_ERROR, data);
+    let told = agent_refusal("/", StatusCode::INTERNAL_SERVER_ERROR, data);
     assert!(told.hints.is_empty() && told.operation.is_none(), "{told:?}");
     for cause in &told.causes {
-        assert!(cause.chars().count() <= MAX_WORDS, "{} characters", cause.len());
+        assert!(cause.chars().count() <= MAX_GUEST_TEXT, "{} characters", cause.len());
         assert!(!cause.contains(char::is_control), "{cause:?}");
     }
 }

@@ -18,27 +18,27 @@ use tokio_util::sync::CancellationToken;
 /// Lines a slow client may be behind: every state of every layer of the largest image, twice.
 pub(crate) const BACKLOG: usize = 4096;
 /// Lines after which a slow client misses how far something is. What begins and what ends it misses only beyond [`BACKLOG`].
-const FULL: usize = 64;
+const PROGRESS_BACKLOG: usize = 64;
 
 /// A running request. Clones are the same request.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     id: OperationId,
     cancel: CancellationToken,
-    overtaken: Overtaken,
+    preemption: Preemption,
     lines: Option<mpsc::Sender<Bytes>>,
 }
 
 /// Tells a step that something else is wanted in its place, and what.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Overtaken {
+pub(crate) struct Preemption {
     token: CancellationToken,
     by: Arc<OnceLock<&'static str>>,
 }
 
-impl Overtaken {
+impl Preemption {
     /// The first one counts.
-    pub(crate) fn tell(&self, by: &'static str) {
+    pub(crate) fn set(&self, by: &'static str) {
         self.by.get_or_init(|| by);
         self.token.cancel();
     }
@@ -57,7 +57,7 @@ impl Operation {
 
     fn new(lines: Option<mpsc::Sender<Bytes>>) -> Self {
         let id = crate::random::operation_id();
-        Self { id, cancel: CancellationToken::new(), overtaken: Overtaken::default(), lines }
+        Self { id, cancel: CancellationToken::new(), preemption: Preemption::default(), lines }
     }
 
     /// Its id; also in every log line inside [`Self::span`].
@@ -76,13 +76,13 @@ impl Operation {
     }
 
     /// Done once something else is wanted in place of the step, whatever became of the client.
-    pub(crate) async fn overtaken(&self) {
-        self.overtaken.token.cancelled().await;
+    pub(crate) async fn preempted(&self) {
+        self.preemption.token.cancelled().await;
     }
 
     /// Whether something else is wanted in place of the step.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        self.overtaken.token.is_cancelled()
+    pub(crate) fn is_preempted(&self) -> bool {
+        self.preemption.token.is_cancelled()
     }
 
     /// The step ended before it was done: `what` of it, and what came in its way.
@@ -96,15 +96,15 @@ impl Operation {
     }
 
     fn with_blame(&self, failure: Failure) -> Failure {
-        match self.overtaken.by.get() {
+        match self.preemption.by.get() {
             Some(by) => failure.cause(format!("a {by} of the VM was asked for meanwhile")),
             None => failure,
         }
     }
 
     /// The same request with other stops: they leave the rest of the request alone.
-    pub(crate) fn step(&self, cancel: CancellationToken, overtaken: Overtaken) -> Self {
-        Self { id: self.id.clone(), cancel, overtaken, lines: self.lines.clone() }
+    pub(crate) fn step(&self, cancel: CancellationToken, preemption: Preemption) -> Self {
+        Self { id: self.id.clone(), cancel, preemption, lines: self.lines.clone() }
     }
 
     /// Something worth saying that fails nothing.
@@ -124,7 +124,7 @@ impl Operation {
         }
         let Some(lines) = &self.lines else { return };
         let behind = lines.max_capacity() - lines.capacity();
-        if behind >= FULL && is_passed_over(event) {
+        if behind >= PROGRESS_BACKLOG && is_superseded(event) {
             return;
         }
         // A full backlog is a client that does not read; it has the choice of what it misses.
@@ -157,7 +157,7 @@ impl Progress for Operation {
 }
 
 /// Whether what comes next says the same and more.
-fn is_passed_over(event: &Event<()>) -> bool {
+fn is_superseded(event: &Event<()>) -> bool {
     match event {
         Event::Advance { .. } => true,
         Event::Layer { state: LayerState::Downloading | LayerState::Cached, done, .. } => *done > 0,
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_client_that_is_behind_misses_how_far_a_layer_is_and_never_what_became_of_it() {
         const LAYERS: usize = 500;
-        let (lines, mut heard) = mpsc::channel(BACKLOG);
+        let (lines, mut receiver) = mpsc::channel(BACKLOG);
         let operation = Operation::watched(lines);
         let names: Vec<String> = (0..LAYERS).map(|number| number.to_string()).collect();
         let tell = |state, done| {
@@ -229,7 +229,7 @@ mod tests {
         operation.notice("the end");
         drop(operation);
         let mut events = Vec::new();
-        while let Ok(line) = heard.try_recv() {
+        while let Ok(line) = receiver.try_recv() {
             events.push(serde_json::from_slice::<serde_json::Value>(&line).unwrap());
         }
         assert_eq!(events.last().unwrap()["text"], "the end");
@@ -241,12 +241,12 @@ mod tests {
 
     #[test]
     fn what_was_cancelled_says_by_what_and_what_failed_says_why() {
-        let overtaken = Overtaken::default();
-        let step = Operation::silent().step(CancellationToken::new(), overtaken.clone());
+        let preempted = Preemption::default();
+        let step = Operation::silent().step(CancellationToken::new(), preempted.clone());
         let cancelled = || failures::cancelled("the pull");
         assert_eq!(step.blame(cancelled()), cancelled(), "its client left");
-        overtaken.tell("stop");
-        overtaken.tell("kill");
+        preempted.set("stop");
+        preempted.set("kill");
         let cause = "a stop of the VM was asked for meanwhile";
         assert_eq!(step.blame(cancelled()).causes, [cause]);
         assert_eq!(step.cut_short("the start was cut short").causes, [cause]);

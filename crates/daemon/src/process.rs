@@ -17,7 +17,11 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The boot of this host (`/proc/sys/kernel/random/boot_id`).
+/// Clock ticks per second in `/proc/<pid>/stat`: fixed at 100 in Linux' interface to programs on every processor that
+/// banger is built for, whatever the kernel's own rate.
+const TICKS: u64 = 100;
+
+/// Returns the id of this boot of the host (`/proc/sys/kernel/random/boot_id`).
 pub fn host_boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
@@ -32,53 +36,93 @@ pub struct ProcessIdentity {
 }
 
 impl ProcessIdentity {
-    /// The process that has this pid now; `None` when there is none, or only its unreaped rest.
+    /// Returns the process that has this pid now; `None` where there is none, or only a zombie.
     pub fn of(pid: u32) -> Option<Self> {
-        let (state, start_time) = stat(pid)?;
-        (!matches!(state, b'Z' | b'X')).then_some(Self { pid, start_time })
+        let stat = Stat::read(pid).ok()?;
+        (!stat.has_ended()).then_some(Self { pid, start_time: stat.start_time })
     }
 
-    /// This process.
+    /// Returns the identity of this process.
     pub fn current() -> Option<Self> {
         Self::of(std::process::id())
     }
 
-    /// Whether this very process still runs; a zombie does not.
+    /// Whether exactly this process still runs. A zombie does not.
     pub fn alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
 
-    /// Whether it is certain that it does not. A process that cannot be looked at, for want of a descriptor, may run.
+    /// Whether the process has certainly ended. A process that cannot be read, for want of a descriptor, may still run.
     pub fn is_gone(&self) -> bool {
-        match fs::read(format!("/proc/{}/stat", self.pid)) {
-            Ok(stat) => parse_stat(&stat)
-                .is_some_and(|(state, start_time)| matches!(state, b'Z' | b'X') || start_time != self.start_time),
+        match Stat::read(self.pid) {
+            Ok(stat) => stat.has_ended() || stat.start_time != self.start_time,
             Err(error) => error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH),
         }
     }
 
-    /// Whether somebody stopped this very process (`SIGSTOP`, a terminal): until it is told to go on it hears nothing else. One
-    /// that a debugger holds is the debugger's.
+    /// Whether exactly this process is stopped (`SIGSTOP`, a terminal). Until SIGCONT it reacts to nothing but SIGKILL. A
+    /// process that a debugger holds does not count: it belongs to the debugger.
     pub fn is_stopped(&self) -> bool {
-        stat(self.pid) == Some((b'T', self.start_time))
+        Stat::read(self.pid).is_ok_and(|stat| stat.state == b'T' && stat.start_time == self.start_time)
+    }
+
+    /// Returns the CPU time and memory of the process; `None` when it has ended.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let stat = Stat::read(self.pid).ok()?;
+        let is_this = !stat.has_ended() && stat.start_time == self.start_time;
+        is_this.then(|| Usage {
+            cpu_ms: stat.cpu_ticks * 1000 / TICKS,
+            resident: stat.resident_pages * rustix::param::page_size() as u64,
+        })
     }
 }
 
-/// State and start time of whatever has this pid now.
-fn stat(pid: u32) -> Option<(u8, u64)> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+/// Resources that a process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// CPU time of all its threads since it started, in milliseconds.
+    pub(crate) cpu_ms: u64,
+    /// Resident bytes.
+    pub(crate) resident: u64,
 }
 
-/// State and start time (fields 3 and 22) of a `/proc/<pid>/stat`. The name in field 2 may hold anything, so counting
-/// begins after its last parenthesis.
-fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
-    let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-    let mut fields = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+/// The fields of `/proc/<pid>/stat` (proc(5)) that are used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    /// Field 3.
+    state: u8,
+    /// Fields 14 and 15, user and system time together, in clock ticks.
+    cpu_ticks: u64,
+    /// Field 22.
+    start_time: u64,
+    /// Field 24.
+    resident_pages: u64,
 }
 
-/// A handle on one proven process, child or not.
+impl Stat {
+    fn read(pid: u32) -> io::Result<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat"))?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Counts the fields after the last parenthesis, because the name in field 2 may contain anything.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let after_name = &text[text.iter().rposition(|byte| *byte == b')')? + 1..];
+        let fields: Vec<&str> = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            state: *fields.first()?.as_bytes().first()?,
+            cpu_ticks: number(14)?.checked_add(number(15)?)?,
+            start_time: number(22)?,
+            resident_pages: number(24)?,
+        })
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// A pidfd of one proven process, which may be a child or not.
 #[derive(Debug)]
 pub struct ProvenProcess {
     pidfd: OwnedFd,
@@ -88,15 +132,14 @@ pub struct ProvenProcess {
 impl ProvenProcess {
     /// A child of this process that has not been waited for: its pid is its own, whether or not it has ended.
     pub fn of_child(pid: u32) -> io::Result<Self> {
-        let gone = || io::Error::from(io::ErrorKind::NotFound);
-        let (_, start_time) = parse_stat(&fs::read(format!("/proc/{pid}/stat"))?).ok_or_else(gone)?;
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+        let start_time = Stat::read(pid)?.start_time;
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
         Ok(Self { pidfd, identity: ProcessIdentity { pid, start_time } })
     }
 
-    /// `None` when that process is gone. The handle is opened first and the start time compared after, so what it holds
-    /// is what was compared.
+    /// Opens a process; `None` when it has ended. The pidfd is opened before the start time is compared, so it is a handle on
+    /// the process that was compared.
     pub fn open(identity: ProcessIdentity) -> io::Result<Option<Self>> {
         let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -107,12 +150,12 @@ impl ProvenProcess {
         Ok(identity.alive().then_some(Self { pidfd, identity }))
     }
 
-    /// Whose handle it is.
+    /// Returns the identity of the process.
     pub fn identity(&self) -> ProcessIdentity {
         self.identity
     }
 
-    /// Sends a signal; `false` when the process is already gone.
+    /// Sends a signal; `false` when the process has already ended.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) => Ok(true),
@@ -121,13 +164,13 @@ impl ProvenProcess {
         }
     }
 
-    /// Whether it has ended, without waiting.
+    /// Whether the process has ended, without waiting.
     pub fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
     }
 
-    /// Waits until it has ended. Cancelling loses nothing.
+    /// Waits until the process has ended. Cancelling loses nothing.
     pub async fn ended(&self) -> io::Result<()> {
         // SAFETY: the descriptor is ours and stays open while `self` is borrowed, which is longer than `ready` lives.
         let ready = unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) }?;
@@ -141,12 +184,12 @@ impl AsFd for ProvenProcess {
     }
 }
 
-/// Sends a signal to exactly this process; `false` when it is gone, whatever has its pid now.
+/// Sends a signal to exactly this process; `false` when it has ended, whatever has its pid now.
 pub fn kill_proven(identity: ProcessIdentity, signal: Signal) -> io::Result<bool> {
     ProvenProcess::open(identity)?.map_or(Ok(false), |process| process.signal(signal))
 }
 
-/// Has exactly this process go on if somebody stopped it; `false` when nobody did.
+/// Sends SIGCONT to exactly this process if it is stopped; `false` when it is not.
 pub fn wake_proven(identity: ProcessIdentity) -> io::Result<bool> {
     if identity.is_stopped() { kill_proven(identity, Signal::CONT) } else { Ok(false) }
 }
@@ -162,9 +205,19 @@ mod tests {
     #[test]
     fn a_name_full_of_parentheses_does_not_shift_the_fields() {
         let stat = b"42 (a) b) R 1 2 (x) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1 1";
-        assert_eq!(parse_stat(stat), Some((b'S', 987_654)));
-        assert_eq!(parse_stat(b"42 no name"), None);
-        assert_eq!(parse_stat(b""), None);
+        let stat = Stat::parse(stat).unwrap();
+        assert_eq!((stat.state, stat.start_time), (b'S', 987_654));
+        assert_eq!(Stat::parse(b"42 no name"), None);
+        assert_eq!(Stat::parse(b""), None);
+        let stat = Stat::parse(b"7 (a) b) S 1 1 1 0 -1 4 1 0 0 0 11 22 0 0 20 0 1 0 98 5000 333 1").unwrap();
+        assert_eq!((stat.cpu_ticks, stat.resident_pages), (33, 333));
+    }
+
+    #[test]
+    fn this_process_uses_memory() {
+        let me = ProcessIdentity::current().unwrap();
+        assert!(me.usage().unwrap().resident > 1 << 20);
+        assert_eq!(ProcessIdentity { start_time: me.start_time + 1, ..me }.usage(), None, "an older one with its pid");
     }
 
     #[test]

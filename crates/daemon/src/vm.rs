@@ -16,27 +16,25 @@
 
 mod admission;
 mod age;
-mod await_agent;
-mod await_boot;
+mod agent;
 mod console;
 mod create;
-mod guest;
-mod keeper;
+mod expiry;
+mod guest_text;
 mod lease;
-mod look_again;
+mod live_state;
+mod mailbox;
 mod naming;
 mod owner;
 mod phases;
 mod policy;
+mod readopt;
 mod reconcile;
 mod release;
 mod service;
 mod set;
-mod set_network;
-mod silence;
 mod sockets;
 mod spec;
-mod standing;
 mod start;
 mod stats;
 mod stop;
@@ -44,10 +42,11 @@ mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
-mod words;
+mod wait;
+mod watchdog;
 
+pub(crate) use agent::Agent;
 pub(crate) use console::{QUOTED_LINE, QUOTED_LINES, quoted, send as send_console};
-pub(crate) use guest::Agent;
+pub(crate) use guest_text::{MAX_GUEST_TEXT, agent_refusal};
 pub(crate) use policy::{Op, StopCause};
 pub(crate) use service::{Parts, VmService};
-pub(crate) use words::{MAX_WORDS, refusal};

@@ -18,7 +18,11 @@ use crate::{
 };
 use banger_artifacts::disk::WorkDisks;
 use banger_proto::{failure::Failure, layout::Layout};
-use std::{path::PathBuf, sync::Arc};
+use rustix::fs::{Access, access};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Programs of ours that the daemon runs or hands on.
 #[derive(Debug, Clone)]
@@ -39,9 +43,14 @@ impl Programs {
 fn find(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).filter(|place| place.is_absolute()).map(|place| place.join(name));
-    let found = beside.iter().cloned().chain(in_path).find(|program| program.is_file());
+    let in_path = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name));
+    let found = beside.iter().cloned().chain(in_path).find(|program| is_executable(program));
     found.or(beside).unwrap_or_else(|| name.into())
+}
+
+/// Whether this user may run the file. Otherwise a file that happens to have the name would hide the program.
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && access(path, Access::EXEC_OK).is_ok()
 }
 
 /// The services the API is made of.

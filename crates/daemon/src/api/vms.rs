@@ -230,7 +230,7 @@ pub(super) async fn logs(
 ) -> Result<Response, Refusal> {
     let Logs { tail, follow } = query(logs)?;
     let id = context.services.vms.find(&vm).await?.id;
-    let changes = context.services.vms.changes(&id);
+    let changes = context.services.vms.watch_state(&id);
     let (pieces, receiver) = mpsc::channel(LOG_BACKLOG);
     tokio::spawn(crate::vm::send_console(context.layout.vm(&id), tail, follow, changes, pieces));
     let body = futures_util::stream::unfold(receiver, |mut receiver| async move {

@@ -14,9 +14,9 @@ use std::cmp::Reverse;
 /// VMs that are named as users of memory.
 const NAMED: usize = 5;
 
-/// What is refused, which decides what can be typed instead.
+/// What is attempt, which decides what can be typed instead.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Refused<'a> {
+pub(super) enum Attempt<'a> {
     /// A new VM, or new sizes of one: the command that says them.
     Sizes,
     /// A start of a VM that is there.
@@ -25,7 +25,7 @@ pub(super) enum Refused<'a> {
     Restart(&'a VmName),
 }
 
-impl Refused<'_> {
+impl Attempt<'_> {
     fn hints(self) -> [String; 2] {
         let again = |name: &VmName, verb: &str| {
             [
@@ -50,31 +50,31 @@ pub(super) async fn admit(
     wanted: ByteSize,
     back: ByteSize,
     overcommit: bool,
-    refused: Refused<'_>,
+    attempt: Attempt<'_>,
 ) -> Result<(), Failure> {
     let free = config::memory_line("MemAvailable:");
     let then = free.map(|free| ByteSize(free.bytes().saturating_add(back.bytes())));
-    let Err(failure) = judge(wanted, overcommit, then, refused) else { return Ok(()) };
+    let Err(failure) = check(wanted, overcommit, then, attempt) else { return Ok(()) };
     let rows = parts.store.vms().await?;
     let users = rows.iter().filter_map(|row| Some((row.name.to_string(), ByteSize(VmService::resident(row)?))));
-    Err(failure.cause(who_uses(config::memory_line("MemTotal:"), free, users.collect())))
+    Err(failure.cause(describe_users(config::memory_line("MemTotal:"), free, users.collect())))
 }
 
 /// Refuses `wanted` when this host could never have it.
-pub(super) fn fits_at_all(wanted: ByteSize, overcommit: bool) -> Result<(), Failure> {
-    let Some(total) = short_of(wanted, overcommit, config::memory_line("MemTotal:")) else { return Ok(()) };
+pub(super) fn check_total(wanted: ByteSize, overcommit: bool) -> Result<(), Failure> {
+    let Some(total) = shortfall(wanted, overcommit, config::memory_line("MemTotal:")) else { return Ok(()) };
     Err(does_not_fit(wanted, &format!("{total} in all"))
         .hint("ask for less with --memory")
         .hint("--overcommit takes it anyway"))
 }
 
-fn judge(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>, refused: Refused<'_>) -> Result<(), Failure> {
-    let Some(free) = short_of(wanted, overcommit, free) else { return Ok(()) };
-    Err(refused.hints().into_iter().fold(does_not_fit(wanted, &format!("{free} free")), Failure::hint))
+fn check(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>, attempt: Attempt<'_>) -> Result<(), Failure> {
+    let Some(free) = shortfall(wanted, overcommit, free) else { return Ok(()) };
+    Err(attempt.hints().into_iter().fold(does_not_fit(wanted, &format!("{free} free")), Failure::hint))
 }
 
 /// What there is, when that is too little. A host that does not say is not a reason to refuse.
-fn short_of(wanted: ByteSize, overcommit: bool, there_is: Option<ByteSize>) -> Option<ByteSize> {
+fn shortfall(wanted: ByteSize, overcommit: bool, there_is: Option<ByteSize>) -> Option<ByteSize> {
     there_is.filter(|there_is| !overcommit && wanted > *there_is)
 }
 
@@ -83,7 +83,7 @@ fn does_not_fit(wanted: ByteSize, has: &str) -> Failure {
 }
 
 /// One sentence: the VMs that have most of it, and the rest.
-fn who_uses(total: Option<ByteSize>, free: Option<ByteSize>, mut users: Vec<(String, ByteSize)>) -> String {
+fn describe_users(total: Option<ByteSize>, free: Option<ByteSize>, mut users: Vec<(String, ByteSize)>) -> String {
     users.sort_by_key(|(name, bytes)| (Reverse(*bytes), name.clone()));
     let by_vms = users.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(bytes.bytes()));
     let used = total.zip(free).map_or(0, |(total, free)| total.bytes().saturating_sub(free.bytes()));
@@ -107,21 +107,21 @@ mod tests {
     #[test]
     fn what_is_free_decides_unless_it_is_overruled() {
         let free = Some(ByteSize::gib(2));
-        judge(ByteSize::gib(2), false, free, Refused::Sizes).unwrap();
-        let failure = judge(ByteSize::gib(3), false, free, Refused::Sizes).unwrap_err();
+        check(ByteSize::gib(2), false, free, Attempt::Sizes).unwrap();
+        let failure = check(ByteSize::gib(3), false, free, Attempt::Sizes).unwrap_err();
         assert_eq!(failure.code, Code::Unavailable);
         assert!(failure.message.contains("2 GiB free"), "{failure}");
-        judge(ByteSize(u64::MAX), true, free, Refused::Sizes).unwrap();
-        judge(ByteSize::gib(3), false, None, Refused::Sizes).unwrap();
+        check(ByteSize(u64::MAX), true, free, Attempt::Sizes).unwrap();
+        check(ByteSize::gib(3), false, None, Attempt::Sizes).unwrap();
     }
 
     #[test]
     fn the_way_round_a_refusal_is_one_that_the_refused_command_has() {
         let name = "demo".parse().unwrap();
-        let hints = |refused| judge(ByteSize::gib(3), false, Some(ByteSize::gib(2)), refused).unwrap_err().hints;
-        assert!(hints(Refused::Sizes).iter().all(|hint| hint.contains("--") && !hint.contains("banger vm")));
-        for (refused, verb) in [(Refused::Start(&name), "start"), (Refused::Restart(&name), "restart")] {
-            let [less, anyway] = &hints(refused)[..] else { panic!("two") };
+        let hints = |attempt| check(ByteSize::gib(3), false, Some(ByteSize::gib(2)), attempt).unwrap_err().hints;
+        assert!(hints(Attempt::Sizes).iter().all(|hint| hint.contains("--") && !hint.contains("banger vm")));
+        for (attempt, verb) in [(Attempt::Start(&name), "start"), (Attempt::Restart(&name), "restart")] {
+            let [less, anyway] = &hints(attempt)[..] else { panic!("two") };
             assert!(less.starts_with("`banger vm set demo --memory SIZE` "), "{less}");
             assert!(anyway.starts_with(&format!("`banger vm {verb} --overcommit demo` ")), "{anyway}");
         }
@@ -132,11 +132,11 @@ mod tests {
         let (total, free) = (Some(ByteSize::gib(8)), Some(ByteSize::gib(1)));
         let users = vec![("a".to_owned(), ByteSize::gib(1)), ("b".to_owned(), ByteSize::gib(2))];
         assert_eq!(
-            who_uses(total, free, users),
+            describe_users(total, free, users),
             "memory in use of 8 GiB: VM b 2 GiB, VM a 1 GiB, everything else 4 GiB"
         );
         let many = (0..7).map(|n| (format!("v{n}"), ByteSize::gib(1))).collect();
-        assert!(who_uses(total, free, many).contains("VM v4 1 GiB, 2 more VMs 2 GiB, everything else 0 B"));
-        assert_eq!(who_uses(None, None, vec![]), "memory in use: no VM, everything else 0 B");
+        assert!(describe_users(total, free, many).contains("VM v4 1 GiB, 2 more VMs 2 GiB, everything else 0 B"));
+        assert_eq!(describe_users(None, None, vec![]), "memory in use: no VM, everything else 0 B");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 use std::time::Duration;
 
 /// How far the two clocks may be apart before that of the wall is taken to have been set.
-const APART: u64 = 5;
+const MAX_SKEW: u64 = 5;
 
 /// Now, by both clocks.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(super) struct Now {
 }
 
 impl Now {
-    pub(super) fn look() -> Self {
+    pub(super) fn read() -> Self {
         Self { wall: clock::now(), boot_id: host_boot_id().ok(), since_boot: clock::since_boot() }
     }
 
@@ -49,7 +49,7 @@ impl Now {
 }
 
 /// Time until the VM is as old as it may get; none for one that may get as old as it likes.
-pub(super) fn left(row: &VmRow, now: &Now) -> Option<Duration> {
+pub(super) fn time_left(row: &VmRow, now: &Now) -> Option<Duration> {
     let ttl = row.spec.ttl?.duration();
     let age = row.birth.as_ref().and_then(|birth| now.since(birth));
     let age = age.unwrap_or_else(|| Duration::from_secs(now.wall.saturating_sub(row.created_at)));
@@ -60,7 +60,7 @@ pub(super) fn left(row: &VmRow, now: &Now) -> Option<Duration> {
 pub(super) fn corrected(row: &VmRow, now: &Now) -> Option<u64> {
     let age = now.since(row.birth.as_ref()?)?;
     let created_at = now.wall.saturating_sub(age.as_secs());
-    (created_at.abs_diff(row.created_at) > APART).then_some(created_at)
+    (created_at.abs_diff(row.created_at) > MAX_SKEW).then_some(created_at)
 }
 
 #[cfg(test)]
@@ -84,14 +84,17 @@ mod tests {
     fn age_is_counted_from_creation() {
         let created = at(THEN, "a", 100);
         let mut row = row(&created);
-        let seconds = |now: &Now| left(&row, now).map(|left| left.as_secs());
+        let seconds = |now: &Now| time_left(&row, now).map(|left| left.as_secs());
         for (later, is_left) in [(0, 60), (59, 1), (60, 0), (9_999, 0)] {
             assert_eq!(seconds(&at(THEN + later, "a", 100 + later)), Some(is_left), "in the same boot");
             assert_eq!(seconds(&at(THEN + later, "b", 3)), Some(is_left), "in a later one");
         }
-        assert_eq!(left(&row, &Now { since_boot: Duration::from_millis(159_999), ..created }).unwrap().as_millis(), 1);
+        assert_eq!(
+            time_left(&row, &Now { since_boot: Duration::from_millis(159_999), ..created }).unwrap().as_millis(),
+            1
+        );
         row.spec.ttl = None;
-        assert_eq!(left(&row, &at(THEN + 9_999, "a", 9_999)), None);
+        assert_eq!(time_left(&row, &at(THEN + 9_999, "a", 9_999)), None);
     }
 
     #[test]
@@ -99,15 +102,15 @@ mod tests {
         // Booted in 1970, and the time comes later.
         let row = row(&at(30, "a", 30));
         let learnt = at(THEN, "a", 40);
-        assert_eq!(left(&row, &learnt), Some(Duration::from_secs(50)));
+        assert_eq!(time_left(&row, &learnt), Some(Duration::from_secs(50)));
         // And back, by mistake.
-        assert_eq!(left(&row, &at(7, "a", 89)), Some(Duration::from_secs(1)));
-        assert_eq!(left(&row, &at(7, "a", 90)), Some(Duration::ZERO));
+        assert_eq!(time_left(&row, &at(7, "a", 89)), Some(Duration::from_secs(1)));
+        assert_eq!(time_left(&row, &at(7, "a", 90)), Some(Duration::ZERO));
         // The next boot has the wall clock only: what it goes by was put right in this one.
         assert_eq!(corrected(&row, &learnt), Some(THEN - 10));
         let row = VmRow { created_at: THEN - 10, ..row };
         assert_eq!(corrected(&row, &learnt), None);
-        assert_eq!(left(&row, &at(THEN + 20, "b", 5)), Some(Duration::from_secs(30)));
+        assert_eq!(time_left(&row, &at(THEN + 20, "b", 5)), Some(Duration::from_secs(30)));
         assert_eq!(corrected(&row, &at(THEN + 9_999, "b", 5)), None, "nobody knows better");
     }
 }

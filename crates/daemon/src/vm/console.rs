@@ -4,7 +4,7 @@
 
 mod reader;
 
-use super::standing::Changes;
+use super::live_state::StateWatch;
 use banger_artifacts::program::escaped;
 use bytes::Bytes;
 use reader::Reader;
@@ -56,7 +56,7 @@ pub(crate) async fn send(
     directory: PathBuf,
     tail: Option<usize>,
     follow: bool,
-    mut changes: Changes,
+    mut changes: StateWatch,
     out: mpsc::Sender<io::Result<Bytes>>,
 ) {
     let path = directory.join(FILE);

@@ -1,12 +1,14 @@
 //! Creating a VM: everything is checked and pulled first, then its name is taken, then its disk.
 
 use super::{
-    Op, VmService, admission, age, naming,
+    Op, VmService, admission, age,
+    live_state::LiveState,
+    mailbox::ReservedMailbox,
+    naming,
     phases::PhaseClock,
     release::release,
-    set_network,
+    set::network,
     spec::{chosen, shape},
-    standing::{Berth, Standing},
     start, view,
 };
 use crate::{
@@ -44,23 +46,23 @@ impl VmService {
     ) -> Result<Vm, Failure> {
         let (start, wait) = (request.start, request.wait);
         let mut clock = PhaseClock::start();
-        let (name, spec) = self.settle(request, operation).await?;
+        let (name, spec) = self.resolve(request, operation).await?;
         clock.mark("image");
         failpoint::hit("create.settled").await;
-        let (row, berth) = self.take_name(name, spec, start != Start::No).await?;
+        let (row, mailbox) = self.take_name(name, spec, start != Start::No).await?;
         failpoint::hit("create.named").await;
         let id = row.id.clone();
         if let Err(failure) = self.make(&row, start, client, operation).await {
-            return Err(self.undo(&row, berth, failure).await);
+            return Err(self.undo(&row, mailbox, failure).await);
         }
         if start == Start::No {
             let state = row.state;
-            self.adopt_new(row.clone(), berth);
+            self.adopt_new(row.clone(), mailbox);
             return Ok(view::vm(&self.parts, row, state));
         }
         clock.mark("disk");
         if let Err(failure) =
-            self.adopt_and_start(row.clone(), berth, clock, Op::Start { wait, overcommit: false }, operation).await
+            self.adopt_and_start(row.clone(), mailbox, clock, Op::Start { wait, overcommit: false }, operation).await
         {
             return Err(self.after_failed_start(&row, failure, operation).await);
         }
@@ -73,7 +75,7 @@ impl VmService {
     }
 
     /// Resolves every value and pulls what is not here. Nothing of the VM exists afterwards.
-    async fn settle(&self, request: CreateVm, operation: &Operation) -> Result<(Option<VmName>, VmSpec), Failure> {
+    async fn resolve(&self, request: CreateVm, operation: &Operation) -> Result<(Option<VmName>, VmSpec), Failure> {
         let parts = &self.parts;
         let shape = shape(&request, &parts.config)?;
         if request.ttl.is_some_and(|ttl| ttl.duration() < MIN_TTL) {
@@ -83,7 +85,7 @@ impl VmService {
         let network = wanted_network(&parts.config, &request)?;
         let exec = parts.workspaces.exec_defaults(request.env, request.workdir, request.user)?;
         if let Some(name) = &request.name {
-            unlike_an_id(name)?;
+            check_not_an_id(name)?;
             if parts.store.vm_named(name).await?.is_some() {
                 return Err(name_taken(name));
             }
@@ -94,10 +96,10 @@ impl VmService {
             parts.images.know_kernel(kernel).await?;
         }
         parts.images.know_image(&image).await?;
-        admission::fits_at_all(shape.memory, request.overcommit)?;
+        admission::check_total(shape.memory, request.overcommit)?;
         if request.start != Start::No {
-            let refused = admission::Refused::Sizes;
-            admission::admit(parts, shape.memory, ByteSize(0), request.overcommit, refused).await?;
+            let attempt = admission::Attempt::Sizes;
+            admission::admit(parts, shape.memory, ByteSize(0), request.overcommit, attempt).await?;
         }
         // A VM that cannot run here is not worth a pull either, whenever it is to be started.
         if request.start != Start::No || request.vmm.is_some() {
@@ -129,9 +131,9 @@ impl VmService {
             sources: shape.sources,
         };
         if request.start != Start::No {
-            start::preflight(parts, &spec, admission::Refused::Sizes, operation).await?;
+            start::preflight(parts, &spec, admission::Attempt::Sizes, operation).await?;
         }
-        wanted_still(operation)?;
+        still_wanted(operation)?;
         Ok((request.name, spec))
     }
 
@@ -141,11 +143,11 @@ impl VmService {
         name: Option<VmName>,
         spec: VmSpec,
         is_to_run: bool,
-    ) -> Result<(VmRow, Berth), Failure> {
+    ) -> Result<(VmRow, ReservedMailbox), Failure> {
         // Until there is a row that says so, nobody knows that image and kernel are needed.
         let _held = self.parts.images.hold(&spec.image_id, &spec.kernel).await?;
         for attempt in 0..NAME_TRIES {
-            let now = age::Now::look();
+            let now = age::Now::read();
             let row = VmRow {
                 id: random::vm_id(),
                 name: name.clone().unwrap_or_else(|| naming::generate(attempt)),
@@ -160,9 +162,9 @@ impl VmService {
                 workspace: None,
             };
             // Before anybody can know of it: what is asked of it meanwhile waits until it is made.
-            let berth = Berth::new(self, &row.id, Standing::of(row.state, is_to_run));
+            let mailbox = ReservedMailbox::new(self, &row.id, LiveState::of(row.state, is_to_run));
             match (self.parts.store.insert_vm(row.clone()).await, &name) {
-                (Ok(()), _) => return Ok((row, berth)),
+                (Ok(()), _) => return Ok((row, mailbox)),
                 (Err(StoreError::Taken(_)), Some(name)) => return Err(name_taken(name)),
                 (Err(StoreError::Taken(_)), None) => {}
                 (Err(error), _) => return Err(error.into()),
@@ -186,18 +188,18 @@ impl VmService {
         }
         failpoint::hit("create.leased").await;
         start::take_durable(&self.parts, row, operation).await?;
-        wanted_still(operation)?;
+        still_wanted(operation)?;
         failpoint::hit("create.furnished").await;
         if start == Start::No {
             // A start does this later, and a disk may take its time for it.
             start::settle(&self.parts, &row.id).await?;
             failpoint::hit("create.synced").await;
-            wanted_still(operation)?;
+            still_wanted(operation)?;
         }
         Ok(())
     }
 
-    async fn undo(self: &Arc<Self>, row: &VmRow, berth: Berth, failure: Failure) -> Failure {
+    async fn undo(self: &Arc<Self>, row: &VmRow, mailbox: ReservedMailbox, failure: Failure) -> Failure {
         // What nobody was told of goes, whoever dies meanwhile: half of it would look like a whole VM.
         let mut row = row.clone();
         row.run.deleting = true;
@@ -209,7 +211,7 @@ impl VmService {
             Ok(()) => failure,
             Err(also) => {
                 // The row stays, so that the VM can be seen; with a task it can be deleted too.
-                self.adopt_new(row, berth);
+                self.adopt_new(row, mailbox);
                 failure.cause(format!("and what was made cannot be taken away: {also}"))
             }
         }
@@ -235,12 +237,12 @@ impl VmService {
 }
 
 /// Whether whoever asked for a VM is still there to be told of it.
-fn wanted_still(operation: &Operation) -> Result<(), Failure> {
+fn still_wanted(operation: &Operation) -> Result<(), Failure> {
     if operation.cancel().is_cancelled() { Err(failures::cancelled("the creation")) } else { Ok(()) }
 }
 
 /// A name that could be another VM's id would be taken for it: names come first wherever a VM is named.
-fn unlike_an_id(name: &VmName) -> Result<(), Failure> {
+fn check_not_an_id(name: &VmName) -> Result<(), Failure> {
     if name.as_str().parse::<VmId>().is_err() {
         return Ok(());
     }
@@ -257,7 +259,7 @@ fn wanted_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Fa
         name: request.network.clone(),
         publish: request.publish.clone(),
     };
-    set_network::check(&network, &config.network())?;
+    network::check(&network, &config.network())?;
     Ok(network)
 }
 

@@ -2,14 +2,13 @@
 
 use super::{
     Op, console,
+    guest_text::sanitized,
+    live_state::LiveState,
     phases::{self, PhaseClock},
     policy::StopCause,
     release::{HELD, holds_machine, release},
     service::Parts,
-    set,
-    standing::Standing,
-    start, stop,
-    words::words,
+    set, start, stop,
 };
 use crate::{
     capability::Depth,
@@ -23,7 +22,7 @@ use crate::{
 };
 use banger_proto::{
     agent::event::{GuestEvent, Ready},
-    api::vm::VmState,
+    api::vm::{Phase, VmState},
     failure::{Code, Failure},
     network::Publish,
 };
@@ -38,15 +37,17 @@ pub(super) struct Owner {
     /// Runs since a creation that the first start is part of.
     pub(super) clock: Option<PhaseClock>,
     events: Option<Events>,
-    /// Whether the guest was up and rebooted since its machine was started: what it says of its boot is not that start's any
-    /// more.
-    rebooted: bool,
-    standing: watch::Sender<Standing>,
+    /// Number of relaunches of the machine, as of the last message.
+    relaunches: u32,
+    /// The same number when the agent answered the start whose phases the row has. Boots that were given up for their timer
+    /// before that are no reboots of the guest.
+    relaunches_at_start: u32,
+    live: watch::Sender<LiveState>,
 }
 
 /// What a message meant.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub(super) enum Effect {
     /// Nothing new.
     Nothing,
     /// The guest is alive and getting somewhere.
@@ -63,14 +64,14 @@ pub(super) enum Seen {
 
 impl Owner {
     pub(super) fn new(parts: Arc<Parts>, row: VmRow, shim: Option<Shim>) -> Self {
-        let standing = watch::Sender::new(Standing::of(row.state, false));
+        let live = watch::Sender::new(LiveState::of(row.state, false));
         let events = shim.as_ref().map(Shim::events);
-        Self { parts, row, shim, clock: None, events, rebooted: false, standing }
+        Self { parts, row, shim, clock: None, events, relaunches: 0, relaunches_at_start: 0, live }
     }
 
     /// Tells those of its changes who watch there.
-    pub(super) fn stand_at(&mut self, standing: watch::Sender<Standing>) {
-        self.standing = standing;
+    pub(super) fn publish_to(&mut self, live: watch::Sender<LiveState>) {
+        self.live = live;
     }
 
     pub(super) fn row(&self) -> &VmRow {
@@ -78,16 +79,16 @@ impl Owner {
     }
 
     /// Tells of every change.
-    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub(super) fn watch_state(&self) -> watch::Receiver<LiveState> {
+        self.live.subscribe()
     }
 
     /// Carries out one step.
     pub(super) async fn perform(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
         let brings_up = matches!(op, Op::Start { .. } | Op::Restart { .. });
-        self.standing.send_modify(|standing| standing.coming_up = brings_up);
+        self.live.send_modify(|live| live.coming_up = brings_up);
         let result = self.carry_out(op, operation, resume).await;
-        self.standing.send_modify(|standing| standing.coming_up = false);
+        self.live.send_modify(|live| live.coming_up = false);
         result
     }
 
@@ -138,12 +139,18 @@ impl Owner {
     /// Begins to follow a machine.
     pub(super) fn follow(&mut self, shim: Shim) {
         self.events = Some(shim.events());
-        self.rebooted = false;
+        (self.relaunches, self.relaunches_at_start) = (0, 0);
         self.shim = Some(shim);
     }
 
+    /// Records the phases of a start up to the agent's answer. They describe the boot that is running now.
+    pub(super) fn record_phases(&mut self, phases: Vec<Phase>) {
+        self.row.run.phases = phases;
+        self.relaunches_at_start = self.relaunches;
+    }
+
     /// Has everything told again that is known of the machine, such as that its agent answers.
-    pub(super) fn follow_anew(&mut self) {
+    pub(super) fn resubscribe(&mut self) {
         self.events = self.shim.as_ref().map(Shim::events);
     }
 
@@ -156,7 +163,7 @@ impl Owner {
     pub(super) async fn save(&mut self) -> Result<(), Failure> {
         let written = self.parts.store.update_vm(&self.row).await;
         let state = self.row.state;
-        self.standing.send_modify(|standing| standing.state = state);
+        self.live.send_modify(|live| live.state = state);
         written?;
         Ok(())
     }
@@ -170,83 +177,85 @@ impl Owner {
     }
 
     /// A message that came while nothing was being done.
-    pub(super) async fn attend(&mut self, message: ShimMessage) {
-        match self.take_in(message) {
-            Seen::Nothing | Seen::Progress => {}
-            Seen::Changed | Seen::Ready(_) => self.save_or_log().await,
-            Seen::Trouble(words) => {
+    pub(super) async fn handle_idle(&mut self, message: ShimMessage) {
+        match self.apply(message) {
+            Effect::Nothing | Effect::Progress => {}
+            Effect::Changed | Effect::Ready(_) => self.save_or_log().await,
+            Effect::Trouble(words) => {
                 self.row.reason = Some(words);
                 self.save_or_log().await;
             }
-            Seen::Ended(record) => self.ended(record).await,
+            Effect::Ended(record) => self.ended(record).await,
         }
     }
 
     /// What a message means for the row.
-    pub(super) fn take_in(&mut self, message: ShimMessage) -> Seen {
+    pub(super) fn apply(&mut self, message: ShimMessage) -> Effect {
         // A step that changed ports has written down what came of it; what was said before that is heard after it.
         let now = self.shim.as_ref().map(|shim| shim.status().published);
-        let open = |said| places(&now.unwrap_or(said));
+        let open = |said| published_at(&now.unwrap_or(said));
         let run = &mut self.row.run;
         match message {
             ShimMessage::Status(status) => {
                 run.shim = Some(status.shim);
                 run.vmm_process = status.vmm;
                 run.unconfined = status.unconfined;
-                self.rebooted |= status.relaunches > 0;
+                // An adopted machine that was relaunched before this daemon saw it may have been up before that: neither the
+                // row nor the shim can tell, so its boot counts as a reboot until a resumed start records its phases.
+                self.relaunches = status.relaunches;
                 run.published = open(status.published);
-                run.boot_state = status.booted.as_deref().map(words);
+                run.boot_state = status.booted.as_deref().map(sanitized);
                 if let Some(ready) = status.ready {
                     return self.ready(ready);
                 }
                 // It reboots: what is written down is of another boot.
                 run.forget_boot();
-                Seen::Changed
+                Effect::Changed
             }
             ShimMessage::VmmStarted { vmm, .. } => {
                 run.vmm_process = Some(vmm);
-                Seen::Changed
+                Effect::Changed
             }
             ShimMessage::Relaunching => {
                 run.vmm_process = None;
-                // A boot that was given up before its agent answered, for its timer, was none: the next one is the start's.
-                self.rebooted |= run.agent_api.is_some();
+                self.relaunches += 1;
                 run.forget_boot();
-                Seen::Changed
+                Effect::Changed
             }
             ShimMessage::Published { published, .. } => {
                 run.published = open(published);
-                Seen::Changed
+                Effect::Changed
             }
-            ShimMessage::Console { .. } => Seen::Progress,
+            ShimMessage::Console { .. } => Effect::Progress,
             ShimMessage::Guest { event: GuestEvent::Ready(ready), .. } => self.ready(ready),
             ShimMessage::Guest { event: GuestEvent::Booted { state }, .. } => {
-                run.boot_state = Some(words(&state));
-                Seen::Changed
+                run.boot_state = Some(sanitized(&state));
+                Effect::Changed
             }
             ShimMessage::Guest { event: GuestEvent::Exec { asked_ms, started_ms }, .. } => {
-                if self.rebooted {
-                    return Seen::Nothing;
+                if self.relaunches != self.relaunches_at_start {
+                    // The command is the first one of another boot than the one that the phases describe.
+                    return Effect::Nothing;
                 }
                 phases::add_exec(&mut run.phases, asked_ms, started_ms);
-                Seen::Changed
+                Effect::Changed
             }
             ShimMessage::Guest { event: GuestEvent::Trouble { message }, .. } => {
-                let words = words(&message);
+                let words = sanitized(&message);
                 tracing::warn!(vm = %self.row.name, trouble = words, "the guest is in trouble");
-                Seen::Trouble(words)
+                Effect::Trouble(words)
             }
-            ShimMessage::Guest { event: GuestEvent::Power { .. }, .. } => Seen::Nothing,
-            ShimMessage::Ended(record) => Seen::Ended(record),
+            ShimMessage::Guest { event: GuestEvent::Power { .. }, .. } => Effect::Nothing,
+            ShimMessage::Ended(record) => Effect::Ended(record),
         }
     }
 
-    fn ready(&mut self, ready: Ready) -> Seen {
+    fn ready(&mut self, ready: Ready) -> Effect {
         let run = &mut self.row.run;
-        run.boot_id = Some(words(&ready.boot_id));
+        run.boot_id = Some(sanitized(&ready.boot_id));
         run.init = Some(ready.init);
         run.agent_api = Some(ready.api_version);
-        Seen::Ready(ready)
+        Effect::Ready(ready)
     }
 
     /// The machine ended by itself.
@@ -265,7 +274,7 @@ impl Owner {
     /// has, and the error is what there is to say about that.
     pub(super) async fn put_down(&mut self) -> Result<Option<ExitRecord>, String> {
         let ended = match &self.shim {
-            Some(shim) => shim.put_down(stop::END_PATIENCE).await.map(Some),
+            Some(shim) => shim.put_down(stop::END_TIMEOUT).await.map(Some),
             None => Ok(None),
         };
         self.events = None;
@@ -280,7 +289,7 @@ impl Owner {
             shim.wake();
             // A shim that does not do it is ended by `release`, with proof of who it is.
             if shim.end().await.is_ok() {
-                let _ = tokio::time::timeout(stop::END_PATIENCE, shim.ended()).await;
+                let _ = tokio::time::timeout(stop::END_TIMEOUT, shim.ended()).await;
             }
         }
         self.events = None;
@@ -294,7 +303,7 @@ impl Owner {
         self.shim = None;
         let released = release(&self.parts, &self.row.id, Depth::Machine).await;
         failpoint::hit("down.released").await;
-        self.standing.send_modify(|standing| standing.ends += 1);
+        self.live.send_modify(|live| live.ends += 1);
         self.row.run.ended();
         (self.row.state, self.row.reason) = (state, reason);
         let mut done = Ok(());
@@ -313,7 +322,7 @@ impl Owner {
     }
 
     /// There is no machine yet, and there was to be none any more.
-    pub(super) async fn stopped(&mut self) {
+    pub(super) async fn mark_stopped(&mut self) {
         self.row.state = VmState::Stopped;
         self.save_or_log().await;
     }
@@ -347,11 +356,11 @@ impl Owner {
 pub(super) fn outcome(record: &ExitRecord) -> (VmState, Option<String>) {
     match record.cause {
         ExitCause::Poweroff | ExitCause::Ended | ExitCause::Killed => (VmState::Stopped, None),
-        ExitCause::GuestFailed | ExitCause::VmmFailed => (VmState::Failed, Some(words(&record.reason))),
+        ExitCause::GuestFailed | ExitCause::VmmFailed => (VmState::Failed, Some(sanitized(&record.reason))),
     }
 }
 
 /// Where published ports are.
-pub(super) fn places(opened: &[Opened]) -> Vec<Publish> {
+pub(super) fn published_at(opened: &[Opened]) -> Vec<Publish> {
     opened.iter().map(|opened| opened.at).collect()
 }

@@ -3,9 +3,10 @@
 
 use super::{
     VmService,
-    owner::{outcome, places},
+    owner::{outcome, published_at},
     release::{holds_machine, release, remove_flat, remove_sockets},
-    set_network, sockets, stop,
+    set::network,
+    sockets, stop,
 };
 use crate::{
     capability::{Depth, VmFiles},
@@ -27,7 +28,7 @@ use futures_util::future::join_all;
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 /// How long processes nobody knows may take to be gone.
-const STRAY_PATIENCE: Duration = Duration::from_secs(10);
+const STRAY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl VmService {
     /// Brings rows and reality together, then gives every VM its task. Must be done before requests are answered.
@@ -38,9 +39,9 @@ impl VmService {
         join_all(rows.into_iter().map(|row| async move {
             let half_made = row.state == VmState::Created && !VmFiles::work_disk(&self.parts.layout, &row.id).exists();
             if half_made || row.run.deleting {
-                self.take_away(&row).await;
+                self.remove_half_made(&row).await;
             } else {
-                let (row, shim) = self.settle_row(row).await;
+                let (row, shim) = self.adopt_row(row).await;
                 self.adopt(row, shim);
             }
         }))
@@ -54,7 +55,7 @@ impl VmService {
 
     /// A VM whose daemon died before it had a disk (its creation was never reported), or while it was being deleted:
     /// nothing of it stays.
-    async fn take_away(self: &Arc<Self>, row: &VmRow) {
+    async fn remove_half_made(self: &Arc<Self>, row: &VmRow) {
         tracing::info!(vm = %row.name, deleting = row.run.deleting, "only half of it is there: it is taken away");
         failpoint::hit("adopt.unwanted").await;
         if let Err(failure) = release(&self.parts, &row.id, Depth::Everything).await {
@@ -63,7 +64,7 @@ impl VmService {
         }
     }
 
-    async fn settle_row(&self, mut row: VmRow) -> (VmRow, Option<Shim>) {
+    async fn adopt_row(&self, mut row: VmRow) -> (VmRow, Option<Shim>) {
         if !row.state.is_live() && !holds_machine(&self.parts, &row.id).await {
             return (row, None);
         }
@@ -84,10 +85,10 @@ impl VmService {
                 row.run.vmm_process = status.vmm;
                 self.parts.network.adopt(&row);
                 failpoint::hit("adopt.networked").await;
-                if let Err(failure) = set_network::agree(&self.parts.store, &row, &shim).await {
+                if let Err(failure) = network::sync_ports(&self.parts.store, &row, &shim).await {
                     tracing::error!(vm = %row.name, %failure, "a port cannot be published as it was asked for");
                 }
-                row.run.published = places(&shim.status().published);
+                row.run.published = published_at(&shim.status().published);
                 failpoint::hit("adopt.found").await;
                 tracing::info!(vm = %row.name, state = row.state.as_str(), "adopted");
                 self.write(&row).await;
@@ -101,7 +102,7 @@ impl VmService {
                     row.reason.clone().filter(|why| row.state == VmState::Stopping && why.ends_with(stop::FORCED));
                 (state, reason.or(forced.filter(|_| record.cause == ExitCause::Ended)))
             }
-            Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone())),
+            Ok(Adopted::Gone(_)) if row.state.is_live() => (VmState::Failed, Some(gone_reason())),
             Ok(Adopted::Silent { shim, waited }) if row.state.is_live() => {
                 let ended = end_silent(shim, waited, &state_dir).await;
                 failpoint::hit("adopt.silenced").await;
@@ -161,7 +162,7 @@ impl VmService {
             }
             let path = entry.path();
             failpoint::hit(&format!("sweep.found.{}", strays.name())).await;
-            let ended = revoke(&path, STRAY_PATIENCE).await;
+            let ended = revoke(&path, STRAY_TIMEOUT).await;
             failpoint::hit(&format!("sweep.ended.{}", strays.name())).await;
             if !matches!(ended, Ok(true)) {
                 tracing::error!(path = %path.display(), ?ended, "cannot end what runs for no VM");
@@ -213,6 +214,6 @@ fn adopted_state(before: VmState, status: &ShimStatus) -> VmState {
 }
 
 /// What there is to say of a machine that left no word.
-pub(super) fn gone() -> String {
+pub(super) fn gone_reason() -> String {
     "its shim and its VMM are gone without a word: they were killed, or this host was restarted".to_owned()
 }

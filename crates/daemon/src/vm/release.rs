@@ -17,14 +17,14 @@ use banger_proto::{
 use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
 /// How long a killed process may take to be gone: it may have memory to give back.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What there is to do about a machine that does not end.
 pub(super) const HELD: &str =
     "this host's kernel has not let go of its processes, as while a disk does not answer: try again later";
 
 /// How often a directory is emptied into which something is put meanwhile.
-const EMPTYINGS: u32 = 8;
+const MAX_PASSES: u32 = 8;
 
 /// Gives back what `vm` holds, as deep as asked.
 pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<(), Failure> {
@@ -36,34 +36,37 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
 
     let ended = end_shim(&state_dir).await;
     failpoint::hit("release.processes").await;
-    let ended = note(&mut errors, ended);
+    let ended = keep_error(&mut errors, ended);
     if ended {
-        note(&mut errors, store.unclaim(vm, ResourceKind::Shim, vm.as_str()).await.map_err(Failure::from));
+        keep_error(&mut errors, store.unclaim(vm, ResourceKind::Shim, vm.as_str()).await.map_err(Failure::from));
     }
     failpoint::hit("release.shim").await;
     for capability in parts.capabilities.iter().rev() {
-        note(&mut errors, capability.release(vm, depth).await);
+        keep_error(&mut errors, capability.release(vm, depth).await);
         failpoint::hit(&format!("release.{}", capability.name())).await;
     }
-    note(&mut errors, remove_unfinished(&state_dir));
+    keep_error(&mut errors, remove_unfinished(&state_dir));
     failpoint::hit("release.capabilities").await;
     let mut removed = true;
     // What does not go of another run directory is swept by a daemon there: the plan, which named it, is gone.
     for dir in BTreeSet::from([machines, run_dir]) {
-        removed &= note(&mut errors, remove_sockets(&dir).await);
+        removed &= keep_error(&mut errors, remove_sockets(&dir).await);
         failpoint::hit("release.sockets").await;
     }
     if removed {
-        note(&mut errors, store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from));
+        keep_error(
+            &mut errors,
+            store.unclaim(vm, ResourceKind::RunDirectory, vm.as_str()).await.map_err(Failure::from),
+        );
     }
     failpoint::hit("release.run").await;
     if depth == Depth::Everything {
         // Who may still run is found by what lies there.
-        let removed = ended && note(&mut errors, remove_flat(&state_dir));
+        let removed = ended && keep_error(&mut errors, remove_flat(&state_dir));
         failpoint::hit("release.directory").await;
         let gone = removed && {
             let unclaimed = store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await;
-            note(&mut errors, unclaimed.map_err(Failure::from))
+            keep_error(&mut errors, unclaimed.map_err(Failure::from))
         };
         // The row is what the next try goes by: it stays as long as anything else does.
         failpoint::hit("release.state").await;
@@ -83,7 +86,7 @@ pub(super) async fn holds_machine(parts: &Parts, vm: &VmId) -> bool {
 }
 
 /// Keeps a failure; whether there was none.
-fn note(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
+fn keep_error(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
     let good = result.is_ok();
     errors.extend(result.err());
     good
@@ -91,14 +94,14 @@ fn note(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
 
 /// Ends what runs for the VM, and what was told to and does not yet.
 async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
-    match revoke(state_dir, PATIENCE).await {
+    match revoke(state_dir, KILL_TIMEOUT).await {
         Ok(true) => Ok(()),
         Ok(false) => {
-            let patience = PATIENCE.as_secs();
+            let limit = KILL_TIMEOUT.as_secs();
             let who = shim::living(state_dir).map_or_else(String::new, |pids| format!(" ({pids})"));
             Err(Failure::new(
                 Code::Timeout,
-                format!("the VM's processes{who} were killed and not gone {patience} s later"),
+                format!("the VM's processes{who} were killed and not gone {limit} s later"),
             ))
         }
         Err(error) => Err(failures::because(Code::Internal, "cannot end the VM's processes", &error)),
@@ -127,7 +130,7 @@ pub(super) async fn remove_sockets(directory: &Path) -> Result<(), Failure> {
 /// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.
 pub(super) fn remove_flat(directory: &Path) -> Result<(), Failure> {
     let failed = |error: &io::Error| failures::io("remove", directory, error);
-    for _ in 0..EMPTYINGS {
+    for _ in 0..MAX_PASSES {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

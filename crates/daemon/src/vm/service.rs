@@ -1,11 +1,12 @@
 //! The service as others see it: VMs by reference, and what can be asked of them.
 
 use super::{
-    Op, keeper,
+    Op, expiry,
+    live_state::{LiveState, StateWatch},
+    mailbox::{ReservedMailbox, VmHandle},
     owner::Owner,
     phases::PhaseClock,
-    standing::{Berth, Changes, Door, Standing},
-    task::{self, Ask},
+    task::{self, Command},
     view,
 };
 use crate::{
@@ -54,26 +55,26 @@ pub(crate) struct Parts {
 /// Every VM's life.
 pub(crate) struct VmService {
     pub(super) parts: Arc<Parts>,
-    doors: Mutex<HashMap<VmId, Door>>,
-    /// There is a VM the keeper has not looked at.
-    pub(super) news: Arc<Notify>,
+    handles: Mutex<HashMap<VmId, VmHandle>>,
+    /// There is a VM the expiry has not looked at.
+    pub(super) new_vm: Arc<Notify>,
 }
 
 impl Drop for VmService {
     fn drop(&mut self) {
         // Who looks after VMs has nothing left to look after.
-        self.news.notify_one();
+        self.new_vm.notify_one();
     }
 }
 
 impl VmService {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts: Arc::new(parts), doors: Mutex::default(), news: Arc::default() })
+        Arc::new(Self { parts: Arc::new(parts), handles: Mutex::default(), new_vm: Arc::default() })
     }
 
     /// Begins to look after age and idleness; goes on until the service is gone.
-    pub(crate) fn look_after(self: &Arc<Self>) {
-        tokio::spawn(keeper::keep(Arc::downgrade(self)));
+    pub(crate) fn start_expiry(self: &Arc<Self>) {
+        tokio::spawn(expiry::run(Arc::downgrade(self)));
     }
 
     /// All VMs, oldest first; with `running` only those with a VMM, or about to have one.
@@ -93,8 +94,8 @@ impl VmService {
 
     /// The state others see: that of a row, unless somebody's start has begun and has not written it yet.
     fn shown(&self, row: &VmRow) -> VmState {
-        let standing = self.doors().get(&row.id).map(|door| *door.standing.borrow());
-        standing.map_or(row.state, |standing| Standing { state: row.state, ..standing }.shown())
+        let live = self.handles().get(&row.id).map(|handle| *handle.live.borrow());
+        live.map_or(row.state, |live| LiveState { state: row.state, ..live }.shown())
     }
 
     /// The VM a name, an id or a unique prefix of an id means.
@@ -118,10 +119,10 @@ impl VmService {
 
     /// Asks a VM for something and waits until it is done.
     pub(crate) async fn ask(&self, id: &VmId, op: Op, operation: &Operation) -> Result<(), Failure> {
-        let door = self.doors().get(id).cloned();
+        let handle = self.handles().get(id).cloned();
         let gone = || no_vm(id.as_str());
-        let (ask, answer) = Ask::new(op, operation);
-        door.ok_or_else(gone)?.asks.send(ask).await.map_err(|_| gone())?;
+        let (command, answer) = Command::new(op, operation);
+        handle.ok_or_else(gone)?.commands.send(command).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -149,20 +150,20 @@ impl VmService {
     }
 
     /// Tells when this VM changes.
-    pub(crate) fn changes(&self, id: &VmId) -> Changes {
-        Changes::of(self.doors().get(id).map(|door| door.standing.clone()))
+    pub(crate) fn watch_state(&self, id: &VmId) -> StateWatch {
+        StateWatch::of(self.handles().get(id).map(|handle| handle.live.clone()))
     }
 
     /// Gives a VM its task. `shim` is its running machine, if it has one; one that has not answered yet is waited for.
     pub(super) fn adopt(self: &Arc<Self>, row: VmRow, shim: Option<Shim>) {
-        let berth = Berth::new(self, &row.id, Standing::of(row.state, false));
-        self.enroll(berth, Owner::new(self.parts.clone(), row, shim), None);
+        let mailbox = ReservedMailbox::new(self, &row.id, LiveState::of(row.state, false));
+        self.enroll(mailbox, Owner::new(self.parts.clone(), row, shim), None);
     }
 
     /// Gives a VM that was just made its task.
-    pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, berth: Berth) {
-        self.enroll(berth, Owner::new(self.parts.clone(), row, None), None);
-        self.news.notify_one();
+    pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, mailbox: ReservedMailbox) {
+        self.enroll(mailbox, Owner::new(self.parts.clone(), row, None), None);
+        self.new_vm.notify_one();
     }
 
     /// The same, and has it started before anything else that was asked of it. `clock` has run since the VM was asked
@@ -170,7 +171,7 @@ impl VmService {
     pub(super) async fn adopt_and_start(
         self: &Arc<Self>,
         row: VmRow,
-        berth: Berth,
+        mailbox: ReservedMailbox,
         clock: PhaseClock,
         start: Op,
         operation: &Operation,
@@ -178,38 +179,38 @@ impl VmService {
         let mut owner = Owner::new(self.parts.clone(), row, None);
         owner.clock = Some(clock);
         let gone = no_vm(owner.row.id.as_str());
-        let (ask, answer) = Ask::new(start, operation);
-        self.enroll(berth, owner, Some(ask));
-        self.news.notify_one();
+        let (command, answer) = Command::new(start, operation);
+        self.enroll(mailbox, owner, Some(command));
+        self.new_vm.notify_one();
         answer.await.unwrap_or(Err(gone))
     }
 
-    fn enroll(self: &Arc<Self>, berth: Berth, mut owner: Owner, first: Option<Ask>) {
+    fn enroll(self: &Arc<Self>, mailbox: ReservedMailbox, mut owner: Owner, first: Option<Command>) {
         let id = owner.row.id.clone();
-        let (mailbox, standing) = berth.take();
-        standing.send_modify(|standing| standing.coming_up = first.is_some());
-        owner.stand_at(standing);
+        let (commands, live) = mailbox.take();
+        live.send_modify(|live| live.coming_up = first.is_some());
+        owner.publish_to(live);
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
             // Where a panic does not end the process by itself, as it does in a release, this one would leave a VM that runs
             // and that nobody answers for. VMs go on, and the next daemon finds out about all of them.
-            if AssertUnwindSafe(task::run(owner, mailbox, first)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(task::run(owner, commands, first)).catch_unwind().await.is_err() {
                 std::process::abort();
             }
             if let Some(service) = service.upgrade() {
-                service.doors().remove(&id);
+                service.handles().remove(&id);
             }
         });
     }
 
     /// A VM with nobody to do what is asked of it: whoever asks waits, until the result is dropped.
     #[cfg(test)]
-    pub(super) fn enroll_idler(self: &Arc<Self>, row: &VmRow) -> tokio::sync::mpsc::Receiver<Ask> {
-        Berth::new(self, &row.id, Standing::of(row.state, false)).take().0
+    pub(super) fn enroll_idler(self: &Arc<Self>, row: &VmRow) -> tokio::sync::mpsc::Receiver<Command> {
+        ReservedMailbox::new(self, &row.id, LiveState::of(row.state, false)).take().0
     }
 
-    pub(super) fn doors(&self) -> MutexGuard<'_, HashMap<VmId, Door>> {
-        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn handles(&self) -> MutexGuard<'_, HashMap<VmId, VmHandle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

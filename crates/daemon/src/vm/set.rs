@@ -3,7 +3,9 @@
 //! A request is kept as a whole or not at all: everything is checked before anything is written, and what fails to take
 //! effect is taken back with the rest. A policy whose way back fails too stays, and whoever asked is told.
 
-use super::{admission, owner::Owner, set_network, spec, view};
+pub(super) mod network;
+
+use super::{admission, owner::Owner, spec, view};
 use crate::{capability::VmFiles, config::Source, failpoint, operation::Operation, store::VmSpec};
 use banger_proto::{
     api::vm::SetVm,
@@ -20,7 +22,7 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
     let before = owner.row.spec.clone();
     let disk = fs::metadata(VmFiles::work_disk(&owner.parts.layout, &owner.row.id)).ok();
     let mut after = resized(&before, &wanted, disk.map(|disk| ByteSize(disk.len())))?;
-    let change = set_network::Change::of(owner, &wanted)?;
+    let change = network::Change::of(owner, &wanted)?;
     after.network = change.after.clone();
     owner.row.spec = after;
     let done = match owner.save().await {
@@ -70,7 +72,7 @@ fn resized(before: &VmSpec, wanted: &SetVm, disk: Option<ByteSize>) -> Result<Vm
             .hint("a new VM can have a smaller one: `banger vm create --disk-size`"));
     }
     if wanted.memory.is_some() {
-        admission::fits_at_all(after.memory, after.overcommit)?;
+        admission::check_total(after.memory, after.overcommit)?;
     }
     Ok(after)
 }

@@ -5,14 +5,14 @@
 
 use super::{
     VmService,
-    admission::{self, Refused},
-    await_agent,
+    admission::{self, Attempt},
+    guest_text::sanitized,
     owner::Owner,
     phases::PhaseClock,
     release::{HELD, holds_machine, release},
     service::Parts,
-    set_network, stop,
-    words::words,
+    set::network,
+    stop, wait,
 };
 use crate::{
     capability::{Depth, Launch},
@@ -35,14 +35,14 @@ use banger_proto::{
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
 
 /// How a VM was before its start.
-struct Before {
+struct Previous {
     state: VmState,
     reason: Option<String>,
     run: Run,
     overcommit: bool,
 }
 
-impl Before {
+impl Previous {
     fn of(row: &VmRow) -> Self {
         Self { state: row.state, reason: row.reason.clone(), run: row.run.clone(), overcommit: row.spec.overcommit }
     }
@@ -52,10 +52,10 @@ impl Before {
 pub(super) async fn preflight(
     parts: &Parts,
     spec: &VmSpec,
-    refused: Refused<'_>,
+    attempt: Attempt<'_>,
     operation: &Operation,
 ) -> Result<(), Failure> {
-    preflight_with(parts, spec, ByteSize(0), refused, operation).await
+    preflight_with(parts, spec, ByteSize(0), attempt, operation).await
 }
 
 /// The same for one that runs, before it is taken down to be started again. Not all can be seen from there: that a kernel
@@ -63,24 +63,24 @@ pub(super) async fn preflight(
 pub(super) async fn preflight_again(owner: &Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
     let (parts, row) = (&owner.parts, &owner.row);
     // Rules that the configuration made too many would refuse its start.
-    set_network::check(&row.spec.network, &parts.config.network())?;
+    network::check(&row.spec.network, &parts.config.network())?;
     parts.choose(row.spec.vmm).await?;
     let mut spec = overcommitted(&row.spec, overcommit);
     // What it has itself will be free.
     spec.network.publish.retain(|publish| !row.run.published.iter().any(|own| own.host == publish.host));
     let back = ByteSize(VmService::resident(row).unwrap_or(0));
-    let refused = Refused::Restart(&row.name);
-    preflight_with(parts, &spec, back, refused, operation).await.map_err(|failure| operation.blame(failure))
+    let attempt = Attempt::Restart(&row.name);
+    preflight_with(parts, &spec, back, attempt, operation).await.map_err(|failure| operation.blame(failure))
 }
 
 async fn preflight_with(
     parts: &Parts,
     spec: &VmSpec,
     back: ByteSize,
-    refused: Refused<'_>,
+    attempt: Attempt<'_>,
     operation: &Operation,
 ) -> Result<(), Failure> {
-    admission::admit(parts, spec.memory, back, spec.overcommit, refused).await?;
+    admission::admit(parts, spec.memory, back, spec.overcommit, attempt).await?;
     for capability in parts.capabilities.iter() {
         capability.preflight(spec, operation).await?;
     }
@@ -97,14 +97,14 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
     end_predecessor(owner).await.map_err(|failure| operation.blame(failure))?;
     // The clock of a VM that is being made began with its creation; one that cannot start is not kept.
     let (made, row) = (owner.clock.take(), &owner.row);
-    let refused = if made.is_some() { Refused::Sizes } else { Refused::Start(&row.name) };
+    let attempt = if made.is_some() { Attempt::Sizes } else { Attempt::Start(&row.name) };
     let mut clock = made.unwrap_or_else(PhaseClock::start);
     let (choice, tsc_khz) = owner.parts.choose(row.spec.vmm).await?;
     let spec = overcommitted(&row.spec, overcommit);
-    preflight(&owner.parts, &spec, refused, operation).await.map_err(|failure| operation.blame(failure))?;
-    say_what_starts(owner, &choice, operation);
+    preflight(&owner.parts, &spec, attempt, operation).await.map_err(|failure| operation.blame(failure))?;
+    announce_start(owner, &choice, operation);
 
-    let before = Before::of(&owner.row);
+    let before = Previous::of(&owner.row);
     owner.row.spec = spec;
     owner.row.state = VmState::Starting;
     owner.row.reason = None;
@@ -161,23 +161,23 @@ async fn end_predecessor(owner: &Owner) -> Result<(), Failure> {
 
 /// Goes on with a start that an earlier daemon began, or that its client has left behind.
 pub(super) async fn resume(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
-    owner.follow_anew();
+    owner.resubscribe();
     finish(owner, None, operation, PhaseClock::start()).await
 }
 
 async fn finish(
     owner: &mut Owner,
-    before: Option<Before>,
+    before: Option<Previous>,
     operation: &Operation,
     mut clock: PhaseClock,
 ) -> Result<(), Failure> {
-    let ready = match await_agent::agent(owner, operation).await {
+    let ready = match wait::agent::wait_ready(owner, operation).await {
         Ok(ready) => ready,
         Err(failure) => return Err(give_up(owner, before, operation, failure).await),
     };
     failpoint::hit("start.ready").await;
     clock.guest(&ready);
-    owner.row.run.phases = clock.phases();
+    owner.record_phases(clock.phases());
     let followed = tokio::select! {
         followed = after_start(owner, &ready) => followed,
         // Left on its way up, with an agent that answers: a stop of it is an orderly one, and a kill need not wait for a
@@ -192,13 +192,13 @@ async fn finish(
         tokio::select! {
             _ = stop::power_off(owner, operation, None) => {}
             // Left to what is wanted of it instead, as above; a client that leaves is no reason to have it go on.
-            () = operation.overtaken() => return Err(failure),
+            () = operation.preempted() => return Err(failure),
         }
         return Err(fail(owner, failure).await);
     }
     owner.row.state = VmState::Running;
     owner.save().await?;
-    say_which_ports(owner, operation);
+    announce_ports(owner, operation);
     failpoint::hit("start.saved").await;
     Ok(())
 }
@@ -224,13 +224,13 @@ pub(super) async fn settle(parts: &Parts, vm: &VmId) -> Result<(), Failure> {
 
 /// Takes down what was started. A start whose client left leaves the VM as it was, one that something else was wanted
 /// in place of a stopped VM, any other a failed one.
-async fn give_up(owner: &mut Owner, before: Option<Before>, operation: &Operation, failure: Failure) -> Failure {
+async fn give_up(owner: &mut Owner, before: Option<Previous>, operation: &Operation, failure: Failure) -> Failure {
     if !operation.cancel().is_cancelled() {
         return fail(owner, failure).await;
     }
     owner.end_machine().await;
     failpoint::hit("start.ended").await;
-    match before.filter(|_| !operation.is_overtaken()) {
+    match before.filter(|_| !operation.is_preempted()) {
         Some(before) => restore_and_down(owner, before).await,
         None => drop(owner.down(VmState::Stopped, None).await),
     }
@@ -238,7 +238,7 @@ async fn give_up(owner: &mut Owner, before: Option<Before>, operation: &Operatio
 }
 
 /// Gives back what a start took that leaves the VM as it was.
-async fn restore_and_down(owner: &mut Owner, Before { state, reason, run, overcommit }: Before) {
+async fn restore_and_down(owner: &mut Owner, Previous { state, reason, run, overcommit }: Previous) {
     owner.row.run = run;
     owner.row.spec.overcommit = overcommit;
     let _ = owner.down(state, reason).await;
@@ -246,7 +246,7 @@ async fn restore_and_down(owner: &mut Owner, Before { state, reason, run, overco
 
 /// Takes down what was started and is no good.
 async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
-    let first = words(failure.causes.first().unwrap_or(&failure.message));
+    let first = sanitized(failure.causes.first().unwrap_or(&failure.message));
     let reason = match owner.put_down().await {
         Err(words) => format!("{first}; {words}"),
         Ok(_) => first,
@@ -320,7 +320,7 @@ pub(super) fn make_directory(path: &Path) -> Result<(), Failure> {
 }
 
 /// The line every start begins with, and, once per daemon, why guests are slow here.
-fn say_what_starts(owner: &Owner, choice: &Choice, operation: &Operation) {
+fn announce_start(owner: &Owner, choice: &Choice, operation: &Operation) {
     let spec = &owner.row.spec;
     operation.notice(format!(
         "{} vcpu · {} MiB · {} disk · {}/{}",
@@ -336,7 +336,7 @@ fn say_what_starts(owner: &Owner, choice: &Choice, operation: &Operation) {
 }
 
 /// Which ports of the host were taken, where any that is free was asked for.
-fn say_which_ports(owner: &Owner, operation: &Operation) {
+fn announce_ports(owner: &Owner, operation: &Operation) {
     let opened = owner.shim.as_ref().map(|shim| shim.status().published).unwrap_or_default();
     for open in opened.iter().filter(|open| open.asked.host.port() == 0) {
         let (name, guest, host) = (&owner.row.name, open.at.guest, open.at.host);

@@ -1,7 +1,7 @@
 //! What a VM costs: its VMM's process, its disk, and what the guest says of itself.
 
 use super::{Agent, VmService, view};
-use crate::{clock, process::ProcessIdentity};
+use crate::{clock, process::ProcessIdentity, store::VmRow};
 use banger_proto::{
     agent::http::Port,
     api::vm::{Denied, Egress, GuestEndpoint, VmPort, VmState, VmStats},
@@ -10,15 +10,12 @@ use banger_proto::{
     network::{Publish, Rule},
 };
 
-/// Clock ticks per second in `/proc/<pid>/stat`: fixed at 100 in Linux' interface to programs on every processor we
-/// build for, whatever the kernel's own rate.
-const TICKS: u64 = 100;
-
 impl VmService {
     /// The VM's resources. Its guest may be unable to say its part.
     pub(crate) async fn stats(&self, reference: &str) -> Result<VmStats, Failure> {
         let row = self.find(reference).await?;
-        let (vmm_cpu_ms, vmm_rss) = row.run.vmm_process.and_then(process_cost).unwrap_or_default();
+        let usage = row.run.vmm_process.as_ref().and_then(ProcessIdentity::usage);
+        let (vmm_cpu_ms, vmm_rss) = usage.map_or((0, 0), |usage| (usage.cpu_ms, usage.resident));
         let disk_used = view::disk_used(&self.parts, &row.id).unwrap_or_default();
         let guest = match self.agent_of(&row) {
             Ok(agent) => agent.stats().await,
@@ -88,16 +85,16 @@ impl VmService {
     }
 
     /// CPU time of the VMM in milliseconds, when it has a process.
-    pub(super) fn cpu_ms(row: &crate::store::VmRow) -> Option<u64> {
-        row.run.vmm_process.and_then(process_cost).map(|(cpu_ms, _)| cpu_ms)
+    pub(super) fn cpu_ms(row: &VmRow) -> Option<u64> {
+        row.run.vmm_process.as_ref().and_then(ProcessIdentity::usage).map(|usage| usage.cpu_ms)
     }
 
     /// Resident bytes of the VMM, when it has a process.
-    pub(super) fn resident(row: &crate::store::VmRow) -> Option<u64> {
-        row.run.vmm_process.and_then(process_cost).map(|(_, bytes)| bytes)
+    pub(super) fn resident(row: &VmRow) -> Option<u64> {
+        row.run.vmm_process.as_ref().and_then(ProcessIdentity::usage).map(|usage| usage.resident)
     }
 
-    pub(super) fn agent_of(&self, row: &crate::store::VmRow) -> Result<Agent, Failure> {
+    pub(super) fn agent_of(&self, row: &VmRow) -> Result<Agent, Failure> {
         let name = &row.name;
         let conflict = |text: &str| Failure::new(Code::Conflict, format!("VM {name} {text}"));
         match row.state {
@@ -145,32 +142,5 @@ fn protocol(number: u8) -> String {
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
         other => other.to_string(),
-    }
-}
-
-/// CPU time in milliseconds and resident bytes of a process that is still the one it was.
-fn process_cost(process: ProcessIdentity) -> Option<(u64, u64)> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
-    let (ticks, pages) = parse_cost(&stat)?;
-    process.alive().then(|| (ticks * 1000 / TICKS, pages * rustix::param::page_size() as u64))
-}
-
-/// Fields 14 and 15 (user and system time) and 24 (resident pages) of proc(5)'s stat, counted after the name.
-fn parse_cost(stat: &str) -> Option<(u64, u64)> {
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some((field(14)?.checked_add(field(15)?)?, field(24)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_process_costs_something() {
-        let (_, bytes) = process_cost(ProcessIdentity::current().unwrap()).unwrap();
-        assert!(bytes > 1 << 20, "{bytes}");
-        let stat = "7 (a) b) S 1 1 1 0 -1 4 1 0 0 0 11 22 0 0 20 0 1 0 98 5000 333 1";
-        assert_eq!(parse_cost(stat), Some((33, 333)));
     }
 }

@@ -1,12 +1,12 @@
 //! Taking a VM down: in order when it can answer, by force when it cannot or does not.
 
 use super::{
-    guest::Agent,
-    look_again::look_again,
+    agent::Agent,
+    guest_text::sanitized,
     owner::{Owner, outcome},
     policy::StopCause,
+    readopt::readopt,
     release::HELD,
-    words::words,
 };
 use crate::{
     failpoint,
@@ -27,9 +27,9 @@ use tokio::time::{Instant, timeout};
 /// What a reason ends with that was written down before the machine's end.
 pub(super) const FORCED: &str = ": its machine was ended by force";
 /// How long the machine may take to be gone once its end was asked for.
-pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a guest may take to write its data to the disk before it powers off.
-const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Grace of a guest whose image has an init: its services stop one after the other.
 const IMAGE_GRACE: Duration = Duration::from_secs(10);
 /// Grace of a guest whose agent is its init.
@@ -37,7 +37,7 @@ const AGENT_GRACE: Duration = Duration::from_secs(2);
 /// Longest part of a grace that is kept for the end itself.
 const END_OF_GRACE: Duration = Duration::from_secs(5);
 /// How long a VMM may take to die of a signal.
-const SIGNAL_PATIENCE: Duration = Duration::from_secs(2);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Orderly power-off, at most `grace` long; then the VMM is killed.
 pub(super) async fn stop(
@@ -46,7 +46,7 @@ pub(super) async fn stop(
     grace: Option<Duration>,
     cause: StopCause,
 ) -> Result<(), Failure> {
-    look_again(owner).await?;
+    readopt(owner).await?;
     if owner.shim.is_none() {
         return Ok(());
     }
@@ -73,7 +73,7 @@ pub(super) async fn stop(
 
 /// Ends a machine that does not end in order, because of `why`; what there is to say of it from then on.
 async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Option<String> {
-    let forced = Some(format!("{}{FORCED}", words(why)));
+    let forced = Some(format!("{}{FORCED}", sanitized(why)));
     // Written down before it is so: a daemon that comes after this one could not tell it from any other end.
     owner.row.reason.clone_from(&forced);
     owner.save_or_log().await;
@@ -101,12 +101,12 @@ pub(super) async fn power_off(
         return Err(why.to_owned());
     };
     tokio::select! {
-        ended = go_down(owner, shim, operation, grace) => ended,
+        ended = power_off_guest(owner, shim, operation, grace) => ended,
         never = shim.keep_awake(|words| operation.notice(words)) => match never {},
     }
 }
 
-async fn go_down(
+async fn power_off_guest(
     owner: &Owner,
     shim: &Shim,
     operation: &Operation,
@@ -115,12 +115,12 @@ async fn go_down(
     let grace = grace.unwrap_or_else(|| default_grace(owner.row.run.init));
     let agent = Agent::of(&owner.parts.layout, &owner.row.id);
     operation.begin("writing the guest's data to its disk");
-    let guests = guests_part(grace, owner.row.run.init);
+    let guests = guest_grace(grace, owner.row.run.init);
     let body = Shutdown { verb: Power::Poweroff, grace_ms: u64::try_from(guests.as_millis()).unwrap_or(u64::MAX) };
     let began = Instant::now();
     let asked = tokio::select! {
-        asked = agent.shutdown(&body, SYNC_PATIENCE, |absent| {
-            operation.notice(format!("{absent}; it is asked again for up to {} s", SYNC_PATIENCE.as_secs()));
+        asked = agent.shutdown(&body, SYNC_TIMEOUT, |absent| {
+            operation.notice(format!("{absent}; it is asked again for up to {} s", SYNC_TIMEOUT.as_secs()));
         }) => asked,
         // It may go down before its agent's answer is read.
         record = shim.ended() => return Ok(record),
@@ -128,8 +128,8 @@ async fn go_down(
     match asked {
         // An older agent says that its guest is on its way down already: that may have things to write yet.
         Err(failure) if failure.code != Code::Conflict => {
-            let why = if failure.code == Code::Timeout && began.elapsed() >= SYNC_PATIENCE {
-                format!("the guest did not write its data to its disk within {} s", SYNC_PATIENCE.as_secs())
+            let why = if failure.code == Code::Timeout && began.elapsed() >= SYNC_TIMEOUT {
+                format!("the guest did not write its data to its disk within {} s", SYNC_TIMEOUT.as_secs())
             } else {
                 format!("the guest cannot be asked to power off: {failure}")
             };
@@ -157,7 +157,7 @@ fn default_grace(init: Option<Init>) -> Duration {
 
 /// What of a grace the guest gets. An agent that is the init ends by force what does not heed TERM, a shell for one, and
 /// brings the disk to order afterwards: that, too, is to be over when the grace is.
-fn guests_part(grace: Duration, init: Option<Init>) -> Duration {
+fn guest_grace(grace: Duration, init: Option<Init>) -> Duration {
     match init {
         Some(Init::Agent) => grace.saturating_sub((grace / 4).min(END_OF_GRACE)),
         _ => grace,
@@ -167,12 +167,12 @@ fn guests_part(grace: Duration, init: Option<Init>) -> Duration {
 /// A signal for the VMM. One that lives on is left as it is, and that is a failure. Who was stopped goes on: a shim that
 /// passes it on, and a VMM that is to heed it.
 pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Failure> {
-    look_again(owner).await?;
+    readopt(owner).await?;
     let Some(shim) = owner.shim.clone() else { return Ok(()) };
     shim.wake();
     let sent = send(&shim, signal).await;
     failpoint::hit("kill.sent").await;
-    match (timeout(SIGNAL_PATIENCE, shim.ended()).await, sent) {
+    match (timeout(SIGNAL_TIMEOUT, shim.ended()).await, sent) {
         // It may have been faster. That it runs no more is what a kill is for; how it ended is its own.
         (Ok(record), _) => {
             owner.ended(record).await;
@@ -193,16 +193,16 @@ async fn send(shim: &Shim, signal: KillSignal) -> Result<(), ShimError> {
     if signal != KillSignal::Kill {
         return sent.await;
     }
-    timeout(SIGNAL_PATIENCE, sent).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    timeout(SIGNAL_TIMEOUT, sent).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 /// Ends a machine whose shim does not pass SIGKILL on, and the shim.
 async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
-    if !shim.kill_vmm(SIGNAL_PATIENCE).await {
+    if !shim.kill_vmm(SIGNAL_TIMEOUT).await {
         return Err(still_runs(owner, KillSignal::Kill).hint(HELD));
     }
     // It may have been slow, and have the machine's end to write down.
-    if let Ok(record) = timeout(SIGNAL_PATIENCE, shim.ended()).await {
+    if let Ok(record) = timeout(SIGNAL_TIMEOUT, shim.ended()).await {
         owner.ended(record).await;
         return Ok(());
     }
@@ -213,7 +213,7 @@ async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
 }
 
 fn still_runs(owner: &Owner, signal: KillSignal) -> Failure {
-    let (name, after) = (&owner.row.name, SIGNAL_PATIENCE.as_secs());
+    let (name, after) = (&owner.row.name, SIGNAL_TIMEOUT.as_secs());
     Failure::new(Code::Timeout, format!("VM {name} still runs {after} s after SIG{signal}"))
 }
 
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_down_before_its_grace_is_over() {
-        let part = |grace, init| guests_part(Duration::from_millis(grace), init).as_millis();
+        let part = |grace, init| guest_grace(Duration::from_millis(grace), init).as_millis();
         assert_eq!(part(2000, Some(Init::Agent)), 1500);
         assert_eq!(part(120_000, Some(Init::Agent)), 115_000);
         assert_eq!(part(0, Some(Init::Agent)), 0);

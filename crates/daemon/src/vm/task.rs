@@ -4,14 +4,14 @@
 
 use super::{
     Op,
-    await_boot::Waiters,
     owner::Owner,
     policy::{self, Reason, StopCause, Verdict},
     service::no_vm,
+    wait::boot::Waiters,
 };
 use crate::{
     failpoint,
-    operation::{Operation, Overtaken},
+    operation::{Operation, Preemption},
     shim::control::ShimMessage,
 };
 use banger_proto::{
@@ -26,13 +26,13 @@ use tracing::Instrument as _;
 
 /// Something asked of a VM.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct Command {
     pub(super) op: Op,
     pub(super) operation: Operation,
     pub(super) reply: oneshot::Sender<Result<(), Failure>>,
 }
 
-impl Ask {
+impl Command {
     /// With where its answer comes.
     pub(super) fn new(op: Op, operation: &Operation) -> (Self, oneshot::Receiver<Result<(), Failure>>) {
         let (reply, answer) = oneshot::channel();
@@ -55,73 +55,73 @@ impl Ask {
 }
 
 /// Runs until the VM is deleted or the daemon ends. `first` comes before what waits at the door already.
-pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>, first: Option<Ask>) {
-    let mut waiting: VecDeque<Ask> = first.into_iter().collect();
-    let mut waiters = Waiters::none();
+pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>, first: Option<Command>) {
+    let mut waiting: VecDeque<Command> = first.into_iter().collect();
+    let mut waiters = Waiters::new();
     loop {
         let mut resume = false;
-        let ask = if let Some(ask) = waiting.pop_front() {
-            ask
+        let command = if let Some(command) = waiting.pop_front() {
+            command
         } else if owner.is_half_started() {
             // Adopted on its way up, or left so.
             resume = true;
-            Ask::new(Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent()).0
+            Command::new(Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent()).0
         } else {
-            match next(&mut asks, &mut owner, &waiters).await {
-                Next::Asked(ask) => ask,
-                Next::Said(message) => {
-                    waiters.attend(message, &mut owner).await;
+            match next(&mut commands, &mut owner, &waiters).await {
+                Next::Command(command) => command,
+                Next::Message(message) => {
+                    waiters.handle(message, &mut owner).await;
                     continue;
                 }
-                Next::WaitOver => {
-                    waiters.dismiss(&owner);
+                Next::WaitExpired => {
+                    waiters.answer_expired(&owner);
                     continue;
                 }
                 Next::Closed => return,
             }
         };
-        if waiters.are_any() && matches!(ask.op, Op::Stop { cause: StopCause::Unused, .. }) {
+        if waiters.any() && matches!(command.op, Op::Stop { cause: StopCause::Unused, .. }) {
             let name = &owner.row().name;
             let used = Failure::new(Code::Conflict, format!("VM {name} is in use: its services are waited for"));
-            ask.answer(Err(used));
+            command.answer(Err(used));
             continue;
         }
-        let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &ask.op) };
+        let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &command.op) };
         match verdict {
-            Verdict::Nothing => waiters.admit(ask, &owner),
-            Verdict::Refuse(reason) => ask.answer(Err(refusal(&owner.row().name, reason))),
+            Verdict::Nothing => waiters.complete(command, &owner),
+            Verdict::Refuse(reason) => command.answer(Err(refusal(&owner.row().name, reason))),
             Verdict::Run | Verdict::Cancel | Verdict::Wait => {
                 let machine = owner.row().run.shim;
-                let result = step(&mut owner, &ask, &mut asks, &mut waiting, resume).await;
-                let is_deleted = result.is_ok() && matches!(ask.op, Op::Delete { .. });
+                let result = step(&mut owner, &command, &mut commands, &mut waiting, resume).await;
+                let is_deleted = result.is_ok() && matches!(command.op, Op::Delete { .. });
                 if is_deleted || !owner.row().state.is_live() || owner.row().run.shim != machine {
                     waiters.cut_short(&owner);
                 }
                 if !is_deleted {
-                    settle(&owner, &ask.op, &mut waiting);
+                    answer_kills(&owner, &command.op, &mut waiting);
                 }
                 match result {
                     Ok(()) if is_deleted => {
-                        ask.answer(Ok(()));
+                        command.answer(Ok(()));
                         break;
                     }
-                    Ok(()) => waiters.admit(ask, &owner),
-                    Err(failure) => ask.answer(Err(failure)),
+                    Ok(()) => waiters.complete(command, &owner),
+                    Err(failure) => command.answer(Err(failure)),
                 }
             }
         }
     }
-    asks.close();
-    while let Some(ask) = asks.recv().await {
-        waiting.push_back(ask);
+    commands.close();
+    while let Some(command) = commands.recv().await {
+        waiting.push_back(command);
     }
-    for ask in waiting {
+    for command in waiting {
         // Deleting what is gone has worked; everything else has nobody to work on.
-        let result = match ask.op {
+        let result = match command.op {
             Op::Delete { .. } => Ok(()),
             _ => Err(no_vm(owner.row().name.as_str())),
         };
-        ask.answer(result);
+        command.answer(result);
     }
 }
 
@@ -129,35 +129,35 @@ pub(super) async fn run(mut owner: Owner, mut asks: mpsc::Receiver<Ask>, first: 
 #[derive(Debug)]
 pub(super) enum Next {
     /// Something is asked.
-    Asked(Ask),
+    Command(Command),
     /// The machine says something.
-    Said(ShimMessage),
+    Message(ShimMessage),
     /// A wait for services is over.
-    WaitOver,
+    WaitExpired,
     /// The daemon ends.
     Closed,
 }
 
 /// Cancelling loses nothing.
-pub(super) async fn next(asks: &mut mpsc::Receiver<Ask>, owner: &mut Owner, waiters: &Waiters) -> Next {
+pub(super) async fn next(commands: &mut mpsc::Receiver<Command>, owner: &mut Owner, waiters: &Waiters) -> Next {
     tokio::select! {
         // A guest that talks holds up nobody, and what it said was in time although nobody has read it yet.
         biased;
-        ask = asks.recv() => ask.map_or(Next::Closed, Next::Asked),
-        message = owner.next_message() => Next::Said(message),
-        () = waiters.any_is_over() => Next::WaitOver,
+        command = commands.recv() => command.map_or(Next::Closed, Next::Command),
+        message = owner.next_message() => Next::Message(message),
+        () = waiters.any_expired() => Next::WaitExpired,
     }
 }
 
 /// Answers the kills that waited for a step which took the machine down: what they were for has happened.
-fn settle(owner: &Owner, done: &Op, waiting: &mut VecDeque<Ask>) {
+fn answer_kills(owner: &Owner, done: &Op, waiting: &mut VecDeque<Command>) {
     if owner.row().state.is_live() || matches!(done, Op::Set(_)) {
         return;
     }
-    for ask in std::mem::take(waiting) {
-        match ask.op {
-            Op::Kill { .. } => ask.answer(Ok(())),
-            _ => waiting.push_back(ask),
+    for command in std::mem::take(waiting) {
+        match command.op {
+            Op::Kill { .. } => command.answer(Ok(())),
+            _ => waiting.push_back(command),
         }
     }
 }
@@ -165,15 +165,15 @@ fn settle(owner: &Owner, done: &Op, waiting: &mut VecDeque<Ask>) {
 /// One step, with the mailbox open.
 async fn step(
     owner: &mut Owner,
-    ask: &Ask,
-    asks: &mut mpsc::Receiver<Ask>,
-    waiting: &mut VecDeque<Ask>,
+    command: &Command,
+    commands: &mut mpsc::Receiver<Command>,
+    waiting: &mut VecDeque<Command>,
     resume: bool,
 ) -> Result<(), Failure> {
-    let (op, cancel) = (&ask.op, ask.cancel());
-    let overtaken = Overtaken::default();
-    let operation = ask.operation.step(cancel.clone(), overtaken.clone());
-    let (name, standing) = (owner.row().name.clone(), owner.standing());
+    let (op, cancel) = (&command.op, command.cancel());
+    let preemption = Preemption::default();
+    let operation = command.operation.step(cancel.clone(), preemption.clone());
+    let (name, live) = (owner.row().name.clone(), owner.watch_state());
     let span = tracing::info_span!("vm", %name, operation = %operation.id());
     let mut is_taken_down = false;
     let result = {
@@ -182,8 +182,8 @@ async fn step(
         loop {
             tokio::select! {
                 result = &mut work => break result,
-                Some(other) = asks.recv() => {
-                    let now = standing.borrow().state;
+                Some(other) = commands.recv() => {
+                    let now = live.borrow().state;
                     match policy::decide(now, Some(op), &other.op) {
                         Verdict::Refuse(reason) => other.answer(Err(refusal(&name, reason))),
                         Verdict::Nothing => other.answer(Ok(())),
@@ -191,7 +191,7 @@ async fn step(
                             let asked = other.op.name();
                             tracing::info!(%name, operation = %operation.id(), asked, "a step is cut short");
                             is_taken_down |= matches!(other.op, Op::Stop { .. } | Op::Kill { .. });
-                            overtaken.tell(asked);
+                            preemption.set(asked);
                             cancel.cancel();
                             waiting.push_back(other);
                         }
@@ -203,7 +203,7 @@ async fn step(
     };
     if is_taken_down && owner.row().state == VmState::Created {
         // Who had it made takes back one that was only created; this one is somebody's who wanted it stopped.
-        owner.stopped().await;
+        owner.mark_stopped().await;
         failpoint::hit("overtaken.saved").await;
     }
     result.inspect_err(|failure| {
@@ -217,7 +217,7 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
     match reason {
         Reason::Starting => conflict("is being started")
             .hint(format!("`banger vm logs -f {name}` shows how far it is, `banger vm stop {name}` ends it")),
-        Reason::Stopping => conflict("is being stopped").hint("ask again when it is down (`banger ps -a`)"),
+        Reason::Stopping => conflict("is being stopped").hint("command again when it is down (`banger ps -a`)"),
         Reason::Deleting => conflict("is being deleted"),
         // What there was to end has ended.
         Reason::NotRunning => conflict("is not running"),

@@ -344,7 +344,7 @@ async fn a_vm_that_is_down_can_be_stopped_and_deleted_but_not_killed() {
     let signal = banger_proto::api::vm::KillSignal::Term;
     let refused = world.vms().change("v", Op::Kill { signal }, &operation).await.unwrap_err();
     assert_eq!((refused.code, refused.hints.len()), (Code::Conflict, 0), "there is nothing left to end: {refused}");
-    let mut changes = world.vms().changes(&row.id);
+    let mut changes = world.vms().watch_state(&row.id);
     world.vms().delete(&row.id, false, &operation).await.unwrap();
     world.assert_gone(&row).await;
     assert!(!changes.is_live());

@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 /// `shown` is the state others see: of one that is being started it is ahead of the row.
 pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
     // The clock may have been set a moment ago, and nobody has looked since.
-    let created_at = age::corrected(&row, &age::Now::look()).unwrap_or(row.created_at);
+    let created_at = age::corrected(&row, &age::Now::read()).unwrap_or(row.created_at);
     let VmRow { id, name, machine_id: _, state, reason, created_at: _, birth: _, spec, run, last_used, workspace } =
         row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());

@@ -159,7 +159,7 @@ fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Ask(Op),
+    Command(Op),
     /// The step in progress gets on: a start writes down that it begins, a restart is down.
     Proceed,
     /// The step in progress ends; whether it worked.
@@ -170,7 +170,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => op().prop_map(Step::Ask),
+        4 => op().prop_map(Step::Command),
         2 => Just(Step::Proceed),
         2 => any::<bool>().prop_map(Step::End),
         1 => any::<bool>().prop_map(Step::Dies),
@@ -281,7 +281,7 @@ proptest! {
         };
         for step in steps {
             match step {
-                Step::Ask(op) => vm.ask(op),
+                Step::Command(op) => vm.ask(op),
                 Step::Proceed => vm.proceed(),
                 Step::End(worked) => vm.end(worked),
                 Step::Dies(clean) if vm.busy.is_none() && vm.state.is_live() => {

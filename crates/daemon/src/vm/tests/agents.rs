@@ -7,7 +7,7 @@ use super::{
 use crate::{
     operation::BACKLOG,
     shim::control::VSOCK,
-    vm::{StopCause, guest::Agent, owner::Owner, stop},
+    vm::{StopCause, agent::Agent, owner::Owner, stop},
 };
 use banger_link::vsock;
 use banger_proto::{

@@ -7,7 +7,7 @@ use crate::{
         client::{Adopted, Shim},
         control::{SOCKET, ShimMessage, ShimRequest, ShimStatus},
     },
-    vm::{owner::Owner, stop},
+    vm::{owner::Owner, stop, wait},
 };
 use banger_proto::{
     agent::{
@@ -300,19 +300,66 @@ async fn a_vm_whose_services_are_waited_for_is_used() {
 #[tokio::test]
 async fn the_first_command_is_a_phase_of_a_start_whose_guest_booted_twice_and_not_of_a_reboot() {
     let world = World::new();
-    let exec = || ShimMessage::Guest { event: GuestEvent::Exec { asked_ms: 5, started_ms: 7 }, at_ms: 9 };
-    for (name, ready_first, told) in [("timer", false, true), ("reboot", true, false)] {
+    for (name, ready_first, expected) in [("timer", false, true), ("reboot", true, false)] {
         let row = world.vm(name, VmState::Running).await;
         let mut owner = Owner::new(world.vms().parts.clone(), row, None);
-        let is_up = || ShimMessage::Guest { event: GuestEvent::Ready(ready()), at_ms: 1 };
         if ready_first {
-            owner.take_in(is_up());
+            owner.apply(is_up());
+            owner.record_phases(kernel_phase());
         }
-        owner.take_in(ShimMessage::Relaunching);
-        owner.take_in(is_up());
-        // As the start has it by then.
-        owner.row.run.phases = vec![Phase { name: "kernel".into(), started_ms: 1, duration_ms: 2 }];
-        owner.take_in(exec());
-        assert_eq!(owner.row.run.phases.iter().any(|phase| phase.name == "exec"), told, "{name}");
+        owner.apply(ShimMessage::Relaunching);
+        owner.apply(is_up());
+        if !ready_first {
+            owner.record_phases(kernel_phase());
+        }
+        owner.apply(first_exec());
+        assert_eq!(has_exec_phase(&owner), expected, "{name}");
     }
+}
+
+#[tokio::test]
+async fn the_first_command_is_a_phase_of_a_start_that_a_later_daemon_resumed() {
+    let world = World::new();
+    for (name, state, expected) in [("resumed", VmState::Starting, true), ("running", VmState::Running, false)] {
+        let row = world.vm(name, state).await;
+        // Its first boot was given up for its timer, and the agent answers in the second.
+        let _fake = FakeShim::with(&world, &row, 1, Some(ready()));
+        let shim = adopt(&world, &row).await;
+        let mut owner = Owner::new(world.vms().parts.clone(), row, Some(shim));
+        if state == VmState::Starting {
+            let operation = Operation::silent();
+            let ready = wait::agent::wait_ready(&mut owner, &operation).await.unwrap();
+            assert_eq!(ready.boot_id, "b");
+            owner.record_phases(kernel_phase());
+        } else {
+            // Here nobody can tell whether the guest was up before it was relaunched.
+            owner.row.run.phases = kernel_phase();
+            let status = owner.next_message().await;
+            owner.apply(status);
+        }
+        owner.apply(first_exec());
+        assert_eq!(has_exec_phase(&owner), expected, "{name}");
+        // A status that stands for missed messages changes nothing.
+        let Some(status) = owner.shim.as_ref().map(Shim::status) else { panic!("it has a shim") };
+        owner.row.run.phases = kernel_phase();
+        owner.apply(ShimMessage::Status(status));
+        owner.apply(first_exec());
+        assert_eq!(has_exec_phase(&owner), expected, "{name}: after missed messages");
+    }
+}
+
+fn first_exec() -> ShimMessage {
+    ShimMessage::Guest { event: GuestEvent::Exec { asked_ms: 5, started_ms: 7 }, at_ms: 9 }
+}
+
+fn is_up() -> ShimMessage {
+    ShimMessage::Guest { event: GuestEvent::Ready(ready()), at_ms: 1 }
+}
+
+fn kernel_phase() -> Vec<Phase> {
+    vec![Phase { name: "kernel".into(), started_ms: 1, duration_ms: 2 }]
+}
+
+fn has_exec_phase(owner: &Owner) -> bool {
+    owner.row.run.phases.iter().any(|phase| phase.name == "exec")
 }

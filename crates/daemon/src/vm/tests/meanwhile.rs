@@ -5,9 +5,10 @@ use crate::{
     shim::control::ShimRequest,
     vm::{
         age,
+        live_state::{LiveState, StateWatch},
+        mailbox::ReservedMailbox,
         owner::Owner,
         phases::PhaseClock,
-        standing::{Berth, Changes, Standing},
     },
 };
 use banger_proto::failure::Failure;
@@ -143,12 +144,12 @@ async fn a_vm_that_takes_its_time_to_go_holds_up_no_other() {
     };
     let slow = aged("slow").await;
     let mut asked = world.vms().enroll_idler(&slow);
-    world.vms().look_after();
+    world.vms().start_expiry();
     let unanswered = asked.recv().await.unwrap();
     assert!(matches!(unanswered.op, Op::Delete { force: true }));
     let late = aged("late").await;
     world.vms().adopt(late.clone(), None);
-    world.vms().news.notify_one();
+    world.vms().new_vm.notify_one();
     wait_for("the deletion of the other", async || world.row(&late).await.is_none()).await;
     assert!(world.row(&slow).await.is_some());
     assert!(asked.try_recv().is_err(), "it was asked again while that is under way");
@@ -159,8 +160,8 @@ async fn what_is_asked_of_a_vm_that_is_being_made_waits_until_it_is() {
     let world = World::new();
     let row = world.vm("v", VmState::Created).await;
     let (vms, operation) = (world.vms(), Operation::silent());
-    let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
-    assert!(vms.changes(&row.id).is_live(), "its console is waited for");
+    let mailbox = ReservedMailbox::new(vms, &row.id, LiveState::of(row.state, true));
+    assert!(vms.watch_state(&row.id).is_live(), "its console is waited for");
     for running in [true, false] {
         assert_eq!(vms.list(running).await.unwrap()[0].state, VmState::Starting);
     }
@@ -168,14 +169,14 @@ async fn what_is_asked_of_a_vm_that_is_being_made_waits_until_it_is() {
     // In this order: the deletion is there before the start.
     let (refused, tried) = tokio::join!(
         vms.ask(&row.id, delete, &operation),
-        vms.adopt_and_start(row.clone(), berth, PhaseClock::start(), start, &operation)
+        vms.adopt_and_start(row.clone(), mailbox, PhaseClock::start(), start, &operation)
     );
     let refused = refused.unwrap_err();
     assert_eq!((refused.code, refused.message.as_str()), (Code::Conflict, "VM v is being started"));
     assert!(refused.hints[0].contains("banger vm delete -f v"), "{refused:?}");
     assert_tried(tried);
     assert_eq!(vms.show("v").await.unwrap().state, VmState::Created);
-    assert!(!vms.changes(&row.id).is_live());
+    assert!(!vms.watch_state(&row.id).is_live());
 }
 
 #[tokio::test]
@@ -186,12 +187,12 @@ async fn who_takes_a_vm_down_before_it_has_a_machine_has_one_that_is_stopped() {
     let kill = Op::Kill { signal: banger_proto::api::vm::KillSignal::Kill };
     for (name, op) in [("stopped", stop), ("killed", kill)] {
         let row = world.vm(name, VmState::Created).await;
-        let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
+        let mailbox = ReservedMailbox::new(vms, &row.id, LiveState::of(row.state, true));
         let start = Op::Start { wait: Wait::Agent, overcommit: false };
         // It waits at the door before the start has looked at this host.
         let (down, started) = tokio::join!(
             vms.ask(&row.id, op, &operation),
-            vms.adopt_and_start(row.clone(), berth, PhaseClock::start(), start, &operation)
+            vms.adopt_and_start(row.clone(), mailbox, PhaseClock::start(), start, &operation)
         );
         down.unwrap();
         started.unwrap_err();
@@ -205,9 +206,9 @@ async fn what_was_asked_of_a_vm_that_came_to_nothing_hears_that_there_is_none() 
     let world = World::new();
     let row = world.vm("v", VmState::Created).await;
     let (vms, operation) = (world.vms(), Operation::silent());
-    let berth = Berth::new(vms, &row.id, Standing::of(row.state, false));
+    let mailbox = ReservedMailbox::new(vms, &row.id, LiveState::of(row.state, false));
     assert_eq!(vms.show("v").await.unwrap().state, VmState::Created);
-    let (asked, ()) = tokio::join!(vms.ask(&row.id, RESTART, &operation), async { drop(berth) });
+    let (asked, ()) = tokio::join!(vms.ask(&row.id, RESTART, &operation), async { drop(mailbox) });
     assert_eq!(asked.unwrap_err().code, Code::NotFound);
     assert_eq!(vms.ask(&row.id, RESTART, &operation).await.unwrap_err().code, Code::NotFound);
 }
@@ -217,11 +218,11 @@ async fn a_deletion_of_a_vm_whose_creation_is_taken_back_has_worked_whenever_it_
     let world = World::new();
     let row = world.vm("v", VmState::Created).await;
     let (vms, operation) = (world.vms(), Operation::silent());
-    let berth = Berth::new(vms, &row.id, Standing::of(row.state, true));
+    let mailbox = ReservedMailbox::new(vms, &row.id, LiveState::of(row.state, true));
     let take_back = async {
         // As an undone creation does: nobody has looked at what is asked.
         release(&vms.parts, &row.id, Depth::Everything).await.unwrap();
-        drop(berth);
+        drop(mailbox);
     };
     let (deleted, ()) = tokio::join!(vms.delete(&row.id, false, &operation), take_back);
     deleted.expect("it waited at the door");
@@ -236,7 +237,7 @@ async fn the_end_of_a_machine_is_one_for_who_follows_its_console_though_the_next
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
     let mut owner = Owner::new(world.vms().parts.clone(), row, None);
-    let mut changes = Changes::of(Some(owner.standing()));
+    let mut changes = StateWatch::of(Some(owner.watch_state()));
     assert!(changes.is_live());
     // Nobody looks between the halves of a restart.
     owner.down(VmState::Stopped, None).await.unwrap();
@@ -249,11 +250,11 @@ async fn the_end_of_a_machine_is_one_for_who_follows_its_console_though_the_next
 async fn a_clock_that_was_set_ends_no_vm_before_its_time() {
     let world = World::new();
     // Made in 1970, as the clock had it, an hour to live, and a moment ago.
-    let mut row = VmRow { created_at: 60, birth: age::Now::look().as_birth(), ..sample("early") };
+    let mut row = VmRow { created_at: 60, birth: age::Now::read().as_birth(), ..sample("early") };
     row.spec.ttl = Some("1h".parse().unwrap());
     let mut due = VmRow { created_at: 60, birth: None, ..sample("due") };
     due.spec.ttl = row.spec.ttl;
-    let stays = VmRow { created_at: 60, birth: age::Now::look().as_birth(), ..sample("stays") };
+    let stays = VmRow { created_at: 60, birth: age::Now::read().as_birth(), ..sample("stays") };
     for row in [&row, &due, &stays] {
         world.store.insert_vm(row.clone()).await.unwrap();
         world.vms().adopt(row.clone(), None);
@@ -262,7 +263,7 @@ async fn a_clock_that_was_set_ends_no_vm_before_its_time() {
     for vm in world.vms().list(false).await.unwrap() {
         assert_eq!(vm.created_at.starts_with("1970-"), vm.name == due.name, "{vm:?}");
     }
-    world.vms().look_after();
+    world.vms().start_expiry();
     wait_for("the deletion of the old one", async || world.row(&due).await.is_none()).await;
     for row in [&row, &stays] {
         let now = world.row(row).await.unwrap();
@@ -273,12 +274,12 @@ async fn a_clock_that_was_set_ends_no_vm_before_its_time() {
 #[tokio::test]
 async fn a_vm_is_shown_as_old_as_it_is_whatever_the_clock_was_when_it_was_made() {
     let world = World::new();
-    let row = VmRow { created_at: 60, birth: age::Now::look().as_birth(), ..sample("early") };
+    let row = VmRow { created_at: 60, birth: age::Now::read().as_birth(), ..sample("early") };
     world.store.insert_vm(row.clone()).await.unwrap();
     // Also before anybody has put its row right.
     let shown = world.vms().show("early").await.unwrap().created_at;
     assert!(!shown.starts_with("1970"), "{shown}");
-    world.vms().look_after();
+    world.vms().start_expiry();
     wait_for("its row to say so", async || world.row(&row).await.unwrap().created_at > 1_700_000_000).await;
     // Who looked waits now, and does not keep the service for it.
     let service = Arc::downgrade(world.vms());

@@ -7,10 +7,10 @@ use super::{
 use crate::{
     operation::BACKLOG,
     vm::{
-        await_boot::Waiters,
         owner::Owner,
-        silence,
-        task::{self, Ask, Next},
+        task::{self, Command, Next},
+        wait::boot::Waiters,
+        watchdog,
     },
 };
 use banger_proto::failure::Failure;
@@ -21,9 +21,9 @@ use tokio::{
 
 const BOOT: Op = Op::Start { wait: Wait::Boot, overcommit: false };
 
-fn ask(op: Op) -> (Ask, oneshot::Receiver<Result<(), Failure>>) {
+fn command(op: Op) -> (Command, oneshot::Receiver<Result<(), Failure>>) {
     let (reply, answer) = oneshot::channel();
-    (Ask { op, operation: Operation::silent(), reply }, answer)
+    (Command { op, operation: Operation::silent(), reply }, answer)
 }
 
 /// A VM that runs, and somebody who waits for its services.
@@ -103,25 +103,25 @@ async fn one_whose_guest_is_silent_is_told_that_it_runs_and_others_wait_on() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
     let owner = Owner::new(world.vms().parts.clone(), row, None);
-    let mut waiters = Waiters::none();
-    let (left, mut answer) = ask(BOOT);
-    let (stays, mut other) = ask(BOOT);
+    let mut waiters = Waiters::new();
+    let (left, mut answer) = command(BOOT);
+    let (stays, mut other) = command(BOOT);
     left.operation.cancel().cancel();
-    waiters.admit(left, &owner);
-    waiters.admit(stays, &owner);
+    waiters.complete(left, &owner);
+    waiters.complete(stays, &owner);
     // One has left: the other's time is not over.
-    waiters.any_is_over().await;
-    waiters.dismiss(&owner);
+    waiters.any_expired().await;
+    waiters.answer_expired(&owner);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().message, "VM v runs; the wait for its services was cut short");
-    assert!(other.try_recv().is_err() && waiters.are_any());
-    waiters.silence = silence::tests::over();
-    waiters.any_is_over().await;
-    waiters.dismiss(&owner);
+    assert!(other.try_recv().is_err() && waiters.any());
+    waiters.watchdog = watchdog::tests::expired();
+    waiters.any_expired().await;
+    waiters.answer_expired(&owner);
     let told = other.try_recv().unwrap().unwrap_err();
     assert_eq!((told.code, told.message.as_str()), (Code::Timeout, "VM v runs, but its services are not up"));
     let why = "its init did not say that it finished booting, and the guest showed no progress for";
     assert!(told.causes[0].starts_with(why), "{told}");
-    assert!(!waiters.are_any());
+    assert!(!waiters.any());
 }
 
 #[tokio::test]
@@ -131,23 +131,23 @@ async fn what_is_asked_comes_first_then_what_the_guest_said_and_at_last_the_end_
     let _fake = FakeShim::with(&world, &row, 0, Some(ready()));
     let shim = adopt(&world, &row).await;
     let mut owner = Owner::new(world.vms().parts.clone(), row, Some(shim));
-    let mut waiters = Waiters::none();
-    let (waits, _answer) = ask(BOOT);
-    waiters.admit(waits, &owner);
-    waiters.silence = silence::tests::over();
-    let (sender, mut asks) = mpsc::channel(1);
+    let mut waiters = Waiters::new();
+    let (waits, _answer) = command(BOOT);
+    waiters.complete(waits, &owner);
+    waiters.watchdog = watchdog::tests::expired();
+    let (sender, mut commands) = mpsc::channel(1);
     // All three are there each time; chance would have another order sooner or later.
     for round in 0..20 {
-        owner.follow_anew();
-        let (asked, _answer) = ask(BOOT);
+        owner.resubscribe();
+        let (asked, _answer) = command(BOOT);
         sender.send(asked).await.unwrap();
-        let first = task::next(&mut asks, &mut owner, &waiters).await;
-        assert!(matches!(first, Next::Asked(_)), "round {round}: {first:?}");
-        let second = task::next(&mut asks, &mut owner, &waiters).await;
-        assert!(matches!(second, Next::Said(_)), "round {round}: {second:?}");
-        let third = task::next(&mut asks, &mut owner, &waiters).await;
-        assert!(matches!(third, Next::WaitOver), "round {round}: {third:?}");
+        let first = task::next(&mut commands, &mut owner, &waiters).await;
+        assert!(matches!(first, Next::Command(_)), "round {round}: {first:?}");
+        let second = task::next(&mut commands, &mut owner, &waiters).await;
+        assert!(matches!(second, Next::Message(_)), "round {round}: {second:?}");
+        let third = task::next(&mut commands, &mut owner, &waiters).await;
+        assert!(matches!(third, Next::WaitExpired), "round {round}: {third:?}");
     }
     drop(sender);
-    assert!(matches!(task::next(&mut asks, &mut owner, &waiters).await, Next::Closed));
+    assert!(matches!(task::next(&mut commands, &mut owner, &waiters).await, Next::Closed));
 }

@@ -1,6 +1,6 @@
 //! What of a VM's network can change while it runs: its policy, at once and as a whole, and its published ports.
 
-use super::owner::{Owner, places};
+use crate::vm::owner::{Owner, published_at};
 use crate::{
     capability::ports,
     failpoint,
@@ -18,7 +18,7 @@ use banger_proto::{
 const MAX_PORTS: usize = 256;
 
 /// Whether a VM may be like this on the network.
-pub(super) fn check(network: &NetworkSpec, settings: &Settings) -> Result<(), Failure> {
+pub(in crate::vm) fn check(network: &NetworkSpec, settings: &Settings) -> Result<(), Failure> {
     let invalid = |text: String| Failure::new(Code::Invalid, text);
     Egress::of(network, settings).check().map_err(invalid)?;
     if network.publish.len() > MAX_PORTS {
@@ -33,21 +33,22 @@ pub(super) fn check(network: &NetworkSpec, settings: &Settings) -> Result<(), Fa
 }
 
 /// What a request changes of a VM's network.
-pub(super) struct Change {
+pub(in crate::vm) struct Change {
     before: NetworkSpec,
-    pub(super) after: NetworkSpec,
+    pub(in crate::vm) after: NetworkSpec,
     opening: Vec<Publish>,
     closing: Vec<Publish>,
     /// Whether the request is about the network at all.
-    meant: bool,
+    is_requested: bool,
 }
 
 impl Change {
     /// Checked; nothing is done.
-    pub(super) fn of(owner: &Owner, wanted: &SetVm) -> Result<Self, Failure> {
+    pub(in crate::vm) fn of(owner: &Owner, wanted: &SetVm) -> Result<Self, Failure> {
         let before = owner.row.spec.network.clone();
         let SetVm { nat, allow, deny, publish, unpublish, vcpu: _, memory: _, disk_size: _, overcommit: _ } = wanted;
-        let meant = nat.is_some() || allow.is_some() || deny.is_some() || !publish.is_empty() || !unpublish.is_empty();
+        let is_requested =
+            nat.is_some() || allow.is_some() || deny.is_some() || !publish.is_empty() || !unpublish.is_empty();
         let mut after = before.clone();
         after.nat = nat.unwrap_or(after.nat);
         after.allow = allow.clone().unwrap_or(after.allow);
@@ -58,15 +59,15 @@ impl Change {
         }
         let opening: Vec<Publish> = publish.iter().filter(|new| !after.publish.contains(new)).copied().collect();
         after.publish.extend(&opening);
-        if meant {
+        if is_requested {
             check(&after, &owner.parts.config.network())?;
         }
-        Ok(Self { before, after, opening, closing, meant })
+        Ok(Self { before, after, opening, closing, is_requested })
     }
 
-    /// Makes a machine that runs agree with what is written down.
-    pub(super) async fn take_effect(&self, owner: &mut Owner) -> Result<(), Failure> {
-        if !self.meant {
+    /// Makes a machine that runs sync_ports with what is written down.
+    pub(in crate::vm) async fn take_effect(&self, owner: &mut Owner) -> Result<(), Failure> {
+        if !self.is_requested {
             return Ok(());
         }
         let shim = owner.shim.clone().filter(|_| owner.row.state.is_live());
@@ -79,15 +80,15 @@ impl Change {
         let Some(shim) = shim else { return Ok(()) };
         let result = change_ports(owner, &shim, &self.opening, &self.closing).await;
         failpoint::hit("set.changed").await;
-        owner.row.run.published = places(&shim.status().published);
+        owner.row.run.published = published_at(&shim.status().published);
         owner.save_or_log().await;
         result
     }
 
     /// Puts the machine back to what it was, which the row says again. False where the policy stays the new one: then the
     /// row says that.
-    pub(super) async fn undo(&self, owner: &mut Owner) -> bool {
-        if !self.meant {
+    pub(in crate::vm) async fn undo(&self, owner: &mut Owner) -> bool {
+        if !self.is_requested {
             return true;
         }
         let mut is_back = true;
@@ -105,10 +106,10 @@ impl Change {
             }
         }
         if let Some(shim) = owner.shim.clone().filter(|_| owner.row.state.is_live()) {
-            if let Err(failure) = agree(&owner.parts.store, &owner.row, &shim).await {
+            if let Err(failure) = sync_ports(&owner.parts.store, &owner.row, &shim).await {
                 tracing::error!(vm = %owner.row.name, %failure, "a port cannot be as it was");
             }
-            owner.row.run.published = places(&shim.status().published);
+            owner.row.run.published = published_at(&shim.status().published);
             owner.save_or_log().await;
         }
         is_back
@@ -125,25 +126,25 @@ fn take_back(owner: &Owner, publish: &mut Vec<Publish>, wanted: Publish) -> Resu
 }
 
 /// Makes a machine that was adopted publish what is written down: a daemon may have died between the two.
-pub(super) async fn agree(store: &Store, row: &VmRow, shim: &Shim) -> Result<(), Failure> {
+pub(in crate::vm) async fn sync_ports(store: &Store, row: &VmRow, shim: &Shim) -> Result<(), Failure> {
     let (id, wanted) = (&row.id, &row.spec.network.publish);
     let open: Vec<Publish> = shim.status().published.iter().map(|open| open.asked).collect();
     for publish in open.iter().filter(|open| !wanted.contains(open)) {
         shim.unpublish(*publish).await?;
-        failpoint::hit("agree.closed").await;
+        failpoint::hit("sync_ports.closed").await;
     }
     for claim in store.resources(id).await? {
         let is_wanted = wanted.iter().any(|publish| publish.host.to_string() == claim.value);
         if claim.kind == ResourceKind::Port && !is_wanted {
             store.unclaim(id, ResourceKind::Port, &claim.value).await?;
-            failpoint::hit("agree.unclaimed").await;
+            failpoint::hit("sync_ports.unclaimed").await;
         }
     }
     for publish in wanted.iter().filter(|wanted| !open.contains(wanted)) {
         ports::claim(store, id, publish).await?;
-        failpoint::hit("agree.claimed").await;
+        failpoint::hit("sync_ports.claimed").await;
         shim.publish(*publish).await?;
-        failpoint::hit("agree.opened").await;
+        failpoint::hit("sync_ports.opened").await;
     }
     Ok(())
 }

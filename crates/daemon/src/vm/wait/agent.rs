@@ -1,9 +1,9 @@
 //! Waiting for a guest's agent: as long as something moves, and not much longer.
 
-use super::{
-    owner::{Owner, Seen},
-    silence::Silence,
-    words::words,
+use crate::vm::{
+    guest_text::sanitized,
+    owner::{Effect, Owner},
+    watchdog::Watchdog,
 };
 use crate::{
     failures,
@@ -17,39 +17,39 @@ use banger_proto::{
 use tokio::time::{Instant, sleep_until};
 
 /// Waits until the agent of the machine that was just launched (or adopted) answers.
-pub(super) async fn agent(owner: &mut Owner, operation: &Operation) -> Result<Ready, Failure> {
+pub(in crate::vm) async fn wait_ready(owner: &mut Owner, operation: &Operation) -> Result<Ready, Failure> {
     operation.begin("waiting for the guest's agent");
-    let mut silence = Silence::begin(&owner.row.run);
+    let mut watchdog = Watchdog::start(&owner.row.run);
     loop {
-        match next(owner, operation, silence.deadline()).await {
+        match next(owner, operation, watchdog.deadline()).await {
             Next::Cancelled => {
                 let what = format!("the start of VM {}", owner.row.name);
                 return Err(operation.blame(failures::cancelled(&what)));
             }
-            Next::Silence if silence.is_over() => {
-                return Err(owner.not_ready(Code::Timeout, silence.words("its agent did not answer")));
+            Next::Timeout if watchdog.is_expired() => {
+                return Err(owner.not_ready(Code::Timeout, watchdog.describe("its agent did not answer")));
             }
-            Next::Seen(Seen::Ready(ready)) => return Ok(ready),
-            Next::Seen(Seen::Ended(record)) => {
-                let (code, why) = end(&record, owner.remark());
+            Next::Message(Effect::Ready(ready)) => return Ok(ready),
+            Next::Message(Effect::Ended(record)) => {
+                let (code, why) = explain_end(&record, owner.remark());
                 return Err(owner.not_ready(code, why));
             }
-            Next::Seen(Seen::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
-            Next::Seen(Seen::Progress) => {}
+            Next::Message(Effect::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
+            Next::Message(Effect::Progress) => {}
             // Written down, so that a daemon that comes after this one knows whom to look for.
-            Next::Seen(Seen::Changed) => owner.save_or_log().await,
-            Next::Silence | Next::Seen(Seen::Nothing) => continue,
+            Next::Message(Effect::Changed) => owner.save_or_log().await,
+            Next::Timeout | Next::Message(Effect::Nothing) => continue,
         }
-        silence = Silence::begin(&owner.row.run);
+        watchdog = Watchdog::start(&owner.row.run);
     }
 }
 
 /// What a wait sees next.
 enum Next {
     /// Something of the machine's.
-    Seen(Seen),
+    Message(Effect),
     /// Nothing, and the deadline passed.
-    Silence,
+    Timeout,
     /// Nobody wants this step any more, or something else is wanted first.
     Cancelled,
 }
@@ -60,14 +60,14 @@ async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Ne
         biased;
         () = operation.cancel().cancelled() => return Next::Cancelled,
         message = owner.next_message() => message,
-        () = sleep_until(deadline) => return Next::Silence,
+        () = sleep_until(deadline) => return Next::Timeout,
     };
-    Next::Seen(owner.take_in(message))
+    Next::Message(owner.apply(message))
 }
 
 /// What the end of a machine means for whoever waited for it; `remark` is what there is to say of one that the daemon brought
 /// about. A guest that powers off because it was told to is not to blame.
-pub(super) fn end(record: &ExitRecord, remark: Option<String>) -> (Code, String) {
+pub(in crate::vm) fn explain_end(record: &ExitRecord, remark: Option<String>) -> (Code, String) {
     if let Some(remark) = remark {
         return (Code::Unavailable, remark);
     }
@@ -76,7 +76,7 @@ pub(super) fn end(record: &ExitRecord, remark: Option<String>) -> (Code, String)
         ExitCause::Ended | ExitCause::Killed => Code::Conflict,
         ExitCause::VmmFailed => Code::Unavailable,
     };
-    (code, words(&record.reason))
+    (code, sanitized(&record.reason))
 }
 
 #[cfg(test)]
@@ -86,10 +86,14 @@ mod tests {
     #[test]
     fn a_guest_is_not_blamed_for_an_end_that_the_daemon_brought_about() {
         let record = |cause| ExitRecord { cause, reason: "the guest powered off".into(), at: 1 };
-        assert_eq!(end(&record(ExitCause::Poweroff), None), (Code::Guest, "the guest powered off".to_owned()));
+        assert_eq!(explain_end(&record(ExitCause::Poweroff), None), (Code::Guest, "the guest powered off".to_owned()));
         let remark = "its shim (pid 7) did not answer for 30 s: its guest was told to power off".to_owned();
         for cause in [ExitCause::Poweroff, ExitCause::Ended, ExitCause::VmmFailed] {
-            assert_eq!(end(&record(cause), Some(remark.clone())), (Code::Unavailable, remark.clone()), "{cause:?}");
+            assert_eq!(
+                explain_end(&record(cause), Some(remark.clone())),
+                (Code::Unavailable, remark.clone()),
+                "{cause:?}"
+            );
         }
     }
 }

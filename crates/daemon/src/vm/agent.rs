@@ -4,8 +4,8 @@
 //! moment nobody is there. What must not be lost for it is asked again; what can be is not waited for.
 
 use super::{
+    guest_text::{agent_refusal, unparsable_answer},
     sockets,
-    words::{nonsense, refusal},
 };
 use crate::{
     failures::{self, because},
@@ -33,27 +33,27 @@ use tokio::{
 };
 
 /// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+const GET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a few small files may take to be on a guest's disk there.
-const UNPACK_PATIENCE: Duration = Duration::from_secs(30);
+const UNPACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often one is asked again that was not there.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// Why a request came to nothing.
 #[derive(Debug)]
-enum Fault {
+enum RequestError {
     /// Nobody was there, or nobody any more before the answer was.
     Absent(Failure),
     /// This is what came of it.
     Answered(Failure),
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Absent(failure) | Fault::Answered(failure) => failure,
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Absent(failure) | RequestError::Answered(failure) => failure,
         }
     }
 }
@@ -87,57 +87,57 @@ impl Agent {
 
     /// What the guest says of its resources.
     pub(crate) async fn stats(&self) -> Result<Stats, Failure> {
-        self.look("/stats").await
+        self.get("/stats").await
     }
 
     /// Listening sockets in the guest.
     pub(crate) async fn ports(&self) -> Result<Vec<Port>, Failure> {
-        self.look("/ports").await
+        self.get("/ports").await
     }
 
     /// Begins an orderly end; returns once the guest's data is on its disk and the end has begun. An agent that is not there
-    /// is asked again for as long as `patience` lasts, and the first time that is `said`: to give up at once would be to lose
+    /// is asked again for as long as `limit` lasts, and the first time that is `on_absent`: to give up at once would be to lose
     /// what the guest has not written. To be asked twice changes nothing for it.
     pub(super) async fn shutdown(
         &self,
         body: &Shutdown,
-        patience: Duration,
-        said: impl FnOnce(&Failure),
+        limit: Duration,
+        on_absent: impl FnOnce(&Failure),
     ) -> Result<(), Failure> {
         const PATH: &str = "/shutdown";
         let body = Bytes::from(serde_json::to_vec(body).expect("a shutdown serializes"));
-        let (mut absent, mut said) = (None, Some(said));
+        let (mut absent, mut on_absent) = (None, Some(on_absent));
         let asking = async {
             loop {
-                match self.converse(Method::POST, PATH, body.clone()).await {
+                match self.exchange(Method::POST, PATH, body.clone()).await {
                     Ok(_) => return Ok(()),
-                    Err(Fault::Answered(failure)) => return Err(failure),
-                    Err(Fault::Absent(failure)) => {
-                        if let Some(said) = said.take() {
-                            said(&failure);
+                    Err(RequestError::Answered(failure)) => return Err(failure),
+                    Err(RequestError::Absent(failure)) => {
+                        if let Some(on_absent) = on_absent.take() {
+                            on_absent(&failure);
                         }
                         absent = Some(failure);
                     }
                 }
-                sleep(AGAIN).await;
+                sleep(RETRY_EVERY).await;
                 // From here on it may be there, and silent.
                 absent = None;
             }
         };
-        match timeout(patience, asking).await {
+        match timeout(limit, asking).await {
             Ok(answer) => answer,
-            Err(_) => Err(absent.unwrap_or_else(|| silent(PATH, patience))),
+            Err(_) => Err(absent.unwrap_or_else(|| timed_out(PATH, limit))),
         }
     }
 
     /// Unpacks a tar archive below the guest's root.
     pub(crate) async fn unpack(&self, archive: Vec<u8>) -> Result<(), Failure> {
-        self.request(Method::PUT, "/archive?path=/", archive.into(), UNPACK_PATIENCE).await.map(drop)
+        self.request(Method::PUT, "/archive?path=/", archive.into(), UNPACK_TIMEOUT).await.map(drop)
     }
 
-    async fn look<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, Failure> {
-        let body = self.request(Method::GET, path, Bytes::new(), LOOK_PATIENCE).await?;
-        serde_json::from_slice(&body).map_err(|error| nonsense(path, &error))
+    async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, Failure> {
+        let body = self.request(Method::GET, path, Bytes::new(), GET_TIMEOUT).await?;
+        serde_json::from_slice(&body).map_err(|error| unparsable_answer(path, &error))
     }
 
     async fn request(
@@ -145,20 +145,20 @@ impl Agent {
         method: Method,
         path: &'static str,
         body: Bytes,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<Bytes, Failure> {
-        match timeout(patience, self.converse(method, path, body)).await {
+        match timeout(limit, self.exchange(method, path, body)).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(silent(path, patience)),
+            Err(_) => Err(timed_out(path, limit)),
         }
     }
 
-    async fn converse(&self, method: Method, path: &'static str, body: Bytes) -> Result<Bytes, Fault> {
+    async fn exchange(&self, method: Method, path: &'static str, body: Bytes) -> Result<Bytes, RequestError> {
         let failed = |error: &(dyn Error + 'static)| {
             let failure = because(Code::Guest, format!("the guest's agent did not answer {path}"), error);
-            if is_broken(error) { Fault::Absent(failure) } else { Fault::Answered(failure) }
+            if is_broken(error) { RequestError::Absent(failure) } else { RequestError::Answered(failure) }
         };
-        let stream = self.dial().await.map_err(|error| Fault::Absent(failures::no_agent(path, &error)))?;
+        let stream = self.dial().await.map_err(|error| RequestError::Absent(failures::no_agent(path, &error)))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
         let request = Request::builder()
@@ -173,9 +173,9 @@ impl Agent {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
             let body = body.map_err(|error| failed(&*error))?.to_bytes();
-            Ok::<_, Fault>((status, body))
+            Ok::<_, RequestError>((status, body))
         };
-        // The connection is driven here and dropped with the exchange: nothing of it outlives the patience. An agent may
+        // The connection is driven here and dropped with the exchange: nothing of it outlives the limit. An agent may
         // end it with its answer, which is there all the same.
         tokio::pin!(exchange);
         let (status, body) = tokio::select! {
@@ -185,7 +185,7 @@ impl Agent {
                 Ok(()) => exchange.await?,
             },
         };
-        if status.is_success() { Ok(body) } else { Err(Fault::Answered(refusal(path, status, &body))) }
+        if status.is_success() { Ok(body) } else { Err(RequestError::Answered(agent_refusal(path, status, &body))) }
     }
 }
 
@@ -194,6 +194,6 @@ fn is_broken(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<hyper::Error>().is_some_and(|error| !error.is_parse())
 }
 
-fn silent(path: &str, patience: Duration) -> Failure {
-    Failure::new(Code::Timeout, format!("the guest's agent did not answer {path} within {} s", patience.as_secs()))
+fn timed_out(path: &str, limit: Duration) -> Failure {
+    Failure::new(Code::Timeout, format!("the guest's agent did not answer {path} within {} s", limit.as_secs()))
 }

@@ -6,7 +6,7 @@
 
 use super::{
     owner::{Owner, outcome},
-    reconcile::gone,
+    reconcile::gone_reason,
     sockets,
 };
 use crate::{
@@ -20,7 +20,7 @@ use banger_proto::{
 };
 
 /// Finds the machine of a VM that is said to run and has none here; gone, it is written down as what it is.
-pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
+pub(super) async fn readopt(owner: &mut Owner) -> Result<(), Failure> {
     if owner.shim.is_some() || !owner.row.state.is_live() {
         return Ok(());
     }
@@ -31,12 +31,12 @@ pub(super) async fn look_again(owner: &mut Owner) -> Result<(), Failure> {
             tracing::info!(vm = %owner.row.name, "found again");
             owner.row.reason = None;
             // Whether there is an agent that could be asked to power off.
-            owner.take_in(ShimMessage::Status(shim.status()));
+            owner.apply(ShimMessage::Status(shim.status()));
             owner.follow(shim);
             return Ok(());
         }
         Ok(Adopted::Ended(record)) => outcome(&record),
-        Ok(Adopted::Gone(_)) => (VmState::Stopped, Some(gone())),
+        Ok(Adopted::Gone(_)) => (VmState::Stopped, Some(gone_reason())),
         Ok(Adopted::Silent { shim, waited }) => {
             let ended = end_silent(shim, waited, &state_dir).await;
             failpoint::hit("look.silenced").await;
