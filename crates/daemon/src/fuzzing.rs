@@ -1,7 +1,7 @@
-//! Any bytes in the place of a guest and of its VMM: what fuzzing drives, and what its corpora are replayed with. No
-//! part of the daemon uses it.
+//! Entry points for fuzzing: arbitrary bytes in place of a guest's or a VMM's output. The corpora are replayed through
+//! them too. No other part of the daemon uses them.
 //!
-//! Each function panics when what came was not refused, bounded or escaped as its reader promises.
+//! Each function panics when its input was not refused, bounded or escaped as the reader promises.
 
 use crate::{
     network, shim,
@@ -13,12 +13,12 @@ use hyper::StatusCode;
 use std::future::Future;
 use tokio::{io::AsyncWriteExt, net::UnixStream};
 
-/// What an agent announces by itself.
+/// Announcements of an agent.
 pub fn events(data: &[u8]) {
     run(shim::fuzz_read_events(data));
 }
 
-/// What an agent answers when it is asked.
+/// An agent's responses to requests.
 pub fn answers(data: &[u8]) {
     let _ = serde_json::from_slice::<Health>(data);
     let _ = serde_json::from_slice::<Stats>(data);
@@ -31,12 +31,12 @@ pub fn answers(data: &[u8]) {
     }
 }
 
-/// What an agent answers when it is to reach one of the guest's ports: no more is taken than the answer.
+/// An agent's response when it is asked to connect to a port of the guest: nothing after the response may be consumed.
 pub fn ports(data: &[u8]) {
     run(shim::fuzz_read_answer(data));
 }
 
-/// What a guest writes on its console: searched for a panic, and quoted.
+/// Console output of a guest: searched for a panic, and quoted.
 pub fn console(data: &[u8]) {
     let lines = quoted(data);
     assert!(lines.len() <= QUOTED_LINES, "{} lines", lines.len());
@@ -52,7 +52,7 @@ pub fn monitor(data: &[u8]) {
         for asks in [false, true] {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
             let mut qmp = Qmp::begin(ours).expect("the first word finds room");
-            // It ends with what it has said, or with who listens.
+            // Ends when everything is sent, or with the reader.
             let speak = async {
                 let _ = theirs.write_all(data).await;
                 drop(theirs);
@@ -68,12 +68,12 @@ pub fn monitor(data: &[u8]) {
     });
 }
 
-/// What a Firecracker answers on its API's socket.
+/// Firecracker's response on its API socket.
 pub fn api(data: &[u8]) {
     run(async {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
         let speak = async {
-            // It ends with what it has said, or with who listens.
+            // Ends when everything is sent, or with the reader.
             let _ = theirs.write_all(data).await;
             drop(theirs);
         };
@@ -85,7 +85,7 @@ pub fn api(data: &[u8]) {
     });
 }
 
-/// What a guest asks the resolver, and what a resolver of the outside answers.
+/// A guest's query to the resolver, and the response of an outside resolver.
 pub fn names(data: &[u8]) {
     network::read_as_any(data);
 }

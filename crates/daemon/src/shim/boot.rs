@@ -90,9 +90,9 @@ impl Boot<'_> {
                 Some(request) = self.requests.recv() => {
                     let signal = match request {
                         ShimRequest::Publish { port } => {
-                            let said = self.ports.carry_out(port);
+                            let message = self.ports.open_and_report(port);
                             failpoint::hit_and_block("shim.opened");
-                            self.hub.publish(&said);
+                            self.hub.publish(&message);
                             continue;
                         }
                         ShimRequest::Unpublish { port } => {

@@ -77,7 +77,7 @@ pub(crate) fn living(state_dir: &Path) -> Option<String> {
     records.extend(record::read::<RuntimeRecord>(state_dir, RUNTIME_FILE).ok().flatten());
     let all = records.iter().flat_map(|record| [("shim", Some(record.shim)), ("VMM", record.vmm)]);
     let pids: Vec<String> = all
-        .filter_map(|(what, who)| Some((what, who.filter(ProcessIdentity::alive)?.pid)))
+        .filter_map(|(what, process)| Some((what, process.filter(ProcessIdentity::alive)?.pid)))
         .map(|(what, pid)| format!("{what} {pid}"))
         .collect();
     (!pids.is_empty()).then(|| pids.join(", "))
@@ -112,8 +112,8 @@ pub(crate) async fn revoke(state_dir: &Path, limit: Duration) -> io::Result<bool
     }
 }
 
-/// Kills the shim and the VMM of a runtime record, where they are still the recorded processes, and waits until they have
-/// ended: `false` when one did not within `limit`. After a reboot of the host there is nothing to end.
+/// Kills the shim and the VMM of a runtime record, where they are still the recorded processes, and waits until they
+/// have ended: `false` when one did not within `limit`. After a reboot of the host there is nothing to end.
 pub async fn end_proven(record: &RuntimeRecord, limit: Duration) -> io::Result<bool> {
     if host_boot_id()? != record.host_boot_id {
         return Ok(true);

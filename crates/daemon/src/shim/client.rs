@@ -165,7 +165,7 @@ impl Shims {
     /// after a while, whether the shim is running: an unreadable file proves nothing.
     pub async fn adopt(&self, run_dir: &Path, state_dir: &Path) -> Result<Adopted, ShimError> {
         let began = tokio::time::Instant::now();
-        let mut said = false;
+        let mut warned = false;
         loop {
             let exit = record::read(state_dir, EXIT_FILE);
             if let Ok(Some(exit)) = exit {
@@ -201,7 +201,7 @@ impl Shims {
             }
             if let Some(shim) = alive
                 && passed >= CHANGE_TIMEOUT
-                && !std::mem::replace(&mut said, true)
+                && !std::mem::replace(&mut warned, true)
             {
                 tracing::warn!(pid = shim.pid, "a shim lives and does not answer yet");
             }
@@ -286,9 +286,9 @@ impl Shim {
 
     /// Ends the VMM now. [`Shim::ended`] returns when it has.
     pub async fn end(&self) -> Result<(), ShimError> {
-        let asked = self.connection.request(ShimRequest::End).await;
+        let sent = self.connection.request(ShimRequest::End).await;
         failpoint::hit("end.asked").await;
-        asked
+        sent
     }
 
     /// Waits for the end of the machine. For a shim that died without a record it returns [`ExitCause::VmmFailed`],

@@ -113,14 +113,14 @@ impl Scanner {
                 return;
             }
             self.findings.bad_timer |=
-                [NO_TIMER, LATE_TIMER].iter().any(|words| find(&self.line, words.as_bytes()).is_some());
+                [NO_TIMER, LATE_TIMER].iter().any(|text| find(&self.line, text.as_bytes()).is_some());
             self.line.clear();
         }
     }
 }
 
-fn find(line: &[u8], words: &[u8]) -> Option<usize> {
-    line.windows(words.len()).position(|window| window == words)
+fn find(line: &[u8], text: &[u8]) -> Option<usize> {
+    line.windows(text.len()).position(|window| window == text)
 }
 
 /// Finds the line of a panic on a console, as the shim does; for [`crate::fuzzing`].

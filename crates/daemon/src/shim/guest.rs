@@ -160,7 +160,7 @@ mod tests {
     use tokio::{task::JoinHandle, time::Instant};
 
     /// A guest that sends arbitrary data, and the host's side of it.
-    struct Talk {
+    struct Peers {
         stream: Stream,
         announcements: mpsc::Receiver<Announcement>,
         session: watch::Receiver<Option<Dialer>>,
@@ -169,7 +169,7 @@ mod tests {
         dialers: mpsc::UnboundedReceiver<(Dialer, Incoming)>,
     }
 
-    async fn talk() -> Talk {
+    async fn connect() -> Peers {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, announcements) = mpsc::channel(8);
         let (session, watching) = watch::channel(None);
@@ -178,7 +178,7 @@ mod tests {
         let guest = tokio::spawn(guest::run(theirs, move |dialer, incoming| drop(dialled.send((dialer, incoming)))));
         let (dialer, _incoming) = dialers.recv().await.unwrap();
         let stream = dialer.dial(EVENTS_PORT).await.unwrap();
-        Talk { stream, announcements, session: watching, follow, guest, dialers }
+        Peers { stream, announcements, session: watching, follow, guest, dialers }
     }
 
     fn line(event: &GuestEvent) -> Vec<u8> {
@@ -192,7 +192,7 @@ mod tests {
     const POWEROFF: GuestEvent = GuestEvent::Power { verb: Power::Poweroff, within_ms: 0 };
 
     /// Takes announcements as the shim does, until a power-off; returns how many came before it.
-    async fn until_last_word(announcements: &mut mpsc::Receiver<Announcement>) -> usize {
+    async fn until_power_off(announcements: &mut mpsc::Receiver<Announcement>) -> usize {
         let mut count = 0;
         while let Some(Announcement { event, taken }) = announcements.recv().await {
             taken.send(()).unwrap();
@@ -206,13 +206,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_last_word_that_was_taken_is_acknowledged() {
-        let mut talk = talk().await;
-        talk.stream.write_all(&line(&POWEROFF)).await.unwrap();
-        let Announcement { event, taken } = talk.announcements.recv().await.unwrap();
+        let mut peers = connect().await;
+        peers.stream.write_all(&line(&POWEROFF)).await.unwrap();
+        let Announcement { event, taken } = peers.announcements.recv().await.unwrap();
         assert_eq!(event, POWEROFF);
         let mut answer = vec![0; POWER_ACK.len()];
         {
-            let early = talk.stream.read(&mut answer);
+            let early = peers.stream.read(&mut answer);
             tokio::select! {
                 biased;
                 read = early => panic!("acknowledged before it was taken: {read:?}"),
@@ -220,15 +220,15 @@ mod tests {
             }
         }
         taken.send(()).unwrap();
-        talk.stream.read_exact(&mut answer).await.unwrap();
+        peers.stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(answer, POWER_ACK.as_bytes());
     }
 
     #[tokio::test]
     async fn lines_that_are_no_events_are_skipped_and_too_many_are_not_taken() {
-        let mut talk = talk().await;
-        let Talk { stream, announcements, .. } = &mut talk;
-        let say = async {
+        let mut peers = connect().await;
+        let Peers { stream, announcements, .. } = &mut peers;
+        let send = async {
             let mut text = b"\n{}\n[1]\n\xff\xfe\n{\"event\":\"from the future\"}\n".to_vec();
             for number in 0..MAX_EVENTS + 200 {
                 text.extend(line(&trouble(&number.to_string())));
@@ -236,13 +236,13 @@ mod tests {
             text.extend(line(&POWEROFF));
             stream.write_all(&text).await.unwrap();
         };
-        let ((), count) = tokio::join!(say, until_last_word(announcements));
+        let ((), count) = tokio::join!(send, until_power_off(announcements));
         assert_eq!(count, MAX_EVENTS);
     }
 
     /// Sends events on a new stream of a boot that has sent some before; returns how many announcements and how many
     /// acknowledgements resulted.
-    async fn say_again(budget: &Arc<GuestBudget>, events: &[GuestEvent]) -> (usize, usize) {
+    async fn send_events(budget: &Arc<GuestBudget>, events: &[GuestEvent]) -> (usize, usize) {
         let text: Vec<u8> = events.iter().flat_map(line).collect();
         let (sender, mut announcements) = mpsc::channel(1);
         let mut answers = Vec::new();
@@ -267,9 +267,9 @@ mod tests {
     async fn what_a_boot_says_again_in_another_session_is_counted_on() {
         let budget = Arc::new(GuestBudget::new());
         let troubles: Vec<_> = (0..MAX_EVENTS - 1).map(|number| trouble(&number.to_string())).collect();
-        assert_eq!(say_again(&budget, &troubles).await, (MAX_EVENTS - 1, 0));
-        assert_eq!(say_again(&budget, &troubles).await, (1, 0));
-        assert_eq!(say_again(&budget, &[trouble("x"), POWEROFF]).await, (1, 1), "only the last word");
+        assert_eq!(send_events(&budget, &troubles).await, (MAX_EVENTS - 1, 0));
+        assert_eq!(send_events(&budget, &troubles).await, (1, 0));
+        assert_eq!(send_events(&budget, &[trouble("x"), POWEROFF]).await, (1, 1), "only the last word");
     }
 
     #[tokio::test]
@@ -278,55 +278,55 @@ mod tests {
         let mut now = Instant::now();
         let budget = Arc::new(GuestBudget::new());
         let troubles: Vec<_> = (0..2 * MAX_EVENTS).map(|number| trouble(&number.to_string())).collect();
-        assert_eq!(say_again(&budget, &troubles).await, (MAX_EVENTS, 0));
-        assert_eq!(say_again(&budget, &[POWEROFF]).await, (1, 1));
+        assert_eq!(send_events(&budget, &troubles).await, (MAX_EVENTS, 0));
+        assert_eq!(send_events(&budget, &[POWEROFF]).await, (1, 1));
         budget.begin(now);
-        assert_eq!(say_again(&budget, &[POWEROFF]).await, (1, 1), "it is another boot's");
-        for (passed, told) in [(0, 0), (30, 30), (5, 5), (24 * 3600, MAX_EVENTS)] {
+        assert_eq!(send_events(&budget, &[POWEROFF]).await, (1, 1), "it is another boot's");
+        for (passed, expected) in [(0, 0), (30, 30), (5, 5), (24 * 3600, MAX_EVENTS)] {
             now += Duration::from_secs(passed);
             budget.begin(now);
-            assert_eq!(say_again(&budget, &troubles).await, (told, 0), "after {passed} s");
+            assert_eq!(send_events(&budget, &troubles).await, (expected, 0), "after {passed} s");
             let booted = vec![GuestEvent::Booted { state: "running".into() }; 2 * PROGRESS_EVENTS];
-            assert_eq!(say_again(&budget, &booted).await, (PROGRESS_EVENTS, 0), "how far it came is heard in each");
+            assert_eq!(send_events(&budget, &booted).await, (PROGRESS_EVENTS, 0), "how far it came is heard in each");
         }
         now += Duration::from_secs(50);
         budget.begin(now);
-        assert_eq!(say_again(&budget, &troubles[..40]).await, (40, 0));
+        assert_eq!(send_events(&budget, &troubles[..40]).await, (40, 0));
         budget.begin(now + Duration::from_secs(15));
-        assert_eq!(say_again(&budget, &troubles).await, (25, 0), "what the boot before it left");
+        assert_eq!(send_events(&budget, &troubles).await, (25, 0), "what the boot before it left");
     }
 
     #[tokio::test]
     async fn a_word_said_again_is_acknowledged_and_told_nobody() {
         const REBOOT: GuestEvent = GuestEvent::Power { verb: Power::Reboot, within_ms: 0 };
         let budget = Arc::new(GuestBudget::new());
-        assert_eq!(say_again(&budget, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
-        assert_eq!(say_again(&budget, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
+        assert_eq!(send_events(&budget, &[POWEROFF, POWEROFF, POWEROFF]).await, (1, 3));
+        assert_eq!(send_events(&budget, &[POWEROFF, REBOOT, REBOOT, POWEROFF]).await, (2, 4), "the last one counts");
         let fickle: Vec<_> = [REBOOT, POWEROFF].into_iter().cycle().take(3 * MAX_POWER_EVENTS).collect();
-        let (told, _) = say_again(&budget, &fickle).await;
-        assert_eq!(told, MAX_POWER_EVENTS - 3);
+        let (accepted, _) = send_events(&budget, &fickle).await;
+        assert_eq!(accepted, MAX_POWER_EVENTS - 3);
     }
 
     #[tokio::test]
     async fn a_line_without_an_end_ends_the_stream_and_nothing_else() {
-        let mut talk = talk().await;
+        let mut peers = connect().await;
         let chunk = vec![b'x'; 8 << 10];
         let mut sent = 0;
-        while talk.stream.write_all(&chunk).await.is_ok() {
+        while peers.stream.write_all(&chunk).await.is_ok() {
             sent += chunk.len();
             assert!(sent < 4 << 20, "the host reads on and on");
         }
-        assert!(talk.session.borrow().is_some(), "the session goes on");
+        assert!(peers.session.borrow().is_some(), "the session goes on");
     }
 
     #[tokio::test]
     async fn a_guest_that_breaks_its_session_gets_another() {
-        let mut talk = talk().await;
-        talk.guest.abort();
+        let mut peers = connect().await;
+        peers.guest.abort();
         // The guest's end is dropped with its task, so the pipe ends.
-        tokio::time::timeout(Duration::from_secs(30), talk.follow).await.unwrap().unwrap();
-        assert!(talk.session.borrow_and_update().is_none());
-        assert!(talk.dialers.recv().await.is_none());
+        tokio::time::timeout(Duration::from_secs(30), peers.follow).await.unwrap().unwrap();
+        assert!(peers.session.borrow_and_update().is_none());
+        assert!(peers.dialers.recv().await.is_none());
 
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (sender, _announcements) = mpsc::channel(8);

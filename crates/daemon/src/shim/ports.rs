@@ -101,7 +101,7 @@ impl Ports {
     }
 
     /// Opens a port and returns the message about the result.
-    pub(super) fn carry_out(&self, asked: Publish) -> ShimMessage {
+    pub(super) fn open_and_report(&self, asked: Publish) -> ShimMessage {
         let refused = self.open(asked).err().map(|error| Refused { asked, reason: error.to_string() });
         ShimMessage::Published { published: self.all(), refused }
     }
@@ -123,7 +123,7 @@ async fn accept(
                 let session = session.clone();
                 tokio::spawn(async move {
                     // The client sees its connection closed; neither protocol can carry the reason.
-                    let _ = carry(client, port, session).await;
+                    let _ = forward(client, port, session).await;
                     drop(slot);
                 });
             }
@@ -152,7 +152,7 @@ async fn next(
     }
 }
 
-async fn carry(mut client: TcpStream, port: u16, session: watch::Receiver<Option<Dialer>>) -> io::Result<()> {
+async fn forward(mut client: TcpStream, port: u16, session: watch::Receiver<Option<Dialer>>) -> io::Result<()> {
     let Some(dialer) = session.borrow().clone() else { return Ok(()) };
     client.set_nodelay(true)?;
     let mut guest = timeout(TIMEOUT, connect(&dialer, port)).await??;
@@ -231,11 +231,11 @@ mod tests {
             let count = count.clone();
             tokio::spawn(async move {
                 let _counted = Counted::new(&count);
-                let mut asked = Vec::new();
-                while !asked.ends_with(b"\r\n\r\n") {
-                    asked.push(stream.read_u8().await.unwrap());
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
                 }
-                assert!(asked.starts_with(b"CONNECT 127.0.0.1:8"));
+                assert!(request.starts_with(b"CONNECT 127.0.0.1:8"));
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 let mut buffer = [0; 64];
                 while let Ok(count @ 1..) = stream.read(&mut buffer).await {
@@ -331,7 +331,9 @@ mod tests {
         let (ports, _session) = ports("").await;
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let asked: Publish = format!("{}:80", taken.local_addr().unwrap()).parse().unwrap();
-        let ShimMessage::Published { published, refused } = ports.carry_out(asked) else { panic!("another message") };
+        let ShimMessage::Published { published, refused } = ports.open_and_report(asked) else {
+            panic!("another message")
+        };
         assert!(published.is_empty() && refused.is_some_and(|refused| refused.asked == asked));
     }
 }

@@ -66,8 +66,8 @@ async fn end_within(
         let _ = timeout(limit, process.ended()).await;
     }
     if let Some(end) = record::read::<ExitRecord>(state_dir, EXIT_FILE).ok().flatten() {
-        let words = format!("{situation}: {}", describe_end(&end));
-        return Ok((end, words));
+        let remark = format!("{situation}: {}", describe_end(&end));
+        return Ok((end, remark));
     }
     let killed = kill_proven(shim, Signal::KILL);
     let vmm = if killed.is_ok() { vmm_after(state_dir).await } else { String::new() };
@@ -165,12 +165,12 @@ pub(super) mod tests {
             driver.run().await
         });
         let mut incoming = sessions.recv().await.unwrap();
-        let asked = tokio::spawn(async move {
+        let served = tokio::spawn(async move {
             let stream = incoming.next().await.unwrap().accept().await;
             answer(stream).await;
             serving.abort();
         });
-        (dialer, asked)
+        (dialer, served)
     }
 
     #[tokio::test]
@@ -251,10 +251,10 @@ pub(super) mod tests {
 
     #[test]
     fn an_end_by_force_is_not_called_one_in_order() {
-        let said = |cause| describe_end(&ExitRecord { cause, reason: String::new(), at: 1 });
-        assert_eq!(said(ExitCause::Poweroff), "its guest was told to power off");
+        let described = |cause| describe_end(&ExitRecord { cause, reason: String::new(), at: 1 });
+        assert_eq!(described(ExitCause::Poweroff), "its guest was told to power off");
         for cause in [ExitCause::Ended, ExitCause::Killed] {
-            assert_eq!(said(cause), "it was told to end, and its guest did not power off");
+            assert_eq!(described(cause), "it was told to end, and its guest did not power off");
         }
     }
 }

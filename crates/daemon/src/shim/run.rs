@@ -324,8 +324,8 @@ fn moment(timer_tries: u32) -> Moment {
 }
 
 /// Prints a message on stderr.
-pub(super) fn print_error(words: &str) {
+pub(super) fn print_error(message: &str) {
     use std::io::Write;
     // There is nowhere else to report this failure.
-    let _ = writeln!(io::stderr(), "{}{words}", super::PREFIX);
+    let _ = writeln!(io::stderr(), "{}{message}", super::PREFIX);
 }

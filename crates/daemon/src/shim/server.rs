@@ -225,7 +225,7 @@ mod tests {
         for _ in 0..1000 {
             tokio::select! {
                 biased;
-                _ = &mut late => panic!("it has a place of its own"),
+                _ = &mut late => panic!("it has a slot of its own"),
                 () = tokio::task::yield_now() => {}
             }
         }

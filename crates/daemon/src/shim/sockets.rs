@@ -68,8 +68,8 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Makes the VM's directory of sockets, provided that the run directory of all VMs exists again. Only a daemon makes the
-/// run directory itself, because it checks with care what may be in its way.
+/// Makes the VM's directory of sockets, provided that the run directory of all VMs exists again. Only a daemon makes
+/// the run directory itself, because it checks with care what may be in its way.
 fn make_directory(dir: &Path) -> io::Result<()> {
     let [run, vms, _] = ancestors(dir)?;
     if !is_ours_alone(run) {
@@ -98,9 +98,9 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::UnixStream};
 
     async fn greeting(path: &Path) -> io::Result<String> {
-        let mut said = String::new();
-        UnixStream::connect(path).await?.read_to_string(&mut said).await?;
-        Ok(said)
+        let mut text = String::new();
+        UnixStream::connect(path).await?.read_to_string(&mut text).await?;
+        Ok(text)
     }
 
     #[tokio::test]

@@ -1,9 +1,9 @@
-//! Decides what follows when a VMM has ended: a fresh one, or the end of the machine, with the cause. A pure function of
-//! the evidence.
+//! Decides what follows when a VMM has ended: a fresh one, or the end of the machine, with the cause. A pure function
+//! of the evidence.
 //!
-//! The exit status of a VMM is not enough: with `-no-reboot` a reset, a panic and a power-off all end QEMU with status 0.
-//! Evaluated in this order: the daemon's request, the signal that killed the process, the last power event of the agent,
-//! the reason that QEMU reports, the console.
+//! The exit status of a VMM is not enough: with `-no-reboot` a reset, a panic and a power-off all end QEMU with status
+//! 0. Evaluated in this order: the daemon's request, the signal that killed the process, the last power event of the
+//! agent, the reason that QEMU reports, the console.
 //!
 //! | requested | status | power event | QEMU reports | console, boot | verdict |
 //! |---|---|---|---|---|---|
@@ -206,11 +206,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn ends(evidence: &Evidence<'_>, cause: ExitCause, words: &str) {
+    fn ends(evidence: &Evidence<'_>, cause: ExitCause, expected: &str) {
         match decide(evidence) {
             Verdict::End(found, reason) => {
                 assert_eq!(found, cause, "{reason}");
-                assert!(reason.contains(words), "{reason:?} does not say {words:?}");
+                assert!(reason.contains(expected), "{reason:?} does not say {expected:?}");
             }
             Verdict::Relaunch => panic!("relaunch where {cause:?} was expected: {evidence:?}"),
         }

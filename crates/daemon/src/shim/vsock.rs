@@ -58,13 +58,13 @@ pub(super) async fn serve(
         let (session, number) = (session.clone(), number.clone());
         async move {
             // The client sees the connection closed; the protocol has no way to tell it why.
-            let _ = carry(stream, caller, session, number.fetch_add(1, Ordering::Relaxed)).await;
+            let _ = forward(stream, caller, session, number.fetch_add(1, Ordering::Relaxed)).await;
         }
     })
     .await;
 }
 
-async fn carry(
+async fn forward(
     mut client: UnixStream,
     caller: Caller,
     session: watch::Receiver<Option<Dialer>>,
@@ -128,9 +128,9 @@ mod tests {
                     continue;
                 }
                 tokio::spawn(async move {
-                    let mut said = Vec::new();
-                    stream.read_to_end(&mut said).await.unwrap();
-                    stream.write_all(&said).await.unwrap();
+                    let mut input = Vec::new();
+                    stream.read_to_end(&mut input).await.unwrap();
+                    stream.write_all(&input).await.unwrap();
                     stream.shutdown().await.unwrap();
                 });
             }
@@ -146,8 +146,8 @@ mod tests {
     async fn requests_to_a_guest_that_hangs_leave_room_for_the_next_once_they_are_given_up() {
         let (_dir, socket, _session) = served(Caller::Daemon, true).await;
         for _ in 0..=DAEMON {
-            let mut asked = timeout(HANG, vsock::connect(&socket, 1)).await.expect("a place").unwrap();
-            asked.write_all(b"GET /stats HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut client = timeout(HANG, vsock::connect(&socket, 1)).await.expect("a slot").unwrap();
+            client.write_all(b"GET /stats HTTP/1.1\r\n\r\n").await.unwrap();
         }
     }
 

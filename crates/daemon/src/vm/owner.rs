@@ -272,9 +272,9 @@ impl Owner {
 
     /// Ends the machine if there is one: how it ended. Where its shim does not answer its guest gets a chance to write what it
     /// has, and the error is what there is to say about that.
-    pub(super) async fn put_down(&mut self) -> Result<Option<ExitRecord>, String> {
+    pub(super) async fn end_and_wait(&mut self) -> Result<Option<ExitRecord>, String> {
         let ended = match &self.shim {
-            Some(shim) => shim.put_down(stop::END_TIMEOUT).await.map(Some),
+            Some(shim) => shim.end_and_wait(stop::END_TIMEOUT).await.map(Some),
             None => Ok(None),
         };
         self.events = None;

@@ -247,7 +247,7 @@ async fn restore_and_down(owner: &mut Owner, Previous { state, reason, run, over
 /// Takes down what was started and is no good.
 async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
     let first = sanitized(failure.causes.first().unwrap_or(&failure.message));
-    let reason = match owner.put_down().await {
+    let reason = match owner.end_and_wait().await {
         Err(words) => format!("{first}; {words}"),
         Ok(_) => first,
     };

@@ -78,7 +78,7 @@ async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Op
     owner.row.reason.clone_from(&forced);
     owner.save_or_log().await;
     failpoint::hit("stop.forced").await;
-    match owner.put_down().await {
+    match owner.end_and_wait().await {
         Ok(Some(record)) if record.cause != ExitCause::Ended => outcome(&record).1,
         Ok(_) => forced,
         Err(words) => {

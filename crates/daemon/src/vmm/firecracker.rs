@@ -171,13 +171,13 @@ impl Running {
 
     /// Waits until the API answers; if the process ends instead, the error contains the tail of its stderr.
     async fn wait_until_ready(&mut self) -> io::Result<()> {
-        let asked = async {
+        let answered = async {
             while client::info(&self.sockets).await.is_err() {
                 sleep(START_TICK).await;
             }
         };
         let ended = tokio::select! {
-            asked = timeout(START_TIMEOUT, asked) => return asked.map_err(io::Error::from),
+            answered = timeout(START_TIMEOUT, answered) => return answered.map_err(io::Error::from),
             ended = self.child.wait() => ended?,
         };
         Err(ended_early(ended, &self.stderr.read().await))

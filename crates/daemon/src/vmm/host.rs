@@ -154,8 +154,8 @@ impl HostFacts {
     /// Returns the cached KVM finding that the next probe with this cache would reuse; `None` where it would probe
     /// again. `device` is the path of the KVM device.
     pub(crate) fn cached_kvm(cache: &Path, device: &Path) -> Option<KvmFinding> {
-        let kept = Self::cached(cache, &host_boot_id().ok()?)?;
-        is_still_valid(device, &kept.kvm, kept.kvm_device).then_some(kept.kvm)
+        let cached = Self::cached(cache, &host_boot_id().ok()?)?;
+        is_still_valid(device, &cached.kvm, cached.kvm_device).then_some(cached.kvm)
     }
 
     /// Writes a cache with this KVM finding, as an earlier daemon of this boot would have.
@@ -190,8 +190,8 @@ async fn find(boot_id: String, probe: &Probe, cached: Option<&HostFacts>) -> Hos
 }
 
 /// Probes KVM, or returns the cached finding; with the identity of the device node.
-async fn kvm(shim: &Path, device: &Path, kept: Option<(&KvmFinding, Option<Stamp>)>) -> (KvmFinding, Option<Stamp>) {
-    if let Some((found, stamp)) = kept.filter(|(found, stamp)| is_still_valid(device, found, *stamp)) {
+async fn kvm(shim: &Path, device: &Path, cached: Option<(&KvmFinding, Option<Stamp>)>) -> (KvmFinding, Option<Stamp>) {
+    if let Some((found, stamp)) = cached.filter(|(found, stamp)| is_still_valid(device, found, *stamp)) {
         return (found.clone(), stamp);
     }
     // Taken before the probe: if the device is replaced meanwhile, the new one is probed the next time.
@@ -290,9 +290,9 @@ mod tests {
         let (shim, device) = (dir.path().join("shim"), dir.path().join("kvm"));
         fs::write(&device, "").unwrap();
         script(&shim, r#"echo '{"kvm":"usable"}'"#);
-        let probed = |kept: (KvmFinding, Option<Stamp>)| {
+        let probed = |cached: (KvmFinding, Option<Stamp>)| {
             let (shim, device) = (shim.clone(), device.clone());
-            async move { kvm(&shim, &device, Some((&kept.0, kept.1))).await.0 }
+            async move { kvm(&shim, &device, Some((&cached.0, cached.1))).await.0 }
         };
         let now = Stamp::of(&device).ok();
         let broken = || KvmFinding::Broken { reason: "it is only emulated".into() };
@@ -320,15 +320,15 @@ mod tests {
     async fn a_program_that_is_replaced_is_asked_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmm");
-        let say = |text: &str| script(&path, &format!("echo {text}"));
+        let write_script = |text: &str| script(&path, &format!("echo {text}"));
         assert!(matches!(program("vmm", Some(&path), None).await, ProgramFinding::Missing { .. }));
-        say("version 1.2.3");
+        write_script("version 1.2.3");
         let first = program("vmm", Some(&path), None).await;
         assert!(matches!(&first, ProgramFinding::Found { version: Version(1, 2, 3), .. }), "{first:?}");
-        say("version 1.2.30");
+        write_script("version 1.2.30");
         let second = program("vmm", Some(&path), Some(&first)).await;
         assert!(matches!(&second, ProgramFinding::Found { version: Version(1, 2, 30), .. }), "{second:?}");
-        say("nothing; exit 3");
+        write_script("nothing; exit 3");
         let third = program("vmm", Some(&path), Some(&second)).await;
         assert!(matches!(&third, ProgramFinding::Broken { reason, .. } if reason.contains('3')), "{third:?}");
     }

@@ -2,16 +2,16 @@
 //!
 //! Decides what the process of every VMM is like: private namespaces and root, killed when its shim ends, no inherited
 //! descriptors but the intended ones, no privileges, no capabilities, Landlock, a seccomp filter. Does not know which
-//! program is executed. There are two lists of steps because a process cannot enter a new PID namespace itself; only its
-//! children can:
+//! program is executed. There are two lists of steps because a process cannot enter a new PID namespace itself; only
+//! its children can:
 //!
 //! ```text
 //! shim ─fork─► A: `outside` steps ─clone(CLONE_PARENT)─► B: `inside` steps, exec
 //!              └ exits                                   └ a child of the shim, PID 1 of its PID namespace
 //! ```
 //!
-//! Where the host does not allow users to create namespaces there is no B: A becomes the VMM, and the weaker confinement
-//! is reported.
+//! Where the host does not allow users to create namespaces there is no B: A becomes the VMM, and the weaker
+//! confinement is reported.
 
 #![expect(unsafe_code, reason = "fork, exec and what is done between them")]
 

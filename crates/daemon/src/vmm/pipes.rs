@@ -69,6 +69,6 @@ async fn tail(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
 
 /// Error for a VMM that ended during its start.
 pub(super) fn ended_early(status: ExitStatus, stderr: &str) -> io::Error {
-    let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
-    io::Error::other(format!("it ended ({status}){said}"))
+    let suffix = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
+    io::Error::other(format!("it ended ({status}){suffix}"))
 }

@@ -217,25 +217,25 @@ mod tests {
         assert_eq!(auto.program, PathBuf::from("/usr/bin/firecracker"));
         assert_eq!(chosen(None, broken()).vmm, Vmm::Qemu);
         assert_eq!(chosen(Some(Vmm::Qemu), KvmFinding::Usable).vmm, Vmm::Qemu);
-        let asked = chosen(Some(Vmm::Firecracker), broken());
-        assert_eq!(asked.vmm, Vmm::Firecracker);
+        let explicit = chosen(Some(Vmm::Firecracker), broken());
+        assert_eq!(explicit.vmm, Vmm::Firecracker);
         assert!(
-            asked.reason.contains("asked for") && asked.reason.contains("KVM does not run guest code"),
-            "{asked:?}"
+            explicit.reason.contains("asked for") && explicit.reason.contains("KVM does not run guest code"),
+            "{explicit:?}"
         );
     }
 
     #[test]
     fn versions_of_firecracker_that_do_not_work_are_refused_with_the_reason() {
-        for (version, said) in
+        for (version, expected) in
             [("[1,11,0]", "1.12.0 is the oldest"), ("[1,16,0]", "after a restore"), ("[1,16,1]", "after it was paused")]
         {
             let host = with_firecracker(KvmFinding::Usable, version);
             let refused = select(Some(Vmm::Firecracker), &host).unwrap_err();
-            assert!(refused.to_string().contains(said), "{refused}");
+            assert!(refused.to_string().contains(expected), "{refused}");
             assert_eq!(refused.key(), "firecracker_bin");
             let auto = select(None, &host).unwrap();
-            assert!(auto.vmm == Vmm::Qemu && auto.reason.contains(said), "{auto:?}");
+            assert!(auto.vmm == Vmm::Qemu && auto.reason.contains(expected), "{auto:?}");
         }
         for version in ["[1,12,0]", "[1,15,1]", "[1,16,2]"] {
             assert_eq!(select(None, &with_firecracker(KvmFinding::Usable, version)).unwrap().vmm, Vmm::Firecracker);

@@ -110,17 +110,17 @@ fn assert_all_fail(outcomes: &BTreeMap<String, String>) {
 
 #[tokio::test]
 async fn a_vmm_that_was_taken_over_reaches_nothing() {
-    for monitor in VMMS {
+    for vmm in VMMS {
         let host = Host::new();
         let mut words = host.words();
         // Under the names it knows its own files by, it can read its inputs, and write only what the guest may write.
         words
             .extend(["read.kernel=/kernel", "read.work=/disk1", "write.work=/disk1"].map(|own| format!("probe.{own}")));
         words.extend(["write.image=/disk0", "write.kernel=/kernel"].map(|own| format!("probe.{own}")));
-        let (mut outcomes, unconfined) = probe(Setup::probe(monitor, true), words).await;
+        let (mut outcomes, unconfined) = probe(Setup::probe(vmm, true), words).await;
         assert_eq!(unconfined, None);
         for own in ["read.kernel", "read.work", "write.work"] {
-            assert_eq!(outcomes.remove(own).as_deref(), Some("done"), "{own}: {monitor:?} {outcomes:#?}");
+            assert_eq!(outcomes.remove(own).as_deref(), Some("done"), "{own}: {vmm:?} {outcomes:#?}");
         }
         assert_all_fail(&outcomes);
     }
@@ -136,10 +136,10 @@ async fn no_vmm_leaves_a_core_and_the_hosts_program_for_them_gets_none() {
     // Where the host gives this user no limit to raise, there is none for a VMM either.
     let [_, hard] = &limit(std::process::id())[..] else { panic!("two limits") };
     let most = if hard == "0" { "0" } else { "1" };
-    for monitor in VMMS {
-        let setup = Setup::probe(monitor, true).asking(&["probe.read.root=/"]);
+    for vmm in VMMS {
+        let setup = Setup::probe(vmm, true).asking(&["probe.read.root=/"]);
         let shim = setup.launch().await;
-        assert_eq!(limit(shim.status().vmm.unwrap().pid), [most, most], "{monitor:?}");
+        assert_eq!(limit(shim.status().vmm.unwrap().pid), [most, most], "{vmm:?}");
         shim.end().await.unwrap();
         crate::machine::soon("the end", shim.ended()).await;
     }
@@ -147,8 +147,8 @@ async fn no_vmm_leaves_a_core_and_the_hosts_program_for_them_gets_none() {
 
 #[tokio::test]
 async fn an_ordinary_users_vmm_reaches_nothing_either() {
-    for monitor in VMMS {
-        let Some(setup) = Setup::probe(monitor, true).under_nobody() else { return };
+    for vmm in VMMS {
+        let Some(setup) = Setup::probe(vmm, true).under_nobody() else { return };
         let host = Host::new();
         let (outcomes, unconfined) = probe(setup, host.words()).await;
         assert_eq!(unconfined, None);
@@ -158,8 +158,8 @@ async fn an_ordinary_users_vmm_reaches_nothing_either() {
 
 #[tokio::test]
 async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_is_said() {
-    for monitor in VMMS {
-        let Some(setup) = Setup::probe(monitor, true).without_user_namespaces() else { return };
+    for vmm in VMMS {
+        let Some(setup) = Setup::probe(vmm, true).without_user_namespaces() else { return };
         let host = Host::new();
         let (outcomes, unconfined) = probe(setup, host.words()).await;
         assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
@@ -168,12 +168,12 @@ async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_
         let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
         let left: BTreeSet<String> = left.into_keys().collect();
-        let sockets = SOCKETS.iter().filter(|_| monitor == Kind::FakeFirecracker).map(|name| format!("unix.{name}"));
-        assert_eq!(left, sockets.collect(), "{monitor:?}");
+        let sockets = SOCKETS.iter().filter(|_| vmm == Kind::FakeFirecracker).map(|name| format!("unix.{name}"));
+        assert_eq!(left, sockets.collect(), "{vmm:?}");
         assert!(kept.len() > 25, "{kept:#?}");
         // The filter refuses them without the help of Landlock, which may be old.
         for (name, outcome) in kept.iter().filter(|(name, _)| is_for_the_filter(name)) {
-            assert!(outcome.contains("(os error 1)"), "{monitor:?} {name}: {outcome}");
+            assert!(outcome.contains("(os error 1)"), "{vmm:?} {name}: {outcome}");
         }
     }
 }
@@ -190,9 +190,9 @@ async fn without_confinement_every_attempt_succeeds() {
     if !banger_testkit::require("root") {
         return;
     }
-    for monitor in VMMS {
+    for vmm in VMMS {
         let host = Host::new();
-        let (outcomes, unconfined) = probe(Setup::probe(monitor, false), host.words()).await;
+        let (outcomes, unconfined) = probe(Setup::probe(vmm, false), host.words()).await;
         assert!(unconfined.is_some_and(|reason| reason.contains("=off")));
         let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "done").collect();
         assert!(failed.is_empty(), "nothing forbids these, so a test that sees them fail proves nothing: {failed:#?}");

@@ -12,16 +12,16 @@ use std::{convert::Infallible, time::Duration};
 const TICK: Duration = Duration::from_millis(100);
 
 /// Continues a process if it is stopped; returns a remark about it.
-pub(super) fn wake(who: &str, process: ProcessIdentity) -> Option<String> {
+pub(super) fn wake(role: &str, process: ProcessIdentity) -> Option<String> {
     let pid = process.pid;
     match wake_proven(process) {
         Ok(false) => None,
         Ok(true) => {
-            tracing::warn!(pid, "a {who} was stopped: it is woken");
-            Some(format!("its {who} (pid {pid}) was stopped: it is woken"))
+            tracing::warn!(pid, "a {role} was stopped: it is woken");
+            Some(format!("its {role} (pid {pid}) was stopped: it is woken"))
         }
         Err(error) => {
-            tracing::warn!(pid, %error, "a {who} was stopped and cannot be woken");
+            tracing::warn!(pid, %error, "a {role} was stopped and cannot be woken");
             None
         }
     }
@@ -36,9 +36,9 @@ impl Shim {
     }
 
     /// Does the same repeatedly until cancelled: they may be stopped at any moment.
-    pub(crate) async fn keep_awake(&self, say: impl Fn(String)) -> Infallible {
+    pub(crate) async fn keep_awake(&self, on_remark: impl Fn(String)) -> Infallible {
         loop {
-            self.wake().into_iter().for_each(&say);
+            self.wake().into_iter().for_each(&on_remark);
             tokio::time::sleep(TICK).await;
         }
     }

@@ -251,11 +251,11 @@ impl Follower {
                     // A shim that does not answer cannot be managed, nor can its machine. Its guest may have unwritten
                     // data.
                     return Err(match power_off::end_silent(self.shim, self.limit, &self.state_dir).await {
-                        Ok((end, words)) => {
-                            self.shared.remark.get_or_init(|| words);
+                        Ok((end, remark)) => {
+                            self.shared.remark.get_or_init(|| remark);
                             end
                         }
-                        Err(words) => self.end_without_record(words).await,
+                        Err(reason) => self.end_without_record(reason).await,
                     });
                 }
             }

@@ -14,7 +14,7 @@ impl Shim {
     /// first. A shim that hangs for another reason accepts the request like any other without acting on it. It is then
     /// told by signal to power off its guest, like one that cannot be reached, and the returned error describes the
     /// outcome.
-    pub(crate) async fn put_down(&self, limit: Duration) -> Result<ExitRecord, String> {
+    pub(crate) async fn end_and_wait(&self, limit: Duration) -> Result<ExitRecord, String> {
         let began = Instant::now();
         self.wake();
         if !self.connection.is_silent().await {
@@ -24,14 +24,14 @@ impl Shim {
                         return Ok(end);
                     }
                     let ended = power_off::end_slow(self.status().shim, limit, self.connection.state_dir()).await;
-                    return ended.map_or_else(Err, |(_, words)| Err(words));
+                    return ended.map_or_else(Err, |(_, remark)| Err(remark));
                 }
                 Err(ShimError::Ended(end)) => return Ok(end),
                 Err(_) => {}
             }
         }
         match power_off::end_silent(self.status().shim, began.elapsed(), self.connection.state_dir()).await {
-            Ok((_, words)) | Err(words) => Err(words),
+            Ok((_, remark)) | Err(remark) => Err(remark),
         }
     }
 
@@ -68,9 +68,9 @@ mod tests {
         let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
         let (shim, served) = tokio::join!(Shim::connect(dir.path(), dir.path()), greet(&listener, identity));
         // The connection exists, and nobody reads from it or accepts another.
-        let words = shim.unwrap().put_down(Duration::from_secs(1)).await.unwrap_err();
-        assert!(words.starts_with(&format!("its shim (pid {}) did not answer for ", identity.pid)), "{words}");
-        assert!(words.ends_with(" s: its guest was told to power off"), "{words}");
+        let remark = shim.unwrap().end_and_wait(Duration::from_secs(1)).await.unwrap_err();
+        assert!(remark.starts_with(&format!("its shim (pid {}) did not answer for ", identity.pid)), "{remark}");
+        assert!(remark.ends_with(" s: its guest was told to power off"), "{remark}");
         assert!(process.wait().unwrap().success(), "it was killed");
         drop((served, listener));
     }

@@ -86,10 +86,10 @@ impl Outcome {
     }
 
     pub(super) fn reason(&self) -> String {
-        let words = String::from_utf8_lossy(&self.stderr);
-        let words = words.trim();
-        let words = words.strip_prefix(PREFIX).unwrap_or(words).trim();
-        if words.is_empty() { format!("the shim ended with {}", self.status) } else { escaped(words.as_bytes()) }
+        let message = String::from_utf8_lossy(&self.stderr);
+        let message = message.trim();
+        let message = message.strip_prefix(PREFIX).unwrap_or(message).trim();
+        if message.is_empty() { format!("the shim ended with {}", self.status) } else { escaped(message.as_bytes()) }
     }
 }
 

@@ -108,16 +108,16 @@ async fn exchange(
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::<Bytes>::from(body.unwrap_or_default()))
         .map_err(io::Error::other)?;
-    let asked = async {
+    let response = async {
         let answer = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(io::Error::other)?;
         Ok((status, body.to_bytes()))
     };
-    tokio::pin!(asked);
+    tokio::pin!(response);
     tokio::select! {
-        answer = &mut asked => answer,
+        answer = &mut response => answer,
         // The connection may end as soon as the response has arrived.
-        _ = connection => asked.await,
+        _ = connection => response.await,
     }
 }

@@ -234,7 +234,7 @@ mod tests {
         (Qmp::begin(ours).unwrap(), theirs)
     }
 
-    async fn asked(lines: &mut BufReader<UnixStream>) -> Value {
+    async fn read_command(lines: &mut BufReader<UnixStream>) -> Value {
         let mut line = String::new();
         lines.read_line(&mut line).await.unwrap();
         serde_json::from_str(&line).unwrap()
@@ -245,9 +245,9 @@ mod tests {
         let (mut qmp, theirs) = pair();
         let peer = async {
             let mut theirs = BufReader::new(theirs);
-            assert_eq!(asked(&mut theirs).await["execute"], "qmp_capabilities");
+            assert_eq!(read_command(&mut theirs).await["execute"], "qmp_capabilities");
             theirs.write_all(GREETING).await.unwrap();
-            let stop = asked(&mut theirs).await;
+            let stop = read_command(&mut theirs).await;
             assert_eq!(stop["execute"], "stop");
             theirs
                 .write_all(b"{\"event\": \"RESUME\", \"data\": {\"reason\": 7}}\r\n{\"return\": {}}\r\n")
@@ -270,8 +270,8 @@ mod tests {
         let (mut qmp, theirs) = pair();
         let peer = async {
             let mut theirs = BufReader::new(theirs);
-            asked(&mut theirs).await;
-            let stop = asked(&mut theirs).await;
+            read_command(&mut theirs).await;
+            let stop = read_command(&mut theirs).await;
             let refusal = format!("{{\"id\": {}, \"error\": {{\"class\": \"G\", \"desc\": \"no\"}}}}\n", stop["id"]);
             theirs.write_all(refusal.as_bytes()).await.unwrap();
             drop(theirs);
@@ -318,12 +318,12 @@ mod tests {
                 Ok((received.bytes, files.flatten().collect::<Vec<OwnedFd>>()))
             };
             let (length, files) = theirs.async_io(Interest::READABLE, receive).await.unwrap();
-            let asked: Value = serde_json::from_slice(&bytes[..length]).unwrap();
-            assert_eq!((&asked["execute"], &asked["arguments"]["fdname"]), (&json!("getfd"), &json!("state")));
+            let command: Value = serde_json::from_slice(&bytes[..length]).unwrap();
+            assert_eq!((&command["execute"], &command["arguments"]["fdname"]), (&json!("getfd"), &json!("state")));
             let mut text = String::new();
             std::fs::File::from(files.into_iter().next().unwrap()).read_to_string(&mut text).unwrap();
             assert_eq!(text, "inside");
-            let answer = format!("{{\"id\": {}, \"return\": {{}}}}\n", asked["id"]);
+            let answer = format!("{{\"id\": {}, \"return\": {{}}}}\n", command["id"]);
             theirs.writable().await.unwrap();
             theirs.try_write(answer.as_bytes()).unwrap();
         };

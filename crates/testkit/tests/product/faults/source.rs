@@ -89,7 +89,7 @@ const STEPS: &[&str] = &[
     ".kill_vmm(",
     ".publish(*",
     ".unpublish(",
-    ".put_down(",
+    ".end_and_wait(",
     ".end_machine()",
     "revoke(",
     "end_shim(",
