@@ -23,14 +23,14 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match serve(args) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("banger-vsock-agent: {error}"));
+            print_error(&format!("banger-vsock-agent: {error}"));
             ExitCode::from(2)
         }
     }
 }
 
 /// Words for standard error.
-pub(crate) fn complain(message: &str) {
+pub(crate) fn print_error(message: &str) {
     let _ = writeln!(io::stderr(), "{message}");
 }
 

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         _ => {
-            hosted::complain(
+            hosted::print_error(
                 "usage: banger-vsock-agent hosted --fd N --config FILE (every other role is the guest's own)",
             );
             ExitCode::from(2)

@@ -3,7 +3,7 @@
 //! Reads `modules.dep` and `modules.alias` of `/lib/modules/<release>`, loads what is named and what it depends on.
 //! Options are ignored; compressed modules are left to the kernel (`MODULE_INIT_COMPRESSED_FILE`).
 
-use crate::hosted::complain;
+use crate::hosted::print_error;
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for name in args.iter().filter_map(|arg| arg.to_str()).filter(|arg| !arg.starts_with('-')) {
         if let Err(error) = load(&tree, name) {
-            complain(&format!("modprobe: {name}: {error}"));
+            print_error(&format!("modprobe: {name}: {error}"));
             code = ExitCode::FAILURE;
         }
     }

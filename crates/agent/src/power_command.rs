@@ -3,23 +3,23 @@
 //! There is nothing to schedule and nobody to warn: whatever the arguments say about when, it happens now.
 #![expect(unsafe_code, reason = "the safe wrappers know no real-time signals")]
 
-use crate::{boot::power_signal, hosted::complain};
+use crate::{boot::power_signal, hosted::print_error};
 use banger_proto::agent::event::Power;
 use std::{ffi::OsString, io, process::ExitCode};
 
 /// Asks process 1 to go down.
 pub(crate) fn run(name: &str, args: &[OsString]) -> ExitCode {
     if args.iter().any(|arg| arg == "--help") {
-        complain(&format!("usage: {name}: the machine goes down now; options are ignored but for -r and -c"));
+        print_error(&format!("usage: {name}: the machine goes down now; options are ignored but for -r and -c"));
         return ExitCode::SUCCESS;
     }
     if name == "shutdown" && args.iter().any(|arg| arg == "-c") {
-        complain("nothing is scheduled: a shutdown happens at once");
+        print_error("nothing is scheduled: a shutdown happens at once");
         return ExitCode::SUCCESS;
     }
     // SAFETY: kill has no memory to be wrong about.
     if unsafe { libc::kill(1, power_signal(verb(name, args))) } == -1 {
-        complain(&format!("{name}: process 1 cannot be asked: {}", io::Error::last_os_error()));
+        print_error(&format!("{name}: process 1 cannot be asked: {}", io::Error::last_os_error()));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

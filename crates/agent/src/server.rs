@@ -213,11 +213,11 @@ impl Context {
         };
         let announcer = Announcer::new(&GuestEvent::Ready(ready));
         for message in &guest.troubles {
-            announcer.say(&GuestEvent::Trouble { message: message.clone() });
+            announcer.announce(&GuestEvent::Trouble { message: message.clone() });
         }
         let last_exec = if guest.runs_in == RunsIn::Machine { exec::highest_taken() } else { 0 };
         if guest.init == Init::Agent {
-            announcer.say(&GuestEvent::Booted { state: "running".to_owned() });
+            announcer.announce(&GuestEvent::Booted { state: "running".to_owned() });
         }
         Self {
             guest,
@@ -267,20 +267,20 @@ impl Context {
 /// Tells the host one thing without being an agent: the boot failed before there could be one. Gives up after a while.
 pub(crate) fn send_trouble(message: &str) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-    let announcer = Rc::new(Announcer::silent());
-    announcer.say(&GuestEvent::Trouble { message: message.to_owned() });
+    let announcer = Rc::new(Announcer::empty());
+    announcer.announce(&GuestEvent::Trouble { message: message.to_owned() });
     LocalSet::new().block_on(&runtime, async {
-        let told = async {
+        let delivered = async {
             let served = |dialer, _| {
                 let announcer = Rc::clone(&announcer);
                 spawn_local(async move { announcer.serve(dialer).await });
             };
             tokio::select! {
                 () = on_any_channel(served) => {}
-                () = announcer.told() => {}
+                () = announcer.delivered() => {}
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(4), told).await;
+        let _ = tokio::time::timeout(Duration::from_secs(4), delivered).await;
     });
 }
 

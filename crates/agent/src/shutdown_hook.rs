@@ -12,7 +12,7 @@ use std::{ffi::OsString, fs, process::ExitCode, thread::sleep, time::Duration};
 /// The agent's process id, in the directory systemd makes our root.
 pub(crate) const PID_FILE: &str = "agent.pid";
 /// How long the agent may take: freezing the disk, and two seconds for the host's acknowledgement.
-const PATIENCE: Duration = Duration::from_secs(30);
+const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Tells the agent and waits for the end.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     };
     match agent() {
         // SAFETY: kill has no memory to be wrong about.
-        Some(pid) if unsafe { libc::kill(pid, power_signal(verb)) } == 0 => sleep(PATIENCE),
+        Some(pid) if unsafe { libc::kill(pid, power_signal(verb)) } == 0 => sleep(AGENT_TIMEOUT),
         _ => say("the agent is gone before the shutdown's end"),
     }
     rustix::fs::sync();

@@ -1,4 +1,4 @@
-//! Values as they are typed, checked as far as one value can be checked by itself.
+//! Parsers of argument values. Each checks what can be checked with the value alone.
 
 use banger_proto::{
     agent::http::MAX_GRACE,
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// `K=V`, or `K` to take the value from banger's own environment.
+/// Environment variable argument: `K=V`, or `K` for the value in banger's own environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Variable {
     key: String,
@@ -36,13 +36,15 @@ impl std::str::FromStr for Variable {
     }
 }
 
-/// The environment `variables` ask for; the last of one name wins, and a name that `own` does not have is left out.
+/// Builds the environment from `variables`; the last one of a name wins, and a name without a value that `own` does not
+/// have is left out.
 pub(crate) fn environment(variables: Vec<Variable>, own: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
     let value = |variable: Variable| Some((variable.value.or_else(|| own(&variable.key))?, variable.key));
     variables.into_iter().filter_map(value).map(|(value, key)| (key, value)).collect()
 }
 
-/// `path` as the daemon, which runs elsewhere, finds it too; JSON carries it as text.
+/// Makes `path` absolute, because the daemon has another working directory. JSON carries it as text, so it must be
+/// UTF-8.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let absolute = std::path::absolute(path).map_err(|error| {
         Failure::caused_by(Code::Invalid, format!("cannot use the path {}", path.display()), &error)
@@ -54,21 +56,22 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     Ok(absolute)
 }
 
-/// What has nothing in it, as any other process finds.
+/// The empty file, which is the same in every process.
 const NOTHING: &str = "/dev/null";
 
-/// The one file with logins that the environment names, if it does: as Podman reads it, `REGISTRY_AUTH_FILE` goes before
-/// `DOCKER_CONFIG`, and where one is set no other file counts.
+/// Returns the file with registry logins that the environment names. As in Podman, `REGISTRY_AUTH_FILE` comes before
+/// `DOCKER_CONFIG`, and if one is set no other file is read.
 pub(crate) fn logins(own: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, Failure> {
     let set = |name: &str| own(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let file = set("REGISTRY_AUTH_FILE").or_else(|| Some(set("DOCKER_CONFIG")?.join("config.json")));
     file.map(|file| absolute(&regular(file)?)).transpose()
 }
 
-/// `file` by a name that the daemon, another process, knows it by too; one that is not there stays one that is not there.
+/// Returns a path of `file` that means the same file in the daemon, another process. The path of a missing file is
+/// returned as it is.
 fn regular(file: PathBuf) -> Result<PathBuf, Failure> {
     let Ok(metadata) = std::fs::metadata(&file) else { return Ok(file) };
-    // What a pipe of this process is called is in the daemon something else, or nothing anybody writes to.
+    // A path such as /dev/fd/3 names another file, or a pipe without a writer, in the daemon.
     let lasting = file.canonicalize().ok().filter(|real| metadata.is_file() || real == Path::new(NOTHING));
     lasting.ok_or_else(|| {
         Failure::new(Code::Invalid, format!("{} is no regular file, so no logins are read from it", file.display()))
@@ -76,19 +79,19 @@ fn regular(file: PathBuf) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Virtual processors.
+/// Parses a number of virtual processors.
 pub(crate) fn vcpu(text: &str) -> Result<u32, String> {
     let count = text.parse().ok().filter(|count| (1..=MAX_VCPU).contains(count));
     count.ok_or_else(|| format!("a VM has 1 to {MAX_VCPU}"))
 }
 
-/// Guest memory.
+/// Parses a size of guest memory.
 pub(crate) fn memory(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
     if size < MIN_MEMORY { Err(format!("a VM needs at least {MIN_MEMORY}")) } else { Ok(size) }
 }
 
-/// Size of a work disk.
+/// Parses a size of a work disk.
 pub(crate) fn disk_size(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
     if (MIN_DISK..=MAX_DISK).contains(&size) {
@@ -98,13 +101,13 @@ pub(crate) fn disk_size(text: &str) -> Result<ByteSize, String> {
     }
 }
 
-/// How long a guest may take to go down: no longer than it gets.
+/// Parses the time that a guest may take to shut down, and limits it to [`MAX_GRACE`].
 pub(crate) fn grace(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|error| format!("{error}"))?;
     if span.duration() > MAX_GRACE { Err("at most 1d".to_owned()) } else { Ok(span.duration()) }
 }
 
-/// A signal with or without `SIG`, in any case.
+/// Parses a signal name, with or without `SIG`, in upper or lower case.
 pub(crate) fn kill_signal(text: &str) -> Result<KillSignal, String> {
     let upper = text.to_ascii_uppercase();
     upper.strip_prefix("SIG").unwrap_or(&upper).parse()

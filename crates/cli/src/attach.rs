@@ -1,11 +1,11 @@
-//! Joins this process's terminal, streams and signals to a command in a VM.
+//! Attaches this process's terminal, streams and signals to a command in a VM.
 
 use crate::{
     context::Context,
     exec::{
-        keyboard,
-        outlet::Outlet,
         session::{Control, Ended, Session},
+        stdin,
+        stream_writer::StreamWriter,
         terminal::{self, RawMode},
     },
     exit::{Error, Result, Status, internal},
@@ -27,36 +27,36 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Two signals within this time end the session instead of reaching the guest.
-const IMPATIENCE: Duration = Duration::from_millis(1500);
+/// Two signals within this time end the session; the second does not reach the guest.
+const DOUBLE_SIGNAL: Duration = Duration::from_millis(1500);
 
-/// What an interrupted command comes to.
+/// Message for a command that was interrupted before it started.
 pub(crate) const UNSTARTED: &str = "interrupted before the command was started";
 
-/// What to run and how, before the VM is known.
+/// A command to run in a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Command {
-    /// What the agent is asked for, but for the terminal.
+    /// Request to the agent, without the terminal.
     pub(crate) spec: ExecSpec,
-    /// Whether it gets a terminal.
+    /// Whether the command gets a terminal.
     pub(crate) tty: bool,
 }
 
 impl Command {
-    /// Whether a command gets a terminal: when asked for, and when a person wants a shell at a terminal.
+    /// Whether a command gets a terminal: if it was asked for, or if an interactive user wants a shell.
     pub(crate) fn wants_tty(asked: bool, argv: &[String]) -> bool {
         asked || (argv.is_empty() && terminal::is_interactive())
     }
 }
 
-/// Runs `command` in the VM `reference` until one of the two ends.
+/// Runs `command` in the VM `reference` until the command or the session ends.
 pub(crate) async fn attach(context: &Context, reference: &str, command: Command, signals: &mut Signals) -> Result {
     let endpoint = signals.guard(UNSTARTED, guest::endpoint(context, reference)).await?;
     attach_to(context, &endpoint, command, signals).await
 }
 
-/// The same, in a VM whose agent is known. A command that names no directory, in a VM that names none, runs in the
-/// workspace.
+/// Same as [`attach`], in a VM whose agent is known. The command runs in the workspace if neither it nor the VM names a
+/// directory.
 pub(crate) async fn attach_to(
     context: &Context,
     endpoint: &GuestEndpoint,
@@ -79,7 +79,7 @@ pub(crate) async fn attach_to(
     let raw = command.tty && terminal::stdin_is_terminal();
     let raw_mode = raw.then(RawMode::enter).transpose()?;
     let (control, controls) = mpsc::unbounded_channel();
-    let running = session.run(keyboard::read_stdin(), controls, outlet(std::io::stdout())?, outlet(std::io::stderr())?);
+    let running = session.run(stdin::read_stdin(), controls, writer(std::io::stdout())?, writer(std::io::stderr())?);
     let ended = tokio::select! {
         biased;
         ended = running => ended,
@@ -89,7 +89,7 @@ pub(crate) async fn attach_to(
     conclude(&context.printer, ended?)
 }
 
-/// Turns signals and changes of the terminal into messages, for as long as the session lasts.
+/// Sends signals and terminal sizes to the session until it ends.
 async fn pass_signals(
     signals: &mut Signals,
     control: &mpsc::UnboundedSender<Control>,
@@ -100,7 +100,7 @@ async fn pass_signals(
         signal(SignalKind::window_change()).map_err(|error| internal("cannot watch the terminal's size", &error))?;
     let mut last: Option<Instant> = None;
     loop {
-        // The receiver goes away only with the session, and this future with it.
+        // The receiver is dropped only with the session, and this future with it.
         let _ = tokio::select! {
             _ = resized.recv(), if tty => control.send(Control::Resize(terminal::size())),
             signal = signals.next() => control.send(decide(signal, raw, &mut last)),
@@ -108,20 +108,20 @@ async fn pass_signals(
     }
 }
 
-/// What a signal to banger means for the session. On a raw terminal Ctrl-C is a byte, so a signal comes from elsewhere
-/// (a closed window, `kill`) and ends the session.
+/// Decides what a signal to banger means for the session. On a raw terminal Ctrl-C is a byte, so a signal comes from
+/// elsewhere (a closed window, `kill`) and ends the session.
 fn decide(signal: u8, raw: bool, last: &mut Option<Instant>) -> Control {
-    let impatient = last.replace(Instant::now()).is_some_and(|last| last.elapsed() < IMPATIENCE);
-    if raw || (impatient && matches!(signal, SIGINT | SIGQUIT)) {
+    let is_second = last.replace(Instant::now()).is_some_and(|last| last.elapsed() < DOUBLE_SIGNAL);
+    if raw || (is_second && matches!(signal, SIGINT | SIGQUIT)) {
         Control::Abandon(signal)
     } else {
         Control::Signal(signal)
     }
 }
 
-/// A stream of this process for the session to write to.
-fn outlet(stream: impl AsFd) -> Result<Outlet> {
-    Outlet::new(stream).map_err(|error| internal("cannot use stdout and stderr", &error))
+/// Wraps a stream of this process for the session's output.
+fn writer(stream: impl AsFd) -> Result<StreamWriter> {
+    StreamWriter::new(stream).map_err(|error| internal("cannot use stdout and stderr", &error))
 }
 
 fn conclude(printer: &Printer, ended: Ended) -> Result {
@@ -135,19 +135,19 @@ fn conclude(printer: &Printer, ended: Ended) -> Result {
         Ended::ClosedPipe => Err(Error::Pipe),
         Ended::Abandoned(signal) => Err(Error::Interrupted {
             signal,
-            undone: "interrupted: left the session; what still runs in the guest gets HUP, then KILL".into(),
+            on_interrupt: "interrupted: left the session; what still runs in the guest gets HUP, then KILL".into(),
         }),
     }
 }
 
-/// What the codes mean that a shell has for it.
+/// Converts a shell's exit code for a command that did not start into a failure.
 fn not_started(code: u8, message: &str) -> Failure {
     let kind = match code {
         126 => Code::Denied,
         127 => Code::NotFound,
         _ => Code::Guest,
     };
-    Failure::new(kind, format!("cannot start the command: {}", guest::words(message.as_bytes())))
+    Failure::new(kind, format!("cannot start the command: {}", guest::excerpt(message.as_bytes())))
 }
 
 #[cfg(test)]
@@ -160,7 +160,7 @@ mod tests {
         let mut last = None;
         assert_eq!(decide(SIGINT, false, &mut last), Control::Signal(SIGINT));
         assert_eq!(decide(SIGINT, false, &mut last), Control::Abandon(SIGINT));
-        last = last.map(|last| last.checked_sub(IMPATIENCE).unwrap());
+        last = last.map(|last| last.checked_sub(DOUBLE_SIGNAL).unwrap());
         assert_eq!(decide(SIGINT, false, &mut last), Control::Signal(SIGINT));
         assert_eq!(decide(SIGTERM, false, &mut last), Control::Signal(SIGTERM));
     }

@@ -1,9 +1,9 @@
-//! The command line as it is typed: groups, aliases at the top level, and what is common to all of them.
+//! Definition of the command line: groups, top-level aliases and global options.
 
 use crate::commands::{completion, config, daemon, image, kernel, ssh_config, ssh_proxy, system, vm};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-/// Help of a group: what it is, the command most people want, then everything else.
+/// Template of a group's help: description, the most common commands, then everything else.
 pub(crate) const GROUP_HELP: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
 
 const EXAMPLES: &str = "\

@@ -1,4 +1,4 @@
-//! One module a command: what is typed ([`clap::Args`]) and one function that does it.
+//! One module per command: its arguments ([`clap::Args`]) and one function that runs it.
 
 pub(crate) mod completion;
 pub(crate) mod config;
@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod kernel;
+mod outcome;
 mod removal;
 pub(crate) mod ssh_config;
 pub(crate) mod ssh_proxy;
@@ -15,7 +16,7 @@ pub(crate) mod vm;
 
 use crate::{cli::Command, context::Context, exit::Result};
 
-/// Does what was typed.
+/// Runs the command.
 pub(crate) async fn dispatch(context: &Context, command: Command) -> Result {
     match command {
         Command::Run(args) => vm::run::run(context, args).await,

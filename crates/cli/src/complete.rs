@@ -1,7 +1,7 @@
-//! Shell completion: the shell asks this binary, and this binary asks the daemon for live names.
+//! Shell completion: the shell runs this program, which asks the daemon for the names that exist.
 //!
-//! A daemon that is down is not started, a slow one is not waited for, and nothing is ever said: a key press must not
-//! have side effects.
+//! A key press must not have side effects: a daemon that is down is not started, a slow one is not waited for, and no
+//! message is printed.
 
 use crate::{cli::command, context::Context, exit::Error, output::printer::Printer};
 use banger_proto::{
@@ -14,18 +14,18 @@ use banger_proto::{
 use clap::ValueEnum;
 use clap_complete::{
     CompleteEnv, CompletionCandidate,
-    engine::ArgValueCandidates,
+    engine::{ArgValueCandidates, ArgValueCompleter, PathCompleter, ValueCompleter as _},
     env::{Bash, EnvCompleter, Fish, Zsh},
 };
 use serde::de::DeserializeOwned;
-use std::time::Duration;
+use std::{ffi::OsStr, time::Duration};
 
-/// Set by the completion scripts; asks for candidates instead of a command.
+/// Environment variable of the completion scripts: asks for candidates instead of running a command.
 const VARIABLE: &str = "BANGER_COMPLETE";
-/// How long a key press may take.
+/// Time limit for the daemon's answer to a key press.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A shell banger completes in.
+/// Supported shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
     /// GNU Bash.
@@ -36,14 +36,14 @@ pub enum Shell {
     Fish,
 }
 
-/// Answers and ends the process when a completion script asked.
+/// Prints candidates and ends the process if a completion script started it.
 pub(crate) fn answer_shell() {
     if std::env::var_os(VARIABLE).is_some() {
         CompleteEnv::with_factory(command).var(VARIABLE).bin("banger").completer("banger").complete();
     }
 }
 
-/// The script that makes `shell` ask `banger`.
+/// Returns the script that makes `shell` ask `banger` for candidates.
 pub fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
     let mut script = Vec::new();
     let shell: &dyn EnvCompleter = match shell {
@@ -59,7 +59,21 @@ pub fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
 pub(crate) fn vms() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let vms: Vec<Vm> = ask("/v1/vms");
-        vms.into_iter().map(|vm| candidate(vm.name.as_str(), &format!("{}, {}", vm.state, vm.image))).collect()
+        vms.into_iter().map(|vm| candidate(vm.name.as_str(), &describe(&vm))).collect()
+    })
+}
+
+/// Completes one end of a copy: paths on this host, and names of VMs with the colon that a path in them follows.
+pub(crate) fn endpoints() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let mut candidates = PathCompleter::any().complete(typed);
+        // A VM's name has neither. Paths in the guest are not completed.
+        if let Some(typed) = typed.to_str().filter(|typed| !typed.contains(['/', ':'])) {
+            let vms: Vec<Vm> = ask("/v1/vms");
+            let vms = vms.into_iter().filter(|vm| vm.name.as_str().starts_with(typed));
+            candidates.extend(vms.map(|vm| candidate(&format!("{}:", vm.name), &describe(&vm))));
+        }
+        candidates
     })
 }
 
@@ -77,7 +91,7 @@ pub(crate) fn kernels() -> ArgValueCandidates {
     kernels_from("/v1/kernels", true)
 }
 
-/// Completes names of kernels the catalog offers too.
+/// Completes names of kernels on this host and in the catalogs.
 pub(crate) fn available_kernels() -> ArgValueCandidates {
     kernels_from("/v1/kernels?available=true", false)
 }
@@ -90,12 +104,16 @@ fn kernels_from(path: &'static str, pulled: bool) -> ArgValueCandidates {
     })
 }
 
+fn describe(vm: &Vm) -> String {
+    format!("{}, {}", vm.state, vm.image)
+}
+
 fn candidate(name: &str, help: &str) -> CompletionCandidate {
     let help: String = crate::output::escape::escape(help).into_owned();
     CompletionCandidate::new(name).help(Some(help.into()))
 }
 
-/// The list at `path` of the daemon that runs now; empty whenever anything is in the way.
+/// Fetches the list at `path` from the running daemon; empty on any failure.
 fn ask<T: DeserializeOwned>(path: &str) -> Vec<T> {
     let answer = || -> Result<Vec<T>, Error> {
         let context = Context::new(Printer::new(false, true))?;

@@ -1,4 +1,4 @@
-//! What every command needs: a way to talk, and a way to the daemon.
+//! State that every command needs: the printer, the directories, and connections to the daemon.
 
 use crate::{
     daemon::{Daemon, connect},
@@ -11,17 +11,17 @@ use banger_proto::{
 };
 use std::cell::Cell;
 
-/// One invocation.
+/// One invocation of the program.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) printer: Printer,
     pub(crate) layout: Layout,
-    /// The daemon's version was looked at already.
+    /// Whether the daemon's version was checked already.
     checked: Cell<bool>,
 }
 
 impl Context {
-    /// Finds out from the environment which state directory is meant.
+    /// Resolves the state directory from the environment.
     pub(crate) fn new(printer: Printer) -> std::result::Result<Self, Failure> {
         let uid = rustix::process::getuid().as_raw();
         let layout = Layout::resolve(|key| std::env::var_os(key), uid).ok_or_else(|| {
@@ -31,31 +31,31 @@ impl Context {
         Ok(Self { printer, layout, checked: Cell::new(false) })
     }
 
-    /// A connection to the daemon, which is started when there is none. Each caller gets its own, so that one
-    /// operation ends without ending another.
+    /// Connects to the daemon, and starts it if none runs. Each caller gets a connection of its own, so that the end of
+    /// one operation does not end another.
     pub(crate) async fn daemon(&self) -> Result<Daemon> {
-        // A daemon that was killed or replaced this very moment still takes connections and answers none: the first
-        // question changes nothing, so it may be asked again, of the next daemon.
-        match self.greet().await {
-            Err(Error::Failed(failure)) if failure.code == Code::Unavailable => self.greet().await,
-            greeted => greeted,
+        // A daemon that was just killed or replaced still accepts connections, but answers none. The first request
+        // changes nothing, so it is safe to repeat it with the next daemon.
+        match self.connect_checked().await {
+            Err(Error::Failed(failure)) if failure.code == Code::Unavailable => self.connect_checked().await,
+            connected => connected,
         }
     }
 
-    async fn greet(&self) -> Result<Daemon> {
+    async fn connect_checked(&self) -> Result<Daemon> {
         let stream = connect::connect(&self.layout).await?;
         let mut daemon = Daemon::open(stream, self.layout.daemon_log()).await?;
         if !self.checked.get() {
             let warning = daemon.check_version().await?;
             self.checked.set(true);
             if let Some(warning) = warning {
-                self.printer.talk(&format!("warning: {warning}"));
+                self.printer.note(&format!("warning: {warning}"));
             }
         }
         Ok(daemon)
     }
 
-    /// A connection to the daemon that runs now, whatever its version; none when none does.
+    /// Connects to the running daemon, whatever its version; none if no daemon runs.
     pub(crate) async fn running_daemon(&self) -> Result<Option<Daemon>> {
         match connect::find(&self.layout).await? {
             Some(stream) => Daemon::open(stream, self.layout.daemon_log()).await.map(Some),

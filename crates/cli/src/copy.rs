@@ -1,7 +1,7 @@
-//! Files and directories between this host and a guest, as tar streams of the agent's `/archive`.
+//! Copies files and directories between this host and a guest, as tar streams of the agent's `/archive`.
 //!
-//! [`pack`] makes a stream of what is here; [`entries`] and [`unpack`] take one from a guest, which may say anything.
-//! [`bridge`] lets them, which block, work beside the connection, which does not.
+//! [`pack`] writes local files as a stream; [`entries`] and [`unpack`] read one from a guest, which is untrusted. They
+//! block, so [`bridge`] connects their threads to the connection, which does not.
 
 pub(crate) mod bridge;
 pub(crate) mod endpoint;

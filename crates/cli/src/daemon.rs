@@ -1,4 +1,4 @@
-//! The daemon as commands see it: typed requests, typed answers, failures as it sent them.
+//! Client of the daemon: typed requests and answers, and the daemon's failures unchanged.
 
 pub(crate) mod connect;
 pub(crate) mod operation;
@@ -18,22 +18,22 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::path::PathBuf;
 use tokio::net::UnixStream;
 
-/// This program's version; the daemon of the same build has the same.
+/// Version of this program; the daemon of the same build has the same.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Largest answer that is read whole, in bytes.
+/// Most bytes of an answer that is read whole.
 const MAX_ANSWER: usize = 64 << 20;
 const WHO: &str = "the daemon";
 
-/// One connection to the daemon.
+/// Connection to the daemon.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     connection: Connection,
-    /// Where it logs, for hints.
+    /// The daemon's log file, for hints.
     log: PathBuf,
 }
 
 impl Daemon {
-    /// Speaks to the daemon at the other end of `stream`.
+    /// Starts HTTP with the daemon at the other end of `stream`.
     pub(crate) async fn open(stream: UnixStream, log: PathBuf) -> Result<Self> {
         let connection = Connection::open(stream, vec![(CLIENT_VERSION_HEADER, VERSION)])
             .await
@@ -41,19 +41,19 @@ impl Daemon {
         Ok(Self { connection, log })
     }
 
-    /// `GET path`.
+    /// Sends `GET path` and parses the JSON answer.
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
         self.request(Method::GET, path).await
     }
 
-    /// A request without a body that answers JSON.
+    /// Sends a request without a body and parses the JSON answer.
     pub(crate) async fn request<T: DeserializeOwned>(&mut self, method: Method, path: &str) -> Result<T> {
         let response = self.send(method, path, None).await?;
         let body = http::collect(response.into_body(), MAX_ANSWER, WHO).await?;
         Ok(http::parse(&body, Code::Internal, WHO)?)
     }
 
-    /// `PUT path` with a body that answers JSON.
+    /// Sends `PUT path` with a JSON body and parses the JSON answer.
     pub(crate) async fn put<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T> {
         let body =
             serde_json::to_vec(body).map_err(|error| crate::exit::internal("cannot write the request", &error))?;
@@ -62,12 +62,12 @@ impl Daemon {
         Ok(http::parse(&body, Code::Internal, WHO)?)
     }
 
-    /// `GET path` where the answer is a stream of bytes.
+    /// Sends `GET path` and returns the body as a stream of bytes.
     pub(crate) async fn stream(&mut self, path: &str) -> Result<Incoming> {
         Ok(self.send(Method::GET, path, None).await?.into_body())
     }
 
-    /// Begins an operation. Dropping it closes the connection, which cancels it in the daemon.
+    /// Starts an operation. Dropping it closes the connection, which cancels the operation in the daemon.
     pub(crate) async fn operate<T: DeserializeOwned>(
         mut self,
         method: Method,
@@ -85,10 +85,10 @@ impl Daemon {
         Ok(Operation::new(response.into_body(), self.connection, self.log))
     }
 
-    /// Refuses a daemon of another API; says what differs otherwise.
+    /// Fails if the daemon has another API version; returns a warning if only the program version differs.
     pub(crate) async fn check_version(&mut self) -> Result<Option<String>> {
         let theirs: Version = self.get("/v1/version").await.map_err(|error| match error {
-            // An API that has no /v1/version is another API.
+            // An API without /v1/version is another API.
             crate::exit::Error::Failed(Failure { code: Code::Internal | Code::NotFound, .. }) => {
                 other_api(&Version { version: "unknown".into(), api_version: 0 }).into()
             }
@@ -106,15 +106,16 @@ impl Daemon {
         }))
     }
 
-    /// What the daemon itself says against `GET path`, if anything. Fails where it does not come to say it.
-    pub(crate) async fn objection(&mut self, path: &str) -> Result<Option<Failure>> {
+    /// Returns the failure that the daemon answers to `GET path`, if any. Fails if the daemon could not be asked or
+    /// broke off.
+    pub(crate) async fn get_failure(&mut self, path: &str) -> Result<Option<Failure>> {
         let response = self.ask(Method::GET, path, None).await?;
         if response.status().is_success() {
-            // The connection is used again.
+            // Read to the end, because the connection is reused.
             http::collect(response.into_body(), MAX_ANSWER, WHO).await?;
             return Ok(None);
         }
-        Ok(Some(http::told(response, MAX_ANSWER, WHO).await?))
+        Ok(Some(http::read_failure(response, MAX_ANSWER, WHO).await?))
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>> {
@@ -126,7 +127,7 @@ impl Daemon {
         }
     }
 
-    /// The answer to a request, whatever it is.
+    /// Returns the response to a request, success or not.
     async fn ask(&mut self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>> {
         let response = self.connection.send(method, path, body.map(http::full)).await.map_err(|error| {
             Failure::caused_by(Code::Unavailable, "the daemon went away before it answered", &error)
@@ -152,8 +153,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// What is made of an answer to one request; without one the other end is closed.
-    async fn objection(answer: Option<String>) -> Result<Option<Failure>> {
+    /// Result for one answer; without one the peer closes the connection.
+    async fn get_failure(answer: Option<String>) -> Result<Option<Failure>> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut daemon = Daemon::open(ours, "/log".into()).await.unwrap();
         let answers = async {
@@ -164,7 +165,7 @@ mod tests {
             theirs.write_all(answer.unwrap_or_default().as_bytes()).await.unwrap();
             drop(theirs);
         };
-        tokio::join!(daemon.objection("/v1/images/x"), answers).0
+        tokio::join!(daemon.get_failure("/v1/images/x"), answers).0
     }
 
     #[tokio::test]
@@ -174,10 +175,10 @@ mod tests {
         };
         let lost = Failure::new(Code::Unavailable, "lost");
         let body = serde_json::to_string(&lost).unwrap();
-        assert_eq!(objection(answer("200 OK", 2, "{}")).await.unwrap(), None);
-        assert_eq!(objection(answer("503 Service Unavailable", body.len(), &body)).await.unwrap(), Some(lost));
+        assert_eq!(get_failure(answer("200 OK", 2, "{}")).await.unwrap(), None);
+        assert_eq!(get_failure(answer("503 Service Unavailable", body.len(), &body)).await.unwrap(), Some(lost));
         for gone in [None, answer("503 Service Unavailable", body.len() + 1, &body)] {
-            let error = objection(gone).await.unwrap_err();
+            let error = get_failure(gone).await.unwrap_err();
             let crate::exit::Error::Failed(failure) = error else { panic!("{error:?}") };
             assert_eq!(failure.code, Code::Unavailable);
         }

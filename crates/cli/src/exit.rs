@@ -6,45 +6,45 @@ use crate::output::printer::Printer;
 use banger_proto::failure::{Code, Failure};
 use std::{ffi::OsString, process::ExitCode};
 
-/// Something failed.
+/// Exit status of any other failure.
 const FAILED: u8 = 1;
-/// The command line makes no sense.
+/// Exit status of a command line that does not parse.
 const USAGE: u8 = 2;
-/// banger failed where the guest command's status was expected (as Docker).
+/// Exit status of a session in which banger itself failed; the guest command's status was expected (as in Docker).
 const SESSION_FAILED: u8 = 125;
-/// What a shell reports for a program that wrote to a closed pipe.
+/// Exit status that a shell reports for a program that wrote to a closed pipe.
 const CLOSED_PIPE: u8 = 128 + 13;
 
-/// How a command ended that did not fail.
+/// How a command ended that did not fail as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// As asked.
+    /// Done as requested.
     Done,
-    /// It reported each result itself, and not all were good.
+    /// The command reported each result itself, and some failed.
     SomeFailed,
-    /// It reported each result itself, and this signal came before all were there.
+    /// The command reported each result itself, and this signal interrupted it before all were there.
     CutShort(u8),
-    /// A guest command ended with this status.
+    /// The guest command ended with this status.
     Guest(u8),
 }
 
-/// Why a command did not end as asked.
+/// Reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum Error {
     /// banger, the daemon or the guest failed.
     Failed(Failure),
-    /// A signal ended it; the line says what that undid.
+    /// The command was ended by a signal.
     Interrupted {
-        /// Its number.
+        /// Number of the signal.
         signal: u8,
-        /// What became of what was begun.
-        undone: String,
+        /// Message for the user: what was undone, or may be left.
+        on_interrupt: String,
     },
-    /// Nobody reads stdout any more.
+    /// Stdout is a closed pipe.
     Pipe,
 }
 
-/// The result of a command.
+/// Result of a command.
 pub(crate) type Result<T = Status> = std::result::Result<T, Error>;
 
 impl From<Failure> for Error {
@@ -53,12 +53,12 @@ impl From<Failure> for Error {
     }
 }
 
-/// A failure that only a bug or a broken system explains.
+/// Builds a failure that only a bug or a broken system explains.
 pub(crate) fn internal(message: &str, error: &dyn std::error::Error) -> Error {
     Failure::caused_by(Code::Internal, message, error).into()
 }
 
-/// Says how it ended, as far as that was not said, and gives the exit status.
+/// Prints the failure, if it was not printed yet, and returns the exit status.
 pub(crate) fn report(printer: &Printer, session: bool, result: Result) -> ExitCode {
     ExitCode::from(match result {
         Ok(Status::Done) => 0,
@@ -69,36 +69,36 @@ pub(crate) fn report(printer: &Printer, session: bool, result: Result) -> ExitCo
             printer.failure(&failure, session);
             if session { SESSION_FAILED } else { FAILED }
         }
-        Err(Error::Interrupted { signal, undone }) => {
-            printer.failure(&interruption(undone), session);
+        Err(Error::Interrupted { signal, on_interrupt }) => {
+            printer.failure(&interruption(on_interrupt), session);
             interrupted(signal)
         }
         Err(Error::Pipe) => CLOSED_PIPE,
     })
 }
 
-/// What a shell reports for a program that a signal ended.
+/// Exit status that a shell reports for a program that was ended by a signal.
 fn interrupted(signal: u8) -> u8 {
     signal.saturating_add(128)
 }
 
-/// An interrupt as a failure: somebody waits for it no longer.
-pub(crate) fn interruption(undone: impl Into<String>) -> Failure {
-    Failure::new(Code::Timeout, undone)
+/// Builds the failure for an interrupted command.
+pub(crate) fn interruption(on_interrupt: impl Into<String>) -> Failure {
+    Failure::new(Code::Timeout, on_interrupt)
 }
 
-/// A command line that does not parse: clap's own words on stderr, or with `--json` a failure like any other.
+/// Reports a command line that does not parse: with clap's message on stderr, or with `--json` as any other failure.
 pub(crate) fn usage(error: &clap::Error, typed: &[OsString]) -> ExitCode {
-    let words = Words::of(typed);
-    if words.json {
-        Printer::new(true, false).failure(&misuse(&error.to_string()), words.session);
+    let line = TypedLine::of(typed);
+    if line.json {
+        Printer::new(true, false).failure(&misuse(&error.to_string()), line.session);
     } else {
         let _ = error.print();
     }
-    ExitCode::from(if words.session { SESSION_FAILED } else { USAGE })
+    ExitCode::from(if line.session { SESSION_FAILED } else { USAGE })
 }
 
-/// clap's words, which are for people, as a failure: what is wrong, with which arguments, and what would help.
+/// Converts clap's message, which is made for people, into a failure: what is wrong, with which arguments, and hints.
 fn misuse(text: &str) -> Failure {
     let mut lines = text.lines();
     let message = lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches(':');
@@ -117,16 +117,16 @@ fn misuse(text: &str) -> Failure {
     })
 }
 
-/// What can be told from a command line that does not parse.
+/// What is known of a command line that does not parse.
 #[derive(Debug, PartialEq, Eq)]
-struct Words {
-    /// `run` or `exec` was meant: 125 says that the guest command did not run.
+struct TypedLine {
+    /// Whether the command is `run` or `exec`: status 125 then says that the guest command did not run.
     session: bool,
-    /// `--json` stands among banger's own words.
+    /// Whether `--json` is among banger's own arguments, before `--`.
     json: bool,
 }
 
-impl Words {
+impl TypedLine {
     fn of(typed: &[OsString]) -> Self {
         let own: Vec<&str> =
             typed.iter().skip(1).map_while(|word| (word != "--").then(|| word.to_str().unwrap_or(""))).collect();
@@ -154,26 +154,26 @@ mod tests {
             ("banger", false, false),
         ] {
             let typed: Vec<OsString> = line.split(' ').map(Into::into).collect();
-            assert_eq!(Words::of(&typed), Words { session, json }, "{line}");
+            assert_eq!(TypedLine::of(&typed), TypedLine { session, json }, "{line}");
         }
     }
 
     #[test]
     fn what_is_wrong_with_a_line_is_said_to_programs_too() {
-        let told = |line: &str| {
+        let failure_of = |line: &str| {
             let error = crate::cli::command().try_get_matches_from(line.split(' ')).unwrap_err();
             misuse(&error.to_string())
         };
-        let missing = told("banger vm start");
+        let missing = failure_of("banger vm start");
         assert_eq!(missing.message, "the following required arguments were not provided");
         assert_eq!(
             (missing.causes, missing.hints),
             (vec!["<VM>...".to_owned()], vec!["`banger vm start --help` shows how it is used".to_owned()])
         );
-        let near = told("banger vm start v --overcomit");
+        let near = failure_of("banger vm start v --overcomit");
         assert_eq!((near.message.as_str(), near.causes.len()), ("unexpected argument '--overcomit' found", 0));
         assert_eq!(near.hints[0], "a similar argument exists: '--overcommit'", "{near:?}");
-        let value = told("banger vm set v --vcpu 0");
+        let value = failure_of("banger vm set v --vcpu 0");
         assert!(value.message.contains("'0' for '--vcpu <N>'"), "{value:?}");
     }
 
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(status(true, failure()), is(125));
         assert_eq!(status(false, failure()), is(1));
         assert_eq!(status(true, Ok(Status::Guest(42))), is(42));
-        assert_eq!(status(true, Err(Error::Interrupted { signal: 2, undone: "x".into() })), is(130));
+        assert_eq!(status(true, Err(Error::Interrupted { signal: 2, on_interrupt: "x".into() })), is(130));
         assert_eq!(status(false, Ok(Status::CutShort(2))), is(130));
         assert_eq!(status(false, Err(Error::Pipe)), is(141));
     }

@@ -1,4 +1,4 @@
-//! A VM's agent as commands see it: reached through the VM's own socket, never through the daemon.
+//! Client of a VM's agent, which is reached through the VM's own socket, never through the daemon.
 
 use crate::{
     context::Context,
@@ -21,16 +21,16 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// How long the guest may take to accept a connection.
+/// Time limit for the guest to accept a connection.
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the agent may take to answer a question about itself.
+/// Time limit for the agent to answer a question about itself.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-/// Most characters of an agent's own words that are shown.
-const MAX_WORDS: usize = 500;
-/// The agent, where a failure names who answered.
+/// Most characters of an agent's own text that are shown.
+const MAX_EXCERPT: usize = 500;
+/// Name of the agent in failures.
 pub(crate) const WHO: &str = "the VM's agent";
 
-/// Where the agent of the VM `reference` answers, and what a command there finds: to use the VM.
+/// Returns the endpoint of the agent in the VM `reference`. The daemon counts this as a use of the VM.
 pub(crate) async fn endpoint(context: &Context, reference: &str) -> Result<GuestEndpoint, Error> {
     endpoint_with(context, reference, "").await
 }
@@ -49,7 +49,7 @@ async fn endpoint_with(context: &Context, reference: &str, query: &str) -> Resul
     Ok(endpoint)
 }
 
-/// A byte stream to an agent.
+/// Opens a byte stream to an agent.
 pub(crate) async fn call(endpoint: &GuestEndpoint) -> Result<UnixStream, Error> {
     let dialled = tokio::time::timeout(DIAL_DEADLINE, dial(endpoint)).await;
     let message = format!("cannot reach the agent in VM {}", endpoint.name);
@@ -67,12 +67,12 @@ async fn dial(endpoint: &GuestEndpoint) -> Result<UnixStream, ConnectError> {
     Ok(stream)
 }
 
-/// Answer of `GET path` of the agent in the VM `reference`; a look that does not count as using the VM.
+/// Sends `GET path` to the agent in the VM `reference`. This does not count as a use of the VM.
 pub(crate) async fn get<T: DeserializeOwned>(context: &Context, reference: &str, path: &str) -> Result<T, Error> {
     get_from(&endpoint_with(context, reference, "?look=true").await?, path).await
 }
 
-/// Answer of `GET path` of an agent.
+/// Sends `GET path` to an agent.
 pub(crate) async fn get_from<T: DeserializeOwned>(endpoint: &GuestEndpoint, path: &str) -> Result<T, Error> {
     let mut connection = connect(endpoint).await?;
     let answer = tokio::time::timeout(ANSWER_DEADLINE, ask(&mut connection, path)).await;
@@ -82,7 +82,7 @@ pub(crate) async fn get_from<T: DeserializeOwned>(endpoint: &GuestEndpoint, path
     })??)
 }
 
-/// The same on a connection, for as long as it takes.
+/// Sends `GET path` on a connection, without a time limit.
 pub(crate) async fn ask<T: DeserializeOwned>(connection: &mut Connection, path: &str) -> Result<T, Failure> {
     let response = connection.send(Method::GET, path, None).await.map_err(|error| gone(&error))?;
     if !response.status().is_success() {
@@ -92,67 +92,68 @@ pub(crate) async fn ask<T: DeserializeOwned>(connection: &mut Connection, path: 
     parse(&body)
 }
 
-/// An agent's answer, which must be JSON of one type. Why it is not is said with what it says, which is the guest's.
+/// Parses an agent's answer as JSON. The reason of a failure may quote the answer, so it is shortened as guest text.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
         let failure = Failure::new(Code::Guest, format!("{WHO} sent an answer that does not parse"));
-        failure.cause(words(error.to_string().as_bytes()))
+        failure.cause(excerpt(error.to_string().as_bytes()))
     })
 }
 
-/// What an agent says of a request it refused, or that it did not come to say it.
+/// Returns the failure in an agent's refusal, or the reason why it could not be read.
 pub(crate) async fn refusal(response: Response<Incoming>) -> Failure {
     let status = response.status();
     match http::collect(response.into_body(), MAX_BODY, WHO).await {
         Ok(body) => refused(&body).unwrap_or_else(|| {
             let failure = Failure::new(Code::Guest, format!("{WHO} answered {status}"));
-            if body.is_empty() { failure } else { failure.cause(words(&body)) }
+            if body.is_empty() { failure } else { failure.cause(excerpt(&body)) }
         }),
         Err(failure) => failure,
     }
 }
 
-/// A failure of an agent's, if that is what a body holds. It is only quoted: the kind is one of a closed set, the words
-/// are a cause and not many; hints, and an id that the daemon's log would have, are banger's own to give.
+/// Parses an agent's failure, if the body holds one. It is only quoted: the code is one of a closed set, and the text
+/// becomes one short cause. Hints and an operation id (which the daemon's log would have) are banger's own to give, so
+/// the agent's are dropped.
 pub(crate) fn refused(body: &[u8]) -> Option<Failure> {
     let said = serde_json::from_slice::<Failure>(body).ok()?;
-    Some(Failure::new(said.code, format!("{WHO} refused")).cause(words(said.to_string().as_bytes())))
+    Some(Failure::new(said.code, format!("{WHO} refused")).cause(excerpt(said.to_string().as_bytes())))
 }
 
-/// As many of a guest's words as are worth showing.
-pub(crate) fn words(said: &[u8]) -> String {
+/// Shortens guest text to what is worth showing.
+pub(crate) fn excerpt(said: &[u8]) -> String {
     let mut said = String::from_utf8_lossy(said).into_owned();
-    if let Some((end, _)) = said.char_indices().nth(MAX_WORDS) {
+    if let Some((end, _)) = said.char_indices().nth(MAX_EXCERPT) {
         said.truncate(end);
         said.push('…');
     }
     said
 }
 
-/// Has an agent unpack a tar stream in `directory`. It may refuse before it has all of it.
+/// Lets an agent unpack a tar stream in `directory`. The agent may refuse before it has read the whole stream.
 pub(crate) async fn put_archive(connection: &mut Connection, directory: &str, tar: Body) -> Result<(), Failure> {
     let path = format!("/archive?path={}", segment(directory));
     let response = STALL_TIMEOUT.exchange(connection, Method::PUT, &path, Some(tar)).await?;
     if response.status().is_success() { Ok(()) } else { Err(STALL_TIMEOUT.refusal(response).await) }
 }
 
-/// Whether an agent is there to answer.
-pub(crate) async fn is_there(endpoint: &GuestEndpoint) -> bool {
+/// Whether the agent answers.
+pub(crate) async fn responds(endpoint: &GuestEndpoint) -> bool {
     get_from::<Health>(endpoint, "/healthz").await.is_ok()
 }
 
-/// HTTP with the agent in the VM `reference`.
+/// Opens an HTTP connection to the agent in the VM `reference`.
 pub(crate) async fn open(context: &Context, reference: &str) -> Result<Connection, Error> {
     connect(&endpoint(context, reference).await?).await
 }
 
-/// HTTP with an agent.
+/// Opens an HTTP connection to an agent.
 pub(crate) async fn connect(endpoint: &GuestEndpoint) -> Result<Connection, Error> {
     let stream = call(endpoint).await?;
     Ok(Connection::open(stream, Vec::new()).await.map_err(|error| gone(&error))?)
 }
 
-/// The agent ended the connection or spoke something else than HTTP.
+/// Failure of a connection that the agent ended, or on which it did not speak HTTP.
 pub(crate) fn gone(error: &hyper::Error) -> Failure {
     Failure::caused_by(Code::Guest, "the VM's agent broke the connection off", error)
 }
@@ -169,9 +170,9 @@ mod tests {
         assert_eq!((shown.code, shown.message.as_str()), (Code::NotFound, "the VM's agent refused"));
         assert_eq!((shown.hints.len(), shown.operation, shown.causes.len()), (0, None, 1));
         let words = &shown.causes[0];
-        assert!(words.starts_with("no such file") && words.chars().count() == MAX_WORDS + 1, "{words}");
+        assert!(words.starts_with("no such file") && words.chars().count() == MAX_EXCERPT + 1, "{words}");
         assert_eq!(refused(b"no JSON"), None);
-        assert_eq!(words_of("short"), "short");
+        assert_eq!(excerpt_of("short"), "short");
     }
 
     #[test]
@@ -180,10 +181,10 @@ mod tests {
         let shown = parse::<Health>(&long).unwrap_err();
         assert_eq!((shown.code, shown.causes.len()), (Code::Guest, 1));
         let words = &shown.causes[0];
-        assert!(words.starts_with("invalid type: string \"yyy") && words.chars().count() == MAX_WORDS + 1, "{words}");
+        assert!(words.starts_with("invalid type: string \"yyy") && words.chars().count() == MAX_EXCERPT + 1, "{words}");
     }
 
-    fn words_of(text: &str) -> String {
-        words(text.as_bytes())
+    fn excerpt_of(text: &str) -> String {
+        excerpt(text.as_bytes())
     }
 }

@@ -1,6 +1,6 @@
-//! HTTP/1.1 over a stream that is already there: the daemon's socket, or a guest's channel.
+//! HTTP/1.1 over an existing stream: the daemon's socket, or a guest's channel.
 //!
-//! The other end may be a hostile guest, so every body is read up to a limit and every answer is parsed as a stranger's.
+//! The peer may be a hostile guest, so every body is read up to a limit and every answer is parsed as untrusted input.
 
 use crate::progress_stream::{LastWrite, ProgressStream};
 use banger_proto::failure::{Code, Failure};
@@ -15,10 +15,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// A request's body.
+/// Body of a request.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// One connection. Dropping it (and the bodies it gave) closes the stream.
+/// One connection. Dropping it and the bodies received from it closes the stream.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: http1::SendRequest<Body>,
@@ -28,7 +28,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Speaks HTTP on `stream`; `headers` go with every request.
+    /// Starts HTTP on `stream`; `headers` are sent with every request.
     pub(crate) async fn open<S>(stream: S, headers: Vec<(&'static str, &'static str)>) -> hyper::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -36,22 +36,22 @@ impl Connection {
         let stream = ProgressStream::new(stream);
         let last_write = stream.last_write();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Its error also reaches whoever waits for an answer.
+        // The error is returned to the pending request, too.
         let driver = tokio::spawn(connection).abort_handle();
         Ok(Self { sender, driver, last_write, headers })
     }
 
-    /// When the other end last took something.
+    /// Returns the time at which the peer last accepted bytes.
     pub(crate) fn last_write(&self) -> LastWrite {
         self.last_write.clone()
     }
 
-    /// Closes the stream now, whatever is on its way.
-    pub(crate) fn break_off(&self) {
+    /// Closes the stream at once, whatever is in flight.
+    pub(crate) fn abort(&self) {
         self.driver.abort();
     }
 
-    /// Sends one request and waits for the head of the answer.
+    /// Sends one request and waits for the head of the response.
     pub(crate) async fn send(
         &mut self,
         method: Method,
@@ -71,7 +71,7 @@ impl Connection {
     }
 }
 
-/// A body that is all there.
+/// Builds a body from bytes in memory.
 pub(crate) fn full(bytes: Vec<u8>) -> Body {
     Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync()
 }
@@ -80,7 +80,7 @@ fn empty() -> Body {
     full(Vec::new())
 }
 
-/// The whole body, or why not; `who` sends it.
+/// Reads the whole body up to `limit` bytes; `who` is the sender in failures.
 pub(crate) async fn collect(mut body: Incoming, limit: usize, who: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -96,18 +96,18 @@ pub(crate) async fn collect(mut body: Incoming, limit: usize, who: &str) -> Resu
     Ok(bytes)
 }
 
-/// A body that is longer than any.
+/// Failure of a body over the limit.
 pub(crate) fn too_much(who: &str, limit: usize) -> Failure {
     Failure::new(Code::Internal, format!("{who} answered with more than {limit} bytes"))
 }
 
-/// What a refused request's body says.
+/// Returns the failure in the body of a refused request.
 pub(crate) async fn refusal(response: Response<Incoming>, limit: usize, who: &str) -> Failure {
-    told(response, limit, who).await.unwrap_or_else(|failure| failure)
+    read_failure(response, limit, who).await.unwrap_or_else(|failure| failure)
 }
 
-/// The same; fails where `who` did not come to say it.
-pub(crate) async fn told(response: Response<Incoming>, limit: usize, who: &str) -> Result<Failure, Failure> {
+/// Reads the failure in the body of a refused request; fails if `who` did not send all of it.
+pub(crate) async fn read_failure(response: Response<Incoming>, limit: usize, who: &str) -> Result<Failure, Failure> {
     let status = response.status();
     let body = collect(response.into_body(), limit, who).await?;
     Ok(serde_json::from_slice(&body).unwrap_or_else(|_| {
@@ -117,13 +117,13 @@ pub(crate) async fn told(response: Response<Incoming>, limit: usize, who: &str) 
     }))
 }
 
-/// A body that must be JSON of one type.
+/// Parses a body as JSON.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8], code: Code, who: &str) -> Result<T, Failure> {
     serde_json::from_slice(body)
         .map_err(|error| Failure::caused_by(code, format!("{who} sent an answer that does not parse"), &error))
 }
 
-/// `text` as one segment of a path or one value of a query.
+/// Percent-encodes `text` as one path segment or one query value.
 pub(crate) fn segment(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

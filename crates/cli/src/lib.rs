@@ -1,8 +1,8 @@
-//! The `banger` command: thin over the daemon's HTTP API.
+//! The `banger` command, a thin client of the daemon's HTTP API.
 //!
-//! It decides what was typed, how results, progress and failures look, how a terminal and a guest command are joined,
-//! and which exit status follows. What a VM is, which limits hold and what may be done in which state, it asks the
-//! daemon.
+//! This crate decides how the command line is parsed, how results, progress and failures look, how a terminal is
+//! attached to a guest command, and the exit status. The daemon decides what a VM is, its limits, and what is allowed
+//! in which state.
 
 mod arguments;
 mod attach;
@@ -50,18 +50,18 @@ pub fn main() -> ExitCode {
             .build()
             .map_err(|error| exit::internal("cannot start the event loop", &error))?;
         let result = runtime.block_on(commands::dispatch(&context, cli.command));
-        // A read of stdin or a write to a stuck pipe may be pending in a thread: nothing waits for it.
+        // A read of stdin or a write to a blocked pipe may be pending in a thread. It is not waited for.
         runtime.shutdown_background();
         result
     });
     exit::report(&printer, session, result)
 }
 
-/// Help and version go to stdout with status 0; a line that does not parse is a failure like any other.
+/// Reports a command line that does not run: help and version on stdout with status 0, a parse error as a failure.
 fn refuse(error: &clap::Error, typed: &[std::ffi::OsString]) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // Help is data here, also where it stands in for a missing sub-command.
+            // Help is the requested data, also when it replaces a missing subcommand.
             let _ = Printer::new(false, false).help(&error.render());
             ExitCode::SUCCESS
         }

@@ -1,4 +1,4 @@
-//! What reaches the user's terminal, and how.
+//! Output to the user's terminal.
 
 pub(crate) mod age;
 pub(crate) mod escape;

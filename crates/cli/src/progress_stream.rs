@@ -1,4 +1,4 @@
-//! A stream that remembers when its other end last took something.
+//! A stream that records when its peer last accepted bytes.
 
 use std::{
     io::{self, IoSlice},
@@ -11,12 +11,12 @@ use tokio::{
     time::Instant,
 };
 
-/// When that was; at first, when the stream was given to this.
+/// Time of the last write; at first, the creation of the stream.
 #[derive(Debug, Clone)]
 pub(crate) struct LastWrite(Arc<Mutex<Instant>>);
 
 impl LastWrite {
-    /// The last time.
+    /// Returns the time of the last write.
     pub(crate) fn at(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -28,7 +28,7 @@ impl LastWrite {
     }
 }
 
-/// The stream.
+/// A stream with the time of its last write.
 #[derive(Debug)]
 pub(crate) struct ProgressStream<S> {
     stream: S,
@@ -40,7 +40,7 @@ impl<S> ProgressStream<S> {
         Self { stream, last_write: LastWrite(Arc::new(Mutex::new(Instant::now()))) }
     }
 
-    /// Stays valid after the stream was given away.
+    /// Returns a handle that stays valid after the stream was given away.
     pub(crate) fn last_write(&self) -> LastWrite {
         self.last_write.clone()
     }

@@ -1,4 +1,4 @@
-//! Signals that ask banger to end, as a stream instead of as a sudden death.
+//! Termination signals as a stream, so that banger can clean up before it ends.
 //!
 //! A signal that was ignored when banger started (nohup, a background job of a script) stays ignored.
 
@@ -10,7 +10,7 @@ pub(crate) const SIGINT: u8 = 2;
 pub(crate) const SIGQUIT: u8 = 3;
 pub(crate) const SIGTERM: u8 = 15;
 
-/// HUP, INT, QUIT and TERM from the moment it is made until the process ends.
+/// Stream of HUP, INT, QUIT and TERM, from its creation until the process ends.
 #[derive(Debug)]
 pub(crate) struct Signals {
     hup: Option<Signal>,
@@ -20,7 +20,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from their default, which would end the process.
+    /// Replaces the default action of the signals, which would end the process.
     pub(crate) fn install() -> Result<Self> {
         let ignored = ignored_signals();
         let one = |number: u8| {
@@ -34,7 +34,7 @@ impl Signals {
         Ok(Self { hup: one(SIGHUP)?, int: one(SIGINT)?, quit: one(SIGQUIT)?, term: one(SIGTERM)? })
     }
 
-    /// The number of the next signal.
+    /// Returns the number of the next signal.
     pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
             () = one(&mut self.hup) => SIGHUP,
@@ -44,11 +44,11 @@ impl Signals {
         }
     }
 
-    /// `work`, unless a signal comes first; then `undone` says what became of it.
-    pub(crate) async fn guard<T>(&mut self, undone: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Runs `work` unless a signal comes first; the error then has the message `on_interrupt`.
+    pub(crate) async fn guard<T>(&mut self, on_interrupt: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            signal = self.next() => Err(Error::Interrupted { signal, undone: undone.to_owned() }),
+            signal = self.next() => Err(Error::Interrupted { signal, on_interrupt: on_interrupt.to_owned() }),
             result = work => result,
         }
     }
@@ -63,7 +63,7 @@ async fn one(signal: &mut Option<Signal>) {
     }
 }
 
-/// The mask of ignored signals, bit n-1 for signal n, as proc(5) shows it; 0 when it cannot be read.
+/// Mask of ignored signals, bit n-1 for signal n, as in proc(5); 0 if it cannot be read.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status

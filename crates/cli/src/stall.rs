@@ -1,8 +1,9 @@
-//! How long a guest may stand still while bytes go to it or come from it.
+//! Time limits for a guest that makes no progress while bytes are sent to it or received from it.
 //!
-//! Only what the guest owes counts: an answer, the next bytes of one, room for the next bytes of ours. A source here that
-//! is slow, or a reader, owes nothing; a guest that is slow and gets somewhere may take as long as it takes. One that has
-//! everything and works owes an answer to the question whether it is there, and an end: some say for ever that they are.
+//! Only what the guest owes counts: an answer, the next bytes of one, or room for bytes sent to it. A slow source or
+//! reader on this side does not count, and a guest that makes progress may take as long as it needs. A guest that has
+//! received everything and works on it must answer when asked whether it is alive, and must finish at last: a hostile
+//! one could claim for ever to be busy.
 
 use crate::{
     guest,
@@ -22,21 +23,22 @@ use std::{
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How long a guest may take.
+/// Time limits for a guest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StallTimeout {
-    /// While it owes something and nothing comes.
-    silence: Duration,
-    /// Over work that is banger's own, whatever it says meanwhile.
+    /// Without progress, while the guest owes something.
+    idle: Duration,
+    /// For work that banger waits for, whatever progress there is.
     work: Duration,
 }
 
-/// With a healthy guest in software emulation on a busy host. Tools that are made of their sources there take hours.
+/// Limits that a healthy guest keeps in software emulation on a busy host. Tools that are built from source there take
+/// hours.
 pub(crate) const STALL_TIMEOUT: StallTimeout =
-    StallTimeout { silence: Duration::from_secs(60), work: Duration::from_secs(6 * 60 * 60) };
+    StallTimeout { idle: Duration::from_secs(60), work: Duration::from_secs(6 * 60 * 60) };
 
 impl StallTimeout {
-    /// Sends one request and gives the head of the answer. One that does not come ends the connection.
+    /// Sends one request and returns the head of the response. A missing response closes the connection.
     pub(crate) async fn exchange(
         self,
         connection: &mut Connection,
@@ -47,15 +49,15 @@ impl StallTimeout {
         self.exchange_while(connection, method, path, body, async || false).await
     }
 
-    /// The same with an agent that works on what it was sent: once all is sent, it may be silent while it `is_there`, until
-    /// its work takes too long.
+    /// Same as [`Self::exchange`], with an agent that works on the request: once everything is sent, it may be silent
+    /// while it `responds`, up to the limit for work.
     pub(crate) async fn exchange_while(
         self,
         connection: &mut Connection,
         method: Method,
         path: &str,
         body: Option<Body>,
-        is_there: impl AsyncFn() -> bool,
+        responds: impl AsyncFn() -> bool,
     ) -> Result<Response<Incoming>, Failure> {
         let (owed, last_write) = (Owed::default(), connection.last_write());
         let body = body.map(|body| owed.watch(body));
@@ -63,12 +65,12 @@ impl StallTimeout {
             let mut sending = pin!(connection.send(method, path, body));
             loop {
                 let overdue = async {
-                    owed.overdue(&last_write, self.silence).await;
-                    let worked = owed.over_for();
+                    owed.overdue(&last_write, self.idle).await;
+                    let worked = owed.all_sent_for();
                     if worked.is_some_and(|worked| worked >= self.work) {
                         return Some(self.never_finished());
                     }
-                    let works = worked.is_some() && self.answers(&is_there).await;
+                    let works = worked.is_some() && self.is_alive(&responds).await;
                     (!works).then(|| self.stalled())
                 };
                 tokio::select! {
@@ -79,29 +81,29 @@ impl StallTimeout {
             }
         };
         if answer.is_err() {
-            connection.break_off();
+            connection.abort();
         }
         answer?.map_err(|error| guest::gone(&error))
     }
 
-    /// Does `work`, in which the guest may be silent while it `is_there`, until it takes too long. What comes from it
-    /// meanwhile is `heard`.
-    pub(crate) async fn attend<T>(
+    /// Waits for `work`. The guest may be silent while it `responds`, up to the limit for work; bytes written to
+    /// `outputs` count as a response.
+    pub(crate) async fn supervise<T>(
         self,
         work: impl Future<Output = crate::exit::Result<T>>,
-        heard: &[LastWrite],
-        is_there: impl AsyncFn() -> bool,
+        outputs: &[LastWrite],
+        responds: impl AsyncFn() -> bool,
     ) -> crate::exit::Result<T> {
         let mut work = pin!(work);
         let mut since = Instant::now();
         let end = since + self.work;
         loop {
-            let last = || heard.iter().map(LastWrite::at).fold(since, Instant::max);
+            let last = || outputs.iter().map(LastWrite::at).fold(since, Instant::max);
             let begun = last();
             let gone = async {
-                sleep_until(begun + self.silence).await;
-                // What comes meanwhile is as good as an answer.
-                last() == begun && !self.answers(&is_there).await && last() == begun
+                sleep_until(begun + self.idle).await;
+                // Output that arrives meanwhile is as good as a response.
+                last() == begun && !self.is_alive(&responds).await && last() == begun
             };
             tokio::select! {
                 done = &mut work => return done,
@@ -114,16 +116,16 @@ impl StallTimeout {
         }
     }
 
-    /// Whether it says that it is there; asked once more when it does not, for one answer may be late.
-    async fn answers(self, is_there: &impl AsyncFn() -> bool) -> bool {
-        let ask = async || timeout(self.silence / 2, is_there()).await.unwrap_or(false);
+    /// Asks whether the guest is alive; twice, because one response may be late.
+    async fn is_alive(self, responds: &impl AsyncFn() -> bool) -> bool {
+        let ask = async || timeout(self.idle / 2, responds()).await.unwrap_or(false);
         ask().await || {
-            sleep(self.silence / 4).await;
+            sleep(self.idle / 4).await;
             ask().await
         }
     }
 
-    /// All of an answer, up to a limit.
+    /// Reads a whole body, up to a limit.
     pub(crate) async fn collect(self, mut body: Incoming, limit: usize) -> Result<Vec<u8>, Failure> {
         let whole = async {
             let mut bytes = Vec::new();
@@ -139,22 +141,22 @@ impl StallTimeout {
         timeout(self.work, whole).await.unwrap_or_else(|_| Err(self.never_finished()))
     }
 
-    /// The next bytes of an answer; nothing at its end.
+    /// Reads the next bytes of a body; none at its end.
     pub(crate) async fn data(self, body: &mut Incoming) -> Option<Result<Bytes, Failure>> {
         loop {
-            let Ok(frame) = timeout(self.silence, body.frame()).await else { return Some(Err(self.stalled())) };
+            let Ok(frame) = timeout(self.idle, body.frame()).await else { return Some(Err(self.stalled())) };
             match frame?.map(Frame::into_data) {
                 Ok(Ok(data)) => return Some(Ok(data)),
-                // Trailers, which mean nothing here.
+                // Trailers are ignored.
                 Ok(Err(_)) => {}
                 Err(error) => return Some(Err(guest::gone(&error))),
             }
         }
     }
 
-    /// What a refusal says, if it says it in time.
+    /// Reads the failure in a refusal, if it arrives in time.
     pub(crate) async fn refusal(self, response: Response<Incoming>) -> Failure {
-        timeout(self.silence, guest::refusal(response)).await.unwrap_or_else(|_| self.stalled())
+        timeout(self.idle, guest::refusal(response)).await.unwrap_or_else(|_| self.stalled())
     }
 
     fn never_finished(self) -> Failure {
@@ -165,25 +167,25 @@ impl StallTimeout {
     }
 
     fn stalled(self) -> Failure {
-        let silence = self.silence.as_secs();
+        let idle = self.idle.as_secs();
         Failure::new(Code::Timeout, format!("{} stands still", guest::WHO))
-            .cause(format!("not a byte was sent or taken for {silence} s"))
+            .cause(format!("not a byte was sent or taken for {idle} s"))
             .hint("banger vm health NAME asks whether it answers, banger vm logs NAME shows the guest's console")
     }
 }
 
-/// Since when the guest owes something; nothing while it is waited for something here.
+/// Time since which the guest owes something; none while this side has to act.
 #[derive(Debug, Clone)]
 struct Owed {
     since: Arc<Mutex<Option<Instant>>>,
-    /// Since when everything is sent.
-    over: Arc<Mutex<Option<Instant>>>,
+    /// Time since which the whole body is sent.
+    sent: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Default for Owed {
     fn default() -> Self {
         let now = || Arc::new(Mutex::new(Some(Instant::now())));
-        Self { since: now(), over: now() }
+        Self { since: now(), sent: now() }
     }
 }
 
@@ -192,29 +194,29 @@ impl Owed {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = guest_owes.then(Instant::now);
     }
 
-    /// How long everything has been sent, if it is.
-    fn over_for(&self) -> Option<Duration> {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    /// Returns how long ago the whole body was sent, if it was.
+    fn all_sent_for(&self) -> Option<Duration> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
 
-    /// The body, watched: whenever a piece of it is taken, the guest is to take the next one, or to answer.
+    /// Wraps a body: whenever a frame of it was taken, the guest owes progress.
     fn watch(&self, mut body: Body) -> Body {
         let owed = self.clone();
-        let set_over = |owed: &Self, over: bool| {
-            *owed.over.lock().unwrap_or_else(PoisonError::into_inner) = over.then(Instant::now);
+        let set_sent = |owed: &Self, sent: bool| {
+            *owed.sent.lock().unwrap_or_else(PoisonError::into_inner) = sent.then(Instant::now);
         };
-        set_over(&owed, false);
+        set_sent(&owed, false);
         let frames = futures_util::stream::poll_fn(move |cx| {
             let next = Pin::new(&mut body).poll_frame(cx);
             owed.set(next.is_ready());
-            set_over(&owed, matches!(next, Poll::Ready(None)));
+            set_sent(&owed, matches!(next, Poll::Ready(None)));
             next
         });
         http::Body::new(StreamBody::new(frames))
     }
 
-    /// Done once the guest has owed something for so long and taken nothing either: what it has to take may stand in
-    /// buffers on this side.
+    /// Completes once the guest has owed something for `timeout` and taken no bytes either: frames it has to take may
+    /// be in buffers on this side.
     async fn overdue(&self, last_write: &LastWrite, timeout: Duration) {
         loop {
             let owes = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,7 +229,7 @@ impl Owed {
     }
 }
 
-/// For a thread that reads the bytes.
+/// Converts a failure for a thread that reads the bytes.
 pub(crate) fn into_io_error(failure: Failure) -> io::Error {
     let kind = if failure.code == Code::Timeout { io::ErrorKind::TimedOut } else { io::ErrorKind::UnexpectedEof };
     io::Error::new(kind, failure)

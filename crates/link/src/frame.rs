@@ -1,21 +1,22 @@
-//! The yamux frame header: what is on the wire, and nothing of what it means.
+//! The yamux frame header: its encoding on the wire, without its semantics.
 //!
 //! <https://github.com/hashicorp/yamux/blob/master/spec.md>
 
-/// Bytes of a header.
+/// Size of a header, in bytes.
 pub(crate) const HEADER: usize = 12;
-/// Largest payload either end puts into one frame, in bytes. It is also what a lost peer must be fed before a reader that
-/// was cut off in the middle of a frame looks at a header again, so it is small.
+/// Largest payload that either end puts into one frame, in bytes. A reader that was cut off in the middle of a frame (a
+/// restored guest) must be fed this much before it expects a header again, so it is small.
 pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
-/// Unread bytes a stream may have on its way to one end. It never grows; yamux fixes the initial value.
+/// Receive window of a stream: bytes that may be sent to one end and not yet read. It never grows; yamux fixes the
+/// initial value.
 pub const WINDOW: usize = 256 << 10;
 
-/// What a frame is about.
+/// Type of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `length` bytes of the stream follow.
     Data,
-    /// The sender takes `length` more bytes of the stream.
+    /// The sender accepts `length` more bytes of the stream.
     Window,
     /// `length` is to be sent back with [`flag::ACK`].
     Ping,
@@ -27,11 +28,11 @@ pub(crate) enum Kind {
 pub(crate) mod flag {
     /// Opens the stream.
     pub(crate) const SYN: u16 = 1;
-    /// First frame of the end that did not open it; or the answer to a ping.
+    /// First frame of the end that did not open the stream; or the answer to a ping.
     pub(crate) const ACK: u16 = 2;
-    /// The sender writes no more.
+    /// The sender will not write any more.
     pub(crate) const FIN: u16 = 4;
-    /// The stream is gone in both directions.
+    /// The stream is closed in both directions.
     pub(crate) const RST: u16 = 8;
 }
 
@@ -45,7 +46,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The header as it goes on the wire.
+    /// Encodes the header for the wire.
     pub(crate) fn encode(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[1] = match self.kind {
@@ -60,7 +61,7 @@ impl Header {
         bytes
     }
 
-    /// `None` when the bytes are no frame header of this version.
+    /// Decodes a header; `None` if the bytes are no header of this version.
     pub(crate) fn decode(bytes: [u8; HEADER]) -> Option<Self> {
         let [version, kind, f0, f1, s0, s1, s2, s3, l0, l1, l2, l3] = bytes;
         let kind = match (version, kind) {

@@ -1,4 +1,5 @@
-//! Any bytes in a peer's place: what fuzzing drives, and what its corpus is replayed with. No session uses it.
+//! Entry points for fuzzing and for the replay of the corpus: arbitrary bytes in the place of a peer. No session uses
+//! this module.
 
 use crate::{
     handshake::{GREETING, Greeting, Scanner},
@@ -11,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// A pipe's bytes as either end takes them, in pieces as long as the first byte says. Panics when a bound does not hold.
+/// Reads a pipe's bytes as either end does, in pieces of the length in the first byte. Panics if a bound does not hold.
 pub fn pipe(data: &[u8]) {
     let Some((length, bytes)) = data.split_first() else { return };
     let length = usize::from(*length).max(1);
@@ -23,10 +24,10 @@ pub fn pipe(data: &[u8]) {
     }
 }
 
-/// The line a hybrid-vsock client or server sends.
+/// Reads the line that a hybrid-vsock client or server sends.
 pub fn line(data: &[u8]) {
-    let _ = at_once(vsock::server_port(&mut &data[..]));
-    let _ = at_once(vsock::client_handshake(&mut tokio::io::join(data, tokio::io::sink()), 1024));
+    let _ = poll_once(vsock::server_port(&mut &data[..]));
+    let _ = poll_once(vsock::client_handshake(&mut tokio::io::join(data, tokio::io::sink()), 1024));
 }
 
 fn greetings(mut scanner: Scanner, bytes: &[u8], length: usize) {
@@ -37,7 +38,7 @@ fn greetings(mut scanner: Scanner, bytes: &[u8], length: usize) {
     }
 }
 
-/// Streams of both ends, of which this end reads every other one, and sends what it has to send.
+/// Runs a session with streams of both ends, reads every other stream, and sends what is due.
 fn session(role: Role, bytes: &[u8], length: usize) {
     let waker = Waker::noop();
     let mut context = Context::from_waker(waker);
@@ -57,7 +58,7 @@ fn session(role: Role, bytes: &[u8], length: usize) {
             while matches!(mux.poll_read(*stream, &mut context, &mut read), Poll::Ready(Ok(1..))) {}
             let _ = mux.poll_write(*stream, &mut context, b"an answer");
         }
-        // A pipe that takes nothing, too.
+        // Also a pipe that accepts no bytes.
         if length.is_multiple_of(2) {
             mux.fill(&mut out, waker);
             out.clear();
@@ -76,8 +77,8 @@ fn session(role: Role, bytes: &[u8], length: usize) {
     }
 }
 
-/// Memory makes nobody wait.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
+/// Polls a future that reads from memory, which is never pending.
+fn poll_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,
         Poll::Pending => panic!("it waits for bytes that are there"),

@@ -1,13 +1,13 @@
-//! The greeting both ends exchange before frames: a magic and a nonce, found in whatever the pipe holds.
+//! The greeting that both ends exchange before frames: a magic and a nonce, found in any garbage that the pipe holds.
 
 use banger_proto::agent::link::NONCE_LEN;
 
-/// Bytes of a magic.
+/// Size of a magic, in bytes.
 const MAGIC: usize = 16;
-/// Bytes of a greeting: magic and nonce.
+/// Size of a greeting (magic and nonce), in bytes.
 pub(crate) const GREETING: usize = MAGIC + NONCE_LEN;
 
-/// Ties a reply to its hello.
+/// Number that ties a reply to its hello.
 pub(crate) type Nonce = [u8; NONCE_LEN];
 
 /// A magic with its nonce.
@@ -25,7 +25,7 @@ impl Greeting {
         bytes
     }
 
-    /// The greeting in `bytes` if it begins with `magic`.
+    /// Parses `bytes` if they begin with `magic`.
     pub(crate) fn parse(magic: [u8; MAGIC], bytes: [u8; GREETING]) -> Option<Self> {
         let (head, tail) = bytes.split_at(MAGIC);
         let mut nonce = [0; NONCE_LEN];
@@ -34,20 +34,20 @@ impl Greeting {
     }
 }
 
-/// A nonce no other session of this machine has. It is no secret. No byte of it is 0, the version every frame begins
-/// with, so that no header can be read out of the middle of a greeting.
+/// Returns a nonce that no other session of this machine has. It is no secret. No byte of it is 0, the version that
+/// every frame begins with, so that no header can be found in the middle of a greeting.
 pub(crate) fn fresh_nonce() -> Nonce {
     use std::hash::{BuildHasher, Hasher};
     let mut nonce = [0; NONCE_LEN];
     for half in nonce.chunks_exact_mut(8) {
-        // Seeded by the operating system once, then different for each state made.
+        // Seeded by the operating system once, then different for each state.
         let state = std::hash::RandomState::new().build_hasher().finish();
         half.copy_from_slice(&state.to_ne_bytes());
     }
     nonce.map(|byte| byte.max(1))
 }
 
-/// Looks for one magic in a stream of bytes and takes the nonce behind it. Holds 32 bytes, whatever comes.
+/// Searches a stream of bytes for one magic, and takes the nonce after it. Holds 32 bytes at most.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     magic: [u8; MAGIC],
@@ -60,12 +60,12 @@ impl Scanner {
         Self { magic, found: 0, nonce: [0; NONCE_LEN] }
     }
 
-    /// Takes bytes up to and including a whole greeting; gives its nonce and how many bytes were taken. `None` means
-    /// that all were taken.
+    /// Consumes bytes up to and including a whole greeting; returns its nonce and how many bytes were consumed. `None`
+    /// means that all were.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Option<(Nonce, usize)> {
         for (index, &byte) in bytes.iter().enumerate() {
             if self.found < MAGIC {
-                // The first byte of a magic occurs in it only once, so nothing but itself can begin a new match.
+                // The first byte of a magic occurs in it only once, so no other position can begin a new match.
                 let matches = byte == self.magic[self.found];
                 self.found = if matches { self.found + 1 } else { usize::from(byte == self.magic[0]) };
                 continue;
@@ -102,7 +102,7 @@ mod tests {
             chunk in 1_usize..40,
             nonce: Nonce,
         ) {
-            // A greeting that was cut off, too, and the longest prefixes of one.
+            // Includes a truncated greeting, and its longest prefixes.
             let mut bytes = garbage.clone();
             bytes.extend(&HELLO[..cut]);
             bytes.extend(Greeting { magic: HELLO, nonce }.bytes());

@@ -12,26 +12,27 @@ use tokio::{
     time::sleep,
 };
 
-/// Pause between hellos. A guest that opens the port finds one waiting, so this only matters to one that is lost.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// Hellos that are sent at once, at most: enough to fill up the frame in whose middle a restored guest may stand.
-const BURST: usize = MAX_PAYLOAD / GREETING + 2;
+/// Pause between hellos. A guest that opens the port finds one waiting, so this matters only to a guest that lost its
+/// position.
+const HELLO_INTERVAL: Duration = Duration::from_millis(200);
+/// Most hellos that are sent at once: enough to fill the frame in whose middle a restored guest may be.
+const HELLO_BURST: usize = MAX_PAYLOAD / GREETING + 2;
 
-/// A session with a guest, as the host sees it.
+/// A session with a guest: the host's handles.
 #[derive(Debug)]
 pub struct HostSession<P> {
     /// Opens streams to the guest.
     pub dialer: Dialer,
-    /// Streams the guest opens.
+    /// Streams that the guest opens.
     pub incoming: Incoming,
-    /// To be polled for the session to move; ends with the reason.
+    /// Must be polled for the session to make progress; ends with the reason.
     pub driver: Driver<P>,
 }
 
 impl<P: AsyncRead + AsyncWrite + Unpin> HostSession<P> {
-    /// Waits until a guest answers, however long that takes. Everything the pipe holds before the answer is dropped.
+    /// Waits until a guest answers, without a limit. Everything that the pipe holds before the answer is dropped.
     ///
-    /// Dropping the future drops the pipe. [`Ended::Closed`] and [`Ended::Pipe`] are the ways to fail.
+    /// Dropping the future drops the pipe. It fails with [`Ended::Closed`] or [`Ended::Pipe`].
     pub async fn open(pipe: P) -> Result<Self, Ended> {
         let hello = Greeting { magic: HELLO, nonce: fresh_nonce() };
         let (mut reader, mut writer) = tokio::io::split(pipe);
@@ -40,17 +41,17 @@ impl<P: AsyncRead + AsyncWrite + Unpin> HostSession<P> {
         let mut out = Vec::new();
         let mut sent = 0;
         let mut burst = 1;
-        let early = loop {
+        let prefetched = loop {
             let write = async {
                 if sent == out.len() {
                     if !out.is_empty() {
-                        sleep(PATIENCE).await;
+                        sleep(HELLO_INTERVAL).await;
                     }
                     out = hello.bytes().repeat(burst);
                     sent = 0;
-                    burst = (burst * 2).min(BURST);
+                    burst = (burst * 2).min(HELLO_BURST);
                 }
-                // Nothing is awaited between a write's success and its being counted.
+                // No await between a successful write and its accounting.
                 sent += writer.write(&out[sent..]).await?;
                 writer.flush().await
             };
@@ -77,14 +78,14 @@ impl<P: AsyncRead + AsyncWrite + Unpin> HostSession<P> {
                 written = write => written.map_err(|error| Ended::Pipe(error.kind()))?,
             }
         };
-        // A hello that was begun is finished; what the burst had beyond it is not needed any more.
+        // A hello that was begun is finished; the rest of the burst is not needed any more.
         out.truncate(sent.next_multiple_of(GREETING));
         out.drain(..sent);
         let shared = Shared::new(Mux::new(Role::Host));
         Ok(Self {
             dialer: Dialer::new(shared.clone()),
             incoming: Incoming::new(shared.clone()),
-            driver: Driver::new(reader.unsplit(writer), shared, Parser::new(None), early, out),
+            driver: Driver::new(reader.unsplit(writer), shared, Parser::new(None), prefetched, out),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! One session: the streams between two handshakes.
 //!
-//! `mux` is the state and the rules and does no I/O; `driver` moves bytes between it and the pipe; `stream`, `dial` and
-//! `inbound` are the handles.
+//! `mux` has the state and the rules, and does no I/O; `driver` moves bytes between it and the pipe; `stream`, `dial`
+//! and `inbound` have the handles.
 
 pub(crate) mod dial;
 pub(crate) mod driver;
@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Which end of the pipe this is. The host opens odd streams, the guest even ones.
+/// End of the pipe. The host opens streams with odd numbers, the guest with even ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Host,
@@ -25,27 +25,27 @@ pub(crate) enum Role {
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
-    /// The other end closed the pipe: the VMM is gone.
+    /// The other end closed the pipe, because the VMM is gone.
     #[error("the guest channel was closed")]
     Closed,
     /// The pipe failed.
     #[error("the guest channel failed: {0}")]
     Pipe(io::ErrorKind),
-    /// The other end sent what is no frame, or broke a rule of the protocol.
+    /// The other end sent bytes that are no frame, or broke a rule of the protocol.
     #[error("the guest channel carried nonsense: {0}")]
     Protocol(&'static str),
-    /// The other end said that it ends the session.
+    /// The other end ended the session.
     #[error("the other end of the guest channel ended the session")]
     GoAway,
-    /// A hello with another nonce came: the host starts over (guest end only).
+    /// A hello with another nonce came, because the host starts over (guest's end only).
     #[error("the host opened another session")]
     Superseded,
-    /// This end stopped driving it.
+    /// This end dropped the driver.
     #[error("the session was dropped")]
     Dropped,
 }
 
-/// The state shared by a session's driver and its handles.
+/// State shared by a session's driver and its handles.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared(Arc<Mutex<mux::Mux>>);
 
@@ -54,7 +54,7 @@ impl Shared {
         Self(Arc::new(Mutex::new(mux)))
     }
 
-    /// No code panics while it holds the lock; a poisoned one is taken as it is.
+    /// No code panics while it holds the lock, so a poisoned lock is used as it is.
     pub(crate) fn lock(&self) -> MutexGuard<'_, mux::Mux> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

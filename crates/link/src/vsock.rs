@@ -1,7 +1,7 @@
-//! Firecracker's *hybrid vsock*: a unix socket on which a line names the guest's port.
+//! Firecracker's *hybrid vsock*: a Unix socket on which a line names the guest's port.
 //!
-//! The client sends `CONNECT <port>\n` and waits for `OK <number>\n` before it sends anything else: bytes that come
-//! along with the line may be lost. A server without a listener on that port closes the connection.
+//! The client sends `CONNECT <port>\n` and waits for `OK <number>\n` before it sends anything else, because bytes that
+//! arrive with the line may be lost. A server without a listener on that port closes the connection.
 
 use std::{io, path::Path};
 use tokio::{
@@ -9,16 +9,16 @@ use tokio::{
     net::UnixStream,
 };
 
-/// Longest line either side may send, newline included. `CONNECT 4294967295\n` has 19 bytes.
+/// Longest line that either side may send, with its line feed. `CONNECT 4294967295\n` has 19 bytes.
 const MAX_LINE: usize = 32;
 
 /// Why a guest's port could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The socket is not there, or nobody serves it: the VM is down.
+    /// The socket does not exist, or nobody serves it: the VM is down.
     #[error("the VM's socket cannot be reached")]
     Socket(#[source] io::Error),
-    /// The connection was closed in place of an answer: nothing listens on that port, or not yet.
+    /// The connection was closed instead of answered: nothing listens on that port, or not yet.
     #[error("nothing answers on guest port {0}")]
     Refused(u32),
     /// The connection failed while the answer was awaited.
@@ -29,14 +29,14 @@ pub enum ConnectError {
     Nonsense,
 }
 
-/// Connects to `port` of the guest behind the socket at `path`. Waits for the answer without a limit of its own.
+/// Connects to `port` of the guest behind the socket at `path`. There is no time limit for the answer.
 pub async fn connect(path: &Path, port: u32) -> Result<UnixStream, ConnectError> {
     let mut stream = UnixStream::connect(path).await.map_err(ConnectError::Socket)?;
     client_handshake(&mut stream, port).await?;
     Ok(stream)
 }
 
-/// The client's half of the handshake on a connected stream.
+/// Performs the client's half of the handshake on a connected stream.
 pub async fn client_handshake<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     port: u32,
@@ -57,8 +57,8 @@ pub async fn client_handshake<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// The server's half: reads the client's line. `None` when the client sent something else or went away; the connection
-/// is then to be closed. Once a stream to the port is there, the answer is [`server_accept`].
+/// Performs the server's half: reads the client's line. `None` if the client sent something else or left; the
+/// connection is then to be closed. Once a stream to the port is open, the answer is [`server_accept`].
 pub async fn server_port<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<u32>> {
     Ok(match read_line(stream).await? {
         Line::Whole(line) => line.strip_prefix("CONNECT ").and_then(|port| port.parse().ok()),
@@ -66,21 +66,22 @@ pub async fn server_port<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Opt
     })
 }
 
-/// Tells the client that its bytes now go to the port it asked for. `number` is the server's own name of the connection.
+/// Tells the client that its bytes now reach the port it asked for. `number` is the server's own name of the
+/// connection.
 pub async fn server_accept<S: AsyncWrite + Unpin>(stream: &mut S, number: u32) -> io::Result<()> {
     stream.write_all(format!("OK {number}\n").as_bytes()).await
 }
 
 enum Line {
-    /// Without its newline.
+    /// The line without its line feed.
     Whole(String),
-    /// End of file came first.
+    /// The end of file came first.
     Ended,
-    /// Too long, or no text.
+    /// The line is too long, or no text.
     Bad,
 }
 
-/// One byte at a time, so that what follows the line stays in the socket.
+/// Reads a line byte by byte, so that the bytes after it stay in the socket.
 async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Line> {
     let mut line = Vec::with_capacity(MAX_LINE);
     while line.len() < MAX_LINE {

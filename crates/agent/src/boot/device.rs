@@ -10,9 +10,9 @@ use std::{
 };
 
 /// How long a disk may take after its driver was loaded.
-const PATIENCE: Duration = Duration::from_secs(20);
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(20);
 /// When the console says what is waited for.
-const SILENCE: Duration = Duration::from_secs(2);
+const REPORT_AFTER: Duration = Duration::from_secs(2);
 
 /// Waits until the node of `device` is there. devtmpfs makes it the moment the driver has found the disk, which for a
 /// built-in driver is long before this.
@@ -21,11 +21,11 @@ pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
     let mut said = false;
     while !Path::new(device).exists() {
         let waited = start.elapsed();
-        if waited > PATIENCE {
+        if waited > APPEAR_TIMEOUT {
             let error: io::Error = io::ErrorKind::TimedOut.into();
             return Err(error).attempt(|| format!("waiting for the disk {device}; there are: {}", disks()));
         }
-        if waited > SILENCE && !said {
+        if waited > REPORT_AFTER && !said {
             say(&format!("waiting for the disk {device}"));
             said = true;
         }

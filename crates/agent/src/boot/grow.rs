@@ -19,10 +19,10 @@ const LOG_BLOCK_SIZE: usize = 0x18;
 const MAGIC: (usize, [u8; 2]) = (0x38, [0x53, 0xef]);
 
 /// Makes the file system on `device`, which is mounted at `place`, fill its device.
-pub(super) fn fill_disk(device: &str, place: &str) -> Result<(), BootError> {
+pub(super) fn fill_disk(device: &str, mount_point: &str) -> Result<(), BootError> {
     let what = || format!("growing the file system on {device}");
     let Some(blocks) = wanted(&mut File::open(device).attempt(what)?).attempt(what)? else { return Ok(()) };
-    let root = open(place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).attempt(what)?;
+    let root = open(mount_point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).attempt(what)?;
     ext4_ioc_resize_fs(&root, blocks).attempt(what)?;
     say(&format!("the file system on {device} has {blocks} blocks now"));
     Ok(())

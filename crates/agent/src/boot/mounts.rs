@@ -21,16 +21,16 @@ const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 
 /// `/dev`, `/proc` and `/sys` of the initramfs.
 pub(super) fn first() -> Result<(), BootError> {
-    for (kind, place, flags, data) in [
+    for (kind, mount_point, flags, data) in [
         ("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755"),
         ("proc", "/proc", PLAIN, c""),
         ("sysfs", "/sys", PLAIN, c""),
     ] {
-        make_dir(place)?;
-        match mount(kind, place, kind, flags, data) {
+        make_dir(mount_point)?;
+        match mount(kind, mount_point, kind, flags, data) {
             // Some kernels mount devtmpfs by themselves.
             Ok(()) | Err(Errno::BUSY) => {}
-            Err(error) => return Err(error).attempt(|| format!("mounting {kind} at {place}")),
+            Err(error) => return Err(error).attempt(|| format!("mounting {kind} at {mount_point}")),
         }
     }
     Ok(())
@@ -38,17 +38,17 @@ pub(super) fn first() -> Result<(), BootError> {
 
 /// Everything under the new root that is not a disk.
 pub(super) fn kernel_trees() -> Result<(), BootError> {
-    let inside = |place: &str| format!("{NEW_ROOT}{place}");
-    for place in ["/dev", "/proc", "/sys", "/run"] {
+    let inside = |mount_point: &str| format!("{NEW_ROOT}{mount_point}");
+    for mount_point in ["/dev", "/proc", "/sys", "/run"] {
         // An image where one of these is a link would have us mount through it, out of the new root.
-        let path = inside(place);
+        let path = inside(mount_point);
         if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_dir()) {
-            fs::remove_file(&path).attempt(|| format!("removing {place}, which is no directory"))?;
+            fs::remove_file(&path).attempt(|| format!("removing {mount_point}, which is no directory"))?;
         }
         make_dir(&path)?;
     }
-    for place in ["/dev", "/proc", "/sys"] {
-        mount_move(place, inside(place)).attempt(|| format!("moving {place} to the new root"))?;
+    for mount_point in ["/dev", "/proc", "/sys"] {
+        mount_move(mount_point, inside(mount_point)).attempt(|| format!("moving {mount_point} to the new root"))?;
     }
     tmpfs(&inside("/run"), MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")?;
 
@@ -79,7 +79,7 @@ pub(super) fn kernel_trees() -> Result<(), BootError> {
 }
 
 /// Shows this program in the new root, without copying it.
-fn hook(place: &str) -> Result<(), BootError> {
+fn hook(mount_point: &str) -> Result<(), BootError> {
     make_dir(HOOK)?;
     let program = format!("{HOOK}/shutdown");
     fs::hard_link("/init", &program).attempt(|| format!("linking /init to {program}"))?;
@@ -92,8 +92,8 @@ fn hook(place: &str) -> Result<(), BootError> {
     for mount_point in ["dev", "proc", "sys", "run", "oldroot"] {
         make_dir(&format!("{HOOK}/{mount_point}"))?;
     }
-    make_dir(place)?;
-    mount_bind(HOOK, place).attempt(|| format!("binding {place}"))
+    make_dir(mount_point)?;
+    mount_bind(HOOK, mount_point).attempt(|| format!("binding {mount_point}"))
 }
 
 /// Makes the new root the root of this process and, because process 1 shares it with them, of the kernel's helpers.
@@ -116,7 +116,7 @@ pub(super) fn make_dir(path: &str) -> Result<(), BootError> {
     }
 }
 
-fn tmpfs(place: &str, flags: MountFlags, data: &std::ffi::CStr) -> Result<(), BootError> {
-    debug_assert!(Path::new(place).is_absolute());
-    mount("tmpfs", place, "tmpfs", flags, data).attempt(|| format!("mounting a tmpfs at {place}"))
+fn tmpfs(mount_point: &str, flags: MountFlags, data: &std::ffi::CStr) -> Result<(), BootError> {
+    debug_assert!(Path::new(mount_point).is_absolute());
+    mount("tmpfs", mount_point, "tmpfs", flags, data).attempt(|| format!("mounting a tmpfs at {mount_point}"))
 }

@@ -60,12 +60,12 @@ pub(super) fn assemble(config: &BootConfig, troubles: &mut Vec<String>) -> Resul
 }
 
 fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<String>) -> Result<OwnedFd, BootError> {
-    for (device, place, flags, data) in
+    for (device, mount_point, flags, data) in
         [(image, IMAGE, MountFlags::RDONLY, c"noload"), (work, WORK, MountFlags::NOATIME, c"")]
     {
         device::wait_for(device)?;
-        make_dir(place)?;
-        mount(device, place, "ext4", flags, data).attempt(|| format!("mounting the disk {device}"))?;
+        make_dir(mount_point)?;
+        mount(device, mount_point, "ext4", flags, data).attempt(|| format!("mounting the disk {device}"))?;
     }
     if let Err(error) = grow::fill_disk(work, WORK) {
         // A guest with less room than its disk has still runs.
@@ -73,8 +73,8 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
         troubles.push(error.to_string());
     }
     let lower = dir(IMAGE)?;
-    for place in ["/banger/work/overlay", "/banger/work/overlay/work", "/banger/work/bind"] {
-        make_dir(place)?;
+    for mount_point in ["/banger/work/overlay", "/banger/work/overlay/work", "/banger/work/bind"] {
+        make_dir(mount_point)?;
     }
     make_upper(lower.as_fd())?;
     let options = format!("lowerdir={IMAGE},upperdir={WORK}/overlay/upper,workdir={WORK}/overlay/work,redirect_dir=on");
@@ -86,8 +86,8 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
     // Opened before the mounts go: a directory stays usable after its mount was detached.
     let work = fs::open(WORK, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .attempt(|| "opening the work disk".to_owned())?;
-    for place in [IMAGE, WORK] {
-        unmount(place, UnmountFlags::DETACH).attempt(|| format!("detaching {place}"))?;
+    for mount_point in [IMAGE, WORK] {
+        unmount(mount_point, UnmountFlags::DETACH).attempt(|| format!("detaching {mount_point}"))?;
     }
     Ok(work)
 }
@@ -118,9 +118,9 @@ fn bind_directories(binds: &[String], lower: BorrowedFd<'_>, troubles: &mut Vec<
     for path in binds {
         let name = path.trim_matches('/').replace('/', "-");
         match keep(path, &name, lower, store.as_fd()) {
-            Ok(Kept::Already) => {}
-            Ok(Kept::Drafted) => drafts.push(name.clone()),
-            Ok(Kept::OnTheOverlay) => continue,
+            Ok(BindState::Existing) => {}
+            Ok(BindState::Drafted) => drafts.push(name.clone()),
+            Ok(BindState::OnOverlay) => continue,
             Err(error) => {
                 trouble(error);
                 continue;
@@ -145,32 +145,32 @@ fn bind_directories(binds: &[String], lower: BorrowedFd<'_>, troubles: &mut Vec<
 }
 
 /// Where a directory's content is.
-enum Kept {
+enum BindState {
     /// On the work disk, since an earlier boot.
-    Already,
+    Existing,
     /// On the work disk, without its name yet.
     Drafted,
     /// Where the image has it.
-    OnTheOverlay,
+    OnOverlay,
 }
 
-fn keep(path: &str, name: &str, lower: BorrowedFd<'_>, store: BorrowedFd<'_>) -> Result<Kept, BootError> {
+fn keep(path: &str, name: &str, lower: BorrowedFd<'_>, store: BorrowedFd<'_>) -> Result<BindState, BootError> {
     let what = || format!("keeping {path} on the work disk");
     if name.is_empty() || path.split('/').any(|part| part == "..") {
         return Err(io::Error::from(io::ErrorKind::InvalidInput)).attempt(what);
     }
     if fs::statat(store, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-        return Ok(Kept::Already);
+        return Ok(BindState::Existing);
     }
     let from = match beneath::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(from) => Some(from),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // A link to a file, or a file: the image means something else by that name.
-        Err(_) => return Ok(Kept::OnTheOverlay),
+        Err(_) => return Ok(BindState::OnOverlay),
     };
     match seed::draft(store, name, from.as_ref().map(AsFd::as_fd), SEED_LIMIT).attempt(what)? {
-        Seeded::Drafted => Ok(Kept::Drafted),
-        Seeded::TooLarge => Ok(Kept::OnTheOverlay),
+        Seeded::Drafted => Ok(BindState::Drafted),
+        Seeded::TooLarge => Ok(BindState::OnOverlay),
     }
 }
 

@@ -97,7 +97,7 @@ impl Copy {
         }
         let stat = fs::fstat(from)?;
         copy_xattrs(from, to)?;
-        dress_descriptor(to, &stat)
+        set_metadata(to, &stat)
     }
 
     fn entry(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
@@ -121,7 +121,7 @@ impl Copy {
                 let mut copy = File::from(fs::openat(to, name, flags, Mode::from_raw_mode(0o600))?);
                 io::copy(&mut source, &mut copy)?;
                 copy_xattrs(source.as_fd(), copy.as_fd())?;
-                dress_descriptor(copy.as_fd(), &stat)
+                set_metadata(copy.as_fd(), &stat)
             }
             FileType::Symlink => {
                 let target = fs::readlinkat(from, name, Vec::new())?;
@@ -143,7 +143,7 @@ impl Copy {
 }
 
 /// Owner, mode and times, in this order: a change of owner clears set-id bits.
-fn dress_descriptor(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
+fn set_metadata(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
     let (uid, gid) = owner(stat);
     fs::fchown(fd, uid, gid)?;
     fs::fchmod(fd, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

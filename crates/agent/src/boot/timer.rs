@@ -15,11 +15,11 @@ use super::phases::boottime_ms;
 use std::fs;
 
 /// How long a timer that has never been heard of may take: many periods of the slowest there is, of 10 ms.
-const PATIENCE_MS: u64 = 100;
+const PROBE_MS: u64 = 100;
 
 /// Whether this machine's timer interrupts its processor. Where that cannot be told, it does.
 pub(super) fn is_there() -> bool {
-    let end = boottime_ms() + PATIENCE_MS;
+    let end = boottime_ms() + PROBE_MS;
     while interrupts() == Some(0) {
         // Not a pause, which might never end.
         if boottime_ms() >= end {
@@ -35,7 +35,7 @@ pub(super) fn is_there() -> bool {
 const EXACT: u64 = 1 << 28;
 const SHIFT: u64 = 32;
 /// How much more is wrong, in percent: what a busy host does at any time is less.
-const TOO_MUCH: u64 = 25;
+const TOLERANCE_PERCENT: u64 = 25;
 
 /// Whether what waits for this machine's timer, which counts nanoseconds, waits far too long. Where that cannot be told, it
 /// does not.
@@ -51,7 +51,8 @@ fn is_late_in(list: &str) -> bool {
             let value = device.lines().find_map(|line| line.trim_start().strip_prefix(name))?;
             value.trim().parse::<u64>().ok()
         };
-        number("shift:") == Some(SHIFT) && number("mult:").is_some_and(|mult| mult > EXACT / 100 * (100 + TOO_MUCH))
+        number("shift:") == Some(SHIFT)
+            && number("mult:").is_some_and(|mult| mult > EXACT / 100 * (100 + TOLERANCE_PERCENT))
     })
 }
 

@@ -35,36 +35,36 @@ pub(super) const SYSTEMD_SOCKET: &str = "/run/systemd/private";
 pub(super) struct Announcer {
     lines: RefCell<Vec<String>>,
     more: Notify,
-    told: Notify,
+    delivered: Notify,
     /// Words about the guest's end so far.
-    words: Cell<usize>,
+    power_events: Cell<usize>,
     /// How many of them the present session's host has on record.
     acknowledged: watch::Sender<usize>,
     /// Lines the present session has heard.
-    heard: Cell<usize>,
+    sent_lines: Cell<usize>,
 }
 
 impl Announcer {
     /// One whose first word is `event`.
     pub(super) fn new(event: &GuestEvent) -> Self {
-        let announcer = Self::silent();
-        announcer.say(event);
+        let announcer = Self::empty();
+        announcer.announce(event);
         announcer
     }
 
-    pub(super) fn silent() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             lines: RefCell::default(),
             more: Notify::new(),
-            told: Notify::new(),
-            words: Cell::new(0),
+            delivered: Notify::new(),
+            power_events: Cell::new(0),
             acknowledged: watch::Sender::new(0),
-            heard: Cell::new(0),
+            sent_lines: Cell::new(0),
         }
     }
 
     /// Says one thing to this host and every later one.
-    pub(super) fn say(&self, event: &GuestEvent) {
+    pub(super) fn announce(&self, event: &GuestEvent) {
         let Ok(mut line) = serde_json::to_string(event) else { return };
         if line.len() >= MAX_LINE {
             return;
@@ -76,12 +76,12 @@ impl Announcer {
 
     /// Says how the guest goes down and waits for the host to have it on record, a while at most. An acknowledgement that
     /// comes later is not the next word's.
-    pub(super) async fn say_power(&self, event: &GuestEvent, patience: Duration) -> bool {
-        let number = self.words.get() + 1;
-        self.words.set(number);
-        self.say(event);
+    pub(super) async fn announce_power(&self, event: &GuestEvent, limit: Duration) -> bool {
+        let number = self.power_events.get() + 1;
+        self.power_events.set(number);
+        self.announce(event);
         let mut acknowledged = self.acknowledged.subscribe();
-        timeout(patience, acknowledged.wait_for(|acknowledged| *acknowledged >= number)).await.is_ok()
+        timeout(limit, acknowledged.wait_for(|acknowledged| *acknowledged >= number)).await.is_ok()
     }
 
     fn acknowledge(&self) {
@@ -89,15 +89,15 @@ impl Announcer {
     }
 
     /// Done once everything said was written to a host.
-    pub(super) async fn told(&self) {
-        self.told.notified().await;
+    pub(super) async fn delivered(&self) {
+        self.delivered.notified().await;
     }
 
     /// Serves one session until it ends.
     pub(super) async fn serve(&self, dialer: Dialer) {
         loop {
             match dialer.dial(EVENTS_PORT).await {
-                Ok(stream) => self.talk(stream).await,
+                Ok(stream) => self.run(stream).await,
                 Err(banger_link::DialError::Ended(_)) => return,
                 Err(_) => {}
             }
@@ -105,31 +105,31 @@ impl Announcer {
         }
     }
 
-    async fn talk(&self, stream: Stream) {
-        let (answers, mut words) = tokio::io::split(stream);
+    async fn run(&self, stream: Stream) {
+        let (answers, mut output) = tokio::io::split(stream);
         let mut answers = BufReader::new(answers);
         // All lines are said again, and acknowledged again.
-        self.heard.set(0);
+        self.sent_lines.set(0);
         self.acknowledged.send_replace(0);
-        let speak = async {
+        let write = async {
             loop {
-                let next = self.lines.borrow().get(self.heard.get()).cloned();
+                let next = self.lines.borrow().get(self.sent_lines.get()).cloned();
                 match next {
-                    Some(line) if words.write_all(line.as_bytes()).await.is_err() => return,
-                    Some(_) => self.heard.set(self.heard.get() + 1),
+                    Some(line) if output.write_all(line.as_bytes()).await.is_err() => return,
+                    Some(_) => self.sent_lines.set(self.sent_lines.get() + 1),
                     None => {
-                        self.told.notify_one();
+                        self.delivered.notify_one();
                         self.more.notified().await;
                     }
                 }
             }
         };
-        let listen = async {
+        let read = async {
             let mut line = Vec::new();
             loop {
                 line.clear();
-                let limit = (&mut answers).take(MAX_LINE as u64).read_until(b'\n', &mut line).await;
-                if !limit.is_ok_and(|count| count > 0) {
+                let count = (&mut answers).take(MAX_LINE as u64).read_until(b'\n', &mut line).await;
+                if !count.is_ok_and(|count| count > 0) {
                     return;
                 }
                 if line == POWER_ACK.as_bytes() {
@@ -138,8 +138,8 @@ impl Announcer {
             }
         };
         tokio::select! {
-            () = speak => {}
-            () = listen => {}
+            () = write => {}
+            () = read => {}
         }
     }
 }
@@ -151,7 +151,7 @@ pub(super) async fn watch_init(context: Rc<Context>) {
         return;
     }
     let state = timeout(BOOT_LIMIT, systemd_state()).await.unwrap_or_else(|_| "starting".to_owned());
-    context.announcer.say(&GuestEvent::Booted { state });
+    context.announcer.announce(&GuestEvent::Booted { state });
 }
 
 /// systemd's word for its state once it has left `starting`; `unknown` for any other init.
@@ -190,11 +190,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_late_acknowledgement_is_not_the_next_words() {
-        let announcer = Announcer::silent();
+        let announcer = Announcer::empty();
         let word = |verb| GuestEvent::Power { verb, within_ms: 0 };
-        assert!(!announcer.say_power(&word(Power::Reboot), Duration::ZERO).await);
+        assert!(!announcer.announce_power(&word(Power::Reboot), Duration::ZERO).await);
         let off = word(Power::Poweroff);
-        let mut waits = Box::pin(announcer.say_power(&off, Duration::from_secs(600)));
+        let mut waits = Box::pin(announcer.announce_power(&off, Duration::from_secs(600)));
         let mut look = |expected: Poll<bool>| {
             assert_eq!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())), expected);
         };

@@ -40,7 +40,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 /// Silence after which output pipes that somebody else still holds open count as ended.
 const LINGER: Duration = Duration::from_millis(200);
 /// Time between the group's HUP and the end of everything in its cgroup, once the client is gone.
-const MERCY: Duration = Duration::from_secs(10);
+const KILL_DELAY: Duration = Duration::from_secs(10);
 
 /// Answers the WebSocket handshake; the rest happens on the stream.
 pub(super) fn upgrade(context: Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {

@@ -150,7 +150,7 @@ async fn report(context: &Context, verb: Power, within: Duration) -> Said {
             return Said { verb, is_known };
         }
         let word = GuestEvent::Power { verb, within_ms };
-        is_known = context.announcer.say_power(&word, context.guest.acknowledgement).await;
+        is_known = context.announcer.announce_power(&word, context.guest.acknowledgement).await;
         if !is_known {
             boot::say("the host did not acknowledge the guest's end");
         }

@@ -21,7 +21,7 @@ pub(crate) struct CompletionArgs {
     shell: Shell,
 }
 
-/// Prints the script.
+/// Prints the completion script.
 pub(crate) fn run(context: &Context, args: &CompletionArgs) -> Result {
     let script = complete::script(args.shell).map_err(|error| internal("cannot write the script", &error))?;
     context.printer.bytes(&script)?;

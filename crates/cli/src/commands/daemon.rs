@@ -17,7 +17,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-/// Seconds a stopped daemon may take to end.
+/// Time limit for a stopped daemon to exit.
 const END_DEADLINE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// `banger daemon …`.
@@ -69,10 +69,10 @@ async fn status(context: &Context) -> Result {
     Ok(Status::Done)
 }
 
-/// Returns once its process is gone, so that the next command starts a new one.
+/// Stops the daemon and returns once its process is gone, so that the next command starts a new one.
 async fn stop(context: &Context) -> Result {
     let Some(mut daemon) = context.running_daemon().await? else {
-        context.printer.talk("the daemon is not running");
+        context.printer.note("the daemon is not running");
         return Ok(Status::Done);
     };
     let before: DaemonStatus = daemon.get("/v1/daemon").await?;
@@ -93,7 +93,7 @@ async fn stop(context: &Context) -> Result {
                 .into());
         }
     }
-    context.printer.talk(&format!("stopped the daemon (pid {}); {} VMs keep running", status.pid, status.running_vms));
+    context.printer.note(&format!("stopped the daemon (pid {}); {} VMs keep running", status.pid, status.running_vms));
     if context.printer.json() {
         context.printer.value(&status)?;
     }

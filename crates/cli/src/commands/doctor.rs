@@ -1,7 +1,7 @@
 //! `banger doctor`.
 //!
-//! The looking is the daemon's program's: it knows what a VM needs. It is run for this, whether or not a daemon runs, so
-//! a host on which no daemon starts can be looked at too.
+//! The checks are in the daemon's program, which knows what a VM needs. It is run for them whether or not a daemon
+//! runs, so that a host on which no daemon starts can be checked, too.
 
 use crate::{
     context::Context,
@@ -16,15 +16,15 @@ use banger_proto::{
 use std::{fmt::Write as _, process::Stdio, time::Duration};
 use tokio::{io::AsyncReadExt as _, process::Command};
 
-/// How long looking may take: the slowest check runs a guest instruction.
+/// Time limit for the checks: the slowest runs a guest instruction.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Most bytes of findings.
+/// Most bytes of the results.
 const MAX_FINDINGS: u64 = 1 << 20;
 
-/// Prints what was found; the status says whether VMs can run.
+/// Prints the results; the exit status says whether VMs can run.
 pub(crate) async fn run(context: &Context) -> Result {
     let doctor = match spawn::find_program() {
-        Ok(program) => look(&program).await?,
+        Ok(program) => run_checks(&program).await?,
         Err(Error::Failed(failure)) => incomplete(failure),
         Err(error) => return Err(error),
     };
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: &Context) -> Result {
 }
 
 /// Runs `bangerd --doctor`.
-async fn look(program: &std::path::Path) -> Result<Doctor> {
+async fn run_checks(program: &std::path::Path) -> Result<Doctor> {
     let failed = |error: &dyn std::error::Error| {
         Failure::caused_by(Code::Unavailable, format!("cannot run {} --doctor", program.display()), error)
     };
@@ -65,7 +65,7 @@ async fn look(program: &std::path::Path) -> Result<Doctor> {
     Ok(serde_json::from_slice(&output).map_err(|error| failed(&error))?)
 }
 
-/// There is nobody to look: that is the finding.
+/// Builds the result if the checks could not be run.
 fn incomplete(failure: Failure) -> Doctor {
     let finding = Finding {
         check: "banger's programs".into(),

@@ -76,24 +76,24 @@ pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result
     }
 }
 
-/// Has an image made, and prints its names.
-async fn make(context: &Context, path: &str, request: Option<&impl Serialize>, undone: &'static str) -> Result {
+/// Runs an operation that creates an image, and prints its names.
+async fn make(context: &Context, path: &str, request: Option<&impl Serialize>, on_interrupt: &'static str) -> Result {
     let mut signals = Signals::install()?;
     let image = signals
-        .guard(undone, async { context.daemon().await?.operate::<Image>(Method::POST, path, request).await })
+        .guard(on_interrupt, async { context.daemon().await?.operate::<Image>(Method::POST, path, request).await })
         .await?
-        .settle(&context.printer, &mut signals, undone)
+        .settle(&context.printer, &mut signals, on_interrupt)
         .await?;
     context.printer.data(&image, names)?;
     Ok(Status::Done)
 }
 
-/// The names of an image in one cell.
+/// Formats the names of an image for one cell.
 fn names(image: &Image) -> String {
     if image.names.is_empty() { "-".into() } else { join(&image.names) }
 }
 
-/// In one word, how an image is.
+/// Returns the state of an image in one word.
 fn state(image: &Image) -> &'static str {
     match image.state {
         ImageState::Ready => "ready",
@@ -102,12 +102,12 @@ fn state(image: &Image) -> &'static str {
     }
 }
 
-/// Whether its file is banger's own.
+/// Whether the image's file belongs to banger.
 fn managed(image: &Image) -> &'static str {
     if image.managed { "yes" } else { "no" }
 }
 
-/// Names in one cell.
+/// Joins names for one cell.
 fn join<N: ToString>(names: &[N]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -54,7 +54,7 @@ pub(crate) async fn dispatch(context: &Context, command: KernelCommand) -> Resul
     }
 }
 
-/// In one word, how a kernel is.
+/// Returns the state of a kernel in one word.
 fn state(kernel: &Kernel) -> &'static str {
     match kernel {
         Kernel { pulled: false, .. } => "available",

@@ -1,8 +1,9 @@
-//! Deleting several images or kernels: all are looked up before the first is deleted, and each is reported.
+//! Deletes several images or kernels: all are looked up before the first is deleted, and each is reported.
 
+use super::outcome;
 use crate::{
     context::Context,
-    exit::{Error, Result, Status, interruption},
+    exit::{Result, Status, interruption},
     signals::Signals,
 };
 use banger_proto::failure::{Code, Failure};
@@ -12,17 +13,17 @@ use serde::{Serialize, de::IgnoredAny};
 /// One thing to delete.
 #[derive(Debug)]
 pub(super) struct Removal {
-    /// As it was typed.
+    /// Name as it was typed.
     pub(super) name: String,
-    /// Where it is looked up.
-    pub(super) look: String,
-    /// What deletes it.
-    pub(super) delete: String,
-    /// What an interrupt has left.
-    pub(super) undone: &'static str,
+    /// API path for the look-up.
+    pub(super) show_path: String,
+    /// API path for the deletion.
+    pub(super) delete_path: String,
+    /// Message for an interrupt during the deletion.
+    pub(super) on_interrupt: &'static str,
 }
 
-/// How it went for one; what `--json` prints, in a list. Field names are stable.
+/// Result for one of them, as `--json` prints it in a list. Field names are stable.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     name: &'a str,
@@ -30,12 +31,22 @@ struct Report<'a> {
     failure: Option<Failure>,
 }
 
-/// Deletes what `removals` name.
+impl outcome::Report for Report<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+}
+
+/// Deletes everything in `removals`.
 pub(super) async fn remove(context: &Context, removals: &[Removal]) -> Result {
     let mut daemon = context.daemon().await?;
     for removal in removals {
-        // What the daemon has but cannot show is known, and whatever is wrong with it, it may go.
-        if let Some(objection) = daemon.objection(&removal.look).await?
+        // A thing that the daemon has but cannot show exists, and may be deleted, whatever is wrong with it.
+        if let Some(objection) = daemon.get_failure(&removal.show_path).await?
             && objection.code != Code::Unavailable
         {
             return Err(objection.into());
@@ -47,40 +58,18 @@ pub(super) async fn remove(context: &Context, removals: &[Removal]) -> Result {
     for removal in removals {
         let result = match status {
             Status::CutShort(_) => Err(interruption("interrupted: nothing was done with it").into()),
-            _ => operate(context, &mut signals, &removal.delete, removal.undone).await,
+            _ => operate(context, &mut signals, &removal.delete_path, removal.on_interrupt).await,
         };
-        let failure = match result {
-            Ok(()) => None,
-            Err(Error::Failed(failure)) => {
-                if status == Status::Done {
-                    status = Status::SomeFailed;
-                }
-                Some(failure)
-            }
-            Err(Error::Interrupted { signal, undone }) => {
-                status = Status::CutShort(signal);
-                Some(interruption(undone))
-            }
-            Err(error @ Error::Pipe) => return Err(error),
-        };
-        reports.push(Report { name: &removal.name, deleted: failure.is_none(), failure });
+        let (deleted, failure) = outcome::settle(result, &mut status)?;
+        reports.push(Report { name: &removal.name, deleted: deleted.is_some(), failure });
     }
-    if context.printer.json() {
-        context.printer.value(&reports)?;
-    } else {
-        for report in &reports {
-            match &report.failure {
-                None => context.printer.text(report.name)?,
-                Some(failure) => context.printer.failure(failure, false),
-            }
-        }
-    }
+    outcome::print(context, &reports)?;
     Ok(status)
 }
 
-async fn operate(context: &Context, signals: &mut Signals, delete: &str, undone: &str) -> Result<()> {
-    let deletion = signals.guard(undone, async {
+async fn operate(context: &Context, signals: &mut Signals, delete: &str, on_interrupt: &str) -> Result<()> {
+    let deletion = signals.guard(on_interrupt, async {
         context.daemon().await?.operate::<IgnoredAny>(Method::DELETE, delete, None::<&()>).await
     });
-    deletion.await?.settle(&context.printer, signals, undone).await.map(drop)
+    deletion.await?.settle(&context.printer, signals, on_interrupt).await.map(drop)
 }

@@ -6,7 +6,7 @@ use crate::{
     ssh::{
         client,
         config::{quoted, render},
-        user_file::{self, Edit},
+        user_config::{self, Edit},
     },
 };
 use banger_proto::failure::{Code, Failure};
@@ -29,22 +29,26 @@ pub(crate) struct SshConfigArgs {
     uninstall: bool,
 }
 
-/// Prints it, or edits the user's configuration.
+/// Prints the ssh configuration, or edits the user's.
 pub(crate) fn run(context: &Context, args: &SshConfigArgs) -> Result {
     if !args.install && !args.uninstall {
-        let text = render(&context.layout, &client::itself()?, std::env::var_os("BANGER_HOME").as_deref())?;
+        let text = render(&context.layout, &client::current_program()?, std::env::var_os("BANGER_HOME").as_deref())?;
         context.printer.data(&text, |text| text.trim_end().to_owned())?;
         return Ok(Status::Done);
     }
     let file = users_file()?;
     let (edit, done, already) = if args.install {
         let included = client::write_config(&context.layout)?;
-        (user_file::install(&file, &quoted(&included)?)?, "now includes banger's VMs", "includes banger's VMs already")
+        (
+            user_config::install(&file, &quoted(&included)?)?,
+            "now includes banger's VMs",
+            "includes banger's VMs already",
+        )
     } else {
-        (user_file::uninstall(&file)?, "includes banger's VMs no longer", "does not include banger's VMs")
+        (user_config::uninstall(&file)?, "includes banger's VMs no longer", "does not include banger's VMs")
     };
     let what = if edit == Edit::Changed { done } else { already };
-    context.printer.talk(&format!("{} {what}", file.display()));
+    context.printer.note(&format!("{} {what}", file.display()));
     Ok(Status::Done)
 }
 

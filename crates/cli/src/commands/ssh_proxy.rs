@@ -1,17 +1,17 @@
-//! `banger ssh-proxy`: what ssh runs instead of connecting to a host.
+//! `banger ssh-proxy`, the proxy command that ssh runs instead of connecting to a host.
 
 use crate::{
     context::Context,
     exec::{
-        keyboard,
-        outlet::Outlet,
         session::{Ended, Session},
+        stdin,
+        stream_writer::StreamWriter,
     },
     exit::{Error, Result, Status, internal},
     guest,
     ssh::{
         access::{access, vm_of},
-        guest::{NO_SSHD, connection},
+        sshd::{NO_SSHD, connection},
     },
 };
 use banger_proto::failure::{Code, Failure};
@@ -25,23 +25,24 @@ pub(crate) struct SshProxyArgs {
     host: String,
 }
 
-/// Joins stdin and stdout to an sshd in the VM.
+/// Connects stdin and stdout to an sshd in the VM.
 pub(crate) async fn run(context: &Context, args: &SshProxyArgs) -> Result {
     let vm = vm_of(&args.host);
     let endpoint = guest::endpoint(context, vm).await?;
     let access = access(context, endpoint.id.as_str()).await?;
     let stream = guest::call(&endpoint).await?;
     let session = Session::start(stream, &connection(&access)).await?;
-    let outlet = |stream: std::io::Result<Outlet>| stream.map_err(|error| internal("cannot use stdout", &error));
+    let writer = |stream: std::io::Result<StreamWriter>| stream.map_err(|error| internal("cannot use stdout", &error));
     let (_, control) = mpsc::unbounded_channel();
-    let (stdout, stderr) = (outlet(Outlet::new(std::io::stdout()))?, outlet(Outlet::new(std::io::stderr()))?);
-    match session.run(keyboard::read_stdin(), control, stdout, stderr).await? {
+    let (stdout, stderr) =
+        (writer(StreamWriter::new(std::io::stdout()))?, writer(StreamWriter::new(std::io::stderr()))?);
+    match session.run(stdin::read_stdin(), control, stdout, stderr).await? {
         Ended::Outcome(outcome) if outcome.code() == NO_SSHD => {
             let failure = Failure::new(Code::Unsupported, format!("VM {} has no sshd", endpoint.name));
             let failure = failure.hint(format!("banger vm exec -t {} gives a shell without it", endpoint.name));
             Err(failure.hint("an image with openssh-server has one").into())
         }
-        // How a connection ends is said in it; sshd's own status means little.
+        // ssh itself reports how the connection ended; sshd's own exit status means little.
         Ended::Outcome(outcome) if matches!(outcome.code(), 0 | 255) => Ok(Status::Done),
         Ended::Outcome(outcome) => {
             let failure =
@@ -49,6 +50,6 @@ pub(crate) async fn run(context: &Context, args: &SshProxyArgs) -> Result {
             Err(failure.hint(format!("banger vm exec -t {} gives a shell without it", endpoint.name)).into())
         }
         Ended::ClosedPipe => Err(Error::Pipe),
-        Ended::Abandoned(signal) => Err(Error::Interrupted { signal, undone: "interrupted".into() }),
+        Ended::Abandoned(signal) => Err(Error::Interrupted { signal, on_interrupt: "interrupted".into() }),
     }
 }

@@ -8,18 +8,18 @@ use crate::{
 use banger_proto::api::{API_VERSION, host::Version};
 use serde::Serialize;
 
-/// What `--json` prints. Field names are stable.
+/// Versions, as `--json` prints them. Field names are stable.
 #[derive(Debug, Serialize)]
 struct Versions {
-    /// Of this program.
+    /// Version of this program.
     version: &'static str,
-    /// The API it speaks.
+    /// Version of the API that this program uses.
     api_version: u32,
-    /// The running daemon's, if one runs.
+    /// Versions of the running daemon, if there is one.
     daemon: Option<Version>,
 }
 
-/// Says what this is, and what answers. Starts nothing.
+/// Prints the versions of this program and of the running daemon. Starts no daemon.
 pub(crate) async fn run(context: &Context) -> Result {
     let daemon = match context.running_daemon().await {
         Ok(Some(mut daemon)) => daemon.get("/v1/version").await.ok(),

@@ -1,4 +1,4 @@
-//! `banger vm`: one file a verb.
+//! `banger vm`, one file per verb.
 
 pub(crate) mod cp;
 pub(crate) mod create;

@@ -1,4 +1,4 @@
-//! Blocking readers and writers at one end of a channel, for threads that work on a tar stream.
+//! Blocking readers and writers at one end of a channel, for threads that process a tar stream.
 
 use bytes::Bytes;
 use std::{
@@ -12,19 +12,19 @@ use tokio::sync::mpsc;
 
 /// Chunks in flight between the connection and the thread.
 const IN_FLIGHT: usize = 8;
-/// Bytes that are collected before they go to the connection.
+/// Bytes that are collected into one chunk.
 const CHUNK: usize = 128 << 10;
 
-/// Bytes that passed so far.
+/// Number of bytes transferred so far.
 pub(crate) type Counter = Arc<AtomicU64>;
 
-/// A reader of what is sent into the channel; an error or the end of the channel ends it.
+/// Creates a reader of a channel; an error or the end of the channel ends it.
 pub(crate) fn reader(counter: Counter) -> (mpsc::Sender<io::Result<Bytes>>, impl Read + Send + 'static) {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     (sender, ChannelReader { receiver, current: Bytes::new(), counter })
 }
 
-/// A writer of what is received from the channel. A receiver that is gone makes it fail with a broken pipe.
+/// Creates a writer to a channel. Without a receiver it fails with a broken pipe.
 pub(crate) fn writer(counter: Counter) -> (ChannelWriter, mpsc::Receiver<io::Result<Bytes>>) {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     (ChannelWriter { sender, buffer: Vec::with_capacity(CHUNK), counter }, receiver)
@@ -51,7 +51,7 @@ impl Read for ChannelReader {
     }
 }
 
-/// See [`writer`].
+/// Writer to a channel; see [`writer`].
 #[derive(Debug)]
 pub(crate) struct ChannelWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -60,7 +60,7 @@ pub(crate) struct ChannelWriter {
 }
 
 impl ChannelWriter {
-    /// Tells the receiver that the stream broke off, so that its half does not pass for the whole.
+    /// Tells the receiver that the stream is incomplete.
     pub(crate) fn abort(self, error: io::Error) {
         let _ = self.sender.blocking_send(Err(error));
     }

@@ -1,20 +1,21 @@
-//! One end of a copy, as it is typed: `PATH` here, `VM:/PATH` in a guest, or `-` for a tar archive on stdin or stdout.
+//! One end of a copy as it is typed: a local `PATH`, `VM:/PATH` in a guest, or `-` for a tar archive on stdin or
+//! stdout.
 
 use banger_proto::name::VmName;
 use std::{convert::Infallible, path::PathBuf, str::FromStr};
 
-/// Where something is copied from or to.
+/// Source or destination of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// On this host.
+    /// Path on this host.
     Local(PathBuf),
     /// `-`: stdin or stdout, as a tar archive.
     Stream,
-    /// In a VM.
+    /// Path in a VM.
     Guest {
-        /// The VM: name, id, or the beginning of its id.
+        /// Name, id, or the beginning of the id of the VM.
         vm: VmName,
-        /// The path in it, as it is typed.
+        /// Path in the VM, as it is typed.
         path: String,
     },
 }
@@ -22,7 +23,7 @@ pub(crate) enum Endpoint {
 impl FromStr for Endpoint {
     type Err = Infallible;
 
-    /// What comes before the first colon decides: a name means a VM. `./a:b` and `/a:b` are always here.
+    /// A valid VM name before the first colon means a VM. `./a:b` and `/a:b` are always local.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         if text == "-" {
             return Ok(Self::Stream);
@@ -35,8 +36,8 @@ impl FromStr for Endpoint {
     }
 }
 
-/// An absolute guest path as its parent and its last component; the root has no last component. `None` when it is not
-/// absolute or holds `..`, which only the guest could resolve.
+/// Splits an absolute guest path into its parent and its last component; the root has no last component. `None` if it
+/// is not absolute or has a `..`, which only the guest could resolve.
 pub(crate) fn split(path: &str) -> Option<(String, Option<&str>)> {
     let parts: Vec<&str> = path.strip_prefix('/')?.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if parts.contains(&"..") {

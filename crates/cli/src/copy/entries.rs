@@ -1,7 +1,7 @@
-//! A guest's tar stream as entries whose every part is bounded and relative.
+//! Parses a guest's tar stream into entries in which everything is bounded and every path relative.
 //!
-//! The headers are walked raw, because the convenient walk allocates whatever length a long name announces. Nothing is
-//! resolved here; a path that leaves its directory is refused, not repaired.
+//! The raw headers are parsed here, because the tar crate's iterator allocates as much as a long name announces.
+//! Nothing is resolved; a path that leads out of its directory is refused, not repaired.
 
 use banger_link::archive::mtime::{self, UnixTime};
 use std::{
@@ -18,35 +18,35 @@ const MAX_EXTENSION: u64 = 64 << 10;
 /// Most entries of one stream.
 const MAX_ENTRIES: u64 = 4_000_000;
 
-/// One thing to make.
+/// One entry of the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Components below the entry everything else is in; empty for that entry itself.
+    /// Path components below the top entry; empty for that entry itself.
     pub(crate) below: Vec<OsString>,
-    /// Permission bits, without set-uid, set-gid and sticky: the guest's users are not ours.
+    /// Permission bits, without set-uid, set-gid and sticky, because the guest's users are not the host's.
     pub(crate) mode: u32,
-    /// When it was last changed.
+    /// Modification time.
     pub(crate) mtime: UnixTime,
-    /// What it is.
+    /// Type of the entry.
     pub(crate) kind: Kind,
 }
 
-/// What an entry is.
+/// Type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A file with this many bytes.
     File(u64),
     /// A directory.
     Directory,
-    /// A symbolic link with this target, which may be anything: it is written, never followed.
+    /// A symbolic link with this target, which may be anything: it is created, never followed.
     Symlink(OsString),
-    /// A second name of an earlier entry.
+    /// Another name of an earlier entry.
     HardLink(Vec<OsString>),
-    /// A device, a fifo, a socket: not copied.
+    /// A device, FIFO or socket; not copied.
     Special,
 }
 
-/// Gives every entry of `stream` to `take`, with its content, until one fails.
+/// Calls `take` with every entry of `stream` and its content, until one fails.
 pub(crate) fn walk(
     stream: impl Read,
     mut take: impl FnMut(Entry, &mut dyn Read) -> io::Result<Flow>,
@@ -56,7 +56,7 @@ pub(crate) fn walk(
     for (count, entry) in (0..).zip(archive.entries()?.raw(true)) {
         let mut entry = entry?;
         if count >= MAX_ENTRIES {
-            return Err(hostile(&format!("more than {MAX_ENTRIES} entries")));
+            return Err(malformed(&format!("more than {MAX_ENTRIES} entries")));
         }
         let kind = entry.header().entry_type();
         if extension.absorb(kind, &mut entry)? {
@@ -79,12 +79,12 @@ pub(crate) fn walk(
     Ok(())
 }
 
-/// Whether the walk goes on.
+/// Whether to continue the walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
-    /// To the next entry.
+    /// Go to the next entry.
     Continue,
-    /// No further.
+    /// Stop here.
     Stop,
 }
 
@@ -93,16 +93,16 @@ fn what(kind: EntryType, size: u64, link: Vec<u8>) -> io::Result<Kind> {
         EntryType::Regular | EntryType::Continuous => Kind::File(size),
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink if link.is_empty() || link.len() > MAX_PATH || link.contains(&0) => {
-            return Err(hostile("a symbolic link without a usable target"));
+            return Err(malformed("a symbolic link without a usable target"));
         }
         EntryType::Symlink => Kind::Symlink(OsString::from_vec(link)),
         EntryType::Link => Kind::HardLink(below(&link)?),
         EntryType::Char | EntryType::Block | EntryType::Fifo => Kind::Special,
-        other => return Err(hostile(&format!("an entry of type {:?}", char::from(other.as_byte())))),
+        other => return Err(malformed(&format!("an entry of type {:?}", char::from(other.as_byte())))),
     })
 }
 
-/// What extension headers said about the next entry.
+/// Values from the extension headers of the next entry.
 #[derive(Debug, Default)]
 struct Extension {
     path: Option<Vec<u8>>,
@@ -111,12 +111,12 @@ struct Extension {
 }
 
 impl Extension {
-    /// Takes an extension header in; `false` for any other entry.
+    /// Reads an extension header; `false` for any other entry.
     fn absorb(&mut self, kind: EntryType, entry: &mut (impl Read + ?Sized)) -> io::Result<bool> {
         let mut read = || {
             let mut bytes = Vec::new();
             entry.take(MAX_EXTENSION + 1).read_to_end(&mut bytes)?;
-            if bytes.len() as u64 > MAX_EXTENSION { Err(hostile("an endless extension header")) } else { Ok(bytes) }
+            if bytes.len() as u64 > MAX_EXTENSION { Err(malformed("an endless extension header")) } else { Ok(bytes) }
         };
         let text = |bytes: Vec<u8>| bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         match kind {
@@ -136,8 +136,8 @@ impl Extension {
                 b"path" => self.path = Some(record.value_bytes().to_vec()),
                 b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
                 b"mtime" => self.mtime = mtime::from_pax(record.value_bytes()),
-                // The walk goes by the size in the header; another one here would shift everything after it.
-                b"size" => return Err(hostile("a size outside its header")),
+                // The walk relies on the size in the header; another one here would shift everything after it.
+                b"size" => return Err(malformed("a size outside its header")),
                 _ => {}
             }
         }
@@ -145,14 +145,14 @@ impl Extension {
     }
 }
 
-/// The components of `path` below its first.
+/// Returns the components of `path` below its first.
 fn below(path: &[u8]) -> io::Result<Vec<OsString>> {
     if path.len() > MAX_PATH || path.starts_with(b"/") || path.contains(&0) {
-        return Err(hostile(&format!("the path {:?}", shown(path))));
+        return Err(malformed(&format!("the path {:?}", shown(path))));
     }
     let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
     if parts.contains(&b"..".as_slice()) {
-        return Err(hostile(&format!("the path {:?}, which leads outside", shown(path))));
+        return Err(malformed(&format!("the path {:?}, which leads outside", shown(path))));
     }
     Ok(parts.into_iter().skip(1).map(|part| OsString::from_vec(part.to_vec())).collect())
 }
@@ -161,8 +161,8 @@ fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(200).collect()
 }
 
-/// The guest sent what no honest agent sends.
-pub(crate) fn hostile(what: &str) -> io::Error {
+/// Error for a stream that no honest agent sends.
+pub(crate) fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the guest's archive holds {what}"))
 }
 

@@ -1,4 +1,4 @@
-//! A file or directory of this host as a tar stream.
+//! Writes a file or directory of this host as a tar stream.
 
 use banger_link::archive::mtime;
 use std::{
@@ -11,10 +11,11 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// Hard links that are remembered; files beyond are written once per name.
+/// Most hard links that are remembered; beyond, a file is written once per name.
 const MAX_LINKED: usize = 1 << 16;
 
-/// Writes `source` as `name`, links as links; gives the paths that were left out because they are no files.
+/// Writes `source` as `name`, links as links. Returns the paths that were left out because they are neither files,
+/// directories nor links.
 pub(crate) fn pack(stream: impl Write, source: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
     let mut packer = Packer { builder: Builder::new(stream), linked: HashMap::new(), skipped: Vec::new() };
     packer.add(source, &PathBuf::from(name)).map_err(|(path, error)| {
@@ -30,13 +31,13 @@ pub(crate) fn pack(stream: impl Write, source: &Path, name: &OsStr) -> io::Resul
 
 struct Packer<W: Write> {
     builder: Builder<W>,
-    /// Device and inode of files with several names, and the first of them.
+    /// Device and inode of each file with several links, and its first name.
     linked: HashMap<(u64, u64), PathBuf>,
     skipped: Vec<PathBuf>,
 }
 
 impl<W: Write> Packer<W> {
-    /// Adds one path and what is below it, in the order of the names.
+    /// Adds one path and everything below it, in the order of the names.
     fn add(&mut self, path: &Path, name: &Path) -> Result<(), (PathBuf, io::Error)> {
         let failed = |error: io::Error| (path.to_owned(), error);
         let meta = path.symlink_metadata().map_err(failed)?;
@@ -64,8 +65,8 @@ impl<W: Write> Packer<W> {
         Ok(())
     }
 
-    /// Adds a file as long as it is when it is opened; one that shrinks meanwhile breaks the stream off. The second name
-    /// of a file is a link to the first.
+    /// Adds a file with the size it has when it is opened; the stream fails if it shrinks meanwhile. The second name of
+    /// a file becomes a hard link to the first.
     fn file(&mut self, path: &Path, name: &Path, meta: &Metadata) -> io::Result<()> {
         if meta.nlink() > 1 {
             if let Some(first) = self.linked.get(&(meta.dev(), meta.ino())) {
@@ -87,7 +88,7 @@ impl<W: Write> Packer<W> {
         Err(io::Error::other("the file became shorter while it was copied"))
     }
 
-    /// Says what the next entry's header cannot of its time.
+    /// Writes the PAX record for a time that the next entry's header cannot express.
     fn time(&mut self, meta: &Metadata) -> io::Result<()> {
         match mtime::to_pax(time(meta)) {
             Some(value) => self.builder.append_pax_extensions([("mtime", value.as_bytes())]),
@@ -100,7 +101,7 @@ fn time(meta: &Metadata) -> mtime::UnixTime {
     (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
-/// Root owns what comes into a guest, as with docker cp.
+/// Builds a header. Files in a guest belong to root, as with docker cp.
 fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -112,7 +113,7 @@ fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
     header
 }
 
-/// The name `source` has where it is copied to: its last component, also of `.` and `..`.
+/// Returns the name of `source` at the destination: its last component, also of `.` and `..`.
 pub(crate) fn base_name(source: &Path) -> io::Result<std::ffi::OsString> {
     if let Some(name) = source.file_name() {
         return Ok(name.to_owned());
@@ -143,7 +144,7 @@ mod tests {
         fs::write(source.join("run"), "#!/bin/sh\n").unwrap();
         fs::set_permissions(source.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
         symlink("nowhere", source.join("link")).unwrap();
-        // Between two seconds, and before 1970.
+        // A time between two seconds, and one before 1970.
         let moment = |name: &str, time: SystemTime| {
             let file = File::options().read(true).open(source.join(name)).unwrap();
             file.set_times(FileTimes::new().set_modified(time)).unwrap();

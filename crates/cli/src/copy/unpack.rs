@@ -1,9 +1,9 @@
 //! Writes a guest's entries below one name in one directory, and nowhere else.
 //!
-//! Every path is resolved by the kernel beneath that directory without following any link, so neither the archive's own
-//! links nor ones that are already there lead outside.
+//! The kernel resolves every path beneath that directory without following any link, so neither the archive's links nor
+//! existing ones lead outside.
 
-use super::entries::{Entry, Flow, Kind, hostile, walk};
+use super::entries::{Entry, Flow, Kind, malformed, walk};
 use banger_link::archive::{mtime::UnixTime, sparse::SparseCopier};
 use rustix::{
     fs::{
@@ -20,17 +20,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What was left out.
+/// Number of entries that were left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Skipped(pub(crate) u64);
 
-/// Where entries go.
+/// Destination of the entries.
 #[derive(Debug)]
 struct Target<'a> {
-    /// The directory that gets the one new name.
+    /// The directory that the one new name is created in.
     root: OwnedFd,
     name: &'a OsStr,
-    /// Directories made here, whose mode and time are set once nothing more is written into them.
+    /// Directories created here, whose modes and times are set after their content is complete.
     made: Vec<(PathBuf, u32, UnixTime)>,
     skipped: u64,
     first: bool,
@@ -43,16 +43,16 @@ pub(crate) fn unpack(stream: impl Read, parent: &Path, name: &OsStr) -> io::Resu
     let mut target = Target { root, name, made: Vec::new(), skipped: 0, first: true, copier: SparseCopier::new() };
     walk(stream, |entry, content| target.make(entry, content).map(|()| Flow::Continue))?;
     if target.first {
-        return Err(hostile("nothing"));
+        return Err(malformed("nothing"));
     }
     target.finish()
 }
 
 impl Target<'_> {
     fn make(&mut self, entry: Entry, content: &mut dyn Read) -> io::Result<()> {
-        // Everything is below the first entry; a second one of its rank would take another's place.
+        // Everything is below the first entry; a second top-level entry would replace another file.
         if entry.below.is_empty() != self.first {
-            return Err(hostile("more than one thing, or its parts first"));
+            return Err(malformed("more than one thing, or its parts first"));
         }
         self.first = false;
         let path = self.path(&entry.below);
@@ -70,7 +70,7 @@ impl Target<'_> {
                 let file = create(&parent, &name).map_err(|error| at(&path, &error))?;
                 let copied = self.copier.copy(content, &file)?;
                 if copied != size {
-                    return Err(hostile("a file shorter than it says"));
+                    return Err(malformed("a file shorter than it says"));
                 }
                 fchmod(&file, Mode::from_raw_mode(entry.mode))?;
                 futimens(&file, &times(entry.mtime))?;
@@ -89,7 +89,7 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Gives the directories the mode and time they had, the innermost first.
+    /// Sets the modes and times of the directories, the innermost first.
     fn finish(mut self) -> io::Result<Skipped> {
         while let Some((path, mode, mtime)) = self.made.pop() {
             let directory = self.open(&path, OFlags::DIRECTORY | OFlags::RDONLY)?;
@@ -103,9 +103,9 @@ impl Target<'_> {
         std::iter::once(self.name).chain(below.iter().map(OsString::as_os_str)).collect()
     }
 
-    /// The directory `path` is in, and its name there.
+    /// Opens the parent of `path`, and returns the name in it.
     fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
-        let name = path.file_name().ok_or_else(|| hostile("an entry without a name"))?.to_owned();
+        let name = path.file_name().ok_or_else(|| malformed("an entry without a name"))?.to_owned();
         let parent = match path.parent() {
             Some(parent) if parent != Path::new("") => self.open(parent, OFlags::DIRECTORY | OFlags::PATH)?,
             _ => self.root.try_clone()?,
@@ -116,7 +116,7 @@ impl Target<'_> {
     fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), beneath).map_err(|error| match error {
-            Errno::LOOP | Errno::XDEV | Errno::NOTDIR => hostile("a path through a link, which could lead outside"),
+            Errno::LOOP | Errno::XDEV | Errno::NOTDIR => malformed("a path through a link, which could lead outside"),
             error => at(path, &error.into()),
         })
     }
@@ -126,7 +126,7 @@ impl Target<'_> {
     }
 }
 
-/// A new file of that name, whatever had the name before, unless it is a directory.
+/// Creates a file, in place of anything of that name but a directory.
 fn create(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     let mut made = None;
@@ -137,7 +137,7 @@ fn create(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
     made.map(File::from).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Makes something under a name, after removing what had it.
+/// Creates something under a name, and removes an existing file first if there is one.
 fn replace(parent: &OwnedFd, name: &OsStr, mut make: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
     match make() {
         Err(Errno::EXIST) => {

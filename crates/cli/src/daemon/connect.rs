@@ -1,4 +1,4 @@
-//! Finds the daemon of this state directory, starts it when there is none, and makes sure it is ours.
+//! Finds the daemon of this state directory, starts it if none runs, and checks that it belongs to this user.
 
 use super::spawn::{self, READY_DEADLINE, Spawned};
 use crate::exit::Result;
@@ -14,15 +14,15 @@ use std::{
 };
 use tokio::net::UnixStream;
 
-/// How long to wait for the holder of the lock before looking again whether it still holds it.
-const HELD_ROUND: Duration = Duration::from_secs(2);
-/// How often to look for a socket that is about to appear.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a listener may have a full queue.
+/// Time to wait for the holder of the lock before checking again whether it still holds it.
+const LOCK_HELD_ROUND: Duration = Duration::from_secs(2);
+/// Pause between attempts to connect to a socket that is about to appear.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Time limit for a listener with a full queue.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A connection to the daemon, started when there is none. Many may call this at once: the daemon's lock lets one win,
-/// and the others find the winner's socket, for which they wait as long as whoever started it.
+/// Connects to the daemon, and starts it if none runs. Several processes may do so at once: the daemon's lock lets one
+/// daemon win, and the others find the winner's socket, for which they wait as long as the process that started it.
 pub(crate) async fn connect(layout: &Layout) -> Result<UnixStream> {
     if let Some(stream) = find(layout).await? {
         return Ok(stream);
@@ -30,7 +30,7 @@ pub(crate) async fn connect(layout: &Layout) -> Result<UnixStream> {
     let deadline = Instant::now() + READY_DEADLINE;
     loop {
         let spawned = spawn::spawn(layout).await?;
-        let round = Instant::now() + HELD_ROUND;
+        let round = Instant::now() + LOCK_HELD_ROUND;
         loop {
             if let Some(stream) = find(layout).await? {
                 return Ok(stream);
@@ -38,7 +38,7 @@ pub(crate) async fn connect(layout: &Layout) -> Result<UnixStream> {
             if Instant::now() >= round {
                 break;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
         if matches!(spawned, Spawned::Ready) || Instant::now() >= deadline {
             return Err(silent(layout).into());
@@ -46,7 +46,7 @@ pub(crate) async fn connect(layout: &Layout) -> Result<UnixStream> {
     }
 }
 
-/// A connection to the daemon that runs now, if one does.
+/// Connects to the running daemon, if there is one.
 pub(crate) async fn find(layout: &Layout) -> Result<Option<UnixStream>> {
     for socket in sockets(layout) {
         match dial(&socket).await {
@@ -66,26 +66,27 @@ pub(crate) async fn find(layout: &Layout) -> Result<Option<UnixStream>> {
     Ok(None)
 }
 
-/// Connects to a unix socket; waits while its listener's queue is full, which the kernel reports instead of waiting.
+/// Connects to a Unix socket. Retries while the listener's queue is full, because connect(2) then fails instead of
+/// waiting.
 pub(crate) async fn dial(socket: &Path) -> io::Result<UnixStream> {
     let deadline = Instant::now() + QUEUE_DEADLINE;
     loop {
         match UnixStream::connect(socket).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
             result => return result,
         }
     }
 }
 
-/// The record the daemon of this state directory left.
+/// Reads the record that the daemon of this state directory left.
 pub(crate) fn record(layout: &Layout) -> Option<DaemonRecord> {
     serde_json::from_slice(&std::fs::read(layout.daemon_lock()).ok()?).ok()
 }
 
-/// Where the daemon may listen: where it says, which another environment (ssh, cron) may have decided, then where this
-/// environment would put it.
+/// Returns the sockets to try: the one in the daemon's record, which may come from another environment (ssh, cron),
+/// then the default of this environment.
 fn sockets(layout: &Layout) -> Vec<PathBuf> {
     let default = layout.daemon_socket();
     match record(layout) {
@@ -98,7 +99,7 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
 }
 
-/// Nothing is said to a daemon of another user, who may have made the socket in a shared directory.
+/// Refuses a daemon of another user, who may have made the socket in a shared directory.
 fn check_peer(stream: &UnixStream, socket: &Path) -> Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(stream)
         .map_err(|error| crate::exit::internal("cannot tell who listens on the daemon's socket", &error))?;

@@ -1,4 +1,4 @@
-//! One operation of the daemon: follows its events, shows its progress, and cancels it when it is dropped.
+//! One operation of the daemon: follows its events, shows its progress, and cancels it on drop.
 
 use crate::{
     exit::{Error, Result},
@@ -19,15 +19,15 @@ use hyper::body::Incoming;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{marker::PhantomData, path::PathBuf};
 
-/// Longest line of progress, in bytes.
+/// Longest event line, in bytes.
 const MAX_LINE: usize = 4 << 20;
 
-/// An operation under way. As long as it lives the daemon works for it, or holds its lease.
+/// A running operation. The daemon works on it, or holds its lease, as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Operation<T> {
     body: Incoming,
     buffer: BytesMut,
-    /// Closing it is what cancels.
+    /// Closing it cancels the operation.
     _connection: Connection,
     log: PathBuf,
     result: PhantomData<fn() -> T>,
@@ -38,10 +38,11 @@ impl<T: DeserializeOwned> Operation<T> {
         Self { body, buffer: BytesMut::new(), _connection: connection, log, result: PhantomData }
     }
 
-    /// Shows progress, or passes the events on to programs that want them, until the result is there: at `done`, or at
-    /// `ready`, after which the lease lasts as long as this. On a signal the result is [`Error::Interrupted`] with `undone`.
-    pub(crate) async fn settle(&mut self, printer: &Printer, signals: &mut Signals, undone: &str) -> Result<T> {
-        signals.guard(undone, self.watch(printer, &mut Progress::new(printer))).await
+    /// Waits for the result, and meanwhile shows progress or passes the events on as JSON. The result comes with
+    /// `done`, or with `ready`, after which the lease lasts as long as this value. A signal ends the wait with
+    /// [`Error::Interrupted`] and the message `on_interrupt`.
+    pub(crate) async fn settle(&mut self, printer: &Printer, signals: &mut Signals, on_interrupt: &str) -> Result<T> {
+        signals.guard(on_interrupt, self.watch(printer, &mut Progress::new(printer))).await
     }
 
     async fn watch(&mut self, printer: &Printer, progress: &mut Progress<'_>) -> Result<T> {
@@ -70,13 +71,13 @@ impl<T: DeserializeOwned> Operation<T> {
         }
     }
 
-    /// The next event; `None` for one of a kind this version does not know. Cancelling it loses nothing.
+    /// Returns the next event; `None` for an event that this version does not know. Cancel-safe.
     async fn next(&mut self, printer: &Printer) -> Result<Option<Event<T>>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);
                 let event = parse(&line)?;
-                // How it ended is the command's own result.
+                // The final event is not passed on: the result is the command's own output.
                 if !matches!(event, Some(Event::Ready { .. } | Event::Done { .. } | Event::Failed { .. })) {
                     printer.event(&String::from_utf8_lossy(&line));
                 }
@@ -103,7 +104,7 @@ impl<T: DeserializeOwned> Operation<T> {
     }
 }
 
-/// One line of progress.
+/// Parses one event line.
 fn parse<T: DeserializeOwned>(line: &[u8]) -> std::result::Result<Option<Event<T>>, Failure> {
     #[derive(Deserialize)]
     struct Kind {
@@ -119,7 +120,7 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> std::result::Result<Option<Event<T
     }
 }
 
-/// Whether the daemon says that what was named is not there.
+/// Whether the daemon answered that the named thing does not exist.
 pub(crate) fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::Failed(Failure { code: Code::NotFound, .. }))
 }

@@ -1,4 +1,4 @@
-//! Starts `bangerd` outside this session and waits until it serves.
+//! Starts `bangerd` in a session of its own and waits until it is ready.
 #![expect(
     unsafe_code,
     reason = "code between fork and exec; the runtime wants a promise that a watched descriptor stays open"
@@ -33,35 +33,35 @@ use tokio::{
     net::unix::pipe::Receiver,
 };
 
-/// How long a daemon may take to serve: it looks for its VMs first, and waits for a shim that is silent and for its guest.
+/// Time limit for a daemon to become ready: it first looks for its VMs, and waits for a silent shim and its guest.
 pub(super) const READY_DEADLINE: Duration = Duration::from_secs(90);
-/// How long a daemon that closed its end may take to exit.
+/// Time limit for a daemon that closed its end of the pipe to exit.
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
-/// Most bytes of what it says before it serves.
-const MAX_WORDS: u64 = 64 << 10;
+/// Most bytes of the daemon's messages before it is ready.
+const MAX_MESSAGE: u64 = 64 << 10;
 
-/// How a started daemon answered.
+/// Result of starting a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spawned {
-    /// It serves.
+    /// The daemon is ready.
     Ready,
-    /// Another one holds the lock, so this one ended.
+    /// Another daemon holds the lock, so this one exited.
     LockHeld,
 }
 
-/// Starts `bangerd` and waits for its word.
+/// Starts `bangerd` and waits for its readiness message.
 pub(crate) async fn spawn(layout: &Layout) -> Result<Spawned> {
     let program = find_program()?;
     let broken = |error: io::Error| internal("cannot prepare to start the daemon", &error);
     let (ready, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| broken(error.into()))?;
-    // A file, not a pipe: nobody reads it once the daemon serves, and the daemon must not notice.
+    // A file, not a pipe: the pipe would have no reader once the daemon is ready, and a write to it would fail.
     let errors: File =
         rustix::fs::memfd_create("bangerd-stderr", MemfdFlags::CLOEXEC).map_err(|error| broken(error.into()))?.into();
     let child = launch(&program, theirs, errors.try_clone().map_err(broken)?).map_err(|error| {
         Failure::caused_by(Code::Unavailable, format!("cannot start {}", program.display()), &error)
     })?;
     let ready = Receiver::from_owned_fd(ready).map_err(broken)?;
-    let words = tokio::time::timeout(READY_DEADLINE, read_word(ready)).await.map_err(|_| {
+    let words = tokio::time::timeout(READY_DEADLINE, read_message(ready)).await.map_err(|_| {
         Failure::new(Code::Timeout, format!("the daemon did not serve within {} s", READY_DEADLINE.as_secs()))
             .hint(format!("its log is {}", layout.daemon_log().display()))
     })?;
@@ -72,10 +72,10 @@ pub(crate) async fn spawn(layout: &Layout) -> Result<Spawned> {
     if status.code() == Some(i32::from(EXIT_LOCK_HELD)) {
         return Ok(Spawned::LockHeld);
     }
-    Err(explain(&words, &said(errors), status, layout).into())
+    Err(explain(&words, &stderr_tail(errors), status, layout).into())
 }
 
-/// `bangerd` beside this program, else the first in `PATH`.
+/// Finds `bangerd` beside this program, else in `PATH`.
 pub(crate) fn find_program() -> Result<PathBuf> {
     const NAME: &str = "bangerd";
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(NAME)));
@@ -90,12 +90,12 @@ pub(crate) fn find_program() -> Result<PathBuf> {
     })
 }
 
-/// Whether there is a file at `program` that somebody may execute.
+/// Whether `program` is a file with an execute permission.
 pub(crate) fn is_executable(program: &Path) -> bool {
     program.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// The daemon in its own session, at `/`, with the write end of the pipe as its only other descriptor.
+/// Starts the daemon in its own session, in `/`, with the write end of the pipe as its only other descriptor.
 fn launch(program: &Path, ready: OwnedFd, errors: File) -> io::Result<Child> {
     let mut command = Command::new(program);
     command
@@ -113,14 +113,14 @@ fn launch(program: &Path, ready: OwnedFd, errors: File) -> io::Result<Child> {
             Ok(())
         });
     }
-    // The closure, and with it this process's copy of the write end, goes with the command.
+    // The command owns the closure and thereby this process's copy of the write end; both are dropped here.
     command.spawn()
 }
 
-/// Everything up to the first line end, or the end.
-async fn read_word(ready: Receiver) -> Vec<u8> {
+/// Reads up to the first line feed or the end of file.
+async fn read_message(ready: Receiver) -> Vec<u8> {
     let mut words = Vec::new();
-    let mut ready = ready.take(MAX_WORDS);
+    let mut ready = ready.take(MAX_MESSAGE);
     while !words.ends_with(b"\n") {
         match ready.read_buf(&mut words).await {
             Ok(0) | Err(_) => break,
@@ -130,11 +130,11 @@ async fn read_word(ready: Receiver) -> Vec<u8> {
     words
 }
 
-/// The exit status of a daemon that said it cannot serve.
+/// Waits for the exit of a daemon that said it cannot serve.
 async fn wait(mut child: Child) -> Result<ExitStatus> {
     let pid = child.id();
     let ended = async {
-        // Not waited for yet, so the pid is still this child's.
+        // The child was not waited for yet, so the pid still belongs to it.
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         // SAFETY: the descriptor is ours and stays open for longer than its registration.
         let watched = unsafe { AsyncFd::register_with_interest(pidfd.as_fd(), Interest::READABLE) }?;
@@ -149,15 +149,15 @@ async fn wait(mut child: Child) -> Result<ExitStatus> {
     }
 }
 
-/// The end of what the daemon wrote to stderr.
-fn said(mut errors: File) -> String {
+/// Returns the end of the daemon's stderr.
+fn stderr_tail(mut errors: File) -> String {
     let mut text = Vec::new();
-    let start = errors.metadata().map_or(0, |file| file.len().saturating_sub(MAX_WORDS));
+    let start = errors.metadata().map_or(0, |file| file.len().saturating_sub(MAX_MESSAGE));
     let read = errors.seek(io::SeekFrom::Start(start)).and_then(|_| errors.read_to_end(&mut text));
     read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&text).trim().to_owned())
 }
 
-/// Why the daemon does not serve: its own words, else what it left on stderr.
+/// Builds the failure of a daemon that does not serve, from its own message or else from its stderr.
 fn explain(words: &[u8], errors: &str, status: ExitStatus, layout: &Layout) -> Failure {
     if let Ok(failure) = serde_json::from_slice::<Failure>(words) {
         return failure;

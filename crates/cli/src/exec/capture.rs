@@ -1,4 +1,4 @@
-//! A command in a guest whose output is for banger itself: bounded, because the guest decides how much it says.
+//! Runs commands in a guest for banger itself. The output is bounded, because the guest decides how much it is.
 
 use super::session::{Ended, Session};
 use crate::{
@@ -24,12 +24,12 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Most bytes of complaints that are kept; the rest is dropped.
-const MAX_COMPLAINT: usize = 16 << 10;
-/// Bytes of stdin in one message.
+/// Most bytes of stderr that are kept; the rest is dropped.
+const MAX_STDERR: usize = 16 << 10;
+/// Most bytes of stdin in one message.
 const PIECE: usize = 32 << 10;
 
-/// How a command ended and what it said.
+/// Outcome and output of a command.
 #[derive(Debug)]
 pub(crate) struct Captured {
     pub(crate) outcome: Outcome,
@@ -38,20 +38,20 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
-    /// Whether the program, or what it needed, was not there.
+    /// Whether the program, or something it needed, was not found.
     pub(crate) fn is_missing(&self) -> bool {
         self.outcome.code() == 127
     }
 }
 
-/// Runs `spec` without stdin. More than `limit` bytes on stdout end it as a failure of the guest, and so does an agent that
-/// is not there any more.
+/// Runs `spec` without stdin. More than `limit` bytes on stdout end it as a failure of the guest, and so does an agent
+/// that stops responding.
 pub(crate) async fn capture(endpoint: &GuestEndpoint, spec: &ExecSpec, limit: usize) -> Result<Captured> {
-    capture_with(endpoint, spec, limit, None).await
+    capture_with_progress(endpoint, spec, limit, None).await
 }
 
-/// The same with something on stdin.
-pub(crate) async fn capture_given(
+/// Same as [`capture`], with stdin.
+pub(crate) async fn capture_with_stdin(
     endpoint: &GuestEndpoint,
     spec: &ExecSpec,
     stdin: &[u8],
@@ -66,14 +66,14 @@ pub(crate) async fn capture_given(
     capture_from(endpoint, spec, receiver, limit, None).await
 }
 
-/// The same, showing how much has arrived.
-pub(crate) async fn capture_with(
+/// Same as [`capture`], and shows how much has arrived.
+pub(crate) async fn capture_with_progress(
     endpoint: &GuestEndpoint,
     spec: &ExecSpec,
     limit: usize,
     progress: Option<&mut Progress<'_>>,
 ) -> Result<Captured> {
-    // A channel whose sender is gone.
+    // A channel without a sender: no stdin.
     let (_, stdin) = mpsc::channel(1);
     capture_from(endpoint, spec, stdin, limit, progress).await
 }
@@ -86,26 +86,25 @@ async fn capture_from(
     progress: Option<&mut Progress<'_>>,
 ) -> Result<Captured> {
     let session = Session::start(guest::call(endpoint).await?, spec).await?;
-    take(session, stdin, limit, progress, async || guest::is_there(endpoint).await).await
+    capture_session(session, stdin, limit, progress, async || guest::responds(endpoint).await).await
 }
 
-/// The same of a session that has begun, whose agent `is_there` or not.
-pub(crate) async fn take<S: AsyncRead + AsyncWrite + Unpin>(
+/// Captures the output of a started session; `responds` asks whether its agent is alive.
+pub(crate) async fn capture_session<S: AsyncRead + AsyncWrite + Unpin>(
     session: Session<S>,
     stdin: mpsc::Receiver<Bytes>,
     limit: usize,
     progress: Option<&mut Progress<'_>>,
-    is_there: impl AsyncFn() -> bool,
+    responds: impl AsyncFn() -> bool,
 ) -> Result<Captured> {
-    // Nobody could signal.
+    // No signals are sent.
     let (_, control) = mpsc::unbounded_channel();
     let mut stdout = Bounded { bytes: Vec::new(), limit, refuses: true, refused: false, progress };
-    let mut stderr =
-        Bounded { bytes: Vec::new(), limit: MAX_COMPLAINT, refuses: false, refused: false, progress: None };
+    let mut stderr = Bounded { bytes: Vec::new(), limit: MAX_STDERR, refuses: false, refused: false, progress: None };
     let (out, err) = (ProgressStream::new(&mut stdout), ProgressStream::new(&mut stderr));
-    let heard = [out.last_write(), err.last_write()];
+    let outputs = [out.last_write(), err.last_write()];
     let running = session.run(stdin, control, out, err);
-    let ended = STALL_TIMEOUT.attend(running, &heard, is_there).await;
+    let ended = STALL_TIMEOUT.supervise(running, &outputs, responds).await;
     if stdout.refused {
         return Err(Failure::new(Code::Guest, format!("the guest sent more than {limit} bytes")).into());
     }
@@ -121,11 +120,11 @@ pub(crate) async fn take<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Memory with an end.
+/// A bounded buffer.
 struct Bounded<'a, 'b> {
     bytes: Vec<u8>,
     limit: usize,
-    /// Whether more than the limit is an error, or just dropped.
+    /// Whether more than the limit is an error, or dropped.
     refuses: bool,
     refused: bool,
     progress: Option<&'a mut Progress<'b>>,

@@ -1,7 +1,7 @@
-//! One exec session over a WebSocket, as `banger_proto::agent::exec` describes it.
+//! One exec session over a WebSocket, as described in `banger_proto::agent::exec`.
 //!
-//! The guest is hostile: every message is bounded before it is read, and anything but the protocol ends the session as
-//! a failure of the guest. It can end it with any status it likes, which is its right, but with nothing else.
+//! The guest is hostile: every message is bounded before it is read, and a breach of the protocol ends the session as a
+//! failure of the guest. The guest may report any exit status, but nothing else.
 
 use crate::{
     exit::{Error, Result},
@@ -39,34 +39,34 @@ use tokio_tungstenite::{
     },
 };
 
-/// How long the agent may take to accept a session.
+/// Time limit for the agent to accept a session.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
-/// Most signals and sizes that wait behind stdin for a guest that does not read.
+/// Most signals and sizes that are queued behind stdin for a guest that does not read.
 const MAX_WAITING: usize = 64;
 
-/// What this end does besides stdin.
+/// Message to the guest besides stdin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
-    /// The terminal has another size.
+    /// The terminal was resized.
     Resize(TerminalSize),
-    /// For the guest's process group.
+    /// A signal for the guest's process group.
     Signal(u8),
-    /// The person at the keyboard has had enough; the signal that said so.
+    /// The user gives up; with the signal that said so.
     Abandon(u8),
 }
 
-/// How a session ended.
+/// Reason why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The agent said how.
+    /// The agent reported how the command ended.
     Outcome(Outcome),
-    /// Nobody reads stdout any more.
+    /// Stdout is a closed pipe.
     ClosedPipe,
-    /// By [`Control::Abandon`].
+    /// Ended by [`Control::Abandon`].
     Abandoned(u8),
 }
 
-/// A session whose command was sent.
+/// A session whose command was sent to the agent.
 #[derive(Debug)]
 pub(crate) struct Session<S> {
     socket: WebSocketStream<S>,
@@ -75,7 +75,7 @@ pub(crate) struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Asks the agent at the other end of `stream` to run `spec`.
     pub(crate) async fn start(stream: S, spec: &ExecSpec) -> Result<Self> {
-        // Looked at before anything is said: a command that is too large is no reason to bother the guest.
+        // Checked before connecting: a command that is too large must not start a session.
         encoded(spec, None)?;
         let handshake = tokio_tungstenite::client_async_with_config(request()?, stream, Some(limits()));
         let asked = now_ns();
@@ -88,8 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(Self { socket })
     }
 
-    /// Joins the command to `stdin` (chunks; the end of the channel is the end of stdin), `control`, `stdout` and
-    /// `stderr` until the agent says how it ended.
+    /// Connects the command to `stdin` (in chunks; the end of the channel is the end of stdin), `control`, `stdout` and
+    /// `stderr` until the agent reports how it ended.
     pub(crate) async fn run(
         self,
         stdin: mpsc::Receiver<Bytes>,
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// What an agent sends once it accepted a session, for [`crate::fuzzing`].
+/// Reads arbitrary bytes as an agent's messages of an accepted session, for [`crate::fuzzing`].
 pub(crate) async fn fuzz_read(data: &[u8]) {
     let pipe = tokio::io::join(data, tokio::io::sink());
     let socket = WebSocketStream::from_raw_socket(pipe, Role::Client, Some(limits())).await;
@@ -123,7 +123,7 @@ fn limits() -> WebSocketConfig {
         .max_frame_size(Some(MAX_MESSAGE))
 }
 
-/// The session's first message.
+/// Encodes the first message of the session.
 fn encoded(spec: &ExecSpec, clock_shift_ns: Option<i64>) -> Result<String> {
     let request = ExecRequest { spec: spec.clone(), clock_shift_ns };
     let text =
@@ -135,7 +135,7 @@ fn encoded(spec: &ExecSpec, clock_shift_ns: Option<i64>) -> Result<String> {
     Ok(text)
 }
 
-/// What the guest's clock said when the agent accepted the session.
+/// Returns the guest's clock at the time when the agent accepted the session.
 fn guest_clock(response: &Response) -> Option<u64> {
     response.headers().get(CLOCK_HEADER)?.to_str().ok()?.parse().ok()
 }
@@ -145,8 +145,8 @@ fn now_ns() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Passes on what happens here until it is abandoned. A broken connection is not reported from here: what the agent
-/// said before it broke is still to be read.
+/// Sends stdin and control messages until the session is abandoned. A broken connection is not reported here, because
+/// the agent's last messages before it broke may still be unread.
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     mut sink: SplitSink<WebSocketStream<S>, Message>,
     mut stdin: mpsc::Receiver<Bytes>,
@@ -173,7 +173,7 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         if !connected {
             continue;
         }
-        // A guest that does not read holds up stdin, which is right, but must not hold up the way out.
+        // A guest that does not read delays stdin, as intended, but must not delay the user's abandonment.
         let sending = sink.send(Message::binary(message));
         tokio::pin!(sending);
         connected = loop {
@@ -190,7 +190,7 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// The next control message; never, once nobody is left to send one.
+/// Returns the next control message; pending for ever once all senders are gone.
 async fn next(control: &mut mpsc::UnboundedReceiver<Control>) -> Control {
     match control.recv().await {
         Some(control) => control,
@@ -205,7 +205,7 @@ fn encode(control: Control) -> Vec<u8> {
     }
 }
 
-/// Writes out what the guest sends until it says how the command ended.
+/// Writes the guest's output until the agent reports how the command ended.
 async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: SplitStream<WebSocketStream<S>>,
     mut stdout: impl AsyncWrite + Unpin,
@@ -232,7 +232,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
                 Err(Error::Pipe) => return Ok(Ended::ClosedPipe),
                 Err(error) => return Err(error),
             },
-            // As for any program, a stderr that is gone is no reason to end.
+            // As for any program, a closed stderr is no reason to end.
             Some(Channel::Stderr) => drop(write(&mut stderr, payload).await),
             Some(Channel::Status) => return outcome(payload).map(Ended::Outcome).map_err(Error::from),
             Some(Channel::Close) => {}
@@ -252,10 +252,11 @@ async fn write(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(
     written.map_err(|error| stdout_error(&error))
 }
 
-/// What a status means; a code for "not started" other than a shell's is 125.
+/// Parses a status; a code for "not started" other than a shell's becomes 125.
 fn outcome(payload: &[u8]) -> std::result::Result<Outcome, Failure> {
-    let status: ExecStatus = serde_json::from_slice(payload)
-        .map_err(|error| nonsense("a status that does not parse").cause(guest::words(error.to_string().as_bytes())))?;
+    let status: ExecStatus = serde_json::from_slice(payload).map_err(|error| {
+        nonsense("a status that does not parse").cause(guest::excerpt(error.to_string().as_bytes()))
+    })?;
     match Outcome::try_from(&status).map_err(nonsense)? {
         Outcome::NotStarted { code, message } if !matches!(code, 126 | 127) => {
             Ok(Outcome::NotStarted { code: 125, message })
@@ -272,7 +273,7 @@ fn request() -> Result<Request> {
     Ok(request)
 }
 
-/// The agent did not accept the session: in its own words when it sent some.
+/// Failure of a refused session, in the agent's own words if it sent any.
 fn refused(error: &tungstenite::Error) -> Failure {
     let body = match error {
         tungstenite::Error::Http(response) => response.body().as_deref().unwrap_or_default(),

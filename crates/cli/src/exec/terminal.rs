@@ -1,4 +1,4 @@
-//! The terminal banger stands on: its size, and raw mode that is undone on every way out.
+//! The terminal of this process: its size, and raw mode, which is undone on every way out.
 
 use crate::exit::{Result, internal};
 use banger_proto::agent::exec::TerminalSize;
@@ -8,10 +8,10 @@ use rustix::{
 };
 use std::sync::{Mutex, Once, PoisonError};
 
-/// What a terminal without a size has.
+/// Size of a terminal that reports none.
 const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 
-/// The mode to go back to, while the terminal is raw.
+/// The mode to restore, while the terminal is raw.
 static COOKED: Mutex<Option<Termios>> = Mutex::new(None);
 static HOOK: Once = Once::new();
 
@@ -20,12 +20,12 @@ pub(crate) fn stdin_is_terminal() -> bool {
     isatty(stdin())
 }
 
-/// Whether a person types here and sees what comes back.
+/// Whether both stdin and stdout are terminals.
 pub(crate) fn is_interactive() -> bool {
     isatty(stdin()) && isatty(stdout())
 }
 
-/// The size of the terminal, wherever one is.
+/// Returns the size of the terminal on any of the standard streams.
 pub(crate) fn size() -> TerminalSize {
     [stdout(), stdin(), stderr()]
         .into_iter()
@@ -34,13 +34,13 @@ pub(crate) fn size() -> TerminalSize {
         .map_or(DEFAULT_SIZE, |size| TerminalSize { cols: size.ws_col, rows: size.ws_row })
 }
 
-/// Keys go through as bytes while it lives. Dropping it restores the terminal; so does a panic, which in release builds
-/// drops nothing.
+/// Raw mode of the terminal while this value lives. Dropping it restores the terminal; so does the panic hook, because
+/// a panic in a release build drops nothing.
 #[derive(Debug)]
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// Makes the terminal on stdin raw.
+    /// Switches the terminal on stdin to raw mode.
     pub(crate) fn enter() -> Result<Self> {
         let failed = |error: rustix::io::Errno| internal("cannot set the terminal up", &error);
         let cooked = tcgetattr(stdin()).map_err(failed)?;
@@ -67,7 +67,7 @@ impl Drop for RawMode {
 }
 
 fn restore() {
-    // A panic inside the lock must not hang the panic hook.
+    // A panic while the lock is held must not deadlock the panic hook.
     let cooked = match COOKED.try_lock() {
         Ok(mut cooked) => cooked.take(),
         Err(_) => None,

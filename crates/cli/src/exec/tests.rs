@@ -1,5 +1,5 @@
-//! The session against an agent made of a WebSocket server at the other end of a socketpair: an honest one, a slow one,
-//! and several that lie.
+//! Sessions with an agent that is a WebSocket server at the other end of a socketpair: an honest one, a slow one, and
+//! several that break the protocol.
 
 use super::session::{Control, Ended, Session};
 use crate::exit::{Error, Result};
@@ -29,7 +29,7 @@ use tokio_tungstenite::{
 
 type Socket = WebSocketStream<UnixStream>;
 
-/// Nothing here takes long; a hang fails with its place.
+/// Time limit of a test; none takes long.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn spec(argv: &[&str]) -> ExecSpec {
@@ -43,7 +43,7 @@ async fn accept(stream: UnixStream) -> (Socket, ExecSpec) {
     (socket, request.spec)
 }
 
-/// The same, of a guest whose clock stands at `clock`.
+/// Same as [`accept`], with the guest's clock at `clock`.
 #[expect(clippy::result_large_err, reason = "the library's callback is shaped that way")]
 async fn accept_at(stream: UnixStream, clock: Option<&str>) -> (Socket, ExecRequest) {
     let choose = |request: &Request, mut response: Response| {
@@ -72,7 +72,7 @@ async fn end(socket: &mut Socket, outcome: Outcome) {
     send(socket, Channel::Status, &status).await;
 }
 
-/// What the client saw.
+/// What the client received.
 #[derive(Debug)]
 struct Seen {
     ended: Result<Ended>,
@@ -168,7 +168,7 @@ async fn a_guest_that_does_not_read_holds_nobody() {
     let (control, controls) = mpsc::unbounded_channel();
     let session = Session::start(client, &spec(&["sleep"])).await.unwrap();
     let running = tokio::spawn(session.run(stdin_receiver, controls, tokio::io::sink(), tokio::io::sink()));
-    // More than any socket holds: the last of these is accepted only if somebody reads, so stop when nobody does.
+    // More than any socket buffers: the last message is accepted only if the other end reads, so stop when it does not.
     let chunk = Bytes::from(vec![0; 128 << 10]);
     while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(200), stdin.send(chunk.clone())).await {}
     control.send(Control::Signal(2)).unwrap();
@@ -183,7 +183,7 @@ async fn a_reader_that_is_gone_ends_the_session() {
     let (client, server) = UnixStream::pair().unwrap();
     let agent = tokio::spawn(async move {
         let (mut socket, _) = accept(server).await;
-        // Until the client has had enough.
+        // Until the client leaves.
         while socket.send(Message::binary(Channel::Stdout.message(b"y\n"))).await.is_ok() {}
     });
     let (_stdin, stdin_receiver) = mpsc::channel(2);
@@ -216,7 +216,7 @@ async fn a_lost_stderr_is_no_reason_to_end() {
     agent.await.unwrap();
 }
 
-/// A failure of the guest for every agent that breaks the protocol after it accepted.
+/// Every breach of the protocol after an accepted session is the guest's failure.
 #[tokio::test]
 async fn what_is_outside_the_protocol_is_the_guests_failure() {
     let lying = br#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"0"}]}}"#;
@@ -234,7 +234,7 @@ async fn what_is_outside_the_protocol_is_the_guests_failure() {
     for (case, message) in cases {
         let agent = |stream| async move {
             let (mut socket, _) = accept(stream).await;
-            // The client may leave before all of it is written.
+            // The client may leave before everything is written.
             let _ = socket.send(message).await;
             while let Some(Ok(_)) = socket.next().await {}
         };

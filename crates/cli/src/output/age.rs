@@ -1,9 +1,9 @@
-//! How long ago a time of the API was.
+//! Age of an API time.
 
 use banger_proto::time::unix_seconds;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The age of an RFC 3339 time in UTC, in its largest unit (`5s`, `12m`, `3h`, `40d`); `-` when it is none.
+/// Formats the age of an RFC 3339 time in UTC in its largest unit (`5s`, `12m`, `3h`, `40d`); `-` if it does not parse.
 pub(crate) fn age(time: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     match unix_seconds(time).and_then(|then| i64::try_from(now).ok().map(|now| now.saturating_sub(then).max(0))) {

@@ -1,15 +1,15 @@
-//! Text of a guest or a repository on its way to a terminal.
+//! Escapes untrusted text, of a guest or a repository, for a terminal.
 //!
-//! Nothing that moves the cursor, changes the terminal or reorders letters gets through. Two shapes: [`escape`] for one
-//! value on one line, [`StreamEscaper`] for a console log that arrives in pieces.
+//! Nothing that moves the cursor, changes the terminal or reorders letters passes. [`escape`] is for one value on one
+//! line, [`StreamEscaper`] for a console log that arrives in pieces.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Longest colour sequence that is waited for; a longer one is shown as text.
+/// Longest color sequence to wait for; a longer one is shown as text.
 const LONGEST_SEQUENCE: usize = 64;
 
-/// Whether a character may change more than its own cell.
+/// Whether a character may affect more than its own cell.
 pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -17,7 +17,7 @@ pub(crate) fn is_unsafe(c: char) -> bool {
             | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// One line of text with every control and bidirectional character written out (`\u{1b}`, `\n`).
+/// Escapes one line: every control and bidirectional character is written out (`\u{1b}`, `\n`).
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -37,8 +37,8 @@ fn push(out: &mut String, c: char) {
     }
 }
 
-/// JSON in which every control and bidirectional character of its strings is written out (`\u009b`): the same value. Those
-/// below the space are either written out already or stand between values.
+/// Escapes JSON text: every control and bidirectional character in its strings is written out (`\u009b`), which leaves
+/// the value unchanged. Characters below the space are already escaped, or stand between values.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     let is_raw = |c: char| c >= ' ' && is_unsafe(c);
     if !text.contains(is_raw) {
@@ -57,21 +57,21 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Escapes a byte stream: line ends and tabs stay, colours are dropped, the rest is written out. What a piece leaves
-/// unfinished (a character, a colour, a carriage return) waits for the next.
+/// Escapes a byte stream: line ends and tabs stay, colors are dropped, the rest is written out. A character, color or
+/// carriage return that a piece leaves unfinished waits for the next piece.
 #[derive(Debug, Default)]
 pub(crate) struct StreamEscaper {
     pending: Vec<u8>,
 }
 
 impl StreamEscaper {
-    /// What can be shown once `bytes` arrived.
+    /// Returns the text that can be shown after `bytes` arrived.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
         self.drain(false)
     }
 
-    /// What is left at the end of the stream.
+    /// Returns the rest at the end of the stream.
     pub(crate) fn finish(mut self) -> String {
         self.drain(true)
     }
@@ -120,7 +120,7 @@ impl StreamEscaper {
     }
 }
 
-/// The first character of `bytes`, or whether more bytes could still make one.
+/// Decodes the first character of `bytes`; the error says whether more bytes could complete it.
 fn first_char(bytes: &[u8]) -> Result<char, bool> {
     let head = &bytes[..bytes.len().min(4)];
     let valid = match std::str::from_utf8(head) {
@@ -132,16 +132,16 @@ fn first_char(bytes: &[u8]) -> Result<char, bool> {
 }
 
 enum Colour {
-    /// A colour sequence of this many bytes.
+    /// A color sequence of this many bytes.
     Complete(usize),
-    /// The beginning of what may become one.
+    /// A prefix of a possible color sequence.
     Unfinished,
-    /// Another sequence.
+    /// Another escape sequence.
     Other,
 }
 
-/// Whether `bytes`, which begin with ESC, begin with `ESC [ … m`. What comes later than a sequence can be long makes no
-/// difference, so that it is the same whatever pieces it comes in.
+/// Whether `bytes`, which begin with ESC, begin with `ESC [ … m`. Bytes beyond the longest sequence are not considered,
+/// so that the result does not depend on how the stream is split.
 fn colour(bytes: &[u8]) -> Colour {
     let bytes = &bytes[..bytes.len().min(LONGEST_SEQUENCE)];
     match bytes.get(1) {

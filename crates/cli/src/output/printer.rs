@@ -1,4 +1,4 @@
-//! The one way out: data to stdout, talk to stderr.
+//! All output of the program: data to stdout, messages to stderr.
 
 use super::escape::{self, escape};
 use crate::exit::Error;
@@ -11,31 +11,31 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-/// How this invocation talks.
+/// Output settings of this invocation.
 #[derive(Debug, Clone)]
 pub(crate) struct Printer {
     json: bool,
     quiet: bool,
-    /// Whom the talk is about, where it is about several.
-    about: Option<String>,
-    /// stderr is a guest command's, too.
-    shared: bool,
+    /// Name that every message is prefixed with, if the command acts on several VMs.
+    subject: Option<String>,
+    /// Whether a guest command writes to stderr, too.
+    stderr_is_guests: bool,
     stderr: Stderr,
 }
 
-/// What stderr can show.
+/// Capabilities of stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stderr {
-    /// Lines.
+    /// Plain lines.
     Plain,
-    /// Lines that move.
+    /// Lines that are redrawn.
     Terminal,
-    /// And colours.
+    /// Redrawn lines and colors.
     Color,
 }
 
 impl Printer {
-    /// Looks at stderr, `NO_COLOR` and `TERM` once.
+    /// Detects the capabilities of stderr, with `NO_COLOR` and `TERM`.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let stderr = match io::stderr().is_terminal() && !dumb {
@@ -43,43 +43,44 @@ impl Printer {
             true if no_color() => Stderr::Terminal,
             true => Stderr::Color,
         };
-        Self { json, quiet, about: None, shared: false, stderr }
+        Self { json, quiet, subject: None, stderr_is_guests: false, stderr }
     }
 
-    /// One that talks to nobody in particular, in lines without colours.
+    /// Builds a printer of plain lines without colors.
     pub(crate) fn plain() -> Self {
-        Self { json: false, quiet: false, about: None, shared: false, stderr: Stderr::Plain }
+        Self { json: false, quiet: false, subject: None, stderr_is_guests: false, stderr: Stderr::Plain }
     }
 
-    /// The same for one of several that something is done to at once: each line says whose it is, and there is no progress,
-    /// of which several would paint over each other.
+    /// Builds a printer for one of several VMs that a command acts on at once: each line is prefixed with `name`, and
+    /// no progress is shown, because several bars would overwrite each other.
     pub(crate) fn about(&self, name: &str) -> Self {
-        Self { about: Some(name.to_owned()), ..self.clone() }
+        Self { subject: Some(name.to_owned()), ..self.clone() }
     }
 
-    /// The same where stderr is a guest command's, too: events would stand in what it says.
-    pub(crate) fn beside_a_command(&self) -> Self {
-        Self { shared: true, ..self.clone() }
+    /// Builds a printer for a session, in which a guest command writes to stderr, too: no events are written among its
+    /// output.
+    pub(crate) fn for_session(&self) -> Self {
+        Self { stderr_is_guests: true, ..self.clone() }
     }
 
-    /// Whether what an operation does goes to stderr as events, for programs that watch, instead of as progress.
+    /// Whether the events of an operation are written to stderr for programs, instead of progress.
     pub(crate) fn events(&self) -> bool {
-        self.json && !self.quiet && !self.shared
+        self.json && !self.quiet && !self.stderr_is_guests
     }
 
-    /// Whether data goes out as JSON.
+    /// Whether data is printed as JSON.
     pub(crate) fn json(&self) -> bool {
         self.json
     }
 
-    /// Whether talk is left out.
+    /// Whether notices are suppressed.
     pub(crate) fn quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Whether it is shown how far things are.
+    /// Whether progress is shown.
     pub(crate) fn shows_progress(&self) -> bool {
-        !self.quiet && self.about.is_none()
+        !self.quiet && self.subject.is_none()
     }
 
     /// Whether stderr can show a progress bar.
@@ -87,80 +88,80 @@ impl Printer {
         self.stderr != Stderr::Plain
     }
 
-    /// Data for a person, with a line end; nothing when it is empty.
+    /// Prints data for a person and a line feed; nothing if it is empty.
     pub(crate) fn text(&self, text: &str) -> Result<(), Error> {
         if text.is_empty() { Ok(()) } else { self.bytes(format!("{text}\n").as_bytes()) }
     }
 
-    /// Data as it is.
+    /// Prints raw data.
     #[expect(clippy::unused_self, reason = "who has no printer has no business on stdout")]
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| stdout_error(&error))
     }
 
-    /// Data for a program: one JSON document.
+    /// Prints data for a program: one JSON document.
     pub(crate) fn value(&self, value: &impl Serialize) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(value)
             .map_err(|error| crate::exit::internal("cannot write the result as JSON", &error))?;
         self.bytes(format!("{}\n", escape::json(&text)).as_bytes())
     }
 
-    /// `value` as JSON when that was asked for, else what `text` makes of it.
+    /// Prints `value` as JSON if that was asked for, else as the text that `text` builds.
     pub(crate) fn data<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Error> {
         if self.json { self.value(value) } else { self.text(&text(value)) }
     }
 
-    /// Help as clap made it, coloured when stdout is a terminal.
+    /// Prints clap's help, colored if stdout is a terminal.
     pub(crate) fn help(&self, help: &StyledStr) -> Result<(), Error> {
         let text = if io::stdout().is_terminal() && !no_color() { help.ansi().to_string() } else { help.to_string() };
         self.bytes(text.as_bytes())
     }
 
-    /// One line for the person at the terminal; not with `--quiet`. The text is escaped.
-    pub(crate) fn talk(&self, line: &str) {
+    /// Prints a notice on stderr, escaped; not with `--quiet`.
+    pub(crate) fn note(&self, line: &str) {
         if self.quiet {
             return;
         }
-        match &self.about {
-            None => say(&escape(line)),
-            Some(name) => say(&escape(&format!("{name}: {line}"))),
+        match &self.subject {
+            None => write_stderr(&escape(line)),
+            Some(name) => write_stderr(&escape(&format!("{name}: {line}"))),
         }
     }
 
-    /// Several lines for the person at the terminal, whose cells are escaped already; not with `--quiet`.
-    pub(crate) fn talk_block(&self, text: &str) {
+    /// Prints several lines on stderr, which must be escaped already; not with `--quiet`.
+    pub(crate) fn note_block(&self, text: &str) {
         if !self.quiet {
-            say(text);
+            write_stderr(text);
         }
     }
 
-    /// Something a person should know though nothing failed; also with `--quiet`.
+    /// Prints a warning on stderr; also with `--quiet`.
     pub(crate) fn warn(&self, line: &str) {
-        say(&format!("{} {}", self.paint("33", "warning:"), escape(line)));
+        write_stderr(&format!("{} {}", self.paint("33", "warning:"), escape(line)));
     }
 
-    /// A failure: `error:`, its causes, its hints. With `--json` it is one object, on stdout because it is the data of a
-    /// failed command; on stderr where stdout belongs to a guest command (`session`).
+    /// Prints a failure: `error:`, its causes, its hints. With `--json` it is one object: on stdout, because it is the
+    /// data of a failed command, or on stderr if stdout belongs to a guest command (`session`).
     pub(crate) fn failure(&self, failure: &Failure, session: bool) {
         if !self.json {
-            say(&self.describe(failure));
+            write_stderr(&self.describe(failure));
         } else if session {
-            say(&escape::json(&serde_json::to_string(failure).unwrap_or_default()));
+            write_stderr(&escape::json(&serde_json::to_string(failure).unwrap_or_default()));
         } else if self.value(failure).is_err() {
-            say(&self.describe(failure));
+            write_stderr(&self.describe(failure));
         }
     }
 
-    /// An event of an operation, JSON as the daemon sent it; one about one of several VMs has its name as `vm`.
+    /// Prints an event of an operation: the daemon's JSON, with the VM's name as `vm` if the command acts on several.
     pub(crate) fn event(&self, line: &str) {
         if self.events() {
-            say(&escape::json(&self.named(line.trim_end())));
+            write_stderr(&escape::json(&self.named(line.trim_end())));
         }
     }
 
     fn named<'a>(&self, event: &'a str) -> Cow<'a, str> {
-        match (&self.about, event.strip_suffix('}')) {
+        match (&self.subject, event.strip_suffix('}')) {
             (Some(name), Some(fields)) => {
                 format!("{fields},\"vm\":{}}}", serde_json::Value::from(name.as_str())).into()
             }
@@ -168,7 +169,7 @@ impl Printer {
         }
     }
 
-    /// A failure as text, several lines.
+    /// Formats a failure as text of several lines.
     pub(crate) fn describe(&self, failure: &Failure) -> String {
         let mut out = format!("{} {}", self.paint("1;31", "error:"), block(&failure.message, "  "));
         for cause in &failure.causes {
@@ -190,17 +191,17 @@ impl Printer {
     }
 }
 
-/// Whether the person asked for no colours.
+/// Whether `NO_COLOR` asks for no colors.
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// A stderr that is gone is no reason to fail.
-fn say(text: &str) {
+/// Writes to stderr; a closed one is no reason to fail.
+fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
-/// What a failed write to stdout means.
+/// Converts the error of a write to stdout.
 pub(crate) fn stdout_error(error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         Error::Pipe
@@ -209,7 +210,7 @@ pub(crate) fn stdout_error(error: &io::Error) -> Error {
     }
 }
 
-/// Text of several lines (a console's last ones), each escaped, all but the first indented.
+/// Formats text of several lines (such as the end of a console): each is escaped, all but the first are indented.
 fn block(text: &str, indent: &str) -> String {
     text.trim_end().lines().map(escape).collect::<Vec<_>>().join(&format!("\n{indent}"))
 }
@@ -246,7 +247,7 @@ mod tests {
     fn events_are_for_programs_that_want_them_on_a_stderr_of_their_own() {
         let events = |json, quiet| Printer { json, quiet, ..plain() }.events();
         assert_eq!([events(true, false), events(true, true), events(false, false)], [true, false, false]);
-        assert!(!Printer { json: true, ..plain() }.beside_a_command().events());
+        assert!(!Printer { json: true, ..plain() }.for_session().events());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What an operation is doing, while it does it: a bar on a terminal, a line elsewhere, nothing for what is quick.
+//! Progress of an operation: a bar on a terminal, lines elsewhere, nothing for what is quick.
 
 use super::{escape::escape, printer::Printer};
 use banger_proto::{api::event::LayerState, size::ByteSize};
@@ -10,14 +10,14 @@ use std::{
 
 /// A phase shorter than this is not shown.
 const SHOW_AFTER: Duration = Duration::from_millis(200);
-/// A phase longer than this says at its end how long it took.
+/// A phase longer than this is reported with its duration at its end.
 const WORTH_A_TIME: Duration = Duration::from_secs(2);
-/// How often a transfer says where it is when there is no bar.
+/// Interval of a transfer's progress lines without a bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// How often [`Progress::tick`] wants to be called.
+/// Interval at which [`Progress::tick`] is to be called.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// The progress of one operation.
+/// Progress display of one operation.
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
     printer: &'a Printer,
@@ -25,7 +25,7 @@ pub(crate) struct Progress<'a> {
     layers: Layers,
 }
 
-/// The layers of the phase.
+/// Progress of the layers in the phase.
 #[derive(Debug, Default)]
 struct Layers {
     bars: Option<MultiProgress>,
@@ -44,9 +44,9 @@ struct Layer {
 struct Phase {
     text: String,
     since: Instant,
-    /// The bar, or when the last line was printed, once it is shown.
+    /// The bar, or the time of the last printed line, once anything is shown.
     shown: Option<Shown>,
-    /// Its layers are shown instead.
+    /// Whether its layers are shown instead.
     in_layers: bool,
     done: u64,
     total: Option<u64>,
@@ -63,7 +63,7 @@ impl<'a> Progress<'a> {
         Self { printer, phase: None, layers: Layers::default() }
     }
 
-    /// Another phase begins; the one before it ended.
+    /// Ends the current phase and begins another.
     pub(crate) fn phase(&mut self, text: &str) {
         self.end_phase();
         self.phase = Some(Phase {
@@ -76,7 +76,7 @@ impl<'a> Progress<'a> {
         });
     }
 
-    /// How far the phase is.
+    /// Updates the progress of the phase.
     pub(crate) fn advance(&mut self, done: u64, total: Option<u64>) {
         if let Some(phase) = &mut self.phase {
             (phase.done, phase.total) = (done, total);
@@ -84,12 +84,12 @@ impl<'a> Progress<'a> {
         self.tick();
     }
 
-    /// How far one of several layers is: a bar each on a terminal, else a line when it is here.
+    /// Updates the progress of one of several layers: a bar each on a terminal, else a line when it is complete.
     pub(crate) fn layer(&mut self, name: &str, state: LayerState, done: u64, total: u64) {
         if !self.printer.shows_progress() {
             return;
         }
-        // The bars of the layers say more than that of the phase.
+        // The bars of the layers replace that of the phase.
         if let Some(Phase { shown: shown @ Some(Shown::Bar(_)), .. }) = &mut self.phase
             && let Some(Shown::Bar(bar)) = shown.take()
         {
@@ -108,9 +108,9 @@ impl<'a> Progress<'a> {
         if !self.printer.terminal() {
             if ended {
                 let how = if cached { "from the cache" } else { "downloaded" };
-                self.printer.talk(&format!("layer {name}: {how}, {}", ByteSize(total)));
+                self.printer.note(&format!("layer {name}: {how}, {}", ByteSize(total)));
             }
-            // Large ones take minutes, and all together say how far they are.
+            // Large layers take minutes, so their sum is reported as well.
             let sum =
                 |bytes: fn(&Layer) -> u64| by_name.values().fold(0, |sum: u64, layer| sum.saturating_add(bytes(layer)));
             let (done, total) = (sum(|layer| layer.done), sum(|layer| layer.total));
@@ -127,18 +127,18 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Something worth a line of its own.
+    /// Prints a notice on a line of its own.
     pub(crate) fn notice(&self, text: &str) {
         if let Some(bars) = &self.layers.bars {
-            return bars.suspend(|| self.printer.talk(text));
+            return bars.suspend(|| self.printer.note(text));
         }
         match &self.phase {
-            Some(Phase { shown: Some(Shown::Bar(bar)), .. }) => bar.suspend(|| self.printer.talk(text)),
-            _ => self.printer.talk(text),
+            Some(Phase { shown: Some(Shown::Bar(bar)), .. }) => bar.suspend(|| self.printer.note(text)),
+            _ => self.printer.note(text),
         }
     }
 
-    /// Time passed: shows what has become worth showing.
+    /// Shows what has become worth showing as time passed.
     pub(crate) fn tick(&mut self) {
         if !self.printer.shows_progress() {
             return;
@@ -154,7 +154,7 @@ impl<'a> Progress<'a> {
                 self.tick();
             }
             None => {
-                self.printer.talk(&phase.text);
+                self.printer.note(&phase.text);
                 phase.shown = Some(Shown::Line(Instant::now()));
             }
             Some(Shown::Bar(bar)) => {
@@ -168,7 +168,7 @@ impl<'a> Progress<'a> {
             Some(Shown::Line(last)) if phase.done > 0 && last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
                 let line = position(&phase.text, phase.done, phase.total);
-                self.printer.talk(&line);
+                self.printer.note(&line);
             }
             Some(Shown::Line(_)) => {}
         }
@@ -185,13 +185,13 @@ impl<'a> Progress<'a> {
             bar.finish_and_clear();
         }
         if phase.shown.is_some() && took >= WORTH_A_TIME {
-            self.printer.talk(&format!("{}: {:.1} s", phase.text, took.as_secs_f64()));
+            self.printer.note(&format!("{}: {:.1} s", phase.text, took.as_secs_f64()));
         }
     }
 }
 
 impl Drop for Progress<'_> {
-    /// The terminal is left as it was, also when the operation failed.
+    /// Restores the terminal, also when the operation failed.
     fn drop(&mut self) {
         self.end_phase();
     }

@@ -1,9 +1,9 @@
-//! Tables without borders. Every cell is escaped: names of images and processes come from elsewhere.
+//! Tables without borders. Every cell is escaped, because names of images and processes are untrusted.
 
 use super::escape::escape;
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableStyle};
 
-/// A table of `rows` under `header`, one line a row, however narrow the terminal is.
+/// Formats `rows` under `header`, one line a row, however narrow the terminal is.
 pub(crate) fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl IntoIterator<Item = R>) -> String {
     let mut table = Table::new();
     table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Disabled);
@@ -17,7 +17,7 @@ pub(crate) fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl 
     table.trim_fmt()
 }
 
-/// `key: value` lines with the values in one column; absent values are left out.
+/// Formats `key: value` lines with the values in one column; absent values are left out.
 pub(crate) fn facts(facts: &[(&str, Option<String>)]) -> String {
     let width = facts.iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key.len()).max().unwrap_or(0) + 2;
     facts

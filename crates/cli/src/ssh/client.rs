@@ -1,4 +1,5 @@
-//! The system's ssh client, told all it needs on its command line: no configuration of the user's has to be changed.
+//! Runs the system's ssh client with everything it needs on the command line, so that no configuration of the user has
+//! to change.
 
 use super::{access::DOMAIN, config};
 use banger_proto::{
@@ -13,9 +14,9 @@ use std::{
     process::Command,
 };
 
-/// What ssh is to read of VMs, in banger's own file: made or renewed.
+/// Writes banger's own ssh configuration file, and returns its path.
 pub(crate) fn write_config(layout: &Layout) -> Result<PathBuf, Failure> {
-    let text = config::render(layout, &itself()?, std::env::var_os("BANGER_HOME").as_deref())?;
+    let text = config::render(layout, &current_program()?, std::env::var_os("BANGER_HOME").as_deref())?;
     let path = layout.ssh_config();
     let failed = |error: std::io::Error| {
         Failure::caused_by(Code::Unavailable, format!("cannot write {}", path.display()), &error)
@@ -33,29 +34,29 @@ pub(crate) fn write_config(layout: &Layout) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// This program, as others start it.
-pub(crate) fn itself() -> Result<PathBuf, Failure> {
+/// Returns the path of this program.
+pub(crate) fn current_program() -> Result<PathBuf, Failure> {
     std::env::current_exe()
         .map_err(|error| Failure::caused_by(Code::Internal, "cannot tell where this program is", &error))
 }
 
-/// Options of ssh(1) that have a value.
+/// Options of ssh(1) that take a value.
 const VALUED: &[u8] = b"BbcDEeFIiJLlmOoPpQRSWw";
 
-/// The user to enter as, when the VM has one with a name: ssh knows nobody by number. `args` may say another.
+/// Returns the user to log in as, if the VM has one with a name: ssh knows no numeric users. `args` may name another.
 pub(crate) fn login<'a>(user: Option<&'a str>, args: &[OsString]) -> Option<&'a str> {
     let name = user?.split(':').next()?;
-    (name.parse::<u32>().is_err() && !says_a_user(args)).then_some(name)
+    (name.parse::<u32>().is_err() && !names_user(args)).then_some(name)
 }
 
-/// Whether ssh's own options name a user: those before the first word that is none, with which the command begins.
-fn says_a_user(args: &[OsString]) -> bool {
+/// Whether ssh's own options name a user. They end at the first argument that is none, with which the command begins.
+fn names_user(args: &[OsString]) -> bool {
     let mut words = args.iter().map(|arg| arg.as_encoded_bytes());
     while let Some(word) = words.next() {
         let Some(letters) = word.strip_prefix(b"-").filter(|letters| !letters.is_empty() && *letters != b"-") else {
             return false;
         };
-        // Several may stand in one word; the first with a value takes the rest of it, or the next word.
+        // One argument may hold several options; the first with a value takes the rest of it, or the next argument.
         let Some(at) = letters.iter().position(|letter| VALUED.contains(letter)) else { continue };
         let (option, rest) = (letters[at], &letters[at + 1..]);
         let value = if rest.is_empty() { words.next().unwrap_or_default() } else { rest };
@@ -67,7 +68,7 @@ fn says_a_user(args: &[OsString]) -> bool {
     false
 }
 
-/// Becomes ssh. `args` are everything after the VM's name; only a failure comes back.
+/// Replaces this process by ssh. `args` are everything after the VM's name. Returns only on failure.
 pub(crate) fn become_ssh(config: &Path, vm: &str, user: Option<&str>, args: &[OsString]) -> Failure {
     let mut ssh = Command::new("ssh");
     ssh.args([OsStr::new("-F"), config.as_os_str()]);
@@ -101,7 +102,7 @@ mod tests {
         ] {
             assert_eq!(login(Some("dev"), &args(said)), None, "{said:?}");
         }
-        // What the command's own words say is the command's.
+        // Options on the user's command line take precedence.
         for unsaid in [
             &["ls", "-l"][..],
             &["-v", "ls", "-la"],

@@ -1,4 +1,4 @@
-//! What ssh has to know of VMs, as a configuration file.
+//! Renders the ssh configuration for VMs.
 
 use super::access::DOMAIN;
 use banger_proto::{
@@ -7,7 +7,7 @@ use banger_proto::{
 };
 use std::{ffi::OsStr, path::Path};
 
-/// The section for every VM. `home` is `BANGER_HOME` when it says where everything is.
+/// Renders the section for all VMs. `home` is `BANGER_HOME`, if it is set.
 pub(crate) fn render(layout: &Layout, banger: &Path, home: Option<&OsStr>) -> Result<String, Failure> {
     let ssh = layout.ssh();
     let proxy = match home {
@@ -33,7 +33,7 @@ pub(crate) fn render(layout: &Layout, banger: &Path, home: Option<&OsStr>) -> Re
     ))
 }
 
-/// A path in an ssh configuration. `%` begins a token there.
+/// Quotes a path for an ssh configuration, where `%` begins a token.
 pub(crate) fn quoted(path: &Path) -> Result<String, Failure> {
     match path.to_str() {
         Some(text) if !text.contains(['"', '\\', '\n', '$']) => Ok(format!("\"{}\"", text.replace('%', "%%"))),
@@ -41,7 +41,7 @@ pub(crate) fn quoted(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// A word for the user's shell, which runs a proxy command.
+/// Quotes a word for the user's shell, which runs a proxy command.
 fn shell(word: &OsStr) -> Result<String, Failure> {
     match word.to_str() {
         Some(text) if !text.contains(['\'', '\n']) => Ok(format!("'{}'", text.replace('%', "%%"))),

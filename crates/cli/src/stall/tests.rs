@@ -1,4 +1,4 @@
-//! Guests that are slow, and such as only look so.
+//! Guests that are slow, and guests that only seem so.
 
 use super::*;
 use crate::progress_stream::ProgressStream;
@@ -8,10 +8,10 @@ use tokio::{
     sync::Notify,
 };
 
-const SHORT: StallTimeout = StallTimeout { silence: Duration::from_secs(2), work: Duration::from_secs(60 * 60) };
-/// The work of a guest that never comes to its end.
-const ENDING: StallTimeout = StallTimeout { silence: Duration::from_secs(1), work: Duration::from_secs(4) };
-/// Pauses of a guest that is slow: each shorter than the patience, together longer.
+const SHORT: StallTimeout = StallTimeout { idle: Duration::from_secs(2), work: Duration::from_secs(60 * 60) };
+/// Limits for a guest that never finishes.
+const ENDING: StallTimeout = StallTimeout { idle: Duration::from_secs(1), work: Duration::from_secs(4) };
+/// Pauses of a slow guest: each shorter than the time limit, together longer.
 const PAUSES: (u32, Duration) = (8, Duration::from_millis(400));
 
 async fn connection() -> (Connection, DuplexStream) {
@@ -80,7 +80,7 @@ async fn a_guest_that_is_slow_may_take_its_time_both_ways() {
     assert_eq!(got, count as usize);
 }
 
-/// It took everything and works: it is asked whether it is there, and given up when it does not say so.
+/// A guest that has received everything and works is asked whether it is alive, and given up if it does not answer.
 #[tokio::test]
 async fn a_guest_that_works_may_be_silent_while_it_is_there() {
     for (times, answers) in [(3, true), (0, false)] {
@@ -95,14 +95,14 @@ async fn a_guest_that_works_may_be_silent_while_it_is_there() {
             guest.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             std::future::pending::<()>().await;
         };
-        let is_there = async || {
+        let responds = async || {
             let asked = asked.fetch_add(1, Ordering::Relaxed) + 1;
             if asked == times {
                 enough.notify_one();
             }
             asked <= times
         };
-        let exchange = SHORT.exchange_while(&mut connection, Method::PUT, "/", Some(pieces(3)), is_there);
+        let exchange = SHORT.exchange_while(&mut connection, Method::PUT, "/", Some(pieces(3)), responds);
         let answer = tokio::select! { answer = exchange => answer, () = works => unreachable!() };
         assert_eq!(
             answer.map(|answer| answer.status().is_success()).map_err(|it| it.code).ok(),
@@ -111,7 +111,7 @@ async fn a_guest_that_works_may_be_silent_while_it_is_there() {
     }
 }
 
-/// What it does not take is owed, however well it answers besides.
+/// Bytes that the guest does not take are owed, even if it answers other requests.
 #[tokio::test]
 async fn a_guest_that_takes_nothing_is_not_asked() {
     let (mut connection, _guest) = connection().await;
@@ -123,39 +123,39 @@ async fn a_guest_that_takes_nothing_is_not_asked() {
 #[tokio::test]
 async fn work_ends_when_the_guest_is_gone() {
     let asked = AtomicUsize::new(0);
-    let is_there = async || asked.fetch_add(1, Ordering::Relaxed) < 2;
-    let nothing = SHORT.attend(std::future::pending::<crate::exit::Result<()>>(), &[], is_there);
+    let responds = async || asked.fetch_add(1, Ordering::Relaxed) < 2;
+    let nothing = SHORT.supervise(std::future::pending::<crate::exit::Result<()>>(), &[], responds);
     assert!(nothing.await.is_err());
     assert_eq!(asked.load(Ordering::Relaxed), 4);
-    let done = SHORT.attend(async { Ok(1) }, &[], async || false).await;
+    let done = SHORT.supervise(async { Ok(1) }, &[], async || false).await;
     assert_eq!(done.ok(), Some(1));
 }
 
-/// Neither for one that says that it is there, nor for one that says something now and then.
+/// Neither a guest that claims to be alive nor one that drips bytes is waited for without limit.
 #[tokio::test]
 async fn nobody_waits_for_ever() {
     let (mut silent, _guest) = connection().await;
     let there = async || true;
     let exchange = ENDING.exchange_while(&mut silent, Method::PUT, "/", Some(pieces(0)), there);
-    let nothing = ENDING.attend(std::future::pending::<crate::exit::Result<()>>(), &[], there);
+    let nothing = ENDING.supervise(std::future::pending::<crate::exit::Result<()>>(), &[], there);
     let mut sink = ProgressStream::new(tokio::io::sink());
-    let heard = [sink.last_write()];
+    let outputs = [sink.last_write()];
     let drips = async {
         while sink.write_all(b"x").await.is_ok() {
-            sleep(ENDING.silence / 10).await;
+            sleep(ENDING.idle / 10).await;
         }
         Ok(())
     };
-    let drips = ENDING.attend(drips, &heard, there);
+    let drips = ENDING.supervise(drips, &outputs, there);
     let (mut dripping, mut guest) = connection().await;
     tokio::spawn(async move {
         head(&mut guest).await;
         guest.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await.unwrap();
         while guest.write_all(b"x").await.is_ok() {
-            sleep(ENDING.silence / 10).await;
+            sleep(ENDING.idle / 10).await;
         }
     });
-    let ending = StallTimeout { silence: Duration::from_secs(60), ..ENDING };
+    let ending = StallTimeout { idle: Duration::from_secs(60), ..ENDING };
     let collect = async {
         let response = ending.exchange(&mut dripping, Method::GET, "/", None).await.unwrap();
         ending.collect(response.into_body(), 1 << 20).await.map(drop)
@@ -181,13 +181,13 @@ async fn one_answer_that_is_missed_ends_no_work() {
         enough.notified().await;
         Ok(1)
     };
-    assert_eq!(SHORT.attend(work, &[], every_other).await.ok(), Some(1));
+    assert_eq!(SHORT.supervise(work, &[], every_other).await.ok(), Some(1));
 }
 
 #[tokio::test]
 async fn a_guest_that_is_heard_is_not_asked() {
     let mut sink = ProgressStream::new(tokio::io::sink());
-    let (heard, (count, pause)) = (sink.last_write(), PAUSES);
+    let (outputs, (count, pause)) = (sink.last_write(), PAUSES);
     let work = async {
         for _ in 0..count {
             sink.write_all(b"x").await.unwrap();
@@ -195,7 +195,7 @@ async fn a_guest_that_is_heard_is_not_asked() {
         }
         Ok(1)
     };
-    assert_eq!(SHORT.attend(work, &[heard], async || panic!("asked")).await.ok(), Some(1));
+    assert_eq!(SHORT.supervise(work, &[outputs], async || panic!("asked")).await.ok(), Some(1));
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn a_source_here_that_is_slow_is_not_the_guests_fault() {
         guest.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     });
     let late = futures_util::stream::once(async {
-        tokio::time::sleep(SHORT.silence * 2).await;
+        tokio::time::sleep(SHORT.idle * 2).await;
         Ok::<_, io::Error>(Frame::data(Bytes::from_static(b"!")))
     });
     let body = http::Body::new(StreamBody::new(Box::pin(late)));

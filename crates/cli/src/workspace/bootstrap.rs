@@ -93,9 +93,9 @@ pub(crate) async fn install(
         capture(endpoint, &exec_spec(INSTALL, &[&workspace.guest_path, mode]), MAX_OUTPUT).await?
     };
     if !is_installing(done, endpoint.name.as_str(), file)? {
-        printer.talk(&format!("VM {} has no mise: the tools of {file} are not installed", endpoint.name));
+        printer.note(&format!("VM {} has no mise: the tools of {file} are not installed", endpoint.name));
     } else if how == Bootstrap::Background {
-        printer.talk(&format!(
+        printer.note(&format!(
             "mise installs the tools of {file} meanwhile: .git/banger-bootstrap.log says how far it is"
         ));
     }
@@ -122,7 +122,7 @@ fn is_installing(done: Captured, name: &str, file: &str) -> std::result::Result<
 /// bounded.
 pub(crate) async fn fuzz_read<S: AsyncRead + AsyncWrite + Unpin>(session: Session<S>) -> Result<bool> {
     let (_, stdin) = mpsc::channel(1);
-    let done = capture::take(session, stdin, MAX_OUTPUT, None, async || false).await?;
+    let done = capture::capture_session(session, stdin, MAX_OUTPUT, None, async || false).await?;
     // Bytes that are not UTF-8 become longer as text.
     assert!(done.stdout.len() <= MAX_OUTPUT && done.stderr.len() <= 3 * MAX_OUTPUT, "more than is kept");
     Ok(is_installing(done, "demo", FILES[0])?)

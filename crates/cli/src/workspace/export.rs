@@ -15,7 +15,7 @@ use super::{
     swap::{self, ApplyLock, Stage, SwapError},
     trusted::Trusted,
 };
-use crate::{context::Context, exec::capture::capture_with, exit::Result, guest, output::progress::Progress};
+use crate::{context::Context, exec::capture::capture_with_progress, exit::Result, guest, output::progress::Progress};
 use banger_proto::failure::{Code, Failure};
 use std::{
     ffi::OsStr,
@@ -90,7 +90,7 @@ pub(crate) async fn export(context: &Context, vm: &str, request: &ExportRequest)
     let mut ask = async |renames: &str| -> Result<(Vec<u8>, Summary)> {
         let args = [path, base.as_str(), renames].into_iter().chain(excluded.iter().map(String::as_str));
         let spec = guest_git::exec_spec(&with_git(EXPORT), &args.collect::<Vec<_>>());
-        let made = capture_with(&endpoint, &spec, MAX_PATCH, Some(&mut progress)).await?;
+        let made = capture_with_progress(&endpoint, &spec, MAX_PATCH, Some(&mut progress)).await?;
         if made.is_missing() {
             let failure = Failure::new(Code::Unsupported, format!("VM {name} has no git, which makes the patch"));
             let failure = failure.hint(format!("install git in the guest, or: banger vm cp {name}:{path} DIR"));

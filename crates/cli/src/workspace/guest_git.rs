@@ -7,7 +7,7 @@ use super::{
     is_id,
 };
 use crate::{
-    exec::capture::{Captured, capture, capture_given},
+    exec::capture::{Captured, capture, capture_with_stdin},
     exit::Result,
 };
 use banger_proto::{
@@ -135,7 +135,7 @@ pub(crate) async fn commit_tree(
     untracked: &[RepoPath],
 ) -> Result<Option<String>> {
     let exec_spec = exec_spec(&with_git(COMMIT_TREE), &[path, parent.unwrap_or("")]);
-    let done = capture_given(endpoint, &exec_spec, &join(untracked), 4096).await?;
+    let done = capture_with_stdin(endpoint, &exec_spec, &join(untracked), 4096).await?;
     if done.is_missing() {
         return Ok(None);
     }

@@ -56,7 +56,7 @@ pub(super) fn absolute(path: String) -> Result<String> {
     if path.starts_with('/') && plan::guest_path(&path).is_ok_and(|plain| plain == path) {
         Ok(path)
     } else {
-        let path = guest::words(path.as_bytes());
+        let path = guest::excerpt(path.as_bytes());
         Err(Failure::new(Code::Guest, format!("{} says that the workspace is at {path:?}", guest::WHO)).into())
     }
 }
@@ -116,7 +116,7 @@ async fn send_over(context: &Context, lock: &ImportLock, plan: Arc<Plan>, left: 
     if let Some(first) = backups.first() {
         context
             .printer
-            .talk(&format!("work that was overwritten stays in the guest, as {}", some(first, backups.len())));
+            .note(&format!("work that was overwritten stays in the guest, as {}", some(first, backups.len())));
     }
     Ok(workspace)
 }

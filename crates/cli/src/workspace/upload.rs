@@ -75,8 +75,8 @@ impl Upload {
         }
         let body = Some(streamed(self.chunks));
         // The agent answers only after it wrote the files out of the packs, so it is asked meanwhile whether it is there.
-        let is_there = async || guest::is_there(endpoint).await;
-        let sending = STALL_TIMEOUT.exchange_while(&mut connection, Method::PUT, &request, body, is_there);
+        let responds = async || guest::responds(endpoint).await;
+        let sending = STALL_TIMEOUT.exchange_while(&mut connection, Method::PUT, &request, body, responds);
         tokio::pin!(sending);
         let mut ticks = tokio::time::interval(TICK);
         let sent = loop {

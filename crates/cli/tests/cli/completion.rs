@@ -38,6 +38,11 @@ fn live_names_are_completed() {
         ("banger kernel pull d", "debian-6.1\n"),
         ("banger vm res", "restart\n"),
         ("banger run --over", "--overcommit\n"),
+        ("banger cp de", "demo:\ndev:\n"),
+        ("banger vm cp ./none we", "web:\n"),
+        ("banger cp /proc/self/statu", "/proc/self/status\n"),
+        // What is in a guest is not looked up.
+        ("banger cp demo:/et", "\n"),
     ] {
         let completed = complete(&daemon.env, line);
         assert_eq!((completed.out().as_str(), completed.err().as_str()), (expected, ""), "{line}");

@@ -1,21 +1,22 @@
-//! Times in archives: a tar header has whole seconds since 1970, a PAX record before it (`mtime`) says the rest.
+//! Modification times in archives: a tar header has whole seconds since 1970, and a PAX record `mtime` before it has
+//! the rest.
 
-/// A point in time: seconds since 1970, which may be before, and nanoseconds after that second.
+/// A point in time: seconds since 1970, which may be negative, and nanoseconds after that second.
 pub type UnixTime = (i64, u32);
 
-/// What goes in a header: the second, or 1970 for what was before.
+/// Returns the value for a header: the second, or 0 for times before 1970.
 #[must_use]
 pub fn header_seconds((seconds, _): UnixTime) -> u64 {
     u64::try_from(seconds).unwrap_or(0)
 }
 
-/// The value of a record, where the header alone does not say it.
+/// Returns the value for a PAX record; `None` if the header alone expresses the time.
 #[must_use]
 pub fn to_pax((seconds, nanoseconds): UnixTime) -> Option<String> {
     if seconds >= 0 && nanoseconds == 0 {
         return None;
     }
-    // A decimal number counts from zero on both sides.
+    // A decimal number counts away from zero on both sides.
     let (sign, whole, part) = match (seconds < 0, nanoseconds) {
         (false, _) => ("", seconds.unsigned_abs(), nanoseconds),
         (true, 0) => ("-", seconds.unsigned_abs(), 0),
@@ -24,7 +25,7 @@ pub fn to_pax((seconds, nanoseconds): UnixTime) -> Option<String> {
     Some(if part == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part:09}") })
 }
 
-/// Reads a record's value, whoever wrote it; digits beyond nanoseconds are dropped.
+/// Parses the value of any writer's PAX record; digits beyond nanoseconds are dropped.
 #[must_use]
 pub fn from_pax(value: &[u8]) -> Option<UnixTime> {
     let text = std::str::from_utf8(value).ok()?;

@@ -1,5 +1,4 @@
-//! Zeroes on their way into a new file become holes: a disk image that is mostly nothing stays small, at either end of the
-//! channel.
+//! Copies that turn zeros into holes, so that a mostly empty disk image stays small at either end.
 
 use std::{
     fs::File,
@@ -7,12 +6,12 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-/// What a file system gives room in.
+/// Allocation unit of the file system, in bytes.
 const BLOCK: usize = 4096;
-/// Bytes that are read at once.
+/// Most bytes of one read.
 const CHUNK: usize = 32 * BLOCK;
 
-/// Copies into files. Its buffer outlives a file: a tree of small ones would spend its time in making them.
+/// Copies into files. The buffer is reused: a tree of small files would spend its time in allocating it.
 #[derive(Debug)]
 pub struct SparseCopier {
     buffer: Vec<u8>,
@@ -25,12 +24,12 @@ impl Default for SparseCopier {
 }
 
 impl SparseCopier {
-    /// One with an empty buffer.
+    /// Creates a copier with its buffer.
     pub fn new() -> Self {
         Self { buffer: vec![0; CHUNK] }
     }
 
-    /// Copies all of `from` into `to`, which is new and empty; gives how many bytes that were.
+    /// Copies all of `from` into `to`, which is new and empty, and returns the number of bytes.
     pub fn copy(&mut self, from: &mut dyn Read, to: &File) -> io::Result<u64> {
         let (mut total, mut hole) = (0_u64, 0_u64);
         loop {
@@ -59,12 +58,12 @@ impl SparseCopier {
     }
 }
 
-/// Whether the first block is nothing but zeroes; one cut short, at the end of a file, never is: it costs nothing.
+/// Whether the first block has only zeros. A truncated block at the end of a file counts as data: it saves nothing.
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.get(..BLOCK).is_some_and(|block| block.iter().all(|byte| *byte == 0))
 }
 
-/// Reads until the buffer is full or there is no more.
+/// Reads until the buffer is full or the end is reached.
 fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -1,10 +1,10 @@
-//! Opening streams.
+//! Opens streams to the other end.
 
 use super::{Ended, Shared, mux::OpenError, stream::Stream};
 use banger_proto::agent::link::{ACCEPTED, REFUSED};
 use tokio::io::AsyncReadExt;
 
-/// Opens streams to the other end. Cheap to clone; outlives the session, whose end it then reports.
+/// Opens streams to the other end. Cheap to clone; it outlives the session and then reports how it ended.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     shared: Shared,
@@ -16,13 +16,13 @@ pub enum DialError {
     /// Nothing listens on that port at the other end.
     #[error("nothing listens on guest-channel port {0}")]
     Refused(u32),
-    /// The session has as many streams as it may.
+    /// The session has the maximum number of streams.
     #[error("the guest channel has no room for another stream")]
     Full,
-    /// The other end reset the stream, or answered it with nonsense.
+    /// The other end reset the stream, or sent an invalid answer.
     #[error("the other end dropped the stream to port {0}")]
     Dropped(u32),
-    /// There is no session any more.
+    /// The session has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
 }
@@ -32,8 +32,8 @@ impl Dialer {
         Self { shared }
     }
 
-    /// Opens a stream to `port` and waits for the other end's answer, for as long as that takes. Dropping the future
-    /// gives the stream up.
+    /// Opens a stream to `port` and waits for the other end's answer, without a limit. Dropping the future gives the
+    /// stream up.
     pub async fn dial(&self, port: u32) -> Result<Stream, DialError> {
         let id = self.shared.lock().open(port).map_err(|error| match error {
             OpenError::Full => DialError::Full,

@@ -2,7 +2,7 @@
 
 use super::{
     Ended, Shared,
-    parse::{Broken, Parser},
+    parse::{ParseError, Parser},
 };
 use std::{
     future::poll_fn,
@@ -11,53 +11,53 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Size of the buffer one read of the pipe goes to, in bytes.
+/// Size of the read buffer, in bytes.
 const READ: usize = 32 << 10;
-/// Rounds of reading and writing before the other tasks get a turn.
+/// Rounds of reading and writing before the driver yields to other tasks.
 const ROUNDS: usize = 16;
 
-/// The engine of one session: nothing moves unless [`Driver::run`] is polled, and dropping it ends the session.
+/// The driver of one session: nothing moves unless [`Driver::run`] is polled, and dropping it ends the session.
 #[derive(Debug)]
 pub struct Driver<P> {
     pipe: Option<P>,
     shared: Shared,
     parser: Parser,
-    /// What the handshake read beyond its end.
-    early: Vec<u8>,
+    /// Bytes that the handshake read beyond its end.
+    prefetched: Vec<u8>,
     out: Vec<u8>,
     sent: usize,
     buffer: Box<[u8]>,
 }
 
-/// What is left of a session that ended.
+/// The remainder of a session that ended.
 #[derive(Debug)]
-pub(crate) struct Remains<P> {
+pub(crate) struct Remainder<P> {
     pub(crate) reason: Ended,
     pub(crate) pipe: P,
-    /// Read from the pipe and not understood: the next handshake starts with it.
+    /// Bytes read from the pipe and not understood; the next handshake starts with them.
     pub(crate) rest: Vec<u8>,
 }
 
 impl<P: AsyncRead + AsyncWrite + Unpin> Driver<P> {
-    pub(crate) fn new(pipe: P, shared: Shared, parser: Parser, early: Vec<u8>, out: Vec<u8>) -> Self {
-        Self { pipe: Some(pipe), shared, parser, early, out, sent: 0, buffer: vec![0; READ].into_boxed_slice() }
+    pub(crate) fn new(pipe: P, shared: Shared, parser: Parser, prefetched: Vec<u8>, out: Vec<u8>) -> Self {
+        Self { pipe: Some(pipe), shared, parser, prefetched, out, sent: 0, buffer: vec![0; READ].into_boxed_slice() }
     }
 
-    /// Drives the session until it ends; every handle then fails with the reason.
+    /// Drives the session until it ends; every handle then fails with the returned reason.
     pub async fn run(self) -> Ended {
         self.finish().await.reason
     }
 
-    pub(crate) async fn finish(mut self) -> Remains<P> {
-        let Broken { reason, rest } = poll_fn(|cx| self.poll(cx)).await;
+    pub(crate) async fn finish(mut self) -> Remainder<P> {
+        let ParseError { reason, rest } = poll_fn(|cx| self.poll(cx)).await;
         self.shared.lock().end(&reason);
         let pipe = self.pipe.take().expect("the pipe leaves only here");
-        Remains { reason, pipe, rest }
+        Remainder { reason, pipe, rest }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
-        let early = std::mem::take(&mut self.early);
-        if let Err(broken) = self.parser.feed(&early, &mut self.shared.lock()) {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ParseError> {
+        let prefetched = std::mem::take(&mut self.prefetched);
+        if let Err(broken) = self.parser.feed(&prefetched, &mut self.shared.lock()) {
             return Poll::Ready(broken);
         }
         for _ in 0..ROUNDS {
@@ -73,8 +73,8 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Driver<P> {
         Poll::Pending
     }
 
-    /// One write to the pipe; pending when there is nothing to write or the pipe takes nothing.
-    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    /// Writes to the pipe once; pending if there is nothing to write or the pipe accepts no bytes.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ParseError>> {
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
@@ -88,7 +88,7 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Driver<P> {
             Ok(0) => Poll::Ready(Err(broken(Ended::Closed))),
             Ok(count) => {
                 self.sent += count;
-                // A pipe with a buffer of its own gets one chance to send; the next round comes back to it.
+                // A pipe with a buffer of its own gets one chance to flush; the next round retries.
                 match Pin::new(pipe).poll_flush(cx) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(broken(Ended::Pipe(error.kind())))),
                     _ => Poll::Ready(Ok(())),
@@ -98,8 +98,8 @@ impl<P: AsyncRead + AsyncWrite + Unpin> Driver<P> {
         }
     }
 
-    /// One read of the pipe.
-    fn poll_in(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    /// Reads from the pipe once.
+    fn poll_in(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ParseError>> {
         let pipe = self.pipe.as_mut().expect("the pipe leaves only at the end");
         let mut buffer = ReadBuf::new(&mut self.buffer);
         match ready!(Pin::new(pipe).poll_read(cx, &mut buffer)) {
@@ -116,6 +116,6 @@ impl<P> Drop for Driver<P> {
     }
 }
 
-fn broken(reason: Ended) -> Broken {
-    Broken { reason, rest: Vec::new() }
+fn broken(reason: Ended) -> ParseError {
+    ParseError { reason, rest: Vec::new() }
 }

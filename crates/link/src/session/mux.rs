@@ -28,15 +28,16 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Bytes a stream may hold for sending before its writer waits.
+/// Bytes of a stream that may wait to be sent before its writer has to wait.
 pub const OUTBOX: usize = 64 << 10;
-/// Streams a host lets its guest have open at once; the guest needs one or two.
+/// Most streams that a host lets its guest have open at once; the guest needs one or two.
 pub const MAX_GUEST_STREAMS: usize = 16;
-/// Frames of control (resets, pongs) that may wait for a pipe that takes nothing, before the peer is called hostile.
+/// Most control frames (resets, pongs) that may wait for a pipe that accepts no bytes, before the peer is treated as
+/// hostile.
 const MAX_CONTROL: usize = 4 * MAX_STREAMS;
-/// How much [`Mux::fill`] puts into the buffer of one write to the pipe, about.
+/// Approximate size of one batch of [`Mux::fill`], in bytes.
 const BATCH: usize = 64 << 10;
-/// Bytes of the port in front of a stream.
+/// Size of the port at the beginning of a stream, in bytes.
 pub(crate) const PORT: usize = 4;
 
 /// All streams of a session.
@@ -44,12 +45,12 @@ pub(crate) const PORT: usize = 4;
 pub(crate) struct Mux {
     role: Role,
     flows: HashMap<u32, Flow>,
-    /// How many of `flows` the peer opened.
+    /// Number of `flows` that the peer opened.
     opened_by_peer: usize,
-    /// Opened by the peer and not yet handed out, oldest first.
-    newborn: VecDeque<u32>,
-    /// Streams with something to send, one frame a turn.
-    turn: VecDeque<u32>,
+    /// Streams opened by the peer and not yet accepted, oldest first.
+    accept_queue: VecDeque<u32>,
+    /// Streams with data to send, served in turn with one frame each.
+    send_queue: VecDeque<u32>,
     control: VecDeque<Header>,
     next_id: u32,
     ended: Option<Ended>,
@@ -57,7 +58,7 @@ pub(crate) struct Mux {
     acceptor: Option<Waker>,
 }
 
-/// Why [`Mux::open`] gave no stream.
+/// Reason why [`Mux::open`] failed.
 #[derive(Debug)]
 pub(crate) enum OpenError {
     Full,
@@ -70,8 +71,8 @@ impl Mux {
             role,
             flows: HashMap::new(),
             opened_by_peer: 0,
-            newborn: VecDeque::new(),
-            turn: VecDeque::new(),
+            accept_queue: VecDeque::new(),
+            send_queue: VecDeque::new(),
             control: VecDeque::new(),
             next_id: if role == Role::Host { 1 } else { 2 },
             ended: None,
@@ -80,7 +81,7 @@ impl Mux {
         }
     }
 
-    /// A new stream to `port`, its header already in the outbox.
+    /// Opens a stream to `port` and queues its header.
     pub(crate) fn open(&mut self, port: u32) -> Result<u32, OpenError> {
         if let Some(ended) = &self.ended {
             return Err(OpenError::Ended(ended.clone()));
@@ -95,23 +96,23 @@ impl Mux {
         Ok(id)
     }
 
-    /// The next stream of the peer whose port is known. `Ready(None)` once the session has ended.
+    /// Returns the peer's next stream whose port is known. `Ready(None)` once the session has ended.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<(u32, u32), Ended>> {
         let mut at = 0;
-        while let Some(&id) = self.newborn.get(at) {
+        while let Some(&id) = self.accept_queue.get(at) {
             let Some(flow) = self.flows.get_mut(&id) else {
-                self.newborn.remove(at);
+                self.accept_queue.remove(at);
                 continue;
             };
             if flow.inbox.len() >= PORT {
                 let mut port = [0; PORT];
                 port.iter_mut().zip(flow.inbox.drain(..PORT)).for_each(|(to, from)| *to = from);
-                self.newborn.remove(at);
+                self.accept_queue.remove(at);
                 self.give_back(id, PORT);
                 return Poll::Ready(Ok((id, u32::from_be_bytes(port))));
             }
             if flow.peer_done || flow.reset {
-                self.newborn.remove(at);
+                self.accept_queue.remove(at);
                 self.release(id);
                 continue;
             }
@@ -146,7 +147,7 @@ impl Mux {
         Poll::Pending
     }
 
-    /// Takes as much of `bytes` as the outbox has room for.
+    /// Queues as much of `bytes` as the outbox has room for.
     pub(crate) fn poll_write(&mut self, id: u32, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let ended = self.ended.is_some();
         let flow = match self.flows.get_mut(&id) {
@@ -185,7 +186,7 @@ impl Mux {
         }
     }
 
-    /// The handle is gone.
+    /// Notes that the handle was dropped.
     pub(crate) fn release(&mut self, id: u32) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if flow.finish == Finish::Asked && !flow.reset && self.ended.is_none() {
@@ -194,26 +195,26 @@ impl Mux {
             return;
         }
         let over = flow.reset || (flow.finish == Finish::Sent && flow.peer_done);
-        let silent = over || flow.greeting == flag::SYN || self.ended.is_some();
+        let silent = over || flow.opening_flags == flag::SYN || self.ended.is_some();
         self.remove(id);
         if !silent {
             self.push_control(reset(id));
         }
     }
 
-    /// Ends the session for every handle. The first reason stays.
+    /// Ends the session for all handles. The first reason is kept.
     pub(crate) fn end(&mut self, reason: &Ended) {
         if self.ended.is_none() {
             self.ended = Some(reason.clone());
         }
         self.control.clear();
-        self.turn.clear();
+        self.send_queue.clear();
         self.flows.retain(|_, flow| !flow.orphan);
         self.flows.values_mut().for_each(Flow::wake);
         self.wake_acceptor();
     }
 
-    /// Why the session ended, if it has.
+    /// Returns the reason for which the session ended, if it has.
     pub(crate) fn ended(&self) -> Option<Ended> {
         self.ended.clone()
     }
@@ -233,9 +234,9 @@ impl Mux {
 
     fn take_turn(&mut self, id: u32) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        if !flow.in_turn && flow.has_frame() && self.ended.is_none() {
-            flow.in_turn = true;
-            self.turn.push_back(id);
+        if !flow.queued && flow.has_frame() && self.ended.is_none() {
+            flow.queued = true;
+            self.send_queue.push_back(id);
             self.wake_driver();
         }
     }

@@ -1,4 +1,4 @@
-//! Cuts what comes out of the pipe into frames, whatever the chunks are, without ever holding a payload.
+//! Splits the bytes from the pipe into frames, whatever the chunks are, without buffering a payload.
 
 use super::{Ended, mux::Mux};
 use crate::{
@@ -7,27 +7,27 @@ use crate::{
 };
 use banger_proto::agent::link::HELLO;
 
-/// Where in a frame the pipe is.
+/// Position in the current frame.
 #[derive(Debug)]
 enum Position {
-    /// Within a header (or, at the guest, a repeated hello), of which `have` bytes came.
+    /// Within a header (or, at the guest's end, a repeated hello), of which `have` bytes have arrived.
     Header { have: usize },
-    /// Within a payload of which `left` bytes are still to come.
+    /// Within a payload, of which `left` bytes are still to come.
     Payload { stream: u32, left: usize, fin: bool },
 }
 
-/// The reading half's position in the frame stream.
+/// Parser of the frame stream.
 #[derive(Debug)]
 pub(crate) struct Parser {
     position: Position,
     head: [u8; GREETING],
-    /// The hello that opened this session; a repeat of it is skipped. The host's end has none.
+    /// The hello that opened this session; repetitions of it are skipped. None at the host's end.
     hello: Option<Greeting>,
 }
 
-/// Why the session ended, and the bytes that may belong to the next one.
+/// Reason why the session ended, and the bytes that may belong to the next one.
 #[derive(Debug)]
-pub(crate) struct Broken {
+pub(crate) struct ParseError {
     pub(crate) reason: Ended,
     pub(crate) rest: Vec<u8>,
 }
@@ -37,8 +37,8 @@ impl Parser {
         Self { position: Position::Header { have: 0 }, head: [0; GREETING], hello }
     }
 
-    /// Feeds `bytes` to `mux`.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], mux: &mut Mux) -> Result<(), Broken> {
+    /// Parses `bytes` and passes the frames to `mux`.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mux: &mut Mux) -> Result<(), ParseError> {
         while let [first, ..] = *bytes {
             match self.position {
                 Position::Header { have } => {
@@ -55,7 +55,7 @@ impl Parser {
                         self.on_head(want, mux).map_err(|reason| {
                             let mut rest = self.head[..want].to_vec();
                             rest.extend(bytes);
-                            Broken { reason, rest }
+                            ParseError { reason, rest }
                         })?;
                     }
                 }

@@ -1,4 +1,4 @@
-//! A stream's handle.
+//! Handle of a stream.
 
 use super::Shared;
 use std::{
@@ -8,10 +8,10 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// One byte stream of a session. Half-closed by `shutdown`; dropped with its writing half open it is reset.
+/// One byte stream of a session. `shutdown` closes its writing half; dropping it with that half open resets it.
 ///
-/// Reads fail with `ConnectionReset` after the peer reset it and with `ConnectionAborted` after the session ended, both
-/// only when everything received before was read. Writes then fail with `BrokenPipe`.
+/// Reads fail with `ConnectionReset` after the peer reset the stream and with `ConnectionAborted` after the session
+/// ended, in both cases after everything received before was read. Writes then fail with `BrokenPipe`.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) id: u32,
@@ -19,8 +19,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A future that is done once the peer has reset this stream, the session has ended or this handle was dropped: what
-    /// a reader that is not reading would otherwise not notice. One of them per stream is woken.
+    /// Returns a future that completes once the peer has reset this stream, the session has ended or this handle was
+    /// dropped, which a reader that is not reading would otherwise not notice. One such future per stream is woken.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + Unpin + 'static {
         let (id, shared) = (self.id, self.shared.clone());
         std::future::poll_fn(move |cx| shared.lock().poll_gone(id, cx))
@@ -43,7 +43,7 @@ impl AsyncWrite for Stream {
         self.shared.lock().poll_write(self.id, cx, bytes)
     }
 
-    /// What was written is on its way by itself.
+    /// Data is sent without a flush.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

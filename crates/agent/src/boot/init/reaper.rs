@@ -27,7 +27,7 @@ pub(super) fn run(mut agent: Pid, booted: Booted) -> Result<Never, super::BootEr
     let signals = block_signals().attempt(|| "reading signals".to_owned())?;
     let initctl = open_initctl();
     loop {
-        if bury(agent) {
+        if reap(agent) {
             say("the agent died; it is started again");
             // Slowly enough that one that cannot live does not take the whole machine.
             sleep(Duration::from_millis(500));
@@ -49,7 +49,7 @@ pub(super) fn run(mut agent: Pid, booted: Booted) -> Result<Never, super::BootEr
 }
 
 /// Takes every dead child; says whether the agent was one of them.
-fn bury(agent: Pid) -> bool {
+fn reap(agent: Pid) -> bool {
     let mut died = false;
     while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
         died |= pid == agent;

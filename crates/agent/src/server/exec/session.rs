@@ -2,7 +2,7 @@
 
 use super::{
     super::{Context, RunsIn},
-    LINGER, MERCY,
+    KILL_DELAY, LINGER,
     group::Group,
     plan,
     spawn::{self, Started},
@@ -42,9 +42,9 @@ type Socket = WebSocketStream<Stream>;
 type Sink = SplitSink<Socket, Message>;
 
 /// How long a client may take to say what it wants.
-const SPEC_PATIENCE: Duration = Duration::from_secs(30);
+const SPEC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to close after the status.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read from the process at once.
 const CHUNK: usize = 32 << 10;
 /// Messages of input that wait for a process that does not read. When they are used up the client waits, too.
@@ -84,7 +84,7 @@ pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>, as
 /// `None` when the client went away before it said anything.
 async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecRequest>, Outcome> {
     let bad = |message: String| Outcome::NotStarted { code: 125, message };
-    match timeout(SPEC_PATIENCE, source.next()).await {
+    match timeout(SPEC_TIMEOUT, source.next()).await {
         Ok(Some(Ok(Message::Text(text)))) => serde_json::from_str(&text)
             .map(Some)
             .map_err(|error| bad(format!("the exec request does not parse: {error}"))),
@@ -113,7 +113,7 @@ fn start(context: &Context, request: ExecRequest, asked_ms: u64) -> Result<Start
         };
     let started = spawn::start(&plan, group)?;
     if !context.exec_announced.replace(true) {
-        context.announcer.say(&GuestEvent::Exec { asked_ms, started_ms: boot::boottime_ms() });
+        context.announcer.announce(&GuestEvent::Exec { asked_ms, started_ms: boot::boottime_ms() });
     }
     Ok(started)
 }
@@ -171,9 +171,9 @@ async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Opti
         // A stopped group would not see it.
         let _ = kill_process_group(pid, Signal::CONT);
         if group.is_none() {
-            let _ = timeout(MERCY, ended.wait_for(Option::is_some)).await;
+            let _ = timeout(KILL_DELAY, ended.wait_for(Option::is_some)).await;
         } else {
-            sleep(MERCY).await;
+            sleep(KILL_DELAY).await;
         }
     }
     let still_running = ended.borrow().is_none();
@@ -182,7 +182,7 @@ async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Opti
         let _ = kill_process_group(pid, Signal::KILL);
     }
     // The group's directory goes when it is empty, which takes the dying a moment.
-    let _ = timeout(MERCY, ended.wait_for(Option::is_some)).await;
+    let _ = timeout(KILL_DELAY, ended.wait_for(Option::is_some)).await;
     drain.abort();
     drop(group);
 }
@@ -374,6 +374,6 @@ async fn finish(sink: &mut Sink, source: &mut SplitStream<Socket>, outcome: &Out
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     sink.send(Message::Close(Some(frame))).await.ok()?;
     let closed = async { while source.next().await.is_some_and(|message| message.is_ok()) {} };
-    let _ = timeout(CLOSE_PATIENCE, closed).await;
+    let _ = timeout(CLOSE_TIMEOUT, closed).await;
     Some(())
 }

@@ -8,7 +8,7 @@ use banger_proto::{
 };
 use clap::Args;
 
-const UNDONE: &str = "interrupted: the image was not built, and nothing of it is kept";
+const INTERRUPTED: &str = "interrupted: the image was not built, and nothing of it is kept";
 
 /// `banger image build`.
 #[derive(Debug, Args)]
@@ -38,5 +38,5 @@ pub(crate) struct BuildArgs {
 pub(crate) async fn run(context: &Context, args: BuildArgs) -> Result {
     let BuildArgs { name, debian, include, kernel, force } = args;
     let request = BuildImage { name, debian: debian.into(), include, kernel, force };
-    make(context, "/v1/images/build", Some(&request), UNDONE).await
+    make(context, "/v1/images/build", Some(&request), INTERRUPTED).await
 }

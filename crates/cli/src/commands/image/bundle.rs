@@ -16,7 +16,7 @@ use clap::{Args, ValueHint};
 use hyper::Method;
 use std::path::PathBuf;
 
-const UNDONE: &str = "interrupted: no bundle was written";
+const INTERRUPTED: &str = "interrupted: no bundle was written";
 
 /// `banger image bundle`.
 #[derive(Debug, Args)]
@@ -35,15 +35,15 @@ pub(crate) async fn run(context: &Context, args: &BundleArgs) -> Result {
     let path = format!("/v1/images/{}/bundle", segment(args.image.as_str()));
     let mut signals = Signals::install()?;
     let bundle = signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             context.daemon().await?.operate::<ImageBundle>(Method::POST, &path, Some(&request)).await
         })
         .await?
-        .settle(&context.printer, &mut signals, UNDONE)
+        .settle(&context.printer, &mut signals, INTERRUPTED)
         .await?;
-    // Programs find that in the result.
+    // JSON has it in the result.
     if !context.printer.json() {
-        context.printer.talk(&format!("wrote {} ({})", bundle.path.display(), bundle.size));
+        context.printer.note(&format!("wrote {} ({})", bundle.path.display(), bundle.size));
     }
     context.printer.data(&bundle, |bundle| format!("{:#}", bundle.entry))?;
     Ok(Status::Done)

@@ -1,4 +1,4 @@
-//! `banger image cache`: layers as they came from registries.
+//! `banger image cache`: the cache of registry layers.
 
 use crate::{
     cli::GROUP_HELP,
@@ -39,7 +39,7 @@ pub(crate) struct PruneArgs {
     dry_run: bool,
 }
 
-/// Prints how much was freed.
+/// Prunes the cache, and prints how much was freed.
 pub(crate) async fn run(context: &Context, command: CacheCommand) -> Result {
     let CacheCommand::Prune(PruneArgs { dry_run }) = command;
     let path = format!("/v1/images/cache/prune?dry_run={dry_run}");

@@ -10,7 +10,7 @@ use crate::{
 use banger_proto::name::ImageName;
 use clap::Args;
 
-const UNDONE: &str = "interrupted: the image may be deleted already ('banger image list' shows what is left)";
+const INTERRUPTED: &str = "interrupted: the image may be deleted already ('banger image list' shows what is left)";
 
 /// `banger image delete`.
 #[derive(Debug, Args)]
@@ -20,14 +20,14 @@ pub(crate) struct DeleteArgs {
     images: Vec<ImageName>,
 }
 
-/// Deletes names and images; an image that a VM uses is refused by the daemon.
+/// Deletes names and images. The daemon refuses to delete an image that a VM uses.
 pub(crate) async fn run(context: &Context, args: &DeleteArgs) -> Result {
     let removals: Vec<Removal> = args
         .images
         .iter()
         .map(|image| {
-            let look = format!("/v1/images/{}", segment(image.as_str()));
-            Removal { name: image.to_string(), delete: look.clone(), look, undone: UNDONE }
+            let path = format!("/v1/images/{}", segment(image.as_str()));
+            Removal { name: image.to_string(), delete_path: path.clone(), show_path: path, on_interrupt: INTERRUPTED }
         })
         .collect();
     removal::remove(context, &removals).await

@@ -8,10 +8,10 @@ use crate::{
 };
 use banger_proto::api::artifact::Image;
 
-/// Digits of a digest that a line has room for; `image show` has all of them.
+/// Digits of a digest in one line; `image show` prints all of them.
 const DIGITS: usize = 12;
 
-/// Lists the images on this host, and says what is wrong with those that are not as they should be.
+/// Lists the images on this host, and warns of those that are missing or changed.
 pub(crate) async fn run(context: &Context) -> Result {
     let images: Vec<Image> = context.daemon().await?.get("/v1/images").await?;
     context.printer.data(&images, |images| {
@@ -33,7 +33,7 @@ pub(crate) async fn run(context: &Context) -> Result {
             }),
         )
     })?;
-    // In JSON it is where it belongs.
+    // JSON has the state in the image itself.
     for image in images.iter().filter(|_| !context.printer.json()) {
         if let Some(problem) = &image.problem {
             let said = std::iter::once(problem).chain(&image.hints).map(String::as_str).collect::<Vec<_>>();
@@ -43,7 +43,7 @@ pub(crate) async fn run(context: &Context) -> Result {
     Ok(Status::Done)
 }
 
-/// A digest as a line has it: how it was taken, and how it begins.
+/// Shortens a digest to its algorithm and its first digits.
 fn cut(digest: &str) -> String {
     match digest.split_once(':') {
         Some((algorithm, digits)) => format!("{algorithm}:{}", digits.chars().take(DIGITS).collect::<String>()),

@@ -5,7 +5,7 @@ use crate::{complete, context::Context, exit::Result, http::segment};
 use banger_proto::name::ImageName;
 use clap::Args;
 
-const UNDONE: &str = "interrupted: the image is still the file it was";
+const INTERRUPTED: &str = "interrupted: the image is still the file it was";
 
 /// `banger image promote`.
 #[derive(Debug, Args)]
@@ -18,5 +18,5 @@ pub(crate) struct PromoteArgs {
 /// Copies the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: &PromoteArgs) -> Result {
     let path = format!("/v1/images/{}/promote", segment(args.image.as_str()));
-    make(context, &path, None::<&()>, UNDONE).await
+    make(context, &path, None::<&()>, INTERRUPTED).await
 }

@@ -15,10 +15,11 @@ use banger_proto::{
 use clap::Args;
 use std::path::Path;
 
-/// Its image may be here all the same: it lacked its name or its kernel only, or somebody else waits for it too.
-const UNDONE: &str =
+/// Message for an interrupt. The image may be here nevertheless: only its name or its kernel was missing, or another
+/// client waits for the same pull.
+const INTERRUPTED: &str =
     "interrupted: unless 'banger image list' shows the image, nothing of it is kept but layers in the cache";
-/// What begins a source that is a file or directory.
+/// Prefixes of a source that is a file or directory.
 const FILES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
 /// `banger image pull`.
@@ -50,16 +51,16 @@ pub(crate) struct PullArgs {
     force: bool,
 }
 
-/// Gets the image, and prints its names.
+/// Pulls the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
     let PullArgs { image, name, kernel, platform, force } = args;
     let logins = logins(|key| std::env::var_os(key))?;
     let platform = platform.map(String::from);
     let request = PullImage { image: located(image)?, name, kernel, platform, logins, force };
-    make(context, "/v1/images/pull", Some(&request), UNDONE).await
+    make(context, "/v1/images/pull", Some(&request), INTERRUPTED).await
 }
 
-/// A file's path as the daemon, which runs elsewhere, finds it too.
+/// Makes a file's path absolute, because the daemon has another working directory.
 fn located(source: String) -> std::result::Result<String, Failure> {
     let Some((prefix, path)) = FILES.iter().find_map(|prefix| Some((prefix, source.strip_prefix(prefix)?))) else {
         return Ok(source);

@@ -9,7 +9,7 @@ use banger_proto::{
 use clap::{Args, ValueHint};
 use std::path::PathBuf;
 
-const UNDONE: &str = "interrupted: the image was not registered";
+const INTERRUPTED: &str = "interrupted: the image was not registered";
 
 /// `banger image register`.
 #[derive(Debug, Args)]
@@ -50,5 +50,5 @@ pub(crate) async fn run(context: &Context, args: RegisterArgs) -> Result {
         modules: maybe(args.modules)?,
         force: args.force,
     };
-    make(context, "/v1/images/register", Some(&request), UNDONE).await
+    make(context, "/v1/images/register", Some(&request), INTERRUPTED).await
 }

@@ -14,7 +14,7 @@ use clap::{Args, ValueHint};
 use hyper::Method;
 use std::path::PathBuf;
 
-const UNDONE: &str = "interrupted: the kernel was not imported, and nothing of it is kept";
+const INTERRUPTED: &str = "interrupted: the kernel was not imported, and nothing of it is kept";
 
 /// `banger kernel import`.
 #[derive(Debug, Args)]
@@ -51,11 +51,11 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result {
     };
     let mut signals = Signals::install()?;
     let kernel = signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             context.daemon().await?.operate::<Kernel>(Method::POST, "/v1/kernels/import", Some(&request)).await
         })
         .await?
-        .settle(&context.printer, &mut signals, UNDONE)
+        .settle(&context.printer, &mut signals, INTERRUPTED)
         .await?;
     context.printer.data(&kernel, |kernel| kernel.name.to_string())?;
     Ok(Status::Done)

@@ -47,7 +47,8 @@ pub(crate) async fn run(context: &Context, args: &ListArgs) -> Result {
     Ok(Status::Done)
 }
 
-/// What it takes here, or what a pull downloads. Of a distribution's package apt alone knows that, when it is pulled.
+/// Formats the kernel's size on disk, or its download size. The size of a distribution's package is only known to apt,
+/// during the pull.
 fn size(kernel: &Kernel) -> String {
     let by_apt = !kernel.pulled && kernel.source.as_deref().is_some_and(|source| source.starts_with("apt "));
     match kernel.size.or(kernel.download) {

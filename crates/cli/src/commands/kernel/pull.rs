@@ -13,8 +13,8 @@ use banger_proto::{
 use clap::Args;
 use hyper::Method;
 
-/// Somebody else may wait for it too, and get it.
-const UNDONE: &str = "interrupted: unless 'banger kernel list' shows the kernel, nothing of it is kept";
+/// Message for an interrupt. Another client may wait for the same pull, and get the kernel.
+const INTERRUPTED: &str = "interrupted: unless 'banger kernel list' shows the kernel, nothing of it is kept";
 
 /// `banger kernel pull`.
 #[derive(Debug, Args)]
@@ -27,16 +27,16 @@ pub(crate) struct PullArgs {
     force: bool,
 }
 
-/// Gets the kernel, and prints its name.
+/// Pulls the kernel, and prints its name.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
     let request = PullKernel { kernel: args.kernel, force: args.force };
     let mut signals = Signals::install()?;
     let kernel = signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             context.daemon().await?.operate::<Kernel>(Method::POST, "/v1/kernels/pull", Some(&request)).await
         })
         .await?
-        .settle(&context.printer, &mut signals, UNDONE)
+        .settle(&context.printer, &mut signals, INTERRUPTED)
         .await?;
     context.printer.data(&kernel, |kernel| kernel.name.to_string())?;
     Ok(Status::Done)

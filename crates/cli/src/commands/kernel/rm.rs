@@ -28,12 +28,12 @@ pub(crate) async fn run(context: &Context, args: &RmArgs) -> Result {
         .kernels
         .iter()
         .map(|kernel| {
-            let look = format!("/v1/kernels/{}", segment(kernel.as_str()));
+            let path = format!("/v1/kernels/{}", segment(kernel.as_str()));
             Removal {
                 name: kernel.to_string(),
-                delete: format!("{look}{query}"),
-                look: format!("{look}?here=true"),
-                undone: "interrupted: the kernel may be deleted already ('banger kernel list' shows what is left)",
+                show_path: format!("{path}?here=true"),
+                delete_path: format!("{path}{query}"),
+                on_interrupt: "interrupted: the kernel may be deleted already ('banger kernel list' shows what is left)",
             }
         })
         .collect();

@@ -19,7 +19,7 @@ pub(crate) struct ShowArgs {
     kernel: KernelName,
 }
 
-/// Shows everything about a kernel, whether its files are still what they were included.
+/// Shows everything about a kernel, and whether its files are still unchanged.
 pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
     let path = format!("/v1/kernels/{}?verify=true", segment(args.kernel.as_str()));
     let kernel: Kernel = context.daemon().await?.get(&path).await?;

@@ -1,6 +1,7 @@
 //! `banger vm cp`.
 
 use crate::{
+    complete,
     context::Context,
     copy::{
         bridge::{self, Counter},
@@ -9,7 +10,7 @@ use crate::{
         pack::{self, pack},
         unpack::unpack,
     },
-    exec::keyboard,
+    exec::stdin,
     exit::{Error, Result, Status},
     guest,
     http::{self, Body, segment},
@@ -33,7 +34,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-const UNDONE: &str = "interrupted: what was copied so far is there, perhaps with one file cut short";
+const INTERRUPTED: &str = "interrupted: what was copied so far is there, perhaps with one file cut short";
 
 /// `banger vm cp`.
 #[derive(Debug, Args)]
@@ -51,18 +52,18 @@ A destination that is a directory, or a link to one, gets the source under its o
 Modes, times, symbolic and hard links are kept, and long zeroes become holes; devices, fifos and sockets are left out. What comes into a VM belongs to root.")]
 pub(crate) struct CpArgs {
     /// PATH here, VM:/PATH, or - for a tar archive on stdin
-    #[arg(value_hint = clap::ValueHint::AnyPath)]
+    #[arg(add = complete::endpoints())]
     src: Endpoint,
     /// PATH here, VM:/PATH, or - for a tar archive on stdout
-    #[arg(value_hint = clap::ValueHint::AnyPath)]
+    #[arg(add = complete::endpoints())]
     dst: Endpoint,
 }
 
-/// Copies one way or the other.
+/// Copies from this host to a guest, or back.
 pub(crate) async fn run(context: &Context, args: CpArgs) -> Result {
     let mut signals = Signals::install()?;
     signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             match (args.src, args.dst) {
                 (Endpoint::Local(here), Endpoint::Guest { vm, path }) => upload(context, &here, &vm, &path).await,
                 (Endpoint::Guest { vm, path }, Endpoint::Local(here)) => download(context, &vm, &path, &here).await,
@@ -78,7 +79,7 @@ pub(crate) async fn run(context: &Context, args: CpArgs) -> Result {
 }
 
 async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Result<()> {
-    // Before the guest is asked anything: a source that is not there is the likeliest mistake.
+    // Checked before the guest is asked anything, because a missing source is the likeliest mistake.
     let meta = here.symlink_metadata().map_err(|error| local("cannot read", here, &error))?;
     let own = pack::base_name(here).map_err(|error| local("cannot read", here, &error))?;
     let (directory, name) = destination(context, vm, path, (meta.is_dir(), own)).await?;
@@ -94,7 +95,7 @@ async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Resu
     });
     let mut connection = guest::open(context, vm.as_str()).await?;
     let sending = guest::put_archive(&mut connection, &directory, streamed(chunks));
-    // The thread ends by itself: its channel is gone once the request is over.
+    // The thread ends by itself, because its channel closes with the request.
     let refused = show(context, &format!("copying to {vm}:{path}"), &counter, sending).await.err();
     let packed = packing.await.map_err(|error| crate::exit::internal("cannot pack", &error))?;
     match (packed, refused) {
@@ -109,8 +110,8 @@ async fn upload(context: &Context, here: &Path, vm: &VmName, path: &str) -> Resu
     }
 }
 
-/// The guest's directory that gets the source, whose `own` name and kind are known, and the name it gets there. Nothing makes
-/// room for a directory.
+/// Returns the guest directory that receives the source, and the source's name there. `own` is its local name and type.
+/// Nothing is replaced by a directory.
 async fn destination(
     context: &Context,
     vm: &VmName,
@@ -119,7 +120,7 @@ async fn destination(
 ) -> Result<(String, OsString)> {
     let (parent, last) = split(path).ok_or_else(|| not_absolute(path))?;
     let whole = join(&parent, last);
-    let there = look(context, vm, &whole).await?;
+    let there = stat_in_guest(context, vm, &whole).await?;
     let goes_in = match there {
         Some(Kind::Symlink(_)) => leads_to_directory(context, vm, &whole).await?,
         Some(Kind::Directory) => true,
@@ -171,11 +172,11 @@ async fn download(context: &Context, vm: &VmName, path: &str, here: &Path) -> Re
     Ok(())
 }
 
-/// Has the guest unpack a tar archive from stdin. The agent is the judge of what is in it.
+/// Lets the guest unpack a tar archive from stdin. The agent checks the content.
 async fn receive_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> {
     let (parent, last) = split(path).ok_or_else(|| not_absolute(path))?;
     let directory = join(&parent, last);
-    let mut stdin = keyboard::read_stdin();
+    let mut stdin = stdin::read_stdin();
     let frames = futures_util::stream::poll_fn(move |cx| {
         stdin.poll_recv(cx).map(|chunk| Some(Ok::<_, io::Error>(Frame::data(chunk?))))
     });
@@ -183,7 +184,7 @@ async fn receive_archive(context: &Context, vm: &VmName, path: &str) -> Result<(
     Ok(guest::put_archive(&mut connection, &directory, http::Body::new(StreamBody::new(frames))).await?)
 }
 
-/// Writes what is at `path` in the guest to stdout as a tar archive, as the guest sends it.
+/// Writes `path` of the guest to stdout, as the tar archive that the guest sends.
 async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> {
     if io::stdout().is_terminal() {
         return Err(Failure::new(Code::Invalid, "will not write a tar archive to a terminal")
@@ -204,8 +205,8 @@ async fn send_archive(context: &Context, vm: &VmName, path: &str) -> Result<()> 
     Ok(())
 }
 
-/// What is at `path` in the guest.
-async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>> {
+/// Returns the type of `path` in the guest; none if it does not exist.
+async fn stat_in_guest(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>> {
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(path));
     let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, &request, None).await?;
@@ -224,7 +225,7 @@ async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>
         })
         .map(|()| kind)
     });
-    // The rest of the stream is not wanted: the connection goes with this function.
+    // The rest of the stream is dropped with the connection, at the end of this function.
     receive(response.into_body(), sender).await;
     let looked = looking.await.map_err(|error| crate::exit::internal("cannot look into the guest", &error))?;
     looked.map_err(|error| {
@@ -233,7 +234,7 @@ async fn look(context: &Context, vm: &VmName, path: &str) -> Result<Option<Kind>
     })
 }
 
-/// Whether a link in the guest leads to a directory: out of anything else no way leads up.
+/// Whether a link in the guest leads to a directory: only then the path `LINK/..` exists.
 async fn leads_to_directory(context: &Context, vm: &VmName, link: &str) -> Result<bool> {
     let mut connection = guest::open(context, vm.as_str()).await?;
     let request = format!("/archive?path={}", segment(&format!("{link}/..")));
@@ -242,11 +243,11 @@ async fn leads_to_directory(context: &Context, vm: &VmName, link: &str) -> Resul
         return Ok(true);
     }
     let failure = STALL_TIMEOUT.refusal(response).await;
-    // To nothing; to something else, or round in a circle.
+    // A dangling link, a link to something else, or a loop.
     if matches!(failure.code, Code::NotFound | Code::Invalid) { Ok(false) } else { Err(failure.into()) }
 }
 
-/// Passes the body on until it ends or nobody wants it.
+/// Sends the body to the channel until it ends or the receiver is gone.
 async fn receive(mut body: Incoming, chunks: mpsc::Sender<io::Result<Bytes>>) {
     while let Some(data) = STALL_TIMEOUT.data(&mut body).await {
         let chunk = data.map_err(stall::into_io_error);
@@ -263,7 +264,7 @@ fn streamed(mut chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
     http::Body::new(StreamBody::new(frames))
 }
 
-/// Shows how far `work` is while it goes on.
+/// Shows the progress of `work` until it ends.
 async fn show<T>(context: &Context, what: &str, counter: &Counter, work: impl Future<Output = T>) -> T {
     let mut progress = Progress::new(&context.printer);
     progress.phase(what);

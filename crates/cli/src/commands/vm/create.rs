@@ -1,4 +1,4 @@
-//! `banger vm create`, and the flags it shares with `run`.
+//! `banger vm create`, and the arguments it shares with `run`.
 
 use super::network::NewNetworkArgs;
 use crate::{
@@ -19,10 +19,10 @@ use banger_proto::{
 use clap::Args;
 use hyper::Method;
 
-/// What becomes of a VM whose creation is interrupted: the daemon notices that nobody waits for it.
-pub(super) const UNDONE: &str = "interrupted: the VM was not created; the daemon removes what it had made so far";
+/// Message for an interrupted creation: the daemon notices that its client is gone.
+pub(super) const INTERRUPTED: &str = "interrupted: the VM was not created; the daemon removes what it had made so far";
 
-/// What a new VM is like.
+/// Arguments for a new VM.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NewVmArgs {
     /// Name: 1 to 63 of a-z, 0-9 and '-' [default: generated]
@@ -72,12 +72,12 @@ pub(crate) struct NewVmArgs {
 }
 
 impl NewVmArgs {
-    /// Whether somebody waits for the services of the image.
+    /// Whether the command waits for the services of the image.
     pub(super) fn waits_for_boot(&self) -> bool {
         self.wait == Wait::Boot
     }
 
-    /// The request; `default_init` holds where no `--init` was typed.
+    /// Builds the request; `default_init` is used without `--init`.
     pub(super) fn request(self, start: Start, default_init: Option<Init>) -> std::result::Result<CreateVm, Failure> {
         Ok(CreateVm {
             name: self.name,
@@ -93,7 +93,7 @@ impl NewVmArgs {
             workdir: self.workdir,
             user: self.user,
             overcommit: self.overcommit,
-            nat: self.network.nat.said(),
+            nat: self.network.nat.setting(),
             allow: self.network.allow,
             deny: self.network.deny,
             network: self.network.network,
@@ -124,12 +124,12 @@ pub(crate) async fn run(context: &Context, args: CreateArgs) -> Result {
     let request = args.vm.request(if args.no_start { Start::No } else { Start::Yes }, None)?;
     let mut signals = Signals::install()?;
     let vm = signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             let path = "/v1/vms";
             context.daemon().await?.operate::<Vm>(Method::POST, path, Some(&request)).await
         })
         .await?
-        .settle(&context.printer, &mut signals, UNDONE)
+        .settle(&context.printer, &mut signals, INTERRUPTED)
         .await?;
     context.printer.data(&vm, |vm| vm.name.to_string())?;
     Ok(Status::Done)

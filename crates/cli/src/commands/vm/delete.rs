@@ -11,7 +11,7 @@ use clap::Args;
 use hyper::Method;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-/// Also when it runs.
+/// Query that deletes a running VM, too.
 const FORCE: &str = "?force=true";
 
 /// `banger vm delete`.
@@ -24,7 +24,8 @@ pub(crate) struct DeleteArgs {
     force: bool,
 }
 
-/// Deletes the VMs. A person is asked; without one a running VM needs `-f`, which the daemon decides.
+/// Deletes the VMs, after asking if stdin and stderr are terminals. Otherwise the daemon refuses to delete a running VM
+/// without `-f`.
 pub(crate) async fn run(context: &Context, args: DeleteArgs) -> Result {
     let vms = each::resolve(context, &args.refs.vms).await?;
     let suffix: fn(&Vm) -> &'static str = if args.force {
@@ -32,22 +33,22 @@ pub(crate) async fn run(context: &Context, args: DeleteArgs) -> Result {
     } else if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         |_| ""
     } else if ask(&vms)? {
-        // What was said to be down was not meant to be one that somebody has started since.
+        // Confirmation for a stopped VM does not cover one that was started since.
         |vm| if vm.state.is_live() { FORCE } else { "" }
     } else {
-        context.printer.talk("nothing was deleted");
+        context.printer.note("nothing was deleted");
         return Ok(Status::SomeFailed);
     };
     let request = Request {
         method: Method::DELETE,
         suffix,
         body: None::<()>,
-        undone: "interrupted: the VM may be deleted already ('banger ps -a' shows what is left)",
+        on_interrupt: "interrupted: the VM may be deleted already ('banger ps -a' shows what is left)",
     };
     each::act(context, vms, request).await
 }
 
-/// Whether the person at the terminal means it.
+/// Asks the user to confirm.
 pub(super) fn ask(vms: &[Vm]) -> Result<bool> {
     let names: Vec<String> = vms.iter().map(|vm| format!("{} ({})", escape(vm.name.as_str()), vm.state)).collect();
     let failed = |error: io::Error| internal("cannot ask whether to delete", &error);

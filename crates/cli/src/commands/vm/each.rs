@@ -1,9 +1,10 @@
-//! Verbs that take several VMs: all are resolved first, then all are acted on at once, and each is reported.
+//! Commands for several VMs: all are looked up first, then all requests are sent at once, and each result is reported.
 
 use crate::{
+    commands::outcome,
     complete,
     context::Context,
-    exit::{Error, Result, Status, interruption},
+    exit::{Error, Result, Status},
     http::segment,
     signals::Signals,
 };
@@ -17,7 +18,7 @@ use futures_util::future::join_all;
 use hyper::Method;
 use serde::Serialize;
 
-/// The VMs a verb is for.
+/// Argument for several VMs.
 #[derive(Debug, Args)]
 pub(crate) struct VmsArg {
     /// The VMs: name, id, or the beginning of an id
@@ -25,28 +26,38 @@ pub(crate) struct VmsArg {
     pub(super) vms: Vec<VmName>,
 }
 
-/// What is asked of each.
+/// Request for each of the VMs.
 pub(super) struct Request<B> {
     pub(super) method: Method,
-    /// What follows the VM in the path, of one that was found like this.
+    /// Path after the VM, chosen by the VM as it was found.
     pub(super) suffix: fn(&Vm) -> &'static str,
     pub(super) body: Option<B>,
-    /// What an interrupt undoes.
-    pub(super) undone: &'static str,
+    /// Message for an interrupt.
+    pub(super) on_interrupt: &'static str,
 }
 
-/// How it went for one; what `--json` prints, in a list. Field names are stable.
+/// Result for one VM, as `--json` prints it in a list. Field names are stable.
 #[derive(Debug, Serialize)]
 struct Report {
     id: VmId,
     name: VmName,
-    /// The VM as it is now; none once it is deleted, or when it failed.
+    /// The VM after the request; none if it was deleted or the request failed.
     vm: Option<Vm>,
-    /// Why it failed.
+    /// Reason of the failure.
     failure: Option<Failure>,
 }
 
-/// The VMs that are meant, each once; nothing when one of them is not there.
+impl outcome::Report for Report {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+}
+
+/// Looks up the VMs, without duplicates. Fails if one of them does not exist.
 pub(super) async fn resolve(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>> {
     Signals::install()?.guard("interrupted: nothing was done", look_up(context, vms)).await
 }
@@ -74,43 +85,23 @@ async fn look_up(context: &Context, vms: &[VmName]) -> Result<Vec<Vm>> {
     }
 }
 
-/// Asks the same of every VM, at once, and reports each; those that are done also when a signal ends the wait for others.
+/// Sends the request for all VMs at once, and reports each result, also of those that are done when a signal ends the
+/// wait for the others.
 pub(super) async fn act<B: Serialize>(context: &Context, vms: Vec<Vm>, request: Request<B>) -> Result {
     let of_several = vms.len() > 1;
     let results = join_all(vms.iter().map(|vm| one(context, of_several, vm, &request))).await;
     let (reports, status) = reports(vms, results)?;
-    if context.printer.json() {
-        context.printer.value(&reports)?;
-    } else {
-        for report in &reports {
-            match &report.failure {
-                None => context.printer.text(report.name.as_str())?,
-                Some(failure) => context.printer.failure(failure, false),
-            }
-        }
-    }
+    outcome::print(context, &reports)?;
     Ok(status)
 }
 
-/// How it went for each, and for all of them.
+/// Builds the reports, and the status of the whole command.
 fn reports(vms: Vec<Vm>, results: Vec<Result<Option<Vm>>>) -> Result<(Vec<Report>, Status)> {
     let mut status = Status::Done;
     let mut reports = Vec::with_capacity(vms.len());
     for (vm, result) in vms.into_iter().zip(results) {
-        let (now, failure) = match result {
-            Ok(now) => (now, None),
-            Err(Error::Failed(failure)) => {
-                if status == Status::Done {
-                    status = Status::SomeFailed;
-                }
-                (None, Some(failure))
-            }
-            Err(Error::Interrupted { signal, undone }) => {
-                status = Status::CutShort(signal);
-                (None, Some(interruption(undone)))
-            }
-            Err(error @ Error::Pipe) => return Err(error),
-        };
+        let (now, failure) = outcome::settle(result, &mut status)?;
+        let now = now.flatten();
         reports.push(Report { id: vm.id, name: vm.name, vm: now, failure });
     }
     Ok((reports, status))
@@ -122,11 +113,11 @@ async fn one<B: Serialize>(context: &Context, of_several: bool, vm: &Vm, request
     let path = format!("/v1/vms/{}{}", segment(vm.id.as_str()), (request.suffix)(vm));
     let mut signals = Signals::install()?;
     signals
-        .guard(request.undone, async {
+        .guard(request.on_interrupt, async {
             let daemon = context.daemon().await?;
             daemon.operate::<Option<Vm>>(request.method.clone(), &path, request.body.as_ref()).await
         })
         .await?
-        .settle(&printer, &mut signals, request.undone)
+        .settle(&printer, &mut signals, request.on_interrupt)
         .await
 }

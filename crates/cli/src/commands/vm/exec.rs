@@ -66,14 +66,14 @@ pub(crate) async fn run(context: &Context, args: ExecArgs) -> Result {
     attach::attach_to(context, &endpoint, Command { spec, tty }, &mut signals).await
 }
 
-/// The VM's agent, after a look at whether the workspace is still what the repository is.
+/// Returns the VM's agent, after a check whether the workspace still matches the repository.
 async fn up_to_date(context: &Context, vm: &str, auto_prepare: bool) -> Result<GuestEndpoint> {
     let endpoint = guest::endpoint(context, vm).await?;
     let Some(workspace) = &endpoint.workspace else { return Ok(endpoint) };
     let Head::Moved(now) = stale::compare(workspace) else { return Ok(endpoint) };
     if auto_prepare {
         let lock = ImportLock::take(context, vm).await?;
-        // Whoever had it may have done it.
+        // The previous holder of the lock may have imported it.
         if let Some(workspace) = &lock.endpoint.workspace
             && matches!(stale::compare(workspace), Head::Moved(_))
         {

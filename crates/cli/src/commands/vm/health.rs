@@ -18,11 +18,11 @@ pub(crate) struct HealthArgs {
     vm: VmName,
 }
 
-/// Asks the agent itself; fails when it does not answer.
+/// Asks the agent; fails if it does not answer.
 pub(crate) async fn run(context: &Context, args: &HealthArgs) -> Result {
-    let said: Health = guest::get(context, args.vm.as_str(), "/healthz").await?;
-    let short = |text: &str| guest::words(text.as_bytes());
-    let health = Health { version: short(&said.version), boot_id: short(&said.boot_id), ..said };
+    let answer: Health = guest::get(context, args.vm.as_str(), "/healthz").await?;
+    let short = |text: &str| guest::excerpt(text.as_bytes());
+    let health = Health { version: short(&answer.version), boot_id: short(&answer.boot_id), ..answer };
     context.printer.data(&health, |health| {
         facts(&[
             ("agent", Some(format!("answers, version {} (API {})", health.version, health.api_version))),

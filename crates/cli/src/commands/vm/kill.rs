@@ -22,7 +22,7 @@ pub(crate) async fn run(context: &Context, args: KillArgs) -> Result {
         method: Method::POST,
         suffix: |_| "/kill",
         body: Some(KillVm { signal: args.signal }),
-        undone: "interrupted: the signal may have been sent ('banger ps -a' shows the VM)",
+        on_interrupt: "interrupted: the signal may have been sent ('banger ps -a' shows the VM)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
 }

@@ -14,7 +14,7 @@ pub(crate) struct ListArgs {
     /// Print ids only
     #[arg(short = 'q', long)]
     ids: bool,
-    // `vm list` shows all by itself; who types `-a` out of habit is right too.
+    // `vm list` shows all VMs; `-a` is accepted for those who are used to it.
     #[arg(short, long, hide = true)]
     all: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) async fn ps(context: &Context, args: &PsArgs) -> Result {
 async fn list(context: &Context, all: bool, ids: bool) -> Result {
     let path = if all { "/v1/vms" } else { "/v1/vms?running=true" };
     let vms: Vec<Vm> = context.daemon().await?.get(path).await?;
-    // As with docker, --quiet leaves of a list what a script needs.
+    // As in Docker, --quiet prints only ids.
     if !context.printer.json() && (ids || context.printer.quiet()) {
         let ids: Vec<&str> = vms.iter().map(|vm| vm.id.as_str()).collect();
         context.printer.text(&ids.join("\n"))?;
@@ -53,7 +53,7 @@ async fn list(context: &Context, all: bool, ids: bool) -> Result {
     Ok(Status::Done)
 }
 
-/// The table of the contract.
+/// Formats the table of VMs.
 pub(super) fn render(vms: &[Vm]) -> String {
     let header = ["ID", "NAME", "STATE", "IMAGE", "VMM", "IP", "VCPU", "MEM", "DISK", "WORKSPACE", "AGE"];
     table(
@@ -76,12 +76,12 @@ pub(super) fn render(vms: &[Vm]) -> String {
     )
 }
 
-/// What people call the repository at this path.
+/// Returns the last component of the path of a repository.
 fn base_name(path: &str) -> &str {
     path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
 }
 
-/// The monitor and what executes the guest, as far as they are known: `qemu/tcg`.
+/// Returns the VMM and its accelerator, as far as they are known: `qemu/tcg`.
 pub(super) fn vmm(vm: &Vm) -> Option<String> {
     let vmm = vm.vmm?;
     Some(vm.accelerator.map_or_else(|| vmm.to_string(), |accelerator| format!("{vmm}/{accelerator}")))

@@ -32,7 +32,7 @@ pub(crate) struct LogsArgs {
     raw: bool,
 }
 
-/// Prints the console, its control characters written out unless `--raw`.
+/// Prints the console, with control characters escaped unless `--raw`.
 pub(crate) async fn run(context: &Context, args: &LogsArgs) -> Result {
     let mut path = format!("/v1/vms/{}/logs?follow={}", segment(args.vm.as_str()), args.follow);
     if let Some(tail) = args.tail {

@@ -1,4 +1,4 @@
-//! Flags about a VM's network, and the verbs that publish its ports.
+//! Arguments for a VM's network, and the commands that publish its ports.
 
 use crate::{
     complete,
@@ -17,7 +17,7 @@ use clap::Args;
 use hyper::Method;
 use std::str::FromStr;
 
-/// Whether a VM reaches the internet.
+/// Arguments for access to the internet.
 #[derive(Debug, Default, Args)]
 pub(super) struct NatArgs {
     /// Allow the public internet (never private addresses, this host or its network)
@@ -29,8 +29,8 @@ pub(super) struct NatArgs {
 }
 
 impl NatArgs {
-    /// What was said of the internet.
-    pub(super) fn said(&self) -> Option<bool> {
+    /// Returns the requested access; `None` if neither flag was given.
+    pub(super) fn setting(&self) -> Option<bool> {
         match (self.nat, self.no_nat) {
             (true, _) => Some(true),
             (_, true) => Some(false),
@@ -39,7 +39,7 @@ impl NatArgs {
     }
 }
 
-/// Where a VM that is there may send from now on.
+/// Arguments that change where an existing VM may connect.
 #[derive(Debug, Default, Args)]
 pub(super) struct EgressArgs {
     #[command(flatten)]
@@ -54,13 +54,13 @@ pub(super) struct EgressArgs {
 }
 
 impl EgressArgs {
-    /// What is open besides, and what is closed; `None` where nothing was said.
+    /// Returns the lists of allowed and denied destinations; `None` for a list that was not given.
     pub(super) fn lists(self) -> std::result::Result<[Option<Vec<Rule>>; 2], Failure> {
         Ok([list("--allow", self.allow)?, list("--deny", self.deny)?])
     }
 }
 
-/// A destination, or none at all.
+/// A destination, or `none`, which empties the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Choice(Option<Rule>);
 
@@ -82,7 +82,7 @@ fn list(flag: &str, choices: Vec<Choice>) -> std::result::Result<Option<Vec<Rule
     Err(Failure::new(Code::Invalid, format!("{flag} none stands alone")))
 }
 
-/// A new VM's network.
+/// Arguments for the network of a new VM.
 #[derive(Debug, Default, Args)]
 pub(super) struct NewNetworkArgs {
     #[command(flatten)]
@@ -129,26 +129,26 @@ pub(crate) struct UnpublishArgs {
     publish: Vec<Publish>,
 }
 
-/// Publishes ports, and prints where all of the VM's are.
+/// Publishes ports, and prints all published ports of the VM.
 pub(crate) async fn publish(context: &Context, args: PublishArgs) -> Result {
     change(context, &args.vm, SetVm { publish: args.publish, ..SetVm::default() }).await
 }
 
-/// Takes ports back.
+/// Unpublishes ports.
 pub(crate) async fn unpublish(context: &Context, args: UnpublishArgs) -> Result {
     change(context, &args.vm, SetVm { unpublish: args.publish, ..SetVm::default() }).await
 }
 
 async fn change(context: &Context, vm: &VmName, body: SetVm) -> Result {
-    const UNDONE: &str = "interrupted: it may be done already ('banger vm ports' tells)";
+    const INTERRUPTED: &str = "interrupted: it may be done already ('banger vm ports' tells)";
     let mut signals = Signals::install()?;
     let vm = signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             let path = format!("/v1/vms/{}", segment(vm.as_str()));
             context.daemon().await?.operate::<Vm>(Method::PATCH, &path, Some(&body)).await
         })
         .await?
-        .settle(&context.printer, &mut signals, UNDONE)
+        .settle(&context.printer, &mut signals, INTERRUPTED)
         .await?;
     context
         .printer

@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &Context, args: RestartArgs) -> Result {
         method: Method::POST,
         suffix: |_| "/restart",
         body: Some(RestartVm { grace_ms: args.grace.ms(), overcommit: args.memory.overcommit }),
-        undone: "interrupted: the VM may be down ('banger ps -a' shows it)",
+        on_interrupt: "interrupted: the VM may be down ('banger ps -a' shows it)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
 }

@@ -1,7 +1,7 @@
 //! `banger vm run`: a VM, and usually a command or a shell in it.
 
 use super::{
-    create::{NewVmArgs, UNDONE},
+    create::{INTERRUPTED, NewVmArgs},
     workspace::prepare::{ImportArgs, make_plan, print_files},
 };
 use crate::{
@@ -35,14 +35,14 @@ use hyper::Method;
 use serde::de::IgnoredAny;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-/// How long the daemon may take to confirm that a VM is gone.
+/// Time limit for the daemon to confirm a deletion.
 const DELETE_DEADLINE: Duration = Duration::from_secs(30);
 
 const UNTOUCHED: &str = "interrupted: nothing was created";
 const UNINSTALLED: &str = "interrupted while tools were installed: the VM is up, with the repository in it";
 const UNIMPORTED: &str = "interrupted while the repository was brought into the VM";
 
-/// `banger vm run` as it is typed.
+/// Arguments of `banger vm run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -76,7 +76,7 @@ pub(crate) struct RunArgs {
     /// Git repository to import into the VM, such as . [default: none]
     #[arg(value_hint = clap::ValueHint::DirPath)]
     path: Option<PathBuf>,
-    // Not there yet: known, so that it gets an answer instead of a shrug.
+    // Not supported; parsed for a helpful error message.
     #[arg(short = 'v', long = "volume", hide = true)]
     volumes: Vec<String>,
     /// The command and its arguments [default: a login shell]
@@ -84,19 +84,19 @@ pub(crate) struct RunArgs {
     command: Vec<String>,
 }
 
-/// What it means.
+/// The arguments of `run`, interpreted.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     create: CreateVm,
-    /// What runs in the VM; nothing when detached.
+    /// Command to run in the VM; none if detached.
     command: Option<Command>,
-    /// The VM goes with the command.
+    /// Whether the VM is deleted with the end of the command.
     lease: bool,
-    /// The repository that goes into it.
+    /// Repository to import.
     import: Option<ImportRequest>,
-    /// What becomes of the tools it asks for.
+    /// What to do with the tools that the repository asks for.
     bootstrap: Bootstrap,
-    /// Only what would arrive is wanted.
+    /// Whether only the files of the import are printed.
     dry_run: bool,
 }
 
@@ -137,16 +137,16 @@ impl TryFrom<RunArgs> for Plan {
             )
             .hint("start the VM with -d, then: banger vm exec NAME -- CMD"));
         }
-        // A throw-away command needs no services of the image, unless it is to wait for them; everything else gets the
-        // machine the image describes.
+        // A command with `--rm` needs no services of the image, unless it waits for them; everything else gets the
+        // machine that the image describes.
         let quick = args.rm && !args.command.is_empty() && !args.vm.waits_for_boot();
         let default_init = quick.then_some(Init::Agent);
         let start = if args.rm { Start::Leased } else { Start::Yes };
         let tty = Command::wants_tty(args.tty, &args.command);
-        // Environment, directory and user stand in the VM's own configuration, and hold for every command in it.
+        // Environment, directory and user are in the VM's configuration, and apply to every command in it.
         let spec = ExecSpec { argv: args.command, env: BTreeMap::new(), cwd: None, user: None, tty: None };
         let dry_run = args.import.dry_run();
-        // A command is what somebody waits for: it says itself what it needs.
+        // The user waits for a command, which installs itself what it needs.
         let bootstrap = match (args.no_bootstrap || !spec.argv.is_empty(), args.detach) {
             (true, _) => Bootstrap::No,
             (false, true) => Bootstrap::Foreground,
@@ -164,11 +164,11 @@ impl TryFrom<RunArgs> for Plan {
     }
 }
 
-/// Creates the VM, runs the command, and with `--rm` sees the VM off.
+/// Creates the VM, runs the command, and with `--rm` deletes the VM.
 pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
     let plan = Plan::try_from(args)?;
     let mut signals = Signals::install()?;
-    // Before there is a VM: a repository that cannot be brought is no reason to make one.
+    // Planned before the VM is created: a repository that cannot be imported must not leave a VM behind.
     let (mut upload, mut tools) = (None, None);
     if let Some(request) = plan.import {
         let repository = signals.guard(UNTOUCHED, make_plan(context, request)).await?;
@@ -183,17 +183,19 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
                 return Err(bootstrap::no_network(file).into());
             }
         }
-        // Made while the VM boots.
+        // Packed while the VM boots.
         upload = Some(Upload::begin(repository, Leftovers::default()));
     }
     let mut operation: Operation<Vm> = signals
-        .guard(UNDONE, async { context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await })
+        .guard(INTERRUPTED, async {
+            context.daemon().await?.operate(Method::POST, "/v1/vms", Some(&plan.create)).await
+        })
         .await?;
     let printer = match &plan.command {
-        Some(_) => context.printer.beside_a_command(),
+        Some(_) => context.printer.for_session(),
         None => context.printer.clone(),
     };
-    let vm = operation.settle(&printer, &mut signals, UNDONE).await?;
+    let vm = operation.settle(&printer, &mut signals, INTERRUPTED).await?;
     let imported = match upload {
         None => Ok(()),
         Some(upload) => {
@@ -212,15 +214,15 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result {
         }
     };
     if plan.lease {
-        return see_off(context, &printer, &vm, ended, operation, &mut signals).await;
+        return delete_leased(context, &printer, &vm, ended, operation, &mut signals).await;
     }
     context
         .printer
-        .talk(&format!("VM {0} is still up: 'banger vm stop {0}' stops it, 'banger vm rm -f {0}' deletes it", vm.name));
+        .note(&format!("VM {0} is still up: 'banger vm stop {0}' stops it, 'banger vm rm -f {0}' deletes it", vm.name));
     ended
 }
 
-/// Brings the repository, and has the tools installed that it asks for.
+/// Imports the repository, and installs the tools that it asks for.
 async fn import_repository(
     context: &Context,
     vm: &Vm,
@@ -242,9 +244,9 @@ async fn import_repository(
     signals.guard(UNINSTALLED, installing).await
 }
 
-/// Deletes the VM and waits for the word that it is gone. The lease is held until then: should this process die here,
-/// the daemon deletes the VM all the same.
-async fn see_off(
+/// Deletes the VM and waits for the confirmation. The lease is held until then, so that the daemon deletes the VM even
+/// if this process dies here.
+async fn delete_leased(
     context: &Context,
     printer: &Printer,
     vm: &Vm,
@@ -252,17 +254,17 @@ async fn see_off(
     lease: Operation<Vm>,
     signals: &mut Signals,
 ) -> Result {
-    let undone = format!("interrupted: the daemon is still deleting VM {}", vm.name);
+    let on_interrupt = format!("interrupted: the daemon is still deleting VM {}", vm.name);
     let deleting = async {
         let path = format!("/v1/vms/{}?force=true", segment(vm.id.as_str()));
         let daemon = context.daemon().await?;
         match daemon.operate::<IgnoredAny>(Method::DELETE, &path, None::<&()>).await {
-            Ok(mut operation) => operation.settle(printer, &mut Signals::install()?, &undone).await.map(drop),
+            Ok(mut operation) => operation.settle(printer, &mut Signals::install()?, &on_interrupt).await.map(drop),
             Err(error) => Err(error),
         }
     };
     let deleted = signals
-        .guard(&undone, async {
+        .guard(&on_interrupt, async {
             tokio::time::timeout(DELETE_DEADLINE, deleting).await.unwrap_or_else(|_| {
                 let message = format!("VM {} was not deleted within {} s", vm.name, DELETE_DEADLINE.as_secs());
                 Err(Failure::new(Code::Timeout, message).into())

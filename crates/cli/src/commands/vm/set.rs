@@ -33,7 +33,7 @@ pub(crate) struct SetArgs {
     sizes: SizeArgs,
 }
 
-/// What can be set; one of them at least.
+/// Arguments for the sizes; at least one argument of the command is required.
 #[derive(Debug, Args)]
 struct SizeArgs {
     /// Virtual processors
@@ -59,13 +59,13 @@ struct SizeArgs {
 pub(crate) async fn run(context: &Context, args: SetArgs) -> Result {
     let SizeArgs { vcpu, memory, disk_size, overcommit, no_overcommit, egress } = args.sizes;
     let overcommit = (overcommit || no_overcommit).then_some(overcommit);
-    let nat = egress.nat.said();
+    let nat = egress.nat.setting();
     let [allow, deny] = egress.lists()?;
     let request = Request {
         method: Method::PATCH,
         suffix: |_| "",
         body: Some(SetVm { vcpu, memory, disk_size, overcommit, nat, allow, deny, ..SetVm::default() }),
-        undone: "interrupted: it may be set already ('banger vm show' tells)",
+        on_interrupt: "interrupted: it may be set already ('banger vm show' tells)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
 }

@@ -29,10 +29,10 @@ pub(crate) struct SshArgs {
     args: Vec<OsString>,
 }
 
-/// Becomes ssh, once it is sure that there is somebody to talk to.
+/// Replaces this process by ssh, after a check that the VM's agent can be reached.
 pub(crate) async fn run(context: &Context, args: SshArgs) -> Result {
     let endpoint = guest::endpoint(context, args.vm.as_str()).await?;
-    // The pin is there before ssh looks for it.
+    // The daemon writes the VM's host key before ssh looks for it.
     access::access(context, endpoint.id.as_str()).await?;
     let config = client::write_config(&context.layout)?;
     Err(client::become_ssh(&config, endpoint.name.as_str(), endpoint.user.as_deref(), &args.args).into())

@@ -6,7 +6,7 @@ use banger_proto::api::vm::StartVm;
 use clap::Args;
 use hyper::Method;
 
-/// Whether free memory is taken notice of.
+/// Argument that ignores how much memory is free.
 #[derive(Debug, Args)]
 pub(super) struct OvercommitArg {
     /// Start even if the host has too little free memory; kept with the VM ('vm set --no-overcommit' undoes it)
@@ -29,7 +29,7 @@ pub(crate) async fn run(context: &Context, args: StartArgs) -> Result {
         method: Method::POST,
         suffix: |_| "/start",
         body: Some(StartVm { overcommit: args.memory.overcommit }),
-        undone: "interrupted: the start is taken back, unless the guest was up already ('banger ps -a' shows it)",
+        on_interrupt: "interrupted: the start is taken back, unless the guest was up already ('banger ps -a' shows it)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
 }

@@ -18,7 +18,7 @@ pub(crate) struct StatsArgs {
     vm: VmName,
 }
 
-/// Shows what a VM uses on the host, and what it says of itself.
+/// Shows what a VM uses on the host, and what its agent reports.
 pub(crate) async fn run(context: &Context, args: &StatsArgs) -> Result {
     let stats: VmStats = context.daemon().await?.get(&format!("/v1/vms/{}/stats", segment(args.vm.as_str()))).await?;
     context.printer.data(&stats, render)?;
@@ -43,7 +43,7 @@ fn seconds(ms: u64) -> String {
     format!("{}.{} s", ms / 1000, ms % 1000 / 100)
 }
 
-/// A guest says what it likes: free may be more than total.
+/// Formats used memory. The guest's numbers are untrusted: free may be more than total.
 fn used(total: u64, free: u64) -> String {
     format!("{} of {}", ByteSize(total.saturating_sub(free)), ByteSize(total))
 }

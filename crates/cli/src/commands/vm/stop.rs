@@ -7,7 +7,7 @@ use clap::Args;
 use hyper::Method;
 use std::time::Duration;
 
-/// How long an orderly power-off may take.
+/// Argument for the time limit of an orderly power-off.
 #[derive(Debug, Args)]
 pub(super) struct GraceArg {
     /// How long an orderly power-off may take before the VMM is killed, such as 30 or 500ms; at most 1d
@@ -17,7 +17,7 @@ pub(super) struct GraceArg {
 }
 
 impl GraceArg {
-    /// As a request says it.
+    /// Returns the limit in milliseconds.
     pub(super) fn ms(&self) -> Option<u64> {
         self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
     }
@@ -38,7 +38,7 @@ pub(crate) async fn run(context: &Context, args: StopArgs) -> Result {
         method: Method::POST,
         suffix: |_| "/stop",
         body: Some(StopVm { grace_ms: args.grace.ms() }),
-        undone: "interrupted: the VM may still be on its way down ('banger ps -a' shows it)",
+        on_interrupt: "interrupted: the VM may still be on its way down ('banger ps -a' shows it)",
     };
     each::act(context, each::resolve(context, &args.refs.vms).await?, request).await
 }

@@ -1,9 +1,9 @@
-//! One stream of a session: what came and was not read, what was written and not sent, and how far its end is.
+//! State of one stream: unread data, unsent data, and how far it is closed.
 
 use crate::frame::WINDOW;
 use std::{collections::VecDeque, task::Waker};
 
-/// How far the writing half of a stream is.
+/// State of a stream's writing half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finish {
     Open,
@@ -11,38 +11,38 @@ pub(super) enum Finish {
     Sent,
 }
 
-/// One stream.
+/// State of one stream.
 #[expect(clippy::struct_excessive_bools, reason = "four facts that do not exclude each other")]
 #[derive(Debug)]
 pub(super) struct Flow {
-    /// Received, not yet read.
+    /// Received bytes that are not yet read.
     pub(super) inbox: VecDeque<u8>,
-    /// What the peer may still send.
+    /// Bytes that the peer may still send.
     pub(super) inbox_room: usize,
-    /// Read, and not yet given back to the peer as room.
+    /// Bytes that were read and not yet given back to the peer as window.
     pub(super) credit: usize,
-    /// The peer's FIN came.
+    /// Whether the peer's FIN has arrived.
     pub(super) peer_done: bool,
-    /// The peer's RST came.
+    /// Whether the peer's RST has arrived.
     pub(super) reset: bool,
-    /// Written, not yet sent.
+    /// Written bytes that are not yet sent.
     pub(super) outbox: VecDeque<u8>,
-    /// What the peer takes now.
+    /// Bytes that the peer accepts now.
     pub(super) send_room: usize,
-    /// SYN or ACK, until the first frame carries it.
-    pub(super) greeting: u16,
+    /// SYN or ACK, until the first frame has carried it.
+    pub(super) opening_flags: u16,
     pub(super) finish: Finish,
-    /// No handle any more; only the outbox is left to send.
+    /// Whether the handle is dropped and only the outbox is left to send.
     pub(super) orphan: bool,
-    /// Stands in `Mux::turn`.
-    pub(super) in_turn: bool,
+    /// Whether the stream is in `Mux::send_queue`.
+    pub(super) queued: bool,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
     pub(super) watcher: Option<Waker>,
 }
 
 impl Flow {
-    pub(super) fn new(greeting: u16, extra_room: u32) -> Self {
+    pub(super) fn new(opening_flags: u16, extra_room: u32) -> Self {
         Self {
             inbox: VecDeque::new(),
             inbox_room: WINDOW,
@@ -51,10 +51,10 @@ impl Flow {
             reset: false,
             outbox: VecDeque::new(),
             send_room: WINDOW.saturating_add(extra_room as usize),
-            greeting,
+            opening_flags,
             finish: Finish::Open,
             orphan: false,
-            in_turn: false,
+            queued: false,
             reader: None,
             writer: None,
             watcher: None,

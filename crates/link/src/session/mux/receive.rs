@@ -1,4 +1,4 @@
-//! From frames to streams: every rule a peer can break.
+//! Received frames: every rule that a peer can break.
 
 use super::{Flow, MAX_CONTROL, MAX_GUEST_STREAMS, Mux, reset};
 use crate::{
@@ -9,11 +9,10 @@ use banger_proto::agent::link::MAX_STREAMS;
 use std::collections::VecDeque;
 
 impl Mux {
-    /// A frame without payload, or the header of one with payload; what a data frame's payload is for is the answer of
-    /// [`Mux::on_payload`].
+    /// Processes a header; the payload of a data frame follows with [`Mux::on_payload`].
     pub(crate) fn on_header(&mut self, header: Header) -> Result<(), Ended> {
         let Header { kind, flags, stream: id, length } = header;
-        // What a peer makes this end answer, by handles that end too, it has to take off the pipe before it says more.
+        // A peer must read the answers that it causes, also those to handles that end, before it may send more.
         if self.control.len() >= MAX_CONTROL {
             return Err(Ended::Protocol("a flood of pings or streams"));
         }
@@ -37,7 +36,7 @@ impl Mux {
             flow.wake();
             if flow.orphan {
                 self.remove(id);
-            } else if self.newborn.contains(&id) {
+            } else if self.accept_queue.contains(&id) {
                 self.wake_acceptor();
             }
             return Ok(());
@@ -76,12 +75,12 @@ impl Mux {
         }
         self.flows.insert(id, Flow::new(flag::ACK, extra_room));
         self.opened_by_peer += 1;
-        self.newborn.push_back(id);
+        self.accept_queue.push_back(id);
         self.wake_acceptor();
         Ok(())
     }
 
-    /// Bytes of a data frame whose header was accepted.
+    /// Processes payload of a data frame whose header was accepted.
     pub(crate) fn on_payload(&mut self, id: u32, bytes: &[u8]) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if flow.orphan || flow.reset {
@@ -91,19 +90,19 @@ impl Mux {
         if let Some(reader) = flow.reader.take() {
             reader.wake();
         }
-        if self.newborn.contains(&id) {
+        if self.accept_queue.contains(&id) {
             self.wake_acceptor();
         }
     }
 
-    /// The FIN of a frame, after its payload.
+    /// Processes the FIN of a frame, after its payload.
     pub(crate) fn on_fin(&mut self, id: u32) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.peer_done = true;
         if let Some(reader) = flow.reader.take() {
             reader.wake();
         }
-        if self.newborn.contains(&id) {
+        if self.accept_queue.contains(&id) {
             self.wake_acceptor();
         }
     }

@@ -1,16 +1,16 @@
-//! From streams to frames.
+//! Frames to be sent.
 
 use super::{BATCH, Finish, Mux, reset};
 use crate::frame::{Header, Kind, MAX_PAYLOAD, flag};
 use std::{collections::VecDeque, task::Waker};
 
 impl Mux {
-    /// Moves frames into `out`, a batch at most, and leaves `waker` to be woken when there are more.
+    /// Appends frames to `out`, one batch at most, and registers `waker` for more.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>, waker: &Waker) {
         while out.len() < BATCH {
             if let Some(header) = self.control.pop_front() {
                 out.extend(header.encode());
-            } else if let Some(id) = self.turn.pop_front() {
+            } else if let Some(id) = self.send_queue.pop_front() {
                 self.send(id, out);
             } else {
                 self.driver = Some(waker.clone());
@@ -22,12 +22,12 @@ impl Mux {
 
     fn send(&mut self, id: u32, out: &mut Vec<u8>) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.in_turn = false;
+        flow.queued = false;
         if flow.reset {
             return;
         }
         if flow.owes_room() {
-            let flags = std::mem::take(&mut flow.greeting);
+            let flags = std::mem::take(&mut flow.opening_flags);
             let credit = std::mem::take(&mut flow.credit);
             flow.inbox_room += credit;
             let length = u32::try_from(credit).expect("a credit is at most a window");
@@ -36,7 +36,7 @@ impl Mux {
         let count = flow.outbox.len().min(flow.send_room).min(MAX_PAYLOAD);
         let finishes = flow.finish == Finish::Asked && count == flow.outbox.len();
         if count > 0 || finishes {
-            let flags = std::mem::take(&mut flow.greeting) | if finishes { flag::FIN } else { 0 };
+            let flags = std::mem::take(&mut flow.opening_flags) | if finishes { flag::FIN } else { 0 };
             let length = u32::try_from(count).expect("a payload is small");
             out.extend(Header { kind: Kind::Data, flags, stream: id, length }.encode());
             take(&mut flow.outbox, count, out);
@@ -62,7 +62,7 @@ impl Mux {
     }
 }
 
-/// Moves the first bytes of a queue, by pieces: byte by byte it is what a guest in software emulation is slowest at.
+/// Moves the first bytes of a queue in slices: byte by byte would be slow for a guest in software emulation.
 fn take(queue: &mut VecDeque<u8>, count: usize, into: &mut Vec<u8>) {
     let (front, back) = queue.as_slices();
     let (first, second) = (count.min(front.len()), count.saturating_sub(front.len()));

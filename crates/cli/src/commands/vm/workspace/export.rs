@@ -23,7 +23,7 @@ use std::{
     sync::Arc,
 };
 
-const UNDONE: &str = "interrupted: nothing was written or applied";
+const INTERRUPTED: &str = "interrupted: nothing was written or applied";
 
 /// `banger vm workspace export`.
 #[derive(Debug, Args)]
@@ -77,7 +77,7 @@ pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
             .into());
     }
     let mut signals = Signals::install()?;
-    let patch = Arc::new(signals.guard(UNDONE, export::export(context, args.vm.as_str(), &request)).await?);
+    let patch = Arc::new(signals.guard(INTERRUPTED, export::export(context, args.vm.as_str(), &request)).await?);
     if let Some(output) = &args.output {
         write(output, &patch.bytes).map_err(|error| {
             Failure::caused_by(Code::Unavailable, format!("cannot write {}", output.display()), &error)
@@ -99,7 +99,7 @@ pub(crate) async fn run(context: &Context, args: ExportArgs) -> Result {
     if context.printer.json() {
         context.printer.value(&exported)?;
     } else {
-        context.printer.talk(&describe(&exported));
+        context.printer.note(&describe(&exported));
     }
     Ok(Status::Done)
 }
@@ -112,7 +112,7 @@ async fn apply(context: &Context, vm: &VmName, patch: &Arc<Patch>) -> Result<Pat
     let at = source.clone();
     let recovering = tokio::task::spawn_blocking(move || export::recover(&at));
     if let Some(notice) = recovering.await.map_err(|error| internal("cannot look at the repository", &error))?? {
-        context.printer.talk(&notice);
+        context.printer.note(&notice);
     }
     let (patch, at) = (Arc::clone(patch), source.clone());
     let applying = tokio::task::spawn_blocking(move || export::apply(&patch, &at));

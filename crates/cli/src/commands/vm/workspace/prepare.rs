@@ -1,4 +1,4 @@
-//! `banger vm workspace prepare`, and the flags it shares with `run`.
+//! `banger vm workspace prepare`, and the arguments it shares with `run`.
 
 use crate::{
     complete,
@@ -24,7 +24,8 @@ use banger_proto::{
 use clap::Args;
 use std::{path::PathBuf, sync::Arc};
 
-const UNDONE: &str = "interrupted: the repository is in the VM in part, or not at all; prepare it again with --force";
+const INTERRUPTED: &str =
+    "interrupted: the repository is in the VM in part, or not at all; prepare it again with --force";
 
 /// Options of an import.
 #[derive(Debug, Clone, Args)]
@@ -77,7 +78,7 @@ impl ImportArgs {
 pub(crate) async fn make_plan(context: &Context, request: ImportRequest) -> Result<Arc<Plan>> {
     let planning = tokio::task::spawn_blocking(move || Plan::make(request));
     let plan = planning.await.map_err(|error| internal("cannot look at the repository", &error))??;
-    plan.notices.iter().for_each(|notice| context.printer.talk(notice));
+    plan.notices.iter().for_each(|notice| context.printer.note(notice));
     Ok(Arc::new(plan))
 }
 
@@ -121,7 +122,7 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
     let mut signals = Signals::install()?;
     let vm = args.vm.as_str();
     let workspace = signals
-        .guard(UNDONE, async {
+        .guard(INTERRUPTED, async {
             let request = args.import.request(args.path);
             if dry_run {
                 return print_files(context, &*make_plan(context, request).await?).map(|_| None);
@@ -150,7 +151,7 @@ pub(crate) async fn run(context: &Context, args: PrepareArgs) -> Result {
     Ok(Status::Done)
 }
 
-/// Refuses tools from the internet for a VM that cannot reach it.
+/// Refuses to install tools from the internet in a VM without internet access.
 async fn has_network(context: &Context, vm: &str, file: &str) -> Result<()> {
     let mut daemon = context.daemon().await?;
     let settings: Vec<Setting> = daemon.get("/v1/config").await?;

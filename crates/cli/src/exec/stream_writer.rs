@@ -1,5 +1,5 @@
-//! Stdout and stderr for a session: unbuffered writes in threads, so that a slow reader holds up neither signals nor the
-//! other stream's bytes that are on their way.
+//! Writers for stdout and stderr of a session. Each writes unbuffered in a thread, so that a slow reader delays neither
+//! signals nor the other stream.
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -14,23 +14,23 @@ use std::{
 };
 use tokio::{io::AsyncWrite, task::JoinHandle};
 
-/// Most bytes one write takes.
+/// Most bytes of one write.
 const LARGEST: usize = 256 << 10;
 
-/// One of this process's streams.
+/// Writer to one of this process's streams.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct StreamWriter {
     stream: Arc<OwnedFd>,
     writing: Option<JoinHandle<io::Result<()>>>,
 }
 
-impl Outlet {
-    /// Writes to what `stream` is now.
+impl StreamWriter {
+    /// Creates a writer on a duplicate of `stream`.
     pub(crate) fn new(stream: impl AsFd) -> io::Result<Self> {
         Ok(Self { stream: Arc::new(stream.as_fd().try_clone_to_owned()?), writing: None })
     }
 
-    /// Ready once nothing is being written, with how the last write went.
+    /// Ready once no write is pending, with the result of the last one.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(writing) = &mut self.writing else { return Poll::Ready(Ok(())) };
         let written = ready!(Pin::new(writing).poll(context));
@@ -39,7 +39,7 @@ impl Outlet {
     }
 }
 
-impl AsyncWrite for Outlet {
+impl AsyncWrite for StreamWriter {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_idle(context))?;
         let bytes = bytes[..bytes.len().min(LARGEST)].to_vec();
@@ -64,7 +64,7 @@ fn write_all(stream: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
-            // Another program that shares the stream made it non-blocking.
+            // Another process that shares the stream made it non-blocking.
             Err(Errno::AGAIN) => {
                 poll(&mut [PollFd::new(stream, PollFlags::OUT)], None)?;
             }
@@ -82,31 +82,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_somebody_made_non_blocking_loses_nothing() {
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
-        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let (reader, pipe) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&pipe, true).unwrap();
         let sent: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
         let reading = std::thread::spawn(move || {
             let mut received = Vec::new();
             File::from(reader).read_to_end(&mut received).unwrap();
             received
         });
-        let mut outlet = Outlet::new(&writer).unwrap();
-        drop(writer);
+        let mut writer = StreamWriter::new(&pipe).unwrap();
+        drop(pipe);
         let work = async {
-            outlet.write_all(&sent).await?;
-            outlet.flush().await
+            writer.write_all(&sent).await?;
+            writer.flush().await
         };
         tokio::time::timeout(Duration::from_secs(20), work).await.expect("it hangs").unwrap();
-        drop(outlet);
+        drop(writer);
         assert!(reading.join().unwrap() == sent);
     }
 
     #[tokio::test]
     async fn a_reader_that_is_gone_is_a_broken_pipe() {
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let mut outlet = Outlet::new(&writer).unwrap();
+        let (reader, pipe) = rustix::pipe::pipe().unwrap();
+        let mut writer = StreamWriter::new(&pipe).unwrap();
         drop(reader);
-        outlet.write_all(b"x").await.unwrap();
-        assert_eq!(outlet.flush().await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        writer.write_all(b"x").await.unwrap();
+        assert_eq!(writer.flush().await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

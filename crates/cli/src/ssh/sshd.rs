@@ -1,16 +1,17 @@
-//! The guest's end of a connection: `sshd -i`, configured by banger, for as long as the connection lasts.
+//! The guest's end of an ssh connection: `sshd -i`, configured by banger, for the time of the connection.
 
 use banger_proto::{agent::exec::ExecSpec, api::ssh::SshAccess};
 use data_encoding::HEXLOWER;
 use std::collections::BTreeMap;
 
-/// Status of a guest without sshd.
+/// Exit status in a guest without sshd.
 pub(crate) const NO_SSHD: u8 = 127;
 
-/// Where banger's keys and configuration are in the guest: in memory, gone with the boot.
+/// Directory of banger's keys and configuration in the guest: in memory, so that they vanish with the boot.
 const DIR: &str = "/run/banger-ssh";
 
-/// Writes what is not there yet, each file in one step, since connections come at the same time; then is sshd.
+/// Script that writes the missing files, each atomically because connections come at the same time, and then becomes
+/// sshd.
 const START: &str = r#"
 set -eu
 sshd=$(command -v sshd || :)
@@ -37,7 +38,7 @@ unset BANGER_SSH_STAMP BANGER_SSH_HOST_KEY BANGER_SSH_AUTHORIZED_KEYS BANGER_SSH
 exec "$sshd" -i -e -f $d/sshd_config
 "#;
 
-/// Keys only, and only banger's; what people do over ssh stays allowed: forwarding, sftp, agents.
+/// Configuration of sshd: only banger's keys are accepted; forwarding, sftp and agents stay allowed.
 const CONFIG: &str = "\
 HostKey /run/banger-ssh/host_key
 AuthorizedKeysFile /run/banger-ssh/authorized_keys
@@ -54,7 +55,7 @@ PidFile none
 UseDNS no
 LogLevel ERROR";
 
-/// The exec that is one connection. Secrets are in its environment, which only root of the guest can read.
+/// Builds the exec request of one connection. Its secrets are in the environment, which only the guest's root can read.
 pub(crate) fn connection(access: &SshAccess) -> ExecSpec {
     let stamp = stamp(&[&access.host_key, &access.authorized_keys, CONFIG]);
     let env = [
@@ -68,13 +69,13 @@ pub(crate) fn connection(access: &SshAccess) -> ExecSpec {
         argv: ["sh", "-c", START, "sshd"].map(str::to_owned).into(),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<BTreeMap<_, _>>(),
         cwd: Some("/".into()),
-        // Whoever the VM's or the image's user is: sshd becomes the one who enters.
+        // Whatever the user of the VM or image: sshd changes to the user who logs in.
         user: Some("root".to_owned()),
         tty: None,
     }
 }
 
-/// Names the content of all files.
+/// Hashes the content of all files.
 fn stamp(parts: &[&str]) -> String {
     use sha2::{Digest as _, Sha256};
     let mut hash = Sha256::new();

@@ -1,7 +1,7 @@
-//! The user's own `~/.ssh/config`: banger adds one line at its top, between two marks, and takes exactly that away again.
+//! Edits the user's own `~/.ssh/config`: banger adds one line at the top, between two marks, and removes exactly that.
 //!
-//! At the top, because for ssh the first value counts, and as an `Include`, because a section of its own there would take
-//! the user's first lines in. Everything else in the file stays, byte by byte.
+//! The line is at the top because ssh takes the first value of an option, and it is an `Include` because a section
+//! there would absorb the user's first lines. Everything else in the file stays unchanged, byte by byte.
 
 use banger_proto::failure::{Code, Failure};
 use std::{
@@ -13,30 +13,31 @@ use std::{
 
 const BEGIN: &str = "# >>> banger (banger ssh-config --uninstall removes this) >>>";
 const END: &str = "# <<< banger <<<";
-/// Within the marks: without this line a file in which nothing else is goes with them.
+/// Line between the marks in a file that existed and was empty. Without it, a file in which nothing else is left is
+/// deleted.
 const WAS_EMPTY: &str = "# The file was there before, and empty.";
-/// Largest file that is edited.
+/// Most bytes of a file that is edited.
 const MAX_FILE: u64 = 4 << 20;
 
-/// What became of the file.
+/// Result of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Edit {
     Changed,
-    /// It was as it should be.
+    /// The file was as requested already.
     Unchanged,
 }
 
-/// Makes the file include `included` (already quoted).
+/// Adds an include of `included` (already quoted) to the file.
 pub(crate) fn install(file: &Path, included: &str) -> Result<Edit, Failure> {
     edit(file, |text| with(text, included))
 }
 
-/// Takes away what [`install`] added.
+/// Removes what [`install`] added.
 pub(crate) fn uninstall(file: &Path) -> Result<Edit, Failure> {
     edit(file, |text| without(text.unwrap_or_default()))
 }
 
-/// The text with the block at its top, if it is not in there as it should be.
+/// Returns the text with the block at its top, in place of any other block of banger's.
 fn with(text: Option<&[u8]>, included: &str) -> Result<Vec<u8>, Broken> {
     let note = if text.is_some_and(was_empty) { format!("{WAS_EMPTY}\n") } else { String::new() };
     let block = format!("{BEGIN}\nInclude {included}\n{note}{END}\n");
@@ -48,7 +49,7 @@ fn with(text: Option<&[u8]>, included: &str) -> Result<Vec<u8>, Broken> {
     Ok([block.as_bytes(), &rest].concat())
 }
 
-/// The text without any block of banger's.
+/// Returns the text without any block of banger's.
 fn without(text: &[u8]) -> Result<Vec<u8>, Broken> {
     let mut rest = Vec::with_capacity(text.len());
     let mut inside = false;
@@ -65,12 +66,12 @@ fn without(text: &[u8]) -> Result<Vec<u8>, Broken> {
     if inside { Err(Broken) } else { Ok(rest) }
 }
 
-/// Whether a file with this text had none before banger came.
+/// Whether the file existed and was empty before banger added its block: it is then kept when the block is removed.
 fn was_empty(text: &[u8]) -> bool {
     text.is_empty() || contains(text, WAS_EMPTY.as_bytes())
 }
 
-/// One mark without the other: what is between is anybody's guess.
+/// One mark was found without the other, so the extent of the block is unknown.
 #[derive(Debug, PartialEq, Eq)]
 struct Broken;
 
@@ -83,7 +84,7 @@ fn edit(file: &Path, change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, Broke
         let code = if error.kind() == io::ErrorKind::PermissionDenied { Code::Denied } else { Code::Unavailable };
         Failure::caused_by(code, format!("cannot {what} {}", file.display()), error)
     };
-    // A link is somebody's way of keeping the file elsewhere: that file is edited, the link stays.
+    // The user may keep the file elsewhere behind a link: the target is edited, the link stays.
     let target = target(file).map_err(|error| failed("find", &error))?;
     let (text, mode) = match fs::metadata(&target) {
         Ok(meta) if !meta.is_file() => {
@@ -106,7 +107,7 @@ fn edit(file: &Path, change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, Broke
         return Ok(Edit::Unchanged);
     }
     if new.is_empty() && !was_empty(old) && !file.is_symlink() {
-        // Nothing else was ever in it.
+        // The file never had anything else.
         fs::remove_file(&target).map_err(|error| failed("remove", &error))?;
         return Ok(Edit::Changed);
     }
@@ -114,7 +115,7 @@ fn edit(file: &Path, change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, Broke
     Ok(Edit::Changed)
 }
 
-/// The file behind a chain of links; it need not be there.
+/// Resolves a chain of links; the target need not exist.
 fn target(file: &Path) -> io::Result<PathBuf> {
     let mut path = file.to_owned();
     for _ in 0..40 {
@@ -126,7 +127,7 @@ fn target(file: &Path) -> io::Result<PathBuf> {
     Err(rustix::io::Errno::LOOP.into())
 }
 
-/// The whole file or none, with the mode it had.
+/// Writes the file atomically, with its previous mode.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let parent = path.parent().unwrap_or_else(|| Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
@@ -189,7 +190,7 @@ mod tests {
             assert_eq!(uninstall(file).unwrap(), Edit::Changed);
         }
         assert!(fs::read(&file).unwrap().is_empty() && !none.exists());
-        // What somebody wrote there meanwhile stays.
+        // Text that was added meanwhile stays.
         install(&file, "\"/x\"").unwrap();
         fs::write(&file, [&fs::read(&file).unwrap()[..], b"Host a\n"].concat()).unwrap();
         uninstall(&file).unwrap();
@@ -254,7 +255,7 @@ mod tests {
             assert_eq!(edited.unwrap_err().code, Code::Invalid);
         }
         assert_eq!(fs::metadata(&file).unwrap().len(), MAX_FILE + 1);
-        // Read-only, as some keep it: it is so afterwards, too. Nothing is left beside it.
+        // A read-only file stays read-only. No temporary file is left.
         fs::write(&file, "Host a\n").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
         install(&file, "\"/x\"").unwrap();
@@ -264,7 +265,7 @@ mod tests {
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     }
 
-    /// The judge is ssh itself: what a user had in force is in force, whatever comes before it in the file.
+    /// ssh itself shows that the user's settings stay in force, whatever precedes them in the file.
     #[test]
     fn ssh_reads_the_same_of_what_was_there() {
         if !banger_testkit::require("ssh") {

@@ -1,6 +1,6 @@
 //! Standard input as a channel of chunks.
 //!
-//! A read of stdin cannot be cancelled, so it happens in a thread that nobody waits for: the process ends under it.
+//! A read of stdin cannot be cancelled, so it happens in a thread that is never joined: the process exits under it.
 
 use bytes::Bytes;
 use rustix::{
@@ -10,15 +10,15 @@ use rustix::{
 };
 use tokio::sync::mpsc;
 
-/// Bytes of one chunk; with its channel byte it fits a message.
+/// Bytes of one chunk; with the channel's byte it fits in a message.
 const CHUNK: usize = 128 << 10;
-/// Chunks that are read ahead of the guest.
+/// Chunks read ahead of the guest.
 const AHEAD: usize = 2;
 
-/// Starts to read stdin; the channel ends where it ends.
+/// Starts to read stdin; the channel ends at its end.
 pub(crate) fn read_stdin() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    // Without a thread there is no stdin, which is what the guest then sees.
+    // Without a thread the guest sees an empty stdin.
     let _ = std::thread::Builder::new().name("stdin".into()).spawn(move || pump(&sender));
     receiver
 }
@@ -34,11 +34,11 @@ fn pump(sender: &mpsc::Sender<Bytes>) {
                 }
             }
             Err(Errno::INTR) => {}
-            // Whoever gave us this stdin made it non-blocking.
+            // Another process that shares this stdin made it non-blocking.
             Err(Errno::AGAIN) => {
                 let _ = poll(&mut [PollFd::new(&stdin(), PollFlags::IN)], None);
             }
-            // A terminal that is gone, a directory: the end.
+            // A closed terminal or a directory: treated as the end.
             Err(_) => return,
         }
     }
