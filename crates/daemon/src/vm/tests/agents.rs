@@ -54,6 +54,27 @@ impl FakeAgent {
     }
 }
 
+/// A running VM with a fake shim and a fake agent.
+pub(super) struct Running {
+    pub(super) row: VmRow,
+    /// Has adopted the machine, as a daemon's VM task does.
+    pub(super) owner: Owner,
+    pub(super) fake: FakeShim,
+    pub(super) agent: FakeAgent,
+}
+
+impl World {
+    pub(super) async fn running(&self, name: &str) -> Running {
+        let mut row = self.vm(name, VmState::Running).await;
+        row.run.agent_api = Some(1);
+        let fake = FakeShim::of(self, &row);
+        let shim = adopt(self, &row).await;
+        let agent = FakeAgent::of(self, &row);
+        let owner = Owner::new(self.vms().parts.clone(), row.clone(), Some(shim));
+        Running { row, owner, fake, agent }
+    }
+}
+
 /// How an agent may be gone.
 #[derive(Debug, Clone, Copy)]
 enum Gone {
@@ -112,12 +133,7 @@ async fn an_agent_that_never_comes_is_not_called_silent() {
 #[tokio::test]
 async fn what_a_guest_says_fills_no_row() {
     let world = World::new();
-    let mut row = world.vm("v", VmState::Running).await;
-    row.run.agent_api = Some(1);
-    let mut fake = FakeShim::of(&world, &row);
-    let shim = adopt(&world, &row).await;
-    let agent = FakeAgent::of(&world, &row);
-    let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
+    let Running { row, mut owner, mut fake, agent } = world.running("v").await;
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let refuses = async {
         agent.refuses(Code::Unavailable, &"\u{7f}".repeat(1 << 20)).await;

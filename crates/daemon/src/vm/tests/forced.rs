@@ -1,24 +1,12 @@
 //! Machines that are ended by force, and what is kept of why.
 
-use super::{
-    agents::FakeAgent,
-    machine::{FakeShim, adopt},
-    *,
-};
-use crate::{
-    shim::control::ShimRequest,
-    vm::{owner::Owner, stop},
-};
+use super::{agents::Running, machine::FakeShim, *};
+use crate::{shim::control::ShimRequest, vm::stop};
 
 #[tokio::test]
 async fn why_a_machine_is_ended_by_force_is_written_down_before_it_is() {
     let world = World::new();
-    let mut row = world.vm("v", VmState::Running).await;
-    row.run.agent_api = Some(1);
-    let mut fake = FakeShim::of(&world, &row);
-    let shim = adopt(&world, &row).await;
-    let agent = FakeAgent::of(&world, &row);
-    let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
+    let Running { row, mut owner, mut fake, agent } = world.running("v").await;
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let ends = async {
         agent.refuses(Code::Internal, "no").await;
@@ -45,12 +33,7 @@ async fn a_machine_that_ended_by_itself_before_it_could_be_keeps_its_own_reason(
         ("b", ExitCause::VmmFailed, Some("Kernel panic")),
         ("c", ExitCause::Poweroff, None),
     ] {
-        let mut row = world.vm(name, VmState::Running).await;
-        row.run.agent_api = Some(1);
-        let mut fake = FakeShim::of(&world, &row);
-        let shim = adopt(&world, &row).await;
-        let agent = FakeAgent::of(&world, &row);
-        let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
+        let Running { row, mut owner, mut fake, agent } = world.running(name).await;
         let record = ExitRecord { cause, reason: "Kernel panic".into(), at: 1 };
         let operation = Operation::silent();
         let ends = async {

@@ -1,6 +1,6 @@
 //! The engine and a machine whose shim is played by the test.
 
-use super::{agents::FakeAgent, ports::FakePorts, *};
+use super::{agents::Running, ports::FakePorts, *};
 use crate::{
     operation::BACKLOG,
     shim::{
@@ -257,14 +257,9 @@ async fn what_a_machine_that_is_found_again_does_is_told_by_its_agent_and_its_re
 #[tokio::test]
 async fn a_guest_that_is_on_its_way_down_already_is_waited_for() {
     let world = World::new();
-    let mut row = world.vm("v", VmState::Running).await;
-    row.run.agent_api = Some(1);
-    let mut fake = FakeShim::of(&world, &row);
-    let shim = adopt(&world, &row).await;
-    let agent = FakeAgent::of(&world, &row);
+    let Running { row, mut owner, mut fake, agent } = world.running("v").await;
     let (lines, mut said) = mpsc::channel(BACKLOG);
     let operation = Operation::watched(lines);
-    let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
     let record = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
     let goes = async {
         agent.refuses(Code::Conflict, "the guest is going down already").await;
