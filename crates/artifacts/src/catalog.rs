@@ -1,7 +1,8 @@
-//! Lists of what can be had by name: one is compiled in, others have the same schema and lie in files or on servers.
+//! Catalogs: lists of kernels or images that can be pulled by name. One is compiled in; others have the same schema and
+//! are read from files or servers.
 //!
-//! Decides how much of one is read, from what, in which version, and that a name stands in it once. What an entry says is
-//! for [`crate::kernel`] and [`crate::image`] to know.
+//! Decides how much of a catalog is read, from which kinds of file, in which version, and that every name occurs once.
+//! The meaning of an entry belongs to [`crate::kernel`] and [`crate::image`].
 
 use crate::{
     fetch::{Address, Client, FetchError},
@@ -24,22 +25,22 @@ pub const MAX_CATALOG: usize = 1 << 20;
 /// The schema this banger reads.
 const VERSION: u32 = 1;
 
-/// What stands in a catalog.
+/// Entry of a catalog.
 pub trait Entry: Sized {
-    /// What it is an entry of: `kernel`.
+    /// Noun for error messages: `kernel`.
     const OF: &'static str;
-    /// What it is called.
+    /// Type of the entry's name.
     type Name: Clone + Debug + Display + Eq + Hash;
-    /// Why one is refused.
+    /// Error of an entry that is refused.
     type Refusal: Error + Send + Sync + 'static;
 
-    /// All of a catalog of this banger's version.
+    /// Parses all entries of a catalog in this banger's version.
     fn all(json: &[u8]) -> Result<Vec<Self>, CatalogError<Self::Refusal>>;
 
-    /// By what it is asked for.
+    /// Name the entry is requested by.
     fn name(&self) -> &Self::Name;
 
-    /// The processor, as `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     fn arch(&self) -> &str;
 }
 
@@ -52,7 +53,7 @@ pub enum CatalogError<R: Error + 'static> {
     /// Not the JSON it should be.
     #[error("the catalog is malformed")]
     Json(#[from] serde_json::Error),
-    /// A schema of another time.
+    /// The schema version is not supported.
     #[error("the catalog has version {0}, not {VERSION}")]
     Version(u32),
     /// An entry that makes no sense.
@@ -64,22 +65,22 @@ pub enum CatalogError<R: Error + 'static> {
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// It could not be downloaded.
     #[error("cannot download {address}")]
     Fetch {
-        /// From where.
+        /// Address asked.
         address: Address,
-        /// What is wrong.
+        /// Cause.
         source: FetchError,
     },
 }
 
-/// A list of what can be had by name.
+/// Entries that can be pulled by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog<E> {
     entries: Vec<E>,
@@ -110,7 +111,7 @@ impl<E: Entry> Catalog<E> {
         Ok(Self { entries })
     }
 
-    /// The catalog in the file at `path`.
+    /// Reads the catalog in the file at `path`.
     pub fn read(path: &Path) -> Result<Self, CatalogError<E::Refusal>> {
         let mut json = Vec::new();
         let read = regular(path).and_then(|file| file.take(MAX_CATALOG as u64 + 1).read_to_end(&mut json));
@@ -118,14 +119,14 @@ impl<E: Entry> Catalog<E> {
         Self::parse(&json)
     }
 
-    /// The catalog at `address`.
+    /// Downloads the catalog at `address`.
     pub fn download(address: &Address, client: &Client, job: &Job<'_>) -> Result<Self, CatalogError<E::Refusal>> {
         let json = client.read(address, MAX_CATALOG as u64, job);
         Self::parse(&json.map_err(|source| CatalogError::Fetch { address: address.clone(), source })?)
     }
 
-    /// Adds the entries of `other`. One with the name and processor of an entry that is here takes its place: who names
-    /// a further catalog means it.
+    /// Adds the entries of `other`. An entry with the same name and processor replaces the one that is here: whoever
+    /// configures another catalog wants it to win.
     pub fn extend(&mut self, other: Self) {
         for entry in other.entries {
             match self.entries.iter_mut().find(|here| here.name() == entry.name() && here.arch() == entry.arch()) {
@@ -152,7 +153,7 @@ impl<E: Entry> Catalog<E> {
 }
 
 impl<E: Entry> FromIterator<E> for Catalog<E> {
-    /// Entries that were read from catalogs before; a later one takes the place of one of the same name and processor.
+    /// Collects entries read from several catalogs; a later one replaces an earlier one of the same name and processor.
     fn from_iter<I: IntoIterator<Item = E>>(entries: I) -> Self {
         let mut catalog = Self { entries: Vec::new() };
         catalog.extend(Self { entries: entries.into_iter().collect() });
@@ -160,7 +161,7 @@ impl<E: Entry> FromIterator<E> for Catalog<E> {
     }
 }
 
-/// The entries of a catalog as they stand there.
+/// Parses the entries of a catalog without interpreting them.
 pub(crate) fn raw<R: DeserializeOwned>(json: &[u8]) -> Result<Vec<R>, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(bound = "R: DeserializeOwned")]
@@ -170,7 +171,7 @@ pub(crate) fn raw<R: DeserializeOwned>(json: &[u8]) -> Result<Vec<R>, serde_json
     Ok(serde_json::from_slice::<Raw<R>>(json)?.entries)
 }
 
-/// Opens a file that is one: a fifo would have its reader wait for ever.
+/// Opens a regular file and refuses anything else: reading a fifo could block forever.
 fn regular(path: &Path) -> io::Result<File> {
     let file: File = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?.into();
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }

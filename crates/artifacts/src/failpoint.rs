@@ -1,20 +1,23 @@
-//! Points at which a test holds whoever comes by still, to kill it there.
+//! Fail-points: places in the code where a test can halt a process, in order to kill it there.
 //!
-//! Only in builds with debug assertions; elsewhere a point is nothing. `BANGER_FAILPOINTS` names a directory: a file there
-//! with a point's name arms it, once. Who comes by renames the file to `<name>.hit` and waits until that is gone, or until
-//! it is killed, which is what tests mostly do then. Every point that is passed leaves `<name>.seen`, armed or not, so that
-//! a test can tell that it knows them all. The matrix of what dies where is a test of the whole product
-//! (`testkit/tests/product/faults.rs`), which reads the source too: between two steps there is a point.
+//! They exist only in builds with debug assertions. `BANGER_FAILPOINTS` names a directory; a file there with a
+//! fail-point's name arms that point once. A process that reaches an armed point renames the file to `<name>.hit` and
+//! waits until that file is removed or until the process is killed, which is what most tests do. Every point that is
+//! passed leaves `<name>.seen`, armed or not, so that a test can check that it knows all of them. The matrix of what
+//! dies where is a test of the whole product (`testkit/tests/product/faults.rs`), which reads the source as well: there
+//! must be a point between any two steps.
 //!
-//! A step is what changes something that outlives the process: a row, a file with a name, another process, a port, a card. A
-//! transaction, or a file that is written aside and renamed, is one; so is the removal of a directory of files, and whatever
-//! fills a cache, of which half is none. Nor is there a point within these, each of which is one step:
+//! A step changes something that outlives the process: a database row, a named file, another process, a port, a NIC. A
+//! transaction is one step, as is a file that is written under a temporary name and renamed; so is the removal of a
+//! directory of files, and anything that fills a cache, because half of a cache entry does not count. There is no point
+//! inside any of the following, each of which is one step:
 //!
-//! * the beginning of a process: its fork and its log, before it has said who it is (`daemon/src/shim/detach.rs`);
-//! * a monitor's launch, until its driver gives a machine: of Firecracker its sockets, its process and what it is told. It
-//!   dies with the shim that starts it, and what is left is in the one directory that is removed whatever is in it;
-//! * one request to a helper, a shim or a guest, whatever it does for it;
-//! * the end of a process, of which it is told first and which is forced then; a process that is woken to hear of it.
+//! * the start of a process: its fork and its log, before it has reported its identity (`daemon/src/shim/detach.rs`);
+//! * the launch of a VMM, until its driver returns a machine: for Firecracker its sockets, its process and its
+//!   configuration. The VMM dies with the shim that starts it, and anything left is in the one directory that is
+//!   removed whatever it contains;
+//! * one request to a helper, a shim or a guest, whatever it does there;
+//! * the end of a process: it is asked first and then killed, and a stopped process is woken so that it can react.
 
 /// Between two steps that a crash may separate.
 #[cfg(debug_assertions)]
@@ -29,15 +32,15 @@ pub fn hit_and_block(name: &str) {
 #[cfg(not(debug_assertions))]
 pub fn hit_and_block(_name: &str) {}
 
-/// For who waits in its own way.
+/// Parts of a fail-point for callers that wait in their own way.
 #[cfg(debug_assertions)]
 pub mod armed {
     use std::{fs, path::PathBuf, sync::OnceLock, time::Duration};
 
-    /// How often a held point is looked at.
+    /// Interval at which a halted process checks its point.
     pub const TICK: Duration = Duration::from_millis(2);
 
-    /// The file that holds whoever is here, if the point was armed.
+    /// Returns the file that halts the caller, if the point was armed.
     pub fn take(name: &str) -> Option<PathBuf> {
         static PLACE: OnceLock<Option<PathBuf>> = OnceLock::new();
         let place = PLACE.get_or_init(|| std::env::var_os("BANGER_FAILPOINTS").map(PathBuf::from)).as_ref()?;

@@ -2,10 +2,10 @@
 //!
 //! A managed image is a directory `images/<id>/` with `rootfs.ext4` and `manifest.json`. Its id is the first 16
 //! hexadecimal digits of its digest: the BLAKE3 of `rootfs.ext4` (`b3sum` proves it), or the SHA-256 of an image made
-//! before. So the same content is the same image, and the file under an id never changes; what an image says of its
-//! commands and its processor is in the file's UUID. An unmanaged image is a file of the user's: its directory holds only
-//! the manifest, which says what the file was, and its id tells that file at that moment. Names that point at ids are the
-//! daemon's; this module does not know them.
+//! by an earlier banger. So the same content is the same image, and the file under an id never changes; the UUID of the
+//! file covers what the image says of its commands and its processor. An unmanaged image is a file of the user's: its
+//! directory holds only the manifest, which describes the file, and its id identifies that file in that state. Names
+//! that point at ids are the daemon's; this module does not know them.
 
 mod bundle;
 mod catalog;

@@ -32,15 +32,15 @@ pub enum InitramfsError {
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// A file is larger than anything that belongs there.
     #[error("{} has more than {limit} bytes", path.display())]
     TooLarge {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
         /// The most it may have.
         limit: u64,
@@ -54,9 +54,9 @@ pub enum InitramfsError {
     /// A module's compression.
     #[error("cannot unpack the module {}", path.display())]
     Module {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: CodecError,
     },
     /// The archive could not be written.
@@ -65,7 +65,7 @@ pub enum InitramfsError {
     /// The cache could not be used.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }

@@ -1,4 +1,4 @@
-//! What a long step reports while it runs, and how it is told to stop.
+//! Progress reports and cancellation of long-running steps.
 
 use std::{
     error::Error,
@@ -8,52 +8,52 @@ use std::{
     },
 };
 
-/// Where a step tells how far it is. Calls are cheap and may come from any thread.
+/// Receiver of progress reports. Calls are cheap and may come from any thread.
 pub trait Progress: Send + Sync {
-    /// A new phase began, in words a person reads: `downloading linux-image-6.1.0-49-cloud-amd64`.
+    /// Begins a phase, named in words for a person: `downloading linux-image-6.1.0-49-cloud-amd64`.
     fn phase(&self, what: &str);
 
-    /// `done` of `total` units (bytes unless the phase says otherwise); `None` when the end is not known.
+    /// Reports `done` of `total` units (bytes unless the phase says otherwise); `None` when the total is unknown.
     fn advance(&self, done: u64, total: Option<u64>);
 
-    /// How far one of several parts of a phase is that come at once.
+    /// Reports the progress of one of several concurrent parts of a phase.
     fn part(&self, part: &Part<'_>) {
         let _ = part;
     }
 
-    /// Something worth saying that fails nothing and ends no phase.
+    /// Reports something worth knowing that is no failure and ends no phase.
     fn notice(&self, text: &str) {
         let _ = text;
     }
 }
 
-/// One of several parts that come at once, such as a layer of an image.
+/// One of several concurrent parts of a phase, such as a layer of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// Tells it from the others.
+    /// Name of the part, unique within its phase.
     pub name: &'a str,
-    /// What is happening to it.
+    /// State of the part.
     pub state: PartState,
     /// Bytes done.
     pub done: u64,
-    /// Of how many.
+    /// Bytes in total.
     pub total: u64,
 }
 
-/// What is happening to a part.
+/// State of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartState {
-    /// Others come first.
+    /// Not begun; others are ahead of it.
     Waiting,
-    /// It is on its way.
+    /// Being downloaded.
     Coming,
-    /// It was here already and is being read.
+    /// Being read from the local cache.
     Cached,
-    /// It is here.
+    /// Complete.
     Done,
 }
 
-/// Progress nobody watches.
+/// Discards all progress reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -66,7 +66,7 @@ impl Progress for Silent {
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
-/// The step was told to stop.
+/// The step was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cancelled")]
 pub struct Cancelled;
@@ -77,28 +77,28 @@ impl Cancel {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether it was asked to stop.
+    /// Whether the step was asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// [`Cancelled`] once it was asked to stop; to be called between units of work.
+    /// Fails with [`Cancelled`] once the step was asked to stop; called between units of work.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 }
 
-/// An error with everything below it, for a step that goes on: in one line, as a notice is.
+/// Formats an error and its causes in one line, for a notice of a step that continues.
 pub(crate) fn told(error: &dyn Error) -> String {
     let below = std::iter::successors(error.source(), |&below| below.source());
     below.fold(error.to_string(), |said, error| format!("{said}: {error}"))
 }
 
-/// What every long step is handed.
+/// Context of a long step: where it reports to and what cancels it.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    /// Who is told.
+    /// Receiver of the progress reports.
     pub progress: &'a dyn Progress,
-    /// Who may stop it.
+    /// Cancellation flag.
     pub cancel: &'a Cancel,
 }

@@ -1,9 +1,8 @@
-//! From a name to verified files on disk.
+//! Turns names of kernels and images into verified files on disk: kernels, root filesystem images, and the disks and
+//! archives a VM boots from.
 //!
-//! Kernels, root filesystem images and the disks and archives a VM boots from. Everything read here is hostile input
-//! and everything written here is published by one atomic rename. There are no VM concepts in this crate, it needs no
-//! root, and it blocks: the daemon runs it on its blocking pool with a [`job::Job`] that carries progress and
-//! cancellation.
+//! All input is hostile, and all output is published by one atomic rename. The crate knows no VMs, needs no root, and
+//! blocks: the daemon runs it on its blocking pool with a [`job::Job`] that carries progress and cancellation.
 
 pub mod catalog;
 pub mod disk;

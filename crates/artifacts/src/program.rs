@@ -1,12 +1,12 @@
-//! Running other people's programs: `apt-get`, `depmod`, `mmdebstrap`, `mkfs.ext4`.
+//! Runs external programs: `apt-get`, `depmod`, `mmdebstrap`, `mkfs.ext4`.
 //!
 //! Decides what such a program sees (a known environment, no stdin, its own process group), how much of its output is
-//! kept, and that nothing of it is left when the call returns. It refuses to know what any program is for; only the
-//! Debian package that has it is carried along, so that an error can say how to mend a missing one.
+//! kept, and that nothing of it remains when the call returns. It does not know what a program is for; it only carries
+//! the name of the Debian package that provides it, so that an error can say how to install a missing one.
 //!
-//! What is done with it while it runs is `running`'s: there are no helper threads, and a program that floods stderr, that
-//! outlives its pipe or that is cancelled half way is dealt with in one place. What ends all it started is `keeper`'s; on
-//! whose ids it runs, where not on this process's, is `ids`'.
+//! `running` handles the program while it runs: there are no helper threads, and a program that floods stderr, outlives
+//! its pipe or is cancelled half way is dealt with in one place. `containment` ends a program together with everything
+//! it started; `ids` runs programs under other ids than this process's.
 
 #![expect(unsafe_code, reason = "a hook between fork and exec ties the program's life to ours")]
 
@@ -37,15 +37,15 @@ pub use ids::{Ids, NoIds};
 
 /// How many of its last lines an error repeats.
 const STDERR_LINES: usize = 3;
-/// Between the word that it is to end and SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 /// Where system programs live although an ordinary user's `PATH` often leaves it out.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a program did not do its work.
+/// Error of a program's run.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// It is not installed. `package` is the Debian package that has it.
+    /// The program is not installed. `package` is the Debian package that provides it.
     #[error("{program} is not installed")]
     Missing {
         /// The program's name.
@@ -53,7 +53,7 @@ pub enum ProgramError {
         /// The Debian package with it.
         package: &'static str,
     },
-    /// It ran and did not end with status 0.
+    /// The program ended with another status than 0.
     #[error("{program} failed ({status}){}", last_lines(stderr))]
     Failed {
         /// The program's name.
@@ -63,7 +63,7 @@ pub enum ProgramError {
         /// The end of its stderr, at most 4 KiB before escaping; control characters other than line feeds are escaped.
         stderr: String,
     },
-    /// It wrote more than its caller takes.
+    /// The program wrote more than the caller accepts.
     #[error("{program} wrote more than {limit} bytes")]
     TooMuchOutput {
         /// The program's name.
@@ -71,28 +71,29 @@ pub enum ProgramError {
         /// The caller's limit.
         limit: u64,
     },
-    /// It could not be started or talked to.
+    /// The program could not be started, or its pipes failed.
     #[error("cannot run {program}")]
     Io {
         /// The program's name.
         program: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It serves users in their own group only, and this process is in another, as in a shell of `newgrp` or `sg`.
+    /// The program serves users in their own group only, and this process is in another one, as in a shell of `newgrp`
+    /// or `sg`.
     #[error("{program} refuses: it wants the user's own group ({own}), and this process was started in group {here}")]
     Group {
         /// The program's name.
         program: String,
-        /// The user's, as the user database has it.
+        /// Primary group of the user in the user database.
         own: u32,
         /// This process's.
         here: u32,
     },
-    /// There is no namespace for it.
+    /// No user namespace could be created for the program.
     #[error("cannot make a user namespace")]
     Namespace(#[source] io::Error),
-    /// It was told to stop, and did.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
@@ -110,7 +111,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `name` as found on `PATH` (system directories are always searched, last); `package` is the Debian package with it.
+    /// Creates a run of the program `name`, found on `PATH` (system directories are always searched, last); `package`
+    /// is the Debian package that provides it.
     pub fn new(name: impl Into<String>, package: &'static str) -> Self {
         Self {
             name: name.into(),
@@ -144,7 +146,7 @@ impl Program {
         self
     }
 
-    /// Lets the user's proxy settings through: for programs that go to the network.
+    /// Passes on the user's proxy settings, for programs that use the network.
     #[must_use]
     pub fn with_proxy_settings(mut self) -> Self {
         for name in ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
@@ -155,23 +157,23 @@ impl Program {
         self
     }
 
-    /// The directory it runs in; `/` unless said.
+    /// Sets the working directory; the default is `/`.
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = directory.into();
         self
     }
 
-    /// When it is to end, or when this process is killed, all that is in its process group is killed at once.
+    /// Kills the whole process group of the program at once when it is to end or when this process is killed.
     #[must_use]
     pub fn grouped(mut self) -> Self {
         self.containment = Containment::Group;
         self
     }
 
-    /// It runs in namespaces of its own for mounts and processes, in `/`, with `directory` at [`CONTAINED`]: when it ends or
-    /// is to, or when this process is killed, all it started is killed and all it mounted is gone. For root, where
-    /// [`Self::can_be_contained`], or as root of other ids.
+    /// Runs the program in mount and pid namespaces of its own, in `/`, with `directory` at [`CONTAINED`]: when it ends
+    /// or is to end, or when this process is killed, everything it started is killed and everything it mounted is gone.
+    /// Available to root where [`Self::can_be_contained`], or as root of other ids.
     #[must_use]
     pub fn contained(mut self, directory: impl Into<PathBuf>) -> Self {
         self.containment = Containment::Namespaces;
@@ -179,14 +181,14 @@ impl Program {
         self
     }
 
-    /// It runs as root of these ids, in a user namespace of its own.
+    /// Runs the program as root of these ids, in a user namespace of its own.
     #[must_use]
     pub fn as_root_of(mut self, ids: Ids) -> Self {
         self.ids = Some(ids);
         self
     }
 
-    /// Whether programs can be contained here: a container's root may not.
+    /// Whether programs can be contained on this host: root of a container may not be allowed to.
     pub fn can_be_contained(directory: &Path, cancel: &Cancel) -> Result<bool, ProgramError> {
         match Self::new("true", "coreutils").contained(directory).capture(0, cancel) {
             Ok(_) => Ok(true),
@@ -198,7 +200,7 @@ impl Program {
         }
     }
 
-    /// Where `name` is installed, if it is.
+    /// Searches for the executable `name` on the `PATH` and in the system directories.
     pub fn find(name: &str) -> Option<PathBuf> {
         std::env::split_paths(&search_path())
             .filter(|directory| directory.is_absolute())
@@ -206,7 +208,7 @@ impl Program {
             .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
     }
 
-    /// Runs it to its end and returns its stdout, at most `limit` bytes.
+    /// Runs the program to its end and returns its stdout, at most `limit` bytes.
     pub fn capture(self, limit: u64, cancel: &Cancel) -> Result<Vec<u8>, ProgramError> {
         let program = self.name.clone();
         self.stream(cancel, |stdout| {
@@ -222,8 +224,8 @@ impl Program {
         })
     }
 
-    /// Runs it while `consume` reads its stdout. When `consume` fails before the program has ended its output, the
-    /// program is stopped; when the output ended because the program failed, the program's failure is the error.
+    /// Runs the program while `consume` reads its stdout. If `consume` fails before the program has ended its output,
+    /// the program is stopped; if the output ended because the program failed, the program's failure is the error.
     pub fn stream<T, E: From<ProgramError>>(
         self,
         cancel: &Cancel,
@@ -232,7 +234,7 @@ impl Program {
         self.stream_heard(cancel, &mut |_| (), consume)
     }
 
-    /// As [`Program::stream`]; `hear` is given each line of stderr as it comes, escaped, without its line feed, cut at
+    /// Like [`Program::stream`]; `hear` gets each line of stderr as it arrives, escaped, without its line feed, cut at
     /// 4 KiB.
     pub fn stream_heard<T, E: From<ProgramError>>(
         self,
@@ -285,7 +287,7 @@ impl Program {
         // SAFETY: the hook makes a few system calls and touches neither memory of the parent nor any lock.
         unsafe {
             command.pre_exec(move || {
-                // First: who becomes another is told nothing of its parent's end any more.
+                // Must come first: changing ids clears the parent death signal.
                 space.as_ref().map_or(Ok(()), ids::enter)?;
                 // A daemon that is killed takes its programs with it.
                 set_parent_process_death_signal(Some(signal))?;
@@ -297,7 +299,7 @@ impl Program {
     }
 }
 
-/// The user's `PATH`, then the system's directories.
+/// Search path: the user's `PATH`, then the system's directories.
 fn search_path() -> OsString {
     match std::env::var_os("PATH") {
         Some(mut path) if !path.is_empty() => {
@@ -309,8 +311,8 @@ fn search_path() -> OsString {
     }
 }
 
-/// `bytes` as text a terminal can be trusted with: control characters but the line feed are escaped, as is what is not
-/// UTF-8.
+/// Makes `bytes` safe to print on a terminal: control characters other than line feeds are escaped, and so are bytes
+/// that are not UTF-8.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -328,7 +330,7 @@ pub fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// `: ` and the last lines that say something, or nothing.
+/// Formats the last non-empty lines, preceded by `: `; empty if there are none.
 fn last_lines(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match lines.as_slice() {

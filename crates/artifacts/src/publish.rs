@@ -1,11 +1,12 @@
-//! Publishing files under a name so that nobody ever sees half of them.
+//! Publishes directories and files atomically under a name, so that nobody ever sees half of one.
 //!
-//! A [`Shelf`] is one directory of named entries (`kernels/`, `images/`, a cache). Work on a name happens under that
-//! name's [`NameLock`]; the work is done in a [`Staging`] directory beside the entries and appears under its name by one
-//! rename. What a killed process left behind is swept by the next one, and only when no living process holds it. The
-//! shelf refuses to know what an entry is.
+//! A [`Shelf`] is one directory of named entries (`kernels/`, `images/`, a cache). Work on an entry happens under the
+//! [`NameLock`] of its name: it is prepared in a [`Staging`] directory beside the entries and appears under its name by
+//! one rename. Leftovers of a killed process are removed by the next process, and only when no living process holds
+//! them. The shelf does not know what its entries mean.
 //!
-//! Locks are `flock`s, so they go with their process however it ends, and exclude threads as well as processes.
+//! Locks are `flock`s: they are released when their process ends, however it ends, and exclude threads as well as
+//! processes.
 
 mod early;
 mod staging;
@@ -31,30 +32,30 @@ pub use early::{Mark, Unsynced};
 pub(crate) use staging::remove_any;
 pub use staging::{StagedFile, Staging};
 
-/// What begins the name of everything unfinished.
+/// Prefix of the names of unfinished directories and files.
 const STAGING: &str = ".staging-";
-/// What begins the name of a lock file.
+/// Prefix of the names of lock files.
 const LOCK: &str = ".lock-";
-/// How often a waiting lock looks at the cancel flag. `flock` cannot wait for two things.
+/// Interval at which a waiter for a lock checks the cancellation flag; `flock` cannot wait for two things.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// Why nothing was published.
+/// Error of a publication.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The name would not be one plain file name.
+    /// The name is not one plain file name.
     #[error("{name:?} cannot be the name of a stored entry")]
     Name {
         /// The name as given.
         name: String,
     },
-    /// The file system said no.
+    /// A file system operation failed.
     #[error("cannot {what} {}", path.display())]
     Io {
         /// The step, as a verb: `create`, `sync`.
         what: &'static str,
-        /// Where.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The wait for the lock was cancelled.
@@ -62,12 +63,12 @@ pub enum PublishError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Adds the step and the path to an I/O error.
+/// Returns a function that adds the step and the path to an I/O error.
 fn at<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> PublishError {
     move |source| PublishError::Io { what, path: path.to_owned(), source: source.into() }
 }
 
-/// Whether the disk, or the user's quota, was full: freeing space and trying again helps.
+/// Whether the disk or the user's quota is full, so that a retry helps after space was freed.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -78,7 +79,7 @@ pub struct Shelf {
     directory: PathBuf,
 }
 
-/// The right to change what stands under one name, held until dropped.
+/// Exclusive right to change the entry of one name, held until dropped.
 #[derive(Debug)]
 pub struct NameLock {
     name: String,
@@ -95,13 +96,13 @@ impl Shelf {
         Ok(shelf)
     }
 
-    /// The same, and does not wait until it is swept: a tree of a hundred thousand files takes its time to go, and nobody sees
-    /// it. What this process does not get to is left to the next.
+    /// Like [`Self::open`], but removes the leftovers in the background: a tree of a hundred thousand files takes a
+    /// while to delete, and nobody can see it. What this process does not get to is left to the next one.
     pub fn open_at_once(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
         let shelf = Self::at(directory)?;
         let mut left = Vec::new();
         for leftover in shelf.leftovers()? {
-            // Nothing below it: whoever wants that name next waits for nobody.
+            // There is nothing below a lock file, so it goes at once; whoever takes that lock next need not wait.
             if leftover.is_lock() { leftover.remove() } else { left.push(leftover) }
         }
         if !left.is_empty() {
@@ -115,24 +116,24 @@ impl Shelf {
 
     fn at(directory: impl Into<PathBuf>) -> Result<Self, PublishError> {
         let given = directory.into();
-        // Programs are handed paths below it and run elsewhere.
+        // Programs get paths below the directory and run in another one.
         let directory = std::path::absolute(&given).map_err(at("find", &given))?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at("create", &directory))?;
         Ok(Self { directory })
     }
 
-    /// The directory itself.
+    /// Path of the directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Where the entry `name` is, or would be.
+    /// Path of the entry `name`, whether or not it exists.
     pub fn path(&self, name: &str) -> Result<PathBuf, PublishError> {
         let plain = !name.is_empty() && !name.starts_with('.') && name.len() <= 200 && !name.contains(['/', '\0']);
         if plain { Ok(self.directory.join(name)) } else { Err(PublishError::Name { name: name.to_owned() }) }
     }
 
-    /// The names of all entries, sorted. Unfinished work, lock files and names that are not UTF-8 are left out.
+    /// Lists the names of all entries, sorted. Unfinished work, lock files and names that are not UTF-8 are left out.
     pub fn names(&self) -> Result<Vec<String>, PublishError> {
         let read = |source| PublishError::Io { what: "read", path: self.directory.clone(), source };
         let mut names = Vec::new();
@@ -147,7 +148,7 @@ impl Shelf {
         Ok(names)
     }
 
-    /// Waits for the lock on `name`. The caller looks again whether its work is still to be done once it has it.
+    /// Waits for the lock on `name`. The caller must check again whether its work is still to be done.
     pub fn lock(&self, name: &str, cancel: &Cancel) -> Result<NameLock, PublishError> {
         loop {
             cancel.check()?;
@@ -158,7 +159,7 @@ impl Shelf {
         }
     }
 
-    /// The same, and says that it is `waiting` where somebody has it.
+    /// Like [`Self::lock`], but reports the phase `waiting` if somebody else holds the lock.
     pub fn lock_saying(&self, name: &str, waiting: &str, job: &Job<'_>) -> Result<NameLock, PublishError> {
         if let Some(lock) = self.try_lock(name)? {
             return Ok(lock);
@@ -167,7 +168,7 @@ impl Shelf {
         self.lock(name, job.cancel)
     }
 
-    /// The lock on `name`, unless somebody has it.
+    /// Takes the lock on `name`; `None` if somebody holds it.
     pub fn try_lock(&self, name: &str) -> Result<Option<NameLock>, PublishError> {
         self.path(name)?;
         let path = self.directory.join(format!("{LOCK}{name}"));
@@ -191,7 +192,7 @@ impl Shelf {
         }
     }
 
-    /// A new empty directory (mode 0700) in the same file system as the entries.
+    /// Creates an empty directory (mode 0700) in the same file system as the entries.
     pub fn stage(&self) -> Result<Staging, PublishError> {
         loop {
             let path = tempfile::Builder::new()
@@ -199,14 +200,15 @@ impl Shelf {
                 .tempdir_in(&self.directory)
                 .map_err(at("create a directory in", &self.directory))?
                 .keep();
-            // A sweeper may have been faster than the lock: then it owns the directory, and another one is made.
+            // A cleaner may have locked the directory first: then the directory is the cleaner's, and another one is
+            // made.
             if let Some(lock) = try_lock(&path).map_err(at("lock", &path))? {
                 return Ok(Staging::new(path, lock));
             }
         }
     }
 
-    /// A new empty file (mode 0600) in the same file system as the entries.
+    /// Creates an empty file (mode 0600) in the same file system as the entries.
     pub fn stage_file(&self) -> Result<StagedFile, PublishError> {
         loop {
             let file = tempfile::Builder::new()
@@ -222,8 +224,8 @@ impl Shelf {
         }
     }
 
-    /// Syncs the directory and puts it under the lock's name, replacing what is there. There is no moment without an
-    /// entry, unless the file system cannot exchange two names.
+    /// Syncs the directory and publishes it under the lock's name, replacing an entry that exists. At no moment is
+    /// there no entry, unless the file system cannot exchange two names.
     pub fn publish(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
         sync_tree(staging.path())?;
         let target = self.rename(staging, lock)?;
@@ -231,15 +233,15 @@ impl Shelf {
         Ok(target)
     }
 
-    /// Puts the directory under the lock's name, as it is.
+    /// Renames the directory to the lock's name without syncing it.
     fn rename(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
         let target = self.path(&lock.name)?;
         match renameat_with(CWD, staging.path(), CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {
-                // The staging directory has its name now; dropping must not remove anything.
+                // The staging directory has its final name now; dropping `staging` must not remove anything.
                 staging.into_published();
             }
-            // Afterwards the staging path is the old entry, which goes when `staging` is dropped.
+            // After the exchange the staging path is the old entry, which is removed when `staging` is dropped.
             Err(Errno::EXIST) => exchange(staging.path(), &target).map_err(at("replace", &target))?,
             Err(Errno::INVAL | Errno::NOSYS) if !target.exists() => {
                 fs::rename(staging.path(), &target).map_err(at("publish", &target))?;
@@ -254,7 +256,8 @@ impl Shelf {
         Ok(target)
     }
 
-    /// Syncs the file and puts it under `name`, replacing what is there. Needs no lock: the last one wins whole.
+    /// Syncs the file and publishes it under `name`, replacing a file that exists. Needs no lock: of concurrent calls
+    /// the last one wins, with a complete file.
     pub fn publish_file(&self, file: StagedFile, name: &str) -> Result<PathBuf, PublishError> {
         let target = self.path(name)?;
         file.file().sync_all().map_err(at("sync", &target))?;
@@ -263,15 +266,16 @@ impl Shelf {
         Ok(target)
     }
 
-    /// As [`Self::publish_file`], without a sync: for what can be had again, and is checked when it is used.
+    /// Like [`Self::publish_file`], without a sync: for files that can be obtained again and are checked when they are
+    /// used.
     pub fn publish_cached(&self, file: StagedFile, name: &str) -> Result<PathBuf, PublishError> {
         let target = self.path(name)?;
         file.persist(&target).map_err(at("publish", &target))?;
         Ok(target)
     }
 
-    /// Syncs the file and puts it into the lock's entry as `file`, replacing what is there. What is killed in between
-    /// leaves nothing in the entry.
+    /// Syncs the file and publishes it inside the lock's entry as `file`, replacing a file that exists. A process
+    /// killed in between leaves nothing in the entry.
     pub fn publish_within(&self, staged: StagedFile, lock: &NameLock, file: &str) -> Result<(), PublishError> {
         let entry = self.path(&lock.name)?;
         let target = entry.join(file);
@@ -280,7 +284,7 @@ impl Shelf {
         sync_directory(&entry)
     }
 
-    /// Takes the entry away: gone for everybody at once, then deleted. Whether there was one.
+    /// Removes the entry: it disappears for everybody at once and is deleted afterwards. Returns whether it existed.
     pub fn remove(&self, lock: &NameLock) -> Result<bool, PublishError> {
         let target = self.path(&lock.name)?;
         let grave = self.stage()?;
@@ -294,7 +298,7 @@ impl Shelf {
         }
     }
 
-    /// Unfinished work, and locks, that no living process holds. This one does from here on.
+    /// Finds unfinished work and lock files that no living process holds, and locks them for this process.
     fn leftovers(&self) -> Result<Vec<Leftover>, PublishError> {
         let mut left = Vec::new();
         let read = |source| PublishError::Io { what: "read", path: self.directory.clone(), source };
@@ -305,7 +309,8 @@ impl Shelf {
                 continue;
             }
             let path = entry.path();
-            // What vanishes or cannot be opened meanwhile is somebody else's: it does not keep the shelf from working.
+            // An entry that vanishes or cannot be opened belongs to somebody else and must not keep the shelf from
+            // working.
             if let Ok(Some(lock)) = try_lock(&path) {
                 left.push(Leftover { path, _lock: lock });
             }
@@ -314,7 +319,7 @@ impl Shelf {
     }
 }
 
-/// What a killed process left, and nobody else may sweep.
+/// Leftover of a killed process, locked so that nobody else removes it.
 struct Leftover {
     path: PathBuf,
     _lock: OwnedFd,
@@ -325,7 +330,7 @@ impl Leftover {
         self.path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LOCK.as_bytes()))
     }
 
-    /// Takes it away. What cannot be removed is tried again next time.
+    /// Removes the leftover. A failure is logged; the next process tries again.
     fn remove(self) {
         tracing::debug!(path = %self.path.display(), "removing what a killed process left");
         if let Err(error) = remove_any(&self.path) {
@@ -343,12 +348,12 @@ impl NameLock {
 
 impl Drop for NameLock {
     fn drop(&mut self) {
-        // While still locked, so that only this holder's file can go.
+        // Removed while still locked, so that nobody else's lock file can be removed.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Whether `file` is what stands at `path`.
+/// Whether `path` still leads to the open file `file`.
 pub(crate) fn is_at(file: impl AsFd, path: &Path) -> bool {
     match (fstat(file), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
         (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
@@ -370,12 +375,12 @@ fn try_lock(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Gives `target` the content of `staged`, and `staged` the content of `target`, in one step.
+/// Exchanges `staged` and `target` in one step.
 fn exchange(staged: &Path, target: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, staged, CWD, target, RenameFlags::EXCHANGE)?)
 }
 
-/// Replaces `target` where names cannot be exchanged: the old entry steps aside into `aside` first.
+/// Replaces `target` on a file system that cannot exchange names: the old entry is first moved into `aside`.
 fn swap(aside: &Path, staged: &Path, target: &Path) -> io::Result<()> {
     let old = aside.join("old");
     fs::rename(target, &old)?;

@@ -79,7 +79,7 @@ pub enum BundleError {
     Address {
         /// The address.
         url: String,
-        /// Why not.
+        /// Cause.
         source: crate::fetch::AddressError,
     },
     /// The download failed.

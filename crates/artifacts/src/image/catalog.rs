@@ -27,7 +27,7 @@ pub struct CatalogEntry {
     pub name: ImageName,
     /// For a person choosing.
     pub description: String,
-    /// The processor, as `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     pub arch: String,
     /// The kernel it is best used with.
     pub kernel: Option<KernelName>,
@@ -115,7 +115,7 @@ pub enum SourceError {
     Malformed {
         /// The type.
         kind: String,
-        /// What is wrong with it.
+        /// Cause.
         why: String,
     },
 }
@@ -131,7 +131,7 @@ pub enum EntryError {
     Sources {
         /// The entry.
         name: ImageName,
-        /// How many.
+        /// Number of them.
         count: usize,
     },
 }

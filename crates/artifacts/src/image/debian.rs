@@ -111,17 +111,17 @@ pub enum DebianError {
     /// The host's sources cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which file or directory.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The sources cannot be written for `mmdebstrap`.
     #[error("cannot write {}", path.display())]
     Write {
-        /// Which file.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// `mmdebstrap` ran and failed.

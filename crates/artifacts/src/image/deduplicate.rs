@@ -1,8 +1,8 @@
-//! What was made and turns out to be here already: which of the two stands, and whose word counts.
+//! Publishing an image that may exist already: which of the two is kept, and whose metadata counts.
 //!
-//! An id tells an image's bytes. How its commands want to be run, and on what processor, is its manifest's word for it.
-//! Where an image was made here, of layers or packages, that word was read from the same source as the bytes and is true:
-//! it is in them. A bundle brings its own word, which anybody can write beside bytes that are somebody else's.
+//! An id identifies an image's bytes. How its commands are run, and on which processor, is only metadata in its
+//! manifest. Where an image was made here from layers or packages, that metadata was read from the same source as the
+//! bytes and is first-hand. A bundle brings metadata of its own, which anybody can write beside somebody else's bytes.
 
 use super::{Image, ImageError, ImageManifest, ImageStore, Source, store::check_superblock};
 use crate::{
@@ -12,17 +12,17 @@ use crate::{
 use banger_proto::name::ImageId;
 use std::io;
 
-/// Tells of an image that is not here whether somebody relies on it who had it from elsewhere: the store knows of no names
-/// and no VMs.
+/// Tells whether somebody depends on a missing image that came from another source. The store itself knows neither
+/// names nor VMs.
 pub trait Reliance {
-    /// What is known of that, at once: the image's turn is this one's meanwhile. `None` where others are to be asked first.
+    /// Answers from what is known, without waiting, while the image is locked. `None` if others have to be asked first.
     fn is_relied_on(&self, id: &ImageId) -> io::Result<Option<bool>>;
 
-    /// Asks them, which may take its time. What they say is known from then on.
+    /// Asks the others, which may take a while. Their answers are known from then on.
     fn ask(&self, id: &ImageId) -> io::Result<()>;
 }
 
-/// Who knows without asking anybody.
+/// A function that knows the answer without asking anybody.
 impl<F: Fn(&ImageId) -> io::Result<bool>> Reliance for F {
     fn is_relied_on(&self, id: &ImageId) -> io::Result<Option<bool>> {
         self(id).map(Some)
@@ -33,18 +33,18 @@ impl<F: Fn(&ImageId) -> io::Result<bool>> Reliance for F {
     }
 }
 
-/// Most other sources an image is known to come from; the oldest are forgotten.
+/// Upper bound of further sources kept for an image; the oldest are dropped.
 const MAX_ALSO: usize = 64;
 
 impl ImageStore {
-    /// Publishes what was made, unless the same image is here already: what stands under an id stays, and is known to come
-    /// from there too. What can be pulled again can be used at once, and the disk has it some seconds later.
+    /// Publishes a new image, unless the same image exists: then the existing one is kept and gains the new source. An
+    /// image that can be pulled again is usable at once and synced some seconds later.
     pub(super) fn publish(&self, staging: Staging, made: &ImageManifest, job: &Job<'_>) -> Result<Image, ImageError> {
         self.publish_unless(staging, made, &|_: &ImageId| Ok(false), job)
     }
 
-    /// The same of what came in a bundle. Where the image was lost and its word with it, a bundle's word does not take that
-    /// place for who had the image from elsewhere.
+    /// Like [`Self::publish`], for an image from a bundle. If the image and its metadata were lost, a bundle's metadata
+    /// does not replace it while somebody depends on the image from another source.
     pub(super) fn publish_unless(
         &self,
         staging: Staging,
@@ -53,9 +53,9 @@ impl ImageStore {
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         let entry = self.lock_unless(&made.id, relied_on, job)?;
-        // Whether what is written can be had again.
+        // Whether the published image can be obtained again.
         let mut lasts = made.source.lasts();
-        // What the disk may not have all of gives way to what has just been made.
+        // An image that may be incomplete on the disk is replaced by the new one.
         let sure = !matches!(self.shelf.mark(made.id.as_str())?, Some(Mark::Doubtful | Mark::Refused));
         if let Ok(image) = self.get(&made.id) {
             // The id is a part of the digest.
@@ -81,7 +81,7 @@ impl ImageStore {
                 return Ok(self.known_from(image, &made.source, &entry));
             }
             if image.manifest.is_own_word() && !made.is_first_hand() {
-                // Its bytes are the same; what it says of itself was not in doubt.
+                // The bytes are the same, and the existing metadata was never in doubt.
                 let mut own = image.manifest;
                 own.note(&made.source);
                 own.write_over(staging.path())?;
@@ -99,8 +99,8 @@ impl ImageStore {
         self.get(&made.id)
     }
 
-    /// Waits for the turn of an image that is here, or on whose own word nobody relies. Others are not asked in its turn: it
-    /// may take as long as the network does, and what is so then is looked at again.
+    /// Locks an image that exists or that nobody depends on. Others are asked without holding the lock, because that
+    /// may take as long as the network does; the result is checked again afterwards.
     fn lock_unless(&self, id: &ImageId, relied_on: &dyn Reliance, job: &Job<'_>) -> Result<NameLock, ImageError> {
         let unknown = |error: io::Error| {
             ImageError::io("look who relies on what is in", self.shelf.directory())(error).or_cancelled(job.cancel)
@@ -119,8 +119,8 @@ impl ImageStore {
         }
     }
 
-    /// The image that is here, with what is known of it first hand now. What a bundle alone said of it goes, its kernel too,
-    /// unless somebody here chose that.
+    /// Updates the existing image with first-hand metadata. Metadata that only came from a bundle is replaced, and so
+    /// is its kernel, unless a person here chose it.
     fn corrected(
         &self,
         mut image: Image,
@@ -159,9 +159,9 @@ impl ImageStore {
         Ok(image)
     }
 
-    /// Notes where an image can be had, so that it need not be made again to be known.
+    /// Records a further source of an image, so that a pull from there finds it.
     fn known_from(&self, mut image: Image, source: &Source, entry: &NameLock) -> Image {
-        // Without it the image is as good, and only made again where it need not be.
+        // Without the record the image is as good; at worst it is made once more.
         if image.manifest.note(source)
             && let Err(error) = image.manifest.rewrite(&self.shelf, entry)
         {
@@ -173,20 +173,20 @@ impl ImageStore {
 }
 
 impl Source {
-    /// Whether an image of it is made here, with all that its manifest says.
+    /// Whether an image of this source is made here, together with all that its manifest says.
     fn is_first_hand(&self) -> bool {
         matches!(self, Self::Mmdebstrap(_) | Self::Oci(_))
     }
 }
 
 impl ImageManifest {
-    /// Whether both say the same of how and where commands are run.
+    /// Whether both manifests agree on how and where commands are run.
     fn agrees_with(&self, other: &Self) -> bool {
         (&self.config, &self.arch) == (&other.config, &other.arch)
     }
 
-    /// What was made, with the kernel of what it takes the place of, where that is somebody's choice and the kernel of what
-    /// was made is nobody's: a bundle or its catalog may name one that nobody here asked for.
+    /// Returns this manifest with the kernel of the one it replaces, if a person chose that kernel and nobody chose
+    /// this one's: a bundle or its catalog may name a kernel that nobody here asked for.
     fn with_kernel_of(&self, there: &Self) -> Option<Self> {
         let chosen = there.kernel_chosen || (there.is_own_word() && there.kernel.is_some());
         let said = if self.is_own_word() { self.kernel.is_some() } else { self.kernel_chosen };
@@ -197,7 +197,7 @@ impl ImageManifest {
         })
     }
 
-    /// Notes one more source it comes from, if that can be had again; whether that is news.
+    /// Adds a source, if the image can be obtained from it again. Returns whether it was added.
     fn note(&mut self, source: &Source) -> bool {
         let lasting = source.is_first_hand() || matches!(source, Source::Bundle(_));
         let news = lasting && self.sources().all(|known| known != source);
@@ -213,7 +213,8 @@ impl ImageManifest {
         self.sources().any(Source::is_first_hand)
     }
 
-    /// Whether no stranger says what it says: what it was made of does, or the user whose file it was.
+    /// Whether the metadata comes from the image's own source, or from the user whose file it was, and not from a
+    /// bundle.
     fn is_own_word(&self) -> bool {
         self.is_first_hand() || matches!(self.source, Source::Promoted(_))
     }

@@ -1,4 +1,4 @@
-//! From a filled builder to a directory that can be published.
+//! Turns a filled rootfs builder into a directory that can be published.
 
 use super::{
     ImageConfig, ImageError, ImageManifest, Source,
@@ -20,34 +20,34 @@ use std::{
     time::SystemTime,
 };
 
-/// The image's file.
+/// Name of an image's file.
 pub(super) const ROOTFS: &str = "rootfs.ext4";
 /// Volume label of every image.
 const LABEL: &str = "rootfs";
-/// Where an image's init is looked for, best first.
+/// Paths of an image's init, best first.
 const INITS: [&str; 3] = ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd"];
-/// Largest os-release looked at, in bytes.
+/// Upper bound of an os-release file that is read, in bytes.
 const MAX_OS_RELEASE: usize = 64 << 10;
-/// Files are hashed in pieces of this many bytes.
+/// Bytes read at once for hashing.
 const CHUNK: usize = 1 << 20;
-/// Progress of hashing is told about every this many bytes.
+/// Bytes between two progress reports of hashing.
 const REPORT_EVERY: u64 = 64 << 20;
 
-/// What is known of an image before its bytes are.
+/// Metadata of an image that is about to be written.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
     pub(super) name: ImageName,
     pub(super) source: Source,
     pub(super) kernel: Option<KernelName>,
     pub(super) config: Option<ImageConfig>,
-    /// Time of what the source gives no time to, seconds since 1970.
+    /// Modification time of entries to which the source gives none, in seconds since 1970.
     pub(super) epoch: u32,
-    /// The processor it is for, as `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     pub(super) arch: String,
 }
 
 impl Draft {
-    /// Writes image and manifest into `directory`, read-only.
+    /// Writes the image and its manifest into `directory`, read-only.
     pub(super) fn write(
         self,
         mut builder: RootfsBuilder,
@@ -91,14 +91,15 @@ impl Draft {
         Ok(manifest)
     }
 
-    /// What makes another image of the same files: an image is more than its files, and its id tells all of it.
+    /// Bytes that distinguish images with the same files: the id covers the metadata that is stored outside the files
+    /// too.
     fn salt(&self) -> Vec<u8> {
         serde_json::to_vec(&(&self.arch, &self.config)).expect("a configuration holds nothing JSON cannot")
     }
 }
 
-/// What an image's digest is made with: what is made here is hashed with BLAKE3; of what somebody made before, the
-/// digest it came with says it.
+/// Hash function of an image's digest. Images made here use BLAKE3; an image made by an earlier banger names SHA-256 in
+/// its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Blake3,
@@ -111,12 +112,12 @@ enum Hash {
 }
 
 impl Algorithm {
-    /// That of a digest; one of an unknown kind is no digest of anything.
+    /// Returns the hash function a digest names; a digest of an unknown kind matches nothing.
     pub(super) fn of(digest: &str) -> Self {
         if digest.starts_with("sha256:") { Self::Sha256 } else { Self::Blake3 }
     }
 
-    /// The digest with these hexadecimal digits.
+    /// Formats a digest with these hexadecimal digits.
     pub(super) fn name(self, digits: &str) -> String {
         match self {
             Self::Blake3 => format!("blake3:{digits}"),
@@ -148,7 +149,7 @@ impl Hash {
     }
 }
 
-/// The digits of the digest of the file's bytes.
+/// Hashes a file; returns the hexadecimal digits.
 pub(super) fn digest(path: &Path, algorithm: Algorithm, job: &Job<'_>) -> Result<String, ImageError> {
     let read = |source| ImageError::Io { what: "read", path: path.to_owned(), source };
     let mut file = File::open(path).map_err(read)?;

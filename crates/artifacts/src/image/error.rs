@@ -1,4 +1,4 @@
-//! What can be wrong with an image, for callers that tell cases apart.
+//! Errors of images, for callers that tell cases apart.
 
 use super::{BundleError, DebianError, FileChanged, ManifestError, SourceError, UnfitFile};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 use banger_proto::name::{ImageId, ImageName};
 use std::{io, path::PathBuf};
 
-/// Why there is no image to work with.
+/// Error of an operation on images.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// No image of that id is on this host.
@@ -21,28 +21,28 @@ pub enum ImageError {
         /// The id.
         id: ImageId,
     },
-    /// What is stored under the id is not what was put there.
+    /// The stored image is damaged.
     #[error("image {id} is damaged")]
     Corrupt {
         /// The id.
         id: ImageId,
-        /// What is wrong.
+        /// Cause.
         source: Corruption,
     },
-    /// None of the entry's sources gave it; `source` is what the last one tried said.
+    /// None of the entry's sources worked; `source` is the error of the last one tried.
     #[error("cannot pull image {name}")]
     Pull {
         /// The name.
         name: ImageName,
-        /// What went wrong.
+        /// Cause.
         source: Box<ImageError>,
     },
-    /// What there is to know about an image could not be read again.
+    /// The manifest of a new image could not be read again.
     #[error("the manifest of image {name} cannot be kept")]
     Manifest {
         /// What it would be called.
         name: ImageName,
-        /// Why not.
+        /// Cause.
         source: ManifestError,
     },
     /// A file cannot be used as an image.
@@ -50,7 +50,7 @@ pub enum ImageError {
     Register {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: UnfitFile,
     },
     /// The image could not be built.
@@ -58,7 +58,7 @@ pub enum ImageError {
     Build {
         /// The name.
         name: ImageName,
-        /// What went wrong.
+        /// Cause.
         source: Box<ImageError>,
     },
     /// The catalog entry has a source this banger cannot use.
@@ -67,10 +67,10 @@ pub enum ImageError {
     /// The Debian could not be bootstrapped.
     #[error(transparent)]
     Debian(#[from] DebianError),
-    /// Somebody else's image could not be had.
+    /// An OCI image could not be pulled.
     #[error(transparent)]
     Oci(#[from] Box<OciError>),
-    /// What somebody published is no image.
+    /// A bundle is no valid image.
     #[error(transparent)]
     Bundle(#[from] Box<BundleError>),
     /// Another image has the same id.
@@ -79,37 +79,37 @@ pub enum ImageError {
         /// The id.
         id: ImageId,
     },
-    /// The same image is here, and its manifest says otherwise how it is run.
+    /// The same image exists, and its manifest runs commands differently.
     #[error("the same image is here already, as {id}, and is run in another way than this one says")]
     Disputed {
         /// The id.
         id: ImageId,
     },
-    /// Somebody relies on the image, which was lost, and had it from elsewhere than from the bundle.
+    /// The image is missing, and somebody depends on it who had it from another source than the bundle.
     #[error("this is image {id}, which was lost here; how it is run is not for a bundle to say")]
     Missed {
         /// The id.
         id: ImageId,
     },
-    /// It is in the store already.
+    /// The image is managed already.
     #[error("image {id} is banger's own already")]
     Managed {
         /// The id.
         id: ImageId,
     },
-    /// It is a file of the user's, and nobody else's.
+    /// The image is a file of the user's and is not exported.
     #[error("image {id} is a file of yours, used where it lies")]
     Unmanaged {
         /// The id.
         id: ImageId,
     },
-    /// What would give way to a bundle is no regular file.
+    /// The path for a bundle is taken by something that is no regular file.
     #[error("{} is there, and is no regular file", path.display())]
     Output {
         /// Where the bundle was to be.
         path: PathBuf,
     },
-    /// What was found cannot be an image.
+    /// The root filesystem cannot be built.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
     /// The store could not be written.
@@ -120,57 +120,57 @@ pub enum ImageError {
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// What is wrong with a stored image.
+/// Damage of a stored image.
 #[derive(Debug, thiserror::Error)]
 pub enum Corruption {
-    /// Its manifest.
+    /// The manifest cannot be used.
     #[error("its manifest cannot be used")]
     Manifest(#[from] ManifestError),
-    /// Its file is not there or cannot be read.
+    /// The file is missing or cannot be read.
     #[error("cannot read its rootfs.ext4")]
     File(#[from] io::Error),
     /// Its file has another length.
     #[error("its rootfs.ext4 has {is} bytes, not {should}")]
     Size {
-        /// What there is.
+        /// Actual size in bytes.
         is: u64,
-        /// What there should be.
+        /// Size in the manifest, in bytes.
         should: u64,
     },
     /// Its file does not begin like an ext4 of that size.
     #[error("its rootfs.ext4 is not the ext4 filesystem it was")]
     Superblock,
-    /// It is a file of the user's, which is no longer what was registered.
+    /// The user's file is no longer what was registered.
     #[error("its file {} is not what was registered", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
-        /// What became of it.
+        /// How it changed.
         source: FileChanged,
     },
-    /// The disk refused it in this boot of the host: what is read of it may be what is in memory, or nothing.
+    /// A sync failed in this boot of the host: what is read may be what is in memory, or nothing.
     #[error("the disk has refused part of it")]
     Refused,
     /// Its file has another content.
     #[error("its rootfs.ext4 has the digest {is}")]
     Digest {
-        /// The digest it has, with its kind.
+        /// Actual digest, prefixed with its hash function.
         is: String,
     },
 }
 
 impl Corruption {
-    /// Whether something of it is lost, and not only out of reach, or for another banger to read.
+    /// Whether data is lost, rather than out of reach or written by another banger.
     pub fn is_loss(&self) -> bool {
         match self {
             Self::Manifest(ManifestError::Io(error)) | Self::File(error) => {
@@ -200,7 +200,7 @@ impl ImageError {
         move |source| Self::Io { what, path, source }
     }
 
-    /// The innermost of errors that only add a name.
+    /// Returns the innermost error below those that only add a name.
     pub fn root(&self) -> &Self {
         match self {
             Self::Pull { source, .. } | Self::Build { source, .. } => source.root(),
@@ -208,7 +208,7 @@ impl ImageError {
         }
     }
 
-    /// Whether it was told to stop, wherever that was noticed.
+    /// Whether the cause is cancellation.
     pub fn is_cancelled(&self) -> bool {
         match self.root() {
             Self::Oci(error) => return error.is_cancelled(),
@@ -231,7 +231,7 @@ impl ImageError {
         )
     }
 
-    /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
+    /// Whether the cause is a full disk or quota, so that freeing space helps.
     pub fn is_out_of_space(&self) -> bool {
         match self.root() {
             Self::Rootfs(error) | Self::Debian(DebianError::Rootfs(error)) => error.is_out_of_space(),
@@ -246,7 +246,7 @@ impl ImageError {
         }
     }
 
-    /// The program that is missing and the Debian package that has it, when that is the reason.
+    /// Missing program and the Debian package that provides it, if that is the cause.
     pub fn missing_program(&self) -> Option<(&str, &'static str)> {
         match self.root() {
             Self::Debian(DebianError::Program(ProgramError::Missing { program, package })) => Some((program, package)),
@@ -254,17 +254,17 @@ impl ImageError {
         }
     }
 
-    /// Whether this process is in another group than its user's own, and that is the reason.
+    /// Whether the cause is that this process runs in another group than the user's own.
     pub fn is_of_another_group(&self) -> bool {
         matches!(self.root(), Self::Debian(DebianError::Program(ProgramError::Group { .. })))
     }
 
-    /// This host cannot do it at all, as opposed to not now.
+    /// Whether this host can never do it, as opposed to not now.
     pub fn is_unsupported(&self) -> bool {
         matches!(self.root(), Self::Source(_) | Self::Debian(DebianError::NoSources | DebianError::Architecture(_)))
     }
 
-    /// As [`Cancelled`] when the job was told to stop, whatever broke because of it.
+    /// Turns the error into [`Cancelled`] if the job was cancelled, whatever failed because of it.
     pub(super) fn or_cancelled(self, cancel: &Cancel) -> Self {
         if cancel.is_cancelled() { Self::Cancelled(Cancelled) } else { self }
     }

@@ -1,7 +1,7 @@
-//! A file of the user's as an image: what it has to be, and what tells it from every other one.
+//! Unmanaged images: files of the user's. Decides what such a file must be, and how its id is made.
 //!
-//! It is read as little as possible: its superblock says that it is an ext4 a guest can mount read-only. Its content is
-//! not hashed, so its id is made of what `stat(2)` says of it, and a file that changed is another image.
+//! It is read as little as possible: the superblock must be that of an ext4 that a guest can mount read-only. The
+//! content is not hashed; the id is made from `stat(2)`, so a file that changed is another image.
 
 use super::file_identity::{FileChanged, FileIdentity};
 use banger_proto::name::ImageId;
@@ -15,22 +15,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the superblock is, and how much of it is looked at.
+/// Offset of the superblock, and bytes of it that are checked.
 const SUPERBLOCK: usize = 1024;
 const LENGTH: usize = 0x160;
-/// The journal holds what the file system does not: it was not unmounted.
+/// Feature bit: the journal has to be replayed, because the file system was not unmounted.
 const NEEDS_RECOVERY: u32 = 0x4;
-/// Features (of those that change how a file system is read) that any guest's kernel mounts: file types, recovery, block
-/// groups that carry their own descriptors, extents, 64 bits, flexible groups, large attributes, checksum seeds, large
-/// directories, inline data.
+/// Incompatible features that every guest's kernel supports: file types, recovery, block groups that carry their own
+/// descriptors, extents, 64 bits, flexible groups, large attributes, checksum seeds, large directories, inline data.
 const KNOWN_FEATURES: u32 = 0x2 | NEEDS_RECOVERY | 0x10 | 0x40 | 0x80 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000;
 
-/// A file banger does not own.
+/// A file that banger does not own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExternalFile {
-    /// Where it is: absolute, links resolved.
+    /// Absolute path, links resolved.
     pub path: PathBuf,
-    /// What it was when it was registered.
+    /// State of the file when it was registered.
     #[serde(flatten)]
     pub identity: FileIdentity,
 }
@@ -41,29 +40,29 @@ pub enum UnfitFile {
     /// It cannot be read.
     #[error("cannot read it")]
     Unreadable(#[from] io::Error),
-    /// It cannot be looked at, or is no file.
+    /// Its state cannot be read, or it is no regular file.
     #[error(transparent)]
     File(#[from] FileChanged),
-    /// It begins like something else.
+    /// It has another format.
     #[error("it is not an ext4 file system but {0}")]
     Kind(&'static str),
-    /// It ends before its file system does.
+    /// It is shorter than its file system.
     #[error("its file system has {promised} bytes and the file only {is}")]
     Cut {
-        /// Of the file system.
+        /// Bytes of the file system.
         promised: u64,
-        /// Of the file.
+        /// Bytes of the file.
         is: u64,
     },
-    /// It was mounted when it was copied, or is mounted now.
+    /// The file system was mounted when it was copied, or is mounted now.
     #[error("its file system was not unmounted")]
     Dirty,
-    /// A kernel may refuse it.
+    /// It has features that a guest's kernel may refuse.
     #[error("its file system has features (0x{0:x}) a guest's kernel may not know")]
     Features(u32),
 }
 
-/// What the superblock says.
+/// Facts from the superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts {
     /// Inodes in use.
@@ -71,10 +70,10 @@ pub(super) struct Facts {
 }
 
 impl ExternalFile {
-    /// Looks at the file at `path`.
+    /// Reads state and superblock of the file at `path`.
     pub(super) fn inspect(path: &Path) -> Result<(Self, Facts), UnfitFile> {
         let path = path.canonicalize()?;
-        // Of the name, and first: a fifo would be waited for.
+        // Before the file is opened: opening a fifo would block.
         let identity = FileIdentity::of(&path)?;
         let file = File::open(&path)?;
         let mut start = [0; SUPERBLOCK + LENGTH];
@@ -84,12 +83,12 @@ impl ExternalFile {
         Ok((Self { path, identity }, facts))
     }
 
-    /// The id of the image it is.
+    /// Id of the image.
     pub(super) fn id(&self) -> ImageId {
         self.digest()[..16].parse().expect("16 hexadecimal digits are an image id")
     }
 
-    /// Tells this file at this moment from every other one: SHA-256 of its path and identity, hexadecimal.
+    /// Digest that identifies this file in this state: SHA-256 of its path and identity, hexadecimal.
     pub(super) fn digest(&self) -> String {
         let FileIdentity { inode, size, modified, modified_nanos, changed: _ } = self.identity;
         let mut hash = Sha256::new();
@@ -117,7 +116,7 @@ fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-/// Whether a file of `size` bytes that begins with `start` is an ext4 that can be mounted read-only.
+/// Checks that a file of `size` bytes that begins with `start` is an ext4 that can be mounted read-only.
 fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
     let superblock = start.get(SUPERBLOCK..).filter(|rest| rest.len() == LENGTH);
     let Some(superblock) = superblock.filter(|superblock| superblock[0x38..0x3a] == [0x53, 0xef]) else {
@@ -147,7 +146,7 @@ fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
     Ok(Facts { inodes: u64::from(word(0x0).saturating_sub(word(0x10))) })
 }
 
-/// What else people have in files.
+/// Names the format of a file that is no ext4.
 fn kind(start: &[u8]) -> &'static str {
     let is = |at: usize, magic: &[u8]| start.get(at..at + magic.len()) == Some(magic);
     match () {

@@ -1,15 +1,15 @@
-//! Noticing that a file banger does not own was changed.
+//! Detects changes of a file that banger does not own.
 //!
-//! An unmanaged image is used where it lies. What it was when it was registered is kept, and compared before every
-//! start: a VM whose base changed under its overlay is corrupt. The comparison is `stat(2)`'s, so it costs nothing; a
-//! modification time that was set back (`cp -p`, `rsync -t`, `touch -r`) does not hide a change, for the time of the last
-//! change is the kernel's. It is that of a new mode or another name of the file, too. The number of the device says nothing: with btrfs, NFS, overlays and disks
-//! that are found in another order it is another one after a reboot.
+//! An unmanaged image is used in place. The state of its file at registration is kept and compared before every start:
+//! a VM whose base changed under its overlay is corrupt. The comparison uses `stat(2)` only, so it costs nothing. A
+//! modification time that was set back (`cp -p`, `rsync -t`, `touch -r`) does not hide a change, because the change
+//! time is set by the kernel; a new mode or another hard link changes it, too. The device number is not compared: with
+//! btrfs, NFS, overlays and disks found in another order it differs after a reboot.
 
 use serde::{Deserialize, Serialize};
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
-/// A file at one moment.
+/// State of a file at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Inode.
@@ -18,21 +18,21 @@ pub struct FileIdentity {
     pub size: u64,
     /// Modification time, whole seconds since 1970.
     pub modified: i64,
-    /// Nanoseconds of it.
+    /// Nanoseconds of the modification time.
     pub modified_nanos: i64,
-    /// When its content or what is known of it changed last, seconds since 1970 and nanoseconds; a banger of before did not
-    /// write it down. No part of an image's id: registered again the same file is the same image.
+    /// Change time of the inode, seconds since 1970 and nanoseconds; absent in manifests of an earlier banger. It is
+    /// not part of an image's id, so the same file registered again is the same image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<(i64, i64)>,
 }
 
-/// Why a file is not what it was.
+/// How a file differs from its registered state.
 #[derive(Debug, thiserror::Error)]
 pub enum FileChanged {
-    /// It cannot be looked at, or is gone.
+    /// Its state cannot be read, or it is gone.
     #[error("cannot look at it")]
     Unreadable(#[from] io::Error),
-    /// Something that is no regular file.
+    /// It is no regular file.
     #[error("it is not a regular file")]
     NotAFile,
     /// Another file is there now.
@@ -41,21 +41,22 @@ pub enum FileChanged {
     /// Its length changed.
     #[error("its size changed from {was} to {is} bytes")]
     Resized {
-        /// Then.
+        /// Old value.
         was: u64,
-        /// Now.
+        /// New value.
         is: u64,
     },
     /// It was written to.
     #[error("it was written to since it was registered")]
     Modified,
-    /// It may have been written to by who set its modification time back.
+    /// Its change time differs: it was written to and its modification time set back, or only its mode, owner or a link
+    /// changed.
     #[error("it was written to since it was registered, or has another mode, owner or name")]
     Touched,
 }
 
 impl FileIdentity {
-    /// What the regular file at `path` (links followed) is now.
+    /// Reads the state of the regular file at `path` (links followed).
     pub fn of(path: &Path) -> Result<Self, FileChanged> {
         let metadata = fs::metadata(path)?;
         if !metadata.is_file() {
@@ -70,7 +71,7 @@ impl FileIdentity {
         })
     }
 
-    /// Whether `path` is still that file, untouched.
+    /// Checks that `path` is still that file, unchanged.
     pub fn check_unchanged(&self, path: &Path) -> Result<(), FileChanged> {
         let now = Self::of(path)?;
         if now.inode != self.inode {

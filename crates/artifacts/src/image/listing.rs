@@ -1,4 +1,4 @@
-//! What is in the store, whole or not: so that damage can be seen before something needs the image.
+//! Lists images together with what is wrong with them, so that damage is visible before something needs the image.
 
 use super::{Depth, Image, ImageError, ImageStore, draft::ROOTFS};
 use crate::{
@@ -8,25 +8,25 @@ use crate::{
 use banger_proto::name::ImageId;
 use std::{fs, path::PathBuf, time::SystemTime};
 
-/// An image, as far as a look shows it.
+/// An image and the result of a quick check.
 #[derive(Debug)]
 pub struct ListedImage {
     /// Its id.
     pub id: ImageId,
-    /// What is known about it, unless its manifest cannot be used.
+    /// The image, unless its manifest cannot be used.
     pub image: Option<Image>,
-    /// Its file, where it is or would be.
+    /// Path of its file, whether or not it exists.
     pub rootfs: PathBuf,
-    /// When it came here (RFC 3339, UTC, whole seconds).
+    /// Time at which it was added here (RFC 3339, UTC, whole seconds).
     pub since: String,
-    /// What is wrong with it.
+    /// Cause.
     pub problem: Option<ImageError>,
-    /// Nobody knows yet whether the disk has all of it.
+    /// Whether it is unknown if the image is complete on the disk.
     pub doubtful: bool,
 }
 
 impl ImageStore {
-    /// All that is here, sorted by id.
+    /// Checks all images, sorted by id.
     pub fn list_with_problems(&self) -> Result<Vec<ListedImage>, ImageError> {
         let mut listed = Vec::new();
         for id in self.ids()? {
@@ -39,7 +39,7 @@ impl ImageStore {
         Ok(listed)
     }
 
-    /// What is under one id. Takes microseconds, so it does not see everything.
+    /// Checks one image. Takes microseconds, so it does not find every damage.
     pub fn quick_check(&self, id: &ImageId) -> Result<ListedImage, ImageError> {
         let quick = self.verify(id, Depth::Quick, &Job { progress: &Silent, cancel: &Cancel::default() });
         let quick = quick.and_then(|image| self.not_refused(id).map(|()| image));

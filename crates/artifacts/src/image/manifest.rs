@@ -52,7 +52,7 @@ pub struct ImageManifest {
     /// `PRETTY_NAME` of its os-release: guest text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<String>,
-    /// The processor, as `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     pub arch: String,
     /// Path of its init in the guest, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Taking over an image that is a file of the user's.
+//! Copies an unmanaged image, which is a file of the user's, into the store.
 
 use super::{
     FileIdentity, Image, ImageError, ImageStore, Source,
@@ -14,7 +14,7 @@ use std::{
     time::SystemTime,
 };
 
-/// Where a promoted image came from.
+/// Source of a promoted image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromotedFile {
     /// The file it was copied from.
@@ -22,7 +22,8 @@ pub struct PromotedFile {
 }
 
 impl ImageStore {
-    /// Copies an unmanaged image into the store. It has the id of its content then, and the file may change or go.
+    /// Copies an unmanaged image into the store. The copy's id is that of its content, and the file may change or go
+    /// afterwards.
     pub fn promote(&self, id: &ImageId, job: &Job<'_>) -> Result<Image, ImageError> {
         let image = self.verify(id, super::Depth::Quick, job)?;
         let Some(external) = image.external() else { return Err(ImageError::Managed { id: id.clone() }) };
@@ -35,7 +36,7 @@ impl ImageStore {
         job.progress.phase("copying the image");
         clone_sparse(&from, &to, job)
             .map_err(|error| ImageError::io("copy", &external.path)(error).or_cancelled(job.cancel))?;
-        // A file that is written to while it is copied is neither what it was nor what it is.
+        // A file that changes while it is copied is in no consistent state.
         if FileIdentity::of(&external.path).ok() != Some(external.identity) {
             self.verify(id, super::Depth::Quick, job)?;
         }

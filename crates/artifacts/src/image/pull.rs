@@ -1,4 +1,4 @@
-//! Images somebody else made: from a registry, or from a file with images in it.
+//! OCI images, pulled from a registry or read from an archive file.
 
 use super::{Image, ImageConfig, ImageError, ImageStore, Source, draft::Draft, store::check_superblock};
 use crate::{
@@ -9,16 +9,17 @@ use crate::{
 use banger_proto::name::{ImageName, KernelName};
 use serde::{Deserialize, Serialize};
 
-/// Time of directories no layer describes; anything else would make two pulls of one image two images.
+/// Modification time of directories that no layer describes; anything else would make two pulls of one image two
+/// images.
 const EPOCH: u32 = 0;
 
-/// Where an image of somebody else's came from, or can be had.
+/// Source of an OCI image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OciSource {
-    /// As it is typed in full: `docker.io/library/alpine:3.20`, `oci-archive:/home/me/app.tar`.
+    /// Complete reference: `docker.io/library/alpine:3.20`, `oci-archive:/home/me/app.tar`.
     #[serde(rename = "ref")]
     pub reference: String,
-    /// Which image that was.
+    /// Digest of the image that was pulled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
     /// For which machines.
@@ -26,34 +27,34 @@ pub struct OciSource {
     pub platform: Option<Platform>,
 }
 
-/// What is to be pulled.
+/// Request to pull an image.
 #[derive(Debug, Clone)]
 pub struct PullRequest {
-    /// Where from.
+    /// Registry reference or archive file.
     pub source: ImageSource,
     /// For which machines.
     pub platform: Platform,
-    /// What it is called where its source gives it no name.
+    /// Name of the image if its source gives it none.
     pub name: ImageName,
     /// The kernel it will recommend.
     pub kernel: Option<KernelName>,
 }
 
-/// What a pull came to.
+/// Result of a pull.
 #[derive(Debug, Clone)]
 pub struct Pulled {
     /// The image.
     pub image: Image,
-    /// It was here already.
+    /// Whether it existed already.
     pub known: bool,
-    /// What the file it came from calls it.
+    /// Name that the archive file gives the image.
     pub called: Option<String>,
-    /// The reference to this very image, where a tag led to it that may lead elsewhere later.
+    /// Reference with the digest, where a tag was pulled that may point elsewhere later.
     pub pinned: Option<String>,
 }
 
 impl ImageStore {
-    /// Makes the image be here. One whose digest is known costs its manifest.
+    /// Pulls an image unless it exists. For a known digest only its manifest is downloaded.
     pub fn pull_oci(
         &self,
         registries: &Registries,
@@ -73,7 +74,7 @@ impl ImageStore {
         job: &Job<'_>,
     ) -> Result<Pulled, ImageError> {
         match self.pull_once(registries, request, job) {
-            // The cache has no layer any more that is damaged.
+            // The damaged layers were removed from the cache.
             Err(ImageError::Oci(error)) if error.is_stale() => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "pulling {} again", request.source);
                 self.pull_once(registries, request, job)
@@ -92,14 +93,14 @@ impl ImageStore {
             _ => None,
         };
         let known = |image: Image| {
-            // A manifest that stands by itself says nothing of machines; what was made of it does.
+            // A manifest outside an index names no platform; the image made from it does.
             if let Some(OciSource { platform: Some(is), .. }) = made_from(&image, &digest)
                 && is.serves(&request.platform) == 0
             {
                 let (asked, of, there) = (request.platform.clone(), request.source.to_string(), vec![is.clone()]);
                 return Err(OciError::Platform { asked, of, there }.into());
             }
-            // What cannot be had from there again has to be on the disk.
+            // An image that cannot be pulled again must be on the disk.
             let id = image.manifest.id.as_str();
             if !matches!(request.source, ImageSource::Registry(_)) && self.shelf.mark(id)?.is_some() {
                 self.shelf.sync_now(id)?;
@@ -111,7 +112,7 @@ impl ImageStore {
         if let Some(image) = here()? {
             return known(image);
         }
-        // Two names may lead to one image.
+        // Two references may lead to one image.
         let lock = format!("pull-{}", &digest.hex()[..16]);
         let lock = self.shelf.lock_saying(&lock, "waiting for another pull of this image", job)?;
         if let Some(image) = here()? {
@@ -156,7 +157,7 @@ impl ImageStore {
     }
 }
 
-/// The source of an image that is the manifest with this digest.
+/// Finds the source of the image that has this manifest digest.
 fn made_from<'a>(image: &'a Image, digest: &Digest) -> Option<&'a OciSource> {
     image.manifest.sources().find_map(|source| match source {
         Source::Oci(from) if from.digest == Some(*digest) => Some(from),

@@ -1,7 +1,7 @@
-//! The sources of a catalog's entry: in their order, until one works.
+//! Tries the sources of a catalog entry in their order until one works.
 //!
-//! Decides which failure of a source is an end and which leaves it to the next, and that nobody is left in the dark about
-//! one that was passed over: a bundle that is not what the catalog says may be somebody's doing.
+//! Decides which failure of a source ends the pull and which leads to the next source, and that the user hears of every
+//! source that was passed over: a bundle that does not match the catalog may be an attack.
 
 use super::{
     CatalogEntry, Image, ImageError, ImageStore, OciSource, PullRequest, Reliance, Source, SourceError,
@@ -15,8 +15,8 @@ use banger_proto::name::ImageName;
 use std::error::Error;
 
 impl ImageStore {
-    /// Gets the image a catalog offers from the first of its sources that works. A bundle is none that does where somebody
-    /// relies on the image, which is not here. Of a source that failed whoever watches hears before the next is asked.
+    /// Pulls the image of a catalog entry from the first source that works. A bundle is refused where somebody depends
+    /// on the image, which is missing here. A failed source is reported before the next one is tried.
     pub fn pull(
         &self,
         entry: &CatalogEntry,
@@ -54,7 +54,7 @@ impl ImageStore {
                 }
             }
         }
-        // A source nobody can use says less than one that failed.
+        // The error of a source that failed is more useful than that of an unsupported one.
         let error = failed.map(|(_, error)| error).or_else(|| useless.map(|error| error.clone().into()));
         let source = error.expect("a catalog entry has at least one source").or_cancelled(job.cancel);
         Err(ImageError::Pull { name: entry.name.clone(), source: Box::new(source) })
@@ -78,7 +78,7 @@ impl ImageStore {
         Ok(self.pull_opened(registries, &request, job)?.image)
     }
 
-    /// The image here that a pull of `entry` would come to, for all that can be told without asking anybody.
+    /// Finds the local image that a pull of `entry` would yield, as far as can be told without asking anybody.
     pub fn of_entry(&self, entry: &CatalogEntry, job: &Job<'_>) -> Result<Option<Image>, ImageError> {
         let fits = |image: &Image| {
             image.manifest.sources().any(|source| entry.gives(source)) && check_superblock(image).is_ok()
@@ -87,7 +87,7 @@ impl ImageStore {
     }
 }
 
-/// Says that a source did not give the image, why, and which one is asked instead.
+/// Reports which source failed, why, and which one is tried next.
 fn pass_over(name: &ImageName, source: &Source, error: &ImageError, next: &Source, job: &Job<'_>) {
     tracing::warn!(image = %name, %source, error = error as &dyn Error, "a source did not give the image");
     job.progress.notice(&format!("{source} did not give image {name} ({}); {next} is next", told(error)));

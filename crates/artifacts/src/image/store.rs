@@ -1,7 +1,7 @@
 //! The images on this host.
 //!
-//! Decides when an image is there, whole and the same as when it was made. Two builds of the same thing at once do the
-//! work once: the second waits for the first and takes its result.
+//! Decides when an image exists, is whole and is unchanged. Of two concurrent builds of the same thing the second waits
+//! for the first and takes its result.
 
 use super::{
     Corruption, DebianRecipe, ExternalFile, ImageError, ImageManifest, Source,
@@ -25,7 +25,7 @@ use std::{
     time::SystemTime,
 };
 
-/// Where the superblock is, and where in it are its magic number and its number of blocks.
+/// Offset of the ext4 superblock in the file, and offsets of fields in it: magic number, number of blocks, block size.
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: usize = 0x38;
 const BLOCKS: usize = 0x04;
@@ -40,14 +40,14 @@ pub struct ImageStore {
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// What is known about it.
+    /// Its manifest.
     pub manifest: ImageManifest,
     /// Its ext4 file, which nobody writes to.
     pub rootfs: PathBuf,
 }
 
 impl Image {
-    /// The image of that id in its directory. Nothing is written, and no store need be open.
+    /// Reads the image of that id from its directory. Nothing is written, and no store need be open.
     pub fn read(directory: &Path, id: &ImageId) -> Result<Self, ImageError> {
         let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
         let manifest = ImageManifest::load(directory, id).map_err(|error| corrupt(error.into()))?;
@@ -58,24 +58,24 @@ impl Image {
         Ok(Self { manifest, rootfs })
     }
 
-    /// Whether its file is as it was made or registered, as far as a look shows. Takes microseconds.
-    pub fn look(&self, id: &ImageId) -> Result<(), ImageError> {
-        let looked = match self.external() {
+    /// Checks quickly, in microseconds, that its file is as it was made or registered.
+    pub fn quick_check(&self, id: &ImageId) -> Result<(), ImageError> {
+        let checked = match self.external() {
             Some(file) => {
                 let changed = |source| Corruption::Changed { path: file.path.clone(), source };
                 file.identity.check_unchanged(&file.path).map_err(changed)
             }
             None => check_superblock(self),
         };
-        looked.map_err(|source| ImageError::Corrupt { id: id.clone(), source })
+        checked.map_err(|source| ImageError::Corrupt { id: id.clone(), source })
     }
 
-    /// Whether its file is banger's own.
+    /// Whether banger owns the file.
     pub fn is_managed(&self) -> bool {
         self.external().is_none()
     }
 
-    /// The user's file it consists of, if it does.
+    /// The user's file, if the image is one.
     pub fn external(&self) -> Option<&ExternalFile> {
         match &self.manifest.source {
             Source::Registered(file) => Some(file),
@@ -84,10 +84,10 @@ impl Image {
     }
 }
 
-/// How closely an image is looked at.
+/// Depth of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Length and superblock: what a cut or replaced file shows. Microseconds.
+    /// Length and superblock, which detects truncated and replaced files in microseconds.
     Quick,
     /// The digest of every byte.
     Full,
@@ -101,14 +101,14 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// The same without waiting for the sweep.
+    /// Like [`Self::open`], without waiting until leftovers are removed.
     pub fn open_at_once(directory: impl Into<PathBuf>) -> Result<Self, ImageError> {
         let store = Self { shelf: Shelf::open_at_once(directory)? };
         store.go_on_syncing()?;
         Ok(store)
     }
 
-    /// All images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
+    /// Lists all images, sorted by id. One whose manifest cannot be used is left out, with a warning in the log.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(self
             .ids()?
@@ -124,12 +124,12 @@ impl ImageStore {
             .collect())
     }
 
-    /// The ids of all images, sorted; those of damaged ones too.
+    /// Lists the ids of all images, sorted, including damaged ones.
     pub fn ids(&self) -> Result<Vec<ImageId>, ImageError> {
         Ok(self.shelf.names()?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The image of that id.
+    /// Returns the image of that id.
     pub fn get(&self, id: &ImageId) -> Result<Image, ImageError> {
         let directory = self.shelf.path(id.as_str())?;
         if !directory.is_dir() {
@@ -138,7 +138,7 @@ impl ImageStore {
         Image::read(&directory, id)
     }
 
-    /// Builds a Debian. `kernel` is what the image will recommend.
+    /// Builds a Debian image. `kernel` is what the image will recommend.
     pub fn build_debian(
         &self,
         name: &ImageName,
@@ -150,15 +150,15 @@ impl ImageStore {
             .map_err(|error| ImageError::Build { name: name.clone(), source: Box::new(error.or_cancelled(job.cancel)) })
     }
 
-    /// The id of the image that the user's file at `path` would be. Fails where it would be none.
+    /// Returns the id the user's file at `path` would have as an image. Fails if it cannot be one.
     pub fn inspect(&self, path: &Path) -> Result<ImageId, ImageError> {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
         let (file, _) = ExternalFile::inspect(path).map_err(unfit)?;
         Ok(file.id())
     }
 
-    /// Makes the user's file at `path` an image without copying it. `kernel` is what the image will recommend. The same
-    /// file again, untouched, is the same image.
+    /// Registers the user's file at `path` as an image without copying it. `kernel` is what the image will recommend.
+    /// The same unchanged file registered again is the same image.
     pub fn register(
         &self,
         name: &ImageName,
@@ -189,16 +189,16 @@ impl ImageStore {
         };
         let staging = self.shelf.stage()?;
         manifest.write(staging.path())?;
-        // What the image recommends may be another kernel this time.
+        // The recommended kernel may differ this time.
         self.shelf.publish(staging, &lock)?;
         self.get(&id)
     }
 
-    /// Looks whether the image is what it was made to be.
+    /// Verifies that the image is what it was when it was made.
     pub fn verify(&self, id: &ImageId, depth: Depth, job: &Job<'_>) -> Result<Image, ImageError> {
         let image = self.get(id)?;
-        image.look(id)?;
-        // The id of one that is not managed is that of the file as it was; more is not known.
+        image.quick_check(id)?;
+        // The id of an unmanaged image identifies the file's state at registration; there is no content digest.
         if depth == Depth::Full && image.is_managed() {
             let corrupt = |source: Corruption| ImageError::Corrupt { id: id.clone(), source };
             let algorithm = Algorithm::of(&image.manifest.digest);
@@ -214,22 +214,22 @@ impl ImageStore {
         Ok(image)
     }
 
-    /// Takes the image away; whether there was one. Whether a VM uses it is for the caller to know.
+    /// Deletes the image; returns whether it existed. The caller checks whether a VM uses it.
     pub fn delete(&self, id: &ImageId, cancel: &Cancel) -> Result<bool, ImageError> {
         self.delete_held(&self.shelf.lock(id.as_str(), cancel)?)
     }
 
-    /// Waits until nobody else changes what is under this id.
+    /// Locks an image for changes, waiting for other holders.
     pub fn lock(&self, id: &ImageId, job: &Job<'_>) -> Result<NameLock, ImageError> {
         Ok(self.shelf.lock_saying(id.as_str(), &format!("waiting for somebody else's work on image {id}"), job)?)
     }
 
-    /// The same, unless somebody does.
+    /// Locks an image; `None` if somebody else holds the lock.
     pub fn try_lock(&self, id: &ImageId) -> Result<Option<NameLock>, ImageError> {
         Ok(self.shelf.try_lock(id.as_str())?)
     }
 
-    /// As [`Self::delete`], of the locked image; nothing is waited for.
+    /// Like [`Self::delete`], for an image that is locked already.
     pub fn delete_held(&self, lock: &NameLock) -> Result<bool, ImageError> {
         Ok(self.shelf.remove(lock)?)
     }
@@ -265,7 +265,7 @@ impl ImageStore {
         image
     }
 
-    /// Makes the locked image recommend another kernel; nothing is waited for.
+    /// Sets the kernel that a locked image recommends.
     pub fn recommend_held(&self, id: &ImageId, lock: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
         image.manifest.kernel = Some(kernel.clone());
@@ -274,7 +274,7 @@ impl ImageStore {
         Ok(image)
     }
 
-    /// Notes that this kernel, where the locked image has it, whoever's word that was, is a person's choice now.
+    /// Records that a person chose the kernel the locked image recommends, if it is this one.
     pub fn choose_held(&self, id: &ImageId, lock: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
         if image.manifest.kernel.as_ref() == Some(kernel) && !image.manifest.kernel_chosen {
@@ -285,7 +285,7 @@ impl ImageStore {
     }
 }
 
-/// A lock file's name for builds of one thing.
+/// Name of the lock for builds of one name from one source.
 fn build_lock(name: &ImageName, source: &Source) -> String {
     let mut hash = Sha256::new();
     hash.update(name.as_str());
@@ -303,8 +303,8 @@ pub(super) fn check_superblock(image: &Image) -> Result<(), Corruption> {
     let mut superblock = [0; 64];
     file.read_exact_at(&mut superblock, SUPERBLOCK)?;
     let blocks = u32::from_le_bytes(superblock[BLOCKS..BLOCKS + 4].try_into().expect("four bytes"));
-    // Ours have blocks of one size; a file that was taken over, and may have become a bundle, has those it had, and perhaps
-    // a tail nobody uses.
+    // Images made here have a block size that divides the file; a file that was taken over, and may have become a
+    // bundle, keeps the block size it had, and may have an unused tail.
     let block = 1024_u64 << superblock[LOG_BLOCK].min(6);
     let bytes = u64::from(blocks) * block;
     let foreign = matches!(image.manifest.source, Source::Promoted(_) | Source::Bundle(_));

@@ -1,5 +1,4 @@
-//! A file in a directory of the user's that has no name until all of it is there: whoever is killed while it is written
-//! leaves nothing.
+//! A file in a user's directory that gets its name only when it is complete, so that a killed process leaves nothing.
 
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, linkat, open},
@@ -16,14 +15,14 @@ use tempfile::NamedTempFile;
 /// A file being written.
 #[derive(Debug)]
 pub(super) enum TmpFile {
-    /// Without a name.
+    /// Opened with `O_TMPFILE`: it has no name.
     Nameless(File, PathBuf),
-    /// With one that nobody looks for, where the file system knows no other way.
+    /// Has a hidden temporary name, on file systems without `O_TMPFILE`.
     Hidden(NamedTempFile),
 }
 
 impl TmpFile {
-    /// Begins one on the file system of `directory`.
+    /// Creates a file in the file system of `directory`.
     pub(super) fn create_in(directory: &Path) -> io::Result<Self> {
         match open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
             Ok(file) => Ok(Self::Nameless(file.into(), directory.to_owned())),
@@ -39,11 +38,11 @@ impl TmpFile {
         }
     }
 
-    /// Gives it its name, in the place of what is there.
+    /// Names the file `target`, replacing a file that exists.
     pub(super) fn persist(self, target: &Path) -> io::Result<()> {
         let hidden = match self {
             Self::Hidden(file) => file.into_temp_path(),
-            // A link replaces nothing: it takes two steps, which follow each other at once.
+            // A hard link cannot replace a file, so this takes two steps that follow each other at once.
             Self::Nameless(file, directory) => {
                 let own = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let link = |path: &Path| Ok(linkat(CWD, &own, CWD, path, AtFlags::SYMLINK_FOLLOW)?);

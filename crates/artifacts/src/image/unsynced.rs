@@ -1,9 +1,9 @@
-//! Images the disk may not have all of: made shortly before the host went down, or refused by the disk.
+//! Images that may be incomplete on the disk: published shortly before the host went down, or refused by the disk.
 //!
-//! An image is published before the disk has all of it, with a mark. What another boot of the host left marked is
-//! doubtful: its names and its manifest may be there and half of its content not. Such an image is read as a whole, by
-//! whoever needs it first or else behind everybody's back, before it is used; one that is not whole goes. The mark is all
-//! there is to know about it, so a process that ends in the middle leaves the rest to the next.
+//! An image is published with a marker before it is synced. An image that another boot of the host left marked is
+//! doubtful: its names and its manifest may be on the disk and half of its content not. Such an image is read as a
+//! whole before it is used, by the first who needs it or in the background; one that is incomplete is removed. The
+//! marker is the only state, so a process that ends in the middle leaves the rest to the next one.
 
 use super::{Corruption, Depth, Image, ImageError, ImageStore};
 use crate::{
@@ -14,11 +14,11 @@ use banger_proto::name::ImageId;
 use std::{collections::HashSet, error::Error};
 
 impl ImageStore {
-    /// Brings to the disk what an earlier process of this boot had no time for. What is doubtful is left for
+    /// Continues the syncs that an earlier process of this boot did not finish. Doubtful images are left to
     /// [`Self::settle`].
     pub(super) fn go_on_syncing(&self) -> Result<(), ImageError> {
         for entry in self.shelf.unsynced()? {
-            // One image is no reason to have none.
+            // A failure for one image must not make the others unusable.
             if entry.mark == Mark::Coming
                 && let Err(error) = self.shelf.sync_behind(&entry.name)
             {
@@ -28,12 +28,12 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Whether the disk may not have all of an image.
+    /// Whether an image may be incomplete on the disk.
     pub fn is_doubtful(&self, id: &ImageId) -> Result<bool, ImageError> {
         Ok(self.shelf.mark(id.as_str())? == Some(Mark::Doubtful))
     }
 
-    /// Refuses an image that the disk has refused in this boot of the host: pulled again, it is whole.
+    /// Refuses an image whose sync failed in this boot of the host; pulling it again makes it whole.
     pub(super) fn not_refused(&self, id: &ImageId) -> Result<(), ImageError> {
         match self.shelf.mark(id.as_str())? {
             Some(Mark::Refused) => Err(ImageError::Corrupt { id: id.clone(), source: Corruption::Refused }),
@@ -41,7 +41,7 @@ impl ImageStore {
         }
     }
 
-    /// Settles everything that is doubtful, one after the other. What cannot be settled is doubtful still.
+    /// Verifies all doubtful images, one after the other. One that cannot be verified stays doubtful.
     pub fn settle_all(&self, job: &Job<'_>) {
         let marked = self.shelf.unsynced().unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn Error, "cannot look for images that may not be on the disk");
@@ -57,15 +57,15 @@ impl ImageStore {
         }
     }
 
-    /// Makes sure of an image: one that is doubtful is read as a whole, and taken away if the disk has not all of it. Two
-    /// who need it have it read once. What cannot be read now may be read another time, so that is an error.
+    /// Verifies an image if it is doubtful: it is read as a whole and removed if it is incomplete. Concurrent callers
+    /// have it read once. An image that cannot be read now may be readable later, so that is an error.
     pub fn settle(&self, id: &ImageId, job: &Job<'_>) -> Result<(), ImageError> {
         self.not_refused(id)?;
         if !self.is_doubtful(id)? {
             return Ok(());
         }
         job.progress.phase(&format!("reading image {id}, which was made shortly before this host went down"));
-        // Not the lock of the image itself: it can be deleted, or made anew, while it is read.
+        // Not the lock of the image itself: it may be deleted or made again while it is read.
         let _lock = self.shelf.lock(&format!("settle-{id}"), job.cancel)?;
         if !self.is_doubtful(id)? {
             return Ok(());
@@ -74,14 +74,14 @@ impl ImageStore {
             Err(ImageError::Corrupt { source, .. }) if source.is_loss() => self.drop_lost(id, &source, job.cancel),
             Err(ImageError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
-            // It is whole, so nothing but the mark is left to write.
+            // The image is whole; only the marker has to be removed.
             Ok(_) => self.keep_whole(id, job.cancel),
         }
     }
 
     fn keep_whole(&self, id: &ImageId, cancel: &Cancel) -> Result<(), ImageError> {
         let _lock = self.shelf.lock(id.as_str(), cancel)?;
-        // What was made anew meanwhile is on its way by itself.
+        // An image that was made again meanwhile is being synced already.
         if self.is_doubtful(id)?
             && let Err(error) = self.shelf.sync_now(id.as_str())
         {
@@ -92,7 +92,7 @@ impl ImageStore {
 
     fn drop_lost(&self, id: &ImageId, why: &Corruption, cancel: &Cancel) -> Result<(), ImageError> {
         let lock = self.shelf.lock(id.as_str(), cancel)?;
-        // What was made anew meanwhile is not what was read.
+        // An image that was made again meanwhile is not the one that was read.
         if self.is_doubtful(id)? {
             let from = self.get(id).map(|image| image.manifest.source.pinned()).unwrap_or_default();
             let error = why as &dyn Error;
@@ -102,7 +102,7 @@ impl ImageStore {
         Ok(())
     }
 
-    /// The first image that fits and of which it is sure that all of it is there. What can only be had again is not found.
+    /// Finds the first image that fits and is complete. Images that must be obtained again are passed over.
     pub(super) fn find_whole(&self, fits: impl Fn(&Image) -> bool, job: &Job<'_>) -> Result<Option<Image>, ImageError> {
         let (mut settled, mut unfit) = (HashSet::new(), HashSet::new());
         loop {
@@ -112,9 +112,9 @@ impl ImageStore {
             if settled.contains(&id) {
                 return Ok(Some(image));
             }
-            // Again after each: it may have gone, or have been made anew.
+            // Searched again after each verification: the image may be gone, or have been made again.
             match self.settle(&id, job) {
-                // Made again, it takes the place of this one.
+                // Pulled again, it replaces this one.
                 Err(ImageError::Corrupt { .. }) => drop(unfit.insert(id)),
                 Err(error) => return Err(error),
                 Ok(()) => drop(settled.insert(id)),

@@ -36,7 +36,7 @@ pub enum AptError {
     /// None of the host's sources has the package.
     #[error("none of this host's apt sources has the package {package}")]
     NoPackage {
-        /// Which.
+        /// Name of the package.
         package: String,
         /// What went wrong when the lists were fetched, if something did: the likely reason.
         source: Option<ProgramError>,
@@ -44,7 +44,7 @@ pub enum AptError {
     /// The package neither is a kernel nor leads to exactly one.
     #[error("{package} leads to {} kernel packages ({}), not to one", found.len(), found.join(", "))]
     NotOneKernel {
-        /// Which.
+        /// Name of the package.
         package: String,
         /// What it depends on that is a kernel.
         found: Vec<String>,
@@ -80,17 +80,17 @@ pub enum AptError {
     Hash {
         /// The package.
         package: String,
-        /// From the lists.
+        /// Hash in the signed package lists.
         expected: String,
-        /// Of the file.
+        /// Hash of the downloaded file.
         found: String,
     },
     /// A private file could not be written or read.
     #[error("cannot use {}", path.display())]
     Io {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// A program failed, or is missing.

@@ -27,7 +27,7 @@ pub enum ArchiveError {
     Write {
         /// Where, relative to the tree being written.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// A path that must not be followed.
@@ -41,7 +41,7 @@ pub enum ArchiveError {
     /// A member whose kind has no place here: device, fifo, sparse file.
     #[error("member {} is a {kind}", path.display())]
     Kind {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
         /// What it is.
         kind: &'static str,
@@ -49,19 +49,19 @@ pub enum ArchiveError {
     /// A link that leads out, or nowhere.
     #[error("link {} does not lead to anything inside", path.display())]
     Link {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
     },
     /// Two members with one name.
     #[error("member {} is there twice", path.display())]
     Duplicate {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
     },
     /// A path with more levels than any kernel's.
     #[error("member {} lies too deep", shown(path.as_os_str().as_encoded_bytes()))]
     TooDeep {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
     },
     /// A header that makes no sense.

@@ -50,7 +50,7 @@ pub enum BundleError {
     After {
         /// The last member that was begun.
         path: PathBuf,
-        /// What is wrong.
+        /// Cause.
         source: ArchiveError,
     },
     /// Its `vmlinux` is no kernel for this host.
@@ -62,13 +62,13 @@ pub enum BundleError {
     /// A member that belongs in no bundle.
     #[error("member {} has no place in a kernel bundle", path.display())]
     Stray {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
     },
     /// One member is larger than any of its name.
     #[error("member {} has more than {max} bytes", path.display())]
     Member {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
         /// Most it may have.
         max: u64,
@@ -96,9 +96,9 @@ pub enum BundleError {
     /// It could not be downloaded.
     #[error("cannot download {address}")]
     Fetch {
-        /// From where.
+        /// Address asked.
         address: Address,
-        /// What is wrong.
+        /// Cause.
         source: FetchError,
     },
     /// What was downloaded is refused.
@@ -106,7 +106,7 @@ pub enum BundleError {
     Refused {
         /// Where it came from.
         address: Address,
-        /// What is wrong.
+        /// Cause.
         source: Box<KernelError>,
     },
 }

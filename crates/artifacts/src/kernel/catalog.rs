@@ -24,7 +24,7 @@ pub struct CatalogEntry {
     pub name: KernelName,
     /// Who makes it.
     pub distro: String,
-    /// The processor, as `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     pub arch: String,
     /// The version, as far as the name promises one.
     pub kernel_version: String,
@@ -81,7 +81,7 @@ pub enum EntryError {
         name: KernelName,
         /// The address, cut.
         url: String,
-        /// What is wrong with it.
+        /// Cause.
         source: AddressError,
     },
 }

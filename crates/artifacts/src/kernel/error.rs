@@ -41,7 +41,7 @@ pub enum KernelError {
     Corrupt {
         /// The name.
         name: KernelName,
-        /// What is wrong.
+        /// Cause.
         source: Corruption,
     },
     /// None of the entry's sources gave it; `source` is what they said, in their order.
@@ -49,7 +49,7 @@ pub enum KernelError {
     Pull {
         /// The name.
         name: KernelName,
-        /// What went wrong.
+        /// Cause.
         source: Box<KernelError>,
     },
     /// What one of several sources said; `source` is what the next one said.
@@ -67,7 +67,7 @@ pub enum KernelError {
         name: KernelName,
         /// What was given.
         from: PathBuf,
-        /// What went wrong.
+        /// Cause.
         source: Box<KernelError>,
     },
     /// The catalog entry has no source this banger can use.
@@ -111,12 +111,12 @@ pub enum KernelError {
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
@@ -132,7 +132,7 @@ pub enum Corruption {
     File {
         /// The file's name.
         file: &'static str,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// Its `vmlinux` is not a kernel image, or not all of it.

@@ -31,7 +31,7 @@ pub struct KernelManifest {
     pub name: KernelName,
     /// Who makes it: `debian`, `generic`, `unknown`.
     pub distro: String,
-    /// The processor, as `uname -m` says it.
+    /// Architecture, as printed by `uname -m`.
     pub arch: String,
     /// What `uname -r` says in the guest; its modules are at `/lib/modules/<this>`.
     pub kernel_version: String,

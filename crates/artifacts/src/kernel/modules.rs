@@ -30,9 +30,9 @@ pub enum ModulesError {
     /// An index could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// An index names something outside the tree, or a module that is not there.
@@ -49,7 +49,7 @@ pub enum ModulesError {
     /// `depmod` did not do it.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }

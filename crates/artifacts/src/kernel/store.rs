@@ -42,7 +42,7 @@ pub struct KernelStore {
 pub struct Kernel {
     /// Where its files are.
     pub directory: PathBuf,
-    /// What is known about it.
+    /// Its manifest.
     pub manifest: KernelManifest,
 }
 

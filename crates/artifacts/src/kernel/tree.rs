@@ -39,9 +39,9 @@ pub enum TreeError {
     /// A file or directory could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// Which.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// More, larger or deeper than any kernel's tree.
@@ -50,7 +50,7 @@ pub enum TreeError {
     /// The image could not be written.
     #[error("cannot write the image of the modules")]
     Image(#[from] RootfsError),
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] crate::job::Cancelled),
 }

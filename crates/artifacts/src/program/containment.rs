@@ -1,9 +1,10 @@
-//! What ends a program with all it started.
+//! Ends a program together with everything it started.
 //!
-//! The kernel tells the end of this process to what it started itself, and to nobody that was started by that in turn; and
-//! a signal is lost on who does not listen yet. So where there is something to be left behind, there is a line to this
-//! process, a pipe whose other end nobody else has. Once that is closed, here or because this process is gone, all of it is
-//! killed. Nobody tidies up: whose the files are deletes them, and whoever is killed at that is followed by another.
+//! The kernel signals the end of this process to its direct children only, not to their descendants, and a signal is
+//! lost on a child that is not ready for it yet. So where something could be left behind, the program gets a pipe whose
+//! other end only this process holds. Once that end is closed, by this process or because it is gone, everything is
+//! killed. Files are not cleaned up here: their owner deletes them, and if the owner is killed too, the next process
+//! does.
 
 use super::{Program, ProgramError};
 use rustix::process::Signal;
@@ -12,10 +13,10 @@ use std::{
     process::Command,
 };
 
-/// Where a contained program finds the directory that is its own: a place that everybody may get to, as apt's user must.
+/// Path at which a contained program finds its own directory. Everybody may enter it, as apt's user must.
 pub const CONTAINED: &str = "/var/tmp";
 
-/// Runs the program, and kills what is in its group once the line is closed, itself too.
+/// Shell script that runs the program and kills its whole process group, itself included, once the pipe is closed.
 const GROUPED: &str = r#"
 exec 3<&0 </dev/null
 { read -r _; kill -KILL 0; } <&3 >/dev/null 2>&1 &
@@ -23,9 +24,9 @@ exec 3<&0 </dev/null
 wait "$!"
 "#;
 
-/// Runs the program with the directory it is in, in the place of another. It is the first in its namespace: nobody there
-/// can kill it, and what is there with it is gone before it is. The directory goes by no name: who is root of other ids
-/// than the user's may not get through what is above it.
+/// Shell script that mounts the working directory at [`CONTAINED`] and runs the program. The shell is pid 1 of its
+/// namespace: nobody in there can kill it, and everything in there is gone before it is. It names the directory `.`,
+/// because root of other ids than the user's may not be able to pass the directories above it.
 const CONTAINING: &str = r#"
 mount --no-canonicalize --bind . /var/tmp && cd / || exit
 exec 3<&0 </dev/null
@@ -34,22 +35,22 @@ program=$!
 { read -r _; kill -KILL -1; } <&3 >/dev/null 2>&1 &
 wait "$program"
 "#;
-/// What the host mounts or unmounts is so in there too, and nothing of the other way round.
+/// Arguments of `unshare`. Mounts and unmounts of the host propagate into the namespace and never back.
 const NAMESPACES: [&str; 5] = ["--mount", "--propagation=slave", "--pid", "--fork", "--kill-child"];
 
-/// How a program ends.
+/// How a program is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Containment {
-    /// It is told to.
+    /// The program alone is signaled.
     Kernel,
-    /// It is killed with all that is in its process group.
+    /// Its process group is killed.
     Group,
-    /// It is killed with all it started, wherever that went, and what it mounted goes.
+    /// Everything it started is killed, in whatever group it is, and its mounts go.
     Namespaces,
 }
 
 impl Containment {
-    /// What the process that is started here gets when this one ends.
+    /// Signal that the direct child gets when this process ends.
     pub(super) fn signal(self) -> Signal {
         match self {
             Self::Kernel => Signal::TERM,
@@ -57,12 +58,12 @@ impl Containment {
         }
     }
 
-    /// Whether what runs the program has the line as its stdin.
+    /// Whether the shell that runs the program has the pipe as its stdin.
     pub(super) fn has_line(self) -> bool {
         self != Self::Kernel
     }
 
-    /// What runs `program`; the program's arguments follow.
+    /// Returns the command that runs `program`; the caller adds the program's arguments.
     pub(super) fn command(self, program: &Path) -> Result<Command, ProgramError> {
         let (mut command, script) = match self {
             Self::Kernel => return Ok(Command::new(program)),

@@ -1,7 +1,7 @@
-//! An ordinary user's subordinate ids (`subuid(5)`): as many as a system has, which the user may give files to.
+//! Subordinate ids of an ordinary user (`subuid(5)`): as many as a system has, which the user may give files to.
 //!
-//! Decides which range of them is taken, and makes the user namespaces in which they are a system's ids, 0 and up. What
-//! runs there as root has no power over anything else of the user's, unless it is to be the user's own root.
+//! Decides which range is used, and creates the user namespaces in which the range is mapped to the ids 0 and up. Root
+//! in such a namespace has no power over the user's other files, unless the user is mapped to root.
 
 use super::{Program, ProgramError, containment::found};
 use crate::job::Cancel;
@@ -23,38 +23,38 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// How many there have to be: 0 to 65535, of which 65534 is nobody.
+/// Number of ids required: 0 to 65535, of which 65534 is nobody.
 const COUNT: u32 = 65_536;
 const PASSWD: &str = "/etc/passwd";
 const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
-/// Why there are none.
+/// Why there are no usable subordinate ids.
 #[derive(Debug, thiserror::Error)]
 pub enum NoIds {
-    /// Nobody gave the user any, or too few.
+    /// The user has no range, or too short a one.
     #[error("user {0} has no range of {COUNT} subordinate ids in /etc/subuid and /etc/subgid")]
     Given(String),
     /// The system's user database cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which file.
+        /// File or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// The ids of a user namespace to be.
+/// Ids of a user namespace to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     uid: u32,
     gid: u32,
-    /// Root is the user, and the subordinate ones come after that.
+    /// The user is mapped to root, and the subordinate ids to 1 and up.
     own: bool,
 }
 
 impl Ids {
-    /// The first range this user has that is large enough.
+    /// Finds the first range of this user that is large enough.
     pub fn subordinate() -> Result<Self, NoIds> {
         let read = |path: &str| match fs::read_to_string(path) {
             Ok(text) => Ok(text),
@@ -69,13 +69,13 @@ impl Ids {
         Ok(Self { uid: first(&users?)?, gid: first(&groups?)?, own: false })
     }
 
-    /// With the user as root, who has power over what was given to the others, and over all that is the user's.
+    /// Maps the user to root, who then has power over files of the subordinate ids and over all of the user's own.
     #[must_use]
     pub fn under_own(self) -> Self {
         Self { own: true, ..self }
     }
 
-    /// Makes a namespace with them.
+    /// Creates a user namespace with these ids.
     pub(super) fn space(&self, cancel: &Cancel) -> Result<OwnedFd, ProgramError> {
         let holder = Holder::start()?;
         let pid = holder.0.id();
@@ -90,7 +90,8 @@ impl Ids {
     }
 }
 
-/// What `newuidmap` takes for "another user" is often the user in another group, which its own words only show as numbers.
+/// Explains a common failure of `newuidmap`: for it, the same user in another group is another user, and its message
+/// only has numbers.
 fn explain(error: ProgramError) -> ProgramError {
     let ProgramError::Failed { program, .. } = &error else { return error };
     let here = getgid().as_raw();
@@ -101,7 +102,8 @@ fn explain(error: ProgramError) -> ProgramError {
     }
 }
 
-/// Makes the calling process, which has one thread, root in a namespace. It makes a few system calls and nothing else.
+/// Makes the calling process, which has one thread, root in a namespace. Makes a few system calls and nothing else, as
+/// is required between fork and exec.
 pub(super) fn enter(space: impl AsFd) -> io::Result<()> {
     let (user, group) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
     move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::User))?;
@@ -110,8 +112,8 @@ pub(super) fn enter(space: impl AsFd) -> io::Result<()> {
     Ok(set_thread_res_uid(user, user, user)?)
 }
 
-/// A process that does nothing but be in a new namespace, whose ids only another one can set. It ends with this process,
-/// which has the other end of its stdin.
+/// Idle process in a new namespace, whose ids only another process can set. It ends with this process, which has the
+/// other end of its stdin.
 struct Holder(Child);
 
 impl Holder {
@@ -133,7 +135,7 @@ impl Drop for Holder {
     }
 }
 
-/// Name and group of `uid` in the text of `/etc/passwd`, which need not have everybody.
+/// Finds name and group of `uid` in the text of `/etc/passwd`, which need not list every user.
 fn known<'a>(passwd: &'a str, uid: &str) -> Option<(&'a str, u32)> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -142,7 +144,7 @@ fn known<'a>(passwd: &'a str, uid: &str) -> Option<(&'a str, u32)> {
     })
 }
 
-/// Where the first range begins that a text of `user:first:count` lines gives the user, if it is large enough.
+/// Finds the start of the user's first range that is large enough in a text of `user:first:count` lines.
 fn range(text: &str, user: &str, uid: &str) -> Option<u32> {
     text.lines().find_map(|line| {
         let mut fields = line.split(':').map(str::trim);

@@ -1,6 +1,6 @@
-//! A program while it runs.
+//! A running program.
 //!
-//! The caller's own reads drive one `poll` over stdout, stderr and the process; whatever ends this, the whole process group
+//! The caller's reads drive one `poll` over stdout, stderr and the process. However that ends, the whole process group
 //! ends with it.
 
 use super::{GRACE, ProgramError, escaped};
@@ -19,18 +19,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much of the end of stderr is kept.
+/// Bytes kept of the end of stderr.
 pub(super) const STDERR_TAIL: usize = 4096;
-/// What may follow after the reader has all it wants (archives are padded), before the program is called a flood.
+/// Bytes that may follow after the reader has all it wants (archives are padded) before the program is considered to
+/// flood.
 const MAX_PADDING: u64 = 1 << 20;
-/// More than a pipe holds: what comes after that came after the program's end.
+/// Upper bound of a pipe's capacity: bytes beyond it were written after the program's end.
 const PIPE: usize = 1 << 20;
-/// What the kernel is given to end what is killed already: who waits for a busy disk ends only then.
+/// Time for a killed process to end: one that waits for a busy disk ends only after that.
 const LAST: Duration = Duration::from_secs(60);
-/// How often a silent program's wait looks at the cancel flag.
+/// Interval at which a wait for a silent program checks the cancellation flag.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// The program while it runs; reading from it reads its stdout. Dropping it ends whatever is left.
+/// A running program; reading from it reads its stdout. Dropping it ends whatever is left.
 pub(super) struct Running<'a> {
     program: String,
     cancel: &'a Cancel,
@@ -38,15 +39,15 @@ pub(super) struct Running<'a> {
     /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`] does.
     group: Pid,
     process: OwnedFd,
-    /// All of it is killed once this is closed, where there is such a line.
+    /// Pipe whose closing kills everything (see `containment`), where there is one.
     line: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     tail: VecDeque<u8>,
-    /// Who hears the lines of stderr, and what there is of one that is not complete yet.
+    /// Receiver of the lines of stderr.
     hear: &'a mut dyn FnMut(&str),
     said: Vec<u8>,
-    /// Nobody hears them any more.
+    /// Lines of stderr are discarded from now on.
     deaf: bool,
     exited: bool,
     reaped: bool,
@@ -100,12 +101,12 @@ impl<'a> Running<'a> {
         Ok(running)
     }
 
-    /// Whether all there is of its stdout was read.
+    /// Whether stdout was read to its end.
     pub(super) fn has_ended_its_output(&self) -> bool {
         self.stdout.is_none()
     }
 
-    /// Waits at most one tick for stdout (if asked), stderr or the end, and takes in what stderr has.
+    /// Waits at most one tick for stdout (if asked), stderr or the end, and reads from stderr.
     fn step(&mut self, for_stdout: bool) -> io::Result<()> {
         let mut fds = Vec::with_capacity(3);
         if let Some(stdout) = self.stdout.as_ref().filter(|_| for_stdout) {
@@ -125,8 +126,8 @@ impl<'a> Running<'a> {
         self.drain_stderr();
         if ended {
             self.exited = true;
-            // Whatever it left behind in its group would keep the pipes open for ever. The pid is not reaped yet, so
-            // the group is still ours.
+            // Processes left in its group would keep the pipes open forever. The pid is not reaped yet, so the group is
+            // still ours.
             let _ = kill_process_group(self.group, Signal::KILL);
         }
         Ok(())
@@ -134,8 +135,8 @@ impl<'a> Running<'a> {
 
     fn drain_stderr(&mut self) {
         let mut buffer = [0; STDERR_TAIL];
-        // One bufferful per call while it runs, and what the pipe held at its end: a flood must not keep the caller from its
-        // own work, whoever still writes.
+        // One buffer per call while the program runs, and the content of the pipe at its end: a flood must not keep the
+        // caller from its own work, whoever still writes.
         let mut most = if self.exited { PIPE } else { 1 };
         while let Some(stderr) = self.stderr.as_mut().filter(|_| most > 0) {
             match stderr.read(&mut buffer) {
@@ -177,7 +178,7 @@ impl<'a> Running<'a> {
         Err(ProgramError::TooMuchOutput { program: self.program.clone(), limit: MAX_PADDING })
     }
 
-    /// Waits for the end and judges it.
+    /// Waits for the program's end and checks its status.
     pub(super) fn finish(&mut self) -> Result<(), ProgramError> {
         while !self.exited {
             if self.cancel.is_cancelled() {
@@ -195,11 +196,12 @@ impl<'a> Running<'a> {
         Err(ProgramError::Failed { program: self.program.clone(), status, stderr })
     }
 
-    /// Has all of it told to end, waits a little, makes it end.
+    /// Asks everything to end, waits, then kills it.
     pub(super) fn terminate(&mut self) {
         let mut grace = GRACE;
         if self.line.take().is_some() {
-            // Its stdout stays open: mmdebstrap, whose output nobody takes, would end who waits for its namespace.
+            // stdout stays open: mmdebstrap kills the process that waits for its namespace when nobody takes its
+            // output.
             grace = LAST;
         } else {
             self.stdout = None;
@@ -213,7 +215,7 @@ impl<'a> Running<'a> {
         let _ = self.reap();
     }
 
-    /// Kills what is left of the group and collects the child. After this the pid is nobody's.
+    /// Kills what is left of the group and reaps the child, after which the pid may belong to another process.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         if !self.reaped {
             let _ = kill_process_group(self.group, Signal::KILL);
@@ -241,7 +243,7 @@ impl Read for Running<'_> {
                     self.stdout = None;
                     return Ok(0);
                 }
-                // Whoever has left the group may hold the pipe, and has no say.
+                // A process that left the group may still hold the pipe; it is not waited for.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.exited => self.stdout = None,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.step(true)?,
                 other => return other,
@@ -252,7 +254,7 @@ impl Read for Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Whoever heard it may be what panics.
+        // The receiver of the lines may be what is panicking.
         self.deaf = true;
         if self.line.is_some() {
             self.terminate();

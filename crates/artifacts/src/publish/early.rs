@@ -1,9 +1,9 @@
-//! Entries that are there before the disk has them.
+//! Entries that are published before they are on the disk.
 //!
-//! To bring a gigabyte to the disk takes longer than to make it, and whoever is to use it gains nothing by the wait: a
-//! process that is killed leaves all it wrote to the kernel, and only a host that loses its power loses some of that. So
-//! an entry may be published with a mark in it that names the boot of the host it was made in, and be synced behind the
-//! back; the mark goes when the disk has everything. What a later boot finds marked is for its owner to look at.
+//! Syncing a gigabyte takes longer than writing it, and the user gains nothing by the wait: what a killed process wrote
+//! stays with the kernel, and only a host that loses its power loses part of it. So an entry may be published with a
+//! marker file in it that holds the boot id of the host, and be synced in the background; the marker is removed when
+//! everything is on the disk. The owner of the entries decides about those a later boot finds marked.
 
 use super::{NameLock, PublishError, Shelf, Staging, at};
 use rustix::{
@@ -18,45 +18,45 @@ use std::{
     thread,
 };
 
-/// The mark: a file with the boot's id, after [`FAILED`] once the disk did not take everything. A mark without an id is of
-/// no boot that is known.
+/// Name of the marker file. It holds the boot id, prefixed with [`FAILED`] once a sync failed. A marker without an id
+/// belongs to no known boot.
 const MARK: &str = ".unsynced";
 const FAILED: &str = "failed ";
-/// More than any mark has.
+/// Upper bound of the bytes read from a marker.
 const MARK_BYTES: u64 = 256;
-/// Changes with every boot of the host (`random(4)`).
+/// File with an id that changes with every boot of the host (`random(4)`).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Opened as what it is, and not as what a link in its place leads to.
+/// Flags that open a file itself and never the target of a symbolic link.
 const OPENED: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
-/// An entry that is marked.
+/// A marked entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsynced {
     /// Its name.
     pub name: String,
-    /// What the mark says of it.
+    /// State recorded by the marker.
     pub mark: Mark,
 }
 
-/// What a mark says of an entry.
+/// State of an entry that is marked as not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// It was made in this boot of the host, and is on its way to the disk.
+    /// Written in this boot of the host; being synced.
     Coming,
-    /// The disk has refused it in this boot: what is in memory says nothing of what is on the disk, and another sync
-    /// would not hear of it again.
+    /// A sync failed in this boot: the page cache says nothing about what is on the disk, and another sync would not
+    /// report the error again.
     Refused,
-    /// The host was started anew since, so that not all of it may be there.
+    /// Written in an earlier boot, so part of it may be missing.
     Doubtful,
 }
 
 impl Shelf {
-    /// As [`Self::publish`], but the entry is there at once, and on the disk some time later: a thread sees to that.
-    /// Nothing waits for it; if the process ends first, [`Self::unsynced`] names the entry to the next.
+    /// Like [`Self::publish`], but the entry exists at once and a thread syncs it afterwards. Nothing waits for that
+    /// thread; if the process ends first, [`Self::unsynced`] reports the entry to the next one.
     pub fn publish_early(&self, staging: Staging, lock: &NameLock) -> Result<PathBuf, PublishError> {
         let target = self.publish_marked(staging, lock)?;
         if let Err(error) = self.sync_behind(lock.name()) {
-            // It is there, and marked.
+            // The entry exists and is marked.
             tracing::warn!(error = &error as &dyn std::error::Error, "an entry is brought to the disk later");
         }
         Ok(target)
@@ -68,7 +68,7 @@ impl Shelf {
         self.rename(staging, lock)
     }
 
-    /// Entries that were published early and not synced so far.
+    /// Lists entries that were published early and are not synced.
     pub fn unsynced(&self) -> Result<Vec<Unsynced>, PublishError> {
         let marked = self.names()?.into_iter().filter_map(|name| {
             let mark = mark(&self.directory().join(&name))?;
@@ -77,12 +77,12 @@ impl Shelf {
         Ok(marked.collect())
     }
 
-    /// How an entry is marked, if it is.
+    /// Returns the state of a marked entry; `None` if it is not marked.
     pub fn mark(&self, name: &str) -> Result<Option<Mark>, PublishError> {
         Ok(mark(&self.path(name)?))
     }
 
-    /// Brings an entry to the disk and takes its mark away, in a thread of its own.
+    /// Syncs an entry and removes its marker, in a thread of its own.
     pub fn sync_behind(&self, name: &str) -> Result<(), PublishError> {
         let (path, (entry, shelf)) = (self.path(name)?, self.opened(name)?);
         let failed = |path: &Path, error: &dyn std::fmt::Display| {
@@ -95,36 +95,36 @@ impl Shelf {
             }
         };
         if let Err(error) = thread::Builder::new().name("sync".into()).spawn(work) {
-            // It stays marked, so whoever opens the shelf next tries again.
+            // The entry stays marked, so the next process to open the shelf tries again.
             failed(&path, &error);
         }
         Ok(())
     }
 
-    /// The same, and waits for it.
+    /// Syncs an entry and removes its marker before returning.
     pub fn sync_now(&self, name: &str) -> Result<(), PublishError> {
         let (entry, shelf) = self.opened(name)?;
         bring(&entry, &shelf).map_err(at("sync", &self.path(name)?))
     }
 
-    /// The directories of an entry, not of what has its name by then, and of the shelf.
+    /// Opens the directory of the entry (which stays the same if another entry takes its name) and that of the shelf.
     fn opened(&self, name: &str) -> Result<(OwnedFd, OwnedFd), PublishError> {
         let directory = |path: &Path| open(path, OPENED | OFlags::DIRECTORY, Mode::empty()).map_err(at("open", path));
         Ok((directory(&self.path(name)?)?, directory(self.directory())?))
     }
 }
 
-/// How the entry at `path` is marked.
+/// Reads the marker of the entry at `path`.
 fn mark(path: &Path) -> Option<Mark> {
     let text = match fs::read_to_string(path.join(MARK)) {
         Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => return None,
-        // One that is empty or unreadable was not brought to the disk itself.
+        // A marker that is empty or unreadable did not reach the disk itself.
         text => text.unwrap_or_default(),
     };
     Some(meaning(&text))
 }
 
-/// What the text of a mark says.
+/// Parses the text of a marker.
 fn meaning(text: &str) -> Mark {
     let boot = boot_id();
     match text.strip_prefix(FAILED) {
@@ -135,9 +135,9 @@ fn meaning(text: &str) -> Mark {
     }
 }
 
-/// Syncs an entry, and notes it where the disk refuses that.
+/// Syncs an entry; a failure is recorded in the marker.
 fn bring(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
-    // The disk tells one that it refuses something, and the next one nothing.
+    // The kernel reports a write error to one sync only, so concurrent syncs take turns.
     retry_on_intr(|| flock(entry, FlockOperation::LockExclusive))?;
     if is_refused(entry) {
         return Err(io::Error::other("the disk has refused part of it before"));
@@ -149,15 +149,15 @@ fn bring(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
     })
 }
 
-/// Whether it was noted in this boot that the disk did not take all of an entry.
+/// Whether the marker records a failed sync in this boot.
 fn is_refused(entry: &OwnedFd) -> bool {
     let Ok(mark) = openat(entry, MARK, OPENED | OFlags::NONBLOCK, Mode::empty()) else { return false };
     let mut text = String::new();
     fs::File::from(mark).take(MARK_BYTES).read_to_string(&mut text).is_ok() && meaning(&text) == Mark::Refused
 }
 
-/// Notes that the disk did not take all of an entry. The disk may have no room left: what there is of the mark is written
-/// over, which takes no more than it has, and is not given back before.
+/// Records in the marker that the sync failed. The disk may be full: the marker is overwritten in place, which needs no
+/// new block, and truncated only afterwards.
 fn refused(entry: &OwnedFd) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut mark = fs::File::from(openat(entry, MARK, flags, Mode::empty())?);
@@ -166,7 +166,7 @@ fn refused(entry: &OwnedFd) -> io::Result<()> {
     mark.set_len(text.len() as u64)
 }
 
-/// Brings everything in `entry` and its name in `shelf` to the disk; then it is marked no longer.
+/// Syncs everything in `entry` and its name in `shelf`, then removes the marker.
 fn sync(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
     for found in Dir::read_from(entry)? {
         let found = found?;
@@ -174,7 +174,7 @@ fn sync(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
             FileType::RegularFile | FileType::Unknown => {
                 match openat(entry, found.file_name(), OPENED | OFlags::NONBLOCK, Mode::empty()) {
                     Ok(file) => fsync(file)?,
-                    // Taken away meanwhile, with the entry.
+                    // The entry was removed meanwhile.
                     Err(Errno::NOENT) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -191,7 +191,7 @@ fn sync(entry: &OwnedFd, shelf: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Nothing where it cannot be told.
+/// Boot id of the host; empty if it cannot be read.
 fn boot_id() -> String {
     fs::read_to_string(BOOT_ID).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Unfinished work: gone unless it is published.
+//! Unfinished directories and files, removed unless they are published.
 
 use crate::{
     job::Cancel,
@@ -13,18 +13,18 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
-/// What removes files that are not the user's own.
+/// Program that removes files owned by subordinate ids.
 const RM: &str = "rm";
 
-/// A directory being filled; it goes, with its content, unless it is published.
+/// Directory being filled. Dropping it removes it with its content, unless it was published.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
-    // An flock on the directory itself tells a sweeper that somebody is at work.
+    // An flock on the directory tells other processes that it is in use.
     _lock: OwnedFd,
 }
 
-/// A file being written; it goes unless it is published.
+/// File being written. Dropping it removes it, unless it was published.
 #[derive(Debug)]
 pub struct StagedFile {
     file: NamedTempFile,
@@ -36,12 +36,12 @@ impl Staging {
         Self { path, _lock: lock }
     }
 
-    /// Where to put things.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Forgets the directory: it stands under its final name.
+    /// Releases the directory, which has its final name now.
     pub(super) fn into_published(mut self) {
         self.path = PathBuf::new();
     }
@@ -72,49 +72,51 @@ impl StagedFile {
         self.file.as_file_mut()
     }
 
-    /// Where it is until it is published: for programs that want a path.
+    /// Temporary path, for programs that want one.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Gives it its final name, `target`, in the place of what is there.
+    /// Renames the file to `target`, replacing a file that exists.
     pub(super) fn persist(self, target: &Path) -> io::Result<()> {
         self.file.persist(target).map(drop).map_err(|error| error.error)
     }
 }
 
-/// Removes a file, or a directory with all below it. Only ever called with a staging path made here, or one below it.
+/// Removes a file, or a directory with everything below it. The path must be a staging path made here, or one below it.
 pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path)
             .or_else(|_| {
-                // A tree can contain directories its owner may not write; make them writable and try once more.
+                // A tree may contain directories their owner may not write: they are made writable before the second
+                // try.
                 open_up(path)?;
                 fs::remove_dir_all(path)
             })
-            .or_else(|error| remove_given(path, error)),
+            .or_else(|error| remove_as_subordinate_root(path, error)),
         Ok(_) => fs::remove_file(path),
     }
 }
 
-/// Removes a directory with what was given to the user's subordinate ids: what an ordinary user's bootstrap leaves that is
-/// killed. `refused` is what the user alone got of it.
-fn remove_given(path: &Path, refused: io::Error) -> io::Result<()> {
+/// Removes a directory that contains files of the user's subordinate ids, as a killed bootstrap of an ordinary user
+/// leaves them. `refused` is the error the user alone got.
+fn remove_as_subordinate_root(path: &Path, refused: io::Error) -> io::Result<()> {
     let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), geteuid().is_root()) else {
         return Err(refused);
     };
     let Ok(ids) = Ids::subordinate() else { return Err(refused) };
-    // By no name of what is above it: root of these ids is in no group of the user's, and may not get through that.
+    // Named relative to its parent: root of these ids is in none of the user's groups and may not be able to pass the
+    // directories above.
     let rm = Program::new(RM, "coreutils").as_root_of(ids.under_own()).directory(parent);
     let rm = rm.args(["-rf", "--one-file-system", "--"]).arg(Path::new(".").join(name));
-    rm.capture(0, &Cancel::default()).map(drop).map_err(|error| said(refused, error))
+    rm.capture(0, &Cancel::default()).map(drop).map_err(|error| removal_error(refused, error))
 }
 
-/// What is said where that failed, too: what `rm` found in its way, or, where it was not run at all, what the user alone got.
-/// That may be as little a matter of whose the files are as a disk that cannot be written to.
-fn said(refused: io::Error, error: ProgramError) -> io::Error {
+/// Chooses the error to report if that failed too: that of `rm`, or, if `rm` was not run at all, the one the user alone
+/// got. The cause may be another one than ownership, such as a disk that cannot be written to.
+fn removal_error(refused: io::Error, error: ProgramError) -> io::Error {
     match error {
         ProgramError::Failed { ref program, .. } if program == RM => io::Error::new(refused.kind(), error),
         error => {
@@ -156,9 +158,9 @@ mod tests {
             (ProgramError::Namespace(io::ErrorKind::PermissionDenied.into()), "read-only"),
         ] {
             let refused = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "read-only");
-            let said = said(refused, error);
-            assert!(said.to_string().contains(words), "{said}");
-            assert_eq!(said.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            let error = removal_error(refused, error);
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
         }
     }
 }

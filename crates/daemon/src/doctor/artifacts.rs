@@ -76,7 +76,7 @@ fn image(directory: &Path, name: &str) -> Result<(), Finding> {
     let delete = || format!("banger image delete {name}");
     let id =
         name.parse().map_err(|error| damaged(&format!("image {name} is no image of banger's: {error}"), &delete()))?;
-    Image::read(directory, &id).and_then(|image| image.look(&id)).map_err(|error| {
+    Image::read(directory, &id).and_then(|image| image.quick_check(&id)).map_err(|error| {
         let failure = error.explain();
         let mut finding = fail(NAME, failure.message);
         finding.causes = failure.causes;
