@@ -1,9 +1,9 @@
-//! Kernels: from a name, a package or a file to a directory a VM can boot from.
+//! Kernels: turns a name, a package or a file into a directory a VM can boot from.
 //!
 //! A kernel's directory holds `vmlinux` (always the ELF: a bzImage is unpacked once, here, and not at every boot),
 //! optionally `initrd.img`, `modules/` (the content of `lib/modules/<release>`) with `modules.ext4` made from it, and
-//! `manifest.json`. [`KernelStore`] is the way in; the other modules are its parts, each of which takes one kind of
-//! hostile input. What a VMM makes of a kernel is decided elsewhere, from the manifest.
+//! `manifest.json`. [`KernelStore`] is the entry point; the other modules are its parts, each of which parses one kind
+//! of hostile input. How a VMM uses a kernel is decided elsewhere, from the manifest.
 
 mod apt;
 mod archive;

@@ -218,7 +218,7 @@ fn plain(name: &ImageName) -> ImageName {
 
 /// Writes a bundle; its length and SHA-256.
 fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
-    let mut sink = Counted { out, hash: Sha256::new(), bytes: 0 };
+    let mut sink = HashingWriter { out, hash: Sha256::new(), bytes: 0 };
     let mut encoder = zstd::Encoder::new(BufWriter::with_capacity(CHUNK, &mut sink), LEVEL)?;
     encoder.include_checksum(true)?;
     let mut archive = tar::Builder::new(encoder);
@@ -240,8 +240,8 @@ fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
     archive.append_data(&mut header(json.len() as u64), manifest::FILE, json.as_slice())?;
     let file = File::open(&image.rootfs)?;
     let size = file.metadata()?.len();
-    let watched = Watched { input: file, done: 0, reported: 0, total: size, job };
-    archive.append_data(&mut header(size), ROOTFS, watched)?;
+    let reader = ProgressReader { input: file, done: 0, reported: 0, total: size, job };
+    archive.append_data(&mut header(size), ROOTFS, reader)?;
     archive.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok((sink.bytes, HEXLOWER.encode(&sink.hash.finalize())))
 }
@@ -295,7 +295,7 @@ fn unpack(input: &mut dyn Read, directory: &Path, job: &Job<'_>) -> Result<Image
                 rootfs = true;
                 let path = directory.join(ROOTFS);
                 let file = File::options().write(true).create_new(true).mode(0o600).open(path);
-                let mut content = Told { input: &mut archive, failed: false };
+                let mut content = ReadErrorFlag { input: &mut archive, failed: false };
                 let written = write_sparse(&mut content, &file.map_err(BundleError::Write)?, entry.size, job.cancel);
                 let (cut, at_fault) = (io::ErrorKind::UnexpectedEof, content.failed);
                 written.map_err(|error| match error {
@@ -313,13 +313,13 @@ fn unpack(input: &mut dyn Read, directory: &Path, job: &Job<'_>) -> Result<Image
     }
 }
 
-struct Counted<'a> {
+struct HashingWriter<'a> {
     out: &'a File,
     hash: Sha256,
     bytes: u64,
 }
 
-impl Write for Counted<'_> {
+impl Write for HashingWriter<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let written = self.out.write(buffer)?;
         self.hash.update(&buffer[..written]);
@@ -333,12 +333,12 @@ impl Write for Counted<'_> {
 }
 
 /// Remembers whether it was reading that failed, of a copy that did.
-struct Told<'a> {
+struct ReadErrorFlag<'a> {
     input: &'a mut dyn Read,
     failed: bool,
 }
 
-impl Read for Told<'_> {
+impl Read for ReadErrorFlag<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.input.read(buffer);
         self.failed |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
@@ -347,7 +347,7 @@ impl Read for Told<'_> {
 }
 
 /// A file being read, with whoever waits for it kept up to date and listened to.
-struct Watched<'a> {
+struct ProgressReader<'a> {
     input: File,
     done: u64,
     reported: u64,
@@ -355,7 +355,7 @@ struct Watched<'a> {
     job: &'a Job<'a>,
 }
 
-impl Read for Watched<'_> {
+impl Read for ProgressReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.job.cancel.check().map_err(io::Error::other)?;
         let got = self.input.read(buffer)?;

@@ -1,9 +1,9 @@
-//! A distribution's kernel through the host's own apt, as whoever runs banger.
+//! Downloads a distribution's kernel with the host's own apt, as the user who runs banger.
 //!
 //! apt keeps what makes it worth using: the host's sources, its keyrings, its proxies, and the verified chain from a
 //! signed Release file to the package's SHA-256. Everything it writes goes below one private directory, and hooks the
 //! host has configured do not run: they are meant for the real package cache. Nothing is installed and no package
-//! script runs; what is inside the package is somebody else's business.
+//! script runs; the content of the package is handled elsewhere.
 
 mod config;
 mod package;
@@ -25,12 +25,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Largest package downloaded: the cap on kernels.
+/// Upper bound of a package download in bytes: the limit on kernels.
 const MAX_PACKAGE: u64 = 1 << 30;
-/// Most output of a query read.
+/// Upper bound of the output read from a query.
 const MAX_ANSWER: u64 = 4 << 20;
 
-/// Why apt gave no kernel.
+/// Error of a kernel download by apt.
 #[derive(Debug, thiserror::Error)]
 pub enum AptError {
     /// None of the host's sources has the package.
@@ -46,7 +46,7 @@ pub enum AptError {
     NotOneKernel {
         /// Name of the package.
         package: String,
-        /// What it depends on that is a kernel.
+        /// Kernel packages it depends on.
         found: Vec<String>,
     },
     /// The host's distribution has another kernel under that name.
@@ -59,7 +59,7 @@ pub enum AptError {
         /// The `major.minor` wanted.
         wanted: String,
     },
-    /// apt said something unexpected.
+    /// apt printed something unexpected.
     #[error("apt does not say the {field} of {package}")]
     Answer {
         /// The package.
@@ -75,7 +75,7 @@ pub enum AptError {
         /// Its size.
         size: u64,
     },
-    /// What was downloaded is not what the signed lists say.
+    /// The downloaded file does not match the signed package lists.
     #[error("the downloaded {package} has SHA-256 {found}, and the signed list says {expected}")]
     Hash {
         /// The package.
@@ -107,20 +107,20 @@ impl From<Cancelled> for AptError {
     }
 }
 
-/// apt with a private home.
+/// apt with a private home directory.
 #[derive(Debug)]
 pub(super) struct Apt {
     home: Shelf,
 }
 
 impl Apt {
-    /// Keeps apt's lists and caches in `home`, which is made when absent.
+    /// Keeps apt's lists and caches in `home`, which is created when absent.
     pub(super) fn new(home: &Path) -> Result<Self, AptError> {
         Ok(Self { home: Shelf::open(home)? })
     }
 
-    /// Downloads the one kernel package that `package` is or leads to into `into`, an empty directory. `kernel` is the
-    /// `major.minor` it has to be. The file's hash is checked once more.
+    /// Downloads the one kernel package that `package` is or depends on into `into`, an empty directory. `kernel` is
+    /// the required `major.minor`. The file's hash is checked once more.
     pub(super) fn fetch(
         &self,
         package: &str,
@@ -128,12 +128,13 @@ impl Apt {
         into: &Path,
         job: &Job<'_>,
     ) -> Result<(Package, PathBuf), AptError> {
-        // Two apts on the same lists would fail each other.
+        // Two runs of apt on the same lists would fail each other.
         let _lock = self.home.lock("apt", job.cancel)?;
         let config = self.prepare()?;
         job.progress.phase("reading the host's package lists");
         let update = match self.program("apt-get", &config).args(["-qq", "update"]).capture(MAX_ANSWER, job.cancel) {
-            // An old list may do, and a broken source of somebody else's must not matter; if not, this was why.
+            // The old lists may suffice, and a broken third-party source must not matter; if the package is not found,
+            // this is the likely cause.
             Err(error @ ProgramError::Failed { .. }) => Some(error),
             other => other.map(|_| None)?,
         };
@@ -150,7 +151,7 @@ impl Apt {
         Ok((found, path))
     }
 
-    /// Makes the private directories and apt's configuration, and returns the latter's path.
+    /// Creates the private directories and apt's configuration, and returns the path of the latter.
     fn prepare(&self) -> Result<PathBuf, AptError> {
         let home = self.home.directory();
         for directory in ["lists/partial", "archives/partial", "log"] {
@@ -191,7 +192,7 @@ impl Apt {
         let query = self.program("apt-cache", config).args(["show", "--no-all-versions", "--", package]);
         match query.capture(MAX_ANSWER, job.cancel) {
             Ok(text) if !text.is_empty() => Ok(String::from_utf8_lossy(&text).into_owned()),
-            // It prints its regrets and status 100 for what it does not know.
+            // For an unknown package apt prints an error and exits with status 100.
             Ok(_) | Err(ProgramError::Failed { .. }) => {
                 Err(AptError::NoPackage { package: package.to_owned(), source: None })
             }

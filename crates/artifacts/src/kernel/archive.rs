@@ -1,8 +1,8 @@
-//! Walking a tar stream that nobody vouches for.
+//! Walks an untrusted tar stream.
 //!
-//! Only ever visits entries; nothing is unpacked here. Long names are put together by this module itself, because the
-//! tar crate reads them whole before it can be told how long they may be. Decides what a safe path is and how much a
-//! stream may contain; refuses to know which members matter.
+//! It only visits entries; nothing is unpacked here. Long names are assembled by this module itself, because the tar
+//! crate reads them whole before it can be told how long they may be. Decides what a safe path is and how much a stream
+//! may contain; it does not know which members matter.
 
 use crate::job::Cancel;
 use std::{
@@ -11,18 +11,18 @@ use std::{
 };
 use tar::EntryType;
 
-/// Longest path or link target, in bytes.
+/// Upper bound of a path or link target, in bytes.
 pub(super) const MAX_PATH: usize = 4096;
-/// Largest extended header.
+/// Upper bound of an extended header, in bytes.
 const MAX_PAX: u64 = 64 << 10;
 
-/// Why an archive is refused.
+/// Error of an archive that is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The stream could not be read; a truncated or damaged one ends here too.
+    /// The stream could not be read; this includes truncated and damaged streams.
     #[error("cannot read the archive")]
     Io(#[source] io::Error),
-    /// What it contains could not be written.
+    /// A member could not be written.
     #[error("cannot write {}", path.display())]
     Write {
         /// Where, relative to the tree being written.
@@ -30,7 +30,7 @@ pub enum ArchiveError {
         /// Error of the system.
         source: io::Error,
     },
-    /// A path that must not be followed.
+    /// A path is absolute or leads out.
     #[error("{what} {} is not a plain relative path", shown(path))]
     Path {
         /// `member`, or what the path belongs to.
@@ -38,50 +38,50 @@ pub enum ArchiveError {
         /// The path as it stands there.
         path: Vec<u8>,
     },
-    /// A member whose kind has no place here: device, fifo, sparse file.
+    /// A member is of a kind that is refused: device, fifo, sparse file.
     #[error("member {} is a {kind}", path.display())]
     Kind {
         /// File or directory.
         path: PathBuf,
-        /// What it is.
+        /// Kind of the member.
         kind: &'static str,
     },
-    /// A link that leads out, or nowhere.
+    /// A link leads out, or nowhere.
     #[error("link {} does not lead to anything inside", path.display())]
     Link {
         /// File or directory.
         path: PathBuf,
     },
-    /// Two members with one name.
+    /// Two members have the same name.
     #[error("member {} is there twice", path.display())]
     Duplicate {
         /// File or directory.
         path: PathBuf,
     },
-    /// A path with more levels than any kernel's.
+    /// A path has more levels than any kernel's.
     #[error("member {} lies too deep", shown(path.as_os_str().as_encoded_bytes()))]
     TooDeep {
         /// File or directory.
         path: PathBuf,
     },
-    /// A header that makes no sense.
+    /// A header is malformed.
     #[error("a header is malformed ({0})")]
     Header(&'static str),
-    /// More members than any kernel has.
+    /// There are more members than in any kernel.
     #[error("it has more than {0} members")]
     TooManyEntries(u64),
-    /// More bytes than any kernel has.
+    /// There are more bytes than in any kernel.
     #[error("it unpacks to more than {0} bytes")]
     TooLarge(u64),
 }
 
-/// A path as it may be shown.
+/// Formats a path for an error message.
 fn shown(path: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(path).chars().take(200).collect();
     format!("{text:?}")
 }
 
-/// How much an archive may contain.
+/// Limits on the content of an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Members, skipped ones included.
@@ -100,7 +100,7 @@ pub enum Member<'a> {
     Symlink(PathBuf),
     /// A further name for an earlier member.
     HardLink(PathBuf),
-    /// Anything else; what it is called.
+    /// Anything else; the name of its kind.
     Other(&'static str),
 }
 
@@ -111,7 +111,7 @@ pub(super) fn each<E: From<ArchiveError>>(
     cancel: &Cancel,
     mut visit: impl FnMut(&Path, Member<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let stream = Ceiling { inner: stream, left: limits.bytes, limit: limits.bytes, cancel };
+    let stream = LimitedReader { inner: stream, left: limits.bytes, limit: limits.bytes, cancel };
     let mut archive = tar::Archive::new(stream);
     let entries = archive.entries().map_err(ArchiveError::from)?.raw(true);
     let mut long = Long::default();
@@ -130,7 +130,7 @@ pub(super) fn each<E: From<ArchiveError>>(
                 let Long { path, link } = std::mem::take(&mut long);
                 let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
                 let link = link.or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
-                // The archive's own root (`./`) is nobody's business.
+                // The archive's own root (`./`) is skipped.
                 if let Some(path) = relative("member", &path)? {
                     visit(&path, member(kind, link, &mut entry)?)?;
                 }
@@ -156,7 +156,7 @@ fn member(kind: EntryType, link: Option<Vec<u8>>, entry: &mut dyn Read) -> Resul
     })
 }
 
-/// The path without `.` components; `None` for the root itself.
+/// Returns the path without `.` components; `None` for the root itself.
 pub(super) fn relative(what: &'static str, path: &[u8]) -> Result<Option<PathBuf>, ArchiveError> {
     let refused = || ArchiveError::Path { what, path: path.to_vec() };
     let text = std::str::from_utf8(path).map_err(|_| refused())?;
@@ -174,7 +174,7 @@ pub(super) fn relative(what: &'static str, path: &[u8]) -> Result<Option<PathBuf
     Ok((!plain.as_os_str().is_empty()).then_some(plain))
 }
 
-/// A symbolic link's text: any path, so long as it is one.
+/// Checks the text of a symbolic link: any path is accepted.
 fn link_text(text: Vec<u8>) -> Result<PathBuf, ArchiveError> {
     let refused = |path| ArchiveError::Path { what: "link target", path };
     if text.is_empty() || text.len() > MAX_PATH || text.contains(&0) {
@@ -183,7 +183,7 @@ fn link_text(text: Vec<u8>) -> Result<PathBuf, ArchiveError> {
     String::from_utf8(text).map(PathBuf::from).map_err(|error| refused(error.into_bytes()))
 }
 
-/// Names that stood in members of their own, for the member that follows.
+/// Long names read from extra members, for the member that follows.
 #[derive(Default)]
 struct Long {
     path: Option<Vec<u8>>,
@@ -191,7 +191,7 @@ struct Long {
 }
 
 impl Long {
-    /// Takes over the two records that matter from a POSIX extended header: lines of `<length> <key>=<value>\n`.
+    /// Reads the two relevant records of a POSIX extended header, which consists of lines `<length> <key>=<value>\n`.
     fn pax(&mut self, entry: &mut dyn Read) -> Result<(), ArchiveError> {
         let malformed = ArchiveError::Header("an extended header");
         let mut records = Vec::new();
@@ -212,7 +212,7 @@ impl Long {
             } else if let Some(link) = text.strip_prefix(b"linkpath=") {
                 self.link = Some(link.to_vec());
             } else if text.starts_with(b"size=") {
-                // Only needed from 8 GiB on, which no member may have.
+                // Only used for sizes from 8 GiB on, which no member may have.
                 return Err(malformed);
             }
             rest = rest.get(length..).unwrap_or_default();
@@ -221,7 +221,7 @@ impl Long {
     }
 }
 
-/// The content of a long name, without its closing zero byte.
+/// Reads a long name, without its final zero byte.
 fn text(entry: &mut dyn Read) -> Result<Vec<u8>, ArchiveError> {
     let mut text = Vec::new();
     entry.take(MAX_PATH as u64 + 2).read_to_end(&mut text)?;
@@ -231,20 +231,20 @@ fn text(entry: &mut dyn Read) -> Result<Vec<u8>, ArchiveError> {
     if text.len() > MAX_PATH { Err(ArchiveError::Header("a name is too long")) } else { Ok(text) }
 }
 
-/// Passes on so many bytes, then fails; and fails when cancelled.
-struct Ceiling<'a, R> {
+/// Reader that fails after a number of bytes, and when cancelled.
+struct LimitedReader<'a, R> {
     inner: R,
     left: u64,
     limit: u64,
     cancel: &'a Cancel,
 }
 
-/// What a [`Ceiling`] fails with, found again where it surfaces.
+/// Error of a [`LimitedReader`].
 #[derive(Debug, thiserror::Error)]
 #[error("more than {0} bytes")]
 struct Reached(u64);
 
-impl<R: Read> Read for Ceiling<'_, R> {
+impl<R: Read> Read for LimitedReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.cancel.check().map_err(io::Error::other)?;
         let n = self.inner.read(buffer)?;
@@ -254,7 +254,7 @@ impl<R: Read> Read for Ceiling<'_, R> {
 }
 
 impl From<io::Error> for ArchiveError {
-    /// A [`Ceiling`]'s own error is found again, wrapped as it may be by the readers in between.
+    /// Recovers the error of a [`LimitedReader`] from the wrappers of the readers in between.
     fn from(error: io::Error) -> Self {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(error) = next {
@@ -297,7 +297,7 @@ mod tests {
         Ok(seen)
     }
 
-    /// A member whose name goes into the header as it is, however bad it is.
+    /// Adds a member whose name is written to the header as it is, however malformed.
     fn add(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, content: &[u8]) {
         let mut header = tar::Header::new_gnu();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());

@@ -1,8 +1,9 @@
-//! Kernel bundles: one zstd-packed tar, unpacked while it arrives.
+//! Kernel bundles: one zstd-compressed tar, unpacked while it is downloaded.
 //!
-//! Bytes go from the network through a hash, the decompressor and the tar reader into a staging directory, once, with
-//! nothing kept in between; the large files are hashed, searched and brought to the disk beside it. Decides what may stand in a bundle and how far it may unpack. What came out is made a kernel
-//! only after the whole was seen and its hash matched: until then nobody but this module looks at it.
+//! Bytes go once from the network through a hash, the decompressor and the tar reader into a staging directory; the
+//! large files are hashed, searched and synced concurrently. Decides what a bundle may contain and how much it may
+//! unpack to. Its content becomes a kernel only after the whole bundle was read and its hash matched; until then only
+//! this module uses it.
 
 use super::{
     archive::{self, ArchiveError, Member},
@@ -30,19 +31,19 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Largest bundle.
+/// Upper bound of a bundle, in bytes.
 pub(super) const MAX_BUNDLE: u64 = 1 << 30;
-/// Most memory for the decompressor's window, as a power of two: 32 MiB. `zstd -19`, which bundles are packed with, asks
-/// for 8.
+/// Upper bound of the decompressor's window, as a power of two: 32 MiB. `zstd -19`, with which bundles are packed,
+/// needs 8 MiB.
 const MAX_WINDOW_LOG: u32 = 25;
-/// How many times its own size a bundle may unpack to, past the first [`FREE`] bytes. Kernels and modules reach 6.
+/// Upper bound of the compression ratio, applied past the first [`FREE`] bytes. Kernels and modules reach 6.
 const MAX_RATIO: u64 = 100;
-/// Bytes that may always come out, whatever went in.
+/// Bytes that any bundle may unpack to.
 const FREE: u64 = 16 << 20;
-/// Most zeros after the last member; tar fills its last record.
+/// Upper bound of the zeros after the last member; tar fills its last record.
 const MAX_PADDING: u64 = 1 << 20;
 
-/// Why a bundle is refused.
+/// Error of a bundle that is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// The archive is at fault, after (or in) this member.
@@ -59,24 +60,24 @@ pub enum BundleError {
     /// It has no `vmlinux`.
     #[error("there is no member vmlinux in it")]
     NoKernel,
-    /// A member that belongs in no bundle.
+    /// It has a member that belongs in no bundle.
     #[error("member {} has no place in a kernel bundle", path.display())]
     Stray {
         /// File or directory.
         path: PathBuf,
     },
-    /// One member is larger than any of its name.
+    /// A member exceeds the limit for its name.
     #[error("member {} has more than {max} bytes", path.display())]
     Member {
         /// File or directory.
         path: PathBuf,
-        /// Most it may have.
+        /// Limit in bytes.
         max: u64,
     },
-    /// It unpacks to far more than what was sent.
+    /// Its compression ratio is too high.
     #[error("it unpacks to more than {MAX_RATIO} times its size, in member {}", path.display())]
     Ratio {
-        /// Where that was noticed.
+        /// Member in which the limit was exceeded.
         path: PathBuf,
     },
     /// Something follows the archive.
@@ -88,9 +89,9 @@ pub enum BundleError {
     /// It is not what the catalog describes.
     #[error("it has SHA-256 {found}, and the catalog says {expected}")]
     Hash {
-        /// In the catalog.
+        /// Hash in the catalog.
         expected: String,
-        /// Of what was downloaded.
+        /// Hash of the download.
         found: String,
     },
     /// It could not be downloaded.
@@ -101,10 +102,10 @@ pub enum BundleError {
         /// Cause.
         source: FetchError,
     },
-    /// What was downloaded is refused.
+    /// The downloaded bundle is refused.
     #[error("cannot use {address}")]
     Refused {
-        /// Where it came from.
+        /// Address of the bundle.
         address: Address,
         /// Cause.
         source: Box<KernelError>,
@@ -114,7 +115,7 @@ pub enum BundleError {
 /// A bundle as a catalog describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// Where it is.
+    /// Address to download it from.
     pub address: Address,
     /// Its SHA-256, hexadecimal.
     pub sha256: String,
@@ -123,7 +124,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Downloads it into `draft`. When this returns without an error, the hash has matched.
+    /// Downloads the bundle into `draft`. On success the hash has matched.
     pub(super) fn receive(&self, client: &Client, draft: &mut Draft<'_>) -> Result<Provenance, KernelError> {
         let job = draft.job;
         let address = || self.address.clone();
@@ -131,7 +132,7 @@ impl Bundle {
         job.progress.phase(&format!("downloading {}", self.address));
         let mut body = client.open(&self.address, BodyLength::Exactly(self.size), job).map_err(failed)?;
         let unpacked = draft.add_bundle(&mut body);
-        // From inside, a download that ended looks like a damaged archive.
+        // To the archive reader, an interrupted download looks like a damaged archive.
         if let Some(failure) = body.failure() {
             return Err(failed(failure).into());
         }
@@ -146,16 +147,16 @@ impl Bundle {
     }
 }
 
-/// Unpacks `stream` into `into`, an empty directory, as a pull does before it looks at the hash. Publishes nothing.
+/// Unpacks `stream` into the empty directory `into`, as a pull does before it checks the hash. Publishes nothing.
 pub fn unpack_bundle(stream: impl Read, into: &Path, job: &Job<'_>) -> Result<(), KernelError> {
     Draft::new(into, &Description::default(), job)?.add_bundle(BufReader::with_capacity(128 << 10, stream))
 }
 
 impl Draft<'_> {
-    /// Takes `vmlinux`, `initrd.img` and `modules/` out of a bundle.
+    /// Extracts `vmlinux`, `initrd.img` and `modules/` from a bundle.
     pub(super) fn add_bundle(&mut self, stream: impl BufRead) -> Result<(), KernelError> {
         let packed = Cell::new(0);
-        let mut inflated = Inflation::new(Counted { inner: stream, count: &packed })?;
+        let mut inflated = RatioLimit::new(CountingReader { inner: stream, count: &packed })?;
         let (mut parts, mut last) = (Parts::default(), PathBuf::new());
         let visited = archive::each(&mut inflated, LIMITS, self.job.cancel, |path, member| {
             path.clone_into(&mut last);
@@ -165,7 +166,7 @@ impl Draft<'_> {
             return Err(BundleError::Ratio { path: last }.into());
         }
         visited.map_err(|error: KernelError| match error {
-            // The others name their member themselves.
+            // The other errors name their member themselves.
             KernelError::Archive(
                 source @ (ArchiveError::Io(_)
                 | ArchiveError::Header(_)
@@ -179,10 +180,10 @@ impl Draft<'_> {
     }
 }
 
-/// What was found in a bundle so far.
+/// Contents of a bundle found so far.
 #[derive(Debug, Default)]
 struct Parts {
-    /// The kernel, and the search for what it says of itself.
+    /// The kernel image and the running search for its release and configuration.
     kernel: Option<(Elf, JoinHandle<io::Result<Findings>>)>,
     modules: bool,
 }
@@ -193,7 +194,7 @@ impl Parts {
         if let Ok(inside) = path.strip_prefix(MODULES) {
             self.modules = true;
             return match member {
-                // They lead to where the kernel was built, and are left out.
+                // These links lead to where the kernel was built and are left out.
                 Member::Symlink(_) if is_build_link(inside) => Ok(()),
                 Member::Directory => Ok(draft.work.directory(path)?),
                 Member::Other(kind) => Err(refused(kind)),
@@ -218,7 +219,7 @@ impl Parts {
                     Ok(())
                 }
                 INITRD => top(draft, INITRD, content, MAX_INITRD).map(drop),
-                // Made here, from what is really there.
+                // Indexes are left out: they are generated here from the modules that exist.
                 _ => Ok(()),
             },
             Member::Directory => Err(refused("directory")),
@@ -227,7 +228,7 @@ impl Parts {
         }
     }
 
-    /// Puts the modules where those of every other kernel are by now.
+    /// Adds the modules to the draft in the same place as those of other kernels.
     fn finish(self, draft: &mut Draft<'_>) -> Result<(), KernelError> {
         let (elf, search) = self.kernel.ok_or(BundleError::NoKernel)?;
         let findings = search.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -246,7 +247,7 @@ impl Parts {
     }
 }
 
-/// A file at the root of the bundle, which is one at the root of the kernel's directory too.
+/// Extracts a file at the root of the bundle to the root of the kernel's directory.
 fn top(draft: &mut Draft<'_>, name: &'static str, content: &mut dyn Read, max: u64) -> Result<Arc<File>, KernelError> {
     let (target, path) = (draft.staging.join(name), Path::new(name));
     let file = match File::options().read(true).write(true).create_new(true).open(&target) {
@@ -264,13 +265,13 @@ fn top(draft: &mut Draft<'_>, name: &'static str, content: &mut dyn Read, max: u
     Ok(file)
 }
 
-/// Counts what is read through it.
-struct Counted<'a, R> {
+/// Reader that counts bytes.
+struct CountingReader<'a, R> {
     inner: R,
     count: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for CountingReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.count.set(self.count.get() + n as u64);
@@ -278,7 +279,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-impl<R: BufRead> BufRead for Counted<'_, R> {
+impl<R: BufRead> BufRead for CountingReader<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.inner.fill_buf()
     }
@@ -289,23 +290,23 @@ impl<R: BufRead> BufRead for Counted<'_, R> {
     }
 }
 
-/// The decompressor, with an eye on how much comes out of how little.
-struct Inflation<'a, R: BufRead> {
-    decoder: zstd::stream::read::Decoder<'static, Counted<'a, R>>,
+/// Decompressor that limits the compression ratio.
+struct RatioLimit<'a, R: BufRead> {
+    decoder: zstd::stream::read::Decoder<'static, CountingReader<'a, R>>,
     packed: &'a Cell<u64>,
     unpacked: u64,
     is_bomb: bool,
 }
 
-impl<'a, R: BufRead> Inflation<'a, R> {
-    fn new(stream: Counted<'a, R>) -> Result<Self, ArchiveError> {
+impl<'a, R: BufRead> RatioLimit<'a, R> {
+    fn new(stream: CountingReader<'a, R>) -> Result<Self, ArchiveError> {
         let packed = stream.count;
         let mut decoder = zstd::stream::read::Decoder::with_buffer(stream)?;
         decoder.window_log_max(MAX_WINDOW_LOG)?;
         Ok(Self { decoder, packed, unpacked: 0, is_bomb: false })
     }
 
-    /// Reads on behind the archive to the end of the stream: only padding may follow.
+    /// Reads from the end of the archive to the end of the stream, which may only hold padding.
     fn end(&mut self, last: &Path) -> Result<(), BundleError> {
         let mut buffer = [0; 16 << 10];
         let mut padding = 0;
@@ -325,7 +326,7 @@ impl<'a, R: BufRead> Inflation<'a, R> {
     }
 }
 
-impl<R: BufRead> Read for Inflation<'_, R> {
+impl<R: BufRead> Read for RatioLimit<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.decoder.read(buffer)?;
         self.unpacked += n as u64;

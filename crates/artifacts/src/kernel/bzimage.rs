@@ -1,7 +1,7 @@
-//! From a bzImage to the ELF inside it.
+//! Extracts the ELF from a bzImage.
 //!
-//! Follows the boot protocol's own header (Documentation/arch/x86/boot.rst in the kernel's source) to the packed
-//! payload instead of searching for magic numbers. Needs protocol 2.08 (Linux 2.6.26) or later.
+//! It follows the boot protocol's header (Documentation/arch/x86/boot.rst in the kernel's source) to the packed payload
+//! instead of searching for magic numbers. It needs protocol 2.08 (Linux 2.6.26) or later.
 
 use super::codec::{Codec, CodecError, MAGIC_LEN};
 use crate::job::Cancel;
@@ -11,9 +11,9 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// Most a kernel may unpack to.
+/// Upper bound of an unpacked kernel, in bytes.
 pub(super) const MAX_KERNEL: u64 = 512 << 20;
-/// Where the first sector's signature and the protocol's fields are.
+/// Offsets of the first sector's signature and of the protocol's fields.
 const SETUP_SECTS: usize = 0x1f1;
 const BOOT_FLAG: usize = 0x1fe;
 const HEADER_MAGIC: usize = 0x202;
@@ -22,12 +22,12 @@ const KERNEL_VERSION: usize = 0x20e;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const HEADER_LEN: usize = 0x250;
-/// Protocol 2.08, the first with the payload's place.
+/// Protocol 2.08, the first that locates the payload.
 const FIRST_WITH_PAYLOAD: u16 = 0x0208;
-/// Longest version text looked at.
+/// Upper bound of the version text, in bytes.
 const MAX_VERSION: usize = 256;
 
-/// A bzImage whose header was understood.
+/// A bzImage with a valid header.
 #[derive(Debug)]
 pub struct BzImage {
     file: File,
@@ -37,33 +37,33 @@ pub struct BzImage {
     version: Option<String>,
 }
 
-/// Why there is no ELF to be had from a file.
+/// Error of extracting the ELF.
 #[derive(Debug, thiserror::Error)]
 pub enum BzImageError {
     /// It could not be read or unpacked.
     #[error("cannot unpack it")]
     Io(#[from] io::Error),
-    /// What it unpacks to could not be written.
+    /// The ELF could not be written.
     #[error("cannot write what it unpacks to")]
     Write(#[source] io::Error),
     /// There is no boot protocol header.
     #[error("it is not a bzImage")]
     NotBzImage,
-    /// Too old to say where its payload is.
+    /// Its protocol is too old to locate the payload.
     #[error("its boot protocol {}.{:02} does not say where the payload is", .0 >> 8, .0 & 0xff)]
     Protocol(u16),
     /// The header points outside the file.
     #[error("its payload is not inside the file")]
     Payload,
-    /// The payload's format.
+    /// The payload's compression is not supported.
     #[error("cannot unpack its payload")]
     Codec(#[from] CodecError),
-    /// The payload is not what its own trailer says.
+    /// The payload's length differs from its trailer.
     #[error("its payload unpacks to {found} bytes and not to {announced}")]
     Size {
-        /// What the trailer says.
+        /// Length in the trailer.
         announced: u64,
-        /// What came out.
+        /// Length after unpacking.
         found: u64,
     },
     /// Larger than any kernel.
@@ -108,19 +108,20 @@ impl BzImage {
         self.codec
     }
 
-    /// The version the header points at, as `uname -r` will say it.
+    /// Version text of the header, which `uname -r` will print.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// Writes the ELF to `out` and returns its length. What is there is a candidate: [`super::Elf`] judges it.
+    /// Writes the ELF to `out` and returns its length. It is only a candidate, which [`super::Elf`] checks.
     pub fn unpack(&self, out: &mut dyn Write, cancel: &Cancel) -> Result<u64, BzImageError> {
         let announced = {
             let mut word = [0; 4];
             self.file.read_exact_at(&mut word, self.payload + self.length - 4)?;
             u64::from(u32::from_le_bytes(word))
         };
-        // The last word is the unpacked length. In gzip it is part of the format, for the others the build appends it.
+        // The last word is the unpacked length: in gzip it is part of the format, for other formats the kernel's build
+        // appends it.
         let packed = if self.codec == Codec::Gzip { self.length } else { self.length - 4 };
         let input = Section { file: &self.file, at: self.payload, left: packed };
         let mut reader = self.codec.decoder(io::BufReader::with_capacity(256 << 10, input))?;
@@ -148,10 +149,10 @@ impl BzImage {
     }
 }
 
-/// The text at `pointer` (which counts from the end of the boot sector), up to its first blank.
+/// Reads the text at `pointer` (relative to the end of the boot sector), up to its first blank.
 fn version(file: &File, len: u64, pointer: u16, setup_sectors: u64) -> io::Result<Option<String>> {
     let at = u64::from(pointer) + 0x200;
-    // It lies in the set-up code; zero means there is none.
+    // The text is in the set-up code; a zero pointer means there is none.
     let end = len.min((setup_sectors + 1) * 512);
     if pointer == 0 || at >= end {
         return Ok(None);
@@ -162,7 +163,7 @@ fn version(file: &File, len: u64, pointer: u16, setup_sectors: u64) -> io::Resul
     Ok(std::str::from_utf8(word).ok().filter(|word| !word.is_empty()).map(str::to_owned))
 }
 
-/// A stretch of a file.
+/// A range of a file.
 struct Section<'a> {
     file: &'a File,
     at: u64,

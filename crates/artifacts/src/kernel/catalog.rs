@@ -1,7 +1,7 @@
-//! The kernels that can be had by name.
+//! Catalogs of kernels.
 //!
-//! A source this banger cannot use does not spoil its entry: it is kept with the reason, so that the error of a pull that
-//! finds no other source can say it.
+//! A source this banger cannot use does not invalidate its entry: it is kept with the reason, so that a pull that finds
+//! no other source can report it.
 
 mod entry;
 
@@ -22,31 +22,31 @@ pub type CatalogError = catalog::CatalogError<EntryError>;
 pub struct CatalogEntry {
     /// `<family>-<major.minor>`.
     pub name: KernelName,
-    /// Who makes it.
+    /// Distribution that makes it.
     pub distro: String,
     /// Architecture, as printed by `uname -m`.
     pub arch: String,
-    /// The version, as far as the name promises one.
+    /// The version, as far as the name fixes it.
     pub kernel_version: String,
-    /// For a person choosing.
+    /// Description for a person.
     pub description: String,
-    /// Where it can be had, best first.
+    /// Sources, best first.
     pub sources: Vec<Source>,
 }
 
-/// Where a kernel can be had.
+/// Source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A distribution's package, through the host's own apt.
+    /// A distribution's package, downloaded by the host's apt.
     Apt {
-        /// A package with a kernel, or one that depends on it.
+        /// Package that contains the kernel or depends on it.
         package: String,
-        /// `major.minor` it has to be.
+        /// Required `major.minor`.
         kernel: String,
     },
-    /// A file on a web server.
+    /// A bundle on a web server.
     Bundle(Bundle),
-    /// Not for this banger.
+    /// A source this banger cannot use.
     Unusable(SourceError),
 }
 
@@ -58,13 +58,13 @@ pub struct SourceError {
     pub kind: String,
 }
 
-/// Why an entry is refused, and its catalog with it.
+/// Error of an entry that is refused, and its catalog with it.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    /// A name that is none.
+    /// A name is invalid.
     #[error("the catalog has a bad entry")]
     Name(#[from] InvalidName),
-    /// An entry that makes no sense.
+    /// A field is invalid.
     #[error("entry {name} of the catalog has a bad {field}: {value:?}")]
     Value {
         /// The entry.
@@ -74,7 +74,7 @@ pub enum EntryError {
         /// The value, cut.
         value: String,
     },
-    /// An address that is never asked.
+    /// An address is not allowed.
     #[error("entry {name} of the catalog has an unusable url {url:?}")]
     Url {
         /// The entry.
@@ -112,7 +112,7 @@ impl catalog::Entry for CatalogEntry {
 }
 
 impl CatalogEntry {
-    /// The bundle that would be downloaded first, if one of the sources is one.
+    /// Returns the first bundle among the sources, if there is one.
     pub fn bundle(&self) -> Option<&Bundle> {
         self.sources.iter().find_map(|source| match source {
             Source::Bundle(bundle) => Some(bundle),

@@ -1,23 +1,23 @@
-//! Decompressors, chosen by what the data begins with.
+//! Decompressors, chosen by the first bytes of the data.
 //!
-//! One place for kernel payloads, package members and modules. Every decoder is given a ceiling for its own memory;
-//! how much it may put out is the reader's business.
+//! They serve kernel payloads, package members and modules. Every decoder has a limit on its own memory; how much it
+//! may output is limited by the reader.
 
 use data_encoding::HEXLOWER;
 use std::io::{self, BufReader, Read};
 
-/// Most memory a decoder may take for its window. The kernel's own build asks for up to 128 MiB (zstd, xz).
+/// Upper bound of a decoder's window, as a power of two. The kernel's own build uses up to 128 MiB (zstd, xz).
 const MAX_WINDOW_LOG: u32 = 27;
-/// The same for xz and lzma, which count their other tables too.
+/// Memory limit of xz and lzma decoders, which count their other tables too.
 const MAX_LZMA_MEMORY: u64 = 192 << 20;
-/// Most memory a decoder may take to work on several blocks of one `.xz` at once; with less to be had it takes them one
-/// after the other. What `dpkg-deb` packs on several processors has such blocks, what a kernel's build packs has not.
+/// Memory limit for decoding several blocks of one `.xz` in parallel; above it they are decoded one after the other.
+/// `dpkg-deb` on several processors writes such blocks, a kernel's build does not.
 const MAX_XZ_AT_ONCE: u64 = 128 << 20;
-/// Most threads for that.
+/// Upper bound of threads for parallel decoding.
 const MAX_XZ_THREADS: usize = 4;
-/// Largest block of a legacy lz4 frame once unpacked, by its definition.
+/// Largest unpacked block of a legacy lz4 frame, by its definition.
 const LZ4_BLOCK: usize = 8 << 20;
-/// How many bytes [`Codec::sniff`] wants to see.
+/// Bytes that [`Codec::sniff`] needs.
 pub(super) const MAGIC_LEN: usize = 6;
 
 /// A compression format.
@@ -55,7 +55,7 @@ pub enum CodecError {
 }
 
 impl Codec {
-    /// The format of data that begins with `start`.
+    /// Detects the format of data that begins with `start`.
     pub fn sniff(start: &[u8]) -> Result<Self, CodecError> {
         match start {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
@@ -69,7 +69,7 @@ impl Codec {
         }
     }
 
-    /// A reader of what `input` unpacks to. It ends after one stream or frame; what follows is not looked at.
+    /// Returns a reader that unpacks `input`. It ends after one stream or frame and ignores what follows.
     pub fn decoder<'a>(self, input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, CodecError> {
         use liblzma::{read::XzDecoder, stream::Stream};
         let lzma = |stream: Result<Stream, _>| stream.map_err(|error| CodecError::Setup(io::Error::from(error)));
@@ -104,7 +104,7 @@ struct Lz4Legacy<R> {
     begun: bool,
     packed: Vec<u8>,
     block: Vec<u8>,
-    /// How much of `block` was handed out.
+    /// Bytes of `block` already read.
     taken: usize,
 }
 
@@ -113,7 +113,7 @@ impl<R: Read> Lz4Legacy<R> {
         Self { input, begun: false, packed: Vec::new(), block: Vec::new(), taken: 0 }
     }
 
-    /// Four bytes, or `None` at a clean end.
+    /// Reads four bytes; `None` at a clean end.
     fn word(&mut self) -> io::Result<Option<u32>> {
         let mut word = [0; 4];
         let mut have = 0;

@@ -1,7 +1,7 @@
-//! What a kernel was configured with, as far as booting goes.
+//! Determines a kernel's configuration, as far as booting depends on it.
 //!
-//! The build's own `.config` is the best witness: packages ship it, and many kernels carry it inside. Where there is
-//! none, texts only a kernel with the feature contains stand in for it. Decides nothing about which VMM needs what.
+//! The build's own `.config` is the best source: packages ship it, and many kernels contain it. Without one, texts that
+//! only a kernel with the feature contains are searched for instead. Which VMM needs what is decided elsewhere.
 
 use super::manifest::{Boots, is_release};
 use banger_proto::agent::driver::{DRIVERS, VSOCK_DRIVER};
@@ -11,17 +11,17 @@ use std::{
     path::Path,
 };
 
-/// Largest `.config` read; Debian's has 290 KiB.
+/// Upper bound of a `.config`, in bytes; Debian's has 290 KiB.
 pub(super) const MAX_CONFIG: u64 = 4 << 20;
-/// Begins every kernel's banner, followed by the release.
+/// Start of every kernel's banner, followed by the release.
 const BANNER: &[u8] = b"Linux version ";
-/// Stands before the gzip of a configuration carried inside the kernel (`CONFIG_IKCONFIG`).
+/// Magic before the gzip of a configuration contained in the kernel (`CONFIG_IKCONFIG`).
 const IKCONFIG: &[u8] = b"IKCFG_ST\x1f\x8b";
-/// Printed by every kernel that interprets ACPI tables.
+/// Text printed by every kernel that interprets ACPI tables.
 const ACPI: &[u8] = b"ACPI: Core revision";
-/// The parent device of virtio devices named on the kernel command line.
+/// Name of the parent device of virtio devices given on the kernel command line.
 const MMIO_CMDLINE: &[u8] = b"virtio-mmio-cmdline";
-/// What each driver a guest starts with is called in a configuration.
+/// Configuration option of each driver a guest starts with.
 const OPTIONS: [(&str, &str); DRIVERS.len()] = [
     ("virtio_mmio", "CONFIG_VIRTIO_MMIO"),
     ("ext4", "CONFIG_EXT4_FS"),
@@ -31,19 +31,19 @@ const OPTIONS: [(&str, &str); DRIVERS.len()] = [
     ("virtio_console", "CONFIG_VIRTIO_CONSOLE"),
     (VSOCK_DRIVER, "CONFIG_VIRTIO_VSOCKETS"),
 ];
-/// Timer rates a kernel can have.
+/// Timer rates that are plausible.
 const PLAUSIBLE_HZ: std::ops::RangeInclusive<u32> = 24..=2000;
-/// How much is searched at a time.
+/// Bytes searched at a time.
 const WINDOW: usize = 1 << 20;
-/// Longest text looked for or taken, and so how far windows overlap.
+/// Longest text searched for or read, which is the overlap of two windows.
 const OVERLAP: usize = 256;
 
-/// What searching a kernel's ELF file brought up.
+/// Result of searching a kernel's ELF file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
     /// `uname -r`.
     pub release: Option<String>,
-    /// The configuration it carries.
+    /// Configuration contained in the kernel.
     pub config: Option<String>,
     acpi: bool,
     mmio_cmdline: bool,
@@ -64,7 +64,7 @@ impl Findings {
             let hit = |needle: &[u8]| memchr::memmem::find(&window, needle);
             findings.acpi |= hit(ACPI).is_some();
             findings.mmio_cmdline |= hit(MMIO_CMDLINE).is_some();
-            // A driver has its own name in it; those of the others are words that stand elsewhere too.
+            // A driver contains its own name; the names of the others are words that occur elsewhere too.
             findings.vsock |= hit(VSOCK_DRIVER.as_bytes()).is_some();
             if findings.release.is_none() {
                 findings.release =
@@ -76,7 +76,7 @@ impl Findings {
             if read == 0 {
                 break;
             }
-            // The last bytes stay, so that nothing is missed where two windows meet.
+            // The last bytes are kept so that nothing is missed between two windows.
             let done = window.len().saturating_sub(OVERLAP);
             window.drain(..done);
             start += done as u64;
@@ -90,8 +90,8 @@ impl Findings {
         Ok(findings)
     }
 
-    /// The drivers that a kernel without any modules lacks, as far as that is known. `config` is the one that came beside
-    /// the kernel.
+    /// Lists the drivers that a kernel without modules lacks, as far as that is known. `config` is the configuration
+    /// shipped beside the kernel.
     pub(super) fn missing_drivers(&self, config: Option<&str>) -> Vec<String> {
         let missing = |driver: &str| match config.or(self.config.as_deref()) {
             Some(config) => OPTIONS.iter().any(|(name, option)| *name == driver && !is_set(config, option)),
@@ -100,8 +100,8 @@ impl Findings {
         DRIVERS.iter().map(|driver| driver.name).filter(|driver| missing(driver)).map(str::to_owned).collect()
     }
 
-    /// What the kernel can be booted with. `config` is the one that came beside the kernel, `virtio_mmio` the module of
-    /// that name if it is one.
+    /// Determines how the kernel can be booted. `config` is the configuration shipped beside the kernel, `virtio_mmio`
+    /// the module of that name if it is one.
     pub(super) fn boots(&self, pvh: bool, config: Option<&str>, virtio_mmio: Option<&Path>) -> io::Result<Boots> {
         if let Some(config) = config.or(self.config.as_deref()) {
             return Ok(from_config(pvh, config));
@@ -121,7 +121,7 @@ fn is_set(config: &str, option: &str) -> bool {
     config.lines().any(|line| line.trim_end().strip_prefix(option).is_some_and(|rest| rest == "=y"))
 }
 
-/// What the configuration text says.
+/// Determines from the configuration text how the kernel can be booted.
 pub(super) fn from_config(pvh: bool, config: &str) -> Boots {
     let hz = config.lines().find_map(|line| line.strip_prefix("CONFIG_HZ=")?.trim_end().parse().ok());
     Boots {
@@ -132,7 +132,7 @@ pub(super) fn from_config(pvh: bool, config: &str) -> Boots {
     }
 }
 
-/// The release a banner goes on with; format strings (`Linux version %s`) have none.
+/// Parses the release after the banner; format strings (`Linux version %s`) have none.
 fn release(text: &[u8]) -> Option<String> {
     let word = text.iter().take(OVERLAP - BANNER.len()).position(|byte| *byte == b' ').map(|end| &text[..end])?;
     let word = std::str::from_utf8(word).ok()?;

@@ -1,7 +1,7 @@
-//! Reading a `.deb`: an `ar` archive of two tar archives.
+//! Reads a `.deb`: an `ar` archive of two tar archives.
 //!
-//! Gives the package's own name and version and a stream of its files; it refuses to know which files matter, and runs
-//! nothing the package brings along.
+//! Returns the package's name and version and a stream of its files. It does not know which files matter and runs
+//! nothing from the package.
 
 use super::{
     archive::{self, ArchiveError, Limits, Member},
@@ -14,18 +14,18 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// Begins every `ar` archive.
+/// Magic of an `ar` archive.
 pub(super) const MAGIC: &[u8; 8] = b"!<arch>\n";
 /// Length of a member's header.
 const HEADER: u64 = 60;
-/// Members looked at; a package has three or four.
+/// Upper bound of members read; a package has three or four.
 const MAX_MEMBERS: usize = 16;
-/// Largest `control` file.
+/// Upper bound of a `control` file, in bytes.
 const MAX_CONTROL: u64 = 1 << 20;
-/// How much the control archive may unpack to: scripts, checksums.
+/// Limits of the control archive, which holds scripts and checksums.
 const CONTROL_LIMITS: Limits = Limits { entries: 1000, bytes: 64 << 20 };
 
-/// Why a package cannot be read.
+/// Error of reading a package.
 #[derive(Debug, thiserror::Error)]
 pub enum DebError {
     /// It could not be read.
@@ -34,18 +34,18 @@ pub enum DebError {
     /// It is no package at all.
     #[error("it is not a Debian package")]
     NotDeb,
-    /// It is one, but damaged or incomplete.
+    /// It is a package, but damaged or incomplete.
     #[error("the package is malformed ({0})")]
     Malformed(&'static str),
-    /// A part's compression.
+    /// The compression of a part failed.
     #[error("cannot unpack the package")]
     Codec(#[from] CodecError),
-    /// A part's content.
+    /// The content of a part is refused.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
 }
 
-/// A package whose parts were found.
+/// An open package.
 #[derive(Debug)]
 pub struct Deb {
     file: File,
@@ -54,11 +54,11 @@ pub struct Deb {
     pub package: String,
     /// Its version.
     pub version: String,
-    /// Its architecture in Debian's words: `amd64`.
+    /// Architecture under Debian's name: `amd64`.
     pub architecture: String,
 }
 
-/// A stretch of the file, and how it is packed.
+/// Range of the file, and its compression.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     at: u64,
@@ -67,7 +67,7 @@ struct Part {
 }
 
 impl Deb {
-    /// Finds the parts of `file` and reads its `control`.
+    /// Locates the parts of `file` and reads its `control`.
     pub fn open(file: File, cancel: &Cancel) -> Result<Self, DebError> {
         let (control, data) = parts(&file)?;
         let mut text = None;
@@ -103,7 +103,7 @@ impl Deb {
     }
 }
 
-/// The value of `name` in a block of `Name: value` lines.
+/// Returns the value of `name` in a block of `Name: value` lines.
 pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines()
         .take_while(|line| !line.trim().is_empty())
@@ -124,7 +124,7 @@ impl Part {
     }
 }
 
-/// The control and the data archive.
+/// Locates the control and the data archive.
 fn parts(file: &File) -> Result<(Part, Part), DebError> {
     let len = file.metadata()?.len();
     let mut magic = [0; MAGIC.len()];
@@ -143,7 +143,7 @@ fn parts(file: &File) -> Result<(Part, Part), DebError> {
         }
         let mut header = [0; 60];
         file.read_exact_at(&mut header, at)?;
-        // Letters of one byte each: fields begin and end at bytes.
+        // ASCII only, so that fields can be sliced by bytes.
         let text = std::str::from_utf8(&header).ok().filter(|text| text.is_ascii());
         let text = text.ok_or(DebError::Malformed("a member's header"))?;
         let name = text[..16].trim_end().trim_end_matches('/');

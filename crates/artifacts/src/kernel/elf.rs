@@ -1,13 +1,13 @@
-//! What a kernel's ELF file says about itself, read without trusting a single offset in it.
+//! Inspects a kernel's ELF file without trusting a single offset in it.
 //!
-//! Decides whether a file is a kernel image of the right machine that is all there, and finds the note that lets a VMM
-//! start it without a boot loader (PVH). It refuses to know how the file came about.
+//! Decides whether a file is a complete kernel image for the right machine, and finds the note that lets a VMM start it
+//! without a boot loader (PVH). It does not know where the file came from.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-/// Program headers looked at; a kernel has four or five.
+/// Upper bound of program headers; a kernel has four or five.
 const MAX_PROGRAM_HEADERS: u16 = 64;
-/// Bytes of notes looked at; a kernel has under 1 KiB.
+/// Upper bound of the notes, in bytes; a kernel has under 1 KiB.
 const MAX_NOTES: u64 = 64 << 10;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit entry point of the PVH boot protocol.
 const XEN_PHYS32_ENTRY: u32 = 18;
@@ -21,7 +21,7 @@ const EM_AARCH64: u16 = 183;
 /// A kernel's ELF file, as far as banger cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elf {
-    /// It can be started at its PVH entry.
+    /// Whether it has a PVH entry.
     pub pvh: bool,
 }
 
@@ -31,27 +31,27 @@ pub enum ElfError {
     /// It could not be read.
     #[error("cannot read it")]
     Io(#[from] io::Error),
-    /// It does not begin like an ELF file.
+    /// It has no ELF magic.
     #[error("it is not an ELF file")]
     NotElf,
     /// 32-bit or big-endian.
     #[error("it is not a 64-bit little-endian ELF file")]
     Class,
-    /// An object file, a core dump.
+    /// It is an object file or a core dump.
     #[error("it is not an executable (ELF type {0})")]
     Type(u16),
-    /// Made for another processor.
+    /// It is for another processor.
     #[error("it is for another machine ({})", machine(*.0))]
     Machine(u16),
-    /// Its header makes no sense.
+    /// Its headers are invalid.
     #[error("its program headers make no sense ({0})")]
     Headers(&'static str),
-    /// Shorter than its own headers say.
+    /// It is truncated.
     #[error("it is cut off: {end} bytes are described and {len} are there")]
     Truncated {
-        /// Where the last segment ends.
+        /// End of the last segment.
         end: u64,
-        /// How long the file is.
+        /// Length of the file.
         len: u64,
     },
 }
@@ -135,7 +135,7 @@ fn has_pvh_note(file: &File, offset: u64, size: u64) -> io::Result<bool> {
     Ok(false)
 }
 
-/// `N` bytes at `at`, or `None` where the file ends before.
+/// Reads `N` bytes at `at`; `None` where the file ends before.
 fn read<const N: usize>(file: &File, at: u64, len: u64) -> io::Result<Option<[u8; N]>> {
     if at.checked_add(N as u64).is_none_or(|end| end > len) {
         return Ok(None);

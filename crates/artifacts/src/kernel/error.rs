@@ -1,4 +1,4 @@
-//! What can be wrong with a kernel, for callers that tell cases apart.
+//! Errors of kernels, for callers that tell cases apart.
 
 use super::{
     AptError, ArchiveError, BundleError, BzImageError, DebError, ElfError, ManifestError, ModulesError, SourceError,
@@ -13,7 +13,7 @@ use crate::{
 use banger_proto::name::KernelName;
 use std::{error::Error, io, path::PathBuf};
 
-/// Why there is no kernel to work with.
+/// Error of an operation on kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// No kernel of that name is on this host.
@@ -36,7 +36,7 @@ pub enum KernelError {
         /// The name.
         name: KernelName,
     },
-    /// What is stored under the name is not what was put there.
+    /// The stored kernel is damaged.
     #[error("kernel {name} is damaged")]
     Corrupt {
         /// The name.
@@ -44,7 +44,7 @@ pub enum KernelError {
         /// Cause.
         source: Corruption,
     },
-    /// None of the entry's sources gave it; `source` is what they said, in their order.
+    /// None of the entry's sources worked; `source` holds their errors in order.
     #[error("cannot pull kernel {name}")]
     Pull {
         /// The name.
@@ -52,20 +52,20 @@ pub enum KernelError {
         /// Cause.
         source: Box<KernelError>,
     },
-    /// What one of several sources said; `source` is what the next one said.
+    /// Error of one of several sources; `source` is that of the next one.
     #[error("{}", in_one_line(failure))]
     Earlier {
-        /// What it said.
+        /// Error of this source.
         failure: Box<KernelError>,
-        /// What the next one said.
+        /// Error of the next source.
         source: Box<KernelError>,
     },
-    /// What was given could not be made a kernel.
+    /// The import failed.
     #[error("cannot import kernel {name} from {}", from.display())]
     Import {
         /// The name.
         name: KernelName,
-        /// What was given.
+        /// Path given by the user.
         from: PathBuf,
         /// Cause.
         source: Box<KernelError>,
@@ -73,10 +73,10 @@ pub enum KernelError {
     /// The catalog entry has no source this banger can use.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// apt did not give it.
+    /// apt failed.
     #[error(transparent)]
     Apt(#[from] AptError),
-    /// A bundle was not to be had, or refused.
+    /// A bundle could not be downloaded, or was refused.
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// A package could not be read.
@@ -88,7 +88,7 @@ pub enum KernelError {
     /// The kernel image could not be unpacked.
     #[error("the kernel image cannot be used")]
     BzImage(#[from] BzImageError),
-    /// The kernel image is none.
+    /// The file is no kernel image.
     #[error("the kernel image cannot be used")]
     Elf(#[from] ElfError),
     /// The parts do not make a kernel.
@@ -103,7 +103,7 @@ pub enum KernelError {
     /// The store could not be written.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// The archive a guest starts from could not be made.
+    /// The initramfs could not be made.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
     /// A file could not be used.
@@ -121,13 +121,13 @@ pub enum KernelError {
     Cancelled(#[from] Cancelled),
 }
 
-/// What is wrong with a stored kernel.
+/// Damage of a stored kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Corruption {
-    /// Its manifest.
+    /// The manifest is unusable.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// One of its files is not there or cannot be read.
+    /// A file is missing or cannot be read.
     #[error("cannot read its {file}")]
     File {
         /// The file's name.
@@ -143,53 +143,53 @@ pub enum Corruption {
     Hash {
         /// `vmlinux` or `files`.
         what: &'static str,
-        /// From the manifest.
+        /// Hash in the manifest.
         expected: String,
-        /// Of what is there.
+        /// Actual hash.
         found: String,
     },
-    /// A file that its import did not make.
+    /// It has a file that its import did not make.
     #[error("it came without a {0}, and now there is one")]
     Added(&'static str),
 }
 
-/// Why parts do not make a kernel.
+/// Why files do not make a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// No `vmlinux`, `bzImage` or `vmlinuz`.
     #[error("there is no kernel image in it")]
     NoKernel,
-    /// More than one.
+    /// There is more than one image.
     #[error("there is more than one kernel image in it")]
     TwoKernels,
-    /// Module trees for more than one release.
+    /// There are module trees of more than one release.
     #[error("there are modules for {0} and for {1} in it")]
     TwoTrees(String, String),
-    /// Neither the kernel nor what came with it says its release.
+    /// Neither the kernel nor its other files contain its release.
     #[error("its release (uname -r) is not to be found")]
     NoRelease,
-    /// What is said about the release differs.
+    /// The sources of the release disagree.
     #[error("its kernel is {kernel}, and {what} says {other}")]
     Release {
-        /// What the kernel says.
+        /// Release of the kernel.
         kernel: String,
-        /// Who says otherwise.
+        /// The source that disagrees.
         what: &'static str,
-        /// What that is.
+        /// Release of that source.
         other: String,
     },
-    /// A release that is no file name.
+    /// The release is no valid file name.
     #[error("{0:?} is not a kernel release")]
     BadRelease(String),
-    /// For another processor.
+    /// It is for another processor.
     #[error("it is for {0}, and this host is {arch}", arch = std::env::consts::ARCH)]
     Arch(String),
-    /// Neither directory nor file.
+    /// It is neither a directory nor a file.
     #[error("it is neither a directory nor a regular file")]
     Kind,
 }
 
-/// An error with all its causes, for a place where another chain goes on.
+/// Formats an error with all its causes in one line, for use inside another chain.
 fn in_one_line(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
@@ -201,18 +201,18 @@ fn in_one_line(error: &dyn Error) -> String {
 }
 
 impl KernelError {
-    /// What several sources said, in their order, as one chain.
+    /// Chains the errors of several sources in order.
     pub(super) fn in_order(failures: Vec<Self>) -> Option<Self> {
         let join = |source: Self, failure: Self| Self::Earlier { failure: Box::new(failure), source: Box::new(source) };
         failures.into_iter().rev().reduce(join)
     }
 
-    /// This error, or [`Self::Cancelled`] when that is why it came up: a cancelled step fails in many ways.
+    /// Returns [`Self::Cancelled`] if the job was cancelled, else this error: a cancelled step fails in many ways.
     pub(super) fn or_cancelled(self, cancel: &Cancel) -> Self {
         cancel.check().err().map_or(self, Self::Cancelled)
     }
 
-    /// Whether what was given is no kernel at all, as opposed to a bad one.
+    /// Whether the input is no kernel at all, as opposed to a bad one.
     pub fn is_no_kernel(&self) -> bool {
         match self {
             Self::Import { source, .. } => source.is_no_kernel(),
@@ -225,7 +225,7 @@ impl KernelError {
         }
     }
 
-    /// The program that is missing and the Debian package that has it, when that is the reason.
+    /// Missing program and the Debian package that provides it, if that is the cause.
     pub fn missing_program(&self) -> Option<(&str, &'static str)> {
         match self {
             Self::Earlier { failure, source } => failure.missing_program().or_else(|| source.missing_program()),

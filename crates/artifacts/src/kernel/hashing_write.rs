@@ -1,6 +1,6 @@
-//! What goes on beside the writing of a large file: its hash, and its way to the disk.
+//! Hashes and syncs a large file while it is written.
 //!
-//! With both done when the last byte is written, a download ends little later than its last byte comes.
+//! Both are nearly done when the last byte is written, so a download ends shortly after its last byte arrives.
 
 use super::{archive::ArchiveError, stage::unwritten};
 use data_encoding::HEXLOWER;
@@ -17,10 +17,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Bytes that are hashed at once, and how many such pieces there are.
+/// Bytes hashed at once, and number of such buffers.
 const PIECE: usize = 128 << 10;
 const PIECES: usize = 8;
-/// After how many bytes the disk is given what it has not got.
+/// Bytes written between two syncs.
 const STRETCH: u64 = 16 << 20;
 
 /// A file that was written.
@@ -30,11 +30,11 @@ pub(super) struct Written {
     pub(super) length: u64,
     /// Its SHA-256, hexadecimal.
     pub(super) sha256: String,
-    /// Ends once the disk has all of it.
+    /// Thread that ends once the file is synced.
     pub(super) syncing: JoinHandle<io::Result<()>>,
 }
 
-/// Writes all of `content` to `file`, which errors call `path`. Tells a bad archive from a full disk.
+/// Writes all of `content` to `file`, whose path is for errors. The error tells a bad archive from a full disk.
 pub(super) fn write(file: &Arc<File>, path: &Path, content: &mut dyn Read) -> Result<Written, ArchiveError> {
     let (stretch, stretches) = channel();
     let to_disk = file.clone();
@@ -46,7 +46,7 @@ pub(super) fn write(file: &Arc<File>, path: &Path, content: &mut dyn Read) -> Re
             let mut hash = Sha256::new();
             for piece in filled {
                 hash.update(&piece);
-                // Nobody wants it any more after the last one.
+                // The receiver is gone after the last piece.
                 let _ = empty.send(piece);
             }
             HEXLOWER.encode(&hash.finalize())
@@ -62,7 +62,7 @@ pub(super) fn write(file: &Arc<File>, path: &Path, content: &mut dyn Read) -> Re
                     piece.truncate(n);
                     (&**file).write_all(&piece).map_err(|source| unwritten(source, path))?;
                     length += n as u64;
-                    // A hash that panicked is told when it is joined.
+                    // A panic of the hashing thread surfaces when it is joined.
                     let _ = full.send(piece);
                     if length - given >= STRETCH {
                         given = length;
@@ -80,10 +80,11 @@ pub(super) fn write(file: &Arc<File>, path: &Path, content: &mut dyn Read) -> Re
     Ok(Written { length, sha256, syncing })
 }
 
-/// Gives the disk what was written, at each stretch and once more after the last; nothing more when there is no last one.
+/// Syncs the data at each message, and everything after the last one. A channel that closes without a last message ends
+/// it early.
 fn sync(file: &File, stretches: &Receiver<bool>) -> io::Result<()> {
     while let Ok(mut is_last) = stretches.recv() {
-        // Those that came meanwhile are part of this one.
+        // Messages that queued up are covered by one sync.
         while let Ok(next) = stretches.try_recv() {
             is_last = next;
         }

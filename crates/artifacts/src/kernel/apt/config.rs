@@ -1,12 +1,12 @@
-//! The configuration apt is run with: the host's own, then what makes it private, strict and patient.
+//! apt's configuration: the host's own, then settings that make it private, strict and bounded in time.
 
 use std::path::Path;
 
-/// apt's whole configuration: the host's own, then what makes it ours. apt reads `APT_CONFIG` before the host's files,
-/// so it has to read those in here, and to be kept from reading them once more afterwards.
+/// Renders apt's whole configuration: the host's own, then banger's. apt reads `APT_CONFIG` before the host's files, so
+/// this text includes those files, and keeps apt from reading them again afterwards.
 pub(super) fn configuration(home: &Path, is_root: bool) -> String {
     let mut lines: Vec<String> = Vec::new();
-    // A final slash takes in a whole directory.
+    // A final slash includes a whole directory.
     for (path, include) in [("/etc/apt/apt.conf.d", "/etc/apt/apt.conf.d/"), ("/etc/apt/apt.conf", "/etc/apt/apt.conf")]
     {
         if Path::new(path).exists() {
@@ -37,13 +37,13 @@ pub(super) fn configuration(home: &Path, is_root: bool) -> String {
     set("Dir::Cache", &below(""));
     set("Dir::Cache::Archives", &below("archives"));
     set("Dir::Log", &below("log"));
-    // Only what a signed Release file vouches for, whatever the host allows elsewhere.
+    // Only files listed in a signed Release file are accepted, whatever the host allows elsewhere.
     for name in [
         "APT::Get::AllowUnauthenticated",
         "Acquire::AllowInsecureRepositories",
         "Acquire::AllowWeakRepositories",
         "Acquire::AllowDowngradeToInsecureRepositories",
-        // Lists nobody here reads.
+        // Lists that are not used here.
         "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled",
         "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
         "Acquire::IndexTargets::deb-src::Sources::DefaultEnabled",
@@ -51,7 +51,7 @@ pub(super) fn configuration(home: &Path, is_root: bool) -> String {
         set(name, "false");
     }
     set("Acquire::Languages", "none");
-    // A wait that ends.
+    // Bounded waits.
     set("Acquire::Retries", "3");
     set("Acquire::http::Timeout", "30");
     set("Acquire::https::Timeout", "30");

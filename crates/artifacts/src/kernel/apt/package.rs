@@ -1,4 +1,4 @@
-//! What apt says of packages, and which of them are kernels.
+//! Parses apt's package records and tells which packages are kernels.
 
 use super::{
     super::{catalog::is_package, deb::field},
@@ -18,7 +18,7 @@ pub(in crate::kernel) struct Package {
     pub size: u64,
 }
 
-/// The kernel packages in a `Depends` field, each with its exact version where one is asked for.
+/// Extracts the kernel packages of a `Depends` field, each with its exact version if one is required.
 pub(super) fn kernels_in(depends: &str) -> Vec<(String, Option<String>)> {
     let mut kernels: Vec<(String, Option<String>)> = Vec::new();
     for dependency in depends.split([',', '|']) {
@@ -35,7 +35,7 @@ pub(super) fn kernels_in(depends: &str) -> Vec<(String, Option<String>)> {
     kernels
 }
 
-/// Whether the name is that of a kernel itself: `linux-image-6.1.0-56-cloud-amd64`, `linux-image-unsigned-6.8.0-31-x`.
+/// Whether the name is that of a kernel package: `linux-image-6.1.0-56-cloud-amd64`, `linux-image-unsigned-6.8.0-31-x`.
 pub(super) fn is_kernel(package: &str) -> bool {
     package
         .strip_prefix("linux-image-")
@@ -43,7 +43,7 @@ pub(super) fn is_kernel(package: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.ends_with("-dbg"))
 }
 
-/// A Debian version (Debian policy 5.6.12).
+/// Whether `text` is a Debian version (Debian policy 5.6.12).
 fn is_version(text: &str) -> bool {
     (1..=200).contains(&text.len())
         && text.as_bytes()[0].is_ascii_digit()
@@ -56,7 +56,7 @@ pub(super) fn has_major_minor(version: &str, wanted: &str) -> bool {
     upstream.strip_prefix(wanted).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// The fields of `record` that make a [`Package`].
+/// Parses the fields of `record` into a [`Package`].
 pub(super) fn described(package: &str, record: &str) -> Result<Package, AptError> {
     let missing = |field| AptError::Answer { package: package.to_owned(), field };
     let get = |name: &'static str| field(record, name).ok_or_else(|| missing(name));

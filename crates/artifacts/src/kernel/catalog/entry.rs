@@ -1,4 +1,4 @@
-//! Entries as they stand in a catalog, and what has to be true of them.
+//! Entries in the JSON of a catalog, and their validation.
 
 use super::{
     super::bundle::{Bundle, MAX_BUNDLE},
@@ -38,7 +38,7 @@ struct RawSource {
 }
 
 impl RawEntry {
-    /// The entry, if all of it makes sense.
+    /// Validates the entry.
     pub(super) fn checked(self) -> Result<CatalogEntry, EntryError> {
         let name: KernelName = self.name.parse()?;
         let bad = |field, value: &str| EntryError::Value {

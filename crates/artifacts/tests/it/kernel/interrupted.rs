@@ -283,9 +283,9 @@ fn a_pull_killed_while_it_publishes_leaves_one_of_the_two() {
 }
 
 /// Progress that hands on what begins.
-struct Told(Mutex<mpsc::Sender<String>>);
+struct PhaseSender(Mutex<mpsc::Sender<String>>);
 
-impl Progress for Told {
+impl Progress for PhaseSender {
     fn phase(&self, what: &str) {
         let _ = self.0.lock().unwrap().send(what.to_owned());
     }
@@ -308,7 +308,7 @@ fn a_removal_waits_for_a_pull_and_then_takes_the_kernel_away() {
     let host = Host::new();
     let catalog = catalog(&source(&server.url("/b"), &bundle));
     let (told, telling) = mpsc::channel();
-    let told = Told(Mutex::new(told));
+    let told = PhaseSender(Mutex::new(told));
     std::thread::scope(|scope| {
         let pull = scope.spawn(|| host.store.pull(&name(), &catalog, true, &host.job()).unwrap());
         asking.recv_timeout(LONG).expect("the pull is in the midst of its download");
