@@ -1,11 +1,11 @@
-//! The archive a guest starts from.
+//! The initramfs a guest boots from.
 //!
-//! It has two parts. The base is the same for every VM of one kernel and one agent, and is made once: the kernel's own
-//! `initrd.img` if it has one, then `/init` (the guest agent), `/dev/console` and the modules needed to reach disks and
-//! host. The second part is a few hundred bytes per VM: its configuration, and what holds for one boot only. The kernel
-//! unpacks archives that follow each other, later files winning, so both are simply appended.
+//! It has two parts. The base is the same for every VM with the same kernel and agent, and is made once: the kernel's
+//! own `initrd.img` if it has one, then `/init` (the guest agent), `/dev/console` and the modules needed to reach disks
+//! and host. The second part is a few hundred bytes per VM: its configuration, and data that is valid for one boot
+//! only. The kernel unpacks concatenated archives, later files winning, so both parts are simply appended.
 //!
-//! Decides what is in the archive; what the guest makes of it is the agent's business.
+//! Decides what is in the archive; what the guest does with it is the agent's business.
 
 mod base;
 mod config;
@@ -24,7 +24,7 @@ use crate::{
 };
 use std::{io, path::PathBuf};
 
-/// Why the archive could not be made.
+/// Error of making the archive.
 #[derive(Debug, thiserror::Error)]
 pub enum InitramfsError {
     /// A file could not be read or written.
@@ -37,21 +37,21 @@ pub enum InitramfsError {
         /// Error of the system.
         source: io::Error,
     },
-    /// A file is larger than anything that belongs there.
+    /// A file exceeds its limit.
     #[error("{} has more than {limit} bytes", path.display())]
     TooLarge {
         /// File or directory.
         path: PathBuf,
-        /// The most it may have.
+        /// Limit in bytes.
         limit: u64,
     },
     /// The agent is not a program the guest can start.
     #[error("the guest agent {} is not an ELF file", .0.display())]
     Agent(PathBuf),
-    /// The kernel's module tree.
+    /// The kernel's module tree is unusable.
     #[error(transparent)]
     Modules(#[from] ModulesError),
-    /// A module's compression.
+    /// A module cannot be unpacked.
     #[error("cannot unpack the module {}", path.display())]
     Module {
         /// File or directory.

@@ -1,8 +1,8 @@
-//! Images as they are published: `rootfs.ext4` and `manifest.json` in a `tar.zst`.
+//! Image bundles: `rootfs.ext4` and `manifest.json` in a `tar.zst`.
 //!
-//! A bundle is streamed both ways: download, hash, decompression and writing are one pass, and what comes is an image
-//! only once the bundle's hash and the image's own are what they should be. The same image gives the same bundle where it
-//! recommends the same kernel, for that is in it.
+//! A bundle is streamed in both directions: download, hash, decompression and writing are one pass, and the result
+//! becomes an image only if the bundle's hash and the image's own match. The same image gives the same bundle as long
+//! as it recommends the same kernel, which is part of the bundle.
 
 use super::{
     CatalogEntry, Image, ImageError, ImageManifest, ImageStore, Reliance, Source,
@@ -34,29 +34,29 @@ use std::{
     time::SystemTime,
 };
 
-/// Largest bundle that is downloaded.
+/// Upper bound of a bundle, in bytes.
 const MAX_BUNDLE: u64 = 16 << 30;
-/// Largest image that comes out of one.
+/// Upper bound of an image in a bundle, in bytes.
 const MAX_IMAGE: u64 = 1 << 40;
-/// Largest manifest in one.
+/// Upper bound of a manifest in a bundle, in bytes.
 const MAX_MANIFEST: u64 = 1 << 20;
-/// How hard a bundle is packed: published once, downloaded often; higher takes minutes for a percent.
+/// Compression level: a bundle is published once and downloaded often; higher levels take minutes for a percent.
 const LEVEL: i32 = 12;
-/// Files are read in pieces of this many bytes.
+/// Bytes read at once.
 const CHUNK: usize = 1 << 20;
-/// Progress is told about every this many bytes.
+/// Bytes between two progress reports.
 const REPORT_EVERY: u64 = 32 << 20;
-/// What every image is called in its bundle: the name it has here may say where it came from.
+/// Name of every image in its bundle: the name it has here may reveal where it came from.
 const NAMELESS: &str = "image";
 
-/// Where a bundle is, and what it has to be.
+/// Address and expected content of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleSource {
     /// `https://`, or `http://` to this host.
     pub url: String,
     /// SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
-    /// How many there are.
+    /// Its length in bytes.
     pub size: u64,
 }
 
@@ -67,14 +67,14 @@ pub struct WrittenBundle {
     pub size: u64,
     /// Its SHA-256, hexadecimal.
     pub sha256: String,
-    /// The catalog entry for it; its address is to be filled in.
+    /// Catalog entry for the bundle; the address is to be filled in.
     pub entry: Value,
 }
 
-/// Why a bundle is no image.
+/// Error of a bundle that is no image.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Its address is not asked.
+    /// Its address is not allowed.
     #[error("{url:?} is not used")]
     Address {
         /// The address.
@@ -88,29 +88,29 @@ pub enum BundleError {
     /// It has another hash.
     #[error("the bundle has the SHA-256 {is}, not {should}")]
     Hash {
-        /// The hash it has.
+        /// Actual hash.
         is: String,
-        /// The hash it should have.
+        /// Expected hash.
         should: String,
     },
-    /// It holds something else.
+    /// Its content is not that of an image bundle.
     #[error("the bundle is not an image: {0}")]
     Content(String),
     /// It is no archive.
     #[error(transparent)]
     Archive(#[from] crate::rootfs::RootfsError),
-    /// What it holds cannot be written.
+    /// Its content cannot be written.
     #[error("cannot write the image")]
     Write(#[source] io::Error),
 }
 
 impl BundleSource {
-    /// Whether what came from `other` is what this leads to.
+    /// Whether an image from `other` is the one in this bundle.
     pub(super) fn is(&self, other: &Source) -> bool {
         matches!(other, Source::Bundle(bundle) if bundle.sha256 == self.sha256)
     }
 
-    /// Whether it can be one.
+    /// Checks address, hash and size.
     pub(super) fn check(&self) -> Result<(), String> {
         self.url.parse::<Address>().map_err(|error| error.to_string())?;
         if self.size > MAX_BUNDLE {
@@ -122,7 +122,7 @@ impl BundleSource {
 }
 
 impl ImageStore {
-    /// Gets a bundle of a catalog's entry.
+    /// Pulls the bundle of a catalog entry.
     pub(super) fn pull_bundle(
         &self,
         entry: &CatalogEntry,
@@ -133,7 +133,7 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let lock = format!("bundle-{}", &source.sha256[..16]);
         let lock = self.shelf.lock_saying(&lock, "waiting for another pull of this bundle", job)?;
-        // Another one may have brought it while this one waited.
+        // Another pull may have finished while this one waited.
         let same =
             |image: &Image| image.manifest.sources().any(|from| source.is(from)) && check_superblock(image).is_ok();
         if let Some(image) = self.find_whole(same, job)? {
@@ -154,7 +154,7 @@ impl ImageStore {
         manifest.kernel = entry.kernel.clone().or(manifest.kernel);
         manifest.kernel_chosen = entry.kernel_chosen;
         manifest.source = Source::Bundle(source.clone());
-        // Whoever made it says nothing of what else is this image here.
+        // The sources other hosts know do not count here.
         manifest.also.clear();
         manifest.created_at = rfc3339(SystemTime::now());
         if let Some(config) = &manifest.config {
@@ -171,11 +171,12 @@ impl ImageStore {
         image
     }
 
-    /// Writes the image as a bundle to `output`, where a file is replaced only once all of it is there, and nothing else is.
+    /// Writes the image as a bundle to `output`. An existing file is only replaced when the bundle is complete; nothing
+    /// else is ever replaced.
     pub fn bundle(&self, id: &ImageId, output: &Path, job: &Job<'_>) -> Result<WrittenBundle, ImageError> {
         check_place(output)?;
         let image = self.verify(id, super::Depth::Full, job)?;
-        // Its id and digest tell a file on this host; there is nothing a pull could compare.
+        // Its id and digest identify a file on this host; a pull could compare nothing.
         if !image.is_managed() {
             return Err(ImageError::Unmanaged { id: id.clone() });
         }
@@ -187,7 +188,7 @@ impl ImageStore {
         job.cancel.check()?;
         staged.file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(write)?;
         staged.file().sync_all().map_err(write)?;
-        // It took minutes.
+        // Checked again, because packing took minutes.
         check_place(output)?;
         staged.persist(output).map_err(write)?;
         let manifest = image.manifest;
@@ -202,7 +203,7 @@ impl ImageStore {
     }
 }
 
-/// Refuses a place where something is that is no file.
+/// Refuses a path at which there is something other than a regular file.
 fn check_place(output: &Path) -> Result<(), ImageError> {
     match fs::symlink_metadata(output) {
         Ok(there) if !there.is_file() => Err(ImageError::Output { path: output.to_owned() }),
@@ -210,13 +211,13 @@ fn check_place(output: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// What an image is called wherever it comes from: its name without registry, path and digest.
+/// Returns the name without registry, path and digest.
 fn plain(name: &ImageName) -> ImageName {
     let mut parts = name.as_str().rsplit('/').map(|part| part.split('@').next().unwrap_or(part));
     parts.find_map(|part| part.parse().ok()).unwrap_or_else(|| name.clone())
 }
 
-/// Writes a bundle; its length and SHA-256.
+/// Writes a bundle; returns its length and SHA-256.
 fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
     let mut sink = HashingWriter { out, hash: Sha256::new(), bytes: 0 };
     let mut encoder = zstd::Encoder::new(BufWriter::with_capacity(CHUNK, &mut sink), LEVEL)?;
@@ -229,7 +230,7 @@ fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
         header.set_mtime(0);
         header
     };
-    // What stands in it of this host, its paths above all, is nobody else's; whoever pulls it has it from the bundle.
+    // Data about this host, above all its paths, is removed; whoever pulls the bundle has the image from there.
     let mut manifest = image.manifest.clone();
     manifest.name = NAMELESS.parse().expect("a valid name");
     manifest.kernel_chosen = false;
@@ -246,7 +247,7 @@ fn pack(image: &Image, out: &File, job: &Job<'_>) -> io::Result<(u64, String)> {
     Ok((sink.bytes, HEXLOWER.encode(&sink.hash.finalize())))
 }
 
-/// Downloads a bundle and writes what is in it into `directory`.
+/// Downloads a bundle and unpacks it into `directory`.
 fn receive(
     source: &BundleSource,
     directory: &Path,
@@ -257,11 +258,11 @@ fn receive(
         source.url.parse().map_err(|error| BundleError::Address { url: source.url.clone(), source: error })?;
     let mut body = client.open(&address, BodyLength::Exactly(source.size), job)?;
     let outcome = unpack(&mut body, directory, job);
-    // What has no room is not worth the rest of the download.
+    // On a full disk the rest of the download is useless.
     if let Err(full @ BundleError::Write(_)) = outcome {
         return Err(full);
     }
-    // What the network did to it explains more than what it did to the archive; and no hash is compared of half of it.
+    // A network error explains more than the archive error it caused; and half a bundle has no hash to compare.
     let received = match body.failure() {
         Some(failure) => return Err(failure.into()),
         None => body.finish()?,
@@ -272,7 +273,7 @@ fn receive(
     outcome
 }
 
-/// Unpacks `stream` into `into`, an empty directory, as a pull does before it looks at the hash. Publishes nothing.
+/// Unpacks `stream` into the empty directory `into`, as a pull does before it checks the hash. Publishes nothing.
 pub fn unpack_image_bundle(mut stream: impl Read, into: &Path, job: &Job<'_>) -> Result<ImageManifest, BundleError> {
     unpack(&mut stream, into, job)
 }
@@ -332,7 +333,7 @@ impl Write for HashingWriter<'_> {
     }
 }
 
-/// Remembers whether it was reading that failed, of a copy that did.
+/// Reader that records whether reading, rather than writing, failed during a copy.
 struct ReadErrorFlag<'a> {
     input: &'a mut dyn Read,
     failed: bool,
@@ -346,7 +347,7 @@ impl Read for ReadErrorFlag<'_> {
     }
 }
 
-/// A file being read, with whoever waits for it kept up to date and listened to.
+/// Reader that reports progress and checks for cancellation.
 struct ProgressReader<'a> {
     input: File,
     done: u64,

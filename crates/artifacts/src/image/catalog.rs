@@ -1,7 +1,7 @@
-//! The images that can be had by name.
+//! Catalogs of images.
 //!
-//! A source this banger cannot use does not spoil its entry: it is kept with the reason, so that the error of a pull that
-//! finds no other source can say it.
+//! A source this banger cannot use does not invalidate its entry: it is kept with the reason, so that a pull that finds
+//! no other source can report it.
 
 use super::{BundleSource, DebianError, DebianRecipe, ExternalFile, OciSource, PromotedFile};
 use crate::{
@@ -25,20 +25,20 @@ pub type CatalogError = catalog::CatalogError<EntryError>;
 pub struct CatalogEntry {
     /// Its name.
     pub name: ImageName,
-    /// For a person choosing.
+    /// Description for a person.
     pub description: String,
     /// Architecture, as printed by `uname -m`.
     pub arch: String,
-    /// The kernel it is best used with.
+    /// Recommended kernel.
     pub kernel: Option<KernelName>,
-    /// Who pulls it chose that, rather than the catalog.
+    /// Whether the user who pulls it chose that kernel, rather than the catalog.
     pub kernel_chosen: bool,
-    /// Where it can be had, best first; those that cannot be used stand as the reason.
+    /// Sources, best first; one that cannot be used is kept as the reason.
     pub sources: Vec<Result<Source, SourceError>>,
 }
 
 impl CatalogEntry {
-    /// Whether what came from `source` is what this entry offers now: the same bundle, recipe or digest. A tag may have
+    /// Whether an image from `source` is what this entry offers now: the same bundle, recipe or digest. A tag may have
     /// moved; only its registry knows.
     pub(super) fn gives(&self, source: &Source) -> bool {
         self.sources.iter().flatten().any(|offered| match (offered, source) {
@@ -55,24 +55,25 @@ impl CatalogEntry {
     }
 }
 
-/// Where an image can be had, and where one came from.
+/// Source of an image, offered or used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Source {
     /// Built here from the host's own Debian sources.
     Mmdebstrap(DebianRecipe),
-    /// A file of the user's, used where it lies. Never in a catalog.
+    /// A file of the user's, used in place. Never in a catalog.
     Registered(ExternalFile),
     /// A copy of a file of the user's. Never in a catalog.
     Promoted(PromotedFile),
-    /// As somebody published it.
+    /// A published bundle.
     Bundle(BundleSource),
-    /// Made by somebody else, from a registry or a file.
+    /// An OCI image from a registry or an archive file.
     Oci(OciSource),
 }
 
 impl Source {
-    /// Whether it gives the same image another time, and is nobody's here to take away: what was lost can be pulled.
+    /// Whether the same image can be obtained again, independent of anything on this host: a lost image can be pulled
+    /// again.
     pub(super) fn lasts(&self) -> bool {
         match self {
             Self::Bundle(_) => true,
@@ -81,7 +82,7 @@ impl Source {
         }
     }
 
-    /// What it is, with the digest it had where that is known: a tag moves.
+    /// Formats the source with the digest, where it is known: a tag may move.
     pub(super) fn pinned(&self) -> String {
         match self {
             Self::Oci(OciSource { reference, digest: Some(digest), .. }) if !reference.contains('@') => {
@@ -107,10 +108,10 @@ impl fmt::Display for Source {
 /// Why a source cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// From a later banger.
+    /// The type is unknown.
     #[error("this version of banger has no use for a source of type {0:?}")]
     Type(String),
-    /// Not what its type asks for.
+    /// The source is malformed.
     #[error("it is not a source of type {kind:?}: {why}")]
     Malformed {
         /// The type.
@@ -120,10 +121,10 @@ pub enum SourceError {
     },
 }
 
-/// Why an entry is refused, and its catalog with it.
+/// Error of an entry that is refused, and its catalog with it.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    /// A name that is none.
+    /// A name is invalid.
     #[error("the catalog has a bad entry")]
     Name(#[from] InvalidName),
     /// No source, or too many.
@@ -197,7 +198,7 @@ fn source(value: serde_json::Value) -> Result<Source, SourceError> {
     let source: Source = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
     match &source {
         Source::Mmdebstrap(recipe) => recipe.check().map_err(|error: DebianError| malformed(error.to_string()))?,
-        // A file on whose host?
+        // A file path in a catalog would be one of another host.
         Source::Oci(oci) => {
             oci.reference.parse::<Reference>().map_err(|error| malformed(error.to_string()))?;
         }

@@ -1,9 +1,9 @@
-//! A Debian, bootstrapped by `mmdebstrap` from the host's own apt sources and streamed into an image.
+//! Builds a Debian image: bootstrapped by `mmdebstrap` from the host's own apt sources and streamed into an image.
 //!
-//! Decides what is asked of `mmdebstrap` and what the host must have for it; where it works is `site`'s. Runs as root or as
-//! an ordinary user with subordinate ids; in both cases the same packages give the same bytes, because every time in the
-//! image is the recipe's or older. The tar goes from the program's stdout into the builder; there is no tarball and no tree
-//! of ours.
+//! Decides how `mmdebstrap` is called and what the host must have for it; `site` provides its working directory. It
+//! runs as root or as an ordinary user with subordinate ids. In both cases the same packages give the same bytes,
+//! because every time in the image is the recipe's or older. The tar goes from the program's stdout into the builder;
+//! there is neither a tarball nor a tree of banger's own.
 
 use crate::{
     job::Job,
@@ -24,15 +24,15 @@ mod tailor;
 use site::Site;
 use tailor::Tailor;
 
-/// Where apt's configuration is.
+/// Directory of apt's configuration.
 const ETC_APT: &str = "/etc/apt";
-/// Most packages one recipe names.
+/// Upper bound of packages in a recipe.
 const MAX_PACKAGES: usize = 256;
-/// Times in an image whose recipe gives none: 2023-06-10, the day of Debian 12.
+/// Time stamp in an image whose recipe gives none: 2023-06-10, the day of Debian 12.
 const DEFAULT_EPOCH: u32 = 1_686_355_200;
-/// Progress is told about every this many bytes of the tar.
+/// Bytes of the tar between two progress reports.
 const REPORT_EVERY: u64 = 4 << 20;
-/// Settings of the host's apt that are about reaching the archive. Others, hooks above all, stay on the host.
+/// Settings of the host's apt that concern access to the archive. Others, above all hooks, are not used.
 const APT_SETTINGS: [&str; 8] = [
     "Acquire::http::Proxy",
     "Acquire::https::Proxy",
@@ -43,13 +43,13 @@ const APT_SETTINGS: [&str; 8] = [
     "Acquire::Check-Date",
     "Acquire::ForceIPv4",
 ];
-/// Most bytes of them.
+/// Upper bound of those settings, in bytes.
 const MAX_SETTINGS: u64 = 64 << 10;
-/// How many of the first errors are repeated, and how many characters of each.
+/// Number of first errors repeated, and characters of each.
 const MAX_ERRORS: usize = 2;
 const MAX_ERROR: usize = 200;
-/// What dpkg leaves out, in the bootstrap and later in the guest: there is no `man`, and translations are half the
-/// files. Licences stay.
+/// Files that dpkg leaves out, in the bootstrap and later in the guest: there is no `man`, and translations are half
+/// the files. Licences stay.
 const DPKG_SETTINGS: [&str; 5] = [
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
@@ -58,7 +58,7 @@ const DPKG_SETTINGS: [&str; 5] = [
     "path-include=/usr/share/doc/*/copyright",
 ];
 
-/// What `mmdebstrap` says it does, and how banger calls it. The first whose beginning matches counts.
+/// Start of the lines by which `mmdebstrap` reports its phases, and banger's names for them. The first match counts.
 const PHASES: [(&str, &str); 8] = [
     ("running apt-get update", "reading Debian's package lists"),
     ("downloading packages", "downloading the base system"),
@@ -70,7 +70,7 @@ const PHASES: [(&str, &str); 8] = [
     ("removing tempdir", "deleting what it was made of"),
 ];
 
-/// Which Debian.
+/// Recipe of a Debian image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DebianRecipe {
     /// The release, such as `bookworm`.
@@ -78,7 +78,7 @@ pub struct DebianRecipe {
     /// Packages besides the essential ones and apt.
     #[serde(default)]
     pub include: Vec<String>,
-    /// No time in the image is later; seconds since 1970.
+    /// Upper bound of times in the image, in seconds since 1970.
     #[serde(default = "default_epoch")]
     pub epoch: u32,
 }
@@ -87,16 +87,16 @@ fn default_epoch() -> u32 {
     DEFAULT_EPOCH
 }
 
-/// Why there is no Debian.
+/// Error of a bootstrap.
 #[derive(Debug, thiserror::Error)]
 pub enum DebianError {
-    /// The suite's name is not one.
+    /// The suite's name is invalid.
     #[error("invalid suite {0:?}: write 2 to 32 of a-z, such as bookworm")]
     Suite(String),
-    /// A package's name is not one.
+    /// A package's name is invalid.
     #[error("invalid package name {0:?}")]
     Package(String),
-    /// Too many of them.
+    /// The recipe has too many packages.
     #[error("{0} packages are more than {MAX_PACKAGES}")]
     Packages(usize),
     /// Unsupported: the host is no Debian.
@@ -105,7 +105,7 @@ pub enum DebianError {
     /// Unsupported: Debian has no name for this processor, or banger knows none.
     #[error("no Debian architecture is known for {0}")]
     Architecture(&'static str),
-    /// Unavailable: an ordinary user without ids to give to the new system's users.
+    /// Unavailable: an ordinary user without subordinate ids for the new system's users.
     #[error(transparent)]
     Ids(#[from] NoIds),
     /// The host's sources cannot be read.
@@ -127,26 +127,26 @@ pub enum DebianError {
     /// `mmdebstrap` ran and failed.
     #[error("mmdebstrap failed: {said}")]
     Bootstrap {
-        /// The first errors it, apt or dpkg reported, escaped and cut; the later ones only follow from them.
+        /// First errors reported by mmdebstrap, apt or dpkg, escaped and cut; later ones only follow from them.
         said: String,
     },
     /// A program is missing, could not be run or was cancelled.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// What it made cannot be an image.
+    /// The result cannot be an image.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
 }
 
 impl DebianRecipe {
-    /// A recipe for `suite` with these packages besides the essential ones and apt.
+    /// Creates a recipe for `suite` with these packages besides the essential ones and apt.
     pub fn new(suite: impl Into<String>, include: Vec<String>) -> Result<Self, DebianError> {
         let recipe = Self { suite: suite.into(), include, epoch: DEFAULT_EPOCH };
         recipe.check()?;
         Ok(recipe)
     }
 
-    /// Whether every word in it is what it should be: they become arguments of a program.
+    /// Validates every word, because they become arguments of a program.
     pub fn check(&self) -> Result<(), DebianError> {
         if !(2..=32).contains(&self.suite.len()) || !self.suite.bytes().all(|byte| byte.is_ascii_lowercase()) {
             return Err(DebianError::Suite(cut(&self.suite)));
@@ -154,7 +154,7 @@ impl DebianRecipe {
         if self.include.len() > MAX_PACKAGES {
             return Err(DebianError::Packages(self.include.len()));
         }
-        // As in Debian's policy, section 5.6.1.
+        // Package names as in Debian policy, section 5.6.1.
         let is_name = |name: &&String| {
             (2..=128).contains(&name.len())
                 && name.as_bytes()[0].is_ascii_alphanumeric()
@@ -166,7 +166,7 @@ impl DebianRecipe {
         }
     }
 
-    /// Runs `mmdebstrap` and puts the new system into `builder`. `work` is a directory for files of its own.
+    /// Runs `mmdebstrap` and writes the new system into `builder`. `work` is a directory for its files.
     pub(super) fn bootstrap(&self, builder: &mut RootfsBuilder, work: &Path, job: &Job<'_>) -> Result<(), DebianError> {
         self.check()?;
         let architecture = match std::env::consts::ARCH {
@@ -222,7 +222,7 @@ impl DebianRecipe {
     }
 }
 
-/// The first errors on stderr.
+/// First errors on stderr.
 #[derive(Debug, Default)]
 struct Errors(Vec<String>);
 
@@ -235,7 +235,7 @@ impl Errors {
         }
     }
 
-    /// A failure of the program in its own words.
+    /// Turns a failure of the program into an error with its own messages.
     fn explain(self, error: DebianError) -> DebianError {
         match error {
             DebianError::Program(ProgramError::Failed { .. }) if !self.0.is_empty() => {
@@ -256,23 +256,23 @@ fn phase(line: &str, job: &Job<'_>) {
     }
 }
 
-/// The ids of the new system's users, where this is not root, who has them all.
+/// Returns the subordinate ids for the new system's users; `None` for root, who has all ids.
 fn ids() -> Result<Option<Ids>, DebianError> {
     if geteuid().is_root() {
         return Ok(None);
     }
-    // Said before anything is made.
+    // Checked before anything is made.
     if Program::find("newuidmap").is_none() {
         return Err(ProgramError::Missing { program: "newuidmap".into(), package: "uidmap" }.into());
     }
     Ok(Some(Ids::subordinate()?))
 }
 
-/// The host's settings for reaching the archive, one `Name "value";` each.
+/// Reads the host's settings for access to the archive, one `Name "value";` each.
 fn apt_settings(job: &Job<'_>) -> Result<Vec<String>, DebianError> {
     let output = Program::new("apt-config", "apt").arg("dump").args(APT_SETTINGS).capture(MAX_SETTINGS, job.cancel)?;
     let text = String::from_utf8_lossy(&output);
-    // Names without a value are only the branches the others hang on.
+    // Names without a value are only inner nodes.
     Ok(text.lines().filter(|line| line.ends_with("\";") && !line.ends_with(" \"\";")).map(str::to_owned).collect())
 }
 

@@ -1,8 +1,8 @@
-//! `manifest.json` of a managed image.
+//! `manifest.json` of an image.
 //!
-//! Written when the image is published. Later may change what else is this image, the kernel it recommends, and what only a
-//! bundle said of it, once its own source says that.
-//! Fields a later banger adds are passed over when read.
+//! It is written when the image is published. Later changes are: further sources, the recommended kernel, and metadata
+//! that only came from a bundle, once the image's own source provides it. Fields that a later banger adds are ignored
+//! when read.
 
 use super::{ImageError, Source};
 use crate::{
@@ -22,34 +22,34 @@ use std::{
 
 /// Version of the manifest's schema.
 pub const FORMAT: u32 = 1;
-/// The file's name.
+/// Name of the file.
 pub(super) const FILE: &str = "manifest.json";
-/// Largest manifest read, in bytes.
+/// Upper bound of a manifest, in bytes.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// What is known about an image.
+/// Description of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageManifest {
     /// [`FORMAT`].
     pub version: u32,
-    /// Tells the content; also the directory's name.
+    /// Identifies the content; also the directory's name.
     pub id: ImageId,
-    /// The name it was built under. Names move; the daemon knows where they point now.
+    /// Name under which it was built. Names move; the daemon knows their targets.
     pub name: ImageName,
-    /// BLAKE3 of `rootfs.ext4`, `blake3:<hex>`; SHA-256, `sha256:<hex>`, of images made before.
+    /// BLAKE3 of `rootfs.ext4`, `blake3:<hex>`; SHA-256, `sha256:<hex>`, for images of an earlier banger.
     pub digest: String,
-    /// Where it came from.
+    /// Source of the image.
     pub source: Source,
-    /// What else turned out to be this image, the latest last.
+    /// Further sources of the same image, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Source>,
     /// Length of `rootfs.ext4` in bytes.
     pub size_bytes: u64,
-    /// Files, directories and all else in it.
+    /// Number of files, directories and other entries.
     pub entries: u64,
-    /// When it was made here (RFC 3339, UTC, whole seconds).
+    /// Time at which it was made here (RFC 3339, UTC, whole seconds).
     pub created_at: String,
-    /// `PRETTY_NAME` of its os-release: guest text.
+    /// `PRETTY_NAME` of its os-release: untrusted text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<String>,
     /// Architecture, as printed by `uname -m`.
@@ -57,21 +57,21 @@ pub struct ImageManifest {
     /// Path of its init in the guest, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    /// The kernel it recommends.
+    /// Recommended kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelName>,
-    /// A person chose that, rather than who offers the image.
+    /// Whether a person chose that kernel, rather than the provider of the image.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kernel_chosen: bool,
-    /// How its commands want to be run, where the image says so.
+    /// How its commands are run, if the image specifies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ImageConfig>,
 }
 
-/// How an image's commands want to be run: what an OCI image configuration says.
+/// How an image's commands are run: the content of an OCI image configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// Environment.
+    /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Working directory.
@@ -80,16 +80,16 @@ pub struct ImageConfig {
     /// `user`, `uid`, `user:group` or `uid:gid`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// What comes before the command.
+    /// Words before the command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
-    /// The command when none is given.
+    /// Default command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
 }
 
 impl ImageConfig {
-    /// Whether a process can be run like that.
+    /// Checks that a process can be run with these settings.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         let Self { env, workdir, user, entrypoint, cmd } = self;
         let mut words = env.keys().chain(env.values()).chain(workdir).chain(user).chain(entrypoint).chain(cmd);
@@ -118,16 +118,16 @@ pub enum ManifestError {
     /// Not the JSON it should be.
     #[error("it is malformed")]
     Json(#[from] serde_json::Error),
-    /// Of another time.
+    /// Its schema version is not supported.
     #[error("it has version {0}, not {FORMAT}")]
     Version(u32),
-    /// It is about another image than the one whose directory it is in.
+    /// It describes another image than the one in whose directory it is.
     #[error("it belongs to image {0}")]
     Id(ImageId),
 }
 
 impl ImageManifest {
-    /// Reads the manifest in `directory`, which is to be that of image `id`.
+    /// Reads the manifest in `directory`, which must be that of image `id`.
     pub(super) fn load(directory: &Path, id: &ImageId) -> Result<Self, ManifestError> {
         let mut bytes = Vec::new();
         File::open(directory.join(FILE))?.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
@@ -138,7 +138,7 @@ impl ImageManifest {
         if manifest.id == *id { Ok(manifest) } else { Err(ManifestError::Id(manifest.id)) }
     }
 
-    /// Reads the text of one.
+    /// Parses a manifest.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct Version {
@@ -152,7 +152,7 @@ impl ImageManifest {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// Writes it into `directory`, where none is yet.
+    /// Writes the manifest into `directory`, where there is none.
     pub(super) fn write(&self, directory: &Path) -> Result<(), ImageError> {
         let path = directory.join(FILE);
         let json = self.readable()?;
@@ -164,14 +164,14 @@ impl ImageManifest {
             .map_err(ImageError::io("write", &path))
     }
 
-    /// Writes it into `directory`, which nobody else sees, in the place of the one there.
+    /// Writes the manifest into `directory`, which nobody else uses, replacing the one there.
     pub(super) fn write_over(&self, directory: &Path) -> Result<(), ImageError> {
         let path = directory.join(FILE);
         std::fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
         self.write(directory)
     }
 
-    /// Writes it in the place of the one in the entry that is locked: nobody ever finds none there, or half of one.
+    /// Replaces the manifest of the locked entry; readers always find a complete one.
     pub(super) fn rewrite(&self, shelf: &Shelf, entry: &NameLock) -> Result<(), ImageError> {
         let json = self.readable()?;
         let mut staged = shelf.stage_file()?;
@@ -184,7 +184,7 @@ impl ImageManifest {
         Ok(shelf.publish_within(staged, entry, FILE)?)
     }
 
-    /// Its JSON, if that can be read again: what cannot would be a damaged image.
+    /// Formats the manifest, and checks that it can be read again: otherwise the image would be damaged.
     fn readable(&self) -> Result<Vec<u8>, ImageError> {
         let json = self.to_json();
         let unfit = |source| ImageError::Manifest { name: self.name.clone(), source };
@@ -195,19 +195,19 @@ impl ImageManifest {
         Ok(json)
     }
 
-    /// Forgets where else it comes from, the oldest first, as far as it takes to be read again.
+    /// Drops further sources, the oldest first, until the manifest can be read again.
     pub(super) fn fit(&mut self) {
         while !self.also.is_empty() && self.to_json().len() as u64 > MAX_MANIFEST {
             self.also.remove(0);
         }
     }
 
-    /// Everywhere it is known to come from.
+    /// Returns all known sources.
     pub(super) fn sources(&self) -> impl Iterator<Item = &Source> {
         iter::once(&self.source).chain(&self.also)
     }
 
-    /// Its JSON, for people to read too.
+    /// Formats the manifest as indented JSON.
     pub(super) fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec_pretty(self).expect("a manifest holds nothing JSON cannot");
         json.push(b'\n');
@@ -215,7 +215,7 @@ impl ImageManifest {
     }
 }
 
-/// `PRETTY_NAME` of the text of an os-release file, if it is there and fit to be shown: one line of at most 128
+/// Extracts `PRETTY_NAME` from the text of an os-release file, if it is fit to be shown: one line of at most 128
 /// characters.
 pub(super) fn pretty_name(os_release: &str) -> Option<String> {
     let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?.trim();

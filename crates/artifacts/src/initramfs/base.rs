@@ -1,4 +1,4 @@
-//! The part of the initramfs that all VMs of one kernel and one agent share, and its cache.
+//! The base of the initramfs, shared by all VMs with one kernel and one agent, and its cache.
 
 use super::{InitramfsError, at, cpio::Cpio};
 use crate::{
@@ -22,18 +22,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Changes when the same inputs give another archive.
+/// Version of the archive's layout: changes when the same inputs give another archive.
 const LAYOUT: &str = "2";
-/// How long an archive is kept after its last use.
+/// Time for which an archive is kept after its last use.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Largest agent taken.
+/// Upper bound of the agent, in bytes.
 const MAX_AGENT: u64 = 64 << 20;
-/// Largest module taken, once unpacked.
+/// Upper bound of an unpacked module, in bytes.
 const MAX_MODULE: u64 = 64 << 20;
-/// Largest initrd of a kernel's own taken.
+/// Upper bound of a kernel's own initrd, in bytes.
 const MAX_INITRD: u64 = 512 << 20;
 
-/// What a VMM boots, apart from the VM's configuration.
+/// Files that a VMM boots, apart from the VM's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootFiles {
     /// The kernel image, an ELF file.
@@ -46,25 +46,25 @@ pub struct BootFiles {
     pub kernel_version: String,
 }
 
-/// Base archives by what they are made from.
+/// Cache of base archives, keyed by their inputs.
 #[derive(Debug)]
 pub struct InitramfsCache {
     shelf: Shelf,
-    /// Hashes of agents already seen, by what changes when the file does.
+    /// Hashes of agents, by the identity of the file.
     agents: Mutex<HashMap<Identity, String>>,
 }
 
-/// A file as long as nobody writes to it: device, inode, length, times of change of content and of inode.
+/// Identity of an unchanged file: device, inode, length, modification time and change time.
 type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl InitramfsCache {
-    /// Keeps archives in `directory`, which is made when absent.
+    /// Opens the cache in `directory`, which is created when absent.
     pub fn open(directory: &Path) -> Result<Self, InitramfsError> {
         Ok(Self { shelf: Shelf::open(directory)?, agents: Mutex::default() })
     }
 
-    /// What boots `kernel` with the agent at `agent`. The archive is made when there is none yet; of two callers at once
-    /// one makes it.
+    /// Returns the boot files of `kernel` with the agent at `agent`. The archive is made when it is not cached; of two
+    /// concurrent callers one makes it.
     pub fn boot_files(&self, kernel: &Kernel, agent: &Path, job: &Job<'_>) -> Result<BootFiles, InitramfsError> {
         let name = key(kernel, &self.agent_hash(agent, job.cancel)?);
         let mut initramfs = self.shelf.path(&name)?;
@@ -76,7 +76,7 @@ impl InitramfsCache {
                 prune(&initramfs);
             }
         }
-        // Says when it was last used. Only [`prune`] looks, so that it does not work is nothing to fail for.
+        // Records the last use. Only [`prune`] reads it, so a failure is ignored.
         let _ = File::open(&initramfs).and_then(|file| file.set_modified(SystemTime::now()));
         Ok(BootFiles {
             vmlinux: kernel.vmlinux(),
@@ -106,12 +106,12 @@ impl InitramfsCache {
         let mut archive = Cpio::new(BufWriter::with_capacity(256 << 10, out));
         write_base(&mut archive, kernel, &content, job.cancel)?;
         archive.finish()?;
-        // Named after what was read just now: the agent may have changed since it was looked up.
+        // Named after the content that was read: the agent may have changed since it was hashed.
         let name = key(kernel, &HEXLOWER.encode(&Sha256::digest(&content)));
         Ok(self.shelf.publish_file(staged, &name)?)
     }
 
-    /// SHA-256 of the agent, computed once as long as the file stays what it is.
+    /// SHA-256 of the agent, computed once while the file stays unchanged.
     fn agent_hash(&self, agent: &Path, cancel: &Cancel) -> Result<String, InitramfsError> {
         let mut file = File::open(agent).map_err(at("open", agent))?;
         let metadata = file.metadata().map_err(at("read", agent))?;
@@ -137,8 +137,8 @@ impl InitramfsCache {
     }
 }
 
-/// Removes archives nobody has used for a while, when a new one was made: of older agents, of kernels that are gone. VMs
-/// boot from copies, so nothing breaks, and one that is wanted after all is made again.
+/// Removes archives unused for a while, when a new one was made: those of older agents and removed kernels. VMs boot
+/// from copies, so nothing breaks, and a removed archive can be made again.
 fn prune(new: &Path) {
     let old = |entry: &DirEntry| {
         let is_archive = entry.path().extension().is_some_and(|extension| extension == "cpio");
@@ -158,7 +158,7 @@ fn key(kernel: &Kernel, agent: &str) -> String {
         hash.update(part);
         hash.update([0]);
     }
-    // Which drivers are wanted is banger's choice; what they need then follows from the tree.
+    // Banger chooses the drivers; their dependencies follow from the tree.
     for driver in DRIVERS {
         hash.update(driver.name);
         hash.update([0]);
@@ -173,7 +173,7 @@ fn write_base<W: Write>(
     cancel: &Cancel,
 ) -> Result<(), InitramfsError> {
     archive.directory("dev", 0o755)?;
-    // Without it the kernel has nothing to give /init as its standard streams.
+    // Without it the kernel cannot give /init its standard streams.
     archive.char_device("dev/console", 0o600, 5, 1)?;
     let below = |path: &'static str| path.trim_start_matches('/');
     let config_directory = below(CONFIG_PATH).rsplit_once('/').map_or("", |(directory, _)| directory);
@@ -181,7 +181,7 @@ fn write_base<W: Write>(
     archive.directory(config_directory, 0o755)?;
     archive.directory(modules, 0o755)?;
     if let Some(tree) = kernel.modules() {
-        // From the tree and not from the manifest, which another banger may have written.
+        // Read from the tree and not from the manifest, which another banger may have written.
         for (index, (driver, load)) in boot_modules(&tree)?.drivers.iter().enumerate() {
             let directory = format!("{modules}/{index:02}-{driver}");
             archive.directory(&directory, 0o755)?;
@@ -198,7 +198,7 @@ fn write_base<W: Write>(
     Ok(())
 }
 
-/// A module's content, unpacked: unpacking it in every guest would cost boot time.
+/// Reads a module, unpacked: unpacking it in every guest would cost boot time.
 fn unpacked(path: &Path) -> Result<Vec<u8>, InitramfsError> {
     let content = read(path, MAX_MODULE)?;
     if content.starts_with(&Elf::MAGIC) {

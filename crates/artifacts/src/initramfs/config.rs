@@ -1,4 +1,4 @@
-//! One VM's own initramfs: the shared base with its configuration behind it.
+//! A VM's own initramfs: the shared base followed by its configuration.
 
 use super::{InitramfsError, at, cpio::Cpio};
 use banger_proto::agent::boot::{CONFIG_PATH, MAX_CONFIG};
@@ -8,8 +8,8 @@ use std::{
     path::Path,
 };
 
-/// Writes `base` followed by an archive with the configuration (mode 0600) to `out`, replacing what is there. `out` has
-/// mode 0600 from its birth; where the file system can, it shares the base's blocks.
+/// Writes `base` followed by an archive with the configuration (mode 0600) to `out`, replacing a file that exists.
+/// `out` is created with mode 0600; where the file system supports it, it shares the base's blocks.
 pub fn append_config(base: &Path, config: &[u8], out: &Path) -> Result<(), InitramfsError> {
     if config.len() > MAX_CONFIG {
         return Err(InitramfsError::TooLarge { path: out.to_owned(), limit: MAX_CONFIG as u64 });
@@ -25,7 +25,7 @@ pub fn append_config(base: &Path, config: &[u8], out: &Path) -> Result<(), Initr
     let mut new = tempfile::Builder::new().prefix(".initramfs-").tempfile_in(parent).map_err(at("create", out))?;
     let mut from = File::open(base).map_err(at("open", base))?;
     let mut file: &File = new.as_file();
-    // Between two files this is copy_file_range, which shares blocks where it can.
+    // Between two files this uses copy_file_range, which shares blocks where it can.
     io::copy(&mut from, &mut file).map_err(at("write", out))?;
     let end = file.stream_position().map_err(at("write", out))?;
     let padding = usize::try_from(end.next_multiple_of(4) - end).expect("below four");

@@ -1,10 +1,11 @@
-//! The archive format the kernel unpacks: cpio "newc" (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! Writer of the archive format that the kernel unpacks: cpio "newc"
+//! (Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! Writes only, and only what it is told: the same calls give the same bytes. Owners are root and times are zero.
+//! The same calls give the same bytes. Owners are root and times are zero.
 
 use std::io::{self, Write};
 
-/// The name that ends an archive.
+/// Name of the entry that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
 /// The kernel ignores longer names (`PATH_MAX`, its zero byte included).
 const MAX_NAME: usize = 4095;
@@ -12,16 +13,16 @@ const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFCHR: u32 = 0o020_000;
 
-/// Why an entry could not be written.
+/// Error of writing an entry.
 #[derive(Debug, thiserror::Error)]
 pub enum CpioError {
     /// The output could not be written.
     #[error("cannot write the archive")]
     Io(#[from] io::Error),
-    /// A name the kernel would not take, or take for something else.
+    /// A name that the kernel would refuse or misread.
     #[error("{0:?} cannot be a name in the archive")]
     Name(String),
-    /// The format has 32 bits for a length.
+    /// An entry is too long for the format, which has 32 bits for a length.
     #[error("{name:?} has {size} bytes, more than the archive format holds")]
     TooLarge {
         /// The entry.
@@ -40,27 +41,27 @@ pub struct Cpio<W> {
 }
 
 impl<W: Write> Cpio<W> {
-    /// Writes to `out`, which stands at a multiple of four bytes.
+    /// Creates a writer to `out`, whose position is a multiple of four bytes.
     pub fn new(out: W) -> Self {
         Self { out, inode: 0, written: 0 }
     }
 
-    /// A directory. Parents are not made by themselves and come first.
+    /// Writes a directory. Parents are not created and must be written first.
     pub fn directory(&mut self, name: &str, mode: u32) -> Result<(), CpioError> {
         self.entry(name, S_IFDIR | (mode & 0o7777), 2, (0, 0), &[])
     }
 
-    /// A regular file.
+    /// Writes a regular file.
     pub fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<(), CpioError> {
         self.entry(name, S_IFREG | (mode & 0o7777), 1, (0, 0), content)
     }
 
-    /// A character device.
+    /// Writes a character device.
     pub fn char_device(&mut self, name: &str, mode: u32, major: u32, minor: u32) -> Result<(), CpioError> {
         self.entry(name, S_IFCHR | (mode & 0o7777), 1, (major, minor), &[])
     }
 
-    /// Ends the archive and gives the output back; it stands at a multiple of four bytes.
+    /// Ends the archive and returns the output, whose position is a multiple of four bytes.
     pub fn finish(mut self) -> Result<W, CpioError> {
         self.inode = 0;
         self.header(TRAILER, 0, 1, (0, 0), 0)?;

@@ -1,4 +1,4 @@
-//! What holds for one boot only, at the very end of a VM's initramfs: written before each launch over the one before it.
+//! Data that is valid for one boot, at the very end of a VM's initramfs. It is overwritten before each launch.
 
 use super::{InitramfsError, at, cpio::Cpio};
 use banger_proto::agent::boot::{MAX_MOMENT, MOMENT_PATH, Moment};
@@ -8,12 +8,12 @@ use std::{
     path::Path,
 };
 
-/// Bytes of the moment's text, blanks at its end included: always as many, so that the next one takes its place.
+/// Length of the text, trailing blanks included. It is fixed so that the next text replaces it exactly.
 const SIZE: usize = 512;
-/// An archive begins at a multiple of this.
+/// Alignment of an archive's start.
 const ALIGNMENT: u64 = 4;
 
-/// Makes `moment` the last archive of the VM's own `initramfs`, which no VMM reads at this time.
+/// Makes `moment` the last archive of the VM's `initramfs`, which no VMM reads at this time.
 pub fn renew_moment(initramfs: &Path, moment: &Moment) -> Result<(), InitramfsError> {
     let archive = archive(initramfs, moment)?;
     let file = OpenOptions::new().read(true).write(true).open(initramfs).map_err(at("open", initramfs))?;
@@ -36,7 +36,7 @@ fn archive(initramfs: &Path, moment: &Moment) -> Result<Vec<u8>, InitramfsError>
     Ok(archive.finish()?)
 }
 
-/// Whether what stands at `start` begins as a moment's archive does: everything before the text is the same each time.
+/// Whether an archive with a moment begins at `start`: everything before the text is the same each time.
 fn holds_moment(file: &File, start: u64, archive: &[u8]) -> std::io::Result<bool> {
     let name = MOMENT_PATH.trim_start_matches('/').as_bytes();
     let head = archive.windows(name.len()).position(|window| window == name).map_or(0, |at| at + name.len());

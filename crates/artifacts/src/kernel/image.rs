@@ -1,4 +1,4 @@
-//! A kernel image on its way in: from an ELF file or a bzImage to `vmlinux`, and what it says of itself.
+//! Turns an ELF file or a bzImage into `vmlinux`, and describes it.
 
 use super::{
     bzimage::{BzImage, MAX_KERNEL},
@@ -19,14 +19,14 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) elf: Elf,
-    /// From its boot header if it had one, else from its banner.
+    /// Release from its boot header if it had one, else from its banner.
     pub(super) release: Option<String>,
-    /// What searching it brought up, if that was necessary.
+    /// Result of searching it, if that was necessary.
     pub(super) findings: Option<Findings>,
 }
 
 impl Image {
-    /// Looks at an ELF file whose boot header, if it had one, said it is `release`.
+    /// Describes an ELF file; `release` comes from its boot header, if it had one.
     pub(super) fn describe(image: &File, mut release: Option<String>) -> Result<Self, ElfError> {
         let elf = Elf::inspect(image)?;
         let mut findings = None;
@@ -38,7 +38,7 @@ impl Image {
         Ok(Self { elf, release, findings })
     }
 
-    /// Puts the kernel in `file`, ELF or bzImage, into `staging` as an ELF.
+    /// Writes the kernel in `file`, ELF or bzImage, into `staging` as an ELF.
     pub(super) fn unpack(mut file: File, staging: &Path, job: &Job<'_>) -> Result<Self, KernelError> {
         let path = staging.join(VMLINUX);
         let mut out = File::options()

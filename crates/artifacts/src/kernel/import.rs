@@ -1,7 +1,7 @@
-//! From what somebody has — a package, a directory, a file — to a staged kernel directory.
+//! Imports a package, a directory or a file into a staged kernel directory.
 //!
-//! Every way in gathers the same parts (an image, perhaps modules, perhaps an initrd) and ends in [`Draft::finish`],
-//! which unpacks, checks and describes them. Publishing is the store's business.
+//! Every import gathers the same files (an image, perhaps modules, perhaps an initrd) and ends in [`Draft::finish`],
+//! which unpacks, checks and describes them. Publishing is the store's job.
 
 mod finish;
 mod package;
@@ -27,51 +27,51 @@ use std::{
     thread::JoinHandle,
 };
 
-/// The kernel image's name in its directory.
+/// Name of the kernel image in its directory.
 pub(super) const VMLINUX: &str = "vmlinux";
-/// The bundle's own initrd.
+/// Name of the kernel's own initrd.
 pub(super) const INITRD: &str = "initrd.img";
-/// The modules: the content of `lib/modules/<release>`.
+/// Name of the directory of modules: the content of `lib/modules/<release>`.
 pub(super) const MODULES: &str = "modules";
-/// The read-only ext4 made from the modules.
+/// Name of the read-only ext4 made from the modules.
 pub(super) const MODULES_IMAGE: &str = "modules.ext4";
-/// How much a kernel may consist of. A full distribution kernel has 6,000 modules and 600 MiB.
+/// Limits of a kernel. A full distribution kernel has 6,000 modules and 600 MiB.
 pub(super) const LIMITS: Limits = Limits { entries: 100_000, bytes: 4 << 30 };
-/// Largest initrd taken over.
+/// Upper bound of an initrd, in bytes.
 pub(super) const MAX_INITRD: u64 = 512 << 20;
-/// Where parts are put together, below the staging directory.
+/// Work directory below the staging directory.
 const WORK: &str = "work";
 
-/// What the user says about a kernel that its files do not.
+/// Properties of a kernel given by the user, where its files lack them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
-    /// Who makes it; `unknown` if not said.
+    /// Distribution that makes it; `unknown` by default.
     pub distro: Option<String>,
-    /// The processor; has to be the host's.
+    /// Architecture; must be the host's.
     pub arch: Option<String>,
-    /// `uname -r`; only needed where the kernel does not say it, and has to be true where it does.
+    /// `uname -r`; required where the kernel does not contain it, and must match where it does.
     pub kernel_version: Option<String>,
 }
 
-/// A kernel being put together in a staging directory.
+/// A kernel being assembled in a staging directory.
 pub(super) struct Draft<'a> {
     pub(super) staging: &'a Path,
     description: &'a Description,
-    /// Where the modules are put together, as `lib/modules/<release>`.
+    /// Tree in which the modules are assembled, as `lib/modules/<release>`.
     pub(super) work: Stage,
     pub(super) job: &'a Job<'a>,
     image: Option<Image>,
     config: Option<String>,
-    /// The release the module tree is for, if there is one.
+    /// Release of the module tree, if there is one.
     modules: Option<String>,
-    /// Hashes of files that are known already.
+    /// Hashes of files, where they are known already.
     hashes: Vec<(&'static str, String)>,
-    /// What is on its way to the disk.
+    /// Files that are being synced.
     syncing: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
 }
 
 impl<'a> Draft<'a> {
-    /// Puts together in `staging`, an empty directory.
+    /// Assembles a kernel in the empty directory `staging`.
     pub(super) fn new(staging: &'a Path, description: &'a Description, job: &'a Job<'a>) -> Result<Self, KernelError> {
         let mut work = Stage::new(staging.join(WORK), LIMITS.entries);
         work.directory(Path::new(""))?;
@@ -79,7 +79,7 @@ impl<'a> Draft<'a> {
         Ok(Self { staging, description, work, job, image: None, config: None, modules: None, hashes, syncing })
     }
 
-    /// Takes over a directory: `vmlinux`, `bzImage` or `vmlinuz`; `initrd.img`; `config`; `modules/` or
+    /// Adds the files of a directory: `vmlinux`, `bzImage` or `vmlinuz`; `initrd.img`; `config`; `modules/` or
     /// `lib/modules/<release>/`.
     pub(super) fn add_directory(&mut self, from: &Path) -> Result<(), KernelError> {
         self.job.progress.phase(&format!("copying {}", from.display()));
@@ -105,14 +105,14 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Takes an initrd.
+    /// Adds an initrd.
     pub(super) fn add_initrd(&mut self, file: &mut File) -> Result<(), KernelError> {
         let mut out = File::create_new(self.staging.join(INITRD)).map_err(|e| self.io("create", e))?;
         io::copy(file, &mut out).map_err(|e| self.io("write to", e))?;
         Ok(())
     }
 
-    /// Takes the one module tree in a `lib/modules`, whose name is its release.
+    /// Adds the one module tree in a `lib/modules`, whose name is its release.
     pub(super) fn add_trees(&mut self, trees: &Path) -> Result<(), KernelError> {
         for entry in fs::read_dir(trees).map_err(|e| io_at("read", trees, e))? {
             let entry = entry.map_err(|e| io_at("read", trees, e))?;
@@ -122,14 +122,14 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Takes a module tree for the kernel that was added before.
+    /// Adds a module tree for the kernel that was added before.
     pub(super) fn add_tree(&mut self, tree: &Path) -> Result<(), KernelError> {
         let release = self.release()?;
         self.set_modules(&release)?;
         self.add_modules(tree)
     }
 
-    /// Takes a kernel image, ELF or bzImage.
+    /// Adds a kernel image, ELF or bzImage.
     pub(super) fn add_image(&mut self, file: File) -> Result<(), KernelError> {
         if self.image.is_some() {
             return Err(Unusable::TwoKernels.into());
@@ -138,18 +138,18 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Takes the unpacked image in the staging directory.
+    /// Sets the unpacked image, which is in the staging directory.
     pub(super) fn set_image(&mut self, image: Image) {
         self.image = Some(image);
     }
 
-    /// Takes what is known of the file `name` since it was written to the staging directory.
+    /// Records the hash and the running sync of the file `name` in the staging directory.
     pub(super) fn written(&mut self, name: &'static str, Written { sha256, syncing, .. }: Written) {
         self.hashes.push((name, sha256));
         self.syncing.push((name, syncing));
     }
 
-    /// What the image says its release is, else what the user says.
+    /// Release of the image, else that given by the user.
     pub(super) fn release(&self) -> Result<String, Unusable> {
         let image = self.image.as_ref().ok_or(Unusable::NoKernel)?;
         let known = image.release.as_ref().or(self.description.kernel_version.as_ref());
@@ -193,7 +193,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// A regular file in the directory given, of a bearable size; `None` if it is not there.
+    /// Opens a regular file of limited size in the given directory; `None` if it does not exist.
     fn open_part(from: &Path, name: &str, limit: u64) -> Result<Option<File>, KernelError> {
         open_given(&from.join(name), limit)
     }
@@ -203,10 +203,10 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// What the tree hash covers.
+/// Files and directories the tree hash covers.
 pub(super) const TREE: [&str; 3] = [VMLINUX, INITRD, MODULES];
 
-/// Gathers whatever is at `from`, and says what that was.
+/// Adds whatever is at `from` to the draft, and returns its kind.
 pub(super) fn gather(from: &Path, draft: &mut Draft<'_>) -> Result<Provenance, KernelError> {
     let metadata = fs::metadata(from).map_err(|e| io_at("read", from, e))?;
     let path = from.to_string_lossy().into_owned();
@@ -228,9 +228,9 @@ pub(super) fn gather(from: &Path, draft: &mut Draft<'_>) -> Result<Provenance, K
     Ok(Provenance::File { path })
 }
 
-/// A regular file the user named, of a bearable size; `None` if it is not there.
+/// Opens a regular file of limited size that the user named; `None` if it does not exist.
 pub(super) fn open_given(path: &Path, limit: u64) -> Result<Option<File>, KernelError> {
-    // The user's own file: a link there is the user's word (`vmlinuz` often is one).
+    // Links are followed: the path is the user's, and `vmlinuz` often is a link.
     match fs::canonicalize(path).and_then(|path| regular(&path)) {
         Ok((_, length)) if length > limit => Err(tree::TreeError::TooLarge(path.to_owned()).into()),
         Ok((file, _)) => Ok(Some(file)),
@@ -239,7 +239,8 @@ pub(super) fn open_given(path: &Path, limit: u64) -> Result<Option<File>, Kernel
     }
 }
 
-/// `build` and `source` point at where the kernel was made, which is nowhere in a guest.
+/// Whether the path is a `build` or `source` link: they point to where the kernel was built, which does not exist in a
+/// guest.
 pub(super) fn is_build_link(path: &Path) -> bool {
     path == Path::new("build") || path == Path::new("source")
 }

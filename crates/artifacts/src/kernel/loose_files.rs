@@ -1,4 +1,4 @@
-//! A kernel whose files lie in different places: what `image register --kernel-file` is given.
+//! A kernel whose files are in different places, as given to `image register --kernel-file`.
 
 use super::{
     bzimage::MAX_KERNEL,
@@ -12,14 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the files of a kernel are.
+/// Paths of a kernel's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LooseFiles {
     /// An ELF file or a bzImage.
     pub kernel: PathBuf,
     /// Its initrd.
     pub initrd: Option<PathBuf>,
-    /// Its modules: the content of `lib/modules/<release>`, or a directory in which that stands.
+    /// Its modules: the content of `lib/modules/<release>`, or a directory that contains such a tree.
     pub modules: Option<PathBuf>,
 }
 
@@ -45,7 +45,7 @@ impl LooseFiles {
     }
 }
 
-/// A file that has to be there.
+/// Opens a file that must exist.
 fn open(path: &Path, limit: u64) -> Result<File, KernelError> {
     open_given(path, limit)?.ok_or_else(|| io_at("read", path, io::ErrorKind::NotFound.into()))
 }

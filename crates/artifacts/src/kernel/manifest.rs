@@ -1,8 +1,8 @@
-//! `manifest.json`: what is known about a kernel on this host.
+//! `manifest.json` of a kernel on this host.
 //!
-//! Written once, when the kernel is published, with a hash over itself: a manifest that somebody changed is no manifest.
-//! Fields banger does not know are left alone when read, so that a newer banger can add some; what is read is checked
-//! like any other input, because paths are made from it.
+//! It is written once, when the kernel is published, with a hash over itself: a manifest that was changed is invalid.
+//! Unknown fields are kept when it is read, so that a newer banger can add some. Everything read is checked like any
+//! other input, because paths are made from it.
 
 use banger_proto::name::KernelName;
 use data_encoding::HEXLOWER;
@@ -15,47 +15,48 @@ use std::{
     path::{Component, Path},
 };
 
-/// The file's name.
+/// Name of the file.
 pub(super) const FILE: &str = "manifest.json";
-/// The field with the hash over all others.
+/// Name of the field with the hash over all other fields.
 const SEAL: &str = "manifest_sha256";
-/// Largest manifest read.
+/// Upper bound of a manifest, in bytes.
 const MAX_MANIFEST: u64 = 1 << 20;
-/// Most modules one would load before there are disks.
+/// Upper bound of modules loaded before there are disks.
 const MAX_BOOT_MODULES: usize = 256;
 
-/// What is known about a kernel.
+/// Description of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelManifest {
-    /// Its name, also its directory's.
+    /// Name of the kernel and of its directory.
     pub name: KernelName,
-    /// Who makes it: `debian`, `generic`, `unknown`.
+    /// Distribution that makes it: `debian`, `generic`, `unknown`.
     pub distro: String,
     /// Architecture, as printed by `uname -m`.
     pub arch: String,
-    /// What `uname -r` says in the guest; its modules are at `/lib/modules/<this>`.
+    /// Output of `uname -r` in the guest; its modules are in `/lib/modules/<this>`.
     pub kernel_version: String,
     /// SHA-256 of `vmlinux`, hexadecimal.
     pub sha256: String,
     /// SHA-256 over names and contents of `vmlinux`, `initrd.img` and `modules/`, hexadecimal.
     pub tree_sha256: String,
-    /// SHA-256 of `modules.ext4`, hexadecimal, if there is one. Kernels of earlier bangers have one without.
+    /// SHA-256 of `modules.ext4`, hexadecimal, if it exists. Kernels of an earlier banger have a `modules.ext4` without
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules_image_sha256: Option<String>,
-    /// Where it came from.
+    /// Source of the kernel.
     pub source: Provenance,
-    /// When it came here (RFC 3339, UTC, whole seconds).
+    /// Time of the import (RFC 3339, UTC, whole seconds).
     pub imported_at: String,
     /// Modules a guest loads before it has disks, in this order; paths below `modules/`.
     pub boot_modules: Vec<String>,
-    /// Drivers a guest needs that are neither built in nor there as modules: a VMM that relies on one cannot use it.
+    /// Drivers a guest needs that are neither built in nor modules: a VMM that relies on one cannot use the kernel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_drivers: Vec<String>,
     /// How it can be booted.
     pub boots: Boots,
 }
 
-/// How a kernel can be booted. A VMM that needs what is false refuses the kernel with that reason.
+/// How a kernel can be booted. A VMM that needs a property that is false refuses the kernel with that reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boots {
     /// It has a PVH entry: QEMU starts the ELF directly.
@@ -69,11 +70,11 @@ pub struct Boots {
     pub hz: Option<u32>,
 }
 
-/// Where a kernel came from.
+/// Source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Provenance {
-    /// The host's apt, which verified it.
+    /// A package downloaded and verified by the host's apt.
     Apt {
         /// The package with the kernel (not the meta-package).
         package: String,
@@ -82,9 +83,9 @@ pub enum Provenance {
         /// SHA-256 of the package file, hexadecimal.
         sha256: String,
     },
-    /// A bundle, whose hash a catalog vouches for.
+    /// A bundle whose hash is in a catalog.
     Bundle {
-        /// Where it was downloaded from.
+        /// Address it was downloaded from.
         url: String,
         /// SHA-256 of the bundle, hexadecimal.
         sha256: String,
@@ -108,7 +109,7 @@ pub enum Provenance {
         /// Its path when it was imported.
         path: String,
     },
-    /// Something only a newer banger knows.
+    /// A source only a newer banger knows.
     #[serde(other)]
     Unknown,
 }
@@ -135,21 +136,21 @@ pub enum ManifestError {
     /// It is not the JSON it should be.
     #[error("{FILE} is malformed")]
     Json(#[from] serde_json::Error),
-    /// It is larger than any manifest.
+    /// It exceeds the size limit.
     #[error("{FILE} is larger than {MAX_MANIFEST} bytes")]
     TooLarge,
-    /// It is not as it was written.
+    /// It was changed after it was written.
     #[error("{FILE} was changed: it has SHA-256 {found}, and says {stated}")]
     Changed {
-        /// In it.
+        /// Hash it states.
         stated: String,
-        /// Of the rest of it.
+        /// Actual hash of the other fields.
         found: String,
     },
-    /// Its hash over itself was taken out.
+    /// Its hash over itself was removed.
     #[error("{FILE} has no {SEAL}, which every one with a hash of the modules' image has")]
     Unsealed,
-    /// A value in it would not be safe or true.
+    /// A field has an unsafe or wrong value.
     #[error("{FILE} has a bad {field}: {value:?}")]
     Value {
         /// The field.
@@ -178,14 +179,14 @@ impl KernelManifest {
         }
         let manifest: Self = serde_json::from_value(json)?;
         manifest.check(name)?;
-        // Those of earlier bangers have neither; both came with one release.
+        // Manifests of an earlier banger have neither field; both were added in one release.
         if !sealed && manifest.modules_image_sha256.is_some() {
             return Err(ManifestError::Unsealed);
         }
         Ok(manifest)
     }
 
-    /// As it stands in the file: the same manifest gives the same bytes.
+    /// Formats the manifest for its file; the same manifest gives the same bytes.
     pub fn to_json(&self) -> Vec<u8> {
         const PLAIN: &str = "strings and booleans become JSON";
         #[derive(Serialize)]
@@ -227,12 +228,12 @@ impl KernelManifest {
     }
 }
 
-/// SHA-256 over a manifest without its seal, however it is laid out.
+/// Computes the SHA-256 over a manifest without its hash field, independent of its layout.
 fn seal(manifest: &serde_json::Value) -> String {
     HEXLOWER.encode(&Sha256::digest(manifest.to_string()))
 }
 
-/// Whether `text` can be what `uname -r` says and the name of a directory.
+/// Whether `text` is possible output of `uname -r` and a safe directory name.
 pub(super) fn is_release(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.as_bytes()[0].is_ascii_alphanumeric()

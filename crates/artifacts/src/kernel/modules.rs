@@ -1,7 +1,7 @@
-//! Which modules a guest needs before it has disks, and in which order they load.
+//! Determines which modules a guest needs before it has disks, and the order in which they are loaded.
 //!
-//! Works on a module tree as `depmod` describes it. The drivers wanted are [`DRIVERS`], with which a guest reaches its
-//! disks and its host; which of them a machine loads the guest decides, and whether a VMM can do without one is decided
+//! It works on a module tree with the indexes of `depmod`. The drivers are [`DRIVERS`], with which a guest reaches its
+//! disks and its host. The guest decides which of them its machine loads; whether a VMM can do without one is decided
 //! elsewhere.
 
 use crate::{
@@ -16,12 +16,12 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Largest index file read; `modules.alias` of a full distribution kernel has some 2 MiB.
+/// Upper bound of an index file, in bytes; `modules.alias` of a full distribution kernel has some 2 MiB.
 const MAX_INDEX: u64 = 64 << 20;
-/// Deepest chain of soft dependencies followed.
+/// Upper bound of a chain of soft dependencies.
 const MAX_SOFT_DEPTH: usize = 16;
 
-/// Most modules packed for one guest. Debian's kernels need some 20.
+/// Upper bound of the modules packed for one guest. Debian's kernels need some 20.
 const MAX_LOADED: usize = 256;
 
 /// Why the modules of a kernel cannot be used.
@@ -43,10 +43,10 @@ pub enum ModulesError {
         /// What it names.
         module: String,
     },
-    /// More than any kernel needs.
+    /// A guest would load more modules than any kernel needs.
     #[error("a guest would have to load more than {MAX_LOADED} modules")]
     TooMany,
-    /// `depmod` did not do it.
+    /// `depmod` failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The job was cancelled.
@@ -54,20 +54,20 @@ pub enum ModulesError {
     Cancelled(#[from] Cancelled),
 }
 
-/// What to load, and what is missing.
+/// Modules to load, and drivers that are missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct BootModules {
-    /// In loading order: the driver, and the paths of its modules below the module tree. A module that two drivers need of
-    /// which a machine may have either is with both.
+    /// Drivers in loading order, each with the paths of its modules below the module tree. A module needed by two
+    /// drivers of which a machine may have either is listed with both.
     pub(crate) drivers: Vec<(&'static str, Vec<String>)>,
     /// Wanted drivers that are neither built in nor there.
     pub(super) missing: Vec<String>,
-    /// Where the `virtio_mmio` module is, if it is one.
+    /// Path of the `virtio_mmio` module, if it is one.
     pub(super) virtio_mmio: Option<PathBuf>,
 }
 
 impl BootModules {
-    /// Every module once, in the order a machine with all devices loads them.
+    /// Returns every module once, in the order in which a machine with all devices loads them.
     pub(super) fn all(&self) -> Vec<String> {
         let mut seen = HashSet::new();
         let modules = self.drivers.iter().flat_map(|(_, modules)| modules);
@@ -75,23 +75,23 @@ impl BootModules {
     }
 }
 
-/// Writes the indexes of the tree at `base/lib/modules/<release>`, unless they are there.
+/// Generates the indexes of the tree at `base/lib/modules/<release>`, unless they exist.
 pub(super) fn depmod(base: &Path, release: &str, job: &Job<'_>) -> Result<(), ModulesError> {
     if base.join("lib/modules").join(release).join("modules.dep").exists() {
         return Ok(());
     }
     job.progress.phase("indexing kernel modules");
-    // Without the host's depmod.d: another kernel's overrides must not change what is made here.
+    // Run without the host's depmod.d: overrides for another kernel must not change the result.
     let depmod = Program::new("depmod", "kmod").args(["--config", "/dev/null", "--basedir"]).arg(base).arg(release);
     depmod.capture(1 << 20, job.cancel)?;
     Ok(())
 }
 
-/// Reads the indexes in `tree` and works out what a guest loads.
+/// Reads the indexes in `tree` and determines what a guest loads.
 pub(crate) fn boot_modules(tree: &Path) -> Result<BootModules, ModulesError> {
     let index = Index::read(tree)?;
     let mut boot = BootModules::default();
-    // What every machine has by then.
+    // Modules that every machine has loaded by then.
     let mut loaded = HashSet::new();
     for Driver { name, device } in DRIVERS {
         if index.builtin.contains(name) {
@@ -125,14 +125,14 @@ pub(crate) fn boot_modules(tree: &Path) -> Result<BootModules, ModulesError> {
 struct Index {
     modules: HashMap<String, Module>,
     builtin: HashSet<String>,
-    /// What should be there before a module, by name or alias.
+    /// Soft dependencies that are loaded before a module, by name or alias.
     before: HashMap<String, Vec<String>>,
     aliases: HashMap<String, Vec<String>>,
 }
 
 struct Module {
     path: String,
-    /// Paths, the one to load first being the last.
+    /// Paths of the module and its dependencies; the last one is loaded first.
     needs: Vec<String>,
 }
 
@@ -175,7 +175,7 @@ impl Index {
         Ok(Self { modules, builtin, before, aliases })
     }
 
-    /// Adds `driver` to `order`, after everything that has to be there before it.
+    /// Adds `driver` to `order`, after everything that must be loaded before it.
     fn require(&self, driver: &str, depth: usize, seen: &mut HashSet<String>, order: &mut Vec<String>) {
         let Some(module) = self.modules.get(driver) else { return };
         if depth > MAX_SOFT_DEPTH || seen.contains(&module.path) {
@@ -196,7 +196,7 @@ impl Index {
     }
 }
 
-/// The text of an index; absent ones are empty.
+/// Reads an index; a missing one is empty.
 fn text(tree: &Path, index: &str) -> Result<String, ModulesError> {
     let path = tree.join(index);
     let mut text = Vec::new();
@@ -208,7 +208,7 @@ fn text(tree: &Path, index: &str) -> Result<String, ModulesError> {
     }
 }
 
-/// A module's path, if it is one below the tree.
+/// Checks that the path is that of a module below the tree.
 fn checked(index: &'static str, path: &str) -> Result<String, ModulesError> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || path.len() > 4096 || !plain {
@@ -217,13 +217,13 @@ fn checked(index: &'static str, path: &str) -> Result<String, ModulesError> {
     Ok(path.to_owned())
 }
 
-/// A module's name from its path: `kernel/fs/virtio-fs.ko.xz` is `virtio_fs`.
+/// Returns the name of a module from its path: `kernel/fs/virtio-fs.ko.xz` is `virtio_fs`.
 pub(crate) fn name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     underscored(file.split(".ko").next().unwrap_or(file))
 }
 
-/// Modules are named with `-` and `_` alike.
+/// Replaces `-` by `_`, which are equivalent in module names.
 fn underscored(name: &str) -> String {
     name.replace('-', "_")
 }

@@ -1,8 +1,8 @@
-//! Writing a tree that a stranger describes into a directory of our own.
+//! Writes an untrusted tree into a new directory.
 //!
-//! Everything is made new, below one root, with modes of our choosing. Symbolic links are made last, when nothing more
-//! is written through any path, and each must then lead to something inside the root; so no order of entries can make
-//! a write land elsewhere.
+//! Everything is created below one root, with modes chosen here. Symbolic links are made last, when nothing more is
+//! written through any path, and each must then lead to something inside the root; so no order of entries can make a
+//! write leave the root.
 
 use super::archive::{ArchiveError, Limits};
 use std::{
@@ -12,9 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Deepest path written. Every parent of a path is made, so a flood of deep ones would be one of directories.
+/// Upper bound of levels in a path. Every parent of a path is created, so many deep paths would mean many directories.
 const MAX_DEPTH: usize = 64;
-/// Most bytes of paths and link texts. Links wait in memory, and whoever reads the tree later holds its names.
+/// Upper bound of the bytes of paths and link texts. Links are kept in memory, and readers of the tree keep its names.
 const MAX_TEXT: u64 = 16 << 20;
 
 /// A tree being written.
@@ -22,24 +22,24 @@ const MAX_TEXT: u64 = 16 << 20;
 pub(super) struct Stage {
     root: PathBuf,
     links: Vec<(PathBuf, PathBuf)>,
-    /// How many more names may be made, implied directories included, and how long they may be together.
+    /// Remaining number of names, implied directories included, and of their bytes.
     left: Limits,
     limit: u64,
 }
 
 impl Stage {
-    /// Writes at most `entries` names below `root`, which is empty and nobody else's.
+    /// Creates a writer of at most `entries` names below `root`, an empty directory nobody else uses.
     pub(super) fn new(root: impl Into<PathBuf>, entries: u64) -> Self {
         let left = Limits { entries, bytes: MAX_TEXT };
         Self { root: root.into(), links: Vec::new(), left, limit: entries }
     }
 
-    /// The directory itself.
+    /// Path of the root.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A directory with its parents; there already is fine.
+    /// Creates a directory with its parents, unless it exists.
     pub(super) fn directory(&mut self, path: &Path) -> Result<(), ArchiveError> {
         if path.components().count() > MAX_DEPTH {
             return Err(ArchiveError::TooDeep { path: path.to_owned() });
@@ -48,7 +48,7 @@ impl Stage {
         match fs::DirBuilder::new().mode(0o755).create(&full) {
             Ok(()) => self.count(path, 0),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Never a link: those come last.
+                // It cannot be a link, because links are made last.
                 if fs::symlink_metadata(&full).is_ok_and(|found| found.is_dir()) { Ok(()) } else { Err(taken(path)) }
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(taken(path)),
@@ -61,7 +61,7 @@ impl Stage {
         }
     }
 
-    /// Counts one more name, with `text` bytes beside its path.
+    /// Counts one more name, and `text` bytes in addition to its path.
     fn count(&mut self, path: &Path, text: usize) -> Result<(), ArchiveError> {
         let bytes = (path.as_os_str().len() + text) as u64;
         let left = self.left.entries.checked_sub(1).zip(self.left.bytes.checked_sub(bytes));
@@ -70,12 +70,12 @@ impl Stage {
         Ok(())
     }
 
-    /// A file (0644) with all of `content`. `path` is relative and plain.
+    /// Writes a file (0644) with all of `content`. `path` must be relative and plain.
     pub(super) fn file(&mut self, path: &Path, content: &mut dyn Read) -> Result<u64, ArchiveError> {
         fill(&mut self.create(path)?, path, content)
     }
 
-    /// An empty file (0644), open for reading and writing.
+    /// Creates an empty file (0644), open for reading and writing.
     pub(super) fn create(&mut self, path: &Path) -> Result<File, ArchiveError> {
         self.parents(path)?;
         self.count(path, 0)?;
@@ -83,12 +83,12 @@ impl Stage {
         open.map_err(|error| duplicate(error, path))
     }
 
-    /// A second name for a file that is already there.
+    /// Adds a second name for an existing file.
     pub(super) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), ArchiveError> {
         self.parents(path)?;
         self.count(path, 0)?;
         fs::hard_link(self.root.join(target), self.root.join(path)).map_err(|error| {
-            // A path through a file leads nowhere; one to a directory the system refuses.
+            // A path through a file leads nowhere; the system refuses a path to a directory.
             let nowhere = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory, io::ErrorKind::PermissionDenied];
             if nowhere.contains(&error.kind()) {
                 return ArchiveError::Link { path: path.to_owned() };
@@ -97,17 +97,17 @@ impl Stage {
         })
     }
 
-    /// A symbolic link, made by [`Self::finish`].
+    /// Records a symbolic link, which [`Self::finish`] makes.
     pub(super) fn symlink(&mut self, path: &Path, target: PathBuf) -> Result<(), ArchiveError> {
         self.count(path, target.as_os_str().len())?;
         self.links.push((path.to_owned(), target));
         Ok(())
     }
 
-    /// Makes the symbolic links; each has to lead to something in the directory `within`.
+    /// Makes the symbolic links; each must lead to something in the directory `within`.
     pub(super) fn finish(&mut self, within: &Path) -> Result<(), ArchiveError> {
-        // All directories first: once there is a link, nothing more is made below anything. A link to a place that
-        // another link needs as a directory then is a duplicate.
+        // All directories are created first: once a link exists, nothing more is created below anything. A link whose
+        // path another link needs as a directory is then a duplicate.
         let links = std::mem::take(&mut self.links);
         for (path, _) in &links {
             self.parents(path)?;
@@ -117,7 +117,7 @@ impl Stage {
         }
         let root = fs::canonicalize(self.root.join(within))?;
         for (path, target) in &links {
-            // An absolute one leads elsewhere tomorrow, even if it leads inside today.
+            // An absolute link may lead elsewhere later, even if it leads inside today.
             let inside = fs::canonicalize(self.root.join(path)).is_ok_and(|target| target.starts_with(&root));
             if !inside || target.is_absolute() {
                 return Err(ArchiveError::Link { path: path.clone() });
@@ -134,7 +134,7 @@ impl Stage {
     }
 }
 
-/// Writes all of `content` to `file`, which errors call `path`. Tells a bad archive from a full disk.
+/// Writes all of `content` to `file`, whose path is for errors. The error tells a bad archive from a full disk.
 pub(super) fn fill(file: &mut File, path: &Path, content: &mut dyn Read) -> Result<u64, ArchiveError> {
     let mut buffer = vec![0; 64 << 10];
     let mut length = 0;

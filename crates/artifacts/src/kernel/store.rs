@@ -1,7 +1,8 @@
 //! The kernels on this host.
 //!
-//! Each is a directory under its name, published whole. Decides when a kernel is there, when it is damaged and who may
-//! change it (one at a time per name); refuses to know who uses a kernel, which the caller asks before it removes one.
+//! Each is a directory under its name, published as a whole. Decides when a kernel exists, when it is damaged and who
+//! may change it (one at a time per name). It does not know who uses a kernel; the caller checks that before it removes
+//! one.
 
 use super::{
     apt::Apt,
@@ -27,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where kernels are kept.
+/// Store of kernels.
 #[derive(Debug)]
 pub struct KernelStore {
     shelf: Shelf,
@@ -40,7 +41,7 @@ pub struct KernelStore {
 /// A kernel on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// Where its files are.
+    /// Directory of its files.
     pub directory: PathBuf,
     /// Its manifest.
     pub manifest: KernelManifest,
@@ -49,13 +50,13 @@ pub struct Kernel {
 /// All kernels on this host.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The sound ones, by name.
+    /// Undamaged kernels, by name.
     pub kernels: Vec<Kernel>,
-    /// Names whose kernel is damaged, and how.
+    /// Names of damaged kernels, and their damage.
     pub damaged: Vec<(KernelName, KernelError)>,
 }
 
-/// The right to take a kernel away.
+/// Exclusive right to remove a kernel.
 #[derive(Debug)]
 #[must_use]
 pub struct RemovalLock {
@@ -63,18 +64,18 @@ pub struct RemovalLock {
     lock: NameLock,
 }
 
-/// What a pull came to.
+/// Result of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was fetched now.
+    /// It was downloaded.
     Pulled,
-    /// It was there.
+    /// It existed already.
     AlreadyThere,
 }
 
 impl Kernel {
-    /// The kernel `name`, which would be in `directory`. Its manifest and its image's structure are checked;
-    /// [`Self::verify`] checks every byte.
+    /// Reads the kernel `name` in `directory`. Its manifest and its image's structure are checked; [`Self::verify`]
+    /// checks every byte.
     pub fn read(directory: &Path, name: &KernelName) -> Result<Self, KernelError> {
         match fs::symlink_metadata(directory) {
             Ok(metadata) if metadata.is_dir() => {}
@@ -94,7 +95,7 @@ impl Kernel {
         Ok(Self { directory: directory.to_owned(), manifest })
     }
 
-    /// Reads all of it and compares it with its manifest.
+    /// Reads all files and compares them with the manifest.
     pub fn verify(&self, job: &Job<'_>) -> Result<(), KernelError> {
         let manifest = &self.manifest;
         job.progress.phase(&format!("checking kernel {}", manifest.name));
@@ -108,8 +109,8 @@ impl Kernel {
         let gone = || corrupt(Corruption::File { file: VMLINUX, source: io::ErrorKind::NotFound.into() });
         compare(VMLINUX, &manifest.sha256, found.of(VMLINUX).ok_or_else(gone)?)?;
         compare("files", &manifest.tree_sha256, &found.tree)?;
-        // What the guest mounts. One that an earlier banger made of a tree of modules has no hash; one without a tree
-        // is never mounted, and is not ours.
+        // The image of the modules, which the guest mounts. One made by an earlier banger has no hash; one without a
+        // module tree is never mounted and was not made by banger.
         let Some(expected) = &manifest.modules_image_sha256 else {
             let added = self.modules().is_none() && self.directory.join(MODULES_IMAGE).symlink_metadata().is_ok();
             return if added { Err(corrupt(Corruption::Added(MODULES_IMAGE))) } else { Ok(()) };
@@ -123,7 +124,7 @@ impl Kernel {
         self.directory.join(VMLINUX)
     }
 
-    /// Its own initrd, if it came with one.
+    /// Its own initrd, if it has one.
     pub fn initrd(&self) -> Option<PathBuf> {
         Some(self.directory.join(INITRD)).filter(|path| path.exists())
     }
@@ -133,13 +134,13 @@ impl Kernel {
         Some(self.directory.join(MODULES)).filter(|path| path.exists())
     }
 
-    /// The read-only ext4 of its modules, if it has any. A file of that name beside a kernel without modules is not one.
+    /// The read-only ext4 of its modules, if it has any. In a kernel without modules a file of that name is ignored.
     pub fn modules_image(&self) -> Option<PathBuf> {
         self.modules()?;
         Some(self.directory.join(MODULES_IMAGE)).filter(|path| path.exists())
     }
 
-    /// Bytes its files take on the disk.
+    /// Disk space of its files, in bytes.
     pub fn disk_bytes(&self) -> Result<u64, KernelError> {
         use std::os::unix::fs::MetadataExt;
         let mut bytes = 0;
@@ -155,12 +156,12 @@ impl Kernel {
 }
 
 impl KernelStore {
-    /// Opens the store in `directory`; `cache` holds what can be made again. Both are made when absent.
+    /// Opens the store in `directory`; `cache` holds files that can be made again. Both are created when absent.
     pub fn open(directory: &Path, cache: &Path) -> Result<Self, KernelError> {
         Self::on(Shelf::open(directory)?, cache)
     }
 
-    /// The same without waiting until what killed pulls left is gone.
+    /// Like [`Self::open`], without waiting until the leftovers of killed pulls are removed.
     pub fn open_at_once(directory: &Path, cache: &Path) -> Result<Self, KernelError> {
         Self::on(Shelf::open_at_once(directory)?, cache)
     }
@@ -175,17 +176,17 @@ impl KernelStore {
         })
     }
 
-    /// The same store, with another patience for downloads.
+    /// Sets other timeouts for downloads.
     #[must_use]
     pub fn downloading_with(self, client: Client) -> Self {
         Self { client, ..self }
     }
 
-    /// Every kernel.
+    /// Lists all kernels.
     pub fn list(&self) -> Result<Listing, KernelError> {
         let mut listing = Listing::default();
         for name in self.shelf.names()? {
-            // Other names were not put there by banger.
+            // Other names were not created by banger.
             let Ok(name) = name.parse::<KernelName>() else { continue };
             match self.get(&name) {
                 Ok(kernel) => listing.kernels.push(kernel),
@@ -196,13 +197,13 @@ impl KernelStore {
         Ok(listing)
     }
 
-    /// The kernel `name`, as [`Kernel::read`] finds it.
+    /// Returns the kernel `name`, checked as by [`Kernel::read`].
     pub fn get(&self, name: &KernelName) -> Result<Kernel, KernelError> {
         Kernel::read(&self.shelf.path(name.as_str())?, name)
     }
 
-    /// Makes the catalog's kernel `name` be here. One that is here and sound is left alone unless `force` is set; a
-    /// damaged one is replaced. Of two pulls at once one fetches and both succeed.
+    /// Pulls the catalog's kernel `name`. An undamaged local one is kept unless `force` is set; a damaged one is
+    /// replaced. Of two concurrent pulls one downloads and both succeed.
     pub fn pull(
         &self,
         name: &KernelName,
@@ -220,7 +221,7 @@ impl KernelStore {
             return Ok((kernel, Outcome::AlreadyThere));
         }
         let mut failures = Vec::new();
-        // A source of another banger's says less than one that failed.
+        // The error of a source that failed is more useful than that of an unsupported one.
         let is_useless = |error: &KernelError| matches!(error, KernelError::Source(_));
         for source in &entry.sources {
             if !matches!(source, Source::Unusable(_))
@@ -276,7 +277,8 @@ impl KernelStore {
         }
     }
 
-    /// Makes a kernel from a directory, a package or a kernel file. A kernel of that name is only replaced if `replace`.
+    /// Imports a kernel from a directory, a package or a kernel file. An existing kernel of that name is only replaced
+    /// if `replace` is set.
     pub fn import(
         &self,
         name: &KernelName,
@@ -288,7 +290,7 @@ impl KernelStore {
         self.import_with(name, from, description, replace, job, |draft| import::gather(from, draft))
     }
 
-    /// Makes a kernel from files that lie in different places; otherwise as [`Self::import`].
+    /// Imports a kernel from files in different places; otherwise like [`Self::import`].
     pub fn import_files(
         &self,
         name: &KernelName,
@@ -337,22 +339,23 @@ impl KernelStore {
         Ok(Kernel { directory, manifest })
     }
 
-    /// Waits until nobody works on a kernel, and lets nobody begin until what is answered is dropped.
+    /// Locks a kernel for removal, waiting for other work on it.
     pub fn lock_for_removal(&self, name: &KernelName, job: &Job<'_>) -> Result<RemovalLock, KernelError> {
         Ok(RemovalLock { name: name.clone(), lock: self.lock(name, job)? })
     }
 
-    /// Takes a kernel away, damaged or not. Files a VM has open stay readable to it.
+    /// Removes a kernel, damaged or not. Files a VM has open stay readable to it.
     pub fn remove(&self, name: &KernelName, job: &Job<'_>) -> Result<(), KernelError> {
         self.remove_locked(self.lock_for_removal(name, job)?)
     }
 
-    /// Takes the kernel away whose turn it is.
+    /// Removes the locked kernel.
     pub fn remove_locked(&self, held: RemovalLock) -> Result<(), KernelError> {
         if self.shelf.remove(&held.lock)? { Ok(()) } else { Err(KernelError::NotFound { name: held.name }) }
     }
 
-    /// What a VMM is given to boot `kernel` with the guest agent at `agent`, made when it is not in the cache.
+    /// Returns the files with which a VMM boots `kernel` with the guest agent at `agent`; they are made when they are
+    /// not in the cache.
     pub fn boot_files(&self, kernel: &Kernel, agent: &Path, job: &Job<'_>) -> Result<BootFiles, KernelError> {
         let made = self.initramfs.boot_files(kernel, agent, job);
         made.map_err(|error| KernelError::from(error).or_cancelled(job.cancel))

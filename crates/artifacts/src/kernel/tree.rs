@@ -1,7 +1,7 @@
-//! Walking a directory tree in one fixed order, and what is made from such a walk: its hash, and an image of it.
+//! Walks a directory tree in one fixed order, to hash it or to write an image of it.
 //!
-//! Nothing is followed: a symbolic link is a text. The order is that of the paths' bytes, so the same tree gives the
-//! same hash and the same image on every host.
+//! No symbolic link is followed: a link is a text. Entries are visited in the order of their paths' bytes, so the same
+//! tree gives the same hash and the same image on every host.
 
 use super::archive::Limits;
 use crate::{
@@ -18,10 +18,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Deepest nesting walked.
+/// Upper bound of levels.
 const MAX_DEPTH: usize = 64;
 
-/// What stands at a path.
+/// Kind of an entry.
 pub(super) enum Node {
     /// A directory; its content follows.
     Directory,
@@ -33,7 +33,7 @@ pub(super) enum Node {
     Other,
 }
 
-/// Why a tree could not be walked or written.
+/// Error of walking a tree or writing its image.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// A file or directory could not be read.
@@ -44,7 +44,7 @@ pub enum TreeError {
         /// Error of the system.
         source: io::Error,
     },
-    /// More, larger or deeper than any kernel's tree.
+    /// It has more files, bytes or levels than any kernel's tree.
     #[error("{} has too many files, too many bytes or too many levels", .0.display())]
     TooLarge(PathBuf),
     /// The image could not be written.
@@ -110,7 +110,7 @@ fn level<E: From<TreeError>>(
     Ok(())
 }
 
-/// Opens a regular file, and nothing that took its place.
+/// Opens a file and checks that it is a regular one.
 pub(super) fn regular(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(open(path, flags, Mode::empty())?);
@@ -121,7 +121,7 @@ pub(super) fn regular(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// SHA-256 of what `reader` gives, and how much that was.
+/// Hashes everything from `reader`; returns the SHA-256 and the number of bytes.
 pub(crate) fn sha256(reader: &mut dyn Read, cancel: &Cancel) -> io::Result<(String, u64)> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
@@ -140,31 +140,31 @@ pub(crate) fn sha256(reader: &mut dyn Read, cancel: &Cancel) -> io::Result<(Stri
     }
 }
 
-/// SHA-256 of a regular file.
+/// Hashes a regular file.
 pub(super) fn file_sha256(path: &Path, cancel: &Cancel) -> Result<String, TreeError> {
     let hashed = regular(path).and_then(|(mut file, _)| sha256(&mut file, cancel));
     hashed.map(|(hash, _)| hash).map_err(|source| TreeError::Io { path: path.to_owned(), source })
 }
 
-/// What a tree's content is known by, all hexadecimal SHA-256.
+/// Hashes of a tree, all hexadecimal SHA-256.
 #[derive(Debug)]
 pub(super) struct Hashes {
-    /// Over everything.
+    /// Hash over everything.
     pub(super) tree: String,
-    /// Of those parts that are files.
+    /// Hashes of the top-level files, by name.
     files: Vec<(String, String)>,
 }
 
 impl Hashes {
-    /// Of the part `name`, if there is one and it is a file.
+    /// Returns the hash of the top-level file `name`, if there is one.
     pub(super) fn of(&self, name: &str) -> Option<&str> {
         self.files.iter().find(|(part, _)| part == name).map(|(_, hash)| hash.as_str())
     }
 }
 
-/// Reads everything in `parts` (files or directories in `root`; absent ones are left out) once, but for files whose hash
-/// is `known`. The hash over it all is
-/// that of one line per entry, `<kind> <content's SHA-256 or link text, or nothing> <path>`, each ended by a zero byte.
+/// Hashes everything in `parts` (files or directories in `root`; absent ones are left out), reading each file once,
+/// except files whose hash is `known`. The hash over all of it covers one line per entry, `<kind> <content's SHA-256 or
+/// link text, or nothing> <path>`, each ended by a zero byte.
 pub(super) fn hash(
     root: &Path,
     parts: &[&str],
@@ -217,8 +217,8 @@ pub(super) fn hash(
     Ok(Hashes { tree: HEXLOWER.encode(&total.finalize()), files })
 }
 
-/// Writes the tree below `root` as a read-only ext4 to `out`, which must not exist: everything root's, directories
-/// 0755, files 0644, all times zero. Contents go from the files there into the image, and nowhere else.
+/// Writes the tree below `root` as a read-only ext4 to `out`, which must not exist: everything is owned by root,
+/// directories are 0755, files 0644, all times zero. Contents are copied from the files straight into the image.
 pub(super) fn image(root: &Path, out: &Path, limits: Limits, job: &Job<'_>) -> Result<(), TreeError> {
     let bounds = rootfs::Limits { entries: limits.entries, content_bytes: limits.bytes, ..rootfs::Limits::default() };
     let mut builder = RootfsBuilder::new(out.parent().unwrap_or(Path::new("/")), bounds, job.cancel)?;

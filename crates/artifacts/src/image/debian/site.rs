@@ -1,8 +1,9 @@
-//! Where a bootstrap works: it needs over a gigabyte for a while, and mounts what a system needs that is being installed.
+//! The working directory of a bootstrap, which needs over a gigabyte for a while and mounts the file systems that a
+//! system being installed needs.
 //!
-//! It is contained, and works in the directory of the image to be, which goes with whoever was at work on it. An ordinary
-//! user's runs as root of the user's subordinate ids. Root who may contain nothing, such as a container's, gets a bootstrap
-//! that mounts nothing.
+//! The bootstrap is contained, and works in the directory of the image to be, which is removed with it. An ordinary
+//! user's bootstrap runs as root of the user's subordinate ids. For a root user who cannot contain programs, such as a
+//! container's, the bootstrap mounts nothing.
 
 use super::DebianError;
 use crate::{
@@ -17,12 +18,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file that tells where packages come from.
+/// Name of the file with the apt sources.
 const SOURCES: &str = "debian.sources";
-/// Where the new system is put together.
+/// Name of the directory of the new system.
 const TREE: &str = "tree";
 
-/// Where a bootstrap works.
+/// Working directory of a bootstrap.
 #[derive(Debug)]
 pub(super) struct Site {
     directory: PathBuf,
@@ -31,13 +32,13 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// One in `work`, with this list of sources, for root of these ids or for who this is.
+    /// Creates it in `work`, with this list of sources, for root of these ids or for the current user.
     pub(super) fn prepare(work: &Path, sources: &str, ids: Option<Ids>, job: &Job<'_>) -> Result<Self, DebianError> {
         let directory = work.join("bootstrap");
         let tree = directory.join(TREE);
         let list = directory.join(SOURCES);
-        // apt's user must get to what is in there, and the root of other ids must write there. Who else might is kept off
-        // by the directories above.
+        // apt's user must be able to enter, and root of the subordinate ids must be able to write. The directories
+        // above keep others out.
         for (path, mode) in [(&directory, 0o755), (&tree, 0o1777)] {
             fs::create_dir(path).map_err(unwritten(path))?;
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(unwritten(path))?;
@@ -48,12 +49,12 @@ impl Site {
         Ok(Self { directory, ids, contained })
     }
 
-    /// The list of sources as the program finds it.
+    /// Path of the list of sources as the program sees it.
     pub(super) fn list(&self) -> PathBuf {
         self.seen().join(SOURCES)
     }
 
-    /// Has `mmdebstrap` work here.
+    /// Makes `mmdebstrap` work here.
     pub(super) fn host(&self, program: Program) -> Program {
         let program = program.env("TMPDIR", self.seen().join(TREE));
         let mode = if self.ids.is_some() { "--mode=unshare" } else { "--mode=root" };
@@ -64,16 +65,16 @@ impl Site {
         if self.contained {
             return program.contained(&self.directory).arg(mode);
         }
-        // What it mounts would stay, when it is killed.
+        // Its mounts would remain if it were killed.
         program.grouped().args([mode, "--skip=chroot/mount"])
     }
 
-    /// The directory as the program finds it.
+    /// Path of the directory as the program sees it.
     fn seen(&self) -> &Path {
         if self.contained { Path::new(CONTAINED) } else { &self.directory }
     }
 
-    /// Takes everything away that is no part of an image.
+    /// Removes everything that is no part of an image.
     pub(super) fn clear(self) -> Result<(), DebianError> {
         remove_any(&self.directory).map_err(unwritten(&self.directory))
     }

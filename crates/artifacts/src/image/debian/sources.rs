@@ -1,8 +1,8 @@
-//! Where the host gets its Debian from, as sources for a bootstrap of a chosen suite.
+//! Derives the apt sources for a bootstrap of a chosen suite from the host's own.
 //!
-//! Reads both forms of apt's sources (`sources.list` lines and deb822 stanzas), keeps what is Debian's own archive and
-//! nothing else (a third party's repository must not leak into an image), and puts the wanted suite in place of the
-//! host's. It decides from the files alone; whether the mirror has the suite is for apt to find out.
+//! Reads both formats of apt's sources (`sources.list` lines and deb822 stanzas), keeps Debian's own archive and
+//! nothing else (a third party's repository must not leak into an image), and replaces the host's suite by the wanted
+//! one. It decides from the files alone; apt finds out whether the mirror has the suite.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Debian's releases and the names that move between them. Only these mark a source as Debian's; a suite asked for
+/// Debian's releases and the names that move between them. Only these identify a source as Debian's; a requested suite
 /// need not be among them.
 const SUITES: [&str; 13] = [
     "buster",
@@ -30,12 +30,12 @@ const SUITES: [&str; 13] = [
 ];
 /// Suites without updates and security archives of their own.
 const ROLLING: [&str; 3] = ["sid", "unstable", "experimental"];
-/// Largest file read, in bytes.
+/// Upper bound of a file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Fields that say how a source is trusted; they are kept. `Signed-By` may hold a whole key.
+/// Fields about trust in a source, which are kept. `Signed-By` may hold a whole key.
 const TRUST: [&str; 4] = ["Signed-By", "Trusted", "Check-Valid-Until", "Check-Date"];
 
-/// One source: an archive, suites of it, and how it is trusted.
+/// A source: an archive, suites of it, and how it is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stanza {
     uris: Vec<String>,
@@ -44,7 +44,7 @@ pub(super) struct Stanza {
     trust: Vec<(&'static str, String)>,
 }
 
-/// The host's Debian sources under `etc_apt`, for `suite`. Empty when the host has none.
+/// Reads the host's Debian sources under `etc_apt`, for `suite`. Empty if the host has none.
 pub(super) fn of_host(etc_apt: &Path, suite: &str) -> io::Result<Vec<Stanza>> {
     let mut files = vec![etc_apt.join("sources.list")];
     match fs::read_dir(etc_apt.join("sources.list.d")) {
@@ -80,7 +80,7 @@ pub(super) fn of_host(etc_apt: &Path, suite: &str) -> io::Result<Vec<Stanza>> {
     Ok(kept)
 }
 
-/// The stanzas as a deb822 file, trusted as on the host.
+/// Formats the stanzas as a deb822 file, trusted as on the host.
 pub(super) fn for_bootstrap(stanzas: &[Stanza]) -> String {
     render(stanzas, |stanza, text| {
         for (field, value) in &stanza.trust {
@@ -89,8 +89,8 @@ pub(super) fn for_bootstrap(stanzas: &[Stanza]) -> String {
     })
 }
 
-/// The stanzas as the image keeps them: without credentials, trusted through Debian's own keyring, which every Debian
-/// has at the same place.
+/// Formats the stanzas for the image: without credentials, trusted through Debian's own keyring, which every Debian has
+/// at the same path.
 pub(super) fn for_image(stanzas: &[Stanza]) -> String {
     let public: Vec<Stanza> = stanzas
         .iter()
@@ -116,14 +116,14 @@ fn render(stanzas: &[Stanza], trust: impl Fn(&Stanza, &mut String)) -> String {
 }
 
 impl Stanza {
-    /// This source for another suite, or `None` if it is not Debian's own archive or has nothing of that kind.
+    /// Returns this source for another suite; `None` if it is not Debian's own archive or has no such suite.
     fn for_suite(&self, suite: &str) -> Option<Self> {
         let uris: Vec<String> = self.uris.iter().filter(|uri| is_debian(uri)).cloned().collect();
         let suites: BTreeSet<String> = self.suites.iter().filter_map(|theirs| substitute(theirs, suite)).collect();
         if uris.is_empty() || suites.is_empty() || !self.components.iter().any(|component| component == "main") {
             return None;
         }
-        // What is not free is the host owner's choice, not part of a small box.
+        // Non-free components are the host owner's choice and not part of a small image.
         Some(Self {
             uris,
             suites: suites.into_iter().collect(),
@@ -133,7 +133,7 @@ impl Stanza {
     }
 }
 
-/// `bookworm-security` with `trixie` wanted: `trixie-security`. Backports and the like are dropped.
+/// Replaces the release in a suite: `bookworm-security` becomes `trixie-security`. Backports and the like are dropped.
 fn substitute(theirs: &str, wanted: &str) -> Option<String> {
     let (base, rest) = theirs.split_once(['-', '/']).unwrap_or((theirs, ""));
     if !SUITES.contains(&base) && base != wanted {
@@ -142,7 +142,7 @@ fn substitute(theirs: &str, wanted: &str) -> Option<String> {
     match rest {
         "" => Some(wanted.to_owned()),
         "updates" | "security" if ROLLING.contains(&wanted) => None,
-        // Before bullseye the security archive's suites were called `buster/updates`.
+        // Before bullseye the suites of the security archive were called `buster/updates`.
         "updates" if theirs.contains('/') => Some(format!("{wanted}-security")),
         "updates" | "security" => Some(format!("{wanted}-{rest}")),
         _ => None,
@@ -158,7 +158,8 @@ fn is_debian(uri: &str) -> bool {
     ARCHIVES.contains(&if snapshot { parts.next().unwrap_or_default() } else { last })
 }
 
-/// Cloud images name a file with a list of mirrors; its first is taken, because the list is not in the image.
+/// Resolves a file with a list of mirrors, as cloud images use it, to its first mirror, because the list is not in the
+/// image.
 fn mirror(uri: &str) -> io::Result<String> {
     let Some(list) = uri.strip_prefix("mirror+file:") else { return Ok(uri.to_owned()) };
     let list = list.strip_prefix("//").unwrap_or(list);
@@ -178,7 +179,7 @@ fn without_credentials(uri: &str) -> String {
     }
 }
 
-/// A file's text; `None` when it is not there, an error when it is too large to be what it should be.
+/// Reads a file; `None` if it does not exist, an error if it is too large.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -191,7 +192,7 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     fs::read(path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The one-line form: `deb [options] uri suite component…`.
+/// Parses the one-line format: `deb [options] uri suite component…`.
 fn lines(text: &str) -> Vec<Stanza> {
     text.lines().filter_map(line).collect()
 }
@@ -213,7 +214,7 @@ fn line(line: &str) -> Option<Stanza> {
     Some(Stanza { uris: vec![words.next()?], suites: vec![words.next()?], components: words.collect(), trust })
 }
 
-/// The deb822 form: fields, continued on lines that begin with a blank; stanzas end at an empty line.
+/// Parses the deb822 format: fields, continued on lines that begin with a blank; stanzas end at an empty line.
 fn stanzas(text: &str) -> Vec<Stanza> {
     let without_comments: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     without_comments.split(|line| line.trim().is_empty()).filter_map(stanza).collect()

@@ -1,7 +1,7 @@
-//! What becomes of a bootstrapped Debian on its way into an image.
+//! Adapts a bootstrapped Debian on its way into an image.
 //!
-//! A pure pass over the tar stream: what identifies a machine or comes from this host is left out, what costs boot time
-//! is not started by itself, and a few small files are added. It stands here and not in shell hooks so that it gives
+//! A pure pass over the tar stream: data that identifies a machine or comes from this host is left out, services that
+//! cost boot time are not started, and a few small files are added. This is code and not shell hooks so that it gives
 //! the same bytes everywhere and can be tested without a network.
 
 use crate::rootfs::{
@@ -9,9 +9,9 @@ use crate::rootfs::{
     tar::{Entry, EntryKind},
 };
 
-/// Never in an image: what tells one machine from another, what the host leaked, what can be fetched again. A pattern
-/// that ends in `/` covers everything below that directory, one that ends in `*` everything that begins so; directories
-/// themselves always stay.
+/// Paths left out of an image: what identifies a machine, what leaked from the host, what can be downloaded again. A
+/// pattern that ends in `/` covers everything below that directory, one that ends in `*` everything with that prefix;
+/// directories themselves always stay.
 const LEFT_OUT: [&str; 21] = [
     "etc/ssh/ssh_host_*",
     "etc/machine-id",
@@ -36,9 +36,9 @@ const LEFT_OUT: [&str; 21] = [
     "tmp/",
 ];
 
-/// Units a sandbox does without until somebody asks. Docker and sshd start when their sockets are used: started at
-/// boot they cost seconds in software emulation, and sshd without a host key leaves the system `degraded`. The timers
-/// look after machines that live for months.
+/// Units that are not started until somebody asks for them. Docker and sshd are started by their sockets: started at
+/// boot they cost seconds in software emulation, and sshd without a host key makes the system `degraded`. The timers
+/// maintain machines that live for months.
 const NOT_STARTED: [&str; 13] = [
     "multi-user.target.wants/docker.service",
     "multi-user.target.wants/containerd.service",
@@ -56,7 +56,7 @@ const NOT_STARTED: [&str; 13] = [
 ];
 const UNITS: &[u8] = b"etc/systemd/system/";
 
-/// sshd gets a host key if nobody brought one; banger's agent brings one before sshd is first asked for.
+/// Makes sshd generate a host key if there is none; banger's agent provides one before sshd is first used.
 const SSH_KEY: &str = "\
 # The image has no host keys: no two machines may share them.
 [Service]
@@ -72,7 +72,7 @@ ff02::1\t\tip6-allnodes
 ff02::2\t\tip6-allrouters
 ";
 
-/// What was seen on the way, for what is added at the end.
+/// Facts collected during the pass, for the files added at the end.
 #[derive(Debug, Default)]
 pub(super) struct Tailor {
     ssh_socket: bool,
@@ -80,14 +80,14 @@ pub(super) struct Tailor {
 }
 
 impl Tailor {
-    /// Judges one entry: whether it stays, perhaps under another name.
+    /// Decides whether an entry stays, perhaps under another name.
     pub(super) fn keep(&mut self, entry: &mut Entry) -> bool {
         let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
         let path = path.strip_suffix(b"/").unwrap_or(path);
         match path {
             b"usr/lib/systemd/system/ssh.socket" => self.ssh_socket = true,
             b"usr/lib/systemd/systemd" => self.systemd = true,
-            // dpkg goes on leaving out manuals and translations inside, under a name that says so.
+            // dpkg in the guest keeps leaving out manuals and translations, under a name that says so.
             b"etc/dpkg/dpkg.cfg.d/99mmdebstrap" => {
                 entry.path = b"etc/dpkg/dpkg.cfg.d/01-leave-out".to_vec();
                 return true;
@@ -103,19 +103,19 @@ impl Tailor {
         entry.kind == EntryKind::Dir || !LEFT_OUT.iter().any(|pattern| covers(pattern.as_bytes(), path))
     }
 
-    /// Adds the image's own files; `sources` is its apt sources file, `time` the time they get.
+    /// Adds the image's own files; `sources` is its apt sources file, `time` their modification time.
     pub(super) fn finish(self, builder: &mut RootfsBuilder, sources: &str, time: Timestamp) -> Result<(), RootfsError> {
         let mut file = |path: &str, mode, text: &str| {
             builder.file(path.as_bytes(), Meta::root(mode, time), text.len() as u64, &mut text.as_bytes())
         };
-        // Empty means: not a first boot, and whoever boots it makes up an id (machine-id(5)).
+        // Empty means: not a first boot, and the booted system generates an id (machine-id(5)).
         file("etc/machine-id", 0o444, "")?;
         file("etc/hostname", 0o644, "localhost\n")?;
         file("etc/hosts", 0o644, HOSTS)?;
         file("etc/resolv.conf", 0o644, "")?;
         file("etc/apt/sources.list.d/debian.sources", 0o644, sources)?;
         if self.systemd {
-            // Not older than /usr: nothing is to be brought up to date, which would cost the first boot seconds.
+            // Not older than /usr: systemd would otherwise update the system at the first boot, which takes seconds.
             file("etc/.updated", 0o644, "")?;
             file("var/.updated", 0o644, "")?;
         }

@@ -1,4 +1,4 @@
-//! From a draft to what is published: indexed, described, hashed, with the image of its modules.
+//! Turns a draft into a kernel that can be published: indexed, described and hashed, with the image of its modules.
 
 use super::{
     super::{
@@ -23,7 +23,7 @@ use std::{
 };
 
 impl Draft<'_> {
-    /// Checks and describes the whole, and leaves in the staging directory what is published.
+    /// Checks and describes the kernel, and leaves in the staging directory what is published.
     pub(in crate::kernel) fn finish(
         self,
         name: &KernelName,
@@ -35,7 +35,8 @@ impl Draft<'_> {
             return Err(Unusable::Arch(other.to_owned()).into());
         }
         let vmlinux = self.staging.join(VMLINUX);
-        // Searching costs a pass over the file; what came beside the kernel usually makes it unnecessary.
+        // Searching costs a pass over the file; the configuration shipped beside the kernel usually makes it
+        // unnecessary.
         let findings = match (image.findings, &self.config) {
             (Some(findings), _) => findings,
             (None, Some(_)) => Findings::default(),
@@ -53,7 +54,7 @@ impl Draft<'_> {
         let (boot, boots, made) = meanwhile_on_the_disk(tree, files, || {
             let mut boot = Self::finish_modules(self.work, self.staging, self.modules.as_deref(), self.job)?;
             if self.modules.is_none() {
-                // There is no index that says what is built in.
+                // Without a module tree no index lists the built-in drivers.
                 boot.missing = findings.missing_drivers(self.config.as_deref());
             }
             let boots = findings
@@ -85,7 +86,7 @@ impl Draft<'_> {
         Ok(manifest)
     }
 
-    /// Moves the module tree to its place, indexed; works out what a guest loads from it.
+    /// Moves the module tree to its final place, indexes it, and determines which modules a guest loads.
     fn finish_modules(
         mut work: Stage,
         staging: &Path,
@@ -108,8 +109,8 @@ impl Draft<'_> {
     }
 }
 
-/// Does `work` while the disk begins with files that are final: with `paths`, or with a `tree` of many and all else that
-/// its file system holds.
+/// Runs `work` while final files are being synced: the files `paths`, or a `tree` of many files together with
+/// everything else in its file system.
 fn meanwhile_on_the_disk<T>(
     tree: Option<&Path>,
     paths: &[&Path],
@@ -126,18 +127,18 @@ fn meanwhile_on_the_disk<T>(
             None => paths.iter().try_for_each(|path| one(path).map_err(|e| io_at("sync", path, e))),
         });
         let done = work()?;
-        // The kernel tells of a failed write once: this is where it is heard.
+        // The kernel reports a failed write to one sync only, which is this one.
         joined(syncing.join())?;
         Ok(done)
     })
 }
 
-/// What a thread came to.
+/// Returns the result of a thread, or resumes its panic.
 fn joined<T>(result: thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Reads the whole kernel twice at once: for what it is known by, and into the image of its modules, whose hash is the
+/// Reads the whole kernel twice concurrently: to hash it, and to write the image of its modules, whose hash is the
 /// second result.
 fn image_and_hashes(
     staging: &Path,
@@ -161,7 +162,7 @@ fn image_and_hashes(
     })
 }
 
-/// The one release everybody agrees on.
+/// Returns the release on which all sources agree.
 fn settled(kernel: Option<&str>, others: &[(&'static str, Option<&str>)]) -> Result<String, KernelError> {
     let first = kernel.or_else(|| others.iter().find_map(|(_, release)| *release)).ok_or(Unusable::NoRelease)?;
     for (what, other) in others {

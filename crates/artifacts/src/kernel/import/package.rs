@@ -1,4 +1,4 @@
-//! What a kernel package holds, on its way into a draft.
+//! Adds the content of a kernel package to a draft.
 
 use super::{
     super::{
@@ -14,14 +14,14 @@ use super::{
 use std::{io::Read, panic::resume_unwind, path::Path, thread};
 
 impl Draft<'_> {
-    /// Takes the kernel and its modules out of a package.
+    /// Adds the kernel and the modules of a package.
     pub(in crate::kernel) fn add_deb(&mut self, deb: &Deb) -> Result<(), KernelError> {
         if deb.architecture != deb_arch() {
             return Err(Unusable::Arch(deb.architecture.clone()).into());
         }
         self.job.progress.phase(&format!("unpacking {} {}", deb.package, deb.version));
         let (staging, job) = (self.staging, self.job);
-        // The kernel stands before its modules in a package, and is packed itself: it is unpacked beside them.
+        // The kernel precedes its modules in a package and is compressed itself: it is unpacked concurrently with them.
         let image = thread::scope(|scope| {
             let mut unpacking = None;
             deb.each(LIMITS, job.cancel, |path, member| match member {
@@ -44,7 +44,7 @@ impl Draft<'_> {
     }
 
     fn add_member(&mut self, path: &Path, member: Member<'_>) -> Result<(), KernelError> {
-        // Packages are on their way from /lib to /usr/lib.
+        // Packages are moving from /lib to /usr/lib.
         let path = path.strip_prefix("usr").ok().filter(|path| path.starts_with("lib/modules")).unwrap_or(path);
         if let Ok(name) = path.strip_prefix("boot") {
             return match member {
@@ -76,13 +76,13 @@ impl Draft<'_> {
     }
 }
 
-/// Where packages have the kernel itself.
+/// Whether the path is that of the kernel in a package.
 fn is_kernel(path: &Path) -> bool {
     let name = path.strip_prefix("boot").ok().and_then(Path::to_str);
     name.is_some_and(|name| name.starts_with("vmlinuz-") || name.starts_with("vmlinux-"))
 }
 
-/// The host's processor in Debian's words.
+/// The host's architecture under Debian's name.
 fn deb_arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
