@@ -5,7 +5,7 @@
 //! other conversions are git's own, by attributes of the tree and a few settings.
 
 use super::{
-    changes::{Entry, Mode, RepoPath, join, pieces, unparsable, unreadable},
+    changes::{Entry, Mode, RepoPath, join_nul, split_nul, unparsable, unreadable},
     files::{Stamp, Tree},
     shadow_repository::ShadowRepository,
 };
@@ -66,9 +66,9 @@ pub(super) fn find(shadow: &ShadowRepository, tree: &Tree, entries: &[Entry]) ->
 fn suspects(shadow: &ShadowRepository, entries: &[Entry]) -> Result<HashMap<RepoPath, bool>, Failure> {
     let paths: BTreeSet<&[u8]> = entries.iter().map(|entry| entry.path.as_slice()).collect();
     let call = shadow.call().args(["check-attr", "--stdin", "-z"]).args(ATTRIBUTES);
-    let listing = call.ask("read attributes", &join(paths))?;
+    let listing = call.ask("read attributes", &join_nul(paths))?;
     let mut suspects = HashMap::new();
-    let mut words = pieces(&listing);
+    let mut words = split_nul(&listing);
     while let (Some(path), Some(name), Some(value)) = (words.next(), words.next(), words.next()) {
         if value != b"unspecified" && value != b"unset" {
             *suspects.entry(path.to_vec()).or_default() |= name == b"filter";

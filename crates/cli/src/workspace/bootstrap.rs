@@ -60,11 +60,11 @@ pub(crate) fn tools_file(plan: &Plan) -> Option<&'static str> {
 
 /// Whether a VM reaches the internet: as asked for, else as the daemon is configured. The daemon may have no uplink at
 /// all.
-pub(crate) fn has_network(asked: Option<bool>, settings: &[Setting]) -> bool {
+pub(crate) fn has_network(requested: Option<bool>, settings: &[Setting]) -> bool {
     let value = |key: &str| Some(&settings.iter().find(|setting| setting.key == key)?.value);
     let closed = value("network.uplink").and_then(|uplink| uplink.as_str()).is_some_and(|uplink| uplink != "auto");
     let default = || value("vm_defaults.nat")?.as_bool();
-    !closed && asked.or_else(default).unwrap_or(true)
+    !closed && requested.or_else(default).unwrap_or(true)
 }
 
 /// Makes the refusal for a VM without a network.
@@ -111,9 +111,9 @@ fn is_installing(done: Captured, name: &str, file: &str) -> std::result::Result<
         return Ok(true);
     }
     let failure = Failure::new(Code::Guest, format!("mise in VM {name} cannot install the tools of {file}"));
-    let words = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-    let words = if words.is_empty() { done.stderr } else { words };
-    let failure = failure.cause(if words.is_empty() { "it failed without a word".into() } else { words });
+    let output = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+    let output = if output.is_empty() { done.stderr } else { output };
+    let failure = failure.cause(if output.is_empty() { "it failed without a word".into() } else { output });
     let failure = failure.hint(format!("banger vm exec {name} -- mise install tries again in the VM"));
     Err(failure.hint("--no-bootstrap brings a repository without them"))
 }
@@ -136,18 +136,18 @@ mod tests {
     fn what_was_asked_for_wins_over_the_configuration() {
         let setting =
             |value: bool| Setting { key: "vm_defaults.nat".into(), value: value.into(), source: "file".into() };
-        for (asked, default, has) in [
+        for (requested, default, has) in [
             (None, None, true),
             (None, Some(false), false),
             (Some(true), Some(false), true),
             (Some(false), Some(true), false),
         ] {
             let mut settings: Vec<Setting> = default.map(setting).into_iter().collect();
-            assert_eq!(has_network(asked, &settings), has, "{asked:?} {default:?}");
+            assert_eq!(has_network(requested, &settings), has, "{requested:?} {default:?}");
             for (uplink, open) in [("auto", true), ("none", false), ("off", false)] {
                 let key = "network.uplink".into();
                 settings.push(Setting { key, value: uplink.into(), source: "env".into() });
-                assert_eq!(has_network(asked, &settings), has && open, "{asked:?} {default:?} {uplink}");
+                assert_eq!(has_network(requested, &settings), has && open, "{requested:?} {default:?} {uplink}");
                 settings.pop();
             }
         }

@@ -118,7 +118,7 @@ impl Changes {
         if !changes.assumed.is_empty() {
             changes.any_assumed = true;
             let args = ["update-index", "--assume-unchanged", "-z", "--stdin"];
-            shadow.call().args(args).ask("mark files in the index", &join(&changes.assumed))?;
+            shadow.call().args(args).ask("mark files in the index", &join_nul(&changes.assumed))?;
         }
         Ok(changes)
     }
@@ -185,8 +185,8 @@ fn refresh(shadow: &ShadowRepository) -> Result<(), Failure> {
         return Ok(());
     }
     let args = ["update-index", "-q", "--unmerged", "--ignore-missing", "--ignore-submodules"];
-    let ways = ["--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--index-version", "2"];
-    let answer = shadow.call().args(args).args(ways).args(["--force-write-index", "--refresh"]).answer(b"")?;
+    let options = ["--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--index-version", "2"];
+    let answer = shadow.call().args(args).args(options).args(["--force-write-index", "--refresh"]).answer(b"")?;
     // Status 1 says that something needs an update, which is asked for later.
     if matches!(answer.code, Some(0 | 1)) {
         Ok(())
@@ -198,7 +198,7 @@ fn refresh(shadow: &ShadowRepository) -> Result<(), Failure> {
 fn index(shadow: &ShadowRepository) -> Result<Vec<Entry>, Failure> {
     let listing = shadow.call().args(["ls-files", "-z", "-v", "--stage"]).ask("list the repository's files", b"")?;
     let mut entries = Vec::new();
-    for line in pieces(&listing) {
+    for line in split_nul(&listing) {
         let parse = || {
             let tab = line.iter().position(|byte| *byte == b'\t')?;
             let mut words = std::str::from_utf8(&line[..tab]).ok()?.split(' ');
@@ -237,7 +237,7 @@ fn untracked(shadow: &ShadowRepository) -> Result<Vec<RepoPath>, Failure> {
     let args = ["ls-files", "-z", "--others", "--exclude-standard"];
     let listing = shadow.call().args(args).ask("list untracked files", b"")?;
     let mut paths = Vec::new();
-    for path in pieces(&listing) {
+    for path in split_nul(&listing) {
         // A repository inside this one, which git lists as a directory: somebody else's.
         if !path.ends_with(b"/") {
             check(path)?;
@@ -250,7 +250,7 @@ fn untracked(shadow: &ShadowRepository) -> Result<Vec<RepoPath>, Failure> {
 /// Parses a raw diff without renames: `:mode mode object object status`, and the path.
 fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     let mut entries = Vec::new();
-    let mut words = pieces(raw);
+    let mut words = split_nul(raw);
     while let Some(head) = words.next() {
         let fields: Vec<String> =
             String::from_utf8_lossy(head).trim_start_matches(':').split(' ').map(str::to_owned).collect();
@@ -260,12 +260,13 @@ fn raw_entries(raw: &[u8]) -> Result<Vec<([String; 5], RepoPath)>, Failure> {
     Ok(entries)
 }
 
-pub(crate) fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Splits a list of entries that each end with a zero byte.
+pub(crate) fn split_nul(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == 0).filter(|piece| !piece.is_empty())
 }
 
 /// Joins paths as git takes them with `-z`.
-pub(crate) fn join(paths: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
+pub(crate) fn join_nul(paths: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for path in paths {
         bytes.extend_from_slice(path.as_ref());

@@ -58,9 +58,9 @@ impl GuestConfig {
         let overwrite = overwrite || imported.is_empty();
         let is_own = |key: &&&[u8]| current.get(**key) != imported.get(**key) && !decides_content(key);
         let guest: BTreeSet<&[u8]> =
-            current.keys().chain(imported.keys()).filter(is_own).map(|key| piece(key)).collect();
-        let theirs: BTreeSet<&[u8]> = arriving.entries().iter().map(|(key, _)| piece(key)).collect();
-        let wins = |key: &[u8]| guest.contains(piece(key)) && !(overwrite && theirs.contains(piece(key)));
+            current.keys().chain(imported.keys()).filter(is_own).map(|key| unit(key)).collect();
+        let host: BTreeSet<&[u8]> = arriving.entries().iter().map(|(key, _)| unit(key)).collect();
+        let wins = |key: &[u8]| guest.contains(unit(key)) && !(overwrite && host.contains(unit(key)));
         let mut merged = Config::default();
         for (key, value) in arriving.entries().iter().filter(|(key, _)| !wins(key)) {
             merged.add(key, value);
@@ -93,7 +93,7 @@ impl GuestConfig {
 
 /// Returns the unit a key belongs to, which is kept or replaced as a whole: a remote's section, or what a branch
 /// follows. Half of one and half of another would fetch from here and push to there.
-fn piece(key: &[u8]) -> &[u8] {
+fn unit(key: &[u8]) -> &[u8] {
     let end = key.iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1);
     let (section, name) = key.split_at(end);
     let follows = section.starts_with(b"branch.") && matches!(name, b"remote" | b"merge");
@@ -123,11 +123,11 @@ mod tests {
             config: Versions { current: config(current), imported: config(imported) },
             ..GuestConfig::default()
         };
-        let mut theirs = Config::default();
+        let mut host = Config::default();
         for (key, value) in config(arriving) {
-            theirs.add(&key, &value);
+            host.add(&key, &value);
         }
-        guest.merge_config(&theirs, overwrite).entries().to_vec()
+        guest.merge_config(&host, overwrite).entries().to_vec()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A guest without git may have no shell either; both are reported as status 127, as by a shell.
 
 use super::{
-    changes::{RepoPath, join},
+    changes::{RepoPath, join_nul},
     is_id,
 };
 use crate::{
@@ -134,8 +134,8 @@ pub(crate) async fn commit_tree(
     parent: Option<&str>,
     untracked: &[RepoPath],
 ) -> Result<Option<String>> {
-    let exec_spec = exec_spec(&with_git(COMMIT_TREE), &[path, parent.unwrap_or("")]);
-    let done = capture_with_stdin(endpoint, &exec_spec, &join(untracked), 4096).await?;
+    let spec = exec_spec(&with_git(COMMIT_TREE), &[path, parent.unwrap_or("")]);
+    let done = capture_with_stdin(endpoint, &spec, &join_nul(untracked), 4096).await?;
     if done.is_missing() {
         return Ok(None);
     }
@@ -167,6 +167,6 @@ pub(crate) fn succeeded(done: &Captured, what: &str) -> std::result::Result<(), 
         return Ok(());
     }
     let failure = Failure::new(Code::Guest, format!("cannot {what}"));
-    let said = if done.stderr.is_empty() { format!("status {}", done.outcome.code()) } else { done.stderr.clone() };
-    Err(failure.cause(said))
+    let cause = if done.stderr.is_empty() { format!("status {}", done.outcome.code()) } else { done.stderr.clone() };
+    Err(failure.cause(cause))
 }

@@ -1,7 +1,7 @@
 //! Imports a planned repository into a running guest, and has the daemon record it.
 
 use super::{
-    changes::{RepoPath, pieces},
+    changes::{RepoPath, split_nul},
     guest_git,
     guest_state::{GuestRepository, GuestState, RepositoryReport, some},
     import_lock::ImportLock,
@@ -207,7 +207,7 @@ async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result
         return Ok(Vec::new());
     }
     let listing = STALL_TIMEOUT.collect(response.into_body(), guest_git::MAX_NAMES).await?;
-    Ok(pieces(&listing).map(<[u8]>::to_vec).collect())
+    Ok(split_nul(&listing).map(<[u8]>::to_vec).collect())
 }
 
 /// Does what the agent does not: in full mode the guest's git, where there is one, writes the files of the repository and

@@ -91,16 +91,16 @@ impl Leftovers {
         let (mut guests, mut repositories) = (state.repositories, BTreeMap::new());
         for (below, repository) in plan.repositories() {
             let git = if below.is_empty() { b".git".to_vec() } else { [&below, b"/.git".as_slice()].concat() };
-            let mut goes = |name: &str| removed.push([&git, b"/".as_slice(), name.as_bytes()].concat());
+            let mut remove = |name: &str| removed.push([&git, b"/".as_slice(), name.as_bytes()].concat());
             let left = match guests.remove(&below) {
                 None => RepositoryLeftovers::default(),
                 Some(GuestRepository { refs, shallow, with_parents, config }) => {
                     let backups = if overwrite { refs.backups(&repository.refs()) } else { BTreeMap::new() };
                     let refs = refs.merge(&repository.refs(), repository.request.mode == Mode::Full);
                     for name in &refs.removed {
-                        goes(name);
+                        remove(name);
                         // Its reflog would be in the way of another ref's.
-                        goes(&format!("logs/{name}"));
+                        remove(&format!("logs/{name}"));
                     }
                     let with_parents =
                         with_parents.into_iter().filter(|commit| repository.shallow.contains(commit)).collect();
@@ -113,7 +113,7 @@ impl Leftovers {
                     }
                 }
             };
-            obsolete_files(repository, &left).for_each(goes);
+            obsolete_files(repository, &left).for_each(remove);
             repositories.insert(below, left);
         }
         Ok(Self { removed, repositories, overwrite, refs_unknown: false })
@@ -235,5 +235,5 @@ fn obsolete_files<'a>(plan: &'a Plan, left: &'a RepositoryLeftovers) -> impl Ite
         // Imported by older versions of banger: it may name packs that are missing.
         ("objects/pack/multi-pack-index", plan.request.mode == Mode::Full),
     ];
-    names.into_iter().filter_map(|(name, goes)| goes.then_some(name)).chain(UNDER_WAY)
+    names.into_iter().filter_map(|(name, remove)| remove.then_some(name)).chain(UNDER_WAY)
 }

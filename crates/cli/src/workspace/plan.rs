@@ -253,7 +253,7 @@ impl Plan {
     }
 
     /// Returns all refs that arrive.
-    pub(super) fn refs(&self) -> refs::Named<'_> {
+    pub(super) fn refs(&self) -> refs::RefIds<'_> {
         let packed = self.packed.lines().filter_map(|line| line.split_once(' ')).map(|(id, name)| (name, id));
         packed.chain(self.loose.iter().map(|(name, id)| (name.as_str(), id.as_str()))).collect()
     }

@@ -18,7 +18,7 @@ pub(super) const PRIVATE: &str = "refs/banger/";
 const BACKUPS: &str = "refs/banger/before/";
 
 /// Object ids by the names of refs.
-pub(super) type Named<'a> = BTreeMap<&'a str, &'a str>;
+pub(super) type RefIds<'a> = BTreeMap<&'a str, &'a str>;
 
 /// Refs of one repository in a guest.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -54,12 +54,12 @@ pub(crate) struct MergedRefs {
 
 impl Refs {
     /// Returns the names of refs whose work would be lost under `arriving`, but for work at HEAD.
-    pub(super) fn at_risk<'a>(&'a self, arriving: &'a Named<'_>) -> impl Iterator<Item = &'a str> {
+    pub(super) fn at_risk<'a>(&'a self, arriving: &'a RefIds<'_>) -> impl Iterator<Item = &'a str> {
         self.lost(arriving).filter(|(_, id)| *id != self.head).map(|(name, _)| name)
     }
 
     /// Returns the refs that hold work and are replaced or removed under `arriving`.
-    fn lost<'a>(&'a self, arriving: &'a Named<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    fn lost<'a>(&'a self, arriving: &'a RefIds<'_>) -> impl Iterator<Item = (&'a str, &'a str)> {
         let worked_in = |name: &str, id: &str| {
             let counts = (self.head_moved || id != self.head) && !self.missing.contains(id);
             counts && !is_fetched(name) && !self.is_as_imported(name, id)
@@ -73,7 +73,7 @@ impl Refs {
     }
 
     /// Returns backup refs for what `arriving` overwrites, and for HEAD where no other ref holds it.
-    pub(super) fn backups(&self, arriving: &Named<'_>) -> BTreeMap<String, String> {
+    pub(super) fn backups(&self, arriving: &RefIds<'_>) -> BTreeMap<String, String> {
         let number = |name: &String| name.strip_prefix(BACKUPS)?.split('/').next()?.parse::<u64>().ok();
         let times = self.current.keys().filter_map(number).max().map_or(1, |last| last.saturating_add(1));
         let mut lost: BTreeMap<&str, &str> = self.lost(arriving).collect();
@@ -90,7 +90,7 @@ impl Refs {
     }
 
     /// Merges with `arriving`, which is `all` that the repository has, or a part of it.
-    pub(super) fn merge(&self, arriving: &Named<'_>, all: bool) -> MergedRefs {
+    pub(super) fn merge(&self, arriving: &RefIds<'_>, all: bool) -> MergedRefs {
         let mut merged = MergedRefs { not_utf8: self.not_utf8.clone(), ..MergedRefs::default() };
         for (name, id) in &self.current {
             let line = format!("{id} {name}\n");
@@ -118,7 +118,7 @@ fn is_fetched(name: &str) -> bool {
 }
 
 /// Whether a ref of that name cannot exist beside `arriving`: a ref is a directory to the refs below it.
-fn in_the_way(name: &str, arriving: &Named<'_>) -> bool {
+fn in_the_way(name: &str, arriving: &RefIds<'_>) -> bool {
     let above = name.match_indices('/').any(|(end, _)| arriving.contains_key(&name[..end]));
     let below = format!("{name}/");
     above || arriving.range(below.as_str()..).next().is_some_and(|(next, _)| next.starts_with(&below))
@@ -134,7 +134,7 @@ pub(super) fn line(text: &[u8]) -> Option<(&[u8], &str)> {
 }
 
 /// Formats refs as lines that [`line`] reads.
-pub(super) fn lines(refs: &Named<'_>) -> String {
+pub(super) fn lines(refs: &RefIds<'_>) -> String {
     let lines: Vec<String> = refs.iter().map(|(name, id)| format!("{id} {name}\n")).collect();
     lines.concat()
 }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_not_as_it_was_brought_is_work() {
-        let arriving: Named<'_> =
+        let arriving: RefIds<'_> =
             [("refs/heads/a", "2"), ("refs/heads/d", "2"), ("refs/heads/dir/x", "2"), ("refs/remotes/origin/a", "2")]
                 .into();
         let at_risk = |current: &[(&str, &str)], imported: &[(&str, &str)]| {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_is_overwritten_stays_under_another_name() {
-        let arriving: Named<'_> = [("refs/heads/a", "2"), ("refs/heads/dir/x", "2"), ("refs/tags/t", "2")].into();
+        let arriving: RefIds<'_> = [("refs/heads/a", "2"), ("refs/heads/dir/x", "2"), ("refs/tags/t", "2")].into();
         let current = [("refs/heads/a", "9"), ("refs/heads/dir", "8"), ("refs/heads/own", "6"), ("refs/tags/t", "5")];
         let mut refs = refs(&current, &[("refs/tags/t", "5")]);
         let backups = |refs: &Refs| {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_stays_goes_and_is_overwritten() {
-        let arriving: Named<'_> = [("refs/heads/a", "2"), ("refs/heads/b", "1")].into();
+        let arriving: RefIds<'_> = [("refs/heads/a", "2"), ("refs/heads/b", "1")].into();
         let current = [
             ("refs/heads/a", "1"),
             ("refs/heads/b", "1"),

@@ -3,7 +3,7 @@
 //!
 //! Reading configuration runs nothing. Only the keys listed here are used.
 
-use super::{changes::pieces, git::Git, repository::Repository};
+use super::{changes::split_nul, git::Git, repository::Repository};
 use banger_proto::failure::Failure;
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ impl Settings {
     }
 
     fn parse(listing: &[u8]) -> Self {
-        Self { values: entries(pieces(listing)).into_iter().collect() }
+        Self { values: entries(split_nul(listing)).into_iter().collect() }
     }
 
     fn get(&self, key: &str) -> Option<&[u8]> {
@@ -279,6 +279,6 @@ mod tests {
         let args =
             [std::ffi::OsStr::new("config"), "--file".as_ref(), file.as_os_str(), "--list".as_ref(), "-z".as_ref()];
         let listing = Git::find().unwrap().call().args(args).ask("read it", b"").unwrap();
-        assert_eq!(entries(pieces(&listing)), config.entries());
+        assert_eq!(entries(split_nul(&listing)), config.entries());
     }
 }

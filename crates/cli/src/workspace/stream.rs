@@ -1,7 +1,7 @@
 //! Writes the repository as one tar stream: a git directory made for the guest, and the files git cannot write there.
 
 use super::{
-    changes::{RepoPath, join},
+    changes::{RepoPath, join_nul},
     files::Item,
     git::{drain_stderr, git_failed},
     guest_config::{self, GuestConfig},
@@ -95,7 +95,7 @@ impl<W: Write> Stream<W> {
             (REMOVED, &left.removed, self.base.as_os_str().is_empty() && !left.removed.is_empty()),
         ] {
             if wanted {
-                let list = join(list);
+                let list = join_nul(list);
                 self.file(&Path::new(SCRATCH).join(name), list.len() as u64, 0o644, &mut &*list)?;
             }
         }
@@ -195,11 +195,11 @@ impl<W: Write> Stream<W> {
             }
             let _ = feeder.join();
             let statuses = [list.wait()?, cat.wait()?];
-            let said =
+            let complaint =
                 [complaints, more_complaints].map(|thread| thread.and_then(|it| it.join().ok()).unwrap_or_default());
             // A truncated list looks like a short one to its reader.
             if packed.is_ok() && statuses.iter().any(|status| !status.success()) {
-                return Err(failed(git_failed("read the repository's objects", said.join(" ").trim())));
+                return Err(failed(git_failed("read the repository's objects", complaint.join(" ").trim())));
             }
             packed?;
         }

@@ -10,7 +10,7 @@ mod protected_paths;
 mod words;
 
 use super::{
-    changes::pieces,
+    changes::split_nul,
     git::Git,
     patch::{Summary, folded, refused},
     repository::Repository,
@@ -118,8 +118,8 @@ impl Trusted {
 
     /// Reads the output of `git config --list --show-origin -z`; returns the files that it includes under a condition.
     fn read(&mut self, listing: &[u8], git_dir: Option<&Path>) -> Vec<PathBuf> {
-        let (said, mut conditional): (Vec<&[u8]>, _) = (pieces(listing).collect(), Vec::new());
-        for pair in said.chunks_exact(2) {
+        let (fields, mut conditional): (Vec<&[u8]>, _) = (split_nul(listing).collect(), Vec::new());
+        for pair in fields.chunks_exact(2) {
             // Other origins are the command line, which is banger's own.
             let Some(origin) = pair[0].strip_prefix(b"file:").map(path) else { continue };
             self.protected.file(origin, CONFIGURATION);

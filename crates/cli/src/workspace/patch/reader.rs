@@ -150,8 +150,7 @@ impl<'a> Reader<'a> {
         };
         let prefixed = |prefix: &[u8], name: &[u8]| [prefix, name].concat();
         let (a, b) = (prefixed(b"a/", &old), prefixed(b"b/", &new));
-        let said = split_names(header, &a, &b);
-        if said { Ok((old, new)) } else { Err(self.garbage()) }
+        if split_names(header, &a, &b) { Ok((old, new)) } else { Err(self.garbage()) }
     }
 
     /// Parses a name that is alone on its line.
@@ -174,8 +173,8 @@ impl<'a> Reader<'a> {
             let line = self.next()?;
             let text = line.strip_prefix(marker).ok_or_else(|| self.garbage())?;
             // A tab follows a name with a space in it, quoted or not.
-            let said = self.name(text.strip_suffix(b"\t").unwrap_or(text))?;
-            let right = if absent { said == b"/dev/null" } else { said == [prefix, name].concat() };
+            let given = self.name(text.strip_suffix(b"\t").unwrap_or(text))?;
+            let right = if absent { given == b"/dev/null" } else { given == [prefix, name].concat() };
             if !right {
                 return Err(self.garbage());
             }

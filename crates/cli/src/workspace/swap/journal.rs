@@ -6,7 +6,7 @@
 
 use super::{SwapDirs, at, metadata, rename::Renames};
 use crate::workspace::{
-    changes::{RepoPath, pieces},
+    changes::{RepoPath, split_nul},
     patch,
 };
 use std::{
@@ -134,7 +134,7 @@ impl Journal {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut journal = Self::default();
-        let mut entries = pieces(bytes);
+        let mut entries = split_nul(bytes);
         loop {
             let entry = entries.next()?;
             if entry == END {

@@ -43,16 +43,16 @@ pub(super) struct Words {
     /// Case-folded words.
     known: BTreeMap<String, Position>,
     /// Words that may be option letters with a name behind them: each of their suffixes counts.
-    glued: Vec<(String, Position)>,
+    suffixed: Vec<(String, Position)>,
     /// Whether every word may be such.
-    all_glued: bool,
+    all_suffixed: bool,
 }
 
 impl Words {
     pub(super) fn new(line: OpenLine) -> Self {
         let text = line.text.clone();
-        let all_glued = OPTIONS.iter().any(|variable| text.contains(variable));
-        let mut words = Self { line, known: BTreeMap::new(), glued: Vec::new(), all_glued };
+        let all_suffixed = OPTIONS.iter().any(|variable| text.contains(variable));
+        let mut words = Self { line, known: BTreeMap::new(), suffixed: Vec::new(), all_suffixed };
         tokens(&text).for_each(|(token, _)| words.add(token, Position::Name));
         words
     }
@@ -63,15 +63,15 @@ impl Words {
         let mut names = path.split('/').filter(|name| !name.trim_matches('.').is_empty()).peekable();
         while let Some(name) = names.next() {
             let position = if names.peek().is_some() { Position::Directory } else { position };
-            parts(name).for_each(|part| self.insert(part, position));
-            pieces(name).for_each(|piece| self.insert(piece, position.min(Position::PartOfName)));
+            split_dotted(name).for_each(|part| self.insert(part, position));
+            split_words(name).for_each(|word| self.insert(word, position.min(Position::PartOfName)));
         }
     }
 
     fn insert(&mut self, word: &str, position: Position) {
         // An option of one letter has no name behind it.
-        if self.all_glued || word.starts_with('-') && !word.starts_with("--") && word.chars().count() > 2 {
-            self.glued.push((word.to_owned(), position));
+        if self.all_suffixed || word.starts_with('-') && !word.starts_with("--") && word.chars().count() > 2 {
+            self.suffixed.push((word.to_owned(), position));
         }
         let known = self.known.entry(word.to_owned()).or_insert(position);
         *known = position.max(*known);
@@ -119,14 +119,15 @@ impl Words {
     /// Returns the lowest position of the parts of a name in the line. Characters that no name has separate words here
     /// as they do in the line.
     fn position(&self, name: &str) -> Option<Position> {
-        let whole = parts(name).try_fold(Position::Name, |position, part| Some(position.min(self.word(part)?)));
-        let in_pieces = pieces(name).all(|piece| self.word(piece) >= Some(Position::PartOfName));
-        whole.max(in_pieces.then_some(Position::PartOfName))
+        let whole = split_dotted(name).try_fold(Position::Name, |position, part| Some(position.min(self.word(part)?)));
+        let in_words = split_words(name).all(|word| self.word(word) >= Some(Position::PartOfName));
+        whole.max(in_words.then_some(Position::PartOfName))
     }
 
     fn word(&self, word: &str) -> Option<Position> {
-        let glued = self.glued.iter().filter(|(glued, _)| glued.ends_with(word)).map(|(_, position)| *position);
-        glued.max().max(self.known.get(word).copied())
+        let suffixed =
+            self.suffixed.iter().filter(|(suffixed, _)| suffixed.ends_with(word)).map(|(_, position)| *position);
+        suffixed.max().max(self.known.get(word).copied())
     }
 
     /// Adds the targets of links that the line names, as if it named them: links in the root of the tree and in
@@ -166,13 +167,13 @@ impl Words {
 }
 
 /// Splits a name into words that may have dots in them.
-fn parts(name: &str) -> impl Iterator<Item = &str> {
+fn split_dotted(name: &str) -> impl Iterator<Item = &str> {
     name.split(|c| !is_name(c) && c != '.').filter(|part| !part.is_empty())
 }
 
 /// Splits a name into words without dots.
-fn pieces(name: &str) -> impl Iterator<Item = &str> {
-    name.split(|c| !is_name(c)).filter(|piece| !piece.is_empty())
+fn split_words(name: &str) -> impl Iterator<Item = &str> {
+    name.split(|c| !is_name(c)).filter(|word| !word.is_empty())
 }
 
 /// Returns a name without its extensions.
